@@ -1,0 +1,94 @@
+//! The two records all judging and training start from: a preference pair and a judge item.
+
+use serde::{Deserialize, Serialize};
+
+/// Who speaks in a [`Message`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+impl Role {
+    /// The role's name as chat templates know it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        }
+    }
+}
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    pub role: Role,
+    pub content: String,
+}
+
+impl Message {
+    pub fn new(role: Role, content: impl Into<String>) -> Self {
+        Self {
+            role,
+            content: content.into(),
+        }
+    }
+}
+
+/// Two answers to one conversation, the first preferred.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreferencePair {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The conversation up to and including the user turn that is answered; may open with a system turn.
+    pub messages: Vec<Message>,
+    pub chosen: String,
+    pub rejected: String,
+    /// Names or texts of the principles under which `chosen` is preferred; empty means the default one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principles: Vec<String>,
+    /// Why `chosen` is preferred: trained after the decision token (SELF-JUDGE's PR variant), never read at inference.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale: Option<String>,
+    /// Whether `chosen` is also a target of supervised fine-tuning. False for pairs that are only judged.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub sft: bool,
+    /// Whether the comparison becomes judge examples. False for pairs that are only imitated.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub judge: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(flag: &bool) -> bool {
+    *flag
+}
+
+/// The verdict a [`JudgeItem`] carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Label {
+    A,
+    B,
+    Tie,
+}
+
+/// Two answers to one conversation with a human (or programmatic) verdict, ties included.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JudgeItem {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    pub messages: Vec<Message>,
+    pub a: String,
+    pub b: String,
+    pub label: Label,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principles: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale: Option<String>,
+}
