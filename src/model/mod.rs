@@ -1,1 +1,5 @@
+//! The model: one decoder, its configuration, its files.
 
+mod language_model;
+
+pub use language_model::{Completion, LanguageModel, ModelError, SampleParams};
