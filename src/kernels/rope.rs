@@ -73,10 +73,7 @@ impl CustomOp1 for Rope {
         let &[tokens, heads, d] = lx.dims() else {
             candle_core::bail!("rope: x {:?} is not [tokens, heads, d]", lx.dims())
         };
-        if d % 2 != 0
-            || self.cos.dims() != [tokens, d / 2]
-            || self.sin.dims() != [tokens, d / 2]
-        {
+        if d % 2 != 0 || self.cos.dims() != [tokens, d / 2] || self.sin.dims() != [tokens, d / 2] {
             candle_core::bail!(
                 "rope: x {:?} against cos {:?}, sin {:?}",
                 lx.dims(),
