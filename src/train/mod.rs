@@ -1,1 +1,10 @@
+//! Training: what turns preference data into better weights.
 
+pub mod checkpoint;
+mod error;
+pub mod manifest;
+pub mod metrics;
+pub mod optim;
+pub mod schedule;
+
+pub use error::TrainError;
