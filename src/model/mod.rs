@@ -2,10 +2,14 @@
 
 mod arch;
 mod config;
+mod decoder;
 mod error;
 mod language_model;
+mod parameters;
 
 pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};
 pub use config::ModelConfig;
+pub use decoder::{Decoder, Packed};
 pub use error::ModelError;
 pub use language_model::{Completion, LanguageModel, SampleParams};
+pub use parameters::{ParameterSource, random_parameters};
