@@ -4,8 +4,11 @@ mod arch;
 mod config;
 mod decoder;
 mod error;
+pub mod hub;
 mod language_model;
 mod parameters;
+pub mod safetensors;
+pub mod weights;
 
 pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};
 pub use config::ModelConfig;
@@ -13,3 +16,4 @@ pub use decoder::{Decoder, Packed};
 pub use error::ModelError;
 pub use language_model::{Completion, LanguageModel, SampleParams};
 pub use parameters::{ParameterSource, random_parameters};
+pub use weights::Checkpoint;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub enum TrainError {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
     #[error("{what} {}: {source}", path.display())]
     Io {
         /// What was being done: "cannot write", "cannot read", ...

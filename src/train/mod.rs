@@ -1,10 +1,13 @@
 //! Training: what turns preference data into better weights.
 
+pub mod batch;
 pub mod checkpoint;
 mod error;
 pub mod manifest;
 pub mod metrics;
+pub mod mixture;
 pub mod optim;
 pub mod schedule;
+pub mod step;
 
 pub use error::TrainError;
