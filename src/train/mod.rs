@@ -1,6 +1,7 @@
 //! Training: what turns preference data into better weights.
 
 pub mod checkpoint;
+pub mod digest;
 mod error;
 pub mod manifest;
 pub mod metrics;
