@@ -5,6 +5,7 @@ mod config;
 mod decoder;
 mod error;
 pub mod hub;
+pub mod adapter;
 mod language_model;
 mod parameters;
 pub mod safetensors;

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod checkpoint;
+pub mod digest;
 mod error;
 pub mod manifest;
 pub mod metrics;
