@@ -5,6 +5,7 @@ mod config;
 mod error;
 pub mod hub;
 mod language_model;
+mod rope_config;
 pub mod safetensors;
 pub mod weights;
 
