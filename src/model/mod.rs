@@ -8,6 +8,7 @@ pub mod hub;
 pub mod adapter;
 mod language_model;
 mod parameters;
+mod rope_config;
 pub mod safetensors;
 pub mod weights;
 
