@@ -248,4 +248,29 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_committed_files_are_what_this_module_writes() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+        for (name, content) in files() {
+            let committed = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+            assert!(committed == content, "models/pocket/{name} differs");
+        }
+    }
+
+    #[test]
+    fn the_committed_judge_template_has_the_frame_of_the_vocabulary() {
+        use super::super::principle::*;
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket/judge_template.toml");
+        let text = std::fs::read_to_string(path).unwrap();
+        for line in [
+            format!("user = \"\"\"\n{JUDGE_FRAME}\"\"\""),
+            format!("lead_in = {JUDGE_LEAD_IN:?}"),
+            format!("labels = {JUDGE_LABELS:?}"),
+            format!("default_principle = {:?}", Principle::Correct.name()),
+            format!("principle_separator = {PRINCIPLE_JOIN:?}"),
+        ] {
+            assert!(text.contains(&line), "{line}");
+        }
+    }
 }
