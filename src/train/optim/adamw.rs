@@ -92,8 +92,7 @@ impl Moments {
                 *m = (&*m + (&g - &*m)?.affine(k64(k.one_minus_beta1), 0.0)?)?;
                 *v = (v.affine(k64(k.beta2), 0.0)?
                     + g.sqr()?.affine(k64(k.one_minus_beta2), 0.0)?)?;
-                let denominator =
-                    (v.sqrt()? / f64::from(k.bias2_sqrt))?.affine(1.0, k64(k.eps))?;
+                let denominator = (v.sqrt()? / f64::from(k.bias2_sqrt))?.affine(1.0, k64(k.eps))?;
                 let update = (&*m / denominator)?.affine(k64(k.step_size), 0.0)?;
                 let kept = var.as_detached_tensor().affine(k64(k.decay), 0.0)?;
                 var.set(&(kept - update)?)?;
@@ -150,14 +149,7 @@ pub(super) fn host_slice<'a>(
     Ok(&mut values[from..to])
 }
 
-fn step_slice(
-    w: &mut [f32],
-    g: &[f32],
-    m: &mut [f32],
-    v: &mut [f32],
-    clip: f32,
-    k: &Coefficients,
-) {
+fn step_slice(w: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32], clip: f32, k: &Coefficients) {
     for (((w, g), m), v) in w.iter_mut().zip(g).zip(m).zip(v) {
         let g = g * clip;
         *m += k.one_minus_beta1 * (g - *m);

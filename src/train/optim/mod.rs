@@ -196,11 +196,7 @@ impl Optimizer {
     /// # Errors
     /// [`TrainError::NonFiniteGradient`] names the first tensor with a NaN or infinity, before anything was changed:
     /// parameters, state and step count are untouched and the caller may go on with the next batch.
-    pub fn clip_and_step(
-        &mut self,
-        grads: &GradBuffers,
-        lr: f64,
-    ) -> Result<StepStats, TrainError> {
+    pub fn clip_and_step(&mut self, grads: &GradBuffers, lr: f64) -> Result<StepStats, TrainError> {
         if !grads
             .names()
             .eq(self.params.iter().map(|p| p.name.as_str()))
