@@ -20,7 +20,7 @@ use crate::kernels::scratch::{Line, PairLine, SharedOut, with_scratch};
 use crate::kernels::with_f32;
 
 /// Multiply-adds below which waking the pool costs more than it brings.
-const SERIAL_BELOW: usize = 1 << 17;
+const SERIAL_BELOW: usize = 1 << 19;
 
 /// f32 of packed rows a task keeps at hand: half a second-level cache.
 const ROWS_BUDGET: usize = 64 * 1024;
@@ -176,7 +176,7 @@ impl PackedLinear {
             return self.add_bias(out.as_mut_ptr(), m, 0, n);
         }
         let panels = n.div_ceil(PANEL);
-        let most_rows = (ROWS_BUDGET / k).clamp(48, 192);
+        let most_rows = (ROWS_BUDGET / k).clamp(96, 192);
         let row_blocks = m.div_ceil(most_rows);
         let threads = rayon::current_num_threads();
         let serial = threads == 1 || m.saturating_mul(n * k) < SERIAL_BELOW;
