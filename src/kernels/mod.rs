@@ -6,10 +6,14 @@
 
 pub mod attention;
 mod cpu;
+pub mod isa;
 pub mod linear;
 pub mod logprob;
+mod micro;
 pub mod rms_norm;
 pub mod rope;
+mod scratch;
+mod simd;
 pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -208,3 +208,4 @@ mod tests {
         assert_eq!((state.commit.as_str(), state.dirty), ("unknown", None));
     }
 }
+

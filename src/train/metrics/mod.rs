@@ -163,3 +163,4 @@ mod tests {
         assert!(text.contains("\"judge/loss\":2.5") && !text.contains("sft/loss"));
     }
 }
+

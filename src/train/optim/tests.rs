@@ -412,3 +412,4 @@ fn refuses_parameters_it_cannot_hold() {
     };
     assert!(Optimizer::new(&[], config).is_err());
 }
+
