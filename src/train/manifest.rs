@@ -208,4 +208,3 @@ mod tests {
         assert_eq!((state.commit.as_str(), state.dirty), ("unknown", None));
     }
 }
-

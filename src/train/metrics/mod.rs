@@ -163,4 +163,3 @@ mod tests {
         assert!(text.contains("\"judge/loss\":2.5") && !text.contains("sft/loss"));
     }
 }
-

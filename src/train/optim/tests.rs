@@ -412,4 +412,3 @@ fn refuses_parameters_it_cannot_hold() {
     };
     assert!(Optimizer::new(&[], config).is_err());
 }
-
