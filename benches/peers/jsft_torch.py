@@ -7,7 +7,7 @@
 
 A batch is a list of sequence lengths, read from --lens (whitespace-separated numbers) or generated. Training runs
 forward, backward, clipping and the optimizer step on that whole batch, in micro-batches of at most --micro-tokens
-tokens, in two layouts; the faster one counts:
+tokens (several sizes are tried), in two layouts; the fastest counts:
   padded   sequences sorted by length, padded to the longest of their micro-batch
   packed   sequences end to end in one row, position ids restarting, a block-diagonal causal mask
 The loss is the weighted token mean; --weighted is the share of positions (the last of each sequence) that carry
@@ -38,7 +38,7 @@ ap.add_argument("--lens", help="a file of sequence lengths; default: --sequences
 ap.add_argument("--sequences", type=int, default=64)
 ap.add_argument("--min-len", type=int, default=24)
 ap.add_argument("--max-len", type=int, default=160)
-ap.add_argument("--micro-tokens", type=int, default=2048)
+ap.add_argument("--micro-tokens", default="512,2048", help="a comma-separated list")
 ap.add_argument("--weighted", type=float, default=0.5)
 ap.add_argument("--layout", default="both", choices=["both", "padded", "packed"])
 ap.add_argument("--dtype", default="f32", choices=["f32", "bf16"], help="bf16: autocast, the weights stay f32")
@@ -78,10 +78,10 @@ def weights_of(n):
     return w
 
 
-def padded():
+def padded(limit):
     rows, batch = [], []
     for s in sorted(sequences, key=len):
-        if batch and (len(batch) + 1) * len(s) > a.micro_tokens:
+        if batch and (len(batch) + 1) * len(s) > limit:
             rows.append(batch)
             batch = []
         batch.append(s)
@@ -96,10 +96,10 @@ def padded():
         yield dict(input_ids=ids, attention_mask=mask), weight
 
 
-def packed():
+def packed(limit):
     rows, batch = [], []
     for s in sequences:
-        if batch and sum(map(len, batch)) + len(s) > a.micro_tokens:
+        if batch and sum(map(len, batch)) + len(s) > limit:
             rows.append(batch)
             batch = []
         batch.append(s)
@@ -116,8 +116,8 @@ def autocast():
     return torch.autocast("cpu", torch.bfloat16, enabled=a.dtype == "bf16")
 
 
-def train(layout):
-    micro = list({"padded": padded, "packed": packed}[layout]())
+def train(layout, limit):
+    micro = list({"padded": padded, "packed": packed}[layout](limit))
     total = float(sum(w.sum() for _, w in micro))
     optim = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
@@ -139,13 +139,13 @@ def train(layout):
     step()
     seconds = statistics.median(step() for _ in range(a.steps))
     computed = sum(i["input_ids"].numel() for i, _ in micro)
-    return {"layout": layout, "step_s": seconds, "tokens_per_s": tokens / seconds, "micro_batches": len(micro),
+    return {"layout": layout, "micro_tokens": limit, "step_s": seconds, "tokens_per_s": tokens / seconds, "micro_batches": len(micro),
             "computed_tokens": computed}
 
 
 @torch.inference_mode()
-def prefill(layout):
-    micro = list({"padded": padded, "packed": packed}[layout]())
+def prefill(layout, limit):
+    micro = list({"padded": padded, "packed": packed}[layout](limit))
 
     def step():
         t = time.perf_counter()
@@ -157,7 +157,7 @@ def prefill(layout):
 
     step()
     seconds = statistics.median(step() for _ in range(a.steps))
-    return {"layout": layout, "step_s": seconds, "tokens_per_s": tokens / seconds, "micro_batches": len(micro)}
+    return {"layout": layout, "micro_tokens": limit, "step_s": seconds, "tokens_per_s": tokens / seconds, "micro_batches": len(micro)}
 
 
 @torch.inference_mode()
@@ -181,7 +181,8 @@ layouts = ["padded", "packed"] if a.layout == "both" else [a.layout]
 if a.what == "decode":
     rows = [decode(int(b)) for b in a.batch.split(",")]
 else:
-    rows = [{"train": train, "prefill": prefill}[a.what](layout) for layout in layouts]
+    rows = [{"train": train, "prefill": prefill}[a.what](layout, int(limit))
+            for layout in layouts for limit in a.micro_tokens.split(",")]
 print(json.dumps({
     "what": a.what, "best_tokens_per_s": max(r["tokens_per_s"] for r in rows), "rows": rows,
     "parameters": parameters, "sequences": len(lens), "tokens": tokens, "dtype": a.dtype, "threads": a.threads,
