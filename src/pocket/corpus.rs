@@ -391,6 +391,7 @@ mod tests {
                 .sum::<usize>() as f64
                 / 1000.0
         };
-        assert!(mean_length(0) + 3.0 < mean_length(18_000));
+        let (first, last) = (mean_length(0), mean_length(18_000));
+        assert!(first + 1.5 < last, "{first} {last}");
     }
 }
