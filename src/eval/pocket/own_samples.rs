@@ -1,13 +1,13 @@
 //! The policy's own samples: how often they are right, and whether the judge finds those that are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::PocketOptions;
 use crate::eval::stats::{Cluster, Estimate, bootstrap};
 use crate::eval::{EvalError, Subject};
-use crate::judge::{Comparison, Method, Verdict, Winner, distinct, run_many};
+use crate::judge::{Comparison, Method, Verdict, Winner, run_many};
 use crate::pocket::{Kind, Task};
 use crate::preference::{Message, Role};
 
@@ -62,16 +62,16 @@ struct Verdicts<'a, S> {
 }
 
 impl<S: Subject> Verdicts<'_, S> {
-    /// Verdicts on pairs of different texts, seen from the first.
+    /// Verdicts on pairs of texts, seen from the first. Equal texts tie without being judged.
     fn of(&mut self, pairs: &[(usize, &str, &str)]) -> Result<Vec<Verdict>, EvalError> {
         let key = |&(task, a, b): &(usize, &str, &str)| {
             let (a, b) = if a <= b { (a, b) } else { (b, a) };
             (task, a.to_string(), b.to_string())
         };
-        let mut new = Vec::new();
+        let (mut new, mut asked) = (Vec::new(), HashSet::new());
         for pair in pairs {
             let key = key(pair);
-            if !self.known.contains_key(&key) && !new.contains(&key) {
+            if key.1 != key.2 && !self.known.contains_key(&key) && asked.insert(key.clone()) {
                 new.push(key);
             }
         }
@@ -89,6 +89,9 @@ impl<S: Subject> Verdicts<'_, S> {
         Ok(pairs
             .iter()
             .map(|pair| {
+                if pair.1 == pair.2 {
+                    return TIE;
+                }
                 let verdict = self.known[&key(pair)];
                 if pair.1 <= pair.2 {
                     verdict
@@ -99,6 +102,16 @@ impl<S: Subject> Verdicts<'_, S> {
             .collect())
     }
 }
+
+/// What equal texts get: the bracket's coin decides, so copies of an answer keep their weight in the tournament.
+const TIE: Verdict = Verdict {
+    p: 0.5,
+    winner: Winner::Tie,
+    consistent: true,
+    label_mass: 1.0,
+    orders: [0.5, 0.5],
+    cut: false,
+};
 
 /// The same verdict seen from the other answer.
 fn turned(verdict: Verdict) -> Verdict {
@@ -285,22 +298,13 @@ fn best_of<S: Subject>(
 ) -> Result<(), EvalError> {
     struct Group<'d> {
         task: usize,
-        /// Different texts of the group, and whether each is right.
-        texts: Vec<&'d str>,
-        right: Vec<bool>,
-        random: f64,
+        texts: &'d [String],
+        right: &'d [bool],
     }
     let mut groups = Vec::new();
     for (task, (texts, right)) in drawn.texts.iter().zip(&drawn.right).enumerate() {
-        for (texts, right) in texts.chunks_exact(n).zip(right.chunks_exact(n)) {
-            let first = distinct(texts).first;
-            groups.push(Group {
-                task,
-                texts: first.iter().map(|&i| texts[i].as_str()).collect(),
-                right: first.iter().map(|&i| right[i]).collect(),
-                random: right.iter().map(|&r| share(r)).sum::<f64>() / n as f64,
-            });
-        }
+        let chunks = texts.chunks_exact(n).zip(right.chunks_exact(n));
+        groups.extend(chunks.map(|(texts, right)| Group { task, texts, right }));
     }
     let sizes: Vec<usize> = groups.iter().map(|group| group.texts.len()).collect();
     let standings = run_many(&sizes, Method::Knockout, seed, |duels| {
@@ -308,23 +312,17 @@ fn best_of<S: Subject>(
             .iter()
             .map(|duel| {
                 let group = &groups[duel.bracket];
-                (
-                    group.task,
-                    group.texts[duel.first],
-                    group.texts[duel.second],
-                )
+                let [first, second] = [duel.first, duel.second].map(|i| group.texts[i].as_str());
+                (group.task, first, second)
             })
             .collect();
         verdicts.of(&pairs)
     })?;
     for (group, standing) in groups.iter().zip(standings) {
         let won = share(group.right[standing.winner]);
-        let values = [
-            won,
-            group.random,
-            share(group.right.iter().any(|&r| r)),
-            won - group.random,
-        ];
+        let random = group.right.iter().map(|&r| share(r)).sum::<f64>() / n as f64;
+        let any = share(group.right.contains(&true));
+        let values = [won, random, any, won - random];
         for (clusters, value) in row.iter_mut().zip(values) {
             clusters[group.task].push(value);
         }
