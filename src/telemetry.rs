@@ -14,6 +14,8 @@ pub const FILTER_VARIABLE: &str = "SELFJUDGE_LOG";
 pub enum TelemetryError {
     #[error("{FILTER_VARIABLE}: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("`{0}` is no log format: text or json")]
+    Format(String),
     #[error("logs are set up already: {0}")]
     Twice(String),
 }
@@ -26,6 +28,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl std::str::FromStr for LogFormat {
+    type Err = TelemetryError;
+
+    fn from_str(text: &str) -> Result<Self, TelemetryError> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(TelemetryError::Format(text.to_owned())),
+        }
+    }
 }
 
 /// Sends events to standard error, filtered by `SELFJUDGE_LOG`, else by `default_filter`.
