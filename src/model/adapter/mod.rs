@@ -258,6 +258,27 @@ mod tests {
         assert!(names.contains(&format!("base_model.model.{Q}.lora_A.weight")));
     }
 
+    /// `tests/fixtures/make_peft_adapter.py` wrote it with Python PEFT.
+    #[test]
+    fn reads_what_peft_wrote() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/peft-adapter");
+        let (config, weights) = load(&dir).unwrap();
+        assert_eq!(weights.len(), 4);
+        let down = "model.layers.1.mlp.down_proj";
+        assert!((config.scale(down) - 4.0 / 3f64.sqrt()).abs() < 1e-12);
+        assert_eq!(weights[down].a.dims(), [3, 24]);
+        assert_eq!(weights[down].b.dims(), [16, 3]);
+        assert!((values(&weights[down].a)[0][1] - 0.193_130_22).abs() < 1e-7);
+        check_fit(&weights, |path| {
+            Some(if path.ends_with("q_proj") {
+                [16, 16]
+            } else {
+                [16, 24]
+            })
+        })
+        .unwrap();
+    }
+
     #[test]
     fn checks_the_base() {
         let (_, weights) = adapter();
