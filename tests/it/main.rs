@@ -1,4 +1,6 @@
 //! The one integration binary.
 
+mod config;
+mod corrupt;
 mod floors;
 mod support;
