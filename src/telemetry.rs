@@ -3,6 +3,7 @@
 //! The library only emits `tracing` events; who listens is decided once, by the binary, with [`init`].
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 
 use tracing_subscriber::EnvFilter;
 
@@ -14,6 +15,8 @@ pub const FILTER_VARIABLE: &str = "SELFJUDGE_LOG";
 pub enum TelemetryError {
     #[error("{FILTER_VARIABLE}: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("`{0}` is no log format: text or json")]
+    Format(String),
     #[error("logs are set up already: {0}")]
     Twice(String),
 }
@@ -26,6 +29,18 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = TelemetryError;
+
+    fn from_str(text: &str) -> Result<Self, TelemetryError> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(TelemetryError::Format(text.to_owned())),
+        }
+    }
 }
 
 /// Sends events to standard error, filtered by `SELFJUDGE_LOG`, else by `default_filter`.
@@ -62,5 +77,7 @@ mod tests {
         assert_eq!(filter(Some(" "), "info").unwrap().to_string(), "info");
         assert_eq!(filter(None, "info").unwrap().to_string(), "info");
         assert!(filter(Some("selfjudge=loud"), "info").is_err());
+        assert_eq!("json".parse::<LogFormat>().unwrap(), LogFormat::Json);
+        assert!("yaml".parse::<LogFormat>().is_err());
     }
 }
