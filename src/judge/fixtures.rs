@@ -5,9 +5,8 @@ use serde_json::json;
 use super::JudgeTemplate;
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer};
 
-/// Ids of the special tokens and the two labels; printable ASCII and the newline come after them, a character each.
-pub const USER: u32 = 0;
-pub const ASSISTANT: u32 = 1;
+/// Ids of `</s>`, which comes after `<|user|>` and `<|assistant|>`, and of the two labels; the newline and printable ASCII
+/// come after them, a character each.
 pub const EOS: u32 = 2;
 pub const LABELS: [u32; 2] = [3, 4];
 const FIRST_CHAR: u32 = 5;
