@@ -113,3 +113,129 @@ unsafe fn write<S: Simd, const MR: usize, const NV: usize>(
         }
     }
 }
+
+/// Most rows a micro-kernel takes: accumulators for a panel fit the registers.
+pub const fn max_rows(lanes: usize) -> usize {
+    if lanes == 16 { 8 } else { 6 }
+}
+
+/// Panels taken together, so that few rows still keep enough independent chains to hide the latency of an add.
+pub const fn group(lanes: usize, rows: usize) -> usize {
+    match (lanes, rows) {
+        (16, 1) => 8,
+        (16, 2..=4) => 4,
+        (16, _) => 2,
+        (_, 1) => 4,
+        (_, 2 | 3) => 2,
+        _ => 1,
+    }
+}
+
+/// How the operands of a strip lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A by [`pack_rows`], B in f32 panels.
+    Packed,
+    /// A by [`pack_rows`], B in panels of bf16 pairs.
+    PackedBf16,
+    /// A row-major with rows [`ROW`] apart, B in f32 panels.
+    Rows,
+}
+
+/// Distance of the rows of A in [`Layout::Rows`].
+pub const ROW: usize = 64;
+
+/// One strip of rows against one group of panels: `rows` up to [`max_rows`], `together` 1 or [`group`]'s answer for a
+/// strip at least that tall.
+///
+/// # Safety
+/// As for [`micro`].
+#[inline(always)]
+pub unsafe fn strip<S: Simd>(
+    layout: Layout,
+    rows: usize,
+    together: usize,
+    depth: usize,
+    o: Operands,
+    accumulate: bool,
+) {
+    // One arm for each (rows, panels, vectors): a panel is 2 vectors of 8 lanes or 1 of 16.
+    macro_rules! arms {
+        ($(($mr:literal, $panels:literal, $nv:literal)),* $(,)?) => {
+            match (rows, together) {
+                $(($mr, $panels) => match layout {
+                    Layout::Packed => micro::<S, $mr, $nv, 1, $mr>(depth, o, accumulate),
+                    Layout::PackedBf16 => micro_bf16::<S, $mr, $nv>(depth, o, accumulate),
+                    Layout::Rows => micro::<S, $mr, $nv, ROW, 1>(depth, o, accumulate),
+                },)*
+                _ => unreachable!("{rows} rows and {together} panels: this is a bug"),
+            }
+        };
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if S::LANES == 16 {
+            arms!(
+                (1, 8, 8),
+                (2, 4, 4),
+                (3, 4, 4),
+                (4, 4, 4),
+                (4, 2, 2),
+                (5, 2, 2),
+                (6, 2, 2),
+                (7, 2, 2),
+                (8, 2, 2),
+                (1, 1, 1),
+                (2, 1, 1),
+                (3, 1, 1),
+                (4, 1, 1),
+                (5, 1, 1),
+                (6, 1, 1),
+                (7, 1, 1),
+                (8, 1, 1),
+            );
+        } else {
+            arms!(
+                (1, 4, 8),
+                (2, 2, 4),
+                (3, 2, 4),
+                (1, 1, 2),
+                (2, 1, 2),
+                (3, 1, 2),
+                (4, 1, 2),
+                (5, 1, 2),
+                (6, 1, 2),
+            );
+        }
+    }
+}
+
+/// Rows of A to strips: strip `s` holds rows `rows * s / strips..rows * (s + 1) / strips`, depth outermost. `row` gives
+/// a row; what it lacks of `depth` becomes zeros.
+#[inline(always)]
+pub fn pack_rows<'a>(
+    row: impl Fn(usize) -> &'a [f32],
+    rows: usize,
+    depth: usize,
+    strips: usize,
+    packed: &mut [f32],
+) {
+    for s in 0..strips {
+        let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
+        let mr = to - from;
+        let strip = &mut packed[from * depth..to * depth];
+        for r in 0..mr {
+            let row = row(from + r);
+            if mr == 1 {
+                strip[..row.len()].copy_from_slice(row);
+            } else {
+                for (group, value) in strip.chunks_exact_mut(mr).zip(row) {
+                    group[r] = *value;
+                }
+            }
+            for l in row.len()..depth {
+                strip[l * mr + r] = 0.0;
+            }
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub trait Simd: Copy {
     unsafe fn zero_below(self, probe: Self, bound: Self) -> Self;
     /// `LANES` pairs of bf16, as (the first of each pair, the second of each pair). Both are exact.
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
+    /// Eight rows of eight to columns: element `c` of `rows[r]` goes to `to + c * stride + r`.
+    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize);
 }
 
 /// `e^x`, within 2 ulp of f32 for `x` in [-87.3, 88.3]; below that 0 (so `-inf` gives exactly 0), and exactly 1 at 0.
@@ -157,6 +159,15 @@ impl<const N: usize> Simd for Portable<N> {
             Self(pairs.map(|p| f32::from_bits(p & 0xffff_0000))),
         )
     }
+    #[inline(always)]
+    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+        for (r, row) in rows.into_iter().enumerate() {
+            for c in 0..8 {
+                // SAFETY: the caller promises eight rows and columns.
+                unsafe { *to.add(c * stride + r) = *row.add(c) };
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -271,6 +282,10 @@ mod x86 {
                 )
             }
         }
+        #[inline(always)]
+        unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+            unsafe { transpose_8x8(rows, to, stride) }
+        }
     }
 
     impl Simd for F32x16 {
@@ -348,6 +363,48 @@ mod x86 {
                         _mm512_set1_epi32(0xffff_0000_u32 as i32),
                     ))),
                 )
+            }
+        }
+        #[inline(always)]
+        unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+            unsafe { transpose_8x8(rows, to, stride) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+        // No closures: they would stand outside the caller's instruction set.
+        unsafe {
+            let zero = _mm256_setzero_ps();
+            let (mut r, mut a) = ([zero; 8], [zero; 8]);
+            for i in 0..8 {
+                r[i] = _mm256_loadu_ps(rows[i]);
+            }
+            // Pairs of rows interleaved, then pairs of pairs, then the two halves of the register.
+            for i in 0..4 {
+                a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            for c in 0..4 {
+                let (low, high) = if c % 2 == 0 {
+                    (
+                        _mm256_shuffle_ps::<0x44>(a[c / 2], a[c / 2 + 2]),
+                        _mm256_shuffle_ps::<0x44>(a[c / 2 + 4], a[c / 2 + 6]),
+                    )
+                } else {
+                    (
+                        _mm256_shuffle_ps::<0xee>(a[c / 2], a[c / 2 + 2]),
+                        _mm256_shuffle_ps::<0xee>(a[c / 2 + 4], a[c / 2 + 6]),
+                    )
+                };
+                _mm256_storeu_ps(
+                    to.add(c * stride),
+                    _mm256_permute2f128_ps::<0x20>(low, high),
+                );
+                _mm256_storeu_ps(
+                    to.add((c + 4) * stride),
+                    _mm256_permute2f128_ps::<0x31>(low, high),
+                );
             }
         }
     }
@@ -438,6 +495,15 @@ mod tests {
             let (first, second) = S::load_bf16_pairs(pairs.as_ptr());
             assert_eq!(lanes(first)[3].to_bits(), 0x4003_0000);
             assert_eq!(lanes(second)[3].to_bits(), 0x3f83_0000);
+            let square: Vec<f32> = (0..80).map(|i| i as f32).collect();
+            let mut turned = [0.0; 100];
+            let rows = std::array::from_fn(|r| square.as_ptr().add(10 * r));
+            S::transpose_8x8(rows, turned.as_mut_ptr(), 12);
+            for r in 0..8 {
+                for c in 0..8 {
+                    assert_eq!(turned[c * 12 + r], square[10 * r + c], "({r}, {c})");
+                }
+            }
         }
     }
 

@@ -1,0 +1,514 @@
+//! Attention over the paged cache on the CPU: tiles of queries against chunks of keys, softmax online (Milakov and
+//! Gimelshein 2018; Dao et al. 2022), every product by the packed micro-kernels.
+//!
+//! A tile is some query tokens of a sequence with all query heads of one KV head, so a pass over K and V serves the
+//! whole group. A chunk of [`CHUNK`] keys is gathered from its blocks into panels (K transposed), which makes block
+//! size, block order and odd head sizes a matter of the gather alone. Contexts are cut into splits of [`SPLIT`] keys,
+//! each with its own running maximum and sum, which are then folded together in order.
+//!
+//! # Batch invariance
+//! Chunks and splits lie at fixed positions of the sequence, masked keys weigh exactly 0, and every sum runs in order of
+//! position. The result for a query token is therefore the same bits whatever else is in the batch, however the prompt
+//! was cut into prefill chunks, wherever its blocks lie, and on any number of threads.
+
+use rayon::prelude::*;
+
+use super::{AttentionMetadata, AttentionParams};
+use crate::kernels::isa::{Isa, Vector};
+use crate::kernels::micro::{self, Layout, Operands, PANEL, group, max_rows, pack_rows, strip};
+use crate::kernels::scratch::{SharedOut, with_scratch};
+use crate::kernels::simd::{Portable, Simd, exp};
+
+/// Keys taken at a time: their K and V panels and the scores of a tile stay in the nearer caches.
+const CHUNK: usize = micro::ROW;
+
+/// Keys between two foldings; whole chunks.
+const SPLIT: usize = 512;
+
+/// Query rows (tokens times heads of a group) of a tile, about: enough to make the gather of a chunk cheap.
+const TILE_ROWS: usize = 48;
+
+/// Multiply-adds below which waking the pool costs more than it brings.
+const SERIAL_BELOW: usize = 1 << 18;
+
+/// The operands of a call.
+pub struct Problem<'a> {
+    /// `[tokens, heads, head_dim]`
+    pub q: &'a [f32],
+    /// `[num_blocks, kv_heads, block_size, head_dim]`, as `v`
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub metadata: &'a AttentionMetadata,
+    pub params: AttentionParams,
+    pub isa: Isa,
+}
+
+/// Query tokens of one sequence, for one KV head.
+struct Tile<'a> {
+    table: &'a [u32],
+    kv_head: usize,
+    /// The first token's row in q and its position in the sequence.
+    row: usize,
+    position: usize,
+    tokens: usize,
+}
+
+impl Tile<'_> {
+    /// The splits its tokens see something of.
+    fn splits(&self, params: &AttentionParams) -> std::ops::Range<usize> {
+        let first = params.first_visible(self.position) / SPLIT;
+        first..(self.position + self.tokens - 1) / SPLIT + 1
+    }
+}
+
+/// The softmax of some rows, before it is normalised: `o / l` is the result, `m` the largest score so far.
+struct Partial<'a> {
+    m: &'a mut [f32],
+    l: &'a mut [f32],
+    /// `[rows, padded head_dim]`
+    o: &'a mut [f32],
+}
+
+impl<'a> Partial<'a> {
+    fn len(rows: usize, width: usize) -> usize {
+        rows * (width + 2)
+    }
+
+    fn new(memory: &'a mut [f32], rows: usize) -> Self {
+        let (m, rest) = memory.split_at_mut(rows);
+        let (l, o) = rest.split_at_mut(rows);
+        Self { m, l, o }
+    }
+
+    fn reset(&mut self) {
+        self.m.fill(f32::NEG_INFINITY);
+        self.l.fill(0.0);
+        self.o.fill(0.0);
+    }
+
+    /// Adds the partial softmax of later keys.
+    fn fold(&mut self, m: &[f32], l: &[f32], o: &[f32]) {
+        let width = o.len() / m.len();
+        for (r, (o, part)) in self
+            .o
+            .chunks_exact_mut(width)
+            .zip(o.chunks_exact(width))
+            .enumerate()
+        {
+            if l[r] == 0.0 {
+                continue;
+            }
+            if self.l[r] == 0.0 {
+                (self.m[r], self.l[r]) = (m[r], l[r]);
+                o.copy_from_slice(part);
+                continue;
+            }
+            let largest = self.m[r].max(m[r]);
+            let (mine, theirs) = ((self.m[r] - largest).exp(), (m[r] - largest).exp());
+            self.m[r] = largest;
+            self.l[r] = self.l[r] * mine + l[r] * theirs;
+            for (o, part) in o.iter_mut().zip(part) {
+                *o = *o * mine + part * theirs;
+            }
+        }
+    }
+}
+
+impl Problem<'_> {
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// head_dim in whole panels.
+    fn width(&self) -> usize {
+        self.head_dim.next_multiple_of(PANEL)
+    }
+
+    fn tiles(&self) -> Vec<Tile<'_>> {
+        let step = (TILE_ROWS / self.group()).max(1);
+        let batch = self.metadata;
+        let mut tiles = Vec::new();
+        for (s, w) in batch.cu_seqlens_q().windows(2).enumerate() {
+            let (start, q_len) = (w[0] as usize, (w[1] - w[0]) as usize);
+            let before = batch.seq_lens()[s] as usize - q_len;
+            // The tiles that see most come first, so that the last to finish are short ones.
+            for from in (0..q_len).step_by(step).rev() {
+                for kv_head in 0..self.kv_heads {
+                    tiles.push(Tile {
+                        table: &batch.block_tables()[s],
+                        kv_head,
+                        row: start + from,
+                        position: before + from,
+                        tokens: step.min(q_len - from),
+                    });
+                }
+            }
+        }
+        tiles
+    }
+
+    /// Computes the attention of every query token into `out`, `[tokens, heads, head_dim]`.
+    ///
+    /// The caller has checked that slices and metadata fit.
+    pub fn run(&self, out: &mut [f32]) {
+        let tiles = self.tiles();
+        let threads = rayon::current_num_threads();
+        // SAFETY: each tile writes its own tokens and heads.
+        let out = unsafe { SharedOut::new(out) };
+        let whole = |tile: &Tile| {
+            let rows = tile.tokens * self.group();
+            let size = Partial::len(rows, self.width());
+            with_scratch(2 * size + self.workspace(rows), |scratch| {
+                let (state, rest) = scratch.split_at_mut(size);
+                let (part, work) = rest.split_at_mut(size);
+                let mut state = Partial::new(state, rows);
+                state.reset();
+                for split in tile.splits(&self.params) {
+                    let mut part = Partial::new(&mut *part, rows);
+                    self.split(tile, split, &mut part, work);
+                    state.fold(part.m, part.l, part.o);
+                }
+                self.finish(tile, &state, out);
+            });
+        };
+        let work: usize = tiles
+            .iter()
+            .map(|t| t.tokens * self.group() * (t.position + t.tokens) * self.head_dim * 2)
+            .sum();
+        if threads == 1 || work < SERIAL_BELOW {
+            tiles.iter().for_each(whole);
+        } else if tiles.len() >= 2 * threads {
+            tiles.par_iter().with_max_len(1).for_each(whole);
+        } else {
+            self.run_split(&tiles, out);
+        }
+    }
+
+    /// Few tiles with long contexts: the splits of a tile are computed apart, then folded.
+    fn run_split(&self, tiles: &[Tile], out: SharedOut) {
+        let jobs: Vec<(&Tile, usize)> = tiles
+            .iter()
+            .flat_map(|tile| tile.splits(&self.params).map(move |split| (tile, split)))
+            .collect();
+        let most_rows = tiles.iter().map(|t| t.tokens).max().unwrap_or(0) * self.group();
+        let size = Partial::len(most_rows, self.width());
+        let mut partials = vec![0f32; jobs.len() * size];
+        jobs.par_iter()
+            .zip(partials.par_chunks_mut(size))
+            .with_max_len(1)
+            .for_each(|((tile, split), memory)| {
+                let rows = tile.tokens * self.group();
+                let memory = &mut memory[..Partial::len(rows, self.width())];
+                with_scratch(self.workspace(rows), |work| {
+                    self.split(tile, *split, &mut Partial::new(memory, rows), work);
+                });
+            });
+        let mut partials = partials.chunks_exact_mut(size);
+        for tile in tiles {
+            let rows = tile.tokens * self.group();
+            let mut state = vec![0f32; Partial::len(rows, self.width())];
+            let mut state = Partial::new(&mut state, rows);
+            state.reset();
+            for memory in partials.by_ref().take(tile.splits(&self.params).len()) {
+                let part = Partial::new(&mut memory[..Partial::len(rows, self.width())], rows);
+                state.fold(part.m, part.l, part.o);
+            }
+            self.finish(tile, &state, out);
+        }
+    }
+
+    /// Normalises a tile's rows into the result.
+    fn finish(&self, tile: &Tile, state: &Partial, out: SharedOut) {
+        let (group, d) = (self.group(), self.head_dim);
+        for (r, (o, l)) in state
+            .o
+            .chunks_exact(self.width())
+            .zip(&*state.l)
+            .enumerate()
+        {
+            let head = tile.kv_head * group + r % group;
+            let at = ((tile.row + r / group) * self.heads + head) * d;
+            // SAFETY: the row of this token and head, which only this tile writes.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(at), d) };
+            for (out, o) in out.iter_mut().zip(o) {
+                *out = o / l;
+            }
+        }
+    }
+
+    /// f32 of scratch that [`Problem::split`] needs.
+    fn workspace(&self, rows: usize) -> usize {
+        rows * (self.head_dim + CHUNK) + CHUNK * (self.head_dim + self.width()) + self.width()
+    }
+
+    /// The partial softmax of a tile over the keys of one split.
+    fn split(&self, tile: &Tile, split: usize, part: &mut Partial, work: &mut [f32]) {
+        // SAFETY: the isa is this machine's.
+        unsafe {
+            match self.isa.vector {
+                #[cfg(target_arch = "x86_64")]
+                Vector::Avx2 => avx2(self, tile, split, part, work),
+                #[cfg(target_arch = "x86_64")]
+                Vector::Avx512 => avx512(self, tile, split, part, work),
+                _ => generic::<Portable<8>>(self, tile, split, part, work),
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(p: &Problem, tile: &Tile, split: usize, part: &mut Partial, work: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { generic::<crate::kernels::simd::F32x8>(p, tile, split, part, work) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn avx512(p: &Problem, tile: &Tile, split: usize, part: &mut Partial, work: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe { generic::<crate::kernels::simd::F32x16>(p, tile, split, part, work) }
+}
+
+#[inline(always)]
+unsafe fn generic<S: Simd>(
+    p: &Problem,
+    tile: &Tile,
+    split: usize,
+    part: &mut Partial,
+    work: &mut [f32],
+) {
+    let (d, width, heads_per) = (p.head_dim, p.width(), p.group());
+    let rows = tile.tokens * heads_per;
+    let strips = rows.div_ceil(max_rows(S::LANES));
+    let most = group(S::LANES, rows.div_ceil(strips));
+    let (q, rest) = work.split_at_mut(rows * d);
+    let (scores, rest) = rest.split_at_mut(rows * CHUNK);
+    let (k_panels, rest) = rest.split_at_mut(CHUNK * d);
+    let (v_panels, zeros) = rest.split_at_mut(CHUNK * width);
+    let zeros = &mut zeros[..width];
+    zeros.fill(0.0);
+    pack_rows(
+        |r| {
+            let head = tile.kv_head * heads_per + r % heads_per;
+            let at = ((tile.row + r / heads_per) * p.heads + head) * d;
+            &p.q[at..at + d]
+        },
+        rows,
+        d,
+        strips,
+        q,
+    );
+    for x in q.iter_mut() {
+        *x *= p.params.scale;
+    }
+    part.reset();
+
+    let first = p.params.first_visible(tile.position) / CHUNK * CHUNK;
+    let end = (tile.position + tile.tokens).min((split + 1) * SPLIT);
+    for key in (first.max(split * SPLIT)..end).step_by(CHUNK) {
+        let count = CHUNK.min(end - key);
+        // SAFETY: the blocks of keys up to the tile's last position are in the table and in the cache.
+        unsafe { gather::<S>(p, tile, key, count, k_panels, v_panels, zeros) };
+        let panels = count.div_ceil(PANEL);
+        let blocks = Blocks {
+            rows,
+            strips,
+            most,
+            panels,
+        };
+        let keys = Operands {
+            a: q.as_ptr(),
+            b: k_panels.as_ptr(),
+            row_stride: PANEL,
+            panel_stride: d * PANEL,
+            c: scores.as_mut_ptr(),
+            c_stride: CHUNK,
+        };
+        // SAFETY: scores has `rows` rows of CHUNK, and the panels are filled.
+        unsafe { product::<S>(Layout::Packed, blocks, d, keys, d, false) };
+        for r in 0..rows {
+            let position = tile.position + r / heads_per;
+            let seen = (
+                p.params.first_visible(position).saturating_sub(key),
+                (position + 1).saturating_sub(key).min(count),
+            );
+            let scores = &mut scores[r * CHUNK..r * CHUNK + panels * PANEL];
+            let o = &mut part.o[r * width..(r + 1) * width];
+            // SAFETY: whole panels and the caller's promise.
+            unsafe { softmax_row::<S>(scores, seen, &mut part.m[r], &mut part.l[r], o) };
+        }
+        let values = Operands {
+            a: scores.as_ptr(),
+            b: v_panels.as_ptr(),
+            row_stride: PANEL,
+            panel_stride: CHUNK * PANEL,
+            c: part.o.as_mut_ptr(),
+            c_stride: width,
+        };
+        let blocks = Blocks {
+            panels: width / PANEL,
+            ..blocks
+        };
+        // SAFETY: as above; o has `rows` rows of width.
+        unsafe { product::<S>(Layout::Rows, blocks, count, values, CHUNK, true) };
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Blocks {
+    rows: usize,
+    strips: usize,
+    most: usize,
+    panels: usize,
+}
+
+/// All strips against all panels; `a_row` is the length of a row of A in its layout.
+#[inline(always)]
+unsafe fn product<S: Simd>(
+    layout: Layout,
+    blocks: Blocks,
+    depth: usize,
+    o: Operands,
+    a_row: usize,
+    accumulate: bool,
+) {
+    let mut panel = 0;
+    while panel < blocks.panels {
+        let together = if panel + blocks.most <= blocks.panels {
+            blocks.most
+        } else {
+            1
+        };
+        for s in 0..blocks.strips {
+            let (from, to) = (
+                blocks.rows * s / blocks.strips,
+                blocks.rows * (s + 1) / blocks.strips,
+            );
+            // SAFETY: the caller's promise.
+            unsafe {
+                let o = Operands {
+                    a: o.a.add(from * a_row),
+                    b: o.b.add(panel * o.panel_stride),
+                    c: o.c.add(from * o.c_stride + panel * PANEL),
+                    ..o
+                };
+                strip::<S>(layout, to - from, together, depth, o, accumulate);
+            }
+        }
+        panel += together;
+    }
+}
+
+/// Keys `key..key + count` of a tile's sequence: K to panels of 16 keys, `[head_dim][16]` each; V to panels of 16
+/// dimensions, `[CHUNK][16]` each. What is missing of a panel becomes zeros.
+#[inline(always)]
+unsafe fn gather<S: Simd>(
+    p: &Problem,
+    tile: &Tile,
+    key: usize,
+    count: usize,
+    k_panels: &mut [f32],
+    v_panels: &mut [f32],
+    zeros: &[f32],
+) {
+    let (d, width) = (p.head_dim, p.width());
+    let block_size = p.metadata.block_size();
+    let padded = count.next_multiple_of(PANEL);
+    let mut at = [usize::MAX; CHUNK];
+    for (j, at) in at[..count].iter_mut().enumerate() {
+        let (block, offset) = ((key + j) / block_size, (key + j) % block_size);
+        let block = tile.table[block] as usize;
+        *at = ((block * p.kv_heads + tile.kv_head) * block_size + offset) * d;
+    }
+    for j in (0..padded).step_by(8) {
+        let mut rows = [zeros.as_ptr(); 8];
+        for (i, row) in rows.iter_mut().enumerate() {
+            if j + i < count {
+                *row = p.k[at[j + i]..at[j + i] + d].as_ptr();
+            }
+        }
+        let to = k_panels[j / PANEL * d * PANEL + j % PANEL..].as_mut_ptr();
+        let whole = d / 8 * 8;
+        // SAFETY: rows of d values, to eight columns of a panel of d lines.
+        unsafe {
+            for c in (0..whole).step_by(8) {
+                let mut corner = rows;
+                for row in &mut corner {
+                    *row = row.add(c);
+                }
+                S::transpose_8x8(corner, to.add(c * PANEL), PANEL);
+            }
+            for c in whole..d {
+                for (i, row) in rows.iter().enumerate() {
+                    *to.add(c * PANEL + i) = *row.add(c);
+                }
+            }
+        }
+    }
+    for (j, at) in at[..count].iter().enumerate() {
+        let row = &p.v[*at..at + d];
+        for panel in 0..width / PANEL {
+            let to = &mut v_panels[(panel * CHUNK + j) * PANEL..][..PANEL];
+            if let Some(values) = row.get(panel * PANEL..(panel + 1) * PANEL) {
+                for v in (0..PANEL).step_by(S::LANES) {
+                    // SAFETY: sixteen values on both sides.
+                    unsafe { S::load(values.as_ptr().add(v)).store(to.as_mut_ptr().add(v)) };
+                }
+            } else {
+                let values = &row[panel * PANEL..];
+                to[..values.len()].copy_from_slice(values);
+                to[values.len()..].fill(0.0);
+            }
+        }
+    }
+}
+
+/// Turns a row of scores into weights and brings the row's maximum, sum and output to the new maximum. Scores outside
+/// `seen` weigh 0.
+#[inline(always)]
+unsafe fn softmax_row<S: Simd>(
+    scores: &mut [f32],
+    seen: (usize, usize),
+    m: &mut f32,
+    l: &mut f32,
+    o: &mut [f32],
+) {
+    if seen.0 >= seen.1 {
+        return scores.fill(0.0);
+    }
+    scores[..seen.0].fill(f32::NEG_INFINITY);
+    scores[seen.1..].fill(f32::NEG_INFINITY);
+    // SAFETY: scores and o are whole panels, so whole vectors; the caller promises S.
+    unsafe {
+        let mut largest = S::splat(f32::NEG_INFINITY);
+        for i in (0..scores.len()).step_by(S::LANES) {
+            largest = largest.max(S::load(scores.as_ptr().add(i)));
+        }
+        let largest = m.max(largest.reduce_max());
+        let mut sum = S::splat(0.0);
+        for i in (0..scores.len()).step_by(S::LANES) {
+            let at = scores.as_mut_ptr().add(i);
+            let weight = exp(S::load(at).sub(S::splat(largest)));
+            weight.store(at);
+            sum = sum.add(weight);
+        }
+        if *m == largest {
+            *l += sum.reduce_sum();
+            return;
+        }
+        let mut lanes = [0f32; PANEL];
+        exp(S::splat(*m - largest)).store(lanes.as_mut_ptr());
+        let correction = lanes[0];
+        *m = largest;
+        *l = *l * correction + sum.reduce_sum();
+        for i in (0..o.len()).step_by(S::LANES) {
+            let at = o.as_mut_ptr().add(i);
+            S::load(at).mul(S::splat(correction)).store(at);
+        }
+    }
+}
