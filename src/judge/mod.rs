@@ -1,1 +1,407 @@
+//! The judge: two answers in, the probability that the first is better out.
+//!
+//! A comparison becomes prompts ([`prompt`], [`fit`]), both orders of each; a scorer returns the log-probabilities of the two
+//! label tokens ([`label`]) after each prompt; [`verdict`] averages orders and votes over principles. The scorer is a closure, so
+//! nothing here knows a model. [`bracket`] and [`tournament`] find the best of many answers by such comparisons.
 
+mod bracket;
+mod bradley_terry;
+mod fit;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod label;
+mod prompt;
+mod tournament;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+pub use bracket::{Bracket, Match, Method, Outcome};
+pub use bradley_terry::{Game, bradley_terry};
+pub use fit::{FittedPrompt, fit, tokens_within};
+pub use label::LabelTokens;
+pub use prompt::{ContextStyle, JudgePrompt, JudgeTemplate, TEMPLATE_FILE};
+pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};
+pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide};
+
+use crate::preference::{Message, PrincipleTable};
+use crate::text::{ChatTemplate, TextError, Tokenizer};
+
+/// What judging can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("judge template: {0}")]
+    Template(String),
+    #[error(
+        "the chat template does not write the user's text as it is, so the candidates cannot be found in the prompt"
+    )]
+    TextRewritten,
+    #[error(
+        "the label {label:?} is not one token after {lead_in:?}: {}it became {tokens}; choose other `labels` in judge_template.toml",
+        if *seam { "it changes the tokens before it, and " } else { "" }
+    )]
+    LabelNotOneToken {
+        label: String,
+        lead_in: String,
+        tokens: String,
+        /// Whether the label merges with the lead-in's last token.
+        seam: bool,
+    },
+    #[error("the labels {labels:?} are the same token ({id})")]
+    LabelsEqual { labels: [String; 2], id: u32 },
+    #[error(
+        "the judge prompt's frame alone has {frame} tokens of {max_tokens}, which leaves no room for the answers"
+    )]
+    NoRoom { frame: usize, max_tokens: usize },
+    #[error("a tournament needs at least one candidate")]
+    NoCandidates,
+    #[error("{expected} matches were asked for, {got} verdicts came back")]
+    VerdictCount { expected: usize, got: usize },
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("scoring judge prompts: {0}")]
+    Scorer(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Two answers to one conversation, to be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    pub context: Vec<Message>,
+    pub a: String,
+    pub b: String,
+    /// Names of the judge's principle table, or texts; none means the template's default.
+    pub principles: Vec<String>,
+}
+
+/// How a comparison under several principles is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Principles {
+    /// One prompt lists them all.
+    #[default]
+    Joint,
+    /// One prompt for each, and a vote (SELF-JUDGE's released code).
+    Vote,
+}
+
+/// How verdicts are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JudgeOptions {
+    pub rule: Rule,
+    pub principles: Principles,
+    /// Scale each order's label probabilities to sum to one before averaging; the paper does not.
+    pub renormalise: bool,
+}
+
+/// The token prompts of one comparison: for each principle (or once, jointly) `a` first, then `b` first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedComparison {
+    pub prompts: Vec<Vec<u32>>,
+    /// Whether one was cut to fit.
+    pub cut: bool,
+}
+
+/// Everything about judging but the model.
+#[derive(Clone)]
+pub struct Judge {
+    tokenizer: Tokenizer,
+    chat: ChatTemplate,
+    template: JudgeTemplate,
+    labels: LabelTokens,
+    table: PrincipleTable,
+    options: JudgeOptions,
+    /// The longest prompt, in tokens; the label comes after it.
+    max_prompt: usize,
+}
+
+impl Judge {
+    /// `max_context`: positions the model has, of which the label takes one.
+    ///
+    /// # Errors
+    /// If the template's labels are not one token each, see [`LabelTokens::resolve`].
+    pub fn new(
+        tokenizer: Tokenizer,
+        chat: ChatTemplate,
+        template: JudgeTemplate,
+        table: PrincipleTable,
+        options: JudgeOptions,
+        max_context: usize,
+    ) -> Result<Self, JudgeError> {
+        let labels = LabelTokens::resolve(&tokenizer, &chat, &template)?;
+        Ok(Self {
+            tokenizer,
+            chat,
+            template,
+            labels,
+            table,
+            options,
+            max_prompt: max_context.saturating_sub(1),
+        })
+    }
+
+    pub fn labels(&self) -> LabelTokens {
+        self.labels
+    }
+
+    pub fn template(&self) -> &JudgeTemplate {
+        &self.template
+    }
+
+    pub fn options(&self) -> JudgeOptions {
+        self.options
+    }
+
+    /// Renders and encodes a comparison in both orders.
+    ///
+    /// # Errors
+    /// If a template or the tokenizer fails, or the model's context has no room for the frame.
+    pub fn encode(&self, comparison: &Comparison) -> Result<EncodedComparison, JudgeError> {
+        let texts: Vec<String> = comparison
+            .principles
+            .iter()
+            .map(|name| self.table.text(name).to_owned())
+            .collect();
+        let asked: Vec<&[String]> = match self.options.principles {
+            Principles::Vote if !texts.is_empty() => texts.chunks(1).collect(),
+            _ => vec![&texts],
+        };
+        let mut encoded = EncodedComparison {
+            prompts: Vec::with_capacity(2 * asked.len()),
+            cut: false,
+        };
+        for principles in asked {
+            for (first, second) in [
+                (&comparison.a, &comparison.b),
+                (&comparison.b, &comparison.a),
+            ] {
+                let prompt = self.template.render(
+                    &self.chat,
+                    &comparison.context,
+                    first,
+                    second,
+                    principles,
+                )?;
+                let fitted = fit(&self.tokenizer, &prompt, self.max_prompt)?;
+                encoded.cut |= fitted.cut;
+                encoded.prompts.push(fitted.ids);
+            }
+        }
+        Ok(encoded)
+    }
+
+    /// Judges many comparisons with one call of `score`: prompts in, the label log-probabilities after each out.
+    ///
+    /// # Errors
+    /// If encoding or the scorer fails, or it returns another number of rows than it was given prompts.
+    pub fn judge<E>(
+        &self,
+        comparisons: &[Comparison],
+        mut score: impl FnMut(&[Vec<u32>], [u32; 2]) -> Result<Vec<LabelLogprobs>, E>,
+    ) -> Result<Vec<Verdict>, JudgeError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let encoded = comparisons
+            .par_iter()
+            .map(|comparison| self.encode(comparison))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut prompts = Vec::with_capacity(2 * encoded.len());
+        let mut shapes = Vec::with_capacity(encoded.len());
+        for comparison in encoded {
+            shapes.push((comparison.prompts.len(), comparison.cut));
+            prompts.extend(comparison.prompts);
+        }
+        let logprobs =
+            score(&prompts, self.labels.ids).map_err(|error| JudgeError::Scorer(error.into()))?;
+        if logprobs.len() != prompts.len() {
+            return Err(JudgeError::VerdictCount {
+                expected: prompts.len(),
+                got: logprobs.len(),
+            });
+        }
+        let (pairs, _) = logprobs.as_chunks::<2>();
+        let mut rest = pairs;
+        let verdicts = shapes.into_iter().map(|(count, cut)| {
+            let (reads, later) = rest.split_at(count / 2);
+            rest = later;
+            let verdict = decide(reads, self.options.rule, self.options.renormalise);
+            Verdict { cut, ..verdict }
+        });
+        Ok(verdicts.collect())
+    }
+}
+
+/// The principle table of a model's folder (`principles.toml`), or the built-in one where it holds none.
+///
+/// # Errors
+/// If the file is there and is no valid table.
+pub fn principles_from_model_dir(dir: &Path) -> Result<PrincipleTable, JudgeError> {
+    let path = dir.join("principles.toml");
+    match path.try_exists() {
+        Ok(false) => Ok(PrincipleTable::default()),
+        _ => PrincipleTable::from_file(&path)
+            .map_err(|error| JudgeError::Template(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preference::Role;
+
+    fn judge(options: JudgeOptions, max_context: usize) -> Judge {
+        let table =
+            PrincipleTable::from_toml("[[principle]]\nid = 'short'\ntext = 'Shorter wins.'")
+                .unwrap();
+        let (tokenizer, chat) = (fixtures::tokenizer(), fixtures::chat());
+        Judge::new(
+            tokenizer,
+            chat,
+            fixtures::template(),
+            table,
+            options,
+            max_context,
+        )
+        .unwrap()
+    }
+
+    fn comparison(a: &str, b: &str, principles: &[&str]) -> Comparison {
+        Comparison {
+            context: vec![Message::new(Role::User, "q")],
+            a: a.into(),
+            b: b.into(),
+            principles: principles.iter().map(|name| (*name).into()).collect(),
+        }
+    }
+
+    /// A scorer that reads the prompt: the longer of the two candidates wins with 0.9, and the first shown gets 0.05 more.
+    fn longer(
+        prompts: &[Vec<u32>],
+        labels: [u32; 2],
+    ) -> Result<Vec<LabelLogprobs>, std::io::Error> {
+        assert_eq!(labels, fixtures::LABELS);
+        let score = |ids: &Vec<u32>| {
+            let text = fixtures::decode(ids);
+            let part = |from: &str, to: &str| {
+                text.split(from)
+                    .nth(1)
+                    .unwrap()
+                    .split(to)
+                    .next()
+                    .unwrap()
+                    .len()
+            };
+            let first = part("\n1: ", "\n2: ") > part("\n2: ", "\nWhich?");
+            let p = if first { 0.95f32 } else { 0.15 };
+            [p.ln(), (1.0 - p).ln()]
+        };
+        Ok(prompts.iter().map(score).collect())
+    }
+
+    #[test]
+    fn comparisons_are_judged_in_both_orders() {
+        let judge = judge(JudgeOptions::default(), 512);
+        let verdicts = judge
+            .judge(
+                &[
+                    comparison("long answer", "short", &[]),
+                    comparison("x", "longer", &[]),
+                ],
+                longer,
+            )
+            .unwrap();
+        assert_eq!(verdicts[0].winner, Winner::A);
+        assert!((verdicts[0].p - 0.9).abs() < 1e-5);
+        assert!(
+            (verdicts[0].orders[0] - 0.95).abs() < 1e-5
+                && (verdicts[0].orders[1] - 0.85).abs() < 1e-5
+        );
+        assert_eq!(verdicts[1].winner, Winner::B);
+        assert!(
+            verdicts
+                .iter()
+                .all(|verdict| verdict.consistent && !verdict.cut)
+        );
+    }
+
+    #[test]
+    fn principles_are_joined_or_asked_one_by_one() {
+        let pair = comparison("a", "b", &["short", "Be kind."]);
+        let joint = judge(JudgeOptions::default(), 512).encode(&pair).unwrap();
+        assert_eq!(joint.prompts.len(), 2);
+        assert!(fixtures::decode(&joint.prompts[0]).contains("By: * Shorter wins.\n* Be kind.\n"));
+        let options = JudgeOptions {
+            principles: Principles::Vote,
+            ..JudgeOptions::default()
+        };
+        let voted = judge(options, 512);
+        let encoded = voted.encode(&pair).unwrap();
+        let texts: Vec<String> = encoded
+            .prompts
+            .iter()
+            .map(|ids| fixtures::decode(ids))
+            .collect();
+        assert_eq!(texts.len(), 4);
+        assert!(texts[1].contains("By: Shorter wins.\n") && texts[1].contains("1: b\n2: a"));
+        assert!(texts[2].contains("By: Be kind.\n") && texts[2].contains("1: a\n2: b"));
+        // Comparisons with different numbers of principles share one batch.
+        let verdicts = voted
+            .judge(
+                &[
+                    comparison("aaa", "b", &[]),
+                    pair,
+                    comparison("a", "bbb", &["short"]),
+                ],
+                longer,
+            )
+            .unwrap();
+        assert_eq!(verdicts.len(), 3);
+        assert_eq!(
+            (verdicts[0].winner, verdicts[2].winner),
+            (Winner::A, Winner::B)
+        );
+    }
+
+    #[test]
+    fn long_answers_are_cut_and_flagged() {
+        let judge = judge(JudgeOptions::default(), 80);
+        let (long, short) = (
+            comparison(&"a".repeat(200), "b", &[]),
+            comparison("a", "b", &[]),
+        );
+        let encoded = judge.encode(&long).unwrap();
+        assert!(encoded.cut);
+        assert!(encoded.prompts.iter().all(|prompt| prompt.len() <= 79));
+        let verdicts = judge.judge(&[short, long], longer).unwrap();
+        assert_eq!([verdicts[0].cut, verdicts[1].cut], [false, true]);
+    }
+
+    #[test]
+    fn scorer_failures_and_short_answers_are_errors() {
+        let judge = judge(JudgeOptions::default(), 512);
+        let pairs = [comparison("a", "b", &[])];
+        let error = judge
+            .judge(&pairs, |_, _| Err(std::io::Error::other("out of memory")))
+            .unwrap_err();
+        assert!(error.to_string().contains("out of memory"));
+        let error = judge
+            .judge(&pairs, |_, _| Ok::<_, std::io::Error>(vec![[0.0; 2]]))
+            .unwrap_err();
+        assert!(matches!(
+            error,
+            JudgeError::VerdictCount {
+                expected: 2,
+                got: 1
+            }
+        ));
+    }
+}

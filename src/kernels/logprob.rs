@@ -19,11 +19,47 @@ use super::{Backward, fused, input, with_f32};
 /// Logits held at a time, in elements (4 MiB).
 const CHUNK_ELEMENTS: usize = 1 << 20;
 
+/// What a row's target scored.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    /// Log-probability of the target, `[rows]`; differentiable.
+    pub logprobs: Tensor,
+    /// Whether no token is more probable than the target.
+    pub top1: Vec<bool>,
+}
+
+/// [`logprob`], and whether each target was the most probable token.
+pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
+    check(hidden, weight, targets)?;
+    if fused(&[hidden, weight], Backward::Own) {
+        let op = LogProb::new(hidden, weight, targets);
+        let saved = op.saved.clone();
+        let logprobs = hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?;
+        let top1 = saved.get().map(|s| s.top1.clone()).unwrap_or_default();
+        return Ok(Scores { logprobs, top1 });
+    }
+    let logits = hidden.detach().matmul(&weight.detach().t()?)?;
+    let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+    Ok(Scores {
+        logprobs: plain(hidden, weight, targets)?,
+        top1: best.iter().zip(targets).map(|(a, b)| a == b).collect(),
+    })
+}
+
 /// The log-probability of each row's target, fused where it can be.
 ///
 /// # Errors
 /// When a target is outside the vocabulary or the shapes do not fit.
 pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    check(hidden, weight, targets)?;
+    if fused(&[hidden, weight], Backward::Own) {
+        let op = LogProb::new(hidden, weight, targets);
+        return hidden.contiguous()?.apply_op2(&weight.contiguous()?, op);
+    }
+    plain(hidden, weight, targets)
+}
+
+fn check(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<()> {
     let ((rows, d), (vocab, wd)) = (hidden.dims2()?, weight.dims2()?);
     if rows != targets.len() || d != wd {
         candle_core::bail!(
@@ -36,16 +72,7 @@ pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tens
     if let Some(target) = targets.iter().find(|&&t| t as usize >= vocab) {
         candle_core::bail!("logprob: target {target} is outside the vocabulary of {vocab}");
     }
-    if fused(&[hidden, weight], Backward::Own) {
-        let op = LogProb {
-            targets: targets.into(),
-            log_sum_exp: OnceLock::new(),
-            dh: hidden.track_op(),
-            dw: weight.track_op(),
-        };
-        return hidden.contiguous()?.apply_op2(&weight.contiguous()?, op);
-    }
-    plain(hidden, weight, targets)
+    Ok(())
 }
 
 /// Composed from differentiable candle ops, all logits at once.
@@ -59,17 +86,41 @@ pub fn plain(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor
 
 struct LogProb {
     targets: Arc<[u32]>,
-    /// Per row, kept from the forward pass for the backward one.
-    log_sum_exp: OnceLock<Vec<f32>>,
+    saved: Arc<OnceLock<Saved>>,
     dh: bool,
     dw: bool,
 }
 
+/// Per row, kept from the forward pass.
+struct Saved {
+    log_sum_exp: Vec<f32>,
+    top1: Vec<bool>,
+}
+
+impl LogProb {
+    fn new(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Self {
+        Self {
+            targets: targets.into(),
+            saved: Arc::default(),
+            dh: hidden.track_op(),
+            dw: weight.track_op(),
+        }
+    }
+}
+
 multiversioned! {
-    fn log_sum_exp(logits: &[f32]) -> f32 {
-        let mut max = f32::NEG_INFINITY;
-        for &z in logits {
-            max = if z > max { z } else { max };
+    /// The largest logit and the log-sum-exp.
+    fn max_and_log_sum_exp(logits: &[f32]) -> (f32, f32) {
+        let mut lanes = [f32::NEG_INFINITY; 32];
+        let chunks = logits.chunks_exact(32);
+        let mut max = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for chunk in chunks {
+            for lane in 0..32 {
+                lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            }
+        }
+        for lane in lanes {
+            max = max.max(lane);
         }
         let mut sums = [0f32; 32];
         let chunks = logits.chunks_exact(32);
@@ -79,7 +130,7 @@ multiversioned! {
                 sums[lane] += exp(chunk[lane] - max);
             }
         }
-        max + (sums.iter().sum::<f32>() + tail).ln()
+        (max, max + (sums.iter().sum::<f32>() + tail).ln())
     }
 }
 
@@ -115,7 +166,10 @@ impl CustomOp2 for LogProb {
         let step = chunk_rows(vocab);
         let mut logits = vec![0f32; step.min(rows) * vocab];
         let mut picked = Vec::with_capacity(rows);
-        let mut normalisers = Vec::with_capacity(rows);
+        let mut saved = Saved {
+            log_sum_exp: Vec::with_capacity(rows),
+            top1: Vec::with_capacity(rows),
+        };
         for start in (0..rows).step_by(step) {
             let m = step.min(rows - start);
             let logits = &mut logits[..m * vocab];
@@ -131,16 +185,19 @@ impl CustomOp2 for LogProb {
                 (vocab, 1),
                 false,
             );
-            let chunk: Vec<(f32, f32)> = logits
+            let chunk: Vec<(f32, (f32, f32))> = logits
                 .par_chunks(vocab)
                 .zip(&self.targets[start..start + m])
-                .map(|(row, &target)| (row[target as usize], log_sum_exp(row)))
+                .map(|(row, &target)| (row[target as usize], max_and_log_sum_exp(row)))
                 .collect();
-            picked.extend(chunk.iter().map(|(z, lse)| z - lse));
-            normalisers.extend(chunk.iter().map(|(_, lse)| lse));
+            for (z, (max, lse)) in chunk {
+                picked.push(z - lse);
+                saved.log_sum_exp.push(lse);
+                saved.top1.push(z == max);
+            }
         }
         // Only one forward ever runs on an op: a second would carry the same values.
-        let _ = self.log_sum_exp.set(normalisers);
+        let _ = self.saved.set(saved);
         Ok((CpuStorage::F32(picked), rows.into()))
     }
 
@@ -152,7 +209,7 @@ impl CustomOp2 for LogProb {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((rows, d), vocab) = (hidden.dims2()?, weight.dim(0)?);
-        let Some(normalisers) = self.log_sum_exp.get() else {
+        let Some(Saved { log_sum_exp, .. }) = self.saved.get() else {
             candle_core::bail!("logprob: backward without forward")
         };
         let grad = grad.contiguous()?;
@@ -174,7 +231,7 @@ impl CustomOp2 for LogProb {
                             .for_each(|(i, row)| {
                                 let i = start + i;
                                 let target = self.targets[i] as usize;
-                                logits_gradient(row, normalisers[i], target, g[i]);
+                                logits_gradient(row, log_sum_exp[i], target, g[i]);
                             });
                         if self.dh {
                             let dh = &mut dh[start * d..(start + m) * d];
@@ -236,6 +293,16 @@ mod tests {
                 2e-5,
             )?;
         }
+        Ok(())
+    }
+
+    #[test]
+    fn top1_is_whether_the_target_is_the_argmax() -> Result<()> {
+        let (h, w) = (random(&[50, 8], 1), random(&[37, 8], 2));
+        let best: Vec<u32> = h.matmul(&w.t()?)?.argmax(D::Minus1)?.to_vec1()?;
+        assert!(score(&h, &w, &best)?.top1.iter().all(|&hit| hit));
+        let other: Vec<u32> = best.iter().map(|&id| (id + 1) % 37).collect();
+        assert!(!score(&h, &w, &other)?.top1.iter().any(|&hit| hit));
         Ok(())
     }
 

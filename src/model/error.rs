@@ -53,6 +53,9 @@ pub enum ModelError {
     /// A model id that could not be resolved or downloaded.
     #[error("model `{id}`: {message}")]
     Hub { id: String, message: String },
+    /// Tokens or lengths that the model has no place for.
+    #[error("{0}")]
+    Input(String),
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 const FIRST_POSITIONS: usize = 512;
 
 /// How positions turn into angles. All values are checked where the configuration is read: `dim` is even and positive
-/// (above 2 for [`RopeScaling::Dynamic`]), factors and `theta` are finite and positive (`theta` above 1 for YaRN).
+/// (above 2 for [`RopeScaling::Dynamic`]), factors are finite and positive, `theta` is at least 1 (above 1 for YaRN).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
     /// Base of the geometric series of wavelengths.
@@ -296,5 +296,67 @@ impl RotaryEmbedding {
             tables.shared = Arc::new(self.spec.table(grown, 0));
         }
         tables.shared.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(scaling: RopeScaling) -> RopeSpec {
+        RopeSpec {
+            theta: 10_000.0,
+            dim: 8,
+            scaling,
+            max_position_embeddings: 64,
+        }
+    }
+
+    #[test]
+    fn tables_grow_and_keep_their_beginning() {
+        let rotary = RotaryEmbedding::new(&spec(RopeScaling::None));
+        let short = rotary.tables(3);
+        assert_eq!((short.positions(), short.half_dim()), (64, 4));
+        let long = rotary.tables(65);
+        assert_eq!(long.positions(), 128);
+        assert_eq!(short.cos(), &long.cos()[..short.cos().len()]);
+        assert_eq!(short.sin(), &long.sin()[..short.sin().len()]);
+        assert!(Arc::ptr_eq(&long, &rotary.tables(128)));
+        assert_eq!(rotary.tables(1000).positions(), 1000);
+        // Position 0 turns nothing; the first pair turns one radian a position.
+        assert_eq!((long.cos()[0], long.sin()[0]), (1.0, 0.0));
+        assert!((long.cos()[100 * 4] - 100f32.cos()).abs() < 1e-6);
+        assert!((long.sin()[100 * 4] - 100f32.sin()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn dynamic_scaling_has_a_table_per_length_beyond_the_trained_one() {
+        let dynamic = spec(RopeScaling::Dynamic { factor: 2.0 });
+        let rotary = RotaryEmbedding::new(&dynamic);
+        let plain = RotaryEmbedding::new(&spec(RopeScaling::None));
+        assert_eq!(rotary.tables(64), plain.tables(64));
+        let (at_65, at_90) = (rotary.tables(65), rotary.tables(90));
+        assert_eq!((at_65.positions(), at_90.positions()), (65, 90));
+        assert_ne!(at_65.cos()[7], at_90.cos()[7]);
+        assert_eq!(rotary.tables(65), at_65);
+        // Nothing longer leaks back into short sequences.
+        assert_eq!(rotary.tables(64), plain.tables(64));
+        assert!(dynamic.depends_on_length(65) && !dynamic.depends_on_length(64));
+        assert!(!spec(RopeScaling::Linear { factor: 2.0 }).depends_on_length(1000));
+    }
+
+    #[test]
+    fn linear_scaling_is_position_interpolation() {
+        let interpolated = spec(RopeScaling::Linear { factor: 4.0 });
+        let (plain, interpolated) = (
+            RotaryEmbedding::new(&spec(RopeScaling::None)).tables(16),
+            RotaryEmbedding::new(&interpolated).tables(64),
+        );
+        for position in 0..16 {
+            assert_eq!(
+                plain.cos()[position * 4..][..4],
+                interpolated.cos()[position * 16..][..4]
+            );
+        }
     }
 }

@@ -1,5 +1,13 @@
-//! Preference data: what is compared, and where comparisons are read from.
+//! Preference data: what is compared, where comparisons are read from, and the principles they are made under.
 
 mod pair;
+mod principle;
+mod records;
+mod shapes;
+mod ultrafeedback;
 
 pub use pair::{JudgeItem, Label, Message, PreferencePair, Role};
+pub use principle::{Polarity, Principle, PrincipleError, PrincipleTable};
+pub use records::{OnMismatch, Record, RecordError, RecordReader, read_pairs, read_records};
+pub use shapes::{Format, ShapeError};
+pub use ultrafeedback::{RankedPrompt, RankedResponse, Rating};

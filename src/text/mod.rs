@@ -1,1 +1,89 @@
+//! Text in and out of token ids: the tokenizer, chat templates, incremental detokenizing, stop strings.
+//!
+//! One rule runs through all of it: text that came from outside can never become a control token. Everything
+//! that is to be encoded is either trusted (written by a template) or untrusted, and [`Rendered`] says which
+//! byte is which.
 
+mod added_tokens;
+mod byte_level;
+mod chat_template;
+mod detokenizer;
+mod jinja;
+mod python_json;
+mod rendered;
+mod special_tokens;
+mod stand_in;
+mod stop;
+mod strftime;
+mod template_source;
+mod tokenizer;
+
+#[cfg(test)]
+mod chat_template_tests;
+#[cfg(test)]
+mod golden_tests;
+#[cfg(test)]
+mod small_tokenizers;
+#[cfg(test)]
+mod tokenizer_tests;
+
+pub use chat_template::{ChatTemplate, RenderOptions};
+pub use detokenizer::Detokenizer;
+pub use rendered::{Encoded, Rendered};
+pub use special_tokens::SpecialTokens;
+pub use stop::{StopOutput, StopStrings};
+pub use tokenizer::Tokenizer;
+
+use std::path::PathBuf;
+
+/// What reading tokenizers and templates, encoding, rendering and decoding can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum TextError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} is not valid JSON: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("{origin} is not a usable tokenizer: {reason}")]
+    BadTokenizer { origin: String, reason: String },
+    #[error("cannot encode: {0}")]
+    Encode(String),
+    /// A one-character control token that is also the model's only way to spell that character.
+    #[error(
+        "untrusted text contains {0:?}, which this tokenizer can only write as a control token"
+    )]
+    UnspeakableCharacter(String),
+    #[error("cannot decode: {0}")]
+    Decode(String),
+    #[error("untrusted range {start}..{end} lies outside the text of {len} bytes")]
+    BadRange {
+        start: usize,
+        end: usize,
+        len: usize,
+    },
+    #[error(
+        "{} has no chat template (neither chat_template.jinja nor `chat_template` in tokenizer_config.json)",
+        .0.display()
+    )]
+    NoChatTemplate(PathBuf),
+    #[error(
+        "{} names the chat templates {names:?}, none of them \"default\"",
+        path.display()
+    )]
+    NoDefaultTemplate { path: PathBuf, names: Vec<String> },
+    #[error("{}: {what}", path.display())]
+    BadConfig { path: PathBuf, what: String },
+    #[error("the chat template does not parse: {0}")]
+    TemplateSyntax(String),
+    #[error("the chat template refused the conversation: {0}")]
+    Render(String),
+    #[error("the conversation has more different characters than stand-ins exist ({0})")]
+    TooManyCharacters(usize),
+    #[error("a stop string is empty")]
+    EmptyStopString,
+}

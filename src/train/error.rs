@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub enum TrainError {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
     #[error("{what} {}: {source}", path.display())]
     Io {
         /// What was being done: "cannot write", "cannot read", ...
@@ -22,6 +24,9 @@ pub enum TrainError {
     /// The trainable tensors and what is applied to them (gradients, saved state) do not fit.
     #[error("{0}")]
     Mismatch(String),
+    /// Training data, templates or tokenizer that cannot be used; the message names the file or the token.
+    #[error("{0}")]
+    Data(String),
     #[error("configuration: {0}")]
     Config(String),
 }

@@ -1,0 +1,246 @@
+//! Driving brackets with a judge: all matches of a round at once, of one prompt or of many.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::bracket::{Bracket, Method, Outcome};
+use super::{JudgeError, Verdict};
+
+/// A match of one of several brackets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Duel {
+    /// Which bracket (prompt) it belongs to.
+    pub bracket: usize,
+    pub first: usize,
+    pub second: usize,
+}
+
+/// A match and its verdict; what on-policy preference data are made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Played {
+    /// Counted from 0.
+    pub round: usize,
+    pub first: usize,
+    pub second: usize,
+    pub verdict: Verdict,
+}
+
+/// How a bracket ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    pub winner: usize,
+    /// All candidates, best first; see [`Bracket::ranking`] for how much a method knows.
+    pub ranking: Vec<usize>,
+    pub matches: Vec<Played>,
+    pub rounds: usize,
+}
+
+/// Finds the best of `candidates` answers; `judge` gets all matches of a round at once, as (first, second).
+///
+/// # Errors
+/// If there is no candidate, `judge` fails, or it returns another number of verdicts than it was asked for.
+pub fn run<E: From<JudgeError>>(
+    candidates: usize,
+    method: Method,
+    seed: u64,
+    mut judge: impl FnMut(&[(usize, usize)]) -> Result<Vec<Verdict>, E>,
+) -> Result<Standing, E> {
+    let mut standings = run_many(&[candidates], method, seed, |duels: &[Duel]| {
+        let matches: Vec<_> = duels.iter().map(|duel| (duel.first, duel.second)).collect();
+        judge(&matches)
+    })?;
+    Ok(standings
+        .pop()
+        .expect("one bracket has one standing, this is a bug"))
+}
+
+/// Runs one bracket for each of `candidates`, side by side: `judge` gets the matches of a round of all of them at once.
+///
+/// Bracket `i` draws from a seed of its own, so it does not depend on which others run beside it.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_many<E: From<JudgeError>>(
+    candidates: &[usize],
+    method: Method,
+    seed: u64,
+    mut judge: impl FnMut(&[Duel]) -> Result<Vec<Verdict>, E>,
+) -> Result<Vec<Standing>, E> {
+    let mut brackets = Vec::with_capacity(candidates.len());
+    for (index, &count) in candidates.iter().enumerate() {
+        // Neighbouring seeds give unrelated streams: seed_from_u64 mixes them.
+        brackets.push(Bracket::new(
+            count,
+            method,
+            seed.wrapping_add(index as u64),
+        )?);
+    }
+    let mut matches: Vec<Vec<Played>> = vec![Vec::new(); brackets.len()];
+    loop {
+        let duels: Vec<Duel> = brackets
+            .iter()
+            .enumerate()
+            .flat_map(|(bracket, state)| {
+                state.round().iter().map(move |played| Duel {
+                    bracket,
+                    first: played.first,
+                    second: played.second,
+                })
+            })
+            .collect();
+        if duels.is_empty() {
+            break;
+        }
+        let verdicts = judge(&duels)?;
+        if verdicts.len() != duels.len() {
+            let (expected, got) = (duels.len(), verdicts.len());
+            return Err(JudgeError::VerdictCount { expected, got }.into());
+        }
+        let mut rest = verdicts.as_slice();
+        for (bracket, matches) in brackets.iter_mut().zip(&mut matches) {
+            let (mine, later) = rest.split_at(bracket.round().len());
+            rest = later;
+            let round = bracket.rounds();
+            let played = bracket
+                .round()
+                .iter()
+                .zip(mine)
+                .map(|(played, verdict)| Played {
+                    round,
+                    first: played.first,
+                    second: played.second,
+                    verdict: *verdict,
+                });
+            matches.extend(played);
+            let outcomes: Vec<Outcome> = mine.iter().map(Outcome::from).collect();
+            bracket.record(&outcomes)?;
+        }
+    }
+    let standings = brackets.iter().zip(matches).map(|(bracket, matches)| {
+        let ranking = bracket.ranking();
+        Standing {
+            winner: *ranking
+                .first()
+                .expect("a bracket without matches is over, this is a bug"),
+            ranking,
+            matches,
+            rounds: bracket.rounds(),
+        }
+    });
+    Ok(standings.collect())
+}
+
+/// Equal answers folded together, so that no match is spent on two copies of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distinct {
+    /// Index of the first of each group of equal answers; what to hold the tournament over.
+    pub first: Vec<usize>,
+    /// Group of every answer: `first[group[i]]` equals answer `i`.
+    pub group: Vec<usize>,
+}
+
+/// Groups equal answers.
+pub fn distinct<T: Eq + Hash>(answers: &[T]) -> Distinct {
+    let mut seen: HashMap<&T, usize> = HashMap::new();
+    let mut found = Distinct {
+        first: Vec::new(),
+        group: Vec::with_capacity(answers.len()),
+    };
+    for (index, answer) in answers.iter().enumerate() {
+        let group = *seen.entry(answer).or_insert_with(|| {
+            found.first.push(index);
+            found.first.len() - 1
+        });
+        found.group.push(group);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Rule, decide};
+    use super::*;
+
+    /// The larger of two values is better.
+    fn verdict(first: usize, second: usize) -> Verdict {
+        let p: f32 = if first > second { 0.8 } else { 0.3 };
+        let read = [p.ln(), (1.0 - p).ln()];
+        decide(&[[read, [read[1], read[0]]]], Rule::Average, false)
+    }
+
+    #[test]
+    fn many_brackets_share_their_rounds() {
+        let sizes = [1, 7, 16, 2, 1];
+        let mut calls = Vec::new();
+        let standings = run_many(&sizes, Method::Knockout, 3, |duels: &[Duel]| {
+            calls.push(duels.len());
+            Ok::<_, JudgeError>(
+                duels
+                    .iter()
+                    .map(|duel| verdict(duel.first, duel.second))
+                    .collect(),
+            )
+        })
+        .unwrap();
+        // Rounds of 7: 3, 2, 1 matches; of 16: 8, 4, 2, 1; of 2: 1.
+        assert_eq!(calls, [12, 6, 3, 1]);
+        for (standing, size) in standings.iter().zip(sizes) {
+            assert_eq!(standing.winner, size - 1);
+            assert_eq!(standing.matches.len(), size - 1);
+            assert_eq!(standing.ranking.len(), size);
+        }
+        assert_eq!(standings[2].matches.last().unwrap().round, 3);
+        assert!(
+            standings[2]
+                .matches
+                .iter()
+                .all(|played| played.verdict == verdict(played.first, played.second))
+        );
+    }
+
+    #[test]
+    fn a_bracket_is_the_same_alone_and_among_others() {
+        let play = |sizes: &[usize], seed| {
+            run_many(sizes, Method::Knockout, seed, |duels: &[Duel]| {
+                Ok::<_, JudgeError>(
+                    duels
+                        .iter()
+                        .map(|duel| verdict(duel.first, duel.second))
+                        .collect(),
+                )
+            })
+            .unwrap()
+        };
+        let alone = run(9, Method::Knockout, 5, |matches: &[(usize, usize)]| {
+            Ok::<_, JudgeError>(matches.iter().map(|&(i, j)| verdict(i, j)).collect())
+        })
+        .unwrap();
+        assert_eq!(play(&[9, 4, 9], 5)[0], alone);
+        assert_eq!(play(&[3, 9], 4)[1], alone);
+    }
+
+    #[test]
+    fn failures_pass_through() {
+        let fail = run(3, Method::Knockout, 0, |_| {
+            Err::<Vec<Verdict>, _>(JudgeError::TextRewritten)
+        });
+        assert!(matches!(fail, Err(JudgeError::TextRewritten)));
+        let none = run(0, Method::Knockout, 0, |_| Ok::<_, JudgeError>(Vec::new()));
+        assert!(matches!(none, Err(JudgeError::NoCandidates)));
+        let short = run(4, Method::Knockout, 0, |_| Ok::<_, JudgeError>(Vec::new()));
+        assert!(matches!(
+            short,
+            Err(JudgeError::VerdictCount {
+                expected: 2,
+                got: 0
+            })
+        ));
+    }
+
+    #[test]
+    fn equal_answers_are_folded() {
+        let found = distinct(&["x", "y", "x", "z", "y"]);
+        assert_eq!(found.first, [0, 1, 3]);
+        assert_eq!(found.group, [0, 1, 0, 2, 1]);
+    }
+}

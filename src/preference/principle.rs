@@ -1,0 +1,252 @@
+//! The principle table: what answers are compared under, as data.
+//!
+//! SALMON (arXiv 2310.05910) keeps each principle with a negated definition, a weight for drawing it and, against reward
+//! hacking, a few prohibitions that are always on. A table is TOML with one `[[principle]]` per entry; the built-in one is
+//! `principles.toml` beside this file.
+
+use std::path::{Path, PathBuf};
+
+use rand::{Rng, RngExt};
+use serde::{Deserialize, Serialize};
+
+/// Whether a principle asks for something or rules it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Polarity {
+    #[default]
+    Encourage,
+    Forbid,
+}
+
+/// One principle.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principle {
+    /// What records and requests call it.
+    pub id: String,
+    /// What judge prompts say.
+    pub text: String,
+    /// The turned-around definition: under it the verdict flips (SALMON's negation). None: it is never negated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
+    /// How often it is drawn by [`PrincipleTable::draw`], relative to the others.
+    #[serde(default = "one")]
+    pub weight: f64,
+    #[serde(default)]
+    pub polarity: Polarity,
+    /// Part of every draw.
+    #[serde(default)]
+    pub always: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// What reading a table can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum PrincipleError {
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("principle table: {0}")]
+    Toml(#[from] toml::de::Error),
+    #[error("principle table: two principles are called `{0}`")]
+    Duplicate(String),
+    #[error("principle table: `{id}` {problem}")]
+    Invalid { id: String, problem: &'static str },
+}
+
+/// Principles in the order of their file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipleTable {
+    #[serde(rename = "principle", default)]
+    principles: Vec<Principle>,
+}
+
+impl Default for PrincipleTable {
+    fn default() -> Self {
+        Self::from_toml(include_str!("principles.toml"))
+            .expect("the built-in table is valid, this is a bug")
+    }
+}
+
+impl PrincipleTable {
+    /// # Errors
+    /// If the text is no valid table; see [`PrincipleError`].
+    pub fn from_toml(text: &str) -> Result<Self, PrincipleError> {
+        let table: Self = toml::from_str(text)?;
+        for (at, principle) in table.principles.iter().enumerate() {
+            let invalid = |problem| PrincipleError::Invalid {
+                id: principle.id.clone(),
+                problem,
+            };
+            if principle.id.trim().is_empty() {
+                return Err(invalid("has an empty id"));
+            }
+            if principle.text.trim().is_empty() {
+                return Err(invalid("has an empty text"));
+            }
+            if !(principle.weight.is_finite() && principle.weight >= 0.0) {
+                return Err(invalid("has a weight that is negative or not finite"));
+            }
+            if table.principles[..at]
+                .iter()
+                .any(|other| other.id == principle.id)
+            {
+                return Err(PrincipleError::Duplicate(principle.id.clone()));
+            }
+        }
+        Ok(table)
+    }
+
+    /// # Errors
+    /// If the file cannot be read or is no valid table.
+    pub fn from_file(path: &Path) -> Result<Self, PrincipleError> {
+        let text = std::fs::read_to_string(path).map_err(|source| PrincipleError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_toml(&text)
+    }
+
+    pub fn get(&self, id: &str) -> Option<&Principle> {
+        self.principles.iter().find(|principle| principle.id == id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Principle> {
+        self.principles.iter()
+    }
+
+    /// What a prompt says for a name or text: the principle's text, or the given text if no principle is called so.
+    pub fn text<'a>(&'a self, name_or_text: &'a str) -> &'a str {
+        self.get(name_or_text)
+            .map_or(name_or_text, |principle| principle.text.as_str())
+    }
+
+    /// The turned-around text for a name or a text of the table.
+    pub fn negative<'a>(&'a self, name_or_text: &str) -> Option<&'a str> {
+        self.get(name_or_text)
+            .or_else(|| {
+                self.principles
+                    .iter()
+                    .find(|principle| principle.text == name_or_text)
+            })?
+            .negative
+            .as_deref()
+    }
+
+    /// `count` different principles drawn with probability proportional to their weights, then the ones that are
+    /// always on (SALMON draws three per rollout). Fewer, where the table has fewer with a weight above zero.
+    pub fn draw(&self, count: usize, rng: &mut impl Rng) -> Vec<&Principle> {
+        let mut pool: Vec<&Principle> = self
+            .principles
+            .iter()
+            .filter(|principle| !principle.always && principle.weight > 0.0)
+            .collect();
+        let mut drawn = Vec::new();
+        while drawn.len() < count && !pool.is_empty() {
+            let total: f64 = pool.iter().map(|principle| principle.weight).sum();
+            let mut left = rng.random::<f64>() * total;
+            let hit = pool.iter().position(|principle| {
+                left -= principle.weight;
+                left < 0.0
+            });
+            // Rounding may leave a crumb above zero after the last one.
+            drawn.push(pool.remove(hit.unwrap_or(pool.len() - 1)));
+        }
+        drawn.extend(self.principles.iter().filter(|principle| principle.always));
+        drawn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    #[test]
+    fn the_built_in_table_has_negations_and_three_prohibitions() {
+        let table = PrincipleTable::default();
+        assert!(table.iter().count() >= 14);
+        assert!(table.iter().all(|principle| principle.negative.is_some()));
+        let forbidden: Vec<_> = table
+            .iter()
+            .filter(|principle| principle.polarity == Polarity::Forbid)
+            .collect();
+        assert_eq!(forbidden.len(), 3);
+        assert!(forbidden.iter().all(|principle| principle.always));
+        let again = PrincipleTable::from_toml(&toml::to_string(&table).unwrap()).unwrap();
+        assert_eq!(again, table);
+    }
+
+    #[test]
+    fn names_resolve_and_texts_stand_for_themselves() {
+        let table = PrincipleTable::from_toml(
+            "[[principle]]\nid = 'brief'\ntext = 'Short.'\nnegative = 'Long.'\n[[principle]]\nid = 'x'\ntext = 'X.'",
+        )
+        .unwrap();
+        assert_eq!(table.text("brief"), "Short.");
+        assert_eq!(table.text("Be kind."), "Be kind.");
+        assert_eq!(table.negative("brief"), Some("Long."));
+        assert_eq!(table.negative("Short."), Some("Long."));
+        assert_eq!(table.negative("x"), None);
+        assert_eq!(table.negative("Be kind."), None);
+    }
+
+    #[test]
+    fn broken_tables_are_refused() {
+        let entry = |body: &str| PrincipleTable::from_toml(&format!("[[principle]]\n{body}"));
+        assert!(matches!(
+            entry("id = 'a'\ntext = 't'\n[[principle]]\nid = 'a'\ntext = 'u'"),
+            Err(PrincipleError::Duplicate(id)) if id == "a"
+        ));
+        assert!(matches!(entry("id = 'a'"), Err(PrincipleError::Toml(_))));
+        assert!(matches!(
+            entry("id = 'a'\ntext = 't'\nwieght = 1"),
+            Err(PrincipleError::Toml(_))
+        ));
+        for body in [
+            "id = ''\ntext = 't'",
+            "id = 'a'\ntext = ' '",
+            "id = 'a'\ntext = 't'\nweight = -1.0",
+            "id = 'a'\ntext = 't'\nweight = nan",
+        ] {
+            assert!(
+                matches!(entry(body), Err(PrincipleError::Invalid { .. })),
+                "{body}"
+            );
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_weights_without_replacement() {
+        let table = PrincipleTable::from_toml(
+            "[[principle]]\nid = 'a'\ntext = 'a'\nweight = 3\n[[principle]]\nid = 'b'\ntext = 'b'\nweight = 1\n\
+             [[principle]]\nid = 'n'\ntext = 'n'\nweight = 0\n[[principle]]\nid = 'z'\ntext = 'z'\nalways = true",
+        )
+        .unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let mut first = 0;
+        for _ in 0..4000 {
+            let drawn = table.draw(1, &mut rng);
+            assert_eq!(drawn.len(), 2);
+            assert_eq!(drawn[1].id, "z");
+            first += usize::from(drawn[0].id == "a");
+        }
+        // 3000 expected, standard deviation 27.
+        assert!((2850..3150).contains(&first), "{first}");
+        let mut all: Vec<_> = table
+            .draw(9, &mut rng)
+            .iter()
+            .map(|p| p.id.clone())
+            .collect();
+        all.sort();
+        assert_eq!(all, ["a", "b", "z"]);
+    }
+}

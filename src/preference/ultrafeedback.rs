@@ -1,0 +1,250 @@
+//! Prompts with several rated responses (UltraFeedback's shape), and the pairs SELF-JUDGE's released code draws from them.
+//!
+//! Base set: the best response is imitated with its own system prompt, and compared once with a random response rated
+//! strictly lower. Principled set ("PR"): for every principle, one random comparison between the first response down the
+//! overall ranking whose rating on that principle differs from another's, and one of those others; with both rationales.
+
+use rand::{Rng, RngExt};
+
+use super::{Message, PreferencePair, Role};
+
+/// One aspect's rating of one response.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Rating {
+    /// The principle's name: `helpfulness`, `honesty`, `instruction_following`, `truthfulness`.
+    pub principle: String,
+    /// None where the annotator gave none ("N/A").
+    pub rating: Option<f64>,
+    #[serde(default)]
+    pub rationale: Option<String>,
+}
+
+/// One response with its ratings.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct RankedResponse {
+    pub text: String,
+    /// The system prompt it was written under; it is imitated with it and judged without it.
+    #[serde(default)]
+    pub system: Option<String>,
+    pub ratings: Vec<Rating>,
+}
+
+impl RankedResponse {
+    /// The mean of the ratings that were given.
+    fn overall(&self) -> Option<f64> {
+        let given: Vec<f64> = self
+            .ratings
+            .iter()
+            .filter_map(|rating| rating.rating)
+            .collect();
+        (!given.is_empty()).then(|| given.iter().sum::<f64>() / given.len() as f64)
+    }
+
+    fn rated(&self, principle: &str) -> Option<(f64, Option<&str>)> {
+        let found = self
+            .ratings
+            .iter()
+            .find(|rating| rating.principle == principle)?;
+        // The released code's filter: such rationales speak of the annotator's "Text 1" to "Text 4".
+        let rationale = found.rationale.as_deref();
+        if rationale.is_some_and(|text| text.contains("Text")) {
+            return None;
+        }
+        Some((found.rating?, rationale))
+    }
+}
+
+/// One prompt with its responses.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct RankedPrompt {
+    #[serde(default)]
+    pub id: Option<String>,
+    pub instruction: String,
+    pub responses: Vec<RankedResponse>,
+}
+
+impl RankedPrompt {
+    /// Responses with a rating, best first; of equally rated ones the longer is better.
+    fn ranking(&self) -> Vec<(&RankedResponse, f64)> {
+        let mut ranked: Vec<_> = self
+            .responses
+            .iter()
+            .filter_map(|response| Some((response, response.overall()?)))
+            .collect();
+        ranked.sort_by(|(a, x), (b, y)| {
+            y.total_cmp(x)
+                .then_with(|| b.text.chars().count().cmp(&a.text.chars().count()))
+        });
+        ranked
+    }
+
+    fn pair(&self, chosen: &RankedResponse, rejected: &RankedResponse) -> PreferencePair {
+        let system = chosen
+            .system
+            .iter()
+            .map(|text| Message::new(Role::System, text));
+        PreferencePair {
+            id: self.id.clone(),
+            messages: system
+                .chain([Message::new(Role::User, &self.instruction)])
+                .collect(),
+            chosen: chosen.text.clone(),
+            rejected: rejected.text.clone(),
+            principles: Vec::new(),
+            rationale: None,
+            sft: false,
+            judge: true,
+        }
+    }
+
+    /// The base set: at most one pair, imitated and, unless all ratings are equal, judged.
+    pub fn base(&self, rng: &mut impl Rng) -> Option<PreferencePair> {
+        let ranking = self.ranking();
+        let (best, top) = *ranking.first()?;
+        let lower: Vec<_> = ranking.iter().filter(|(_, rating)| *rating < top).collect();
+        let mut pair = if lower.is_empty() {
+            let mut pair = self.pair(best, best);
+            pair.judge = false;
+            pair
+        } else {
+            self.pair(best, lower[rng.random_range(0..lower.len())].0)
+        };
+        pair.sft = true;
+        Some(pair)
+    }
+
+    /// The principled set: the best response to imitate, then at most one judged pair for each of `principles`.
+    pub fn principled(&self, principles: &[&str], rng: &mut impl Rng) -> Vec<PreferencePair> {
+        let ranking = self.ranking();
+        let Some((best, _)) = ranking.first() else {
+            return Vec::new();
+        };
+        let mut imitated = self.pair(best, best);
+        (imitated.sft, imitated.judge) = (true, false);
+        let mut pairs = vec![imitated];
+        for &principle in principles {
+            let rated: Vec<_> = ranking
+                .iter()
+                .filter_map(|(response, _)| Some((*response, response.rated(principle)?)))
+                .collect();
+            let Some((one, others)) = rated.iter().find_map(|one| {
+                let others: Vec<_> = rated.iter().filter(|other| other.1.0 != one.1.0).collect();
+                (!others.is_empty()).then_some((one, others))
+            }) else {
+                continue;
+            };
+            let other = others[rng.random_range(0..others.len())];
+            let (better, worse) = if one.1.0 > other.1.0 {
+                (one, other)
+            } else {
+                (other, one)
+            };
+            let mut pair = self.pair(better.0, worse.0);
+            pair.principles = vec![principle.to_owned()];
+            let rationales = [better.1.1, worse.1.1];
+            if rationales.iter().any(Option::is_some) {
+                let texts: Vec<&str> = rationales.into_iter().flatten().collect();
+                pair.rationale = Some(texts.join("\n"));
+            }
+            pairs.push(pair);
+        }
+        pairs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    fn response(
+        text: &str,
+        helpful: Option<f64>,
+        honest: Option<f64>,
+        why: &str,
+    ) -> RankedResponse {
+        let rating = |principle: &str, rating| Rating {
+            principle: principle.into(),
+            rating,
+            rationale: Some(why.into()),
+        };
+        RankedResponse {
+            text: text.into(),
+            system: Some(format!("system of {text}")),
+            ratings: vec![rating("helpfulness", helpful), rating("honesty", honest)],
+        }
+    }
+
+    fn prompt(responses: Vec<RankedResponse>) -> RankedPrompt {
+        RankedPrompt {
+            id: None,
+            instruction: "do it".into(),
+            responses,
+        }
+    }
+
+    #[test]
+    fn the_best_is_imitated_with_its_system_prompt_and_beats_a_strictly_lower_one() {
+        let prompt = prompt(vec![
+            response("low", Some(1.0), Some(2.0), ""),
+            response("top", Some(5.0), None, ""),
+            response("top and longer", Some(4.0), Some(6.0), ""),
+            response("unrated", None, None, ""),
+        ]);
+        for seed in 0..20 {
+            let pair = prompt.base(&mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
+            // Both tops average 5; the longer wins, and the other top is never its loser.
+            assert_eq!(
+                (pair.chosen.as_str(), pair.rejected.as_str()),
+                ("top and longer", "low")
+            );
+            assert_eq!(
+                pair.messages[0],
+                Message::new(Role::System, "system of top and longer")
+            );
+            assert!(pair.sft && pair.judge);
+        }
+    }
+
+    #[test]
+    fn tied_prompts_are_imitated_but_not_judged() {
+        let tied = prompt(vec![
+            response("a", Some(3.0), Some(3.0), ""),
+            response("bb", Some(3.0), Some(3.0), ""),
+        ]);
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let pair = tied.base(&mut rng).unwrap();
+        assert!(pair.sft && !pair.judge);
+        assert_eq!(pair.chosen, "bb");
+        assert_eq!(
+            tied.principled(&["helpfulness", "honesty"], &mut rng).len(),
+            1
+        );
+        assert!(prompt(vec![]).base(&mut rng).is_none());
+    }
+
+    #[test]
+    fn principles_prefer_by_their_own_rating() {
+        let prompt = prompt(vec![
+            response("kind liar", Some(5.0), Some(1.0), "pleasant"),
+            response("blunt", Some(2.0), Some(3.0), "plain"),
+            response("bad note", Some(1.0), Some(5.0), "Text 3 is vague"),
+        ]);
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let pairs = prompt.principled(&["helpfulness", "honesty", "absent"], &mut rng);
+        assert_eq!(pairs.len(), 3);
+        assert!(pairs[0].sft && !pairs[0].judge);
+        let by = |at: usize| {
+            (
+                pairs[at].principles[0].as_str(),
+                pairs[at].chosen.as_str(),
+                pairs[at].rejected.as_str(),
+            )
+        };
+        assert_eq!(by(1), ("helpfulness", "kind liar", "blunt"));
+        assert_eq!(by(2), ("honesty", "blunt", "kind liar"));
+        assert_eq!(pairs[2].rationale.as_deref(), Some("plain\npleasant"));
+    }
+}

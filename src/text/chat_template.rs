@@ -1,0 +1,354 @@
+//! Chat templates: a conversation becomes the prompt a model was trained on, with contents marked untrusted.
+//!
+//! # Whose character is it?
+//! A template is a program that may do anything with a message. It is rendered plainly, which gives the text,
+//! and once more over stand-ins (see [`super::stand_in`]), which gives the origin of each character:
+//!
+//! 1. If the rendering over stand-ins, put back, is the plain one, the origin of every character is known.
+//! 2. If not, the template looks into contents (Qwen 3 splits at `</think>`). String literals of the template
+//!    that occur in contents are left readable, as few as will do. Where the output then differs from the
+//!    rendering over stand-ins, those literals may be the template's or a message's, and count as untrusted.
+//! 3. If even that does not lead to the plain text (a template that capitalises, say), the rendering over
+//!    stand-ins is the result: the template treats contents as opaque, and roles stay unforgeable.
+//!
+//! Deviation from transformers: step 3 only, said once per template in the log. What this does not cover is a
+//! template that compares a content with a literal and then outputs a *part* of that literal cut from the content.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use minijinja::value::Serde;
+use minijinja::{Environment, Value};
+
+use super::rendered::{Rendered, merge};
+use super::stand_in::{StandIns, is_telling, occurrences};
+use super::template_source::{find, pass_through_generation, string_literals};
+use super::{SpecialTokens, TextError, jinja};
+use crate::preference::Message;
+
+/// A compiled chat template with the special tokens it may name. Cheap to clone, shared by threads.
+#[derive(Clone)]
+pub struct ChatTemplate(Arc<Inner>);
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate")
+            .field("special_tokens", &self.0.special_tokens)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    env: Environment<'static>,
+    special_tokens: SpecialTokens,
+    /// String literals by which the template may recognise something in a content.
+    literals: Vec<String>,
+    /// Characters of the template and the special tokens that lie where stand-ins are taken from.
+    taken: HashSet<char>,
+    warned: AtomicBool,
+}
+
+/// What besides the messages goes into a rendering.
+#[derive(Debug, Clone, Default)]
+pub struct RenderOptions {
+    /// Whether to open the assistant's turn at the end.
+    pub add_generation_prompt: bool,
+    /// Further variables, e.g. `enable_thinking`. They are trusted: nothing from outside belongs here.
+    pub variables: BTreeMap<String, serde_json::Value>,
+    /// What `strftime_now` tells, in Unix seconds; the present when `None`. Set it where prompts must repeat.
+    pub now: Option<i64>,
+}
+
+impl RenderOptions {
+    /// The options under which a model is asked to answer.
+    pub fn for_generation() -> Self {
+        Self {
+            add_generation_prompt: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// Bytes rendered in step 2 at most, so that no content can make a rendering take long.
+const MAX_TRIAL_BYTES: usize = 32 << 20;
+
+impl ChatTemplate {
+    /// The template of a model's directory: `chat_template.jinja`, else that of `tokenizer_config.json`.
+    pub fn from_model_dir(dir: &Path) -> Result<Self, TextError> {
+        Self::from_source(&find(dir)?, SpecialTokens::from_model_dir(dir)?)
+    }
+
+    /// A template given as Jinja source.
+    pub fn from_source(source: &str, special_tokens: SpecialTokens) -> Result<Self, TextError> {
+        let literals = string_literals(source);
+        let texts = [source]
+            .into_iter()
+            .chain(special_tokens.iter().map(|(_, token)| token));
+        Ok(Self(Arc::new(Inner {
+            env: jinja::compile(&pass_through_generation(source))?,
+            taken: texts
+                .chain(literals.iter().map(String::as_str))
+                .flat_map(str::chars)
+                .filter(far_out)
+                .collect(),
+            literals: literals
+                .into_iter()
+                .filter(|literal| is_telling(literal))
+                .collect(),
+            special_tokens,
+            warned: AtomicBool::new(false),
+        })))
+    }
+
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.0.special_tokens
+    }
+
+    /// Renders a conversation. `untrusted` of the result covers what came from message contents; white space
+    /// at the ends of a content may be left out of it.
+    ///
+    /// # Errors
+    /// What the template objects to (`raise_exception`, roles out of turn), and its own mistakes.
+    pub fn render(
+        &self,
+        messages: &[Message],
+        options: &RenderOptions,
+    ) -> Result<Rendered, TextError> {
+        let contents: Vec<&str> = messages
+            .iter()
+            .map(|message| message.content.as_str())
+            .collect();
+        let run = Run {
+            template: &self.0,
+            messages,
+            base: self.0.base_context(options),
+        };
+        let plain = run.render(contents.iter().copied())?;
+        let variables: HashSet<char> = options
+            .variables
+            .values()
+            .flat_map(|value| {
+                value
+                    .to_string()
+                    .chars()
+                    .filter(far_out)
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        let stand_ins = StandIns::for_contents(contents.iter().copied(), |c| {
+            self.0.taken.contains(&c) || variables.contains(&c)
+        })?;
+        if stand_ins.is_empty() {
+            return Ok(Rendered {
+                text: plain,
+                untrusted: vec![],
+            });
+        }
+        let opaque = run.render(
+            contents
+                .iter()
+                .map(|content| stand_ins.replace(content, [])),
+        );
+        if let Ok(opaque) = &opaque
+            && stand_ins.restore(opaque) == plain
+        {
+            return Ok(Rendered {
+                untrusted: stand_ins.ranges(opaque),
+                text: plain,
+            });
+        }
+        if let Some((marked, readable)) = run.fewest_readable(&contents, &stand_ins, &plain) {
+            let mut untrusted = stand_ins.ranges(&marked);
+            let doubtful = match &opaque {
+                Ok(opaque) => difference(&marked, opaque),
+                Err(_) => 0..marked.len(),
+            };
+            untrusted.extend(readable_in(&marked, doubtful, &readable, &stand_ins));
+            return Ok(Rendered {
+                text: plain,
+                untrusted: merge(untrusted),
+            });
+        }
+        let opaque = opaque?;
+        if !self.0.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "this chat template changes message contents in a way that cannot be followed; \
+                 contents are inserted as they are"
+            );
+        }
+        Ok(Rendered {
+            untrusted: stand_ins.ranges(&opaque),
+            text: stand_ins.restore(&opaque),
+        })
+    }
+}
+
+/// Whether a character could be taken for a stand-in.
+fn far_out(c: &char) -> bool {
+    *c as u32 >= 0xF_0000
+}
+
+impl Inner {
+    /// What transformers passes, without the messages.
+    fn base_context(&self, options: &RenderOptions) -> Vec<(String, Value)> {
+        let mut context: Vec<(String, Value)> = vec![
+            ("tools".to_owned(), Value::from(())),
+            ("documents".to_owned(), Value::from(())),
+        ];
+        context.extend(
+            self.special_tokens
+                .iter()
+                .map(|(name, token)| (name.to_owned(), Value::from(token))),
+        );
+        let variables = options.variables.iter();
+        context.extend(variables.map(|(name, value)| (name.clone(), Value::from(Serde(value)))));
+        context.push((
+            "add_generation_prompt".to_owned(),
+            Value::from(options.add_generation_prompt),
+        ));
+        if let Some(now) = options.now {
+            context.push((jinja::NOW.to_owned(), Value::from(now)));
+        }
+        context
+    }
+}
+
+/// One conversation to be rendered several times, with contents exchanged.
+struct Run<'a> {
+    template: &'a Inner,
+    messages: &'a [Message],
+    base: Vec<(String, Value)>,
+}
+
+impl Run<'_> {
+    fn render<S: Into<Value>>(
+        &self,
+        contents: impl Iterator<Item = S>,
+    ) -> Result<String, TextError> {
+        let messages: Vec<Value> = self
+            .messages
+            .iter()
+            .zip(contents)
+            .map(|(message, content)| {
+                Value::from_pairs([
+                    ("role", Value::from(message.role.as_str())),
+                    ("content", content.into()),
+                ])
+            })
+            .collect();
+        let mut context = self.base.clone();
+        context.push(("messages".to_owned(), Value::from(messages)));
+        jinja::render(&self.template.env, Value::from_pairs(context)).map_err(|error| {
+            TextError::Render(match error.detail() {
+                Some(detail) => detail.to_owned(),
+                None => error.to_string(),
+            })
+        })
+    }
+
+    /// Leaves in contents as few literals of the template readable as still give the plain text. Returns the
+    /// rendering with stand-ins and those literals, or `None` where it takes more than literals.
+    fn fewest_readable(
+        &self,
+        contents: &[&str],
+        stand_ins: &StandIns,
+        plain: &str,
+    ) -> Option<(String, Vec<String>)> {
+        let literals = self.template.literals.iter();
+        let present: Vec<&String> = literals
+            .filter(|literal| {
+                contents
+                    .iter()
+                    .any(|content| content.contains(literal.as_str()))
+            })
+            .collect();
+        // readable[m] are the literals left readable in message m
+        let mut readable: Vec<Vec<&str>> = contents
+            .iter()
+            .map(|content| {
+                let literals = present.iter().map(|literal| literal.as_str());
+                literals
+                    .filter(|literal| content.contains(literal))
+                    .collect()
+            })
+            .collect();
+        let mut bytes_left = MAX_TRIAL_BYTES;
+        // `Err` means that there was no time for it
+        let mut attempt = |readable: &[Vec<&str>]| -> Result<Option<String>, ()> {
+            let cost = 4 * plain.len() + 1024;
+            bytes_left = bytes_left.checked_sub(cost).ok_or(())?;
+            let contents = contents.iter().zip(readable);
+            let contents =
+                contents.map(|(content, kept)| stand_ins.replace(content, kept.iter().copied()));
+            let marked = self.render(contents).ok();
+            Ok(marked.filter(|marked| stand_ins.restore(marked) == plain))
+        };
+        let mut best = attempt(&readable).ok()??;
+        // whole literals first: most are words like "user" that the template asks of the role, not the content
+        for literal in &present {
+            let mut fewer = readable.clone();
+            fewer
+                .iter_mut()
+                .for_each(|kept| kept.retain(|kept| kept != literal));
+            if let Some(marked) = attempt(&fewer).ok()? {
+                (best, readable) = (marked, fewer);
+            }
+        }
+        'messages: for message in 0..readable.len() {
+            for literal in readable[message].clone() {
+                let mut fewer = readable.clone();
+                fewer[message].retain(|kept| *kept != literal);
+                match attempt(&fewer) {
+                    Ok(Some(marked)) => (best, readable) = (marked, fewer),
+                    Ok(None) => {}
+                    Err(()) => break 'messages, // what is left readable counts as untrusted all the same
+                }
+            }
+        }
+        let needed: HashSet<&str> = readable.into_iter().flatten().collect();
+        Some((best, needed.into_iter().map(str::to_owned).collect()))
+    }
+}
+
+/// The bytes of `a` that are neither in the common start nor in the common end of `a` and `b`.
+fn difference(a: &str, b: &str) -> Range<usize> {
+    let same = |(x, y): &(char, char)| x == y;
+    let start: usize = a
+        .chars()
+        .zip(b.chars())
+        .take_while(same)
+        .map(|(c, _)| c.len_utf8())
+        .sum();
+    let (rest_a, rest_b) = (&a[start..], &b[start..]);
+    let ends = rest_a.chars().rev().zip(rest_b.chars().rev());
+    let end: usize = ends.take_while(same).map(|(c, _)| c.len_utf8()).sum();
+    start..a.len() - end
+}
+
+/// Where literals that were left readable occur in, or reach into, the doubtful bytes of a rendering; as
+/// ranges of the restored text.
+fn readable_in(
+    marked: &str,
+    doubtful: Range<usize>,
+    readable: &[String],
+    stand_ins: &StandIns,
+) -> Vec<Range<usize>> {
+    let found = readable
+        .iter()
+        .flat_map(|literal| occurrences(marked, literal))
+        .filter(|found| found.start < doubtful.end && doubtful.start < found.end)
+        .collect();
+    let (mut marked_at, mut at) = (0, 0);
+    let mut place = |to: usize| {
+        at += stand_ins.restore(&marked[marked_at..to]).len();
+        marked_at = to;
+        at
+    };
+    let places = merge(found).into_iter();
+    places
+        .map(|found| place(found.start)..place(found.end))
+        .collect()
+}

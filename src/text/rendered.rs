@@ -1,0 +1,118 @@
+//! Text that remembers which of its bytes came from outside, and what it was encoded to.
+
+use std::ops::Range;
+
+use super::TextError;
+
+/// A prompt with its provenance: `untrusted` are the byte ranges of `text` that came from outside (a user's
+/// message, a candidate answer). Control tokens are recognised in the other bytes only.
+///
+/// Ranges are sorted, disjoint and not empty when made by this type's methods; [`Rendered::untrusted_ranges`]
+/// restores that for ranges made by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rendered {
+    pub text: String,
+    pub untrusted: Vec<Range<usize>>,
+}
+
+impl Rendered {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends text of our own making, in which control tokens count.
+    pub fn push_trusted(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    /// Appends text from outside and says where it now lies.
+    pub fn push_untrusted(&mut self, text: &str) -> Range<usize> {
+        let range = self.text.len()..self.text.len() + text.len();
+        self.text.push_str(text);
+        match self.untrusted.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.untrusted.push(range.clone()),
+        }
+        range
+    }
+
+    /// The untrusted ranges sorted, merged and without empty ones.
+    ///
+    /// # Errors
+    /// A range that is reversed or reaches beyond the text.
+    pub(super) fn untrusted_ranges(&self) -> Result<Vec<Range<usize>>, TextError> {
+        for range in &self.untrusted {
+            if range.start > range.end || range.end > self.text.len() {
+                return Err(TextError::BadRange {
+                    start: range.start,
+                    end: range.end,
+                    len: self.text.len(),
+                });
+            }
+        }
+        Ok(merge(self.untrusted.clone()))
+    }
+}
+
+/// Sorts ranges, joins those that touch or overlap and drops empty ones.
+pub(super) fn merge(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    ranges.retain(|range| !range.is_empty());
+    ranges.sort_by_key(|range| range.start);
+    ranges.dedup_by(|next, last| {
+        let joined = next.start <= last.end;
+        if joined {
+            last.end = last.end.max(next.end);
+        }
+        joined
+    });
+    ranges
+}
+
+/// Token ids with the bytes of the text each stands for.
+///
+/// `offsets[i]` is the byte range of `ids[i]` in [`Rendered::text`]. Tokens that are parts of one character
+/// (byte-level pieces of an emoji) share that character's range; a prefix space that the tokenizer makes up has
+/// an empty range, or shares that of the first character.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded {
+    pub ids: Vec<u32>,
+    pub offsets: Vec<Range<usize>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pushes_record_where_untrusted_text_lies() {
+        let mut rendered = Rendered::new();
+        rendered.push_trusted("<user>");
+        assert_eq!(rendered.push_untrusted("hé"), 6..9);
+        assert_eq!(rendered.push_untrusted("!"), 9..10);
+        assert_eq!(rendered.push_untrusted(""), 10..10);
+        rendered.push_trusted("<end>");
+        assert_eq!(rendered.push_untrusted("x"), 15..16);
+        assert_eq!(rendered.text, "<user>hé!<end>x");
+        assert_eq!(rendered.untrusted, [6..10, 15..16]);
+    }
+
+    #[test]
+    fn ranges_made_by_hand_are_put_in_order_or_refused() {
+        let rendered = Rendered {
+            text: "0123456789".to_owned(),
+            untrusted: vec![6..8, 1..3, 2..5, 5..5],
+        };
+        assert_eq!(rendered.untrusted_ranges().unwrap(), [1..5, 6..8]);
+        for bad in [Range { start: 3, end: 2 }, 4..11] {
+            let rendered = Rendered {
+                text: "0123456789".to_owned(),
+                untrusted: vec![bad],
+            };
+            assert!(matches!(
+                rendered.untrusted_ranges(),
+                Err(TextError::BadRange { .. })
+            ));
+        }
+    }
+}

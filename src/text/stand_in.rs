@@ -1,0 +1,188 @@
+//! Stand-ins: how the origin of every rendered character is known although a template is an arbitrary program.
+//!
+//! A template is rendered over contents in which every character is replaced by a private-use character that
+//! stands for it. Whatever the template concatenates, cuts, trims or repeats, a stand-in in its output came from
+//! a message, and putting the characters back gives the text. Lengths stay what they are. White space, quotes,
+//! backslashes and control characters stand for themselves, so that trimming and `tojson` work.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::TextError;
+use super::rendered::merge;
+
+/// The private-use planes: characters nobody's text needs, and if it does, they are replaced like all others.
+const PLANES: [Range<u32>; 2] = [0xF_0000..0xF_FFFE, 0x10_0000..0x10_FFFE];
+
+/// Characters and their stand-ins.
+pub(super) struct StandIns {
+    ascii: [Option<char>; 128],
+    others: HashMap<char, char>,
+    meant: HashMap<char, char>,
+}
+
+/// Whether a character stands for itself. None of these can be part of a control token by itself, and
+/// templates trim, split and escape at them.
+fn stands_for_itself(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || c == '"' || c == '\\'
+}
+
+impl StandIns {
+    /// Stand-ins for all characters of `contents`, none of which occurs in `frame`.
+    ///
+    /// # Errors
+    /// More than about 131,000 different characters.
+    pub(super) fn for_contents<'a>(
+        contents: impl IntoIterator<Item = &'a str>,
+        frame: impl Fn(char) -> bool,
+    ) -> Result<Self, TextError> {
+        let mut free = PLANES
+            .into_iter()
+            .flatten()
+            .filter_map(char::from_u32)
+            .filter(|&c| !frame(c));
+        let mut stand_ins = Self {
+            ascii: [None; 128],
+            others: HashMap::new(),
+            meant: HashMap::new(),
+        };
+        for c in contents.into_iter().flat_map(str::chars) {
+            if stands_for_itself(c) || stand_ins.of(c).is_some() {
+                continue;
+            }
+            let stand_in = free
+                .next()
+                .ok_or(TextError::TooManyCharacters(stand_ins.meant.len()))?;
+            match stand_ins.ascii.get_mut(c as usize) {
+                Some(slot) => *slot = Some(stand_in),
+                None => {
+                    stand_ins.others.insert(c, stand_in);
+                }
+            }
+            stand_ins.meant.insert(stand_in, c);
+        }
+        Ok(stand_ins)
+    }
+
+    /// Whether nothing needs a stand-in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.meant.is_empty()
+    }
+
+    fn of(&self, c: char) -> Option<char> {
+        match self.ascii.get(c as usize) {
+            Some(stand_in) => *stand_in,
+            None => self.others.get(&c).copied(),
+        }
+    }
+
+    /// A content with its characters replaced, except in occurrences of the `readable` strings.
+    pub(super) fn replace<'r>(
+        &self,
+        content: &str,
+        readable: impl IntoIterator<Item = &'r str>,
+    ) -> String {
+        let kept: Vec<Range<usize>> = readable
+            .into_iter()
+            .flat_map(|literal| occurrences(content, literal))
+            .collect();
+        let mut kept = merge(kept).into_iter().peekable();
+        let mut out = String::with_capacity(content.len() * 4);
+        for (at, c) in content.char_indices() {
+            while kept.peek().is_some_and(|range| range.end <= at) {
+                kept.next();
+            }
+            let keep = kept.peek().is_some_and(|range| range.start <= at);
+            let stand_in = if keep { None } else { self.of(c) };
+            out.push(stand_in.unwrap_or(c));
+        }
+        out
+    }
+
+    /// The text that is meant by a rendering with stand-ins.
+    pub(super) fn restore(&self, marked: &str) -> String {
+        marked
+            .chars()
+            .map(|c| self.meant.get(&c).copied().unwrap_or(c))
+            .collect()
+    }
+
+    /// Where the characters of contents lie in [`StandIns::restore`]d text: stand-ins, and between two of them
+    /// characters that stand for themselves.
+    pub(super) fn ranges(&self, marked: &str) -> Vec<Range<usize>> {
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        let mut at = 0;
+        let mut seam = true; // whether the frame has spoken since the last stand-in
+        for c in marked.chars() {
+            let Some(meant) = self.meant.get(&c) else {
+                at += c.len_utf8();
+                seam |= !stands_for_itself(c);
+                continue;
+            };
+            let end = at + meant.len_utf8();
+            match ranges.last_mut() {
+                Some(last) if !seam => last.end = end,
+                _ => ranges.push(at..end),
+            }
+            seam = false;
+            at = end;
+        }
+        ranges
+    }
+}
+
+/// Every occurrence of `literal`, overlapping ones too.
+pub(super) fn occurrences(text: &str, literal: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(at) = text[from..].find(literal).filter(|_| !literal.is_empty()) {
+        let start = from + at;
+        found.push(start..start + literal.len());
+        from = start + literal.chars().next().map_or(1, char::len_utf8);
+    }
+    found
+}
+
+/// Whether a template could tell a content with stand-ins from the content by this literal.
+pub(super) fn is_telling(literal: &str) -> bool {
+    !literal.chars().all(stands_for_itself)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_replaced_comes_back_and_is_located() {
+        let contents = ["  hé \"x\"\n", "</think>b\u{F0000}"];
+        let stand_ins = StandIns::for_contents(contents, |c| c == '\u{F0001}').unwrap();
+        let marked: Vec<String> = contents.iter().map(|c| stand_ins.replace(c, [])).collect();
+        assert!(
+            !marked
+                .concat()
+                .contains(['h', 'é', 'x', '<', 'b', '\u{F0001}'])
+        );
+        assert_eq!(
+            marked[0].chars().count(),
+            contents[0].chars().count(),
+            "lengths stay"
+        );
+        let rendered = format!("<u>{}<a>{}<e>", marked[0].trim(), marked[1]);
+        let text = stand_ins.restore(&rendered);
+        assert_eq!(text, "<u>hé \"x\"<a></think>b\u{F0000}<e>");
+        let ranges = stand_ins.ranges(&rendered);
+        let parts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
+        assert_eq!(parts, ["hé \"x", "</think>b\u{F0000}"]);
+    }
+
+    #[test]
+    fn readable_literals_stay() {
+        let stand_ins = StandIns::for_contents(["a<b><b>c"], |_| false).unwrap();
+        let marked = stand_ins.replace("a<b><b>c", ["<b>", "><"]);
+        assert!(marked.contains("<b><b>") && !marked.contains('a') && !marked.contains('c'));
+        assert_eq!(stand_ins.restore(&marked), "a<b><b>c");
+        assert_eq!(occurrences("aaa", "aa"), [0..2, 1..3]);
+        assert!(occurrences("aaa", "").is_empty());
+        assert_eq!(occurrences("éé", "é"), [0..2, 2..4]);
+    }
+}

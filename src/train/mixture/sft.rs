@@ -1,0 +1,229 @@
+//! The SFT half of the mixture: the preferred dialogue, every assistant turn of it supervised.
+
+use std::ops::Range;
+
+use super::{Built, ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
+use crate::judge::tokens_within;
+use crate::preference::{Message, PreferencePair, Role};
+use crate::text::{RenderOptions, Rendered};
+
+/// A dialogue in tokens.
+struct Dialogue {
+    ids: Vec<u32>,
+    supervised: Vec<bool>,
+    /// Token ranges of messages before the last answer: what may be cut.
+    contents: Vec<Range<usize>>,
+    /// Tokens of the last answer.
+    answer: Range<usize>,
+    last_turn_only: bool,
+}
+
+impl Mixture {
+    /// The pair's imitation example, unless it must be dropped.
+    pub(super) fn sft(&self, pair: &PreferencePair, report: &mut MixtureReport) -> Option<Built> {
+        if pair.chosen.trim().is_empty() {
+            report.sft_empty += 1;
+            return None;
+        }
+        match self.fit_dialogue(pair, report) {
+            Ok(example) => Some(Built {
+                example,
+                label: None,
+            }),
+            Err(refusal) => {
+                report.sft_refused += 1;
+                report.refuse(refusal);
+                None
+            }
+        }
+    }
+
+    fn fit_dialogue(
+        &self,
+        pair: &PreferencePair,
+        report: &mut MixtureReport,
+    ) -> Result<TrainExample, Refusal> {
+        let max = self.options.max_length;
+        let mut messages = pair.messages.clone();
+        messages.push(Message::new(Role::Assistant, &pair.chosen));
+        let mut dialogue = self.dialogue(&messages)?;
+        let mut context_cut = false;
+        while dialogue.ids.len() > max && drop_oldest(&mut messages) {
+            dialogue = self.dialogue(&messages)?;
+            context_cut = true;
+        }
+        let mut answer_cut = false;
+        if dialogue.ids.len() > max {
+            let (context, answer) = shrink(&mut dialogue, max);
+            context_cut |= context;
+            answer_cut = answer;
+        }
+        report.sft_last_turn_only += u64::from(dialogue.last_turn_only);
+        report.sft_context_cut += u64::from(context_cut);
+        report.sft_answer_cut += u64::from(answer_cut);
+        Ok(TrainExample {
+            weights: dialogue
+                .supervised
+                .iter()
+                .map(|&on| f32::from(on))
+                .collect(),
+            ids: dialogue.ids,
+            kind: ExampleKind::Sft,
+        })
+    }
+
+    fn render(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, Refusal> {
+        let options = RenderOptions {
+            add_generation_prompt,
+            ..RenderOptions::default()
+        };
+        Ok(self.chat.render(messages, &options)?)
+    }
+
+    /// Encodes a dialogue that ends with an assistant turn.
+    ///
+    /// An assistant turn's span reaches from the end of the prompt that asks for it to the end of the conversation with it. Both
+    /// must be beginnings of the whole conversation's rendering. Where that fails for an earlier turn (templates that
+    /// treat the last turn specially), only the last one is supervised; where it fails for the last one, the model could
+    /// not be asked for this answer in this form at all.
+    fn dialogue(&self, messages: &[Message]) -> Result<Dialogue, Refusal> {
+        let full = self.render(messages, false)?;
+        let last = messages.len() - 1;
+        let head = self.render(&messages[..last], true)?.text;
+        if !full.text.starts_with(&head) {
+            return Err(Refusal::Prefix);
+        }
+        let answer = without_trailing_space(&full, head.len()..full.text.len());
+        let mut spans = vec![answer.clone()];
+        let mut last_turn_only = false;
+        for turn in (0..last).filter(|turn| messages[*turn].role == Role::Assistant) {
+            match self.earlier_turn(messages, turn, &full) {
+                Some(span) => spans.push(span),
+                None => last_turn_only = true,
+            }
+        }
+        if last_turn_only {
+            spans.truncate(1);
+        }
+        let encoded = self.tokenizer.encode_rendered(&full)?;
+        let mut supervised = vec![false; encoded.ids.len()];
+        // A token that straddles the seam between prompt and answer is the answer's first: it ends within the span.
+        let tokens = |span: &Range<usize>| {
+            let start = encoded
+                .offsets
+                .partition_point(|token| token.end <= span.start);
+            start..tokens_within(&encoded, span).end.max(start)
+        };
+        for span in &spans {
+            supervised[tokens(span)].fill(true);
+        }
+        let contents = full
+            .untrusted
+            .iter()
+            .filter(|range| range.end <= head.len())
+            .map(|range| tokens_within(&encoded, range))
+            .collect();
+        let answer = tokens(&answer);
+        Ok(Dialogue {
+            ids: encoded.ids,
+            supervised,
+            contents,
+            answer,
+            last_turn_only,
+        })
+    }
+
+    /// The bytes of an assistant turn that is not the last.
+    fn earlier_turn(
+        &self,
+        messages: &[Message],
+        turn: usize,
+        full: &Rendered,
+    ) -> Option<Range<usize>> {
+        // Templates may refuse a conversation that starts with the assistant, or is empty.
+        let head = self.render(&messages[..turn], true).ok()?.text;
+        let through = self.render(&messages[..=turn], false).ok()?.text;
+        let nested = full.text.starts_with(&through) && through.starts_with(&head);
+        nested.then(|| without_trailing_space(full, head.len()..through.len()))
+    }
+}
+
+/// A turn's span without the white space that follows its end-of-turn mark: generation ends at the mark. A template whose
+/// mark is white space keeps it.
+fn without_trailing_space(full: &Rendered, span: Range<usize>) -> Range<usize> {
+    let inside = |range: &&Range<usize>| range.start >= span.start && range.end <= span.end;
+    let content_end = full
+        .untrusted
+        .iter()
+        .filter(inside)
+        .map(|range| range.end)
+        .max();
+    let closing = &full.text[content_end.unwrap_or(span.end)..span.end];
+    match closing.trim_end() {
+        "" => span,
+        mark => span.start..span.end - (closing.len() - mark.len()),
+    }
+}
+
+/// Drops the oldest exchange, so that the rest starts with a user turn again; false if only one is left.
+fn drop_oldest(messages: &mut Vec<Message>) -> bool {
+    let first = messages
+        .iter()
+        .position(|message| message.role != Role::System)
+        .unwrap_or(0);
+    let next_user = messages
+        .iter()
+        .enumerate()
+        .skip(first + 1)
+        .find(|(_, message)| message.role == Role::User);
+    match next_user {
+        Some((next, _)) => {
+            messages.drain(first..next);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Cuts a dialogue of one exchange to `max` tokens: first the beginnings of what precedes the answer, of which a quarter of
+/// `max` is kept; then the answer's end. Returns which of the two were cut.
+fn shrink(dialogue: &mut Dialogue, max: usize) -> (bool, bool) {
+    let total = dialogue.ids.len();
+    let answer = dialogue.answer.clone();
+    let prompt = answer.start;
+    let keep_answer = answer.len().min(max - prompt.min(max / 4));
+    // White space after the end-of-turn mark goes first: an answer that just fits is not a cut one.
+    let end = answer.start + keep_answer;
+    let mut excess = (prompt + keep_answer).saturating_sub(max);
+    let context_cut = excess > 0;
+    let mut keep = vec![true; total];
+    keep[end..].fill(false);
+    if keep_answer == answer.len() {
+        let room = max.saturating_sub(prompt + keep_answer);
+        keep[end..]
+            .iter_mut()
+            .take(room)
+            .for_each(|kept| *kept = true);
+    }
+    for content in &dialogue.contents {
+        let gone = content.len().min(excess);
+        keep[content.start..content.start + gone].fill(false);
+        excess -= gone;
+    }
+    // A frame that is too long by itself is cut from the left, too.
+    for kept in &mut keep[..prompt] {
+        if excess > 0 && *kept {
+            *kept = false;
+            excess -= 1;
+        }
+    }
+    let mut kept = keep.iter();
+    dialogue.ids.retain(|_| kept.next() == Some(&true));
+    let mut kept = keep.iter();
+    dialogue.supervised.retain(|_| kept.next() == Some(&true));
+    (context_cut, keep_answer < answer.len())
+}

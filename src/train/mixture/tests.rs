@@ -1,0 +1,485 @@
+//! Golden mixtures on a tokenizer of characters, and smoke tests on real data.
+
+use super::*;
+use crate::judge::fixtures::{self, LABELS};
+use crate::preference::{Format, Message, OnMismatch, RecordReader, Role, read_pairs};
+use crate::test_support::shared_data;
+use crate::text::SpecialTokens;
+
+fn mixture(options: MixtureOptions) -> Mixture {
+    let table = PrincipleTable::from_toml(
+        "[[principle]]\nid = 'short'\ntext = 'Shorter wins.'\nnegative = 'Longer wins.'\n\
+         [[principle]]\nid = 'kind'\ntext = 'Kinder wins.'\n[[principle]]\nid = 'd'\ntext = 'best.'\nnegative = 'worst.'",
+    )
+    .unwrap();
+    let (tokenizer, chat) = (fixtures::tokenizer(), fixtures::chat());
+    Mixture::new(tokenizer, chat, fixtures::template(), table, options).unwrap()
+}
+
+fn with_chat(chat: &str, options: MixtureOptions) -> Mixture {
+    let mut mixture = mixture(options);
+    mixture.chat = ChatTemplate::from_source(chat, SpecialTokens::default()).unwrap();
+    mixture
+}
+
+fn pair(turns: &[&str], chosen: &str, rejected: &str) -> PreferencePair {
+    let roles = [Role::User, Role::Assistant].into_iter().cycle();
+    PreferencePair {
+        id: None,
+        messages: turns
+            .iter()
+            .zip(roles)
+            .map(|(text, role)| Message::new(role, *text))
+            .collect(),
+        chosen: chosen.into(),
+        rejected: rejected.into(),
+        principles: Vec::new(),
+        rationale: None,
+        sft: true,
+        judge: true,
+    }
+}
+
+/// The text of an example with its supervised stretches in guillemets.
+fn marked(example: &TrainExample) -> String {
+    assert_eq!(example.ids.len(), example.weights.len());
+    assert_eq!(example.weights[0], 0.0);
+    let mut text = String::new();
+    let mut on = false;
+    for (id, weight) in example.ids.iter().zip(&example.weights) {
+        if (*weight > 0.0) != on {
+            text.push(if on { '»' } else { '«' });
+            on = !on;
+        }
+        text.push_str(&fixtures::decode(&[*id]));
+    }
+    text.push_str(if on { "»" } else { "" });
+    text
+}
+
+fn texts(mixture: &Mixture, pair: &PreferencePair) -> Vec<String> {
+    mixture.examples(0, pair).0.iter().map(marked).collect()
+}
+
+#[test]
+fn a_pair_is_imitated_once_and_judged_twice() {
+    let mixture = mixture(MixtureOptions::default());
+    let (examples, report) = mixture.examples(0, &pair(&["q"], "good", "bad"));
+    let texts: Vec<String> = examples.iter().map(marked).collect();
+    assert_eq!(
+        texts,
+        [
+            "<|user|>q</s><|assistant|>«good</s>»",
+            "<|user|>By: best.\nQ: q\n1: good\n2: bad\nWhich?</s><|assistant|>I say« A»",
+            "<|user|>By: best.\nQ: q\n1: bad\n2: good\nWhich?</s><|assistant|>I say« B»",
+        ]
+    );
+    let last = |example: &TrainExample| {
+        (
+            *example.ids.last().unwrap(),
+            *example.weights.last().unwrap(),
+        )
+    };
+    assert_eq!(last(&examples[0]), (fixtures::EOS, 1.0));
+    assert_eq!(last(&examples[1]), (LABELS[0], 1.0));
+    assert_eq!(last(&examples[2]), (LABELS[1], 1.0));
+    assert_eq!((report.sft_examples, report.sft_supervised), (1, 5));
+    assert_eq!((report.judge_examples, report.judge_supervised), (2, 2));
+    assert_eq!((report.sft_weight, report.judge_weight), (5.0, 2.0));
+}
+
+#[test]
+fn every_assistant_turn_is_supervised_with_its_end() {
+    let mixture = mixture(MixtureOptions::default());
+    let mut talk = pair(&["q", "x", "r"], "y", "z");
+    talk.messages.insert(0, Message::new(Role::System, "s"));
+    assert_eq!(
+        texts(&mixture, &talk)[0],
+        "(s)<|user|>q</s><|assistant|>«x</s>»<|user|>r</s><|assistant|>«y</s>»"
+    );
+    // The same text in a user turn is not taken for an assistant's.
+    let echo = pair(&["x</s>", "x", "x"], "x", "z");
+    assert_eq!(texts(&mixture, &echo)[0].matches('«').count(), 2);
+}
+
+#[test]
+fn flags_turn_the_halves_off_and_equal_answers_are_not_judged() {
+    let mixture = mixture(MixtureOptions::default());
+    let mut judged = pair(&["q"], "a", "b");
+    judged.sft = false;
+    assert_eq!(mixture.examples(0, &judged).0.len(), 2);
+    let mut imitated = pair(&["q"], "a", "b");
+    imitated.judge = false;
+    assert_eq!(mixture.examples(0, &imitated).0.len(), 1);
+    let (examples, report) = mixture.examples(0, &pair(&["q"], "a", "a"));
+    assert_eq!((examples.len(), report.judge_equal), (1, 1));
+    let (examples, report) = mixture.examples(0, &pair(&["q"], " ", "a"));
+    assert_eq!((examples.len(), report.sft_empty), (2, 1));
+}
+
+#[test]
+fn white_space_after_the_end_of_turn_is_not_supervised() {
+    let chat = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{{ '\n' }}{% endfor %}\
+                {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let mixture = with_chat(chat, MixtureOptions::default());
+    assert_eq!(
+        texts(&mixture, &pair(&["q", "x", "r"], "y ", "z"))[0],
+        "<|user|>q</s>\n<|assistant|>«x</s>»\n<|user|>r</s>\n<|assistant|>«y </s>»\n"
+    );
+    // Where the line end is all there is, it is the end of turn.
+    let chat = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ '\n' }}{% endfor %}\
+                {% if add_generation_prompt %}assistant:{% endif %}";
+    let mixture = with_chat(chat, MixtureOptions::default());
+    assert_eq!(
+        texts(&mixture, &pair(&["q"], "y", "z"))[0],
+        "user:q\nassistant:«y\n»"
+    );
+}
+
+#[test]
+fn templates_that_treat_the_last_turn_specially_supervise_only_it() {
+    let chat = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if loop.last %}</s>{% endif %}{% endfor %}\
+                {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    let strip = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{% endfor %}";
+    let mixture = with_chat(
+        &chat.replace(
+            "{% if loop.last %}",
+            "{% if loop.last and not add_generation_prompt %}",
+        ),
+        MixtureOptions::default(),
+    );
+    let (examples, report) = mixture.examples(0, &pair(&["q", "x", "r"], "y", "z"));
+    assert_eq!(
+        marked(&examples[0]),
+        "<|user|>q<|assistant|>x<|user|>r<|assistant|>«y</s>»"
+    );
+    assert_eq!(report.sft_last_turn_only, 1);
+    // A prompt that is no beginning of the conversation: the pair is not imitated, and the report says why.
+    let mixture = with_chat(
+        &format!("{{% if add_generation_prompt %}}!{{% endif %}}{strip}"),
+        MixtureOptions::default(),
+    );
+    let (examples, report) = mixture.examples(0, &pair(&["q"], "y", "z"));
+    assert_eq!(examples.len(), 2);
+    assert_eq!(report.sft_refused, 1);
+    assert!(report.first_refusal.unwrap().contains("unlike the prompt"));
+}
+
+#[test]
+fn principles_condition_the_judge_and_negations_flip_it() {
+    let mut named = pair(&["q"], "ok", "okay");
+    (named.sft, named.principles) = (false, vec!["short".into(), "Be brief.".into()]);
+    let plain = mixture(MixtureOptions::default());
+    assert!(texts(&plain, &named)[0].contains("By: * Shorter wins.\n* Be brief.\nQ"));
+    let negating = mixture(MixtureOptions {
+        negation: 1.0,
+        ..MixtureOptions::default()
+    });
+    // One principle without a negation: none is negated.
+    assert!(
+        texts(&negating, &named)[0].contains("Shorter wins.")
+            && texts(&negating, &named)[0].ends_with("« A»")
+    );
+    named.principles.pop();
+    let (examples, report) = negating.examples(0, &named);
+    assert_eq!(
+        examples.iter().map(marked).collect::<Vec<_>>(),
+        [
+            "<|user|>By: Longer wins.\nQ: q\n1: ok\n2: okay\nWhich?</s><|assistant|>I say« B»",
+            "<|user|>By: Longer wins.\nQ: q\n1: okay\n2: ok\nWhich?</s><|assistant|>I say« A»",
+        ]
+    );
+    assert_eq!(report.judge_negated, 1);
+    named.principles.clear();
+    assert!(texts(&negating, &named)[0].contains("By: worst."));
+    let half = mixture(MixtureOptions {
+        negation: 0.5,
+        ..MixtureOptions::default()
+    });
+    let count: u64 = (0..1000)
+        .map(|index| half.examples(index, &named).1.judge_negated)
+        .sum();
+    // 500 expected, standard deviation 16.
+    assert!((430..570).contains(&count), "{count}");
+}
+
+#[test]
+fn rationales_follow_the_label_without_an_end_of_turn() {
+    let mut explained = pair(&["q"], "a", "b");
+    (explained.sft, explained.rationale) = (false, Some("it is".into()));
+    assert!(texts(&mixture(MixtureOptions::default()), &explained)[0].ends_with("« A»"));
+    let options = MixtureOptions {
+        rationale: true,
+        rationale_weight: 0.5,
+        ..MixtureOptions::default()
+    };
+    let (examples, _) = mixture(options).examples(0, &explained);
+    assert!(marked(&examples[0]).ends_with("I say« A: it is»"));
+    assert!(marked(&examples[1]).ends_with("I say« B: it is»"));
+    let tail = &examples[0].weights[examples[0].weights.len() - 8..];
+    assert_eq!(tail, [1.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]);
+}
+
+#[test]
+fn weights_follow_the_named_options() {
+    let tested = pair(&["q"], "abc", "d");
+    let options = MixtureOptions {
+        judge_weight: 6.0,
+        candidate_weight: 0.25,
+        ..MixtureOptions::default()
+    };
+    let (examples, _) = mixture(options.clone()).examples(0, &tested);
+    for judge in &examples[1..] {
+        assert_eq!(judge.weights.last(), Some(&6.0));
+        assert_eq!(
+            judge
+                .weights
+                .iter()
+                .filter(|weight| **weight == 0.25)
+                .count(),
+            3
+        );
+    }
+    assert!(marked(&examples[1]).contains("1: «abc»\n2: d\n"));
+    assert!(marked(&examples[2]).contains("1: d\n2: «abc»\n"));
+    let options = MixtureOptions {
+        weighting: Weighting::ExampleMean,
+        ..options
+    };
+    let (examples, _) = mixture(options).examples(0, &tested);
+    let sum = |example: &TrainExample| example.weights.iter().sum::<f32>();
+    assert!((sum(&examples[0]) - 1.0).abs() < 1e-6);
+    // 1 / 1.75 for the label, six times; 0.75 / 1.75 for the candidate.
+    assert!((examples[1].weights.last().unwrap() - 6.0 / 1.75).abs() < 1e-6);
+    assert!((sum(&examples[1]) - (6.0 + 0.75) / 1.75).abs() < 1e-5);
+}
+
+#[test]
+fn long_dialogues_lose_their_oldest_turns_then_the_start_of_the_question() {
+    let options = |max_length| MixtureOptions {
+        max_length,
+        ..MixtureOptions::default()
+    };
+    let mut talk = pair(&["first", "one", "second"], "two", "z");
+    talk.judge = false;
+    let whole = "<|user|>first</s><|assistant|>«one</s>»<|user|>second</s><|assistant|>«two</s>»";
+    let (examples, report) = mixture(options(25)).examples(0, &talk);
+    assert_eq!(
+        (marked(&examples[0]).as_str(), report.sft_context_cut),
+        (whole, 0)
+    );
+    assert_eq!(examples[0].ids.len(), 25);
+    let (examples, report) = mixture(options(24)).examples(0, &talk);
+    assert_eq!(
+        marked(&examples[0]),
+        "<|user|>second</s><|assistant|>«two</s>»"
+    );
+    assert_eq!((report.sft_context_cut, report.sft_answer_cut), (1, 0));
+    let mut long = pair(&["0123456789abcdef"], "answer", "z");
+    long.judge = false;
+    let (examples, report) = mixture(options(20)).examples(0, &long);
+    assert_eq!(
+        marked(&examples[0]),
+        "<|user|>6789abcdef</s><|assistant|>«answer</s>»"
+    );
+    assert_eq!((report.sft_context_cut, report.sft_answer_cut), (1, 0));
+}
+
+#[test]
+fn answers_that_are_cut_have_no_end_of_turn() {
+    let options = MixtureOptions {
+        max_length: 20,
+        ..MixtureOptions::default()
+    };
+    let mut long = pair(&["question"], "0123456789abcdefghijklmnopqrstuvwxyz", "z");
+    long.judge = false;
+    let (examples, report) = mixture(options.clone()).examples(0, &long);
+    // A quarter, 5 tokens, is kept of the prompt's 11.
+    assert_eq!(
+        marked(&examples[0]),
+        "<|user|>on</s><|assistant|>«0123456789abcde»"
+    );
+    assert_eq!((report.sft_context_cut, report.sft_answer_cut), (1, 1));
+    // White space after the end-of-turn mark is no part of the answer.
+    let chat = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{{ '\n' }}{% endfor %}\
+                {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    long.chosen = "0123456789abc".into();
+    let mut short = long.clone();
+    short.messages[0].content = "q".into();
+    let (examples, report) = with_chat(chat, options).examples(0, &short);
+    assert_eq!(
+        marked(&examples[0]),
+        "<|user|>q</s>\n<|assistant|>«0123456789abc</s>»\n"
+    );
+    assert_eq!((report.sft_context_cut, report.sft_answer_cut), (0, 0));
+    assert_eq!(examples[0].ids.len(), 20);
+}
+
+#[test]
+fn long_judge_prompts_keep_their_frame() {
+    let options = MixtureOptions {
+        max_length: 80,
+        rationale: true,
+        ..MixtureOptions::default()
+    };
+    let mut long = pair(&[&"c".repeat(100)], &"a".repeat(100), &"b".repeat(100));
+    (long.sft, long.rationale) = (false, Some("r".repeat(100)));
+    let (examples, report) = mixture(options.clone()).examples(0, &long);
+    for example in &examples {
+        assert_eq!(example.ids.len(), 80);
+        let text = marked(example);
+        assert!(text.starts_with("<|user|>By: best.\nQ: ccc"), "{text}");
+        assert!(text.contains("Which?</s><|assistant|>I say« "), "{text}");
+        assert!(text.ends_with("r»"), "{text}");
+    }
+    assert_eq!((report.judge_cut, report.judge_rationale_cut), (2, 2));
+    let none = MixtureOptions {
+        max_length: 40,
+        ..options
+    };
+    let (examples, report) = mixture(none).examples(0, &long);
+    assert!(examples.is_empty());
+    assert_eq!((report.judge_no_room, report.judge_cut), (1, 0));
+}
+
+#[test]
+fn options_out_of_range_are_refused_by_name() {
+    let refuse = |change: fn(&mut MixtureOptions), name: &str| {
+        let mut options = MixtureOptions::default();
+        change(&mut options);
+        let error = options.check().unwrap_err().to_string();
+        assert!(error.contains(name), "{error}");
+    };
+    refuse(|o| o.max_length = 3, "max_length");
+    refuse(|o| o.judge_weight = -1.0, "judge_weight");
+    refuse(|o| o.judge_weight = 0.0, "judge_weight");
+    refuse(|o| o.rationale_weight = f32::NAN, "rationale_weight");
+    refuse(|o| o.candidate_weight = f32::INFINITY, "candidate_weight");
+    refuse(|o| o.negation = 1.5, "negation");
+    let read: MixtureOptions =
+        toml::from_str("weighting = 'example_mean'\njudge_weight = 6").unwrap();
+    assert_eq!(
+        (read.weighting, read.judge_weight, read.max_length),
+        (Weighting::ExampleMean, 6.0, 2048)
+    );
+    assert!(toml::from_str::<MixtureOptions>("judge_wieght = 6").is_err());
+}
+
+#[test]
+fn building_keeps_the_order_and_does_not_depend_on_threads() {
+    let options = MixtureOptions {
+        negation: 0.5,
+        ..MixtureOptions::default()
+    };
+    let mixture = mixture(options);
+    let pairs: Vec<_> = (0..CHUNK + 100)
+        .map(|n| pair(&["q"], &format!("good {n}"), "bad"))
+        .collect();
+    let build = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        let stream = pairs.iter().cloned().map(Ok::<_, std::io::Error>);
+        pool.install(|| mixture.build(stream).unwrap())
+    };
+    let ((one, report), (three, again)) = (build(1), build(3));
+    assert_eq!(report, again);
+    assert_eq!(one.len(), 3 * pairs.len());
+    for index in 0..one.len() {
+        assert_eq!(one.get(index), three.get(index));
+    }
+    let last = mixture
+        .examples(pairs.len() as u64 - 1, pairs.last().unwrap())
+        .0;
+    assert_eq!(one.get(one.len() - 1), last[2]);
+    assert_eq!(report.sft_examples, pairs.len() as u64);
+    assert!(report.judge_negated > 0);
+}
+
+#[test]
+fn failing_and_barren_streams_are_errors() {
+    let mixture = mixture(MixtureOptions::default());
+    let broken = [
+        Ok(pair(&["q"], "a", "b")),
+        Err(std::io::Error::other("disk on fire")),
+    ];
+    assert!(
+        mixture
+            .build(broken)
+            .unwrap_err()
+            .to_string()
+            .contains("disk on fire")
+    );
+    let barren = [Ok::<_, std::io::Error>(pair(&["q"], "", ""))];
+    assert!(matches!(
+        mixture.build(barren),
+        Err(MixtureError::Empty { pairs: 1, .. })
+    ));
+}
+
+#[test]
+fn real_conversations_become_examples_under_real_templates() {
+    let Some(data) = shared_data("chat-templates") else {
+        return;
+    };
+    let tokenizer =
+        Tokenizer::from_file(&data.with_file_name("tokenizers/minimind/tokenizer.json")).unwrap();
+    let pairs = read_pairs(
+        &data.with_file_name("hh-helpful/valid.jsonl.gz"),
+        Format::Auto,
+    )
+    .unwrap();
+    for name in [
+        "minimind",
+        "qwen2.5-7b-instruct",
+        "tulu-open-instruct",
+        "phi-3.5-mini-instruct",
+    ] {
+        let source = std::fs::read_to_string(data.join(format!("{name}.jinja"))).unwrap();
+        let chat = ChatTemplate::from_source(&source, SpecialTokens::default()).unwrap();
+        let options = MixtureOptions {
+            max_length: 512,
+            ..MixtureOptions::default()
+        };
+        let (template, table) = (JudgeTemplate::default(), PrincipleTable::default());
+        let mixture = Mixture::new(tokenizer.clone(), chat, template, table, options).unwrap();
+        let stream = pairs.iter().cloned().map(Ok::<_, std::io::Error>);
+        let (examples, report) = mixture.build(stream).unwrap();
+        assert_eq!(report.sft_refused, 0, "{name}: {report}");
+        // Three pairs of these hold an empty answer or two equal ones at most.
+        assert!(
+            report.sft_examples >= 160 && report.judge_examples >= 320,
+            "{name}: {report}"
+        );
+        assert_eq!(report.judge_supervised, report.judge_examples);
+        for index in 0..examples.len() {
+            let example = examples.get(index);
+            assert!(example.ids.len() <= 512 && example.weights[0] == 0.0);
+            assert!(example.weights.iter().any(|weight| *weight > 0.0));
+        }
+    }
+}
+
+#[test]
+fn a_whole_file_is_built_from_its_stream() {
+    let Some(data) = shared_data("oasst-100") else {
+        return;
+    };
+    let reader =
+        RecordReader::open(&data.join("train.jsonl.gz"), Format::Auto, OnMismatch::Fail).unwrap();
+    let pairs =
+        reader.filter_map(|record| record.map(|record| record.into_pair(false)).transpose());
+    let mut mixture = mixture(MixtureOptions::default());
+    let tokenizer = data.with_file_name("tokenizers/minimind/tokenizer.json");
+    mixture.tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
+    mixture.labels =
+        LabelTokens::resolve(&mixture.tokenizer, &mixture.chat, &mixture.template).unwrap();
+    let (examples, report) = mixture.build(pairs).unwrap();
+    assert_eq!(report.pairs, 646);
+    assert_eq!(
+        examples.len() as u64,
+        report.sft_examples + report.judge_examples
+    );
+    println!("{report}");
+}
