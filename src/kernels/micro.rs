@@ -37,15 +37,30 @@ pub unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const RS: usize, 
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (o.a, o.b);
         for _ in 0..depth {
-            let mut row = [S::splat(0.0); NV];
-            for (v, lane) in row.iter_mut().enumerate() {
-                let column = v * S::LANES;
-                *lane = S::load(b.add(column / PANEL * o.panel_stride + column % PANEL));
-            }
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let x = S::splat(*a.add(r * RS));
-                for (acc, w) in acc.iter_mut().zip(row) {
-                    *acc = x.mul_add(w, *acc);
+            // The shorter side is held in registers, the longer one streams past it.
+            if MR < NV {
+                let mut x = [S::splat(0.0); MR];
+                for (r, x) in x.iter_mut().enumerate() {
+                    *x = S::splat(*a.add(r * RS));
+                }
+                for v in 0..NV {
+                    let column = v * S::LANES;
+                    let w = S::load(b.add(column / PANEL * o.panel_stride + column % PANEL));
+                    for r in 0..MR {
+                        acc[r][v] = x[r].mul_add(w, acc[r][v]);
+                    }
+                }
+            } else {
+                let mut w = [S::splat(0.0); NV];
+                for (v, w) in w.iter_mut().enumerate() {
+                    let column = v * S::LANES;
+                    *w = S::load(b.add(column / PANEL * o.panel_stride + column % PANEL));
+                }
+                for r in 0..MR {
+                    let x = S::splat(*a.add(r * RS));
+                    for v in 0..NV {
+                        acc[r][v] = x.mul_add(w[v], acc[r][v]);
+                    }
                 }
             }
             a = a.add(KS);
@@ -71,19 +86,13 @@ pub unsafe fn micro_bf16<S: Simd, const MR: usize, const NV: usize>(
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (o.a, o.b.cast::<u32>());
         for _ in 0..depth / 2 {
-            let mut first = [S::splat(0.0); NV];
-            let mut second = [S::splat(0.0); NV];
             for v in 0..NV {
                 let column = v * S::LANES;
-                (first[v], second[v]) =
+                let (first, second) =
                     S::load_bf16_pairs(b.add(column / PANEL * o.panel_stride + column % PANEL));
-            }
-            for (step, row) in [first, second].into_iter().enumerate() {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = S::splat(*a.add(step * MR + r));
-                    for (acc, w) in acc.iter_mut().zip(row) {
-                        *acc = x.mul_add(w, *acc);
-                    }
+                for r in 0..MR {
+                    acc[r][v] = S::splat(*a.add(r)).mul_add(first, acc[r][v]);
+                    acc[r][v] = S::splat(*a.add(MR + r)).mul_add(second, acc[r][v]);
                 }
             }
             a = a.add(2 * MR);
@@ -131,6 +140,15 @@ pub const fn group(lanes: usize, rows: usize) -> usize {
     }
 }
 
+/// Of `left` panels, how many to take together for a strip of `rows`.
+pub const fn take(lanes: usize, rows: usize, left: usize) -> usize {
+    let mut together = group(lanes, rows);
+    while together > left {
+        together /= 2;
+    }
+    together
+}
+
 /// How the operands of a strip lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -143,10 +161,10 @@ pub enum Layout {
 }
 
 /// Distance of the rows of A in [`Layout::Rows`].
-pub const ROW: usize = 64;
+pub const ROW: usize = 32;
 
-/// One strip of rows against one group of panels: `rows` up to [`max_rows`], `together` 1 or [`group`]'s answer for a
-/// strip at least that tall.
+/// One strip of rows against one group of panels: `rows` up to [`max_rows`], `together` by [`take`] for the
+/// tallest strip.
 ///
 /// # Safety
 /// As for [`micro`].
@@ -180,6 +198,10 @@ pub unsafe fn strip<S: Simd>(
                 (2, 4, 4),
                 (3, 4, 4),
                 (4, 4, 4),
+                (1, 4, 4),
+                (1, 2, 2),
+                (2, 2, 2),
+                (3, 2, 2),
                 (4, 2, 2),
                 (5, 2, 2),
                 (6, 2, 2),
@@ -199,6 +221,7 @@ pub unsafe fn strip<S: Simd>(
                 (1, 4, 8),
                 (2, 2, 4),
                 (3, 2, 4),
+                (1, 2, 4),
                 (1, 1, 2),
                 (2, 1, 2),
                 (3, 1, 2),

@@ -349,7 +349,9 @@ fn timing_tmp() {
     let bytes: usize = lines.iter().map(|l| l.len()).sum();
     let (dir, golden) = templates().unwrap();
     for (name, tokenizer, _) in tokenizers() {
-        for l in &lines { tokenizer.encode_text(l).unwrap(); }
+        for l in &lines {
+            tokenizer.encode_text(l).unwrap();
+        }
         let t = std::time::Instant::now();
         let n: usize = lines
             .iter()

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::{AttentionMetadata, AttentionParams};
 use crate::kernels::isa::{Isa, Vector};
-use crate::kernels::micro::{self, Layout, Operands, PANEL, group, max_rows, pack_rows, strip};
+use crate::kernels::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
 use crate::kernels::scratch::{SharedOut, with_scratch};
 use crate::kernels::simd::{Portable, Simd, exp};
 
@@ -285,7 +285,6 @@ unsafe fn generic<S: Simd>(
     let (d, width, heads_per) = (p.head_dim, p.width(), p.group());
     let rows = tile.tokens * heads_per;
     let strips = rows.div_ceil(max_rows(S::LANES));
-    let most = group(S::LANES, rows.div_ceil(strips));
     let (q, rest) = work.split_at_mut(rows * d);
     let (scores, rest) = rest.split_at_mut(rows * CHUNK);
     let (k_panels, rest) = rest.split_at_mut(CHUNK * d);
@@ -313,12 +312,21 @@ unsafe fn generic<S: Simd>(
     for key in (first.max(split * SPLIT)..end).step_by(CHUNK) {
         let count = CHUNK.min(end - key);
         // SAFETY: the blocks of keys up to the tile's last position are in the table and in the cache.
-        unsafe { gather::<S>(p, tile, key, count, k_panels, v_panels, zeros) };
+        unsafe {
+            gather::<S>(
+                p,
+                tile,
+                key,
+                (count, end - key - count),
+                k_panels,
+                v_panels,
+                zeros,
+            )
+        };
         let panels = count.div_ceil(PANEL);
         let blocks = Blocks {
             rows,
             strips,
-            most,
             panels,
         };
         let keys = Operands {
@@ -363,7 +371,6 @@ unsafe fn generic<S: Simd>(
 struct Blocks {
     rows: usize,
     strips: usize,
-    most: usize,
     panels: usize,
 }
 
@@ -377,13 +384,10 @@ unsafe fn product<S: Simd>(
     a_row: usize,
     accumulate: bool,
 ) {
+    let tallest = blocks.rows.div_ceil(blocks.strips);
     let mut panel = 0;
     while panel < blocks.panels {
-        let together = if panel + blocks.most <= blocks.panels {
-            blocks.most
-        } else {
-            1
-        };
+        let together = take(S::LANES, tallest, blocks.panels - panel);
         for s in 0..blocks.strips {
             let (from, to) = (
                 blocks.rows * s / blocks.strips,
@@ -404,32 +408,66 @@ unsafe fn product<S: Simd>(
     }
 }
 
+/// Where the rows of the keys from `key` on lie in the cache.
+#[inline(always)]
+fn locate(p: &Problem, tile: &Tile, key: usize, at: &mut [usize]) {
+    let block_size = p.metadata.block_size();
+    let (mut block, mut offset) = (key / block_size, key % block_size);
+    let mut filled = 0;
+    while filled < at.len() {
+        let run = (block_size - offset).min(at.len() - filled);
+        let head = tile.table[block] as usize * p.kv_heads + tile.kv_head;
+        let first = (head * block_size + offset) * p.head_dim;
+        for (i, at) in at[filled..filled + run].iter_mut().enumerate() {
+            *at = first + i * p.head_dim;
+        }
+        filled += run;
+        (block, offset) = (block + 1, 0);
+    }
+}
+
+/// Asks for a row to be brought into the second-level cache.
+#[inline(always)]
+fn prefetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint, for an address within a slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
 /// Keys `key..key + count` of a tile's sequence: K to panels of 16 keys, `[head_dim][16]` each; V to panels of 16
-/// dimensions, `[CHUNK][16]` each. What is missing of a panel becomes zeros.
+/// dimensions, `[CHUNK][16]` each. What is missing of a panel becomes zeros. `ahead` keys follow.
 #[inline(always)]
 unsafe fn gather<S: Simd>(
     p: &Problem,
     tile: &Tile,
     key: usize,
-    count: usize,
+    (count, ahead): (usize, usize),
     k_panels: &mut [f32],
     v_panels: &mut [f32],
     zeros: &[f32],
 ) {
     let (d, width) = (p.head_dim, p.width());
-    let block_size = p.metadata.block_size();
     let padded = count.next_multiple_of(PANEL);
-    let mut at = [usize::MAX; CHUNK];
-    for (j, at) in at[..count].iter_mut().enumerate() {
-        let (block, offset) = ((key + j) / block_size, (key + j) % block_size);
-        let block = tile.table[block] as usize;
-        *at = ((block * p.kv_heads + tile.kv_head) * block_size + offset) * d;
-    }
+    let mut at = [0; CHUNK];
+    locate(p, tile, key, &mut at[..count]);
+    // The next chunk comes from memory while this one is computed.
+    let mut next = [0; CHUNK];
+    let ahead = ahead.min(CHUNK);
+    locate(p, tile, key + CHUNK, &mut next[..ahead]);
+    let next = &next[..ahead];
     for j in (0..padded).step_by(8) {
         let mut rows = [zeros.as_ptr(); 8];
         for (i, row) in rows.iter_mut().enumerate() {
             if j + i < count {
                 *row = p.k[at[j + i]..at[j + i] + d].as_ptr();
+            }
+            if let Some(&at) = next.get(j + i) {
+                prefetch(&p.k[at..at + d]);
             }
         }
         let to = k_panels[j / PANEL * d * PANEL + j % PANEL..].as_mut_ptr();
@@ -452,18 +490,24 @@ unsafe fn gather<S: Simd>(
     }
     for (j, at) in at[..count].iter().enumerate() {
         let row = &p.v[*at..at + d];
-        for panel in 0..width / PANEL {
-            let to = &mut v_panels[(panel * CHUNK + j) * PANEL..][..PANEL];
-            if let Some(values) = row.get(panel * PANEL..(panel + 1) * PANEL) {
+        if let Some(&at) = next.get(j) {
+            prefetch(&p.v[at..at + d]);
+        }
+        let whole = d / PANEL;
+        // SAFETY: line j of each panel, and sixteen values of the row for each whole one.
+        unsafe {
+            for panel in 0..whole {
+                let to = v_panels.as_mut_ptr().add((panel * CHUNK + j) * PANEL);
                 for v in (0..PANEL).step_by(S::LANES) {
-                    // SAFETY: sixteen values on both sides.
-                    unsafe { S::load(values.as_ptr().add(v)).store(to.as_mut_ptr().add(v)) };
+                    S::load(row.as_ptr().add(panel * PANEL + v)).store(to.add(v));
                 }
-            } else {
-                let values = &row[panel * PANEL..];
-                to[..values.len()].copy_from_slice(values);
-                to[values.len()..].fill(0.0);
             }
+        }
+        if whole * PANEL < width {
+            let to = &mut v_panels[(whole * CHUNK + j) * PANEL..][..PANEL];
+            let values = &row[whole * PANEL..];
+            to[..values.len()].copy_from_slice(values);
+            to[values.len()..].fill(0.0);
         }
     }
 }

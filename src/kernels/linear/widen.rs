@@ -6,14 +6,14 @@
 
 use super::panels::padded;
 use crate::kernels::isa::{Isa, Vector};
-use crate::kernels::micro::{Layout, Operands, PANEL, group, max_rows, pack_rows, strip};
+use crate::kernels::micro::{Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
 use crate::kernels::scratch::{Line, PairLine};
 use crate::kernels::simd::{Portable, Simd};
 
 /// Depth of a block: 16 KiB of an f32 panel, half of a first-level cache.
 pub const DEPTH_BLOCK: usize = 256;
 
-/// Panels that bf16 is widened for at a time, at most: the largest [`group`] of several strips.
+/// Panels that bf16 is widened for at a time, at most: what [`take`] says for several strips.
 const WIDE_PANELS: usize = 2;
 
 /// The panels of a weight.
@@ -95,15 +95,12 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
 
     // Widening in registers is repeated for every strip; from two strips on it pays to do it once, aside.
     let in_registers = strips == 1;
-    let most = group(S::LANES, rows.div_ceil(strips));
+    let tallest = rows.div_ceil(strips);
     let whole = n / PANEL;
     let mut p = block.panels.0;
     while p < block.panels.1 {
-        let together = if p + most <= block.panels.1.min(whole) {
-            most
-        } else {
-            1
-        };
+        let left = block.panels.1.min(whole).saturating_sub(p).max(1);
+        let together = take(S::LANES, tallest, left);
         // The last panel may be narrower than a panel: it is computed aside.
         let aside = p >= whole;
         let (c, c_stride) = if aside {
