@@ -63,23 +63,13 @@ fn main() -> anyhow::Result<()> {
     let (mut total, mut i) = (0, 0usize);
     while total < tokens {
         let judge = i % 3 != 0;
-        let len = if judge {
-            60 + i * 7 % 30
-        } else {
-            25 + i * 5 % 20
-        };
+        let len = if judge { 60 + i * 7 % 30 } else { 25 + i * 5 % 20 };
         examples.push(TrainExample {
-            ids: (0..len)
-                .map(|t| ((t * 31 + i * 17) % vocab) as u32)
-                .collect(),
+            ids: (0..len).map(|t| ((t * 31 + i * 17) % vocab) as u32).collect(),
             weights: (0..len)
                 .map(|t| f32::from(if judge { t == len - 1 } else { t > 15 }))
                 .collect(),
-            kind: if judge {
-                ExampleKind::Judge
-            } else {
-                ExampleKind::Sft
-            },
+            kind: if judge { ExampleKind::Judge } else { ExampleKind::Sft },
         });
         total += len;
         i += 1;

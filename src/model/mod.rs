@@ -1,11 +1,11 @@
 //! The model: one decoder, its configuration, its files.
 
-pub mod adapter;
 mod arch;
 mod config;
 mod decoder;
 mod error;
 pub mod hub;
+pub mod adapter;
 mod language_model;
 mod parameters;
 mod rope_config;

@@ -172,9 +172,7 @@ impl JsftConfig {
             return refuse("max_steps must be at least 1");
         }
         if self.lora.is_some() && self.from_scratch {
-            return refuse(
-                "an adapter on random weights trains nothing: drop `lora` or `from_scratch`",
-            );
+            return refuse("an adapter on random weights trains nothing: drop `lora` or `from_scratch`");
         }
         self.optim.validate()
     }
