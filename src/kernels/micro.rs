@@ -3,6 +3,8 @@
 //! Each element of the result is one chain of multiply-adds in ascending `k`, for every block shape. How many rows or
 //! panels are taken together therefore never changes a bit of the result: batch invariance rests on this.
 
+#![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
+
 use super::simd::Simd;
 
 /// Columns of a panel: one cache line of f32.

@@ -4,6 +4,7 @@ mod dense;
 mod metadata;
 mod paged;
 mod paged_cpu;
+mod paged_tile;
 
 pub use dense::{dense_attention, plain as dense_plain};
 pub use metadata::{AttentionMetadata, MetadataError};

@@ -5,6 +5,8 @@
 //! numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is in [`amx`](super::amx). [`Emulated`] does in plain Rust what the
 //! instruction does, so that everything around it is tested on any machine.
 
+#![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
+
 use super::amx;
 use super::panels::padded;
 use super::widen::Block;
