@@ -99,6 +99,8 @@ impl Problem<'_> {
                 Vector::Avx2 => avx2(self, tile, split, part, work),
                 #[cfg(target_arch = "x86_64")]
                 Vector::Avx512 => avx512(self, tile, split, part, work),
+                #[cfg(test)]
+                Vector::StandIn512 => generic::<Portable<16>>(self, tile, split, part, work),
                 _ => generic::<Portable<8>>(self, tile, split, part, work),
             }
         }

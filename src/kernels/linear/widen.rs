@@ -55,6 +55,8 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
             Vector::Avx2 => avx2(block, scratch),
             #[cfg(target_arch = "x86_64")]
             Vector::Avx512 => avx512(block, scratch),
+            #[cfg(test)]
+            Vector::StandIn512 => generic::<Portable<16>>(block, scratch),
             _ => generic::<Portable<8>>(block, scratch),
         }
     }
