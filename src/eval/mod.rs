@@ -1,1 +1,4 @@
+//! Measuring policy and judge.
 
+pub mod judge;
+pub mod metrics;

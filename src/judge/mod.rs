@@ -23,7 +23,7 @@ pub use bracket::{Bracket, Match, Method, Outcome};
 pub use bradley_terry::{Game, bradley_terry};
 pub use fit::{FittedPrompt, fit, tokens_within};
 pub use label::LabelTokens;
-pub use prompt::{ContextStyle, JudgePrompt, JudgeTemplate, TEMPLATE_FILE};
+pub use prompt::{ContextStyle, JudgePrompt, JudgeTemplate, PROMPT_DATE, TEMPLATE_FILE};
 pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};
 pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide};
 
