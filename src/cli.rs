@@ -1,1 +1,193 @@
-//! The command line.
+//! The command line: what was said, turned into one call.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use crate::device::{self, DeviceChoice};
+use crate::pocket;
+use crate::telemetry::{self, LogFormat};
+use crate::train::config::{DataFile, JsftConfig};
+use crate::train::jsft::{self, RunOptions};
+
+/// One language model that answers, judges its own answers and keeps improving on them.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Where to compute: auto, cpu, cuda or cuda:N.
+    #[arg(long, global = true, default_value = "auto", env = "SELFJUDGE_DEVICE")]
+    device: DeviceChoice,
+    /// Threads; by default what the process may use.
+    #[arg(long, global = true, env = "SELFJUDGE_THREADS")]
+    threads: Option<usize>,
+    /// How logs are written to standard error.
+    #[arg(long, global = true, default_value = "text", env = "SELFJUDGE_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model.
+    #[command(subcommand)]
+    Train(TrainCommand),
+    /// The default model's world.
+    #[command(subcommand)]
+    Pocket(PocketCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum TrainCommand {
+    /// Judge-augmented supervised fine-tuning: one model learns to answer and to judge.
+    Jsft(Box<JsftArgs>),
+}
+
+#[derive(Debug, Args)]
+struct JsftArgs {
+    /// A TOML file of settings; flags override it.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The model to start from: a directory or a hub id.
+    #[arg(long)]
+    model: Option<String>,
+    /// Start from random weights of the model's configuration.
+    #[arg(long)]
+    from_scratch: bool,
+    /// A file of preference data; may be given several times, and replaces the configuration's.
+    #[arg(long)]
+    data: Vec<PathBuf>,
+    #[arg(long)]
+    output_dir: Option<PathBuf>,
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    #[arg(long)]
+    epochs: Option<f64>,
+    #[arg(long)]
+    max_steps: Option<u64>,
+    /// Examples an optimizer step.
+    #[arg(long)]
+    batch_size: Option<usize>,
+    #[arg(long)]
+    micro_batch_tokens: Option<usize>,
+    #[arg(long)]
+    max_length: Option<usize>,
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Train a LoRA adapter of this rank (alpha twice the rank) instead of the model.
+    #[arg(long)]
+    lora_rank: Option<usize>,
+    #[arg(long)]
+    save_every: Option<u64>,
+    #[arg(long)]
+    log_every: Option<u64>,
+    /// Go on from the newest checkpoint in the output directory.
+    #[arg(long)]
+    resume: bool,
+    /// Stop after this many steps, with a checkpoint; the schedule stays that of the whole run.
+    #[arg(long)]
+    stop_after: Option<u64>,
+    /// No progress bar.
+    #[arg(long)]
+    quiet: bool,
+}
+
+impl JsftArgs {
+    /// The configuration file with the flags over it.
+    fn config(&self) -> anyhow::Result<JsftConfig> {
+        let mut config = match &self.config {
+            Some(path) => JsftConfig::from_file(path)?,
+            None => JsftConfig::default(),
+        };
+        fn set<T: Clone>(field: &mut T, said: &Option<T>) {
+            if let Some(value) = said {
+                *field = value.clone();
+            }
+        }
+        set(&mut config.model, &self.model);
+        set(&mut config.output_dir, &self.output_dir);
+        set(&mut config.schedule.learning_rate, &self.learning_rate);
+        set(&mut config.epochs, &self.epochs);
+        set(&mut config.batch_size, &self.batch_size);
+        set(&mut config.micro_batch_tokens, &self.micro_batch_tokens);
+        set(&mut config.mixture.max_length, &self.max_length);
+        set(&mut config.seed, &self.seed);
+        set(&mut config.save_every, &self.save_every);
+        set(&mut config.log_every, &self.log_every);
+        config.max_steps = self.max_steps.or(config.max_steps);
+        config.from_scratch |= self.from_scratch;
+        if let Some(r) = self.lora_rank {
+            let lora = config.lora.get_or_insert_default();
+            (lora.r, lora.lora_alpha) = (r, 2.0 * r as f64);
+        }
+        if !self.data.is_empty() {
+            config.data = self.data.iter().cloned().map(DataFile::new).collect();
+        }
+        Ok(config)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum PocketCommand {
+    /// Write the corpus the default model is trained on; a function of the seed.
+    Corpus {
+        /// The directory to write to.
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Records.
+        #[arg(long, default_value_t = 200_000)]
+        pairs: usize,
+        /// A TOML file of curriculum options.
+        #[arg(long)]
+        options: Option<PathBuf>,
+    },
+}
+
+/// Does what the command line says.
+pub fn run(cli: Cli) -> anyhow::Result<()> {
+    let threads = device::init_threads(cli.threads)?;
+    telemetry::init(cli.log_format, "info")?;
+    match cli.command {
+        Command::Train(TrainCommand::Jsft(args)) => {
+            let config = args.config()?;
+            let options = RunOptions {
+                device: cli.device.open()?,
+                threads,
+                quiet: args.quiet,
+                resume: args.resume,
+                stop_after: args.stop_after,
+            };
+            let summary = jsft::run(&config, &options)?;
+            println!(
+                "{} of {} steps, {} tokens, {:.0} tokens/s",
+                summary.steps, summary.total_steps, summary.num_tokens, summary.tokens_per_second
+            );
+            if let Some(dir) = summary.model_dir {
+                println!("model: {}", dir.display());
+            }
+            Ok(())
+        }
+        Command::Pocket(PocketCommand::Corpus {
+            out,
+            seed,
+            pairs,
+            options,
+        }) => {
+            let options = match options {
+                None => pocket::corpus::CurriculumOptions::default(),
+                Some(path) => {
+                    let text = std::fs::read_to_string(&path)
+                        .with_context(|| format!("cannot read {}", path.display()))?;
+                    toml::from_str(&text).with_context(|| path.display().to_string())?
+                }
+            };
+            let statistics = pocket::corpus::write(&out, seed, pairs, &options)
+                .with_context(|| format!("cannot write {}", out.display()))?;
+            println!("{}", serde_json::to_string_pretty(&statistics)?);
+            Ok(())
+        }
+    }
+}

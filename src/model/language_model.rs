@@ -2,12 +2,7 @@
 
 use std::path::Path;
 
-/// What loading or running a model can fail with.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
-}
+use super::error::ModelError;
 
 /// How [`LanguageModel::sample`] draws.
 #[derive(Debug, Clone)]

@@ -1,1 +1,12 @@
+//! Layers: parameters joined to the ops that use them. No layer knows an architecture.
 
+mod attention;
+mod linear;
+mod mlp;
+mod norm;
+pub mod rotary;
+
+pub use attention::{Attention, AttentionBackend, Rotations};
+pub use linear::{Linear, Lora};
+pub use mlp::Mlp;
+pub use norm::RmsNorm;

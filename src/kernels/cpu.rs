@@ -1,0 +1,115 @@
+//! What the CPU ops share: instruction-set dispatch for auto-vectorised loops, row chunks, and `exp`.
+
+/// Rows a task takes at a time. Fixed, so that reductions over rows group the same way on any thread count.
+pub const ROW_CHUNK: usize = 64;
+
+/// Compiles a function body for AVX-512, AVX2 and the baseline and picks at run time.
+///
+/// The body is plain Rust written so that the compiler vectorises it; only the instruction set differs.
+macro_rules! multiversioned {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                if std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                    && std::arch::is_x86_feature_detected!("avx512bw")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                {
+                    // SAFETY: the features were just detected.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+                {
+                    // SAFETY: the features were just detected.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversioned;
+
+/// `e^x` to about 2 ulp for x in [-87, 88], clamped outside: branch-free, so loops over it vectorise.
+///
+/// Cody-Waite reduction x = n ln 2 + r, |r| <= ln 2 / 2, then a degree-6 polynomial and an exponent shift.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer
+    let x = x.clamp(-87.0, 88.0);
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = n.mul_add(-LN2_LO, n.mul_add(-LN2_HI, x));
+    let p = 1.388_888_9e-3_f32;
+    let p = p.mul_add(r, 8.333_334e-3);
+    let p = p.mul_add(r, 4.166_666_6e-2);
+    let p = p.mul_add(r, 1.666_666_7e-1);
+    let p = p.mul_add(r, 0.5);
+    let p = p.mul_add(r, 1.0);
+    let p = p.mul_add(r, 1.0);
+    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+}
+
+/// Lanes a reduction keeps apart: enough to fill two AVX-512 registers and hide the latency of an add.
+pub const LANES: usize = 32;
+
+/// Dot product in a fixed order of additions, whatever the instruction set.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .map(|(x, y)| x * y)
+        .sum();
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            acc[lane] = x[lane].mul_add(y[lane], acc[lane]);
+        }
+    }
+    acc.iter().sum::<f32>() + tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_to_the_library_one() {
+        for i in -8700..8800 {
+            let x = i as f32 / 100.0;
+            let (got, want) = (exp(x), x.exp());
+            assert!(
+                (got - want).abs() <= want * 4e-7,
+                "exp({x}) = {got}, want {want}"
+            );
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(-1e30) < 1e-37);
+    }
+
+    #[test]
+    fn dot_is_a_dot_product() {
+        for n in [0, 1, 31, 32, 33, 100] {
+            let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let want: f32 = a.iter().map(|x| x * x).sum();
+            assert_eq!(dot(&a, &a), want, "length {n}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What the processor can do, asked once at run time: the one place in the crate that looks.
+//!
+//! A [`Isa`] is a value, not a global: kernels take one, so a test can run every path this machine has. [`Isa::detect`]
+//! is the answer the program uses.
+
+use std::sync::OnceLock;
+
+/// The widest f32 vectors a kernel may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Vector {
+    /// Whatever the compiler makes of plain arrays (SSE2, NEON).
+    Portable,
+    /// 256 bits with fused multiply-add.
+    Avx2,
+    /// 512 bits: F, BW, DQ and VL.
+    Avx512,
+}
+
+/// Instruction sets a kernel may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Isa {
+    pub vector: Vector,
+    /// `vdpbf16ps`: two bf16 products a lane, added in f32. Implies [`Vector::Avx512`].
+    pub avx512_bf16: bool,
+    /// `tdpbf16ps` on tiles, and the kernel's permission to use them.
+    pub amx_bf16: bool,
+}
+
+impl Isa {
+    /// No vector instructions beyond the target's baseline.
+    pub const PORTABLE: Self = Self {
+        vector: Vector::Portable,
+        avx512_bf16: false,
+        amx_bf16: false,
+    };
+
+    /// What this processor and operating system allow.
+    pub fn detect() -> Self {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(probe)
+    }
+
+    /// Every value this machine can run, the plainest first: what a test goes through.
+    pub fn available() -> Vec<Self> {
+        let best = Self::detect();
+        let mut all = vec![Self::PORTABLE];
+        for vector in [Vector::Avx2, Vector::Avx512] {
+            if vector <= best.vector {
+                all.push(Self {
+                    vector,
+                    ..Self::PORTABLE
+                });
+            }
+        }
+        if best.avx512_bf16 {
+            all.push(Self {
+                amx_bf16: false,
+                ..best
+            });
+        }
+        if best.amx_bf16 {
+            all.push(best);
+        }
+        all
+    }
+
+    /// Whether bf16 operands are multiplied as they are.
+    pub fn multiplies_bf16(self) -> bool {
+        self.avx512_bf16 || self.amx_bf16
+    }
+}
+
+impl std::fmt::Display for Isa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.vector {
+            Vector::Portable => "portable",
+            Vector::Avx2 => "avx2",
+            Vector::Avx512 => "avx512",
+        })?;
+        if self.avx512_bf16 {
+            f.write_str("+avx512bf16")?;
+        }
+        if self.amx_bf16 {
+            f.write_str("+amxbf16")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn probe() -> Isa {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    let avx512 = avx2
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl");
+    Isa {
+        vector: match (avx2, avx512) {
+            (_, true) => Vector::Avx512,
+            (true, false) => Vector::Avx2,
+            (false, false) => Vector::Portable,
+        },
+        avx512_bf16: avx512 && is_x86_feature_detected!("avx512bf16"),
+        amx_bf16: avx512 && amx_bf16(),
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn probe() -> Isa {
+    Isa::PORTABLE
+}
+
+/// Whether the processor has AMX-BF16 and the operating system lets this process use it. Linux keeps the 8 KiB of tile
+/// state off until a process asks; the permission then holds for all its threads.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_bf16() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    const AMX_BF16: u32 = 1 << 22;
+    const AMX_TILE: u32 = 1 << 24;
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // Every x86-64 processor has the instruction; leaf 7 exists where leaf 0 says so.
+    if __cpuid(0).eax < 7 {
+        return false;
+    }
+    let features = __cpuid_count(7, 0).edx;
+    if features & (AMX_BF16 | AMX_TILE) != AMX_BF16 | AMX_TILE {
+        return false;
+    }
+    // SAFETY: a plain system call with two integers; it fails with an error code on kernels that do not know it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_arch_prctl,
+            ARCH_REQ_XCOMP_PERM,
+            XFEATURE_XTILEDATA,
+        ) == 0
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx_bf16() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_available_set_is_within_the_detected_one() {
+        let best = Isa::detect();
+        let all = Isa::available();
+        assert_eq!(all.first(), Some(&Isa::PORTABLE));
+        assert_eq!(all.last(), Some(&best));
+        for isa in all {
+            assert!(isa.vector <= best.vector);
+            assert!(!isa.multiplies_bf16() || isa.vector == Vector::Avx512);
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Matrix products with weights.
+//!
+//! Training: [`linear`] over [`gemm_f32`], with a backward. Serving: [`PackedLinear`], packed once at load.
+
+mod autograd;
+mod format;
+mod gemm;
+mod packed;
+mod panels;
+mod widen;
+
+pub use autograd::{linear, plain};
+pub use format::{WeightFormat, choose};
+pub use gemm::gemm_f32;
+pub use packed::PackedLinear;
+pub use panels::Element;

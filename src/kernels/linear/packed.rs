@@ -1,0 +1,436 @@
+//! A linear layer whose weight is packed once, at load: `y = x Wᵀ + b` for any number of rows.
+//!
+//! # Batch invariance
+//! A row of the result is the same bits whatever other rows are computed with it and on however many threads: every
+//! element is summed in an order that only `k`, the weight format and the processor decide.
+//!
+//! # Shapes
+//! `weight` is `[n, k]`, `bias` `[n]`, `x` `[m, k]`, the result `[m, n]`; all row-major.
+
+use candle_core::{DType, Result, Storage, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::WeightFormat;
+use super::panels::{Element, pack_bf16, pack_f32};
+use super::widen::{self, Panels};
+use crate::kernels::isa::Isa;
+use crate::kernels::micro::PANEL;
+use crate::kernels::scratch::{Line, PairLine, SharedOut, with_scratch};
+use crate::kernels::with_f32;
+
+/// Multiply-adds below which waking the pool costs more than it brings.
+const SERIAL_BELOW: usize = 1 << 19;
+
+/// f32 of packed rows a task keeps at hand: half a second-level cache.
+const ROWS_BUDGET: usize = 64 * 1024;
+
+/// Fewest panels worth a task of their own.
+const MIN_PANELS: usize = 4;
+
+/// A weight in panels, with an optional bias.
+#[derive(Clone)]
+pub struct PackedLinear {
+    n: usize,
+    k: usize,
+    weight: Weight,
+    bias: Option<Vec<f32>>,
+    isa: Isa,
+}
+
+#[derive(Clone)]
+enum Weight {
+    F32(Vec<Line>),
+    Bf16(Vec<PairLine>),
+}
+
+impl std::fmt::Debug for PackedLinear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "PackedLinear({}x{} {:?} {})",
+            self.n,
+            self.k,
+            self.format(),
+            self.isa
+        )
+    }
+}
+
+impl PackedLinear {
+    /// Packs `weight` (`[n, k]` row-major) for this processor.
+    ///
+    /// # Errors
+    /// When a length does not fit the shape.
+    pub fn new<T: Element>(
+        weight: &[T],
+        n: usize,
+        k: usize,
+        bias: Option<&[f32]>,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        Self::with_isa(weight, n, k, bias, format, Isa::detect())
+    }
+
+    /// [`PackedLinear::new`] for a chosen instruction set, which must be one of [`Isa::available`].
+    ///
+    /// # Errors
+    /// As `new`; and when this machine lacks the instruction set.
+    pub fn with_isa<T: Element>(
+        weight: &[T],
+        n: usize,
+        k: usize,
+        bias: Option<&[f32]>,
+        format: WeightFormat,
+        isa: Isa,
+    ) -> Result<Self> {
+        if weight.len() != n * k {
+            candle_core::bail!("linear: {} weights for [{n}, {k}]", weight.len());
+        }
+        if let Some(bias) = bias
+            && bias.len() != n
+        {
+            candle_core::bail!("linear: {} biases for {n} outputs", bias.len());
+        }
+        if !Isa::available().contains(&isa) {
+            candle_core::bail!("linear: this machine has no {isa}");
+        }
+        Ok(Self {
+            n,
+            k,
+            weight: match format {
+                WeightFormat::F32 => Weight::F32(pack_f32(weight, n, k)),
+                WeightFormat::Bf16 => Weight::Bf16(pack_bf16(weight, n, k)),
+            },
+            bias: bias.map(<[f32]>::to_vec),
+            isa,
+        })
+    }
+
+    /// Packs a weight tensor (f32, f16 or bf16 on the CPU) and a bias of any float dtype.
+    ///
+    /// # Errors
+    /// When the tensors are no matrix and vector that fit, or not on the CPU.
+    pub fn from_tensor(
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        let (n, k) = weight.dims2()?;
+        let bias = bias
+            .map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>())
+            .transpose()?;
+        let bias = bias.as_deref();
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let (Some((start, end)), Storage::Cpu(cpu)) = (layout.contiguous_offsets(), &*storage)
+        else {
+            candle_core::bail!("linear: only weights on the CPU can be packed")
+        };
+        match weight.dtype() {
+            DType::F32 => Self::new(&cpu.as_slice::<f32>()?[start..end], n, k, bias, format),
+            DType::BF16 => Self::new(&cpu.as_slice::<bf16>()?[start..end], n, k, bias, format),
+            DType::F16 => Self::new(&cpu.as_slice::<f16>()?[start..end], n, k, bias, format),
+            other => candle_core::bail!("linear: weights of dtype {other:?} cannot be packed"),
+        }
+    }
+
+    /// Outputs of a row.
+    pub fn out_features(&self) -> usize {
+        self.n
+    }
+
+    /// Inputs of a row.
+    pub fn in_features(&self) -> usize {
+        self.k
+    }
+
+    pub fn format(&self) -> WeightFormat {
+        match self.weight {
+            Weight::F32(_) => WeightFormat::F32,
+            Weight::Bf16(_) => WeightFormat::Bf16,
+        }
+    }
+
+    /// Bytes the packed weight takes.
+    pub fn bytes(&self) -> usize {
+        match &self.weight {
+            Weight::F32(lines) => size_of_val(lines.as_slice()),
+            Weight::Bf16(lines) => size_of_val(lines.as_slice()),
+        }
+    }
+
+    /// `out[m, n] = x[m, k] · Wᵀ + b`.
+    ///
+    /// # Panics
+    /// When a slice is not of that length.
+    pub fn forward(&self, x: &[f32], m: usize, out: &mut [f32]) {
+        let (n, k) = (self.n, self.k);
+        assert_eq!(x.len(), m * k, "linear: x is not [{m}, {k}]");
+        assert_eq!(out.len(), m * n, "linear: out is not [{m}, {n}]");
+        if m == 0 || n == 0 {
+            return;
+        }
+        if k == 0 {
+            out.fill(0.0);
+            return self.add_bias(out.as_mut_ptr(), m, 0, n);
+        }
+        let panels = n.div_ceil(PANEL);
+        let most_rows = (ROWS_BUDGET / k).clamp(96, 192);
+        let row_blocks = m.div_ceil(most_rows);
+        let threads = rayon::current_num_threads();
+        let serial = threads == 1 || m.saturating_mul(n * k) < SERIAL_BELOW;
+        // A few tasks a thread, so that a thread that is held up does not hold up the rest.
+        let panel_chunks = if serial {
+            1
+        } else {
+            (4 * threads)
+                .div_ceil(row_blocks)
+                .min(panels / MIN_PANELS)
+                .max(1)
+        };
+        // SAFETY: every task writes its own rows and columns.
+        let shared = unsafe { SharedOut::new(out) };
+        let task = |index: usize| {
+            let (i, j) = (index / panel_chunks, index % panel_chunks);
+            let rows = (m * i / row_blocks, m * (i + 1) / row_blocks);
+            let columns = (panels * j / panel_chunks, panels * (j + 1) / panel_chunks);
+            // SAFETY: the row is within out, and the isa was checked when the weight was packed.
+            unsafe {
+                let out = shared.get().add(rows.0 * n);
+                self.block(&x[rows.0 * k..rows.1 * k], rows.1 - rows.0, columns, out);
+            }
+        };
+        let tasks = row_blocks * panel_chunks;
+        if serial {
+            (0..tasks).for_each(task);
+        } else {
+            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        }
+    }
+
+    /// Some rows against some panels.
+    ///
+    /// # Safety
+    /// `out` is good for the block's rows (stride n) and columns, and nothing else writes there.
+    unsafe fn block(&self, x: &[f32], rows: usize, panels: (usize, usize), out: *mut f32) {
+        let (n, k) = (self.n, self.k);
+        let wide = |weight| {
+            let block = widen::Block {
+                x,
+                rows,
+                k,
+                weight,
+                panels,
+                n,
+                out,
+            };
+            with_scratch(widen::scratch_len(rows, k), |scratch| {
+                // SAFETY: the caller's promise.
+                unsafe { widen::run(self.isa, &block, scratch) }
+            });
+        };
+        match &self.weight {
+            Weight::F32(lines) => wide(Panels::F32(lines)),
+            Weight::Bf16(lines) => wide(Panels::Bf16(lines)),
+        }
+        self.add_bias(out, rows, panels.0 * PANEL, n.min(panels.1 * PANEL));
+    }
+
+    /// Adds the bias to columns `from..to` of `rows` rows at `out`.
+    fn add_bias(&self, out: *mut f32, rows: usize, from: usize, to: usize) {
+        if let Some(bias) = &self.bias {
+            for r in 0..rows {
+                // SAFETY: the caller's block is its own, and bias has n values.
+                let row = unsafe {
+                    std::slice::from_raw_parts_mut(out.add(r * self.n + from), to - from)
+                };
+                for (y, b) in row.iter_mut().zip(&bias[from..to]) {
+                    *y += b;
+                }
+            }
+        }
+    }
+
+    /// The layer on a tensor `[.., k]` (f32, CPU); the result is `[.., n]`, without a gradient.
+    ///
+    /// # Errors
+    /// When `x` has another last dimension, dtype or device.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        let mut dims = x.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == self.k => *last = self.n,
+            _ => candle_core::bail!(
+                "linear: x {:?} against weight [{}, {}]",
+                x.dims(),
+                self.n,
+                self.k
+            ),
+        }
+        let m = dims[..dims.len() - 1].iter().product::<usize>();
+        let mut out = vec![0f32; m * self.n];
+        with_f32(&x.contiguous()?, |x| self.forward(x, m, &mut out))?;
+        Tensor::from_vec(out, dims, x.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::random;
+    use candle_core::Device;
+
+    fn values(count: usize, seed: u64) -> Vec<f32> {
+        random(&[count], seed)
+            .to_vec1()
+            .expect("a vector of f32 on the CPU")
+    }
+
+    fn reference(x: &[f32], w: &[f32], bias: Option<&[f32]>, m: usize, n: usize) -> Vec<f64> {
+        let k = w.len() / n;
+        let mut y = vec![0.0; m * n];
+        for i in 0..m {
+            for j in 0..n {
+                let dot: f64 = (0..k)
+                    .map(|l| f64::from(x[i * k + l]) * f64::from(w[j * k + l]))
+                    .sum();
+                y[i * n + j] = dot + bias.map_or(0.0, |b| f64::from(b[j]));
+            }
+        }
+        y
+    }
+
+    const SHAPES: [(usize, usize); 8] = [
+        (1, 1),
+        (5, 3),
+        (16, 32),
+        (17, 33),
+        (48, 96),
+        (100, 64),
+        (131, 257),
+        (64, 600),
+    ];
+
+    #[test]
+    fn every_path_matches_the_definition_on_odd_shapes() {
+        for isa in Isa::available() {
+            for (n, k) in SHAPES {
+                let (w, bias) = (values(n * k, 1), values(n, 2));
+                let rounded: Vec<f32> = w.iter().map(|w| bf16::from_f32(*w).to_f32()).collect();
+                for m in [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 17, 49, 200] {
+                    let x = values(m * k, 3);
+                    let rounded_x: Vec<f32> =
+                        x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+                    for format in [WeightFormat::F32, WeightFormat::Bf16] {
+                        let bias = (m % 2 == 0).then_some(bias.as_slice());
+                        let layer = PackedLinear::with_isa(&w, n, k, bias, format, isa).unwrap();
+                        let mut y = vec![f32::NAN; m * n];
+                        layer.forward(&x, m, &mut y);
+                        let want = match format {
+                            WeightFormat::F32 => reference(&x, &w, bias, m, n),
+                            WeightFormat::Bf16 if isa.multiplies_bf16() => {
+                                reference(&rounded_x, &rounded, bias, m, n)
+                            }
+                            WeightFormat::Bf16 => reference(&x, &rounded, bias, m, n),
+                        };
+                        for (at, (got, want)) in y.iter().zip(&want).enumerate() {
+                            assert!(
+                                (f64::from(*got) - want).abs() < 2e-6 * (k as f64).sqrt().max(1.0),
+                                "{isa} {format:?} m={m} n={n} k={k} at {at}: {got} for {want}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_same_bits_in_any_batch_and_on_any_number_of_threads() {
+        let (n, k, m) = (131, 600, 230);
+        let (w, bias, x) = (values(n * k, 1), values(n, 2), values(m * k, 3));
+        for isa in Isa::available() {
+            for format in [WeightFormat::F32, WeightFormat::Bf16] {
+                let layer = PackedLinear::with_isa(&w, n, k, Some(&bias), format, isa).unwrap();
+                let mut all = vec![0.0; m * n];
+                layer.forward(&x, m, &mut all);
+                for rows in [1, 2, 3, 5, 6, 7, 8, 11, 16, 33, 50, 97] {
+                    for threads in [1, 3] {
+                        let pool = rayon::ThreadPoolBuilder::new()
+                            .num_threads(threads)
+                            .build()
+                            .unwrap();
+                        let start = (rows * 7) % (m - rows);
+                        let mut some = vec![0.0; rows * n];
+                        pool.install(|| {
+                            layer.forward(&x[start * k..(start + rows) * k], rows, &mut some);
+                        });
+                        let same = some
+                            .iter()
+                            .zip(&all[start * n..])
+                            .all(|(a, b)| a.to_bits() == b.to_bits());
+                        assert!(same, "{isa} {format:?}: {rows} rows on {threads} threads");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_weights_widened_give_the_bits_of_f32_weights() {
+        let (n, k) = (70, 300);
+        let w: Vec<bf16> = values(n * k, 1).into_iter().map(bf16::from_f32).collect();
+        for isa in Isa::available() {
+            if isa.multiplies_bf16() {
+                continue;
+            }
+            let pack = |format| PackedLinear::with_isa(&w, n, k, None, format, isa).unwrap();
+            let (narrow, wide) = (pack(WeightFormat::Bf16), pack(WeightFormat::F32));
+            assert!(narrow.bytes() < wide.bytes() * 6 / 10);
+            for m in [1, 4, 30] {
+                let x = values(m * k, 3);
+                let (mut a, mut b) = (vec![0.0; m * n], vec![0.0; m * n]);
+                narrow.forward(&x, m, &mut a);
+                wide.forward(&x, m, &mut b);
+                assert_eq!(a, b, "{isa} m={m}");
+            }
+        }
+    }
+
+    #[test]
+    fn tensors_of_every_dtype_and_rank_are_taken() -> Result<()> {
+        let (n, k) = (10, 12);
+        let weight = random(&[n, k], 1);
+        let bias = random(&[n], 2);
+        let x = random(&[2, 3, k], 3);
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let w = weight.to_dtype(dtype)?;
+            // A strided view packs as its values.
+            let strided = w.t()?.contiguous()?.t()?;
+            let want = x
+                .reshape((6, k))?
+                .matmul(&w.to_dtype(DType::F32)?.t()?)?
+                .broadcast_add(&bias)?
+                .reshape((2, 3, n))?;
+            for w in [w, strided] {
+                let layer = PackedLinear::from_tensor(&w, Some(&bias), WeightFormat::F32)?;
+                let difference = crate::kernels::testing::max_difference(&layer.apply(&x)?, &want)?;
+                assert!(difference < 1e-5, "{dtype:?}: {difference}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() -> Result<()> {
+        let isa = Isa::detect();
+        let format = WeightFormat::F32;
+        assert!(PackedLinear::with_isa(&[0f32; 5], 2, 3, None, format, isa).is_err());
+        assert!(PackedLinear::with_isa(&[0f32; 6], 2, 3, Some(&[0.0]), format, isa).is_err());
+        let layer = PackedLinear::new(&[0f32; 6], 2, 3, None, format)?;
+        assert!(layer.apply(&random(&[4, 2], 1)).is_err());
+        let ids = Tensor::zeros((2, 3), DType::U32, &Device::Cpu)?;
+        assert!(PackedLinear::from_tensor(&ids, None, format).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,313 @@
+//! Log-probabilities of chosen tokens, `log softmax(h W^T)[target]`, without ever holding the logits of all positions.
+//!
+//! Logits exist for one chunk of rows at a time; the backward recomputes them from `h` and the saved log-sum-exp:
+//! `dlogits = g (onehot(target) - softmax)`. Peak memory is one chunk whatever the vocabulary.
+//!
+//! # Shapes
+//! `hidden` is `[rows, d]`, `weight` (the language-model head) is `[vocab, d]`, `targets` has one id a row,
+//! the result is `[rows]`, natural log.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::cpu::{exp, multiversioned};
+use super::linear::gemm_f32;
+use super::{Backward, fused, input, with_f32};
+
+/// Logits held at a time, in elements (4 MiB).
+const CHUNK_ELEMENTS: usize = 1 << 20;
+
+/// What a row's target scored.
+#[derive(Debug, Clone)]
+pub struct Scores {
+    /// Log-probability of the target, `[rows]`; differentiable.
+    pub logprobs: Tensor,
+    /// Whether no token is more probable than the target.
+    pub top1: Vec<bool>,
+}
+
+/// [`logprob`], and whether each target was the most probable token.
+pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
+    check(hidden, weight, targets)?;
+    if fused(&[hidden, weight], Backward::Own) {
+        let op = LogProb::new(hidden, weight, targets);
+        let saved = op.saved.clone();
+        let logprobs = hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?;
+        let top1 = saved.get().map(|s| s.top1.clone()).unwrap_or_default();
+        return Ok(Scores { logprobs, top1 });
+    }
+    let logits = hidden.detach().matmul(&weight.detach().t()?)?;
+    let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
+    Ok(Scores {
+        logprobs: plain(hidden, weight, targets)?,
+        top1: best.iter().zip(targets).map(|(a, b)| a == b).collect(),
+    })
+}
+
+/// The log-probability of each row's target, fused where it can be.
+///
+/// # Errors
+/// When a target is outside the vocabulary or the shapes do not fit.
+pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    check(hidden, weight, targets)?;
+    if fused(&[hidden, weight], Backward::Own) {
+        let op = LogProb::new(hidden, weight, targets);
+        return hidden.contiguous()?.apply_op2(&weight.contiguous()?, op);
+    }
+    plain(hidden, weight, targets)
+}
+
+fn check(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<()> {
+    let ((rows, d), (vocab, wd)) = (hidden.dims2()?, weight.dims2()?);
+    if rows != targets.len() || d != wd {
+        candle_core::bail!(
+            "logprob: hidden {:?}, weight {:?}, {} targets",
+            hidden.dims(),
+            weight.dims(),
+            targets.len()
+        );
+    }
+    if let Some(target) = targets.iter().find(|&&t| t as usize >= vocab) {
+        candle_core::bail!("logprob: target {target} is outside the vocabulary of {vocab}");
+    }
+    Ok(())
+}
+
+/// Composed from differentiable candle ops, all logits at once.
+pub fn plain(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let logits = hidden.matmul(&weight.t()?)?.to_dtype(DType::F32)?;
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
+    let log_sum_exp = shifted.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    let targets = Tensor::new(targets, hidden.device())?.unsqueeze(1)?;
+    (shifted.gather(&targets, 1)? - log_sum_exp)?.squeeze(1)
+}
+
+struct LogProb {
+    targets: Arc<[u32]>,
+    saved: Arc<OnceLock<Saved>>,
+    dh: bool,
+    dw: bool,
+}
+
+/// Per row, kept from the forward pass.
+struct Saved {
+    log_sum_exp: Vec<f32>,
+    top1: Vec<bool>,
+}
+
+impl LogProb {
+    fn new(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Self {
+        Self {
+            targets: targets.into(),
+            saved: Arc::default(),
+            dh: hidden.track_op(),
+            dw: weight.track_op(),
+        }
+    }
+}
+
+multiversioned! {
+    /// The largest logit and the log-sum-exp.
+    fn max_and_log_sum_exp(logits: &[f32]) -> (f32, f32) {
+        let mut lanes = [f32::NEG_INFINITY; 32];
+        let chunks = logits.chunks_exact(32);
+        let mut max = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for chunk in chunks {
+            for lane in 0..32 {
+                lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+            }
+        }
+        for lane in lanes {
+            max = max.max(lane);
+        }
+        let mut sums = [0f32; 32];
+        let chunks = logits.chunks_exact(32);
+        let tail: f32 = chunks.remainder().iter().map(|&z| exp(z - max)).sum();
+        for chunk in chunks {
+            for lane in 0..32 {
+                sums[lane] += exp(chunk[lane] - max);
+            }
+        }
+        (max, max + (sums.iter().sum::<f32>() + tail).ln())
+    }
+}
+
+multiversioned! {
+    /// Turns a row of logits into `g (onehot - softmax)` in place.
+    fn logits_gradient(logits: &mut [f32], log_sum_exp: f32, target: usize, grad: f32) {
+        for z in logits.iter_mut() {
+            *z = -grad * exp(*z - log_sum_exp);
+        }
+        logits[target] += grad;
+    }
+}
+
+/// Rows of logits that fit a chunk; at least one.
+fn chunk_rows(vocab: usize) -> usize {
+    (CHUNK_ELEMENTS / vocab.max(1)).max(1)
+}
+
+impl CustomOp2 for LogProb {
+    fn name(&self) -> &'static str {
+        "logprob"
+    }
+
+    fn cpu_fwd(
+        &self,
+        h: &CpuStorage,
+        lh: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((rows, d), (vocab, _)) = (lh.shape().dims2()?, lw.shape().dims2()?);
+        let (h, w) = (input(h, lh)?, input(w, lw)?);
+        let step = chunk_rows(vocab);
+        let mut logits = vec![0f32; step.min(rows) * vocab];
+        let mut picked = Vec::with_capacity(rows);
+        let mut saved = Saved {
+            log_sum_exp: Vec::with_capacity(rows),
+            top1: Vec::with_capacity(rows),
+        };
+        for start in (0..rows).step_by(step) {
+            let m = step.min(rows - start);
+            let logits = &mut logits[..m * vocab];
+            gemm_f32(
+                m,
+                vocab,
+                d,
+                &h[start * d..],
+                (d, 1),
+                w,
+                (1, d),
+                logits,
+                (vocab, 1),
+                false,
+            );
+            let chunk: Vec<(f32, (f32, f32))> = logits
+                .par_chunks(vocab)
+                .zip(&self.targets[start..start + m])
+                .map(|(row, &target)| (row[target as usize], max_and_log_sum_exp(row)))
+                .collect();
+            for (z, (max, lse)) in chunk {
+                picked.push(z - lse);
+                saved.log_sum_exp.push(lse);
+                saved.top1.push(z == max);
+            }
+        }
+        // Only one forward ever runs on an op: a second would carry the same values.
+        let _ = self.saved.set(saved);
+        Ok((CpuStorage::F32(picked), rows.into()))
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let ((rows, d), vocab) = (hidden.dims2()?, weight.dim(0)?);
+        let Some(Saved { log_sum_exp, .. }) = self.saved.get() else {
+            candle_core::bail!("logprob: backward without forward")
+        };
+        let grad = grad.contiguous()?;
+        let step = chunk_rows(vocab);
+        let mut logits = vec![0f32; step.min(rows) * vocab];
+        let mut dh = vec![0f32; if self.dh { rows * d } else { 0 }];
+        let mut dw = vec![0f32; if self.dw { vocab * d } else { 0 }];
+        with_f32(hidden, |h| {
+            with_f32(weight, |w| {
+                with_f32(&grad, |g| {
+                    for start in (0..rows).step_by(step) {
+                        let m = step.min(rows - start);
+                        let logits = &mut logits[..m * vocab];
+                        let h = &h[start * d..(start + m) * d];
+                        gemm_f32(m, vocab, d, h, (d, 1), w, (1, d), logits, (vocab, 1), false);
+                        logits
+                            .par_chunks_mut(vocab)
+                            .enumerate()
+                            .for_each(|(i, row)| {
+                                let i = start + i;
+                                let target = self.targets[i] as usize;
+                                logits_gradient(row, log_sum_exp[i], target, g[i]);
+                            });
+                        if self.dh {
+                            let dh = &mut dh[start * d..(start + m) * d];
+                            gemm_f32(
+                                m,
+                                d,
+                                vocab,
+                                logits,
+                                (vocab, 1),
+                                w,
+                                (d, 1),
+                                dh,
+                                (d, 1),
+                                false,
+                            );
+                        }
+                        if self.dw {
+                            gemm_f32(
+                                vocab,
+                                d,
+                                m,
+                                logits,
+                                (1, vocab),
+                                h,
+                                (d, 1),
+                                &mut dw,
+                                (d, 1),
+                                true,
+                            );
+                        }
+                    }
+                })
+            })
+        })???;
+        let dh = self
+            .dh
+            .then(|| Tensor::from_vec(dh, hidden.shape(), hidden.device()));
+        let dw = self
+            .dw
+            .then(|| Tensor::from_vec(dw, weight.shape(), weight.device()));
+        Ok((dh.transpose()?, dw.transpose()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_same_gradients, random};
+
+    #[test]
+    fn fused_equals_plain_forward_and_backward() -> Result<()> {
+        for (rows, d, vocab) in [(1, 1, 2), (5, 7, 33), (40, 16, 70_001)] {
+            let (h, w) = (random(&[rows, d], 9), random(&[vocab, d], 10));
+            let targets: Vec<u32> = (0..rows).map(|i| ((i * 7919) % vocab) as u32).collect();
+            assert_same_gradients(
+                &[&h, &w],
+                |t| logprob(&t[0], &t[1], &targets),
+                |t| plain(&t[0], &t[1], &targets),
+                2e-5,
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn top1_is_whether_the_target_is_the_argmax() -> Result<()> {
+        let (h, w) = (random(&[50, 8], 1), random(&[37, 8], 2));
+        let best: Vec<u32> = h.matmul(&w.t()?)?.argmax(D::Minus1)?.to_vec1()?;
+        assert!(score(&h, &w, &best)?.top1.iter().all(|&hit| hit));
+        let other: Vec<u32> = best.iter().map(|&id| (id + 1) % 37).collect();
+        assert!(!score(&h, &w, &other)?.top1.iter().any(|&hit| hit));
+        Ok(())
+    }
+
+    #[test]
+    fn a_target_outside_the_vocabulary_is_an_error() {
+        assert!(logprob(&random(&[1, 2], 1), &random(&[3, 2], 2), &[3]).is_err());
+    }
+}

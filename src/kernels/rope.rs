@@ -1,0 +1,131 @@
+//! Rotary position embedding in the half-split convention of Hugging Face checkpoints (Su et al. 2021).
+//!
+//! Pair `i` of a head is `(x[i], x[i + d/2])`, rotated by the angle of its token's position.
+//!
+//! # Shapes
+//! `x` is `[tokens, heads, d]`; `cos` and `sin` are `[tokens, d/2]`, already gathered for the tokens' positions.
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::cpu::{ROW_CHUNK, multiversioned};
+use super::{Backward, fused, input, with_f32};
+
+/// The rotation, fused where it can be. `cos` and `sin` are constants: no gradient flows into them.
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    if fused(&[x, cos, sin], Backward::Own) {
+        return x.contiguous()?.apply_op1(Rope {
+            cos: cos.detach(),
+            sin: sin.detach(),
+            direction: 1.0,
+        });
+    }
+    plain(x, cos, sin)
+}
+
+/// Composed from differentiable candle ops.
+pub fn plain(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let (_, _, d) = x.dims3()?;
+    let (cos, sin) = (
+        cos.unsqueeze(1)?.to_dtype(x.dtype())?,
+        sin.unsqueeze(1)?.to_dtype(x.dtype())?,
+    );
+    let (first, second) = (x.narrow(2, 0, d / 2)?, x.narrow(2, d / 2, d / 2)?);
+    Tensor::cat(
+        &[
+            (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?,
+            (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?,
+        ],
+        2,
+    )
+}
+
+struct Rope {
+    cos: Tensor,
+    sin: Tensor,
+    /// 1 rotates forward; -1 is the inverse, which is also the transpose: the backward pass.
+    direction: f32,
+}
+
+multiversioned! {
+    fn rotate_rows(x: &[f32], cos: &[f32], sin: &[f32], half: usize, row: usize, direction: f32, y: &mut [f32]) {
+        for (t, (x, y)) in x.chunks_exact(row).zip(y.chunks_exact_mut(row)).enumerate() {
+            let (cos, sin) = (&cos[t * half..][..half], &sin[t * half..][..half]);
+            for (x, y) in x.chunks_exact(2 * half).zip(y.chunks_exact_mut(2 * half)) {
+                let (x0, x1) = x.split_at(half);
+                let (y0, y1) = y.split_at_mut(half);
+                for i in 0..half {
+                    let s = sin[i] * direction;
+                    y0[i] = x0[i] * cos[i] - x1[i] * s;
+                    y1[i] = x1[i] * cos[i] + x0[i] * s;
+                }
+            }
+        }
+    }
+}
+
+impl CustomOp1 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout) -> Result<(CpuStorage, Shape)> {
+        let &[tokens, heads, d] = lx.dims() else {
+            candle_core::bail!("rope: x {:?} is not [tokens, heads, d]", lx.dims())
+        };
+        if d % 2 != 0 || self.cos.dims() != [tokens, d / 2] || self.sin.dims() != [tokens, d / 2] {
+            candle_core::bail!(
+                "rope: x {:?} against cos {:?}, sin {:?}",
+                lx.dims(),
+                self.cos.dims(),
+                self.sin.dims()
+            );
+        }
+        let x = input(x, lx)?;
+        let (half, row) = (d / 2, heads * d);
+        let mut y = vec![0f32; x.len()];
+        with_f32(&self.cos, |cos| {
+            with_f32(&self.sin, |sin| {
+                y.par_chunks_mut(ROW_CHUNK * row)
+                    .zip(x.par_chunks(ROW_CHUNK * row))
+                    .zip(cos.par_chunks(ROW_CHUNK * half))
+                    .zip(sin.par_chunks(ROW_CHUNK * half))
+                    .for_each(|(((y, x), cos), sin)| {
+                        rotate_rows(x, cos, sin, half, row, self.direction, y);
+                    });
+            })
+        })??;
+        Ok((CpuStorage::F32(y), lx.shape().clone()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let inverse = Rope {
+            cos: self.cos.clone(),
+            sin: self.sin.clone(),
+            direction: -self.direction,
+        };
+        Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&inverse)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_same_gradients, random};
+
+    #[test]
+    fn fused_equals_plain_forward_and_backward() -> Result<()> {
+        for (tokens, heads, d) in [(1, 1, 2), (5, 3, 24), (130, 2, 32)] {
+            let x = random(&[tokens, heads, d], 5);
+            let angle = random(&[tokens, d / 2], 6);
+            let (cos, sin) = (angle.cos()?, angle.sin()?);
+            assert_same_gradients(
+                &[&x],
+                |t| rope(&t[0], &cos, &sin),
+                |t| plain(&t[0], &cos, &sin),
+                1e-5,
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,461 @@
+//! Vectors of f32 behind one trait, so that a kernel is written once and compiled for every width.
+//!
+//! The generic kernel is `#[inline(always)]` and is called from a function with the matching `#[target_feature]`; then
+//! the methods below become single instructions. [`Portable`] is plain arrays: the path of other processors, and, at
+//! sixteen lanes, the stand-in that lets a machine without AVX-512 test the logic of the AVX-512 path.
+
+#![allow(clippy::missing_safety_doc)] // one rule for all, stated at the trait
+
+/// `LANES` numbers of f32.
+///
+/// # Safety
+/// Every method requires the instruction set of the implementing type; pointers must be good for `LANES` elements
+/// (no alignment is asked for).
+pub trait Simd: Copy {
+    const LANES: usize;
+
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
+    unsafe fn max(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once where the processor can.
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// The sum of the lanes, in an order fixed by the type.
+    unsafe fn reduce_sum(self) -> f32;
+    unsafe fn reduce_max(self) -> f32;
+    /// The nearest whole numbers; |self| below 2^22.
+    unsafe fn round(self) -> Self;
+    /// `self * 2^power`, by adding to the exponent: `power` holds whole numbers and the result must be normal.
+    unsafe fn scale(self, power: Self) -> Self;
+    /// Each lane where `probe >= bound`, elsewhere 0.
+    unsafe fn zero_below(self, probe: Self, bound: Self) -> Self;
+    /// `LANES` pairs of bf16, as (the first of each pair, the second of each pair). Both are exact.
+    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
+}
+
+/// `e^x`, within 2 ulp of f32 for `x` in [-87.3, 88.3]; below that 0 (so `-inf` gives exactly 0), and exactly 1 at 0.
+///
+/// `2^n · e^r` with `n = round(x / ln 2)` and |r| ≤ ln 2 / 2, ln 2 split in two so that `r` keeps its bits, and the
+/// degree-6 minimax polynomial of Cephes' `expf`.
+///
+/// # Safety
+/// As for [`Simd`].
+#[inline(always)]
+pub unsafe fn exp<S: Simd>(x: S) -> S {
+    // SAFETY: arithmetic on values; the caller promises the instruction set.
+    unsafe {
+        let floor = S::splat(-87.336_54);
+        let clamped = x.max(floor);
+        let n = clamped.mul(S::splat(std::f32::consts::LOG2_E)).round();
+        let r = n.mul_add(S::splat(-0.693_359_4), clamped);
+        let r = n.mul_add(S::splat(2.121_944_4e-4), r);
+        let mut p = S::splat(1.987_569_1e-4);
+        for c in [
+            1.398_2e-3,
+            8.333_452e-3,
+            4.166_579_6e-2,
+            1.666_666_6e-1,
+            5e-1,
+        ] {
+            p = p.mul_add(r, S::splat(c));
+        }
+        let e = p.mul_add(r.mul(r), r).add(S::splat(1.0));
+        e.scale(n).zero_below(x, floor)
+    }
+}
+
+/// `N` lanes as an array.
+#[derive(Clone, Copy)]
+pub struct Portable<const N: usize>([f32; N]);
+
+impl<const N: usize> Portable<N> {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut out = self.0;
+        for (o, b) in out.iter_mut().zip(other.0) {
+            *o = f(*o, b);
+        }
+        Self(out)
+    }
+}
+
+impl<const N: usize> Simd for Portable<N> {
+    const LANES: usize = N;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; N])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises N elements.
+        Self(unsafe { from.cast::<[f32; N]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises N elements.
+        unsafe { to.cast::<[f32; N]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn max(self, other: Self) -> Self {
+        self.zip(other, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // Not `f32::mul_add`: without the instruction that is a call into libm.
+        self.zip(factor, |a, b| a * b).zip(addend, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn reduce_sum(self) -> f32 {
+        self.0.iter().sum()
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(self) -> f32 {
+        self.0.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        // Adding 1.5 * 2^23 pushes the fraction off the mantissa, rounding half to even like the vector instruction.
+        const MAGIC: f32 = 12_582_912.0;
+        Self(self.0.map(|a| (a + MAGIC) - MAGIC))
+    }
+    #[inline(always)]
+    unsafe fn scale(self, power: Self) -> Self {
+        self.zip(power, |a, p| {
+            f32::from_bits(a.to_bits().wrapping_add(((p as i32) << 23) as u32))
+        })
+    }
+    #[inline(always)]
+    unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
+        let mut out = self.0;
+        for (o, (p, b)) in out.iter_mut().zip(probe.0.into_iter().zip(bound.0)) {
+            *o = if p >= b { *o } else { 0.0 };
+        }
+        Self(out)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+        // SAFETY: the caller promises N elements.
+        let pairs = unsafe { from.cast::<[u32; N]>().read_unaligned() };
+        (
+            Self(pairs.map(|p| f32::from_bits(p << 16))),
+            Self(pairs.map(|p| f32::from_bits(p & 0xffff_0000))),
+        )
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{F32x8, F32x16};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// Eight lanes: AVX2 and FMA.
+    #[derive(Clone, Copy)]
+    pub struct F32x8(__m256);
+
+    /// Sixteen lanes: AVX-512 F and DQ.
+    #[derive(Clone, Copy)]
+    pub struct F32x16(__m512);
+
+    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+
+    // SAFETY of the bodies, here and below: the trait asks its callers for the instruction set and for good pointers.
+    impl Simd for F32x8 {
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            unsafe { Self(_mm256_set1_ps(value)) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            unsafe { Self(_mm256_loadu_ps(from)) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            unsafe { Self(_mm256_add_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, other: Self) -> Self {
+            unsafe { Self(_mm256_max_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+            unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
+        }
+        #[inline(always)]
+        unsafe fn reduce_sum(self) -> f32 {
+            unsafe {
+                let half = _mm_add_ps(
+                    _mm256_castps256_ps128(self.0),
+                    _mm256_extractf128_ps::<1>(self.0),
+                );
+                let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
+                let last = _mm_add_ss(quarter, _mm_shuffle_ps::<1>(quarter, quarter));
+                _mm_cvtss_f32(last)
+            }
+        }
+        #[inline(always)]
+        unsafe fn reduce_max(self) -> f32 {
+            unsafe {
+                let half = _mm_max_ps(
+                    _mm256_castps256_ps128(self.0),
+                    _mm256_extractf128_ps::<1>(self.0),
+                );
+                let quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
+                let last = _mm_max_ss(quarter, _mm_shuffle_ps::<1>(quarter, quarter));
+                _mm_cvtss_f32(last)
+            }
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            unsafe { Self(_mm256_round_ps::<NEAREST>(self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn scale(self, power: Self) -> Self {
+            unsafe {
+                let bits = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(power.0));
+                Self(_mm256_castsi256_ps(_mm256_add_epi32(
+                    _mm256_castps_si256(self.0),
+                    bits,
+                )))
+            }
+        }
+        #[inline(always)]
+        unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
+            unsafe {
+                let keep = _mm256_cmp_ps::<_CMP_GE_OQ>(probe.0, bound.0);
+                Self(_mm256_and_ps(self.0, keep))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+            unsafe {
+                let pairs = _mm256_loadu_si256(from.cast());
+                (
+                    Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
+                    Self(_mm256_castsi256_ps(_mm256_and_si256(
+                        pairs,
+                        _mm256_set1_epi32(0xffff_0000_u32 as i32),
+                    ))),
+                )
+            }
+        }
+    }
+
+    impl Simd for F32x16 {
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            unsafe { Self(_mm512_set1_ps(value)) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            unsafe { Self(_mm512_loadu_ps(from)) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            unsafe { Self(_mm512_add_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, other: Self) -> Self {
+            unsafe { Self(_mm512_max_ps(self.0, other.0)) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+            unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
+        }
+        #[inline(always)]
+        unsafe fn reduce_sum(self) -> f32 {
+            unsafe { _mm512_reduce_add_ps(self.0) }
+        }
+        #[inline(always)]
+        unsafe fn reduce_max(self) -> f32 {
+            unsafe { _mm512_reduce_max_ps(self.0) }
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            unsafe { Self(_mm512_roundscale_ps::<NEAREST>(self.0)) }
+        }
+        #[inline(always)]
+        unsafe fn scale(self, power: Self) -> Self {
+            unsafe {
+                let bits = _mm512_slli_epi32::<23>(_mm512_cvtps_epi32(power.0));
+                Self(_mm512_castsi512_ps(_mm512_add_epi32(
+                    _mm512_castps_si512(self.0),
+                    bits,
+                )))
+            }
+        }
+        #[inline(always)]
+        unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
+            unsafe {
+                let keep = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(probe.0, bound.0);
+                Self(_mm512_maskz_mov_ps(keep, self.0))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+            unsafe {
+                let pairs = _mm512_loadu_si512(from.cast());
+                (
+                    Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))),
+                    Self(_mm512_castsi512_ps(_mm512_and_si512(
+                        pairs,
+                        _mm512_set1_epi32(0xffff_0000_u32 as i32),
+                    ))),
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::isa::{Isa, Vector};
+
+    unsafe fn map<S: Simd>(values: &mut [f32], f: impl Fn(S) -> S) {
+        for chunk in values.chunks_exact_mut(S::LANES) {
+            // SAFETY: the chunk has LANES elements; the caller promises the instruction set.
+            unsafe { f(S::load(chunk.as_ptr())).store(chunk.as_mut_ptr()) };
+        }
+    }
+
+    fn exp_all(isa: Isa, values: &mut [f32]) {
+        // SAFETY: `isa` was detected on this machine.
+        unsafe {
+            match isa.vector {
+                Vector::Portable => map::<Portable<16>>(values, |x| exp(x)),
+                #[cfg(target_arch = "x86_64")]
+                Vector::Avx2 => map::<F32x8>(values, |x| exp(x)),
+                #[cfg(target_arch = "x86_64")]
+                Vector::Avx512 => map::<F32x16>(values, |x| exp(x)),
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => unreachable!("x86 only"),
+            }
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_and_exact_where_it_must_be() {
+        for isa in Isa::available() {
+            let inputs: Vec<f32> = (0..160_000)
+                .map(|i| -87.3 + 175.0 * i as f32 / 160_000.0)
+                .collect();
+            let mut got = inputs.clone();
+            exp_all(isa, &mut got);
+            for (x, y) in inputs.iter().zip(&got) {
+                let want = f64::from(*x).exp();
+                let error = (f64::from(*y) - want).abs() / want;
+                assert!(error < 2e-7, "{isa}: exp({x}) = {y}, off by {error:e}");
+            }
+            let mut edges = [0.0_f32; 16];
+            edges[1] = f32::NEG_INFINITY;
+            edges[2] = -100.0;
+            edges[3] = -1e30;
+            edges[4] = -0.0;
+            exp_all(isa, &mut edges);
+            assert_eq!(edges[..5], [1.0, 0.0, 0.0, 0.0, 1.0], "{isa}");
+        }
+    }
+
+    unsafe fn check_ops<S: Simd>() {
+        let a: Vec<f32> = (0..16).map(|i| i as f32 - 7.3).collect();
+        let b: Vec<f32> = (0..16).map(|i| 3.0 - i as f32 * 0.4).collect();
+        // SAFETY: sixteen elements are enough for every width; the caller promises the instruction set.
+        unsafe {
+            let (x, y) = (S::load(a.as_ptr()), S::load(b.as_ptr()));
+            let lanes = |v: S| {
+                let mut out = vec![0.0; S::LANES];
+                v.store(out.as_mut_ptr());
+                out
+            };
+            let each = |f: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
+                (0..S::LANES).map(|i| f(a[i], b[i])).collect()
+            };
+            assert_eq!(lanes(x.add(y)), each(&|a, b| a + b));
+            assert_eq!(lanes(x.sub(y)), each(&|a, b| a - b));
+            assert_eq!(lanes(x.mul(y)), each(&|a, b| a * b));
+            assert_eq!(lanes(x.max(y)), each(&f32::max));
+            assert_eq!(lanes(x.round()), each(&|a, _| a.round_ties_even()));
+            assert_eq!(
+                lanes(x.scale(S::splat(-3.0))),
+                each(&|a, _| a / 8.0),
+                "scale"
+            );
+            assert_eq!(
+                lanes(x.zero_below(y, S::splat(0.5))),
+                each(&|a, b| if b >= 0.5 { a } else { 0.0 })
+            );
+            let sum: f32 = a[..S::LANES].iter().sum();
+            assert!((x.reduce_sum() - sum).abs() < 1e-4);
+            assert_eq!(x.reduce_max(), a[S::LANES - 1]);
+            let pairs: Vec<u32> = (0..16_u32).map(|i| 0x3f80_4000 + i * 0x0001_0001).collect();
+            let (first, second) = S::load_bf16_pairs(pairs.as_ptr());
+            assert_eq!(lanes(first)[3].to_bits(), 0x4003_0000);
+            assert_eq!(lanes(second)[3].to_bits(), 0x3f83_0000);
+        }
+    }
+
+    #[test]
+    fn every_width_agrees_with_scalar_arithmetic() {
+        // SAFETY: no instruction beyond the baseline, and detected ones.
+        unsafe {
+            check_ops::<Portable<8>>();
+            check_ops::<Portable<16>>();
+            #[cfg(target_arch = "x86_64")]
+            {
+                if Isa::detect().vector >= Vector::Avx2 {
+                    check_ops::<F32x8>();
+                }
+                if Isa::detect().vector >= Vector::Avx512 {
+                    check_ops::<F32x16>();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The one decoder: every supported architecture is this code with another [`DecoderSpec`], for serving and for training.
+//!
+//! Tokens are packed without a batch axis: sequences lie end to end and [`Packed`] says where each begins and which
+//! positions its tokens have. The caller chooses the attention backend.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::parameters::ParameterSource;
+use super::{DecoderSpec, ModelError};
+use crate::kernels::linear::linear;
+use crate::kernels::logprob::{Scores, score};
+use crate::nn::rotary::RotaryEmbedding;
+use crate::nn::{Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations};
+
+/// The tokens of a forward pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    pub ids: &'a [u32],
+    /// Sequence `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
+    pub cu_seqlens: &'a [u32],
+    /// Length of each sequence including what the cache already holds; its tokens here are the last of it.
+    pub seq_lens: &'a [u32],
+}
+
+/// A transformer decoder.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    spec: Arc<DecoderSpec>,
+    embed: Tensor,
+    blocks: Vec<Block>,
+    norm: RmsNorm,
+    head: Tensor,
+    rotary: Arc<RotaryEmbedding>,
+    device: Device,
+}
+
+/// One layer: attention and MLP, each behind a norm and added to the residual stream.
+#[derive(Debug, Clone)]
+struct Block {
+    input_norm: RmsNorm,
+    attention: Attention,
+    post_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Block {
+    fn forward(
+        &self,
+        x: &Tensor,
+        rotations: &Rotations,
+        backend: &mut AttentionBackend<'_>,
+    ) -> candle_core::Result<Tensor> {
+        let attended = self
+            .attention
+            .forward(&self.input_norm.forward(x)?, rotations, backend)?;
+        let x = (x + attended)?;
+        let fed = self.mlp.forward(&self.post_norm.forward(&x)?)?;
+        x + fed
+    }
+}
+
+impl Decoder {
+    /// Builds the decoder from its tensors.
+    ///
+    /// # Errors
+    /// What the source says of a missing or misshapen tensor.
+    pub fn new(spec: DecoderSpec, source: &mut dyn ParameterSource) -> Result<Self, ModelError> {
+        let (hidden, eps) = (spec.hidden_size, spec.rms_norm_eps);
+        let vocab_shape = [spec.vocab_size, hidden];
+        let embed = source.tensor("model.embed_tokens.weight", &vocab_shape)?;
+        let blocks = (0..spec.num_layers())
+            .map(|layer| Block::new(&spec, layer, source))
+            .collect::<Result<_, _>>()?;
+        let norm = RmsNorm::new(source.tensor("model.norm.weight", &[hidden])?, eps);
+        let head = if spec.tie_word_embeddings {
+            embed.clone()
+        } else {
+            source.tensor("lm_head.weight", &vocab_shape)?
+        };
+        Ok(Self {
+            rotary: Arc::new(RotaryEmbedding::new(&spec.rope)),
+            device: embed.device().clone(),
+            spec: Arc::new(spec),
+            embed,
+            blocks,
+            norm,
+            head,
+        })
+    }
+
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    pub fn num_layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Hidden states after the last norm, `[tokens, hidden]`.
+    pub fn forward(
+        &self,
+        packed: Packed<'_>,
+        backend: &mut AttentionBackend<'_>,
+    ) -> Result<Tensor, ModelError> {
+        let rotations = self.rotations(packed)?;
+        let mut x = self.embed(packed.ids)?;
+        for layer in 0..self.blocks.len() {
+            x = self.block(layer, &x, &rotations, backend)?;
+        }
+        self.final_norm(&x)
+    }
+
+    /// The residual stream before the first block, `[tokens, hidden]`.
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.spec.vocab_size) {
+            return Err(ModelError::Input(format!(
+                "token {id} is outside the vocabulary of {}",
+                self.spec.vocab_size
+            )));
+        }
+        let ids = Tensor::new(ids, &self.device)?;
+        Ok(self.embed.index_select(&ids, 0)?)
+    }
+
+    /// One block over the residual stream: what a trainer that recomputes layers walks.
+    pub fn block(
+        &self,
+        layer: usize,
+        x: &Tensor,
+        rotations: &Rotations,
+        backend: &mut AttentionBackend<'_>,
+    ) -> Result<Tensor, ModelError> {
+        Ok(self.blocks[layer].forward(x, rotations, backend)?)
+    }
+
+    /// The norm between the last block and the head.
+    pub fn final_norm(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.norm.forward(x)?)
+    }
+
+    /// Logits of the given hidden states, `[rows, vocab]` in f32.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(linear(hidden, &self.head, None)?.to_dtype(DType::F32)?)
+    }
+
+    /// Log-probabilities of one target a row, without the logits of all rows.
+    pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Scores, ModelError> {
+        Ok(score(hidden, &self.head, targets)?)
+    }
+
+    /// cos and sin of every packed token.
+    pub fn rotations(&self, packed: Packed<'_>) -> Result<Rotations, ModelError> {
+        let half = self.spec.rope.dim / 2;
+        let tokens = packed.ids.len();
+        let mut cos = Vec::with_capacity(tokens * half);
+        let mut sin = Vec::with_capacity(tokens * half);
+        for (w, &seq_len) in packed.cu_seqlens.windows(2).zip(packed.seq_lens) {
+            let (new, len) = ((w[1] - w[0]) as usize, seq_len as usize);
+            if new > len || len > self.spec.max_position_embeddings {
+                return Err(ModelError::Input(format!(
+                    "a sequence of {len} tokens ({new} of them new) does not fit {} positions",
+                    self.spec.max_position_embeddings
+                )));
+            }
+            let table = self.rotary.tables(len);
+            let range = (len - new) * half..len * half;
+            cos.extend_from_slice(&table.cos()[range.clone()]);
+            sin.extend_from_slice(&table.sin()[range]);
+        }
+        let tensor = |values| Tensor::from_vec(values, (tokens, half), &self.device);
+        Ok(Rotations {
+            cos: tensor(cos)?,
+            sin: tensor(sin)?,
+        })
+    }
+}
+
+impl Block {
+    fn new(
+        spec: &DecoderSpec,
+        layer: usize,
+        source: &mut dyn ParameterSource,
+    ) -> Result<Self, ModelError> {
+        let prefix = format!("model.layers.{layer}");
+        let mut linears = Vec::with_capacity(7);
+        for (path, shape) in spec.block_linears() {
+            let full = format!("{prefix}.{path}");
+            let weight = source.tensor(&format!("{full}.weight"), &shape)?;
+            let bias = if spec.has_bias(path) {
+                Some(source.tensor(&format!("{full}.bias"), &shape[..1])?)
+            } else {
+                None
+            };
+            linears.push(Linear::new(weight, bias, source.lora(&full)?));
+        }
+        let [q, k, v, o, gate, up, down] =
+            <[Linear; 7]>::try_from(linears).expect("a block has seven linears; this is a bug");
+        let mut norm = |name: &str, size: usize| -> Result<RmsNorm, ModelError> {
+            let weight = source.tensor(&format!("{prefix}.{name}.weight"), &[size])?;
+            Ok(RmsNorm::new(weight, spec.rms_norm_eps))
+        };
+        let layer = spec.layers[layer];
+        Ok(Self {
+            input_norm: norm("input_layernorm", spec.hidden_size)?,
+            attention: Attention {
+                q,
+                k,
+                v,
+                o,
+                qk_norm: if spec.qk_norm {
+                    Some((
+                        norm("self_attn.q_norm", spec.head_dim)?,
+                        norm("self_attn.k_norm", spec.head_dim)?,
+                    ))
+                } else {
+                    None
+                },
+                heads: spec.num_heads,
+                kv_heads: spec.num_kv_heads,
+                head_dim: spec.head_dim,
+                rotate: layer.rope,
+                window: layer.sliding_window,
+            },
+            post_norm: norm("post_attention_layernorm", spec.hidden_size)?,
+            mlp: Mlp { gate, up, down },
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! What loading or running a model can fail with.
+
+use std::path::PathBuf;
+
+/// Errors of the model floor: its files (each names the file or tensor at fault) and its computation.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// A configuration file that is not what it should be; the message names the field and its value.
+    #[error("{path}: {message}")]
+    Config { path: PathBuf, message: String },
+    #[error("unsupported architecture {found}; supported are {supported}")]
+    UnsupportedArchitecture { found: String, supported: String },
+    /// A weights file or index that is truncated, corrupt or does not fit together.
+    #[error("{path}: {message}")]
+    Checkpoint { path: PathBuf, message: String },
+    #[error("{path}: no tensor `{name}` (expected with shape {expected:?})")]
+    MissingTensor {
+        path: PathBuf,
+        name: String,
+        expected: Vec<usize>,
+    },
+    #[error("{path}: tensor `{name}` has shape {found:?}, expected {expected:?}")]
+    TensorShape {
+        path: PathBuf,
+        name: String,
+        expected: Vec<usize>,
+        found: Vec<usize>,
+    },
+    #[error("{path}: tensor `{name}` is {found}, supported are F32, F16 and BF16")]
+    TensorDtype {
+        path: PathBuf,
+        name: String,
+        found: String,
+    },
+    #[error("{path}: tensor `{name}` has {count} values that are not finite, the first at {first}")]
+    NotFinite {
+        path: PathBuf,
+        name: String,
+        count: usize,
+        first: usize,
+    },
+    #[error("{path}: {count} tensors that the configuration has no place for: {names}")]
+    UnexpectedTensors {
+        path: PathBuf,
+        count: usize,
+        names: String,
+    },
+    /// A model id that could not be resolved or downloaded.
+    #[error("model `{id}`: {message}")]
+    Hub { id: String, message: String },
+    /// Tokens or lengths that the model has no place for.
+    #[error("{0}")]
+    Input(String),
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

@@ -1,0 +1,169 @@
+//! From what `--model` says to a directory on this machine.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::{HFClient, HFError};
+
+use super::error::ModelError;
+
+/// What a model needs here; nothing else of a repository (other weight formats, images) is downloaded.
+const NEEDED: [&str; 9] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "judge_template.toml",
+    // At the root alone: `original/` and the like hold other formats' copies.
+    "model*.safetensors",
+];
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Yields the directory of a model: `model` itself if that is a directory, else the download (or the cached copy) of
+/// the model id `owner/name`, or `owner/name@revision`.
+///
+/// The cache, the endpoint and the token are Hugging Face's own (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`).
+///
+/// # Errors
+/// [`ModelError::Hub`], saying whether the directory is missing, the id is unknown or the network is out of reach.
+pub fn resolve(model: &str) -> Result<PathBuf, ModelError> {
+    resolve_with(model, |client| client)
+}
+
+fn resolve_with(
+    model: &str,
+    configure: impl FnOnce(hf_hub::HFClientBuilder) -> hf_hub::HFClientBuilder,
+) -> Result<PathBuf, ModelError> {
+    let path = Path::new(model);
+    if path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let failed = |message: String| ModelError::Hub {
+        id: model.to_owned(),
+        message,
+    };
+    if path.exists() {
+        return Err(failed("is a file; a model is a directory".into()));
+    }
+    let Some((owner, name, revision)) = parse_id(model) else {
+        return Err(failed(
+            "no such directory, and not a model id of the form owner/name or owner/name@revision"
+                .into(),
+        ));
+    };
+
+    // Two attempts: a machine without a network should hear so in seconds.
+    let client = configure(HFClient::builder().retry_max_attempts(2))
+        .build_sync()
+        .map_err(|e| failed(e.to_string()))?;
+    let repository = client.model(owner, name);
+    let patterns = NEEDED.iter().copied().chain([INDEX]);
+    let download = |local_only: bool| {
+        repository
+            .snapshot_download()
+            .maybe_revision(revision.map(str::to_owned))
+            .allow_patterns(patterns.clone().map(str::to_owned).collect())
+            .local_files_only(local_only)
+            .send()
+    };
+    match download(false) {
+        Ok(dir) if dir.join("config.json").exists() => Ok(dir),
+        Ok(_) => Err(failed("the repository has no config.json".into())),
+        Err(HFError::Request { source, .. }) => match download(true) {
+            // A copy that an interrupted download left incomplete is refused when its weights are opened.
+            Ok(dir) if dir.join("config.json").exists() => Ok(dir),
+            _ => Err(failed(format!(
+                "no such directory, not in the cache, and the model hub is out of reach ({}); \
+                 give a model directory instead",
+                root_cause(&source)
+            ))),
+        },
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// `owner/name[@revision]`, in the hub's alphabet.
+fn parse_id(id: &str) -> Option<(&str, &str, Option<&str>)> {
+    let (repository, revision) = match id.split_once('@') {
+        Some((repository, revision)) => (repository, Some(revision)),
+        None => (id, None),
+    };
+    let (owner, name) = repository.split_once('/')?;
+    let word = |word: &str| {
+        !word.is_empty()
+            && word.len() <= 96
+            && word.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && !word.contains("..")
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    let revision_ok = revision.is_none_or(|r| r.split('/').all(word));
+    (word(owner) && word(name) && revision_ok).then_some((owner, name, revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_existing_directory_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        assert_eq!(resolve(path).unwrap(), dir.path());
+    }
+
+    #[test]
+    fn ids_and_paths_are_told_apart() {
+        assert_eq!(parse_id("a/b"), Some(("a", "b", None)));
+        assert_eq!(
+            parse_id("HuggingFaceTB/SmolLM2-135M-Instruct@refs/pr/1"),
+            Some(("HuggingFaceTB", "SmolLM2-135M-Instruct", Some("refs/pr/1")))
+        );
+        for not_an_id in [
+            "", "a", "/a/b", "./a/b", "a/b/c", "../a", "a/..", "a/b@", "a b/c", "~/models",
+            "a/b@../x",
+        ] {
+            assert_eq!(parse_id(not_an_id), None, "{not_an_id}");
+        }
+        let error = resolve("models/no/such/place").unwrap_err().to_string();
+        assert!(error.contains("no such directory"), "{error}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = resolve(file.path().to_str().unwrap())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("is a file"), "{error}");
+    }
+
+    #[test]
+    fn an_unreachable_hub_is_said_clearly() {
+        let cache = tempfile::tempdir().unwrap();
+        // A port that was just free: nothing listens there.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let error = resolve_with("some/model", |client| {
+            client
+                .endpoint(format!("http://127.0.0.1:{port}"))
+                .cache_dir(cache.path())
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(
+            error.contains("some/model") && error.contains("out of reach"),
+            "{error}"
+        );
+    }
+}

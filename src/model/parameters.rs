@@ -1,0 +1,127 @@
+//! The tensors an architecture consists of, by their checkpoint names.
+
+use candle_core::{Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{DecoderSpec, ModelError};
+use crate::nn::Lora;
+
+/// Where the decoder takes its tensors from: a checkpoint on disk, or a trainer's variables.
+pub trait ParameterSource {
+    /// The tensor of this checkpoint name.
+    ///
+    /// # Errors
+    /// When there is none or its shape is another.
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
+
+    /// The adapter of the linear layer at `path` (its tensor name without `.weight`), if it has one.
+    fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {
+        let _ = path;
+        Ok(None)
+    }
+}
+
+impl DecoderSpec {
+    /// The shape `[out, in]` of every linear layer of a block, by its path within the block.
+    pub fn block_linears(&self) -> [(&'static str, [usize; 2]); 7] {
+        let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
+        let (q, kv) = (
+            self.num_heads * self.head_dim,
+            self.num_kv_heads * self.head_dim,
+        );
+        [
+            ("self_attn.q_proj", [q, hidden]),
+            ("self_attn.k_proj", [kv, hidden]),
+            ("self_attn.v_proj", [kv, hidden]),
+            ("self_attn.o_proj", [hidden, q]),
+            ("mlp.gate_proj", [ffn, hidden]),
+            ("mlp.up_proj", [ffn, hidden]),
+            ("mlp.down_proj", [hidden, ffn]),
+        ]
+    }
+
+    /// Every tensor of the model with its shape, in the order of the forward pass.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let hidden = self.hidden_size;
+        let mut list = vec![(
+            "model.embed_tokens.weight".to_owned(),
+            vec![self.vocab_size, hidden],
+        )];
+        for layer in 0..self.num_layers() {
+            let mut add = |name: &str, shape: Vec<usize>| {
+                list.push((format!("model.layers.{layer}.{name}"), shape));
+            };
+            add("input_layernorm.weight", vec![hidden]);
+            for (path, shape) in self.block_linears() {
+                add(&format!("{path}.weight"), shape.to_vec());
+                if self.has_bias(path) {
+                    add(&format!("{path}.bias"), vec![shape[0]]);
+                }
+            }
+            if self.qk_norm {
+                add("self_attn.q_norm.weight", vec![self.head_dim]);
+                add("self_attn.k_norm.weight", vec![self.head_dim]);
+            }
+            add("post_attention_layernorm.weight", vec![hidden]);
+        }
+        list.push(("model.norm.weight".to_owned(), vec![hidden]));
+        if !self.tie_word_embeddings {
+            list.push(("lm_head.weight".to_owned(), vec![self.vocab_size, hidden]));
+        }
+        list
+    }
+
+    /// Whether the linear layer at this path within a block has a bias.
+    pub fn has_bias(&self, path: &str) -> bool {
+        match path {
+            "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => self.qkv_bias,
+            "self_attn.o_proj" => self.o_bias,
+            _ => self.mlp_bias,
+        }
+    }
+
+    /// Numbers the model has.
+    pub fn num_parameters(&self) -> usize {
+        self.parameters()
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
+    }
+}
+
+/// Fresh weights: normal with deviation 0.02, projections that write to the residual stream divided by
+/// `sqrt(2 layers)` (GPT-2), norms 1, biases 0. A function of the seed alone.
+pub fn random_parameters(
+    spec: &DecoderSpec,
+    seed: u64,
+) -> Result<Vec<(String, Tensor)>, ModelError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let residual = 1.0 / (2.0 * spec.num_layers() as f64).sqrt();
+    spec.parameters()
+        .into_iter()
+        .map(|(name, shape)| {
+            let count = shape.iter().product::<usize>();
+            let values = if name.ends_with(".bias") {
+                vec![0f32; count]
+            } else if shape.len() == 1 {
+                vec![1f32; count]
+            } else {
+                let writes_residual =
+                    name.ends_with("o_proj.weight") || name.ends_with("down_proj.weight");
+                let deviation = 0.02 * if writes_residual { residual } else { 1.0 };
+                (0..count)
+                    .map(|_| (normal(&mut rng) * deviation) as f32)
+                    .collect()
+            };
+            let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
+            Ok((name, tensor))
+        })
+        .collect()
+}
+
+/// One standard normal draw (Box-Muller, one of the pair).
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (rng.random(), rng.random());
+    (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}

@@ -1,0 +1,324 @@
+//! The safetensors file format: an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
+//!
+//! Read here rather than by the `safetensors` crate because its end-of-data sum can overflow on a hostile header, and
+//! because a reader who names the tensor at fault is worth eighty lines. Accepted is what that crate accepts: tensors
+//! in any order in the header, tiling the data without holes or overlaps to the very end of the file.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use serde_json::{Map, Value};
+
+use super::error::ModelError;
+
+const LENGTH_BYTES: usize = 8;
+/// The reference implementation's limit; a header of a million tensors is smaller.
+const MAX_HEADER_BYTES: usize = 100_000_000;
+
+/// Where a tensor lies in its file. Whatever is in here has been checked against the file's size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// As spelt in the header: `F32`, `BF16`, `I64`, ...
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    /// Bytes of the file.
+    pub bytes: Range<usize>,
+}
+
+/// A mapped file and its tensors by name.
+#[derive(Debug)]
+pub(super) struct SafetensorsFile {
+    pub map: Mmap,
+    pub entries: BTreeMap<String, Entry>,
+    pub metadata: BTreeMap<String, String>,
+}
+
+impl SafetensorsFile {
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let io = |source| ModelError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() < LENGTH_BYTES as u64 {
+            // Mapping an empty file is an error of its own on some systems.
+            return Err(corrupt(
+                path,
+                "truncated: shorter than a safetensors header",
+            ));
+        }
+        // SAFETY: the mapping is only read, through slices whose bounds were checked when it was made. A file that
+        // another process truncates meanwhile would fault; weights are replaced by rename (see `write`), not rewritten.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let (entries, metadata) = parse(&map).map_err(|message| corrupt(path, message))?;
+        Ok(Self {
+            map,
+            entries,
+            metadata,
+        })
+    }
+}
+
+fn corrupt(path: &Path, message: impl Into<String>) -> ModelError {
+    ModelError::Checkpoint {
+        path: path.to_owned(),
+        message: message.into(),
+    }
+}
+
+type Header = (BTreeMap<String, Entry>, BTreeMap<String, String>);
+
+/// Reads and checks the header of a whole file.
+fn parse(file: &[u8]) -> Result<Header, String> {
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err("truncated: shorter than a safetensors header".into());
+    };
+    let length = u64::from_le_bytes(*length);
+    let length = usize::try_from(length)
+        .ok()
+        .filter(|&length| length <= MAX_HEADER_BYTES)
+        .ok_or_else(|| format!("not a safetensors file: its header would be {length} bytes"))?;
+    let header = rest.get(..length).ok_or_else(|| {
+        format!(
+            "truncated: the header is {length} bytes, the file holds {}",
+            rest.len()
+        )
+    })?;
+    let header: Map<String, Value> = serde_json::from_slice(header)
+        .map_err(|e| format!("the safetensors header is not a JSON object: {e}"))?;
+
+    let data_len = rest.len() - length;
+    let mut metadata = BTreeMap::new();
+    let mut entries = BTreeMap::new();
+    for (name, value) in header {
+        if name == "__metadata__" {
+            for (key, value) in value.as_object().into_iter().flatten() {
+                if let Some(text) = value.as_str() {
+                    metadata.insert(key.clone(), text.to_owned());
+                }
+            }
+            continue;
+        }
+        let mut entry = entry(&value).map_err(|message| format!("tensor `{name}`: {message}"))?;
+        if entry.bytes.end > data_len {
+            return Err(format!(
+                "truncated: tensor `{name}` ends at byte {} of {data_len}",
+                entry.bytes.end
+            ));
+        }
+        entry.bytes =
+            entry.bytes.start + LENGTH_BYTES + length..entry.bytes.end + LENGTH_BYTES + length;
+        entries.insert(name, entry);
+    }
+    tiles(&entries, LENGTH_BYTES + length..file.len())?;
+    Ok((entries, metadata))
+}
+
+/// One header entry, its byte range still relative to the data.
+fn entry(value: &Value) -> Result<Entry, String> {
+    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
+    let numbers = |field: &str| -> Option<Vec<usize>> {
+        value.get(field)?.as_array()?.iter().map(number).collect()
+    };
+    let dtype = value
+        .get("dtype")
+        .and_then(Value::as_str)
+        .ok_or("no dtype in the header")?;
+    let shape = numbers("shape").ok_or("no shape in the header")?;
+    let offsets = numbers("data_offsets").ok_or("no data_offsets in the header")?;
+    let [start, end] = offsets[..] else {
+        return Err("data_offsets are not two numbers".into());
+    };
+    if start > end {
+        return Err(format!("data_offsets [{start}, {end}] run backwards"));
+    }
+    if let Some(size) = size_of(dtype) {
+        let expected = shape
+            .iter()
+            .try_fold(size, |bytes: usize, &n| bytes.checked_mul(n))
+            .ok_or_else(|| format!("shape {shape:?} is too large"))?;
+        if end - start != expected {
+            return Err(format!(
+                "{dtype} of shape {shape:?} takes {expected} bytes, data_offsets give {}",
+                end - start
+            ));
+        }
+    }
+    Ok(Entry {
+        dtype: dtype.to_owned(),
+        shape,
+        bytes: start..end,
+    })
+}
+
+/// Bytes a value of a header's dtype; unknown ones are refused when a tensor of theirs is read.
+fn size_of(dtype: &str) -> Option<usize> {
+    match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => Some(1),
+        "F16" | "BF16" | "U16" | "I16" => Some(2),
+        "F32" | "U32" | "I32" => Some(4),
+        "F64" | "U64" | "I64" => Some(8),
+        _ => None,
+    }
+}
+
+/// Checks that the tensors cover `data` exactly, each byte once.
+fn tiles(entries: &BTreeMap<String, Entry>, data: Range<usize>) -> Result<(), String> {
+    let mut by_place: Vec<_> = entries.iter().collect();
+    by_place.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
+    let mut at = data.start;
+    for (name, entry) in by_place {
+        if entry.bytes.start < at {
+            return Err(format!("tensor `{name}` overlaps another"));
+        }
+        if entry.bytes.start > at {
+            return Err(format!(
+                "{} bytes before tensor `{name}` belong to none",
+                entry.bytes.start - at
+            ));
+        }
+        at = entry.bytes.end;
+    }
+    if at != data.end {
+        return Err(format!(
+            "{} bytes after the last tensor belong to none",
+            data.end - at
+        ));
+    }
+    Ok(())
+}
+
+/// Writes tensors in order of name. Atomic: `path` holds the old file or the whole new one, also after a power cut.
+///
+/// `dtype` converts floating-point tensors (F32, F16, BF16) as they are written; `None` keeps each as it is, integers
+/// always. The metadata is `{"format": "pt"}` and what `metadata` adds.
+///
+/// # Errors
+/// [`ModelError::Io`], or [`ModelError::TensorDtype`] for a dtype that has no place in a checkpoint.
+pub fn write(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    dtype: Option<DType>,
+    metadata: &[(&str, &str)],
+) -> Result<(), ModelError> {
+    let mut header = Map::new();
+    let mut described = Map::from_iter([("format".to_owned(), Value::from("pt"))]);
+    for (key, value) in metadata {
+        described.insert((*key).to_owned(), Value::from(*value));
+    }
+    header.insert("__metadata__".into(), Value::Object(described));
+    let mut end = 0;
+    for (name, tensor) in tensors {
+        let as_dtype = saved_dtype(tensor, dtype);
+        let spelt = spelling(as_dtype).ok_or_else(|| ModelError::TensorDtype {
+            path: path.to_owned(),
+            name: name.clone(),
+            found: format!("{as_dtype:?}"),
+        })?;
+        let start = end;
+        end += tensor.elem_count() * as_dtype.size_in_bytes();
+        header.insert(
+            name.clone(),
+            serde_json::json!({"dtype": spelt, "shape": tensor.dims(), "data_offsets": [start, end]}),
+        );
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' '); // tensors start aligned
+    replace(path, |out| {
+        let io = |source| ModelError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        out.write_all(&(header.len() as u64).to_le_bytes())
+            .and_then(|()| out.write_all(&header))
+            .map_err(io)?;
+        for tensor in tensors.values() {
+            let bytes = bytes_of(&tensor.to_dtype(saved_dtype(tensor, dtype))?)?;
+            out.write_all(&bytes).map_err(io)?;
+        }
+        Ok(())
+    })
+}
+
+fn saved_dtype(tensor: &Tensor, asked: Option<DType>) -> DType {
+    match asked {
+        Some(dtype) if tensor.dtype().is_float() => dtype,
+        _ => tensor.dtype(),
+    }
+}
+
+fn spelling(dtype: DType) -> Option<&'static str> {
+    match dtype {
+        DType::F32 => Some("F32"),
+        DType::F16 => Some("F16"),
+        DType::BF16 => Some("BF16"),
+        DType::F64 => Some("F64"),
+        DType::U8 => Some("U8"),
+        DType::U32 => Some("U32"),
+        DType::I64 => Some("I64"),
+        _ => None,
+    }
+}
+
+fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>, candle_core::Error> {
+    let flat = tensor.to_device(&Device::Cpu)?.flatten_all()?;
+    macro_rules! little_endian {
+        ($kind:ty) => {
+            flat.to_vec1::<$kind>()?
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        };
+    }
+    Ok(match tensor.dtype() {
+        DType::F32 => little_endian!(f32),
+        DType::F16 => little_endian!(f16),
+        DType::BF16 => little_endian!(bf16),
+        DType::F64 => little_endian!(f64),
+        DType::U8 => little_endian!(u8),
+        DType::U32 => little_endian!(u32),
+        DType::I64 => little_endian!(i64),
+        other => candle_core::bail!("dtype {other:?} is never written: this is a bug"),
+    })
+}
+
+/// Replaces a file by what `fill` writes, atomically: a temporary file beside it, synced, renamed, the folder synced.
+/// On an error the temporary file is removed and `path` is as it was.
+pub fn replace(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,
+) -> Result<(), ModelError> {
+    let io = |source| ModelError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let tmp = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let written = || -> Result<(), ModelError> {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(&tmp).map_err(io)?);
+        fill(&mut out)?;
+        out.into_inner()
+            .map_err(|e| io(e.into_error()))?
+            .sync_all()
+            .map_err(io)?;
+        std::fs::rename(&tmp, path).map_err(io)
+    };
+    if let Err(error) = written() {
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(&tmp);
+        return Err(error);
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(io)
+}

@@ -1,0 +1,71 @@
+//! The attention block: projections, optional q/k norm, rotation, and whichever attention the caller chose.
+
+use candle_core::{Result, Tensor};
+
+use super::{Linear, RmsNorm};
+use crate::kernels::attention::{AttentionParams, dense_attention};
+use crate::kernels::rope::rope;
+
+/// Where keys and values come from: chosen by the caller, never by the model.
+pub enum AttentionBackend<'a> {
+    /// Packed sequences attend to themselves; differentiable. Sequence `s` is rows `cu_seqlens[s]..cu_seqlens[s + 1]`.
+    Dense { cu_seqlens: &'a [u32] },
+}
+
+/// cos and sin of each packed token, `[tokens, head_dim / 2]`.
+#[derive(Debug, Clone)]
+pub struct Rotations {
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
+/// Self-attention of one layer.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    pub q: Linear,
+    pub k: Linear,
+    pub v: Linear,
+    pub o: Linear,
+    /// Qwen3 normalises every head's queries and keys.
+    pub qk_norm: Option<(RmsNorm, RmsNorm)>,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    /// SmolLM3 leaves rotation out of some layers.
+    pub rotate: bool,
+    pub window: Option<usize>,
+}
+
+impl Attention {
+    /// `x` is `[tokens, hidden]`, and so is the result.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        rotations: &Rotations,
+        backend: &mut AttentionBackend<'_>,
+    ) -> Result<Tensor> {
+        let tokens = x.dim(0)?;
+        let heads = |t: Tensor, n: usize| t.reshape((tokens, n, self.head_dim));
+        let mut q = heads(self.q.forward(x)?, self.heads)?;
+        let mut k = heads(self.k.forward(x)?, self.kv_heads)?;
+        let v = heads(self.v.forward(x)?, self.kv_heads)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
+        if self.rotate {
+            q = rope(&q, &rotations.cos, &rotations.sin)?;
+            k = rope(&k, &rotations.cos, &rotations.sin)?;
+        }
+        let params = AttentionParams {
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            window: self.window,
+        };
+        let attended = match backend {
+            AttentionBackend::Dense { cu_seqlens } => {
+                dense_attention(&q, &k, &v, cu_seqlens, params)?
+            }
+        };
+        self.o
+            .forward(&attended.reshape((tokens, self.heads * self.head_dim))?)
+    }
+}

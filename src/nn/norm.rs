@@ -1,0 +1,22 @@
+//! Root-mean-square norm as a layer.
+
+use candle_core::{Result, Tensor};
+
+use crate::kernels::rms_norm::rms_norm;
+
+/// The norm over the last axis; see [`crate::kernels::rms_norm`].
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+}
+
+impl RmsNorm {
+    pub fn new(weight: Tensor, eps: f64) -> Self {
+        Self { weight, eps }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        rms_norm(x, &self.weight, self.eps)
+    }
+}

@@ -1,0 +1,139 @@
+//! The principles: their names for the judge, the sentences that ask the policy for them, and what satisfies them.
+
+use serde::{Deserialize, Serialize};
+
+use super::task::Grade;
+
+/// One thing a response can be judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Principle {
+    Correct,
+    Brief,
+    Explained,
+    Polite,
+    Formatted,
+}
+
+impl Principle {
+    pub const ALL: [Principle; 5] = [
+        Principle::Correct,
+        Principle::Brief,
+        Principle::Explained,
+        Principle::Polite,
+        Principle::Formatted,
+    ];
+
+    /// The word that stands for the principle in a judge's question and in data files.
+    pub fn name(self) -> &'static str {
+        self.texts().0
+    }
+
+    /// The system message that asks for it.
+    pub fn request(self) -> &'static str {
+        self.texts().1
+    }
+
+    /// The system message that asks for its opposite: contrasts of on-policy pairs.
+    pub fn opposite(self) -> &'static str {
+        self.texts().2
+    }
+
+    /// The one table of principle texts: name, request, opposite.
+    fn texts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Principle::Correct => ("correct", "Check your work carefully.", "Just guess."),
+            Principle::Brief => ("brief", "Be brief.", "Be chatty."),
+            Principle::Explained => ("explained", "Explain your steps.", "Skip the steps."),
+            Principle::Polite => ("polite", "Be polite.", "Be blunt."),
+            Principle::Formatted => ("formatted", "Use the exact format.", "Ignore the format."),
+        }
+    }
+
+    /// Whether a graded response satisfies the principle.
+    pub fn satisfied(self, grade: &Grade) -> bool {
+        match self {
+            Principle::Correct => grade.correct,
+            Principle::Brief => grade.brief,
+            Principle::Explained => grade.steps,
+            Principle::Polite => grade.polite,
+            Principle::Formatted => grade.format,
+        }
+    }
+
+    /// The principle of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+/// How many of the principles a response satisfies.
+pub fn satisfied(principles: &[Principle], grade: &Grade) -> usize {
+    principles.iter().filter(|p| p.satisfied(grade)).count()
+}
+
+/// Pairs of principles the judge is trained on.
+pub const TRAINED_PAIRS: [[Principle; 2]; 6] = [
+    [Principle::Correct, Principle::Brief],
+    [Principle::Correct, Principle::Explained],
+    [Principle::Correct, Principle::Formatted],
+    [Principle::Explained, Principle::Polite],
+    [Principle::Polite, Principle::Formatted],
+    [Principle::Brief, Principle::Formatted],
+];
+
+/// Combinations no training record ever names: two pairs, and every triple without an outright contradiction.
+pub const HELD_OUT_COMBINATIONS: [&[Principle]; 8] = [
+    &[Principle::Correct, Principle::Polite],
+    &[Principle::Explained, Principle::Formatted],
+    &[Principle::Brief, Principle::Polite],
+    &[Principle::Correct, Principle::Brief, Principle::Formatted],
+    &[Principle::Correct, Principle::Explained, Principle::Polite],
+    &[
+        Principle::Correct,
+        Principle::Explained,
+        Principle::Formatted,
+    ],
+    &[Principle::Correct, Principle::Polite, Principle::Formatted],
+    &[
+        Principle::Explained,
+        Principle::Polite,
+        Principle::Formatted,
+    ],
+];
+
+/// The judge's question, as `models/pocket/judge_template.toml` asks it.
+///
+/// Candidates stand on lines of their own, three tokens after the instruction (newline, letter, newline), just
+/// as an answer does in a conversation (end, role, newline): a skill learned in one place fits in the other.
+pub const JUDGE_FRAME: &str =
+    "Which answer is {principles}?\n{context}\nA\n{response_a}\nB\n{response_b}";
+/// What the judge's answer is begun with.
+pub const JUDGE_LEAD_IN: &str = "Answer";
+/// What the judge answers with.
+pub const JUDGE_LABELS: [&str; 2] = [" A", " B"];
+/// What stands between the names of several principles.
+pub const PRINCIPLE_JOIN: &str = " and ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_held_out_combination_is_trained_on() {
+        for held in HELD_OUT_COMBINATIONS {
+            let trained = TRAINED_PAIRS
+                .iter()
+                .any(|pair| pair.len() == held.len() && pair.iter().all(|p| held.contains(p)));
+            assert!(!trained, "{held:?}");
+        }
+    }
+
+    #[test]
+    fn every_principle_is_in_a_trained_pair_and_names_read_back() {
+        for principle in Principle::ALL {
+            assert!(TRAINED_PAIRS.iter().flatten().any(|p| *p == principle));
+            assert_eq!(Principle::from_name(principle.name()), Some(principle));
+        }
+    }
+}

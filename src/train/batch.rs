@@ -1,0 +1,114 @@
+//! Packing: examples laid end to end into micro-batches, with the rows that carry loss.
+
+use super::mixture::{ExampleKind, TrainExample};
+
+/// Examples that go through the model at once. Attention never crosses `cu_seqlens`, so packing changes no result.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MicroBatch {
+    pub ids: Vec<u32>,
+    /// Example `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
+    pub cu_seqlens: Vec<u32>,
+    /// Rows whose *next* token is supervised, ascending.
+    pub rows: Vec<u32>,
+    /// The supervised token after each of `rows`.
+    pub targets: Vec<u32>,
+    /// The loss weight of each target.
+    pub weights: Vec<f32>,
+    /// Which half of the mixture each target belongs to.
+    pub kinds: Vec<ExampleKind>,
+}
+
+impl MicroBatch {
+    fn new() -> Self {
+        Self {
+            cu_seqlens: vec![0],
+            ..Self::default()
+        }
+    }
+
+    fn push(&mut self, example: &TrainExample) {
+        let start = self.ids.len();
+        self.ids.extend_from_slice(&example.ids);
+        self.cu_seqlens.push(self.ids.len() as u32);
+        for (i, &weight) in example.weights.iter().enumerate().skip(1) {
+            if weight > 0.0 {
+                self.rows.push((start + i - 1) as u32);
+                self.targets.push(example.ids[i]);
+                self.weights.push(weight);
+                self.kinds.push(example.kind);
+            }
+        }
+    }
+
+    /// Lengths of the examples.
+    pub fn seq_lens(&self) -> Vec<u32> {
+        self.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect()
+    }
+}
+
+/// Packs examples, in order, into micro-batches of at most `max_tokens`; an example longer than that has one of its own.
+pub fn pack<'a>(
+    examples: impl IntoIterator<Item = &'a TrainExample>,
+    max_tokens: usize,
+) -> Vec<MicroBatch> {
+    let mut batches: Vec<MicroBatch> = Vec::new();
+    for example in examples {
+        if example.ids.is_empty() {
+            continue;
+        }
+        match batches.last_mut() {
+            Some(last) if last.ids.len() + example.ids.len() <= max_tokens => last.push(example),
+            _ => {
+                let mut batch = MicroBatch::new();
+                batch.push(example);
+                batches.push(batch);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example(ids: &[u32], supervised: &[usize]) -> TrainExample {
+        TrainExample {
+            ids: ids.to_vec(),
+            weights: (0..ids.len())
+                .map(|i| f32::from(supervised.contains(&i)))
+                .collect(),
+            kind: ExampleKind::Sft,
+        }
+    }
+
+    #[test]
+    fn rows_point_at_the_token_before_a_target_within_its_own_example() {
+        let examples = [example(&[5, 6, 7], &[2]), example(&[8, 9], &[1])];
+        let batches = pack(&examples, 5);
+        assert_eq!(batches.len(), 1);
+        assert_eq!(batches[0].ids, [5, 6, 7, 8, 9]);
+        assert_eq!(batches[0].cu_seqlens, [0, 3, 5]);
+        assert_eq!(batches[0].rows, [1, 3]);
+        assert_eq!(batches[0].targets, [7, 9]);
+        assert_eq!(batches[0].seq_lens(), [3, 2]);
+    }
+
+    #[test]
+    fn a_full_batch_starts_another_and_a_long_example_stands_alone() {
+        let examples = [
+            example(&[1, 2], &[1]),
+            example(&[3; 9], &[1]),
+            example(&[4, 5], &[1]),
+            example(&[], &[]),
+            example(&[6, 7], &[1]),
+        ];
+        let sizes: Vec<usize> = pack(&examples, 4).iter().map(|b| b.ids.len()).collect();
+        assert_eq!(sizes, [2, 9, 4]);
+    }
+
+    #[test]
+    fn the_first_token_is_never_a_target() {
+        assert!(pack(&[example(&[1, 2], &[0])], 8)[0].rows.is_empty());
+    }
+}

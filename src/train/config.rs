@@ -1,0 +1,192 @@
+//! What a JSFT run is told: a TOML file, overridden by flags, checked once and then immutable.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use super::mixture::{MixtureOptions, Order};
+use super::optim::OptimConfig;
+use super::schedule::ScheduleConfig;
+use crate::model::adapter::LoraConfig;
+use crate::preference::Format;
+
+/// A JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples a step, 2e-5 cosine, clip 1.0).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JsftConfig {
+    /// The model to start from: a directory or a hub id.
+    pub model: String,
+    /// Start from random weights of `model`'s `config.json` instead of its weights.
+    pub from_scratch: bool,
+    /// Where checkpoints, metrics and the trained model go.
+    pub output_dir: PathBuf,
+    /// Passes over the data; a fraction stops within the last one.
+    pub epochs: f64,
+    /// Stops after that many optimizer steps, however many the epochs would be. The schedule ends there too.
+    pub max_steps: Option<u64>,
+    /// Examples an optimizer step.
+    pub batch_size: usize,
+    /// Tokens that go through the model at once; a step is as many such parts as its examples need.
+    pub micro_batch_tokens: usize,
+    /// Compute block activations again in the backward pass instead of keeping them.
+    pub recompute: bool,
+    /// A checkpoint every so many steps; 0 keeps none but the last.
+    pub save_every: u64,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// A row of metrics every so many steps.
+    pub log_every: u64,
+    /// The order examples are taken in, every epoch anew.
+    pub order: Order,
+    /// Seeds initial weights, the order and the mixture's draws.
+    pub seed: u64,
+    /// The dtype the trained weights are saved in.
+    pub save_dtype: SaveDtype,
+    /// A built-in judge template by name (`hh`, `ultrafeedback`) or a file; absent means the model's own.
+    pub judge_template: Option<String>,
+    /// Train an adapter on the frozen model instead of the model.
+    pub lora: Option<LoraConfig>,
+    pub schedule: ScheduleConfig,
+    pub optim: OptimConfig,
+    pub mixture: MixtureOptions,
+    /// Preference data, in this order.
+    pub data: Vec<DataFile>,
+}
+
+/// One input file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFile {
+    pub path: PathBuf,
+    /// The record shape; `auto` looks at each record.
+    #[serde(default)]
+    pub format: Format,
+    /// Whether `chosen` is imitated (a harmlessness set, for one, is only judged).
+    #[serde(default = "yes")]
+    pub sft: bool,
+    /// Whether its comparisons are judged.
+    #[serde(default = "yes")]
+    pub judge: bool,
+}
+
+impl DataFile {
+    /// A file whose shape is looked at and whose records are both imitated and judged.
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            format: Format::default(),
+            sft: true,
+            judge: true,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Number formats weights are saved in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaveDtype {
+    #[default]
+    Bf16,
+    F16,
+    F32,
+}
+
+impl SaveDtype {
+    pub fn dtype(self) -> candle_core::DType {
+        match self {
+            Self::Bf16 => candle_core::DType::BF16,
+            Self::F16 => candle_core::DType::F16,
+            Self::F32 => candle_core::DType::F32,
+        }
+    }
+
+    /// The name `config.json` uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::F32 => "float32",
+        }
+    }
+}
+
+impl Default for JsftConfig {
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            from_scratch: false,
+            output_dir: PathBuf::new(),
+            epochs: 1.0,
+            max_steps: None,
+            batch_size: 128,
+            micro_batch_tokens: 4096,
+            recompute: false,
+            save_every: 200,
+            keep_checkpoints: 2,
+            log_every: 10,
+            order: Order::Shuffled,
+            seed: 42,
+            save_dtype: SaveDtype::Bf16,
+            judge_template: None,
+            lora: None,
+            schedule: ScheduleConfig::default(),
+            optim: OptimConfig::default(),
+            mixture: MixtureOptions::default(),
+            data: Vec::new(),
+        }
+    }
+}
+
+impl JsftConfig {
+    /// Reads a configuration file. Unknown keys are errors.
+    pub fn from_file(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
+        toml::from_str(&text).map_err(|e| TrainError::bad_file(path, e))
+    }
+
+    /// # Errors
+    /// Names the first setting that makes no sense.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let refuse = |what: &str| Err(TrainError::Config(what.to_owned()));
+        if self.model.is_empty() {
+            return refuse("`model` is missing: a model directory or a hub id");
+        }
+        if self.output_dir.as_os_str().is_empty() {
+            return refuse("`output_dir` is missing");
+        }
+        if self.data.is_empty() {
+            return refuse("`data` is missing: at least one file of preference pairs");
+        }
+        if self.batch_size == 0 || self.micro_batch_tokens == 0 || self.log_every == 0 {
+            return refuse("batch_size, micro_batch_tokens and log_every must be at least 1");
+        }
+        if !(self.epochs.is_finite() && self.epochs > 0.0) {
+            return refuse("epochs must be positive");
+        }
+        if self.max_steps == Some(0) {
+            return refuse("max_steps must be at least 1");
+        }
+        if self.lora.is_some() && self.from_scratch {
+            return refuse("an adapter on random weights trains nothing: drop `lora` or `from_scratch`");
+        }
+        self.optim.validate()
+    }
+
+    /// What must not change between a run and its resume, as text: everything but where it is written and how it is logged.
+    pub(super) fn identity(&self) -> Result<String, TrainError> {
+        let fixed = Self {
+            output_dir: PathBuf::new(),
+            save_every: 0,
+            keep_checkpoints: 0,
+            log_every: 0,
+            save_dtype: SaveDtype::default(),
+            ..self.clone()
+        };
+        toml::to_string(&fixed).map_err(|e| TrainError::Config(e.to_string()))
+    }
+}

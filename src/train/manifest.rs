@@ -1,0 +1,210 @@
+//! The run's papers: what was trained, on what, by which code, on which machine. Written beside the weights.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use super::digest::FileDigest;
+
+/// `run_manifest.json`; the resolved configuration lies beside it as `config.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunManifest {
+    pub selfjudge_version: String,
+    pub git: GitState,
+    /// UTC, RFC 3339.
+    pub started: String,
+    /// Absent while the run is under way, or if it died.
+    pub ended: Option<String>,
+    /// The architecture and its extensions; bits may differ between two of them.
+    pub isa: String,
+    pub threads: usize,
+    pub device: String,
+    pub data: Vec<DataDigest>,
+    /// SHA-256 of `config.toml`.
+    pub config_sha256: String,
+}
+
+/// One input file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataDigest {
+    /// As it was given.
+    pub path: String,
+    pub bytes: u64,
+    pub sha256: String,
+    /// Examples read from it.
+    pub records: u64,
+}
+
+impl DataDigest {
+    /// # Errors
+    /// The file system's.
+    pub fn of(path: &Path, records: u64) -> Result<Self, TrainError> {
+        let digest = FileDigest::of(path)?;
+        Ok(Self {
+            path: path.display().to_string(),
+            bytes: digest.bytes,
+            sha256: digest.sha256,
+            records,
+        })
+    }
+}
+
+/// The checkout that the program was run in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitState {
+    /// `unknown` outside a checkout.
+    pub commit: String,
+    /// Whether tracked files differ from the commit; absent where that is not known.
+    pub dirty: Option<bool>,
+}
+
+impl GitState {
+    /// Of the directory's checkout, if it is in one.
+    pub fn of(dir: &Path) -> Self {
+        let git = |arguments: &[&str]| -> Option<String> {
+            let output = Command::new("git")
+                .arg("-C")
+                .arg(dir)
+                .args(arguments)
+                // Set inside git's own hooks, they would point at another checkout.
+                .env_remove("GIT_DIR")
+                .env_remove("GIT_WORK_TREE")
+                .output()
+                .ok()?;
+            let text = String::from_utf8(output.stdout).ok()?;
+            output.status.success().then(|| text.trim().to_owned())
+        };
+        Self {
+            commit: git(&["rev-parse", "HEAD"]).unwrap_or_else(|| "unknown".to_owned()),
+            dirty: git(&["status", "--porcelain", "--untracked-files=no"])
+                .map(|changes| !changes.is_empty()),
+        }
+    }
+}
+
+impl RunManifest {
+    /// A run that begins now in the working directory. `threads` and `device` as they were chosen.
+    pub fn begin(threads: usize, device: String, data: Vec<DataDigest>) -> Self {
+        Self {
+            selfjudge_version: env!("CARGO_PKG_VERSION").to_owned(),
+            git: GitState::of(Path::new(".")),
+            started: rfc3339(SystemTime::now()),
+            ended: None,
+            isa: crate::device::isa(),
+            threads,
+            device,
+            data,
+            config_sha256: String::new(),
+        }
+    }
+
+    /// Writes `config.toml` and `run_manifest.json` into `dir`.
+    ///
+    /// # Errors
+    /// The file system's; a configuration that TOML cannot hold.
+    pub fn write(&mut self, dir: &Path, config: &impl Serialize) -> Result<(), TrainError> {
+        let text = toml::to_string_pretty(config)
+            .map_err(|e| TrainError::Config(format!("cannot be written as TOML: {e}")))?;
+        self.config_sha256 = super::digest::sha256_bytes(text.as_bytes());
+        let path = dir.join("config.toml");
+        fs::write(&path, text).map_err(TrainError::io("cannot write", &path))?;
+        self.write_json(dir)
+    }
+
+    /// Notes the end and writes `run_manifest.json` again.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn end(&mut self, dir: &Path) -> Result<(), TrainError> {
+        self.ended = Some(rfc3339(SystemTime::now()));
+        self.write_json(dir)
+    }
+
+    fn write_json(&self, dir: &Path) -> Result<(), TrainError> {
+        let path = dir.join("run_manifest.json");
+        let text =
+            serde_json::to_string_pretty(self).map_err(|e| TrainError::bad_file(&path, e))?;
+        fs::write(&path, text + "\n").map_err(TrainError::io("cannot write", &path))
+    }
+}
+
+/// UTC to the second.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, s) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from a day count: years are made to begin in March, so that the leap day comes last.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = (march_month + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        s / 3600,
+        s / 60 % 60,
+        s % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn a_run_is_written_beside_the_weights() {
+        #[derive(Serialize)]
+        struct Config {
+            learning_rate: f64,
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("pairs.jsonl");
+        fs::write(&data, "{}\n{}\n").unwrap();
+        let data = DataDigest::of(&data, 2).unwrap();
+        assert_eq!(data.bytes, 6);
+        let mut manifest = RunManifest::begin(2, "cpu".to_owned(), vec![data]);
+        manifest
+            .write(
+                dir.path(),
+                &Config {
+                    learning_rate: 2e-5,
+                },
+            )
+            .unwrap();
+        manifest.end(dir.path()).unwrap();
+        let text = fs::read(dir.path().join("run_manifest.json")).unwrap();
+        let read: RunManifest = serde_json::from_slice(&text).unwrap();
+        assert_eq!(read, manifest);
+        assert!(read.ended.is_some());
+        let config = FileDigest::of(&dir.path().join("config.toml")).unwrap();
+        assert_eq!(read.config_sha256, config.sha256);
+    }
+
+    #[test]
+    fn outside_a_checkout_the_commit_is_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = GitState::of(dir.path());
+        assert_eq!((state.commit.as_str(), state.dirty), ("unknown", None));
+    }
+}

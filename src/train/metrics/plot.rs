@@ -1,0 +1,128 @@
+//! The loss curve as SVG.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::StepMetrics;
+
+const SIZE: (u32, u32) = (960, 540);
+/// Time constant of the smoothed curves as a share of the rows.
+const SMOOTHING: f64 = 0.02;
+
+/// An SVG with the loss, and with those of the answer and judge tokens where both kinds were trained on: raw values
+/// faint, their running mean on top.
+pub(super) fn loss_curve(rows: &[StepMetrics]) -> Result<String, String> {
+    draw(rows).map_err(|e| format!("cannot draw the loss curve: {e}"))
+}
+
+fn draw(rows: &[StepMetrics]) -> Result<String, Box<dyn std::error::Error>> {
+    type Pick = fn(&StepMetrics) -> Option<f64>;
+    let series: [(&str, RGBColor, Pick); 3] = [
+        ("loss", RGBColor(31, 41, 55), |r| Some(r.loss)),
+        ("sft/loss", RGBColor(37, 99, 235), |r| r.sft_loss),
+        ("judge/loss", RGBColor(217, 119, 6), |r| r.judge_loss),
+    ];
+    let points = |pick: Pick| -> Vec<(f64, f64)> {
+        rows.iter()
+            .filter_map(|r| Some((r.global_step as f64, pick(r)?)))
+            .filter(|(_, loss)| loss.is_finite())
+            .collect()
+    };
+    let all: Vec<(f64, f64)> = series.iter().flat_map(|s| points(s.2)).collect();
+    let last = all.iter().map(|p| p.0).fold(1.0, f64::max);
+    let first = all.iter().map(|p| p.0).fold(last - 1.0, f64::min);
+    let top = all.iter().map(|p| p.1).fold(0.0, f64::max);
+    let top = if top > 0.0 { top * 1.05 } else { 1.0 };
+
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(16)
+            .caption("Training loss", ("sans-serif", 20))
+            .x_label_area_size(44)
+            .y_label_area_size(64)
+            .build_cartesian_2d(first..last, 0.0..top)?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(BLACK.mix(0.12))
+            .x_desc("step")
+            .y_desc("loss (nats per token)")
+            .x_label_formatter(&|x| format!("{x:.0}"))
+            .y_label_formatter(&|y| format!("{y:.2}"))
+            .label_style(("sans-serif", 14))
+            .draw()?;
+        for (i, (name, colour, pick)) in series.into_iter().enumerate() {
+            let raw = points(pick);
+            if raw.is_empty() {
+                continue;
+            }
+            chart.draw_series(LineSeries::new(raw.clone(), colour.mix(0.2)))?;
+            chart.draw_series(LineSeries::new(smoothed(&raw), colour.stroke_width(2)))?;
+            let style = TextStyle::from(("sans-serif", 15).into_font())
+                .color(&colour)
+                .pos(Pos::new(HPos::Right, VPos::Top));
+            let right = i32::try_from(SIZE.0)? - 28;
+            root.draw(&Text::new(
+                name,
+                (right, 52 + 20 * i32::try_from(i)?),
+                style,
+            ))?;
+        }
+        root.present()?;
+    }
+    Ok(svg)
+}
+
+/// A running mean whose first values are not drawn to zero.
+fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let keep = 1.0 - 1.0 / (points.len() as f64 * SMOOTHING).max(1.0);
+    let (mut mean, mut weight) = (0.0, 0.0);
+    points
+        .iter()
+        .map(|&(step, loss)| {
+            mean = keep * mean + (1.0 - keep) * loss;
+            weight = keep * weight + (1.0 - keep);
+            (step, mean / weight)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_curve_has_its_lines_and_its_words() {
+        let rows: Vec<StepMetrics> = (1..=200)
+            .map(|step| StepMetrics {
+                global_step: step,
+                loss: 3.0 / (step as f64).sqrt(),
+                judge_loss: (step % 2 == 0).then_some(0.7),
+                ..StepMetrics::default()
+            })
+            .collect();
+        let svg = loss_curve(&rows).unwrap();
+        for word in ["Training loss", "step", "judge/loss", "200", "3.00"] {
+            assert!(svg.contains(word), "no {word}");
+        }
+        assert!(!svg.contains("sft/loss"));
+        assert_eq!(svg.matches("stroke-width=\"2\"").count(), 2);
+        let smooth = smoothed(&[(1.0, 2.0); 500]);
+        assert!(smooth.iter().all(|p| (p.1 - 2.0).abs() < 1e-12));
+    }
+
+    #[test]
+    fn empty_single_and_broken_rows_still_draw() {
+        let row = |loss| StepMetrics {
+            global_step: 1,
+            loss,
+            ..StepMetrics::default()
+        };
+        for rows in [vec![], vec![row(2.0)], vec![row(0.0)], vec![row(f64::NAN)]] {
+            assert!(loss_curve(&rows).unwrap().contains("Training loss"));
+        }
+    }
+}

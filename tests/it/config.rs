@@ -1,0 +1,571 @@
+//! `config.json`: real ones parse, `transformers`' meanings hold, nonsense is refused in one sentence.
+
+use std::path::Path;
+
+use candle_core::DType;
+use selfjudge::model::{Architecture, ModelConfig};
+use selfjudge::nn::rotary::{RopeScaling, RotaryEmbedding};
+use serde_json::{Value, json};
+
+use crate::support::{fixture, shared_data};
+
+fn parse(config: &Value) -> Result<ModelConfig, String> {
+    ModelConfig::from_json(&config.to_string()).map_err(|e| e.to_string())
+}
+
+/// A sound config with fields replaced (`null` stays null) or, by `json!("absent")`, left out.
+fn with(arch: &str, changes: Value) -> Value {
+    let mut config = json!({
+        "architectures": [arch], "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 100, "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 128, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
+        "sliding_window": null, "tie_word_embeddings": false, "torch_dtype": "bfloat16",
+    });
+    let map = config.as_object_mut().unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        if value == "absent" {
+            map.remove(key);
+        } else {
+            map.insert(key.clone(), value.clone());
+        }
+    }
+    config
+}
+
+fn llama(changes: Value) -> Value {
+    with("LlamaForCausalLM", changes)
+}
+
+#[test]
+fn real_configs_parse_or_are_refused_clearly() {
+    let Some(dir) = shared_data("model-configs") else {
+        return;
+    };
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let supported = [
+        ("llama2_7b.json", Architecture::Llama, 32, 32, 128, false),
+        ("llama3_1_8b.json", Architecture::Llama, 32, 8, 128, false),
+        ("llama3_2_1b.json", Architecture::Llama, 16, 8, 64, true),
+        (
+            "mistral_7b_v03.json",
+            Architecture::Mistral,
+            32,
+            8,
+            128,
+            false,
+        ),
+        ("qwen2_0_5b.json", Architecture::Qwen2, 24, 2, 64, true),
+        ("qwen2_7b.json", Architecture::Qwen2, 28, 4, 128, false),
+        ("qwen3_0.6b.json", Architecture::Qwen3, 28, 8, 128, true),
+        ("qwen3_1.7b.json", Architecture::Qwen3, 28, 8, 128, true),
+        ("smollm2_135m.json", Architecture::Llama, 30, 3, 64, true),
+        ("smollm2_360m.json", Architecture::Llama, 32, 5, 64, true),
+        (
+            "tinyllama_1b_chat_v1.0.json",
+            Architecture::Llama,
+            22,
+            4,
+            64,
+            false,
+        ),
+    ];
+    for (name, architecture, layers, kv_heads, head_dim, tied) in supported {
+        let config = ModelConfig::from_json(&read(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let spec = &config.spec;
+        assert_eq!(
+            (
+                spec.architecture,
+                spec.num_layers(),
+                spec.num_kv_heads,
+                spec.head_dim,
+                spec.tie_word_embeddings
+            ),
+            (architecture, layers, kv_heads, head_dim, tied),
+            "{name}"
+        );
+        assert_eq!(spec.qkv_bias, architecture == Architecture::Qwen2, "{name}");
+        assert_eq!(spec.qk_norm, architecture == Architecture::Qwen3, "{name}");
+        assert!(!spec.o_bias && !spec.mlp_bias, "{name}");
+        // None of these has its sliding window switched on.
+        assert!(
+            spec.layers
+                .iter()
+                .all(|l| l.sliding_window.is_none() && l.rope),
+            "{name}"
+        );
+        assert!(config.dtype.is_some() && !config.eos_token_ids.is_empty());
+    }
+    let llama3 = ModelConfig::from_json(&read("llama3_2_1b.json")).unwrap();
+    assert_eq!(llama3.eos_token_ids, [128001, 128008, 128009]);
+    assert_eq!(
+        llama3.spec.rope.scaling,
+        RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192
+        }
+    );
+    for name in [
+        "gemma2_2b.json",
+        "gemma3_1b_it.json",
+        "phi-2.json",
+        "olmo2_7b.json",
+    ] {
+        let error = ModelConfig::from_json(&read(name)).unwrap_err().to_string();
+        assert!(
+            error.contains("unsupported architecture") && error.contains("SmolLM3ForCausalLM"),
+            "{name}: {error}"
+        );
+    }
+    let stories = shared_data("stories260k").expect("lies beside model-configs");
+    let config = ModelConfig::from_dir(&stories).unwrap();
+    assert_eq!((config.spec.head_dim, config.dtype), (8, Some(DType::F32)));
+}
+
+#[test]
+fn every_fixture_parses() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(fixture("arch")).unwrap() {
+        let dir = entry.unwrap().path();
+        let config = ModelConfig::from_dir(&dir).unwrap_or_else(|e| panic!("{e}"));
+        let name = dir.file_name().unwrap().to_str().unwrap();
+        let windows: Vec<_> = config
+            .spec
+            .layers
+            .iter()
+            .map(|l| l.sliding_window)
+            .collect();
+        let ropes: Vec<_> = config.spec.layers.iter().map(|l| l.rope).collect();
+        match name {
+            "mistral" => assert_eq!(windows, [Some(8), Some(8)]),
+            "qwen2" => assert_eq!(windows, [None, None]),
+            "qwen2_window" => assert_eq!(windows, [None, Some(6)]),
+            "smollm3" => assert_eq!(ropes, [true, true, false]),
+            "llama_bias" => {
+                assert!(config.spec.qkv_bias && config.spec.o_bias && config.spec.mlp_bias)
+            }
+            "llama_head24" => assert_eq!(config.spec.head_dim, 24),
+            "llama_yarn" => assert!(matches!(config.spec.rope.scaling, RopeScaling::Yarn(_))),
+            _ => {}
+        }
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen}");
+}
+
+#[test]
+fn rotary_frequencies_and_tables_match_transformers() {
+    let cases: Vec<Value> =
+        serde_json::from_str(&std::fs::read_to_string(fixture("rope.json")).unwrap()).unwrap();
+    let floats = |v: &Value| -> Vec<f64> {
+        v.as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap())
+            .collect()
+    };
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let config = parse(&case["config"]).unwrap();
+        let len = case["sequence_len"].as_u64().unwrap() as usize;
+        let rotary = RotaryEmbedding::new(&config.spec.rope);
+        let inv_freq = config.spec.rope.inv_freq(len);
+        let expected = floats(&case["inv_freq"]);
+        assert_eq!(inv_freq.len(), expected.len());
+        for (i, (got, expected)) in inv_freq.iter().zip(&expected).enumerate() {
+            // Two roundings of f32.
+            assert!(
+                (f64::from(*got) - expected).abs() <= 2.5e-7 * expected,
+                "{name}: inv_freq[{i}] {got} {expected}"
+            );
+        }
+        let scale = case["attention_scaling"].as_f64().unwrap();
+        assert!((f64::from(config.spec.rope.attention_scaling()) - scale).abs() < 1e-6 * scale);
+        let table = rotary.tables(len);
+        for row in case["rows"].as_array().unwrap() {
+            let position = row[0].as_u64().unwrap() as usize;
+            let half = table.half_dim();
+            let at = position * half..(position + 1) * half;
+            // The angle inherits two roundings of its frequency and one of its own.
+            let tolerance = 2e-6 + 4e-7 * position as f64;
+            for (which, got) in [(1, &table.cos()[at.clone()]), (2, &table.sin()[at])] {
+                for (got, expected) in got.iter().zip(floats(&row[which])) {
+                    assert!(
+                        (f64::from(*got) - expected).abs() < tolerance,
+                        "{name}: position {position}: {got} {expected}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(cases.len() >= 16);
+}
+
+#[test]
+fn old_and_new_spellings_agree() {
+    let old = parse(&llama(json!({
+        "rope_theta": 5e5,
+        "rope_scaling": {"type": "linear", "factor": 3.0},
+    })))
+    .unwrap();
+    let new = parse(&llama(json!({
+        "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 5e5},
+        "torch_dtype": "absent", "dtype": "bfloat16",
+    })))
+    .unwrap();
+    assert_eq!(old.spec, new.spec);
+    assert_eq!(old.dtype, new.dtype);
+    assert_eq!(old.spec.rope.theta, 5e5);
+    // An empty `rope_scaling` beside `rope_parameters`, as some files have it.
+    let both = parse(&llama(json!({
+        "rope_scaling": {}, "rope_parameters": {"rope_type": "linear", "factor": 3.0, "rope_theta": 500000},
+    })))
+    .unwrap();
+    assert_eq!(old.spec, both.spec);
+}
+
+#[test]
+fn absent_fields_mean_what_they_mean_in_transformers() {
+    let spec = |arch: &str, changes: Value| parse(&with(arch, changes)).unwrap().spec;
+    let llama = spec(
+        "LlamaForCausalLM",
+        json!({"num_key_value_heads": "absent", "rms_norm_eps": "absent", "tie_word_embeddings": "absent",
+            "max_position_embeddings": "absent", "hidden_act": "absent"}),
+    );
+    assert_eq!(llama.num_kv_heads, 8);
+    assert_eq!(
+        (llama.rms_norm_eps, llama.tie_word_embeddings),
+        (1e-6, false)
+    );
+    assert_eq!(
+        (llama.max_position_embeddings, llama.rope.theta),
+        (2048, 10_000.0)
+    );
+
+    let windows = |arch: &str, changes: Value| -> Vec<Option<usize>> {
+        let spec = spec(arch, changes);
+        spec.layers.iter().map(|l| l.sliding_window).collect()
+    };
+    let mistral = "MistralForCausalLM";
+    assert_eq!(
+        windows(mistral, json!({"sliding_window": "absent"})),
+        [Some(4096); 4]
+    );
+    assert_eq!(windows(mistral, json!({"sliding_window": null})), [None; 4]);
+    assert_eq!(
+        spec(mistral, json!({"num_key_value_heads": null})).num_kv_heads,
+        8
+    );
+    for qwen in ["Qwen2ForCausalLM", "Qwen3ForCausalLM"] {
+        let on = json!({"use_sliding_window": true, "sliding_window": 16, "max_window_layers": 3});
+        assert_eq!(windows(qwen, on), [None, None, None, Some(16)]);
+        // The default of 28 full layers outnumbers these four.
+        assert_eq!(
+            windows(
+                qwen,
+                json!({"use_sliding_window": true, "sliding_window": 16})
+            ),
+            [None; 4]
+        );
+        let off = json!({"sliding_window": 16, "max_window_layers": 0});
+        assert_eq!(windows(qwen, off), [None; 4]);
+        let listed = json!({
+            "use_sliding_window": true, "sliding_window": 16, "max_window_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+        });
+        assert_eq!(windows(qwen, listed), [Some(16), None, None, Some(16)]);
+    }
+    assert_eq!(spec("Qwen3ForCausalLM", json!({})).head_dim, 128);
+
+    let smollm3 = "SmolLM3ForCausalLM";
+    let ropes = |changes: Value| -> Vec<bool> {
+        spec(smollm3, changes)
+            .layers
+            .iter()
+            .map(|l| l.rope)
+            .collect()
+    };
+    assert_eq!(ropes(json!({})), [true, true, true, false]);
+    assert_eq!(
+        ropes(json!({"no_rope_layer_interval": 2})),
+        [true, false, true, false]
+    );
+    assert_eq!(
+        ropes(json!({"no_rope_layers": [0, 1, 1, 0, 1]})),
+        [false, true, true, false]
+    );
+    assert_eq!(spec(smollm3, json!({})).rope.theta, 2_000_000.0);
+    assert!(spec(smollm3, json!({"tie_word_embeddings": "absent"})).tie_word_embeddings);
+    let slides = json!({"use_sliding_window": true, "sliding_window": 9});
+    assert_eq!(windows(smollm3, slides), [None, None, None, Some(9)]);
+}
+
+#[test]
+fn generation_config_names_the_stop_ids() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, json: &Value| {
+        std::fs::write(dir.path().join(name), json.to_string()).unwrap();
+    };
+    write(
+        "config.json",
+        &llama(json!({"eos_token_id": [2, 5, 2, 99, 100, -1]})),
+    );
+    let config = ModelConfig::from_dir(dir.path()).unwrap();
+    assert_eq!(
+        config.eos_token_ids,
+        [2, 5, 99],
+        "100 and -1 are no tokens of this model"
+    );
+    write("generation_config.json", &json!({"eos_token_id": 7}));
+    assert_eq!(
+        ModelConfig::from_dir(dir.path()).unwrap().eos_token_ids,
+        [7]
+    );
+    write("generation_config.json", &json!({"temperature": 0.6}));
+    assert_eq!(
+        ModelConfig::from_dir(dir.path()).unwrap().eos_token_ids,
+        [2, 5, 99]
+    );
+    std::fs::write(dir.path().join("generation_config.json"), "{").unwrap();
+    let error = ModelConfig::from_dir(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("generation_config.json"), "{error}");
+}
+
+#[test]
+fn nonsense_is_refused_in_one_sentence() {
+    let rope = |scaling: Value| json!({"rope_scaling": scaling});
+    let yarn = |changes: Value| {
+        let mut scaling = json!({"rope_type": "yarn", "factor": 4.0});
+        for (key, value) in changes.as_object().unwrap() {
+            scaling[key] = value.clone();
+        }
+        json!({"rope_scaling": scaling})
+    };
+    let huge = 1e300;
+    let cases: Vec<(Value, &str)> = vec![
+        (json!({"hidden_size": "absent"}), "hidden_size is missing"),
+        (json!({"hidden_size": 0}), "hidden_size is 0"),
+        (json!({"hidden_size": -64}), "hidden_size is -64"),
+        (json!({"hidden_size": 64.5}), "hidden_size is 64.5"),
+        (json!({"hidden_size": "64"}), "hidden_size is \"64\""),
+        (json!({"hidden_size": u64::MAX}), "hidden_size"),
+        (json!({"hidden_size": huge}), "hidden_size"),
+        (
+            json!({"hidden_size": 66}),
+            "not a multiple of num_attention_heads",
+        ),
+        (json!({"num_hidden_layers": 0}), "num_hidden_layers is 0"),
+        (
+            json!({"num_hidden_layers": 1u64 << 60}),
+            "num_hidden_layers",
+        ),
+        (
+            json!({"num_attention_heads": 0}),
+            "num_attention_heads is 0",
+        ),
+        (
+            json!({"num_attention_heads": u64::MAX}),
+            "num_attention_heads",
+        ),
+        (
+            json!({"num_key_value_heads": 3}),
+            "not a multiple of num_key_value_heads 3",
+        ),
+        (
+            json!({"num_key_value_heads": 16}),
+            "not a multiple of num_key_value_heads 16",
+        ),
+        (
+            json!({"num_key_value_heads": 0}),
+            "num_key_value_heads is 0",
+        ),
+        (json!({"head_dim": 0}), "head_dim is 0"),
+        (json!({"head_dim": 7}), "head_dim 7 is odd"),
+        (json!({"head_dim": u64::MAX}), "head_dim"),
+        (json!({"intermediate_size": 0}), "intermediate_size is 0"),
+        (json!({"vocab_size": 0}), "vocab_size is 0"),
+        (json!({"vocab_size": u64::MAX}), "vocab_size"),
+        (json!({"vocab_size": [1]}), "vocab_size is [1]"),
+        (
+            json!({"max_position_embeddings": u64::MAX}),
+            "max_position_embeddings",
+        ),
+        (json!({"rms_norm_eps": -1e-5}), "rms_norm_eps"),
+        (json!({"rms_norm_eps": "small"}), "rms_norm_eps"),
+        (
+            json!({"hidden_act": "gelu"}),
+            "hidden_act `gelu` is not supported",
+        ),
+        (json!({"attention_bias": 1}), "attention_bias is 1"),
+        (json!({"tie_word_embeddings": "yes"}), "tie_word_embeddings"),
+        (
+            json!({"torch_dtype": "float8_e4m3fn"}),
+            "dtype `float8_e4m3fn` is not supported",
+        ),
+        (json!({"eos_token_id": "2"}), "eos_token_id"),
+        (json!({"eos_token_id": [2, "3"]}), "eos_token_id"),
+        (
+            json!({"partial_rotary_factor": 0.5}),
+            "partial_rotary_factor 0.5",
+        ),
+        (
+            json!({"rope_parameters": {"partial_rotary_factor": 0.25}}),
+            "partial_rotary_factor 0.25",
+        ),
+        (json!({"rope_theta": 0}), "rope_theta 0"),
+        (json!({"rope_theta": -1.0}), "rope_theta -1"),
+        (json!({"rope_theta": huge}), "rope_theta"),
+        (
+            json!({"rope_scaling": "linear"}),
+            "rope_scaling is \"linear\"",
+        ),
+        (
+            rope(json!({"rope_type": "longrope"})),
+            "rope type `longrope` is not supported",
+        ),
+        (rope(json!({"rope_type": 3})), "rope_scaling.rope_type is 3"),
+        (
+            rope(json!({"type": "linear"})),
+            "rope linear: factor is missing",
+        ),
+        (
+            rope(json!({"type": "linear", "factor": 0})),
+            "rope linear: factor 0",
+        ),
+        (
+            rope(json!({"type": "dynamic", "factor": -2})),
+            "rope dynamic: factor -2",
+        ),
+        (
+            rope(json!({"type": "llama3", "factor": 8})),
+            "low_freq_factor is missing",
+        ),
+        (
+            rope(
+                json!({"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4}),
+            ),
+            "high_freq_factor 4 is not above low_freq_factor 4",
+        ),
+        (yarn(json!({"factor": huge})), "rope yarn: factor"),
+        (yarn(json!({"beta_fast": 0})), "rope yarn: beta_fast 0"),
+        (yarn(json!({"attention_factor": -1})), "attention_factor -1"),
+        (
+            yarn(json!({"original_max_position_embeddings": 0})),
+            "original_max_position_embeddings is 0",
+        ),
+        (
+            yarn(json!({"rope_theta": 1.0})),
+            "rope_theta 1 must be above 1",
+        ),
+        (
+            json!({"architectures": ["GPT2LMHeadModel"]}),
+            "unsupported architecture `GPT2LMHeadModel`",
+        ),
+        (
+            json!({"architectures": "LlamaForCausalLM"}),
+            "architectures",
+        ),
+        (
+            json!({"architectures": "absent", "model_type": "bert"}),
+            "unsupported architecture `bert`",
+        ),
+        (
+            json!({"architectures": "absent"}),
+            "neither `architectures` nor `model_type`",
+        ),
+    ];
+    for (change, expected) in cases {
+        match parse(&llama(change.clone())) {
+            Ok(_) => panic!("{change} was accepted"),
+            Err(error) => {
+                assert!(error.contains(expected), "{change}: {error}");
+                assert!(!error.contains('\n') && error.len() < 300, "{error}");
+            }
+        }
+    }
+    let qwen = |change: Value| parse(&with("Qwen2ForCausalLM", change)).unwrap_err();
+    let four = |kind: &str| json!({"layer_types": [kind, kind, kind, kind]});
+    assert!(qwen(four("sliding_attention")).contains("no sliding window is switched on"));
+    assert!(qwen(four("linear_attention")).contains("`linear_attention` is not supported"));
+    assert!(qwen(json!({"layer_types": ["full_attention"]})).contains("1 entries for 4 layers"));
+    let zero = json!({"use_sliding_window": true, "sliding_window": 0, "max_window_layers": 0});
+    assert!(qwen(zero).contains("sliding_window is 0"));
+    let smollm3 = |change: Value| parse(&with("SmolLM3ForCausalLM", change)).unwrap_err();
+    assert!(smollm3(json!({"no_rope_layers": [1]})).contains("1 entries for 4 layers"));
+    assert!(smollm3(json!({"no_rope_layer_interval": 0})).contains("no_rope_layer_interval is 0"));
+
+    for text in ["", "{", "[]", "null", "{\"a\": NaN}", "\u{feff}{}"] {
+        assert!(ModelConfig::from_json(text).is_err(), "{text:?}");
+    }
+    let error = ModelConfig::from_dir(Path::new("no/such/dir"))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("config.json"), "{error}");
+}
+
+/// Every field in turn replaced by every kind of value: an error or a spec, never a panic.
+#[test]
+fn no_value_panics() {
+    let values = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(1),
+        json!(-1),
+        json!(3),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(0.5),
+        json!(1e308),
+        json!(-0.0),
+        json!(""),
+        json!("x"),
+        json!([]),
+        json!([1]),
+        json!([[]]),
+        json!({}),
+        json!({"rope_type": "yarn", "factor": 1e-9}),
+        json!({"type": "dynamic", "factor": 1e9}),
+        json!({"rope_type": "yarn", "factor": 1e9, "original_max_position_embeddings": 1, "beta_fast": 1e9}),
+    ];
+    let mut accepted = 0;
+    for arch in Architecture::ALL {
+        let mut base = with(arch.class_name(), json!({}));
+        for key in [
+            "head_dim",
+            "rope_theta",
+            "rope_scaling",
+            "rope_parameters",
+            "use_sliding_window",
+            "max_window_layers",
+            "layer_types",
+            "no_rope_layers",
+            "no_rope_layer_interval",
+            "attention_bias",
+            "mlp_bias",
+            "dtype",
+            "partial_rotary_factor",
+            "original_max_position_embeddings",
+            "pad_token_id",
+        ] {
+            base[key] = json!(null);
+        }
+        let keys: Vec<String> = base.as_object().unwrap().keys().cloned().collect();
+        for key in &keys {
+            for value in &values {
+                let mut config = base.clone();
+                config[key] = value.clone();
+                if let Ok(config) = parse(&config) {
+                    accepted += 1;
+                    let table = RotaryEmbedding::new(&config.spec.rope).tables(300);
+                    assert!(
+                        table.cos().iter().chain(table.sin()).all(|v| v.is_finite()),
+                        "{key} = {value}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(accepted > 100, "{accepted}");
+}

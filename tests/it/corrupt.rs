@@ -1,0 +1,514 @@
+//! Weights files that are cut short, flipped, forged or mixed up: always an error that names what is wrong.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use selfjudge::model::{Checkpoint, ModelError, safetensors, weights};
+use serde_json::{Value, json};
+
+use crate::support::fixture;
+
+type Loaded = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+fn load_all(checkpoint: &Checkpoint) -> Result<Loaded, ModelError> {
+    checkpoint
+        .names()
+        .map(|name| {
+            let shape = checkpoint.shape(name).unwrap();
+            let tensor = checkpoint.tensor(name, shape, DType::F32, &Device::Cpu)?;
+            let values = tensor.flatten_all()?.to_vec1()?;
+            Ok((name.to_owned(), (shape.to_vec(), values)))
+        })
+        .collect()
+}
+
+fn open_bytes(dir: &Path, bytes: &[u8]) -> Result<Checkpoint, ModelError> {
+    let path = dir.join(weights::WEIGHTS_FILE);
+    std::fs::write(&path, bytes).unwrap();
+    Checkpoint::open(dir)
+}
+
+fn original() -> (Vec<u8>, usize, Loaded) {
+    let dir = fixture("arch/qwen3");
+    let bytes = std::fs::read(dir.join(weights::WEIGHTS_FILE)).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let loaded = load_all(&Checkpoint::open(&dir).unwrap()).unwrap();
+    (bytes, header, loaded)
+}
+
+fn message(result: Result<Checkpoint, ModelError>) -> String {
+    let message = result.expect_err("a bad file was opened").to_string();
+    assert!(message.len() < 400 && !message.contains('\n'), "{message}");
+    message
+}
+
+/// A file with this header and so many data bytes.
+fn file(header: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+#[test]
+fn truncation_anywhere_is_an_error() {
+    let (bytes, header, _) = original();
+    let dir = tempfile::tempdir().unwrap();
+    let ends = (0..8 + header + 2)
+        .chain((8 + header..bytes.len()).step_by(97))
+        .chain([bytes.len() - 1]);
+    for end in ends {
+        let error = message(open_bytes(dir.path(), &bytes[..end]));
+        assert!(error.contains("truncated"), "cut at {end}: {error}");
+        assert!(error.contains(weights::WEIGHTS_FILE), "{error}");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(message(open_bytes(dir.path(), &longer)).contains("after the last tensor"));
+    assert!(open_bytes(dir.path(), &bytes).is_ok());
+}
+
+/// A flipped header bit either shows as an error or changes nothing that is read.
+#[test]
+fn flipped_header_bytes_never_yield_other_weights() {
+    let (bytes, header, good) = original();
+    let dir = tempfile::tempdir().unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut refused = 0;
+    let flips = 3000;
+    for _ in 0..flips {
+        let mut bad = bytes.clone();
+        let at = rng.random_range(0..8 + header);
+        bad[at] ^= if rng.random_bool(0.5) {
+            1 << rng.random_range(0..8)
+        } else {
+            rng.random_range(1..=255u8)
+        };
+        // What a decoder asks for: these names with these shapes.
+        let read = open_bytes(dir.path(), &bad).and_then(|checkpoint| {
+            for (name, (shape, values)) in &good {
+                let tensor = checkpoint.tensor(name, shape.as_slice(), DType::F32, &Device::Cpu)?;
+                let read: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+                assert_eq!(&read, values, "byte {at} of the header: {name} differs");
+            }
+            checkpoint.refuse_unread(false)
+        });
+        refused += usize::from(read.is_err());
+    }
+    assert!(refused > flips * 8 / 10, "{refused} of {flips}");
+}
+
+#[test]
+fn forged_headers_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let refuse = |bytes: &[u8], expected: &str| {
+        let error = message(open_bytes(dir.path(), bytes));
+        assert!(error.contains(expected), "{error}");
+    };
+    for length in [u64::MAX, 1 << 63, 1 << 40, 100_000_001] {
+        let mut bytes = length.to_le_bytes().to_vec();
+        bytes.resize(64, b' ');
+        refuse(&bytes, "not a safetensors file");
+    }
+    refuse(&99_999_999u64.to_le_bytes(), "truncated");
+    refuse(&file("[]", 0), "not a JSON object");
+    refuse(&file("{", 0), "not a JSON object");
+    refuse(&file("{\"a\":\u{1}}", 0), "not a JSON object");
+    refuse(&file(&"[".repeat(100_000), 0), "not a JSON object");
+    let mut not_utf8 = file("{\"ab\":1}", 0);
+    not_utf8[11] = 0xff;
+    refuse(&not_utf8, "not a JSON object");
+
+    let tensor = |dtype: &str, shape: Value, offsets: Value| json!({"dtype": dtype, "shape": shape, "data_offsets": offsets});
+    let forged = |tensors: Vec<(&str, Value)>, data: usize, expected: &str| {
+        let header: serde_json::Map<_, _> = tensors
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        refuse(&file(&Value::Object(header).to_string(), data), expected);
+    };
+    let max = u64::MAX;
+    let one =
+        |value: Value, data: usize, expected: &str| forged(vec![("a", value)], data, expected);
+    one(json!(1), 0, "tensor `a`: no dtype");
+    one(json!({"dtype": "F32"}), 0, "tensor `a`: no shape");
+    one(
+        json!({"dtype": "F32", "shape": [1]}),
+        4,
+        "tensor `a`: no data_offsets",
+    );
+    one(tensor("F32", json!([-1]), json!([0, 4])), 4, "no shape");
+    one(tensor("F32", json!([1.5]), json!([0, 4])), 4, "no shape");
+    one(tensor("F32", json!([1]), json!([0])), 4, "not two numbers");
+    one(tensor("F32", json!([1]), json!([4, 0])), 4, "run backwards");
+    one(tensor("F32", json!([2]), json!([0, 4])), 4, "takes 8 bytes");
+    one(
+        tensor("F32", json!([max, max]), json!([0, 4])),
+        4,
+        "too large",
+    );
+    one(
+        tensor("F32", json!([1u64 << 62, 4]), json!([0, 0])),
+        0,
+        "too large",
+    );
+    one(
+        tensor("F32", json!([1]), json!([max - 4, max])),
+        4,
+        "truncated",
+    );
+    one(tensor("U8", json!([max]), json!([0, max])), 4, "truncated");
+    one(
+        tensor("F32", json!([1]), json!([4, 8])),
+        8,
+        "before tensor `a`",
+    );
+    one(
+        tensor("F32", json!([1]), json!([0, 4])),
+        8,
+        "after the last tensor",
+    );
+    // Each the size of the address space, together wrapping around it.
+    let half = 1u64 << 60;
+    forged(
+        (0..16u64)
+            .map(|i| {
+                let name = [
+                    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p",
+                ][i as usize];
+                (
+                    name,
+                    tensor(
+                        "U8",
+                        json!([half - 1]),
+                        json!([i * (half - 1), (i + 1) * (half - 1)]),
+                    ),
+                )
+            })
+            .collect(),
+        4,
+        "truncated",
+    );
+    let first = tensor("F32", json!([2]), json!([0, 8]));
+    forged(
+        vec![
+            ("a", first.clone()),
+            ("b", tensor("F32", json!([1]), json!([4, 8]))),
+        ],
+        8,
+        "overlaps",
+    );
+    forged(vec![("a", first.clone()), ("b", first)], 8, "overlaps");
+}
+
+#[test]
+fn asking_for_what_is_not_there_names_it() {
+    let dir = fixture("arch/llama2");
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    let ask = |name: &str, shape: &[usize], dtype| {
+        let error = checkpoint
+            .tensor(name, shape, dtype, &Device::Cpu)
+            .unwrap_err();
+        (error.to_string(), error)
+    };
+    let (text, error) = ask("model.norm.bias", &[32], DType::F32);
+    assert!(matches!(error, ModelError::MissingTensor { .. }));
+    assert!(
+        text.contains("model.norm.bias") && text.contains("[32]"),
+        "{text}"
+    );
+    let (text, error) = ask("model.embed_tokens.weight", &[81, 32], DType::F32);
+    assert!(matches!(error, ModelError::TensorShape { .. }));
+    assert!(
+        text.contains("model.embed_tokens.weight")
+            && text.contains("[80, 32]")
+            && text.contains("[81, 32]"),
+        "{text}"
+    );
+    let (text, _) = ask("model.norm.weight", &[32], DType::I64);
+    assert!(text.contains("I64"), "{text}");
+
+    // Nothing else has been read: the first few of the rest are named.
+    let (text, count) = match checkpoint.refuse_unread(false).unwrap_err() {
+        error @ ModelError::UnexpectedTensors { count, .. } => (error.to_string(), count),
+        error => panic!("{error}"),
+    };
+    assert_eq!(count, checkpoint.names().count() - 2);
+    assert!(
+        text.contains("lm_head.weight") && text.contains("..."),
+        "{text}"
+    );
+    load_all(&checkpoint).unwrap();
+    checkpoint.refuse_unread(false).unwrap();
+}
+
+#[test]
+fn only_known_leftovers_are_tolerated() {
+    let dir = tempfile::tempdir().unwrap();
+    let ones = Tensor::ones(2, DType::F32, &Device::Cpu).unwrap();
+    let save = |names: &[&str]| {
+        let tensors = names
+            .iter()
+            .map(|name| ((*name).to_owned(), ones.clone()))
+            .collect();
+        weights::save(dir.path(), &tensors, None).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        checkpoint.tensor("a", 2, DType::F32, &Device::Cpu).unwrap();
+        checkpoint
+    };
+    let old = save(&[
+        "a",
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "lm_head.weight",
+    ]);
+    old.refuse_unread(true).unwrap();
+    assert!(
+        old.refuse_unread(false)
+            .unwrap_err()
+            .to_string()
+            .contains("lm_head.weight")
+    );
+    let bias = save(&["a", "model.layers.0.self_attn.q_proj.bias"]);
+    assert!(
+        bias.refuse_unread(true)
+            .unwrap_err()
+            .to_string()
+            .contains("q_proj.bias")
+    );
+}
+
+#[test]
+fn values_that_are_not_finite_are_found_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut values = vec![1f32; 200_000];
+    values[131_073] = f32::NAN;
+    values[199_999] = f32::NEG_INFINITY;
+    let large = Tensor::new(&[1e6f32, 1.0], &Device::Cpu).unwrap();
+    let tensors = BTreeMap::from([
+        (
+            "bad".to_owned(),
+            Tensor::from_vec(values, 200_000, &Device::Cpu).unwrap(),
+        ),
+        ("large".to_owned(), large),
+    ]);
+    weights::save(dir.path(), &tensors, None).unwrap();
+    let read = |check: bool, name: &str, n: usize, dtype: DType| {
+        Checkpoint::open(dir.path())
+            .unwrap()
+            .check_finite(check)
+            .tensor(name, n, dtype, &Device::Cpu)
+    };
+    assert!(read(false, "bad", 200_000, DType::F32).is_ok());
+    let error = read(true, "bad", 200_000, DType::BF16)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("`bad` has 2 values") && error.contains("131073"),
+        "{error}"
+    );
+    assert!(
+        read(true, "large", 2, DType::F32).is_ok() && read(true, "large", 2, DType::BF16).is_ok()
+    );
+    // 1e6 is beyond f16.
+    assert!(read(true, "large", 2, DType::F16).is_err());
+}
+
+/// A copy of the sharded fixture to break.
+fn sharded() -> (tempfile::TempDir, PathBuf, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(fixture("arch/llama_sharded")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let index = dir.path().join(weights::INDEX_FILE);
+    let json = serde_json::from_str(&std::fs::read_to_string(&index).unwrap()).unwrap();
+    (dir, index, json)
+}
+
+#[test]
+fn shards_load_as_one_and_a_wrong_index_is_refused() {
+    let (dir, index, good) = sharded();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(
+        load_all(&checkpoint).unwrap().len(),
+        good["weight_map"].as_object().unwrap().len()
+    );
+
+    let refuse = |json: &Value, expected: &str| {
+        std::fs::write(&index, json.to_string()).unwrap();
+        let error = message(Checkpoint::open(dir.path()));
+        assert!(error.contains(expected), "{error}");
+    };
+    let norm = "model.norm.weight";
+    let here = good["weight_map"][norm].as_str().unwrap();
+    let elsewhere = good["weight_map"]
+        .as_object()
+        .unwrap()
+        .values()
+        .filter_map(Value::as_str)
+        .find(|file| *file != here)
+        .unwrap();
+    let mapped_to = |name: &str, file: Value| {
+        let mut json = good.clone();
+        json["weight_map"][name] = file;
+        json
+    };
+    refuse(&mapped_to(norm, json!(elsewhere)), norm);
+    refuse(
+        &mapped_to("model.extra.weight", json!(here)),
+        "model.extra.weight",
+    );
+    refuse(
+        &mapped_to(
+            "model.extra.weight",
+            json!("model-00009-of-00009.safetensors"),
+        ),
+        "model-00009-of-00009",
+    );
+    refuse(&mapped_to(norm, json!("../secret.safetensors")), norm);
+    refuse(&mapped_to(norm, json!("/etc/passwd")), norm);
+    refuse(&mapped_to(norm, json!(7)), norm);
+    refuse(&json!({}), "weight_map");
+    refuse(&json!({"weight_map": []}), "weight_map");
+    let mut missing = good.clone();
+    missing["weight_map"].as_object_mut().unwrap().remove(norm);
+    refuse(&missing, norm);
+    std::fs::write(&index, "{").unwrap();
+    assert!(message(Checkpoint::open(dir.path())).contains("not JSON"));
+
+    std::fs::write(&index, good.to_string()).unwrap();
+    let shard = dir.path().join(here);
+    let bytes = std::fs::read(&shard).unwrap();
+    std::fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
+    let error = message(Checkpoint::open(dir.path()));
+    assert!(
+        error.contains("truncated") && error.contains(here),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_directory_without_weights_says_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(message(Checkpoint::open(dir.path())).contains("no model.safetensors"));
+    std::fs::write(dir.path().join("pytorch_model.bin"), "x").unwrap();
+    assert!(message(Checkpoint::open(dir.path())).contains("pickled"));
+}
+
+#[test]
+fn what_is_saved_is_read_back_and_another_reader_agrees() {
+    let dir = tempfile::tempdir().unwrap();
+    let from = Checkpoint::open(&fixture("arch/llama2")).unwrap();
+    assert_eq!(from.dtype("model.norm.weight"), Some(DType::F16));
+    let loaded = load_all(&from).unwrap();
+    for dtype in [None, Some(DType::F16), Some(DType::BF16)] {
+        let tensors = loaded
+            .iter()
+            .map(|(name, (shape, values))| {
+                let tensor =
+                    Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu).unwrap();
+                (name.clone(), tensor)
+            })
+            .collect();
+        weights::save(dir.path(), &tensors, dtype).unwrap();
+        let again = Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(
+            again.dtype("model.norm.weight"),
+            Some(dtype.unwrap_or(DType::F32))
+        );
+        assert_eq!(again.metadata()["format"], "pt");
+        let reread = load_all(&again).unwrap();
+        // The values came from f16: f32 and f16 hold them exactly.
+        if dtype != Some(DType::BF16) {
+            assert_eq!(reread, loaded);
+        }
+        let other =
+            candle_core::safetensors::load(dir.path().join(weights::WEIGHTS_FILE), &Device::Cpu)
+                .unwrap();
+        assert_eq!(other.len(), reread.len());
+        for (name, tensor) in &other {
+            let values: Vec<f32> = tensor
+                .to_dtype(DType::F32)
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .to_vec1()
+                .unwrap();
+            assert_eq!(
+                (tensor.dims(), &values),
+                (reread[name].0.as_slice(), &reread[name].1),
+                "{name}"
+            );
+        }
+    }
+    let names: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(names, [weights::WEIGHTS_FILE], "no temporary file stays");
+}
+
+#[test]
+fn every_stored_dtype_converts_to_every_other() {
+    let dir = tempfile::tempdir().unwrap();
+    // Odd values: ties, subnormals of f16, the largest bf16.
+    let values: Vec<f32> = (0..70_001u32)
+        .map(|i| f32::from_bits(i.wrapping_mul(2_654_435_761) & 0xbfff_ffff))
+        .map(|v| if v.is_finite() { v } else { 1.0 })
+        .collect();
+    let exact = Tensor::from_vec(values, 70_001, &Device::Cpu).unwrap();
+    for stored in [DType::F32, DType::F16, DType::BF16] {
+        let tensors = BTreeMap::from([("t".to_owned(), exact.clone())]);
+        weights::save(dir.path(), &tensors, Some(stored)).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        for asked in [DType::F32, DType::F16, DType::BF16] {
+            let expected = exact
+                .to_dtype(stored)
+                .unwrap()
+                .to_dtype(DType::F32)
+                .unwrap();
+            let expected = expected
+                .to_dtype(asked)
+                .unwrap()
+                .to_dtype(DType::F32)
+                .unwrap();
+            let read = checkpoint.tensor("t", 70_001, asked, &Device::Cpu).unwrap();
+            assert_eq!(read.dtype(), asked);
+            let read = read.to_dtype(DType::F32).unwrap();
+            let bits = |t: &Tensor| -> Vec<u32> {
+                t.to_vec1::<f32>()
+                    .unwrap()
+                    .into_iter()
+                    .map(f32::to_bits)
+                    .collect()
+            };
+            assert!(bits(&read) == bits(&expected), "{stored:?} as {asked:?}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_save_leaves_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("w.safetensors");
+    let one = BTreeMap::from([(
+        "a".to_owned(),
+        Tensor::ones(3, DType::F32, &Device::Cpu).unwrap(),
+    )]);
+    safetensors::write(&path, &one, None, &[("step", "1")]).unwrap();
+    let failed = safetensors::replace(&path, |out| {
+        std::io::Write::write_all(out, b"half").unwrap();
+        Err(ModelError::Hub {
+            id: "x".into(),
+            message: "stop".into(),
+        })
+    });
+    assert!(failed.is_err());
+    let checkpoint = Checkpoint::open_file(&path).unwrap();
+    assert_eq!(checkpoint.metadata()["step"], "1");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert!(weights::save(&dir.path().join("absent"), &one, None).is_err());
+}
