@@ -1,15 +1,11 @@
 //! Measuring the judge on labelled comparisons, beside the "longer answer wins" baseline on the same items.
 
 use std::fmt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{Calibration, Share, auc, mean, quantile};
-use crate::judge::{
-    Comparison, Judge, JudgeError, JudgeOptions, JudgeTemplate, LabelLogprobs, Verdict, Winner, principles_from_model_dir,
-};
-use crate::model::LanguageModel;
+use crate::judge::{Comparison, Judge, JudgeError, LabelLogprobs, Verdict, Winner};
 use crate::preference::{JudgeItem, Label, Record};
 
 /// How an evaluation is run.
@@ -78,12 +74,24 @@ impl JudgeReport {
     /// Sums up verdicts (with `a` of the item as their `a`).
     ///
     /// Panics if there is not one verdict for each item.
-    pub fn new(name: &str, items: &[JudgeItem], verdicts: &[Verdict], options: &JudgeEvalOptions) -> Self {
-        assert_eq!(items.len(), verdicts.len(), "one verdict an item, this is a bug");
+    pub fn new(
+        name: &str,
+        items: &[JudgeItem],
+        verdicts: &[Verdict],
+        options: &JudgeEvalOptions,
+    ) -> Self {
+        assert_eq!(
+            items.len(),
+            verdicts.len(),
+            "one verdict an item, this is a bug"
+        );
         let all = || items.iter().zip(verdicts);
         let decided = || all().filter(|(item, _)| item.label != Label::Tie);
         let right = |(item, verdict): (&JudgeItem, &Verdict)| {
-            matches!((item.label, verdict.winner), (Label::A, Winner::A) | (Label::B, Winner::B))
+            matches!(
+                (item.label, verdict.winner),
+                (Label::A, Winner::A) | (Label::B, Winner::B)
+            )
         };
         let length = |text: &str| text.chars().count();
         let longer: Vec<f64> = decided()
@@ -91,7 +99,9 @@ impl JudgeReport {
                 let (a, b) = (length(&item.a), length(&item.b));
                 match a.cmp(&b) {
                     std::cmp::Ordering::Equal => 0.5,
-                    order => f64::from((order == std::cmp::Ordering::Greater) == (item.label == Label::A)),
+                    order => f64::from(
+                        (order == std::cmp::Ordering::Greater) == (item.label == Label::A),
+                    ),
                 }
             })
             .collect();
@@ -103,12 +113,21 @@ impl JudgeReport {
                 Winner::Tie => false,
             });
         // In the first order `a` is shown first, in the second `b`. An exactly even read is no win.
-        let first_shown = verdicts.iter().flat_map(|v| [v.orders[0] > 0.5, v.orders[1] < 0.5]);
+        let first_shown = verdicts
+            .iter()
+            .flat_map(|v| [v.orders[0] > 0.5, v.orders[1] < 0.5]);
         let masses: Vec<f64> = verdicts.iter().map(|v| f64::from(v.label_mass)).collect();
         let answers: Vec<(f64, bool)> = decided()
             .map(|(item, verdict)| {
                 let p = f64::from(verdict.p);
-                (p.max(1.0 - p), if p == 0.5 { false } else { (p > 0.5) == (item.label == Label::A) })
+                (
+                    p.max(1.0 - p),
+                    if p == 0.5 {
+                        false
+                    } else {
+                        (p > 0.5) == (item.label == Label::A)
+                    },
+                )
             })
             .collect();
         let margins = |tie: bool| -> Vec<f64> {
@@ -118,7 +137,8 @@ impl JudgeReport {
                 .collect()
         };
         let (tied, untied) = (margins(true), margins(false));
-        let called = |margins: &[f64]| Share::of(margins.iter().map(|margin| *margin < options.tie_margin));
+        let called =
+            |margins: &[f64]| Share::of(margins.iter().map(|margin| *margin < options.tie_margin));
         Self {
             name: name.to_owned(),
             items: items.len() as u64,
@@ -129,7 +149,11 @@ impl JudgeReport {
             })),
             first_shown_wins: Share::of(first_shown),
             consistent: Share::of(verdicts.iter().map(|verdict| verdict.consistent)),
-            accuracy_if_consistent: Share::of(decided().filter(|(_, verdict)| verdict.consistent).map(right)),
+            accuracy_if_consistent: Share::of(
+                decided()
+                    .filter(|(_, verdict)| verdict.consistent)
+                    .map(right),
+            ),
             longer_wins: mean(&longer),
             names_longer: Share::of(names_longer),
             label_mass_mean: mean(&masses),
@@ -156,8 +180,20 @@ impl fmt::Display for JudgeTable {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let percent = |share: f64| format!("{:.1}", 100.0 * share);
         let heading = [
-            "set", "items", "ties", "accuracy % (95 %)", "longer wins %", "first order %", "shown first wins %",
-            "orders agree %", "label mass", "p5", "min", "ECE", "tie AUC", "cut",
+            "set",
+            "items",
+            "ties",
+            "accuracy % (95 %)",
+            "longer wins %",
+            "first order %",
+            "shown first wins %",
+            "orders agree %",
+            "label mass",
+            "p5",
+            "min",
+            "ECE",
+            "tie AUC",
+            "cut",
         ];
         let mut rows = vec![heading.map(str::to_owned)];
         for report in &self.0 {
@@ -166,7 +202,12 @@ impl fmt::Display for JudgeTable {
                 report.name.clone(),
                 report.items.to_string(),
                 report.ties.items.to_string(),
-                format!("{} ({}-{})", percent(accuracy.share), percent(accuracy.low), percent(accuracy.high)),
+                format!(
+                    "{} ({}-{})",
+                    percent(accuracy.share),
+                    percent(accuracy.low),
+                    percent(accuracy.high)
+                ),
                 percent(report.longer_wins),
                 percent(report.first_order.share),
                 percent(report.first_shown_wins.share),
@@ -175,12 +216,20 @@ impl fmt::Display for JudgeTable {
                 format!("{:.3}", report.label_mass_p5),
                 format!("{:.3}", report.label_mass_min),
                 format!("{:.3}", report.calibration.ece),
-                report.ties.auc.map_or("-".to_owned(), |auc| format!("{auc:.2}")),
+                report
+                    .ties
+                    .auc
+                    .map_or("-".to_owned(), |auc| format!("{auc:.2}")),
                 report.cut.to_string(),
             ]);
         }
         let widths: Vec<usize> = (0..heading.len())
-            .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+            .map(|column| {
+                rows.iter()
+                    .map(|row| row[column].chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         for row in rows {
             let mut line = format!("{:<width$}", row[0], width = widths[0]);
@@ -211,7 +260,13 @@ where
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|&at| {
         let item = &items[at];
-        item.a.len() + item.b.len() + item.messages.iter().map(|message| message.content.len()).sum::<usize>()
+        item.a.len()
+            + item.b.len()
+            + item
+                .messages
+                .iter()
+                .map(|message| message.content.len())
+                .sum::<usize>()
     });
     let mut verdicts: Vec<Option<Verdict>> = vec![None; items.len()];
     for batch in order.chunks(options.batch.max(1)) {
@@ -233,39 +288,30 @@ fn comparison(item: &JudgeItem) -> Comparison {
     }
 }
 
-/// Judges the records of each named set with a model; `dir` is its folder, whose judge template and principle table are used
-/// where it has them. Pairs count as items whose answer is `a`.
+/// Judges the records of each named set; pairs count as items whose answer is `a`.
 ///
 /// # Errors
-/// If the folder's judge files are broken, a label is not one token, or the model fails.
-pub fn run(
-    model: &LanguageModel,
-    dir: &Path,
+/// As [`evaluate`].
+pub fn evaluate_sets<E>(
+    judge: &Judge,
     sets: Vec<(String, Vec<Record>)>,
-    judging: JudgeOptions,
     options: &JudgeEvalOptions,
-) -> Result<JudgeTable, JudgeError> {
-    let judge = Judge::new(
-        model.tokenizer().clone(),
-        model.chat_template().clone(),
-        JudgeTemplate::from_model_dir(dir)?,
-        principles_from_model_dir(dir)?,
-        judging,
-        model.max_context(),
-    )?;
-    let mut reports = Vec::with_capacity(sets.len());
-    for (name, records) in sets {
+    mut score: impl FnMut(&[Vec<u32>], [u32; 2]) -> Result<Vec<LabelLogprobs>, E>,
+) -> Result<JudgeTable, JudgeError>
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let reports = sets.into_iter().map(|(name, records)| {
         let items: Vec<JudgeItem> = records.into_iter().map(Record::into_item).collect();
-        let score = |prompts: &[Vec<u32>], labels| model.label_logprobs(prompts, labels);
-        reports.push(evaluate(&name, &items, &judge, options, score)?);
-    }
-    Ok(JudgeTable(reports))
+        evaluate(&name, &items, judge, options, &mut score)
+    });
+    Ok(JudgeTable(reports.collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::fixtures;
+    use crate::judge::{JudgeOptions, fixtures};
     use crate::preference::{Format, Message, PrincipleTable, Role, read_records};
     use crate::test_support::shared_data;
 
@@ -286,7 +332,13 @@ mod tests {
         let p = (orders[0] + orders[1]) / 2.0;
         Verdict {
             p,
-            winner: if p > 0.5 { Winner::A } else if p < 0.5 { Winner::B } else { Winner::Tie },
+            winner: if p > 0.5 {
+                Winner::A
+            } else if p < 0.5 {
+                Winner::B
+            } else {
+                Winner::Tie
+            },
             consistent: (orders[0] > 0.5) == (orders[1] > 0.5),
             label_mass,
             orders,
@@ -310,30 +362,62 @@ mod tests {
             verdict([0.8, 0.4], 0.7), // wrong, inconsistent
             verdict([0.5, 0.6], 0.6),
         ];
-        let report = JudgeReport::new("hand", &items, &verdicts, &JudgeEvalOptions::default());
+        let options = JudgeEvalOptions {
+            tie_margin: 0.08,
+            bins: 2,
+            ..JudgeEvalOptions::default()
+        };
+        let report = JudgeReport::new("hand", &items, &verdicts, &options);
         assert_eq!((report.items, report.ties.items), (5, 1));
         assert_eq!((report.accuracy.hits, report.accuracy.total), (2, 4));
         assert_eq!(report.first_order.hits, 1);
         // Shown first and winning: a of items 1, 3, 4 in the first order; b of items 2, 3, 4 in the second.
-        assert_eq!((report.first_shown_wins.hits, report.first_shown_wins.total), (6, 10));
-        assert_eq!((report.consistent.hits, report.accuracy_if_consistent.total), (2, 2));
+        assert_eq!(
+            (report.first_shown_wins.hits, report.first_shown_wins.total),
+            (6, 10)
+        );
+        assert_eq!(
+            (report.consistent.hits, report.accuracy_if_consistent.total),
+            (2, 2)
+        );
         assert_eq!(report.accuracy_if_consistent.hits, 1);
         // Right on items 1 and 4, wrong on 2, half on 3.
         assert_eq!(report.longer_wins, 2.5 / 4.0);
-        assert_eq!((report.names_longer.hits, report.names_longer.total), (2, 3));
+        assert_eq!(
+            (report.names_longer.hits, report.names_longer.total),
+            (2, 3)
+        );
         assert!((report.label_mass_mean - 0.8).abs() < 1e-6);
         assert!((report.label_mass_min - 0.6).abs() < 1e-6);
         // Margins of non-ties: 0.3, 0.3, 0.1, 0.1; of the tie: 0.05.
         assert_eq!(report.ties.auc, Some(1.0));
-        assert_eq!((report.ties.called_on_ties.hits, report.ties.called_on_others.hits), (1, 0));
+        assert_eq!(
+            (
+                report.ties.called_on_ties.hits,
+                report.ties.called_on_others.hits
+            ),
+            (1, 0)
+        );
         // Confidences 0.8 right, 0.8 wrong, 0.6 right, 0.6 wrong.
-        assert!((report.calibration.ece - (0.5 * 0.3 + 0.5 * 0.1)).abs() < 1e-5, "{}", report.calibration.ece);
+        assert!(
+            (report.calibration.ece - (0.5 * 0.3 + 0.5 * 0.1)).abs() < 1e-5,
+            "{}",
+            report.calibration.ece
+        );
     }
 
     fn judge() -> Judge {
         let table = PrincipleTable::default();
         let (tokenizer, chat) = (fixtures::tokenizer(), fixtures::chat());
-        Judge::new(tokenizer, chat, fixtures::template(), table, JudgeOptions::default(), 4096).unwrap()
+        Judge::new(
+            tokenizer,
+            chat,
+            fixtures::template(),
+            table,
+            JudgeOptions::default(),
+            4096,
+        )
+        .unwrap()
     }
 
     /// Scores by what the prompt shows: the candidate with more exclamation marks wins with 0.8.
@@ -358,9 +442,17 @@ mod tests {
             // Lengths go up and down, so that sorting really moves items.
             let filler = "z".repeat((n * 37) % 50);
             let right = n % 3 != 0;
-            let label = if right == (n % 2 == 0) { Label::A } else { Label::B };
+            let label = if right == (n % 2 == 0) {
+                Label::A
+            } else {
+                Label::B
+            };
             let (a, b) = if n % 2 == 0 { ("!", "?") } else { ("?", "!") };
-            items.push(item(&format!("{a}{filler}"), &format!("{b}{filler}"), label));
+            items.push(item(
+                &format!("{a}{filler}"),
+                &format!("{b}{filler}"),
+                label,
+            ));
         }
         items.push(item("same", "same", Label::Tie));
         let options = JudgeEvalOptions {
@@ -368,14 +460,23 @@ mod tests {
             ..JudgeEvalOptions::default()
         };
         let mut largest = 0;
-        let report = evaluate("marks", &items, &judge(), &options, |prompts: &[Vec<u32>], labels| {
-            largest = largest.max(prompts.len());
-            marks(prompts, labels)
-        })
+        let report = evaluate(
+            "marks",
+            &items,
+            &judge(),
+            &options,
+            |prompts: &[Vec<u32>], labels| {
+                largest = largest.max(prompts.len());
+                marks(prompts, labels)
+            },
+        )
         .unwrap();
         assert_eq!(largest, 14);
         assert_eq!((report.accuracy.hits, report.accuracy.total), (66, 100));
-        assert_eq!((report.consistent.hits, report.first_shown_wins.hits), (100, 100));
+        assert_eq!(
+            (report.consistent.hits, report.first_shown_wins.hits),
+            (100, 100)
+        );
         assert!((report.label_mass_mean - 1.0).abs() < 1e-6);
         assert_eq!(report.ties.auc, Some(1.0));
     }
@@ -385,16 +486,31 @@ mod tests {
         let items = [item("!", "?", Label::A), item("?", "?", Label::B)];
         let options = JudgeEvalOptions::default();
         let report = |name: &str| evaluate(name, &items, &judge(), &options, marks).unwrap();
-        let table = JudgeTable(vec![report("a"), report("a longer name")]);
+        let records = items.iter().cloned().map(Record::Item).collect();
+        let sets = vec![("a longer name".to_owned(), records)];
+        let mut table = evaluate_sets(&judge(), sets, &options, marks).unwrap();
+        table.0.insert(0, report("a"));
         let text = table.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines.iter().all(|line| line.chars().count() == lines[0].chars().count()), "{text}");
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.chars().count() == lines[0].chars().count()),
+            "{text}"
+        );
         assert!(lines[1].contains("50.0 (9.5-90.5)"), "{text}");
         let json = serde_json::to_string(&table).unwrap();
-        assert_eq!(serde_json::from_str::<JudgeTable>(&json).unwrap(), table);
+        let back: JudgeTable = serde_json::from_str(&json).unwrap();
+        assert_eq!(back.0[0].name, "a");
+        assert_eq!(back.0[1].accuracy.hits, 1);
+        assert_eq!(back.0[1].calibration.bins.len(), 10);
         let empty = JudgeReport::new("none", &[], &[], &options);
-        assert!(serde_json::to_string(&empty).unwrap().contains("\"items\":0"));
+        assert!(
+            serde_json::to_string(&empty)
+                .unwrap()
+                .contains("\"items\":0")
+        );
     }
 
     #[test]
@@ -415,7 +531,11 @@ mod tests {
             let even = vec![verdict([0.5, 0.5], 1.0); items.len()];
             let report = JudgeReport::new(file, &items, &even, &JudgeEvalOptions::default());
             if let Some(percent) = percent {
-                assert!((100.0 * report.longer_wins - percent).abs() < 1.5, "{file}: {}", report.longer_wins);
+                assert!(
+                    (100.0 * report.longer_wins - percent).abs() < 1.5,
+                    "{file}: {}",
+                    report.longer_wins
+                );
             }
             assert_eq!(report.accuracy.hits, 0);
         }

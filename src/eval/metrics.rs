@@ -19,7 +19,11 @@ impl Share {
         Self {
             hits,
             total,
-            share: if total == 0 { 0.0 } else { hits as f64 / total as f64 },
+            share: if total == 0 {
+                0.0
+            } else {
+                hits as f64 / total as f64
+            },
             low,
             high,
         }
@@ -46,7 +50,10 @@ pub fn wilson(hits: u64, total: u64) -> (f64, f64) {
     let scale = 1.0 + Z * Z / n;
     let centre = p + Z * Z / (2.0 * n);
     let reach = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-    (((centre - reach) / scale).max(0.0), ((centre + reach) / scale).min(1.0))
+    (
+        ((centre - reach) / scale).max(0.0),
+        ((centre + reach) / scale).min(1.0),
+    )
 }
 
 /// One bin of a reliability diagram.

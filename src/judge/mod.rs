@@ -148,6 +148,22 @@ impl Judge {
         })
     }
 
+    /// The judge of a model's folder: its template and principle table, or the built-in ones.
+    ///
+    /// # Errors
+    /// If a file is broken, or as [`Self::new`].
+    pub fn from_model_dir(
+        dir: &Path,
+        tokenizer: Tokenizer,
+        chat: ChatTemplate,
+        options: JudgeOptions,
+        max_context: usize,
+    ) -> Result<Self, JudgeError> {
+        let template = JudgeTemplate::from_model_dir(dir)?;
+        let table = principles_from_model_dir(dir)?;
+        Self::new(tokenizer, chat, template, table, options, max_context)
+    }
+
     pub fn labels(&self) -> LabelTokens {
         self.labels
     }
