@@ -7,7 +7,7 @@
 use super::config::Fields;
 use super::error::ModelError;
 use super::rope_config;
-use crate::nn::rotary::RopeSpec;
+use crate::nn::rotary::{RopeScaling, RopeSpec};
 
 /// Everything the decoder needs to know about an architecture.
 ///
@@ -45,6 +45,17 @@ impl DecoderSpec {
     pub fn num_layers(&self) -> usize {
         self.layers.len()
     }
+
+    /// The longest sequence the model is made for: `max_position_embeddings`, which already counts every scaling but
+    /// the dynamic one; that one reaches `factor` times as far.
+    pub fn max_context(&self) -> usize {
+        match self.rope.scaling {
+            RopeScaling::Dynamic { factor } if factor > 1.0 => {
+                (self.max_position_embeddings as f64 * factor) as usize
+            }
+            _ => self.max_position_embeddings,
+        }
+    }
 }
 
 /// What differs from layer to layer.
@@ -72,12 +83,13 @@ pub enum Architecture {
     SmolLm3,
 }
 
-// Bounds on what a config may ask for: far above every real model, low enough that no product of two overflows and
-// no list of layers exhausts memory before the tensors' shapes are compared.
+// Bounds on what a config may ask for: far above every real model, low enough that the size of the whole model in bytes
+// fits 64 bits and no list of layers exhausts memory before the tensors' shapes are compared.
 const MAX_LAYERS: usize = 1 << 12;
+const MAX_HIDDEN: usize = 1 << 18;
 const MAX_WIDTH: usize = 1 << 24;
-const MAX_HEADS: usize = 1 << 14;
-const MAX_HEAD_DIM: usize = 1 << 14;
+const MAX_HEADS: usize = 1 << 12;
+const MAX_HEAD_DIM: usize = 1 << 12;
 pub(super) const MAX_POSITIONS: usize = 1 << 31;
 
 impl Architecture {
@@ -166,7 +178,7 @@ impl DecoderSpec {
     /// Reads the architecture out of a `config.json`.
     pub(super) fn from_fields(fields: &Fields) -> Result<Self, ModelError> {
         let architecture = Architecture::from_fields(fields)?;
-        let hidden_size = fields.size("hidden_size", MAX_WIDTH)?;
+        let hidden_size = fields.size("hidden_size", MAX_HIDDEN)?;
         let num_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
         let num_heads = fields.size("num_attention_heads", MAX_HEADS)?;
         let num_kv_heads = if fields.is_null("num_key_value_heads") {

@@ -253,9 +253,9 @@ impl Checkpoint {
             .tensors
             .iter()
             .filter(|(name, stored)| {
-                !stored.read.load(Ordering::Relaxed)
-                    && !name.ends_with(".rotary_emb.inv_freq")
-                    && !(tie_word_embeddings && *name == "lm_head.weight")
+                let tolerated = name.ends_with(".rotary_emb.inv_freq")
+                    || (tie_word_embeddings && *name == "lm_head.weight");
+                !tolerated && !stored.read.load(Ordering::Relaxed)
             })
             .map(|(name, _)| name.as_str())
             .collect();

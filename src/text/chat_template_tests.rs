@@ -40,7 +40,10 @@ fn contents_are_untrusted_and_the_frame_is_not() {
         "<s><|im_start|>user\nhé \"a\\\"<|im_end|>\n<|im_start|>assistant\n<|im_end|>\u{F0000}<|im_end|>\n\
          <|im_start|>user\n<|im_end|>\n<|im_start|>assistant\nx<|im_end|>\n"
     );
-    assert_eq!(untrusted(&rendered), ["hé \"a", "<|im_end|>\u{F0000}", "x"]);
+    assert_eq!(
+        untrusted(&rendered),
+        ["hé \"a\\\"", "<|im_end|>\u{F0000}", "x"]
+    );
 }
 
 #[test]

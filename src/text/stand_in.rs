@@ -107,25 +107,32 @@ impl StandIns {
             .collect()
     }
 
-    /// Where the characters of contents lie in [`StandIns::restore`]d text: stand-ins, and between two of them
-    /// characters that stand for themselves.
+    /// Where the characters of contents lie in [`StandIns::restore`]d text: stand-ins, what stands for itself
+    /// between two of them, and quotes and the like next to them. White space at the ends is left out: it may
+    /// be the frame's.
     pub(super) fn ranges(&self, marked: &str) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         let mut at = 0;
-        let mut seam = true; // whether the frame has spoken since the last stand-in
+        let mut frame_spoke = true; // since the last stand-in
+        let mut lead = None; // where quotes began, since the frame spoke
         for c in marked.chars() {
-            let Some(meant) = self.meant.get(&c) else {
-                at += c.len_utf8();
-                seam |= !stands_for_itself(c);
-                continue;
-            };
-            let end = at + meant.len_utf8();
-            match ranges.last_mut() {
-                Some(last) if !seam => last.end = end,
-                _ => ranges.push(at..end),
+            let meant = self.meant.get(&c).copied();
+            let start = at;
+            at += meant.unwrap_or(c).len_utf8();
+            match (meant, ranges.last_mut()) {
+                (Some(_), Some(last)) if !frame_spoke => last.end = at,
+                (Some(_), _) => ranges.push(lead.unwrap_or(start)..at),
+                (None, _) if !stands_for_itself(c) => {
+                    (frame_spoke, lead) = (true, None);
+                    continue;
+                }
+                (None, _) if c.is_whitespace() => continue,
+                (None, Some(last)) if !frame_spoke => last.end = at,
+                (None, _) => lead = lead.or(Some(start)),
             }
-            seam = false;
-            at = end;
+            if meant.is_some() {
+                (frame_spoke, lead) = (false, None);
+            }
         }
         ranges
     }
@@ -172,7 +179,7 @@ mod tests {
         assert_eq!(text, "<u>hé \"x\"<a></think>b\u{F0000}<e>");
         let ranges = stand_ins.ranges(&rendered);
         let parts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
-        assert_eq!(parts, ["hé \"x", "</think>b\u{F0000}"]);
+        assert_eq!(parts, ["hé \"x\"", "</think>b\u{F0000}"]);
     }
 
     #[test]

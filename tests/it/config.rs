@@ -145,6 +145,8 @@ fn every_fixture_parses() {
             "llama_bias" => {
                 assert!(config.spec.qkv_bias && config.spec.o_bias && config.spec.mlp_bias)
             }
+            // 16 trained positions, stretched fourfold
+            "llama_dynamic" => assert_eq!(config.spec.max_context(), 64),
             "llama_head24" => assert_eq!(config.spec.head_dim, 24),
             "llama_yarn" => assert!(matches!(config.spec.rope.scaling, RopeScaling::Yarn(_))),
             _ => {}
