@@ -113,12 +113,16 @@ impl Pass<'_> {
     /// The last block only computes the rows that carry loss.
     fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor, TrainError> {
         let last = layer + 1 == self.decoder.num_layers();
-        let mut backend = AttentionBackend::Dense {
+        let backend = AttentionBackend::Dense {
             cu_seqlens: &self.batch.cu_seqlens,
         };
-        Ok(self
-            .decoder
-            .block(layer, x, last.then_some(&self.rows), &self.rotations, &mut backend)?)
+        Ok(self.decoder.block(
+            layer,
+            x,
+            last.then_some(&self.rows),
+            &self.rotations,
+            &backend,
+        )?)
     }
 
     /// The loss share of the last block's rows, and what they scored.
