@@ -1,4 +1,25 @@
-//! Measuring policy and judge.
+//! Measuring: the policy and the judge of a model, against ground truth where there is one.
 
 pub mod judge;
 pub mod metrics;
+pub mod pocket;
+pub mod stats;
+pub mod subject;
+
+pub use stats::Estimate;
+pub use subject::{ModelSubject, Subject};
+
+/// What measuring can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
+    #[error(transparent)]
+    Judge(#[from] crate::judge::JudgeError),
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    #[error("{0}")]
+    Options(&'static str),
+    #[error("cannot draw the plot: {0}")]
+    Plot(String),
+}

@@ -211,7 +211,7 @@ impl Content {
                 loop {
                     let low = dice.between(1, top);
                     let high = low + of + dice.between(0, of + 4);
-                    if low % of != 0 && high % of != 0 {
+                    if !low.is_multiple_of(of) && !high.is_multiple_of(of) {
                         return Content::Multiple { low, high, of };
                     }
                 }
@@ -336,7 +336,7 @@ impl Content {
     /// Whether the content belongs to the held-out side. Decided by a hash of the canonical form alone, so a
     /// content can never be on both sides, whatever the seed.
     pub fn held_out(&self) -> bool {
-        stable_hash(&self.canonical()) % HELD_OUT_ONE_IN == 0
+        stable_hash(&self.canonical()).is_multiple_of(HELD_OUT_ONE_IN)
     }
 }
 

@@ -2,4 +2,8 @@
 
 mod config;
 mod corrupt;
+mod floors;
+mod jsft;
+mod parity;
+mod serving;
 mod support;

@@ -1,0 +1,70 @@
+//! What is measured: something that answers conversations and compares answers.
+
+use super::EvalError;
+use crate::judge::{Comparison, Judge, Verdict};
+use crate::model::{LanguageModel, SampleParams};
+use crate::preference::Message;
+use crate::text::{ChatTemplate, RenderOptions, Tokenizer};
+
+/// A policy that is its own judge.
+pub trait Subject {
+    /// One answer to each conversation. At temperature 0 greedy; else a draw per conversation, its stream numbered by
+    /// its place, all from `seed`.
+    fn answer(
+        &mut self,
+        conversations: &[Vec<Message>],
+        temperature: f32,
+        seed: u64,
+    ) -> Result<Vec<String>, EvalError>;
+
+    /// A verdict on each comparison, both orders read.
+    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError>;
+}
+
+/// A loaded model as both.
+pub struct ModelSubject<'a> {
+    pub model: &'a LanguageModel,
+    pub tokenizer: Tokenizer,
+    pub chat: ChatTemplate,
+    pub judge: Judge,
+    pub stop_ids: Vec<u32>,
+    pub max_new_tokens: usize,
+}
+
+impl Subject for ModelSubject<'_> {
+    fn answer(
+        &mut self,
+        conversations: &[Vec<Message>],
+        temperature: f32,
+        seed: u64,
+    ) -> Result<Vec<String>, EvalError> {
+        let options = RenderOptions::for_generation();
+        let prompts = conversations
+            .iter()
+            .map(|messages| {
+                let rendered = self.chat.render(messages, &options)?;
+                Ok(self.tokenizer.encode_rendered(&rendered)?.ids)
+            })
+            .collect::<Result<Vec<_>, EvalError>>()?;
+        let completions = self.model.sample(
+            &prompts,
+            &SampleParams {
+                temperature,
+                max_new_tokens: self.max_new_tokens,
+                seed,
+                stop_ids: self.stop_ids.clone(),
+            },
+        )?;
+        completions
+            .iter()
+            .map(|completion| Ok(self.tokenizer.decode(&completion.ids, true)?))
+            .collect()
+    }
+
+    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError> {
+        let verdicts = self.judge.judge(comparisons, |prompts, labels| {
+            self.model.label_logprobs(prompts, labels)
+        })?;
+        Ok(verdicts)
+    }
+}
