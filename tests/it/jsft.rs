@@ -349,10 +349,7 @@ fn both_skills_rise_within_a_minute_of_training() {
             .zip(&answers)
             .filter(|(task, answer)| task.check(answer).correct)
             .count();
-        (
-            right as f64 / tasks.len() as f64,
-            table.0[0].accuracy.share,
-        )
+        (right as f64 / tasks.len() as f64, table.0[0].accuracy.share)
     };
     config.max_steps = Some(1);
     let before = skills(&run(&config, &options(false, None)).unwrap());

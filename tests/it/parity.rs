@@ -278,6 +278,7 @@ fn fixture_batch(dir: &Path) -> (MicroBatch, f64) {
                 ids: ids[range.clone()].to_vec(),
                 weights: weights[range].to_vec(),
                 kind: ExampleKind::Sft,
+                label: None,
             }
         })
         .collect();
@@ -371,6 +372,7 @@ fn splitting_a_batch_changes_nothing_but_rounding() {
                 ids,
                 weights,
                 kind: ExampleKind::Sft,
+                label: None,
             }
         })
         .collect();
