@@ -1,6 +1,6 @@
 //! Training throughput: tokens a second of a whole optimizer step, and where the time goes.
 //!
-//! `cargo bench --bench train -- [--hidden N --layers N --heads N --kv-heads N --ffn N --vocab N --tokens N --recompute]`
+//! `cargo bench --bench train -- [--hidden N --layers N --heads N --kv-heads N --ffn N --vocab N --tokens N --lanes N --recompute]`
 //! prints one JSON line; `benches/peers/jsft_torch.py` prints the same for PyTorch.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use candle_core::{Tensor, Var};
 use selfjudge::model::{Decoder, ModelConfig, ModelError, ParameterSource, random_parameters};
 use selfjudge::train::batch::pack;
 use selfjudge::train::mixture::{ExampleKind, TrainExample};
+use selfjudge::train::lanes::Lanes;
 use selfjudge::train::optim::{OptimConfig, Optimizer};
 use selfjudge::train::step::{Accumulator, forward_backward};
 
@@ -44,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         argument("ffn", 512),
     );
     let (tokens, steps) = (argument("tokens", 8192), argument("steps", 8));
+    let lane_count = argument("lanes", 1);
     let json = serde_json::json!({
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
         "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv_heads,
@@ -84,21 +86,18 @@ fn main() -> anyhow::Result<()> {
         total += len;
         i += 1;
     }
-    let batches = pack(&examples, tokens);
+    let batches = pack(&examples, tokens / lane_count);
     let mut optimizer = Optimizer::new(&vars, OptimConfig::default())?;
-    let mut grads = optimizer.grad_buffers()?;
+    let threads = rayon::current_num_threads();
+    let mut lanes = Lanes::new(lane_count, threads, || optimizer.grad_buffers())?;
     let mut times = Vec::new();
     for _ in 0..steps {
         let start = Instant::now();
-        grads.zero()?;
-        for batch in &batches {
-            let mut accumulator = Accumulator {
-                vars: &vars,
-                grads: &mut grads,
-            };
-            forward_backward(&decoder, batch, 100.0, recompute, &mut accumulator)?;
-        }
-        optimizer.clip_and_step(&mut grads, 1e-4)?;
+        lanes.run(&batches, |batch, grads| {
+            let mut accumulator = Accumulator { vars: &vars, grads };
+            forward_backward(&decoder, batch, 100.0, recompute, &mut accumulator)
+        })?;
+        optimizer.clip_and_step(lanes.gradients(), 1e-4)?;
         times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
