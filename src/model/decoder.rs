@@ -46,15 +46,20 @@ struct Block {
 }
 
 impl Block {
+    /// With `rows`, only those rows of the result are computed; keys and values still come from all of `x`.
     fn forward(
         &self,
         x: &Tensor,
+        rows: Option<&Tensor>,
         rotations: &Rotations,
         backend: &mut AttentionBackend<'_>,
     ) -> candle_core::Result<Tensor> {
-        let attended = self
-            .attention
-            .forward(&self.input_norm.forward(x)?, rotations, backend)?;
+        let normed = self.input_norm.forward(x)?;
+        let attended = self.attention.forward(&normed, rows, rotations, backend)?;
+        let x = match rows {
+            Some(rows) => x.index_select(rows, 0)?,
+            None => x.clone(),
+        };
         let x = (x + attended)?;
         let fed = self.mlp.forward(&self.post_norm.forward(&x)?)?;
         x + fed
@@ -94,6 +99,10 @@ impl Decoder {
         &self.spec
     }
 
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     pub fn num_layers(&self) -> usize {
         self.blocks.len()
     }
@@ -107,7 +116,7 @@ impl Decoder {
         let rotations = self.rotations(packed)?;
         let mut x = self.embed(packed.ids)?;
         for layer in 0..self.blocks.len() {
-            x = self.block(layer, &x, &rotations, backend)?;
+            x = self.block(layer, &x, None, &rotations, backend)?;
         }
         self.final_norm(&x)
     }
@@ -125,14 +134,17 @@ impl Decoder {
     }
 
     /// One block over the residual stream: what a trainer that recomputes layers walks.
+    ///
+    /// With `rows` (u32, `[n]`), only those rows of the result are computed: all that is needed of the last block.
     pub fn block(
         &self,
         layer: usize,
         x: &Tensor,
+        rows: Option<&Tensor>,
         rotations: &Rotations,
         backend: &mut AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
-        Ok(self.blocks[layer].forward(x, rotations, backend)?)
+        Ok(self.blocks[layer].forward(x, rows, rotations, backend)?)
     }
 
     /// The norm between the last block and the head.
@@ -158,10 +170,10 @@ impl Decoder {
         let mut sin = Vec::with_capacity(tokens * half);
         for (w, &seq_len) in packed.cu_seqlens.windows(2).zip(packed.seq_lens) {
             let (new, len) = ((w[1] - w[0]) as usize, seq_len as usize);
-            if new > len || len > self.spec.max_position_embeddings {
+            if new > len || len > self.spec.max_context() {
                 return Err(ModelError::Input(format!(
                     "a sequence of {len} tokens ({new} of them new) does not fit {} positions",
-                    self.spec.max_position_embeddings
+                    self.spec.max_context()
                 )));
             }
             let table = self.rotary.tables(len);

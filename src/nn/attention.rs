@@ -37,10 +37,11 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// `x` is `[tokens, hidden]`, and so is the result.
+    /// `x` is `[tokens, hidden]`, and so is the result; with `rows` (u32, `[n]`) it is those rows of it, `[n, hidden]`.
     pub fn forward(
         &self,
         x: &Tensor,
+        rows: Option<&Tensor>,
         rotations: &Rotations,
         backend: &mut AttentionBackend<'_>,
     ) -> Result<Tensor> {
@@ -65,7 +66,10 @@ impl Attention {
                 dense_attention(&q, &k, &v, cu_seqlens, params)?
             }
         };
-        self.o
-            .forward(&attended.reshape((tokens, self.heads * self.head_dim))?)
+        let attended = attended.reshape((tokens, self.heads * self.head_dim))?;
+        match rows {
+            Some(rows) => self.o.forward(&attended.index_select(rows, 0)?),
+            None => self.o.forward(&attended),
+        }
     }
 }

@@ -29,6 +29,10 @@ pub struct JsftConfig {
     pub batch_size: usize,
     /// Tokens that go through the model at once; a step is as many such parts as its examples need.
     pub micro_batch_tokens: usize,
+    /// Micro-batches at once, each on its share of the threads. Two small ones beat one on all threads, which wait for each
+    /// other at every op; their activations are all in memory. Sums are taken lane by lane, so another number is another
+    /// rounding.
+    pub lanes: usize,
     /// Compute block activations again in the backward pass instead of keeping them.
     pub recompute: bool,
     /// A checkpoint every so many steps; 0 keeps none but the last.
@@ -125,6 +129,7 @@ impl Default for JsftConfig {
             max_steps: None,
             batch_size: 128,
             micro_batch_tokens: 4096,
+            lanes: 1,
             recompute: false,
             save_every: 200,
             keep_checkpoints: 2,
@@ -162,8 +167,8 @@ impl JsftConfig {
         if self.data.is_empty() {
             return refuse("`data` is missing: at least one file of preference pairs");
         }
-        if self.batch_size == 0 || self.micro_batch_tokens == 0 || self.log_every == 0 {
-            return refuse("batch_size, micro_batch_tokens and log_every must be at least 1");
+        if self.batch_size == 0 || self.micro_batch_tokens == 0 || self.lanes == 0 || self.log_every == 0 {
+            return refuse("batch_size, micro_batch_tokens, lanes and log_every must be at least 1");
         }
         if !(self.epochs.is_finite() && self.epochs > 0.0) {
             return refuse("epochs must be positive");

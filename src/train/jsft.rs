@@ -17,8 +17,9 @@ use super::config::JsftConfig;
 use super::digest::sha256_bytes;
 use super::manifest::{DataDigest, RunManifest};
 use super::metrics::{MetricsLog, Progress, StepMetrics};
-use super::mixture::{Examples, Mixture, MixtureReport};
-use super::optim::{GradBuffers, Optimizer};
+use super::lanes::Lanes;
+use super::mixture::{Examples, Mixture, MixtureReport, TrainExample};
+use super::optim::Optimizer;
 use super::schedule::Schedule;
 use super::step::{Accumulator, BatchStats, forward_backward};
 use super::trainable::{Start, Trainable};
@@ -91,7 +92,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         Some(lora) => Trainable::adapter(spec, start, lora.clone(), config.seed, &options.device)?,
     };
     let mut optimizer = Optimizer::new(&trainable.vars, config.optim.clone())?;
-    let mut grads = optimizer.grad_buffers()?;
+    let mut lanes = Lanes::new(config.lanes, options.threads, || optimizer.grad_buffers())?;
 
     let store = CheckpointStore::open(config.output_dir.join("checkpoints"), config.keep_checkpoints)?;
     let identity = identity(config, &data)?;
@@ -127,8 +128,8 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
             .map(|index| examples.get(index))
             .collect();
         let lr = schedule.learning_rate(at.state.step);
-        let (stats, tokens) = gradients(config, &trainable, &batch, &mut grads)?;
-        let update = optimizer.clip_and_step(&grads, lr)?;
+        let (stats, tokens) = gradients(config, &trainable, &batch, &mut lanes)?;
+        let update = optimizer.clip_and_step(lanes.gradients(), lr)?;
 
         at.state.step += 1;
         at.state.num_tokens += tokens;
@@ -324,30 +325,29 @@ fn take_batch(
 fn gradients(
     config: &JsftConfig,
     trainable: &Trainable,
-    batch: &[super::mixture::TrainExample],
-    grads: &mut GradBuffers,
+    batch: &[TrainExample],
+    lanes: &mut Lanes,
 ) -> Result<(BatchStats, u64), TrainError> {
     let weight: f64 = batch
         .iter()
         .flat_map(|example| example.weights.iter().skip(1))
         .map(|&w| f64::from(w))
         .sum();
-    grads.zero()?;
-    let (mut stats, mut tokens) = (BatchStats::default(), 0);
-    for micro_batch in pack(batch, config.micro_batch_tokens) {
+    let micro_batches = pack(batch, config.micro_batch_tokens);
+    let tokens = micro_batches.iter().map(|b| b.ids.len() as u64).sum();
+    let stats = lanes.run(&micro_batches, |micro_batch, grads| {
         let mut accumulator = Accumulator {
             vars: &trainable.vars,
             grads,
         };
-        stats.add(&forward_backward(
+        forward_backward(
             &trainable.decoder,
-            &micro_batch,
+            micro_batch,
             weight,
             config.recompute,
             &mut accumulator,
-        )?);
-        tokens += micro_batch.ids.len() as u64;
-    }
+        )
+    })?;
     Ok((stats, tokens))
 }
 

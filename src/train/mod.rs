@@ -6,6 +6,7 @@ pub mod config;
 pub mod digest;
 mod error;
 pub mod jsft;
+pub mod lanes;
 pub mod manifest;
 pub mod metrics;
 pub mod mixture;

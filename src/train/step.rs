@@ -90,6 +90,7 @@ pub fn forward_backward(
             };
             decoder.rotations(packed)?
         },
+        rows: Tensor::new(batch.rows.as_slice(), decoder.device())?,
         batch_weight,
     };
     if recompute {
@@ -103,24 +104,27 @@ struct Pass<'a> {
     decoder: &'a Decoder,
     batch: &'a MicroBatch,
     rotations: Rotations,
+    /// The micro-batch's rows that carry loss.
+    rows: Tensor,
     batch_weight: f64,
 }
 
 impl Pass<'_> {
+    /// The last block only computes the rows that carry loss.
     fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor, TrainError> {
+        let last = layer + 1 == self.decoder.num_layers();
         let mut backend = AttentionBackend::Dense {
             cu_seqlens: &self.batch.cu_seqlens,
         };
         Ok(self
             .decoder
-            .block(layer, x, &self.rotations, &mut backend)?)
+            .block(layer, x, last.then_some(&self.rows), &self.rotations, &mut backend)?)
     }
 
-    /// The loss share of the residual stream after the last block, and what it scored.
+    /// The loss share of the last block's rows, and what they scored.
     fn loss(&self, x: &Tensor) -> Result<(Tensor, BatchStats), TrainError> {
         let batch = self.batch;
-        let rows = Tensor::new(batch.rows.as_slice(), x.device())?;
-        let hidden = self.decoder.final_norm(&x.index_select(&rows, 0)?)?;
+        let hidden = self.decoder.final_norm(x)?;
         let scores = self.decoder.score(&hidden, &batch.targets)?;
         let weights: Vec<f32> = batch
             .weights

@@ -132,7 +132,7 @@ struct DenseAttention {
 }
 
 /// Columns of a transposed block are padded to this, so that score loops run in whole vectors.
-const PAD: usize = 16;
+const PAD: usize = 32;
 
 /// One head of a sequence, transposed to `[d, padded]` so that the scores of a query are contiguous.
 fn transpose_head(

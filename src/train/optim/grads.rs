@@ -163,6 +163,35 @@ impl GradBuffers {
         Ok(())
     }
 
+    /// Adds another set of sums for the same parameters.
+    ///
+    /// # Errors
+    /// Buffers of other parameters; a device's.
+    pub fn add_all(&mut self, other: &Self) -> Result<(), TrainError> {
+        if self.names != other.names || self.shapes != other.shapes {
+            return Err(TrainError::Mismatch(
+                "gradient buffers of different parameters cannot be added".to_owned(),
+            ));
+        }
+        for (buffer, other) in self.buffers.iter_mut().zip(&other.buffers) {
+            match (buffer, other) {
+                (Buffer::Host(sum), Buffer::Host(terms)) => sum
+                    .par_chunks_mut(CHUNK)
+                    .zip(terms.par_chunks(CHUNK))
+                    .for_each(|(sum, terms)| {
+                        sum.iter_mut().zip(terms).for_each(|(s, t)| *s += t);
+                    }),
+                (Buffer::Device(sum), Buffer::Device(terms)) => *sum = (&*sum + terms)?,
+                _ => {
+                    return Err(TrainError::Mismatch(
+                        "gradient buffers of different devices cannot be added".to_owned(),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Back to zero for the next step; the host buffers' memory is kept.
     ///
     /// # Errors
