@@ -1,1 +1,473 @@
-fn main() {}
+//! Every fused op of the CPU beside its plain version on candle, and beside what this machine can do at most.
+//!
+//! `cargo bench --bench kernels [-- FILTER]` prints one table. The roofs are measured first, in the same run: the rate of
+//! independent multiply-adds in registers, and the rate at which all threads read memory. A share of bandwidth above
+//! 100 % means that a cache served the bytes. Times are the best of many: other work on the machine only adds.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
+use selfjudge::kernels::attention::{
+    AttentionMetadata, AttentionParams, paged_attention, paged_plain,
+};
+use selfjudge::kernels::isa::Isa;
+use selfjudge::kernels::kv_store::{self, KvCache, kv_store};
+use selfjudge::kernels::linear::{PackedLinear, WeightFormat, gemm_f32};
+use selfjudge::kernels::{logprob, rms_norm, rope, swiglu};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What all threads together can do at most.
+struct Roofs {
+    gflops: f64,
+    gbytes: f64,
+}
+
+/// What a call has to do at least.
+struct Work {
+    flops: f64,
+    bytes: f64,
+}
+
+struct Table {
+    roofs: Roofs,
+    filter: Option<String>,
+}
+
+/// The best time of a call, in seconds.
+fn best(mut f: impl FnMut()) -> f64 {
+    f();
+    let (start, mut best, mut rounds) = (Instant::now(), f64::MAX, 0);
+    while rounds < 3 || start.elapsed().as_secs_f64() < 0.25 {
+        let round = Instant::now();
+        f();
+        best = best.min(round.elapsed().as_secs_f64());
+        rounds += 1;
+    }
+    best
+}
+
+impl Table {
+    fn wants(&self, op: &str) -> bool {
+        self.filter.as_ref().is_none_or(|f| op.contains(f))
+    }
+
+    fn header(&self) {
+        println!(
+            "{:<16} {:<34} {:>11} {:>11} {:>7} {:>9} {:>5} {:>8} {:>5}",
+            "op", "shape", "plain us", "fused us", "times", "GFLOP/s", "%", "GB/s", "%"
+        );
+    }
+
+    fn row(&self, op: &str, shape: &str, plain: Option<f64>, fused: f64, work: &Work) {
+        let (gflops, gbytes) = (work.flops / fused / 1e9, work.bytes / fused / 1e9);
+        println!(
+            "{op:<16} {shape:<34} {:>11} {:>11.1} {:>7} {gflops:>9.1} {:>5.0} {gbytes:>8.1} {:>5.0}",
+            plain.map_or("-".to_owned(), |p| format!("{:.1}", p * 1e6)),
+            fused * 1e6,
+            plain.map_or("-".to_owned(), |p| format!("{:.1}", p / fused)),
+            100.0 * gflops / self.roofs.gflops,
+            100.0 * gbytes / self.roofs.gbytes,
+        );
+    }
+}
+
+fn main() -> Result<()> {
+    // Cargo passes `--bench`; the first other argument is the filter.
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
+    let threads = rayon::current_num_threads();
+    let roofs = Roofs {
+        gflops: multiply_adds(threads),
+        gbytes: bandwidth(threads),
+    };
+    println!(
+        "{} on {threads} threads: {:.1} GFLOP/s of multiply-adds, {:.1} GB/s of reads",
+        Isa::detect(),
+        roofs.gflops,
+        roofs.gbytes
+    );
+    let table = Table { roofs, filter };
+    table.header();
+    gemm(&table);
+    linear(&table)?;
+    attention(&table)?;
+    store(&table)?;
+    rows(&table)
+}
+
+/// GFLOP/s of independent multiply-adds on registers, on all threads at once.
+fn multiply_adds(threads: usize) -> f64 {
+    const ROUNDS: usize = 300_000;
+    let flops = (threads * ROUNDS) as f64 * chains::FLOPS;
+    flops
+        / best(|| {
+            (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+                black_box(chains::run(ROUNDS));
+            });
+        })
+        / 1e9
+}
+
+/// Twelve chains of vector multiply-adds: enough for two units of four cycles.
+mod chains {
+    use selfjudge::kernels::isa::{Isa, Vector};
+
+    pub const CHAINS: usize = 12;
+    pub const LANES: usize = 16;
+    /// Of one round: a register of sixteen, or two of eight, each.
+    pub const FLOPS: f64 = (2 * CHAINS * LANES) as f64;
+
+    #[inline(always)]
+    fn body(rounds: usize, fused: bool) -> f32 {
+        let (a, b) = (
+            std::hint::black_box(0.999f32),
+            std::hint::black_box(1e-3f32),
+        );
+        let mut sum = 0.0;
+        // Sixteen lanes of six chains fill the registers of AVX2; two passes make up the twelve.
+        for _ in 0..2 {
+            let mut acc = [[0f32; LANES]; CHAINS / 2];
+            for _ in 0..rounds {
+                for chain in &mut acc {
+                    for x in chain {
+                        *x = if fused { x.mul_add(a, b) } else { *x * a + b };
+                    }
+                }
+            }
+            sum += acc.iter().flatten().sum::<f32>();
+        }
+        sum
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,fma")]
+    fn avx512(rounds: usize) -> f32 {
+        use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
+        let a = _mm512_set1_ps(std::hint::black_box(0.999));
+        let b = _mm512_set1_ps(std::hint::black_box(1e-3));
+        let mut acc = [b; CHAINS];
+        for _ in 0..rounds {
+            for x in &mut acc {
+                *x = _mm512_fmadd_ps(*x, a, b);
+            }
+        }
+        acc.into_iter().map(|x| _mm512_reduce_add_ps(x)).sum()
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn avx2(rounds: usize) -> f32 {
+        use std::arch::x86_64::{_mm256_castps256_ps128, _mm256_fmadd_ps, _mm256_set1_ps};
+        let a = _mm256_set1_ps(std::hint::black_box(0.999));
+        let b = _mm256_set1_ps(std::hint::black_box(1e-3));
+        let mut acc = [b; CHAINS];
+        for _ in 0..2 * rounds {
+            for x in &mut acc {
+                *x = _mm256_fmadd_ps(*x, a, b);
+            }
+        }
+        acc.into_iter()
+            .map(|x| std::arch::x86_64::_mm_cvtss_f32(_mm256_castps256_ps128(x)))
+            .sum()
+    }
+
+    pub fn run(rounds: usize) -> f32 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction set was detected.
+        unsafe {
+            match Isa::detect().vector {
+                Vector::Avx512 => return avx512(rounds),
+                Vector::Avx2 => return avx2(rounds),
+                Vector::Portable => {}
+            }
+        }
+        body(rounds, cfg!(target_arch = "aarch64"))
+    }
+}
+
+/// GB/s at which all threads read a buffer larger than any cache.
+fn bandwidth(threads: usize) -> f64 {
+    let buffer = vec![1u64; (512 << 20) / 8];
+    let bytes = size_of_val(buffer.as_slice()) as f64;
+    let chunk = buffer.len().div_ceil(4 * threads);
+    bytes
+        / best(|| {
+            let sum: u64 = buffer
+                .par_chunks(chunk)
+                .map(|part| {
+                    part.chunks(16).fold([0u64; 16], |mut sums, line| {
+                        for (sum, x) in sums.iter_mut().zip(line) {
+                            *sum = sum.wrapping_add(*x);
+                        }
+                        sums
+                    })
+                })
+                .map(|sums| sums.iter().sum::<u64>())
+                .sum();
+            black_box(sum);
+        })
+        / 1e9
+}
+
+fn random(shape: &[usize]) -> Result<Tensor> {
+    Tensor::rand(-1f32, 1f32, shape, &Device::Cpu)
+}
+
+/// The three products of training, one way of transposing each.
+fn gemm(table: &Table) {
+    if !table.wants("gemm") {
+        return;
+    }
+    for (tokens, k, n) in [(8192, 192, 512), (2048, 576, 1536)] {
+        let x = vec![0.5f32; tokens * k];
+        let w = vec![0.5f32; n * k];
+        let mut y = vec![0f32; tokens * n];
+        let (mut dx, mut dw) = (vec![0f32; tokens * k], vec![0f32; n * k]);
+        let work = Work {
+            flops: 2.0 * (tokens * k * n) as f64,
+            bytes: 4.0 * (tokens * (k + n) + k * n) as f64,
+        };
+        let shape = format!("{tokens} tokens, {k} -> {n}");
+        let time = best(|| {
+            gemm_f32(tokens, n, k, &x, (k, 1), &w, (1, k), &mut y, (n, 1), false);
+        });
+        table.row("gemm y", &shape, None, time, &work);
+        let time = best(|| {
+            gemm_f32(tokens, k, n, &y, (n, 1), &w, (k, 1), &mut dx, (k, 1), false);
+        });
+        table.row("gemm dx", &shape, None, time, &work);
+        let time = best(|| {
+            gemm_f32(n, k, tokens, &y, (1, n), &x, (k, 1), &mut dw, (k, 1), true);
+        });
+        table.row("gemm dw", &shape, None, time, &work);
+    }
+}
+
+/// Layers of a model of 135 million parameters and of one of a billion.
+fn linear(table: &Table) -> Result<()> {
+    if !table.wants("linear") {
+        return Ok(());
+    }
+    for (k, n) in [(576, 1536), (2048, 8192)] {
+        let weight = random(&[n, k])?;
+        let layers = [WeightFormat::F32, WeightFormat::Bf16]
+            .map(|format| PackedLinear::from_tensor(&weight, None, format));
+        for m in [1, 4, 16, 64, 512] {
+            let x = random(&[m, k])?;
+            let plain = best(|| {
+                black_box(
+                    x.matmul(&weight.t().expect("a matrix"))
+                        .expect("shapes fit"),
+                );
+            });
+            for layer in &layers {
+                let Ok(layer) = layer else { continue };
+                let time = best(|| {
+                    black_box(layer.apply(&x).expect("shapes fit"));
+                });
+                let work = Work {
+                    flops: 2.0 * (m * k * n) as f64,
+                    bytes: (layer.bytes() + 4 * m * (k + n)) as f64,
+                };
+                let op = format!("linear {:?}", layer.format()).to_lowercase();
+                table.row(&op, &format!("m {m}, {k} -> {n}"), Some(plain), time, &work);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A batch of equal sequences over a cache whose blocks are in no order.
+fn batch(
+    sequences: usize,
+    context: usize,
+    q_len: usize,
+    heads: (usize, usize, usize),
+) -> Result<(Tensor, KvCache, AttentionMetadata)> {
+    const BLOCK: usize = 16;
+    let (heads, kv_heads, head_dim) = heads;
+    let each = context / BLOCK;
+    let blocks = sequences * each;
+    let cache = KvCache::new(blocks, BLOCK, kv_heads, head_dim, DType::F32, &Device::Cpu)?;
+    let kv = random(&[blocks * BLOCK, kv_heads, head_dim])?;
+    let slots: Vec<u32> = (0..(blocks * BLOCK) as u32).collect();
+    kv_store(&cache, &kv, &kv, &slots)?;
+    // 7919 is prime, so this visits every block once.
+    let tables = (0..sequences)
+        .map(|s| {
+            (0..each)
+                .map(|b| ((s * each + b) * 7919 % blocks) as u32)
+                .collect()
+        })
+        .collect();
+    let metadata = AttentionMetadata::new(
+        (0..=sequences as u32).map(|s| s * q_len as u32).collect(),
+        vec![context as u32; sequences],
+        tables,
+        BLOCK,
+        blocks,
+    )
+    .map_err(candle_core::Error::wrap)?;
+    Ok((
+        random(&[sequences * q_len, heads, head_dim])?,
+        cache,
+        metadata,
+    ))
+}
+
+fn attention(table: &Table) -> Result<()> {
+    if !table.wants("attention") {
+        return Ok(());
+    }
+    let params = AttentionParams {
+        scale: 0.125,
+        window: None,
+    };
+    for heads in [(9, 3, 64), (32, 8, 64)] {
+        for (sequences, context, q_len) in [
+            (1, 128, 1),
+            (1, 1024, 1),
+            (1, 4096, 1),
+            (4, 1024, 1),
+            (16, 128, 1),
+            (16, 1024, 1),
+            (16, 4096, 1),
+            (1, 128, 128),
+            (1, 1024, 1024),
+            (1, 4096, 256),
+            (8, 256, 256),
+        ] {
+            let (q, cache, metadata) = batch(sequences, context, q_len, heads)?;
+            let plain = best(|| {
+                black_box(paged_plain(&q, &cache, &metadata, params).expect("shapes fit"));
+            });
+            let time = best(|| {
+                black_box(paged_attention(&q, &cache, &metadata, params).expect("shapes fit"));
+            });
+            let (heads, kv_heads, head_dim) = heads;
+            let seen: usize = (context - q_len + 1..=context).sum();
+            let work = Work {
+                flops: 4.0 * (sequences * heads * head_dim * seen) as f64,
+                bytes: (sequences * context * kv_heads * head_dim * 8) as f64,
+            };
+            let op = if q_len == 1 {
+                "attention decode"
+            } else {
+                "attention prefill"
+            };
+            let shape =
+                format!("{heads}/{kv_heads} x{head_dim}, {sequences} of {q_len} in {context}");
+            table.row(op, &shape, Some(plain), time, &work);
+        }
+    }
+    Ok(())
+}
+
+fn store(table: &Table) -> Result<()> {
+    if !table.wants("kv_store") {
+        return Ok(());
+    }
+    for (tokens, kv_heads, head_dim) in [(1, 3, 64), (16, 3, 64), (512, 3, 64), (4096, 8, 64)] {
+        let blocks = 4096;
+        let cache = KvCache::new(blocks, 16, kv_heads, head_dim, DType::F32, &Device::Cpu)?;
+        let kv = random(&[tokens, kv_heads, head_dim])?;
+        let slots: Vec<u32> = (0..tokens)
+            .map(|t| (t * 7919 % (blocks * 16)) as u32)
+            .collect();
+        let plain = best(|| kv_store::plain(&cache, &kv, &kv, &slots).expect("shapes fit"));
+        let time = best(|| kv_store(&cache, &kv, &kv, &slots).expect("shapes fit"));
+        let work = Work {
+            flops: 0.0,
+            bytes: (tokens * kv_heads * head_dim * 4 * 2 * 2) as f64,
+        };
+        table.row(
+            "kv_store",
+            &format!("{tokens} tokens, {kv_heads} x{head_dim}"),
+            Some(plain),
+            time,
+            &work,
+        );
+    }
+    Ok(())
+}
+
+/// The ops on rows, as a layer of 576 (or a vocabulary of 49152) meets them.
+fn rows(table: &Table) -> Result<()> {
+    for tokens in [1, 64, 2048] {
+        let shape = |what: &str| format!("{tokens} x {what}");
+        let bytes = |elements: usize| Work {
+            flops: 0.0,
+            bytes: (tokens * elements * 4) as f64,
+        };
+        if table.wants("rms_norm") {
+            let (x, w) = (random(&[tokens, 576])?, random(&[576])?);
+            let plain = best(|| {
+                black_box(rms_norm::plain(&x, &w, 1e-5).expect("shapes fit"));
+            });
+            let time = best(|| {
+                black_box(rms_norm::rms_norm(&x, &w, 1e-5).expect("shapes fit"));
+            });
+            table.row(
+                "rms_norm",
+                &shape("576"),
+                Some(plain),
+                time,
+                &bytes(2 * 576),
+            );
+        }
+        if table.wants("rope") {
+            let x = random(&[tokens, 9, 64])?;
+            let (cos, sin) = (random(&[tokens, 32])?, random(&[tokens, 32])?);
+            let plain = best(|| {
+                black_box(rope::plain(&x, &cos, &sin).expect("shapes fit"));
+            });
+            let time = best(|| {
+                black_box(rope::rope(&x, &cos, &sin).expect("shapes fit"));
+            });
+            table.row(
+                "rope",
+                &shape("9 x64"),
+                Some(plain),
+                time,
+                &bytes(2 * 576 + 64),
+            );
+        }
+        if table.wants("swiglu") {
+            let (gate, up) = (random(&[tokens, 1536])?, random(&[tokens, 1536])?);
+            let plain = best(|| {
+                black_box(swiglu::plain(&gate, &up).expect("shapes fit"));
+            });
+            let time = best(|| {
+                black_box(swiglu::swiglu(&gate, &up).expect("shapes fit"));
+            });
+            table.row(
+                "swiglu",
+                &shape("1536"),
+                Some(plain),
+                time,
+                &bytes(3 * 1536),
+            );
+        }
+    }
+    if table.wants("logprob") {
+        let (tokens, hidden, vocabulary) = (256, 576, 49152);
+        let (x, w) = (random(&[tokens, hidden])?, random(&[vocabulary, hidden])?);
+        let targets: Vec<u32> = (0..tokens as u32).collect();
+        let plain = best(|| {
+            black_box(logprob::plain(&x, &w, &targets).expect("shapes fit"));
+        });
+        let time = best(|| {
+            black_box(logprob::logprob(&x, &w, &targets).expect("shapes fit"));
+        });
+        let work = Work {
+            flops: 2.0 * (tokens * hidden * vocabulary) as f64,
+            bytes: 4.0 * (vocabulary * hidden) as f64,
+        };
+        let shape = format!("{tokens} of {vocabulary} from {hidden}");
+        table.row("logprob", &shape, Some(plain), time, &work);
+    }
+    Ok(())
+}

@@ -7,11 +7,12 @@
 //! |---|---|---|
 //! | 7 | `main`, `cli` | wiring only |
 //! | 6 | [`eval`] | measuring policy and judge |
-//! | 5 | [`judge`], [`train`] | the judge's prompt, read and bracket; JSFT |
+//! | 5 | [`train`] | JSFT; its mixture is written with the judge's own prompt |
+//! | 4 | [`judge`] | the judge's prompt, read and bracket |
 //! | 3 | [`model`] | the one decoder, its weights and files |
 //! | 2 | [`nn`] | layers |
-//! | 1 | [`kernels`] | ops, plain beside fused |
-//! | 0 | [`text`], [`preference`], [`pocket`], [`telemetry`], [`device`] | leaves |
+//! | 1 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
+//! | 0 | [`preference`], [`telemetry`], [`device`] | leaves |
 
 pub mod cli;
 pub mod device;

@@ -1,5 +1,7 @@
 //! Measuring: the policy and the judge of a model, against ground truth where there is one.
 
+pub mod judge;
+pub mod metrics;
 pub mod pocket;
 pub mod stats;
 pub mod subject;

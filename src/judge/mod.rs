@@ -23,7 +23,7 @@ pub use bracket::{Bracket, Match, Method, Outcome};
 pub use bradley_terry::{Game, bradley_terry};
 pub use fit::{FittedPrompt, fit, tokens_within};
 pub use label::LabelTokens;
-pub use prompt::{ContextStyle, JudgePrompt, JudgeTemplate, TEMPLATE_FILE};
+pub use prompt::{ContextStyle, JudgePrompt, JudgeTemplate, PROMPT_DATE, TEMPLATE_FILE};
 pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};
 pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide};
 
@@ -146,6 +146,22 @@ impl Judge {
             options,
             max_prompt: max_context.saturating_sub(1),
         })
+    }
+
+    /// The judge of a model's folder: its template and principle table, or the built-in ones.
+    ///
+    /// # Errors
+    /// If a file is broken, or as [`Self::new`].
+    pub fn from_model_dir(
+        dir: &Path,
+        tokenizer: Tokenizer,
+        chat: ChatTemplate,
+        options: JudgeOptions,
+        max_context: usize,
+    ) -> Result<Self, JudgeError> {
+        let template = JudgeTemplate::from_model_dir(dir)?;
+        let table = principles_from_model_dir(dir)?;
+        Self::new(tokenizer, chat, template, table, options, max_context)
     }
 
     pub fn labels(&self) -> LabelTokens {

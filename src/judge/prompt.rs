@@ -18,6 +18,9 @@ use crate::text::{ChatTemplate, RenderOptions, Rendered};
 /// The file a model's folder may hold its template in.
 pub const TEMPLATE_FILE: &str = "judge_template.toml";
 
+/// The date that chat templates which write one are told: prompts must be the same whenever they are rendered.
+pub const PROMPT_DATE: i64 = 1_735_689_600; // 2025-01-01
+
 /// How a conversation is written into the `{context}` slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -359,8 +362,8 @@ impl JudgeTemplate {
         }
         messages.push(Message::new(Role::User, user));
         let options = RenderOptions {
-            add_generation_prompt: true,
-            ..RenderOptions::default()
+            now: Some(PROMPT_DATE),
+            ..RenderOptions::for_generation()
         };
         let mut rendered = chat.render(&messages, &options)?;
         let user = &messages[messages.len() - 1].content;
@@ -533,12 +536,12 @@ mod tests {
         assert_eq!(&prompt.rendered.text[prompt.a], "one");
         assert_eq!(&prompt.rendered.text[prompt.b], "two");
         let chat = ChatTemplate::from_source(
-            "{% for m in messages %}{{ m.content | upper }}{% endfor %}",
+            "{% for m in messages %}{{ m.content[3:] }}{% endfor %}",
             SpecialTokens::default(),
         )
         .unwrap();
         let error = fixtures::template().render(&chat, &[user("c")], "one", "two", &[]);
-        assert!(error.is_err());
+        assert!(matches!(error, Err(JudgeError::TextRewritten)));
     }
 
     #[test]

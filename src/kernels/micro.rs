@@ -3,6 +3,8 @@
 //! Each element of the result is one chain of multiply-adds in ascending `k`, for every block shape. How many rows or
 //! panels are taken together therefore never changes a bit of the result: batch invariance rests on this.
 
+#![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
+
 use super::simd::Simd;
 
 /// Columns of a panel: one cache line of f32.
@@ -37,15 +39,30 @@ pub unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const RS: usize, 
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (o.a, o.b);
         for _ in 0..depth {
-            let mut row = [S::splat(0.0); NV];
-            for (v, lane) in row.iter_mut().enumerate() {
-                let column = v * S::LANES;
-                *lane = S::load(b.add(column / PANEL * o.panel_stride + column % PANEL));
-            }
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let x = S::splat(*a.add(r * RS));
-                for (acc, w) in acc.iter_mut().zip(row) {
-                    *acc = x.mul_add(w, *acc);
+            // The shorter side is held in registers, the longer one streams past it.
+            if MR < NV {
+                let mut x = [S::splat(0.0); MR];
+                for (r, x) in x.iter_mut().enumerate() {
+                    *x = S::splat(*a.add(r * RS));
+                }
+                for v in 0..NV {
+                    let column = v * S::LANES;
+                    let w = S::load(b.add(column / PANEL * o.panel_stride + column % PANEL));
+                    for r in 0..MR {
+                        acc[r][v] = x[r].mul_add(w, acc[r][v]);
+                    }
+                }
+            } else {
+                let mut w = [S::splat(0.0); NV];
+                for (v, w) in w.iter_mut().enumerate() {
+                    let column = v * S::LANES;
+                    *w = S::load(b.add(column / PANEL * o.panel_stride + column % PANEL));
+                }
+                for r in 0..MR {
+                    let x = S::splat(*a.add(r * RS));
+                    for v in 0..NV {
+                        acc[r][v] = x.mul_add(w[v], acc[r][v]);
+                    }
                 }
             }
             a = a.add(KS);
@@ -71,19 +88,13 @@ pub unsafe fn micro_bf16<S: Simd, const MR: usize, const NV: usize>(
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (o.a, o.b.cast::<u32>());
         for _ in 0..depth / 2 {
-            let mut first = [S::splat(0.0); NV];
-            let mut second = [S::splat(0.0); NV];
             for v in 0..NV {
                 let column = v * S::LANES;
-                (first[v], second[v]) =
+                let (first, second) =
                     S::load_bf16_pairs(b.add(column / PANEL * o.panel_stride + column % PANEL));
-            }
-            for (step, row) in [first, second].into_iter().enumerate() {
-                for (r, acc) in acc.iter_mut().enumerate() {
-                    let x = S::splat(*a.add(step * MR + r));
-                    for (acc, w) in acc.iter_mut().zip(row) {
-                        *acc = x.mul_add(w, *acc);
-                    }
+                for r in 0..MR {
+                    acc[r][v] = S::splat(*a.add(r)).mul_add(first, acc[r][v]);
+                    acc[r][v] = S::splat(*a.add(MR + r)).mul_add(second, acc[r][v]);
                 }
             }
             a = a.add(2 * MR);
@@ -109,6 +120,146 @@ unsafe fn write<S: Simd, const MR: usize, const NV: usize>(
                 } else {
                     acc.store(at);
                 }
+            }
+        }
+    }
+}
+
+/// Most rows a micro-kernel takes: accumulators for a panel fit the registers.
+pub const fn max_rows(lanes: usize) -> usize {
+    if lanes == 16 { 8 } else { 6 }
+}
+
+/// Panels taken together, so that few rows still keep enough independent chains to hide the latency of an add.
+pub const fn group(lanes: usize, rows: usize) -> usize {
+    match (lanes, rows) {
+        (16, 1) => 8,
+        (16, 2..=4) => 4,
+        (16, _) => 2,
+        (_, 1) => 4,
+        (_, 2 | 3) => 2,
+        _ => 1,
+    }
+}
+
+/// Of `left` panels, how many to take together for a strip of `rows`.
+pub const fn take(lanes: usize, rows: usize, left: usize) -> usize {
+    let mut together = group(lanes, rows);
+    while together > left {
+        together /= 2;
+    }
+    together
+}
+
+/// How the operands of a strip lie.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// A by [`pack_rows`], B in f32 panels.
+    Packed,
+    /// A by [`pack_rows`], B in panels of bf16 pairs.
+    PackedBf16,
+    /// A row-major with rows [`ROW`] apart, B in f32 panels.
+    Rows,
+}
+
+/// Distance of the rows of A in [`Layout::Rows`].
+pub const ROW: usize = 32;
+
+/// One strip of rows against one group of panels: `rows` up to [`max_rows`], `together` by [`take`] for the
+/// tallest strip.
+///
+/// # Safety
+/// As for [`micro`].
+#[inline(always)]
+pub unsafe fn strip<S: Simd>(
+    layout: Layout,
+    rows: usize,
+    together: usize,
+    depth: usize,
+    o: Operands,
+    accumulate: bool,
+) {
+    // One arm for each (rows, panels, vectors): a panel is 2 vectors of 8 lanes or 1 of 16.
+    macro_rules! arms {
+        ($(($mr:literal, $panels:literal, $nv:literal)),* $(,)?) => {
+            match (rows, together) {
+                $(($mr, $panels) => match layout {
+                    Layout::Packed => micro::<S, $mr, $nv, 1, $mr>(depth, o, accumulate),
+                    Layout::PackedBf16 => micro_bf16::<S, $mr, $nv>(depth, o, accumulate),
+                    Layout::Rows => micro::<S, $mr, $nv, ROW, 1>(depth, o, accumulate),
+                },)*
+                _ => unreachable!("{rows} rows and {together} panels: this is a bug"),
+            }
+        };
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        if S::LANES == 16 {
+            arms!(
+                (1, 8, 8),
+                (2, 4, 4),
+                (3, 4, 4),
+                (4, 4, 4),
+                (1, 4, 4),
+                (1, 2, 2),
+                (2, 2, 2),
+                (3, 2, 2),
+                (4, 2, 2),
+                (5, 2, 2),
+                (6, 2, 2),
+                (7, 2, 2),
+                (8, 2, 2),
+                (1, 1, 1),
+                (2, 1, 1),
+                (3, 1, 1),
+                (4, 1, 1),
+                (5, 1, 1),
+                (6, 1, 1),
+                (7, 1, 1),
+                (8, 1, 1),
+            );
+        } else {
+            arms!(
+                (1, 4, 8),
+                (2, 2, 4),
+                (3, 2, 4),
+                (1, 2, 4),
+                (1, 1, 2),
+                (2, 1, 2),
+                (3, 1, 2),
+                (4, 1, 2),
+                (5, 1, 2),
+                (6, 1, 2),
+            );
+        }
+    }
+}
+
+/// Rows of A to strips: strip `s` holds rows `rows * s / strips..rows * (s + 1) / strips`, depth outermost. `row` gives
+/// a row; what it lacks of `depth` becomes zeros.
+#[inline(always)]
+pub fn pack_rows<'a>(
+    row: impl Fn(usize) -> &'a [f32],
+    rows: usize,
+    depth: usize,
+    strips: usize,
+    packed: &mut [f32],
+) {
+    for s in 0..strips {
+        let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
+        let mr = to - from;
+        let strip = &mut packed[from * depth..to * depth];
+        for r in 0..mr {
+            let row = row(from + r);
+            if mr == 1 {
+                strip[..row.len()].copy_from_slice(row);
+            } else {
+                for (group, value) in strip.chunks_exact_mut(mr).zip(row) {
+                    group[r] = *value;
+                }
+            }
+            for l in row.len()..depth {
+                strip[l * mr + r] = 0.0;
             }
         }
     }

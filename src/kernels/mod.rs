@@ -7,6 +7,7 @@
 pub mod attention;
 mod cpu;
 pub mod isa;
+pub mod kv_store;
 pub mod linear;
 pub mod logprob;
 mod micro;

@@ -22,12 +22,11 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// Length, digest and number of newlines of a file, read in pieces.
+/// Length and digest of a file, read in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileDigest {
     pub bytes: u64,
     pub sha256: String,
-    pub lines: u64,
 }
 
 impl FileDigest {
@@ -35,7 +34,7 @@ impl FileDigest {
     /// The file system's.
     pub fn of(path: &Path) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(TrainError::io("cannot open", path))?;
-        let (mut hash, mut bytes, mut lines) = (Sha256::new(), 0, 0);
+        let (mut hash, mut bytes) = (Sha256::new(), 0);
         let mut piece = vec![0; 1 << 18];
         loop {
             let n = file
@@ -46,12 +45,10 @@ impl FileDigest {
             }
             hash.update(&piece[..n]);
             bytes += n as u64;
-            lines += piece[..n].iter().filter(|&&b| b == b'\n').count() as u64;
         }
         Ok(Self {
             bytes,
             sha256: hex(&hash.finalize()),
-            lines,
         })
     }
 }

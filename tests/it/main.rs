@@ -2,4 +2,5 @@
 
 mod config;
 mod corrupt;
+mod floors;
 mod support;

@@ -1,8 +1,14 @@
 //! Attention: over packed sequences with a backward (training), and over the paged cache (serving).
 
 mod dense;
+mod metadata;
+mod paged;
+mod paged_cpu;
+mod paged_tile;
 
 pub use dense::{dense_attention, plain as dense_plain};
+pub use metadata::{AttentionMetadata, MetadataError};
+pub use paged::{paged_attention, plain as paged_plain};
 
 /// What an attention layer is configured with.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -2,7 +2,9 @@
 //!
 //! Training: [`linear`] over [`gemm_f32`], with a backward. Serving: [`PackedLinear`], packed once at load.
 
+mod amx;
 mod autograd;
+mod dot;
 mod format;
 mod gemm;
 mod packed;

@@ -11,9 +11,9 @@ use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::WeightFormat;
 use super::panels::{Element, pack_bf16, pack_f32};
 use super::widen::{self, Panels};
+use super::{WeightFormat, dot};
 use crate::kernels::isa::Isa;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{Line, PairLine, SharedOut, with_scratch};
@@ -215,24 +215,29 @@ impl PackedLinear {
     /// `out` is good for the block's rows (stride n) and columns, and nothing else writes there.
     unsafe fn block(&self, x: &[f32], rows: usize, panels: (usize, usize), out: *mut f32) {
         let (n, k) = (self.n, self.k);
-        let wide = |weight| {
-            let block = widen::Block {
-                x,
-                rows,
-                k,
-                weight,
-                panels,
-                n,
-                out,
-            };
-            with_scratch(widen::scratch_len(rows, k), |scratch| {
-                // SAFETY: the caller's promise.
-                unsafe { widen::run(self.isa, &block, scratch) }
-            });
+        let block = widen::Block {
+            x,
+            rows,
+            k,
+            weight: match &self.weight {
+                Weight::F32(lines) => Panels::F32(lines),
+                Weight::Bf16(lines) => Panels::Bf16(lines),
+            },
+            panels,
+            n,
+            out,
         };
         match &self.weight {
-            Weight::F32(lines) => wide(Panels::F32(lines)),
-            Weight::Bf16(lines) => wide(Panels::Bf16(lines)),
+            Weight::Bf16(lines) if self.isa.multiplies_bf16() => {
+                with_scratch(dot::scratch_len(rows, k), |scratch| {
+                    // SAFETY: the caller's promise.
+                    unsafe { dot::run(self.isa, &block, lines, scratch) }
+                });
+            }
+            _ => with_scratch(widen::scratch_len(rows, k), |scratch| {
+                // SAFETY: the caller's promise.
+                unsafe { widen::run(self.isa, &block, scratch) }
+            }),
         }
         self.add_bias(out, rows, panels.0 * PANEL, n.min(panels.1 * PANEL));
     }

@@ -6,14 +6,14 @@
 
 use super::panels::padded;
 use crate::kernels::isa::{Isa, Vector};
-use crate::kernels::micro::{Operands, PANEL, micro, micro_bf16};
+use crate::kernels::micro::{Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
 use crate::kernels::scratch::{Line, PairLine};
 use crate::kernels::simd::{Portable, Simd};
 
 /// Depth of a block: 16 KiB of an f32 panel, half of a first-level cache.
 pub const DEPTH_BLOCK: usize = 256;
 
-/// Panels that bf16 is widened for at a time, at most: the largest [`group`] of several strips.
+/// Panels that bf16 is widened for at a time, at most: what [`take`] says for several strips.
 const WIDE_PANELS: usize = 2;
 
 /// The panels of a weight.
@@ -55,6 +55,8 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
             Vector::Avx2 => avx2(block, scratch),
             #[cfg(target_arch = "x86_64")]
             Vector::Avx512 => avx512(block, scratch),
+            #[cfg(test)]
+            Vector::StandIn512 => generic::<Portable<16>>(block, scratch),
             _ => generic::<Portable<8>>(block, scratch),
         }
     }
@@ -74,23 +76,6 @@ unsafe fn avx512(block: &Block, scratch: &mut [f32]) {
     unsafe { generic::<crate::kernels::simd::F32x16>(block, scratch) }
 }
 
-/// Most rows a micro-kernel takes: accumulators for a panel fit the registers.
-const fn max_rows(lanes: usize) -> usize {
-    if lanes == 16 { 8 } else { 6 }
-}
-
-/// Panels taken together, so that few rows still keep enough independent chains to hide the latency of an add.
-const fn group(lanes: usize, rows: usize) -> usize {
-    match (lanes, rows) {
-        (16, 1) => 8,
-        (16, 2..=4) => 4,
-        (16, _) => 2,
-        (_, 1) => 4,
-        (_, 2 | 3) => 2,
-        _ => 1,
-    }
-}
-
 #[inline(always)]
 unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
     let Block { rows, k, n, .. } = *block;
@@ -102,19 +87,22 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
     let (packed, rest) = scratch.split_at_mut(rows * depth);
     let (tail, wide) = rest.split_at_mut(rows * PANEL);
     let strips = rows.div_ceil(max_rows(S::LANES));
-    pack_rows(block.x, rows, k, depth, strips, packed);
+    pack_rows(
+        |r| &block.x[r * k..(r + 1) * k],
+        rows,
+        depth,
+        strips,
+        packed,
+    );
 
     // Widening in registers is repeated for every strip; from two strips on it pays to do it once, aside.
     let in_registers = strips == 1;
-    let most = group(S::LANES, rows.div_ceil(strips));
+    let tallest = rows.div_ceil(strips);
     let whole = n / PANEL;
     let mut p = block.panels.0;
     while p < block.panels.1 {
-        let together = if p + most <= block.panels.1.min(whole) {
-            most
-        } else {
-            1
-        };
+        let left = block.panels.1.min(whole).saturating_sub(p).max(1);
+        let together = take(S::LANES, tallest, left);
         // The last panel may be narrower than a panel: it is computed aside.
         let aside = p >= whole;
         let (c, c_stride) = if aside {
@@ -125,16 +113,16 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
         };
         for l in (0..depth).step_by(DEPTH_BLOCK) {
             let step = DEPTH_BLOCK.min(depth - l);
-            let (b, panel_stride, pairs) = match block.weight {
+            let (b, panel_stride, layout) = match block.weight {
                 Panels::F32(lines) => (
                     lines[p * depth + l..].as_ptr().cast::<f32>(),
                     depth * PANEL,
-                    false,
+                    Layout::Packed,
                 ),
                 Panels::Bf16(lines) if in_registers => (
                     lines[(p * depth + l) / 2..].as_ptr().cast::<f32>(),
                     depth / 2 * PANEL,
-                    true,
+                    Layout::PackedBf16,
                 ),
                 Panels::Bf16(lines) => {
                     for i in 0..together {
@@ -143,7 +131,7 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
                         // SAFETY: `to` has room for DEPTH_BLOCK lines; the caller promises S.
                         unsafe { widen::<S>(&lines[from..from + step / 2], to) };
                     }
-                    (wide.as_ptr(), DEPTH_BLOCK * PANEL, false)
+                    (wide.as_ptr(), DEPTH_BLOCK * PANEL, Layout::Packed)
                 }
             };
             for s in 0..strips {
@@ -159,7 +147,7 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
                         c: c.add(from * c_stride),
                         c_stride,
                     };
-                    strip::<S>(mr, together, pairs, step, o, l > 0);
+                    strip::<S>(layout, mr, together, step, o, l > 0);
                 }
             }
         }
@@ -172,92 +160,6 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
             }
         }
         p += together;
-    }
-}
-
-/// One strip against one group of panels.
-#[inline(always)]
-unsafe fn strip<S: Simd>(
-    rows: usize,
-    together: usize,
-    pairs: bool,
-    depth: usize,
-    o: Operands,
-    accumulate: bool,
-) {
-    // One arm for each (rows, vectors): NV counts vectors, so a panel is 2 of 8 lanes or 1 of 16.
-    macro_rules! arms {
-        ($(($mr:literal, $panels:literal, $nv:literal)),* $(,)?) => {
-            match (rows, together) {
-                $(($mr, $panels) => if pairs {
-                    micro_bf16::<S, $mr, $nv>(depth, o, accumulate)
-                } else {
-                    micro::<S, $mr, $nv, 1, $mr>(depth, o, accumulate)
-                },)*
-                _ => unreachable!("{rows} rows and {together} panels: this is a bug"),
-            }
-        };
-    }
-    // SAFETY: the caller's promise.
-    unsafe {
-        if S::LANES == 16 {
-            arms!(
-                (1, 8, 8),
-                (2, 4, 4),
-                (3, 4, 4),
-                (4, 4, 4),
-                (1, 4, 4),
-                (1, 2, 2),
-                (2, 2, 2),
-                (3, 2, 2),
-                (4, 2, 2),
-                (5, 2, 2),
-                (6, 2, 2),
-                (7, 2, 2),
-                (8, 2, 2),
-                (1, 1, 1),
-                (2, 1, 1),
-                (3, 1, 1),
-                (4, 1, 1),
-                (5, 1, 1),
-                (6, 1, 1),
-                (7, 1, 1),
-                (8, 1, 1),
-            );
-        } else {
-            arms!(
-                (1, 4, 8),
-                (2, 2, 4),
-                (3, 2, 4),
-                (1, 2, 4),
-                (1, 1, 2),
-                (2, 1, 2),
-                (3, 1, 2),
-                (4, 1, 2),
-                (5, 1, 2),
-                (6, 1, 2),
-            );
-        }
-    }
-}
-
-/// Rows of x to strips: strip `s` holds rows `rows * s / strips..rows * (s + 1) / strips`, depth outermost.
-#[inline(always)]
-fn pack_rows(x: &[f32], rows: usize, k: usize, depth: usize, strips: usize, packed: &mut [f32]) {
-    for s in 0..strips {
-        let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
-        let mr = to - from;
-        let strip = &mut packed[from * depth..to * depth];
-        if mr == 1 {
-            strip[..k].copy_from_slice(&x[from * k..to * k]);
-        } else {
-            for (r, row) in x[from * k..to * k].chunks_exact(k.max(1)).enumerate() {
-                for (group, value) in strip.chunks_exact_mut(mr).zip(row) {
-                    group[r] = *value;
-                }
-            }
-        }
-        strip[mr * k..].fill(0.0);
     }
 }
 

@@ -258,6 +258,26 @@ mod tests {
         assert!(names.contains(&format!("base_model.model.{Q}.lora_A.weight")));
     }
 
+    /// `tests/fixtures/make_lora.py` had Python PEFT write it.
+    #[test]
+    fn reads_what_peft_wrote() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora");
+        let (config, weights) = load(&dir).unwrap();
+        let layer = "model.layers.0.mlp.down_proj";
+        assert!(config.targets(layer));
+        assert_eq!(config.scale(layer), 2.0);
+        assert_eq!((config.r, weights[layer].a.dim(0).unwrap()), (4, 4));
+        // Nothing is lost on the way through.
+        let copy = tempfile::tempdir().unwrap();
+        save(copy.path(), &config, &weights).unwrap();
+        let (config_again, weights_again) = load(copy.path()).unwrap();
+        assert_eq!(config_again, config);
+        for (layer, pair) in &weights {
+            assert_eq!(values(&weights_again[layer].a), values(&pair.a));
+            assert_eq!(values(&weights_again[layer].b), values(&pair.b));
+        }
+    }
+
     #[test]
     fn checks_the_base() {
         let (_, weights) = adapter();

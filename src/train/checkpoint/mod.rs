@@ -88,6 +88,10 @@ impl CheckpointStore {
                     "another run is writing its checkpoints here",
                 ));
             }
+            // Some network file systems have no locks; that is no reason not to train.
+            Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
+                tracing::warn!("{} cannot be locked: {e}", path.display());
+            }
             Err(TryLockError::Error(e)) => return Err(TrainError::io("cannot lock", &path)(e)),
         }
         let store = Self {

@@ -46,7 +46,7 @@ pub struct StepMetrics {
         skip_serializing_if = "Option::is_none"
     )]
     pub judge_loss: Option<f64>,
-    /// Share of the judge examples whose label was the more likely of the two.
+    /// Share of the judge examples' supervised tokens (the label, and a rationale's) that were the most likely ones.
     #[serde(
         rename = "judge/accuracy",
         default,

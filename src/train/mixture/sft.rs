@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Built, ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
-use crate::judge::tokens_within;
+use crate::judge::{PROMPT_DATE, tokens_within};
 use crate::preference::{Message, PreferencePair, Role};
 use crate::text::{RenderOptions, Rendered};
 
@@ -79,6 +79,7 @@ impl Mixture {
     ) -> Result<Rendered, Refusal> {
         let options = RenderOptions {
             add_generation_prompt,
+            now: Some(PROMPT_DATE),
             ..RenderOptions::default()
         };
         Ok(self.chat.render(messages, &options)?)

@@ -437,7 +437,8 @@ fn real_conversations_become_examples_under_real_templates() {
         "phi-3.5-mini-instruct",
     ] {
         let source = std::fs::read_to_string(data.join(format!("{name}.jinja"))).unwrap();
-        let chat = ChatTemplate::from_source(&source, SpecialTokens::default()).unwrap();
+        let special = SpecialTokens::new(Some("<|im_start|>"), Some("<|im_end|>"));
+        let chat = ChatTemplate::from_source(&source, special).unwrap();
         let options = MixtureOptions {
             max_length: 512,
             ..MixtureOptions::default()

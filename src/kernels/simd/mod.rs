@@ -34,6 +34,8 @@ pub trait Simd: Copy {
     unsafe fn zero_below(self, probe: Self, bound: Self) -> Self;
     /// `LANES` pairs of bf16, as (the first of each pair, the second of each pair). Both are exact.
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
+    /// Eight rows of eight to columns: element `c` of `rows[r]` goes to `to + c * stride + r`.
+    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize);
 }
 
 /// `e^x`, within 2 ulp of f32 for `x` in [-87.3, 88.3]; below that 0 (so `-inf` gives exactly 0), and exactly 1 at 0.
@@ -157,201 +159,22 @@ impl<const N: usize> Simd for Portable<N> {
             Self(pairs.map(|p| f32::from_bits(p & 0xffff_0000))),
         )
     }
+    #[inline(always)]
+    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+        for (r, row) in rows.into_iter().enumerate() {
+            for c in 0..8 {
+                // SAFETY: the caller promises eight rows and columns.
+                unsafe { *to.add(c * stride + r) = *row.add(c) };
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 pub use x86::{F32x8, F32x16};
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
-    use super::Simd;
-    use std::arch::x86_64::*;
-
-    /// Eight lanes: AVX2 and FMA.
-    #[derive(Clone, Copy)]
-    pub struct F32x8(__m256);
-
-    /// Sixteen lanes: AVX-512 F and DQ.
-    #[derive(Clone, Copy)]
-    pub struct F32x16(__m512);
-
-    const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-
-    // SAFETY of the bodies, here and below: the trait asks its callers for the instruction set and for good pointers.
-    impl Simd for F32x8 {
-        const LANES: usize = 8;
-
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self {
-            unsafe { Self(_mm256_set1_ps(value)) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            unsafe { Self(_mm256_loadu_ps(from)) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            unsafe { _mm256_storeu_ps(to, self.0) }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            unsafe { Self(_mm256_add_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn sub(self, other: Self) -> Self {
-            unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            unsafe { Self(_mm256_max_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-            unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
-        }
-        #[inline(always)]
-        unsafe fn reduce_sum(self) -> f32 {
-            unsafe {
-                let half = _mm_add_ps(
-                    _mm256_castps256_ps128(self.0),
-                    _mm256_extractf128_ps::<1>(self.0),
-                );
-                let quarter = _mm_add_ps(half, _mm_movehl_ps(half, half));
-                let last = _mm_add_ss(quarter, _mm_shuffle_ps::<1>(quarter, quarter));
-                _mm_cvtss_f32(last)
-            }
-        }
-        #[inline(always)]
-        unsafe fn reduce_max(self) -> f32 {
-            unsafe {
-                let half = _mm_max_ps(
-                    _mm256_castps256_ps128(self.0),
-                    _mm256_extractf128_ps::<1>(self.0),
-                );
-                let quarter = _mm_max_ps(half, _mm_movehl_ps(half, half));
-                let last = _mm_max_ss(quarter, _mm_shuffle_ps::<1>(quarter, quarter));
-                _mm_cvtss_f32(last)
-            }
-        }
-        #[inline(always)]
-        unsafe fn round(self) -> Self {
-            unsafe { Self(_mm256_round_ps::<NEAREST>(self.0)) }
-        }
-        #[inline(always)]
-        unsafe fn scale(self, power: Self) -> Self {
-            unsafe {
-                let bits = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(power.0));
-                Self(_mm256_castsi256_ps(_mm256_add_epi32(
-                    _mm256_castps_si256(self.0),
-                    bits,
-                )))
-            }
-        }
-        #[inline(always)]
-        unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
-            unsafe {
-                let keep = _mm256_cmp_ps::<_CMP_GE_OQ>(probe.0, bound.0);
-                Self(_mm256_and_ps(self.0, keep))
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
-            unsafe {
-                let pairs = _mm256_loadu_si256(from.cast());
-                (
-                    Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
-                    Self(_mm256_castsi256_ps(_mm256_and_si256(
-                        pairs,
-                        _mm256_set1_epi32(0xffff_0000_u32 as i32),
-                    ))),
-                )
-            }
-        }
-    }
-
-    impl Simd for F32x16 {
-        const LANES: usize = 16;
-
-        #[inline(always)]
-        unsafe fn splat(value: f32) -> Self {
-            unsafe { Self(_mm512_set1_ps(value)) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const f32) -> Self {
-            unsafe { Self(_mm512_loadu_ps(from)) }
-        }
-        #[inline(always)]
-        unsafe fn store(self, to: *mut f32) {
-            unsafe { _mm512_storeu_ps(to, self.0) }
-        }
-        #[inline(always)]
-        unsafe fn add(self, other: Self) -> Self {
-            unsafe { Self(_mm512_add_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn sub(self, other: Self) -> Self {
-            unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn mul(self, other: Self) -> Self {
-            unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn max(self, other: Self) -> Self {
-            unsafe { Self(_mm512_max_ps(self.0, other.0)) }
-        }
-        #[inline(always)]
-        unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
-            unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
-        }
-        #[inline(always)]
-        unsafe fn reduce_sum(self) -> f32 {
-            unsafe { _mm512_reduce_add_ps(self.0) }
-        }
-        #[inline(always)]
-        unsafe fn reduce_max(self) -> f32 {
-            unsafe { _mm512_reduce_max_ps(self.0) }
-        }
-        #[inline(always)]
-        unsafe fn round(self) -> Self {
-            unsafe { Self(_mm512_roundscale_ps::<NEAREST>(self.0)) }
-        }
-        #[inline(always)]
-        unsafe fn scale(self, power: Self) -> Self {
-            unsafe {
-                let bits = _mm512_slli_epi32::<23>(_mm512_cvtps_epi32(power.0));
-                Self(_mm512_castsi512_ps(_mm512_add_epi32(
-                    _mm512_castps_si512(self.0),
-                    bits,
-                )))
-            }
-        }
-        #[inline(always)]
-        unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
-            unsafe {
-                let keep = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(probe.0, bound.0);
-                Self(_mm512_maskz_mov_ps(keep, self.0))
-            }
-        }
-        #[inline(always)]
-        unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
-            unsafe {
-                let pairs = _mm512_loadu_si512(from.cast());
-                (
-                    Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs))),
-                    Self(_mm512_castsi512_ps(_mm512_and_si512(
-                        pairs,
-                        _mm512_set1_epi32(0xffff_0000_u32 as i32),
-                    ))),
-                )
-            }
-        }
-    }
-}
+mod x86;
 
 #[cfg(test)]
 mod tests {
@@ -369,7 +192,8 @@ mod tests {
         // SAFETY: `isa` was detected on this machine.
         unsafe {
             match isa.vector {
-                Vector::Portable => map::<Portable<16>>(values, |x| exp(x)),
+                Vector::Portable => map::<Portable<8>>(values, |x| exp(x)),
+                Vector::StandIn512 => map::<Portable<16>>(values, |x| exp(x)),
                 #[cfg(target_arch = "x86_64")]
                 Vector::Avx2 => map::<F32x8>(values, |x| exp(x)),
                 #[cfg(target_arch = "x86_64")]
@@ -438,6 +262,15 @@ mod tests {
             let (first, second) = S::load_bf16_pairs(pairs.as_ptr());
             assert_eq!(lanes(first)[3].to_bits(), 0x4003_0000);
             assert_eq!(lanes(second)[3].to_bits(), 0x3f83_0000);
+            let square: Vec<f32> = (0..80).map(|i| i as f32).collect();
+            let mut turned = [0.0; 100];
+            let rows = std::array::from_fn(|r| square.as_ptr().add(10 * r));
+            S::transpose_8x8(rows, turned.as_mut_ptr(), 12);
+            for r in 0..8 {
+                for c in 0..8 {
+                    assert_eq!(turned[c * 12 + r], square[10 * r + c], "({r}, {c})");
+                }
+            }
         }
     }
 

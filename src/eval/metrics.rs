@@ -1,0 +1,200 @@
+//! The statistics of evaluation: shares with intervals, calibration, separation.
+
+use serde::{Deserialize, Serialize};
+
+/// A share of `total` with its 95 % Wilson score interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    pub hits: u64,
+    pub total: u64,
+    /// NaN-free: 0 where there is nothing.
+    pub share: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Share {
+    pub fn new(hits: u64, total: u64) -> Self {
+        let (low, high) = wilson(hits, total);
+        Self {
+            hits,
+            total,
+            share: if total == 0 {
+                0.0
+            } else {
+                hits as f64 / total as f64
+            },
+            low,
+            high,
+        }
+    }
+
+    /// The share of `true`.
+    pub fn of(outcomes: impl IntoIterator<Item = bool>) -> Self {
+        let (mut hits, mut total) = (0, 0);
+        for outcome in outcomes {
+            hits += u64::from(outcome);
+            total += 1;
+        }
+        Self::new(hits, total)
+    }
+}
+
+/// The 95 % Wilson score interval (E. B. Wilson, 1927); (0, 1) where nothing was counted.
+pub fn wilson(hits: u64, total: u64) -> (f64, f64) {
+    const Z: f64 = 1.959_963_984_540_054;
+    if total == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, p) = (total as f64, hits as f64 / total as f64);
+    let scale = 1.0 + Z * Z / n;
+    let centre = p + Z * Z / (2.0 * n);
+    let reach = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    (
+        ((centre - reach) / scale).max(0.0),
+        ((centre + reach) / scale).min(1.0),
+    )
+}
+
+/// One bin of a reliability diagram.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bin {
+    pub count: u64,
+    pub mean_confidence: f64,
+    pub accuracy: f64,
+}
+
+/// Expected calibration error over equally wide bins of the confidence in the answer given.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    pub ece: f64,
+    /// Over confidences from 0.5 to 1: of two answers the chosen one has at least 0.5.
+    pub bins: Vec<Bin>,
+}
+
+impl Calibration {
+    /// `answers`: confidence in the answer given (0.5 to 1) and whether it was right.
+    pub fn new(answers: &[(f64, bool)], bins: usize) -> Self {
+        let bins = bins.max(1);
+        let mut sums = vec![(0u64, 0.0, 0u64); bins];
+        for &(confidence, right) in answers {
+            let at = ((confidence - 0.5) * 2.0 * bins as f64) as usize;
+            let bin = &mut sums[at.min(bins - 1)];
+            bin.0 += 1;
+            bin.1 += confidence;
+            bin.2 += u64::from(right);
+        }
+        let mut ece = 0.0;
+        let bins = sums
+            .into_iter()
+            .map(|(count, confidence, right)| {
+                let n = count.max(1) as f64;
+                let (mean_confidence, accuracy) = (confidence / n, right as f64 / n);
+                ece += count as f64 / answers.len() as f64 * (accuracy - mean_confidence).abs();
+                Bin {
+                    count,
+                    mean_confidence,
+                    accuracy,
+                }
+            })
+            .collect();
+        Self {
+            ece: if answers.is_empty() { 0.0 } else { ece },
+            bins,
+        }
+    }
+}
+
+/// Area under the ROC curve: the probability that a random positive scores above a random negative, ties counting half.
+/// `None` where either is missing.
+pub fn auc(positives: &[f64], negatives: &[f64]) -> Option<f64> {
+    if positives.is_empty() || negatives.is_empty() {
+        return None;
+    }
+    let mut negatives = negatives.to_vec();
+    negatives.sort_by(f64::total_cmp);
+    let above: f64 = positives
+        .iter()
+        .map(|score| {
+            let below = negatives.partition_point(|other| other < score);
+            let up_to = negatives.partition_point(|other| other <= score);
+            (below + up_to) as f64 / 2.0
+        })
+        .sum();
+    Some(above / (positives.len() * negatives.len()) as f64)
+}
+
+/// The value below which a fraction `q` of the values lies (nearest rank); 0 where there is none.
+pub fn quantile(values: &[f64], q: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    let at = rank.saturating_sub(1).min(sorted.len().saturating_sub(1));
+    sorted.get(at).copied().unwrap_or(0.0)
+}
+
+/// The mean; 0 where there is nothing.
+pub fn mean(values: &[f64]) -> f64 {
+    if values.is_empty() {
+        return 0.0;
+    }
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn near(a: f64, b: f64) {
+        assert!((a - b).abs() < 5e-4, "{a} is not {b}");
+    }
+
+    #[test]
+    fn wilson_intervals_match_published_values() {
+        // Newcombe (1998), table I, method 3: 81/263, 15/148, 0/20 and 1/29.
+        for (hits, total, low, high) in [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ] {
+            let (found_low, found_high) = wilson(hits, total);
+            near(found_low, low);
+            near(found_high, high);
+        }
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        let all = Share::of([true; 20]);
+        near(all.low, 1.0 - 0.1611);
+        assert_eq!((all.share, all.high), (1.0, 1.0));
+    }
+
+    #[test]
+    fn calibration_by_hand() {
+        // Bins [0.5, 0.75) and [0.75, 1]: confidence 0.6, right 1 of 2; confidence 0.9 and 1.0, right 1 of 2.
+        let answers = [(0.6, true), (0.6, false), (0.9, true), (1.0, false)];
+        let found = Calibration::new(&answers, 2);
+        near(found.bins[0].mean_confidence, 0.6);
+        near(found.bins[1].accuracy, 0.5);
+        near(found.ece, 0.5 * 0.1 + 0.5 * 0.45);
+        assert_eq!(Calibration::new(&[], 10).ece, 0.0);
+        near(Calibration::new(&[(1.0, true), (1.0, true)], 10).ece, 0.0);
+    }
+
+    #[test]
+    fn separation_by_hand() {
+        // Of the six comparisons 3 > 1, 3 > 2, 2 > 1 win, 2 = 2 draws, and 0 < 1, 0 < 2 lose.
+        assert_eq!(auc(&[3.0, 2.0, 0.0], &[1.0, 2.0]), Some(3.5 / 6.0));
+        assert_eq!(auc(&[], &[1.0]), None);
+        assert_eq!(auc(&[1.0], &[0.0]), Some(1.0));
+    }
+
+    #[test]
+    fn quantiles_are_values() {
+        let values: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(quantile(&values, 0.05), 5.0);
+        assert_eq!(quantile(&values, 1.0), 100.0);
+        assert_eq!(quantile(&values, 0.0), 1.0);
+        assert_eq!(quantile(&[], 0.5), 0.0);
+        assert_eq!(mean(&[1.0, 2.0]), 1.5);
+    }
+}

@@ -1,0 +1,165 @@
+//! Attention over the paged cache on the CPU: how the work is cut into tiles and spread over threads. What happens
+//! within a tile is in [`paged_tile`](super::paged_tile).
+//!
+//! A tile is some query tokens of a sequence with all query heads of one KV head, so a pass over K and V serves the
+//! whole group. A chunk of keys is gathered from its blocks into panels (K transposed), which makes block
+//! size, block order and odd head sizes a matter of the gather alone. Contexts are cut into splits of 512 keys,
+//! each with its own running maximum and sum, which are then folded together in order.
+//!
+//! # Batch invariance
+//! Chunks and splits lie at fixed positions of the sequence, masked keys weigh exactly 0, and every sum runs in order of
+//! position. The result for a query token is therefore the same bits whatever else is in the batch, however the prompt
+//! was cut into prefill chunks, wherever its blocks lie, and on any number of threads.
+
+use rayon::prelude::*;
+
+use super::paged_tile::{Partial, Tile};
+use super::{AttentionMetadata, AttentionParams};
+use crate::kernels::isa::Isa;
+use crate::kernels::micro::PANEL;
+use crate::kernels::scratch::{SharedOut, with_scratch};
+
+/// Query rows (tokens times heads of a group) of a tile, about: enough to make the gather of a chunk cheap.
+const TILE_ROWS: usize = 48;
+
+/// Multiply-adds below which waking the pool costs more than it brings.
+const SERIAL_BELOW: usize = 1 << 18;
+
+/// The operands of a call.
+pub struct Problem<'a> {
+    /// `[tokens, heads, head_dim]`
+    pub q: &'a [f32],
+    /// `[num_blocks, kv_heads, block_size, head_dim]`, as `v`
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub metadata: &'a AttentionMetadata,
+    pub params: AttentionParams,
+    pub isa: Isa,
+}
+
+impl Problem<'_> {
+    /// Query heads that share a KV head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// head_dim in whole panels.
+    pub(super) fn width(&self) -> usize {
+        self.head_dim.next_multiple_of(PANEL)
+    }
+
+    fn tiles(&self) -> Vec<Tile<'_>> {
+        let step = (TILE_ROWS / self.group()).max(1);
+        let batch = self.metadata;
+        let mut tiles = Vec::new();
+        for (s, w) in batch.cu_seqlens_q().windows(2).enumerate() {
+            let (start, q_len) = (w[0] as usize, (w[1] - w[0]) as usize);
+            let before = batch.seq_lens()[s] as usize - q_len;
+            // The tiles that see most come first, so that the last to finish are short ones.
+            for from in (0..q_len).step_by(step).rev() {
+                for kv_head in 0..self.kv_heads {
+                    tiles.push(Tile {
+                        table: &batch.block_tables()[s],
+                        kv_head,
+                        row: start + from,
+                        position: before + from,
+                        tokens: step.min(q_len - from),
+                    });
+                }
+            }
+        }
+        tiles
+    }
+
+    /// Computes the attention of every query token into `out`, `[tokens, heads, head_dim]`.
+    ///
+    /// The caller has checked that slices and metadata fit.
+    pub fn run(&self, out: &mut [f32]) {
+        let tiles = self.tiles();
+        let threads = rayon::current_num_threads();
+        // SAFETY: each tile writes its own tokens and heads.
+        let out = unsafe { SharedOut::new(out) };
+        let whole = |tile: &Tile| {
+            let rows = tile.tokens * self.group();
+            let size = Partial::len(rows, self.width());
+            with_scratch(2 * size + self.workspace(rows), |scratch| {
+                let (state, rest) = scratch.split_at_mut(size);
+                let (part, work) = rest.split_at_mut(size);
+                let mut state = Partial::new(state, rows);
+                state.reset();
+                for split in tile.splits(&self.params) {
+                    let mut part = Partial::new(&mut *part, rows);
+                    self.split(tile, split, &mut part, work);
+                    state.fold(part.m, part.l, part.o);
+                }
+                self.finish(tile, &state, out);
+            });
+        };
+        let work: usize = tiles
+            .iter()
+            .map(|t| t.tokens * self.group() * (t.position + t.tokens) * self.head_dim * 2)
+            .sum();
+        if threads == 1 || work < SERIAL_BELOW {
+            tiles.iter().for_each(whole);
+        } else if tiles.len() >= 2 * threads {
+            tiles.par_iter().with_max_len(1).for_each(whole);
+        } else {
+            self.run_split(&tiles, out);
+        }
+    }
+
+    /// Few tiles with long contexts: the splits of a tile are computed apart, then folded.
+    fn run_split(&self, tiles: &[Tile], out: SharedOut) {
+        let jobs: Vec<(&Tile, usize)> = tiles
+            .iter()
+            .flat_map(|tile| tile.splits(&self.params).map(move |split| (tile, split)))
+            .collect();
+        let most_rows = tiles.iter().map(|t| t.tokens).max().unwrap_or(0) * self.group();
+        let size = Partial::len(most_rows, self.width());
+        let mut partials = vec![0f32; jobs.len() * size];
+        jobs.par_iter()
+            .zip(partials.par_chunks_mut(size))
+            .with_max_len(1)
+            .for_each(|((tile, split), memory)| {
+                let rows = tile.tokens * self.group();
+                let memory = &mut memory[..Partial::len(rows, self.width())];
+                with_scratch(self.workspace(rows), |work| {
+                    self.split(tile, *split, &mut Partial::new(memory, rows), work);
+                });
+            });
+        let mut partials = partials.chunks_exact_mut(size);
+        for tile in tiles {
+            let rows = tile.tokens * self.group();
+            let mut state = vec![0f32; Partial::len(rows, self.width())];
+            let mut state = Partial::new(&mut state, rows);
+            state.reset();
+            for memory in partials.by_ref().take(tile.splits(&self.params).len()) {
+                let part = Partial::new(&mut memory[..Partial::len(rows, self.width())], rows);
+                state.fold(part.m, part.l, part.o);
+            }
+            self.finish(tile, &state, out);
+        }
+    }
+
+    /// Normalises a tile's rows into the result.
+    fn finish(&self, tile: &Tile, state: &Partial, out: SharedOut) {
+        let (group, d) = (self.group(), self.head_dim);
+        for (r, (o, l)) in state
+            .o
+            .chunks_exact(self.width())
+            .zip(&*state.l)
+            .enumerate()
+        {
+            let head = tile.kv_head * group + r % group;
+            let at = ((tile.row + r / group) * self.heads + head) * d;
+            // SAFETY: the row of this token and head, which only this tile writes.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.get().add(at), d) };
+            for (out, o) in out.iter_mut().zip(o) {
+                *out = o / l;
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! bf16 weights times bf16 activations, accumulated in f32, for processors that multiply bf16.
+//!
+//! Activations are rounded to bf16 (nearest, ties to even) a block of rows at a time. An element of the product is one
+//! chain over pairs of depth, in order, for every block shape, as batch invariance asks. Both engines treat subnormal
+//! numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is in [`amx`](super::amx). [`Emulated`] does in plain Rust what the
+//! instruction does, so that everything around it is tested on any machine.
+
+#![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
+
+use super::amx;
+use super::panels::padded;
+use super::widen::Block;
+use crate::kernels::isa::Isa;
+use crate::kernels::micro::{PANEL, max_rows, take};
+use crate::kernels::scratch::PairLine;
+
+/// bf16 rows are this much longer than their depth: a row stride that is a power of two would put the same column of
+/// all rows into one set of the cache.
+const ROW_PAD: usize = 32;
+
+/// Rows of x in bf16, padded with zeros in depth and in number (to whole tiles).
+pub struct Rows<'a> {
+    pub values: &'a [u16],
+    pub rows: usize,
+    /// Distance of two rows.
+    pub stride: usize,
+    /// Padded depth.
+    pub depth: usize,
+}
+
+/// f32 of scratch that [`run`] needs.
+pub fn scratch_len(rows: usize, k: usize) -> usize {
+    rows.next_multiple_of(amx::TILE) * (padded(k) + ROW_PAD) / 2 + amx::RESULT
+}
+
+/// Computes the block; its weight as `lines`.
+///
+/// # Safety
+/// `isa` multiplies bf16 and is available; `block.out` is good for the block's rows and columns and nothing else writes
+/// there.
+pub unsafe fn run(isa: Isa, block: &Block, lines: &[PairLine], scratch: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promise.
+    unsafe {
+        if isa.amx_bf16 {
+            on_amx(block, lines, scratch);
+        } else {
+            avx512(block, lines, scratch);
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (isa, block, lines, scratch);
+        unreachable!("no other processor reports bf16 arithmetic: this is a bug");
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn on_amx(block: &Block, lines: &[PairLine], scratch: &mut [f32]) {
+    let (rows, result) = round_rows(block, scratch);
+    // SAFETY: the caller's promise.
+    unsafe { amx::product::<amx::Tiles>(block, &rows, lines, result) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+unsafe fn avx512(block: &Block, lines: &[PairLine], scratch: &mut [f32]) {
+    let (rows, result) = round_rows(block, scratch);
+    // SAFETY: the caller's promise.
+    unsafe { product::<Avx512>(block, &rows, lines, result) }
+}
+
+/// Rounds the block's rows into the scratch; gives them and the scratch left over.
+#[inline(always)]
+pub fn round_rows<'a>(block: &Block, scratch: &'a mut [f32]) -> (Rows<'a>, &'a mut [f32]) {
+    let (rows, k) = (block.rows, block.k);
+    let depth = padded(k);
+    let stride = depth + ROW_PAD;
+    let count = rows.next_multiple_of(amx::TILE) * stride;
+    let (space, rest) = scratch.split_at_mut(count / 2);
+    // SAFETY: count / 2 f32 are count u16 (the stride is even), and any bits are a u16.
+    let values = unsafe { std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u16>(), count) };
+    for (r, row) in values.chunks_exact_mut(stride).enumerate() {
+        let x = if r < rows {
+            &block.x[r * k..(r + 1) * k]
+        } else {
+            &[]
+        };
+        for (to, x) in row.iter_mut().zip(x) {
+            *to = round(*x);
+        }
+        row[x.len()..].fill(0);
+    }
+    (
+        Rows {
+            values,
+            rows,
+            stride,
+            depth,
+        },
+        rest,
+    )
+}
+
+/// To bf16, nearest, ties to even; without branches, so that loops over it become vector code.
+#[inline(always)]
+fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let even = (bits >> 16) & 1;
+    let rounded = bits.wrapping_add(0x7fff + even) >> 16;
+    // A NaN must stay one.
+    (if x.is_nan() {
+        (bits >> 16) | 0x40
+    } else {
+        rounded
+    }) as u16
+}
+
+/// Sixteen f32 sums of pairs of bf16 products.
+trait PairDot: Copy {
+    unsafe fn zero() -> Self;
+    /// Adds the products of the pair `x` with each of the sixteen pairs at `w`.
+    unsafe fn add(self, x: u32, w: *const u32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Avx512(std::arch::x86_64::__m512);
+
+#[cfg(target_arch = "x86_64")]
+impl PairDot for Avx512 {
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: the caller promises the instruction set, here and below, and good pointers.
+        unsafe { Self(std::arch::x86_64::_mm512_setzero_ps()) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, x: u32, w: *const u32) -> Self {
+        use std::arch::x86_64::{
+            __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+        };
+        // SAFETY: as above; the two types are the same 64 bytes.
+        unsafe {
+            let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32));
+            let w = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(w.cast()));
+            Self(_mm512_dpbf16_ps(self.0, x, w))
+        }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: as above.
+        unsafe { std::arch::x86_64::_mm512_storeu_ps(to, self.0) }
+    }
+}
+
+#[inline(always)]
+unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
+    let n = block.n;
+    let pairs = rows.depth / 2;
+    let strips = rows.rows.div_ceil(max_rows(16));
+    let tallest = rows.rows.div_ceil(strips);
+    let mut p = block.panels.0;
+    while p < block.panels.1 {
+        let together = take(16, tallest, block.panels.1 - p);
+        for s in 0..strips {
+            let (from, to) = (rows.rows * s / strips, rows.rows * (s + 1) / strips);
+            // SAFETY: rows from..to are there, in pairs (stride and depth are even); so are the panels.
+            unsafe {
+                let x = rows.values.as_ptr().add(from * rows.stride).cast::<u32>();
+                let w = lines[p * pairs..].as_ptr().cast::<u32>();
+                let c = result.as_mut_ptr();
+                let stride = rows.stride / 2;
+                macro_rules! arms {
+                    ($(($mr:literal, $np:literal)),*) => {
+                        match (to - from, together) {
+                            $(($mr, $np) => dots::<D, $mr, $np>(pairs, x, stride, w, c),)*
+                            _ => unreachable!("{} rows: this is a bug", to - from),
+                        }
+                    };
+                }
+                arms!(
+                    (1, 8),
+                    (2, 4),
+                    (3, 4),
+                    (4, 4),
+                    (1, 4),
+                    (1, 2),
+                    (2, 2),
+                    (3, 2),
+                    (4, 2),
+                    (5, 2),
+                    (6, 2),
+                    (7, 2),
+                    (8, 2),
+                    (1, 1),
+                    (2, 1),
+                    (3, 1),
+                    (4, 1),
+                    (5, 1),
+                    (6, 1),
+                    (7, 1),
+                    (8, 1)
+                );
+                let width = together * PANEL;
+                let columns = width.min(n - p * PANEL);
+                for r in from..to {
+                    let values = &result[(r - from) * width..][..columns];
+                    let out = block.out.add(r * n + p * PANEL);
+                    std::slice::from_raw_parts_mut(out, columns).copy_from_slice(values);
+                }
+            }
+        }
+        p += together;
+    }
+}
+
+/// `MR` rows against `NP` panels over the whole depth, into `c`, `[MR][NP * 16]`.
+#[inline(always)]
+unsafe fn dots<D: PairDot, const MR: usize, const NP: usize>(
+    pairs: usize,
+    x: *const u32,
+    stride: usize,
+    w: *const u32,
+    c: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[D::zero(); NP]; MR];
+        for l in 0..pairs {
+            for r in 0..MR {
+                let x = x.add(r * stride + l).read_unaligned();
+                for p in 0..NP {
+                    acc[r][p] = acc[r][p].add(x, w.add((p * pairs + l) * PANEL));
+                }
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (p, acc) in acc.iter().enumerate() {
+                acc.store(c.add((r * NP + p) * PANEL));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::kernels::linear::panels::pack_bf16;
+    use crate::kernels::linear::widen::Panels;
+    use crate::kernels::testing::random;
+    use half::bf16;
+
+    /// The value of the low or high half of a pair.
+    pub fn halves(pair: u32) -> (f32, f32) {
+        (
+            f32::from_bits(pair << 16),
+            f32::from_bits(pair & 0xffff_0000),
+        )
+    }
+
+    /// What `vdpbf16ps` does.
+    #[derive(Clone, Copy)]
+    struct Emulated([f32; 16]);
+
+    impl PairDot for Emulated {
+        unsafe fn zero() -> Self {
+            Self([0.0; 16])
+        }
+        unsafe fn add(mut self, x: u32, w: *const u32) -> Self {
+            let (x0, x1) = halves(x);
+            for (lane, sum) in self.0.iter_mut().enumerate() {
+                // SAFETY: the caller promises sixteen pairs.
+                let (w0, w1) = halves(unsafe { *w.add(lane) });
+                *sum = x1.mul_add(w1, *sum);
+                *sum = x0.mul_add(w0, *sum);
+            }
+            self
+        }
+        unsafe fn store(self, to: *mut f32) {
+            // SAFETY: the caller promises room for sixteen.
+            unsafe { to.cast::<[f32; 16]>().write_unaligned(self.0) }
+        }
+    }
+
+    /// Runs an engine over odd shapes and blocks, compares with the definition on rounded operands, and asks that rows
+    /// keep their bits from block to block.
+    pub fn check(engine: impl Fn(&Block, &[PairLine], &mut [f32])) {
+        let values = |count: usize, seed| -> Vec<f32> {
+            random(&[count], seed).to_vec1().expect("f32 on the CPU")
+        };
+        let rounded = |v: &[f32]| -> Vec<f64> {
+            v.iter()
+                .map(|x| f64::from(bf16::from_f32(*x).to_f32()))
+                .collect()
+        };
+        for (n, k) in [(1, 1), (16, 32), (17, 33), (48, 64), (100, 70), (130, 200)] {
+            let w = values(n * k, 1);
+            let lines = pack_bf16(&w, n, k);
+            let x = values(70 * k, 2);
+            let (wide_w, wide_x) = (rounded(&w), rounded(&x));
+            let mut all = vec![0f32; 70 * n];
+            for rows in [70, 1, 2, 3, 5, 8, 9, 16, 17, 32, 33, 48] {
+                let mut scratch = vec![f32::NAN; scratch_len(rows, k)];
+                let mut y = vec![f32::NAN; rows * n];
+                let panels = n.div_ceil(PANEL);
+                for panels in [(0, panels / 2), (panels / 2, panels)] {
+                    let block = Block {
+                        x: &x[..rows * k],
+                        rows,
+                        k,
+                        weight: Panels::Bf16(&lines),
+                        panels,
+                        n,
+                        out: y.as_mut_ptr(),
+                    };
+                    engine(&block, &lines, &mut scratch);
+                }
+                if rows == 70 {
+                    for (at, y) in y.iter().enumerate() {
+                        let (i, j) = (at / n, at % n);
+                        let want: f64 = (0..k).map(|l| wide_x[i * k + l] * wide_w[j * k + l]).sum();
+                        let error = (f64::from(*y) - want).abs();
+                        assert!(error < 1e-5, "{n}x{k} ({i}, {j}): {y} for {want}");
+                    }
+                    all = y;
+                } else {
+                    assert_eq!(y, all[..rows * n], "{rows} rows of {n}x{k}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_pairs_and_panels_is_right() {
+        check(|block, lines, scratch| {
+            let (rows, result) = round_rows(block, scratch);
+            // SAFETY: plain Rust; the block's output is whole.
+            unsafe { product::<Emulated>(block, &rows, lines, result) }
+        });
+    }
+
+    #[test]
+    fn the_instructions_do_what_their_stand_ins_do() {
+        for isa in Isa::available() {
+            if isa.multiplies_bf16() {
+                // SAFETY: the isa is available; the block's output is whole.
+                check(|block, lines, scratch| unsafe { run(isa, block, lines, scratch) });
+            } else {
+                eprintln!("skipped: {isa} does not multiply bf16");
+            }
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_nearest_even() {
+        for x in [
+            0.0,
+            -0.0,
+            1.0,
+            1.003_906_2,
+            1.011_718_8,
+            -3.3,
+            1e-40,
+            3.4e38,
+            f32::INFINITY,
+        ] {
+            assert_eq!(round(x), bf16::from_f32(x).to_bits(), "{x}");
+        }
+        assert!(bf16::from_bits(round(f32::NAN)).is_nan());
+        assert!(bf16::from_bits(round(f32::from_bits(0x7f80_0001))).is_nan());
+    }
+}
