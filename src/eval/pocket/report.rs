@@ -429,12 +429,16 @@ mod tests {
 
     #[test]
     fn a_judge_that_sees_nothing_gains_nothing_and_fails() {
-        let options = small();
+        let options = PocketOptions {
+            instructions: 200,
+            ..small()
+        };
         let mut fake = Fake::new(&options, 0.5, 0.0);
         let report = measure(&mut fake, &options).unwrap();
         assert!((report.own.judge.unwrap().mean - 0.5).abs() < 0.1);
         for row in &report.own.best_of {
-            assert!(row.gain.mean.abs() < 0.1, "best of {}", row.n);
+            // A blind verdict is the same for every copy of two texts, so few are independent at large N.
+            assert!(row.gain.mean.abs() < 0.12, "best of {}: {row:?}", row.n);
             assert!((row.random.mean - report.own.sampled.mean).abs() < 1e-9);
         }
         assert!(!report.passed());
