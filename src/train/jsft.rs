@@ -27,7 +27,7 @@ use super::trainable::{Start, Trainable};
 use crate::judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
 use crate::model::{ModelConfig, hub};
 use crate::preference::{OnMismatch, PreferencePair, RecordError, RecordReader};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatTemplate, SpecialTokens, Tokenizer};
 
 /// How a run is driven; none of it changes the result.
 #[derive(Debug, Clone)]
@@ -214,8 +214,7 @@ struct Built {
 fn build_mixture(config: &JsftConfig, model_dir: &Path) -> Result<Built, TrainError> {
     let tokenizer = Tokenizer::from_file(&model_dir.join("tokenizer.json"))
         .map_err(|e| TrainError::Data(e.to_string()))?;
-    let chat =
-        ChatTemplate::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
+    let chat = chat_template(config, model_dir)?;
     let (_, template) =
         LabelTokens::resolve_or_bare(&tokenizer, &chat, judge_template(config, model_dir)?)
             .map_err(|e| TrainError::Data(e.to_string()))?;
@@ -286,7 +285,20 @@ fn pairs<'a>(
     })
 }
 
-/// The template that was asked for, or the model's own.
+/// The chat template that was given, or the model's own.
+fn chat_template(config: &JsftConfig, model_dir: &Path) -> Result<ChatTemplate, TrainError> {
+    let built = match &config.chat_template {
+        None => ChatTemplate::from_model_dir(model_dir),
+        Some(path) => {
+            let source = fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
+            SpecialTokens::from_model_dir(model_dir)
+                .and_then(|special| ChatTemplate::from_source(&source, special))
+        }
+    };
+    built.map_err(|e| TrainError::Data(e.to_string()))
+}
+
+/// The judge template that was asked for, or the model's own.
 fn judge_template(config: &JsftConfig, model_dir: &Path) -> Result<JudgeTemplate, TrainError> {
     match &config.judge_template {
         None => JudgeTemplate::from_model_dir(model_dir),
@@ -483,6 +495,10 @@ fn write_model(
             let target = dir.join(name);
             fs::copy(&source, &target).map_err(TrainError::io("cannot write", &target))?;
         }
+    }
+    if let Some(template) = &config.chat_template {
+        let target = dir.join("chat_template.jinja");
+        fs::copy(template, &target).map_err(TrainError::io("cannot write", &target))?;
     }
     let mut json = model_config.json.clone();
     json.remove("dtype");
