@@ -9,8 +9,8 @@ use std::time::Instant;
 use candle_core::{Tensor, Var};
 use selfjudge::model::{Decoder, ModelConfig, ModelError, ParameterSource, random_parameters};
 use selfjudge::train::batch::pack;
-use selfjudge::train::mixture::{ExampleKind, TrainExample};
 use selfjudge::train::lanes::Lanes;
+use selfjudge::train::mixture::{ExampleKind, TrainExample};
 use selfjudge::train::optim::{OptimConfig, Optimizer};
 use selfjudge::train::step::{Accumulator, forward_backward};
 

@@ -24,7 +24,12 @@ pub struct Cli {
     #[arg(long, global = true, env = "SELFJUDGE_THREADS")]
     threads: Option<usize>,
     /// How logs are written to standard error.
-    #[arg(long, global = true, default_value = "text", env = "SELFJUDGE_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "text",
+        env = "SELFJUDGE_LOG_FORMAT"
+    )]
     log_format: LogFormat,
 }
 

@@ -167,8 +167,14 @@ impl JsftConfig {
         if self.data.is_empty() {
             return refuse("`data` is missing: at least one file of preference pairs");
         }
-        if self.batch_size == 0 || self.micro_batch_tokens == 0 || self.lanes == 0 || self.log_every == 0 {
-            return refuse("batch_size, micro_batch_tokens, lanes and log_every must be at least 1");
+        if self.batch_size == 0
+            || self.micro_batch_tokens == 0
+            || self.lanes == 0
+            || self.log_every == 0
+        {
+            return refuse(
+                "batch_size, micro_batch_tokens, lanes and log_every must be at least 1",
+            );
         }
         if !(self.epochs.is_finite() && self.epochs > 0.0) {
             return refuse("epochs must be positive");
@@ -177,7 +183,9 @@ impl JsftConfig {
             return refuse("max_steps must be at least 1");
         }
         if self.lora.is_some() && self.from_scratch {
-            return refuse("an adapter on random weights trains nothing: drop `lora` or `from_scratch`");
+            return refuse(
+                "an adapter on random weights trains nothing: drop `lora` or `from_scratch`",
+            );
         }
         self.optim.validate()
     }

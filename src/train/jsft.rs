@@ -11,19 +11,19 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
+use super::TrainError;
 use super::batch::pack;
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights};
 use super::config::JsftConfig;
 use super::digest::sha256_bytes;
+use super::lanes::Lanes;
 use super::manifest::{DataDigest, RunManifest};
 use super::metrics::{MetricsLog, Progress, StepMetrics};
-use super::lanes::Lanes;
 use super::mixture::{Examples, Mixture, MixtureReport, TrainExample};
 use super::optim::Optimizer;
 use super::schedule::Schedule;
 use super::step::{Accumulator, BatchStats, forward_backward};
 use super::trainable::{Start, Trainable};
-use super::TrainError;
 use crate::judge::{JudgeTemplate, principles_from_model_dir};
 use crate::model::{ModelConfig, hub};
 use crate::preference::{OnMismatch, RecordReader};
@@ -94,7 +94,10 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let mut optimizer = Optimizer::new(&trainable.vars, config.optim.clone())?;
     let mut lanes = Lanes::new(config.lanes, options.threads, || optimizer.grad_buffers())?;
 
-    let store = CheckpointStore::open(config.output_dir.join("checkpoints"), config.keep_checkpoints)?;
+    let store = CheckpointStore::open(
+        config.output_dir.join("checkpoints"),
+        config.keep_checkpoints,
+    )?;
     let identity = identity(config, &data)?;
     let mut at = resume(&store, config, options, &identity, total_steps)?;
     if let Some(dir) = &at.dir {
@@ -102,7 +105,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         optimizer.load(&dir.join(OPTIMIZER))?;
     }
 
-    let mut manifest = RunManifest::begin(options.threads, format!("{:?}", options.device.location()), data);
+    let mut manifest = RunManifest::begin(
+        options.threads,
+        format!("{:?}", options.device.location()),
+        data,
+    );
     manifest.write(&config.output_dir, config)?;
     write_json(&config.output_dir.join("mixture.json"), &report)?;
     if !options.quiet {
@@ -112,7 +119,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
             model_config.spec.num_parameters(),
             examples.len(),
             examples.total_tokens(),
-            if at.state.step > 0 { format!(", resumed at {}", at.state.step) } else { String::new() },
+            if at.state.step > 0 {
+                format!(", resumed at {}", at.state.step)
+            } else {
+                String::new()
+            },
         );
     }
 
@@ -192,12 +203,19 @@ fn build_mixture(
 ) -> Result<(Examples, MixtureReport, Vec<DataDigest>), TrainError> {
     let tokenizer = Tokenizer::from_file(&model_dir.join("tokenizer.json"))
         .map_err(|e| TrainError::Data(e.to_string()))?;
-    let chat = ChatTemplate::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
+    let chat =
+        ChatTemplate::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
     let template = judge_template(config, model_dir)?;
     let principles =
         principles_from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
-    let mixture = Mixture::new(tokenizer, chat, template, principles, config.mixture.clone())
-        .map_err(|e| TrainError::Data(e.to_string()))?;
+    let mixture = Mixture::new(
+        tokenizer,
+        chat,
+        template,
+        principles,
+        config.mixture.clone(),
+    )
+    .map_err(|e| TrainError::Data(e.to_string()))?;
 
     let mut counts = vec![0u64; config.data.len()];
     let mut pairs = Vec::new();
@@ -266,7 +284,10 @@ fn resume(
 ) -> Result<Position, TrainError> {
     let latest = store.latest()?;
     for (path, why) in &latest.rejected {
-        tracing::warn!("checkpoint {} is damaged and left out: {why}", path.display());
+        tracing::warn!(
+            "checkpoint {} is damaged and left out: {why}",
+            path.display()
+        );
     }
     let Some(checkpoint) = latest.checkpoint else {
         return Ok(Position {
@@ -367,8 +388,18 @@ impl Interval {
     }
 
     /// The means since the last row; starts the next interval.
-    fn row(&mut self, state: &TrainerState, epoch: f64, lr: f64, tokens_per_second: f64) -> StepMetrics {
-        let Self { steps, stats, grad_norm } = std::mem::take(self);
+    fn row(
+        &mut self,
+        state: &TrainerState,
+        epoch: f64,
+        lr: f64,
+        tokens_per_second: f64,
+    ) -> StepMetrics {
+        let Self {
+            steps,
+            stats,
+            grad_norm,
+        } = std::mem::take(self);
         let (sft, judge) = (stats.sft, stats.judge);
         let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
         let mean = |sum: f64, of: u64| (of > 0).then(|| sum / of as f64);
@@ -380,7 +411,8 @@ impl Interval {
             learning_rate: lr,
             grad_norm: grad_norm / n,
             num_tokens: state.num_tokens,
-            mean_token_accuracy: share(sft.top1 + judge.top1, sft.tokens + judge.tokens).unwrap_or(0.0),
+            mean_token_accuracy: share(sft.top1 + judge.top1, sft.tokens + judge.tokens)
+                .unwrap_or(0.0),
             sft_loss: mean(sft.nll, sft.tokens),
             sft_mean_token_accuracy: share(sft.top1, sft.tokens),
             judge_loss: mean(judge.nll, judge.tokens),

@@ -116,9 +116,13 @@ impl Pass<'_> {
         let mut backend = AttentionBackend::Dense {
             cu_seqlens: &self.batch.cu_seqlens,
         };
-        Ok(self
-            .decoder
-            .block(layer, x, last.then_some(&self.rows), &self.rotations, &mut backend)?)
+        Ok(self.decoder.block(
+            layer,
+            x,
+            last.then_some(&self.rows),
+            &self.rotations,
+            &mut backend,
+        )?)
     }
 
     /// The loss share of the last block's rows, and what they scored.
