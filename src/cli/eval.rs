@@ -26,6 +26,9 @@ pub struct JudgeArgs {
     /// A model directory or hub id.
     #[arg(long)]
     model: String,
+    /// A PEFT adapter directory to lay over the model.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
     /// A file of judge items or preference pairs (jsonl, jsonl.gz); may be given several times.
     #[arg(long, required = true)]
     data: Vec<PathBuf>,
@@ -48,6 +51,9 @@ pub struct PocketArgs {
     /// A model directory or hub id.
     #[arg(long, default_value = "models/pocket")]
     model: String,
+    /// A PEFT adapter directory to lay over the model.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
     /// Held-out instructions.
     #[arg(long, default_value_t = PocketOptions::default().instructions)]
     instructions: usize,
@@ -77,10 +83,16 @@ struct Loaded {
     judge: Judge,
 }
 
-fn load(model: &str, template: Option<&str>, device: Device) -> anyhow::Result<Loaded> {
+fn load(
+    model: &str,
+    adapter: Option<&PathBuf>,
+    template: Option<&str>,
+    device: Device,
+) -> anyhow::Result<Loaded> {
     let dir = hub::resolve(model)?;
     let options = LoadOptions {
         device,
+        adapter: adapter.cloned(),
         ..LoadOptions::default()
     };
     let model = LanguageModel::load(&dir, &options)?;
@@ -110,7 +122,12 @@ pub fn run(command: EvalCommand, device: Device) -> anyhow::Result<String> {
 }
 
 fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
-    let Loaded { model, judge } = load(&args.model, args.template.as_deref(), device)?;
+    let Loaded { model, judge } = load(
+        &args.model,
+        args.adapter.as_ref(),
+        args.template.as_deref(),
+        device,
+    )?;
     let sets = args
         .data
         .iter()
@@ -135,7 +152,7 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
 }
 
 fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
-    let Loaded { model, judge } = load(&args.model, None, device)?;
+    let Loaded { model, judge } = load(&args.model, args.adapter.as_ref(), None, device)?;
     let mut subject = ModelSubject {
         tokenizer: model.tokenizer().clone(),
         chat: model.chat_template().clone(),

@@ -15,7 +15,7 @@ use super::TrainError;
 use super::batch::pack;
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights};
 use super::config::{DataFile, JsftConfig};
-use super::digest::sha256_bytes;
+use super::digest::{FileDigest, sha256_bytes};
 use super::lanes::Lanes;
 use super::manifest::{DataDigest, RunManifest};
 use super::metrics::{MetricsLog, Progress, StepMetrics};
@@ -103,7 +103,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         config.output_dir.join("checkpoints"),
         config.keep_checkpoints,
     )?;
-    let identity = identity(config, &data)?;
+    let identity = identity(config, &model_dir, &data)?;
     let mut at = resume(&store, config, options, &identity, total_steps)?;
     if let Some(dir) = &at.dir {
         load_weights(&dir.join(WEIGHTS), &trainable.vars)?;
@@ -315,8 +315,29 @@ fn total_steps(config: &JsftConfig, examples: usize) -> u64 {
     config.max_steps.map_or(steps, |max| steps.min(max)).max(1)
 }
 
-fn identity(config: &JsftConfig, data: &[DataDigest]) -> Result<String, TrainError> {
+/// The digest of everything the result depends on: settings, starting weights, data.
+fn identity(
+    config: &JsftConfig,
+    model_dir: &Path,
+    data: &[DataDigest],
+) -> Result<String, TrainError> {
     let mut text = config.identity()?;
+    let mut start = vec![model_dir.join("config.json")];
+    if !config.from_scratch {
+        let entries = fs::read_dir(model_dir).map_err(TrainError::io("cannot list", model_dir))?;
+        for entry in entries {
+            let path = entry
+                .map_err(TrainError::io("cannot list", model_dir))?
+                .path();
+            if path.extension().is_some_and(|e| e == "safetensors") {
+                start.push(path);
+            }
+        }
+        start.sort();
+    }
+    for path in start {
+        text.push_str(&FileDigest::of(&path)?.sha256);
+    }
     for file in data {
         text.push_str(&file.sha256);
     }
@@ -351,7 +372,6 @@ fn resume(
                 epoch: 0,
                 data_cursor: 0,
                 num_tokens: 0,
-                rng: None,
                 config_digest: identity.to_owned(),
             },
             dir: None,

@@ -296,7 +296,7 @@ fn both_skills_rise_within_a_minute_of_training() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("corpus");
     let world = CurriculumOptions::probe();
-    corpus::write(&data, 9, 9000, &world).unwrap();
+    corpus::write(&data, 9, 12_000, &world).unwrap();
     let mut config = tiny(root.path(), "probe", 0);
     config.model = start(root.path(), 64, 3).display().to_string();
     config.data = vec![DataFile::new(data.join("pairs.jsonl"))];
@@ -366,5 +366,5 @@ fn both_skills_rise_within_a_minute_of_training() {
         before.0,
         after.0
     );
-    assert!(after.1 > 0.65, "judging: {} -> {}", before.1, after.1);
+    assert!(after.1 > 0.6, "judging: {} -> {}", before.1, after.1);
 }

@@ -437,8 +437,12 @@ mod tests {
         let report = measure(&mut fake, &options).unwrap();
         assert!((report.own.judge.unwrap().mean - 0.5).abs() < 0.1);
         for row in &report.own.best_of {
-            // A blind verdict is the same for every copy of two texts, so few are independent at large N.
-            assert!(row.gain.mean.abs() < 0.12, "best of {}: {row:?}", row.n);
+            // A verdict is the same whenever two texts meet. One that beat a copy of the right answer beats the next
+            // copy too, so a blind judge of many samples does worse than chance; it must never do better.
+            assert!(row.gain.mean < 0.06, "best of {}: {row:?}", row.n);
+            if row.n <= 2 {
+                assert!(row.gain.mean.abs() < 0.06, "best of {}: {row:?}", row.n);
+            }
             assert!((row.random.mean - report.own.sampled.mean).abs() < 1e-9);
         }
         assert!(!report.passed());

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::digest::FileDigest;
-pub use state::{RngState, TrainerState, load_weights, save_weights};
+pub use state::{TrainerState, load_weights, save_weights};
 
 const MANIFEST: &str = "checkpoint.json";
 const LOCK: &str = "run.lock";
