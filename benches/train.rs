@@ -82,6 +82,7 @@ fn main() -> anyhow::Result<()> {
             } else {
                 ExampleKind::Sft
             },
+            label: judge.then(|| len - 1),
         });
         total += len;
         i += 1;

@@ -72,8 +72,8 @@ pub fn decide(reads: &[[LabelLogprobs; 2]], rule: Rule, renormalise: bool) -> Ve
         // Each order's logit difference in favour of `a`.
         let towards_a = [first[0] - first[1], second[1] - second[0]];
         let shares = towards_a.map(sigmoid);
-        for order in 0..2 {
-            verdict.orders[order] += shares[order] / count;
+        for (order, share) in verdict.orders.iter_mut().zip(shares) {
+            *order += share / count;
         }
         let mass = first[0].exp() + first[1].exp() + second[0].exp() + second[1].exp();
         verdict.label_mass += mass / 2.0 / count;
@@ -91,8 +91,8 @@ pub fn decide(reads: &[[LabelLogprobs; 2]], rule: Rule, renormalise: bool) -> Ve
         verdict.p += if sum > 0.0 { scores[0] / sum } else { 0.5 } / count;
         votes[0] += usize::from(scores[0] > scores[1]);
         votes[1] += usize::from(scores[1] > scores[0]);
-        for side in 0..2 {
-            mean[side] += scores[side] / count;
+        for (mean, score) in mean.iter_mut().zip(scores) {
+            *mean += score / count;
         }
         let agree = towards_a[0] * towards_a[1] > 0.0;
         verdict.consistent &= agree;

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::parameters::ParameterSource;
-use super::{DecoderSpec, ModelError};
-use crate::kernels::linear::linear;
+use super::{DecoderSpec, LayerSpec, ModelError};
 use crate::kernels::logprob::{Scores, score};
 use crate::nn::rotary::RotaryEmbedding;
 use crate::nn::{Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations};
@@ -31,7 +30,7 @@ pub struct Decoder {
     embed: Tensor,
     blocks: Vec<Block>,
     norm: RmsNorm,
-    head: Tensor,
+    head: Linear,
     rotary: Arc<RotaryEmbedding>,
     device: Device,
 }
@@ -52,7 +51,7 @@ impl Block {
         x: &Tensor,
         rows: Option<&Tensor>,
         rotations: &Rotations,
-        backend: &mut AttentionBackend<'_>,
+        backend: &AttentionBackend<'_>,
     ) -> candle_core::Result<Tensor> {
         let normed = self.input_norm.forward(x)?;
         let attended = self.attention.forward(&normed, rows, rotations, backend)?;
@@ -79,10 +78,9 @@ impl Decoder {
             .map(|layer| Block::new(&spec, layer, source))
             .collect::<Result<_, _>>()?;
         let norm = RmsNorm::new(source.tensor("model.norm.weight", &[hidden])?, eps);
-        let head = if spec.tie_word_embeddings {
-            embed.clone()
-        } else {
-            source.tensor("lm_head.weight", &vocab_shape)?
+        let head = match spec.tie_word_embeddings {
+            true => source.linear("model.embed_tokens", vocab_shape, false)?,
+            false => source.linear("lm_head", vocab_shape, false)?,
         };
         Ok(Self {
             rotary: Arc::new(RotaryEmbedding::new(&spec.rope)),
@@ -99,6 +97,14 @@ impl Decoder {
         &self.spec
     }
 
+    /// What hidden states are computed in: f32 on the CPU, the embedding's dtype elsewhere.
+    pub fn dtype(&self) -> DType {
+        match self.device.is_cpu() {
+            true => DType::F32,
+            false => self.embed.dtype(),
+        }
+    }
+
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -111,12 +117,30 @@ impl Decoder {
     pub fn forward(
         &self,
         packed: Packed<'_>,
-        backend: &mut AttentionBackend<'_>,
+        backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
         let rotations = self.rotations(packed)?;
         let mut x = self.embed(packed.ids)?;
         for layer in 0..self.blocks.len() {
             x = self.block(layer, &x, None, &rotations, backend)?;
+        }
+        self.final_norm(&x)
+    }
+
+    /// [`Self::forward`] for these rows of the result only, `[rows, hidden]`: the last block computes no others.
+    pub fn forward_rows(
+        &self,
+        packed: Packed<'_>,
+        rows: &[u32],
+        backend: &AttentionBackend<'_>,
+    ) -> Result<Tensor, ModelError> {
+        let rotations = self.rotations(packed)?;
+        let rows = Tensor::new(rows, &self.device)?;
+        let mut x = self.embed(packed.ids)?;
+        let last = self.blocks.len() - 1;
+        for layer in 0..=last {
+            let rows = (layer == last).then_some(&rows);
+            x = self.block(layer, &x, rows, &rotations, backend)?;
         }
         self.final_norm(&x)
     }
@@ -130,7 +154,9 @@ impl Decoder {
             )));
         }
         let ids = Tensor::new(ids, &self.device)?;
-        Ok(self.embed.index_select(&ids, 0)?)
+        let embedded = self.embed.index_select(&ids, 0)?;
+        // CPU arithmetic is f32 whatever the table is kept in.
+        Ok(embedded.to_dtype(self.dtype())?)
     }
 
     /// One block over the residual stream: what a trainer that recomputes layers walks.
@@ -142,7 +168,7 @@ impl Decoder {
         x: &Tensor,
         rows: Option<&Tensor>,
         rotations: &Rotations,
-        backend: &mut AttentionBackend<'_>,
+        backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
         Ok(self.blocks[layer].forward(x, rows, rotations, backend)?)
     }
@@ -154,12 +180,20 @@ impl Decoder {
 
     /// Logits of the given hidden states, `[rows, vocab]` in f32.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(linear(hidden, &self.head, None)?.to_dtype(DType::F32)?)
+        Ok(self.head.forward(hidden)?.to_dtype(DType::F32)?)
     }
 
     /// Log-probabilities of one target a row, without the logits of all rows.
+    ///
+    /// # Errors
+    /// When the head is packed for serving: its weight is then no tensor.
     pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Scores, ModelError> {
-        Ok(score(hidden, &self.head, targets)?)
+        let Some(weight) = self.head.plain_weight() else {
+            return Err(ModelError::Input(
+                "scoring needs the plain head, and this model is packed for serving".into(),
+            ));
+        };
+        Ok(score(hidden, weight, targets)?)
     }
 
     /// cos and sin of every packed token.
@@ -198,14 +232,7 @@ impl Block {
         let prefix = format!("model.layers.{layer}");
         let mut linears = Vec::with_capacity(7);
         for (path, shape) in spec.block_linears() {
-            let full = format!("{prefix}.{path}");
-            let weight = source.tensor(&format!("{full}.weight"), &shape)?;
-            let bias = if spec.has_bias(path) {
-                Some(source.tensor(&format!("{full}.bias"), &shape[..1])?)
-            } else {
-                None
-            };
-            linears.push(Linear::new(weight, bias, source.lora(&full)?));
+            linears.push(source.linear(&format!("{prefix}.{path}"), shape, spec.has_bias(path))?);
         }
         let [q, k, v, o, gate, up, down] =
             <[Linear; 7]>::try_from(linears).expect("a block has seven linears; this is a bug");
@@ -213,10 +240,14 @@ impl Block {
             let weight = source.tensor(&format!("{prefix}.{name}.weight"), &[size])?;
             Ok(RmsNorm::new(weight, spec.rms_norm_eps))
         };
-        let layer = spec.layers[layer];
+        let LayerSpec {
+            sliding_window,
+            rope,
+        } = spec.layers[layer];
         Ok(Self {
             input_norm: norm("input_layernorm", spec.hidden_size)?,
             attention: Attention {
+                layer,
                 q,
                 k,
                 v,
@@ -232,8 +263,8 @@ impl Block {
                 heads: spec.num_heads,
                 kv_heads: spec.num_kv_heads,
                 head_dim: spec.head_dim,
-                rotate: layer.rope,
-                window: layer.sliding_window,
+                rotate: rope,
+                window: sliding_window,
             },
             post_norm: norm("post_attention_layernorm", spec.hidden_size)?,
             mlp: Mlp { gate, up, down },

@@ -57,5 +57,9 @@ pub enum ModelError {
     #[error("{0}")]
     Input(String),
     #[error(transparent)]
+    Adapter(#[from] super::adapter::AdapterError),
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

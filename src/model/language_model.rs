@@ -1,8 +1,31 @@
-//! A loaded model with its tokenizer and chat template: what generates and what is read as a judge.
+//! A loaded model with its tokenizer and chat template: what is sampled from and what is read as a judge.
+//!
+//! This is the model by itself, one call at a time: for evaluation, training loops and tests. Serving many callers at
+//! once is another matter.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::error::ModelError;
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+use super::adapter::{self, AdapterWeights, LoraConfig};
+use super::sampling::{Draws, log_softmax_at};
+use super::{Checkpoint, Decoder, ModelConfig, ModelError, Packed, ParameterSource};
+use crate::kernels::attention::AttentionMetadata;
+use crate::kernels::isa::Isa;
+use crate::kernels::kv_store::KvCache;
+use crate::kernels::linear::{PackedLinear, WeightFormat, choose};
+use crate::nn::{AttentionBackend, Linear, Lora};
+use crate::text::{ChatTemplate, Tokenizer};
+
+/// Tokens of a KV block.
+const BLOCK_SIZE: usize = 16;
+
+/// Tokens that go through the model at once when prompts are read.
+const READ_TOKENS: usize = 8192;
+
+/// Sequences that are continued at once.
+const SAMPLE_SEQUENCES: usize = 128;
 
 /// How [`LanguageModel::sample`] draws.
 #[derive(Debug, Clone)]
@@ -24,28 +47,359 @@ pub struct Completion {
     pub finished: bool,
 }
 
-pub struct LanguageModel {}
+/// How a model is loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    pub device: Device,
+    /// How weights are kept on the CPU; `None` keeps what the checkpoint has (see [`choose`]).
+    pub format: Option<WeightFormat>,
+    /// A PEFT adapter directory laid over the model, unmerged.
+    pub adapter: Option<PathBuf>,
+}
 
-impl LanguageModel {
-    pub fn load(_dir: &Path) -> Result<Self, ModelError> {
-        unimplemented!()
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            format: None,
+            adapter: None,
+        }
+    }
+}
+
+/// A model directory in memory.
+pub struct LanguageModel {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    chat_template: ChatTemplate,
+    stop_ids: Vec<u32>,
+    device: Device,
+}
+
+/// Hands the decoder what serving keeps: packed linear layers on the CPU, tensors in the checkpoint's dtype elsewhere.
+struct Serving<'a> {
+    checkpoint: &'a Checkpoint,
+    options: &'a LoadOptions,
+    adapter: Option<(LoraConfig, AdapterWeights)>,
+}
+
+impl Serving<'_> {
+    /// What is computed in: f32 on the CPU, the embedding's dtype elsewhere.
+    fn dtype(&self) -> DType {
+        match self.options.device.is_cpu() {
+            true => DType::F32,
+            false => self.stored("model.embed_tokens.weight"),
+        }
     }
 
-    /// Continues every prompt once, all of them in batches.
+    fn stored(&self, name: &str) -> DType {
+        self.checkpoint.dtype(name).unwrap_or(DType::F32)
+    }
+}
+
+impl ParameterSource for Serving<'_> {
+    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
+        let device = &self.options.device;
+        // On the CPU norms and biases are computed with, the embedding table is only looked up.
+        let dtype = match device.is_cpu() && shape.len() < 2 {
+            true => DType::F32,
+            false => self.stored(name),
+        };
+        self.checkpoint.tensor(name, shape.to_vec(), dtype, device)
+    }
+
+    fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
+        let weight = self.tensor(&format!("{path}.weight"), &shape)?;
+        let bias = match bias {
+            true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
+            false => None,
+        };
+        let lora = self.lora(path)?;
+        if !self.options.device.is_cpu() {
+            return Ok(Linear::plain(weight, bias, lora));
+        }
+        let format = choose(Isa::detect(), weight.dtype(), self.options.format);
+        let packed = PackedLinear::from_tensor(&weight, bias.as_ref(), format)?;
+        Ok(Linear::packed(packed, lora))
+    }
+
+    fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {
+        let Some((config, weights)) = &self.adapter else {
+            return Ok(None);
+        };
+        let Some(pair) = weights.get(path) else {
+            return Ok(None);
+        };
+        let place = |t: &Tensor| t.to_device(&self.options.device)?.to_dtype(self.dtype());
+        Ok(Some(Lora {
+            a: place(&pair.a)?,
+            b: place(&pair.b)?,
+            scale: config.scale(path),
+        }))
+    }
+}
+
+impl LanguageModel {
+    /// Loads a directory in Hugging Face layout.
+    ///
+    /// # Errors
+    /// Names the file or tensor that is missing, damaged or does not fit.
+    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
+        let config = ModelConfig::from_dir(dir)?;
+        let checkpoint = Checkpoint::open(dir)?.check_finite(true);
+        let tied = config.spec.tie_word_embeddings;
+        let adapter = match &options.adapter {
+            Some(dir) => {
+                let (lora, weights) = adapter::load(dir)?;
+                adapter::check_fit(&weights, |path| config.spec.linear_shape(path))?;
+                Some((lora, weights))
+            }
+            None => None,
+        };
+        let mut source = Serving {
+            checkpoint: &checkpoint,
+            options,
+            adapter,
+        };
+        let decoder = Decoder::new(config.spec, &mut source)?;
+        checkpoint.refuse_unread(tied)?;
+        let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"))?;
+        Ok(Self {
+            decoder,
+            tokenizer,
+            chat_template: ChatTemplate::from_model_dir(dir)?,
+            stop_ids: config.eos_token_ids,
+            device: options.device.clone(),
+        })
+    }
+
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub fn chat_template(&self) -> &ChatTemplate {
+        &self.chat_template
+    }
+
+    /// Ids that end an answer.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// The longest sequence, prompt and answer together.
+    pub fn max_context(&self) -> usize {
+        self.decoder.spec().max_context()
+    }
+
+    /// Continues every prompt once, in batches; a prompt's continuation does not depend on its neighbours.
+    ///
+    /// # Errors
+    /// An empty prompt, an unknown token, or a prompt that leaves no room for one new token.
     pub fn sample(
         &self,
-        _prompts: &[Vec<u32>],
-        _params: &SampleParams,
+        prompts: &[Vec<u32>],
+        params: &SampleParams,
     ) -> Result<Vec<Completion>, ModelError> {
-        unimplemented!()
+        for prompt in prompts {
+            if prompt.is_empty() || prompt.len() >= self.max_context() {
+                return Err(ModelError::Input(format!(
+                    "a prompt of {} tokens cannot be continued in a context of {}",
+                    prompt.len(),
+                    self.max_context()
+                )));
+            }
+        }
+        let mut completions = Vec::with_capacity(prompts.len());
+        for (batch, prompts) in prompts.chunks(SAMPLE_SEQUENCES).enumerate() {
+            let draws = (0..prompts.len())
+                .map(|i| Draws::new(params.seed, (batch * SAMPLE_SEQUENCES + i) as u64))
+                .collect();
+            completions.extend(self.sample_batch(prompts, draws, params)?);
+        }
+        Ok(completions)
+    }
+
+    fn sample_batch(
+        &self,
+        prompts: &[Vec<u32>],
+        mut draws: Vec<Draws>,
+        params: &SampleParams,
+    ) -> Result<Vec<Completion>, ModelError> {
+        let mut blocks = 0u32;
+        let mut sequences: Vec<Sequence> = prompts
+            .iter()
+            .map(|prompt| {
+                let room = params.max_new_tokens.min(self.max_context() - prompt.len());
+                let needed = (prompt.len() + room).div_ceil(BLOCK_SIZE) as u32;
+                let block_table = (blocks..blocks + needed).collect();
+                blocks += needed;
+                Sequence {
+                    ids: prompt.clone(),
+                    prompt_len: prompt.len(),
+                    computed: 0,
+                    room,
+                    block_table,
+                    finished: false,
+                }
+            })
+            .collect();
+        let spec = self.decoder.spec();
+        let dtype = self.decoder.dtype();
+        let caches = (0..self.decoder.num_layers())
+            .map(|_| {
+                let (heads, dim) = (spec.num_kv_heads, spec.head_dim);
+                KvCache::new(blocks as usize, BLOCK_SIZE, heads, dim, dtype, &self.device)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+
+        loop {
+            let running: Vec<usize> = (0..sequences.len())
+                .filter(|&i| sequences[i].runs())
+                .collect();
+            if running.is_empty() {
+                break;
+            }
+            let logits = self.step(&mut sequences, &running, &caches)?;
+            let next: Vec<u32> = {
+                let mut chosen: Vec<(&mut Draws, Vec<f32>)> = Vec::with_capacity(running.len());
+                let mut rows = logits.into_iter();
+                for (i, draws) in draws.iter_mut().enumerate() {
+                    if running.binary_search(&i).is_ok()
+                        && let Some(row) = rows.next()
+                    {
+                        chosen.push((draws, row));
+                    }
+                }
+                chosen
+                    .into_par_iter()
+                    .map(|(draws, row)| draws.draw(&row, params.temperature))
+                    .collect()
+            };
+            for (&i, id) in running.iter().zip(next) {
+                sequences[i].ids.push(id);
+                sequences[i].finished = params.stop_ids.contains(&id);
+            }
+        }
+        Ok(sequences
+            .into_iter()
+            .map(|s| Completion {
+                ids: s.ids[s.prompt_len..].to_vec(),
+                finished: s.finished,
+            })
+            .collect())
+    }
+
+    /// Feeds every running sequence the tokens the caches do not hold yet; logits of the last of each.
+    fn step(
+        &self,
+        sequences: &mut [Sequence],
+        running: &[usize],
+        caches: &[KvCache],
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let (mut ids, mut cu_seqlens) = (Vec::new(), vec![0u32]);
+        let (mut seq_lens, mut tables) = (Vec::new(), Vec::new());
+        for &i in running {
+            let s = &mut sequences[i];
+            ids.extend_from_slice(&s.ids[s.computed..]);
+            cu_seqlens.push(ids.len() as u32);
+            seq_lens.push(s.ids.len() as u32);
+            tables.push(s.block_table.clone());
+            s.computed = s.ids.len();
+        }
+        let last: Vec<u32> = cu_seqlens[1..].iter().map(|&end| end - 1).collect();
+        let metadata = AttentionMetadata::new(
+            cu_seqlens.clone(),
+            seq_lens.clone(),
+            tables,
+            BLOCK_SIZE,
+            caches[0].num_blocks(),
+        )
+        .map_err(|e| ModelError::Input(e.to_string()))?;
+        let packed = Packed {
+            ids: &ids,
+            cu_seqlens: &cu_seqlens,
+            seq_lens: &seq_lens,
+        };
+        let backend = AttentionBackend::Paged {
+            caches,
+            metadata: &metadata,
+        };
+        let hidden = self.decoder.forward_rows(packed, &last, &backend)?;
+        Ok(self.decoder.logits(&hidden)?.to_vec2()?)
     }
 
     /// Raw full-vocabulary log-probabilities (natural log) of two label tokens at the position after each prompt.
+    ///
+    /// # Errors
+    /// An empty or over-long prompt; an unknown token.
     pub fn label_logprobs(
         &self,
-        _prompts: &[Vec<u32>],
-        _labels: [u32; 2],
+        prompts: &[Vec<u32>],
+        labels: [u32; 2],
     ) -> Result<Vec<[f32; 2]>, ModelError> {
-        unimplemented!()
+        let vocab = self.decoder.spec().vocab_size;
+        if let Some(prompt) = prompts.iter().find(|p| p.is_empty()) {
+            return Err(ModelError::Input(format!("{prompt:?} is an empty prompt")));
+        }
+        if labels.iter().any(|&id| id as usize >= vocab) {
+            return Err(ModelError::Input(format!(
+                "labels {labels:?} are outside the vocabulary of {vocab}"
+            )));
+        }
+        // Prompts of like length go together: no sequence waits for a far longer one.
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&i| prompts[i].len());
+        let mut read = vec![[0f32; 2]; prompts.len()];
+        let mut start = 0;
+        while start < order.len() {
+            let (mut ids, mut cu_seqlens) = (Vec::new(), vec![0u32]);
+            let mut end = start;
+            while end < order.len()
+                && (end == start || ids.len() + prompts[order[end]].len() <= READ_TOKENS)
+            {
+                ids.extend_from_slice(&prompts[order[end]]);
+                cu_seqlens.push(ids.len() as u32);
+                end += 1;
+            }
+            let seq_lens: Vec<u32> = cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
+            let last: Vec<u32> = cu_seqlens[1..].iter().map(|&end| end - 1).collect();
+            let packed = Packed {
+                ids: &ids,
+                cu_seqlens: &cu_seqlens,
+                seq_lens: &seq_lens,
+            };
+            let backend = AttentionBackend::Dense {
+                cu_seqlens: &cu_seqlens,
+            };
+            let hidden = self.decoder.forward_rows(packed, &last, &backend)?;
+            let logits: Vec<Vec<f32>> = self.decoder.logits(&hidden)?.to_vec2()?;
+            for (&i, row) in order[start..end].iter().zip(&logits) {
+                read[i] = labels.map(|id| log_softmax_at(row, id as usize));
+            }
+            start = end;
+        }
+        Ok(read)
+    }
+}
+
+/// A sequence that is being continued.
+struct Sequence {
+    ids: Vec<u32>,
+    prompt_len: usize,
+    /// Tokens whose keys and values the caches hold.
+    computed: usize,
+    /// New tokens it may grow by.
+    room: usize,
+    block_table: Vec<u32>,
+    finished: bool,
+}
+
+impl Sequence {
+    fn runs(&self) -> bool {
+        !self.finished && self.ids.len() - self.prompt_len < self.room
     }
 }

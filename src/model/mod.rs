@@ -10,12 +10,13 @@ mod language_model;
 mod parameters;
 mod rope_config;
 pub mod safetensors;
+mod sampling;
 pub mod weights;
 
 pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};
 pub use config::ModelConfig;
 pub use decoder::{Decoder, Packed};
 pub use error::ModelError;
-pub use language_model::{Completion, LanguageModel, SampleParams};
+pub use language_model::{Completion, LanguageModel, LoadOptions, SampleParams};
 pub use parameters::{ParameterSource, random_parameters};
 pub use weights::Checkpoint;

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{DecoderSpec, ModelError};
-use crate::nn::Lora;
+use crate::nn::{Linear, Lora};
 
 /// Where the decoder takes its tensors from: a checkpoint on disk, or a trainer's variables.
 pub trait ParameterSource {
@@ -15,7 +15,20 @@ pub trait ParameterSource {
     /// When there is none or its shape is another.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
 
-    /// The adapter of the linear layer at `path` (its tensor name without `.weight`), if it has one.
+    /// The linear layer at `path` (its tensor names without `.weight` and `.bias`).
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
+        let weight = self.tensor(&format!("{path}.weight"), &shape)?;
+        let bias = match bias {
+            true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
+            false => None,
+        };
+        Ok(Linear::plain(weight, bias, self.lora(path)?))
+    }
+
+    /// The adapter of the linear layer at `path`, if it has one.
     fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {
         let _ = path;
         Ok(None)
@@ -70,6 +83,18 @@ impl DecoderSpec {
             list.push(("lm_head.weight".to_owned(), vec![self.vocab_size, hidden]));
         }
         list
+    }
+
+    /// The shape `[out, in]` of the linear layer at this full path (`model.layers.0.mlp.up_proj`), if there is one.
+    pub fn linear_shape(&self, path: &str) -> Option<[usize; 2]> {
+        let (layer, within) = path.strip_prefix("model.layers.")?.split_once('.')?;
+        if layer.parse::<usize>().ok()? >= self.num_layers() {
+            return None;
+        }
+        self.block_linears()
+            .into_iter()
+            .find(|(name, _)| *name == within)
+            .map(|(_, shape)| shape)
     }
 
     /// Whether the linear layer at this path within a block has a bias.

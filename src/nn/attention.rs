@@ -3,13 +3,22 @@
 use candle_core::{Result, Tensor};
 
 use super::{Linear, RmsNorm};
-use crate::kernels::attention::{AttentionParams, dense_attention};
+use crate::kernels::attention::{
+    AttentionMetadata, AttentionParams, dense_attention, paged_attention,
+};
+use crate::kernels::kv_store::{KvCache, kv_store};
 use crate::kernels::rope::rope;
 
 /// Where keys and values come from: chosen by the caller, never by the model.
 pub enum AttentionBackend<'a> {
     /// Packed sequences attend to themselves; differentiable. Sequence `s` is rows `cu_seqlens[s]..cu_seqlens[s + 1]`.
     Dense { cu_seqlens: &'a [u32] },
+    /// New tokens attend to the paged cache of their layer, into which their own keys and values go first.
+    Paged {
+        /// One a layer.
+        caches: &'a [KvCache],
+        metadata: &'a AttentionMetadata,
+    },
 }
 
 /// cos and sin of each packed token, `[tokens, head_dim / 2]`.
@@ -22,6 +31,8 @@ pub struct Rotations {
 /// Self-attention of one layer.
 #[derive(Debug, Clone)]
 pub struct Attention {
+    /// Which of the caches is this layer's.
+    pub layer: usize,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
@@ -43,7 +54,7 @@ impl Attention {
         x: &Tensor,
         rows: Option<&Tensor>,
         rotations: &Rotations,
-        backend: &mut AttentionBackend<'_>,
+        backend: &AttentionBackend<'_>,
     ) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         let heads = |t: Tensor, n: usize| t.reshape((tokens, n, self.head_dim));
@@ -64,6 +75,11 @@ impl Attention {
         let attended = match backend {
             AttentionBackend::Dense { cu_seqlens } => {
                 dense_attention(&q, &k, &v, cu_seqlens, params)?
+            }
+            AttentionBackend::Paged { caches, metadata } => {
+                let cache = &caches[self.layer];
+                kv_store(cache, &k, &v, metadata.slot_mapping())?;
+                paged_attention(&q, cache, metadata, params)?
             }
         };
         let attended = attended.reshape((tokens, self.heads * self.head_dim))?;

@@ -2,6 +2,17 @@
 
 use super::mixture::{ExampleKind, TrainExample};
 
+/// What a supervised token is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetKind {
+    /// Part of an answer that is imitated.
+    Answer,
+    /// A judge's decision.
+    Label,
+    /// Beside a decision: a rationale, or a candidate that is read along.
+    Auxiliary,
+}
+
 /// Examples that go through the model at once. Attention never crosses `cu_seqlens`, so packing changes no result.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MicroBatch {
@@ -14,8 +25,8 @@ pub struct MicroBatch {
     pub targets: Vec<u32>,
     /// The loss weight of each target.
     pub weights: Vec<f32>,
-    /// Which half of the mixture each target belongs to.
-    pub kinds: Vec<ExampleKind>,
+    /// What each target is.
+    pub kinds: Vec<TargetKind>,
 }
 
 impl MicroBatch {
@@ -35,7 +46,11 @@ impl MicroBatch {
                 self.rows.push((start + i - 1) as u32);
                 self.targets.push(example.ids[i]);
                 self.weights.push(weight);
-                self.kinds.push(example.kind);
+                self.kinds.push(match (example.kind, example.label) {
+                    (ExampleKind::Sft, _) => TargetKind::Answer,
+                    (ExampleKind::Judge, Some(label)) if label == i => TargetKind::Label,
+                    (ExampleKind::Judge, _) => TargetKind::Auxiliary,
+                });
             }
         }
     }
@@ -79,6 +94,7 @@ mod tests {
                 .map(|i| f32::from(supervised.contains(&i)))
                 .collect(),
             kind: ExampleKind::Sft,
+            label: None,
         }
     }
 
@@ -105,6 +121,17 @@ mod tests {
         ];
         let sizes: Vec<usize> = pack(&examples, 4).iter().map(|b| b.ids.len()).collect();
         assert_eq!(sizes, [2, 9, 4]);
+    }
+
+    #[test]
+    fn a_label_is_told_from_what_is_read_along() {
+        let judged = TrainExample {
+            kind: ExampleKind::Judge,
+            label: Some(3),
+            ..example(&[1, 2, 3, 4], &[1, 3])
+        };
+        let kinds = &pack(&[judged], 8)[0].kinds;
+        assert_eq!(kinds, &[TargetKind::Auxiliary, TargetKind::Label]);
     }
 
     #[test]

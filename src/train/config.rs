@@ -49,6 +49,8 @@ pub struct JsftConfig {
     pub save_dtype: SaveDtype,
     /// A built-in judge template by name (`hh`, `ultrafeedback`) or a file; absent means the model's own.
     pub judge_template: Option<String>,
+    /// A chat template file (Jinja) for a model that has none, or instead of its own.
+    pub chat_template: Option<PathBuf>,
     /// Train an adapter on the frozen model instead of the model.
     pub lora: Option<LoraConfig>,
     pub schedule: ScheduleConfig,
@@ -138,6 +140,7 @@ impl Default for JsftConfig {
             seed: 42,
             save_dtype: SaveDtype::Bf16,
             judge_template: None,
+            chat_template: None,
             lora: None,
             schedule: ScheduleConfig::default(),
             optim: OptimConfig::default(),

@@ -14,7 +14,7 @@ use candle_core::Device;
 use super::TrainError;
 use super::batch::pack;
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights};
-use super::config::JsftConfig;
+use super::config::{DataFile, JsftConfig};
 use super::digest::sha256_bytes;
 use super::lanes::Lanes;
 use super::manifest::{DataDigest, RunManifest};
@@ -24,10 +24,10 @@ use super::optim::Optimizer;
 use super::schedule::Schedule;
 use super::step::{Accumulator, BatchStats, forward_backward};
 use super::trainable::{Start, Trainable};
-use crate::judge::{JudgeTemplate, principles_from_model_dir};
+use crate::judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
 use crate::model::{ModelConfig, hub};
-use crate::preference::{OnMismatch, RecordReader};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::preference::{OnMismatch, PreferencePair, RecordError, RecordReader};
+use crate::text::{ChatTemplate, SpecialTokens, Tokenizer};
 
 /// How a run is driven; none of it changes the result.
 #[derive(Debug, Clone)]
@@ -69,7 +69,12 @@ const COMPANIONS: [&str; 7] = [
 pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
-    let (examples, report, data) = build_mixture(config, &model_dir)?;
+    let Built {
+        examples,
+        report,
+        data,
+        template,
+    } = build_mixture(config, &model_dir)?;
     let total_steps = total_steps(config, examples.len());
     let schedule = Schedule::new(&config.schedule, total_steps)?;
 
@@ -174,6 +179,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let model_dir = if finished {
         let dir = config.output_dir.join("model");
         write_model(config, &model_dir, &model_config, &trainable, &dir)?;
+        write_template(&template, &dir)?;
         log.draw()?;
         manifest.end(&config.output_dir)?;
         manifest.write(&dir, config)?;
@@ -196,44 +202,36 @@ const WEIGHTS: &str = "trainable.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
 
+/// The encoded data and what it was made with.
+struct Built {
+    examples: Examples,
+    report: MixtureReport,
+    data: Vec<DataDigest>,
+    template: JudgeTemplate,
+}
+
 /// Reads the data and encodes it.
-fn build_mixture(
-    config: &JsftConfig,
-    model_dir: &Path,
-) -> Result<(Examples, MixtureReport, Vec<DataDigest>), TrainError> {
+fn build_mixture(config: &JsftConfig, model_dir: &Path) -> Result<Built, TrainError> {
     let tokenizer = Tokenizer::from_file(&model_dir.join("tokenizer.json"))
         .map_err(|e| TrainError::Data(e.to_string()))?;
-    let chat =
-        ChatTemplate::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
-    let template = judge_template(config, model_dir)?;
+    let chat = chat_template(config, model_dir)?;
+    let (_, template) =
+        LabelTokens::resolve_or_bare(&tokenizer, &chat, judge_template(config, model_dir)?)
+            .map_err(|e| TrainError::Data(e.to_string()))?;
     let principles =
         principles_from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
-    let mixture = Mixture::new(
-        tokenizer,
-        chat,
-        template,
-        principles,
-        config.mixture.clone(),
-    )
-    .map_err(|e| TrainError::Data(e.to_string()))?;
+    let options = config.mixture.clone();
+    let mixture = Mixture::new(tokenizer, chat, template.clone(), principles, options)
+        .map_err(|e| TrainError::Data(e.to_string()))?;
 
     let mut counts = vec![0u64; config.data.len()];
-    let mut pairs = Vec::new();
-    for (file, count) in config.data.iter().zip(&mut counts) {
-        let reader = RecordReader::open(&file.path, file.format, OnMismatch::Skip)
-            .map_err(|e| TrainError::Data(e.to_string()))?;
-        for record in reader {
-            let record = record.map_err(|e| TrainError::Data(e.to_string()))?;
-            *count += 1;
-            if let Some(mut pair) = record.into_pair(false) {
-                pair.sft &= file.sft;
-                pair.judge &= file.judge;
-                pairs.push(pair);
-            }
-        }
-    }
+    let pairs = config
+        .data
+        .iter()
+        .zip(&mut counts)
+        .flat_map(|(file, count)| pairs(file, count));
     let (examples, report) = mixture
-        .build(pairs.into_iter().map(Ok::<_, std::convert::Infallible>))
+        .build(pairs)
         .map_err(|e| TrainError::Data(e.to_string()))?;
     let data = config
         .data
@@ -241,10 +239,66 @@ fn build_mixture(
         .zip(counts)
         .map(|(file, count)| DataDigest::of(&file.path, count))
         .collect::<Result<_, _>>()?;
-    Ok((examples, report, data))
+    Ok(Built {
+        examples,
+        report,
+        data,
+        template,
+    })
 }
 
-/// The template that was asked for, or the model's own.
+/// The pairs of one file, in order; counts its records. What opening it failed with is the first item.
+fn pairs<'a>(
+    file: &'a DataFile,
+    count: &'a mut u64,
+) -> impl Iterator<Item = Result<PreferencePair, RecordError>> + 'a {
+    let (mut reader, mut failure) =
+        match RecordReader::open(&file.path, file.format, OnMismatch::Skip) {
+            Ok(reader) => (Some(reader), None),
+            Err(error) => (None, Some(error)),
+        };
+    std::iter::from_fn(move || {
+        if let Some(error) = failure.take() {
+            return Some(Err(error));
+        }
+        let reader = reader.as_mut()?;
+        for record in reader.by_ref() {
+            *count += 1;
+            match record.map(|record| record.into_pair(false)) {
+                Err(error) => return Some(Err(error)),
+                Ok(None) => continue,
+                Ok(Some(mut pair)) => {
+                    pair.sft &= file.sft;
+                    pair.judge &= file.judge;
+                    return Some(Ok(pair));
+                }
+            }
+        }
+        if reader.skipped() > 0 {
+            tracing::warn!(
+                "{}: {} records left out whose two answers follow different conversations",
+                file.path.display(),
+                reader.skipped()
+            );
+        }
+        None
+    })
+}
+
+/// The chat template that was given, or the model's own.
+fn chat_template(config: &JsftConfig, model_dir: &Path) -> Result<ChatTemplate, TrainError> {
+    let built = match &config.chat_template {
+        None => ChatTemplate::from_model_dir(model_dir),
+        Some(path) => {
+            let source = fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
+            SpecialTokens::from_model_dir(model_dir)
+                .and_then(|special| ChatTemplate::from_source(&source, special))
+        }
+    };
+    built.map_err(|e| TrainError::Data(e.to_string()))
+}
+
+/// The judge template that was asked for, or the model's own.
 fn judge_template(config: &JsftConfig, model_dir: &Path) -> Result<JudgeTemplate, TrainError> {
     match &config.judge_template {
         None => JudgeTemplate::from_model_dir(model_dir),
@@ -442,13 +496,20 @@ fn write_model(
             fs::copy(&source, &target).map_err(TrainError::io("cannot write", &target))?;
         }
     }
-    let template = dir.join("judge_template.toml");
-    fs::write(&template, judge_template(config, from)?.to_toml())
-        .map_err(TrainError::io("cannot write", &template))?;
+    if let Some(template) = &config.chat_template {
+        let target = dir.join("chat_template.jinja");
+        fs::copy(template, &target).map_err(TrainError::io("cannot write", &target))?;
+    }
     let mut json = model_config.json.clone();
     json.remove("dtype");
     json.insert("torch_dtype".into(), config.save_dtype.name().into());
     write_json(&dir.join("config.json"), &json)
+}
+
+/// The judge's question goes with the weights that were trained on it.
+fn write_template(template: &JudgeTemplate, dir: &Path) -> Result<(), TrainError> {
+    let path = dir.join(TEMPLATE_FILE);
+    fs::write(&path, template.to_toml()).map_err(TrainError::io("cannot write", &path))
 }
 
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), TrainError> {

@@ -66,6 +66,8 @@ pub struct TrainExample {
     /// As long as `ids`; `weights[i]` is the loss weight of predicting `ids[i]` from what precedes it, so `weights[0]` is 0.
     pub weights: Vec<f32>,
     pub kind: ExampleKind,
+    /// Where a judge example's label token is.
+    pub label: Option<usize>,
 }
 
 /// How supervised tokens are weighted against each other.
@@ -217,8 +219,8 @@ impl Mixture {
         (examples, report)
     }
 
-    fn weigh(&self, built: Built) -> TrainExample {
-        let Built { mut example, label } = built;
+    /// Applies the weighting to weights as the builders left them: 1 where supervised, or what their option gives.
+    fn weigh(&self, mut example: TrainExample) -> TrainExample {
         // Nothing precedes the first token.
         if let Some(first) = example.weights.first_mut() {
             *first = 0.0;
@@ -229,7 +231,7 @@ impl Mixture {
                 example.weights.iter_mut().for_each(|weight| *weight /= sum);
             }
         }
-        if let Some(label) = label {
+        if let Some(label) = example.label {
             example.weights[label] *= self.options.judge_weight;
         }
         example
@@ -277,13 +279,6 @@ impl Mixture {
         }
         Ok((examples, report))
     }
-}
-
-/// An example before weighting: supervised tokens carry 1, or the weight their option gives them.
-struct Built {
-    example: TrainExample,
-    /// Where a judge example's label token is.
-    label: Option<usize>,
 }
 
 /// Why an example of a pair was not made; the report's counters.

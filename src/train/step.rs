@@ -6,13 +6,12 @@
 use candle_core::{Tensor, Var};
 
 use super::TrainError;
-use super::batch::MicroBatch;
-use super::mixture::ExampleKind;
+use super::batch::{MicroBatch, TargetKind};
 use super::optim::GradBuffers;
 use crate::model::{Decoder, Packed};
 use crate::nn::{AttentionBackend, Rotations};
 
-/// Sums over the supervised tokens of one half of the mixture.
+/// Sums over the supervised tokens of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct TokenStats {
     pub tokens: u64,
@@ -35,7 +34,9 @@ impl TokenStats {
 pub struct BatchStats {
     /// This part's share of the batch loss: the shares add up to the loss.
     pub loss: f64,
+    /// Tokens of imitated answers.
     pub sft: TokenStats,
+    /// The judge's decisions.
     pub judge: TokenStats,
 }
 
@@ -113,7 +114,7 @@ impl Pass<'_> {
     /// The last block only computes the rows that carry loss.
     fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor, TrainError> {
         let last = layer + 1 == self.decoder.num_layers();
-        let mut backend = AttentionBackend::Dense {
+        let backend = AttentionBackend::Dense {
             cu_seqlens: &self.batch.cu_seqlens,
         };
         Ok(self.decoder.block(
@@ -121,7 +122,7 @@ impl Pass<'_> {
             x,
             last.then_some(&self.rows),
             &self.rotations,
-            &mut backend,
+            &backend,
         )?)
     }
 
@@ -144,8 +145,9 @@ impl Pass<'_> {
         let logprobs: Vec<f32> = scores.logprobs.to_vec1()?;
         for ((&logprob, &top1), kind) in logprobs.iter().zip(&scores.top1).zip(&batch.kinds) {
             let half = match kind {
-                ExampleKind::Sft => &mut stats.sft,
-                ExampleKind::Judge => &mut stats.judge,
+                TargetKind::Answer => &mut stats.sft,
+                TargetKind::Label => &mut stats.judge,
+                TargetKind::Auxiliary => continue,
             };
             half.tokens += 1;
             half.nll -= f64::from(logprob);

@@ -3,4 +3,7 @@
 mod config;
 mod corrupt;
 mod floors;
+mod jsft;
+mod parity;
+mod serving;
 mod support;

@@ -45,6 +45,7 @@ pub struct Examples {
     /// Where each example's ids and runs end.
     ends: Vec<(usize, usize)>,
     kinds: Vec<ExampleKind>,
+    labels: Vec<Option<u32>>,
 }
 
 impl Examples {
@@ -59,6 +60,7 @@ impl Examples {
             runs: Vec::new(),
             ends: Vec::new(),
             kinds: Vec::new(),
+            labels: Vec::new(),
         }
     }
 
@@ -92,6 +94,7 @@ impl Examples {
         }
         self.ends.push((end, self.runs.len()));
         self.kinds.push(example.kind);
+        self.labels.push(example.label.map(|label| label as u32));
     }
 
     pub fn len(&self) -> usize {
@@ -136,6 +139,7 @@ impl Examples {
             ids,
             weights,
             kind: self.kinds[index],
+            label: self.labels[index].map(|label| label as usize),
         }
     }
 
@@ -176,6 +180,7 @@ mod tests {
             ids: ids.to_vec(),
             weights: weights.to_vec(),
             kind: ExampleKind::Sft,
+            label: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use rand::{Rng, RngExt};
 
-use super::{Built, ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
+use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
 use crate::judge::{JudgeError, fit};
 use crate::preference::PreferencePair;
 
@@ -13,7 +13,7 @@ impl Mixture {
         pair: &PreferencePair,
         rng: &mut impl Rng,
         report: &mut MixtureReport,
-    ) -> Vec<Built> {
+    ) -> Vec<TrainExample> {
         // Drawn before anything can refuse, so that one pair's fate does not move another option's draws.
         let negate = rng.random::<f64>() < self.options.negation;
         if pair.chosen == pair.rejected {
@@ -67,7 +67,7 @@ impl Mixture {
         chosen_first: bool,
         flipped: bool,
         report: &mut MixtureReport,
-    ) -> Result<Built, Refusal> {
+    ) -> Result<TrainExample, Refusal> {
         let (first, second) = if chosen_first {
             (&pair.chosen, &pair.rejected)
         } else {
@@ -102,12 +102,10 @@ impl Mixture {
         report.judge_rationale_cut += u64::from(kept < rationale.len());
         ids.extend_from_slice(&rationale[..kept]);
         weights.resize(ids.len(), self.options.rationale_weight);
-        Ok(Built {
-            example: TrainExample {
-                ids,
-                weights,
-                kind: ExampleKind::Judge,
-            },
+        Ok(TrainExample {
+            ids,
+            weights,
+            kind: ExampleKind::Judge,
             label: Some(label),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Built, ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
+use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
 use crate::judge::{PROMPT_DATE, tokens_within};
 use crate::preference::{Message, PreferencePair, Role};
 use crate::text::{RenderOptions, Rendered};
@@ -20,16 +20,17 @@ struct Dialogue {
 
 impl Mixture {
     /// The pair's imitation example, unless it must be dropped.
-    pub(super) fn sft(&self, pair: &PreferencePair, report: &mut MixtureReport) -> Option<Built> {
+    pub(super) fn sft(
+        &self,
+        pair: &PreferencePair,
+        report: &mut MixtureReport,
+    ) -> Option<TrainExample> {
         if pair.chosen.trim().is_empty() {
             report.sft_empty += 1;
             return None;
         }
         match self.fit_dialogue(pair, report) {
-            Ok(example) => Some(Built {
-                example,
-                label: None,
-            }),
+            Ok(example) => Some(example),
             Err(refusal) => {
                 report.sft_refused += 1;
                 report.refuse(refusal);
@@ -69,6 +70,7 @@ impl Mixture {
                 .collect(),
             ids: dialogue.ids,
             kind: ExampleKind::Sft,
+            label: None,
         })
     }
 

@@ -1,5 +1,8 @@
 //! The command line: what was said, turned into one call.
 
+mod eval;
+
+use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -38,6 +41,9 @@ enum Command {
     /// Train a model.
     #[command(subcommand)]
     Train(TrainCommand),
+    /// Measure a model.
+    #[command(subcommand)]
+    Eval(eval::EvalCommand),
     /// The default model's world.
     #[command(subcommand)]
     Pocket(PocketCommand),
@@ -155,7 +161,7 @@ enum PocketCommand {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let threads = device::init_threads(cli.threads)?;
     telemetry::init(cli.log_format, "info")?;
-    match cli.command {
+    let report = match cli.command {
         Command::Train(TrainCommand::Jsft(args)) => {
             let config = args.config()?;
             let options = RunOptions {
@@ -166,15 +172,16 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
                 stop_after: args.stop_after,
             };
             let summary = jsft::run(&config, &options)?;
-            println!(
+            let mut text = format!(
                 "{} of {} steps, {} tokens, {:.0} tokens/s",
                 summary.steps, summary.total_steps, summary.num_tokens, summary.tokens_per_second
             );
             if let Some(dir) = summary.model_dir {
-                println!("model: {}", dir.display());
+                text.push_str(&format!("\nmodel: {}", dir.display()));
             }
-            Ok(())
+            text
         }
+        Command::Eval(command) => eval::run(command, cli.device.open()?)?,
         Command::Pocket(PocketCommand::Corpus {
             out,
             seed,
@@ -191,8 +198,16 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             };
             let statistics = pocket::corpus::write(&out, seed, pairs, &options)
                 .with_context(|| format!("cannot write {}", out.display()))?;
-            println!("{}", serde_json::to_string_pretty(&statistics)?);
-            Ok(())
+            serde_json::to_string_pretty(&statistics)?
         }
+    };
+    say(&report)
+}
+
+/// Writes the result to standard output. Nobody listening any more is no failure.
+fn say(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => Ok(result?),
     }
 }

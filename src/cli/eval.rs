@@ -1,0 +1,169 @@
+//! `selfjudge eval`: measuring a model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use candle_core::Device;
+use clap::{Args, Subcommand};
+
+use crate::eval::ModelSubject;
+use crate::eval::judge::{JudgeEvalOptions, evaluate_sets};
+use crate::eval::pocket::{PocketOptions, best_of_plot, measure};
+use crate::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
+use crate::model::{LanguageModel, LoadOptions, hub};
+use crate::preference::{Format, OnMismatch, Record, RecordReader};
+
+#[derive(Debug, Subcommand)]
+pub enum EvalCommand {
+    /// How well a model judges labelled data: accuracy, both orders, label mass, ties, calibration, length bias.
+    Judge(JudgeArgs),
+    /// The default model against its own world: accuracy, judging, best-of-N, principles.
+    Pocket(PocketArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct JudgeArgs {
+    /// A model directory or hub id.
+    #[arg(long)]
+    model: String,
+    /// A file of judge items or preference pairs (jsonl, jsonl.gz); may be given several times.
+    #[arg(long, required = true)]
+    data: Vec<PathBuf>,
+    /// A built-in judge template (`hh`, `ultrafeedback`) or a file; by default the model's own.
+    #[arg(long)]
+    template: Option<String>,
+    /// Only the first so many records of each file.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Verdicts closer to 0.5 than this are taken as ties.
+    #[arg(long, default_value_t = JudgeEvalOptions::default().tie_margin)]
+    tie_margin: f64,
+    /// Also write the report as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PocketArgs {
+    /// A model directory or hub id.
+    #[arg(long, default_value = "models/pocket")]
+    model: String,
+    /// Held-out instructions.
+    #[arg(long, default_value_t = PocketOptions::default().instructions)]
+    instructions: usize,
+    /// Sampling seeds.
+    #[arg(long, value_delimiter = ',', default_values_t = PocketOptions::default().seeds)]
+    seeds: Vec<u64>,
+    /// Samples per instruction and seed, a power of two: the largest N of best-of-N.
+    #[arg(long, default_value_t = PocketOptions::default().samples)]
+    samples: usize,
+    /// Comparisons per principle and per set of combinations.
+    #[arg(long, default_value_t = PocketOptions::default().comparisons)]
+    comparisons: usize,
+    /// Also write the report as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Also draw best-of-N as SVG.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+    /// Exit with a failure where a bound is not kept.
+    #[arg(long)]
+    strict: bool,
+}
+
+/// A model, and the judge its directory describes.
+struct Loaded {
+    model: LanguageModel,
+    judge: Judge,
+}
+
+fn load(model: &str, template: Option<&str>, device: Device) -> anyhow::Result<Loaded> {
+    let dir = hub::resolve(model)?;
+    let options = LoadOptions {
+        device,
+        ..LoadOptions::default()
+    };
+    let model = LanguageModel::load(&dir, &options)?;
+    let template = match template {
+        None => JudgeTemplate::from_model_dir(&dir)?,
+        Some(name) => match JudgeTemplate::built_in(name) {
+            Some(template) => template,
+            None => JudgeTemplate::from_file(Path::new(name))?,
+        },
+    };
+    let judge = Judge::new(
+        model.tokenizer().clone(),
+        model.chat_template().clone(),
+        template,
+        principles_from_model_dir(&dir)?,
+        JudgeOptions::default(),
+        model.max_context(),
+    )?;
+    Ok(Loaded { model, judge })
+}
+
+pub fn run(command: EvalCommand, device: Device) -> anyhow::Result<String> {
+    match command {
+        EvalCommand::Judge(args) => judge(&args, device),
+        EvalCommand::Pocket(args) => pocket(&args, device),
+    }
+}
+
+fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
+    let Loaded { model, judge } = load(&args.model, args.template.as_deref(), device)?;
+    let sets = args
+        .data
+        .iter()
+        .map(|path| {
+            let records = RecordReader::open(path, Format::default(), OnMismatch::Skip)?
+                .take(args.limit.unwrap_or(usize::MAX))
+                .collect::<Result<Vec<Record>, _>>()?;
+            Ok((path.display().to_string(), records))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let options = JudgeEvalOptions {
+        tie_margin: args.tie_margin,
+        ..JudgeEvalOptions::default()
+    };
+    let table = evaluate_sets(&judge, sets, &options, |prompts, labels| {
+        model.label_logprobs(prompts, labels)
+    })?;
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&table)?)?;
+    }
+    Ok(table.to_string())
+}
+
+fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
+    let Loaded { model, judge } = load(&args.model, None, device)?;
+    let mut subject = ModelSubject {
+        tokenizer: model.tokenizer().clone(),
+        chat: model.chat_template().clone(),
+        stop_ids: model.stop_ids().to_vec(),
+        max_new_tokens: 64,
+        model: &model,
+        judge,
+    };
+    let options = PocketOptions {
+        instructions: args.instructions,
+        seeds: args.seeds.clone(),
+        samples: args.samples,
+        comparisons: args.comparisons,
+        ..PocketOptions::default()
+    };
+    let report = measure(&mut subject, &options)?;
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&report)?)?;
+    }
+    if let Some(path) = &args.plot {
+        write(path, &best_of_plot(&report.own.best_of)?)?;
+    }
+    if args.strict && !report.passed() {
+        anyhow::bail!("{}\na bound is not kept", report.table());
+    }
+    Ok(report.table())
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,188 @@
+//! A loaded model: packed weights, bf16 checkpoints, adapters, sampling.
+
+use candle_core::Device;
+use selfjudge::kernels::linear::WeightFormat;
+use selfjudge::model::{LanguageModel, LoadOptions, Packed, SampleParams};
+use selfjudge::nn::AttentionBackend;
+
+use crate::support::{fixture, shared_data};
+
+fn pocket() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket")
+}
+
+fn prompts(model: &LanguageModel) -> Vec<Vec<u32>> {
+    [
+        "Reverse the word tamo.",
+        "What is 12 plus 7?",
+        "Sort 5 3 9 from low to high.",
+    ]
+    .iter()
+    .map(|text| model.tokenizer().encode_text(text).unwrap())
+    .collect()
+}
+
+#[test]
+fn a_continuation_does_not_depend_on_its_batch() {
+    let model = LanguageModel::load(&pocket(), &LoadOptions::default()).unwrap();
+    let prompts = prompts(&model);
+    let params = SampleParams {
+        temperature: 0.0,
+        max_new_tokens: 12,
+        seed: 3,
+        stop_ids: model.stop_ids().to_vec(),
+    };
+    let together = model.sample(&prompts, &params).unwrap();
+    for (prompt, want) in prompts.iter().zip(&together) {
+        let alone = model.sample(std::slice::from_ref(prompt), &params).unwrap();
+        assert_eq!(&alone[0], want);
+        assert!(!want.ids.is_empty());
+    }
+    let labels = [5, 9];
+    let read = model.label_logprobs(&prompts, labels).unwrap();
+    for (prompt, want) in prompts.iter().zip(&read) {
+        let alone = model
+            .label_logprobs(std::slice::from_ref(prompt), labels)
+            .unwrap();
+        assert_eq!(
+            &alone[0], want,
+            "a judge's read must not depend on its neighbours"
+        );
+    }
+}
+
+#[test]
+fn the_same_seed_draws_the_same_and_another_does_not() {
+    let model = LanguageModel::load(&pocket(), &LoadOptions::default()).unwrap();
+    let prompts = vec![prompts(&model).remove(0); 8];
+    let draw = |seed| {
+        let params = SampleParams {
+            temperature: 1.5,
+            max_new_tokens: 16,
+            seed,
+            stop_ids: model.stop_ids().to_vec(),
+        };
+        model.sample(&prompts, &params).unwrap()
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+    assert!(
+        draw(1).windows(2).any(|w| w[0] != w[1]),
+        "streams must differ"
+    );
+}
+
+#[test]
+fn prompts_that_cannot_be_continued_are_errors() {
+    let model = LanguageModel::load(&pocket(), &LoadOptions::default()).unwrap();
+    let params = SampleParams {
+        temperature: 0.0,
+        max_new_tokens: 4,
+        seed: 0,
+        stop_ids: Vec::new(),
+    };
+    for prompt in [vec![], vec![1; model.max_context()], vec![1_000_000]] {
+        assert!(
+            model
+                .sample(std::slice::from_ref(&prompt), &params)
+                .is_err()
+        );
+    }
+    assert!(model.label_logprobs(&[vec![]], [1, 2]).is_err());
+    assert!(model.label_logprobs(&[vec![1]], [1, 1_000_000]).is_err());
+}
+
+#[test]
+fn bf16_kept_in_memory_computes_what_f32_does() {
+    let load = |format| {
+        let options = LoadOptions {
+            format: Some(format),
+            ..LoadOptions::default()
+        };
+        LanguageModel::load(&pocket(), &options).unwrap()
+    };
+    let (wide, narrow) = (load(WeightFormat::F32), load(WeightFormat::Bf16));
+    let prompts = prompts(&wide);
+    let a = wide.label_logprobs(&prompts, [5, 9]).unwrap();
+    let b = narrow.label_logprobs(&prompts, [5, 9]).unwrap();
+    for (a, b) in a.iter().flatten().zip(b.iter().flatten()) {
+        // Exact where weights are widened; activations are rounded where the processor multiplies bf16.
+        assert!((a - b).abs() < 0.1 + 0.02 * a.abs(), "{a} against {b}");
+    }
+}
+
+#[test]
+fn stories260k_is_continued_as_by_its_golden() {
+    let Some(dir) = shared_data("stories260k") else {
+        return;
+    };
+    // It has no chat template, which is refused with a word about it rather than guessed.
+    if let Err(error) = LanguageModel::load(&dir, &LoadOptions::default()) {
+        assert!(error.to_string().contains("template"), "{error}");
+    }
+}
+
+#[test]
+fn an_adapter_made_by_peft_gives_pefts_logits() {
+    use selfjudge::model::{
+        Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, adapter,
+    };
+    use selfjudge::nn::Lora;
+
+    struct WithAdapter {
+        checkpoint: Checkpoint,
+        lora: adapter::LoraConfig,
+        weights: adapter::AdapterWeights,
+    }
+    impl ParameterSource for WithAdapter {
+        fn tensor(
+            &mut self,
+            name: &str,
+            shape: &[usize],
+        ) -> Result<candle_core::Tensor, ModelError> {
+            let dtype = candle_core::DType::F32;
+            self.checkpoint
+                .tensor(name, shape.to_vec(), dtype, &Device::Cpu)
+        }
+        fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {
+            Ok(self.weights.get(path).map(|pair| Lora {
+                a: pair.a.clone(),
+                b: pair.b.clone(),
+                scale: self.lora.scale(path),
+            }))
+        }
+    }
+    let base = fixture("jsft/llama");
+    let (lora, weights) = adapter::load(&fixture("lora")).unwrap();
+    let spec = ModelConfig::from_dir(&base).unwrap().spec;
+    let mut source = WithAdapter {
+        checkpoint: Checkpoint::open(&base).unwrap(),
+        lora,
+        weights,
+    };
+    let decoder = Decoder::new(spec, &mut source).unwrap();
+    let golden =
+        candle_core::safetensors::load(fixture("lora/golden.safetensors"), &Device::Cpu).unwrap();
+    let ids: Vec<u32> = golden["ids"].flatten_all().unwrap().to_vec1().unwrap();
+    let n = ids.len() as u32;
+    let packed = Packed {
+        ids: &ids,
+        cu_seqlens: &[0, n],
+        seq_lens: &[n],
+    };
+    let backend = AttentionBackend::Dense {
+        cu_seqlens: &[0, n],
+    };
+    let logits = decoder
+        .logits(&decoder.forward(packed, &backend).unwrap())
+        .unwrap();
+    let want = golden["logits"].reshape(logits.shape()).unwrap();
+    let d = (logits - want)
+        .unwrap()
+        .abs()
+        .unwrap()
+        .flatten_all()
+        .unwrap();
+    let d: f32 = d.max(0).unwrap().to_scalar().unwrap();
+    assert!(d < 1e-4, "differs by {d}");
+}
