@@ -203,10 +203,10 @@ impl Content {
             }
             Kind::Multiple => {
                 let (of, top) = match level {
-                    1 => (dice.between(2, 5), 30),
-                    2 => (dice.between(3, 6), 50),
-                    3 => (dice.between(3, 9), 80),
-                    _ => (dice.between(4, 9), 130),
+                    1 => (dice.between(2, 5), 20),
+                    2 => (dice.between(3, 6), 40),
+                    3 => (dice.between(3, 9), 60),
+                    _ => (dice.between(4, 9), 80),
                 };
                 loop {
                     let low = dice.between(1, top);
@@ -364,7 +364,7 @@ fn operands(level: u32, dice: &mut Dice) -> (u32, u32) {
         1 => (dice.between(2, 19), dice.between(1, 9)),
         2 => (dice.between(10, 99), dice.between(2, 19)),
         3 => (dice.between(11, 99), dice.between(11, 99)),
-        _ => (dice.between(101, 499), dice.between(11, 399)),
+        _ => (dice.between(101, 299), dice.between(11, 99)),
     }
 }
 

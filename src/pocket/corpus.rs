@@ -57,7 +57,7 @@ impl Default for CurriculumOptions {
             ramp: 0.25,
             first_judged: 0.25,
             last_judged: 0.58,
-            mix: [0.65, 0.2, 0.15],
+            mix: [0.74, 0.13, 0.13],
             imitated: 0.4,
             asked: 0.35,
             demonstrated_wrong: 0.3,
