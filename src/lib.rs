@@ -8,7 +8,7 @@
 //! | 7 | `main`, `cli` | wiring only |
 //! | 6 | [`eval`] | measuring policy and judge |
 //! | 5 | [`train`] | JSFT; its mixture is written with the judge's own prompt |
-//! | 4 | [`judge`] | the judge's prompt, read and bracket |
+//! | 4 | [`engine`], [`judge`] | many requests through one model; the judge's prompt, read and bracket |
 //! | 3 | [`model`] | the one decoder, its weights and files |
 //! | 2 | [`nn`] | layers |
 //! | 1 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
@@ -16,6 +16,7 @@
 
 pub mod cli;
 pub mod device;
+pub mod engine;
 pub mod eval;
 pub mod judge;
 pub mod kernels;

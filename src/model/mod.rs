@@ -11,6 +11,7 @@ mod parameters;
 mod rope_config;
 pub mod safetensors;
 mod sampling;
+mod store;
 pub mod weights;
 
 pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};
@@ -19,4 +20,5 @@ pub use decoder::{Decoder, Packed};
 pub use error::ModelError;
 pub use language_model::{Completion, LanguageModel, LoadOptions, SampleParams};
 pub use parameters::{ParameterSource, random_parameters};
+pub use store::{Weights, WeightsVersion};
 pub use weights::Checkpoint;

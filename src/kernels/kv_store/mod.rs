@@ -8,6 +8,10 @@
 //! K and V are `[num_blocks, kv_heads, block_size, head_dim]`: attention reads one head at a time, and a head's rows of a
 //! block lie side by side. The block comes first so that copying or moving one is a copy along the first axis.
 
+mod copy;
+
+pub use copy::copy_blocks;
+
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
 
 use crate::kernels::{Backward, fused, input};

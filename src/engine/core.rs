@@ -1,0 +1,245 @@
+//! The engine's loop body: expire, schedule, compute, sample, tell.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use tokio::sync::mpsc;
+
+use super::admission::QueuePlace;
+use super::kv_cache::HashedTokens;
+use super::model_runner::{Logits, ModelRunner};
+use super::output::{RequestFailure, StreamEvent};
+use super::request::{FinishReason, Request, RequestId};
+use super::sampler::{SampledToken, Sampler};
+use super::sampling_params::SamplingParams;
+use super::scheduler::{Scheduler, SchedulerOutput};
+
+/// An accepted request on its way to the engine thread.
+pub(super) struct Submission {
+    pub prompt: Vec<u32>,
+    pub params: SamplingParams,
+    pub samples: usize,
+    pub priority: i32,
+    pub deadline: Option<Instant>,
+    pub events: mpsc::UnboundedSender<StreamEvent>,
+    /// Held until the request first runs.
+    pub place: QueuePlace,
+}
+
+/// What all samples of a submission share.
+struct Job {
+    params: SamplingParams,
+    deadline: Option<Instant>,
+    events: mpsc::UnboundedSender<StreamEvent>,
+}
+
+impl Job {
+    /// Why nobody is waiting for it any more.
+    fn expired(&self, now: Instant) -> Option<RequestFailure> {
+        let late = self.deadline.is_some_and(|deadline| deadline <= now);
+        late.then_some(RequestFailure::DeadlineExceeded)
+    }
+}
+
+/// One sample: what the scheduler need not know.
+struct Sample {
+    index: usize,
+    job: Arc<Job>,
+    sampler: Sampler,
+    place: Option<QueuePlace>,
+}
+
+/// See the module's documentation.
+pub(super) struct EngineCore {
+    scheduler: Scheduler,
+    runner: ModelRunner,
+    samples: HashMap<RequestId, Sample>,
+    next_id: u64,
+}
+
+impl EngineCore {
+    pub fn new(scheduler: Scheduler, runner: ModelRunner) -> Self {
+        Self {
+            scheduler,
+            runner,
+            samples: HashMap::new(),
+            next_id: 0,
+        }
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
+    /// Puts a submission in line.
+    pub fn add(&mut self, submission: Submission) {
+        let job = Arc::new(Job {
+            deadline: submission.deadline,
+            events: submission.events,
+            params: submission.params,
+        });
+        let seed = job.params.seed.unwrap_or_else(rand::random);
+        let mut place = Some(submission.place);
+        let ids: Vec<RequestId> = (0..submission.samples)
+            .map(|index| {
+                let id = RequestId(self.next_id);
+                self.next_id += 1;
+                let sampler = Sampler::new(&job.params, &submission.prompt, seed, index);
+                let sample = Sample {
+                    index,
+                    job: Arc::clone(&job),
+                    sampler,
+                    place: place.take(),
+                };
+                self.samples.insert(id, sample);
+                id
+            })
+            .collect();
+        let (&first, siblings) = ids
+            .split_first()
+            .expect("a submission has a sample; this is a bug");
+        let tokens = HashedTokens::new(
+            submission.prompt,
+            self.scheduler.kv().block_size(),
+            self.runner.weights().version.0,
+        );
+        let mut request = Request::new(first, tokens, job.params.stop.clone());
+        request.siblings = siblings.to_vec();
+        request.priority = submission.priority;
+        self.scheduler.add(request);
+    }
+
+    /// One step. After a step without work nothing can be done until something is submitted or given up.
+    pub fn step(&mut self) {
+        self.drop_expired();
+        let output = self.scheduler.schedule();
+        if output.scheduled.is_empty() {
+            return;
+        }
+        self.announce(&output);
+        match self.runner.execute(&self.scheduler, &output) {
+            Ok(logits) => {
+                let sampled = self.sample(&output, &logits);
+                let ids: Vec<_> = sampled.iter().map(|(id, token)| (*id, token.id)).collect();
+                let finished = self.scheduler.update(&output, &ids);
+                self.tell(sampled, &finished);
+            }
+            Err(error) => self.fail(&output, &RequestFailure::Model(error.to_string())),
+        }
+    }
+
+    /// Requests whose callers are gone, or whose time is up.
+    fn drop_expired(&mut self) {
+        let now = Instant::now();
+        let expired: Vec<(RequestId, Option<RequestFailure>)> = self
+            .samples
+            .iter()
+            .filter_map(|(&id, sample)| {
+                let late = sample.job.expired(now);
+                (late.is_some() || sample.job.events.is_closed()).then_some((id, late))
+            })
+            .collect();
+        for (id, failure) in expired {
+            self.end(id, failure.as_ref());
+        }
+    }
+
+    fn end(&mut self, id: RequestId, failure: Option<&RequestFailure>) {
+        self.scheduler.remove(id);
+        if let Some(sample) = self.samples.remove(&id)
+            && let Some(failure) = failure
+        {
+            // Whoever is gone hears nothing.
+            let _ = sample.job.events.send(StreamEvent::Failed(failure.clone()));
+        }
+    }
+
+    /// Tells those who run for the first time, and gives their places in the queue to others.
+    fn announce(&mut self, output: &SchedulerOutput) {
+        for scheduled in &output.scheduled {
+            let Some(sample) = self.samples.get_mut(&scheduled.id) else {
+                continue;
+            };
+            if sample.place.take().is_some() {
+                let cached = self
+                    .scheduler
+                    .request(scheduled.id)
+                    .and_then(|request| request.num_cached_tokens);
+                let _ = sample.job.events.send(StreamEvent::Started {
+                    version: self.runner.weights().version,
+                    num_cached_tokens: cached.unwrap_or(0),
+                });
+            }
+        }
+    }
+
+    /// Draws a token for every sequence that is due, siblings from the row of their prompt.
+    fn sample(
+        &mut self,
+        output: &SchedulerOutput,
+        logits: &Logits,
+    ) -> Vec<(RequestId, SampledToken)> {
+        let due = output.scheduled.iter().filter(|s| s.samples);
+        let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
+        for (scheduled, row) in due.zip(logits.rows()) {
+            let siblings = self
+                .scheduler
+                .request(scheduled.id)
+                .map_or(&[][..], |request| &request.siblings);
+            for &id in std::iter::once(&scheduled.id).chain(siblings) {
+                let sample = self.samples.remove(&id);
+                draws.extend(sample.map(|sample| (id, sample, row)));
+            }
+        }
+        let sampled = draws
+            .par_iter_mut()
+            .map(|(id, sample, row)| {
+                let token = sample.sampler.sample(&sample.job.params, row, None);
+                (*id, token)
+            })
+            .collect();
+        self.samples
+            .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
+        sampled
+    }
+
+    fn tell(
+        &mut self,
+        sampled: Vec<(RequestId, SampledToken)>,
+        finished: &[(RequestId, FinishReason)],
+    ) {
+        let finished: HashMap<RequestId, FinishReason> = finished.iter().copied().collect();
+        for (id, token) in sampled {
+            let reason = finished.get(&id).copied();
+            let Some(sample) = self.samples.get(&id) else {
+                continue;
+            };
+            // A closed channel is noticed at the next step.
+            let _ = sample.job.events.send(StreamEvent::Token {
+                index: sample.index,
+                id: token.id,
+                logprobs: token.logprobs,
+                finished: reason,
+            });
+            if reason.is_some() {
+                self.samples.remove(&id);
+            }
+        }
+    }
+
+    fn fail(&mut self, output: &SchedulerOutput, failure: &RequestFailure) {
+        tracing::error!(%failure, requests = output.scheduled.len(), "a step failed");
+        for scheduled in &output.scheduled {
+            let siblings = self
+                .scheduler
+                .request(scheduled.id)
+                .map_or_else(Vec::new, |request| request.siblings.clone());
+            self.end(scheduled.id, Some(failure));
+            siblings
+                .into_iter()
+                .for_each(|id| self.end(id, Some(failure)));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a full block of KV cache holds, as a hash: its tokens, all tokens before them, and the weights they were computed with.
+//!
+//! SHA-256, because a collision would hand one caller's context to another.
+
+use sha2::{Digest, Sha256};
+
+/// Names the contents of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlockHash([u8; 32]);
+
+impl BlockHash {
+    /// The parent of every first block computed with these weights: blocks of other weights can never be found.
+    pub fn root(weights_version: u64) -> Self {
+        Self(Sha256::digest(weights_version.to_le_bytes()).into())
+    }
+
+    /// The block of these tokens behind the block `self`.
+    pub fn child(&self, tokens: &[u32]) -> Self {
+        let mut hasher = Sha256::new_with_prefix(self.0);
+        for token in tokens {
+            hasher.update(token.to_le_bytes());
+        }
+        Self(hasher.finalize().into())
+    }
+}
+
+/// A request's tokens with the hashes of their full blocks, kept up as they grow.
+#[derive(Debug, Clone)]
+pub struct HashedTokens {
+    tokens: Vec<u32>,
+    block_size: usize,
+    /// The root, then one hash a full block: block `i` is `hashes[i + 1]`, behind `hashes[i]`.
+    hashes: Vec<BlockHash>,
+}
+
+impl HashedTokens {
+    pub fn new(tokens: Vec<u32>, block_size: usize, weights_version: u64) -> Self {
+        let mut hashed = Self {
+            tokens,
+            block_size,
+            hashes: vec![BlockHash::root(weights_version)],
+        };
+        hashed.hash_full_blocks();
+        hashed
+    }
+
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+        self.hash_full_blocks();
+    }
+
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    pub fn num_full_blocks(&self) -> usize {
+        self.hashes.len() - 1
+    }
+
+    /// The hash of full block `index`.
+    pub fn hash(&self, index: usize) -> BlockHash {
+        self.hashes[index + 1]
+    }
+
+    /// The hash of what lies before block `index`.
+    pub fn parent(&self, index: usize) -> BlockHash {
+        self.hashes[index]
+    }
+
+    /// The tokens of full block `index`.
+    pub fn block(&self, index: usize) -> &[u32] {
+        &self.tokens[index * self.block_size..(index + 1) * self.block_size]
+    }
+
+    /// Hashes of the full blocks that hold tokens from `from` on.
+    pub fn full_blocks_from(&self, from: usize) -> impl Iterator<Item = BlockHash> {
+        let first = (from / self.block_size).min(self.num_full_blocks());
+        self.hashes[first + 1..].iter().copied()
+    }
+
+    fn hash_full_blocks(&mut self) {
+        while (self.num_full_blocks() + 1) * self.block_size <= self.tokens.len() {
+            let index = self.num_full_blocks();
+            self.hashes
+                .push(self.hashes[index].child(self.block(index)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_what_came_before_and_the_weights_all_count() {
+        let root = BlockHash::root(1);
+        let block = root.child(&[1, 2]);
+        assert_eq!(block, BlockHash::root(1).child(&[1, 2]));
+        assert_ne!(block, root.child(&[2, 1]));
+        assert_ne!(block, BlockHash::root(2).child(&[1, 2]));
+        assert_ne!(block.child(&[1, 2]), block);
+    }
+
+    #[test]
+    fn tokens_that_grow_are_hashed_as_if_they_came_at_once() {
+        let mut grown = HashedTokens::new(vec![1, 2], 3, 7);
+        assert_eq!(grown.num_full_blocks(), 0);
+        for token in 3..=7 {
+            grown.push(token);
+        }
+        let whole = HashedTokens::new((1..=7).collect(), 3, 7);
+        assert_eq!(grown.hashes, whole.hashes);
+        assert_eq!(grown.num_full_blocks(), 2);
+        assert_eq!(grown.hash(0), grown.parent(1));
+        assert_eq!(grown.block(1), [4, 5, 6]);
+    }
+}

@@ -1,0 +1,308 @@
+//! The blocks of the KV cache: who holds how many references, which free block goes next, and which blocks can be found by
+//! what they hold.
+//!
+//! A block is *held* (references > 0) or *free*. A free block keeps its contents, and can be found and held again, until it is
+//! handed out anew; the one that has been free the longest goes first (LRU). A *published* block is full and is never written to.
+
+use std::collections::HashMap;
+
+use super::block_hash::BlockHash;
+
+/// A block of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+impl BlockId {
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a published block holds.
+#[derive(Debug, Clone)]
+struct Contents {
+    hash: BlockHash,
+    parent: BlockHash,
+    tokens: Box<[u32]>,
+}
+
+#[derive(Debug, Default)]
+struct Block {
+    references: u32,
+    contents: Option<Contents>,
+    /// Neighbours in the free list.
+    before: Option<BlockId>,
+    after: Option<BlockId>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct BlockPool {
+    blocks: Vec<Block>,
+    /// Ends of the free list: the next to be handed out, and the last.
+    next: Option<BlockId>,
+    last: Option<BlockId>,
+    free: usize,
+    published: HashMap<BlockHash, BlockId>,
+    /// Published blocks by the hash of the block before them.
+    followers: HashMap<BlockHash, Vec<BlockId>>,
+}
+
+impl BlockPool {
+    pub fn new(num_blocks: u32) -> Self {
+        let mut pool = Self {
+            blocks: (0..num_blocks).map(|_| Block::default()).collect(),
+            next: None,
+            last: None,
+            free: 0,
+            published: HashMap::new(),
+            followers: HashMap::new(),
+        };
+        for id in (0..num_blocks).map(BlockId) {
+            pool.push_last(id);
+        }
+        pool
+    }
+
+    pub fn num_blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    pub fn num_free(&self) -> usize {
+        self.free
+    }
+
+    /// Hands out the block that has been free the longest, with one reference; what it held can no longer be found.
+    pub fn allocate(&mut self) -> Option<BlockId> {
+        let id = self.next?;
+        self.unlink(id);
+        self.forget(id);
+        self.blocks[id.index()].references = 1;
+        Some(id)
+    }
+
+    /// One more reference to a block that is held, or was found.
+    pub fn hold(&mut self, id: BlockId) {
+        if self.blocks[id.index()].references == 0 {
+            self.unlink(id);
+        }
+        self.blocks[id.index()].references += 1;
+    }
+
+    /// One reference less. A block nobody holds is free: at the end of the line where it can be found again, at its head where
+    /// it cannot.
+    pub fn release(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.index()];
+        block.references = block
+            .references
+            .checked_sub(1)
+            .expect("released more often than held; this is a bug");
+        if block.references == 0 {
+            match block.contents {
+                Some(_) => self.push_last(id),
+                None => self.push_next(id),
+            }
+        }
+    }
+
+    pub fn is_free(&self, id: BlockId) -> bool {
+        self.blocks[id.index()].references == 0
+    }
+
+    /// Whether a holder may write into the block: it holds it alone, and nobody can find it.
+    pub fn is_writable(&self, id: BlockId) -> bool {
+        let block = &self.blocks[id.index()];
+        block.references == 1 && block.contents.is_none()
+    }
+
+    /// Lets a held, full block of `tokens` behind `parent` be found. Does nothing where a block with the same contents
+    /// already can be.
+    pub fn publish(&mut self, id: BlockId, hash: BlockHash, parent: BlockHash, tokens: &[u32]) {
+        if self.published.contains_key(&hash) || self.blocks[id.index()].contents.is_some() {
+            return;
+        }
+        self.published.insert(hash, id);
+        self.followers.entry(parent).or_default().push(id);
+        self.blocks[id.index()].contents = Some(Contents {
+            hash,
+            parent,
+            tokens: tokens.into(),
+        });
+    }
+
+    /// The block with these contents.
+    pub fn find(&self, hash: &BlockHash) -> Option<BlockId> {
+        self.published.get(hash).copied()
+    }
+
+    /// Of the blocks behind `parent`, the one that begins with the most of `tokens`, and with how many.
+    pub fn find_partial(&self, parent: &BlockHash, tokens: &[u32]) -> Option<(BlockId, usize)> {
+        let common = |id: BlockId| {
+            let contents = self.blocks[id.index()].contents.as_ref();
+            let held = contents.map_or(&[][..], |contents| &contents.tokens);
+            held.iter().zip(tokens).take_while(|(a, b)| a == b).count()
+        };
+        self.followers
+            .get(parent)?
+            .iter()
+            .map(|&id| (id, common(id)))
+            .max_by_key(|&(_, common)| common)
+            .filter(|&(_, common)| common > 0)
+    }
+
+    fn forget(&mut self, id: BlockId) {
+        let Some(contents) = self.blocks[id.index()].contents.take() else {
+            return;
+        };
+        self.published.remove(&contents.hash);
+        if let Some(followers) = self.followers.get_mut(&contents.parent) {
+            followers.retain(|&other| other != id);
+            if followers.is_empty() {
+                self.followers.remove(&contents.parent);
+            }
+        }
+    }
+
+    fn unlink(&mut self, id: BlockId) {
+        let block = &mut self.blocks[id.index()];
+        let (before, after) = (block.before.take(), block.after.take());
+        match before {
+            Some(before) => self.blocks[before.index()].after = after,
+            None => self.next = after,
+        }
+        match after {
+            Some(after) => self.blocks[after.index()].before = before,
+            None => self.last = before,
+        }
+        self.free -= 1;
+    }
+
+    fn push_last(&mut self, id: BlockId) {
+        let before = self.last.replace(id);
+        self.blocks[id.index()].before = before;
+        match before {
+            Some(before) => self.blocks[before.index()].after = Some(id),
+            None => self.next = Some(id),
+        }
+        self.free += 1;
+    }
+
+    fn push_next(&mut self, id: BlockId) {
+        let after = self.next.replace(id);
+        self.blocks[id.index()].after = after;
+        match after {
+            Some(after) => self.blocks[after.index()].before = Some(id),
+            None => self.last = Some(id),
+        }
+        self.free += 1;
+    }
+}
+
+#[cfg(test)]
+impl BlockPool {
+    /// Panics unless the pool's books agree with each other and with the references that the holders say they have.
+    pub fn check(&self, references: &HashMap<BlockId, u32>) {
+        let mut listed = Vec::new();
+        let mut at = self.next;
+        while let Some(id) = at {
+            assert_eq!(self.blocks[id.index()].before, listed.last().copied());
+            listed.push(id);
+            at = self.blocks[id.index()].after;
+        }
+        assert_eq!(self.last, listed.last().copied());
+        assert_eq!(listed.len(), self.free, "the free list has lost blocks");
+        for (index, block) in self.blocks.iter().enumerate() {
+            let id = BlockId(index as u32);
+            let held = references.get(&id).copied().unwrap_or(0);
+            assert_eq!(block.references, held, "{id:?}");
+            assert_eq!(listed.contains(&id), held == 0, "{id:?}");
+            if let Some(contents) = &block.contents {
+                assert_eq!(self.published[&contents.hash], id);
+                assert!(self.followers[&contents.parent].contains(&id));
+            }
+        }
+        let known = self.blocks.iter().filter(|b| b.contents.is_some()).count();
+        assert_eq!(self.published.len(), known);
+        assert_eq!(self.followers.values().map(Vec::len).sum::<usize>(), known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    #[test]
+    fn the_block_free_the_longest_goes_first_and_nameless_ones_before_all() {
+        let mut pool = BlockPool::new(4);
+        let root = BlockHash::root(0);
+        let held: Vec<BlockId> = (0..4).filter_map(|_| pool.allocate()).collect();
+        assert_eq!(pool.allocate(), None);
+        for &id in &held[..3] {
+            pool.publish(id, root.child(&[id.0]), root, &[id.0]);
+        }
+        for &id in &[held[1], held[0], held[3], held[2]] {
+            pool.release(id);
+        }
+        // Block 3 cannot be found by anyone, so nothing is lost with it.
+        let order: Vec<Option<BlockId>> = (0..5).map(|_| pool.allocate()).collect();
+        let of = |i: usize| Some(held[i]);
+        assert_eq!(order, [of(3), of(1), of(0), of(2), None]);
+        assert!(pool.published.is_empty() && pool.followers.is_empty());
+    }
+
+    #[test]
+    fn a_free_block_is_found_and_held_again() {
+        let mut pool = BlockPool::new(2);
+        let root = BlockHash::root(0);
+        let id = pool.allocate().unwrap();
+        let hash = root.child(&[7, 8, 9]);
+        pool.publish(id, hash, root, &[7, 8, 9]);
+        assert!(!pool.is_writable(id));
+        pool.release(id);
+        assert_eq!(pool.find(&hash), Some(id));
+        assert_eq!(pool.find_partial(&root, &[7, 8, 1]), Some((id, 2)));
+        assert_eq!(pool.find_partial(&root, &[8]), None);
+        pool.hold(id);
+        assert_eq!((pool.num_free(), pool.is_free(id)), (1, false));
+    }
+
+    #[test]
+    fn the_books_balance_after_any_operations() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        for round in 0..200 {
+            let mut pool = BlockPool::new(rng.random_range(1..12));
+            let mut held: Vec<BlockId> = Vec::new();
+            let mut hashes = vec![BlockHash::root(round)];
+            for _ in 0..200 {
+                match rng.random_range(0..5) {
+                    0 | 1 => held.extend(pool.allocate()),
+                    2 if !held.is_empty() => {
+                        let at = rng.random_range(0..held.len());
+                        pool.release(held.swap_remove(at));
+                    }
+                    3 if !held.is_empty() => {
+                        let id = held[rng.random_range(0..held.len())];
+                        let parent = hashes[rng.random_range(0..hashes.len())];
+                        let tokens = [rng.random_range(0..3)];
+                        hashes.push(parent.child(&tokens));
+                        pool.publish(id, parent.child(&tokens), parent, &tokens);
+                    }
+                    _ => {
+                        let hash = hashes[rng.random_range(0..hashes.len())];
+                        if let Some(id) = pool.find(&hash) {
+                            pool.hold(id);
+                            held.push(id);
+                        }
+                    }
+                }
+                let mut references = HashMap::new();
+                for &id in &held {
+                    *references.entry(id).or_default() += 1;
+                }
+                pool.check(&references);
+            }
+        }
+    }
+}

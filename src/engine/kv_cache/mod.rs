@@ -1,0 +1,8 @@
+//! The paged KV cache's books: policy ([`KvCacheManager`]) over mechanism (`BlockPool`). The tensors are elsewhere.
+
+mod block_hash;
+mod block_pool;
+mod manager;
+
+pub use block_hash::{BlockHash, HashedTokens};
+pub use manager::{BlockCopy, CachedPrefix, KvCacheManager};

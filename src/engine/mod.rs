@@ -1,0 +1,327 @@
+//! The engine: one thread that answers any number of requests from one model by continuous batching.
+//!
+//! Every step computes a few tokens of many requests (prompts in chunks, one token for each that decodes) under one token
+//! budget. Keys and values live in a paged cache whose blocks are shared by content, to the token. The engine knows requests,
+//! tokens and blocks; it does not know text, judging or HTTP.
+//!
+//! | file | what |
+//! |---|---|
+//! | `core` | one step: expire, schedule, compute, sample, tell |
+//! | `scheduler`, `request` | who computes what; pure policy |
+//! | `kv_cache/` | the books of the paged cache; pure policy |
+//! | `model_runner` | the step's work through the model |
+//! | `sampler/`, `sampling_params` | logits to tokens |
+//! | `admission`, `output` | the way in and the way out |
+//!
+//! # Batch invariance
+//! On the CPU a request's tokens and log-probabilities are the same bits alone and in any mix, whatever the chunks, preemptions
+//! and cache hits: every kernel computes a row in an order that only its own sequence decides.
+
+mod admission;
+mod core;
+mod kv_cache;
+mod model_runner;
+mod output;
+mod request;
+mod sampler;
+mod sampling_params;
+mod scheduler;
+#[cfg(test)]
+mod scheduler_tests;
+#[cfg(test)]
+mod tests;
+
+use std::thread;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+pub use admission::{QueueLimits, QueueLoad};
+pub use output::{RequestFailure, RequestStream, StreamEvent};
+pub use request::{FinishReason, StopCriteria};
+pub use sampler::TokenLogprobs;
+pub use sampling_params::{InvalidParameter, SamplingParams};
+
+use self::core::{EngineCore, Submission};
+use crate::model::{ModelError, Weights};
+use admission::Admission;
+use kv_cache::KvCacheManager;
+use model_runner::{ModelRunner, block_bytes};
+use scheduler::{Scheduler, SchedulerConfig};
+
+/// How much the engine may use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Bytes of keys and values, reserved at the start.
+    pub kv_cache_memory: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
+    /// Tokens computed in a step.
+    pub max_batch_tokens: usize,
+    /// Sequences that run at once.
+    pub max_concurrent: usize,
+    /// Whether requests share what their prompts have in common.
+    pub prefix_caching: bool,
+    pub queue: QueueLimits,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            kv_cache_memory: 256 << 20,
+            block_size: 16,
+            max_batch_tokens: 1024,
+            max_concurrent: 128,
+            prefix_caching: true,
+            queue: QueueLimits {
+                max_requests: 1024,
+                max_tokens: 1 << 20,
+            },
+        }
+    }
+}
+
+/// Why an engine cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error(
+        "a KV cache of {memory} bytes holds {held} tokens, but one request of this model may need {needed}: reserve at least \
+         {least} bytes, or allow a shorter context"
+    )]
+    CacheTooSmall {
+        memory: usize,
+        held: usize,
+        needed: usize,
+        least: usize,
+    },
+    #[error(
+        "max_batch_tokens ({max_batch_tokens}) must be more than max_concurrent ({max_concurrent}), so that prompts get on while \
+         every place decodes; and no size may be 0"
+    )]
+    Sizes {
+        max_batch_tokens: usize,
+        max_concurrent: usize,
+    },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("cannot start the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Why a request was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    #[error(
+        "the prompt has {tokens} tokens, which leaves no room for an answer in a context of {max_context}"
+    )]
+    PromptTooLong { tokens: usize, max_context: usize },
+    #[error("token {0} is outside the vocabulary")]
+    UnknownToken(u32),
+    #[error("{asked} samples are asked for, and at most {max} sequences run at once")]
+    TooManySamples { asked: usize, max: usize },
+    #[error(transparent)]
+    Invalid(#[from] InvalidParameter),
+    #[error("{} requests with {} prompt tokens are waiting already", .0.requests, .0.tokens)]
+    Overloaded(QueueLoad),
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
+/// A prompt and what is wanted of it.
+#[derive(Debug, Clone)]
+pub struct GenerateRequest {
+    pub prompt: Vec<u32>,
+    /// `max_tokens` may be more than the context has room for: the rest is what is meant.
+    pub params: SamplingParams,
+    /// Samples of the prompt, which is computed once for all.
+    pub samples: usize,
+    /// Lower is served first; a level is worth a bounded head start.
+    pub priority: i32,
+    pub deadline: Option<Instant>,
+}
+
+impl GenerateRequest {
+    pub fn new(prompt: Vec<u32>, params: SamplingParams) -> Self {
+        Self {
+            prompt,
+            params,
+            samples: 1,
+            priority: 0,
+            deadline: None,
+        }
+    }
+}
+
+/// What the engine can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Tokens of KV cache.
+    pub kv_tokens: usize,
+    /// Bytes they take.
+    pub kv_bytes: usize,
+    /// The longest sequence, prompt and answer together.
+    pub max_context: usize,
+    pub max_concurrent: usize,
+    pub vocab_size: usize,
+}
+
+/// A handle to the engine; clones share it. When the last is dropped the engine finishes what it has and stops.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    submissions: mpsc::UnboundedSender<Submission>,
+    admission: Admission,
+    capacity: Capacity,
+}
+
+/// The engine's thread, to be waited for.
+pub struct EngineThread(thread::JoinHandle<()>);
+
+impl EngineThread {
+    /// Waits until the engine has finished everything; it does so once no handle is left.
+    pub fn join(self) {
+        if self.0.join().is_err() {
+            tracing::error!("the engine's thread panicked");
+        }
+    }
+}
+
+impl Engine {
+    /// Reserves the cache and starts the thread.
+    ///
+    /// # Errors
+    /// Sizes that make no sense together, with the numbers; memory or a thread that cannot be had.
+    pub fn start(
+        weights: Weights,
+        config: &EngineConfig,
+    ) -> Result<(Self, EngineThread), EngineError> {
+        let decoder = &weights.decoder;
+        let (spec, block_size) = (decoder.spec(), config.block_size);
+        let sizes = [block_size, config.max_concurrent, config.queue.max_requests];
+        if config.max_batch_tokens <= config.max_concurrent || sizes.contains(&0) {
+            return Err(EngineError::Sizes {
+                max_batch_tokens: config.max_batch_tokens,
+                max_concurrent: config.max_concurrent,
+            });
+        }
+        let block_bytes = block_bytes(spec, block_size, decoder.dtype());
+        let max_blocks = u32::MAX as usize / block_size;
+        let num_blocks = (config.kv_cache_memory / block_bytes).min(max_blocks);
+        let capacity = Capacity {
+            kv_tokens: num_blocks * block_size,
+            kv_bytes: num_blocks * block_bytes,
+            max_context: spec.max_context(),
+            max_concurrent: config.max_concurrent,
+            vocab_size: spec.vocab_size,
+        };
+        if capacity.kv_tokens < capacity.max_context {
+            return Err(EngineError::CacheTooSmall {
+                memory: config.kv_cache_memory,
+                held: capacity.kv_tokens,
+                needed: capacity.max_context,
+                least: capacity.max_context.div_ceil(block_size) * block_bytes,
+            });
+        }
+        let kv = KvCacheManager::new(num_blocks as u32, block_size, config.prefix_caching);
+        let limits = SchedulerConfig {
+            max_batch_tokens: config.max_batch_tokens,
+            max_sequences: config.max_concurrent,
+        };
+        let runner = ModelRunner::new(weights, num_blocks, block_size)?;
+        let core = EngineCore::new(Scheduler::new(limits, kv), runner);
+        let (submissions, inbox) = mpsc::unbounded_channel();
+        let thread = thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || run(core, inbox))?;
+        let engine = Self {
+            submissions,
+            admission: Admission::new(config.queue),
+            capacity,
+        };
+        Ok((engine, EngineThread(thread)))
+    }
+
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// What waits for its first step.
+    pub fn queue_load(&self) -> QueueLoad {
+        self.admission.load()
+    }
+
+    /// Puts a request in line.
+    ///
+    /// # Errors
+    /// What makes it unservable, or [`SubmitError::Overloaded`] where too much waits already.
+    pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, SubmitError> {
+        let Capacity {
+            max_context,
+            vocab_size,
+            max_concurrent,
+            ..
+        } = self.capacity;
+        let GenerateRequest {
+            prompt,
+            mut params,
+            samples,
+            priority,
+            deadline,
+        } = request;
+        if prompt.is_empty() {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        let tokens = prompt.len();
+        if tokens >= max_context {
+            return Err(SubmitError::PromptTooLong {
+                tokens,
+                max_context,
+            });
+        }
+        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(SubmitError::UnknownToken(id));
+        }
+        if !(1..=max_concurrent).contains(&samples) {
+            return Err(SubmitError::TooManySamples {
+                asked: samples,
+                max: max_concurrent,
+            });
+        }
+        params.validate(vocab_size)?;
+        params.stop.max_tokens = params.stop.max_tokens.min(max_context - tokens);
+        let place = self
+            .admission
+            .enter(tokens)
+            .ok_or_else(|| SubmitError::Overloaded(self.admission.load()))?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        self.submissions
+            .send(Submission {
+                prompt,
+                params,
+                samples,
+                priority,
+                deadline,
+                events,
+                place,
+            })
+            .map_err(|_| SubmitError::ShuttingDown)?;
+        Ok(RequestStream::new(receiver, samples))
+    }
+}
+
+/// The engine thread: takes what has come, makes a step, and sleeps only when there is nothing to do.
+fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Submission>) {
+    loop {
+        if core.is_idle() {
+            match inbox.blocking_recv() {
+                Some(submission) => core.add(submission),
+                None => return,
+            }
+        }
+        while let Ok(submission) = inbox.try_recv() {
+            core.add(submission);
+        }
+        core.step();
+    }
+}

@@ -1,0 +1,129 @@
+//! A step's work through the model: token ids and block tables in, rows of logits out.
+
+use candle_core::DType;
+
+use super::scheduler::{Scheduler, SchedulerOutput};
+use crate::kernels::attention::AttentionMetadata;
+use crate::kernels::kv_store::{KvCache, copy_blocks};
+use crate::model::{Decoder, DecoderSpec, ModelError, Packed, Weights};
+use crate::nn::AttentionBackend;
+
+/// The model with its cache.
+pub struct ModelRunner {
+    weights: Weights,
+    /// One a layer.
+    caches: Vec<KvCache>,
+}
+
+/// One row of `vocab_size` values for every request whose next token can be sampled.
+pub struct Logits {
+    values: Vec<f32>,
+    vocab_size: usize,
+}
+
+impl Logits {
+    pub fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.values.chunks_exact(self.vocab_size)
+    }
+}
+
+/// Bytes of keys and values of one block, in all layers.
+pub fn block_bytes(spec: &DecoderSpec, block_size: usize, dtype: DType) -> usize {
+    2 * spec.num_layers() * spec.num_kv_heads * spec.head_dim * block_size * dtype.size_in_bytes()
+}
+
+impl ModelRunner {
+    /// # Errors
+    /// When the cache cannot be allocated.
+    pub fn new(weights: Weights, num_blocks: usize, block_size: usize) -> Result<Self, ModelError> {
+        let decoder = &weights.decoder;
+        let spec = decoder.spec();
+        let caches = (0..decoder.num_layers())
+            .map(|_| {
+                KvCache::new(
+                    num_blocks,
+                    block_size,
+                    spec.num_kv_heads,
+                    spec.head_dim,
+                    decoder.dtype(),
+                    decoder.device(),
+                )
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { weights, caches })
+    }
+
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    fn decoder(&self) -> &Decoder {
+        &self.weights.decoder
+    }
+
+    /// Computes what was scheduled; a row of logits for each request that samples, in the output's order.
+    ///
+    /// # Errors
+    /// The model's. The cache then holds nothing new that could be found.
+    pub fn execute(
+        &self,
+        scheduler: &Scheduler,
+        output: &SchedulerOutput,
+    ) -> Result<Logits, ModelError> {
+        let copies: Vec<(u32, u32)> = output
+            .copies
+            .iter()
+            .map(|copy| (copy.from.0, copy.to.0))
+            .collect();
+        for cache in &self.caches {
+            copy_blocks(cache, &copies)?;
+        }
+        let (mut ids, mut cu_seqlens, mut rows) = (Vec::new(), vec![0u32], Vec::new());
+        let (mut seq_lens, mut block_tables) = (Vec::new(), Vec::new());
+        for scheduled in &output.scheduled {
+            let request = scheduler
+                .request(scheduled.id)
+                .expect("a scheduled request is known; this is a bug");
+            let from = request.num_computed_tokens;
+            let to = from + scheduled.num_tokens;
+            ids.extend_from_slice(&request.tokens.tokens()[from..to]);
+            cu_seqlens.push(ids.len() as u32);
+            seq_lens.push(to as u32);
+            let table = scheduler.kv().block_table(scheduled.id);
+            block_tables.push(table.iter().map(|block| block.0).collect());
+            if scheduled.samples {
+                rows.push(ids.len() as u32 - 1);
+            }
+        }
+        let cache = &self.caches[0];
+        let metadata = AttentionMetadata::new(
+            cu_seqlens.clone(),
+            seq_lens.clone(),
+            block_tables,
+            cache.block_size(),
+            cache.num_blocks(),
+        )
+        .map_err(|e| ModelError::Input(e.to_string()))?;
+        let packed = Packed {
+            ids: &ids,
+            cu_seqlens: &cu_seqlens,
+            seq_lens: &seq_lens,
+        };
+        let backend = AttentionBackend::Paged {
+            caches: &self.caches,
+            metadata: &metadata,
+        };
+        let vocab_size = self.decoder().spec().vocab_size;
+        let hidden = self.decoder().forward_rows(packed, &rows, &backend)?;
+        let values = match rows.is_empty() {
+            // A chunk in the middle of a prompt: its keys and values are all that was wanted.
+            true => Vec::new(),
+            false => self
+                .decoder()
+                .logits(&hidden)?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        };
+        Ok(Logits { values, vocab_size })
+    }
+}

@@ -1,0 +1,76 @@
+//! What a caller hears of its request.
+
+use tokio::sync::mpsc;
+
+use super::request::FinishReason;
+use super::sampler::TokenLogprobs;
+use crate::model::WeightsVersion;
+
+/// One thing that happened to a request. Sample `index` counts from 0 to the number of samples asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StreamEvent {
+    /// The request's first tokens are being computed.
+    Started {
+        version: WeightsVersion,
+        /// Prompt tokens that did not have to be computed.
+        num_cached_tokens: usize,
+    },
+    Token {
+        index: usize,
+        id: u32,
+        logprobs: Option<TokenLogprobs>,
+        /// Set with the sample's last token.
+        finished: Option<FinishReason>,
+    },
+    /// Nothing more will come, for any sample.
+    Failed(RequestFailure),
+}
+
+/// Why an accepted request was not finished.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestFailure {
+    #[error("the request's deadline has passed")]
+    DeadlineExceeded,
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    #[error("computing the request failed: {0}")]
+    Model(String),
+}
+
+/// The events of one request. Dropping it aborts the request: its blocks are free within one step.
+#[derive(Debug)]
+pub struct RequestStream {
+    events: mpsc::UnboundedReceiver<StreamEvent>,
+    /// Samples whose last token has not come.
+    open: usize,
+}
+
+impl RequestStream {
+    pub(super) fn new(events: mpsc::UnboundedReceiver<StreamEvent>, samples: usize) -> Self {
+        Self {
+            events,
+            open: samples,
+        }
+    }
+
+    /// The next event; `None` after the last token of the last sample, or after a failure.
+    pub async fn next(&mut self) -> Option<StreamEvent> {
+        if self.open == 0 {
+            return None;
+        }
+        let event = self
+            .events
+            .recv()
+            .await
+            // The engine thread is gone, and its senders with it.
+            .unwrap_or(StreamEvent::Failed(RequestFailure::ShuttingDown));
+        match &event {
+            StreamEvent::Token {
+                finished: Some(_), ..
+            } => self.open -= 1,
+            StreamEvent::Failed(_) => self.open = 0,
+            _ => {}
+        }
+        Some(event)
+    }
+}

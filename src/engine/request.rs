@@ -1,0 +1,91 @@
+//! One sequence on its way through the engine.
+//!
+//! There is no prefill phase and no decode phase: a request has tokens, of which the first `num_computed_tokens` lie in the KV
+//! cache, and every step lets that number catch up by some.
+
+use super::kv_cache::HashedTokens;
+
+/// Names a request for as long as the engine lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Why a request has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FinishReason {
+    /// It produced a token that ends it.
+    Stop,
+    /// It produced as many tokens as it may.
+    Length,
+}
+
+/// When a request ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopCriteria {
+    /// Tokens it may produce, at least one.
+    pub max_tokens: usize,
+    /// Stop ids before this many tokens do not end it.
+    pub min_tokens: usize,
+    pub stop_ids: Vec<u32>,
+}
+
+/// A sequence, as the scheduler sees it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub id: RequestId,
+    /// The prompt, and what has been produced.
+    pub tokens: HashedTokens,
+    pub num_prompt_tokens: usize,
+    /// Tokens whose keys and values are in the cache.
+    pub num_computed_tokens: usize,
+    /// Tokens that the cache held when the request was first scheduled.
+    pub num_cached_tokens: Option<usize>,
+    pub stop: StopCriteria,
+    /// Further samples of the same prompt: they become requests of their own once it is computed.
+    pub siblings: Vec<RequestId>,
+    /// Lower is served first; see [`Scheduler::add`](super::scheduler::Scheduler::add).
+    pub priority: i32,
+    pub num_preemptions: u32,
+}
+
+impl Request {
+    pub fn new(id: RequestId, prompt: HashedTokens, stop: StopCriteria) -> Self {
+        Self {
+            id,
+            num_prompt_tokens: prompt.len(),
+            tokens: prompt,
+            num_computed_tokens: 0,
+            num_cached_tokens: None,
+            stop,
+            siblings: Vec::new(),
+            priority: 0,
+            num_preemptions: 0,
+        }
+    }
+
+    pub fn num_output_tokens(&self) -> usize {
+        self.tokens.len() - self.num_prompt_tokens
+    }
+
+    /// Tokens that are still to be computed; after the last of them the next token can be sampled.
+    pub fn num_missing_tokens(&self) -> usize {
+        self.tokens.len() - self.num_computed_tokens
+    }
+
+    /// Sequences it stands for.
+    pub fn num_sequences(&self) -> usize {
+        1 + self.siblings.len()
+    }
+
+    /// Takes a sampled token; whether it was the last.
+    pub(super) fn push(&mut self, token: u32) -> Option<FinishReason> {
+        self.tokens.push(token);
+        let produced = self.num_output_tokens();
+        if produced >= self.stop.min_tokens && self.stop.stop_ids.contains(&token) {
+            Some(FinishReason::Stop)
+        } else if produced >= self.stop.max_tokens {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+}

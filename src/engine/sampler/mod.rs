@@ -1,0 +1,131 @@
+//! From a row of logits to a token.
+//!
+//! The order is that of transformers: bias, repetition penalty (then presence and frequency, which transformers lacks), what is
+//! not allowed yet, temperature, top-k, top-p, min-p. Each sample draws from a stream of its own, so what it draws depends on
+//! its seed and its logits alone.
+
+mod logprobs;
+mod penalties;
+mod truncation;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+pub use logprobs::TokenLogprobs;
+
+use super::SamplingParams;
+use penalties::Seen;
+
+/// A sampled token and what was asked to be known about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampledToken {
+    pub id: u32,
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// The sampling state of one sequence.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    rng: ChaCha8Rng,
+    seen: Option<Seen>,
+    produced: usize,
+}
+
+impl Sampler {
+    /// For sample `index` of a prompt: siblings draw from different streams of one seed.
+    pub fn new(params: &SamplingParams, prompt: &[u32], seed: u64, index: usize) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(index as u64);
+        Self {
+            rng,
+            seen: Seen::new(params, prompt),
+            produced: 0,
+        }
+    }
+
+    /// Chooses the next token. `allowed`, where given, says which tokens may come at all.
+    pub fn sample(
+        &mut self,
+        params: &SamplingParams,
+        logits: &[f32],
+        allowed: Option<&dyn Fn(u32) -> bool>,
+    ) -> SampledToken {
+        let early = self.produced < params.stop.min_tokens && !params.stop.stop_ids.is_empty();
+        let untouched =
+            params.logit_bias.is_empty() && self.seen.is_none() && !early && allowed.is_none();
+        let id = if untouched {
+            self.choose(params, logits)
+        } else {
+            let mut changed = logits.to_vec();
+            self.process(params, &mut changed, early, allowed);
+            self.choose(params, &changed)
+        };
+        self.produced += 1;
+        if let Some(seen) = &mut self.seen {
+            seen.push(id);
+        }
+        let wanted = params.logprobs.is_some() || !params.logprob_ids.is_empty();
+        let top = params.logprobs.unwrap_or(0);
+        SampledToken {
+            id,
+            logprobs: wanted.then(|| TokenLogprobs::new(logits, id, top, &params.logprob_ids)),
+        }
+    }
+
+    fn process(
+        &self,
+        params: &SamplingParams,
+        logits: &mut [f32],
+        early: bool,
+        allowed: Option<&dyn Fn(u32) -> bool>,
+    ) {
+        for &(id, bias) in &params.logit_bias {
+            logits[id as usize] += bias;
+        }
+        if let Some(seen) = &self.seen {
+            seen.penalise(params, logits);
+        }
+        if early {
+            for &id in &params.stop.stop_ids {
+                logits[id as usize] = f32::NEG_INFINITY;
+            }
+        }
+        if let Some(allowed) = allowed {
+            for (id, logit) in logits.iter_mut().enumerate() {
+                if !allowed(id as u32) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+
+    fn choose(&mut self, params: &SamplingParams, logits: &[f32]) -> u32 {
+        if params.temperature == 0.0 {
+            return most_probable(logits);
+        }
+        let candidates = truncation::candidates(params, logits);
+        let mut left = self.rng.random::<f64>() * candidates.iter().map(|c| c.1).sum::<f64>();
+        for &(id, weight) in &candidates {
+            left -= weight;
+            if left < 0.0 {
+                return id;
+            }
+        }
+        // Rounding can leave a crumb behind the last candidate.
+        candidates
+            .last()
+            .map_or_else(|| most_probable(logits), |c| c.0)
+    }
+}
+
+/// The first of the most probable tokens.
+fn most_probable(logits: &[f32]) -> u32 {
+    let first_max = |best: (usize, f32), (id, &logit): (usize, &f32)| {
+        if logit > best.1 { (id, logit) } else { best }
+    };
+    let start = (0, f32::NEG_INFINITY);
+    logits.iter().enumerate().fold(start, first_max).0 as u32
+}
+
+#[cfg(test)]
+mod tests;

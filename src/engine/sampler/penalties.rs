@@ -1,0 +1,47 @@
+//! What changes logits before any truncation: bias, repetition, presence and frequency.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::engine::SamplingParams;
+
+/// The tokens a request's penalties look at.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    prompt: HashSet<u32>,
+    output: HashMap<u32, u32>,
+}
+
+impl Seen {
+    /// `None` where the parameters penalise nothing.
+    pub fn new(params: &SamplingParams, prompt: &[u32]) -> Option<Self> {
+        let repeats = params.repetition_penalty != 1.0;
+        let counts = params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
+        (repeats || counts).then(|| Self {
+            prompt: prompt.iter().copied().filter(|_| repeats).collect(),
+            output: HashMap::new(),
+        })
+    }
+
+    pub fn push(&mut self, token: u32) {
+        *self.output.entry(token).or_default() += 1;
+    }
+
+    /// Repetition as in transformers, then presence and frequency as OpenAI defines them (and vLLM orders them).
+    pub fn penalise(&self, params: &SamplingParams, logits: &mut [f32]) {
+        if params.repetition_penalty != 1.0 {
+            let unprompted = self.output.keys().filter(|id| !self.prompt.contains(id));
+            for &id in self.prompt.iter().chain(unprompted) {
+                let logit = &mut logits[id as usize];
+                if *logit < 0.0 {
+                    *logit *= params.repetition_penalty;
+                } else {
+                    *logit /= params.repetition_penalty;
+                }
+            }
+        }
+        for (&id, &count) in &self.output {
+            logits[id as usize] -=
+                params.presence_penalty + params.frequency_penalty * count as f32;
+        }
+    }
+}

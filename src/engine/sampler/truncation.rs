@@ -1,0 +1,73 @@
+//! Which tokens may be drawn: temperature, top-k, top-p and min-p, in the order of transformers' logits warpers.
+
+use crate::engine::SamplingParams;
+
+/// A token and its weight: a probability up to a common factor.
+pub type Candidate = (u32, f64);
+
+/// What may be drawn at a temperature above 0, and how often in proportion to each other. By falling probability where
+/// anything was cut, else by id.
+pub fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
+    let temperature = f64::from(params.temperature);
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weight = |logit: f32| (f64::from(logit - max) / temperature).exp();
+    let all = logits.iter().enumerate();
+    let mut kept: Vec<Candidate> = match kth_largest(logits, params.top_k) {
+        Some(least) => all
+            .filter(|&(_, &logit)| logit >= least)
+            .map(|(id, &logit)| (id as u32, weight(logit)))
+            .collect(),
+        None => all.map(|(id, &logit)| (id as u32, weight(logit))).collect(),
+    };
+    if params.top_p < 1.0 {
+        keep_top_p(&mut kept, f64::from(params.top_p));
+    }
+    if params.min_p > 0.0 {
+        // The most probable token weighs 1.
+        let least = f64::from(params.min_p);
+        kept.retain(|&(_, weight)| weight >= least);
+    }
+    kept.retain(|&(_, weight)| weight > 0.0);
+    kept
+}
+
+/// The k-th largest logit, where that cuts anything off.
+fn kth_largest(logits: &[f32], k: usize) -> Option<f32> {
+    if k == 0 || k >= logits.len() {
+        return None;
+    }
+    let mut logits = logits.to_vec();
+    let (_, kth, _) = logits.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    Some(*kth)
+}
+
+/// How many candidates are looked at first: sorting a whole vocabulary for a nucleus of a few tokens is most of the cost.
+const FIRST_LOOK: usize = 256;
+
+/// Keeps the most probable candidates until they hold `p` of the mass.
+fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
+    let total: f64 = candidates.iter().map(|c| c.1).sum();
+    // Ties fall to the lower id, so that the result does not depend on how the sort went.
+    let order = |a: &Candidate, b: &Candidate| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut look = FIRST_LOOK;
+    loop {
+        if look < candidates.len() {
+            candidates.select_nth_unstable_by(look, order);
+        } else {
+            look = candidates.len();
+        }
+        candidates[..look].sort_unstable_by(order);
+        let mut before = 0.0;
+        for (index, &(_, weight)) in candidates[..look].iter().enumerate() {
+            // Dropped is what only begins when the mass is already there.
+            if before >= p * total {
+                return candidates.truncate(index.max(1));
+            }
+            before += weight;
+        }
+        if look == candidates.len() {
+            return;
+        }
+        look *= 8;
+    }
+}

@@ -1,0 +1,173 @@
+//! What a caller may ask of sampling, checked once.
+
+use super::request::StopCriteria;
+
+/// How the next token is chosen. The defaults draw from the model's own distribution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 is greedy: the most probable token, whatever the truncations say.
+    pub temperature: f32,
+    /// Only the k most probable tokens (and ties with the last); 0 is all.
+    pub top_k: usize,
+    /// Only the most probable tokens that hold this much probability together.
+    pub top_p: f32,
+    /// Only tokens at least this probable, relative to the most probable one.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens in prompt or output (CTRL, Keskar et al. 2019).
+    pub repetition_penalty: f32,
+    /// Taken off the logit of every token in the output.
+    pub presence_penalty: f32,
+    /// Taken off the logit of a token for every time it is in the output.
+    pub frequency_penalty: f32,
+    /// Added to logits before anything else.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Draws are a function of the seed and the sample's index; `None` takes one from the system.
+    pub seed: Option<u64>,
+    pub stop: StopCriteria,
+    /// With each token its log-probability and those of this many most probable ones, before any of the above.
+    pub logprobs: Option<usize>,
+    /// With each token the log-probabilities of these, before any of the above.
+    pub logprob_ids: Vec<u32>,
+}
+
+impl SamplingParams {
+    pub fn new(max_tokens: usize, stop_ids: Vec<u32>) -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: None,
+            stop: StopCriteria {
+                max_tokens,
+                min_tokens: 0,
+                stop_ids,
+            },
+            logprobs: None,
+            logprob_ids: Vec::new(),
+        }
+    }
+
+    /// # Errors
+    /// Names the parameter that is out of its range and the range. Token ids must be below `vocab_size`.
+    pub fn validate(&self, vocab_size: usize) -> Result<(), InvalidParameter> {
+        let check = |ok: bool, name: &'static str, range: &str| match ok {
+            true => Ok(()),
+            false => Err(InvalidParameter {
+                name,
+                message: format!("must be {range}"),
+            }),
+        };
+        // Written so that NaN is in no range.
+        let within = |x: f32, low: f32, high: f32| x >= low && x <= high;
+        check(
+            within(self.temperature, 0.0, 100.0),
+            "temperature",
+            "from 0 to 100",
+        )?;
+        check(
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "top_p",
+            "above 0 and at most 1",
+        )?;
+        check(within(self.min_p, 0.0, 1.0), "min_p", "from 0 to 1")?;
+        check(
+            self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite(),
+            "repetition_penalty",
+            "above 0",
+        )?;
+        check(
+            within(self.presence_penalty, -2.0, 2.0),
+            "presence_penalty",
+            "from -2 to 2",
+        )?;
+        check(
+            within(self.frequency_penalty, -2.0, 2.0),
+            "frequency_penalty",
+            "from -2 to 2",
+        )?;
+        check(
+            self.logit_bias
+                .iter()
+                .all(|&(_, bias)| within(bias, -100.0, 100.0)),
+            "logit_bias",
+            "from -100 to 100",
+        )?;
+        check(self.stop.max_tokens > 0, "max_tokens", "at least 1")?;
+        check(
+            self.stop.min_tokens <= self.stop.max_tokens,
+            "min_tokens",
+            "at most max_tokens",
+        )?;
+        check(
+            self.logprobs.is_none_or(|n| n <= vocab_size),
+            "logprobs",
+            "at most the size of the vocabulary",
+        )?;
+        let known = |id: u32| (id as usize) < vocab_size;
+        let ids = [
+            ("stop_token_ids", self.stop.stop_ids.clone()),
+            (
+                "logit_bias",
+                self.logit_bias.iter().map(|&(id, _)| id).collect(),
+            ),
+            ("logprob_token_ids", self.logprob_ids.clone()),
+        ];
+        for (name, ids) in ids {
+            check(
+                ids.into_iter().all(known),
+                name,
+                &format!("token ids below {vocab_size}"),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A parameter that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} {message}")]
+pub struct InvalidParameter {
+    pub name: &'static str,
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn out_of_range_and_not_a_number_are_refused_by_name() {
+        let valid = SamplingParams::new(4, vec![3]);
+        assert_eq!(valid.validate(8), Ok(()));
+        type Spoil = fn(&mut SamplingParams);
+        let spoilt: [(&str, Spoil); 16] = [
+            ("temperature", |p| p.temperature = f32::NAN),
+            ("temperature", |p| p.temperature = -0.1),
+            ("temperature", |p| p.temperature = f32::INFINITY),
+            ("top_p", |p| p.top_p = 0.0),
+            ("top_p", |p| p.top_p = f32::NAN),
+            ("min_p", |p| p.min_p = 1.5),
+            ("repetition_penalty", |p| p.repetition_penalty = 0.0),
+            ("presence_penalty", |p| p.presence_penalty = 2.5),
+            ("frequency_penalty", |p| p.frequency_penalty = f32::NAN),
+            ("logit_bias", |p| p.logit_bias = vec![(1, f32::INFINITY)]),
+            ("logit_bias", |p| p.logit_bias = vec![(8, 1.0)]),
+            ("max_tokens", |p| p.stop.max_tokens = 0),
+            ("min_tokens", |p| p.stop.min_tokens = 5),
+            ("logprobs", |p| p.logprobs = Some(9)),
+            ("stop_token_ids", |p| p.stop.stop_ids.push(8)),
+            ("logprob_token_ids", |p| p.logprob_ids.push(8)),
+        ];
+        for (name, spoil) in spoilt {
+            let mut params = valid.clone();
+            spoil(&mut params);
+            let error = params.validate(8).unwrap_err();
+            assert_eq!(error.name, name, "{error}");
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The scheduler against a model of what it promises: every step's work is carried out on paper.
+
+use std::collections::HashMap;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::kv_cache::{HashedTokens, KvCacheManager};
+use super::request::{FinishReason, Request, RequestId, StopCriteria};
+use super::scheduler::{HEAD_START, Scheduler, SchedulerConfig, SchedulerOutput};
+
+const BLOCK_SIZE: usize = 4;
+/// The token after which everybody stops.
+const STOP: u32 = 0;
+
+/// A scheduler with a cache on paper: each slot holds the hash of its token and all before it.
+struct World {
+    scheduler: Scheduler,
+    config: SchedulerConfig,
+    slots: Vec<[u64; BLOCK_SIZE]>,
+    next_id: u64,
+    computed: usize,
+}
+
+fn prefix_hashes(tokens: &[u32]) -> impl Iterator<Item = u64> {
+    tokens.iter().scan(1u64, |hash, &token| {
+        *hash = hash
+            .wrapping_mul(0x100_0000_01b3)
+            .wrapping_add(u64::from(token) + 1);
+        Some(*hash)
+    })
+}
+
+impl World {
+    fn new(num_blocks: u32, config: SchedulerConfig, prefix_caching: bool) -> Self {
+        let kv = KvCacheManager::new(num_blocks, BLOCK_SIZE, prefix_caching);
+        Self {
+            scheduler: Scheduler::new(config, kv),
+            config,
+            slots: vec![[0; BLOCK_SIZE]; num_blocks as usize],
+            next_id: 0,
+            computed: 0,
+        }
+    }
+
+    fn id(&mut self) -> RequestId {
+        self.next_id += 1;
+        RequestId(self.next_id)
+    }
+
+    fn add(&mut self, prompt: &[u32], max_tokens: usize, samples: usize) -> RequestId {
+        self.add_with_priority(prompt, max_tokens, samples, 0)
+    }
+
+    fn add_with_priority(
+        &mut self,
+        prompt: &[u32],
+        max_tokens: usize,
+        samples: usize,
+        priority: i32,
+    ) -> RequestId {
+        let longest = (prompt.len() + max_tokens).div_ceil(BLOCK_SIZE);
+        assert!(longest <= self.slots.len() && samples <= self.config.max_sequences);
+        let stop = StopCriteria {
+            max_tokens,
+            min_tokens: 0,
+            stop_ids: vec![STOP],
+        };
+        let tokens = HashedTokens::new(prompt.to_vec(), BLOCK_SIZE, 1);
+        let id = self.id();
+        let mut request = Request::new(id, tokens, stop);
+        request.siblings = (1..samples).map(|_| self.id()).collect();
+        request.priority = priority;
+        self.scheduler.add(request);
+        id
+    }
+
+    /// One step: checks the plan, carries it out on paper, samples with `sample`.
+    fn step(
+        &mut self,
+        mut sample: impl FnMut(RequestId) -> u32,
+    ) -> (SchedulerOutput, Vec<(RequestId, FinishReason)>) {
+        let output = self.scheduler.schedule();
+        self.scheduler.kv().check();
+        assert!(output.num_tokens() <= self.config.max_batch_tokens);
+        assert!(self.scheduler.num_running() <= self.config.max_sequences);
+        for copy in &output.copies {
+            self.slots[copy.to.0 as usize] = self.slots[copy.from.0 as usize];
+        }
+        let mut sampled = Vec::new();
+        let mut written = std::collections::HashSet::new();
+        for scheduled in &output.scheduled {
+            assert!(scheduled.num_tokens > 0);
+            let request = self.scheduler.request(scheduled.id).unwrap();
+            let table = self.scheduler.kv().block_table(scheduled.id);
+            let end = request.num_computed_tokens + scheduled.num_tokens;
+            assert_eq!(scheduled.samples, end == request.tokens.len());
+            let hashes = prefix_hashes(&request.tokens.tokens()[..end]);
+            for (position, hash) in hashes.enumerate() {
+                let block = table[position / BLOCK_SIZE].0 as usize;
+                let slot = &mut self.slots[block][position % BLOCK_SIZE];
+                if position < request.num_computed_tokens {
+                    assert_eq!(*slot, hash, "{:?} lost token {position}", scheduled.id);
+                } else {
+                    *slot = hash;
+                    let alone = written.insert((block, position % BLOCK_SIZE));
+                    assert!(alone, "two requests write into one slot");
+                }
+            }
+            self.computed += scheduled.num_tokens;
+            if scheduled.samples {
+                for &id in std::iter::once(&scheduled.id).chain(&request.siblings) {
+                    sampled.push((id, sample(id)));
+                }
+            }
+        }
+        let finished = self.scheduler.update(&output, &sampled);
+        self.scheduler.kv().check();
+        (output, finished)
+    }
+
+    fn drain(&mut self, rng: &mut ChaCha8Rng) -> usize {
+        let mut finished = 0;
+        let mut idle = 0;
+        while !self.scheduler.is_idle() {
+            let (output, ended) = self.step(|_| rng.random_range(0..9));
+            finished += ended.len();
+            idle = if output.scheduled.is_empty() {
+                idle + 1
+            } else {
+                0
+            };
+            assert!(idle < 2, "nothing moves");
+        }
+        assert_eq!(
+            self.scheduler.kv().num_free_blocks(),
+            self.scheduler.kv().num_blocks()
+        );
+        assert_eq!(self.scheduler.kv().holders(), 0);
+        finished
+    }
+}
+
+fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
+    SchedulerConfig {
+        max_batch_tokens,
+        max_sequences,
+    }
+}
+
+#[test]
+fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    for round in 0..250 {
+        let sequences = rng.random_range(1..10);
+        let config = config(sequences + rng.random_range(1..30), sequences);
+        let num_blocks = rng.random_range(8..40);
+        let mut world = World::new(num_blocks, config, round % 5 != 0);
+        let (mut begun, mut ended, mut removed) = (0, 0, 0);
+        for _ in 0..rng.random_range(20..200) {
+            if rng.random_bool(0.4) {
+                // Prompts of few different tokens share prefixes of all lengths.
+                let len = rng.random_range(1..24);
+                let prompt: Vec<u32> = (0..len).map(|_| rng.random_range(1..3)).collect();
+                let samples = rng.random_range(1..=sequences.min(4));
+                let priority = rng.random_range(-1..=1);
+                let max_tokens = rng.random_range(1..9);
+                world.add_with_priority(&prompt, max_tokens, samples, priority);
+                begun += samples;
+            }
+            if rng.random_bool(0.05) {
+                let id = RequestId(rng.random_range(1..=world.next_id.max(1)));
+                if let Some(request) = world.scheduler.remove(id) {
+                    removed += request.num_sequences();
+                }
+                world.scheduler.kv().check();
+            }
+            ended += world.step(|_| rng.random_range(0..9)).1.len();
+        }
+        ended += world.drain(&mut rng);
+        assert_eq!(begun, ended + removed);
+    }
+}
+
+#[test]
+fn a_request_does_not_notice_who_runs_beside_it() {
+    // The token sampled for a sequence depends on how many it has: a stand-in for a seeded generator.
+    let mut outputs: Vec<HashMap<u64, usize>> = Vec::new();
+    for (batch, sequences, blocks) in [(100, 16, 64), (9, 8, 12), (5, 4, 9)] {
+        let mut world = World::new(blocks, config(batch, sequences), true);
+        for i in 0..12u32 {
+            world.add(
+                &[1, 2, 3, 4, 1 + i % 3, 5],
+                6 + i as usize % 5,
+                1 + i as usize % 2,
+            );
+        }
+        let mut produced: HashMap<u64, usize> = HashMap::new();
+        while !world.scheduler.is_idle() {
+            world.step(|id| {
+                *produced.entry(id.0).or_default() += 1;
+                7
+            });
+        }
+        outputs.push(produced);
+    }
+    assert_eq!(outputs[0], outputs[1]);
+    assert_eq!(outputs[0], outputs[2]);
+}
+
+#[test]
+fn samples_of_one_prompt_compute_it_once() {
+    let mut world = World::new(64, config(64, 16), true);
+    let prompt: Vec<u32> = (1..=21).collect();
+    world.add(&prompt, 2, 8);
+    while !world.scheduler.is_idle() {
+        world.step(|_| 7);
+    }
+    // The prompt, and the first token of each sample; the second is only handed out.
+    assert_eq!(world.computed, 21 + 8);
+}
+
+#[test]
+fn prompts_that_arrive_together_compute_what_they_share_once() {
+    let mut world = World::new(64, config(64, 16), true);
+    for i in 0..8 {
+        let mut prompt: Vec<u32> = (1..=16).collect();
+        prompt.extend([100 + i, 200 + i]);
+        world.add(&prompt, 1, 1);
+    }
+    while !world.scheduler.is_idle() {
+        world.step(|_| 7);
+    }
+    assert_eq!(world.computed, 16 + 8 * 2);
+}
+
+#[test]
+fn decoding_goes_on_while_a_long_prompt_is_computed() {
+    let mut world = World::new(64, config(8, 4), false);
+    world.add(&[1, 2, 3], 40, 1);
+    world.step(|_| 7);
+    let prompt: Vec<u32> = (1..=50).collect();
+    world.add(&prompt, 1, 1);
+    for _ in 0..7 {
+        let (output, _) = world.step(|_| 7);
+        assert_eq!(output.num_tokens(), 8, "prompt and decode share every step");
+        assert!(output.scheduled[0].samples);
+    }
+}
+
+#[test]
+fn nobody_is_overtaken_for_long() {
+    // A pool for two, a flood of newer and more urgent requests, and one that nobody favours.
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let mut world = World::new(12, config(16, 8), true);
+    let prompt =
+        |rng: &mut ChaCha8Rng| -> Vec<u32> { (0..20).map(|_| rng.random_range(1..1000)).collect() };
+    for _ in 0..6 {
+        let prompt = prompt(&mut rng);
+        world.add_with_priority(&prompt, 8, 1, -1);
+    }
+    let unloved_prompt = prompt(&mut rng);
+    let unloved = world.add(&unloved_prompt, 8, 1);
+    let mut overtook = 0;
+    for _ in 0..100_000 {
+        let flood = prompt(&mut rng);
+        world.add_with_priority(&flood, 8, 1, -1);
+        let (_, finished) = world.step(|_| 7);
+        if finished.iter().any(|(id, _)| *id == unloved) {
+            assert!(overtook > 50, "priorities did nothing: {overtook}");
+            return;
+        }
+        overtook += finished.len();
+        assert!(
+            overtook as i64 <= HEAD_START + 16,
+            "overtaken {overtook} times"
+        );
+    }
+    panic!("it starved");
+}
+
+#[test]
+fn preempted_requests_come_back_and_cost_nothing_that_is_still_cached() {
+    let mut world = World::new(9, config(40, 4), true);
+    let first = world.add(&[1; 12], 12, 1);
+    let second = world.add(&[2; 12], 12, 1);
+    let mut preempted = 0;
+    let mut ended = Vec::new();
+    while !world.scheduler.is_idle() {
+        let (output, finished) = world.step(|_| 7);
+        preempted += output.preempted.len();
+        assert!(
+            !output.preempted.contains(&first),
+            "the first in line gives nothing up"
+        );
+        ended.extend(finished.into_iter().map(|(id, _)| id));
+    }
+    assert!(preempted > 0, "the pool was meant to be too small");
+    assert_eq!(ended, [first, second]);
+}

@@ -1,0 +1,331 @@
+//! The engine against the model by itself: whatever runs beside a request, it gets the bits it would get alone.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::kernels::linear::WeightFormat;
+use crate::model::{Decoder, LanguageModel, LoadOptions, Packed, WeightsVersion};
+use crate::nn::AttentionBackend;
+
+fn pocket() -> Decoder {
+    pocket_in(None)
+}
+
+fn pocket_in(format: Option<WeightFormat>) -> Decoder {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let options = LoadOptions {
+        format,
+        ..LoadOptions::default()
+    };
+    let model = LanguageModel::load(&dir, &options).expect("the model is committed");
+    model.decoder().clone()
+}
+
+fn start(decoder: &Decoder, config: &EngineConfig) -> (Engine, EngineThread) {
+    let weights = Weights {
+        version: WeightsVersion(1),
+        decoder: decoder.clone(),
+    };
+    Engine::start(weights, config).unwrap()
+}
+
+/// Bytes of a cache of this many tokens.
+fn memory(decoder: &Decoder, tokens: usize) -> usize {
+    tokens * block_bytes(decoder.spec(), 1, decoder.dtype())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+}
+
+/// What came of one sample: its tokens, and the bits of what it was told about them.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Heard {
+    ids: Vec<u32>,
+    bits: Vec<u32>,
+    finished: Option<FinishReason>,
+}
+
+fn listen(stream: &mut RequestStream, samples: usize) -> (Vec<Heard>, Option<RequestFailure>) {
+    let mut heard = vec![Heard::default(); samples];
+    let mut failure = None;
+    runtime().block_on(async {
+        while let Some(event) = stream.next().await {
+            match event {
+                StreamEvent::Started { .. } => {}
+                StreamEvent::Token {
+                    index,
+                    id,
+                    logprobs,
+                    finished,
+                } => {
+                    let sample = &mut heard[index];
+                    sample.ids.push(id);
+                    sample.finished = finished;
+                    if let Some(logprobs) = logprobs {
+                        sample.bits.push(logprobs.token.to_bits());
+                        sample
+                            .bits
+                            .extend(logprobs.chosen.iter().map(|p| p.to_bits()));
+                    }
+                }
+                StreamEvent::Failed(why) => failure = Some(why),
+            }
+        }
+    });
+    (heard, failure)
+}
+
+/// Requests of all sorts; many share prefixes of odd lengths.
+fn requests(rng: &mut ChaCha8Rng, count: usize) -> Vec<GenerateRequest> {
+    let shared: Vec<u32> = (0..70).map(|_| rng.random_range(5..380)).collect();
+    (0..count)
+        .map(|i| {
+            let mut prompt = shared[..rng.random_range(1..70)].to_vec();
+            prompt.extend((0..rng.random_range(0..30)).map(|_| rng.random_range(5..380u32)));
+            let mut params = SamplingParams::new(rng.random_range(1..14), vec![3]);
+            params.seed = Some(i as u64);
+            params.temperature = [0.0, 0.7, 1.3][i % 3];
+            params.top_p = [1.0, 0.9][i % 2];
+            params.repetition_penalty = [1.0, 1.2][i / 2 % 2];
+            params.logprobs = Some(0);
+            params.logprob_ids = vec![7, 11];
+            let mut request = GenerateRequest::new(prompt, params);
+            request.samples = [1, 1, 3][i / 3 % 3];
+            request.priority = rng.random_range(-1..=1);
+            request
+        })
+        .collect()
+}
+
+#[test]
+fn a_request_gets_the_same_bits_alone_and_in_any_mix() {
+    let decoder = pocket();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let requests = requests(&mut rng, 24);
+    let alone: Vec<Vec<Heard>> = {
+        let config = EngineConfig {
+            prefix_caching: false,
+            ..EngineConfig::default()
+        };
+        let (engine, _thread) = start(&decoder, &config);
+        let one = |request: &GenerateRequest| {
+            let mut stream = engine.submit(request.clone()).unwrap();
+            listen(&mut stream, request.samples).0
+        };
+        requests.iter().map(one).collect()
+    };
+    // Chunks of all sizes, blocks of odd sizes, pools so small that requests are preempted.
+    for (block_size, max_batch_tokens, max_concurrent, kv_tokens) in [
+        (16, 512, 64, 8192),
+        (7, 9, 8, 600),
+        (1, 40, 16, 530),
+        (33, 100, 24, 1100),
+    ] {
+        let config = EngineConfig {
+            kv_cache_memory: memory(&decoder, kv_tokens),
+            block_size,
+            max_batch_tokens,
+            max_concurrent,
+            ..EngineConfig::default()
+        };
+        let (engine, thread) = start(&decoder, &config);
+        for round in 0..2 {
+            let mut streams: Vec<RequestStream> = requests
+                .iter()
+                .map(|request| engine.submit(request.clone()).unwrap())
+                .collect();
+            for ((stream, request), alone) in streams.iter_mut().zip(&requests).zip(&alone) {
+                let (heard, failure) = listen(stream, request.samples);
+                assert_eq!(failure, None);
+                assert_eq!(&heard, alone, "round {round} of {config:?}");
+            }
+        }
+        drop(engine);
+        thread.join();
+    }
+}
+
+#[test]
+fn greedy_tokens_and_log_probabilities_are_those_of_the_dense_model() {
+    // Where activations are rounded to bf16, the last bits of dense and paged attention would grow.
+    let decoder = pocket_in(Some(WeightFormat::F32));
+    let (engine, _thread) = start(&decoder, &EngineConfig::default());
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for len in [1, 2, 15, 16, 17, 90] {
+        let prompt: Vec<u32> = (0..len).map(|_| rng.random_range(5..380)).collect();
+        let mut params = SamplingParams::new(10, vec![]);
+        params.temperature = 0.0;
+        params.logprobs = Some(0);
+        let request = GenerateRequest::new(prompt.clone(), params);
+        let (heard, _) = listen(&mut engine.submit(request).unwrap(), 1);
+        let ids = [prompt, heard[0].ids.clone()].concat();
+        let lens = [ids.len() as u32];
+        let cu_seqlens = [0, lens[0]];
+        let packed = Packed {
+            ids: &ids,
+            cu_seqlens: &cu_seqlens,
+            seq_lens: &lens,
+        };
+        let backend = AttentionBackend::Dense {
+            cu_seqlens: &cu_seqlens,
+        };
+        let hidden = decoder.forward(packed, &backend).unwrap();
+        let logits: Vec<Vec<f32>> = decoder.logits(&hidden).unwrap().to_vec2().unwrap();
+        for (i, &id) in heard[0].ids.iter().enumerate() {
+            let row = &logits[len + i - 1];
+            let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!(row[id as usize] > best - 1e-4);
+            let exact = TokenLogprobs::new(row, id, 0, &[]).token;
+            let got = f32::from_bits(heard[0].bits[i]);
+            assert!((got - exact).abs() < 1e-4, "{got} {exact}");
+        }
+        assert_eq!(heard[0].finished, Some(FinishReason::Length));
+    }
+}
+
+#[test]
+fn samples_differ_and_one_seed_repeats_them() {
+    let (engine, _thread) = start(&pocket(), &EngineConfig::default());
+    let draw = |seed| {
+        let mut params = SamplingParams::new(12, vec![]);
+        params.temperature = 1.5;
+        params.seed = seed;
+        let mut request = GenerateRequest::new(vec![9, 8, 7], params);
+        request.samples = 4;
+        listen(&mut engine.submit(request).unwrap(), 4).0
+    };
+    let drawn = draw(Some(5));
+    assert_ne!(drawn[0], drawn[1]);
+    assert_eq!(drawn, draw(Some(5)));
+    assert_ne!(drawn, draw(Some(6)));
+    assert_ne!(draw(None), draw(None));
+}
+
+#[test]
+fn dropping_a_stream_frees_everything() {
+    let decoder = pocket();
+    let config = EngineConfig {
+        kv_cache_memory: memory(&decoder, 512),
+        max_concurrent: 2,
+        max_batch_tokens: 64,
+        ..EngineConfig::default()
+    };
+    let (engine, _thread) = start(&decoder, &config);
+    let forever = GenerateRequest::new(vec![9; 100], SamplingParams::new(400, vec![]));
+    for _ in 0..20 {
+        // Each would take most of the pool; the last one only gets through if the others are gone.
+        drop(engine.submit(forever.clone()).unwrap());
+    }
+    let short = GenerateRequest::new(vec![9; 300], SamplingParams::new(1, vec![]));
+    let (heard, failure) = listen(&mut engine.submit(short).unwrap(), 1);
+    assert_eq!((heard[0].ids.len(), failure), (1, None));
+}
+
+#[test]
+fn deadlines_end_requests_that_run_and_requests_that_wait() {
+    let config = EngineConfig {
+        max_concurrent: 1,
+        ..EngineConfig::default()
+    };
+    let (engine, _thread) = start(&pocket(), &config);
+    let mut request = GenerateRequest::new(vec![9; 10], SamplingParams::new(400, vec![]));
+    request.deadline = Some(Instant::now() + Duration::from_millis(20));
+    let mut running = engine.submit(request.clone()).unwrap();
+    let mut waiting = engine.submit(request).unwrap();
+    for stream in [&mut running, &mut waiting] {
+        assert_eq!(listen(stream, 1).1, Some(RequestFailure::DeadlineExceeded));
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_at_once() {
+    let decoder = pocket();
+    let config = EngineConfig {
+        max_concurrent: 4,
+        queue: QueueLimits {
+            max_requests: 2,
+            max_tokens: 1000,
+        },
+        ..EngineConfig::default()
+    };
+    let (engine, _thread) = start(&decoder, &config);
+    let request = GenerateRequest::new(vec![9; 10], SamplingParams::new(400, vec![]));
+    let submit = |change: fn(&mut GenerateRequest)| {
+        let mut request = request.clone();
+        change(&mut request);
+        engine.submit(request).unwrap_err()
+    };
+    assert_eq!(submit(|r| r.prompt.clear()), SubmitError::EmptyPrompt);
+    assert_eq!(
+        submit(|r| r.prompt[3] = 384),
+        SubmitError::UnknownToken(384)
+    );
+    assert!(matches!(
+        submit(|r| r.prompt = vec![9; 512]),
+        SubmitError::PromptTooLong { tokens: 512, .. }
+    ));
+    assert!(matches!(
+        submit(|r| r.samples = 5),
+        SubmitError::TooManySamples { .. }
+    ));
+    assert!(matches!(
+        submit(|r| r.params.top_p = f32::NAN),
+        SubmitError::Invalid(_)
+    ));
+    // One after the other they run and wait; no more than the queue holds is kept.
+    let streams: Vec<_> = (0..50).map(|_| engine.submit(request.clone())).collect();
+    let refused = streams.iter().filter(|s| s.is_err()).count();
+    assert!((1..50).contains(&refused), "{refused}");
+    assert!(
+        streams
+            .iter()
+            .flat_map(|s| s.as_ref().err())
+            .all(|e| matches!(e, SubmitError::Overloaded(_)))
+    );
+}
+
+#[test]
+fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
+    let decoder = pocket();
+    let weights = || Weights {
+        version: WeightsVersion(1),
+        decoder: decoder.clone(),
+    };
+    let small = EngineConfig {
+        kv_cache_memory: memory(&decoder, 496),
+        ..EngineConfig::default()
+    };
+    let error = Engine::start(weights(), &small).err().unwrap().to_string();
+    let least = memory(&decoder, 512).to_string();
+    assert!(
+        error.contains("496 tokens") && error.contains(&least),
+        "{error}"
+    );
+    let stuck = EngineConfig {
+        max_batch_tokens: 128,
+        max_concurrent: 128,
+        ..EngineConfig::default()
+    };
+    assert!(matches!(
+        Engine::start(weights(), &stuck),
+        Err(EngineError::Sizes { .. })
+    ));
+}
+
+#[test]
+fn the_last_handle_lets_it_finish() {
+    let (engine, thread) = start(&pocket(), &EngineConfig::default());
+    let request = GenerateRequest::new(vec![9; 10], SamplingParams::new(50, vec![]));
+    let mut stream = engine.submit(request).unwrap();
+    drop(engine);
+    thread.join();
+    let (heard, failure) = listen(&mut stream, 1);
+    assert_eq!((heard[0].ids.len(), failure), (50, None));
+}
