@@ -1,6 +1,8 @@
 //! How much may wait: a bounded queue of requests and of prompt tokens, counted before anything is sent to the engine.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What may wait at once. Requests that run do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,50 +22,67 @@ pub struct QueueLoad {
 #[derive(Debug, Clone)]
 pub struct Admission {
     limits: QueueLimits,
-    load: Arc<Mutex<QueueLoad>>,
-}
-
-impl Admission {
-    pub fn new(limits: QueueLimits) -> Self {
-        Self {
-            limits,
-            load: Arc::default(),
-        }
-    }
-
-    pub fn load(&self) -> QueueLoad {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place for a prompt of `tokens`, unless the queue is full. An empty queue takes any prompt.
-    pub fn enter(&self, tokens: usize) -> Option<QueuePlace> {
-        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = load.requests >= self.limits.max_requests
-            || load.requests > 0 && load.tokens + tokens > self.limits.max_tokens;
-        if full {
-            return None;
-        }
-        load.requests += 1;
-        load.tokens += tokens;
-        Some(QueuePlace {
-            load: Arc::clone(&self.load),
-            tokens,
-        })
-    }
+    requests: Arc<Semaphore>,
+    tokens: Arc<Semaphore>,
 }
 
 /// A place in the queue, given back when dropped.
 #[derive(Debug)]
 pub struct QueuePlace {
-    load: Arc<Mutex<QueueLoad>>,
-    tokens: usize,
+    _request: OwnedSemaphorePermit,
+    _tokens: OwnedSemaphorePermit,
 }
 
-impl Drop for QueuePlace {
-    fn drop(&mut self) {
-        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
-        load.requests -= 1;
-        load.tokens -= self.tokens;
+impl Admission {
+    pub fn new(limits: QueueLimits) -> Self {
+        let limits = QueueLimits {
+            max_requests: limits.max_requests.min(Semaphore::MAX_PERMITS),
+            max_tokens: limits.max_tokens.min(u32::MAX as usize),
+        };
+        Self {
+            requests: Arc::new(Semaphore::new(limits.max_requests)),
+            tokens: Arc::new(Semaphore::new(limits.max_tokens)),
+            limits,
+        }
+    }
+
+    pub fn load(&self) -> QueueLoad {
+        QueueLoad {
+            requests: self.limits.max_requests - self.requests.available_permits(),
+            tokens: self.limits.max_tokens - self.tokens.available_permits(),
+        }
+    }
+
+    /// What a prompt takes of the token limit: no more than all of it, so that an empty queue takes any prompt.
+    fn share(&self, tokens: usize) -> u32 {
+        tokens.min(self.limits.max_tokens) as u32
+    }
+
+    /// A place for a prompt of `tokens`, unless the queue is full.
+    pub fn try_enter(&self, tokens: usize) -> Option<QueuePlace> {
+        let share = self.share(tokens);
+        Some(QueuePlace {
+            _request: Arc::clone(&self.requests).try_acquire_owned().ok()?,
+            _tokens: Arc::clone(&self.tokens)
+                .try_acquire_many_owned(share)
+                .ok()?,
+        })
+    }
+
+    /// Waits for a place, in turn.
+    pub async fn enter(&self, tokens: usize) -> QueuePlace {
+        let share = self.share(tokens);
+        const OPEN: &str = "the queue's semaphores are never closed; this is a bug";
+        QueuePlace {
+            _request: Arc::clone(&self.requests)
+                .acquire_owned()
+                .await
+                .expect(OPEN),
+            _tokens: Arc::clone(&self.tokens)
+                .acquire_many_owned(share)
+                .await
+                .expect(OPEN),
+        }
     }
 }
 
@@ -77,19 +96,17 @@ mod tests {
             max_requests: 2,
             max_tokens: 10,
         });
-        let long = admission.enter(50).unwrap();
-        assert!(admission.enter(1).is_none(), "too many tokens wait");
+        let long = admission.try_enter(50).unwrap();
+        assert!(admission.try_enter(1).is_none(), "too many tokens wait");
         drop(long);
-        let one = admission.enter(5).unwrap();
-        let _two = admission.enter(5).unwrap();
-        assert!(admission.enter(0).is_none(), "too many requests wait");
+        let one = admission.try_enter(5).unwrap();
+        let _two = admission.try_enter(5).unwrap();
+        assert!(admission.try_enter(0).is_none(), "too many requests wait");
         drop(one);
-        assert_eq!(
-            admission.load(),
-            QueueLoad {
-                requests: 1,
-                tokens: 5
-            }
-        );
+        let load = QueueLoad {
+            requests: 1,
+            tokens: 5,
+        };
+        assert_eq!(admission.load(), load);
     }
 }

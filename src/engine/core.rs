@@ -15,13 +15,33 @@ use super::request::{FinishReason, Request, RequestId};
 use super::sampler::{SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{Scheduler, SchedulerOutput};
+use super::stats::RequestTimes;
+use crate::telemetry::EngineMetrics;
+
+/// Names a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct JobId(pub u64);
+
+/// What handles tell the engine thread.
+#[derive(Debug)]
+pub enum Command {
+    Submit(Submission),
+    /// One sample of a submission is no longer wanted.
+    Close {
+        job: JobId,
+        index: usize,
+    },
+}
 
 /// An accepted request on its way to the engine thread.
-pub(super) struct Submission {
+#[derive(Debug)]
+pub struct Submission {
+    pub job: JobId,
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
     pub samples: usize,
     pub priority: i32,
+    pub arrival: Instant,
     pub deadline: Option<Instant>,
     pub events: mpsc::UnboundedSender<StreamEvent>,
     /// Held until the request first runs.
@@ -30,17 +50,33 @@ pub(super) struct Submission {
 
 /// What all samples of a submission share.
 struct Job {
+    id: JobId,
     params: SamplingParams,
     deadline: Option<Instant>,
     events: mpsc::UnboundedSender<StreamEvent>,
 }
 
 impl Job {
-    /// Why nobody is waiting for it any more.
-    fn expired(&self, now: Instant) -> Option<RequestFailure> {
-        let late = self.deadline.is_some_and(|deadline| deadline <= now);
-        late.then_some(RequestFailure::DeadlineExceeded)
+    /// Whether nobody will wait for it any longer, and what they are told.
+    fn given_up(&self, now: Instant) -> Option<Ending> {
+        if self.events.is_closed() {
+            Some(Ending::Aborted)
+        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
+            Some(Ending::Failed(RequestFailure::DeadlineExceeded))
+        } else {
+            None
+        }
     }
+}
+
+/// How a sample ends before its last token.
+#[derive(Debug, Clone)]
+pub enum Ending {
+    /// The caller is gone.
+    Aborted,
+    /// The caller has what it wanted: a stop string, for one.
+    Closed,
+    Failed(RequestFailure),
 }
 
 /// One sample: what the scheduler need not know.
@@ -49,23 +85,39 @@ struct Sample {
     job: Arc<Job>,
     sampler: Sampler,
     place: Option<QueuePlace>,
+    times: RequestTimes,
 }
 
 /// See the module's documentation.
-pub(super) struct EngineCore {
+pub struct EngineCore {
     scheduler: Scheduler,
     runner: ModelRunner,
     samples: HashMap<RequestId, Sample>,
     next_id: u64,
+    metrics: EngineMetrics,
 }
 
 impl EngineCore {
-    pub fn new(scheduler: Scheduler, runner: ModelRunner) -> Self {
+    pub fn new(scheduler: Scheduler, runner: ModelRunner, metrics: EngineMetrics) -> Self {
         Self {
             scheduler,
             runner,
             samples: HashMap::new(),
             next_id: 0,
+            metrics,
+        }
+    }
+
+    pub fn obey(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission) => self.add(submission),
+            Command::Close { job, index } => {
+                let wanted = |sample: &Sample| sample.job.id == job && sample.index == index;
+                let id = self.samples.iter().find(|(_, sample)| wanted(sample));
+                if let Some((&id, _)) = id {
+                    self.end(id, Ending::Closed);
+                }
+            }
         }
     }
 
@@ -74,8 +126,9 @@ impl EngineCore {
     }
 
     /// Puts a submission in line.
-    pub fn add(&mut self, submission: Submission) {
+    fn add(&mut self, submission: Submission) {
         let job = Arc::new(Job {
+            id: submission.job,
             deadline: submission.deadline,
             events: submission.events,
             params: submission.params,
@@ -92,6 +145,7 @@ impl EngineCore {
                     job: Arc::clone(&job),
                     sampler,
                     place: place.take(),
+                    times: RequestTimes::new(submission.arrival),
                 };
                 self.samples.insert(id, sample);
                 id
@@ -128,48 +182,55 @@ impl EngineCore {
             }
             Err(error) => self.fail(&output, &RequestFailure::Model(error.to_string())),
         }
+        self.metrics.step(&output, &self.scheduler);
     }
 
     /// Requests whose callers are gone, or whose time is up.
     fn drop_expired(&mut self) {
         let now = Instant::now();
-        let expired: Vec<(RequestId, Option<RequestFailure>)> = self
+        let given_up: Vec<(RequestId, Ending)> = self
             .samples
             .iter()
-            .filter_map(|(&id, sample)| {
-                let late = sample.job.expired(now);
-                (late.is_some() || sample.job.events.is_closed()).then_some((id, late))
-            })
+            .filter_map(|(&id, sample)| Some((id, sample.job.given_up(now)?)))
             .collect();
-        for (id, failure) in expired {
-            self.end(id, failure.as_ref());
+        for (id, ending) in given_up {
+            self.end(id, ending);
         }
     }
 
-    fn end(&mut self, id: RequestId, failure: Option<&RequestFailure>) {
-        self.scheduler.remove(id);
-        if let Some(sample) = self.samples.remove(&id)
-            && let Some(failure) = failure
-        {
-            // Whoever is gone hears nothing.
-            let _ = sample.job.events.send(StreamEvent::Failed(failure.clone()));
+    fn end(&mut self, id: RequestId, ending: Ending) {
+        let Some(sample) = self.samples.remove(&id) else {
+            return;
+        };
+        // A sibling that has not been forked yet is only known to the request it waits for.
+        let forked = self.scheduler.remove(id).is_some();
+        if !forked {
+            self.scheduler.remove_sibling(id);
         }
+        self.metrics.ended_early(&ending, &sample.times);
+        if let Ending::Failed(failure) = ending {
+            // Whoever is gone hears nothing.
+            let _ = sample.job.events.send(StreamEvent::Failed(failure));
+        }
+        self.metrics.books(&self.scheduler);
     }
 
     /// Tells those who run for the first time, and gives their places in the queue to others.
     fn announce(&mut self, output: &SchedulerOutput) {
+        let now = Instant::now();
         for scheduled in &output.scheduled {
-            let Some(sample) = self.samples.get_mut(&scheduled.id) else {
+            let (Some(sample), Some(request)) = (
+                self.samples.get_mut(&scheduled.id),
+                self.scheduler.request(scheduled.id),
+            ) else {
                 continue;
             };
             if sample.place.take().is_some() {
-                let cached = self
-                    .scheduler
-                    .request(scheduled.id)
-                    .and_then(|request| request.num_cached_tokens);
+                sample.times.scheduled = Some(now);
+                self.metrics.started(request, &sample.times);
                 let _ = sample.job.events.send(StreamEvent::Started {
                     version: self.runner.weights().version,
-                    num_cached_tokens: cached.unwrap_or(0),
+                    num_cached_tokens: request.num_cached_tokens.unwrap_or(0),
                 });
             }
         }
@@ -210,12 +271,14 @@ impl EngineCore {
         sampled: Vec<(RequestId, SampledToken)>,
         finished: &[(RequestId, FinishReason)],
     ) {
+        let now = Instant::now();
         let finished: HashMap<RequestId, FinishReason> = finished.iter().copied().collect();
         for (id, token) in sampled {
             let reason = finished.get(&id).copied();
-            let Some(sample) = self.samples.get(&id) else {
+            let Some(sample) = self.samples.get_mut(&id) else {
                 continue;
             };
+            self.metrics.token(&mut sample.times, now);
             // A closed channel is noticed at the next step.
             let _ = sample.job.events.send(StreamEvent::Token {
                 index: sample.index,
@@ -223,7 +286,8 @@ impl EngineCore {
                 logprobs: token.logprobs,
                 finished: reason,
             });
-            if reason.is_some() {
+            if let Some(reason) = reason {
+                self.metrics.finished(reason, &sample.times, now);
                 self.samples.remove(&id);
             }
         }
@@ -236,10 +300,9 @@ impl EngineCore {
                 .scheduler
                 .request(scheduled.id)
                 .map_or_else(Vec::new, |request| request.siblings.clone());
-            self.end(scheduled.id, Some(failure));
-            siblings
-                .into_iter()
-                .for_each(|id| self.end(id, Some(failure)));
+            for id in siblings.into_iter().chain([scheduled.id]) {
+                self.end(id, Ending::Failed(failure.clone()));
+            }
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | `model_runner` | the step's work through the model |
 //! | `sampler/`, `sampling_params` | logits to tokens |
 //! | `admission`, `output` | the way in and the way out |
+//! | `stats` | what is measured |
 //!
 //! # Batch invariance
 //! On the CPU a request's tokens and log-probabilities are the same bits alone and in any mix, whatever the chunks, preemptions
@@ -28,9 +29,12 @@ mod sampling_params;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
+mod stats;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -42,9 +46,10 @@ pub use request::{FinishReason, StopCriteria};
 pub use sampler::TokenLogprobs;
 pub use sampling_params::{InvalidParameter, SamplingParams};
 
-use self::core::{EngineCore, Submission};
+use self::core::{Command, EngineCore, JobId, Submission};
 use crate::model::{ModelError, Weights};
-use admission::Admission;
+use crate::telemetry::EngineMetrics;
+use admission::{Admission, QueuePlace};
 use kv_cache::KvCacheManager;
 use model_runner::{ModelRunner, block_bytes};
 use scheduler::{Scheduler, SchedulerConfig};
@@ -139,6 +144,8 @@ pub struct GenerateRequest {
     pub samples: usize,
     /// Lower is served first; a level is worth a bounded head start.
     pub priority: i32,
+    /// When the caller's request came in; times are counted from here.
+    pub arrival: Instant,
     pub deadline: Option<Instant>,
 }
 
@@ -149,6 +156,7 @@ impl GenerateRequest {
             params,
             samples: 1,
             priority: 0,
+            arrival: Instant::now(),
             deadline: None,
         }
     }
@@ -170,9 +178,10 @@ pub struct Capacity {
 /// A handle to the engine; clones share it. When the last is dropped the engine finishes what it has and stops.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    submissions: mpsc::UnboundedSender<Submission>,
+    commands: mpsc::UnboundedSender<Command>,
     admission: Admission,
     capacity: Capacity,
+    next_job: Arc<AtomicU64>,
 }
 
 /// The engine's thread, to be waited for.
@@ -195,6 +204,7 @@ impl Engine {
     pub fn start(
         weights: Weights,
         config: &EngineConfig,
+        metrics: EngineMetrics,
     ) -> Result<(Self, EngineThread), EngineError> {
         let decoder = &weights.decoder;
         let (spec, block_size) = (decoder.spec(), config.block_size);
@@ -229,15 +239,16 @@ impl Engine {
             max_sequences: config.max_concurrent,
         };
         let runner = ModelRunner::new(weights, num_blocks, block_size)?;
-        let core = EngineCore::new(Scheduler::new(limits, kv), runner);
-        let (submissions, inbox) = mpsc::unbounded_channel();
+        let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics);
+        let (commands, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("engine".into())
             .spawn(move || run(core, inbox))?;
         let engine = Self {
-            submissions,
+            commands,
             admission: Admission::new(config.queue),
             capacity,
+            next_job: Arc::default(),
         };
         Ok((engine, EngineThread(thread)))
     }
@@ -251,76 +262,101 @@ impl Engine {
         self.admission.load()
     }
 
-    /// Puts a request in line.
+    /// Puts a request in line, if the queue has a place for it.
     ///
     /// # Errors
     /// What makes it unservable, or [`SubmitError::Overloaded`] where too much waits already.
     pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, SubmitError> {
+        let request = self.check(request)?;
+        let place = self.admission.try_enter(request.prompt.len());
+        let place = place.ok_or_else(|| SubmitError::Overloaded(self.admission.load()))?;
+        self.send(request, place)
+    }
+
+    /// Puts a request in line once the queue has a place for it: for parts of work that has been accepted already.
+    ///
+    /// # Errors
+    /// What makes it unservable.
+    pub async fn submit_in_turn(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<RequestStream, SubmitError> {
+        let request = self.check(request)?;
+        let place = self.admission.enter(request.prompt.len()).await;
+        self.send(request, place)
+    }
+
+    fn check(&self, mut request: GenerateRequest) -> Result<GenerateRequest, SubmitError> {
         let Capacity {
             max_context,
             vocab_size,
             max_concurrent,
             ..
         } = self.capacity;
-        let GenerateRequest {
-            prompt,
-            mut params,
-            samples,
-            priority,
-            deadline,
-        } = request;
-        if prompt.is_empty() {
+        let tokens = request.prompt.len();
+        if tokens == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        let tokens = prompt.len();
         if tokens >= max_context {
             return Err(SubmitError::PromptTooLong {
                 tokens,
                 max_context,
             });
         }
-        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
+        let unknown = |id: &&u32| **id as usize >= vocab_size;
+        if let Some(&id) = request.prompt.iter().find(unknown) {
             return Err(SubmitError::UnknownToken(id));
         }
-        if !(1..=max_concurrent).contains(&samples) {
+        if !(1..=max_concurrent).contains(&request.samples) {
             return Err(SubmitError::TooManySamples {
-                asked: samples,
+                asked: request.samples,
                 max: max_concurrent,
             });
         }
-        params.validate(vocab_size)?;
-        params.stop.max_tokens = params.stop.max_tokens.min(max_context - tokens);
-        let place = self
-            .admission
-            .enter(tokens)
-            .ok_or_else(|| SubmitError::Overloaded(self.admission.load()))?;
+        request.params.validate(vocab_size)?;
+        let stop = &mut request.params.stop;
+        stop.max_tokens = stop.max_tokens.min(max_context - tokens);
+        Ok(request)
+    }
+
+    fn send(
+        &self,
+        request: GenerateRequest,
+        place: QueuePlace,
+    ) -> Result<RequestStream, SubmitError> {
         let (events, receiver) = mpsc::unbounded_channel();
-        self.submissions
-            .send(Submission {
-                prompt,
-                params,
-                samples,
-                priority,
-                deadline,
-                events,
-                place,
-            })
+        let job = JobId(self.next_job.fetch_add(1, Ordering::Relaxed));
+        let samples = request.samples;
+        let submission = Submission {
+            job,
+            prompt: request.prompt,
+            params: request.params,
+            samples,
+            priority: request.priority,
+            arrival: request.arrival,
+            deadline: request.deadline,
+            events,
+            place,
+        };
+        self.commands
+            .send(Command::Submit(submission))
             .map_err(|_| SubmitError::ShuttingDown)?;
-        Ok(RequestStream::new(receiver, samples))
+        let engine = self.commands.downgrade();
+        Ok(RequestStream::new(job, samples, receiver, engine))
     }
 }
 
 /// The engine thread: takes what has come, makes a step, and sleeps only when there is nothing to do.
-fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Submission>) {
+fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>) {
     loop {
         if core.is_idle() {
             match inbox.blocking_recv() {
-                Some(submission) => core.add(submission),
+                Some(command) => core.obey(command),
                 None => return,
             }
         }
-        while let Ok(submission) = inbox.try_recv() {
-            core.add(submission);
+        while let Ok(command) = inbox.try_recv() {
+            core.obey(command);
         }
         core.step();
     }

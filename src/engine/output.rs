@@ -2,6 +2,7 @@
 
 use tokio::sync::mpsc;
 
+use super::core::{Command, JobId};
 use super::request::FinishReason;
 use super::sampler::TokenLogprobs;
 use crate::model::WeightsVersion;
@@ -41,36 +42,61 @@ pub enum RequestFailure {
 #[derive(Debug)]
 pub struct RequestStream {
     events: mpsc::UnboundedReceiver<StreamEvent>,
+    job: JobId,
+    engine: mpsc::WeakUnboundedSender<Command>,
     /// Samples whose last token has not come.
-    open: usize,
+    open: Vec<bool>,
 }
 
 impl RequestStream {
-    pub(super) fn new(events: mpsc::UnboundedReceiver<StreamEvent>, samples: usize) -> Self {
+    pub(super) fn new(
+        job: JobId,
+        samples: usize,
+        events: mpsc::UnboundedReceiver<StreamEvent>,
+        engine: mpsc::WeakUnboundedSender<Command>,
+    ) -> Self {
         Self {
             events,
-            open: samples,
+            job,
+            engine,
+            open: vec![true; samples],
         }
     }
 
     /// The next event; `None` after the last token of the last sample, or after a failure.
     pub async fn next(&mut self) -> Option<StreamEvent> {
-        if self.open == 0 {
-            return None;
+        loop {
+            if !self.open.contains(&true) {
+                return None;
+            }
+            let event = self
+                .events
+                .recv()
+                .await
+                // The engine thread is gone, and its senders with it.
+                .unwrap_or(StreamEvent::Failed(RequestFailure::ShuttingDown));
+            match &event {
+                StreamEvent::Token { index, .. } if !self.open[*index] => continue,
+                StreamEvent::Token {
+                    index,
+                    finished: Some(_),
+                    ..
+                } => self.open[*index] = false,
+                StreamEvent::Failed(_) => self.open.fill(false),
+                _ => {}
+            }
+            return Some(event);
         }
-        let event = self
-            .events
-            .recv()
-            .await
-            // The engine thread is gone, and its senders with it.
-            .unwrap_or(StreamEvent::Failed(RequestFailure::ShuttingDown));
-        match &event {
-            StreamEvent::Token {
-                finished: Some(_), ..
-            } => self.open -= 1,
-            StreamEvent::Failed(_) => self.open = 0,
-            _ => {}
+    }
+
+    /// Ends one sample: nothing more of it is computed or heard.
+    pub fn close(&mut self, index: usize) {
+        if std::mem::take(&mut self.open[index])
+            && let Some(engine) = self.engine.upgrade()
+        {
+            let job = self.job;
+            // An engine that is gone computes nothing either.
+            let _ = engine.send(Command::Close { job, index });
         }
-        Some(event)
     }
 }

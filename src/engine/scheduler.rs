@@ -85,6 +85,10 @@ impl Scheduler {
         self.requests.get(&id).map(|(_, request)| request)
     }
 
+    pub fn num_waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Sequences that run, siblings to come included.
     pub fn num_running(&self) -> usize {
         let sequences = |place: &Place| self.requests[&place.1].1.num_sequences();
@@ -106,13 +110,20 @@ impl Scheduler {
         self.requests.insert(request.id, (place, request));
     }
 
-    /// Forgets a request and frees its blocks; siblings that have not run yet go with it.
+    /// Forgets a request and frees its blocks; siblings that it still has go with it.
     pub fn remove(&mut self, id: RequestId) -> Option<Request> {
         let (place, request) = self.requests.remove(&id)?;
         self.waiting.remove(&place);
         self.running.remove(&place);
         self.kv.free(id);
         Some(request)
+    }
+
+    /// Forgets a sibling that has not become a request yet.
+    pub fn remove_sibling(&mut self, id: RequestId) {
+        for (_, request) in self.requests.values_mut() {
+            request.siblings.retain(|&sibling| sibling != id);
+        }
     }
 
     /// Chooses a step's work: first those that only lack one token, so that nobody's stream stalls behind a prompt; then

@@ -10,6 +10,7 @@ use super::*;
 use crate::kernels::linear::WeightFormat;
 use crate::model::{Decoder, LanguageModel, LoadOptions, Packed, WeightsVersion};
 use crate::nn::AttentionBackend;
+use crate::telemetry::Metrics;
 
 fn pocket() -> Decoder {
     pocket_in(None)
@@ -30,7 +31,11 @@ fn start(decoder: &Decoder, config: &EngineConfig) -> (Engine, EngineThread) {
         version: WeightsVersion(1),
         decoder: decoder.clone(),
     };
-    Engine::start(weights, config).unwrap()
+    Engine::start(weights, config, metrics()).unwrap()
+}
+
+fn metrics() -> EngineMetrics {
+    Metrics::new("test").engine
 }
 
 /// Bytes of a cache of this many tokens.
@@ -229,6 +234,50 @@ fn dropping_a_stream_frees_everything() {
 }
 
 #[test]
+fn a_closed_sample_ends_and_its_siblings_go_on() {
+    let decoder = pocket();
+    let weights = Weights {
+        version: WeightsVersion(1),
+        decoder,
+    };
+    let metrics = metrics();
+    let config = EngineConfig::default();
+    let (engine, thread) = Engine::start(weights, &config, metrics.clone()).unwrap();
+    let mut request = GenerateRequest::new(vec![9; 10], SamplingParams::new(60, vec![]));
+    request.samples = 3;
+    // Before the prompt is computed, and in the middle.
+    for close_after in [0, 40] {
+        let mut stream = engine.submit(request.clone()).unwrap();
+        let mut counts = [0; 3];
+        runtime().block_on(async {
+            let mut heard = 0;
+            loop {
+                if heard == close_after {
+                    stream.close(1);
+                }
+                match stream.next().await {
+                    Some(StreamEvent::Token { index, .. }) => {
+                        counts[index] += 1;
+                        heard += 1;
+                    }
+                    Some(StreamEvent::Started { .. }) => {}
+                    Some(StreamEvent::Failed(failure)) => panic!("{failure}"),
+                    None => break,
+                }
+            }
+        });
+        assert_eq!((counts[0], counts[2]), (60, 60));
+        assert!(counts[1] <= 14, "{counts:?}");
+    }
+    drop(engine);
+    thread.join();
+    assert_eq!(metrics.kv_cache_usage.get(), 0.0);
+    assert_eq!(metrics.requests_running.get(), 0);
+    let finished = |reason| metrics.requests_finished.with_label_values(&[reason]).get();
+    assert_eq!((finished("length"), finished("stop")), (4, 2));
+}
+
+#[test]
 fn deadlines_end_requests_that_run_and_requests_that_wait() {
     let config = EngineConfig {
         max_concurrent: 1,
@@ -302,7 +351,10 @@ fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
         kv_cache_memory: memory(&decoder, 496),
         ..EngineConfig::default()
     };
-    let error = Engine::start(weights(), &small).err().unwrap().to_string();
+    let error = Engine::start(weights(), &small, metrics())
+        .err()
+        .unwrap()
+        .to_string();
     let least = memory(&decoder, 512).to_string();
     assert!(
         error.contains("496 tokens") && error.contains(&least),
@@ -314,7 +366,7 @@ fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
         ..EngineConfig::default()
     };
     assert!(matches!(
-        Engine::start(weights(), &stuck),
+        Engine::start(weights(), &stuck, metrics()),
         Err(EngineError::Sizes { .. })
     ));
 }

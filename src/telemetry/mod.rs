@@ -1,6 +1,10 @@
-//! Logs.
+//! Logs and metrics.
 //!
 //! The library only emits `tracing` events; who listens is decided once, by the binary, with [`init`].
+
+mod metrics;
+
+pub use metrics::{EngineMetrics, HttpMetrics, JudgeMetrics, Metrics};
 
 use std::io::IsTerminal;
 

@@ -1,0 +1,107 @@
+//! What the engine tells its metrics, and when: the one place where they are recorded.
+
+use std::time::Instant;
+
+use super::core::Ending;
+use super::output::RequestFailure;
+use super::request::{FinishReason, Request};
+use super::scheduler::{Scheduler, SchedulerOutput};
+use crate::telemetry::EngineMetrics;
+
+/// When things happened to a sequence.
+#[derive(Debug, Clone)]
+pub struct RequestTimes {
+    pub arrival: Instant,
+    /// First scheduled. Siblings are forked from a request that was, and have none of their own.
+    pub scheduled: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    tokens: u64,
+}
+
+impl RequestTimes {
+    pub fn new(arrival: Instant) -> Self {
+        Self {
+            arrival,
+            scheduled: None,
+            first_token: None,
+            last_token: None,
+            tokens: 0,
+        }
+    }
+}
+
+impl EngineMetrics {
+    pub(super) fn step(&self, output: &SchedulerOutput, scheduler: &Scheduler) {
+        self.step_tokens.observe(output.num_tokens() as f64);
+        self.preemptions.inc_by(output.preempted.len() as u64);
+        self.books(scheduler);
+    }
+
+    /// The gauges, whenever what they count has changed.
+    pub(super) fn books(&self, scheduler: &Scheduler) {
+        let kv = scheduler.kv();
+        self.requests_running.set(scheduler.num_running() as i64);
+        self.requests_waiting.set(scheduler.num_waiting() as i64);
+        let used = kv.num_blocks() - kv.num_free_blocks();
+        self.kv_cache_usage
+            .set(used as f64 / kv.num_blocks() as f64);
+    }
+
+    pub(super) fn started(&self, request: &Request, times: &RequestTimes) {
+        let (prompt, cached) = (request.num_prompt_tokens, request.num_cached_tokens);
+        self.prompt_tokens.inc_by(prompt as u64);
+        self.prefix_cache_queries.inc_by(prompt as u64);
+        self.prefix_cache_hits.inc_by(cached.unwrap_or(0) as u64);
+        self.request_prompt_tokens.observe(prompt as f64);
+        if let Some(scheduled) = times.scheduled {
+            self.queue_time
+                .observe((scheduled - times.arrival).as_secs_f64());
+        }
+    }
+
+    pub(super) fn token(&self, times: &mut RequestTimes, now: Instant) {
+        self.generation_tokens.inc();
+        times.tokens += 1;
+        match times.last_token.replace(now) {
+            Some(last) => self.inter_token_latency.observe((now - last).as_secs_f64()),
+            None => {
+                times.first_token = Some(now);
+                self.time_to_first_token
+                    .observe((now - times.arrival).as_secs_f64());
+                if let Some(scheduled) = times.scheduled {
+                    self.prefill_time.observe((now - scheduled).as_secs_f64());
+                }
+            }
+        }
+    }
+
+    pub(super) fn finished(&self, reason: FinishReason, times: &RequestTimes, now: Instant) {
+        let reason = match reason {
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        };
+        self.ended(reason, times, now);
+    }
+
+    pub(super) fn ended_early(&self, ending: &Ending, times: &RequestTimes) {
+        let reason = match ending {
+            Ending::Closed => return self.ended("stop", times, Instant::now()),
+            Ending::Aborted => "aborted",
+            Ending::Failed(RequestFailure::DeadlineExceeded) => "deadline",
+            Ending::Failed(RequestFailure::ShuttingDown) => "shutdown",
+            Ending::Failed(RequestFailure::Model(_)) => "error",
+        };
+        self.requests_failed.with_label_values(&[reason]).inc();
+    }
+
+    fn ended(&self, reason: &str, times: &RequestTimes, now: Instant) {
+        self.requests_finished.with_label_values(&[reason]).inc();
+        self.e2e_latency
+            .observe((now - times.arrival).as_secs_f64());
+        self.request_generation_tokens.observe(times.tokens as f64);
+        if let Some(first) = times.first_token {
+            self.decode_time.observe((now - first).as_secs_f64());
+        }
+    }
+}

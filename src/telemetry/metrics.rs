@@ -1,0 +1,255 @@
+//! Every metric the server exports, in one table.
+//!
+//! Names, definitions and bucket edges are vLLM's under our prefix where vLLM has the metric, so that its dashboards can be
+//! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
+
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+/// A server's metrics. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Registry,
+    pub engine: EngineMetrics,
+    pub judge: JudgeMetrics,
+    pub http: HttpMetrics,
+}
+
+/// What the engine thread records.
+#[derive(Debug, Clone)]
+pub struct EngineMetrics {
+    pub requests_running: IntGauge,
+    pub requests_waiting: IntGauge,
+    pub kv_cache_usage: Gauge,
+    pub prompt_tokens: IntCounter,
+    pub generation_tokens: IntCounter,
+    pub prefix_cache_queries: IntCounter,
+    pub prefix_cache_hits: IntCounter,
+    pub preemptions: IntCounter,
+    pub requests_finished: IntCounterVec,
+    pub requests_failed: IntCounterVec,
+    pub time_to_first_token: Histogram,
+    pub inter_token_latency: Histogram,
+    pub e2e_latency: Histogram,
+    pub queue_time: Histogram,
+    pub prefill_time: Histogram,
+    pub decode_time: Histogram,
+    pub request_prompt_tokens: Histogram,
+    pub request_generation_tokens: Histogram,
+    pub step_tokens: Histogram,
+}
+
+/// What judging records.
+#[derive(Debug, Clone)]
+pub struct JudgeMetrics {
+    pub comparisons: IntCounter,
+    pub flips: IntCounter,
+    pub ties: IntCounter,
+    pub label_mass: Histogram,
+    pub prompt_tokens: IntCounter,
+    pub cached_tokens: IntCounter,
+    pub tournament_candidates: Histogram,
+    pub tournament_comparisons: Histogram,
+    pub tournament_seconds: Histogram,
+}
+
+/// What the HTTP floor records.
+#[derive(Debug, Clone)]
+pub struct HttpMetrics {
+    pub requests: IntCounterVec,
+    pub rejected: IntCounterVec,
+}
+
+const LATENCY: [f64; 21] = [
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+];
+const FIRST_TOKEN: [f64; 22] = [
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+const INTER_TOKEN: [f64; 18] = [
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    80.0,
+];
+const STEP_TOKENS: [f64; 15] = [
+    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
+    32768.0, 65536.0,
+];
+const MASS: [f64; 8] = [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999];
+
+/// 1, 2, 5, 10, … up to a million.
+fn one_two_five() -> Vec<f64> {
+    (0..7)
+        .flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)))
+        .filter(|&edge| edge <= 1e6)
+        .collect()
+}
+
+/// Makes metrics and enters them into a registry.
+struct Table {
+    registry: Registry,
+}
+
+impl Table {
+    fn add<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: prometheus::Result<M>,
+    ) -> M {
+        let metric = metric.expect("the table's names are valid; this is a bug");
+        self.registry
+            .register(Box::new(metric.clone()))
+            .expect("the table's names differ; this is a bug");
+        metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(format!("selfjudge:{name}_total"), help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        let options = Opts::new(format!("selfjudge:{name}_total"), help);
+        self.add(IntCounterVec::new(options, labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(format!("selfjudge:{name}"), help))
+    }
+
+    fn fraction(&self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::new(format!("selfjudge:{name}"), help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        let options = HistogramOpts::new(format!("selfjudge:{name}"), help);
+        self.add(Histogram::with_opts(options.buckets(buckets.to_vec())))
+    }
+}
+
+impl Metrics {
+    /// All metrics, labelled with the model's name.
+    pub fn new(model_name: &str) -> Self {
+        let labels = [("model_name".to_owned(), model_name.to_owned())];
+        let registry = Registry::new_custom(None, Some(labels.into_iter().collect()))
+            .expect("the label's name is valid; this is a bug");
+        let table = Table { registry };
+        let engine = EngineMetrics::new(&table);
+        let judge = JudgeMetrics::new(&table);
+        let http = HttpMetrics::new(&table);
+        Self {
+            registry: table.registry,
+            engine,
+            judge,
+            http,
+        }
+    }
+
+    /// In Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("writing to memory succeeds; this is a bug");
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl EngineMetrics {
+    #[rustfmt::skip] // a table
+    fn new(table: &Table) -> Self {
+        let tokens = one_two_five();
+        Self {
+            requests_running: table.gauge("num_requests_running", "Sequences in the running batch."),
+            requests_waiting: table.gauge("num_requests_waiting", "Requests that wait to be scheduled."),
+            kv_cache_usage: table.fraction("kv_cache_usage_perc", "Share of KV cache blocks in use, 0 to 1."),
+            prompt_tokens: table.counter("prompt_tokens", "Prompt tokens of scheduled requests, cached ones included."),
+            generation_tokens: table.counter("generation_tokens", "Tokens generated."),
+            prefix_cache_queries: table.counter("prefix_cache_queries", "Tokens looked up in the prefix cache."),
+            prefix_cache_hits: table.counter("prefix_cache_hits", "Tokens found in the prefix cache."),
+            preemptions: table.counter("num_preemptions", "Times a running request gave its blocks to one before it."),
+            requests_finished: table.counters("request_success", "Requests finished, by reason.", &["finished_reason"]),
+            requests_failed: table.counters("request_failure", "Accepted requests not finished: aborted, deadline, error.", &["reason"]),
+            time_to_first_token: table.histogram("time_to_first_token_seconds", "From arrival to the first token.", &FIRST_TOKEN),
+            inter_token_latency: table.histogram("inter_token_latency_seconds", "Between two tokens of a sequence.", &INTER_TOKEN),
+            e2e_latency: table.histogram("e2e_request_latency_seconds", "From arrival to the last token.", &LATENCY),
+            queue_time: table.histogram("request_queue_time_seconds", "From arrival at the engine to the first scheduling.", &LATENCY),
+            prefill_time: table.histogram("request_prefill_time_seconds", "From the first scheduling to the first token.", &LATENCY),
+            decode_time: table.histogram("request_decode_time_seconds", "From the first token to the last.", &LATENCY),
+            request_prompt_tokens: table.histogram("request_prompt_tokens", "Prompt tokens of a request.", &tokens),
+            request_generation_tokens: table.histogram("request_generation_tokens", "Tokens generated for a sequence.", &tokens),
+            step_tokens: table.histogram("iteration_tokens_total", "Tokens computed in a step.", &STEP_TOKENS),
+        }
+    }
+}
+
+impl JudgeMetrics {
+    #[rustfmt::skip] // a table
+    fn new(table: &Table) -> Self {
+        let counts = one_two_five();
+        Self {
+            comparisons: table.counter("judge_comparisons", "Pairs judged."),
+            flips: table.counter("judge_flips", "Pairs in which the two orders named different winners."),
+            ties: table.counter("judge_ties", "Pairs without a winner."),
+            label_mass: table.histogram("judge_label_mass", "Probability on the two labels, a comparison.", &MASS),
+            prompt_tokens: table.counter("judge_prompt_tokens", "Tokens of judge prompts."),
+            cached_tokens: table.counter("judge_cached_tokens", "Tokens of judge prompts found in the prefix cache."),
+            tournament_candidates: table.histogram("tournament_candidates", "Candidates of a tournament.", &counts),
+            tournament_comparisons: table.histogram("tournament_comparisons", "Comparisons of a tournament.", &counts),
+            tournament_seconds: table.histogram("tournament_seconds", "Duration of a tournament.", &LATENCY),
+        }
+    }
+}
+
+impl HttpMetrics {
+    #[rustfmt::skip] // a table
+    fn new(table: &Table) -> Self {
+        Self {
+            requests: table.counters("http_requests", "HTTP requests, by route and status.", &["route", "status"]),
+            rejected: table.counters("http_rejected", "Requests turned away before any work, by reason.", &["reason"]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_exported_under_the_prefix_and_the_model() {
+        let metrics = Metrics::new("a \"model\"");
+        metrics.engine.preemptions.inc();
+        metrics
+            .engine
+            .requests_finished
+            .with_label_values(&["stop"])
+            .inc_by(2);
+        metrics.judge.label_mass.observe(0.97);
+        let text = metrics.render();
+        let line = r#"selfjudge:num_preemptions_total{model_name="a \"model\""} 1"#;
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains(r#"finished_reason="stop"#));
+        assert!(text.contains(
+            r#"selfjudge:judge_label_mass_bucket{model_name="a \"model\"",le="0.98"} 1"#
+        ));
+    }
+
+    #[test]
+    fn edges_rise() {
+        for edges in [
+            &LATENCY[..],
+            &FIRST_TOKEN,
+            &INTER_TOKEN,
+            &STEP_TOKENS,
+            &MASS,
+        ] {
+            assert!(edges.is_sorted());
+        }
+        let edges = one_two_five();
+        assert_eq!(
+            (edges[0], edges[2], *edges.last().unwrap()),
+            (1.0, 5.0, 1e6)
+        );
+    }
+}
