@@ -59,8 +59,8 @@ impl Block {
             Some(rows) => x.index_select(rows, 0)?,
             None => x.clone(),
         };
-        let x = (x + attended)?;
-        let fed = self.mlp.forward(&self.post_norm.forward(&x)?)?;
+        let (x, normed) = self.post_norm.forward_sum(&x, &attended)?;
+        let fed = self.mlp.forward(&normed)?;
         x + fed
     }
 }
