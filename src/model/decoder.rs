@@ -35,6 +35,14 @@ pub struct Decoder {
     device: Device,
 }
 
+/// What a model is computed in: f32 on the CPU, whatever its tables are kept in; the embedding table's dtype elsewhere.
+pub(super) fn compute_dtype(device: &Device, embedding: DType) -> DType {
+    match device.is_cpu() {
+        true => DType::F32,
+        false => embedding,
+    }
+}
+
 /// One layer: attention and MLP, each behind a norm and added to the residual stream.
 #[derive(Debug, Clone)]
 struct Block {
@@ -97,12 +105,9 @@ impl Decoder {
         &self.spec
     }
 
-    /// What hidden states are computed in: f32 on the CPU, the embedding's dtype elsewhere.
+    /// What hidden states are computed in: see [`compute_dtype`].
     pub fn dtype(&self) -> DType {
-        match self.device.is_cpu() {
-            true => DType::F32,
-            false => self.embed.dtype(),
-        }
+        compute_dtype(&self.device, self.embed.dtype())
     }
 
     pub fn device(&self) -> &Device {
@@ -119,12 +124,7 @@ impl Decoder {
         packed: Packed<'_>,
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
-        let rotations = self.rotations(packed)?;
-        let mut x = self.embed(packed.ids)?;
-        for layer in 0..self.blocks.len() {
-            x = self.block(layer, &x, None, &rotations, backend)?;
-        }
-        self.final_norm(&x)
+        self.run(packed, None, backend)
     }
 
     /// [`Self::forward`] for these rows of the result only, `[rows, hidden]`: the last block computes no others.
@@ -134,12 +134,23 @@ impl Decoder {
         rows: &[u32],
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
+        self.run(packed, Some(rows), backend)
+    }
+
+    fn run(
+        &self,
+        packed: Packed<'_>,
+        rows: Option<&[u32]>,
+        backend: &AttentionBackend<'_>,
+    ) -> Result<Tensor, ModelError> {
         let rotations = self.rotations(packed)?;
-        let rows = Tensor::new(rows, &self.device)?;
+        let rows = rows
+            .map(|rows| Tensor::new(rows, &self.device))
+            .transpose()?;
         let mut x = self.embed(packed.ids)?;
         let last = self.blocks.len() - 1;
         for layer in 0..=last {
-            let rows = (layer == last).then_some(&rows);
+            let rows = rows.as_ref().filter(|_| layer == last);
             x = self.block(layer, &x, rows, &rotations, backend)?;
         }
         self.final_norm(&x)

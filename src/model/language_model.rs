@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::adapter::{self, AdapterWeights, LoraConfig};
+use super::decoder::compute_dtype;
 use super::sampling::{Draws, log_softmax_at};
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, Packed, ParameterSource};
 use crate::kernels::attention::AttentionMetadata;
@@ -84,12 +85,12 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// What is computed in: f32 on the CPU, the embedding's dtype elsewhere.
+    /// What the model will be computed in.
     fn dtype(&self) -> DType {
-        match self.options.device.is_cpu() {
-            true => DType::F32,
-            false => self.stored("model.embed_tokens.weight"),
-        }
+        compute_dtype(
+            &self.options.device,
+            self.stored("model.embed_tokens.weight"),
+        )
     }
 
     fn stored(&self, name: &str) -> DType {
