@@ -7,21 +7,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::packed::Packed;
 use super::parameters::ParameterSource;
 use super::{DecoderSpec, LayerSpec, ModelError};
 use crate::kernels::logprob::{Scores, score};
 use crate::nn::rotary::RotaryEmbedding;
 use crate::nn::{Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations};
-
-/// The tokens of a forward pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Packed<'a> {
-    pub ids: &'a [u32],
-    /// Sequence `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
-    pub cu_seqlens: &'a [u32],
-    /// Length of each sequence including what the cache already holds; its tokens here are the last of it.
-    pub seq_lens: &'a [u32],
-}
 
 /// A transformer decoder.
 #[derive(Debug, Clone)]

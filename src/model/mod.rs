@@ -7,6 +7,7 @@ mod decoder;
 mod error;
 pub mod hub;
 mod language_model;
+mod packed;
 mod parameters;
 mod rope_config;
 pub mod safetensors;
@@ -15,8 +16,9 @@ pub mod weights;
 
 pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};
 pub use config::ModelConfig;
-pub use decoder::{Decoder, Packed};
+pub use decoder::Decoder;
 pub use error::ModelError;
 pub use language_model::{Completion, LanguageModel, LoadOptions, SampleParams};
+pub use packed::{Packed, PackedBatch};
 pub use parameters::{ParameterSource, random_parameters};
 pub use weights::Checkpoint;

@@ -429,7 +429,7 @@ fn gradients(
         .map(|&w| f64::from(w))
         .sum();
     let micro_batches = pack(batch, config.micro_batch_tokens);
-    let tokens = micro_batches.iter().map(|b| b.ids.len() as u64).sum();
+    let tokens = micro_batches.iter().map(|b| b.len() as u64).sum();
     let stats = lanes.run(&micro_batches, |micro_batch, grads| {
         let mut accumulator = Accumulator {
             vars: &trainable.vars,
