@@ -110,11 +110,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         optimizer.load(&dir.join(OPTIMIZER))?;
     }
 
-    let mut manifest = RunManifest::begin(
-        options.threads,
-        format!("{:?}", options.device.location()),
-        data,
-    );
+    let device = format!("{:?}", options.device.location());
+    let mut manifest = RunManifest::begin(options.threads, device, data);
+    if at.state.step > 0 {
+        manifest.continue_from(&config.output_dir);
+    }
     manifest.write(&config.output_dir, config)?;
     write_json(&config.output_dir.join("mixture.json"), &report)?;
     if !options.quiet {
@@ -181,9 +181,9 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         write_model(config, &model_dir, &model_config, &trainable, &dir)?;
         write_template(&template, &dir)?;
         log.draw()?;
-        manifest.end(&config.output_dir)?;
+        manifest.end();
+        manifest.write(&config.output_dir, config)?;
         manifest.write(&dir, config)?;
-        manifest.end(&dir)?;
         Some(dir)
     } else {
         None

@@ -14,6 +14,7 @@ use selfjudge::pocket::corpus::{self, CurriculumOptions};
 use selfjudge::preference::{Format, Message, Role, read_records};
 use selfjudge::train::config::{DataFile, JsftConfig, SaveDtype};
 use selfjudge::train::jsft::{RunOptions, Summary, run};
+use selfjudge::train::manifest::RunManifest;
 use selfjudge::train::mixture::Order;
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
@@ -124,6 +125,14 @@ fn a_resumed_run_ends_with_the_same_bits() {
     ] {
         assert!(config.output_dir.join(file).exists(), "{file}");
     }
+    let manifest = |dir: &Path| -> RunManifest {
+        let text = std::fs::read(dir.join("run_manifest.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let papers = manifest(&config.output_dir);
+    assert_eq!(papers.resumed.len(), 2);
+    assert!(papers.started <= papers.resumed[0] && papers.ended >= papers.resumed.last().cloned());
+    assert_eq!(manifest(&config.output_dir.join("model")), papers);
 }
 
 #[test]
