@@ -288,7 +288,7 @@ fn comparison(item: &JudgeItem) -> Comparison {
     }
 }
 
-/// Judges the records of each named set; pairs count as items whose answer is `a`.
+/// Judges the records of each named set; see [`Record::into_item`] for what pairs and ranked prompts count as.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -302,7 +302,7 @@ where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let reports = sets.into_iter().map(|(name, records)| {
-        let items: Vec<JudgeItem> = records.into_iter().map(Record::into_item).collect();
+        let items: Vec<JudgeItem> = records.into_iter().filter_map(Record::into_item).collect();
         evaluate(&name, &items, judge, options, &mut score)
     });
     Ok(JudgeTable(reports.collect::<Result<_, _>>()?))
@@ -527,7 +527,7 @@ mod tests {
             ("llmbar/adversarial_gptinst.jsonl.gz", Some(11.0)),
         ] {
             let records = read_records(&hh.with_file_name(file), Format::Auto).unwrap();
-            let items: Vec<JudgeItem> = records.into_iter().map(Record::into_item).collect();
+            let items: Vec<JudgeItem> = records.into_iter().filter_map(Record::into_item).collect();
             let even = vec![verdict([0.5, 0.5], 1.0); items.len()];
             let report = JudgeReport::new(file, &items, &even, &JudgeEvalOptions::default());
             if let Some(percent) = percent {

@@ -11,11 +11,12 @@ use selfjudge::eval::subject::Subject;
 use selfjudge::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
 use selfjudge::model::{LanguageModel, LoadOptions, adapter};
 use selfjudge::pocket::corpus::{self, CurriculumOptions};
-use selfjudge::preference::{Format, Message, Role, read_records};
+use selfjudge::preference::{Format, Message, RankedSet, Role, read_records};
 use selfjudge::train::config::{DataFile, JsftConfig, SaveDtype};
 use selfjudge::train::jsft::{RunOptions, Summary, run};
 use selfjudge::train::manifest::RunManifest;
 use selfjudge::train::mixture::Order;
+use serde_json::json;
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
 
@@ -224,6 +225,37 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
     );
     assert_ne!(a, b);
     peft_reads(&base_dir, &adapter_dir, &adapted, &prompts[0]);
+}
+
+#[test]
+fn ultrafeedback_files_are_trained_on() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = tiny(root.path(), "out", 60);
+    let completion = |n: usize| {
+        let rated = json!({"Rating": n.to_string(), "Rationale": format!("It scores {n}.")});
+        json!({
+            "response": format!("2 plus 3 is {n}."), "custom_system_prompt": "Be brief.",
+            "annotations": {"helpfulness": rated, "honesty": {"Rating": "N/A", "Rationale": ""}, "truthfulness": rated},
+        })
+    };
+    let completions: Vec<_> = (1..=5).map(completion).collect();
+    let line = json!({"instruction": "What is 2 plus 3?", "completions": completions});
+    let path = root.path().join("ultrafeedback.jsonl");
+    std::fs::write(&path, format!("{line}\n").repeat(8)).unwrap();
+    config.data = vec![DataFile {
+        ranked: RankedSet::Principled,
+        ..DataFile::new(path)
+    }];
+    config.mixture.rationale = true;
+    config.max_steps = Some(2);
+    run(&config, &options(false, None)).unwrap();
+    let report = std::fs::read_to_string(config.output_dir.join("mixture.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    // A prompt gives one answer to imitate and a comparison under each of the two aspects that are rated, in both orders.
+    assert_eq!(
+        (&report["sft_examples"], &report["judge_examples"]),
+        (&json!(8), &json!(32))
+    );
 }
 
 /// Python's peft gives the same logits; says so and passes where it is not installed.
