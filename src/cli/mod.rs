@@ -157,6 +157,13 @@ enum PocketCommand {
     },
 }
 
+impl Cli {
+    /// Whether the command trains a model.
+    pub fn trains(&self) -> bool {
+        matches!(self.command, Command::Train(_))
+    }
+}
+
 /// Does what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let threads = device::init_threads(cli.threads)?;

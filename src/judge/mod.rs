@@ -1,75 +1,39 @@
 //! The judge: two answers in, the probability that the first is better out.
 //!
-//! A comparison becomes prompts ([`prompt`], [`fit`]), both orders of each; a scorer returns the log-probabilities of the two
-//! label tokens ([`label`]) after each prompt; [`verdict`] averages orders and votes over principles. The scorer is a closure, so
-//! nothing here knows a model. [`bracket`] and [`tournament`] find the best of many answers by such comparisons.
+//! A comparison becomes prompts ([`template`], [`prompt`], [`fit`]), both orders of each; a scorer returns the
+//! log-probabilities of the two label tokens ([`label`]) after each prompt; [`verdict`] averages orders and votes over
+//! principles. The scorer is a closure, so nothing here knows a model. [`bracket`] and [`tournament`] find the best of many
+//! answers by such comparisons.
 
 mod bracket;
 mod bradley_terry;
+mod error;
 mod fit;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod label;
 mod prompt;
+mod template;
 mod tournament;
 mod verdict;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 pub use bracket::{Bracket, Match, Method, Outcome};
 pub use bradley_terry::{Game, bradley_terry};
+pub use error::JudgeError;
 pub use fit::{FittedPrompt, fit, tokens_within};
 pub use label::LabelTokens;
-pub use prompt::{ContextStyle, JudgePrompt, JudgeTemplate, PROMPT_DATE, TEMPLATE_FILE};
+pub use prompt::{JudgePrompt, PROMPT_DATE};
+pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};
 pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide};
 
 use crate::preference::{Message, PrincipleTable};
-use crate::text::{ChatTemplate, TextError, Tokenizer};
-
-/// What judging can fail with.
-#[derive(Debug, thiserror::Error)]
-pub enum JudgeError {
-    #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("judge template: {0}")]
-    Template(String),
-    #[error(
-        "the chat template does not write the user's text as it is, so the candidates cannot be found in the prompt"
-    )]
-    TextRewritten,
-    #[error(
-        "the label {label:?} is not one token after {lead_in:?}: {}it became {tokens}; choose other `labels` in judge_template.toml",
-        if *seam { "it changes the tokens before it, and " } else { "" }
-    )]
-    LabelNotOneToken {
-        label: String,
-        lead_in: String,
-        tokens: String,
-        /// Whether the label merges with the lead-in's last token.
-        seam: bool,
-    },
-    #[error("the labels {labels:?} are the same token ({id})")]
-    LabelsEqual { labels: [String; 2], id: u32 },
-    #[error(
-        "the judge prompt's frame alone has {frame} tokens of {max_tokens}, which leaves no room for the answers"
-    )]
-    NoRoom { frame: usize, max_tokens: usize },
-    #[error("a tournament needs at least one candidate")]
-    NoCandidates,
-    #[error("{expected} matches were asked for, {got} verdicts came back")]
-    VerdictCount { expected: usize, got: usize },
-    #[error(transparent)]
-    Text(#[from] TextError),
-    #[error("scoring judge prompts: {0}")]
-    Scorer(Box<dyn std::error::Error + Send + Sync>),
-}
+use crate::text::{ChatTemplate, Tokenizer};
 
 /// Two answers to one conversation, to be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]

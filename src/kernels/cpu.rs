@@ -46,6 +46,11 @@ pub(crate) use multiversioned;
 /// `e^x` to about 2 ulp for x in [-87, 88], clamped outside: branch-free, so loops over it vectorise.
 ///
 /// Cody-Waite reduction x = n ln 2 + r, |r| <= ln 2 / 2, then a degree-6 polynomial and an exponent shift.
+///
+/// Why there is also [`super::simd::exp`]: this one is a number in plain Rust, for loops that the compiler vectorises
+/// ([`multiversioned`]), and it never is 0; that one is a register, for kernels written over [`super::simd::Simd`],
+/// where masked scores of `-inf` must come out as exactly 0. Through the trait's plain type this one would lose its
+/// fused multiply-adds; as plain Rust that one would leave its registers.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LN2_HI: f32 = 0.693_359_4;

@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{ROW_CHUNK, dot, multiversioned};
+use super::cpu::{LANES, ROW_CHUNK, dot, multiversioned};
 use super::{Backward, fused, input, with_f32};
 
 /// The norm, fused where it can be.
@@ -18,15 +18,23 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     plain(x, weight, eps)
 }
 
-/// `sum = x + residual` and its norm, the pair every block boundary needs.
+/// `sum = x + residual` and the norm of it, as `(sum, normed)`: the pair at the middle of every block.
+///
+/// Fused, a row is still in the first-level cache when it is scaled, and the sum is not read back from memory.
 pub fn add_rms_norm(
     x: &Tensor,
     residual: &Tensor,
     weight: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Tensor)> {
+    if fused(&[x, residual, weight], Backward::None) {
+        return add_rms_norm_fused(x, residual, weight, eps as f32);
+    }
+    // Two outputs are more than a custom op can give autograd. The sum needs no op of its own for its gradient, and the
+    // norm has one.
     let sum = (x + residual)?;
-    Ok((rms_norm(&sum, weight, eps)?, sum))
+    let normed = rms_norm(&sum, weight, eps)?;
+    Ok((sum, normed))
 }
 
 /// Composed from differentiable candle ops; f32 inside whatever the dtype, as transformers does.
@@ -52,6 +60,75 @@ multiversioned! {
             }
         }
     }
+}
+
+multiversioned! {
+    /// The additions and their order are those of [`forward_rows`] over the sum: the same bits.
+    fn add_forward_rows(x: &[f32], residual: &[f32], weight: &[f32], eps: f32, sum: &mut [f32], y: &mut [f32]) {
+        let d = weight.len();
+        let rows = x.chunks_exact(d).zip(residual.chunks_exact(d));
+        for ((x, residual), (sum, y)) in rows.zip(sum.chunks_exact_mut(d).zip(y.chunks_exact_mut(d))) {
+            let ((x, x_tail), (residual, residual_tail)) = (x.as_chunks::<LANES>(), residual.as_chunks::<LANES>());
+            let (chunks, sum_tail) = sum.as_chunks_mut::<LANES>();
+            let mut squares = [0f32; LANES];
+            for ((x, residual), sum) in x.iter().zip(residual).zip(chunks) {
+                for lane in 0..LANES {
+                    sum[lane] = x[lane] + residual[lane];
+                    squares[lane] = sum[lane].mul_add(sum[lane], squares[lane]);
+                }
+            }
+            let mut tail = 0f32;
+            for ((x, residual), sum) in x_tail.iter().zip(residual_tail).zip(sum_tail) {
+                *sum = x + residual;
+                tail += *sum * *sum;
+            }
+            let mean_square = (squares.iter().sum::<f32>() + tail) / d as f32;
+            let scale = 1.0 / (mean_square + eps).sqrt();
+            for i in 0..d {
+                y[i] = sum[i] * scale * weight[i];
+            }
+        }
+    }
+}
+
+fn add_rms_norm_fused(
+    x: &Tensor,
+    residual: &Tensor,
+    weight: &Tensor,
+    eps: f32,
+) -> Result<(Tensor, Tensor)> {
+    let (shape, d) = (x.shape(), weight.elem_count());
+    if residual.shape() != shape || weight.dims() != [d] || shape.dims().last() != Some(&d) {
+        candle_core::bail!(
+            "add_rms_norm: x {shape:?}, residual {:?} and weight {:?} do not fit",
+            residual.shape(),
+            weight.shape()
+        );
+    }
+    let mut sum = vec![0f32; x.elem_count()];
+    let mut y = vec![0f32; x.elem_count()];
+    let (x, residual, weight) = (
+        x.contiguous()?,
+        residual.contiguous()?,
+        weight.contiguous()?,
+    );
+    with_f32(&x, |x| {
+        with_f32(&residual, |residual| {
+            with_f32(&weight, |w| {
+                let chunk = ROW_CHUNK * d;
+                sum.par_chunks_mut(chunk)
+                    .zip(y.par_chunks_mut(chunk))
+                    .zip(x.par_chunks(chunk).zip(residual.par_chunks(chunk)))
+                    .for_each(|((sum, y), (x, residual))| {
+                        add_forward_rows(x, residual, w, eps, sum, y);
+                    });
+            })
+        })
+    })???;
+    Ok((
+        Tensor::from_vec(sum, shape, x.device())?,
+        Tensor::from_vec(y, shape, x.device())?,
+    ))
 }
 
 multiversioned! {
@@ -140,7 +217,7 @@ impl CustomOp2 for RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_same_gradients, random};
+    use crate::kernels::testing::{assert_same_gradients, max_difference, random};
 
     #[test]
     fn fused_equals_plain_forward_and_backward() -> Result<()> {
@@ -155,5 +232,89 @@ mod tests {
             )?;
         }
         Ok(())
+    }
+
+    const SHAPES: [(usize, usize); 7] = [
+        (1, 1),
+        (3, 7),
+        (2, 32),
+        (70, 64),
+        (129, 33),
+        (5, 192),
+        (65, 95),
+    ];
+
+    fn bits(t: &Tensor) -> Result<Vec<u32>> {
+        let values: Vec<f32> = t.flatten_all()?.to_vec1()?;
+        Ok(values.into_iter().map(f32::to_bits).collect())
+    }
+
+    #[test]
+    fn the_sum_and_its_norm_are_the_two_ops_bit_by_bit() -> Result<()> {
+        for (rows, d) in SHAPES {
+            let (x, residual) = (random(&[rows, d], 1), random(&[rows, d], 2));
+            let w = random(&[d], 3);
+            let (sum, normed) = add_rms_norm(&x, &residual, &w, 1e-5)?;
+            let want = (&x + &residual)?;
+            assert_eq!(bits(&sum)?, bits(&want)?, "{rows}x{d}");
+            assert_eq!(
+                bits(&normed)?,
+                bits(&rms_norm(&want, &w, 1e-5)?)?,
+                "{rows}x{d}"
+            );
+            let difference = max_difference(&normed, &plain(&want, &w, 1e-5)?)?;
+            assert!(difference < 1e-5, "{rows}x{d}: {difference}");
+            // A strided input is its values.
+            let strided = x.t()?.contiguous()?.t()?;
+            let again = add_rms_norm(&strided, &residual, &w, 1e-5)?;
+            assert_eq!(bits(&again.1)?, bits(&normed)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_row_is_the_same_bits_among_any_others() -> Result<()> {
+        let (rows, d) = (130, 95);
+        let (x, residual, w) = (
+            random(&[rows, d], 1),
+            random(&[rows, d], 2),
+            random(&[d], 3),
+        );
+        let (sum, normed) = add_rms_norm(&x, &residual, &w, 1e-5)?;
+        for (start, some) in [(0, 1), (63, 2), (129, 1), (1, 100)] {
+            let part = |t: &Tensor| t.narrow(0, start, some);
+            let (s, n) = add_rms_norm(&part(&x)?, &part(&residual)?, &w, 1e-5)?;
+            assert_eq!(bits(&s)?, bits(&part(&sum)?)?);
+            assert_eq!(bits(&n)?, bits(&part(&normed)?)?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_flow_through_the_sum_and_its_norm() -> Result<()> {
+        for (rows, d) in SHAPES {
+            let (x, residual) = (random(&[rows, d], 1), random(&[rows, d], 2));
+            let w = random(&[d], 3);
+            assert_same_gradients(
+                &[&x, &residual, &w],
+                |t| {
+                    let (sum, normed) = add_rms_norm(&t[0], &t[1], &t[2], 1e-5)?;
+                    sum * normed
+                },
+                |t| {
+                    let sum = (&t[0] + &t[1])?;
+                    &sum * plain(&sum, &t[2], 1e-5)?
+                },
+                1e-5,
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let (x, w) = (random(&[4, 6], 1), random(&[6], 2));
+        assert!(add_rms_norm(&x, &random(&[3, 6], 3), &w, 1e-5).is_err());
+        assert!(add_rms_norm(&x, &x, &random(&[4], 3), 1e-5).is_err());
     }
 }

@@ -7,21 +7,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::packed::Packed;
 use super::parameters::ParameterSource;
 use super::{DecoderSpec, LayerSpec, ModelError};
 use crate::kernels::logprob::{Scores, score};
 use crate::nn::rotary::RotaryEmbedding;
 use crate::nn::{Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations};
-
-/// The tokens of a forward pass.
-#[derive(Debug, Clone, Copy)]
-pub struct Packed<'a> {
-    pub ids: &'a [u32],
-    /// Sequence `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
-    pub cu_seqlens: &'a [u32],
-    /// Length of each sequence including what the cache already holds; its tokens here are the last of it.
-    pub seq_lens: &'a [u32],
-}
 
 /// A transformer decoder.
 #[derive(Debug, Clone)]
@@ -33,6 +24,14 @@ pub struct Decoder {
     head: Linear,
     rotary: Arc<RotaryEmbedding>,
     device: Device,
+}
+
+/// What a model is computed in: f32 on the CPU, whatever its tables are kept in; the embedding table's dtype elsewhere.
+pub(super) fn compute_dtype(device: &Device, embedding: DType) -> DType {
+    match device.is_cpu() {
+        true => DType::F32,
+        false => embedding,
+    }
 }
 
 /// One layer: attention and MLP, each behind a norm and added to the residual stream.
@@ -59,8 +58,8 @@ impl Block {
             Some(rows) => x.index_select(rows, 0)?,
             None => x.clone(),
         };
-        let x = (x + attended)?;
-        let fed = self.mlp.forward(&self.post_norm.forward(&x)?)?;
+        let (x, normed) = self.post_norm.forward_sum(&x, &attended)?;
+        let fed = self.mlp.forward(&normed)?;
         x + fed
     }
 }
@@ -97,12 +96,9 @@ impl Decoder {
         &self.spec
     }
 
-    /// What hidden states are computed in: f32 on the CPU, the embedding's dtype elsewhere.
+    /// What hidden states are computed in: see [`compute_dtype`].
     pub fn dtype(&self) -> DType {
-        match self.device.is_cpu() {
-            true => DType::F32,
-            false => self.embed.dtype(),
-        }
+        compute_dtype(&self.device, self.embed.dtype())
     }
 
     pub fn device(&self) -> &Device {
@@ -119,12 +115,7 @@ impl Decoder {
         packed: Packed<'_>,
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
-        let rotations = self.rotations(packed)?;
-        let mut x = self.embed(packed.ids)?;
-        for layer in 0..self.blocks.len() {
-            x = self.block(layer, &x, None, &rotations, backend)?;
-        }
-        self.final_norm(&x)
+        self.run(packed, None, backend)
     }
 
     /// [`Self::forward`] for these rows of the result only, `[rows, hidden]`: the last block computes no others.
@@ -134,12 +125,23 @@ impl Decoder {
         rows: &[u32],
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
+        self.run(packed, Some(rows), backend)
+    }
+
+    fn run(
+        &self,
+        packed: Packed<'_>,
+        rows: Option<&[u32]>,
+        backend: &AttentionBackend<'_>,
+    ) -> Result<Tensor, ModelError> {
         let rotations = self.rotations(packed)?;
-        let rows = Tensor::new(rows, &self.device)?;
+        let rows = rows
+            .map(|rows| Tensor::new(rows, &self.device))
+            .transpose()?;
         let mut x = self.embed(packed.ids)?;
         let last = self.blocks.len() - 1;
         for layer in 0..=last {
-            let rows = (layer == last).then_some(&rows);
+            let rows = rows.as_ref().filter(|_| layer == last);
             x = self.block(layer, &x, rows, &rotations, backend)?;
         }
         self.final_norm(&x)

@@ -9,8 +9,9 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::adapter::{self, AdapterWeights, LoraConfig};
+use super::decoder::compute_dtype;
 use super::sampling::{Draws, log_softmax_at};
-use super::{Checkpoint, Decoder, ModelConfig, ModelError, Packed, ParameterSource};
+use super::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
 use crate::kernels::attention::AttentionMetadata;
 use crate::kernels::isa::Isa;
 use crate::kernels::kv_store::KvCache;
@@ -84,12 +85,12 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// What is computed in: f32 on the CPU, the embedding's dtype elsewhere.
+    /// What the model will be computed in.
     fn dtype(&self) -> DType {
-        match self.options.device.is_cpu() {
-            true => DType::F32,
-            false => self.stored("model.embed_tokens.weight"),
-        }
+        compute_dtype(
+            &self.options.device,
+            self.stored("model.embed_tokens.weight"),
+        )
     }
 
     fn stored(&self, name: &str) -> DType {
@@ -215,24 +216,24 @@ impl LanguageModel {
         }
         let mut completions = Vec::with_capacity(prompts.len());
         for (batch, prompts) in prompts.chunks(SAMPLE_SEQUENCES).enumerate() {
-            let draws = (0..prompts.len())
-                .map(|i| Draws::new(params.seed, (batch * SAMPLE_SEQUENCES + i) as u64))
-                .collect();
-            completions.extend(self.sample_batch(prompts, draws, params)?);
+            let first = batch * SAMPLE_SEQUENCES;
+            completions.extend(self.sample_batch(prompts, first, params)?);
         }
         Ok(completions)
     }
 
+    /// `first` is the place of the first prompt among all of the call's.
     fn sample_batch(
         &self,
         prompts: &[Vec<u32>],
-        mut draws: Vec<Draws>,
+        first: usize,
         params: &SampleParams,
     ) -> Result<Vec<Completion>, ModelError> {
         let mut blocks = 0u32;
         let mut sequences: Vec<Sequence> = prompts
             .iter()
-            .map(|prompt| {
+            .enumerate()
+            .map(|(i, prompt)| {
                 let room = params.max_new_tokens.min(self.max_context() - prompt.len());
                 let needed = (prompt.len() + room).div_ceil(BLOCK_SIZE) as u32;
                 let block_table = (blocks..blocks + needed).collect();
@@ -243,6 +244,7 @@ impl LanguageModel {
                     computed: 0,
                     room,
                     block_table,
+                    draws: Draws::new(params.seed, (first + i) as u64),
                     finished: false,
                 }
             })
@@ -257,32 +259,17 @@ impl LanguageModel {
             .collect::<Result<Vec<_>, _>>()?;
 
         loop {
-            let running: Vec<usize> = (0..sequences.len())
-                .filter(|&i| sequences[i].runs())
-                .collect();
+            let mut running: Vec<&mut Sequence> =
+                sequences.iter_mut().filter(|s| s.runs()).collect();
             if running.is_empty() {
                 break;
             }
-            let logits = self.step(&mut sequences, &running, &caches)?;
-            let next: Vec<u32> = {
-                let mut chosen: Vec<(&mut Draws, Vec<f32>)> = Vec::with_capacity(running.len());
-                let mut rows = logits.into_iter();
-                for (i, draws) in draws.iter_mut().enumerate() {
-                    if running.binary_search(&i).is_ok()
-                        && let Some(row) = rows.next()
-                    {
-                        chosen.push((draws, row));
-                    }
-                }
-                chosen
-                    .into_par_iter()
-                    .map(|(draws, row)| draws.draw(&row, params.temperature))
-                    .collect()
-            };
-            for (&i, id) in running.iter().zip(next) {
-                sequences[i].ids.push(id);
-                sequences[i].finished = params.stop_ids.contains(&id);
-            }
+            let logits = self.step(&mut running, &caches)?;
+            running.par_iter_mut().zip(logits).for_each(|(s, row)| {
+                let id = s.draws.draw(&row, params.temperature);
+                s.ids.push(id);
+                s.finished = params.stop_ids.contains(&id);
+            });
         }
         Ok(sequences
             .into_iter()
@@ -296,39 +283,41 @@ impl LanguageModel {
     /// Feeds every running sequence the tokens the caches do not hold yet; logits of the last of each.
     fn step(
         &self,
-        sequences: &mut [Sequence],
-        running: &[usize],
+        running: &mut [&mut Sequence],
         caches: &[KvCache],
     ) -> Result<Vec<Vec<f32>>, ModelError> {
-        let (mut ids, mut cu_seqlens) = (Vec::new(), vec![0u32]);
-        let (mut seq_lens, mut tables) = (Vec::new(), Vec::new());
-        for &i in running {
-            let s = &mut sequences[i];
-            ids.extend_from_slice(&s.ids[s.computed..]);
-            cu_seqlens.push(ids.len() as u32);
-            seq_lens.push(s.ids.len() as u32);
+        let mut batch = PackedBatch::default();
+        let mut tables = Vec::with_capacity(running.len());
+        for s in running {
+            batch.push(&s.ids[s.computed..], s.ids.len());
             tables.push(s.block_table.clone());
             s.computed = s.ids.len();
         }
-        let last: Vec<u32> = cu_seqlens[1..].iter().map(|&end| end - 1).collect();
         let metadata = AttentionMetadata::new(
-            cu_seqlens.clone(),
-            seq_lens.clone(),
+            batch.cu_seqlens().to_vec(),
+            batch.seq_lens().to_vec(),
             tables,
             BLOCK_SIZE,
             caches[0].num_blocks(),
         )
         .map_err(|e| ModelError::Input(e.to_string()))?;
-        let packed = Packed {
-            ids: &ids,
-            cu_seqlens: &cu_seqlens,
-            seq_lens: &seq_lens,
-        };
         let backend = AttentionBackend::Paged {
             caches,
             metadata: &metadata,
         };
-        let hidden = self.decoder.forward_rows(packed, &last, &backend)?;
+        self.last_logits(&batch, &backend)
+    }
+
+    /// Logits after the last token of each sequence.
+    fn last_logits(
+        &self,
+        batch: &PackedBatch,
+        backend: &AttentionBackend<'_>,
+    ) -> Result<Vec<Vec<f32>>, ModelError> {
+        let packed = batch.as_packed();
+        let hidden = self
+            .decoder
+            .forward_rows(packed, &batch.last_rows(), backend)?;
         Ok(self.decoder.logits(&hidden)?.to_vec2()?)
     }
 
@@ -356,27 +345,18 @@ impl LanguageModel {
         let mut read = vec![[0f32; 2]; prompts.len()];
         let mut start = 0;
         while start < order.len() {
-            let (mut ids, mut cu_seqlens) = (Vec::new(), vec![0u32]);
+            let mut batch = PackedBatch::default();
             let mut end = start;
             while end < order.len()
-                && (end == start || ids.len() + prompts[order[end]].len() <= READ_TOKENS)
+                && (end == start || batch.ids().len() + prompts[order[end]].len() <= READ_TOKENS)
             {
-                ids.extend_from_slice(&prompts[order[end]]);
-                cu_seqlens.push(ids.len() as u32);
+                batch.push_whole(&prompts[order[end]]);
                 end += 1;
             }
-            let seq_lens: Vec<u32> = cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
-            let last: Vec<u32> = cu_seqlens[1..].iter().map(|&end| end - 1).collect();
-            let packed = Packed {
-                ids: &ids,
-                cu_seqlens: &cu_seqlens,
-                seq_lens: &seq_lens,
-            };
             let backend = AttentionBackend::Dense {
-                cu_seqlens: &cu_seqlens,
+                cu_seqlens: batch.cu_seqlens(),
             };
-            let hidden = self.decoder.forward_rows(packed, &last, &backend)?;
-            let logits: Vec<Vec<f32>> = self.decoder.logits(&hidden)?.to_vec2()?;
+            let logits = self.last_logits(&batch, &backend)?;
             for (&i, row) in order[start..end].iter().zip(&logits) {
                 read[i] = labels.map(|id| log_softmax_at(row, id as usize));
             }
@@ -395,6 +375,8 @@ struct Sequence {
     /// New tokens it may grow by.
     room: usize,
     block_table: Vec<u32>,
+    /// The sequence's own stream of random numbers.
+    draws: Draws,
     finished: bool,
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::kernels::rms_norm::rms_norm;
+use crate::kernels::rms_norm::{add_rms_norm, rms_norm};
 
 /// The norm over the last axis; see [`crate::kernels::rms_norm`].
 #[derive(Debug, Clone)]
@@ -18,5 +18,10 @@ impl RmsNorm {
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         rms_norm(x, &self.weight, self.eps)
+    }
+
+    /// `x + residual`, and the norm of it.
+    pub fn forward_sum(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
+        add_rms_norm(x, residual, &self.weight, self.eps)
     }
 }

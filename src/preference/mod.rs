@@ -10,4 +10,4 @@ pub use pair::{JudgeItem, Label, Message, PreferencePair, Role};
 pub use principle::{Polarity, Principle, PrincipleError, PrincipleTable};
 pub use records::{OnMismatch, Record, RecordError, RecordReader, read_pairs, read_records};
 pub use shapes::{Format, ShapeError};
-pub use ultrafeedback::{RankedPrompt, RankedResponse, Rating};
+pub use ultrafeedback::{RankedDraw, RankedPrompt, RankedResponse, RankedSet, Rating};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::bufread::MultiGzDecoder;
 
 use super::shapes::{self, Format, ShapeError};
-use super::{JudgeItem, Label, PreferencePair};
+use super::{JudgeItem, Label, PreferencePair, RankedDraw, RankedPrompt};
 
 /// The longest line that is read; a longer one is an error, not an allocation.
 pub const MAX_LINE_BYTES: usize = 64 << 20;
@@ -50,24 +50,27 @@ pub enum RecordError {
 pub enum Record {
     Pair(PreferencePair),
     Item(JudgeItem),
+    Ranked(RankedPrompt),
 }
 
 impl Record {
-    /// The record as a training pair; `None` for a tie, which prefers nothing.
+    /// The record as training pairs; none for a tie, which prefers nothing, several for a ranked prompt.
     ///
     /// A judge item's better answer becomes a target of supervised fine-tuning only if `sft_items` says so: judge sets
-    /// compare answers, they do not vouch for them.
-    pub fn into_pair(self, sft_items: bool) -> Option<PreferencePair> {
+    /// compare answers, they do not vouch for them. What is drawn from a ranked prompt depends on the record's `place`
+    /// among all that are read.
+    pub fn into_pairs(self, sft_items: bool, draw: RankedDraw, place: u64) -> Vec<PreferencePair> {
         let item = match self {
-            Record::Pair(pair) => return Some(pair),
+            Record::Pair(pair) => return vec![pair],
+            Record::Ranked(prompt) => return prompt.pairs(draw, place),
             Record::Item(item) => item,
         };
         let (chosen, rejected) = match item.label {
             Label::A => (item.a, item.b),
             Label::B => (item.b, item.a),
-            Label::Tie => return None,
+            Label::Tie => return Vec::new(),
         };
-        Some(PreferencePair {
+        vec![PreferencePair {
             id: item.id,
             messages: item.messages,
             chosen,
@@ -76,14 +79,16 @@ impl Record {
             rationale: item.rationale,
             sft: sft_items,
             judge: true,
-        })
+        }]
     }
 
-    /// The record as a judge item; a pair shows its chosen answer first, so its label is `a`.
-    pub fn into_item(self) -> JudgeItem {
+    /// The record as a judge item: a pair shows its chosen answer first, so its label is `a`; a ranked prompt its best
+    /// and its worst response, if they are not rated the same.
+    pub fn into_item(self) -> Option<JudgeItem> {
         match self {
-            Record::Item(item) => item,
-            Record::Pair(pair) => JudgeItem {
+            Record::Item(item) => Some(item),
+            Record::Ranked(prompt) => prompt.extremes(),
+            Record::Pair(pair) => Some(JudgeItem {
                 id: pair.id,
                 messages: pair.messages,
                 a: pair.chosen,
@@ -91,7 +96,7 @@ impl Record {
                 label: Label::A,
                 principles: pair.principles,
                 rationale: pair.rationale,
-            },
+            }),
         }
     }
 }
@@ -235,10 +240,16 @@ pub fn read_records(path: &Path, format: Format) -> Result<Vec<Record>, RecordEr
 ///
 /// # Errors
 /// The first error met, see [`RecordError`].
-pub fn read_pairs(path: &Path, format: Format) -> Result<Vec<PreferencePair>, RecordError> {
-    RecordReader::open(path, format, OnMismatch::Fail)?
-        .filter_map(|record| record.map(|record| record.into_pair(false)).transpose())
-        .collect()
+pub fn read_pairs(
+    path: &Path,
+    format: Format,
+    draw: RankedDraw,
+) -> Result<Vec<PreferencePair>, RecordError> {
+    let mut pairs = Vec::new();
+    for (place, record) in RecordReader::open(path, format, OnMismatch::Fail)?.enumerate() {
+        pairs.extend(record?.into_pairs(false, draw, place as u64));
+    }
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -338,13 +349,14 @@ mod tests {
                 .unwrap()
                 .remove(0)
         };
-        let pair = item("b").into_pair(false).unwrap();
+        let pairs = |record: Record, sft| record.into_pairs(sft, RankedDraw::default(), 0);
+        let pair = pairs(item("b"), false).remove(0);
         assert_eq!((pair.chosen.as_str(), pair.rejected.as_str()), ("2", "1"));
         assert_eq!(pair.rationale.as_deref(), Some("r"));
         assert!(!pair.sft && pair.judge);
-        assert!(item("a").into_pair(true).unwrap().sft);
-        assert_eq!(item("tie").into_pair(true), None);
-        let back = Record::Pair(pair).into_item();
+        assert!(pairs(item("a"), true)[0].sft);
+        assert!(pairs(item("tie"), true).is_empty());
+        let back = Record::Pair(pair).into_item().unwrap();
         assert_eq!((back.a.as_str(), back.label), ("2", Label::A));
     }
 
@@ -372,7 +384,7 @@ mod tests {
             assert_eq!(found.len(), records, "{file}");
             let pairs = found
                 .into_iter()
-                .filter_map(|record| record.into_pair(false));
+                .flat_map(|record| record.into_pairs(false, RankedDraw::default(), 0));
             assert_eq!(pairs.count(), records - ties, "{file}");
         }
         let error = read_records(&data.join("gsm8k/train.jsonl.gz"), Format::Auto);

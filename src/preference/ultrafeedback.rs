@@ -4,14 +4,50 @@
 //! strictly lower. Principled set ("PR"): for every principle, one random comparison between the first response down the
 //! overall ranking whose rating on that principle differs from another's, and one of those others; with both rationales.
 
-use rand::{Rng, RngExt};
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use super::{Message, PreferencePair, Role};
+use super::{JudgeItem, Label, Message, PreferencePair, Role};
+
+/// UltraFeedback's aspects, in the released code's order, and what the built-in principle table calls each.
+const ASPECTS: [(&str, &str); 4] = [
+    ("helpfulness", "helpful"),
+    ("honesty", "honest"),
+    ("instruction_following", "instruction-following"),
+    ("truthfulness", "truthful"),
+];
+
+/// The principle an aspect is judged under; one that is not UltraFeedback's keeps its name.
+pub(super) fn principle_of(aspect: &str) -> &str {
+    ASPECTS
+        .iter()
+        .find(|(name, _)| *name == aspect)
+        .map_or(aspect, |(_, principle)| principle)
+}
+
+/// Which pairs are drawn from a [`RankedPrompt`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RankedSet {
+    /// [`RankedPrompt::base`].
+    #[default]
+    Base,
+    /// [`RankedPrompt::principled`], under UltraFeedback's four aspects.
+    Principled,
+}
+
+/// How pairs are drawn from ranked prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RankedDraw {
+    pub set: RankedSet,
+    pub seed: u64,
+}
 
 /// One aspect's rating of one response.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rating {
-    /// The principle's name: `helpfulness`, `honesty`, `instruction_following`, `truthfulness`.
+    /// The principle's name in a principle table.
     pub principle: String,
     /// None where the annotator gave none ("N/A").
     pub rating: Option<f64>,
@@ -20,7 +56,7 @@ pub struct Rating {
 }
 
 /// One response with its ratings.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankedResponse {
     pub text: String,
     /// The system prompt it was written under; it is imitated with it and judged without it.
@@ -55,7 +91,7 @@ impl RankedResponse {
 }
 
 /// One prompt with its responses.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankedPrompt {
     #[serde(default)]
     pub id: Option<String>,
@@ -95,6 +131,37 @@ impl RankedPrompt {
             sft: false,
             judge: true,
         }
+    }
+
+    /// The pairs of the set that was asked for. A function of the seed and of the prompt's `place` among all that are read.
+    pub fn pairs(&self, draw: RankedDraw, place: u64) -> Vec<PreferencePair> {
+        let mut rng = ChaCha8Rng::seed_from_u64(draw.seed);
+        // Counted from the top: streams from the bottom are the mixture's, which may have the same seed.
+        rng.set_stream(!place);
+        match draw.set {
+            RankedSet::Base => self.base(&mut rng).into_iter().collect(),
+            RankedSet::Principled => {
+                self.principled(&ASPECTS.map(|(_, principle)| principle), &mut rng)
+            }
+        }
+    }
+
+    /// The best response against the worst, for measuring a judge; none where all are rated the same.
+    pub fn extremes(&self) -> Option<JudgeItem> {
+        let ranking = self.ranking();
+        let ((best, top), (worst, bottom)) = (*ranking.first()?, *ranking.last()?);
+        (top > bottom).then(|| {
+            let pair = self.pair(best, worst);
+            JudgeItem {
+                id: pair.id,
+                messages: pair.messages,
+                a: pair.chosen,
+                b: pair.rejected,
+                label: Label::A,
+                principles: Vec::new(),
+                rationale: None,
+            }
+        })
     }
 
     /// The base set: at most one pair, imitated and, unless all ratings are equal, judged.
@@ -246,5 +313,34 @@ mod tests {
         assert_eq!(by(1), ("helpfulness", "kind liar", "blunt"));
         assert_eq!(by(2), ("honesty", "blunt", "kind liar"));
         assert_eq!(pairs[2].rationale.as_deref(), Some("plain\npleasant"));
+    }
+
+    #[test]
+    fn the_draw_is_a_function_of_seed_and_place() {
+        let prompt = prompt(
+            (0..40)
+                .map(|n| response(&format!("{n}"), Some(f64::from(n)), Some(f64::from(n)), ""))
+                .collect(),
+        );
+        let draw = |seed, place| {
+            let pairs = prompt.pairs(
+                RankedDraw {
+                    seed,
+                    ..RankedDraw::default()
+                },
+                place,
+            );
+            assert_eq!(pairs.len(), 1);
+            pairs[0].rejected.clone()
+        };
+        assert_eq!(draw(1, 5), draw(1, 5));
+        let drawn: std::collections::HashSet<_> = (0..20).map(|place| draw(1, place)).collect();
+        assert!(drawn.len() > 5, "{drawn:?}");
+        assert!((0..20).any(|place| draw(1, place) != draw(2, place)));
+        let item = prompt.extremes().unwrap();
+        assert_eq!(
+            (item.a.as_str(), item.b.as_str(), item.label),
+            ("39", "0", Label::A)
+        );
     }
 }

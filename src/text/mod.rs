@@ -7,6 +7,7 @@
 mod added_tokens;
 mod byte_level;
 mod chat_template;
+mod decoder_steps;
 mod detokenizer;
 mod jinja;
 mod python_json;

@@ -1,6 +1,7 @@
 //! Packing: examples laid end to end into micro-batches, with the rows that carry loss.
 
 use super::mixture::{ExampleKind, TrainExample};
+use crate::model::PackedBatch;
 
 /// What a supervised token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,12 +14,10 @@ pub enum TargetKind {
     Auxiliary,
 }
 
-/// Examples that go through the model at once. Attention never crosses `cu_seqlens`, so packing changes no result.
+/// Examples that go through the model at once. Attention never crosses from one to the next, so packing changes no result.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MicroBatch {
-    pub ids: Vec<u32>,
-    /// Example `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
-    pub cu_seqlens: Vec<u32>,
+    pub tokens: PackedBatch,
     /// Rows whose *next* token is supervised, ascending.
     pub rows: Vec<u32>,
     /// The supervised token after each of `rows`.
@@ -30,17 +29,9 @@ pub struct MicroBatch {
 }
 
 impl MicroBatch {
-    fn new() -> Self {
-        Self {
-            cu_seqlens: vec![0],
-            ..Self::default()
-        }
-    }
-
     fn push(&mut self, example: &TrainExample) {
-        let start = self.ids.len();
-        self.ids.extend_from_slice(&example.ids);
-        self.cu_seqlens.push(self.ids.len() as u32);
+        let start = self.len();
+        self.tokens.push_whole(&example.ids);
         for (i, &weight) in example.weights.iter().enumerate().skip(1) {
             if weight > 0.0 {
                 self.rows.push((start + i - 1) as u32);
@@ -55,9 +46,13 @@ impl MicroBatch {
         }
     }
 
-    /// Lengths of the examples.
-    pub fn seq_lens(&self) -> Vec<u32> {
-        self.cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect()
+    /// Its size in tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.ids().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }
 
@@ -72,9 +67,9 @@ pub fn pack<'a>(
             continue;
         }
         match batches.last_mut() {
-            Some(last) if last.ids.len() + example.ids.len() <= max_tokens => last.push(example),
+            Some(last) if last.len() + example.ids.len() <= max_tokens => last.push(example),
             _ => {
-                let mut batch = MicroBatch::new();
+                let mut batch = MicroBatch::default();
                 batch.push(example);
                 batches.push(batch);
             }
@@ -103,11 +98,11 @@ mod tests {
         let examples = [example(&[5, 6, 7], &[2]), example(&[8, 9], &[1])];
         let batches = pack(&examples, 5);
         assert_eq!(batches.len(), 1);
-        assert_eq!(batches[0].ids, [5, 6, 7, 8, 9]);
-        assert_eq!(batches[0].cu_seqlens, [0, 3, 5]);
+        assert_eq!(batches[0].tokens.ids(), [5, 6, 7, 8, 9]);
+        assert_eq!(batches[0].tokens.cu_seqlens(), [0, 3, 5]);
         assert_eq!(batches[0].rows, [1, 3]);
         assert_eq!(batches[0].targets, [7, 9]);
-        assert_eq!(batches[0].seq_lens(), [3, 2]);
+        assert_eq!(batches[0].tokens.seq_lens(), [3, 2]);
     }
 
     #[test]
@@ -119,7 +114,7 @@ mod tests {
             example(&[], &[]),
             example(&[6, 7], &[1]),
         ];
-        let sizes: Vec<usize> = pack(&examples, 4).iter().map(|b| b.ids.len()).collect();
+        let sizes: Vec<usize> = pack(&examples, 4).iter().map(MicroBatch::len).collect();
         assert_eq!(sizes, [2, 9, 4]);
     }
 

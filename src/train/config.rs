@@ -9,7 +9,7 @@ use super::mixture::{MixtureOptions, Order};
 use super::optim::OptimConfig;
 use super::schedule::ScheduleConfig;
 use crate::model::adapter::LoraConfig;
-use crate::preference::Format;
+use crate::preference::{Format, RankedSet};
 
 /// A JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples a step, 2e-5 cosine, clip 1.0).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,15 @@ pub struct DataFile {
     /// Whether its comparisons are judged.
     #[serde(default = "yes")]
     pub judge: bool,
+    /// Which pairs are drawn from prompts with several rated responses (UltraFeedback): `base`, or `principled` for
+    /// comparisons under each aspect, with rationales. Left out of a written configuration where it is `base`: a run that
+    /// was begun before there was a choice is the same run.
+    #[serde(default, skip_serializing_if = "is_base")]
+    pub ranked: RankedSet,
+}
+
+fn is_base(set: &RankedSet) -> bool {
+    *set == RankedSet::Base
 }
 
 impl DataFile {
@@ -84,6 +93,7 @@ impl DataFile {
             format: Format::default(),
             sft: true,
             judge: true,
+            ranked: RankedSet::Base,
         }
     }
 }

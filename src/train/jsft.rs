@@ -6,28 +6,32 @@
 //! A run is a function of its configuration and data: on the CPU a run that was killed and resumed ends with the same
 //! bits as one that was not.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod data;
+mod interval;
+mod output;
+mod resume;
+
+use std::path::PathBuf;
 
 use candle_core::Device;
 
+use self::data::{Built, build_mixture};
+use self::interval::Interval;
+use self::output::{write_json, write_model, write_template};
+use self::resume::{OPTIMIZER, STATE, WEIGHTS, identity, resume};
 use super::TrainError;
-use super::batch::pack;
+use super::batch::{MicroBatch, pack};
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights};
-use super::config::{DataFile, JsftConfig};
-use super::digest::{FileDigest, sha256_bytes};
+use super::config::JsftConfig;
 use super::lanes::Lanes;
-use super::manifest::{DataDigest, RunManifest};
+use super::manifest::RunManifest;
 use super::metrics::{MetricsLog, Progress, StepMetrics};
-use super::mixture::{Examples, Mixture, MixtureReport, TrainExample};
+use super::mixture::{Examples, TrainExample};
 use super::optim::Optimizer;
 use super::schedule::Schedule;
 use super::step::{Accumulator, BatchStats, forward_backward};
 use super::trainable::{Start, Trainable};
-use crate::judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
 use crate::model::{ModelConfig, hub};
-use crate::preference::{OnMismatch, PreferencePair, RecordError, RecordReader};
-use crate::text::{ChatTemplate, SpecialTokens, Tokenizer};
 
 /// How a run is driven; none of it changes the result.
 #[derive(Debug, Clone)]
@@ -53,17 +57,6 @@ pub struct Summary {
     /// The trained model or adapter, once the run is complete.
     pub model_dir: Option<PathBuf>,
 }
-
-/// Files of a model directory that belong to a trained copy of it.
-const COMPANIONS: [&str; 7] = [
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "principles.toml",
-    "LICENSE",
-];
 
 /// Trains. See the module's documentation.
 pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainError> {
@@ -110,11 +103,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         optimizer.load(&dir.join(OPTIMIZER))?;
     }
 
-    let mut manifest = RunManifest::begin(
-        options.threads,
-        format!("{:?}", options.device.location()),
-        data,
-    );
+    let device = format!("{:?}", options.device.location());
+    let mut manifest = RunManifest::begin(options.threads, device, data);
+    if at.state.step > 0 {
+        manifest.continue_from(&config.output_dir);
+    }
     manifest.write(&config.output_dir, config)?;
     write_json(&config.output_dir.join("mixture.json"), &report)?;
     if !options.quiet {
@@ -181,9 +174,9 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         write_model(config, &model_dir, &model_config, &trainable, &dir)?;
         write_template(&template, &dir)?;
         log.draw()?;
-        manifest.end(&config.output_dir)?;
+        manifest.end();
+        manifest.write(&config.output_dir, config)?;
         manifest.write(&dir, config)?;
-        manifest.end(&dir)?;
         Some(dir)
     } else {
         None
@@ -198,202 +191,9 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     })
 }
 
-const WEIGHTS: &str = "trainable.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "trainer_state.json";
-
-/// The encoded data and what it was made with.
-struct Built {
-    examples: Examples,
-    report: MixtureReport,
-    data: Vec<DataDigest>,
-    template: JudgeTemplate,
-}
-
-/// Reads the data and encodes it.
-fn build_mixture(config: &JsftConfig, model_dir: &Path) -> Result<Built, TrainError> {
-    let tokenizer = Tokenizer::from_file(&model_dir.join("tokenizer.json"))
-        .map_err(|e| TrainError::Data(e.to_string()))?;
-    let chat = chat_template(config, model_dir)?;
-    let (_, template) =
-        LabelTokens::resolve_or_bare(&tokenizer, &chat, judge_template(config, model_dir)?)
-            .map_err(|e| TrainError::Data(e.to_string()))?;
-    let principles =
-        principles_from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
-    let options = config.mixture.clone();
-    let mixture = Mixture::new(tokenizer, chat, template.clone(), principles, options)
-        .map_err(|e| TrainError::Data(e.to_string()))?;
-
-    let mut counts = vec![0u64; config.data.len()];
-    let pairs = config
-        .data
-        .iter()
-        .zip(&mut counts)
-        .flat_map(|(file, count)| pairs(file, count));
-    let (examples, report) = mixture
-        .build(pairs)
-        .map_err(|e| TrainError::Data(e.to_string()))?;
-    let data = config
-        .data
-        .iter()
-        .zip(counts)
-        .map(|(file, count)| DataDigest::of(&file.path, count))
-        .collect::<Result<_, _>>()?;
-    Ok(Built {
-        examples,
-        report,
-        data,
-        template,
-    })
-}
-
-/// The pairs of one file, in order; counts its records. What opening it failed with is the first item.
-fn pairs<'a>(
-    file: &'a DataFile,
-    count: &'a mut u64,
-) -> impl Iterator<Item = Result<PreferencePair, RecordError>> + 'a {
-    let (mut reader, mut failure) =
-        match RecordReader::open(&file.path, file.format, OnMismatch::Skip) {
-            Ok(reader) => (Some(reader), None),
-            Err(error) => (None, Some(error)),
-        };
-    std::iter::from_fn(move || {
-        if let Some(error) = failure.take() {
-            return Some(Err(error));
-        }
-        let reader = reader.as_mut()?;
-        for record in reader.by_ref() {
-            *count += 1;
-            match record.map(|record| record.into_pair(false)) {
-                Err(error) => return Some(Err(error)),
-                Ok(None) => continue,
-                Ok(Some(mut pair)) => {
-                    pair.sft &= file.sft;
-                    pair.judge &= file.judge;
-                    return Some(Ok(pair));
-                }
-            }
-        }
-        if reader.skipped() > 0 {
-            tracing::warn!(
-                "{}: {} records left out whose two answers follow different conversations",
-                file.path.display(),
-                reader.skipped()
-            );
-        }
-        None
-    })
-}
-
-/// The chat template that was given, or the model's own.
-fn chat_template(config: &JsftConfig, model_dir: &Path) -> Result<ChatTemplate, TrainError> {
-    let built = match &config.chat_template {
-        None => ChatTemplate::from_model_dir(model_dir),
-        Some(path) => {
-            let source = fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
-            SpecialTokens::from_model_dir(model_dir)
-                .and_then(|special| ChatTemplate::from_source(&source, special))
-        }
-    };
-    built.map_err(|e| TrainError::Data(e.to_string()))
-}
-
-/// The judge template that was asked for, or the model's own.
-fn judge_template(config: &JsftConfig, model_dir: &Path) -> Result<JudgeTemplate, TrainError> {
-    match &config.judge_template {
-        None => JudgeTemplate::from_model_dir(model_dir),
-        Some(name) => match JudgeTemplate::built_in(name) {
-            Some(template) => Ok(template),
-            None => JudgeTemplate::from_file(Path::new(name)),
-        },
-    }
-    .map_err(|e| TrainError::Data(e.to_string()))
-}
-
 fn total_steps(config: &JsftConfig, examples: usize) -> u64 {
     let steps = (config.epochs * examples as f64 / config.batch_size as f64).ceil() as u64;
     config.max_steps.map_or(steps, |max| steps.min(max)).max(1)
-}
-
-/// The digest of everything the result depends on: settings, starting weights, data.
-fn identity(
-    config: &JsftConfig,
-    model_dir: &Path,
-    data: &[DataDigest],
-) -> Result<String, TrainError> {
-    let mut text = config.identity()?;
-    let mut start = vec![model_dir.join("config.json")];
-    if !config.from_scratch {
-        let entries = fs::read_dir(model_dir).map_err(TrainError::io("cannot list", model_dir))?;
-        for entry in entries {
-            let path = entry
-                .map_err(TrainError::io("cannot list", model_dir))?
-                .path();
-            if path.extension().is_some_and(|e| e == "safetensors") {
-                start.push(path);
-            }
-        }
-        start.sort();
-    }
-    for path in start {
-        text.push_str(&FileDigest::of(&path)?.sha256);
-    }
-    for file in data {
-        text.push_str(&file.sha256);
-    }
-    Ok(sha256_bytes(text.as_bytes()))
-}
-
-/// Where the run stands, and the checkpoint it goes on from.
-struct Position {
-    state: TrainerState,
-    dir: Option<PathBuf>,
-}
-
-fn resume(
-    store: &CheckpointStore,
-    config: &JsftConfig,
-    options: &RunOptions,
-    identity: &str,
-    total_steps: u64,
-) -> Result<Position, TrainError> {
-    let latest = store.latest()?;
-    for (path, why) in &latest.rejected {
-        tracing::warn!(
-            "checkpoint {} is damaged and left out: {why}",
-            path.display()
-        );
-    }
-    let Some(checkpoint) = latest.checkpoint else {
-        return Ok(Position {
-            state: TrainerState {
-                step: 0,
-                total_steps,
-                epoch: 0,
-                data_cursor: 0,
-                num_tokens: 0,
-                config_digest: identity.to_owned(),
-            },
-            dir: None,
-        });
-    };
-    if !options.resume {
-        return Err(TrainError::Config(format!(
-            "{} holds the checkpoints of a run: resume it, or choose another output_dir",
-            config.output_dir.display()
-        )));
-    }
-    let state = TrainerState::load(&checkpoint.dir.join(STATE))?;
-    if state.config_digest != identity || state.total_steps != total_steps {
-        return Err(TrainError::Config(format!(
-            "the run in {} was begun with another configuration or other data; it cannot be resumed with this one",
-            config.output_dir.display()
-        )));
-    }
-    Ok(Position {
-        state,
-        dir: Some(checkpoint.dir),
-    })
 }
 
 /// The next examples, across the end of an epoch where it falls.
@@ -429,7 +229,7 @@ fn gradients(
         .map(|&w| f64::from(w))
         .sum();
     let micro_batches = pack(batch, config.micro_batch_tokens);
-    let tokens = micro_batches.iter().map(|b| b.ids.len() as u64).sum();
+    let tokens = micro_batches.iter().map(MicroBatch::len).sum::<usize>() as u64;
     let stats = lanes.run(&micro_batches, |micro_batch, grads| {
         let mut accumulator = Accumulator {
             vars: &trainable.vars,
@@ -444,95 +244,4 @@ fn gradients(
         )
     })?;
     Ok((stats, tokens))
-}
-
-/// Sums since the last row of metrics.
-#[derive(Default)]
-struct Interval {
-    steps: u64,
-    stats: BatchStats,
-    grad_norm: f64,
-}
-
-impl Interval {
-    fn add(&mut self, stats: &BatchStats, grad_norm: f64) {
-        self.steps += 1;
-        self.stats.add(stats);
-        self.grad_norm += grad_norm;
-    }
-
-    /// The means since the last row; starts the next interval.
-    fn row(
-        &mut self,
-        state: &TrainerState,
-        epoch: f64,
-        lr: f64,
-        tokens_per_second: f64,
-    ) -> StepMetrics {
-        let Self {
-            steps,
-            stats,
-            grad_norm,
-        } = std::mem::take(self);
-        let (sft, judge) = (stats.sft, stats.judge);
-        let share = |part: u64, of: u64| (of > 0).then(|| part as f64 / of as f64);
-        let mean = |sum: f64, of: u64| (of > 0).then(|| sum / of as f64);
-        let n = steps.max(1) as f64;
-        StepMetrics {
-            global_step: state.step,
-            epoch,
-            loss: stats.loss / n,
-            learning_rate: lr,
-            grad_norm: grad_norm / n,
-            num_tokens: state.num_tokens,
-            mean_token_accuracy: share(sft.top1 + judge.top1, sft.tokens + judge.tokens)
-                .unwrap_or(0.0),
-            sft_loss: mean(sft.nll, sft.tokens),
-            sft_mean_token_accuracy: share(sft.top1, sft.tokens),
-            judge_loss: mean(judge.nll, judge.tokens),
-            judge_accuracy: share(judge.top1, judge.tokens),
-            tokens_per_second,
-        }
-    }
-}
-
-/// Writes a directory that loads by itself: weights, configuration, tokenizer, templates.
-fn write_model(
-    config: &JsftConfig,
-    from: &Path,
-    model_config: &ModelConfig,
-    trainable: &Trainable,
-    dir: &Path,
-) -> Result<(), TrainError> {
-    fs::create_dir_all(dir).map_err(TrainError::io("cannot create", dir))?;
-    trainable.save(dir, config.save_dtype.dtype())?;
-    if config.lora.is_some() {
-        return Ok(());
-    }
-    for name in COMPANIONS {
-        let source = from.join(name);
-        if source.exists() {
-            let target = dir.join(name);
-            fs::copy(&source, &target).map_err(TrainError::io("cannot write", &target))?;
-        }
-    }
-    if let Some(template) = &config.chat_template {
-        let target = dir.join("chat_template.jinja");
-        fs::copy(template, &target).map_err(TrainError::io("cannot write", &target))?;
-    }
-    let mut json = model_config.json.clone();
-    json.remove("dtype");
-    json.insert("torch_dtype".into(), config.save_dtype.name().into());
-    write_json(&dir.join("config.json"), &json)
-}
-
-/// The judge's question goes with the weights that were trained on it.
-fn write_template(template: &JudgeTemplate, dir: &Path) -> Result<(), TrainError> {
-    let path = dir.join(TEMPLATE_FILE);
-    fs::write(&path, template.to_toml()).map_err(TrainError::io("cannot write", &path))
-}
-
-fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), TrainError> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::bad_file(path, e))?;
-    fs::write(path, text + "\n").map_err(TrainError::io("cannot write", path))
 }

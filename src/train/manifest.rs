@@ -10,13 +10,18 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use super::digest::FileDigest;
 
+const FILE: &str = "run_manifest.json";
+
 /// `run_manifest.json`; the resolved configuration lies beside it as `config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunManifest {
     pub selfjudge_version: String,
     pub git: GitState,
-    /// UTC, RFC 3339.
+    /// When the run was first started. UTC, RFC 3339, as all times here.
     pub started: String,
+    /// When it was gone on with from a checkpoint, in order. The machine and the code are those of the last of them.
+    #[serde(default)]
+    pub resumed: Vec<String>,
     /// Absent while the run is under way, or if it died.
     pub ended: Option<String>,
     /// The architecture and its extensions; bits may differ between two of them.
@@ -93,6 +98,7 @@ impl RunManifest {
             selfjudge_version: env!("CARGO_PKG_VERSION").to_owned(),
             git: GitState::of(Path::new(".")),
             started: rfc3339(SystemTime::now()),
+            resumed: Vec::new(),
             ended: None,
             isa: crate::device::isa(),
             threads,
@@ -100,6 +106,35 @@ impl RunManifest {
             data,
             config_sha256: String::new(),
         }
+    }
+
+    /// Notes that this is the run whose manifest lies in `dir`, resumed now: it keeps its start and its earlier resumes.
+    ///
+    /// A manifest that is missing or damaged is warned of and not missed otherwise: no run is lost for its papers.
+    pub fn continue_from(&mut self, dir: &Path) {
+        let path = dir.join(FILE);
+        let now = std::mem::take(&mut self.started);
+        let read = fs::read(&path)
+            .map_err(TrainError::io("cannot read", &path))
+            .and_then(|text| {
+                serde_json::from_slice::<Self>(&text).map_err(|e| TrainError::bad_file(&path, e))
+            });
+        match read {
+            Ok(earlier) => {
+                self.started = earlier.started;
+                self.resumed = earlier.resumed;
+            }
+            Err(error) => {
+                tracing::warn!("when the run was first started is not known: {error}");
+                self.started = "unknown".to_owned();
+            }
+        }
+        self.resumed.push(now);
+    }
+
+    /// Notes the end.
+    pub fn end(&mut self) {
+        self.ended = Some(rfc3339(SystemTime::now()));
     }
 
     /// Writes `config.toml` and `run_manifest.json` into `dir`.
@@ -112,23 +147,13 @@ impl RunManifest {
         self.config_sha256 = super::digest::sha256_bytes(text.as_bytes());
         let path = dir.join("config.toml");
         fs::write(&path, text).map_err(TrainError::io("cannot write", &path))?;
-        self.write_json(dir)
-    }
-
-    /// Notes the end and writes `run_manifest.json` again.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn end(&mut self, dir: &Path) -> Result<(), TrainError> {
-        self.ended = Some(rfc3339(SystemTime::now()));
-        self.write_json(dir)
-    }
-
-    fn write_json(&self, dir: &Path) -> Result<(), TrainError> {
-        let path = dir.join("run_manifest.json");
+        let path = dir.join(FILE);
         let text =
             serde_json::to_string_pretty(self).map_err(|e| TrainError::bad_file(&path, e))?;
-        fs::write(&path, text + "\n").map_err(TrainError::io("cannot write", &path))
+        // Renamed into place: a kill in between must not cost the times of an earlier start.
+        let new = dir.join("run_manifest.json.new");
+        fs::write(&new, text + "\n").map_err(TrainError::io("cannot write", &new))?;
+        fs::rename(&new, &path).map_err(TrainError::io("cannot write", &path))
     }
 }
 
@@ -184,21 +209,47 @@ mod tests {
         let data = DataDigest::of(&data, 2).unwrap();
         assert_eq!(data.bytes, 6);
         let mut manifest = RunManifest::begin(2, "cpu".to_owned(), vec![data]);
-        manifest
-            .write(
-                dir.path(),
-                &Config {
-                    learning_rate: 2e-5,
-                },
-            )
-            .unwrap();
-        manifest.end(dir.path()).unwrap();
-        let text = fs::read(dir.path().join("run_manifest.json")).unwrap();
+        manifest.end();
+        let config = Config {
+            learning_rate: 2e-5,
+        };
+        manifest.write(dir.path(), &config).unwrap();
+        let text = fs::read(dir.path().join(FILE)).unwrap();
         let read: RunManifest = serde_json::from_slice(&text).unwrap();
         assert_eq!(read, manifest);
         assert!(read.ended.is_some());
         let config = FileDigest::of(&dir.path().join("config.toml")).unwrap();
         assert_eq!(read.config_sha256, config.sha256);
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_its_start_and_lists_its_resumes() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |time: &str| {
+            let mut manifest = RunManifest::begin(2, "cpu".to_owned(), Vec::new());
+            manifest.started = time.to_owned();
+            manifest
+        };
+        let config = std::collections::BTreeMap::from([("seed", 1)]);
+        begin("first").write(dir.path(), &config).unwrap();
+        for time in ["second", "third"] {
+            let mut manifest = begin(time);
+            manifest.continue_from(dir.path());
+            manifest.write(dir.path(), &config).unwrap();
+        }
+        let mut last = begin("fourth");
+        last.continue_from(dir.path());
+        assert_eq!(last.started, "first");
+        assert_eq!(last.resumed, ["second", "third", "fourth"]);
+
+        // Papers that cannot be read cost the times, not the run.
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        let mut after = begin("fifth");
+        after.continue_from(dir.path());
+        assert_eq!(
+            (after.started.as_str(), after.resumed.len()),
+            ("unknown", 1)
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use candle_core::{Tensor, Var};
 use super::TrainError;
 use super::batch::{MicroBatch, TargetKind};
 use super::optim::GradBuffers;
-use crate::model::{Decoder, Packed};
+use crate::model::Decoder;
 use crate::nn::{AttentionBackend, Rotations};
 
 /// Sums over the supervised tokens of one kind.
@@ -82,15 +82,7 @@ pub fn forward_backward(
     let pass = Pass {
         decoder,
         batch,
-        rotations: {
-            let seq_lens = batch.seq_lens();
-            let packed = Packed {
-                ids: &batch.ids,
-                cu_seqlens: &batch.cu_seqlens,
-                seq_lens: &seq_lens,
-            };
-            decoder.rotations(packed)?
-        },
+        rotations: decoder.rotations(batch.tokens.as_packed())?,
         rows: Tensor::new(batch.rows.as_slice(), decoder.device())?,
         batch_weight,
     };
@@ -115,7 +107,7 @@ impl Pass<'_> {
     fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor, TrainError> {
         let last = layer + 1 == self.decoder.num_layers();
         let backend = AttentionBackend::Dense {
-            cu_seqlens: &self.batch.cu_seqlens,
+            cu_seqlens: self.batch.tokens.cu_seqlens(),
         };
         Ok(self.decoder.block(
             layer,
@@ -157,7 +149,7 @@ impl Pass<'_> {
     }
 
     fn whole(&self, accumulator: &mut Accumulator<'_>) -> Result<BatchStats, TrainError> {
-        let mut x = self.decoder.embed(&self.batch.ids)?;
+        let mut x = self.decoder.embed(self.batch.tokens.ids())?;
         for layer in 0..self.decoder.num_layers() {
             x = self.block(layer, &x)?;
         }
@@ -167,7 +159,7 @@ impl Pass<'_> {
     }
 
     fn layer_by_layer(&self, accumulator: &mut Accumulator<'_>) -> Result<BatchStats, TrainError> {
-        let embedded = self.decoder.embed(&self.batch.ids)?;
+        let embedded = self.decoder.embed(self.batch.tokens.ids())?;
         let mut boundaries = vec![embedded.detach()];
         for layer in 0..self.decoder.num_layers() {
             let x = self.block(layer, &boundaries[layer])?.detach();

@@ -5,21 +5,18 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
-use selfjudge::eval::ModelSubject;
-use selfjudge::eval::judge::{JudgeEvalOptions, evaluate_sets};
-use selfjudge::eval::subject::Subject;
-use selfjudge::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
 use selfjudge::model::{LanguageModel, LoadOptions, adapter};
 use selfjudge::pocket::corpus::{self, CurriculumOptions};
-use selfjudge::preference::{Format, Message, Role, read_records};
+use selfjudge::preference::RankedSet;
 use selfjudge::train::config::{DataFile, JsftConfig, SaveDtype};
 use selfjudge::train::jsft::{RunOptions, Summary, run};
-use selfjudge::train::mixture::Order;
+use selfjudge::train::manifest::RunManifest;
+use serde_json::json;
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
 
 /// A directory to start from: the pocket model's tokenizer and templates, another shape.
-fn start(root: &Path, hidden: usize, layers: usize) -> PathBuf {
+pub fn start(root: &Path, hidden: usize, layers: usize) -> PathBuf {
     let dir = root.join("start");
     std::fs::create_dir_all(&dir).unwrap();
     for entry in std::fs::read_dir(POCKET).unwrap() {
@@ -49,7 +46,7 @@ fn start(root: &Path, hidden: usize, layers: usize) -> PathBuf {
     dir
 }
 
-fn tiny(root: &Path, output: &str, pairs: usize) -> JsftConfig {
+pub fn tiny(root: &Path, output: &str, pairs: usize) -> JsftConfig {
     let data = root.join("corpus");
     if !data.exists() {
         corpus::write(&data, 5, pairs, &CurriculumOptions::probe()).unwrap();
@@ -72,7 +69,7 @@ fn tiny(root: &Path, output: &str, pairs: usize) -> JsftConfig {
     config
 }
 
-fn options(resume: bool, stop_after: Option<u64>) -> RunOptions {
+pub fn options(resume: bool, stop_after: Option<u64>) -> RunOptions {
     RunOptions {
         device: Device::Cpu,
         threads: 2,
@@ -124,6 +121,14 @@ fn a_resumed_run_ends_with_the_same_bits() {
     ] {
         assert!(config.output_dir.join(file).exists(), "{file}");
     }
+    let manifest = |dir: &Path| -> RunManifest {
+        let text = std::fs::read(dir.join("run_manifest.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let papers = manifest(&config.output_dir);
+    assert_eq!(papers.resumed.len(), 2);
+    assert!(papers.started <= papers.resumed[0] && papers.ended >= papers.resumed.last().cloned());
+    assert_eq!(manifest(&config.output_dir.join("model")), papers);
 }
 
 #[test]
@@ -217,6 +222,37 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
     peft_reads(&base_dir, &adapter_dir, &adapted, &prompts[0]);
 }
 
+#[test]
+fn ultrafeedback_files_are_trained_on() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = tiny(root.path(), "out", 60);
+    let completion = |n: usize| {
+        let rated = json!({"Rating": n.to_string(), "Rationale": format!("It scores {n}.")});
+        json!({
+            "response": format!("2 plus 3 is {n}."), "custom_system_prompt": "Be brief.",
+            "annotations": {"helpfulness": rated, "honesty": {"Rating": "N/A", "Rationale": ""}, "truthfulness": rated},
+        })
+    };
+    let completions: Vec<_> = (1..=5).map(completion).collect();
+    let line = json!({"instruction": "What is 2 plus 3?", "completions": completions});
+    let path = root.path().join("ultrafeedback.jsonl");
+    std::fs::write(&path, format!("{line}\n").repeat(8)).unwrap();
+    config.data = vec![DataFile {
+        ranked: RankedSet::Principled,
+        ..DataFile::new(path)
+    }];
+    config.mixture.rationale = true;
+    config.max_steps = Some(2);
+    run(&config, &options(false, None)).unwrap();
+    let report = std::fs::read_to_string(config.output_dir.join("mixture.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    // A prompt gives one answer to imitate and a comparison under each of the two aspects that are rated, in both orders.
+    assert_eq!(
+        (&report["sft_examples"], &report["judge_examples"]),
+        (&json!(8), &json!(32))
+    );
+}
+
 /// Python's peft gives the same logits; says so and passes where it is not installed.
 fn peft_reads(base: &Path, adapter: &Path, model: &LanguageModel, ids: &[u32]) {
     let script = crate::support::fixture("peft_readback.py");
@@ -288,83 +324,4 @@ fn what_cannot_be_trained_is_refused_with_a_reason() {
     refused(&config, false, "absent.jsonl");
     config.data.clear();
     refused(&config, false, "data");
-}
-
-/// Retrains a far smaller model than the default one from the same recipe's parts.
-#[test]
-fn both_skills_rise_within_a_minute_of_training() {
-    let root = tempfile::tempdir().unwrap();
-    let data = root.path().join("corpus");
-    let world = CurriculumOptions::probe();
-    corpus::write(&data, 9, 12_000, &world).unwrap();
-    let mut config = tiny(root.path(), "probe", 0);
-    config.model = start(root.path(), 64, 3).display().to_string();
-    config.data = vec![DataFile::new(data.join("pairs.jsonl"))];
-    config.order = Order::Windowed(1024);
-    config.batch_size = 48;
-    config.micro_batch_tokens = 1200;
-    config.save_every = 0;
-    config.schedule.learning_rate = 4e-3;
-    config.optim.optimizer = selfjudge::train::optim::OptimizerKind::Muon;
-    config.mixture.judge_weight = 3.0;
-    config.mixture.candidate_weight = 0.25;
-
-    let skills = |summary: &Summary| -> (f64, f64) {
-        let dir = summary.model_dir.as_ref().expect("the run is complete");
-        let model = LanguageModel::load(dir, &LoadOptions::default()).unwrap();
-        let judge = Judge::new(
-            model.tokenizer().clone(),
-            model.chat_template().clone(),
-            JudgeTemplate::from_model_dir(dir).unwrap(),
-            principles_from_model_dir(dir).unwrap(),
-            JudgeOptions::default(),
-            model.max_context(),
-        )
-        .unwrap();
-        let set = read_records(&data.join("heldout-correct.jsonl"), Format::default()).unwrap();
-        let sets = vec![("correct".to_owned(), set)];
-        let table = evaluate_sets(
-            &judge,
-            sets,
-            &JudgeEvalOptions::default(),
-            |prompts, labels| model.label_logprobs(prompts, labels),
-        )
-        .unwrap();
-        let tasks = corpus::held_out_tasks(3, 150, &world.kinds, &world.last_levels);
-        let asked: Vec<Vec<Message>> = tasks
-            .iter()
-            .map(|task| vec![Message::new(Role::User, task.prompt.clone())])
-            .collect();
-        let mut subject = ModelSubject {
-            tokenizer: model.tokenizer().clone(),
-            chat: model.chat_template().clone(),
-            stop_ids: model.stop_ids().to_vec(),
-            max_new_tokens: 48,
-            model: &model,
-            judge,
-        };
-        let answers = subject.answer(&asked, 0.0, 1).unwrap();
-        let right = tasks
-            .iter()
-            .zip(&answers)
-            .filter(|(task, answer)| task.check(answer).correct)
-            .count();
-        (right as f64 / tasks.len() as f64, table.0[0].accuracy.share)
-    };
-    config.max_steps = Some(1);
-    let before = skills(&run(&config, &options(false, None)).unwrap());
-    config.max_steps = None;
-    config.output_dir = root.path().join("trained");
-    let after = skills(&run(&config, &options(false, None)).unwrap());
-    eprintln!(
-        "answers {:.2} -> {:.2}, judgements {:.2} -> {:.2}",
-        before.0, after.0, before.1, after.1
-    );
-    assert!(
-        after.0 > before.0 + 0.3,
-        "answering: {} -> {}",
-        before.0,
-        after.0
-    );
-    assert!(after.1 > 0.6, "judging: {} -> {}", before.1, after.1);
 }

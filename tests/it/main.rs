@@ -1,9 +1,12 @@
 //! The one integration binary.
 
 mod config;
+mod config_refused;
 mod corrupt;
 mod floors;
 mod jsft;
+mod learning;
 mod parity;
 mod serving;
 mod support;
+mod weights_files;

@@ -6,7 +6,9 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor, Var};
 use selfjudge::kernels::attention::AttentionMetadata;
 use selfjudge::kernels::kv_store::KvCache;
-use selfjudge::model::{Checkpoint, Decoder, ModelConfig, ModelError, Packed, ParameterSource};
+use selfjudge::model::{
+    Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource,
+};
 use selfjudge::nn::AttentionBackend;
 use selfjudge::train::batch::{MicroBatch, pack};
 use selfjudge::train::mixture::{ExampleKind, TrainExample};
@@ -66,17 +68,13 @@ fn difference(a: &Tensor, b: &Tensor) -> f32 {
     difference.max(0).unwrap().to_scalar().unwrap()
 }
 
-/// Logits of packed sequences, each attending to itself.
-fn dense(decoder: &Decoder, ids: &[u32], cu_seqlens: &[u32]) -> Tensor {
-    let seq_lens: Vec<u32> = cu_seqlens.windows(2).map(|w| w[1] - w[0]).collect();
-    let packed = Packed {
-        ids,
-        cu_seqlens,
-        seq_lens: &seq_lens,
+/// Logits of sequences that go through the decoder together, each attending to itself.
+fn dense<S: AsRef<[u32]>>(decoder: &Decoder, sequences: &[S]) -> Tensor {
+    let batch: PackedBatch = sequences.iter().map(S::as_ref).collect();
+    let backend = AttentionBackend::Dense {
+        cu_seqlens: batch.cu_seqlens(),
     };
-    let hidden = decoder
-        .forward(packed, &AttentionBackend::Dense { cu_seqlens })
-        .unwrap();
+    let hidden = decoder.forward(batch.as_packed(), &backend).unwrap();
     decoder.logits(&hidden).unwrap()
 }
 
@@ -101,30 +99,21 @@ fn architectures() -> Vec<std::path::PathBuf> {
     dirs
 }
 
-fn concatenate(sequences: &[Vec<u32>]) -> (Vec<u32>, Vec<u32>) {
-    let mut cu_seqlens = vec![0];
-    for ids in sequences {
-        cu_seqlens.push(cu_seqlens[cu_seqlens.len() - 1] + ids.len() as u32);
-    }
-    (sequences.concat(), cu_seqlens)
-}
-
 #[test]
 fn every_architecture_gives_transformers_logits_alone_and_packed() {
     for dir in architectures() {
         let decoder = decoder(&dir);
         let (sequences, logits) = golden(&dir);
         for (ids, want) in sequences.iter().zip(&logits) {
-            let got = dense(&decoder, ids, &[0, ids.len() as u32]);
-            let d = difference(&got, want);
+            let d = difference(&dense(&decoder, &[ids]), want);
             assert!(d < 1e-4, "{} differs by {d}", dir.display());
         }
-        let (ids, cu_seqlens) = concatenate(&sequences);
-        let packed = dense(&decoder, &ids, &cu_seqlens);
-        for (i, (ids, w)) in sequences.iter().zip(cu_seqlens.windows(2)).enumerate() {
-            let alone = dense(&decoder, ids, &[0, ids.len() as u32]);
-            let part = packed.narrow(0, w[0] as usize, ids.len()).unwrap();
-            let d = difference(&part, &alone);
+        let packed = dense(&decoder, &sequences);
+        let mut start = 0;
+        for (i, ids) in sequences.iter().enumerate() {
+            let part = packed.narrow(0, start, ids.len()).unwrap();
+            start += ids.len();
+            let d = difference(&part, &dense(&decoder, &[ids]));
             assert!(
                 d < 1e-5,
                 "{} sequence {i}: packing moves it by {d}",
@@ -159,36 +148,29 @@ fn paged(
     let mut logits: Vec<Vec<Tensor>> = vec![Vec::new(); sequences.len()];
     let mut done = 0;
     while done < longest {
-        let (mut ids, mut cu_seqlens, mut seq_lens) = (Vec::new(), vec![0u32], Vec::new());
+        let mut batch = PackedBatch::default();
         let (mut tables, mut running) = (Vec::new(), Vec::new());
         for (s, sequence) in sequences.iter().enumerate().filter(|(_, q)| q.len() > done) {
             let end = (done + chunk).min(sequence.len());
-            ids.extend_from_slice(&sequence[done..end]);
-            cu_seqlens.push(ids.len() as u32);
-            seq_lens.push(end as u32);
+            batch.push(&sequence[done..end], end);
             tables.push(blocks[s * per_sequence..(s + 1) * per_sequence].to_vec());
             running.push(s);
         }
         let metadata = AttentionMetadata::new(
-            cu_seqlens.clone(),
-            seq_lens.clone(),
+            batch.cu_seqlens().to_vec(),
+            batch.seq_lens().to_vec(),
             tables,
             block_size,
             num_blocks,
         )
         .unwrap();
-        let packed = Packed {
-            ids: &ids,
-            cu_seqlens: &cu_seqlens,
-            seq_lens: &seq_lens,
-        };
         let backend = AttentionBackend::Paged {
             caches: &caches,
             metadata: &metadata,
         };
-        let hidden = decoder.forward(packed, &backend).unwrap();
+        let hidden = decoder.forward(batch.as_packed(), &backend).unwrap();
         let rows = decoder.logits(&hidden).unwrap();
-        for (&s, w) in running.iter().zip(cu_seqlens.windows(2)) {
+        for (&s, w) in running.iter().zip(batch.cu_seqlens().windows(2)) {
             logits[s].push(
                 rows.narrow(0, w[0] as usize, (w[1] - w[0]) as usize)
                     .unwrap(),
@@ -245,7 +227,7 @@ fn stories260k_reproduces_its_goldens() {
     let mut checked = 0;
     for prompt in golden["prompts"].as_array().unwrap() {
         let ids = ids_of(&prompt["prompt_ids"]);
-        let logits = dense(&decoder, &ids, &[0, ids.len() as u32]);
+        let logits = dense(&decoder, &[&ids]);
         let last: Vec<f32> = logits.get(ids.len() - 1).unwrap().to_vec1().unwrap();
         let want: Vec<f32> = serde_json::from_value(prompt["last_logits_first16"].clone()).unwrap();
         for (got, want) in last.iter().zip(&want) {
@@ -357,11 +339,12 @@ fn splitting_a_batch_changes_nothing_but_rounding() {
     let dir = fixture("jsft/llama");
     let (whole, weight) = fixture_batch(&dir);
     let examples: Vec<TrainExample> = whole
-        .cu_seqlens
+        .tokens
+        .cu_seqlens()
         .windows(2)
         .map(|w| {
             let range = w[0] as usize..w[1] as usize;
-            let ids = whole.ids[range.clone()].to_vec();
+            let ids = whole.tokens.ids()[range.clone()].to_vec();
             let mut weights = vec![0.0; ids.len()];
             for (&row, &weight) in whole.rows.iter().zip(&whole.weights) {
                 if range.contains(&(row as usize)) {

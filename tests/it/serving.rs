@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use selfjudge::kernels::linear::WeightFormat;
-use selfjudge::model::{LanguageModel, LoadOptions, Packed, SampleParams};
+use selfjudge::model::{LanguageModel, LoadOptions, PackedBatch, SampleParams};
 use selfjudge::nn::AttentionBackend;
 
 use crate::support::{fixture, shared_data};
@@ -163,18 +163,12 @@ fn an_adapter_made_by_peft_gives_pefts_logits() {
     let golden =
         candle_core::safetensors::load(fixture("lora/golden.safetensors"), &Device::Cpu).unwrap();
     let ids: Vec<u32> = golden["ids"].flatten_all().unwrap().to_vec1().unwrap();
-    let n = ids.len() as u32;
-    let packed = Packed {
-        ids: &ids,
-        cu_seqlens: &[0, n],
-        seq_lens: &[n],
-    };
+    let batch: PackedBatch = [ids.as_slice()].into_iter().collect();
     let backend = AttentionBackend::Dense {
-        cu_seqlens: &[0, n],
+        cu_seqlens: batch.cu_seqlens(),
     };
-    let logits = decoder
-        .logits(&decoder.forward(packed, &backend).unwrap())
-        .unwrap();
+    let hidden = decoder.forward(batch.as_packed(), &backend).unwrap();
+    let logits = decoder.logits(&hidden).unwrap();
     let want = golden["logits"].reshape(logits.shape()).unwrap();
     let d = (logits - want)
         .unwrap()

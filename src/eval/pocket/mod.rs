@@ -7,6 +7,7 @@ mod draw;
 mod own_samples;
 mod principles;
 mod report;
+mod table;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,7 @@
 //! Attention: over packed sequences with a backward (training), and over the paged cache (serving).
 
 mod dense;
+mod dense_sequence;
 mod metadata;
 mod paged;
 mod paged_cpu;

@@ -8,6 +8,8 @@ mod dot;
 mod format;
 mod gemm;
 mod packed;
+#[cfg(test)]
+mod packed_tests;
 mod panels;
 mod widen;
 

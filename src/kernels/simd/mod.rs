@@ -43,6 +43,8 @@ pub trait Simd: Copy {
 /// `2^n · e^r` with `n = round(x / ln 2)` and |r| ≤ ln 2 / 2, ln 2 split in two so that `r` keeps its bits, and the
 /// degree-6 minimax polynomial of Cephes' `expf`.
 ///
+/// Loops of plain Rust use [`super::cpu::exp`], which says why there are two.
+///
 /// # Safety
 /// As for [`Simd`].
 #[inline(always)]

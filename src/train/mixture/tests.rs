@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::judge::fixtures::{self, LABELS};
-use crate::preference::{Format, Message, OnMismatch, RecordReader, Role, read_pairs};
+use crate::preference::{Format, Message, RankedDraw, Role, read_pairs};
 use crate::test_support::shared_data;
 use crate::text::SpecialTokens;
 
@@ -428,6 +428,7 @@ fn real_conversations_become_examples_under_real_templates() {
     let pairs = read_pairs(
         &data.with_file_name("hh-helpful/valid.jsonl.gz"),
         Format::Auto,
+        RankedDraw::default(),
     )
     .unwrap();
     for name in [
@@ -467,16 +468,20 @@ fn a_whole_file_is_built_from_its_stream() {
     let Some(data) = shared_data("oasst-100") else {
         return;
     };
-    let reader =
-        RecordReader::open(&data.join("train.jsonl.gz"), Format::Auto, OnMismatch::Fail).unwrap();
-    let pairs =
-        reader.filter_map(|record| record.map(|record| record.into_pair(false)).transpose());
+    let pairs = read_pairs(
+        &data.join("train.jsonl.gz"),
+        Format::Auto,
+        RankedDraw::default(),
+    )
+    .unwrap();
     let mut mixture = mixture(MixtureOptions::default());
     let tokenizer = data.with_file_name("tokenizers/minimind/tokenizer.json");
     mixture.tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
     mixture.labels =
         LabelTokens::resolve(&mixture.tokenizer, &mixture.chat, &mixture.template).unwrap();
-    let (examples, report) = mixture.build(pairs).unwrap();
+    let (examples, report) = mixture
+        .build(pairs.into_iter().map(Ok::<_, std::io::Error>))
+        .unwrap();
     assert_eq!(report.pairs, 646);
     assert_eq!(
         examples.len() as u64,

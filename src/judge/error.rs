@@ -1,0 +1,46 @@
+//! What judging can fail with.
+
+use std::path::PathBuf;
+
+use crate::text::TextError;
+
+/// What judging can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("judge template: {0}")]
+    Template(String),
+    #[error(
+        "the chat template does not write the user's text as it is, so the candidates cannot be found in the prompt"
+    )]
+    TextRewritten,
+    #[error(
+        "the label {label:?} is not one token after {lead_in:?}: {}it became {tokens}; choose other `labels` in judge_template.toml",
+        if *seam { "it changes the tokens before it, and " } else { "" }
+    )]
+    LabelNotOneToken {
+        label: String,
+        lead_in: String,
+        tokens: String,
+        /// Whether the label merges with the lead-in's last token.
+        seam: bool,
+    },
+    #[error("the labels {labels:?} are the same token ({id})")]
+    LabelsEqual { labels: [String; 2], id: u32 },
+    #[error(
+        "the judge prompt's frame alone has {frame} tokens of {max_tokens}, which leaves no room for the answers"
+    )]
+    NoRoom { frame: usize, max_tokens: usize },
+    #[error("a tournament needs at least one candidate")]
+    NoCandidates,
+    #[error("{expected} matches were asked for, {got} verdicts came back")]
+    VerdictCount { expected: usize, got: usize },
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error("scoring judge prompts: {0}")]
+    Scorer(Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,360 @@
+//! The judge's template: what is asked about two answers, as data.
+//!
+//! A template is a file (`judge_template.toml` in a model's folder; two are built in, `hh` and `ultrafeedback`). Its `user`
+//! text holds the slots `{principles}`, `{context}`, `{response_a}` and `{response_b}`, which [`super::prompt`] fills.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::JudgeError;
+use crate::preference::{Message, Role};
+use crate::text::Rendered;
+
+/// The file a model's folder may hold its template in.
+pub const TEMPLATE_FILE: &str = "judge_template.toml";
+
+/// How a conversation is written into the `{context}` slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextStyle {
+    /// Written before each user turn.
+    pub user: String,
+    /// Written before each assistant turn.
+    pub assistant: String,
+    /// Written before each system turn; where absent, system turns are not shown (the released UltraFeedback setup).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    pub separator: String,
+    /// Whether a conversation of one user turn is shown without `user` before it.
+    #[serde(default)]
+    pub bare_single_turn: bool,
+}
+
+impl ContextStyle {
+    pub(super) fn join(&self, context: &[Message]) -> String {
+        let shown: Vec<(&str, &str)> = context
+            .iter()
+            .filter_map(|message| {
+                let tag = match message.role {
+                    Role::System => self.system.as_deref()?,
+                    Role::User => &self.user,
+                    Role::Assistant => &self.assistant,
+                };
+                Some((tag, message.content.as_str()))
+            })
+            .collect();
+        if let ([(_, only)], true) = (shown.as_slice(), self.bare_single_turn) {
+            return (*only).to_owned();
+        }
+        let turns: Vec<String> = shown
+            .iter()
+            .map(|(tag, content)| format!("{tag}{content}"))
+            .collect();
+        turns.join(&self.separator)
+    }
+}
+
+/// A template as its file states it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TemplateFile {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    system: Option<String>,
+    user: String,
+    pub(super) lead_in: String,
+    labels: [String; 2],
+    pub(super) default_principle: String,
+    #[serde(default)]
+    pub(super) principle_bullet: String,
+    #[serde(default = "newline")]
+    pub(super) principle_separator: String,
+    #[serde(default = "bare_rationale")]
+    rationale: String,
+    pub(super) context: ContextStyle,
+}
+
+fn newline() -> String {
+    "\n".into()
+}
+
+fn bare_rationale() -> String {
+    "\n{rationale}".into()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slot {
+    Principles,
+    Context,
+    ResponseA,
+    ResponseB,
+}
+
+impl Slot {
+    const ALL: [(&str, Slot); 4] = [
+        ("{principles}", Slot::Principles),
+        ("{context}", Slot::Context),
+        ("{response_a}", Slot::ResponseA),
+        ("{response_b}", Slot::ResponseB),
+    ];
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Text(String),
+    Slot(Slot),
+}
+
+/// A parsed judge template; see the module's page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TemplateFile", into = "TemplateFile")]
+pub struct JudgeTemplate {
+    pub(super) file: TemplateFile,
+    pub(super) user: Vec<Piece>,
+    pub(super) system: Option<Vec<Piece>>,
+    /// What stands before and after the rationale.
+    rationale: (String, String),
+}
+
+impl TryFrom<TemplateFile> for JudgeTemplate {
+    type Error = JudgeError;
+
+    fn try_from(file: TemplateFile) -> Result<Self, JudgeError> {
+        let user = parse(&file.user)?;
+        for (name, slot) in Slot::ALL {
+            let count = user
+                .iter()
+                .filter(|piece| **piece == Piece::Slot(slot))
+                .count();
+            let wanted = if slot == Slot::Principles {
+                0..=1
+            } else {
+                1..=1
+            };
+            if !wanted.contains(&count) {
+                return Err(JudgeError::Template(format!(
+                    "`user` holds the slot {name} {count} times; it must hold it once"
+                )));
+            }
+        }
+        let system = file.system.as_deref().map(parse).transpose()?;
+        let candidate =
+            |piece: &Piece| matches!(piece, Piece::Slot(slot) if *slot != Slot::Principles);
+        if system.iter().flatten().any(candidate) {
+            return Err(JudgeError::Template(
+                "`system` may hold no slot but {principles}".into(),
+            ));
+        }
+        if file.labels.iter().any(String::is_empty) || file.labels[0] == file.labels[1] {
+            return Err(JudgeError::Template(
+                "`labels` must be two different texts".into(),
+            ));
+        }
+        if file.default_principle.trim().is_empty() {
+            return Err(JudgeError::Template("`default_principle` is empty".into()));
+        }
+        let rationale = match file.rationale.split_once("{rationale}") {
+            Some((before, after)) => (before.to_owned(), after.to_owned()),
+            None => {
+                return Err(JudgeError::Template(
+                    "`rationale` lacks its slot {rationale}".into(),
+                ));
+            }
+        };
+        Ok(Self {
+            file,
+            user,
+            system,
+            rationale,
+        })
+    }
+}
+
+impl From<JudgeTemplate> for TemplateFile {
+    fn from(template: JudgeTemplate) -> Self {
+        template.file
+    }
+}
+
+/// Splits a text at its slots. Any other `{name}` is refused, as it is most likely a slot's name misspelt.
+fn parse(text: &str) -> Result<Vec<Piece>, JudgeError> {
+    let mut pieces = Vec::new();
+    let mut literal = String::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        literal.push_str(&rest[..open]);
+        rest = &rest[open..];
+        if let Some((name, slot)) = Slot::ALL.iter().find(|(name, _)| rest.starts_with(name)) {
+            if !literal.is_empty() {
+                pieces.push(Piece::Text(std::mem::take(&mut literal)));
+            }
+            pieces.push(Piece::Slot(*slot));
+            rest = &rest[name.len()..];
+            continue;
+        }
+        if let Some(close) = rest.find('}') {
+            let name = &rest[1..close];
+            if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                return Err(JudgeError::Template(format!("unknown slot {{{name}}}")));
+            }
+        }
+        literal.push('{');
+        rest = &rest[1..];
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        pieces.push(Piece::Text(literal));
+    }
+    Ok(pieces)
+}
+
+impl Default for JudgeTemplate {
+    fn default() -> Self {
+        Self::hh()
+    }
+}
+
+impl JudgeTemplate {
+    /// The built-in template for conversations ("Assistant A/B").
+    pub fn hh() -> Self {
+        Self::from_toml(include_str!("hh.toml"))
+            .expect("the built-in template is valid, this is a bug")
+    }
+
+    /// The built-in template for single instructions ("Response A/B").
+    pub fn ultrafeedback() -> Self {
+        Self::from_toml(include_str!("ultrafeedback.toml"))
+            .expect("the built-in template is valid, this is a bug")
+    }
+
+    /// The built-in template of that name.
+    pub fn built_in(name: &str) -> Option<Self> {
+        [Self::hh(), Self::ultrafeedback()]
+            .into_iter()
+            .find(|template| template.name() == name)
+    }
+
+    /// # Errors
+    /// If the text is not TOML, a field is missing or unknown, or a slot is missing, repeated or unknown.
+    pub fn from_toml(text: &str) -> Result<Self, JudgeError> {
+        toml::from_str::<TemplateFile>(text)
+            .map_err(|error| JudgeError::Template(error.to_string()))?
+            .try_into()
+    }
+
+    /// # Errors
+    /// If the file cannot be read, or as [`Self::from_toml`].
+    pub fn from_file(path: &Path) -> Result<Self, JudgeError> {
+        let text = std::fs::read_to_string(path).map_err(|source| JudgeError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_toml(&text)
+    }
+
+    /// The template a model's folder holds, or the built-in default where it holds none.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub fn from_model_dir(dir: &Path) -> Result<Self, JudgeError> {
+        let path: PathBuf = dir.join(TEMPLATE_FILE);
+        match path.try_exists() {
+            Ok(false) => Ok(Self::default()),
+            _ => Self::from_file(&path),
+        }
+    }
+
+    /// The template as the text of its file.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.file).expect("strings and tables always serialise, this is a bug")
+    }
+
+    pub fn name(&self) -> &str {
+        &self.file.name
+    }
+
+    /// What the assistant's turn is pre-filled with; the label follows it.
+    pub fn lead_in(&self) -> &str {
+        &self.file.lead_in
+    }
+
+    /// The texts of the two labels, the first naming the candidate shown first.
+    pub fn labels(&self) -> &[String; 2] {
+        &self.file.labels
+    }
+
+    /// The template with its labels' leading space gone and a parenthesis opened after the lead-in; `None` if a label has
+    /// no leading space.
+    pub fn with_bare_labels(&self) -> Option<Self> {
+        let [a, b] = &self.file.labels;
+        let mut bare = self.clone();
+        bare.file.labels = [
+            a.strip_prefix(' ')?.to_owned(),
+            b.strip_prefix(' ')?.to_owned(),
+        ];
+        bare.file.lead_in.push_str(" (");
+        let empty = bare.file.labels.iter().any(String::is_empty);
+        (!empty).then_some(bare)
+    }
+
+    /// What stands for the principles where a comparison names none.
+    pub fn default_principle(&self) -> &str {
+        &self.file.default_principle
+    }
+
+    /// The text that follows the label token in training, for a given rationale.
+    pub fn rationale(&self, rationale: &str) -> Rendered {
+        let mut rendered = Rendered::default();
+        rendered.push_trusted(&self.rationale.0);
+        rendered.push_untrusted(rationale);
+        rendered.push_trusted(&self.rationale.1);
+        rendered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::fixtures;
+
+    #[test]
+    fn broken_templates_are_refused_by_name() {
+        for (from, to, says) in [
+            ("{response_b}", "", "{response_b} 0 times"),
+            (
+                "{response_b}",
+                "{response_b}{response_b}",
+                "{response_b} 2 times",
+            ),
+            ("{response_b}", "{respnse_b}", "unknown slot {respnse_b}"),
+            ("lead_in = \"I say\"", "", "lead_in"),
+            ("[\" A\", \" B\"]", "[\" A\", \" A\"]", "labels"),
+            ("name = ", "nmae = ", "nmae"),
+            ("best.", "", "default_principle"),
+        ] {
+            let toml = fixtures::TEMPLATE.replacen(from, to, 1);
+            assert_ne!(toml, fixtures::TEMPLATE);
+            let error = JudgeTemplate::from_toml(&toml).unwrap_err().to_string();
+            assert!(error.contains(says), "{error} does not say {says}");
+        }
+        assert!(
+            JudgeTemplate::from_toml(&fixtures::TEMPLATE.replace("Which?", "{ x } {} {a b}?"))
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn templates_survive_their_file_and_the_folder_falls_back() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            JudgeTemplate::from_model_dir(dir.path()).unwrap(),
+            JudgeTemplate::hh()
+        );
+        let template = JudgeTemplate::ultrafeedback();
+        std::fs::write(dir.path().join(TEMPLATE_FILE), template.to_toml()).unwrap();
+        assert_eq!(JudgeTemplate::from_model_dir(dir.path()).unwrap(), template);
+        assert_eq!(JudgeTemplate::built_in("hh"), Some(JudgeTemplate::hh()));
+        assert_eq!(JudgeTemplate::built_in("other"), None);
+    }
+}

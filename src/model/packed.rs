@@ -1,0 +1,97 @@
+//! The tokens of a forward pass: sequences end to end, without a batch axis and without padding.
+
+/// What a forward pass reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Packed<'a> {
+    pub ids: &'a [u32],
+    /// Sequence `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
+    pub cu_seqlens: &'a [u32],
+    /// Length of each sequence including what the cache already holds; its tokens here are the last of it.
+    pub seq_lens: &'a [u32],
+}
+
+/// A [`Packed`] that is being put together, one sequence after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedBatch {
+    ids: Vec<u32>,
+    cu_seqlens: Vec<u32>,
+    seq_lens: Vec<u32>,
+}
+
+impl Default for PackedBatch {
+    fn default() -> Self {
+        Self {
+            ids: Vec::new(),
+            cu_seqlens: vec![0],
+            seq_lens: Vec::new(),
+        }
+    }
+}
+
+impl PackedBatch {
+    /// Appends the last tokens of a sequence that is `seq_len` tokens long; the cache holds those before them.
+    pub fn push(&mut self, ids: &[u32], seq_len: usize) {
+        self.ids.extend_from_slice(ids);
+        self.cu_seqlens.push(self.ids.len() as u32);
+        self.seq_lens.push(seq_len as u32);
+    }
+
+    /// Appends a sequence of which no cache holds anything.
+    pub fn push_whole(&mut self, ids: &[u32]) {
+        self.push(ids, ids.len());
+    }
+
+    /// The tokens of all sequences.
+    pub fn ids(&self) -> &[u32] {
+        &self.ids
+    }
+
+    pub fn cu_seqlens(&self) -> &[u32] {
+        &self.cu_seqlens
+    }
+
+    pub fn seq_lens(&self) -> &[u32] {
+        &self.seq_lens
+    }
+
+    /// The row of each sequence's last token. No sequence may be empty.
+    pub fn last_rows(&self) -> Vec<u32> {
+        self.cu_seqlens[1..].iter().map(|end| end - 1).collect()
+    }
+
+    pub fn as_packed(&self) -> Packed<'_> {
+        Packed {
+            ids: &self.ids,
+            cu_seqlens: &self.cu_seqlens,
+            seq_lens: &self.seq_lens,
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a [u32]> for PackedBatch {
+    /// Whole sequences, in order.
+    fn from_iter<I: IntoIterator<Item = &'a [u32]>>(sequences: I) -> Self {
+        let mut batch = Self::default();
+        for ids in sequences {
+            batch.push_whole(ids);
+        }
+        batch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_lie_end_to_end_and_may_have_begun_earlier() {
+        let mut batch: PackedBatch = [[1, 2, 3].as_slice(), &[4]].into_iter().collect();
+        batch.push(&[7, 8], 5);
+        let packed = batch.as_packed();
+        assert_eq!(packed.ids, [1, 2, 3, 4, 7, 8]);
+        assert_eq!(packed.cu_seqlens, [0, 3, 4, 6]);
+        assert_eq!(packed.seq_lens, [3, 1, 5]);
+        assert_eq!(batch.last_rows(), [2, 3, 5]);
+        assert!(PackedBatch::default().last_rows().is_empty());
+    }
+}

@@ -1,0 +1,96 @@
+//! Where a run stands: at its beginning, or at the newest whole checkpoint of the same run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::RunOptions;
+use crate::train::TrainError;
+use crate::train::checkpoint::{CheckpointStore, TrainerState};
+use crate::train::config::JsftConfig;
+use crate::train::digest::{FileDigest, sha256_bytes};
+use crate::train::manifest::DataDigest;
+
+pub(super) const WEIGHTS: &str = "trainable.safetensors";
+pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
+pub(super) const STATE: &str = "trainer_state.json";
+
+/// The digest of everything the result depends on: settings, starting weights, data.
+pub(super) fn identity(
+    config: &JsftConfig,
+    model_dir: &Path,
+    data: &[DataDigest],
+) -> Result<String, TrainError> {
+    let mut text = config.identity()?;
+    let mut start = vec![model_dir.join("config.json")];
+    if !config.from_scratch {
+        let entries = fs::read_dir(model_dir).map_err(TrainError::io("cannot list", model_dir))?;
+        for entry in entries {
+            let path = entry
+                .map_err(TrainError::io("cannot list", model_dir))?
+                .path();
+            if path.extension().is_some_and(|e| e == "safetensors") {
+                start.push(path);
+            }
+        }
+        start.sort();
+    }
+    for path in start {
+        text.push_str(&FileDigest::of(&path)?.sha256);
+    }
+    for file in data {
+        text.push_str(&file.sha256);
+    }
+    Ok(sha256_bytes(text.as_bytes()))
+}
+
+/// Where the run stands, and the checkpoint it goes on from.
+pub(super) struct Position {
+    pub state: TrainerState,
+    pub dir: Option<PathBuf>,
+}
+
+pub(super) fn resume(
+    store: &CheckpointStore,
+    config: &JsftConfig,
+    options: &RunOptions,
+    identity: &str,
+    total_steps: u64,
+) -> Result<Position, TrainError> {
+    let latest = store.latest()?;
+    for (path, why) in &latest.rejected {
+        tracing::warn!(
+            "checkpoint {} is damaged and left out: {why}",
+            path.display()
+        );
+    }
+    let Some(checkpoint) = latest.checkpoint else {
+        return Ok(Position {
+            state: TrainerState {
+                step: 0,
+                total_steps,
+                epoch: 0,
+                data_cursor: 0,
+                num_tokens: 0,
+                config_digest: identity.to_owned(),
+            },
+            dir: None,
+        });
+    };
+    if !options.resume {
+        return Err(TrainError::Config(format!(
+            "{} holds the checkpoints of a run: resume it, or choose another output_dir",
+            config.output_dir.display()
+        )));
+    }
+    let state = TrainerState::load(&checkpoint.dir.join(STATE))?;
+    if state.config_digest != identity || state.total_steps != total_steps {
+        return Err(TrainError::Config(format!(
+            "the run in {} was begun with another configuration or other data; it cannot be resumed with this one",
+            config.output_dir.display()
+        )));
+    }
+    Ok(Position {
+        state,
+        dir: Some(checkpoint.dir),
+    })
+}
