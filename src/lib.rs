@@ -6,8 +6,8 @@
 //! | floor | modules | what they are |
 //! |---|---|---|
 //! | 7 | `main`, `cli` | wiring only |
-//! | 6 | [`eval`] | measuring policy and judge |
-//! | 5 | [`train`] | JSFT; its mixture is written with the judge's own prompt |
+//! | 6 | [`eval`], [`http`] | measuring policy and judge; the API |
+//! | 5 | [`service`], [`train`] | clients of the engine: text, verdicts, best of N; JSFT, whose mixture is written with the judge's own prompt |
 //! | 4 | [`engine`], [`judge`] | many requests through one model; the judge's prompt, read and bracket |
 //! | 3 | [`model`] | the one decoder, its weights and files |
 //! | 2 | [`nn`] | layers |
@@ -18,12 +18,14 @@ pub mod cli;
 pub mod device;
 pub mod engine;
 pub mod eval;
+pub mod http;
 pub mod judge;
 pub mod kernels;
 pub mod model;
 pub mod nn;
 pub mod pocket;
 pub mod preference;
+pub mod service;
 pub mod telemetry;
 pub mod text;
 pub mod train;

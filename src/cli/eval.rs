@@ -1,14 +1,17 @@
 //! `selfjudge eval`: measuring a model.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, Subcommand};
 
+use crate::eval::EvalError;
 use crate::eval::ModelSubject;
 use crate::eval::judge::{JudgeEvalOptions, evaluate_sets};
-use crate::eval::pocket::{PocketOptions, best_of_plot, measure};
+use crate::eval::pocket::{self, OwnPairsOptions, PocketOptions, best_of_plot, measure};
 use crate::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
 use crate::model::{LanguageModel, LoadOptions, hub};
 use crate::preference::{Format, OnMismatch, Record, RecordReader};
@@ -77,10 +80,46 @@ pub struct PocketArgs {
     strict: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct OwnPairsArgs {
+    /// A model directory or hub id.
+    #[arg(long, default_value = "models/pocket")]
+    model: String,
+    /// The file to write (jsonl).
+    #[arg(long)]
+    out: PathBuf,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Instructions to sample.
+    #[arg(long, default_value_t = 10_000)]
+    instructions: usize,
+    /// Samples of each.
+    #[arg(long, default_value_t = 8)]
+    samples: usize,
+    /// Share that is kept of the pairs which the judge gets right already; those it gets wrong are all kept.
+    #[arg(long, default_value_t = 1.0)]
+    easy: f64,
+}
+
 /// A model, and the judge its directory describes.
 struct Loaded {
     model: LanguageModel,
     judge: Judge,
+}
+
+impl Loaded {
+    /// As the pocket world measures it: no answer there is longer than 64 tokens.
+    fn pocket_subject(&self) -> ModelSubject<'_> {
+        let model = &self.model;
+        ModelSubject {
+            tokenizer: model.tokenizer().clone(),
+            chat: model.chat_template().clone(),
+            stop_ids: model.stop_ids().to_vec(),
+            max_new_tokens: 64,
+            model,
+            judge: self.judge.clone(),
+        }
+    }
 }
 
 fn load(
@@ -152,15 +191,8 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
 }
 
 fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
-    let Loaded { model, judge } = load(&args.model, args.adapter.as_ref(), None, device)?;
-    let mut subject = ModelSubject {
-        tokenizer: model.tokenizer().clone(),
-        chat: model.chat_template().clone(),
-        stop_ids: model.stop_ids().to_vec(),
-        max_new_tokens: 64,
-        model: &model,
-        judge,
-    };
+    let loaded = load(&args.model, args.adapter.as_ref(), None, device)?;
+    let mut subject = loaded.pocket_subject();
     let options = PocketOptions {
         instructions: args.instructions,
         seeds: args.seeds.clone(),
@@ -179,6 +211,24 @@ fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
         anyhow::bail!("{}\na bound is not kept", report.table());
     }
     Ok(report.table())
+}
+
+pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> {
+    let loaded = load(&args.model, None, None, device)?;
+    let cannot = || format!("cannot write {}", args.out.display());
+    let mut out = BufWriter::new(File::create(&args.out).with_context(cannot)?);
+    let options = OwnPairsOptions {
+        seed: args.seed,
+        instructions: args.instructions,
+        samples: args.samples,
+        easy: args.easy,
+    };
+    let count = pocket::own_pairs(&mut loaded.pocket_subject(), options, |pair| {
+        let line = serde_json::to_string(pair).map_err(std::io::Error::from)?;
+        writeln!(out, "{line}").map_err(EvalError::Io)
+    })?;
+    out.flush().with_context(cannot)?;
+    Ok(format!("{count} pairs"))
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

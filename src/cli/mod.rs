@@ -1,6 +1,7 @@
 //! The command line: what was said, turned into one call.
 
 mod eval;
+mod serve;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Answer and judge over HTTP.
+    Serve(Box<serve::ServeArgs>),
     /// Train a model.
     #[command(subcommand)]
     Train(TrainCommand),
@@ -155,6 +158,8 @@ enum PocketCommand {
         #[arg(long)]
         options: Option<PathBuf>,
     },
+    /// Write judge data from a model's own samples of the world's training instructions.
+    OwnPairs(eval::OwnPairsArgs),
 }
 
 impl Cli {
@@ -188,6 +193,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             }
             text
         }
+        Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
         Command::Pocket(PocketCommand::Corpus {
             out,
@@ -206,6 +212,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let statistics = pocket::corpus::write(&out, seed, pairs, &options)
                 .with_context(|| format!("cannot write {}", out.display()))?;
             serde_json::to_string_pretty(&statistics)?
+        }
+        Command::Pocket(PocketCommand::OwnPairs(args)) => {
+            eval::own_pairs(&args, cli.device.open()?)?
         }
     };
     say(&report)

@@ -18,6 +18,8 @@ pub enum EvalError {
     Judge(#[from] crate::judge::JudgeError),
     #[error(transparent)]
     Text(#[from] crate::text::TextError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
     #[error("{0}")]
     Options(&'static str),
     #[error("cannot draw the plot: {0}")]

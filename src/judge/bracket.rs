@@ -95,6 +95,12 @@ impl Bracket {
         &self.pending
     }
 
+    /// Who advances without a match in the round of [`Self::round`].
+    pub fn bye(&self) -> Option<usize> {
+        let odd = self.method == Method::Knockout && !self.survivors.len().is_multiple_of(2);
+        (odd && !self.pending.is_empty()).then(|| self.survivors[0])
+    }
+
     /// Rounds recorded so far.
     pub fn rounds(&self) -> usize {
         self.rounds
@@ -338,7 +344,9 @@ mod tests {
                 .iter()
                 .flat_map(|m| [m.first, m.second])
                 .collect();
-            byes.extend((0..5).filter(|candidate| !playing.contains(candidate)));
+            let bye = bracket.bye().unwrap();
+            assert!(!playing.contains(&bye));
+            byes.insert(bye);
         }
         assert_eq!(byes.len(), 5);
     }

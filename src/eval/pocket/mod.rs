@@ -4,6 +4,7 @@
 //! Intervals are bootstrapped over instructions.
 
 mod draw;
+mod own_pairs;
 mod own_samples;
 mod principles;
 mod report;
@@ -12,6 +13,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use draw::best_of_plot;
+pub use own_pairs::{OwnPairsOptions, own_pairs};
 pub use own_samples::{BestOf, OwnSamples};
 pub use principles::{Following, PrincipleReport};
 pub use report::{PocketReport, Threshold, measure};

@@ -133,12 +133,12 @@ fn conversation(task: &Task) -> Vec<Message> {
 }
 
 /// The samples of one seed: `texts[task][sample]`, and whether each is right.
-struct Drawn {
-    texts: Vec<Vec<String>>,
-    right: Vec<Vec<bool>>,
+pub(super) struct Drawn {
+    pub texts: Vec<Vec<String>>,
+    pub right: Vec<Vec<bool>>,
 }
 
-fn draw<S: Subject>(
+pub(super) fn draw<S: Subject>(
     subject: &mut S,
     tasks: &[Task],
     samples: usize,

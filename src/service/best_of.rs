@@ -1,0 +1,48 @@
+//! Best of N: candidates from the policy, a tournament by the same model as judge (SELF-JUDGE, tournament self-rejection).
+
+use super::{
+    JudgeTask, Judged, Output, Service, ServiceError, TextTask, Tournament, TournamentTask, Usage,
+};
+use crate::model::WeightsVersion;
+
+/// Candidates and the tournament between them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BestOf {
+    /// All candidates, by their indices in the tournament.
+    pub candidates: Vec<Output>,
+    pub tournament: Tournament,
+    pub usage: Usage,
+    /// Which weights wrote the candidates.
+    pub version: Option<WeightsVersion>,
+}
+
+impl Service {
+    /// Draws `task.samples` candidates and finds the best.
+    ///
+    /// # Errors
+    /// As [`Self::generate`] and [`Self::judge_pair`].
+    pub async fn best_of(
+        &self,
+        task: TextTask,
+        judge: &JudgeTask,
+        how: TournamentTask,
+    ) -> Result<BestOf, ServiceError> {
+        let mut generation = self.generate(task)?;
+        let candidates = generation.outputs().await?;
+        let mut usage = generation.usage();
+        let version = generation.version();
+        let texts: Vec<String> = candidates.iter().map(|c| c.text.clone()).collect();
+        let Judged {
+            result: tournament,
+            usage: judging,
+            ..
+        } = self.hold_tournament(judge, how, &texts).await?;
+        usage.add(judging);
+        Ok(BestOf {
+            candidates,
+            tournament,
+            usage,
+            version,
+        })
+    }
+}

@@ -1,0 +1,275 @@
+//! Generation as text: detokenising, stop strings, and whole outputs as a fold over the same stream.
+
+use std::time::Instant;
+
+use super::{Service, ServiceError};
+use crate::engine::{
+    FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, TokenLogprobs,
+};
+use crate::model::WeightsVersion;
+use crate::text::{Detokenizer, StopStrings, TextError};
+
+/// A prompt to be continued.
+#[derive(Debug, Clone)]
+pub struct TextTask {
+    pub prompt: Vec<u32>,
+    pub params: SamplingParams,
+    /// Strings that end an answer.
+    pub stop: Vec<String>,
+    /// Whether a stop string stays in the text.
+    pub include_stop: bool,
+    pub samples: usize,
+    pub priority: i32,
+    pub arrival: Instant,
+    pub deadline: Option<Instant>,
+}
+
+impl TextTask {
+    pub fn new(prompt: Vec<u32>, params: SamplingParams) -> Self {
+        Self {
+            prompt,
+            params,
+            stop: Vec::new(),
+            include_stop: false,
+            samples: 1,
+            priority: 0,
+            arrival: Instant::now(),
+            deadline: None,
+        }
+    }
+}
+
+/// Why a sample ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A token that ends answers.
+    EndToken(u32),
+    /// The stop string of this index.
+    StopString(usize),
+    Length,
+}
+
+/// A token and what was asked about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenText {
+    pub id: u32,
+    pub logprobs: Option<TokenLogprobs>,
+}
+
+/// What is heard of a generation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextEvent {
+    Started {
+        version: WeightsVersion,
+        cached_tokens: usize,
+    },
+    /// More of sample `index`: the text that became certain with one token. All texts of a sample in a row are its output.
+    Delta {
+        index: usize,
+        text: String,
+        token: TokenText,
+        finish: Option<Finish>,
+    },
+}
+
+/// Token counts of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+    /// Prompt tokens that were not computed again.
+    pub cached_tokens: usize,
+}
+
+impl Usage {
+    pub fn add(&mut self, other: Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.cached_tokens += other.cached_tokens;
+    }
+}
+
+/// One whole sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    pub index: usize,
+    pub text: String,
+    pub tokens: Vec<TokenText>,
+    pub finish: Finish,
+}
+
+impl Output {
+    /// One that has no token yet.
+    pub fn empty(index: usize) -> Self {
+        Self {
+            index,
+            text: String::new(),
+            tokens: Vec::new(),
+            finish: Finish::Length,
+        }
+    }
+}
+
+/// Text of one sample in the making.
+struct Writer {
+    detokenizer: Detokenizer,
+    stop: StopStrings,
+}
+
+/// A running generation. Dropping it ends it.
+pub struct Generation {
+    stream: RequestStream,
+    writers: Vec<Writer>,
+    usage: Usage,
+    version: Option<WeightsVersion>,
+}
+
+impl Service {
+    /// Starts a generation, if the queue has room for it.
+    ///
+    /// # Errors
+    /// What makes it unservable, or a full queue.
+    pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
+        let (request, writers, usage) = self.prepare(task)?;
+        Ok(Generation {
+            stream: self.engine.submit(request)?,
+            writers,
+            usage,
+            version: None,
+        })
+    }
+
+    fn prepare(
+        &self,
+        task: TextTask,
+    ) -> Result<(GenerateRequest, Vec<Writer>, Usage), ServiceError> {
+        let stop = StopStrings::new(&task.stop, task.include_stop)
+            .map_err(|error| ServiceError::invalid("stop", error.to_string()))?;
+        let writers = (0..task.samples)
+            .map(|_| Writer {
+                detokenizer: self.tokenizer.detokenizer(true),
+                stop: stop.clone(),
+            })
+            .collect();
+        let usage = Usage {
+            prompt_tokens: task.prompt.len(),
+            ..Usage::default()
+        };
+        let request = GenerateRequest {
+            prompt: task.prompt,
+            params: task.params,
+            samples: task.samples,
+            priority: task.priority,
+            arrival: task.arrival,
+            deadline: task.deadline,
+        };
+        Ok((request, writers, usage))
+    }
+}
+
+impl Generation {
+    /// Counts so far.
+    pub fn usage(&self) -> Usage {
+        self.usage
+    }
+
+    /// Which weights answer; known once it has started.
+    pub fn version(&self) -> Option<WeightsVersion> {
+        self.version
+    }
+
+    /// The next piece; `None` after the last of the last sample.
+    ///
+    /// # Errors
+    /// When the engine gave the request up.
+    pub async fn next(&mut self) -> Result<Option<TextEvent>, ServiceError> {
+        match self.stream.next().await {
+            None => Ok(None),
+            Some(StreamEvent::Failed(failure)) => Err(failure.into()),
+            Some(StreamEvent::Started {
+                version,
+                num_cached_tokens,
+            }) => {
+                self.version = Some(version);
+                self.usage.cached_tokens = num_cached_tokens;
+                Ok(Some(TextEvent::Started {
+                    version,
+                    cached_tokens: num_cached_tokens,
+                }))
+            }
+            Some(StreamEvent::Token {
+                index,
+                id,
+                logprobs,
+                finished,
+            }) => {
+                self.usage.completion_tokens += 1;
+                let (text, finish) = self.writers[index].write(id, finished)?;
+                if matches!(finish, Some(Finish::StopString(_))) {
+                    self.stream.close(index);
+                }
+                let token = TokenText { id, logprobs };
+                Ok(Some(TextEvent::Delta {
+                    index,
+                    text,
+                    token,
+                    finish,
+                }))
+            }
+        }
+    }
+
+    /// All samples, whole.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn outputs(&mut self) -> Result<Vec<Output>, ServiceError> {
+        let mut outputs: Vec<Output> = (0..self.writers.len()).map(Output::empty).collect();
+        while let Some(event) = self.next().await? {
+            if let TextEvent::Delta {
+                index,
+                text,
+                token,
+                finish,
+            } = event
+            {
+                let output = &mut outputs[index];
+                output.text.push_str(&text);
+                output.tokens.push(token);
+                output.finish = finish.unwrap_or(output.finish);
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+impl Writer {
+    /// Takes a token: the text that is certain now, and whether it was the last.
+    fn write(
+        &mut self,
+        id: u32,
+        finished: Option<FinishReason>,
+    ) -> Result<(String, Option<Finish>), TextError> {
+        // A token that ends an answer is no part of its text.
+        let mut new = match finished {
+            Some(FinishReason::Stop) => String::new(),
+            _ => self.detokenizer.push(id)?,
+        };
+        if finished.is_some() {
+            new.push_str(&self.detokenizer.finish()?);
+        }
+        let fed = self.stop.feed(&new);
+        let mut text = fed.text;
+        if let Some(stop) = fed.stopped {
+            return Ok((text, Some(Finish::StopString(stop))));
+        }
+        if finished.is_some() {
+            text.push_str(&self.stop.finish());
+        }
+        let finish = finished.map(|reason| match reason {
+            FinishReason::Stop => Finish::EndToken(id),
+            FinishReason::Length => Finish::Length,
+        });
+        Ok((text, finish))
+    }
+}

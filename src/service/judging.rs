@@ -1,0 +1,522 @@
+//! Verdicts from the engine: label-token log-probabilities of both orders, read as one-token requests.
+//!
+//! Pairs of a round are submitted together, so the engine batches them and shares what their prompts have in common. Under
+//! several principles each is asked by itself, one forward a (pair, order, principle), and their probabilities are
+//! averaged by weight.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use rayon::prelude::*;
+
+use super::{Service, ServiceError, Usage};
+use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
+use crate::judge::{Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide};
+use crate::model::WeightsVersion;
+use crate::preference::Message;
+
+/// Judge prompts of one call that are with the engine at once: enough to fill its batches, too few to crowd others out.
+const WINDOW: usize = 64;
+
+/// Which orders a pair is shown in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Orders {
+    /// Both, averaged.
+    #[default]
+    Both,
+    /// As given: half the cost, and the judge's preference for a position is in the verdict.
+    Given,
+}
+
+/// A principle of the table by name, or any text, and how much it counts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightedPrinciple {
+    pub name_or_text: String,
+    pub weight: f32,
+}
+
+/// What answers are judged by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgeTask {
+    pub context: Vec<Message>,
+    /// None is the template's default.
+    pub principles: Vec<WeightedPrinciple>,
+    pub orders: Orders,
+    pub priority: i32,
+    pub arrival: Instant,
+    pub deadline: Option<Instant>,
+}
+
+/// One read: candidate `shown[0]` (0 or 1 of the pair) came first.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShownRead {
+    pub shown: [usize; 2],
+    /// Probability that the one shown first is better, of the two labels.
+    pub p_first: f32,
+}
+
+/// A pair under one principle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PrincipleVerdict {
+    pub principle: String,
+    pub p: f32,
+    pub label_mass: f32,
+    /// Whether both orders name the same winner; unknown where only one was shown.
+    pub consistent: Option<bool>,
+    pub orders: Vec<ShownRead>,
+}
+
+/// A judged pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairVerdict {
+    /// Probability that candidate 0 is better.
+    pub p: f32,
+    /// 0 or 1; none on an exact tie.
+    pub winner: Option<usize>,
+    pub consistent: Option<bool>,
+    pub label_mass: f32,
+    pub orders: Vec<ShownRead>,
+    /// By principle, where principles were named.
+    pub principles: Vec<PrincipleVerdict>,
+    /// Whether a prompt had to be cut to fit the context.
+    pub truncated: bool,
+}
+
+impl PairVerdict {
+    /// Two copies of one answer: nothing to ask.
+    fn identical() -> Self {
+        Self {
+            p: 0.5,
+            winner: None,
+            consistent: None,
+            label_mass: 1.0,
+            orders: Vec::new(),
+            principles: Vec::new(),
+            truncated: false,
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            winner: match self.winner {
+                Some(0) => Winner::A,
+                Some(_) => Winner::B,
+                None => Winner::Tie,
+            },
+            p: self.p,
+        }
+    }
+}
+
+/// How a tournament is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TournamentTask {
+    pub method: Method,
+    pub seed: u64,
+}
+
+/// One match of a tournament, by the candidates' indices.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlayedMatch {
+    pub a: usize,
+    pub b: usize,
+    pub verdict: PairVerdict,
+}
+
+/// A finished tournament.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tournament {
+    pub winner: usize,
+    /// Candidates, the best first.
+    pub ranking: Vec<usize>,
+    pub rounds: Vec<Vec<PlayedMatch>>,
+    /// Who had no match in a round of a knockout, round by round.
+    pub byes: Vec<Option<usize>>,
+    pub comparisons: usize,
+}
+
+/// Verdicts and what they cost.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged<T> {
+    pub result: T,
+    pub usage: Usage,
+    /// Which weights judged; none where nothing had to be asked.
+    pub version: Option<WeightsVersion>,
+}
+
+/// One prompt's place in a batch of pairs, and its read.
+struct Read {
+    logprobs: LabelLogprobs,
+    usage: Usage,
+    version: WeightsVersion,
+}
+
+impl Service {
+    /// Judges one pair.
+    ///
+    /// # Errors
+    /// What makes the prompts unservable, or a full queue.
+    pub async fn judge_pair(
+        &self,
+        task: &JudgeTask,
+        a: &str,
+        b: &str,
+    ) -> Result<Judged<PairVerdict>, ServiceError> {
+        let mut account = Account::default();
+        let mut verdicts = self.judge_pairs(task, &[(a, b)], &mut account).await?;
+        let verdict = verdicts
+            .pop()
+            .expect("one pair has one verdict; this is a bug");
+        Ok(account.close(verdict))
+    }
+
+    /// Holds a tournament.
+    ///
+    /// # Errors
+    /// As [`Self::judge_pair`].
+    pub async fn hold_tournament(
+        &self,
+        task: &JudgeTask,
+        how: TournamentTask,
+        candidates: &[String],
+    ) -> Result<Judged<Tournament>, ServiceError> {
+        let begun = Instant::now();
+        let mut account = Account::default();
+        let mut bracket = Bracket::new(candidates.len(), how.method, how.seed)?;
+        let (mut rounds, mut byes, mut comparisons) = (Vec::new(), Vec::new(), 0);
+        while !bracket.round().is_empty() {
+            let matches = bracket.round().to_vec();
+            byes.push(bracket.bye());
+            let pairs: Vec<(&str, &str)> = matches
+                .iter()
+                .map(|m| (candidates[m.first].as_str(), candidates[m.second].as_str()))
+                .collect();
+            let verdicts = self.judge_pairs(task, &pairs, &mut account).await?;
+            let outcomes: Vec<Outcome> = verdicts.iter().map(PairVerdict::outcome).collect();
+            bracket.record(&outcomes)?;
+            comparisons += matches.len();
+            let played = matches
+                .iter()
+                .zip(verdicts)
+                .map(|(m, verdict)| PlayedMatch {
+                    a: m.first,
+                    b: m.second,
+                    verdict,
+                });
+            rounds.push(played.collect());
+        }
+        let ranking = bracket.ranking();
+        self.metrics
+            .tournament_candidates
+            .observe(candidates.len() as f64);
+        self.metrics
+            .tournament_comparisons
+            .observe(comparisons as f64);
+        self.metrics
+            .tournament_seconds
+            .observe(begun.elapsed().as_secs_f64());
+        Ok(account.close(Tournament {
+            winner: ranking[0],
+            ranking,
+            rounds,
+            byes,
+            comparisons,
+        }))
+    }
+
+    /// Verdicts on pairs, in their order.
+    async fn judge_pairs(
+        &self,
+        task: &JudgeTask,
+        pairs: &[(&str, &str)],
+        account: &mut Account,
+    ) -> Result<Vec<PairVerdict>, ServiceError> {
+        let prompts = self.encode_pairs(task, pairs).await?;
+        let flat: Vec<Vec<u32>> = prompts.iter().flat_map(|pair| pair.ids.clone()).collect();
+        let mut reads = self.read_labels(task, flat, account).await?.into_iter();
+        let names: Vec<&str> = task
+            .principles
+            .iter()
+            .map(|p| p.name_or_text.as_str())
+            .collect();
+        let verdicts = pairs.iter().zip(&prompts).map(|((a, b), prompts)| {
+            if a == b {
+                return PairVerdict::identical();
+            }
+            let reads: Vec<LabelLogprobs> = reads.by_ref().take(prompts.ids.len()).collect();
+            let verdict = verdict(task, &names, &reads, prompts.cut);
+            self.metrics.comparisons.inc();
+            self.metrics
+                .label_mass
+                .observe(f64::from(verdict.label_mass));
+            self.metrics
+                .flips
+                .inc_by(u64::from(verdict.consistent == Some(false)));
+            self.metrics
+                .ties
+                .inc_by(u64::from(verdict.winner.is_none()));
+            verdict
+        });
+        Ok(verdicts.collect())
+    }
+
+    /// The prompts of each pair: for every principle the orders that are asked for.
+    async fn encode_pairs(
+        &self,
+        task: &JudgeTask,
+        pairs: &[(&str, &str)],
+    ) -> Result<Vec<PairPrompts>, ServiceError> {
+        let judge = Arc::clone(&self.judge);
+        let asked: Vec<Vec<String>> = match task.principles.is_empty() {
+            true => vec![Vec::new()],
+            false => task
+                .principles
+                .iter()
+                .map(|p| vec![p.name_or_text.clone()])
+                .collect(),
+        };
+        let orders = match task.orders {
+            Orders::Both => 2,
+            Orders::Given => 1,
+        };
+        let context = task.context.clone();
+        let pairs: Vec<(String, String)> = pairs
+            .iter()
+            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+            .collect();
+        let encode = move || {
+            pairs
+                .into_par_iter()
+                .map(|(a, b)| {
+                    let mut prompts = PairPrompts::default();
+                    if a == b {
+                        return Ok(prompts);
+                    }
+                    let mut comparison = Comparison {
+                        context: context.clone(),
+                        a,
+                        b,
+                        principles: Vec::new(),
+                    };
+                    for principles in &asked {
+                        comparison.principles.clone_from(principles);
+                        let encoded = judge.encode(&comparison)?;
+                        prompts.cut |= encoded.cut;
+                        prompts.ids.extend(encoded.prompts.into_iter().take(orders));
+                    }
+                    Ok(prompts)
+                })
+                .collect()
+        };
+        // Tokenising thousands of prompts would hold up every other connection.
+        tokio::task::spawn_blocking(encode)
+            .await
+            .expect("encoding does not panic; this is a bug")
+    }
+
+    /// Label log-probabilities after each prompt. The first prompt finds the queue full or not; the others wait their turn.
+    async fn read_labels(
+        &self,
+        task: &JudgeTask,
+        prompts: Vec<Vec<u32>>,
+        account: &mut Account,
+    ) -> Result<Vec<LabelLogprobs>, ServiceError> {
+        let accepted = account.reads > 0;
+        let reads: Vec<Read> = stream::iter(prompts.into_iter().enumerate())
+            .map(|(at, prompt)| self.read(task, prompt, accepted || at > 0))
+            .buffered(WINDOW)
+            .try_collect()
+            .await?;
+        for read in &reads {
+            account.reads += 1;
+            account.usage.add(read.usage);
+            account.version = Some(read.version);
+            self.metrics
+                .prompt_tokens
+                .inc_by(read.usage.prompt_tokens as u64);
+            self.metrics
+                .cached_tokens
+                .inc_by(read.usage.cached_tokens as u64);
+        }
+        Ok(reads.into_iter().map(|read| read.logprobs).collect())
+    }
+
+    async fn read(
+        &self,
+        task: &JudgeTask,
+        prompt: Vec<u32>,
+        accepted: bool,
+    ) -> Result<Read, ServiceError> {
+        let mut params = SamplingParams::new(1, Vec::new());
+        params.temperature = 0.0;
+        params.logprob_ids = self.judge.labels().ids.to_vec();
+        let mut usage = Usage {
+            prompt_tokens: prompt.len(),
+            completion_tokens: 1,
+            cached_tokens: 0,
+        };
+        let request = GenerateRequest {
+            priority: task.priority,
+            arrival: task.arrival,
+            deadline: task.deadline,
+            ..GenerateRequest::new(prompt, params)
+        };
+        let mut stream = match accepted {
+            true => self.engine.submit_in_turn(request).await?,
+            false => self.engine.submit(request)?,
+        };
+        let (mut version, mut logprobs) = (None, None);
+        while let Some(event) = stream.next().await {
+            match event {
+                StreamEvent::Started {
+                    version: with,
+                    num_cached_tokens,
+                } => {
+                    version = Some(with);
+                    usage.cached_tokens = num_cached_tokens;
+                }
+                StreamEvent::Token { logprobs: read, .. } => logprobs = read,
+                StreamEvent::Failed(failure) => return Err(failure.into()),
+            }
+        }
+        let chosen = logprobs.expect("label log-probabilities were asked for; this is a bug");
+        Ok(Read {
+            logprobs: [chosen.chosen[0], chosen.chosen[1]],
+            usage,
+            version: version.expect("what has a token has started; this is a bug"),
+        })
+    }
+}
+
+/// The prompts of one pair, principle by principle.
+#[derive(Debug, Default)]
+struct PairPrompts {
+    ids: Vec<Vec<u32>>,
+    cut: bool,
+}
+
+/// What a call has cost so far.
+#[derive(Debug, Default)]
+struct Account {
+    reads: usize,
+    usage: Usage,
+    version: Option<WeightsVersion>,
+}
+
+impl Account {
+    fn close<T>(self, result: T) -> Judged<T> {
+        Judged {
+            result,
+            usage: self.usage,
+            version: self.version,
+        }
+    }
+}
+
+/// One pair from its reads: principles in order, one or two reads each.
+fn verdict(
+    task: &JudgeTask,
+    names: &[&str],
+    reads: &[LabelLogprobs],
+    truncated: bool,
+) -> PairVerdict {
+    let per_principle = match task.orders {
+        Orders::Both => 2,
+        Orders::Given => 1,
+    };
+    let mut parts: Vec<PrincipleVerdict> = reads
+        .chunks_exact(per_principle)
+        .enumerate()
+        .map(|(at, reads)| {
+            let name = names.get(at).copied().unwrap_or_default();
+            under_principle(name, reads)
+        })
+        .collect();
+    if names.is_empty() {
+        let only = parts.pop().expect("a pair is read; this is a bug");
+        return PairVerdict {
+            p: only.p,
+            winner: winner(only.p),
+            consistent: only.consistent,
+            label_mass: only.label_mass,
+            orders: only.orders,
+            principles: Vec::new(),
+            truncated,
+        };
+    }
+    let weights: Vec<f32> = task.principles.iter().map(|p| p.weight).collect();
+    let total: f32 = weights.iter().sum();
+    let mean = |value: &dyn Fn(&PrincipleVerdict) -> f32| -> f32 {
+        let weighted = parts.iter().zip(&weights);
+        weighted
+            .map(|(part, weight)| value(part) * weight)
+            .sum::<f32>()
+            / total
+    };
+    let p = mean(&|part| part.p);
+    let orders = (0..per_principle)
+        .map(|order| ShownRead {
+            shown: parts[0].orders[order].shown,
+            p_first: mean(&|part| part.orders[order].p_first),
+        })
+        .collect();
+    PairVerdict {
+        p,
+        winner: winner(p),
+        consistent: parts
+            .iter()
+            .map(|part| part.consistent)
+            .reduce(|all, one| Some(all? && one?))
+            .flatten(),
+        label_mass: mean(&|part| part.label_mass),
+        orders,
+        principles: parts,
+        truncated,
+    }
+}
+
+fn winner(p: f32) -> Option<usize> {
+    match p.total_cmp(&0.5) {
+        std::cmp::Ordering::Greater => Some(0),
+        std::cmp::Ordering::Less => Some(1),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+fn under_principle(name: &str, reads: &[LabelLogprobs]) -> PrincipleVerdict {
+    let (p, label_mass, consistent, orders) = match reads {
+        [given, turned] => {
+            let verdict = decide(&[[*given, *turned]], Rule::Average, false);
+            let [first, second] = verdict.orders;
+            let reads = vec![
+                ShownRead {
+                    shown: [0, 1],
+                    p_first: first,
+                },
+                ShownRead {
+                    shown: [1, 0],
+                    p_first: 1.0 - second,
+                },
+            ];
+            let consistent = Some(verdict.consistent);
+            (verdict.p, verdict.label_mass, consistent, reads)
+        }
+        _ => {
+            let [first, second] = reads[0];
+            let p = 1.0 / (1.0 + (second - first).exp());
+            let read = ShownRead {
+                shown: [0, 1],
+                p_first: p,
+            };
+            (p, first.exp() + second.exp(), None, vec![read])
+        }
+    };
+    PrincipleVerdict {
+        principle: name.to_owned(),
+        p,
+        label_mass,
+        consistent,
+        orders,
+    }
+}

@@ -1,0 +1,125 @@
+//! What the server does, without HTTP: text to tokens to text, verdicts, and the best of many answers.
+//!
+//! Everything here is a client of the engine. Work is accepted or refused at its first request to the engine; what follows from
+//! accepted work waits its turn.
+
+mod best_of;
+mod generate;
+mod judging;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use best_of::BestOf;
+pub use generate::{Finish, Generation, Output, TextEvent, TextTask, TokenText, Usage};
+pub use judging::{
+    JudgeTask, Judged, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead, Tournament,
+    TournamentTask, WeightedPrinciple,
+};
+
+use crate::engine::{Engine, RequestFailure, SubmitError};
+use crate::judge::{Judge, JudgeError, JudgeOptions};
+use crate::model::LanguageModel;
+use crate::preference::Message;
+use crate::telemetry::JudgeMetrics;
+use crate::text::{ChatTemplate, RenderOptions, TextError, Tokenizer};
+
+/// What a call can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    #[error(transparent)]
+    Failed(#[from] RequestFailure),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Judge(#[from] JudgeError),
+    /// A parameter that makes no sense, by name.
+    #[error("{param}: {message}")]
+    Invalid {
+        param: &'static str,
+        message: String,
+    },
+}
+
+impl ServiceError {
+    fn invalid(param: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            param,
+            message: message.into(),
+        }
+    }
+}
+
+/// One model served as policy and judge. Clones share everything.
+#[derive(Clone)]
+pub struct Service {
+    engine: Engine,
+    tokenizer: Tokenizer,
+    chat: ChatTemplate,
+    judge: Arc<Judge>,
+    stop_ids: Arc<[u32]>,
+    metrics: JudgeMetrics,
+}
+
+impl Service {
+    /// `dir` is where `model` was loaded from: its judge template and principle table lie there.
+    ///
+    /// # Errors
+    /// If the template's labels are not one token each, or a file is broken.
+    pub fn new(
+        engine: Engine,
+        model: &LanguageModel,
+        dir: &Path,
+        metrics: JudgeMetrics,
+    ) -> Result<Self, ServiceError> {
+        let judge = Judge::from_model_dir(
+            dir,
+            model.tokenizer().clone(),
+            model.chat_template().clone(),
+            JudgeOptions::default(),
+            model.max_context(),
+        )?;
+        Ok(Self {
+            engine,
+            tokenizer: model.tokenizer().clone(),
+            chat: model.chat_template().clone(),
+            judge: Arc::new(judge),
+            stop_ids: model.stop_ids().into(),
+            metrics,
+        })
+    }
+
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    pub fn chat_template(&self) -> &ChatTemplate {
+        &self.chat
+    }
+
+    pub fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// A conversation as the prompt for its next answer.
+    ///
+    /// # Errors
+    /// What the chat template objects to.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
+        let rendered = self
+            .chat
+            .render(messages, &RenderOptions::for_generation())?;
+        Ok(self.tokenizer.encode_rendered(&rendered)?.ids)
+    }
+
+    /// Ids that end an answer.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+}
