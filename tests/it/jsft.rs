@@ -13,6 +13,8 @@ use selfjudge::train::jsft::{RunOptions, Summary, run};
 use selfjudge::train::manifest::RunManifest;
 use serde_json::json;
 
+use crate::support::same_as_in_python;
+
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
 
 /// A directory to start from: the pocket model's tokenizer and templates, another shape.
@@ -219,7 +221,7 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
         adapted.label_logprobs(&prompts, labels).unwrap(),
     );
     assert_ne!(a, b);
-    peft_reads(&base_dir, &adapter_dir, &adapted, &prompts[0]);
+    same_as_in_python(&base_dir, Some(&adapter_dir), &adapted, &prompts[0]);
 }
 
 #[test]
@@ -251,47 +253,6 @@ fn ultrafeedback_files_are_trained_on() {
         (&report["sft_examples"], &report["judge_examples"]),
         (&json!(8), &json!(32))
     );
-}
-
-/// Python's peft gives the same logits; says so and passes where it is not installed.
-fn peft_reads(base: &Path, adapter: &Path, model: &LanguageModel, ids: &[u32]) {
-    let script = crate::support::fixture("peft_readback.py");
-    let python = std::env::var("SELFJUDGE_PYTHON").unwrap_or_else(|_| "python3".into());
-    let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
-    let check = Command::new(&python).arg(&script).arg("--check").output();
-    if !check.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: Python's peft is absent");
-        return;
-    }
-    let output = Command::new(&python)
-        .arg(&script)
-        .args([base, adapter])
-        .arg(listed.join(","))
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let read: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let last: Vec<f64> = {
-        let mut logits = &read["logits"];
-        while logits[0][0].is_array() {
-            logits = &logits[0];
-        }
-        let rows = logits.as_array().unwrap();
-        serde_json::from_value(rows[rows.len() - 1].clone()).unwrap()
-    };
-    let total = last.iter().map(|z| z.exp()).sum::<f64>().ln();
-    let ours = model.label_logprobs(&[ids.to_vec()], [40, 41]).unwrap()[0];
-    for (id, ours) in [40, 41].into_iter().zip(ours) {
-        let theirs = last[id] - total;
-        assert!(
-            (theirs - f64::from(ours)).abs() < 1e-3,
-            "{theirs} against {ours}"
-        );
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod config;
 mod config_refused;
 mod corrupt;
 mod floors;
+mod http;
 mod jsft;
 mod learning;
 mod parity;

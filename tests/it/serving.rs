@@ -179,3 +179,15 @@ fn an_adapter_made_by_peft_gives_pefts_logits() {
     let d: f32 = d.max(0).unwrap().to_scalar().unwrap();
     assert!(d < 1e-4, "differs by {d}");
 }
+
+#[test]
+fn the_default_model_loads_in_transformers() {
+    let options = LoadOptions {
+        format: Some(WeightFormat::F32),
+        ..LoadOptions::default()
+    };
+    let model = LanguageModel::load(&pocket(), &options).unwrap();
+    for prompt in prompts(&model) {
+        crate::support::same_as_in_python(&pocket(), None, &model, &prompt);
+    }
+}

@@ -2,6 +2,9 @@
 #![allow(dead_code)] // each test module uses some of it
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use selfjudge::model::LanguageModel;
 
 /// A folder of the data that lies beside the project, or `None`, said aloud, where it is absent.
 pub fn shared_data(folder: &str) -> Option<PathBuf> {
@@ -22,4 +25,40 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures")
         .join(name)
+}
+
+/// Transformers (and peft, for an adapter) gives the same log-probabilities after `ids`, which the model loaded in f32 gives;
+/// says so and passes where they are not installed.
+pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageModel, ids: &[u32]) {
+    let script = fixture("peft_readback.py");
+    let python = std::env::var("SELFJUDGE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
+    let check = Command::new(&python).arg(&script).arg("--check").output();
+    if !check.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: Python's transformers and peft are absent");
+        return;
+    }
+    let output = Command::new(&python)
+        .arg(&script)
+        .args([base, adapter.unwrap_or(Path::new("-"))])
+        .arg(listed.join(","))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let read: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = read["logits"].as_array().unwrap();
+    let last: Vec<f64> = serde_json::from_value(rows[rows.len() - 1].clone()).unwrap();
+    let total = last.iter().map(|z| z.exp()).sum::<f64>().ln();
+    let ours = model.label_logprobs(&[ids.to_vec()], [40, 41]).unwrap()[0];
+    for (id, ours) in [40, 41].into_iter().zip(ours) {
+        let theirs = last[id] - total;
+        assert!(
+            (theirs - f64::from(ours)).abs() < 1e-3,
+            "{theirs} against {ours}"
+        );
+    }
 }
