@@ -25,7 +25,7 @@ pub struct JobId(pub u64);
 /// What handles tell the engine thread.
 #[derive(Debug)]
 pub enum Command {
-    Submit(Submission),
+    Submit(Box<Submission>),
     /// One sample of a submission is no longer wanted.
     Close {
         job: JobId,
@@ -110,7 +110,7 @@ impl EngineCore {
 
     pub fn obey(&mut self, command: Command) {
         match command {
-            Command::Submit(submission) => self.add(submission),
+            Command::Submit(submission) => self.add(*submission),
             Command::Close { job, index } => {
                 let wanted = |sample: &Sample| sample.job.id == job && sample.index == index;
                 let id = self.samples.iter().find(|(_, sample)| wanted(sample));
@@ -175,10 +175,14 @@ impl EngineCore {
         self.announce(&output);
         match self.runner.execute(&self.scheduler, &output) {
             Ok(logits) => {
-                let sampled = self.sample(&output, &logits);
+                let (sampled, broken) = self.sample(&output, &logits);
                 let ids: Vec<_> = sampled.iter().map(|(id, token)| (*id, token.id)).collect();
                 let finished = self.scheduler.update(&output, &ids);
                 self.tell(sampled, &finished);
+                for id in broken {
+                    let failure = RequestFailure::Model("its logits are not finite".into());
+                    self.end(id, Ending::Failed(failure));
+                }
             }
             Err(error) => self.fail(&output, &RequestFailure::Model(error.to_string())),
         }
@@ -236,20 +240,27 @@ impl EngineCore {
         }
     }
 
-    /// Draws a token for every sequence that is due, siblings from the row of their prompt.
+    /// Draws a token for every sequence that is due, siblings from the row of their prompt. Also gives those whose row says
+    /// nothing.
     fn sample(
         &mut self,
         output: &SchedulerOutput,
         logits: &Logits,
-    ) -> Vec<(RequestId, SampledToken)> {
+    ) -> (Vec<(RequestId, SampledToken)>, Vec<RequestId>) {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
+        let mut broken = Vec::new();
         for (scheduled, row) in due.zip(logits.rows()) {
+            let finite = row.iter().all(|logit| logit.is_finite());
             let siblings = self
                 .scheduler
                 .request(scheduled.id)
                 .map_or(&[][..], |request| &request.siblings);
             for &id in std::iter::once(&scheduled.id).chain(siblings) {
+                if !finite {
+                    broken.push(id);
+                    continue;
+                }
                 let sample = self.samples.remove(&id);
                 draws.extend(sample.map(|sample| (id, sample, row)));
             }
@@ -263,7 +274,7 @@ impl EngineCore {
             .collect();
         self.samples
             .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
-        sampled
+        (sampled, broken)
     }
 
     fn tell(

@@ -257,6 +257,11 @@ impl Engine {
         self.capacity
     }
 
+    /// Whether the engine's thread still runs.
+    pub fn is_alive(&self) -> bool {
+        !self.commands.is_closed()
+    }
+
     /// What waits for its first step.
     pub fn queue_load(&self) -> QueueLoad {
         self.admission.load()
@@ -339,7 +344,7 @@ impl Engine {
             place,
         };
         self.commands
-            .send(Command::Submit(submission))
+            .send(Command::Submit(Box::new(submission)))
             .map_err(|_| SubmitError::ShuttingDown)?;
         let engine = self.commands.downgrade();
         Ok(RequestStream::new(job, samples, receiver, engine))

@@ -249,7 +249,7 @@ pub async fn generate(
         priority: body.priority,
         arrival,
         deadline,
-        ..TextTask::new(service.encode_chat(&messages)?, params)
+        ..TextTask::new(service.encode_chat(&messages).await?, params)
     };
     let id = state.next_id("gen");
     let permit = state.permit()?;

@@ -87,7 +87,7 @@ pub fn router(state: AppState, limits: HttpLimits) -> Router {
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
-        .route("/ready", get(|| async { Json(json!({"status": "ready"})) }))
+        .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such route")
@@ -99,6 +99,18 @@ pub fn router(state: AppState, limits: HttpLimits) -> Router {
         .layer(DefaultBodyLimit::max(limits.max_body))
         .layer(middleware::from_fn_with_state(state.clone(), count))
         .with_state(state)
+}
+
+/// Whether requests can be answered: the process lives (`/health`) even where its engine does not.
+async fn ready(State(state): State<AppState>) -> Result<Response, ApiError> {
+    match state.service.engine().is_alive() {
+        true => Ok(Json(json!({"status": "ready"})).into_response()),
+        false => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "engine_down",
+            "the engine has stopped",
+        )),
+    }
 }
 
 async fn metrics(State(state): State<AppState>) -> Response {

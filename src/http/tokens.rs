@@ -43,14 +43,10 @@ pub async fn tokenize(
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<TokenizeAnswer>, ApiError> {
     let tokens = match (body.text, body.messages) {
-        (Some(text), None) => state
-            .service
-            .tokenizer()
-            .encode_text(&text)
-            .map_err(ServiceError::from)?,
+        (Some(text), None) => state.service.encode_text(text).await?,
         (None, messages @ Some(_)) => {
             let messages = conversation(None, messages)?;
-            state.service.encode_chat(&messages)?
+            state.service.encode_chat(&messages).await?
         }
         _ => {
             return Err(ApiError::invalid(

@@ -10,7 +10,7 @@ use std::time::Instant;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
-use super::{Service, ServiceError, Usage};
+use super::{Service, ServiceError, Usage, aside};
 use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
 use crate::judge::{Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide};
 use crate::model::WeightsVersion;
@@ -285,7 +285,7 @@ impl Service {
             .iter()
             .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
             .collect();
-        let encode = move || {
+        aside(move || {
             pairs
                 .into_par_iter()
                 .map(|(a, b)| {
@@ -308,11 +308,8 @@ impl Service {
                     Ok(prompts)
                 })
                 .collect()
-        };
-        // Tokenising thousands of prompts would hold up every other connection.
-        tokio::task::spawn_blocking(encode)
-            .await
-            .expect("encoding does not panic; this is a bug")
+        })
+        .await
     }
 
     /// Label log-probabilities after each prompt. The first prompt finds the queue full or not; the others wait their turn.

@@ -111,15 +111,39 @@ impl Service {
     ///
     /// # Errors
     /// What the chat template objects to.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
-        let rendered = self
-            .chat
-            .render(messages, &RenderOptions::for_generation())?;
-        Ok(self.tokenizer.encode_rendered(&rendered)?.ids)
+    pub async fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
+        let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
+        let messages = messages.to_vec();
+        aside(move || {
+            let rendered = chat.render(&messages, &RenderOptions::for_generation())?;
+            Ok(tokenizer.encode_rendered(&rendered)?.ids)
+        })
+        .await
+    }
+
+    /// Text as it is, as tokens.
+    ///
+    /// # Errors
+    /// The tokenizer's.
+    pub async fn encode_text(&self, text: String) -> Result<Vec<u32>, ServiceError> {
+        let tokenizer = self.tokenizer.clone();
+        aside(move || Ok(tokenizer.encode_text(&text)?)).await
     }
 
     /// Ids that end an answer.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
+    }
+}
+
+/// Runs `work` beside the threads that serve connections: templates and tokenizers take their time over long texts.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being taken down.
+        Err(_) => Err(RequestFailure::ShuttingDown.into()),
     }
 }

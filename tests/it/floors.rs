@@ -211,6 +211,26 @@ fn modules_import_only_from_floors_below() {
 }
 
 #[test]
+fn the_engines_policy_knows_no_tensors() {
+    let engine = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine");
+    let mut files = vec![engine.join("scheduler.rs"), engine.join("request.rs")];
+    sources(&engine.join("kv_cache"), &mut files);
+    assert!(files.len() > 4);
+    for file in files {
+        let code = code_only(&fs::read_to_string(&file).expect("a source can be read"));
+        for word in [
+            "candle",
+            "Tensor",
+            "crate::model",
+            "crate::nn",
+            "crate::kernels",
+        ] {
+            assert!(!code.contains(word), "{} speaks of {word}", file.display());
+        }
+    }
+}
+
+#[test]
 fn the_reader_sees_imports_and_nothing_else() {
     let table = floor_table("//! | 5 | [`judge`], [`train`] | x |\n//! | 0 | `text` | leaves |");
     assert_eq!(table.len(), 3);
