@@ -5,6 +5,7 @@ mod error;
 mod extract;
 mod generate;
 mod judge;
+mod openai;
 mod tokens;
 
 use std::sync::Arc;
@@ -84,6 +85,8 @@ pub fn router(state: AppState, limits: HttpLimits) -> Router {
     Router::new()
         .route("/generate", post(generate::generate))
         .route("/judge", post(judge::judge))
+        .route("/v1/completions", post(openai::completions))
+        .route("/v1/models", get(openai::models))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/health", get(|| async { Json(json!({"status": "ok"})) }))

@@ -389,3 +389,92 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
         assert_eq!(third.status(), StatusCode::OK);
     });
 }
+
+#[test]
+fn completions_are_openais() {
+    let prompt = "Reverse the word piano.";
+    let mut body = json!({"model": "pocket", "prompt": [prompt, prompt, "2 plus"], "n": 2, "max_tokens": 9, "seed": 4,
+        "logprobs": 1});
+    let whole = ok("/v1/completions", &body);
+    assert_eq!(whole["object"], "text_completion");
+    let choices = whole["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 6);
+    for (index, choice) in choices.iter().enumerate() {
+        assert_eq!(choice["index"], index);
+        let list = |name: &str| choice["logprobs"][name].as_array().unwrap().len();
+        assert_eq!(list("tokens"), list("token_logprobs"));
+        assert_eq!(list("tokens"), list("top_logprobs"));
+        assert!(["stop", "length"].contains(&choice["finish_reason"].as_str().unwrap()));
+    }
+    // One seed, one prompt, one text; samples of a prompt differ.
+    assert_eq!(choices[0]["text"], choices[2]["text"]);
+    assert_eq!(choices[1]["text"], choices[3]["text"]);
+    let usage = &whole["usage"];
+    let sum =
+        usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
+    assert_eq!(usage["total_tokens"], sum);
+
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let stream = RUNTIME
+        .block_on(async { text(call(&SERVER, "/v1/completions", body.to_string()).await).await });
+    let events: Vec<&str> = stream
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+        .collect();
+    let (done, events) = events.split_last().unwrap();
+    assert_eq!(*done, "[DONE]");
+    let mut texts = vec![String::new(); 6];
+    for event in events {
+        let event: Value = serde_json::from_str(event).unwrap();
+        for choice in event["choices"].as_array().unwrap() {
+            let index = choice["index"].as_u64().unwrap() as usize;
+            assert_eq!(
+                choice["logprobs"]["text_offset"][0],
+                texts[index].chars().count()
+            );
+            texts[index].push_str(choice["text"].as_str().unwrap());
+        }
+    }
+    for (choice, text) in choices.iter().zip(&texts) {
+        assert_eq!(choice["text"], *text);
+    }
+    let last: Value = serde_json::from_str(events.last().unwrap()).unwrap();
+    assert_eq!(
+        last["usage"]["completion_tokens"],
+        usage["completion_tokens"]
+    );
+
+    let best = ok(
+        "/v1/completions",
+        &json!({"prompt": prompt, "best_of": 4, "n": 2, "max_tokens": 9, "seed": 4}),
+    );
+    assert_eq!(best["choices"].as_array().unwrap().len(), 2);
+    for (body, status) in [
+        (
+            json!({"model": "gpt-4", "prompt": prompt}),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            json!({"prompt": prompt, "echo": true}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (json!({"prompt": []}), StatusCode::BAD_REQUEST),
+        (json!({"prompt": ""}), StatusCode::BAD_REQUEST),
+        (json!({"prompt": [1, 2, 9999]}), StatusCode::BAD_REQUEST),
+        (
+            json!({"prompt": prompt, "logprobs": 21}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            json!({"prompt": prompt, "best_of": 2, "stream": true}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            json!({"prompt": prompt, "stream_options": {}}),
+            StatusCode::BAD_REQUEST,
+        ),
+    ] {
+        assert_eq!(post("/v1/completions", &body).0, status, "{body}");
+    }
+}
