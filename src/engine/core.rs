@@ -7,6 +7,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use tokio::sync::mpsc;
 
+use super::GenerateRequest;
 use super::admission::QueuePlace;
 use super::kv_cache::HashedTokens;
 use super::model_runner::{Logits, ModelRunner};
@@ -37,12 +38,7 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Submission {
     pub job: JobId,
-    pub prompt: Vec<u32>,
-    pub params: SamplingParams,
-    pub samples: usize,
-    pub priority: i32,
-    pub arrival: Instant,
-    pub deadline: Option<Instant>,
+    pub request: GenerateRequest,
     pub events: mpsc::UnboundedSender<StreamEvent>,
     /// Held until the request first runs.
     pub place: QueuePlace,
@@ -127,25 +123,32 @@ impl EngineCore {
 
     /// Puts a submission in line.
     fn add(&mut self, submission: Submission) {
+        let GenerateRequest {
+            prompt,
+            params,
+            samples,
+            priority,
+            arrival,
+            deadline,
+        } = submission.request;
         let job = Arc::new(Job {
             id: submission.job,
-            deadline: submission.deadline,
+            deadline,
             events: submission.events,
-            params: submission.params,
+            params,
         });
         let seed = job.params.seed.unwrap_or_else(rand::random);
         let mut place = Some(submission.place);
-        let ids: Vec<RequestId> = (0..submission.samples)
+        let ids: Vec<RequestId> = (0..samples)
             .map(|index| {
                 let id = RequestId(self.next_id);
                 self.next_id += 1;
-                let sampler = Sampler::new(&job.params, &submission.prompt, seed, index);
                 let sample = Sample {
                     index,
                     job: Arc::clone(&job),
-                    sampler,
+                    sampler: Sampler::new(&job.params, &prompt, seed, index),
                     place: place.take(),
-                    times: RequestTimes::new(submission.arrival),
+                    times: RequestTimes::new(arrival),
                 };
                 self.samples.insert(id, sample);
                 id
@@ -154,14 +157,11 @@ impl EngineCore {
         let (&first, siblings) = ids
             .split_first()
             .expect("a submission has a sample; this is a bug");
-        let tokens = HashedTokens::new(
-            submission.prompt,
-            self.scheduler.kv().block_size(),
-            self.runner.weights().version.0,
-        );
+        let version = self.runner.weights().version.0;
+        let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), version);
         let mut request = Request::new(first, tokens, job.params.stop.clone());
         request.siblings = siblings.to_vec();
-        request.priority = submission.priority;
+        request.priority = priority;
         self.scheduler.add(request);
     }
 

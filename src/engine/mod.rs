@@ -334,12 +334,7 @@ impl Engine {
         let samples = request.samples;
         let submission = Submission {
             job,
-            prompt: request.prompt,
-            params: request.params,
-            samples,
-            priority: request.priority,
-            arrival: request.arrival,
-            deadline: request.deadline,
+            request,
             events,
             place,
         };

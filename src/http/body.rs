@@ -1,5 +1,6 @@
 //! What several endpoints' bodies have in common.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ApiError;
 use crate::judge::Method;
 use crate::preference::{Message, Role};
-use crate::service::{JudgeTask, Orders, Usage, WeightedPrinciple};
+use crate::service::{Finish, JudgeTask, Orders, Usage, WeightedPrinciple};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Deserialize)]
@@ -182,4 +183,52 @@ impl From<Usage> for UsageBody {
             cached_tokens: usage.cached_tokens,
         }
     }
+}
+
+/// The stop string or token that ended an answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum StopReason {
+    String(String),
+    Token(u32),
+}
+
+/// Why an answer ended, and by what, where that was not one of `ends`: the model's own end of an answer.
+pub fn finish_reasons(
+    finish: Option<Finish>,
+    stop: &[String],
+    ends: &[u32],
+) -> (Option<&'static str>, Option<StopReason>) {
+    match finish {
+        None => (None, None),
+        Some(Finish::Length) => (Some("length"), None),
+        Some(Finish::EndToken(id)) if ends.contains(&id) => (Some("stop"), None),
+        Some(Finish::EndToken(id)) => (Some("stop"), Some(StopReason::Token(id))),
+        Some(Finish::StopString(at)) => (Some("stop"), Some(StopReason::String(stop[at].clone()))),
+    }
+}
+
+/// Answers wanted, and candidates drawn for them.
+pub fn samples(n: Option<usize>, best_of: Option<usize>) -> Result<(usize, usize), ApiError> {
+    let n = n.unwrap_or(1);
+    let samples = best_of.unwrap_or(n);
+    if n == 0 {
+        Err(ApiError::invalid("n", "must be at least 1"))
+    } else if samples < n {
+        Err(ApiError::invalid("best_of", "must be at least n"))
+    } else {
+        Ok((n, samples))
+    }
+}
+
+/// Biases by token id, which JSON only has as strings.
+pub fn logit_bias(biases: &BTreeMap<String, f32>) -> Result<Vec<(u32, f32)>, ApiError> {
+    let bias = |(id, &bias): (&String, &f32)| match id.parse() {
+        Ok(id) => Ok((id, bias)),
+        Err(_) => Err(ApiError::invalid(
+            "logit_bias",
+            format!("{id:?} is no token id"),
+        )),
+    };
+    biases.iter().map(bias).collect()
 }

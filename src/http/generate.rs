@@ -11,7 +11,10 @@ use futures::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
 use super::AppState;
-use super::body::{JudgingBody, MessageBody, OneOrMany, UsageBody, conversation, deadline};
+use super::body::{
+    JudgingBody, MessageBody, OneOrMany, StopReason, UsageBody, conversation, deadline,
+    finish_reasons, logit_bias, samples,
+};
 use super::error::ApiError;
 use super::extract::JsonBody;
 use super::judge::TournamentBody;
@@ -99,13 +102,6 @@ struct FinishBody {
 }
 
 #[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum StopReason {
-    String(String),
-    Token(u32),
-}
-
-#[derive(Debug, Serialize)]
 struct LogprobBody {
     token_id: u32,
     logprob: f32,
@@ -130,18 +126,7 @@ struct Wording {
 
 impl Wording {
     fn finish(&self, finish: Option<Finish>) -> FinishBody {
-        let (finish_reason, stop_reason) = match finish {
-            None => (None, None),
-            Some(Finish::Length) => (Some("length"), None),
-            Some(Finish::EndToken(id)) => (
-                Some("stop"),
-                (!self.ends.contains(&id)).then_some(StopReason::Token(id)),
-            ),
-            Some(Finish::StopString(at)) => (
-                Some("stop"),
-                Some(StopReason::String(self.stop[at].clone())),
-            ),
-        };
+        let (finish_reason, stop_reason) = finish_reasons(finish, &self.stop, &self.ends);
         FinishBody {
             finish_reason,
             stop_reason,
@@ -201,12 +186,7 @@ impl GenerateBody {
         params.seed = self.seed;
         params.logprobs = self.logprobs;
         params.logprob_ids.clone_from(&self.logprob_token_ids);
-        for (id, &bias) in &self.logit_bias {
-            let id = id
-                .parse()
-                .map_err(|_| ApiError::invalid("logit_bias", format!("{id:?} is no token id")))?;
-            params.logit_bias.push((id, bias));
-        }
+        params.logit_bias = logit_bias(&self.logit_bias)?;
         Ok(params)
     }
 }
@@ -219,14 +199,7 @@ pub async fn generate(
     let service = &state.service;
     let messages = conversation(body.prompt.take(), body.messages.take())?;
     let deadline = deadline(arrival, body.timeout)?;
-    let n = body.n.unwrap_or(1);
-    let samples = body.best_of.unwrap_or(n);
-    if n == 0 || samples < n {
-        return Err(ApiError::invalid(
-            if n == 0 { "n" } else { "best_of" },
-            "must be at least 1, and best_of at least n",
-        ));
-    }
+    let (n, samples) = samples(body.n, body.best_of)?;
     if body.judge.is_some() && body.best_of.is_none() {
         return Err(ApiError::invalid("judge", "has no meaning without best_of"));
     }

@@ -18,7 +18,9 @@ use super::created;
 use super::usage::OpenAiUsage;
 use crate::engine::SamplingParams;
 use crate::http::AppState;
-use crate::http::body::{JudgingBody, OneOrMany, conversation};
+use crate::http::body::{
+    JudgingBody, OneOrMany, StopReason, conversation, finish_reasons, logit_bias, samples,
+};
 use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;
 use crate::service::{
@@ -91,7 +93,7 @@ struct Choice {
     text: String,
     logprobs: Option<Logprobs>,
     finish_reason: Option<&'static str>,
-    stop_reason: Value,
+    stop_reason: Option<StopReason>,
 }
 
 /// OpenAI's legacy shape: parallel lists.
@@ -139,13 +141,7 @@ impl Call {
         finish: Option<Finish>,
         offset: usize,
     ) -> Choice {
-        let (finish_reason, stop_reason) = match finish {
-            None => (None, Value::Null),
-            Some(Finish::Length) => (Some("length"), Value::Null),
-            Some(Finish::EndToken(id)) if self.ends.contains(&id) => (Some("stop"), Value::Null),
-            Some(Finish::EndToken(id)) => (Some("stop"), json!(id)),
-            Some(Finish::StopString(at)) => (Some("stop"), json!(self.stop[at])),
-        };
+        let (finish_reason, stop_reason) = finish_reasons(finish, &self.stop, &self.ends);
         Choice {
             index,
             text,
@@ -207,12 +203,7 @@ impl CompletionBody {
                 format!("must be at most {MAX_LOGPROBS}"),
             ));
         }
-        for (id, &bias) in &self.logit_bias {
-            let id = id
-                .parse()
-                .map_err(|_| ApiError::invalid("logit_bias", format!("{id:?} is no token id")))?;
-            params.logit_bias.push((id, bias));
-        }
+        params.logit_bias = logit_bias(&self.logit_bias)?;
         Ok(params)
     }
 
@@ -241,14 +232,7 @@ pub async fn completions(
     let arrival = Instant::now();
     let service = &state.service;
     state.check_model(body.model.as_deref())?;
-    let n = body.n.unwrap_or(1);
-    let samples = body.best_of.unwrap_or(n);
-    if n == 0 || samples < n {
-        return Err(ApiError::invalid(
-            if n == 0 { "n" } else { "best_of" },
-            "must be at least 1, and best_of at least n",
-        ));
-    }
+    let (n, samples) = samples(body.n, body.best_of)?;
     if body.stream && samples > n {
         return Err(ApiError::invalid(
             "stream",
