@@ -44,7 +44,6 @@ pub struct Request {
     pub siblings: Vec<RequestId>,
     /// Lower is served first; see [`Scheduler::add`](super::scheduler::Scheduler::add).
     pub priority: i32,
-    pub num_preemptions: u32,
 }
 
 impl Request {
@@ -58,7 +57,6 @@ impl Request {
             stop,
             siblings: Vec::new(),
             priority: 0,
-            num_preemptions: 0,
         }
     }
 

@@ -9,6 +9,7 @@
 //! holds one maximal request holds it. Everybody becomes first after a bounded number of others, so nobody starves.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 
 use super::kv_cache::{BlockCopy, BlockHash, CachedPrefix, KvCacheManager};
 use super::request::{FinishReason, Request, RequestId};
@@ -187,7 +188,6 @@ impl Scheduler {
             .get_mut(&place.1)
             .expect("a running request is known; this is a bug");
         request.num_computed_tokens = 0;
-        request.num_preemptions += 1;
         step.output.preempted.push(place.1);
         let scheduled = &mut step.output.scheduled;
         if let Some(at) = scheduled.iter().position(|s| s.id == place.1) {
@@ -198,7 +198,10 @@ impl Scheduler {
     fn admit(&mut self, step: &mut Step) {
         let mut sequences = self.num_running();
         let mut promised = self.promised_blocks();
-        for place in self.waiting.clone() {
+        let mut next_in_line = self.waiting.first().copied();
+        while let Some(place) = next_in_line {
+            let behind = (Bound::Excluded(place), Bound::Unbounded);
+            next_in_line = self.waiting.range(behind).next().copied();
             let request = &self.requests[&place.1].1;
             sequences += request.num_sequences();
             if step.budget == 0 || sequences > self.config.max_sequences {

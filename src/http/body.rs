@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ApiError;
 use crate::judge::Method;
 use crate::preference::{Message, Role};
-use crate::service::{Finish, JudgeTask, Orders, Usage, WeightedPrinciple};
+use crate::service::{Finish, JudgeTask, Orders, TournamentTask, Usage, WeightedPrinciple};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, Deserialize)]
@@ -117,6 +117,13 @@ pub struct JudgingBody {
 }
 
 impl JudgingBody {
+    pub fn tournament(&self) -> TournamentTask {
+        TournamentTask {
+            method: self.bracket.into(),
+            seed: self.seed,
+        }
+    }
+
     pub fn task(
         &self,
         context: Vec<Message>,

@@ -1,14 +1,13 @@
 //! `POST /generate`: answers to a prompt, or the best of several.
 
-use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::AppState;
 use super::body::{
@@ -18,9 +17,10 @@ use super::body::{
 use super::error::ApiError;
 use super::extract::JsonBody;
 use super::judge::TournamentBody;
+use super::sse::{self, Pieces};
 use crate::engine::{SamplingParams, TokenLogprobs};
 use crate::model::WeightsVersion;
-use crate::service::{Finish, Generation, Output, TextEvent, TextTask, TokenText, TournamentTask};
+use crate::service::{Finish, Generation, Output, TextEvent, TextTask, TokenText};
 
 /// Tokens of an answer where the caller names no limit.
 const DEFAULT_MAX_TOKENS: usize = 256;
@@ -229,17 +229,12 @@ pub async fn generate(
     if body.best_of.is_some() {
         let judging = body.judge.unwrap_or_default();
         let judge = judging.task(messages, arrival, deadline, body.priority)?;
-        let how = TournamentTask {
-            method: judging.bracket.into(),
-            seed: judging.seed,
-        };
-        let mut best = service.best_of(task, &judge, how).await?;
-        let ranking = best.tournament.ranking.clone();
-        let chosen = ranking.iter().take(n).map(|&at| {
-            let candidate = std::mem::replace(&mut best.candidates[at], Output::empty(at));
-            wording.output(candidate)
-        });
-        let outputs = chosen.collect();
+        let mut best = service.best_of(task, &judge, judging.tournament()).await?;
+        let outputs = best
+            .take_best(n)
+            .into_iter()
+            .map(|output| wording.output(output))
+            .collect();
         return Ok(Json(GenerateAnswer {
             id,
             model: &state.model_name,
@@ -252,8 +247,10 @@ pub async fn generate(
     }
     let mut generation = service.generate(task)?;
     if body.stream {
-        let events = events(generation, wording, id, state.model_name.clone(), permit);
-        return Ok(Sse::new(events).into_response());
+        let model = state.model_name.clone();
+        return Ok(sse::answer(permit, |pieces| {
+            send(generation, wording, id, model, pieces)
+        }));
     }
     let outputs = generation.outputs().await?;
     Ok(Json(GenerateAnswer {
@@ -270,69 +267,35 @@ pub async fn generate(
     .into_response())
 }
 
-/// The same answer in pieces: one event a token, a last one with the usage, then `[DONE]`.
-fn events(
-    generation: Generation,
+/// The same answer in pieces: one event a token, a last one with the usage.
+async fn send(
+    mut generation: Generation,
     wording: Wording,
     id: String,
-    model: std::sync::Arc<str>,
-    permit: tokio::sync::OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    enum Stage {
-        Running(Generation),
-        Done,
-        Over,
-    }
-    let start = (Stage::Running(generation), permit);
-    stream::unfold(start, move |(stage, permit)| {
-        let (wording, id, model) = (wording.clone(), id.clone(), model.clone());
-        async move {
-            let mut generation = match stage {
-                Stage::Over => return None,
-                Stage::Done => {
-                    let event = Event::default().data("[DONE]");
-                    return Some((Ok(event), (Stage::Over, permit)));
-                }
-                Stage::Running(generation) => generation,
+    model: Arc<str>,
+    pieces: Pieces,
+) -> Result<(), ApiError> {
+    let piece = |version: Option<WeightsVersion>, outputs: &[OutputBody]| json!({"id": id, "model": *model, "version": version, "outputs": outputs});
+    while let Some(event) = generation.next().await? {
+        if let TextEvent::Delta {
+            index,
+            text,
+            token,
+            finish,
+        } = event
+        {
+            let output = OutputBody {
+                index,
+                text,
+                token_ids: vec![token.id],
+                finish: wording.finish(finish),
+                logprobs: wording.logprobs(std::slice::from_ref(&token)),
             };
-            loop {
-                let (data, next) = match generation.next().await {
-                    Ok(Some(TextEvent::Started { .. })) => continue,
-                    Ok(Some(TextEvent::Delta {
-                        index,
-                        text,
-                        token,
-                        finish,
-                    })) => {
-                        let output = OutputBody {
-                            index,
-                            text,
-                            token_ids: vec![token.id],
-                            finish: wording.finish(finish),
-                            logprobs: wording.logprobs(std::slice::from_ref(&token)),
-                        };
-                        let data = serde_json::json!({
-                            "id": id,
-                            "model": *model,
-                            "version": generation.version(),
-                            "outputs": [output],
-                        });
-                        (data, Stage::Running(generation))
-                    }
-                    Ok(None) => {
-                        let data = serde_json::json!({
-                            "id": id,
-                            "model": *model,
-                            "version": generation.version(),
-                            "outputs": [],
-                            "usage": UsageBody::from(generation.usage()),
-                        });
-                        (data, Stage::Done)
-                    }
-                    Err(error) => (ApiError::from(error).to_json(), Stage::Over),
-                };
-                return Some((Ok(Event::default().data(data.to_string())), (next, permit)));
-            }
+            pieces.send(&piece(generation.version(), &[output])).await;
         }
-    })
+    }
+    let mut last = piece(generation.version(), &[]);
+    last["usage"] = json!(UsageBody::from(generation.usage()));
+    pieces.send(&last).await;
+    Ok(())
 }

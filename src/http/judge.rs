@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::extract::JsonBody;
 use crate::judge::Method;
 use crate::model::WeightsVersion;
-use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament, TournamentTask};
+use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament};
 
 /// The most comparisons of one call.
 const MAX_COMPARISONS: usize = 20_000;
@@ -228,10 +228,7 @@ pub async fn judge(
         })
         .into_response());
     }
-    let how = TournamentTask {
-        method: judging.bracket.into(),
-        seed: judging.seed,
-    };
+    let how = judging.tournament();
     let needed = comparisons(how.method, count);
     if needed > MAX_COMPARISONS {
         return Err(ApiError::invalid(

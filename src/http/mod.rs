@@ -6,6 +6,7 @@ mod extract;
 mod generate;
 mod judge;
 mod openai;
+mod sse;
 mod tokens;
 
 use std::sync::Arc;

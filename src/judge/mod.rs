@@ -30,7 +30,7 @@ pub use label::LabelTokens;
 pub use prompt::{JudgePrompt, PROMPT_DATE};
 pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};
-pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide};
+pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide, sigmoid};
 
 use crate::preference::{Message, PrincipleTable};
 use crate::text::{ChatTemplate, Tokenizer};

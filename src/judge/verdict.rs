@@ -124,7 +124,8 @@ fn side(towards_a: f32) -> Winner {
     }
 }
 
-fn sigmoid(x: f32) -> f32 {
+/// The probability whose log-odds are `x`.
+pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 

@@ -16,6 +16,15 @@ pub struct BestOf {
     pub version: Option<WeightsVersion>,
 }
 
+impl BestOf {
+    /// The best `n` candidates, the first first; empty ones are left in their places.
+    pub fn take_best(&mut self, n: usize) -> Vec<Output> {
+        let best = self.tournament.ranking.iter().take(n);
+        best.map(|&at| std::mem::replace(&mut self.candidates[at], Output::empty(at)))
+            .collect()
+    }
+}
+
 impl Service {
     /// Draws `task.samples` candidates and finds the best.
     ///

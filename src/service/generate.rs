@@ -130,19 +130,6 @@ impl Service {
     /// # Errors
     /// What makes it unservable, or a full queue.
     pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
-        let (request, writers, usage) = self.prepare(task)?;
-        Ok(Generation {
-            stream: self.engine.submit(request)?,
-            writers,
-            usage,
-            version: None,
-        })
-    }
-
-    fn prepare(
-        &self,
-        task: TextTask,
-    ) -> Result<(GenerateRequest, Vec<Writer>, Usage), ServiceError> {
         let stop = StopStrings::new(&task.stop, task.include_stop)
             .map_err(|error| ServiceError::invalid("stop", error.to_string()))?;
         let writers = (0..task.samples)
@@ -163,7 +150,12 @@ impl Service {
             arrival: task.arrival,
             deadline: task.deadline,
         };
-        Ok((request, writers, usage))
+        Ok(Generation {
+            stream: self.engine.submit(request)?,
+            writers,
+            usage,
+            version: None,
+        })
     }
 }
 

@@ -12,7 +12,9 @@ use rayon::prelude::*;
 
 use super::{Service, ServiceError, Usage, aside};
 use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
-use crate::judge::{Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide};
+use crate::judge::{
+    Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide, sigmoid,
+};
 use crate::model::WeightsVersion;
 use crate::preference::Message;
 
@@ -501,7 +503,7 @@ fn under_principle(name: &str, reads: &[LabelLogprobs]) -> PrincipleVerdict {
         }
         _ => {
             let [first, second] = reads[0];
-            let p = 1.0 / (1.0 + (second - first).exp());
+            let p = sigmoid(first - second);
             let read = ShownRead {
                 shown: [0, 1],
                 p_first: p,

@@ -1,18 +1,14 @@
 //! `POST /v1/completions`: raw continuation of one prompt or several.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
-use futures::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::created;
 use super::usage::OpenAiUsage;
@@ -23,9 +19,9 @@ use crate::http::body::{
 };
 use crate::http::error::ApiError;
 use crate::http::extract::JsonBody;
+use crate::http::sse::{self, Pieces};
 use crate::service::{
-    Finish, Generation, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
-    TournamentTask, Usage,
+    Finish, Generation, Output, Service, ServiceError, TextEvent, TextTask, TokenText, Usage,
 };
 
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
@@ -106,7 +102,6 @@ struct Logprobs {
 }
 
 /// What every piece of an answer says of the call.
-#[derive(Clone)]
 struct Call {
     service: Service,
     id: String,
@@ -280,8 +275,9 @@ pub async fn completions(
         .collect::<Result<Vec<Generation>, ServiceError>>()?;
     if body.stream {
         let include_usage = body.stream_options.is_some_and(|o| o.include_usage);
-        let events = events(call, generations, n, include_usage, permit);
-        return Ok(Sse::new(events).into_response());
+        return Ok(sse::answer(permit, |pieces| {
+            send_all(call, generations, n, include_usage, pieces)
+        }));
     }
     let mut choices = Vec::new();
     let mut usage = Usage::default();
@@ -305,66 +301,38 @@ async fn best_of(
     let context = conversation(Some(text.map_err(ServiceError::from)?), None)?;
     let judging = JudgingBody::default();
     let judge = judging.task(context, arrival, None, task.priority)?;
-    let how = TournamentTask {
-        method: judging.bracket.into(),
-        seed: judging.seed,
-    };
-    let mut best = service.best_of(task, &judge, how).await?;
-    let ranking = best.tournament.ranking.iter().take(n);
-    let outputs = ranking
-        .map(|&at| std::mem::replace(&mut best.candidates[at], Output::empty(at)))
-        .collect();
-    Ok((outputs, best.usage))
+    let mut best = service.best_of(task, &judge, judging.tournament()).await?;
+    Ok((best.take_best(n), best.usage))
 }
 
-/// One event a token of any choice, the usage if asked for, then `[DONE]`. After an error nothing more.
-fn events(
+/// One piece a token of any choice, and the usage if asked for.
+async fn send_all(
     call: Call,
     generations: Vec<Generation>,
     n: usize,
     include_usage: bool,
-    permit: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
-    tokio::spawn(async move {
-        let _permit = permit;
-        let generations = generations.into_iter().enumerate();
-        let all = generations.map(|(at, generation)| forward(&call, generation, at * n, &sender));
-        let ended = tokio::select! {
-            ended = try_join_all(all) => ended,
-            // Dropping the generations ends them.
-            () = sender.closed() => return,
-        };
-        let last = match ended {
-            Err(error) => vec![error.to_json().to_string()],
-            Ok(usages) => {
-                let mut usage = Usage::default();
-                usages.into_iter().for_each(|spent| usage.add(spent));
-                let usage = include_usage.then(|| call.answer(&[], Some(usage)).to_string());
-                usage.into_iter().chain(["[DONE]".to_owned()]).collect()
-            }
-        };
-        for data in last {
-            // Whoever is gone hears nothing.
-            let _ = sender.send(data).await;
-        }
-    });
-    stream::unfold(receiver, |mut receiver| async move {
-        let data = receiver.recv().await?;
-        Some((Ok(Event::default().data(data)), receiver))
-    })
+    pieces: Pieces,
+) -> Result<(), ApiError> {
+    let generations = generations.into_iter().enumerate();
+    let all = generations.map(|(at, generation)| send(&call, generation, at * n, &pieces));
+    let mut usage = Usage::default();
+    for spent in try_join_all(all).await? {
+        usage.add(spent);
+    }
+    if include_usage {
+        pieces.send(&call.answer(&[], Some(usage))).await;
+    }
+    Ok(())
 }
 
-/// Events that wait for a slow reader; more are left with the engine.
-const EVENTS_AHEAD: usize = 64;
-
 /// Sends the choices of one prompt, `first` being the index of its first sample.
-async fn forward(
+async fn send(
     call: &Call,
     mut generation: Generation,
     first: usize,
-    sender: &mpsc::Sender<String>,
+    pieces: &Pieces,
 ) -> Result<Usage, ApiError> {
+    // Characters of each choice so far.
     let mut written: Vec<usize> = Vec::new();
     while let Some(event) = generation.next().await? {
         if let TextEvent::Delta {
@@ -381,9 +349,7 @@ async fn forward(
             written[index] += text.chars().count();
             let tokens = std::slice::from_ref(&token);
             let choice = call.choice(first + index, text, tokens, finish, offset);
-            let data = call.answer(&[choice], None).to_string();
-            // A closed channel ends the whole stream, see `events`.
-            let _ = sender.send(data).await;
+            pieces.send(&call.answer(&[choice], None)).await;
         }
     }
     Ok(generation.usage())

@@ -1,0 +1,52 @@
+//! Answers in pieces, as server-sent events.
+
+use std::convert::Infallible;
+
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::error::ApiError;
+
+/// Events that wait for a slow reader; more are left with the engine.
+const EVENTS_AHEAD: usize = 64;
+
+/// Where the pieces of an answer go.
+#[derive(Clone)]
+pub struct Pieces(mpsc::Sender<String>);
+
+impl Pieces {
+    pub async fn send(&self, piece: &Value) {
+        // A reader that is gone ends the whole answer, see `answer`.
+        let _ = self.0.send(piece.to_string()).await;
+    }
+}
+
+/// Runs `work`, which sends the pieces, and says `[DONE]` after it, or what it failed with. A client that goes away drops it.
+pub fn answer<F>(permit: OwnedSemaphorePermit, work: impl FnOnce(Pieces) -> F) -> Response
+where
+    F: Future<Output = Result<(), ApiError>> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
+    let work = work(Pieces(sender.clone()));
+    tokio::spawn(async move {
+        let _permit = permit;
+        let ended = tokio::select! {
+            ended = work => ended,
+            () = sender.closed() => return,
+        };
+        let last = match ended {
+            Ok(()) => "[DONE]".to_owned(),
+            Err(error) => error.to_json().to_string(),
+        };
+        // Whoever is gone hears nothing.
+        let _ = sender.send(last).await;
+    });
+    let events = stream::unfold(receiver, |mut receiver| async move {
+        let data = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(Event::default().data(data)), receiver))
+    });
+    Sse::new(events).into_response()
+}
