@@ -45,7 +45,7 @@ impl Service {
             result: tournament,
             usage: judging,
             ..
-        } = self.hold_tournament(judge, how, &texts).await?;
+        } = self.hold_accepted_tournament(judge, how, &texts).await?;
         usage.add(judging);
         Ok(BestOf {
             candidates,

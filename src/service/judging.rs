@@ -183,8 +183,32 @@ impl Service {
         how: TournamentTask,
         candidates: &[String],
     ) -> Result<Judged<Tournament>, ServiceError> {
+        self.tournament(task, how, candidates, Account::default())
+            .await
+    }
+
+    /// A tournament within a call that has been accepted already.
+    pub(super) async fn hold_accepted_tournament(
+        &self,
+        task: &JudgeTask,
+        how: TournamentTask,
+        candidates: &[String],
+    ) -> Result<Judged<Tournament>, ServiceError> {
+        let account = Account {
+            accepted: true,
+            ..Account::default()
+        };
+        self.tournament(task, how, candidates, account).await
+    }
+
+    async fn tournament(
+        &self,
+        task: &JudgeTask,
+        how: TournamentTask,
+        candidates: &[String],
+        mut account: Account,
+    ) -> Result<Judged<Tournament>, ServiceError> {
         let begun = Instant::now();
-        let mut account = Account::default();
         let mut bracket = Bracket::new(candidates.len(), how.method, how.seed)?;
         let (mut rounds, mut byes, mut comparisons) = (Vec::new(), Vec::new(), 0);
         while !bracket.round().is_empty() {
@@ -321,14 +345,14 @@ impl Service {
         prompts: Vec<Vec<u32>>,
         account: &mut Account,
     ) -> Result<Vec<LabelLogprobs>, ServiceError> {
-        let accepted = account.reads > 0;
+        let accepted = account.accepted;
         let reads: Vec<Read> = stream::iter(prompts.into_iter().enumerate())
             .map(|(at, prompt)| self.read(task, prompt, accepted || at > 0))
             .buffered(WINDOW)
             .try_collect()
             .await?;
         for read in &reads {
-            account.reads += 1;
+            account.accepted = true;
             account.usage.add(read.usage);
             account.version = Some(read.version);
             self.metrics
@@ -398,7 +422,8 @@ struct PairPrompts {
 /// What a call has cost so far.
 #[derive(Debug, Default)]
 struct Account {
-    reads: usize,
+    /// Whether the call has had a request accepted: what follows waits its turn.
+    accepted: bool,
     usage: Usage,
     version: Option<WeightsVersion>,
 }
