@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::device::{self, DeviceChoice};
+use crate::http::api_doc;
 use crate::pocket;
 use crate::telemetry::{self, LogFormat};
 use crate::train::config::{DataFile, JsftConfig};
@@ -50,6 +51,8 @@ enum Command {
     /// The default model's world.
     #[command(subcommand)]
     Pocket(PocketCommand),
+    /// Print the API's description (OpenAPI 3.1).
+    Openapi,
 }
 
 #[derive(Debug, Subcommand)]
@@ -195,6 +198,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
+        Command::Openapi => api_doc().to_pretty_json()?,
         Command::Pocket(PocketCommand::Corpus {
             out,
             seed,

@@ -1,18 +1,19 @@
 //! `selfjudge serve`: wires weights to engine, engine to service, service to HTTP, and takes them down in that order.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use axum_server::Handle;
+use axum_server::tls_rustls::RustlsConfig;
 use candle_core::Device;
 use clap::Args;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use crate::engine::{Engine, EngineConfig, QueueLimits};
-use crate::http::{AppState, HttpLimits, router};
+use crate::http::{ApiKeys, AppState, Cors, HttpConfig, RateLimit, router};
 use crate::model::{LanguageModel, LoadOptions, Weights, WeightsVersion, hub};
 use crate::service::Service;
 use crate::telemetry::Metrics;
@@ -84,11 +85,32 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = EngineConfig::default().queue.max_tokens)]
     max_queued_tokens: usize,
     /// Calls that are answered at once; more are answered with 429.
-    #[arg(long, default_value_t = HttpLimits::default().max_requests)]
+    #[arg(long, default_value_t = HttpConfig::default().max_requests)]
     max_requests: usize,
     /// Bytes of a request's body.
     #[arg(long, default_value = "8MiB", value_parser = bytes)]
     max_body: usize,
+    /// A file of API keys, `key` or `name:key` a line; with keys, only who has one may call.
+    #[arg(long, conflicts_with = "api_keys")]
+    api_key_file: Option<PathBuf>,
+    /// The keys themselves, a line each.
+    #[arg(env = "SELFJUDGE_API_KEYS", hide_env_values = true, long, hide = true)]
+    api_keys: Option<String>,
+    /// Calls a second of each key; more are answered with 429.
+    #[arg(long)]
+    rate_limit: Option<NonZeroU32>,
+    /// Calls of a key that may come at once; by default a second's.
+    #[arg(long, requires = "rate_limit")]
+    rate_burst: Option<NonZeroU32>,
+    /// Whose pages may call from a browser: an origin such as https://example.org, or `*`. May be given several times.
+    #[arg(long)]
+    cors_origin: Vec<String>,
+    /// A certificate chain (PEM): the server then speaks HTTPS.
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Seconds that running requests get to finish after SIGTERM.
     #[arg(long, default_value_t = 30)]
     drain_timeout: u64,
@@ -127,11 +149,41 @@ impl ServeArgs {
         }
     }
 
-    fn http(&self) -> HttpLimits {
-        HttpLimits {
+    fn http(&self) -> anyhow::Result<HttpConfig> {
+        let keys = match (&self.api_key_file, &self.api_keys) {
+            (Some(path), _) => {
+                let list = std::fs::read_to_string(path)
+                    .with_context(|| format!("cannot read {}", path.display()))?;
+                ApiKeys::parse(&list).with_context(|| path.display().to_string())?
+            }
+            (None, Some(list)) => ApiKeys::parse(list).context("SELFJUDGE_API_KEYS")?,
+            (None, None) => ApiKeys::default(),
+        };
+        anyhow::ensure!(
+            self.rate_limit.is_none() || !keys.is_empty(),
+            "--rate-limit counts the calls of each API key, and there are no keys: see --api-key-file"
+        );
+        let cors = match self.cors_origin.as_slice() {
+            [] => Cors::None,
+            [any] if any == "*" => Cors::Any,
+            origins => Cors::Origins(
+                origins
+                    .iter()
+                    .map(|origin| origin.parse())
+                    .collect::<Result<_, _>>()
+                    .context("--cors-origin")?,
+            ),
+        };
+        Ok(HttpConfig {
             max_requests: self.max_requests,
             max_body: self.max_body,
-        }
+            keys,
+            rate_limit: self.rate_limit.map(|per_second| RateLimit {
+                per_second,
+                burst: self.rate_burst.unwrap_or(per_second),
+            }),
+            cors,
+        })
     }
 }
 
@@ -152,6 +204,7 @@ pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
 
 fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Result<String> {
     let name = args.model_name.as_deref().unwrap_or(name);
+    let http = args.http()?;
     let options = LoadOptions {
         device,
         adapter: args.adapter.clone(),
@@ -167,8 +220,8 @@ fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Re
     let capacity = engine.capacity();
     let service = Service::new(engine, &model, dir, metrics.judge.clone())?;
     drop(model);
-    let state = AppState::new(service, name, metrics, args.http());
-    let app = router(state, args.http());
+    let state = AppState::new(service, name, metrics, &http);
+    let app = router(state, &http);
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -176,22 +229,31 @@ fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Re
         .build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(args.listen)
-            .await
             .with_context(|| format!("cannot listen on {}", args.listen))?;
         let address = listener.local_addr()?;
+        let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
         eprintln!(
-            "{name} on http://{address}: {} tokens of KV cache ({} MiB), contexts of up to {}, {} sequences at once",
+            "{name} on {scheme}://{address}: {} tokens of KV cache ({} MiB), contexts of up to {}, {} sequences at once",
             capacity.kv_tokens,
             capacity.kv_bytes >> 20,
             capacity.max_context,
             capacity.max_concurrent,
         );
-        let (stop, stopping) = watch::channel(false);
-        let mut serving = tokio::spawn(
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stopped(stopping))
-                .into_future(),
-        );
+        let handle = Handle::new();
+        let service = app.into_make_service();
+        let mut serving = match (&args.tls_cert, &args.tls_key) {
+            (Some(cert), Some(key)) => {
+                let tls = RustlsConfig::from_pem_file(cert, key).await.with_context(|| {
+                    format!("cannot use {} and {}", cert.display(), key.display())
+                })?;
+                let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
+                tokio::spawn(server.serve(service))
+            }
+            _ => {
+                let server = axum_server::from_tcp(listener)?.handle(handle.clone());
+                tokio::spawn(server.serve(service))
+            }
+        };
         let (mut terminate, mut interrupt) = (
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
@@ -199,14 +261,14 @@ fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Re
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
-            ended = &mut serving => ended??,
+            ended = &mut serving => return Ok(ended??),
         }
         tracing::info!("draining: no new connections, running requests finish");
-        stop.send_replace(true);
         let patience = Duration::from_secs(args.drain_timeout);
-        if tokio::time::timeout(patience, &mut serving).await.is_err() {
+        handle.graceful_shutdown(Some(patience));
+        serving.await??;
+        if handle.connection_count() > 0 {
             tracing::warn!("requests were still running after {patience:?} and are aborted");
-            serving.abort();
         }
         anyhow::Ok(())
     })?;
@@ -214,11 +276,6 @@ fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Re
     runtime.shutdown_timeout(Duration::from_secs(5));
     engine_thread.join();
     Ok("stopped".to_owned())
-}
-
-async fn stopped(mut stopping: watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = stopping.wait_for(|&stop| stop).await;
 }
 
 #[cfg(test)]

@@ -4,34 +4,42 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::{RequestFailure, SubmitError};
 use crate::judge::JudgeError;
 use crate::service::ServiceError;
 
-/// What a client is told: `{"error": {"code", "message", "param"}}`.
+/// What a client is told: `{"error": {"code", "message", "param", "type"}}`, the last as OpenAI's clients know it.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: String,
     param: Option<String>,
+    retry_after: Option<u64>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
-    error: Fields<'a>,
+/// An error's body.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorFields,
 }
 
-#[derive(Serialize)]
-struct Fields<'a> {
-    code: &'a str,
-    message: &'a str,
-    param: Option<&'a str>,
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorFields {
+    /// What went wrong, for programs.
+    pub code: &'static str,
+    /// What went wrong, for people.
+    pub message: String,
+    /// The parameter it is about.
+    pub param: Option<String>,
+    #[serde(rename = "type")]
+    pub kind: &'static str,
 }
 
-/// Seconds after which trying again makes sense.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+/// Seconds after which a full queue is worth another try.
+const QUEUE_RETRY_AFTER: u64 = 1;
 
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -40,49 +48,73 @@ impl ApiError {
             code,
             message: message.into(),
             param: None,
+            retry_after: None,
         }
     }
 
     /// A parameter that cannot be served.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            param: Some(param.into()),
-            ..Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message)
-        }
+        Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message).about(param)
     }
 
     pub fn overloaded(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
+            .retry_after(QUEUE_RETRY_AFTER)
     }
 
-    /// As a value, for a stream whose status has been sent already.
-    pub fn to_json(&self) -> serde_json::Value {
-        serde_json::json!({"error": {
-            "code": self.code,
-            "message": self.message,
-            "param": self.param,
-        }})
+    /// Names the parameter it is about.
+    pub fn about(self, param: impl Into<String>) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..self
+        }
+    }
+
+    /// Seconds after which trying again makes sense.
+    pub fn retry_after(self, seconds: u64) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..self
+        }
+    }
+
+    /// What is sent: as a body, or in a stream whose status has been sent already.
+    pub fn into_body(self) -> ErrorBody {
+        let kind = match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        };
+        ErrorBody {
+            error: ErrorFields {
+                code: self.code,
+                message: self.message,
+                param: self.param,
+                kind,
+            },
+        }
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = Body {
-            error: Fields {
-                code: self.code,
-                message: &self.message,
-                param: self.param.as_deref(),
-            },
-        };
-        let mut response = (self.status, Json(body)).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
+        let (status, code, retry_after) = (self.status, self.code, self.retry_after);
+        let mut response = (status, Json(self.into_body())).into_response();
+        // Whoever counts refusals wants to know why.
+        response.extensions_mut().insert(ErrorCode(code));
+        if let Some(seconds) = retry_after {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, RETRY_AFTER);
+                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
 }
+
+/// The code of the error that a response carries.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorCode(pub &'static str);
 
 impl From<ServiceError> for ApiError {
     fn from(error: ServiceError) -> Self {
@@ -109,10 +141,10 @@ impl From<SubmitError> for ApiError {
         let message = error.to_string();
         match error {
             SubmitError::EmptyPrompt => Self::invalid("prompt", message),
-            SubmitError::PromptTooLong { .. } => Self {
-                param: Some("prompt".into()),
-                ..Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
-            },
+            SubmitError::PromptTooLong { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+                    .about("prompt")
+            }
             SubmitError::UnknownToken(_) => Self::invalid("prompt", message),
             SubmitError::TooManySamples { .. } => Self::invalid("n", message),
             SubmitError::Invalid(invalid) => Self::invalid(invalid.name, message),

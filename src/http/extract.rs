@@ -1,11 +1,20 @@
-//! Request bodies: JSON of a known shape, or an error that says what is wrong with it.
+//! Request bodies: JSON of a known shape, or an error that names the parameter and says what is wrong with it.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use utoipa::openapi::{AllOfBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
+use super::sampling::SamplingBody;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
 pub struct JsonBody<T>(pub T);
@@ -14,16 +23,110 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, state).await.map_err(|error| {
-            let status = error.status();
-            let code = match status {
-                StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
-                _ => "invalid_body",
-            };
-            ApiError::new(status, code, error.body_text())
-        })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
+        let bytes = read(request, state).await?;
+        // Syntax first: an error in it has a line and a column, and no parameter.
+        let value: Value = serde_json::from_slice(&bytes).map_err(syntax)?;
+        typed(value).map(Self)
+    }
+}
+
+/// A body with the parameters of sampling beside those of the route: one JSON object, no key of which is unknown.
+pub struct Generating<T> {
+    pub own: T,
+    pub sampling: SamplingBody,
+}
+
+/// The parameters that every generating route has.
+static SAMPLING: LazyLock<BTreeSet<String>> =
+    LazyLock::new(|| match <SamplingBody as PartialSchema>::schema() {
+        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
+        _ => unreachable!("a struct's schema is an object; this is a bug"),
+    });
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Generating<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = read(request, state).await?;
+        let body: Value = serde_json::from_slice(&bytes).map_err(syntax)?;
+        let Value::Object(body) = body else {
+            return Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "invalid_body",
+                "the body must be a JSON object",
+            ));
+        };
+        let (sampling, own): (Map<_, _>, Map<_, _>) = body
+            .into_iter()
+            .partition(|(key, _)| SAMPLING.contains(key));
+        Ok(Self {
+            own: typed(Value::Object(own))?,
+            sampling: typed(Value::Object(sampling))?,
         })
     }
+}
+
+impl<T: ToSchema> PartialSchema for Generating<T> {
+    fn schema() -> RefOr<Schema> {
+        match (T::schema(), SamplingBody::schema()) {
+            (RefOr::T(Schema::Object(mut own)), RefOr::T(Schema::Object(sampling))) => {
+                own.properties.extend(sampling.properties);
+                own.into()
+            }
+            (own, sampling) => AllOfBuilder::new().item(own).item(sampling).into(),
+        }
+    }
+}
+
+impl<T: ToSchema> ToSchema for Generating<T> {
+    fn name() -> Cow<'static, str> {
+        T::name()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        T::schemas(schemas);
+        SamplingBody::schemas(schemas);
+    }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state).await.map_err(|error| {
+        let status = error.status();
+        let code = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
+            _ => "invalid_body",
+        };
+        ApiError::new(status, code, error.body_text())
+    })
+}
+
+fn syntax(error: serde_json::Error) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
+}
+
+/// `value` as a `T`; what does not fit is named by its path.
+fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let message = error.inner().to_string();
+        let name = |message: &str, before: &str| {
+            let rest = message.strip_prefix(before)?;
+            rest.split('`').next().map(str::to_owned)
+        };
+        if let Some(name) = name(&message, "unknown field `") {
+            return ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "unknown_parameter",
+                format!("`{name}` is not a parameter of this route"),
+            )
+            .about(name);
+        }
+        if let Some(name) = name(&message, "missing field `") {
+            return ApiError::invalid(name, "must be given");
+        }
+        match path.as_str() {
+            "." | "?" => ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message),
+            _ => ApiError::invalid(path, message),
+        }
+    })
 }

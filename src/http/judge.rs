@@ -4,16 +4,16 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::AppState;
-use super::body::{
-    BracketBody, JudgingBody, MessageBody, OrdersBody, PrincipleBody, UsageBody, conversation,
-    deadline,
-};
-use super::error::ApiError;
+use super::conversation::{MessageBody, conversation};
+use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
+use super::judging::{BracketBody, JudgingBody, OrdersBody, PrincipleBody};
+use super::sampling::turn;
+use super::usage::UsageBody;
 use crate::judge::Method;
 use crate::model::WeightsVersion;
 use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament};
@@ -21,7 +21,7 @@ use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament};
 /// The most comparisons of one call.
 const MAX_COMPARISONS: usize = 20_000;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodBody {
     Pairwise,
@@ -29,59 +29,68 @@ pub enum MethodBody {
 }
 
 /// The body. Anything else in it is refused.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeBody {
     prompt: Option<String>,
     messages: Option<Vec<MessageBody>>,
-    /// Two or more answers. An empty one is an answer too.
+    /// Two or more answers. An empty one is an answer too; two equal ones tie without being judged.
     candidates: Vec<String>,
     /// `pairwise` for exactly two, `tournament` for any number; by default what fits their number.
     method: Option<MethodBody>,
+    /// Names of the model's principles or any texts; each is asked by itself, and they are averaged by weight.
     #[serde(default)]
     principles: Vec<PrincipleBody>,
     #[serde(default)]
     orders: OrdersBody,
+    /// Of a tournament.
     bracket: Option<BracketBody>,
+    /// Decides who meets whom in a tournament.
     #[serde(default)]
     seed: u64,
-    #[serde(default)]
-    priority: i32,
+    /// Lower is served first; a level is worth a bounded head start.
+    priority: Option<i32>,
     /// Seconds the request may take.
     timeout: Option<f64>,
 }
 
 /// A judged pair. Candidates are named by their indices.
-#[derive(Debug, Serialize)]
-struct PairAnswer {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PairAnswer {
     id: String,
     #[serde(flatten)]
     verdict: VerdictBody,
+    #[schema(value_type = Option<u64>)]
     version: Option<WeightsVersion>,
     usage: UsageBody,
 }
 
-#[derive(Debug, Serialize)]
-struct VerdictBody {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VerdictBody {
+    /// 0 or 1; null on an exact tie.
     winner: Option<usize>,
     /// Probability that candidate 0 is better.
     p: f32,
+    /// Whether both orders name the same winner; null where only one was shown.
     consistent: Option<bool>,
+    /// Probability that the judge gave to its labels, of all tokens: low where it does not answer as a judge.
     label_mass: f32,
     orders: Vec<OrderBody>,
+    /// By principle, where principles were named.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     principles: Vec<PrincipleVerdictBody>,
+    /// Whether something was cut to fit the context.
     truncated: bool,
 }
 
-#[derive(Debug, Serialize)]
-struct OrderBody {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OrderBody {
     shown: [usize; 2],
     p_first: f32,
 }
 
-#[derive(Debug, Serialize)]
-struct PrincipleVerdictBody {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PrincipleVerdictBody {
     principle: String,
     p: f32,
     consistent: Option<bool>,
@@ -90,7 +99,7 @@ struct PrincipleVerdictBody {
 }
 
 /// A tournament.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TournamentBody {
     winner: usize,
     ranking: Vec<usize>,
@@ -100,8 +109,8 @@ pub struct TournamentBody {
     comparisons: usize,
 }
 
-#[derive(Debug, Serialize)]
-struct MatchBody {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MatchBody {
     a: usize,
     b: usize,
     p_a: f32,
@@ -109,13 +118,23 @@ struct MatchBody {
     consistent: Option<bool>,
 }
 
-#[derive(Debug, Serialize)]
-struct TournamentAnswer {
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TournamentAnswer {
     id: String,
     #[serde(flatten)]
     tournament: TournamentBody,
+    /// Which weights judged; null where nothing had to be asked.
+    #[schema(value_type = Option<u64>)]
     version: Option<WeightsVersion>,
     usage: UsageBody,
+}
+
+/// What was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum JudgeAnswer {
+    Pair(PairAnswer),
+    Tournament(TournamentAnswer),
 }
 
 fn orders(reads: Vec<ShownRead>) -> Vec<OrderBody> {
@@ -184,13 +203,39 @@ fn comparisons(method: Method, n: usize) -> usize {
     }
 }
 
+/// Which of two answers is better, or the best of many.
+///
+/// Verdicts are the log-probabilities of the judge's two label tokens, over the full vocabulary: one forward a pair, order and
+/// principle, and no text.
+#[utoipa::path(
+    post,
+    path = "/judge",
+    tag = "selfjudge",
+    request_body(content = JudgeBody, examples(
+        ("pair" = (value = json!({"prompt": "What is 34 plus 28?", "candidates": ["62", "52"]}))),
+        ("under principles" = (value = json!({
+            "prompt": "What is 34 plus 28?", "candidates": ["Sure! 62. Glad to help!", "62"],
+            "principles": ["correct", {"principle": "polite", "weight": 0.5}]
+        }))),
+        ("tournament" = (value = json!({
+            "prompt": "Write planet backwards.", "candidates": ["tenalp", "tenlap", "planet", "tenalp!"],
+            "bracket": "round_robin"
+        })))
+    )),
+    responses(
+        (status = 200, body = JudgeAnswer),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
 pub async fn judge(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<JudgeBody>,
-) -> Result<Response, ApiError> {
+) -> Result<Json<JudgeAnswer>, ApiError> {
     let arrival = Instant::now();
+    let _permit = state.permit()?;
     let messages = conversation(body.prompt, body.messages)?;
-    let deadline = deadline(arrival, body.timeout)?;
+    let turn = turn(arrival, body.priority, body.timeout)?;
     let count = body.candidates.len();
     if count < 2 {
         return Err(ApiError::invalid("candidates", "must be at least two"));
@@ -214,19 +259,17 @@ pub async fn judge(
         bracket: body.bracket.unwrap_or_default(),
         seed: body.seed,
     };
-    let task = judging.task(messages, arrival, deadline, body.priority)?;
+    let task = judging.task(messages, turn)?;
     let id = state.next_id("judge");
-    let _permit = state.permit()?;
     if pairwise {
         let [a, b] = [&body.candidates[0], &body.candidates[1]];
         let judged = state.service.judge_pair(&task, a, b).await?;
-        return Ok(Json(PairAnswer {
+        return Ok(Json(JudgeAnswer::Pair(PairAnswer {
             id,
             verdict: judged.result.into(),
             version: judged.version,
             usage: judged.usage.into(),
-        })
-        .into_response());
+        })));
     }
     let how = judging.tournament();
     let needed = comparisons(how.method, count);
@@ -242,11 +285,10 @@ pub async fn judge(
         .service
         .hold_tournament(&task, how, &body.candidates)
         .await?;
-    Ok(Json(TournamentAnswer {
+    Ok(Json(JudgeAnswer::Tournament(TournamentAnswer {
         id,
         tournament: judged.result.into(),
         version: judged.version,
         usage: judged.usage.into(),
-    })
-    .into_response())
+    })))
 }

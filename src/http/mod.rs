@@ -1,45 +1,74 @@
 //! The HTTP API. axum lives on this floor and nowhere else; one file an endpoint.
 
-mod body;
+mod answering;
+mod api_doc;
+mod conversation;
 mod error;
 mod extract;
 mod generate;
 mod judge;
+mod judging;
+mod keys;
+mod layers;
 mod openai;
+mod sampling;
 mod sse;
+mod status;
 mod tokens;
+mod usage;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware;
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use utoipa_swagger_ui::SwaggerUi;
 
+pub use api_doc::api_doc;
 pub use error::ApiError;
+pub use keys::{ApiKeys, KeysError, RateLimit};
 
 use crate::service::Service;
 use crate::telemetry::Metrics;
+use keys::Gate;
+use openai::{chat, completions, decisions, models};
 
-/// What the HTTP floor lets in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HttpLimits {
+/// Whom and what the HTTP floor lets in.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
     /// Calls that generate or judge at once.
     pub max_requests: usize,
     /// Bytes of a body.
     pub max_body: usize,
+    /// Without any, everyone may call.
+    pub keys: ApiKeys,
+    /// Of each key.
+    pub rate_limit: Option<RateLimit>,
+    /// Whose pages may call from a browser.
+    pub cors: Cors,
 }
 
-impl Default for HttpLimits {
+/// Origins of pages that may call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Cors {
+    #[default]
+    None,
+    Any,
+    Origins(Vec<HeaderValue>),
+}
+
+impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             max_requests: 1024,
             max_body: 8 << 20,
+            keys: ApiKeys::default(),
+            rate_limit: None,
+            cors: Cors::default(),
         }
     }
 }
@@ -57,12 +86,12 @@ pub struct AppState {
 }
 
 impl AppState {
-    pub fn new(service: Service, model_name: &str, metrics: Metrics, limits: HttpLimits) -> Self {
+    pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
             service,
             model_name: model_name.into(),
             metrics,
-            permits: Arc::new(Semaphore::new(limits.max_requests)),
+            permits: Arc::new(Semaphore::new(config.max_requests)),
             ids: Arc::default(),
             process: rand::random(),
         }
@@ -82,17 +111,24 @@ impl AppState {
 }
 
 /// All routes.
-pub fn router(state: AppState, limits: HttpLimits) -> Router {
-    Router::new()
+pub fn router(state: AppState, config: &HttpConfig) -> Router {
+    let gate = Gate::new(config.keys.clone(), config.rate_limit);
+    let guarded = Router::new()
         .route("/generate", post(generate::generate))
         .route("/judge", post(judge::judge))
-        .route("/v1/completions", post(openai::completions))
-        .route("/v1/models", get(openai::models))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
-        .route("/health", get(|| async { Json(json!({"status": "ok"})) }))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/decisions", post(decisions::decisions))
+        .route("/v1/models", get(models::models))
+        .route("/metrics", get(status::metrics))
+        .route_layer(middleware::from_fn_with_state(gate, keys::guard));
+    let routes = Router::new()
+        .route("/health", get(status::health))
+        .route("/ready", get(status::ready))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api_doc()))
+        .merge(guarded)
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such route")
         })
@@ -100,44 +136,6 @@ pub fn router(state: AppState, limits: HttpLimits) -> Router {
             let status = StatusCode::METHOD_NOT_ALLOWED;
             ApiError::new(status, "method_not_allowed", "the route has no such method")
         })
-        .layer(DefaultBodyLimit::max(limits.max_body))
-        .layer(middleware::from_fn_with_state(state.clone(), count))
-        .with_state(state)
-}
-
-/// Whether requests can be answered: the process lives (`/health`) even where its engine does not.
-async fn ready(State(state): State<AppState>) -> Result<Response, ApiError> {
-    match state.service.engine().is_alive() {
-        true => Ok(Json(json!({"status": "ready"})).into_response()),
-        false => Err(ApiError::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "engine_down",
-            "the engine has stopped",
-        )),
-    }
-}
-
-async fn metrics(State(state): State<AppState>) -> Response {
-    let kind = "text/plain; version=0.0.4; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], state.metrics.render()).into_response()
-}
-
-/// Counts every answer by route and status.
-async fn count(
-    State(state): State<AppState>,
-    path: Option<MatchedPath>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let response = next.run(request).await;
-    let status = response.status();
-    let route = path.as_ref().map_or("none", MatchedPath::as_str);
-    let http = &state.metrics.http;
-    http.requests
-        .with_label_values(&[route, status.as_str()])
-        .inc();
-    if status == StatusCode::TOO_MANY_REQUESTS {
-        http.rejected.with_label_values(&["overloaded"]).inc();
-    }
-    response
+        .layer(DefaultBodyLimit::max(config.max_body));
+    layers::around(routes, &state, config).with_state(state)
 }

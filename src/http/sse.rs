@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::error::ApiError;
@@ -18,9 +18,11 @@ const EVENTS_AHEAD: usize = 64;
 pub struct Pieces(mpsc::Sender<String>);
 
 impl Pieces {
-    pub async fn send(&self, piece: &Value) {
+    pub async fn send(&self, piece: &impl Serialize) {
+        let piece = serde_json::to_string(piece)
+            .expect("answers have string keys and finite numbers; this is a bug");
         // A reader that is gone ends the whole answer, see `answer`.
-        let _ = self.0.send(piece.to_string()).await;
+        let _ = self.0.send(piece).await;
     }
 }
 
@@ -39,7 +41,9 @@ where
         };
         let last = match ended {
             Ok(()) => "[DONE]".to_owned(),
-            Err(error) => error.to_json().to_string(),
+            Err(error) => {
+                serde_json::to_string(&error.into_body()).expect("strings are JSON; this is a bug")
+            }
         };
         // Whoever is gone hears nothing.
         let _ = sender.send(last).await;

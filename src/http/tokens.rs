@@ -3,49 +3,63 @@
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::AppState;
-use super::body::{MessageBody, conversation};
-use super::error::ApiError;
+use super::conversation::{self, MessageBody};
+use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
 use crate::service::ServiceError;
 
 /// Text as it is, or a conversation through the chat template.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizeBody {
     text: Option<String>,
     messages: Option<Vec<MessageBody>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct TokenizeAnswer {
     tokens: Vec<u32>,
     count: usize,
+    /// Tokens that prompt and answer may have together.
     max_model_len: usize,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetokenizeBody {
     tokens: Vec<u32>,
+    /// Whether control tokens are left out of the text.
     #[serde(default)]
     skip_special_tokens: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct DetokenizeAnswer {
     text: String,
 }
 
+/// Text or a conversation as tokens.
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    tag = "selfjudge",
+    request_body(content = TokenizeBody, examples(
+        ("text" = (value = json!({"text": "What is 34 plus 28?"}))),
+        ("conversation" = (value = json!({"messages": [{"role": "user", "content": "What is 34 plus 28?"}]})))
+    )),
+    responses((status = 200, body = TokenizeAnswer), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
+)]
 pub async fn tokenize(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<TokenizeAnswer>, ApiError> {
     let tokens = match (body.text, body.messages) {
         (Some(text), None) => state.service.encode_text(text).await?,
-        (None, messages @ Some(_)) => {
-            let messages = conversation(None, messages)?;
+        (None, Some(messages)) => {
+            let messages = conversation::messages(messages)?;
             state.service.encode_chat(&messages).await?
         }
         _ => {
@@ -62,6 +76,14 @@ pub async fn tokenize(
     }))
 }
 
+/// Tokens as text.
+#[utoipa::path(
+    post,
+    path = "/detokenize",
+    tag = "selfjudge",
+    request_body(content = DetokenizeBody, example = json!({"tokens": [51, 52, 32, 43]})),
+    responses((status = 200, body = DetokenizeAnswer), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
+)]
 pub async fn detokenize(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<DetokenizeBody>,

@@ -12,6 +12,7 @@ mod fit;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod label;
+mod options;
 mod prompt;
 mod template;
 mod tournament;
@@ -27,6 +28,7 @@ pub use bradley_terry::{Game, bradley_terry};
 pub use error::JudgeError;
 pub use fit::{FittedPrompt, fit, tokens_within};
 pub use label::LabelTokens;
+pub use options::OptionReader;
 pub use prompt::{JudgePrompt, PROMPT_DATE};
 pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};

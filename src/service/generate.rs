@@ -1,8 +1,6 @@
 //! Generation as text: detokenising, stop strings, and whole outputs as a fold over the same stream.
 
-use std::time::Instant;
-
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, Turn};
 use crate::engine::{
     FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, TokenLogprobs,
 };
@@ -19,9 +17,7 @@ pub struct TextTask {
     /// Whether a stop string stays in the text.
     pub include_stop: bool,
     pub samples: usize,
-    pub priority: i32,
-    pub arrival: Instant,
-    pub deadline: Option<Instant>,
+    pub turn: Turn,
 }
 
 impl TextTask {
@@ -32,9 +28,7 @@ impl TextTask {
             stop: Vec::new(),
             include_stop: false,
             samples: 1,
-            priority: 0,
-            arrival: Instant::now(),
-            deadline: None,
+            turn: Turn::now(),
         }
     }
 }
@@ -146,9 +140,9 @@ impl Service {
             prompt: task.prompt,
             params: task.params,
             samples: task.samples,
-            priority: task.priority,
-            arrival: task.arrival,
-            deadline: task.deadline,
+            priority: task.turn.priority,
+            arrival: task.turn.arrival,
+            deadline: task.turn.deadline,
         };
         Ok(Generation {
             stream: self.engine.submit(request)?,

@@ -1,4 +1,4 @@
-//! Verdicts from the engine: label-token log-probabilities of both orders, read as one-token requests.
+//! Verdicts: label-token log-probabilities of both orders.
 //!
 //! Pairs of a round are submitted together, so the engine batches them and shares what their prompts have in common. Under
 //! several principles each is asked by itself, one forward a (pair, order, principle), and their probabilities are
@@ -7,19 +7,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::stream::{self, StreamExt, TryStreamExt};
 use rayon::prelude::*;
 
-use super::{Service, ServiceError, Usage, aside};
-use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
+use super::reading::{Account, Judged, LabelPrompt, Turn};
+use super::{Service, ServiceError, aside};
 use crate::judge::{
     Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide, sigmoid,
 };
-use crate::model::WeightsVersion;
 use crate::preference::Message;
-
-/// Judge prompts of one call that are with the engine at once: enough to fill its batches, too few to crowd others out.
-const WINDOW: usize = 64;
 
 /// Which orders a pair is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,9 +40,7 @@ pub struct JudgeTask {
     /// None is the template's default.
     pub principles: Vec<WeightedPrinciple>,
     pub orders: Orders,
-    pub priority: i32,
-    pub arrival: Instant,
-    pub deadline: Option<Instant>,
+    pub turn: Turn,
 }
 
 /// One read: candidate `shown[0]` (0 or 1 of the pair) came first.
@@ -138,22 +131,6 @@ pub struct Tournament {
     pub comparisons: usize,
 }
 
-/// Verdicts and what they cost.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Judged<T> {
-    pub result: T,
-    pub usage: Usage,
-    /// Which weights judged; none where nothing had to be asked.
-    pub version: Option<WeightsVersion>,
-}
-
-/// One prompt's place in a batch of pairs, and its read.
-struct Read {
-    logprobs: LabelLogprobs,
-    usage: Usage,
-    version: WeightsVersion,
-}
-
 impl Service {
     /// Judges one pair.
     ///
@@ -194,11 +171,8 @@ impl Service {
         how: TournamentTask,
         candidates: &[String],
     ) -> Result<Judged<Tournament>, ServiceError> {
-        let account = Account {
-            accepted: true,
-            ..Account::default()
-        };
-        self.tournament(task, how, candidates, account).await
+        self.tournament(task, how, candidates, Account::accepted())
+            .await
     }
 
     async fn tournament(
@@ -259,8 +233,14 @@ impl Service {
         account: &mut Account,
     ) -> Result<Vec<PairVerdict>, ServiceError> {
         let prompts = self.encode_pairs(task, pairs).await?;
-        let flat: Vec<Vec<u32>> = prompts.iter().flat_map(|pair| pair.ids.clone()).collect();
-        let mut reads = self.read_labels(task, flat, account).await?.into_iter();
+        let labels = self.judge.labels().ids;
+        let flat = prompts.iter().flat_map(|pair| &pair.ids);
+        let flat = flat.map(|ids| LabelPrompt {
+            prompt: ids.clone(),
+            labels: labels.to_vec(),
+        });
+        let reads = self.read_labels(task.turn, flat.collect(), account).await?;
+        let mut reads = reads.into_iter().map(|read| [read[0], read[1]]);
         let names: Vec<&str> = task
             .principles
             .iter()
@@ -337,79 +317,6 @@ impl Service {
         })
         .await
     }
-
-    /// Label log-probabilities after each prompt. The first prompt finds the queue full or not; the others wait their turn.
-    async fn read_labels(
-        &self,
-        task: &JudgeTask,
-        prompts: Vec<Vec<u32>>,
-        account: &mut Account,
-    ) -> Result<Vec<LabelLogprobs>, ServiceError> {
-        let accepted = account.accepted;
-        let reads: Vec<Read> = stream::iter(prompts.into_iter().enumerate())
-            .map(|(at, prompt)| self.read(task, prompt, accepted || at > 0))
-            .buffered(WINDOW)
-            .try_collect()
-            .await?;
-        for read in &reads {
-            account.accepted = true;
-            account.usage.add(read.usage);
-            account.version = Some(read.version);
-            self.metrics
-                .prompt_tokens
-                .inc_by(read.usage.prompt_tokens as u64);
-            self.metrics
-                .cached_tokens
-                .inc_by(read.usage.cached_tokens as u64);
-        }
-        Ok(reads.into_iter().map(|read| read.logprobs).collect())
-    }
-
-    async fn read(
-        &self,
-        task: &JudgeTask,
-        prompt: Vec<u32>,
-        accepted: bool,
-    ) -> Result<Read, ServiceError> {
-        let mut params = SamplingParams::new(1, Vec::new());
-        params.temperature = 0.0;
-        params.logprob_ids = self.judge.labels().ids.to_vec();
-        let mut usage = Usage {
-            prompt_tokens: prompt.len(),
-            completion_tokens: 1,
-            cached_tokens: 0,
-        };
-        let request = GenerateRequest {
-            priority: task.priority,
-            arrival: task.arrival,
-            deadline: task.deadline,
-            ..GenerateRequest::new(prompt, params)
-        };
-        let mut stream = match accepted {
-            true => self.engine.submit_in_turn(request).await?,
-            false => self.engine.submit(request)?,
-        };
-        let (mut version, mut logprobs) = (None, None);
-        while let Some(event) = stream.next().await {
-            match event {
-                StreamEvent::Started {
-                    version: with,
-                    num_cached_tokens,
-                } => {
-                    version = Some(with);
-                    usage.cached_tokens = num_cached_tokens;
-                }
-                StreamEvent::Token { logprobs: read, .. } => logprobs = read,
-                StreamEvent::Failed(failure) => return Err(failure.into()),
-            }
-        }
-        let chosen = logprobs.expect("label log-probabilities were asked for; this is a bug");
-        Ok(Read {
-            logprobs: [chosen.chosen[0], chosen.chosen[1]],
-            usage,
-            version: version.expect("what has a token has started; this is a bug"),
-        })
-    }
 }
 
 /// The prompts of one pair, principle by principle.
@@ -417,25 +324,6 @@ impl Service {
 struct PairPrompts {
     ids: Vec<Vec<u32>>,
     cut: bool,
-}
-
-/// What a call has cost so far.
-#[derive(Debug, Default)]
-struct Account {
-    /// Whether the call has had a request accepted: what follows waits its turn.
-    accepted: bool,
-    usage: Usage,
-    version: Option<WeightsVersion>,
-}
-
-impl Account {
-    fn close<T>(self, result: T) -> Judged<T> {
-        Judged {
-            result,
-            usage: self.usage,
-            version: self.version,
-        }
-    }
 }
 
 /// One pair from its reads: principles in order, one or two reads each.

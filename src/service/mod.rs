@@ -4,21 +4,25 @@
 //! accepted work waits its turn.
 
 mod best_of;
+mod deciding;
 mod generate;
 mod judging;
+mod reading;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use best_of::BestOf;
+pub use deciding::{Decision, Question};
 pub use generate::{Finish, Generation, Output, TextEvent, TextTask, TokenText, Usage};
 pub use judging::{
-    JudgeTask, Judged, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead, Tournament,
+    JudgeTask, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead, Tournament,
     TournamentTask, WeightedPrinciple,
 };
+pub use reading::{Judged, Turn};
 
 use crate::engine::{Engine, RequestFailure, SubmitError};
-use crate::judge::{Judge, JudgeError, JudgeOptions};
+use crate::judge::{Judge, JudgeError, JudgeOptions, OptionReader};
 use crate::model::LanguageModel;
 use crate::preference::Message;
 use crate::telemetry::JudgeMetrics;
@@ -59,6 +63,7 @@ pub struct Service {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     judge: Arc<Judge>,
+    options: Arc<OptionReader>,
     stop_ids: Arc<[u32]>,
     metrics: JudgeMetrics,
 }
@@ -81,8 +86,10 @@ impl Service {
             JudgeOptions::default(),
             model.max_context(),
         )?;
+        let options = OptionReader::new(model.tokenizer().clone(), model.chat_template().clone())?;
         Ok(Self {
             engine,
+            options: Arc::new(options),
             tokenizer: model.tokenizer().clone(),
             chat: model.chat_template().clone(),
             judge: Arc::new(judge),

@@ -1,25 +1,19 @@
 //! The OpenAI routes: thin adapters over the same service, so that existing clients and benchmarks run unchanged.
 
-mod completions;
-mod models;
+pub mod chat;
+pub mod completions;
+pub mod decisions;
+pub mod models;
 mod usage;
-
-pub use completions::completions;
-pub use models::models;
-
-use std::time::{SystemTime, UNIX_EPOCH};
+mod wording;
 
 use axum::http::StatusCode;
 
 use super::AppState;
 use super::error::ApiError;
 
-/// Seconds since the epoch, as OpenAI's `created`.
-fn created() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
-}
+/// The most log-probabilities of other tokens.
+const MAX_LOGPROBS: usize = 20;
 
 impl AppState {
     /// Refuses a model that is not the one that is served.

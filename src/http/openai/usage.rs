@@ -1,10 +1,11 @@
 //! Token counts in OpenAI's shape.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::service::Usage;
 
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct OpenAiUsage {
     prompt_tokens: usize,
     completion_tokens: usize,
@@ -12,8 +13,9 @@ pub struct OpenAiUsage {
     prompt_tokens_details: PromptDetails,
 }
 
-#[derive(Debug, Clone, Copy, Serialize)]
-struct PromptDetails {
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+pub struct PromptDetails {
+    /// Those that did not have to be computed again.
     cached_tokens: usize,
 }
 

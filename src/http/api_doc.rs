@@ -1,0 +1,55 @@
+//! The API's description: derived from the handlers, committed as `openapi/openapi.json`, shown at `/docs`.
+
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::openai::{chat, completions, decisions, models};
+use super::{generate, judge, status, tokens};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(description = "One language model that answers, judges its own answers and keeps improving on them."),
+    paths(
+        generate::generate,
+        judge::judge,
+        tokens::tokenize,
+        tokens::detokenize,
+        chat::chat,
+        completions::completions,
+        decisions::decisions,
+        models::models,
+        status::health,
+        status::ready,
+        status::metrics
+    ),
+    tags(
+        (name = "selfjudge", description = "Generating and judging"),
+        (name = "OpenAI", description = "The same by the shapes of OpenAI's API"),
+        (name = "operating")
+    ),
+    modifiers(&Keys)
+)]
+struct Documented;
+
+/// The keys that calls need, where the server was started with any.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("Needed where the server was started with keys"));
+        let scheme = SecurityScheme::Http(bearer.build());
+        let components = api.components.get_or_insert_default();
+        components
+            .security_schemes
+            .insert("key".into(), scheme.into());
+        let with_key = SecurityRequirement::new::<_, _, String>("key", []);
+        api.security = Some(vec![SecurityRequirement::default(), with_key]);
+    }
+}
+
+/// The description, as OpenAPI 3.1.
+pub fn api_doc() -> utoipa::openapi::OpenApi {
+    Documented::openapi()
+}

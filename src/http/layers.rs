@@ -1,0 +1,91 @@
+//! What happens around every request: it gets a name, a span, a count, and an answer even where a handler panics.
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{Any, CorsLayer};
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use tracing::Span;
+
+use super::error::{ApiError, ErrorCode};
+use super::{AppState, Cors, HttpConfig};
+
+/// Names a request, in the caller's words or ours, in its answer and its log lines.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// `routes` in all its layers, the outermost last.
+pub fn around(routes: Router<AppState>, state: &AppState, config: &HttpConfig) -> Router<AppState> {
+    let routes = routes
+        .layer(CatchPanicLayer::custom(|_| internal().into_response()))
+        .layer(middleware::from_fn_with_state(state.clone(), count));
+    let routes = match cors(&config.cors) {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    routes
+        .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+        .layer(TraceLayer::new_for_http().make_span_with(span))
+        .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+}
+
+fn internal() -> ApiError {
+    ApiError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "internal",
+        "something went wrong inside the server",
+    )
+}
+
+fn cors(cors: &Cors) -> Option<CorsLayer> {
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-api-key"),
+            REQUEST_ID,
+        ])
+        .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
+    match cors {
+        Cors::None => None,
+        Cors::Any => Some(layer.allow_origin(Any)),
+        Cors::Origins(origins) => Some(layer.allow_origin(origins.clone())),
+    }
+}
+
+fn span<B>(request: &axum::http::Request<B>) -> Span {
+    let id = request.headers().get(&REQUEST_ID);
+    let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+    tracing::info_span!(
+        "request",
+        id,
+        method = %request.method(),
+        path = request.uri().path(),
+        caller = tracing::field::Empty,
+    )
+}
+
+/// Counts every answer by route and status, and refusals by reason.
+async fn count(
+    State(state): State<AppState>,
+    path: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let route = path.as_ref().map_or("none", MatchedPath::as_str);
+    let http = &state.metrics.http;
+    http.requests
+        .with_label_values(&[route, status.as_str()])
+        .inc();
+    let code = response.extensions().get::<ErrorCode>();
+    if let (StatusCode::TOO_MANY_REQUESTS, Some(ErrorCode(code))) = (status, code) {
+        http.rejected.with_label_values(&[code]).inc();
+    }
+    response
+}

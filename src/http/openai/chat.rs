@@ -1,0 +1,232 @@
+//! `POST /v1/chat/completions`: the next message of a conversation.
+
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::MAX_LOGPROBS;
+use super::usage::OpenAiUsage;
+use super::wording::Call;
+use crate::http::AppState;
+use crate::http::answering::{self, About, Part, Piece, Prompt, StopReason, Wording};
+use crate::http::conversation::{self, MessageBody};
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::Generating;
+use crate::service::TokenText;
+
+/// The body. Anything else in it is refused.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChatBody {
+    model: Option<String>,
+    messages: Vec<MessageBody>,
+    /// Tokens of an answer at most; by default all that the context has room for.
+    max_completion_tokens: Option<usize>,
+    /// The old name of `max_completion_tokens`.
+    max_tokens: Option<usize>,
+    /// With every token its log-probability.
+    logprobs: Option<bool>,
+    /// And those of this many most probable ones.
+    top_logprobs: Option<usize>,
+    /// Who the end user is; of no consequence here.
+    #[serde(rename = "user")]
+    _user: Option<String>,
+}
+
+type ChatRequest = Generating<ChatBody>;
+
+impl ChatBody {
+    fn max_tokens(&self) -> Result<usize, ApiError> {
+        match (self.max_completion_tokens, self.max_tokens) {
+            (Some(new), Some(old)) if new != old => Err(ApiError::invalid(
+                "max_tokens",
+                "is the old name of max_completion_tokens, and says something else",
+            )),
+            // The engine knows how much room there is.
+            (new, old) => Ok(new.or(old).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// How many most probable tokens are told with every token, if any are.
+    fn top_logprobs(&self) -> Result<Option<usize>, ApiError> {
+        let top = self.top_logprobs.unwrap_or(0);
+        if top > MAX_LOGPROBS {
+            let message = format!("must be at most {MAX_LOGPROBS}");
+            return Err(ApiError::invalid("top_logprobs", message));
+        }
+        match self.logprobs.unwrap_or(false) {
+            true => Ok(Some(top)),
+            false if top > 0 => Err(ApiError::invalid(
+                "top_logprobs",
+                "has no meaning without logprobs",
+            )),
+            false => Ok(None),
+        }
+    }
+}
+
+/// The answer, or an event of a streamed one.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatAnswer {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<ChatChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<OpenAiUsage>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatChoice {
+    index: usize,
+    #[serde(flatten)]
+    said: Said,
+    logprobs: Option<ChatLogprobs>,
+    finish_reason: Option<&'static str>,
+    stop_reason: Option<StopReason>,
+}
+
+/// A whole message, or what an event adds to it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Said {
+    Message(ChatMessage),
+    Delta(ChatMessage),
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatMessage {
+    /// `assistant`; in a stream only with the first event of a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    content: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatLogprobs {
+    content: Vec<ChatLogprob>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatLogprob {
+    #[serde(flatten)]
+    token: ChatToken,
+    top_logprobs: Vec<ChatToken>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatToken {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+}
+
+struct Words(Call);
+
+impl Words {
+    fn token(&self, id: u32, logprob: f32) -> ChatToken {
+        let token = self.0.word(id);
+        ChatToken {
+            bytes: token.as_bytes().to_vec(),
+            token,
+            logprob,
+        }
+    }
+
+    fn logprob(&self, token: &TokenText) -> Option<ChatLogprob> {
+        let logprobs = token.logprobs.as_ref()?;
+        let top = logprobs.top.iter().map(|&(id, p)| self.token(id, p));
+        Some(ChatLogprob {
+            token: self.token(token.id, logprobs.token),
+            top_logprobs: top.collect(),
+        })
+    }
+}
+
+impl Wording for Words {
+    type Choice = ChatChoice;
+    type Answer = ChatAnswer;
+
+    const USAGE_LAST: bool = false;
+
+    fn choice(&self, piece: Piece<'_>) -> ChatChoice {
+        let (finish_reason, stop_reason) = self.0.ends.reasons(piece.finish);
+        let message = ChatMessage {
+            role: (piece.part != Part::Later).then_some("assistant"),
+            content: piece.text,
+        };
+        let logprobs: Option<Vec<_>> = piece.tokens.iter().map(|t| self.logprob(t)).collect();
+        ChatChoice {
+            index: piece.index,
+            said: match piece.part {
+                Part::Whole => Said::Message(message),
+                Part::First | Part::Later => Said::Delta(message),
+            },
+            logprobs: logprobs.map(|content| ChatLogprobs { content }),
+            finish_reason,
+            stop_reason,
+        }
+    }
+
+    fn answer(&self, choices: Vec<ChatChoice>, about: About) -> ChatAnswer {
+        ChatAnswer {
+            id: self.0.id.clone(),
+            object: match about.streamed {
+                true => "chat.completion.chunk",
+                false => "chat.completion",
+            },
+            created: self.0.created,
+            model: self.0.model.clone(),
+            choices,
+            usage: about.usage.map(OpenAiUsage::from),
+        }
+    }
+}
+
+/// The next message of a conversation, or with `best_of` the best of several.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "OpenAI",
+    request_body(content = ChatRequest, examples(
+        ("message" = (value = json!({
+            "model": "pocket", "messages": [{"role": "user", "content": "What is 34 plus 28?"}], "seed": 1
+        }))),
+        ("best of" = (value = json!({
+            "messages": [{"role": "user", "content": "What is 34 plus 28?"}], "best_of": 4, "seed": 1
+        }))),
+        ("streamed" = (value = json!({
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "Write planet backwards."}]}],
+            "stream": true, "logprobs": true, "top_logprobs": 2, "stream_options": {"include_usage": true}
+        })))
+    )),
+    responses(
+        (status = 200, body = ChatAnswer, description = "The answer; with `stream`, server-sent events of the same shape, `[DONE]` after the last"),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn chat(
+    State(state): State<AppState>,
+    body: Generating<ChatBody>,
+) -> Result<Response, ApiError> {
+    let arrival = Instant::now();
+    let permit = state.permit()?;
+    let Generating { own, sampling } = body;
+    let service = &state.service;
+    state.check_model(own.model.as_deref())?;
+    let sampling = sampling
+        .check(arrival, own.max_tokens()?, service.stop_ids())?
+        .with_logprobs(own.top_logprobs()?, Vec::new());
+    let messages = conversation::messages(own.messages)?;
+    let prompt = Prompt {
+        tokens: service.encode_chat(&messages).await?,
+        judging: sampling.judging(|| Ok(messages))?,
+    };
+    let words = Words(state.call("chatcmpl", &sampling));
+    answering::answer(&state, permit, &sampling, vec![prompt], words).await
+}

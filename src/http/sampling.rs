@@ -1,0 +1,230 @@
+//! What every generating route takes: sampling parameters, stops, how many answers, and how they are sent.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use super::judging::JudgingBody;
+use crate::engine::SamplingParams;
+use crate::preference::Message;
+use crate::service::{JudgeTask, TextTask, TournamentTask, Turn};
+
+/// One string or several.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be a string or a list of strings")]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Vec<String> {
+    fn from(strings: OneOrMany) -> Self {
+        match strings {
+            OneOrMany::One(string) => vec![string],
+            OneOrMany::Many(strings) => strings,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StreamOptions {
+    /// A last event with the token counts of the whole call.
+    pub include_usage: bool,
+    /// The counts so far with every event.
+    pub continuous_usage_stats: bool,
+}
+
+/// The parameters. None of them must be given, and `null` is as good as nothing.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SamplingBody {
+    /// 0 is greedy; 1 is the model's own distribution.
+    temperature: Option<f32>,
+    /// Only the k most probable tokens; 0 is all.
+    top_k: Option<usize>,
+    /// Only the most probable tokens that hold this much probability together.
+    top_p: Option<f32>,
+    /// Only tokens at least this probable, relative to the most probable one.
+    min_p: Option<f32>,
+    /// Above 1: tokens of prompt and answer become less probable.
+    repetition_penalty: Option<f32>,
+    /// Taken off the logit of every token of the answer so far.
+    presence_penalty: Option<f32>,
+    /// Taken off the logit of a token for every time it is in the answer so far.
+    frequency_penalty: Option<f32>,
+    /// Token ids, as strings, to what is added to their logits.
+    logit_bias: Option<BTreeMap<String, f32>>,
+    /// The same seed, the same answer, whatever else the server does.
+    seed: Option<u64>,
+    /// Strings that end an answer.
+    stop: Option<OneOrMany>,
+    /// Tokens that end an answer, besides the model's own.
+    stop_token_ids: Option<Vec<u32>>,
+    /// Whether a stop string stays in the text.
+    include_stop_str_in_output: Option<bool>,
+    /// Whether an answer goes on behind the model's own end of it.
+    ignore_eos: Option<bool>,
+    /// Tokens before which nothing ends an answer but a stop string.
+    min_tokens: Option<usize>,
+    /// Answers wanted.
+    n: Option<usize>,
+    /// Candidates to draw: a tournament finds the best `n` of them. 1 is as good as nothing.
+    best_of: Option<usize>,
+    /// How that tournament is judged.
+    judge: Option<JudgingBody>,
+    /// Server-sent events, one a token.
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    /// Lower is served first; a level is worth a bounded head start.
+    priority: Option<i32>,
+    /// Seconds the call may take.
+    timeout: Option<f64>,
+}
+
+/// A call's sampling, checked.
+#[derive(Debug)]
+pub struct Sampling {
+    params: SamplingParams,
+    pub stop: Vec<String>,
+    include_stop: bool,
+    /// Answers wanted of each prompt.
+    pub n: usize,
+    samples: usize,
+    judging: Option<JudgingBody>,
+    /// How the answer is sent in pieces, if it is.
+    pub stream: Option<StreamOptions>,
+    turn: Turn,
+}
+
+impl SamplingBody {
+    /// # Errors
+    /// What contradicts itself; ranges are the engine's to check.
+    pub fn check(
+        self,
+        arrival: Instant,
+        max_tokens: usize,
+        stop_ids: &[u32],
+    ) -> Result<Sampling, ApiError> {
+        let n = self.n.unwrap_or(1);
+        let samples = self.best_of.unwrap_or(n);
+        if n == 0 {
+            return Err(ApiError::invalid("n", "must be at least 1"));
+        }
+        if samples < n {
+            return Err(ApiError::invalid("best_of", "must be at least n"));
+        }
+        let judged = self.best_of.is_some_and(|candidates| candidates > 1);
+        if self.judge.is_some() && !judged {
+            return Err(ApiError::invalid("judge", "has no meaning without best_of"));
+        }
+        let stream = self.stream.unwrap_or(false);
+        if stream && judged {
+            return Err(ApiError::invalid(
+                "stream",
+                "cannot be combined with best_of: what is best is known at the end",
+            ));
+        }
+        if self.stream_options.is_some() && !stream {
+            return Err(ApiError::invalid(
+                "stream_options",
+                "has no meaning without stream",
+            ));
+        }
+        Ok(Sampling {
+            params: self.params(max_tokens, stop_ids)?,
+            include_stop: self.include_stop_str_in_output.unwrap_or(false),
+            n,
+            samples,
+            judging: judged.then(|| self.judge.unwrap_or_default()),
+            stream: stream.then(|| self.stream_options.unwrap_or_default()),
+            turn: turn(arrival, self.priority, self.timeout)?,
+            stop: self.stop.map(Vec::from).unwrap_or_default(),
+        })
+    }
+
+    fn params(&self, max_tokens: usize, stop_ids: &[u32]) -> Result<SamplingParams, ApiError> {
+        let mut stop_token_ids = self.stop_token_ids.clone().unwrap_or_default();
+        if !self.ignore_eos.unwrap_or(false) {
+            stop_token_ids.extend_from_slice(stop_ids);
+        }
+        let mut params = SamplingParams::new(max_tokens, stop_token_ids);
+        fn set<T: Copy>(field: &mut T, said: Option<T>) {
+            *field = said.unwrap_or(*field);
+        }
+        set(&mut params.temperature, self.temperature);
+        set(&mut params.top_k, self.top_k);
+        set(&mut params.top_p, self.top_p);
+        set(&mut params.min_p, self.min_p);
+        set(&mut params.repetition_penalty, self.repetition_penalty);
+        set(&mut params.presence_penalty, self.presence_penalty);
+        set(&mut params.frequency_penalty, self.frequency_penalty);
+        set(&mut params.stop.min_tokens, self.min_tokens);
+        params.seed = self.seed;
+        for (id, &bias) in self.logit_bias.iter().flatten() {
+            let token = id.parse().map_err(|_| {
+                ApiError::invalid("logit_bias", format!("{id:?} is not a token id"))
+            })?;
+            params.logit_bias.push((token, bias));
+        }
+        Ok(params)
+    }
+}
+
+impl Sampling {
+    /// With every token its log-probability, those of the `top` most probable ones, and those of `chosen`.
+    pub fn with_logprobs(mut self, top: Option<usize>, chosen: Vec<u32>) -> Self {
+        self.params.logprobs = top;
+        self.params.logprob_ids = chosen;
+        self
+    }
+
+    /// The samples of one prompt.
+    pub fn task(&self, prompt: Vec<u32>) -> TextTask {
+        TextTask {
+            stop: self.stop.clone(),
+            include_stop: self.include_stop,
+            samples: self.samples,
+            turn: self.turn,
+            ..TextTask::new(prompt, self.params.clone())
+        }
+    }
+
+    /// How the candidates of `context` are judged, if only the best are wanted.
+    ///
+    /// # Errors
+    /// Principles that make no sense.
+    pub fn judging(
+        &self,
+        context: impl FnOnce() -> Result<Vec<Message>, ApiError>,
+    ) -> Result<Option<(JudgeTask, TournamentTask)>, ApiError> {
+        let Some(judging) = &self.judging else {
+            return Ok(None);
+        };
+        let task = judging.task(context()?, self.turn)?;
+        Ok(Some((task, judging.tournament())))
+    }
+}
+
+/// The turn of a call that may take `seconds`.
+pub fn turn(
+    arrival: Instant,
+    priority: Option<i32>,
+    seconds: Option<f64>,
+) -> Result<Turn, ApiError> {
+    let deadline = |seconds: f64| {
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|duration| !duration.is_zero())
+            .and_then(|duration| arrival.checked_add(duration))
+            .ok_or_else(|| ApiError::invalid("timeout", "must be a number of seconds above 0"))
+    };
+    Ok(Turn {
+        priority: priority.unwrap_or(0),
+        arrival,
+        deadline: seconds.map(deadline).transpose()?,
+    })
+}

@@ -1,0 +1,53 @@
+//! `GET /health`, `/ready` and `/metrics`: what operators ask.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::{ApiError, ErrorBody};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StatusBody {
+    status: &'static str,
+}
+
+/// Whether the process lives, even where its engine does not.
+#[utoipa::path(get, path = "/health", tag = "operating", security(()), responses((status = 200, body = StatusBody)))]
+pub async fn health() -> Json<StatusBody> {
+    Json(StatusBody { status: "ok" })
+}
+
+/// Whether requests can be answered.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "operating",
+    security(()),
+    responses((status = 200, body = StatusBody), (status = 503, body = ErrorBody))
+)]
+pub async fn ready(State(state): State<AppState>) -> Result<Json<StatusBody>, ApiError> {
+    match state.service.engine().is_alive() {
+        true => Ok(Json(StatusBody { status: "ready" })),
+        false => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "engine_down",
+            "the engine has stopped",
+        )),
+    }
+}
+
+/// All metrics, as Prometheus reads them.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operating",
+    responses((status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = ErrorBody))
+)]
+pub async fn metrics(State(state): State<AppState>) -> Response {
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], state.metrics.render()).into_response()
+}

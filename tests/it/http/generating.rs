@@ -1,0 +1,84 @@
+//! Generating: what was asked for, in pieces and whole, and the best of many.
+
+use super::*;
+
+#[test]
+fn answers_have_what_was_asked_for() {
+    let body = json!({"prompt": "Reverse the word piano.", "n": 3, "seed": 7, "logprobs": 2, "logprob_token_ids": [65]});
+    let answer = ok("/generate", &body);
+    let outputs = answer["outputs"].as_array().unwrap();
+    assert_eq!(outputs.len(), 3);
+    let mut tokens = 0;
+    for (index, output) in outputs.iter().enumerate() {
+        assert_eq!(output["index"], index);
+        assert_eq!(output["finish_reason"], "stop");
+        let ids = output["token_ids"].as_array().unwrap();
+        let logprobs = output["logprobs"].as_array().unwrap();
+        assert_eq!(ids.len(), logprobs.len());
+        tokens += ids.len();
+        for (id, logprob) in ids.iter().zip(logprobs) {
+            assert_eq!(&logprob["token_id"], id);
+            assert_eq!(logprob["top"].as_array().unwrap().len(), 2);
+            assert_eq!(logprob["chosen"][0]["token_id"], 65);
+        }
+    }
+    assert_eq!(answer["usage"]["completion_tokens"], tokens);
+    assert_eq!(answer["version"], 1);
+    // The same seed, the same words.
+    assert_eq!(ok("/generate", &body)["outputs"], answer["outputs"]);
+    let messages = json!({"messages": [{"role": "user", "content": "Reverse the word piano."}], "n": 3, "seed": 7,
+        "logprobs": 2, "logprob_token_ids": [65]});
+    assert_eq!(ok("/generate", &messages)["outputs"], answer["outputs"]);
+}
+
+#[test]
+fn a_stream_is_the_whole_answer_in_pieces() {
+    let mut body = json!({"prompt": "Spell piano with hyphens.", "n": 2, "seed": 3, "stop": ["a"], "max_tokens": 40});
+    let whole = ok("/generate", &body);
+    body["stream"] = json!(true);
+    let events = events("/generate", &body);
+    let mut texts = [String::new(), String::new()];
+    let mut reasons = [Value::Null, Value::Null];
+    for output in events
+        .iter()
+        .flat_map(|event| event["outputs"].as_array().unwrap())
+    {
+        let index = output["index"].as_u64().unwrap() as usize;
+        assert!(reasons[index].is_null(), "nothing comes after the end");
+        texts[index].push_str(output["text"].as_str().unwrap());
+        reasons[index] = output["finish_reason"].clone();
+    }
+    for (index, output) in whole["outputs"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(output["text"], texts[index]);
+        assert!(
+            !texts[index].contains('a'),
+            "the stop string is no part of the text"
+        );
+        assert_eq!(output["finish_reason"], reasons[index]);
+        assert_eq!(output["stop_reason"], "a");
+    }
+    let usage = &events.last().unwrap()["usage"];
+    assert_eq!(
+        usage["completion_tokens"],
+        whole["usage"]["completion_tokens"]
+    );
+}
+
+#[test]
+fn the_best_of_many_is_the_tournaments_winner() {
+    let body = json!({"prompt": "What is 34 plus 28?", "best_of": 9, "n": 2, "seed": 1});
+    let answer = ok("/generate", &body);
+    let tournament = &answer["tournament"];
+    assert_eq!(tournament["comparisons"], 8);
+    let outputs = answer["outputs"].as_array().unwrap();
+    assert_eq!(outputs.len(), 2);
+    for (rank, output) in outputs.iter().enumerate() {
+        assert_eq!(output["index"], tournament["ranking"][rank]);
+    }
+    assert_eq!(tournament["winner"], outputs[0]["index"]);
+    let byes = tournament["byes"].as_array().unwrap();
+    assert!(
+        byes[0].is_u64(),
+        "one of nine has no match in the first round"
+    );
+}

@@ -1,0 +1,145 @@
+//! What cannot be served, and what is too much.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+
+use super::*;
+
+#[test]
+fn what_cannot_be_served_is_a_4xx_that_says_what() {
+    let long = "7".repeat(600);
+    for (path, body, param) in [
+        ("/generate", json!({}), json!("prompt")),
+        ("/generate", json!({"prompt": ""}), json!("prompt")),
+        ("/generate", json!({"messages": []}), json!("messages")),
+        (
+            "/generate",
+            json!({"prompt": "x", "messages": [{"role": "user", "content": "x"}]}),
+            json!("prompt"),
+        ),
+        ("/generate", json!({"prompt": long}), json!("prompt")),
+        (
+            "/generate",
+            json!({"prompt": "x", "temperature": -1}),
+            json!("temperature"),
+        ),
+        ("/generate", json!({"prompt": "x", "n": 0}), json!("n")),
+        ("/generate", json!({"prompt": "x", "n": 1000}), json!("n")),
+        (
+            "/generate",
+            json!({"prompt": "x", "n": 3, "best_of": 2}),
+            json!("best_of"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "judge": {}}),
+            json!("judge"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "best_of": 2, "stream": true}),
+            json!("stream"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "stop": [""]}),
+            json!("stop"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "logit_bias": {"x": 1}}),
+            json!("logit_bias"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "timeout": 0}),
+            json!("timeout"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "unknown": 1}),
+            json!("unknown"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "temperature": "hot"}),
+            json!("temperature"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a"]}),
+            json!("candidates"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b", "c"], "method": "pairwise"}),
+            json!("method"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b"], "bracket": "ring"}),
+            json!("bracket"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b"], "principles": [""]}),
+            json!("principles"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b"], "principles": [{"principle": "brief", "weight": 0}]}),
+            json!("principles"),
+        ),
+        ("/tokenize", json!({}), json!("text")),
+        ("/detokenize", json!({"tokens": [9999]}), json!("tokens")),
+    ] {
+        let (status, answer) = post(path, &body);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {answer}");
+        let error = &answer["error"];
+        assert!(error["code"].is_string() && !error["message"].as_str().unwrap().is_empty());
+        assert_eq!(error["param"], param, "{path} {body}: {answer}");
+    }
+    RUNTIME.block_on(async {
+        for body in ["", "{", "[]", "null", "\"x\"", "{\"prompt\": NaN}", "\u{0}"] {
+            let response = call(&SERVER, "/generate", body).await;
+            assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{body}");
+        }
+        let huge = "x".repeat(9 << 20);
+        let response = call(&SERVER, "/generate", huge).await;
+        assert_eq!(response.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let request = Request::get("/generate").body(Body::empty()).unwrap();
+        let response = SERVER.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    });
+}
+
+#[test]
+fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
+    let config = HttpConfig {
+        max_requests: 1,
+        ..HttpConfig::default()
+    };
+    let server = start(&EngineConfig::default(), &config);
+    let endless = json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 400, "stream": true});
+    RUNTIME.block_on(async {
+        let first = call(&server, "/generate", endless.to_string()).await;
+        let mut pieces = first.into_body().into_data_stream();
+        pieces.next().await.unwrap().unwrap();
+        assert!(metric(&server, "kv_cache_usage_perc").await > 0.0);
+        let second = call(&server, "/generate", endless.to_string()).await;
+        assert_eq!(second.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(second.headers().contains_key("retry-after"));
+        drop(pieces);
+        for _ in 0..200 {
+            if metric(&server, "kv_cache_usage_perc").await == 0.0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(metric(&server, "kv_cache_usage_perc").await, 0.0);
+        assert_eq!(metric(&server, "num_requests_running").await, 0.0);
+        let third = call(&server, "/generate", r#"{"prompt": "What is 3 plus 4?"}"#).await;
+        assert_eq!(third.status(), StatusCode::OK);
+    });
+}
