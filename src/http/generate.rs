@@ -30,6 +30,7 @@ pub struct GenerateBody {
     prompt: Option<String>,
     messages: Option<Vec<MessageBody>>,
     /// Tokens of an answer at most: 256 unless said otherwise, and never more than the context has room for.
+    #[schema(minimum = 1)]
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
     logprobs: Option<usize>,
@@ -159,7 +160,11 @@ impl Wording for Words {
         ("streamed" = (value = json!({"prompt": "Write planet backwards.", "stream": true, "n": 2})))
     )),
     responses(
-        (status = 200, body = GenerateAnswer, description = "The answer; with `stream`, server-sent events of the same shape, `[DONE]` after the last"),
+        (
+            status = 200,
+            description = "The answer; with `stream`, server-sent events that hold one of the same shape each, and `[DONE]` after the last",
+            content((GenerateAnswer = "application/json"), (String = "text/event-stream"))
+        ),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )

@@ -35,6 +35,7 @@ pub struct JudgeBody {
     prompt: Option<String>,
     messages: Option<Vec<MessageBody>>,
     /// Two or more answers. An empty one is an answer too; two equal ones tie without being judged.
+    #[schema(min_items = 2)]
     candidates: Vec<String>,
     /// `pairwise` for exactly two, `tournament` for any number; by default what fits their number.
     method: Option<MethodBody>,
@@ -51,6 +52,7 @@ pub struct JudgeBody {
     /// Lower is served first; a level is worth a bounded head start.
     priority: Option<i32>,
     /// Seconds the request may take.
+    #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
 }
 

@@ -43,18 +43,24 @@ pub struct StreamOptions {
 #[serde(deny_unknown_fields)]
 pub struct SamplingBody {
     /// 0 is greedy; 1 is the model's own distribution.
+    #[schema(minimum = 0, maximum = 100)]
     temperature: Option<f32>,
     /// Only the k most probable tokens; 0 is all.
     top_k: Option<usize>,
     /// Only the most probable tokens that hold this much probability together.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f32>,
     /// Only tokens at least this probable, relative to the most probable one.
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
     /// Above 1: tokens of prompt and answer become less probable.
+    #[schema(exclusive_minimum = 0)]
     repetition_penalty: Option<f32>,
     /// Taken off the logit of every token of the answer so far.
+    #[schema(minimum = -2, maximum = 2)]
     presence_penalty: Option<f32>,
     /// Taken off the logit of a token for every time it is in the answer so far.
+    #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
     /// Token ids, as strings, to what is added to their logits.
     logit_bias: Option<BTreeMap<String, f32>>,
@@ -71,8 +77,10 @@ pub struct SamplingBody {
     /// Tokens before which nothing ends an answer but a stop string.
     min_tokens: Option<usize>,
     /// Answers wanted.
+    #[schema(minimum = 1)]
     n: Option<usize>,
     /// Candidates to draw: a tournament finds the best `n` of them. 1 is as good as nothing.
+    #[schema(minimum = 1)]
     best_of: Option<usize>,
     /// How that tournament is judged.
     judge: Option<JudgingBody>,
@@ -82,6 +90,7 @@ pub struct SamplingBody {
     /// Lower is served first; a level is worth a bounded head start.
     priority: Option<i32>,
     /// Seconds the call may take.
+    #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
 }
 

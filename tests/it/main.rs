@@ -8,6 +8,7 @@ mod http;
 mod jsft;
 mod learning;
 mod parity;
+mod process;
 mod serving;
 mod support;
 mod weights_files;

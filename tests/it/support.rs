@@ -27,19 +27,29 @@ pub fn fixture(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Python (`SELFJUDGE_PYTHON`, or `python3`) with `arguments`, if it succeeds with `check` after them.
+pub fn python(arguments: &[&str], check: &str) -> Option<Command> {
+    let python = std::env::var("SELFJUDGE_PYTHON").unwrap_or_else(|_| "python3".into());
+    let mut command = Command::new(&python);
+    let checked = Command::new(&python).args(arguments).arg(check).output();
+    checked
+        .is_ok_and(|output| output.status.success())
+        .then(|| {
+            command.args(arguments);
+            command
+        })
+}
+
 /// Transformers (and peft, for an adapter) gives the same log-probabilities after `ids`, which the model loaded in f32 gives;
 /// says so and passes where they are not installed.
 pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageModel, ids: &[u32]) {
     let script = fixture("peft_readback.py");
-    let python = std::env::var("SELFJUDGE_PYTHON").unwrap_or_else(|_| "python3".into());
     let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
-    let check = Command::new(&python).arg(&script).arg("--check").output();
-    if !check.is_ok_and(|output| output.status.success()) {
+    let Some(mut python) = python(&[&script.display().to_string()], "--check") else {
         eprintln!("skipped: Python's transformers and peft are absent");
         return;
-    }
-    let output = Command::new(&python)
-        .arg(&script)
+    };
+    let output = python
         .args([base, adapter.unwrap_or(Path::new("-"))])
         .arg(listed.join(","))
         .output()

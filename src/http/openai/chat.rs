@@ -24,12 +24,15 @@ pub struct ChatBody {
     model: Option<String>,
     messages: Vec<MessageBody>,
     /// Tokens of an answer at most; by default all that the context has room for.
+    #[schema(minimum = 1)]
     max_completion_tokens: Option<usize>,
     /// The old name of `max_completion_tokens`.
+    #[schema(minimum = 1)]
     max_tokens: Option<usize>,
     /// With every token its log-probability.
     logprobs: Option<bool>,
     /// And those of this many most probable ones.
+    #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
     /// Who the end user is; of no consequence here.
     #[serde(rename = "user")]
@@ -205,7 +208,11 @@ impl Wording for Words {
         })))
     )),
     responses(
-        (status = 200, body = ChatAnswer, description = "The answer; with `stream`, server-sent events of the same shape, `[DONE]` after the last"),
+        (
+            status = 200,
+            description = "The answer; with `stream`, server-sent events that hold one of the same shape each, and `[DONE]` after the last",
+            content((ChatAnswer = "application/json"), (String = "text/event-stream"))
+        ),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )

@@ -42,6 +42,7 @@ pub struct CompletionBody {
     model: Option<String>,
     prompt: PromptBody,
     /// Tokens of an answer at most: 16 unless said otherwise.
+    #[schema(minimum = 1)]
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
     logprobs: Option<usize>,
@@ -161,7 +162,11 @@ async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, 
         })))
     )),
     responses(
-        (status = 200, body = CompletionAnswer, description = "The answer; with `stream`, server-sent events of the same shape, `[DONE]` after the last"),
+        (
+            status = 200,
+            description = "The answer; with `stream`, server-sent events that hold one of the same shape each, and `[DONE]` after the last",
+            content((CompletionAnswer = "application/json"), (String = "text/event-stream"))
+        ),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )

@@ -30,10 +30,12 @@ pub struct DecisionsBody {
     model: Option<String>,
     input: InputBody,
     /// 1 to 400.
+    #[schema(min_items = 1, max_items = 400)]
     questions: Vec<QuestionBody>,
     /// Lower is served first; a level is worth a bounded head start.
     priority: Option<i32>,
     /// Seconds the call may take.
+    #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
     /// Who the end user is; of no consequence here.
     #[serde(rename = "safety_identifier")]

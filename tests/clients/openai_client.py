@@ -1,0 +1,68 @@
+"""Calls a running server with OpenAI's own client: python openai_client.py BASE_URL (or --check: is the client there?)."""
+
+import sys
+
+from openai import APIStatusError, OpenAI
+
+if sys.argv[1] == "--check":
+    sys.exit(0)
+
+client = OpenAI(base_url=sys.argv[1] + "/v1", api_key="secret", max_retries=0)
+model = client.models.list().data[0].id
+messages = [{"role": "user", "content": "What is 34 plus 28?"}]
+
+chat = client.chat.completions.create(model=model, messages=messages, seed=1, n=2, logprobs=True, top_logprobs=3)
+assert len(chat.choices) == 2 and chat.choices[0].message.role == "assistant"
+assert chat.choices[0].finish_reason == "stop" and chat.usage.completion_tokens > 0
+assert len(chat.choices[0].logprobs.content[0].top_logprobs) == 3
+
+pieces = ["", ""]
+usage = None
+for event in client.chat.completions.create(
+    model=model, messages=messages, seed=1, n=2, stream=True, stream_options={"include_usage": True}
+):
+    for choice in event.choices:
+        pieces[choice.index] += choice.delta.content or ""
+    usage = event.usage or usage
+assert pieces == [choice.message.content for choice in chat.choices], (pieces, chat)
+assert usage.completion_tokens == chat.usage.completion_tokens
+
+best = client.chat.completions.create(model=model, messages=messages, seed=1, extra_body={"best_of": 4})
+assert len(best.choices) == 1
+
+schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}
+shaped = client.chat.completions.create(
+    model=model,
+    messages=messages,
+    seed=1,
+    max_completion_tokens=60,
+    response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}},
+)
+assert shaped.choices[0].message.content.startswith("{"), shaped
+
+text = client.completions.create(model=model, prompt=["2 plus", "3 plus"], n=2, best_of=3, max_tokens=8, seed=2, logprobs=1)
+assert [choice.index for choice in text.choices] == [0, 1, 2, 3]
+assert len(text.choices[0].logprobs.tokens) == len(text.choices[0].logprobs.token_logprobs)
+streamed = "".join(
+    event.choices[0].text
+    for event in client.completions.create(model=model, prompt="2 plus", max_tokens=8, seed=2, stop=["z"], stream=True)
+)
+whole = client.completions.create(model=model, prompt="2 plus", max_tokens=8, seed=2, stop=["z"])
+assert streamed == whole.choices[0].text
+
+decided = client.decisions.create(
+    model=model,
+    input="34 plus 28 is 62.",
+    questions=[
+        {"type": "predicate", "instructions": "The sum is right."},
+        {"type": "choice", "instructions": "Which?", "choices": [{"value": "a"}, {"value": "b"}]},
+    ],
+)
+assert 0 <= decided.answers[0].probability <= 1
+assert decided.answers[1].choice in ("a", "b")
+
+try:
+    client.chat.completions.create(model=model, messages=messages, temperature=-1)
+    raise AssertionError("nonsense was accepted")
+except APIStatusError as error:
+    assert error.status_code == 400 and error.body["param"] == "temperature", error

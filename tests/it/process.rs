@@ -1,0 +1,196 @@
+//! The running program: real sockets, signals, TLS, and clients that others wrote.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use reqwest::blocking::Client;
+use serde_json::{Value, json};
+
+use crate::support::python;
+
+/// A server with the default model, on a port of its own. Killed when dropped.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        let url = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http"));
+        let url = url
+            .unwrap_or_else(|| panic!("{line}"))
+            .trim_end_matches(':');
+        let url = url.to_owned();
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
+        Self { child, url }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
+    let mut server = Server::start(&[]);
+    let body = json!({"prompt": "What is 34 plus 28?", "stream": true, "ignore_eos": true, "max_tokens": 300, "n": 4});
+    let request = Client::new().post(server.url("/generate")).json(&body);
+    let mut answer = request.send().unwrap();
+    let mut first = [0; 16];
+    answer.read_exact(&mut first).unwrap();
+    server.signal(libc::SIGTERM);
+    // The listener closes a moment after the signal.
+    let closed = (0..200).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        Client::new().get(server.url("/health")).send().is_err()
+    });
+    assert!(closed, "it still accepts connections");
+    let mut rest = String::new();
+    answer.read_to_string(&mut rest).unwrap();
+    assert!(
+        rest.trim_end().ends_with("[DONE]"),
+        "the answer was cut off"
+    );
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
+fn an_answer_that_outlasts_the_drain_is_cut_off() {
+    let mut server = Server::start(&["--drain-timeout", "0"]);
+    let body =
+        json!({"prompt": "x", "stream": true, "ignore_eos": true, "max_tokens": 500, "n": 64});
+    let mut answer = Client::new()
+        .post(server.url("/generate"))
+        .json(&body)
+        .send()
+        .unwrap();
+    let mut first = [0; 16];
+    answer.read_exact(&mut first).unwrap();
+    server.signal(libc::SIGTERM);
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
+fn it_speaks_https_with_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let server = Server::start(&["--tls-cert", &path(&cert), "--tls-key", &path(&key)]);
+    assert!(server.url.starts_with("https://"));
+    let port = server.url.rsplit(':').next().unwrap();
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let client = Client::builder().tls_certs_only([root]).build().unwrap();
+    let answer = client
+        .get(format!("https://localhost:{port}/ready"))
+        .send()
+        .unwrap();
+    assert_eq!(answer.json::<Value>().unwrap(), json!({"status": "ready"}));
+}
+
+#[test]
+fn keys_come_from_the_environment_or_a_file_and_nonsense_is_refused() {
+    let refused = |arguments: &[&str], names: &str| {
+        let run = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+            .arg("serve")
+            .args(arguments)
+            .output();
+        let run = run.unwrap();
+        let said = String::from_utf8_lossy(&run.stderr).into_owned();
+        assert!(!run.status.success() && said.contains(names), "{said}");
+    };
+    refused(&["--api-key-file", "/nowhere/keys"], "/nowhere/keys");
+    refused(&["--rate-limit", "5"], "--api-key-file");
+    refused(&["--kv-cache-memory", "64KiB"], "holds");
+    refused(&["--tls-cert", "x"], "--tls-key");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("keys");
+    std::fs::write(&file, "ours:secret\n").unwrap();
+    let server = Server::start(&["--api-key-file", file.to_str().unwrap()]);
+    let get = |key: &str| {
+        let request = Client::new().get(server.url("/v1/models")).bearer_auth(key);
+        request.send().unwrap().status().as_u16()
+    };
+    assert_eq!((get("secret"), get("other")), (200, 401));
+}
+
+#[test]
+fn openais_own_client_is_served() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/openai_client.py");
+    let Some(mut client) = python(&[script.to_str().unwrap()], "--check") else {
+        eprintln!("skipped: Python's openai is absent");
+        return;
+    };
+    let server = Server::start(&[]);
+    let run = client.arg(&server.url).output().unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
+
+/// Random requests by the API's description: never a 5xx, never an answer that is not as described.
+#[test]
+fn schemathesis_finds_nothing() {
+    let Some(mut client) = python(&["-m", "schemathesis.cli"], "--version") else {
+        eprintln!("skipped: Python's schemathesis is absent");
+        return;
+    };
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let run = client
+        .current_dir(dir.path())
+        .args([
+            "run",
+            &server.url("/openapi.json"),
+            "--seed",
+            "1",
+            "--max-examples",
+            "10",
+        ])
+        // That fields contradict each other is beyond what a schema can say.
+        .args([
+            "--exclude-checks",
+            "positive_data_acceptance",
+            "--max-time",
+            "60",
+            "--no-color",
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stdout)
+    );
+}
