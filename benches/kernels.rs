@@ -4,27 +4,21 @@
 //! independent multiply-adds in registers, and the rate at which all threads read memory. A share of bandwidth above
 //! 100 % means that a cache served the bytes. Times are the best of many: other work on the machine only adds.
 
+mod roofs;
+
 use std::hint::black_box;
-use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
-use rayon::prelude::*;
+use roofs::{Roofs, best};
 use selfjudge::kernels::attention::{
     AttentionMetadata, AttentionParams, paged_attention, paged_plain,
 };
-use selfjudge::kernels::isa::Isa;
 use selfjudge::kernels::kv_store::{self, KvCache, kv_store};
 use selfjudge::kernels::linear::{PackedLinear, WeightFormat, gemm_f32};
 use selfjudge::kernels::{logprob, rms_norm, rope, swiglu};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// What all threads together can do at most.
-struct Roofs {
-    gflops: f64,
-    gbytes: f64,
-}
 
 /// What a call has to do at least.
 struct Work {
@@ -35,19 +29,6 @@ struct Work {
 struct Table {
     roofs: Roofs,
     filter: Option<String>,
-}
-
-/// The best time of a call, in seconds.
-fn best(mut f: impl FnMut()) -> f64 {
-    f();
-    let (start, mut best, mut rounds) = (Instant::now(), f64::MAX, 0);
-    while rounds < 3 || start.elapsed().as_secs_f64() < 0.25 {
-        let round = Instant::now();
-        f();
-        best = best.min(round.elapsed().as_secs_f64());
-        rounds += 1;
-    }
-    best
 }
 
 impl Table {
@@ -78,17 +59,8 @@ impl Table {
 fn main() -> Result<()> {
     // Cargo passes `--bench`; the first other argument is the filter.
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
-    let threads = rayon::current_num_threads();
-    let roofs = Roofs {
-        gflops: multiply_adds(threads),
-        gbytes: bandwidth(threads),
-    };
-    println!(
-        "{} on {threads} threads: {:.1} GFLOP/s of multiply-adds, {:.1} GB/s of reads",
-        Isa::detect(),
-        roofs.gflops,
-        roofs.gbytes
-    );
+    let roofs = Roofs::measure();
+    println!("{roofs}");
     let table = Table { roofs, filter };
     table.header();
     gemm(&table);
@@ -96,120 +68,6 @@ fn main() -> Result<()> {
     attention(&table)?;
     store(&table)?;
     rows(&table)
-}
-
-/// GFLOP/s of independent multiply-adds on registers, on all threads at once.
-fn multiply_adds(threads: usize) -> f64 {
-    const ROUNDS: usize = 300_000;
-    let flops = (threads * ROUNDS) as f64 * chains::FLOPS;
-    flops
-        / best(|| {
-            (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
-                black_box(chains::run(ROUNDS));
-            });
-        })
-        / 1e9
-}
-
-/// Twelve chains of vector multiply-adds: enough for two units of four cycles.
-mod chains {
-    use selfjudge::kernels::isa::{Isa, Vector};
-
-    pub const CHAINS: usize = 12;
-    pub const LANES: usize = 16;
-    /// Of one round: a register of sixteen, or two of eight, each.
-    pub const FLOPS: f64 = (2 * CHAINS * LANES) as f64;
-
-    #[inline(always)]
-    fn body(rounds: usize, fused: bool) -> f32 {
-        let (a, b) = (
-            std::hint::black_box(0.999f32),
-            std::hint::black_box(1e-3f32),
-        );
-        let mut sum = 0.0;
-        // Sixteen lanes of six chains fill the registers of AVX2; two passes make up the twelve.
-        for _ in 0..2 {
-            let mut acc = [[0f32; LANES]; CHAINS / 2];
-            for _ in 0..rounds {
-                for chain in &mut acc {
-                    for x in chain {
-                        *x = if fused { x.mul_add(a, b) } else { *x * a + b };
-                    }
-                }
-            }
-            sum += acc.iter().flatten().sum::<f32>();
-        }
-        sum
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vl,fma")]
-    fn avx512(rounds: usize) -> f32 {
-        use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_reduce_add_ps, _mm512_set1_ps};
-        let a = _mm512_set1_ps(std::hint::black_box(0.999));
-        let b = _mm512_set1_ps(std::hint::black_box(1e-3));
-        let mut acc = [b; CHAINS];
-        for _ in 0..rounds {
-            for x in &mut acc {
-                *x = _mm512_fmadd_ps(*x, a, b);
-            }
-        }
-        acc.into_iter().map(|x| _mm512_reduce_add_ps(x)).sum()
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn avx2(rounds: usize) -> f32 {
-        use std::arch::x86_64::{_mm256_castps256_ps128, _mm256_fmadd_ps, _mm256_set1_ps};
-        let a = _mm256_set1_ps(std::hint::black_box(0.999));
-        let b = _mm256_set1_ps(std::hint::black_box(1e-3));
-        let mut acc = [b; CHAINS];
-        for _ in 0..2 * rounds {
-            for x in &mut acc {
-                *x = _mm256_fmadd_ps(*x, a, b);
-            }
-        }
-        acc.into_iter()
-            .map(|x| std::arch::x86_64::_mm_cvtss_f32(_mm256_castps256_ps128(x)))
-            .sum()
-    }
-
-    pub fn run(rounds: usize) -> f32 {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the instruction set was detected.
-        unsafe {
-            match Isa::detect().vector {
-                Vector::Avx512 => return avx512(rounds),
-                Vector::Avx2 => return avx2(rounds),
-                Vector::Portable => {}
-            }
-        }
-        body(rounds, cfg!(target_arch = "aarch64"))
-    }
-}
-
-/// GB/s at which all threads read a buffer larger than any cache.
-fn bandwidth(threads: usize) -> f64 {
-    let buffer = vec![1u64; (512 << 20) / 8];
-    let bytes = size_of_val(buffer.as_slice()) as f64;
-    let chunk = buffer.len().div_ceil(4 * threads);
-    bytes
-        / best(|| {
-            let sum: u64 = buffer
-                .par_chunks(chunk)
-                .map(|part| {
-                    part.chunks(16).fold([0u64; 16], |mut sums, line| {
-                        for (sum, x) in sums.iter_mut().zip(line) {
-                            *sum = sum.wrapping_add(*x);
-                        }
-                        sums
-                    })
-                })
-                .map(|sums| sums.iter().sum::<u64>())
-                .sum();
-            black_box(sum);
-        })
-        / 1e9
 }
 
 fn random(shape: &[usize]) -> Result<Tensor> {

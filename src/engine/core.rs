@@ -1,6 +1,7 @@
 //! The engine's loop body: expire, schedule, compute, sample, tell.
 
 use std::collections::HashMap;
+use std::slice::ChunksExact;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,13 +11,14 @@ use tokio::sync::mpsc;
 use super::GenerateRequest;
 use super::admission::QueuePlace;
 use super::kv_cache::HashedTokens;
-use super::model_runner::{Logits, ModelRunner};
+use super::model_runner::ModelRunner;
 use super::output::{RequestFailure, StreamEvent};
 use super::request::{FinishReason, Request, RequestId};
 use super::sampler::{SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
+use crate::kernels::logits::all_finite;
 use crate::telemetry::EngineMetrics;
 
 /// Names a submission.
@@ -173,9 +175,12 @@ impl EngineCore {
             return;
         }
         self.announce(&output);
-        match self.runner.execute(&self.scheduler, &output) {
-            Ok(logits) => {
-                let (sampled, broken) = self.sample(&output, &logits);
+        let sampled = self
+            .runner
+            .execute(&self.scheduler, &output)
+            .and_then(|logits| logits.with_rows(|rows| self.sample(&output, rows)));
+        match sampled {
+            Ok((sampled, broken)) => {
                 let ids: Vec<_> = sampled.iter().map(|(id, token)| (*id, token.id)).collect();
                 let finished = self.scheduler.update(&output, &ids);
                 self.tell(sampled, &finished);
@@ -245,13 +250,13 @@ impl EngineCore {
     fn sample(
         &mut self,
         output: &SchedulerOutput,
-        logits: &Logits,
+        rows: ChunksExact<'_, f32>,
     ) -> (Vec<(RequestId, SampledToken)>, Vec<RequestId>) {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
         let mut broken = Vec::new();
-        for (scheduled, row) in due.zip(logits.rows()) {
-            let finite = row.iter().all(|logit| logit.is_finite());
+        for (scheduled, row) in due.zip(rows) {
+            let finite = all_finite(row);
             let siblings = self
                 .scheduler
                 .request(scheduled.id)

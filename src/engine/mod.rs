@@ -358,6 +358,8 @@ fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>) {
         while let Ok(command) = inbox.try_recv() {
             core.obey(command);
         }
-        core.step();
+        // On a thread of the pool: a loop that is started from outside wakes the pool and sleeps until it is done, and a step
+        // has hundreds.
+        rayon::scope(|_| core.step());
     }
 }

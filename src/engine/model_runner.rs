@@ -1,10 +1,13 @@
 //! A step's work through the model: token ids and block tables in, rows of logits out.
 
-use candle_core::DType;
+use std::slice::ChunksExact;
+
+use candle_core::{DType, Device, Tensor};
 
 use super::scheduler::{Scheduler, SchedulerOutput};
 use crate::kernels::attention::AttentionMetadata;
 use crate::kernels::kv_store::{KvCache, copy_blocks};
+use crate::kernels::with_f32;
 use crate::model::{Decoder, DecoderSpec, ModelError, Packed, Weights};
 use crate::nn::AttentionBackend;
 
@@ -17,13 +20,20 @@ pub struct ModelRunner {
 
 /// One row of `vocab_size` values for every request whose next token can be sampled.
 pub struct Logits {
-    values: Vec<f32>,
+    /// f32 on the CPU.
+    values: Tensor,
     vocab_size: usize,
 }
 
 impl Logits {
-    pub fn rows(&self) -> std::slice::ChunksExact<'_, f32> {
-        self.values.chunks_exact(self.vocab_size)
+    /// Reads the rows where they lie.
+    ///
+    /// # Errors
+    /// Never: the tensor is of the kind that can be read.
+    pub fn with_rows<R>(&self, f: impl FnOnce(ChunksExact<'_, f32>) -> R) -> Result<R, ModelError> {
+        Ok(with_f32(&self.values, |values| {
+            f(values.chunks_exact(self.vocab_size))
+        })?)
     }
 }
 
@@ -117,12 +127,8 @@ impl ModelRunner {
         let hidden = self.decoder().forward_rows(packed, &rows, &backend)?;
         let values = match rows.is_empty() {
             // A chunk in the middle of a prompt: its keys and values are all that was wanted.
-            true => Vec::new(),
-            false => self
-                .decoder()
-                .logits(&hidden)?
-                .flatten_all()?
-                .to_vec1::<f32>()?,
+            true => Tensor::zeros((0, vocab_size), DType::F32, &Device::Cpu)?,
+            false => self.decoder().logits(&hidden)?.to_device(&Device::Cpu)?,
         };
         Ok(Logits { values, vocab_size })
     }

@@ -9,6 +9,7 @@ mod cpu;
 pub mod isa;
 pub mod kv_store;
 pub mod linear;
+pub mod logits;
 pub mod logprob;
 mod micro;
 pub mod rms_norm;

@@ -1,6 +1,7 @@
 //! Cache-line-aligned memory: what packed weights live in, and per-thread buffers that kernels reuse from call to call.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::mem::MaybeUninit;
 
 /// Sixteen f32, one cache line, one AVX-512 register, one row of a panel.
 #[derive(Clone, Copy)]
@@ -26,12 +27,29 @@ pub fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
         if lines.len() < needed {
             lines.resize(needed, Line([0.0; 16]));
         }
-        // SAFETY: `Line` is sixteen f32 without padding, so `needed` of them are `16 * needed` f32.
-        let floats = unsafe {
-            std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<f32>(), needed * 16)
-        };
-        f(floats)
+        f(floats(&mut lines[..needed]))
     })
+}
+
+thread_local! {
+    static SHARED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// [`with_scratch`] for what tasks of a parallel loop share: another buffer, and `f` may wait on the thread pool. The
+/// buffer is with `f` meanwhile: a call within finds none and allocates.
+pub fn with_shared_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut lines = SHARED.take();
+    if lines.len() < len.div_ceil(16) {
+        lines.resize(len.div_ceil(16), Line([0.0; 16]));
+    }
+    let result = f(floats(&mut lines));
+    SHARED.set(lines);
+    result
+}
+
+fn floats(lines: &mut [Line]) -> &mut [f32] {
+    // SAFETY: `Line` is sixteen f32 without padding.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast::<f32>(), lines.len() * 16) }
 }
 
 /// A pointer that tasks of one parallel loop share while each writes its own places.
@@ -48,6 +66,14 @@ impl SharedOut {
     /// Tasks that share the value write disjoint places, within the slice and its lifetime.
     pub unsafe fn new(out: &mut [f32]) -> Self {
         Self(out.as_mut_ptr())
+    }
+
+    /// For a result that is yet to be written: it must be before it is read.
+    ///
+    /// # Safety
+    /// As for [`SharedOut::new`].
+    pub unsafe fn new_uninit(out: &mut [MaybeUninit<f32>]) -> Self {
+        Self(out.as_mut_ptr().cast())
     }
 
     /// A method, so that closures capture the whole (shareable) value and not the bare pointer in it.

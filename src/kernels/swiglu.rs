@@ -3,7 +3,7 @@
 //! # Shapes
 //! `gate`, `up` and `y` share one shape.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::cpu::{exp, multiversioned};
@@ -20,6 +20,15 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     plain(gate, up)
 }
 
+/// [`swiglu`] that may write into `gate`, which nobody else reads any more.
+pub fn swiglu_into(gate: Tensor, up: &Tensor) -> Result<Tensor> {
+    if !fused(&[&gate, up], Backward::None) || !gate.is_contiguous() {
+        return swiglu(&gate, up);
+    }
+    gate.inplace_op2(&up.contiguous()?, &SwiGlu)?;
+    Ok(gate)
+}
+
 /// Composed from differentiable candle ops.
 pub fn plain(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
@@ -32,6 +41,45 @@ multiversioned! {
         for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
             *y = g / (1.0 + exp(-g)) * u;
         }
+    }
+}
+
+multiversioned! {
+    /// The bits of [`forward_slice`].
+    fn forward_slice_into(gate: &mut [f32], up: &[f32]) {
+        for (g, &u) in gate.iter_mut().zip(up) {
+            *g = *g / (1.0 + exp(-*g)) * u;
+        }
+    }
+}
+
+impl InplaceOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu_into"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &mut CpuStorage,
+        lg: &Layout,
+        up: &CpuStorage,
+        lu: &Layout,
+    ) -> Result<()> {
+        let up = input(up, lu)?;
+        let Some((start, end)) = lg.contiguous_offsets() else {
+            candle_core::bail!("swiglu: a strided gate {lg:?}")
+        };
+        if lg.shape() != lu.shape() {
+            candle_core::bail!("swiglu: gate {:?} against up {:?}", lg.dims(), lu.dims());
+        }
+        let CpuStorage::F32(gate) = gate else {
+            candle_core::bail!("swiglu: the gate is not f32")
+        };
+        gate[start..end]
+            .par_chunks_mut(CHUNK)
+            .zip(up.par_chunks(CHUNK))
+            .for_each(|(gate, up)| forward_slice_into(gate, up));
+        Ok(())
     }
 }
 
@@ -117,6 +165,9 @@ mod tests {
                 |t| plain(&t[0], &t[1]),
                 1e-5,
             )?;
+            let want = swiglu(&gate, &up)?.flatten_all()?.to_vec1::<f32>()?;
+            let got = swiglu_into(gate.copy()?, &up)?.flatten_all()?;
+            assert_eq!(got.to_vec1::<f32>()?, want);
         }
         Ok(())
     }

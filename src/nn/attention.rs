@@ -58,9 +58,9 @@ impl Attention {
     ) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         let heads = |t: Tensor, n: usize| t.reshape((tokens, n, self.head_dim));
-        let mut q = heads(self.q.forward(x)?, self.heads)?;
-        let mut k = heads(self.k.forward(x)?, self.kv_heads)?;
-        let v = heads(self.v.forward(x)?, self.kv_heads)?;
+        let [q, k, v] = Linear::forward_all([&self.q, &self.k, &self.v], x)?;
+        let (mut q, mut k) = (heads(q, self.heads)?, heads(k, self.kv_heads)?);
+        let v = heads(v, self.kv_heads)?;
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
         }

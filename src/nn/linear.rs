@@ -59,15 +59,49 @@ impl Linear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = match &self.weight {
-            Weight::Plain { weight, bias } => linear(x, weight, bias.as_ref())?,
-            Weight::Packed(packed) => {
-                if x.track_op() {
-                    candle_core::bail!("a packed weight has no gradient: train the plain model");
-                }
-                packed.apply(x)?
-            }
+        let [y] = Self::forward_all([self], x)?;
+        Ok(y)
+    }
+
+    /// Several layers of one input. Packed ones are computed as one product: x is read once, and the thread pool is called
+    /// once.
+    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
+        if !packed.is_empty() && x.track_op() {
+            candle_core::bail!("a packed weight has no gradient: train the plain model");
+        }
+        let products: Vec<Tensor> = match <[&PackedLinear; N]>::try_from(packed) {
+            Ok(packed) => PackedLinear::apply_all(packed, x)?.into(),
+            Err(_) => layers
+                .iter()
+                .map(|layer| layer.product(x))
+                .collect::<Result<_>>()?,
         };
+        let mut results = Vec::with_capacity(N);
+        for (layer, y) in layers.iter().zip(products) {
+            results.push(layer.adapt(x, y)?);
+        }
+        Ok(results
+            .try_into()
+            .expect("one for each layer; this is a bug"))
+    }
+
+    fn packed_weight(&self) -> Option<&PackedLinear> {
+        match &self.weight {
+            Weight::Packed(packed) => Some(packed),
+            Weight::Plain { .. } => None,
+        }
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain { weight, bias } => linear(x, weight, bias.as_ref()),
+            Weight::Packed(packed) => packed.apply(x),
+        }
+    }
+
+    /// Adds what the adapter makes of `x` to the product `y`.
+    fn adapt(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
         match &self.lora {
             None => Ok(y),
             Some(Lora { a, b, scale }) => y + (linear(&linear(x, a, None)?, b, None)? * *scale)?,

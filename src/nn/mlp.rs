@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::Linear;
-use crate::kernels::swiglu::swiglu;
+use crate::kernels::swiglu::swiglu_into;
 
 /// `down(silu(gate(x)) * up(x))`.
 #[derive(Debug, Clone)]
@@ -15,7 +15,7 @@ pub struct Mlp {
 
 impl Mlp {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.down
-            .forward(&swiglu(&self.gate.forward(x)?, &self.up.forward(x)?)?)
+        let [gate, up] = Linear::forward_all([&self.gate, &self.up], x)?;
+        self.down.forward(&swiglu_into(gate, &up)?)
     }
 }

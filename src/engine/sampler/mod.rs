@@ -14,7 +14,9 @@ use rand_chacha::ChaCha8Rng;
 pub use logprobs::TokenLogprobs;
 
 use super::SamplingParams;
+use crate::kernels::logits::{argmax, sum, weights};
 use penalties::Seen;
+use truncation::Candidate;
 
 /// A sampled token and what was asked to be known about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,30 +103,50 @@ impl Sampler {
 
     fn choose(&mut self, params: &SamplingParams, logits: &[f32]) -> u32 {
         if params.temperature == 0.0 {
-            return most_probable(logits);
+            return argmax(logits) as u32;
         }
-        let candidates = truncation::candidates(params, logits);
-        let mut left = self.rng.random::<f64>() * candidates.iter().map(|c| c.1).sum::<f64>();
-        for &(id, weight) in &candidates {
-            left -= weight;
-            if left < 0.0 {
-                return id;
-            }
-        }
-        // Rounding can leave a crumb behind the last candidate.
-        candidates
-            .last()
-            .map_or_else(|| most_probable(logits), |c| c.0)
+        let share: f64 = self.rng.random();
+        let chosen = if truncation::keeps_all(params) {
+            draw_from_all(&weights(logits, params.temperature), share)
+        } else {
+            let candidates = truncation::candidates(params, logits);
+            let total: f64 = candidates.iter().map(|c| c.1).sum();
+            draw(&candidates, share * total)
+        };
+        chosen.unwrap_or_else(|| argmax(logits) as u32)
     }
 }
 
-/// The first of the most probable tokens.
-fn most_probable(logits: &[f32]) -> u32 {
-    let first_max = |best: (usize, f32), (id, &logit): (usize, &f32)| {
-        if logit > best.1 { (id, logit) } else { best }
+/// The candidate at which this much weight is used up. Rounding can leave a crumb behind the last one.
+fn draw(candidates: &[Candidate], mut left: f64) -> Option<u32> {
+    let at = |&&(_, weight): &&Candidate| {
+        left -= weight;
+        left < 0.0
     };
-    let start = (0, f32::NEG_INFINITY);
-    logits.iter().enumerate().fold(start, first_max).0 as u32
+    candidates
+        .iter()
+        .find(at)
+        .or(candidates.last())
+        .map(|c| c.0)
+}
+
+/// [`draw`] from a whole vocabulary, the weight of a token at its id: by the sums of blocks first.
+fn draw_from_all(weights: &[f32], share: f64) -> Option<u32> {
+    const BLOCK: usize = 256;
+    let sums: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();
+    let mut left = share * sums.iter().sum::<f64>();
+    let mut block = 0;
+    while block + 1 < sums.len() && left >= sums[block] {
+        left -= sums[block];
+        block += 1;
+    }
+    let from = block * BLOCK;
+    let possible: Vec<Candidate> = (from as u32..)
+        .zip(weights[from..].iter().take(BLOCK))
+        .filter(|&(_, &weight)| weight > 0.0)
+        .map(|(id, &weight)| (id, f64::from(weight)))
+        .collect();
+    draw(&possible, left)
 }
 
 #[cfg(test)]

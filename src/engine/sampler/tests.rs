@@ -152,3 +152,27 @@ fn log_probabilities_are_those_before_any_change() {
     assert_eq!(plain.chosen, biased.chosen);
     assert_eq!(biased.token, biased.chosen[0]);
 }
+
+#[test]
+fn drawing_by_blocks_is_drawing() {
+    let logits: Vec<f32> = (0..2000).map(|i| ((i * 37) % 101) as f32 * 0.05).collect();
+    let weights = weights(&logits, 0.7);
+    let candidates = truncation::candidates(
+        &SamplingParams {
+            temperature: 0.7,
+            ..params()
+        },
+        &logits,
+    );
+    let total: f64 = candidates.iter().map(|c| c.1).sum();
+    for i in 0..500 {
+        let share = (f64::from(i) + 0.5) / 500.0;
+        assert_eq!(
+            draw_from_all(&weights, share),
+            draw(&candidates, share * total),
+            "{share}"
+        );
+    }
+    assert_eq!(draw_from_all(&[], 0.5), None);
+    assert_eq!(draw_from_all(&[0.0, 1.0, 0.0], 1.0), Some(1));
+}

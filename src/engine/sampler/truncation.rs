@@ -1,24 +1,28 @@
 //! Which tokens may be drawn: temperature, top-k, top-p and min-p, in the order of transformers' logits warpers.
 
 use crate::engine::SamplingParams;
+use crate::kernels::logits::weights;
 
 /// A token and its weight: a probability up to a common factor.
 pub type Candidate = (u32, f64);
 
+/// Whether every token may be drawn.
+pub fn keeps_all(params: &SamplingParams) -> bool {
+    params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0
+}
+
 /// What may be drawn at a temperature above 0, and how often in proportion to each other. By falling probability where
 /// anything was cut, else by id.
 pub fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
-    let temperature = f64::from(params.temperature);
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |logit: f32| (f64::from(logit - max) / temperature).exp();
-    let all = logits.iter().enumerate();
-    let mut kept: Vec<Candidate> = match kth_largest(logits, params.top_k) {
-        Some(least) => all
-            .filter(|&(_, &logit)| logit >= least)
-            .map(|(id, &logit)| (id as u32, weight(logit)))
-            .collect(),
-        None => all.map(|(id, &logit)| (id as u32, weight(logit))).collect(),
-    };
+    let least = kth_largest(logits, params.top_k).unwrap_or(f32::NEG_INFINITY);
+    let weights = weights(logits, params.temperature);
+    let mut kept: Vec<Candidate> = logits
+        .iter()
+        .zip(&weights)
+        .enumerate()
+        .filter(|&(_, (&logit, &weight))| logit >= least && weight > 0.0)
+        .map(|(id, (_, &weight))| (id as u32, f64::from(weight)))
+        .collect();
     if params.top_p < 1.0 {
         keep_top_p(&mut kept, f64::from(params.top_p));
     }
@@ -27,7 +31,6 @@ pub fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
         let least = f64::from(params.min_p);
         kept.retain(|&(_, weight)| weight >= least);
     }
-    kept.retain(|&(_, weight)| weight > 0.0);
     kept
 }
 

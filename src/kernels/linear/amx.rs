@@ -6,7 +6,7 @@
 //!
 //! The driver is generic over [`Engine`], so that its logic runs on any machine over an emulation of the instruction.
 
-use super::dot::Rows;
+use super::rounded::Rows;
 use super::widen::Block;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::PairLine;
@@ -84,13 +84,10 @@ pub unsafe fn product<E: Engine>(
                     let at = tile * TILE * TILE + (r - from) % TILE * TILE;
                     let columns = PANEL.min(n - panel * PANEL);
                     // SAFETY: this block's rows and columns.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(
-                            block.out.add(r * n + panel * PANEL),
-                            columns,
-                        )
-                    };
-                    out.copy_from_slice(&result[at..at + columns]);
+                    unsafe {
+                        let out = block.out.add(r * n + panel * PANEL);
+                        out.copy_from_nonoverlapping(result[at..at + columns].as_ptr(), columns);
+                    }
                 }
             }
         }
@@ -222,7 +219,6 @@ mod real {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::linear::dot::round_rows;
     use crate::kernels::linear::dot::tests::{check, halves};
 
     /// What `tdpbf16ps` does, from the operands `tileloadd` would load.
@@ -275,10 +271,9 @@ mod tests {
 
     #[test]
     fn tiles_meet_the_right_rows_and_panels() {
-        check(|block, lines, scratch| {
-            let (rows, result) = round_rows(block, scratch);
+        check(|block, rows, lines, result| {
             // SAFETY: plain Rust; the block's output is whole.
-            unsafe { product::<Emulated>(block, &rows, lines, result) }
+            unsafe { product::<Emulated>(block, rows, lines, result) }
         });
     }
 }

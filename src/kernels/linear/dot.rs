@@ -1,120 +1,55 @@
 //! bf16 weights times bf16 activations, accumulated in f32, for processors that multiply bf16.
 //!
-//! Activations are rounded to bf16 (nearest, ties to even) a block of rows at a time. An element of the product is one
-//! chain over pairs of depth, in order, for every block shape, as batch invariance asks. Both engines treat subnormal
-//! numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is in [`amx`](super::amx). [`Emulated`] does in plain Rust what the
+//! Activations come rounded ([`Rows`]). An element of the product is one chain over pairs of depth, in order, for every
+//! block shape, as batch invariance asks. Both engines treat subnormal numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is in [`amx`](super::amx). [`Emulated`] does in plain Rust what the
 //! instruction does, so that everything around it is tested on any machine.
 
 #![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
 
 use super::amx;
-use super::panels::padded;
+use super::rounded::Rows;
 use super::widen::Block;
 use crate::kernels::isa::Isa;
 use crate::kernels::micro::{PANEL, max_rows, take};
 use crate::kernels::scratch::PairLine;
 
-/// bf16 rows are this much longer than their depth: a row stride that is a power of two would put the same column of
-/// all rows into one set of the cache.
-const ROW_PAD: usize = 32;
-
-/// Rows of x in bf16, padded with zeros in depth and in number (to whole tiles).
-pub struct Rows<'a> {
-    pub values: &'a [u16],
-    pub rows: usize,
-    /// Distance of two rows.
-    pub stride: usize,
-    /// Padded depth.
-    pub depth: usize,
-}
-
 /// f32 of scratch that [`run`] needs.
-pub fn scratch_len(rows: usize, k: usize) -> usize {
-    rows.next_multiple_of(amx::TILE) * (padded(k) + ROW_PAD) / 2 + amx::RESULT
-}
+pub const SCRATCH: usize = amx::RESULT;
 
-/// Computes the block; its weight as `lines`.
+/// Computes the block; its rows rounded as `rows`, its weight as `lines`.
 ///
 /// # Safety
 /// `isa` multiplies bf16 and is available; `block.out` is good for the block's rows and columns and nothing else writes
-/// there.
-pub unsafe fn run(isa: Isa, block: &Block, lines: &[PairLine], scratch: &mut [f32]) {
+/// there; `scratch` has room for [`SCRATCH`].
+pub unsafe fn run(isa: Isa, block: &Block, rows: &Rows, lines: &[PairLine], scratch: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's promise.
     unsafe {
         if isa.amx_bf16 {
-            on_amx(block, lines, scratch);
+            on_amx(block, rows, lines, scratch);
         } else {
-            avx512(block, lines, scratch);
+            avx512(block, rows, lines, scratch);
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
     {
-        let _ = (isa, block, lines, scratch);
+        let _ = (isa, block, rows, lines, scratch);
         unreachable!("no other processor reports bf16 arithmetic: this is a bug");
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn on_amx(block: &Block, lines: &[PairLine], scratch: &mut [f32]) {
-    let (rows, result) = round_rows(block, scratch);
+unsafe fn on_amx(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
     // SAFETY: the caller's promise.
-    unsafe { amx::product::<amx::Tiles>(block, &rows, lines, result) }
+    unsafe { amx::product::<amx::Tiles>(block, rows, lines, result) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn avx512(block: &Block, lines: &[PairLine], scratch: &mut [f32]) {
-    let (rows, result) = round_rows(block, scratch);
+unsafe fn avx512(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
     // SAFETY: the caller's promise.
-    unsafe { product::<Avx512>(block, &rows, lines, result) }
-}
-
-/// Rounds the block's rows into the scratch; gives them and the scratch left over.
-#[inline(always)]
-pub fn round_rows<'a>(block: &Block, scratch: &'a mut [f32]) -> (Rows<'a>, &'a mut [f32]) {
-    let (rows, k) = (block.rows, block.k);
-    let depth = padded(k);
-    let stride = depth + ROW_PAD;
-    let count = rows.next_multiple_of(amx::TILE) * stride;
-    let (space, rest) = scratch.split_at_mut(count / 2);
-    // SAFETY: count / 2 f32 are count u16 (the stride is even), and any bits are a u16.
-    let values = unsafe { std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u16>(), count) };
-    for (r, row) in values.chunks_exact_mut(stride).enumerate() {
-        let x = if r < rows {
-            &block.x[r * k..(r + 1) * k]
-        } else {
-            &[]
-        };
-        for (to, x) in row.iter_mut().zip(x) {
-            *to = round(*x);
-        }
-        row[x.len()..].fill(0);
-    }
-    (
-        Rows {
-            values,
-            rows,
-            stride,
-            depth,
-        },
-        rest,
-    )
-}
-
-/// To bf16, nearest, ties to even; without branches, so that loops over it become vector code.
-#[inline(always)]
-fn round(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let even = (bits >> 16) & 1;
-    let rounded = bits.wrapping_add(0x7fff + even) >> 16;
-    // A NaN must stay one.
-    (if x.is_nan() {
-        (bits >> 16) | 0x40
-    } else {
-        rounded
-    }) as u16
+    unsafe { product::<Avx512>(block, rows, lines, result) }
 }
 
 /// Sixteen f32 sums of pairs of bf16 products.
@@ -208,7 +143,7 @@ unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], re
                 for r in from..to {
                     let values = &result[(r - from) * width..][..columns];
                     let out = block.out.add(r * n + p * PANEL);
-                    std::slice::from_raw_parts_mut(out, columns).copy_from_slice(values);
+                    out.copy_from_nonoverlapping(values.as_ptr(), columns);
                 }
             }
         }
@@ -286,7 +221,7 @@ pub mod tests {
 
     /// Runs an engine over odd shapes and blocks, compares with the definition on rounded operands, and asks that rows
     /// keep their bits from block to block.
-    pub fn check(engine: impl Fn(&Block, &[PairLine], &mut [f32])) {
+    pub fn check(engine: impl Fn(&Block, &Rows, &[PairLine], &mut [f32])) {
         let values = |count: usize, seed| -> Vec<f32> {
             random(&[count], seed).to_vec1().expect("f32 on the CPU")
         };
@@ -302,7 +237,9 @@ pub mod tests {
             let (wide_w, wide_x) = (rounded(&w), rounded(&x));
             let mut all = vec![0f32; 70 * n];
             for rows in [70, 1, 2, 3, 5, 8, 9, 16, 17, 32, 33, 48] {
-                let mut scratch = vec![f32::NAN; scratch_len(rows, k)];
+                let mut scratch = vec![f32::NAN; SCRATCH];
+                let mut space = vec![u16::MAX; Rows::space(rows, k)];
+                let rounded_x = Rows::round(&x[..rows * k], rows, k, &mut space);
                 let mut y = vec![f32::NAN; rows * n];
                 let panels = n.div_ceil(PANEL);
                 for panels in [(0, panels / 2), (panels / 2, panels)] {
@@ -315,7 +252,7 @@ pub mod tests {
                         n,
                         out: y.as_mut_ptr(),
                     };
-                    engine(&block, &lines, &mut scratch);
+                    engine(&block, &rounded_x, &lines, &mut scratch);
                 }
                 if rows == 70 {
                     for (at, y) in y.iter().enumerate() {
@@ -334,10 +271,9 @@ pub mod tests {
 
     #[test]
     fn the_order_of_pairs_and_panels_is_right() {
-        check(|block, lines, scratch| {
-            let (rows, result) = round_rows(block, scratch);
+        check(|block, rows, lines, result| {
             // SAFETY: plain Rust; the block's output is whole.
-            unsafe { product::<Emulated>(block, &rows, lines, result) }
+            unsafe { product::<Emulated>(block, rows, lines, result) }
         });
     }
 
@@ -346,29 +282,12 @@ pub mod tests {
         for isa in Isa::available() {
             if isa.multiplies_bf16() {
                 // SAFETY: the isa is available; the block's output is whole.
-                check(|block, lines, scratch| unsafe { run(isa, block, lines, scratch) });
+                check(|block, rows, lines, scratch| unsafe {
+                    run(isa, block, rows, lines, scratch)
+                });
             } else {
                 eprintln!("skipped: {isa} does not multiply bf16");
             }
         }
-    }
-
-    #[test]
-    fn rounding_is_to_nearest_even() {
-        for x in [
-            0.0,
-            -0.0,
-            1.0,
-            1.003_906_2,
-            1.011_718_8,
-            -3.3,
-            1e-40,
-            3.4e38,
-            f32::INFINITY,
-        ] {
-            assert_eq!(round(x), bf16::from_f32(x).to_bits(), "{x}");
-        }
-        assert!(bf16::from_bits(round(f32::NAN)).is_nan());
-        assert!(bf16::from_bits(round(f32::from_bits(0x7f80_0001))).is_nan());
     }
 }

@@ -11,6 +11,8 @@ mod packed;
 #[cfg(test)]
 mod packed_tests;
 mod panels;
+mod product;
+mod rounded;
 mod widen;
 
 pub use autograd::{linear, plain};

@@ -7,26 +7,19 @@
 //! # Shapes
 //! `weight` is `[n, k]`, `bias` `[n]`, `x` `[m, k]`, the result `[m, n]`; all row-major.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{DType, Result, Storage, Tensor};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 use super::panels::{Element, pack_bf16, pack_f32};
+use super::rounded::Rows;
 use super::widen::{self, Panels};
-use super::{WeightFormat, dot};
+use super::{WeightFormat, dot, product};
 use crate::kernels::isa::Isa;
 use crate::kernels::micro::PANEL;
-use crate::kernels::scratch::{Line, PairLine, SharedOut, with_scratch};
+use crate::kernels::scratch::{Line, PairLine, with_scratch};
 use crate::kernels::with_f32;
-
-/// Multiply-adds below which waking the pool costs more than it brings.
-const SERIAL_BELOW: usize = 1 << 19;
-
-/// f32 of packed rows a task keeps at hand: half a second-level cache.
-const ROWS_BUDGET: usize = 64 * 1024;
-
-/// Fewest panels worth a task of their own.
-const MIN_PANELS: usize = 4;
 
 /// A weight in panels, with an optional bias.
 #[derive(Clone)]
@@ -165,55 +158,33 @@ impl PackedLinear {
     /// # Panics
     /// When a slice is not of that length.
     pub fn forward(&self, x: &[f32], m: usize, out: &mut [f32]) {
-        let (n, k) = (self.n, self.k);
-        assert_eq!(x.len(), m * k, "linear: x is not [{m}, {k}]");
-        assert_eq!(out.len(), m * n, "linear: out is not [{m}, {n}]");
-        if m == 0 || n == 0 {
-            return;
-        }
-        if k == 0 {
-            out.fill(0.0);
-            return self.add_bias(out.as_mut_ptr(), m, 0, n);
-        }
-        let panels = n.div_ceil(PANEL);
-        let most_rows = (ROWS_BUDGET / k).clamp(96, 192);
-        let row_blocks = m.div_ceil(most_rows);
-        let threads = rayon::current_num_threads();
-        let serial = threads == 1 || m.saturating_mul(n * k) < SERIAL_BELOW;
-        // A few tasks a thread, so that a thread that is held up does not hold up the rest.
-        let panel_chunks = if serial {
-            1
-        } else {
-            (4 * threads)
-                .div_ceil(row_blocks)
-                .min(panels / MIN_PANELS)
-                .max(1)
-        };
-        // SAFETY: every task writes its own rows and columns.
-        let shared = unsafe { SharedOut::new(out) };
-        let task = |index: usize| {
-            let (i, j) = (index / panel_chunks, index % panel_chunks);
-            let rows = (m * i / row_blocks, m * (i + 1) / row_blocks);
-            let columns = (panels * j / panel_chunks, panels * (j + 1) / panel_chunks);
-            // SAFETY: the row is within out, and the isa was checked when the weight was packed.
-            unsafe {
-                let out = shared.get().add(rows.0 * n);
-                self.block(&x[rows.0 * k..rows.1 * k], rows.1 - rows.0, columns, out);
-            }
-        };
-        let tasks = row_blocks * panel_chunks;
-        if serial {
-            (0..tasks).for_each(task);
-        } else {
-            (0..tasks).into_par_iter().with_max_len(1).for_each(task);
-        }
+        // SAFETY: an f32 may stand where one may or may not be, and products write nothing else.
+        let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
+        product::forward_all(&[self], x, m, &mut [out]);
     }
 
-    /// Some rows against some panels.
+    /// Whether activations are rounded to bf16.
+    pub(super) fn rounds(&self) -> bool {
+        self.format() == WeightFormat::Bf16 && self.isa.multiplies_bf16()
+    }
+
+    /// Panels of the weight.
+    pub(super) fn panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+
+    /// Some rows against some panels; `rounded` are the rows in bf16 where the layer [rounds](Self::rounds).
     ///
     /// # Safety
     /// `out` is good for the block's rows (stride n) and columns, and nothing else writes there.
-    unsafe fn block(&self, x: &[f32], rows: usize, panels: (usize, usize), out: *mut f32) {
+    pub(super) unsafe fn block(
+        &self,
+        x: &[f32],
+        rounded: Option<Rows>,
+        rows: usize,
+        panels: (usize, usize),
+        out: *mut f32,
+    ) {
         let (n, k) = (self.n, self.k);
         let block = widen::Block {
             x,
@@ -227,15 +198,15 @@ impl PackedLinear {
             n,
             out,
         };
-        match &self.weight {
-            Weight::Bf16(lines) if self.isa.multiplies_bf16() => {
-                with_scratch(dot::scratch_len(rows, k), |scratch| {
-                    // SAFETY: the caller's promise.
-                    unsafe { dot::run(self.isa, &block, lines, scratch) }
+        match (&self.weight, rounded) {
+            (Weight::Bf16(lines), Some(rounded)) if self.rounds() => {
+                with_scratch(dot::SCRATCH, |scratch| {
+                    // SAFETY: the caller's promise; the isa was checked when the weight was packed.
+                    unsafe { dot::run(self.isa, &block, &rounded, lines, scratch) }
                 });
             }
             _ => with_scratch(widen::scratch_len(rows, k), |scratch| {
-                // SAFETY: the caller's promise.
+                // SAFETY: as above.
                 unsafe { widen::run(self.isa, &block, scratch) }
             }),
         }
@@ -262,19 +233,43 @@ impl PackedLinear {
     /// # Errors
     /// When `x` has another last dimension, dtype or device.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        let mut dims = x.dims().to_vec();
-        match dims.last_mut() {
-            Some(last) if *last == self.k => *last = self.n,
-            _ => candle_core::bail!(
+        let [y] = Self::apply_all([self], x)?;
+        Ok(y)
+    }
+
+    /// Several layers on one tensor, as one product: q, k and v, or gate and up.
+    ///
+    /// # Errors
+    /// As [`PackedLinear::apply`].
+    pub fn apply_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let k = x.dims().last().copied();
+        if let Some(layer) = layers.iter().find(|layer| k != Some(layer.k)) {
+            candle_core::bail!(
                 "linear: x {:?} against weight [{}, {}]",
                 x.dims(),
-                self.n,
-                self.k
-            ),
+                layer.n,
+                layer.k
+            );
         }
-        let m = dims[..dims.len() - 1].iter().product::<usize>();
-        let mut out = vec![0f32; m * self.n];
-        with_f32(&x.contiguous()?, |x| self.forward(x, m, &mut out))?;
-        Tensor::from_vec(out, dims, x.device())
+        let rows = &x.dims()[..x.dims().len() - 1];
+        let m = rows.iter().product::<usize>();
+        let mut outs = layers.map(|layer| Vec::<f32>::with_capacity(m * layer.n));
+        let mut room = Vec::with_capacity(N);
+        for (layer, out) in layers.iter().zip(&mut outs) {
+            room.push(&mut out.spare_capacity_mut()[..m * layer.n]);
+        }
+        with_f32(&x.contiguous()?, |x| {
+            product::forward_all(&layers, x, m, &mut room);
+        })?;
+        let mut tensors = Vec::with_capacity(N);
+        for (layer, mut out) in layers.iter().zip(outs) {
+            // SAFETY: the product has written all of them.
+            unsafe { out.set_len(m * layer.n) };
+            let shape = [rows, &[layer.n]].concat();
+            tensors.push(Tensor::from_vec(out, shape, x.device())?);
+        }
+        Ok(tensors
+            .try_into()
+            .expect("one for each layer; this is a bug"))
     }
 }

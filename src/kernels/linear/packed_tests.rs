@@ -160,3 +160,28 @@ fn what_does_not_fit_is_refused() -> Result<()> {
     assert!(PackedLinear::from_tensor(&ids, None, format).is_err());
     Ok(())
 }
+
+#[test]
+fn layers_of_one_input_together_give_the_bits_of_each_alone() -> Result<()> {
+    let k = 70;
+    for isa in Isa::available() {
+        for format in [WeightFormat::F32, WeightFormat::Bf16] {
+            let layer = |n: usize, seed| {
+                let (w, bias) = (values(n * k, seed), values(n, seed + 1));
+                PackedLinear::with_isa(&w, n, k, Some(&bias), format, isa)
+            };
+            // 600 outputs are enough work for several threads.
+            let layers = [layer(600, 1)?, layer(33, 3)?, layer(1, 5)?];
+            for m in [1, 9, 200] {
+                let x = random(&[m, k], 7);
+                let together = PackedLinear::apply_all(layers.each_ref(), &x)?;
+                for (layer, y) in layers.iter().zip(together) {
+                    assert_eq!(y.dims(), [m, layer.out_features()]);
+                    let alone: Vec<Vec<f32>> = layer.apply(&x)?.to_vec2()?;
+                    assert_eq!(y.to_vec2::<f32>()?, alone, "{isa} {format:?} m={m}");
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! How a product with packed weights is cut into tasks and spread over the pool.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::PackedLinear;
+use super::rounded::Rows;
+use crate::kernels::scratch::{SharedOut, with_shared_scratch};
+
+/// Multiply-adds below which waking the pool costs more than it brings.
+const SERIAL_BELOW: usize = 1 << 18;
+
+/// Multiply-adds worth a task of their own.
+const TASK: usize = 1 << 20;
+
+/// f32 of packed rows a task keeps at hand: half a second-level cache.
+const ROWS_BUDGET: usize = 64 * 1024;
+
+/// Panels that are not parted: few rows take them together.
+const UNIT: usize = 4;
+
+/// Some panels of one of the layers, and where its result goes.
+struct Span<'a> {
+    layer: &'a PackedLinear,
+    panels: Range<usize>,
+    out: SharedOut,
+}
+
+/// `outs[i][m, n_i] = x[m, k] · Wᵢᵀ + bᵢ` for layers of one input, as one parallel loop. All of `outs` is written.
+///
+/// # Panics
+/// When the layers do not share `k`, or a slice is not of its length.
+pub fn forward_all(
+    layers: &[&PackedLinear],
+    x: &[f32],
+    m: usize,
+    outs: &mut [&mut [MaybeUninit<f32>]],
+) {
+    assert_eq!(layers.len(), outs.len(), "linear: a result for each layer");
+    let Some(first) = layers.first() else { return };
+    let k = first.in_features();
+    assert_eq!(x.len(), m * k, "linear: x is not [{m}, {k}]");
+    for (layer, out) in layers.iter().zip(&*outs) {
+        let n = layer.out_features();
+        assert_eq!(layer.in_features(), k, "linear: layers of several inputs");
+        assert_eq!(out.len(), m * n, "linear: out is not [{m}, {n}]");
+    }
+    if m == 0 {
+        return;
+    }
+    if k == 0 {
+        // Nothing is summed; biases are still added.
+        outs.iter_mut()
+            .for_each(|out| out.fill(MaybeUninit::new(0.0)));
+    }
+    let spans: Vec<Span> = layers
+        .iter()
+        .zip(outs)
+        .map(|(layer, out)| Span {
+            layer,
+            panels: 0..layer.panels(),
+            // SAFETY: tasks write disjoint rows or columns.
+            out: unsafe { SharedOut::new_uninit(out) },
+        })
+        .collect();
+    if k > 0 && layers.iter().any(|layer| layer.rounds()) {
+        with_shared_scratch(Rows::space(m, k).div_ceil(2), |space| {
+            // SAFETY: an f32 is two u16, and any bits are a u16.
+            let space = unsafe {
+                std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u16>(), 2 * space.len())
+            };
+            spread(&spans, x, Some(Rows::round(x, m, k, space)), m, k);
+        });
+    } else {
+        spread(&spans, x, None, m, k);
+    }
+}
+
+fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) {
+    let units: usize = spans.iter().map(Span::units).sum();
+    let outputs: usize = spans.iter().map(|span| span.layer.out_features()).sum();
+    let most_rows = (ROWS_BUDGET / k.max(1)).clamp(96, 192);
+    let row_blocks = m.div_ceil(most_rows);
+    let threads = rayon::current_num_threads();
+    let work = m.saturating_mul(outputs * k);
+    let serial = threads == 1 || work < SERIAL_BELOW;
+    let unit_chunks = if serial {
+        1
+    } else {
+        // A few tasks a thread, so that a thread that is held up does not hold up the rest.
+        (work / TASK)
+            .clamp(4 * threads, 16 * threads)
+            .div_ceil(row_blocks)
+            .clamp(1, units.max(1))
+    };
+    let task = |index: usize| {
+        let (i, j) = (index / unit_chunks, index % unit_chunks);
+        let rows = m * i / row_blocks..m * (i + 1) / row_blocks;
+        let mut units = units * j / unit_chunks..units * (j + 1) / unit_chunks;
+        for span in spans {
+            let panels = span.part(&units);
+            units =
+                units.start.saturating_sub(span.units())..units.end.saturating_sub(span.units());
+            if panels.is_empty() {
+                continue;
+            }
+            let n = span.layer.out_features();
+            let rounded = rounded.map(|all| all.part(rows.start, rows.end));
+            // SAFETY: the rows are within out, and only this task has these panels of them.
+            unsafe {
+                span.layer.block(
+                    &x[rows.start * k..rows.end * k],
+                    rounded,
+                    rows.len(),
+                    (panels.start, panels.end),
+                    span.out.get().add(rows.start * n),
+                );
+            }
+        }
+    };
+    let tasks = row_blocks * unit_chunks;
+    if serial {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+impl Span<'_> {
+    fn units(&self) -> usize {
+        self.panels.len().div_ceil(UNIT)
+    }
+
+    /// The panels of these units, counted from the span's first; those beyond its last are not its own.
+    fn part(&self, units: &Range<usize>) -> Range<usize> {
+        let panel = |unit: usize| (unit * UNIT).min(self.panels.len());
+        panel(units.start)..panel(units.end)
+    }
+}
