@@ -64,8 +64,9 @@ struct Common {
     /// Prompts are drawn from this many token ids, which must all be plain words or bytes of the model.
     #[arg(long, global = true, default_value_t = 370)]
     vocab: u32,
-    #[arg(long, global = true, default_value_t = 1)]
-    seed: u64,
+    /// What prompts are drawn with; by default another one each run, so that no cache knows them.
+    #[arg(long, global = true)]
+    seed: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,15 +117,23 @@ async fn run(cli: &Cli) -> anyhow::Result<Report> {
         server,
         limits,
         vocab: common.vocab,
-        seed: common.seed,
+        seed: common.seed.unwrap_or_else(rand::random),
     };
-    match &cli.scenario {
-        Scenario::Steady(scenario) => scenario.run(&context).await,
-        Scenario::Replay(scenario) => scenario.run(&context).await,
-        Scenario::Mixed(scenario) => scenario.run(&context).await,
-        Scenario::Slow(scenario) => scenario.run(&context).await,
-        Scenario::Overload(scenario) => scenario.run(&context).await,
-        Scenario::Soak(scenario) => scenario.run(&context).await,
-        Scenario::Judging(scenario) => scenario.run(&context).await,
+    let mut report = cli.scenario.run(&context).await?;
+    report.notes.push(format!("seed {}", context.seed));
+    Ok(report)
+}
+
+impl Scenario {
+    async fn run(&self, context: &scenario::Context) -> anyhow::Result<Report> {
+        match self {
+            Self::Steady(scenario) => scenario.run(context).await,
+            Self::Replay(scenario) => scenario.run(context).await,
+            Self::Mixed(scenario) => scenario.run(context).await,
+            Self::Slow(scenario) => scenario.run(context).await,
+            Self::Overload(scenario) => scenario.run(context).await,
+            Self::Soak(scenario) => scenario.run(context).await,
+            Self::Judging(scenario) => scenario.run(context).await,
+        }
     }
 }

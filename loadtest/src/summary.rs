@@ -41,8 +41,8 @@ pub struct Summary {
     pub e2e: Option<Spread>,
     pub output_tokens_per_second: f64,
     pub requests_per_second: f64,
-    /// Share of all requests that were answered within the limits; those that left do not count.
-    pub goodput: f64,
+    /// Share of the requests that were answered within the limits, of all but those that left.
+    pub goodput: Option<f64>,
 }
 
 impl Summary {
@@ -77,7 +77,7 @@ impl Summary {
             e2e: Spread::of(done.iter().map(|record| record.e2e).collect()),
             output_tokens_per_second: tokens as f64 / wall,
             requests_per_second: done.len() as f64 / wall,
-            goodput: good as f64 / (records.len() - left).max(1) as f64,
+            goodput: (records.len() > left).then(|| good as f64 / (records.len() - left) as f64),
         }
     }
 
@@ -225,7 +225,8 @@ fn latencies(rows: &[Summary]) -> String {
                 spread(row.e2e),
                 format!("{:.1}", row.output_tokens_per_second),
                 format!("{:.2}", row.requests_per_second),
-                format!("{:.1}", 100.0 * row.goodput),
+                row.goodput
+                    .map_or_else(String::new, |good| format!("{:.1}", 100.0 * good)),
                 other.join(", "),
             ]
         })
@@ -282,7 +283,7 @@ mod tests {
         let all = &rows[0];
         assert_eq!((all.requests, all.done, all.left), (4, 2, 1));
         assert_eq!(all.failures["429"], 1);
-        assert!((all.goodput - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(all.goodput, Some(1.0 / 3.0));
         assert_eq!(all.output_tokens_per_second, 6.0);
         let mut report = Report::default();
         report.check_answered(&run.records);

@@ -90,7 +90,7 @@ impl Judging {
                     let mut costs = vec![Vec::new(); contenders.len()];
                     for _ in 0..self.repeats {
                         for ((_, contender), costs) in contenders.iter().zip(&mut costs) {
-                            seed += 1;
+                            seed = seed.wrapping_add(1);
                             let candidates = material.candidates(seed, n, question, answer)?;
                             costs.push(contender.hold(&material, &candidates, seed).await?);
                         }
