@@ -1,0 +1,103 @@
+//! Questions and answers of exact lengths, and the judge's prompts for them.
+
+use std::path::Path;
+
+use rand_chacha::ChaCha8Rng;
+use selfjudge::judge::{Comparison, Judge, JudgeOptions};
+use selfjudge::model::ModelConfig;
+use selfjudge::preference::{Message, Role};
+use selfjudge::text::{ChatTemplate, Tokenizer};
+
+use crate::workload::{rng, words_of};
+
+/// The judge's half that needs no model.
+pub struct Material {
+    tokenizer: Tokenizer,
+    judge: Judge,
+}
+
+/// A question and answers to it.
+#[derive(Debug, Clone)]
+pub struct Candidates {
+    pub question: String,
+    pub answers: Vec<String>,
+}
+
+impl Material {
+    /// # Errors
+    /// Names the file that is missing or broken.
+    pub fn load(dir: &Path) -> anyhow::Result<Self> {
+        let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"))?;
+        let judge = Judge::from_model_dir(
+            dir,
+            tokenizer.clone(),
+            ChatTemplate::from_model_dir(dir)?,
+            JudgeOptions::default(),
+            ModelConfig::from_dir(dir)?.spec.max_context(),
+        )?;
+        Ok(Self { tokenizer, judge })
+    }
+
+    /// # Errors
+    /// The tokenizer's.
+    pub fn candidates(
+        &self,
+        seed: u64,
+        n: usize,
+        question: usize,
+        answer: usize,
+    ) -> anyhow::Result<Candidates> {
+        let mut rng = rng(seed, n as u64);
+        Ok(Candidates {
+            question: self.text(&mut rng, question)?,
+            answers: (0..n)
+                .map(|_| self.text(&mut rng, answer))
+                .collect::<anyhow::Result<_>>()?,
+        })
+    }
+
+    /// Random words that are `tokens` tokens, or the fewest more.
+    fn text(&self, rng: &mut ChaCha8Rng, tokens: usize) -> anyhow::Result<String> {
+        let mut text = words_of(rng, 1);
+        loop {
+            let missing = tokens.saturating_sub(self.tokenizer.encode_text(&text)?.len());
+            if missing == 0 {
+                return Ok(text);
+            }
+            // A word is a few tokens at most: the last ones are added one by one.
+            text.push(' ');
+            text.push_str(&words_of(rng, (missing / 8).max(1)));
+        }
+    }
+
+    /// The prompts of both orders.
+    ///
+    /// # Errors
+    /// The judge's.
+    pub fn prompts(&self, of: &Candidates, [a, b]: [usize; 2]) -> anyhow::Result<Vec<Vec<u32>>> {
+        let comparison = Comparison {
+            context: vec![Message::new(Role::User, &of.question)],
+            a: of.answers[a].clone(),
+            b: of.answers[b].clone(),
+            principles: Vec::new(),
+        };
+        Ok(self.judge.encode(&comparison)?.prompts)
+    }
+
+    /// The ids of the labels.
+    pub fn label_ids(&self) -> [u32; 2] {
+        self.judge.labels().ids
+    }
+
+    /// The labels as the server writes tokens.
+    ///
+    /// # Errors
+    /// The tokenizer's.
+    pub fn label_texts(&self) -> anyhow::Result<[String; 2]> {
+        let [a, b] = self.label_ids();
+        Ok([
+            self.tokenizer.decode(&[a], false)?,
+            self.tokenizer.decode(&[b], false)?,
+        ])
+    }
+}

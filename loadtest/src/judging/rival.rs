@@ -1,0 +1,149 @@
+//! A client that judges through completions.
+
+use anyhow::Context;
+use futures::future::try_join_all;
+use selfjudge::judge::{Bracket, Match, Outcome, Winner, sigmoid};
+use serde_json::{Value, json};
+
+use super::material::{Candidates, Material};
+use crate::call::Usage;
+use crate::client::Client;
+
+/// How many of the likeliest tokens it looks at.
+const TOP: usize = 20;
+
+/// Whose completions it uses.
+#[derive(Debug, Clone, Copy)]
+pub enum Api {
+    /// `/v1/completions`.
+    OpenAi,
+    /// llama.cpp's `/completion`.
+    LlamaCpp { cache_prompt: bool },
+}
+
+pub struct Rival {
+    pub client: Client,
+    pub api: Api,
+    /// All prompts of a round together, or one at a time.
+    pub at_once: bool,
+}
+
+/// Plays the bracket to its end; what it cost.
+///
+/// # Errors
+/// The server's, or the judge's.
+pub async fn hold(
+    rival: &Rival,
+    material: &Material,
+    candidates: &Candidates,
+    mut bracket: Bracket,
+) -> anyhow::Result<Usage> {
+    let mut usage = Usage::default();
+    while !bracket.round().is_empty() {
+        let matches: Vec<Match> = bracket.round().to_vec();
+        let mut prompts = Vec::new();
+        for Match { first, second } in &matches {
+            prompts.extend(material.prompts(candidates, [*first, *second])?);
+        }
+        let reads = prompts.iter().map(|prompt| rival.read(material, prompt));
+        let reads: Vec<(f32, Usage)> = match rival.at_once {
+            true => try_join_all(reads).await?,
+            false => {
+                let mut done = Vec::new();
+                for read in reads {
+                    done.push(read.await?);
+                }
+                done
+            }
+        };
+        let outcomes: Vec<Outcome> = reads
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|[(given, _), (turned, _)]| outcome((given + 1.0 - turned) / 2.0))
+            .collect();
+        for (_, spent) in reads {
+            usage.add(spent);
+        }
+        bracket.record(&outcomes)?;
+    }
+    Ok(usage)
+}
+
+fn outcome(p: f32) -> Outcome {
+    let winner = match p.total_cmp(&0.5) {
+        std::cmp::Ordering::Greater => Winner::A,
+        std::cmp::Ordering::Less => Winner::B,
+        std::cmp::Ordering::Equal => Winner::Tie,
+    };
+    Outcome { winner, p }
+}
+
+impl Rival {
+    /// Probability that the first shown is better; a half where the labels are not among the likeliest tokens (a model that
+    /// was never trained to judge), which costs the same.
+    async fn read(&self, material: &Material, prompt: &[u32]) -> anyhow::Result<(f32, Usage)> {
+        let (logprobs, usage) = match self.api {
+            Api::OpenAi => {
+                let body =
+                    json!({"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": TOP});
+                let answer = self.client.post("/v1/completions", &body).await?;
+                let usage = Usage::read(&answer["usage"]).context("no usage")?;
+                let top = &answer["choices"][0]["logprobs"]["top_logprobs"][0];
+                let labels = material.label_texts()?;
+                (labels.map(|label| top[label].as_f64()), usage)
+            }
+            Api::LlamaCpp { cache_prompt } => {
+                let body = json!({
+                    "prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": TOP, "cache_prompt": cache_prompt,
+                });
+                let answer = self.client.post("/completion", &body).await?;
+                let top = &answer["completion_probabilities"][0]["top_logprobs"];
+                let labels = material.label_ids().map(|id| logprob_of(top, id));
+                (labels, llama_usage(&answer, prompt.len())?)
+            }
+        };
+        let p = match logprobs {
+            [Some(a), Some(b)] => sigmoid((a - b) as f32),
+            _ => 0.5,
+        };
+        Ok((p, usage))
+    }
+}
+
+fn logprob_of(top: &Value, id: u32) -> Option<f64> {
+    let mut tokens = top.as_array()?.iter();
+    tokens.find(|token| token["id"] == id)?["logprob"].as_f64()
+}
+
+/// llama.cpp says how many prompt tokens it computed.
+fn llama_usage(answer: &Value, prompt: usize) -> anyhow::Result<Usage> {
+    let computed = answer["timings"]["prompt_n"].as_u64();
+    let computed = computed.context("no timings.prompt_n")? as usize;
+    Ok(Usage {
+        prompt,
+        completion: 1,
+        cached: prompt.saturating_sub(computed),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_found_by_id() {
+        let top = json!([{"id": 4, "logprob": -1.5}, {"id": 7, "logprob": -0.5}]);
+        assert_eq!(logprob_of(&top, 7), Some(-0.5));
+        assert_eq!(logprob_of(&top, 5), None);
+        let answer = json!({"timings": {"prompt_n": 30}});
+        assert_eq!(llama_usage(&answer, 100).unwrap().cached, 70);
+    }
+
+    #[test]
+    fn the_better_half_wins() {
+        assert_eq!(outcome(0.7).winner, Winner::A);
+        assert_eq!(outcome(0.2).winner, Winner::B);
+        assert_eq!(outcome(0.5).winner, Winner::Tie);
+    }
+}

@@ -1,0 +1,132 @@
+//! Several times what the server can do: queues stay bounded, what is admitted is answered, memory stays flat.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use rand::RngExt;
+
+use super::Context;
+use crate::call::{Call, Outcome};
+use crate::drive::{Until, closed, open};
+use crate::server::Sample;
+use crate::summary::{Report, Summary};
+use crate::workload::{completion, ids, rng};
+
+#[derive(Debug, Args)]
+pub struct Overload {
+    /// Times the capacity.
+    #[arg(long, default_value_t = 5.0)]
+    factor: f64,
+    /// Seconds of it.
+    #[arg(long, default_value_t = 30.0)]
+    duration: f64,
+    /// Clients that measure the capacity, and how many requests each sends.
+    #[arg(long, default_value_t = 64)]
+    clients: usize,
+    #[arg(long, default_value_t = 4)]
+    rounds: usize,
+    #[arg(long, default_value_t = 128)]
+    prompt_tokens: usize,
+    #[arg(long, default_value_t = 64)]
+    output_tokens: usize,
+    /// MiB that memory may grow by from the capacity's run to the overload's peak.
+    #[arg(long, default_value_t = 64.0)]
+    growth: f64,
+}
+
+impl Overload {
+    /// # Errors
+    /// If the server cannot be seen.
+    pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
+        let server = &context.server;
+        let mut report = Report::default();
+        let before = server.metrics().await;
+        let until = Until::Requests(self.clients * self.rounds);
+        let calls = Arc::new(self.calls(context, 0));
+        let capacity = closed(&server.client, self.clients, until, calls).await;
+        report.check_answered(&capacity.records);
+        let row = Summary::by_kind("capacity", &capacity, context.limits).swap_remove(0);
+        let rate = row.requests_per_second * self.factor;
+        anyhow::ensure!(rate > 0.0, "the server answered nothing");
+        report.rows.push(row);
+
+        let resting = server.rss_mib()?;
+        let watch = server.watch(Duration::from_millis(500));
+        let arrivals = poisson(rate, self.duration, context.seed);
+        let calls = Arc::new(self.calls(context, 1));
+        let run = open(&server.client, arrivals, calls).await;
+        report.samples = watch.stop();
+        let label = format!("{} times capacity", self.factor);
+        report
+            .rows
+            .extend(Summary::by_kind(&label, &run, context.limits));
+        report.check_answered(&run.records);
+        let silent = Outcome::Rejected { retry_after: false };
+        if run.records.iter().any(|record| record.outcome == silent) {
+            report
+                .violations
+                .push("a 429 did not say when to come back".into());
+        }
+        let peak = |of: fn(&Sample) -> f64| report.samples.iter().map(of).fold(0.0, f64::max);
+        let note = format!(
+            "{rate:.1} requests/s for {} s; at most {} ran and {} waited, {:.0} % of the blocks were held",
+            self.duration,
+            peak(|sample| sample.running),
+            peak(|sample| sample.waiting),
+            100.0 * peak(|sample| sample.kv_usage),
+        );
+        let peak_rss = peak(|sample| sample.rss_mib.unwrap_or(0.0));
+        report.notes.push(note);
+        report.check_idle(server.settle().await);
+        if let Some(resting) = resting {
+            report.notes.push(format!(
+                "resident memory after the capacity's run {resting:.1} MiB, at most {peak_rss:.1} MiB under overload"
+            ));
+            if peak_rss > resting + self.growth {
+                let violation = format!("memory grew by {:.1} MiB", peak_rss - resting);
+                report.violations.push(violation);
+            }
+        }
+        report.note_work(&before, &server.metrics().await);
+        Ok(report)
+    }
+
+    fn calls(&self, context: &Context, part: u64) -> impl Fn(usize) -> Call + use<> {
+        let (seed, vocab) = (context.seed ^ part << 32, context.vocab);
+        let (prompt_tokens, output_tokens) = (self.prompt_tokens, self.output_tokens);
+        move |number| {
+            let prompt = ids(&mut rng(seed, number as u64), prompt_tokens, vocab);
+            completion("completion", &prompt, output_tokens)
+        }
+    }
+}
+
+/// Arrivals of a Poisson process of `rate` a second over `seconds`.
+fn poisson(rate: f64, seconds: f64, seed: u64) -> Vec<Duration> {
+    let mut rng = rng(seed, u64::MAX);
+    let mut at = 0.0;
+    let mut arrivals = Vec::new();
+    loop {
+        let uniform: f64 = rng.random();
+        at -= (1.0 - uniform).ln() / rate;
+        if at > seconds {
+            return arrivals;
+        }
+        arrivals.push(Duration::from_secs_f64(at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::poisson;
+
+    #[test]
+    fn arrivals_have_their_rate() {
+        let arrivals = poisson(50.0, 40.0, 7);
+        // 2000 expected, standard deviation 45.
+        assert!((1800..2200).contains(&arrivals.len()), "{}", arrivals.len());
+        assert!(arrivals.is_sorted());
+        assert!(poisson(1e-9, 1.0, 7).is_empty());
+    }
+}

@@ -1,0 +1,204 @@
+//! The server as seen from outside: its metrics and its memory.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio::task::JoinHandle;
+
+use crate::client::Client;
+
+/// How long a server may take to notice that everybody is gone.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// A scrape of `/metrics`.
+#[derive(Debug, Clone, Default)]
+pub struct Metrics(Vec<(String, f64)>);
+
+impl Metrics {
+    /// Reads Prometheus' text format.
+    pub fn parse(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let values = lines.filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let name = series.split('{').next()?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(values.collect())
+    }
+
+    /// The sum over all series of `selfjudge:NAME`; 0 where there is none.
+    pub fn get(&self, name: &str) -> f64 {
+        let of = |series: &str| series.strip_prefix("selfjudge:") == Some(name);
+        let values = self.0.iter().filter(|(series, _)| of(series));
+        values.map(|(_, value)| value).sum()
+    }
+}
+
+/// One look at the server.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Sample {
+    /// Seconds since the watch began.
+    pub at: f64,
+    pub rss_mib: Option<f64>,
+    pub running: f64,
+    pub waiting: f64,
+    /// Share of KV cache blocks that are held.
+    pub kv_usage: f64,
+}
+
+impl Sample {
+    fn is_idle(&self) -> bool {
+        self.running == 0.0 && self.waiting == 0.0 && self.kv_usage == 0.0
+    }
+}
+
+/// What happened on the server between two scrapes.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Work {
+    pub prompt_tokens: f64,
+    pub cached_tokens: f64,
+    pub generated_tokens: f64,
+    pub preemptions: f64,
+    pub comparisons: f64,
+    pub aborted: f64,
+}
+
+impl Work {
+    pub fn between(before: &Metrics, after: &Metrics) -> Self {
+        let more = |name: &str| after.get(name) - before.get(name);
+        Self {
+            prompt_tokens: more("prefix_cache_queries_total"),
+            cached_tokens: more("prefix_cache_hits_total"),
+            generated_tokens: more("generation_tokens_total"),
+            preemptions: more("num_preemptions_total"),
+            comparisons: more("judge_comparisons_total"),
+            aborted: more("request_failure_total"),
+        }
+    }
+
+    pub fn hit_ratio(&self) -> f64 {
+        self.cached_tokens / self.prompt_tokens.max(1.0)
+    }
+}
+
+/// A server under load.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub client: Client,
+    pid: Option<u32>,
+}
+
+impl Server {
+    pub fn new(client: Client, pid: Option<u32>) -> Self {
+        Self { client, pid }
+    }
+
+    /// What `/metrics` says; nothing where there is no such route.
+    pub async fn metrics(&self) -> Metrics {
+        let text = self.client.get("/metrics").await.unwrap_or_default();
+        Metrics::parse(&text)
+    }
+
+    /// Resident memory in MiB, where the process is known.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn rss_mib(&self) -> anyhow::Result<Option<f64>> {
+        let Some(pid) = self.pid else {
+            return Ok(None);
+        };
+        let path = format!("/proc/{pid}/status");
+        let status =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+        Ok(Some(kib.context("the process has no memory")? / 1024.0))
+    }
+
+    async fn sample(&self, begun: Instant) -> anyhow::Result<Sample> {
+        let metrics = Metrics::parse(&self.client.get("/metrics").await?);
+        Ok(Sample {
+            at: begun.elapsed().as_secs_f64(),
+            rss_mib: self.rss_mib()?,
+            running: metrics.get("num_requests_running"),
+            waiting: metrics.get("num_requests_waiting"),
+            kv_usage: metrics.get("kv_cache_usage_perc"),
+        })
+    }
+
+    /// Waits until nothing runs and no block is held; the seconds that took.
+    ///
+    /// # Errors
+    /// What is still there after a while, or why the server cannot be seen.
+    pub async fn settle(&self) -> anyhow::Result<f64> {
+        let begun = Instant::now();
+        loop {
+            let sample = self.sample(begun).await?;
+            if sample.is_idle() {
+                return Ok(sample.at);
+            }
+            anyhow::ensure!(
+                begun.elapsed() < SETTLING,
+                "after {:.0} s {} run, {} wait and {:.1} % of the blocks are held",
+                sample.at,
+                sample.running,
+                sample.waiting,
+                100.0 * sample.kv_usage
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Looks at the server every `interval` until told to stop.
+    pub fn watch(&self, interval: Duration) -> Watch {
+        let samples: Arc<Mutex<Vec<Sample>>> = Arc::default();
+        let (server, into) = (self.clone(), Arc::clone(&samples));
+        let task = tokio::spawn(async move {
+            let begun = Instant::now();
+            let mut ticks = tokio::time::interval(interval);
+            loop {
+                ticks.tick().await;
+                // A look that fails is missing in the series.
+                if let Ok(sample) = server.sample(begun).await {
+                    into.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push(sample);
+                }
+            }
+        });
+        Watch { samples, task }
+    }
+}
+
+/// A running watch over a server.
+pub struct Watch {
+    samples: Arc<Mutex<Vec<Sample>>>,
+    task: JoinHandle<()>,
+}
+
+impl Watch {
+    pub fn stop(self) -> Vec<Sample> {
+        self.task.abort();
+        std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_one_name_are_added_up() {
+        let metrics = Metrics::parse(
+            "# HELP selfjudge:x_total Help.\n\
+             selfjudge:x_total{model_name=\"a b\",reason=\"stop\"} 2\n\
+             selfjudge:x_total{model_name=\"a b\",reason=\"length\"} 3\n\
+             selfjudge:x_total_more 7\nselfjudge:part 0.25\n",
+        );
+        assert_eq!(metrics.get("x_total"), 5.0);
+        assert_eq!(metrics.get("part"), 0.25);
+        assert_eq!(metrics.get("absent"), 0.0);
+    }
+}
