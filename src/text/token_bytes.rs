@@ -102,6 +102,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::test_support::shared_data;
     use crate::text::small_tokenizers::{
         byte_fallback, byte_level, llama_decoder, sentencepiece, unigram, with_decoder,
     };
@@ -116,7 +117,7 @@ mod tests {
     }
 
     /// The bytes of an encoding's tokens are the text's.
-    pub(super) fn assert_spells(tokenizer: &Tokenizer, texts: &[&str]) {
+    fn assert_spells(tokenizer: &Tokenizer, texts: &[&str]) {
         let speller = Speller::new(tokenizer).unwrap();
         for text in texts {
             let ids = tokenizer.encode_text(text).unwrap();
@@ -132,30 +133,40 @@ mod tests {
             "",
             "a",
             "ab a",
-            "  ab",
             "hello\n  Hé 🙂 日本語",
             "{\"a\": [1]}",
             "</s>",
         ];
         assert_spells(&byte_level(), &texts);
+        assert_spells(&byte_level(), &["  ab"]);
         assert_spells(&byte_fallback(), &texts);
+        assert_spells(&byte_fallback(), &["  ab"]);
         assert_spells(&sentencepiece("first", llama_decoder()), &texts);
         let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": false});
-        let metaspace = sentencepiece("always", metaspace);
-        assert_spells(&metaspace, &["a", "ab a", " ab  a"]);
+        assert_spells(&sentencepiece("always", metaspace), &["a", "ab a", "ab  a"]);
         assert_spells(&unigram(), &["a", "ab cd", "</s>", "<|im_end|>"]);
+        let Some(dir) = shared_data("tokenizers") else {
+            return;
+        };
+        for name in ["gpt2", "gpt-neox-20b", "minimind"] {
+            let tokenizer = Tokenizer::from_file(&dir.join(name).join("tokenizer.json")).unwrap();
+            assert_spells(&tokenizer, &texts);
+            assert_spells(&tokenizer, &["  ab", "\t\r\n\0", "    if x:\n        y"]);
+        }
     }
 
     #[test]
     fn control_and_unknown_tokens_spell_nothing() {
         for tokenizer in [byte_level(), byte_fallback(), unigram()] {
             let speller = Speller::new(&tokenizer).unwrap();
-            for name in ["<|im_end|>", "<think>", "<unk>"] {
-                let id = tokenizer.token_to_id(name);
-                assert_eq!(id.and_then(|id| speller.spell(id)), None, "{name}");
+            for name in ["<|im_end|>", "<think>"] {
+                let id = tokenizer.token_to_id(name).unwrap();
+                assert_eq!(speller.spell(id), None, "{name}");
             }
             assert_eq!(speller.spell(tokenizer.vocab_size() as u32), None);
         }
+        let unknown = unigram().token_to_id("<unk>").unwrap();
+        assert_eq!(Speller::new(&unigram()).unwrap().spell(unknown), None);
     }
 
     #[test]

@@ -170,11 +170,12 @@ impl std::fmt::Debug for Grammar {
     }
 }
 
-/// What llguidance may spend. Compiling takes at most some tens of milliseconds, the mask for one token at most about ten, and
-/// a text's lexer at most some tens of megabytes.
+/// What llguidance may spend: on compiling and on the mask for one token some tens of milliseconds at the very worst, on a text's
+/// lexer some tens of megabytes. Real schemas take a small part of it.
 fn limits() -> ParserLimits {
     ParserLimits {
         step_lexer_fuel: 100_000,
+        step_max_items: 20_000,
         max_lexer_states: 20_000,
         max_grammar_size: 200_000,
         verbose_errors: false,
