@@ -16,10 +16,11 @@ use super::output::{RequestFailure, StreamEvent};
 use super::request::{FinishReason, Request, RequestId};
 use super::sampler::{SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
-use super::scheduler::{Scheduler, SchedulerOutput};
+use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
 use crate::kernels::logits::all_finite;
 use crate::telemetry::EngineMetrics;
+use crate::text::GrammarError;
 
 /// Names a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,6 +130,7 @@ impl EngineCore {
             prompt,
             params,
             samples,
+            grammar,
             priority,
             arrival,
             deadline,
@@ -148,7 +150,8 @@ impl EngineCore {
                 let sample = Sample {
                     index,
                     job: Arc::clone(&job),
-                    sampler: Sampler::new(&job.params, &prompt, seed, index),
+                    sampler: Sampler::new(&job.params, &prompt, seed, index)
+                        .following(grammar.as_ref()),
                     place: place.take(),
                     times: RequestTimes::new(arrival),
                 };
@@ -180,12 +183,16 @@ impl EngineCore {
             .execute(&self.scheduler, &output)
             .and_then(|logits| logits.with_rows(|rows| self.sample(&output, rows)));
         match sampled {
-            Ok((sampled, broken)) => {
-                let ids: Vec<_> = sampled.iter().map(|(id, token)| (*id, token.id)).collect();
-                let finished = self.scheduler.update(&output, &ids);
+            Ok((sampled, failed)) => {
+                let next = |(id, sampled): &(RequestId, SampledToken)| NextToken {
+                    id: *id,
+                    token: sampled.id,
+                    complete: sampled.complete,
+                };
+                let next: Vec<NextToken> = sampled.iter().map(next).collect();
+                let finished = self.scheduler.update(&output, &next);
                 self.tell(sampled, &finished);
-                for id in broken {
-                    let failure = RequestFailure::Model("its logits are not finite".into());
+                for (id, failure) in failed {
                     self.end(id, Ending::Failed(failure));
                 }
             }
@@ -245,16 +252,19 @@ impl EngineCore {
         }
     }
 
-    /// Draws a token for every sequence that is due, siblings from the row of their prompt. Also gives those whose row says
-    /// nothing.
+    /// Draws a token for every sequence that is due, siblings from the row of their prompt. Also gives those for which there is
+    /// none.
     fn sample(
         &mut self,
         output: &SchedulerOutput,
         rows: ChunksExact<'_, f32>,
-    ) -> (Vec<(RequestId, SampledToken)>, Vec<RequestId>) {
+    ) -> (
+        Vec<(RequestId, SampledToken)>,
+        Vec<(RequestId, RequestFailure)>,
+    ) {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
-        let mut broken = Vec::new();
+        let mut failed = Vec::new();
         for (scheduled, row) in due.zip(rows) {
             let finite = all_finite(row);
             let siblings = self
@@ -263,23 +273,27 @@ impl EngineCore {
                 .map_or(&[][..], |request| &request.siblings);
             for &id in std::iter::once(&scheduled.id).chain(siblings) {
                 if !finite {
-                    broken.push(id);
+                    let failure = RequestFailure::Model("its logits are not finite".into());
+                    failed.push((id, failure));
                     continue;
                 }
                 let sample = self.samples.remove(&id);
                 draws.extend(sample.map(|sample| (id, sample, row)));
             }
         }
-        let sampled = draws
+        let drawn: Vec<Result<SampledToken, GrammarError>> = draws
             .par_iter_mut()
-            .map(|(id, sample, row)| {
-                let token = sample.sampler.sample(&sample.job.params, row, None);
-                (*id, token)
-            })
+            .map(|(_, sample, row)| sample.sampler.sample(&sample.job.params, row))
             .collect();
-        self.samples
-            .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
-        (sampled, broken)
+        let mut sampled = Vec::with_capacity(drawn.len());
+        for ((id, sample, _), drawn) in draws.into_iter().zip(drawn) {
+            self.samples.insert(id, sample);
+            match drawn {
+                Ok(token) => sampled.push((id, token)),
+                Err(error) => failed.push((id, error.into())),
+            }
+        }
+        (sampled, failed)
     }
 
     fn tell(

@@ -2,7 +2,7 @@
 //!
 //! Every step computes a few tokens of many requests (prompts in chunks, one token for each that decodes) under one token
 //! budget. Keys and values live in a paged cache whose blocks are shared by content, to the token. The engine knows requests,
-//! tokens and blocks; it does not know text, judging or HTTP.
+//! tokens and blocks; it does not know judging or HTTP, and of text no more than that a grammar says which tokens may come next.
 //!
 //! | file | what |
 //! |---|---|
@@ -20,6 +20,8 @@
 
 mod admission;
 mod core;
+#[cfg(test)]
+mod grammar_tests;
 mod kv_cache;
 mod model_runner;
 mod output;
@@ -49,6 +51,7 @@ pub use sampling_params::{InvalidParameter, SamplingParams};
 use self::core::{Command, EngineCore, JobId, Submission};
 use crate::model::{ModelError, Weights};
 use crate::telemetry::EngineMetrics;
+use crate::text::Grammar;
 use admission::{Admission, QueuePlace};
 use kv_cache::KvCacheManager;
 use model_runner::{ModelRunner, block_bytes};
@@ -142,6 +145,8 @@ pub struct GenerateRequest {
     pub params: SamplingParams,
     /// Samples of the prompt, which is computed once for all.
     pub samples: usize,
+    /// What every sample has to follow.
+    pub grammar: Option<Grammar>,
     /// Lower is served first; a level is worth a bounded head start.
     pub priority: i32,
     /// When the caller's request came in; times are counted from here.
@@ -155,6 +160,7 @@ impl GenerateRequest {
             prompt,
             params,
             samples: 1,
+            grammar: None,
             priority: 0,
             arrival: Instant::now(),
             deadline: None,
@@ -319,6 +325,12 @@ impl Engine {
             });
         }
         request.params.validate(vocab_size)?;
+        let fits = |grammar: &Grammar| grammar.vocab_size() == vocab_size;
+        if !request.grammar.as_ref().is_none_or(fits) {
+            let message = "was compiled for another vocabulary".into();
+            let name = "grammar";
+            return Err(InvalidParameter { name, message }.into());
+        }
         let stop = &mut request.params.stop;
         stop.max_tokens = stop.max_tokens.min(max_context - tokens);
         Ok(request)

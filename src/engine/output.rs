@@ -6,6 +6,7 @@ use super::core::{Command, JobId};
 use super::request::FinishReason;
 use super::sampler::TokenLogprobs;
 use crate::model::WeightsVersion;
+use crate::text::GrammarError;
 
 /// One thing that happened to a request. Sample `index` counts from 0 to the number of samples asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +37,8 @@ pub enum RequestFailure {
     ShuttingDown,
     #[error("computing the request failed: {0}")]
     Model(String),
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
 }
 
 /// The events of one request. Dropping it aborts the request: its blocks are free within one step.

@@ -14,6 +14,8 @@ pub struct RequestId(pub u64);
 pub enum FinishReason {
     /// It produced a token that ends it.
     Stop,
+    /// What it produced is whole by its grammar, and nothing more may come.
+    Complete,
     /// It produced as many tokens as it may.
     Length,
 }
@@ -23,7 +25,7 @@ pub enum FinishReason {
 pub struct StopCriteria {
     /// Tokens it may produce, at least one.
     pub max_tokens: usize,
-    /// Stop ids before this many tokens do not end it.
+    /// Stop ids before this many tokens do not end it. A grammar that is complete does.
     pub min_tokens: usize,
     pub stop_ids: Vec<u32>,
 }
@@ -74,12 +76,14 @@ impl Request {
         1 + self.siblings.len()
     }
 
-    /// Takes a sampled token; whether it was the last.
-    pub(super) fn push(&mut self, token: u32) -> Option<FinishReason> {
+    /// Takes a sampled token, and whether nothing may follow it; whether it was the last.
+    pub(super) fn push(&mut self, token: u32, complete: bool) -> Option<FinishReason> {
         self.tokens.push(token);
         let produced = self.num_output_tokens();
         if produced >= self.stop.min_tokens && self.stop.stop_ids.contains(&token) {
             Some(FinishReason::Stop)
+        } else if complete {
+            Some(FinishReason::Complete)
         } else if produced >= self.stop.max_tokens {
             Some(FinishReason::Length)
         } else {

@@ -36,6 +36,15 @@ pub struct Scheduled {
     pub samples: bool,
 }
 
+/// A sequence's next token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextToken {
+    pub id: RequestId,
+    pub token: u32,
+    /// Whether nothing may follow it.
+    pub complete: bool,
+}
+
 /// A step's work.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SchedulerOutput {
@@ -259,7 +268,7 @@ impl Scheduler {
     pub fn update(
         &mut self,
         output: &SchedulerOutput,
-        sampled: &[(RequestId, u32)],
+        sampled: &[NextToken],
     ) -> Vec<(RequestId, FinishReason)> {
         for scheduled in &output.scheduled {
             // It may have been removed while the step was computed.
@@ -274,11 +283,16 @@ impl Scheduler {
             }
         }
         let mut finished = Vec::new();
-        for &(id, token) in sampled {
+        for &NextToken {
+            id,
+            token,
+            complete,
+        } in sampled
+        {
             let Some((_, request)) = self.requests.get_mut(&id) else {
                 continue;
             };
-            if let Some(reason) = request.push(token) {
+            if let Some(reason) = request.push(token, complete) {
                 finished.push((id, reason));
                 self.remove(id);
             }

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::kv_cache::{HashedTokens, KvCacheManager};
 use super::request::{FinishReason, Request, RequestId, StopCriteria};
-use super::scheduler::{HEAD_START, Scheduler, SchedulerConfig, SchedulerOutput};
+use super::scheduler::{HEAD_START, NextToken, Scheduler, SchedulerConfig, SchedulerOutput};
 
 const BLOCK_SIZE: usize = 4;
 /// The token after which everybody stops.
@@ -110,7 +110,11 @@ impl World {
             self.computed += scheduled.num_tokens;
             if scheduled.samples {
                 for &id in std::iter::once(&scheduled.id).chain(&request.siblings) {
-                    sampled.push((id, sample(id)));
+                    sampled.push(NextToken {
+                        id,
+                        token: sample(id),
+                        complete: false,
+                    });
                 }
             }
         }

@@ -78,7 +78,7 @@ impl EngineMetrics {
 
     pub(super) fn finished(&self, reason: FinishReason, times: &RequestTimes, now: Instant) {
         let reason = match reason {
-            FinishReason::Stop => "stop",
+            FinishReason::Stop | FinishReason::Complete => "stop",
             FinishReason::Length => "length",
         };
         self.ended(reason, times, now);
@@ -90,7 +90,7 @@ impl EngineMetrics {
             Ending::Aborted => "aborted",
             Ending::Failed(RequestFailure::DeadlineExceeded) => "deadline",
             Ending::Failed(RequestFailure::ShuttingDown) => "shutdown",
-            Ending::Failed(RequestFailure::Model(_)) => "error",
+            Ending::Failed(RequestFailure::Model(_) | RequestFailure::Grammar(_)) => "error",
         };
         self.requests_failed.with_label_values(&[reason]).inc();
     }

@@ -12,7 +12,7 @@ use crate::model::{Decoder, LanguageModel, LoadOptions, Packed, WeightsVersion};
 use crate::nn::AttentionBackend;
 use crate::telemetry::Metrics;
 
-fn pocket() -> Decoder {
+pub(super) fn pocket() -> Decoder {
     pocket_in(None)
 }
 
@@ -26,7 +26,7 @@ fn pocket_in(format: Option<WeightFormat>) -> Decoder {
     model.decoder().clone()
 }
 
-fn start(decoder: &Decoder, config: &EngineConfig) -> (Engine, EngineThread) {
+pub(super) fn start(decoder: &Decoder, config: &EngineConfig) -> (Engine, EngineThread) {
     let weights = Weights {
         version: WeightsVersion(1),
         decoder: decoder.clone(),
@@ -39,7 +39,7 @@ fn metrics() -> EngineMetrics {
 }
 
 /// Bytes of a cache of this many tokens.
-fn memory(decoder: &Decoder, tokens: usize) -> usize {
+pub(super) fn memory(decoder: &Decoder, tokens: usize) -> usize {
     tokens * block_bytes(decoder.spec(), 1, decoder.dtype())
 }
 
@@ -51,13 +51,16 @@ fn runtime() -> tokio::runtime::Runtime {
 
 /// What came of one sample: its tokens, and the bits of what it was told about them.
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Heard {
-    ids: Vec<u32>,
-    bits: Vec<u32>,
-    finished: Option<FinishReason>,
+pub(super) struct Heard {
+    pub ids: Vec<u32>,
+    pub bits: Vec<u32>,
+    pub finished: Option<FinishReason>,
 }
 
-fn listen(stream: &mut RequestStream, samples: usize) -> (Vec<Heard>, Option<RequestFailure>) {
+pub(super) fn listen(
+    stream: &mut RequestStream,
+    samples: usize,
+) -> (Vec<Heard>, Option<RequestFailure>) {
     let mut heard = vec![Heard::default(); samples];
     let mut failure = None;
     runtime().block_on(async {
@@ -88,7 +91,7 @@ fn listen(stream: &mut RequestStream, samples: usize) -> (Vec<Heard>, Option<Req
 }
 
 /// Requests of all sorts; many share prefixes of odd lengths.
-fn requests(rng: &mut ChaCha8Rng, count: usize) -> Vec<GenerateRequest> {
+pub(super) fn requests(rng: &mut ChaCha8Rng, count: usize) -> Vec<GenerateRequest> {
     let shared: Vec<u32> = (0..70).map(|_| rng.random_range(5..380)).collect();
     (0..count)
         .map(|i| {

@@ -258,6 +258,7 @@ impl Ends {
         match finish {
             None => (None, None),
             Some(Finish::Length) => (Some("length"), None),
+            Some(Finish::Complete) => (Some("stop"), None),
             Some(Finish::EndToken(id)) if self.ids.contains(&id) => (Some("stop"), None),
             Some(Finish::EndToken(id)) => (Some("stop"), Some(StopReason::Token(id))),
             Some(Finish::StopString(at)) => (

@@ -166,7 +166,7 @@ impl From<RequestFailure> for ApiError {
             RequestFailure::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
             }
-            RequestFailure::Model(_) => {
+            RequestFailure::Model(_) | RequestFailure::Grammar(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }
         }

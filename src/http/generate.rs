@@ -181,7 +181,8 @@ pub async fn generate(
     let chosen = own.logprob_token_ids.unwrap_or_default();
     let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let sampling = sampling
-        .check(arrival, max_tokens, service.stop_ids())?
+        .check(arrival, max_tokens, service)
+        .await?
         .with_logprobs(own.logprobs, chosen.clone());
     let prompt = Prompt {
         tokens: service.encode_chat(&messages).await?,

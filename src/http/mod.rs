@@ -5,6 +5,7 @@ mod api_doc;
 mod conversation;
 mod error;
 mod extract;
+mod format;
 mod generate;
 mod judge;
 mod judging;

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::JudgingBody;
 use crate::engine::SamplingParams;
 use crate::preference::Message;
-use crate::service::{JudgeTask, TextTask, TournamentTask, Turn};
+use crate::service::{JudgeTask, Service, TextTask, TournamentTask, Turn};
+use crate::text::Grammar;
 
 /// One string or several.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -87,6 +89,9 @@ pub struct SamplingBody {
     /// Server-sent events, one a token.
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    /// What shape an answer must have.
+    response_format: Option<ResponseFormat>,
+    structured_outputs: Option<StructuredOutputs>,
     /// Lower is served first; a level is worth a bounded head start.
     priority: Option<i32>,
     /// Seconds the call may take.
@@ -104,6 +109,7 @@ pub struct Sampling {
     pub n: usize,
     samples: usize,
     judging: Option<JudgingBody>,
+    grammar: Option<Grammar>,
     /// How the answer is sent in pieces, if it is.
     pub stream: Option<StreamOptions>,
     turn: Turn,
@@ -112,11 +118,11 @@ pub struct Sampling {
 impl SamplingBody {
     /// # Errors
     /// What contradicts itself; ranges are the engine's to check.
-    pub fn check(
+    pub async fn check(
         self,
         arrival: Instant,
         max_tokens: usize,
-        stop_ids: &[u32],
+        service: &Service,
     ) -> Result<Sampling, ApiError> {
         let n = self.n.unwrap_or(1);
         let samples = self.best_of.unwrap_or(n);
@@ -143,8 +149,14 @@ impl SamplingBody {
                 "has no meaning without stream",
             ));
         }
+        let params = self.params(max_tokens, service.stop_ids())?;
+        let grammar = match format::grammar(self.response_format, self.structured_outputs)? {
+            Some((param, spec)) => Some(service.compile_grammar(param, spec).await?),
+            None => None,
+        };
         Ok(Sampling {
-            params: self.params(max_tokens, stop_ids)?,
+            params,
+            grammar,
             include_stop: self.include_stop_str_in_output.unwrap_or(false),
             n,
             samples,
@@ -197,6 +209,7 @@ impl Sampling {
             stop: self.stop.clone(),
             include_stop: self.include_stop,
             samples: self.samples,
+            grammar: self.grammar.clone(),
             turn: self.turn,
             ..TextTask::new(prompt, self.params.clone())
         }

@@ -5,7 +5,7 @@ use crate::engine::{
     FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, TokenLogprobs,
 };
 use crate::model::WeightsVersion;
-use crate::text::{Detokenizer, StopStrings, TextError};
+use crate::text::{Detokenizer, Grammar, StopStrings, TextError};
 
 /// A prompt to be continued.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct TextTask {
     /// Whether a stop string stays in the text.
     pub include_stop: bool,
     pub samples: usize,
+    /// What every sample has to follow; see [`Service::compile_grammar`].
+    pub grammar: Option<Grammar>,
     pub turn: Turn,
 }
 
@@ -28,6 +30,7 @@ impl TextTask {
             stop: Vec::new(),
             include_stop: false,
             samples: 1,
+            grammar: None,
             turn: Turn::now(),
         }
     }
@@ -40,6 +43,8 @@ pub enum Finish {
     EndToken(u32),
     /// The stop string of this index.
     StopString(usize),
+    /// The grammar permits nothing more; the last token is part of the text.
+    Complete,
     Length,
 }
 
@@ -140,6 +145,7 @@ impl Service {
             prompt: task.prompt,
             params: task.params,
             samples: task.samples,
+            grammar: task.grammar,
             priority: task.turn.priority,
             arrival: task.turn.arrival,
             deadline: task.turn.deadline,
@@ -254,6 +260,7 @@ impl Writer {
         }
         let finish = finished.map(|reason| match reason {
             FinishReason::Stop => Finish::EndToken(id),
+            FinishReason::Complete => Finish::Complete,
             FinishReason::Length => Finish::Length,
         });
         Ok((text, finish))

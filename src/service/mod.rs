@@ -6,6 +6,8 @@
 mod best_of;
 mod deciding;
 mod generate;
+#[cfg(test)]
+mod grammar_tests;
 mod judging;
 mod reading;
 
@@ -26,7 +28,10 @@ use crate::judge::{Judge, JudgeError, JudgeOptions, OptionReader};
 use crate::model::LanguageModel;
 use crate::preference::Message;
 use crate::telemetry::JudgeMetrics;
-use crate::text::{ChatTemplate, RenderOptions, TextError, Tokenizer};
+use crate::text::{
+    ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, RenderOptions, TextError,
+    Tokenizer,
+};
 
 /// What a call can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +70,7 @@ pub struct Service {
     judge: Arc<Judge>,
     options: Arc<OptionReader>,
     stop_ids: Arc<[u32]>,
+    grammars: Result<GrammarEnv, GrammarError>,
     metrics: JudgeMetrics,
 }
 
@@ -87,6 +93,7 @@ impl Service {
             model.max_context(),
         )?;
         let options = OptionReader::new(model.tokenizer().clone(), model.chat_template().clone())?;
+        let grammars = GrammarEnv::new(model.tokenizer(), engine.capacity().vocab_size);
         Ok(Self {
             engine,
             options: Arc::new(options),
@@ -94,6 +101,7 @@ impl Service {
             chat: model.chat_template().clone(),
             judge: Arc::new(judge),
             stop_ids: model.stop_ids().into(),
+            grammars,
             metrics,
         })
     }
@@ -135,6 +143,23 @@ impl Service {
     pub async fn encode_text(&self, text: String) -> Result<Vec<u32>, ServiceError> {
         let tokenizer = self.tokenizer.clone();
         aside(move || Ok(tokenizer.encode_text(&text)?)).await
+    }
+
+    /// A grammar for answers. `param` is what the caller knows it by.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] with `param` where it is of no use, and why.
+    pub async fn compile_grammar(
+        &self,
+        param: &'static str,
+        spec: GrammarSpec,
+    ) -> Result<Grammar, ServiceError> {
+        let grammars = self.grammars.clone();
+        aside(move || {
+            let compiled = grammars.and_then(|grammars| grammars.compile(&spec));
+            compiled.map_err(|error| ServiceError::invalid(param, error.to_string()))
+        })
+        .await
     }
 
     /// Ids that end an answer.

@@ -40,7 +40,11 @@ pub struct Strip {
 }
 
 /// One token through a decoder that maps tokens one to one, as the first or as a later token.
-fn decode_one(decoder: &DecoderWrapper, token: String, first: bool) -> Result<String, TextError> {
+pub fn decode_one(
+    decoder: &DecoderWrapper,
+    token: String,
+    first: bool,
+) -> Result<String, TextError> {
     let chain = if first {
         vec![token]
     } else {
@@ -94,7 +98,7 @@ impl Step {
 }
 
 /// The byte of a token like `<0xE2>`.
-fn fallback_byte(token: &str) -> Option<u8> {
+pub fn fallback_byte(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?
 }
@@ -120,15 +124,19 @@ impl Joint {
                 text.push_str(token);
             }
             Joint::Bytes(pending) => {
-                let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
-                match bytes {
-                    Some(bytes) => pending.extend(bytes),
-                    // an added token with characters outside the byte alphabet stands for itself
-                    None => pending.extend(token.as_bytes()),
-                }
+                pending.extend(bytes_of(token));
                 let done = push_lossy(pending, text);
                 pending.drain(..done);
             }
+        }
+    }
+
+    /// What one token adds, as the first or as a later one.
+    pub fn bytes(&self, token: &str, first: bool) -> Vec<u8> {
+        match self {
+            Joint::Spaced { .. } if !first => format!(" {token}").into_bytes(),
+            Joint::Plain | Joint::Spaced { .. } => token.as_bytes().to_vec(),
+            Joint::Bytes(_) => bytes_of(token),
         }
     }
 
@@ -137,6 +145,12 @@ impl Joint {
             text.push_str(&String::from_utf8_lossy(&pending));
         }
     }
+}
+
+/// The bytes of a token of a byte-level vocabulary; an added token with characters outside the byte alphabet stands for itself.
+fn bytes_of(token: &str) -> Vec<u8> {
+    let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
 /// Appends the complete characters of `bytes`, wrong sequences as U+FFFD as [`String::from_utf8_lossy`] has

@@ -21,7 +21,7 @@ pub struct Detokenizer {
     plan: Plan,
 }
 
-enum Plan {
+pub(super) enum Plan {
     Steps {
         steps: Vec<Step>,
         joint: Joint,
@@ -105,7 +105,7 @@ fn feed(
 }
 
 impl Plan {
-    fn of(decoder: Option<&DecoderWrapper>) -> Self {
+    pub fn of(decoder: Option<&DecoderWrapper>) -> Self {
         let Some(decoder) = decoder else {
             return Plan::Steps {
                 steps: vec![],

@@ -1,4 +1,4 @@
-//! Text in and out of token ids: the tokenizer, chat templates, incremental detokenizing, stop strings.
+//! Text in and out of token ids: the tokenizer, chat templates, incremental detokenizing, stop strings, grammars.
 //!
 //! One rule runs through all of it: text that came from outside can never become a control token. Everything
 //! that is to be encoded is either trusted (written by a template) or untrusted, and [`Rendered`] says which
@@ -9,6 +9,7 @@ mod byte_level;
 mod chat_template;
 mod decoder_steps;
 mod detokenizer;
+mod grammar;
 mod jinja;
 mod python_json;
 mod rendered;
@@ -17,6 +18,7 @@ mod stand_in;
 mod stop;
 mod strftime;
 mod template_source;
+mod token_bytes;
 mod tokenizer;
 
 #[cfg(test)]
@@ -30,6 +32,7 @@ mod tokenizer_tests;
 
 pub use chat_template::{ChatTemplate, RenderOptions};
 pub use detokenizer::Detokenizer;
+pub use grammar::{Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, TokenMask};
 pub use rendered::{Encoded, Rendered};
 pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};

@@ -202,6 +202,11 @@ impl Tokenizer {
         self.0.control_ids.contains(&id)
     }
 
+    /// Whether an id is the one for what the vocabulary lacks.
+    pub(super) fn is_unknown(&self, id: u32) -> bool {
+        self.0.unknown_id == Some(id)
+    }
+
     /// The token as the decoder is to see it, unless it is unknown or a special one to be skipped.
     pub(super) fn written_token(&self, id: u32, skip_special: bool) -> Option<String> {
         let added = self.0.hf.get_added_vocabulary();

@@ -1,8 +1,11 @@
 //! From a row of logits to a token.
 //!
 //! The order is that of transformers: bias, repetition penalty (then presence and frequency, which transformers lacks), what is
-//! not allowed yet, temperature, top-k, top-p, min-p. Each sample draws from a stream of its own, so what it draws depends on
+//! not allowed, temperature, top-k, top-p, min-p. Each sample draws from a stream of its own, so what it draws depends on
 //! its seed and its logits alone.
+//!
+//! Where a grammar is to be followed, only its tokens are allowed, and stop ids exactly where the text is whole: even one that is
+//! a token of the grammar's text. Below the minimum of tokens stop ids are not allowed at all.
 
 mod logprobs;
 mod penalties;
@@ -15,6 +18,7 @@ pub use logprobs::TokenLogprobs;
 
 use super::SamplingParams;
 use crate::kernels::logits::{argmax, sum, weights};
+use crate::text::{Grammar, GrammarError, GrammarMatcher};
 use penalties::Seen;
 use truncation::Candidate;
 
@@ -22,14 +26,17 @@ use truncation::Candidate;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledToken {
     pub id: u32,
+    /// Whether nothing may follow it, by the grammar.
+    pub complete: bool,
     pub logprobs: Option<TokenLogprobs>,
 }
 
 /// The sampling state of one sequence.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Sampler {
     rng: ChaCha8Rng,
     seen: Option<Seen>,
+    grammar: Option<GrammarMatcher>,
     produced: usize,
 }
 
@@ -41,37 +48,48 @@ impl Sampler {
         Self {
             rng,
             seen: Seen::new(params, prompt),
+            grammar: None,
             produced: 0,
         }
     }
 
-    /// Chooses the next token. `allowed`, where given, says which tokens may come at all.
+    /// The same with a grammar to follow.
+    pub fn following(mut self, grammar: Option<&Grammar>) -> Self {
+        self.grammar = grammar.map(Grammar::matcher);
+        self
+    }
+
+    /// Chooses the next token.
+    ///
+    /// # Errors
+    /// A grammar that leaves no token to choose, or that cannot be followed any further.
     pub fn sample(
         &mut self,
         params: &SamplingParams,
         logits: &[f32],
-        allowed: Option<&dyn Fn(u32) -> bool>,
-    ) -> SampledToken {
+    ) -> Result<SampledToken, GrammarError> {
         let early = self.produced < params.stop.min_tokens && !params.stop.stop_ids.is_empty();
         let untouched =
-            params.logit_bias.is_empty() && self.seen.is_none() && !early && allowed.is_none();
+            params.logit_bias.is_empty() && self.seen.is_none() && !early && self.grammar.is_none();
         let id = if untouched {
             self.choose(params, logits)
         } else {
             let mut changed = logits.to_vec();
-            self.process(params, &mut changed, early, allowed);
+            self.process(params, &mut changed, early)?;
             self.choose(params, &changed)
         };
         self.produced += 1;
+        let complete = self.follow(params, id)?;
         if let Some(seen) = &mut self.seen {
             seen.push(id);
         }
         let wanted = params.logprobs.is_some() || !params.logprob_ids.is_empty();
         let top = params.logprobs.unwrap_or(0);
-        SampledToken {
+        Ok(SampledToken {
             id,
+            complete,
             logprobs: wanted.then(|| TokenLogprobs::new(logits, id, top, &params.logprob_ids)),
-        }
+        })
     }
 
     fn process(
@@ -79,25 +97,41 @@ impl Sampler {
         params: &SamplingParams,
         logits: &mut [f32],
         early: bool,
-        allowed: Option<&dyn Fn(u32) -> bool>,
-    ) {
+    ) -> Result<(), GrammarError> {
         for &(id, bias) in &params.logit_bias {
             logits[id as usize] += bias;
         }
         if let Some(seen) = &self.seen {
             seen.penalise(params, logits);
         }
-        if early {
-            for &id in &params.stop.stop_ids {
-                logits[id as usize] = f32::NEG_INFINITY;
-            }
+        let stop_ids = &params.stop.stop_ids;
+        let mut stops: Vec<f32> = stop_ids.iter().map(|&id| logits[id as usize]).collect();
+        let mut may_end = !early;
+        if let Some(grammar) = &self.grammar {
+            grammar.allowed().apply(logits);
+            may_end &= grammar.allowed().may_end();
         }
-        if let Some(allowed) = allowed {
-            for (id, logit) in logits.iter_mut().enumerate() {
-                if !allowed(id as u32) {
-                    *logit = f32::NEG_INFINITY;
-                }
+        if !may_end {
+            stops.fill(f32::NEG_INFINITY);
+        }
+        for (&id, &stop) in stop_ids.iter().zip(&stops) {
+            logits[id as usize] = stop;
+        }
+        let possible = |logit: &f32| *logit > f32::NEG_INFINITY;
+        match self.grammar.is_none() || logits.iter().any(possible) {
+            true => Ok(()),
+            false => Err(GrammarError::DeadEnd),
+        }
+    }
+
+    /// Tells the grammar; whether nothing more may come.
+    fn follow(&mut self, params: &SamplingParams, id: u32) -> Result<bool, GrammarError> {
+        match &mut self.grammar {
+            Some(grammar) if !params.stop.stop_ids.contains(&id) => {
+                grammar.accept(id)?;
+                Ok(grammar.is_complete())
             }
+            _ => Ok(false),
         }
     }
 

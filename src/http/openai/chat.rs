@@ -227,7 +227,8 @@ pub async fn chat(
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
     let sampling = sampling
-        .check(arrival, own.max_tokens()?, service.stop_ids())?
+        .check(arrival, own.max_tokens()?, service)
+        .await?
         .with_logprobs(own.top_logprobs()?, Vec::new());
     let messages = conversation::messages(own.messages)?;
     let prompt = Prompt {

@@ -186,7 +186,8 @@ pub async fn completions(
     }
     let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let sampling = sampling
-        .check(arrival, max_tokens, service.stop_ids())?
+        .check(arrival, max_tokens, service)
+        .await?
         .with_logprobs(own.logprobs, Vec::new());
     let mut prompts = Vec::new();
     for tokens in encode(own.prompt, service).await? {

@@ -1,0 +1,199 @@
+//! A model's vocabulary as grammars see it, and grammars compiled for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use llguidance::api::ParserLimits;
+use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+
+use super::matcher::{GrammarMatcher, TokenMask};
+use super::{GrammarError, GrammarSpec};
+use crate::text::Tokenizer;
+use crate::text::token_bytes::Speller;
+
+/// Longer tokens than any text needs; the trie has a limit of about this.
+const LONGEST_TOKEN: usize = 1000;
+
+/// Stack for the compiler, which follows rules and schemas recursively; only what is used becomes memory.
+const COMPILER_STACK: usize = 256 << 20;
+
+/// A model's vocabulary as grammars see it. Clones share it.
+#[derive(Clone)]
+pub struct GrammarEnv(Arc<Vocabulary>);
+
+/// The tokens as llguidance has them: the model's `0..size`; then `size`, which stands for the end of the text whatever ids end
+/// it; then, without ids in the model, what tokens are at the start of a text where that differs and is no token by itself.
+pub(super) struct Vocabulary {
+    pub size: usize,
+    /// For each token of the model the one that stands for it at the start of a text; none where it adds nothing there.
+    pub first: Vec<Option<u32>>,
+    factory: ParserFactory,
+}
+
+/// A compiled grammar. Clones share it.
+#[derive(Clone)]
+pub struct Grammar(Arc<Start>);
+
+/// Where every text begins.
+struct Start {
+    vocabulary: Arc<Vocabulary>,
+    matcher: Matcher,
+    allowed: TokenMask,
+}
+
+impl GrammarEnv {
+    /// Reads the bytes of all tokens of a model whose logits have `vocab_size` values.
+    ///
+    /// # Errors
+    /// A tokenizer whose tokens do not stand for bytes of their own.
+    pub fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, GrammarError> {
+        let speller = Speller::new(tokenizer).ok_or(GrammarError::UnsupportedTokenizer)?;
+        let mut words: Vec<Vec<u8>> = Vec::with_capacity(vocab_size + 1);
+        let mut firsts = Vec::with_capacity(vocab_size);
+        for id in 0..vocab_size as u32 {
+            let spelling = speller.spell(id);
+            let (later, first) = match spelling {
+                Some(spelling) => (speakable(spelling.later), speakable(spelling.first)),
+                // A grammar may name a control token; no text becomes one.
+                None if tokenizer.is_control(id) => {
+                    let name = tokenizer.id_to_token(id).unwrap_or_default();
+                    let word = control_word(&name);
+                    (word.clone(), word)
+                }
+                None => (Vec::new(), Vec::new()),
+            };
+            words.push(later);
+            firsts.push(first);
+        }
+        // With a space, so that no grammar can name it.
+        words.push(control_word("<the end>"));
+        let mut ids: HashMap<Vec<u8>, u32> = HashMap::new();
+        for (word, id) in words.iter().zip(0..) {
+            ids.entry(word.clone()).or_insert(id);
+        }
+        let first = firsts
+            .into_iter()
+            .zip(0..)
+            .map(|(first, id)| {
+                if first == words[id as usize] {
+                    return Some(id);
+                }
+                (!first.is_empty()).then(|| {
+                    *ids.entry(first).or_insert_with_key(|word| {
+                        words.push(word.clone());
+                        words.len() as u32 - 1
+                    })
+                })
+            })
+            .collect();
+        let trie = TokTrie::from(
+            &TokRxInfo::new(words.len() as u32, vocab_size as u32),
+            &words,
+        );
+        let env: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&env).map_err(GrammarError::failed)?;
+        factory.quiet();
+        *factory.limits_mut() = limits();
+        Ok(Self(Arc::new(Vocabulary {
+            size: vocab_size,
+            first,
+            factory,
+        })))
+    }
+
+    /// Compiles what is asked for. Bounded, but it may take tens of milliseconds.
+    ///
+    /// # Errors
+    /// What is wrong with it, or too large about it.
+    pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
+        let grammar = spec.to_llguidance()?;
+        let compiler = std::thread::Builder::new()
+            .name("grammar".into())
+            .stack_size(COMPILER_STACK);
+        std::thread::scope(|scope| {
+            compiler
+                .spawn_scoped(scope, || self.start(grammar))
+                .map_err(GrammarError::failed)?
+                .join()
+                .unwrap_or_else(|_| Err(GrammarError::Failed("the compiler panicked".into())))
+        })
+    }
+
+    fn start(&self, grammar: llguidance::api::TopLevelGrammar) -> Result<Grammar, GrammarError> {
+        let vocabulary = Arc::clone(&self.0);
+        let parser = vocabulary.factory.create_parser(grammar);
+        let mut matcher = Matcher::new(Ok(parser.map_err(GrammarError::invalid)?));
+        let tokens = matcher
+            .compute_mask_or_eos()
+            .map_err(GrammarError::failed)?;
+        let allowed = TokenMask::at_the_start(&tokens, &vocabulary);
+        if !allowed.has_tokens() {
+            return Err(match allowed.may_end() {
+                true => GrammarError::OnlyEmpty,
+                false => GrammarError::DeadEnd,
+            });
+        }
+        Ok(Grammar(Arc::new(Start {
+            vocabulary,
+            matcher,
+            allowed,
+        })))
+    }
+}
+
+impl Grammar {
+    /// For a new text.
+    pub fn matcher(&self) -> GrammarMatcher {
+        let Start {
+            vocabulary,
+            matcher,
+            allowed,
+        } = &*self.0;
+        // Deep: what one text makes of the lexer must not decide how far another gets within its limits.
+        GrammarMatcher::new(
+            Arc::clone(vocabulary),
+            matcher.deep_clone(),
+            allowed.clone(),
+        )
+    }
+
+    /// Number of the model's tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.0.vocabulary.size
+    }
+}
+
+impl std::fmt::Debug for Grammar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grammar").finish_non_exhaustive()
+    }
+}
+
+/// What llguidance may spend: on compiling and on the mask for one token some tens of milliseconds at the very worst, on a text's
+/// lexer some tens of megabytes. Real schemas take a small part of it.
+fn limits() -> ParserLimits {
+    ParserLimits {
+        step_lexer_fuel: 100_000,
+        step_max_items: 20_000,
+        max_lexer_states: 20_000,
+        max_grammar_size: 200_000,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    }
+}
+
+/// The bytes of a text token, unless they begin with the byte that marks control tokens: no UTF-8 text holds it.
+fn speakable(bytes: Vec<u8>) -> Vec<u8> {
+    match bytes.first() {
+        Some(&TokTrie::SPECIAL_TOKEN_MARKER) => Vec::new(),
+        _ if bytes.len() > LONGEST_TOKEN => Vec::new(),
+        _ => bytes,
+    }
+}
+
+fn control_word(name: &str) -> Vec<u8> {
+    let mut word = vec![TokTrie::SPECIAL_TOKEN_MARKER];
+    word.extend(name.bytes().take(LONGEST_TOKEN));
+    word
+}

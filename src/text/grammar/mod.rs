@@ -1,0 +1,68 @@
+//! Grammars: which tokens may come next, so that a text matches a JSON schema, a regular expression, a grammar or a choice.
+//!
+//! A [`GrammarEnv`] knows the bytes of a model's tokens; it compiles a [`GrammarSpec`] to a [`Grammar`], and every text in the
+//! making has a [`GrammarMatcher`] of its own. The parsing is llguidance's. Grammars speak of bytes: how a text is cut into
+//! tokens is left to the model.
+
+mod env;
+mod matcher;
+mod spec;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Display;
+
+use llguidance::api::StopReason;
+
+pub use env::{Grammar, GrammarEnv};
+pub use matcher::{GrammarMatcher, TokenMask};
+pub use spec::GrammarSpec;
+
+/// What compiling and following a grammar can fail with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    #[error("this model's tokens do not stand for bytes of their own, which grammars need")]
+    UnsupportedTokenizer,
+    #[error("has {bytes} bytes; at most {most} are compiled")]
+    TooLong { bytes: usize, most: usize },
+    #[error("is nested more than {0} levels deep")]
+    TooDeep(usize),
+    #[error("names no choice")]
+    NoChoice,
+    #[error("{0}")]
+    Invalid(String),
+    #[error("permits nothing but the empty text")]
+    OnlyEmpty,
+    #[error("no token of this model continues the text as the grammar asks")]
+    DeadEnd,
+    #[error("token {0} does not continue the text as the grammar asks")]
+    NotAllowed(u32),
+    #[error("following the grammar failed: {0}")]
+    Failed(String),
+}
+
+impl GrammarError {
+    /// What llguidance found wrong with a grammar.
+    fn invalid(error: impl Display) -> Self {
+        Self::Invalid(reason(error))
+    }
+
+    /// Why llguidance could not go on.
+    fn failed(error: impl Display) -> Self {
+        let reason = reason(error);
+        match reason == StopReason::NoExtensionBias.to_string() {
+            true => Self::DeadEnd,
+            false => Self::Failed(reason),
+        }
+    }
+}
+
+/// llguidance's message without what it adds for its own developers.
+fn reason(error: impl Display) -> String {
+    let text = error.to_string();
+    let end = ["\n<state>", "\n<non-verbose/>", "\n<backtrace>"]
+        .iter()
+        .filter_map(|mark| text.find(mark))
+        .min();
+    text[..end.unwrap_or(text.len())].trim().to_owned()
+}
