@@ -20,7 +20,6 @@ use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
 use crate::kernels::logits::all_finite;
 use crate::telemetry::EngineMetrics;
-use crate::text::GrammarError;
 
 /// Names a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,6 +85,9 @@ struct Sample {
     place: Option<QueuePlace>,
     times: RequestTimes,
 }
+
+/// A sequence's next token, or why there is none.
+type Drawn = (RequestId, Result<SampledToken, RequestFailure>);
 
 /// See the module's documentation.
 pub struct EngineCore {
@@ -178,12 +180,19 @@ impl EngineCore {
             return;
         }
         self.announce(&output);
-        let sampled = self
+        let drawn = self
             .runner
             .execute(&self.scheduler, &output)
             .and_then(|logits| logits.with_rows(|rows| self.sample(&output, rows)));
-        match sampled {
-            Ok((sampled, failed)) => {
+        match drawn {
+            Ok(drawn) => {
+                let (mut sampled, mut failed) = (Vec::new(), Vec::new());
+                for (id, drawn) in drawn {
+                    match drawn {
+                        Ok(token) => sampled.push((id, token)),
+                        Err(failure) => failed.push((id, failure)),
+                    }
+                }
                 let next = |(id, sampled): &(RequestId, SampledToken)| NextToken {
                     id: *id,
                     token: sampled.id,
@@ -252,19 +261,11 @@ impl EngineCore {
         }
     }
 
-    /// Draws a token for every sequence that is due, siblings from the row of their prompt. Also gives those for which there is
-    /// none.
-    fn sample(
-        &mut self,
-        output: &SchedulerOutput,
-        rows: ChunksExact<'_, f32>,
-    ) -> (
-        Vec<(RequestId, SampledToken)>,
-        Vec<(RequestId, RequestFailure)>,
-    ) {
+    /// Draws a token for every sequence that is due, siblings from the row of their prompt.
+    fn sample(&mut self, output: &SchedulerOutput, rows: ChunksExact<'_, f32>) -> Vec<Drawn> {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
-        let mut failed = Vec::new();
+        let mut drawn = Vec::new();
         for (scheduled, row) in due.zip(rows) {
             let finite = all_finite(row);
             let siblings = self
@@ -274,26 +275,20 @@ impl EngineCore {
             for &id in std::iter::once(&scheduled.id).chain(siblings) {
                 if !finite {
                     let failure = RequestFailure::Model("its logits are not finite".into());
-                    failed.push((id, failure));
+                    drawn.push((id, Err(failure)));
                     continue;
                 }
                 let sample = self.samples.remove(&id);
                 draws.extend(sample.map(|sample| (id, sample, row)));
             }
         }
-        let drawn: Vec<Result<SampledToken, GrammarError>> = draws
-            .par_iter_mut()
-            .map(|(_, sample, row)| sample.sampler.sample(&sample.job.params, row))
-            .collect();
-        let mut sampled = Vec::with_capacity(drawn.len());
-        for ((id, sample, _), drawn) in draws.into_iter().zip(drawn) {
-            self.samples.insert(id, sample);
-            match drawn {
-                Ok(token) => sampled.push((id, token)),
-                Err(error) => failed.push((id, error.into())),
-            }
-        }
-        (sampled, failed)
+        drawn.par_extend(draws.par_iter_mut().map(|(id, sample, row)| {
+            let token = sample.sampler.sample(&sample.job.params, row);
+            (*id, token.map_err(RequestFailure::from))
+        }));
+        self.samples
+            .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
+        drawn
     }
 
     fn tell(

@@ -14,6 +14,7 @@ use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::judge::TournamentBody;
+use super::sse::EventBody;
 use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
 use crate::model::WeightsVersion;
@@ -163,7 +164,7 @@ impl Wording for Words {
         (
             status = 200,
             description = "The answer; with `stream`, server-sent events that hold one of the same shape each, and `[DONE]` after the last",
-            content((GenerateAnswer = "application/json"), (String = "text/event-stream"))
+            content((GenerateAnswer = "application/json"), (EventBody = "text/event-stream"))
         ),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)

@@ -7,11 +7,19 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use utoipa::ToSchema;
 
 use super::error::ApiError;
 
 /// Events that wait for a slow reader; more are left with the engine.
 const EVENTS_AHEAD: usize = 64;
+
+/// An event, as the API's description has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventBody {
+    /// One piece as JSON, of the shape of a whole answer; or `[DONE]`.
+    data: String,
+}
 
 /// Where the pieces of an answer go.
 #[derive(Clone)]

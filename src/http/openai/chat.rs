@@ -15,6 +15,7 @@ use crate::http::answering::{self, About, Part, Piece, Prompt, StopReason, Wordi
 use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::sse::EventBody;
 use crate::service::TokenText;
 
 /// The body. Anything else in it is refused.
@@ -211,7 +212,7 @@ impl Wording for Words {
         (
             status = 200,
             description = "The answer; with `stream`, server-sent events that hold one of the same shape each, and `[DONE]` after the last",
-            content((ChatAnswer = "application/json"), (String = "text/event-stream"))
+            content((ChatAnswer = "application/json"), (EventBody = "text/event-stream"))
         ),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)

@@ -17,6 +17,7 @@ use crate::http::answering::{self, About, Piece, Prompt, StopReason, Wording};
 use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::sse::EventBody;
 use crate::service::{Service, ServiceError, TokenText};
 
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
@@ -165,7 +166,7 @@ async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, 
         (
             status = 200,
             description = "The answer; with `stream`, server-sent events that hold one of the same shape each, and `[DONE]` after the last",
-            content((CompletionAnswer = "application/json"), (String = "text/event-stream"))
+            content((CompletionAnswer = "application/json"), (EventBody = "text/event-stream"))
         ),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)

@@ -82,3 +82,80 @@ fn the_best_of_many_is_the_tournaments_winner() {
         "one of nine has no match in the first round"
     );
 }
+
+#[test]
+fn answers_have_the_shape_that_was_asked_for() {
+    let schema = json!({"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": false});
+    let ask = |shape: &Value| {
+        let mut body =
+            json!({"prompt": "What is 34 plus 28?", "n": 4, "seed": 2, "max_tokens": 100});
+        for (key, value) in shape.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        post("/generate", &body)
+    };
+    let texts = |shape: Value| {
+        let (status, answer) = ask(&shape);
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        let outputs = answer["outputs"].as_array().unwrap().iter();
+        let texts = outputs.map(|output| output["text"].as_str().unwrap().to_owned());
+        texts.collect::<Vec<_>>()
+    };
+    let by_format = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}});
+    for shape in [by_format, json!({"structured_outputs": {"json": schema}})] {
+        for text in texts(shape) {
+            let parsed: Value =
+                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert!(
+                parsed["sum"].is_i64() || parsed["sum"].is_number(),
+                "{text}"
+            );
+        }
+    }
+    for text in texts(json!({"structured_outputs": {"choice": ["yes", "no"]}})) {
+        assert!(["yes", "no"].contains(&&*text), "{text}");
+    }
+    for text in texts(json!({"structured_outputs": {"regex": "[0-9]{2}"}})) {
+        assert!(
+            text.len() == 2 && text.bytes().all(|b| b.is_ascii_digit()),
+            "{text}"
+        );
+    }
+    for text in texts(json!({"structured_outputs": {"grammar": "start: \"a\" | \"b\" start"}})) {
+        assert!(
+            text.ends_with('a') && text.trim_start_matches('b') == "a",
+            "{text}"
+        );
+    }
+    texts(json!({"response_format": {"type": "text"}}));
+    for (shape, param) in [
+        (
+            json!({"structured_outputs": {"regex": "("}}),
+            "structured_outputs",
+        ),
+        (
+            json!({"structured_outputs": {"grammar": "no"}}),
+            "structured_outputs",
+        ),
+        (
+            json!({"structured_outputs": {"choice": []}}),
+            "structured_outputs",
+        ),
+        (
+            json!({"structured_outputs": {"xml": ""}}),
+            "structured_outputs",
+        ),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}),
+            "response_format",
+        ),
+        (
+            json!({"response_format": {"type": "json_object"}, "structured_outputs": {"choice": ["a"]}}),
+            "structured_outputs",
+        ),
+    ] {
+        let (status, answer) = ask(&shape);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{shape}: {answer}");
+        assert_eq!(answer["error"]["param"], param, "{shape}: {answer}");
+    }
+}

@@ -121,25 +121,31 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
         ..HttpConfig::default()
     };
     let server = start(&EngineConfig::default(), &config);
-    let endless = json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 400, "stream": true});
+    let endless = json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 400, "n": 100,
+        "stream": true});
     RUNTIME.block_on(async {
         let first = call(&server, "/generate", endless.to_string()).await;
         let mut pieces = first.into_body().into_data_stream();
         pieces.next().await.unwrap().unwrap();
-        assert!(metric(&server, "kv_cache_usage_perc").await > 0.0);
+        until(async || metric(&server, "kv_cache_usage_perc").await > 0.0).await;
         let second = call(&server, "/generate", endless.to_string()).await;
         assert_eq!(second.status(), StatusCode::TOO_MANY_REQUESTS);
         assert!(second.headers().contains_key("retry-after"));
         drop(pieces);
-        for _ in 0..200 {
-            if metric(&server, "kv_cache_usage_perc").await == 0.0 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(metric(&server, "kv_cache_usage_perc").await, 0.0);
+        until(async || metric(&server, "kv_cache_usage_perc").await == 0.0).await;
         assert_eq!(metric(&server, "num_requests_running").await, 0.0);
         let third = call(&server, "/generate", r#"{"prompt": "What is 3 plus 4?"}"#).await;
         assert_eq!(third.status(), StatusCode::OK);
     });
+}
+
+/// Waits for what the engine's next step brings.
+async fn until(happened: impl AsyncFn() -> bool) {
+    for _ in 0..200 {
+        if happened().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it has not happened in two seconds");
 }
