@@ -15,7 +15,8 @@ pub fn copy_blocks(cache: &KvCache, pairs: &[(u32, u32)]) -> Result<()> {
             candle_core::bail!("copy_blocks: {from} to {to} in a cache of {blocks} blocks");
         }
         for tensor in [cache.k(), cache.v()] {
-            let block = tensor.narrow(0, from as usize, 1)?.copy()?;
+            // Not `copy`, which on the CPU copies all that the view is of: the whole cache.
+            let block = tensor.narrow(0, from as usize, 1)?.force_contiguous()?;
             tensor.slice_set(&block, 0, to as usize)?;
         }
     }
