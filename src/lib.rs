@@ -5,22 +5,28 @@
 //!
 //! | floor | modules | what they are |
 //! |---|---|---|
-//! | 7 | `main`, `cli` | wiring only |
-//! | 6 | [`eval`], [`http`] | measuring policy and judge; the API |
-//! | 5 | [`service`], [`train`] | clients of the engine: text, verdicts, best of N; JSFT, whose mixture is written with the judge's own prompt |
-//! | 4 | [`engine`], [`judge`] | many requests through one model; the judge's prompt, read and bracket |
-//! | 3 | [`model`] | the one decoder, its weights and files |
-//! | 2 | [`nn`] | layers |
-//! | 1 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
-//! | 0 | [`preference`], [`telemetry`], [`device`] | leaves |
+//! | 11 | `main`, `cli` | what is said on the command line |
+//! | 9 | [`app`] | wiring: weights, engine, service, learner, router; the order of starting and stopping |
+//! | 8 | [`eval`], [`http`] | measuring policy and judge; the API |
+//! | 7 | [`learn`] | traffic to pairs to updates to served versions |
+//! | 6 | [`service`], [`train`] | clients of the engine: text, verdicts, best of N; JSFT and DPO, clients of the model |
+//! | 5 | [`engine`], [`judge`] | many requests through one model; the judge's prompt, read and bracket |
+//! | 4 | [`model`] | the one decoder, its weights, versions and files |
+//! | 3 | [`nn`] | layers |
+//! | 2 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
+//! | 1 | [`preference`], [`telemetry`], [`device`] | pairs, principles and the traffic log; metrics; where to compute |
+//! | 0 | [`fault`] | places at which tests kill the process |
 
+pub mod app;
 pub mod cli;
 pub mod device;
 pub mod engine;
 pub mod eval;
+pub mod fault;
 pub mod http;
 pub mod judge;
 pub mod kernels;
+pub mod learn;
 pub mod model;
 pub mod nn;
 pub mod pocket;

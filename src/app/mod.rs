@@ -1,0 +1,1 @@
+//! Wiring: weights, engine, service, learner and router, and the order in which they start and stop.

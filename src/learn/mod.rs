@@ -1,0 +1,1 @@
+//! Learning from traffic: the log's prompts to on-policy pairs, pairs to updates, updates to served versions.
