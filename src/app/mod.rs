@@ -1,1 +1,255 @@
-//! Wiring: weights, engine, service, learner and router, and the order in which they start and stop.
+//! Wiring: weights, engine, service, log, learner and routers, and the order in which they start and stop.
+//!
+//! ```text
+//! model files -> WeightStore -> Engine -> Service -> routers
+//!                    ^             ^         ^
+//!                Publisher     Arbiter    Learner <- TrafficLog <- routers
+//! ```
+
+mod data_dir;
+mod learning;
+mod model_files;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Router;
+use candle_core::Device;
+use tokio::task::JoinHandle;
+
+pub use data_dir::DataDir;
+pub use learning::LearnOptions;
+pub use model_files::ModelFiles;
+
+use crate::device::{ArbiterConfig, DeviceArbiter};
+use crate::engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
+use crate::http::{
+    AppState, HttpConfig, OnLogFailure, Permitted, TrafficConfig, admin_router, router,
+};
+use crate::learn::{LearnControl, LearnError};
+use crate::model::{LanguageModel, LoadOptions, ModelError, WeightStore};
+use crate::preference::log::{Consent, LogConfig, LogError, TrafficLog, now};
+use crate::preference::{Principles, PrinciplesError};
+use crate::service::{Service, ServiceError};
+use crate::telemetry::Metrics;
+
+/// What cannot be wired together.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Principles(#[from] PrinciplesError),
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
+    #[error("{0}")]
+    Config(String),
+}
+
+/// Everything that decides how the program serves and learns.
+pub struct AppConfig {
+    /// What the model is called in answers and metrics.
+    pub model_name: String,
+    pub model: ModelFiles,
+    /// A PEFT adapter directory to lay over the model.
+    pub adapter: Option<PathBuf>,
+    pub device: Device,
+    pub engine: EngineConfig,
+    pub http: HttpConfig,
+    /// Where everything is kept; without it nothing is.
+    pub data_dir: Option<DataDir>,
+    pub traffic: TrafficOptions,
+    pub learn: Option<LearnOptions>,
+}
+
+/// What is kept of the traffic, and where.
+pub struct TrafficOptions {
+    /// None is the file of the data directory.
+    pub log: Option<LogConfig>,
+    pub default: Consent,
+    pub allowed: Permitted,
+    pub on_failure: OnLogFailure,
+    pub trust_user: bool,
+}
+
+/// A running program without its sockets.
+pub struct App {
+    /// What callers reach.
+    pub router: Router,
+    /// What operators reach, on a listener of their own.
+    pub admin_router: Router,
+    pub capacity: Capacity,
+    pub metrics: Metrics,
+    /// Where it learns.
+    pub control: Option<LearnControl>,
+    pub log: Option<TrafficLog>,
+    pub service: Service,
+    engine_thread: EngineThread,
+    tasks: Vec<JoinHandle<()>>,
+    arbiter: DeviceArbiter,
+    // The embedded model's files: unpacked for as long as the program runs.
+    _model: ModelFiles,
+}
+
+/// Between two looks at what is too old.
+const SWEEP: Duration = Duration::from_secs(600);
+
+impl App {
+    /// Starts everything, from the bottom up. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// What is missing or does not fit together.
+    pub async fn start(config: AppConfig) -> Result<Self, AppError> {
+        let dir = config.model.path().to_owned();
+        if config.learn.is_some() && config.adapter.is_some() {
+            return Err(AppError::Config(
+                "a server that learns trains its own adapters over the bare model: merge the adapter into the model first".into(),
+            ));
+        }
+        let options = LoadOptions {
+            device: config.device.clone(),
+            adapter: config.adapter.clone(),
+            ..LoadOptions::default()
+        };
+        let model = LanguageModel::load(&dir, &options)?;
+        let metrics = Metrics::new(&config.model_name);
+        let store = WeightStore::new(model.decoder().clone());
+        let min_share = config.learn.as_ref().map_or(0.0, |learn| learn.min_share);
+        let arbiter = DeviceArbiter::new(ArbiterConfig { min_share }, config.device.clone());
+        let (engine, engine_thread) = Engine::start_beside(
+            store.clone(),
+            &config.engine,
+            metrics.engine.clone(),
+            arbiter.clone(),
+        )?;
+        let capacity = engine.capacity();
+        let service = Service::new(engine, &model, &dir, metrics.judge.clone())?;
+        drop(model);
+
+        let log = match log_config(&config)? {
+            Some(log) => Some(TrafficLog::open(&log).await?),
+            None => None,
+        };
+        let table = service.judge().table().clone();
+        let principles = match &config.data_dir {
+            Some(data_dir) => Principles::open(data_dir.root(), table)?,
+            None => Principles::in_memory(table),
+        };
+        let mut tasks = Vec::new();
+        if let Some(log) = &log {
+            tasks.push(tokio::spawn(sweep(log.clone())));
+        }
+        let learning = match (&config.data_dir, &log) {
+            (Some(data_dir), Some(log)) => Some(
+                learning::Learning {
+                    store,
+                    service: service.clone(),
+                    log: log.clone(),
+                    principles: principles.clone(),
+                    data_dir,
+                    metrics: metrics.learn.clone(),
+                    arbiter: arbiter.clone(),
+                }
+                .start(&dir, &config.device, config.learn, &mut tasks)
+                .await?,
+            ),
+            _ if config.learn.is_some() => {
+                return Err(AppError::Config(
+                    "learning needs a data directory: what is learned has to be kept (--data-dir)".into(),
+                ));
+            }
+            _ => None,
+        };
+
+        let traffic = TrafficConfig {
+            log: log.clone(),
+            default: config.traffic.default,
+            allowed: config.traffic.allowed,
+            on_failure: config.traffic.on_failure,
+            trust_user: config.traffic.trust_user,
+        };
+        let control = learning.as_ref().and_then(|learning| learning.control.clone());
+        let mut state = AppState::new(
+            service.clone(),
+            &config.model_name,
+            metrics.clone(),
+            &config.http,
+        )
+        .with_traffic(traffic)
+        .with_principles(principles);
+        if let Some(learning) = learning {
+            state = state.with_learning(learning);
+        }
+        Ok(Self {
+            router: router(state.clone(), &config.http),
+            admin_router: admin_router(state, &config.http),
+            capacity,
+            metrics,
+            control,
+            log,
+            service,
+            engine_thread,
+            tasks,
+            arbiter,
+            _model: config.model,
+        })
+    }
+
+    /// Stops everything, from the top down; sockets have been closed and requests finished before.
+    pub async fn stop(self) -> Stopped {
+        self.arbiter.shut_down();
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks {
+            // Aborted, or ended before: either way it is over.
+            let _ = task.await;
+        }
+        if let Some(log) = &self.log {
+            log.close().await;
+        }
+        Stopped(self.engine_thread)
+    }
+}
+
+/// A stopped program whose engine may still hold memory.
+pub struct Stopped(EngineThread);
+
+impl Stopped {
+    /// Waits for the engine's thread, which ends once the runtime with its connections is gone.
+    pub fn join(self) {
+        self.0.join();
+    }
+}
+
+/// The log that was asked for, or the data directory's own.
+fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
+    match (&config.traffic.log, &config.data_dir) {
+        (Some(log), _) => Ok(Some(log.clone())),
+        (None, Some(data_dir)) => Ok(Some(LogConfig::sqlite(&data_dir.log()))),
+        (None, None) if config.traffic.default.retain => Err(AppError::Config(
+            "traffic is to be kept, and there is no place for it (--data-dir or --log-url)".into(),
+        )),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Deletes what is older than its retention, now and then.
+async fn sweep(log: TrafficLog) {
+    loop {
+        match log.expire(now()).await {
+            Ok(0) => {}
+            Ok(deleted) => tracing::info!("{deleted} records were older than their retention and are deleted"),
+            Err(error) => tracing::warn!("old records could not be deleted: {error}"),
+        }
+        tokio::time::sleep(SWEEP).await;
+    }
+}

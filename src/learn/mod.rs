@@ -1,1 +1,77 @@
-//! Learning from traffic: the log's prompts to on-policy pairs, pairs to updates, updates to served versions.
+//! Learning from traffic: the log's prompts become on-policy pairs, pairs become updates, updates become served versions.
+//!
+//! SELF-JUDGE (arXiv 2402.11253, section 3.3) made continuous. The folder in the order of the algorithm:
+//!
+//! | file | what |
+//! |---|---|
+//! | `config` | the settings, whole |
+//! | `learner` | the loop: take the lease, begin a stage, update, conclude |
+//! | `begin`, `stage` | a stage: disjoint prompts of the log, easy first, cut into updates (sDPO) |
+//! | `update` | an update's pairs, and what of them the log keeps |
+//! | `rollout` | fresh answers from the policy as it is now |
+//! | `judging` | the pinned judge reads both orders under the table's principles (SALMON); what makes a pair, and what is dropped |
+//! | `contrast`, `generator` | SSO: chosen and rejected drawn under opposed principles |
+//! | `trainer` | the DPO trainer on its own threads, after serving |
+//! | `conclude`, `gate/` | what a candidate has to show before it serves |
+//! | `generation` | immutable directories named by their digest |
+//! | `publish` | pointers to served weights |
+//! | `status`, `record` | what is shown of all this |
+//!
+//! # Where this departs from the papers
+//! 1. SELF-JUDGE trains once through its prompts; here stages follow each other for as long as traffic comes, each with its own
+//!    data, and the reference of a stage is the policy it starts from (sDPO, arXiv 2403.19270).
+//! 2. SELF-JUDGE keeps every judged pair. By default pairs whose orders disagree are dropped here (SALMON, arXiv 2310.05910).
+//! 3. The released code ends cut-off samples with an end token and re-tokenises text. Here token ids are kept as they were
+//!    sampled, and a cut-off sample makes no pair.
+//! 4. A principle of SSO (arXiv 2410.17131v2) is not written by a language model for each query but taken from a list.
+
+mod begin;
+mod conclude;
+pub mod config;
+mod contrast;
+pub mod gate;
+pub mod generation;
+mod generator;
+mod judging;
+mod learner;
+mod publish;
+mod record;
+mod rollout;
+mod stage;
+mod status;
+mod trainer;
+mod update;
+
+use crate::preference::log::LogError;
+use crate::service::ServiceError;
+use crate::train::TrainError;
+
+pub use config::LearnConfig;
+pub use learner::Learner;
+pub use publish::Publisher;
+pub use status::{LearnControl, LearnStatus, Phase};
+pub use trainer::Workshop;
+
+/// What learning can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Model(#[from] crate::model::ModelError),
+    #[error("learning is set up wrongly: {0}")]
+    Config(String),
+    #[error("there is no generation `{0}` here")]
+    NoGeneration(String),
+    #[error("generation {id} is damaged: {detail}")]
+    DamagedGeneration { id: String, detail: String },
+    #[error("a file of the learner: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The trainer's thread panicked; what it was doing is thrown away.
+    #[error("a training step panicked: {0}")]
+    Panicked(String),
+}

@@ -5,9 +5,11 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
+use super::checkpoint::entries;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -50,6 +52,52 @@ impl FileDigest {
             bytes,
             sha256: hex(&hash.finalize()),
         })
+    }
+}
+
+/// Names the weights of a model directory: a digest over its safetensors files, in the order of their names.
+///
+/// # Errors
+/// The file system's.
+pub fn weights_digest(dir: &Path) -> Result<String, TrainError> {
+    let mut hash = Sha256::new();
+    for path in entries(dir)? {
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            hash.update(FileDigest::of(&path)?.sha256);
+        }
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+/// A file of a directory as its manifest lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedFile {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl ListedFile {
+    /// # Errors
+    /// The file system's; a name that is not UTF-8.
+    pub fn of(path: &Path) -> Result<Self, TrainError> {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| TrainError::bad_file(path, "has a name that is not UTF-8"))?;
+        let FileDigest { bytes, sha256 } = FileDigest::of(path)?;
+        Ok(Self {
+            name: name.to_owned(),
+            bytes,
+            sha256,
+        })
+    }
+
+    /// Whether the directory holds just this file under its name.
+    ///
+    /// # Errors
+    /// The file system's, of a missing file too.
+    pub fn is_in(&self, dir: &Path) -> Result<bool, TrainError> {
+        let found = FileDigest::of(&dir.join(&self.name))?;
+        Ok((found.bytes, &found.sha256) == (self.bytes, &self.sha256))
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
-use super::digest::FileDigest;
+use super::digest::ListedFile;
 pub use state::{TrainerState, load_weights, save_weights};
 
 const MANIFEST: &str = "checkpoint.json";
@@ -24,14 +24,7 @@ const LOCK: &str = "run.lock";
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     step: u64,
-    files: Vec<ManifestFile>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct ManifestFile {
-    name: String,
-    bytes: u64,
-    sha256: String,
+    files: Vec<ListedFile>,
 }
 
 /// A verified checkpoint.
@@ -145,12 +138,7 @@ impl CheckpointStore {
         let mut files = Vec::new();
         for path in entries(tmp)? {
             sync(&path)?;
-            let digest = FileDigest::of(&path)?;
-            files.push(ManifestFile {
-                name: file_name(&path).to_owned(),
-                bytes: digest.bytes,
-                sha256: digest.sha256,
-            });
+            files.push(ListedFile::of(&path)?);
         }
         let manifest = tmp.join(MANIFEST);
         write_json(&manifest, &Manifest { step, files })?;
@@ -245,11 +233,9 @@ fn verify(dir: &Path, step: u64) -> Result<(), TrainError> {
         ));
     }
     for listed in &manifest.files {
-        let path = dir.join(&listed.name);
-        let digest = FileDigest::of(&path)?;
-        if (digest.bytes, digest.sha256.as_str()) != (listed.bytes, listed.sha256.as_str()) {
+        if !listed.is_in(dir)? {
             return Err(TrainError::bad_file(
-                path,
+                dir.join(&listed.name),
                 format!("is damaged: it is not what {MANIFEST} lists"),
             ));
         }
@@ -257,7 +243,8 @@ fn verify(dir: &Path, step: u64) -> Result<(), TrainError> {
     Ok(())
 }
 
-fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+/// What lies in a directory, by name.
+pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let mut paths = fs::read_dir(dir)
         .and_then(|entries| {
             entries
@@ -273,8 +260,8 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|n| n.to_str()).unwrap_or("")
 }
 
-/// Files and directories alike.
-fn sync(path: &Path) -> Result<(), TrainError> {
+/// Waits until it is on the disk; files and directories alike.
+pub(crate) fn sync(path: &Path) -> Result<(), TrainError> {
     File::open(path)
         .and_then(|f| f.sync_all())
         .map_err(TrainError::io("cannot sync", path))

@@ -1,0 +1,58 @@
+//! The data directory: everything the program writes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Its parts by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDir {
+    root: PathBuf,
+}
+
+impl DataDir {
+    /// Opens (and creates) the directory.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn open(root: impl Into<PathBuf>) -> std::io::Result<Self> {
+        let root = root.into();
+        fs::create_dir_all(&root)?;
+        // Told to others (who trains here?), it must be the same name from every working directory.
+        let root = fs::canonicalize(root)?;
+        Ok(Self { root })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The embedded traffic log.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("traffic.sqlite")
+    }
+
+    pub fn generations(&self) -> PathBuf {
+        self.root.join("generations")
+    }
+
+    /// Checkpoints and curves of the running stage.
+    pub fn training(&self) -> PathBuf {
+        self.root.join("training")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_made_and_named_whole() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(parent.path().join("a/b")).unwrap();
+        assert!(dir.root().is_absolute() && dir.root().is_dir());
+        assert!(dir.log().starts_with(dir.root()));
+        let file = parent.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(DataDir::open(file.join("x")).is_err());
+    }
+}

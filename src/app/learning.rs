@@ -1,0 +1,109 @@
+//! Wiring of what serves generations, and of what makes them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use candle_core::Device;
+use tokio::task::JoinHandle;
+
+use super::{AppError, DataDir};
+use crate::device::{DeviceArbiter, trainer_pool};
+use crate::http;
+use crate::learn::generation::Generations;
+use crate::learn::{LearnConfig, LearnControl, Learner, Publisher, Workshop};
+use crate::model::WeightStore;
+use crate::preference::Principles;
+use crate::preference::log::TrafficLog;
+use crate::service::Service;
+use crate::telemetry::LearnMetrics;
+use crate::train::base::FrozenBase;
+use crate::train::digest::weights_digest;
+
+/// Between two looks at the pointers, which others may move too.
+const FOLLOW: Duration = Duration::from_secs(2);
+
+/// How the program learns.
+pub struct LearnOptions {
+    pub config: LearnConfig,
+    /// Threads that the trainer computes on.
+    pub threads: usize,
+    /// The share of the time that the trainer computes in however busy serving is.
+    pub min_share: f64,
+    /// The share of the principals that the canary answers, while there is one.
+    pub canary_share: f64,
+}
+
+/// What learning is wired to.
+pub(super) struct Learning<'a> {
+    pub store: WeightStore,
+    pub service: Service,
+    pub log: TrafficLog,
+    pub principles: Principles,
+    pub data_dir: &'a DataDir,
+    pub metrics: LearnMetrics,
+    pub arbiter: DeviceArbiter,
+}
+
+impl Learning<'_> {
+    /// Serves what the pointers say, and goes on doing so; learns, where it is told to.
+    pub async fn start(
+        self,
+        model_dir: &Path,
+        device: &Device,
+        learn: Option<LearnOptions>,
+        tasks: &mut Vec<JoinHandle<()>>,
+    ) -> Result<http::Learning, AppError> {
+        let generations = Generations::open(self.data_dir.generations())?;
+        let canary_share = learn.as_ref().map_or(0.0, |learn| learn.canary_share);
+        let publisher = Publisher::new(
+            self.store,
+            generations.clone(),
+            self.log.clone(),
+            canary_share,
+            self.metrics.clone(),
+        );
+        // A generation that cannot be loaded must not keep the base from serving; `/train` and a metric say so.
+        if let Err(error) = publisher.follow().await {
+            tracing::error!("the base serves: {error}");
+        }
+        tasks.push(tokio::spawn(publisher.clone().run(FOLLOW)));
+        let mut control = None;
+        if let Some(learn) = learn {
+            learn.config.validate()?;
+            let (dir, device) = (model_dir.to_owned(), device.clone());
+            let loaded = tokio::task::spawn_blocking(move || {
+                let base = FrozenBase::load(&dir, &device)?;
+                Ok::<_, crate::learn::LearnError>((base, weights_digest(&dir)?))
+            });
+            let (base, digest) = loaded.await.map_err(|error| AppError::Config(error.to_string()))??;
+            let pool = trainer_pool(learn.threads)?;
+            let switch = LearnControl::new(self.metrics);
+            let learner = Learner {
+                service: self.service,
+                log: self.log.clone(),
+                principles: self.principles,
+                workshop: Workshop::new(base, digest, pool, self.arbiter),
+                publisher: publisher.clone(),
+                generations,
+                control: switch.clone(),
+                config: Arc::new(learn.config),
+                dir: self.data_dir.training(),
+                holder: format!("{}:{}", hostname(), self.data_dir.root().display()),
+            };
+            tasks.push(tokio::spawn(learner.run()));
+            control = Some(switch);
+        }
+        Ok(http::Learning {
+            control,
+            publisher,
+            log: self.log,
+        })
+    }
+}
+
+/// This machine's name, as others on the same log see it.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())
+}

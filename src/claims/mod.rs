@@ -1,0 +1,122 @@
+//! The papers' claims, on the pocket model and measured by its checker: one command, one report.
+//!
+//! Every variant is a whole program of its own: traffic comes in through `POST /generate`, is logged, judged by the model itself and
+//! learned from; the checker sees the served answers and never the trainer. What is compared differs in one setting.
+//!
+//! | file | what |
+//! |---|---|
+//! | `variant` | the variants, and what of each differs |
+//! | `run` | one variant under one seed: replay, learn, measure |
+//! | `offline` | DPO on given pairs, without a program around it |
+//! | `measure` | accuracy, style and best of N of served weights on held-out instructions |
+//! | `report`, `draw` | claims, numbers, intervals over seeds, pictures |
+
+mod draw;
+mod measure;
+mod offline;
+mod report;
+mod run;
+mod variant;
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+
+pub use report::Report;
+pub use variant::Variant;
+
+use crate::app::AppError;
+use crate::eval::EvalError;
+use crate::learn::LearnError;
+use crate::preference::log::LogError;
+use crate::service::ServiceError;
+use crate::train::TrainError;
+
+/// What a run of the claims can fail with.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimsError {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error("{}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// A call that the program answered with an error.
+    #[error("{call} was answered with {status}: {body}")]
+    Refused {
+        call: &'static str,
+        status: u16,
+        body: String,
+    },
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// How much is run.
+#[derive(Debug, Clone)]
+pub struct ClaimsOptions {
+    /// Where reports, pictures and, while it runs, the variants' data go.
+    pub out: PathBuf,
+    pub seeds: Vec<u64>,
+    /// None is all.
+    pub only: Vec<Variant>,
+    /// Instructions a stage learns from.
+    pub stage_prompts: usize,
+    /// Held-out instructions that weights are measured on, and samples of each.
+    pub instructions: usize,
+    pub samples: usize,
+    /// The largest N of best of N, a power of two.
+    pub best_of: usize,
+    pub learning_rate: f64,
+    /// Threads of the trainer.
+    pub threads: usize,
+    pub device: Device,
+}
+
+/// Runs every variant under every seed. What is done already (its file is in `out`) is not done again.
+///
+/// # Errors
+/// The first failure; what was finished stays.
+pub async fn run(options: &ClaimsOptions) -> Result<Report, ClaimsError> {
+    let io = |path: &std::path::Path| {
+        let path = path.to_owned();
+        move |source| ClaimsError::Io { path, source }
+    };
+    std::fs::create_dir_all(&options.out).map_err(io(&options.out))?;
+    let mut results = Vec::new();
+    for &seed in &options.seeds {
+        for variant in Variant::ALL {
+            if !options.only.is_empty() && !options.only.contains(&variant) {
+                continue;
+            }
+            let path = options.out.join(format!("{}-{seed}.json", variant.name()));
+            let result = match std::fs::read(&path) {
+                Ok(text) => serde_json::from_slice(&text)
+                    .map_err(|error| ClaimsError::Failed(format!("{}: {error}", path.display())))?,
+                Err(_) => {
+                    tracing::warn!("claims: {} under seed {seed}", variant.name());
+                    let result = run::run(options, variant, seed).await?;
+                    let text = serde_json::to_vec_pretty(&result)
+                        .map_err(|error| ClaimsError::Failed(error.to_string()))?;
+                    std::fs::write(&path, text).map_err(io(&path))?;
+                    result
+                }
+            };
+            results.push(result);
+        }
+    }
+    let report = Report::new(results);
+    report.write(&options.out)?;
+    Ok(report)
+}

@@ -1,0 +1,303 @@
+//! One variant under one seed: traffic is replayed, learned from, and what serves then is measured.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request, StatusCode, header};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::measure::{Measured, measure};
+use super::offline::train_offline;
+use super::variant::Variant;
+use super::{ClaimsError, ClaimsOptions};
+use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::engine::EngineConfig;
+use crate::http::{HttpConfig, OnLogFailure, Permitted};
+use crate::learn::{LearnConfig, LearnControl, Phase};
+use crate::model::WeightsLease;
+use crate::pocket::{Dice, Split, Task};
+use crate::preference::log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
+use crate::preference::PrincipleTable;
+
+/// Calls that are replayed at once.
+const CONCURRENCY: usize = 32;
+/// After which a variant is given up.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// What came of a variant under a seed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunResult {
+    pub variant: Variant,
+    pub seed: u64,
+    pub settings: LearnConfig,
+    /// The start, and what served after each stage.
+    pub generations: Vec<GenerationResult>,
+    /// Pairs that were learned from, and how many of them the checker can tell apart and agrees with.
+    pub pairs: PairTruth,
+    pub seconds: f64,
+}
+
+/// Weights, measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GenerationResult {
+    pub name: String,
+    /// How its stage ended; none of the start.
+    pub outcome: Option<StageOutcome>,
+    pub measured: Measured,
+}
+
+/// Pairs beside the truth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PairTruth {
+    pub pairs: usize,
+    /// Exactly one answer of the pair is right.
+    pub decidable: usize,
+    /// And it is the chosen one.
+    pub right: usize,
+}
+
+/// Runs it from nothing to its numbers.
+pub async fn run(options: &ClaimsOptions, variant: Variant, seed: u64) -> Result<RunResult, ClaimsError> {
+    let begun = Instant::now();
+    let settings = variant.config(options, seed);
+    let work = options.out.join(format!("{}-{seed}.data", variant.name()));
+    remove(&work)?;
+    let app = start(options, settings.clone(), &work).await?;
+    let learned = learn(options, variant, seed, &settings, &app).await;
+    app.stop().await.join();
+    remove(&work)?;
+    let (generations, pairs) = learned?;
+    Ok(RunResult {
+        variant,
+        seed,
+        settings,
+        generations,
+        pairs,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+fn remove(dir: &Path) -> Result<(), ClaimsError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ClaimsError::Io {
+            path: dir.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+async fn start(options: &ClaimsOptions, config: LearnConfig, work: &Path) -> Result<App, ClaimsError> {
+    let data_dir = DataDir::open(work).map_err(|source| ClaimsError::Io {
+        path: work.to_owned(),
+        source,
+    })?;
+    let app = App::start(AppConfig {
+        model_name: "pocket".to_owned(),
+        model: ModelFiles::pocket().map_err(crate::app::AppError::from)?,
+        adapter: None,
+        device: options.device.clone(),
+        engine: EngineConfig::default(),
+        http: HttpConfig::default(),
+        data_dir: Some(data_dir),
+        traffic: TrafficOptions {
+            log: None,
+            default: Consent::default(),
+            allowed: Permitted::default(),
+            on_failure: OnLogFailure::Refuse,
+            trust_user: false,
+        },
+        learn: Some(LearnOptions {
+            config,
+            threads: options.threads,
+            // Nobody waits for an answer here but the learner.
+            min_share: 1.0,
+            canary_share: 0.0,
+        }),
+    });
+    Ok(app.await?)
+}
+
+async fn learn(
+    options: &ClaimsOptions,
+    variant: Variant,
+    seed: u64,
+    settings: &LearnConfig,
+    app: &App,
+) -> Result<(Vec<GenerationResult>, PairTruth), ClaimsError> {
+    let missing = || ClaimsError::Failed("the program was started without learning".to_owned());
+    let (control, log) = (app.control.as_ref().ok_or_else(missing)?, app.log.as_ref().ok_or_else(missing)?);
+    let publisher = app.publisher.as_ref().ok_or_else(missing)?;
+    let base = publisher.weights("base").await?;
+    let mut generations = vec![GenerationResult {
+        name: "base".to_owned(),
+        outcome: None,
+        measured: measure(options, &app.service, &base).await?,
+    }];
+    if variant == Variant::Offline {
+        let adapter = train_offline(options, settings, seed, &app.service, app.model_dir()).await?;
+        let weights = publisher.lend("offline", &adapter)?;
+        generations.push(measured(options, app, "offline", &weights, None).await?);
+        return Ok((generations, PairTruth::default()));
+    }
+    control.pause();
+    if let Some((principle, weight)) = variant.raised() {
+        raise(&app.admin_router, app.service.judge().table(), principle.name(), weight).await?;
+    }
+    let tasks = replay(&app.router, settings, variant.stages(), seed).await?;
+    for stage in 1..=variant.stages() {
+        control.resume();
+        finished(control, log, stage).await?;
+        control.pause();
+        let stages = log.stages().await?;
+        let outcome = stages.first().and_then(|stage| stage.outcome);
+        let policy = log.pointers().await?.policy;
+        let weights = publisher.weights(policy.as_str()).await?;
+        generations.push(measured(options, app, policy.as_str(), &weights, outcome).await?);
+    }
+    Ok((generations, truth(log, &tasks).await?))
+}
+
+async fn measured(
+    options: &ClaimsOptions,
+    app: &App,
+    name: &str,
+    weights: &WeightsLease,
+    outcome: Option<StageOutcome>,
+) -> Result<GenerationResult, ClaimsError> {
+    Ok(GenerationResult {
+        name: name.to_owned(),
+        outcome,
+        measured: measure(options, &app.service, weights).await?,
+    })
+}
+
+/// Waits until `count` stages have ended.
+async fn finished(control: &LearnControl, log: &TrafficLog, count: usize) -> Result<(), ClaimsError> {
+    let begun = Instant::now();
+    loop {
+        let ended = log.stages().await?.iter().filter(|stage| stage.outcome.is_some()).count();
+        if ended >= count {
+            return Ok(());
+        }
+        let status = control.status();
+        if begun.elapsed() > PATIENCE || status.state == Phase::Failed {
+            let error = status.error.unwrap_or_else(|| "it takes too long".to_owned());
+            return Err(ClaimsError::Failed(format!("stage {}: {error}", status.stage)));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Sends enough traffic for all stages: instructions of the training side, each answered and logged. Returns them by their text.
+async fn replay(
+    router: &Router,
+    settings: &LearnConfig,
+    stages: usize,
+    seed: u64,
+) -> Result<HashMap<String, Task>, ClaimsError> {
+    // What is held out is decided by the records' ids; a tenth more leaves enough on both sides.
+    let train = (settings.stage.prompts * stages) as f64 / (1.0 - settings.stage.held_out);
+    let gates = settings.gates.prompts as f64 / settings.stage.held_out;
+    let calls = (1.1 * train.max(gates)) as u64 + 50;
+    let tasks: Vec<Task> = (0..calls)
+        .map(|call| Task::sample(Split::Train, &mut Dice::new(seed ^ 0x7265_706c, call)))
+        .collect();
+    stream::iter(&tasks)
+        .map(|task| {
+            let body = json!({
+                "messages": [{"role": "user", "content": task.prompt}],
+                "max_tokens": 64,
+                "log": {"retain": true, "train": true},
+            });
+            call(router, "POST /generate", Method::POST, "/generate", body)
+        })
+        .buffer_unordered(CONCURRENCY)
+        .try_for_each(|_| async { Ok(()) })
+        .await?;
+    Ok(tasks.into_iter().map(|task| (task.prompt.clone(), task)).collect())
+}
+
+/// Gives a principle of the table another weight, through the operators' route; `correct` weighs 1.
+async fn raise(router: &Router, table: &PrincipleTable, name: &str, weight: f64) -> Result<(), ClaimsError> {
+    let current = call(router, "GET /principles", Method::GET, "/principles", Value::Null).await?;
+    let principles: Vec<Value> = table
+        .iter()
+        .map(|principle| {
+            let weight = match principle.id.as_str() {
+                "correct" => 1.0,
+                id if id == name => weight,
+                _ => 0.0,
+            };
+            json!({"id": principle.id, "text": principle.text, "weight": weight})
+        })
+        .collect();
+    let body = json!({"version": current["version"], "principles": principles});
+    call(router, "PUT /principles", Method::PUT, "/principles", body).await?;
+    Ok(())
+}
+
+async fn call(
+    router: &Router,
+    name: &'static str,
+    method: Method,
+    path: &str,
+    body: Value,
+) -> Result<Value, ClaimsError> {
+    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(body)
+        .map_err(|error| ClaimsError::Failed(error.to_string()))?;
+    let answer = match router.clone().oneshot(request).await {
+        Ok(answer) => answer,
+        Err(never) => match never {},
+    };
+    let status = answer.status();
+    let bytes = to_bytes(answer.into_body(), usize::MAX).await;
+    let bytes = bytes.map_err(|error| ClaimsError::Failed(error.to_string()))?;
+    if status != StatusCode::OK {
+        return Err(ClaimsError::Refused {
+            call: name,
+            status: status.as_u16(),
+            body: String::from_utf8_lossy(&bytes).into_owned(),
+        });
+    }
+    serde_json::from_slice(&bytes).map_err(|error| ClaimsError::Failed(error.to_string()))
+}
+
+/// The pairs of all stages beside the checker.
+async fn truth(log: &TrafficLog, tasks: &HashMap<String, Task>) -> Result<PairTruth, ClaimsError> {
+    let mut truth = PairTruth::default();
+    for stage in log.stages().await? {
+        let rows = stage.state["rows"].as_array().cloned().unwrap_or_default();
+        for id in rows.iter().filter_map(|id| crate::preference::log::RecordId::parse(id.as_str()?)) {
+            let Some(record) = log.get(&id, &Scope::All).await? else {
+                continue;
+            };
+            let Prompt::Messages(messages) = &record.prompt else {
+                continue;
+            };
+            let Some(task) = messages.last().and_then(|message| tasks.get(&message.content)) else {
+                continue;
+            };
+            let learned = |source| matches!(source, PairSource::OnPolicy | PairSource::Contrast);
+            for pair in record.pairs.iter().filter(|pair| learned(pair.source)) {
+                let right = |at: usize| task.check(&record.samples[at].text).correct;
+                let (chosen, rejected) = (right(pair.chosen), right(pair.rejected));
+                truth.pairs += 1;
+                truth.decidable += usize::from(chosen != rejected);
+                truth.right += usize::from(chosen && !rejected);
+            }
+        }
+    }
+    Ok(truth)
+}

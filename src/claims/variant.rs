@@ -1,0 +1,151 @@
+//! What is compared with what.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ClaimsOptions;
+use crate::learn::LearnConfig;
+use crate::learn::config::{OpposedPrinciples, StageOrder};
+use crate::pocket::Principle;
+
+/// One way of learning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// Three on-policy stages through all gates: the program as it is.
+    Stages,
+    /// The same prompts in one stage.
+    AtOnce,
+    /// One stage, every answer drawn from the start's weights.
+    OffPolicy,
+    /// As many updates on pairs of the JSFT corpus.
+    Offline,
+    /// One stage judged by `correct`, and by `brief` with a weight.
+    Brief,
+    /// The same of `polite`.
+    Polite,
+    /// One stage of pairs drawn under opposed principles.
+    Contrast,
+    /// The same with a generator trained for it.
+    ContrastGenerator,
+    /// One stage of judged pairs, to compare the two with.
+    Plain,
+}
+
+/// Stages of [`Variant::Stages`].
+pub const STAGES: usize = 3;
+
+impl Variant {
+    pub const ALL: [Self; 9] = [
+        Self::Stages,
+        Self::AtOnce,
+        Self::OffPolicy,
+        Self::Offline,
+        Self::Brief,
+        Self::Polite,
+        Self::Contrast,
+        Self::ContrastGenerator,
+        Self::Plain,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stages => "stages",
+            Self::AtOnce => "at-once",
+            Self::OffPolicy => "off-policy",
+            Self::Offline => "offline",
+            Self::Brief => "brief",
+            Self::Polite => "polite",
+            Self::Contrast => "contrast",
+            Self::ContrastGenerator => "contrast-generator",
+            Self::Plain => "plain",
+        }
+    }
+
+    /// Prompts that it learns from, in units of a stage. Policies that are compared learn from the same number.
+    pub fn stage_units(self) -> usize {
+        match self {
+            Self::Stages | Self::AtOnce | Self::OffPolicy | Self::Offline => STAGES,
+            _ => 1,
+        }
+    }
+
+    /// Stages that it is run for.
+    pub fn stages(self) -> usize {
+        match self {
+            Self::Stages => STAGES,
+            _ => 1,
+        }
+    }
+
+    /// The principle whose weight is raised, and to what (`correct` weighs 1).
+    pub fn raised(self) -> Option<(Principle, f64)> {
+        match self {
+            Self::Brief => Some((Principle::Brief, 1.0)),
+            Self::Polite => Some((Principle::Polite, 1.0)),
+            _ => None,
+        }
+    }
+
+    /// The settings, everything but what it is about alike.
+    pub fn config(self, options: &ClaimsOptions, seed: u64) -> LearnConfig {
+        let mut config = LearnConfig::default();
+        let stage = &mut config.stage;
+        stage.prompts = options.stage_prompts * self.stage_units() / self.stages();
+        stage.batch = 32;
+        stage.order = StageOrder::EasyFirst;
+        stage.seed = seed;
+        // One caller replays everything.
+        stage.principal_share = 1.0;
+        stage.held_out = 0.1;
+        stage.checkpoint_every = 1000;
+        config.rollout.top_p = 1.0;
+        config.rollout.max_tokens = 64;
+        config.dpo.seed = seed;
+        config.dpo.schedule.learning_rate = options.learning_rate;
+        config.gates.prompts = 64;
+        if self != Self::Stages {
+            // What is compared is what training makes of the pairs, not which of it would be let through.
+            config.gates.win_rate.p0 = 1e-6;
+            config.gates.win_rate.p1 = 2e-6;
+            config.gates.pass_undecided = true;
+            config.gates.min_length_controlled = 0.0;
+            config.gates.max_kl = f64::MAX;
+            config.gates.max_norm = f64::MAX;
+            config.gates.max_truncated = 1.0;
+            config.stage.kl_budget = f64::MAX;
+        }
+        match self {
+            Self::OffPolicy => config.rollout.on_policy = false,
+            Self::Brief | Self::Polite => {
+                let principles = [Principle::Correct].into_iter().chain(self.raised().map(|(p, _)| p));
+                config.judging.principles = principles.map(|p| p.name().to_owned()).collect();
+            }
+            Self::Contrast | Self::ContrastGenerator => {
+                config.contrast.share = 1.0;
+                // The paper uses no judge here.
+                config.contrast.confirmed = false;
+                config.contrast.generator = self == Self::ContrastGenerator;
+                config.contrast.principles = vec![OpposedPrinciples {
+                    good: Principle::Correct.request().to_owned(),
+                    bad: Principle::Correct.opposite().to_owned(),
+                }];
+            }
+            _ => {}
+        }
+        config
+    }
+}
+
+impl FromStr for Variant {
+    type Err = String;
+
+    fn from_str(said: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|variant| variant.name() == said);
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("`{said}` is none of {names}")
+        })
+    }
+}

@@ -1,0 +1,227 @@
+//! `GET /generations` and the moves of their pointers: promotion, canary, rollback.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::error::{ApiError, ErrorBody};
+use super::extract::JsonBody;
+use super::traffic::Identity;
+use super::{AppState, Learning};
+use crate::preference::log::{GenerationId, LogError, Pointer, PointerMove, Pointers};
+
+/// Where the pointers stand. A generation's id, or `base`: the model without an adapter.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PointersBody {
+    /// What serves.
+    policy: String,
+    /// What training goes on from.
+    train: String,
+    /// What the loss is measured against.
+    reference: String,
+    /// What judges.
+    judge: String,
+    /// What a share of the callers is served; the policy where nothing is tried out.
+    canary: String,
+}
+
+impl From<Pointers> for PointersBody {
+    fn from(pointers: Pointers) -> Self {
+        Self {
+            policy: pointers.policy.to_string(),
+            train: pointers.train.to_string(),
+            reference: pointers.reference.to_string(),
+            judge: pointers.judge.to_string(),
+            canary: pointers.canary.to_string(),
+        }
+    }
+}
+
+/// One generation.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GenerationBody {
+    /// The digest of its manifest.
+    id: String,
+    parent: String,
+    reference: String,
+    stage: Option<i64>,
+    /// `candidate`, `promoted`, `rejected`, `rolled_back` or `failed`.
+    state: String,
+    /// Every gate's number, bound and verdict; null until they have been measured.
+    #[schema(value_type = Option<Vec<Object>>)]
+    gates: Value,
+    /// Where it comes from, and its files.
+    #[schema(value_type = Object)]
+    manifest: Value,
+    /// Milliseconds since 1970.
+    created_at: i64,
+}
+
+/// All generations, the newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GenerationsBody {
+    pointers: PointersBody,
+    generations: Vec<GenerationBody>,
+}
+
+/// A move of the policy pointer.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveBody {
+    /// Where the policy stands as far as the caller knows; 409 where it does not.
+    #[schema(min_length = 1)]
+    expected: String,
+    /// Serve a share of the callers first (`--canary-share`) instead of all.
+    #[serde(default)]
+    canary: bool,
+}
+
+/// The move, done.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct MovedBody {
+    pointers: PointersBody,
+}
+
+fn learning(state: &AppState) -> Result<&Learning, ApiError> {
+    let message = "this server keeps no generations";
+    let none = || ApiError::new(StatusCode::NOT_FOUND, "no_generations", message);
+    state.learning.as_deref().ok_or_else(none)
+}
+
+/// Generations, their gates, and which of them serves.
+#[utoipa::path(
+    get,
+    path = "/generations",
+    tag = "admin",
+    responses(
+        (status = 200, body = GenerationsBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn generations(State(state): State<AppState>) -> Result<Json<GenerationsBody>, ApiError> {
+    let log = &learning(&state)?.log;
+    let pointers = log.pointers().await?.into();
+    let generations = log.generations().await?.into_iter();
+    let generations = generations.map(|generation| GenerationBody {
+        id: generation.id.to_string(),
+        parent: generation.parent.to_string(),
+        reference: generation.reference.to_string(),
+        stage: generation.stage.map(|stage| stage.0),
+        state: generation.state.to_string(),
+        gates: generation.gates,
+        manifest: generation.manifest,
+        created_at: generation.created_at,
+    });
+    Ok(Json(GenerationsBody {
+        pointers,
+        generations: generations.collect(),
+    }))
+}
+
+/// Serves a generation, whatever its gates said: the operator decides. It is loaded and verified first.
+#[utoipa::path(
+    post,
+    path = "/generations/{id}/promote",
+    tag = "admin",
+    params(("id" = String, Path, description = "A generation's id, or `base`")),
+    request_body(content = MoveBody, examples(
+        ("all" = (value = json!({"expected": "base"}))),
+        ("share" = (value = json!({"expected": "base", "canary": true})))
+    )),
+    responses(
+        (status = 200, body = MovedBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn promote(
+    State(state): State<AppState>,
+    identity: Identity,
+    Path(id): Path<String>,
+    JsonBody(body): JsonBody<MoveBody>,
+) -> Result<Json<MovedBody>, ApiError> {
+    let reason = if body.canary { "canary" } else { "promoted" };
+    shift(&state, &identity, &id, &body, reason).await
+}
+
+/// Goes back to a generation that served before, or to the base. Training goes on from there.
+#[utoipa::path(
+    post,
+    path = "/generations/{id}/rollback",
+    tag = "admin",
+    params(("id" = String, Path, description = "The generation to go back to, or `base`")),
+    request_body(content = MoveBody, example = json!({"expected": "base"})),
+    responses(
+        (status = 200, body = MovedBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn rollback(
+    State(state): State<AppState>,
+    identity: Identity,
+    Path(id): Path<String>,
+    JsonBody(body): JsonBody<MoveBody>,
+) -> Result<Json<MovedBody>, ApiError> {
+    if body.canary {
+        let message = "a way back is for all callers";
+        return Err(ApiError::invalid("canary", message));
+    }
+    shift(&state, &identity, &id, &body, "rolled back").await
+}
+
+/// Moves the pointers by compare-and-swap, and serves what they say before it answers.
+async fn shift(
+    state: &AppState,
+    identity: &Identity,
+    id: &str,
+    body: &MoveBody,
+    reason: &str,
+) -> Result<Json<MovedBody>, ApiError> {
+    let learning = learning(state)?;
+    let to = match id {
+        "base" => GenerationId::base(),
+        id => {
+            let known = learning.log.generation(&GenerationId::new(id)).await?;
+            let unknown = || LogError::NotFound {
+                what: "generation",
+                id: id.to_owned(),
+            };
+            known.ok_or_else(unknown)?.id
+        }
+    };
+    if let Err(error) = learning.publisher.check(&to).await {
+        let message = format!("it cannot serve: {error}");
+        return Err(ApiError::new(StatusCode::CONFLICT, "unusable_generation", message));
+    }
+    let now = learning.log.pointers().await?;
+    let expected = GenerationId::new(body.expected.as_str());
+    let step = |pointer, from: &GenerationId, to: &GenerationId| PointerMove {
+        pointer,
+        from: from.clone(),
+        to: to.clone(),
+    };
+    let moves = if body.canary {
+        vec![
+            step(Pointer::Policy, &expected, &expected),
+            step(Pointer::Canary, &now.canary, &to),
+        ]
+    } else {
+        vec![
+            step(Pointer::Policy, &expected, &to),
+            step(Pointer::Canary, &now.canary, &to),
+            step(Pointer::Train, &now.train, &to),
+            step(Pointer::Reference, &now.reference, &to),
+        ]
+    };
+    learning.log.move_pointers(&moves, &identity.actor(), reason).await?;
+    if let Err(error) = learning.publisher.follow().await {
+        tracing::error!("the pointers moved, and what serves stays as it is: {error}");
+    }
+    let pointers = learning.log.pointers().await?.into();
+    Ok(Json(MovedBody { pointers }))
+}

@@ -1,0 +1,145 @@
+//! `GET /train`, `POST /train/pause` and `/train/resume`: learning, for its operators.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::error::{ApiError, ErrorBody};
+use super::traffic::Identity;
+use super::{AppState, Learning};
+use crate::learn::{LearnControl, LearnStatus};
+
+/// What learning does at the moment.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TrainBody {
+    /// `standby` (another process trains), `waiting` (for prompts), `paused`, `sampling`, `judging`, `updating`, `gating` or `failed`.
+    state: String,
+    paused: bool,
+    /// The running stage, or the last one.
+    stage: i64,
+    /// Its updates so far, and as planned.
+    update: u64,
+    planned: u64,
+    prompts_waiting: u64,
+    prompts_needed: u64,
+    /// Since the program started.
+    updates: u64,
+    pairs: u64,
+    /// Pairs that were not made, by reason.
+    #[schema(value_type = Object)]
+    dropped: Value,
+    /// Stages promoted since learning was last resumed; it pauses at the configured number.
+    unattended: u64,
+    /// Loss, rewards, log-probabilities, gradient norm and lengths of the last update.
+    #[schema(value_type = Option<Object>)]
+    last_update: Value,
+    /// Mean KL divergence of an answer from generation 0, nats.
+    kl: Option<f64>,
+    /// The last candidate's.
+    #[schema(value_type = Vec<Object>)]
+    gates: Value,
+    last_outcome: Option<String>,
+    error: Option<String>,
+    /// Why the pointers are not served, if they are not.
+    serving_problem: Option<String>,
+    /// Seconds since 1970 at the last change.
+    changed: u64,
+}
+
+impl TrainBody {
+    fn new(status: LearnStatus, serving_problem: Option<String>) -> Self {
+        Self {
+            state: json!(status.state).as_str().unwrap_or_default().to_owned(),
+            paused: status.paused,
+            stage: status.stage,
+            update: status.update,
+            planned: status.planned,
+            prompts_waiting: status.prompts_waiting,
+            prompts_needed: status.prompts_needed,
+            updates: status.updates,
+            pairs: status.pairs,
+            dropped: json!(status.dropped),
+            unattended: status.unattended,
+            last_update: json!(status.last_update),
+            kl: status.kl,
+            gates: json!(status.gates),
+            last_outcome: status.last_outcome,
+            error: status.error,
+            serving_problem,
+            changed: status.changed,
+        }
+    }
+}
+
+/// Learning and its switch, or a clear refusal.
+fn learning(state: &AppState) -> Result<(&Learning, &LearnControl), ApiError> {
+    let none = || {
+        let message = "this server does not learn";
+        ApiError::new(StatusCode::NOT_FOUND, "not_learning", message)
+    };
+    let learning = state.learning.as_deref().ok_or_else(none)?;
+    let control = learning.control.as_ref().ok_or_else(none)?;
+    Ok((learning, control))
+}
+
+fn body(learning: &Learning, control: &LearnControl) -> Json<TrainBody> {
+    let problem = learning.publisher.problem();
+    Json(TrainBody::new(control.status(), problem))
+}
+
+/// What learning does at the moment.
+#[utoipa::path(
+    get,
+    path = "/train",
+    tag = "admin",
+    responses((status = 200, body = TrainBody), (status = "4XX", body = ErrorBody))
+)]
+pub async fn train(State(state): State<AppState>) -> Result<Json<TrainBody>, ApiError> {
+    let (learning, control) = learning(&state)?;
+    Ok(body(learning, control))
+}
+
+/// Stops learning after the update that runs. Serving goes on.
+#[utoipa::path(
+    post,
+    path = "/train/pause",
+    tag = "admin",
+    responses(
+        (status = 200, body = TrainBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn pause(
+    State(state): State<AppState>,
+    identity: Identity,
+) -> Result<Json<TrainBody>, ApiError> {
+    let (learning, control) = learning(&state)?;
+    control.pause();
+    learning.log.audit(&identity.actor(), "train.paused", json!({})).await?;
+    Ok(body(learning, control))
+}
+
+/// Goes on with learning.
+#[utoipa::path(
+    post,
+    path = "/train/resume",
+    tag = "admin",
+    responses(
+        (status = 200, body = TrainBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn resume(
+    State(state): State<AppState>,
+    identity: Identity,
+) -> Result<Json<TrainBody>, ApiError> {
+    let (learning, control) = learning(&state)?;
+    learning.log.audit(&identity.actor(), "train.resumed", json!({})).await?;
+    control.resume();
+    Ok(body(learning, control))
+}

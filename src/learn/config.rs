@@ -1,0 +1,333 @@
+//! The settings of learning, whole.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::LearnError;
+use super::gate::GateConfig;
+use crate::train::dpo::DpoConfig;
+
+/// `[learn]`: everything that decides what is learned. What decides only when and where is [`crate::device::arbiter`]'s and the
+/// server's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LearnConfig {
+    pub stage: StageConfig,
+    pub rollout: RolloutConfig,
+    pub judging: JudgingConfig,
+    pub contrast: ContrastConfig,
+    pub active: ActiveConfig,
+    pub replay: ReplayConfig,
+    pub dpo: DpoConfig,
+    pub gates: GateConfig,
+    pub publish: PublishConfig,
+}
+
+/// What a stage takes from the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StageConfig {
+    /// Prompts a stage learns from; it begins once the log has so many that may train and were not used before.
+    pub prompts: usize,
+    /// Prompts of one update.
+    pub batch: usize,
+    pub order: StageOrder,
+    /// Share of the log's records, chosen by a hash of their ids, that never train: gates are measured on them.
+    pub held_out: f64,
+    /// Seconds that a record rests before it may train, so that what is noticed in it can still be deleted.
+    pub quarantine: u64,
+    /// The largest share of a stage that one principal's records may have (a flood of one caller is no majority).
+    pub principal_share: f64,
+    /// Stages that may be promoted, one after the other, before somebody has to say `POST /train/resume`.
+    pub unattended: u64,
+    /// Updates between two checkpoints.
+    pub checkpoint_every: u64,
+    /// A stage stops, and is judged as it stands, once an answer's mean KL divergence from generation 0 is beyond this (nats).
+    pub kl_budget: f64,
+    pub seed: u64,
+}
+
+impl Default for StageConfig {
+    fn default() -> Self {
+        Self {
+            prompts: 256,
+            batch: 32,
+            order: StageOrder::EasyFirst,
+            held_out: 0.2,
+            quarantine: 0,
+            principal_share: 0.25,
+            unattended: 8,
+            checkpoint_every: 4,
+            kl_budget: 40.0,
+            seed: 0,
+        }
+    }
+}
+
+/// In which order a stage goes through its prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StageOrder {
+    /// Prompts first on whose logged or fresh answers the judge is surest (sDPO: easy to hard).
+    EasyFirst,
+    /// As they came.
+    AsLogged,
+}
+
+/// How fresh answers are drawn. The paper's sampling: temperature 1, nucleus 0.9.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RolloutConfig {
+    /// Answers to a prompt, two or more.
+    pub samples: usize,
+    pub temperature: f32,
+    pub top_p: f32,
+    /// Tokens of an answer; a longer one is cut and makes no pair.
+    pub max_tokens: usize,
+    /// Whether the answers come from the policy as the last update left it, as they should. False takes them from the stage's
+    /// start: the off-policy baseline that the paper compares with.
+    pub on_policy: bool,
+}
+
+impl Default for RolloutConfig {
+    fn default() -> Self {
+        Self {
+            samples: 2,
+            temperature: 1.0,
+            top_p: 0.9,
+            max_tokens: 512,
+            on_policy: true,
+        }
+    }
+}
+
+/// How pairs are made of judged answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JudgingConfig {
+    pub disagreement: Disagreement,
+    /// Pairs whose probability is nearer to a half than this are dropped.
+    pub min_margin: f32,
+    /// The label is the judge's probability (cDPO) instead of 1.
+    pub soft_labels: bool,
+    /// Principles of the table by name, judged one by one and averaged by the weights that the table gives them when a stage begins
+    /// (SALMON); none is the judge template's own question.
+    pub principles: Vec<String>,
+}
+
+impl Default for JudgingConfig {
+    fn default() -> Self {
+        Self {
+            disagreement: Disagreement::Drop,
+            min_margin: 0.0,
+            soft_labels: false,
+            principles: Vec::new(),
+        }
+    }
+}
+
+/// What becomes of a pair whose two orders name different winners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Disagreement {
+    /// It is dropped (SALMON).
+    Drop,
+    /// Its label is the averaged probability.
+    Soften,
+    /// It is kept like any other (SELF-JUDGE).
+    Keep,
+}
+
+/// SSO: a share of the pairs is drawn under opposed principles.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContrastConfig {
+    /// Share of a stage's prompts whose pairs are made so; 0 is none.
+    pub share: f64,
+    /// What the system message says for the better answer, and for the worse one.
+    pub principles: Vec<OpposedPrinciples>,
+    /// Whether a generator is trained for it first (version 2 of the paper), or the policy itself is prompted.
+    pub generator: bool,
+    /// Weight of the likelihood terms of the generator's loss.
+    pub gamma: f64,
+    /// Whether the judge has to confirm a pair.
+    pub confirmed: bool,
+    /// The near-on-policy condition: how much less probable (nats a token) than the policy's own answers to the bare prompt the two
+    /// answers may be under the bare prompt.
+    pub max_distance: f32,
+}
+
+impl Default for ContrastConfig {
+    fn default() -> Self {
+        Self {
+            share: 0.0,
+            principles: Vec::new(),
+            generator: false,
+            gamma: 0.1,
+            confirmed: true,
+            max_distance: 1.0,
+        }
+    }
+}
+
+/// Two system messages that pull in opposite directions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpposedPrinciples {
+    pub good: String,
+    pub bad: String,
+}
+
+/// Active preference learning (arXiv 2402.08114): of more prompts than are used, the ones that teach most.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ActiveConfig {
+    /// Pairs are made for this many times the batch, and the best of them used; 0 and 1 are off.
+    pub oversample: usize,
+    /// How much the policy's entropy (negative mean log-probability of the answers) counts against the certainty of its implicit
+    /// reward, from 0 to 1.
+    pub entropy: f64,
+}
+
+/// Pairs of earlier stages among the fresh ones.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplayConfig {
+    /// Share of an update's pairs that come from earlier stages; 0 is none.
+    pub share: f64,
+}
+
+/// What becomes of a trained stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishConfig {
+    /// Whether a candidate that passes the gates serves at once. False leaves it for `POST /generations/{id}/promote`.
+    pub promote: bool,
+    /// ExPO (arXiv 2404.16792): the adapter's change over its start is scaled by `1 + extrapolate`; 0 is off.
+    pub extrapolate: f32,
+}
+
+impl Default for PublishConfig {
+    fn default() -> Self {
+        Self {
+            promote: true,
+            extrapolate: 0.0,
+        }
+    }
+}
+
+impl LearnConfig {
+    /// # Errors
+    /// A file that cannot be read or is no valid configuration; the message names the setting.
+    pub fn from_file(path: &Path) -> Result<Self, LearnError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
+        let mut config: Self = toml::from_str(&text)
+            .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
+        // What a file names is beside it.
+        if let Some(anchor) = &mut config.gates.anchor {
+            let beside = path.parent().unwrap_or(Path::new("")).join(&*anchor);
+            *anchor = beside;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// # Errors
+    /// Names the first setting that makes no sense, and its range.
+    pub fn validate(&self) -> Result<(), LearnError> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let Self {
+            stage,
+            rollout,
+            judging,
+            contrast,
+            active,
+            replay,
+            publish,
+            ..
+        } = self;
+        let checks = [
+            (stage.prompts > 0, "stage.prompts must be at least 1"),
+            (
+                (1..=stage.prompts.max(1)).contains(&stage.batch),
+                "stage.batch must be from 1 to stage.prompts",
+            ),
+            (
+                stage.principal_share > 0.0 && share(stage.principal_share),
+                "stage.principal_share must be above 0 and at most 1",
+            ),
+            (
+                (0.001..=0.9).contains(&stage.held_out),
+                "stage.held_out must be from 0.001 to 0.9",
+            ),
+            (stage.checkpoint_every > 0, "stage.checkpoint_every must be at least 1"),
+            (stage.kl_budget > 0.0, "stage.kl_budget must be above 0"),
+            (rollout.samples >= 2, "rollout.samples must be at least 2"),
+            (
+                rollout.temperature > 0.0 && rollout.temperature <= 100.0,
+                "rollout.temperature must be above 0 and at most 100",
+            ),
+            (
+                rollout.top_p > 0.0 && rollout.top_p <= 1.0,
+                "rollout.top_p must be above 0 and at most 1",
+            ),
+            (rollout.max_tokens > 0, "rollout.max_tokens must be at least 1"),
+            (
+                (0.0..0.5).contains(&judging.min_margin),
+                "judging.min_margin must be from 0 to less than 0.5",
+            ),
+            (share(contrast.share), "contrast.share must be from 0 to 1"),
+            (
+                contrast.share == 0.0 || !contrast.principles.is_empty(),
+                "contrast.share is above 0, so contrast.principles must name a pair",
+            ),
+            (contrast.gamma >= 0.0, "contrast.gamma must not be negative"),
+            (contrast.max_distance > 0.0, "contrast.max_distance must be above 0"),
+            (share(active.entropy), "active.entropy must be from 0 to 1"),
+            (
+                (0.0..1.0).contains(&replay.share),
+                "replay.share must be from 0 to less than 1",
+            ),
+            (
+                (0.0..=2.0).contains(&publish.extrapolate),
+                "publish.extrapolate must be from 0 to 2",
+            ),
+        ];
+        if let Some((_, problem)) = checks.iter().find(|(ok, _)| !ok) {
+            return Err(LearnError::Config((*problem).to_owned()));
+        }
+        self.gates.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_survive_a_file() {
+        let config = LearnConfig::default();
+        config.validate().unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<LearnConfig>(&text).unwrap(), config);
+        assert!(toml::from_str::<LearnConfig>("[stage]\npromts = 3").is_err());
+    }
+
+    #[test]
+    fn settings_out_of_their_range_are_named() {
+        let wrong = [
+            ("stage.batch", "[stage]\nprompts = 4\nbatch = 5"),
+            ("rollout.samples", "[rollout]\nsamples = 1"),
+            ("contrast.principles", "[contrast]\nshare = 0.5"),
+            ("judging.min_margin", "[judging]\nmin_margin = 0.5"),
+            ("replay.share", "[replay]\nshare = 1.0"),
+        ];
+        for (setting, text) in wrong {
+            let config: LearnConfig = toml::from_str(text).unwrap();
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(setting), "{error}");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What a candidate has to show before it serves.
+//!
+//! | gate | number | passes |
+//! |---|---|---|
+//! | `finite` | values of the adapter that are not finite | none |
+//! | `norm` | largest change of a layer, relative to the layer | at most `max_norm` |
+//! | `step_zero` | largest implicit reward before the first update | at most `max_step_zero`: policy and reference were one |
+//! | `parity` | mean difference of served and trained log-probabilities, per token | at most `max_parity` |
+//! | `win_rate` | the pinned judge's verdict on candidate against live policy, sequentially tested | not worse |
+//! | `length_controlled` | that win rate at equal length | at least `min_length_controlled` |
+//! | `kl` | mean KL divergence of an answer from generation 0 | at most `max_kl` |
+//! | `truncated` | share of answers cut off, beyond the live policy's | at most `max_truncated` |
+//! | `anchor` | share of the anchor set's chosen answers that are the more probable, less the live policy's | at least `-tolerance` |
+//! | `judge` | accuracy of the candidate as a judge of the anchor set, less the live policy's | at least `-tolerance` |
+//!
+//! All are measured, whatever the first says: the numbers are stored with the generation and shown.
+
+pub mod anchor;
+pub mod length;
+pub mod measure;
+pub mod sequential;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::LearnError;
+use length::{Duel, length_controlled};
+use sequential::{Decision, SequentialTest};
+
+/// Bounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateConfig {
+    /// Prompts of the log on which candidate and live policy meet; they never train.
+    pub prompts: usize,
+    pub win_rate: SequentialTest,
+    /// Whether a candidate passes of which the sequential test could not say that it is worse, either.
+    pub pass_undecided: bool,
+    pub min_length_controlled: f64,
+    /// Nats of a whole answer.
+    pub max_kl: f64,
+    /// Frobenius norm of a layer's change over that of the layer.
+    pub max_norm: f64,
+    /// Nats.
+    pub max_step_zero: f64,
+    /// Nats a token.
+    pub max_parity: f64,
+    pub max_truncated: f64,
+    /// Preference pairs whose answers everybody agrees on (TRL's format): what the policy and its judging may not lose. Without one
+    /// the two gates are shown as not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<PathBuf>,
+    /// How much of the anchor set's accuracy may be lost: the noise of a set of its size.
+    pub tolerance: f64,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self {
+            prompts: 128,
+            win_rate: SequentialTest::default(),
+            pass_undecided: true,
+            min_length_controlled: 0.48,
+            max_kl: 50.0,
+            max_norm: 0.5,
+            max_step_zero: 1e-3,
+            max_parity: 0.05,
+            max_truncated: 0.05,
+            anchor: None,
+            tolerance: 0.02,
+        }
+    }
+}
+
+impl GateConfig {
+    /// # Errors
+    /// Names the setting that makes no sense.
+    pub fn validate(&self) -> Result<(), LearnError> {
+        let checks = [
+            (self.prompts > 0, "gates.prompts must be at least 1"),
+            (
+                self.win_rate.is_valid(),
+                "gates.win_rate needs 0 < p0 < p1 < 1 and error rates whose sum is below 1",
+            ),
+            (
+                (0.0..=1.0).contains(&self.min_length_controlled),
+                "gates.min_length_controlled must be from 0 to 1",
+            ),
+            (self.max_kl > 0.0, "gates.max_kl must be above 0"),
+            (self.max_norm > 0.0, "gates.max_norm must be above 0"),
+            (self.max_step_zero >= 0.0, "gates.max_step_zero must not be negative"),
+            (self.max_parity > 0.0, "gates.max_parity must be above 0"),
+            (
+                (0.0..=1.0).contains(&self.max_truncated),
+                "gates.max_truncated must be from 0 to 1",
+            ),
+            (
+                (0.0..1.0).contains(&self.tolerance),
+                "gates.tolerance must be from 0 to less than 1",
+            ),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, problem)) => Err(LearnError::Config((*problem).to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One gate's number.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GateResult {
+    pub gate: String,
+    /// None where it could not be measured.
+    pub value: Option<f64>,
+    /// What it was held against.
+    pub bound: f64,
+    pub passed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What was measured of a candidate.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Measurements {
+    pub not_finite: usize,
+    pub norm: f64,
+    /// Largest absolute difference of policy and reference log-probability before the first update.
+    pub step_zero: f64,
+    pub parity: f64,
+    /// Candidate against live policy, in the order in which they met.
+    pub duels: Vec<Duel>,
+    pub kl: f64,
+    /// Shares of answers that were cut off, candidate's and live policy's.
+    pub truncated: [f64; 2],
+    /// Accuracies, candidate's and live policy's.
+    pub anchor: Option<[f64; 2]>,
+    pub judge: Option<[f64; 2]>,
+}
+
+/// All gates.
+pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
+    let at_most = |gate: &str, value: f64, bound: f64| GateResult {
+        gate: gate.to_owned(),
+        value: Some(value),
+        bound,
+        // NaN passes nothing.
+        passed: value <= bound,
+        note: None,
+    };
+    let at_least = |gate: &str, value: f64, bound: f64| GateResult {
+        passed: value >= bound,
+        ..at_most(gate, value, bound)
+    };
+    let kept = |gate: &str, accuracies: Option<[f64; 2]>| match accuracies {
+        Some([candidate, live]) => GateResult {
+            note: Some(format!("{:.3}, was {:.3}", candidate, live)),
+            ..at_least(gate, candidate - live, -config.tolerance)
+        },
+        None => GateResult {
+            gate: gate.to_owned(),
+            value: None,
+            bound: -config.tolerance,
+            passed: true,
+            note: Some("not measured: gates.anchor names no file".into()),
+        },
+    };
+    let [truncated, before] = measured.truncated;
+    vec![
+        at_most("finite", measured.not_finite as f64, 0.0),
+        at_most("norm", measured.norm, config.max_norm),
+        at_most("step_zero", measured.step_zero, config.max_step_zero),
+        at_most("parity", measured.parity, config.max_parity),
+        win_rate(config, &measured.duels),
+        at_least(
+            "length_controlled",
+            length_controlled(&measured.duels),
+            config.min_length_controlled,
+        ),
+        at_most("kl", measured.kl, config.max_kl),
+        at_most("truncated", truncated - before, config.max_truncated),
+        kept("anchor", measured.anchor),
+        kept("judge", measured.judge),
+    ]
+}
+
+fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
+    let (decision, taken) = config.win_rate.decide(duels.iter().map(|duel| duel.score));
+    let mean = duels.iter().map(|duel| duel.score).sum::<f64>() / duels.len().max(1) as f64;
+    let passed = match decision {
+        Decision::Better => true,
+        Decision::Worse => false,
+        // Too few duels to tell: then at least nothing speaks against it.
+        Decision::Undecided => config.pass_undecided && mean >= 0.5 && !duels.is_empty(),
+    };
+    let said = match decision {
+        Decision::Better => "better",
+        Decision::Worse => "worse",
+        Decision::Undecided => "undecided",
+    };
+    GateResult {
+        gate: "win_rate".into(),
+        value: Some(mean),
+        bound: config.win_rate.p1,
+        passed,
+        note: Some(format!("{said} after {taken} of {} duels", duels.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Measurements {
+        Measurements {
+            norm: 0.01,
+            parity: 0.001,
+            duels: vec![
+                Duel {
+                    score: 0.9,
+                    longer: 0.0
+                };
+                100
+            ],
+            kl: 3.0,
+            anchor: Some([0.8, 0.79]),
+            judge: Some([0.9, 0.91]),
+            ..Measurements::default()
+        }
+    }
+
+    fn failed(measured: &Measurements) -> Vec<String> {
+        let results = judge(&GateConfig::default(), measured);
+        assert_eq!(results.len(), 10);
+        let failed = results.into_iter().filter(|result| !result.passed);
+        failed.map(|result| result.gate).collect()
+    }
+
+    #[test]
+    fn a_good_candidate_passes_and_each_gate_can_stop_one() {
+        assert!(failed(&good()).is_empty());
+        type Spoil = fn(&mut Measurements);
+        let spoilt: [(&str, Spoil); 9] = [
+            ("finite", |m| m.not_finite = 1),
+            ("norm", |m| m.norm = 0.9),
+            ("step_zero", |m| m.step_zero = 0.1),
+            ("parity", |m| m.parity = f64::NAN),
+            ("kl", |m| m.kl = 99.0),
+            ("truncated", |m| m.truncated = [0.2, 0.1]),
+            ("anchor", |m| m.anchor = Some([0.7, 0.8])),
+            ("judge", |m| m.judge = Some([0.8, 0.9])),
+            ("win_rate", |m| {
+                for duel in &mut m.duels {
+                    duel.score = 0.5;
+                }
+                m.duels[0].score = 0.4;
+            }),
+        ];
+        for (gate, spoil) in spoilt {
+            let mut measured = good();
+            spoil(&mut measured);
+            assert_eq!(failed(&measured), [gate]);
+        }
+    }
+
+    #[test]
+    fn wins_by_length_are_stopped_by_the_length_controlled_gate() {
+        let mut measured = good();
+        for (at, duel) in measured.duels.iter_mut().enumerate() {
+            let won = at % 5 != 0;
+            duel.score = if won { 0.95 } else { 0.05 };
+            duel.longer = if won { 20.0 } else { -8.0 };
+        }
+        assert_eq!(failed(&measured), ["length_controlled"]);
+    }
+
+    #[test]
+    fn without_an_anchor_set_its_gates_say_so() {
+        let results = judge(&GateConfig::default(), &Measurements { anchor: None, ..good() });
+        let anchor = results.iter().find(|result| result.gate == "anchor").unwrap();
+        assert!(anchor.passed && anchor.value.is_none() && anchor.note.is_some());
+    }
+}

@@ -1,0 +1,315 @@
+//! Judged pairs: the pinned judge reads both orders, principle by principle; what it says decides what is learned.
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::LearnError;
+use super::config::{Disagreement, JudgingConfig};
+use super::rollout::{Answer, WINDOW};
+use crate::judge::Method;
+use crate::model::WeightsLease;
+use crate::preference::Message;
+use crate::service::{
+    JudgeTask, Orders, PairVerdict, Service, TournamentTask, Turn, WeightedPrinciple,
+};
+
+/// Why answers make no pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dropped {
+    /// One answer twice.
+    Identical,
+    /// Cut off: nobody knows how it would have ended.
+    Truncated,
+    Empty,
+    /// The two orders name different winners.
+    Disagreement,
+    /// Too near to a half.
+    Margin,
+    /// Exactly a half.
+    Tie,
+    /// The judge does not confirm what the opposed principles were meant to bring about.
+    NotConfirmed,
+    /// Too improbable under the bare prompt.
+    OffPolicy,
+    /// Passed over by active selection.
+    NotSelected,
+    /// The trainer has no place for it: longer than the context.
+    TooLong,
+}
+
+impl Dropped {
+    pub const ALL: [Self; 10] = [
+        Self::Identical,
+        Self::Truncated,
+        Self::Empty,
+        Self::Disagreement,
+        Self::Margin,
+        Self::Tie,
+        Self::NotConfirmed,
+        Self::OffPolicy,
+        Self::NotSelected,
+        Self::TooLong,
+    ];
+
+    /// As metrics and files call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identical => "identical",
+            Self::Truncated => "truncated",
+            Self::Empty => "empty",
+            Self::Disagreement => "disagreement",
+            Self::Margin => "margin",
+            Self::Tie => "tie",
+            Self::NotConfirmed => "not_confirmed",
+            Self::OffPolicy => "off_policy",
+            Self::NotSelected => "not_selected",
+            Self::TooLong => "too_long",
+        }
+    }
+}
+
+/// Two answers of which the judge prefers one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JudgedPair {
+    pub chosen: Answer,
+    pub rejected: Answer,
+    /// Probability that `chosen` is better, as the loss takes it.
+    pub label: f32,
+    /// What was read, of `chosen` as candidate 0.
+    pub verdict: PairVerdict,
+}
+
+/// Who judges, and by what.
+#[derive(Debug, Clone)]
+pub struct PinnedJudge {
+    pub weights: WeightsLease,
+    /// None is the template's default.
+    pub principles: Vec<WeightedPrinciple>,
+}
+
+impl PinnedJudge {
+    pub fn task(&self, context: Vec<Message>) -> JudgeTask {
+        JudgeTask {
+            context,
+            principles: self.principles.clone(),
+            orders: Orders::Both,
+            turn: Turn::background(),
+            weights: Some(self.weights.clone()),
+        }
+    }
+
+    /// The verdict on each pair of texts, in their order.
+    ///
+    /// # Errors
+    /// The service's.
+    pub async fn judge_all(
+        &self,
+        service: &Service,
+        pairs: impl IntoIterator<Item = (Vec<Message>, &str, &str)>,
+    ) -> Result<Vec<PairVerdict>, LearnError> {
+        stream::iter(pairs)
+            .map(|(context, a, b)| async move {
+                let judged = service.judge_pair(&self.task(context), a, b).await?;
+                Ok(judged.result)
+            })
+            .buffered(WINDOW)
+            .try_collect()
+            .await
+    }
+
+    /// The pair of each prompt's answers, or why there is none: of two the better and the worse, of more the best and the worst of
+    /// a round robin.
+    ///
+    /// # Errors
+    /// The service's.
+    pub async fn pairs(
+        &self,
+        service: &Service,
+        config: &JudgingConfig,
+        answered: Vec<(Vec<Message>, Vec<Answer>)>,
+    ) -> Result<Vec<Result<JudgedPair, Dropped>>, LearnError> {
+        stream::iter(answered)
+            .map(|(context, answers)| self.pair(service, config, context, answers))
+            .buffered(WINDOW)
+            .try_collect()
+            .await
+    }
+
+    async fn pair(
+        &self,
+        service: &Service,
+        config: &JudgingConfig,
+        context: Vec<Message>,
+        mut answers: Vec<Answer>,
+    ) -> Result<Result<JudgedPair, Dropped>, LearnError> {
+        let sampled = answers.len();
+        answers.retain(|answer| answer.complete);
+        if answers.len() < 2 {
+            let why = if sampled < 2 { Dropped::Empty } else { Dropped::Truncated };
+            return Ok(Err(why));
+        }
+        let mut distinct: Vec<Answer> = Vec::new();
+        for answer in answers {
+            if distinct.iter().all(|other| other.text != answer.text) {
+                distinct.push(answer);
+            }
+        }
+        if distinct.len() < 2 {
+            return Ok(Err(Dropped::Identical));
+        }
+        let task = self.task(context);
+        let (first, second, verdict) = if distinct.len() == 2 {
+            let judged = service.judge_pair(&task, &distinct[0].text, &distinct[1].text);
+            (0, 1, judged.await?.result)
+        } else {
+            let texts: Vec<String> = distinct.iter().map(|answer| answer.text.clone()).collect();
+            let how = TournamentTask {
+                method: Method::RoundRobin,
+                seed: distinct[0].seed,
+            };
+            let held = service.hold_tournament(&task, how, &texts).await?.result;
+            let (best, worst) = (held.winner, held.ranking[held.ranking.len() - 1]);
+            let mut matches = held.rounds.into_iter().flatten();
+            let played = matches
+                .find(|m| [m.a, m.b] == [best, worst] || [m.b, m.a] == [best, worst])
+                .expect("in a round robin everybody meets everybody; this is a bug");
+            (played.a, played.b, played.verdict)
+        };
+        let b = distinct[second].clone();
+        Ok(decide(config, distinct[first].clone(), b, verdict))
+    }
+}
+
+/// What becomes of two answers, given the verdict on the first.
+pub fn decide(
+    config: &JudgingConfig,
+    a: Answer,
+    b: Answer,
+    verdict: PairVerdict,
+) -> Result<JudgedPair, Dropped> {
+    if a.ids.is_empty() || b.ids.is_empty() {
+        return Err(Dropped::Empty);
+    }
+    if a.ids == b.ids {
+        return Err(Dropped::Identical);
+    }
+    if !(a.complete && b.complete) {
+        return Err(Dropped::Truncated);
+    }
+    let Some(winner) = verdict.winner else {
+        return Err(Dropped::Tie);
+    };
+    let disagreed = verdict.consistent == Some(false);
+    if disagreed && config.disagreement == Disagreement::Drop {
+        return Err(Dropped::Disagreement);
+    }
+    if (verdict.p - 0.5).abs() < config.min_margin {
+        return Err(Dropped::Margin);
+    }
+    let (chosen, rejected, verdict) = match winner {
+        0 => (a, b, verdict),
+        _ => (b, a, verdict.turned()),
+    };
+    let soft = config.soft_labels || (disagreed && config.disagreement == Disagreement::Soften);
+    Ok(JudgedPair {
+        chosen,
+        rejected,
+        label: if soft { verdict.p } else { 1.0 },
+        verdict,
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::service::ShownRead;
+
+    pub fn answer(ids: &[u32]) -> Answer {
+        Answer {
+            text: format!("{ids:?}"),
+            ids: ids.to_vec(),
+            logprobs: vec![-0.5; ids.len()],
+            complete: true,
+            seed: 1,
+            weights: "base".into(),
+        }
+    }
+
+    pub fn verdict(first: f32, second: f32) -> PairVerdict {
+        let p = (first + second) / 2.0;
+        PairVerdict {
+            p,
+            winner: match p.total_cmp(&0.5) {
+                std::cmp::Ordering::Greater => Some(0),
+                std::cmp::Ordering::Less => Some(1),
+                std::cmp::Ordering::Equal => None,
+            },
+            consistent: Some((first > 0.5) == (second > 0.5)),
+            label_mass: 1.0,
+            orders: vec![
+                ShownRead {
+                    shown: [0, 1],
+                    p_first: first,
+                },
+                ShownRead {
+                    shown: [1, 0],
+                    p_first: 1.0 - second,
+                },
+            ],
+            principles: Vec::new(),
+            truncated: false,
+        }
+    }
+
+    #[test]
+    fn the_better_one_is_chosen_whichever_came_first() {
+        let config = JudgingConfig::default();
+        let (a, b) = (answer(&[1, 2]), answer(&[3, 2]));
+        let pair = decide(&config, a.clone(), b.clone(), verdict(0.9, 0.7)).unwrap();
+        assert_eq!((&pair.chosen, pair.label), (&a, 1.0));
+        let pair = decide(&config, a, b.clone(), verdict(0.1, 0.3)).unwrap();
+        assert_eq!(pair.chosen, b);
+        assert!((pair.verdict.p - 0.8).abs() < 1e-6);
+        assert_eq!(pair.verdict.winner, Some(0));
+    }
+
+    #[test]
+    fn every_reason_to_drop_a_pair_drops_it() {
+        let config = JudgingConfig {
+            min_margin: 0.1,
+            ..JudgingConfig::default()
+        };
+        let (a, b) = (answer(&[1, 2]), answer(&[3, 2]));
+        let cut = Answer {
+            complete: false,
+            ..a.clone()
+        };
+        let why = |a: &Answer, b: &Answer, v| decide(&config, a.clone(), b.clone(), v).unwrap_err();
+        assert_eq!(why(&a, &a, verdict(0.9, 0.9)), Dropped::Identical);
+        assert_eq!(why(&cut, &b, verdict(0.9, 0.9)), Dropped::Truncated);
+        assert_eq!(why(&answer(&[]), &b, verdict(0.9, 0.9)), Dropped::Empty);
+        assert_eq!(why(&a, &b, verdict(0.9, 0.3)), Dropped::Disagreement);
+        assert_eq!(why(&a, &b, verdict(0.55, 0.55)), Dropped::Margin);
+        assert_eq!(why(&a, &b, verdict(0.5, 0.5)), Dropped::Tie);
+    }
+
+    #[test]
+    fn disagreement_can_soften_the_label_instead() {
+        let with = |disagreement| JudgingConfig {
+            disagreement,
+            ..JudgingConfig::default()
+        };
+        let pair = |config: &JudgingConfig, v| {
+            decide(config, answer(&[1]), answer(&[2]), v).unwrap().label
+        };
+        assert!((pair(&with(Disagreement::Soften), verdict(0.9, 0.3)) - 0.6).abs() < 1e-6);
+        assert_eq!(pair(&with(Disagreement::Soften), verdict(0.9, 0.8)), 1.0);
+        assert_eq!(pair(&with(Disagreement::Keep), verdict(0.9, 0.3)), 1.0);
+        let soft = JudgingConfig {
+            soft_labels: true,
+            ..JudgingConfig::default()
+        };
+        assert!((pair(&soft, verdict(0.9, 0.8)) - 0.85).abs() < 1e-6);
+    }
+}

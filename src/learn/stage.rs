@@ -1,0 +1,193 @@
+//! A stage: prompts that no other stage uses, cut into updates. Everything a restarted trainer needs to go on is in its state.
+//!
+//! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first; each part starts from the last promoted policy and takes it
+//! for its reference.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::LearnConfig;
+use crate::preference::Polarity;
+use crate::preference::log::{Pointers, RecordId};
+use crate::service::WeightedPrinciple;
+
+/// What is saved of a stage, in the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageState {
+    /// The settings it was opened with: a changed file takes effect with the next stage.
+    pub config: LearnConfig,
+    /// Where the pointers stood when it was opened. Its candidate replaces this policy or none.
+    pub policy: String,
+    pub train: String,
+    pub reference: String,
+    pub judge: String,
+    /// What its pairs are judged by; none is the template's default.
+    pub principles: Vec<StagePrinciple>,
+    /// Prompts in the order of use.
+    pub rows: Vec<RecordId>,
+    /// Whether `rows` is in its final order.
+    pub ordered: bool,
+    /// Prompts that candidate and live policy will meet on.
+    pub gate_rows: Vec<RecordId>,
+    /// Updates whose samples, verdicts and pairs are in the log.
+    pub recorded: u64,
+    /// Pairs of these updates.
+    pub pairs: u64,
+    /// Largest implicit reward before the first update.
+    pub step_zero: f64,
+    /// Why it ended before its last update.
+    pub stopped: Option<String>,
+    /// The generation that came of it.
+    pub candidate: Option<String>,
+}
+
+/// A principle as the table had it at the stage's start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StagePrinciple {
+    pub name: String,
+    pub text: String,
+    pub polarity: Polarity,
+    pub weight: f32,
+}
+
+impl StageState {
+    pub fn new(
+        config: LearnConfig,
+        pointers: &Pointers,
+        principles: &[WeightedPrinciple],
+        rows: Vec<RecordId>,
+        gate_rows: Vec<RecordId>,
+    ) -> Self {
+        let principle = |p: &WeightedPrinciple| StagePrinciple {
+            name: p.name.clone(),
+            text: p.text.clone(),
+            polarity: p.polarity,
+            weight: p.weight,
+        };
+        Self {
+            ordered: false,
+            policy: pointers.policy.to_string(),
+            train: pointers.train.to_string(),
+            // The last promoted policy: sDPO's reference.
+            reference: pointers.policy.to_string(),
+            judge: pointers.judge.to_string(),
+            principles: principles.iter().map(principle).collect(),
+            rows,
+            gate_rows,
+            recorded: 0,
+            pairs: 0,
+            step_zero: 0.0,
+            stopped: None,
+            candidate: None,
+            config,
+        }
+    }
+
+    /// Prompts that are drawn for one update: with active selection more than are used.
+    fn drawn(&self) -> usize {
+        self.config.stage.batch * self.config.active.oversample.max(1)
+    }
+
+    /// Updates it is planned to have.
+    pub fn planned(&self) -> u64 {
+        self.rows.len().div_ceil(self.drawn()) as u64
+    }
+
+    /// The prompts of one update, each with its place in the stage.
+    pub fn batch(&self, update: u64) -> impl Iterator<Item = (u64, &RecordId)> {
+        let start = usize::try_from(update).unwrap_or(usize::MAX).saturating_mul(self.drawn());
+        let rows = self.rows.iter().enumerate().skip(start).take(self.drawn());
+        rows.map(|(place, id)| (place as u64, id))
+    }
+
+    pub fn weighted_principles(&self) -> Vec<WeightedPrinciple> {
+        let weighted = |p: &StagePrinciple| WeightedPrinciple {
+            name: p.name.clone(),
+            text: p.text.clone(),
+            polarity: p.polarity,
+            weight: p.weight,
+        };
+        self.principles.iter().map(weighted).collect()
+    }
+}
+
+/// What a draw is for: streams of one stage must not repeat each other's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    Order,
+    Update,
+    Contrast,
+    Gate,
+    Replay,
+}
+
+/// A seed that depends on nothing but the settings, the stage and the prompt's place in it (the finaliser of MurmurHash3, twice).
+pub fn seed(config: u64, stage: i64, draw: Draw, place: u64) -> u64 {
+    let mix = |mut x: u64| {
+        x ^= x >> 33;
+        x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
+        x ^= x >> 33;
+        x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        x ^ (x >> 33)
+    };
+    let stream = mix(config ^ mix(stage as u64 ^ ((draw as u64) << 56)));
+    // Clients may give seeds in JSON, whose numbers are exact up to 2^53; ours are shown there too.
+    mix(stream ^ mix(place.wrapping_add(0x9e37_79b9_7f4a_7c15))) >> 11
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::preference::log::GenerationId;
+
+    fn state(prompts: usize, batch: usize, oversample: usize) -> StageState {
+        let mut config = LearnConfig::default();
+        config.stage.batch = batch;
+        config.active.oversample = oversample;
+        let base = GenerationId::base;
+        let pointers = Pointers {
+            policy: base(),
+            train: base(),
+            reference: base(),
+            judge: base(),
+            canary: base(),
+        };
+        let id = |n: usize| RecordId::parse(&format!("{n:026}")).unwrap();
+        StageState::new(config, &pointers, &[], (0..prompts).map(id).collect(), Vec::new())
+    }
+
+    #[test]
+    fn updates_cover_the_stage_once() {
+        for (prompts, batch, oversample, planned) in [(10, 4, 0, 3), (8, 4, 1, 2), (9, 2, 2, 3), (1, 4, 0, 1)] {
+            let state = state(prompts, batch, oversample);
+            assert_eq!(state.planned(), planned);
+            let all: Vec<u64> = (0..planned)
+                .flat_map(|update| state.batch(update).map(|(place, _)| place).collect::<Vec<_>>())
+                .collect();
+            assert_eq!(all, (0..prompts as u64).collect::<Vec<_>>());
+            assert_eq!(state.batch(planned).count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_saved_state_is_the_state() {
+        let state = state(5, 2, 0);
+        let json = serde_json::to_value(&state).unwrap();
+        assert_eq!(serde_json::from_value::<StageState>(json).unwrap(), state);
+    }
+
+    #[test]
+    fn seeds_differ_by_all_they_depend_on() {
+        let mut seen = HashSet::new();
+        for stage in 0..4 {
+            for draw in [Draw::Order, Draw::Update, Draw::Contrast, Draw::Gate, Draw::Replay] {
+                for place in 0..200 {
+                    assert!(seen.insert(seed(0, stage, draw, place)));
+                }
+            }
+        }
+        assert_eq!(seed(1, 2, Draw::Gate, 3), seed(1, 2, Draw::Gate, 3));
+        assert!(seen.iter().all(|seed| *seed < 1 << 53));
+    }
+}

@@ -1,0 +1,190 @@
+//! What is shown of learning: `GET /train`, and the metrics.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::gate::GateResult;
+use super::judging::Dropped;
+use crate::telemetry::LearnMetrics;
+use crate::train::dpo::StepReport;
+
+/// What the learner does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Another process trains on this log.
+    Standby,
+    /// The log has too few prompts for a stage.
+    Waiting,
+    Paused,
+    Sampling,
+    Judging,
+    Updating,
+    /// A candidate is measured.
+    Gating,
+    /// Something failed; it is tried again.
+    Failed,
+}
+
+/// A snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LearnStatus {
+    pub state: Phase,
+    /// Whether it is paused, or will be after the update that runs.
+    pub paused: bool,
+    /// The running stage's number, or the last one's.
+    pub stage: i64,
+    /// Updates of the running stage so far.
+    pub update: u64,
+    /// Updates the stage is planned to have.
+    pub planned: u64,
+    /// Prompts that wait for a stage, and how many it needs.
+    pub prompts_waiting: u64,
+    pub prompts_needed: u64,
+    /// Since the program started.
+    pub updates: u64,
+    pub pairs: u64,
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Stages promoted since somebody last looked.
+    pub unattended: u64,
+    pub last_update: Option<StepReport>,
+    /// Mean KL divergence of an answer of the running stage from generation 0, nats.
+    pub kl: Option<f64>,
+    pub gates: Vec<GateResult>,
+    pub last_outcome: Option<String>,
+    pub error: Option<String>,
+    /// Seconds since 1970 at the last change.
+    pub changed: u64,
+}
+
+/// The learner's side and the operator's side of one state.
+#[derive(Debug, Clone)]
+pub struct LearnControl {
+    status: Arc<Mutex<LearnStatus>>,
+    paused: watch::Sender<bool>,
+    metrics: LearnMetrics,
+}
+
+impl LearnControl {
+    pub fn new(metrics: LearnMetrics) -> Self {
+        let status = LearnStatus {
+            state: Phase::Waiting,
+            paused: false,
+            stage: 0,
+            update: 0,
+            planned: 0,
+            prompts_waiting: 0,
+            prompts_needed: 0,
+            updates: 0,
+            pairs: 0,
+            dropped: Dropped::ALL.map(|why| (why.name(), 0)).into(),
+            unattended: 0,
+            last_update: None,
+            kl: None,
+            gates: Vec::new(),
+            last_outcome: None,
+            error: None,
+            changed: 0,
+        };
+        Self {
+            status: Arc::new(Mutex::new(status)),
+            paused: watch::Sender::new(false),
+            metrics,
+        }
+    }
+
+    pub fn status(&self) -> LearnStatus {
+        self.lock().clone()
+    }
+
+    /// Stops after the update that runs. Serving is not touched.
+    pub fn pause(&self) {
+        self.paused.send_replace(true);
+        self.change(|status| status.paused = true);
+    }
+
+    /// Goes on; stages may be promoted unattended again.
+    pub fn resume(&self) {
+        self.change(|status| {
+            status.paused = false;
+            status.unattended = 0;
+        });
+        self.paused.send_replace(false);
+    }
+
+    pub fn is_paused(&self) -> bool {
+        *self.paused.borrow()
+    }
+
+    /// Returns once learning is not paused.
+    pub async fn unpaused(&self) {
+        let mut paused = self.paused.subscribe();
+        if *paused.borrow() {
+            self.enter(Phase::Paused);
+        }
+        // The sender lives as long as self.
+        let _ = paused.wait_for(|paused| !paused).await;
+    }
+
+    pub(super) fn metrics(&self) -> &LearnMetrics {
+        &self.metrics
+    }
+
+    pub(super) fn enter(&self, phase: Phase) {
+        self.change(|status| status.state = phase);
+    }
+
+    pub(super) fn change(&self, change: impl FnOnce(&mut LearnStatus)) {
+        let mut status = self.lock();
+        change(&mut status);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        status.changed = since.map_or(0, |since| since.as_secs());
+    }
+
+    /// A pair that was not made, and why.
+    pub(super) fn dropped(&self, why: Dropped) {
+        self.change(|status| *status.dropped.entry(why.name()).or_default() += 1);
+        self.metrics.dropped.with_label_values(&[why.name()]).inc();
+    }
+
+    /// A status is whole after every change: a panic in between leaves nothing half-done that matters.
+    fn lock(&self) -> MutexGuard<'_, LearnStatus> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn pausing_holds_the_learner_until_it_is_resumed() {
+        let control = LearnControl::new(Metrics::new("m").learn);
+        control.unpaused().await;
+        control.pause();
+        assert!(control.status().paused && control.is_paused());
+        let held = tokio::spawn({
+            let control = control.clone();
+            async move { control.unpaused().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!held.is_finished());
+        control.resume();
+        held.await.unwrap();
+        assert!(!control.status().paused);
+    }
+
+    #[test]
+    fn every_reason_is_shown_even_before_it_happens() {
+        let control = LearnControl::new(Metrics::new("m").learn);
+        control.dropped(Dropped::Margin);
+        let dropped = control.status().dropped;
+        assert_eq!(dropped.len(), Dropped::ALL.len());
+        assert_eq!(dropped["margin"], 1);
+    }
+}
