@@ -1,5 +1,6 @@
 //! Preference data: what is compared, where comparisons are read from, and the principles they are made under.
 
+pub mod log;
 mod pair;
 mod principle;
 mod records;
