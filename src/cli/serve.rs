@@ -178,6 +178,7 @@ impl ServeArgs {
             max_requests: self.max_requests,
             max_body: self.max_body,
             keys,
+            admin_keys: ApiKeys::default(),
             rate_limit: self.rate_limit.map(|per_second| RateLimit {
                 per_second,
                 burst: self.rate_burst.unwrap_or(per_second),

@@ -15,6 +15,7 @@ pub struct Metrics {
     pub engine: EngineMetrics,
     pub judge: JudgeMetrics,
     pub http: HttpMetrics,
+    pub log: LogMetrics,
 }
 
 /// What the engine thread records.
@@ -60,6 +61,18 @@ pub struct JudgeMetrics {
 pub struct HttpMetrics {
     pub requests: IntCounterVec,
     pub rejected: IntCounterVec,
+}
+
+/// What is recorded of the traffic log.
+#[derive(Debug, Clone)]
+pub struct LogMetrics {
+    pub commits: IntCounter,
+    pub unlogged: IntCounterVec,
+    pub lag: Histogram,
+    pub queue_depth: IntGauge,
+    pub records: IntGauge,
+    pub healthy: IntGauge,
+    pub commit_lag: Gauge,
 }
 
 const LATENCY: [f64; 21] = [
@@ -138,11 +151,13 @@ impl Metrics {
         let engine = EngineMetrics::new(&table);
         let judge = JudgeMetrics::new(&table);
         let http = HttpMetrics::new(&table);
+        let log = LogMetrics::new(&table);
         Self {
             registry: table.registry,
             engine,
             judge,
             http,
+            log,
         }
     }
 
@@ -208,6 +223,21 @@ impl HttpMetrics {
         Self {
             requests: table.counters("http_requests", "HTTP requests, by route and status.", &["route", "status"]),
             rejected: table.counters("http_rejected", "Requests turned away before any work, by reason.", &["reason"]),
+        }
+    }
+}
+
+impl LogMetrics {
+    #[rustfmt::skip] // a table
+    fn new(table: &Table) -> Self {
+        Self {
+            commits: table.counter("log_commits", "Calls whose record was committed before their answer."),
+            unlogged: table.counters("log_dropped", "Records that were to be kept and could not be, by reason.", &["reason"]),
+            lag: table.histogram("log_commit_seconds", "What a call waited for the commit of its record.", &FIRST_TOKEN),
+            queue_depth: table.gauge("log_queue_depth", "Records that wait for the log's writer."),
+            records: table.gauge("log_records", "Records in the log."),
+            healthy: table.gauge("log_healthy", "1 where the log's last commit succeeded."),
+            commit_lag: table.fraction("log_commit_lag_seconds", "From queue to commit, of the slowest record of the last batch."),
         }
     }
 }
