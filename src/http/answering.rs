@@ -12,7 +12,7 @@ use super::AppState;
 use super::error::ApiError;
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 use crate::service::{
     Finish, Generation, JudgeTask, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
     Tournament, TournamentTask, Usage,
@@ -48,7 +48,7 @@ pub enum Part {
 /// What is known of the call beside its choices.
 #[derive(Debug, Default)]
 pub struct About {
-    pub version: Option<WeightsVersion>,
+    pub weights: Option<WeightsName>,
     pub usage: Option<Usage>,
     pub tournaments: Vec<Tournament>,
     /// Whether this is an event of a stream.
@@ -80,10 +80,16 @@ pub async fn answer<W: Wording>(
     prompts: Vec<Prompt>,
     wording: W,
 ) -> Result<Response, ApiError> {
+    // One version answers all prompts of a call.
+    let weights = state.service.answering_weights(&sampling.turn);
+    let task = |tokens: Vec<u32>| TextTask {
+        weights: Some(weights.clone()),
+        ..sampling.task(tokens)
+    };
     if let Some(options) = sampling.stream {
         let generations = prompts
             .into_iter()
-            .map(|prompt| state.service.generate(sampling.task(prompt.tokens)))
+            .map(|prompt| state.service.generate(task(prompt.tokens)))
             .collect::<Result<Vec<Generation>, _>>()?;
         let n = sampling.n;
         return Ok(sse::answer(permit, move |pieces| {
@@ -96,13 +102,12 @@ pub async fn answer<W: Wording>(
         }));
     }
     let drawn = prompts.into_iter().map(|prompt| {
-        let task = sampling.task(prompt.tokens);
-        draw(&state.service, task, prompt.judging, sampling.n)
+        draw(&state.service, task(prompt.tokens), prompt.judging, sampling.n)
     });
     let (mut choices, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
     for drawn in try_join_all(drawn).await? {
         usage.add(drawn.usage);
-        about.version = drawn.version;
+        about.weights = drawn.weights;
         about.tournaments.extend(drawn.tournament);
         for output in drawn.outputs {
             choices.push(wording.choice(Piece {
@@ -125,7 +130,7 @@ struct Drawn {
     outputs: Vec<Output>,
     tournament: Option<Tournament>,
     usage: Usage,
-    version: Option<WeightsVersion>,
+    weights: Option<WeightsName>,
 }
 
 /// All samples of a prompt, or the best `n` of them.
@@ -141,7 +146,7 @@ async fn draw(
             outputs: best.take_best(n),
             tournament: Some(best.tournament),
             usage: best.usage,
-            version: best.version,
+            weights: best.weights,
         });
     }
     let mut generation = service.generate(task)?;
@@ -149,7 +154,7 @@ async fn draw(
         outputs: generation.outputs().await?,
         tournament: None,
         usage: generation.usage(),
-        version: generation.version(),
+        weights: generation.weights(),
     })
 }
 
@@ -165,14 +170,14 @@ impl<W: Wording> Stream<W> {
     async fn send_all(&self, generations: Vec<Generation>, n: usize) -> Result<(), ApiError> {
         let generations = generations.into_iter().enumerate();
         let all = generations.map(|(at, generation)| self.send(generation, at * n));
-        let (mut usage, mut version) = (Usage::default(), None);
+        let (mut usage, mut weights) = (Usage::default(), None);
         for (spent, by) in try_join_all(all).await? {
             usage.add(spent);
-            version = by;
+            weights = by;
         }
         if self.options.include_usage || W::USAGE_LAST {
             let about = About {
-                version,
+                weights,
                 usage: Some(usage),
                 tournaments: Vec::new(),
                 streamed: true,
@@ -189,7 +194,7 @@ impl<W: Wording> Stream<W> {
         &self,
         mut generation: Generation,
         first: usize,
-    ) -> Result<(Usage, Option<WeightsVersion>), ApiError> {
+    ) -> Result<(Usage, Option<WeightsName>), ApiError> {
         // Characters of each sample so far, once it has begun.
         let mut written: Vec<Option<usize>> = Vec::new();
         while let Some(event) = generation.next().await? {
@@ -221,7 +226,7 @@ impl<W: Wording> Stream<W> {
                 part,
             });
             let about = About {
-                version: generation.version(),
+                weights: generation.weights(),
                 usage: self
                     .options
                     .continuous_usage_stats
@@ -233,7 +238,7 @@ impl<W: Wording> Stream<W> {
                 .send(&self.wording.answer(vec![choice], about))
                 .await;
         }
-        Ok((generation.usage(), generation.version()))
+        Ok((generation.usage(), generation.weights()))
     }
 }
 

@@ -107,6 +107,7 @@ impl JudgingBody {
                 OrdersBody::Both => Orders::Both,
                 OrdersBody::Given => Orders::Given,
             },
+            weights: None,
             turn,
         })
     }

@@ -112,7 +112,7 @@ pub struct Sampling {
     grammar: Option<Grammar>,
     /// How the answer is sent in pieces, if it is.
     pub stream: Option<StreamOptions>,
-    turn: Turn,
+    pub turn: Turn,
 }
 
 impl SamplingBody {
@@ -248,5 +248,6 @@ pub fn turn(
         priority: priority.unwrap_or(0),
         arrival,
         deadline: seconds.map(deadline).transpose()?,
+        ..Turn::now()
     })
 }

@@ -16,6 +16,7 @@ use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::sse::EventBody;
+use crate::model::WeightsName;
 use crate::service::TokenText;
 
 /// The body. Anything else in it is refused.
@@ -80,6 +81,9 @@ pub struct ChatAnswer {
     created: u64,
     model: String,
     choices: Vec<ChatChoice>,
+    /// Which weights answered: `base`, or the digest of a generation.
+    #[schema(value_type = Option<String>)]
+    system_fingerprint: Option<WeightsName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
 }
@@ -186,6 +190,7 @@ impl Wording for Words {
             created: self.0.created,
             model: self.0.model.clone(),
             choices,
+            system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
         }
     }

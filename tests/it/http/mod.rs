@@ -17,7 +17,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use selfjudge::engine::{Engine, EngineConfig};
 use selfjudge::http::{AppState, HttpConfig, router};
-use selfjudge::model::{LanguageModel, LoadOptions, Weights, WeightsVersion};
+use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
 use selfjudge::service::Service;
 use selfjudge::telemetry::Metrics;
 use serde_json::{Value, json};
@@ -29,10 +29,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder: model.decoder().clone(),
-    };
+    let weights = WeightStore::new(model.decoder().clone());
     let metrics = Metrics::new("pocket");
     let (engine, _) = Engine::start(weights, engine, metrics.engine.clone()).unwrap();
     let service = Service::new(engine, &model, &dir, metrics.judge.clone()).unwrap();
