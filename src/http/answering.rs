@@ -14,12 +14,13 @@ use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
 use super::traffic::Identity;
-use crate::model::WeightsVersion;
-pub use crate::preference::log::Prompt as Asked;
+use crate::model::WeightsName;
 use crate::service::{
     Finish, Generation, JudgeTask, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
     Tournament, TournamentTask, Usage,
 };
+
+pub use crate::preference::log::Prompt as Asked;
 
 /// One prompt, and how its candidates are judged, if only the best are wanted.
 pub struct Prompt {
@@ -53,7 +54,7 @@ pub enum Part {
 /// What is known of the call beside its choices.
 #[derive(Debug, Default)]
 pub struct About {
-    pub version: Option<WeightsVersion>,
+    pub weights: Option<WeightsName>,
     pub usage: Option<Usage>,
     pub tournaments: Vec<Tournament>,
     /// Once the whole call is answered.
@@ -90,9 +91,16 @@ pub async fn answer<W: Wording>(
 ) -> Result<Response, ApiError> {
     let keeping = Keeping::of_call(state, identity, sampling)?;
     let shows_logprobs = sampling.shows_logprobs();
+    // One version answers all prompts of a call.
+    let turn = keeping.turn(sampling.turn);
+    let weights = state.service.answering_weights(&turn);
     let tasks = prompts.into_iter().enumerate().map(|(at, prompt)| {
-        let task = keeping.prepared(sampling.task(prompt.tokens), at);
-        let draft = keeping.draft(&task, prompt.asked, sampling, at);
+        let task = TextTask {
+            weights: Some(weights.clone()),
+            turn,
+            ..keeping.prepared(sampling.task(prompt.tokens), at)
+        };
+        let draft = keeping.draft(&task, prompt.asked, weights.name(), sampling, at);
         (task, prompt.judging, draft)
     });
     if let Some(options) = sampling.stream {
@@ -118,7 +126,7 @@ pub async fn answer<W: Wording>(
     let mut drafts = Vec::new();
     for drawn in try_join_all(drawn).await? {
         usage.add(drawn.usage);
-        about.version = drawn.version;
+        about.weights = drawn.weights;
         about.tournaments.extend(drawn.tournament);
         drafts.push(drawn.draft);
         for mut output in drawn.outputs {
@@ -157,7 +165,7 @@ struct Drawn {
     outputs: Vec<Output>,
     tournament: Option<Tournament>,
     usage: Usage,
-    version: Option<WeightsVersion>,
+    weights: Option<WeightsName>,
     draft: Draft,
 }
 
@@ -171,26 +179,24 @@ async fn draw(
 ) -> Result<Drawn, ServiceError> {
     if let Some((judge, how)) = judging {
         let mut best = service.best_of(task, &judge, how).await?;
-        draft.version(best.version);
         draft.outputs(&best.candidates);
         draft.tournament(&best, &judge);
         return Ok(Drawn {
             outputs: best.take_best(n),
             tournament: Some(best.tournament),
             usage: best.usage,
-            version: best.version,
+            weights: best.weights,
             draft,
         });
     }
     let mut generation = service.generate(task)?;
     let outputs = generation.outputs().await?;
-    draft.version(generation.version());
     draft.outputs(&outputs);
     Ok(Drawn {
         outputs,
         tournament: None,
         usage: generation.usage(),
-        version: generation.version(),
+        weights: generation.weights(),
         draft,
     })
 }
@@ -214,9 +220,9 @@ impl<W: Wording> Stream<W> {
         let generations = generations.into_iter().enumerate();
         let all = generations.map(|(at, (generation, draft))| self.send(generation, draft, at * n));
         let (mut about, mut usage, mut drafts) = (About::default(), Usage::default(), Vec::new());
-        for (spent, version, draft) in try_join_all(all).await? {
+        for (spent, weights, draft) in try_join_all(all).await? {
             usage.add(spent);
-            about.version = version;
+            about.weights = weights;
             drafts.push(draft);
         }
         about.kept = commit(&self.keeping, drafts).await?;
@@ -237,7 +243,7 @@ impl<W: Wording> Stream<W> {
         mut generation: Generation,
         mut draft: Draft,
         first: usize,
-    ) -> Result<(Usage, Option<WeightsVersion>, Draft), ApiError> {
+    ) -> Result<(Usage, Option<WeightsName>, Draft), ApiError> {
         // Characters of each sample so far, once it has begun.
         let mut written: Vec<Option<usize>> = Vec::new();
         while let Some(event) = generation.next().await? {
@@ -248,8 +254,7 @@ impl<W: Wording> Stream<W> {
                 finish,
             } = event
             else {
-                draft.version(generation.version());
-                continue;
+                            continue;
             };
             draft.token(index, &text, &token, finish);
             if !self.shows_logprobs {
@@ -274,7 +279,7 @@ impl<W: Wording> Stream<W> {
                 part,
             });
             let about = About {
-                version: generation.version(),
+                weights: generation.weights(),
                 usage: self
                     .options
                     .continuous_usage_stats
@@ -286,7 +291,7 @@ impl<W: Wording> Stream<W> {
                 .send(&self.wording.answer(vec![choice], about))
                 .await;
         }
-        Ok((generation.usage(), generation.version(), draft))
+        Ok((generation.usage(), generation.weights(), draft))
     }
 }
 

@@ -19,7 +19,7 @@ use super::sse::EventBody;
 use super::traffic::{IDEMPOTENCY, Identity};
 use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 use crate::service::TokenText;
 
 /// Tokens of an answer where the caller names no limit.
@@ -50,9 +50,9 @@ pub struct GenerateAnswer {
     id: Arc<str>,
     #[schema(value_type = String)]
     model: Arc<str>,
-    /// Which weights answered.
-    #[schema(value_type = Option<u64>)]
-    version: Option<WeightsVersion>,
+    /// Which weights answered: `base`, or the digest of a generation.
+    #[schema(value_type = Option<String>)]
+    version: Option<WeightsName>,
     outputs: Vec<OutputBody>,
     /// Of the whole call; in the last event of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,7 +139,7 @@ impl Wording for Words {
         GenerateAnswer {
             id: Arc::clone(&self.id),
             model: Arc::clone(&self.model),
-            version: about.version,
+            version: about.weights,
             outputs,
             usage: about.usage.map(UsageBody::from),
             tournament: about.tournaments.into_iter().next().map(Into::into),

@@ -15,7 +15,7 @@ use super::judging::{BracketBody, JudgingBody, OrdersBody, PrinciplesBody};
 use super::sampling::turn;
 use super::usage::UsageBody;
 use crate::judge::Method;
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament};
 
 /// The most comparisons of one call.
@@ -63,8 +63,8 @@ pub struct PairAnswer {
     id: String,
     #[serde(flatten)]
     verdict: VerdictBody,
-    #[schema(value_type = Option<u64>)]
-    version: Option<WeightsVersion>,
+    #[schema(value_type = Option<String>)]
+    version: Option<WeightsName>,
     usage: UsageBody,
 }
 
@@ -127,8 +127,8 @@ pub struct TournamentAnswer {
     #[serde(flatten)]
     tournament: TournamentBody,
     /// Which weights judged; null where nothing had to be asked.
-    #[schema(value_type = Option<u64>)]
-    version: Option<WeightsVersion>,
+    #[schema(value_type = Option<String>)]
+    version: Option<WeightsName>,
     usage: UsageBody,
 }
 
@@ -274,7 +274,7 @@ pub async fn judge(
         return Ok(Json(JudgeAnswer::Pair(PairAnswer {
             id,
             verdict: judged.result.into(),
-            version: judged.version,
+            version: judged.weights,
             usage: judged.usage.into(),
         })));
     }
@@ -295,7 +295,7 @@ pub async fn judge(
     Ok(Json(JudgeAnswer::Tournament(TournamentAnswer {
         id,
         tournament: judged.result.into(),
-        version: judged.version,
+        version: judged.weights,
         usage: judged.usage.into(),
     })))
 }

@@ -178,6 +178,7 @@ impl JudgingBody {
                 OrdersBody::Both => Orders::Both,
                 OrdersBody::Given => Orders::Given,
             },
+            weights: None,
             turn,
         })
     }

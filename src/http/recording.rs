@@ -12,12 +12,13 @@ use super::AppState;
 use super::error::ApiError;
 use super::sampling::Sampling;
 use super::traffic::{Identity, OnLogFailure};
+use crate::model::{PrincipalHash, WeightsName};
 use crate::preference::log::{
     Consent, LogError, LoggedVerdict, NewRecord, PairSource, Principal, Prompt, RecordId,
     RecordKind, Sample, TrafficLog,
 };
 use crate::service::{
-    BestOf, Finish, JudgeTask, Orders, Output, PairVerdict, TextTask, TokenText,
+    BestOf, Finish, JudgeTask, Orders, Output, PairVerdict, TextTask, TokenText, Turn,
 };
 use crate::telemetry::LogMetrics;
 
@@ -127,6 +128,14 @@ impl Keeping {
         self.asked
     }
 
+    /// The turn of a call on its principal's behalf: the same principal has the same version. Those who are nobody in
+    /// particular have the one that everybody has.
+    pub fn turn(&self, turn: Turn) -> Turn {
+        let known = self.principal != Principal::anonymous();
+        let principal = known.then(|| PrincipalHash::of(self.principal.as_str()));
+        Turn { principal, ..turn }
+    }
+
     /// What is drawn for prompt `at` of the call: where it is kept, its seed and raw log-probabilities are known.
     pub fn prepared(&self, mut task: TextTask, at: usize) -> TextTask {
         if self.log.is_some() {
@@ -140,7 +149,14 @@ impl Keeping {
     }
 
     /// The record of prompt `at`, if the call is kept. `asked` is what was asked, as it was asked.
-    pub fn draft(&self, task: &TextTask, asked: Prompt, sampling: &Sampling, at: usize) -> Draft {
+    pub fn draft(
+        &self,
+        task: &TextTask,
+        asked: Prompt,
+        weights: &WeightsName,
+        sampling: &Sampling,
+        at: usize,
+    ) -> Draft {
         let content = self.log.is_some().then(|| Content {
             asked,
             prompt: task.prompt.clone(),
@@ -148,7 +164,7 @@ impl Keeping {
             sampling: sampling.to_json(&task.params),
             samples: Vec::new(),
             verdicts: Vec::new(),
-            version: String::new(),
+            version: weights.to_string(),
             at,
         });
         Draft {
@@ -257,7 +273,9 @@ impl Draft {
             return;
         };
         let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
-        let version = content.version.clone();
+        // Where a pair was judged, somebody judged it.
+        let judge_weights = best.judge_weights.as_ref();
+        let version = judge_weights.map_or_else(String::new, WeightsName::to_string);
         let matches = best.tournament.rounds.iter().flatten();
         // Copies of one answer were not judged.
         let judged = matches.filter(|played| !played.verdict.orders.is_empty());
@@ -271,13 +289,6 @@ impl Draft {
             principles: principles.clone(),
             version: version.clone(),
         }));
-    }
-
-    /// Which weights answer.
-    pub fn version(&mut self, version: impl ToString) {
-        if let Some(content) = &mut self.content {
-            content.version = version.to_string();
-        }
     }
 
     /// Commits the record, if the call is kept: its id, or none where it could not be and the call is answered all the same.

@@ -118,7 +118,7 @@ pub struct Sampling {
     grammar: Option<Grammar>,
     /// How the answer is sent in pieces, if it is.
     pub stream: Option<StreamOptions>,
-    turn: Turn,
+    pub turn: Turn,
     /// What the caller says of its traffic's uses.
     pub log: Option<LogBody>,
     pub user: Option<String>,
@@ -284,5 +284,6 @@ pub fn turn(
         priority: priority.unwrap_or(0),
         arrival,
         deadline: seconds.map(deadline).transpose()?,
+        ..Turn::now()
     })
 }

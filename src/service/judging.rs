@@ -14,6 +14,7 @@ use super::{Service, ServiceError, aside};
 use crate::judge::{
     Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide, sigmoid,
 };
+use crate::model::WeightsLease;
 use crate::preference::{Message, Polarity, Principle, PrincipleTable};
 
 /// Which orders a pair is shown in.
@@ -65,6 +66,8 @@ pub struct JudgeTask {
     /// None is the template's default.
     pub principles: Vec<WeightedPrinciple>,
     pub orders: Orders,
+    /// Who judges; by default whoever serves as judge. One version makes all reads of a call.
+    pub weights: Option<WeightsLease>,
     pub turn: Turn,
 }
 
@@ -167,7 +170,7 @@ impl Service {
         a: &str,
         b: &str,
     ) -> Result<Judged<PairVerdict>, ServiceError> {
-        let mut account = Account::default();
+        let mut account = Account::new(self.judging_weights(task.weights.as_ref()));
         let mut verdicts = self.judge_pairs(task, &[(a, b)], &mut account).await?;
         let verdict = verdicts
             .pop()
@@ -185,19 +188,21 @@ impl Service {
         how: TournamentTask,
         candidates: &[String],
     ) -> Result<Judged<Tournament>, ServiceError> {
-        self.tournament(task, how, candidates, Account::default())
-            .await
+        let weights = self.judging_weights(task.weights.as_ref());
+        let account = Account::new(weights);
+        self.tournament(task, how, candidates, account).await
     }
 
-    /// A tournament within a call that has been accepted already.
+    /// A tournament by `weights` within a call that has been accepted already.
     pub(super) async fn hold_accepted_tournament(
         &self,
         task: &JudgeTask,
         how: TournamentTask,
         candidates: &[String],
+        weights: WeightsLease,
     ) -> Result<Judged<Tournament>, ServiceError> {
-        self.tournament(task, how, candidates, Account::accepted())
-            .await
+        let account = Account::accepted(weights);
+        self.tournament(task, how, candidates, account).await
     }
 
     async fn tournament(

@@ -4,7 +4,7 @@
 //! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -23,6 +23,7 @@ pub struct Metrics {
 pub struct EngineMetrics {
     pub requests_running: IntGauge,
     pub requests_waiting: IntGauge,
+    pub requests_by_weights: IntGaugeVec,
     pub kv_cache_usage: Gauge,
     pub prompt_tokens: IntCounter,
     pub generation_tokens: IntCounter,
@@ -131,6 +132,11 @@ impl Table {
         self.add(IntGauge::new(format!("selfjudge:{name}"), help))
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        let options = Opts::new(format!("selfjudge:{name}"), help);
+        self.add(IntGaugeVec::new(options, labels))
+    }
+
     fn fraction(&self, name: &str, help: &str) -> Gauge {
         self.add(Gauge::new(format!("selfjudge:{name}"), help))
     }
@@ -178,6 +184,7 @@ impl EngineMetrics {
         Self {
             requests_running: table.gauge("num_requests_running", "Sequences in the running batch."),
             requests_waiting: table.gauge("num_requests_waiting", "Requests that wait to be scheduled."),
+            requests_by_weights: table.gauges("num_requests_by_weights", "Sequences that wait or run, by the weights they are computed with.", &["weights"]),
             kv_cache_usage: table.fraction("kv_cache_usage_perc", "Share of KV cache blocks in use, 0 to 1."),
             prompt_tokens: table.counter("prompt_tokens", "Prompt tokens of scheduled requests, cached ones included."),
             generation_tokens: table.counter("generation_tokens", "Tokens generated."),

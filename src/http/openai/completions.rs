@@ -20,6 +20,7 @@ use crate::http::extract::Generating;
 use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
 use crate::http::traffic::{IDEMPOTENCY, Identity};
+use crate::model::WeightsName;
 use crate::service::{Service, ServiceError, TokenText};
 
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
@@ -61,6 +62,9 @@ pub struct CompletionAnswer {
     created: u64,
     model: String,
     choices: Vec<CompletionChoice>,
+    /// Which weights answered: `base`, or the digest of a generation.
+    #[schema(value_type = Option<String>)]
+    system_fingerprint: Option<WeightsName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
     #[serde(flatten)]
@@ -129,6 +133,7 @@ impl Wording for Words {
             created: self.0.created,
             model: self.0.model.clone(),
             choices,
+            system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
             kept: about.kept.into(),
         }

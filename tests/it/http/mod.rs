@@ -22,7 +22,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use selfjudge::engine::{Engine, EngineConfig};
 use selfjudge::http::{ApiKeys, AppState, HttpConfig, TrafficConfig, admin_router, router};
-use selfjudge::model::{LanguageModel, LoadOptions, Weights, WeightsVersion};
+use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
 use selfjudge::preference::Principles;
 use selfjudge::preference::log::{FeedbackTrust, LogConfig, TrafficLog};
 use selfjudge::service::Service;
@@ -37,10 +37,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder: model.decoder().clone(),
-    };
+    let weights = WeightStore::new(model.decoder().clone());
     let (engine, _) = Engine::start(weights, engine, metrics.engine.clone()).unwrap();
     Service::new(engine, &model, &dir, metrics.judge.clone()).unwrap()
 }
