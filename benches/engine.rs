@@ -13,7 +13,7 @@ use roofs::Roofs;
 use selfjudge::engine::{Engine, EngineConfig, GenerateRequest, SamplingParams, StreamEvent};
 use selfjudge::kernels::linear::{PackedLinear, WeightFormat};
 use selfjudge::model::{
-    Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, Weights, WeightsVersion,
+    Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, WeightStore,
 };
 use selfjudge::nn::Linear;
 use selfjudge::telemetry::Metrics;
@@ -72,10 +72,7 @@ fn main() -> anyhow::Result<()> {
     let spec = medium()?;
     let work = Work::of(&spec);
     let decoder = Decoder::new(spec, &mut Random)?;
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder,
-    };
+    let weights = WeightStore::new(decoder);
     let config = EngineConfig {
         kv_cache_memory: 1 << 30,
         prefix_caching: false,

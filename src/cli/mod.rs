@@ -1,6 +1,7 @@
 //! The command line: what was said, turned into one call.
 
 mod eval;
+mod records;
 mod serve;
 
 use std::io::Write;
@@ -48,6 +49,9 @@ enum Command {
     /// Measure a model.
     #[command(subcommand)]
     Eval(eval::EvalCommand),
+    /// Preference pairs out of a traffic log and into one.
+    #[command(subcommand)]
+    Records(records::RecordsCommand),
     /// The default model's world.
     #[command(subcommand)]
     Pocket(PocketCommand),
@@ -198,6 +202,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
+        Command::Records(command) => records::run(command)?,
         Command::Openapi => api_doc().to_pretty_json()?,
         Command::Pocket(PocketCommand::Corpus {
             out,

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::engine::{Engine, EngineConfig, QueueLimits};
 use crate::http::{ApiKeys, AppState, Cors, HttpConfig, RateLimit, router};
-use crate::model::{LanguageModel, LoadOptions, Weights, WeightsVersion, hub};
+use crate::model::{LanguageModel, LoadOptions, WeightStore, hub};
 use crate::service::Service;
 use crate::telemetry::Metrics;
 
@@ -146,6 +146,7 @@ impl ServeArgs {
                 max_requests: self.max_queued_requests,
                 max_tokens: self.max_queued_tokens,
             },
+            ..EngineConfig::default()
         }
     }
 
@@ -178,6 +179,7 @@ impl ServeArgs {
             max_requests: self.max_requests,
             max_body: self.max_body,
             keys,
+            admin_keys: ApiKeys::default(),
             rate_limit: self.rate_limit.map(|per_second| RateLimit {
                 per_second,
                 burst: self.rate_burst.unwrap_or(per_second),
@@ -212,10 +214,7 @@ fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Re
     };
     let model = LanguageModel::load(dir, &options)?;
     let metrics = Metrics::new(name);
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder: model.decoder().clone(),
-    };
+    let weights = WeightStore::new(model.decoder().clone());
     let (engine, engine_thread) = Engine::start(weights, &args.engine(), metrics.engine.clone())?;
     let capacity = engine.capacity();
     let service = Service::new(engine, &model, dir, metrics.judge.clone())?;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::GenerateRequest;
 use super::admission::QueuePlace;
 use super::kv_cache::HashedTokens;
-use super::model_runner::ModelRunner;
+use super::model_runner::{ModelRunner, WeightsRun};
 use super::output::{RequestFailure, StreamEvent};
 use super::request::{FinishReason, Request, RequestId};
 use super::sampler::{SampledToken, Sampler};
@@ -19,6 +19,7 @@ use super::sampling_params::SamplingParams;
 use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
 use crate::kernels::logits::all_finite;
+use crate::model::WeightsLease;
 use crate::telemetry::EngineMetrics;
 
 /// Names a submission.
@@ -41,6 +42,8 @@ pub enum Command {
 pub struct Submission {
     pub job: JobId,
     pub request: GenerateRequest,
+    /// What it is computed with, to its end.
+    pub weights: WeightsLease,
     pub events: mpsc::UnboundedSender<StreamEvent>,
     /// Held until the request first runs.
     pub place: QueuePlace,
@@ -51,6 +54,7 @@ struct Job {
     id: JobId,
     params: SamplingParams,
     deadline: Option<Instant>,
+    weights: WeightsLease,
     events: mpsc::UnboundedSender<StreamEvent>,
 }
 
@@ -126,6 +130,10 @@ impl EngineCore {
         self.scheduler.is_idle()
     }
 
+    pub fn has_foreground(&self) -> bool {
+        self.scheduler.has_foreground()
+    }
+
     /// Puts a submission in line.
     fn add(&mut self, submission: Submission) {
         let GenerateRequest {
@@ -134,12 +142,15 @@ impl EngineCore {
             samples,
             grammar,
             priority,
+            class,
+            weights: _,
             arrival,
             deadline,
         } = submission.request;
         let job = Arc::new(Job {
             id: submission.job,
             deadline,
+            weights: submission.weights,
             events: submission.events,
             params,
         });
@@ -164,25 +175,28 @@ impl EngineCore {
         let (&first, siblings) = ids
             .split_first()
             .expect("a submission has a sample; this is a bug");
-        let version = self.runner.weights().version.0;
+        let version = job.weights.version().0;
         let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), version);
         let mut request = Request::new(first, tokens, job.params.stop.clone());
         request.siblings = siblings.to_vec();
         request.priority = priority;
+        request.class = class;
+        self.metrics.taken(job.weights.name(), samples);
         self.scheduler.add(request);
     }
 
     /// One step. After a step without work nothing can be done until something is submitted or given up.
     pub fn step(&mut self) {
         self.drop_expired();
-        let output = self.scheduler.schedule();
+        let mut output = self.scheduler.schedule();
         if output.scheduled.is_empty() {
             return;
         }
+        let runs = self.group_by_weights(&mut output);
         self.announce(&output);
         let drawn = self
             .runner
-            .execute(&self.scheduler, &output)
+            .execute(&self.scheduler, &output, &runs)
             .and_then(|logits| logits.with_rows(|rows| self.sample(&output, rows)));
         match drawn {
             Ok(drawn) => {
@@ -210,6 +224,29 @@ impl EngineCore {
         self.metrics.step(&output, &self.scheduler);
     }
 
+    /// Puts requests of the same weights side by side, and says how many follow each other.
+    fn group_by_weights(&self, output: &mut SchedulerOutput) -> Vec<WeightsRun> {
+        let weights = |id: &RequestId| {
+            let sample = self.samples.get(id);
+            &sample.expect("a scheduled request has a sample; this is a bug").job.weights
+        };
+        output
+            .scheduled
+            .sort_by_key(|scheduled| weights(&scheduled.id).version());
+        let mut runs: Vec<WeightsRun> = Vec::new();
+        for scheduled in &output.scheduled {
+            let weights = weights(&scheduled.id);
+            match runs.last_mut() {
+                Some(run) if run.weights == *weights => run.requests += 1,
+                _ => runs.push(WeightsRun {
+                    weights: weights.clone(),
+                    requests: 1,
+                }),
+            }
+        }
+        runs
+    }
+
     /// Requests whose callers are gone, or whose time is up.
     fn drop_expired(&mut self) {
         let now = Instant::now();
@@ -227,6 +264,7 @@ impl EngineCore {
         let Some(sample) = self.samples.remove(&id) else {
             return;
         };
+        self.metrics.given_back(sample.job.weights.name());
         // A sibling that has not been forked yet is only known to the request it waits for.
         let forked = self.scheduler.remove(id).is_some();
         if !forked {
@@ -254,7 +292,7 @@ impl EngineCore {
                 sample.times.scheduled = Some(now);
                 self.metrics.started(request, &sample.times);
                 let _ = sample.job.events.send(StreamEvent::Started {
-                    version: self.runner.weights().version,
+                    weights: sample.job.weights.name().clone(),
                     num_cached_tokens: request.num_cached_tokens.unwrap_or(0),
                 });
             }
@@ -313,6 +351,7 @@ impl EngineCore {
             });
             if let Some(reason) = reason {
                 self.metrics.finished(reason, &sample.times, now);
+                self.metrics.given_back(sample.job.weights.name());
                 self.samples.remove(&id);
             }
         }

@@ -17,6 +17,10 @@
 //! # Batch invariance
 //! On the CPU a request's tokens and log-probabilities are the same bits alone and in any mix, whatever the chunks, preemptions
 //! and cache hits: every kernel computes a row in an order that only its own sequence decides.
+//!
+//! # Versions
+//! A request is computed with the weights it was submitted with, to its end, whatever is published and swapped meanwhile. Steps mix
+//! versions: the base is computed once for all rows, adapters for their own. Blocks of one version are not found by another.
 
 mod admission;
 mod core;
@@ -44,12 +48,14 @@ use tokio::sync::mpsc;
 
 pub use admission::{QueueLimits, QueueLoad};
 pub use output::{RequestFailure, RequestStream, StreamEvent};
-pub use request::{FinishReason, StopCriteria};
+pub use request::{Class, FinishReason, StopCriteria};
 pub use sampler::TokenLogprobs;
 pub use sampling_params::{InvalidParameter, SamplingParams};
+pub use scheduler::BackgroundLimits;
 
 use self::core::{Command, EngineCore, JobId, Submission};
-use crate::model::{ModelError, Weights};
+use crate::device::DeviceArbiter;
+use crate::model::{ModelError, Role, WeightStore, WeightsLease};
 use crate::telemetry::EngineMetrics;
 use crate::text::Grammar;
 use admission::{Admission, QueuePlace};
@@ -71,6 +77,30 @@ pub struct EngineConfig {
     /// Whether requests share what their prompts have in common.
     pub prefix_caching: bool,
     pub queue: QueueLimits,
+    pub background: BackgroundConfig,
+}
+
+/// How much requests of [`Class::Background`] may use of what the others leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackgroundConfig {
+    pub limits: BackgroundLimits,
+    /// A queue of their own: they never take a place that a foreground request could have had.
+    pub queue: QueueLimits,
+}
+
+impl Default for BackgroundConfig {
+    fn default() -> Self {
+        Self {
+            limits: BackgroundLimits {
+                tokens_beside: 8,
+                tokens_alone: 256,
+            },
+            queue: QueueLimits {
+                max_requests: 1024,
+                max_tokens: 1 << 20,
+            },
+        }
+    }
 }
 
 impl Default for EngineConfig {
@@ -85,6 +115,7 @@ impl Default for EngineConfig {
                 max_requests: 1024,
                 max_tokens: 1 << 20,
             },
+            background: BackgroundConfig::default(),
         }
     }
 }
@@ -104,7 +135,7 @@ pub enum EngineError {
     },
     #[error(
         "max_batch_tokens ({max_batch_tokens}) must be more than max_concurrent ({max_concurrent}), so that prompts get on while \
-         every place decodes; and no size may be 0"
+         every place decodes; and no size may be 0 but the background's tokens beside others"
     )]
     Sizes {
         max_batch_tokens: usize,
@@ -149,6 +180,9 @@ pub struct GenerateRequest {
     pub grammar: Option<Grammar>,
     /// Lower is served first; a level is worth a bounded head start.
     pub priority: i32,
+    pub class: Class,
+    /// What it is computed with; by default what serves as policy when it is submitted.
+    pub weights: Option<WeightsLease>,
     /// When the caller's request came in; times are counted from here.
     pub arrival: Instant,
     pub deadline: Option<Instant>,
@@ -162,6 +196,8 @@ impl GenerateRequest {
             samples: 1,
             grammar: None,
             priority: 0,
+            class: Class::default(),
+            weights: None,
             arrival: Instant::now(),
             deadline: None,
         }
@@ -185,7 +221,9 @@ pub struct Capacity {
 #[derive(Debug, Clone)]
 pub struct Engine {
     commands: mpsc::UnboundedSender<Command>,
-    admission: Admission,
+    /// By class.
+    admission: [Admission; 2],
+    weights: WeightStore,
     capacity: Capacity,
     next_job: Arc<AtomicU64>,
 }
@@ -203,18 +241,38 @@ impl EngineThread {
 }
 
 impl Engine {
-    /// Reserves the cache and starts the thread.
+    /// Reserves the cache and starts the thread, which has the device to itself.
     ///
     /// # Errors
     /// Sizes that make no sense together, with the numbers; memory or a thread that cannot be had.
     pub fn start(
-        weights: Weights,
+        weights: WeightStore,
         config: &EngineConfig,
         metrics: EngineMetrics,
     ) -> Result<(Self, EngineThread), EngineError> {
-        let decoder = &weights.decoder;
+        Self::start_beside(weights, config, metrics, DeviceArbiter::default())
+    }
+
+    /// [`Self::start`] beside others that compute on the device: they learn from `arbiter` when somebody waits for this engine.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_beside(
+        weights: WeightStore,
+        config: &EngineConfig,
+        metrics: EngineMetrics,
+        arbiter: DeviceArbiter,
+    ) -> Result<(Self, EngineThread), EngineError> {
+        let decoder = weights.decoder();
         let (spec, block_size) = (decoder.spec(), config.block_size);
-        let sizes = [block_size, config.max_concurrent, config.queue.max_requests];
+        let background = &config.background;
+        let sizes = [
+            block_size,
+            config.max_concurrent,
+            config.queue.max_requests,
+            background.queue.max_requests,
+            background.limits.tokens_alone,
+        ];
         if config.max_batch_tokens <= config.max_concurrent || sizes.contains(&0) {
             return Err(EngineError::Sizes {
                 max_batch_tokens: config.max_batch_tokens,
@@ -243,16 +301,18 @@ impl Engine {
         let limits = SchedulerConfig {
             max_batch_tokens: config.max_batch_tokens,
             max_sequences: config.max_concurrent,
+            background: background.limits,
         };
-        let runner = ModelRunner::new(weights, num_blocks, block_size)?;
+        let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size)?;
         let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics);
         let (commands, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("engine".into())
-            .spawn(move || run(core, inbox))?;
+            .spawn(move || run(core, inbox, &arbiter))?;
         let engine = Self {
             commands,
-            admission: Admission::new(config.queue),
+            admission: [config.queue, background.queue].map(Admission::new),
+            weights,
             capacity,
             next_job: Arc::default(),
         };
@@ -263,14 +323,19 @@ impl Engine {
         self.capacity
     }
 
+    /// The weights it serves.
+    pub fn weights(&self) -> &WeightStore {
+        &self.weights
+    }
+
     /// Whether the engine's thread still runs.
     pub fn is_alive(&self) -> bool {
         !self.commands.is_closed()
     }
 
     /// What waits for its first step.
-    pub fn queue_load(&self) -> QueueLoad {
-        self.admission.load()
+    pub fn queue_load(&self, class: Class) -> QueueLoad {
+        self.admission[class as usize].load()
     }
 
     /// Puts a request in line, if the queue has a place for it.
@@ -279,8 +344,9 @@ impl Engine {
     /// What makes it unservable, or [`SubmitError::Overloaded`] where too much waits already.
     pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, SubmitError> {
         let request = self.check(request)?;
-        let place = self.admission.try_enter(request.prompt.len());
-        let place = place.ok_or_else(|| SubmitError::Overloaded(self.admission.load()))?;
+        let admission = &self.admission[request.class as usize];
+        let place = admission.try_enter(request.prompt.len());
+        let place = place.ok_or_else(|| SubmitError::Overloaded(admission.load()))?;
         self.send(request, place)
     }
 
@@ -293,7 +359,8 @@ impl Engine {
         request: GenerateRequest,
     ) -> Result<RequestStream, SubmitError> {
         let request = self.check(request)?;
-        let place = self.admission.enter(request.prompt.len()).await;
+        let admission = &self.admission[request.class as usize];
+        let place = admission.enter(request.prompt.len()).await;
         self.send(request, place)
     }
 
@@ -331,6 +398,11 @@ impl Engine {
             let name = "grammar";
             return Err(InvalidParameter { name, message }.into());
         }
+        if !request.weights.as_ref().is_none_or(|weights| self.weights.owns(weights)) {
+            let message = "are of another store".into();
+            let name = "weights";
+            return Err(InvalidParameter { name, message }.into());
+        }
         let stop = &mut request.params.stop;
         stop.max_tokens = stop.max_tokens.min(max_context - tokens);
         Ok(request)
@@ -344,9 +416,14 @@ impl Engine {
         let (events, receiver) = mpsc::unbounded_channel();
         let job = JobId(self.next_job.fetch_add(1, Ordering::Relaxed));
         let samples = request.samples;
+        let weights = match &request.weights {
+            Some(weights) => weights.clone(),
+            None => self.weights.lease(Role::Policy, None),
+        };
         let submission = Submission {
             job,
             request,
+            weights,
             events,
             place,
         };
@@ -359,9 +436,14 @@ impl Engine {
 }
 
 /// The engine thread: takes what has come, makes a step, and sleeps only when there is nothing to do.
-fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>) {
+fn run(
+    mut core: EngineCore,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    arbiter: &DeviceArbiter,
+) {
     loop {
         if core.is_idle() {
+            arbiter.foreground(false);
             match inbox.blocking_recv() {
                 Some(command) => core.obey(command),
                 None => return,
@@ -370,6 +452,7 @@ fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>) {
         while let Ok(command) = inbox.try_recv() {
             core.obey(command);
         }
+        arbiter.foreground(core.has_foreground());
         // On a thread of the pool: a loop that is started from outside wakes the pool and sleeps until it is done, and a step
         // has hundreds.
         rayon::scope(|_| core.step());

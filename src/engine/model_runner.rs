@@ -8,14 +8,20 @@ use super::scheduler::{Scheduler, SchedulerOutput};
 use crate::kernels::attention::AttentionMetadata;
 use crate::kernels::kv_store::{KvCache, copy_blocks};
 use crate::kernels::with_f32;
-use crate::model::{Decoder, DecoderSpec, ModelError, Packed, Weights};
-use crate::nn::AttentionBackend;
+use crate::model::{Decoder, DecoderSpec, ModelError, Packed, WeightsLease};
+use crate::nn::{AdaptedRows, AttentionBackend};
 
 /// The model with its cache.
 pub struct ModelRunner {
-    weights: Weights,
+    decoder: Decoder,
     /// One a layer.
     caches: Vec<KvCache>,
+}
+
+/// This many requests of a step, one after the other, are computed with these weights.
+pub struct WeightsRun {
+    pub weights: WeightsLease,
+    pub requests: usize,
 }
 
 /// One row of `vocab_size` values for every request whose next token can be sampled.
@@ -45,8 +51,7 @@ pub fn block_bytes(spec: &DecoderSpec, block_size: usize, dtype: DType) -> usize
 impl ModelRunner {
     /// # Errors
     /// When the cache cannot be allocated.
-    pub fn new(weights: Weights, num_blocks: usize, block_size: usize) -> Result<Self, ModelError> {
-        let decoder = &weights.decoder;
+    pub fn new(decoder: Decoder, num_blocks: usize, block_size: usize) -> Result<Self, ModelError> {
         let spec = decoder.spec();
         let caches = (0..decoder.num_layers())
             .map(|_| {
@@ -60,18 +65,10 @@ impl ModelRunner {
                 )
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { weights, caches })
+        Ok(Self { decoder, caches })
     }
 
-    pub fn weights(&self) -> &Weights {
-        &self.weights
-    }
-
-    fn decoder(&self) -> &Decoder {
-        &self.weights.decoder
-    }
-
-    /// Computes what was scheduled; a row of logits for each request that samples, in the output's order.
+    /// Computes what was scheduled, with the weights of `runs`; a row of logits for each request that samples, in the output's order.
     ///
     /// # Errors
     /// The model's. The cache then holds nothing new that could be found.
@@ -79,6 +76,7 @@ impl ModelRunner {
         &self,
         scheduler: &Scheduler,
         output: &SchedulerOutput,
+        runs: &[WeightsRun],
     ) -> Result<Logits, ModelError> {
         let copies: Vec<(u32, u32)> = output
             .copies
@@ -123,13 +121,30 @@ impl ModelRunner {
             caches: &self.caches,
             metadata: &metadata,
         };
-        let vocab_size = self.decoder().spec().vocab_size;
-        let hidden = self.decoder().forward_rows(packed, &rows, &backend)?;
+        let adapted = adapted_rows(runs, &cu_seqlens);
+        let vocab_size = self.decoder.spec().vocab_size;
+        let hidden = self
+            .decoder
+            .forward_adapted(packed, &rows, &backend, &adapted)?;
         let values = match rows.is_empty() {
             // A chunk in the middle of a prompt: its keys and values are all that was wanted.
             true => Tensor::zeros((0, vocab_size), DType::F32, &Device::Cpu)?,
-            false => self.decoder().logits(&hidden)?.to_device(&Device::Cpu)?,
+            false => self.decoder.logits(&hidden)?.to_device(&Device::Cpu)?,
         };
         Ok(Logits { values, vocab_size })
     }
+}
+
+/// The rows of the runs that have an adapter.
+fn adapted_rows<'a>(runs: &'a [WeightsRun], cu_seqlens: &[u32]) -> Vec<AdaptedRows<'a>> {
+    let mut first = 0;
+    let rows = runs.iter().filter_map(|run| {
+        let requests = first..first + run.requests;
+        first = requests.end;
+        Some(AdaptedRows {
+            rows: cu_seqlens[requests.start] as usize..cu_seqlens[requests.end] as usize,
+            adapter: run.weights.adapter()?,
+        })
+    });
+    rows.collect()
 }

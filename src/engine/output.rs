@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use super::core::{Command, JobId};
 use super::request::FinishReason;
 use super::sampler::TokenLogprobs;
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 use crate::text::GrammarError;
 
 /// One thing that happened to a request. Sample `index` counts from 0 to the number of samples asked for.
@@ -13,7 +13,8 @@ use crate::text::GrammarError;
 pub enum StreamEvent {
     /// The request's first tokens are being computed.
     Started {
-        version: WeightsVersion,
+        /// What it is computed with, to its end.
+        weights: WeightsName,
         /// Prompt tokens that did not have to be computed.
         num_cached_tokens: usize,
     },

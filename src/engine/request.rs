@@ -9,6 +9,16 @@ use super::kv_cache::HashedTokens;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+/// Whose work a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub enum Class {
+    /// Somebody waits for it.
+    #[default]
+    Foreground,
+    /// Done with what the foreground leaves: see [`Scheduler`](super::scheduler::Scheduler).
+    Background,
+}
+
 /// Why a request has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
@@ -46,6 +56,7 @@ pub struct Request {
     pub siblings: Vec<RequestId>,
     /// Lower is served first; see [`Scheduler::add`](super::scheduler::Scheduler::add).
     pub priority: i32,
+    pub class: Class,
 }
 
 impl Request {
@@ -59,6 +70,7 @@ impl Request {
             stop,
             siblings: Vec::new(),
             priority: 0,
+            class: Class::default(),
         }
     }
 

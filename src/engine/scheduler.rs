@@ -7,12 +7,18 @@
 //! Requests stand in one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. Whoever is first in it is never
 //! kept waiting by others: it takes blocks from those behind it (they are *preempted*, and computed again later), and a pool that
 //! holds one maximal request holds it. Everybody becomes first after a bounded number of others, so nobody starves.
+//!
+//! # Background
+//! Requests of [`Class::Background`] stand behind all others and get what these leave: tokens of a step, places, blocks. They give
+//! places and blocks up as soon as a foreground request lacks them, they are not admitted while one waits, and beside foreground
+//! work they compute only [`BackgroundLimits::tokens_beside`] tokens a step. But for shared prefixes, the foreground's steps are
+//! the same with and without them. They may starve.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
 use super::kv_cache::{BlockCopy, BlockHash, CachedPrefix, KvCacheManager};
-use super::request::{FinishReason, Request, RequestId};
+use super::request::{Class, FinishReason, Request, RequestId};
 
 /// How many later arrivals of the next lower priority a request goes before.
 pub const HEAD_START: i64 = 256;
@@ -24,6 +30,16 @@ pub struct SchedulerConfig {
     pub max_batch_tokens: usize,
     /// Sequences that run at once.
     pub max_sequences: usize,
+    pub background: BackgroundLimits,
+}
+
+/// How far background requests may lengthen a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackgroundLimits {
+    /// Their tokens in a step while foreground requests are there: each delays all of these a little.
+    pub tokens_beside: usize,
+    /// Their tokens in a step otherwise: a foreground request that comes waits for that step.
+    pub tokens_alone: usize,
 }
 
 /// What a request computes in a step.
@@ -60,9 +76,13 @@ impl SchedulerOutput {
     }
 }
 
-/// A request's place in line.
+/// A request's place in line: the background stands behind everybody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(i64, RequestId);
+struct Place {
+    class: Class,
+    rank: i64,
+    id: RequestId,
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -72,7 +92,8 @@ pub struct Scheduler {
     requests: HashMap<RequestId, (Place, Request)>,
     waiting: BTreeSet<Place>,
     running: BTreeSet<Place>,
-    num_arrived: i64,
+    /// Requests that have come, by class.
+    arrivals: [i64; 2],
 }
 
 impl Scheduler {
@@ -83,7 +104,7 @@ impl Scheduler {
             requests: HashMap::new(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
-            num_arrived: 0,
+            arrivals: [0; 2],
         }
     }
 
@@ -101,21 +122,36 @@ impl Scheduler {
 
     /// Sequences that run, siblings to come included.
     pub fn num_running(&self) -> usize {
-        let sequences = |place: &Place| self.requests[&place.1].1.num_sequences();
-        self.running.iter().map(sequences).sum()
+        self.sequences_up_to(Class::Background)
+    }
+
+    /// Sequences that run and need not yield to `class`.
+    fn sequences_up_to(&self, class: Class) -> usize {
+        let sequences = |place: &Place| self.requests[&place.id].1.num_sequences();
+        let ahead = self.running.iter().take_while(|place| place.class <= class);
+        ahead.map(sequences).sum()
     }
 
     pub fn is_idle(&self) -> bool {
         self.requests.is_empty()
     }
 
-    /// Puts a request in line. Its priority is worth a head start and no more: lower numbers first.
+    /// Whether somebody waits for what is to be computed.
+    pub fn has_foreground(&self) -> bool {
+        let first = [self.waiting.first(), self.running.first()];
+        let mut first = first.into_iter().flatten();
+        first.any(|place| place.class == Class::Foreground)
+    }
+
+    /// Puts a request in line. Its priority is worth a head start within its class and no more: lower numbers first.
     pub fn add(&mut self, request: Request) {
-        let place = Place(
-            self.num_arrived + HEAD_START * i64::from(request.priority),
-            request.id,
-        );
-        self.num_arrived += 1;
+        let arrived = &mut self.arrivals[request.class as usize];
+        let place = Place {
+            class: request.class,
+            rank: *arrived + HEAD_START * i64::from(request.priority),
+            id: request.id,
+        };
+        *arrived += 1;
         self.waiting.insert(place);
         self.requests.insert(request.id, (place, request));
     }
@@ -136,36 +172,54 @@ impl Scheduler {
         }
     }
 
-    /// Chooses a step's work: first those that only lack one token, so that nobody's stream stalls behind a prompt; then
-    /// prompts under way; then new ones, while budget, places and blocks last.
+    /// Chooses a step's work, the background's from what the foreground leaves.
     pub fn schedule(&mut self) -> SchedulerOutput {
         let mut step = Step {
             output: SchedulerOutput::default(),
             budget: self.config.max_batch_tokens,
         };
-        let lacks_one = |place: &Place| self.requests[&place.1].1.num_missing_tokens() == 1;
-        let (decoding, computing): (Vec<Place>, Vec<Place>) =
-            self.running.iter().copied().partition(lacks_one);
-        for place in decoding.into_iter().chain(computing) {
-            if self.running.contains(&place) {
-                self.continue_running(place, &mut step);
-            }
-        }
-        if step.output.preempted.is_empty() {
-            self.admit(&mut step);
-        }
+        self.schedule_class(Class::Foreground, &mut step);
+        let limits = self.config.background;
+        step.budget = step.budget.min(match self.has_foreground() {
+            true => limits.tokens_beside,
+            false => limits.tokens_alone,
+        });
+        self.schedule_class(Class::Background, &mut step);
         step.output
     }
 
+    /// First those that only lack one token, so that nobody's stream stalls behind a prompt; then prompts under way; then new
+    /// ones, while budget, places and blocks last.
+    fn schedule_class(&mut self, class: Class, step: &mut Step) {
+        let lacks_one = |place: &Place| self.requests[&place.id].1.num_missing_tokens() == 1;
+        let running = self.running.iter().copied();
+        let (decoding, computing): (Vec<Place>, Vec<Place>) = running
+            .filter(|place| place.class == class)
+            .partition(lacks_one);
+        for place in decoding.into_iter().chain(computing) {
+            if self.running.contains(&place) {
+                self.continue_running(place, step);
+            }
+        }
+        let short_of_blocks = step.output.preempted.iter().any(|id| {
+            let (place, _) = &self.requests[id];
+            place.class <= class
+        });
+        let in_line = self.waiting.first().map(|place| place.class);
+        if !short_of_blocks && in_line == Some(class) {
+            self.admit(class, step);
+        }
+    }
+
     fn continue_running(&mut self, place: Place, step: &mut Step) {
-        let request = &self.requests[&place.1].1;
+        let request = &self.requests[&place.id].1;
         let from = request.num_computed_tokens;
         let num_tokens = request.num_missing_tokens().min(step.budget);
         if num_tokens == 0 {
             return;
         }
         loop {
-            if let Ok(copy) = self.kv.allocate(place.1, from, from + num_tokens) {
+            if let Ok(copy) = self.kv.allocate(place.id, from, from + num_tokens) {
                 step.output.copies.extend(copy);
                 break;
             }
@@ -175,7 +229,7 @@ impl Scheduler {
                 _ => return,
             }
         }
-        self.push(place.1, num_tokens, step);
+        self.push(place.id, num_tokens, step);
     }
 
     fn push(&self, id: RequestId, num_tokens: usize, step: &mut Step) {
@@ -191,48 +245,53 @@ impl Scheduler {
     fn preempt(&mut self, place: Place, step: &mut Step) {
         self.running.remove(&place);
         self.waiting.insert(place);
-        self.kv.free(place.1);
+        self.kv.free(place.id);
         let (_, request) = self
             .requests
-            .get_mut(&place.1)
+            .get_mut(&place.id)
             .expect("a running request is known; this is a bug");
         request.num_computed_tokens = 0;
-        step.output.preempted.push(place.1);
+        step.output.preempted.push(place.id);
         let scheduled = &mut step.output.scheduled;
-        if let Some(at) = scheduled.iter().position(|s| s.id == place.1) {
+        if let Some(at) = scheduled.iter().position(|s| s.id == place.id) {
             step.budget += scheduled.remove(at).num_tokens;
         }
     }
 
-    fn admit(&mut self, step: &mut Step) {
-        let mut sequences = self.num_running();
-        let mut promised = self.promised_blocks();
+    fn admit(&mut self, class: Class, step: &mut Step) {
+        let mut promised = self.promised_blocks(class);
         let mut next_in_line = self.waiting.first().copied();
-        while let Some(place) = next_in_line {
+        while let Some(place) = next_in_line.filter(|place| place.class == class) {
             let behind = (Bound::Excluded(place), Bound::Unbounded);
             next_in_line = self.waiting.range(behind).next().copied();
-            let request = &self.requests[&place.1].1;
-            sequences += request.num_sequences();
-            if step.budget == 0 || sequences > self.config.max_sequences {
+            let request = &self.requests[&place.id].1;
+            let (sequences, num_tokens) = (request.num_sequences(), request.tokens.len());
+            let needed = self.sequences_up_to(class) + sequences;
+            if step.budget == 0 || needed > self.config.max_sequences {
                 break;
             }
             let prefix = self.kv.cached_prefix(&request.tokens);
             let next = self.kv.next_hash(&request.tokens, &prefix);
             if next.is_some_and(|hash| promised.contains(&hash)) {
                 // Somebody before it is computing that very block: it will be there to share soon.
-                sequences -= request.num_sequences();
                 continue;
             }
-            if !self.kv.has_room(request.tokens.len(), &prefix) {
-                break;
+            while self.num_running() + sequences > self.config.max_sequences
+                || !self.kv.has_room(num_tokens, &prefix)
+            {
+                match self.running.last().copied() {
+                    Some(last) if last.class > class => self.preempt(last, step),
+                    _ => return,
+                }
             }
-            promised.extend(request.tokens.full_blocks_from(prefix.num_tokens));
+            let tokens = &self.requests[&place.id].1.tokens;
+            promised.extend(tokens.full_blocks_from(prefix.num_tokens));
             self.begin(place, prefix, step);
         }
     }
 
     fn begin(&mut self, place: Place, prefix: CachedPrefix, step: &mut Step) {
-        let id = place.1;
+        let id = place.id;
         let (_, request) = self
             .requests
             .get_mut(&id)
@@ -252,12 +311,14 @@ impl Scheduler {
         self.push(id, num_tokens, step);
     }
 
-    /// Full blocks that running requests have still to compute.
-    fn promised_blocks(&self) -> HashSet<BlockHash> {
+    /// Full blocks that running requests have still to compute, but for those that others go before: `class` does not wait for
+    /// them.
+    fn promised_blocks(&self, class: Class) -> HashSet<BlockHash> {
         self.running
             .iter()
+            .take_while(|place| place.class <= class)
             .flat_map(|place| {
-                let request = &self.requests[&place.1].1;
+                let request = &self.requests[&place.id].1;
                 request.tokens.full_blocks_from(request.num_computed_tokens)
             })
             .collect()
@@ -316,7 +377,10 @@ impl Scheduler {
                 num_cached_tokens: Some(request.num_prompt_tokens),
                 ..request.clone()
             };
-            let place = Place(place.0, sibling);
+            let place = Place {
+                id: sibling,
+                ..place
+            };
             self.running.insert(place);
             self.requests.insert(sibling, (place, child));
         }

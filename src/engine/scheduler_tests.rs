@@ -7,7 +7,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::kv_cache::{HashedTokens, KvCacheManager};
 use super::request::{FinishReason, Request, RequestId, StopCriteria};
-use super::scheduler::{HEAD_START, NextToken, Scheduler, SchedulerConfig, SchedulerOutput};
+use super::scheduler::{
+    BackgroundLimits, HEAD_START, NextToken, Scheduler, SchedulerConfig, SchedulerOutput,
+};
 
 const BLOCK_SIZE: usize = 4;
 /// The token after which everybody stops.
@@ -149,6 +151,10 @@ fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
     SchedulerConfig {
         max_batch_tokens,
         max_sequences,
+        background: BackgroundLimits {
+            tokens_beside: 3,
+            tokens_alone: 10,
+        },
     }
 }
 

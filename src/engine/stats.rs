@@ -6,6 +6,7 @@ use super::core::Ending;
 use super::output::RequestFailure;
 use super::request::{FinishReason, Request};
 use super::scheduler::{Scheduler, SchedulerOutput};
+use crate::model::WeightsName;
 use crate::telemetry::EngineMetrics;
 
 /// When things happened to a sequence.
@@ -46,6 +47,23 @@ impl EngineMetrics {
         let used = kv.num_blocks() - kv.num_free_blocks();
         self.kv_cache_usage
             .set(used as f64 / kv.num_blocks() as f64);
+    }
+
+    /// Samples that are to be computed with these weights.
+    pub(super) fn taken(&self, weights: &WeightsName, samples: usize) {
+        let gauge = self.requests_by_weights.with_label_values(&[weights.as_str()]);
+        gauge.add(samples as i64);
+    }
+
+    /// One of them has ended. A version that nobody is computed with is not listed: there will be many.
+    pub(super) fn given_back(&self, weights: &WeightsName) {
+        let label = [weights.as_str()];
+        let gauge = self.requests_by_weights.with_label_values(&label);
+        gauge.dec();
+        if gauge.get() == 0 {
+            // It was there a moment ago.
+            let _ = self.requests_by_weights.remove_label_values(&label);
+        }
     }
 
     pub(super) fn started(&self, request: &Request, times: &RequestTimes) {

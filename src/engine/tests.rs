@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::kernels::linear::WeightFormat;
-use crate::model::{Decoder, LanguageModel, LoadOptions, Packed, WeightsVersion};
+use crate::model::{Decoder, LanguageModel, LoadOptions, Packed};
 use crate::nn::AttentionBackend;
 use crate::telemetry::Metrics;
 
@@ -27,11 +27,7 @@ fn pocket_in(format: Option<WeightFormat>) -> Decoder {
 }
 
 pub(super) fn start(decoder: &Decoder, config: &EngineConfig) -> (Engine, EngineThread) {
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder: decoder.clone(),
-    };
-    Engine::start(weights, config, metrics()).unwrap()
+    Engine::start(WeightStore::new(decoder.clone()), config, metrics()).unwrap()
 }
 
 fn metrics() -> EngineMetrics {
@@ -239,10 +235,7 @@ fn dropping_a_stream_frees_everything() {
 #[test]
 fn a_closed_sample_ends_and_its_siblings_go_on() {
     let decoder = pocket();
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder,
-    };
+    let weights = WeightStore::new(decoder);
     let metrics = metrics();
     let config = EngineConfig::default();
     let (engine, thread) = Engine::start(weights, &config, metrics.clone()).unwrap();
@@ -346,10 +339,7 @@ fn what_cannot_be_served_is_refused_at_once() {
 #[test]
 fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
     let decoder = pocket();
-    let weights = || Weights {
-        version: WeightsVersion(1),
-        decoder: decoder.clone(),
-    };
+    let weights = || WeightStore::new(decoder.clone());
     let small = EngineConfig {
         kv_cache_memory: memory(&decoder, 496),
         ..EngineConfig::default()

@@ -10,17 +10,23 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
-use crate::model::WeightsVersion;
+use super::traffic::Identity;
+use crate::model::WeightsName;
 use crate::service::{
     Finish, Generation, JudgeTask, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
     Tournament, TournamentTask, Usage,
 };
 
+pub use crate::preference::log::Prompt as Asked;
+
 /// One prompt, and how its candidates are judged, if only the best are wanted.
 pub struct Prompt {
     pub tokens: Vec<u32>,
+    /// What was asked, as it was asked.
+    pub asked: Asked,
     pub judging: Option<(JudgeTask, TournamentTask)>,
 }
 
@@ -48,9 +54,11 @@ pub enum Part {
 /// What is known of the call beside its choices.
 #[derive(Debug, Default)]
 pub struct About {
-    pub version: Option<WeightsVersion>,
+    pub weights: Option<WeightsName>,
     pub usage: Option<Usage>,
     pub tournaments: Vec<Tournament>,
+    /// Once the whole call is answered.
+    pub kept: Kept,
     /// Whether this is an event of a stream.
     pub streamed: bool,
 }
@@ -69,42 +77,62 @@ pub trait Wording: Send + Sync + 'static {
     fn answer(&self, choices: Vec<Self::Choice>, about: About) -> Self::Answer;
 }
 
-/// Answers a call.
+/// Answers a call, and keeps a record of it where that is wanted.
 ///
 /// # Errors
 /// What makes it unservable, before anything has been sent.
 pub async fn answer<W: Wording>(
     state: &AppState,
+    identity: &Identity,
     permit: OwnedSemaphorePermit,
     sampling: &Sampling,
     prompts: Vec<Prompt>,
     wording: W,
 ) -> Result<Response, ApiError> {
+    let keeping = Keeping::of_call(state, identity, sampling)?;
+    let shows_logprobs = sampling.shows_logprobs();
+    // One version answers all prompts of a call.
+    let turn = keeping.turn(sampling.turn);
+    let weights = state.service.answering_weights(&turn);
+    let tasks = prompts.into_iter().enumerate().map(|(at, prompt)| {
+        let task = TextTask {
+            weights: Some(weights.clone()),
+            turn,
+            ..keeping.prepared(sampling.task(prompt.tokens), at)
+        };
+        let draft = keeping.draft(&task, prompt.asked, weights.name(), sampling, at);
+        (task, prompt.judging, draft)
+    });
     if let Some(options) = sampling.stream {
-        let generations = prompts
-            .into_iter()
-            .map(|prompt| state.service.generate(sampling.task(prompt.tokens)))
-            .collect::<Result<Vec<Generation>, _>>()?;
+        let generations = tasks
+            .map(|(task, _, draft)| Ok((state.service.generate(task)?, draft)))
+            .collect::<Result<Vec<(Generation, Draft)>, ServiceError>>()?;
         let n = sampling.n;
         return Ok(sse::answer(permit, move |pieces| {
             let stream = Stream {
                 wording,
                 options,
+                keeping,
+                shows_logprobs,
                 pieces,
             };
             async move { stream.send_all(generations, n).await }
         }));
     }
-    let drawn = prompts.into_iter().map(|prompt| {
-        let task = sampling.task(prompt.tokens);
-        draw(&state.service, task, prompt.judging, sampling.n)
+    let drawn = tasks.map(|(task, judging, draft)| {
+        draw(&state.service, task, judging, sampling.n, draft)
     });
     let (mut choices, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
+    let mut drafts = Vec::new();
     for drawn in try_join_all(drawn).await? {
         usage.add(drawn.usage);
-        about.version = drawn.version;
+        about.weights = drawn.weights;
         about.tournaments.extend(drawn.tournament);
-        for output in drawn.outputs {
+        drafts.push(drawn.draft);
+        for mut output in drawn.outputs {
+            if !shows_logprobs {
+                output.tokens.iter_mut().for_each(hide_logprobs);
+            }
             choices.push(wording.choice(Piece {
                 index: choices.len(),
                 sample: output.index,
@@ -117,7 +145,19 @@ pub async fn answer<W: Wording>(
         }
     }
     about.usage = Some(usage);
+    about.kept = commit(&keeping, drafts).await?;
     Ok(Json(wording.answer(choices, about)).into_response())
+}
+
+/// Commits the records of a call.
+async fn commit(keeping: &Keeping, drafts: Vec<Draft>) -> Result<Kept, ApiError> {
+    let records = try_join_all(drafts.into_iter().map(Draft::commit)).await?;
+    Ok(keeping.kept(records))
+}
+
+/// Log-probabilities that only the record is to have.
+fn hide_logprobs(token: &mut TokenText) {
+    token.logprobs = None;
 }
 
 /// What became of one prompt.
@@ -125,7 +165,8 @@ struct Drawn {
     outputs: Vec<Output>,
     tournament: Option<Tournament>,
     usage: Usage,
-    version: Option<WeightsVersion>,
+    weights: Option<WeightsName>,
+    draft: Draft,
 }
 
 /// All samples of a prompt, or the best `n` of them.
@@ -134,22 +175,29 @@ async fn draw(
     task: TextTask,
     judging: Option<(JudgeTask, TournamentTask)>,
     n: usize,
+    mut draft: Draft,
 ) -> Result<Drawn, ServiceError> {
     if let Some((judge, how)) = judging {
         let mut best = service.best_of(task, &judge, how).await?;
+        draft.outputs(&best.candidates);
+        draft.tournament(&best, &judge);
         return Ok(Drawn {
             outputs: best.take_best(n),
             tournament: Some(best.tournament),
             usage: best.usage,
-            version: best.version,
+            weights: best.weights,
+            draft,
         });
     }
     let mut generation = service.generate(task)?;
+    let outputs = generation.outputs().await?;
+    draft.outputs(&outputs);
     Ok(Drawn {
-        outputs: generation.outputs().await?,
+        outputs,
         tournament: None,
         usage: generation.usage(),
-        version: generation.version(),
+        weights: generation.weights(),
+        draft,
     })
 }
 
@@ -157,26 +205,31 @@ async fn draw(
 struct Stream<W> {
     wording: W,
     options: StreamOptions,
+    keeping: Keeping,
+    shows_logprobs: bool,
     pieces: Pieces,
 }
 
 impl<W: Wording> Stream<W> {
-    /// One event a token of any choice, and the usage of all, if it is wanted.
-    async fn send_all(&self, generations: Vec<Generation>, n: usize) -> Result<(), ApiError> {
+    /// One event a token of any choice, and at the end the usage of all and what became of the record, if they are wanted.
+    async fn send_all(
+        &self,
+        generations: Vec<(Generation, Draft)>,
+        n: usize,
+    ) -> Result<(), ApiError> {
         let generations = generations.into_iter().enumerate();
-        let all = generations.map(|(at, generation)| self.send(generation, at * n));
-        let (mut usage, mut version) = (Usage::default(), None);
-        for (spent, by) in try_join_all(all).await? {
+        let all = generations.map(|(at, (generation, draft))| self.send(generation, draft, at * n));
+        let (mut about, mut usage, mut drafts) = (About::default(), Usage::default(), Vec::new());
+        for (spent, weights, draft) in try_join_all(all).await? {
             usage.add(spent);
-            version = by;
+            about.weights = weights;
+            drafts.push(draft);
         }
-        if self.options.include_usage || W::USAGE_LAST {
-            let about = About {
-                version,
-                usage: Some(usage),
-                tournaments: Vec::new(),
-                streamed: true,
-            };
+        about.kept = commit(&self.keeping, drafts).await?;
+        let usage_wanted = self.options.include_usage || W::USAGE_LAST;
+        if usage_wanted || self.keeping.is_reported() {
+            about.usage = usage_wanted.then_some(usage);
+            about.streamed = true;
             self.pieces
                 .send(&self.wording.answer(Vec::new(), about))
                 .await;
@@ -188,20 +241,25 @@ impl<W: Wording> Stream<W> {
     async fn send(
         &self,
         mut generation: Generation,
+        mut draft: Draft,
         first: usize,
-    ) -> Result<(Usage, Option<WeightsVersion>), ApiError> {
+    ) -> Result<(Usage, Option<WeightsName>, Draft), ApiError> {
         // Characters of each sample so far, once it has begun.
         let mut written: Vec<Option<usize>> = Vec::new();
         while let Some(event) = generation.next().await? {
             let TextEvent::Delta {
                 index,
                 text,
-                token,
+                mut token,
                 finish,
             } = event
             else {
-                continue;
+                            continue;
             };
+            draft.token(index, &text, &token, finish);
+            if !self.shows_logprobs {
+                hide_logprobs(&mut token);
+            }
             if written.len() <= index {
                 written.resize(index + 1, None);
             }
@@ -221,19 +279,19 @@ impl<W: Wording> Stream<W> {
                 part,
             });
             let about = About {
-                version: generation.version(),
+                weights: generation.weights(),
                 usage: self
                     .options
                     .continuous_usage_stats
                     .then(|| generation.usage()),
-                tournaments: Vec::new(),
                 streamed: true,
+                ..About::default()
             };
             self.pieces
                 .send(&self.wording.answer(vec![choice], about))
                 .await;
         }
-        Ok((generation.usage(), generation.version()))
+        Ok((generation.usage(), generation.weights(), draft))
     }
 }
 

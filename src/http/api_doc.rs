@@ -4,7 +4,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::{Modify, OpenApi};
 
 use super::openai::{chat, completions, decisions, models};
-use super::{generate, judge, status, tokens};
+use super::{events, feedback, generate, judge, principles, records, status, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -18,6 +18,13 @@ use super::{generate, judge, status, tokens};
         completions::completions,
         decisions::decisions,
         models::models,
+        records::get,
+        records::delete,
+        records::delete_all,
+        feedback::feedback,
+        principles::principles,
+        principles::replace,
+        events::events,
         status::health,
         status::ready,
         status::metrics
@@ -25,7 +32,9 @@ use super::{generate, judge, status, tokens};
     tags(
         (name = "selfjudge", description = "Generating and judging"),
         (name = "OpenAI", description = "The same by the shapes of OpenAI's API"),
-        (name = "operating")
+        (name = "records", description = "What is kept of a caller's traffic"),
+        (name = "operating"),
+        (name = "admin", description = "For operators: on a listener of its own, or with an operator's key")
     ),
     modifiers(&Keys)
 )]

@@ -8,6 +8,8 @@ use utoipa::ToSchema;
 
 use crate::engine::{RequestFailure, SubmitError};
 use crate::judge::JudgeError;
+use crate::preference::PrinciplesError;
+use crate::preference::log::LogError;
 use crate::service::ServiceError;
 
 /// What a client is told: `{"error": {"code", "message", "param", "type"}}`, the last as OpenAI's clients know it.
@@ -60,6 +62,14 @@ impl ApiError {
     pub fn overloaded(message: impl Into<String>) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
             .retry_after(QUEUE_RETRY_AFTER)
+    }
+
+    pub fn shutting_down() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "shutting_down",
+            "the server is being stopped",
+        )
     }
 
     /// Names the parameter it is about.
@@ -168,6 +178,70 @@ impl From<RequestFailure> for ApiError {
             }
             RequestFailure::Model(_) | RequestFailure::Grammar(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+            }
+        }
+    }
+}
+
+/// Seconds after which a log that takes nothing is worth another try.
+const LOG_RETRY_AFTER: u64 = 5;
+
+impl From<LogError> for ApiError {
+    fn from(error: LogError) -> Self {
+        let message = error.to_string();
+        match error {
+            LogError::Overloaded => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", message)
+                    .retry_after(QUEUE_RETRY_AFTER)
+            }
+            // What the database says of itself is the operator's to read.
+            LogError::Unavailable(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "log_unavailable",
+                "the traffic log cannot be read or written now",
+            )
+            .retry_after(LOG_RETRY_AFTER),
+            LogError::Redaction(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "log_unavailable",
+                "personal data could not be taken out of the record, so it was not written",
+            )
+            .retry_after(LOG_RETRY_AFTER),
+            LogError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
+            LogError::Conflict { .. } | LogError::StageOpen(_) | LogError::Fenced { .. } => {
+                Self::new(StatusCode::CONFLICT, "conflict", message)
+            }
+            LogError::Invalid(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message)
+            }
+            LogError::Config(_) | LogError::Corrupt(_) | LogError::File(_) => {
+                tracing::error!(%error, "the traffic log");
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "internal",
+                    "the traffic log is damaged",
+                )
+            }
+        }
+    }
+}
+
+impl From<PrinciplesError> for ApiError {
+    fn from(error: PrinciplesError) -> Self {
+        match error {
+            PrinciplesError::Stale { .. } => {
+                Self::new(StatusCode::CONFLICT, "stale_version", error.to_string()).about("version")
+            }
+            PrinciplesError::Io { .. }
+            | PrinciplesError::Toml { .. }
+            | PrinciplesError::Table { .. } => {
+                tracing::error!(%error, "the table of principles cannot be kept");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not_kept",
+                    "the table cannot be written to disk, and the old one stays in force",
+                )
+                .retry_after(LOG_RETRY_AFTER)
             }
         }
     }

@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::answering::{self, About, Ends, Piece, Prompt, StopReason, Wording};
+use super::answering::{self, About, Asked, Ends, Piece, Prompt, StopReason, Wording};
 use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::judge::TournamentBody;
+use super::recording::KeptBody;
 use super::sse::EventBody;
+use super::traffic::{IDEMPOTENCY, Identity};
 use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 use crate::service::TokenText;
 
 /// Tokens of an answer where the caller names no limit.
@@ -48,9 +50,9 @@ pub struct GenerateAnswer {
     id: Arc<str>,
     #[schema(value_type = String)]
     model: Arc<str>,
-    /// Which weights answered.
-    #[schema(value_type = Option<u64>)]
-    version: Option<WeightsVersion>,
+    /// Which weights answered: `base`, or the digest of a generation.
+    #[schema(value_type = Option<String>)]
+    version: Option<WeightsName>,
     outputs: Vec<OutputBody>,
     /// Of the whole call; in the last event of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,6 +60,8 @@ pub struct GenerateAnswer {
     /// With `best_of`.
     #[serde(skip_serializing_if = "Option::is_none")]
     tournament: Option<TournamentBody>,
+    #[serde(flatten)]
+    kept: KeptBody,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -135,10 +139,11 @@ impl Wording for Words {
         GenerateAnswer {
             id: Arc::clone(&self.id),
             model: Arc::clone(&self.model),
-            version: about.version,
+            version: about.weights,
             outputs,
             usage: about.usage.map(UsageBody::from),
             tournament: about.tournaments.into_iter().next().map(Into::into),
+            kept: about.kept.into(),
         }
     }
 }
@@ -160,6 +165,7 @@ impl Wording for Words {
         }))),
         ("streamed" = (value = json!({"prompt": "Write planet backwards.", "stream": true, "n": 2})))
     )),
+    params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY)),
     responses(
         (
             status = 200,
@@ -172,6 +178,7 @@ impl Wording for Words {
 )]
 pub async fn generate(
     State(state): State<AppState>,
+    identity: Identity,
     body: Generating<GenerateBody>,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
@@ -187,7 +194,8 @@ pub async fn generate(
         .with_logprobs(own.logprobs, chosen.clone());
     let prompt = Prompt {
         tokens: service.encode_chat(&messages).await?,
-        judging: sampling.judging(|| Ok(messages))?,
+        judging: sampling.judging(&state.principles.current(), || Ok(messages.clone()))?,
+        asked: Asked::Messages(messages),
     };
     let words = Words {
         id: state.next_id("gen").into(),
@@ -198,5 +206,5 @@ pub async fn generate(
         },
         chosen,
     };
-    answering::answer(&state, permit, &sampling, vec![prompt], words).await
+    answering::answer(&state, &identity, permit, &sampling, vec![prompt], words).await
 }

@@ -11,11 +11,11 @@ use super::AppState;
 use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
-use super::judging::{BracketBody, JudgingBody, OrdersBody, PrincipleBody};
+use super::judging::{BracketBody, JudgingBody, OrdersBody, PrinciplesBody};
 use super::sampling::turn;
 use super::usage::UsageBody;
 use crate::judge::Method;
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament};
 
 /// The most comparisons of one call.
@@ -39,9 +39,10 @@ pub struct JudgeBody {
     candidates: Vec<String>,
     /// `pairwise` for exactly two, `tournament` for any number; by default what fits their number.
     method: Option<MethodBody>,
-    /// Names of the model's principles or any texts; each is asked by itself, and they are averaged by weight.
+    /// `"table"`, or names of the table's principles and any texts; each is asked by itself, and they are averaged by weight.
+    /// A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
     #[serde(default)]
-    principles: Vec<PrincipleBody>,
+    principles: PrinciplesBody,
     #[serde(default)]
     orders: OrdersBody,
     /// Of a tournament.
@@ -62,8 +63,8 @@ pub struct PairAnswer {
     id: String,
     #[serde(flatten)]
     verdict: VerdictBody,
-    #[schema(value_type = Option<u64>)]
-    version: Option<WeightsVersion>,
+    #[schema(value_type = Option<String>)]
+    version: Option<WeightsName>,
     usage: UsageBody,
 }
 
@@ -126,8 +127,8 @@ pub struct TournamentAnswer {
     #[serde(flatten)]
     tournament: TournamentBody,
     /// Which weights judged; null where nothing had to be asked.
-    #[schema(value_type = Option<u64>)]
-    version: Option<WeightsVersion>,
+    #[schema(value_type = Option<String>)]
+    version: Option<WeightsName>,
     usage: UsageBody,
 }
 
@@ -215,6 +216,9 @@ fn comparisons(method: Method, n: usize) -> usize {
     tag = "selfjudge",
     request_body(content = JudgeBody, examples(
         ("pair" = (value = json!({"prompt": "What is 34 plus 28?", "candidates": ["62", "52"]}))),
+        ("by the whole table" = (value = json!({
+            "prompt": "What is 34 plus 28?", "candidates": ["Sure! 62.", "62"], "principles": "table"
+        }))),
         ("under principles" = (value = json!({
             "prompt": "What is 34 plus 28?", "candidates": ["Sure! 62. Glad to help!", "62"],
             "principles": ["correct", {"principle": "polite", "weight": 0.5}]
@@ -261,7 +265,8 @@ pub async fn judge(
         bracket: body.bracket.unwrap_or_default(),
         seed: body.seed,
     };
-    let task = judging.task(messages, turn)?;
+    let table = state.principles.current();
+    let task = judging.task(messages, turn, &table)?;
     let id = state.next_id("judge");
     if pairwise {
         let [a, b] = [&body.candidates[0], &body.candidates[1]];
@@ -269,7 +274,7 @@ pub async fn judge(
         return Ok(Json(JudgeAnswer::Pair(PairAnswer {
             id,
             verdict: judged.result.into(),
-            version: judged.version,
+            version: judged.weights,
             usage: judged.usage.into(),
         })));
     }
@@ -290,7 +295,7 @@ pub async fn judge(
     Ok(Json(JudgeAnswer::Tournament(TournamentAnswer {
         id,
         tournament: judged.result.into(),
-        version: judged.version,
+        version: judged.weights,
         usage: judged.usage.into(),
     })))
 }

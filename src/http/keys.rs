@@ -13,7 +13,9 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
+use super::HttpConfig;
 use super::error::ApiError;
+use crate::preference::log::Consent;
 
 /// The keys that are accepted. Only their digests are kept.
 #[derive(Clone, Default)]
@@ -23,6 +25,7 @@ pub struct ApiKeys(Vec<ApiKey>);
 struct ApiKey {
     name: Arc<str>,
     digest: [u8; 32],
+    allowed: Consent,
 }
 
 /// Why a list of keys cannot be used.
@@ -36,15 +39,24 @@ pub enum KeysError {
     Unsendable(usize),
     #[error("line {0}: the key is there twice")]
     Twice(usize),
+    #[error("line {0}: `{1}` is no word about a key: no-retain or no-train")]
+    Word(usize, String),
     #[error("there is no key in the list")]
     None,
 }
+
+/// What a key's traffic may be used for, unless its line says less.
+const EVERYTHING: Consent = Consent {
+    retain: true,
+    train: true,
+};
 
 /// The longest key.
 const MAX_KEY: usize = 1024;
 
 impl ApiKeys {
-    /// Reads `key` or `name:key`, one a line. Empty lines and what comes after `#` at the start of a line do not count.
+    /// Reads `key` or `name:key`, one a line, and after it what the key's traffic may not be used for: `no-train`, or
+    /// `no-retain`, which says both. Empty lines and what comes after `#` at the start of a line do not count.
     ///
     /// # Errors
     /// Names the line that is no key.
@@ -55,10 +67,13 @@ impl ApiKeys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (name, key) = match line.split_once(':') {
-                Some((name, key)) => (name.trim().to_owned(), key.trim()),
+            let (name, rest) = match line.split_once(':') {
+                Some((name, rest)) => (name.trim().to_owned(), rest),
                 None => (format!("key-{}", keys.len() + 1), line),
             };
+            let mut words = rest.split_ascii_whitespace();
+            let key = words.next().unwrap_or_default();
+            let allowed = allowed(at, words)?;
             if key.is_empty() || name.is_empty() {
                 return Err(KeysError::Empty(at));
             }
@@ -69,8 +84,11 @@ impl ApiKeys {
             if keys.iter().any(|known| known.digest == digest) {
                 return Err(KeysError::Twice(at));
             }
-            let name = name.into();
-            keys.push(ApiKey { name, digest });
+            keys.push(ApiKey {
+                name: name.into(),
+                digest,
+                allowed,
+            });
         }
         match keys.is_empty() {
             true => Err(KeysError::None),
@@ -95,6 +113,19 @@ impl ApiKeys {
     }
 }
 
+/// What the words behind a key leave of its traffic's uses.
+fn allowed<'a>(line: usize, words: impl Iterator<Item = &'a str>) -> Result<Consent, KeysError> {
+    let mut allowed = EVERYTHING;
+    for word in words {
+        match word {
+            "no-train" => allowed.train = false,
+            "no-retain" => allowed = Consent::default(),
+            other => return Err(KeysError::Word(line, other.to_owned())),
+        }
+    }
+    Ok(allowed)
+}
+
 /// Names, no secrets.
 impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -116,45 +147,83 @@ pub struct RateLimit {
 #[derive(Clone)]
 pub struct Gate {
     keys: Arc<ApiKeys>,
+    admins: Arc<ApiKeys>,
     limiter: Option<Arc<DefaultKeyedRateLimiter<usize>>>,
 }
 
-/// Whose call it is: the name of its key.
+/// Whose call it is.
 #[derive(Debug, Clone)]
-pub struct Caller(pub Arc<str>);
+pub struct Caller {
+    /// The name of the key.
+    pub name: Arc<str>,
+    /// What the key's traffic may be used for.
+    pub allowed: Consent,
+    /// Whether the key is an operator's.
+    pub admin: bool,
+}
+
+impl Caller {
+    /// Whoever reaches a listener that is the operators' own.
+    fn at_the_admin_listener() -> Self {
+        Self {
+            name: "admin-listener".into(),
+            allowed: EVERYTHING,
+            admin: true,
+        }
+    }
+}
 
 impl Gate {
-    pub fn new(keys: ApiKeys, limit: Option<RateLimit>) -> Self {
+    pub fn of(config: &HttpConfig) -> Self {
+        let (keys, admins) = (config.keys.clone(), config.admin_keys.clone());
+        Self::new(keys, admins, config.rate_limit)
+    }
+
+    pub fn new(keys: ApiKeys, admins: ApiKeys, limit: Option<RateLimit>) -> Self {
         let limiter = limit.map(|limit| {
             let quota = Quota::per_second(limit.per_second).allow_burst(limit.burst);
             Arc::new(RateLimiter::keyed(quota))
         });
         Self {
             keys: Arc::new(keys),
+            admins: Arc::new(admins),
             limiter,
         }
     }
 
+    /// Who calls; nobody known, where no keys are needed.
     fn admit(&self, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
+        let secret = secret(headers);
+        let caller = |keys: &ApiKeys, at: usize, admin| Caller {
+            name: Arc::clone(&keys.0[at].name),
+            allowed: keys.0[at].allowed,
+            admin,
+        };
+        if let Some(at) = secret.and_then(|secret| self.admins.find(secret)) {
+            return Ok(Some(caller(&self.admins, at, true)));
+        }
         if self.keys.is_empty() {
             return Ok(None);
         }
-        let key = secret(headers).and_then(|secret| self.keys.find(secret));
-        let Some(key) = key else {
-            return Err(ApiError::new(
-                StatusCode::UNAUTHORIZED,
-                "invalid_api_key",
-                "an API key is needed, as `Authorization: Bearer …` or `X-Api-Key: …`",
-            ));
+        let Some(at) = secret.and_then(|secret| self.keys.find(secret)) else {
+            return Err(unknown_key());
         };
         if let Some(limiter) = &self.limiter
-            && let Err(until) = limiter.check_key(&key)
+            && let Err(until) = limiter.check_key(&at)
         {
             let wait = until.wait_time_from(DefaultClock::default().now());
             return Err(too_fast(wait));
         }
-        Ok(Some(Caller(Arc::clone(&self.keys.0[key].name))))
+        Ok(Some(caller(&self.keys, at, false)))
     }
+}
+
+fn unknown_key() -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_api_key",
+        "an API key is needed, as `Authorization: Bearer …` or `X-Api-Key: …`",
+    )
 }
 
 fn too_fast(wait: Duration) -> ApiError {
@@ -185,10 +254,37 @@ pub async fn guard(
     next: Next,
 ) -> Result<Response, ApiError> {
     if let Some(caller) = gate.admit(request.headers())? {
-        tracing::Span::current().record("caller", &*caller.0);
+        tracing::Span::current().record("caller", &*caller.name);
         request.extensions_mut().insert(caller);
     }
     Ok(next.run(request).await)
+}
+
+/// The middleware of what only operators may do.
+pub async fn guard_admin(
+    State(gate): State<Gate>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let caller = match gate.admins.is_empty() {
+        true => Caller::at_the_admin_listener(),
+        false => gate.admit(request.headers())?.ok_or_else(unknown_key)?,
+    };
+    if !caller.admin {
+        return Err(not_an_admin());
+    }
+    tracing::Span::current().record("caller", &*caller.name);
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// What a caller without an operator's key is told.
+pub fn not_an_admin() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "admin_only",
+        "only an operator's key may do this",
+    )
 }
 
 #[cfg(test)]
@@ -203,12 +299,12 @@ mod tests {
         assert_eq!(keys.find(b"s3cret"), None);
         assert_eq!(keys.find(b""), None);
         assert_eq!(format!("{keys:?}"), r#"["alice", "key-2"]"#);
-        let gate = Gate::new(keys, None);
+        let gate = Gate::new(keys, ApiKeys::default(), None);
         let admit = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
             gate.admit(&headers)
-                .map(|caller| caller.unwrap().0.to_string())
+                .map(|caller| caller.unwrap().name.to_string())
         };
         assert_eq!(admit("authorization", "bearer plain").unwrap(), "key-2");
         assert_eq!(admit("x-api-key", "s3cret:1").unwrap(), "alice");
@@ -218,12 +314,29 @@ mod tests {
     }
 
     #[test]
+    fn a_keys_line_says_what_its_traffic_may_be_used_for() {
+        let keys = ApiKeys::parse("a:1\nb: 2  no-train\nc:3 no-retain").unwrap();
+        let gate = Gate::new(keys, ApiKeys::parse("root:9").unwrap(), None);
+        let admit = |key: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-api-key", key.parse().unwrap());
+            let caller = gate.admit(&headers).unwrap().unwrap();
+            (caller.allowed.retain, caller.allowed.train, caller.admin)
+        };
+        assert_eq!(admit("1"), (true, true, false));
+        assert_eq!(admit("2"), (true, false, false));
+        assert_eq!(admit("3"), (false, false, false));
+        assert_eq!(admit("9"), (true, true, true));
+    }
+
+    #[test]
     fn what_is_no_key_is_named_by_its_line() {
         for (list, error) in [
             ("", KeysError::None),
             ("# only\n", KeysError::None),
             ("a\n\nname:\n", KeysError::Empty(3)),
-            ("a b", KeysError::Unsendable(1)),
+            ("a b", KeysError::Word(1, "b".into())),
+            ("x:ä", KeysError::Unsendable(1)),
             ("a\nagain:a", KeysError::Twice(2)),
         ] {
             assert_eq!(ApiKeys::parse(list).unwrap_err(), error, "{list:?}");
@@ -237,7 +350,7 @@ mod tests {
             per_second: NonZeroU32::MIN,
             burst: NonZeroU32::new(2).unwrap(),
         };
-        let gate = Gate::new(keys, Some(limit));
+        let gate = Gate::new(keys, ApiKeys::default(), Some(limit));
         let call = |key: &str| {
             let mut headers = HeaderMap::new();
             headers.insert("x-api-key", key.parse().unwrap());

@@ -4,7 +4,9 @@ mod answering;
 mod api_doc;
 mod conversation;
 mod error;
+mod events;
 mod extract;
+mod feedback;
 mod format;
 mod generate;
 mod judge;
@@ -12,10 +14,14 @@ mod judging;
 mod keys;
 mod layers;
 mod openai;
+mod principles;
+mod recording;
+mod records;
 mod sampling;
 mod sse;
 mod status;
 mod tokens;
+mod traffic;
 mod usage;
 
 use std::sync::Arc;
@@ -25,14 +31,16 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa_swagger_ui::SwaggerUi;
 
 pub use api_doc::api_doc;
 pub use error::ApiError;
 pub use keys::{ApiKeys, KeysError, RateLimit};
+pub use traffic::{OnLogFailure, Permitted, TrafficConfig};
 
+use crate::preference::Principles;
 use crate::service::Service;
 use crate::telemetry::Metrics;
 use keys::Gate;
@@ -47,6 +55,8 @@ pub struct HttpConfig {
     pub max_body: usize,
     /// Without any, everyone may call.
     pub keys: ApiKeys,
+    /// The operators'. Without any, what is the operators' to do is only on a listener of its own, see [`admin_router`].
+    pub admin_keys: ApiKeys,
     /// Of each key.
     pub rate_limit: Option<RateLimit>,
     /// Whose pages may call from a browser.
@@ -68,6 +78,7 @@ impl Default for HttpConfig {
             max_requests: 1024,
             max_body: 8 << 20,
             keys: ApiKeys::default(),
+            admin_keys: ApiKeys::default(),
             rate_limit: None,
             cors: Cors::default(),
         }
@@ -80,15 +91,22 @@ pub struct AppState {
     service: Service,
     model_name: Arc<str>,
     metrics: Metrics,
+    traffic: Arc<TrafficConfig>,
+    principles: Principles,
     permits: Arc<Semaphore>,
+    log_probe: Arc<Semaphore>,
     ids: Arc<AtomicU64>,
     /// Tells the ids of two processes apart.
     process: u32,
 }
 
 impl AppState {
+    /// Without a log, and with the model's own table of principles.
     pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
+            traffic: Arc::default(),
+            principles: Principles::in_memory(service.judge().table().clone()),
+            log_probe: Arc::new(Semaphore::new(1)),
             service,
             model_name: model_name.into(),
             metrics,
@@ -96,6 +114,19 @@ impl AppState {
             ids: Arc::default(),
             process: rand::random(),
         }
+    }
+
+    /// Keeps traffic.
+    pub fn with_traffic(self, traffic: TrafficConfig) -> Self {
+        Self {
+            traffic: Arc::new(traffic),
+            ..self
+        }
+    }
+
+    /// Judges by a table that others read too.
+    pub fn with_principles(self, principles: Principles) -> Self {
+        Self { principles, ..self }
     }
 
     fn next_id(&self, kind: &str) -> String {
@@ -111,9 +142,9 @@ impl AppState {
     }
 }
 
-/// All routes.
+/// All routes that callers need, and where there are operators' keys, theirs.
 pub fn router(state: AppState, config: &HttpConfig) -> Router {
-    let gate = Gate::new(config.keys.clone(), config.rate_limit);
+    let gate = Gate::of(config);
     let guarded = Router::new()
         .route("/generate", post(generate::generate))
         .route("/judge", post(judge::judge))
@@ -123,13 +154,55 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
         .route("/v1/completions", post(completions::completions))
         .route("/v1/decisions", post(decisions::decisions))
         .route("/v1/models", get(models::models))
+        .route("/records", delete(records::delete_all))
+        .route("/records/{id}", get(records::get).delete(records::delete))
+        .route("/feedback", post(feedback::feedback))
+        .route("/principles", get(principles::principles))
         .route("/metrics", get(status::metrics))
-        .route_layer(middleware::from_fn_with_state(gate, keys::guard));
-    let routes = Router::new()
+        .route_layer(middleware::from_fn_with_state(gate.clone(), keys::guard));
+    let mut routes = open_routes()
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api_doc()))
+        .merge(guarded);
+    if !config.admin_keys.is_empty() {
+        routes = routes.merge(admin_routes(gate));
+    }
+    finish(routes, state, config)
+}
+
+/// The routes of a listener of the operators' own. Where there are operators' keys, it takes one too.
+pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
+    let gate = Gate::of(config);
+    let guarded = Router::new()
+        .route("/records", delete(records::delete_all))
+        .route("/records/{id}", delete(records::delete))
+        .route("/principles", get(principles::principles))
+        .route("/metrics", get(status::metrics))
+        .route_layer(middleware::from_fn_with_state(
+            gate.clone(),
+            keys::guard_admin,
+        ));
+    let routes = open_routes().merge(guarded).merge(admin_routes(gate));
+    finish(routes, state, config)
+}
+
+/// What is the operators' to do, wherever they do it.
+fn admin_routes(gate: Gate) -> Router<AppState> {
+    Router::new()
+        .route("/events", get(events::events))
+        .route("/principles", put(principles::replace))
+        .route_layer(middleware::from_fn_with_state(gate, keys::guard_admin))
+}
+
+/// What nobody needs a key for.
+fn open_routes() -> Router<AppState> {
+    Router::new()
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", api_doc()))
-        .merge(guarded)
+}
+
+/// The routes with an answer for everything else, and in all their layers.
+fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig) -> Router {
+    let routes = routes
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such route")
         })

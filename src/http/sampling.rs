@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::JudgingBody;
+use super::traffic::LogBody;
 use crate::engine::SamplingParams;
-use crate::preference::Message;
+use crate::preference::{Message, VersionedTable};
 use crate::service::{JudgeTask, Service, TextTask, TournamentTask, Turn};
 use crate::text::Grammar;
 
@@ -97,6 +99,10 @@ pub struct SamplingBody {
     /// Seconds the call may take.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
+    /// What the call may be used for.
+    log: Option<LogBody>,
+    /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
+    user: Option<String>,
 }
 
 /// A call's sampling, checked.
@@ -112,7 +118,10 @@ pub struct Sampling {
     grammar: Option<Grammar>,
     /// How the answer is sent in pieces, if it is.
     pub stream: Option<StreamOptions>,
-    turn: Turn,
+    pub turn: Turn,
+    /// What the caller says of its traffic's uses.
+    pub log: Option<LogBody>,
+    pub user: Option<String>,
 }
 
 impl SamplingBody {
@@ -164,6 +173,8 @@ impl SamplingBody {
             stream: stream.then(|| self.stream_options.unwrap_or_default()),
             turn: turn(arrival, self.priority, self.timeout)?,
             stop: self.stop.map(Vec::from).unwrap_or_default(),
+            log: self.log,
+            user: self.user,
         })
     }
 
@@ -203,6 +214,30 @@ impl Sampling {
         self
     }
 
+    /// Whether the caller wants log-probabilities with the tokens.
+    pub fn shows_logprobs(&self) -> bool {
+        self.params.logprobs.is_some() || !self.params.logprob_ids.is_empty()
+    }
+
+    /// How samples are drawn by `params`, for the traffic log; the seed has a place of its own there.
+    pub fn to_json(&self, params: &SamplingParams) -> Value {
+        json!({
+            "temperature": params.temperature,
+            "top_k": params.top_k,
+            "top_p": params.top_p,
+            "min_p": params.min_p,
+            "repetition_penalty": params.repetition_penalty,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+            "logit_bias": params.logit_bias,
+            "max_tokens": params.stop.max_tokens,
+            "min_tokens": params.stop.min_tokens,
+            "stop": self.stop,
+            "stop_token_ids": params.stop.stop_ids,
+            "grammar": self.grammar.is_some(),
+        })
+    }
+
     /// The samples of one prompt.
     pub fn task(&self, prompt: Vec<u32>) -> TextTask {
         TextTask {
@@ -221,12 +256,13 @@ impl Sampling {
     /// Principles that make no sense.
     pub fn judging(
         &self,
+        table: &VersionedTable,
         context: impl FnOnce() -> Result<Vec<Message>, ApiError>,
     ) -> Result<Option<(JudgeTask, TournamentTask)>, ApiError> {
         let Some(judging) = &self.judging else {
             return Ok(None);
         };
-        let task = judging.task(context()?, self.turn)?;
+        let task = judging.task(context()?, self.turn, table)?;
         Ok(Some((task, judging.tournament())))
     }
 }
@@ -248,5 +284,6 @@ pub fn turn(
         priority: priority.unwrap_or(0),
         arrival,
         deadline: seconds.map(deadline).transpose()?,
+        ..Turn::now()
     })
 }

@@ -48,6 +48,14 @@ pub async fn ready(State(state): State<AppState>) -> Result<Json<StatusBody>, Ap
     responses((status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = ErrorBody))
 )]
 pub async fn metrics(State(state): State<AppState>) -> Response {
+    if let Some(log) = &state.traffic.log {
+        let stats = log.stats();
+        let shown = &state.metrics.log;
+        shown.queue_depth.set(stats.queue_depth as i64);
+        shown.records.set(stats.records as i64);
+        shown.healthy.set(i64::from(stats.healthy));
+        shown.commit_lag.set(stats.commit_lag_seconds);
+    }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], state.metrics.render()).into_response()
 }

@@ -138,6 +138,11 @@ impl Judge {
         &self.template
     }
 
+    /// The principles that names in comparisons stand for.
+    pub fn table(&self) -> &PrincipleTable {
+        &self.table
+    }
+
     pub fn options(&self) -> JudgeOptions {
         self.options
     }

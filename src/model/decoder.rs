@@ -12,7 +12,9 @@ use super::parameters::ParameterSource;
 use super::{DecoderSpec, LayerSpec, ModelError};
 use crate::kernels::logprob::{Scores, score};
 use crate::nn::rotary::RotaryEmbedding;
-use crate::nn::{Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations};
+use crate::nn::{
+    Adapted, AdaptedRows, Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations,
+};
 
 /// A transformer decoder.
 #[derive(Debug, Clone)]
@@ -51,15 +53,17 @@ impl Block {
         rows: Option<&Tensor>,
         rotations: &Rotations,
         backend: &AttentionBackend<'_>,
+        adapted: Adapted<'_>,
     ) -> candle_core::Result<Tensor> {
         let normed = self.input_norm.forward(x)?;
-        let attended = self.attention.forward(&normed, rows, rotations, backend)?;
+        let attention = &self.attention;
+        let attended = attention.forward(&normed, rows, rotations, backend, adapted)?;
         let x = match rows {
             Some(rows) => x.index_select(rows, 0)?,
             None => x.clone(),
         };
         let (x, normed) = self.post_norm.forward_sum(&x, &attended)?;
-        let fed = self.mlp.forward(&normed)?;
+        let fed = self.mlp.forward(&normed, adapted.rows)?;
         x + fed
     }
 }
@@ -109,13 +113,20 @@ impl Decoder {
         self.blocks.len()
     }
 
+    /// Bytes of its matrices.
+    pub fn bytes(&self) -> usize {
+        let embed = self.embed.elem_count() * self.embed.dtype().size_in_bytes();
+        let blocks: usize = self.blocks.iter().map(Block::bytes).sum();
+        embed + blocks + self.head.bytes()
+    }
+
     /// Hidden states after the last norm, `[tokens, hidden]`.
     pub fn forward(
         &self,
         packed: Packed<'_>,
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
-        self.run(packed, None, backend)
+        self.run(packed, None, backend, &[])
     }
 
     /// [`Self::forward`] for these rows of the result only, `[rows, hidden]`: the last block computes no others.
@@ -125,7 +136,18 @@ impl Decoder {
         rows: &[u32],
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
-        self.run(packed, Some(rows), backend)
+        self.run(packed, Some(rows), backend, &[])
+    }
+
+    /// [`Self::forward_rows`], some tokens being computed with adapters. `rows` rise, and `adapted` are rows of the tokens.
+    pub fn forward_adapted(
+        &self,
+        packed: Packed<'_>,
+        rows: &[u32],
+        backend: &AttentionBackend<'_>,
+        adapted: &[AdaptedRows<'_>],
+    ) -> Result<Tensor, ModelError> {
+        self.run(packed, Some(rows), backend, adapted)
     }
 
     fn run(
@@ -133,8 +155,17 @@ impl Decoder {
         packed: Packed<'_>,
         rows: Option<&[u32]>,
         backend: &AttentionBackend<'_>,
+        adapted: &[AdaptedRows<'_>],
     ) -> Result<Tensor, ModelError> {
         let rotations = self.rotations(packed)?;
+        let everywhere = Adapted {
+            tokens: adapted,
+            rows: adapted,
+        };
+        let of_rows: Vec<AdaptedRows<'_>> = adapted
+            .iter()
+            .map(|run| run.among(rows.unwrap_or_default()))
+            .collect();
         let rows = rows
             .map(|rows| Tensor::new(rows, &self.device))
             .transpose()?;
@@ -142,7 +173,14 @@ impl Decoder {
         let last = self.blocks.len() - 1;
         for layer in 0..=last {
             let rows = rows.as_ref().filter(|_| layer == last);
-            x = self.block(layer, &x, rows, &rotations, backend)?;
+            let adapted = match rows {
+                Some(_) => Adapted {
+                    rows: &of_rows,
+                    ..everywhere
+                },
+                None => everywhere,
+            };
+            x = self.blocks[layer].forward(&x, rows, &rotations, backend, adapted)?;
         }
         self.final_norm(&x)
     }
@@ -172,7 +210,8 @@ impl Decoder {
         rotations: &Rotations,
         backend: &AttentionBackend<'_>,
     ) -> Result<Tensor, ModelError> {
-        Ok(self.blocks[layer].forward(x, rows, rotations, backend)?)
+        let adapted = Adapted::default();
+        Ok(self.blocks[layer].forward(x, rows, rotations, backend, adapted)?)
     }
 
     /// The norm between the last block and the head.
@@ -182,7 +221,7 @@ impl Decoder {
 
     /// Logits of the given hidden states, `[rows, vocab]` in f32.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        Ok(self.head.forward(hidden)?.to_dtype(DType::F32)?)
+        Ok(self.head.forward(hidden, &[])?.to_dtype(DType::F32)?)
     }
 
     /// Log-probabilities of one target a row, without the logits of all rows.
@@ -226,6 +265,13 @@ impl Decoder {
 }
 
 impl Block {
+    fn bytes(&self) -> usize {
+        let (attention, mlp) = (&self.attention, &self.mlp);
+        let Attention { q, k, v, o, .. } = attention;
+        let Mlp { gate, up, down } = mlp;
+        [q, k, v, o, gate, up, down].map(Linear::bytes).iter().sum()
+    }
+
     fn new(
         spec: &DecoderSpec,
         layer: usize,
@@ -233,8 +279,11 @@ impl Block {
     ) -> Result<Self, ModelError> {
         let prefix = format!("model.layers.{layer}");
         let mut linears = Vec::with_capacity(7);
-        for (path, shape) in spec.block_linears() {
-            linears.push(source.linear(&format!("{prefix}.{path}"), shape, spec.has_bias(path))?);
+        for (within, shape) in spec.block_linears() {
+            let path = format!("{prefix}.{within}");
+            let place = spec.linear_place(&path);
+            let linear = source.linear(&path, shape, spec.has_bias(within))?;
+            linears.push(linear.at(place.expect("a block's layer has a place; this is a bug")));
         }
         let [q, k, v, o, gate, up, down] =
             <[Linear; 7]>::try_from(linears).expect("a block has seven linears; this is a bug");

@@ -59,6 +59,8 @@ pub enum ModelError {
     #[error(transparent)]
     Adapter(#[from] super::adapter::AdapterError),
     #[error(transparent)]
+    Store(#[from] super::store::StoreError),
+    #[error(transparent)]
     Text(#[from] crate::text::TextError),
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -22,5 +22,8 @@ pub use error::ModelError;
 pub use language_model::{Completion, LanguageModel, LoadOptions, SampleParams};
 pub use packed::{Packed, PackedBatch};
 pub use parameters::{ParameterSource, random_parameters};
-pub use store::{Weights, WeightsVersion};
+pub use store::{
+    Canary, PrincipalHash, Role, Roles, StoreError, VersionStatus, WeightStore, WeightsLease,
+    WeightsName, WeightsVersion,
+};
 pub use weights::Checkpoint;

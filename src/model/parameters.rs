@@ -87,14 +87,26 @@ impl DecoderSpec {
 
     /// The shape `[out, in]` of the linear layer at this full path (`model.layers.0.mlp.up_proj`), if there is one.
     pub fn linear_shape(&self, path: &str) -> Option<[usize; 2]> {
+        let linears = self.block_linears();
+        let place = self.linear_place(path)?;
+        Some(linears[place % linears.len()].1)
+    }
+
+    /// The place of the linear layer at this full path among all of the model, block by block.
+    pub fn linear_place(&self, path: &str) -> Option<usize> {
         let (layer, within) = path.strip_prefix("model.layers.")?.split_once('.')?;
-        if layer.parse::<usize>().ok()? >= self.num_layers() {
-            return None;
-        }
-        self.block_linears()
-            .into_iter()
-            .find(|(name, _)| *name == within)
-            .map(|(_, shape)| shape)
+        let layer = layer
+            .parse::<usize>()
+            .ok()
+            .filter(|&layer| layer < self.num_layers())?;
+        let linears = self.block_linears();
+        let at = linears.iter().position(|(name, _)| *name == within)?;
+        Some(layer * linears.len() + at)
+    }
+
+    /// Linear layers of all blocks.
+    pub fn num_linears(&self) -> usize {
+        self.num_layers() * self.block_linears().len()
     }
 
     /// Whether the linear layer at this path within a block has a bias.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Linear, RmsNorm};
+use super::{AdaptedRows, Linear, RmsNorm};
 use crate::kernels::attention::{
     AttentionMetadata, AttentionParams, dense_attention, paged_attention,
 };
@@ -26,6 +26,13 @@ pub enum AttentionBackend<'a> {
 pub struct Rotations {
     pub cos: Tensor,
     pub sin: Tensor,
+}
+
+/// Whose rows are computed with an adapter: of all tokens, and of the rows of the result.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Adapted<'a> {
+    pub tokens: &'a [AdaptedRows<'a>],
+    pub rows: &'a [AdaptedRows<'a>],
 }
 
 /// Self-attention of one layer.
@@ -55,10 +62,11 @@ impl Attention {
         rows: Option<&Tensor>,
         rotations: &Rotations,
         backend: &AttentionBackend<'_>,
+        adapted: Adapted<'_>,
     ) -> Result<Tensor> {
         let tokens = x.dim(0)?;
         let heads = |t: Tensor, n: usize| t.reshape((tokens, n, self.head_dim));
-        let [q, k, v] = Linear::forward_all([&self.q, &self.k, &self.v], x)?;
+        let [q, k, v] = Linear::forward_all([&self.q, &self.k, &self.v], x, adapted.tokens)?;
         let (mut q, mut k) = (heads(q, self.heads)?, heads(k, self.kv_heads)?);
         let v = heads(v, self.kv_heads)?;
         if let Some((q_norm, k_norm)) = &self.qk_norm {
@@ -84,8 +92,11 @@ impl Attention {
         };
         let attended = attended.reshape((tokens, self.heads * self.head_dim))?;
         match rows {
-            Some(rows) => self.o.forward(&attended.index_select(rows, 0)?),
-            None => self.o.forward(&attended),
+            Some(rows) => {
+                let attended = attended.index_select(rows, 0)?;
+                self.o.forward(&attended, adapted.rows)
+            }
+            None => self.o.forward(&attended, adapted.rows),
         }
     }
 }

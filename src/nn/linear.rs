@@ -1,9 +1,11 @@
-//! A linear layer: a plain weight that can be trained, or one packed for serving; with an optional low-rank adapter.
+//! A linear layer: a plain weight that can be trained, or one packed for serving; with an optional low-rank adapter for all
+//! rows, and any number of them for some rows each.
 
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
+use super::adapter::{AdaptedRows, adapt_rows};
 use crate::kernels::linear::{PackedLinear, linear};
 
 /// `y = x W^T + b`, plus `scale * (x A^T) B^T` where an adapter is attached (Hu et al. 2021).
@@ -14,6 +16,8 @@ use crate::kernels::linear::{PackedLinear, linear};
 pub struct Linear {
     weight: Weight,
     lora: Option<Lora>,
+    /// Where adapters of single rows have their factors for this layer.
+    place: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -40,6 +44,7 @@ impl Linear {
         Self {
             weight: Weight::Plain { weight, bias },
             lora,
+            place: None,
         }
     }
 
@@ -47,6 +52,27 @@ impl Linear {
         Self {
             weight: Weight::Packed(Arc::new(packed)),
             lora,
+            place: None,
+        }
+    }
+
+    /// The layer with its place among those of a decoder: an [`Adapter`](super::Adapter) finds its factors by it.
+    pub fn at(self, place: usize) -> Self {
+        Self {
+            place: Some(place),
+            ..self
+        }
+    }
+
+    pub(super) fn place(&self) -> Option<usize> {
+        self.place
+    }
+
+    /// Bytes of the weight.
+    pub fn bytes(&self) -> usize {
+        match &self.weight {
+            Weight::Plain { weight, .. } => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Weight::Packed(packed) => packed.bytes(),
         }
     }
 
@@ -58,14 +84,19 @@ impl Linear {
         }
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let [y] = Self::forward_all([self], x)?;
+    /// The layer on `x`, and on the rows of `adapted` with their adapters.
+    pub fn forward(&self, x: &Tensor, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
+        let [y] = Self::forward_all([self], x, adapted)?;
         Ok(y)
     }
 
     /// Several layers of one input. Packed ones are computed as one product: x is read once, and the thread pool is called
     /// once.
-    pub fn forward_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+    pub fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        adapted: &[AdaptedRows<'_>],
+    ) -> Result<[Tensor; N]> {
         let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
         if !packed.is_empty() && x.track_op() {
             candle_core::bail!("a packed weight has no gradient: train the plain model");
@@ -81,9 +112,11 @@ impl Linear {
         for (layer, y) in layers.iter().zip(products) {
             results.push(layer.adapt(x, y)?);
         }
-        Ok(results
+        let results = results
             .try_into()
-            .expect("one for each layer; this is a bug"))
+            .expect("one for each layer; this is a bug");
+        adapt_rows(layers, x, &results, adapted)?;
+        Ok(results)
     }
 
     fn packed_weight(&self) -> Option<&PackedLinear> {

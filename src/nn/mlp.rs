@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::Linear;
+use super::{AdaptedRows, Linear};
 use crate::kernels::swiglu::swiglu_into;
 
 /// `down(silu(gate(x)) * up(x))`.
@@ -14,8 +14,8 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let [gate, up] = Linear::forward_all([&self.gate, &self.up], x)?;
-        self.down.forward(&swiglu_into(gate, &up)?)
+    pub fn forward(&self, x: &Tensor, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
+        let [gate, up] = Linear::forward_all([&self.gate, &self.up], x, adapted)?;
+        self.down.forward(&swiglu_into(gate, &up)?, adapted)
     }
 }

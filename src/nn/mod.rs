@@ -1,12 +1,14 @@
 //! Layers: parameters joined to the ops that use them. No layer knows an architecture.
 
+mod adapter;
 mod attention;
 mod linear;
 mod mlp;
 mod norm;
 pub mod rotary;
 
-pub use attention::{Attention, AttentionBackend, Rotations};
+pub use adapter::{AdaptedRows, Adapter, LowRank};
+pub use attention::{Adapted, Attention, AttentionBackend, Rotations};
 pub use linear::{Linear, Lora};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;

@@ -4,17 +4,20 @@
 //! hacking, a few prohibitions that are always on. A table is TOML with one `[[principle]]` per entry; the built-in one is
 //! `principles.toml` beside this file.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
-/// Whether a principle asks for something or rules it out.
+/// Whether a principle asks for what its text says, or rules it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Polarity {
+    /// The better answer is the one that the text is true of.
     #[default]
     Encourage,
+    /// The better answer is the one that the text is not true of: a verdict under the text is turned around.
     Forbid,
 }
 
@@ -29,7 +32,8 @@ pub struct Principle {
     /// The turned-around definition: under it the verdict flips (SALMON's negation). None: it is never negated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
-    /// How often it is drawn by [`PrincipleTable::draw`], relative to the others.
+    /// How much its verdict counts among the others', and how often it is drawn by [`PrincipleTable::draw`]; 0 is never
+    /// asked.
     #[serde(default = "one")]
     pub weight: f64,
     #[serde(default)]
@@ -38,6 +42,9 @@ pub struct Principle {
     #[serde(default)]
     pub always: bool,
 }
+
+/// What a principle may weigh, if anything: any sum of such is a number that can be divided by.
+pub const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 
 fn one() -> f64 {
     1.0
@@ -67,6 +74,24 @@ pub struct PrincipleTable {
     principles: Vec<Principle>,
 }
 
+impl Principle {
+    /// A statement that is true of the better answer, where there is one: what is ruled out may have no `negative`.
+    fn praise(&self) -> Option<&str> {
+        match self.polarity {
+            Polarity::Encourage => Some(&self.text),
+            Polarity::Forbid => self.negative.as_deref(),
+        }
+    }
+
+    /// A statement that is true of the worse answer, where there is one.
+    fn blame(&self) -> Option<&str> {
+        match self.polarity {
+            Polarity::Encourage => self.negative.as_deref(),
+            Polarity::Forbid => Some(&self.text),
+        }
+    }
+}
+
 impl Default for PrincipleTable {
     fn default() -> Self {
         Self::from_toml(include_str!("principles.toml"))
@@ -76,10 +101,9 @@ impl Default for PrincipleTable {
 
 impl PrincipleTable {
     /// # Errors
-    /// If the text is no valid table; see [`PrincipleError`].
-    pub fn from_toml(text: &str) -> Result<Self, PrincipleError> {
-        let table: Self = toml::from_str(text)?;
-        for (at, principle) in table.principles.iter().enumerate() {
+    /// Two principles of one name, or one that makes no sense; see [`PrincipleError`].
+    pub fn new(principles: Vec<Principle>) -> Result<Self, PrincipleError> {
+        for (at, principle) in principles.iter().enumerate() {
             let invalid = |problem| PrincipleError::Invalid {
                 id: principle.id.clone(),
                 problem,
@@ -90,17 +114,24 @@ impl PrincipleTable {
             if principle.text.trim().is_empty() {
                 return Err(invalid("has an empty text"));
             }
-            if !(principle.weight.is_finite() && principle.weight >= 0.0) {
-                return Err(invalid("has a weight that is negative or not finite"));
+            if principle.weight != 0.0 && !WEIGHTS.contains(&principle.weight) {
+                return Err(invalid("has a weight that is neither 0 nor from 1e-6 to 1e6"));
             }
-            if table.principles[..at]
+            if principles[..at]
                 .iter()
                 .any(|other| other.id == principle.id)
             {
                 return Err(PrincipleError::Duplicate(principle.id.clone()));
             }
         }
-        Ok(table)
+        Ok(Self { principles })
+    }
+
+    /// # Errors
+    /// If the text is no valid table; see [`PrincipleError`].
+    pub fn from_toml(text: &str) -> Result<Self, PrincipleError> {
+        let table: Self = toml::from_str(text)?;
+        Self::new(table.principles)
     }
 
     /// # Errors
@@ -121,10 +152,12 @@ impl PrincipleTable {
         self.principles.iter()
     }
 
-    /// What a prompt says for a name or text: the principle's text, or the given text if no principle is called so.
+    /// What a prompt says for a name or text: what the principle says of the better answer, or the given text if no
+    /// principle is called so. What is ruled out and has no `negative` stands as it is: who asks turns the verdict around.
     pub fn text<'a>(&'a self, name_or_text: &'a str) -> &'a str {
-        self.get(name_or_text)
-            .map_or(name_or_text, |principle| principle.text.as_str())
+        self.get(name_or_text).map_or(name_or_text, |principle| {
+            principle.praise().unwrap_or(&principle.text)
+        })
     }
 
     /// The turned-around text for a name or a text of the table.
@@ -133,10 +166,9 @@ impl PrincipleTable {
             .or_else(|| {
                 self.principles
                     .iter()
-                    .find(|principle| principle.text == name_or_text)
+                    .find(|principle| principle.praise() == Some(name_or_text))
             })?
-            .negative
-            .as_deref()
+            .blame()
     }
 
     /// `count` different principles drawn with probability proportional to their weights, then the ones that are
@@ -181,6 +213,10 @@ mod tests {
             .collect();
         assert_eq!(forbidden.len(), 3);
         assert!(forbidden.iter().all(|principle| principle.always));
+        // What is ruled out is named by `text`; prompts that list principles say what is wanted instead.
+        assert!(forbidden.iter().all(|p| {
+            table.text(&p.id).contains("must not") && table.negative(&p.id) == Some(&p.text)
+        }));
         let again = PrincipleTable::from_toml(&toml::to_string(&table).unwrap()).unwrap();
         assert_eq!(again, table);
     }

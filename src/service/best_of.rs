@@ -3,7 +3,7 @@
 use super::{
     JudgeTask, Judged, Output, Service, ServiceError, TextTask, Tournament, TournamentTask, Usage,
 };
-use crate::model::WeightsVersion;
+use crate::model::WeightsName;
 
 /// Candidates and the tournament between them.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,7 +13,9 @@ pub struct BestOf {
     pub tournament: Tournament,
     pub usage: Usage,
     /// Which weights wrote the candidates.
-    pub version: Option<WeightsVersion>,
+    pub weights: Option<WeightsName>,
+    /// Which weights judged them; none where nothing had to be asked.
+    pub judge_weights: Option<WeightsName>,
 }
 
 impl BestOf {
@@ -36,22 +38,27 @@ impl Service {
         judge: &JudgeTask,
         how: TournamentTask,
     ) -> Result<BestOf, ServiceError> {
+        // Whoever judges when the call comes: a swap in the middle is for later calls.
+        let judging_weights = self.judging_weights(judge.weights.as_ref());
         let mut generation = self.generate(task)?;
         let candidates = generation.outputs().await?;
         let mut usage = generation.usage();
-        let version = generation.version();
+        let weights = generation.weights();
         let texts: Vec<String> = candidates.iter().map(|c| c.text.clone()).collect();
         let Judged {
             result: tournament,
             usage: judging,
-            ..
-        } = self.hold_accepted_tournament(judge, how, &texts).await?;
+            weights: judge_weights,
+        } = self
+            .hold_accepted_tournament(judge, how, &texts, judging_weights)
+            .await?;
         usage.add(judging);
         Ok(BestOf {
             candidates,
             tournament,
             usage,
-            version,
+            weights,
+            judge_weights,
         })
     }
 }

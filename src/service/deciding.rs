@@ -29,7 +29,7 @@ impl Service {
     }
 
     /// Answers questions about `input`. Each is read with its options in the given order and in the reverse, and averaged, so
-    /// that a liking for a letter counts for every option.
+    /// that a liking for a letter counts for every option. The judge's weights are asked, which do not change from day to day.
     ///
     /// # Errors
     /// What makes a prompt unservable, or a full queue.
@@ -53,7 +53,7 @@ impl Service {
             Ok(prompts)
         })
         .await?;
-        let mut account = Account::default();
+        let mut account = Account::new(self.judging_weights(None));
         let reads = self.read_labels(turn, prompts, &mut account).await?;
         let decisions = reads
             .chunks_exact(2)

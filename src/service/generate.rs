@@ -4,7 +4,7 @@ use super::{Service, ServiceError, Turn};
 use crate::engine::{
     FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, TokenLogprobs,
 };
-use crate::model::WeightsVersion;
+use crate::model::{Role, WeightsLease, WeightsName};
 use crate::text::{Detokenizer, Grammar, StopStrings, TextError};
 
 /// A prompt to be continued.
@@ -19,6 +19,8 @@ pub struct TextTask {
     pub samples: usize,
     /// What every sample has to follow; see [`Service::compile_grammar`].
     pub grammar: Option<Grammar>,
+    /// Who answers; by default whoever serves as policy, for `turn.principal`.
+    pub weights: Option<WeightsLease>,
     pub turn: Turn,
 }
 
@@ -31,6 +33,7 @@ impl TextTask {
             include_stop: false,
             samples: 1,
             grammar: None,
+            weights: None,
             turn: Turn::now(),
         }
     }
@@ -59,7 +62,7 @@ pub struct TokenText {
 #[derive(Debug, Clone, PartialEq)]
 pub enum TextEvent {
     Started {
-        version: WeightsVersion,
+        weights: WeightsName,
         cached_tokens: usize,
     },
     /// More of sample `index`: the text that became certain with one token. All texts of a sample in a row are its output.
@@ -120,15 +123,39 @@ pub struct Generation {
     stream: RequestStream,
     writers: Vec<Writer>,
     usage: Usage,
-    version: Option<WeightsVersion>,
+    weights: Option<WeightsName>,
 }
 
 impl Service {
+    /// The weights that answer a call now: all its prompts should have the same.
+    pub fn answering_weights(&self, turn: &Turn) -> WeightsLease {
+        self.engine.weights().lease(Role::Policy, turn.principal)
+    }
+
     /// Starts a generation, if the queue has room for it.
     ///
     /// # Errors
     /// What makes it unservable, or a full queue.
     pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
+        let (request, writers) = self.written(task)?;
+        let prompt_tokens = request.prompt.len();
+        let stream = self.engine.submit(request)?;
+        Ok(Generation::new(stream, writers, prompt_tokens))
+    }
+
+    /// [`Self::generate`], but waits for a place in the queue: for the server's own work.
+    ///
+    /// # Errors
+    /// What makes it unservable.
+    pub async fn generate_in_turn(&self, task: TextTask) -> Result<Generation, ServiceError> {
+        let (request, writers) = self.written(task)?;
+        let prompt_tokens = request.prompt.len();
+        let stream = self.engine.submit_in_turn(request).await?;
+        Ok(Generation::new(stream, writers, prompt_tokens))
+    }
+
+    /// What the engine is asked for, and who makes text of its tokens.
+    fn written(&self, task: TextTask) -> Result<(GenerateRequest, Vec<Writer>), ServiceError> {
         let stop = StopStrings::new(&task.stop, task.include_stop)
             .map_err(|error| ServiceError::invalid("stop", error.to_string()))?;
         let writers = (0..task.samples)
@@ -137,9 +164,9 @@ impl Service {
                 stop: stop.clone(),
             })
             .collect();
-        let usage = Usage {
-            prompt_tokens: task.prompt.len(),
-            ..Usage::default()
+        let weights = match task.weights {
+            Some(weights) => weights,
+            None => self.answering_weights(&task.turn),
         };
         let request = GenerateRequest {
             prompt: task.prompt,
@@ -147,27 +174,36 @@ impl Service {
             samples: task.samples,
             grammar: task.grammar,
             priority: task.turn.priority,
+            class: task.turn.class,
+            weights: Some(weights),
             arrival: task.turn.arrival,
             deadline: task.turn.deadline,
         };
-        Ok(Generation {
-            stream: self.engine.submit(request)?,
-            writers,
-            usage,
-            version: None,
-        })
+        Ok((request, writers))
     }
 }
 
 impl Generation {
+    fn new(stream: RequestStream, writers: Vec<Writer>, prompt_tokens: usize) -> Self {
+        Self {
+            stream,
+            writers,
+            usage: Usage {
+                prompt_tokens,
+                ..Usage::default()
+            },
+            weights: None,
+        }
+    }
+
     /// Counts so far.
     pub fn usage(&self) -> Usage {
         self.usage
     }
 
     /// Which weights answer; known once it has started.
-    pub fn version(&self) -> Option<WeightsVersion> {
-        self.version
+    pub fn weights(&self) -> Option<WeightsName> {
+        self.weights.clone()
     }
 
     /// The next piece; `None` after the last of the last sample.
@@ -179,13 +215,13 @@ impl Generation {
             None => Ok(None),
             Some(StreamEvent::Failed(failure)) => Err(failure.into()),
             Some(StreamEvent::Started {
-                version,
+                weights,
                 num_cached_tokens,
             }) => {
-                self.version = Some(version);
+                self.weights = Some(weights.clone());
                 self.usage.cached_tokens = num_cached_tokens;
                 Ok(Some(TextEvent::Started {
-                    version,
+                    weights,
                     cached_tokens: num_cached_tokens,
                 }))
             }

@@ -6,17 +6,14 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::engine::{EngineConfig, SamplingParams};
-use crate::model::{LoadOptions, Weights, WeightsVersion};
+use crate::model::{LoadOptions, WeightStore};
 use crate::preference::Role;
 use crate::telemetry::Metrics;
 
 fn service() -> Service {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder: model.decoder().clone(),
-    };
+    let weights = WeightStore::new(model.decoder().clone());
     let metrics = Metrics::new("test");
     let (engine, _thread) =
         Engine::start(weights, &EngineConfig::default(), metrics.engine).unwrap();

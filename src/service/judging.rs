@@ -14,7 +14,8 @@ use super::{Service, ServiceError, aside};
 use crate::judge::{
     Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide, sigmoid,
 };
-use crate::preference::Message;
+use crate::model::WeightsLease;
+use crate::preference::{Message, Polarity, Principle, PrincipleTable};
 
 /// Which orders a pair is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,11 +27,36 @@ pub enum Orders {
     Given,
 }
 
-/// A principle of the table by name, or any text, and how much it counts.
+/// A principle, and how much its verdict counts among the others'.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightedPrinciple {
-    pub name_or_text: String,
+    /// What the verdict under it is called.
+    pub name: String,
+    /// What the judge is asked.
+    pub text: String,
+    /// Whether the text is true of the better answer or of the worse one.
+    pub polarity: Polarity,
+    /// Above 0.
     pub weight: f32,
+}
+
+impl WeightedPrinciple {
+    /// The principles of a table that have a weight: what has none is not asked.
+    pub fn of_table(table: &PrincipleTable) -> Vec<Self> {
+        let asked = table.iter().filter(|principle| principle.weight > 0.0);
+        asked.map(Self::from).collect()
+    }
+}
+
+impl From<&Principle> for WeightedPrinciple {
+    fn from(principle: &Principle) -> Self {
+        Self {
+            name: principle.id.clone(),
+            text: principle.text.clone(),
+            polarity: principle.polarity,
+            weight: principle.weight as f32,
+        }
+    }
 }
 
 /// What answers are judged by.
@@ -40,6 +66,8 @@ pub struct JudgeTask {
     /// None is the template's default.
     pub principles: Vec<WeightedPrinciple>,
     pub orders: Orders,
+    /// Who judges; by default whoever serves as judge. One version makes all reads of a call.
+    pub weights: Option<WeightsLease>,
     pub turn: Turn,
 }
 
@@ -142,7 +170,7 @@ impl Service {
         a: &str,
         b: &str,
     ) -> Result<Judged<PairVerdict>, ServiceError> {
-        let mut account = Account::default();
+        let mut account = Account::new(self.judging_weights(task.weights.as_ref()));
         let mut verdicts = self.judge_pairs(task, &[(a, b)], &mut account).await?;
         let verdict = verdicts
             .pop()
@@ -160,19 +188,21 @@ impl Service {
         how: TournamentTask,
         candidates: &[String],
     ) -> Result<Judged<Tournament>, ServiceError> {
-        self.tournament(task, how, candidates, Account::default())
-            .await
+        let weights = self.judging_weights(task.weights.as_ref());
+        let account = Account::new(weights);
+        self.tournament(task, how, candidates, account).await
     }
 
-    /// A tournament within a call that has been accepted already.
+    /// A tournament by `weights` within a call that has been accepted already.
     pub(super) async fn hold_accepted_tournament(
         &self,
         task: &JudgeTask,
         how: TournamentTask,
         candidates: &[String],
+        weights: WeightsLease,
     ) -> Result<Judged<Tournament>, ServiceError> {
-        self.tournament(task, how, candidates, Account::accepted())
-            .await
+        let account = Account::accepted(weights);
+        self.tournament(task, how, candidates, account).await
     }
 
     async fn tournament(
@@ -241,17 +271,12 @@ impl Service {
         });
         let reads = self.read_labels(task.turn, flat.collect(), account).await?;
         let mut reads = reads.into_iter().map(|read| [read[0], read[1]]);
-        let names: Vec<&str> = task
-            .principles
-            .iter()
-            .map(|p| p.name_or_text.as_str())
-            .collect();
         let verdicts = pairs.iter().zip(&prompts).map(|((a, b), prompts)| {
             if a == b {
                 return PairVerdict::identical();
             }
             let reads: Vec<LabelLogprobs> = reads.by_ref().take(prompts.ids.len()).collect();
-            let verdict = verdict(task, &names, &reads, prompts.cut);
+            let verdict = verdict(task, &reads, prompts.cut);
             self.metrics.comparisons.inc();
             self.metrics
                 .label_mass
@@ -279,7 +304,7 @@ impl Service {
             false => task
                 .principles
                 .iter()
-                .map(|p| vec![p.name_or_text.clone()])
+                .map(|p| vec![p.text.clone()])
                 .collect(),
         };
         let orders = match task.orders {
@@ -329,7 +354,6 @@ struct PairPrompts {
 /// One pair from its reads: principles in order, one or two reads each.
 fn verdict(
     task: &JudgeTask,
-    names: &[&str],
     reads: &[LabelLogprobs],
     truncated: bool,
 ) -> PairVerdict {
@@ -341,11 +365,14 @@ fn verdict(
         .chunks_exact(per_principle)
         .enumerate()
         .map(|(at, reads)| {
-            let name = names.get(at).copied().unwrap_or_default();
-            under_principle(name, reads)
+            let verdict = read_orders(reads);
+            match task.principles.get(at) {
+                Some(principle) => verdict.under(principle),
+                None => verdict,
+            }
         })
         .collect();
-    if names.is_empty() {
+    if task.principles.is_empty() {
         let only = parts.pop().expect("a pair is read; this is a bug");
         return PairVerdict {
             p: only.p,
@@ -396,7 +423,22 @@ fn winner(p: f32) -> Option<usize> {
     }
 }
 
-fn under_principle(name: &str, reads: &[LabelLogprobs]) -> PrincipleVerdict {
+impl PrincipleVerdict {
+    /// The verdict as `principle` has it: turned around, if what was asked is true of the worse answer.
+    fn under(mut self, principle: &WeightedPrinciple) -> Self {
+        self.principle.clone_from(&principle.name);
+        if principle.polarity == Polarity::Forbid {
+            self.p = 1.0 - self.p;
+            for read in &mut self.orders {
+                read.p_first = 1.0 - read.p_first;
+            }
+        }
+        self
+    }
+}
+
+/// What one or two reads of a pair say, under a principle yet to be named.
+fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
     let (p, label_mass, consistent, orders) = match reads {
         [given, turned] => {
             let verdict = decide(&[[*given, *turned]], Rule::Average, false);
@@ -425,7 +467,7 @@ fn under_principle(name: &str, reads: &[LabelLogprobs]) -> PrincipleVerdict {
         }
     };
     PrincipleVerdict {
-        principle: name.to_owned(),
+        principle: String::new(),
         p,
         label_mass,
         consistent,

@@ -25,7 +25,7 @@ pub use reading::{Judged, Turn};
 
 use crate::engine::{Engine, RequestFailure, SubmitError};
 use crate::judge::{Judge, JudgeError, JudgeOptions, OptionReader};
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, WeightStore};
 use crate::preference::Message;
 use crate::telemetry::JudgeMetrics;
 use crate::text::{
@@ -108,6 +108,11 @@ impl Service {
 
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The weights that answer and judge.
+    pub fn weights(&self) -> &WeightStore {
+        self.engine.weights()
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {

@@ -6,19 +6,22 @@ use std::time::Instant;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{Service, ServiceError, Usage};
-use crate::engine::{GenerateRequest, SamplingParams, StreamEvent};
-use crate::model::WeightsVersion;
+use crate::engine::{Class, GenerateRequest, SamplingParams, StreamEvent};
+use crate::model::{PrincipalHash, Role, WeightsLease, WeightsName};
 
 /// Reads of one call that are with the engine at once: enough to fill its batches, too few to crowd others out.
 const WINDOW: usize = 64;
 
-/// When a call came, how it is served among others, and until when.
+/// Who calls and when, how it is served among others, and until when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
     /// Lower is served first.
     pub priority: i32,
+    pub class: Class,
     pub arrival: Instant,
     pub deadline: Option<Instant>,
+    /// Decides whether the canary answers.
+    pub principal: Option<PrincipalHash>,
 }
 
 impl Turn {
@@ -26,8 +29,18 @@ impl Turn {
     pub fn now() -> Self {
         Self {
             priority: 0,
+            class: Class::Foreground,
             arrival: Instant::now(),
             deadline: None,
+            principal: None,
+        }
+    }
+
+    /// That of the server's own work, which nobody waits for.
+    pub fn background() -> Self {
+        Self {
+            class: Class::Background,
+            ..Self::now()
         }
     }
 }
@@ -38,24 +51,34 @@ pub struct Judged<T> {
     pub result: T,
     pub usage: Usage,
     /// Which weights were asked; none where nothing had to be.
-    pub version: Option<WeightsVersion>,
+    pub weights: Option<WeightsName>,
 }
 
-/// What a call has cost so far.
-#[derive(Debug, Default)]
+/// What a call has cost so far, and the weights that all its reads ask.
+#[derive(Debug)]
 pub(super) struct Account {
+    weights: WeightsLease,
     /// Whether the call has had a request accepted: what follows waits its turn.
     accepted: bool,
+    asked: bool,
     usage: Usage,
-    version: Option<WeightsVersion>,
 }
 
 impl Account {
+    pub(super) fn new(weights: WeightsLease) -> Self {
+        Self {
+            weights,
+            accepted: false,
+            asked: false,
+            usage: Usage::default(),
+        }
+    }
+
     /// Of a call that has been accepted already.
-    pub(super) fn accepted() -> Self {
+    pub(super) fn accepted(weights: WeightsLease) -> Self {
         Self {
             accepted: true,
-            ..Self::default()
+            ..Self::new(weights)
         }
     }
 
@@ -63,7 +86,7 @@ impl Account {
         Judged {
             result,
             usage: self.usage,
-            version: self.version,
+            weights: self.asked.then(|| self.weights.name().clone()),
         }
     }
 }
@@ -78,10 +101,15 @@ pub(super) struct LabelPrompt {
 struct Read {
     logprobs: Vec<f32>,
     usage: Usage,
-    version: WeightsVersion,
 }
 
 impl Service {
+    /// The weights that judge, unless others are named: those of [`Role::Judge`], for callers and for training alike.
+    pub(super) fn judging_weights(&self, named: Option<&WeightsLease>) -> WeightsLease {
+        let store = self.engine.weights();
+        named.map_or_else(|| store.lease(Role::Judge, None), WeightsLease::clone)
+    }
+
     /// The log-probabilities of each prompt's labels. The first prompt finds the queue full or not; the others wait their turn.
     pub(super) async fn read_labels(
         &self,
@@ -89,16 +117,15 @@ impl Service {
         prompts: Vec<LabelPrompt>,
         account: &mut Account,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
-        let accepted = account.accepted;
+        let (accepted, weights) = (account.accepted, &account.weights);
         let reads: Vec<Read> = stream::iter(prompts.into_iter().enumerate())
-            .map(|(at, prompt)| self.read(turn, prompt, accepted || at > 0))
+            .map(|(at, prompt)| self.read(turn, weights, prompt, accepted || at > 0))
             .buffered(WINDOW)
             .try_collect()
             .await?;
         for read in &reads {
-            account.accepted = true;
+            (account.accepted, account.asked) = (true, true);
             account.usage.add(read.usage);
-            account.version = Some(read.version);
             self.metrics
                 .prompt_tokens
                 .inc_by(read.usage.prompt_tokens as u64);
@@ -112,6 +139,7 @@ impl Service {
     async fn read(
         &self,
         turn: Turn,
+        weights: &WeightsLease,
         LabelPrompt { prompt, labels }: LabelPrompt,
         accepted: bool,
     ) -> Result<Read, ServiceError> {
@@ -125,24 +153,22 @@ impl Service {
         };
         let request = GenerateRequest {
             priority: turn.priority,
+            class: turn.class,
             arrival: turn.arrival,
             deadline: turn.deadline,
+            weights: Some(weights.clone()),
             ..GenerateRequest::new(prompt, params)
         };
         let mut stream = match accepted {
             true => self.engine.submit_in_turn(request).await?,
             false => self.engine.submit(request)?,
         };
-        let (mut version, mut logprobs) = (None, None);
+        let mut logprobs = None;
         while let Some(event) = stream.next().await {
             match event {
                 StreamEvent::Started {
-                    version: with,
-                    num_cached_tokens,
-                } => {
-                    version = Some(with);
-                    usage.cached_tokens = num_cached_tokens;
-                }
+                    num_cached_tokens, ..
+                } => usage.cached_tokens = num_cached_tokens,
                 StreamEvent::Token { logprobs: read, .. } => logprobs = read,
                 StreamEvent::Failed(failure) => return Err(failure.into()),
             }
@@ -151,7 +177,6 @@ impl Service {
         Ok(Read {
             logprobs: read.chosen,
             usage,
-            version: version.expect("what has a token has started; this is a bug"),
         })
     }
 }

@@ -4,7 +4,7 @@
 //! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -15,6 +15,7 @@ pub struct Metrics {
     pub engine: EngineMetrics,
     pub judge: JudgeMetrics,
     pub http: HttpMetrics,
+    pub log: LogMetrics,
 }
 
 /// What the engine thread records.
@@ -22,6 +23,7 @@ pub struct Metrics {
 pub struct EngineMetrics {
     pub requests_running: IntGauge,
     pub requests_waiting: IntGauge,
+    pub requests_by_weights: IntGaugeVec,
     pub kv_cache_usage: Gauge,
     pub prompt_tokens: IntCounter,
     pub generation_tokens: IntCounter,
@@ -60,6 +62,18 @@ pub struct JudgeMetrics {
 pub struct HttpMetrics {
     pub requests: IntCounterVec,
     pub rejected: IntCounterVec,
+}
+
+/// What is recorded of the traffic log.
+#[derive(Debug, Clone)]
+pub struct LogMetrics {
+    pub commits: IntCounter,
+    pub unlogged: IntCounterVec,
+    pub lag: Histogram,
+    pub queue_depth: IntGauge,
+    pub records: IntGauge,
+    pub healthy: IntGauge,
+    pub commit_lag: Gauge,
 }
 
 const LATENCY: [f64; 21] = [
@@ -118,6 +132,11 @@ impl Table {
         self.add(IntGauge::new(format!("selfjudge:{name}"), help))
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        let options = Opts::new(format!("selfjudge:{name}"), help);
+        self.add(IntGaugeVec::new(options, labels))
+    }
+
     fn fraction(&self, name: &str, help: &str) -> Gauge {
         self.add(Gauge::new(format!("selfjudge:{name}"), help))
     }
@@ -138,11 +157,13 @@ impl Metrics {
         let engine = EngineMetrics::new(&table);
         let judge = JudgeMetrics::new(&table);
         let http = HttpMetrics::new(&table);
+        let log = LogMetrics::new(&table);
         Self {
             registry: table.registry,
             engine,
             judge,
             http,
+            log,
         }
     }
 
@@ -163,6 +184,7 @@ impl EngineMetrics {
         Self {
             requests_running: table.gauge("num_requests_running", "Sequences in the running batch."),
             requests_waiting: table.gauge("num_requests_waiting", "Requests that wait to be scheduled."),
+            requests_by_weights: table.gauges("num_requests_by_weights", "Sequences that wait or run, by the weights they are computed with.", &["weights"]),
             kv_cache_usage: table.fraction("kv_cache_usage_perc", "Share of KV cache blocks in use, 0 to 1."),
             prompt_tokens: table.counter("prompt_tokens", "Prompt tokens of scheduled requests, cached ones included."),
             generation_tokens: table.counter("generation_tokens", "Tokens generated."),
@@ -208,6 +230,21 @@ impl HttpMetrics {
         Self {
             requests: table.counters("http_requests", "HTTP requests, by route and status.", &["route", "status"]),
             rejected: table.counters("http_rejected", "Requests turned away before any work, by reason.", &["reason"]),
+        }
+    }
+}
+
+impl LogMetrics {
+    #[rustfmt::skip] // a table
+    fn new(table: &Table) -> Self {
+        Self {
+            commits: table.counter("log_commits", "Calls whose record was committed before their answer."),
+            unlogged: table.counters("log_dropped", "Records that were to be kept and could not be, by reason.", &["reason"]),
+            lag: table.histogram("log_commit_seconds", "What a call waited for the commit of its record.", &FIRST_TOKEN),
+            queue_depth: table.gauge("log_queue_depth", "Records that wait for the log's writer."),
+            records: table.gauge("log_records", "Records in the log."),
+            healthy: table.gauge("log_healthy", "1 where the log's last commit succeeded."),
+            commit_lag: table.fraction("log_commit_lag_seconds", "From queue to commit, of the slowest record of the last batch."),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 mod metrics;
 
-pub use metrics::{EngineMetrics, HttpMetrics, JudgeMetrics, Metrics};
+pub use metrics::{EngineMetrics, HttpMetrics, JudgeMetrics, LogMetrics, Metrics};
 
 use std::io::IsTerminal;
 

@@ -11,11 +11,14 @@ use super::MAX_LOGPROBS;
 use super::usage::OpenAiUsage;
 use super::wording::Call;
 use crate::http::AppState;
-use crate::http::answering::{self, About, Part, Piece, Prompt, StopReason, Wording};
+use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason, Wording};
 use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
+use crate::http::traffic::{IDEMPOTENCY, Identity};
+use crate::model::WeightsName;
 use crate::service::TokenText;
 
 /// The body. Anything else in it is refused.
@@ -35,9 +38,6 @@ pub struct ChatBody {
     /// And those of this many most probable ones.
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
-    /// Who the end user is; of no consequence here.
-    #[serde(rename = "user")]
-    _user: Option<String>,
 }
 
 type ChatRequest = Generating<ChatBody>;
@@ -80,8 +80,13 @@ pub struct ChatAnswer {
     created: u64,
     model: String,
     choices: Vec<ChatChoice>,
+    /// Which weights answered: `base`, or the digest of a generation.
+    #[schema(value_type = Option<String>)]
+    system_fingerprint: Option<WeightsName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    #[serde(flatten)]
+    kept: KeptBody,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -186,7 +191,9 @@ impl Wording for Words {
             created: self.0.created,
             model: self.0.model.clone(),
             choices,
+            system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
+            kept: about.kept.into(),
         }
     }
 }
@@ -208,6 +215,7 @@ impl Wording for Words {
             "stream": true, "logprobs": true, "top_logprobs": 2, "stream_options": {"include_usage": true}
         })))
     )),
+    params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY)),
     responses(
         (
             status = 200,
@@ -220,6 +228,7 @@ impl Wording for Words {
 )]
 pub async fn chat(
     State(state): State<AppState>,
+    identity: Identity,
     body: Generating<ChatBody>,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
@@ -234,8 +243,9 @@ pub async fn chat(
     let messages = conversation::messages(own.messages)?;
     let prompt = Prompt {
         tokens: service.encode_chat(&messages).await?,
-        judging: sampling.judging(|| Ok(messages))?,
+        judging: sampling.judging(&state.principles.current(), || Ok(messages.clone()))?,
+        asked: Asked::Messages(messages),
     };
     let words = Words(state.call("chatcmpl", &sampling));
-    answering::answer(&state, permit, &sampling, vec![prompt], words).await
+    answering::answer(&state, &identity, permit, &sampling, vec![prompt], words).await
 }

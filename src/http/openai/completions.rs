@@ -13,11 +13,14 @@ use super::MAX_LOGPROBS;
 use super::usage::OpenAiUsage;
 use super::wording::Call;
 use crate::http::AppState;
-use crate::http::answering::{self, About, Piece, Prompt, StopReason, Wording};
+use crate::http::answering::{self, About, Asked, Piece, Prompt, StopReason, Wording};
 use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
+use crate::http::traffic::{IDEMPOTENCY, Identity};
+use crate::model::WeightsName;
 use crate::service::{Service, ServiceError, TokenText};
 
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
@@ -47,9 +50,6 @@ pub struct CompletionBody {
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
     logprobs: Option<usize>,
-    /// Who the end user is; of no consequence here.
-    #[serde(rename = "user")]
-    _user: Option<String>,
 }
 
 type CompletionRequest = Generating<CompletionBody>;
@@ -62,8 +62,13 @@ pub struct CompletionAnswer {
     created: u64,
     model: String,
     choices: Vec<CompletionChoice>,
+    /// Which weights answered: `base`, or the digest of a generation.
+    #[schema(value_type = Option<String>)]
+    system_fingerprint: Option<WeightsName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    #[serde(flatten)]
+    kept: KeptBody,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -128,7 +133,9 @@ impl Wording for Words {
             created: self.0.created,
             model: self.0.model.clone(),
             choices,
+            system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
+            kept: about.kept.into(),
         }
     }
 }
@@ -162,6 +169,7 @@ async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, 
             "prompt": [50, 32, 43], "stream": true, "stream_options": {"include_usage": true}, "logprobs": 1
         })))
     )),
+    params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY)),
     responses(
         (
             status = 200,
@@ -174,6 +182,7 @@ async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, 
 )]
 pub async fn completions(
     State(state): State<AppState>,
+    identity: Identity,
     body: Generating<CompletionBody>,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
@@ -190,14 +199,21 @@ pub async fn completions(
         .check(arrival, max_tokens, service)
         .await?
         .with_logprobs(own.logprobs, Vec::new());
+    let table = state.principles.current();
     let mut prompts = Vec::new();
     for tokens in encode(own.prompt, service).await? {
-        let judging = sampling.judging(|| {
+        let judging = sampling.judging(&table, || {
             let text = service.tokenizer().decode(&tokens, true);
             conversation(Some(text.map_err(ServiceError::from)?), None)
         })?;
-        prompts.push(Prompt { tokens, judging });
+        let text = service.tokenizer().decode(&tokens, false);
+        let text = text.map_err(|error| ApiError::invalid("prompt", error.to_string()))?;
+        prompts.push(Prompt {
+            tokens,
+            asked: Asked::Text(text),
+            judging,
+        });
     }
     let words = Words(state.call("cmpl", &sampling));
-    answering::answer(&state, permit, &sampling, prompts, words).await
+    answering::answer(&state, &identity, permit, &sampling, prompts, words).await
 }

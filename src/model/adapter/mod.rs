@@ -5,6 +5,7 @@
 //! initialisations that shift the base, trained biases, copies of whole modules, ...) is refused by name.
 
 mod config;
+mod serving;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 
 pub use config::LoraConfig;
+pub use serving::for_serving;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
@@ -80,12 +82,7 @@ pub fn load(dir: &Path) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
                 tensor.dims()
             )));
         }
-        let values = tensor.flatten_all()?.to_vec1::<f32>()?;
-        if !values.iter().all(|v| v.is_finite()) {
-            return Err(AdapterError::Tensor(format!(
-                "`{name}` holds a NaN or infinity"
-            )));
-        }
+        check_finite(&name, &tensor)?;
         let half = halves.entry(layer.to_owned()).or_default();
         *(if is_a { &mut half.0 } else { &mut half.1 }) = Some(tensor);
     }
@@ -134,6 +131,17 @@ pub fn check_fit(
         }
     }
     Ok(())
+}
+
+/// Whether an f32 tensor holds numbers only.
+fn check_finite(name: &str, tensor: &Tensor) -> Result<(), AdapterError> {
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    match values.iter().all(|v| v.is_finite()) {
+        true => Ok(()),
+        false => Err(AdapterError::Tensor(format!(
+            "`{name}` holds a NaN or infinity"
+        ))),
+    }
 }
 
 /// Writes an adapter directory that PEFT reads. The same adapter always gives the same bytes.

@@ -1,13 +1,18 @@
 //! The HTTP API over the pocket model, called without a socket.
 
+mod admin;
 mod api_doc;
 mod decisions;
+mod feedback;
 mod generating;
 mod guarding;
 mod judging;
 mod openai;
+mod principles;
+mod records;
 mod refusing;
 mod tokens;
+mod traffic;
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -16,32 +21,147 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use selfjudge::engine::{Engine, EngineConfig};
-use selfjudge::http::{AppState, HttpConfig, router};
-use selfjudge::model::{LanguageModel, LoadOptions, Weights, WeightsVersion};
+use selfjudge::http::{ApiKeys, AppState, HttpConfig, TrafficConfig, admin_router, router};
+use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
+use selfjudge::preference::Principles;
+use selfjudge::preference::log::{FeedbackTrust, LogConfig, TrafficLog};
 use selfjudge::service::Service;
 use selfjudge::telemetry::Metrics;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
+fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
-    let weights = Weights {
-        version: WeightsVersion(1),
-        decoder: model.decoder().clone(),
-    };
-    let metrics = Metrics::new("pocket");
+    let weights = WeightStore::new(model.decoder().clone());
     let (engine, _) = Engine::start(weights, engine, metrics.engine.clone()).unwrap();
-    let service = Service::new(engine, &model, &dir, metrics.judge.clone()).unwrap();
+    Service::new(engine, &model, &dir, metrics.judge.clone()).unwrap()
+}
+
+fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
+    let metrics = Metrics::new("pocket");
+    let service = service(engine, &metrics);
     router(AppState::new(service, "pocket", metrics, config), config)
 }
 
 /// One server for the tests that need nothing of their own.
 static SERVER: LazyLock<Router> =
     LazyLock::new(|| start(&EngineConfig::default(), &HttpConfig::default()));
+
+/// One model for the servers whose traffic is looked at.
+static SERVICE: LazyLock<Service> =
+    LazyLock::new(|| service(&EngineConfig::default(), &Metrics::new("pocket")));
+
+/// A server that keeps a log.
+struct Logged {
+    server: Router,
+    /// What its admin listener serves.
+    admin: Router,
+    log: TrafficLog,
+    principles: Principles,
+    dir: TempDir,
+}
+
+/// Keys of two callers and of one whose traffic is not to be kept; and an operator's.
+fn keyed() -> HttpConfig {
+    HttpConfig {
+        keys: ApiKeys::parse("alice:a\nbob:b\ncarol:c no-train\ndave:d no-retain").unwrap(),
+        admin_keys: ApiKeys::parse("root:r").unwrap(),
+        ..HttpConfig::default()
+    }
+}
+
+fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
+    let dir = tempfile::tempdir().unwrap();
+    let log_config = LogConfig {
+        trust: FeedbackTrust::Always,
+        ..LogConfig::sqlite(&dir.path().join("traffic.sqlite"))
+    };
+    let log = RUNTIME.block_on(TrafficLog::open(&log_config)).unwrap();
+    let traffic = TrafficConfig {
+        log: Some(log.clone()),
+        ..traffic
+    };
+    let table = SERVICE.judge().table().clone();
+    let principles = Principles::open(dir.path(), table).unwrap();
+    let state = AppState::new(SERVICE.clone(), "pocket", Metrics::new("pocket"), config)
+        .with_traffic(traffic)
+        .with_principles(principles.clone());
+    Logged {
+        server: router(state.clone(), config),
+        admin: admin_router(state, config),
+        log,
+        principles,
+        dir,
+    }
+}
+
+/// One call: method, path, key, idempotency key and body.
+#[derive(Clone, Copy, Default)]
+struct Call<'a> {
+    method: &'a str,
+    path: &'a str,
+    key: Option<&'a str>,
+    idempotency: Option<&'a str>,
+    body: Option<&'a Value>,
+}
+
+impl Call<'_> {
+    async fn response(self, server: &Router) -> axum::response::Response {
+        let mut request = Request::builder().method(self.method).uri(self.path);
+        if let Some(key) = self.key {
+            request = request.header("x-api-key", key);
+        }
+        if let Some(key) = self.idempotency {
+            request = request.header("idempotency-key", key);
+        }
+        let body = self.body.map_or_else(Body::empty, |body| body.to_string().into());
+        let request = request.body(body).unwrap();
+        server.clone().oneshot(request).await.unwrap()
+    }
+
+    fn of(self, server: &Router) -> (StatusCode, Value) {
+        RUNTIME.block_on(async {
+            let response = self.response(server).await;
+            let status = response.status();
+            let body = text(response).await;
+            let body = serde_json::from_str(&body).unwrap_or_else(|_| panic!("{body}"));
+            (status, body)
+        })
+    }
+
+    fn ok(self, server: &Router) -> Value {
+        let (status, answer) = self.of(server);
+        assert_eq!(status, StatusCode::OK, "{} {}: {answer}", self.method, self.path);
+        answer
+    }
+}
+
+fn posted<'a>(path: &'a str, key: &'a str, body: &'a Value) -> Call<'a> {
+    Call {
+        method: "POST",
+        path,
+        key: Some(key),
+        body: Some(body),
+        ..Call::default()
+    }
+}
+
+/// The record of an answer, as its caller may read it.
+fn record_of(server: &Router, key: &str, answer: &Value) -> Value {
+    let id = answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    let call = Call {
+        method: "GET",
+        path: &format!("/records/{id}"),
+        key: Some(key),
+        ..Call::default()
+    };
+    call.ok(server)
+}
 
 async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
     let request = Request::post(path).body(body.into()).unwrap();
@@ -84,8 +204,10 @@ async fn metric(server: &Router, name: &str) -> f64 {
 
 /// The events of a streamed answer, `[DONE]` left out.
 fn events(path: &str, body: &Value) -> Vec<Value> {
-    let stream =
-        RUNTIME.block_on(async { text(call(&SERVER, path, body.to_string()).await).await });
+    events_of(&RUNTIME.block_on(async { text(call(&SERVER, path, body.to_string()).await).await }))
+}
+
+fn events_of(stream: &str) -> Vec<Value> {
     let mut events: Vec<&str> = stream
         .lines()
         .filter_map(|line| line.strip_prefix("data: "))

@@ -1,10 +1,16 @@
-//! Where the program computes: CPU or GPU, on how many threads, with which instructions.
+//! Where the program computes: CPU or GPU, on how many threads, with which instructions; and who may, when several want to.
+
+mod arbiter;
+mod trainer_pool;
 
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
+
+pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter};
+pub use trainer_pool::trainer_pool;
 
 /// What choosing a device can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +26,8 @@ pub enum DeviceError {
     },
     #[error("{0}")]
     Threads(String),
+    #[error("the trainer's share of the device must be between 0 and 1, not {0}")]
+    Share(f64),
 }
 
 /// What was asked for.

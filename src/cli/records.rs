@@ -1,0 +1,176 @@
+//! `selfjudge records`: preference pairs out of a traffic log and into one, in TRL's formats.
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::preference::log::{
+    Consent, ExportFilter, LogConfig, PairFormat, PairSource, Principal, TrafficLog,
+};
+
+#[derive(Debug, Subcommand)]
+pub enum RecordsCommand {
+    /// Write the pairs of records that may be trained on.
+    Export(ExportArgs),
+    /// Read pairs, each as a record of its own.
+    Import(ImportArgs),
+}
+
+/// Which log.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct LogArgs {
+    /// The log's URL: `sqlite:PATH` or `postgres://…`.
+    #[arg(long, env = "SELFJUDGE_LOG_URL", hide_env_values = true)]
+    log: Option<String>,
+    /// The directory that a server writes to, with the log in it.
+    #[arg(long, env = "SELFJUDGE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    #[arg(long, value_enum, default_value = "jsonl")]
+    format: Format,
+    /// Only pairs that come from here.
+    #[arg(long, value_enum)]
+    source: Option<Source>,
+    /// Only pairs whose better answer is better with at least this probability.
+    #[arg(long, default_value_t = 0.0)]
+    min_margin: f32,
+    /// The file to write. It is there when all of it is.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    #[command(flatten)]
+    log: LogArgs,
+    #[arg(long, value_enum, default_value = "jsonl")]
+    format: Format,
+    /// The file to read.
+    file: PathBuf,
+    /// The name of the key whose records they are to be; without it they are nobody's.
+    #[arg(long)]
+    principal: Option<String>,
+    /// Whether the model may be trained on them.
+    #[arg(long)]
+    train: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Jsonl,
+    Parquet,
+}
+
+impl From<Format> for PairFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Jsonl => Self::Jsonl,
+            Format::Parquet => Self::Parquet,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Source {
+    Tournament,
+    OnPolicy,
+    Feedback,
+    Contrast,
+    Imported,
+}
+
+impl From<Source> for PairSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Tournament => Self::Tournament,
+            Source::OnPolicy => Self::OnPolicy,
+            Source::Feedback => Self::Feedback,
+            Source::Contrast => Self::Contrast,
+            Source::Imported => Self::Imported,
+        }
+    }
+}
+
+/// The log's file in a data directory.
+pub const LOG_FILE: &str = "traffic.sqlite";
+
+impl LogArgs {
+    /// # Errors
+    /// A data directory that holds no log, where one is to be read.
+    fn config(&self, must_exist: bool) -> anyhow::Result<LogConfig> {
+        if let Some(url) = &self.log {
+            return Ok(LogConfig::new(url));
+        }
+        let dir = self.data_dir.as_deref().unwrap_or(Path::new("."));
+        let file = dir.join(LOG_FILE);
+        anyhow::ensure!(
+            !must_exist || file.exists(),
+            "{} is not there: no server has kept traffic in {}",
+            file.display(),
+            dir.display()
+        );
+        Ok(LogConfig::sqlite(&file))
+    }
+}
+
+/// Does what is said, and says what was done.
+pub fn run(command: RecordsCommand) -> anyhow::Result<String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match command {
+            RecordsCommand::Export(args) => export(args).await,
+            RecordsCommand::Import(args) => import(args).await,
+        }
+    })
+}
+
+async fn export(args: ExportArgs) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        (0.0..=1.0).contains(&args.min_margin),
+        "--min-margin is a probability, from 0 to 1"
+    );
+    let log = TrafficLog::open(&args.log.config(true)?).await?;
+    let filter = ExportFilter {
+        source: args.source.map(PairSource::from),
+        min_margin: args.min_margin,
+    };
+    // Whole or not at all: what reads it next must not take half of it for all.
+    let dir = args.out.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let draft = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new(".")))
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    let out = BufWriter::new(draft.reopen()?);
+    let pairs = log.export_pairs(args.format.into(), &filter, out).await?;
+    log.close().await;
+    draft.as_file().sync_all()?;
+    draft
+        .persist(&args.out)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    Ok(format!("{pairs} pairs in {}", args.out.display()))
+}
+
+async fn import(args: ImportArgs) -> anyhow::Result<String> {
+    let log = TrafficLog::open(&args.log.config(false)?).await?;
+    let principal = match &args.principal {
+        Some(name) => Principal::of_key(name),
+        None => Principal::anonymous(),
+    };
+    let consent = Consent {
+        retain: true,
+        train: args.train,
+    };
+    let imported = log.import_pairs(args.format.into(), &args.file, &principal, consent);
+    let pairs = imported.await?;
+    log.close().await;
+    Ok(format!("{pairs} pairs from {}", args.file.display()))
+}

@@ -1,0 +1,389 @@
+//! Who may compute now: serving before training.
+//!
+//! The trainer cuts its work into quanta (a layer's forward or backward, well below the time between two tokens) and calls
+//! [`DeviceArbiter::pace`] between them. While nobody waits for the engine it is let through. While somebody does it
+//! waits, but for a share of that time that it is sure of, so that a busy server still learns. What runs is never interrupted:
+//! a foreground step is delayed by one quantum at most.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+
+use super::DeviceError;
+
+/// How serving and training share.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ArbiterConfig {
+    /// Of the time in which the foreground is due, what the trainer may have all the same: 0 to 1.
+    pub min_share: f64,
+}
+
+impl Default for ArbiterConfig {
+    /// A tenth: in steps that are lengthened evenly that stays below the fifth that serving may lose.
+    fn default() -> Self {
+        Self { min_share: 0.1 }
+    }
+}
+
+/// What the trainer has had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ArbiterUsage {
+    pub trained: Duration,
+    pub waited: Duration,
+}
+
+/// See the module's documentation. A handle: clones share it.
+#[derive(Debug, Clone)]
+pub struct DeviceArbiter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    pacing: Mutex<Pacing>,
+    changed: Condvar,
+    /// What the engine said last, so that saying it again costs nothing.
+    foreground: AtomicBool,
+    started: Instant,
+    device: Device,
+}
+
+impl Default for DeviceArbiter {
+    fn default() -> Self {
+        Self::with(ArbiterConfig::default(), Device::Cpu)
+    }
+}
+
+impl DeviceArbiter {
+    /// # Errors
+    /// A share that is none.
+    pub fn new(config: ArbiterConfig, device: Device) -> Result<Self, DeviceError> {
+        match (0.0..=1.0).contains(&config.min_share) {
+            true => Ok(Self::with(config, device)),
+            false => Err(DeviceError::Share(config.min_share)),
+        }
+    }
+
+    fn with(config: ArbiterConfig, device: Device) -> Self {
+        Self(Arc::new(Shared {
+            pacing: Mutex::new(Pacing::new(config)),
+            changed: Condvar::new(),
+            foreground: AtomicBool::new(false),
+            started: Instant::now(),
+            device,
+        }))
+    }
+
+    /// Said by the engine before each step, and before it sleeps: whether somebody waits for what it computes.
+    pub fn foreground(&self, due: bool) {
+        if self.0.foreground.swap(due, Ordering::Relaxed) == due {
+            return;
+        }
+        self.lock().set_due(due, self.now());
+        if !due {
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// Called by the trainer before its first quantum and between any two: ends the last, and waits until the next may begin.
+    pub fn pace(&self) {
+        self.finish_queued();
+        let mut pacing = self.lock();
+        pacing.rest(self.now());
+        loop {
+            match pacing.wait(self.now()) {
+                Wait::No => break,
+                Wait::UntilIdle => {
+                    let woken = self.0.changed.wait(pacing);
+                    pacing = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+                Wait::For(time) => {
+                    let woken = self.0.changed.wait_timeout(pacing, time);
+                    (pacing, _) = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        pacing.begin(self.now());
+    }
+
+    /// Ends the trainer's last quantum without another: it has nothing to compute for now.
+    pub fn rest(&self) {
+        self.finish_queued();
+        self.lock().rest(self.now());
+    }
+
+    /// Lets the trainer through from now on: what is going down shall not wait.
+    pub fn shut_down(&self) {
+        self.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+
+    pub fn usage(&self) -> ArbiterUsage {
+        let mut pacing = self.lock();
+        pacing.advance(self.now());
+        pacing.usage
+    }
+
+    /// A GPU's work is queued: a quantum is over once it has been done.
+    fn finish_queued(&self) {
+        if let Err(error) = self.0.device.synchronize() {
+            // Whoever computes next is told the same, and can do something about it.
+            tracing::warn!(%error, "the device does not finish");
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pacing> {
+        let pacing = self.0.pacing.lock();
+        pacing.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a quantum may begin.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wait {
+    No,
+    /// Or until the foreground is no longer due.
+    For(Duration),
+    UntilIdle,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trainer {
+    Resting,
+    /// From the end of one quantum to the begin of the next.
+    Waiting,
+    Computing,
+}
+
+/// The policy by itself. Times are of any clock that does not go back.
+///
+/// Quanta run into *debt* by what they take of the time in which the foreground is due, and that time pays it back at the rate
+/// of the trainer's share. No quantum begins in debt while the foreground is due.
+#[derive(Debug)]
+struct Pacing {
+    config: ArbiterConfig,
+    due: bool,
+    trainer: Trainer,
+    closed: bool,
+    /// Seconds.
+    debt: f64,
+    /// Up to when everything is counted.
+    now: Duration,
+    usage: ArbiterUsage,
+}
+
+impl Pacing {
+    fn new(config: ArbiterConfig) -> Self {
+        Self {
+            config,
+            due: false,
+            trainer: Trainer::Resting,
+            closed: false,
+            debt: 0.0,
+            now: Duration::ZERO,
+            usage: ArbiterUsage::default(),
+        }
+    }
+
+    fn advance(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.now);
+        self.now = self.now.max(now);
+        match self.trainer {
+            Trainer::Computing => self.usage.trained += passed,
+            Trainer::Waiting => self.usage.waited += passed,
+            Trainer::Resting => {}
+        }
+        if self.due {
+            let taken = f64::from(u8::from(self.trainer == Trainer::Computing));
+            let change = passed.as_secs_f64() * (taken - self.config.min_share);
+            self.debt = (self.debt + change).max(0.0);
+        }
+    }
+
+    fn set_due(&mut self, due: bool, now: Duration) {
+        self.advance(now);
+        self.due = due;
+    }
+
+    fn rest(&mut self, now: Duration) {
+        self.advance(now);
+        self.trainer = Trainer::Resting;
+    }
+
+    fn begin(&mut self, now: Duration) {
+        self.advance(now);
+        self.trainer = Trainer::Computing;
+    }
+
+    /// Asked by a trainer that wants to begin.
+    fn wait(&mut self, now: Duration) -> Wait {
+        self.advance(now);
+        self.trainer = Trainer::Waiting;
+        if self.closed || !self.due || self.debt <= 0.0 {
+            return Wait::No;
+        }
+        // More than a day is no time to wait for.
+        let seconds = self.debt / self.config.min_share;
+        match Duration::try_from_secs_f64(seconds) {
+            Ok(time) if time < Duration::from_secs(86_400) => {
+                // Up to the next whole nanosecond: a wait of nothing would not pay the rest.
+                Wait::For(time + Duration::from_nanos(1))
+            }
+            _ => Wait::UntilIdle,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    const fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn pacing(min_share: f64) -> Pacing {
+        Pacing::new(ArbiterConfig { min_share })
+    }
+
+    #[test]
+    fn an_idle_server_leaves_the_trainer_everything() {
+        let mut pacing = pacing(0.0);
+        for quantum in 0..100 {
+            assert_eq!(pacing.wait(ms(quantum)), Wait::No);
+            pacing.begin(ms(quantum));
+        }
+        pacing.rest(ms(100));
+        assert_eq!(pacing.usage.trained, ms(100));
+        assert_eq!(pacing.usage.waited, Duration::ZERO);
+    }
+
+    #[test]
+    fn a_quantum_that_meets_the_foreground_is_the_last_until_the_debt_is_paid() {
+        let mut pacing = pacing(0.1);
+        pacing.begin(ms(0));
+        pacing.set_due(true, ms(4));
+        // Two of six milliseconds were the foreground's, of which a tenth was the trainer's.
+        pacing.rest(ms(6));
+        let Wait::For(time) = pacing.wait(ms(6)) else {
+            panic!("it does not wait");
+        };
+        assert!((time.as_secs_f64() - 0.018).abs() < 1e-6, "{time:?}");
+        assert!(matches!(pacing.wait(ms(23)), Wait::For(_)));
+        assert_eq!(pacing.wait(ms(6) + time), Wait::No);
+    }
+
+    #[test]
+    fn the_foreground_s_end_lets_the_trainer_go_and_so_does_the_end_of_all() {
+        let mut pacing = pacing(0.0);
+        pacing.set_due(true, ms(0));
+        pacing.begin(ms(0));
+        pacing.rest(ms(5));
+        assert_eq!(pacing.wait(ms(1_000_000)), Wait::UntilIdle);
+        pacing.set_due(false, ms(1_000_001));
+        assert_eq!(pacing.wait(ms(1_000_001)), Wait::No);
+        pacing.set_due(true, ms(1_000_002));
+        assert_eq!(pacing.wait(ms(1_000_003)), Wait::UntilIdle);
+        pacing.closed = true;
+        assert_eq!(pacing.wait(ms(1_000_003)), Wait::No);
+    }
+
+    #[test]
+    fn a_busy_server_leaves_the_trainer_its_share_in_small_pieces() {
+        for (share, quantum) in [(0.1, 2), (0.25, 1), (0.02, 3), (1.0, 5)] {
+            let mut pacing = pacing(share);
+            pacing.set_due(true, ms(0));
+            let mut now = ms(0);
+            while now < ms(100_000) {
+                match pacing.wait(now) {
+                    Wait::No => {
+                        pacing.begin(now);
+                        now += ms(quantum);
+                        pacing.rest(now);
+                    }
+                    Wait::For(time) => now += time,
+                    Wait::UntilIdle => panic!("it would starve"),
+                }
+            }
+            let had = pacing.usage.trained.as_secs_f64() / now.as_secs_f64();
+            assert!((had - share).abs() < 0.001, "{had} of {share}");
+        }
+    }
+
+    #[test]
+    fn whatever_comes_the_trainer_takes_no_more_than_its_share_and_a_quantum() {
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        for _ in 0..50 {
+            let share = rng.random_range(0.01..0.5);
+            let mut pacing = pacing(share);
+            // By hand: the foreground's time, and what of it the trainer took.
+            let (mut due, mut due_time, mut taken, mut longest) = (false, 0.0, 0.0, 0.0f64);
+            let mut now = Duration::ZERO;
+            for _ in 0..2000 {
+                let quantum = Duration::from_micros(rng.random_range(100..6000));
+                longest = longest.max(quantum.as_secs_f64());
+                let computes = pacing.wait(now) == Wait::No;
+                if computes {
+                    pacing.begin(now);
+                }
+                // The foreground comes and goes in the middle.
+                for _ in 0..2 {
+                    now += quantum / 2;
+                    if due {
+                        due_time += quantum.as_secs_f64() / 2.0;
+                        taken += f64::from(u8::from(computes)) * quantum.as_secs_f64() / 2.0;
+                    }
+                    if rng.random_bool(0.2) {
+                        due = !due;
+                        pacing.set_due(due, now);
+                    }
+                }
+                pacing.rest(now);
+                assert!(
+                    taken <= share * due_time + longest + 1e-6,
+                    "{taken} of {due_time} at {share}"
+                );
+            }
+            assert!(taken > 0.0);
+        }
+    }
+
+    #[test]
+    fn a_waiting_trainer_is_woken() {
+        for wake in [
+            (|arbiter| arbiter.foreground(false)) as fn(&DeviceArbiter),
+            DeviceArbiter::shut_down,
+        ] {
+            let config = ArbiterConfig { min_share: 0.0 };
+            let arbiter = DeviceArbiter::new(config, Device::Cpu).unwrap();
+            arbiter.pace();
+            arbiter.foreground(true);
+            // A quantum of no time leaves no debt.
+            while arbiter.lock().debt == 0.0 {
+                arbiter.usage();
+            }
+            let trainer = std::thread::spawn({
+                let arbiter = arbiter.clone();
+                move || arbiter.pace()
+            });
+            wake(&arbiter);
+            trainer.join().unwrap();
+            arbiter.rest();
+        }
+    }
+
+    #[test]
+    fn a_share_is_a_share() {
+        for min_share in [-0.1, 1.5, f64::NAN] {
+            let config = ArbiterConfig { min_share };
+            assert!(DeviceArbiter::new(config, Device::Cpu).is_err());
+        }
+    }
+}

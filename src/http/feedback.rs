@@ -1,0 +1,130 @@
+//! `POST /feedback`: what callers think of answers.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::{ApiError, ErrorBody};
+use super::extract::JsonBody;
+use super::records::{no_record, record_id};
+use super::traffic::Identity;
+use crate::preference::log::{Feedback, Scope};
+
+/// The longest edited answer, in bytes.
+const MAX_EDIT: usize = 1 << 20;
+
+/// Exactly one of `thumbs`, `preferred` and `edited`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FeedbackBody {
+    /// The `record_id` of an answer.
+    record_id: String,
+    /// Which of the record's samples `thumbs` or `edited` is about; with `best_of` the candidate's number.
+    sample: Option<usize>,
+    /// Whether the answer is good.
+    thumbs: Option<ThumbsBody>,
+    /// Which of the record's samples is better than all others.
+    preferred: Option<usize>,
+    /// How the answer should have read.
+    edited: Option<String>,
+    /// The `user` that the call named, where the server trusts it.
+    user: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ThumbsBody {
+    Up,
+    Down,
+}
+
+/// What follows from it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FeedbackAnswer {
+    record_id: String,
+    /// Preference pairs that follow from all feedback on the record, by how much the operator trusts feedback.
+    pairs: usize,
+}
+
+impl FeedbackBody {
+    fn feedback(&self) -> Result<Feedback, ApiError> {
+        let sample = self.sample.unwrap_or(0);
+        match (self.thumbs, self.preferred, &self.edited) {
+            (Some(thumbs), None, None) => Ok(Feedback::Thumbs {
+                sample,
+                up: thumbs == ThumbsBody::Up,
+            }),
+            (None, Some(_), None) if self.sample.is_some() => Err(ApiError::invalid(
+                "sample",
+                "has no meaning beside preferred",
+            )),
+            (None, Some(sample), None) => Ok(Feedback::Preferred { sample }),
+            (None, None, Some(text)) if text.len() > MAX_EDIT => Err(ApiError::invalid(
+                "edited",
+                format!("must be at most {MAX_EDIT} bytes"),
+            )),
+            (None, None, Some(text)) => Ok(Feedback::Edited {
+                sample,
+                text: text.clone(),
+            }),
+            (None, None, None) => Err(ApiError::invalid(
+                "thumbs",
+                "or preferred or edited must be given",
+            )),
+            _ => Err(ApiError::invalid(
+                "thumbs",
+                "only one of thumbs, preferred and edited can be given",
+            )),
+        }
+    }
+}
+
+/// Says what a caller thinks of an answer of its own: good or bad, the best of several, or how it should have read.
+///
+/// Whether the model is trained on it is the operator's choice: never, where several principals or the judge agree, or always.
+#[utoipa::path(
+    post,
+    path = "/feedback",
+    tag = "records",
+    request_body(content = FeedbackBody, examples(
+        ("thumbs" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "thumbs": "up"}))),
+        ("preferred" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "preferred": 1}))),
+        ("edited" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "sample": 0, "edited": "62"})))
+    )),
+    responses(
+        (status = 200, body = FeedbackAnswer),
+        (status = "4XX", description = "404 for a record of somebody else's as well", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn feedback(
+    State(state): State<AppState>,
+    identity: Identity,
+    JsonBody(body): JsonBody<FeedbackBody>,
+) -> Result<Json<FeedbackAnswer>, ApiError> {
+    let log = state.traffic.log()?;
+    let feedback = body.feedback()?;
+    let principal = state.own(&identity, body.user.as_deref())?;
+    let id = record_id(&body.record_id)?;
+    let samples = match log.get(&id, &Scope::Only(principal.clone())).await? {
+        Some(record) => record.samples.len(),
+        None => return Err(no_record()),
+    };
+    let (param, about) = match &feedback {
+        Feedback::Thumbs { sample, .. } | Feedback::Edited { sample, .. } => ("sample", *sample),
+        Feedback::Preferred { sample } => ("preferred", *sample),
+    };
+    if about >= samples {
+        return Err(ApiError::invalid(
+            param,
+            format!("the record has {samples} samples, counted from 0"),
+        ));
+    }
+    let outcome = log.add_feedback(&id, &principal, feedback).await?;
+    Ok(Json(FeedbackAnswer {
+        record_id: body.record_id,
+        pairs: outcome.pairs,
+    }))
+}

@@ -1,0 +1,161 @@
+//! `GET` and `PUT /principles`: the table that answers are judged by.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::{ApiError, ErrorBody};
+use super::extract::JsonBody;
+use super::traffic::Identity;
+use crate::preference::{Polarity, Principle, PrincipleTable, VersionedTable};
+
+/// The most principles of a table: each costs a read a pair and order.
+const MAX_PRINCIPLES: usize = 256;
+
+/// The table and its version.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TableBody {
+    /// In a replacement the version that is replaced: 409 where another is in force.
+    pub version: u64,
+    #[schema(max_items = 256)]
+    pub principles: Vec<TablePrinciple>,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TablePrinciple {
+    /// What calls and records call it.
+    #[schema(min_length = 1)]
+    pub id: String,
+    /// What the judge is asked.
+    #[schema(min_length = 1)]
+    pub text: String,
+    /// The text turned around, for prompts that list several principles and for contrasts in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
+    /// How much the verdict under it counts: 0, which is never asked, or from 1e-6 to 1e6.
+    #[serde(default = "one")]
+    #[schema(minimum = 0, maximum = 1000000)]
+    pub weight: f64,
+    #[serde(default)]
+    pub polarity: PolarityBody,
+    /// Part of every draw of principles in training.
+    #[serde(default)]
+    pub always: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// Whether the text is true of the better answer, or of the worse one: then the verdict under it is turned around.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PolarityBody {
+    #[default]
+    Encourage,
+    Forbid,
+}
+
+impl From<&VersionedTable> for TableBody {
+    fn from(table: &VersionedTable) -> Self {
+        let body = |principle: &Principle| TablePrinciple {
+            id: principle.id.clone(),
+            text: principle.text.clone(),
+            negative: principle.negative.clone(),
+            weight: principle.weight,
+            polarity: match principle.polarity {
+                Polarity::Encourage => PolarityBody::Encourage,
+                Polarity::Forbid => PolarityBody::Forbid,
+            },
+            always: principle.always,
+        };
+        Self {
+            version: table.version,
+            principles: table.table.iter().map(body).collect(),
+        }
+    }
+}
+
+impl From<TablePrinciple> for Principle {
+    fn from(body: TablePrinciple) -> Self {
+        Self {
+            id: body.id,
+            text: body.text,
+            negative: body.negative,
+            weight: body.weight,
+            polarity: match body.polarity {
+                PolarityBody::Encourage => Polarity::Encourage,
+                PolarityBody::Forbid => Polarity::Forbid,
+            },
+            always: body.always,
+        }
+    }
+}
+
+/// The table of principles in force.
+#[utoipa::path(
+    get,
+    path = "/principles",
+    tag = "selfjudge",
+    responses((status = 200, body = TableBody), (status = "4XX", body = ErrorBody))
+)]
+pub async fn principles(State(state): State<AppState>) -> Json<TableBody> {
+    Json(TableBody::from(&*state.principles.current()))
+}
+
+/// Replaces the table. Verdicts change with the next call, and training with its next stage; the judge is not trained anew.
+#[utoipa::path(
+    put,
+    path = "/principles",
+    tag = "admin",
+    request_body(content = TableBody, examples(
+        ("weights" = (value = json!({
+            "version": 1,
+            "principles": [
+                {"id": "correct", "text": "correct", "weight": 3},
+                {"id": "brief", "text": "brief", "weight": 0},
+                {"id": "polite", "text": "polite", "weight": 0.5, "polarity": "forbid"}
+            ]
+        })))
+    )),
+    responses(
+        (status = 200, description = "The table, with its new version", body = TableBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn replace(
+    State(state): State<AppState>,
+    identity: Identity,
+    JsonBody(body): JsonBody<TableBody>,
+) -> Result<Json<TableBody>, ApiError> {
+    if body.principles.len() > MAX_PRINCIPLES {
+        let message = format!("must be at most {MAX_PRINCIPLES}");
+        return Err(ApiError::invalid("principles", message));
+    }
+    let principles = body.principles.into_iter().map(Principle::from).collect();
+    let table = PrincipleTable::new(principles)
+        .map_err(|error| ApiError::invalid("principles", error.to_string()))?;
+    let current = state.principles.clone();
+    let replaced = tokio::task::spawn_blocking(move || current.replace(body.version, table));
+    let table = replaced.await.map_err(|_| ApiError::shutting_down())??;
+    if let Some(log) = &state.traffic.log {
+        let detail = json!({"version": table.version, "weights": weights(&table)});
+        let said = log.audit(&identity.actor(), "principles.replaced", detail);
+        // The table is in force; that nobody can read so in the trail must not look as if it were not.
+        if let Err(error) = said.await {
+            tracing::error!(%error, version = table.version, "principles.replaced is not in the audit trail");
+        }
+    }
+    Ok(Json(TableBody::from(&*table)))
+}
+
+fn weights(table: &VersionedTable) -> serde_json::Map<String, serde_json::Value> {
+    let weight = |principle: &Principle| (principle.id.clone(), json!(principle.weight));
+    table.table.iter().map(weight).collect()
+}

@@ -1,0 +1,395 @@
+//! What is kept of a call: its samples as they are drawn, their verdicts, and the commit before the answer names its record.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::ApiError;
+use super::sampling::Sampling;
+use super::traffic::{Identity, OnLogFailure};
+use crate::model::{PrincipalHash, WeightsName};
+use crate::preference::log::{
+    Consent, LogError, LoggedVerdict, NewRecord, PairSource, Principal, Prompt, RecordId,
+    RecordKind, Sample, TrafficLog,
+};
+use crate::service::{
+    BestOf, Finish, JudgeTask, Orders, Output, PairVerdict, TextTask, TokenText, Turn,
+};
+use crate::telemetry::LogMetrics;
+
+/// How a sample ends whose reader left, or whose call failed, before it was complete.
+const ABORTED: &str = "aborted";
+
+/// Whether, for whom and where a call is kept.
+#[derive(Clone)]
+pub struct Keeping {
+    /// None where the call is not kept.
+    log: Option<TrafficLog>,
+    /// Whether the caller asked for it, and so is told what became of it.
+    asked: bool,
+    consent: Consent,
+    principal: Principal,
+    identity: Identity,
+    on_failure: OnLogFailure,
+    metrics: LogMetrics,
+    /// Held by the one call that finds out whether a log that failed works again.
+    _probe: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl AppState {
+    /// A log whose last commit failed is tried by one call at a time; the others are turned away before any work.
+    fn probe(&self, log: &TrafficLog) -> Result<Option<Arc<OwnedSemaphorePermit>>, ApiError> {
+        if log.stats().healthy {
+            return Ok(None);
+        }
+        match Arc::clone(&self.log_probe).try_acquire_owned() {
+            Ok(permit) => Ok(Some(Arc::new(permit))),
+            Err(_) => {
+                let error = LogError::Unavailable("the last commit failed".to_owned());
+                let reason = [reason(&error)];
+                self.metrics.log.unlogged.with_label_values(&reason).inc();
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// What became of a call's records.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// One a prompt, in their order.
+    records: Vec<RecordId>,
+    /// Whether one was to be kept and is not, or the caller asked for one that may not be.
+    missing: bool,
+}
+
+/// What an answer says of its records; nothing, where none was to be kept.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct KeptBody {
+    /// The record of this call, once it is committed; for `GET /records/{id}` and `POST /feedback`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record_id: Option<String>,
+    /// The records of a call with several prompts, in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    record_ids: Option<Vec<String>>,
+    /// False where the call is in no record although it was to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logged: Option<bool>,
+}
+
+impl From<Kept> for KeptBody {
+    fn from(kept: Kept) -> Self {
+        let mut ids: Vec<String> = kept.records.iter().map(RecordId::to_string).collect();
+        let several = ids.len() > 1;
+        Self {
+            logged: kept.missing.then_some(false),
+            record_id: ids.pop().filter(|_| !several),
+            record_ids: several.then(|| kept.records.iter().map(RecordId::to_string).collect()),
+        }
+    }
+}
+
+impl Keeping {
+    /// # Errors
+    /// What the call asks of the log and cannot have; a log that is known to take nothing, where the policy is to refuse.
+    pub fn of_call(
+        state: &AppState,
+        identity: &Identity,
+        sampling: &Sampling,
+    ) -> Result<Self, ApiError> {
+        let traffic = &state.traffic;
+        let caller = identity.caller.as_ref();
+        let consent = traffic.consent(caller, sampling.log)?;
+        let log = traffic.log.clone().filter(|_| consent.retain);
+        Ok(Self {
+            _probe: match traffic.on_failure {
+                OnLogFailure::ServeUnlogged => None,
+                OnLogFailure::Refuse => log.as_ref().map_or(Ok(None), |log| state.probe(log))?,
+            },
+            log,
+            asked: sampling
+                .log
+                .is_some_and(|log| log.retain == Some(true) || log.train == Some(true)),
+            consent,
+            principal: traffic.principal(caller, sampling.user.as_deref()),
+            identity: identity.clone(),
+            on_failure: traffic.on_failure,
+            metrics: state.metrics.log.clone(),
+        })
+    }
+
+    /// Whether the end of a stream has to say what became of the record.
+    pub fn is_reported(&self) -> bool {
+        self.asked
+    }
+
+    /// The turn of a call on its principal's behalf: the same principal has the same version. Those who are nobody in
+    /// particular have the one that everybody has.
+    pub fn turn(&self, turn: Turn) -> Turn {
+        let known = self.principal != Principal::anonymous();
+        let principal = known.then(|| PrincipalHash::of(self.principal.as_str()));
+        Turn { principal, ..turn }
+    }
+
+    /// What is drawn for prompt `at` of the call: where it is kept, its seed and raw log-probabilities are known.
+    pub fn prepared(&self, mut task: TextTask, at: usize) -> TextTask {
+        if self.log.is_some() {
+            let params = &mut task.params;
+            params.logprobs = params.logprobs.or(Some(0));
+            params.seed = params
+                .seed
+                .or_else(|| Some(self.identity.seed(&self.principal, at)));
+        }
+        task
+    }
+
+    /// The record of prompt `at`, if the call is kept. `asked` is what was asked, as it was asked.
+    pub fn draft(
+        &self,
+        task: &TextTask,
+        asked: Prompt,
+        weights: &WeightsName,
+        sampling: &Sampling,
+        at: usize,
+    ) -> Draft {
+        let content = self.log.is_some().then(|| Content {
+            asked,
+            prompt: task.prompt.clone(),
+            seed: task.params.seed,
+            sampling: sampling.to_json(&task.params),
+            samples: Vec::new(),
+            verdicts: Vec::new(),
+            version: weights.to_string(),
+            at,
+        });
+        Draft {
+            keeping: self.clone(),
+            content,
+        }
+    }
+
+    /// What the answer says of `records`, one a prompt.
+    pub fn kept(&self, records: Vec<Option<RecordId>>) -> Kept {
+        let all: Option<Vec<RecordId>> = records.into_iter().collect();
+        match all {
+            Some(records) => Kept {
+                records,
+                missing: false,
+            },
+            None => Kept {
+                records: Vec::new(),
+                missing: self.asked || self.log.is_some(),
+            },
+        }
+    }
+
+    async fn commit(&self, log: &TrafficLog, record: NewRecord) -> Result<Option<RecordId>, ApiError> {
+        let begun = Instant::now();
+        match log.append(record).await {
+            Ok(id) => {
+                self.metrics.commits.inc();
+                self.metrics.lag.observe(begun.elapsed().as_secs_f64());
+                Ok(Some(id))
+            }
+            Err(error) => {
+                let reason = reason(&error);
+                self.metrics.unlogged.with_label_values(&[reason]).inc();
+                tracing::warn!(reason, %error, "a call is not in the traffic log");
+                match self.on_failure {
+                    OnLogFailure::ServeUnlogged => Ok(None),
+                    OnLogFailure::Refuse => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// The label of a record that was not kept.
+fn reason(error: &LogError) -> &'static str {
+    match error {
+        LogError::Overloaded => "queue_full",
+        LogError::Unavailable(_) => "unavailable",
+        LogError::Redaction(_) => "redaction",
+        LogError::Invalid(_) => "invalid",
+        _ => "other",
+    }
+}
+
+/// The record of one prompt in the making. Dropped before [`Self::commit`], it is committed as it is, with the samples that had
+/// begun: what was sent is kept, even where its reader has gone.
+pub struct Draft {
+    keeping: Keeping,
+    content: Option<Content>,
+}
+
+struct Content {
+    asked: Prompt,
+    prompt: Vec<u32>,
+    seed: Option<u64>,
+    sampling: Value,
+    samples: Vec<Sample>,
+    verdicts: Vec<LoggedVerdict>,
+    version: String,
+    /// Which of the call's prompts it is.
+    at: usize,
+}
+
+impl Draft {
+    /// Takes a token of sample `index`.
+    pub fn token(&mut self, index: usize, text: &str, token: &TokenText, finish: Option<Finish>) {
+        let Some(content) = &mut self.content else {
+            return;
+        };
+        while content.samples.len() <= index {
+            content.samples.push(content.begun());
+        }
+        take(&mut content.samples[index], text, token, finish);
+    }
+
+    /// Takes whole samples.
+    pub fn outputs(&mut self, outputs: &[Output]) {
+        let Some(content) = &mut self.content else {
+            return;
+        };
+        for output in outputs {
+            let mut sample = content.begun();
+            for token in &output.tokens {
+                take(&mut sample, "", token, None);
+            }
+            sample.text.clone_from(&output.text);
+            sample.finish_reason = Some(finish_reason(output.finish).to_owned());
+            content.samples.push(sample);
+        }
+    }
+
+    /// Takes what a tournament says of the samples.
+    pub fn tournament(&mut self, best: &BestOf, judge: &JudgeTask) {
+        let Some(content) = &mut self.content else {
+            return;
+        };
+        let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
+        // Where a pair was judged, somebody judged it.
+        let judge_weights = best.judge_weights.as_ref();
+        let version = judge_weights.map_or_else(String::new, WeightsName::to_string);
+        let matches = best.tournament.rounds.iter().flatten();
+        // Copies of one answer were not judged.
+        let judged = matches.filter(|played| !played.verdict.orders.is_empty());
+        content.verdicts.extend(judged.map(|played| LoggedVerdict {
+            a: played.a,
+            b: played.b,
+            orders: orders(&played.verdict, judge.orders),
+            p: played.verdict.p,
+            consistent: played.verdict.consistent == Some(true),
+            label_mass: played.verdict.label_mass,
+            principles: principles.clone(),
+            version: version.clone(),
+        }));
+    }
+
+    /// Commits the record, if the call is kept: its id, or none where it could not be and the call is answered all the same.
+    ///
+    /// # Errors
+    /// What went wrong, where the policy is to refuse.
+    pub async fn commit(mut self) -> Result<Option<RecordId>, ApiError> {
+        let content = self.content.take();
+        let (Some(content), Some(log)) = (content, self.keeping.log.clone()) else {
+            return Ok(None);
+        };
+        let record = content.record(&self.keeping);
+        // Whoever waits for the answer may leave meanwhile; the record is written nevertheless.
+        let keeping = self.keeping.clone();
+        let committed = tokio::spawn(async move { keeping.commit(&log, record).await });
+        committed.await.unwrap_or_else(|_| {
+            Err(ApiError::from(LogError::Unavailable(
+                "the server is being stopped".to_owned(),
+            )))
+        })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let begun = |content: &Content| !content.samples.is_empty();
+        let Some(content) = self.content.take().filter(begun) else {
+            return;
+        };
+        // Without a runtime the process is on its way out, and nobody was told that anything is kept.
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (Ok(runtime), Some(log)) = (runtime, self.keeping.log.take()) {
+            let keeping = self.keeping.clone();
+            let record = content.record(&keeping);
+            // Errors are counted where they happen; there is nobody left to tell.
+            runtime.spawn(async move { keeping.commit(&log, record).await.ok() });
+        }
+    }
+}
+
+impl Content {
+    fn begun(&self) -> Sample {
+        Sample {
+            seed: self.seed,
+            sampling: self.sampling.clone(),
+            finish_reason: Some(ABORTED.to_owned()),
+            ..Sample::given("")
+        }
+    }
+
+    fn record(mut self, keeping: &Keeping) -> NewRecord {
+        for sample in &mut self.samples {
+            sample.version = Some(self.version.clone());
+        }
+        let key = keeping.identity.idempotency_key.as_ref();
+        let mut record = NewRecord {
+            kind: RecordKind::Generate,
+            principal: keeping.principal.clone(),
+            consent: keeping.consent,
+            // The prompts of a call are records of their own.
+            idempotency_key: key.map(|key| match self.at {
+                0 => key.clone(),
+                at => format!("{key}\n{at}"),
+            }),
+            prompt: self.asked,
+            prompt_token_ids: self.prompt,
+            version: self.version,
+            samples: self.samples,
+            verdicts: self.verdicts,
+            pairs: Vec::new(),
+        };
+        record.pair_verdicts(PairSource::Tournament);
+        record
+    }
+}
+
+/// Adds a token to a sample.
+fn take(sample: &mut Sample, text: &str, token: &TokenText, finish: Option<Finish>) {
+    sample.token_ids.push(token.id);
+    let logprob = token.logprobs.as_ref().map(|logprobs| logprobs.token);
+    sample.logprobs.extend(logprob);
+    sample.text.push_str(text);
+    if let Some(finish) = finish {
+        sample.finish_reason = Some(finish_reason(finish).to_owned());
+    }
+}
+
+/// The log's word for an end. An answer that the model did not end itself has no end token, and never gets one.
+fn finish_reason(finish: Finish) -> &'static str {
+    match finish {
+        Finish::EndToken(_) => "stop",
+        Finish::StopString(_) => "stop_string",
+        Finish::Complete => "complete",
+        Finish::Length => "length",
+    }
+}
+
+/// Probability that candidate 0 is better, shown first and shown second.
+fn orders(verdict: &PairVerdict, asked: Orders) -> [f32; 2] {
+    match (asked, verdict.orders.as_slice()) {
+        (Orders::Both, [first, second]) => [first.p_first, 1.0 - second.p_first],
+        _ => [verdict.p; 2],
+    }
+}

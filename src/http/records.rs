@@ -1,0 +1,368 @@
+//! `/records`: what is kept of a caller's traffic, to be read and to be deleted.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use super::AppState;
+use super::error::{ApiError, ErrorBody};
+use super::extract::Query;
+use super::keys;
+use super::traffic::{Identity, user_of};
+use crate::preference::Message;
+use crate::preference::log::{
+    Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, Principal, Prompt, RecordId,
+    Sample, Scope,
+};
+
+/// A record.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RecordBody {
+    id: String,
+    /// `generate`, `judge` or `imported`.
+    kind: &'static str,
+    /// Milliseconds since 1970.
+    created_at: i64,
+    log: ConsentBody,
+    prompt: PromptBody,
+    /// Empty where personal data was taken out of the prompt.
+    prompt_token_ids: Vec<u32>,
+    /// Whether personal data was taken out.
+    redacted: bool,
+    /// Which weights answered.
+    version: String,
+    samples: Vec<SampleBody>,
+    verdicts: Vec<LoggedVerdictBody>,
+    pairs: Vec<PairBody>,
+    feedback: Vec<FeedbackGiven>,
+}
+
+/// What the record may be used for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ConsentBody {
+    retain: bool,
+    train: bool,
+}
+
+/// What was asked.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum PromptBody {
+    Text(String),
+    Messages(Vec<SaidMessage>),
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SaidMessage {
+    role: &'static str,
+    content: String,
+}
+
+/// An answer, or a text that somebody gave.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SampleBody {
+    token_ids: Vec<u32>,
+    text: String,
+    /// One a token: over the full vocabulary, at temperature 1, before penalties and truncation.
+    logprobs: Vec<f32>,
+    seed: Option<u64>,
+    /// How it was drawn.
+    sampling: Value,
+    /// `stop`, `stop_string`, `complete`, `length`, or `aborted`.
+    finish_reason: Option<String>,
+    version: Option<String>,
+}
+
+/// A comparison of two of the samples.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LoggedVerdictBody {
+    a: usize,
+    b: usize,
+    /// Probability that `a` is better, shown first and shown second.
+    orders: [f32; 2],
+    p: f32,
+    consistent: bool,
+    label_mass: f32,
+    principles: Vec<String>,
+    version: String,
+}
+
+/// Two of the samples, one preferred.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PairBody {
+    chosen: usize,
+    rejected: usize,
+    /// Probability that `chosen` is better.
+    margin: f32,
+    /// `tournament`, `on_policy`, `feedback`, `contrast` or `imported`.
+    source: &'static str,
+    principles: Vec<String>,
+}
+
+/// What was said about the answers.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FeedbackGiven {
+    created_at: i64,
+    sample: usize,
+    #[serde(flatten)]
+    said: Opinion,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Opinion {
+    /// `up` or `down`.
+    Thumbs(&'static str),
+    Preferred(bool),
+    Edited(String),
+}
+
+impl From<LoggedRecord> for RecordBody {
+    fn from(record: LoggedRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            kind: record.kind.as_str(),
+            created_at: record.created_at,
+            log: ConsentBody {
+                retain: record.consent.retain,
+                train: record.consent.train,
+            },
+            prompt: match record.prompt {
+                Prompt::Text(text) => PromptBody::Text(text),
+                Prompt::Messages(messages) => {
+                    PromptBody::Messages(messages.into_iter().map(SaidMessage::from).collect())
+                }
+            },
+            prompt_token_ids: record.prompt_token_ids,
+            redacted: record.redacted,
+            version: record.version,
+            samples: record.samples.into_iter().map(SampleBody::from).collect(),
+            verdicts: record.verdicts.into_iter().map(LoggedVerdictBody::from).collect(),
+            pairs: record.pairs.into_iter().map(PairBody::from).collect(),
+            feedback: record.feedback.into_iter().map(FeedbackGiven::from).collect(),
+        }
+    }
+}
+
+impl From<Message> for SaidMessage {
+    fn from(message: Message) -> Self {
+        Self {
+            role: message.role.as_str(),
+            content: message.content,
+        }
+    }
+}
+
+impl From<Sample> for SampleBody {
+    fn from(sample: Sample) -> Self {
+        Self {
+            token_ids: sample.token_ids,
+            text: sample.text,
+            logprobs: sample.logprobs,
+            seed: sample.seed,
+            sampling: sample.sampling,
+            finish_reason: sample.finish_reason,
+            version: sample.version,
+        }
+    }
+}
+
+impl From<LoggedVerdict> for LoggedVerdictBody {
+    fn from(verdict: LoggedVerdict) -> Self {
+        Self {
+            a: verdict.a,
+            b: verdict.b,
+            orders: verdict.orders,
+            p: verdict.p,
+            consistent: verdict.consistent,
+            label_mass: verdict.label_mass,
+            principles: verdict.principles,
+            version: verdict.version,
+        }
+    }
+}
+
+impl From<LoggedPair> for PairBody {
+    fn from(pair: LoggedPair) -> Self {
+        Self {
+            chosen: pair.chosen,
+            rejected: pair.rejected,
+            margin: pair.margin,
+            source: pair.source.as_str(),
+            principles: pair.principles,
+        }
+    }
+}
+
+impl From<LoggedFeedback> for FeedbackGiven {
+    fn from(given: LoggedFeedback) -> Self {
+        let (sample, said) = match given.feedback {
+            Feedback::Thumbs { sample, up } => {
+                (sample, Opinion::Thumbs(if up { "up" } else { "down" }))
+            }
+            Feedback::Preferred { sample } => (sample, Opinion::Preferred(true)),
+            Feedback::Edited { sample, text } => (sample, Opinion::Edited(text)),
+        };
+        Self {
+            created_at: given.created_at,
+            sample,
+            said,
+        }
+    }
+}
+
+/// Whose record it is.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct OwnerQuery {
+    /// The `user` that the call named, where the server trusts it.
+    user: Option<String>,
+}
+
+/// A record's id in an address.
+pub fn record_id(text: &str) -> Result<RecordId, ApiError> {
+    // What cannot be an id is the id of no record.
+    RecordId::parse(text).ok_or_else(no_record)
+}
+
+/// What is said of records that are not there, and of those that are not the caller's to see.
+pub fn no_record() -> ApiError {
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such record")
+}
+
+impl AppState {
+    /// The records that a caller may see: its own.
+    pub fn own(&self, identity: &Identity, user: Option<&str>) -> Result<Principal, ApiError> {
+        if user.is_some() && !self.traffic.trust_user {
+            return Err(ApiError::invalid(
+                "user",
+                "is not trusted by this server: records are those of the key",
+            ));
+        }
+        Ok(self.traffic.principal(identity.caller.as_ref(), user))
+    }
+}
+
+/// A record of the caller's own.
+#[utoipa::path(
+    get,
+    path = "/records/{id}",
+    tag = "records",
+    params(("id" = String, Path, description = "The `record_id` of an answer"), OwnerQuery),
+    responses(
+        (status = 200, body = RecordBody),
+        (status = "4XX", description = "404 for a record of somebody else's as well", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn get(
+    State(state): State<AppState>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(owner): Query<OwnerQuery>,
+) -> Result<Json<RecordBody>, ApiError> {
+    let log = state.traffic.log()?;
+    let scope = Scope::Only(state.own(&identity, owner.user.as_deref())?);
+    let record = log.get(&record_id(&id)?, &scope).await?;
+    record.map(|record| Json(record.into())).ok_or_else(no_record)
+}
+
+/// What was deleted.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeletedBody {
+    records: u64,
+}
+
+/// Deletes a record of the caller's own, or for operators anyone's, with its samples, verdicts, pairs and feedback. Training
+/// reads it no more.
+#[utoipa::path(
+    delete,
+    path = "/records/{id}",
+    tag = "records",
+    params(("id" = String, Path, description = "The `record_id` of an answer"), OwnerQuery),
+    responses(
+        (status = 200, body = DeletedBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn delete(
+    State(state): State<AppState>,
+    identity: Identity,
+    Path(id): Path<String>,
+    Query(owner): Query<OwnerQuery>,
+) -> Result<Json<DeletedBody>, ApiError> {
+    let log = state.traffic.log()?;
+    let scope = match identity.is_admin() {
+        true => Scope::All,
+        false => Scope::Only(state.own(&identity, owner.user.as_deref())?),
+    };
+    match log.delete(&record_id(&id)?, &scope).await? {
+        true => Ok(Json(DeletedBody { records: 1 })),
+        false => Err(no_record()),
+    }
+}
+
+/// Whose records are deleted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PrincipalQuery {
+    /// The name of a key, or `anonymous`: for operators. Without it, the caller's own are deleted.
+    principal: Option<String>,
+    /// Of the key's, the records of this `user`.
+    user: Option<String>,
+}
+
+/// Deletes all records of a principal, and its feedback: the caller's own, or for operators anyone's.
+#[utoipa::path(
+    delete,
+    path = "/records",
+    tag = "records",
+    params(PrincipalQuery),
+    responses(
+        (status = 200, body = DeletedBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn delete_all(
+    State(state): State<AppState>,
+    identity: Identity,
+    Query(whose): Query<PrincipalQuery>,
+) -> Result<Json<DeletedBody>, ApiError> {
+    if whose.principal.is_some() && !identity.is_admin() {
+        return Err(keys::not_an_admin());
+    }
+    let log = state.traffic.log()?;
+    let principal = match (&whose.principal, &whose.user) {
+        (Some(name), None) => named(name),
+        (Some(name), Some(user)) => user_of(Some(name).filter(|&name| name != ANONYMOUS), user),
+        (None, user) => state.own(&identity, user.as_deref())?,
+    };
+    // Everyone without a key is one principal: nobody may delete the records of all the others.
+    if principal == Principal::anonymous() && !identity.is_admin() {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "no_principal",
+            "calls without a key share one principal: delete records by their ids",
+        ));
+    }
+    let records = log.delete_principal(&principal).await?;
+    Ok(Json(DeletedBody { records }))
+}
+
+/// What callers without a key are called.
+const ANONYMOUS: &str = "anonymous";
+
+/// The principal of a key's name.
+fn named(name: &str) -> Principal {
+    match name {
+        ANONYMOUS => Principal::anonymous(),
+        name => Principal::of_key(name),
+    }
+}

@@ -1,0 +1,200 @@
+//! Which traffic is kept, on whose behalf, and what is done when it cannot be.
+
+use axum::extract::FromRequestParts;
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use super::keys::Caller;
+use crate::preference::log::{Consent, Principal, TrafficLog};
+
+/// How the server keeps its traffic.
+#[derive(Clone, Default)]
+pub struct TrafficConfig {
+    /// Where; without a log nothing is kept.
+    pub log: Option<TrafficLog>,
+    /// What may be done with a call that says nothing. Nothing, unless the operator says so.
+    pub default: Consent,
+    /// The most that may be done with any call, whatever it says.
+    pub allowed: Permitted,
+    pub on_failure: OnLogFailure,
+    /// Whether `user` says on whose behalf a call comes. Only where callers are trusted to say the truth: it decides who
+    /// reads a record, and how much one person may teach the model.
+    pub trust_user: bool,
+}
+
+/// A ceiling: everything, unless the operator says less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permitted(pub Consent);
+
+impl Default for Permitted {
+    fn default() -> Self {
+        Self(Consent {
+            retain: true,
+            train: true,
+        })
+    }
+}
+
+/// What becomes of calls whose record cannot be committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLogFailure {
+    /// They are answered, with `"logged": false`.
+    #[default]
+    ServeUnlogged,
+    /// They are turned away with 503.
+    Refuse,
+}
+
+impl std::str::FromStr for OnLogFailure {
+    type Err = String;
+
+    /// `serve-unlogged` or `refuse`.
+    fn from_str(said: &str) -> Result<Self, String> {
+        match said {
+            "serve-unlogged" => Ok(Self::ServeUnlogged),
+            "refuse" => Ok(Self::Refuse),
+            _ => Err(format!("`{said}` is neither serve-unlogged nor refuse")),
+        }
+    }
+}
+
+/// What a call may be used for. What the server or the key forbids stays forbidden: the strictest of them decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogBody {
+    /// Whether the call and its answers are kept. By default as the server is set up, or true beside `"train": true`.
+    pub retain: Option<bool>,
+    /// Whether the model may be trained on what is kept. By default as the server is set up: no, unless the operator says yes.
+    pub train: Option<bool>,
+}
+
+impl TrafficConfig {
+    /// What may be done with a call: the least of what the server, the key and the call itself allow.
+    ///
+    /// # Errors
+    /// A call that contradicts itself, or asks a server without a log to keep it.
+    pub fn consent(
+        &self,
+        caller: Option<&Caller>,
+        said: Option<LogBody>,
+    ) -> Result<Consent, ApiError> {
+        let said = said.unwrap_or_default();
+        let to_train = said.train == Some(true);
+        if to_train && said.retain == Some(false) {
+            return Err(ApiError::invalid(
+                "log",
+                "what is not retained cannot be trained on",
+            ));
+        }
+        if self.log.is_none() {
+            return match to_train || said.retain == Some(true) {
+                true => Err(ApiError::invalid("log", "this server keeps no log")),
+                false => Ok(Consent::default()),
+            };
+        }
+        let key = caller.map_or(self.allowed.0, |caller| caller.allowed);
+        let allowed = |what: fn(&Consent) -> bool| what(&self.allowed.0) && what(&key);
+        let retain = said.retain.unwrap_or(self.default.retain || to_train);
+        let train = said.train.unwrap_or(self.default.train);
+        let retain = retain && allowed(|consent| consent.retain);
+        Ok(Consent {
+            retain,
+            train: retain && train && allowed(|consent| consent.train),
+        })
+    }
+
+    /// On whose behalf a call comes. `user` counts only where it is trusted.
+    pub fn principal(&self, caller: Option<&Caller>, user: Option<&str>) -> Principal {
+        let user = user.filter(|_| self.trust_user);
+        match (caller, user) {
+            (None, None) => Principal::anonymous(),
+            // A key of the operators' and one of the callers' may have one name.
+            (Some(caller), None) if caller.admin => user_of(None, &format!("admin\n{}", caller.name)),
+            (Some(caller), None) => Principal::of_key(&caller.name),
+            (caller, Some(user)) => user_of(caller.map(|caller| &*caller.name), user),
+        }
+    }
+
+    /// The log, or a clear refusal.
+    pub fn log(&self) -> Result<&TrafficLog, ApiError> {
+        self.log.as_ref().ok_or_else(|| {
+            ApiError::new(
+                StatusCode::NOT_FOUND,
+                "no_log",
+                "this server keeps no log",
+            )
+        })
+    }
+}
+
+/// A user of a key, or of nobody's. No key's name holds a line break, so that no key is taken for a user.
+pub fn user_of(key: Option<&str>, user: &str) -> Principal {
+    Principal::of_key(&format!("{}\n{user}", key.unwrap_or_default()))
+}
+
+/// Who calls, and what the call is called.
+#[derive(Debug, Clone, Default)]
+pub struct Identity {
+    pub caller: Option<Caller>,
+    /// The same key of the same principal names the same record.
+    pub idempotency_key: Option<String>,
+}
+
+/// What the API's description says of the header.
+pub const IDEMPOTENCY: &str = "Names the call. Made again under the same name by the same principal it is no second record: the answer names \
+    the record of the first, and without a seed of its own it draws by the same seed, so that the same weights give the same answer.";
+
+/// The header by which a call that is made again is known.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The longest idempotency key.
+const MAX_IDEMPOTENCY_KEY: usize = 255;
+
+impl<S: Send + Sync> FromRequestParts<S> for Identity {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let key = parts.headers.get(IDEMPOTENCY_KEY).map(|value| {
+            let said = value.to_str().unwrap_or_default().trim();
+            match !said.is_empty() && said.len() <= MAX_IDEMPOTENCY_KEY {
+                true => Ok(said.to_owned()),
+                false => Err(ApiError::invalid(
+                    "Idempotency-Key",
+                    format!("must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"),
+                )),
+            }
+        });
+        Ok(Self {
+            caller: parts.extensions.get::<Caller>().cloned(),
+            idempotency_key: key.transpose()?,
+        })
+    }
+}
+
+impl Identity {
+    /// Whether an operator calls.
+    pub fn is_admin(&self) -> bool {
+        self.caller.as_ref().is_some_and(|caller| caller.admin)
+    }
+
+    /// Who calls, for the audit trail.
+    pub fn actor(&self) -> String {
+        let name = self.caller.as_ref().map(|caller| caller.name.to_string());
+        name.unwrap_or_else(|| "anonymous".to_owned())
+    }
+
+    /// A seed for samples of `prompt` (of several, which) where the caller names none: a call that is made again under its key
+    /// is answered the same.
+    pub fn seed(&self, principal: &Principal, prompt: usize) -> u64 {
+        let Some(key) = &self.idempotency_key else {
+            return rand::random();
+        };
+        let digest = Sha256::digest(format!("{principal}\n{prompt}\n{key}"));
+        let (first, _) = digest.split_at(size_of::<u64>());
+        first.iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte))
+    }
+}

@@ -1,0 +1,296 @@
+//! Weights as versioned, immutable values: one base, any number of adapters over it, and who serves as what.
+//!
+//! Nothing that is served is ever written to. A version is *published* once its tensors are in memory of their own, and is
+//! found from then on for as long as somebody holds a [`WeightsLease`] of it: a role, a request in flight, a gate that
+//! compares a candidate. With the last lease its memory goes. A swap is one store of three leases: requests in flight
+//! keep theirs, later ones get the new.
+
+mod roles;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+
+use serde::{Deserialize, Serialize};
+
+use super::adapter::{self, AdapterWeights, LoraConfig};
+use super::{Decoder, ModelError};
+use crate::nn::Adapter;
+pub use roles::{Canary, PrincipalHash, Role, Roles};
+
+/// Counts the weights a store has published, from 1, which is the base; no number is given twice.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct WeightsVersion(pub u64);
+
+impl fmt::Display for WeightsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What weights are called beyond this process: `base`, or the digest of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WeightsName(Arc<str>);
+
+impl WeightsName {
+    /// What the weights without an adapter are called.
+    pub const BASE: &str = "base";
+
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WeightsName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why weights were not published, or may not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("`{0}` names no adapter: it is empty, or the base's own name")]
+    Name(String),
+    #[error("weights `{0}` are of another store")]
+    Foreign(WeightsName),
+    #[error("a canary's share must be between 0 and 1, not {0}")]
+    Share(f64),
+}
+
+/// One version.
+#[derive(Debug)]
+struct Weights {
+    version: WeightsVersion,
+    name: WeightsName,
+    /// The base alone has none.
+    adapter: Option<Adapter>,
+    bytes: usize,
+    /// Tells stores apart.
+    store: Arc<()>,
+}
+
+/// Holds one version of the weights in memory. Clones hold the same.
+#[derive(Debug, Clone)]
+pub struct WeightsLease(Arc<Weights>);
+
+impl WeightsLease {
+    pub fn version(&self) -> WeightsVersion {
+        self.0.version
+    }
+
+    pub fn name(&self) -> &WeightsName {
+        &self.0.name
+    }
+
+    /// What is computed beside the base.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.0.adapter.as_ref()
+    }
+}
+
+impl PartialEq for WeightsLease {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// A version that is in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionStatus {
+    pub version: WeightsVersion,
+    pub name: WeightsName,
+    /// Who holds it beside the roles: requests in flight, and whoever published or gates it.
+    pub leases: usize,
+    /// The factors of its adapter; of the base, its matrices.
+    pub bytes: usize,
+}
+
+/// See the module's documentation. A handle: clones share the store.
+#[derive(Debug, Clone)]
+pub struct WeightStore(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    decoder: Decoder,
+    base: WeightsLease,
+    roles: RwLock<Roles>,
+    published: Mutex<Published>,
+}
+
+#[derive(Debug)]
+struct Published {
+    last: WeightsVersion,
+    /// What may still be held; swept whenever something is published or listed.
+    adapters: HashMap<WeightsName, Weak<Weights>>,
+}
+
+impl WeightStore {
+    /// A store in which the base serves as everything.
+    pub fn new(base: Decoder) -> Self {
+        let lease = WeightsLease(Arc::new(Weights {
+            version: WeightsVersion(1),
+            name: WeightsName::new(WeightsName::BASE),
+            adapter: None,
+            bytes: base.bytes(),
+            store: Arc::default(),
+        }));
+        Self(Arc::new(Shared {
+            roles: RwLock::new(Roles::all(&lease)),
+            published: Mutex::new(Published {
+                last: lease.version(),
+                adapters: HashMap::new(),
+            }),
+            base: lease,
+            decoder: base,
+        }))
+    }
+
+    /// The decoder that all versions share.
+    pub fn decoder(&self) -> &Decoder {
+        &self.0.decoder
+    }
+
+    /// The weights without an adapter.
+    pub fn base(&self) -> &WeightsLease {
+        &self.0.base
+    }
+
+    /// Publishes a PEFT directory; see [`Self::publish`].
+    ///
+    /// # Errors
+    /// Also those of [`adapter::load`].
+    pub fn publish_dir(&self, name: &str, dir: &Path) -> Result<WeightsLease, ModelError> {
+        let (config, weights) = adapter::load(dir)?;
+        self.publish(name, &config, &weights)
+    }
+
+    /// Makes an adapter servable, in memory of its own: the tensors may go on changing. It serves as nothing yet, and is
+    /// gone when its leases are. Takes time that a thread which serves should not spend.
+    ///
+    /// A name stands for contents: where it is in memory already, that version is given.
+    ///
+    /// # Errors
+    /// A name that cannot be one; factors that do not fit the base or hold a NaN or infinity.
+    pub fn publish(
+        &self,
+        name: &str,
+        config: &LoraConfig,
+        weights: &AdapterWeights,
+    ) -> Result<WeightsLease, ModelError> {
+        if name.is_empty() || name == WeightsName::BASE {
+            return Err(StoreError::Name(name.to_owned()).into());
+        }
+        if let Some(lease) = self.find(name) {
+            return Ok(lease);
+        }
+        let adapter = adapter::for_serving(config, weights, self.decoder())?;
+        let name = WeightsName::new(name);
+        let mut published = self.published();
+        // Somebody may have been faster.
+        if let Some(weights) = published.adapters.get(&name).and_then(Weak::upgrade) {
+            return Ok(WeightsLease(weights));
+        }
+        published.last.0 += 1;
+        let weights = Arc::new(Weights {
+            version: published.last,
+            name: name.clone(),
+            bytes: adapter.bytes(),
+            adapter: Some(adapter),
+            store: Arc::clone(&self.0.base.0.store),
+        });
+        published.adapters.retain(|_, held| held.strong_count() > 0);
+        published.adapters.insert(name, Arc::downgrade(&weights));
+        Ok(WeightsLease(weights))
+    }
+
+    /// The version of this name, if it is in memory.
+    pub fn find(&self, name: &str) -> Option<WeightsLease> {
+        if name == WeightsName::BASE {
+            return Some(self.0.base.clone());
+        }
+        let published = self.published();
+        let held = published.adapters.get(&WeightsName::new(name))?;
+        held.upgrade().map(WeightsLease)
+    }
+
+    /// Whether the lease is of this store.
+    pub fn owns(&self, lease: &WeightsLease) -> bool {
+        Arc::ptr_eq(&lease.0.store, &self.0.base.0.store)
+    }
+
+    /// Who serves as what from now on, all at once.
+    ///
+    /// # Errors
+    /// A share that is none; weights of another store. Nothing has changed then.
+    pub fn set_roles(&self, roles: Roles) -> Result<(), ModelError> {
+        if let Some(foreign) = roles.leases().find(|lease| !self.owns(lease)) {
+            return Err(StoreError::Foreign(foreign.name().clone()).into());
+        }
+        if let Some(canary) = &roles.canary
+            && !(0.0..=1.0).contains(&canary.share)
+        {
+            return Err(StoreError::Share(canary.share).into());
+        }
+        let mut current = self.0.roles.write().unwrap_or_else(PoisonError::into_inner);
+        // Tensors that are freed are freed after the lock.
+        let before = std::mem::replace(&mut *current, roles);
+        drop(current);
+        drop(before);
+        Ok(())
+    }
+
+    pub fn roles(&self) -> Roles {
+        let roles = self.0.roles.read();
+        roles.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The weights that serve as `role` now; as policy, for this principal.
+    pub fn lease(&self, role: Role, principal: Option<PrincipalHash>) -> WeightsLease {
+        let roles = self.0.roles.read().unwrap_or_else(PoisonError::into_inner);
+        roles.of(role, principal).clone()
+    }
+
+    /// What is in memory, the oldest first.
+    pub fn versions(&self) -> Vec<VersionStatus> {
+        let roles = self.roles();
+        let adapters: Vec<WeightsLease> = {
+            let mut published = self.published();
+            published.adapters.retain(|_, held| held.strong_count() > 0);
+            let held = published.adapters.values().filter_map(Weak::upgrade);
+            held.map(WeightsLease).collect()
+        };
+        let status = |lease: &WeightsLease, own: usize| {
+            let serving = roles.leases().filter(|role| *role == lease).count();
+            // The roles in the store, their copies here, and what this call holds beside.
+            let known = 2 * serving + own;
+            VersionStatus {
+                version: lease.version(),
+                name: lease.name().clone(),
+                leases: Arc::strong_count(&lease.0).saturating_sub(known),
+                bytes: lease.0.bytes,
+            }
+        };
+        let mut versions = vec![status(&self.0.base, 1)];
+        versions.extend(adapters.iter().map(|lease| status(lease, 1)));
+        versions.sort_by_key(|status| status.version);
+        versions
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        let published = self.0.published.lock();
+        published.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! How the log is set up.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::Redaction;
+
+/// What [`TrafficLog::open`](super::TrafficLog::open) needs.
+#[derive(Clone)]
+pub struct LogConfig {
+    /// `sqlite:PATH` or `postgres://...`. May hold a password: it is never printed.
+    pub url: String,
+    /// Records that may wait for the writer; one more is refused at once.
+    pub queue: usize,
+    /// How long records are kept; none keeps them until they are deleted.
+    pub retention: Option<Duration>,
+    /// What is taken out of records before they are written.
+    pub redaction: Redaction,
+    pub trust: FeedbackTrust,
+    /// How long a connection or a commit may take before the database counts as unavailable.
+    pub patience: Duration,
+}
+
+impl LogConfig {
+    /// The defaults over a database.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            queue: 1024,
+            retention: None,
+            redaction: Redaction::default(),
+            trust: FeedbackTrust::default(),
+            patience: Duration::from_secs(10),
+        }
+    }
+
+    /// The defaults over an SQLite file, made if it is not there.
+    pub fn sqlite(file: &Path) -> Self {
+        Self::new(super::database::sqlite_url(file))
+    }
+}
+
+impl fmt::Debug for LogConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogConfig")
+            .field("url", &without_password(&self.url))
+            .field("queue", &self.queue)
+            .field("retention", &self.retention)
+            .field("redaction", &self.redaction)
+            .field("trust", &self.trust)
+            .field("patience", &self.patience)
+            .finish()
+    }
+}
+
+/// The URL as it may be shown: without user, password and parameters, each of which can hold a secret.
+pub(super) fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.split('?').next().unwrap_or_default().to_owned();
+    };
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{host}")
+}
+
+/// When feedback becomes a preference pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FeedbackTrust {
+    /// It is kept and never trained on.
+    #[default]
+    Never,
+    /// When this many different principals say the same, or the judge agrees in both orders.
+    Corroborated { principals: u32 },
+    /// As soon as one principal says so.
+    Always,
+}
+
+impl FromStr for FeedbackTrust {
+    type Err = String;
+
+    /// `never`, `corroborated:K` or `always`.
+    fn from_str(said: &str) -> Result<Self, String> {
+        match said.split_once(':') {
+            None if said == "never" => Ok(Self::Never),
+            None if said == "always" => Ok(Self::Always),
+            Some(("corroborated", count)) => match count.parse() {
+                Ok(principals) if principals >= 2 => Ok(Self::Corroborated { principals }),
+                _ => Err(format!("`{count}` is no number of principals from 2 up")),
+            },
+            _ => Err(format!(
+                "`{said}` is none of never, corroborated:K and always"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for FeedbackTrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Never => f.write_str("never"),
+            Self::Corroborated { principals } => write!(f, "corroborated:{principals}"),
+            Self::Always => f.write_str("always"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for url in [
+            "postgres://joe:s3cret@db.example/log",
+            "postgres://db.example/log?password=s3cret",
+            "postgres://joe:s3cr@s3cret@db.example/log?user=s3cret",
+        ] {
+            let shown = format!("{:?}", LogConfig::new(url));
+            assert!(!shown.contains("s3cret"), "{shown}");
+            assert!(shown.contains("postgres://db.example/log"), "{shown}");
+        }
+        let file = LogConfig::sqlite(Path::new("/data/log.sqlite"));
+        assert!(format!("{file:?}").contains("/data/log.sqlite"));
+    }
+
+    #[test]
+    fn trust_is_said_in_words() {
+        for said in ["never", "corroborated:3", "always"] {
+            let trust: FeedbackTrust = said.parse().unwrap();
+            assert_eq!(trust.to_string(), said);
+        }
+        for wrong in [
+            "",
+            "sometimes",
+            "corroborated",
+            "corroborated:1",
+            "corroborated:x",
+        ] {
+            assert!(wrong.parse::<FeedbackTrust>().is_err(), "{wrong}");
+        }
+    }
+}

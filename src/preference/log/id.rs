@@ -1,0 +1,187 @@
+//! Names of things in the log: records, principals, generations, stages.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Crockford's base 32: no letter looks like a digit.
+const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// Characters of a record's id: 48 bits of time and 80 random bits, 5 bits each.
+const ID_CHARS: usize = 26;
+
+/// Milliseconds since 1970, UTC.
+pub type UnixMillis = i64;
+
+/// Now, by this machine's clock.
+pub fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
+}
+
+/// A record's name, a ULID: it sorts by time of creation and cannot be guessed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RecordId(String);
+
+impl RecordId {
+    pub(super) fn new(at: UnixMillis) -> Self {
+        let time = (at.max(0) as u128) & ((1 << 48) - 1);
+        let random = rand::random::<u128>() & ((1 << 80) - 1);
+        let bits = (time << 80) | random;
+        let chars = (0..ID_CHARS).rev();
+        Self(
+            chars
+                .map(|at| ALPHABET[(bits >> (5 * at)) as usize & 31] as char)
+                .collect(),
+        )
+    }
+
+    /// The id, if the text can be one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let known = |c: u8| ALPHABET.contains(&c);
+        (text.len() == ID_CHARS && text.bytes().all(known)).then(|| Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Where the record falls among 1000 equal parts: a function of the id alone, so a held-out row stays held out.
+    pub(super) fn bucket(&self) -> i64 {
+        let digest = Sha256::digest(self.0.as_bytes());
+        i64::from(u32::from_be_bytes([
+            digest[0], digest[1], digest[2], digest[3],
+        ])) % 1000
+    }
+}
+
+impl TryFrom<String> for RecordId {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        Self::parse(&text).ok_or_else(|| format!("`{text}` is no record id"))
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// On whose behalf a request came: the hash of its key's name, or nobody known. The name itself is never stored.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Principal(String);
+
+impl Principal {
+    /// Requests without a key: all of them are one principal, so that they share one cap.
+    pub fn anonymous() -> Self {
+        Self("anonymous".to_owned())
+    }
+
+    /// The owner of the key called `name`.
+    pub fn of_key(name: &str) -> Self {
+        Self(hex(&Sha256::digest(name.as_bytes())))
+    }
+
+    pub(super) fn stored(text: String) -> Self {
+        Self(text)
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A generation's name: the digest of its directory, or [`GenerationId::base`], the model without an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GenerationId(String);
+
+impl GenerationId {
+    /// The served base without an adapter: generation 0.
+    pub fn base() -> Self {
+        Self("base".to_owned())
+    }
+
+    pub fn new(digest: impl Into<String>) -> Self {
+        Self(digest.into())
+    }
+
+    pub fn is_base(&self) -> bool {
+        self.0 == "base"
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GenerationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stage's number, counted from 1 over the life of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StageId(pub i64);
+
+impl fmt::Display for StageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn record_ids_sort_by_time_and_can_be_read_back() {
+        let (early, late) = (RecordId::new(1_000), RecordId::new(2_000));
+        assert!(early < late);
+        assert_eq!(RecordId::parse(early.as_str()), Some(early.clone()));
+        assert_ne!(RecordId::new(1_000), early);
+        for wrong in [
+            "",
+            "01",
+            "01ARZ3NDEKTSV4RRFFQ69G5FAI",
+            "../../../../etc/passwd-----",
+        ] {
+            assert_eq!(RecordId::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn buckets_depend_on_the_id_alone_and_spread() {
+        let ids: Vec<_> = (0..2000).map(RecordId::new).collect();
+        assert!(ids.iter().all(|id| id.bucket() == id.clone().bucket()));
+        let low = ids.iter().filter(|id| id.bucket() < 500).count();
+        // 1000 expected, standard deviation 22.
+        assert!((850..1150).contains(&low), "{low}");
+    }
+
+    #[test]
+    fn a_principal_does_not_show_its_key() {
+        let principal = Principal::of_key("alice");
+        assert!(!principal.as_str().contains("alice"));
+        assert_eq!(principal, Principal::of_key("alice"));
+        assert_ne!(principal, Principal::of_key("bob"));
+    }
+}

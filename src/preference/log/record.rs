@@ -1,0 +1,258 @@
+//! What is logged: a request with its samples, verdicts, pairs and feedback.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{LogError, Principal, RecordId, Result, UnixMillis};
+use crate::preference::Message;
+
+/// Implements the stored word of a closed set of names, both ways.
+macro_rules! stored_words {
+    ($name:ident, $what:literal, $($variant:ident => $word:literal),+ $(,)?) => {
+        impl $name {
+            pub fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $word),+ }
+            }
+
+            pub(crate) fn stored(word: &str) -> Result<Self> {
+                match word {
+                    $($word => Ok($name::$variant),)+
+                    other => Err(LogError::Corrupt(format!("`{other}` is no {}", $what))),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+pub(super) use stored_words;
+
+/// What was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordKind {
+    Generate,
+    Judge,
+    /// Pairs read from a file.
+    Imported,
+}
+
+stored_words!(RecordKind, "kind of record", Generate => "generate", Judge => "judge", Imported => "imported");
+
+/// What the principal allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Consent {
+    /// The record may be kept. Without it nothing is written.
+    pub retain: bool,
+    /// The model may be trained on it.
+    pub train: bool,
+}
+
+/// What was asked, as it was asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Prompt {
+    Text(String),
+    Messages(Vec<Message>),
+}
+
+/// One answer.
+///
+/// A sample the model drew has a log-probability for every token: raw, of the full vocabulary at temperature 1, in nats, so that
+/// whatever the sampling parameters were, importance ratios can be computed. A text somebody gave has neither.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub token_ids: Vec<u32>,
+    pub text: String,
+    /// One per token, or none at all.
+    pub logprobs: Vec<f32>,
+    pub seed: Option<u64>,
+    /// Sampling parameters as JSON; null if the text was given.
+    pub sampling: Value,
+    /// `stop`, `length`, ...; none if the text was given.
+    pub finish_reason: Option<String>,
+    /// The weights that wrote it, as responses name them; none if the text was given.
+    pub version: Option<String>,
+}
+
+impl Sample {
+    /// A text that was not drawn from the model: a judged candidate, an edited answer.
+    pub fn given(text: impl Into<String>) -> Self {
+        Self {
+            token_ids: Vec::new(),
+            text: text.into(),
+            logprobs: Vec::new(),
+            seed: None,
+            sampling: Value::Null,
+            finish_reason: None,
+            version: None,
+        }
+    }
+}
+
+/// A comparison of two samples of one record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedVerdict {
+    /// Index of the first sample among the record's.
+    pub a: usize,
+    /// Index of the second sample.
+    pub b: usize,
+    /// Probability that `a` is better, with `a` shown first and with `a` shown second.
+    pub orders: [f32; 2],
+    /// Probability that `a` is better, both orders together.
+    pub p: f32,
+    /// Whether both orders name the same winner.
+    pub consistent: bool,
+    /// Probability the judge puts on the two labels together.
+    pub label_mass: f32,
+    /// Ids or texts of the principles it was made under.
+    pub principles: Vec<String>,
+    /// The judge's weights.
+    pub version: String,
+}
+
+impl LoggedVerdict {
+    /// The preference pair this match is for free: the winner over the loser. None if neither won.
+    pub fn pair(&self, source: PairSource) -> Option<LoggedPair> {
+        let (chosen, rejected, margin) = match self.p {
+            p if p > 0.5 => (self.a, self.b, p),
+            p if p < 0.5 => (self.b, self.a, 1.0 - p),
+            _ => return None,
+        };
+        Some(LoggedPair {
+            chosen,
+            rejected,
+            margin,
+            source,
+            principles: self.principles.clone(),
+        })
+    }
+}
+
+/// Where a pair comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairSource {
+    /// A match of a tournament or a best-of-N that somebody asked for.
+    Tournament,
+    /// Two fresh samples the trainer drew and judged.
+    OnPolicy,
+    /// What principals said.
+    Feedback,
+    /// Written under contrasting principles.
+    Contrast,
+    /// Read from a file.
+    Imported,
+}
+
+stored_words!(
+    PairSource, "source of a pair",
+    Tournament => "tournament", OnPolicy => "on_policy", Feedback => "feedback", Contrast => "contrast", Imported => "imported",
+);
+
+/// Two samples of one record, the first preferred.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoggedPair {
+    /// Index of the preferred sample among the record's.
+    pub chosen: usize,
+    pub rejected: usize,
+    /// Probability that `chosen` is better, above 1/2.
+    pub margin: f32,
+    pub source: PairSource,
+    pub principles: Vec<String>,
+}
+
+/// A record to be appended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRecord {
+    pub kind: RecordKind,
+    pub principal: Principal,
+    pub consent: Consent,
+    /// The same key of the same principal names the same record: a retry is no second record.
+    pub idempotency_key: Option<String>,
+    pub prompt: Prompt,
+    /// What the model read; dropped if redaction changes the prompt, because tokens would give away what was taken out.
+    pub prompt_token_ids: Vec<u32>,
+    /// The weights that answered.
+    pub version: String,
+    pub samples: Vec<Sample>,
+    pub verdicts: Vec<LoggedVerdict>,
+    pub pairs: Vec<LoggedPair>,
+}
+
+impl NewRecord {
+    /// Makes a pair of every verdict that names a winner.
+    pub fn pair_verdicts(&mut self, source: PairSource) {
+        let made = self.verdicts.iter().filter_map(|v| v.pair(source));
+        self.pairs.extend(made);
+    }
+}
+
+/// What the trainer adds to a record. Indices count the addition's own samples from 0.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Addition {
+    pub samples: Vec<Sample>,
+    pub verdicts: Vec<LoggedVerdict>,
+    pub pairs: Vec<LoggedPair>,
+}
+
+/// A record as it is read back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoggedRecord {
+    pub id: RecordId,
+    pub kind: RecordKind,
+    pub principal: Principal,
+    pub created_at: UnixMillis,
+    pub consent: Consent,
+    pub prompt: Prompt,
+    /// Empty if redaction changed the prompt.
+    pub prompt_token_ids: Vec<u32>,
+    /// Whether redaction replaced anything in the record.
+    pub redacted: bool,
+    pub version: String,
+    pub samples: Vec<Sample>,
+    pub verdicts: Vec<LoggedVerdict>,
+    pub pairs: Vec<LoggedPair>,
+    pub feedback: Vec<LoggedFeedback>,
+}
+
+/// What a principal says about a record's answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Feedback {
+    /// One answer is good or bad.
+    Thumbs { sample: usize, up: bool },
+    /// One answer is better than all others.
+    Preferred { sample: usize },
+    /// How the answer should have read.
+    Edited { sample: usize, text: String },
+}
+
+/// Feedback as it is stored: one of each kind and sample for a principal, the latest counts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoggedFeedback {
+    pub principal: Principal,
+    pub created_at: UnixMillis,
+    pub feedback: Feedback,
+}
+
+/// What became of feedback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct FeedbackOutcome {
+    /// Pairs that follow from all of the record's feedback under the trust policy.
+    pub pairs: usize,
+}
+
+/// Whose records an operation may touch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// The operator's view.
+    All,
+    Only(Principal),
+}

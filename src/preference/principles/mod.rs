@@ -1,0 +1,245 @@
+//! The principle table that is in force: versioned, shared, and kept across restarts.
+//!
+//! Whoever judges takes one [`VersionedTable`] and judges a whole call or stage by it; a new table is there from the next one
+//! on. A replacement names the version that it replaces, so that of two people who edit at once the second is told.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Principle, PrincipleError, PrincipleTable};
+use crate::fault;
+
+/// The table's file in the data directory.
+pub const PRINCIPLES_FILE: &str = "principles.toml";
+
+/// A table and its number. Versions begin at 1 and only rise.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VersionedTable {
+    pub version: u64,
+    pub table: PrincipleTable,
+}
+
+/// What a table cannot be read or replaced for.
+#[derive(Debug, thiserror::Error)]
+pub enum PrinciplesError {
+    #[error("{path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}")]
+    Toml {
+        path: PathBuf,
+        source: toml::de::Error,
+    },
+    #[error("{path}: {source}")]
+    Table {
+        path: PathBuf,
+        source: PrincipleError,
+    },
+    #[error("the table's version is {current}, not {expected}")]
+    Stale { expected: u64, current: u64 },
+}
+
+/// The table in force. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Principles {
+    current: Arc<RwLock<Arc<VersionedTable>>>,
+    /// Where it is kept, and who may write there. Without a place it is forgotten with the process.
+    file: Arc<Mutex<Option<PathBuf>>>,
+}
+
+/// The file's shape.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: u64,
+    #[serde(rename = "principle", default)]
+    principles: Vec<Principle>,
+}
+
+impl Principles {
+    /// `table` as version 1, kept nowhere.
+    pub fn in_memory(table: PrincipleTable) -> Self {
+        Self::with(VersionedTable { version: 1, table }, None)
+    }
+
+    /// The table that was kept in `dir`, or `default` as version 1 where none was.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds no valid table.
+    pub fn open(dir: &Path, default: PrincipleTable) -> Result<Self, PrinciplesError> {
+        let path = dir.join(PRINCIPLES_FILE);
+        let first = match fs::read_to_string(&path) {
+            Ok(text) => read(&path, &text)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => VersionedTable {
+                version: 1,
+                table: default,
+            },
+            Err(source) => return Err(PrinciplesError::Io { path, source }),
+        };
+        Ok(Self::with(first, Some(path)))
+    }
+
+    fn with(first: VersionedTable, file: Option<PathBuf>) -> Self {
+        Self {
+            current: Arc::new(RwLock::new(Arc::new(first))),
+            file: Arc::new(Mutex::new(file)),
+        }
+    }
+
+    /// The table in force now.
+    pub fn current(&self) -> Arc<VersionedTable> {
+        // A reference is stored whole or not at all, whoever panicked.
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts `table` in force in place of version `expected`, once it is on disk. Blocks for that long.
+    ///
+    /// # Errors
+    /// [`PrinciplesError::Stale`] where another version is in force; what goes wrong in writing leaves the old one in force.
+    pub fn replace(
+        &self,
+        expected: u64,
+        table: PrincipleTable,
+    ) -> Result<Arc<VersionedTable>, PrinciplesError> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current().version;
+        if current != expected {
+            return Err(PrinciplesError::Stale { expected, current });
+        }
+        let next = Arc::new(VersionedTable {
+            version: current + 1,
+            table,
+        });
+        if let Some(path) = file.as_deref() {
+            write(path, &next).map_err(|source| PrinciplesError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+        }
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        Ok(next)
+    }
+}
+
+fn read(path: &Path, text: &str) -> Result<VersionedTable, PrinciplesError> {
+    let stored: Stored = toml::from_str(text).map_err(|source| PrinciplesError::Toml {
+        path: path.to_owned(),
+        source,
+    })?;
+    let table =
+        PrincipleTable::new(stored.principles).map_err(|source| PrinciplesError::Table {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(VersionedTable {
+        version: stored.version,
+        table,
+    })
+}
+
+/// The old file or the new one is there at any time, whole.
+fn write(path: &Path, table: &VersionedTable) -> std::io::Result<()> {
+    let stored = Stored {
+        version: table.version,
+        principles: table.table.iter().cloned().collect(),
+    };
+    let text = toml::to_string(&stored).map_err(std::io::Error::other)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let mut draft = tempfile::NamedTempFile::new_in(dir)?;
+    draft.write_all(text.as_bytes())?;
+    draft.as_file().sync_all()?;
+    fault::point("principles.before_rename");
+    draft.persist(path)?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(weight: f64) -> PrincipleTable {
+        PrincipleTable::from_toml(&format!(
+            "[[principle]]\nid = 'brief'\ntext = 'brief'\nweight = {weight:.2}\npolarity = 'forbid'"
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_table_is_replaced_by_who_knows_its_version_and_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Principles::open(dir.path(), table(1.0)).unwrap();
+        let principles = open();
+        let held = principles.current();
+        assert_eq!(held.version, 1);
+        let clone = principles.clone();
+        assert_eq!(clone.replace(1, table(0.25)).unwrap().version, 2);
+        assert!(matches!(
+            principles.replace(1, table(9.0)),
+            Err(PrinciplesError::Stale {
+                expected: 1,
+                current: 2
+            })
+        ));
+        assert_eq!(
+            *principles.current(),
+            VersionedTable {
+                version: 2,
+                table: table(0.25)
+            }
+        );
+        assert_eq!(held.table, table(1.0), "who judges by the old one goes on");
+        assert_eq!(*open().current(), *principles.current());
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "no draft is left: {names:?}");
+    }
+
+    #[test]
+    fn one_of_many_that_replace_the_same_version_succeeds() {
+        let principles = Principles::in_memory(table(1.0));
+        let won = std::thread::scope(|scope| {
+            let tries: Vec<_> = (2..10)
+                .map(|weight| {
+                    let principles = &principles;
+                    scope.spawn(move || principles.replace(1, table(f64::from(weight))).is_ok())
+                })
+                .collect();
+            tries
+                .into_iter()
+                .filter_map(|attempt| attempt.join().ok())
+                .filter(|won| *won)
+                .count()
+        });
+        assert_eq!((won, principles.current().version), (1, 2));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_not_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let principles = Principles::open(&dir.path().join("gone"), table(1.0)).unwrap();
+        assert!(matches!(
+            principles.replace(1, table(2.0)),
+            Err(PrinciplesError::Io { .. })
+        ));
+        assert_eq!(principles.current().version, 1);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in [
+            "version = 1\n[[principle]]\nid = ''\ntext = 'x'",
+            "version = 1\nprinciples = 3",
+            "[[principle]]\nid = 'a'\ntext = 'x'",
+        ] {
+            fs::write(dir.path().join(PRINCIPLES_FILE), text).unwrap();
+            let error = Principles::open(dir.path(), table(1.0)).unwrap_err();
+            assert!(error.to_string().contains(PRINCIPLES_FILE), "{error}");
+        }
+    }
+}

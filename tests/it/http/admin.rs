@@ -1,0 +1,102 @@
+//! What is the operators' to do, and how others are kept from it.
+
+use super::*;
+
+fn table() -> Value {
+    json!({"version": 1, "principles": [{"id": "correct", "text": "correct"}]})
+}
+
+/// What only operators may call.
+const CALLS: [&str; 3] = [
+    "GET /events",
+    "PUT /principles",
+    "DELETE /records?principal=alice",
+];
+
+fn status(server: &Router, said: &str, key: Option<&str>, body: &Value) -> StatusCode {
+    let (method, path) = said.split_once(' ').unwrap();
+    let call = Call {
+        method,
+        path,
+        key,
+        body: (method == "PUT").then_some(body),
+        ..Call::default()
+    };
+    call.of(server).0
+}
+
+#[test]
+fn without_a_key_or_a_listener_of_their_own_nobody_is_an_operator() {
+    let open = logged(&HttpConfig::default(), TrafficConfig::default());
+    for (said, refused) in [
+        ("GET /events", StatusCode::NOT_FOUND),
+        ("PUT /principles", StatusCode::METHOD_NOT_ALLOWED),
+        ("DELETE /records?principal=alice", StatusCode::FORBIDDEN),
+        ("DELETE /records?principal=anonymous", StatusCode::FORBIDDEN),
+    ] {
+        for key in [None, Some("r"), Some("")] {
+            assert_eq!(status(&open.server, said, key, &table()), refused, "{said}");
+        }
+    }
+    assert_eq!(open.principles.current().version, 1);
+}
+
+#[test]
+fn an_operators_key_opens_what_a_callers_does_not() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    for said in CALLS {
+        assert_eq!(status(&logged.server, said, Some("a"), &table()), StatusCode::FORBIDDEN, "{said}");
+        for key in [None, Some("nobody's")] {
+            assert_eq!(status(&logged.server, said, key, &table()), StatusCode::UNAUTHORIZED, "{said}");
+        }
+        assert_eq!(status(&logged.server, said, Some("r"), &table()), StatusCode::OK, "{said}");
+    }
+}
+
+#[test]
+fn a_listener_of_their_own_takes_a_key_where_there_is_one() {
+    let open = logged(&HttpConfig::default(), TrafficConfig::default());
+    let keyed = logged(&keyed(), TrafficConfig::default());
+    for said in CALLS {
+        assert_eq!(status(&open.admin, said, None, &table()), StatusCode::OK, "{said}");
+        assert_eq!(status(&keyed.admin, said, None, &table()), StatusCode::UNAUTHORIZED, "{said}");
+        assert_eq!(status(&keyed.admin, said, Some("a"), &table()), StatusCode::FORBIDDEN, "{said}");
+        assert_eq!(status(&keyed.admin, said, Some("r"), &table()), StatusCode::OK, "{said}");
+    }
+    let elsewhere = status(&open.admin, "GET /v1/models", None, &table());
+    assert_eq!(elsewhere, StatusCode::NOT_FOUND, "it is for nothing else");
+}
+
+#[test]
+fn what_is_done_is_in_the_audit_trail() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true}});
+    posted("/generate", "a", &body).ok(&logged.server);
+    for said in CALLS {
+        assert_eq!(status(&logged.server, said, Some("r"), &table()), StatusCode::OK);
+    }
+    let events = |query: &str| {
+        let call = Call {
+            method: "GET",
+            path: &format!("/events{query}"),
+            key: Some("r"),
+            ..Call::default()
+        };
+        call.of(&logged.server)
+    };
+    let (_, all) = events("");
+    let all = all["events"].as_array().unwrap().clone();
+    let put = all.iter().find(|event| event["action"] == "principles.replaced");
+    let put = put.unwrap_or_else(|| panic!("{all:?}"));
+    assert_eq!((&put["actor"], &put["detail"]["version"]), (&json!("root"), &json!(2)));
+    for (before, after) in all.iter().zip(&all[1..]) {
+        assert_eq!(before["hash"], after["previous"]);
+    }
+    let count = RUNTIME.block_on(logged.log.verify_chain()).unwrap();
+    assert_eq!(count, all.len() as u64);
+    let (_, rest) = events("?after=1&limit=1");
+    assert_eq!(rest["events"], json!(all.get(1).into_iter().collect::<Vec<_>>()));
+    for wrong in ["?limit=0", "?limit=9999", "?after=-1", "?after=x", "?before=1"] {
+        assert_eq!(events(wrong).0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+}
