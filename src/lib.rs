@@ -6,6 +6,7 @@
 //! | floor | modules | what they are |
 //! |---|---|---|
 //! | 11 | `main`, `cli` | what is said on the command line |
+//! | 10 | [`claims`] | the papers' claims, measured on the pocket model |
 //! | 9 | [`app`] | wiring: weights, engine, service, learner, router; the order of starting and stopping |
 //! | 8 | [`eval`], [`http`] | measuring policy and judge; the API |
 //! | 7 | [`learn`] | traffic to pairs to updates to served versions |
@@ -18,6 +19,7 @@
 //! | 0 | [`fault`] | places at which tests kill the process |
 
 pub mod app;
+pub mod claims;
 pub mod cli;
 pub mod device;
 pub mod engine;

@@ -10,7 +10,7 @@ mod data_dir;
 mod learning;
 mod model_files;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::Router;
@@ -26,7 +26,7 @@ use crate::engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use crate::http::{
     AppState, HttpConfig, OnLogFailure, Permitted, TrafficConfig, admin_router, router,
 };
-use crate::learn::{LearnControl, LearnError};
+use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::model::{LanguageModel, LoadOptions, ModelError, WeightStore};
 use crate::preference::log::{Consent, LogConfig, LogError, TrafficLog, now};
 use crate::preference::{Principles, PrinciplesError};
@@ -82,6 +82,7 @@ pub struct TrafficOptions {
 
 /// A running program without its sockets.
 pub struct App {
+    pub model_name: String,
     /// What callers reach.
     pub router: Router,
     /// What operators reach, on a listener of their own.
@@ -90,13 +91,14 @@ pub struct App {
     pub metrics: Metrics,
     /// Where it learns.
     pub control: Option<LearnControl>,
+    pub publisher: Option<Publisher>,
     pub log: Option<TrafficLog>,
     pub service: Service,
     engine_thread: EngineThread,
     tasks: Vec<JoinHandle<()>>,
     arbiter: DeviceArbiter,
-    // The embedded model's files: unpacked for as long as the program runs.
-    _model: ModelFiles,
+    /// An embedded model's files are unpacked for as long as the program runs.
+    model: ModelFiles,
 }
 
 /// Between two looks at what is too old.
@@ -123,7 +125,7 @@ impl App {
         let metrics = Metrics::new(&config.model_name);
         let store = WeightStore::new(model.decoder().clone());
         let min_share = config.learn.as_ref().map_or(0.0, |learn| learn.min_share);
-        let arbiter = DeviceArbiter::new(ArbiterConfig { min_share }, config.device.clone());
+        let arbiter = DeviceArbiter::new(ArbiterConfig { min_share }, config.device.clone())?;
         let (engine, engine_thread) = Engine::start_beside(
             store.clone(),
             &config.engine,
@@ -177,6 +179,7 @@ impl App {
             trust_user: config.traffic.trust_user,
         };
         let control = learning.as_ref().and_then(|learning| learning.control.clone());
+        let publisher = learning.as_ref().map(|learning| learning.publisher.clone());
         let mut state = AppState::new(
             service.clone(),
             &config.model_name,
@@ -189,18 +192,25 @@ impl App {
             state = state.with_learning(learning);
         }
         Ok(Self {
+            model_name: config.model_name,
             router: router(state.clone(), &config.http),
             admin_router: admin_router(state, &config.http),
             capacity,
             metrics,
             control,
+            publisher,
             log,
             service,
             engine_thread,
             tasks,
             arbiter,
-            _model: config.model,
+            model: config.model,
         })
+    }
+
+    /// Where the model's files are.
+    pub fn model_dir(&self) -> &Path {
+        self.model.path()
     }
 
     /// Stops everything, from the top down; sockets have been closed and requests finished before.

@@ -1,5 +1,6 @@
 //! The command line: what was said, turned into one call.
 
+mod claims;
 mod eval;
 mod records;
 mod serve;
@@ -167,6 +168,8 @@ enum PocketCommand {
     },
     /// Write judge data from a model's own samples of the world's training instructions.
     OwnPairs(eval::OwnPairsArgs),
+    /// Reproduce the papers' claims: learn in every way that is compared, measure, say what holds.
+    Claims(claims::ClaimsArgs),
 }
 
 impl Cli {
@@ -224,6 +227,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Command::Pocket(PocketCommand::OwnPairs(args)) => {
             eval::own_pairs(&args, cli.device.open()?)?
+        }
+        Command::Pocket(PocketCommand::Claims(args)) => {
+            claims::run(&args, threads, cli.device.open()?)?
         }
     };
     say(&report)

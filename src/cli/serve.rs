@@ -1,54 +1,24 @@
-//! `selfjudge serve`: wires weights to engine, engine to service, service to HTTP, and takes them down in that order.
+//! `selfjudge serve`: what was said, turned into a program with its sockets, and taken down in order.
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
-use crate::engine::{Engine, EngineConfig, QueueLimits};
-use crate::http::{ApiKeys, AppState, Cors, HttpConfig, RateLimit, router};
-use crate::model::{LanguageModel, LoadOptions, WeightStore, hub};
-use crate::service::Service;
-use crate::telemetry::Metrics;
-
-/// The default model, in the program itself: file names and contents.
-const POCKET: [(&str, &[u8]); 7] = [
-    (
-        "config.json",
-        include_bytes!("../../models/pocket/config.json"),
-    ),
-    (
-        "generation_config.json",
-        include_bytes!("../../models/pocket/generation_config.json"),
-    ),
-    (
-        "model.safetensors",
-        include_bytes!("../../models/pocket/model.safetensors"),
-    ),
-    (
-        "tokenizer.json",
-        include_bytes!("../../models/pocket/tokenizer.json"),
-    ),
-    (
-        "tokenizer_config.json",
-        include_bytes!("../../models/pocket/tokenizer_config.json"),
-    ),
-    (
-        "judge_template.toml",
-        include_bytes!("../../models/pocket/judge_template.toml"),
-    ),
-    (
-        "principles.toml",
-        include_bytes!("../../models/pocket/principles.toml"),
-    ),
-];
+use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::engine::{EngineConfig, QueueLimits};
+use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
+use crate::learn::LearnConfig;
+use crate::preference::log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -111,9 +81,137 @@ pub struct ServeArgs {
     /// The certificate's private key (PEM).
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    keeping: KeepingArgs,
+    #[command(flatten)]
+    learning: LearningArgs,
     /// Seconds that running requests get to finish after SIGTERM.
     #[arg(long, default_value_t = 30)]
     drain_timeout: u64,
+}
+
+/// What is kept of the traffic.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Keeping traffic")]
+pub struct KeepingArgs {
+    /// Where everything is kept that is written: the traffic log, generations, checkpoints. Without it nothing is.
+    #[arg(long, env = "SELFJUDGE_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Keep the log in this database (postgres://…, sqlite:PATH) instead of a file of the data directory.
+    #[arg(long, env = "SELFJUDGE_LOG_URL", hide_env_values = true)]
+    log_url: Option<String>,
+    /// Keep calls that do not say otherwise.
+    #[arg(long)]
+    retain: bool,
+    /// Train on kept calls that do not say otherwise.
+    #[arg(long, requires = "retain")]
+    train: bool,
+    /// Days that records are kept; by default until they are deleted.
+    #[arg(long)]
+    retention_days: Option<u64>,
+    /// What becomes of calls that cannot be logged: serve-unlogged or refuse.
+    #[arg(long, default_value = "serve-unlogged")]
+    on_log_failure: OnLogFailure,
+    /// When feedback becomes a preference pair: never, corroborated:K or always.
+    #[arg(long, default_value = "never")]
+    trust_feedback: FeedbackTrust,
+    /// Take `user` in a call for the person it comes from. Only where callers are trusted.
+    #[arg(long)]
+    trust_user: bool,
+    /// Keep personal data as it is, instead of replacing addresses, numbers and secrets.
+    #[arg(long)]
+    no_redaction: bool,
+    /// A program that redacts too: a JSON array of texts in, one of the same length out. What it does not answer within five
+    /// seconds is not kept.
+    #[arg(long, conflicts_with = "no_redaction")]
+    redact_command: Option<PathBuf>,
+}
+
+/// Learning from it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Learning")]
+pub struct LearningArgs {
+    /// Learn from logged traffic by this TOML file, or by the defaults where it is `default`.
+    #[arg(long, requires = "data_dir", env = "SELFJUDGE_LEARN")]
+    learn: Option<PathBuf>,
+    /// Threads of the trainer; by default half of all.
+    #[arg(long)]
+    trainer_threads: Option<usize>,
+    /// The share of the time in which the trainer computes however busy serving is, 0 to 1.
+    #[arg(long, default_value_t = 0.1)]
+    trainer_share: f64,
+    /// The share of the callers that a canary answers, while there is one.
+    #[arg(long, default_value_t = 0.05)]
+    canary_share: f64,
+    /// A listener of the operators' own: /train, /generations, /events and the like.
+    #[arg(long, env = "SELFJUDGE_ADMIN_LISTEN")]
+    admin_listen: Option<SocketAddr>,
+    /// A file of operators' keys; with one their routes are on the common listener too.
+    #[arg(long)]
+    admin_key_file: Option<PathBuf>,
+}
+
+impl KeepingArgs {
+    fn data_dir(&self) -> anyhow::Result<Option<DataDir>> {
+        let open = |dir: &PathBuf| {
+            DataDir::open(dir).with_context(|| format!("cannot use {}", dir.display()))
+        };
+        self.data_dir.as_ref().map(open).transpose()
+    }
+
+    fn options(&self, data_dir: Option<&DataDir>) -> TrafficOptions {
+        let log = match (&self.log_url, data_dir) {
+            (Some(url), _) => Some(LogConfig::new(url)),
+            (None, Some(dir)) => Some(LogConfig::sqlite(&dir.log())),
+            (None, None) => None,
+        };
+        let redaction = match &self.redact_command {
+            _ if self.no_redaction => Redaction::none(),
+            Some(program) => Redaction {
+                command: Some(RedactCommand {
+                    program: program.clone(),
+                    arguments: Vec::new(),
+                    timeout: Duration::from_secs(5),
+                }),
+                ..Redaction::default()
+            },
+            None => Redaction::default(),
+        };
+        TrafficOptions {
+            log: log.map(|log| LogConfig {
+                retention: self.retention_days.map(|days| Duration::from_secs(days * 24 * 3600)),
+                trust: self.trust_feedback,
+                redaction,
+                ..log
+            }),
+            default: Consent {
+                retain: self.retain,
+                train: self.train,
+            },
+            allowed: Permitted::default(),
+            on_failure: self.on_log_failure,
+            trust_user: self.trust_user,
+        }
+    }
+}
+
+impl LearningArgs {
+    fn options(&self) -> anyhow::Result<Option<LearnOptions>> {
+        let Some(file) = &self.learn else {
+            return Ok(None);
+        };
+        let config = match file.to_str() {
+            Some("default") => LearnConfig::default(),
+            _ => LearnConfig::from_file(file)?,
+        };
+        let threads = self.trainer_threads.unwrap_or(rayon::current_num_threads() / 2);
+        Ok(Some(LearnOptions {
+            config,
+            threads: threads.max(1),
+            min_share: self.trainer_share,
+            canary_share: self.canary_share,
+        }))
+    }
 }
 
 /// `512`, `64KiB`, `256MiB`, `2GiB`.
@@ -151,12 +249,17 @@ impl ServeArgs {
     }
 
     fn http(&self) -> anyhow::Result<HttpConfig> {
+        let from_file = |path: &PathBuf| {
+            let list = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            ApiKeys::parse(&list).with_context(|| path.display().to_string())
+        };
+        let admin_keys = match &self.learning.admin_key_file {
+            Some(path) => from_file(path)?,
+            None => ApiKeys::default(),
+        };
         let keys = match (&self.api_key_file, &self.api_keys) {
-            (Some(path), _) => {
-                let list = std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read {}", path.display()))?;
-                ApiKeys::parse(&list).with_context(|| path.display().to_string())?
-            }
+            (Some(path), _) => from_file(path)?,
             (None, Some(list)) => ApiKeys::parse(list).context("SELFJUDGE_API_KEYS")?,
             (None, None) => ApiKeys::default(),
         };
@@ -189,92 +292,114 @@ impl ServeArgs {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, and then until what runs has finished.
-pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
-    match &args.model {
-        Some(model) => serve(args, model, &hub::resolve(model)?, device),
-        None => {
-            let dir = tempfile::tempdir().context("cannot unpack the pocket model")?;
-            for (name, contents) in POCKET {
-                std::fs::write(dir.path().join(name), contents)
-                    .context("cannot unpack the pocket model")?;
-            }
-            serve(args, "pocket", dir.path(), device)
-        }
+impl ServeArgs {
+    /// What the command line means.
+    fn app(&self, device: Device) -> anyhow::Result<AppConfig> {
+        let data_dir = self.keeping.data_dir()?;
+        let named = self.model.as_deref();
+        Ok(AppConfig {
+            model_name: self.model_name.as_deref().or(named).unwrap_or("pocket").to_owned(),
+            model: ModelFiles::resolve(named)?,
+            adapter: self.adapter.clone(),
+            device,
+            engine: self.engine(),
+            http: self.http()?,
+            traffic: self.keeping.options(data_dir.as_ref()),
+            learn: self.learning.options()?,
+            data_dir,
+        })
+    }
+
+    fn tls(&self) -> Option<(&PathBuf, &PathBuf)> {
+        self.tls_cert.as_ref().zip(self.tls_key.as_ref())
     }
 }
 
-fn serve(args: &ServeArgs, name: &str, dir: &Path, device: Device) -> anyhow::Result<String> {
-    let name = args.model_name.as_deref().unwrap_or(name);
-    let http = args.http()?;
-    let options = LoadOptions {
-        device,
-        adapter: args.adapter.clone(),
-        ..LoadOptions::default()
-    };
-    let model = LanguageModel::load(dir, &options)?;
-    let metrics = Metrics::new(name);
-    let weights = WeightStore::new(model.decoder().clone());
-    let (engine, engine_thread) = Engine::start(weights, &args.engine(), metrics.engine.clone())?;
-    let capacity = engine.capacity();
-    let service = Service::new(engine, &model, dir, metrics.judge.clone())?;
-    drop(model);
-    let state = AppState::new(service, name, metrics, &http);
-    let app = router(state, &http);
-
+/// Serves until SIGTERM or SIGINT, and then until what runs has finished.
+pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
-        let listener = TcpListener::bind(args.listen)
-            .with_context(|| format!("cannot listen on {}", args.listen))?;
-        let address = listener.local_addr()?;
-        let scheme = if args.tls_cert.is_some() { "https" } else { "http" };
-        eprintln!(
-            "{name} on {scheme}://{address}: {} tokens of KV cache ({} MiB), contexts of up to {}, {} sequences at once",
-            capacity.kv_tokens,
-            capacity.kv_bytes >> 20,
-            capacity.max_context,
-            capacity.max_concurrent,
-        );
-        let handle = Handle::new();
-        let service = app.into_make_service();
-        let mut serving = match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => {
-                let tls = RustlsConfig::from_pem_file(cert, key).await.with_context(|| {
-                    format!("cannot use {} and {}", cert.display(), key.display())
-                })?;
-                let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
-                tokio::spawn(server.serve(service))
-            }
-            _ => {
-                let server = axum_server::from_tcp(listener)?.handle(handle.clone());
-                tokio::spawn(server.serve(service))
-            }
-        };
-        let (mut terminate, mut interrupt) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            ended = &mut serving => return Ok(ended??),
-        }
-        tracing::info!("draining: no new connections, running requests finish");
-        let patience = Duration::from_secs(args.drain_timeout);
-        handle.graceful_shutdown(Some(patience));
-        serving.await??;
-        if handle.connection_count() > 0 {
-            tracing::warn!("requests were still running after {patience:?} and are aborted");
-        }
-        anyhow::Ok(())
+    let stopped = runtime.block_on(async {
+        let app = App::start(args.app(device)?).await?;
+        let served = serve(args, &app).await;
+        let stopped = app.stop().await;
+        served.map(|()| stopped)
     })?;
     // Connections hold engine handles; with the runtime they go.
     runtime.shutdown_timeout(Duration::from_secs(5));
-    engine_thread.join();
+    stopped.join();
     Ok("stopped".to_owned())
+}
+
+/// Opens the listeners, says so, and drains them when told to.
+async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
+    let handle = Handle::new();
+    let (listener, address) = listen(args.listen)?;
+    let mut serving = accept(listener, app.router.clone(), args.tls(), &handle).await?;
+    let capacity = app.capacity;
+    let scheme = if args.tls().is_some() { "https" } else { "http" };
+    eprintln!(
+        "{} on {scheme}://{address}: {} tokens of KV cache ({} MiB), contexts of up to {}, {} sequences at once",
+        app.model_name,
+        capacity.kv_tokens,
+        capacity.kv_bytes >> 20,
+        capacity.max_context,
+        capacity.max_concurrent,
+    );
+    if let Some(admin) = args.learning.admin_listen {
+        let (listener, address) = listen(admin)?;
+        accept(listener, app.admin_router.clone(), args.tls(), &handle).await?;
+        eprintln!("for operators: {scheme}://{address}");
+    }
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut serving => return Ok(ended??),
+    }
+    tracing::info!("draining: no new connections, running requests finish");
+    let patience = Duration::from_secs(args.drain_timeout);
+    handle.graceful_shutdown(Some(patience));
+    serving.await??;
+    if handle.connection_count() > 0 {
+        tracing::warn!("requests were still running after {patience:?} and are aborted");
+    }
+    Ok(())
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener =
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// Serves a listener beside everything else.
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<(&PathBuf, &PathBuf)>,
+    handle: &Handle<SocketAddr>,
+) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
+    let service = router.into_make_service();
+    Ok(match tls {
+        Some((cert, key)) => {
+            let tls = RustlsConfig::from_pem_file(cert, key).await.with_context(|| {
+                format!("cannot use {} and {}", cert.display(), key.display())
+            })?;
+            let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
+            tokio::spawn(server.serve(service))
+        }
+        None => {
+            let server = axum_server::from_tcp(listener)?.handle(handle.clone());
+            tokio::spawn(server.serve(service))
+        }
+    })
 }
 
 #[cfg(test)]

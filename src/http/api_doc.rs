@@ -4,7 +4,9 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::{Modify, OpenApi};
 
 use super::openai::{chat, completions, decisions, models};
-use super::{events, feedback, generate, judge, principles, records, status, tokens};
+use super::{
+    events, feedback, generate, generations, judge, principles, records, status, tokens, train,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +27,12 @@ use super::{events, feedback, generate, judge, principles, records, status, toke
         principles::principles,
         principles::replace,
         events::events,
+        generations::generations,
+        generations::promote,
+        generations::rollback,
+        train::train,
+        train::pause,
+        train::resume,
         status::health,
         status::ready,
         status::metrics

@@ -9,6 +9,7 @@ mod extract;
 mod feedback;
 mod format;
 mod generate;
+mod generations;
 mod judge;
 mod judging;
 mod keys;
@@ -22,6 +23,7 @@ mod sse;
 mod status;
 mod tokens;
 mod traffic;
+mod train;
 mod usage;
 
 use std::sync::Arc;
@@ -40,7 +42,9 @@ pub use error::ApiError;
 pub use keys::{ApiKeys, KeysError, RateLimit};
 pub use traffic::{OnLogFailure, Permitted, TrafficConfig};
 
+use crate::learn::{LearnControl, Publisher};
 use crate::preference::Principles;
+use crate::preference::log::TrafficLog;
 use crate::service::Service;
 use crate::telemetry::Metrics;
 use keys::Gate;
@@ -85,6 +89,15 @@ impl Default for HttpConfig {
     }
 }
 
+/// What operators see and move of generations.
+#[derive(Clone)]
+pub struct Learning {
+    /// Where this program learns, and does not only follow the pointers.
+    pub control: Option<LearnControl>,
+    pub publisher: Publisher,
+    pub log: TrafficLog,
+}
+
 /// What handlers share.
 #[derive(Clone)]
 pub struct AppState {
@@ -93,6 +106,7 @@ pub struct AppState {
     metrics: Metrics,
     traffic: Arc<TrafficConfig>,
     principles: Principles,
+    learning: Option<Arc<Learning>>,
     permits: Arc<Semaphore>,
     log_probe: Arc<Semaphore>,
     ids: Arc<AtomicU64>,
@@ -105,6 +119,7 @@ impl AppState {
     pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
             traffic: Arc::default(),
+            learning: None,
             principles: Principles::in_memory(service.judge().table().clone()),
             log_probe: Arc::new(Semaphore::new(1)),
             service,
@@ -127,6 +142,14 @@ impl AppState {
     /// Judges by a table that others read too.
     pub fn with_principles(self, principles: Principles) -> Self {
         Self { principles, ..self }
+    }
+
+    /// Serves generations, and maybe makes them.
+    pub fn with_learning(self, learning: Learning) -> Self {
+        Self {
+            learning: Some(Arc::new(learning)),
+            ..self
+        }
     }
 
     fn next_id(&self, kind: &str) -> String {
@@ -189,6 +212,12 @@ pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
 fn admin_routes(gate: Gate) -> Router<AppState> {
     Router::new()
         .route("/events", get(events::events))
+        .route("/generations", get(generations::generations))
+        .route("/generations/{id}/promote", post(generations::promote))
+        .route("/generations/{id}/rollback", post(generations::rollback))
+        .route("/train", get(train::train))
+        .route("/train/pause", post(train::pause))
+        .route("/train/resume", post(train::resume))
         .route("/principles", put(principles::replace))
         .route_layer(middleware::from_fn_with_state(gate, keys::guard_admin))
 }

@@ -36,7 +36,7 @@ mod judging;
 mod learner;
 mod publish;
 mod record;
-mod rollout;
+pub mod rollout;
 mod stage;
 mod status;
 mod trainer;
@@ -47,6 +47,7 @@ use crate::service::ServiceError;
 use crate::train::TrainError;
 
 pub use config::LearnConfig;
+pub use gate::anchor::answer_ids;
 pub use learner::Learner;
 pub use publish::Publisher;
 pub use status::{LearnControl, LearnStatus, Phase};

@@ -67,7 +67,7 @@ impl Publisher {
     /// No such generation; a damaged one; an adapter that does not fit the base.
     pub async fn weights(&self, name: &str) -> Result<WeightsLease, LearnError> {
         if name == "base" {
-            return Ok(self.store.base_lease());
+            return Ok(self.store.base().clone());
         }
         if let Some(lease) = self.store.find(name) {
             return Ok(lease);

@@ -120,6 +120,33 @@ impl PairVerdict {
         }
     }
 
+    /// Of a pair that nobody was asked about.
+    pub fn unread() -> Self {
+        Self {
+            label_mass: 0.0,
+            ..Self::identical()
+        }
+    }
+
+    /// The same verdict with the candidates in each other's place.
+    pub fn turned(mut self) -> Self {
+        let turn = |orders: &mut Vec<ShownRead>| {
+            for read in orders.iter_mut() {
+                read.shown = read.shown.map(|candidate| 1 - candidate);
+            }
+            // Candidate 0 first comes first.
+            orders.reverse();
+        };
+        self.p = 1.0 - self.p;
+        self.winner = self.winner.map(|winner| 1 - winner);
+        turn(&mut self.orders);
+        for principle in &mut self.principles {
+            principle.p = 1.0 - principle.p;
+            turn(&mut principle.orders);
+        }
+        self
+    }
+
     fn outcome(&self) -> Outcome {
         Outcome {
             winner: match self.winner {

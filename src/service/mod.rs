@@ -141,6 +141,20 @@ impl Service {
         .await
     }
 
+    /// A conversation that is not to be continued, its last answer's end token and all.
+    ///
+    /// # Errors
+    /// What the chat template objects to.
+    pub async fn encode_conversation(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
+        let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
+        let messages = messages.to_vec();
+        aside(move || {
+            let rendered = chat.render(&messages, &RenderOptions::default())?;
+            Ok(tokenizer.encode_rendered(&rendered)?.ids)
+        })
+        .await
+    }
+
     /// Text as it is, as tokens.
     ///
     /// # Errors

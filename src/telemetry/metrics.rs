@@ -4,7 +4,7 @@
 //! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
 
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -16,6 +16,7 @@ pub struct Metrics {
     pub judge: JudgeMetrics,
     pub http: HttpMetrics,
     pub log: LogMetrics,
+    pub learn: LearnMetrics,
 }
 
 /// What the engine thread records.
@@ -76,6 +77,21 @@ pub struct LogMetrics {
     pub commit_lag: Gauge,
 }
 
+/// What learning records.
+#[derive(Debug, Clone)]
+pub struct LearnMetrics {
+    pub updates: IntCounter,
+    pub pairs: IntCounter,
+    pub dropped: IntCounterVec,
+    pub stages: IntCounterVec,
+    pub step_seconds: Histogram,
+    pub last: GaugeVec,
+    pub gates: GaugeVec,
+    pub swaps: IntCounter,
+    pub swap_seconds: Histogram,
+    pub degraded: IntGauge,
+}
+
 const LATENCY: [f64; 21] = [
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
     480.0, 960.0, 1920.0, 7680.0,
@@ -92,6 +108,7 @@ const STEP_TOKENS: [f64; 15] = [
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
     32768.0, 65536.0,
 ];
+const SWAP: [f64; 8] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
 const MASS: [f64; 8] = [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999];
 
 /// 1, 2, 5, 10, … up to a million.
@@ -141,6 +158,11 @@ impl Table {
         self.add(Gauge::new(format!("selfjudge:{name}"), help))
     }
 
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        let options = Opts::new(format!("selfjudge:{name}"), help);
+        self.add(GaugeVec::new(options, labels))
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
         let options = HistogramOpts::new(format!("selfjudge:{name}"), help);
         self.add(Histogram::with_opts(options.buckets(buckets.to_vec())))
@@ -158,12 +180,14 @@ impl Metrics {
         let judge = JudgeMetrics::new(&table);
         let http = HttpMetrics::new(&table);
         let log = LogMetrics::new(&table);
+        let learn = LearnMetrics::new(&table);
         Self {
             registry: table.registry,
             engine,
             judge,
             http,
             log,
+            learn,
         }
     }
 
@@ -245,6 +269,24 @@ impl LogMetrics {
             records: table.gauge("log_records", "Records in the log."),
             healthy: table.gauge("log_healthy", "1 where the log's last commit succeeded."),
             commit_lag: table.fraction("log_commit_lag_seconds", "From queue to commit, of the slowest record of the last batch."),
+        }
+    }
+}
+
+impl LearnMetrics {
+    #[rustfmt::skip] // a table
+    fn new(table: &Table) -> Self {
+        Self {
+            updates: table.counter("train_updates", "Optimizer steps on logged traffic."),
+            pairs: table.counter("train_pairs", "Preference pairs that were learned from."),
+            dropped: table.counters("train_pairs_dropped", "Prompts that made no pair, by reason.", &["reason"]),
+            stages: table.counters("train_stages", "Stages ended, by outcome.", &["outcome"]),
+            step_seconds: table.histogram("train_step_seconds", "Of an optimizer step, waits for serving included.", &LATENCY),
+            last: table.gauges("train_last", "The last update's numbers, named as TRL names them.", &["number"]),
+            gates: table.gauges("train_gate", "The last candidate's numbers, by gate.", &["gate"]),
+            swaps: table.counter("weights_swaps", "Times that other weights began to serve."),
+            swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),
+            degraded: table.gauge("weights_degraded", "1 where what serves is not what the pointers say."),
         }
     }
 }

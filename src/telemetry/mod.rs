@@ -4,7 +4,7 @@
 
 mod metrics;
 
-pub use metrics::{EngineMetrics, HttpMetrics, JudgeMetrics, LogMetrics, Metrics};
+pub use metrics::{EngineMetrics, HttpMetrics, JudgeMetrics, LearnMetrics, LogMetrics, Metrics};
 
 use std::io::IsTerminal;
 

@@ -118,7 +118,7 @@ impl AnchorPair {
 
 /// The answer as it stands in a conversation, end token and all; the tokens of the text alone, where the template writes a finished
 /// conversation in another way than one that is to be continued.
-async fn answer_ids(
+pub async fn answer_ids(
     service: &Service,
     messages: &[Message],
     prompt: &[u32],

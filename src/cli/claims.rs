@@ -1,0 +1,61 @@
+//! `selfjudge pocket claims`: the papers' claims on the pocket model.
+
+use std::path::PathBuf;
+
+use candle_core::Device;
+use clap::Args;
+
+use crate::claims::{self, ClaimsOptions, Variant};
+
+#[derive(Debug, Args)]
+pub struct ClaimsArgs {
+    /// The directory for reports, pictures and what is being worked on. Variants that are there already are not run again.
+    #[arg(long)]
+    out: PathBuf,
+    /// What is drawn anew with each: traffic, answers, adapters.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
+    seeds: Vec<u64>,
+    /// Only these variants: stages, at-once, off-policy, offline, brief, polite, contrast, contrast-generator, plain.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Variant>,
+    /// Instructions that a stage learns from.
+    #[arg(long, default_value_t = 384)]
+    stage_prompts: usize,
+    /// Held-out instructions that weights are measured on.
+    #[arg(long, default_value_t = 400)]
+    instructions: usize,
+    /// Samples of each; at least the largest N of best of N is drawn.
+    #[arg(long, default_value_t = 16)]
+    samples: usize,
+    /// The largest N of best of N, a power of two.
+    #[arg(long, default_value_t = 16)]
+    best_of: usize,
+    #[arg(long, default_value_t = 2e-4)]
+    learning_rate: f64,
+}
+
+/// Runs what is asked for; the report as text.
+pub fn run(args: &ClaimsArgs, threads: usize, device: Device) -> anyhow::Result<String> {
+    anyhow::ensure!(
+        args.best_of.is_power_of_two() && args.stage_prompts >= 32 && args.instructions > 0,
+        "--best-of must be a power of two, --stage-prompts at least a batch of 32, --instructions at least 1"
+    );
+    let options = ClaimsOptions {
+        out: args.out.clone(),
+        seeds: args.seeds.clone(),
+        only: args.only.clone(),
+        stage_prompts: args.stage_prompts,
+        instructions: args.instructions,
+        samples: args.samples,
+        best_of: args.best_of,
+        learning_rate: args.learning_rate,
+        threads,
+        device,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let report = runtime.block_on(claims::run(&options))?;
+    Ok(report.table())
+}
