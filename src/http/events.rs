@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::Query;
-use crate::preference::log::Event;
+use crate::preference::log::{Event, LogError};
 
 /// Events of an answer, unless it is said how many.
 const DEFAULT_EVENTS: usize = 100;
@@ -27,12 +27,17 @@ pub struct EventsQuery {
     /// How many at most: 100 unless said otherwise.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
+    /// Whether to check the whole trail, from its first event on.
+    #[serde(default)]
+    verify: bool,
 }
 
 /// Some of the trail, the oldest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventsBody {
     events: Vec<AuditEvent>,
+    /// Whether every event of the trail has the hash that it should have; null where it was not asked.
+    valid: Option<bool>,
 }
 
 /// Something that happened to data, weights or principles.
@@ -91,7 +96,16 @@ pub async fn events(
     if after < 0 {
         return Err(ApiError::invalid("after", "must not be negative"));
     }
-    let events = state.traffic.log()?.events(after, limit).await?;
+    let log = state.traffic.log()?;
+    let valid = match query.verify {
+        true => match log.verify_chain().await {
+            Ok(_) => Some(true),
+            Err(LogError::Corrupt(_)) => Some(false),
+            Err(error) => return Err(error.into()),
+        },
+        false => None,
+    };
+    let events = log.events(after, limit).await?;
     let events = events.into_iter().map(AuditEvent::from).collect();
-    Ok(Json(EventsBody { events }))
+    Ok(Json(EventsBody { events, valid }))
 }

@@ -6,6 +6,7 @@ mod corrupt;
 mod floors;
 mod http;
 mod jsft;
+mod learn;
 mod learning;
 mod parity;
 mod process;

@@ -67,7 +67,7 @@ fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
     answer.read_exact(&mut first).unwrap();
     server.signal(libc::SIGTERM);
     // The listener closes a moment after the signal.
-    let closed = (0..200).any(|_| {
+    let closed = (0..6000).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         Client::new().get(server.url("/health")).send().is_err()
     });

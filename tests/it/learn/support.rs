@@ -1,0 +1,307 @@
+//! The program with a data directory, its two listeners, and everything that waits.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use reqwest::blocking::Client;
+use serde_json::{Value, json};
+
+/// How long anything may take: a busy machine is slow, and no test is about speed.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Looks until there is something.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What is said to the program.
+pub struct Setup<'a> {
+    pub data_dir: &'a Path,
+    /// The learner's settings; none does not learn.
+    pub learn: Option<&'a str>,
+    /// Where it kills itself.
+    pub fault: Option<&'a str>,
+    /// Bytes that a file may have: a disk that is full for large files.
+    pub file_limit: Option<u64>,
+    pub arguments: &'a [&'a str],
+}
+
+impl<'a> Setup<'a> {
+    pub fn new(data_dir: &'a Path) -> Self {
+        Self {
+            data_dir,
+            learn: None,
+            fault: None,
+            file_limit: None,
+            arguments: &[],
+        }
+    }
+
+    pub fn learning(data_dir: &'a Path, learn: &'a str) -> Self {
+        Self {
+            learn: Some(learn),
+            ..Self::new(data_dir)
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selfjudge"));
+        command
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .arg("--data-dir")
+            .arg(self.data_dir)
+            .args(["--retain", "--train", "--trainer-share", "1"])
+            .args(self.arguments)
+            .env_remove("SELFJUDGE_FAULT")
+            .stderr(Stdio::piped());
+        if let Some(learn) = self.learn {
+            let file = self.data_dir.join("learn.toml");
+            std::fs::write(&file, learn).unwrap();
+            command.arg("--learn").arg(file);
+        }
+        if let Some(fault) = self.fault {
+            command.env("SELFJUDGE_FAULT", fault);
+        }
+        if let Some(limit) = self.file_limit {
+            use std::os::unix::process::CommandExt;
+            let limit = libc::rlimit {
+                rlim_cur: limit,
+                rlim_max: limit,
+            };
+            // SAFETY: two system calls without memory between fork and exec. A write beyond the limit then fails, as on a full
+            // disk, instead of killing.
+            unsafe {
+                command.pre_exec(move || {
+                    libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                    match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
+                        0 => Ok(()),
+                        _ => Err(std::io::Error::last_os_error()),
+                    }
+                });
+            }
+        }
+        command
+    }
+}
+
+/// A running program. Killed when dropped.
+pub struct Program {
+    child: Child,
+    url: String,
+    admin: String,
+    client: Client,
+}
+
+impl Program {
+    /// # Panics
+    /// If it does not come up; see [`Self::try_start`].
+    pub fn start(setup: &Setup<'_>) -> Self {
+        Self::try_start(setup).unwrap_or_else(|said| panic!("it did not come up:\n{said}"))
+    }
+
+    /// None where it ended before it listened: killed at its fault, which is fine there.
+    pub fn try_start(setup: &Setup<'_>) -> Result<Self, String> {
+        let mut child = setup.command().spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        let (lines, heard) = mpsc::channel();
+        // Read to the end, so that the pipe never fills.
+        std::thread::spawn(move || {
+            for line in said.lines().map_while(Result::ok) {
+                let _ = lines.send(line);
+            }
+        });
+        let (mut url, mut admin, mut all) = (None, None, String::new());
+        while url.is_none() || admin.is_none() {
+            let Ok(line) = heard.recv_timeout(PATIENCE) else {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(all);
+            };
+            let address = line.split_whitespace().find(|word| word.starts_with("http://"));
+            if let Some(address) = address {
+                let address = address.trim_end_matches(':').to_owned();
+                match line.starts_with("for operators") {
+                    true => admin = Some(address),
+                    false => url = Some(address),
+                }
+            }
+            all.push_str(&line);
+            all.push('\n');
+        }
+        Ok(Self {
+            child,
+            url: url.unwrap(),
+            admin: admin.unwrap(),
+            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+        })
+    }
+
+    /// The answer's status and JSON; an error where the program is gone.
+    pub fn try_post(&self, path: &str, body: &Value) -> reqwest::Result<(u16, Value)> {
+        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send()?;
+        Ok((answer.status().as_u16(), answer.json()?))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.try_post(path, body).unwrap();
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        let answer = self.client.get(format!("{}{path}", self.url)).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    pub fn metrics(&self) -> String {
+        let answer = self.client.get(format!("{}/metrics", self.url)).send().unwrap();
+        answer.text().unwrap()
+    }
+
+    pub fn admin_get(&self, path: &str) -> Value {
+        let answer = self.client.get(format!("{}{path}", self.admin)).send().unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "{path}");
+        answer.json().unwrap()
+    }
+
+    pub fn admin_post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let answer = self.client.post(format!("{}{path}", self.admin)).json(body).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    /// One logged call; its record's id.
+    pub fn ask(&self, number: usize) -> String {
+        let answer = self.post("/generate", &question(number));
+        answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    /// The same by the owner of a key.
+    pub fn ask_with_key(&self, number: usize, key: &str) -> String {
+        let call = self.client.post(format!("{}/generate", self.url)).bearer_auth(key);
+        let answer = call.json(&question(number)).send().unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        let answer: Value = answer.json().unwrap();
+        answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    }
+
+    pub fn policy(&self) -> String {
+        let generations = self.admin_get("/generations");
+        generations["pointers"]["policy"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the first stage of this data directory has been promoted and closed: learning then pauses, unattended.
+    pub fn learned(&self) -> String {
+        wait_for("a promoted stage", || {
+            let train = self.admin_get("/train");
+            assert_ne!(train["state"], "failed", "{train}");
+            let policy = self.policy();
+            let over = ["waiting", "paused"].iter().any(|state| train["state"] == **state);
+            (policy != "base" && over).then_some(policy)
+        })
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("its end", || self.child.try_wait().unwrap())
+    }
+
+    /// Whether it was killed as by `kill -9`.
+    pub fn was_killed(&mut self) -> bool {
+        self.wait().signal() == Some(libc::SIGKILL)
+    }
+
+    /// SIGTERM, and the drain.
+    pub fn stop(mut self) {
+        // SAFETY: a signal to a child that has not been waited for.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) }, 0);
+        assert!(self.wait().success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A call of the pocket world.
+pub fn question(number: usize) -> Value {
+    let content = format!("What is {} plus {}?", 10 + number % 80, 10 + number * 7 % 80);
+    json!({"messages": [{"role": "user", "content": content}], "max_tokens": 32, "seed": number})
+}
+
+/// Settings under which a stage is small, and every candidate passes.
+pub const LEARN: &str = r#"
+[stage]
+prompts = 8
+batch = 4
+order = "as_logged"
+held_out = 0.3
+principal_share = 1.0
+checkpoint_every = 1
+kl_budget = 1e9
+unattended = 1
+
+[rollout]
+samples = 4
+top_p = 1.0
+max_tokens = 48
+
+[judging]
+disagreement = "keep"
+
+[dpo]
+lora = { r = 4, lora_alpha = 8 }
+schedule = { learning_rate = 1e-3 }
+
+[gates]
+prompts = 3
+win_rate = { p0 = 1e-6, p1 = 2e-6 }
+min_length_controlled = 0.0
+max_kl = 1e9
+max_norm = 1e9
+max_truncated = 1.0
+"#;
+
+/// A data directory with enough traffic for one stage.
+pub fn with_traffic() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(&Setup::new(dir.path()));
+    for number in 0..40 {
+        program.ask(number);
+    }
+    program.stop();
+    dir
+}
+
+/// A copy of a data directory that no program has open.
+pub fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    copy_into(from, to.path());
+    to
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path: PathBuf = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy_into(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}

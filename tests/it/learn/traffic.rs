@@ -1,0 +1,152 @@
+//! From traffic to other weights that serve, seen from outside.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use selfjudge::preference::log::{LogConfig, RecordId, Scope, TrafficLog};
+use serde_json::{Value, json};
+
+use super::support::{LEARN, Program, Setup, question, with_traffic};
+
+#[test]
+fn traffic_becomes_weights_that_serve_without_a_pause() {
+    let dir = with_traffic();
+    let program = Program::start(&Setup::learning(dir.path(), LEARN));
+    let over = AtomicBool::new(false);
+    let versions = std::thread::scope(|scope| {
+        // Callers that do not stop while the weights are swapped.
+        let callers: Vec<_> = (0..3)
+            .map(|caller| {
+                let (program, over) = (&program, &over);
+                scope.spawn(move || {
+                    let mut versions = Vec::new();
+                    let mut number = 100 * (caller + 1);
+                    while !over.load(Ordering::Relaxed) {
+                        let mut call = question(number);
+                        call["log"] = json!({"retain": false});
+                        let answer = program.post("/generate", &call);
+                        versions.push(answer["version"].as_str().unwrap().to_owned());
+                        number += 1;
+                    }
+                    versions
+                })
+            })
+            .collect();
+        let id = program.learned();
+        // One more call of each after the swap.
+        for number in 0..3 {
+            program.post("/generate", &question(number));
+        }
+        over.store(true, Ordering::Relaxed);
+        let versions = callers.into_iter().flat_map(|caller| caller.join().unwrap());
+        (id, versions.collect::<Vec<_>>())
+    });
+    let (id, versions) = versions;
+    assert!(versions.iter().all(|version| *version == "base" || *version == id), "{versions:?}");
+    let answer = program.post("/generate", &question(1));
+    assert_eq!(answer["version"], json!(id));
+
+    let train = program.admin_get("/train");
+    assert_eq!(train["last_outcome"], "promoted", "{train}");
+    assert!(train["pairs"].as_u64().unwrap() > 0, "{train}");
+    let gates = train["gates"].as_array().unwrap();
+    assert_eq!(gates.len(), 10, "{train}");
+    assert!(gates.iter().all(|gate| gate["passed"] == true), "{train}");
+    // Policy and reference were one.
+    let step_zero = gates.iter().find(|gate| gate["gate"] == "step_zero").unwrap();
+    assert!(step_zero["value"].as_f64().unwrap() < 1e-3, "{step_zero}");
+    assert!(program.metrics().contains("selfjudge:train_updates_total"));
+
+    let generations = program.admin_get("/generations");
+    let generation = &generations["generations"][0];
+    assert_eq!((&generation["id"], &generation["state"]), (&json!(id), &json!("promoted")));
+    assert_eq!(generations["pointers"]["reference"], json!(id));
+    assert_eq!(generations["pointers"]["judge"], "base", "the judge is pinned");
+
+    // Back, by whoever knows where the policy stands.
+    let stale = json!({"expected": "base"});
+    assert_eq!(program.admin_post("/generations/base/rollback", &stale).0, 409);
+    let known = json!({"expected": id});
+    assert_eq!(program.admin_post("/generations/base/rollback", &known).0, 200);
+    assert_eq!(program.post("/generate", &question(1))["version"], "base");
+    let (status, answer) = program.admin_post(&format!("/generations/{}/promote", "0".repeat(64)), &stale);
+    assert_eq!(status, 404, "{answer}");
+    // And forth.
+    assert_eq!(program.admin_post(&format!("/generations/{id}/promote"), &stale).0, 200);
+    assert_eq!(program.post("/generate", &question(1))["version"], json!(id));
+    let trail = program.admin_get("/events?verify=true");
+    assert_eq!(trail["valid"], true, "{trail}");
+    program.stop();
+
+    // What it served last it serves again.
+    let program = Program::start(&Setup::new(dir.path()));
+    assert_eq!(program.post("/generate", &question(1))["version"], json!(id));
+    program.stop();
+}
+
+#[test]
+fn learning_pauses_and_goes_on_when_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = Program::start(&Setup::learning(dir.path(), LEARN));
+    let (status, train) = program.admin_post("/train/pause", &Value::Null);
+    assert_eq!((status, &train["paused"]), (200, &json!(true)), "{train}");
+    for number in 0..40 {
+        program.ask(number);
+    }
+    let train = program.admin_get("/train");
+    assert_eq!((&train["updates"], &train["stage"]), (&json!(0), &json!(0)), "{train}");
+    assert_eq!(program.admin_post("/train/resume", &Value::Null).0, 200);
+    assert_ne!(program.learned(), "base");
+    program.stop();
+}
+
+#[test]
+fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "flood:one\nothers:two\nsilent:three no-train\n").unwrap();
+    let keys = keys.to_str().unwrap();
+    let learn = LEARN.replace("principal_share = 1.0", "principal_share = 0.5");
+    let setup = Setup {
+        arguments: &["--api-key-file", keys],
+        ..Setup::learning(dir.path(), &learn)
+    };
+    let program = Program::start(&setup);
+    program.admin_post("/train/pause", &Value::Null);
+    let mut owners = std::collections::HashMap::new();
+    for (key, calls) in [("one", 60), ("three", 20), ("two", 30)] {
+        for number in 0..calls {
+            let id = program.ask_with_key(number, key);
+            owners.insert(id, key);
+        }
+    }
+    program.admin_post("/train/resume", &Value::Null);
+    program.learned();
+    program.stop();
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = LogConfig::sqlite(&dir.path().join("traffic.sqlite"));
+        let log = TrafficLog::open(&config).await.unwrap();
+        let stage = log.stages().await.unwrap().pop().unwrap();
+        let rows = stage.state["rows"].as_array().unwrap();
+        let of = |key: &str| {
+            let is = |id: &&Value| owners[id.as_str().unwrap()] == key;
+            rows.iter().filter(is).count()
+        };
+        assert_eq!(rows.len(), 8);
+        assert_eq!(of("three"), 0);
+        assert!(of("one") <= 4, "{}", of("one"));
+        // The trainer's answers, verdicts and pairs are with the record that they were made for.
+        let mut made = 0;
+        for id in rows {
+            let id = RecordId::parse(id.as_str().unwrap()).unwrap();
+            let record = log.get(&id, &Scope::All).await.unwrap().unwrap();
+            made += record.pairs.len();
+            for pair in &record.pairs {
+                assert_ne!(record.samples[pair.chosen].token_ids, record.samples[pair.rejected].token_ids);
+            }
+        }
+        assert!(made > 0);
+        log.close().await;
+    });
+}
