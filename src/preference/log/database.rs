@@ -106,11 +106,6 @@ impl Database {
         &self.readers
     }
 
-    /// How long the database may take before it counts as unavailable.
-    pub fn patience(&self) -> Duration {
-        self.patience
-    }
-
     /// Begins a transaction on the writing connection, connecting anew if that was lost.
     pub async fn begin(&self) -> Result<WriteTransaction> {
         let mut slot = self.writer.clone().lock_owned().await;

@@ -269,7 +269,7 @@ pub(super) fn unknown(id: &GenerationId) -> LogError {
 }
 
 fn read(row: &AnyRow) -> Result<Generation> {
-    let name = |column| row.try_get::<String, _>(column).map(GenerationId::new);
+    let name = |column: &str| row.try_get::<String, _>(column).map(GenerationId::new);
     Ok(Generation {
         id: name("id")?,
         parent: name("parent")?,

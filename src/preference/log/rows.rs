@@ -209,7 +209,7 @@ async fn read_samples(connection: &mut AnyConnection, id: &RecordId) -> Result<V
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let sample = |row: AnyRow| {
+    let sample = |row: AnyRow| -> Result<Sample> {
         Ok(Sample {
             token_ids: ids_of_bytes(row.try_get("token_ids")?)?,
             text: row.try_get("text")?,
@@ -236,7 +236,7 @@ pub(super) async fn read_verdicts(
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let verdict = |row: AnyRow| {
+    let verdict = |row: AnyRow| -> Result<LoggedVerdict> {
         Ok(LoggedVerdict {
             a: place(&row, "a")?,
             b: place(&row, "b")?,
@@ -261,7 +261,7 @@ async fn read_pairs(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let pair = |row: AnyRow| {
+    let pair = |row: AnyRow| -> Result<LoggedPair> {
         Ok(LoggedPair {
             chosen: place(&row, "chosen")?,
             rejected: place(&row, "rejected")?,
@@ -285,7 +285,7 @@ pub(super) async fn read_feedback(
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let feedback = |row: AnyRow| {
+    let feedback = |row: AnyRow| -> Result<_> {
         let written: Option<i64> = row.try_get("written")?;
         let feedback = LoggedFeedback {
             principal: Principal::stored(row.try_get("principal")?),

@@ -73,7 +73,11 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         // What it still managed to say before it died.
-        ids.extend(lines.map_while(Result::ok).filter_map(|line| acknowledged(&line)));
+        ids.extend(
+            lines
+                .map_while(Result::ok)
+                .filter_map(|line| acknowledged(&line)),
+        );
         let log = open(&config).await;
         for id in &ids {
             let read = log.get(id, &Scope::All).await.unwrap();
@@ -176,7 +180,12 @@ fn a_lost_connection_is_made_again() {
         for id in before.iter().chain([&after]) {
             assert!(log.get(id, &Scope::All).await.unwrap().is_some());
         }
-        assert!(log.acquire_trainer("t", Duration::ZERO).await.unwrap().is_some());
+        assert!(
+            log.acquire_trainer("t", Duration::ZERO)
+                .await
+                .unwrap()
+                .is_some()
+        );
         log.verify_chain().await.unwrap();
     });
 }

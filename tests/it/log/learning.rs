@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use selfjudge::preference::log::{
-    Addition, DrawSpec, GenerationId, LoggedPair, NewGeneration, NewStage, PairSource, Scope, Split,
-    StageOutcome, TrainerLease,
+    Addition, DrawSpec, GenerationId, LoggedPair, NewGeneration, NewStage, PairSource, Scope,
+    Split, StageOutcome, TrainerLease,
 };
 use sqlx::Row;
 
@@ -60,7 +60,10 @@ fn rows_without_consent_cannot_be_reached() {
         assert_eq!(seen, expected);
 
         log.delete(&willing[1], &Scope::All).await.unwrap();
-        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), willing[2..]);
+        assert_eq!(
+            log.draw_ids(&DrawSpec::new(10)).await.unwrap(),
+            willing[2..]
+        );
         let bob = Principal::of_key("bob");
         assert_eq!(log.withdraw_training(&bob).await.unwrap(), 2);
         assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), []);
@@ -204,7 +207,10 @@ fn an_update_is_added_whole_and_skips_what_was_deleted() {
             }],
         };
         log.delete(&ids[1], &Scope::All).await.unwrap();
-        let additions: Vec<_> = ids.iter().map(|id| (id.clone(), addition.clone())).collect();
+        let additions: Vec<_> = ids
+            .iter()
+            .map(|id| (id.clone(), addition.clone()))
+            .collect();
         assert_eq!(lease.append_all(&additions).await.unwrap(), 2);
         let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.samples.len(), 4);

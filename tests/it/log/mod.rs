@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use selfjudge::preference::log::{
-    Consent, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt, RecordId, RecordKind,
-    Sample, TrafficLog,
+    Consent, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt, RecordId,
+    RecordKind, Sample, TrafficLog,
 };
 use serde_json::json;
 use sqlx::any::AnyConnection;
@@ -154,7 +154,13 @@ fn child(test: &str, environment: &[(&str, &str)]) -> std::process::Command {
     assert!(Path::new(&binary).exists());
     let mut command = std::process::Command::new(binary);
     command
-        .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .args([
+            test,
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .envs(environment.iter().copied())
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped());

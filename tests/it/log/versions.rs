@@ -127,7 +127,10 @@ fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
         let gates = json!({"win_rate": {"value": 0.61, "passed": true}});
         lease.record_gates(&id("one"), &gates, None).await.unwrap();
         let read = log.generation(&id("one")).await.unwrap().unwrap();
-        assert_eq!((read.gates, read.state), (gates.clone(), GenerationState::Candidate));
+        assert_eq!(
+            (read.gates, read.state),
+            (gates.clone(), GenerationState::Candidate)
+        );
         assert_eq!(read.manifest, json!({"rank": 16}));
         lease
             .record_gates(&id("one"), &gates, Some(GenerationState::Failed))

@@ -1,6 +1,6 @@
 //! Pairs in: each becomes a record of its own, with two given samples.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -66,7 +66,7 @@ impl TrafficLog {
     }
 }
 
-fn read(format: PairFormat, file: &PathBuf, pairs: &mpsc::Sender<PreferencePair>) -> Result<()> {
+fn read(format: PairFormat, file: &Path, pairs: &mpsc::Sender<PreferencePair>) -> Result<()> {
     let mut place = 0;
     let mut send = |record: Record| {
         for pair in record.into_pairs(false, RankedDraw::default(), place) {

@@ -88,6 +88,7 @@ impl RedactionRule {
             // The pattern may have run on into the next words.
             Self::Iban => (15..=candidate.len())
                 .rev()
+                .filter(|&end| !candidate[end..].starts_with(char::is_alphanumeric))
                 .find(|&end| mod_97(&candidate[..end]) == Some(1)),
             Self::Ip => whole(
                 Ipv4Addr::from_str(candidate).is_ok()
