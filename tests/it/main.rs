@@ -8,6 +8,7 @@ mod http;
 mod jsft;
 mod learn;
 mod learning;
+mod log;
 mod parity;
 mod process;
 mod serving;
