@@ -76,7 +76,9 @@ impl Learning<'_> {
                 let base = FrozenBase::load(&dir, &device)?;
                 Ok::<_, crate::learn::LearnError>((base, weights_digest(&dir)?))
             });
-            let (base, digest) = loaded.await.map_err(|error| AppError::Config(error.to_string()))??;
+            let (base, digest) = loaded
+                .await
+                .map_err(|error| AppError::Config(error.to_string()))??;
             let pool = trainer_pool(learn.threads)?;
             let switch = LearnControl::new(self.metrics);
             let learner = Learner {

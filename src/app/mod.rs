@@ -165,7 +165,8 @@ impl App {
             ),
             _ if config.learn.is_some() => {
                 return Err(AppError::Config(
-                    "learning needs a data directory: what is learned has to be kept (--data-dir)".into(),
+                    "learning needs a data directory: what is learned has to be kept (--data-dir)"
+                        .into(),
                 ));
             }
             _ => None,
@@ -178,7 +179,9 @@ impl App {
             on_failure: config.traffic.on_failure,
             trust_user: config.traffic.trust_user,
         };
-        let control = learning.as_ref().and_then(|learning| learning.control.clone());
+        let control = learning
+            .as_ref()
+            .and_then(|learning| learning.control.clone());
         let publisher = learning.as_ref().map(|learning| learning.publisher.clone());
         let mut state = AppState::new(
             service.clone(),
@@ -257,7 +260,9 @@ async fn sweep(log: TrafficLog) {
     loop {
         match log.expire(now()).await {
             Ok(0) => {}
-            Ok(deleted) => tracing::info!("{deleted} records were older than their retention and are deleted"),
+            Ok(deleted) => {
+                tracing::info!("{deleted} records were older than their retention and are deleted")
+            }
             Err(error) => tracing::warn!("old records could not be deleted: {error}"),
         }
         tokio::time::sleep(SWEEP).await;

@@ -37,10 +37,16 @@ pub fn generations_plot(runs: &[RunResult]) -> Drawn {
     let mut last = 1.0_f64;
     for (variant, colour) in Variant::ALL.into_iter().zip(COLOURS) {
         let seeds = runs.iter().filter(|run| run.variant == variant).map(|run| {
-            let accuracy = run.generations.iter().map(|g| 100.0 * g.measured.correct.mean);
+            let accuracy = run
+                .generations
+                .iter()
+                .map(|g| 100.0 * g.measured.correct.mean);
             // A generation of one long stage stands where as many prompts have been learned from.
             let step = (variant.stage_units() / variant.stages()) as f64;
-            (0..).map(|at| f64::from(at) * step).zip(accuracy).collect::<Vec<_>>()
+            (0..)
+                .map(|at| f64::from(at) * step)
+                .zip(accuracy)
+                .collect::<Vec<_>>()
         });
         let seeds: Vec<_> = seeds.collect();
         for (x, _) in seeds.iter().flatten() {
@@ -54,7 +60,13 @@ pub fn generations_plot(runs: &[RunResult]) -> Drawn {
             });
         }
     }
-    draw("Accuracy of the served policy", "stages' worth of prompts", (0.0, last), |x| format!("{x:.0}"), &curves)
+    draw(
+        "Accuracy of the served policy",
+        "stages' worth of prompts",
+        (0.0, last),
+        |x| format!("{x:.0}"),
+        &curves,
+    )
 }
 
 /// Best of N of the start and of the last generation, each its own judge.
@@ -68,11 +80,15 @@ pub fn best_of_plot(runs: &[RunResult]) -> Drawn {
         generations
             .map(|generation| {
                 let rows = generation.measured.best_of.iter();
-                rows.map(|row| ((row.n as f64).log2(), 100.0 * row.correct.mean)).collect()
+                rows.map(|row| ((row.n as f64).log2(), 100.0 * row.correct.mean))
+                    .collect()
             })
             .collect()
     };
-    let curves = [("start", COLOURS[3], of(false)), ("trained", COLOURS[0], of(true))];
+    let curves = [
+        ("start", COLOURS[3], of(false)),
+        ("trained", COLOURS[0], of(true)),
+    ];
     let curves = curves.map(|(name, colour, seeds)| Curve {
         name: name.to_owned(),
         colour,
@@ -80,7 +96,13 @@ pub fn best_of_plot(runs: &[RunResult]) -> Drawn {
     });
     let last = curves.iter().flat_map(|curve| curve.seeds.iter().flatten());
     let last = last.map(|(x, _)| *x).fold(1.0, f64::max);
-    draw("Best of N, the policy its own judge", "N samples", (0.0, last), |x| format!("{:.0}", x.exp2()), &curves)
+    draw(
+        "Best of N, the policy its own judge",
+        "N samples",
+        (0.0, last),
+        |x| format!("{:.0}", x.exp2()),
+        &curves,
+    )
 }
 
 fn draw(

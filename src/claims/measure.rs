@@ -62,7 +62,12 @@ pub async fn measure(
     let grades: Vec<Vec<Grade>> = tasks
         .iter()
         .zip(&answers)
-        .map(|(task, answers)| answers.iter().map(|answer| task.check(&answer.text)).collect())
+        .map(|(task, answers)| {
+            answers
+                .iter()
+                .map(|answer| task.check(&answer.text))
+                .collect()
+        })
         .collect();
     let tokens = answers.iter().flatten().map(|answer| answer.ids.len());
     let (sum, count) = tokens.fold((0, 0), |(sum, count), tokens| (sum + tokens, count + 1));
@@ -90,7 +95,8 @@ fn share(grades: &[Vec<Grade>], principle: Principle) -> Result<Estimate, Claims
 }
 
 fn estimate(clusters: &[Cluster]) -> Result<Estimate, ClaimsError> {
-    bootstrap(clusters).ok_or_else(|| ClaimsError::Failed("no instructions were measured".to_owned()))
+    bootstrap(clusters)
+        .ok_or_else(|| ClaimsError::Failed("no instructions were measured".to_owned()))
 }
 
 /// Tournaments among the first 1, 2, 4, ... answers.
@@ -105,26 +111,36 @@ async fn best_of(
     let mut rows = Vec::new();
     let mut n = 1;
     while n <= options.best_of {
-        let winners = prompts.iter().zip(answers).enumerate().map(|(at, (prompt, answers))| {
-            let task = JudgeTask {
-                context: prompt.messages.clone(),
-                principles: Vec::new(),
-                orders: Orders::Both,
-                turn: Turn::background(),
-                weights: Some(weights.clone()),
-            };
-            let how = TournamentTask {
-                method: Method::SingleElimination,
-                seed: at as u64,
-            };
-            let texts: Vec<String> = answers[..n].iter().map(|answer| answer.text.clone()).collect();
-            async move {
-                match texts.len() {
-                    1 => Ok(0),
-                    _ => service.hold_tournament(&task, how, &texts).await.map(|held| held.result.winner),
+        let winners = prompts
+            .iter()
+            .zip(answers)
+            .enumerate()
+            .map(|(at, (prompt, answers))| {
+                let task = JudgeTask {
+                    context: prompt.messages.clone(),
+                    principles: Vec::new(),
+                    orders: Orders::Both,
+                    turn: Turn::background(),
+                    weights: Some(weights.clone()),
+                };
+                let how = TournamentTask {
+                    method: Method::Knockout,
+                    seed: at as u64,
+                };
+                let texts: Vec<String> = answers[..n]
+                    .iter()
+                    .map(|answer| answer.text.clone())
+                    .collect();
+                async move {
+                    match texts.len() {
+                        1 => Ok(0),
+                        _ => service
+                            .hold_tournament(&task, how, &texts)
+                            .await
+                            .map(|held| held.result.winner),
+                    }
                 }
-            }
-        });
+            });
         let winners: Vec<usize> = stream::iter(winners).buffered(8).try_collect().await?;
         let clusters: Vec<Cluster> = winners
             .iter()

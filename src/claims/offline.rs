@@ -30,20 +30,29 @@ pub async fn train_offline(
         let rejected = answer_ids(service, &messages, &prompt, &pair.rejected).await?;
         examples.push(PairExample::new(prompt, chosen, rejected));
     }
-    let (dir, config, device) = (model_dir.to_owned(), settings.clone(), options.device.clone());
+    let (dir, config, device) = (
+        model_dir.to_owned(),
+        settings.clone(),
+        options.device.clone(),
+    );
     let trained = tokio::task::spawn_blocking(move || {
         let base = FrozenBase::load(&dir, &device)?;
         let batches: Vec<&[PairExample]> = examples.chunks(config.stage.batch).collect();
         let updates = batches.len() as u64;
         let mut trainer = DpoTrainer::new(&base, None, None, config.dpo.clone(), updates)?;
         for batch in batches {
-            let pairs: Vec<PairExample> = batch.iter().filter(|pair| trainer.check_pair(pair).is_ok()).cloned().collect();
+            let pairs: Vec<PairExample> = batch
+                .iter()
+                .filter(|pair| trainer.check_pair(pair).is_ok())
+                .cloned()
+                .collect();
             let reference = trainer.reference_logps(&pairs, &mut || {})?;
             trainer.update(&pairs, &reference, &mut || {})?;
         }
         trainer.adapter()
     });
-    let trained: Result<Adapter, TrainError> =
-        trained.await.map_err(|error| ClaimsError::Failed(error.to_string()))?;
+    let trained: Result<Adapter, TrainError> = trained
+        .await
+        .map_err(|error| ClaimsError::Failed(error.to_string()))?;
     Ok(trained?)
 }

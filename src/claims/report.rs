@@ -6,10 +6,10 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::ClaimsError;
 use super::draw::{best_of_plot, generations_plot};
 use super::run::{GenerationResult, PairTruth, RunResult};
 use super::variant::Variant;
-use super::ClaimsError;
 
 /// Everything that was measured.
 #[derive(Debug, Serialize)]
@@ -38,7 +38,9 @@ pub struct OverSeeds {
 }
 
 /// 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
-const T: [f64; 9] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262];
+const T: [f64; 9] = [
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262,
+];
 
 impl OverSeeds {
     pub fn new(values: &[f64]) -> Option<Self> {
@@ -109,7 +111,11 @@ impl Report {
 
     /// A number of the last generation, over seeds.
     fn last(&self, variant: Variant, number: Number) -> Option<OverSeeds> {
-        let values: Vec<f64> = self.of(variant).filter_map(|run| run.generations.last()).map(number).collect();
+        let values: Vec<f64> = self
+            .of(variant)
+            .filter_map(|run| run.generations.last())
+            .map(number)
+            .collect();
         OverSeeds::new(&values)
     }
 
@@ -129,7 +135,9 @@ impl Report {
             self.of(variant).filter_map(last).collect()
         };
         let (ahead, behind) = (by_seed(ahead), by_seed(behind));
-        let leads = ahead.iter().filter_map(|(seed, value)| Some(value - behind.get(seed)?));
+        let leads = ahead
+            .iter()
+            .filter_map(|(seed, value)| Some(value - behind.get(seed)?));
         OverSeeds::new(&leads.collect::<Vec<_>>())
     }
 
@@ -138,7 +146,10 @@ impl Report {
         Claim {
             claim: "1. the served policy gains at least 10 points of accuracy over the JSFT start",
             holds: gain.map(|gain| gain.mean - gain.half >= 10.0),
-            evidence: text(&[("gain", gain), ("reached", self.last(Variant::Stages, correct))]),
+            evidence: text(&[
+                ("gain", gain),
+                ("reached", self.last(Variant::Stages, correct)),
+            ]),
         }
     }
 
@@ -147,7 +158,9 @@ impl Report {
         let off_offline = self.lead(Variant::OffPolicy, Variant::Offline, correct);
         Claim {
             claim: "2. on-policy before off-policy before offline, at equal updates",
-            holds: on_off.zip(off_offline).map(|(a, b)| a.mean > a.half && b.mean > b.half),
+            holds: on_off
+                .zip(off_offline)
+                .map(|(a, b)| a.mean > a.half && b.mean > b.half),
             evidence: text(&[
                 ("on-policy", self.last(Variant::AtOnce, correct)),
                 ("off-policy", self.last(Variant::OffPolicy, correct)),
@@ -167,7 +180,9 @@ impl Report {
             None => Vec::new(),
         };
         for (at, n) in sizes.iter().enumerate() {
-            let value = |generation: &GenerationResult| 100.0 * generation.measured.best_of[at].correct.mean;
+            let value = |generation: &GenerationResult| {
+                100.0 * generation.measured.best_of[at].correct.mean
+            };
             let gains = self.of(Variant::Stages).filter_map(|run| {
                 Some(value(run.generations.last()?) - value(run.generations.first()?))
             });
@@ -179,7 +194,10 @@ impl Report {
         Claim {
             claim: "3. best of N with the trained policy as its own judge is above the start's curve, N = 1 to 16",
             holds: (!points.is_empty()).then(|| points.iter().all(|gain| *gain > 0.0)),
-            evidence: format!("points above the start, {}", evidence.trim_end_matches("; ")),
+            evidence: format!(
+                "points above the start, {}",
+                evidence.trim_end_matches("; ")
+            ),
         }
     }
 
@@ -197,11 +215,23 @@ impl Report {
     }
 
     fn principles(&self) -> Claim {
-        let moved = [self.gain(Variant::Brief, brief), self.gain(Variant::Polite, polite)];
-        let kept = [self.gain(Variant::Brief, correct), self.gain(Variant::Polite, correct)];
+        let moved = [
+            self.gain(Variant::Brief, brief),
+            self.gain(Variant::Polite, polite),
+        ];
+        let kept = [
+            self.gain(Variant::Brief, correct),
+            self.gain(Variant::Polite, correct),
+        ];
         let all = moved.iter().chain(&kept).all(Option::is_some);
-        let moves = moved.iter().flatten().all(|gain| gain.mean > gain.half && gain.mean > 0.0);
-        let keeps = kept.iter().flatten().all(|gain| gain.mean + gain.half >= 0.0);
+        let moves = moved
+            .iter()
+            .flatten()
+            .all(|gain| gain.mean > gain.half && gain.mean > 0.0);
+        let keeps = kept
+            .iter()
+            .flatten()
+            .all(|gain| gain.mean + gain.half >= 0.0);
         Claim {
             claim: "5. SALMON: a principle's weight moves the policy its way after one stage, correctness held",
             holds: all.then_some(moves && keeps),
@@ -217,11 +247,22 @@ impl Report {
     fn contrast(&self) -> Claim {
         let share = |variant| {
             let right = |truth: &PairTruth| 100.0 * truth.right as f64 / truth.pairs.max(1) as f64;
-            OverSeeds::new(&self.of(variant).map(|run| right(&run.pairs)).collect::<Vec<_>>())
+            OverSeeds::new(
+                &self
+                    .of(variant)
+                    .map(|run| right(&run.pairs))
+                    .collect::<Vec<_>>(),
+            )
         };
         let decided = |variant| {
-            let right = |truth: &PairTruth| 100.0 * truth.right as f64 / truth.decidable.max(1) as f64;
-            OverSeeds::new(&self.of(variant).map(|run| right(&run.pairs)).collect::<Vec<_>>())
+            let right =
+                |truth: &PairTruth| 100.0 * truth.right as f64 / truth.decidable.max(1) as f64;
+            OverSeeds::new(
+                &self
+                    .of(variant)
+                    .map(|run| right(&run.pairs))
+                    .collect::<Vec<_>>(),
+            )
         };
         let (plain, opposed, generated) = (
             self.last(Variant::Plain, correct),
@@ -231,9 +272,14 @@ impl Report {
         let best = |a: Option<OverSeeds>, b: Option<OverSeeds>| Some(a?.mean.max(b?.mean));
         Claim {
             claim: "6. SSO: opposed principles make truer pairs than judged samples, and a better policy",
-            holds: best(opposed, generated).zip(plain).map(|(opposed, plain)| opposed > plain.mean),
+            holds: best(opposed, generated)
+                .zip(plain)
+                .map(|(opposed, plain)| opposed > plain.mean),
             evidence: text(&[
-                ("chosen right and rejected wrong, of all judged pairs", share(Variant::Plain)),
+                (
+                    "chosen right and rejected wrong, of all judged pairs",
+                    share(Variant::Plain),
+                ),
                 ("of the decidable", decided(Variant::Plain)),
                 ("of all opposed pairs", share(Variant::Contrast)),
                 ("of the decidable", decided(Variant::Contrast)),
@@ -248,7 +294,9 @@ impl Report {
 
     /// For reading.
     pub fn table(&self) -> String {
-        let mut table = String::from("| variant | seed | generation | outcome | correct | brief | polite | tokens | pairs | right of decidable | s |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+        let mut table = String::from(
+            "| variant | seed | generation | outcome | correct | brief | polite | tokens | pairs | right of decidable | s |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+        );
         for run in &self.runs {
             for (at, generation) in run.generations.iter().enumerate() {
                 let outcome = generation.outcome.map_or("", |outcome| outcome.as_str());
@@ -285,14 +333,18 @@ impl Report {
     /// # Errors
     /// The file system's; the plotting library's.
     pub fn write(&self, dir: &Path) -> Result<(), ClaimsError> {
-        let json = serde_json::to_string_pretty(self).map_err(|error| ClaimsError::Failed(error.to_string()))?;
+        let json = serde_json::to_string_pretty(self)
+            .map_err(|error| ClaimsError::Failed(error.to_string()))?;
         let pictures = [
             ("accuracy.svg", generations_plot(&self.runs)),
             ("best_of_n.svg", best_of_plot(&self.runs)),
         ];
         let mut files = vec![("claims.json", json), ("claims.md", self.table())];
         for (name, picture) in pictures {
-            files.push((name, picture.map_err(|error| ClaimsError::Failed(error.to_string()))?));
+            files.push((
+                name,
+                picture.map_err(|error| ClaimsError::Failed(error.to_string()))?,
+            ));
         }
         for (name, text) in files {
             let path = dir.join(name);
@@ -303,7 +355,9 @@ impl Report {
 }
 
 fn text(numbers: &[(&str, Option<OverSeeds>)]) -> String {
-    let said = numbers.iter().filter_map(|(name, number)| Some(format!("{name} {}", (*number)?)));
+    let said = numbers
+        .iter()
+        .filter_map(|(name, number)| Some(format!("{name} {}", (*number)?)));
     said.collect::<Vec<_>>().join("; ")
 }
 

@@ -22,8 +22,8 @@ use crate::http::{HttpConfig, OnLogFailure, Permitted};
 use crate::learn::{LearnConfig, LearnControl, Phase};
 use crate::model::WeightsLease;
 use crate::pocket::{Dice, Split, Task};
-use crate::preference::log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 use crate::preference::PrincipleTable;
+use crate::preference::log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 
 /// Calls that are replayed at once.
 const CONCURRENCY: usize = 32;
@@ -63,7 +63,11 @@ pub struct PairTruth {
 }
 
 /// Runs it from nothing to its numbers.
-pub async fn run(options: &ClaimsOptions, variant: Variant, seed: u64) -> Result<RunResult, ClaimsError> {
+pub async fn run(
+    options: &ClaimsOptions,
+    variant: Variant,
+    seed: u64,
+) -> Result<RunResult, ClaimsError> {
     let begun = Instant::now();
     let settings = variant.config(options, seed);
     let work = options.out.join(format!("{}-{seed}.data", variant.name()));
@@ -93,7 +97,11 @@ fn remove(dir: &Path) -> Result<(), ClaimsError> {
     }
 }
 
-async fn start(options: &ClaimsOptions, config: LearnConfig, work: &Path) -> Result<App, ClaimsError> {
+async fn start(
+    options: &ClaimsOptions,
+    config: LearnConfig,
+    work: &Path,
+) -> Result<App, ClaimsError> {
     let data_dir = DataDir::open(work).map_err(|source| ClaimsError::Io {
         path: work.to_owned(),
         source,
@@ -132,7 +140,10 @@ async fn learn(
     app: &App,
 ) -> Result<(Vec<GenerationResult>, PairTruth), ClaimsError> {
     let missing = || ClaimsError::Failed("the program was started without learning".to_owned());
-    let (control, log) = (app.control.as_ref().ok_or_else(missing)?, app.log.as_ref().ok_or_else(missing)?);
+    let (control, log) = (
+        app.control.as_ref().ok_or_else(missing)?,
+        app.log.as_ref().ok_or_else(missing)?,
+    );
     let publisher = app.publisher.as_ref().ok_or_else(missing)?;
     let base = publisher.weights("base").await?;
     let mut generations = vec![GenerationResult {
@@ -148,7 +159,13 @@ async fn learn(
     }
     control.pause();
     if let Some((principle, weight)) = variant.raised() {
-        raise(&app.admin_router, app.service.judge().table(), principle.name(), weight).await?;
+        raise(
+            &app.admin_router,
+            app.service.judge().table(),
+            principle.name(),
+            weight,
+        )
+        .await?;
     }
     let tasks = replay(&app.router, settings, variant.stages(), seed).await?;
     for stage in 1..=variant.stages() {
@@ -179,17 +196,31 @@ async fn measured(
 }
 
 /// Waits until `count` stages have ended.
-async fn finished(control: &LearnControl, log: &TrafficLog, count: usize) -> Result<(), ClaimsError> {
+async fn finished(
+    control: &LearnControl,
+    log: &TrafficLog,
+    count: usize,
+) -> Result<(), ClaimsError> {
     let begun = Instant::now();
     loop {
-        let ended = log.stages().await?.iter().filter(|stage| stage.outcome.is_some()).count();
+        let ended = log
+            .stages()
+            .await?
+            .iter()
+            .filter(|stage| stage.outcome.is_some())
+            .count();
         if ended >= count {
             return Ok(());
         }
         let status = control.status();
         if begun.elapsed() > PATIENCE || status.state == Phase::Failed {
-            let error = status.error.unwrap_or_else(|| "it takes too long".to_owned());
-            return Err(ClaimsError::Failed(format!("stage {}: {error}", status.stage)));
+            let error = status
+                .error
+                .unwrap_or_else(|| "it takes too long".to_owned());
+            return Err(ClaimsError::Failed(format!(
+                "stage {}: {error}",
+                status.stage
+            )));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
@@ -221,12 +252,27 @@ async fn replay(
         .buffer_unordered(CONCURRENCY)
         .try_for_each(|_| async { Ok(()) })
         .await?;
-    Ok(tasks.into_iter().map(|task| (task.prompt.clone(), task)).collect())
+    Ok(tasks
+        .into_iter()
+        .map(|task| (task.prompt.clone(), task))
+        .collect())
 }
 
 /// Gives a principle of the table another weight, through the operators' route; `correct` weighs 1.
-async fn raise(router: &Router, table: &PrincipleTable, name: &str, weight: f64) -> Result<(), ClaimsError> {
-    let current = call(router, "GET /principles", Method::GET, "/principles", Value::Null).await?;
+async fn raise(
+    router: &Router,
+    table: &PrincipleTable,
+    name: &str,
+    weight: f64,
+) -> Result<(), ClaimsError> {
+    let current = call(
+        router,
+        "GET /principles",
+        Method::GET,
+        "/principles",
+        Value::Null,
+    )
+    .await?;
     let principles: Vec<Value> = table
         .iter()
         .map(|principle| {
@@ -250,7 +296,11 @@ async fn call(
     path: &str,
     body: Value,
 ) -> Result<Value, ClaimsError> {
-    let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+    let body = if body.is_null() {
+        Body::empty()
+    } else {
+        Body::from(body.to_string())
+    };
     let request = Request::builder()
         .method(method)
         .uri(path)
@@ -279,14 +329,20 @@ async fn truth(log: &TrafficLog, tasks: &HashMap<String, Task>) -> Result<PairTr
     let mut truth = PairTruth::default();
     for stage in log.stages().await? {
         let rows = stage.state["rows"].as_array().cloned().unwrap_or_default();
-        for id in rows.iter().filter_map(|id| crate::preference::log::RecordId::parse(id.as_str()?)) {
+        for id in rows
+            .iter()
+            .filter_map(|id| crate::preference::log::RecordId::parse(id.as_str()?))
+        {
             let Some(record) = log.get(&id, &Scope::All).await? else {
                 continue;
             };
             let Prompt::Messages(messages) = &record.prompt else {
                 continue;
             };
-            let Some(task) = messages.last().and_then(|message| tasks.get(&message.content)) else {
+            let Some(task) = messages
+                .last()
+                .and_then(|message| tasks.get(&message.content))
+            else {
                 continue;
             };
             let learned = |source| matches!(source, PairSource::OnPolicy | PairSource::Contrast);

@@ -119,7 +119,9 @@ impl Variant {
         match self {
             Self::OffPolicy => config.rollout.on_policy = false,
             Self::Brief | Self::Polite => {
-                let principles = [Principle::Correct].into_iter().chain(self.raised().map(|(p, _)| p));
+                let principles = [Principle::Correct]
+                    .into_iter()
+                    .chain(self.raised().map(|(p, _)| p));
                 config.judging.principles = principles.map(|p| p.name().to_owned()).collect();
             }
             Self::Contrast | Self::ContrastGenerator => {

@@ -179,7 +179,9 @@ impl KeepingArgs {
         };
         TrafficOptions {
             log: log.map(|log| LogConfig {
-                retention: self.retention_days.map(|days| Duration::from_secs(days * 24 * 3600)),
+                retention: self
+                    .retention_days
+                    .map(|days| Duration::from_secs(days * 24 * 3600)),
                 trust: self.trust_feedback,
                 redaction,
                 ..log
@@ -204,7 +206,9 @@ impl LearningArgs {
             Some("default") => LearnConfig::default(),
             _ => LearnConfig::from_file(file)?,
         };
-        let threads = self.trainer_threads.unwrap_or(rayon::current_num_threads() / 2);
+        let threads = self
+            .trainer_threads
+            .unwrap_or(rayon::current_num_threads() / 2);
         Ok(Some(LearnOptions {
             config,
             threads: threads.max(1),
@@ -282,7 +286,7 @@ impl ServeArgs {
             max_requests: self.max_requests,
             max_body: self.max_body,
             keys,
-            admin_keys: ApiKeys::default(),
+            admin_keys,
             rate_limit: self.rate_limit.map(|per_second| RateLimit {
                 per_second,
                 burst: self.rate_burst.unwrap_or(per_second),
@@ -298,7 +302,12 @@ impl ServeArgs {
         let data_dir = self.keeping.data_dir()?;
         let named = self.model.as_deref();
         Ok(AppConfig {
-            model_name: self.model_name.as_deref().or(named).unwrap_or("pocket").to_owned(),
+            model_name: self
+                .model_name
+                .as_deref()
+                .or(named)
+                .unwrap_or("pocket")
+                .to_owned(),
             model: ModelFiles::resolve(named)?,
             adapter: self.adapter.clone(),
             device,
@@ -339,7 +348,11 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
     let (listener, address) = listen(args.listen)?;
     let mut serving = accept(listener, app.router.clone(), args.tls(), &handle).await?;
     let capacity = app.capacity;
-    let scheme = if args.tls().is_some() { "https" } else { "http" };
+    let scheme = if args.tls().is_some() {
+        "https"
+    } else {
+        "http"
+    };
     eprintln!(
         "{} on {scheme}://{address}: {} tokens of KV cache ({} MiB), contexts of up to {}, {} sequences at once",
         app.model_name,
@@ -389,9 +402,9 @@ async fn accept(
     let service = router.into_make_service();
     Ok(match tls {
         Some((cert, key)) => {
-            let tls = RustlsConfig::from_pem_file(cert, key).await.with_context(|| {
-                format!("cannot use {} and {}", cert.display(), key.display())
-            })?;
+            let tls = RustlsConfig::from_pem_file(cert, key)
+                .await
+                .with_context(|| format!("cannot use {} and {}", cert.display(), key.display()))?;
             let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
             tokio::spawn(server.serve(service))
         }

@@ -119,9 +119,8 @@ pub async fn answer<W: Wording>(
             async move { stream.send_all(generations, n).await }
         }));
     }
-    let drawn = tasks.map(|(task, judging, draft)| {
-        draw(&state.service, task, judging, sampling.n, draft)
-    });
+    let drawn =
+        tasks.map(|(task, judging, draft)| draw(&state.service, task, judging, sampling.n, draft));
     let (mut choices, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
     let mut drafts = Vec::new();
     for drawn in try_join_all(drawn).await? {
@@ -254,7 +253,7 @@ impl<W: Wording> Stream<W> {
                 finish,
             } = event
             else {
-                            continue;
+                continue;
             };
             draft.token(index, &text, &token, finish);
             if !self.shows_logprobs {

@@ -190,10 +190,8 @@ impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         let message = error.to_string();
         match error {
-            LogError::Overloaded => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", message)
-                    .retry_after(QUEUE_RETRY_AFTER)
-            }
+            LogError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", message)
+                .retry_after(QUEUE_RETRY_AFTER),
             // What the database says of itself is the operator's to read.
             LogError::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -196,7 +196,11 @@ async fn shift(
     };
     if let Err(error) = learning.publisher.check(&to).await {
         let message = format!("it cannot serve: {error}");
-        return Err(ApiError::new(StatusCode::CONFLICT, "unusable_generation", message));
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "unusable_generation",
+            message,
+        ));
     }
     let now = learning.log.pointers().await?;
     let expected = GenerationId::new(body.expected.as_str());
@@ -218,7 +222,10 @@ async fn shift(
             step(Pointer::Reference, &now.reference, &to),
         ]
     };
-    learning.log.move_pointers(&moves, &identity.actor(), reason).await?;
+    learning
+        .log
+        .move_pointers(&moves, &identity.actor(), reason)
+        .await?;
     if let Err(error) = learning.publisher.follow().await {
         tracing::error!("the pointers moved, and what serves stays as it is: {error}");
     }

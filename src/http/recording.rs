@@ -188,7 +188,11 @@ impl Keeping {
         }
     }
 
-    async fn commit(&self, log: &TrafficLog, record: NewRecord) -> Result<Option<RecordId>, ApiError> {
+    async fn commit(
+        &self,
+        log: &TrafficLog,
+        record: NewRecord,
+    ) -> Result<Option<RecordId>, ApiError> {
         let begun = Instant::now();
         match log.append(record).await {
             Ok(id) => {

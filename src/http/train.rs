@@ -119,7 +119,10 @@ pub async fn pause(
 ) -> Result<Json<TrainBody>, ApiError> {
     let (learning, control) = learning(&state)?;
     control.pause();
-    learning.log.audit(&identity.actor(), "train.paused", json!({})).await?;
+    learning
+        .log
+        .audit(&identity.actor(), "train.paused", json!({}))
+        .await?;
     Ok(body(learning, control))
 }
 
@@ -139,7 +142,10 @@ pub async fn resume(
     identity: Identity,
 ) -> Result<Json<TrainBody>, ApiError> {
     let (learning, control) = learning(&state)?;
-    learning.log.audit(&identity.actor(), "train.resumed", json!({})).await?;
+    learning
+        .log
+        .audit(&identity.actor(), "train.resumed", json!({}))
+        .await?;
     control.resume();
     Ok(body(learning, control))
 }

@@ -10,12 +10,18 @@ use crate::service::WeightedPrinciple;
 
 impl Learner {
     /// Waits until the log has what a stage needs, and opens it.
-    pub(super) async fn begin<'a>(&self, lease: &'a TrainerLease) -> Result<Running<'a>, LearnError> {
+    pub(super) async fn begin<'a>(
+        &self,
+        lease: &'a TrainerLease,
+    ) -> Result<Running<'a>, LearnError> {
         let config = &self.config;
         loop {
             self.control.unpaused().await;
             if self.control.status().unattended >= config.stage.unattended {
-                tracing::info!("learning: paused after {} promoted stages", config.stage.unattended);
+                tracing::info!(
+                    "learning: paused after {} promoted stages",
+                    config.stage.unattended
+                );
                 self.control.pause();
                 continue;
             }
@@ -33,7 +39,8 @@ impl Learner {
             }
             let pointers = self.log.pointers().await?;
             let principles = self.stage_principles()?;
-            let state = StageState::new((**config).clone(), &pointers, &principles, rows, gate_rows);
+            let state =
+                StageState::new((**config).clone(), &pointers, &principles, rows, gate_rows);
             let stage = NewStage {
                 reference: pointers.policy,
                 state: serde_json::to_value(&state)?,
@@ -80,7 +87,10 @@ impl Learner {
         if running.state.ordered {
             return Ok(());
         }
-        let rows = running.lease.claim_rows(running.id, &running.state.rows).await?;
+        let rows = running
+            .lease
+            .claim_rows(running.id, &running.state.rows)
+            .await?;
         running.state.rows = match running.state.config.stage.order {
             StageOrder::AsLogged => rows,
             StageOrder::EasyFirst => self.easy_first(running, rows).await?,

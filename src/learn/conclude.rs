@@ -36,7 +36,8 @@ impl Learner {
             base: self.workshop.base_digest.clone(),
             config: serde_json::to_value(&state.config)?,
         };
-        let (generations, extrapolate) = (self.generations.clone(), state.config.publish.extrapolate);
+        let (generations, extrapolate) =
+            (self.generations.clone(), state.config.publish.extrapolate);
         let written = trainer.with(move |trainer, _| {
             Ok(generations.write(lineage, |dir| {
                 trainer.save_state(dir)?;
@@ -66,7 +67,9 @@ impl Learner {
     /// Measures the candidate and closes the stage.
     pub(super) async fn conclude(&self, running: &mut Running<'_>) -> Result<(), LearnError> {
         let Some(candidate) = running.state.candidate.clone() else {
-            return Err(LearnError::Config("a stage without a candidate was concluded".into()));
+            return Err(LearnError::Config(
+                "a stage without a candidate was concluded".into(),
+            ));
         };
         self.control.enter(Phase::Gating);
         let id = GenerationId::new(candidate.as_str());
@@ -76,7 +79,9 @@ impl Learner {
         } else {
             match self.measured(running, &candidate).await {
                 Ok(gates) => self.decide(running, &id, gates).await?,
-                Err(error @ (LearnError::DamagedGeneration { .. } | LearnError::NoGeneration(_))) => {
+                Err(
+                    error @ (LearnError::DamagedGeneration { .. } | LearnError::NoGeneration(_)),
+                ) => {
                     tracing::error!("learning: {error}; the stage is given up");
                     let none = serde_json::Value::Null;
                     let failed = Some(GenerationState::Failed);
@@ -87,7 +92,10 @@ impl Learner {
             }
         };
         let state = serde_json::to_value(&running.state)?;
-        running.lease.close_stage(running.id, outcome, &state).await?;
+        running
+            .lease
+            .close_stage(running.id, outcome, &state)
+            .await?;
         let metrics = self.control.metrics();
         metrics.stages.with_label_values(&[outcome.as_str()]).inc();
         self.control.change(|status| {
@@ -96,7 +104,10 @@ impl Learner {
                 status.unattended += 1;
             }
         });
-        tracing::info!("learning: stage {} {outcome}: generation {candidate}", running.id);
+        tracing::info!(
+            "learning: stage {} {outcome}: generation {candidate}",
+            running.id
+        );
         if let Err(error) = self.publisher.follow().await {
             tracing::warn!("what serves stays as it is: {error}");
         }
@@ -113,11 +124,19 @@ impl Learner {
         let passed = gates.iter().all(|gate| gate.passed);
         for gate in &gates {
             let value = gate.value.unwrap_or(f64::NAN);
-            self.control.metrics().gates.with_label_values(&[&gate.gate]).set(value);
+            self.control
+                .metrics()
+                .gates
+                .with_label_values(&[&gate.gate])
+                .set(value);
         }
-        self.control.change(|status| status.gates.clone_from(&gates));
+        self.control
+            .change(|status| status.gates.clone_from(&gates));
         let refused = (!passed).then_some(GenerationState::Rejected);
-        running.lease.record_gates(id, &serde_json::to_value(&gates)?, refused).await?;
+        running
+            .lease
+            .record_gates(id, &serde_json::to_value(&gates)?, refused)
+            .await?;
         fault::point("gate.recorded");
         if !passed {
             return Ok(StageOutcome::Rejected);
@@ -154,7 +173,11 @@ impl Learner {
     }
 
     /// Every gate's number.
-    async fn measured(&self, running: &Running<'_>, candidate: &str) -> Result<Vec<GateResult>, LearnError> {
+    async fn measured(
+        &self,
+        running: &Running<'_>,
+        candidate: &str,
+    ) -> Result<Vec<GateResult>, LearnError> {
         let state = &running.state;
         let config: &LearnConfig = &state.config;
         let contender = self.publisher.weights(candidate).await?;
@@ -164,7 +187,14 @@ impl Learner {
         let places = (0_u64..).zip(&state.gate_rows);
         let prompts = maker.prompts(Draw::Gate, places).await?;
         let prompts: Vec<_> = prompts.into_iter().map(|(_, prompt)| prompt).collect();
-        let meeting = meet(&self.service, &config.rollout, &judge, [&contender, &live], &prompts).await?;
+        let meeting = meet(
+            &self.service,
+            &config.rollout,
+            &judge,
+            [&contender, &live],
+            &prompts,
+        )
+        .await?;
 
         let adapter = self.adapter(candidate)?;
         let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
@@ -173,7 +203,10 @@ impl Learner {
             None => None,
         };
         // The candidate as the trainer computes it, beside the live policy as its reference.
-        let mut scorer = self.workshop.trainer(&config.dpo, Some(adapter.clone()), 1).await?;
+        let mut scorer = self
+            .workshop
+            .trainer(&config.dpo, Some(adapter.clone()), 1)
+            .await?;
         let before = self.adapter(&state.policy)?;
         let asked: Vec<(Vec<u32>, Vec<u32>)> = prompts
             .iter()
@@ -181,7 +214,10 @@ impl Learner {
             .filter(|(_, answer)| !answer.ids.is_empty())
             .map(|(prompt, answer)| (prompt.ids.clone(), answer.ids.clone()))
             .collect();
-        let anchored = anchor.as_ref().map(AnchorSet::sequences).unwrap_or_default();
+        let anchored = anchor
+            .as_ref()
+            .map(AnchorSet::sequences)
+            .unwrap_or_default();
         let scored = scorer.with(move |scorer, pace| {
             scorer.set_reference(before.as_ref())?;
             Ok([
@@ -192,7 +228,12 @@ impl Learner {
             ])
         });
         let [own, base, anchor_candidate, anchor_live] = scored.await?;
-        let answered: Vec<_> = meeting.answers.iter().filter(|a| !a.ids.is_empty()).cloned().collect();
+        let answered: Vec<_> = meeting
+            .answers
+            .iter()
+            .filter(|a| !a.ids.is_empty())
+            .cloned()
+            .collect();
         let measured = Measurements {
             not_finite: not_finite(&adapter.weights)?,
             norm: largest_change(&self.workshop.base, &adapter)?,
@@ -201,9 +242,12 @@ impl Learner {
             kl: divergence(&own, &base),
             duels: meeting.duels,
             truncated: meeting.truncated,
-            anchor: anchor
-                .as_ref()
-                .map(|set| [set.preferred(&anchor_candidate), set.preferred(&anchor_live)]),
+            anchor: anchor.as_ref().map(|set| {
+                [
+                    set.preferred(&anchor_candidate),
+                    set.preferred(&anchor_live),
+                ]
+            }),
             judge: match &anchor {
                 Some(set) => Some([
                     set.judged(&self.service, &contender).await?,

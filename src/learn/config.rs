@@ -262,7 +262,10 @@ impl LearnConfig {
                 (0.001..=0.9).contains(&stage.held_out),
                 "stage.held_out must be from 0.001 to 0.9",
             ),
-            (stage.checkpoint_every > 0, "stage.checkpoint_every must be at least 1"),
+            (
+                stage.checkpoint_every > 0,
+                "stage.checkpoint_every must be at least 1",
+            ),
             (stage.kl_budget > 0.0, "stage.kl_budget must be above 0"),
             (rollout.samples >= 2, "rollout.samples must be at least 2"),
             (
@@ -273,7 +276,10 @@ impl LearnConfig {
                 rollout.top_p > 0.0 && rollout.top_p <= 1.0,
                 "rollout.top_p must be above 0 and at most 1",
             ),
-            (rollout.max_tokens > 0, "rollout.max_tokens must be at least 1"),
+            (
+                rollout.max_tokens > 0,
+                "rollout.max_tokens must be at least 1",
+            ),
             (
                 (0.0..0.5).contains(&judging.min_margin),
                 "judging.min_margin must be from 0 to less than 0.5",
@@ -284,7 +290,10 @@ impl LearnConfig {
                 "contrast.share is above 0, so contrast.principles must name a pair",
             ),
             (contrast.gamma >= 0.0, "contrast.gamma must not be negative"),
-            (contrast.max_distance > 0.0, "contrast.max_distance must be above 0"),
+            (
+                contrast.max_distance > 0.0,
+                "contrast.max_distance must be above 0",
+            ),
             (share(active.entropy), "active.entropy must be from 0 to 1"),
             (
                 (0.0..1.0).contains(&replay.share),

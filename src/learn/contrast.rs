@@ -82,11 +82,7 @@ impl OpposedAnswers {
         let example = |prompt: &Prompt, chosen: &Answer, rejected: &Answer| {
             let usable = whole(chosen) && whole(rejected) && chosen.ids != rejected.ids;
             usable.then(|| {
-                PairExample::new(
-                    prompt.ids.clone(),
-                    chosen.ids.clone(),
-                    rejected.ids.clone(),
-                )
+                PairExample::new(prompt.ids.clone(), chosen.ids.clone(), rejected.ids.clone())
             })
         };
         let plus = example(&prompts.good, &self.good, &self.bad);
@@ -118,7 +114,10 @@ impl OpposedAnswers {
         if bare.iter().any(|logprob| own - logprob > max_distance) {
             return Err(Dropped::OffPolicy);
         }
-        if confirmed.as_ref().is_some_and(|verdict| verdict.winner != Some(0)) {
+        if confirmed
+            .as_ref()
+            .is_some_and(|verdict| verdict.winner != Some(0))
+        {
             return Err(Dropped::NotConfirmed);
         }
         Ok(JudgedPair {
@@ -161,9 +160,15 @@ mod tests {
         let examples = answers().generator_examples(&prompts);
         assert_eq!(examples.len(), 2);
         assert_eq!(examples[0].prompt, [2, 1]);
-        assert_eq!((&examples[0].chosen[..], &examples[0].rejected[..]), (&[6, 9][..], &[7, 9][..]));
+        assert_eq!(
+            (&examples[0].chosen[..], &examples[0].rejected[..]),
+            (&[6, 9][..], &[7, 9][..])
+        );
         assert_eq!(examples[1].prompt, [3, 1]);
-        assert_eq!((&examples[1].chosen[..], &examples[1].rejected[..]), (&[5, 9][..], &[6, 9][..]));
+        assert_eq!(
+            (&examples[1].chosen[..], &examples[1].rejected[..]),
+            (&[5, 9][..], &[6, 9][..])
+        );
 
         let mut cut = answers();
         cut.good.complete = false;

@@ -140,7 +140,8 @@ impl Generations {
     /// An id that is none, or no generation here; a file that is missing or damaged.
     pub fn verified(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
         // An id comes from a client: it never becomes a path unless it is a digest.
-        let is_digest = id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let is_digest =
+            id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let dir = self.root.join(if is_digest { id } else { "" });
         let path = dir.join(MANIFEST);
         if !is_digest || !path.is_file() {
@@ -158,7 +159,9 @@ impl Generations {
         for listed in &manifest.files {
             match listed.is_in(&dir) {
                 Ok(true) => {}
-                Ok(false) => return Err(damaged(format!("{} is not what was written", listed.name))),
+                Ok(false) => {
+                    return Err(damaged(format!("{} is not what was written", listed.name)));
+                }
                 Err(error) => return Err(damaged(error.to_string())),
             }
         }
@@ -225,8 +228,17 @@ mod tests {
         let id = generations.write(lineage(), write).unwrap();
         fs::write(dir.path().join(&id).join("adapter_model.safetensors"), "w").unwrap();
         let error = generations.verified(&id).unwrap_err();
-        assert!(matches!(error, LearnError::DamagedGeneration { .. }), "{error}");
-        for id in ["..", "", "../../etc/passwd", &"g".repeat(64), &"0".repeat(64)] {
+        assert!(
+            matches!(error, LearnError::DamagedGeneration { .. }),
+            "{error}"
+        );
+        for id in [
+            "..",
+            "",
+            "../../etc/passwd",
+            &"g".repeat(64),
+            &"0".repeat(64),
+        ] {
             let error = generations.verified(id).unwrap_err();
             assert!(matches!(error, LearnError::NoGeneration(_)), "{error}");
         }

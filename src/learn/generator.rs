@@ -49,7 +49,10 @@ impl Learner {
         let state = &running.state;
         let planned = state.planned();
         let adapter = self.adapter(&state.reference)?;
-        let mut trainer = self.workshop.trainer(&state.config.generator(), adapter, planned).await?;
+        let mut trainer = self
+            .workshop
+            .trainer(&state.config.generator(), adapter, planned)
+            .await?;
         let mut generator = start.clone();
         for update in 0..planned {
             self.control.unpaused().await;
@@ -70,7 +73,10 @@ impl Learner {
                 trainer.adapter()
             });
             let adapter = trained.await?;
-            generator = self.publisher.lend(&format!("stage-{}-generator-{update}", running.id), &adapter)?;
+            generator = self.publisher.lend(
+                &format!("stage-{}-generator-{update}", running.id),
+                &adapter,
+            )?;
         }
         trainer.with(|trainer, _| trainer.adapter()).await
     }

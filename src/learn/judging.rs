@@ -146,7 +146,11 @@ impl PinnedJudge {
         let sampled = answers.len();
         answers.retain(|answer| answer.complete);
         if answers.len() < 2 {
-            let why = if sampled < 2 { Dropped::Empty } else { Dropped::Truncated };
+            let why = if sampled < 2 {
+                Dropped::Empty
+            } else {
+                Dropped::Truncated
+            };
             return Ok(Err(why));
         }
         let mut distinct: Vec<Answer> = Vec::new();

@@ -24,15 +24,15 @@ use crate::model::WeightsLease;
 use crate::preference::Principles;
 use crate::preference::log::{LogError, RecordId, Stage, StageId, TrafficLog, TrainerLease};
 use crate::service::Service;
+use crate::train::TrainError;
 use crate::train::base::Adapter;
 use crate::train::checkpoint::CheckpointStore;
 use crate::train::dpo::{PairExample, Scorer};
-use crate::train::TrainError;
 
 /// How long a trainer that hangs keeps others out.
 const LEASE: Duration = Duration::from_secs(60);
 /// Between two looks at a log that has too few prompts, and after a failure.
-const POLL: Duration = Duration::from_secs(1);
+pub(super) const POLL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Everything the learner works with.
@@ -82,7 +82,9 @@ impl Learner {
         loop {
             let failed = match self.as_the_one_trainer().await {
                 Ok(()) => continue,
-                Err(LearnError::Log(LogError::Fenced { .. })) => "another trainer took over".to_owned(),
+                Err(LearnError::Log(LogError::Fenced { .. })) => {
+                    "another trainer took over".to_owned()
+                }
                 Err(error) => error.to_string(),
             };
             tracing::warn!("learning: {failed}");
@@ -98,7 +100,7 @@ impl Learner {
     /// another one trains.
     async fn as_the_one_trainer(&self) -> Result<(), LearnError> {
         let checkpoints = match CheckpointStore::open(self.dir.join("checkpoints"), 2) {
-            Ok(checkpoints) => checkpoints,
+            Ok(checkpoints) => Arc::new(checkpoints),
             Err(TrainError::BadFile { .. }) => return self.stand_by().await,
             Err(error) => return Err(error.into()),
         };
@@ -106,7 +108,6 @@ impl Learner {
             return self.stand_by().await;
         };
         self.generations.sweep()?;
-        self.adopt(&lease).await?;
         let trained = async {
             loop {
                 self.next_stage(&lease, &checkpoints).await?;
@@ -141,7 +142,7 @@ impl Learner {
     async fn next_stage(
         &self,
         lease: &TrainerLease,
-        checkpoints: &CheckpointStore,
+        checkpoints: &Arc<CheckpointStore>,
     ) -> Result<(), LearnError> {
         let mut running = match self.log.current_stage().await? {
             Some(Stage { id, state, .. }) => Running {
@@ -173,7 +174,12 @@ impl Learner {
         })
     }
 
-    pub(super) fn pair_maker(&self, stage: StageId, state: &StageState, judge: PinnedJudge) -> PairMaker {
+    pub(super) fn pair_maker(
+        &self,
+        stage: StageId,
+        state: &StageState,
+        judge: PinnedJudge,
+    ) -> PairMaker {
         PairMaker {
             service: self.service.clone(),
             log: self.log.clone(),
@@ -187,7 +193,7 @@ impl Learner {
     async fn train(
         &self,
         running: &mut Running<'_>,
-        checkpoints: &CheckpointStore,
+        checkpoints: &Arc<CheckpointStore>,
     ) -> Result<(), LearnError> {
         let judge = self.judge(&running.state).await?;
         let maker = self.pair_maker(running.id, &running.state, judge);
@@ -203,17 +209,22 @@ impl Learner {
 
         while update < planned && running.state.stopped.is_none() {
             self.control.unpaused().await;
-            let policy = self.policy(&config, &mut trainer, &start_weights, running.id, update).await?;
+            let policy = self
+                .policy(&config, &mut trainer, &start_weights, running.id, update)
+                .await?;
             let opposed = opposed.as_ref().unwrap_or(&policy);
             self.control.enter(Phase::Sampling);
-            let prompts = maker.prompts(Draw::Update, running.state.batch(update)).await?;
+            let prompts = maker
+                .prompts(Draw::Update, running.state.batch(update))
+                .await?;
             let mut batch = maker.make(prompts, &policy, opposed, &mut trainer).await?;
             self.select(&config, &mut trainer, &mut batch).await?;
             let replayed = maker.replayed(update, batch.pairs.len(), &earlier).await?;
             batch.pairs.extend(replayed);
 
             self.control.enter(Phase::Updating);
-            self.update(running, &maker, &mut trainer, &mut metrics, update, &batch).await?;
+            self.update(running, &maker, &mut trainer, &mut metrics, update, &batch)
+                .await?;
             update += 1;
             if update % config.stage.checkpoint_every == 0 || update == planned {
                 save(&mut trainer, running.id, update, checkpoints).await?;
@@ -236,7 +247,8 @@ impl Learner {
             return Ok(start.clone());
         }
         let adapter = trainer.with(|trainer, _| trainer.adapter()).await?;
-        self.publisher.lend(&format!("stage-{stage}-update-{update}"), &adapter)
+        self.publisher
+            .lend(&format!("stage-{stage}-update-{update}"), &adapter)
     }
 
     /// One optimiser step, its record in the log, and its numbers.
@@ -262,7 +274,9 @@ impl Learner {
                 let policy = trainer.policy_logps(&examples, pace)?;
                 for (policy, reference) in policy.iter().zip(&reference) {
                     let gaps = [policy.0 - reference.0, policy.1 - reference.1];
-                    step_zero = gaps.iter().fold(step_zero, |most, gap| most.max(f64::from(gap.abs())));
+                    step_zero = gaps
+                        .iter()
+                        .fold(step_zero, |most, gap| most.max(f64::from(gap.abs())));
                 }
             }
             let (sequences, answered): (Vec<_>, Vec<_>) = own
@@ -297,7 +311,10 @@ impl Learner {
             };
             let additions = kept.additions(&running.state.config, &maker.judge);
             let state = serde_json::to_value(&running.state)?;
-            running.lease.record_update(running.id, &state, &additions).await?;
+            running
+                .lease
+                .record_update(running.id, &state, &additions)
+                .await?;
         }
         fault::point("train.recorded");
         metrics.record(self.control.metrics(), update, report.as_ref(), kl, batch)?;
@@ -323,7 +340,10 @@ impl Learner {
         let examples: Vec<PairExample> = pairs.iter().map(UpdatePair::example).collect();
         let (examples, fits) = trainer
             .with(move |trainer, _| {
-                let fits: Vec<bool> = examples.iter().map(|pair| trainer.check_pair(pair).is_ok()).collect();
+                let fits: Vec<bool> = examples
+                    .iter()
+                    .map(|pair| trainer.check_pair(pair).is_ok())
+                    .collect();
                 Ok((examples, fits))
             })
             .await?;
@@ -359,18 +379,29 @@ impl Learner {
         let margins = margins.map(|(p, r)| f64::from((p.0 - r.0) - (p.1 - r.1)));
         let entropy = pairs.iter().map(|pair| {
             let answers = [&pair.pair.chosen, &pair.pair.rejected];
-            -f64::from(answers.map(|answer| answer.mean_logprob()).iter().sum::<f32>()) / 2.0
+            -f64::from(
+                answers
+                    .map(|answer| answer.mean_logprob())
+                    .iter()
+                    .sum::<f32>(),
+            ) / 2.0
         });
         let (entropy, margins): (Vec<f64>, Vec<f64>) = (entropy.collect(), margins.collect());
         let chosen = select(&entropy, &margins, config.active.entropy, wanted);
         let passed_over = pairs.len() - chosen.len();
-        batch.dropped.extend(std::iter::repeat_n(Dropped::NotSelected, passed_over));
+        batch
+            .dropped
+            .extend(std::iter::repeat_n(Dropped::NotSelected, passed_over));
         batch.pairs = chosen.into_iter().map(|at| pairs[at].clone()).collect();
         Ok(())
     }
 
     /// Records of earlier stages, where some of them are to be mixed in.
-    async fn earlier_rows(&self, stage: StageId, config: &LearnConfig) -> Result<Vec<RecordId>, LearnError> {
+    async fn earlier_rows(
+        &self,
+        stage: StageId,
+        config: &LearnConfig,
+    ) -> Result<Vec<RecordId>, LearnError> {
         if config.replay.share == 0.0 {
             return Ok(Vec::new());
         }
@@ -400,7 +431,7 @@ impl Learner {
 async fn resumed(
     trainer: &mut Trainer,
     stage: StageId,
-    checkpoints: &CheckpointStore,
+    checkpoints: &Arc<CheckpointStore>,
 ) -> Result<u64, LearnError> {
     let latest = checkpoints.latest()?;
     for (dir, problem) in &latest.rejected {
@@ -416,8 +447,13 @@ async fn resumed(
         return Ok(0);
     }
     let dir = checkpoint.dir;
-    trainer.with(move |trainer, _| trainer.load_state(&dir)).await?;
-    tracing::info!("learning: stage {stage} goes on after update {}", cursor.update);
+    trainer
+        .with(move |trainer, _| trainer.load_state(&dir))
+        .await?;
+    tracing::info!(
+        "learning: stage {stage} goes on after update {}",
+        cursor.update
+    );
     Ok(cursor.update)
 }
 
@@ -426,12 +462,11 @@ async fn save(
     trainer: &mut Trainer,
     stage: StageId,
     update: u64,
-    checkpoints: &CheckpointStore,
+    checkpoints: &Arc<CheckpointStore>,
 ) -> Result<(), LearnError> {
     let cursor = serde_json::to_vec(&Cursor { stage, update })?;
     let number = stage.0 as u64 * 1_000_000 + update;
-    // The store is a lock and a path: it writes where the trainer is, on the trainer's thread.
-    let store = checkpoints.clone();
+    let store = Arc::clone(checkpoints);
     trainer
         .with(move |trainer, _| {
             store.save(number, |dir| {

@@ -72,7 +72,11 @@ impl Publisher {
         if let Some(lease) = self.store.find(name) {
             return Ok(lease);
         }
-        let (store, generations, name) = (self.store.clone(), self.generations.clone(), name.to_owned());
+        let (store, generations, name) = (
+            self.store.clone(),
+            self.generations.clone(),
+            name.to_owned(),
+        );
         let loaded = tokio::task::spawn_blocking(move || {
             let (dir, _) = generations.verified(&name)?;
             fault::point("publish.load");
@@ -87,7 +91,9 @@ impl Publisher {
     /// # Errors
     /// An adapter that does not fit the base.
     pub fn lend(&self, name: &str, adapter: &Adapter) -> Result<WeightsLease, LearnError> {
-        Ok(self.store.publish(name, &adapter.config, &adapter.weights)?)
+        Ok(self
+            .store
+            .publish(name, &adapter.config, &adapter.weights)?)
     }
 
     /// Serves what the pointers say. True if something changed.
@@ -122,11 +128,15 @@ impl Publisher {
             canary,
             judge,
         })?;
-        self.metrics.swap_seconds.observe(begun.elapsed().as_secs_f64());
+        self.metrics
+            .swap_seconds
+            .observe(begun.elapsed().as_secs_f64());
         self.metrics.swaps.inc();
         tracing::info!("serving generation {}", pointers.policy);
         let mut followed = self.lock();
-        followed.resident.retain(|lease| lease.version() != policy.version());
+        followed
+            .resident
+            .retain(|lease| lease.version() != policy.version());
         followed.resident.push(policy);
         let surplus = followed.resident.len().saturating_sub(RESIDENT);
         followed.resident.drain(..surplus);

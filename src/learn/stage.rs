@@ -94,7 +94,9 @@ impl StageState {
 
     /// The prompts of one update, each with its place in the stage.
     pub fn batch(&self, update: u64) -> impl Iterator<Item = (u64, &RecordId)> {
-        let start = usize::try_from(update).unwrap_or(usize::MAX).saturating_mul(self.drawn());
+        let start = usize::try_from(update)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(self.drawn());
         let rows = self.rows.iter().enumerate().skip(start).take(self.drawn());
         rows.map(|(place, id)| (place as u64, id))
     }
@@ -154,16 +156,29 @@ mod tests {
             canary: base(),
         };
         let id = |n: usize| RecordId::parse(&format!("{n:026}")).unwrap();
-        StageState::new(config, &pointers, &[], (0..prompts).map(id).collect(), Vec::new())
+        StageState::new(
+            config,
+            &pointers,
+            &[],
+            (0..prompts).map(id).collect(),
+            Vec::new(),
+        )
     }
 
     #[test]
     fn updates_cover_the_stage_once() {
-        for (prompts, batch, oversample, planned) in [(10, 4, 0, 3), (8, 4, 1, 2), (9, 2, 2, 3), (1, 4, 0, 1)] {
+        for (prompts, batch, oversample, planned) in
+            [(10, 4, 0, 3), (8, 4, 1, 2), (9, 2, 2, 3), (1, 4, 0, 1)]
+        {
             let state = state(prompts, batch, oversample);
             assert_eq!(state.planned(), planned);
             let all: Vec<u64> = (0..planned)
-                .flat_map(|update| state.batch(update).map(|(place, _)| place).collect::<Vec<_>>())
+                .flat_map(|update| {
+                    state
+                        .batch(update)
+                        .map(|(place, _)| place)
+                        .collect::<Vec<_>>()
+                })
                 .collect();
             assert_eq!(all, (0..prompts as u64).collect::<Vec<_>>());
             assert_eq!(state.batch(planned).count(), 0);
@@ -181,7 +196,13 @@ mod tests {
     fn seeds_differ_by_all_they_depend_on() {
         let mut seen = HashSet::new();
         for stage in 0..4 {
-            for draw in [Draw::Order, Draw::Update, Draw::Contrast, Draw::Gate, Draw::Replay] {
+            for draw in [
+                Draw::Order,
+                Draw::Update,
+                Draw::Contrast,
+                Draw::Gate,
+                Draw::Replay,
+            ] {
                 for place in 0..200 {
                     assert!(seen.insert(seed(0, stage, draw, place)));
                 }

@@ -7,7 +7,7 @@ use super::config::LearnConfig;
 use super::contrast::{OpposedAnswers, OpposedPrompts};
 use super::judging::{Dropped, JudgedPair, PinnedJudge};
 use super::rollout::{Answer, Prompt, roll_out};
-use super::stage::{Draw, StageState, seed};
+use super::stage::{Draw, seed};
 use super::trainer::Trainer;
 use crate::model::WeightsLease;
 use crate::preference::log::{
@@ -51,7 +51,13 @@ impl UpdatePair {
         let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
         let first = |shown: [usize; 2]| {
             let read = verdict.orders.iter().find(|read| read.shown == shown);
-            read.map(|read| if shown[0] == 0 { read.p_first } else { 1.0 - read.p_first })
+            read.map(|read| {
+                if shown[0] == 0 {
+                    read.p_first
+                } else {
+                    1.0 - read.p_first
+                }
+            })
         };
         let read = first([0, 1]).zip(first([1, 0]));
         let verdicts = read.map(|(given, turned)| LoggedVerdict {
@@ -65,7 +71,9 @@ impl UpdatePair {
             version: judge.weights.name().to_string(),
         });
         Addition {
-            samples: [chosen, rejected].map(|answer| sample(config, answer)).into(),
+            samples: [chosen, rejected]
+                .map(|answer| sample(config, answer))
+                .into(),
             verdicts: verdicts.into_iter().collect(),
             pairs: vec![LoggedPair {
                 chosen: 0,
@@ -105,8 +113,15 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn additions(&self, config: &LearnConfig, judge: &PinnedJudge) -> Vec<(RecordId, Addition)> {
-        let fresh = self.pairs.iter().filter_map(|pair| Some((pair, pair.source?)));
+    pub fn additions(
+        &self,
+        config: &LearnConfig,
+        judge: &PinnedJudge,
+    ) -> Vec<(RecordId, Addition)> {
+        let fresh = self
+            .pairs
+            .iter()
+            .filter_map(|pair| Some((pair, pair.source?)));
         fresh
             .map(|(pair, source)| (pair.record.clone(), pair.addition(source, config, judge)))
             .collect()
@@ -184,11 +199,14 @@ impl PairMaker {
         let share = self.config.contrast.share;
         // The seed is as good as a draw, and the same after a restart.
         let is_opposed = |prompt: &Prompt| ((prompt.seed >> 20) % 10_000) as f64 / 10_000.0 < share;
-        let (contrasted, plain): (Vec<_>, Vec<_>) =
-            prompts.into_iter().partition(|(_, prompt)| is_opposed(prompt));
+        let (contrasted, plain): (Vec<_>, Vec<_>) = prompts
+            .into_iter()
+            .partition(|(_, prompt)| is_opposed(prompt));
         let mut batch = self.plain(plain, policy).await?;
         if !contrasted.is_empty() {
-            let more = self.contrasted(contrasted, policy, opposed, trainer).await?;
+            let more = self
+                .contrasted(contrasted, policy, opposed, trainer)
+                .await?;
             batch.pairs.extend(more.pairs);
             batch.dropped.extend(more.dropped);
             batch.own_answers.extend(more.own_answers);
@@ -206,10 +224,16 @@ impl PairMaker {
         let answers = roll_out(&self.service, policy, &self.config.rollout, &prompts).await?;
         let mut batch = Batch::default();
         let firsts = prompts.iter().zip(&answers);
-        let firsts = firsts.filter_map(|(prompt, answers)| Some((prompt.ids.clone(), answers.first()?.clone())));
+        let firsts = firsts
+            .filter_map(|(prompt, answers)| Some((prompt.ids.clone(), answers.first()?.clone())));
         batch.own_answers = firsts.collect();
-        let answered = prompts.iter().map(|prompt| prompt.messages.clone()).zip(answers);
-        let judged = self.judge.pairs(&self.service, &self.config.judging, answered.collect());
+        let answered = prompts
+            .iter()
+            .map(|prompt| prompt.messages.clone())
+            .zip(answers);
+        let judged = self
+            .judge
+            .pairs(&self.service, &self.config.judging, answered.collect());
         let made = records.into_iter().zip(prompts).zip(judged.await?);
         for ((record, prompt), pair) in made {
             match pair {
@@ -237,7 +261,9 @@ impl PairMaker {
         let asked: Vec<Prompt> = prompts.iter().map(|(_, prompt)| prompt.clone()).collect();
         let answers = roll_out(&self.service, policy, &self.config.rollout, &asked).await?;
         let answered = asked.into_iter().map(|prompt| prompt.messages).zip(answers);
-        let judged = self.judge.pairs(&self.service, &self.config.judging, answered.collect());
+        let judged = self
+            .judge
+            .pairs(&self.service, &self.config.judging, answered.collect());
         let sure = judged.await?.into_iter().map(|pair| match pair {
             Ok(pair) => (pair.verdict.p - 0.5).abs(),
             Err(_) => -1.0,
@@ -261,17 +287,20 @@ impl PairMaker {
             .iter()
             .zip(&answers)
             .flat_map(|(prompts, answers)| {
-                [&answers.good, &answers.bad].map(|answer| (prompts.bare.ids.clone(), answer.ids.clone()))
+                [&answers.good, &answers.bad]
+                    .map(|answer| (prompts.bare.ids.clone(), answer.ids.clone()))
             })
             .collect();
         let scored = trainer
             .with(move |trainer, pace| trainer.score(Scorer::Policy, &asked, pace))
             .await?;
-        let mean = |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
+        let mean =
+            |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
         let (bare_means, _) = scored.as_chunks::<2>();
         let verdicts: Vec<Option<PairVerdict>> = if config.confirmed {
             let texts = bare.iter().zip(&answers);
-            let texts = texts.map(|(prompt, a)| (prompt.messages.clone(), &*a.good.text, &*a.bad.text));
+            let texts =
+                texts.map(|(prompt, a)| (prompt.messages.clone(), &*a.good.text, &*a.bad.text));
             let verdicts = self.judge.judge_all(&self.service, texts).await?;
             verdicts.into_iter().map(Some).collect()
         } else {
@@ -279,7 +308,9 @@ impl PairMaker {
         };
         let mut batch = Batch::default();
         let all = records.into_iter().zip(bare).zip(answers);
-        for (((record, prompt), answers), (bare, verdict)) in all.zip(bare_means.iter().zip(verdicts)) {
+        for (((record, prompt), answers), (bare, verdict)) in
+            all.zip(bare_means.iter().zip(verdicts))
+        {
             let own = (prompt.ids.clone(), answers.plain.clone());
             let means = [mean(&bare[0]), mean(&bare[1])];
             match answers.pair(config.max_distance, means, verdict) {
@@ -317,7 +348,9 @@ impl PairMaker {
             ..self.config.rollout.clone()
         };
         let first = |answers: Vec<Vec<Answer>>| answers.into_iter().flatten();
-        let side = |of: fn(&OpposedPrompts) -> &Prompt| prompts.iter().map(|p| of(p).clone()).collect::<Vec<_>>();
+        let side = |of: fn(&OpposedPrompts) -> &Prompt| {
+            prompts.iter().map(|p| of(p).clone()).collect::<Vec<_>>()
+        };
         let (plain, good, bad) = (side(|p| &p.bare), side(|p| &p.good), side(|p| &p.bad));
         let (plain, good, bad) = tokio::try_join!(
             roll_out(&self.service, policy, &one, &plain),
@@ -348,7 +381,12 @@ impl PairMaker {
         let mut pairs = Vec::new();
         // Records without a usable pair are passed over, within reason.
         for draw in 0..(4 * wanted) as u64 {
-            let number = seed(self.config.stage.seed, self.stage, Draw::Replay, (update << 20) | draw);
+            let number = seed(
+                self.config.stage.seed,
+                self.stage,
+                Draw::Replay,
+                (update << 20) | draw,
+            );
             let id = &earlier[(number % earlier.len() as u64) as usize];
             pairs.extend(self.replayed_pair(id).await?);
             if pairs.len() == wanted {
@@ -361,15 +399,21 @@ impl PairMaker {
     /// What an earlier stage learned from this record, if it is still there and still may train.
     async fn replayed_pair(&self, id: &RecordId) -> Result<Option<UpdatePair>, LearnError> {
         let record = self.log.get(id, &Scope::All).await?;
-        let Some(record) = record.filter(|record| record.consent.train && !record.prompt_token_ids.is_empty()) else {
+        let Some(record) =
+            record.filter(|record| record.consent.train && !record.prompt_token_ids.is_empty())
+        else {
             return Ok(None);
         };
-        let made = |pair: &&LoggedPair| matches!(pair.source, PairSource::OnPolicy | PairSource::Contrast);
+        let made =
+            |pair: &&LoggedPair| matches!(pair.source, PairSource::OnPolicy | PairSource::Contrast);
         let Some(pair) = record.pairs.iter().find(made) else {
             return Ok(None);
         };
         let answer = |at: usize| {
-            let sample = record.samples.get(at).filter(|sample| !sample.token_ids.is_empty())?;
+            let sample = record
+                .samples
+                .get(at)
+                .filter(|sample| !sample.token_ids.is_empty())?;
             Some(Answer {
                 text: sample.text.clone(),
                 ids: sample.token_ids.clone(),
@@ -388,7 +432,11 @@ impl PairMaker {
             pair: JudgedPair {
                 chosen,
                 rejected,
-                label: if self.config.judging.soft_labels { pair.margin } else { 1.0 },
+                label: if self.config.judging.soft_labels {
+                    pair.margin
+                } else {
+                    1.0
+                },
                 verdict: PairVerdict::unread(),
             },
             source: None,

@@ -145,7 +145,10 @@ impl Service {
     ///
     /// # Errors
     /// What the chat template objects to.
-    pub async fn encode_conversation(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
+    pub async fn encode_conversation(
+        &self,
+        messages: &[Message],
+    ) -> Result<Vec<u32>, ServiceError> {
         let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
         let messages = messages.to_vec();
         aside(move || {

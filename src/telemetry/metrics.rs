@@ -4,8 +4,8 @@
 //! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
 
 use prometheus::{
-    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// A server's metrics. Cloning shares them.
@@ -158,7 +158,7 @@ impl Table {
         self.add(Gauge::new(format!("selfjudge:{name}"), help))
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+    fn fractions(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
         let options = Opts::new(format!("selfjudge:{name}"), help);
         self.add(GaugeVec::new(options, labels))
     }
@@ -282,8 +282,8 @@ impl LearnMetrics {
             dropped: table.counters("train_pairs_dropped", "Prompts that made no pair, by reason.", &["reason"]),
             stages: table.counters("train_stages", "Stages ended, by outcome.", &["outcome"]),
             step_seconds: table.histogram("train_step_seconds", "Of an optimizer step, waits for serving included.", &LATENCY),
-            last: table.gauges("train_last", "The last update's numbers, named as TRL names them.", &["number"]),
-            gates: table.gauges("train_gate", "The last candidate's numbers, by gate.", &["gate"]),
+            last: table.fractions("train_last", "The last update's numbers, named as TRL names them.", &["number"]),
+            gates: table.fractions("train_gate", "The last candidate's numbers, by gate.", &["gate"]),
             swaps: table.counter("weights_swaps", "Times that other weights began to serve."),
             swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),
             degraded: table.gauge("weights_degraded", "1 where what serves is not what the pointers say."),

@@ -57,6 +57,17 @@ impl FrozenBase {
         &self.device
     }
 
+    /// The Frobenius norm of a linear layer's weight, by the layer's path.
+    ///
+    /// # Errors
+    /// A layer that the model does not have.
+    pub fn norm(&self, path: &str) -> Result<f64, TrainError> {
+        let name = format!("{path}.weight");
+        let weight = self.tensors.get(&name);
+        let weight = weight.ok_or_else(|| TrainError::Mismatch(format!("no tensor `{name}`")))?;
+        Ok(f64::from(weight.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt())
+    }
+
     /// The decoder over these tensors with an adapter, or bare. The adapter is copied.
     ///
     /// # Errors

@@ -39,7 +39,10 @@ pub fn model_digest(dir: &Path, weights: bool) -> Result<String, TrainError> {
         }
         files.sort();
     }
-    files.iter().map(|path| Ok(FileDigest::of(path)?.sha256)).collect()
+    files
+        .iter()
+        .map(|path| Ok(FileDigest::of(path)?.sha256))
+        .collect()
 }
 
 /// Length and digest of a file, read in pieces.
@@ -80,7 +83,10 @@ impl FileDigest {
 pub fn weights_digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
     for path in entries(dir)? {
-        if path.extension().is_some_and(|extension| extension == "safetensors") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "safetensors")
+        {
             hash.update(FileDigest::of(&path)?.sha256);
         }
     }
@@ -100,7 +106,8 @@ impl ListedFile {
     /// The file system's; a name that is not UTF-8.
     pub fn of(path: &Path) -> Result<Self, TrainError> {
         let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| TrainError::bad_file(path, "has a name that is not UTF-8"))?;
+        let name =
+            name.ok_or_else(|| TrainError::bad_file(path, "has a name that is not UTF-8"))?;
         let FileDigest { bytes, sha256 } = FileDigest::of(path)?;
         Ok(Self {
             name: name.to_owned(),

@@ -20,9 +20,7 @@ use self::resume::{OPTIMIZER, STATE, WEIGHTS, identity, resume};
 use super::TrainError;
 use super::base::{FrozenBase, Start};
 use super::batch::{MicroBatch, pack};
-use super::checkpoint::{
-    CheckpointStore, TrainerState, load_weights, save_weights, write_json,
-};
+use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
 use super::lanes::Lanes;
 use super::manifest::RunManifest;

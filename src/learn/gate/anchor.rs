@@ -72,9 +72,12 @@ impl AnchorSet {
     /// Share of pairs whose chosen answer is the more probable by the token, from the token log-probabilities of
     /// [`Self::sequences`].
     pub fn preferred(&self, logprobs: &[Vec<f32>]) -> f64 {
-        let mean = |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
+        let mean =
+            |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
         let (pairs, _) = logprobs.as_chunks::<2>();
-        let right = pairs.iter().filter(|[chosen, rejected]| mean(chosen) > mean(rejected));
+        let right = pairs
+            .iter()
+            .filter(|[chosen, rejected]| mean(chosen) > mean(rejected));
         right.count() as f64 / self.pairs.len() as f64
     }
 
@@ -82,7 +85,11 @@ impl AnchorSet {
     ///
     /// # Errors
     /// The service's.
-    pub async fn judged(&self, service: &Service, weights: &WeightsLease) -> Result<f64, LearnError> {
+    pub async fn judged(
+        &self,
+        service: &Service,
+        weights: &WeightsLease,
+    ) -> Result<f64, LearnError> {
         let scores: Vec<f64> = stream::iter(&self.pairs)
             .map(|pair| pair.judged(service, weights))
             .buffered(WINDOW)

@@ -72,7 +72,13 @@ mod tests {
     fn wins_by_length_alone_do_not_count() {
         // Four of five answers are longer, and the longer one always wins.
         let outcomes: Vec<(f64, f64)> = (0..100)
-            .map(|i| if i % 5 == 0 { (0.0, -10.0) } else { (1.0, 10.0) })
+            .map(|i| {
+                if i % 5 == 0 {
+                    (0.0, -10.0)
+                } else {
+                    (1.0, 10.0)
+                }
+            })
             .collect();
         let controlled = length_controlled(&duels(&outcomes));
         assert!((controlled - 0.5).abs() < 0.15, "{controlled}");
@@ -81,7 +87,12 @@ mod tests {
     #[test]
     fn merit_remains_when_length_says_nothing() {
         let outcomes: Vec<(f64, f64)> = (0..200)
-            .map(|i| (f64::from(u8::from(i % 4 != 0)), if i % 2 == 0 { 5.0 } else { -5.0 }))
+            .map(|i| {
+                (
+                    f64::from(u8::from(i % 4 != 0)),
+                    if i % 2 == 0 { 5.0 } else { -5.0 },
+                )
+            })
             .collect();
         let controlled = length_controlled(&duels(&outcomes));
         assert!(controlled > 0.65, "{controlled}");

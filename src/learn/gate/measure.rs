@@ -76,7 +76,9 @@ pub fn parity(answers: &[Answer], scored: &[Vec<f32>]) -> f64 {
 pub fn divergence(policy: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
     let sum = |logprobs: &Vec<f32>| logprobs.iter().map(|&x| f64::from(x)).sum::<f64>();
     let answers = policy.iter().zip(other);
-    let total: f64 = answers.map(|(policy, other)| sum(policy) - sum(other)).sum();
+    let total: f64 = answers
+        .map(|(policy, other)| sum(policy) - sum(other))
+        .sum();
     total / policy.len().max(1) as f64
 }
 

@@ -89,7 +89,10 @@ impl GateConfig {
             ),
             (self.max_kl > 0.0, "gates.max_kl must be above 0"),
             (self.max_norm > 0.0, "gates.max_norm must be above 0"),
-            (self.max_step_zero >= 0.0, "gates.max_step_zero must not be negative"),
+            (
+                self.max_step_zero >= 0.0,
+                "gates.max_step_zero must not be negative",
+            ),
             (self.max_parity > 0.0, "gates.max_parity must be above 0"),
             (
                 (0.0..=1.0).contains(&self.max_truncated),
@@ -276,8 +279,17 @@ mod tests {
 
     #[test]
     fn without_an_anchor_set_its_gates_say_so() {
-        let results = judge(&GateConfig::default(), &Measurements { anchor: None, ..good() });
-        let anchor = results.iter().find(|result| result.gate == "anchor").unwrap();
+        let results = judge(
+            &GateConfig::default(),
+            &Measurements {
+                anchor: None,
+                ..good()
+            },
+        );
+        let anchor = results
+            .iter()
+            .find(|result| result.gate == "anchor")
+            .unwrap();
         assert!(anchor.passed && anchor.value.is_none() && anchor.note.is_some());
     }
 }

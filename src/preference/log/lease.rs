@@ -127,14 +127,7 @@ impl TrainerLease {
     /// [`LogError::NotFound`] if the stage is not open.
     pub async fn save_stage(&self, stage: StageId, state: &Value) -> Result<()> {
         let mut transaction = self.begin().await?;
-        let saved = sqlx::query("UPDATE stages SET state = $1 WHERE id = $2 AND outcome IS NULL")
-            .bind(to_json(state)?)
-            .bind(stage.0)
-            .execute(transaction.connection())
-            .await?;
-        if saved.rows_affected() == 0 {
-            return Err(not_open(stage));
-        }
+        save_state(transaction.connection(), stage, state).await?;
         transaction.commit().await
     }
 
@@ -186,27 +179,25 @@ impl TrainerLease {
     /// # Errors
     /// [`LogError::Invalid`] for indices out of range.
     pub async fn append_all(&self, additions: &[(RecordId, Addition)]) -> Result<usize> {
-        for (_, addition) in additions {
-            addition.check()?;
-        }
         let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        let mut written = 0;
-        for (id, addition) in additions {
-            // An update that changes nothing keeps the record from being deleted before the commit.
-            let there = sqlx::query("UPDATE records SET train = train WHERE id = $1 AND train = 1")
-                .bind(id.as_str())
-                .execute(&mut *connection)
-                .await?;
-            if there.rows_affected() == 0 {
-                continue;
-            }
-            let [samples, verdicts, pairs] = rows::free_places(connection, id).await?;
-            rows::insert_samples(connection, id, samples, &addition.samples).await?;
-            rows::insert_verdicts(connection, id, verdicts, samples, &addition.verdicts).await?;
-            rows::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
-            written += 1;
-        }
+        let written = append(transaction.connection(), additions).await?;
+        transaction.commit().await?;
+        Ok(written)
+    }
+
+    /// [`Self::append_all`] and [`Self::save_stage`] in one transaction: a stage knows exactly which of its updates are in the log.
+    ///
+    /// # Errors
+    /// Those of both.
+    pub async fn record_update(
+        &self,
+        stage: StageId,
+        state: &Value,
+        additions: &[(RecordId, Addition)],
+    ) -> Result<usize> {
+        let mut transaction = self.begin().await?;
+        let written = append(transaction.connection(), additions).await?;
+        save_state(transaction.connection(), stage, state).await?;
         transaction.commit().await?;
         Ok(written)
     }
@@ -332,5 +323,45 @@ fn not_open(stage: StageId) -> LogError {
     LogError::NotFound {
         what: "open stage",
         id: stage.to_string(),
+    }
+}
+
+/// What an update made, record by record; see [`TrainerLease::append_all`].
+async fn append(
+    connection: &mut AnyConnection,
+    additions: &[(RecordId, Addition)],
+) -> Result<usize> {
+    for (_, addition) in additions {
+        addition.check()?;
+    }
+    let mut written = 0;
+    for (id, addition) in additions {
+        // An update that changes nothing keeps the record from being deleted before the commit.
+        let there = sqlx::query("UPDATE records SET train = train WHERE id = $1 AND train = 1")
+            .bind(id.as_str())
+            .execute(&mut *connection)
+            .await?;
+        if there.rows_affected() == 0 {
+            continue;
+        }
+        let [samples, verdicts, pairs] = rows::free_places(connection, id).await?;
+        rows::insert_samples(connection, id, samples, &addition.samples).await?;
+        rows::insert_verdicts(connection, id, verdicts, samples, &addition.verdicts).await?;
+        rows::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
+        written += 1;
+    }
+    Ok(written)
+}
+
+/// See [`TrainerLease::save_stage`].
+async fn save_state(connection: &mut AnyConnection, stage: StageId, state: &Value) -> Result<()> {
+    let saved = sqlx::query("UPDATE stages SET state = $1 WHERE id = $2 AND outcome IS NULL")
+        .bind(to_json(state)?)
+        .bind(stage.0)
+        .execute(connection)
+        .await?;
+    match saved.rows_affected() {
+        0 => Err(not_open(stage)),
+        _ => Ok(()),
     }
 }

@@ -40,6 +40,8 @@ pub struct Stage {
 pub enum StageOutcome {
     /// Its generation became the policy.
     Promoted,
+    /// Its generation passed all gates and waits for an operator.
+    Passed,
     /// A gate refused its generation.
     Rejected,
     /// It could not be finished.
@@ -48,7 +50,7 @@ pub enum StageOutcome {
 
 stored_words!(
     StageOutcome, "outcome of a stage",
-    Promoted => "promoted", Rejected => "rejected", Failed => "failed",
+    Promoted => "promoted", Passed => "passed", Rejected => "rejected", Failed => "failed",
 );
 
 impl TrafficLog {

@@ -119,7 +119,9 @@ impl Call<'_> {
         if let Some(key) = self.idempotency {
             request = request.header("idempotency-key", key);
         }
-        let body = self.body.map_or_else(Body::empty, |body| body.to_string().into());
+        let body = self
+            .body
+            .map_or_else(Body::empty, |body| body.to_string().into());
         let request = request.body(body).unwrap();
         server.clone().oneshot(request).await.unwrap()
     }
@@ -136,7 +138,13 @@ impl Call<'_> {
 
     fn ok(self, server: &Router) -> Value {
         let (status, answer) = self.of(server);
-        assert_eq!(status, StatusCode::OK, "{} {}: {answer}", self.method, self.path);
+        assert_eq!(
+            status,
+            StatusCode::OK,
+            "{} {}: {answer}",
+            self.method,
+            self.path
+        );
         answer
     }
 }
@@ -153,7 +161,9 @@ fn posted<'a>(path: &'a str, key: &'a str, body: &'a Value) -> Call<'a> {
 
 /// The record of an answer, as its caller may read it.
 fn record_of(server: &Router, key: &str, answer: &Value) -> Value {
-    let id = answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    let id = answer["record_id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{answer}"));
     let call = Call {
         method: "GET",
         path: &format!("/records/{id}"),

@@ -60,7 +60,9 @@ fn a_call_that_was_acknowledged_outlives_the_kill() {
         let mut acknowledged = Vec::new();
         for number in 0..8 {
             match program.try_post("/generate", &question(number)) {
-                Ok((200, answer)) => acknowledged.push(answer["record_id"].as_str().unwrap().to_owned()),
+                Ok((200, answer)) => {
+                    acknowledged.push(answer["record_id"].as_str().unwrap().to_owned())
+                }
                 Ok((status, answer)) => panic!("{place}: {status} {answer}"),
                 Err(_) => break,
             }
@@ -90,7 +92,10 @@ fn a_disk_that_is_full_stops_training_and_not_serving() {
         let train = program.admin_get("/train");
         (train["state"] == "failed").then_some(train)
     });
-    assert!(train["error"].as_str().unwrap().contains("cannot write"), "{train}");
+    assert!(
+        train["error"].as_str().unwrap().contains("cannot write"),
+        "{train}"
+    );
     let id = program.ask(1000);
     assert_eq!(program.get(&format!("/records/{id}")).0, 200);
     program.stop();
@@ -106,7 +111,11 @@ fn a_generation_that_was_damaged_does_not_serve() {
     let program = Program::start(&Setup::learning(dir.path(), LEARN));
     let id = program.learned();
     program.stop();
-    let file = dir.path().join("generations").join(&id).join("adapter_model.safetensors");
+    let file = dir
+        .path()
+        .join("generations")
+        .join(&id)
+        .join("adapter_model.safetensors");
     let mut bytes = std::fs::read(&file).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
@@ -116,7 +125,9 @@ fn a_generation_that_was_damaged_does_not_serve() {
     let answer = program.post("/generate", &question(1));
     assert_eq!(answer["version"], "base", "{answer}");
     let metrics = program.metrics();
-    let degraded = metrics.lines().find(|line| line.starts_with("selfjudge:weights_degraded"));
+    let degraded = metrics
+        .lines()
+        .find(|line| line.starts_with("selfjudge:weights_degraded"));
     assert!(degraded.unwrap().ends_with(" 1"), "{degraded:?}");
     let body = json!({"expected": id});
     let (status, answer) = program.admin_post(&format!("/generations/{id}/promote"), &body);
@@ -125,7 +136,9 @@ fn a_generation_that_was_damaged_does_not_serve() {
     let (status, answer) = program.admin_post("/generations/base/rollback", &body);
     assert_eq!(status, 200, "{answer}");
     let metrics = program.metrics();
-    let degraded = metrics.lines().find(|line| line.starts_with("selfjudge:weights_degraded"));
+    let degraded = metrics
+        .lines()
+        .find(|line| line.starts_with("selfjudge:weights_degraded"));
     assert!(degraded.unwrap().ends_with(" 0"), "{degraded:?}");
     program.stop();
 }

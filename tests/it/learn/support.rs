@@ -20,7 +20,10 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{what}: not within {PATIENCE:?}"
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -58,7 +61,13 @@ impl<'a> Setup<'a> {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_selfjudge"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ])
             .arg("--data-dir")
             .arg(self.data_dir)
             .args(["--retain", "--train", "--trainer-share", "1"])
@@ -128,7 +137,9 @@ impl Program {
                 let _ = child.wait();
                 return Err(all);
             };
-            let address = line.split_whitespace().find(|word| word.starts_with("http://"));
+            let address = line
+                .split_whitespace()
+                .find(|word| word.starts_with("http://"));
             if let Some(address) = address {
                 let address = address.trim_end_matches(':').to_owned();
                 match line.starts_with("for operators") {
@@ -149,7 +160,11 @@ impl Program {
 
     /// The answer's status and JSON; an error where the program is gone.
     pub fn try_post(&self, path: &str, body: &Value) -> reqwest::Result<(u16, Value)> {
-        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send()?;
+        let answer = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .send()?;
         Ok((answer.status().as_u16(), answer.json()?))
     }
 
@@ -160,44 +175,73 @@ impl Program {
     }
 
     pub fn get(&self, path: &str) -> (u16, Value) {
-        let answer = self.client.get(format!("{}{path}", self.url)).send().unwrap();
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.url))
+            .send()
+            .unwrap();
         (answer.status().as_u16(), answer.json().unwrap())
     }
 
     pub fn metrics(&self) -> String {
-        let answer = self.client.get(format!("{}/metrics", self.url)).send().unwrap();
+        let answer = self
+            .client
+            .get(format!("{}/metrics", self.url))
+            .send()
+            .unwrap();
         answer.text().unwrap()
     }
 
     pub fn admin_get(&self, path: &str) -> Value {
-        let answer = self.client.get(format!("{}{path}", self.admin)).send().unwrap();
+        let answer = self
+            .client
+            .get(format!("{}{path}", self.admin))
+            .send()
+            .unwrap();
         assert_eq!(answer.status().as_u16(), 200, "{path}");
         answer.json().unwrap()
     }
 
     pub fn admin_post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let answer = self.client.post(format!("{}{path}", self.admin)).json(body).send().unwrap();
+        let answer = self
+            .client
+            .post(format!("{}{path}", self.admin))
+            .json(body)
+            .send()
+            .unwrap();
         (answer.status().as_u16(), answer.json().unwrap())
     }
 
     /// One logged call; its record's id.
     pub fn ask(&self, number: usize) -> String {
         let answer = self.post("/generate", &question(number));
-        answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+        answer["record_id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"))
+            .to_owned()
     }
 
     /// The same by the owner of a key.
     pub fn ask_with_key(&self, number: usize, key: &str) -> String {
-        let call = self.client.post(format!("{}/generate", self.url)).bearer_auth(key);
+        let call = self
+            .client
+            .post(format!("{}/generate", self.url))
+            .bearer_auth(key);
         let answer = call.json(&question(number)).send().unwrap();
         assert_eq!(answer.status().as_u16(), 200);
         let answer: Value = answer.json().unwrap();
-        answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+        answer["record_id"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{answer}"))
+            .to_owned()
     }
 
     pub fn policy(&self) -> String {
         let generations = self.admin_get("/generations");
-        generations["pointers"]["policy"].as_str().unwrap().to_owned()
+        generations["pointers"]["policy"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Waits until the first stage of this data directory has been promoted and closed: learning then pauses, unattended.
@@ -206,7 +250,9 @@ impl Program {
             let train = self.admin_get("/train");
             assert_ne!(train["state"], "failed", "{train}");
             let policy = self.policy();
-            let over = ["waiting", "paused"].iter().any(|state| train["state"] == **state);
+            let over = ["waiting", "paused"]
+                .iter()
+                .any(|state| train["state"] == **state);
             (policy != "base" && over).then_some(policy)
         })
     }
@@ -223,7 +269,10 @@ impl Program {
     /// SIGTERM, and the drain.
     pub fn stop(mut self) {
         // SAFETY: a signal to a child that has not been waited for.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) }, 0);
+        assert_eq!(
+            unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) },
+            0
+        );
         assert!(self.wait().success());
     }
 }
@@ -238,7 +287,11 @@ impl Drop for Program {
 
 /// A call of the pocket world.
 pub fn question(number: usize) -> Value {
-    let content = format!("What is {} plus {}?", 10 + number % 80, 10 + number * 7 % 80);
+    let content = format!(
+        "What is {} plus {}?",
+        10 + number % 80,
+        10 + number * 7 % 80
+    );
     json!({"messages": [{"role": "user", "content": content}], "max_tokens": 32, "seed": number})
 }
 

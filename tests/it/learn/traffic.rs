@@ -37,11 +37,18 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
             program.post("/generate", &question(number));
         }
         over.store(true, Ordering::Relaxed);
-        let versions = callers.into_iter().flat_map(|caller| caller.join().unwrap());
+        let versions = callers
+            .into_iter()
+            .flat_map(|caller| caller.join().unwrap());
         (id, versions.collect::<Vec<_>>())
     });
     let (id, versions) = versions;
-    assert!(versions.iter().all(|version| *version == "base" || *version == id), "{versions:?}");
+    assert!(
+        versions
+            .iter()
+            .all(|version| *version == "base" || *version == id),
+        "{versions:?}"
+    );
     let answer = program.post("/generate", &question(1));
     assert_eq!(answer["version"], json!(id));
 
@@ -52,34 +59,61 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     assert_eq!(gates.len(), 10, "{train}");
     assert!(gates.iter().all(|gate| gate["passed"] == true), "{train}");
     // Policy and reference were one.
-    let step_zero = gates.iter().find(|gate| gate["gate"] == "step_zero").unwrap();
+    let step_zero = gates
+        .iter()
+        .find(|gate| gate["gate"] == "step_zero")
+        .unwrap();
     assert!(step_zero["value"].as_f64().unwrap() < 1e-3, "{step_zero}");
     assert!(program.metrics().contains("selfjudge:train_updates_total"));
 
     let generations = program.admin_get("/generations");
     let generation = &generations["generations"][0];
-    assert_eq!((&generation["id"], &generation["state"]), (&json!(id), &json!("promoted")));
+    assert_eq!(
+        (&generation["id"], &generation["state"]),
+        (&json!(id), &json!("promoted"))
+    );
     assert_eq!(generations["pointers"]["reference"], json!(id));
-    assert_eq!(generations["pointers"]["judge"], "base", "the judge is pinned");
+    assert_eq!(
+        generations["pointers"]["judge"], "base",
+        "the judge is pinned"
+    );
 
     // Back, by whoever knows where the policy stands.
     let stale = json!({"expected": "base"});
-    assert_eq!(program.admin_post("/generations/base/rollback", &stale).0, 409);
+    assert_eq!(
+        program.admin_post("/generations/base/rollback", &stale).0,
+        409
+    );
     let known = json!({"expected": id});
-    assert_eq!(program.admin_post("/generations/base/rollback", &known).0, 200);
+    assert_eq!(
+        program.admin_post("/generations/base/rollback", &known).0,
+        200
+    );
     assert_eq!(program.post("/generate", &question(1))["version"], "base");
-    let (status, answer) = program.admin_post(&format!("/generations/{}/promote", "0".repeat(64)), &stale);
+    let (status, answer) =
+        program.admin_post(&format!("/generations/{}/promote", "0".repeat(64)), &stale);
     assert_eq!(status, 404, "{answer}");
     // And forth.
-    assert_eq!(program.admin_post(&format!("/generations/{id}/promote"), &stale).0, 200);
-    assert_eq!(program.post("/generate", &question(1))["version"], json!(id));
+    assert_eq!(
+        program
+            .admin_post(&format!("/generations/{id}/promote"), &stale)
+            .0,
+        200
+    );
+    assert_eq!(
+        program.post("/generate", &question(1))["version"],
+        json!(id)
+    );
     let trail = program.admin_get("/events?verify=true");
     assert_eq!(trail["valid"], true, "{trail}");
     program.stop();
 
     // What it served last it serves again.
     let program = Program::start(&Setup::new(dir.path()));
-    assert_eq!(program.post("/generate", &question(1))["version"], json!(id));
+    assert_eq!(
+        program.post("/generate", &question(1))["version"],
+        json!(id)
+    );
     program.stop();
 }
 
@@ -93,7 +127,11 @@ fn learning_pauses_and_goes_on_when_it_is_told_to() {
         program.ask(number);
     }
     let train = program.admin_get("/train");
-    assert_eq!((&train["updates"], &train["stage"]), (&json!(0), &json!(0)), "{train}");
+    assert_eq!(
+        (&train["updates"], &train["stage"]),
+        (&json!(0), &json!(0)),
+        "{train}"
+    );
     assert_eq!(program.admin_post("/train/resume", &Value::Null).0, 200);
     assert_ne!(program.learned(), "base");
     program.stop();
@@ -123,7 +161,10 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     program.learned();
     program.stop();
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let config = LogConfig::sqlite(&dir.path().join("traffic.sqlite"));
         let log = TrafficLog::open(&config).await.unwrap();
@@ -143,7 +184,10 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
             let record = log.get(&id, &Scope::All).await.unwrap().unwrap();
             made += record.pairs.len();
             for pair in &record.pairs {
-                assert_ne!(record.samples[pair.chosen].token_ids, record.samples[pair.rejected].token_ids);
+                assert_ne!(
+                    record.samples[pair.chosen].token_ids,
+                    record.samples[pair.rejected].token_ids
+                );
             }
         }
         assert!(made > 0);
