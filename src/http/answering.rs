@@ -89,7 +89,7 @@ pub async fn answer<W: Wording>(
     prompts: Vec<Prompt>,
     wording: W,
 ) -> Result<Response, ApiError> {
-    let keeping = Keeping::of_call(state, identity, sampling)?;
+    let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref())?;
     let shows_logprobs = sampling.shows_logprobs();
     // One version answers all prompts of a call.
     let turn = keeping.turn(sampling.turn);
@@ -145,14 +145,8 @@ pub async fn answer<W: Wording>(
         }
     }
     about.usage = Some(usage);
-    about.kept = commit(&keeping, drafts).await?;
+    about.kept = keeping.commit(drafts).await?;
     Ok(Json(wording.answer(choices, about)).into_response())
-}
-
-/// Commits the records of a call.
-async fn commit(keeping: &Keeping, drafts: Vec<Draft>) -> Result<Kept, ApiError> {
-    let records = try_join_all(drafts.into_iter().map(Draft::commit)).await?;
-    Ok(keeping.kept(records))
 }
 
 /// Log-probabilities that only the record is to have.
@@ -180,7 +174,7 @@ async fn draw(
     if let Some((judge, how)) = judging {
         let mut best = service.best_of(task, &judge, how).await?;
         draft.outputs(&best.candidates);
-        draft.tournament(&best, &judge);
+        draft.tournament(&judge, best.judge_weights.as_ref(), &best.tournament);
         return Ok(Drawn {
             outputs: best.take_best(n),
             tournament: Some(best.tournament),
@@ -225,7 +219,7 @@ impl<W: Wording> Stream<W> {
             about.weights = weights;
             drafts.push(draft);
         }
-        about.kept = commit(&self.keeping, drafts).await?;
+        about.kept = self.keeping.commit(drafts).await?;
         let usage_wanted = self.options.include_usage || W::USAGE_LAST;
         if usage_wanted || self.keeping.is_reported() {
             about.usage = usage_wanted.then_some(usage);
