@@ -1,11 +1,9 @@
 //! What is logged: a request with its samples, verdicts, pairs and feedback.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{LogError, Principal, RecordId, Result, UnixMillis};
+use super::{Principal, RecordId, UnixMillis};
 use crate::preference::Message;
 
 /// Implements the stored word of a closed set of names, both ways.
@@ -16,16 +14,16 @@ macro_rules! stored_words {
                 match self { $($name::$variant => $word),+ }
             }
 
-            pub(crate) fn stored(word: &str) -> Result<Self> {
+            pub(crate) fn stored(word: &str) -> $crate::preference::log::Result<Self> {
                 match word {
                     $($word => Ok($name::$variant),)+
-                    other => Err(LogError::Corrupt(format!("`{other}` is no {}", $what))),
+                    other => Err($crate::preference::log::LogError::Corrupt(format!("`{other}` is no {}", $what))),
                 }
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
