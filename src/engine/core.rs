@@ -228,7 +228,10 @@ impl EngineCore {
     fn group_by_weights(&self, output: &mut SchedulerOutput) -> Vec<WeightsRun> {
         let weights = |id: &RequestId| {
             let sample = self.samples.get(id);
-            &sample.expect("a scheduled request has a sample; this is a bug").job.weights
+            &sample
+                .expect("a scheduled request has a sample; this is a bug")
+                .job
+                .weights
         };
         output
             .scheduled

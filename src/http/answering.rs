@@ -102,7 +102,12 @@ pub async fn answer<W: Wording>(
         }));
     }
     let drawn = prompts.into_iter().map(|prompt| {
-        draw(&state.service, task(prompt.tokens), prompt.judging, sampling.n)
+        draw(
+            &state.service,
+            task(prompt.tokens),
+            prompt.judging,
+            sampling.n,
+        )
     });
     let (mut choices, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
     for drawn in try_join_all(drawn).await? {
