@@ -235,7 +235,7 @@ impl EngineCore {
         };
         output
             .scheduled
-            .sort_by_key(|scheduled| weights(&scheduled.id).version());
+            .sort_by_cached_key(|scheduled| weights(&scheduled.id).version());
         let mut runs: Vec<WeightsRun> = Vec::new();
         for scheduled in &output.scheduled {
             let weights = weights(&scheduled.id);
