@@ -228,11 +228,14 @@ impl EngineCore {
     fn group_by_weights(&self, output: &mut SchedulerOutput) -> Vec<WeightsRun> {
         let weights = |id: &RequestId| {
             let sample = self.samples.get(id);
-            &sample.expect("a scheduled request has a sample; this is a bug").job.weights
+            &sample
+                .expect("a scheduled request has a sample; this is a bug")
+                .job
+                .weights
         };
         output
             .scheduled
-            .sort_by_key(|scheduled| weights(&scheduled.id).version());
+            .sort_by_cached_key(|scheduled| weights(&scheduled.id).version());
         let mut runs: Vec<WeightsRun> = Vec::new();
         for scheduled in &output.scheduled {
             let weights = weights(&scheduled.id);

@@ -38,6 +38,8 @@ mod scheduler_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod version_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -398,7 +400,11 @@ impl Engine {
             let name = "grammar";
             return Err(InvalidParameter { name, message }.into());
         }
-        if !request.weights.as_ref().is_none_or(|weights| self.weights.owns(weights)) {
+        if !request
+            .weights
+            .as_ref()
+            .is_none_or(|weights| self.weights.owns(weights))
+        {
             let message = "are of another store".into();
             let name = "weights";
             return Err(InvalidParameter { name, message }.into());
@@ -436,11 +442,7 @@ impl Engine {
 }
 
 /// The engine thread: takes what has come, makes a step, and sleeps only when there is nothing to do.
-fn run(
-    mut core: EngineCore,
-    mut inbox: mpsc::UnboundedReceiver<Command>,
-    arbiter: &DeviceArbiter,
-) {
+fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>, arbiter: &DeviceArbiter) {
     loop {
         if core.is_idle() {
             arbiter.foreground(false);

@@ -51,7 +51,9 @@ impl EngineMetrics {
 
     /// Samples that are to be computed with these weights.
     pub(super) fn taken(&self, weights: &WeightsName, samples: usize) {
-        let gauge = self.requests_by_weights.with_label_values(&[weights.as_str()]);
+        let gauge = self
+            .requests_by_weights
+            .with_label_values(&[weights.as_str()]);
         gauge.add(samples as i64);
     }
 

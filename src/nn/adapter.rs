@@ -88,7 +88,10 @@ pub(super) fn adapt_rows<const N: usize>(
 }
 
 /// `x A^T` of each update: as one product where every layer has one.
-fn lower<const N: usize>(updates: [Option<&LowRank>; N], x: &Tensor) -> Result<[Option<Tensor>; N]> {
+fn lower<const N: usize>(
+    updates: [Option<&LowRank>; N],
+    x: &Tensor,
+) -> Result<[Option<Tensor>; N]> {
     if updates.iter().all(Option::is_some) {
         let all = updates.map(|update| &update.expect("all are there; this is a bug").a);
         return Ok(Linear::forward_all(all, x, &[])?.map(Some));

@@ -43,7 +43,11 @@ fn a_version_lives_as_long_as_it_is_held_and_its_number_is_not_given_again() {
     assert_eq!(store.base().version(), WeightsVersion(1));
     let first = publish(&store, "first");
     assert_eq!(first.version(), WeightsVersion(2));
-    assert_eq!(publish(&store, "first"), first, "a name stands for contents");
+    assert_eq!(
+        publish(&store, "first"),
+        first,
+        "a name stands for contents"
+    );
     assert_eq!(names(&store), ["base", "first"]);
     let request = first.clone();
     drop(first);
@@ -114,7 +118,10 @@ fn a_canary_answers_its_share_and_the_same_principals_every_time() {
         others.intersection(&tenth).count() < 100,
         "the same go first again"
     );
-    assert_eq!((canary("one", 0.0).len(), canary("one", 1.0).len()), (0, 4000));
+    assert_eq!(
+        (canary("one", 0.0).len(), canary("one", 1.0).len()),
+        (0, 4000)
+    );
     assert_eq!(store.lease(Role::Policy, None), *store.base());
     assert_eq!(
         store.lease(Role::Judge, Some(PrincipalHash::of("key 1"))),
