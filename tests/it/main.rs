@@ -7,6 +7,7 @@ mod floors;
 mod http;
 mod jsft;
 mod learning;
+mod log;
 mod parity;
 mod process;
 mod serving;

@@ -1,8 +1,238 @@
 //! The connections: one that writes, a few that read.
+//!
+//! All writes of a process go through one connection, so that two of them never meet in the database: SQLite has one writer and
+//! would say BUSY, and transactions of PostgreSQL need not be ordered against each other. Another process on the same SQLite file
+//! is waited for. A connection on which anything failed is thrown away, and the database rolls back what it had begun.
 
 use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyConnection, AnyPool, AnyPoolOptions};
+use sqlx::migrate::Migrator;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::{LogConfig, LogError, Result};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/preference/log/migrations");
+
+/// Connections that read at the same time.
+const READERS: u32 = 4;
 
 /// The URL of an SQLite file that is made if it is not there.
 pub(super) fn sqlite_url(file: &Path) -> String {
-    format!("sqlite://{}?mode=rwc", file.display())
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let path = file.to_string_lossy();
+    // What a URL would read as its own.
+    let path = path
+        .replace('%', "%25")
+        .replace('?', "%3F")
+        .replace('#', "%23");
+    format!("sqlite:{path}?mode=rwc")
+}
+
+/// Which of the two databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+#[derive(Debug)]
+pub(super) struct Database {
+    options: AnyConnectOptions,
+    backend: Backend,
+    patience: Duration,
+    readers: AnyPool,
+    writer: Arc<Mutex<Option<AnyConnection>>>,
+}
+
+impl Database {
+    /// Connects and brings the schema up to date.
+    pub async fn open(config: &LogConfig) -> Result<Self> {
+        sqlx::any::install_default_drivers();
+        let (backend, url) = match config.url.split_once(':').map(|(scheme, _)| scheme) {
+            Some("sqlite") if config.url.contains("mode=") => (Backend::Sqlite, config.url.clone()),
+            Some("sqlite") => {
+                let sign = if config.url.contains('?') { '&' } else { '?' };
+                (Backend::Sqlite, format!("{}{sign}mode=rwc", config.url))
+            }
+            Some("postgres" | "postgresql") => (Backend::Postgres, config.url.clone()),
+            _ => {
+                return Err(LogError::Config(
+                    "the URL must begin with sqlite: or postgres:".to_owned(),
+                ));
+            }
+        };
+        let options = AnyConnectOptions::from_str(&url)
+            .map_err(|error| LogError::Config(error.to_string()))?
+            .disable_statement_logging();
+        let patience = config.patience;
+        let readers = AnyPoolOptions::new()
+            .max_connections(READERS)
+            .acquire_timeout(patience)
+            .after_connect(move |connection, _| {
+                Box::pin(async move { prepare(connection, backend, patience).await })
+            })
+            .connect_lazy_with(options.clone());
+        let database = Self {
+            options,
+            backend,
+            patience,
+            readers,
+            writer: Arc::new(Mutex::new(None)),
+        };
+        let mut connection = database.connect().await?;
+        if backend == Backend::Postgres {
+            sqlx::raw_sql(
+                "DO $$ BEGIN CREATE DOMAIN blob AS bytea; \
+                 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
+            )
+            .execute(&mut connection)
+            .await?;
+        }
+        MIGRATIONS
+            .run(&mut connection)
+            .await
+            .map_err(|error| LogError::Config(error.to_string()))?;
+        *database.writer.lock().await = Some(connection);
+        Ok(database)
+    }
+
+    /// Connections to read with.
+    pub fn readers(&self) -> &AnyPool {
+        &self.readers
+    }
+
+    /// Begins a transaction on the writing connection, connecting anew if that was lost.
+    pub async fn begin(&self) -> Result<WriteTransaction> {
+        let mut slot = self.writer.clone().lock_owned().await;
+        if self.readers.is_closed() {
+            return Err(LogError::Unavailable("the log was closed".to_owned()));
+        }
+        if let Some(connection) = slot.as_mut()
+            && self.start(connection).await.is_err()
+        {
+            *slot = None; // the server went away since the last transaction: what follows connects anew
+        } else if slot.is_some() {
+            return Ok(WriteTransaction { slot, open: true });
+        }
+        let mut connection = self.connect().await?;
+        self.start(&mut connection).await?;
+        *slot = Some(connection);
+        Ok(WriteTransaction { slot, open: true })
+    }
+
+    async fn start(&self, connection: &mut AnyConnection) -> Result<()> {
+        // SQLite's plain BEGIN takes the write lock only at the first write, where waiting for another process is too late.
+        let begin = match self.backend {
+            Backend::Sqlite => "BEGIN IMMEDIATE",
+            Backend::Postgres => "BEGIN",
+        };
+        self.patiently(async {
+            sqlx::raw_sql(begin).execute(connection).await?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn connect(&self) -> Result<AnyConnection> {
+        self.patiently(async {
+            let mut connection = self.options.connect().await?;
+            prepare(&mut connection, self.backend, self.patience).await?;
+            Ok(connection)
+        })
+        .await
+    }
+
+    /// Gives an operation as long as the database may take, and a moment more, so that SQLite's own complaint comes first.
+    pub async fn patiently<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
+        let limit = self.patience + Duration::from_secs(1);
+        tokio::time::timeout(limit, doing)
+            .await
+            .unwrap_or_else(|_| Err(LogError::Unavailable(format!("no answer within {limit:?}"))))
+    }
+
+    /// Whether not even an empty transaction can be made.
+    pub async fn lost(&self) -> bool {
+        match self.begin().await {
+            Ok(transaction) => transaction.commit().await.is_err(),
+            Err(_) => true,
+        }
+    }
+
+    /// Closes all connections; nothing can be begun afterwards.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        if let Some(connection) = self.writer.lock().await.take() {
+            // All that matters was committed.
+            let _ = connection.close().await;
+        }
+    }
+}
+
+/// What every connection is told first.
+async fn prepare(
+    connection: &mut AnyConnection,
+    backend: Backend,
+    patience: Duration,
+) -> sqlx::Result<()> {
+    let said = match backend {
+        // FULL: a commit is on the disk when it returns. Deleted rows are overwritten, not just unlinked.
+        Backend::Sqlite => format!(
+            "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
+             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;",
+            patience.as_millis()
+        ),
+        Backend::Postgres => {
+            "SET synchronous_commit = on; SET client_min_messages = warning".to_owned()
+        }
+    };
+    sqlx::raw_sql(AssertSqlSafe(said))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A transaction on the writing connection. Dropped without [`WriteTransaction::commit`] it takes the connection with it, and with
+/// that all it did.
+#[derive(Debug)]
+pub(super) struct WriteTransaction {
+    slot: OwnedMutexGuard<Option<AnyConnection>>,
+    open: bool,
+}
+
+impl WriteTransaction {
+    pub fn connection(&mut self) -> &mut AnyConnection {
+        self.slot
+            .as_mut()
+            .expect("a transaction has a connection, this is a bug")
+    }
+
+    pub async fn commit(mut self) -> Result<()> {
+        sqlx::raw_sql("COMMIT").execute(self.connection()).await?;
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for WriteTransaction {
+    fn drop(&mut self) {
+        if self.open {
+            *self.slot = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_name_may_hold_what_a_url_would_read_as_its_own() {
+        let url = sqlite_url(Path::new("/data/100%?#.db"));
+        assert_eq!(url, "sqlite:/data/100%25%3F%23.db?mode=rwc");
+    }
 }

@@ -1,9 +1,19 @@
 //! The audit trail: events that are only ever appended, each hashed over the one before.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+use sqlx::Row;
+use sqlx::any::{AnyConnection, AnyRow};
 
-use super::{Result, TrafficLog, UnixMillis};
+use super::rows;
+use super::{LogError, Result, TrafficLog, UnixMillis, id, now};
+
+/// The hash before the first event.
+const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Events that are verified at a time.
+const PAGE: usize = 512;
 
 /// Something that happened to data, generations or pointers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -22,24 +32,156 @@ pub struct Event {
     pub hash: String,
 }
 
+/// What is hashed, as the JSON text that is stored: a text has one spelling, a JSON value has many.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    sequence: i64,
+    at: UnixMillis,
+    actor: String,
+    action: String,
+    detail: Value,
+}
+
 impl TrafficLog {
     /// Events after a sequence number (0 for all), the oldest first.
     pub async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
-        let _ = (after, limit);
-        todo!()
+        let links = self.links(after, limit).await?;
+        links.into_iter().map(Link::event).collect()
     }
 
     /// Appends an event of the caller's own (training paused, principles replaced).
     pub async fn audit(&self, actor: &str, action: &str, detail: Value) -> Result<()> {
-        let _ = (actor, action, detail);
-        todo!()
+        let mut transaction = self.database().begin().await?;
+        append(transaction.connection(), actor, action, detail).await?;
+        transaction.commit().await
     }
 
     /// Recomputes every hash. Returns the number of events.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`](super::LogError::Corrupt) naming the first event that was changed, removed or put in between.
+    /// [`LogError::Corrupt`] naming the first event that was changed, removed or put in between.
     pub async fn verify_chain(&self) -> Result<u64> {
-        todo!()
+        // What is appended from now on is verified next time.
+        let (last, end): (i64, String) = {
+            let row = sqlx::query("SELECT sequence, hash FROM chain WHERE one = 1")
+                .fetch_one(self.database().readers())
+                .await?;
+            (row.try_get("sequence")?, row.try_get("hash")?)
+        };
+        let (mut sequence, mut previous) = (0, GENESIS.to_owned());
+        while sequence < last {
+            let links = self.links(sequence, PAGE).await?;
+            if links.is_empty() {
+                break;
+            }
+            for link in links {
+                if sequence == last {
+                    break;
+                }
+                sequence += 1;
+                let whole = link.sequence == sequence
+                    && link.previous == previous
+                    && link.hash == chained(&previous, &link.body)
+                    && rows::from_json::<Body>(&link.body)?.sequence == sequence;
+                if !whole {
+                    return Err(LogError::Corrupt(format!(
+                        "event {sequence} does not follow from the one before"
+                    )));
+                }
+                previous = link.hash;
+            }
+        }
+        if sequence != last || previous != end {
+            return Err(LogError::Corrupt(format!(
+                "the chain of events ends at {sequence}, not at {last}"
+            )));
+        }
+        Ok(sequence.unsigned_abs())
     }
+
+    async fn links(&self, after: i64, limit: usize) -> Result<Vec<Link>> {
+        let found = sqlx::query(
+            "SELECT sequence, body, previous, hash FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
+        )
+        .bind(after)
+        .bind(rows::index(limit))
+        .fetch_all(self.database().readers())
+        .await?;
+        found.iter().map(Link::read).collect()
+    }
+}
+
+/// An event as it is stored.
+struct Link {
+    sequence: i64,
+    body: String,
+    previous: String,
+    hash: String,
+}
+
+impl Link {
+    fn read(row: &AnyRow) -> Result<Self> {
+        Ok(Self {
+            sequence: row.try_get("sequence")?,
+            body: row.try_get("body")?,
+            previous: row.try_get("previous")?,
+            hash: row.try_get("hash")?,
+        })
+    }
+
+    fn event(self) -> Result<Event> {
+        let body: Body = rows::from_json(&self.body)?;
+        Ok(Event {
+            sequence: self.sequence,
+            at: body.at,
+            actor: body.actor,
+            action: body.action,
+            detail: body.detail,
+            previous: self.previous,
+            hash: self.hash,
+        })
+    }
+}
+
+/// Appends an event in the transaction of what it reports: both are there or neither.
+pub(super) async fn append(
+    connection: &mut AnyConnection,
+    actor: &str,
+    action: &str,
+    detail: Value,
+) -> Result<()> {
+    // The update locks the chain's end until the commit, so no two events follow the same one.
+    let end = sqlx::query(
+        "UPDATE chain SET sequence = sequence + 1 WHERE one = 1 RETURNING sequence, hash",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    let (sequence, previous): (i64, String) = (end.try_get("sequence")?, end.try_get("hash")?);
+    let body = rows::to_json(&Body {
+        sequence,
+        at: now(),
+        actor: actor.to_owned(),
+        action: action.to_owned(),
+        detail,
+    })?;
+    let hash = chained(&previous, &body);
+    sqlx::query("INSERT INTO events (sequence, body, previous, hash) VALUES ($1, $2, $3, $4)")
+        .bind(sequence)
+        .bind(body)
+        .bind(previous)
+        .bind(hash.as_str())
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("UPDATE chain SET hash = $1 WHERE one = 1")
+        .bind(hash)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn chained(previous: &str, body: &str) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(previous);
+    hasher.update(body);
+    id::hex(&hasher.finalize())
 }

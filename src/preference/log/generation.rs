@@ -1,10 +1,16 @@
 //! Generations of weights, and the pointers that say which of them serves, trains, anchors and judges.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::Row;
+use sqlx::any::{AnyConnection, AnyRow};
+
+use super::database::WriteTransaction;
 use super::record::stored_words;
-use super::{GenerationId, LogError, Result, StageId, TrafficLog, UnixMillis};
+use super::{GenerationId, LogError, Result, StageId, TrafficLog, UnixMillis, events, rows};
+use crate::fault;
 
 /// A finished stage's weights, before anybody has judged them.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,17 +102,47 @@ pub struct PointerMove {
 impl TrafficLog {
     /// All generations, the newest first.
     pub async fn generations(&self) -> Result<Vec<Generation>> {
-        todo!()
+        let found = sqlx::query(
+            "SELECT id, parent, reference, stage, manifest, gates, state, created_at \
+             FROM generations ORDER BY created_at DESC, id",
+        )
+        .fetch_all(self.database().readers())
+        .await?;
+        found.iter().map(read).collect()
     }
 
     pub async fn generation(&self, id: &GenerationId) -> Result<Option<Generation>> {
-        let _ = id;
-        todo!()
+        let found = sqlx::query(
+            "SELECT id, parent, reference, stage, manifest, gates, state, created_at FROM generations WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(self.database().readers())
+        .await?;
+        found.as_ref().map(read).transpose()
     }
 
     /// Where the pointers stand; before anything was trained all of them stand at the base.
     pub async fn pointers(&self) -> Result<Pointers> {
-        todo!()
+        let mut found: HashMap<String, String> = HashMap::new();
+        for row in sqlx::query("SELECT name, generation FROM pointers")
+            .fetch_all(self.database().readers())
+            .await?
+        {
+            found.insert(row.try_get("name")?, row.try_get("generation")?);
+        }
+        let mut at = |pointer: Pointer| {
+            found
+                .remove(pointer.as_str())
+                .map(GenerationId::new)
+                .ok_or_else(|| LogError::Corrupt(format!("there is no pointer `{pointer}`")))
+        };
+        Ok(Pointers {
+            policy: at(Pointer::Policy)?,
+            train: at(Pointer::Train)?,
+            reference: at(Pointer::Reference)?,
+            judge: at(Pointer::Judge)?,
+            canary: at(Pointer::Canary)?,
+        })
     }
 
     /// Moves pointers by compare-and-swap: all of them and an audit event in one transaction, or none.
@@ -115,14 +151,133 @@ impl TrafficLog {
     /// the one it left is rolled back.
     ///
     /// # Errors
-    /// [`LogError::Conflict`] if a pointer does not stand at `from`, [`LogError::NotFound`] if a generation is unknown.
+    /// [`LogError::Conflict`] if a pointer does not stand at `from`, [`LogError::NotFound`] if a generation is unknown,
+    /// [`LogError::Invalid`] for one whose files cannot be used.
     pub async fn move_pointers(
         &self,
         moves: &[PointerMove],
         actor: &str,
         reason: &str,
     ) -> Result<()> {
-        let _ = (moves, actor, reason, LogError::Overloaded);
-        todo!()
+        let mut transaction = self.database().begin().await?;
+        move_within(transaction.connection(), moves, actor, reason).await?;
+        commit_move(transaction).await
     }
+}
+
+/// Commits a transaction that moved pointers.
+pub(super) async fn commit_move(transaction: WriteTransaction) -> Result<()> {
+    fault::point("log.pointer.before_commit");
+    transaction.commit().await?;
+    fault::point("log.pointer.after_commit");
+    Ok(())
+}
+
+/// [`TrafficLog::move_pointers`] in a transaction that is already open.
+pub(super) async fn move_within(
+    connection: &mut AnyConnection,
+    moves: &[PointerMove],
+    actor: &str,
+    reason: &str,
+) -> Result<()> {
+    // In one order always: two servers that move the same pointers wait for each other instead of locking each other out.
+    let mut moves = moves.to_vec();
+    moves.sort_by_key(|one| one.pointer.as_str());
+    for one in &moves {
+        swap(connection, one).await?;
+        let state = usable(connection, &one.to).await?;
+        if one.pointer == Pointer::Policy && one.from != one.to {
+            let back = one.to.is_base() || state == Some(GenerationState::Promoted);
+            set_state(connection, &one.to, GenerationState::Promoted).await?;
+            if back {
+                set_state(connection, &one.from, GenerationState::RolledBack).await?;
+            }
+        }
+    }
+    let moved: Vec<_> = moves
+        .iter()
+        .map(|one| json!({ "pointer": one.pointer, "from": one.from, "to": one.to }))
+        .collect();
+    let detail = json!({ "moves": moved, "reason": reason });
+    events::append(connection, actor, "pointers.moved", detail).await
+}
+
+async fn swap(connection: &mut AnyConnection, one: &PointerMove) -> Result<()> {
+    let swapped =
+        sqlx::query("UPDATE pointers SET generation = $1 WHERE name = $2 AND generation = $3")
+            .bind(one.to.as_str())
+            .bind(one.pointer.as_str())
+            .bind(one.from.as_str())
+            .execute(&mut *connection)
+            .await?;
+    if swapped.rows_affected() == 1 {
+        return Ok(());
+    }
+    let found: String = sqlx::query_scalar("SELECT generation FROM pointers WHERE name = $1")
+        .bind(one.pointer.as_str())
+        .fetch_one(connection)
+        .await?;
+    Err(LogError::Conflict {
+        pointer: one.pointer,
+        expected: one.from.clone(),
+        found: GenerationId::new(found),
+    })
+}
+
+/// The state of a generation a pointer may stand at; none for the base.
+async fn usable(
+    connection: &mut AnyConnection,
+    id: &GenerationId,
+) -> Result<Option<GenerationState>> {
+    if id.is_base() {
+        return Ok(None);
+    }
+    let state: Option<String> = sqlx::query_scalar("SELECT state FROM generations WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(connection)
+        .await?;
+    let Some(state) = state else {
+        return Err(unknown(id));
+    };
+    match GenerationState::stored(&state)? {
+        GenerationState::Failed => Err(LogError::Invalid(format!(
+            "the files of generation {id} cannot be used"
+        ))),
+        state => Ok(Some(state)),
+    }
+}
+
+/// Puts a generation into a state; the base has none.
+pub(super) async fn set_state(
+    connection: &mut AnyConnection,
+    id: &GenerationId,
+    state: GenerationState,
+) -> Result<()> {
+    sqlx::query("UPDATE generations SET state = $1 WHERE id = $2")
+        .bind(state.as_str())
+        .bind(id.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) fn unknown(id: &GenerationId) -> LogError {
+    LogError::NotFound {
+        what: "generation",
+        id: id.to_string(),
+    }
+}
+
+fn read(row: &AnyRow) -> Result<Generation> {
+    let name = |column: &str| row.try_get::<String, _>(column).map(GenerationId::new);
+    Ok(Generation {
+        id: name("id")?,
+        parent: name("parent")?,
+        reference: name("reference")?,
+        stage: row.try_get::<Option<i64>, _>("stage")?.map(StageId),
+        manifest: rows::from_json(row.try_get("manifest")?)?,
+        gates: rows::from_json(row.try_get("gates")?)?,
+        state: GenerationState::stored(row.try_get("state")?)?,
+        created_at: row.try_get("created_at")?,
+    })
 }

@@ -1,22 +1,27 @@
 //! The trainer's lease: one trainer at a time, and a trainer that lost it can write nothing.
 //!
 //! Every acquisition raises the epoch. Each write of a trainer checks its epoch in the transaction it writes in, so a trainer that
-//! hung past its lease finds [`LogError::Fenced`](super::LogError::Fenced) and not somebody else's half-trained stage.
+//! hung past its lease finds [`LogError::Fenced`] and not somebody else's half-trained stage.
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use sqlx::any::AnyConnection;
 
+use super::database::WriteTransaction;
+use super::rows::{self, to_json};
 use super::{
-    Addition, GenerationId, GenerationState, NewGeneration, NewStage, PointerMove, RecordId,
-    Result, StageId, StageOutcome, TrafficLog,
+    Addition, GenerationId, GenerationState, LogError, NewGeneration, NewStage, PointerMove,
+    RecordId, Result, StageId, StageOutcome, TrafficLog, events, generation, now,
 };
+
+/// Who acts in the audit trail.
+const ACTOR: &str = "trainer";
 
 /// The right to train. Dropping it does not release it: it runs out, or [`TrainerLease::release`] gives it back.
 #[derive(Debug, Clone)]
 pub struct TrainerLease {
     log: TrafficLog,
-    holder: String,
     epoch: i64,
     ttl: Duration,
 }
@@ -29,9 +34,33 @@ impl TrafficLog {
         holder: &str,
         ttl: Duration,
     ) -> Result<Option<TrainerLease>> {
-        let _ = (holder, ttl);
-        todo!()
+        let mut transaction = self.database().begin().await?;
+        let connection = transaction.connection();
+        let epoch: Option<i64> = sqlx::query_scalar(
+            "UPDATE trainer SET holder = $1, epoch = epoch + 1, expires_at = $2 \
+             WHERE one = 1 AND (expires_at <= $3 OR holder = $1) RETURNING epoch",
+        )
+        .bind(holder)
+        .bind(until(ttl))
+        .bind(now())
+        .fetch_optional(&mut *connection)
+        .await?;
+        let lease = epoch.map(|epoch| TrainerLease {
+            log: self.clone(),
+            epoch,
+            ttl,
+        });
+        if let Some(lease) = &lease {
+            let detail = json!({ "holder": holder, "epoch": lease.epoch });
+            events::append(connection, ACTOR, "trainer.acquired", detail).await?;
+        }
+        transaction.commit().await?;
+        Ok(lease)
     }
+}
+
+fn until(ttl: Duration) -> i64 {
+    now().saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
 }
 
 // Every method may fail with `LogError::Fenced`.
@@ -47,75 +76,261 @@ impl TrainerLease {
 
     /// Holds it for another `ttl` from now.
     pub async fn renew(&self) -> Result<()> {
-        let _ = (&self.holder, self.ttl);
-        todo!()
+        let mut transaction = self.begin().await?;
+        self.set_end(transaction.connection(), until(self.ttl))
+            .await?;
+        transaction.commit().await
     }
 
     /// Gives it back. Somebody else's lease is left alone.
     pub async fn release(self) -> Result<()> {
-        todo!()
+        let mut transaction = self.log.database().begin().await?;
+        self.set_end(transaction.connection(), 0).await?;
+        transaction.commit().await
     }
 
     /// Opens the next stage.
     ///
     /// # Errors
-    /// [`LogError::StageOpen`](super::LogError::StageOpen) if one is open.
+    /// [`LogError::StageOpen`] if one is open.
     pub async fn open_stage(&self, stage: NewStage) -> Result<StageId> {
-        let _ = stage;
-        todo!()
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let open: Option<i64> = sqlx::query_scalar("SELECT id FROM stages WHERE outcome IS NULL")
+            .fetch_optional(&mut *connection)
+            .await?;
+        if let Some(open) = open {
+            return Err(LogError::StageOpen(StageId(open)));
+        }
+        let id: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(id) + 1, 1) FROM stages")
+            .fetch_one(&mut *connection)
+            .await?;
+        sqlx::query(
+            "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES ($1, $2, $3, $4, $5)",
+        )
+        .bind(id)
+        .bind(self.epoch)
+        .bind(stage.reference.as_str())
+        .bind(to_json(&stage.state)?)
+        .bind(now())
+        .execute(&mut *connection)
+        .await?;
+        let detail = json!({ "stage": id, "reference": stage.reference, "epoch": self.epoch });
+        events::append(connection, ACTOR, "stage.opened", detail).await?;
+        transaction.commit().await?;
+        Ok(StageId(id))
     }
 
     /// Replaces the stage's state.
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] if the stage is not open.
     pub async fn save_stage(&self, stage: StageId, state: &Value) -> Result<()> {
-        let _ = (stage, state);
-        todo!()
+        let mut transaction = self.begin().await?;
+        let saved = sqlx::query("UPDATE stages SET state = $1 WHERE id = $2 AND outcome IS NULL")
+            .bind(to_json(state)?)
+            .bind(stage.0)
+            .execute(transaction.connection())
+            .await?;
+        if saved.rows_affected() == 0 {
+            return Err(not_open(stage));
+        }
+        transaction.commit().await
     }
 
     /// Claims rows for the stage, for good: no later stage will draw them. Returns those that are the stage's, in the order asked
     /// for; rows of another stage, deleted ones and ones without consent are left out.
-    pub async fn claim_rows(&self, stage: StageId, rows: &[RecordId]) -> Result<Vec<RecordId>> {
-        let _ = (stage, rows);
-        todo!()
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] if the stage is not open.
+    pub async fn claim_rows(&self, stage: StageId, ids: &[RecordId]) -> Result<Vec<RecordId>> {
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let open: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM stages WHERE id = $1 AND outcome IS NULL")
+                .bind(stage.0)
+                .fetch_optional(&mut *connection)
+                .await?;
+        if open.is_none() {
+            return Err(not_open(stage));
+        }
+        let mut claimed = Vec::with_capacity(ids.len());
+        for id in ids {
+            sqlx::query(
+                "INSERT INTO stage_rows (record_id, stage) SELECT id, $2 FROM trainable WHERE id = $1 \
+                 ON CONFLICT (record_id) DO NOTHING",
+            )
+            .bind(id.as_str())
+            .bind(stage.0)
+            .execute(&mut *connection)
+            .await?;
+            let own: Option<i64> = sqlx::query_scalar(
+                "SELECT stage_rows.stage FROM stage_rows JOIN trainable ON trainable.id = stage_rows.record_id \
+                 WHERE stage_rows.record_id = $1 AND stage_rows.stage = $2",
+            )
+            .bind(id.as_str())
+            .bind(stage.0)
+            .fetch_optional(&mut *connection)
+            .await?;
+            if own.is_some() {
+                claimed.push(id.clone());
+            }
+        }
+        transaction.commit().await?;
+        Ok(claimed)
     }
 
-    /// Adds what an update made to its records, all in one transaction. A record deleted meanwhile is skipped. Returns how many
-    /// were written.
+    /// Adds what an update made to its records, all in one transaction. A record that was deleted meanwhile, or whose consent was
+    /// withdrawn, is skipped. Returns how many were written.
+    ///
+    /// # Errors
+    /// [`LogError::Invalid`] for indices out of range.
     pub async fn append_all(&self, additions: &[(RecordId, Addition)]) -> Result<usize> {
-        let _ = additions;
-        todo!()
+        for (_, addition) in additions {
+            addition.check()?;
+        }
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let mut written = 0;
+        for (id, addition) in additions {
+            // An update that changes nothing keeps the record from being deleted before the commit.
+            let there = sqlx::query("UPDATE records SET train = train WHERE id = $1 AND train = 1")
+                .bind(id.as_str())
+                .execute(&mut *connection)
+                .await?;
+            if there.rows_affected() == 0 {
+                continue;
+            }
+            let [samples, verdicts, pairs] = rows::free_places(connection, id).await?;
+            rows::insert_samples(connection, id, samples, &addition.samples).await?;
+            rows::insert_verdicts(connection, id, verdicts, samples, &addition.verdicts).await?;
+            rows::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
+            written += 1;
+        }
+        transaction.commit().await?;
+        Ok(written)
     }
 
     /// Closes the stage; its rows stay used.
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] if the stage is not open.
     pub async fn close_stage(
         &self,
         stage: StageId,
         outcome: StageOutcome,
         state: &Value,
     ) -> Result<()> {
-        let _ = (stage, outcome, state);
-        todo!()
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let closed = sqlx::query(
+            "UPDATE stages SET outcome = $1, state = $2, closed_at = $3 WHERE id = $4 AND outcome IS NULL",
+        )
+        .bind(outcome.as_str())
+        .bind(to_json(state)?)
+        .bind(now())
+        .bind(stage.0)
+        .execute(&mut *connection)
+        .await?;
+        if closed.rows_affected() == 0 {
+            return Err(not_open(stage));
+        }
+        let detail = json!({ "stage": stage, "outcome": outcome });
+        events::append(connection, ACTOR, "stage.closed", detail).await?;
+        transaction.commit().await
     }
 
     /// Makes a generation known as a candidate. Known already (the trainer died after this), it stays as it is.
-    pub async fn insert_generation(&self, generation: NewGeneration) -> Result<()> {
-        let _ = generation;
-        todo!()
+    pub async fn insert_generation(&self, new: NewGeneration) -> Result<()> {
+        if new.id.is_base() {
+            return Err(LogError::Invalid(
+                "the base is no generation of the trainer's".to_owned(),
+            ));
+        }
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let made = sqlx::query(
+            "INSERT INTO generations (id, parent, reference, stage, manifest, gates, state, created_at) \
+             VALUES ($1, $2, $3, $4, $5, 'null', $6, $7) ON CONFLICT (id) DO NOTHING",
+        )
+        .bind(new.id.as_str())
+        .bind(new.parent.as_str())
+        .bind(new.reference.as_str())
+        .bind(new.stage.map(|stage| stage.0))
+        .bind(to_json(&new.manifest)?)
+        .bind(GenerationState::Candidate.as_str())
+        .bind(now())
+        .execute(&mut *connection)
+        .await?;
+        if made.rows_affected() > 0 {
+            let detail = json!({ "generation": new.id, "parent": new.parent, "stage": new.stage });
+            events::append(connection, ACTOR, "generation.trained", detail).await?;
+        }
+        transaction.commit().await
     }
 
     /// Stores the gates' results. With `state` the candidate is also put into it (`Rejected` or `Failed`).
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] for an unknown generation.
     pub async fn record_gates(
         &self,
         id: &GenerationId,
         gates: &Value,
         state: Option<GenerationState>,
     ) -> Result<()> {
-        let _ = (id, gates, state);
-        todo!()
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let stored = sqlx::query("UPDATE generations SET gates = $1 WHERE id = $2")
+            .bind(to_json(gates)?)
+            .bind(id.as_str())
+            .execute(&mut *connection)
+            .await?;
+        if stored.rows_affected() == 0 {
+            return Err(generation::unknown(id));
+        }
+        if let Some(state) = state {
+            generation::set_state(connection, id, state).await?;
+        }
+        let detail = json!({ "generation": id, "gates": gates, "state": state });
+        events::append(connection, ACTOR, "generation.gated", detail).await?;
+        transaction.commit().await
     }
 
     /// [`TrafficLog::move_pointers`], fenced: what the trainer does with a candidate that passed.
     pub async fn promote(&self, moves: &[PointerMove], reason: &str) -> Result<()> {
-        let _ = (moves, reason);
-        todo!()
+        let mut transaction = self.begin().await?;
+        generation::move_within(transaction.connection(), moves, ACTOR, reason).await?;
+        generation::commit_move(transaction).await
+    }
+
+    /// A transaction in which the lease is known to be valid: the update locks it until the commit.
+    async fn begin(&self) -> Result<WriteTransaction> {
+        let mut transaction = self.log.database().begin().await?;
+        let valid =
+            sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1 AND epoch = $1")
+                .bind(self.epoch)
+                .execute(transaction.connection())
+                .await?;
+        if valid.rows_affected() == 0 {
+            return Err(LogError::Fenced { epoch: self.epoch });
+        }
+        Ok(transaction)
+    }
+
+    async fn set_end(&self, connection: &mut AnyConnection, at: i64) -> Result<()> {
+        sqlx::query("UPDATE trainer SET expires_at = $1 WHERE one = 1 AND epoch = $2")
+            .bind(at)
+            .bind(self.epoch)
+            .execute(connection)
+            .await?;
+        Ok(())
+    }
+}
+
+fn not_open(stage: StageId) -> LogError {
+    LogError::NotFound {
+        what: "open stage",
+        id: stage.to_string(),
     }
 }

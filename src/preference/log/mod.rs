@@ -5,19 +5,33 @@
 
 mod config;
 mod database;
+mod erase;
 mod error;
 mod events;
 mod exchange;
+mod feedback;
 mod generation;
 mod id;
 mod lease;
 mod record;
 mod redact;
 mod replay;
+mod rows;
 mod stage;
 mod stats;
+mod writer;
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use database::Database;
+use redact::Redactor;
+use rows::NewRow;
+use writer::{Counters, Job};
 
 pub use config::{FeedbackTrust, LogConfig};
 pub use error::{LogError, Result};
@@ -36,22 +50,69 @@ pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
 
 /// A handle on the log; clones share its writer and its connections.
+///
+/// The writer ends when the last clone is dropped, after it wrote what was queued; [`TrafficLog::close`] waits for that.
 #[derive(Debug, Clone)]
 pub struct TrafficLog {
-    #[allow(dead_code)]
-    shared: Arc<()>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    database: Arc<Database>,
+    redactor: Arc<Redactor>,
+    retention: Option<Duration>,
+    trust: FeedbackTrust,
+    counters: Arc<Counters>,
+    /// None after [`TrafficLog::close`].
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl TrafficLog {
-    /// Opens the database, brings its schema up to date and starts the writer (a task of the current tokio runtime).
+    /// Opens the database, brings its schema up to date and starts the writer, a task of the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`LogError::Config`] for a URL, a migration or a redaction rule that cannot be used, [`LogError::Unavailable`] if the database
+    /// cannot be reached.
     pub async fn open(config: &LogConfig) -> Result<Self> {
-        let _ = config;
-        todo!()
+        if config.queue == 0 {
+            return Err(LogError::Config("a queue needs room".to_owned()));
+        }
+        let database = Arc::new(Database::open(config).await?);
+        let salt = salt(&database).await?;
+        let redactor = Arc::new(Redactor::new(&config.redaction, salt)?);
+        let records: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM records")
+            .fetch_one(database.readers())
+            .await?;
+        let counters = Arc::new(Counters::default());
+        counters
+            .records
+            .store(records.unsigned_abs(), Ordering::Relaxed);
+        let (queue, waiting) = mpsc::channel(config.queue);
+        let writer = tokio::spawn(writer::run(database.clone(), waiting, counters.clone()));
+        Ok(Self {
+            shared: Arc::new(Shared {
+                database,
+                redactor,
+                retention: config.retention,
+                trust: config.trust,
+                counters,
+                queue: Mutex::new(Some(queue)),
+                writer: Mutex::new(Some(writer)),
+            }),
+        })
     }
 
     /// Writes what is queued and closes the connections. Later calls on any clone fail with [`LogError::Unavailable`].
     pub async fn close(&self) {
-        todo!()
+        drop(locked(&self.shared.queue).take());
+        let writer = locked(&self.shared.writer).take();
+        if let Some(writer) = writer {
+            // A writer that panicked has nothing more to write.
+            let _ = writer.await;
+        }
+        self.shared.database.close().await;
     }
 
     /// Appends a record and returns its id after the commit.
@@ -59,58 +120,94 @@ impl TrafficLog {
     /// # Errors
     /// [`LogError::Overloaded`] at once if the queue is full, [`LogError::Unavailable`] if the database cannot write,
     /// [`LogError::Redaction`], and [`LogError::Invalid`] for a record without consent to be kept or with indices out of range.
-    pub async fn append(&self, record: NewRecord) -> Result<RecordId> {
-        let _ = record;
-        todo!()
+    pub async fn append(&self, mut record: NewRecord) -> Result<RecordId> {
+        record.check()?;
+        let counters = &self.shared.counters;
+        let queue = locked(&self.shared.queue).clone();
+        let Some(queue) = queue else {
+            return Err(LogError::Unavailable("the log was closed".to_owned()));
+        };
+        // The place is taken before the redaction, which may be slow: what is refused should be refused at once.
+        let Ok(place) = queue.try_reserve() else {
+            counters.overloaded.fetch_add(1, Ordering::Relaxed);
+            return Err(LogError::Overloaded);
+        };
+        let queued = Instant::now();
+        let redacted = match Redactor::redact_record(&self.shared.redactor, &mut record).await {
+            Ok(redacted) => redacted,
+            Err(error) => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
+        };
+        let created_at = now();
+        let (reply, answer) = oneshot::channel();
+        place.send(Job {
+            row: NewRow {
+                id: RecordId::new(created_at),
+                created_at,
+                record,
+                redacted,
+            },
+            queued,
+            reply,
+        });
+        answer
+            .await
+            .unwrap_or_else(|_| Err(LogError::Unavailable("the writer is gone".to_owned())))
     }
 
     /// A record with everything that belongs to it; none if it is not there or not in the scope.
     pub async fn get(&self, id: &RecordId, scope: &Scope) -> Result<Option<LoggedRecord>> {
-        let _ = (id, scope);
-        todo!()
-    }
-
-    /// Deletes a record with its samples, verdicts, pairs and feedback. False if it is not there or not in the scope. What stays
-    /// is its id, so that [`TrafficLog::lineage`] can say which generations read it.
-    pub async fn delete(&self, id: &RecordId, scope: &Scope) -> Result<bool> {
-        let _ = (id, scope);
-        todo!()
-    }
-
-    /// Deletes all of a principal's records and its feedback on others'. Returns the number of records.
-    pub async fn delete_principal(&self, principal: &Principal) -> Result<u64> {
-        let _ = principal;
-        todo!()
-    }
-
-    /// Withdraws the consent to train from all of a principal's records. Returns how many had it.
-    pub async fn withdraw_training(&self, principal: &Principal) -> Result<u64> {
-        let _ = principal;
-        todo!()
-    }
-
-    /// Deletes what is older than the retention. Returns the number of records.
-    pub async fn expire(&self, now: UnixMillis) -> Result<u64> {
-        let _ = now;
-        todo!()
-    }
-
-    /// Stores feedback and derives the pairs that the trust policy allows.
-    ///
-    /// # Errors
-    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have.
-    pub async fn add_feedback(
-        &self,
-        record: &RecordId,
-        principal: &Principal,
-        feedback: Feedback,
-    ) -> Result<FeedbackOutcome> {
-        let _ = (record, principal, feedback);
-        todo!()
+        // One transaction, so that a record that is deleted or added to meanwhile is not read by halves.
+        let mut reading = self.database().readers().begin().await?;
+        let record = rows::read_record(&mut reading, id, scope).await?;
+        reading.commit().await?;
+        Ok(record)
     }
 
     /// The numbers that metrics show.
     pub fn stats(&self) -> LogStats {
-        todo!()
+        let counters = &self.shared.counters;
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let queue = locked(&self.shared.queue);
+        LogStats {
+            records: count(&counters.records),
+            appended: count(&counters.appended),
+            overloaded: count(&counters.overloaded),
+            failed: count(&counters.failed),
+            queue_depth: queue
+                .as_ref()
+                .map_or(0, |queue| queue.max_capacity() - queue.capacity()),
+            commits: count(&counters.commits),
+            commit_lag_seconds: count(&counters.lag_micros) as f64 / 1e6,
+            healthy: queue.is_some() && !counters.broken.load(Ordering::Relaxed),
+        }
     }
+
+    fn database(&self) -> &Database {
+        &self.shared.database
+    }
+}
+
+/// What surrogates of this log are hashed with: made once, so that equal values stay equal from one start to the next.
+async fn salt(database: &Database) -> Result<String> {
+    let mut transaction = database.begin().await?;
+    let fresh = id::hex(&rand::random::<[u8; 32]>());
+    sqlx::query(
+        "INSERT INTO settings (name, value) VALUES ('salt', $1) ON CONFLICT (name) DO NOTHING",
+    )
+    .bind(fresh)
+    .execute(transaction.connection())
+    .await?;
+    let salt = sqlx::query_scalar("SELECT value FROM settings WHERE name = 'salt'")
+        .fetch_one(transaction.connection())
+        .await?;
+    transaction.commit().await?;
+    Ok(salt)
+}
+
+/// What is guarded is replaced whole or only read, so a panic elsewhere leaves it usable.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

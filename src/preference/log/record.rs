@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Principal, RecordId, UnixMillis};
+use super::{LogError, Principal, RecordId, Result, UnixMillis};
 use crate::preference::Message;
 
 /// Implements the stored word of a closed set of names, both ways.
@@ -190,6 +190,16 @@ impl NewRecord {
         let made = self.verdicts.iter().filter_map(|v| v.pair(source));
         self.pairs.extend(made);
     }
+
+    /// Checks what no type says.
+    pub(super) fn check(&self) -> Result<()> {
+        if !self.consent.retain {
+            return Err(LogError::Invalid(
+                "a record may not be kept without consent".to_owned(),
+            ));
+        }
+        check(&self.samples, &self.verdicts, &self.pairs)
+    }
 }
 
 /// What the trainer adds to a record. Indices count the addition's own samples from 0.
@@ -198,6 +208,46 @@ pub struct Addition {
     pub samples: Vec<Sample>,
     pub verdicts: Vec<LoggedVerdict>,
     pub pairs: Vec<LoggedPair>,
+}
+
+impl Addition {
+    /// Checks what no type says.
+    pub(super) fn check(&self) -> Result<()> {
+        check(&self.samples, &self.verdicts, &self.pairs)
+    }
+}
+
+fn check(samples: &[Sample], verdicts: &[LoggedVerdict], pairs: &[LoggedPair]) -> Result<()> {
+    let invalid = |what: &str| Err(LogError::Invalid(what.to_owned()));
+    for sample in samples {
+        if !sample.logprobs.is_empty() && sample.logprobs.len() != sample.token_ids.len() {
+            return invalid("a sample has log-probabilities for some of its tokens only");
+        }
+    }
+    let known = |a: usize, b: usize| a < samples.len() && b < samples.len() && a != b;
+    for verdict in verdicts {
+        if !known(verdict.a, verdict.b) {
+            return invalid("a verdict compares samples that are not there");
+        }
+        let numbers = [
+            verdict.p,
+            verdict.label_mass,
+            verdict.orders[0],
+            verdict.orders[1],
+        ];
+        if !numbers.iter().all(|x| x.is_finite()) {
+            return invalid("a verdict has a number that is not finite");
+        }
+    }
+    for pair in pairs {
+        if !known(pair.chosen, pair.rejected) {
+            return invalid("a pair is made of samples that are not there");
+        }
+        if !pair.margin.is_finite() {
+            return invalid("a pair has a margin that is not finite");
+        }
+    }
+    Ok(())
 }
 
 /// A record as it is read back.

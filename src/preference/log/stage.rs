@@ -2,9 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::Row;
+use sqlx::any::AnyRow;
 
 use super::record::stored_words;
-use super::{GenerationId, LogError, Result, StageId, TrafficLog, UnixMillis};
+use super::{GenerationId, RecordId, Result, StageId, TrafficLog, UnixMillis, rows};
 
 /// A stage to be opened.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,17 +54,63 @@ stored_words!(
 impl TrafficLog {
     /// All stages, the newest first.
     pub async fn stages(&self) -> Result<Vec<Stage>> {
-        todo!()
+        let found = sqlx::query(
+            "SELECT id, epoch, reference, state, outcome, opened_at, closed_at, \
+             (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed FROM stages ORDER BY id DESC",
+        )
+        .fetch_all(self.database().readers())
+        .await?;
+        found.iter().map(read).collect()
     }
 
     /// The open stage, which a trainer that comes back resumes.
     pub async fn current_stage(&self) -> Result<Option<Stage>> {
-        todo!()
+        let found = sqlx::query(
+            "SELECT id, epoch, reference, state, outcome, opened_at, closed_at, \
+             (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed \
+             FROM stages WHERE outcome IS NULL ORDER BY id DESC",
+        )
+        .fetch_optional(self.database().readers())
+        .await?;
+        found.as_ref().map(read).transpose()
+    }
+
+    /// The rows a stage has claimed, deleted ones included, by id.
+    pub async fn stage_rows(&self, stage: StageId) -> Result<Vec<RecordId>> {
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT record_id FROM stage_rows WHERE stage = $1 ORDER BY record_id",
+        )
+        .bind(stage.0)
+        .fetch_all(self.database().readers())
+        .await?;
+        found.into_iter().map(rows::stored_id).collect()
     }
 
     /// The generations whose stages read a record, also after the record was deleted.
-    pub async fn lineage(&self, record: &super::RecordId) -> Result<Vec<GenerationId>> {
-        let _ = (record, LogError::Overloaded);
-        todo!()
+    pub async fn lineage(&self, record: &RecordId) -> Result<Vec<GenerationId>> {
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT generations.id FROM generations JOIN stage_rows ON stage_rows.stage = generations.stage \
+             WHERE stage_rows.record_id = $1 ORDER BY generations.created_at, generations.id",
+        )
+        .bind(record.as_str())
+        .fetch_all(self.database().readers())
+        .await?;
+        Ok(found.into_iter().map(GenerationId::new).collect())
     }
+}
+
+fn read(row: &AnyRow) -> Result<Stage> {
+    let outcome: Option<String> = row.try_get("outcome")?;
+    Ok(Stage {
+        id: StageId(row.try_get("id")?),
+        epoch: row.try_get("epoch")?,
+        reference: GenerationId::new(row.try_get::<String, _>("reference")?),
+        state: rows::from_json(row.try_get("state")?)?,
+        outcome: outcome
+            .map(|outcome| StageOutcome::stored(&outcome))
+            .transpose()?,
+        rows: row.try_get::<i64, _>("claimed")?.unsigned_abs(),
+        opened_at: row.try_get("opened_at")?,
+        closed_at: row.try_get("closed_at")?,
+    })
 }

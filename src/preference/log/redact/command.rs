@@ -1,7 +1,16 @@
 //! An external redactor.
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::preference::log::{LogError, Result};
+
+/// How often a program that runs is looked after.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A program that reads a JSON array of texts on its input and writes an array of the same length, redacted, on its output.
 /// Whatever else happens (a timeout, an exit status, another length) the record is not written.
@@ -10,4 +19,108 @@ pub struct RedactCommand {
     pub program: PathBuf,
     pub arguments: Vec<String>,
     pub timeout: Duration,
+}
+
+impl RedactCommand {
+    /// Runs the program over some texts and waits for it.
+    pub(super) fn run(&self, texts: &[String]) -> Result<Vec<String>> {
+        let failed =
+            |what: String| LogError::Redaction(format!("{}: {what}", self.program.display()));
+        let input = serde_json::to_vec(texts).map_err(|error| failed(error.to_string()))?;
+        let mut child = Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| failed(error.to_string()))?;
+        let deadline = Instant::now() + self.timeout;
+        let answer = converse(&mut child, input, deadline);
+        let status = wait(&mut child, deadline);
+        let answer =
+            answer.ok_or_else(|| failed(format!("no answer within {:?}", self.timeout)))?;
+        match status {
+            Some(status) if status.success() => {}
+            Some(status) => return Err(failed(status.to_string())),
+            None => return Err(failed(format!("still running after {:?}", self.timeout))),
+        }
+        let redacted: Vec<String> =
+            serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
+        if redacted.len() != texts.len() {
+            return Err(failed(format!(
+                "{} texts came back of {}",
+                redacted.len(),
+                texts.len()
+            )));
+        }
+        Ok(redacted)
+    }
+}
+
+/// Writes the input and reads the output at the same time, on threads: either pipe may be full. Whoever keeps the pipes open past
+/// the deadline is left behind with its threads.
+fn converse(child: &mut Child, input: Vec<u8>, deadline: Instant) -> Option<Vec<u8>> {
+    let (mut stdin, mut stdout) = (child.stdin.take()?, child.stdout.take()?);
+    thread::spawn(move || {
+        // A program that does not read all of it says so by its answer.
+        let _ = stdin.write_all(&input);
+    });
+    let (done, answer) = mpsc::channel();
+    thread::spawn(move || {
+        let mut output = Vec::new();
+        if stdout.read_to_end(&mut output).is_ok() {
+            let _ = done.send(output);
+        }
+    });
+    let left = deadline.saturating_duration_since(Instant::now());
+    answer.recv_timeout(left).ok()
+}
+
+/// The program's exit status, or none if it had to be killed.
+fn wait(child: &mut Child, deadline: Instant) -> Option<std::process::ExitStatus> {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Some(status),
+            Ok(None) if Instant::now() < deadline => thread::sleep(LOOK),
+            _ => {
+                // Gone already is as good as killed.
+                let _ = child.kill();
+                let _ = child.wait();
+                return None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str, timeout: Duration) -> Result<Vec<String>> {
+        RedactCommand {
+            program: PathBuf::from("/bin/sh"),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            timeout,
+        }
+        .run(&["Ann".to_owned(), "x".repeat(1 << 20)])
+    }
+
+    const LONG: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn texts_go_out_and_come_back() {
+        let redacted = shell("sed s/Ann/N.N./", LONG).unwrap();
+        assert_eq!(redacted[0], "N.N.");
+        assert_eq!(redacted[1].len(), 1 << 20);
+    }
+
+    #[test]
+    fn whatever_goes_wrong_is_an_error() {
+        for script in ["cat; exit 3", "echo '[]'", "echo hello", "cat >/dev/null"] {
+            let said = shell(script, LONG);
+            assert!(matches!(said, Err(LogError::Redaction(_))), "{script}");
+        }
+        let said = shell("sleep 600", Duration::from_millis(50));
+        assert!(matches!(said, Err(LogError::Redaction(_))));
+    }
 }

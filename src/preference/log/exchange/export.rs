@@ -1,0 +1,155 @@
+//! Pairs out, a page at a time: however many there are, one page is in memory.
+
+use std::io::{BufWriter, Write};
+
+use serde_json::json;
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::PairFormat;
+use super::parquet_rows::ParquetPairs;
+use crate::preference::log::{LogError, PairSource, Prompt, Result, TrafficLog, rows};
+use crate::preference::{Message, Role};
+
+/// Pairs read, and written as a row group of Parquet, at a time.
+const PAGE: usize = 512;
+
+/// Which pairs leave.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ExportFilter {
+    /// None: all sources.
+    pub source: Option<PairSource>,
+    /// The smallest probability that `chosen` is better.
+    pub min_margin: f32,
+}
+
+/// A pair on its way out.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct PairRow {
+    pub prompt: Prompt,
+    pub chosen: String,
+    pub rejected: String,
+    pub margin: f32,
+    pub source: PairSource,
+}
+
+impl TrafficLog {
+    /// Writes the pairs of records that may be trained on, a page at a time. Returns how many.
+    ///
+    /// # Errors
+    /// [`LogError::File`] if `out` cannot be written.
+    pub async fn export_pairs(
+        &self,
+        format: PairFormat,
+        filter: &ExportFilter,
+        out: impl Write + Send + 'static,
+    ) -> Result<u64> {
+        let mut sink = match format {
+            PairFormat::Jsonl => Sink::Jsonl(BufWriter::new(out)),
+            PairFormat::Parquet => Sink::Parquet(ParquetPairs::new(out)?),
+        };
+        let mut written = 0;
+        let mut after = (String::new(), -1);
+        loop {
+            let page = self.page(filter, &after).await?;
+            let Some((record, place, _)) = page.last() else {
+                break;
+            };
+            after = (record.clone(), *place);
+            let pairs: Vec<PairRow> = page.into_iter().map(|(_, _, pair)| pair).collect();
+            written += pairs.len() as u64;
+            // Files and pipes block, so they are written where that is allowed.
+            sink = blocking(move || {
+                sink.write(&pairs)?;
+                Ok(sink)
+            })
+            .await?;
+        }
+        blocking(move || sink.finish()).await?;
+        Ok(written)
+    }
+
+    /// The pairs after a place, in the order of records and of a record's pairs.
+    async fn page(
+        &self,
+        filter: &ExportFilter,
+        after: &(String, i64),
+    ) -> Result<Vec<(String, i64, PairRow)>> {
+        let found = sqlx::query(
+            "SELECT pairs.record_id AS record_id, pairs.place AS place, trainable.prompt AS prompt, \
+             chosen.text AS chosen, rejected.text AS rejected, pairs.margin AS margin, pairs.source AS source \
+             FROM pairs JOIN trainable ON trainable.id = pairs.record_id \
+             JOIN samples AS chosen ON chosen.record_id = pairs.record_id AND chosen.place = pairs.chosen \
+             JOIN samples AS rejected ON rejected.record_id = pairs.record_id AND rejected.place = pairs.rejected \
+             WHERE (pairs.record_id, pairs.place) > ($1, $2) AND pairs.margin >= $3 AND ($4 = '' OR pairs.source = $4) \
+             ORDER BY pairs.record_id, pairs.place LIMIT $5",
+        )
+        .bind(after.0.as_str())
+        .bind(after.1)
+        .bind(f64::from(filter.min_margin))
+        .bind(filter.source.map_or("", PairSource::as_str))
+        .bind(rows::index(PAGE))
+        .fetch_all(self.database().readers())
+        .await?;
+        found.iter().map(read).collect()
+    }
+}
+
+fn read(row: &AnyRow) -> Result<(String, i64, PairRow)> {
+    let pair = PairRow {
+        prompt: rows::from_json(row.try_get("prompt")?)?,
+        chosen: row.try_get("chosen")?,
+        rejected: row.try_get("rejected")?,
+        margin: row.try_get::<f64, _>("margin")? as f32,
+        source: PairSource::stored(row.try_get("source")?)?,
+    };
+    Ok((row.try_get("record_id")?, row.try_get("place")?, pair))
+}
+
+/// Does what may block on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(
+    doing: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(doing)
+        .await
+        .unwrap_or_else(|error| Err(LogError::File(error.to_string())))
+}
+
+/// The file that is being written.
+enum Sink<W: Write + Send> {
+    Jsonl(BufWriter<W>),
+    Parquet(ParquetPairs<W>),
+}
+
+impl<W: Write + Send> Sink<W> {
+    fn write(&mut self, pairs: &[PairRow]) -> Result<()> {
+        match self {
+            Sink::Jsonl(out) => pairs.iter().try_for_each(|pair| {
+                writeln!(out, "{}", trl(pair)).map_err(|error| LogError::File(error.to_string()))
+            }),
+            Sink::Parquet(out) => out.write(pairs),
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Sink::Jsonl(mut out) => out.flush().map_err(|e| LogError::File(e.to_string())),
+            Sink::Parquet(out) => out.finish(),
+        }
+    }
+}
+
+/// TRL's record: strings for a plain prompt, message lists on all three sides for a conversation.
+fn trl(pair: &PairRow) -> serde_json::Value {
+    let side = |text: &str| match &pair.prompt {
+        Prompt::Text(_) => json!(text),
+        Prompt::Messages(_) => json!([Message::new(Role::Assistant, text)]),
+    };
+    json!({
+        "prompt": pair.prompt,
+        "chosen": side(&pair.chosen),
+        "rejected": side(&pair.rejected),
+        "margin": pair.margin,
+        "source": pair.source,
+    })
+}

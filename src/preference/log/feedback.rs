@@ -1,0 +1,361 @@
+//! What people say of answers, and when it is believed.
+//!
+//! Whoever may give feedback can poison with it, so by default it is only kept. Under [`FeedbackTrust::Corroborated`] a preference
+//! becomes a pair when enough different principals share it and fewer contradict it, or when the judge said the same in both orders.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sqlx::any::AnyConnection;
+
+use super::rows::{self, index};
+use super::{
+    Feedback, FeedbackOutcome, FeedbackTrust, LogError, LoggedFeedback, LoggedPair, LoggedVerdict,
+    PairSource, Principal, RecordId, Result, Sample, TrafficLog, now,
+};
+
+impl TrafficLog {
+    /// Stores feedback and derives the pairs that the trust policy allows. A principal that says something else of the same answer
+    /// takes back what it said before.
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have.
+    pub async fn add_feedback(
+        &self,
+        record: &RecordId,
+        principal: &Principal,
+        mut feedback: Feedback,
+    ) -> Result<FeedbackOutcome> {
+        if let Feedback::Edited { text, .. } = &mut feedback {
+            super::Redactor::redact_text(&self.shared.redactor, text).await?;
+        }
+        let mut transaction = self.database().begin().await?;
+        let connection = transaction.connection();
+        // An update that changes nothing keeps the record from being deleted meanwhile.
+        let there = sqlx::query("UPDATE records SET train = train WHERE id = $1")
+            .bind(record.as_str())
+            .execute(&mut *connection)
+            .await?;
+        if there.rows_affected() == 0 {
+            return Err(LogError::NotFound {
+                what: "record",
+                id: record.to_string(),
+            });
+        }
+        store(connection, record, principal, &feedback).await?;
+        let pairs = derive_again(connection, record, self.shared.trust).await?;
+        transaction.commit().await?;
+        Ok(FeedbackOutcome { pairs })
+    }
+}
+
+async fn store(
+    connection: &mut AnyConnection,
+    record: &RecordId,
+    principal: &Principal,
+    feedback: &Feedback,
+) -> Result<()> {
+    let (kind, slot, sample) = match feedback {
+        Feedback::Thumbs { sample, .. } => ("thumbs", index(*sample), *sample),
+        Feedback::Preferred { sample } => ("preferred", -1, *sample),
+        Feedback::Edited { sample, .. } => ("edited", index(*sample), *sample),
+    };
+    let [free, ..] = rows::free_places(connection, record).await?;
+    if index(sample) >= free {
+        return Err(LogError::Invalid(format!(
+            "the record has no sample {sample}"
+        )));
+    }
+    let mut written: Option<i64> = None;
+    if let Feedback::Edited { text, .. } = feedback {
+        let before: Option<Option<i64>> = sqlx::query_scalar(
+            "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND kind = $3 AND slot = $4",
+        )
+        .bind(record.as_str())
+        .bind(principal.as_str())
+        .bind(kind)
+        .bind(slot)
+        .fetch_optional(&mut *connection)
+        .await?;
+        written = before.flatten();
+        match written {
+            Some(place) => write_over(connection, record, place, text).await?,
+            None => {
+                let edited = [Sample::given(text.as_str())];
+                rows::insert_samples(connection, record, free, &edited).await?;
+                written = Some(free);
+            }
+        }
+    }
+    sqlx::query(
+        "INSERT INTO feedback (record_id, principal, kind, slot, body, written, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (record_id, principal, kind, slot) \
+         DO UPDATE SET body = excluded.body, written = excluded.written, created_at = excluded.created_at",
+    )
+    .bind(record.as_str())
+    .bind(principal.as_str())
+    .bind(kind)
+    .bind(slot)
+    .bind(rows::to_json(feedback)?)
+    .bind(written)
+    .bind(now())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn write_over(
+    connection: &mut AnyConnection,
+    record: &RecordId,
+    place: i64,
+    text: &str,
+) -> Result<()> {
+    sqlx::query("UPDATE samples SET text = $3 WHERE record_id = $1 AND place = $2")
+        .bind(record.as_str())
+        .bind(place)
+        .bind(text)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Takes back all a principal said of somebody else's record. What it wrote is emptied and not removed: the indices of the samples
+/// behind it must not move.
+pub(super) async fn forget(
+    connection: &mut AnyConnection,
+    record: &RecordId,
+    principal: &Principal,
+    trust: FeedbackTrust,
+) -> Result<()> {
+    let written: Vec<i64> = sqlx::query_scalar(
+        "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND written IS NOT NULL",
+    )
+    .bind(record.as_str())
+    .bind(principal.as_str())
+    .fetch_all(&mut *connection)
+    .await?;
+    for place in written {
+        write_over(connection, record, place, "").await?;
+    }
+    sqlx::query("DELETE FROM feedback WHERE record_id = $1 AND principal = $2")
+        .bind(record.as_str())
+        .bind(principal.as_str())
+        .execute(&mut *connection)
+        .await?;
+    derive_again(connection, record, trust).await?;
+    Ok(())
+}
+
+/// Replaces a record's pairs from feedback by those that follow from what is said now. Returns how many.
+async fn derive_again(
+    connection: &mut AnyConnection,
+    record: &RecordId,
+    trust: FeedbackTrust,
+) -> Result<usize> {
+    sqlx::query("DELETE FROM pairs WHERE record_id = $1 AND source = $2")
+        .bind(record.as_str())
+        .bind(PairSource::Feedback.as_str())
+        .execute(&mut *connection)
+        .await?;
+    let said = rows::read_feedback(connection, record).await?;
+    let verdicts = rows::read_verdicts(connection, record).await?;
+    let [samples, _, pairs] = rows::free_places(connection, record).await?;
+    let samples = usize::try_from(samples).unwrap_or(0);
+    let derived = derive(&said, &verdicts, samples, trust);
+    rows::insert_pairs(connection, record, pairs, 0, &derived).await?;
+    Ok(derived.len())
+}
+
+/// A preference: the first sample over the second.
+type Preference = (usize, usize);
+
+/// The pairs that follow from feedback, each with the share of its principals that hold it.
+fn derive(
+    said: &[(LoggedFeedback, Option<usize>)],
+    verdicts: &[LoggedVerdict],
+    samples: usize,
+    trust: FeedbackTrust,
+) -> Vec<LoggedPair> {
+    let mut held: BTreeMap<Preference, BTreeSet<&Principal>> = BTreeMap::new();
+    let edits: BTreeSet<usize> = said.iter().filter_map(|(_, written)| *written).collect();
+    for (principal, preference) in preferences(said, &edits, samples) {
+        held.entry(preference).or_default().insert(principal);
+    }
+    let count = |preference: Preference| held.get(&preference).map_or(0, BTreeSet::len);
+    let mut pairs = Vec::new();
+    for &(chosen, rejected) in held.keys() {
+        let (pro, contra) = (count((chosen, rejected)), count((rejected, chosen)));
+        let judged = verdicts
+            .iter()
+            .filter(|verdict| verdict.consistent)
+            .filter_map(|verdict| verdict.pair(PairSource::Feedback))
+            .any(|pair| (pair.chosen, pair.rejected) == (chosen, rejected));
+        let believed = match trust {
+            FeedbackTrust::Never => false,
+            FeedbackTrust::Corroborated { principals } => pro >= principals as usize || judged,
+            FeedbackTrust::Always => true,
+        };
+        if believed && pro > contra {
+            pairs.push(LoggedPair {
+                chosen,
+                rejected,
+                margin: pro as f32 / (pro + contra) as f32,
+                source: PairSource::Feedback,
+                principles: Vec::new(),
+            });
+        }
+    }
+    pairs
+}
+
+/// What each principal prefers. A thumb up and a thumb down are a preference together, alone neither is; an edit is preferred to
+/// what it was made of.
+fn preferences<'a>(
+    said: &'a [(LoggedFeedback, Option<usize>)],
+    edits: &BTreeSet<usize>,
+    samples: usize,
+) -> Vec<(&'a Principal, Preference)> {
+    let mut found = Vec::new();
+    for (one, written) in said {
+        match &one.feedback {
+            // Edits of other people were not there to choose from.
+            Feedback::Preferred { sample } => found.extend(
+                (0..samples)
+                    .filter(|other| other != sample && !edits.contains(other))
+                    .map(|other| (&one.principal, (*sample, other))),
+            ),
+            Feedback::Edited { sample, text } => {
+                // Two principals who write the same say the same: the edit that came first stands for both.
+                let same = said.iter().find_map(|(other, written)| {
+                    let Feedback::Edited { sample: s, text: t } = &other.feedback else {
+                        return None;
+                    };
+                    (s == sample && t == text).then_some(*written).flatten()
+                });
+                if let Some(written) = same.or(*written) {
+                    found.push((&one.principal, (written, *sample)));
+                }
+            }
+            Feedback::Thumbs { sample, up: true } => {
+                let down = said.iter().filter_map(|(other, _)| match other.feedback {
+                    Feedback::Thumbs { sample, up: false } => {
+                        (other.principal == one.principal).then_some(sample)
+                    }
+                    _ => None,
+                });
+                found.extend(down.map(|down| (&one.principal, (*sample, down))));
+            }
+            Feedback::Thumbs { up: false, .. } => {}
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(principal: &str, feedback: Feedback) -> (LoggedFeedback, Option<usize>) {
+        let principal = Principal::of_key(principal);
+        let one = LoggedFeedback {
+            principal,
+            created_at: 0,
+            feedback,
+        };
+        (one, None)
+    }
+
+    fn derived(
+        said: &[(LoggedFeedback, Option<usize>)],
+        verdicts: &[LoggedVerdict],
+        trust: FeedbackTrust,
+    ) -> Vec<Preference> {
+        derive(said, verdicts, 2, trust)
+            .iter()
+            .map(|pair| (pair.chosen, pair.rejected))
+            .collect()
+    }
+
+    const TWO: FeedbackTrust = FeedbackTrust::Corroborated { principals: 2 };
+
+    #[test]
+    fn a_single_voice_is_believed_only_if_the_policy_says_so() {
+        let one = [said("a", Feedback::Preferred { sample: 1 })];
+        assert_eq!(derived(&one, &[], FeedbackTrust::Never), []);
+        assert_eq!(derived(&one, &[], TWO), []);
+        assert_eq!(derived(&one, &[], FeedbackTrust::Always), [(1, 0)]);
+    }
+
+    #[test]
+    fn one_principal_cannot_corroborate_itself() {
+        let twice = [
+            said("a", Feedback::Preferred { sample: 1 }),
+            said(
+                "a",
+                Feedback::Thumbs {
+                    sample: 1,
+                    up: true,
+                },
+            ),
+            said(
+                "a",
+                Feedback::Thumbs {
+                    sample: 0,
+                    up: false,
+                },
+            ),
+        ];
+        assert_eq!(derived(&twice, &[], TWO), []);
+        let mut both = twice.to_vec();
+        both.push(said("b", Feedback::Preferred { sample: 1 }));
+        assert_eq!(derived(&both, &[], TWO), [(1, 0)]);
+    }
+
+    #[test]
+    fn as_many_against_as_for_is_no_preference() {
+        let split = [
+            said("a", Feedback::Preferred { sample: 1 }),
+            said("b", Feedback::Preferred { sample: 0 }),
+        ];
+        assert_eq!(derived(&split, &[], FeedbackTrust::Always), []);
+        let mut tipped = split.to_vec();
+        tipped.push(said("c", Feedback::Preferred { sample: 0 }));
+        let pairs = derive(&tipped, &[], 2, FeedbackTrust::Always);
+        assert_eq!((pairs[0].chosen, pairs[0].rejected), (0, 1));
+        assert!((pairs[0].margin - 2.0 / 3.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_judge_corroborates_in_both_orders_or_not_at_all() {
+        let one = [said("a", Feedback::Preferred { sample: 0 })];
+        let verdict = |p: f32, consistent| LoggedVerdict {
+            a: 0,
+            b: 1,
+            orders: [p, p],
+            p,
+            consistent,
+            label_mass: 1.0,
+            principles: Vec::new(),
+            version: "base".to_owned(),
+        };
+        assert_eq!(derived(&one, &[verdict(0.9, true)], TWO), [(0, 1)]);
+        assert_eq!(derived(&one, &[verdict(0.9, false)], TWO), []);
+        assert_eq!(derived(&one, &[verdict(0.1, true)], TWO), []);
+    }
+
+    #[test]
+    fn an_edit_is_preferred_to_what_it_was_made_of() {
+        let edit = |principal, written| {
+            let text = "better".to_owned();
+            let (one, _) = said(principal, Feedback::Edited { sample: 0, text });
+            (one, Some(written))
+        };
+        let pairs = |said: &[_], trust| derive(said, &[], 4, trust);
+        let found = pairs(&[edit("a", 2)], FeedbackTrust::Always);
+        assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
+        assert!(pairs(&[edit("a", 2)], TWO).is_empty());
+        // The same words of two principals are one answer with two voices.
+        let found = pairs(&[edit("a", 2), edit("b", 3)], TWO);
+        assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
+    }
+}

@@ -1,0 +1,357 @@
+//! Records to rows and back.
+
+use sqlx::Row;
+use sqlx::any::{AnyConnection, AnyRow};
+
+use super::{
+    Consent, Feedback, LogError, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict,
+    PairSource, Principal, Prompt, RecordId, RecordKind, Result, Sample, Scope, UnixMillis,
+};
+
+/// A record that was checked and redacted.
+#[derive(Debug)]
+pub(super) struct NewRow {
+    pub id: RecordId,
+    pub created_at: UnixMillis,
+    pub record: super::NewRecord,
+    /// Whether redaction changed anything.
+    pub redacted: bool,
+}
+
+/// Inserts a record with all that belongs to it, unless its idempotency key names one already. Returns the record's id and
+/// whether it is new.
+pub(super) async fn insert_record(
+    connection: &mut AnyConnection,
+    row: &NewRow,
+) -> Result<(RecordId, bool)> {
+    let record = &row.record;
+    let made = sqlx::query(
+        "INSERT INTO records (id, kind, principal, idempotency_key, created_at, bucket, retain, train, prompt, \
+         prompt_token_ids, redacted, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         ON CONFLICT (principal, idempotency_key) DO NOTHING",
+    )
+    .bind(row.id.as_str())
+    .bind(record.kind.as_str())
+    .bind(record.principal.as_str())
+    .bind(record.idempotency_key.as_deref())
+    .bind(row.created_at)
+    .bind(row.id.bucket())
+    .bind(i64::from(record.consent.retain))
+    .bind(i64::from(record.consent.train))
+    .bind(to_json(&record.prompt)?)
+    .bind(bytes_of_ids(&record.prompt_token_ids))
+    .bind(i64::from(row.redacted))
+    .bind(record.version.as_str())
+    .execute(&mut *connection)
+    .await?;
+    if made.rows_affected() == 0 {
+        let id: String = sqlx::query_scalar(
+            "SELECT id FROM records WHERE principal = $1 AND idempotency_key = $2",
+        )
+        .bind(record.principal.as_str())
+        .bind(record.idempotency_key.as_deref())
+        .fetch_one(connection)
+        .await?;
+        return Ok((stored_id(id)?, false));
+    }
+    insert_samples(connection, &row.id, 0, &record.samples).await?;
+    insert_verdicts(connection, &row.id, 0, 0, &record.verdicts).await?;
+    insert_pairs(connection, &row.id, 0, 0, &record.pairs).await?;
+    Ok((row.id.clone(), true))
+}
+
+pub(super) async fn insert_samples(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+    first: i64,
+    samples: &[Sample],
+) -> Result<()> {
+    for (place, sample) in (first..).zip(samples) {
+        sqlx::query(
+            "INSERT INTO samples (record_id, place, token_ids, text, logprobs, seed, sampling, finish_reason, version) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(id.as_str())
+        .bind(place)
+        .bind(bytes_of_ids(&sample.token_ids))
+        .bind(sample.text.as_str())
+        .bind(bytes_of_logprobs(&sample.logprobs))
+        .bind(sample.seed.map(u64::cast_signed))
+        .bind(to_json(&sample.sampling)?)
+        .bind(sample.finish_reason.as_deref())
+        .bind(sample.version.as_deref())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// `first_sample` is added to the indices of samples.
+pub(super) async fn insert_verdicts(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+    first: i64,
+    first_sample: i64,
+    verdicts: &[LoggedVerdict],
+) -> Result<()> {
+    for (place, verdict) in (first..).zip(verdicts) {
+        sqlx::query(
+            "INSERT INTO verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        )
+        .bind(id.as_str())
+        .bind(place)
+        .bind(first_sample + index(verdict.a))
+        .bind(first_sample + index(verdict.b))
+        .bind(f64::from(verdict.orders[0]))
+        .bind(f64::from(verdict.orders[1]))
+        .bind(f64::from(verdict.p))
+        .bind(i64::from(verdict.consistent))
+        .bind(f64::from(verdict.label_mass))
+        .bind(to_json(&verdict.principles)?)
+        .bind(verdict.version.as_str())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// `first_sample` is added to the indices of samples.
+pub(super) async fn insert_pairs(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+    first: i64,
+    first_sample: i64,
+    pairs: &[LoggedPair],
+) -> Result<()> {
+    for (place, pair) in (first..).zip(pairs) {
+        sqlx::query(
+            "INSERT INTO pairs (record_id, place, chosen, rejected, margin, source, principles) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(id.as_str())
+        .bind(place)
+        .bind(first_sample + index(pair.chosen))
+        .bind(first_sample + index(pair.rejected))
+        .bind(f64::from(pair.margin))
+        .bind(pair.source.as_str())
+        .bind(to_json(&pair.principles)?)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The first free places among a record's samples, verdicts and pairs.
+pub(super) async fn free_places(connection: &mut AnyConnection, id: &RecordId) -> Result<[i64; 3]> {
+    let row = sqlx::query(
+        "SELECT (SELECT COALESCE(MAX(place) + 1, 0) FROM samples WHERE record_id = $1) AS samples, \
+         (SELECT COALESCE(MAX(place) + 1, 0) FROM verdicts WHERE record_id = $1) AS verdicts, \
+         (SELECT COALESCE(MAX(place) + 1, 0) FROM pairs WHERE record_id = $1) AS pairs",
+    )
+    .bind(id.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok([
+        row.try_get("samples")?,
+        row.try_get("verdicts")?,
+        row.try_get("pairs")?,
+    ])
+}
+
+/// Reads a record whole.
+pub(super) async fn read_record(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+    scope: &Scope,
+) -> Result<Option<LoggedRecord>> {
+    let found = sqlx::query(
+        "SELECT kind, principal, created_at, retain, train, prompt, prompt_token_ids, redacted, version \
+         FROM records WHERE id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = found else { return Ok(None) };
+    let principal = Principal::stored(row.try_get("principal")?);
+    if matches!(scope, Scope::Only(own) if *own != principal) {
+        return Ok(None);
+    }
+    Ok(Some(LoggedRecord {
+        id: id.clone(),
+        kind: RecordKind::stored(row.try_get("kind")?)?,
+        principal,
+        created_at: row.try_get("created_at")?,
+        consent: Consent {
+            retain: truth(&row, "retain")?,
+            train: truth(&row, "train")?,
+        },
+        prompt: from_json::<Prompt>(row.try_get("prompt")?)?,
+        prompt_token_ids: ids_of_bytes(row.try_get("prompt_token_ids")?)?,
+        redacted: truth(&row, "redacted")?,
+        version: row.try_get("version")?,
+        samples: read_samples(connection, id).await?,
+        verdicts: read_verdicts(connection, id).await?,
+        pairs: read_pairs(connection, id).await?,
+        feedback: read_feedback(connection, id)
+            .await?
+            .into_iter()
+            .map(|(feedback, _)| feedback)
+            .collect(),
+    }))
+}
+
+async fn read_samples(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec<Sample>> {
+    let rows = sqlx::query(
+        "SELECT token_ids, text, logprobs, seed, sampling, finish_reason, version \
+         FROM samples WHERE record_id = $1 ORDER BY place",
+    )
+    .bind(id.as_str())
+    .fetch_all(connection)
+    .await?;
+    let sample = |row: AnyRow| -> Result<Sample> {
+        Ok(Sample {
+            token_ids: ids_of_bytes(row.try_get("token_ids")?)?,
+            text: row.try_get("text")?,
+            logprobs: logprobs_of_bytes(row.try_get("logprobs")?)?,
+            seed: row
+                .try_get::<Option<i64>, _>("seed")?
+                .map(i64::cast_unsigned),
+            sampling: from_json(row.try_get("sampling")?)?,
+            finish_reason: row.try_get("finish_reason")?,
+            version: row.try_get("version")?,
+        })
+    };
+    rows.into_iter().map(sample).collect()
+}
+
+pub(super) async fn read_verdicts(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+) -> Result<Vec<LoggedVerdict>> {
+    let rows = sqlx::query(
+        "SELECT a, b, p_first, p_second, p, consistent, label_mass, principles, version \
+         FROM verdicts WHERE record_id = $1 ORDER BY place",
+    )
+    .bind(id.as_str())
+    .fetch_all(connection)
+    .await?;
+    let verdict = |row: AnyRow| -> Result<LoggedVerdict> {
+        Ok(LoggedVerdict {
+            a: place(&row, "a")?,
+            b: place(&row, "b")?,
+            orders: [
+                probability(&row, "p_first")?,
+                probability(&row, "p_second")?,
+            ],
+            p: probability(&row, "p")?,
+            consistent: truth(&row, "consistent")?,
+            label_mass: probability(&row, "label_mass")?,
+            principles: from_json(row.try_get("principles")?)?,
+            version: row.try_get("version")?,
+        })
+    };
+    rows.into_iter().map(verdict).collect()
+}
+
+async fn read_pairs(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec<LoggedPair>> {
+    let rows = sqlx::query(
+        "SELECT chosen, rejected, margin, source, principles FROM pairs WHERE record_id = $1 ORDER BY place",
+    )
+    .bind(id.as_str())
+    .fetch_all(connection)
+    .await?;
+    let pair = |row: AnyRow| -> Result<LoggedPair> {
+        Ok(LoggedPair {
+            chosen: place(&row, "chosen")?,
+            rejected: place(&row, "rejected")?,
+            margin: probability(&row, "margin")?,
+            source: PairSource::stored(row.try_get("source")?)?,
+            principles: from_json(row.try_get("principles")?)?,
+        })
+    };
+    rows.into_iter().map(pair).collect()
+}
+
+/// A record's feedback with the sample an edit became.
+pub(super) async fn read_feedback(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+) -> Result<Vec<(LoggedFeedback, Option<usize>)>> {
+    let rows = sqlx::query(
+        "SELECT principal, created_at, body, written FROM feedback WHERE record_id = $1 \
+         ORDER BY created_at, principal, kind, slot",
+    )
+    .bind(id.as_str())
+    .fetch_all(connection)
+    .await?;
+    let feedback = |row: AnyRow| -> Result<_> {
+        let written: Option<i64> = row.try_get("written")?;
+        let feedback = LoggedFeedback {
+            principal: Principal::stored(row.try_get("principal")?),
+            created_at: row.try_get("created_at")?,
+            feedback: from_json::<Feedback>(row.try_get("body")?)?,
+        };
+        Ok((feedback, written.and_then(|at| usize::try_from(at).ok())))
+    };
+    rows.into_iter().map(feedback).collect()
+}
+
+/// An index of a sample as the database counts.
+pub(super) fn index(place: usize) -> i64 {
+    i64::try_from(place).unwrap_or(i64::MAX)
+}
+
+fn place(row: &AnyRow, column: &str) -> Result<usize> {
+    let place: i64 = row.try_get(column)?;
+    usize::try_from(place).map_err(|_| LogError::Corrupt(format!("{column} is {place}")))
+}
+
+fn probability(row: &AnyRow, column: &str) -> Result<f32> {
+    Ok(row.try_get::<f64, _>(column)? as f32)
+}
+
+pub(super) fn truth(row: &AnyRow, column: &str) -> Result<bool> {
+    Ok(row.try_get::<i64, _>(column)? != 0)
+}
+
+pub(super) fn stored_id(id: String) -> Result<RecordId> {
+    RecordId::try_from(id).map_err(LogError::Corrupt)
+}
+
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| LogError::Invalid(error.to_string()))
+}
+
+pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| LogError::Corrupt(error.to_string()))
+}
+
+/// Little-endian, four bytes each.
+fn bytes_of_ids(ids: &[u32]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+}
+
+pub(super) fn ids_of_bytes(bytes: &[u8]) -> Result<Vec<u32>> {
+    Ok(words(bytes)?.into_iter().map(u32::from_le_bytes).collect())
+}
+
+/// Little-endian, four bytes each: every bit comes back.
+fn bytes_of_logprobs(logprobs: &[f32]) -> Vec<u8> {
+    logprobs.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn logprobs_of_bytes(bytes: &[u8]) -> Result<Vec<f32>> {
+    Ok(words(bytes)?.into_iter().map(f32::from_le_bytes).collect())
+}
+
+fn words(bytes: &[u8]) -> Result<Vec<[u8; 4]>> {
+    let (words, rest) = bytes.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err(LogError::Corrupt(format!(
+            "{} bytes are no whole number of words",
+            bytes.len()
+        )));
+    }
+    Ok(words.to_vec())
+}

@@ -1,0 +1,133 @@
+//! The writer: records that wait are committed together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::database::Database;
+use super::rows::{self, NewRow};
+use super::{LogError, RecordId, Result};
+use crate::fault;
+
+/// Records of one commit at most.
+const BATCH: usize = 256;
+
+/// How long the first record of a commit waits for others.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// A record that waits for its commit.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub row: NewRow,
+    pub queued: Instant,
+    pub reply: oneshot::Sender<Result<RecordId>>,
+}
+
+/// What the writer and its callers count.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub records: AtomicU64,
+    pub appended: AtomicU64,
+    pub overloaded: AtomicU64,
+    pub failed: AtomicU64,
+    pub commits: AtomicU64,
+    pub lag_micros: AtomicU64,
+    pub broken: AtomicBool,
+}
+
+impl Counters {
+    /// Takes deleted records off the count, which other servers on the same database may have raised.
+    pub fn forget(&self, deleted: u64) {
+        let less = |records: u64| Some(records.saturating_sub(deleted));
+        let _ = self
+            .records
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+}
+
+/// Commits what comes until all senders are gone.
+pub(super) async fn run(
+    database: Arc<Database>,
+    mut queue: mpsc::Receiver<Job>,
+    counters: Arc<Counters>,
+) {
+    while let Some(first) = queue.recv().await {
+        let batch = gather(first, &mut queue).await;
+        let written = database.patiently(commit(&database, &batch)).await;
+        counters.commits.fetch_add(1, Ordering::Relaxed);
+        counters.broken.store(written.is_err(), Ordering::Relaxed);
+        match written {
+            Ok(ids) => acknowledge(batch, ids, &counters),
+            Err(_) if batch.len() > 1 && !database.lost().await => {
+                // The database works, so one of the records cannot be stored: the others need not suffer for it.
+                for job in batch {
+                    let batch = vec![job];
+                    match database.patiently(commit(&database, &batch)).await {
+                        Ok(ids) => {
+                            counters.broken.store(false, Ordering::Relaxed);
+                            acknowledge(batch, ids, &counters);
+                        }
+                        Err(error) => refuse(batch, &error, &counters),
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, records = batch.len(), "the traffic log cannot write");
+                refuse(batch, &error, &counters);
+                // Whoever waits behind them would only wait as long again for the same answer.
+                while let Ok(job) = queue.try_recv() {
+                    refuse(vec![job], &error, &counters);
+                }
+            }
+        }
+    }
+}
+
+/// The first record and those that come within [`GATHER`].
+async fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    let mut batch = vec![first];
+    let deadline = tokio::time::Instant::now() + GATHER;
+    while batch.len() < BATCH {
+        match tokio::time::timeout_at(deadline, queue.recv()).await {
+            Ok(Some(job)) => batch.push(job),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    batch
+}
+
+/// Writes a batch in one transaction. Returns each record's id, and whether it is new.
+async fn commit(database: &Database, batch: &[Job]) -> Result<Vec<(RecordId, bool)>> {
+    let mut transaction = database.begin().await?;
+    let mut ids = Vec::with_capacity(batch.len());
+    for job in batch {
+        ids.push(rows::insert_record(transaction.connection(), &job.row).await?);
+    }
+    fault::point("log.before_commit");
+    transaction.commit().await?;
+    fault::point("log.after_commit");
+    Ok(ids)
+}
+
+fn acknowledge(batch: Vec<Job>, ids: Vec<(RecordId, bool)>, counters: &Counters) {
+    let oldest = batch.iter().map(|job| job.queued.elapsed()).max();
+    let lag = oldest.map_or(0, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
+    counters.lag_micros.store(lag, Ordering::Relaxed);
+    for (job, (id, new)) in batch.into_iter().zip(ids) {
+        counters.records.fetch_add(new.into(), Ordering::Relaxed);
+        counters.appended.fetch_add(new.into(), Ordering::Relaxed);
+        // A caller that has gone does not wait for the id; the record stands.
+        let _ = job.reply.send(Ok(id));
+    }
+}
+
+fn refuse(batch: Vec<Job>, error: &LogError, counters: &Counters) {
+    for job in batch {
+        counters.failed.fetch_add(1, Ordering::Relaxed);
+        let _ = job
+            .reply
+            .send(Err(LogError::Unavailable(error.to_string())));
+    }
+}

@@ -1,0 +1,248 @@
+//! What is left after `kill -9`, a lost connection, a locked file and a full disk.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use selfjudge::preference::log::{Pointer, Scope};
+
+use super::versions::{generation, to};
+use super::*;
+
+/// Where a child finds its database.
+const URL: &str = "SELFJUDGE_TEST_LOG_URL";
+
+fn url() -> Option<String> {
+    std::env::var(URL).ok()
+}
+
+/// Not a test: what [`killed_at_any_moment_nothing_acknowledged_is_lost`] kills.
+#[test]
+#[ignore = "run by other tests as a process of its own"]
+fn child_that_writes() {
+    let Some(url) = url() else { return };
+    run(async {
+        let log = open(&LogConfig::new(url)).await;
+        for at in 0.. {
+            let mut new = record("ann", &at.to_string());
+            new.idempotency_key = Some(at.to_string());
+            let id = log.append(new).await.unwrap();
+            println!("acknowledged {id}");
+        }
+    });
+}
+
+/// Not a test: what [`killed_at_the_swap_the_pointer_is_old_or_new`] runs.
+#[test]
+#[ignore = "run by other tests as a process of its own"]
+fn child_that_promotes() {
+    let Some(url) = url() else { return };
+    run(async {
+        let log = open(&LogConfig::new(url)).await;
+        let ttl = Duration::from_secs(3600);
+        let lease = log.acquire_trainer("trainer", ttl).await.unwrap().unwrap();
+        lease.insert_generation(generation("one")).await.unwrap();
+        let moves = [
+            to(Pointer::Policy, "base", "one"),
+            to(Pointer::Reference, "base", "one"),
+        ];
+        lease.promote(&moves, "").await.unwrap();
+        println!("acknowledged");
+    });
+}
+
+/// The ids a child's output acknowledges; libtest may have begun the line.
+fn acknowledged(line: &str) -> Option<RecordId> {
+    let (_, id) = line.split_once("acknowledged ")?;
+    RecordId::parse(id.trim())
+}
+
+#[test]
+fn killed_at_any_moment_nothing_acknowledged_is_lost() {
+    on_both(async |config| {
+        open(&config).await.close().await;
+        let mut child = child("log::durability::child_that_writes", &[(URL, &config.url)])
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut ids = Vec::new();
+        while ids.len() < 40 {
+            let line = lines.next().expect("the child writes on").unwrap();
+            ids.extend(acknowledged(&line));
+        }
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        // What it still managed to say before it died.
+        ids.extend(
+            lines
+                .map_while(Result::ok)
+                .filter_map(|line| acknowledged(&line)),
+        );
+        let log = open(&config).await;
+        for id in &ids {
+            let read = log.get(id, &Scope::All).await.unwrap();
+            assert_eq!(read.expect("it was acknowledged").samples.len(), 2);
+        }
+        assert!(log.append(record("ann", "after")).await.is_ok());
+    });
+}
+
+#[test]
+fn killed_around_a_commit_a_record_is_whole_or_absent() {
+    // Each of the child's records is a commit of its own, so visits count records.
+    for (place, kept) in [("log.before_commit:4", 3), ("log.after_commit:4", 4)] {
+        on_both(async |config| {
+            open(&config).await.close().await;
+            let environment = [(URL, config.url.as_str()), ("SELFJUDGE_FAULT", place)];
+            let output = child("log::durability::child_that_writes", &environment)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{place}");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(said.lines().filter_map(acknowledged).count(), 3);
+            let log = open(&config).await;
+            assert_eq!(log.stats().records, kept, "{place}");
+            // The client that had no answer asks again, and nothing is there twice.
+            let mut again = record("ann", "3");
+            again.idempotency_key = Some("3".to_owned());
+            log.append(again).await.unwrap();
+            assert_eq!(log.stats().records, 4, "{place}");
+        });
+    }
+}
+
+#[test]
+fn killed_at_the_swap_the_pointer_is_old_or_new() {
+    for (place, moved) in [
+        ("log.pointer.before_commit", false),
+        ("log.pointer.after_commit", true),
+    ] {
+        on_both(async |config| {
+            open(&config).await.close().await;
+            let environment = [(URL, config.url.as_str()), ("SELFJUDGE_FAULT", place)];
+            let output = child("log::durability::child_that_promotes", &environment)
+                .output()
+                .unwrap();
+            assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{place}");
+            let log = open(&config).await;
+            let pointers = log.pointers().await.unwrap();
+            assert_eq!(!pointers.policy.is_base(), moved, "{place}");
+            assert_eq!(pointers.policy, pointers.reference, "{place}");
+            let events = log.events(0, 100).await.unwrap();
+            let told = events.iter().any(|event| event.action == "pointers.moved");
+            assert_eq!(told, moved, "{place}");
+            log.verify_chain().await.unwrap();
+            // The trainer that comes back need not wait for the dead one's lease.
+            let ttl = Duration::from_secs(3600);
+            assert!(log.acquire_trainer("trainer", ttl).await.unwrap().is_some());
+        });
+    }
+}
+
+#[test]
+fn a_locked_file_is_unavailable_and_then_works_again() {
+    let (_dir, mut config) = sqlite();
+    config.patience = Duration::from_secs(1);
+    run(async {
+        let log = open(&config).await;
+        let first = log.append(record("ann", "before")).await.unwrap();
+        let mut other = connect(&config.url).await;
+        let locked = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await;
+        locked.unwrap();
+        let said = log.append(record("ann", "during")).await;
+        assert!(matches!(said, Err(LogError::Unavailable(_))), "{said:?}");
+        assert!(!log.stats().healthy);
+        // Reading goes on.
+        assert!(log.get(&first, &Scope::All).await.unwrap().is_some());
+        let freed = sqlx::raw_sql("ROLLBACK").execute(&mut other).await;
+        freed.unwrap();
+        let id = append_when_back(&log, &record("ann", "after")).await;
+        assert!(log.get(&id, &Scope::All).await.unwrap().is_some());
+        assert!(log.stats().healthy);
+    });
+}
+
+#[test]
+fn a_lost_connection_is_made_again() {
+    run(async {
+        let Some(url) = fresh_schema().await else {
+            return;
+        };
+        let log = open(&LogConfig::new(url.as_str())).await;
+        let before = fill(&log, "ann", 3).await;
+        let name = url.rsplit_once('=').unwrap().1;
+        let server = std::env::var(POSTGRES).unwrap();
+        let ended = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'"
+        );
+        execute(&server, &ended).await;
+        let after = append_when_back(&log, &record("ann", "after")).await;
+        for id in before.iter().chain([&after]) {
+            assert!(log.get(id, &Scope::All).await.unwrap().is_some());
+        }
+        assert!(
+            log.acquire_trainer("t", Duration::ZERO)
+                .await
+                .unwrap()
+                .is_some()
+        );
+        log.verify_chain().await.unwrap();
+    });
+}
+
+/// Not a test: a process whose files may not grow, which is how a full disk looks to it.
+#[test]
+#[ignore = "run by other tests as a process of its own"]
+fn child_that_runs_out_of_space() {
+    let Some(url) = url() else { return };
+    let limit = |bytes: u64| {
+        let limit = libc::rlimit {
+            rlim_cur: bytes,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: a system call that reads one struct of the caller's.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
+    };
+    // SAFETY: without this the signal would end the process instead of failing the write.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    run(async {
+        let log = open(&LogConfig::new(url)).await;
+        let kept = fill(&log, "ann", 5).await;
+        limit(1 << 20);
+        let large = record("ann", &"x".repeat(256 << 10));
+        let mut refused = false;
+        for _ in 0..32 {
+            match log.append(large.clone()).await {
+                Ok(_) => {}
+                Err(LogError::Unavailable(_)) => {
+                    refused = true;
+                    break;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(refused, "8 MiB do not fit into 1");
+        limit(libc::RLIM_INFINITY);
+        let after = append_when_back(&log, &large).await;
+        for id in kept.iter().chain([&after]) {
+            assert!(log.get(id, &Scope::All).await.unwrap().is_some());
+        }
+        println!("survived");
+    });
+}
+
+#[test]
+fn a_full_disk_refuses_records_until_there_is_room() {
+    let (_dir, config) = sqlite();
+    let mut child = child(
+        "log::durability::child_that_runs_out_of_space",
+        &[(URL, &config.url)],
+    )
+    .spawn()
+    .unwrap();
+    let mut said = String::new();
+    let mut out = child.stdout.take().unwrap();
+    out.read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success(), "{said}");
+    assert!(said.contains("survived"), "{said}");
+}

@@ -1,0 +1,308 @@
+//! What the trainer sees and writes: draws, stages, the lease.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use selfjudge::preference::log::{
+    Addition, DrawSpec, GenerationId, LoggedPair, NewGeneration, NewStage, PairSource, Scope,
+    Split, StageOutcome, TrainerLease,
+};
+use sqlx::Row;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn lease(log: &TrafficLog) -> TrainerLease {
+    let taken = log.acquire_trainer("trainer", LONG).await.unwrap();
+    taken.expect("nobody else trains here")
+}
+
+fn stage() -> NewStage {
+    NewStage {
+        reference: GenerationId::base(),
+        state: json!({"step": 0}),
+    }
+}
+
+#[test]
+fn rows_without_consent_cannot_be_reached() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let mut unwilling = record("ann", "not for training");
+        unwilling.consent.train = false;
+        let refused = log.append(unwilling).await.unwrap();
+        let willing = fill(&log, "bob", 3).await;
+        let rows = log.draw(&DrawSpec::new(10)).await.unwrap();
+        let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
+        assert_eq!(ids, willing);
+        assert_eq!(rows[0].prompt, Prompt::Text("bob 0".to_owned()));
+        assert_eq!(rows[0].prompt_token_ids, [1, 70_000, u32::MAX]);
+        assert_eq!(rows[0].version, "base");
+
+        // Claiming by name does not reach it either.
+        let lease = lease(&log).await;
+        let stage = lease.open_stage(stage()).await.unwrap();
+        let asked = [refused.clone(), willing[0].clone()];
+        let claimed = lease.claim_rows(stage, &asked).await.unwrap();
+        assert_eq!(claimed, willing[..1]);
+        let added = [(refused, Addition::default())];
+        assert_eq!(lease.append_all(&added).await.unwrap(), 0);
+
+        // Nor does the view that all of it goes through.
+        let mut beside = connect(&config.url).await;
+        let seen = sqlx::query("SELECT id FROM trainable ORDER BY id")
+            .fetch_all(&mut beside)
+            .await
+            .unwrap();
+        let seen: BTreeSet<String> = seen.iter().map(|row| row.get("id")).collect();
+        let expected = willing.iter().map(|id| id.to_string()).collect();
+        assert_eq!(seen, expected);
+
+        log.delete(&willing[1], &Scope::All).await.unwrap();
+        assert_eq!(
+            log.draw_ids(&DrawSpec::new(10)).await.unwrap(),
+            willing[2..]
+        );
+        let bob = Principal::of_key("bob");
+        assert_eq!(log.withdraw_training(&bob).await.unwrap(), 2);
+        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), []);
+    });
+}
+
+#[test]
+fn a_flood_of_one_principal_is_capped() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let flood = fill(&log, "mallory", 40).await;
+        for at in 0..10 {
+            fill(&log, &format!("user {at}"), 2).await;
+        }
+        let spec = DrawSpec {
+            max_share: 0.1,
+            ..DrawSpec::new(50)
+        };
+        let drawn = log.draw(&spec).await.unwrap();
+        let mallory = Principal::of_key("mallory");
+        let hers = drawn.iter().filter(|row| row.principal == mallory).count();
+        // 2 of 22 are under a tenth, 3 of 23 are not.
+        assert_eq!((hers, drawn.len()), (2, 22));
+        let spec = DrawSpec {
+            max_per_principal: 1,
+            ..DrawSpec::new(50)
+        };
+        assert_eq!(log.draw_ids(&spec).await.unwrap().len(), 11);
+
+        // What the stage has claimed already counts.
+        let lease = lease(&log).await;
+        let stage = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(stage, &flood[..5]).await.unwrap();
+        let spec = DrawSpec {
+            stage: Some(stage),
+            max_per_principal: 6,
+            ..DrawSpec::new(50)
+        };
+        let drawn = log.draw(&spec).await.unwrap();
+        let hers = drawn.iter().filter(|row| row.principal == mallory).count();
+        assert_eq!(hers, 1);
+
+        for share in [0.0, -1.0, 1.5, f64::NAN] {
+            let spec = DrawSpec {
+                max_share: share,
+                ..DrawSpec::new(1)
+            };
+            let said = log.draw(&spec).await;
+            assert!(matches!(said, Err(LogError::Invalid(_))), "{share}");
+        }
+    });
+}
+
+#[test]
+fn quarantine_and_held_out_rows_are_kept_back() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let all = fill(&log, "ann", 60).await;
+        let mut spec = DrawSpec {
+            quarantine: Duration::from_secs(24 * 3600),
+            ..DrawSpec::new(100)
+        };
+        assert_eq!(log.draw_ids(&spec).await.unwrap(), []);
+        spec.now += 25 * 3_600_000;
+        assert_eq!(log.draw_ids(&spec).await.unwrap(), all);
+
+        let spec = |split| DrawSpec {
+            split,
+            held_out_per_mille: 300,
+            ..DrawSpec::new(100)
+        };
+        let train = log.draw_ids(&spec(Split::Train)).await.unwrap();
+        let held = log.draw_ids(&spec(Split::HeldOut)).await.unwrap();
+        assert!(!train.is_empty() && !held.is_empty(), "{}", held.len());
+        let mut both: Vec<_> = train.iter().chain(&held).cloned().collect();
+        both.sort();
+        assert_eq!(both, all);
+        assert_eq!(log.draw_ids(&DrawSpec::new(7)).await.unwrap(), all[..7]);
+    });
+}
+
+#[test]
+fn stages_train_on_disjoint_rows() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let all = fill(&log, "ann", 4).await;
+        let lease = lease(&log).await;
+        let first = lease.open_stage(stage()).await.unwrap();
+        assert_eq!(lease.claim_rows(first, &all[..2]).await.unwrap(), all[..2]);
+        // Claiming again, as a trainer that died in between does, changes nothing.
+        assert_eq!(lease.claim_rows(first, &all[..2]).await.unwrap(), all[..2]);
+        let again = lease.open_stage(stage()).await;
+        assert!(matches!(again, Err(LogError::StageOpen(open)) if open == first));
+        lease.save_stage(first, &json!({"step": 7})).await.unwrap();
+        let open = log.current_stage().await.unwrap().unwrap();
+        assert_eq!((open.id, open.rows), (first, 2));
+        assert_eq!(open.state, json!({"step": 7}));
+        let end = json!({"step": 9});
+        lease
+            .close_stage(first, StageOutcome::Rejected, &end)
+            .await
+            .unwrap();
+        assert!(log.current_stage().await.unwrap().is_none());
+        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), all[2..]);
+
+        let second = lease.open_stage(stage()).await.unwrap();
+        assert_eq!(lease.claim_rows(second, &all).await.unwrap(), all[2..]);
+        assert_eq!(log.stage_rows(second).await.unwrap(), all[2..]);
+        for closed in [
+            lease.save_stage(first, &json!(1)).await,
+            lease.claim_rows(first, &all).await.map(drop),
+            lease
+                .close_stage(first, StageOutcome::Failed, &json!(1))
+                .await,
+        ] {
+            assert!(matches!(closed, Err(LogError::NotFound { .. })));
+        }
+        let stages = log.stages().await.unwrap();
+        let ids: Vec<_> = stages.iter().map(|stage| stage.id).collect();
+        assert_eq!(ids, [second, first]);
+        assert_eq!(stages[1].outcome, Some(StageOutcome::Rejected));
+        assert!(stages[1].closed_at.is_some() && stages[1].state == end);
+    });
+}
+
+#[test]
+fn an_update_is_added_whole_and_skips_what_was_deleted() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let ids = fill(&log, "ann", 3).await;
+        let lease = lease(&log).await;
+        let addition = Addition {
+            samples: vec![sample("worse"), sample("better")],
+            verdicts: vec![verdict(0, 1, 0.2)],
+            pairs: vec![LoggedPair {
+                chosen: 1,
+                rejected: 0,
+                margin: 0.8,
+                source: PairSource::OnPolicy,
+                principles: Vec::new(),
+            }],
+        };
+        log.delete(&ids[1], &Scope::All).await.unwrap();
+        let additions: Vec<_> = ids
+            .iter()
+            .map(|id| (id.clone(), addition.clone()))
+            .collect();
+        assert_eq!(lease.append_all(&additions).await.unwrap(), 2);
+        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        assert_eq!(read.samples.len(), 4);
+        assert_eq!(read.samples[3], addition.samples[1]);
+        assert_eq!((read.verdicts[1].a, read.verdicts[1].b), (2, 3));
+        assert_eq!((read.pairs[0].chosen, read.pairs[0].rejected), (3, 2));
+        assert!(log.get(&ids[1], &Scope::All).await.unwrap().is_none());
+
+        let mut wrong = additions;
+        wrong[2].1.pairs[0].chosen = 5;
+        let said = lease.append_all(&wrong).await;
+        assert!(matches!(said, Err(LogError::Invalid(_))));
+        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        assert_eq!(read.samples.len(), 4, "nothing of a refused update stays");
+    });
+}
+
+#[test]
+fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let ids = fill(&log, "ann", 1).await;
+        let old = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
+        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
+        old.renew().await.unwrap();
+        let stage_id = old.open_stage(stage()).await.unwrap();
+        // The same holder after a restart; its former self may still be running.
+        let new = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
+        assert_eq!(new.epoch(), old.epoch() + 1);
+        let id = GenerationId::new("g");
+        let generation = NewGeneration {
+            id: id.clone(),
+            parent: GenerationId::base(),
+            reference: GenerationId::base(),
+            stage: Some(stage_id),
+            manifest: json!({}),
+        };
+        let added = [(ids[0].clone(), Addition::default())];
+        for refused in [
+            old.renew().await,
+            old.open_stage(stage()).await.map(drop),
+            old.save_stage(stage_id, &json!(1)).await,
+            old.claim_rows(stage_id, &ids).await.map(drop),
+            old.append_all(&added).await.map(drop),
+            old.close_stage(stage_id, StageOutcome::Failed, &json!(1))
+                .await,
+            old.insert_generation(generation).await,
+            old.record_gates(&id, &json!(1), None).await,
+            old.promote(&[], "").await,
+        ] {
+            let epoch = old.epoch();
+            assert!(
+                matches!(refused, Err(LogError::Fenced { epoch: e }) if e == epoch),
+                "{refused:?}"
+            );
+        }
+        // The old one's release leaves the new one's lease alone.
+        old.release().await.unwrap();
+        new.save_stage(stage_id, &json!(2)).await.unwrap();
+        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
+        new.release().await.unwrap();
+        let short = log.acquire_trainer("b", Duration::ZERO).await.unwrap();
+        let short = short.expect("it was released");
+        let taken = log.acquire_trainer("c", LONG).await.unwrap();
+        assert!(taken.is_some(), "a lease that ran out is free");
+        assert!(short.renew().await.is_err());
+        log.verify_chain().await.unwrap();
+    });
+}
+
+#[test]
+fn serving_and_training_write_without_meeting() {
+    on_both(async |config| {
+        // Two logs on one database, as two processes have.
+        let (serving, training) = (open(&config).await, open(&config).await);
+        let lease = lease(&training).await;
+        let stage = lease.open_stage(stage()).await.unwrap();
+        let appends = async {
+            for at in 0..30 {
+                let id = serving.append(record("ann", &at.to_string())).await;
+                serving.get(&id.unwrap(), &Scope::All).await.unwrap();
+            }
+        };
+        let saves = async {
+            for at in 0..30 {
+                let state = json!({ "step": at });
+                lease.save_stage(stage, &state).await.unwrap();
+                training.append(record("bob", "")).await.unwrap();
+            }
+        };
+        tokio::join!(appends, saves);
+        let drawn = training.draw_ids(&DrawSpec::new(100)).await.unwrap();
+        assert_eq!(drawn.len(), 60);
+    });
+}

@@ -1,0 +1,168 @@
+//! The traffic log on both of its databases: SQLite always, PostgreSQL where `SELFJUDGE_TEST_POSTGRES` holds a URL.
+
+mod durability;
+mod exchanging;
+mod learning;
+mod logging;
+mod versions;
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use selfjudge::preference::log::{
+    Consent, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt, RecordId,
+    RecordKind, Sample, TrafficLog,
+};
+use serde_json::json;
+use sqlx::any::AnyConnection;
+use sqlx::{AssertSqlSafe, Connection};
+
+/// Names a PostgreSQL server on which schemas may be made.
+const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
+
+/// Runs a test's body on a fresh database of each kind.
+fn on_both(body: impl AsyncFn(LogConfig)) {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        body(LogConfig::sqlite(&dir.path().join("log.sqlite"))).await;
+        if let Some(url) = fresh_schema().await {
+            body(LogConfig::new(url)).await;
+        }
+    });
+}
+
+/// One thread: what is ready runs in the order it became so.
+fn run<T>(doing: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(doing)
+}
+
+/// The URL of a schema of its own, which tests need not clean up: the server is thrown away. None, saying so, without a server.
+async fn fresh_schema() -> Option<String> {
+    let Ok(server) = std::env::var(POSTGRES) else {
+        eprintln!("skipped on PostgreSQL: {POSTGRES} is not set");
+        return None;
+    };
+    let schema = format!("log_{:016x}", rand::random::<u64>());
+    execute(&server, &format!("CREATE SCHEMA {schema}")).await;
+    let sign = if server.contains('?') { '&' } else { '?' };
+    Some(format!(
+        "{server}{sign}options[search_path]={schema}&application_name={schema}"
+    ))
+}
+
+/// A connection beside the log's own.
+async fn connect(url: &str) -> AnyConnection {
+    sqlx::any::install_default_drivers();
+    AnyConnection::connect(url).await.unwrap()
+}
+
+async fn execute(url: &str, sql: &str) -> u64 {
+    let mut connection = connect(url).await;
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    done.rows_affected()
+}
+
+async fn open(config: &LogConfig) -> TrafficLog {
+    TrafficLog::open(config).await.unwrap()
+}
+
+/// A log in a file of its own, and the directory it lies in.
+fn sqlite() -> (tempfile::TempDir, LogConfig) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig::sqlite(&dir.path().join("log.sqlite"));
+    (dir, config)
+}
+
+/// A generated record that may be trained on: two samples and a verdict that prefers the second.
+fn record(principal: &str, prompt: &str) -> NewRecord {
+    NewRecord {
+        kind: RecordKind::Generate,
+        principal: Principal::of_key(principal),
+        consent: Consent {
+            retain: true,
+            train: true,
+        },
+        idempotency_key: None,
+        prompt: Prompt::Text(prompt.to_owned()),
+        prompt_token_ids: vec![1, 70_000, u32::MAX],
+        version: "base".to_owned(),
+        samples: vec![sample("left"), sample("right")],
+        verdicts: vec![verdict(0, 1, 0.25)],
+        pairs: Vec::new(),
+    }
+}
+
+fn sample(text: &str) -> Sample {
+    Sample {
+        token_ids: vec![5, 6, 7],
+        text: text.to_owned(),
+        logprobs: vec![-0.1, -1.0e-30, f32::MIN],
+        seed: Some(u64::MAX),
+        sampling: json!({"temperature": 0.7}),
+        finish_reason: Some("stop".to_owned()),
+        version: Some("base".to_owned()),
+    }
+}
+
+fn verdict(a: usize, b: usize, p: f32) -> LoggedVerdict {
+    LoggedVerdict {
+        a,
+        b,
+        orders: [p, p + 0.1],
+        p,
+        consistent: true,
+        label_mass: 0.875,
+        principles: vec!["helpful".to_owned()],
+        version: "base".to_owned(),
+    }
+}
+
+/// Appends records of one principal, one after the other.
+async fn fill(log: &TrafficLog, principal: &str, count: usize) -> Vec<RecordId> {
+    let mut ids = Vec::new();
+    for at in 0..count {
+        let record = record(principal, &format!("{principal} {at}"));
+        ids.push(log.append(record).await.unwrap());
+    }
+    ids
+}
+
+/// Appends until the database is there again. Long enough for the slowest machine.
+async fn append_when_back(log: &TrafficLog, record: &NewRecord) -> RecordId {
+    for _ in 0..240 {
+        match log.append(record.clone()).await {
+            Ok(id) => return id,
+            Err(LogError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the database did not come back");
+}
+
+/// Runs one of this binary's ignored tests as a process of its own.
+fn child(test: &str, environment: &[(&str, &str)]) -> std::process::Command {
+    let binary = std::env::current_exe().unwrap();
+    assert!(Path::new(&binary).exists());
+    let mut command = std::process::Command::new(binary);
+    command
+        .args([
+            test,
+            "--exact",
+            "--ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
+        .envs(environment.iter().copied())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped());
+    command
+}

@@ -1,0 +1,173 @@
+//! Generations and pointers.
+
+use std::time::Duration;
+
+use selfjudge::preference::log::{
+    GenerationId, GenerationState, NewGeneration, NewStage, Pointer, PointerMove, TrainerLease,
+};
+
+use super::*;
+
+async fn lease(log: &TrafficLog) -> TrainerLease {
+    let ttl = Duration::from_secs(3600);
+    log.acquire_trainer("trainer", ttl).await.unwrap().unwrap()
+}
+
+fn id(name: &str) -> GenerationId {
+    match name {
+        "base" => GenerationId::base(),
+        name => GenerationId::new(name),
+    }
+}
+
+pub(super) fn generation(name: &str) -> NewGeneration {
+    NewGeneration {
+        id: id(name),
+        parent: GenerationId::base(),
+        reference: GenerationId::base(),
+        stage: None,
+        manifest: json!({"rank": 16}),
+    }
+}
+
+pub(super) fn to(pointer: Pointer, from: &str, to: &str) -> PointerMove {
+    PointerMove {
+        pointer,
+        from: id(from),
+        to: id(to),
+    }
+}
+
+async fn state(log: &TrafficLog, name: &str) -> GenerationState {
+    log.generation(&id(name)).await.unwrap().unwrap().state
+}
+
+#[test]
+fn pointers_move_together_or_not_at_all() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let lease = lease(&log).await;
+        for name in ["one", "two"] {
+            lease.insert_generation(generation(name)).await.unwrap();
+        }
+        // Known already: a trainer that died after the insert does it again.
+        lease.insert_generation(generation("one")).await.unwrap();
+        assert_eq!(log.generations().await.unwrap().len(), 2);
+        let before = log.pointers().await.unwrap();
+        assert!(before.policy.is_base() && before.judge.is_base() && before.canary.is_base());
+
+        let stale = [
+            to(Pointer::Policy, "base", "one"),
+            to(Pointer::Reference, "two", "one"),
+        ];
+        let said = log.move_pointers(&stale, "ann", "").await;
+        let Err(LogError::Conflict {
+            pointer,
+            expected,
+            found,
+        }) = said
+        else {
+            panic!("{said:?}")
+        };
+        assert_eq!(pointer, Pointer::Reference);
+        assert_eq!((expected, found), (id("two"), id("base")));
+        assert_eq!(log.pointers().await.unwrap(), before);
+        assert_eq!(state(&log, "one").await, GenerationState::Candidate);
+
+        let moves = [
+            to(Pointer::Policy, "base", "one"),
+            to(Pointer::Reference, "base", "one"),
+            to(Pointer::Judge, "base", "base"),
+        ];
+        lease.promote(&moves, "all gates passed").await.unwrap();
+        let after = log.pointers().await.unwrap();
+        assert_eq!((&after.policy, &after.reference), (&id("one"), &id("one")));
+        assert!(after.judge.is_base() && after.train.is_base());
+        assert_eq!(state(&log, "one").await, GenerationState::Promoted);
+        let last = log.events(0, 100).await.unwrap().pop().unwrap();
+        assert_eq!(last.action, "pointers.moved");
+        assert_eq!(last.detail["reason"], "all gates passed");
+        log.verify_chain().await.unwrap();
+    });
+}
+
+#[test]
+fn going_back_rolls_back_what_was_left() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let lease = lease(&log).await;
+        for name in ["one", "two"] {
+            lease.insert_generation(generation(name)).await.unwrap();
+        }
+        let go = async |from: &str, target: &str| {
+            log.move_pointers(&[to(Pointer::Policy, from, target)], "ann", "")
+                .await
+                .unwrap();
+        };
+        go("base", "one").await;
+        go("one", "two").await;
+        assert_eq!(state(&log, "one").await, GenerationState::Promoted);
+        go("two", "one").await;
+        assert_eq!(state(&log, "two").await, GenerationState::RolledBack);
+        assert_eq!(state(&log, "one").await, GenerationState::Promoted);
+        go("one", "two").await;
+        assert_eq!(state(&log, "two").await, GenerationState::Promoted);
+        assert_eq!(state(&log, "one").await, GenerationState::Promoted);
+        go("two", "base").await;
+        assert_eq!(state(&log, "two").await, GenerationState::RolledBack);
+    });
+}
+
+#[test]
+fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let lease = lease(&log).await;
+        lease.insert_generation(generation("one")).await.unwrap();
+        let gates = json!({"win_rate": {"value": 0.61, "passed": true}});
+        lease.record_gates(&id("one"), &gates, None).await.unwrap();
+        let read = log.generation(&id("one")).await.unwrap().unwrap();
+        assert_eq!(
+            (read.gates, read.state),
+            (gates.clone(), GenerationState::Candidate)
+        );
+        assert_eq!(read.manifest, json!({"rank": 16}));
+        lease
+            .record_gates(&id("one"), &gates, Some(GenerationState::Failed))
+            .await
+            .unwrap();
+        let said = lease
+            .promote(&[to(Pointer::Policy, "base", "one")], "")
+            .await;
+        assert!(matches!(said, Err(LogError::Invalid(_))), "{said:?}");
+        let said = lease
+            .promote(&[to(Pointer::Canary, "base", "nobody")], "")
+            .await;
+        assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
+        let said = lease.record_gates(&id("nobody"), &gates, None).await;
+        assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
+        assert!(log.pointers().await.unwrap().policy.is_base());
+    });
+}
+
+#[test]
+fn lineage_outlives_the_record() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let ids = fill(&log, "ann", 2).await;
+        let lease = lease(&log).await;
+        let stage = NewStage {
+            reference: GenerationId::base(),
+            state: json!({}),
+        };
+        let stage = lease.open_stage(stage).await.unwrap();
+        lease.claim_rows(stage, &ids[..1]).await.unwrap();
+        let mut made = generation("one");
+        made.stage = Some(stage);
+        lease.insert_generation(made).await.unwrap();
+        let principal = Principal::of_key("ann");
+        assert_eq!(log.delete_principal(&principal).await.unwrap(), 2);
+        assert_eq!(log.lineage(&ids[0]).await.unwrap(), [id("one")]);
+        assert_eq!(log.lineage(&ids[1]).await.unwrap(), []);
+    });
+}
