@@ -50,7 +50,7 @@ pub use sampling_params::{InvalidParameter, SamplingParams};
 
 use self::core::{Command, EngineCore, JobId, Submission};
 use crate::model::{ModelError, Weights};
-use crate::telemetry::EngineMetrics;
+use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
 use admission::{Admission, QueuePlace};
 use kv_cache::KvCacheManager;
@@ -349,6 +349,7 @@ impl Engine {
             request,
             events,
             place,
+            call: CallTimes::current(),
         };
         self.commands
             .send(Command::Submit(Box::new(submission)))

@@ -5,11 +5,11 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::permit::Permit;
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
 use crate::model::WeightsVersion;
@@ -75,7 +75,7 @@ pub trait Wording: Send + Sync + 'static {
 /// What makes it unservable, before anything has been sent.
 pub async fn answer<W: Wording>(
     state: &AppState,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
     sampling: &Sampling,
     prompts: Vec<Prompt>,
     wording: W,

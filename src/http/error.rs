@@ -38,9 +38,6 @@ pub struct ErrorFields {
     pub kind: &'static str,
 }
 
-/// Seconds after which a full queue is worth another try.
-const QUEUE_RETRY_AFTER: u64 = 1;
-
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -57,9 +54,9 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message).about(param)
     }
 
-    pub fn overloaded(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
-            .retry_after(QUEUE_RETRY_AFTER)
+    /// A full queue, which will have moved on in `retry_after` seconds.
+    pub fn overloaded(message: impl Into<String>, retry_after: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(retry_after)
     }
 
     /// Names the parameter it is about.
@@ -148,7 +145,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::UnknownToken(_) => Self::invalid("prompt", message),
             SubmitError::TooManySamples { .. } => Self::invalid("n", message),
             SubmitError::Invalid(invalid) => Self::invalid(invalid.name, message),
-            SubmitError::Overloaded(_) => Self::overloaded(message),
+            SubmitError::Overloaded(load) => Self::overloaded(message, load.retry_after),
             SubmitError::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
             }

@@ -9,12 +9,15 @@ mod format;
 mod generate;
 mod judge;
 mod judging;
+mod json;
 mod keys;
 mod layers;
 mod openai;
+mod permit;
 mod sampling;
 mod sse;
 mod status;
+mod timing;
 mod tokens;
 mod usage;
 
@@ -26,7 +29,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::routing::{get, post};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa_swagger_ui::SwaggerUi;
 
 pub use api_doc::api_doc;
@@ -37,6 +39,7 @@ use crate::service::Service;
 use crate::telemetry::Metrics;
 use keys::Gate;
 use openai::{chat, completions, decisions, models};
+use permit::{Permit, Permits};
 
 /// Whom and what the HTTP floor lets in.
 #[derive(Debug, Clone)]
@@ -80,7 +83,7 @@ pub struct AppState {
     service: Service,
     model_name: Arc<str>,
     metrics: Metrics,
-    permits: Arc<Semaphore>,
+    permits: Permits,
     ids: Arc<AtomicU64>,
     /// Tells the ids of two processes apart.
     process: u32,
@@ -92,7 +95,7 @@ impl AppState {
             service,
             model_name: model_name.into(),
             metrics,
-            permits: Arc::new(Semaphore::new(config.max_requests)),
+            permits: Permits::new(config.max_requests),
             ids: Arc::default(),
             process: rand::random(),
         }
@@ -104,10 +107,8 @@ impl AppState {
     }
 
     /// A place for a call, or 429.
-    fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| ApiError::overloaded("too many requests are being answered"))
+    fn permit(&self) -> Result<Permit, ApiError> {
+        self.permits.take()
     }
 }
 
