@@ -82,7 +82,9 @@ pub fn init(
             && *metadata.level() <= Level::INFO
             && metadata.target().starts_with("selfjudge")
     });
-    let spans = exporting.as_ref().map(|exporting| exporting.layer().with_filter(ours));
+    let spans = exporting
+        .as_ref()
+        .map(|exporting| exporting.layer().with_filter(ours));
     tracing_subscriber::registry()
         .with(logs.with_filter(filter))
         .with(spans)

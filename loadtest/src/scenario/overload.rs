@@ -103,7 +103,7 @@ impl Overload {
 }
 
 /// Arrivals of a Poisson process of `rate` a second over `seconds`.
-fn poisson(rate: f64, seconds: f64, seed: u64) -> Vec<Duration> {
+pub fn poisson(rate: f64, seconds: f64, seed: u64) -> Vec<Duration> {
     let mut rng = rng(seed, u64::MAX);
     let mut at = 0.0;
     let mut arrivals = Vec::new();

@@ -5,6 +5,7 @@ mod decisions;
 mod generating;
 mod guarding;
 mod judging;
+mod limits;
 mod openai;
 mod refusing;
 mod tokens;
@@ -24,9 +25,9 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
+pub fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
     let weights = Weights {
@@ -43,12 +44,12 @@ fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
 static SERVER: LazyLock<Router> =
     LazyLock::new(|| start(&EngineConfig::default(), &HttpConfig::default()));
 
-async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
+pub async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
     let request = Request::post(path).body(body.into()).unwrap();
     server.clone().oneshot(request).await.unwrap()
 }
 
-async fn text(response: axum::response::Response) -> String {
+pub async fn text(response: axum::response::Response) -> String {
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -69,7 +70,7 @@ fn ok(path: &str, body: &Value) -> Value {
     answer
 }
 
-async fn metric(server: &Router, name: &str) -> f64 {
+pub async fn metric(server: &Router, name: &str) -> f64 {
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let page = text(server.clone().oneshot(request).await.unwrap()).await;
     let line = page
