@@ -69,7 +69,8 @@ pub async fn timed(request: Request, next: Next) -> Response {
     let times = CallTimes::default();
     let response = times.clone().scope(next.run(request)).await;
     let span = Span::current();
-    span.record("status", response.status().as_u16());
+    // OpenTelemetry's numbers are signed.
+    span.record("status", i64::from(response.status().as_u16()));
     let ending = Ending { span, times };
     if response.body().size_hint().exact().is_some() {
         // Whole already: nothing more will be computed.

@@ -20,9 +20,9 @@ struct Marks {
     scheduled: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
-    prompt_tokens: u64,
-    cached_tokens: u64,
-    generated_tokens: u64,
+    prompt_tokens: i64,
+    cached_tokens: i64,
+    generated_tokens: i64,
 }
 
 /// Times in seconds; none where the call did not get that far.
@@ -31,9 +31,10 @@ pub struct CallReport {
     pub queue: Option<f64>,
     pub prefill: Option<f64>,
     pub decode: Option<f64>,
-    pub prompt_tokens: u64,
-    pub cached_tokens: u64,
-    pub generated_tokens: u64,
+    /// Counts are signed, as OpenTelemetry's numbers are.
+    pub prompt_tokens: i64,
+    pub cached_tokens: i64,
+    pub generated_tokens: i64,
 }
 
 impl CallTimes {
@@ -56,8 +57,8 @@ impl CallTimes {
         self.with(|marks| {
             marks.arrival.get_or_insert(arrival);
             marks.scheduled.get_or_insert(now);
-            marks.prompt_tokens += prompt as u64;
-            marks.cached_tokens += cached as u64;
+            marks.prompt_tokens += prompt as i64;
+            marks.cached_tokens += cached as i64;
         });
     }
 
