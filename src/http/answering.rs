@@ -5,11 +5,11 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::permit::Permit;
 use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
@@ -84,7 +84,7 @@ pub trait Wording: Send + Sync + 'static {
 pub async fn answer<W: Wording>(
     state: &AppState,
     identity: &Identity,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
     sampling: &Sampling,
     prompts: Vec<Prompt>,
     wording: W,
@@ -119,9 +119,8 @@ pub async fn answer<W: Wording>(
             async move { stream.send_all(generations, n).await }
         }));
     }
-    let drawn = tasks.map(|(task, judging, draft)| {
-        draw(&state.service, task, judging, sampling.n, draft)
-    });
+    let drawn =
+        tasks.map(|(task, judging, draft)| draw(&state.service, task, judging, sampling.n, draft));
     let (mut choices, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
     let mut drafts = Vec::new();
     for drawn in try_join_all(drawn).await? {
@@ -248,7 +247,7 @@ impl<W: Wording> Stream<W> {
                 finish,
             } = event
             else {
-                            continue;
+                continue;
             };
             draft.token(index, &text, &token, finish);
             if !self.shows_logprobs {

@@ -12,7 +12,7 @@ use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
 use super::judging::{BracketBody, JudgingBody, OrdersBody, PrinciplesBody};
-use super::recording::{KeptBody, Keeping};
+use super::recording::{Keeping, KeptBody};
 use super::sampling::turn;
 use super::traffic::{IDEMPOTENCY, Identity, LogBody};
 use super::usage::UsageBody;

@@ -61,7 +61,9 @@ impl PrinciplesBody {
             Self::These(principles) if principles.is_empty() => return Ok(Vec::new()),
             Self::These(principles) => {
                 let asked = principles.iter().map(|principle| principle.asked(table));
-                asked.filter_map(Result::transpose).collect::<Result<_, _>>()?
+                asked
+                    .filter_map(Result::transpose)
+                    .collect::<Result<_, _>>()?
             }
         };
         match asked.is_empty() {

@@ -220,7 +220,11 @@ impl Keeping {
         })
     }
 
-    async fn append(&self, log: &TrafficLog, record: NewRecord) -> Result<Option<RecordId>, ApiError> {
+    async fn append(
+        &self,
+        log: &TrafficLog,
+        record: NewRecord,
+    ) -> Result<Option<RecordId>, ApiError> {
         let begun = Instant::now();
         match log.append(record).await {
             Ok(id) => {
@@ -318,16 +322,18 @@ impl Draft {
         }
         // Copies of one answer were not judged.
         let judged = judged.filter(|(_, _, verdict)| !verdict.orders.is_empty());
-        record.verdicts.extend(judged.map(|(a, b, verdict)| LoggedVerdict {
-            a,
-            b,
-            orders: orders(verdict, judge.orders),
-            p: verdict.p,
-            consistent: verdict.consistent == Some(true),
-            label_mass: verdict.label_mass,
-            principles: principles.clone(),
-            version: version.clone(),
-        }));
+        record
+            .verdicts
+            .extend(judged.map(|(a, b, verdict)| LoggedVerdict {
+                a,
+                b,
+                orders: orders(verdict, judge.orders),
+                p: verdict.p,
+                consistent: verdict.consistent == Some(true),
+                label_mass: verdict.label_mass,
+                principles: principles.clone(),
+                version: version.clone(),
+            }));
         record.pair_verdicts(PairSource::Tournament);
     }
 

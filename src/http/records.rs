@@ -140,9 +140,17 @@ impl From<LoggedRecord> for RecordBody {
             redacted: record.redacted,
             version: record.version,
             samples: record.samples.into_iter().map(SampleBody::from).collect(),
-            verdicts: record.verdicts.into_iter().map(LoggedVerdictBody::from).collect(),
+            verdicts: record
+                .verdicts
+                .into_iter()
+                .map(LoggedVerdictBody::from)
+                .collect(),
             pairs: record.pairs.into_iter().map(PairBody::from).collect(),
-            feedback: record.feedback.into_iter().map(FeedbackGiven::from).collect(),
+            feedback: record
+                .feedback
+                .into_iter()
+                .map(FeedbackGiven::from)
+                .collect(),
         }
     }
 }
@@ -231,7 +239,11 @@ pub fn record_id(text: &str) -> Result<RecordId, ApiError> {
 
 /// What is said of records that are not there, and of those that are not the caller's to see.
 pub fn no_record() -> ApiError {
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such record")
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "there is no such record",
+    )
 }
 
 impl AppState {
@@ -268,7 +280,9 @@ pub async fn get(
     let log = state.traffic.log()?;
     let scope = Scope::Only(state.own(&identity, owner.user.as_deref())?);
     let record = log.get(&record_id(&id)?, &scope).await?;
-    record.map(|record| Json(record.into())).ok_or_else(no_record)
+    record
+        .map(|record| Json(record.into()))
+        .ok_or_else(no_record)
 }
 
 /// What was deleted.

@@ -113,7 +113,9 @@ impl TrafficConfig {
         match (caller, user) {
             (None, None) => Principal::anonymous(),
             // A key of the operators' and one of the callers' may have one name.
-            (Some(caller), None) if caller.admin => user_of(None, &format!("admin\n{}", caller.name)),
+            (Some(caller), None) if caller.admin => {
+                user_of(None, &format!("admin\n{}", caller.name))
+            }
             (Some(caller), None) => Principal::of_key(&caller.name),
             (caller, Some(user)) => user_of(caller.map(|caller| &*caller.name), user),
         }
@@ -122,11 +124,7 @@ impl TrafficConfig {
     /// The log, or a clear refusal.
     pub fn log(&self) -> Result<&TrafficLog, ApiError> {
         self.log.as_ref().ok_or_else(|| {
-            ApiError::new(
-                StatusCode::NOT_FOUND,
-                "no_log",
-                "this server keeps no log",
-            )
+            ApiError::new(StatusCode::NOT_FOUND, "no_log", "this server keeps no log")
         })
     }
 }
@@ -195,6 +193,8 @@ impl Identity {
         };
         let digest = Sha256::digest(format!("{principal}\n{prompt}\n{key}"));
         let (first, _) = digest.split_at(size_of::<u64>());
-        first.iter().fold(0, |seed, &byte| seed << 8 | u64::from(byte))
+        first
+            .iter()
+            .fold(0, |seed, &byte| seed << 8 | u64::from(byte))
     }
 }

@@ -115,7 +115,9 @@ impl PrincipleTable {
                 return Err(invalid("has an empty text"));
             }
             if principle.weight != 0.0 && !WEIGHTS.contains(&principle.weight) {
-                return Err(invalid("has a weight that is neither 0 nor from 1e-6 to 1e6"));
+                return Err(invalid(
+                    "has a weight that is neither 0 nor from 1e-6 to 1e6",
+                ));
             }
             if principles[..at]
                 .iter()

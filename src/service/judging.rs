@@ -352,11 +352,7 @@ struct PairPrompts {
 }
 
 /// One pair from its reads: principles in order, one or two reads each.
-fn verdict(
-    task: &JudgeTask,
-    reads: &[LabelLogprobs],
-    truncated: bool,
-) -> PairVerdict {
+fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool) -> PairVerdict {
     let per_principle = match task.orders {
         Orders::Both => 2,
         Orders::Given => 1,

@@ -45,11 +45,23 @@ fn without_a_key_or_a_listener_of_their_own_nobody_is_an_operator() {
 fn an_operators_key_opens_what_a_callers_does_not() {
     let logged = logged(&keyed(), TrafficConfig::default());
     for said in CALLS {
-        assert_eq!(status(&logged.server, said, Some("a"), &table()), StatusCode::FORBIDDEN, "{said}");
+        assert_eq!(
+            status(&logged.server, said, Some("a"), &table()),
+            StatusCode::FORBIDDEN,
+            "{said}"
+        );
         for key in [None, Some("nobody's")] {
-            assert_eq!(status(&logged.server, said, key, &table()), StatusCode::UNAUTHORIZED, "{said}");
+            assert_eq!(
+                status(&logged.server, said, key, &table()),
+                StatusCode::UNAUTHORIZED,
+                "{said}"
+            );
         }
-        assert_eq!(status(&logged.server, said, Some("r"), &table()), StatusCode::OK, "{said}");
+        assert_eq!(
+            status(&logged.server, said, Some("r"), &table()),
+            StatusCode::OK,
+            "{said}"
+        );
     }
 }
 
@@ -58,10 +70,26 @@ fn a_listener_of_their_own_takes_a_key_where_there_is_one() {
     let open = logged(&HttpConfig::default(), TrafficConfig::default());
     let keyed = logged(&keyed(), TrafficConfig::default());
     for said in CALLS {
-        assert_eq!(status(&open.admin, said, None, &table()), StatusCode::OK, "{said}");
-        assert_eq!(status(&keyed.admin, said, None, &table()), StatusCode::UNAUTHORIZED, "{said}");
-        assert_eq!(status(&keyed.admin, said, Some("a"), &table()), StatusCode::FORBIDDEN, "{said}");
-        assert_eq!(status(&keyed.admin, said, Some("r"), &table()), StatusCode::OK, "{said}");
+        assert_eq!(
+            status(&open.admin, said, None, &table()),
+            StatusCode::OK,
+            "{said}"
+        );
+        assert_eq!(
+            status(&keyed.admin, said, None, &table()),
+            StatusCode::UNAUTHORIZED,
+            "{said}"
+        );
+        assert_eq!(
+            status(&keyed.admin, said, Some("a"), &table()),
+            StatusCode::FORBIDDEN,
+            "{said}"
+        );
+        assert_eq!(
+            status(&keyed.admin, said, Some("r"), &table()),
+            StatusCode::OK,
+            "{said}"
+        );
     }
     let elsewhere = status(&open.admin, "GET /v1/models", None, &table());
     assert_eq!(elsewhere, StatusCode::NOT_FOUND, "it is for nothing else");
@@ -73,7 +101,10 @@ fn what_is_done_is_in_the_audit_trail() {
     let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true}});
     posted("/generate", "a", &body).ok(&logged.server);
     for said in CALLS {
-        assert_eq!(status(&logged.server, said, Some("r"), &table()), StatusCode::OK);
+        assert_eq!(
+            status(&logged.server, said, Some("r"), &table()),
+            StatusCode::OK
+        );
     }
     let events = |query: &str| {
         let call = Call {
@@ -86,17 +117,31 @@ fn what_is_done_is_in_the_audit_trail() {
     };
     let (_, all) = events("");
     let all = all["events"].as_array().unwrap().clone();
-    let put = all.iter().find(|event| event["action"] == "principles.replaced");
+    let put = all
+        .iter()
+        .find(|event| event["action"] == "principles.replaced");
     let put = put.unwrap_or_else(|| panic!("{all:?}"));
-    assert_eq!((&put["actor"], &put["detail"]["version"]), (&json!("root"), &json!(2)));
+    assert_eq!(
+        (&put["actor"], &put["detail"]["version"]),
+        (&json!("root"), &json!(2))
+    );
     for (before, after) in all.iter().zip(&all[1..]) {
         assert_eq!(before["hash"], after["previous"]);
     }
     let count = RUNTIME.block_on(logged.log.verify_chain()).unwrap();
     assert_eq!(count, all.len() as u64);
     let (_, rest) = events("?after=1&limit=1");
-    assert_eq!(rest["events"], json!(all.get(1).into_iter().collect::<Vec<_>>()));
-    for wrong in ["?limit=0", "?limit=9999", "?after=-1", "?after=x", "?before=1"] {
+    assert_eq!(
+        rest["events"],
+        json!(all.get(1).into_iter().collect::<Vec<_>>())
+    );
+    for wrong in [
+        "?limit=0",
+        "?limit=9999",
+        "?after=-1",
+        "?after=x",
+        "?before=1",
+    ] {
         assert_eq!(events(wrong).0, StatusCode::BAD_REQUEST, "{wrong}");
     }
 }

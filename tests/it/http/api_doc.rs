@@ -65,7 +65,10 @@ fn every_example_is_answered() {
                     (response.status(), text(response).await)
                 });
                 assert_eq!(status, StatusCode::OK, "{method} {path} {body:?}: {answer}");
-                assert!(!answer.contains("\"error\""), "{method} {path} {body:?}: {answer}");
+                assert!(
+                    !answer.contains("\"error\""),
+                    "{method} {path} {body:?}: {answer}"
+                );
             }
         }
     }
@@ -106,12 +109,29 @@ fn schemathesis_finds_nothing_in_a_server_with_a_log() {
             .current_dir(logged.dir.path())
             .args(["run", "openapi.json", "--url"])
             .arg(format!("http://{address}"))
-            .args(["--seed", "1", "--max-examples", "20", "--include-path-regex", paths])
+            .args([
+                "--seed",
+                "1",
+                "--max-examples",
+                "20",
+                "--include-path-regex",
+                paths,
+            ])
             // That fields contradict each other is beyond what a schema can say.
-            .args(["--exclude-checks", "positive_data_acceptance", "--max-time", "60", "--no-color"])
+            .args([
+                "--exclude-checks",
+                "positive_data_acceptance",
+                "--max-time",
+                "60",
+                "--no-color",
+            ])
             .output()
             .unwrap();
-        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+        assert!(
+            run.status.success(),
+            "{}",
+            String::from_utf8_lossy(&run.stdout)
+        );
     }
 }
 

@@ -14,7 +14,10 @@ fn feedback_is_kept_with_its_record() {
     give(json!({"record_id": id, "sample": 1, "thumbs": "down"}));
     give(json!({"record_id": id, "preferred": 1}));
     let last = give(json!({"record_id": id, "sample": 1, "edited": "It is 62."}));
-    assert!(last["pairs"].as_u64().unwrap() > 0, "this server trusts it: {last}");
+    assert!(
+        last["pairs"].as_u64().unwrap() > 0,
+        "this server trusts it: {last}"
+    );
     let record = record_of(&logged.server, "a", &answer);
     let said = |of: &Value| {
         let mut of = of.clone();
@@ -43,15 +46,51 @@ fn feedback_that_makes_no_sense_is_refused() {
     let id = &answer["record_id"];
     for (key, body, status) in [
         ("a", json!({"record_id": id}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "thumbs": "sideways"}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "thumbs": "up", "preferred": 0}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "preferred": 1}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "preferred": 0, "sample": 0}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "sample": 7, "edited": "x"}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "thumbs": "up", "user": "eve"}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": id, "stars": 5}), StatusCode::BAD_REQUEST),
-        ("a", json!({"record_id": "x", "thumbs": "up"}), StatusCode::NOT_FOUND),
-        ("b", json!({"record_id": id, "thumbs": "up"}), StatusCode::NOT_FOUND),
+        (
+            "a",
+            json!({"record_id": id, "thumbs": "sideways"}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": id, "thumbs": "up", "preferred": 0}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": id, "preferred": 1}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": id, "preferred": 0, "sample": 0}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": id, "sample": 7, "edited": "x"}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": id, "thumbs": "up", "user": "eve"}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": id, "stars": 5}),
+            StatusCode::BAD_REQUEST,
+        ),
+        (
+            "a",
+            json!({"record_id": "x", "thumbs": "up"}),
+            StatusCode::NOT_FOUND,
+        ),
+        (
+            "b",
+            json!({"record_id": id, "thumbs": "up"}),
+            StatusCode::NOT_FOUND,
+        ),
     ] {
         let (said, answer) = posted("/feedback", key, &body).of(&logged.server);
         assert_eq!(said, status, "{body}: {answer}");

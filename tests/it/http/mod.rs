@@ -7,6 +7,7 @@ mod feedback;
 mod generating;
 mod guarding;
 mod judging;
+mod limits;
 mod openai;
 mod principles;
 mod records;
@@ -32,7 +33,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
@@ -42,7 +43,7 @@ fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     Service::new(engine, &model, &dir, metrics.judge.clone()).unwrap()
 }
 
-fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
+pub fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
     let metrics = Metrics::new("pocket");
     let service = service(engine, &metrics);
     router(AppState::new(service, "pocket", metrics, config), config)
@@ -119,7 +120,9 @@ impl Call<'_> {
         if let Some(key) = self.idempotency {
             request = request.header("idempotency-key", key);
         }
-        let body = self.body.map_or_else(Body::empty, |body| body.to_string().into());
+        let body = self
+            .body
+            .map_or_else(Body::empty, |body| body.to_string().into());
         let request = request.body(body).unwrap();
         server.clone().oneshot(request).await.unwrap()
     }
@@ -136,7 +139,13 @@ impl Call<'_> {
 
     fn ok(self, server: &Router) -> Value {
         let (status, answer) = self.of(server);
-        assert_eq!(status, StatusCode::OK, "{} {}: {answer}", self.method, self.path);
+        assert_eq!(
+            status,
+            StatusCode::OK,
+            "{} {}: {answer}",
+            self.method,
+            self.path
+        );
         answer
     }
 }
@@ -153,7 +162,9 @@ fn posted<'a>(path: &'a str, key: &'a str, body: &'a Value) -> Call<'a> {
 
 /// The record of an answer, as its caller may read it.
 fn record_of(server: &Router, key: &str, answer: &Value) -> Value {
-    let id = answer["record_id"].as_str().unwrap_or_else(|| panic!("{answer}"));
+    let id = answer["record_id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{answer}"));
     let call = Call {
         method: "GET",
         path: &format!("/records/{id}"),
@@ -163,12 +174,12 @@ fn record_of(server: &Router, key: &str, answer: &Value) -> Value {
     call.ok(server)
 }
 
-async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
+pub async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
     let request = Request::post(path).body(body.into()).unwrap();
     server.clone().oneshot(request).await.unwrap()
 }
 
-async fn text(response: axum::response::Response) -> String {
+pub async fn text(response: axum::response::Response) -> String {
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -189,7 +200,7 @@ fn ok(path: &str, body: &Value) -> Value {
     answer
 }
 
-async fn metric(server: &Router, name: &str) -> f64 {
+pub async fn metric(server: &Router, name: &str) -> f64 {
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let page = text(server.clone().oneshot(request).await.unwrap()).await;
     let line = page

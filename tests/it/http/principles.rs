@@ -26,7 +26,9 @@ fn put<'a>(key: Option<&'a str>, body: &'a Value) -> Call<'a> {
 
 /// The pocket model's table with other weights.
 fn weighing(version: u64, weights: &[(&str, f64)]) -> Value {
-    let principles = weights.iter().map(|(id, weight)| json!({"id": id, "text": id, "weight": weight}));
+    let principles = weights
+        .iter()
+        .map(|(id, weight)| json!({"id": id, "text": id, "weight": weight}));
     json!({"version": version, "principles": principles.collect::<Vec<_>>()})
 }
 
@@ -35,16 +37,27 @@ fn a_table_is_replaced_by_who_knows_its_version() {
     let logged = logged(&keyed(), TrafficConfig::default());
     let table = get(&logged.server, Some("a"));
     assert_eq!(table["version"], 1);
-    assert_eq!(table["principles"][0], json!({"id": "correct", "text": "correct", "weight": 3.0,
-        "polarity": "encourage", "always": false}), "the model's own");
+    assert_eq!(
+        table["principles"][0],
+        json!({"id": "correct", "text": "correct", "weight": 3.0,
+        "polarity": "encourage", "always": false}),
+        "the model's own"
+    );
     let next = weighing(1, &[("correct", 1.0), ("brief", 0.5)]);
     let replaced = put(Some("r"), &next).ok(&logged.server);
     assert_eq!(replaced["version"], 2);
     assert_eq!(get(&logged.server, Some("a")), replaced);
     let (status, said) = put(Some("r"), &next).of(&logged.server);
-    assert_eq!((status, &said["error"]["code"]), (StatusCode::CONFLICT, &json!("stale_version")));
+    assert_eq!(
+        (status, &said["error"]["code"]),
+        (StatusCode::CONFLICT, &json!("stale_version"))
+    );
     let kept = Principles::open(logged.dir.path(), SERVICE.judge().table().clone()).unwrap();
-    assert_eq!(*kept.current(), *logged.principles.current(), "it outlives the process");
+    assert_eq!(
+        *kept.current(),
+        *logged.principles.current(),
+        "it outlives the process"
+    );
     assert_eq!(kept.current().version, 2);
     for body in [
         weighing(2, &[("a", 1.0), ("a", 1.0)]),
@@ -86,15 +99,27 @@ fn weights_change_verdicts_at_once() {
     let names = json!(["correct", "brief"]);
     let even = judged(server, &names);
     let (correct, brief) = (under(&even, "correct"), under(&even, "brief"));
-    assert!((correct - brief).abs() > 0.1, "the two must differ for weights to matter: {even}");
+    assert!(
+        (correct - brief).abs() > 0.1,
+        "the two must differ for weights to matter: {even}"
+    );
     // The model's table: 3 to 1.
-    assert!((p(&even) - (3.0 * correct + brief) / 4.0).abs() < 1e-5, "{even}");
+    assert!(
+        (p(&even) - (3.0 * correct + brief) / 4.0).abs() < 1e-5,
+        "{even}"
+    );
     put(Some("r"), &weighing(1, &[("correct", 1.0), ("brief", 9.0)])).ok(server);
     let tilted = judged(server, &names);
-    assert!((p(&tilted) - (correct + 9.0 * brief) / 10.0).abs() < 1e-5, "{tilted}");
+    assert!(
+        (p(&tilted) - (correct + 9.0 * brief) / 10.0).abs() < 1e-5,
+        "{tilted}"
+    );
     assert_eq!(p(&judged(server, &json!("table"))), p(&tilted));
     // What a call says goes first.
-    let said = judged(server, &json!(["correct", {"principle": "brief", "weight": 1}]));
+    let said = judged(
+        server,
+        &json!(["correct", {"principle": "brief", "weight": 1}]),
+    );
     assert!((p(&said) - (correct + brief) / 2.0).abs() < 1e-5, "{said}");
 
     // Without a weight it is not asked.
@@ -110,7 +135,10 @@ fn weights_change_verdicts_at_once() {
     for principles in [json!("table"), json!(["correct"])] {
         let body = json!({"prompt": "x", "candidates": ["a", "b"], "principles": principles});
         let (status, said) = posted("/judge", "a", &body).of(server);
-        assert_eq!((status, &said["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("principles")));
+        assert_eq!(
+            (status, &said["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!("principles"))
+        );
     }
 }
 
@@ -122,7 +150,10 @@ fn what_is_ruled_out_turns_the_verdict_around() {
     let table = json!({"version": 1, "principles": [{"id": "polite", "text": "polite", "polarity": "forbid"}]});
     put(Some("r"), &table).ok(server);
     let ruled_out = judged(server, &json!(["polite"]));
-    assert!((p(&wanted) + p(&ruled_out) - 1.0).abs() < 1e-6, "{wanted} {ruled_out}");
+    assert!(
+        (p(&wanted) + p(&ruled_out) - 1.0).abs() < 1e-6,
+        "{wanted} {ruled_out}"
+    );
     assert_ne!(wanted["winner"], ruled_out["winner"]);
     assert_eq!(wanted["consistent"], ruled_out["consistent"]);
     let tournament = json!({"prompt": "What is 34 plus 28?", "candidates": ["34 plus 28 is 62. Glad to help!", "52"],

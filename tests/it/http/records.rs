@@ -30,12 +30,19 @@ fn only_its_owner_sees_a_record_and_may_delete_it() {
         assert_eq!(status, StatusCode::NOT_FOUND, "{said}");
         let (status, _) = call_record(method, &path, None).of(&logged.server);
         assert_eq!(status, StatusCode::UNAUTHORIZED);
-        for nothing in ["/records/01ARZ3NDEKTSV4RRFFQ69G5FAV", "/records/x", "/records/..%2f..%2fetc"] {
+        for nothing in [
+            "/records/01ARZ3NDEKTSV4RRFFQ69G5FAV",
+            "/records/x",
+            "/records/..%2f..%2fetc",
+        ] {
             let (status, _) = call_record(method, nothing, Some("a")).of(&logged.server);
             assert_eq!(status, StatusCode::NOT_FOUND, "{nothing}");
         }
     }
-    assert_eq!(record_of(&logged.server, "a", &answer)["id"], answer["record_id"]);
+    assert_eq!(
+        record_of(&logged.server, "a", &answer)["id"],
+        answer["record_id"]
+    );
     let gone = call_record("DELETE", &path, Some("a")).ok(&logged.server);
     assert_eq!(gone, json!({"records": 1}));
     let (status, _) = call_record("GET", &path, Some("a")).of(&logged.server);
@@ -46,8 +53,12 @@ fn only_its_owner_sees_a_record_and_may_delete_it() {
 fn a_principals_records_go_together() {
     let logged = logged(&keyed(), TrafficConfig::default());
     let (ours, theirs) = ([kept(&logged, "a"), kept(&logged, "a")], kept(&logged, "b"));
-    let (status, said) = call_record("DELETE", "/records?principal=bob", Some("a")).of(&logged.server);
-    assert_eq!((status, &said["error"]["code"]), (StatusCode::FORBIDDEN, &json!("admin_only")));
+    let (status, said) =
+        call_record("DELETE", "/records?principal=bob", Some("a")).of(&logged.server);
+    assert_eq!(
+        (status, &said["error"]["code"]),
+        (StatusCode::FORBIDDEN, &json!("admin_only"))
+    );
     let gone = call_record("DELETE", "/records", Some("a")).ok(&logged.server);
     assert_eq!(gone, json!({"records": 2}));
     for answer in &ours {
@@ -58,7 +69,11 @@ fn a_principals_records_go_together() {
     let gone = call_record("DELETE", "/records?principal=bob", Some("r")).ok(&logged.server);
     assert_eq!(gone, json!({"records": 1}), "an operator's key may");
     let (status, _) = call_record("DELETE", "/records?principle=bob", Some("r")).of(&logged.server);
-    assert_eq!(status, StatusCode::BAD_REQUEST, "a misspelt parameter deletes nothing");
+    assert_eq!(
+        status,
+        StatusCode::BAD_REQUEST,
+        "a misspelt parameter deletes nothing"
+    );
 }
 
 #[test]
@@ -67,10 +82,19 @@ fn who_has_no_key_deletes_records_one_by_one() {
     let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true}});
     let (_, answer) = RUNTIME.block_on(post_to(&logged.server, "/generate", &body));
     let (status, said) = call_record("DELETE", "/records", None).of(&logged.server);
-    assert_eq!((status, &said["error"]["code"]), (StatusCode::FORBIDDEN, &json!("no_principal")));
+    assert_eq!(
+        (status, &said["error"]["code"]),
+        (StatusCode::FORBIDDEN, &json!("no_principal"))
+    );
     let path = path_of(&answer);
-    assert_eq!(call_record("GET", &path, None).ok(&logged.server)["id"], answer["record_id"]);
-    assert_eq!(call_record("DELETE", &path, None).ok(&logged.server), json!({"records": 1}));
+    assert_eq!(
+        call_record("GET", &path, None).ok(&logged.server)["id"],
+        answer["record_id"]
+    );
+    assert_eq!(
+        call_record("DELETE", &path, None).ok(&logged.server),
+        json!({"records": 1})
+    );
 }
 
 #[test]
@@ -92,14 +116,22 @@ fn a_user_counts_where_it_is_trusted() {
         ("?user=eve", "b", StatusCode::NOT_FOUND),
     ] {
         let path = format!("{path}{query}");
-        assert_eq!(call_record("GET", &path, Some(key)).of(&trusting.server).0, status, "{path}");
+        assert_eq!(
+            call_record("GET", &path, Some(key)).of(&trusting.server).0,
+            status,
+            "{path}"
+        );
     }
-    let gone = call_record("DELETE", "/records?principal=alice&user=eve", Some("r")).ok(&trusting.server);
+    let gone =
+        call_record("DELETE", "/records?principal=alice&user=eve", Some("r")).ok(&trusting.server);
     assert_eq!(gone, json!({"records": 1}));
 
     let wary = logged(&keyed(), TrafficConfig::default());
     let answer = posted("/generate", "a", &asked("eve")).ok(&wary.server);
     record_of(&wary.server, "a", &answer);
     let path = format!("{}?user=eve", path_of(&answer));
-    assert_eq!(call_record("GET", &path, Some("a")).of(&wary.server).0, StatusCode::BAD_REQUEST);
+    assert_eq!(
+        call_record("GET", &path, Some("a")).of(&wary.server).0,
+        StatusCode::BAD_REQUEST
+    );
 }

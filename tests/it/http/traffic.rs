@@ -36,16 +36,40 @@ fn a_call_is_kept_if_the_server_the_key_and_the_call_agree() {
     for (default, allowed, key, log, kept) in [
         (nothing, all, "a", json!(null), None),
         (nothing, all, "a", json!({}), None),
-        (nothing, all, "a", json!({"retain": true}), Some((true, false))),
-        (nothing, all, "a", json!({"train": true}), Some((true, true))),
-        (nothing, all, "a", json!({"retain": true, "train": true}), Some((true, true))),
+        (
+            nothing,
+            all,
+            "a",
+            json!({"retain": true}),
+            Some((true, false)),
+        ),
+        (
+            nothing,
+            all,
+            "a",
+            json!({"train": true}),
+            Some((true, true)),
+        ),
+        (
+            nothing,
+            all,
+            "a",
+            json!({"retain": true, "train": true}),
+            Some((true, true)),
+        ),
         (RETAIN, all, "a", json!(null), Some((true, false))),
         (RETAIN, all, "a", json!({"retain": false}), None),
         (both, all, "a", json!(null), Some((true, true))),
         (both, all, "a", json!({"train": false}), Some((true, false))),
         (both, all, "c", json!({"train": true}), Some((true, false))),
         (both, all, "d", json!({"train": true}), None),
-        (both, Permitted(RETAIN), "a", json!({"train": true}), Some((true, false))),
+        (
+            both,
+            Permitted(RETAIN),
+            "a",
+            json!({"train": true}),
+            Some((true, false)),
+        ),
         (both, Permitted(nothing), "a", json!({"retain": true}), None),
     ] {
         let traffic = TrafficConfig {
@@ -60,12 +84,20 @@ fn a_call_is_kept_if_the_server_the_key_and_the_call_agree() {
         let Some((retain, train)) = kept else {
             assert!(answer.get("record_id").is_none(), "{case}");
             let asked = log["retain"] == true || log["train"] == true;
-            assert_eq!(answer.get("logged"), asked.then_some(&json!(false)), "{case}");
+            assert_eq!(
+                answer.get("logged"),
+                asked.then_some(&json!(false)),
+                "{case}"
+            );
             assert_eq!(logged.log.stats().records, 0, "{case}");
             continue;
         };
         let record = record_of(&logged.server, key, &answer);
-        assert_eq!(record["log"], json!({"retain": retain, "train": train}), "{case}");
+        assert_eq!(
+            record["log"],
+            json!({"retain": retain, "train": train}),
+            "{case}"
+        );
         assert!(answer.get("logged").is_none(), "{case}");
     }
 }
@@ -78,7 +110,10 @@ fn a_record_holds_what_was_drawn_and_how() {
     let answer = posted("/generate", "a", &body).ok(&logged.server);
     let record = record_of(&logged.server, "a", &answer);
     assert_eq!(record["kind"], "generate");
-    assert_eq!(record["prompt"], json!([{"role": "user", "content": "What is 34 plus 28?"}]));
+    assert_eq!(
+        record["prompt"],
+        json!([{"role": "user", "content": "What is 34 plus 28?"}])
+    );
     assert_eq!(
         record["prompt_token_ids"].as_array().unwrap().len() as u64,
         answer["usage"]["prompt_tokens"].as_u64().unwrap()
@@ -102,7 +137,9 @@ fn a_record_holds_what_was_drawn_and_how() {
     for (sample, output) in samples.iter().zip(again["outputs"].as_array().unwrap()) {
         assert_eq!(ids(&sample["token_ids"]), ids(&output["token_ids"]));
         let raw = output["logprobs"].as_array().unwrap().iter();
-        let raw: Vec<f32> = raw.map(|token| token["logprob"].as_f64().unwrap() as f32).collect();
+        let raw: Vec<f32> = raw
+            .map(|token| token["logprob"].as_f64().unwrap() as f32)
+            .collect();
         assert_eq!(numbers(&sample["logprobs"]), raw);
     }
 }
@@ -125,11 +162,17 @@ fn every_match_of_a_tournament_is_a_verdict_and_a_pair() {
     assert!(!judged.is_empty());
     for (verdict, played) in verdicts.iter().zip(&judged) {
         assert_eq!((&verdict["a"], &verdict["b"]), (&played["a"], &played["b"]));
-        assert_eq!(verdict["p"].as_f64().unwrap() as f32, played["p_a"].as_f64().unwrap() as f32);
+        assert_eq!(
+            verdict["p"].as_f64().unwrap() as f32,
+            played["p_a"].as_f64().unwrap() as f32
+        );
         assert_eq!(verdict["principles"], json!(["correct"]));
         let orders = numbers(&verdict["orders"]);
         let p = verdict["p"].as_f64().unwrap() as f32;
-        assert!(((orders[0] + orders[1]) / 2.0 - p).abs() < 1e-4, "{verdict}");
+        assert!(
+            ((orders[0] + orders[1]) / 2.0 - p).abs() < 1e-4,
+            "{verdict}"
+        );
     }
     let winners = judged.iter().filter(|m| !m["winner"].is_null());
     let pairs = record["pairs"].as_array().unwrap();
@@ -150,11 +193,18 @@ fn what_was_judged_is_kept_with_its_verdicts() {
     let samples = record["samples"].as_array().unwrap();
     let texts: Vec<&Value> = samples.iter().map(|sample| &sample["text"]).collect();
     assert_eq!(texts, ["62", "[52]"]);
-    assert!(samples.iter().all(|sample| sample["finish_reason"].is_null()));
+    assert!(
+        samples
+            .iter()
+            .all(|sample| sample["finish_reason"].is_null())
+    );
     let verdict = &record["verdicts"][0];
     assert_eq!(verdict["principles"], json!(["correct", "brief"]));
     assert_eq!(verdict["version"], answer["version"]);
-    assert_eq!(verdict["p"].as_f64().unwrap() as f32, answer["p"].as_f64().unwrap() as f32);
+    assert_eq!(
+        verdict["p"].as_f64().unwrap() as f32,
+        answer["p"].as_f64().unwrap() as f32
+    );
     assert_eq!(record["pairs"][0]["chosen"], answer["winner"]);
 
     body["candidates"] = json!(["62", "52", "63", "Sure! 62."]);
@@ -162,7 +212,12 @@ fn what_was_judged_is_kept_with_its_verdicts() {
     let record = record_of(&logged.server, "a", &answer);
     assert_eq!(record["verdicts"].as_array().unwrap().len(), 3);
     body["log"] = json!(null);
-    assert!(posted("/judge", "a", &body).ok(&logged.server).get("record_id").is_none());
+    assert!(
+        posted("/judge", "a", &body)
+            .ok(&logged.server)
+            .get("record_id")
+            .is_none()
+    );
 }
 
 #[test]
@@ -170,9 +225,8 @@ fn a_stream_names_its_record_at_the_end() {
     let logged = logged(&keyed(), TrafficConfig::default());
     let body = json!({"prompt": "Spell piano with hyphens.", "n": 2, "seed": 3, "stream": true, "log": {"retain": true}});
     let stream = |path, body: &Value| {
-        let stream = RUNTIME.block_on(async {
-            text(posted(path, "a", body).response(&logged.server).await).await
-        });
+        let stream = RUNTIME
+            .block_on(async { text(posted(path, "a", body).response(&logged.server).await).await });
         events_of(&stream)
     };
     let events = stream("/generate", &body);
@@ -181,7 +235,10 @@ fn a_stream_names_its_record_at_the_end() {
     assert!(pieces.iter().all(|event| event.get("record_id").is_none()));
     let record = record_of(&logged.server, "a", last);
     let mut drawn = [Vec::new(), Vec::new()];
-    for output in pieces.iter().flat_map(|event| event["outputs"].as_array().unwrap()) {
+    for output in pieces
+        .iter()
+        .flat_map(|event| event["outputs"].as_array().unwrap())
+    {
         drawn[output["index"].as_u64().unwrap() as usize].extend(ids(&output["token_ids"]));
         assert!(output.get("logprobs").is_none());
     }
@@ -191,19 +248,28 @@ fn a_stream_names_its_record_at_the_end() {
         assert_eq!(sample["finish_reason"], "stop");
     }
     // OpenAI's streams end without an event of their own, unless somebody asked.
-    let mut chat = json!({"messages": [{"role": "user", "content": "What is 3 plus 4?"}], "stream": true});
-    assert!(stream("/v1/chat/completions", &chat).iter().all(|event| event["choices"] != json!([])));
+    let mut chat =
+        json!({"messages": [{"role": "user", "content": "What is 3 plus 4?"}], "stream": true});
+    assert!(
+        stream("/v1/chat/completions", &chat)
+            .iter()
+            .all(|event| event["choices"] != json!([]))
+    );
     chat["log"] = json!({"retain": true});
     let events = stream("/v1/chat/completions", &chat);
     let last = events.last().unwrap();
     assert_eq!((&last["choices"], last.get("usage")), (&json!([]), None));
     record_of(&logged.server, "a", last);
-    let completion = json!({"prompt": ["2 plus", "3 plus"], "max_tokens": 4, "log": {"retain": true}});
+    let completion =
+        json!({"prompt": ["2 plus", "3 plus"], "max_tokens": 4, "log": {"retain": true}});
     let answer = posted("/v1/completions", "a", &completion).ok(&logged.server);
     let records = answer["record_ids"].as_array().unwrap();
     assert_eq!(records.len(), 2);
     for (id, prompt) in records.iter().zip(["2 plus", "3 plus"]) {
-        assert_eq!(record_of(&logged.server, "a", &json!({"record_id": id}))["prompt"], prompt);
+        assert_eq!(
+            record_of(&logged.server, "a", &json!({"record_id": id}))["prompt"],
+            prompt
+        );
     }
 }
 
@@ -228,7 +294,11 @@ fn what_a_reader_had_who_left_is_kept_as_aborted() {
         ..posted("/generate", "a", &body)
     };
     RUNTIME.block_on(async {
-        let mut pieces: BodyDataStream = call.response(&logged.server).await.into_body().into_data_stream();
+        let mut pieces: BodyDataStream = call
+            .response(&logged.server)
+            .await
+            .into_body()
+            .into_data_stream();
         pieces.next().await.unwrap().unwrap();
         drop(pieces);
         until(async || logged.log.stats().records == 1).await;
@@ -244,7 +314,10 @@ fn what_a_reader_had_who_left_is_kept_as_aborted() {
     assert!(!samples.is_empty());
     for sample in samples {
         assert_eq!(sample["finish_reason"], "aborted");
-        assert_eq!(numbers(&sample["logprobs"]).len(), ids(&sample["token_ids"]).len());
+        assert_eq!(
+            numbers(&sample["logprobs"]).len(),
+            ids(&sample["token_ids"]).len()
+        );
     }
 }
 
@@ -259,13 +332,22 @@ fn a_call_made_again_under_its_name_is_no_second_record() {
     let first = named("a", "one").ok(&logged.server);
     let again = named("a", "one").ok(&logged.server);
     assert_eq!(again["record_id"], first["record_id"]);
-    assert_eq!(again["outputs"], first["outputs"], "the same seed, the same words");
+    assert_eq!(
+        again["outputs"], first["outputs"],
+        "the same seed, the same words"
+    );
     for (key, name) in [("a", "two"), ("b", "one")] {
-        assert_ne!(named(key, name).ok(&logged.server)["record_id"], first["record_id"]);
+        assert_ne!(
+            named(key, name).ok(&logged.server)["record_id"],
+            first["record_id"]
+        );
     }
     assert_eq!(logged.log.stats().records, 3);
     let (status, answer) = named("a", " ").of(&logged.server);
-    assert_eq!((status, &answer["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("Idempotency-Key")));
+    assert_eq!(
+        (status, &answer["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("Idempotency-Key"))
+    );
 }
 
 #[test]
@@ -305,7 +387,11 @@ fn a_log_that_takes_nothing_is_gone_without_or_refuses() {
         }
         let unlogged = json!({"prompt": "What is 3 plus 4?", "max_tokens": 3});
         let response = call(&refusing.server, "/generate", unlogged.to_string()).await;
-        assert_eq!(response.status(), StatusCode::OK, "what is not to be kept needs no log");
+        assert_eq!(
+            response.status(),
+            StatusCode::OK,
+            "what is not to be kept needs no log"
+        );
     });
 }
 
@@ -318,7 +404,12 @@ fn what_is_kept_is_counted() {
     let logged = logged(&HttpConfig::default(), traffic);
     RUNTIME.block_on(async {
         for _ in 0..3 {
-            call(&logged.server, "/generate", r#"{"prompt": "2 plus", "max_tokens": 1}"#).await;
+            call(
+                &logged.server,
+                "/generate",
+                r#"{"prompt": "2 plus", "max_tokens": 1}"#,
+            )
+            .await;
         }
         for (name, value) in [
             ("log_commits_total", 3.0),
@@ -338,10 +429,21 @@ fn a_server_without_a_log_says_so() {
     let body = json!({"prompt": "x", "log": {"retain": true}});
     for path in ["/generate", "/v1/completions"] {
         let (status, answer) = post(path, &body);
-        assert_eq!((status, &answer["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("log")));
-        assert!(answer["error"]["message"].as_str().unwrap().contains("keeps no log"));
+        assert_eq!(
+            (status, &answer["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!("log"))
+        );
+        assert!(
+            answer["error"]["message"]
+                .as_str()
+                .unwrap()
+                .contains("keeps no log")
+        );
     }
-    ok("/generate", &json!({"prompt": "x", "max_tokens": 1, "log": {"retain": false}}));
+    ok(
+        "/generate",
+        &json!({"prompt": "x", "max_tokens": 1, "log": {"retain": false}}),
+    );
     let id = "/records/01ARZ3NDEKTSV4RRFFQ69G5FAV";
     for (method, path) in [("GET", id), ("DELETE", id), ("DELETE", "/records")] {
         let call = Call {
@@ -353,8 +455,14 @@ fn a_server_without_a_log_says_so() {
         assert_eq!(status, StatusCode::NOT_FOUND, "{method} {path}");
         assert_eq!(answer["error"]["code"], "no_log", "{method} {path}");
     }
-    let (status, answer) = post("/feedback", &json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "thumbs": "up"}));
-    assert_eq!((status, &answer["error"]["code"]), (StatusCode::NOT_FOUND, &json!("no_log")));
+    let (status, answer) = post(
+        "/feedback",
+        &json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "thumbs": "up"}),
+    );
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("no_log"))
+    );
 }
 
 #[test]
@@ -363,7 +471,7 @@ fn what_a_call_says_of_its_uses_must_make_sense() {
     for (log, param) in [
         (json!({"retain": false, "train": true}), "log"),
         (json!({"retain": "yes"}), "log.retain"),
-        (json!({"keep": true}), "keep"),
+        (json!({"keep": true}), "log.keep"),
         (json!(true), "log"),
     ] {
         let body = json!({"prompt": "x", "log": log});
