@@ -86,6 +86,16 @@ impl Client {
         Ok(String::from_utf8(answer.body().await?.to_vec())?)
     }
 
+    /// The status of an answer to a GET.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn status(&self, path: &str) -> anyhow::Result<u16> {
+        let answer = self.open(Method::GET, path, Bytes::new(), false);
+        let answer = tokio::time::timeout(self.timeout, answer).await??;
+        Ok(answer.response.status().as_u16())
+    }
+
     /// The document that answers a POST.
     ///
     /// # Errors

@@ -7,11 +7,13 @@
 //! | `call`, `client` | one request, and what became of it |
 //! | `drive` | many requests: closed loop, open loop |
 //! | `server` | the server from outside: metrics, memory |
+//! | `admin` | the learner from outside |
 //! | `summary`, `stats` | many records as one row |
 //! | `workload`, `trace` | what is asked |
 //! | `scenario/` | the loads, a file each |
 //! | `judging/` | a tournament beside clients that hold it by themselves |
 
+mod admin;
 mod call;
 mod client;
 mod drive;
@@ -83,6 +85,10 @@ enum Scenario {
     Overload(scenario::overload::Overload),
     /// A long mixed load with clients that go away; memory must stay flat.
     Soak(scenario::soak::Soak),
+    /// The same load alone and while the server learns.
+    Interference(scenario::interference::Interference),
+    /// A server that is killed again and again; nothing acknowledged may be lost.
+    Kills(scenario::kills::Kills),
     /// A tournament beside clients that hold it through completions.
     Judging(judging::Judging),
 }
@@ -133,6 +139,8 @@ impl Scenario {
             Self::Slow(scenario) => scenario.run(context).await,
             Self::Overload(scenario) => scenario.run(context).await,
             Self::Soak(scenario) => scenario.run(context).await,
+            Self::Interference(scenario) => scenario.run(context).await,
+            Self::Kills(scenario) => scenario.run(context).await,
             Self::Judging(scenario) => scenario.run(context).await,
         }
     }

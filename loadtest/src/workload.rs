@@ -6,7 +6,8 @@ use anyhow::Context;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::json;
+use selfjudge::pocket::corpus::{CurriculumOptions, held_out_tasks};
+use serde_json::{Value, json};
 
 use crate::call::{Call, Reading};
 use crate::client::Client;
@@ -49,6 +50,38 @@ pub fn completion(kind: &'static str, prompt: &[u32], max_tokens: usize) -> Call
             "stream_options": {"include_usage": true},
         }),
         reading: Reading::Stream,
+    }
+}
+
+/// Instructions of the default model's world: a learner makes something of them.
+pub fn questions(seed: u64, count: usize) -> Vec<String> {
+    let world = CurriculumOptions::default();
+    let tasks = held_out_tasks(seed, count, &world.kinds, &world.last_levels);
+    tasks.into_iter().map(|task| task.prompt).collect()
+}
+
+/// What a call says so that it is kept and learnt from.
+fn consent() -> Value {
+    json!({"retain": true, "train": true})
+}
+
+/// A logged answer.
+pub fn logged(prompt: &str, seed: u64) -> Call {
+    Call {
+        kind: "logged",
+        path: "/generate",
+        body: json!({"prompt": prompt, "max_tokens": 32, "seed": seed, "log": consent()}),
+        reading: Reading::Whole,
+    }
+}
+
+/// A logged verdict.
+pub fn logged_pair(prompt: &str) -> Call {
+    Call {
+        kind: "logged verdict",
+        path: "/judge",
+        body: json!({"prompt": prompt, "candidates": ["62", "I do not know."], "log": consent()}),
+        reading: Reading::Whole,
     }
 }
 

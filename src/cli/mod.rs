@@ -38,6 +38,9 @@ pub struct Cli {
         env = "SELFJUDGE_LOG_FORMAT"
     )]
     log_format: LogFormat,
+    /// A collector's address, such as http://localhost:4318: spans are sent there by OTLP over HTTP.
+    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -182,7 +185,8 @@ impl Cli {
 /// Does what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let threads = device::init_threads(cli.threads)?;
-    telemetry::init(cli.log_format, "info")?;
+    let otlp = cli.otlp_endpoint.as_deref().filter(|said| !said.is_empty());
+    let _exporting = telemetry::init(cli.log_format, "info", otlp)?;
     let report = match cli.command {
         Command::Train(TrainCommand::Jsft(args)) => {
             let config = args.config()?;

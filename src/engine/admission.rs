@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::telemetry::{InQueue, Pace};
+
 /// What may wait at once. Requests that run do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
@@ -16,6 +18,8 @@ pub struct QueueLimits {
 pub struct QueueLoad {
     pub requests: usize,
     pub tokens: usize,
+    /// Seconds in which what waits will have left, at the pace of the last seconds; from 1 to 60.
+    pub retry_after: u64,
 }
 
 /// The queue's books.
@@ -24,6 +28,7 @@ pub struct Admission {
     limits: QueueLimits,
     requests: Arc<Semaphore>,
     tokens: Arc<Semaphore>,
+    pace: Pace,
 }
 
 /// A place in the queue, given back when dropped.
@@ -31,6 +36,7 @@ pub struct Admission {
 pub struct QueuePlace {
     _request: OwnedSemaphorePermit,
     _tokens: OwnedSemaphorePermit,
+    _inside: InQueue,
 }
 
 impl Admission {
@@ -43,6 +49,7 @@ impl Admission {
             requests: Arc::new(Semaphore::new(limits.max_requests)),
             tokens: Arc::new(Semaphore::new(limits.max_tokens)),
             limits,
+            pace: Pace::default(),
         }
     }
 
@@ -50,6 +57,7 @@ impl Admission {
         QueueLoad {
             requests: self.limits.max_requests - self.requests.available_permits(),
             tokens: self.limits.max_tokens - self.tokens.available_permits(),
+            retry_after: self.pace.retry_after(),
         }
     }
 
@@ -66,6 +74,7 @@ impl Admission {
             _tokens: Arc::clone(&self.tokens)
                 .try_acquire_many_owned(share)
                 .ok()?,
+            _inside: self.pace.enter(),
         })
     }
 
@@ -82,6 +91,7 @@ impl Admission {
                 .acquire_many_owned(share)
                 .await
                 .expect(OPEN),
+            _inside: self.pace.enter(),
         }
     }
 }
@@ -103,10 +113,8 @@ mod tests {
         let _two = admission.try_enter(5).unwrap();
         assert!(admission.try_enter(0).is_none(), "too many requests wait");
         drop(one);
-        let load = QueueLoad {
-            requests: 1,
-            tokens: 5,
-        };
-        assert_eq!(admission.load(), load);
+        let load = admission.load();
+        assert_eq!((load.requests, load.tokens), (1, 5));
+        assert!((1..=60).contains(&load.retry_after));
     }
 }

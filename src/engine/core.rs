@@ -20,7 +20,7 @@ use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
 use crate::kernels::logits::all_finite;
 use crate::model::WeightsLease;
-use crate::telemetry::EngineMetrics;
+use crate::telemetry::{CallTimes, EngineMetrics};
 
 /// Names a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,6 +47,8 @@ pub struct Submission {
     pub events: mpsc::UnboundedSender<StreamEvent>,
     /// Held until the request first runs.
     pub place: QueuePlace,
+    /// The call it is part of, where that is timed.
+    pub call: Option<CallTimes>,
 }
 
 /// What all samples of a submission share.
@@ -166,7 +168,7 @@ impl EngineCore {
                     sampler: Sampler::new(&job.params, &prompt, seed, index)
                         .following(grammar.as_ref()),
                     place: place.take(),
-                    times: RequestTimes::new(arrival),
+                    times: RequestTimes::new(arrival, submission.call.clone()),
                 };
                 self.samples.insert(id, sample);
                 id
@@ -235,7 +237,7 @@ impl EngineCore {
         };
         output
             .scheduled
-            .sort_by_key(|scheduled| weights(&scheduled.id).version());
+            .sort_by_cached_key(|scheduled| weights(&scheduled.id).version());
         let mut runs: Vec<WeightsRun> = Vec::new();
         for scheduled in &output.scheduled {
             let weights = weights(&scheduled.id);

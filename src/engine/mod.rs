@@ -38,6 +38,8 @@ mod scheduler_tests;
 mod stats;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod version_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,7 +58,7 @@ pub use scheduler::BackgroundLimits;
 use self::core::{Command, EngineCore, JobId, Submission};
 use crate::device::DeviceArbiter;
 use crate::model::{ModelError, Role, WeightStore, WeightsLease};
-use crate::telemetry::EngineMetrics;
+use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
 use admission::{Admission, QueuePlace};
 use kv_cache::KvCacheManager;
@@ -430,6 +432,7 @@ impl Engine {
             weights,
             events,
             place,
+            call: CallTimes::current(),
         };
         self.commands
             .send(Command::Submit(Box::new(submission)))

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::kv_cache::{HashedTokens, KvCacheManager};
-use super::request::{FinishReason, Request, RequestId, StopCriteria};
+use super::request::{Class, FinishReason, Request, RequestId, StopCriteria};
 use super::scheduler::{
     BackgroundLimits, HEAD_START, NextToken, Scheduler, SchedulerConfig, SchedulerOutput,
 };
@@ -54,8 +54,23 @@ impl World {
         self.add_with_priority(prompt, max_tokens, samples, 0)
     }
 
+    fn add_background(&mut self, prompt: &[u32], max_tokens: usize, samples: usize) -> RequestId {
+        self.add_as(Class::Background, prompt, max_tokens, samples, 0)
+    }
+
     fn add_with_priority(
         &mut self,
+        prompt: &[u32],
+        max_tokens: usize,
+        samples: usize,
+        priority: i32,
+    ) -> RequestId {
+        self.add_as(Class::Foreground, prompt, max_tokens, samples, priority)
+    }
+
+    fn add_as(
+        &mut self,
+        class: Class,
         prompt: &[u32],
         max_tokens: usize,
         samples: usize,
@@ -73,6 +88,7 @@ impl World {
         let mut request = Request::new(id, tokens, stop);
         request.siblings = (1..samples).map(|_| self.id()).collect();
         request.priority = priority;
+        request.class = class;
         self.scheduler.add(request);
         id
     }
@@ -86,6 +102,12 @@ impl World {
         self.scheduler.kv().check();
         assert!(output.num_tokens() <= self.config.max_batch_tokens);
         assert!(self.scheduler.num_running() <= self.config.max_sequences);
+        let limits = self.config.background;
+        let limit = match self.scheduler.has_foreground() {
+            true => limits.tokens_beside,
+            false => limits.tokens_alone,
+        };
+        assert!(self.tokens_of(Class::Background, &output) <= limit);
         for copy in &output.copies {
             self.slots[copy.to.0 as usize] = self.slots[copy.from.0 as usize];
         }
@@ -123,6 +145,14 @@ impl World {
         let finished = self.scheduler.update(&output, &sampled);
         self.scheduler.kv().check();
         (output, finished)
+    }
+
+    fn tokens_of(&self, class: Class, output: &SchedulerOutput) -> usize {
+        let of_class = output.scheduled.iter().filter(|scheduled| {
+            let request = self.scheduler.request(scheduled.id);
+            request.is_some_and(|request| request.class == class)
+        });
+        of_class.map(|scheduled| scheduled.num_tokens).sum()
     }
 
     fn drain(&mut self, rng: &mut ChaCha8Rng) -> usize {
@@ -163,7 +193,9 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
     for round in 0..250 {
         let sequences = rng.random_range(1..10);
-        let config = config(sequences + rng.random_range(1..30), sequences);
+        let mut config = config(sequences + rng.random_range(1..30), sequences);
+        config.background.tokens_beside = rng.random_range(0..6);
+        config.background.tokens_alone = rng.random_range(1..20);
         let num_blocks = rng.random_range(8..40);
         let mut world = World::new(num_blocks, config, round % 5 != 0);
         let (mut begun, mut ended, mut removed) = (0, 0, 0);
@@ -175,7 +207,8 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
                 let samples = rng.random_range(1..=sequences.min(4));
                 let priority = rng.random_range(-1..=1);
                 let max_tokens = rng.random_range(1..9);
-                world.add_with_priority(&prompt, max_tokens, samples, priority);
+                let class = [Class::Foreground, Class::Background][rng.random_range(0..2)];
+                world.add_as(class, &prompt, max_tokens, samples, priority);
                 begun += samples;
             }
             if rng.random_bool(0.05) {
@@ -307,4 +340,105 @@ fn preempted_requests_come_back_and_cost_nothing_that_is_still_cached() {
     }
     assert!(preempted > 0, "the pool was meant to be too small");
     assert_eq!(ended, [first, second]);
+}
+
+#[test]
+fn the_foreground_does_not_notice_the_background() {
+    // Without shared prefixes, which would only spare it work. Both worlds get the same foreground; one has a background too.
+    const BACKGROUND: u64 = 1_000_000;
+    let mut rng = ChaCha8Rng::seed_from_u64(17);
+    let (mut background_done, mut preempted) = (0, 0);
+    for _ in 0..150 {
+        let sequences = rng.random_range(1..8);
+        let config = config(sequences + rng.random_range(1..20), sequences);
+        let num_blocks = rng.random_range(8..30);
+        let mut alone = World::new(num_blocks, config, false);
+        let mut beside = World::new(num_blocks, config, false);
+        let mut next_background = BACKGROUND;
+        let mut produced: [HashMap<u64, u32>; 2] = Default::default();
+        // What is sampled depends on the sequence and its length only, and some of it ends an answer.
+        let token = |produced: &mut HashMap<u64, u32>, id: RequestId| {
+            let count = produced.entry(id.0).or_default();
+            *count += 1;
+            (id.0 as u32)
+                .wrapping_mul(2_654_435_761)
+                .wrapping_add(*count)
+                % 7
+        };
+        for _ in 0..120 {
+            let mut prompt = |rng: &mut ChaCha8Rng| -> Vec<u32> {
+                (0..rng.random_range(1..20))
+                    .map(|_| rng.random_range(1..9))
+                    .collect()
+            };
+            if rng.random_bool(0.15) {
+                let (prompt, max_tokens) = (prompt(&mut rng), rng.random_range(1..9));
+                let samples = rng.random_range(1..=sequences.min(3));
+                let priority = rng.random_range(-1..=1);
+                for world in [&mut alone, &mut beside] {
+                    world.add_with_priority(&prompt, max_tokens, samples, priority);
+                }
+            }
+            if rng.random_bool(0.3) {
+                let foreground_id = std::mem::replace(&mut beside.next_id, next_background);
+                let (prompt, max_tokens) = (prompt(&mut rng), rng.random_range(1..9));
+                beside.add_background(&prompt, max_tokens, rng.random_range(1..=sequences.min(3)));
+                next_background = std::mem::replace(&mut beside.next_id, foreground_id);
+            }
+            let [of_alone, of_beside] = &mut produced;
+            let (want, finished) = alone.step(|id| token(of_alone, id));
+            let (got, mut ended) = beside.step(|id| token(of_beside, id));
+            let is_foreground = |id: &RequestId| id.0 < BACKGROUND;
+            let mut scheduled = got.scheduled;
+            scheduled.retain(|scheduled| is_foreground(&scheduled.id));
+            assert_eq!(scheduled, want.scheduled);
+            let mut given_up = got.preempted;
+            preempted += given_up.iter().filter(|id| !is_foreground(id)).count();
+            given_up.retain(is_foreground);
+            assert_eq!(given_up, want.preempted);
+            background_done += ended.iter().filter(|(id, _)| !is_foreground(id)).count();
+            ended.retain(|(id, _)| is_foreground(id));
+            assert_eq!(ended, finished);
+        }
+    }
+    assert!(
+        background_done > 500 && preempted > 50,
+        "{background_done} {preempted}"
+    );
+}
+
+#[test]
+fn the_background_yields_its_places_and_blocks_at_once() {
+    for (places, blocks) in [(4, 64), (16, 12)] {
+        let mut world = World::new(blocks, config(32, places), true);
+        for i in 0..4 {
+            world.add_background(&[10 + i; 6], 6, 1);
+        }
+        for _ in 0..4 {
+            world.step(|_| 7);
+        }
+        assert_eq!(world.scheduler.num_running(), 4);
+        let id = world.add(&[3; 26], 2, 1);
+        let (output, _) = world.step(|_| 7);
+        assert_eq!(
+            (output.scheduled[0].id, output.scheduled[0].samples),
+            (id, true)
+        );
+        assert!(!output.preempted.is_empty());
+        world.drain(&mut ChaCha8Rng::seed_from_u64(1));
+    }
+}
+
+#[test]
+fn the_foreground_does_not_wait_for_a_prefix_that_the_background_computes() {
+    let mut world = World::new(64, config(64, 8), true);
+    let prompt: Vec<u32> = (1..=30).collect();
+    world.add(&[9; 3], 40, 1);
+    world.add_background(&prompt, 1, 1);
+    world.step(|_| 7);
+    world.step(|_| 7);
+    // The background has most of its prompt before it, and computes little of it a step.
+    let id = world.add(&prompt, 1, 1);
+    let (output, _) = world.step(|_| 7);
+    assert!(output.scheduled.iter().any(|s| s.id == id && s.samples));
 }

@@ -7,7 +7,7 @@ use super::output::RequestFailure;
 use super::request::{FinishReason, Request};
 use super::scheduler::{Scheduler, SchedulerOutput};
 use crate::model::WeightsName;
-use crate::telemetry::EngineMetrics;
+use crate::telemetry::{CallTimes, EngineMetrics};
 
 /// When things happened to a sequence.
 #[derive(Debug, Clone)]
@@ -18,12 +18,14 @@ pub struct RequestTimes {
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     tokens: u64,
+    call: Option<CallTimes>,
 }
 
 impl RequestTimes {
-    pub fn new(arrival: Instant) -> Self {
+    pub fn new(arrival: Instant, call: Option<CallTimes>) -> Self {
         Self {
             arrival,
+            call,
             scheduled: None,
             first_token: None,
             last_token: None,
@@ -77,12 +79,18 @@ impl EngineMetrics {
         if let Some(scheduled) = times.scheduled {
             self.queue_time
                 .observe((scheduled - times.arrival).as_secs_f64());
+            if let Some(call) = &times.call {
+                call.scheduled(times.arrival, scheduled, prompt, cached.unwrap_or(0));
+            }
         }
     }
 
     pub(super) fn token(&self, times: &mut RequestTimes, now: Instant) {
         self.generation_tokens.inc();
         times.tokens += 1;
+        if let Some(call) = &times.call {
+            call.token(now);
+        }
         match times.last_token.replace(now) {
             Some(last) => self.inter_token_latency.observe((now - last).as_secs_f64()),
             None => {

@@ -16,7 +16,7 @@ pub(super) fn pocket() -> Decoder {
     pocket_in(None)
 }
 
-fn pocket_in(format: Option<WeightFormat>) -> Decoder {
+pub(super) fn pocket_in(format: Option<WeightFormat>) -> Decoder {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let options = LoadOptions {
         format,
@@ -27,7 +27,11 @@ fn pocket_in(format: Option<WeightFormat>) -> Decoder {
 }
 
 pub(super) fn start(decoder: &Decoder, config: &EngineConfig) -> (Engine, EngineThread) {
-    Engine::start(WeightStore::new(decoder.clone()), config, metrics()).unwrap()
+    start_store(WeightStore::new(decoder.clone()), config)
+}
+
+pub(super) fn start_store(store: WeightStore, config: &EngineConfig) -> (Engine, EngineThread) {
+    Engine::start(store, config, metrics()).unwrap()
 }
 
 fn metrics() -> EngineMetrics {
@@ -39,7 +43,7 @@ pub(super) fn memory(decoder: &Decoder, tokens: usize) -> usize {
     tokens * block_bytes(decoder.spec(), 1, decoder.dtype())
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()

@@ -5,11 +5,11 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 use serde::Serialize;
-use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::permit::Permit;
 use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
@@ -84,12 +84,12 @@ pub trait Wording: Send + Sync + 'static {
 pub async fn answer<W: Wording>(
     state: &AppState,
     identity: &Identity,
-    permit: OwnedSemaphorePermit,
+    permit: Permit,
     sampling: &Sampling,
     prompts: Vec<Prompt>,
     wording: W,
 ) -> Result<Response, ApiError> {
-    let keeping = Keeping::of_call(state, identity, sampling)?;
+    let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref())?;
     let shows_logprobs = sampling.shows_logprobs();
     // One version answers all prompts of a call.
     let turn = keeping.turn(sampling.turn);
@@ -144,14 +144,8 @@ pub async fn answer<W: Wording>(
         }
     }
     about.usage = Some(usage);
-    about.kept = commit(&keeping, drafts).await?;
+    about.kept = keeping.commit(drafts).await?;
     Ok(Json(wording.answer(choices, about)).into_response())
-}
-
-/// Commits the records of a call.
-async fn commit(keeping: &Keeping, drafts: Vec<Draft>) -> Result<Kept, ApiError> {
-    let records = try_join_all(drafts.into_iter().map(Draft::commit)).await?;
-    Ok(keeping.kept(records))
 }
 
 /// Log-probabilities that only the record is to have.
@@ -179,7 +173,7 @@ async fn draw(
     if let Some((judge, how)) = judging {
         let mut best = service.best_of(task, &judge, how).await?;
         draft.outputs(&best.candidates);
-        draft.tournament(&best, &judge);
+        draft.tournament(&judge, best.judge_weights.as_ref(), &best.tournament);
         return Ok(Drawn {
             outputs: best.take_best(n),
             tournament: Some(best.tournament),
@@ -224,7 +218,7 @@ impl<W: Wording> Stream<W> {
             about.weights = weights;
             drafts.push(draft);
         }
-        about.kept = commit(&self.keeping, drafts).await?;
+        about.kept = self.keeping.commit(drafts).await?;
         let usage_wanted = self.options.include_usage || W::USAGE_LAST;
         if usage_wanted || self.keeping.is_reported() {
             about.usage = usage_wanted.then_some(usage);

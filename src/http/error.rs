@@ -40,9 +40,6 @@ pub struct ErrorFields {
     pub kind: &'static str,
 }
 
-/// Seconds after which a full queue is worth another try.
-const QUEUE_RETRY_AFTER: u64 = 1;
-
 impl ApiError {
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
@@ -59,9 +56,9 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message).about(param)
     }
 
-    pub fn overloaded(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message)
-            .retry_after(QUEUE_RETRY_AFTER)
+    /// A full queue, which will have moved on in `retry_after` seconds.
+    pub fn overloaded(message: impl Into<String>, retry_after: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(retry_after)
     }
 
     pub fn shutting_down() -> Self {
@@ -158,7 +155,7 @@ impl From<SubmitError> for ApiError {
             SubmitError::UnknownToken(_) => Self::invalid("prompt", message),
             SubmitError::TooManySamples { .. } => Self::invalid("n", message),
             SubmitError::Invalid(invalid) => Self::invalid(invalid.name, message),
-            SubmitError::Overloaded(_) => Self::overloaded(message),
+            SubmitError::Overloaded(load) => Self::overloaded(message, load.retry_after),
             SubmitError::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
             }
@@ -183,6 +180,9 @@ impl From<RequestFailure> for ApiError {
     }
 }
 
+/// Seconds after which a full queue before the log is worth another try: its commits take milliseconds.
+const LOG_QUEUE_RETRY_AFTER: u64 = 1;
+
 /// Seconds after which a log that takes nothing is worth another try.
 const LOG_RETRY_AFTER: u64 = 5;
 
@@ -191,7 +191,7 @@ impl From<LogError> for ApiError {
         let message = error.to_string();
         match error {
             LogError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", message)
-                .retry_after(QUEUE_RETRY_AFTER),
+                .retry_after(LOG_QUEUE_RETRY_AFTER),
             // What the database says of itself is the operator's to read.
             LogError::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,

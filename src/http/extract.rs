@@ -15,6 +15,7 @@ use utoipa::openapi::{AllOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
+use super::json;
 use super::sampling::SamplingBody;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
@@ -26,8 +27,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = read(request, state).await?;
         // Syntax first: an error in it has a line and a column, and no parameter.
-        let value: Value = serde_json::from_slice(&bytes).map_err(syntax)?;
-        typed(value).map(Self)
+        typed(json::parse(&bytes)?).map(Self)
     }
 }
 
@@ -64,8 +64,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Generating<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = read(request, state).await?;
-        let body: Value = serde_json::from_slice(&bytes).map_err(syntax)?;
-        let Value::Object(body) = body else {
+        let Value::Object(body) = json::parse(&bytes)? else {
             return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_body",
@@ -116,10 +115,6 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
     })
 }
 
-fn syntax(error: serde_json::Error) -> ApiError {
-    ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string())
-}
-
 /// `value` as a `T`; what does not fit is named by its path.
 fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
     serde_path_to_error::deserialize(value).map_err(|error| {
@@ -129,7 +124,13 @@ fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
             let rest = message.strip_prefix(before)?;
             rest.split('`').next().map(str::to_owned)
         };
-        if let Some(name) = name(&message, "unknown field `") {
+        // Paths end at the object in which the field is, or is not.
+        let within = |name: String| match path.as_str() {
+            "." | "?" => name,
+            path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
+            path => format!("{path}.{name}"),
+        };
+        if let Some(name) = name(&message, "unknown field `").map(within) {
             return ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "unknown_parameter",
@@ -137,7 +138,7 @@ fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
             )
             .about(name);
         }
-        if let Some(name) = name(&message, "missing field `") {
+        if let Some(name) = name(&message, "missing field `").map(within) {
             return ApiError::invalid(name, "must be given");
         }
         match path.as_str() {

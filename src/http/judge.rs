@@ -12,7 +12,9 @@ use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
 use super::judging::{BracketBody, JudgingBody, OrdersBody, PrinciplesBody};
+use super::recording::{Keeping, KeptBody};
 use super::sampling::turn;
+use super::traffic::{IDEMPOTENCY, Identity, LogBody};
 use super::usage::UsageBody;
 use crate::judge::Method;
 use crate::model::WeightsName;
@@ -55,6 +57,10 @@ pub struct JudgeBody {
     /// Seconds the request may take.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
+    /// What the call may be used for.
+    log: Option<LogBody>,
+    /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
+    user: Option<String>,
 }
 
 /// A judged pair. Candidates are named by their indices.
@@ -66,6 +72,8 @@ pub struct PairAnswer {
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
     usage: UsageBody,
+    #[serde(flatten)]
+    kept: KeptBody,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -130,6 +138,8 @@ pub struct TournamentAnswer {
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
     usage: UsageBody,
+    #[serde(flatten)]
+    kept: KeptBody,
 }
 
 /// What was asked for.
@@ -228,6 +238,7 @@ fn comparisons(method: Method, n: usize) -> usize {
             "bracket": "round_robin"
         })))
     )),
+    params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY)),
     responses(
         (status = 200, body = JudgeAnswer),
         (status = "4XX", body = ErrorBody),
@@ -236,11 +247,13 @@ fn comparisons(method: Method, n: usize) -> usize {
 )]
 pub async fn judge(
     State(state): State<AppState>,
+    identity: Identity,
     JsonBody(body): JsonBody<JudgeBody>,
 ) -> Result<Json<JudgeAnswer>, ApiError> {
     let arrival = Instant::now();
     let _permit = state.permit()?;
     let messages = conversation(body.prompt, body.messages)?;
+    let keeping = Keeping::of_call(&state, &identity, body.log, body.user.as_deref())?;
     let turn = turn(arrival, body.priority, body.timeout)?;
     let count = body.candidates.len();
     if count < 2 {
@@ -266,16 +279,21 @@ pub async fn judge(
         seed: body.seed,
     };
     let table = state.principles.current();
-    let task = judging.task(messages, turn, &table)?;
+    let mut draft = keeping.draft_of_judging(messages.clone());
+    let task = judging.task(messages, keeping.turn(turn), &table)?;
     let id = state.next_id("judge");
     if pairwise {
         let [a, b] = [&body.candidates[0], &body.candidates[1]];
         let judged = state.service.judge_pair(&task, a, b).await?;
+        draft.candidates(&body.candidates);
+        let verdict = (0, 1, &judged.result);
+        draft.verdicts(&task, judged.weights.as_ref(), [verdict].into_iter());
         return Ok(Json(JudgeAnswer::Pair(PairAnswer {
             id,
             verdict: judged.result.into(),
             version: judged.weights,
             usage: judged.usage.into(),
+            kept: keeping.commit(vec![draft]).await?.into(),
         })));
     }
     let how = judging.tournament();
@@ -292,10 +310,13 @@ pub async fn judge(
         .service
         .hold_tournament(&task, how, &body.candidates)
         .await?;
+    draft.candidates(&body.candidates);
+    draft.tournament(&task, judged.weights.as_ref(), &judged.result);
     Ok(Json(JudgeAnswer::Tournament(TournamentAnswer {
         id,
         tournament: judged.result.into(),
         version: judged.weights,
         usage: judged.usage.into(),
+        kept: keeping.commit(vec![draft]).await?.into(),
     })))
 }

@@ -9,13 +9,13 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{Any, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
-use tracing::Span;
 
 use super::error::{ApiError, ErrorCode};
+use super::timing::{span, timed};
 use super::{AppState, Cors, HttpConfig};
 
 /// Names a request, in the caller's words or ours, in its answer and its log lines.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `routes` in all its layers, the outermost last.
 pub fn around(routes: Router<AppState>, state: &AppState, config: &HttpConfig) -> Router<AppState> {
@@ -27,6 +27,7 @@ pub fn around(routes: Router<AppState>, state: &AppState, config: &HttpConfig) -
         None => routes,
     };
     routes
+        .layer(middleware::from_fn(timed))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
@@ -56,18 +57,6 @@ fn cors(cors: &Cors) -> Option<CorsLayer> {
         Cors::Any => Some(layer.allow_origin(Any)),
         Cors::Origins(origins) => Some(layer.allow_origin(origins.clone())),
     }
-}
-
-fn span<B>(request: &axum::http::Request<B>) -> Span {
-    let id = request.headers().get(&REQUEST_ID);
-    let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-    tracing::info_span!(
-        "request",
-        id,
-        method = %request.method(),
-        path = request.uri().path(),
-        caller = tracing::field::Empty,
-    )
 }
 
 /// Counts every answer by route and status, and refusals by reason.

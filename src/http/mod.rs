@@ -10,17 +10,20 @@ mod feedback;
 mod format;
 mod generate;
 mod generations;
+mod json;
 mod judge;
 mod judging;
 mod keys;
 mod layers;
 mod openai;
+mod permit;
 mod principles;
 mod recording;
 mod records;
 mod sampling;
 mod sse;
 mod status;
+mod timing;
 mod tokens;
 mod traffic;
 mod train;
@@ -34,7 +37,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::routing::{delete, get, post, put};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use utoipa_swagger_ui::SwaggerUi;
 
 pub use api_doc::api_doc;
@@ -49,6 +52,7 @@ use crate::service::Service;
 use crate::telemetry::Metrics;
 use keys::Gate;
 use openai::{chat, completions, decisions, models};
+use permit::{Permit, Permits};
 
 /// Whom and what the HTTP floor lets in.
 #[derive(Debug, Clone)]
@@ -107,7 +111,7 @@ pub struct AppState {
     traffic: Arc<TrafficConfig>,
     principles: Principles,
     learning: Option<Arc<Learning>>,
-    permits: Arc<Semaphore>,
+    permits: Permits,
     log_probe: Arc<Semaphore>,
     ids: Arc<AtomicU64>,
     /// Tells the ids of two processes apart.
@@ -125,7 +129,7 @@ impl AppState {
             service,
             model_name: model_name.into(),
             metrics,
-            permits: Arc::new(Semaphore::new(config.max_requests)),
+            permits: Permits::new(config.max_requests),
             ids: Arc::default(),
             process: rand::random(),
         }
@@ -158,10 +162,8 @@ impl AppState {
     }
 
     /// A place for a call, or 429.
-    fn permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
-        Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| ApiError::overloaded("too many requests are being answered"))
+    fn permit(&self) -> Result<Permit, ApiError> {
+        self.permits.take()
     }
 }
 

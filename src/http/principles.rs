@@ -146,9 +146,9 @@ pub async fn replace(
     let table = replaced.await.map_err(|_| ApiError::shutting_down())??;
     if let Some(log) = &state.traffic.log {
         let detail = json!({"version": table.version, "weights": weights(&table)});
-        let said = log.audit(&identity.actor(), "principles.replaced", detail);
+        let actor = identity.actor();
         // The table is in force; that nobody can read so in the trail must not look as if it were not.
-        if let Err(error) = said.await {
+        if let Err(error) = log.audit(&actor, "principles.replaced", detail).await {
             tracing::error!(%error, version = table.version, "principles.replaced is not in the audit trail");
         }
     }

@@ -3,22 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::try_join_all;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
 use super::sampling::Sampling;
-use super::traffic::{Identity, OnLogFailure};
+use super::traffic::{Identity, LogBody, OnLogFailure};
 use crate::model::{PrincipalHash, WeightsName};
+use crate::preference::Message;
 use crate::preference::log::{
     Consent, LogError, LoggedVerdict, NewRecord, PairSource, Principal, Prompt, RecordId,
     RecordKind, Sample, TrafficLog,
 };
 use crate::service::{
-    BestOf, Finish, JudgeTask, Orders, Output, PairVerdict, TextTask, TokenText, Turn,
+    Finish, JudgeTask, Orders, Output, PairVerdict, TextTask, TokenText, Tournament, Turn,
 };
 use crate::telemetry::LogMetrics;
 
@@ -84,12 +85,16 @@ pub struct KeptBody {
 
 impl From<Kept> for KeptBody {
     fn from(kept: Kept) -> Self {
-        let mut ids: Vec<String> = kept.records.iter().map(RecordId::to_string).collect();
-        let several = ids.len() > 1;
+        let ids: Vec<String> = kept.records.iter().map(RecordId::to_string).collect();
+        let (record_id, record_ids) = match ids.as_slice() {
+            [] => (None, None),
+            [only] => (Some(only.clone()), None),
+            _ => (None, Some(ids)),
+        };
         Self {
+            record_id,
+            record_ids,
             logged: kept.missing.then_some(false),
-            record_id: ids.pop().filter(|_| !several),
-            record_ids: several.then(|| kept.records.iter().map(RecordId::to_string).collect()),
         }
     }
 }
@@ -100,11 +105,12 @@ impl Keeping {
     pub fn of_call(
         state: &AppState,
         identity: &Identity,
-        sampling: &Sampling,
+        said: Option<LogBody>,
+        user: Option<&str>,
     ) -> Result<Self, ApiError> {
         let traffic = &state.traffic;
         let caller = identity.caller.as_ref();
-        let consent = traffic.consent(caller, sampling.log)?;
+        let consent = traffic.consent(caller, said)?;
         let log = traffic.log.clone().filter(|_| consent.retain);
         Ok(Self {
             _probe: match traffic.on_failure {
@@ -112,11 +118,9 @@ impl Keeping {
                 OnLogFailure::Refuse => log.as_ref().map_or(Ok(None), |log| state.probe(log))?,
             },
             log,
-            asked: sampling
-                .log
-                .is_some_and(|log| log.retain == Some(true) || log.train == Some(true)),
+            asked: said.is_some_and(|said| said.retain == Some(true) || said.train == Some(true)),
             consent,
-            principal: traffic.principal(caller, sampling.user.as_deref()),
+            principal: traffic.principal(caller, user),
             identity: identity.clone(),
             on_failure: traffic.on_failure,
             metrics: state.metrics.log.clone(),
@@ -157,15 +161,45 @@ impl Keeping {
         sampling: &Sampling,
         at: usize,
     ) -> Draft {
+        let mut draft = self.draft_of(RecordKind::Generate, asked, at);
+        if let Some(content) = &mut draft.content {
+            content.record.prompt_token_ids.clone_from(&task.prompt);
+            content.record.version = weights.to_string();
+            content.drawn = Sample {
+                seed: task.params.seed,
+                sampling: sampling.to_json(&task.params),
+                finish_reason: Some(ABORTED.to_owned()),
+                version: Some(weights.to_string()),
+                ..Sample::given("")
+            };
+        }
+        draft
+    }
+
+    /// The record of a comparison of texts that somebody gave, if the call is kept.
+    pub fn draft_of_judging(&self, context: Vec<Message>) -> Draft {
+        self.draft_of(RecordKind::Judge, Prompt::Messages(context), 0)
+    }
+
+    fn draft_of(&self, kind: RecordKind, asked: Prompt, at: usize) -> Draft {
         let content = self.log.is_some().then(|| Content {
-            asked,
-            prompt: task.prompt.clone(),
-            seed: task.params.seed,
-            sampling: sampling.to_json(&task.params),
-            samples: Vec::new(),
-            verdicts: Vec::new(),
-            version: weights.to_string(),
-            at,
+            record: NewRecord {
+                kind,
+                principal: self.principal.clone(),
+                consent: self.consent,
+                // The prompts of a call are records of their own.
+                idempotency_key: self.identity.idempotency_key.as_ref().map(|key| match at {
+                    0 => key.clone(),
+                    at => format!("{key}\n{at}"),
+                }),
+                prompt: asked,
+                prompt_token_ids: Vec::new(),
+                version: String::new(),
+                samples: Vec::new(),
+                verdicts: Vec::new(),
+                pairs: Vec::new(),
+            },
+            drawn: Sample::given(""),
         });
         Draft {
             keeping: self.clone(),
@@ -173,22 +207,20 @@ impl Keeping {
         }
     }
 
-    /// What the answer says of `records`, one a prompt.
-    pub fn kept(&self, records: Vec<Option<RecordId>>) -> Kept {
+    /// Commits the records of a call, one a prompt.
+    ///
+    /// # Errors
+    /// What went wrong, where the policy is to refuse.
+    pub async fn commit(&self, drafts: Vec<Draft>) -> Result<Kept, ApiError> {
+        let records = try_join_all(drafts.into_iter().map(Draft::commit)).await?;
         let all: Option<Vec<RecordId>> = records.into_iter().collect();
-        match all {
-            Some(records) => Kept {
-                records,
-                missing: false,
-            },
-            None => Kept {
-                records: Vec::new(),
-                missing: self.asked || self.log.is_some(),
-            },
-        }
+        Ok(Kept {
+            missing: all.is_none() && (self.asked || self.log.is_some()),
+            records: all.unwrap_or_default(),
+        })
     }
 
-    async fn commit(
+    async fn append(
         &self,
         log: &TrafficLog,
         record: NewRecord,
@@ -232,82 +264,103 @@ pub struct Draft {
 }
 
 struct Content {
-    asked: Prompt,
-    prompt: Vec<u32>,
-    seed: Option<u64>,
-    sampling: Value,
-    samples: Vec<Sample>,
-    verdicts: Vec<LoggedVerdict>,
-    version: String,
-    /// Which of the call's prompts it is.
-    at: usize,
+    record: NewRecord,
+    /// What is known of a sample before it is drawn.
+    drawn: Sample,
 }
 
 impl Draft {
     /// Takes a token of sample `index`.
     pub fn token(&mut self, index: usize, text: &str, token: &TokenText, finish: Option<Finish>) {
-        let Some(content) = &mut self.content else {
+        let Some(Content { record, drawn }) = &mut self.content else {
             return;
         };
-        while content.samples.len() <= index {
-            content.samples.push(content.begun());
+        while record.samples.len() <= index {
+            record.samples.push(drawn.clone());
         }
-        take(&mut content.samples[index], text, token, finish);
+        take(&mut record.samples[index], text, token, finish);
     }
 
     /// Takes whole samples.
     pub fn outputs(&mut self, outputs: &[Output]) {
-        let Some(content) = &mut self.content else {
+        let Some(Content { record, drawn }) = &mut self.content else {
             return;
         };
         for output in outputs {
-            let mut sample = content.begun();
+            let mut sample = drawn.clone();
             for token in &output.tokens {
                 take(&mut sample, "", token, None);
             }
             sample.text.clone_from(&output.text);
             sample.finish_reason = Some(finish_reason(output.finish).to_owned());
-            content.samples.push(sample);
+            record.samples.push(sample);
         }
     }
 
-    /// Takes what a tournament says of the samples.
-    pub fn tournament(&mut self, best: &BestOf, judge: &JudgeTask) {
-        let Some(content) = &mut self.content else {
+    /// Takes texts that somebody gave.
+    pub fn candidates(&mut self, candidates: &[String]) {
+        if let Some(Content { record, .. }) = &mut self.content {
+            record.samples.extend(candidates.iter().map(Sample::given));
+        }
+    }
+
+    /// Takes what the judge says of pairs of samples: `a`, `b`, and the verdict on them. Each that names a winner is a
+    /// preference pair.
+    pub fn verdicts<'a>(
+        &mut self,
+        judge: &JudgeTask,
+        weights: Option<&WeightsName>,
+        judged: impl Iterator<Item = (usize, usize, &'a PairVerdict)>,
+    ) {
+        let Some(Content { record, .. }) = &mut self.content else {
             return;
         };
         let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
-        // Where a pair was judged, somebody judged it.
-        let judge_weights = best.judge_weights.as_ref();
-        let version = judge_weights.map_or_else(String::new, WeightsName::to_string);
-        let matches = best.tournament.rounds.iter().flatten();
+        let version = weights.map_or_else(String::new, WeightsName::to_string);
+        if record.version.is_empty() {
+            record.version.clone_from(&version);
+        }
         // Copies of one answer were not judged.
-        let judged = matches.filter(|played| !played.verdict.orders.is_empty());
-        content.verdicts.extend(judged.map(|played| LoggedVerdict {
-            a: played.a,
-            b: played.b,
-            orders: orders(&played.verdict, judge.orders),
-            p: played.verdict.p,
-            consistent: played.verdict.consistent == Some(true),
-            label_mass: played.verdict.label_mass,
-            principles: principles.clone(),
-            version: version.clone(),
-        }));
+        let judged = judged.filter(|(_, _, verdict)| !verdict.orders.is_empty());
+        record
+            .verdicts
+            .extend(judged.map(|(a, b, verdict)| LoggedVerdict {
+                a,
+                b,
+                orders: orders(verdict, judge.orders),
+                p: verdict.p,
+                consistent: verdict.consistent == Some(true),
+                label_mass: verdict.label_mass,
+                principles: principles.clone(),
+                version: version.clone(),
+            }));
+        record.pair_verdicts(PairSource::Tournament);
+    }
+
+    /// [`Self::verdicts`] of all matches of a tournament.
+    pub fn tournament(
+        &mut self,
+        judge: &JudgeTask,
+        weights: Option<&WeightsName>,
+        tournament: &Tournament,
+    ) {
+        let matches = tournament.rounds.iter().flatten();
+        self.verdicts(judge, weights, matches.map(|m| (m.a, m.b, &m.verdict)));
     }
 
     /// Commits the record, if the call is kept: its id, or none where it could not be and the call is answered all the same.
     ///
     /// # Errors
     /// What went wrong, where the policy is to refuse.
-    pub async fn commit(mut self) -> Result<Option<RecordId>, ApiError> {
+    async fn commit(mut self) -> Result<Option<RecordId>, ApiError> {
         let content = self.content.take();
         let (Some(content), Some(log)) = (content, self.keeping.log.clone()) else {
             return Ok(None);
         };
-        let record = content.record(&self.keeping);
+        let record = content.record;
         // Whoever waits for the answer may leave meanwhile; the record is written nevertheless.
         let keeping = self.keeping.clone();
-        let committed = tokio::spawn(async move { keeping.commit(&log, record).await });
+        let committed = tokio::spawn(async move { keeping.append(&log, record).await });
         committed.await.unwrap_or_else(|_| {
             Err(ApiError::from(LogError::Unavailable(
                 "the server is being stopped".to_owned(),
@@ -318,7 +371,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        let begun = |content: &Content| !content.samples.is_empty();
+        let begun = |content: &Content| !content.record.samples.is_empty();
         let Some(content) = self.content.take().filter(begun) else {
             return;
         };
@@ -326,46 +379,9 @@ impl Drop for Draft {
         let runtime = tokio::runtime::Handle::try_current();
         if let (Ok(runtime), Some(log)) = (runtime, self.keeping.log.take()) {
             let keeping = self.keeping.clone();
-            let record = content.record(&keeping);
             // Errors are counted where they happen; there is nobody left to tell.
-            runtime.spawn(async move { keeping.commit(&log, record).await.ok() });
+            runtime.spawn(async move { keeping.append(&log, content.record).await.ok() });
         }
-    }
-}
-
-impl Content {
-    fn begun(&self) -> Sample {
-        Sample {
-            seed: self.seed,
-            sampling: self.sampling.clone(),
-            finish_reason: Some(ABORTED.to_owned()),
-            ..Sample::given("")
-        }
-    }
-
-    fn record(mut self, keeping: &Keeping) -> NewRecord {
-        for sample in &mut self.samples {
-            sample.version = Some(self.version.clone());
-        }
-        let key = keeping.identity.idempotency_key.as_ref();
-        let mut record = NewRecord {
-            kind: RecordKind::Generate,
-            principal: keeping.principal.clone(),
-            consent: keeping.consent,
-            // The prompts of a call are records of their own.
-            idempotency_key: key.map(|key| match self.at {
-                0 => key.clone(),
-                at => format!("{key}\n{at}"),
-            }),
-            prompt: self.asked,
-            prompt_token_ids: self.prompt,
-            version: self.version,
-            samples: self.samples,
-            verdicts: self.verdicts,
-            pairs: Vec::new(),
-        };
-        record.pair_verdicts(PairSource::Tournament);
-        record
     }
 }
 

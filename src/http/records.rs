@@ -355,7 +355,9 @@ pub async fn delete_all(
     let log = state.traffic.log()?;
     let principal = match (&whose.principal, &whose.user) {
         (Some(name), None) => named(name),
-        (Some(name), Some(user)) => user_of(Some(name).filter(|&name| name != ANONYMOUS), user),
+        (Some(name), Some(user)) => {
+            user_of(Some(name.as_str()).filter(|&name| name != ANONYMOUS), user)
+        }
         (None, user) => state.own(&identity, user.as_deref())?,
     };
     // Everyone without a key is one principal: nobody may delete the records of all the others.

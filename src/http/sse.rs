@@ -6,10 +6,11 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::permit::Permit;
 
 /// Events that wait for a slow reader; more are left with the engine.
 const EVENTS_AHEAD: usize = 64;
@@ -35,7 +36,7 @@ impl Pieces {
 }
 
 /// Runs `work`, which sends the pieces, and says `[DONE]` after it, or what it failed with. A client that goes away drops it.
-pub fn answer<F>(permit: OwnedSemaphorePermit, work: impl FnOnce(Pieces) -> F) -> Response
+pub fn answer<F>(permit: Permit, work: impl FnOnce(Pieces) -> F) -> Response
 where
     F: Future<Output = Result<(), ApiError>> + Send + 'static,
 {

@@ -10,6 +10,8 @@ mod generate;
 mod grammar_tests;
 mod judging;
 mod reading;
+#[cfg(test)]
+mod version_tests;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -3,6 +3,9 @@
 //! Names, definitions and bucket edges are vLLM's under our prefix where vLLM has the metric, so that its dashboards can be
 //! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
 
+use std::cell::RefCell;
+use std::sync::Arc;
+
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -12,6 +15,7 @@ use prometheus::{
 #[derive(Debug, Clone)]
 pub struct Metrics {
     registry: Registry,
+    names: Arc<[String]>,
     pub engine: EngineMetrics,
     pub judge: JudgeMetrics,
     pub http: HttpMetrics,
@@ -122,6 +126,7 @@ fn one_two_five() -> Vec<f64> {
 /// Makes metrics and enters them into a registry.
 struct Table {
     registry: Registry,
+    names: RefCell<Vec<String>>,
 }
 
 impl Table {
@@ -130,6 +135,8 @@ impl Table {
         metric: prometheus::Result<M>,
     ) -> M {
         let metric = metric.expect("the table's names are valid; this is a bug");
+        let names = metric.desc().into_iter().map(|desc| desc.fq_name.clone());
+        self.names.borrow_mut().extend(names);
         self.registry
             .register(Box::new(metric.clone()))
             .expect("the table's names differ; this is a bug");
@@ -175,7 +182,10 @@ impl Metrics {
         let labels = [("model_name".to_owned(), model_name.to_owned())];
         let registry = Registry::new_custom(None, Some(labels.into_iter().collect()))
             .expect("the label's name is valid; this is a bug");
-        let table = Table { registry };
+        let table = Table {
+            registry,
+            names: RefCell::default(),
+        };
         let engine = EngineMetrics::new(&table);
         let judge = JudgeMetrics::new(&table);
         let http = HttpMetrics::new(&table);
@@ -183,12 +193,18 @@ impl Metrics {
         let learn = LearnMetrics::new(&table);
         Self {
             registry: table.registry,
+            names: table.names.into_inner().into(),
             engine,
             judge,
             http,
             log,
             learn,
         }
+    }
+
+    /// The names of all metrics, those without a value yet among them.
+    pub fn names(&self) -> Vec<String> {
+        self.names.to_vec()
     }
 
     /// In Prometheus' text format.

@@ -1,14 +1,24 @@
-//! Logs and metrics.
+//! Logs, spans and metrics.
 //!
-//! The library only emits `tracing` events; who listens is decided once, by the binary, with [`init`].
+//! The library only emits `tracing` events and spans; who listens is decided once, by the binary, with [`init`].
 
+mod call_times;
 mod metrics;
+mod otlp;
+mod pace;
 
+pub use call_times::{CallReport, CallTimes};
 pub use metrics::{EngineMetrics, HttpMetrics, JudgeMetrics, LearnMetrics, LogMetrics, Metrics};
+pub use otlp::{Exporting, continue_trace};
+pub use pace::{InQueue, Pace, retry_after};
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 /// Which variable sets the level, in `tracing`'s syntax: `info`, `selfjudge::train=debug,warn`, ...
 pub const FILTER_VARIABLE: &str = "SELFJUDGE_LOG";
@@ -20,6 +30,8 @@ pub enum TelemetryError {
     Filter(#[from] tracing_subscriber::filter::ParseError),
     #[error("`{0}` is no log format: text or json")]
     Format(String),
+    #[error("the OTLP endpoint `{endpoint}` cannot be used: {why}")]
+    Endpoint { endpoint: String, why: String },
     #[error("logs are set up already: {0}")]
     Twice(String),
 }
@@ -46,23 +58,39 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// Sends events to standard error, filtered by `SELFJUDGE_LOG`, else by `default_filter`.
+/// Sends events to standard error, filtered by `SELFJUDGE_LOG`, else by `default_filter`; and, where there is an
+/// `otlp_endpoint`, spans to the collector there, whatever the filter says, for as long as the result is kept.
 ///
 /// # Errors
-/// A filter that does not parse; a second call (or another subscriber) in this process.
-pub fn init(format: LogFormat, default_filter: &str) -> Result<(), TelemetryError> {
+/// A filter that does not parse; an endpoint that is none; a second call (or another subscriber) in this process.
+pub fn init(
+    format: LogFormat,
+    default_filter: &str,
+    otlp_endpoint: Option<&str>,
+) -> Result<Option<Exporting>, TelemetryError> {
     let said = std::env::var(FILTER_VARIABLE).ok();
     let filter = filter(said.as_deref(), default_filter)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-    }
-    .map_err(|e| TelemetryError::Twice(e.to_string()))
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let logs = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let exporting = otlp_endpoint.map(Exporting::to).transpose()?;
+    // The exporter's own HTTP client has spans too, which must not be exported in turn.
+    let ours = filter_fn(|metadata| {
+        metadata.is_span()
+            && *metadata.level() <= Level::INFO
+            && metadata.target().starts_with("selfjudge")
+    });
+    let spans = exporting
+        .as_ref()
+        .map(|exporting| exporting.layer().with_filter(ours));
+    tracing_subscriber::registry()
+        .with(logs.with_filter(filter))
+        .with(spans)
+        .try_init()
+        .map_err(|e| TelemetryError::Twice(e.to_string()))?;
+    Ok(exporting)
 }
 
 fn filter(said: Option<&str>, default: &str) -> Result<EnvFilter, TelemetryError> {

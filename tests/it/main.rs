@@ -3,7 +3,9 @@
 mod config;
 mod config_refused;
 mod corrupt;
+mod dashboards;
 mod floors;
+mod fuzz;
 mod http;
 mod jsft;
 mod learn;
@@ -12,5 +14,10 @@ mod log;
 mod parity;
 mod process;
 mod serving;
+mod spans;
 mod support;
 mod weights_files;
+
+/// Notes the largest request for memory: no damaged file may ask for more than there is.
+#[global_allocator]
+static ALLOCATOR: support::Noting = support::Noting;

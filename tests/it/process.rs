@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::blocking::Client;
@@ -11,22 +12,24 @@ use serde_json::{Value, json};
 use crate::support::python;
 
 /// A server with the default model, on a port of its own. Killed when dropped.
-struct Server {
+pub struct Server {
     child: Child,
     url: String,
+    said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn start(arguments: &[&str]) -> Self {
+    pub fn start(arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            // Nothing of a test lies behind a proxy.
+            .env("NO_PROXY", "127.0.0.1")
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut said = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let line = lines.next().unwrap().unwrap();
         let url = line
             .split_whitespace()
             .find(|word| word.starts_with("http"));
@@ -35,17 +38,33 @@ impl Server {
             .trim_end_matches(':');
         let url = url.to_owned();
         // What it says later must not fill the pipe.
-        std::thread::spawn(move || std::io::copy(&mut said, &mut std::io::sink()));
-        Self { child, url }
+        let said = Arc::new(Mutex::new(vec![line]));
+        let into = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                into.lock().unwrap().push(line);
+            }
+        });
+        Self { child, url, said }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
     }
 
-    fn signal(&self, signal: i32) {
+    /// The lines of its log so far.
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, signal: i32) {
         // SAFETY: a signal to a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    /// Waits until it has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 }
 
@@ -60,6 +79,8 @@ impl Drop for Server {
 #[test]
 fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
     let mut server = Server::start(&[]);
+    let first = &server.said()[0];
+    assert!(first.contains(" tokens of KV cache"), "{first}");
     let body = json!({"prompt": "What is 34 plus 28?", "stream": true, "ignore_eos": true, "max_tokens": 300, "n": 4});
     let request = Client::new().post(server.url("/generate")).json(&body);
     let mut answer = request.send().unwrap();
@@ -78,7 +99,7 @@ fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
         rest.trim_end().ends_with("[DONE]"),
         "the answer was cut off"
     );
-    assert!(server.child.wait().unwrap().success());
+    assert!(server.wait().success());
 }
 
 #[test]
@@ -94,7 +115,7 @@ fn an_answer_that_outlasts_the_drain_is_cut_off() {
     let mut first = [0; 16];
     answer.read_exact(&mut first).unwrap();
     server.signal(libc::SIGTERM);
-    assert!(server.child.wait().unwrap().success());
+    assert!(server.wait().success());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What the integration tests share.
 #![allow(dead_code)] // each test module uses some of it
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use selfjudge::model::LanguageModel;
 
@@ -71,4 +73,43 @@ pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageMo
             "{theirs} against {ours}"
         );
     }
+}
+
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, which also notes the largest request.
+pub struct Noting;
+
+fn note(size: usize) {
+    // Small requests need no shared line.
+    if size > 1 << 20 {
+        LARGEST.fetch_max(size, Ordering::Relaxed);
+    }
+}
+
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Noting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        note(layout.size());
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        note(new_size);
+        unsafe { System.realloc(memory, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// Bytes of the largest request for memory of this process so far.
+pub fn largest_allocation() -> usize {
+    LARGEST.load(Ordering::Relaxed)
 }

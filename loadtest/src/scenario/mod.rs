@@ -1,5 +1,7 @@
 //! The loads, a file each.
 
+pub mod interference;
+pub mod kills;
 pub mod mixed;
 pub mod overload;
 pub mod replay;

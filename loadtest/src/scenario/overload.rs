@@ -21,6 +21,9 @@ pub struct Overload {
     /// Seconds of it.
     #[arg(long, default_value_t = 30.0)]
     duration: f64,
+    /// Seconds of it that come before and are not measured: the system hands out the reserved KV cache as it is first used.
+    #[arg(long, default_value_t = 15.0)]
+    warm_up: f64,
     /// Clients that measure the capacity, and how many requests each sends.
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -30,7 +33,7 @@ pub struct Overload {
     prompt_tokens: usize,
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
-    /// MiB that memory may grow by from the capacity's run to the overload's peak.
+    /// MiB that memory may grow by from the warm-up's end to the overload's peak.
     #[arg(long, default_value_t = 64.0)]
     growth: f64,
 }
@@ -51,6 +54,10 @@ impl Overload {
         anyhow::ensure!(rate > 0.0, "the server answered nothing");
         report.rows.push(row);
 
+        let arrivals = poisson(rate, self.warm_up, !context.seed);
+        let calls = Arc::new(self.calls(context, 2));
+        let warm_up = open(&server.client, arrivals, calls).await;
+        report.check_answered(&warm_up.records);
         let resting = server.rss_mib()?;
         let watch = server.watch(Duration::from_millis(500));
         let arrivals = poisson(rate, self.duration, context.seed);
@@ -81,7 +88,7 @@ impl Overload {
         report.check_idle(server.settle().await);
         if let Some(resting) = resting {
             report.notes.push(format!(
-                "resident memory after the capacity's run {resting:.1} MiB, at most {peak_rss:.1} MiB under overload"
+                "resident memory after the warm-up {resting:.1} MiB, at most {peak_rss:.1} MiB under overload"
             ));
             if peak_rss > resting + self.growth {
                 let violation = format!("memory grew by {:.1} MiB", peak_rss - resting);
@@ -103,7 +110,7 @@ impl Overload {
 }
 
 /// Arrivals of a Poisson process of `rate` a second over `seconds`.
-fn poisson(rate: f64, seconds: f64, seed: u64) -> Vec<Duration> {
+pub fn poisson(rate: f64, seconds: f64, seed: u64) -> Vec<Duration> {
     let mut rng = rng(seed, u64::MAX);
     let mut at = 0.0;
     let mut arrivals = Vec::new();

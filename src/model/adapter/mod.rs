@@ -6,6 +6,8 @@
 
 mod config;
 mod serving;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::fs;

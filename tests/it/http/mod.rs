@@ -7,6 +7,7 @@ mod feedback;
 mod generating;
 mod guarding;
 mod judging;
+mod limits;
 mod openai;
 mod principles;
 mod records;
@@ -32,7 +33,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
@@ -42,7 +43,7 @@ fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     Service::new(engine, &model, &dir, metrics.judge.clone()).unwrap()
 }
 
-fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
+pub fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
     let metrics = Metrics::new("pocket");
     let service = service(engine, &metrics);
     router(AppState::new(service, "pocket", metrics, config), config)
@@ -173,12 +174,12 @@ fn record_of(server: &Router, key: &str, answer: &Value) -> Value {
     call.ok(server)
 }
 
-async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
+pub async fn call(server: &Router, path: &str, body: impl Into<Body>) -> axum::response::Response {
     let request = Request::post(path).body(body.into()).unwrap();
     server.clone().oneshot(request).await.unwrap()
 }
 
-async fn text(response: axum::response::Response) -> String {
+pub async fn text(response: axum::response::Response) -> String {
     let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     String::from_utf8(bytes.to_vec()).unwrap()
 }
@@ -199,7 +200,7 @@ fn ok(path: &str, body: &Value) -> Value {
     answer
 }
 
-async fn metric(server: &Router, name: &str) -> f64 {
+pub async fn metric(server: &Router, name: &str) -> f64 {
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let page = text(server.clone().oneshot(request).await.unwrap()).await;
     let line = page

@@ -91,6 +91,41 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
             json!({"prompt": "x", "candidates": ["a", "b"], "principles": [{"principle": "brief", "weight": 0}]}),
             json!("principles"),
         ),
+        (
+            "/generate",
+            json!({"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": "x", "mood": 1}]}),
+            json!("messages[1].mood"),
+        ),
+        (
+            "/generate",
+            json!({"messages": [{"role": "user"}]}),
+            json!("messages[0].content"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "stream": true, "stream_options": {"include_usage": 1}}),
+            json!("stream_options.include_usage"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "logit_bias": {"7": "much"}}),
+            json!("logit_bias.7"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", 7]}),
+            json!("candidates[1]"),
+        ),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}),
+            json!("tools"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "suffix": "y"}),
+            json!("suffix"),
+        ),
         ("/tokenize", json!({}), json!("text")),
         ("/detokenize", json!({"tokens": [9999]}), json!("tokens")),
     ] {
@@ -140,12 +175,12 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
 }
 
 /// Waits for what the engine's next step brings.
-async fn until(happened: impl AsyncFn() -> bool) {
-    for _ in 0..200 {
+pub async fn until(happened: impl AsyncFn() -> bool) {
+    for _ in 0..12_000 {
         if happened().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("it has not happened in two seconds");
+    panic!("it has not happened in two minutes");
 }

@@ -183,6 +183,44 @@ fn every_match_of_a_tournament_is_a_verdict_and_a_pair() {
 }
 
 #[test]
+fn what_was_judged_is_kept_with_its_verdicts() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let mut body = json!({"prompt": "What is 34 plus 28?", "candidates": ["62", "[52]"], "principles": ["correct", "brief"],
+        "log": {"retain": true}});
+    let answer = posted("/judge", "a", &body).ok(&logged.server);
+    let record = record_of(&logged.server, "a", &answer);
+    assert_eq!(record["kind"], "judge");
+    let samples = record["samples"].as_array().unwrap();
+    let texts: Vec<&Value> = samples.iter().map(|sample| &sample["text"]).collect();
+    assert_eq!(texts, ["62", "[52]"]);
+    assert!(
+        samples
+            .iter()
+            .all(|sample| sample["finish_reason"].is_null())
+    );
+    let verdict = &record["verdicts"][0];
+    assert_eq!(verdict["principles"], json!(["correct", "brief"]));
+    assert_eq!(verdict["version"], answer["version"]);
+    assert_eq!(
+        verdict["p"].as_f64().unwrap() as f32,
+        answer["p"].as_f64().unwrap() as f32
+    );
+    assert_eq!(record["pairs"][0]["chosen"], answer["winner"]);
+
+    body["candidates"] = json!(["62", "52", "63", "Sure! 62."]);
+    let answer = posted("/judge", "a", &body).ok(&logged.server);
+    let record = record_of(&logged.server, "a", &answer);
+    assert_eq!(record["verdicts"].as_array().unwrap().len(), 3);
+    body["log"] = json!(null);
+    assert!(
+        posted("/judge", "a", &body)
+            .ok(&logged.server)
+            .get("record_id")
+            .is_none()
+    );
+}
+
+#[test]
 fn a_stream_names_its_record_at_the_end() {
     let logged = logged(&keyed(), TrafficConfig::default());
     let body = json!({"prompt": "Spell piano with hyphens.", "n": 2, "seed": 3, "stream": true, "log": {"retain": true}});
@@ -433,7 +471,7 @@ fn what_a_call_says_of_its_uses_must_make_sense() {
     for (log, param) in [
         (json!({"retain": false, "train": true}), "log"),
         (json!({"retain": "yes"}), "log.retain"),
-        (json!({"keep": true}), "keep"),
+        (json!({"keep": true}), "log.keep"),
         (json!(true), "log"),
     ] {
         let body = json!({"prompt": "x", "log": log});

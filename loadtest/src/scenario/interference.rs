@@ -1,0 +1,200 @@
+//! Serving while learning: the same moderate load alone and with the learner beside it, and the learner alone and with the load.
+//!
+//! The server is started with learning on. Logged calls give the learner something to learn from; then, round by round, it is
+//! paused and let go, so that whatever else the machine does meets all parts alike.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::Context;
+use super::overload::poisson;
+use crate::admin::Admin;
+use crate::call::Record;
+use crate::client::Client;
+use crate::drive::{Calls, Run, Until, closed, open};
+use crate::stats::Spread;
+use crate::summary::{Report, Summary};
+use crate::workload::{completion, ids, logged, questions, rng};
+
+#[derive(Debug, Args)]
+pub struct Interference {
+    /// The admin listener; plain HTTP.
+    #[arg(long, default_value = "http://127.0.0.1:8081")]
+    admin_url: String,
+    /// Logged prompts that are sent first, for the learner to learn from.
+    #[arg(long, default_value_t = 256)]
+    prompts: usize,
+    /// Share of what the server can do alone that is asked of it.
+    #[arg(long, default_value_t = 0.3)]
+    load: f64,
+    /// Clients and requests that find out what the server can do.
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    #[arg(long, default_value_t = 128)]
+    calibrate: usize,
+    #[arg(long, default_value_t = 128)]
+    prompt_tokens: usize,
+    #[arg(long, default_value_t = 64)]
+    output_tokens: usize,
+    /// Seconds of each part of a round.
+    #[arg(long, default_value_t = 20.0)]
+    duration: f64,
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// The number of `GET /train` that counts what the learner has done.
+    #[arg(long, default_value = "updates")]
+    progress: String,
+    /// Times by which the p99 between tokens may rise.
+    #[arg(long, default_value_t = 1.2)]
+    itl_ratio: f64,
+    /// Share of its own speed that the learner must keep.
+    #[arg(long, default_value_t = 0.5)]
+    learner_share: f64,
+}
+
+/// What the learner did in some time.
+#[derive(Debug, Clone, Copy, Default)]
+struct Learnt {
+    steps: f64,
+    seconds: f64,
+}
+
+impl Learnt {
+    fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.seconds += other.seconds;
+    }
+
+    fn per_second(self) -> f64 {
+        self.steps / self.seconds
+    }
+}
+
+impl Interference {
+    /// # Errors
+    /// If the server or its learner cannot be seen, or nothing is learnt.
+    pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
+        anyhow::ensure!(self.rounds > 0, "--rounds must be at least 1");
+        let client = &context.server.client;
+        let admin = Admin::new(Client::new(&self.admin_url, Duration::from_secs(120))?);
+        let mut report = Report::default();
+        let before = context.server.metrics().await;
+
+        admin.pause().await?;
+        let prompts = questions(context.seed, self.prompts);
+        let taught: Calls = Arc::new(move |number| logged(&prompts[number], number as u64));
+        let taught = closed(client, 8, Until::Requests(self.prompts), taught).await;
+        report.check_answered(&taught.records);
+        let until = Until::Requests(self.calibrate);
+        let capacity = closed(client, self.clients, until, self.calls(context, 0)).await;
+        let row = Summary::by_kind("capacity", &capacity, context.limits).swap_remove(0);
+        let rate = row.requests_per_second * self.load;
+        anyhow::ensure!(rate > 0.0, "the server answered nothing");
+        report.rows.push(row);
+
+        let (mut serving, mut both) = (Vec::new(), Vec::new());
+        let (mut alone, mut beside) = (Learnt::default(), Learnt::default());
+        for round in 0..self.rounds as u64 {
+            admin.pause().await?;
+            serving.push(self.serve(context, rate, 2 * round + 1).await);
+            admin.resume().await?;
+            let quiet = tokio::time::sleep(Duration::try_from_secs_f64(self.duration)?);
+            alone.add(self.learnt(&admin, quiet).await?.0);
+            let loaded = self.serve(context, rate, 2 * round + 2);
+            let (learnt, run) = self.learnt(&admin, loaded).await?;
+            beside.add(learnt);
+            both.push(run);
+        }
+        let (serving, both) = (joined(serving), joined(both));
+        for (label, run) in [
+            ("serving alone", &serving),
+            ("serving while learning", &both),
+        ] {
+            report.check_answered(&run.records);
+            report
+                .rows
+                .extend(Summary::by_kind(label, run, context.limits));
+        }
+        self.judge(&mut report, [&serving, &both], [alone, beside]);
+        report.notes.push(format!(
+            "{rate:.2} requests/s, {:.0} % of the capacity",
+            100.0 * self.load
+        ));
+        report.note_work(&before, &context.server.metrics().await);
+        Ok(report)
+    }
+
+    fn judge(&self, report: &mut Report, serving: [&Run; 2], learnt: [Learnt; 2]) {
+        let p99 = serving.map(|run| {
+            let gaps = run
+                .records
+                .iter()
+                .flat_map(|record| record.gaps.iter().copied());
+            Spread::of(gaps.collect()).map_or(f64::NAN, |spread| spread.p99)
+        });
+        let ratio = p99[1] / p99[0];
+        report.notes.push(format!(
+            "p99 between tokens alone {:.2} ms, while learning {:.2} ms: times {ratio:.2}",
+            1e3 * p99[0],
+            1e3 * p99[1]
+        ));
+        // What cannot be compared keeps no bound either.
+        if ratio.is_nan() || ratio > self.itl_ratio {
+            report.violations.push(format!(
+                "learning lets the p99 between tokens rise by {ratio:.2}, and {:.2} is allowed",
+                self.itl_ratio
+            ));
+        }
+        let [alone, beside] = learnt.map(Learnt::per_second);
+        let share = beside / alone;
+        report.notes.push(format!(
+            "{} a second alone {alone:.3}, beside the load {beside:.3}: {:.0} %",
+            self.progress,
+            100.0 * share
+        ));
+        if share.is_nan() || share < self.learner_share {
+            report.violations.push(format!(
+                "the learner keeps {:.0} % of its speed, and {:.0} % is asked for",
+                100.0 * share,
+                100.0 * self.learner_share
+            ));
+        }
+    }
+
+    /// Does `work`, and counts what the learner did meanwhile.
+    async fn learnt<T>(
+        &self,
+        admin: &Admin,
+        work: impl Future<Output = T>,
+    ) -> anyhow::Result<(Learnt, T)> {
+        let (before, begun) = (admin.train().await?.count(&self.progress)?, Instant::now());
+        let done = work.await;
+        let seconds = begun.elapsed().as_secs_f64();
+        let steps = admin.train().await?.count(&self.progress)? - before;
+        Ok((Learnt { steps, seconds }, done))
+    }
+
+    /// Requests as they come, at `rate` a second.
+    async fn serve(&self, context: &Context, rate: f64, part: u64) -> Run {
+        let arrivals = poisson(rate, self.duration, context.seed ^ part);
+        open(&context.server.client, arrivals, self.calls(context, part)).await
+    }
+
+    /// Completions that are not logged, with prompts of their own.
+    fn calls(&self, context: &Context, part: u64) -> Calls {
+        let (seed, vocab) = (context.seed ^ part << 32, context.vocab);
+        let (prompt_tokens, output_tokens) = (self.prompt_tokens, self.output_tokens);
+        Arc::new(move |number| {
+            let prompt = ids(&mut rng(seed, number as u64), prompt_tokens, vocab);
+            completion("completion", &prompt, output_tokens)
+        })
+    }
+}
+
+fn joined(runs: Vec<Run>) -> Run {
+    let wall = runs.iter().map(|run| run.wall).sum();
+    let records: Vec<Record> = runs.into_iter().flat_map(|run| run.records).collect();
+    Run { records, wall }
+}

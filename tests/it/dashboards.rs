@@ -1,0 +1,78 @@
+//! What stands in `docker/` fits the server: its metrics exist, its files are there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use selfjudge::telemetry::Metrics;
+use serde_json::Value;
+
+fn docker(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("docker")
+        .join(path)
+}
+
+/// Names of our metrics in a query.
+fn names(query: &str) -> impl Iterator<Item = &str> {
+    query.match_indices("selfjudge:").map(|(at, _)| {
+        let end = query[at..].find(|c: char| !(c.is_ascii_alphanumeric() || "_:".contains(c)));
+        &query[at..at + end.unwrap_or(query.len() - at)]
+    })
+}
+
+/// Every string of a document under `key`.
+fn strings<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| strings(value, key, found)),
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::String(text) if name == key => found.push(text),
+                    value => strings(value, key, found),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn every_metric_of_the_dashboard_exists() {
+    let text = std::fs::read_to_string(docker("grafana/dashboards/selfjudge.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let mut queries = Vec::new();
+    strings(&dashboard, "expr", &mut queries);
+    let exported: BTreeSet<String> = Metrics::new("x").names().into_iter().collect();
+    let mut shown = BTreeSet::new();
+    for query in &queries {
+        assert!(names(query).count() > 0, "{query} asks for nothing of ours");
+        for name in names(query) {
+            let of_histogram = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end))
+                .filter(|name| exported.contains(*name));
+            assert!(
+                exported.contains(name) || of_histogram.is_some(),
+                "{query}: there is no {name}"
+            );
+            shown.insert(of_histogram.unwrap_or(name).to_owned());
+        }
+    }
+    assert!(queries.len() >= 20 && shown.len() >= 20, "{shown:?}");
+    // Panels are told apart by their ids.
+    let panels = dashboard["panels"].as_array().unwrap();
+    let ids: BTreeSet<u64> = panels.iter().filter_map(|p| p["id"].as_u64()).collect();
+    assert_eq!(ids.len(), panels.len());
+}
+
+#[test]
+fn what_compose_mounts_is_there() {
+    let compose = std::fs::read_to_string(docker("compose.yaml")).unwrap();
+    let mut mounts = 0;
+    for mount in compose.split('"').filter(|part| part.starts_with("./")) {
+        let source = mount.split(':').next().unwrap();
+        assert!(docker(source).exists(), "{mount}");
+        mounts += 1;
+    }
+    assert!(mounts >= 3, "{compose}");
+}

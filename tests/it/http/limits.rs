@@ -1,0 +1,224 @@
+//! Bounds: what waits, how long, how much is judged, and what is told to those beyond.
+
+use std::time::Duration;
+
+use axum::http::header::RETRY_AFTER;
+use selfjudge::engine::QueueLimits;
+
+use super::refusing::until;
+use super::*;
+
+const QUESTION: &str = "What is 34 plus 28?";
+
+/// An answer of 400 tokens.
+fn long_answer() -> Value {
+    json!({"prompt": QUESTION, "ignore_eos": true, "max_tokens": 400, "stream": true})
+}
+
+/// A server on which one sequence runs, and so much waits.
+fn narrow(max_requests: usize, max_tokens: usize) -> Router {
+    let engine = EngineConfig {
+        max_concurrent: 1,
+        queue: QueueLimits {
+            max_requests,
+            max_tokens,
+        },
+        ..EngineConfig::default()
+    };
+    start(&engine, &HttpConfig::default())
+}
+
+#[test]
+fn a_full_queue_is_a_429_that_says_when_to_come_back() {
+    // By the number of requests, and by their tokens: a prompt has more than 10.
+    for server in [narrow(1, 1 << 20), narrow(1000, 10)] {
+        RUNTIME.block_on(async {
+            // Each runs for 400 steps: what comes meanwhile finds one running and one waiting.
+            let (mut streams, mut refused) = (Vec::new(), 0);
+            for _ in 0..40 {
+                let response = call(&server, "/generate", long_answer().to_string()).await;
+                if response.status() == StatusCode::OK {
+                    streams.push(response);
+                    continue;
+                }
+                assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+                let seconds = response.headers()[RETRY_AFTER].to_str().unwrap();
+                let seconds: u64 = seconds.parse().unwrap();
+                assert!((1..=60).contains(&seconds), "{seconds}");
+                let answer: Value = serde_json::from_str(&text(response).await).unwrap();
+                assert_eq!(answer["error"]["code"], "overloaded");
+                assert_eq!(answer["error"]["type"], "rate_limit_error");
+                refused += 1;
+            }
+            assert!(refused > 0 && !streams.is_empty(), "{refused}");
+            // What was admitted is answered all the same.
+            let first = text(streams.swap_remove(0)).await;
+            assert!(first.trim_end().ends_with("[DONE]"), "{first}");
+            drop(streams);
+            until_idle(&server).await;
+        });
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_call_and_frees_what_it_held() {
+    let server = start(&EngineConfig::default(), &HttpConfig::default());
+    RUNTIME.block_on(async {
+        let mut body = long_answer();
+        (body["n"], body["timeout"]) = (json!(32), json!(0.002));
+        let stream = text(call(&server, "/generate", body.to_string()).await).await;
+        assert!(stream.contains("deadline_exceeded"), "{stream}");
+        assert!(!stream.contains("[DONE]"), "{stream}");
+        body["stream"] = json!(false);
+        let judge = json!({"prompt": QUESTION, "candidates": (0..500).map(|i| i.to_string()).collect::<Vec<_>>(),
+            "timeout": 0.002});
+        for (path, body) in [("/generate", body), ("/judge", judge)] {
+            let (status, answer) = post_to(&server, path, &body).await;
+            assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{answer}");
+            assert_eq!(answer["error"]["code"], "deadline_exceeded");
+        }
+        until_idle(&server).await;
+        assert!(metric(&server, "request_failure_total").await > 0.0);
+    });
+}
+
+/// Waits until the engine has nothing to do and holds nothing.
+async fn until_idle(server: &Router) {
+    let gauges = [
+        "kv_cache_usage_perc",
+        "num_requests_running",
+        "num_requests_waiting",
+    ];
+    until(async || {
+        for gauge in gauges {
+            if metric(server, gauge).await != 0.0 {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+}
+
+/// A client that waits for a whole answer and goes away, whatever it had asked for.
+#[test]
+fn a_client_that_is_gone_frees_its_blocks() {
+    let server = start(&EngineConfig::default(), &HttpConfig::default());
+    let many: Vec<String> = (0..3000).map(|i| format!("{i} is it.")).collect();
+    let answers = json!({"prompt": QUESTION, "ignore_eos": true, "max_tokens": 400, "n": 64});
+    let mut best = answers.clone();
+    (best["n"], best["best_of"]) = (json!(1), json!(64));
+    RUNTIME.block_on(async {
+        for (path, body) in [
+            ("/generate", answers.clone()),
+            ("/generate", best),
+            ("/judge", json!({"prompt": QUESTION, "candidates": many})),
+            ("/v1/completions", answers),
+        ] {
+            let before = metric(&server, "prompt_tokens_total").await;
+            let gone = tokio::spawn({
+                let server = server.clone();
+                async move { call(&server, path, body.to_string()).await }
+            });
+            until(async || metric(&server, "prompt_tokens_total").await > before).await;
+            gone.abort();
+            until_idle(&server).await;
+            assert!(
+                gone.await.is_err(),
+                "{path} was answered before it was left"
+            );
+        }
+        assert!(metric(&server, "request_failure_total").await > 0.0);
+        let (status, _) = post_to(&server, "/generate", &json!({"prompt": QUESTION})).await;
+        assert_eq!(status, StatusCode::OK);
+    });
+}
+
+#[test]
+fn equal_and_empty_candidates_are_answers_too() {
+    let judge = |candidates: Value| {
+        ok(
+            "/judge",
+            &json!({"prompt": QUESTION, "candidates": candidates}),
+        )
+    };
+    let same = judge(json!(["62", "62", "62", "62", "62"]));
+    assert_eq!(same["ranking"].as_array().unwrap().len(), 5);
+    assert_eq!(same["usage"]["prompt_tokens"], 0, "nothing had to be asked");
+    let empty = judge(json!(["", ""]));
+    assert_eq!((&empty["winner"], &empty["p"]), (&Value::Null, &json!(0.5)));
+    let some_empty = judge(json!(["", "62", ""]));
+    let mut ranking: Vec<u64> = some_empty["ranking"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_u64)
+        .collect();
+    ranking.sort_unstable();
+    assert_eq!(ranking, [0, 1, 2]);
+    let refused = |candidates: Value| {
+        let (status, answer) = post(
+            "/judge",
+            &json!({"prompt": QUESTION, "candidates": candidates}),
+        );
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        answer["error"]["param"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(refused(json!([])), "candidates");
+    assert_eq!(refused(json!(["62"])), "candidates");
+    assert_eq!(refused(json!(["62", null])), "candidates[1]");
+}
+
+#[test]
+fn thousands_of_candidates_are_judged_and_tens_of_thousands_refused() {
+    // Few differ, and equal ones need not be judged.
+    let many: Vec<&str> = (0..4000)
+        .map(|i| if i % 16 == 0 { "62" } else { "52" })
+        .collect();
+    let answer = ok(
+        "/judge",
+        &json!({"prompt": QUESTION, "candidates": many, "seed": 3}),
+    );
+    let ranking = answer["ranking"].as_array().unwrap();
+    let mut ranked: Vec<u64> = ranking.iter().filter_map(Value::as_u64).collect();
+    assert_eq!(answer["winner"], ranking[0]);
+    ranked.sort_unstable();
+    assert!(ranked.into_iter().eq(0..4000), "everyone is ranked once");
+    let (status, answer) = post(
+        "/judge",
+        &json!({"prompt": QUESTION, "candidates": vec!["62"; 20_002]}),
+    );
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+    assert_eq!(answer["error"]["param"], "candidates");
+}
+
+#[test]
+fn what_is_longer_than_the_context_is_cut_where_the_judge_reads_it_and_says_so() {
+    let long = "seven ".repeat(3000);
+    let judge = |prompt: &str, a: &str, b: &str| {
+        ok("/judge", &json!({"prompt": prompt, "candidates": [a, b]}))
+    };
+    for answer in [
+        judge(QUESTION, &long, "62"),
+        judge(QUESTION, &long, &format!("{long}eight")),
+        judge(&long, "62", "63"),
+        judge(&long, &long, "63"),
+    ] {
+        assert_eq!(answer["truncated"], true, "{answer}");
+        assert!(answer["usage"]["prompt_tokens"].as_u64().unwrap() <= 2 * 512);
+        let p = answer["p"].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&p));
+    }
+    assert_eq!(judge(QUESTION, "62", "63")["truncated"], false);
+}
+
+#[test]
+fn a_deadline_that_is_kept_changes_nothing() {
+    let body = json!({"prompt": QUESTION, "seed": 4});
+    let mut timed = body.clone();
+    timed["timeout"] = json!(Duration::from_secs(600).as_secs_f64());
+    assert_eq!(
+        ok("/generate", &body)["outputs"],
+        ok("/generate", &timed)["outputs"]
+    );
+}
