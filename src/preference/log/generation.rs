@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::Row;
-use sqlx::any::{AnyConnection, AnyRow};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::database::WriteTransaction;
 use super::record::stored_words;

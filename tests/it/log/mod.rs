@@ -15,8 +15,7 @@ use selfjudge::preference::log::{
     RecordKind, Sample, TrafficLog,
 };
 use serde_json::json;
-use sqlx::any::AnyConnection;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
