@@ -9,9 +9,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::{AnyConnectOptions, AnyConnection, AnyPool, AnyPoolOptions};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::Migrator;
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
+use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Transaction};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{LogConfig, LogError, Result};
@@ -104,6 +104,15 @@ impl Database {
     /// Connections to read with.
     pub fn readers(&self) -> &AnyPool {
         &self.readers
+    }
+
+    /// Begins a transaction that sees one moment: what is committed meanwhile is not read by halves.
+    pub async fn snapshot(&self) -> Result<Transaction<'static, Any>> {
+        let begin = match self.backend {
+            Backend::Sqlite => "BEGIN",
+            Backend::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        };
+        Ok(self.readers.begin_with(begin).await?)
     }
 
     /// Begins a transaction on the writing connection, connecting anew if that was lost.

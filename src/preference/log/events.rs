@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::Row;
-use sqlx::any::{AnyConnection, AnyRow};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::rows;
 use super::{LogError, Result, TrafficLog, UnixMillis, id, now};

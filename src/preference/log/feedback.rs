@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::any::AnyConnection;
+use sqlx::AnyConnection;
 
 use super::rows::{self, index};
 use super::{
@@ -59,8 +59,7 @@ async fn store(
         Feedback::Preferred { sample } => ("preferred", -1, *sample),
         Feedback::Edited { sample, .. } => ("edited", index(*sample), *sample),
     };
-    let [free, ..] = rows::free_places(connection, record).await?;
-    if index(sample) >= free {
+    if index(sample) >= shown(connection, record).await? {
         return Err(LogError::Invalid(format!(
             "the record has no sample {sample}"
         )));
@@ -80,6 +79,7 @@ async fn store(
         match written {
             Some(place) => write_over(connection, record, place, text).await?,
             None => {
+                let [free, ..] = rows::free_places(connection, record).await?;
                 let edited = [Sample::given(text.as_str())];
                 rows::insert_samples(connection, record, free, &edited).await?;
                 written = Some(free);
@@ -159,11 +159,20 @@ async fn derive_again(
         .await?;
     let said = rows::read_feedback(connection, record).await?;
     let verdicts = rows::read_verdicts(connection, record).await?;
-    let [samples, _, pairs] = rows::free_places(connection, record).await?;
-    let samples = usize::try_from(samples).unwrap_or(0);
-    let derived = derive(&said, &verdicts, samples, trust);
+    let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
+    let derived = derive(&said, &verdicts, shown, trust);
+    let [_, _, pairs] = rows::free_places(connection, record).await?;
     rows::insert_pairs(connection, record, pairs, 0, &derived).await?;
     Ok(derived.len())
+}
+
+/// How many samples the answer had.
+async fn shown(connection: &mut AnyConnection, record: &RecordId) -> Result<i64> {
+    let shown = sqlx::query_scalar("SELECT shown FROM records WHERE id = $1")
+        .bind(record.as_str())
+        .fetch_one(connection)
+        .await?;
+    Ok(shown)
 }
 
 /// A preference: the first sample over the second.
@@ -173,12 +182,11 @@ type Preference = (usize, usize);
 fn derive(
     said: &[(LoggedFeedback, Option<usize>)],
     verdicts: &[LoggedVerdict],
-    samples: usize,
+    shown: usize,
     trust: FeedbackTrust,
 ) -> Vec<LoggedPair> {
     let mut held: BTreeMap<Preference, BTreeSet<&Principal>> = BTreeMap::new();
-    let edits: BTreeSet<usize> = said.iter().filter_map(|(_, written)| *written).collect();
-    for (principal, preference) in preferences(said, &edits, samples) {
+    for (principal, preference) in preferences(said, shown) {
         held.entry(preference).or_default().insert(principal);
     }
     let count = |preference: Preference| held.get(&preference).map_or(0, BTreeSet::len);
@@ -212,16 +220,14 @@ fn derive(
 /// what it was made of.
 fn preferences<'a>(
     said: &'a [(LoggedFeedback, Option<usize>)],
-    edits: &BTreeSet<usize>,
-    samples: usize,
+    shown: usize,
 ) -> Vec<(&'a Principal, Preference)> {
     let mut found = Vec::new();
     for (one, written) in said {
         match &one.feedback {
-            // Edits of other people were not there to choose from.
             Feedback::Preferred { sample } => found.extend(
-                (0..samples)
-                    .filter(|other| other != sample && !edits.contains(other))
+                (0..shown)
+                    .filter(|other| other != sample)
                     .map(|other| (&one.principal, (*sample, other))),
             ),
             Feedback::Edited { sample, text } => {
@@ -350,7 +356,7 @@ mod tests {
             let (one, _) = said(principal, Feedback::Edited { sample: 0, text });
             (one, Some(written))
         };
-        let pairs = |said: &[_], trust| derive(said, &[], 4, trust);
+        let pairs = |said: &[_], trust| derive(said, &[], 2, trust);
         let found = pairs(&[edit("a", 2)], FeedbackTrust::Always);
         assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
         assert!(pairs(&[edit("a", 2)], TWO).is_empty());

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::Row;
-use sqlx::any::{AnyConnection, AnyRow};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::database::WriteTransaction;
 use super::record::stored_words;
@@ -123,17 +123,18 @@ impl TrafficLog {
 
     /// Where the pointers stand; before anything was trained all of them stand at the base.
     pub async fn pointers(&self) -> Result<Pointers> {
-        let mut found: HashMap<String, String> = HashMap::new();
+        let mut found: HashMap<Pointer, GenerationId> = HashMap::new();
         for row in sqlx::query("SELECT name, generation FROM pointers")
             .fetch_all(self.database().readers())
             .await?
         {
-            found.insert(row.try_get("name")?, row.try_get("generation")?);
+            let generation: String = row.try_get("generation")?;
+            let pointer = Pointer::stored(row.try_get("name")?)?;
+            found.insert(pointer, GenerationId::new(generation));
         }
         let mut at = |pointer: Pointer| {
             found
-                .remove(pointer.as_str())
-                .map(GenerationId::new)
+                .remove(&pointer)
                 .ok_or_else(|| LogError::Corrupt(format!("there is no pointer `{pointer}`")))
         };
         Ok(Pointers {

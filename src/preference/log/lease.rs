@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::any::AnyConnection;
+use sqlx::AnyConnection;
 
 use super::database::WriteTransaction;
 use super::rows::{self, to_json};

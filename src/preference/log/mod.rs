@@ -159,8 +159,7 @@ impl TrafficLog {
 
     /// A record with everything that belongs to it; none if it is not there or not in the scope.
     pub async fn get(&self, id: &RecordId, scope: &Scope) -> Result<Option<LoggedRecord>> {
-        // One transaction, so that a record that is deleted or added to meanwhile is not read by halves.
-        let mut reading = self.database().readers().begin().await?;
+        let mut reading = self.database().snapshot().await?;
         let record = rows::read_record(&mut reading, id, scope).await?;
         reading.commit().await?;
         Ok(record)

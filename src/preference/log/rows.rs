@@ -1,7 +1,7 @@
 //! Records to rows and back.
 
-use sqlx::Row;
-use sqlx::any::{AnyConnection, AnyRow};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
 
 use super::{
     Consent, Feedback, LogError, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict,
@@ -27,7 +27,7 @@ pub(super) async fn insert_record(
     let record = &row.record;
     let made = sqlx::query(
         "INSERT INTO records (id, kind, principal, idempotency_key, created_at, bucket, retain, train, prompt, \
-         prompt_token_ids, redacted, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         prompt_token_ids, redacted, version, shown) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
          ON CONFLICT (principal, idempotency_key) DO NOTHING",
     )
     .bind(row.id.as_str())
@@ -42,6 +42,7 @@ pub(super) async fn insert_record(
     .bind(bytes_of_ids(&record.prompt_token_ids))
     .bind(i64::from(row.redacted))
     .bind(record.version.as_str())
+    .bind(index(record.samples.len()))
     .execute(&mut *connection)
     .await?;
     if made.rows_affected() == 0 {

@@ -56,7 +56,6 @@ pub(super) async fn run(
     while let Some(first) = queue.recv().await {
         let batch = gather(first, &mut queue).await;
         let written = database.patiently(commit(&database, &batch)).await;
-        counters.commits.fetch_add(1, Ordering::Relaxed);
         counters.broken.store(written.is_err(), Ordering::Relaxed);
         match written {
             Ok(ids) => acknowledge(batch, ids, &counters),
@@ -112,6 +111,7 @@ async fn commit(database: &Database, batch: &[Job]) -> Result<Vec<(RecordId, boo
 }
 
 fn acknowledge(batch: Vec<Job>, ids: Vec<(RecordId, bool)>, counters: &Counters) {
+    counters.commits.fetch_add(1, Ordering::Relaxed);
     let oldest = batch.iter().map(|job| job.queued.elapsed()).max();
     let lag = oldest.map_or(0, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
     counters.lag_micros.store(lag, Ordering::Relaxed);

@@ -195,10 +195,19 @@ fn a_lost_connection_is_made_again() {
 #[ignore = "run by other tests as a process of its own"]
 fn child_that_runs_out_of_space() {
     let Some(url) = url() else { return };
-    let limit = |bytes: u64| {
+    let mut before = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a system call that writes one struct of the caller's.
+    assert_eq!(
+        unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut before) },
+        0
+    );
+    let limit = |bytes: libc::rlim_t| {
         let limit = libc::rlimit {
             rlim_cur: bytes,
-            rlim_max: libc::RLIM_INFINITY,
+            ..before
         };
         // SAFETY: a system call that reads one struct of the caller's.
         assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &limit) }, 0);
@@ -222,7 +231,7 @@ fn child_that_runs_out_of_space() {
             }
         }
         assert!(refused, "8 MiB do not fit into 1");
-        limit(libc::RLIM_INFINITY);
+        limit(before.rlim_cur);
         let after = append_when_back(&log, &large).await;
         for id in kept.iter().chain([&after]) {
             assert!(log.get(id, &Scope::All).await.unwrap().is_some());

@@ -7,7 +7,6 @@ mod logging;
 mod versions;
 
 use std::future::Future;
-use std::path::Path;
 use std::time::Duration;
 
 use selfjudge::preference::log::{
@@ -15,8 +14,7 @@ use selfjudge::preference::log::{
     RecordKind, Sample, TrafficLog,
 };
 use serde_json::json;
-use sqlx::any::AnyConnection;
-use sqlx::{AssertSqlSafe, Connection};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
@@ -151,7 +149,6 @@ async fn append_when_back(log: &TrafficLog, record: &NewRecord) -> RecordId {
 /// Runs one of this binary's ignored tests as a process of its own.
 fn child(test: &str, environment: &[(&str, &str)]) -> std::process::Command {
     let binary = std::env::current_exe().unwrap();
-    assert!(Path::new(&binary).exists());
     let mut command = std::process::Command::new(binary);
     command
         .args([

@@ -4,6 +4,8 @@ mod export;
 mod import;
 mod parquet_rows;
 
+pub use export::ExportFilter;
+
 /// The file's shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PairFormat {
@@ -12,5 +14,3 @@ pub enum PairFormat {
     /// The same as columns; a conversation's prompt is its list of messages as JSON text.
     Parquet,
 }
-
-pub use export::ExportFilter;

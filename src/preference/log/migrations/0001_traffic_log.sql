@@ -6,6 +6,7 @@ CREATE TABLE settings (
     value TEXT NOT NULL
 );
 
+-- `shown` counts the samples of the answer: feedback is about those, not about what trainer and feedback add later.
 CREATE TABLE records (
     id TEXT PRIMARY KEY,
     kind TEXT NOT NULL,
@@ -19,6 +20,7 @@ CREATE TABLE records (
     prompt_token_ids BLOB NOT NULL,
     redacted BIGINT NOT NULL,
     version TEXT NOT NULL,
+    shown BIGINT NOT NULL,
     UNIQUE (principal, idempotency_key)
 );
 CREATE INDEX records_by_age ON records (created_at, id);
