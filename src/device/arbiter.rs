@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_waiting_trainer_is_woken() {
         for wake in [
-            (|arbiter| arbiter.foreground(false)) as fn(&DeviceArbiter),
+            (|arbiter: &DeviceArbiter| arbiter.foreground(false)) as fn(&DeviceArbiter),
             DeviceArbiter::shut_down,
         ] {
             let config = ArbiterConfig { min_share: 0.0 };

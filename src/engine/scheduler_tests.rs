@@ -346,6 +346,16 @@ fn preempted_requests_come_back_and_cost_nothing_that_is_still_cached() {
 fn the_foreground_does_not_notice_the_background() {
     // Without shared prefixes, which would only spare it work. Both worlds get the same foreground; one has a background too.
     const BACKGROUND: u64 = 1_000_000;
+    fn is_foreground(id: &RequestId) -> bool {
+        id.0 < BACKGROUND
+    }
+    /// Depends on the sequence and its length only, and now and then ends an answer.
+    fn token(produced: &mut HashMap<u64, u32>, id: RequestId) -> u32 {
+        let count = produced.entry(id.0).or_default();
+        *count += 1;
+        let hash = (id.0 as u32).wrapping_mul(2_654_435_761);
+        hash.wrapping_add(*count) % 7
+    }
     let mut rng = ChaCha8Rng::seed_from_u64(17);
     let (mut background_done, mut preempted) = (0, 0);
     for _ in 0..150 {
@@ -356,17 +366,8 @@ fn the_foreground_does_not_notice_the_background() {
         let mut beside = World::new(num_blocks, config, false);
         let mut next_background = BACKGROUND;
         let mut produced: [HashMap<u64, u32>; 2] = Default::default();
-        // What is sampled depends on the sequence and its length only, and some of it ends an answer.
-        let token = |produced: &mut HashMap<u64, u32>, id: RequestId| {
-            let count = produced.entry(id.0).or_default();
-            *count += 1;
-            (id.0 as u32)
-                .wrapping_mul(2_654_435_761)
-                .wrapping_add(*count)
-                % 7
-        };
         for _ in 0..120 {
-            let mut prompt = |rng: &mut ChaCha8Rng| -> Vec<u32> {
+            let prompt = |rng: &mut ChaCha8Rng| -> Vec<u32> {
                 (0..rng.random_range(1..20))
                     .map(|_| rng.random_range(1..9))
                     .collect()
@@ -388,7 +389,6 @@ fn the_foreground_does_not_notice_the_background() {
             let [of_alone, of_beside] = &mut produced;
             let (want, finished) = alone.step(|id| token(of_alone, id));
             let (got, mut ended) = beside.step(|id| token(of_beside, id));
-            let is_foreground = |id: &RequestId| id.0 < BACKGROUND;
             let mut scheduled = got.scheduled;
             scheduled.retain(|scheduled| is_foreground(&scheduled.id));
             assert_eq!(scheduled, want.scheduled);
