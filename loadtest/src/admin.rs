@@ -128,7 +128,11 @@ fn pointer_fault(answer: &Value) -> Option<String> {
     }
     pointers.iter().find_map(|(name, pointer)| {
         let target = match pointer {
-            Value::Object(fields) => fields.get("generation").or(fields.get("id"))?,
+            // An object that names nothing is no generation's name either.
+            Value::Object(fields) => {
+                let named = fields.get("generation").or(fields.get("id"));
+                named.unwrap_or(pointer)
+            }
             target => target,
         };
         if target.is_null() {
@@ -173,7 +177,13 @@ mod tests {
         for fine in [json!("a"), json!(null), json!({"generation": "a"})] {
             assert_eq!(pointer_fault(&answer(fine)), None);
         }
-        for wrong in [json!("b"), json!("c"), json!(1), json!({"id": "c"})] {
+        for wrong in [
+            json!("b"),
+            json!("c"),
+            json!(1),
+            json!({"id": "c"}),
+            json!({}),
+        ] {
             assert!(pointer_fault(&answer(wrong.clone())).is_some(), "{wrong}");
         }
         assert!(pointer_fault(&json!({"pointers": {}, "generations": []})).is_some());

@@ -256,11 +256,11 @@ impl Ledger {
         rng: &mut ChaCha8Rng,
         everything: bool,
     ) -> anyhow::Result<()> {
-        let mut again: Vec<String> = match everything {
+        let again: Vec<String> = match everything {
             true => self.found.clone(),
             false => self.found.sample(rng, LOOKED_UP_AGAIN).cloned().collect(),
         };
-        for id in again.drain(..) {
+        for id in again {
             if let Some(status) = self.missed(client, &id).await? {
                 self.found.retain(|found| *found != id);
                 self.lost.push(format!("{id} (then {status})"));
