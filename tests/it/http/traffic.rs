@@ -371,7 +371,7 @@ fn a_log_that_takes_nothing_is_gone_without_or_refuses() {
     RUNTIME.block_on(async {
         let stream = text(call(&serving.server, "/generate", streamed.to_string()).await).await;
         assert_eq!(events_of(&stream).last().unwrap()["logged"], false);
-        let dropped = r#"log_dropped_total{model_name="pocket",reason="unavailable"} 2"#;
+        let dropped = r#"log_dropped_total{reason="unavailable",model_name="pocket"} 2"#;
         let request = Request::get("/metrics").body(Body::empty()).unwrap();
         let page = text(serving.server.clone().oneshot(request).await.unwrap()).await;
         assert!(page.contains(dropped), "{page}");
