@@ -1,12 +1,11 @@
 //! Logging: what is kept, of whom, what is said of it, and what is done when it cannot be.
 
-use std::time::Duration;
-
 use axum::body::BodyDataStream;
 use futures::StreamExt;
 use selfjudge::http::{OnLogFailure, Permitted};
 use selfjudge::preference::log::Consent;
 
+use super::refusing::until;
 use super::*;
 
 const RETAIN: Consent = Consent {
@@ -271,17 +270,6 @@ fn a_stream_names_its_record_at_the_end() {
             prompt
         );
     }
-}
-
-/// Reads until `happened`, however slow the machine.
-async fn until(happened: impl AsyncFn() -> bool) {
-    for _ in 0..12_000 {
-        if happened().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it has not happened in two minutes");
 }
 
 #[test]
