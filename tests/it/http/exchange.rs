@@ -54,14 +54,34 @@ fn pairs_leave_by_one_format_and_come_back_by_the_other() {
     let other = format!("sqlite:{}", file("other.sqlite"));
     done(&["import", "--log", &other, "--train", &file("pairs.jsonl")]);
     let parquet = ["--format", "parquet"];
-    let export = ["export", "--log", &other, "--source", "imported", "--out", &file("pairs.parquet")];
+    let export = [
+        "export",
+        "--log",
+        &other,
+        "--source",
+        "imported",
+        "--out",
+        &file("pairs.parquet"),
+    ];
     let said = done(&[&export[..], &parquet].concat());
     assert!(said.starts_with(&format!("{pairs} pairs")), "{said}");
     let third = text_of(logged.dir.path().join("third"));
     std::fs::create_dir(&third).unwrap();
-    let import = ["import", "--data-dir", &third, "--train", &file("pairs.parquet")];
+    let import = [
+        "import",
+        "--data-dir",
+        &third,
+        "--train",
+        &file("pairs.parquet"),
+    ];
     done(&[&import[..], &parquet].concat());
-    let said = done(&["export", "--data-dir", &third, "--out", &file("again.jsonl")]);
+    let said = done(&[
+        "export",
+        "--data-dir",
+        &third,
+        "--out",
+        &file("again.jsonl"),
+    ]);
     assert!(said.starts_with(&format!("{pairs} pairs")), "{said}");
     let texts = |name: &str| {
         let lines = std::fs::read_to_string(file(name)).unwrap();
@@ -79,15 +99,35 @@ fn pairs_leave_by_one_format_and_come_back_by_the_other() {
 #[test]
 fn what_cannot_be_exported_is_said() {
     let dir = tempfile::tempdir().unwrap();
-    let (nowhere, out) = (text_of(dir.path().to_owned()), text_of(dir.path().join("out")));
+    let (nowhere, out) = (
+        text_of(dir.path().to_owned()),
+        text_of(dir.path().join("out")),
+    );
     for (arguments, says) in [
-        (vec!["export", "--data-dir", &nowhere, "--out", &out], "no server has kept traffic"),
+        (
+            vec!["export", "--data-dir", &nowhere, "--out", &out],
+            "no server has kept traffic",
+        ),
         (vec!["export", "--out", &out], "--data-dir"),
-        (vec!["export", "--data-dir", &nowhere, "--out", &out, "--min-margin", "2"], "probability"),
+        (
+            vec![
+                "export",
+                "--data-dir",
+                &nowhere,
+                "--out",
+                &out,
+                "--min-margin",
+                "2",
+            ],
+            "probability",
+        ),
     ] {
         let run = records(&arguments);
         let said = String::from_utf8_lossy(&run.stderr).into_owned();
-        assert!(!run.status.success() && said.contains(says), "{arguments:?}: {said}");
+        assert!(
+            !run.status.success() && said.contains(says),
+            "{arguments:?}: {said}"
+        );
     }
     assert!(!dir.path().join("out").exists());
 }
