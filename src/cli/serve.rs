@@ -60,7 +60,8 @@ pub struct ServeArgs {
     /// Bytes of a request's body.
     #[arg(long, default_value = "8MiB", value_parser = bytes)]
     max_body: usize,
-    /// A file of API keys, `key` or `name:key` a line; with keys, only who has one may call.
+    /// A file of API keys, `key` or `name:key` a line; with keys, only who has one may call. Behind a key, `no-train` or
+    /// `no-retain` says what its traffic may not be used for.
     #[arg(long, conflicts_with = "api_keys")]
     api_key_file: Option<PathBuf>,
     /// The keys themselves, a line each.

@@ -3,6 +3,7 @@
 mod admin;
 mod api_doc;
 mod decisions;
+mod exchange;
 mod feedback;
 mod generating;
 mod guarding;

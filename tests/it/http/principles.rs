@@ -1,7 +1,5 @@
 //! The table of principles: read, replaced, and judged by.
 
-use selfjudge::preference::Principles;
-
 use super::*;
 
 fn get(server: &Router, key: Option<&str>) -> Value {

@@ -1,12 +1,11 @@
 //! Logging: what is kept, of whom, what is said of it, and what is done when it cannot be.
 
-use std::time::Duration;
-
 use axum::body::BodyDataStream;
 use futures::StreamExt;
 use selfjudge::http::{OnLogFailure, Permitted};
 use selfjudge::preference::log::Consent;
 
+use super::refusing::until;
 use super::*;
 
 const RETAIN: Consent = Consent {
@@ -273,17 +272,6 @@ fn a_stream_names_its_record_at_the_end() {
     }
 }
 
-/// Reads until `happened`, however slow the machine.
-async fn until(happened: impl AsyncFn() -> bool) {
-    for _ in 0..12_000 {
-        if happened().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("it has not happened in two minutes");
-}
-
 #[test]
 fn what_a_reader_had_who_left_is_kept_as_aborted() {
     let logged = logged(&keyed(), TrafficConfig::default());
@@ -371,7 +359,7 @@ fn a_log_that_takes_nothing_is_gone_without_or_refuses() {
     RUNTIME.block_on(async {
         let stream = text(call(&serving.server, "/generate", streamed.to_string()).await).await;
         assert_eq!(events_of(&stream).last().unwrap()["logged"], false);
-        let dropped = r#"log_dropped_total{model_name="pocket",reason="unavailable"} 2"#;
+        let dropped = r#"log_dropped_total{reason="unavailable",model_name="pocket"} 2"#;
         let request = Request::get("/metrics").body(Body::empty()).unwrap();
         let page = text(serving.server.clone().oneshot(request).await.unwrap()).await;
         assert!(page.contains(dropped), "{page}");
