@@ -12,7 +12,8 @@ use selfjudge::train::batch::pack;
 use selfjudge::train::lanes::Lanes;
 use selfjudge::train::mixture::{ExampleKind, TrainExample};
 use selfjudge::train::optim::{OptimConfig, Optimizer};
-use selfjudge::train::step::{Accumulator, forward_backward};
+use selfjudge::train::pass::Accumulator;
+use selfjudge::train::step::forward_backward;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

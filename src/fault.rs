@@ -17,7 +17,11 @@ static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
 
 /// Dies here, as by `kill -9`, if the environment asks for it.
 pub fn point(place: &str) {
-    let fault = FAULT.get_or_init(|| std::env::var("SELFJUDGE_FAULT").ok().map(|said| parse(&said)));
+    let fault = FAULT.get_or_init(|| {
+        std::env::var("SELFJUDGE_FAULT")
+            .ok()
+            .map(|said| parse(&said))
+    });
     let Some(fault) = fault.as_ref().filter(|fault| fault.place == place) else {
         return;
     };

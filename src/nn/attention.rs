@@ -1,10 +1,12 @@
 //! The attention block: projections, optional q/k norm, rotation, and whichever attention the caller chose.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use super::{Linear, RmsNorm};
 use crate::kernels::attention::{
-    AttentionMetadata, AttentionParams, dense_attention, paged_attention,
+    AttentionMetadata, AttentionParams, branched_attention, dense_attention, paged_attention,
 };
 use crate::kernels::kv_store::{KvCache, kv_store};
 use crate::kernels::rope::rope;
@@ -13,6 +15,12 @@ use crate::kernels::rope::rope;
 pub enum AttentionBackend<'a> {
     /// Packed sequences attend to themselves; differentiable. Sequence `s` is rows `cu_seqlens[s]..cu_seqlens[s + 1]`.
     Dense { cu_seqlens: &'a [u32] },
+    /// The same, but sequence `s` continues the rows `prefixes[s]`, an empty range where it continues none: sequences that
+    /// share a beginning hold it once. Differentiable.
+    Branched {
+        cu_seqlens: &'a [u32],
+        prefixes: &'a [Range<u32>],
+    },
     /// New tokens attend to the paged cache of their layer, into which their own keys and values go first.
     Paged {
         /// One a layer.
@@ -76,6 +84,10 @@ impl Attention {
             AttentionBackend::Dense { cu_seqlens } => {
                 dense_attention(&q, &k, &v, cu_seqlens, params)?
             }
+            AttentionBackend::Branched {
+                cu_seqlens,
+                prefixes,
+            } => branched_attention(&q, &k, &v, cu_seqlens, prefixes, params)?,
             AttentionBackend::Paged { caches, metadata } => {
                 let cache = &caches[self.layer];
                 kv_store(cache, &k, &v, metadata.slot_mapping())?;

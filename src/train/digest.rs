@@ -22,6 +22,27 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
+/// The digests of a model directory's configuration and, if asked for, of its weights, end to end.
+///
+/// # Errors
+/// The file system's.
+pub fn model_digest(dir: &Path, weights: bool) -> Result<String, TrainError> {
+    let mut files = vec![dir.join("config.json")];
+    if weights {
+        for entry in std::fs::read_dir(dir).map_err(TrainError::io("cannot list", dir))? {
+            let path = entry.map_err(TrainError::io("cannot list", dir))?.path();
+            if path.extension().is_some_and(|e| e == "safetensors") {
+                files.push(path);
+            }
+        }
+        files.sort();
+    }
+    files
+        .iter()
+        .map(|path| Ok(FileDigest::of(path)?.sha256))
+        .collect()
+}
+
 /// Length and digest of a file, read in pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileDigest {

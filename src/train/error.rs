@@ -21,6 +21,11 @@ pub enum TrainError {
     BadFile { path: PathBuf, detail: String },
     #[error("the gradient of `{tensor}` is not finite; the step was not taken")]
     NonFiniteGradient { tensor: String },
+    #[error("the loss of pair {pair} is not finite; the step was not taken")]
+    NonFiniteLoss {
+        /// Its place in the batch, from 0.
+        pair: usize,
+    },
     /// The trainable tensors and what is applied to them (gradients, saved state) do not fit.
     #[error("{0}")]
     Mismatch(String),

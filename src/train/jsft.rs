@@ -13,38 +13,26 @@ mod resume;
 
 use std::path::PathBuf;
 
-use candle_core::Device;
-
 use self::data::{Built, build_mixture};
 use self::interval::Interval;
-use self::output::{write_json, write_model, write_template};
+use self::output::{write_model, write_template};
 use self::resume::{OPTIMIZER, STATE, WEIGHTS, identity, resume};
 use super::TrainError;
+use super::base::{FrozenBase, Start};
 use super::batch::{MicroBatch, pack};
-use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights};
+use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
 use super::lanes::Lanes;
 use super::manifest::RunManifest;
 use super::metrics::{MetricsLog, Progress, StepMetrics};
 use super::mixture::{Examples, TrainExample};
 use super::optim::Optimizer;
+pub use super::options::RunOptions;
+use super::pass::Accumulator;
 use super::schedule::Schedule;
-use super::step::{Accumulator, BatchStats, forward_backward};
-use super::trainable::{Start, Trainable};
+use super::step::{BatchStats, forward_backward};
+use super::trainable::{Factors, Trainable};
 use crate::model::{ModelConfig, hub};
-
-/// How a run is driven; none of it changes the result.
-#[derive(Debug, Clone)]
-pub struct RunOptions {
-    pub device: Device,
-    pub threads: usize,
-    /// No progress bar.
-    pub quiet: bool,
-    /// Go on from the newest checkpoint in the output directory; without it, a directory that has one is refused.
-    pub resume: bool,
-    /// Stop after this many steps of this process, with a checkpoint: the schedule stays that of the whole run.
-    pub stop_after: Option<u64>,
-}
 
 /// What a run came to.
 #[derive(Debug, Clone)]
@@ -87,7 +75,10 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     }
     let trainable = match &config.lora {
         None => Trainable::full(spec, start, &options.device)?,
-        Some(lora) => Trainable::adapter(spec, start, lora.clone(), config.seed, &options.device)?,
+        Some(lora) => {
+            let base = FrozenBase::new(spec, start, &options.device)?;
+            Trainable::adapter(&base, lora.clone(), Factors::Fresh { seed: config.seed })?
+        }
     };
     let mut optimizer = Optimizer::new(&trainable.vars, config.optim.clone())?;
     let mut lanes = Lanes::new(config.lanes, options.threads, || optimizer.grad_buffers())?;

@@ -1,9 +1,11 @@
 //! Training: what turns preference data into better weights.
 
+pub mod base;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod digest;
+pub mod dpo;
 mod error;
 pub mod jsft;
 pub mod lanes;
@@ -11,8 +13,12 @@ pub mod manifest;
 pub mod metrics;
 pub mod mixture;
 pub mod optim;
+mod options;
+pub mod pass;
+mod records;
 pub mod schedule;
 pub mod step;
 pub mod trainable;
+mod turn;
 
 pub use error::TrainError;

@@ -8,10 +8,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::TrainError;
-use crate::model::adapter::{self, AdapterWeights, LoraConfig, LoraPair};
-use crate::model::{
-    Checkpoint, Decoder, DecoderSpec, ModelError, ParameterSource, random_parameters, weights,
-};
+use super::base::{Adapter, FrozenBase, Source, Start, lora_layers, start_tensors};
+use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
+use crate::model::{Decoder, DecoderSpec, weights};
 use crate::nn::Lora;
 
 /// The variables and the decoder that computes with them. The optimizer writes the variables in place, and the decoder
@@ -23,33 +22,13 @@ pub struct Trainable {
     lora: Option<LoraConfig>,
 }
 
-/// Where the starting weights come from.
-pub enum Start<'a> {
-    Checkpoint(&'a Path),
-    Random { seed: u64 },
-}
-
-/// Hands the decoder its tensors: variables where they are trained, plain tensors where they are frozen.
-struct Source {
-    tensors: BTreeMap<String, Tensor>,
-    adapters: BTreeMap<String, Lora>,
-}
-
-impl ParameterSource for Source {
-    fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
-        match self.tensors.get(name) {
-            Some(tensor) if tensor.dims() == shape => Ok(tensor.clone()),
-            Some(tensor) => Err(ModelError::Input(format!(
-                "tensor `{name}` has shape {:?}, expected {shape:?}",
-                tensor.dims()
-            ))),
-            None => Err(ModelError::Input(format!("no tensor `{name}`"))),
-        }
-    }
-
-    fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {
-        Ok(self.adapters.get(path).cloned())
-    }
+/// Where a trained adapter starts.
+#[derive(Clone, Copy)]
+pub enum Factors<'a> {
+    /// `A` uniform as PEFT draws it (Kaiming, a = sqrt 5), `B` zero, so that training starts at the model itself.
+    Fresh { seed: u64 },
+    /// At a copy of this one.
+    From(&'a Adapter),
 }
 
 impl Trainable {
@@ -60,11 +39,12 @@ impl Trainable {
             vars.push((name, Var::from_tensor(&tensor)?));
         }
         vars.sort_by(|a, b| a.0.cmp(&b.0));
+        let tensors = vars
+            .iter()
+            .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
+            .collect();
         let mut source = Source {
-            tensors: vars
-                .iter()
-                .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
-                .collect(),
+            tensors: &tensors,
             adapters: BTreeMap::new(),
         };
         Ok(Self {
@@ -74,14 +54,14 @@ impl Trainable {
         })
     }
 
-    /// A fresh adapter on a frozen model: `A` uniform as PEFT draws it (Kaiming, a = sqrt 5), `B` zero, so that training
-    /// starts at the model itself.
+    /// An adapter on a frozen model.
+    ///
+    /// # Errors
+    /// A configuration that names no layer or asks for dropout; a start of other layers, ranks or scales.
     pub fn adapter(
-        spec: DecoderSpec,
-        start: Start<'_>,
+        base: &FrozenBase,
         config: LoraConfig,
-        seed: u64,
-        device: &Device,
+        start: Factors<'_>,
     ) -> Result<Self, TrainError> {
         config
             .validate()
@@ -91,42 +71,51 @@ impl Trainable {
                 "lora_dropout is not supported: set it to 0".into(),
             ));
         }
-        let tensors: BTreeMap<String, Tensor> =
-            start_tensors(&spec, start, device)?.into_iter().collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let (mut vars, mut adapters) = (Vec::new(), BTreeMap::new());
-        for layer in 0..spec.num_layers() {
-            for (linear, [out, input]) in spec.block_linears() {
-                let path = format!("model.layers.{layer}.{linear}");
-                if !config.targets(&path) {
-                    continue;
-                }
-                let rank = config.rank(&path);
-                let bound = 1.0 / (input as f32).sqrt();
-                let values: Vec<f32> = (0..rank * input)
-                    .map(|_| rng.random_range(-bound..bound))
-                    .collect();
-                let a = Var::from_tensor(&Tensor::from_vec(values, (rank, input), device)?)?;
-                let b = Var::from_tensor(&Tensor::zeros((out, rank), DType::F32, device)?)?;
-                let lora = Lora {
-                    a: a.as_tensor().clone(),
-                    b: b.as_tensor().clone(),
-                    scale: config.scale(&path),
-                };
-                vars.push((format!("{path}.lora_A.weight"), a));
-                vars.push((format!("{path}.lora_B.weight"), b));
-                adapters.insert(path, lora);
-            }
-        }
-        if vars.is_empty() {
+        let layers = lora_layers(base.spec(), &config);
+        if layers.is_empty() {
             return Err(TrainError::Config(format!(
                 "lora.target_modules {:?} name no linear layer of the model",
                 config.target_modules
             )));
         }
+        let mut rng = match start {
+            Factors::Fresh { seed } => ChaCha8Rng::seed_from_u64(seed),
+            Factors::From(adapter) => {
+                adapter.check_is_of(base.spec(), &config)?;
+                ChaCha8Rng::seed_from_u64(0)
+            }
+        };
+        let device = base.device();
+        let (mut vars, mut adapters) = (Vec::new(), BTreeMap::new());
+        for (path, [out, input]) in layers {
+            let pair = match start {
+                Factors::From(adapter) => adapter.weights[&path].clone(),
+                Factors::Fresh { .. } => {
+                    let rank = config.rank(&path);
+                    let bound = 1.0 / (input as f32).sqrt();
+                    let values: Vec<f32> = (0..rank * input)
+                        .map(|_| rng.random_range(-bound..bound))
+                        .collect();
+                    LoraPair {
+                        a: Tensor::from_vec(values, (rank, input), &Device::Cpu)?,
+                        b: Tensor::zeros((out, rank), DType::F32, &Device::Cpu)?,
+                    }
+                }
+            };
+            let a = Var::from_tensor(&pair.a.to_device(device)?)?;
+            let b = Var::from_tensor(&pair.b.to_device(device)?)?;
+            let lora = Lora {
+                a: a.as_tensor().clone(),
+                b: b.as_tensor().clone(),
+                scale: config.scale(&path),
+            };
+            vars.push((format!("{path}.lora_A.weight"), a));
+            vars.push((format!("{path}.lora_B.weight"), b));
+            adapters.insert(path, lora);
+        }
         vars.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(Self {
-            decoder: Decoder::new(spec, &mut Source { tensors, adapters })?,
+            decoder: base.decoder_with(adapters)?,
             vars,
             lora: Some(config),
         })
@@ -137,54 +126,57 @@ impl Trainable {
         self.vars.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
+    /// A copy of the trained adapter, on the CPU; `None` where the whole model is trained.
+    pub fn to_adapter(&self) -> Result<Option<Adapter>, TrainError> {
+        let Some(config) = self.lora.clone() else {
+            return Ok(None);
+        };
+        let vars: BTreeMap<&str, &Var> = self.vars.iter().map(|(n, v)| (n.as_str(), v)).collect();
+        let copy = |var: &Var| var.as_detached_tensor().copy()?.to_device(&Device::Cpu);
+        let mut weights = AdapterWeights::new();
+        for (name, a) in &vars {
+            let Some(path) = name.strip_suffix(".lora_A.weight") else {
+                continue;
+            };
+            let b = vars[format!("{path}.lora_B.weight").as_str()];
+            let pair = LoraPair {
+                a: copy(a)?,
+                b: copy(b)?,
+            };
+            weights.insert(path.to_owned(), pair);
+        }
+        Ok(Some(Adapter { config, weights }))
+    }
+
+    /// Puts the values of an adapter of the same layers and ranks ([`Adapter::check_is_of`]) into the variables, in place.
+    pub fn set_adapter(&self, adapter: &Adapter) -> Result<(), TrainError> {
+        for (name, var) in &self.vars {
+            let tensor = match (
+                name.strip_suffix(".lora_A.weight"),
+                name.strip_suffix(".lora_B.weight"),
+            ) {
+                (Some(path), _) => adapter.weights.get(path).map(|pair| &pair.a),
+                (_, Some(path)) => adapter.weights.get(path).map(|pair| &pair.b),
+                _ => None,
+            };
+            let tensor = tensor.ok_or_else(|| {
+                TrainError::Mismatch(format!("the adapter has nothing for `{name}`"))
+            })?;
+            var.set(&tensor.to_device(var.device())?)?;
+        }
+        Ok(())
+    }
+
     /// Writes the result: `model.safetensors`, or a PEFT adapter directory's two files.
     pub fn save(&self, dir: &Path, dtype: DType) -> Result<(), TrainError> {
+        if let Some(adapter) = self.to_adapter()? {
+            return adapter.save(dir);
+        }
         let tensors: BTreeMap<String, Tensor> = self
             .vars
             .iter()
             .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
             .collect();
-        let Some(config) = &self.lora else {
-            return Ok(weights::save(dir, &tensors, Some(dtype))?);
-        };
-        let mut pairs = AdapterWeights::new();
-        for (name, a) in &tensors {
-            let Some(path) = name.strip_suffix(".lora_A.weight") else {
-                continue;
-            };
-            let b = &tensors[&format!("{path}.lora_B.weight")];
-            let pair = LoraPair {
-                a: a.clone(),
-                b: b.clone(),
-            };
-            pairs.insert(path.to_owned(), pair);
-        }
-        adapter::save(dir, config, &pairs).map_err(|e| TrainError::bad_file(dir, e))
-    }
-}
-
-fn start_tensors(
-    spec: &DecoderSpec,
-    start: Start<'_>,
-    device: &Device,
-) -> Result<Vec<(String, Tensor)>, TrainError> {
-    match start {
-        Start::Random { seed } => random_parameters(spec, seed)?
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, tensor.to_device(device)?)))
-            .collect(),
-        Start::Checkpoint(dir) => {
-            let checkpoint = Checkpoint::open(dir)?.check_finite(true);
-            let tensors = spec
-                .parameters()
-                .into_iter()
-                .map(|(name, shape)| {
-                    let tensor = checkpoint.tensor(&name, shape, DType::F32, device)?;
-                    Ok((name, tensor))
-                })
-                .collect::<Result<_, ModelError>>()?;
-            checkpoint.refuse_unread(spec.tie_word_embeddings)?;
-            Ok(tensors)
-        }
+        Ok(weights::save(dir, &tensors, Some(dtype))?)
     }
 }

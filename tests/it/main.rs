@@ -3,6 +3,7 @@
 mod config;
 mod config_refused;
 mod corrupt;
+mod dpo;
 mod floors;
 mod http;
 mod jsft;

@@ -13,7 +13,8 @@ use selfjudge::nn::AttentionBackend;
 use selfjudge::train::batch::{MicroBatch, pack};
 use selfjudge::train::mixture::{ExampleKind, TrainExample};
 use selfjudge::train::optim::{OptimConfig, Optimizer};
-use selfjudge::train::step::{Accumulator, forward_backward};
+use selfjudge::train::pass::Accumulator;
+use selfjudge::train::step::forward_backward;
 
 use crate::support::{fixture, shared_data};
 

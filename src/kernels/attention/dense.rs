@@ -4,11 +4,15 @@
 //! for one query row at a time: memory is linear in the sequence length, forward and backward (the backward recomputes
 //! the row from the saved log-sum-exp; Dao et al. 2022).
 //!
+//! Sequences may share a beginning: [`branched_attention`] takes it once, and each branch sees it and itself.
+//!
 //! # Shapes
 //! `q` is `[tokens, heads, d]`, `k` and `v` are `[tokens, kv_heads, d]` with `kv_heads` dividing `heads`; sequence `s`
 //! is rows `cu_seqlens[s]..cu_seqlens[s + 1]`. The result is `[tokens, heads, d]`.
 
-use std::sync::{Arc, OnceLock};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
@@ -28,11 +32,39 @@ pub fn dense_attention(
     cu_seqlens: &[u32],
     params: AttentionParams,
 ) -> Result<Tensor> {
+    attend(q, k, v, cu_seqlens, &[], params)
+}
+
+/// [`dense_attention`] where sequence `s` continues the rows `prefixes[s]` (none where that is empty): its tokens see those
+/// rows first and then their own, and nothing that lies between.
+///
+/// # Errors
+/// As there; and where the prefixes are not one a sequence, or one is not rows of a single earlier sequence.
+pub fn branched_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    cu_seqlens: &[u32],
+    prefixes: &[Range<u32>],
+    params: AttentionParams,
+) -> Result<Tensor> {
+    check_prefixes(cu_seqlens, prefixes)?;
+    attend(q, k, v, cu_seqlens, prefixes, params)
+}
+
+fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    cu_seqlens: &[u32],
+    prefixes: &[Range<u32>],
+    params: AttentionParams,
+) -> Result<Tensor> {
     let shape = DenseShape::new(q, k, v, cu_seqlens)?;
     if fused(&[q, k, v], Backward::Own) {
         let op = DenseAttention {
             shape,
-            cu_seqlens: cu_seqlens.into(),
+            sequences: sequences(cu_seqlens, prefixes).collect(),
             params,
             log_sum_exp: OnceLock::new(),
         };
@@ -40,33 +72,75 @@ pub fn dense_attention(
             .contiguous()?
             .apply_op3(&k.contiguous()?, &v.contiguous()?, op);
     }
-    plain(q, k, v, cu_seqlens, params)
+    plain(q, k, v, cu_seqlens, prefixes, params)
 }
 
-/// Composed from differentiable candle ops, one sequence at a time, all scores at once.
+fn check_prefixes(cu_seqlens: &[u32], prefixes: &[Range<u32>]) -> Result<()> {
+    let fits = |s: usize, prefix: &Range<u32>| {
+        prefix.is_empty()
+            || cu_seqlens[..=s]
+                .windows(2)
+                .any(|w| w[0] <= prefix.start && prefix.end <= w[1])
+    };
+    if prefixes.len() + 1 != cu_seqlens.len()
+        || prefixes.iter().enumerate().any(|(s, p)| !fits(s, p))
+    {
+        candle_core::bail!("attention: prefixes {prefixes:?} do not fit sequences {cu_seqlens:?}");
+    }
+    Ok(())
+}
+
+/// The rows of one sequence: those it continues, and its own.
+#[derive(Debug, Clone)]
+struct Sequence {
+    prefix: Range<usize>,
+    own: Range<usize>,
+}
+
+fn sequences<'a>(
+    cu_seqlens: &'a [u32],
+    prefixes: &'a [Range<u32>],
+) -> impl Iterator<Item = Sequence> + 'a {
+    cu_seqlens.windows(2).enumerate().map(|(s, w)| Sequence {
+        prefix: prefixes
+            .get(s)
+            .map_or(0..0, |p| p.start as usize..p.end as usize),
+        own: w[0] as usize..w[1] as usize,
+    })
+}
+
+/// Composed from differentiable candle ops, one sequence at a time, all scores at once. `prefixes` is empty where no
+/// sequence continues another.
 pub fn plain(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     cu_seqlens: &[u32],
+    prefixes: &[Range<u32>],
     params: AttentionParams,
 ) -> Result<Tensor> {
     let shape = DenseShape::new(q, k, v, cu_seqlens)?;
     let group = shape.heads / shape.kv_heads;
-    let outputs: Vec<Tensor> = cu_seqlens
-        .windows(2)
-        .map(|w| {
-            let (start, len) = (w[0] as usize, (w[1] - w[0]) as usize);
-            let rows = |t: &Tensor| t.narrow(0, start, len)?.transpose(0, 1)?.contiguous();
+    let outputs: Vec<Tensor> = sequences(cu_seqlens, prefixes)
+        .map(|Sequence { prefix, own }| {
+            let (before, new) = (prefix.len(), own.len());
+            let len = before + new;
+            let rows = |t: &Tensor| t.transpose(0, 1)?.contiguous();
             let repeat = |t: &Tensor| -> Result<Tensor> {
-                rows(t)?
+                let own = t.narrow(0, own.start, new)?;
+                let all = match before {
+                    0 => own,
+                    _ => Tensor::cat(&[&t.narrow(0, prefix.start, before)?, &own], 0)?,
+                };
+                rows(&all)?
                     .unsqueeze(1)?
                     .broadcast_as((shape.kv_heads, group, len, shape.d))?
                     .reshape((shape.heads, len, shape.d))
             };
-            let scores = (rows(q)?.matmul(&repeat(k)?.transpose(1, 2)?.contiguous()?)?
-                * params.scale as f64)?;
-            let mask: Vec<f32> = (0..len)
+            let q = rows(&q.narrow(0, own.start, new)?)?;
+            let scores =
+                (q.matmul(&repeat(k)?.transpose(1, 2)?.contiguous()?)? * params.scale as f64)?;
+            let mask: Vec<f32> = (before..len)
                 .flat_map(|i| {
                     (0..len).map(move |j| {
                         let visible = j <= i && j >= params.first_visible(i);
@@ -74,7 +148,7 @@ pub fn plain(
                     })
                 })
                 .collect();
-            let mask = Tensor::from_vec(mask, (1, len, len), q.device())?.to_dtype(q.dtype())?;
+            let mask = Tensor::from_vec(mask, (1, new, len), q.device())?.to_dtype(q.dtype())?;
             let p = candle_nn::ops::softmax(&scores.broadcast_add(&mask)?, D::Minus1)?;
             p.matmul(&repeat(v)?)?.transpose(0, 1)
         })
@@ -125,17 +199,21 @@ impl DenseShape {
 
 struct DenseAttention {
     shape: DenseShape,
-    cu_seqlens: Arc<[u32]>,
+    sequences: Vec<Sequence>,
     params: AttentionParams,
     /// `[tokens, heads]`, kept from the forward pass for the backward one.
     log_sum_exp: OnceLock<Vec<f32>>,
 }
 
 /// Cuts a `[tokens, width]` buffer into one slice a sequence.
-fn split_mut<'a>(mut rows: &'a mut [f32], cu_seqlens: &[u32], width: usize) -> Vec<&'a mut [f32]> {
-    let mut parts = Vec::with_capacity(cu_seqlens.len());
-    for w in cu_seqlens.windows(2) {
-        let (part, rest) = rows.split_at_mut((w[1] - w[0]) as usize * width);
+fn split_mut<'a>(
+    mut rows: &'a mut [f32],
+    sequences: &[Sequence],
+    width: usize,
+) -> Vec<&'a mut [f32]> {
+    let mut parts = Vec::with_capacity(sequences.len());
+    for sequence in sequences {
+        let (part, rest) = rows.split_at_mut(sequence.own.len() * width);
         parts.push(part);
         rows = rest;
     }
@@ -151,18 +229,19 @@ impl DenseAttention {
             params: self.params,
         }
     }
-
-    /// The row ranges of the sequences.
-    fn ranges(&self) -> impl IndexedParallelIterator<Item = std::ops::Range<usize>> {
-        self.cu_seqlens
-            .par_windows(2)
-            .map(|w| w[0] as usize..w[1] as usize)
-    }
 }
 
-fn rows(x: &[f32], range: &std::ops::Range<usize>, width: usize) -> std::ops::Range<usize> {
-    debug_assert!(range.end * width <= x.len());
-    range.start * width..range.end * width
+fn rows<'a>(x: &'a [f32], range: &Range<usize>, width: usize) -> &'a [f32] {
+    &x[range.start * width..range.end * width]
+}
+
+/// All keys or values a sequence sees: its own rows, or a copy of the prefix's with its own behind them.
+fn seen<'a>(x: &'a [f32], sequence: &Sequence, width: usize) -> Cow<'a, [f32]> {
+    let own = rows(x, &sequence.own, width);
+    match sequence.prefix.is_empty() {
+        true => Cow::Borrowed(own),
+        false => Cow::Owned([rows(x, &sequence.prefix, width), own].concat()),
+    }
 }
 
 impl CustomOp3 for DenseAttention {
@@ -188,12 +267,13 @@ impl CustomOp3 for DenseAttention {
         } = self.shape;
         let (q_width, kv_width) = (heads * d, kv_heads * d);
         let (mut out, mut lse) = (vec![0f32; tokens * q_width], vec![0f32; tokens * heads]);
-        self.ranges()
-            .zip(split_mut(&mut out, &self.cu_seqlens, q_width))
-            .zip(split_mut(&mut lse, &self.cu_seqlens, heads))
-            .for_each(|((r, out), lse)| {
-                let (q, kv) = (&q[rows(q, &r, q_width)], rows(k, &r, kv_width));
-                forward_sequence(q, &k[kv.clone()], &v[kv], self.walk(), out, lse);
+        self.sequences
+            .par_iter()
+            .zip(split_mut(&mut out, &self.sequences, q_width))
+            .zip(split_mut(&mut lse, &self.sequences, heads))
+            .for_each(|((s, out), lse)| {
+                let (k, v) = (seen(k, s, kv_width), seen(v, s, kv_width));
+                forward_sequence(rows(q, &s.own, q_width), &k, &v, self.walk(), out, lse);
             });
         // Only one forward ever runs on an op: a second would carry the same values.
         let _ = self.log_sum_exp.set(lse);
@@ -221,30 +301,55 @@ impl CustomOp3 for DenseAttention {
         let grad = grad.contiguous()?;
         let mut dq = vec![0f32; tokens * q_width];
         let (mut dk, mut dv) = (vec![0f32; tokens * kv_width], vec![0f32; tokens * kv_width]);
-        with_f32(q, |q| {
+        let shared: Vec<[Vec<f32>; 2]> = with_f32(q, |q| {
             with_f32(k, |k| {
                 with_f32(v, |v| {
                     with_f32(&grad, |g| {
-                        self.ranges()
-                            .zip(split_mut(&mut dq, &self.cu_seqlens, q_width))
-                            .zip(split_mut(&mut dk, &self.cu_seqlens, kv_width))
-                            .zip(split_mut(&mut dv, &self.cu_seqlens, kv_width))
-                            .for_each(|(((r, dq), dk), dv)| {
-                                let (qr, kv) = (rows(q, &r, q_width), rows(k, &r, kv_width));
-                                backward_sequence(
-                                    &q[qr.clone()],
-                                    &k[kv.clone()],
-                                    &v[kv],
-                                    &lse[rows(lse, &r, heads)],
-                                    &g[qr],
-                                    self.walk(),
-                                    SequenceGradient { dq, dk, dv },
-                                );
-                            });
+                        self.sequences
+                            .par_iter()
+                            .zip(split_mut(&mut dq, &self.sequences, q_width))
+                            .zip(split_mut(&mut dk, &self.sequences, kv_width))
+                            .zip(split_mut(&mut dv, &self.sequences, kv_width))
+                            .map(|(((s, dq), own_dk), own_dv)| {
+                                let mut backward = |dk: &mut [f32], dv: &mut [f32]| {
+                                    backward_sequence(
+                                        rows(q, &s.own, q_width),
+                                        &seen(k, s, kv_width),
+                                        &seen(v, s, kv_width),
+                                        rows(lse, &s.own, heads),
+                                        rows(g, &s.own, q_width),
+                                        self.walk(),
+                                        SequenceGradient { dq, dk, dv },
+                                    );
+                                };
+                                if s.prefix.is_empty() {
+                                    backward(own_dk, own_dv);
+                                    return Default::default();
+                                }
+                                let prefix = s.prefix.len() * kv_width;
+                                let mut dk = vec![0f32; prefix + own_dk.len()];
+                                let mut dv = dk.clone();
+                                backward(&mut dk, &mut dv);
+                                own_dk.copy_from_slice(&dk[prefix..]);
+                                own_dv.copy_from_slice(&dv[prefix..]);
+                                dk.truncate(prefix);
+                                dv.truncate(prefix);
+                                [dk, dv]
+                            })
+                            .collect()
                     })
                 })
             })
         })????;
+        // Several branches may continue the same rows: what they send back is added in their order.
+        for (s, [dk_shared, dv_shared]) in self.sequences.iter().zip(&shared) {
+            let range = s.prefix.start * kv_width..s.prefix.end * kv_width;
+            for (sums, terms) in [(&mut dk, dk_shared), (&mut dv, dv_shared)] {
+                for (sum, term) in sums[range.clone()].iter_mut().zip(terms) {
+                    *sum += term;
+                }
+            }
+        }
         Ok((
             Some(Tensor::from_vec(dq, q.shape(), q.device())?),
             Some(Tensor::from_vec(dk, k.shape(), k.device())?),
@@ -280,7 +385,7 @@ mod tests {
             assert_same_gradients(
                 &[&q, &k, &v],
                 |t| dense_attention(&t[0], &t[1], &t[2], &cu_seqlens, params),
-                |t| plain(&t[0], &t[1], &t[2], &cu_seqlens, params),
+                |t| plain(&t[0], &t[1], &t[2], &cu_seqlens, &[], params),
                 2e-5,
             )?;
         }
@@ -314,6 +419,71 @@ mod tests {
         };
         for cu_seqlens in [&[][..], &[0], &[0, 3], &[1, 4], &[0, 2, 2, 4]] {
             assert!(dense_attention(&t, &t, &t, cu_seqlens, params).is_err());
+        }
+    }
+    /// Rows that share a prompt, and each of them after a copy of it.
+    #[test]
+    fn a_branch_sees_its_prefix_and_itself() -> Result<()> {
+        // Two answers to rows 0..5, one to 15..17, a sequence alone, and a third answer to a part of the first prompt.
+        let cu_seqlens = [0, 9, 15, 18, 21, 24, 65];
+        let prefixes = [0..0, 0..5, 0..0, 15..17, 0..0, 0..3];
+        for (heads, kv_heads, d, window) in
+            [(4, 2, 24, None), (2, 1, 8, Some(6)), (3, 3, 16, Some(1))]
+        {
+            let tokens = *cu_seqlens.last().unwrap() as usize;
+            let q = random(&[tokens, heads, d], 21);
+            let (k, v) = (
+                random(&[tokens, kv_heads, d], 22),
+                random(&[tokens, kv_heads, d], 23),
+            );
+            let params = AttentionParams { scale: 0.4, window };
+            assert_same_gradients(
+                &[&q, &k, &v],
+                |t| branched_attention(&t[0], &t[1], &t[2], &cu_seqlens, &prefixes, params),
+                |t| plain(&t[0], &t[1], &t[2], &cu_seqlens, &prefixes, params),
+                2e-5,
+            )?;
+            let branched = branched_attention(&q, &k, &v, &cu_seqlens, &prefixes, params)?;
+            for (s, prefix) in prefixes.iter().enumerate() {
+                let (start, end) = (cu_seqlens[s], cu_seqlens[s + 1]);
+                let rows: Vec<u32> = prefix.clone().chain(start..end).collect();
+                let index = Tensor::new(rows.as_slice(), q.device())?;
+                let copy = |t: &Tensor| t.index_select(&index, 0);
+                let alone = dense_attention(
+                    &copy(&q)?,
+                    &copy(&k)?,
+                    &copy(&v)?,
+                    &[0, rows.len() as u32],
+                    params,
+                )?;
+                let own = (end - start) as usize;
+                let alone = alone.narrow(0, prefix.len(), own)?.contiguous()?;
+                let got = branched.narrow(0, start as usize, own)?.contiguous()?;
+                assert_eq!(max_difference(&got, &alone)?, 0.0);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn prefixes_that_are_not_of_one_earlier_sequence_are_an_error() {
+        let t = random(&[6, 1, 2], 1);
+        let params = AttentionParams {
+            scale: 1.0,
+            window: None,
+        };
+        let attend = |prefixes: &[Range<u32>]| {
+            branched_attention(&t, &t, &t, &[0, 2, 4, 6], prefixes, params)
+        };
+        assert!(attend(&[0..0, 0..2, 2..3]).is_ok());
+        for prefixes in [
+            &[0..0, 0..2][..],
+            &[0..0, 0..2, 1..3],
+            &[0..0, 2..3, 0..0],
+            &[0..1, 0..0, 0..0],
+            &[0..0, 0..0, 4..9],
+        ] {
+            assert!(attend(prefixes).is_err(), "{prefixes:?}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The loops of [`super::dense`]: one sequence attends to itself, forward and backward, one query row at a time.
+//! The loops of [`super::dense`]: the last rows of one sequence attend to all of it, forward and backward, one query row at
+//! a time. (All its rows, but where a branch follows a prefix whose rows are computed elsewhere.)
 
 use super::AttentionParams;
 use crate::kernels::cpu::{exp, multiversioned};
@@ -79,19 +80,20 @@ pub struct Walk {
 }
 
 multiversioned! {
-    /// Writes the attended values and the log-sum-exp of every row.
+    /// Writes the attended values and the log-sum-exp of every query row. The queries are the sequence's last rows.
     pub fn forward_sequence(q: &[f32], k: &[f32], v: &[f32], walk: Walk, out: &mut [f32], lse: &mut [f32]) {
         let Walk { heads, kv_heads, d, params } = walk;
         let (q_stride, kv_stride, group) = (heads * d, kv_heads * d, heads / kv_heads);
-        let len = q.len() / q_stride;
+        let len = k.len() / kv_stride;
+        let first = len - q.len() / q_stride;
         let padded = len.next_multiple_of(PAD);
         let (mut kt, mut p, mut query) = (Vec::new(), vec![0f32; padded], vec![0f32; d]);
         for kv_head in 0..kv_heads {
             let kv_at = kv_head * d;
             transpose_head(k, kv_stride, kv_at, d, padded, &mut kt);
             for head in kv_head * group..(kv_head + 1) * group {
-                for i in 0..len {
-                    let at = i * q_stride + head * d;
+                for i in first..len {
+                    let at = (i - first) * q_stride + head * d;
                     for (scaled, &x) in query.iter_mut().zip(&q[at..at + d]) {
                         *scaled = x * params.scale;
                     }
@@ -116,14 +118,14 @@ multiversioned! {
                     for x in o.iter_mut() {
                         *x *= scale;
                     }
-                    lse[i * heads + head] = max + sum.ln();
+                    lse[(i - first) * heads + head] = max + sum.ln();
                 }
             }
         }
     }
 }
 
-/// The gradients of one sequence's rows.
+/// The gradients of one sequence: `dq` of its query rows, `dk` and `dv` of all its rows.
 pub struct SequenceGradient<'a> {
     pub dq: &'a mut [f32],
     pub dk: &'a mut [f32],
@@ -136,7 +138,8 @@ multiversioned! {
     pub fn backward_sequence(q: &[f32], k: &[f32], v: &[f32], lse: &[f32], grad: &[f32], walk: Walk, out: SequenceGradient<'_>) {
         let Walk { heads, kv_heads, d, params } = walk;
         let (q_stride, kv_stride, group) = (heads * d, kv_heads * d, heads / kv_heads);
-        let len = q.len() / q_stride;
+        let len = k.len() / kv_stride;
+        let first = len - q.len() / q_stride;
         let padded = len.next_multiple_of(PAD);
         let (mut kt, mut vt) = (Vec::new(), Vec::new());
         let (mut p, mut ds, mut query) = (vec![0f32; padded], vec![0f32; padded], vec![0f32; d]);
@@ -148,8 +151,8 @@ multiversioned! {
             dk.fill(0.0);
             dv.fill(0.0);
             for head in kv_head * group..(kv_head + 1) * group {
-                for i in 0..len {
-                    let at = i * q_stride + head * d;
+                for i in first..len {
+                    let at = (i - first) * q_stride + head * d;
                     for (scaled, &x) in query.iter_mut().zip(&q[at..at + d]) {
                         *scaled = x * params.scale;
                     }
@@ -158,7 +161,7 @@ multiversioned! {
                     let (block, block_end) = (from / PAD * PAD, to.next_multiple_of(PAD));
                     scores(&query, &kt, padded, block, block_end, &mut p);
                     scores(dout, &vt, padded, block, block_end, &mut ds);
-                    let normaliser = lse[i * heads + head];
+                    let normaliser = lse[(i - first) * heads + head];
                     let (p, ds) = (&mut p[from..to], &mut ds[from..to]);
                     for s in p.iter_mut() {
                         *s = exp(*s - normaliser);

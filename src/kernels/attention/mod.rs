@@ -7,7 +7,7 @@ mod paged;
 mod paged_cpu;
 mod paged_tile;
 
-pub use dense::{dense_attention, plain as dense_plain};
+pub use dense::{branched_attention, dense_attention, plain as dense_plain};
 pub use metadata::{AttentionMetadata, MetadataError};
 pub use paged::{paged_attention, plain as paged_plain};
 

@@ -50,6 +50,19 @@ pub struct Latest {
     pub rejected: Vec<(PathBuf, String)>,
 }
 
+impl Latest {
+    /// The newest that is whole; says of each damaged one that it is left out.
+    pub fn or_warn(self) -> Option<Checkpoint> {
+        for (path, why) in &self.rejected {
+            tracing::warn!(
+                "checkpoint {} is damaged and left out: {why}",
+                path.display()
+            );
+        }
+        self.checkpoint
+    }
+}
+
 /// The checkpoints of one run. Holds a lock on its directory: two runs cannot write into one.
 #[derive(Debug)]
 pub struct CheckpointStore {
@@ -280,9 +293,10 @@ fn sync(path: &Path) -> Result<(), TrainError> {
         .map_err(TrainError::io("cannot sync", path))
 }
 
-fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
-    let text = serde_json::to_vec_pretty(value).map_err(|e| TrainError::bad_file(path, e))?;
-    fs::write(path, text).map_err(TrainError::io("cannot write", path))
+/// A JSON file for people and programs.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::bad_file(path, e))?;
+    fs::write(path, text + "\n").map_err(TrainError::io("cannot write", path))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::judge::{JudgeTemplate, TEMPLATE_FILE};
 use crate::model::ModelConfig;
 use crate::train::TrainError;
+use crate::train::checkpoint::write_json;
 use crate::train::config::JsftConfig;
 use crate::train::trainable::Trainable;
 
@@ -54,9 +55,4 @@ pub(super) fn write_model(
 pub(super) fn write_template(template: &JudgeTemplate, dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(TEMPLATE_FILE);
     fs::write(&path, template.to_toml()).map_err(TrainError::io("cannot write", &path))
-}
-
-pub(super) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), TrainError> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::bad_file(path, e))?;
-    fs::write(path, text + "\n").map_err(TrainError::io("cannot write", path))
 }

@@ -1,13 +1,12 @@
 //! Where a run stands: at its beginning, or at the newest whole checkpoint of the same run.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::RunOptions;
 use crate::train::TrainError;
 use crate::train::checkpoint::{CheckpointStore, TrainerState};
 use crate::train::config::JsftConfig;
-use crate::train::digest::{FileDigest, sha256_bytes};
+use crate::train::digest::{model_digest, sha256_bytes};
 use crate::train::manifest::DataDigest;
 
 pub(super) const WEIGHTS: &str = "trainable.safetensors";
@@ -21,22 +20,7 @@ pub(super) fn identity(
     data: &[DataDigest],
 ) -> Result<String, TrainError> {
     let mut text = config.identity()?;
-    let mut start = vec![model_dir.join("config.json")];
-    if !config.from_scratch {
-        let entries = fs::read_dir(model_dir).map_err(TrainError::io("cannot list", model_dir))?;
-        for entry in entries {
-            let path = entry
-                .map_err(TrainError::io("cannot list", model_dir))?
-                .path();
-            if path.extension().is_some_and(|e| e == "safetensors") {
-                start.push(path);
-            }
-        }
-        start.sort();
-    }
-    for path in start {
-        text.push_str(&FileDigest::of(&path)?.sha256);
-    }
+    text.push_str(&model_digest(model_dir, !config.from_scratch)?);
     for file in data {
         text.push_str(&file.sha256);
     }
@@ -56,14 +40,7 @@ pub(super) fn resume(
     identity: &str,
     total_steps: u64,
 ) -> Result<Position, TrainError> {
-    let latest = store.latest()?;
-    for (path, why) in &latest.rejected {
-        tracing::warn!(
-            "checkpoint {} is damaged and left out: {why}",
-            path.display()
-        );
-    }
-    let Some(checkpoint) = latest.checkpoint else {
+    let Some(checkpoint) = store.latest()?.or_warn() else {
         return Ok(Position {
             state: TrainerState {
                 step: 0,

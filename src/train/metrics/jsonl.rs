@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::StepMetrics;
+use super::MetricsRow;
 use crate::train::TrainError;
 
 #[derive(Debug)]
@@ -16,10 +16,10 @@ pub(super) struct JsonlLog {
 impl JsonlLog {
     /// Opens or creates the file and truncates it after the last row of `resumed_step`; a torn last line goes too. Returns
     /// the rows that stay.
-    pub(super) fn open(
+    pub(super) fn open<R: MetricsRow>(
         path: &Path,
         resumed_step: u64,
-    ) -> Result<(Self, Vec<StepMetrics>), TrainError> {
+    ) -> Result<(Self, Vec<R>), TrainError> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -33,8 +33,8 @@ impl JsonlLog {
         let (mut rows, mut kept) = (Vec::new(), 0);
         for line in text.split_inclusive(|&b| b == b'\n') {
             // Rows are in the order of their steps: the first that must go takes the rest with it.
-            match serde_json::from_slice::<StepMetrics>(line) {
-                Ok(row) if row.global_step <= resumed_step && line.ends_with(b"\n") => {
+            match serde_json::from_slice::<R>(line) {
+                Ok(row) if row.global_step() <= resumed_step && line.ends_with(b"\n") => {
                     rows.push(row);
                     kept += line.len() as u64;
                 }
@@ -48,7 +48,7 @@ impl JsonlLog {
         Ok((Self { file, path }, rows))
     }
 
-    pub(super) fn append(&mut self, row: &StepMetrics) -> Result<(), TrainError> {
+    pub(super) fn append(&mut self, row: &impl MetricsRow) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(row).map_err(|e| TrainError::bad_file(&self.path, e))?;
         line.push(b'\n');
         // One write: a kill tears at most the last line.
@@ -61,6 +61,7 @@ impl JsonlLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::metrics::StepMetrics;
 
     #[test]
     fn a_torn_line_is_cut_off() {
@@ -70,7 +71,7 @@ mod tests {
             global_step,
             ..StepMetrics::default()
         };
-        let (mut log, rows) = JsonlLog::open(&path, 0).unwrap();
+        let (mut log, rows) = JsonlLog::open::<StepMetrics>(&path, 0).unwrap();
         assert!(rows.is_empty());
         log.append(&row(1)).unwrap();
         log.append(&row(2)).unwrap();
@@ -78,7 +79,7 @@ mod tests {
         log.append(&row(3)).unwrap();
         let torn = std::fs::read(&path).unwrap();
         std::fs::write(&path, &torn[..torn.len() - 5]).unwrap();
-        let (_, rows) = JsonlLog::open(&path, 9).unwrap();
+        let (_, rows) = JsonlLog::open::<StepMetrics>(&path, 9).unwrap();
         assert_eq!(rows, [row(1), row(2)]);
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }

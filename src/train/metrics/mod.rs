@@ -10,13 +10,28 @@ mod tensorboard;
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 pub use progress::Progress;
 pub use tensorboard::EventWriter;
 
-/// One row: one optimizer step, or the mean over a logging interval.
+/// A row of metrics as a kind of training reports it.
+pub trait MetricsRow: Serialize + DeserializeOwned + Clone {
+    /// The scalars that are drawn as curves, the most important first.
+    const CURVES: &'static [&'static str];
+    /// What the curves' axis is labelled.
+    const UNIT: &'static str;
+
+    /// Optimizer steps taken, the row's included.
+    fn global_step(&self) -> u64;
+
+    /// Names and values of everything but the step, which is the axis.
+    fn scalars(&self) -> Vec<(&'static str, f64)>;
+}
+
+/// One row of JSFT: one optimizer step, or the mean over a logging interval.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Optimizer steps taken, this one included.
@@ -56,9 +71,15 @@ pub struct StepMetrics {
     pub tokens_per_second: f64,
 }
 
-impl StepMetrics {
-    /// Names and values of everything but the step, which is the axis.
-    pub fn scalars(&self) -> Vec<(&'static str, f64)> {
+impl MetricsRow for StepMetrics {
+    const CURVES: &'static [&'static str] = &["loss", "sft/loss", "judge/loss"];
+    const UNIT: &'static str = "loss (nats per token)";
+
+    fn global_step(&self) -> u64 {
+        self.global_step
+    }
+
+    fn scalars(&self) -> Vec<(&'static str, f64)> {
         let always = [
             ("loss", Some(self.loss)),
             ("learning_rate", Some(self.learning_rate)),
@@ -81,15 +102,15 @@ impl StepMetrics {
 
 /// The files of one run: `metrics.jsonl`, `events.out.tfevents.*` and, at the end, `loss.svg`.
 #[derive(Debug)]
-pub struct MetricsLog {
+pub struct MetricsLog<R> {
     dir: PathBuf,
     jsonl: jsonl::JsonlLog,
     events: EventWriter,
     /// All rows of the run, those before a resume included: the curve's points.
-    rows: Vec<StepMetrics>,
+    rows: Vec<R>,
 }
 
-impl MetricsLog {
+impl<R: MetricsRow> MetricsLog<R> {
     /// Opens the files in `dir`. A run that goes on after `resumed_step` (0 for a new one) forgets the rows beyond it: they
     /// will be written again.
     ///
@@ -110,15 +131,15 @@ impl MetricsLog {
     ///
     /// # Errors
     /// The file system's.
-    pub fn record(&mut self, row: &StepMetrics) -> Result<(), TrainError> {
+    pub fn record(&mut self, row: &R) -> Result<(), TrainError> {
         self.jsonl.append(row)?;
-        self.events.scalars(row.global_step, &row.scalars())?;
+        self.events.scalars(row.global_step(), &row.scalars())?;
         self.rows.push(row.clone());
         Ok(())
     }
 
     /// Every row so far.
-    pub fn rows(&self) -> &[StepMetrics] {
+    pub fn rows(&self) -> &[R] {
         &self.rows
     }
 

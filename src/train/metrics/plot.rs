@@ -3,32 +3,38 @@
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::StepMetrics;
+use super::MetricsRow;
 
 const SIZE: (u32, u32) = (960, 540);
 /// Time constant of the smoothed curves as a share of the rows.
 const SMOOTHING: f64 = 0.02;
 
-/// An SVG with the loss, and with those of the answer and judge tokens where both kinds were trained on: raw values
-/// faint, their running mean on top.
-pub(super) fn loss_curve(rows: &[StepMetrics]) -> Result<String, String> {
+/// An SVG with the row's curves, as far as there are values: raw values faint, their running mean on top.
+pub(super) fn loss_curve<R: MetricsRow>(rows: &[R]) -> Result<String, String> {
     draw(rows).map_err(|e| format!("cannot draw the loss curve: {e}"))
 }
 
-fn draw(rows: &[StepMetrics]) -> Result<String, Box<dyn std::error::Error>> {
-    type Pick = fn(&StepMetrics) -> Option<f64>;
-    let series: [(&str, RGBColor, Pick); 3] = [
-        ("loss", RGBColor(31, 41, 55), |r| Some(r.loss)),
-        ("sft/loss", RGBColor(37, 99, 235), |r| r.sft_loss),
-        ("judge/loss", RGBColor(217, 119, 6), |r| r.judge_loss),
-    ];
-    let points = |pick: Pick| -> Vec<(f64, f64)> {
+/// One for each curve, the first the darkest.
+const COLOURS: [RGBColor; 3] = [
+    RGBColor(31, 41, 55),
+    RGBColor(37, 99, 235),
+    RGBColor(217, 119, 6),
+];
+
+fn draw<R: MetricsRow>(rows: &[R]) -> Result<String, Box<dyn std::error::Error>> {
+    let points = |name: &str| -> Vec<(f64, f64)> {
+        let value = |r: &R| r.scalars().into_iter().find(|(n, _)| *n == name);
         rows.iter()
-            .filter_map(|r| Some((r.global_step as f64, pick(r)?)))
-            .filter(|(_, loss)| loss.is_finite())
+            .filter_map(|r| Some((r.global_step() as f64, value(r)?.1)))
+            .filter(|(_, value)| value.is_finite())
             .collect()
     };
-    let all: Vec<(f64, f64)> = series.iter().flat_map(|s| points(s.2)).collect();
+    let series: Vec<_> = R::CURVES
+        .iter()
+        .zip(COLOURS)
+        .map(|(&name, colour)| (name, colour, points(name)))
+        .collect();
+    let all: Vec<(f64, f64)> = series.iter().flat_map(|s| s.2.clone()).collect();
     let last = all.iter().map(|p| p.0).fold(1.0, f64::max);
     let first = all.iter().map(|p| p.0).fold(last - 1.0, f64::min);
     let top = all.iter().map(|p| p.1).fold(0.0, f64::max);
@@ -49,13 +55,12 @@ fn draw(rows: &[StepMetrics]) -> Result<String, Box<dyn std::error::Error>> {
             .light_line_style(TRANSPARENT)
             .bold_line_style(BLACK.mix(0.12))
             .x_desc("step")
-            .y_desc("loss (nats per token)")
+            .y_desc(R::UNIT)
             .x_label_formatter(&|x| format!("{x:.0}"))
             .y_label_formatter(&|y| format!("{y:.2}"))
             .label_style(("sans-serif", 14))
             .draw()?;
-        for (i, (name, colour, pick)) in series.into_iter().enumerate() {
-            let raw = points(pick);
+        for (i, (name, colour, raw)) in series.into_iter().enumerate() {
             if raw.is_empty() {
                 continue;
             }
@@ -93,6 +98,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::metrics::StepMetrics;
 
     #[test]
     fn the_curve_has_its_lines_and_its_words() {

@@ -22,6 +22,35 @@ pub enum Order {
     Windowed(usize),
 }
 
+impl Order {
+    /// The places of `count` things in one epoch, every one once. The same seed and epoch give the same order.
+    pub fn indices(self, count: usize, seed: u64, epoch: u64) -> Vec<u32> {
+        let mut indices: Vec<u32> = (0..count as u32).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(epoch);
+        match self {
+            Self::AsGiven => {}
+            Self::Shuffled => indices.shuffle(&mut rng),
+            Self::Windowed(window) => {
+                let mut buffer: Vec<u32> = Vec::with_capacity(window.max(1));
+                let mut drawn = Vec::with_capacity(indices.len());
+                for index in indices {
+                    if buffer.len() < window.max(1) {
+                        buffer.push(index);
+                    } else {
+                        let slot = rng.random_range(0..buffer.len());
+                        drawn.push(std::mem::replace(&mut buffer[slot], index));
+                    }
+                }
+                buffer.shuffle(&mut rng);
+                drawn.extend(buffer);
+                return drawn;
+            }
+        }
+        indices
+    }
+}
+
 /// Token ids, as narrow as the vocabulary allows.
 #[derive(Debug, Clone)]
 enum Ids {
@@ -143,31 +172,9 @@ impl Examples {
         }
     }
 
-    /// The indices of one epoch; every example once. The same seed and epoch give the same order.
+    /// The indices of one epoch; every example once.
     pub fn order(&self, order: Order, seed: u64, epoch: u64) -> Vec<u32> {
-        let mut indices: Vec<u32> = (0..self.len() as u32).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(epoch);
-        match order {
-            Order::AsGiven => {}
-            Order::Shuffled => indices.shuffle(&mut rng),
-            Order::Windowed(window) => {
-                let mut buffer: Vec<u32> = Vec::with_capacity(window.max(1));
-                let mut drawn = Vec::with_capacity(indices.len());
-                for index in indices {
-                    if buffer.len() < window.max(1) {
-                        buffer.push(index);
-                    } else {
-                        let slot = rng.random_range(0..buffer.len());
-                        drawn.push(std::mem::replace(&mut buffer[slot], index));
-                    }
-                }
-                buffer.shuffle(&mut rng);
-                drawn.extend(buffer);
-                return drawn;
-            }
-        }
-        indices
+        order.indices(self.len(), seed, epoch)
     }
 }
 

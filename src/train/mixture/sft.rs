@@ -6,6 +6,7 @@ use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
 use crate::judge::{PROMPT_DATE, tokens_within};
 use crate::preference::{Message, PreferencePair, Role};
 use crate::text::{RenderOptions, Rendered};
+use crate::train::turn::without_trailing_space;
 
 /// A dialogue in tokens.
 struct Dialogue {
@@ -152,23 +153,6 @@ impl Mixture {
         let through = self.render(&messages[..=turn], false).ok()?.text;
         let nested = full.text.starts_with(&through) && through.starts_with(&head);
         nested.then(|| without_trailing_space(full, head.len()..through.len()))
-    }
-}
-
-/// A turn's span without the white space that follows its end-of-turn mark: generation ends at the mark. A template whose
-/// mark is white space keeps it.
-fn without_trailing_space(full: &Rendered, span: Range<usize>) -> Range<usize> {
-    let inside = |range: &&Range<usize>| range.start >= span.start && range.end <= span.end;
-    let content_end = full
-        .untrusted
-        .iter()
-        .filter(inside)
-        .map(|range| range.end)
-        .max();
-    let closing = &full.text[content_end.unwrap_or(span.end)..span.end];
-    match closing.trim_end() {
-        "" => span,
-        mark => span.start..span.end - (closing.len() - mark.len()),
     }
 }
 

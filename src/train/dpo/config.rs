@@ -1,0 +1,90 @@
+//! What the trainer is told about an update.
+
+use serde::{Deserialize, Serialize};
+
+use super::loss::PreferenceLoss;
+use crate::model::adapter::LoraConfig;
+use crate::train::TrainError;
+use crate::train::optim::OptimConfig;
+use crate::train::schedule::{ScheduleConfig, ScheduleKind};
+
+/// DPO over a LoRA adapter. The defaults are SELF-JUDGE's (beta 0.1, 5e-6 constant after 10 % warm-up), with rank 16.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DpoConfig {
+    /// How strongly the policy is held to the reference: the scale of the implicit reward.
+    pub beta: f64,
+    /// Coefficient of the negative log-likelihood of the chosen completions, mean over their tokens, which is added to the loss
+    /// (Pang et al. 2024, RPO); 0 leaves it out.
+    pub nll: f64,
+    /// LD-DPO: the weight, in [0, 1], of tokens beyond the length of a pair's shorter completion; absent, they count in full.
+    pub ld_alpha: Option<f64>,
+    /// Pairs that go through the model at once, in tokens with the prompt counted once; a longer pair goes alone.
+    pub micro_batch_tokens: usize,
+    /// Compute block activations again in the backward pass instead of keeping them.
+    pub recompute: bool,
+    /// Seeds a fresh adapter.
+    pub seed: u64,
+    pub loss: PreferenceLoss,
+    pub lora: LoraConfig,
+    pub schedule: ScheduleConfig,
+    pub optim: OptimConfig,
+}
+
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self {
+            beta: 0.1,
+            nll: 0.0,
+            ld_alpha: None,
+            micro_batch_tokens: 1024,
+            recompute: false,
+            seed: 42,
+            loss: PreferenceLoss::Sigmoid,
+            lora: LoraConfig {
+                r: 16,
+                lora_alpha: 32.0,
+                ..LoraConfig::default()
+            },
+            schedule: ScheduleConfig {
+                learning_rate: 5e-6,
+                lr_scheduler: ScheduleKind::Constant,
+                warmup_ratio: 0.1,
+                ..ScheduleConfig::default()
+            },
+            optim: OptimConfig::default(),
+        }
+    }
+}
+
+impl DpoConfig {
+    /// # Errors
+    /// Names the first setting that makes no sense.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let refuse = |what: String| Err(TrainError::Config(what));
+        if !(self.beta.is_finite() && self.beta > 0.0) {
+            return refuse(format!("beta must be positive, not {}", self.beta));
+        }
+        if !(self.nll.is_finite() && self.nll >= 0.0) {
+            return refuse(format!("nll must not be negative, not {}", self.nll));
+        }
+        if let Some(alpha) = self.ld_alpha
+            && !(0.0..=1.0).contains(&alpha)
+        {
+            return refuse(format!("ld_alpha must be in [0, 1], not {alpha}"));
+        }
+        if self.micro_batch_tokens == 0 {
+            return refuse("micro_batch_tokens must be at least 1".to_owned());
+        }
+        self.loss.validate().or_else(refuse)?;
+        self.lora
+            .validate()
+            .map_err(|e| TrainError::Config(e.to_string()))?;
+        self.optim.validate()
+    }
+
+    /// What must not change between a state and its resume, as text: everything.
+    pub(super) fn identity(&self) -> Result<String, TrainError> {
+        toml::to_string(self).map_err(|e| TrainError::Config(e.to_string()))
+    }
+}

@@ -1,0 +1,219 @@
+//! What a batch of pairs costs, and what each token's log-probability contributes: the bridge from per-token scores to
+//! [`super::loss`] and back.
+//!
+//! `loss = sum_i w_i l_i / sum_i w_i + nll * sum_i w_i (-log pi(chosen_i)) / sum_i w_i |chosen_i|`
+//!
+//! Both denominators belong to the whole batch, so how it is cut into micro-batches changes nothing but memory.
+
+use super::loss::{Completion, token_weights};
+use super::{DpoConfig, PairExample};
+
+/// The denominators of one batch.
+pub(super) struct Objective<'a> {
+    config: &'a DpoConfig,
+    weight: f64,
+    chosen_tokens: f64,
+}
+
+/// What one pair scored.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PairScore {
+    /// Its share of the batch's loss.
+    pub loss: f64,
+    /// Counted as the loss counts them, under LD-DPO with its token weights.
+    pub chosen: Completion,
+    pub rejected: Completion,
+    /// Summed log-probability of both completions, every token in full.
+    pub plain: f64,
+}
+
+impl<'a> Objective<'a> {
+    pub fn new(config: &'a DpoConfig, pairs: &[PairExample]) -> Self {
+        let sum = |f: &dyn Fn(&PairExample) -> f64| pairs.iter().map(f).sum();
+        Self {
+            config,
+            weight: sum(&|p| f64::from(p.weight)),
+            chosen_tokens: sum(&|p| f64::from(p.weight) * p.chosen.len() as f64),
+        }
+    }
+
+    /// Scores a pair from its tokens' log-probabilities and writes what the batch's loss changes by with each of them.
+    pub fn score(
+        &self,
+        pair: &PairExample,
+        reference: (f32, f32),
+        logprobs: [&[f32]; 2],
+        gradients: [&mut [f32]; 2],
+    ) -> PairScore {
+        let DpoConfig {
+            beta,
+            nll,
+            ld_alpha,
+            loss,
+            ..
+        } = self.config;
+        let [chosen, rejected] = logprobs;
+        let completion = |own: &[f32], other: &[f32], reference: f32| Completion {
+            policy: f64::from(summed(*ld_alpha, own, other.len())),
+            reference: f64::from(reference),
+            tokens: own.len(),
+        };
+        let (w, l) = (
+            completion(chosen, rejected, reference.0),
+            completion(rejected, chosen, reference.1),
+        );
+        let costs = loss.evaluate(*beta, f64::from(pair.label), &w, &l);
+        let share = f64::from(pair.weight) / self.weight;
+        let imitation = nll * f64::from(pair.weight) / self.chosen_tokens;
+
+        let [of_chosen, of_rejected] = gradients;
+        for (g, weight) in
+            of_chosen
+                .iter_mut()
+                .zip(token_weights(*ld_alpha, chosen.len(), rejected.len()))
+        {
+            *g = (share * costs.d_chosen * weight - imitation) as f32;
+        }
+        for (g, weight) in
+            of_rejected
+                .iter_mut()
+                .zip(token_weights(*ld_alpha, rejected.len(), chosen.len()))
+        {
+            *g = (share * costs.d_rejected * weight) as f32;
+        }
+        let total = |logprobs: &[f32]| logprobs.iter().map(|&l| f64::from(l)).sum::<f64>();
+        PairScore {
+            loss: share * costs.loss - imitation * total(chosen),
+            chosen: w,
+            rejected: l,
+            plain: total(chosen) + total(rejected),
+        }
+    }
+}
+
+/// A completion's log-probability as the loss counts it: summed in f64, given in f32, so that policy and reference are rounded
+/// alike and are equal where their tokens' are.
+pub(super) fn summed(ld_alpha: Option<f64>, logprobs: &[f32], others: usize) -> f32 {
+    logprobs
+        .iter()
+        .zip(token_weights(ld_alpha, logprobs.len(), others))
+        .map(|(&logprob, weight)| f64::from(logprob) * weight)
+        .sum::<f64>() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::train::dpo::PreferenceLoss;
+
+    /// `tests/fixtures/dpo/losses.json`, see `make_dpo.py` beside it.
+    #[derive(Deserialize)]
+    struct Fixture {
+        beta: f64,
+        pairs: Vec<Pair>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Pair {
+        chosen: Side,
+        rejected: Side,
+    }
+
+    #[derive(Deserialize)]
+    struct Side {
+        policy: Vec<f32>,
+        reference: Vec<f32>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        loss: PreferenceLoss,
+        label: f32,
+        nll: f64,
+        ld_alpha: Option<f64>,
+        value: f64,
+        gradients: Vec<Gradients>,
+    }
+
+    #[derive(Deserialize)]
+    struct Gradients {
+        chosen: Vec<f64>,
+        rejected: Vec<f64>,
+    }
+
+    #[test]
+    fn losses_and_gradients_are_trls() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/dpo/losses.json"
+        );
+        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let names: std::collections::BTreeSet<String> = fixture
+            .cases
+            .iter()
+            .map(|case| serde_json::to_value(case.loss).unwrap()["type"].to_string())
+            .collect();
+        assert_eq!(names.len(), 5, "{names:?}");
+        for case in &fixture.cases {
+            let config = DpoConfig {
+                beta: fixture.beta,
+                loss: case.loss,
+                nll: case.nll,
+                ld_alpha: case.ld_alpha,
+                ..DpoConfig::default()
+            };
+            let examples: Vec<PairExample> = fixture
+                .pairs
+                .iter()
+                .map(|pair| PairExample {
+                    label: case.label,
+                    ..PairExample::new(
+                        vec![0],
+                        vec![1; pair.chosen.policy.len()],
+                        vec![2; pair.rejected.policy.len()],
+                    )
+                })
+                .collect();
+            let objective = Objective::new(&config, &examples);
+            let what = format!(
+                "{:?}, label {}, nll {}, ld_alpha {:?}",
+                case.loss, case.label, case.nll, case.ld_alpha
+            );
+            let mut loss = 0.0;
+            for ((pair, example), want) in fixture.pairs.iter().zip(&examples).zip(&case.gradients)
+            {
+                let (c, r) = (&pair.chosen, &pair.rejected);
+                let reference = (
+                    summed(case.ld_alpha, &c.reference, r.reference.len()),
+                    summed(case.ld_alpha, &r.reference, c.reference.len()),
+                );
+                let mut gradients = [vec![0f32; c.policy.len()], vec![0f32; r.policy.len()]];
+                let [of_chosen, of_rejected] = &mut gradients;
+                let score = objective.score(
+                    example,
+                    reference,
+                    [&c.policy, &r.policy],
+                    [of_chosen, of_rejected],
+                );
+                loss += score.loss;
+                for (got, want) in gradients.iter().zip([&want.chosen, &want.rejected]) {
+                    assert_eq!(got.len(), want.len());
+                    for (&got, &want) in got.iter().zip(want) {
+                        assert!(
+                            (f64::from(got) - want).abs() < 1e-4,
+                            "{what}: a gradient of {got} against {want}"
+                        );
+                    }
+                }
+            }
+            assert!(
+                (loss - case.value).abs() < 1e-4,
+                "{what}: {loss} against {}",
+                case.value
+            );
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Packing: completions that share a prompt lie behind one copy of it.
+//!
+//! A pair is laid out `x, y+, y-`. `y-` continues `x` ([`AttentionBackend::Branched`]): it does not see `y+`, and its positions
+//! begin after `x` again. A pair of prompt length `P` and completion lengths `C` costs `P + 2C` tokens instead of `2P + 2C`, with
+//! the same result.
+//!
+//! [`AttentionBackend::Branched`]: crate::nn::AttentionBackend::Branched
+
+use std::ops::Range;
+
+use crate::model::PackedBatch;
+
+/// A prompt and what it is continued with: token ids, as they were sampled.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Group<'a, const N: usize> {
+    pub prompt: &'a [u32],
+    pub completions: [&'a [u32]; N],
+}
+
+impl<const N: usize> Group<'_, N> {
+    /// Tokens that are computed: the prompt once.
+    fn len(&self) -> usize {
+        self.prompt.len() + self.completions.iter().map(|c| c.len()).sum::<usize>()
+    }
+}
+
+/// Groups that go through the model at once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CompletionBatch {
+    pub tokens: PackedBatch,
+    /// Which rows each sequence continues.
+    pub prefixes: Vec<Range<u32>>,
+    /// The row before each completion token.
+    pub rows: Vec<u32>,
+    /// The completion token after each of `rows`.
+    pub targets: Vec<u32>,
+    /// Each completion's part of `rows`, in the order they were given.
+    pub completions: Vec<Range<usize>>,
+}
+
+impl CompletionBatch {
+    /// No prompt and no completion may be empty.
+    fn push<const N: usize>(&mut self, group: &Group<'_, N>) {
+        let start = self.len() as u32;
+        let end_of_prompt = start + group.prompt.len() as u32;
+        for (n, completion) in group.completions.iter().enumerate() {
+            let first = if n == 0 {
+                self.tokens.push_whole(&[group.prompt, completion].concat());
+                self.prefixes.push(0..0);
+                end_of_prompt
+            } else {
+                let first = self.len() as u32;
+                let seq_len = group.prompt.len() + completion.len();
+                self.tokens.push(completion, seq_len);
+                self.prefixes.push(start..end_of_prompt);
+                first
+            };
+            // The prompt's last token predicts the first of every completion.
+            let begin = self.rows.len();
+            self.rows.push(end_of_prompt - 1);
+            self.rows.extend(first..first + completion.len() as u32 - 1);
+            self.targets.extend_from_slice(completion);
+            self.completions.push(begin..self.rows.len());
+        }
+    }
+
+    /// Its size in tokens.
+    pub fn len(&self) -> usize {
+        self.tokens.ids().len()
+    }
+}
+
+/// Packs groups, in order, into batches of at most `max_tokens`; a group that is longer has one of its own.
+pub(super) fn pack<'a, const N: usize>(
+    groups: impl IntoIterator<Item = Group<'a, N>>,
+    max_tokens: usize,
+) -> Vec<CompletionBatch> {
+    let mut batches: Vec<CompletionBatch> = Vec::new();
+    for group in groups {
+        match batches.last_mut() {
+            Some(last) if last.len() + group.len() <= max_tokens => last.push(&group),
+            _ => {
+                let mut batch = CompletionBatch::default();
+                batch.push(&group);
+                batches.push(batch);
+            }
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_lie_behind_one_prompt() {
+        let groups = [
+            Group {
+                prompt: &[1, 2, 3],
+                completions: [&[4, 5], &[6]],
+            },
+            Group {
+                prompt: &[7],
+                completions: [&[8], &[9, 10, 11]],
+            },
+        ];
+        let batches = pack(groups, 100);
+        assert_eq!(batches.len(), 1);
+        let batch = &batches[0];
+        assert_eq!(batch.tokens.ids(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+        assert_eq!(batch.tokens.cu_seqlens(), [0, 5, 6, 8, 11]);
+        // Positions go on from the prompt's end.
+        assert_eq!(batch.tokens.seq_lens(), [5, 4, 2, 4]);
+        assert_eq!(batch.prefixes, [0..0, 0..3, 0..0, 6..7]);
+        assert_eq!(batch.rows, [2, 3, 2, 6, 6, 8, 9]);
+        assert_eq!(batch.targets, [4, 5, 6, 8, 9, 10, 11]);
+        assert_eq!(batch.completions, [0..2, 2..3, 3..4, 4..7]);
+    }
+
+    #[test]
+    fn a_batch_is_full_before_it_overflows() {
+        let group = Group {
+            prompt: &[1, 2][..],
+            completions: [&[3][..], &[4]],
+        };
+        let sizes = |max| -> Vec<usize> {
+            let batches = pack([group; 3], max);
+            batches.iter().map(CompletionBatch::len).collect()
+        };
+        assert_eq!(sizes(8), [8, 4]);
+        assert_eq!(sizes(7), [4, 4, 4]);
+        assert_eq!(sizes(1), [4, 4, 4]);
+        assert_eq!(sizes(12), [12]);
+    }
+}

@@ -1,0 +1,317 @@
+//! Offline DPO over files of preferences.
+//!
+//! The order of [`run`] is the algorithm: pairs, base, resume, then steps of (batch, reference, update, log, checkpoint). The
+//! reference is scored anew for each batch, in the batch's own packing, so a step depends on nothing but the weights, the moments
+//! and its pairs: on the CPU a run that was killed and resumed ends with the same bits as one that was not.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::data::{Built, build};
+use super::{DpoConfig, DpoMetrics, DpoTrainer, PairExample, StepReport};
+use crate::model::hub;
+use crate::preference::Format;
+use crate::train::TrainError;
+use crate::train::base::{Adapter, FrozenBase};
+use crate::train::checkpoint::{CheckpointStore, write_json};
+use crate::train::digest::{model_digest, sha256_bytes};
+use crate::train::manifest::RunManifest;
+use crate::train::metrics::{MetricsLog, Progress};
+use crate::train::mixture::Order;
+pub use crate::train::options::RunOptions;
+
+/// An offline run: a TOML file, overridden by flags, checked once and then immutable.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DpoRunConfig {
+    /// The frozen model: a directory or a hub id.
+    pub model: String,
+    /// Where checkpoints, metrics and the trained adapter go.
+    pub output_dir: PathBuf,
+    /// The adapter the policy starts at (a PEFT directory); absent, it starts at the model itself.
+    pub start: Option<PathBuf>,
+    /// The adapter it is measured against; absent, that is the start.
+    pub reference: Option<PathBuf>,
+    /// Passes over the data; a fraction stops within the last one.
+    pub epochs: f64,
+    /// Stops after that many optimizer steps, however many the epochs would be. The schedule ends there too.
+    pub max_steps: Option<u64>,
+    /// Pairs an optimizer step.
+    pub batch_size: usize,
+    /// The longest prompt and completion together, in tokens; a completion beyond it is cut, and so has no end.
+    pub max_length: usize,
+    /// A checkpoint every so many steps; 0 keeps none but the last.
+    pub save_every: u64,
+    /// Checkpoints kept.
+    pub keep_checkpoints: usize,
+    /// A row of metrics every so many steps.
+    pub log_every: u64,
+    /// The order pairs are taken in, every epoch anew.
+    pub order: Order,
+    /// A chat template file (Jinja) for a model that has none, or instead of its own.
+    pub chat_template: Option<PathBuf>,
+    /// The update. Its seed draws the order, too.
+    pub dpo: DpoConfig,
+    /// Preference data, in this order.
+    pub data: Vec<PairFile>,
+}
+
+/// One input file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairFile {
+    pub path: PathBuf,
+    /// The record shape; `auto` looks at each record.
+    #[serde(default)]
+    pub format: Format,
+}
+
+impl Default for DpoRunConfig {
+    /// SELF-JUDGE's: 3 epochs, 8 pairs a step, 2048 tokens.
+    fn default() -> Self {
+        Self {
+            model: String::new(),
+            output_dir: PathBuf::new(),
+            start: None,
+            reference: None,
+            epochs: 3.0,
+            max_steps: None,
+            batch_size: 8,
+            max_length: 2048,
+            save_every: 200,
+            keep_checkpoints: 2,
+            log_every: 10,
+            order: Order::Shuffled,
+            chat_template: None,
+            dpo: DpoConfig::default(),
+            data: Vec::new(),
+        }
+    }
+}
+
+impl DpoRunConfig {
+    /// Reads a configuration file. Unknown keys are errors.
+    pub fn from_file(path: &Path) -> Result<Self, TrainError> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
+        toml::from_str(&text).map_err(|e| TrainError::bad_file(path, e))
+    }
+
+    /// # Errors
+    /// Names the first setting that makes no sense.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        let refuse = |what: &str| Err(TrainError::Config(what.to_owned()));
+        if self.model.is_empty() {
+            return refuse("`model` is missing: a model directory or a hub id");
+        }
+        if self.output_dir.as_os_str().is_empty() {
+            return refuse("`output_dir` is missing");
+        }
+        if self.data.is_empty() {
+            return refuse("`data` is missing: at least one file of preference pairs");
+        }
+        if self.batch_size == 0 || self.log_every == 0 || self.max_length < 2 {
+            return refuse("batch_size and log_every must be at least 1, max_length 2");
+        }
+        if !(self.epochs.is_finite() && self.epochs > 0.0) {
+            return refuse("epochs must be positive");
+        }
+        if self.max_steps == Some(0) {
+            return refuse("max_steps must be at least 1");
+        }
+        self.dpo.validate()
+    }
+
+    /// What must not change between a run and its resume, as text: everything but where it is written and how it is logged.
+    fn identity(&self) -> Result<String, TrainError> {
+        let fixed = Self {
+            output_dir: PathBuf::new(),
+            save_every: 0,
+            keep_checkpoints: 0,
+            log_every: 0,
+            ..self.clone()
+        };
+        toml::to_string(&fixed).map_err(|e| TrainError::Config(e.to_string()))
+    }
+
+    fn total_steps(&self, pairs: usize) -> u64 {
+        let steps = (self.epochs * pairs as f64 / self.batch_size as f64).ceil() as u64;
+        self.max_steps.map_or(steps, |max| steps.min(max)).max(1)
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    pub steps: u64,
+    pub total_steps: u64,
+    pub num_tokens: u64,
+    pub tokens_per_second: f64,
+    pub last: Option<DpoMetrics>,
+    /// The trained adapter (a PEFT directory), once the run is complete.
+    pub adapter_dir: Option<PathBuf>,
+}
+
+/// Trains. See the module's documentation.
+pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, TrainError> {
+    config.validate()?;
+    let model_dir = hub::resolve(&config.model)?;
+    let base = FrozenBase::load(&model_dir, &options.device)?;
+    let Built {
+        examples,
+        report,
+        data,
+    } = build(config, &model_dir, base.spec())?;
+    let total_steps = config.total_steps(examples.len());
+
+    let start = config.start.as_deref().map(Adapter::load).transpose()?;
+    let reference = match &config.reference {
+        Some(dir) => Some(Adapter::load(dir)?),
+        None => start.clone(),
+    };
+    let mut update = config.dpo.clone();
+    update.lora.base_model_name_or_path = Some(config.model.clone());
+    let (start, reference) = (start.as_ref(), reference.as_ref());
+    let mut trainer = DpoTrainer::new(&base, reference, start, update, total_steps)?;
+    let mut identity = config.identity()? + &model_digest(&model_dir, true)?;
+    for dir in [&config.start, &config.reference].into_iter().flatten() {
+        identity.push_str(&adapter_digest(dir)?);
+    }
+    identity.extend(data.iter().map(|file| file.sha256.as_str()));
+    trainer.bind(&sha256_bytes(identity.as_bytes()));
+
+    let store = CheckpointStore::open(
+        config.output_dir.join("checkpoints"),
+        config.keep_checkpoints,
+    )?;
+    if let Some(checkpoint) = store.latest()?.or_warn() {
+        if !options.resume {
+            return Err(TrainError::Config(format!(
+                "{} holds the checkpoints of a run: resume it, or choose another output_dir",
+                config.output_dir.display()
+            )));
+        }
+        trainer.load_state(&checkpoint.dir)?;
+    }
+    let first_step = trainer.step();
+
+    let device = format!("{:?}", options.device.location());
+    let mut manifest = RunManifest::begin(options.threads, device, data);
+    if first_step > 0 {
+        manifest.continue_from(&config.output_dir);
+    }
+    manifest.write(&config.output_dir, config)?;
+    write_json(&config.output_dir.join("data.json"), &report)?;
+    if !options.quiet {
+        eprintln!(
+            "{} of {} pairs; {total_steps} steps of {}{}",
+            examples.len(),
+            report.pairs,
+            config.batch_size,
+            if first_step > 0 {
+                format!(", resumed at {first_step}")
+            } else {
+                String::new()
+            },
+        );
+    }
+
+    let mut log: MetricsLog<DpoMetrics> = MetricsLog::open(&config.output_dir, first_step)?;
+    let mut progress = Progress::new(total_steps, first_step, options.quiet);
+    let mut interval: Vec<StepReport> = Vec::new();
+    let mut cursor = Cursor::at(config, examples.len(), trainer.state().num_pairs);
+    let mut last = None;
+    while trainer.step() < total_steps {
+        let batch = cursor.batch(config, &examples);
+        let logps = trainer.reference_logps(&batch, &mut || {})?;
+        let report = trainer.update(&batch, &logps, &mut || {})?;
+        progress.update(report.step, report.loss, report.tokens);
+        interval.push(report);
+
+        let finished = report.step == total_steps;
+        if report.step % config.log_every == 0 || finished {
+            let (epoch, tokens) = (cursor.epochs(), trainer.state().num_tokens);
+            let row = DpoMetrics::mean(&interval, epoch, tokens, progress.tokens_per_second());
+            log.record(&row)?;
+            last = Some(row);
+            interval.clear();
+        }
+        let stopping = options
+            .stop_after
+            .is_some_and(|n| report.step - first_step >= n);
+        let due = config.save_every > 0 && report.step % config.save_every == 0;
+        if due || finished || stopping {
+            store.save(report.step, |dir| trainer.save_state(dir))?;
+        }
+        if stopping && !finished {
+            break;
+        }
+    }
+    progress.finish();
+
+    let finished = trainer.step() == total_steps;
+    let adapter_dir = if finished {
+        let dir = config.output_dir.join("adapter");
+        trainer.adapter()?.save(&dir)?;
+        log.draw()?;
+        manifest.end();
+        manifest.write(&config.output_dir, config)?;
+        manifest.write(&dir, config)?;
+        Some(dir)
+    } else {
+        None
+    };
+    Ok(Summary {
+        steps: trainer.step(),
+        total_steps,
+        num_tokens: trainer.state().num_tokens,
+        tokens_per_second: progress.tokens_per_second(),
+        last,
+        adapter_dir,
+    })
+}
+
+/// The digest of an adapter's numbers, read from its files.
+fn adapter_digest(dir: &Path) -> Result<String, TrainError> {
+    let files = ["adapter_config.json", "adapter_model.safetensors"];
+    files
+        .iter()
+        .map(|name| Ok(crate::train::digest::FileDigest::of(&dir.join(name))?.sha256))
+        .collect()
+}
+
+/// Where in the data a run stands: a function of the pairs it has taken.
+struct Cursor {
+    pairs: usize,
+    taken: u64,
+    order: Vec<u32>,
+}
+
+impl Cursor {
+    fn at(config: &DpoRunConfig, pairs: usize, taken: u64) -> Self {
+        let epoch = taken / pairs as u64;
+        Self {
+            pairs,
+            taken,
+            order: config.order.indices(pairs, config.dpo.seed, epoch),
+        }
+    }
+
+    /// The next pairs, across the end of an epoch where it falls.
+    fn batch(&mut self, config: &DpoRunConfig, examples: &[PairExample]) -> Vec<PairExample> {
+        let mut batch = Vec::with_capacity(config.batch_size);
+        while batch.len() < config.batch_size {
+            let place = (self.taken % self.pairs as u64) as usize;
+            if place == 0 && self.taken > 0 {
+                *self = Self::at(config, self.pairs, self.taken);
+            }
+            batch.push(examples[self.order[place] as usize].clone());
+            self.taken += 1;
+        }
+        batch
+    }
+
+    fn epochs(&self) -> f64 {
+        self.taken as f64 / self.pairs as f64
+    }
+}

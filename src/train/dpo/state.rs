@@ -1,0 +1,105 @@
+//! What a trainer leaves behind and takes up again: the adapter in PEFT's format, the optimizer's moments, the counts.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DpoConfig, DpoTrainer, StepReport};
+use crate::train::TrainError;
+use crate::train::base::Adapter;
+use crate::train::checkpoint::write_json;
+use crate::train::digest::sha256_bytes;
+use crate::train::optim::Optimizer;
+
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "trainer_state.json";
+
+/// `trainer_state.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpoState {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Of how many: the schedule depends on it.
+    pub total_steps: u64,
+    /// Pairs trained on.
+    pub num_pairs: u64,
+    /// Tokens computed in updates.
+    pub num_tokens: u64,
+    /// SHA-256 of what must not change between a state and its resume: the configuration, and what [`DpoTrainer::bind`] added.
+    pub config_digest: String,
+}
+
+impl DpoState {
+    pub(super) fn begin(config: &DpoConfig, total_steps: u64) -> Result<Self, TrainError> {
+        Ok(Self {
+            step: 0,
+            total_steps,
+            num_pairs: 0,
+            num_tokens: 0,
+            config_digest: sha256_bytes(config.identity()?.as_bytes()),
+        })
+    }
+
+    pub(super) fn advance(&mut self, report: &StepReport) {
+        self.step = report.step;
+        self.num_pairs += report.pairs;
+        self.num_tokens += report.tokens;
+    }
+}
+
+impl DpoTrainer {
+    /// Adds to what a loaded state must agree on: digests of the base, the reference, the data.
+    pub fn bind(&mut self, identity: &str) {
+        let text = format!("{}\n{identity}", self.state.config_digest);
+        self.state.config_digest = sha256_bytes(text.as_bytes());
+    }
+
+    /// Writes the state into a directory: `adapter_config.json` and `adapter_model.safetensors`, which PEFT and the server
+    /// read, `optimizer.safetensors` and `trainer_state.json`. The same state always gives the same bytes. Nothing is synced:
+    /// that is for whoever renames the directory into place.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save_state(&self, dir: &Path) -> Result<(), TrainError> {
+        self.adapter()?.save(dir)?;
+        self.optimizer.save(&dir.join(OPTIMIZER))?;
+        write_json(&dir.join(STATE), &self.state)
+    }
+
+    /// Goes on from a saved state: on the CPU the steps that follow have the same bits as if there had been no break.
+    ///
+    /// # Errors
+    /// A damaged file; the state of another configuration or of another model. Nothing is changed then.
+    pub fn load_state(&mut self, dir: &Path) -> Result<(), TrainError> {
+        let path = dir.join(STATE);
+        let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
+        let state: DpoState =
+            serde_json::from_slice(&text).map_err(|e| TrainError::bad_file(&path, e))?;
+        if (&state.config_digest, state.total_steps)
+            != (&self.state.config_digest, self.state.total_steps)
+        {
+            return Err(TrainError::bad_file(
+                &path,
+                "is of a run with another configuration, base, reference or data",
+            ));
+        }
+        let adapter = Adapter::load(dir)?;
+        adapter.check_is_of(self.base.spec(), &self.config.lora)?;
+        let mut optimizer = Optimizer::new(&self.policy.vars, self.config.optim.clone())?;
+        let moments = dir.join(OPTIMIZER);
+        optimizer.load(&moments)?;
+        if optimizer.step() != state.step {
+            let steps = optimizer.step();
+            return Err(TrainError::bad_file(
+                &moments,
+                format!("is of step {steps}, and {STATE} of step {}", state.step),
+            ));
+        }
+        self.policy.set_adapter(&adapter)?;
+        self.optimizer = optimizer;
+        self.state = state;
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! One step of DPO, and the scores around it.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+
+use super::objective::{Objective, summed};
+use super::pack::{CompletionBatch, Group, pack};
+use super::pair::check_tokens;
+use super::report::Sums;
+use super::state::DpoState;
+use super::{DpoConfig, PairError, PairExample, StepReport};
+use crate::fault;
+use crate::model::Decoder;
+use crate::train::TrainError;
+use crate::train::base::{Adapter, FrozenBase};
+use crate::train::optim::{GradBuffers, Optimizer};
+use crate::train::pass::{Accumulator, Pass};
+use crate::train::schedule::Schedule;
+use crate::train::trainable::{Factors, Trainable};
+
+/// Whose log-probabilities are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scorer {
+    Policy,
+    Reference,
+    /// The frozen model without any adapter: generation 0.
+    Base,
+}
+
+/// A policy that learns, and the reference it is measured against, as two adapters over one frozen model.
+///
+/// Every method that computes calls `pace` between layers: whoever shares the machine goes first, then returns.
+pub struct DpoTrainer {
+    pub(super) config: DpoConfig,
+    pub(super) base: FrozenBase,
+    pub(super) policy: Trainable,
+    reference: Decoder,
+    pub(super) optimizer: Optimizer,
+    grads: GradBuffers,
+    schedule: Schedule,
+    pub(super) state: DpoState,
+}
+
+impl DpoTrainer {
+    /// The policy starts at `start`, or at the base itself with a fresh adapter; the reference is an adapter, or the base.
+    /// `total_steps` is what the schedule spans: beyond it the last rate stays.
+    ///
+    /// # Errors
+    /// A configuration that makes no sense; adapters that do not fit the base, or a start of other layers, ranks or scales than
+    /// the configuration's.
+    pub fn new(
+        base: &FrozenBase,
+        reference: Option<&Adapter>,
+        start: Option<&Adapter>,
+        config: DpoConfig,
+        total_steps: u64,
+    ) -> Result<Self, TrainError> {
+        config.validate()?;
+        let factors = match start {
+            Some(adapter) => Factors::From(adapter),
+            None => Factors::Fresh { seed: config.seed },
+        };
+        let policy = Trainable::adapter(base, config.lora.clone(), factors)?;
+        let optimizer = Optimizer::new(&policy.vars, config.optim.clone())?;
+        Ok(Self {
+            reference: base.decoder(reference)?,
+            grads: optimizer.grad_buffers()?,
+            schedule: Schedule::new(&config.schedule, total_steps)?,
+            state: DpoState::begin(&config, total_steps)?,
+            base: base.clone(),
+            policy,
+            optimizer,
+            config,
+        })
+    }
+
+    pub fn config(&self) -> &DpoConfig {
+        &self.config
+    }
+
+    pub fn state(&self) -> &DpoState {
+        &self.state
+    }
+
+    /// Steps taken.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// Measures from here on against another adapter, or against the base.
+    ///
+    /// # Errors
+    /// An adapter that does not fit the base.
+    pub fn set_reference(&mut self, reference: Option<&Adapter>) -> Result<(), TrainError> {
+        self.reference = self.base.decoder(reference)?;
+        Ok(())
+    }
+
+    /// A copy of the policy's adapter: later steps do not reach it.
+    ///
+    /// # Errors
+    /// A device's.
+    pub fn adapter(&self) -> Result<Adapter, TrainError> {
+        let adapter = self.policy.to_adapter()?;
+        Ok(adapter.expect("an adapter is trained; this is a bug"))
+    }
+
+    /// Whether a pair can be trained on.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_pair(&self, pair: &PairExample) -> Result<(), PairError> {
+        pair.check(self.base.spec())
+    }
+
+    /// [`Self::check_pair`] of all.
+    ///
+    /// # Errors
+    /// Names the first pair that is unfit by its place, and why.
+    pub fn check(&self, pairs: &[PairExample]) -> Result<(), TrainError> {
+        for (i, pair) in pairs.iter().enumerate() {
+            self.check_pair(pair)
+                .map_err(|why| TrainError::Data(format!("pair {i}: {why}")))?;
+        }
+        Ok(())
+    }
+
+    fn decoder(&self, scorer: Scorer) -> Result<Decoder, TrainError> {
+        match scorer {
+            Scorer::Policy => Ok(self.policy.decoder.clone()),
+            Scorer::Reference => Ok(self.reference.clone()),
+            Scorer::Base => self.base.decoder(None),
+        }
+    }
+
+    /// Summed log-probabilities (chosen, rejected) of each pair under the reference, as [`Self::update`] takes them.
+    ///
+    /// # Errors
+    /// An unfit pair, see [`Self::check`].
+    pub fn reference_logps(
+        &self,
+        pairs: &[PairExample],
+        pace: &mut dyn FnMut(),
+    ) -> Result<Vec<(f32, f32)>, TrainError> {
+        self.pair_logps(Scorer::Reference, pairs, pace)
+    }
+
+    /// The same under the policy as it stands.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn policy_logps(
+        &self,
+        pairs: &[PairExample],
+        pace: &mut dyn FnMut(),
+    ) -> Result<Vec<(f32, f32)>, TrainError> {
+        self.pair_logps(Scorer::Policy, pairs, pace)
+    }
+
+    fn pair_logps(
+        &self,
+        scorer: Scorer,
+        pairs: &[PairExample],
+        pace: &mut dyn FnMut(),
+    ) -> Result<Vec<(f32, f32)>, TrainError> {
+        self.check(pairs)?;
+        let decoder = self.decoder(scorer)?;
+        let mut logps = Vec::with_capacity(pairs.len());
+        for batch in self.pack(pairs.iter().map(PairExample::group)) {
+            let scored = token_logprobs(&decoder, &batch, pace)?;
+            for pair in batch.completions.chunks_exact(2) {
+                let (chosen, rejected) = (&scored[pair[0].clone()], &scored[pair[1].clone()]);
+                let sum = |own, other| summed(self.config.ld_alpha, own, other);
+                logps.push((sum(chosen, rejected.len()), sum(rejected, chosen.len())));
+            }
+        }
+        Ok(logps)
+    }
+
+    /// The log-probability of every token of completions after their prompts, `(prompt, completion)`, in nats.
+    ///
+    /// # Errors
+    /// A sequence with an empty part, too long, or with an unknown token: named by its place.
+    pub fn score(
+        &self,
+        scorer: Scorer,
+        sequences: &[(Vec<u32>, Vec<u32>)],
+        pace: &mut dyn FnMut(),
+    ) -> Result<Vec<Vec<f32>>, TrainError> {
+        for (i, (prompt, completion)) in sequences.iter().enumerate() {
+            check_tokens(self.base.spec(), prompt, completion, "completion")
+                .map_err(|why| TrainError::Data(format!("sequence {i}: {why}")))?;
+        }
+        let decoder = self.decoder(scorer)?;
+        let groups = sequences.iter().map(|(prompt, completion)| Group {
+            prompt,
+            completions: [completion.as_slice()],
+        });
+        let mut logprobs = Vec::with_capacity(sequences.len());
+        for batch in self.pack(groups) {
+            let scored = token_logprobs(&decoder, &batch, pace)?;
+            logprobs.extend(batch.completions.iter().map(|r| scored[r.clone()].to_vec()));
+        }
+        Ok(logprobs)
+    }
+
+    fn pack<'a, const N: usize>(
+        &self,
+        groups: impl Iterator<Item = Group<'a, N>>,
+    ) -> Vec<CompletionBatch> {
+        pack(groups, self.config.micro_batch_tokens)
+    }
+
+    /// One optimizer step on a batch, over as many micro-batches as it needs. `reference` holds what
+    /// [`Self::reference_logps`] gave for the same pairs.
+    ///
+    /// # Errors
+    /// No pairs or unfit ones; a loss or a gradient that is not finite. Weights, moments and counts are then as they were.
+    pub fn update(
+        &mut self,
+        pairs: &[PairExample],
+        reference: &[(f32, f32)],
+        pace: &mut dyn FnMut(),
+    ) -> Result<StepReport, TrainError> {
+        let began = Instant::now();
+        self.check(pairs)?;
+        if pairs.is_empty() || reference.len() != pairs.len() {
+            return Err(TrainError::Data(format!(
+                "{} pairs with the reference's log-probabilities of {}",
+                pairs.len(),
+                reference.len()
+            )));
+        }
+        let batches = self.pack(pairs.iter().map(PairExample::group));
+        let objective = Objective::new(&self.config, pairs);
+        let mut sums = Sums::default();
+        let mut done = 0;
+        self.grads.zero()?;
+        for batch in &batches {
+            let count = batch.completions.len() / 2;
+            let part = done..done + count;
+            let mut accumulator = Accumulator {
+                vars: &self.policy.vars,
+                grads: &mut self.grads,
+            };
+            let decoder = &self.policy.decoder;
+            let pass = Pass::new(decoder, &batch.tokens, &batch.prefixes, &batch.rows)?;
+            pass.backward(self.config.recompute, &mut accumulator, pace, |hidden| {
+                let scores = decoder.score(hidden, &batch.targets)?;
+                sums.add_top1(&scores.top1);
+                let logprobs: Vec<f32> = scores.logprobs.to_vec1()?;
+                let mut gradients = vec![0f32; logprobs.len()];
+                for (i, of_pair) in part.clone().zip(batch.completions.chunks_exact(2)) {
+                    let (chosen, rejected) = (of_pair[0].clone(), of_pair[1].clone());
+                    let both = &mut gradients[chosen.start..rejected.end];
+                    let (of_chosen, of_rejected) = both.split_at_mut(chosen.len());
+                    let score = objective.score(
+                        &pairs[i],
+                        reference[i],
+                        [&logprobs[chosen], &logprobs[rejected]],
+                        [of_chosen, of_rejected],
+                    );
+                    if !score.loss.is_finite() {
+                        return Err(TrainError::NonFiniteLoss { pair: i });
+                    }
+                    sums.add(&self.config, &pairs[i], &score);
+                }
+                // The loss is known; what is pulled back is its derivative by each log-probability.
+                let gradients = Tensor::from_vec(gradients, logprobs.len(), hidden.device())?;
+                Ok(((&scores.logprobs * gradients)?.sum_all()?, ()))
+            })?;
+            done += count;
+        }
+        fault::point("train.step");
+        let lr = self.schedule.learning_rate(self.state.step);
+        let step = self.optimizer.clip_and_step(&self.grads, lr)?;
+        let report = sums.report(&step, lr, began.elapsed().as_secs_f64());
+        self.state.advance(&report);
+        Ok(report)
+    }
+}
+
+/// Log-probabilities of a batch's targets, without a gradient.
+fn token_logprobs(
+    decoder: &Decoder,
+    batch: &CompletionBatch,
+    pace: &mut dyn FnMut(),
+) -> Result<Vec<f32>, TrainError> {
+    let pass = Pass::new(decoder, &batch.tokens, &batch.prefixes, &batch.rows)?;
+    let hidden = pass.forward(pace)?;
+    Ok(decoder.score(&hidden, &batch.targets)?.logprobs.to_vec1()?)
+}

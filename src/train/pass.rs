@@ -1,0 +1,156 @@
+//! One packed batch through the decoder, a layer at a time: forward, and backward with or without recomputing.
+//!
+//! Every layer's graph ends at its boundaries, so a graph is one block long: gradients are pulled back from boundary to
+//! boundary, moved to the accumulators, and let go. Between two layers nothing is under way, and `pace` is called there:
+//! whoever shares the machine with the trainer may go first.
+
+use std::ops::Range;
+
+use candle_core::backprop::GradStore;
+use candle_core::{Tensor, Var};
+
+use super::TrainError;
+use super::optim::GradBuffers;
+use crate::model::{Decoder, PackedBatch};
+use crate::nn::{AttentionBackend, Rotations};
+
+/// Where gradients go: the variables by the index of their buffer.
+pub struct Accumulator<'a> {
+    pub vars: &'a [(String, Var)],
+    pub grads: &'a mut GradBuffers,
+}
+
+impl Accumulator<'_> {
+    fn collect(&mut self, store: &mut GradStore) -> Result<(), TrainError> {
+        for (name, var) in self.vars {
+            if let Some(grad) = store.remove(var) {
+                self.grads.add_named(name, &grad, 1.0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A packed batch and the decoder it goes through.
+pub struct Pass<'a> {
+    decoder: &'a Decoder,
+    tokens: &'a PackedBatch,
+    prefixes: &'a [Range<u32>],
+    rotations: Rotations,
+    /// The rows whose hidden states are asked for: the last block computes no others.
+    rows: Tensor,
+}
+
+/// What the backward pass takes up a layer with.
+struct Layer {
+    input: Tensor,
+    /// Absent where it is computed again.
+    output: Option<Tensor>,
+}
+
+impl<'a> Pass<'a> {
+    /// `rows` may name a row twice. `prefixes` is empty, or says for each sequence which earlier rows it continues
+    /// ([`AttentionBackend::Branched`]).
+    pub fn new(
+        decoder: &'a Decoder,
+        tokens: &'a PackedBatch,
+        prefixes: &'a [Range<u32>],
+        rows: &[u32],
+    ) -> Result<Self, TrainError> {
+        Ok(Self {
+            decoder,
+            tokens,
+            prefixes,
+            rotations: decoder.rotations(tokens.as_packed())?,
+            rows: Tensor::new(rows, decoder.device())?,
+        })
+    }
+
+    fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor, TrainError> {
+        let last = layer + 1 == self.decoder.num_layers();
+        let cu_seqlens = self.tokens.cu_seqlens();
+        let backend = match self.prefixes {
+            [] => AttentionBackend::Dense { cu_seqlens },
+            prefixes => AttentionBackend::Branched {
+                cu_seqlens,
+                prefixes,
+            },
+        };
+        Ok(self.decoder.block(
+            layer,
+            x,
+            last.then_some(&self.rows),
+            &self.rotations,
+            &backend,
+        )?)
+    }
+
+    /// The hidden states of the rows after the last norm, `[rows, hidden]`, without a gradient.
+    pub fn forward(&self, pace: &mut dyn FnMut()) -> Result<Tensor, TrainError> {
+        let mut x = self.decoder.embed(self.tokens.ids())?.detach();
+        for layer in 0..self.decoder.num_layers() {
+            pace();
+            x = self.block(layer, &x)?.detach();
+        }
+        Ok(self.decoder.final_norm(&x)?.detach())
+    }
+
+    /// Forward, the `loss` of the rows' hidden states after the last norm, and backward into the accumulator.
+    ///
+    /// With `recompute`, block activations are dropped after the forward pass and computed again in the backward one, a
+    /// block at a time: memory is the block boundaries plus one block (Chen et al. 2016), for one more forward pass.
+    pub fn backward<S>(
+        &self,
+        recompute: bool,
+        accumulator: &mut Accumulator<'_>,
+        pace: &mut dyn FnMut(),
+        loss: impl FnOnce(&Tensor) -> Result<(Tensor, S), TrainError>,
+    ) -> Result<S, TrainError> {
+        let embedded = self.decoder.embed(self.tokens.ids())?;
+        // Below a frozen embedding nothing wants a gradient: the first block is spared computing it.
+        let mut x = match embedded.track_op() {
+            true => Var::from_tensor(&embedded)?.into_inner(),
+            false => embedded.clone(),
+        };
+        let mut layers = Vec::with_capacity(self.decoder.num_layers());
+        for layer in 0..self.decoder.num_layers() {
+            pace();
+            let output = self.block(layer, &x)?;
+            let next = Var::from_tensor(&output.detach())?.into_inner();
+            layers.push(Layer {
+                input: x,
+                output: (!recompute).then_some(output),
+            });
+            x = next;
+        }
+        pace();
+        let (loss, scored) = loss(&self.decoder.final_norm(&x)?)?;
+        let mut grads = loss.backward()?;
+        drop(loss);
+        for (index, layer) in layers.into_iter().enumerate().rev() {
+            let gradient = take(&mut grads, &x)?;
+            accumulator.collect(&mut grads)?;
+            pace();
+            let output = match layer.output {
+                Some(output) => output,
+                None => self.block(index, &layer.input)?,
+            };
+            // d/dx of <y, g> is g pulled back through the block.
+            grads = (output * gradient)?.sum_all()?.backward()?;
+            x = layer.input;
+        }
+        if embedded.track_op() {
+            let gradient = take(&mut grads, &x)?;
+            accumulator.collect(&mut grads)?;
+            grads = (embedded * gradient)?.sum_all()?.backward()?;
+        }
+        accumulator.collect(&mut grads)?;
+        Ok(scored)
+    }
+}
+
+fn take(grads: &mut GradStore, boundary: &Tensor) -> Result<Tensor, TrainError> {
+    grads.remove(boundary).map(|g| g.detach()).ok_or_else(|| {
+        TrainError::Mismatch("a block boundary received no gradient; this is a bug".into())
+    })
+}
