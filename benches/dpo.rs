@@ -1,4 +1,4 @@
-//! One step of DPO: seconds and peak memory of reference, policy, backward and update, as `benches/peers` and TRL are measured.
+//! One step of DPO: seconds and peak memory of reference, policy, backward and update, beside TRL by `benches/peers/dpo_trl.py`.
 //!
 //! `cargo bench --bench dpo -- --model DIR [--pairs 4 --prompt-tokens 128 --response-tokens 128 --rank 16 --steps 5]`
 //! `  [--micro-batch-tokens 1024] [--recompute] [--precompute-ref]` prints one JSON line. The first step is not counted. Random
