@@ -1,6 +1,7 @@
 //! The command line: what was said, turned into one call.
 
 mod claims;
+mod dpo;
 mod eval;
 mod records;
 mod serve;
@@ -67,6 +68,8 @@ enum Command {
 enum TrainCommand {
     /// Judge-augmented supervised fine-tuning: one model learns to answer and to judge.
     Jsft(Box<JsftArgs>),
+    /// Direct preference optimisation of an adapter on preference data.
+    Dpo(Box<dpo::DpoArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -125,11 +128,6 @@ impl JsftArgs {
             Some(path) => JsftConfig::from_file(path)?,
             None => JsftConfig::default(),
         };
-        fn set<T: Clone>(field: &mut T, said: &Option<T>) {
-            if let Some(value) = said {
-                *field = value.clone();
-            }
-        }
         set(&mut config.model, &self.model);
         set(&mut config.output_dir, &self.output_dir);
         set(&mut config.schedule.learning_rate, &self.learning_rate);
@@ -150,6 +148,13 @@ impl JsftArgs {
             config.data = self.data.iter().cloned().map(DataFile::new).collect();
         }
         Ok(config)
+    }
+}
+
+/// A flag that was given overrides the configuration's value.
+fn set<T: Clone>(field: &mut T, said: &Option<T>) {
+    if let Some(value) = said {
+        *field = value.clone();
     }
 }
 
@@ -207,6 +212,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             }
             text
         }
+        Command::Train(TrainCommand::Dpo(args)) => dpo::run(&args, cli.device.open()?, threads)?,
         Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
         Command::Records(command) => records::run(command)?,

@@ -4,6 +4,7 @@ mod config;
 mod config_refused;
 mod corrupt;
 mod dashboards;
+mod dpo;
 mod floors;
 mod fuzz;
 mod http;

@@ -134,7 +134,10 @@ struct Encoder<'a> {
 impl Encoder<'_> {
     /// The pair in tokens, and whether a completion was cut.
     fn encode(&self, pair: &PreferencePair) -> Result<(PairExample, bool), Dropped> {
-        for (text, what) in [(&pair.chosen, "chosen"), (&pair.rejected, "rejected")] {
+        for (text, what) in [
+            (&pair.chosen, "chosen completion"),
+            (&pair.rejected, "rejected completion"),
+        ] {
             if text.trim().is_empty() {
                 return Err(PairError::Empty(what).into());
             }

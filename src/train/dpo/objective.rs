@@ -100,3 +100,120 @@ pub(super) fn summed(ld_alpha: Option<f64>, logprobs: &[f32], others: usize) -> 
         .map(|(&logprob, weight)| f64::from(logprob) * weight)
         .sum::<f64>() as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::train::dpo::PreferenceLoss;
+
+    /// `tests/fixtures/dpo/losses.json`, see `make_dpo.py` beside it.
+    #[derive(Deserialize)]
+    struct Fixture {
+        beta: f64,
+        pairs: Vec<Pair>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Pair {
+        chosen: Side,
+        rejected: Side,
+    }
+
+    #[derive(Deserialize)]
+    struct Side {
+        policy: Vec<f32>,
+        reference: Vec<f32>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        loss: PreferenceLoss,
+        label: f32,
+        nll: f64,
+        ld_alpha: Option<f64>,
+        value: f64,
+        gradients: Vec<Gradients>,
+    }
+
+    #[derive(Deserialize)]
+    struct Gradients {
+        chosen: Vec<f64>,
+        rejected: Vec<f64>,
+    }
+
+    #[test]
+    fn losses_and_gradients_are_trls() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/fixtures/dpo/losses.json"
+        );
+        let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let names: std::collections::BTreeSet<String> = fixture
+            .cases
+            .iter()
+            .map(|case| serde_json::to_value(case.loss).unwrap()["type"].to_string())
+            .collect();
+        assert_eq!(names.len(), 5, "{names:?}");
+        for case in &fixture.cases {
+            let config = DpoConfig {
+                beta: fixture.beta,
+                loss: case.loss,
+                nll: case.nll,
+                ld_alpha: case.ld_alpha,
+                ..DpoConfig::default()
+            };
+            let examples: Vec<PairExample> = fixture
+                .pairs
+                .iter()
+                .map(|pair| PairExample {
+                    label: case.label,
+                    ..PairExample::new(
+                        vec![0],
+                        vec![1; pair.chosen.policy.len()],
+                        vec![2; pair.rejected.policy.len()],
+                    )
+                })
+                .collect();
+            let objective = Objective::new(&config, &examples);
+            let what = format!(
+                "{:?}, label {}, nll {}, ld_alpha {:?}",
+                case.loss, case.label, case.nll, case.ld_alpha
+            );
+            let mut loss = 0.0;
+            for ((pair, example), want) in fixture.pairs.iter().zip(&examples).zip(&case.gradients)
+            {
+                let (c, r) = (&pair.chosen, &pair.rejected);
+                let reference = (
+                    summed(case.ld_alpha, &c.reference, r.reference.len()),
+                    summed(case.ld_alpha, &r.reference, c.reference.len()),
+                );
+                let mut gradients = [vec![0f32; c.policy.len()], vec![0f32; r.policy.len()]];
+                let [of_chosen, of_rejected] = &mut gradients;
+                let score = objective.score(
+                    example,
+                    reference,
+                    [&c.policy, &r.policy],
+                    [of_chosen, of_rejected],
+                );
+                loss += score.loss;
+                for (got, want) in gradients.iter().zip([&want.chosen, &want.rejected]) {
+                    assert_eq!(got.len(), want.len());
+                    for (&got, &want) in got.iter().zip(want) {
+                        assert!(
+                            (f64::from(got) - want).abs() < 1e-4,
+                            "{what}: a gradient of {got} against {want}"
+                        );
+                    }
+                }
+            }
+            assert!(
+                (loss - case.value).abs() < 1e-4,
+                "{what}: {loss} against {}",
+                case.value
+            );
+        }
+    }
+}

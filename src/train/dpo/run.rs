@@ -15,7 +15,7 @@ use crate::preference::Format;
 use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::checkpoint::{CheckpointStore, write_json};
-use crate::train::digest::{model_digest, sha256_bytes};
+use crate::train::digest::{FileDigest, model_digest, sha256_bytes};
 use crate::train::manifest::RunManifest;
 use crate::train::metrics::{MetricsLog, Progress};
 use crate::train::mixture::Order;
@@ -276,7 +276,7 @@ fn adapter_digest(dir: &Path) -> Result<String, TrainError> {
     let files = ["adapter_config.json", "adapter_model.safetensors"];
     files
         .iter()
-        .map(|name| Ok(crate::train::digest::FileDigest::of(&dir.join(name))?.sha256))
+        .map(|name| Ok(FileDigest::of(&dir.join(name))?.sha256))
         .collect()
 }
 
