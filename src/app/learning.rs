@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use candle_core::Device;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{AppError, DataDir};
@@ -53,7 +56,7 @@ impl Learning<'_> {
         device: &Device,
         learn: Option<LearnOptions>,
         tasks: &mut Vec<JoinHandle<()>>,
-    ) -> Result<http::Learning, AppError> {
+    ) -> Result<(http::Learning, Option<LearnerThread>), AppError> {
         let generations = Generations::open(self.data_dir.generations())?;
         let canary_share = learn.as_ref().map_or(0.0, |learn| learn.canary_share);
         let publisher = Publisher::new(
@@ -68,7 +71,7 @@ impl Learning<'_> {
             tracing::error!("the base serves: {error}");
         }
         tasks.push(tokio::spawn(publisher.clone().run(FOLLOW)));
-        let mut control = None;
+        let (mut control, mut thread) = (None, None);
         if let Some(learn) = learn {
             learn.config.validate()?;
             let (dir, device) = (model_dir.to_owned(), device.clone());
@@ -93,14 +96,50 @@ impl Learning<'_> {
                 dir: self.data_dir.training(),
                 holder: format!("{}:{}", hostname(), self.data_dir.root().display()),
             };
-            tasks.push(tokio::spawn(learner.run()));
+            thread = Some(LearnerThread::start(learner)?);
             control = Some(switch);
         }
-        Ok(http::Learning {
+        let shown = http::Learning {
             control,
             publisher,
             log: self.log,
-        })
+        };
+        Ok((shown, thread))
+    }
+}
+
+/// The learner on a thread of its own, which waits on the runtime that serves.
+pub(super) struct LearnerThread {
+    /// Dropped, it ends the learner where that next waits.
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl LearnerThread {
+    fn start(learner: Learner) -> Result<Self, AppError> {
+        let (stop, stopped) = oneshot::channel();
+        let runtime = Handle::current();
+        let work = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = learner.run() => {}
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = thread::Builder::new().name("learner".into()).spawn(work);
+        let thread = thread
+            .map_err(|error| AppError::Config(format!("the learner has no thread: {error}")))?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the learner. What it computes at the moment is thrown away: its state is in the log and in checkpoints.
+    pub async fn stop(self) {
+        drop(self.stop);
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::error!("the learner's thread panicked");
+        }
     }
 }
 

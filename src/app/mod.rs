@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 pub use data_dir::DataDir;
 pub use learning::LearnOptions;
+use learning::LearnerThread;
 pub use model_files::ModelFiles;
 
 use crate::device::{ArbiterConfig, DeviceArbiter};
@@ -96,6 +97,7 @@ pub struct App {
     pub service: Service,
     engine_thread: EngineThread,
     tasks: Vec<JoinHandle<()>>,
+    learner: Option<LearnerThread>,
     arbiter: DeviceArbiter,
     /// An embedded model's files are unpacked for as long as the program runs.
     model: ModelFiles,
@@ -149,9 +151,9 @@ impl App {
         if let Some(log) = &log {
             tasks.push(tokio::spawn(sweep(log.clone())));
         }
-        let learning = match (&config.data_dir, &log) {
-            (Some(data_dir), Some(log)) => Some(
-                learning::Learning {
+        let (learning, learner) = match (&config.data_dir, &log) {
+            (Some(data_dir), Some(log)) => {
+                let parts = learning::Learning {
                     store,
                     service: service.clone(),
                     log: log.clone(),
@@ -159,17 +161,18 @@ impl App {
                     data_dir,
                     metrics: metrics.learn.clone(),
                     arbiter: arbiter.clone(),
-                }
-                .start(&dir, &config.device, config.learn, &mut tasks)
-                .await?,
-            ),
+                };
+                let started = parts.start(&dir, &config.device, config.learn, &mut tasks);
+                let (learning, learner) = started.await?;
+                (Some(learning), learner)
+            }
             _ if config.learn.is_some() => {
                 return Err(AppError::Config(
                     "learning needs a data directory: what is learned has to be kept (--data-dir)"
                         .into(),
                 ));
             }
-            _ => None,
+            _ => (None, None),
         };
 
         let traffic = TrafficConfig {
@@ -206,6 +209,7 @@ impl App {
             service,
             engine_thread,
             tasks,
+            learner,
             arbiter,
             model: config.model,
         })
@@ -219,6 +223,9 @@ impl App {
     /// Stops everything, from the top down; sockets have been closed and requests finished before.
     pub async fn stop(self) -> Stopped {
         self.arbiter.shut_down();
+        if let Some(learner) = self.learner {
+            learner.stop().await;
+        }
         for task in &self.tasks {
             task.abort();
         }

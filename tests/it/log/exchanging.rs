@@ -116,7 +116,8 @@ fn many_pages_are_exported_whole() {
         log.append(new).await.unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let out = File::create(file.path()).unwrap();
-        let written = log.export_pairs(PairFormat::Jsonl, &ExportFilter::default(), out);
+        let everything = ExportFilter::default();
+        let written = log.export_pairs(PairFormat::Jsonl, &everything, out);
         assert_eq!(written.await.unwrap(), 1400);
         let records = read_records(file.path(), Format::Trl).unwrap();
         assert_eq!(records.len(), 1400);
