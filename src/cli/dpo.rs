@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use clap::Args;
 
+use super::follow::FollowArgs;
 use crate::train::dpo::run::{DpoRunConfig, PairFile, RunOptions, run as train};
 
 #[derive(Debug, Args)]
@@ -61,9 +62,16 @@ pub struct DpoArgs {
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
+    #[command(flatten)]
+    pub(super) following: FollowArgs,
 }
 
 impl DpoArgs {
+    /// The model that was named.
+    pub(super) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     /// The configuration file with the flags over it.
     fn config(&self) -> anyhow::Result<DpoRunConfig> {
         let mut config = match &self.config {

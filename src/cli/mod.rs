@@ -3,6 +3,7 @@
 mod claims;
 mod dpo;
 mod eval;
+mod follow;
 mod records;
 mod serve;
 
@@ -174,6 +175,13 @@ enum PocketCommand {
         #[arg(long)]
         options: Option<PathBuf>,
     },
+    /// Print calls of `POST /generate`, one a line: instructions of the training side, to be logged and trained on.
+    Traffic {
+        #[arg(long, default_value_t = 700)]
+        calls: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Write judge data from a model's own samples of the world's training instructions.
     OwnPairs(eval::OwnPairsArgs),
     /// Reproduce the papers' claims: learn in every way that is compared, measure, say what holds.
@@ -212,6 +220,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             }
             text
         }
+        Command::Train(TrainCommand::Dpo(args)) if args.following.follow => {
+            follow::run(&args.following, args.model(), cli.device.open()?, threads)?
+        }
         Command::Train(TrainCommand::Dpo(args)) => dpo::run(&args, cli.device.open()?, threads)?,
         Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
@@ -234,6 +245,19 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let statistics = pocket::corpus::write(&out, seed, pairs, &options)
                 .with_context(|| format!("cannot write {}", out.display()))?;
             serde_json::to_string_pretty(&statistics)?
+        }
+        Command::Pocket(PocketCommand::Traffic { calls, seed }) => {
+            let calls = (0..calls).map(|call| {
+                let dice = &mut pocket::Dice::new(seed ^ 0x7472_6166, call);
+                let task = pocket::Task::sample(pocket::Split::Train, dice);
+                serde_json::json!({
+                    "messages": [{"role": "user", "content": task.prompt}],
+                    "max_tokens": 64,
+                    "log": {"retain": true, "train": true},
+                })
+                .to_string()
+            });
+            calls.collect::<Vec<_>>().join("\n")
         }
         Command::Pocket(PocketCommand::OwnPairs(args)) => {
             eval::own_pairs(&args, cli.device.open()?)?

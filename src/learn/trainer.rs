@@ -49,7 +49,9 @@ impl Workshop {
         let done = tokio::task::spawn_blocking(move || {
             let mut pace = || arbiter.pace();
             // The graph's nodes may be half-built when a step panics; all of them are dropped with it.
-            catch_unwind(AssertUnwindSafe(|| pool.install(|| work(&mut pace))))
+            let done = catch_unwind(AssertUnwindSafe(|| pool.install(|| work(&mut pace))));
+            arbiter.rest();
+            done
         });
         match done.await {
             Ok(Ok(done)) => done,
@@ -68,10 +70,13 @@ impl Workshop {
         start: Option<Adapter>,
         updates: u64,
     ) -> Result<Trainer, LearnError> {
-        let (base, config) = (self.base.clone(), config.clone());
+        let (base, config, digest) = (self.base.clone(), config.clone(), self.base_digest.clone());
         let made = self.compute(move |_| {
             let start = start.as_ref();
-            Ok(DpoTrainer::new(&base, start, start, config, updates)?)
+            let mut trainer = DpoTrainer::new(&base, start, start, config, updates)?;
+            // A saved state of other base weights is refused.
+            trainer.bind(&digest);
+            Ok(trainer)
         });
         Ok(Trainer {
             workshop: self.clone(),

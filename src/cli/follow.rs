@@ -1,0 +1,94 @@
+//! `selfjudge train dpo --follow`: the learner of a server, in a process of its own.
+//!
+//! It reads the log that servers write and moves the pointers that they follow. The same code as in a server, with an engine for its
+//! own samples and verdicts and without a socket.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use candle_core::Device;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::engine::EngineConfig;
+use crate::http::{HttpConfig, OnLogFailure, Permitted};
+use crate::learn::LearnConfig;
+use crate::preference::log::{Consent, LogConfig};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Following a server's log")]
+pub struct FollowArgs {
+    /// Learn from the log of running servers instead of files, until SIGTERM.
+    #[arg(long, requires = "data_dir", conflicts_with_all = ["config", "data", "output_dir", "start", "reference", "resume"])]
+    pub follow: bool,
+    /// The servers' data directory: generations are written there.
+    #[arg(long, requires = "follow")]
+    data_dir: Option<PathBuf>,
+    /// The servers' log, where it is not in the data directory.
+    #[arg(long, requires = "follow")]
+    log_url: Option<String>,
+    /// The learner's settings; the defaults without a file.
+    #[arg(long, requires = "follow")]
+    learn: Option<PathBuf>,
+}
+
+/// Learns until it is told to stop. `model` is what the servers serve; without one the pocket model.
+pub fn run(
+    args: &FollowArgs,
+    model: Option<&str>,
+    device: Device,
+    threads: usize,
+) -> anyhow::Result<String> {
+    let dir = args
+        .data_dir
+        .as_ref()
+        .context("--follow needs --data-dir")?;
+    let data_dir = DataDir::open(dir).with_context(|| format!("cannot use {}", dir.display()))?;
+    let config = AppConfig {
+        model_name: model.unwrap_or("pocket").to_owned(),
+        model: ModelFiles::resolve(model)?,
+        adapter: None,
+        device,
+        engine: EngineConfig::default(),
+        http: HttpConfig::default(),
+        traffic: TrafficOptions {
+            log: args.log_url.as_ref().map(LogConfig::new),
+            default: Consent::default(),
+            allowed: Permitted::default(),
+            on_failure: OnLogFailure::Refuse,
+            trust_user: false,
+        },
+        learn: Some(LearnOptions {
+            config: match &args.learn {
+                Some(file) => LearnConfig::from_file(file)?,
+                None => LearnConfig::default(),
+            },
+            threads,
+            // Nobody is served here.
+            min_share: 1.0,
+            canary_share: 0.0,
+        }),
+        data_dir: Some(data_dir),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let stopped = runtime.block_on(async {
+        let app = App::start(config).await?;
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        tracing::info!("learning from {}", dir.display());
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        anyhow::Ok(app.stop().await)
+    })?;
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    stopped.join();
+    Ok("stopped".to_owned())
+}
