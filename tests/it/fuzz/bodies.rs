@@ -1,6 +1,7 @@
 //! Bodies of every route that takes one, made from the examples of the API's description.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -36,6 +37,10 @@ fn routes() -> Vec<Route> {
     let doc = serde_json::to_value(api_doc()).unwrap();
     let mut routes = Vec::new();
     for (path, item) in doc["paths"].as_object().unwrap() {
+        // The operators' routes are on another listener.
+        if item["post"]["tags"][0] == "admin" {
+            continue;
+        }
         let content = &item["post"]["requestBody"]["content"]["application/json"];
         let Some(named) = content["examples"].as_object() else {
             continue;
@@ -111,8 +116,16 @@ fn no_body_is_answered_with_a_5xx() {
             call(&SERVER, "/generate", body).await.status(),
             StatusCode::OK
         );
-        assert_eq!(metric(&SERVER, "num_requests_running").await, 0.0);
-        assert_eq!(metric(&SERVER, "kv_cache_usage_perc").await, 0.0);
+        // The engine tells an answer's end a moment before it counts what is left.
+        for _ in 0..1200 {
+            let left = metric(&SERVER, "num_requests_running").await
+                + metric(&SERVER, "kv_cache_usage_perc").await;
+            if left == 0.0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("something still runs");
     });
 }
 

@@ -23,7 +23,11 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use selfjudge::engine::{Engine, EngineConfig};
-use selfjudge::http::{ApiKeys, AppState, HttpConfig, TrafficConfig, admin_router, router};
+use selfjudge::http::{
+    ApiKeys, AppState, HttpConfig, Learning, TrafficConfig, admin_router, router,
+};
+use selfjudge::learn::generation::Generations;
+use selfjudge::learn::{LearnControl, Publisher};
 use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
 use selfjudge::preference::Principles;
 use selfjudge::preference::log::{FeedbackTrust, LogConfig, TrafficLog};
@@ -90,9 +94,22 @@ fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
     };
     let table = SERVICE.judge().table().clone();
     let principles = Principles::open(dir.path(), table).unwrap();
-    let state = AppState::new(SERVICE.clone(), "pocket", Metrics::new("pocket"), config)
+    let metrics = Metrics::new("pocket");
+    let learning = Learning {
+        control: Some(LearnControl::new(metrics.learn.clone())),
+        publisher: Publisher::new(
+            SERVICE.weights().clone(),
+            Generations::open(dir.path().join("generations")).unwrap(),
+            log.clone(),
+            0.0,
+            metrics.learn.clone(),
+        ),
+        log: log.clone(),
+    };
+    let state = AppState::new(SERVICE.clone(), "pocket", metrics, config)
         .with_traffic(traffic)
-        .with_principles(principles.clone());
+        .with_principles(principles.clone())
+        .with_learning(learning);
     Logged {
         server: router(state.clone(), config),
         admin: admin_router(state, config),

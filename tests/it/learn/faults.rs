@@ -81,10 +81,10 @@ fn a_call_that_was_acknowledged_outlives_the_kill() {
 #[test]
 fn a_disk_that_is_full_stops_training_and_not_serving() {
     let dir = with_traffic();
-    // An adapter of four megabytes, and no file may have more than two.
+    // Its moments take eight megabytes, and no file may have more than six.
     let learn = LEARN.replace("r = 4, lora_alpha = 8", "r = 64, lora_alpha = 64");
     let setup = Setup {
-        file_limit: Some(2 << 20),
+        file_limit: Some(6 << 20),
         ..Setup::learning(dir.path(), &learn)
     };
     let program = Program::start(&setup);

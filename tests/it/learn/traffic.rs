@@ -144,6 +144,8 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     std::fs::write(&keys, "flood:one\nothers:two\nsilent:three no-train\n").unwrap();
     let keys = keys.to_str().unwrap();
     let learn = LEARN.replace("principal_share = 1.0", "principal_share = 0.5");
+    // Two owners have two of them each.
+    let learn = learn.replace("prompts = 3", "prompts = 4");
     let setup = Setup {
         arguments: &["--api-key-file", keys],
         ..Setup::learning(dir.path(), &learn)
