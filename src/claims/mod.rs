@@ -36,7 +36,7 @@ use crate::train::TrainError;
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimsError {
     #[error(transparent)]
-    App(#[from] AppError),
+    App(Box<AppError>),
     #[error(transparent)]
     Learn(#[from] LearnError),
     #[error(transparent)]
@@ -61,6 +61,12 @@ pub enum ClaimsError {
     },
     #[error("{0}")]
     Failed(String),
+}
+
+impl From<AppError> for ClaimsError {
+    fn from(error: AppError) -> Self {
+        Self::App(Box::new(error))
+    }
 }
 
 /// How much is run.

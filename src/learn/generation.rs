@@ -210,7 +210,7 @@ mod tests {
         let one = generations.write(lineage(), write).unwrap();
         let two = generations.write(lineage(), write).unwrap();
         assert_eq!(one, two);
-        assert_eq!(generations.ids().unwrap(), [one.clone()]);
+        assert_eq!(generations.ids().unwrap(), [one.as_str()]);
         let (_, manifest) = generations.verified(&one).unwrap();
         assert_eq!(manifest.lineage, lineage());
 

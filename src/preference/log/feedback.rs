@@ -218,10 +218,10 @@ fn derive(
 
 /// What each principal prefers. A thumb up and a thumb down are a preference together, alone neither is; an edit is preferred to
 /// what it was made of.
-fn preferences<'a>(
-    said: &'a [(LoggedFeedback, Option<usize>)],
+fn preferences(
+    said: &[(LoggedFeedback, Option<usize>)],
     shown: usize,
-) -> Vec<(&'a Principal, Preference)> {
+) -> Vec<(&Principal, Preference)> {
     let mut found = Vec::new();
     for (one, written) in said {
         match &one.feedback {

@@ -254,7 +254,8 @@ fn unfit_pairs_are_named() {
         change(&mut pairs[3]);
         pairs
     };
-    let cases: [(&dyn Fn(&mut PairExample), &str); 9] = [
+    type Spoil<'a> = &'a dyn Fn(&mut PairExample);
+    let cases: [(Spoil<'_>, &str); 9] = [
         (&|p| p.prompt.clear(), "the prompt is empty"),
         (&|p| p.chosen.clear(), "the chosen completion is empty"),
         (&|p| p.rejected.clear(), "the rejected completion is empty"),
