@@ -142,6 +142,7 @@ impl EngineCore {
             prompt,
             params,
             samples,
+            reusable_tokens,
             grammar,
             priority,
             class,
@@ -184,6 +185,9 @@ impl EngineCore {
         request.priority = priority;
         request.class = class;
         self.metrics.taken(job.weights.name(), samples);
+        if let Some(reusable) = reusable_tokens {
+            request.num_reusable_tokens = reusable;
+        }
         self.scheduler.add(request);
     }
 

@@ -178,6 +178,9 @@ pub struct GenerateRequest {
     pub params: SamplingParams,
     /// Samples of the prompt, which is computed once for all.
     pub samples: usize,
+    /// Of the prompt's first tokens, how many later prompts may begin with as well, where the caller knows: the cache forgets the
+    /// rest first.
+    pub reusable_tokens: Option<usize>,
     /// What every sample has to follow.
     pub grammar: Option<Grammar>,
     /// Lower is served first; a level is worth a bounded head start.
@@ -196,6 +199,7 @@ impl GenerateRequest {
             prompt,
             params,
             samples: 1,
+            reusable_tokens: None,
             grammar: None,
             priority: 0,
             class: Class::default(),

@@ -47,6 +47,8 @@ pub struct Request {
     /// The prompt, and what has been produced.
     pub tokens: HashedTokens,
     pub num_prompt_tokens: usize,
+    /// Of its first tokens, how many others may begin with as well.
+    pub num_reusable_tokens: usize,
     /// Tokens whose keys and values are in the cache.
     pub num_computed_tokens: usize,
     /// Tokens that the cache held when the request was first scheduled.
@@ -64,6 +66,7 @@ impl Request {
         Self {
             id,
             num_prompt_tokens: prompt.len(),
+            num_reusable_tokens: usize::MAX,
             tokens: prompt,
             num_computed_tokens: 0,
             num_cached_tokens: None,

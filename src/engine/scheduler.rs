@@ -300,7 +300,7 @@ impl Scheduler {
         request.num_computed_tokens = from;
         request.num_cached_tokens.get_or_insert(from);
         let num_tokens = request.num_missing_tokens().min(step.budget);
-        self.kv.begin(id, prefix);
+        self.kv.begin(id, prefix, request.num_reusable_tokens);
         let copy = self
             .kv
             .allocate(id, from, from + num_tokens)

@@ -72,6 +72,9 @@ pub struct JudgeOptions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedComparison {
     pub prompts: Vec<Vec<u32>>,
+    /// Of each prompt the tokens before the candidate shown second: what it has in common with every other comparison in which the
+    /// same candidate is shown first.
+    pub shared: Vec<usize>,
     /// Whether one was cut to fit.
     pub cut: bool,
 }
@@ -163,6 +166,7 @@ impl Judge {
         };
         let mut encoded = EncodedComparison {
             prompts: Vec::with_capacity(2 * asked.len()),
+            shared: Vec::with_capacity(2 * asked.len()),
             cut: false,
         };
         for principles in asked {
@@ -180,6 +184,7 @@ impl Judge {
                 let fitted = fit(&self.tokenizer, &prompt, self.max_prompt)?;
                 encoded.cut |= fitted.cut;
                 encoded.prompts.push(fitted.ids);
+                encoded.shared.push(fitted.b.start);
             }
         }
         Ok(encoded)
@@ -318,6 +323,18 @@ mod tests {
                 .iter()
                 .all(|verdict| verdict.consistent && !verdict.cut)
         );
+    }
+
+    #[test]
+    fn comparisons_with_the_same_first_candidate_share_all_before_the_second() {
+        let judge = judge(JudgeOptions::default(), 512);
+        let [one, other] = ["b", "cc"].map(|b| judge.encode(&comparison("a", b, &[])).unwrap());
+        let shared = one.shared[0];
+        assert_eq!(other.shared[0], shared);
+        assert_eq!(one.prompts[0][..shared], other.prompts[0][..shared]);
+        assert_ne!(one.prompts[0][shared], other.prompts[0][shared]);
+        // The other order begins with another candidate.
+        assert_ne!(one.prompts[1][..shared], other.prompts[1][..shared]);
     }
 
     #[test]

@@ -47,7 +47,11 @@ impl Service {
                 let turned: Vec<&str> = given.iter().rev().copied().collect();
                 for options in [given, turned] {
                     let (prompt, labels) = reader.encode(&input, &question.text, &options)?;
-                    prompts.push(LabelPrompt { prompt, labels });
+                    prompts.push(LabelPrompt {
+                        prompt,
+                        labels,
+                        reusable: None,
+                    });
                 }
             }
             Ok(prompts)

@@ -172,6 +172,7 @@ impl Service {
             prompt: task.prompt,
             params: task.params,
             samples: task.samples,
+            reusable_tokens: None,
             grammar: task.grammar,
             priority: task.turn.priority,
             class: task.turn.class,

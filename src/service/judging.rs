@@ -291,10 +291,11 @@ impl Service {
     ) -> Result<Vec<PairVerdict>, ServiceError> {
         let prompts = self.encode_pairs(task, pairs).await?;
         let labels = self.judge.labels().ids;
-        let flat = prompts.iter().flat_map(|pair| &pair.ids);
-        let flat = flat.map(|ids| LabelPrompt {
+        let flat = prompts.iter().flat_map(|pair| &pair.shown);
+        let flat = flat.map(|(ids, shared)| LabelPrompt {
             prompt: ids.clone(),
             labels: labels.to_vec(),
+            reusable: Some(*shared),
         });
         let reads = self.read_labels(task.turn, flat.collect(), account).await?;
         let mut reads = reads.into_iter().map(|read| [read[0], read[1]]);
@@ -302,7 +303,7 @@ impl Service {
             if a == b {
                 return PairVerdict::identical();
             }
-            let reads: Vec<LabelLogprobs> = reads.by_ref().take(prompts.ids.len()).collect();
+            let reads: Vec<LabelLogprobs> = reads.by_ref().take(prompts.shown.len()).collect();
             let verdict = verdict(task, &reads, prompts.cut);
             self.metrics.comparisons.inc();
             self.metrics
@@ -361,7 +362,8 @@ impl Service {
                         comparison.principles.clone_from(principles);
                         let encoded = judge.encode(&comparison)?;
                         prompts.cut |= encoded.cut;
-                        prompts.ids.extend(encoded.prompts.into_iter().take(orders));
+                        let shown = encoded.prompts.into_iter().zip(encoded.shared);
+                        prompts.shown.extend(shown.take(orders));
                     }
                     Ok(prompts)
                 })
@@ -374,7 +376,8 @@ impl Service {
 /// The prompts of one pair, principle by principle.
 #[derive(Debug, Default)]
 struct PairPrompts {
-    ids: Vec<Vec<u32>>,
+    /// Token ids, and how many of them come before the candidate shown second.
+    shown: Vec<(Vec<u32>, usize)>,
     cut: bool,
 }
 

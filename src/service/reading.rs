@@ -96,6 +96,8 @@ impl Account {
 pub(super) struct LabelPrompt {
     pub prompt: Vec<u32>,
     pub labels: Vec<u32>,
+    /// Of its first tokens, how many later prompts may begin with as well; none where that is not known.
+    pub reusable: Option<usize>,
 }
 
 struct Read {
@@ -111,19 +113,26 @@ impl Service {
     }
 
     /// The log-probabilities of each prompt's labels. The first prompt finds the queue full or not; the others wait their turn.
+    ///
+    /// Prompts go to the engine in the order of their tokens. Those that begin alike then follow each other, and what they
+    /// share is still in the cache, however many there are.
     pub(super) async fn read_labels(
         &self,
         turn: Turn,
         prompts: Vec<LabelPrompt>,
         account: &mut Account,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
-        let (accepted, weights) = (account.accepted, &account.weights);
+        let (accepted, weights) = (account.accepted, account.weights.clone());
+        let mut prompts: Vec<(usize, LabelPrompt)> = prompts.into_iter().enumerate().collect();
+        prompts.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
+        let order: Vec<usize> = prompts.iter().map(|(at, _)| *at).collect();
         let reads: Vec<Read> = stream::iter(prompts.into_iter().enumerate())
-            .map(|(at, prompt)| self.read(turn, weights, prompt, accepted || at > 0))
+            .map(|(place, (_, prompt))| self.read(turn, &weights, prompt, accepted || place > 0))
             .buffered(WINDOW)
             .try_collect()
             .await?;
-        for read in &reads {
+        let mut logprobs = vec![Vec::new(); reads.len()];
+        for (at, read) in order.into_iter().zip(reads) {
             (account.accepted, account.asked) = (true, true);
             account.usage.add(read.usage);
             self.metrics
@@ -132,15 +141,20 @@ impl Service {
             self.metrics
                 .cached_tokens
                 .inc_by(read.usage.cached_tokens as u64);
+            logprobs[at] = read.logprobs;
         }
-        Ok(reads.into_iter().map(|read| read.logprobs).collect())
+        Ok(logprobs)
     }
 
     async fn read(
         &self,
         turn: Turn,
         weights: &WeightsLease,
-        LabelPrompt { prompt, labels }: LabelPrompt,
+        LabelPrompt {
+            prompt,
+            labels,
+            reusable,
+        }: LabelPrompt,
         accepted: bool,
     ) -> Result<Read, ServiceError> {
         let mut params = SamplingParams::new(1, Vec::new());
@@ -157,6 +171,7 @@ impl Service {
             arrival: turn.arrival,
             deadline: turn.deadline,
             weights: Some(weights.clone()),
+            reusable_tokens: reusable,
             ..GenerateRequest::new(prompt, params)
         };
         let mut stream = match accepted {

@@ -1,7 +1,8 @@
-//! What a tournament costs, beside clients that hold the same knockout by themselves through completions.
+//! What a tournament costs, or best-of-N from the question to the winner, beside clients that do the same by themselves through
+//! completions.
 //!
 //! Such a client sends the judge's own prompts, both orders of every match, as one-token requests that ask for log-probabilities:
-//! one after the other, as simple clients do, or all of a round at once. Every contender gets candidates of its own, so that nobody
+//! one after the other, as simple clients do, or all of a round at once; so they draw candidates. Every contender gets candidates of its own, so that nobody
 //! finds another's prompts in a cache.
 
 mod material;
@@ -18,6 +19,7 @@ use serde_json::json;
 use crate::call::Usage;
 use crate::client::Client;
 use crate::scenario::Context;
+use crate::server::Server;
 use crate::summary::{OwnTable, Report};
 use material::{Candidates, Material};
 use rival::{Api, Rival, hold};
@@ -30,9 +32,15 @@ pub struct Judging {
     /// The same model served with --no-prefix-caching.
     #[arg(long)]
     uncached_url: Option<String>,
+    /// Its process, to read its processor time.
+    #[arg(long)]
+    uncached_pid: Option<u32>,
     /// llama.cpp's server with the same model.
     #[arg(long)]
     llama_url: Option<String>,
+    /// Its process.
+    #[arg(long)]
+    llama_pid: Option<u32>,
     #[arg(long, value_delimiter = ',', default_value = "4,16,64")]
     candidates: Vec<usize>,
     #[arg(long, value_delimiter = ',', default_value = "50,500")]
@@ -45,19 +53,35 @@ pub struct Judging {
     /// Only the tournament and the simple client without prefix caching.
     #[arg(long)]
     brief: bool,
+    /// The candidates are drawn first: what best-of-N takes from the question to the winner.
+    #[arg(long)]
+    best_of: bool,
 }
 
-/// Who holds the tournament.
-enum Contender {
-    /// `POST /judge`.
-    Server(Client),
-    Client(Rival),
+/// Who holds the tournament, and whose server computes.
+struct Contender {
+    label: String,
+    server: Server,
+    /// None is the server itself, by `POST /judge` or `POST /generate`.
+    rival: Option<Rival>,
+}
+
+/// What is asked for.
+struct Task<'a> {
+    material: &'a Material,
+    /// Its answers are left aside where they are drawn.
+    candidates: Candidates,
+    /// Tokens of an answer that is drawn; none where the answers are given.
+    drawn: Option<usize>,
+    seed: u64,
 }
 
 /// What one tournament took.
 #[derive(Debug, Clone, Copy)]
 struct Cost {
     wall: f64,
+    /// Of the server's processors, where its process is known.
+    cpu: Option<f64>,
     usage: Usage,
 }
 
@@ -66,7 +90,7 @@ impl Judging {
     /// If a server cannot be seen or refuses, or the model's files are broken.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let material = Material::load(&self.model)?;
-        let contenders = self.contenders(&context.server.client)?;
+        let contenders = self.contenders(&context.server)?;
         anyhow::ensure!(self.repeats > 0, "--repeats must be at least 1");
         let mut table = OwnTable {
             header: vec![
@@ -78,8 +102,10 @@ impl Judging {
                 "prefilled",
                 "hit %",
                 "wall s",
+                "cpu s",
                 "judgments/s",
                 "times ours",
+                "times our cpu",
             ],
             rows: Vec::new(),
         };
@@ -89,17 +115,23 @@ impl Judging {
                 for &n in &self.candidates {
                     let mut costs = vec![Vec::new(); contenders.len()];
                     for _ in 0..self.repeats {
-                        for ((_, contender), costs) in contenders.iter().zip(&mut costs) {
+                        for (contender, costs) in contenders.iter().zip(&mut costs) {
                             seed = seed.wrapping_add(1);
-                            let candidates = material.candidates(seed, n, question, answer)?;
-                            costs.push(contender.hold(&material, &candidates, seed).await?);
+                            let task = Task {
+                                material: &material,
+                                candidates: material.candidates(seed, n, question, answer)?,
+                                drawn: self.best_of.then_some(answer),
+                                seed,
+                            };
+                            costs.push(contender.carry_out(&task).await?);
                         }
                     }
                     let medians: Vec<Cost> = costs.into_iter().map(median).collect();
-                    for ((label, _), cost) in contenders.iter().zip(&medians) {
+                    for (contender, cost) in contenders.iter().zip(&medians) {
+                        let sizes = [n, answer, question];
                         table
                             .rows
-                            .push(row([n, answer, question], label, *cost, medians[0].wall));
+                            .push(row(sizes, &contender.label, *cost, medians[0]));
                     }
                 }
             }
@@ -110,54 +142,48 @@ impl Judging {
         })
     }
 
-    fn contenders(&self, cached: &Client) -> anyhow::Result<Vec<(&'static str, Contender)>> {
-        let at = |url: &str| Client::new(url, Duration::from_secs(600));
-        let rival = |client: &Client, api, at_once| {
-            Contender::Client(Rival {
-                client: client.clone(),
-                api,
-                at_once,
-            })
+    fn contenders(&self, ours: &Server) -> anyhow::Result<Vec<Contender>> {
+        let at = |url: &str, pid| {
+            let client = Client::new(url, Duration::from_secs(600))?;
+            anyhow::Ok(Server::new(client, pid))
         };
-        let mut contenders = vec![("POST /judge", Contender::Server(cached.clone()))];
+        let own = match self.best_of {
+            true => "POST /generate",
+            false => "POST /judge",
+        };
+        let mut contenders = vec![Contender {
+            label: own.to_owned(),
+            server: ours.clone(),
+            rival: None,
+        }];
+        let mut add = |server: &Server, api, who: &str, but: &str| {
+            for (at_once, how) in [(false, "one at a time"), (true, "a round at once")] {
+                if at_once && self.brief {
+                    continue;
+                }
+                let client = server.client.clone();
+                contenders.push(Contender {
+                    label: format!("{who}, {how}{but}"),
+                    server: server.clone(),
+                    rival: Some(Rival {
+                        client,
+                        api,
+                        at_once,
+                    }),
+                });
+            }
+        };
         if !self.brief {
-            contenders.push((
-                "completions, one at a time",
-                rival(cached, Api::OpenAi, false),
-            ));
-            contenders.push((
-                "completions, a round at once",
-                rival(cached, Api::OpenAi, true),
-            ));
+            add(ours, Api::OpenAi, "completions", "");
         }
         if let Some(url) = &self.uncached_url {
-            let uncached = at(url)?;
-            let label = "completions, one at a time, no prefix caching";
-            contenders.push((label, rival(&uncached, Api::OpenAi, false)));
-            if !self.brief {
-                let label = "completions, a round at once, no prefix caching";
-                contenders.push((label, rival(&uncached, Api::OpenAi, true)));
-            }
+            let uncached = at(url, self.uncached_pid)?;
+            add(&uncached, Api::OpenAi, "completions", ", no prefix caching");
         }
         if let Some(url) = &self.llama_url {
-            let llama = at(url)?;
-            for (cache_prompt, one, round) in [
-                (
-                    true,
-                    "llama.cpp, one at a time",
-                    "llama.cpp, a round at once",
-                ),
-                (
-                    false,
-                    "llama.cpp, one at a time, no cache_prompt",
-                    "llama.cpp, a round at once, no cache_prompt",
-                ),
-            ] {
-                let api = Api::LlamaCpp { cache_prompt };
-                contenders.push((one, rival(&llama, api, false)));
-                if !self.brief {
-                    contenders.push((round, rival(&llama, api, true)));
-                }
+            let llama = at(url, self.llama_pid)?;
+            for (cache_prompt, but) in [(true, ""), (false, ", no cache_prompt")] {
+                add(&llama, Api::LlamaCpp { cache_prompt }, "llama.cpp", but);
             }
         }
         Ok(contenders)
@@ -165,34 +191,56 @@ impl Judging {
 }
 
 impl Contender {
-    async fn hold(
-        &self,
-        material: &Material,
-        candidates: &Candidates,
-        seed: u64,
-    ) -> anyhow::Result<Cost> {
+    async fn carry_out(&self, task: &Task<'_>) -> anyhow::Result<Cost> {
+        let cpu = self.server.cpu_seconds()?;
         let begun = Instant::now();
-        let usage = match self {
-            Self::Client(rival) => {
-                let bracket = Bracket::new(candidates.answers.len(), Method::Knockout, seed)?;
-                hold(rival, material, candidates, bracket).await?
-            }
-            Self::Server(client) => {
-                let body = json!({
-                    "prompt": candidates.question,
-                    "candidates": candidates.answers,
-                    "method": "tournament",
-                    "seed": seed,
-                });
-                let answer = client.post("/judge", &body).await?;
-                Usage::read(&answer["usage"]).context("/judge gives no usage")?
-            }
+        let usage = match &self.rival {
+            Some(rival) => by_rival(rival, task).await?,
+            None => by_server(&self.server.client, task).await?,
         };
+        let wall = begun.elapsed().as_secs_f64();
+        let taken = |after: f64| cpu.map(|before| after - before);
         Ok(Cost {
-            wall: begun.elapsed().as_secs_f64(),
+            wall,
+            cpu: self.server.cpu_seconds()?.and_then(taken),
             usage,
         })
     }
+}
+
+async fn by_rival(rival: &Rival, task: &Task<'_>) -> anyhow::Result<Usage> {
+    let mut candidates = task.candidates.clone();
+    let n = candidates.answers.len();
+    let mut usage = Usage::default();
+    if let Some(tokens) = task.drawn {
+        let drawn = rival
+            .draw(&candidates.question, n, tokens, task.seed)
+            .await?;
+        (candidates.answers, usage) = drawn;
+    }
+    let bracket = Bracket::new(n, Method::Knockout, task.seed)?;
+    usage.add(hold(rival, task.material, &candidates, bracket).await?);
+    Ok(usage)
+}
+
+async fn by_server(client: &Client, task: &Task<'_>) -> anyhow::Result<Usage> {
+    let Candidates { question, answers } = &task.candidates;
+    let (path, body) = match task.drawn {
+        Some(tokens) => (
+            "/generate",
+            json!({
+                "prompt": question, "best_of": answers.len(), "max_tokens": tokens, "ignore_eos": true, "seed": task.seed,
+            }),
+        ),
+        None => (
+            "/judge",
+            json!({
+                "prompt": question, "candidates": answers, "method": "tournament", "seed": task.seed,
+            }),
+        ),
+    };
+    let answer = client.post(path, &body).await?;
+    Usage::read(&answer["usage"]).with_context(|| format!("{path} gives no usage"))
 }
 
 /// The one in the middle by wall time.
@@ -201,9 +249,11 @@ fn median(mut costs: Vec<Cost>) -> Cost {
     costs[costs.len() / 2]
 }
 
-fn row([n, answer, question]: [usize; 3], label: &str, cost: Cost, ours: f64) -> Vec<String> {
-    let Cost { wall, usage } = cost;
+fn row([n, answer, question]: [usize; 3], label: &str, cost: Cost, ours: Cost) -> Vec<String> {
+    let Cost { wall, cpu, usage } = cost;
     let hits = 100.0 * usage.cached as f64 / usage.prompt.max(1) as f64;
+    let cpu_times = cpu.zip(ours.cpu).map(|(cpu, ours)| cpu / ours);
+    let known = |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{v:.2}"));
     vec![
         n.to_string(),
         answer.to_string(),
@@ -213,7 +263,9 @@ fn row([n, answer, question]: [usize; 3], label: &str, cost: Cost, ours: f64) ->
         (usage.prompt - usage.cached).to_string(),
         format!("{hits:.1}"),
         format!("{wall:.3}"),
+        known(cpu),
         format!("{:.2}", (n - 1) as f64 / wall),
-        format!("{:.2}", wall / ours),
+        format!("{:.2}", wall / ours.wall),
+        known(cpu_times),
     ]
 }

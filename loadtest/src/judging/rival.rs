@@ -46,16 +46,7 @@ pub async fn hold(
             prompts.extend(material.prompts(candidates, [*first, *second])?);
         }
         let reads = prompts.iter().map(|prompt| rival.read(material, prompt));
-        let reads: Vec<(f32, Usage)> = match rival.at_once {
-            true => try_join_all(reads).await?,
-            false => {
-                let mut done = Vec::new();
-                for read in reads {
-                    done.push(read.await?);
-                }
-                done
-            }
-        };
+        let reads: Vec<(f32, Usage)> = rival.all(reads).await?;
         let outcomes: Vec<Outcome> = reads
             .as_chunks::<2>()
             .0
@@ -80,6 +71,84 @@ fn outcome(p: f32) -> Outcome {
 }
 
 impl Rival {
+    /// Answers of `tokens` tokens each to a question, and what they cost.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn draw(
+        &self,
+        question: &str,
+        n: usize,
+        tokens: usize,
+        seed: u64,
+    ) -> anyhow::Result<(Vec<String>, Usage)> {
+        let answers = (0..n).map(|at| self.answer(question, tokens, seed.wrapping_add(at as u64)));
+        let drawn: Vec<(String, Usage)> = self.all(answers).await?;
+        let mut usage = Usage::default();
+        let answers = drawn.into_iter().map(|(answer, spent)| {
+            usage.add(spent);
+            answer
+        });
+        Ok((answers.collect(), usage))
+    }
+
+    async fn answer(
+        &self,
+        question: &str,
+        tokens: usize,
+        seed: u64,
+    ) -> anyhow::Result<(String, Usage)> {
+        // What every server takes as a seed.
+        let seed = seed % (1 << 31);
+        let (path, body) = match self.api {
+            Api::OpenAi => (
+                "/v1/completions",
+                json!({"prompt": question, "max_tokens": tokens, "ignore_eos": true, "seed": seed}),
+            ),
+            Api::LlamaCpp { cache_prompt } => (
+                "/completion",
+                json!({
+                    "prompt": question, "n_predict": tokens, "ignore_eos": true, "seed": seed, "cache_prompt": cache_prompt,
+                }),
+            ),
+        };
+        let answer = self.client.post(path, &body).await?;
+        let (text, usage) = match self.api {
+            Api::OpenAi => (
+                &answer["choices"][0]["text"],
+                Usage::read(&answer["usage"]).context("no usage")?,
+            ),
+            Api::LlamaCpp { .. } => {
+                let count = |name: &str| {
+                    let count = answer[name].as_u64().with_context(|| format!("no {name}"));
+                    anyhow::Ok(count? as usize)
+                };
+                let prompt = count("tokens_evaluated")?;
+                let usage = Usage {
+                    completion: count("tokens_predicted")?,
+                    ..llama_usage(&answer, prompt)?
+                };
+                (&answer["content"], usage)
+            }
+        };
+        Ok((text.as_str().context("no text")?.to_owned(), usage))
+    }
+
+    /// Together, or one after the other.
+    async fn all<T>(
+        &self,
+        calls: impl Iterator<Item = impl Future<Output = anyhow::Result<T>>>,
+    ) -> anyhow::Result<Vec<T>> {
+        if self.at_once {
+            return try_join_all(calls).await;
+        }
+        let mut done = Vec::new();
+        for call in calls {
+            done.push(call.await?);
+        }
+        Ok(done)
+    }
+
     /// Probability that the first shown is better; a half where the labels are not among the likeliest tokens (a model that
     /// was never trained to judge), which costs the same.
     async fn read(&self, material: &Material, prompt: &[u32]) -> anyhow::Result<(f32, Usage)> {

@@ -92,17 +92,30 @@ impl BlockPool {
     /// One reference less. A block nobody holds is free: at the end of the line where it can be found again, at its head where
     /// it cannot.
     pub fn release(&mut self, id: BlockId) {
+        if self.let_go(id) {
+            match self.blocks[id.index()].contents {
+                Some(_) => self.push_last(id),
+                None => self.push_next(id),
+            }
+        }
+    }
+
+    /// [`Self::release`] for contents that nobody will look for: a block that is free then goes first. Until it is handed out it
+    /// can be found like any other.
+    pub fn discard(&mut self, id: BlockId) {
+        if self.let_go(id) {
+            self.push_next(id);
+        }
+    }
+
+    /// One reference less; whether it was the last.
+    fn let_go(&mut self, id: BlockId) -> bool {
         let block = &mut self.blocks[id.index()];
         block.references = block
             .references
             .checked_sub(1)
             .expect("released more often than held; this is a bug");
-        if block.references == 0 {
-            match block.contents {
-                Some(_) => self.push_last(id),
-                None => self.push_next(id),
-            }
-        }
+        block.references == 0
     }
 
     pub fn is_free(&self, id: BlockId) -> bool {
@@ -253,6 +266,27 @@ mod tests {
     }
 
     #[test]
+    fn discarded_blocks_go_first_but_can_be_found_until_then() {
+        let mut pool = BlockPool::new(3);
+        let root = BlockHash::root(0);
+        let held: Vec<BlockId> = (0..3).filter_map(|_| pool.allocate()).collect();
+        for &id in &held {
+            pool.publish(id, root.child(&[id.0]), root, &[id.0]);
+        }
+        pool.release(held[0]);
+        pool.discard(held[1]);
+        pool.hold(held[2]);
+        pool.discard(held[2]);
+        // Somebody still holds the third.
+        assert_eq!(pool.num_free(), 2);
+        let hash = root.child(&[held[1].0]);
+        assert_eq!(pool.find(&hash), Some(held[1]));
+        assert_eq!(pool.allocate(), Some(held[1]));
+        assert_eq!(pool.find(&hash), None);
+        assert_eq!(pool.allocate(), Some(held[0]));
+    }
+
+    #[test]
     fn a_free_block_is_found_and_held_again() {
         let mut pool = BlockPool::new(2);
         let root = BlockHash::root(0);
@@ -279,8 +313,11 @@ mod tests {
                 match rng.random_range(0..5) {
                     0 | 1 => held.extend(pool.allocate()),
                     2 if !held.is_empty() => {
-                        let at = rng.random_range(0..held.len());
-                        pool.release(held.swap_remove(at));
+                        let id = held.swap_remove(rng.random_range(0..held.len()));
+                        match rng.random() {
+                            true => pool.release(id),
+                            false => pool.discard(id),
+                        }
                     }
                     3 if !held.is_empty() => {
                         let id = held[rng.random_range(0..held.len())];

@@ -27,6 +27,8 @@ struct BlockTable {
     blocks: Vec<BlockId>,
     /// How many of them, from the first, have been published.
     published: usize,
+    /// How many of them, from the first, others may look for.
+    reusable: usize,
 }
 
 /// What the cache holds of a request's tokens.
@@ -114,14 +116,16 @@ impl KvCacheManager {
         revived + new <= self.pool.num_free()
     }
 
-    /// Starts the table of a request with what is cached of it.
-    pub fn begin(&mut self, id: RequestId, prefix: CachedPrefix) {
+    /// Starts the table of a request with what is cached of it. Others may look for its first `num_reusable` tokens: once it is
+    /// freed, blocks behind them are the first to be handed out.
+    pub fn begin(&mut self, id: RequestId, prefix: CachedPrefix, num_reusable: usize) {
         for &block in &prefix.blocks {
             self.pool.hold(block);
         }
         let table = BlockTable {
             blocks: prefix.blocks,
             published: prefix.full,
+            reusable: num_reusable.div_ceil(self.block_size),
         };
         let before = self.tables.insert(id, table);
         assert!(before.is_none(), "{id:?} already has blocks; this is a bug");
@@ -210,12 +214,15 @@ impl KvCacheManager {
 
     /// Gives the request's blocks back. The last go first in line, so that a prefix outlives what follows it.
     pub fn free(&mut self, id: RequestId) {
-        for block in self
-            .tables
-            .remove(&id)
-            .into_iter()
-            .flat_map(|table| table.blocks.into_iter().rev())
-        {
+        let Some(table) = self.tables.remove(&id) else {
+            return;
+        };
+        let reusable = table.reusable.min(table.blocks.len());
+        let (reusable, rest) = table.blocks.split_at(reusable);
+        for &block in rest {
+            self.pool.discard(block);
+        }
+        for &block in reusable.iter().rev() {
             self.pool.release(block);
         }
     }
@@ -247,7 +254,7 @@ mod tests {
         let tokens = HashedTokens::new(tokens.to_vec(), kv.block_size(), 3);
         let prefix = kv.cached_prefix(&tokens);
         let cached = prefix.num_tokens;
-        kv.begin(RequestId(id), prefix);
+        kv.begin(RequestId(id), prefix, tokens.len());
         let copy = kv.allocate(RequestId(id), cached, tokens.len()).unwrap();
         kv.computed(RequestId(id), &tokens, tokens.len());
         kv.check();
@@ -317,6 +324,22 @@ mod tests {
         assert_eq!(kv.allocate(RequestId(2), 6, 7), Err(OutOfBlocks));
         kv.check();
         assert_eq!(kv.block_table(RequestId(1)), kv.block_table(RequestId(2)));
+    }
+
+    #[test]
+    fn what_nobody_will_look_for_makes_room_before_what_others_may() {
+        let mut kv = KvCacheManager::new(4, 4, true);
+        let pair = HashedTokens::new((0..16).collect(), 4, 3);
+        let prefix = kv.cached_prefix(&pair);
+        kv.begin(RequestId(1), prefix, 6);
+        kv.allocate(RequestId(1), 0, 16).unwrap();
+        kv.computed(RequestId(1), &pair, 16);
+        kv.free(RequestId(1));
+        assert_eq!(kv.cached_prefix(&pair).num_tokens, 15);
+        // Two blocks for somebody else: six tokens lie in the first two, which stay.
+        run(&mut kv, 2, &[99; 8]);
+        assert_eq!(kv.cached_prefix(&pair).num_tokens, 8);
+        kv.check();
     }
 
     #[test]
