@@ -106,7 +106,7 @@ impl Admin {
     /// # Errors
     /// The connection's, or an answer of another shape.
     pub async fn events(&self) -> anyhow::Result<(usize, Option<String>)> {
-        let answer = self.get("/events").await?;
+        let answer = self.get("/events?verify=true").await?;
         let events = answer["events"].as_array();
         let count = events.context("GET /events has no events")?.len();
         let fault = (answer["valid"] != true)
