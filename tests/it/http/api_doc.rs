@@ -70,7 +70,7 @@ fn every_example_is_answered() {
                 });
                 assert_eq!(status, StatusCode::OK, "{method} {path} {body:?}: {answer}");
                 assert!(
-                    !answer.contains("\"error\""),
+                    !answer.contains("\"error\":{"),
                     "{method} {path} {body:?}: {answer}"
                 );
             }
@@ -141,4 +141,4 @@ fn schemathesis_finds_nothing_in_a_server_with_a_log() {
 
 /// What schemathesis calls where, as its patterns.
 const PUBLIC: &str = "^/(generate|judge|records.*|feedback|v1/.*)$";
-const ADMIN: &str = "^/(events|principles|records.*|train.*|generations.*)$";
+const ADMIN: &str = "^/(events|principles|records|train.*|generations.*)$";
