@@ -2,7 +2,8 @@
 
 use super::{Service, ServiceError, Turn};
 use crate::engine::{
-    FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, TokenLogprobs,
+    FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, SubmitError,
+    TokenLogprobs,
 };
 use crate::model::{Role, WeightsLease, WeightsName};
 use crate::text::{Detokenizer, Grammar, StopStrings, TextError};
@@ -156,6 +157,11 @@ impl Service {
 
     /// What the engine is asked for, and who makes text of its tokens.
     fn written(&self, task: TextTask) -> Result<(GenerateRequest, Vec<Writer>), ServiceError> {
+        // Before anything is made for each of them: a caller may ask for any number.
+        let (asked, max) = (task.samples, self.engine.capacity().max_concurrent);
+        if asked > max {
+            return Err(SubmitError::TooManySamples { asked, max }.into());
+        }
         let stop = StopStrings::new(&task.stop, task.include_stop)
             .map_err(|error| ServiceError::invalid("stop", error.to_string()))?;
         let writers = (0..task.samples)
