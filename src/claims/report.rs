@@ -270,11 +270,16 @@ impl Report {
             self.last(Variant::ContrastGenerator, correct),
         );
         let best = |a: Option<OverSeeds>, b: Option<OverSeeds>| Some(a?.mean.max(b?.mean));
+        let ahead = |opposed: Option<f64>, plain: Option<OverSeeds>| Some(opposed? > plain?.mean);
+        let better = ahead(best(opposed, generated), plain);
+        let truest = best(
+            decided(Variant::Contrast),
+            decided(Variant::ContrastGenerator),
+        );
+        let truer = ahead(truest, decided(Variant::Plain));
         Claim {
             claim: "6. SSO: opposed principles make truer pairs than judged samples, and a better policy",
-            holds: best(opposed, generated)
-                .zip(plain)
-                .map(|(opposed, plain)| opposed > plain.mean),
+            holds: better.zip(truer).map(|(better, truer)| better && truer),
             evidence: text(&[
                 (
                     "chosen right and rejected wrong, of all judged pairs",

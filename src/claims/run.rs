@@ -172,8 +172,13 @@ async fn learn(
         control.resume();
         finished(control, log, stage).await?;
         control.pause();
+        let number = stage as i64;
         let stages = log.stages().await?;
-        let outcome = stages.first().and_then(|stage| stage.outcome);
+        // The next one may have begun already.
+        let outcome = stages
+            .iter()
+            .find(|stage| stage.id.0 == number)
+            .and_then(|stage| stage.outcome);
         let policy = log.pointers().await?.policy;
         let weights = publisher.weights(policy.as_str()).await?;
         generations.push(measured(options, app, policy.as_str(), &weights, outcome).await?);
