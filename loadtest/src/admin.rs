@@ -115,7 +115,7 @@ impl Admin {
     }
 }
 
-/// Every pointer must name exactly one of the generations, or none at all, which is the base.
+/// Every pointer must name exactly one of the generations, or `base`: the model without an adapter.
 fn pointer_fault(answer: &Value) -> Option<String> {
     let (Some(pointers), Some(generations)) = (
         answer["pointers"].as_object(),
@@ -126,24 +126,13 @@ fn pointer_fault(answer: &Value) -> Option<String> {
     if !pointers.contains_key("policy") {
         return Some("there is no pointer `policy`".into());
     }
-    pointers.iter().find_map(|(name, pointer)| {
-        let target = match pointer {
-            // An object that names nothing is no generation's name either.
-            Value::Object(fields) => {
-                let named = fields.get("generation").or(fields.get("id"));
-                named.unwrap_or(pointer)
-            }
-            target => target,
-        };
-        if target.is_null() {
+    pointers.iter().find_map(|(name, target)| {
+        if target == "base" {
             return None;
         }
-        let named = generations.iter().filter(|generation| {
-            *generation == target
-                || ["id", "digest", "generation"]
-                    .iter()
-                    .any(|key| generation.get(key) == Some(target))
-        });
+        let named = generations
+            .iter()
+            .filter(|generation| generation["id"] == *target);
         match named.count() {
             1 => None,
             count => Some(format!(
@@ -170,11 +159,11 @@ mod tests {
     fn a_pointer_names_one_generation() {
         let answer = |policy: Value| {
             json!({
-                "pointers": {"policy": policy, "judge": null},
+                "pointers": {"policy": policy, "judge": "base"},
                 "generations": [{"id": "a"}, {"id": "b"}, {"id": "b"}],
             })
         };
-        for fine in [json!("a"), json!(null), json!({"generation": "a"})] {
+        for fine in [json!("a"), json!("base")] {
             assert_eq!(pointer_fault(&answer(fine)), None);
         }
         for wrong in [
