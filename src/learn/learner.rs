@@ -207,7 +207,7 @@ impl Learner {
         let earlier = self.earlier_rows(running.id, &config).await?;
         let mut metrics = StageMetrics::open(&self.dir, running.id, update)?;
 
-        while update < planned && running.state.stopped.is_none() {
+        while !running.state.is_over(update) {
             self.control.unpaused().await;
             let policy = self
                 .policy(&config, &mut trainer, &start_weights, running.id, update)

@@ -92,6 +92,12 @@ impl StageState {
         self.rows.len().div_ceil(self.drawn()) as u64
     }
 
+    /// Whether no update follows `update` of them. A stop is saved with the update that caused it, and a checkpoint may be older:
+    /// what was recorded is made again.
+    pub fn is_over(&self, update: u64) -> bool {
+        update >= self.planned() || (self.stopped.is_some() && update >= self.recorded)
+    }
+
     /// The prompts of one update, each with its place in the stage.
     pub fn batch(&self, update: u64) -> impl Iterator<Item = (u64, &RecordId)> {
         let start = usize::try_from(update)
@@ -183,6 +189,17 @@ mod tests {
             assert_eq!(all, (0..prompts as u64).collect::<Vec<_>>());
             assert_eq!(state.batch(planned).count(), 0);
         }
+    }
+
+    #[test]
+    fn a_stopped_stage_makes_again_what_it_recorded() {
+        let mut state = state(10, 2, 0);
+        state.recorded = 3;
+        assert!(!state.is_over(3) && state.is_over(5));
+        state.stopped = Some("the KL budget is used up".to_owned());
+        // From a checkpoint before the update that caused the stop.
+        assert!(!state.is_over(2));
+        assert!(state.is_over(3));
     }
 
     #[test]
