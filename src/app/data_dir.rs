@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The embedded traffic log's file in a data directory.
+pub const LOG_FILE: &str = "traffic.sqlite";
+
 /// Its parts by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir {
@@ -28,7 +31,7 @@ impl DataDir {
 
     /// The embedded traffic log.
     pub fn log(&self) -> PathBuf {
-        self.root.join("traffic.sqlite")
+        self.root.join(LOG_FILE)
     }
 
     pub fn generations(&self) -> PathBuf {

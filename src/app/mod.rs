@@ -17,7 +17,7 @@ use axum::Router;
 use candle_core::Device;
 use tokio::task::JoinHandle;
 
-pub use data_dir::DataDir;
+pub use data_dir::{DataDir, LOG_FILE};
 pub use learning::LearnOptions;
 use learning::LearnerThread;
 pub use model_files::ModelFiles;

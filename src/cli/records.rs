@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::app::LOG_FILE;
 use crate::preference::log::{
     Consent, ExportFilter, LogConfig, PairFormat, PairSource, Principal, TrafficLog,
 };
@@ -98,9 +99,6 @@ impl From<Source> for PairSource {
         }
     }
 }
-
-/// The log's file in a data directory.
-pub const LOG_FILE: &str = "traffic.sqlite";
 
 impl LogArgs {
     /// # Errors

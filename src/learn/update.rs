@@ -157,20 +157,21 @@ impl PairMaker {
             if !record.consent.train {
                 continue;
             }
-            let (messages, encoded) = match record.prompt {
+            // What was logged is what the policy saw, whatever the template says today. Redaction leaves no tokens.
+            let mut ids = record.prompt_token_ids;
+            let messages = match record.prompt {
                 log::Prompt::Messages(messages) => {
-                    let ids = self.service.encode_chat(&messages).await;
-                    (messages, ids)
+                    if ids.is_empty() {
+                        ids = self.service.encode_chat(&messages).await?;
+                    }
+                    messages
                 }
                 log::Prompt::Text(text) => {
-                    let ids = self.service.encode_text(text.clone()).await;
-                    (vec![Message::new(Role::User, text)], ids)
+                    if ids.is_empty() {
+                        ids = self.service.encode_text(text.clone()).await?;
+                    }
+                    vec![Message::new(Role::User, text)]
                 }
-            };
-            // What was logged is what the policy saw, whatever the template says today.
-            let ids = match record.prompt_token_ids {
-                logged if !logged.is_empty() => logged,
-                _ => encoded?,
             };
             let seed = seed(self.config.stage.seed, self.stage, draw, place);
             prompts.push((
