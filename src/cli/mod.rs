@@ -4,21 +4,21 @@ mod claims;
 mod dpo;
 mod eval;
 mod follow;
+mod jsft;
 mod records;
+mod run_flags;
 mod serve;
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::device::{self, DeviceChoice};
 use crate::http::api_doc;
 use crate::pocket;
 use crate::telemetry::{self, LogFormat};
-use crate::train::config::{DataFile, JsftConfig};
-use crate::train::jsft::{self, RunOptions};
 
 /// One language model that answers, judges its own answers and keeps improving on them.
 #[derive(Debug, Parser)]
@@ -68,95 +68,9 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum TrainCommand {
     /// Judge-augmented supervised fine-tuning: one model learns to answer and to judge.
-    Jsft(Box<JsftArgs>),
+    Jsft(Box<jsft::JsftArgs>),
     /// Direct preference optimisation of an adapter on preference data.
     Dpo(Box<dpo::DpoArgs>),
-}
-
-#[derive(Debug, Args)]
-struct JsftArgs {
-    /// A TOML file of settings; flags override it.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// The model to start from: a directory or a hub id.
-    #[arg(long)]
-    model: Option<String>,
-    /// Start from random weights of the model's configuration.
-    #[arg(long)]
-    from_scratch: bool,
-    /// A file of preference data; may be given several times, and replaces the configuration's.
-    #[arg(long)]
-    data: Vec<PathBuf>,
-    #[arg(long)]
-    output_dir: Option<PathBuf>,
-    #[arg(long)]
-    learning_rate: Option<f64>,
-    #[arg(long)]
-    epochs: Option<f64>,
-    #[arg(long)]
-    max_steps: Option<u64>,
-    /// Examples an optimizer step.
-    #[arg(long)]
-    batch_size: Option<usize>,
-    #[arg(long)]
-    micro_batch_tokens: Option<usize>,
-    #[arg(long)]
-    max_length: Option<usize>,
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Train a LoRA adapter of this rank (alpha twice the rank) instead of the model.
-    #[arg(long)]
-    lora_rank: Option<usize>,
-    #[arg(long)]
-    save_every: Option<u64>,
-    #[arg(long)]
-    log_every: Option<u64>,
-    /// Go on from the newest checkpoint in the output directory.
-    #[arg(long)]
-    resume: bool,
-    /// Stop after this many steps, with a checkpoint; the schedule stays that of the whole run.
-    #[arg(long)]
-    stop_after: Option<u64>,
-    /// No progress bar.
-    #[arg(long)]
-    quiet: bool,
-}
-
-impl JsftArgs {
-    /// The configuration file with the flags over it.
-    fn config(&self) -> anyhow::Result<JsftConfig> {
-        let mut config = match &self.config {
-            Some(path) => JsftConfig::from_file(path)?,
-            None => JsftConfig::default(),
-        };
-        set(&mut config.model, &self.model);
-        set(&mut config.output_dir, &self.output_dir);
-        set(&mut config.schedule.learning_rate, &self.learning_rate);
-        set(&mut config.epochs, &self.epochs);
-        set(&mut config.batch_size, &self.batch_size);
-        set(&mut config.micro_batch_tokens, &self.micro_batch_tokens);
-        set(&mut config.mixture.max_length, &self.max_length);
-        set(&mut config.seed, &self.seed);
-        set(&mut config.save_every, &self.save_every);
-        set(&mut config.log_every, &self.log_every);
-        config.max_steps = self.max_steps.or(config.max_steps);
-        config.from_scratch |= self.from_scratch;
-        if let Some(r) = self.lora_rank {
-            let lora = config.lora.get_or_insert_default();
-            (lora.r, lora.lora_alpha) = (r, 2.0 * r as f64);
-        }
-        if !self.data.is_empty() {
-            config.data = self.data.iter().cloned().map(DataFile::new).collect();
-        }
-        Ok(config)
-    }
-}
-
-/// A flag that was given overrides the configuration's value.
-fn set<T: Clone>(field: &mut T, said: &Option<T>) {
-    if let Some(value) = said {
-        *field = value.clone();
-    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -201,25 +115,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let otlp = cli.otlp_endpoint.as_deref().filter(|said| !said.is_empty());
     let _exporting = telemetry::init(cli.log_format, "info", otlp)?;
     let report = match cli.command {
-        Command::Train(TrainCommand::Jsft(args)) => {
-            let config = args.config()?;
-            let options = RunOptions {
-                device: cli.device.open()?,
-                threads,
-                quiet: args.quiet,
-                resume: args.resume,
-                stop_after: args.stop_after,
-            };
-            let summary = jsft::run(&config, &options)?;
-            let mut text = format!(
-                "{} of {} steps, {} tokens, {:.0} tokens/s",
-                summary.steps, summary.total_steps, summary.num_tokens, summary.tokens_per_second
-            );
-            if let Some(dir) = summary.model_dir {
-                text.push_str(&format!("\nmodel: {}", dir.display()));
-            }
-            text
-        }
+        Command::Train(TrainCommand::Jsft(args)) => jsft::run(&args, cli.device.open()?, threads)?,
         Command::Train(TrainCommand::Dpo(args)) if args.following.follow => {
             follow::run(&args.following, args.model(), cli.device.open()?, threads)?
         }

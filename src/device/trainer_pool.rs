@@ -1,15 +1,15 @@
 //! Threads of the trainer's own: serving's pool never runs, and never waits for, a trainer's task.
+//!
+//! On Linux they are of the class `SCHED_IDLE`. Niceness alone is not enough: it decides how the processor is shared in the
+//! long run, but a thread that wakes up for a token still waits until a nice one has had its slice, and such a slice is longer
+//! than the time between two tokens. An idle thread makes way at once.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::DeviceError;
 
-/// How much the trainer's threads step back for others that want to run (`nice`, of 19).
-#[cfg(target_os = "linux")]
-const NICENESS: libc::c_int = 15;
-
-/// A pool of `threads`, of lower priority than the rest of the process. What is installed in it computes there, products
-/// included.
+/// A pool of `threads` that compute only where nobody else in the system wants to. What is installed in it computes there,
+/// products included.
 ///
 /// # Errors
 /// No threads, or threads that cannot be started.
@@ -27,11 +27,12 @@ pub fn trainer_pool(threads: usize) -> Result<ThreadPool, DeviceError> {
         .map_err(|error| DeviceError::Threads(error.to_string()))
 }
 
-/// Lowers the calling thread's priority: on Linux threads have their own.
+/// Puts the calling thread behind all others: on Linux threads have their own class.
 #[cfg(target_os = "linux")]
 fn step_back() {
-    // SAFETY: the call has no preconditions; 0 is the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } != 0 {
+    let lowest = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread, and `lowest` outlives the call, which keeps no pointer to it.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const lowest) } != 0 {
         let error = std::io::Error::last_os_error();
         tracing::warn!(%error, "the trainer's threads keep the priority of serving's");
     }
@@ -57,10 +58,9 @@ mod tests {
     #[test]
     fn its_threads_step_back_and_others_do_not() {
         // SAFETY: no preconditions.
-        let niceness = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
-        let before = niceness();
-        let within = trainer_pool(1).unwrap().install(niceness);
-        assert_eq!(within, NICENESS.max(before));
-        assert_eq!(niceness(), before);
+        let class = || unsafe { libc::sched_getscheduler(0) };
+        let before = class();
+        assert_eq!(trainer_pool(1).unwrap().install(class), libc::SCHED_IDLE);
+        assert_eq!(class(), before);
     }
 }

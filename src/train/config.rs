@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 use super::mixture::{MixtureOptions, Order};
 use super::optim::OptimConfig;
+use super::run::{self, RunLength};
 use super::schedule::ScheduleConfig;
 use crate::model::adapter::LoraConfig;
 use crate::preference::{Format, RankedSet};
@@ -170,30 +171,15 @@ impl JsftConfig {
     /// # Errors
     /// Names the first setting that makes no sense.
     pub fn validate(&self) -> Result<(), TrainError> {
+        run::validate(
+            &self.model,
+            &self.output_dir,
+            self.data.len(),
+            self.length(),
+        )?;
         let refuse = |what: &str| Err(TrainError::Config(what.to_owned()));
-        if self.model.is_empty() {
-            return refuse("`model` is missing: a model directory or a hub id");
-        }
-        if self.output_dir.as_os_str().is_empty() {
-            return refuse("`output_dir` is missing");
-        }
-        if self.data.is_empty() {
-            return refuse("`data` is missing: at least one file of preference pairs");
-        }
-        if self.batch_size == 0
-            || self.micro_batch_tokens == 0
-            || self.lanes == 0
-            || self.log_every == 0
-        {
-            return refuse(
-                "batch_size, micro_batch_tokens, lanes and log_every must be at least 1",
-            );
-        }
-        if !(self.epochs.is_finite() && self.epochs > 0.0) {
-            return refuse("epochs must be positive");
-        }
-        if self.max_steps == Some(0) {
-            return refuse("max_steps must be at least 1");
+        if self.micro_batch_tokens == 0 || self.lanes == 0 || self.log_every == 0 {
+            return refuse("micro_batch_tokens, lanes and log_every must be at least 1");
         }
         if self.lora.is_some() && self.from_scratch {
             return refuse(
@@ -201,6 +187,14 @@ impl JsftConfig {
             );
         }
         self.optim.validate()
+    }
+
+    pub(super) fn length(&self) -> RunLength {
+        RunLength {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            max_steps: self.max_steps,
+        }
     }
 
     /// What must not change between a run and its resume, as text: everything but where it is written and how it is logged.

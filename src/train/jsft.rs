@@ -27,8 +27,8 @@ use super::manifest::RunManifest;
 use super::metrics::{MetricsLog, Progress, StepMetrics};
 use super::mixture::{Examples, TrainExample};
 use super::optim::Optimizer;
-pub use super::options::RunOptions;
 use super::pass::Accumulator;
+use super::run::RunOptions;
 use super::schedule::Schedule;
 use super::step::{BatchStats, forward_backward};
 use super::trainable::{Factors, Trainable};
@@ -56,7 +56,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         data,
         template,
     } = build_mixture(config, &model_dir)?;
-    let total_steps = total_steps(config, examples.len());
+    let total_steps = config.length().steps(examples.len());
     let schedule = Schedule::new(&config.schedule, total_steps)?;
 
     let model_config = ModelConfig::from_dir(&model_dir)?;
@@ -180,11 +180,6 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         last,
         model_dir,
     })
-}
-
-fn total_steps(config: &JsftConfig, examples: usize) -> u64 {
-    let steps = (config.epochs * examples as f64 / config.batch_size as f64).ceil() as u64;
-    config.max_steps.map_or(steps, |max| steps.min(max)).max(1)
 }
 
 /// The next examples, across the end of an epoch where it falls.

@@ -13,12 +13,13 @@ pub mod manifest;
 pub mod metrics;
 pub mod mixture;
 pub mod optim;
-mod options;
 pub mod pass;
 mod records;
+mod run;
 pub mod schedule;
 pub mod step;
 pub mod trainable;
 mod turn;
 
 pub use error::TrainError;
+pub use run::RunOptions;

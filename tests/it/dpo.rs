@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
 use selfjudge::model::{LanguageModel, LoadOptions};
+use selfjudge::train::RunOptions;
 use selfjudge::train::base::{Adapter, FrozenBase};
-use selfjudge::train::dpo::run::{DpoRunConfig, PairFile, RunOptions, Summary, run};
+use selfjudge::train::dpo::run::{DpoRunConfig, PairFile, Summary, run};
 use selfjudge::train::dpo::{DpoConfig, DpoTrainer, PairExample};
 use selfjudge::train::optim::OptimConfig;
 use selfjudge::train::schedule::{ScheduleConfig, ScheduleKind};

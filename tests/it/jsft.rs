@@ -8,8 +8,9 @@ use candle_core::Device;
 use selfjudge::model::{LanguageModel, LoadOptions, adapter};
 use selfjudge::pocket::corpus::{self, CurriculumOptions};
 use selfjudge::preference::RankedSet;
+use selfjudge::train::RunOptions;
 use selfjudge::train::config::{DataFile, JsftConfig, SaveDtype};
-use selfjudge::train::jsft::{RunOptions, Summary, run};
+use selfjudge::train::jsft::{Summary, run};
 use selfjudge::train::manifest::RunManifest;
 use serde_json::json;
 

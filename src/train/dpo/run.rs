@@ -19,7 +19,7 @@ use crate::train::digest::{FileDigest, model_digest, sha256_bytes};
 use crate::train::manifest::RunManifest;
 use crate::train::metrics::{MetricsLog, Progress};
 use crate::train::mixture::Order;
-pub use crate::train::options::RunOptions;
+use crate::train::run::{self, RunLength, RunOptions};
 
 /// An offline run: a TOML file, overridden by flags, checked once and then immutable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,24 +100,15 @@ impl DpoRunConfig {
     /// # Errors
     /// Names the first setting that makes no sense.
     pub fn validate(&self) -> Result<(), TrainError> {
-        let refuse = |what: &str| Err(TrainError::Config(what.to_owned()));
-        if self.model.is_empty() {
-            return refuse("`model` is missing: a model directory or a hub id");
-        }
-        if self.output_dir.as_os_str().is_empty() {
-            return refuse("`output_dir` is missing");
-        }
-        if self.data.is_empty() {
-            return refuse("`data` is missing: at least one file of preference pairs");
-        }
-        if self.batch_size == 0 || self.log_every == 0 || self.max_length < 2 {
-            return refuse("batch_size and log_every must be at least 1, max_length 2");
-        }
-        if !(self.epochs.is_finite() && self.epochs > 0.0) {
-            return refuse("epochs must be positive");
-        }
-        if self.max_steps == Some(0) {
-            return refuse("max_steps must be at least 1");
+        run::validate(
+            &self.model,
+            &self.output_dir,
+            self.data.len(),
+            self.length(),
+        )?;
+        if self.log_every == 0 || self.max_length < 2 {
+            let what = "log_every must be at least 1, max_length 2";
+            return Err(TrainError::Config(what.to_owned()));
         }
         self.dpo.validate()
     }
@@ -134,9 +125,12 @@ impl DpoRunConfig {
         toml::to_string(&fixed).map_err(|e| TrainError::Config(e.to_string()))
     }
 
-    fn total_steps(&self, pairs: usize) -> u64 {
-        let steps = (self.epochs * pairs as f64 / self.batch_size as f64).ceil() as u64;
-        self.max_steps.map_or(steps, |max| steps.min(max)).max(1)
+    fn length(&self) -> RunLength {
+        RunLength {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            max_steps: self.max_steps,
+        }
     }
 }
 
@@ -162,7 +156,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         report,
         data,
     } = build(config, &model_dir, base.spec())?;
-    let total_steps = config.total_steps(examples.len());
+    let total_steps = config.length().steps(examples.len());
 
     let start = config.start.as_deref().map(Adapter::load).transpose()?;
     let reference = match &config.reference {

@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::RunOptions;
-use crate::train::TrainError;
 use crate::train::checkpoint::{CheckpointStore, TrainerState};
 use crate::train::config::JsftConfig;
 use crate::train::digest::{model_digest, sha256_bytes};
 use crate::train::manifest::DataDigest;
+use crate::train::{RunOptions, TrainError};
 
 pub(super) const WEIGHTS: &str = "trainable.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";

@@ -1,0 +1,63 @@
+//! `selfjudge train jsft`: preference data to a model that answers and judges.
+
+use candle_core::Device;
+use clap::Args;
+
+use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
+use crate::train::config::{DataFile, JsftConfig};
+use crate::train::jsft::run as train;
+
+#[derive(Debug, Args)]
+pub struct JsftArgs {
+    #[command(flatten)]
+    run: RunFlags,
+    /// Start from random weights of the model's configuration.
+    #[arg(long)]
+    from_scratch: bool,
+}
+
+impl JsftArgs {
+    /// The configuration file with the flags over it. A rank makes it train an adapter instead of the model.
+    fn config(&self) -> anyhow::Result<JsftConfig> {
+        let mut config = match &self.run.config {
+            Some(path) => JsftConfig::from_file(path)?,
+            None => JsftConfig::default(),
+        };
+        self.run.override_settings(RunSettings {
+            model: &mut config.model,
+            output_dir: &mut config.output_dir,
+            learning_rate: &mut config.schedule.learning_rate,
+            epochs: &mut config.epochs,
+            max_steps: &mut config.max_steps,
+            batch_size: &mut config.batch_size,
+            micro_batch_tokens: &mut config.micro_batch_tokens,
+            max_length: &mut config.mixture.max_length,
+            seed: &mut config.seed,
+            save_every: &mut config.save_every,
+            log_every: &mut config.log_every,
+        });
+        config.from_scratch |= self.from_scratch;
+        if let Some(rank) = self.run.lora_rank {
+            set_rank(config.lora.get_or_insert_default(), rank);
+        }
+        if !self.run.data.is_empty() {
+            config.data = self.run.data.iter().cloned().map(DataFile::new).collect();
+        }
+        Ok(config)
+    }
+}
+
+/// Trains, and says what came of it.
+pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<String> {
+    let summary = train(&args.config()?, &args.run.options(device, threads))?;
+    let mut text = progress(
+        summary.steps,
+        summary.total_steps,
+        summary.num_tokens,
+        summary.tokens_per_second,
+    );
+    if let Some(dir) = summary.model_dir {
+        text.push_str(&format!("\nmodel: {}", dir.display()));
+    }
+    Ok(text)
+}

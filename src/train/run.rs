@@ -1,0 +1,71 @@
+//! What every run has, whatever it trains.
+
+use std::path::Path;
+
+use candle_core::Device;
+
+use super::TrainError;
+
+/// How a run is driven; none of it changes the result.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    pub device: Device,
+    pub threads: usize,
+    /// No progress bar.
+    pub quiet: bool,
+    /// Go on from the newest checkpoint in the output directory; without it, a directory that has one is refused.
+    pub resume: bool,
+    /// Stop after this many steps of this process, with a checkpoint: the schedule stays that of the whole run.
+    pub stop_after: Option<u64>,
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct RunLength {
+    /// Passes over the data; a fraction stops within the last one.
+    pub epochs: f64,
+    pub batch_size: usize,
+    /// Stops it sooner.
+    pub max_steps: Option<u64>,
+}
+
+impl RunLength {
+    /// Optimizer steps over so many examples, at least one.
+    pub fn steps(self, examples: usize) -> u64 {
+        let steps = (self.epochs * examples as f64 / self.batch_size as f64).ceil() as u64;
+        self.max_steps.map_or(steps, |max| steps.min(max)).max(1)
+    }
+
+    fn validate(self) -> Result<(), &'static str> {
+        if self.batch_size == 0 {
+            return Err("batch_size must be at least 1");
+        }
+        if !(self.epochs.is_finite() && self.epochs > 0.0) {
+            return Err("epochs must be positive");
+        }
+        if self.max_steps == Some(0) {
+            return Err("max_steps must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+/// # Errors
+/// Names the first setting of a run that is missing or makes no sense.
+pub(super) fn validate(
+    model: &str,
+    output_dir: &Path,
+    data_files: usize,
+    length: RunLength,
+) -> Result<(), TrainError> {
+    let checked = if model.is_empty() {
+        Err("`model` is missing: a model directory or a hub id")
+    } else if output_dir.as_os_str().is_empty() {
+        Err("`output_dir` is missing")
+    } else if data_files == 0 {
+        Err("`data` is missing: at least one file of preference pairs")
+    } else {
+        length.validate()
+    };
+    checked.map_err(|what| TrainError::Config(what.to_owned()))
+}
