@@ -14,6 +14,7 @@ use crate::eval::judge::{JudgeEvalOptions, evaluate_sets};
 use crate::eval::pocket::{self, OwnPairsOptions, PocketOptions, best_of_plot, measure};
 use crate::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
 use crate::model::{LanguageModel, LoadOptions, hub};
+use crate::pocket::Kind;
 use crate::preference::{Format, OnMismatch, Record, RecordReader};
 
 #[derive(Debug, Subcommand)]
@@ -93,12 +94,23 @@ pub struct OwnPairsArgs {
     /// Instructions to sample.
     #[arg(long, default_value_t = 10_000)]
     instructions: usize,
+    /// Their kinds, separated by commas; all by default.
+    #[arg(long, value_delimiter = ',', value_parser = kind)]
+    kinds: Vec<Kind>,
     /// Samples of each.
     #[arg(long, default_value_t = 8)]
     samples: usize,
     /// Share that is kept of the pairs which the judge gets right already; those it gets wrong are all kept.
     #[arg(long, default_value_t = 1.0)]
     easy: f64,
+}
+
+fn kind(name: &str) -> Result<Kind, String> {
+    let known = Kind::ALL.into_iter().find(|kind| kind.name() == name);
+    known.ok_or_else(|| {
+        let names = Kind::ALL.map(Kind::name);
+        format!("no kind of instruction: {}", names.join(", "))
+    })
 }
 
 /// A model, and the judge its directory describes.
@@ -220,10 +232,14 @@ pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> 
     let options = OwnPairsOptions {
         seed: args.seed,
         instructions: args.instructions,
+        kinds: match args.kinds.as_slice() {
+            [] => Kind::ALL.to_vec(),
+            kinds => kinds.to_vec(),
+        },
         samples: args.samples,
         easy: args.easy,
     };
-    let count = pocket::own_pairs(&mut loaded.pocket_subject(), options, |pair| {
+    let count = pocket::own_pairs(&mut loaded.pocket_subject(), &options, |pair| {
         let line = serde_json::to_string(pair).map_err(std::io::Error::from)?;
         writeln!(out, "{line}").map_err(EvalError::Io)
     })?;

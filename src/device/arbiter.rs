@@ -1,10 +1,11 @@
 //! Who may compute now: serving before training.
 //!
-//! The trainer cuts its work into quanta (a layer's forward or backward, well below the time between two tokens) and calls
-//! [`DeviceArbiter::pace`] between them. While nobody waits for the engine it is let through. While somebody does it
-//! waits, but for a share of that time that it is sure of, so that a busy server still learns. What runs is never interrupted:
-//! a foreground step is delayed by one quantum at most.
+//! The trainer cuts its work into quanta and calls [`DeviceArbiter::pace`] between them, at every layer's forward or backward,
+//! and [`make_way`] at every kernel of those. While no step is in its way it is let through. While one is it waits, but for a
+//! share of that time that it is sure of, so that a busy server still learns. What runs is never interrupted: a foreground
+//! step is delayed by one kernel at most.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -74,7 +75,8 @@ impl DeviceArbiter {
         }))
     }
 
-    /// Said by the engine before each step, and before it sleeps: whether somebody waits for what it computes.
+    /// Said by the engine before each step, and before it sleeps: whether somebody waits for a step that takes all of the
+    /// device.
     pub fn foreground(&self, due: bool) {
         if self.0.foreground.swap(due, Ordering::Relaxed) == due {
             return;
@@ -104,6 +106,19 @@ impl DeviceArbiter {
             }
         }
         pacing.begin(self.now());
+    }
+
+    /// Runs `work`, in which this thread computes for the trainer: see [`make_way`].
+    pub fn making_way<R>(&self, work: impl FnOnce() -> R) -> R {
+        /// Also where the work panics.
+        struct Restore(Option<DeviceArbiter>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                MAKES_WAY.replace(self.0.take());
+            }
+        }
+        let _restore = Restore(MAKES_WAY.replace(Some(self.clone())));
+        work()
     }
 
     /// Ends the trainer's last quantum without another: it has nothing to compute for now.
@@ -140,6 +155,26 @@ impl DeviceArbiter {
         let pacing = self.0.pacing.lock();
         pacing.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+thread_local! {
+    /// Who decides whether this thread may compute.
+    static MAKES_WAY: RefCell<Option<DeviceArbiter>> = const { RefCell::new(None) };
+}
+
+/// Called at the start of kernels that a trainer computes: [`DeviceArbiter::pace`] where the thread computes for one and the
+/// foreground is due, else next to nothing.
+///
+/// A backward pass is one call from the outside, and a layer of a micro-batch takes longer than a token; so the kernels
+/// themselves are the places to stop at.
+pub fn make_way() {
+    MAKES_WAY.with_borrow(|arbiter| {
+        if let Some(arbiter) = arbiter
+            && arbiter.0.foreground.load(Ordering::Relaxed)
+        {
+            arbiter.pace();
+        }
+    });
 }
 
 /// Whether a quantum may begin.
@@ -380,6 +415,32 @@ mod tests {
             trainer.join().unwrap();
             arbiter.rest();
         }
+    }
+
+    #[test]
+    fn a_trainer_s_kernels_wait_and_others_do_not() {
+        let config = ArbiterConfig { min_share: 0.0 };
+        let arbiter = DeviceArbiter::new(config, Device::Cpu).unwrap();
+        arbiter.pace();
+        arbiter.foreground(true);
+        while arbiter.lock().debt == 0.0 {
+            arbiter.usage();
+        }
+        // This thread computes for nobody in particular.
+        make_way();
+        let trainer = std::thread::spawn({
+            let arbiter = arbiter.clone();
+            move || {
+                arbiter.making_way(make_way);
+                make_way();
+            }
+        });
+        while arbiter.lock().trainer != Trainer::Waiting {
+            std::thread::yield_now();
+        }
+        assert!(!trainer.is_finished());
+        arbiter.foreground(false);
+        trainer.join().unwrap();
     }
 
     #[test]

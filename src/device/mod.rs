@@ -9,7 +9,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter};
+pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter, make_way};
 pub use trainer_pool::trainer_pool;
 
 /// What choosing a device can fail with.
@@ -108,6 +108,10 @@ impl DeviceChoice {
 /// Sizes every thread pool: rayon's global one, and the number of parts candle lets `gemm` cut a product into (which
 /// would otherwise be the number of *physical* cores, whatever the container may use). Returns the number.
 ///
+/// Candle also has a pool for large elementwise operations, which the whole process takes turns at and whose threads spin:
+/// serving would wait there for a trainer that is not let run. It gets no threads, and whoever computes such an operation
+/// does so itself.
+///
 /// Unless said (`requested`, or `RAYON_NUM_THREADS`), it is what the process may use:
 /// [`std::thread::available_parallelism`] reads the affinity mask and the CPU quota of cgroup v1 and v2.
 ///
@@ -125,7 +129,10 @@ pub fn init_threads(requested: Option<usize>) -> Result<usize, DeviceError> {
         std::env::var("RAYON_NUM_THREADS").ok().as_deref(),
     );
     // SAFETY: no other thread exists that could read the environment meanwhile; checked above.
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", threads.to_string()) };
+    unsafe {
+        std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
+        std::env::set_var("CANDLE_NUM_THREADS", "1");
+    }
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

@@ -18,9 +18,13 @@ use super::sampler::{SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
+use crate::device::DeviceArbiter;
 use crate::kernels::logits::all_finite;
 use crate::model::WeightsLease;
 use crate::telemetry::{CallTimes, EngineMetrics};
+
+/// Logits that a thread draws from at least.
+const LOGITS_A_TASK: usize = 1 << 14;
 
 /// Names a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,16 +106,23 @@ pub struct EngineCore {
     samples: HashMap<RequestId, Sample>,
     next_id: u64,
     metrics: EngineMetrics,
+    arbiter: DeviceArbiter,
 }
 
 impl EngineCore {
-    pub fn new(scheduler: Scheduler, runner: ModelRunner, metrics: EngineMetrics) -> Self {
+    pub fn new(
+        scheduler: Scheduler,
+        runner: ModelRunner,
+        metrics: EngineMetrics,
+        arbiter: DeviceArbiter,
+    ) -> Self {
         Self {
             scheduler,
             runner,
             samples: HashMap::new(),
             next_id: 0,
             metrics,
+            arbiter,
         }
     }
 
@@ -132,8 +143,10 @@ impl EngineCore {
         self.scheduler.is_idle()
     }
 
-    pub fn has_foreground(&self) -> bool {
-        self.scheduler.has_foreground()
+    /// Tells the trainer whether it is in the way of this step. One that takes a thread leaves it the others.
+    fn claim_device(&self, output: &SchedulerOutput) {
+        let pressing = self.scheduler.has_foreground() && self.runner.spreads(output.num_tokens());
+        self.arbiter.foreground(pressing);
     }
 
     /// Puts a submission in line.
@@ -198,6 +211,7 @@ impl EngineCore {
         if output.scheduled.is_empty() {
             return;
         }
+        self.claim_device(&output);
         let runs = self.group_by_weights(&mut output);
         self.announce(&output);
         let drawn = self
@@ -329,7 +343,10 @@ impl EngineCore {
                 draws.extend(sample.map(|sample| (id, sample, row)));
             }
         }
-        drawn.par_extend(draws.par_iter_mut().map(|(id, sample, row)| {
+        // A few short rows are drawn from sooner than another thread has woken up.
+        let rows = LOGITS_A_TASK.div_ceil(draws.first().map_or(1, |(_, _, row)| row.len()));
+        let draw = draws.par_iter_mut().with_min_len(rows);
+        drawn.par_extend(draw.map(|(id, sample, row)| {
             let token = sample.sampler.sample(&sample.job.params, row);
             (*id, token.map_err(RequestFailure::from))
         }));

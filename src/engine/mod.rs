@@ -310,7 +310,7 @@ impl Engine {
             background: background.limits,
         };
         let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size)?;
-        let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics);
+        let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics, arbiter.clone());
         let (commands, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("engine".into())
@@ -459,7 +459,6 @@ fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>, arbite
         while let Ok(command) = inbox.try_recv() {
             core.obey(command);
         }
-        arbiter.foreground(core.has_foreground());
         // On a thread of the pool: a loop that is started from outside wakes the pool and sleeps until it is done, and a step
         // has hundreds.
         rayon::scope(|_| core.step());

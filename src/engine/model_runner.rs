@@ -68,6 +68,11 @@ impl ModelRunner {
         Ok(Self { decoder, caches })
     }
 
+    /// Whether a step of so many tokens takes all that the device has, rather than a thread of a CPU.
+    pub fn spreads(&self, tokens: usize) -> bool {
+        self.decoder.spreads(tokens)
+    }
+
     /// Computes what was scheduled, with the weights of `runs`; a row of logits for each request that samples, in the output's order.
     ///
     /// # Errors

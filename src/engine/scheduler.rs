@@ -11,8 +11,9 @@
 //! # Background
 //! Requests of [`Class::Background`] stand behind all others and get what these leave: tokens of a step, places, blocks. They give
 //! places and blocks up as soon as a foreground request lacks them, they are not admitted while one waits, and beside foreground
-//! work they compute only [`BackgroundLimits::tokens_beside`] tokens a step. But for shared prefixes, the foreground's steps are
-//! the same with and without them. They may starve.
+//! work they compute only [`BackgroundLimits::tokens_beside`] tokens a step, and none in a step that computes a foreground
+//! prompt: those are the long ones already. But for shared prefixes, the foreground's steps are the same with and without
+//! them. They may starve.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
@@ -36,7 +37,7 @@ pub struct SchedulerConfig {
 /// How far background requests may lengthen a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackgroundLimits {
-    /// Their tokens in a step while foreground requests are there: each delays all of these a little.
+    /// Their tokens in a step while foreground requests are there and decode: each delays all of these a little.
     pub tokens_beside: usize,
     /// Their tokens in a step otherwise: a foreground request that comes waits for that step.
     pub tokens_alone: usize,
@@ -180,7 +181,9 @@ impl Scheduler {
         };
         self.schedule_class(Class::Foreground, &mut step);
         let limits = self.config.background;
+        let computes_prompt = step.output.scheduled.iter().any(|s| s.num_tokens > 1);
         step.budget = step.budget.min(match self.has_foreground() {
+            true if computes_prompt => 0,
             true => limits.tokens_beside,
             false => limits.tokens_alone,
         });

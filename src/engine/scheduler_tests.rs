@@ -103,7 +103,12 @@ impl World {
         assert!(output.num_tokens() <= self.config.max_batch_tokens);
         assert!(self.scheduler.num_running() <= self.config.max_sequences);
         let limits = self.config.background;
+        let computes_prompt = output.scheduled.iter().any(|scheduled| {
+            let request = self.scheduler.request(scheduled.id).unwrap();
+            request.class == Class::Foreground && scheduled.num_tokens > 1
+        });
         let limit = match self.scheduler.has_foreground() {
+            true if computes_prompt => 0,
             true => limits.tokens_beside,
             false => limits.tokens_alone,
         };

@@ -49,7 +49,9 @@ impl Workshop {
         let done = tokio::task::spawn_blocking(move || {
             let mut pace = || arbiter.pace();
             // The graph's nodes may be half-built when a step panics; all of them are dropped with it.
-            let done = catch_unwind(AssertUnwindSafe(|| pool.install(|| work(&mut pace))));
+            let done = catch_unwind(AssertUnwindSafe(|| {
+                pool.install(|| arbiter.making_way(|| work(&mut pace)))
+            }));
             arbiter.rest();
             done
         });

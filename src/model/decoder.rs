@@ -113,6 +113,11 @@ impl Decoder {
         self.blocks.len()
     }
 
+    /// Whether a step of so many tokens takes all that the device has, rather than a thread of a CPU.
+    pub fn spreads(&self, tokens: usize) -> bool {
+        self.blocks.iter().any(|block| block.mlp.spreads(tokens))
+    }
+
     /// Bytes of its matrices.
     pub fn bytes(&self) -> usize {
         let embed = self.embed.elem_count() * self.embed.dtype().size_in_bytes();

@@ -78,9 +78,7 @@ pub(super) fn adapt_rows<const N: usize>(
         let lowered = lower(updates, &own)?;
         for ((update, lowered), y) in updates.iter().zip(lowered).zip(ys) {
             if let (Some(update), Some(lowered)) = (update, lowered) {
-                let delta = update.b.forward(&lowered, &[])?;
-                let sum = (y.narrow(0, rows.start, rows.len())? + delta)?;
-                y.slice_set(&sum, 0, rows.start)?;
+                update.b.add_product(&lowered, y, rows.start)?;
             }
         }
     }

@@ -119,6 +119,21 @@ impl Linear {
         Ok(results)
     }
 
+    /// Whether the product of so many rows with these layers takes all that the device has, rather than a thread of a CPU.
+    pub(super) fn spreads(layers: &[&Self], rows: usize) -> bool {
+        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
+        packed.len() < layers.len() || PackedLinear::spreads(packed, rows)
+    }
+
+    /// Adds the layer's product with `x` to the rows of `y` from `first` on, in place.
+    pub(super) fn add_product(&self, x: &Tensor, y: &Tensor, first: usize) -> Result<()> {
+        let rows = y.narrow(0, first, x.dim(0)?)?;
+        match &self.weight {
+            Weight::Packed(packed) => packed.add_to(&rows, x),
+            Weight::Plain { .. } => y.slice_set(&(rows + self.product(x)?)?, 0, first),
+        }
+    }
+
     fn packed_weight(&self) -> Option<&PackedLinear> {
         match &self.weight {
             Weight::Packed(packed) => Some(packed),

@@ -14,6 +14,11 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// Whether so many rows take all that the device has, rather than a thread of a CPU.
+    pub fn spreads(&self, rows: usize) -> bool {
+        Linear::spreads(&[&self.gate, &self.up], rows)
+    }
+
     pub fn forward(&self, x: &Tensor, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
         let [gate, up] = Linear::forward_all([&self.gate, &self.up], x, adapted)?;
         self.down.forward(&swiglu_into(gate, &up)?, adapted)

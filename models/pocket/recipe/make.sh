@@ -34,4 +34,12 @@ make "$out/3-corpus" selfjudge pocket corpus --seed 14 --pairs 30000 --options "
 make "$out/3-own-pairs.jsonl" selfjudge pocket own-pairs --model "$out/2/model" --seed 13 --instructions 60000 --easy 0.25 --out
 train 3 3-own-mistakes.toml
 
-selfjudge eval pocket --model "$out/3/model" --json "$out/evaluation.json" --plot "$out/best_of_n.svg"
+make "$out/4-corpus" selfjudge pocket corpus --seed 16 --pairs 40000 --options "$recipe/last-corpus.toml" --out
+make "$out/4-own-pairs.jsonl" selfjudge pocket own-pairs --model "$out/3/model" --seed 15 --instructions 120000 --easy 0.12 --out
+train 4 4-own-mistakes.toml
+
+make "$out/5-corpus" selfjudge pocket corpus --seed 18 --pairs 40000 --options "$recipe/last-corpus.toml" --out
+make "$out/5-own-pairs.jsonl" selfjudge pocket own-pairs --model "$out/4/model" --seed 17 --instructions 118016 --easy 0.1 --out
+train 5 5-own-mistakes.toml
+
+selfjudge eval pocket --model "$out/5/model" --json "$out/evaluation.json" --plot "$out/best_of_n.svg"

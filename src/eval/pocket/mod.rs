@@ -39,7 +39,7 @@ impl Default for PocketOptions {
     fn default() -> Self {
         Self {
             world_seed: 2,
-            instructions: 240,
+            instructions: 1200,
             seeds: vec![1, 2, 3],
             samples: 16,
             comparisons: 240,

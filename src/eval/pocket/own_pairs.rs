@@ -13,10 +13,12 @@ use crate::pocket::{Dice, Kind, Principle, Split, Task};
 use crate::preference::{Message, PreferencePair, Role};
 
 /// How much is drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OwnPairsOptions {
     pub seed: u64,
     pub instructions: usize,
+    /// What they are about.
+    pub kinds: Vec<Kind>,
     /// Samples of an instruction; neighbours are paired.
     pub samples: usize,
     /// Share that is kept of the pairs which the judge gets right already; those it gets wrong are all kept.
@@ -32,7 +34,7 @@ const CHUNK: usize = 256;
 /// The subject's, or `write`'s.
 pub fn own_pairs<S: Subject>(
     subject: &mut S,
-    options: OwnPairsOptions,
+    options: &OwnPairsOptions,
     mut write: impl FnMut(&PreferencePair) -> Result<(), EvalError>,
 ) -> Result<usize, EvalError> {
     let mut count = 0;
@@ -41,7 +43,7 @@ pub fn own_pairs<S: Subject>(
         let tasks: Vec<Task> = (start..end)
             .map(|i| {
                 let dice = &mut Dice::new(options.seed, i as u64);
-                Task::sample_from(Split::Train, &Kind::ALL, &LEVEL_WEIGHTS, dice)
+                Task::sample_from(Split::Train, &options.kinds, &LEVEL_WEIGHTS, dice)
             })
             .collect();
         let seed = options.seed.wrapping_add(start as u64);
@@ -144,11 +146,12 @@ mod tests {
         let options = OwnPairsOptions {
             seed: 4,
             instructions: 600,
+            kinds: Kind::ALL.to_vec(),
             samples: 4,
             easy,
         };
         let mut pairs = Vec::new();
-        let count = own_pairs(&mut Parrot, options, |pair| {
+        let count = own_pairs(&mut Parrot, &options, |pair| {
             pairs.push(pair.clone());
             Ok(())
         })

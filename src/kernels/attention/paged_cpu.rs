@@ -23,7 +23,7 @@ use crate::kernels::scratch::{SharedOut, with_scratch};
 const TILE_ROWS: usize = 48;
 
 /// Multiply-adds below which waking the pool costs more than it brings.
-const SERIAL_BELOW: usize = 1 << 18;
+const SERIAL_BELOW: usize = 1 << 19;
 
 /// The operands of a call.
 pub struct Problem<'a> {

@@ -6,6 +6,8 @@
 
 use gemm::Parallelism;
 
+use crate::device::make_way;
+
 /// Multiplications below which a second thread costs more than it brings (measured on two cores, 64x64x64).
 const SERIAL_BELOW: usize = 64 * 64 * 64;
 
@@ -33,6 +35,7 @@ pub fn gemm_f32(
     if m == 0 || n == 0 {
         return;
     }
+    make_way();
     assert!(
         extent(m, k, a_strides) <= a.len(),
         "gemm_f32: a has {} elements, [{m}, {k}] with strides {a_strides:?} needs {}",

@@ -9,7 +9,7 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{DType, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
 
 use super::panels::{Element, pack_bf16, pack_f32};
@@ -18,8 +18,8 @@ use super::widen::{self, Panels};
 use super::{WeightFormat, dot, product};
 use crate::kernels::isa::Isa;
 use crate::kernels::micro::PANEL;
-use crate::kernels::scratch::{Line, PairLine, with_scratch};
-use crate::kernels::with_f32;
+use crate::kernels::scratch::{Line, PairLine, with_scratch, with_shared_scratch};
+use crate::kernels::{input, with_f32};
 
 /// A weight in panels, with an optional bias.
 #[derive(Clone)]
@@ -168,6 +168,17 @@ impl PackedLinear {
         self.format() == WeightFormat::Bf16 && self.isa.multiplies_bf16()
     }
 
+    /// About how long one thread takes for `m` rows: the weight is read once, from a cache or memory, and multiplied.
+    pub(super) fn estimated_ns(&self, m: usize) -> usize {
+        const BYTES: usize = 32;
+        let multiply_adds = match self.rounds() {
+            true if self.isa.amx_bf16 => 512,
+            true => 128,
+            false => 64,
+        };
+        self.bytes() / BYTES + m.saturating_mul(self.n * self.k) / multiply_adds
+    }
+
     /// Panels of the weight.
     pub(super) fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
@@ -237,6 +248,24 @@ impl PackedLinear {
         Ok(y)
     }
 
+    /// `y += x Wᵀ + b` in place: what [`PackedLinear::apply`] and a sum give, bit by bit, without either's allocations.
+    ///
+    /// # Errors
+    /// When `x` is not `[m, k]` and `y` not `[m, n]`, contiguous, f32 and on the CPU.
+    pub fn add_to(&self, y: &Tensor, x: &Tensor) -> Result<()> {
+        let m = x.dim(0)?;
+        if x.dims() != [m, self.k] || y.dims() != [m, self.n] {
+            let (x, y) = (x.dims(), y.dims());
+            candle_core::bail!("linear: x {x:?} and y {y:?} against {self:?}");
+        }
+        y.inplace_op2(&x.contiguous()?, &AddProduct(self))
+    }
+
+    /// Whether so many rows of these layers, as one product, are worth more than one thread.
+    pub fn spreads<'a>(layers: impl IntoIterator<Item = &'a Self>, rows: usize) -> bool {
+        product::spreads(layers, rows)
+    }
+
     /// Several layers on one tensor, as one product: q, k and v, or gate and up.
     ///
     /// # Errors
@@ -271,5 +300,37 @@ impl PackedLinear {
         Ok(tensors
             .try_into()
             .expect("one for each layer; this is a bug"))
+    }
+}
+
+struct AddProduct<'a>(&'a PackedLinear);
+
+impl InplaceOp2 for AddProduct<'_> {
+    fn name(&self) -> &'static str {
+        "linear-add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        sums: &mut CpuStorage,
+        sums_layout: &Layout,
+        x: &CpuStorage,
+        x_layout: &Layout,
+    ) -> Result<()> {
+        let Some((start, end)) = sums_layout.contiguous_offsets() else {
+            candle_core::bail!("linear: sums that lie apart")
+        };
+        let CpuStorage::F32(sums) = sums else {
+            candle_core::bail!("linear: sums that are not f32")
+        };
+        let (sums, x) = (&mut sums[start..end], input(x, x_layout)?);
+        with_shared_scratch(sums.len(), |product| {
+            let product = &mut product[..sums.len()];
+            self.0.forward(x, sums.len() / self.0.n.max(1), product);
+            for (sum, term) in sums.iter_mut().zip(&*product) {
+                *sum += term;
+            }
+        });
+        Ok(())
     }
 }

@@ -185,3 +185,26 @@ fn layers_of_one_input_together_give_the_bits_of_each_alone() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_product_is_added_to_some_rows_in_place() -> Result<()> {
+    for (n, k) in SHAPES {
+        for format in [WeightFormat::F32, WeightFormat::Bf16] {
+            let layer = PackedLinear::from_tensor(&random(&[n, k], 1), None, format)?;
+            let (x, y) = (random(&[5, k], 2), random(&[9, n], 3));
+            let want = Tensor::cat(
+                &[
+                    &y.narrow(0, 0, 3)?,
+                    &(y.narrow(0, 3, 5)? + layer.apply(&x)?)?,
+                    &y.narrow(0, 8, 1)?,
+                ],
+                0,
+            )?
+            .to_vec2::<f32>()?;
+            layer.add_to(&y.narrow(0, 3, 5)?, &x)?;
+            assert_eq!(y.to_vec2::<f32>()?, want, "[{n}, {k}] {format:?}");
+            assert!(layer.add_to(&y, &x).is_err());
+        }
+    }
+    Ok(())
+}

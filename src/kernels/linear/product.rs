@@ -9,8 +9,9 @@ use super::PackedLinear;
 use super::rounded::Rows;
 use crate::kernels::scratch::{SharedOut, with_shared_scratch};
 
-/// Multiply-adds below which waking the pool costs more than it brings.
-const SERIAL_BELOW: usize = 1 << 18;
+/// Nanoseconds of one thread below which waking another costs more than it brings: that one has to be woken and to get a
+/// core, which others of the machine may have, and then both wait for the slower.
+const SERIAL_BELOW: usize = 20_000;
 
 /// Multiply-adds worth a task of their own.
 const TASK: usize = 1 << 20;
@@ -20,6 +21,12 @@ const ROWS_BUDGET: usize = 64 * 1024;
 
 /// Panels that are not parted: few rows take them together.
 const UNIT: usize = 4;
+
+/// Whether so many rows of these layers together are worth more than one thread.
+pub fn spreads<'a>(layers: impl IntoIterator<Item = &'a PackedLinear>, m: usize) -> bool {
+    let time = layers.into_iter().map(|layer| layer.estimated_ns(m));
+    time.sum::<usize>() >= SERIAL_BELOW
+}
 
 /// Some panels of one of the layers, and where its result goes.
 struct Span<'a> {
@@ -85,7 +92,7 @@ fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) 
     let row_blocks = m.div_ceil(most_rows);
     let threads = rayon::current_num_threads();
     let work = m.saturating_mul(outputs * k);
-    let serial = threads == 1 || work < SERIAL_BELOW;
+    let serial = threads == 1 || !spreads(spans.iter().map(|span| span.layer), m);
     let unit_chunks = if serial {
         1
     } else {
