@@ -226,10 +226,11 @@ impl LearnConfig {
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
-        // What a file names is beside it.
+        // What a file names is beside it. A stage keeps its settings, and may go on from another working directory.
         if let Some(anchor) = &mut config.gates.anchor {
             let beside = path.parent().unwrap_or(Path::new("")).join(&*anchor);
-            *anchor = beside;
+            *anchor = std::path::absolute(&beside)
+                .map_err(|error| LearnError::Config(format!("{}: {error}", beside.display())))?;
         }
         config.validate()?;
         Ok(config)
@@ -323,6 +324,14 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<LearnConfig>(&text).unwrap(), config);
         assert!(toml::from_str::<LearnConfig>("[stage]\npromts = 3").is_err());
+    }
+
+    #[test]
+    fn what_a_file_names_is_beside_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let config = LearnConfig::from_file(&root.join("models/pocket/learn.toml")).unwrap();
+        let anchors = root.join("models/pocket/anchors.jsonl");
+        assert_eq!(config.gates.anchor, Some(anchors));
     }
 
     #[test]
