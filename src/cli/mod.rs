@@ -5,6 +5,7 @@ mod dpo;
 mod eval;
 mod follow;
 mod records;
+mod salt;
 mod serve;
 
 use std::io::Write;
