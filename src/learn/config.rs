@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
+use super::canary::CanaryBands;
 use super::gate::GateConfig;
 use crate::train::dpo::DpoConfig;
 
@@ -207,6 +208,8 @@ pub struct PublishConfig {
     pub promote: bool,
     /// ExPO (arXiv 2404.16792): the adapter's change over its start is scaled by `1 + extrapolate`; 0 is off.
     pub extrapolate: f32,
+    /// What takes a canary back that an operator sent out.
+    pub canary: CanaryBands,
 }
 
 impl Default for PublishConfig {
@@ -214,6 +217,7 @@ impl Default for PublishConfig {
         Self {
             promote: true,
             extrapolate: 0.0,
+            canary: CanaryBands::default(),
         }
     }
 }
@@ -309,6 +313,7 @@ impl LearnConfig {
         if let Some((_, problem)) = checks.iter().find(|(ok, _)| !ok) {
             return Err(LearnError::Config((*problem).to_owned()));
         }
+        publish.canary.validate()?;
         self.gates.validate()
     }
 }
