@@ -14,7 +14,7 @@ use super::{AppError, DataDir};
 use crate::device::{DeviceArbiter, trainer_pool};
 use crate::http;
 use crate::learn::generation::Generations;
-use crate::learn::{LearnConfig, LearnControl, Learner, Publisher, Workshop};
+use crate::learn::{CanaryWatch, LearnConfig, LearnControl, Learner, Publisher, Workshop};
 use crate::model::WeightStore;
 use crate::preference::Principles;
 use crate::preference::log::TrafficLog;
@@ -58,12 +58,19 @@ impl Learning<'_> {
         tasks: &mut Vec<JoinHandle<()>>,
     ) -> Result<(http::Learning, Option<LearnerThread>), AppError> {
         let generations = Generations::open(self.data_dir.generations())?;
-        let canary_share = learn.as_ref().map_or(0.0, |learn| learn.canary_share);
+        // Who does not learn has no settings of it, and tries nothing out either.
+        let watch = learn
+            .as_ref()
+            .map_or_else(CanaryWatch::default, |learn| CanaryWatch {
+                share: learn.canary_share,
+                bands: learn.config.publish.canary.clone(),
+                tallies: self.service.tallies().clone(),
+            });
         let publisher = Publisher::new(
             self.store,
             generations.clone(),
             self.log.clone(),
-            canary_share,
+            watch,
             self.metrics.clone(),
         );
         // A generation that cannot be loaded must not keep the base from serving; `/train` and a metric say so.

@@ -10,6 +10,7 @@ use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::salt::SaltArgs;
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
 use crate::engine::EngineConfig;
 use crate::http::{HttpConfig, OnLogFailure, Permitted};
@@ -28,6 +29,8 @@ pub struct FollowArgs {
     /// The servers' log, where it is not in the data directory.
     #[arg(long, requires = "follow")]
     log_url: Option<String>,
+    #[command(flatten)]
+    salt: SaltArgs,
     /// The learner's settings; the defaults without a file.
     #[arg(long, requires = "follow")]
     learn: Option<PathBuf>,
@@ -53,7 +56,10 @@ pub fn run(
         engine: EngineConfig::default(),
         http: HttpConfig::default(),
         traffic: TrafficOptions {
-            log: args.log_url.as_ref().map(LogConfig::new),
+            log: Some(args.salt.over(match &args.log_url {
+                Some(url) => LogConfig::new(url),
+                None => LogConfig::sqlite(&data_dir.log()),
+            })),
             default: Consent::default(),
             allowed: Permitted::default(),
             on_failure: OnLogFailure::Refuse,

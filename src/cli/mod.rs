@@ -7,6 +7,7 @@ mod follow;
 mod jsft;
 mod records;
 mod run_flags;
+mod salt;
 mod serve;
 
 use std::io::Write;
@@ -89,6 +90,14 @@ enum PocketCommand {
         #[arg(long)]
         options: Option<PathBuf>,
     },
+    /// Write the default model's anchor set, which learning may not lose; a function of the seed.
+    Anchors {
+        /// The file to write to.
+        #[arg(long)]
+        out: PathBuf,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Print calls of `POST /generate`, one a line: instructions of the training side, to be logged and trained on.
     Traffic {
         #[arg(long, default_value_t = 700)]
@@ -141,6 +150,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             let statistics = pocket::corpus::write(&out, seed, pairs, &options)
                 .with_context(|| format!("cannot write {}", out.display()))?;
             serde_json::to_string_pretty(&statistics)?
+        }
+        Command::Pocket(PocketCommand::Anchors { out, seed }) => {
+            let mut lines = Vec::new();
+            pocket::anchors::write(&mut lines, seed)?;
+            std::fs::write(&out, lines)
+                .with_context(|| format!("cannot write {}", out.display()))?;
+            format!("anchors: {}", out.display())
         }
         Command::Pocket(PocketCommand::Traffic { calls, seed }) => {
             let calls = (0..calls).map(|call| {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::salt::SaltArgs;
 use crate::app::LOG_FILE;
 use crate::preference::log::{
     Consent, ExportFilter, LogConfig, PairFormat, PairSource, Principal, TrafficLog,
@@ -35,6 +36,8 @@ struct LogArgs {
 pub struct ExportArgs {
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    salt: SaltArgs,
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
     /// Only pairs that come from here.
@@ -52,6 +55,8 @@ pub struct ExportArgs {
 pub struct ImportArgs {
     #[command(flatten)]
     log: LogArgs,
+    #[command(flatten)]
+    salt: SaltArgs,
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
     /// The file to read.
@@ -138,7 +143,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
         (0.0..=1.0).contains(&args.min_margin),
         "--min-margin is a probability, from 0 to 1"
     );
-    let log = TrafficLog::open(&args.log.config(true)?).await?;
+    let log = TrafficLog::open(&args.salt.over(args.log.config(true)?)).await?;
     let filter = ExportFilter {
         source: args.source.map(PairSource::from),
         min_margin: args.min_margin,
@@ -158,7 +163,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
 }
 
 async fn import(args: ImportArgs) -> anyhow::Result<String> {
-    let log = TrafficLog::open(&args.log.config(false)?).await?;
+    let log = TrafficLog::open(&args.salt.over(args.log.config(false)?)).await?;
     let principal = match &args.principal {
         Some(name) => Principal::of_key(name),
         None => Principal::anonymous(),

@@ -14,6 +14,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use super::salt::SaltArgs;
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
 use crate::engine::{EngineConfig, QueueLimits};
 use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
@@ -126,6 +127,8 @@ pub struct KeepingArgs {
     /// seconds is not kept.
     #[arg(long, conflicts_with = "no_redaction")]
     redact_command: Option<PathBuf>,
+    #[command(flatten)]
+    salt: SaltArgs,
 }
 
 /// Learning from it.
@@ -179,7 +182,7 @@ impl KeepingArgs {
             None => Redaction::default(),
         };
         TrafficOptions {
-            log: log.map(|log| LogConfig {
+            log: log.map(|log| self.salt.over(log)).map(|log| LogConfig {
                 retention: self
                     .retention_days
                     .map(|days| Duration::from_secs(days * 24 * 3600)),

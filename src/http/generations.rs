@@ -11,6 +11,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
 use super::traffic::Identity;
 use super::{AppState, Learning};
+use crate::learn::{CanaryHealth, Vitals};
 use crate::preference::log::{GenerationId, LogError, Pointer, PointerMove, Pointers};
 
 /// Where the pointers stand. A generation's id, or `base`: the model without an adapter.
@@ -60,10 +61,56 @@ pub struct GenerationBody {
     created_at: i64,
 }
 
+/// One version's numbers since the canary went out, as this server counted them.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VitalsBody {
+    answers: u64,
+    /// Share of answers that failed.
+    errors: f64,
+    /// Share of answers that their length cut off.
+    truncated: f64,
+    /// Mean tokens of an answer.
+    length: f64,
+}
+
+impl From<Vitals> for VitalsBody {
+    fn from(vitals: Vitals) -> Self {
+        Self {
+            answers: vitals.answers,
+            errors: vitals.errors,
+            truncated: vitals.truncated,
+            length: vitals.length,
+        }
+    }
+}
+
+/// How the canary is that is out.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CanaryBody {
+    canary: VitalsBody,
+    live: VitalsBody,
+    /// `too_early`, `keep` or `withdraw`.
+    verdict: &'static str,
+}
+
+impl From<CanaryHealth> for CanaryBody {
+    fn from(health: CanaryHealth) -> Self {
+        Self {
+            canary: health.canary.into(),
+            live: health.live.into(),
+            verdict: health.verdict.as_str(),
+        }
+    }
+}
+
 /// All generations, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerationsBody {
     pointers: PointersBody,
+    /// Null where nothing is tried out on this server.
+    canary: Option<CanaryBody>,
+    /// The last canary that this server took back by itself, and why.
+    withdrawn: Option<String>,
     generations: Vec<GenerationBody>,
 }
 
@@ -103,8 +150,10 @@ fn learning(state: &AppState) -> Result<&Learning, ApiError> {
     )
 )]
 pub async fn generations(State(state): State<AppState>) -> Result<Json<GenerationsBody>, ApiError> {
-    let log = &learning(&state)?.log;
+    let learning = learning(&state)?;
+    let log = &learning.log;
     let pointers = log.pointers().await?.into();
+    let (canary, withdrawn) = learning.publisher.canary();
     let generations = log.generations().await?.into_iter();
     let generations = generations.map(|generation| GenerationBody {
         id: generation.id.to_string(),
@@ -118,6 +167,8 @@ pub async fn generations(State(state): State<AppState>) -> Result<Json<Generatio
     });
     Ok(Json(GenerationsBody {
         pointers,
+        canary: canary.map(CanaryBody::from),
+        withdrawn,
         generations: generations.collect(),
     }))
 }

@@ -102,10 +102,19 @@ impl ApiKeys {
 
     /// The key that `secret` is, found in a time that says nothing about it.
     fn find(&self, secret: &[u8]) -> Option<usize> {
+        self.find_by(secret, |known, digest| known.ct_eq(digest))
+    }
+
+    /// Compares with every key, wherever the one is that is meant: `same` answers with a [`Choice`], on which nothing can branch.
+    fn find_by(
+        &self,
+        secret: &[u8],
+        mut same: impl FnMut(&[u8; 32], &[u8; 32]) -> Choice,
+    ) -> Option<usize> {
         let digest: [u8; 32] = Sha256::digest(secret).into();
         let (mut found, mut at) = (Choice::from(0), 0u32);
         for (index, key) in (0u32..).zip(&self.0) {
-            let same = key.digest.ct_eq(&digest);
+            let same = same(&key.digest, &digest);
             at.conditional_assign(&index, same);
             found |= same;
         }
@@ -311,6 +320,29 @@ mod tests {
         assert!(admit("authorization", "Basic plain").is_err());
         assert!(admit("authorization", "x").is_err());
         assert!(gate.admit(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn every_key_is_compared_with_wherever_the_right_one_is() {
+        let names: Vec<String> = (0..40).map(|at| format!("key-{at}-of-many")).collect();
+        let keys = ApiKeys::parse(&names.join("\n")).unwrap();
+        let find = |secret: &str| {
+            let mut compared = Vec::new();
+            let found = keys.find_by(secret.as_bytes(), |known, digest| {
+                compared.push(*known);
+                known.ct_eq(digest)
+            });
+            assert_eq!(found, keys.find(secret.as_bytes()));
+            let all: Vec<[u8; 32]> = keys.0.iter().map(|key| key.digest).collect();
+            assert_eq!(compared, all, "{secret}");
+            found
+        };
+        for (at, name) in names.iter().enumerate() {
+            assert_eq!(find(name), Some(at));
+        }
+        for wrong in ["", "key-0-of-man", "key-0-of-many2", "another"] {
+            assert_eq!(find(wrong), None);
+        }
     }
 
     #[test]

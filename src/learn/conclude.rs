@@ -242,17 +242,16 @@ impl Learner {
             kl: divergence(&own, &base),
             duels: meeting.duels,
             truncated: meeting.truncated,
-            anchor: anchor.as_ref().map(|set| {
-                [
-                    set.preferred(&anchor_candidate),
-                    set.preferred(&anchor_live),
-                ]
+            anchor: anchor.as_ref().and_then(|set| {
+                let (candidate, live) = (&anchor_candidate, &anchor_live);
+                Some([set.preferred(candidate)?, set.preferred(live)?])
             }),
             judge: match &anchor {
-                Some(set) => Some([
-                    set.judged(&self.service, &contender).await?,
-                    set.judged(&self.service, &live).await?,
-                ]),
+                Some(set) => set
+                    .judged(&self.service, &contender)
+                    .await?
+                    .zip(set.judged(&self.service, &live).await?)
+                    .map(<[f64; 2]>::from),
                 None => None,
             },
         };

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
+use super::canary::CanaryBands;
 use super::gate::GateConfig;
 use crate::train::dpo::DpoConfig;
 
@@ -207,6 +208,8 @@ pub struct PublishConfig {
     pub promote: bool,
     /// ExPO (arXiv 2404.16792): the adapter's change over its start is scaled by `1 + extrapolate`; 0 is off.
     pub extrapolate: f32,
+    /// What takes a canary back that an operator sent out.
+    pub canary: CanaryBands,
 }
 
 impl Default for PublishConfig {
@@ -214,6 +217,7 @@ impl Default for PublishConfig {
         Self {
             promote: true,
             extrapolate: 0.0,
+            canary: CanaryBands::default(),
         }
     }
 }
@@ -226,10 +230,11 @@ impl LearnConfig {
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         let mut config: Self = toml::from_str(&text)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
-        // What a file names is beside it.
+        // What a file names is beside it. A stage keeps its settings, and may go on from another working directory.
         if let Some(anchor) = &mut config.gates.anchor {
             let beside = path.parent().unwrap_or(Path::new("")).join(&*anchor);
-            *anchor = beside;
+            *anchor = std::path::absolute(&beside)
+                .map_err(|error| LearnError::Config(format!("{}: {error}", beside.display())))?;
         }
         config.validate()?;
         Ok(config)
@@ -308,6 +313,7 @@ impl LearnConfig {
         if let Some((_, problem)) = checks.iter().find(|(ok, _)| !ok) {
             return Err(LearnError::Config((*problem).to_owned()));
         }
+        publish.canary.validate()?;
         self.gates.validate()
     }
 }
@@ -323,6 +329,14 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<LearnConfig>(&text).unwrap(), config);
         assert!(toml::from_str::<LearnConfig>("[stage]\npromts = 3").is_err());
+    }
+
+    #[test]
+    fn what_a_file_names_is_beside_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let config = LearnConfig::from_file(&root.join("models/pocket/learn.toml")).unwrap();
+        let anchors = root.join("models/pocket/anchors.jsonl");
+        assert_eq!(config.gates.anchor, Some(anchors));
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | `conclude`, `gate/` | what a candidate has to show before it serves |
 //! | `generation` | immutable directories named by their digest |
 //! | `publish` | pointers to served weights |
+//! | `canary` | whether what a share of the callers tries out is well |
 //! | `status`, `record` | what is shown of all this |
 //!
 //! # Where this departs from the papers
@@ -26,6 +27,7 @@
 //! 4. A principle of SSO (arXiv 2410.17131v2) is not written by a language model for each query but taken from a list.
 
 mod begin;
+mod canary;
 mod conclude;
 pub mod config;
 mod contrast;
@@ -46,10 +48,11 @@ use crate::preference::log::LogError;
 use crate::service::ServiceError;
 use crate::train::TrainError;
 
+pub use canary::{CanaryBands, CanaryHealth, Verdict, Vitals};
 pub use config::LearnConfig;
 pub use gate::anchor::answer_ids;
 pub use learner::Learner;
-pub use publish::Publisher;
+pub use publish::{CanaryWatch, Publisher};
 pub use status::{LearnControl, LearnStatus, Phase};
 pub use trainer::Workshop;
 

@@ -7,15 +7,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::LearnError;
+use super::canary::{CanaryBands, CanaryHealth, NUMBERS, Verdict, Vitals};
 use super::generation::Generations;
 use crate::fault;
 use crate::model::{Canary, Roles, WeightStore, WeightsLease};
-use crate::preference::log::{GenerationId, Pointers, TrafficLog};
+use crate::preference::log::{GenerationId, LogError, Pointer, PointerMove, Pointers, TrafficLog};
+use crate::service::Tallies;
 use crate::telemetry::LearnMetrics;
 use crate::train::base::Adapter;
 
 /// Generations that stay in memory after they stopped serving: the way back is a pointer's move and no load.
 const RESIDENT: usize = 2;
+
+/// Who withdraws a canary, in the audit trail.
+const WATCH: &str = "canary-watch";
+
+/// How a canary is tried out; by default on nobody.
+#[derive(Debug, Clone, Default)]
+pub struct CanaryWatch {
+    /// Of the principals, while the canary pointer is not at the policy; 0 is nobody.
+    pub share: f64,
+    pub bands: CanaryBands,
+    /// Of the service that serves.
+    pub tallies: Tallies,
+}
 
 /// Loads generations and gives them their roles.
 #[derive(Clone)]
@@ -23,7 +38,7 @@ pub struct Publisher {
     store: WeightStore,
     generations: Generations,
     log: TrafficLog,
-    canary_share: f64,
+    canary: CanaryWatch,
     metrics: LearnMetrics,
     followed: Arc<Mutex<Followed>>,
 }
@@ -34,22 +49,25 @@ struct Followed {
     /// The last policies, the newest last.
     resident: Vec<WeightsLease>,
     problem: Option<String>,
+    /// Of the canary that is out.
+    health: Option<CanaryHealth>,
+    /// The last canary that was taken back here, and why.
+    withdrawn: Option<String>,
 }
 
 impl Publisher {
-    /// `canary_share`: of the principals, while the canary pointer is not at the policy.
     pub fn new(
         store: WeightStore,
         generations: Generations,
         log: TrafficLog,
-        canary_share: f64,
+        canary: CanaryWatch,
         metrics: LearnMetrics,
     ) -> Self {
         Self {
             store,
             generations,
             log,
-            canary_share,
+            canary,
             metrics,
             followed: Arc::default(),
         }
@@ -58,6 +76,12 @@ impl Publisher {
     /// Why the pointers are not followed at the moment.
     pub fn problem(&self) -> Option<String> {
         self.lock().problem.clone()
+    }
+
+    /// How the canary is that is out here; and why the last one was taken back.
+    pub fn canary(&self) -> (Option<CanaryHealth>, Option<String>) {
+        let followed = self.lock();
+        (followed.health.clone(), followed.withdrawn.clone())
     }
 
     /// Weights by the name of their generation, loaded and verified if they are not in memory. Hold the lease: a version without
@@ -114,14 +138,16 @@ impl Publisher {
         }
         let policy = self.weights(pointers.policy.as_str()).await?;
         let judge = self.weights(pointers.judge.as_str()).await?;
-        let canary = if pointers.canary == pointers.policy || self.canary_share == 0.0 {
+        let canary = if pointers.canary == pointers.policy || self.canary.share == 0.0 {
             None
         } else {
             Some(Canary {
                 weights: self.weights(pointers.canary.as_str()).await?,
-                share: self.canary_share,
+                share: self.canary.share,
             })
         };
+        // Whoever is compared is counted from the same moment on.
+        self.canary.tallies.clear();
         let begun = Instant::now();
         self.store.set_roles(Roles {
             policy: policy.clone(),
@@ -150,8 +176,78 @@ impl Publisher {
             if let Err(error) = self.follow().await {
                 tracing::warn!("what serves stays as it is: {error}");
             }
+            if let Err(error) = self.watch().await {
+                tracing::warn!("the canary is not watched: {error}");
+            }
             tokio::time::sleep(every).await;
         }
+    }
+
+    /// Looks at the canary that is out, if one is, and takes it back if it is ill. Each server judges by the answers it gave itself.
+    ///
+    /// # Errors
+    /// The log's; a policy that cannot be followed.
+    pub async fn watch(&self) -> Result<(), LearnError> {
+        let roles = self.store.roles();
+        let pointers = self.lock().pointers.clone();
+        let (Some(canary), Some(pointers)) = (roles.canary, pointers) else {
+            self.lock().health = None;
+            return Ok(());
+        };
+        let of = |lease: &WeightsLease| self.canary.tallies.of(lease.name());
+        let (own, live) = (of(&canary.weights), of(&roles.policy));
+        let health = CanaryHealth::of(&self.canary.bands, &own, &live);
+        for (version, vitals) in [("canary", &health.canary), ("live", &health.live)] {
+            for number in NUMBERS {
+                let labels = [version, number];
+                let shown = self.metrics.canary.with_label_values(&labels);
+                shown.set(vitals.number(number));
+            }
+        }
+        let verdict = health.verdict;
+        let numbers = [health.canary, health.live];
+        self.lock().health = Some(health);
+        match verdict {
+            Verdict::Withdraw(number) => self.withdraw(&pointers, number, numbers).await,
+            Verdict::TooEarly | Verdict::Keep => Ok(()),
+        }
+    }
+
+    /// Puts the canary pointer back to the policy, if both stand where they did.
+    async fn withdraw(
+        &self,
+        at: &Pointers,
+        number: &'static str,
+        [canary, live]: [Vitals; 2],
+    ) -> Result<(), LearnError> {
+        let step = |pointer, from: &GenerationId| PointerMove {
+            pointer,
+            from: from.clone(),
+            to: at.policy.clone(),
+        };
+        let moves = [
+            step(Pointer::Policy, &at.policy),
+            step(Pointer::Canary, &at.canary),
+        ];
+        let reason = format!(
+            "canary withdrawn: {number} {:.3} after {} answers, live {:.3} after {}",
+            canary.number(number),
+            canary.answers,
+            live.number(number),
+            live.answers,
+        );
+        match self.log.move_pointers(&moves, WATCH, &reason).await {
+            // Somebody else was faster, and the pointers are followed anyway.
+            Err(LogError::Conflict { .. }) => {}
+            moved => {
+                moved?;
+                tracing::warn!("generation {}: {reason}", at.canary);
+                let withdrawn = self.metrics.canaries_withdrawn.with_label_values(&[number]);
+                withdrawn.inc();
+                self.lock().withdrawn = Some(format!("{}: {reason}", at.canary));
+            }
+        }
+        self.follow().await.map(|_| ())
     }
 
     /// Whether a generation could serve: its files are whole and fit.

@@ -13,8 +13,10 @@
 //! | [`principle`] | what responses are judged by, and the judge's frame |
 //! | [`comparison`], [`demonstration`] | what is judged, what is imitated |
 //! | [`corpus`] | the training corpus and its curriculum, the held-out sets |
+//! | [`anchors`] | fixed comparisons that learning may not lose |
 //! | [`vocabulary`], [`tokenizer`] | the tokenizer, built from the templates |
 
+pub mod anchors;
 pub mod comparison;
 pub mod content;
 pub mod corpus;

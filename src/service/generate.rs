@@ -1,9 +1,9 @@
 //! Generation as text: detokenising, stop strings, and whole outputs as a fold over the same stream.
 
-use super::{Service, ServiceError, Turn};
+use super::{Service, ServiceError, Tallies, Turn};
 use crate::engine::{
-    FinishReason, GenerateRequest, RequestStream, SamplingParams, StreamEvent, SubmitError,
-    TokenLogprobs,
+    Class, FinishReason, GenerateRequest, RequestFailure, RequestStream, SamplingParams,
+    StreamEvent, SubmitError, TokenLogprobs,
 };
 use crate::model::{Role, WeightsLease, WeightsName};
 use crate::text::{Detokenizer, Grammar, StopStrings, TextError};
@@ -117,6 +117,8 @@ impl Output {
 struct Writer {
     detokenizer: Detokenizer,
     stop: StopStrings,
+    tokens: usize,
+    ended: bool,
 }
 
 /// A running generation. Dropping it ends it.
@@ -125,6 +127,8 @@ pub struct Generation {
     writers: Vec<Writer>,
     usage: Usage,
     weights: Option<WeightsName>,
+    /// None for the server's own work.
+    tallies: Option<Tallies>,
 }
 
 impl Service {
@@ -138,10 +142,9 @@ impl Service {
     /// # Errors
     /// What makes it unservable, or a full queue.
     pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
-        let (request, writers) = self.written(task)?;
-        let prompt_tokens = request.prompt.len();
+        let (request, start) = self.written(task)?;
         let stream = self.engine.submit(request)?;
-        Ok(Generation::new(stream, writers, prompt_tokens))
+        Ok(start(stream))
     }
 
     /// [`Self::generate`], but waits for a place in the queue: for the server's own work.
@@ -149,14 +152,22 @@ impl Service {
     /// # Errors
     /// What makes it unservable.
     pub async fn generate_in_turn(&self, task: TextTask) -> Result<Generation, ServiceError> {
-        let (request, writers) = self.written(task)?;
-        let prompt_tokens = request.prompt.len();
+        let (request, start) = self.written(task)?;
         let stream = self.engine.submit_in_turn(request).await?;
-        Ok(Generation::new(stream, writers, prompt_tokens))
+        Ok(start(stream))
     }
 
-    /// What the engine is asked for, and who makes text of its tokens.
-    fn written(&self, task: TextTask) -> Result<(GenerateRequest, Vec<Writer>), ServiceError> {
+    /// What the engine is asked for, and what its stream of tokens becomes.
+    fn written(
+        &self,
+        task: TextTask,
+    ) -> Result<
+        (
+            GenerateRequest,
+            impl FnOnce(RequestStream) -> Generation + use<>,
+        ),
+        ServiceError,
+    > {
         // Before anything is made for each of them: a caller may ask for any number.
         let (asked, max) = (task.samples, self.engine.capacity().max_concurrent);
         if asked > max {
@@ -168,8 +179,11 @@ impl Service {
             .map(|_| Writer {
                 detokenizer: self.tokenizer.detokenizer(true),
                 stop: stop.clone(),
+                tokens: 0,
+                ended: false,
             })
             .collect();
+        let tallies = (task.turn.class == Class::Foreground).then(|| self.tallies.clone());
         let weights = match task.weights {
             Some(weights) => weights,
             None => self.answering_weights(&task.turn),
@@ -186,13 +200,8 @@ impl Service {
             arrival: task.turn.arrival,
             deadline: task.turn.deadline,
         };
-        Ok((request, writers))
-    }
-}
-
-impl Generation {
-    fn new(stream: RequestStream, writers: Vec<Writer>, prompt_tokens: usize) -> Self {
-        Self {
+        let prompt_tokens = request.prompt.len();
+        let start = move |stream| Generation {
             stream,
             writers,
             usage: Usage {
@@ -200,9 +209,13 @@ impl Generation {
                 ..Usage::default()
             },
             weights: None,
-        }
+            tallies,
+        };
+        Ok((request, start))
     }
+}
 
+impl Generation {
     /// Counts so far.
     pub fn usage(&self) -> Usage {
         self.usage
@@ -220,7 +233,10 @@ impl Generation {
     pub async fn next(&mut self) -> Result<Option<TextEvent>, ServiceError> {
         match self.stream.next().await {
             None => Ok(None),
-            Some(StreamEvent::Failed(failure)) => Err(failure.into()),
+            Some(StreamEvent::Failed(failure)) => {
+                self.count_failure(&failure);
+                Err(failure.into())
+            }
             Some(StreamEvent::Started {
                 weights,
                 num_cached_tokens,
@@ -243,6 +259,9 @@ impl Generation {
                 if matches!(finish, Some(Finish::StopString(_))) {
                     self.stream.close(index);
                 }
+                if let Some(finish) = finish {
+                    self.count_end(index, finish);
+                }
                 let token = TokenText { id, logprobs };
                 Ok(Some(TextEvent::Delta {
                     index,
@@ -251,6 +270,25 @@ impl Generation {
                     finish,
                 }))
             }
+        }
+    }
+
+    /// A sample's end, in the tally of the weights that wrote it.
+    fn count_end(&mut self, index: usize, finish: Finish) {
+        let writer = &mut self.writers[index];
+        writer.ended = true;
+        if let (Some(tallies), Some(weights)) = (&self.tallies, &self.weights) {
+            tallies.ended(weights, writer.tokens, finish == Finish::Length);
+        }
+    }
+
+    /// What was begun and will not end. A server that is stopped says nothing about its weights.
+    fn count_failure(&self, failure: &RequestFailure) {
+        if let (Some(tallies), Some(weights)) = (&self.tallies, &self.weights)
+            && *failure != RequestFailure::ShuttingDown
+        {
+            let open = self.writers.iter().filter(|writer| !writer.ended);
+            tallies.failed(weights, open.count());
         }
     }
 
@@ -285,6 +323,7 @@ impl Writer {
         id: u32,
         finished: Option<FinishReason>,
     ) -> Result<(String, Option<Finish>), TextError> {
+        self.tokens += 1;
         // A token that ends an answer is no part of its text.
         let mut new = match finished {
             Some(FinishReason::Stop) => String::new(),

@@ -10,6 +10,7 @@ mod generate;
 mod grammar_tests;
 mod judging;
 mod reading;
+mod tally;
 #[cfg(test)]
 mod version_tests;
 
@@ -24,6 +25,7 @@ pub use judging::{
     TournamentTask, WeightedPrinciple,
 };
 pub use reading::{Judged, Turn};
+pub use tally::{Tallies, Tally};
 
 use crate::engine::{Engine, RequestFailure, SubmitError};
 use crate::judge::{Judge, JudgeError, JudgeOptions, OptionReader};
@@ -74,6 +76,7 @@ pub struct Service {
     stop_ids: Arc<[u32]>,
     grammars: Result<GrammarEnv, GrammarError>,
     metrics: JudgeMetrics,
+    tallies: Tallies,
 }
 
 impl Service {
@@ -105,6 +108,7 @@ impl Service {
             stop_ids: model.stop_ids().into(),
             grammars,
             metrics,
+            tallies: Tallies::default(),
         })
     }
 
@@ -184,6 +188,11 @@ impl Service {
             compiled.map_err(|error| ServiceError::invalid(param, error.to_string()))
         })
         .await
+    }
+
+    /// How answers to callers have ended; the server's own are not among them.
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// Ids that end an answer.

@@ -94,6 +94,8 @@ pub struct LearnMetrics {
     pub swaps: IntCounter,
     pub swap_seconds: Histogram,
     pub degraded: IntGauge,
+    pub canary: GaugeVec,
+    pub canaries_withdrawn: IntCounterVec,
 }
 
 const LATENCY: [f64; 21] = [
@@ -303,6 +305,8 @@ impl LearnMetrics {
             swaps: table.counter("weights_swaps", "Times that other weights began to serve."),
             swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),
             degraded: table.gauge("weights_degraded", "1 where what serves is not what the pointers say."),
+            canary: table.fractions("canary", "Since the canary went out: errors and truncated as shares of answers, length in tokens, of the canary and live.", &["version", "number"]),
+            canaries_withdrawn: table.counters("canaries_withdrawn", "Canaries that were taken back, by the number that was out of its band.", &["number"]),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
@@ -73,6 +73,22 @@ impl Drop for Server {
         // It may have gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn it_is_ready_once_it_says_where_it_listens_and_that_is_soon() {
+    let starts = (0..3).map(|_| {
+        let begun = Instant::now();
+        let server = Server::start(&[]);
+        let answer = Client::new().get(server.url("/ready")).send().unwrap();
+        assert_eq!(answer.status().as_u16(), 200, "the first call is answered");
+        begun.elapsed()
+    });
+    let fastest = starts.min().unwrap();
+    // What is not optimised may take its time. The fastest of three: another process may have had the machine meanwhile.
+    if !cfg!(debug_assertions) {
+        assert!(fastest < Duration::from_secs(2), "{fastest:?}");
     }
 }
 

@@ -8,26 +8,21 @@ use crate::learn::LearnError;
 use crate::learn::judging::PinnedJudge;
 use crate::learn::rollout::WINDOW;
 use crate::model::WeightsLease;
-use crate::preference::{Format, Message, Polarity, RankedDraw, Role, read_pairs};
+use crate::preference::{Format, Message, Polarity, PreferencePair, RankedDraw, Role, read_pairs};
 use crate::service::{Service, WeightedPrinciple};
 
 /// A prompt's tokens and an answer's.
 pub type Sequence = (Vec<u32>, Vec<u32>);
 
-/// Pairs as text and as tokens.
+/// What may not be lost, as tokens and as text.
+///
+/// A pair counts for what its own flags say: `sft`, that its chosen answer should be the more probable; `judge`, that it should be
+/// preferred. One that is only judged may follow a principle that nobody asks the policy for.
 #[derive(Debug, Clone)]
 pub struct AnchorSet {
-    pairs: Vec<AnchorPair>,
-}
-
-#[derive(Debug, Clone)]
-struct AnchorPair {
-    messages: Vec<Message>,
-    chosen: String,
-    rejected: String,
-    principles: Vec<String>,
     /// Chosen and rejected after the prompt.
-    sequences: [Sequence; 2],
+    vouched: Vec<[Sequence; 2]>,
+    judged: Vec<PreferencePair>,
 }
 
 impl AnchorSet {
@@ -38,50 +33,48 @@ impl AnchorSet {
     pub async fn read(path: &Path, service: &Service) -> Result<Self, LearnError> {
         let read = read_pairs(path, Format::Auto, RankedDraw::default());
         let read = read.map_err(|error| LearnError::Config(error.to_string()))?;
-        let mut pairs = Vec::with_capacity(read.len());
+        let mut set = Self {
+            vouched: Vec::new(),
+            judged: Vec::new(),
+        };
         for pair in read {
-            let prompt = service.encode_chat(&pair.messages).await?;
-            let mut sequences = Vec::with_capacity(2);
-            for answer in [&pair.chosen, &pair.rejected] {
-                let ids = answer_ids(service, &pair.messages, &prompt, answer).await?;
-                sequences.push((prompt.clone(), ids));
+            if pair.sft {
+                let prompt = service.encode_chat(&pair.messages).await?;
+                let chosen = answer_ids(service, &pair.messages, &prompt, &pair.chosen).await?;
+                let rejected = answer_ids(service, &pair.messages, &prompt, &pair.rejected).await?;
+                let sequences = [(prompt.clone(), chosen), (prompt, rejected)];
+                set.vouched.push(sequences);
             }
-            let [chosen, rejected] = <[Sequence; 2]>::try_from(sequences)
-                .expect("a pair has two answers; this is a bug");
-            pairs.push(AnchorPair {
-                messages: pair.messages,
-                chosen: pair.chosen,
-                rejected: pair.rejected,
-                principles: pair.principles,
-                sequences: [chosen, rejected],
-            });
+            if pair.judge {
+                set.judged.push(pair);
+            }
         }
-        if pairs.is_empty() {
+        if set.vouched.is_empty() && set.judged.is_empty() {
             let message = format!("{} holds no pairs", path.display());
             return Err(LearnError::Config(message));
         }
-        Ok(Self { pairs })
+        Ok(set)
     }
 
-    /// Chosen and rejected of each pair, one after the other: what a scorer is asked.
+    /// Chosen and rejected of each vouched pair, one after the other: what a scorer is asked.
     pub fn sequences(&self) -> Vec<Sequence> {
-        let pairs = self.pairs.iter();
-        pairs.flat_map(|pair| pair.sequences.clone()).collect()
+        self.vouched.iter().flatten().cloned().collect()
     }
 
-    /// Share of pairs whose chosen answer is the more probable by the token, from the token log-probabilities of
-    /// [`Self::sequences`].
-    pub fn preferred(&self, logprobs: &[Vec<f32>]) -> f64 {
+    /// Share of the vouched pairs whose chosen answer is the more probable by the token, from the token log-probabilities of
+    /// [`Self::sequences`]. None where no pair is vouched for.
+    pub fn preferred(&self, logprobs: &[Vec<f32>]) -> Option<f64> {
         let mean =
             |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
         let (pairs, _) = logprobs.as_chunks::<2>();
         let right = pairs
             .iter()
             .filter(|[chosen, rejected]| mean(chosen) > mean(rejected));
-        right.count() as f64 / self.pairs.len() as f64
+        share(right.count() as f64, self.vouched.len())
     }
 
-    /// Share of pairs of which `judge` prefers the chosen answer, both orders averaged; a tie is half right.
+    /// Share of the judged pairs of which `weights` prefer the chosen answer, both orders averaged; a tie is half right. None where
+    /// no pair is to be judged.
     ///
     /// # Errors
     /// The service's.
@@ -89,38 +82,44 @@ impl AnchorSet {
         &self,
         service: &Service,
         weights: &WeightsLease,
-    ) -> Result<f64, LearnError> {
-        let scores: Vec<f64> = stream::iter(&self.pairs)
-            .map(|pair| pair.judged(service, weights))
+    ) -> Result<Option<f64>, LearnError> {
+        let scores: Vec<f64> = stream::iter(&self.judged)
+            .map(|pair| score(pair, service, weights))
             .buffered(WINDOW)
             .try_collect()
             .await?;
-        Ok(scores.iter().sum::<f64>() / self.pairs.len() as f64)
+        Ok(share(scores.iter().sum(), self.judged.len()))
     }
 }
 
-impl AnchorPair {
-    /// 1 where `weights` prefer the chosen answer under the pair's own principles, 0.5 where they cannot tell.
-    async fn judged(&self, service: &Service, weights: &WeightsLease) -> Result<f64, LearnError> {
-        let table = service.judge().table();
-        let named = |name: &String| WeightedPrinciple {
-            name: name.clone(),
-            text: table.text(name).to_owned(),
-            polarity: Polarity::Encourage,
-            weight: 1.0,
-        };
-        let judge = PinnedJudge {
-            weights: weights.clone(),
-            principles: self.principles.iter().map(named).collect(),
-        };
-        let task = judge.task(self.messages.clone());
-        let judged = service.judge_pair(&task, &self.chosen, &self.rejected);
-        Ok(match judged.await?.result.winner {
-            Some(0) => 1.0,
-            Some(_) => 0.0,
-            None => 0.5,
-        })
-    }
+fn share(right: f64, of: usize) -> Option<f64> {
+    (of > 0).then(|| right / of as f64)
+}
+
+/// 1 where `weights` prefer the chosen answer under the pair's own principles, 0.5 where they cannot tell.
+async fn score(
+    pair: &PreferencePair,
+    service: &Service,
+    weights: &WeightsLease,
+) -> Result<f64, LearnError> {
+    let table = service.judge().table();
+    let named = |name: &String| WeightedPrinciple {
+        name: name.clone(),
+        text: table.text(name).to_owned(),
+        polarity: Polarity::Encourage,
+        weight: 1.0,
+    };
+    let judge = PinnedJudge {
+        weights: weights.clone(),
+        principles: pair.principles.iter().map(named).collect(),
+    };
+    let task = judge.task(pair.messages.clone());
+    let judged = service.judge_pair(&task, &pair.chosen, &pair.rejected);
+    Ok(match judged.await?.result.winner {
+        Some(0) => 1.0,
+        Some(_) => 0.0,
+        None => 0.5,
+    })
 }
 
 /// The answer as it stands in a conversation, end token and all; the tokens of the text alone, where the template writes a finished
@@ -137,5 +136,28 @@ pub async fn answer_ids(
     match ids.strip_prefix(prompt) {
         Some(rest) if !rest.is_empty() => Ok(rest.to_vec()),
         _ => Ok(service.encode_text(answer.to_owned()).await?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_more_probable_answer_by_the_token_is_preferred() {
+        let none = AnchorSet {
+            vouched: Vec::new(),
+            judged: Vec::new(),
+        };
+        assert_eq!(none.preferred(&[]), None, "nothing is vouched for");
+        let pair: [Sequence; 2] = [(vec![1], vec![2, 3]), (vec![1], vec![4])];
+        let set = AnchorSet {
+            vouched: vec![pair.clone(), pair],
+            ..none
+        };
+        assert_eq!(set.sequences().len(), 4);
+        // The first chosen answer is the less probable as a whole and the more probable by the token.
+        let logprobs = [vec![-1.0, -1.0], vec![-1.5], vec![-2.0, -2.0], vec![-1.5]];
+        assert_eq!(set.preferred(&logprobs), Some(0.5));
     }
 }

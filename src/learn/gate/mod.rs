@@ -10,7 +10,7 @@
 //! | `length_controlled` | that win rate at equal length | at least `min_length_controlled` |
 //! | `kl` | mean KL divergence of an answer from generation 0 | at most `max_kl` |
 //! | `truncated` | share of answers cut off, beyond the live policy's | at most `max_truncated` |
-//! | `anchor` | share of the anchor set's chosen answers that are the more probable, less the live policy's | at least `-tolerance` |
+//! | `anchor` | share of the anchor set's vouched answers that are more probable than their rivals, less the live policy's | at least `-tolerance` |
 //! | `judge` | accuracy of the candidate as a judge of the anchor set, less the live policy's | at least `-tolerance` |
 //!
 //! All are measured, whatever the first says: the numbers are stored with the generation and shown.
@@ -47,8 +47,9 @@ pub struct GateConfig {
     /// Nats a token.
     pub max_parity: f64,
     pub max_truncated: f64,
-    /// Preference pairs whose answers everybody agrees on (TRL's format): what the policy and its judging may not lose. Without one
-    /// the two gates are shown as not measured.
+    /// A file of preference pairs that everybody agrees on (any format that training reads, `sft` and `judge` saying what each counts
+    /// for): what the policy and its judging may not lose. Without one the two gates are shown as not measured. In a configuration's
+    /// file a relative path is relative to that file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<PathBuf>,
     /// How much of the anchor set's accuracy may be lost: the noise of a set of its size.
@@ -165,7 +166,7 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
             value: None,
             bound: -config.tolerance,
             passed: true,
-            note: Some("not measured: gates.anchor names no file".into()),
+            note: Some("not measured: gates.anchor names no pairs for it".into()),
         },
     };
     let [truncated, before] = measured.truncated;

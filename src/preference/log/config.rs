@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Redaction;
+use super::{Redaction, SaltPlace};
 
 /// What [`TrafficLog::open`](super::TrafficLog::open) needs.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct LogConfig {
     pub retention: Option<Duration>,
     /// What is taken out of records before they are written.
     pub redaction: Redaction,
+    /// Where the salt of its surrogates is kept.
+    pub salt: SaltPlace,
     pub trust: FeedbackTrust,
     /// How long a connection or a commit may take before the database counts as unavailable.
     pub patience: Duration,
@@ -26,8 +28,10 @@ pub struct LogConfig {
 impl LogConfig {
     /// The defaults over a database.
     pub fn new(url: impl Into<String>) -> Self {
+        let url = url.into();
         Self {
-            url: url.into(),
+            salt: SaltPlace::of(&url),
+            url,
             queue: 1024,
             retention: None,
             redaction: Redaction::default(),
@@ -49,6 +53,7 @@ impl fmt::Debug for LogConfig {
             .field("queue", &self.queue)
             .field("retention", &self.retention)
             .field("redaction", &self.redaction)
+            .field("salt", &self.salt)
             .field("trust", &self.trust)
             .field("patience", &self.patience)
             .finish()

@@ -17,6 +17,7 @@ mod record;
 mod redact;
 mod replay;
 mod rows;
+mod salt;
 mod stage;
 mod stats;
 mod writer;
@@ -46,6 +47,7 @@ pub use record::{
 };
 pub use redact::{RedactCommand, Redaction, RedactionRule};
 pub use replay::{DrawSpec, PromptRow, Split};
+pub use salt::SaltPlace;
 pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
 
@@ -80,7 +82,7 @@ impl TrafficLog {
             return Err(LogError::Config("a queue needs room".to_owned()));
         }
         let database = Arc::new(Database::open(config).await?);
-        let salt = salt(&database).await?;
+        let salt = salt::salt(&database, &config.salt).await?;
         let redactor = Arc::new(Redactor::new(&config.redaction, salt)?);
         let records: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM records")
             .fetch_one(database.readers())
@@ -187,23 +189,6 @@ impl TrafficLog {
     fn database(&self) -> &Database {
         &self.shared.database
     }
-}
-
-/// What surrogates of this log are hashed with: made once, so that equal values stay equal from one start to the next.
-async fn salt(database: &Database) -> Result<String> {
-    let mut transaction = database.begin().await?;
-    let fresh = id::hex(&rand::random::<[u8; 32]>());
-    sqlx::query(
-        "INSERT INTO settings (name, value) VALUES ('salt', $1) ON CONFLICT (name) DO NOTHING",
-    )
-    .bind(fresh)
-    .execute(transaction.connection())
-    .await?;
-    let salt = sqlx::query_scalar("SELECT value FROM settings WHERE name = 'salt'")
-        .fetch_one(transaction.connection())
-        .await?;
-    transaction.commit().await?;
-    Ok(salt)
 }
 
 /// What is guarded is replaced whole or only read, so a panic elsewhere leaves it usable.

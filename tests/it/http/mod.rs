@@ -27,7 +27,7 @@ use selfjudge::http::{
     ApiKeys, AppState, HttpConfig, Learning, TrafficConfig, admin_router, router,
 };
 use selfjudge::learn::generation::Generations;
-use selfjudge::learn::{LearnControl, Publisher};
+use selfjudge::learn::{CanaryWatch, LearnControl, Publisher};
 use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
 use selfjudge::preference::Principles;
 use selfjudge::preference::log::{FeedbackTrust, LogConfig, TrafficLog};
@@ -101,7 +101,7 @@ fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
             SERVICE.weights().clone(),
             Generations::open(dir.path().join("generations")).unwrap(),
             log.clone(),
-            0.0,
+            CanaryWatch::default(),
             metrics.learn.clone(),
         ),
         log: log.clone(),

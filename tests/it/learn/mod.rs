@@ -1,5 +1,7 @@
 //! Learning from traffic in the running program: what it does, and what is left of it after it was killed.
 
+mod canary;
 mod faults;
+mod follow;
 mod support;
 mod traffic;

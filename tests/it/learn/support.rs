@@ -75,9 +75,7 @@ impl<'a> Setup<'a> {
             .env_remove("SELFJUDGE_FAULT")
             .stderr(Stdio::piped());
         if let Some(learn) = self.learn {
-            let file = self.data_dir.join("learn.toml");
-            std::fs::write(&file, learn).unwrap();
-            command.arg("--learn").arg(file);
+            command.arg("--learn").arg(settings(self.data_dir, learn));
         }
         if let Some(fault) = self.fault {
             command.env("SELFJUDGE_FAULT", fault);
@@ -101,6 +99,53 @@ impl<'a> Setup<'a> {
             }
         }
         command
+    }
+}
+
+/// The learner's settings as a file.
+fn settings(data_dir: &Path, learn: &str) -> PathBuf {
+    let file = data_dir.join("learn.toml");
+    std::fs::write(&file, learn).unwrap();
+    file
+}
+
+/// SIGTERM, and a good end.
+fn terminate(child: &mut Child) {
+    // SAFETY: a signal to a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
+    assert!(wait_for("its end", || child.try_wait().unwrap()).success());
+}
+
+/// The learner of a data directory in a process of its own. Killed when dropped.
+pub struct Follower(Child);
+
+impl Follower {
+    pub fn start(data_dir: &Path, learn: &str) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+            .args(["train", "dpo", "--follow", "--data-dir"])
+            .arg(data_dir)
+            .arg("--learn")
+            .arg(settings(data_dir, learn))
+            .env_remove("SELFJUDGE_FAULT")
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// SIGTERM: what it does is thrown away.
+    pub fn stop(mut self) {
+        terminate(&mut self.0);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It may have gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -268,12 +313,7 @@ impl Program {
 
     /// SIGTERM, and the drain.
     pub fn stop(mut self) {
-        // SAFETY: a signal to a child that has not been waited for.
-        assert_eq!(
-            unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) },
-            0
-        );
-        assert!(self.wait().success());
+        terminate(&mut self.child);
     }
 }
 

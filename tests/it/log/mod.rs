@@ -4,6 +4,7 @@ mod durability;
 mod exchanging;
 mod learning;
 mod logging;
+mod salt;
 mod versions;
 
 use std::future::Future;

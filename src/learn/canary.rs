@@ -1,0 +1,295 @@
+//! Whether a canary is well: its answers beside the live version's over the same time, within bands.
+//!
+//! | number | of a version | breached |
+//! |---|---|---|
+//! | `errors` | share of begun answers that failed | more than `max_errors` above the live version's |
+//! | `truncated` | share of ended answers that their length cut off | more than `max_truncated` above the live version's |
+//! | `length` | mean tokens of an ended answer | more than `max_length_ratio` times the live version's, or less than that part of it |
+//!
+//! A band is breached only by more than chance: [`SIGMAS`] standard errors of the difference have to lie beyond it too. Other callers
+//! ask the canary than the live version, so a band is no test of equality; it stops what is clearly ill. Which of the two answers
+//! better is what the gates measured before, the pinned judge on both answers to one prompt: callers get only one of them.
+
+use serde::{Deserialize, Serialize};
+
+use super::LearnError;
+use crate::service::Tally;
+
+/// What chance is allowed, looked at every few seconds: a healthy canary is not withdrawn for a bad day of a few callers.
+const SIGMAS: f64 = 3.0;
+
+/// The bands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CanaryBands {
+    /// Answers of each of the two before they are compared.
+    pub min_answers: u64,
+    pub max_errors: f64,
+    pub max_truncated: f64,
+    pub max_length_ratio: f64,
+}
+
+impl Default for CanaryBands {
+    fn default() -> Self {
+        Self {
+            min_answers: 100,
+            max_errors: 0.01,
+            max_truncated: 0.05,
+            max_length_ratio: 1.5,
+        }
+    }
+}
+
+impl CanaryBands {
+    /// # Errors
+    /// Names the band that makes no sense.
+    pub fn validate(&self) -> Result<(), LearnError> {
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let checks = [
+            (
+                self.min_answers >= 2,
+                "publish.canary.min_answers must be at least 2",
+            ),
+            (
+                share(self.max_errors),
+                "publish.canary.max_errors must be from 0 to 1",
+            ),
+            (
+                share(self.max_truncated),
+                "publish.canary.max_truncated must be from 0 to 1",
+            ),
+            (
+                self.max_length_ratio >= 1.0 && self.max_length_ratio.is_finite(),
+                "publish.canary.max_length_ratio must be at least 1",
+            ),
+        ];
+        match checks.iter().find(|(ok, _)| !ok) {
+            Some((_, problem)) => Err(LearnError::Config((*problem).to_owned())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One version's numbers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Vitals {
+    /// Answers that were begun and ended or failed.
+    pub answers: u64,
+    pub errors: f64,
+    pub truncated: f64,
+    /// Tokens.
+    pub length: f64,
+}
+
+/// Both versions' numbers, and what they say.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanaryHealth {
+    pub canary: Vitals,
+    pub live: Vitals,
+    pub verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// One of the two has answered too little.
+    TooEarly,
+    Keep,
+    /// Because of this number.
+    Withdraw(&'static str),
+}
+
+impl Verdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TooEarly => "too_early",
+            Self::Keep => "keep",
+            Self::Withdraw(_) => "withdraw",
+        }
+    }
+}
+
+/// Every number's name.
+pub const NUMBERS: [&str; 3] = ["errors", "truncated", "length"];
+
+impl CanaryHealth {
+    /// Compares what both have answered so far.
+    pub fn of(bands: &CanaryBands, canary: &Tally, live: &Tally) -> Self {
+        let (canary, live) = (Measured::of(canary), Measured::of(live));
+        let beyond = |difference: f64, band: f64, variance: f64| {
+            difference - band > SIGMAS * variance.max(0.0).sqrt()
+        };
+        let above = |number: fn(&Measured) -> Mean, band: f64| {
+            let (canary, live) = (number(&canary), number(&live));
+            let variance = canary.variance + live.variance;
+            beyond(canary.value - live.value, band, variance)
+        };
+        let longer = |one: Mean, other: Mean| {
+            let ratio = bands.max_length_ratio;
+            let variance = one.variance + ratio * ratio * other.variance;
+            beyond(one.value - ratio * other.value, 0.0, variance)
+        };
+        let early = canary.answers.min(live.answers) < bands.min_answers;
+        let verdict = if early {
+            Verdict::TooEarly
+        } else if above(|of| of.errors, bands.max_errors) {
+            Verdict::Withdraw("errors")
+        } else if above(|of| of.truncated, bands.max_truncated) {
+            Verdict::Withdraw("truncated")
+        } else if longer(canary.length, live.length) || longer(live.length, canary.length) {
+            Verdict::Withdraw("length")
+        } else {
+            Verdict::Keep
+        };
+        Self {
+            canary: canary.vitals(),
+            live: live.vitals(),
+            verdict,
+        }
+    }
+}
+
+impl Vitals {
+    /// A number by its name.
+    pub fn number(&self, name: &str) -> f64 {
+        match name {
+            "errors" => self.errors,
+            "truncated" => self.truncated,
+            _ => self.length,
+        }
+    }
+}
+
+/// A mean and the variance of it as an estimate.
+#[derive(Debug, Clone, Copy)]
+struct Mean {
+    value: f64,
+    variance: f64,
+}
+
+impl Mean {
+    /// The variance is that of a share with one more on either side: of none among a hundred it is not zero.
+    fn share(hits: u64, of: u64) -> Self {
+        let (hits, of) = (hits as f64, of as f64);
+        let smoothed = (hits + 1.0) / (of + 2.0);
+        Self {
+            value: hits / of.max(1.0),
+            variance: smoothed * (1.0 - smoothed) / of.max(1.0),
+        }
+    }
+}
+
+struct Measured {
+    answers: u64,
+    errors: Mean,
+    truncated: Mean,
+    length: Mean,
+}
+
+impl Measured {
+    fn of(tally: &Tally) -> Self {
+        let begun = tally.answers + tally.errors;
+        let ended = tally.answers.max(1) as f64;
+        let length = tally.tokens / ended;
+        Self {
+            answers: begun,
+            errors: Mean::share(tally.errors, begun),
+            truncated: Mean::share(tally.truncated, tally.answers),
+            length: Mean {
+                value: length,
+                variance: (tally.tokens_squared / ended - length * length) / ended,
+            },
+        }
+    }
+
+    fn vitals(&self) -> Vitals {
+        Vitals {
+            answers: self.answers,
+            errors: self.errors.value,
+            truncated: self.truncated.value,
+            length: self.length.value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A version whose answers are `length` tokens long, give or take one.
+    fn tally(answers: u64, errors: u64, truncated: u64, length: f64) -> Tally {
+        let n = answers as f64;
+        Tally {
+            answers,
+            truncated,
+            errors,
+            tokens: n * length,
+            tokens_squared: n * (length * length + 1.0),
+        }
+    }
+
+    fn verdict(canary: Tally, live: Tally) -> Verdict {
+        CanaryHealth::of(&CanaryBands::default(), &canary, &live).verdict
+    }
+
+    #[test]
+    fn nothing_is_said_before_both_have_answered_enough() {
+        let (ill, well) = (tally(0, 99, 0, 0.0), tally(1000, 0, 0, 20.0));
+        assert_eq!(verdict(ill, well), Verdict::TooEarly);
+        assert_eq!(verdict(well, tally(99, 0, 0, 20.0)), Verdict::TooEarly);
+        // A hundred failures are a hundred observations.
+        let ill = tally(0, 100, 0, 0.0);
+        assert_eq!(verdict(ill, well), Verdict::Withdraw("errors"));
+    }
+
+    #[test]
+    fn each_number_can_withdraw_a_canary_and_an_equal_one_stays() {
+        let live = tally(1000, 1, 100, 20.0);
+        for (canary, expected) in [
+            (tally(200, 0, 20, 20.0), Verdict::Keep),
+            (tally(190, 20, 19, 20.0), Verdict::Withdraw("errors")),
+            (tally(200, 0, 80, 20.0), Verdict::Withdraw("truncated")),
+            (tally(200, 0, 20, 40.0), Verdict::Withdraw("length")),
+            (tally(200, 0, 20, 10.0), Verdict::Withdraw("length")),
+            // Better than the live version in what has a good side.
+            (tally(200, 0, 0, 25.0), Verdict::Keep),
+        ] {
+            assert_eq!(verdict(canary, live), expected, "{canary:?}");
+        }
+    }
+
+    #[test]
+    fn what_chance_explains_withdraws_nothing() {
+        let live = tally(1000, 0, 200, 20.0);
+        // Nine points above the live version: of a hundred answers that is chance, of ten thousand it is not.
+        assert_eq!(verdict(tally(100, 0, 29, 20.0), live), Verdict::Keep);
+        let many = tally(10_000, 0, 2900, 20.0);
+        assert_eq!(
+            verdict(many, live),
+            Verdict::Keep,
+            "the live version's own noise counts too"
+        );
+        let live = tally(10_000, 0, 2000, 20.0);
+        assert_eq!(verdict(many, live), Verdict::Withdraw("truncated"));
+        // Lengths that scatter widely say little.
+        let wild = Tally {
+            tokens_squared: 100.0 * 40_000.0,
+            ..tally(100, 0, 0, 40.0)
+        };
+        assert_eq!(verdict(wild, tally(1000, 0, 0, 20.0)), Verdict::Keep);
+    }
+
+    #[test]
+    fn bands_that_make_no_sense_are_named() {
+        assert!(CanaryBands::default().validate().is_ok());
+        for (band, text) in [
+            ("min_answers", "min_answers = 0"),
+            ("max_errors", "max_errors = -0.1"),
+            ("max_truncated", "max_truncated = 2.0"),
+            ("max_length_ratio", "max_length_ratio = 0.5"),
+        ] {
+            let bands: CanaryBands = toml::from_str(text).unwrap();
+            let error = bands.validate().unwrap_err().to_string();
+            assert!(error.contains(band), "{error}");
+        }
+    }
+}

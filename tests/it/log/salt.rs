@@ -1,0 +1,103 @@
+//! The salt of surrogates: outside the database where it can be, and the same before and after it moved.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use selfjudge::preference::log::{SaltPlace, Scope};
+
+use super::*;
+
+const SALT: &str = "0123456789abcdef0123456789abcdef";
+
+/// What the log makes of an address.
+async fn surrogate(config: &LogConfig) -> String {
+    let log = open(config).await;
+    let id = log
+        .append(record("a", "Write to ann@example.org"))
+        .await
+        .unwrap();
+    let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+    log.close().await;
+    let Prompt::Text(text) = read.prompt else {
+        panic!("it was a text");
+    };
+    text.strip_prefix("Write to ").unwrap().to_owned()
+}
+
+async fn salts_in(url: &str) -> i64 {
+    let mut connection = connect(url).await;
+    let count = sqlx::query_scalar("SELECT COUNT(*) FROM settings WHERE name = 'salt'")
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+    count
+}
+
+fn file_of(config: &LogConfig) -> PathBuf {
+    match &config.salt {
+        SaltPlace::Made(file) => file.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_sqlite_log_has_none_in_its_database() {
+    let (_dir, config) = sqlite();
+    run(async {
+        let before = surrogate(&config).await;
+        let file = file_of(&config);
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(salts_in(&config.url).await, 0);
+        assert_eq!(surrogate(&config).await, before);
+        // Whoever has the database alone finds another surrogate for the same address.
+        std::fs::remove_file(&file).unwrap();
+        assert_ne!(surrogate(&config).await, before);
+    });
+}
+
+#[test]
+fn a_log_that_has_it_in_its_database_gives_it_up_and_keeps_its_surrogates() {
+    let (_dir, config) = sqlite();
+    run(async {
+        // As it was kept before.
+        let old = LogConfig {
+            salt: SaltPlace::Database,
+            ..config.clone()
+        };
+        let before = surrogate(&old).await;
+        assert_eq!(salts_in(&config.url).await, 1);
+        assert_eq!(surrogate(&config).await, before);
+        assert_eq!(salts_in(&config.url).await, 0);
+        assert_eq!(surrogate(&config).await, before);
+    });
+}
+
+#[test]
+fn a_file_that_is_given_is_the_same_for_all_and_is_never_made_up() {
+    on_both(async |config| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("salt");
+        let given = LogConfig {
+            salt: SaltPlace::Given(file.clone()),
+            ..config.clone()
+        };
+        let said = TrafficLog::open(&given).await.unwrap_err().to_string();
+        assert!(said.contains("is not there"), "{said}");
+        assert!(!file.exists());
+        std::fs::write(&file, format!("{SALT}\n")).unwrap();
+        let surrogates = [surrogate(&given).await, surrogate(&given).await];
+        assert_eq!(surrogates[0], surrogates[1]);
+        assert_eq!(salts_in(&config.url).await, 0);
+
+        // A log with surrogates of another salt says so instead of making different ones.
+        let own = LogConfig {
+            salt: SaltPlace::Database,
+            ..config.clone()
+        };
+        surrogate(&own).await;
+        let said = TrafficLog::open(&given).await.unwrap_err().to_string();
+        assert!(said.contains("another salt"), "{said}");
+    });
+}
