@@ -13,12 +13,11 @@ const PURGE_DELAY: mi_option_t = 15;
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    if cli.trains() {
-        // A step frees its activations and allocates the same ones again: given back to the system in between, every page
-        // of them would be faulted in anew. A server, whose load comes and goes, should give back.
-        // SAFETY: sets one number of the allocator; any value is valid.
-        unsafe { mi_option_set(PURGE_DELAY, -1) };
-    }
+    // A step frees its activations, and the next allocates the same ones again: given back to the system in between, every page
+    // of them would be faulted in anew. A server, whose load comes and goes, gives back what it has not used for a second.
+    let purge_delay_ms = if cli.trains() { -1 } else { 1000 };
+    // SAFETY: sets one number of the allocator; any value is valid.
+    unsafe { mi_option_set(PURGE_DELAY, purge_delay_ms) };
     selfjudge::cli::run(cli)
 }
 

@@ -94,7 +94,7 @@ impl Default for BackgroundConfig {
     fn default() -> Self {
         Self {
             limits: BackgroundLimits {
-                tokens_beside: 8,
+                tokens_beside: 4,
                 tokens_alone: 256,
             },
             queue: QueueLimits {

@@ -20,7 +20,8 @@ use crate::nn::{
 #[derive(Debug, Clone)]
 pub struct Decoder {
     spec: Arc<DecoderSpec>,
-    embed: Tensor,
+    /// Its rows are looked up, no more. Tied, it is the head: one matrix in memory, however it is kept.
+    embed: Linear,
     blocks: Vec<Block>,
     norm: RmsNorm,
     head: Linear,
@@ -76,23 +77,31 @@ impl Decoder {
     pub fn new(spec: DecoderSpec, source: &mut dyn ParameterSource) -> Result<Self, ModelError> {
         let (hidden, eps) = (spec.hidden_size, spec.rms_norm_eps);
         let vocab_shape = [spec.vocab_size, hidden];
-        let embed = source.tensor("model.embed_tokens.weight", &vocab_shape)?;
+        let tied = spec.tie_word_embeddings;
+        let embed = match tied {
+            true => source.linear("model.embed_tokens", vocab_shape, false)?,
+            false => {
+                let table = source.tensor("model.embed_tokens.weight", &vocab_shape)?;
+                Linear::plain(table, None, None)
+            }
+        };
         let blocks = (0..spec.num_layers())
             .map(|layer| Block::new(&spec, layer, source))
             .collect::<Result<_, _>>()?;
-        let norm = RmsNorm::new(source.tensor("model.norm.weight", &[hidden])?, eps);
-        let head = match spec.tie_word_embeddings {
-            true => source.linear("model.embed_tokens", vocab_shape, false)?,
+        let norm = source.tensor("model.norm.weight", &[hidden])?;
+        let device = norm.device().clone();
+        let head = match tied {
+            true => embed.clone(),
             false => source.linear("lm_head", vocab_shape, false)?,
         };
         Ok(Self {
             rotary: Arc::new(RotaryEmbedding::new(&spec.rope)),
-            device: embed.device().clone(),
             spec: Arc::new(spec),
             embed,
             blocks,
-            norm,
+            norm: RmsNorm::new(norm, eps),
             head,
+            device,
         })
     }
 
@@ -120,7 +129,10 @@ impl Decoder {
 
     /// Bytes of its matrices.
     pub fn bytes(&self) -> usize {
-        let embed = self.embed.elem_count() * self.embed.dtype().size_in_bytes();
+        let embed = match self.spec.tie_word_embeddings {
+            true => 0,
+            false => self.embed.bytes(),
+        };
         let blocks: usize = self.blocks.iter().map(Block::bytes).sum();
         embed + blocks + self.head.bytes()
     }
@@ -198,10 +210,8 @@ impl Decoder {
                 self.spec.vocab_size
             )));
         }
-        let ids = Tensor::new(ids, &self.device)?;
-        let embedded = self.embed.index_select(&ids, 0)?;
         // CPU arithmetic is f32 whatever the table is kept in.
-        Ok(embedded.to_dtype(self.dtype())?)
+        Ok(self.embed.rows(ids)?.to_dtype(self.dtype())?)
     }
 
     /// One block over the residual stream: what a trainer that recomputes layers walks.

@@ -1,8 +1,10 @@
 //! A checkpoint on disk: one `model.safetensors`, or shards listed in `model.safetensors.index.json`.
 //!
-//! Files are mapped, not read: a tensor's bytes are touched once, when it is converted to the dtype asked for.
+//! Files are mapped, not read: a tensor's bytes are touched when it is converted to the dtype asked for, and let go of then, so
+//! that what has been read does not count as this process's memory beside what was made of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +45,21 @@ struct Stored {
 struct Shard {
     path: PathBuf,
     map: memmap2::Mmap,
+}
+
+impl Shard {
+    /// Lets go of pages that have been read.
+    fn release(&self, bytes: &Range<usize>) {
+        // SAFETY: the mapping is of a file and only read: a page that is touched again comes from the file again.
+        let released = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.map
+                .unchecked_advise_range(advice, bytes.start, bytes.len())
+        };
+        if let Err(error) = released {
+            tracing::debug!("{} stays in memory: {error}", self.path.display());
+        }
+    }
 }
 
 impl Checkpoint {
@@ -223,6 +240,7 @@ impl Checkpoint {
         macro_rules! read {
             ($from_f32:expr, $to_f32:expr) => {{
                 let values = convert(bytes, from, $from_f32);
+                stored.file.release(&stored.entry.bytes);
                 if self.check_finite {
                     non_finite(&values, $to_f32).map_or(Ok(()), |found| Err(not_finite(found)))?;
                 }

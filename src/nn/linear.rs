@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::adapter::{AdaptedRows, adapt_rows};
 use crate::kernels::linear::{PackedLinear, linear};
@@ -81,6 +81,28 @@ impl Linear {
         match &self.weight {
             Weight::Plain { weight, .. } => Some(weight),
             Weight::Packed(_) => None,
+        }
+    }
+
+    /// These rows of the weight, `[ids.len(), in]`: what an embedding looks up. In the weight's dtype, differentiable, where it
+    /// is plain; in f32 where it is packed.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain { weight, .. } => {
+                weight.index_select(&Tensor::new(ids, weight.device())?, 0)
+            }
+            Weight::Packed(packed) => packed.rows(ids),
+        }
+    }
+
+    /// What the weight is kept in.
+    pub fn dtype(&self) -> DType {
+        match &self.weight {
+            Weight::Plain { weight, .. } => weight.dtype(),
+            Weight::Packed(packed) => packed.format().dtype(),
         }
     }
 

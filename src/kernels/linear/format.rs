@@ -14,6 +14,16 @@ pub enum WeightFormat {
     Bf16,
 }
 
+impl WeightFormat {
+    /// The numbers it is made of.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
 /// The format for a weight that a checkpoint stores as `stored`, unless somebody `asked` for one.
 ///
 /// bf16 checkpoints stay bf16 on every processor. Where bf16 is not multiplied this changes no bit of the result (a

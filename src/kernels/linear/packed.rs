@@ -9,10 +9,11 @@
 
 use std::mem::MaybeUninit;
 
-use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Storage, Tensor};
 use half::{bf16, f16};
+use rayon::prelude::*;
 
-use super::panels::{Element, pack_bf16, pack_f32};
+use super::panels::{Element, pack_bf16, pack_f32, unpack_bf16, unpack_f32};
 use super::rounded::Rows;
 use super::widen::{self, Panels};
 use super::{WeightFormat, dot, product};
@@ -20,6 +21,9 @@ use crate::kernels::isa::Isa;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{Line, PairLine, with_scratch, with_shared_scratch};
 use crate::kernels::{input, with_f32};
+
+/// Rows a task unpacks at least: those of a decode step are not worth waking the pool.
+const UNPACKED_ROWS: usize = 32;
 
 /// A weight in panels, with an optional bias.
 #[derive(Clone)]
@@ -151,6 +155,28 @@ impl PackedLinear {
             Weight::F32(lines) => size_of_val(lines.as_slice()),
             Weight::Bf16(lines) => size_of_val(lines.as_slice()),
         }
+    }
+
+    /// These rows of the weight in f32, `[rows.len(), k]`: the values it was packed with, bf16 being widened. A tied
+    /// embedding is looked up where it lies.
+    ///
+    /// # Errors
+    /// When there is no such row.
+    pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
+        let (n, k) = (self.n, self.k);
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
+            candle_core::bail!("linear: no row {row} in a weight [{n}, {k}]");
+        }
+        let mut values = vec![0f32; rows.len() * k];
+        values
+            .par_chunks_mut(k.max(1))
+            .zip(rows)
+            .with_min_len(UNPACKED_ROWS)
+            .for_each(|(to, &row)| match &self.weight {
+                Weight::F32(lines) => unpack_f32(lines, row as usize, to),
+                Weight::Bf16(lines) => unpack_bf16(lines, row as usize, to),
+            });
+        Tensor::from_vec(values, (rows.len(), k), &Device::Cpu)
     }
 
     /// `out[m, n] = x[m, k] · Wᵀ + b`.

@@ -148,6 +148,42 @@ fn tensors_of_every_dtype_and_rank_are_taken() -> Result<()> {
     Ok(())
 }
 
+/// The bits of every value.
+fn bits(t: &Tensor) -> Result<Vec<u32>> {
+    let values = t.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+#[test]
+fn rows_are_looked_up_as_in_the_plain_weight() -> Result<()> {
+    for (n, k) in SHAPES {
+        let weight = random(&[n, k], 1);
+        // More rows than one task takes, some of them twice, both ends among them.
+        let rows: Vec<u32> = (0..80).map(|i| (i * 7 + n as u32 - 1) % n as u32).collect();
+        let ids = Tensor::new(rows.as_slice(), &Device::Cpu)?;
+        for stored in [DType::F32, DType::F16, DType::BF16] {
+            let weight = weight.to_dtype(stored)?;
+            for (format, kept) in [
+                (WeightFormat::F32, stored),
+                (WeightFormat::Bf16, DType::BF16),
+            ] {
+                let plain = weight.to_dtype(kept)?.index_select(&ids, 0)?;
+                let packed = PackedLinear::from_tensor(&weight, None, format)?;
+                let found = packed.rows(&rows)?;
+                assert_eq!(found.dims(), [rows.len(), k]);
+                assert_eq!(
+                    bits(&found)?,
+                    bits(&plain.to_dtype(DType::F32)?)?,
+                    "{stored:?} as {format:?}, [{n}, {k}]"
+                );
+                assert_eq!(packed.rows(&[])?.dims(), [0, k]);
+                assert!(packed.rows(&[n as u32]).is_err());
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn what_does_not_fit_is_refused() -> Result<()> {
     let isa = Isa::detect();

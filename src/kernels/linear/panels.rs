@@ -85,6 +85,25 @@ pub fn pack_bf16<T: Element>(weight: &[T], n: usize, k: usize) -> Vec<PairLine> 
     lines
 }
 
+/// Row `row` of the weight that [`pack_f32`] packed, `[k]`.
+pub fn unpack_f32(lines: &[Line], row: usize, to: &mut [f32]) {
+    let (panel, column) = (row / PANEL * to.len(), row % PANEL);
+    for (to, line) in to.iter_mut().zip(&lines[panel..]) {
+        *to = line.0[column];
+    }
+}
+
+/// Row `row` of the weight that [`pack_bf16`] packed, `[k]`, widened.
+pub fn unpack_bf16(lines: &[PairLine], row: usize, to: &mut [f32]) {
+    let (panel, column) = (row / PANEL * (padded(to.len()) / 2), row % PANEL);
+    for (to, line) in to.chunks_mut(2).zip(&lines[panel..]) {
+        let pair = line.0[column];
+        for (to, bits) in to.iter_mut().zip([pair << 16, pair & 0xffff_0000]) {
+            *to = f32::from_bits(bits);
+        }
+    }
+}
+
 /// `k` rounded up to [`DEPTH_STEP`].
 pub fn padded(k: usize) -> usize {
     k.next_multiple_of(DEPTH_STEP)
