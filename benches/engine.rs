@@ -115,7 +115,7 @@ struct Work {
     /// Numbers in the linear layers of all blocks, and in the head.
     blocks: f64,
     head: f64,
-    /// Bytes of keys and values of a token; as many multiply-adds are half of what a query does with them.
+    /// Keys and values of a token; a query head does as many multiply-adds with its own.
     kv: f64,
     /// Query heads that share a KV head.
     group: f64,
@@ -133,7 +133,7 @@ impl Work {
         Self {
             blocks: layers * block,
             head: count([spec.vocab_size, spec.hidden_size]),
-            kv: layers * (2 * spec.num_kv_heads * spec.head_dim * size_of::<f32>()) as f64,
+            kv: layers * (2 * spec.num_kv_heads * spec.head_dim) as f64,
             group: (spec.num_heads / spec.num_kv_heads) as f64,
         }
     }
@@ -155,10 +155,11 @@ impl Work {
         } else {
             context
         };
-        let attention = tokens * seen * self.kv / size_of::<f32>() as f64 * self.group;
+        let attention = tokens * seen * self.kv * self.group;
         let gflops = 2e-9 * (tokens * self.blocks + rows * self.head + attention) / seconds;
-        let weights = (self.blocks + self.head) * size_of::<half::bf16>() as f64;
-        let gbytes = 1e-9 * (weights + rows * context * self.kv) / seconds;
+        // Weights are kept in bf16, and so are keys and values beside them.
+        let read = self.blocks + self.head + rows * context * self.kv;
+        let gbytes = 1e-9 * read * size_of::<half::bf16>() as f64 / seconds;
         println!(
             "{row:<14} {:>9.2} {:>9.1} {gflops:>9.1} {:>5.0} {gbytes:>7.1} {:>5.0}",
             seconds * 1e3,

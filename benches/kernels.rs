@@ -144,12 +144,13 @@ fn batch(
     context: usize,
     q_len: usize,
     heads: (usize, usize, usize),
+    dtype: DType,
 ) -> Result<(Tensor, KvCache, AttentionMetadata)> {
     const BLOCK: usize = 16;
     let (heads, kv_heads, head_dim) = heads;
     let each = context / BLOCK;
     let blocks = sequences * each;
-    let cache = KvCache::new(blocks, BLOCK, kv_heads, head_dim, DType::F32, &Device::Cpu)?;
+    let cache = KvCache::new(blocks, BLOCK, kv_heads, head_dim, dtype, &Device::Cpu)?;
     let kv = random(&[blocks * BLOCK, kv_heads, head_dim])?;
     let slots: Vec<u32> = (0..(blocks * BLOCK) as u32).collect();
     kv_store(&cache, &kv, &kv, &slots)?;
@@ -198,27 +199,35 @@ fn attention(table: &Table) -> Result<()> {
             (1, 4096, 256),
             (8, 256, 256),
         ] {
-            let (q, cache, metadata) = batch(sequences, context, q_len, heads)?;
-            let plain = best(|| {
-                black_box(paged_plain(&q, &cache, &metadata, params).expect("shapes fit"));
-            });
-            let time = best(|| {
-                black_box(paged_attention(&q, &cache, &metadata, params).expect("shapes fit"));
-            });
-            let (heads, kv_heads, head_dim) = heads;
-            let seen: usize = (context - q_len + 1..=context).sum();
-            let work = Work {
-                flops: 4.0 * (sequences * heads * head_dim * seen) as f64,
-                bytes: (sequences * context * kv_heads * head_dim * 8) as f64,
-            };
-            let op = if q_len == 1 {
-                "attention decode"
-            } else {
-                "attention prefill"
-            };
-            let shape =
-                format!("{heads}/{kv_heads} x{head_dim}, {sequences} of {q_len} in {context}");
-            table.row(op, &shape, Some(plain), time, &work);
+            for dtype in [DType::F32, DType::BF16] {
+                let (q, cache, metadata) = batch(sequences, context, q_len, heads, dtype)?;
+                let plain = best(|| {
+                    black_box(paged_plain(&q, &cache, &metadata, params).expect("shapes fit"));
+                });
+                let time = best(|| {
+                    black_box(paged_attention(&q, &cache, &metadata, params).expect("shapes fit"));
+                });
+                let (heads, kv_heads, head_dim) = heads;
+                let seen: usize = (context - q_len + 1..=context).sum();
+                let read = 2 * sequences * context * kv_heads * head_dim;
+                let work = Work {
+                    flops: 4.0 * (sequences * heads * head_dim * seen) as f64,
+                    bytes: (read * dtype.size_in_bytes()) as f64,
+                };
+                let op = if q_len == 1 {
+                    "attention decode"
+                } else {
+                    "attention prefill"
+                };
+                let kept = match dtype {
+                    DType::F32 => "",
+                    _ => ", bf16",
+                };
+                let shape = format!(
+                    "{heads}/{kv_heads} x{head_dim}, {sequences} of {q_len} in {context}{kept}"
+                );
+                table.row(op, &shape, Some(plain), time, &work);
+            }
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::salt::SaltArgs;
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
-use crate::engine::{EngineConfig, QueueLimits};
+use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits};
 use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
@@ -37,6 +37,9 @@ pub struct ServeArgs {
     /// Memory reserved for keys and values: bytes, or with KiB, MiB or GiB.
     #[arg(long, default_value = "256MiB", value_parser = bytes, env = "SELFJUDGE_KV_CACHE_MEMORY")]
     kv_cache_memory: usize,
+    /// What keys and values are kept in: auto (as the weights are), f32, or bf16, which takes half the memory of f32.
+    #[arg(long, default_value = "auto", env = "SELFJUDGE_KV_CACHE_DTYPE")]
+    kv_cache_dtype: KvCacheDtype,
     /// Tokens of a block of the KV cache.
     #[arg(long, default_value_t = EngineConfig::default().block_size)]
     block_size: usize,
@@ -244,6 +247,7 @@ impl ServeArgs {
     fn engine(&self) -> EngineConfig {
         EngineConfig {
             kv_cache_memory: self.kv_cache_memory,
+            kv_cache_dtype: self.kv_cache_dtype,
             block_size: self.block_size,
             max_batch_tokens: self.max_batch_tokens,
             max_concurrent: self.max_concurrent,
@@ -358,10 +362,11 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
         "http"
     };
     eprintln!(
-        "{} on {scheme}://{address}: {} tokens of KV cache ({} MiB), contexts of up to {}, {} sequences at once",
+        "{} on {scheme}://{address}: {} tokens of KV cache ({} MiB of {}), contexts of up to {}, {} sequences at once",
         app.model_name,
         capacity.kv_tokens,
         capacity.kv_bytes >> 20,
+        capacity.kv_dtype.as_str(),
         capacity.max_context,
         capacity.max_concurrent,
     );

@@ -16,7 +16,8 @@
 //!
 //! # Batch invariance
 //! On the CPU a request's tokens and log-probabilities are the same bits alone and in any mix, whatever the chunks, preemptions
-//! and cache hits: every kernel computes a row in an order that only its own sequence decides.
+//! and cache hits: every kernel computes a row in an order that only its own sequence decides. A cache that rounds keys and values
+//! changes nothing of that: a token's own step reads them from the cache too.
 //!
 //! # Versions
 //! A request is computed with the weights it was submitted with, to its end, whatever is published and swapped meanwhile. Steps mix
@@ -46,9 +47,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use candle_core::DType;
 use tokio::sync::mpsc;
 
 pub use admission::{QueueLimits, QueueLoad};
+pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
 pub use request::{Class, FinishReason, StopCriteria};
 pub use sampler::TokenLogprobs;
@@ -70,6 +73,7 @@ use scheduler::{Scheduler, SchedulerConfig};
 pub struct EngineConfig {
     /// Bytes of keys and values, reserved at the start.
     pub kv_cache_memory: usize,
+    pub kv_cache_dtype: KvCacheDtype,
     /// Tokens of a block.
     pub block_size: usize,
     /// Tokens computed in a step.
@@ -94,7 +98,7 @@ impl Default for BackgroundConfig {
     fn default() -> Self {
         Self {
             limits: BackgroundLimits {
-                tokens_beside: 4,
+                tokens_beside: 8,
                 tokens_alone: 256,
             },
             queue: QueueLimits {
@@ -109,6 +113,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             kv_cache_memory: 256 << 20,
+            kv_cache_dtype: KvCacheDtype::default(),
             block_size: 16,
             max_batch_tokens: 1024,
             max_concurrent: 128,
@@ -217,6 +222,8 @@ pub struct Capacity {
     pub kv_tokens: usize,
     /// Bytes they take.
     pub kv_bytes: usize,
+    /// What they are kept in.
+    pub kv_dtype: DType,
     /// The longest sequence, prompt and answer together.
     pub max_context: usize,
     pub max_concurrent: usize,
@@ -285,12 +292,14 @@ impl Engine {
                 max_concurrent: config.max_concurrent,
             });
         }
-        let block_bytes = block_bytes(spec, block_size, decoder.dtype());
+        let kv_dtype = config.kv_cache_dtype.of(decoder);
+        let block_bytes = block_bytes(spec, block_size, kv_dtype);
         let max_blocks = u32::MAX as usize / block_size;
         let num_blocks = (config.kv_cache_memory / block_bytes).min(max_blocks);
         let capacity = Capacity {
             kv_tokens: num_blocks * block_size,
             kv_bytes: num_blocks * block_bytes,
+            kv_dtype,
             max_context: spec.max_context(),
             max_concurrent: config.max_concurrent,
             vocab_size: spec.vocab_size,
@@ -309,7 +318,7 @@ impl Engine {
             max_sequences: config.max_concurrent,
             background: background.limits,
         };
-        let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size)?;
+        let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size, kv_dtype)?;
         let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics, arbiter.clone());
         let (commands, inbox) = mpsc::unbounded_channel();
         let thread = thread::Builder::new()

@@ -1,6 +1,7 @@
 //! A step's work through the model: token ids and block tables in, rows of logits out.
 
 use std::slice::ChunksExact;
+use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -43,6 +44,43 @@ impl Logits {
     }
 }
 
+/// What keys and values are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvCacheDtype {
+    /// As the weights: bf16 beside weights in bf16, else what the model computes in.
+    #[default]
+    Auto,
+    /// Unrounded, where the model computes in f32: on the CPU.
+    F32,
+    /// Half the bytes, rounded.
+    Bf16,
+}
+
+impl KvCacheDtype {
+    /// What that is for this model.
+    pub fn of(self, decoder: &Decoder) -> DType {
+        match (self, decoder.weights_dtype()) {
+            (Self::Bf16, _) | (Self::Auto, DType::BF16) => DType::BF16,
+            (Self::Auto, _) => decoder.dtype(),
+            (Self::F32, _) => DType::F32,
+        }
+    }
+}
+
+impl FromStr for KvCacheDtype {
+    type Err = String;
+
+    /// `auto`, `f32` or `bf16`.
+    fn from_str(said: &str) -> Result<Self, String> {
+        match said {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("`{said}` is none of auto, f32 and bf16")),
+        }
+    }
+}
+
 /// Bytes of keys and values of one block, in all layers.
 pub fn block_bytes(spec: &DecoderSpec, block_size: usize, dtype: DType) -> usize {
     2 * spec.num_layers() * spec.num_kv_heads * spec.head_dim * block_size * dtype.size_in_bytes()
@@ -51,7 +89,12 @@ pub fn block_bytes(spec: &DecoderSpec, block_size: usize, dtype: DType) -> usize
 impl ModelRunner {
     /// # Errors
     /// When the cache cannot be allocated.
-    pub fn new(decoder: Decoder, num_blocks: usize, block_size: usize) -> Result<Self, ModelError> {
+    pub fn new(
+        decoder: Decoder,
+        num_blocks: usize,
+        block_size: usize,
+        kv_dtype: DType,
+    ) -> Result<Self, ModelError> {
         let spec = decoder.spec();
         let caches = (0..decoder.num_layers())
             .map(|_| {
@@ -60,7 +103,7 @@ impl ModelRunner {
                     block_size,
                     spec.num_kv_heads,
                     spec.head_dim,
-                    decoder.dtype(),
+                    kv_dtype,
                     decoder.device(),
                 )
             })

@@ -40,7 +40,7 @@ fn metrics() -> EngineMetrics {
 
 /// Bytes of a cache of this many tokens.
 pub(super) fn memory(decoder: &Decoder, tokens: usize) -> usize {
-    tokens * block_bytes(decoder.spec(), 1, decoder.dtype())
+    tokens * block_bytes(decoder.spec(), 1, KvCacheDtype::Auto.of(decoder))
 }
 
 pub(super) fn runtime() -> tokio::runtime::Runtime {
@@ -366,6 +366,35 @@ fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
         Engine::start(weights(), &stuck, metrics()),
         Err(EngineError::Sizes { .. })
     ));
+}
+
+#[test]
+fn a_cache_in_bf16_holds_twice_the_tokens_of_one_in_f32() {
+    use KvCacheDtype::{Auto, Bf16, F32};
+    let capacity = |format, kv_cache_dtype| {
+        let config = EngineConfig {
+            kv_cache_memory: 8 << 20,
+            kv_cache_dtype,
+            ..EngineConfig::default()
+        };
+        let (engine, _thread) = start(&pocket_in(Some(format)), &config);
+        let Capacity {
+            kv_tokens,
+            kv_bytes,
+            kv_dtype,
+            ..
+        } = engine.capacity();
+        (kv_dtype, kv_tokens, kv_bytes)
+    };
+    let wide = capacity(WeightFormat::F32, F32);
+    let narrow = capacity(WeightFormat::Bf16, Bf16);
+    assert_eq!((wide.0, narrow.0), (DType::F32, DType::BF16));
+    assert_eq!((narrow.1, narrow.2), (2 * wide.1, wide.2));
+    // By default as the weights are kept; and any other way where that is asked for.
+    assert_eq!(capacity(WeightFormat::F32, Auto), wide);
+    assert_eq!(capacity(WeightFormat::Bf16, Auto), narrow);
+    assert_eq!(capacity(WeightFormat::F32, Bf16), narrow);
+    assert_eq!(capacity(WeightFormat::Bf16, F32), wide);
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
 
-use candle_core::{DType, Result, Storage, Tensor};
+use candle_core::{DType, Result, Storage, Tensor, WithDType};
 
 /// What a fused op can do for autograd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,12 +40,17 @@ pub fn fused(inputs: &[&Tensor], backward: Backward) -> bool {
 
 /// Reads a contiguous f32 CPU tensor as a slice.
 pub(crate) fn with_f32<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    with_slice(t, f)
+}
+
+/// Reads a contiguous CPU tensor of `T` as a slice.
+pub(crate) fn with_slice<T: WithDType, R>(t: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
     let (storage, layout) = t.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
         candle_core::bail!("a fused op met a strided tensor of shape {:?}", t.shape())
     };
     match &*storage {
-        Storage::Cpu(cpu) => Ok(f(&cpu.as_slice::<f32>()?[start..end])),
+        Storage::Cpu(cpu) => Ok(f(&cpu.as_slice::<T>()?[start..end])),
         _ => candle_core::bail!("a fused CPU op met a tensor of another device"),
     }
 }

@@ -114,6 +114,11 @@ impl Decoder {
         compute_dtype(&self.device, self.embed.dtype())
     }
 
+    /// What its matrices are kept in.
+    pub fn weights_dtype(&self) -> DType {
+        self.head.dtype()
+    }
+
     pub fn device(&self) -> &Device {
         &self.device
     }

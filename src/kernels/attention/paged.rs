@@ -3,14 +3,20 @@
 //! # Shapes
 //! `q` is `[tokens, heads, head_dim]`, the query tokens of all sequences end to end; the cache holds `kv_heads` heads,
 //! dividing `heads`, and already the keys and values of the query tokens themselves. The result has the shape of `q`.
+//!
+//! # Precision
+//! All arithmetic is f32. A cache in bf16 is widened as it is read: the result is the bits that a cache in f32 with the same
+//! (rounded) numbers gives.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, WithDType};
+use half::bf16;
 
 use super::paged_cpu::Problem;
 use super::{AttentionMetadata, AttentionParams};
 use crate::kernels::isa::Isa;
 use crate::kernels::kv_store::KvCache;
-use crate::kernels::{Backward, fused, with_f32};
+use crate::kernels::simd::Stored;
+use crate::kernels::{Backward, fused, with_f32, with_slice};
 
 /// Causal attention of every query token to the context of its sequence, fused where it can be.
 ///
@@ -22,7 +28,7 @@ pub fn paged_attention(
     metadata: &AttentionMetadata,
     params: AttentionParams,
 ) -> Result<Tensor> {
-    if fused(&[q, cache.k(), cache.v()], Backward::None) {
+    if cache.fused() && fused(&[q], Backward::None) {
         fused_with(q, cache, metadata, params, Isa::detect())
     } else {
         plain(q, cache, metadata, params)
@@ -36,11 +42,25 @@ fn fused_with(
     params: AttentionParams,
     isa: Isa,
 ) -> Result<Tensor> {
+    match cache.dtype() {
+        DType::BF16 => fused_over::<bf16>(q, cache, metadata, params, isa),
+        _ => fused_over::<f32>(q, cache, metadata, params, isa),
+    }
+}
+
+/// Over a cache of `T`.
+fn fused_over<T: WithDType + Stored>(
+    q: &Tensor,
+    cache: &KvCache,
+    metadata: &AttentionMetadata,
+    params: AttentionParams,
+    isa: Isa,
+) -> Result<Tensor> {
     let (tokens, heads, head_dim) = check(q, cache, metadata)?;
     let mut out = vec![0f32; tokens * heads * head_dim];
     with_f32(&q.contiguous()?, |q| {
-        with_f32(cache.k(), |k| {
-            with_f32(cache.v(), |v| {
+        with_slice::<T, _>(cache.k(), |k| {
+            with_slice::<T, _>(cache.v(), |v| {
                 Problem {
                     q,
                     k,
@@ -161,6 +181,9 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
+    /// What the fused version reads.
+    const CACHES: [DType; 2] = [DType::F32, DType::BF16];
+
     #[derive(Clone, Copy, Debug)]
     struct Heads {
         heads: usize,
@@ -173,6 +196,7 @@ mod tests {
         lens: &[(usize, usize)],
         heads: Heads,
         block_size: usize,
+        dtype: DType,
         seed: u64,
     ) -> Result<(Tensor, KvCache, AttentionMetadata)> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -195,7 +219,7 @@ mod tests {
             block_size,
             kv_heads,
             head_dim,
-            DType::F32,
+            dtype,
             &Device::Cpu,
         )?;
         for (i, ((context, _), table)) in lens.iter().zip(&tables).enumerate() {
@@ -254,16 +278,22 @@ mod tests {
                     .collect();
                 let window =
                     [None, None, Some(1), Some(9), Some(64), Some(100)][rng.random_range(0..6)];
-                let (q, cache, metadata) = batch(&lens, heads, block_size, rng.random())?;
-                let params = params(head_dim, window);
-                let want = plain(&q, &cache, &metadata, params)?;
-                for isa in Isa::available() {
-                    let got = fused_with(&q, &cache, &metadata, params, isa)?;
-                    let difference = max_difference(&got, &want)?;
-                    assert!(
-                        difference < 5e-6,
-                        "{difference} for {isa} {heads:?} blocks of {block_size} {lens:?} {window:?}"
-                    );
+                let (params, seed) = (params(head_dim, window), rng.random());
+                for dtype in CACHES {
+                    let (q, cache, metadata) = batch(&lens, heads, block_size, dtype, seed)?;
+                    let want = plain(&q, &cache, &metadata, params)?;
+                    let wide = cache.to_dtype(DType::F32)?;
+                    for isa in Isa::available() {
+                        let got = fused_with(&q, &cache, &metadata, params, isa)?;
+                        let difference = max_difference(&got, &want)?;
+                        let what = format!(
+                            "{isa} {dtype:?} {heads:?} blocks of {block_size} {lens:?} {window:?}"
+                        );
+                        assert!(difference < 5e-6, "{difference} for {what}");
+                        let widened = fused_with(&q, &wide, &metadata, params, isa)?;
+                        let tokens = metadata.tokens();
+                        assert_eq!(bits(&got, 0, tokens)?, bits(&widened, 0, tokens)?, "{what}");
+                    }
                 }
             }
         }
@@ -283,13 +313,18 @@ mod tests {
             (vec![(1025, 40), (512, 1), (513, 2)], None),
             (vec![(1400, 700)], Some(130)),
         ] {
-            let (q, cache, metadata) = batch(&lens, heads, 16, 3)?;
             let params = params(32, window);
-            let want = plain(&q, &cache, &metadata, params)?;
-            for isa in Isa::available() {
-                let got = fused_with(&q, &cache, &metadata, params, isa)?;
-                let difference = max_difference(&got, &want)?;
-                assert!(difference < 5e-6, "{difference} {isa} {lens:?} {window:?}");
+            for dtype in CACHES {
+                let (q, cache, metadata) = batch(&lens, heads, 16, dtype, 3)?;
+                let want = plain(&q, &cache, &metadata, params)?;
+                for isa in Isa::available() {
+                    let got = fused_with(&q, &cache, &metadata, params, isa)?;
+                    let difference = max_difference(&got, &want)?;
+                    assert!(
+                        difference < 5e-6,
+                        "{difference} {isa} {dtype:?} {lens:?} {window:?}"
+                    );
+                }
             }
         }
         Ok(())
@@ -308,11 +343,17 @@ mod tests {
             kv_heads: 2,
             head_dim: 40,
         };
-        for window in [None, Some(100)] {
+        let cases = [
+            (None, DType::F32),
+            (Some(100), DType::F32),
+            (None, DType::BF16),
+        ];
+        for (window, dtype) in cases {
             let params = params(40, window);
             for isa in Isa::available() {
                 let run = |lens: &[(usize, usize)], block_size: usize, threads: usize| {
-                    let (q, cache, metadata) = batch(lens, heads, block_size, lens.len() as u64)?;
+                    let seed = lens.len() as u64;
+                    let (q, cache, metadata) = batch(lens, heads, block_size, dtype, seed)?;
                     let pool = rayon::ThreadPoolBuilder::new()
                         .num_threads(threads)
                         .build()
@@ -343,7 +384,7 @@ mod tests {
             kv_heads: 1,
             head_dim: 8,
         };
-        let (q, cache, metadata) = batch(&[(5, 2)], heads, 4, 1)?;
+        let (q, cache, metadata) = batch(&[(5, 2)], heads, 4, DType::F32, 1)?;
         let var = candle_core::Var::from_tensor(&q)?;
         let y = paged_attention(var.as_tensor(), &cache, &metadata, params(8, None))?;
         let grads = y.sqr()?.sum_all()?.backward()?;
@@ -357,6 +398,10 @@ mod tests {
             params(8, None),
         )?;
         assert_eq!(y.dtype(), DType::BF16);
+        let halves = cache.to_dtype(DType::F16)?;
+        let y = paged_attention(&q, &halves, &metadata, params(8, None))?;
+        let want = paged_attention(&q, &cache, &metadata, params(8, None))?;
+        assert!(max_difference(&y, &want)? < 1e-3);
         Ok(())
     }
 
@@ -367,7 +412,7 @@ mod tests {
             kv_heads: 2,
             head_dim: 8,
         };
-        let (_, cache, metadata) = batch(&[(5, 2)], heads, 4, 1)?;
+        let (_, cache, metadata) = batch(&[(5, 2)], heads, 4, DType::F32, 1)?;
         let params = params(8, None);
         for shape in [[3, 4, 8], [2, 3, 8], [2, 4, 9], [2, 0, 8]] {
             let q = random(&shape, 1);

@@ -2,8 +2,8 @@
 //! within a tile is in [`paged_tile`](super::paged_tile).
 //!
 //! A tile is some query tokens of a sequence with all query heads of one KV head, so a pass over K and V serves the
-//! whole group. A chunk of keys is gathered from its blocks into panels (K transposed), which makes block
-//! size, block order and odd head sizes a matter of the gather alone. Contexts are cut into splits of 512 keys,
+//! whole group. A chunk of keys is gathered from its blocks into panels of f32 (K transposed), which makes block size,
+//! block order, odd head sizes and what keys and values are kept in a matter of the gather alone. Contexts are cut into splits of 512 keys,
 //! each with its own running maximum and sum, which are then folded together in order.
 //!
 //! # Batch invariance
@@ -18,6 +18,7 @@ use super::{AttentionMetadata, AttentionParams};
 use crate::kernels::isa::Isa;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{SharedOut, with_scratch};
+use crate::kernels::simd::Stored;
 
 /// Query rows (tokens times heads of a group) of a tile, about: enough to make the gather of a chunk cheap.
 const TILE_ROWS: usize = 48;
@@ -25,13 +26,13 @@ const TILE_ROWS: usize = 48;
 /// Multiply-adds below which waking the pool costs more than it brings.
 const SERIAL_BELOW: usize = 1 << 19;
 
-/// The operands of a call.
-pub struct Problem<'a> {
+/// The operands of a call, keys and values being kept as `T`.
+pub struct Problem<'a, T> {
     /// `[tokens, heads, head_dim]`
     pub q: &'a [f32],
     /// `[num_blocks, kv_heads, block_size, head_dim]`, as `v`
-    pub k: &'a [f32],
-    pub v: &'a [f32],
+    pub k: &'a [T],
+    pub v: &'a [T],
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
@@ -40,7 +41,7 @@ pub struct Problem<'a> {
     pub isa: Isa,
 }
 
-impl Problem<'_> {
+impl<T: Stored> Problem<'_, T> {
     /// Query heads that share a KV head.
     pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads

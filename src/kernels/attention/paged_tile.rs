@@ -5,7 +5,7 @@ use super::AttentionParams;
 use super::paged_cpu::Problem;
 use crate::kernels::isa::Vector;
 use crate::kernels::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
-use crate::kernels::simd::{Portable, Simd, exp};
+use crate::kernels::simd::{Portable, Simd, Stored, exp};
 
 /// Keys taken at a time: their K and V panels and the scores of a tile stay in the nearer caches.
 const CHUNK: usize = micro::ROW;
@@ -84,7 +84,7 @@ impl<'a> Partial<'a> {
     }
 }
 
-impl Problem<'_> {
+impl<T: Stored> Problem<'_, T> {
     /// f32 of scratch that [`Problem::split`] needs.
     pub(super) fn workspace(&self, rows: usize) -> usize {
         rows * (self.head_dim + CHUNK) + CHUNK * (self.head_dim + self.width()) + self.width()
@@ -100,8 +100,8 @@ impl Problem<'_> {
                 #[cfg(target_arch = "x86_64")]
                 Vector::Avx512 => avx512(self, tile, split, part, work),
                 #[cfg(test)]
-                Vector::StandIn512 => generic::<Portable<16>>(self, tile, split, part, work),
-                _ => generic::<Portable<8>>(self, tile, split, part, work),
+                Vector::StandIn512 => generic::<Portable<16>, T>(self, tile, split, part, work),
+                _ => generic::<Portable<8>, T>(self, tile, split, part, work),
             }
         }
     }
@@ -109,21 +109,33 @@ impl Problem<'_> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(p: &Problem, tile: &Tile, split: usize, part: &mut Partial, work: &mut [f32]) {
+unsafe fn avx2<T: Stored>(
+    p: &Problem<T>,
+    tile: &Tile,
+    split: usize,
+    part: &mut Partial,
+    work: &mut [f32],
+) {
     // SAFETY: the caller's promise.
-    unsafe { generic::<crate::kernels::simd::F32x8>(p, tile, split, part, work) }
+    unsafe { generic::<crate::kernels::simd::F32x8, T>(p, tile, split, part, work) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
-unsafe fn avx512(p: &Problem, tile: &Tile, split: usize, part: &mut Partial, work: &mut [f32]) {
+unsafe fn avx512<T: Stored>(
+    p: &Problem<T>,
+    tile: &Tile,
+    split: usize,
+    part: &mut Partial,
+    work: &mut [f32],
+) {
     // SAFETY: the caller's promise.
-    unsafe { generic::<crate::kernels::simd::F32x16>(p, tile, split, part, work) }
+    unsafe { generic::<crate::kernels::simd::F32x16, T>(p, tile, split, part, work) }
 }
 
 #[inline(always)]
-unsafe fn generic<S: Simd>(
-    p: &Problem,
+unsafe fn generic<S: Simd, T: Stored>(
+    p: &Problem<T>,
     tile: &Tile,
     split: usize,
     part: &mut Partial,
@@ -160,7 +172,7 @@ unsafe fn generic<S: Simd>(
         let count = CHUNK.min(end - key);
         // SAFETY: the blocks of keys up to the tile's last position are in the table and in the cache.
         unsafe {
-            gather::<S>(
+            gather::<S, T>(
                 p,
                 tile,
                 key,
@@ -257,7 +269,7 @@ unsafe fn product<S: Simd>(
 
 /// Where the rows of the keys from `key` on lie in the cache.
 #[inline(always)]
-fn locate(p: &Problem, tile: &Tile, key: usize, at: &mut [usize]) {
+fn locate<T: Stored>(p: &Problem<T>, tile: &Tile, key: usize, at: &mut [usize]) {
     let block_size = p.metadata.block_size();
     let (mut block, mut offset) = (key / block_size, key % block_size);
     let mut filled = 0;
@@ -275,9 +287,9 @@ fn locate(p: &Problem, tile: &Tile, key: usize, at: &mut [usize]) {
 
 /// Asks for a row to be brought into the second-level cache.
 #[inline(always)]
-fn prefetch(row: &[f32]) {
+fn prefetch<T>(row: &[T]) {
     #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(16) {
+    for line in row.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: a hint, for an address within a slice.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
@@ -287,10 +299,10 @@ fn prefetch(row: &[f32]) {
 }
 
 /// Keys `key..key + count` of a tile's sequence: K to panels of 16 keys, `[head_dim][16]` each; V to panels of 16
-/// dimensions, `[CHUNK][16]` each. What is missing of a panel becomes zeros. `ahead` keys follow.
+/// dimensions, `[CHUNK][16]` each; both in f32. What is missing of a panel becomes zeros. `ahead` keys follow.
 #[inline(always)]
-unsafe fn gather<S: Simd>(
-    p: &Problem,
+unsafe fn gather<S: Simd, T: Stored>(
+    p: &Problem<T>,
     tile: &Tile,
     key: usize,
     (count, ahead): (usize, usize),
@@ -308,7 +320,8 @@ unsafe fn gather<S: Simd>(
     locate(p, tile, key + CHUNK, &mut next[..ahead]);
     let next = &next[..ahead];
     for j in (0..padded).step_by(8) {
-        let mut rows = [zeros.as_ptr(); 8];
+        // No T is wider than f32, and zero has the bits of zero in each.
+        let mut rows = [zeros.as_ptr().cast::<T>(); 8];
         for (i, row) in rows.iter_mut().enumerate() {
             if j + i < count {
                 *row = p.k[at[j + i]..at[j + i] + d].as_ptr();
@@ -330,7 +343,7 @@ unsafe fn gather<S: Simd>(
             }
             for c in whole..d {
                 for (i, row) in rows.iter().enumerate() {
-                    *to.add(c * PANEL + i) = *row.add(c);
+                    *to.add(c * PANEL + i) = (*row.add(c)).into();
                 }
             }
         }
@@ -346,15 +359,16 @@ unsafe fn gather<S: Simd>(
             for panel in 0..whole {
                 let to = v_panels.as_mut_ptr().add((panel * CHUNK + j) * PANEL);
                 for v in (0..PANEL).step_by(S::LANES) {
-                    S::load(row.as_ptr().add(panel * PANEL + v)).store(to.add(v));
+                    T::load::<S>(row.as_ptr().add(panel * PANEL + v)).store(to.add(v));
                 }
             }
         }
         if whole * PANEL < width {
             let to = &mut v_panels[(whole * CHUNK + j) * PANEL..][..PANEL];
-            let values = &row[whole * PANEL..];
-            to[..values.len()].copy_from_slice(values);
-            to[values.len()..].fill(0.0);
+            to.fill(0.0);
+            for (to, value) in to.iter_mut().zip(&row[whole * PANEL..]) {
+                *to = (*value).into();
+            }
         }
     }
 }

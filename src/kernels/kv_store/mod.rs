@@ -7,12 +7,19 @@
 //! # Layout
 //! K and V are `[num_blocks, kv_heads, block_size, head_dim]`: attention reads one head at a time, and a head's rows of a
 //! block lie side by side. The block comes first so that copying or moving one is a copy along the first axis.
+//!
+//! # Precision
+//! In a cache of f32 rows lie as they came; in one of bf16 they are rounded once, when they are written, to nearest, ties
+//! to even.
 
 mod copy;
 
 pub use copy::copy_blocks;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use half::vec::HalfBitsVecExt;
 
 use crate::kernels::{Backward, fused, input};
 
@@ -24,7 +31,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A cache of zeros.
+    /// A cache of zeros, reserved and on the CPU not yet resident.
     ///
     /// # Errors
     /// When a size is zero, or memory does not suffice on a device that says so.
@@ -41,8 +48,8 @@ impl KvCache {
             candle_core::bail!("kv cache: a cache of shape {shape:?} cannot be addressed");
         }
         Ok(Self {
-            k: Tensor::zeros(&shape, dtype, device)?,
-            v: Tensor::zeros(&shape, dtype, device)?,
+            k: zeros(shape, dtype, device)?,
+            v: zeros(shape, dtype, device)?,
         })
     }
 
@@ -72,6 +79,26 @@ impl KvCache {
         self.k.dims()[3]
     }
 
+    /// What keys and values are kept in.
+    pub fn dtype(&self) -> DType {
+        self.k.dtype()
+    }
+
+    /// Whether the fused ops read and write it: f32 and bf16 on the CPU. No gradient goes through a cache.
+    pub(super) fn fused(&self) -> bool {
+        self.k.device().is_cpu() && matches!(self.dtype(), DType::F32 | DType::BF16)
+    }
+
+    /// A cache of its own with the same numbers in another dtype.
+    #[cfg(test)]
+    pub(super) fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        let convert = |t: &Tensor| t.to_dtype(dtype)?.force_contiguous();
+        Ok(Self {
+            k: convert(&self.k)?,
+            v: convert(&self.v)?,
+        })
+    }
+
     /// Bytes of K and V together.
     pub fn bytes(&self) -> usize {
         2 * self.k.elem_count() * self.k.dtype().size_in_bytes()
@@ -95,12 +122,22 @@ impl KvCache {
     }
 }
 
+/// Zeros that take memory once they are written over: the system hands out zeroed pages when they are touched. The tensor
+/// library asks it for those in f32, but writes zeros of bf16 itself.
+fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> Result<Tensor> {
+    if dtype == DType::BF16 && device.is_cpu() {
+        let zeros = vec![0u16; shape.iter().product()];
+        return Tensor::from_vec(zeros.reinterpret_into::<bf16>(), &shape, device);
+    }
+    Tensor::zeros(&shape, dtype, device)
+}
+
 /// Writes row `i` of `k` and `v` (`[tokens, kv_heads, head_dim]`) to slot `slots[i]` of the cache, in place.
 ///
 /// # Errors
 /// When shapes do not fit or a slot is outside the cache. Of rows for one slot, some one row stays.
 pub fn kv_store(cache: &KvCache, k: &Tensor, v: &Tensor, slots: &[u32]) -> Result<()> {
-    if !fused(&[&cache.k, &cache.v, k, v], Backward::None) {
+    if !(cache.fused() && fused(&[k, v], Backward::None)) {
         return plain(cache, k, v, slots);
     }
     cache.check(k, v, slots)?;
@@ -159,23 +196,40 @@ impl InplaceOp2 for StoreRows<'_> {
         new: &CpuStorage,
         new_layout: &Layout,
     ) -> Result<()> {
-        let (_, heads, block_size, head_dim) = cache_layout.shape().dims4()?;
+        let shape = cache_layout.shape().dims4()?;
         let new = input(new, new_layout)?;
         let Some((start, end)) = cache_layout.contiguous_offsets() else {
             candle_core::bail!("kv_store: a strided cache")
         };
-        let CpuStorage::F32(cache) = cache else {
-            candle_core::bail!("kv_store: the cache is not f32")
-        };
-        let cache = &mut cache[start..end];
+        match cache {
+            CpuStorage::F32(cache) => self.store(&mut cache[start..end], shape, new, |row, to| {
+                to.copy_from_slice(row);
+            }),
+            CpuStorage::BF16(cache) => self.store(&mut cache[start..end], shape, new, |row, to| {
+                to.convert_from_f32_slice(row);
+            }),
+            _ => candle_core::bail!("kv_store: the cache is neither f32 nor bf16"),
+        }
+        Ok(())
+    }
+}
+
+impl StoreRows<'_> {
+    /// Rows `new` to their slots of a cache of this shape; `write` converts one.
+    fn store<T>(
+        &self,
+        cache: &mut [T],
+        (_, heads, block_size, head_dim): (usize, usize, usize, usize),
+        new: &[f32],
+        write: impl Fn(&[f32], &mut [T]),
+    ) {
         for (&slot, token) in self.slots.iter().zip(new.chunks_exact(heads * head_dim)) {
             let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
             for (head, row) in token.chunks_exact(head_dim).enumerate() {
                 let at = ((block * heads + head) * block_size + offset) * head_dim;
-                cache[at..at + head_dim].copy_from_slice(row);
+                write(row, &mut cache[at..at + head_dim]);
             }
         }
-        Ok(())
     }
 }
 
@@ -186,56 +240,57 @@ mod tests {
 
     #[test]
     fn rows_land_in_their_slots_and_nowhere_else() -> Result<()> {
-        for (num_blocks, block_size, heads, head_dim) in
-            [(7, 4, 2, 6), (3, 1, 1, 1), (5, 17, 3, 24)]
-        {
-            let fast = KvCache::new(
-                num_blocks,
-                block_size,
-                heads,
-                head_dim,
-                DType::F32,
-                &Device::Cpu,
-            )?;
-            let slow = KvCache::new(
-                num_blocks,
-                block_size,
-                heads,
-                head_dim,
-                DType::F32,
-                &Device::Cpu,
-            )?;
-            let end = (num_blocks * block_size) as u32;
-            let slots: Vec<u32> = (0..end).rev().step_by(2).collect();
-            let k = random(&[slots.len(), heads, head_dim], 1);
-            let v = random(&[slots.len(), heads, head_dim], 2);
-            kv_store(&fast, &k, &v, &slots)?;
-            plain(&slow, &k, &v, &slots)?;
-            assert_eq!(max_difference(fast.k(), slow.k())?, 0.0);
-            assert_eq!(max_difference(fast.v(), slow.v())?, 0.0);
-            let rows =
-                fast.v()
-                    .transpose(1, 2)?
-                    .reshape((num_blocks * block_size, heads, head_dim))?;
-            for (i, &slot) in slots.iter().enumerate() {
-                let want = v.get(i)?;
-                assert_eq!(max_difference(&rows.get(slot as usize)?, &want)?, 0.0);
+        for dtype in [DType::F32, DType::BF16, DType::F16] {
+            for (num_blocks, block_size, heads, head_dim) in
+                [(7, 4, 2, 6), (3, 1, 1, 1), (5, 17, 3, 24)]
+            {
+                let cache =
+                    || KvCache::new(num_blocks, block_size, heads, head_dim, dtype, &Device::Cpu);
+                let (fast, slow) = (cache()?, cache()?);
+                let end = (num_blocks * block_size) as u32;
+                let slots: Vec<u32> = (0..end).rev().step_by(2).collect();
+                let k = random(&[slots.len(), heads, head_dim], 1);
+                let v = random(&[slots.len(), heads, head_dim], 2);
+                kv_store(&fast, &k, &v, &slots)?;
+                plain(&slow, &k, &v, &slots)?;
+                let (fast, slow) = (fast.to_dtype(DType::F32)?, slow.to_dtype(DType::F32)?);
+                assert_eq!(max_difference(fast.k(), slow.k())?, 0.0);
+                assert_eq!(max_difference(fast.v(), slow.v())?, 0.0);
+                let rows = fast.v().transpose(1, 2)?.reshape((
+                    num_blocks * block_size,
+                    heads,
+                    head_dim,
+                ))?;
+                let v = v.to_dtype(dtype)?.to_dtype(DType::F32)?;
+                for (i, &slot) in slots.iter().enumerate() {
+                    let want = v.get(i)?;
+                    assert_eq!(max_difference(&rows.get(slot as usize)?, &want)?, 0.0);
+                }
+                let stored: f32 = fast.v().abs()?.sum_all()?.to_scalar()?;
+                let given: f32 = v.abs()?.sum_all()?.to_scalar()?;
+                assert!((stored - given).abs() < 1e-3 * given, "{stored} {given}");
             }
-            let stored: f32 = fast.v().abs()?.sum_all()?.to_scalar()?;
-            let given: f32 = v.abs()?.sum_all()?.to_scalar()?;
-            assert!((stored - given).abs() < 1e-3 * given, "{stored} {given}");
         }
         Ok(())
     }
 
     #[test]
-    fn a_cache_of_another_dtype_takes_the_plain_way() -> Result<()> {
-        let cache = KvCache::new(2, 4, 2, 8, DType::BF16, &Device::Cpu)?;
-        let k = random(&[1, 2, 8], 1);
-        kv_store(&cache, &k, &k, &[5])?;
-        let row = cache.k().get(1)?.narrow(1, 1, 1)?.reshape((1, 2, 8))?;
-        let difference = max_difference(&row.to_dtype(DType::F32)?, &k)?;
-        assert!(difference > 0.0 && difference < 0.004, "{difference}");
+    fn bf16_rounds_to_nearest_even() -> Result<()> {
+        let cache = KvCache::new(1, 1, 1, 6, DType::BF16, &Device::Cpu)?;
+        // Halfway to an even and to an odd neighbour, of both signs; just past halfway; a carry into the exponent.
+        let given = [
+            1.003_906_25_f32,
+            1.011_718_75,
+            -1.003_906_25,
+            -1.011_718_75,
+            1.003_906_4,
+            1.998_046_9,
+        ];
+        let row = Tensor::from_slice(&given, (1, 1, 6), &Device::Cpu)?;
+        kv_store(&cache, &row, &row, &[0])?;
+        let stored = cache.k().to_dtype(DType::F32)?.flatten_all()?;
+        let want = [1.0, 1.015_625, -1.0, -1.015_625, 1.007_812_5, 2.0];
+        assert_eq!(stored.to_vec1::<f32>()?, want);
         Ok(())
     }
 

@@ -6,6 +6,33 @@
 
 #![allow(clippy::missing_safety_doc)] // one rule for all, stated at the trait
 
+use half::bf16;
+
+/// A number as it lies in memory and is computed with in f32: f32 itself, or bf16, which is widened on the way.
+pub trait Stored: Copy + Into<f32> + Send + Sync {
+    /// `LANES` of them; exact.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    unsafe fn load<S: Simd>(from: *const Self) -> S;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::load(from) }
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const Self) -> S {
+        // SAFETY: the caller's promise.
+        unsafe { S::load_bf16(from) }
+    }
+}
+
 /// `LANES` numbers of f32.
 ///
 /// # Safety
@@ -32,10 +59,12 @@ pub trait Simd: Copy {
     unsafe fn scale(self, power: Self) -> Self;
     /// Each lane where `probe >= bound`, elsewhere 0.
     unsafe fn zero_below(self, probe: Self, bound: Self) -> Self;
+    /// `LANES` numbers of bf16; exact.
+    unsafe fn load_bf16(from: *const bf16) -> Self;
     /// `LANES` pairs of bf16, as (the first of each pair, the second of each pair). Both are exact.
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
     /// Eight rows of eight to columns: element `c` of `rows[r]` goes to `to + c * stride + r`.
-    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize);
+    unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize);
 }
 
 /// `e^x`, within 2 ulp of f32 for `x` in [-87.3, 88.3]; below that 0 (so `-inf` gives exactly 0), and exactly 1 at 0.
@@ -153,6 +182,12 @@ impl<const N: usize> Simd for Portable<N> {
         Self(out)
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller promises N elements.
+        let values = unsafe { from.cast::<[bf16; N]>().read_unaligned() };
+        Self(values.map(bf16::to_f32))
+    }
+    #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
         // SAFETY: the caller promises N elements.
         let pairs = unsafe { from.cast::<[u32; N]>().read_unaligned() };
@@ -162,11 +197,11 @@ impl<const N: usize> Simd for Portable<N> {
         )
     }
     #[inline(always)]
-    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+    unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
         for (r, row) in rows.into_iter().enumerate() {
             for c in 0..8 {
                 // SAFETY: the caller promises eight rows and columns.
-                unsafe { *to.add(c * stride + r) = *row.add(c) };
+                unsafe { *to.add(c * stride + r) = (*row.add(c)).into() };
             }
         }
     }
@@ -264,14 +299,38 @@ mod tests {
             let (first, second) = S::load_bf16_pairs(pairs.as_ptr());
             assert_eq!(lanes(first)[3].to_bits(), 0x4003_0000);
             assert_eq!(lanes(second)[3].to_bits(), 0x3f83_0000);
+            // Zeros of both signs, a subnormal, infinity, and what has bits in every place.
+            let odd = [0.0, -0.0, 1e-40, f32::INFINITY, -1.007_812_5, 3.3e38];
+            let narrow: Vec<bf16> = odd
+                .iter()
+                .cycle()
+                .take(16)
+                .map(|x| bf16::from_f32(*x))
+                .collect();
+            let wide: Vec<u32> = lanes(S::load_bf16(narrow.as_ptr()))
+                .iter()
+                .map(|x| x.to_bits())
+                .collect();
+            let want: Vec<u32> = narrow.iter().map(|x| x.to_f32().to_bits()).collect();
+            assert_eq!(wide, want[..S::LANES]);
+            // All of these are exactly bf16 as well.
             let square: Vec<f32> = (0..80).map(|i| i as f32).collect();
-            let mut turned = [0.0; 100];
+            check_transpose::<S, f32>(&square);
+            let square: Vec<bf16> = square.into_iter().map(bf16::from_f32).collect();
+            check_transpose::<S, bf16>(&square);
+        }
+    }
+
+    unsafe fn check_transpose<S: Simd, T: Stored>(square: &[T]) {
+        let mut turned = [0.0; 100];
+        // SAFETY: eight rows of ten; the caller promises the instruction set.
+        unsafe {
             let rows = std::array::from_fn(|r| square.as_ptr().add(10 * r));
             S::transpose_8x8(rows, turned.as_mut_ptr(), 12);
-            for r in 0..8 {
-                for c in 0..8 {
-                    assert_eq!(turned[c * 12 + r], square[10 * r + c], "({r}, {c})");
-                }
+        }
+        for r in 0..8 {
+            for c in 0..8 {
+                assert_eq!(turned[c * 12 + r], square[10 * r + c].into(), "({r}, {c})");
             }
         }
     }

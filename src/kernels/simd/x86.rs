@@ -1,6 +1,7 @@
 //! Eight lanes by AVX2, sixteen by AVX-512.
 
-use super::Simd;
+use super::{Simd, Stored};
+use half::bf16;
 use std::arch::x86_64::*;
 
 /// Eight lanes: AVX2 and FMA.
@@ -95,6 +96,13 @@ impl Simd for F32x8 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        unsafe {
+            let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+            Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
         unsafe {
             let pairs = _mm256_loadu_si256(from.cast());
@@ -108,7 +116,7 @@ impl Simd for F32x8 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+    unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
         unsafe { transpose_8x8(rows, to, stride) }
     }
 }
@@ -178,6 +186,13 @@ impl Simd for F32x16 {
         }
     }
     #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+        }
+    }
+    #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
         unsafe {
             let pairs = _mm512_loadu_si512(from.cast());
@@ -191,19 +206,19 @@ impl Simd for F32x16 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+    unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
         unsafe { transpose_8x8(rows, to, stride) }
     }
 }
 
 #[inline(always)]
-unsafe fn transpose_8x8(rows: [*const f32; 8], to: *mut f32, stride: usize) {
+unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
     // No closures: they would stand outside the caller's instruction set.
     unsafe {
         let zero = _mm256_setzero_ps();
         let (mut r, mut a) = ([zero; 8], [zero; 8]);
         for i in 0..8 {
-            r[i] = _mm256_loadu_ps(rows[i]);
+            r[i] = T::load::<F32x8>(rows[i]).0;
         }
         // Pairs of rows interleaved, then pairs of pairs, then the two halves of the register.
         for i in 0..4 {
