@@ -279,10 +279,10 @@ mod tests {
         let cache = KvCache::new(1, 1, 1, 6, DType::BF16, &Device::Cpu)?;
         // Halfway to an even and to an odd neighbour, of both signs; just past halfway; a carry into the exponent.
         let given = [
-            1.003_906_25_f32,
-            1.011_718_75,
-            -1.003_906_25,
-            -1.011_718_75,
+            1.0f32 + 1.0 / 256.0,
+            1.0 + 3.0 / 256.0,
+            -1.0 - 1.0 / 256.0,
+            -1.0 - 3.0 / 256.0,
             1.003_906_4,
             1.998_046_9,
         ];
