@@ -39,6 +39,7 @@ fn peak_memory() -> Option<f64> {
 }
 
 fn main() -> anyhow::Result<()> {
+    selfjudge::device::init_threads(None)?;
     let Some(model) = text("model").map(PathBuf::from) else {
         eprintln!("skipped: --model DIR is missing");
         return Ok(());

@@ -61,10 +61,7 @@ fn argument(name: &str) -> Option<usize> {
 }
 
 fn main() -> anyhow::Result<()> {
-    if let Some(threads) = argument("--threads") {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-        pool.build_global()?;
-    }
+    selfjudge::device::init_threads(argument("--threads"))?;
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let wants = |row: &str| filter.as_ref().is_none_or(|f| row.contains(f.as_str()));
     let roofs = Roofs::measure();

@@ -34,6 +34,7 @@ fn argument(name: &str, default: usize) -> usize {
 }
 
 fn main() -> anyhow::Result<()> {
+    selfjudge::device::init_threads(None)?;
     let recompute = std::env::args().any(|a| a == "--recompute");
     let (hidden, layers, vocab) = (
         argument("hidden", 192),

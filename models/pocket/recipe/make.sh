@@ -42,4 +42,10 @@ make "$out/5-corpus" selfjudge pocket corpus --seed 18 --pairs 40000 --options "
 make "$out/5-own-pairs.jsonl" selfjudge pocket own-pairs --model "$out/4/model" --seed 17 --instructions 118016 --easy 0.1 --out
 train 5 5-own-mistakes.toml
 
-selfjudge eval pocket --model "$out/5/model" --json "$out/evaluation.json" --plot "$out/best_of_n.svg"
+make "$out/6-corpus" selfjudge pocket corpus --seed 20 --pairs 30000 --options "$recipe/last-corpus.toml" --out
+make "$out/6-sums-corpus" selfjudge pocket corpus --seed 21 --pairs 40000 --options "$recipe/sums-corpus.toml" --out
+make "$out/6-own-pairs.jsonl" selfjudge pocket own-pairs --model "$out/5/model" --seed 19 --instructions 60000 \
+  --kinds add,subtract,pick,multiple,count,sort --easy 0.05 --out
+train 6 6-sums.toml
+
+selfjudge eval pocket --model "$out/6/model" --json "$out/evaluation.json" --plot "$out/best_of_n.svg"
