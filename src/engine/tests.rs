@@ -371,9 +371,12 @@ fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
 #[test]
 fn a_cache_in_bf16_holds_twice_the_tokens_of_one_in_f32() {
     use KvCacheDtype::{Auto, Bf16, F32};
+    /// Sixteen keys and values of two heads of 32, in five layers.
+    const BLOCK_BYTES: usize = 16 * 2 * 2 * 32 * 5 * 4;
     let capacity = |format, kv_cache_dtype| {
         let config = EngineConfig {
-            kv_cache_memory: 8 << 20,
+            // So many blocks of f32, to the byte.
+            kv_cache_memory: 200 * BLOCK_BYTES,
             kv_cache_dtype,
             ..EngineConfig::default()
         };

@@ -75,7 +75,7 @@ fn a_table_is_replaced_by_who_knows_its_version() {
 
 /// How `/judge` compares two answers under `principles`.
 fn judged(server: &Router, principles: &Value) -> Value {
-    let body = json!({"prompt": "What is 34 plus 28?", "candidates": ["34 plus 28 is 62. Glad to help!", "52"],
+    let body = json!({"prompt": "Write planet backwards.", "candidates": ["Sure! tenalp. Glad to help!", "tenlap"],
         "principles": principles});
     posted("/judge", "a", &body).ok(server)
 }
