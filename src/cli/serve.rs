@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::salt::SaltArgs;
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::device::ArbiterConfig;
 use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits};
 use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
 use crate::learn::LearnConfig;
@@ -144,8 +145,8 @@ pub struct LearningArgs {
     /// Threads of the trainer; by default half of all.
     #[arg(long)]
     trainer_threads: Option<usize>,
-    /// The share of the time in which the trainer computes however busy serving is, 0 to 1.
-    #[arg(long, default_value_t = 0.1)]
+    /// Of the time in which serving needs every thread (or the GPU), the share that the trainer has all the same, 0 to 1.
+    #[arg(long, default_value_t = ArbiterConfig::default().min_share)]
     trainer_share: f64,
     /// The share of the callers that a canary answers, while there is one.
     #[arg(long, default_value_t = 0.05)]

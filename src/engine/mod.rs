@@ -98,7 +98,7 @@ impl Default for BackgroundConfig {
     fn default() -> Self {
         Self {
             limits: BackgroundLimits {
-                tokens_beside: 8,
+                tokens_beside: 12,
                 tokens_alone: 256,
             },
             queue: QueueLimits {
