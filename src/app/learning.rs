@@ -31,7 +31,7 @@ pub struct LearnOptions {
     pub config: LearnConfig,
     /// Threads that the trainer computes on.
     pub threads: usize,
-    /// The share of the time that the trainer computes in however busy serving is.
+    /// Of the time in which serving needs every thread (or the GPU), the share that the trainer has all the same.
     pub min_share: f64,
     /// The share of the principals that the canary answers, while there is one.
     pub canary_share: f64,
