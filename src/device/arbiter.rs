@@ -394,20 +394,26 @@ mod tests {
         }
     }
 
+    /// One whose trainer may not go on while the foreground is due, and that is the case.
+    fn in_debt() -> DeviceArbiter {
+        let config = ArbiterConfig { min_share: 0.0 };
+        let arbiter = DeviceArbiter::new(config, Device::Cpu).unwrap();
+        arbiter.pace();
+        arbiter.foreground(true);
+        // A quantum of no time leaves no debt.
+        while arbiter.lock().debt == 0.0 {
+            arbiter.usage();
+        }
+        arbiter
+    }
+
     #[test]
     fn a_waiting_trainer_is_woken() {
         for wake in [
             (|arbiter: &DeviceArbiter| arbiter.foreground(false)) as fn(&DeviceArbiter),
             DeviceArbiter::shut_down,
         ] {
-            let config = ArbiterConfig { min_share: 0.0 };
-            let arbiter = DeviceArbiter::new(config, Device::Cpu).unwrap();
-            arbiter.pace();
-            arbiter.foreground(true);
-            // A quantum of no time leaves no debt.
-            while arbiter.lock().debt == 0.0 {
-                arbiter.usage();
-            }
+            let arbiter = in_debt();
             let trainer = std::thread::spawn({
                 let arbiter = arbiter.clone();
                 move || arbiter.pace()
@@ -420,13 +426,7 @@ mod tests {
 
     #[test]
     fn a_trainer_s_kernels_wait_and_others_do_not() {
-        let config = ArbiterConfig { min_share: 0.0 };
-        let arbiter = DeviceArbiter::new(config, Device::Cpu).unwrap();
-        arbiter.pace();
-        arbiter.foreground(true);
-        while arbiter.lock().debt == 0.0 {
-            arbiter.usage();
-        }
+        let arbiter = in_debt();
         // This thread computes for nobody in particular.
         make_way();
         let trainer = std::thread::spawn({

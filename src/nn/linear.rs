@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use super::adapter::{AdaptedRows, adapt_rows};
-use crate::kernels::linear::{PackedLinear, linear};
+use crate::kernels::linear::{PackedLinear, linear, spreads};
 
 /// `y = x W^T + b`, plus `scale * (x A^T) B^T` where an adapter is attached (Hu et al. 2021).
 ///
@@ -144,7 +144,7 @@ impl Linear {
     /// Whether the product of so many rows with these layers takes all that the device has, rather than a thread of a CPU.
     pub(super) fn spreads(layers: &[&Self], rows: usize) -> bool {
         let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
-        packed.len() < layers.len() || PackedLinear::spreads(packed, rows)
+        packed.len() < layers.len() || spreads(packed, rows)
     }
 
     /// Adds the layer's product with `x` to the rows of `y` from `first` on, in place.

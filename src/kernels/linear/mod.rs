@@ -20,3 +20,4 @@ pub use format::{WeightFormat, choose};
 pub use gemm::gemm_f32;
 pub use packed::PackedLinear;
 pub use panels::Element;
+pub use product::spreads;

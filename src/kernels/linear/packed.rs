@@ -287,11 +287,6 @@ impl PackedLinear {
         y.inplace_op2(&x.contiguous()?, &AddProduct(self))
     }
 
-    /// Whether so many rows of these layers, as one product, are worth more than one thread.
-    pub fn spreads<'a>(layers: impl IntoIterator<Item = &'a Self>, rows: usize) -> bool {
-        product::spreads(layers, rows)
-    }
-
     /// Several layers on one tensor, as one product: q, k and v, or gate and up.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ const ROWS_BUDGET: usize = 64 * 1024;
 /// Panels that are not parted: few rows take them together.
 const UNIT: usize = 4;
 
-/// Whether so many rows of these layers together are worth more than one thread.
+/// Whether so many rows of these layers, as one product, are worth more than one thread.
 pub fn spreads<'a>(layers: impl IntoIterator<Item = &'a PackedLinear>, m: usize) -> bool {
     let time = layers.into_iter().map(|layer| layer.estimated_ns(m));
     time.sum::<usize>() >= SERIAL_BELOW
