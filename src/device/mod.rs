@@ -1,6 +1,7 @@
 //! Where the program computes: CPU or GPU, on how many threads, with which instructions; and who may, when several want to.
 
 mod arbiter;
+pub mod team;
 mod trainer_pool;
 
 use std::fmt;

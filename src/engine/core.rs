@@ -5,7 +5,6 @@ use std::slice::ChunksExact;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use tokio::sync::mpsc;
 
 use super::GenerateRequest;
@@ -18,7 +17,7 @@ use super::sampler::{SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
-use crate::device::DeviceArbiter;
+use crate::device::{DeviceArbiter, team};
 use crate::kernels::logits::all_finite;
 use crate::model::WeightsLease;
 use crate::telemetry::{CallTimes, EngineMetrics};
@@ -94,6 +93,17 @@ struct Sample {
     sampler: Sampler,
     place: Option<QueuePlace>,
     times: RequestTimes,
+}
+
+impl Sample {
+    /// The next token, from the logits of the last.
+    fn draw(&mut self, logits: &[f32]) -> Result<SampledToken, RequestFailure> {
+        if !all_finite(logits) {
+            return Err(RequestFailure::Model("its logits are not finite".into()));
+        }
+        let token = self.sampler.sample(&self.job.params, logits);
+        token.map_err(RequestFailure::from)
+    }
 }
 
 /// A sequence's next token, or why there is none.
@@ -326,33 +336,28 @@ impl EngineCore {
     fn sample(&mut self, output: &SchedulerOutput, rows: ChunksExact<'_, f32>) -> Vec<Drawn> {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
-        let mut drawn = Vec::new();
         for (scheduled, row) in due.zip(rows) {
-            let finite = all_finite(row);
             let siblings = self
                 .scheduler
                 .request(scheduled.id)
                 .map_or(&[][..], |request| &request.siblings);
             for &id in std::iter::once(&scheduled.id).chain(siblings) {
-                if !finite {
-                    let failure = RequestFailure::Model("its logits are not finite".into());
-                    drawn.push((id, Err(failure)));
-                    continue;
-                }
                 let sample = self.samples.remove(&id);
                 draws.extend(sample.map(|sample| (id, sample, row)));
             }
         }
         // A few short rows are drawn from sooner than another thread has woken up.
         let rows = LOGITS_A_TASK.div_ceil(draws.first().map_or(1, |(_, _, row)| row.len()));
-        let draw = draws.par_iter_mut().with_min_len(rows);
-        drawn.par_extend(draw.map(|(id, sample, row)| {
-            let token = sample.sampler.sample(&sample.job.params, row);
-            (*id, token.map_err(RequestFailure::from))
-        }));
+        let mut drawn: Vec<Option<Drawn>> = draws.iter().map(|_| None).collect();
+        let parts = draws.chunks_mut(rows).zip(drawn.chunks_mut(rows));
+        team::each(parts, |(draws, drawn)| {
+            for ((id, sample, row), drawn) in draws.iter_mut().zip(drawn) {
+                *drawn = Some((*id, sample.draw(row)));
+            }
+        });
         self.samples
             .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
-        drawn
+        drawn.into_iter().flatten().collect()
     }
 
     fn tell(

@@ -60,6 +60,7 @@ pub use scheduler::BackgroundLimits;
 
 use self::core::{Command, EngineCore, JobId, Submission};
 use crate::device::DeviceArbiter;
+use crate::device::team::Team;
 use crate::model::{ModelError, Role, WeightStore, WeightsLease};
 use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
@@ -321,9 +322,10 @@ impl Engine {
         let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size, kv_dtype)?;
         let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics, arbiter.clone());
         let (commands, inbox) = mpsc::unbounded_channel();
+        let mut team = Team::new(rayon::current_num_threads())?;
         let thread = thread::Builder::new()
             .name("engine".into())
-            .spawn(move || run(core, inbox, &arbiter))?;
+            .spawn(move || team.lead(|| run(core, inbox, &arbiter)))?;
         let engine = Self {
             commands,
             admission: [config.queue, background.queue].map(Admission::new),
@@ -468,8 +470,6 @@ fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>, arbite
         while let Ok(command) = inbox.try_recv() {
             core.obey(command);
         }
-        // On a thread of the pool: a loop that is started from outside wakes the pool and sleeps until it is done, and a step
-        // has hundreds.
-        rayon::scope(|_| core.step());
+        core.step();
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::cpu::{LANES, ROW_CHUNK, dot, multiversioned};
 use super::{Backward, fused, input, with_f32};
+use crate::device::team;
 
 /// The norm, fused where it can be.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
@@ -116,12 +117,13 @@ fn add_rms_norm_fused(
         with_f32(&residual, |residual| {
             with_f32(&weight, |w| {
                 let chunk = ROW_CHUNK * d;
-                sum.par_chunks_mut(chunk)
-                    .zip(y.par_chunks_mut(chunk))
-                    .zip(x.par_chunks(chunk).zip(residual.par_chunks(chunk)))
-                    .for_each(|((sum, y), (x, residual))| {
-                        add_forward_rows(x, residual, w, eps, sum, y);
-                    });
+                let parts = sum
+                    .chunks_mut(chunk)
+                    .zip(y.chunks_mut(chunk))
+                    .zip(x.chunks(chunk).zip(residual.chunks(chunk)));
+                team::each(parts, |((sum, y), (x, residual))| {
+                    add_forward_rows(x, residual, w, eps, sum, y);
+                });
             })
         })
     })???;
@@ -167,9 +169,8 @@ impl CustomOp2 for RmsNorm {
         }
         let mut y = vec![0f32; x.len()];
         let chunk = ROW_CHUNK * w.len();
-        y.par_chunks_mut(chunk)
-            .zip(x.par_chunks(chunk))
-            .for_each(|(y, x)| forward_rows(x, w, self.eps, y));
+        let parts = y.chunks_mut(chunk).zip(x.chunks(chunk));
+        team::each(parts, |(y, x)| forward_rows(x, w, self.eps, y));
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 

@@ -6,10 +6,10 @@
 //! `x` is `[tokens, heads, d]`; `cos` and `sin` are `[tokens, d/2]`, already gathered for the tokens' positions.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::cpu::{ROW_CHUNK, multiversioned};
 use super::{Backward, fused, input, with_f32};
+use crate::device::team;
 
 /// The rotation, fused where it can be. `cos` and `sin` are constants: no gradient flows into them.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
@@ -86,13 +86,14 @@ impl CustomOp1 for Rope {
         let mut y = vec![0f32; x.len()];
         with_f32(&self.cos, |cos| {
             with_f32(&self.sin, |sin| {
-                y.par_chunks_mut(ROW_CHUNK * row)
-                    .zip(x.par_chunks(ROW_CHUNK * row))
-                    .zip(cos.par_chunks(ROW_CHUNK * half))
-                    .zip(sin.par_chunks(ROW_CHUNK * half))
-                    .for_each(|(((y, x), cos), sin)| {
-                        rotate_rows(x, cos, sin, half, row, self.direction, y);
-                    });
+                let parts = y
+                    .chunks_mut(ROW_CHUNK * row)
+                    .zip(x.chunks(ROW_CHUNK * row))
+                    .zip(cos.chunks(ROW_CHUNK * half))
+                    .zip(sin.chunks(ROW_CHUNK * half));
+                team::each(parts, |(((y, x), cos), sin)| {
+                    rotate_rows(x, cos, sin, half, row, self.direction, y);
+                });
             })
         })??;
         Ok((CpuStorage::F32(y), lx.shape().clone()))

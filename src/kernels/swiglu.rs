@@ -4,10 +4,10 @@
 //! `gate`, `up` and `y` share one shape.
 
 use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 
 use super::cpu::{exp, multiversioned};
 use super::{Backward, fused, input, with_f32};
+use crate::device::team;
 
 /// Elements a task takes at a time.
 const CHUNK: usize = 1 << 14;
@@ -75,10 +75,8 @@ impl InplaceOp2 for SwiGlu {
         let CpuStorage::F32(gate) = gate else {
             candle_core::bail!("swiglu: the gate is not f32")
         };
-        gate[start..end]
-            .par_chunks_mut(CHUNK)
-            .zip(up.par_chunks(CHUNK))
-            .for_each(|(gate, up)| forward_slice_into(gate, up));
+        let parts = gate[start..end].chunks_mut(CHUNK).zip(up.chunks(CHUNK));
+        team::each(parts, |(gate, up)| forward_slice_into(gate, up));
         Ok(())
     }
 }
@@ -113,10 +111,11 @@ impl CustomOp2 for SwiGlu {
         }
         let (gate, up) = (input(gate, lg)?, input(up, lu)?);
         let mut y = vec![0f32; gate.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(gate.par_chunks(CHUNK))
-            .zip(up.par_chunks(CHUNK))
-            .for_each(|((y, g), u)| forward_slice(g, u, y));
+        let parts = y
+            .chunks_mut(CHUNK)
+            .zip(gate.chunks(CHUNK))
+            .zip(up.chunks(CHUNK));
+        team::each(parts, |((y, g), u)| forward_slice(g, u, y));
         Ok((CpuStorage::F32(y), lg.shape().clone()))
     }
 
@@ -132,13 +131,15 @@ impl CustomOp2 for SwiGlu {
             with_f32(up, |u| {
                 with_f32(&grad, |dy| {
                     let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
-                    dgate
-                        .par_chunks_mut(CHUNK)
-                        .zip(dup.par_chunks_mut(CHUNK))
-                        .zip(g.par_chunks(CHUNK))
-                        .zip(u.par_chunks(CHUNK))
-                        .zip(dy.par_chunks(CHUNK))
-                        .for_each(|((((dg, du), g), u), dy)| backward_slice(g, u, dy, dg, du));
+                    let parts = dgate
+                        .chunks_mut(CHUNK)
+                        .zip(dup.chunks_mut(CHUNK))
+                        .zip(g.chunks(CHUNK))
+                        .zip(u.chunks(CHUNK))
+                        .zip(dy.chunks(CHUNK));
+                    team::each(parts, |((((dg, du), g), u), dy)| {
+                        backward_slice(g, u, dy, dg, du);
+                    });
                     (dgate, dup)
                 })
             })

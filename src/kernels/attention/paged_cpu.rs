@@ -11,10 +11,9 @@
 //! position. The result for a query token is therefore the same bits whatever else is in the batch, however the prompt
 //! was cut into prefill chunks, wherever its blocks lie, and on any number of threads.
 
-use rayon::prelude::*;
-
 use super::paged_tile::{Partial, Tile};
 use super::{AttentionMetadata, AttentionParams};
+use crate::device::team;
 use crate::kernels::isa::Isa;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{SharedOut, with_scratch};
@@ -23,7 +22,7 @@ use crate::kernels::simd::Stored;
 /// Query rows (tokens times heads of a group) of a tile, about: enough to make the gather of a chunk cheap.
 const TILE_ROWS: usize = 48;
 
-/// Multiply-adds below which waking the pool costs more than it brings.
+/// Multiply-adds below which waking another thread costs more than it brings.
 const SERIAL_BELOW: usize = 1 << 19;
 
 /// The operands of a call, keys and values being kept as `T`.
@@ -80,7 +79,7 @@ impl<T: Stored> Problem<'_, T> {
     /// The caller has checked that slices and metadata fit.
     pub fn run(&self, out: &mut [f32]) {
         let tiles = self.tiles();
-        let threads = rayon::current_num_threads();
+        let threads = team::threads();
         // SAFETY: each tile writes its own tokens and heads.
         let out = unsafe { SharedOut::new(out) };
         let whole = |tile: &Tile| {
@@ -106,7 +105,7 @@ impl<T: Stored> Problem<'_, T> {
         if threads == 1 || work < SERIAL_BELOW {
             tiles.iter().for_each(whole);
         } else if tiles.len() >= 2 * threads {
-            tiles.par_iter().with_max_len(1).for_each(whole);
+            team::run(tiles.len(), |at| whole(&tiles[at]));
         } else {
             self.run_split(&tiles, out);
         }
@@ -121,16 +120,14 @@ impl<T: Stored> Problem<'_, T> {
         let most_rows = tiles.iter().map(|t| t.tokens).max().unwrap_or(0) * self.group();
         let size = Partial::len(most_rows, self.width());
         let mut partials = vec![0f32; jobs.len() * size];
-        jobs.par_iter()
-            .zip(partials.par_chunks_mut(size))
-            .with_max_len(1)
-            .for_each(|((tile, split), memory)| {
-                let rows = tile.tokens * self.group();
-                let memory = &mut memory[..Partial::len(rows, self.width())];
-                with_scratch(self.workspace(rows), |work| {
-                    self.split(tile, *split, &mut Partial::new(memory, rows), work);
-                });
+        let parts = jobs.iter().zip(partials.chunks_mut(size));
+        team::each(parts, |((tile, split), memory)| {
+            let rows = tile.tokens * self.group();
+            let memory = &mut memory[..Partial::len(rows, self.width())];
+            with_scratch(self.workspace(rows), |work| {
+                self.split(tile, *split, &mut Partial::new(memory, rows), work);
             });
+        });
         let mut partials = partials.chunks_exact_mut(size);
         for tile in tiles {
             let rows = tile.tokens * self.group();

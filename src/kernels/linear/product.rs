@@ -1,12 +1,11 @@
-//! How a product with packed weights is cut into tasks and spread over the pool.
+//! How a product with packed weights is cut into tasks and spread over threads.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::PackedLinear;
 use super::rounded::Rows;
+use crate::device::team;
 use crate::kernels::scratch::{SharedOut, with_shared_scratch};
 
 /// Nanoseconds of one thread below which waking another costs more than it brings: that one has to be woken and to get a
@@ -90,7 +89,7 @@ fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) 
     let outputs: usize = spans.iter().map(|span| span.layer.out_features()).sum();
     let most_rows = (ROWS_BUDGET / k.max(1)).clamp(96, 192);
     let row_blocks = m.div_ceil(most_rows);
-    let threads = rayon::current_num_threads();
+    let threads = team::threads();
     let work = m.saturating_mul(outputs * k);
     let serial = threads == 1 || !spreads(spans.iter().map(|span| span.layer), m);
     let unit_chunks = if serial {
@@ -131,7 +130,7 @@ fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) 
     if serial {
         (0..tasks).for_each(task);
     } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        team::run(tasks, task);
     }
 }
 

@@ -1,9 +1,8 @@
 //! Activations rounded to bf16 (nearest, ties to even): once for every product that reads them.
 
-use rayon::prelude::*;
-
 use super::amx;
 use super::panels::padded;
+use crate::device::team;
 use crate::kernels::cpu::multiversioned;
 
 /// bf16 rows are this much longer than their depth: a row stride that is a power of two would put the same column of
@@ -34,10 +33,10 @@ impl<'a> Rows<'a> {
     pub fn round(x: &[f32], rows: usize, k: usize, space: &'a mut [u16]) -> Self {
         let depth = padded(k);
         let stride = depth + ROW_PAD;
-        space[..rows * stride]
-            .par_chunks_mut(ROWS * stride)
-            .zip(x.par_chunks(ROWS * k))
-            .for_each(|(to, x)| round_rows(x, k, stride, to));
+        let parts = space[..rows * stride]
+            .chunks_mut(ROWS * stride)
+            .zip(x.chunks(ROWS * k));
+        team::each(parts, |(to, x)| round_rows(x, k, stride, to));
         Self {
             values: space,
             rows,
