@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::preference::log::LogConfig;
+
 /// The embedded traffic log's file in a data directory.
 pub const LOG_FILE: &str = "traffic.sqlite";
 
@@ -29,9 +31,9 @@ impl DataDir {
         &self.root
     }
 
-    /// The embedded traffic log.
-    pub fn log(&self) -> PathBuf {
-        self.root.join(LOG_FILE)
+    /// The embedded traffic log, for whoever names no other.
+    pub fn log(&self) -> LogConfig {
+        LogConfig::sqlite(&self.root.join(LOG_FILE))
     }
 
     pub fn generations(&self) -> PathBuf {
@@ -53,7 +55,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = DataDir::open(parent.path().join("a/b")).unwrap();
         assert!(dir.root().is_absolute() && dir.root().is_dir());
-        assert!(dir.log().starts_with(dir.root()));
+        assert!(dir.training().starts_with(dir.root()));
         let file = parent.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(DataDir::open(file.join("x")).is_err());

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::model_files::ANCHORS;
 use super::{AppError, DataDir};
 use crate::device::{DeviceArbiter, trainer_pool};
 use crate::http;
@@ -100,6 +101,7 @@ impl Learning<'_> {
                 generations,
                 control: switch.clone(),
                 config: Arc::new(learn.config),
+                anchors: Some(model_dir.join(ANCHORS)).filter(|path| path.is_file()),
                 dir: self.data_dir.training(),
                 holder: format!("{}:{}", hostname(), self.data_dir.root().display()),
             };

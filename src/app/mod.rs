@@ -254,7 +254,7 @@ impl Stopped {
 fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
     match (&config.traffic.log, &config.data_dir) {
         (Some(log), _) => Ok(Some(log.clone())),
-        (None, Some(data_dir)) => Ok(Some(LogConfig::sqlite(&data_dir.log()))),
+        (None, Some(data_dir)) => Ok(Some(data_dir.log())),
         (None, None) if config.traffic.default.retain => Err(AppError::Config(
             "traffic is to be kept, and there is no place for it (--data-dir or --log-url)".into(),
         )),

@@ -6,8 +6,11 @@ use tempfile::TempDir;
 
 use crate::model::{ModelError, hub};
 
+/// A model's own anchor set, beside its weights.
+pub(super) const ANCHORS: &str = "anchors.jsonl";
+
 /// The default model, in the program itself: file names and contents.
-const POCKET: [(&str, &[u8]); 7] = [
+const POCKET: [(&str, &[u8]); 8] = [
     (
         "config.json",
         include_bytes!("../../models/pocket/config.json"),
@@ -36,6 +39,7 @@ const POCKET: [(&str, &[u8]); 7] = [
         "principles.toml",
         include_bytes!("../../models/pocket/principles.toml"),
     ),
+    (ANCHORS, include_bytes!("../../models/pocket/anchors.jsonl")),
 ];
 
 /// A model's directory; unpacked files go with it.

@@ -58,7 +58,7 @@ pub fn run(
         traffic: TrafficOptions {
             log: Some(args.salt.over(match &args.log_url {
                 Some(url) => LogConfig::new(url),
-                None => LogConfig::sqlite(&data_dir.log()),
+                None => data_dir.log(),
             })),
             default: Consent::default(),
             allowed: Permitted::default(),

@@ -44,7 +44,7 @@ pub struct ServeArgs {
     /// Tokens of a block of the KV cache.
     #[arg(long, default_value_t = EngineConfig::default().block_size)]
     block_size: usize,
-    /// Tokens computed in a step.
+    /// Tokens computed in a step: more take more memory, and let others wait longer for their next token. A GPU wants thousands.
     #[arg(long, default_value_t = EngineConfig::default().max_batch_tokens)]
     max_batch_tokens: usize,
     /// Sequences that run at once.
@@ -170,7 +170,7 @@ impl KeepingArgs {
     fn options(&self, data_dir: Option<&DataDir>) -> TrafficOptions {
         let log = match (&self.log_url, data_dir) {
             (Some(url), _) => Some(LogConfig::new(url)),
-            (None, Some(dir)) => Some(LogConfig::sqlite(&dir.log())),
+            (None, Some(dir)) => Some(dir.log()),
             (None, None) => None,
         };
         let redaction = match &self.redact_command {

@@ -406,13 +406,19 @@ mod tests {
         let mut team = Team::new(2).unwrap();
         let both = std::sync::Barrier::new(2);
         // Would hang, were both tasks the leader's.
-        team.lead(|| run(2, |_| drop(both.wait())));
+        team.lead(|| {
+            run(2, |_| {
+                both.wait();
+            });
+        });
     }
 
     #[test]
     fn items_are_moved_into_tasks() {
         let sum = AtomicUsize::new(0);
-        let add = |item: Box<usize>| drop(sum.fetch_add(*item, Ordering::Relaxed));
+        let add = |item: Box<usize>| {
+            sum.fetch_add(*item, Ordering::Relaxed);
+        };
         let items = || (0..100).map(Box::new);
         Team::new(3).unwrap().lead(|| each(items(), add));
         each(items(), add);

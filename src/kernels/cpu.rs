@@ -57,7 +57,8 @@ pub fn exp(x: f32) -> f32 {
     const LN2_LO: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to the nearest integer
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
     let r = n.mul_add(-LN2_LO, n.mul_add(-LN2_HI, x));
     let p = 1.388_888_9e-3_f32;
     let p = p.mul_add(r, 8.333_334e-3);
@@ -66,7 +67,9 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r, 1.0);
     let p = p.mul_add(r, 1.0);
-    p * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // n lies in the low bits of the shifted number. `n as i32` would be the same, and, since it saturates, no vector code.
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32 + 127;
+    p * f32::from_bits((exponent << 23) as u32)
 }
 
 /// Lanes a reduction keeps apart: enough to fill two AVX-512 registers and hide the latency of an add.

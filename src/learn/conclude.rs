@@ -198,7 +198,7 @@ impl Learner {
 
         let adapter = self.adapter(candidate)?;
         let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
-        let anchor = match &config.gates.anchor {
+        let anchor = match config.gates.anchor.as_ref().or(self.anchors.as_ref()) {
             Some(path) => Some(AnchorSet::read(path, &self.service).await?),
             None => None,
         };

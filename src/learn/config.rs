@@ -333,10 +333,21 @@ mod tests {
 
     #[test]
     fn what_a_file_names_is_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("learn.toml");
+        std::fs::write(&file, "[gates]\nanchor = \"pairs/anchors.jsonl\"\n").unwrap();
+        let config = LearnConfig::from_file(&file).unwrap();
+        assert_eq!(
+            config.gates.anchor,
+            Some(dir.path().join("pairs/anchors.jsonl"))
+        );
+    }
+
+    #[test]
+    fn the_settings_of_the_default_model_are_valid() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let config = LearnConfig::from_file(&root.join("models/pocket/learn.toml")).unwrap();
-        let anchors = root.join("models/pocket/anchors.jsonl");
-        assert_eq!(config.gates.anchor, Some(anchors));
+        config.validate().unwrap();
     }
 
     #[test]

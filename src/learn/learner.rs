@@ -46,6 +46,8 @@ pub struct Learner {
     pub generations: Generations,
     pub control: LearnControl,
     pub config: Arc<LearnConfig>,
+    /// The model's own anchor set, which counts where the configuration names none.
+    pub anchors: Option<PathBuf>,
     /// Checkpoints and curves of the running stage.
     pub dir: PathBuf,
     /// Names this trainer to others on the same log.

@@ -15,7 +15,7 @@ mod tally;
 mod version_tests;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use best_of::BestOf;
 pub use deciding::{Decision, Question};
@@ -74,7 +74,8 @@ pub struct Service {
     judge: Arc<Judge>,
     options: Arc<OptionReader>,
     stop_ids: Arc<[u32]>,
-    grammars: Result<GrammarEnv, GrammarError>,
+    /// Made when the first grammar is asked for: it takes tens of megabytes, and most servers never need it.
+    grammars: Arc<OnceLock<Result<GrammarEnv, GrammarError>>>,
     metrics: JudgeMetrics,
     tallies: Tallies,
 }
@@ -98,7 +99,6 @@ impl Service {
             model.max_context(),
         )?;
         let options = OptionReader::new(model.tokenizer().clone(), model.chat_template().clone())?;
-        let grammars = GrammarEnv::new(model.tokenizer(), engine.capacity().vocab_size);
         Ok(Self {
             engine,
             options: Arc::new(options),
@@ -106,7 +106,7 @@ impl Service {
             chat: model.chat_template().clone(),
             judge: Arc::new(judge),
             stop_ids: model.stop_ids().into(),
-            grammars,
+            grammars: Arc::default(),
             metrics,
             tallies: Tallies::default(),
         })
@@ -182,9 +182,14 @@ impl Service {
         param: &'static str,
         spec: GrammarSpec,
     ) -> Result<Grammar, ServiceError> {
-        let grammars = self.grammars.clone();
+        let (grammars, tokenizer) = (Arc::clone(&self.grammars), self.tokenizer.clone());
+        let vocab_size = self.engine.capacity().vocab_size;
         aside(move || {
-            let compiled = grammars.and_then(|grammars| grammars.compile(&spec));
+            let grammars = grammars.get_or_init(|| GrammarEnv::new(&tokenizer, vocab_size));
+            let compiled = match grammars {
+                Ok(grammars) => grammars.compile(&spec),
+                Err(error) => Err(error.clone()),
+            };
             compiled.map_err(|error| ServiceError::invalid(param, error.to_string()))
         })
         .await

@@ -48,8 +48,8 @@ pub struct GateConfig {
     pub max_parity: f64,
     pub max_truncated: f64,
     /// A file of preference pairs that everybody agrees on (any format that training reads, `sft` and `judge` saying what each counts
-    /// for): what the policy and its judging may not lose. Without one the two gates are shown as not measured. In a configuration's
-    /// file a relative path is relative to that file.
+    /// for): what the policy and its judging may not lose. Without one it is the `anchors.jsonl` of the model's directory; without
+    /// that the two gates are shown as not measured. In a configuration's file a relative path is relative to that file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<PathBuf>,
     /// How much of the anchor set's accuracy may be lost: the noise of a set of its size.
@@ -166,7 +166,7 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
             value: None,
             bound: -config.tolerance,
             passed: true,
-            note: Some("not measured: gates.anchor names no pairs for it".into()),
+            note: Some("not measured: neither gates.anchor nor the model has pairs for it".into()),
         },
     };
     let [truncated, before] = measured.truncated;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 use super::database::WriteTransaction;
+use super::redact::Redactor;
 use super::rows::{self, to_json};
 use super::{
     Addition, GenerationId, GenerationState, LogError, NewGeneration, NewStage, PointerMove,
@@ -173,12 +174,13 @@ impl TrainerLease {
         Ok(claimed)
     }
 
-    /// Adds what an update made to its records, all in one transaction. A record that was deleted meanwhile, or whose consent was
-    /// withdrawn, is skipped. Returns how many were written.
+    /// Adds what an update made to its records, redacted as the records themselves are, all in one transaction. A record that was
+    /// deleted meanwhile, or whose consent was withdrawn, is skipped. Returns how many were written.
     ///
     /// # Errors
-    /// [`LogError::Invalid`] for indices out of range.
+    /// [`LogError::Invalid`] for indices out of range, [`LogError::Redaction`].
     pub async fn append_all(&self, additions: &[(RecordId, Addition)]) -> Result<usize> {
+        let additions = &self.redacted(additions).await?;
         let mut transaction = self.begin().await?;
         let written = append(transaction.connection(), additions).await?;
         transaction.commit().await?;
@@ -195,11 +197,25 @@ impl TrainerLease {
         state: &Value,
         additions: &[(RecordId, Addition)],
     ) -> Result<usize> {
+        let additions = &self.redacted(additions).await?;
         let mut transaction = self.begin().await?;
         let written = append(transaction.connection(), additions).await?;
         save_state(transaction.connection(), stage, state).await?;
         transaction.commit().await?;
         Ok(written)
+    }
+
+    async fn redacted(&self, additions: &[(RecordId, Addition)]) -> Result<Vec<Redacted>> {
+        let mut additions = additions.to_vec();
+        let texts = additions.iter_mut().map(|(_, addition)| addition);
+        let changed = Redactor::redact_additions(&self.log.shared.redactor, texts).await?;
+        let redacted = additions.into_iter().zip(changed);
+        let redacted = redacted.map(|((id, addition), changed)| Redacted {
+            id,
+            addition,
+            changed,
+        });
+        Ok(redacted.collect())
     }
 
     /// Closes the stage; its rows stay used.
@@ -326,18 +342,30 @@ fn not_open(stage: StageId) -> LogError {
     }
 }
 
+/// What is added to a record, and whether redaction changed anything in it.
+struct Redacted {
+    id: RecordId,
+    addition: Addition,
+    changed: bool,
+}
+
 /// What an update made, record by record; see [`TrainerLease::append_all`].
-async fn append(
-    connection: &mut AnyConnection,
-    additions: &[(RecordId, Addition)],
-) -> Result<usize> {
-    for (_, addition) in additions {
+async fn append(connection: &mut AnyConnection, additions: &[Redacted]) -> Result<usize> {
+    for Redacted { addition, .. } in additions {
         addition.check()?;
     }
     let mut written = 0;
-    for (id, addition) in additions {
-        // An update that changes nothing keeps the record from being deleted before the commit.
-        let there = sqlx::query("UPDATE records SET train = train WHERE id = $1 AND train = 1")
+    for Redacted {
+        id,
+        addition,
+        changed,
+    } in additions
+    {
+        // Even where it changes nothing, the update keeps the record from being deleted before the commit.
+        let there = sqlx::query(
+            "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END WHERE id = $2 AND train = 1",
+        )
+            .bind(i64::from(*changed))
             .bind(id.as_str())
             .execute(&mut *connection)
             .await?;

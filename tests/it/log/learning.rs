@@ -229,6 +229,38 @@ fn an_update_is_added_whole_and_skips_what_was_deleted() {
 }
 
 #[test]
+fn what_the_trainer_adds_is_redacted_like_everything_else() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let ids = fill(&log, "ann", 2).await;
+        let lease = lease(&log).await;
+        let told = Addition {
+            samples: vec![sample("write to ann@example.com"), sample("no")],
+            verdicts: vec![verdict(0, 1, 0.8)],
+            pairs: Vec::new(),
+        };
+        let harmless = Addition {
+            samples: vec![sample("yes"), sample("no")],
+            ..Addition::default()
+        };
+        let additions = [(ids[0].clone(), told), (ids[1].clone(), harmless)];
+        assert_eq!(lease.append_all(&additions).await.unwrap(), 2);
+        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        let [told, no] = &read.samples[2..] else {
+            panic!("two samples were added to {:?}", read.samples)
+        };
+        assert!(told.text.starts_with("write to [EMAIL-"), "{}", told.text);
+        // They would spell out what was taken out.
+        assert!(told.token_ids.is_empty() && told.logprobs.is_empty());
+        assert_eq!(*no, additions[0].1.samples[1]);
+        assert!(read.redacted && !read.prompt_token_ids.is_empty());
+        let read = log.get(&ids[1], &Scope::All).await.unwrap().unwrap();
+        assert_eq!(read.samples[2..], additions[1].1.samples);
+        assert!(!read.redacted);
+    });
+}
+
+#[test]
 fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
     on_both(async |config| {
         let log = open(&config).await;

@@ -9,7 +9,7 @@ mod rules;
 
 use std::sync::Arc;
 
-use super::{LogError, NewRecord, Prompt, Result};
+use super::{Addition, LogError, LoggedPair, LoggedVerdict, NewRecord, Prompt, Result, Sample};
 
 pub use command::RedactCommand;
 pub use rules::RedactionRule;
@@ -70,30 +70,49 @@ impl Redactor {
             Prompt::Messages(messages) => messages.iter_mut().map(|m| &mut m.content).collect(),
         };
         let prompts = prompt.len();
-        let given = record.samples.len();
-        let mut texts: Vec<&mut String> = Vec::new();
-        texts.append(&mut prompt);
-        texts.extend(record.samples.iter_mut().map(|sample| &mut sample.text));
-        for verdict in &mut record.verdicts {
-            texts.extend(&mut verdict.principles);
-        }
-        for pair in &mut record.pairs {
-            texts.extend(&mut pair.principles);
-        }
-        let changed = Self::redact_all(this, texts).await?;
-        if changed[..prompts].contains(&true) {
+        prompt.extend(outputs(
+            &mut record.samples,
+            &mut record.verdicts,
+            &mut record.pairs,
+        ));
+        let changed = Self::redact_all(this, prompt).await?;
+        let (prompt, rest) = changed.split_at(prompts);
+        if prompt.contains(&true) {
             record.prompt_token_ids.clear();
         }
-        for (sample, _) in record
-            .samples
-            .iter_mut()
-            .zip(&changed[prompts..prompts + given])
-            .filter(|(_, changed)| **changed)
-        {
-            sample.token_ids.clear();
-            sample.logprobs.clear();
-        }
+        forget_tokens(&mut record.samples, rest);
         Ok(changed.contains(&true))
+    }
+
+    /// Redacts every text of what the trainer adds to records. Returns which of the additions were changed.
+    ///
+    /// # Errors
+    /// As [`Self::redact_record`]; none of them must be written then.
+    pub async fn redact_additions<'a>(
+        this: &Arc<Self>,
+        additions: impl Iterator<Item = &'a mut Addition>,
+    ) -> Result<Vec<bool>> {
+        let mut additions: Vec<&mut Addition> = additions.collect();
+        let (mut texts, mut counts) = (Vec::new(), Vec::new());
+        for addition in &mut additions {
+            let before = texts.len();
+            texts.extend(outputs(
+                &mut addition.samples,
+                &mut addition.verdicts,
+                &mut addition.pairs,
+            ));
+            counts.push(texts.len() - before);
+        }
+        let changed = Self::redact_all(this, texts).await?;
+        let mut rest = &changed[..];
+        let additions = additions.into_iter().zip(counts);
+        let changed = additions.map(|(addition, count)| {
+            let (changed, after) = rest.split_at(count);
+            rest = after;
+            forget_tokens(&mut addition.samples, changed);
+            changed.contains(&true)
+        });
+        Ok(changed.collect())
     }
 
     /// Redacts one text.
@@ -135,5 +154,31 @@ impl Redactor {
             **text = text.replace('\0', "\u{fffd}");
         }
         Ok(changed)
+    }
+}
+
+/// The texts of what was answered and how it was judged, those of the samples first.
+fn outputs<'a>(
+    samples: &'a mut [Sample],
+    verdicts: &'a mut [LoggedVerdict],
+    pairs: &'a mut [LoggedPair],
+) -> impl Iterator<Item = &'a mut String> {
+    let samples = samples.iter_mut().map(|sample| &mut sample.text);
+    let verdicts = verdicts
+        .iter_mut()
+        .flat_map(|verdict| &mut verdict.principles);
+    let pairs = pairs.iter_mut().flat_map(|pair| &mut pair.principles);
+    samples.chain(verdicts).chain(pairs)
+}
+
+/// Drops the tokens of samples whose text was changed; `changed` begins with the samples' own.
+fn forget_tokens(samples: &mut [Sample], changed: &[bool]) {
+    for (sample, _) in samples
+        .iter_mut()
+        .zip(changed)
+        .filter(|(_, changed)| **changed)
+    {
+        sample.token_ids.clear();
+        sample.logprobs.clear();
     }
 }
