@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use super::adapter::{AdaptedRows, adapt_rows};
-use crate::kernels::linear::{PackedLinear, linear, spreads};
+use crate::kernels::linear::{PackedLinear, linear, lora_linear, spreads};
 
 /// `y = x W^T + b`, plus `scale * (x A^T) B^T` where an adapter is attached (Hu et al. 2021).
 ///
@@ -123,18 +123,15 @@ impl Linear {
         if !packed.is_empty() && x.track_op() {
             candle_core::bail!("a packed weight has no gradient: train the plain model");
         }
-        let products: Vec<Tensor> = match <[&PackedLinear; N]>::try_from(packed) {
-            Ok(packed) => PackedLinear::apply_all(packed, x)?.into(),
-            Err(_) => layers
+        let results: Result<Vec<Tensor>> = match <[&PackedLinear; N]>::try_from(packed) {
+            Ok(packed) => layers
                 .iter()
-                .map(|layer| layer.product(x))
-                .collect::<Result<_>>()?,
+                .zip(PackedLinear::apply_all(packed, x)?)
+                .map(|(layer, y)| layer.adapt(x, y))
+                .collect(),
+            Err(_) => layers.iter().map(|layer| layer.whole(x)).collect(),
         };
-        let mut results = Vec::with_capacity(N);
-        for (layer, y) in layers.iter().zip(products) {
-            results.push(layer.adapt(x, y)?);
-        }
-        let results = results
+        let results = results?
             .try_into()
             .expect("one for each layer; this is a bug");
         adapt_rows(layers, x, &results, adapted)?;
@@ -160,6 +157,20 @@ impl Linear {
         match &self.weight {
             Weight::Packed(packed) => Some(packed),
             Weight::Plain { .. } => None,
+        }
+    }
+
+    /// The product and what the adapter adds.
+    fn whole(&self, x: &Tensor) -> Result<Tensor> {
+        let (Weight::Plain { weight, bias }, Some(Lora { a, b, scale })) =
+            (&self.weight, &self.lora)
+        else {
+            return self.adapt(x, self.product(x)?);
+        };
+        let y = lora_linear(x, weight, a, b, *scale)?;
+        match bias {
+            Some(bias) => y.broadcast_add(bias),
+            None => Ok(y),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Matrix products with weights.
 //!
-//! Training: [`linear`] over [`gemm_f32`], with a backward. Serving: [`PackedLinear`], packed once at load.
+//! Training: [`linear`] and [`lora_linear`] over [`gemm_f32`], with a backward. Serving: [`PackedLinear`], packed once at load.
 
 mod amx;
 mod autograd;
 mod dot;
 mod format;
 mod gemm;
+mod lora;
 mod packed;
 #[cfg(test)]
 mod packed_tests;
@@ -18,6 +19,7 @@ mod widen;
 pub use autograd::{linear, plain};
 pub use format::{WeightFormat, choose};
 pub use gemm::gemm_f32;
+pub use lora::lora_linear;
 pub use packed::PackedLinear;
 pub use panels::Element;
 pub use product::spreads;

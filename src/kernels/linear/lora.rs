@@ -1,0 +1,178 @@
+//! A frozen layer with a low-rank adapter, `y = x W^T + s (x A^T) B^T` (Hu et al. 2021), as one op.
+//!
+//! Composed of single ops, the adapter's share is a tensor of the layer's size three times (product, scaled, summed), in the
+//! forward and again in the backward, all of them kept until then. Here it is added to the product where that lies.
+//!
+//! # Shapes
+//! `x` is `[rows, k]`, `weight` `[n, k]`, `a` `[r, k]`, `b` `[n, r]`, `y` `[rows, n]`.
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+
+use super::{gemm_f32, linear};
+use crate::kernels::{Backward, fused, input, with_f32};
+
+/// The layer and its adapter, with their own backward where the weight is frozen.
+pub fn lora_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    a: &Tensor,
+    b: &Tensor,
+    scale: f64,
+) -> Result<Tensor> {
+    if weight.track_op() || !fused(&[x, weight, a, b], Backward::Own) {
+        return plain(x, weight, a, b, scale);
+    }
+    let op = LoraLinear {
+        weight: weight.contiguous()?,
+        scale: scale as f32,
+        dx: x.track_op(),
+    };
+    x.contiguous()?
+        .apply_op3(&a.contiguous()?, &b.contiguous()?, op)
+}
+
+/// Composed from the differentiable layer.
+pub fn plain(x: &Tensor, weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
+    linear(x, weight, None)? + (linear(&linear(x, a, None)?, b, None)? * scale)?
+}
+
+struct LoraLinear {
+    weight: Tensor,
+    scale: f32,
+    dx: bool,
+}
+
+impl LoraLinear {
+    /// `s (x A^T)`, `[rows, r]`: little work, and so computed again in the backward rather than kept.
+    fn narrow(&self, x: &[f32], a: &[f32], (rows, k, r): (usize, usize, usize)) -> Vec<f32> {
+        let mut u = vec![0f32; rows * r];
+        gemm_f32(rows, r, k, x, (k, 1), a, (1, k), &mut u, (r, 1), false);
+        u.iter_mut().for_each(|u| *u *= self.scale);
+        u
+    }
+}
+
+impl CustomOp3 for LoraLinear {
+    fn name(&self) -> &'static str {
+        "lora-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((rows, k), (n, wk)) = (lx.shape().dims2()?, self.weight.dims2()?);
+        let ((r, ak), (bn, br)) = (la.shape().dims2()?, lb.shape().dims2()?);
+        if (wk, ak, bn, br) != (k, k, n, r) {
+            candle_core::bail!(
+                "lora: x {:?} against weight {:?}, a {:?} and b {:?}",
+                lx.dims(),
+                self.weight.dims(),
+                la.dims(),
+                lb.dims()
+            );
+        }
+        let (x, a, b) = (input(x, lx)?, input(a, la)?, input(b, lb)?);
+        let mut y = vec![0f32; rows * n];
+        with_f32(&self.weight, |w| {
+            gemm_f32(rows, n, k, x, (k, 1), w, (1, k), &mut y, (n, 1), false);
+        })?;
+        let u = self.narrow(x, a, (rows, k, r));
+        gemm_f32(rows, n, r, &u, (r, 1), b, (1, r), &mut y, (n, 1), true);
+        Ok((CpuStorage::F32(y), (rows, n).into()))
+    }
+
+    /// With `u = s x A^T`: `dB = dy^T u`, `du = s dy B`, `dA = du^T x`, `dx = dy W + du A`.
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let ((rows, k), (n, r)) = (x.dims2()?, b.dims2()?);
+        let grad = grad.contiguous()?;
+        let mut da = vec![0f32; r * k];
+        let mut db = vec![0f32; n * r];
+        let mut dx = vec![0f32; if self.dx { rows * k } else { 0 }];
+        let mut gradients = |x: &[f32], a: &[f32], b: &[f32], w: &[f32], g: &[f32]| {
+            let u = self.narrow(x, a, (rows, k, r));
+            gemm_f32(n, r, rows, g, (1, n), &u, (r, 1), &mut db, (r, 1), false);
+            let mut du = vec![0f32; rows * r];
+            gemm_f32(rows, r, n, g, (n, 1), b, (r, 1), &mut du, (r, 1), false);
+            du.iter_mut().for_each(|du| *du *= self.scale);
+            gemm_f32(r, k, rows, &du, (1, r), x, (k, 1), &mut da, (k, 1), false);
+            if self.dx {
+                gemm_f32(rows, k, n, g, (n, 1), w, (k, 1), &mut dx, (k, 1), false);
+                gemm_f32(rows, k, r, &du, (r, 1), a, (k, 1), &mut dx, (k, 1), true);
+            }
+        };
+        let weight = &self.weight;
+        with_f32(x, |x| {
+            with_f32(a, |a| {
+                with_f32(b, |b| {
+                    with_f32(weight, |w| with_f32(&grad, |g| gradients(x, a, b, w, g)))
+                })
+            })
+        })?????;
+        let tensor = |values, shape: (usize, usize)| Tensor::from_vec(values, shape, x.device());
+        Ok((
+            self.dx.then(|| tensor(dx, (rows, k))).transpose()?,
+            Some(tensor(da, (r, k))?),
+            Some(tensor(db, (n, r))?),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::testing::{assert_same_gradients, max_difference, random};
+    use candle_core::Var;
+
+    #[test]
+    fn fused_equals_plain_forward_and_backward() -> Result<()> {
+        for (rows, k, n, r) in [(1, 1, 1, 1), (3, 7, 5, 2), (130, 33, 65, 16)] {
+            let (x, w) = (random(&[rows, k], 7), random(&[n, k], 8));
+            let (a, b) = (random(&[r, k], 9), random(&[n, r], 10));
+            assert_same_gradients(
+                &[&x, &a, &b],
+                |t| lora_linear(&t[0], &w, &t[1], &t[2], 0.7),
+                |t| plain(&t[0], &w, &t[1], &t[2], 0.7),
+                1e-5,
+            )?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_input_that_is_not_learned_gets_no_gradient_and_a_weight_that_is_keeps_its_own()
+    -> Result<()> {
+        let (x, w) = (random(&[4, 3], 1), random(&[2, 3], 2));
+        let (a, b) = (random(&[1, 3], 3), random(&[2, 1], 4));
+        let (va, vb) = (Var::from_tensor(&a)?, Var::from_tensor(&b)?);
+        let frozen = lora_linear(&x, &w, &va, &vb, 2.0)?;
+        let grads = frozen.sum_all()?.backward()?;
+        assert!(grads.get(&x).is_none() && grads.get(&w).is_none());
+        assert!(grads.get(&va).is_some() && grads.get(&vb).is_some());
+        let vw = Var::from_tensor(&w)?;
+        let trained = lora_linear(&x, &vw, &va, &vb, 2.0)?;
+        assert!(max_difference(&frozen, &trained)? < 1e-6);
+        assert!(trained.sum_all()?.backward()?.get(&vw).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_an_error() {
+        let (x, w) = (random(&[2, 3], 1), random(&[4, 3], 2));
+        for (a, b) in [([2, 4], [4, 2]), ([2, 3], [5, 2]), ([2, 3], [4, 3])] {
+            assert!(lora_linear(&x, &w, &random(&a, 3), &random(&b, 4), 1.0).is_err());
+        }
+    }
+}
