@@ -323,7 +323,12 @@ impl Shared {
         }));
         if let Err(panic) = done {
             self.next.0.store(work.tasks, Ordering::Relaxed);
-            lock(&self.panic).get_or_insert(panic);
+            let mut first = lock(&self.panic);
+            match &*first {
+                None => *first = Some(panic),
+                // To drop it could panic again, with members still within.
+                Some(_) => std::mem::forget(panic),
+            }
         }
     }
 
@@ -334,8 +339,12 @@ impl Shared {
             return;
         }
         // A member that is held up, by somebody else on its core: sleep, so as not to be in the way.
-        *lock(&self.waiting) = Some(thread::current());
         while !left() {
+            // Again each time: a member that left an earlier loop may come so late that it takes what was meant for this one.
+            *lock(&self.waiting) = Some(thread::current());
+            if left() {
+                break;
+            }
             thread::park();
         }
         lock(&self.waiting).take();
@@ -410,6 +419,23 @@ mod tests {
             run(2, |_| {
                 both.wait();
             });
+        });
+    }
+
+    /// More threads than cores, and tasks about as long as a spin: members leave late, and the leader sleeps now and then.
+    #[test]
+    fn loops_end_whoever_is_late() {
+        let mut team = Team::new(6).unwrap();
+        team.lead(|| {
+            for round in 0..1000_u32 {
+                run(8, |task| {
+                    let began = Instant::now();
+                    let long = (round * 7 + task as u32 * 13) % 5;
+                    while began.elapsed() < SPIN / 2 * long {
+                        spin_loop();
+                    }
+                });
+            }
         });
     }
 

@@ -15,7 +15,9 @@ mod tally;
 mod version_tests;
 
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use tokio::sync::Semaphore;
 
 pub use best_of::BestOf;
 pub use deciding::{Decision, Question};
@@ -210,6 +212,14 @@ impl Service {
 async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
+    /// As many at once as there are cores: they compute, and every thread more would keep memory of its own.
+    static PLACES: LazyLock<Arc<Semaphore>> =
+        LazyLock::new(|| Arc::new(Semaphore::new(rayon::current_num_threads().max(2))));
+    let place = Arc::clone(&PLACES).acquire_owned().await;
+    let work = move || {
+        let _place = place;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -111,6 +111,10 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
             // SAFETY: column p * PANEL is within n.
             (unsafe { block.out.add(p * PANEL) }, n)
         };
+        if depth == 0 {
+            // Nothing is summed, and the scratch has what it had.
+            tail.fill(0.0);
+        }
         for l in (0..depth).step_by(DEPTH_BLOCK) {
             let step = DEPTH_BLOCK.min(depth - l);
             let (b, panel_stride, layout) = match block.weight {

@@ -3,6 +3,7 @@
 //! Every acquisition raises the epoch. Each write of a trainer checks its epoch in the transaction it writes in, so a trainer that
 //! hung past its lease finds [`LogError::Fenced`] and not somebody else's half-trained stage.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -175,10 +176,10 @@ impl TrainerLease {
     }
 
     /// Adds what an update made to its records, redacted as the records themselves are, all in one transaction. A record that was
-    /// deleted meanwhile, or whose consent was withdrawn, is skipped. Returns how many were written.
+    /// deleted meanwhile, or whose consent was withdrawn, is skipped, and so is what cannot be redacted. Returns how many were written.
     ///
     /// # Errors
-    /// [`LogError::Invalid`] for indices out of range, [`LogError::Redaction`].
+    /// [`LogError::Invalid`] for indices out of range.
     pub async fn append_all(&self, additions: &[(RecordId, Addition)]) -> Result<usize> {
         let additions = &self.redacted(additions).await?;
         let mut transaction = self.begin().await?;
@@ -205,17 +206,26 @@ impl TrainerLease {
         Ok(written)
     }
 
+    /// What may be written. What cannot be redacted is left out: one text that the program cannot take must not end a stage.
     async fn redacted(&self, additions: &[(RecordId, Addition)]) -> Result<Vec<Redacted>> {
-        let mut additions = additions.to_vec();
-        let texts = additions.iter_mut().map(|(_, addition)| addition);
-        let changed = Redactor::redact_additions(&self.log.shared.redactor, texts).await?;
-        let redacted = additions.into_iter().zip(changed);
-        let redacted = redacted.map(|((id, addition), changed)| Redacted {
-            id,
-            addition,
-            changed,
-        });
-        Ok(redacted.collect())
+        let shared = &self.log.shared;
+        let mut redacted = Vec::with_capacity(additions.len());
+        for (id, addition) in additions {
+            addition.check()?;
+            let (id, mut addition) = (id.clone(), addition.clone());
+            match Redactor::redact_addition(&shared.redactor, &mut addition).await {
+                Ok(changed) => redacted.push(Redacted {
+                    id,
+                    addition,
+                    changed,
+                }),
+                Err(error) => {
+                    shared.counters.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!("what was learned from record {id} is not kept: {error}");
+                }
+            }
+        }
+        Ok(redacted)
     }
 
     /// Closes the stage; its rows stay used.
@@ -351,9 +361,6 @@ struct Redacted {
 
 /// What an update made, record by record; see [`TrainerLease::append_all`].
 async fn append(connection: &mut AnyConnection, additions: &[Redacted]) -> Result<usize> {
-    for Redacted { addition, .. } in additions {
-        addition.check()?;
-    }
     let mut written = 0;
     for Redacted {
         id,

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use selfjudge::preference::log::{
-    Addition, DrawSpec, GenerationId, LoggedPair, NewGeneration, NewStage, PairSource, Scope,
-    Split, StageOutcome, TrainerLease,
+    Addition, DrawSpec, GenerationId, LoggedPair, NewGeneration, NewStage, PairSource,
+    RedactCommand, Scope, Split, StageOutcome, TrainerLease,
 };
 use sqlx::Row;
 
@@ -257,6 +257,40 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
         let read = log.get(&ids[1], &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.samples[2..], additions[1].1.samples);
         assert!(!read.redacted);
+    });
+}
+
+#[test]
+fn what_cannot_be_redacted_is_not_added_and_the_rest_is() {
+    on_both(async |mut config| {
+        let log = open(&config).await;
+        let ids = fill(&log, "ann", 2).await;
+        log.close().await;
+        let script =
+            "read -r texts; case $texts in *unspeakable*) exit 1;; esac; printf %s \"$texts\"";
+        config.redaction.command = Some(RedactCommand {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".to_owned(), script.to_owned()],
+            timeout: Duration::from_secs(120),
+        });
+        let log = open(&config).await;
+        let lease = lease(&log).await;
+        let additions = [(0, "unspeakable"), (1, "fine")].map(|(at, text): (usize, &str)| {
+            let addition = Addition {
+                samples: vec![sample(text)],
+                ..Addition::default()
+            };
+            (ids[at].clone(), addition)
+        });
+        assert_eq!(lease.append_all(&additions).await.unwrap(), 1);
+        assert_eq!(log.stats().failed, 1);
+        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        assert_eq!(read.samples.len(), 2);
+        let read = log.get(&ids[1], &Scope::All).await.unwrap().unwrap();
+        assert_eq!(read.samples[2], additions[1].1.samples[0]);
+        // Nothing to redact needs no program.
+        let nothing = [(ids[0].clone(), Addition::default())];
+        assert_eq!(lease.append_all(&nothing).await.unwrap(), 1);
     });
 }
 

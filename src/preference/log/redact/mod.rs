@@ -84,35 +84,19 @@ impl Redactor {
         Ok(changed.contains(&true))
     }
 
-    /// Redacts every text of what the trainer adds to records. Returns which of the additions were changed.
+    /// Redacts every text of what the trainer adds to a record. Returns whether any was changed.
     ///
     /// # Errors
-    /// As [`Self::redact_record`]; none of them must be written then.
-    pub async fn redact_additions<'a>(
-        this: &Arc<Self>,
-        additions: impl Iterator<Item = &'a mut Addition>,
-    ) -> Result<Vec<bool>> {
-        let mut additions: Vec<&mut Addition> = additions.collect();
-        let (mut texts, mut counts) = (Vec::new(), Vec::new());
-        for addition in &mut additions {
-            let before = texts.len();
-            texts.extend(outputs(
-                &mut addition.samples,
-                &mut addition.verdicts,
-                &mut addition.pairs,
-            ));
-            counts.push(texts.len() - before);
-        }
-        let changed = Self::redact_all(this, texts).await?;
-        let mut rest = &changed[..];
-        let additions = additions.into_iter().zip(counts);
-        let changed = additions.map(|(addition, count)| {
-            let (changed, after) = rest.split_at(count);
-            rest = after;
-            forget_tokens(&mut addition.samples, changed);
-            changed.contains(&true)
-        });
-        Ok(changed.collect())
+    /// As [`Self::redact_record`]; the addition must not be written then.
+    pub async fn redact_addition(this: &Arc<Self>, addition: &mut Addition) -> Result<bool> {
+        let Addition {
+            samples,
+            verdicts,
+            pairs,
+        } = &mut *addition;
+        let changed = Self::redact_all(this, outputs(samples, verdicts, pairs).collect()).await?;
+        forget_tokens(&mut addition.samples, &changed);
+        Ok(changed.contains(&true))
     }
 
     /// Redacts one text.
@@ -131,7 +115,7 @@ impl Redactor {
                 **text = redacted;
             }
         }
-        if this.command.is_some() {
+        if this.command.is_some() && !texts.is_empty() {
             let this = this.clone();
             let given: Vec<String> = texts.iter().map(|text| (**text).clone()).collect();
             // The program is waited for on a thread that may block.
