@@ -55,7 +55,11 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = DataDir::open(parent.path().join("a/b")).unwrap();
         assert!(dir.root().is_absolute() && dir.root().is_dir());
-        assert!(dir.training().starts_with(dir.root()));
+        assert_eq!(
+            dir.log().url,
+            LogConfig::sqlite(&dir.root().join(LOG_FILE)).url
+        );
+        assert!(dir.log().url.contains(&*dir.root().to_string_lossy()));
         let file = parent.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(DataDir::open(file.join("x")).is_err());

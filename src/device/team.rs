@@ -140,10 +140,7 @@ where
     }
     let items: Vec<Mutex<Option<I::Item>>> = items.map(|item| Mutex::new(Some(item))).collect();
     run(items.len(), |at| {
-        let item = items[at]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let item = lock(&items[at]).take();
         item.into_iter().for_each(&task);
     });
 }

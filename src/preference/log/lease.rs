@@ -370,12 +370,13 @@ async fn append(connection: &mut AnyConnection, additions: &[Redacted]) -> Resul
     {
         // Even where it changes nothing, the update keeps the record from being deleted before the commit.
         let there = sqlx::query(
-            "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END WHERE id = $2 AND train = 1",
+            "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END \
+             WHERE id = $2 AND train = 1",
         )
-            .bind(i64::from(*changed))
-            .bind(id.as_str())
-            .execute(&mut *connection)
-            .await?;
+        .bind(i64::from(*changed))
+        .bind(id.as_str())
+        .execute(&mut *connection)
+        .await?;
         if there.rows_affected() == 0 {
             continue;
         }
