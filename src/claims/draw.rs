@@ -5,6 +5,7 @@ use std::error::Error;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
+use super::report::OverSeeds;
 use super::run::RunResult;
 use super::variant::Variant;
 
@@ -148,19 +149,25 @@ fn draw(
     Ok(svg)
 }
 
-/// Each seed thin, their mean thick.
+/// Each seed thin; their mean thick, with its interval.
 fn line(chart: &mut Chart<'_, '_>, curve: &Curve) -> Result<(), Box<dyn Error>> {
     for seed in &curve.seeds {
         let style = curve.colour.mix(0.3).stroke_width(1);
         chart.draw_series(LineSeries::new(seed.iter().copied(), style))?;
     }
     let points = curve.seeds.iter().map(Vec::len).min().unwrap_or(0);
-    let mean: Vec<(f64, f64)> = (0..points)
-        .map(|at| {
-            let sum: f64 = curve.seeds.iter().map(|seed| seed[at].1).sum();
-            (curve.seeds[0][at].0, sum / curve.seeds.len() as f64)
+    let over: Vec<(f64, OverSeeds)> = (0..points)
+        .filter_map(|at| {
+            let values: Vec<f64> = curve.seeds.iter().map(|seed| seed[at].1).collect();
+            Some((curve.seeds[0][at].0, OverSeeds::new(&values)?))
         })
         .collect();
+    let intervals = over.iter().filter(|(_, over)| over.half > 0.0);
+    chart.draw_series(intervals.map(|&(x, OverSeeds { mean, half, .. })| {
+        let ends = [(mean - half).max(0.0), (mean + half).min(100.0)];
+        PathElement::new(ends.map(|y| (x, y)), curve.colour.stroke_width(1))
+    }))?;
+    let mean = over.iter().map(|&(x, OverSeeds { mean, .. })| (x, mean));
     let colour = curve.colour;
     chart
         .draw_series(LineSeries::new(mean, colour.stroke_width(2)))?

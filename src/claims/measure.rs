@@ -40,7 +40,7 @@ pub async fn measure(
     service: &Service,
     weights: &WeightsLease,
 ) -> Result<Measured, ClaimsError> {
-    let tasks: Vec<Task> = (0..options.instructions as u64)
+    let tasks: Vec<Task> = (0..options.yardstick.instructions as u64)
         .map(|at| Task::sample(Split::HeldOut, &mut Dice::new(TASKS, at)))
         .collect();
     let mut prompts = Vec::with_capacity(tasks.len());
@@ -53,7 +53,7 @@ pub async fn measure(
         });
     }
     let rollout = RolloutConfig {
-        samples: options.samples.max(options.best_of),
+        samples: options.yardstick.samples.max(options.yardstick.best_of),
         top_p: 1.0,
         max_tokens: 64,
         ..RolloutConfig::default()
@@ -110,7 +110,7 @@ async fn best_of(
 ) -> Result<Vec<BestOfN>, ClaimsError> {
     let mut rows = Vec::new();
     let mut n = 1;
-    while n <= options.best_of {
+    while n <= options.yardstick.best_of {
         let winners = prompts
             .iter()
             .zip(answers)

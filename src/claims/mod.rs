@@ -21,9 +21,12 @@ mod variant;
 use std::path::PathBuf;
 
 use candle_core::Device;
+use serde::{Deserialize, Serialize};
 
 pub use report::Report;
 pub use variant::Variant;
+
+use run::RunResult;
 
 use crate::app::AppError;
 use crate::eval::EvalError;
@@ -79,21 +82,28 @@ pub struct ClaimsOptions {
     pub only: Vec<Variant>,
     /// Instructions a stage learns from.
     pub stage_prompts: usize,
-    /// Held-out instructions that weights are measured on, and samples of each.
-    pub instructions: usize,
-    pub samples: usize,
-    /// The largest N of best of N, a power of two.
-    pub best_of: usize,
+    pub yardstick: Yardstick,
     pub learning_rate: f64,
     /// Threads of the trainer.
     pub threads: usize,
     pub device: Device,
 }
 
+/// What weights are measured with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Yardstick {
+    /// Held-out instructions.
+    pub instructions: usize,
+    /// Samples of each; at least `best_of` are drawn.
+    pub samples: usize,
+    /// The largest N of best of N, a power of two.
+    pub best_of: usize,
+}
+
 /// Runs every variant under every seed. What is done already (its file is in `out`) is not done again.
 ///
 /// # Errors
-/// The first failure; what was finished stays.
+/// The first failure; what was finished stays. Results in `out` that came of other settings.
 pub async fn run(options: &ClaimsOptions) -> Result<Report, ClaimsError> {
     let io = |path: &std::path::Path| {
         let path = path.to_owned();
@@ -108,8 +118,9 @@ pub async fn run(options: &ClaimsOptions) -> Result<Report, ClaimsError> {
             }
             let path = options.out.join(format!("{}-{seed}.json", variant.name()));
             let result = match std::fs::read(&path) {
-                Ok(text) => serde_json::from_slice(&text)
-                    .map_err(|error| ClaimsError::Failed(format!("{}: {error}", path.display())))?,
+                Ok(text) => read(&text, options).map_err(|why| {
+                    ClaimsError::Failed(format!("{}: {why}; give another --out", path.display()))
+                })?,
                 Err(_) => {
                     tracing::warn!("claims: {} under seed {seed}", variant.name());
                     let result = run::run(options, variant, seed).await?;
@@ -125,4 +136,14 @@ pub async fn run(options: &ClaimsOptions) -> Result<Report, ClaimsError> {
     let report = Report::new(results);
     report.write(&options.out)?;
     Ok(report)
+}
+
+/// An earlier result, if it is one of what is asked for now.
+fn read(text: &[u8], options: &ClaimsOptions) -> Result<RunResult, String> {
+    let result: RunResult = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let settings = result.variant.config(options, result.seed);
+    if result.settings != settings || result.yardstick != options.yardstick {
+        return Err("it came of other settings".to_owned());
+    }
+    Ok(result)
 }

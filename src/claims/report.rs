@@ -64,6 +64,13 @@ impl OverSeeds {
     }
 }
 
+impl OverSeeds {
+    /// Whether a difference is certainly one: the whole interval is above nothing.
+    fn is_ahead(&self) -> bool {
+        self.mean > self.half
+    }
+}
+
 impl std::fmt::Display for OverSeeds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.seeds {
@@ -128,11 +135,22 @@ impl Report {
         OverSeeds::new(&gains.collect::<Vec<_>>())
     }
 
-    /// How far one variant is before another, seed by seed.
+    /// How far one variant is before another in a number of the last generation, seed by seed.
     fn lead(&self, ahead: Variant, behind: Variant, number: Number) -> Option<OverSeeds> {
+        self.difference(ahead, behind, |run| Some(number(run.generations.last()?)))
+    }
+
+    /// The same of a number of the whole run.
+    fn difference(
+        &self,
+        ahead: Variant,
+        behind: Variant,
+        number: impl Fn(&RunResult) -> Option<f64>,
+    ) -> Option<OverSeeds> {
         let by_seed = |variant| -> BTreeMap<u64, f64> {
-            let last = |run: &RunResult| Some((run.seed, number(run.generations.last()?)));
-            self.of(variant).filter_map(last).collect()
+            let runs = self.of(variant);
+            runs.filter_map(|run| Some((run.seed, number(run)?)))
+                .collect()
         };
         let (ahead, behind) = (by_seed(ahead), by_seed(behind));
         let leads = ahead
@@ -160,7 +178,7 @@ impl Report {
             claim: "2. on-policy before off-policy before offline, at equal updates",
             holds: on_off
                 .zip(off_offline)
-                .map(|(a, b)| a.mean > a.half && b.mean > b.half),
+                .map(|(a, b)| a.is_ahead() && b.is_ahead()),
             evidence: text(&[
                 ("on-policy", self.last(Variant::AtOnce, correct)),
                 ("off-policy", self.last(Variant::OffPolicy, correct)),
@@ -188,12 +206,12 @@ impl Report {
             });
             if let Some(gain) = OverSeeds::new(&gains.collect::<Vec<_>>()) {
                 let _ = write!(evidence, "N = {n}: {gain}; ");
-                points.push(gain.mean);
+                points.push(gain);
             }
         }
         Claim {
             claim: "3. best of N with the trained policy as its own judge is above the start's curve, N = 1 to 16",
-            holds: (!points.is_empty()).then(|| points.iter().all(|gain| *gain > 0.0)),
+            holds: (!points.is_empty()).then(|| points.iter().all(OverSeeds::is_ahead)),
             evidence: format!(
                 "points above the start, {}",
                 evidence.trim_end_matches("; ")
@@ -205,7 +223,7 @@ impl Report {
         let lead = self.lead(Variant::Stages, Variant::AtOnce, correct);
         Claim {
             claim: "4. sDPO: the data in stages before the same data at once",
-            holds: lead.map(|lead| lead.mean > lead.half),
+            holds: lead.as_ref().map(OverSeeds::is_ahead),
             evidence: text(&[
                 ("stages", self.last(Variant::Stages, correct)),
                 ("at once", self.last(Variant::AtOnce, correct)),
@@ -224,10 +242,7 @@ impl Report {
             self.gain(Variant::Polite, correct),
         ];
         let all = moved.iter().chain(&kept).all(Option::is_some);
-        let moves = moved
-            .iter()
-            .flatten()
-            .all(|gain| gain.mean > gain.half && gain.mean > 0.0);
+        let moves = moved.iter().flatten().all(OverSeeds::is_ahead);
         let keeps = kept
             .iter()
             .flatten()
@@ -244,56 +259,45 @@ impl Report {
         }
     }
 
+    /// The paper's method has a generator that is trained for its pairs; pairs without one are shown beside it.
     fn contrast(&self) -> Claim {
-        let share = |variant| {
-            let right = |truth: &PairTruth| 100.0 * truth.right as f64 / truth.pairs.max(1) as f64;
-            OverSeeds::new(
-                &self
-                    .of(variant)
-                    .map(|run| right(&run.pairs))
-                    .collect::<Vec<_>>(),
-            )
+        let share = |variant, number: fn(&PairTruth) -> f64| {
+            let shares: Vec<f64> = self
+                .of(variant)
+                .map(|run| 100.0 * number(&run.pairs))
+                .collect();
+            OverSeeds::new(&shares)
         };
-        let decided = |variant| {
-            let right =
-                |truth: &PairTruth| 100.0 * truth.right as f64 / truth.decidable.max(1) as f64;
-            OverSeeds::new(
-                &self
-                    .of(variant)
-                    .map(|run| right(&run.pairs))
-                    .collect::<Vec<_>>(),
-            )
-        };
-        let (plain, opposed, generated) = (
-            self.last(Variant::Plain, correct),
-            self.last(Variant::Contrast, correct),
-            self.last(Variant::ContrastGenerator, correct),
-        );
-        let best = |a: Option<OverSeeds>, b: Option<OverSeeds>| Some(a?.mean.max(b?.mean));
-        let ahead = |opposed: Option<f64>, plain: Option<OverSeeds>| Some(opposed? > plain?.mean);
-        let better = ahead(best(opposed, generated), plain);
-        let truest = best(
-            decided(Variant::Contrast),
-            decided(Variant::ContrastGenerator),
-        );
-        let truer = ahead(truest, decided(Variant::Plain));
+        let truer = self.difference(Variant::ContrastGenerator, Variant::Plain, |run| {
+            Some(100.0 * run.pairs.of_decidable())
+        });
+        let better = self.lead(Variant::ContrastGenerator, Variant::Plain, correct);
+        let ways = [
+            ("judged pairs", Variant::Plain),
+            ("opposed pairs", Variant::Contrast),
+            ("a generator's", Variant::ContrastGenerator),
+        ];
+        let evidence = ways.map(|(name, variant)| {
+            let numbers = text(&[
+                (
+                    "chosen right and rejected wrong",
+                    share(variant, PairTruth::of_all),
+                ),
+                ("of the decidable", share(variant, PairTruth::of_decidable)),
+                ("accuracy after", self.last(variant, correct)),
+            ]);
+            format!("{name}: {numbers}")
+        });
+        let leads = text(&[
+            ("a generator's truer than judged", truer),
+            ("policy better", better),
+        ]);
         Claim {
             claim: "6. SSO: opposed principles make truer pairs than judged samples, and a better policy",
-            holds: better.zip(truer).map(|(better, truer)| better && truer),
-            evidence: text(&[
-                (
-                    "chosen right and rejected wrong, of all judged pairs",
-                    share(Variant::Plain),
-                ),
-                ("of the decidable", decided(Variant::Plain)),
-                ("of all opposed pairs", share(Variant::Contrast)),
-                ("of the decidable", decided(Variant::Contrast)),
-                ("of a generator's", share(Variant::ContrastGenerator)),
-                ("of the decidable", decided(Variant::ContrastGenerator)),
-                ("accuracy after judged pairs", plain),
-                ("after opposed pairs", opposed),
-                ("after a generator's", generated),
-            ]),
+            holds: better
+                .zip(truer)
+                .map(|(better, truer)| better.is_ahead() && truer.is_ahead()),
+            evidence: format!("{}; {leads}", evidence.join("; ")),
         }
     }
 
@@ -369,6 +373,10 @@ fn text(numbers: &[(&str, Option<OverSeeds>)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::claims::Yardstick;
+    use crate::claims::measure::{BestOfN, Measured};
+    use crate::eval::stats::Estimate;
+    use crate::learn::LearnConfig;
 
     #[test]
     fn three_seeds_have_students_interval() {
@@ -378,6 +386,130 @@ mod tests {
         assert!((over.half - 4.968).abs() < 0.01, "{}", over.half);
         assert_eq!(OverSeeds::new(&[3.0]).unwrap().half, 0.0);
         assert!(OverSeeds::new(&[]).is_none());
+    }
+
+    /// A run whose generations have these accuracies (%), with best-of-N that much above each.
+    fn run(variant: Variant, seed: u64, accuracies: &[f64]) -> RunResult {
+        let estimate = |percent: f64| Estimate {
+            mean: percent / 100.0,
+            low: percent / 100.0,
+            high: percent / 100.0,
+            count: 1,
+        };
+        let generations = accuracies.iter().map(|&accuracy| GenerationResult {
+            name: accuracy.to_string(),
+            outcome: None,
+            measured: Measured {
+                correct: estimate(accuracy),
+                brief: estimate(accuracy),
+                polite: estimate(accuracy),
+                tokens: 3.0,
+                best_of: [1, 2]
+                    .map(|n| BestOfN {
+                        n,
+                        correct: estimate(accuracy + n as f64),
+                    })
+                    .into(),
+            },
+        });
+        RunResult {
+            variant,
+            seed,
+            settings: LearnConfig::default(),
+            yardstick: Yardstick {
+                instructions: 1,
+                samples: 1,
+                best_of: 2,
+            },
+            generations: generations.collect(),
+            pairs: PairTruth {
+                pairs: 10,
+                decidable: 5,
+                right: 4,
+            },
+            seconds: 1.0,
+        }
+    }
+
+    /// One run a seed: where each variant's accuracy starts and ends.
+    fn report(variants: &[(Variant, [[f64; 2]; 3])]) -> Report {
+        let runs = variants.iter().flat_map(|(variant, seeds)| {
+            (1..)
+                .zip(seeds)
+                .map(|(seed, accuracies)| run(*variant, seed, accuracies))
+        });
+        Report::new(runs.collect())
+    }
+
+    fn holds(report: &Report, number: usize) -> Option<bool> {
+        report.claims[number - 1].holds
+    }
+
+    #[test]
+    fn a_gain_must_be_certain_to_hold() {
+        let steady = report(&[(Variant::Stages, [[60.0, 75.0], [61.0, 75.5], [60.0, 74.5]])]);
+        assert_eq!(
+            (holds(&steady, 1), holds(&steady, 3)),
+            (Some(true), Some(true))
+        );
+        // The same mean, and one seed that learned nothing.
+        let uneven = report(&[(Variant::Stages, [[60.0, 82.0], [61.0, 61.0], [60.0, 82.0]])]);
+        assert_eq!(
+            (holds(&uneven, 1), holds(&uneven, 3)),
+            (Some(false), Some(false))
+        );
+        assert_eq!(holds(&steady, 2), None, "nothing to compare with");
+    }
+
+    #[test]
+    fn variants_are_compared_seed_by_seed() {
+        let seeds = |last: [f64; 3]| last.map(|last| [60.0, last]);
+        // Seeds differ by more than the variants do, and each variant keeps its place under every seed.
+        let ordered = report(&[
+            (Variant::AtOnce, seeds([83.0, 73.0, 93.0])),
+            (Variant::OffPolicy, seeds([80.0, 70.0, 90.1])),
+            (Variant::Offline, seeds([76.0, 66.1, 86.0])),
+            (Variant::Stages, seeds([82.0, 74.0, 93.0])),
+        ]);
+        assert_eq!(holds(&ordered, 2), Some(true));
+        assert_eq!(
+            holds(&ordered, 4),
+            Some(false),
+            "before in one, behind in another"
+        );
+        let swapped = report(&[
+            (Variant::AtOnce, seeds([80.0, 70.0, 90.0])),
+            (Variant::OffPolicy, seeds([83.0, 73.0, 93.1])),
+            (Variant::Offline, seeds([76.0, 66.1, 86.0])),
+        ]);
+        assert_eq!(holds(&swapped, 2), Some(false));
+    }
+
+    #[test]
+    fn a_principle_moves_its_property_and_costs_no_accuracy() {
+        let moved = [[10.0, 30.0], [11.0, 30.0], [10.0, 29.0]];
+        let both = report(&[(Variant::Brief, moved), (Variant::Polite, moved)]);
+        assert_eq!(holds(&both, 5), Some(true));
+        let unmoved = [[10.0, 10.0], [11.0, 12.0], [10.0, 9.0]];
+        let one = report(&[(Variant::Brief, moved), (Variant::Polite, unmoved)]);
+        assert_eq!(holds(&one, 5), Some(false));
+    }
+
+    #[test]
+    fn opposed_pairs_are_judged_by_the_generators() {
+        let seeds = |last: [f64; 3]| last.map(|last| [60.0, last]);
+        let mut report = report(&[
+            (Variant::Plain, seeds([70.0, 71.0, 70.0])),
+            (Variant::Contrast, seeds([90.0, 90.0, 90.0])),
+            (Variant::ContrastGenerator, seeds([75.0, 76.0, 75.5])),
+        ]);
+        assert_eq!(holds(&report, 6), Some(false), "the pairs are no truer");
+        for run in &mut report.runs {
+            if run.variant == Variant::ContrastGenerator {
+                run.pairs.right = 5;
+            }
+        }
+        assert_eq!(holds(&Report::new(report.runs), 6), Some(true));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use super::measure::{Measured, measure};
 use super::offline::train_offline;
 use super::variant::Variant;
-use super::{ClaimsError, ClaimsOptions};
+use super::{ClaimsError, ClaimsOptions, Yardstick};
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
 use crate::engine::EngineConfig;
 use crate::http::{HttpConfig, OnLogFailure, Permitted};
@@ -36,6 +36,7 @@ pub struct RunResult {
     pub variant: Variant,
     pub seed: u64,
     pub settings: LearnConfig,
+    pub yardstick: Yardstick,
     /// The start, and what served after each stage.
     pub generations: Vec<GenerationResult>,
     /// Pairs that were learned from, and how many of them the checker can tell apart and agrees with.
@@ -62,6 +63,18 @@ pub struct PairTruth {
     pub right: usize,
 }
 
+impl PairTruth {
+    /// Share of the pairs that are certainly true.
+    pub fn of_all(&self) -> f64 {
+        self.right as f64 / self.pairs.max(1) as f64
+    }
+
+    /// Share of the pairs that can be told apart that are true.
+    pub fn of_decidable(&self) -> f64 {
+        self.right as f64 / self.decidable.max(1) as f64
+    }
+}
+
 /// Runs it from nothing to its numbers.
 pub async fn run(
     options: &ClaimsOptions,
@@ -81,6 +94,7 @@ pub async fn run(
         variant,
         seed,
         settings,
+        yardstick: options.yardstick,
         generations,
         pairs,
         seconds: begun.elapsed().as_secs_f64(),

@@ -114,6 +114,7 @@ impl Variant {
             config.gates.max_kl = f64::MAX;
             config.gates.max_norm = f64::MAX;
             config.gates.max_truncated = 1.0;
+            config.gates.tolerance = 1.0_f64.next_down();
             config.stage.kl_budget = f64::MAX;
         }
         match self {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use clap::Args;
 
-use crate::claims::{self, ClaimsOptions, Variant};
+use crate::claims::{self, ClaimsOptions, Variant, Yardstick};
 
 #[derive(Debug, Args)]
 pub struct ClaimsArgs {
@@ -45,9 +45,11 @@ pub fn run(args: &ClaimsArgs, threads: usize, device: Device) -> anyhow::Result<
         seeds: args.seeds.clone(),
         only: args.only.clone(),
         stage_prompts: args.stage_prompts,
-        instructions: args.instructions,
-        samples: args.samples,
-        best_of: args.best_of,
+        yardstick: Yardstick {
+            instructions: args.instructions,
+            samples: args.samples,
+            best_of: args.best_of,
+        },
         learning_rate: args.learning_rate,
         threads,
         device,
