@@ -1,7 +1,7 @@
 //! The binary: parse, run, say what went wrong.
 
 use clap::Parser;
-use libmimalloc_sys::{mi_option_set, mi_option_t};
+use libmimalloc_sys::{mi_option_set_default, mi_option_t};
 use selfjudge::cli::Cli;
 
 /// Activations are allocated and freed at every op.
@@ -16,8 +16,8 @@ fn main() -> anyhow::Result<()> {
     // A step frees its activations, and the next allocates the same ones again: given back to the system in between, every page
     // of them would be faulted in anew. A server, whose load comes and goes, gives back what it has not used for a second.
     let purge_delay_ms = if cli.trains() { -1 } else { 1000 };
-    // SAFETY: sets one number of the allocator; any value is valid.
-    unsafe { mi_option_set(PURGE_DELAY, purge_delay_ms) };
+    // SAFETY: sets one number of the allocator; any value is valid. The environment (MIMALLOC_PURGE_DELAY) goes before it.
+    unsafe { mi_option_set_default(PURGE_DELAY, purge_delay_ms) };
     selfjudge::cli::run(cli)
 }
 

@@ -1,5 +1,6 @@
 //! The server's other door: the learner, its generations and its audit events.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -93,26 +94,114 @@ impl Admin {
         }
     }
 
-    /// What `GET /generations` says of its pointers, where it contradicts itself.
+    /// Where the policy stands, and the newest generation that has ever been promoted.
+    ///
+    /// # Errors
+    /// The connection's, or an answer of another shape.
+    pub async fn policy(&self) -> anyhow::Result<(String, Option<String>)> {
+        let answer = self.get("/generations").await?;
+        let policy = answer["pointers"]["policy"].as_str();
+        let policy = policy.with_context(|| format!("GET /generations answers {answer}"))?;
+        Ok((policy.to_owned(), newest_promoted(&answer)))
+    }
+
+    /// Moves the policy from where it is expected to another generation, or to `base`.
+    ///
+    /// # Errors
+    /// The connection's, or a refusal.
+    pub async fn move_policy(&self, from: &str, to: &str) -> anyhow::Result<()> {
+        let way = if to == "base" { "rollback" } else { "promote" };
+        let path = format!("/generations/{to}/{way}");
+        self.client.post(&path, &json!({"expected": from})).await?;
+        Ok(())
+    }
+
+    /// Reads the audit trail to its end.
+    ///
+    /// # Errors
+    /// The connection's, or an answer of another shape.
+    pub async fn trail(&self) -> anyhow::Result<Trail> {
+        let mut trail = Trail {
+            verifies: self.get("/events?verify=true&limit=1").await?["valid"] == true,
+            ..Trail::default()
+        };
+        loop {
+            let path = format!("/events?limit=1000&after={}", trail.last);
+            let answer = self.get(&path).await?;
+            let events = answer["events"].as_array();
+            let events = events.context("GET /events has no events")?;
+            if events.is_empty() {
+                return Ok(trail);
+            }
+            for event in events {
+                trail.add(event)?;
+            }
+        }
+    }
+
+    /// What `GET /generations` says of its pointers, where it contradicts itself or the audit trail.
     ///
     /// # Errors
     /// The connection's.
     pub async fn pointer_fault(&self) -> anyhow::Result<Option<String>> {
-        Ok(pointer_fault(&self.get("/generations").await?))
+        let mut fault = None;
+        // The learner may move a pointer between the two looks.
+        for _ in 0..3 {
+            let answer = self.get("/generations").await?;
+            fault = pointer_fault(&answer).or(self.trail().await?.contradicts(&answer));
+            if fault.is_none() {
+                break;
+            }
+        }
+        Ok(fault)
+    }
+}
+
+/// What the audit trail tells.
+#[derive(Debug, Default)]
+pub struct Trail {
+    /// The number of its last event; they are counted from 1.
+    pub last: u64,
+    /// Whether every event has the hash that it should have.
+    pub verifies: bool,
+    /// Where each pointer that was ever moved was moved to last.
+    moved: BTreeMap<String, String>,
+}
+
+impl Trail {
+    fn add(&mut self, event: &Value) -> anyhow::Result<()> {
+        let number = event["sequence"].as_u64();
+        self.last = number.with_context(|| format!("an event without a number: {event}"))?;
+        if event["action"] == "pointers.moved" {
+            for one in event["detail"]["moves"].as_array().into_iter().flatten() {
+                if let (Some(pointer), Some(to)) = (one["pointer"].as_str(), one["to"].as_str()) {
+                    self.moved.insert(pointer.to_owned(), to.to_owned());
+                }
+            }
+        }
+        Ok(())
     }
 
-    /// What is wrong with the audit chain, if something is, and how many events it has.
-    ///
-    /// # Errors
-    /// The connection's, or an answer of another shape.
-    pub async fn events(&self) -> anyhow::Result<(usize, Option<String>)> {
-        let answer = self.get("/events?verify=true").await?;
-        let events = answer["events"].as_array();
-        let count = events.context("GET /events has no events")?.len();
-        let fault = (answer["valid"] != true)
-            .then(|| format!("the audit chain of {count} events does not verify"));
-        Ok((count, fault))
+    /// A pointer that is not where it was moved to: a move and its event are one transaction.
+    fn contradicts(&self, generations: &Value) -> Option<String> {
+        let mut moved = self.moved.iter();
+        moved.find_map(|(name, to)| {
+            let at = &generations["pointers"][name];
+            (at != to).then(|| format!("pointer `{name}` is at {at}, and was moved to {to}"))
+        })
     }
+}
+
+/// The id of the last of the generations that served at some time.
+fn newest_promoted(answer: &Value) -> Option<String> {
+    let generations = answer["generations"].as_array()?.iter();
+    let served = generations.filter(|generation| {
+        ["promoted", "rolled_back"]
+            .iter()
+            .any(|state| generation["state"] == *state)
+    });
+    let newest = served.max_by_key(|generation| generation["created_at"].as_i64())?;
+    newest["id"].as_str().map(str::to_owned)
 }
 
 /// Every pointer must name exactly one of the generations, or `base`: the model without an adapter.
@@ -153,6 +242,38 @@ mod tests {
         assert_eq!(progress.count("updates").unwrap(), 12.0);
         assert!(progress.count("pairs").is_err());
         assert!(Progress::read(json!({})).is_err());
+    }
+
+    #[test]
+    fn the_trail_knows_where_pointers_are() {
+        let moved = |sequence: u64, to: &str| {
+            let moves = json!([{"pointer": "policy", "from": "?", "to": to}]);
+            json!({"sequence": sequence, "action": "pointers.moved", "detail": {"moves": moves}})
+        };
+        let mut trail = Trail::default();
+        for event in [
+            moved(1, "a"),
+            json!({"sequence": 2, "action": "other"}),
+            moved(3, "b"),
+        ] {
+            trail.add(&event).unwrap();
+        }
+        assert_eq!(trail.last, 3);
+        let at = |policy: &str| json!({"pointers": {"policy": policy, "judge": "base"}});
+        assert_eq!(trail.contradicts(&at("b")), None);
+        assert!(trail.contradicts(&at("a")).is_some());
+        assert!(trail.add(&json!({})).is_err());
+    }
+
+    #[test]
+    fn the_newest_generation_that_served_is_found() {
+        let one =
+            |id: &str, state: &str, at: i64| json!({"id": id, "state": state, "created_at": at});
+        let answer = json!({"generations": [
+            one("a", "promoted", 1), one("b", "rolled_back", 2), one("c", "rejected", 3)
+        ]});
+        assert_eq!(newest_promoted(&answer).as_deref(), Some("b"));
+        assert_eq!(newest_promoted(&json!({"generations": []})), None);
     }
 
     #[test]

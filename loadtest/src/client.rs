@@ -110,6 +110,35 @@ impl Client {
         Ok(serde_json::from_str(&text)?)
     }
 
+    /// The events that answer a POST, each with the moment it came; without the last, `[DONE]`.
+    ///
+    /// # Errors
+    /// The connection's, another status than 200, an event that is no JSON or tells of an error, a stream without its end.
+    pub async fn events(&self, path: &str, body: &Value) -> anyhow::Result<Vec<(Instant, Value)>> {
+        let exchange = async {
+            let answer = self.open(Method::POST, path, body.to_string().into(), false);
+            let Answer {
+                response,
+                connection: _connection,
+            } = answer.await?;
+            let status = response.status();
+            anyhow::ensure!(status == StatusCode::OK, "POST {path}: {status}");
+            let mut stream = BodyDataStream::new(response.into_body()).eventsource();
+            let mut events = Vec::new();
+            while let Some(event) = stream.next().await {
+                let event = event?;
+                if event.data == "[DONE]" {
+                    return Ok(events);
+                }
+                let piece: Value = serde_json::from_str(&event.data)?;
+                anyhow::ensure!(piece["error"].is_null(), "POST {path}: {piece}");
+                events.push((Instant::now(), piece));
+            }
+            anyhow::bail!("POST {path}: no last event")
+        };
+        tokio::time::timeout(self.timeout, exchange).await?
+    }
+
     async fn open(
         &self,
         method: Method,

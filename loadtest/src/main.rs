@@ -87,6 +87,8 @@ enum Scenario {
     Soak(scenario::soak::Soak),
     /// The same load alone and while the server learns.
     Interference(scenario::interference::Interference),
+    /// Weights that are swapped again and again under load.
+    Swap(scenario::swap::Swap),
     /// A server that is killed again and again; nothing acknowledged may be lost.
     Kills(scenario::kills::Kills),
     /// A tournament beside clients that hold it through completions.
@@ -140,6 +142,7 @@ impl Scenario {
             Self::Overload(scenario) => scenario.run(context).await,
             Self::Soak(scenario) => scenario.run(context).await,
             Self::Interference(scenario) => scenario.run(context).await,
+            Self::Swap(scenario) => scenario.run(context).await,
             Self::Kills(scenario) => scenario.run(context).await,
             Self::Judging(scenario) => scenario.run(context).await,
         }

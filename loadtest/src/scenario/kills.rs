@@ -1,7 +1,7 @@
 //! A server that is killed at random moments under logged traffic, again and again, and loses nothing.
 //!
-//! After each restart every record that was acknowledged must be there, every pointer must name one generation, and the chain of
-//! audit events must verify.
+//! After each restart every record that was acknowledged must be there, every pointer must name one generation and be where its last
+//! event moved it, and the chain of audit events must verify.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -108,14 +108,17 @@ impl Kills {
             ledger.look_up(client, &mut rng, last).await?;
             let fault = admin.pointer_fault().await?;
             wrong.extend(fault.map(|fault| format!("round {round}: {fault}")));
-            let (count, fault) = admin.events().await?;
-            if count < events {
+            let trail = admin.trail().await?;
+            if trail.last < events {
+                let last = trail.last;
                 wrong.push(format!(
-                    "round {round}: {count} events, where there were {events}"
+                    "round {round}: {last} events, where there were {events}"
                 ));
             }
-            events = count;
-            wrong.extend(fault.map(|fault| format!("round {round}: {fault}")));
+            events = trail.last;
+            if !trail.verifies {
+                wrong.push(format!("round {round}: the audit trail does not verify"));
+            }
             if last {
                 process.kill()?;
                 break;

@@ -8,6 +8,7 @@ pub mod replay;
 pub mod slow;
 pub mod soak;
 pub mod steady;
+pub mod swap;
 
 use crate::server::Server;
 use crate::summary::Limits;

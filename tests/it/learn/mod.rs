@@ -3,5 +3,6 @@
 mod canary;
 mod faults;
 mod follow;
+mod outage;
 mod support;
 mod traffic;

@@ -149,6 +149,13 @@ impl Drop for Follower {
     }
 }
 
+/// A program that ended before it listened.
+pub struct Ended {
+    /// As by `kill -9`.
+    pub killed: bool,
+    pub said: String,
+}
+
 /// A running program. Killed when dropped.
 pub struct Program {
     child: Child,
@@ -161,11 +168,12 @@ impl Program {
     /// # Panics
     /// If it does not come up; see [`Self::try_start`].
     pub fn start(setup: &Setup<'_>) -> Self {
-        Self::try_start(setup).unwrap_or_else(|said| panic!("it did not come up:\n{said}"))
+        Self::try_start(setup).unwrap_or_else(|ended| panic!("it did not come up:\n{}", ended.said))
     }
 
-    /// None where it ended before it listened: killed at its fault, which is fine there.
-    pub fn try_start(setup: &Setup<'_>) -> Result<Self, String> {
+    /// # Errors
+    /// How it ended, if it did before it listened.
+    pub fn try_start(setup: &Setup<'_>) -> Result<Self, Ended> {
         let mut child = setup.command().spawn().unwrap();
         let said = BufReader::new(child.stderr.take().unwrap());
         let (lines, heard) = mpsc::channel();
@@ -178,9 +186,11 @@ impl Program {
         let (mut url, mut admin, mut all) = (None, None, String::new());
         while url.is_none() || admin.is_none() {
             let Ok(line) = heard.recv_timeout(PATIENCE) else {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(all);
+                let by_itself = wait_for("its end", || child.try_wait().unwrap());
+                return Err(Ended {
+                    killed: by_itself.signal() == Some(libc::SIGKILL),
+                    said: all,
+                });
             };
             let address = line
                 .split_whitespace()
@@ -309,6 +319,14 @@ impl Program {
     /// Whether it was killed as by `kill -9`.
     pub fn was_killed(&mut self) -> bool {
         self.wait().signal() == Some(libc::SIGKILL)
+    }
+
+    /// Whether a program that is to kill itself did, now or before it listened.
+    pub fn dies(setup: &Setup<'_>) -> bool {
+        match Self::try_start(setup) {
+            Ok(mut program) => program.was_killed(),
+            Err(ended) => ended.killed,
+        }
     }
 
     /// SIGTERM, and the drain.
