@@ -1,7 +1,7 @@
 //! Weights that are swapped again and again under load: nothing fails, no answer is of two versions, nobody waits.
 //!
-//! On a processor an answer depends on its prompt and its weights alone, not on what else runs. So what each version answers to each
-//! prompt is asked once, greedily, and under load every answer must be, token by token, that of the version it names.
+//! On a processor an answer depends on its prompt, its seed and its weights alone, not on what else runs. So what each version answers
+//! to each prompt is asked once, and under load every answer must be, token by token, that of the version it names.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -155,7 +155,7 @@ async fn move_to(admin: &Admin, at: &mut String, to: &str) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Asks for a greedy answer of a fixed length and reads its stream.
+/// Asks for an answer of a fixed length, drawn with a seed of its prompt's own, and reads its stream.
 async fn hear(
     client: &Client,
     number: usize,
@@ -163,7 +163,7 @@ async fn hear(
     tokens: usize,
 ) -> anyhow::Result<Heard> {
     let body = json!({
-        "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": true, "stream": true, "log": {"retain": false},
+        "prompt": prompt, "max_tokens": tokens, "seed": number, "ignore_eos": true, "stream": true, "log": {"retain": false},
     });
     let mut heard = Heard {
         prompt: number,

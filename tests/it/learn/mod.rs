@@ -3,6 +3,7 @@
 mod canary;
 mod faults;
 mod follow;
+mod options;
 mod outage;
 mod support;
 mod traffic;

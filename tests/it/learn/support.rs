@@ -388,9 +388,14 @@ max_truncated = 1.0
 
 /// A data directory with enough traffic for one stage.
 pub fn with_traffic() -> tempfile::TempDir {
+    with_calls(40)
+}
+
+/// A data directory with so many logged calls.
+pub fn with_calls(count: usize) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let program = Program::start(&Setup::new(dir.path()));
-    for number in 0..40 {
+    for number in 0..count {
         program.ask(number);
     }
     program.stop();

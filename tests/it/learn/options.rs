@@ -1,0 +1,150 @@
+//! Stages under other settings than the plain ones: all options at once, gates that refuse, a budget that runs out.
+
+use serde_json::{Value, json};
+
+use super::support::{LEARN, Program, Setup, copy, wait_for, with_calls};
+
+/// Every option that changes what is learned, in two stages: principles, soft labels, opposed principles by a generator, active
+/// selection, replay, extrapolation.
+const EVERYTHING: &str = r#"
+[stage]
+prompts = 8
+batch = 4
+order = "easy_first"
+held_out = 0.3
+principal_share = 1.0
+checkpoint_every = 1
+kl_budget = 1e9
+unattended = 2
+
+[rollout]
+samples = 2
+top_p = 0.9
+max_tokens = 48
+
+[judging]
+disagreement = "soften"
+soft_labels = true
+principles = ["correct", "brief"]
+
+[contrast]
+share = 0.5
+generator = true
+confirmed = false
+max_distance = 100.0
+principles = [{ good = "Answer correctly.", bad = "Answer wrongly." }]
+
+[active]
+oversample = 2
+entropy = 0.5
+
+[replay]
+share = 0.3
+
+[dpo]
+lora = { r = 4, lora_alpha = 8 }
+schedule = { learning_rate = 1e-3 }
+
+[gates]
+prompts = 3
+win_rate = { p0 = 1e-6, p1 = 2e-6 }
+min_length_controlled = 0.0
+max_kl = 1e9
+max_norm = 1e9
+max_truncated = 1.0
+tolerance = 0.99
+
+[publish]
+extrapolate = 0.5
+"#;
+
+/// Waits for so many ended stages; their generations, the oldest first.
+fn ended(program: &Program, stages: usize) -> Vec<Value> {
+    wait_for("the end of the stages", || {
+        let train = program.admin_get("/train");
+        assert_ne!(train["state"], "failed", "{train}");
+        let generations = program.admin_get("/generations");
+        let mut generations = generations["generations"].as_array().unwrap().clone();
+        generations.sort_by_key(|generation| generation["stage"].as_i64());
+        let over = generations.iter().filter(|one| one["state"] != "candidate");
+        (over.count() >= stages).then_some(generations)
+    })
+}
+
+#[test]
+fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
+    let dir = with_calls(90);
+    let promoted = |program: &Program| -> Vec<Value> {
+        let generations = ended(program, 2);
+        let ids = generations.iter().map(|one| one["id"].clone());
+        assert!(generations.iter().all(|one| one["state"] == "promoted"));
+        ids.collect()
+    };
+    let uninterrupted = copy(dir.path());
+    let program = Program::start(&Setup::learning(uninterrupted.path(), EVERYTHING));
+    let expected = promoted(&program);
+    let metrics = program.metrics();
+    program.stop();
+    // What the options are for took place.
+    let counted = |name: &str, label: &str| {
+        let lines = metrics.lines().filter(|line| line.starts_with(name));
+        let of = lines.filter(|line| line.contains(label));
+        of.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum::<f64>()
+    };
+    assert!(
+        counted("selfjudge:train_pairs_dropped_total", "not_selected") > 0.0,
+        "{metrics}"
+    );
+
+    // In the first update; after a checkpoint of the second stage.
+    for place in ["train.step:1", "train.checkpoint:4"] {
+        let dir = copy(dir.path());
+        let setup = Setup {
+            fault: Some(place),
+            ..Setup::learning(dir.path(), EVERYTHING)
+        };
+        assert!(Program::dies(&setup), "{place}: it was not killed");
+        let program = Program::start(&Setup::learning(dir.path(), EVERYTHING));
+        assert_eq!(promoted(&program), expected, "{place}: another trajectory");
+        program.stop();
+    }
+}
+
+#[test]
+fn a_candidate_that_a_gate_refuses_does_not_serve_and_is_not_built_on() {
+    let dir = with_calls(60);
+    let learn = LEARN.replace("p0 = 1e-6, p1 = 2e-6", "p0 = 0.98, p1 = 0.99");
+    let learn = learn.replace("[gates]", "[gates]\npass_undecided = false");
+    let program = Program::start(&Setup::learning(dir.path(), &learn));
+    let generations = ended(&program, 2);
+    program.admin_post("/train/pause", &Value::Null);
+    for generation in &generations[..2] {
+        assert_eq!(generation["state"], "rejected", "{generation}");
+        assert_eq!(generation["parent"], "base", "{generation}");
+        assert_eq!(generation["reference"], "base", "{generation}");
+        let gates = generation["gates"].as_array().unwrap();
+        let refused = gates.iter().filter(|gate| gate["passed"] == false);
+        let names: Vec<&Value> = refused.map(|gate| &gate["gate"]).collect();
+        assert!(names.contains(&&json!("win_rate")), "{names:?}");
+    }
+    assert_eq!(program.policy(), "base");
+    program.stop();
+}
+
+#[test]
+fn a_stage_ends_early_once_its_divergence_is_beyond_the_budget() {
+    let dir = with_calls(60);
+    // A rate at which the policy is somewhere else after a few updates.
+    let learn = LEARN
+        .replace("prompts = 8\nbatch = 4", "prompts = 24\nbatch = 2")
+        .replace("kl_budget = 1e9", "kl_budget = 0.01")
+        .replace("learning_rate = 1e-3", "learning_rate = 3e-2");
+    let program = Program::start(&Setup::learning(dir.path(), &learn));
+    let generations = ended(&program, 1);
+    let train = program.admin_get("/train");
+    assert!(train["kl"].as_f64().unwrap() > 0.01, "{train}");
+    let updates = generations[0]["manifest"]["updates"].as_u64();
+    assert!(updates.unwrap() < 12, "{}", generations[0]);
+    program.stop();
+}
