@@ -293,21 +293,83 @@ mod tests {
         }
     }
 
+    /// Everybody's strength: a total order that the indices do not give away.
+    fn strengths(candidates: usize, seed: u64) -> Vec<usize> {
+        let mut strengths: Vec<usize> = (0..candidates).collect();
+        strengths.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        strengths
+    }
+
+    fn stronger(strengths: &[usize], played: Match) -> Outcome {
+        outcome(strengths[played.first] > strengths[played.second])
+    }
+
     #[test]
-    fn a_true_judge_finds_the_best() {
-        for seed in 0..300 {
-            for candidates in [1, 2, 3, 5, 8, 13] {
-                for method in [Method::Knockout, Method::RoundRobin] {
+    fn a_true_judge_finds_the_best_of_any_number() {
+        for candidates in 2..=65 {
+            let everyone = Method::Ring { pivots: candidates };
+            let methods = [
+                (Method::Knockout, 100),
+                (Method::RoundRobin, 2),
+                (everyone, 2),
+            ];
+            for (method, draws) in methods {
+                for seed in 0..draws {
+                    let strengths = strengths(candidates, seed);
                     let bracket = Bracket::new(candidates, method, seed).unwrap();
-                    let (bracket, _) =
-                        play(bracket, |played| outcome(played.first > played.second));
-                    assert_eq!(
-                        bracket.winner(),
-                        Some(candidates - 1),
-                        "{method:?} of {candidates}"
-                    );
+                    let (bracket, _) = play(bracket, |played| stronger(&strengths, played));
+                    let winner = bracket.winner().unwrap();
+                    let strength = strengths[winner];
+                    assert_eq!(strength, candidates - 1, "{method:?}, seed {seed}");
                 }
             }
+        }
+    }
+
+    /// The same survivors, drawn until `bye` has the bye.
+    fn redrawn(bracket: &Bracket, bye: usize) -> Bracket {
+        let draws = (0..).map(|seed| {
+            let mut drawn = bracket.clone();
+            drawn.rng = ChaCha8Rng::seed_from_u64(seed);
+            drawn.pair_up();
+            drawn
+        });
+        let mut fitting = draws.filter(|drawn| drawn.bye() == Some(bye));
+        fitting.next().expect("there is always another draw")
+    }
+
+    /// Plays on from `bracket` with every survivor of every odd round as its bye; how many ways there were.
+    fn every_bye(mut bracket: Bracket, strengths: &[usize]) -> usize {
+        if bracket.round().is_empty() {
+            let winner = bracket.winner().unwrap();
+            assert_eq!(strengths[winner], strengths.len() - 1);
+            return 1;
+        }
+        let record = |mut bracket: Bracket| {
+            let played = bracket.round().iter();
+            let outcomes: Vec<_> = played.map(|played| stronger(strengths, *played)).collect();
+            bracket.record(&outcomes).unwrap();
+            every_bye(bracket, strengths)
+        };
+        if bracket.bye().is_none() {
+            return record(bracket);
+        }
+        bracket.survivors.sort_unstable();
+        let byes = bracket.survivors.clone().into_iter();
+        byes.map(|bye| record(redrawn(&bracket, bye))).sum()
+    }
+
+    #[test]
+    fn a_true_judge_finds_the_best_whoever_has_the_byes() {
+        for candidates in 2..=32usize {
+            let strengths = strengths(candidates, candidates as u64);
+            let bracket = Bracket::new(candidates, Method::Knockout, 1).unwrap();
+            let (mut ways, mut left) = (1, candidates);
+            while left > 1 {
+                ways *= if left % 2 == 1 { left } else { 1 };
+                left = left.div_ceil(2);
+            }
+            assert_eq!(every_bye(bracket, &strengths), ways, "of {candidates}");
         }
     }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::*;
@@ -49,16 +51,24 @@ fn distributions_are_those_of_transformers() {
         for (id, weight) in candidates {
             ours[id as usize] = weight / total;
         }
-        // Among equally probable tokens at the edge of the nucleus, which ones stay is a matter of the sort.
-        let sorted = |mut p: Vec<f64>| {
-            p.sort_by(f64::total_cmp);
-            p
-        };
-        for (ours, theirs) in sorted(ours).iter().zip(sorted(case.probabilities)) {
-            assert!(
-                (ours - theirs).abs() < 2e-6,
-                "{ours} where transformers has {theirs}: {params:?}"
-            );
+        // Of equally probable tokens at the edge of the nucleus, which ones stay is a matter of the sort: they are compared as one.
+        let mut by_logit: BTreeMap<u32, Vec<(f64, f64)>> = BTreeMap::new();
+        for (logit, pair) in logits.iter().zip(ours.into_iter().zip(case.probabilities)) {
+            by_logit.entry(logit.to_bits()).or_default().push(pair);
+        }
+        for (logit, equals) in by_logit {
+            let sorted = |which: fn(&(f64, f64)) -> f64| {
+                let mut values: Vec<f64> = equals.iter().map(which).collect();
+                values.sort_by(f64::total_cmp);
+                values
+            };
+            for (ours, theirs) in sorted(|pair| pair.0).into_iter().zip(sorted(|pair| pair.1)) {
+                assert!(
+                    (ours - theirs).abs() < 2e-6,
+                    "{ours} where transformers has {theirs} for logit {}: {params:?}",
+                    f32::from_bits(logit)
+                );
+            }
         }
     }
 }
