@@ -1,4 +1,4 @@
-//! Where the program computes: CPU or GPU, on how many threads, with which instructions; and who may, when several want to.
+//! Where the program computes: CPU or GPU, on how many threads; and who may, when several want to.
 
 mod arbiter;
 pub mod team;
@@ -161,33 +161,6 @@ fn is_single_threaded() -> bool {
     true
 }
 
-/// The instruction set extensions that the kernels dispatch on, as one line for the log and the run manifest.
-pub fn isa() -> String {
-    let mut line = std::env::consts::ARCH.to_owned();
-    #[cfg(target_arch = "x86_64")]
-    for (name, there) in [
-        ("avx2", is_x86_feature_detected!("avx2")),
-        ("fma", is_x86_feature_detected!("fma")),
-        ("f16c", is_x86_feature_detected!("f16c")),
-        ("avx512f", is_x86_feature_detected!("avx512f")),
-        ("avx512bf16", is_x86_feature_detected!("avx512bf16")),
-        ("amx-bf16", amx_bf16()),
-    ] {
-        if there {
-            line.push(' ');
-            line.push_str(name);
-        }
-    }
-    line
-}
-
-/// CPUID leaf 7, EDX bit 22; the standard macro's name for it is not stable yet.
-#[cfg(target_arch = "x86_64")]
-fn amx_bf16() -> bool {
-    use std::arch::x86_64::{__cpuid, __cpuid_count};
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (1 << 22) != 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,10 +206,5 @@ mod tests {
     fn threads_cannot_be_set_once_others_run() {
         // The test harness is such another thread.
         assert!(init_threads(Some(1)).is_err());
-    }
-
-    #[test]
-    fn the_isa_line_begins_with_the_architecture() {
-        assert!(isa().starts_with(std::env::consts::ARCH));
     }
 }

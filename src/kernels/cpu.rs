@@ -22,22 +22,18 @@ macro_rules! multiversioned {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                if std::arch::is_x86_feature_detected!("avx512f")
-                    && std::arch::is_x86_feature_detected!("avx512vl")
-                    && std::arch::is_x86_feature_detected!("avx512bw")
-                    && std::arch::is_x86_feature_detected!("avx512dq")
-                {
-                    // SAFETY: the features were just detected.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if std::arch::is_x86_feature_detected!("avx2")
-                    && std::arch::is_x86_feature_detected!("fma")
-                {
-                    // SAFETY: the features were just detected.
-                    return unsafe { avx2($($arg),*) };
+                use $crate::kernels::isa::{Isa, Vector};
+                match Isa::detect().vector {
+                    // SAFETY: the processor has what these say.
+                    Vector::Avx512 => unsafe { avx512($($arg),*) },
+                    Vector::Avx2 => unsafe { avx2($($arg),*) },
+                    _ => body($($arg),*),
                 }
             }
-            body($($arg),*)
+            #[cfg(not(target_arch = "x86_64"))]
+            {
+                body($($arg),*)
+            }
         }
     };
 }

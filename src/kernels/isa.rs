@@ -97,6 +97,11 @@ impl std::fmt::Display for Isa {
     }
 }
 
+/// The architecture and the sets that are used of it, as one line for the papers of a run.
+pub fn machine() -> String {
+    format!("{} {}", std::env::consts::ARCH, Isa::detect())
+}
+
 #[cfg(target_arch = "x86_64")]
 fn probe() -> Isa {
     let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
@@ -156,6 +161,19 @@ fn amx_bf16() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_machines_line_is_what_the_kernels_use() {
+        let line = machine();
+        let used = line.strip_prefix(std::env::consts::ARCH).unwrap().trim();
+        assert_eq!(used, Isa::detect().to_string());
+        let all = Isa {
+            vector: Vector::Avx512,
+            avx512_bf16: true,
+            amx_bf16: true,
+        };
+        assert_eq!(all.to_string(), "avx512+avx512bf16+amxbf16");
+    }
 
     #[test]
     fn every_available_set_is_within_the_detected_one() {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::digest::FileDigest;
+use crate::kernels::isa::machine;
 
 const FILE: &str = "run_manifest.json";
 
@@ -100,7 +101,7 @@ impl RunManifest {
             started: rfc3339(SystemTime::now()),
             resumed: Vec::new(),
             ended: None,
-            isa: crate::device::isa(),
+            isa: machine(),
             threads,
             device,
             data,
