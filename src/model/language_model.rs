@@ -13,7 +13,6 @@ use super::decoder::compute_dtype;
 use super::sampling::{Draws, log_softmax_at};
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
 use crate::kernels::attention::AttentionMetadata;
-use crate::kernels::isa::Isa;
 use crate::kernels::kv_store::KvCache;
 use crate::kernels::linear::{PackedLinear, WeightFormat, choose};
 use crate::nn::{AttentionBackend, Linear, Lora};
@@ -119,7 +118,7 @@ impl ParameterSource for Serving<'_> {
         if !self.options.device.is_cpu() {
             return Ok(Linear::plain(weight, bias, lora));
         }
-        let format = choose(Isa::detect(), weight.dtype(), self.options.format);
+        let format = choose(weight.dtype(), self.options.format);
         let packed = PackedLinear::from_tensor(&weight, bias.as_ref(), format)?;
         Ok(Linear::packed(packed, lora))
     }

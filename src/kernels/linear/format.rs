@@ -2,8 +2,6 @@
 
 use candle_core::DType;
 
-use crate::kernels::isa::Isa;
-
 /// How a packed weight is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
@@ -30,7 +28,7 @@ impl WeightFormat {
 /// bf16 is exactly an f32) and halves what a decode step reads; where it is, it is also the far faster arithmetic, at
 /// the price of rounding activations to bf16. Ask for f32 to compare with a reference. Checkpoints in f32 or f16 hold
 /// more bits than bf16 has and become f32.
-pub fn choose(_isa: Isa, stored: DType, asked: Option<WeightFormat>) -> WeightFormat {
+pub fn choose(stored: DType, asked: Option<WeightFormat>) -> WeightFormat {
     asked.unwrap_or(match stored {
         DType::BF16 => WeightFormat::Bf16,
         _ => WeightFormat::F32,
@@ -43,13 +41,10 @@ mod tests {
 
     #[test]
     fn bf16_stays_and_wishes_win() {
-        let isa = Isa::detect();
-        assert_eq!(choose(isa, DType::BF16, None), WeightFormat::Bf16);
-        assert_eq!(choose(isa, DType::F32, None), WeightFormat::F32);
-        assert_eq!(choose(isa, DType::F16, None), WeightFormat::F32);
-        assert_eq!(
-            choose(isa, DType::BF16, Some(WeightFormat::F32)),
-            WeightFormat::F32
-        );
+        assert_eq!(choose(DType::BF16, None), WeightFormat::Bf16);
+        assert_eq!(choose(DType::F32, None), WeightFormat::F32);
+        assert_eq!(choose(DType::F16, None), WeightFormat::F32);
+        let asked = Some(WeightFormat::F32);
+        assert_eq!(choose(DType::BF16, asked), WeightFormat::F32);
     }
 }
