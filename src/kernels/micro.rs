@@ -151,6 +151,36 @@ pub const fn take(lanes: usize, rows: usize, left: usize) -> usize {
     together
 }
 
+/// Calls `$arms!` with every (rows, panels) that [`take`] allows for sixteen lanes: one arm each, for both kinds of products.
+macro_rules! with_shapes_of_16_lanes {
+    ($arms:ident) => {
+        $arms!(
+            (1, 8),
+            (2, 4),
+            (3, 4),
+            (4, 4),
+            (1, 4),
+            (1, 2),
+            (2, 2),
+            (3, 2),
+            (4, 2),
+            (5, 2),
+            (6, 2),
+            (7, 2),
+            (8, 2),
+            (1, 1),
+            (2, 1),
+            (3, 1),
+            (4, 1),
+            (5, 1),
+            (6, 1),
+            (7, 1),
+            (8, 1),
+        )
+    };
+}
+pub(crate) use with_shapes_of_16_lanes;
+
 /// How the operands of a strip lie.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
@@ -181,6 +211,9 @@ pub unsafe fn strip<S: Simd>(
 ) {
     // One arm for each (rows, panels, vectors): a panel is 2 vectors of 8 lanes or 1 of 16.
     macro_rules! arms {
+        ($(($mr:literal, $panels:literal)),* $(,)?) => {
+            arms!($(($mr, $panels, $panels)),*)
+        };
         ($(($mr:literal, $panels:literal, $nv:literal)),* $(,)?) => {
             match (rows, together) {
                 $(($mr, $panels) => match layout {
@@ -195,29 +228,7 @@ pub unsafe fn strip<S: Simd>(
     // SAFETY: the caller's promise.
     unsafe {
         if S::LANES == 16 {
-            arms!(
-                (1, 8, 8),
-                (2, 4, 4),
-                (3, 4, 4),
-                (4, 4, 4),
-                (1, 4, 4),
-                (1, 2, 2),
-                (2, 2, 2),
-                (3, 2, 2),
-                (4, 2, 2),
-                (5, 2, 2),
-                (6, 2, 2),
-                (7, 2, 2),
-                (8, 2, 2),
-                (1, 1, 1),
-                (2, 1, 1),
-                (3, 1, 1),
-                (4, 1, 1),
-                (5, 1, 1),
-                (6, 1, 1),
-                (7, 1, 1),
-                (8, 1, 1),
-            );
+            with_shapes_of_16_lanes!(arms);
         } else {
             arms!(
                 (1, 4, 8),

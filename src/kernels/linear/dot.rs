@@ -1,8 +1,9 @@
 //! bf16 weights times bf16 activations, accumulated in f32, for processors that multiply bf16.
 //!
 //! Activations come rounded ([`Rows`]). An element of the product is one chain over pairs of depth, in order, for every
-//! block shape, as batch invariance asks. Both engines treat subnormal numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is in [`amx`](super::amx). [`Emulated`] does in plain Rust what the
-//! instruction does, so that everything around it is tested on any machine.
+//! block shape, as batch invariance asks. Both engines treat subnormal numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is
+//! in [`amx`](super::amx). Tests have an engine in plain Rust that does what the instruction does, so that everything
+//! around it is tested on any machine.
 
 #![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
 
@@ -10,7 +11,7 @@ use super::amx;
 use super::rounded::Rows;
 use super::widen::Block;
 use crate::kernels::isa::Isa;
-use crate::kernels::micro::{PANEL, max_rows, take};
+use crate::kernels::micro::{PANEL, max_rows, take, with_shapes_of_16_lanes};
 use crate::kernels::scratch::PairLine;
 
 /// f32 of scratch that [`run`] needs.
@@ -108,36 +109,14 @@ unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], re
                 let c = result.as_mut_ptr();
                 let stride = rows.stride / 2;
                 macro_rules! arms {
-                    ($(($mr:literal, $np:literal)),*) => {
+                    ($(($mr:literal, $np:literal)),* $(,)?) => {
                         match (to - from, together) {
                             $(($mr, $np) => dots::<D, $mr, $np>(pairs, x, stride, w, c),)*
                             _ => unreachable!("{} rows: this is a bug", to - from),
                         }
                     };
                 }
-                arms!(
-                    (1, 8),
-                    (2, 4),
-                    (3, 4),
-                    (4, 4),
-                    (1, 4),
-                    (1, 2),
-                    (2, 2),
-                    (3, 2),
-                    (4, 2),
-                    (5, 2),
-                    (6, 2),
-                    (7, 2),
-                    (8, 2),
-                    (1, 1),
-                    (2, 1),
-                    (3, 1),
-                    (4, 1),
-                    (5, 1),
-                    (6, 1),
-                    (7, 1),
-                    (8, 1)
-                );
+                with_shapes_of_16_lanes!(arms);
                 let width = together * PANEL;
                 let columns = width.min(n - p * PANEL);
                 for r in from..to {
