@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::cpu::{exp, multiversioned};
 use super::linear::gemm_f32;
-use super::{Backward, fused, input, with_f32};
+use super::{Backward, fused, input, with_all_f32};
 
 /// Logits held at a time, in elements (32 MiB): with a large vocabulary still rows enough that packing the head pays.
 const CHUNK_ELEMENTS: usize = 1 << 23;
@@ -217,55 +217,51 @@ impl CustomOp2 for LogProb {
         let mut logits = vec![0f32; step.min(rows) * vocab];
         let mut dh = vec![0f32; if self.dh { rows * d } else { 0 }];
         let mut dw = vec![0f32; if self.dw { vocab * d } else { 0 }];
-        with_f32(hidden, |h| {
-            with_f32(weight, |w| {
-                with_f32(&grad, |g| {
-                    for start in (0..rows).step_by(step) {
-                        let m = step.min(rows - start);
-                        let logits = &mut logits[..m * vocab];
-                        let h = &h[start * d..(start + m) * d];
-                        gemm_f32(m, vocab, d, h, (d, 1), w, (1, d), logits, (vocab, 1), false);
-                        logits
-                            .par_chunks_mut(vocab)
-                            .enumerate()
-                            .for_each(|(i, row)| {
-                                let i = start + i;
-                                let target = self.targets[i] as usize;
-                                logits_gradient(row, log_sum_exp[i], target, g[i]);
-                            });
-                        if self.dh {
-                            let dh = &mut dh[start * d..(start + m) * d];
-                            gemm_f32(
-                                m,
-                                d,
-                                vocab,
-                                logits,
-                                (vocab, 1),
-                                w,
-                                (d, 1),
-                                dh,
-                                (d, 1),
-                                false,
-                            );
-                        }
-                        if self.dw {
-                            gemm_f32(
-                                vocab,
-                                d,
-                                m,
-                                logits,
-                                (1, vocab),
-                                h,
-                                (d, 1),
-                                &mut dw,
-                                (d, 1),
-                                true,
-                            );
-                        }
-                    }
-                })
-            })
-        })???;
+        with_all_f32([hidden, weight, &grad], |[h, w, g]| {
+            for start in (0..rows).step_by(step) {
+                let m = step.min(rows - start);
+                let logits = &mut logits[..m * vocab];
+                let h = &h[start * d..(start + m) * d];
+                gemm_f32(m, vocab, d, h, (d, 1), w, (1, d), logits, (vocab, 1), false);
+                logits
+                    .par_chunks_mut(vocab)
+                    .enumerate()
+                    .for_each(|(i, row)| {
+                        let i = start + i;
+                        let target = self.targets[i] as usize;
+                        logits_gradient(row, log_sum_exp[i], target, g[i]);
+                    });
+                if self.dh {
+                    let dh = &mut dh[start * d..(start + m) * d];
+                    gemm_f32(
+                        m,
+                        d,
+                        vocab,
+                        logits,
+                        (vocab, 1),
+                        w,
+                        (d, 1),
+                        dh,
+                        (d, 1),
+                        false,
+                    );
+                }
+                if self.dw {
+                    gemm_f32(
+                        vocab,
+                        d,
+                        m,
+                        logits,
+                        (1, vocab),
+                        h,
+                        (d, 1),
+                        &mut dw,
+                        (d, 1),
+                        true,
+                    );
+                }
+            }
+        })?;
         let dh = self
             .dh
             .then(|| Tensor::from_vec(dh, hidden.shape(), hidden.device()));

@@ -40,19 +40,35 @@ pub fn fused(inputs: &[&Tensor], backward: Backward) -> bool {
 
 /// Reads a contiguous f32 CPU tensor as a slice.
 pub(crate) fn with_f32<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    with_slice(t, f)
+    with_slices([t], |[values]| f(values))
 }
 
-/// Reads a contiguous CPU tensor of `T` as a slice.
-pub(crate) fn with_slice<T: WithDType, R>(t: &Tensor, f: impl FnOnce(&[T]) -> R) -> Result<R> {
-    let (storage, layout) = t.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        candle_core::bail!("a fused op met a strided tensor of shape {:?}", t.shape())
-    };
-    match &*storage {
-        Storage::Cpu(cpu) => Ok(f(&cpu.as_slice::<T>()?[start..end])),
-        _ => candle_core::bail!("a fused CPU op met a tensor of another device"),
+/// Reads contiguous f32 CPU tensors as slices.
+pub(crate) fn with_all_f32<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    with_slices(tensors, f)
+}
+
+/// Reads contiguous CPU tensors of `T` as slices.
+pub(crate) fn with_slices<T: WithDType, const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[T]; N]) -> R,
+) -> Result<R> {
+    let held = tensors.map(Tensor::storage_and_layout);
+    let mut slices: [&[T]; N] = [&[]; N];
+    for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
+        let Some((start, end)) = layout.contiguous_offsets() else {
+            let shape = layout.shape();
+            candle_core::bail!("a fused op met a strided tensor of shape {shape:?}")
+        };
+        let Storage::Cpu(cpu) = &**storage else {
+            candle_core::bail!("a fused CPU op met a tensor of another device")
+        };
+        *slice = &cpu.as_slice::<T>()?[start..end];
     }
+    Ok(f(slices))
 }
 
 /// The f32 slice a custom op's forward was handed.

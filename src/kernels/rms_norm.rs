@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp2, D, DType, Layout, Result, Shape, Tensor
 use rayon::prelude::*;
 
 use super::cpu::{LANES, ROW_CHUNK, dot, multiversioned};
-use super::{Backward, fused, input, with_f32};
+use super::{Backward, fused, input, with_all_f32};
 use crate::device::team;
 
 /// The norm, fused where it can be.
@@ -113,20 +113,16 @@ fn add_rms_norm_fused(
         residual.contiguous()?,
         weight.contiguous()?,
     );
-    with_f32(&x, |x| {
-        with_f32(&residual, |residual| {
-            with_f32(&weight, |w| {
-                let chunk = ROW_CHUNK * d;
-                let parts = sum
-                    .chunks_mut(chunk)
-                    .zip(y.chunks_mut(chunk))
-                    .zip(x.chunks(chunk).zip(residual.chunks(chunk)));
-                team::each(parts, |((sum, y), (x, residual))| {
-                    add_forward_rows(x, residual, w, eps, sum, y);
-                });
-            })
-        })
-    })???;
+    with_all_f32([&x, &residual, &weight], |[x, residual, w]| {
+        let chunk = ROW_CHUNK * d;
+        let parts = sum
+            .chunks_mut(chunk)
+            .zip(y.chunks_mut(chunk))
+            .zip(x.chunks(chunk).zip(residual.chunks(chunk)));
+        team::each(parts, |((sum, y), (x, residual))| {
+            add_forward_rows(x, residual, w, eps, sum, y);
+        });
+    })?;
     Ok((
         Tensor::from_vec(sum, shape, x.device())?,
         Tensor::from_vec(y, shape, x.device())?,
@@ -182,32 +178,28 @@ impl CustomOp2 for RmsNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dx, dw) = with_f32(x, |x| {
-            with_f32(weight, |w| {
-                with_f32(&grad, |g| {
-                    let chunk = ROW_CHUNK * w.len();
-                    let mut dx = vec![0f32; x.len()];
-                    let partial: Vec<Vec<f32>> = dx
-                        .par_chunks_mut(chunk)
-                        .zip(x.par_chunks(chunk))
-                        .zip(g.par_chunks(chunk))
-                        .map(|((dx, x), g)| {
-                            let mut dw = vec![0f32; w.len()];
-                            backward_rows(x, w, g, self.eps, dx, &mut dw);
-                            dw
-                        })
-                        .collect();
-                    // Summed in row order: the gradient does not depend on the thread count.
+        let (dx, dw) = with_all_f32([x, weight, &grad], |[x, w, g]| {
+            let chunk = ROW_CHUNK * w.len();
+            let mut dx = vec![0f32; x.len()];
+            let partial: Vec<Vec<f32>> = dx
+                .par_chunks_mut(chunk)
+                .zip(x.par_chunks(chunk))
+                .zip(g.par_chunks(chunk))
+                .map(|((dx, x), g)| {
                     let mut dw = vec![0f32; w.len()];
-                    for part in &partial {
-                        for (sum, term) in dw.iter_mut().zip(part) {
-                            *sum += term;
-                        }
-                    }
-                    (dx, dw)
+                    backward_rows(x, w, g, self.eps, dx, &mut dw);
+                    dw
                 })
-            })
-        })???;
+                .collect();
+            // Summed in row order: the gradient does not depend on the thread count.
+            let mut dw = vec![0f32; w.len()];
+            for part in &partial {
+                for (sum, term) in dw.iter_mut().zip(part) {
+                    *sum += term;
+                }
+            }
+            (dx, dw)
+        })?;
         Ok((
             Some(Tensor::from_vec(dx, x.shape(), x.device())?),
             Some(Tensor::from_vec(dw, weight.shape(), weight.device())?),

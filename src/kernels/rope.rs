@@ -8,7 +8,7 @@
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
 use super::cpu::{ROW_CHUNK, multiversioned};
-use super::{Backward, fused, input, with_f32};
+use super::{Backward, fused, input, with_all_f32};
 use crate::device::team;
 
 /// The rotation, fused where it can be. `cos` and `sin` are constants: no gradient flows into them.
@@ -84,18 +84,16 @@ impl CustomOp1 for Rope {
         let x = input(x, lx)?;
         let (half, row) = (d / 2, heads * d);
         let mut y = vec![0f32; x.len()];
-        with_f32(&self.cos, |cos| {
-            with_f32(&self.sin, |sin| {
-                let parts = y
-                    .chunks_mut(ROW_CHUNK * row)
-                    .zip(x.chunks(ROW_CHUNK * row))
-                    .zip(cos.chunks(ROW_CHUNK * half))
-                    .zip(sin.chunks(ROW_CHUNK * half));
-                team::each(parts, |(((y, x), cos), sin)| {
-                    rotate_rows(x, cos, sin, half, row, self.direction, y);
-                });
-            })
-        })??;
+        with_all_f32([&self.cos, &self.sin], |[cos, sin]| {
+            let parts = y
+                .chunks_mut(ROW_CHUNK * row)
+                .zip(x.chunks(ROW_CHUNK * row))
+                .zip(cos.chunks(ROW_CHUNK * half))
+                .zip(sin.chunks(ROW_CHUNK * half));
+            team::each(parts, |(((y, x), cos), sin)| {
+                rotate_rows(x, cos, sin, half, row, self.direction, y);
+            });
+        })?;
         Ok((CpuStorage::F32(y), lx.shape().clone()))
     }
 

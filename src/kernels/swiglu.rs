@@ -6,7 +6,7 @@
 use candle_core::{CpuStorage, CustomOp2, InplaceOp2, Layout, Result, Shape, Tensor};
 
 use super::cpu::{exp, multiversioned};
-use super::{Backward, fused, input, with_f32};
+use super::{Backward, fused, input, with_all_f32};
 use crate::device::team;
 
 /// Elements a task takes at a time.
@@ -127,23 +127,19 @@ impl CustomOp2 for SwiGlu {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let (dgate, dup) = with_f32(gate, |g| {
-            with_f32(up, |u| {
-                with_f32(&grad, |dy| {
-                    let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
-                    let parts = dgate
-                        .chunks_mut(CHUNK)
-                        .zip(dup.chunks_mut(CHUNK))
-                        .zip(g.chunks(CHUNK))
-                        .zip(u.chunks(CHUNK))
-                        .zip(dy.chunks(CHUNK));
-                    team::each(parts, |((((dg, du), g), u), dy)| {
-                        backward_slice(g, u, dy, dg, du);
-                    });
-                    (dgate, dup)
-                })
-            })
-        })???;
+        let (dgate, dup) = with_all_f32([gate, up, &grad], |[g, u, dy]| {
+            let (mut dgate, mut dup) = (vec![0f32; g.len()], vec![0f32; g.len()]);
+            let parts = dgate
+                .chunks_mut(CHUNK)
+                .zip(dup.chunks_mut(CHUNK))
+                .zip(g.chunks(CHUNK))
+                .zip(u.chunks(CHUNK))
+                .zip(dy.chunks(CHUNK));
+            team::each(parts, |((((dg, du), g), u), dy)| {
+                backward_slice(g, u, dy, dg, du);
+            });
+            (dgate, dup)
+        })?;
         Ok((
             Some(Tensor::from_vec(dgate, gate.shape(), gate.device())?),
             Some(Tensor::from_vec(dup, up.shape(), up.device())?),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use super::adapter::{AdaptedRows, adapt_rows};
-use crate::kernels::linear::{PackedLinear, linear, lora_linear, spreads};
+use crate::kernels::linear::{PackedLinear, add_bias, linear, lora_linear, spreads};
 
 /// `y = x W^T + b`, plus `scale * (x A^T) B^T` where an adapter is attached (Hu et al. 2021).
 ///
@@ -167,11 +167,7 @@ impl Linear {
         else {
             return self.adapt(x, self.product(x)?);
         };
-        let y = lora_linear(x, weight, a, b, *scale)?;
-        match bias {
-            Some(bias) => y.broadcast_add(bias),
-            None => Ok(y),
-        }
+        add_bias(lora_linear(x, weight, a, b, *scale)?, bias.as_ref())
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {

@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use super::AttentionParams;
 use super::dense_sequence::{SequenceGradient, Walk, backward_sequence, forward_sequence};
 use crate::device::make_way;
-use crate::kernels::{Backward, fused, input, with_f32};
+use crate::kernels::{Backward, fused, input, with_all_f32};
 
 /// Attention of every sequence to itself, fused where it can be.
 ///
@@ -304,46 +304,40 @@ impl CustomOp3 for DenseAttention {
         let grad = grad.contiguous()?;
         let mut dq = vec![0f32; tokens * q_width];
         let (mut dk, mut dv) = (vec![0f32; tokens * kv_width], vec![0f32; tokens * kv_width]);
-        let shared: Vec<[Vec<f32>; 2]> = with_f32(q, |q| {
-            with_f32(k, |k| {
-                with_f32(v, |v| {
-                    with_f32(&grad, |g| {
-                        self.sequences
-                            .par_iter()
-                            .zip(split_mut(&mut dq, &self.sequences, q_width))
-                            .zip(split_mut(&mut dk, &self.sequences, kv_width))
-                            .zip(split_mut(&mut dv, &self.sequences, kv_width))
-                            .map(|(((s, dq), own_dk), own_dv)| {
-                                let mut backward = |dk: &mut [f32], dv: &mut [f32]| {
-                                    backward_sequence(
-                                        rows(q, &s.own, q_width),
-                                        &seen(k, s, kv_width),
-                                        &seen(v, s, kv_width),
-                                        rows(lse, &s.own, heads),
-                                        rows(g, &s.own, q_width),
-                                        self.walk(),
-                                        SequenceGradient { dq, dk, dv },
-                                    );
-                                };
-                                if s.prefix.is_empty() {
-                                    backward(own_dk, own_dv);
-                                    return Default::default();
-                                }
-                                let prefix = s.prefix.len() * kv_width;
-                                let mut dk = vec![0f32; prefix + own_dk.len()];
-                                let mut dv = dk.clone();
-                                backward(&mut dk, &mut dv);
-                                own_dk.copy_from_slice(&dk[prefix..]);
-                                own_dv.copy_from_slice(&dv[prefix..]);
-                                dk.truncate(prefix);
-                                dv.truncate(prefix);
-                                [dk, dv]
-                            })
-                            .collect()
-                    })
+        let shared: Vec<[Vec<f32>; 2]> = with_all_f32([q, k, v, &grad], |[q, k, v, g]| {
+            self.sequences
+                .par_iter()
+                .zip(split_mut(&mut dq, &self.sequences, q_width))
+                .zip(split_mut(&mut dk, &self.sequences, kv_width))
+                .zip(split_mut(&mut dv, &self.sequences, kv_width))
+                .map(|(((s, dq), own_dk), own_dv)| {
+                    let mut backward = |dk: &mut [f32], dv: &mut [f32]| {
+                        backward_sequence(
+                            rows(q, &s.own, q_width),
+                            &seen(k, s, kv_width),
+                            &seen(v, s, kv_width),
+                            rows(lse, &s.own, heads),
+                            rows(g, &s.own, q_width),
+                            self.walk(),
+                            SequenceGradient { dq, dk, dv },
+                        );
+                    };
+                    if s.prefix.is_empty() {
+                        backward(own_dk, own_dv);
+                        return Default::default();
+                    }
+                    let prefix = s.prefix.len() * kv_width;
+                    let mut dk = vec![0f32; prefix + own_dk.len()];
+                    let mut dv = dk.clone();
+                    backward(&mut dk, &mut dv);
+                    own_dk.copy_from_slice(&dk[prefix..]);
+                    own_dv.copy_from_slice(&dv[prefix..]);
+                    dk.truncate(prefix);
+                    dv.truncate(prefix);
+                    [dk, dv]
                 })
-            })
-        })????;
+                .collect()
+        })?;
         // Several branches may continue the same rows: what they send back is added in their order.
         for (s, [dk_shared, dv_shared]) in self.sequences.iter().zip(&shared) {
             let range = s.prefix.start * kv_width..s.prefix.end * kv_width;

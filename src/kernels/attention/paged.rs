@@ -16,7 +16,7 @@ use super::{AttentionMetadata, AttentionParams};
 use crate::kernels::isa::Isa;
 use crate::kernels::kv_store::KvCache;
 use crate::kernels::simd::Stored;
-use crate::kernels::{Backward, fused, with_f32, with_slice};
+use crate::kernels::{Backward, fused, with_f32, with_slices};
 
 /// Causal attention of every query token to the context of its sequence, fused where it can be.
 ///
@@ -59,23 +59,21 @@ fn fused_over<T: WithDType + Stored>(
     let (tokens, heads, head_dim) = check(q, cache, metadata)?;
     let mut out = vec![0f32; tokens * heads * head_dim];
     with_f32(&q.contiguous()?, |q| {
-        with_slice::<T, _>(cache.k(), |k| {
-            with_slice::<T, _>(cache.v(), |v| {
-                Problem {
-                    q,
-                    k,
-                    v,
-                    heads,
-                    kv_heads: cache.kv_heads(),
-                    head_dim,
-                    metadata,
-                    params,
-                    isa,
-                }
-                .run(&mut out);
-            })
+        with_slices::<T, 2, _>([cache.k(), cache.v()], |[k, v]| {
+            Problem {
+                q,
+                k,
+                v,
+                heads,
+                kv_heads: cache.kv_heads(),
+                head_dim,
+                metadata,
+                params,
+                isa,
+            }
+            .run(&mut out);
         })
-    })???;
+    })??;
     Tensor::from_vec(out, (tokens, heads, head_dim), q.device())
 }
 

@@ -8,7 +8,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::gemm_f32;
-use crate::kernels::{Backward, fused, input, with_f32};
+use crate::kernels::{Backward, fused, input, with_all_f32};
 
 /// The layer, with its own backward where it can be.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -21,6 +21,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     } else {
         plain(x, weight)?
     };
+    add_bias(y, bias)
+}
+
+/// `y + b`, where there is a bias.
+pub fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
         Some(bias) => y.broadcast_add(bias),
         None => Ok(y),
@@ -72,11 +77,9 @@ impl CustomOp2 for Linear {
             .dx
             .then(|| -> Result<Tensor> {
                 let mut dx = vec![0f32; rows * k];
-                with_f32(&grad, |g| {
-                    with_f32(weight, |w| {
-                        gemm_f32(rows, k, n, g, (n, 1), w, (k, 1), &mut dx, (k, 1), false)
-                    })
-                })??;
+                with_all_f32([&grad, weight], |[g, w]| {
+                    gemm_f32(rows, k, n, g, (n, 1), w, (k, 1), &mut dx, (k, 1), false);
+                })?;
                 Tensor::from_vec(dx, (rows, k), x.device())
             })
             .transpose()?;
@@ -84,11 +87,9 @@ impl CustomOp2 for Linear {
             .dw
             .then(|| -> Result<Tensor> {
                 let mut dw = vec![0f32; n * k];
-                with_f32(&grad, |g| {
-                    with_f32(x, |x| {
-                        gemm_f32(n, k, rows, g, (1, n), x, (k, 1), &mut dw, (k, 1), false)
-                    })
-                })??;
+                with_all_f32([&grad, x], |[g, x]| {
+                    gemm_f32(n, k, rows, g, (1, n), x, (k, 1), &mut dw, (k, 1), false);
+                })?;
                 Tensor::from_vec(dw, (n, k), x.device())
             })
             .transpose()?;

@@ -9,7 +9,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{gemm_f32, linear};
-use crate::kernels::{Backward, fused, input, with_f32};
+use crate::kernels::{Backward, fused, input, with_all_f32, with_f32};
 
 /// The layer and its adapter, with their own backward where the weight is frozen.
 pub fn lora_linear(
@@ -101,7 +101,7 @@ impl CustomOp3 for LoraLinear {
         let mut da = vec![0f32; r * k];
         let mut db = vec![0f32; n * r];
         let mut dx = vec![0f32; if self.dx { rows * k } else { 0 }];
-        let mut gradients = |x: &[f32], a: &[f32], b: &[f32], w: &[f32], g: &[f32]| {
+        with_all_f32([x, a, b, &self.weight, &grad], |[x, a, b, w, g]| {
             let u = self.narrow(x, a, (rows, k, r));
             gemm_f32(n, r, rows, g, (1, n), &u, (r, 1), &mut db, (r, 1), false);
             let mut du = vec![0f32; rows * r];
@@ -112,15 +112,7 @@ impl CustomOp3 for LoraLinear {
                 gemm_f32(rows, k, n, g, (n, 1), w, (k, 1), &mut dx, (k, 1), false);
                 gemm_f32(rows, k, r, &du, (r, 1), a, (k, 1), &mut dx, (k, 1), true);
             }
-        };
-        let weight = &self.weight;
-        with_f32(x, |x| {
-            with_f32(a, |a| {
-                with_f32(b, |b| {
-                    with_f32(weight, |w| with_f32(&grad, |g| gradients(x, a, b, w, g)))
-                })
-            })
-        })?????;
+        })?;
         let tensor = |values, shape: (usize, usize)| Tensor::from_vec(values, shape, x.device());
         Ok((
             self.dx.then(|| tensor(dx, (rows, k))).transpose()?,

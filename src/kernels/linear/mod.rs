@@ -16,7 +16,7 @@ mod product;
 mod rounded;
 mod widen;
 
-pub use autograd::{linear, plain};
+pub use autograd::{add_bias, linear, plain};
 pub use format::{WeightFormat, choose};
 pub use gemm::gemm_f32;
 pub use lora::lora_linear;
