@@ -100,8 +100,10 @@ impl<T: Stored> Problem<'_, T> {
                 #[cfg(target_arch = "x86_64")]
                 Vector::Avx512 => avx512(self, tile, split, part, work),
                 #[cfg(test)]
-                Vector::StandIn512 => generic::<Portable<16>, T>(self, tile, split, part, work),
-                _ => generic::<Portable<8>, T>(self, tile, split, part, work),
+                Vector::StandIn512 => {
+                    attend_split::<Portable<16>, T>(self, tile, split, part, work)
+                }
+                _ => attend_split::<Portable<8>, T>(self, tile, split, part, work),
             }
         }
     }
@@ -117,7 +119,7 @@ unsafe fn avx2<T: Stored>(
     work: &mut [f32],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { generic::<crate::kernels::simd::F32x8, T>(p, tile, split, part, work) }
+    unsafe { attend_split::<crate::kernels::simd::F32x8, T>(p, tile, split, part, work) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -130,33 +132,95 @@ unsafe fn avx512<T: Stored>(
     work: &mut [f32],
 ) {
     // SAFETY: the caller's promise.
-    unsafe { generic::<crate::kernels::simd::F32x16, T>(p, tile, split, part, work) }
+    unsafe { attend_split::<crate::kernels::simd::F32x16, T>(p, tile, split, part, work) }
 }
 
+/// Where a tile's operands lie while it is computed.
+struct Workspace<'a> {
+    /// The queries, scaled and in strips.
+    q: &'a mut [f32],
+    /// `[rows][CHUNK]`
+    scores: &'a mut [f32],
+    /// As [`gather`] fills them.
+    k_panels: &'a mut [f32],
+    v_panels: &'a mut [f32],
+    /// A row of nothing.
+    zeros: &'a [f32],
+}
+
+impl<'a> Workspace<'a> {
+    fn new(work: &'a mut [f32], rows: usize, d: usize, width: usize) -> Self {
+        let (q, rest) = work.split_at_mut(rows * d);
+        let (scores, rest) = rest.split_at_mut(rows * CHUNK);
+        let (k_panels, rest) = rest.split_at_mut(CHUNK * d);
+        let (v_panels, zeros) = rest.split_at_mut(CHUNK * width);
+        let zeros = &mut zeros[..width];
+        zeros.fill(0.0);
+        Self {
+            q,
+            scores,
+            k_panels,
+            v_panels,
+            zeros,
+        }
+    }
+}
+
+/// The body of [`Problem::split`]: chunk by chunk the scores, their softmax, and the values they weigh.
 #[inline(always)]
-unsafe fn generic<S: Simd, T: Stored>(
+unsafe fn attend_split<S: Simd, T: Stored>(
     p: &Problem<T>,
     tile: &Tile,
     split: usize,
     part: &mut Partial,
     work: &mut [f32],
 ) {
-    let (d, width, heads_per) = (p.head_dim, p.width(), p.group());
-    let rows = tile.tokens * heads_per;
+    let (d, width) = (p.head_dim, p.width());
+    let rows = tile.tokens * p.group();
     let strips = rows.div_ceil(max_rows(S::LANES));
-    let (q, rest) = work.split_at_mut(rows * d);
-    let (scores, rest) = rest.split_at_mut(rows * CHUNK);
-    let (k_panels, rest) = rest.split_at_mut(CHUNK * d);
-    let (v_panels, zeros) = rest.split_at_mut(CHUNK * width);
-    let zeros = &mut zeros[..width];
-    zeros.fill(0.0);
+    let mut room = Workspace::new(work, rows, d, width);
+    pack_queries(p, tile, strips, room.q);
+    part.reset();
+    let first = p.params.first_visible(tile.position) / CHUNK * CHUNK;
+    let end = (tile.position + tile.tokens).min((split + 1) * SPLIT);
+    for key in (first.max(split * SPLIT)..end).step_by(CHUNK) {
+        let count = CHUNK.min(end - key);
+        let blocks = Blocks {
+            rows,
+            strips,
+            panels: count.div_ceil(PANEL),
+        };
+        // SAFETY: the blocks of keys up to the tile's last position are in the table and in the cache; the caller promises S.
+        unsafe {
+            gather::<S, T>(p, tile, key, (count, end - key - count), &mut room);
+            score::<S>(&mut room, blocks, d);
+            for r in 0..rows {
+                let position = tile.position + r / p.group();
+                let seen = (
+                    p.params.first_visible(position).saturating_sub(key),
+                    (position + 1).saturating_sub(key).min(count),
+                );
+                let scores = &mut room.scores[r * CHUNK..r * CHUNK + blocks.panels * PANEL];
+                let o = &mut part.o[r * width..(r + 1) * width];
+                // Whole panels.
+                softmax_row::<S>(scores, seen, &mut part.m[r], &mut part.l[r], o);
+            }
+            add_values::<S>(&room, blocks, count, width, part.o);
+        }
+    }
+}
+
+/// The tile's queries, scaled, to strips.
+#[inline(always)]
+fn pack_queries<T: Stored>(p: &Problem<T>, tile: &Tile, strips: usize, q: &mut [f32]) {
+    let (d, heads_per) = (p.head_dim, p.group());
     pack_rows(
         |r| {
             let head = tile.kv_head * heads_per + r % heads_per;
             let at = ((tile.row + r / heads_per) * p.heads + head) * d;
             &p.q[at..at + d]
         },
-        rows,
+        tile.tokens * heads_per,
         d,
         strips,
         q,
@@ -164,66 +228,52 @@ unsafe fn generic<S: Simd, T: Stored>(
     for x in q.iter_mut() {
         *x *= p.params.scale;
     }
-    part.reset();
+}
 
-    let first = p.params.first_visible(tile.position) / CHUNK * CHUNK;
-    let end = (tile.position + tile.tokens).min((split + 1) * SPLIT);
-    for key in (first.max(split * SPLIT)..end).step_by(CHUNK) {
-        let count = CHUNK.min(end - key);
-        // SAFETY: the blocks of keys up to the tile's last position are in the table and in the cache.
-        unsafe {
-            gather::<S, T>(
-                p,
-                tile,
-                key,
-                (count, end - key - count),
-                k_panels,
-                v_panels,
-                zeros,
-            )
-        };
-        let panels = count.div_ceil(PANEL);
-        let blocks = Blocks {
-            rows,
-            strips,
-            panels,
-        };
-        let keys = Operands {
-            a: q.as_ptr(),
-            b: k_panels.as_ptr(),
-            row_stride: PANEL,
-            panel_stride: d * PANEL,
-            c: scores.as_mut_ptr(),
-            c_stride: CHUNK,
-        };
-        // SAFETY: scores has `rows` rows of CHUNK, and the panels are filled.
-        unsafe { product::<S>(Layout::Packed, blocks, d, keys, d, false) };
-        for r in 0..rows {
-            let position = tile.position + r / heads_per;
-            let seen = (
-                p.params.first_visible(position).saturating_sub(key),
-                (position + 1).saturating_sub(key).min(count),
-            );
-            let scores = &mut scores[r * CHUNK..r * CHUNK + panels * PANEL];
-            let o = &mut part.o[r * width..(r + 1) * width];
-            // SAFETY: whole panels and the caller's promise.
-            unsafe { softmax_row::<S>(scores, seen, &mut part.m[r], &mut part.l[r], o) };
-        }
-        let values = Operands {
-            a: scores.as_ptr(),
-            b: v_panels.as_ptr(),
-            row_stride: PANEL,
-            panel_stride: CHUNK * PANEL,
-            c: part.o.as_mut_ptr(),
-            c_stride: width,
-        };
-        let blocks = Blocks {
-            panels: width / PANEL,
-            ..blocks
-        };
-        // SAFETY: as above; o has `rows` rows of width.
-        unsafe { product::<S>(Layout::Rows, blocks, count, values, CHUNK, true) };
-    }
+/// The queries against a chunk's keys.
+///
+/// # Safety
+/// The panels of `blocks` are filled, and the processor has `S`.
+#[inline(always)]
+unsafe fn score<S: Simd>(room: &mut Workspace, blocks: Blocks, d: usize) {
+    let keys = Operands {
+        a: room.q.as_ptr(),
+        b: room.k_panels.as_ptr(),
+        row_stride: PANEL,
+        panel_stride: d * PANEL,
+        c: room.scores.as_mut_ptr(),
+        c_stride: CHUNK,
+    };
+    // SAFETY: scores has `rows` rows of CHUNK.
+    unsafe { product::<S>(Layout::Packed, blocks, d, keys, d, false) };
+}
+
+/// Adds a chunk's values, weighed by its scores, to `o`, `[rows][width]`.
+///
+/// # Safety
+/// As for [`score`].
+#[inline(always)]
+unsafe fn add_values<S: Simd>(
+    room: &Workspace,
+    blocks: Blocks,
+    count: usize,
+    width: usize,
+    o: &mut [f32],
+) {
+    let values = Operands {
+        a: room.scores.as_ptr(),
+        b: room.v_panels.as_ptr(),
+        row_stride: PANEL,
+        panel_stride: CHUNK * PANEL,
+        c: o.as_mut_ptr(),
+        c_stride: width,
+    };
+    let blocks = Blocks {
+        panels: width / PANEL,
+        ..blocks
+    };
+    // SAFETY: o has `rows` rows of width.
+    unsafe { product::<S>(Layout::Rows, blocks, count, values, CHUNK, true) };
 }
 
 #[derive(Clone, Copy)]
@@ -306,11 +356,15 @@ unsafe fn gather<S: Simd, T: Stored>(
     tile: &Tile,
     key: usize,
     (count, ahead): (usize, usize),
-    k_panels: &mut [f32],
-    v_panels: &mut [f32],
-    zeros: &[f32],
+    room: &mut Workspace,
 ) {
     let (d, width) = (p.head_dim, p.width());
+    let Workspace {
+        k_panels,
+        v_panels,
+        zeros,
+        ..
+    } = room;
     let padded = count.next_multiple_of(PANEL);
     let mut at = [0; CHUNK];
     locate(p, tile, key, &mut at[..count]);

@@ -56,8 +56,8 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
             #[cfg(target_arch = "x86_64")]
             Vector::Avx512 => avx512(block, scratch),
             #[cfg(test)]
-            Vector::StandIn512 => generic::<Portable<16>>(block, scratch),
-            _ => generic::<Portable<8>>(block, scratch),
+            Vector::StandIn512 => product::<Portable<16>>(block, scratch),
+            _ => product::<Portable<8>>(block, scratch),
         }
     }
 }
@@ -66,18 +66,19 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(block: &Block, scratch: &mut [f32]) {
     // SAFETY: the caller's promise.
-    unsafe { generic::<crate::kernels::simd::F32x8>(block, scratch) }
+    unsafe { product::<crate::kernels::simd::F32x8>(block, scratch) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512(block: &Block, scratch: &mut [f32]) {
     // SAFETY: the caller's promise.
-    unsafe { generic::<crate::kernels::simd::F32x16>(block, scratch) }
+    unsafe { product::<crate::kernels::simd::F32x16>(block, scratch) }
 }
 
+/// The body of [`run`]: the rows to strips, then group of panels by group, block of depth by block, strip by strip.
 #[inline(always)]
-unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
+unsafe fn product<S: Simd>(block: &Block, scratch: &mut [f32]) {
     let Block { rows, k, n, .. } = *block;
     // bf16 panels are padded to whole tiles of depth, so their x is too.
     let depth = match block.weight {
@@ -94,9 +95,6 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
         strips,
         packed,
     );
-
-    // Widening in registers is repeated for every strip; from two strips on it pays to do it once, aside.
-    let in_registers = strips == 1;
     let tallest = rows.div_ceil(strips);
     let whole = n / PANEL;
     let mut p = block.panels.0;
@@ -117,32 +115,14 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
         }
         for l in (0..depth).step_by(DEPTH_BLOCK) {
             let step = DEPTH_BLOCK.min(depth - l);
-            let (b, panel_stride, layout) = match block.weight {
-                Panels::F32(lines) => (
-                    lines[p * depth + l..].as_ptr().cast::<f32>(),
-                    depth * PANEL,
-                    Layout::Packed,
-                ),
-                Panels::Bf16(lines) if in_registers => (
-                    lines[(p * depth + l) / 2..].as_ptr().cast::<f32>(),
-                    depth / 2 * PANEL,
-                    Layout::PackedBf16,
-                ),
-                Panels::Bf16(lines) => {
-                    for i in 0..together {
-                        let from = ((p + i) * depth + l) / 2;
-                        let to = &mut wide[i * DEPTH_BLOCK * PANEL..];
-                        // SAFETY: `to` has room for DEPTH_BLOCK lines; the caller promises S.
-                        unsafe { widen::<S>(&lines[from..from + step / 2], to) };
-                    }
-                    (wide.as_ptr(), DEPTH_BLOCK * PANEL, Layout::Packed)
-                }
-            };
-            for s in 0..strips {
-                let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
-                let mr = to - from;
-                // SAFETY: strip s is packed at `from * depth`, `mr` values for each step of depth.
-                unsafe {
+            // SAFETY: the panels and the depth are there; the caller promises S. Strip s is packed at `from * depth`, `mr`
+            // values for each step of depth.
+            unsafe {
+                let (b, panel_stride, layout) =
+                    operand::<S>(block.weight, (p, together), depth, (l, step), strips, wide);
+                for s in 0..strips {
+                    let (from, to) = (rows * s / strips, rows * (s + 1) / strips);
+                    let mr = to - from;
                     let o = Operands {
                         a: packed.as_ptr().add(from * depth + l * mr),
                         b,
@@ -156,14 +136,62 @@ unsafe fn generic<S: Simd>(block: &Block, scratch: &mut [f32]) {
             }
         }
         if aside {
-            for (r, row) in tail.chunks_exact(PANEL).enumerate() {
-                for (j, value) in row[..n - p * PANEL].iter().enumerate() {
-                    // SAFETY: columns p * PANEL.. up to n of the block's rows.
-                    unsafe { *block.out.add(r * n + p * PANEL + j) = *value };
-                }
-            }
+            // SAFETY: the caller's promise.
+            unsafe { write_last(block, p, tail) };
         }
         p += together;
+    }
+}
+
+/// Where `together` panels from `p` on lie for `step` of depth from `l` on, how far apart, and how. bf16 ones are widened into
+/// `wide` first where several strips meet them: in registers that would be done again for every strip.
+///
+/// # Safety
+/// The panels and the depth are there, `wide` has room for them, and the processor has `S`.
+#[inline(always)]
+unsafe fn operand<S: Simd>(
+    weight: Panels,
+    (p, together): (usize, usize),
+    depth: usize,
+    (l, step): (usize, usize),
+    strips: usize,
+    wide: &mut [f32],
+) -> (*const f32, usize, Layout) {
+    match weight {
+        Panels::F32(lines) => (
+            lines[p * depth + l..].as_ptr().cast::<f32>(),
+            depth * PANEL,
+            Layout::Packed,
+        ),
+        Panels::Bf16(lines) if strips == 1 => (
+            lines[(p * depth + l) / 2..].as_ptr().cast::<f32>(),
+            depth / 2 * PANEL,
+            Layout::PackedBf16,
+        ),
+        Panels::Bf16(lines) => {
+            for i in 0..together {
+                let from = ((p + i) * depth + l) / 2;
+                let to = &mut wide[i * DEPTH_BLOCK * PANEL..];
+                // SAFETY: `to` has room for DEPTH_BLOCK lines; the caller promises S.
+                unsafe { widen::<S>(&lines[from..from + step / 2], to) };
+            }
+            (wide.as_ptr(), DEPTH_BLOCK * PANEL, Layout::Packed)
+        }
+    }
+}
+
+/// What was computed aside of the last panel, `[rows][PANEL]`, to the columns that it has.
+///
+/// # Safety
+/// The block's output is good for its rows and all columns from panel `p` on.
+#[inline(always)]
+unsafe fn write_last(block: &Block, p: usize, tail: &[f32]) {
+    let (n, first) = (block.n, p * PANEL);
+    for (r, row) in tail.chunks_exact(PANEL).enumerate() {
+        for (j, value) in row[..n - first].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { *block.out.add(r * n + first + j) = *value };
+        }
     }
 }
 
