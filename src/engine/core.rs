@@ -25,25 +25,19 @@ use crate::telemetry::{CallTimes, EngineMetrics};
 /// Logits that a thread draws from at least.
 const LOGITS_A_TASK: usize = 1 << 14;
 
-/// Names a submission.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct JobId(pub u64);
-
 /// What handles tell the engine thread.
 #[derive(Debug)]
 pub enum Command {
     Submit(Box<Submission>),
     /// One sample of a submission is no longer wanted.
-    Close {
-        job: JobId,
-        index: usize,
-    },
+    Close(RequestId),
 }
 
 /// An accepted request on its way to the engine thread.
 #[derive(Debug)]
 pub struct Submission {
-    pub job: JobId,
+    /// Names the first sample; the others follow.
+    pub first: RequestId,
     pub request: GenerateRequest,
     /// What it is computed with, to its end.
     pub weights: WeightsLease,
@@ -56,7 +50,6 @@ pub struct Submission {
 
 /// What all samples of a submission share.
 struct Job {
-    id: JobId,
     params: SamplingParams,
     deadline: Option<Instant>,
     weights: WeightsLease,
@@ -114,7 +107,6 @@ pub struct EngineCore {
     scheduler: Scheduler,
     runner: ModelRunner,
     samples: HashMap<RequestId, Sample>,
-    next_id: u64,
     metrics: EngineMetrics,
     arbiter: DeviceArbiter,
 }
@@ -130,7 +122,6 @@ impl EngineCore {
             scheduler,
             runner,
             samples: HashMap::new(),
-            next_id: 0,
             metrics,
             arbiter,
         }
@@ -139,18 +130,22 @@ impl EngineCore {
     pub fn obey(&mut self, command: Command) {
         match command {
             Command::Submit(submission) => self.add(*submission),
-            Command::Close { job, index } => {
-                let wanted = |sample: &Sample| sample.job.id == job && sample.index == index;
-                let id = self.samples.iter().find(|(_, sample)| wanted(sample));
-                if let Some((&id, _)) = id {
-                    self.end(id, Ending::Closed);
-                }
-            }
+            Command::Close(id) => self.end(id, Ending::Closed),
         }
     }
 
     pub fn is_idle(&self) -> bool {
         self.scheduler.is_idle()
+    }
+
+    /// The runner of an engine that has nothing more to do.
+    pub fn into_runner(self) -> ModelRunner {
+        self.runner
+    }
+
+    #[cfg(test)]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
     }
 
     /// Tells the trainer whether it is in the way of this step. One that takes a thread leaves it the others.
@@ -174,7 +169,6 @@ impl EngineCore {
             deadline,
         } = submission.request;
         let job = Arc::new(Job {
-            id: submission.job,
             deadline,
             weights: submission.weights,
             events: submission.events,
@@ -182,29 +176,22 @@ impl EngineCore {
         });
         let seed = job.params.seed.unwrap_or_else(rand::random);
         let mut place = Some(submission.place);
-        let ids: Vec<RequestId> = (0..samples)
-            .map(|index| {
-                let id = RequestId(self.next_id);
-                self.next_id += 1;
-                let sample = Sample {
-                    index,
-                    job: Arc::clone(&job),
-                    sampler: Sampler::new(&job.params, &prompt, seed, index)
-                        .following(grammar.as_ref()),
-                    place: place.take(),
-                    times: RequestTimes::new(arrival, submission.call.clone()),
-                };
-                self.samples.insert(id, sample);
-                id
-            })
-            .collect();
-        let (&first, siblings) = ids
-            .split_first()
-            .expect("a submission has a sample; this is a bug");
+        let first = submission.first;
+        for index in 0..samples {
+            let sample = Sample {
+                index,
+                job: Arc::clone(&job),
+                sampler: Sampler::new(&job.params, &prompt, seed, index)
+                    .following(grammar.as_ref()),
+                place: place.take(),
+                times: RequestTimes::new(arrival, submission.call.clone()),
+            };
+            self.samples.insert(first.sample(index), sample);
+        }
         let version = job.weights.version().0;
         let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), version);
         let mut request = Request::new(first, tokens, job.params.stop.clone());
-        request.siblings = siblings.to_vec();
+        request.siblings = (1..samples).map(|index| first.sample(index)).collect();
         request.priority = priority;
         request.class = class;
         self.metrics.taken(job.weights.name(), samples);
@@ -294,14 +281,14 @@ impl EngineCore {
     }
 
     fn end(&mut self, id: RequestId, ending: Ending) {
+        // It may have ended meanwhile.
         let Some(sample) = self.samples.remove(&id) else {
             return;
         };
         self.metrics.given_back(sample.job.weights.name());
-        // A sibling that has not been forked yet is only known to the request it waits for.
-        let forked = self.scheduler.remove(id).is_some();
-        if !forked {
-            self.scheduler.remove_sibling(id);
+        let heir = self.scheduler.remove(id);
+        if let Some(heir) = heir.and_then(|heir| self.samples.get_mut(&heir)) {
+            heir.place = sample.place;
         }
         self.metrics.ended_early(&ending, &sample.times);
         if let Ending::Failed(failure) = ending {

@@ -58,7 +58,7 @@ pub use sampler::TokenLogprobs;
 pub use sampling_params::{InvalidParameter, SamplingParams};
 pub use scheduler::BackgroundLimits;
 
-use self::core::{Command, EngineCore, JobId, Submission};
+use self::core::{Command, EngineCore, Submission};
 use crate::device::DeviceArbiter;
 use crate::device::team::Team;
 use crate::model::{ModelError, Role, WeightStore, WeightsLease};
@@ -67,6 +67,7 @@ use crate::text::Grammar;
 use admission::{Admission, QueuePlace};
 use kv_cache::KvCacheManager;
 use model_runner::{ModelRunner, block_bytes};
+use request::RequestId;
 use scheduler::{Scheduler, SchedulerConfig};
 
 /// How much the engine may use.
@@ -240,7 +241,7 @@ pub struct Engine {
     admission: [Admission; 2],
     weights: WeightStore,
     capacity: Capacity,
-    next_job: Arc<AtomicU64>,
+    next_id: Arc<AtomicU64>,
 }
 
 /// The engine's thread, to be waited for.
@@ -332,7 +333,7 @@ impl Engine {
             admission: [config.queue, background.queue].map(Admission::new),
             weights,
             capacity,
-            next_job: Arc::default(),
+            next_id: Arc::default(),
         };
         Ok((engine, EngineThread(thread)))
     }
@@ -436,14 +437,15 @@ impl Engine {
         place: QueuePlace,
     ) -> Result<RequestStream, SubmitError> {
         let (events, receiver) = mpsc::unbounded_channel();
-        let job = JobId(self.next_job.fetch_add(1, Ordering::Relaxed));
         let samples = request.samples;
+        let ids = &self.next_id;
+        let first = RequestId(ids.fetch_add(samples as u64, Ordering::Relaxed));
         let weights = match &request.weights {
             Some(weights) => weights.clone(),
             None => self.weights.lease(Role::Policy, None),
         };
         let submission = Submission {
-            job,
+            first,
             request,
             weights,
             events,
@@ -454,7 +456,7 @@ impl Engine {
             .send(Command::Submit(Box::new(submission)))
             .map_err(|_| SubmitError::ShuttingDown)?;
         let engine = self.commands.downgrade();
-        Ok(RequestStream::new(job, samples, receiver, engine))
+        Ok(RequestStream::new(first, samples, receiver, engine))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use tokio::sync::mpsc;
 
-use super::core::{Command, JobId};
-use super::request::FinishReason;
+use super::core::Command;
+use super::request::{FinishReason, RequestId};
 use super::sampler::TokenLogprobs;
 use crate::model::WeightsName;
 use crate::text::GrammarError;
@@ -46,7 +46,7 @@ pub enum RequestFailure {
 #[derive(Debug)]
 pub struct RequestStream {
     events: mpsc::UnboundedReceiver<StreamEvent>,
-    job: JobId,
+    first: RequestId,
     engine: mpsc::WeakUnboundedSender<Command>,
     /// Samples whose last token has not come.
     open: Vec<bool>,
@@ -54,14 +54,14 @@ pub struct RequestStream {
 
 impl RequestStream {
     pub(super) fn new(
-        job: JobId,
+        first: RequestId,
         samples: usize,
         events: mpsc::UnboundedReceiver<StreamEvent>,
         engine: mpsc::WeakUnboundedSender<Command>,
     ) -> Self {
         Self {
             events,
-            job,
+            first,
             engine,
             open: vec![true; samples],
         }
@@ -98,9 +98,8 @@ impl RequestStream {
         if std::mem::take(&mut self.open[index])
             && let Some(engine) = self.engine.upgrade()
         {
-            let job = self.job;
             // An engine that is gone computes nothing either.
-            let _ = engine.send(Command::Close { job, index });
+            let _ = engine.send(Command::Close(self.first.sample(index)));
         }
     }
 }

@@ -9,6 +9,13 @@ use super::kv_cache::HashedTokens;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
+impl RequestId {
+    /// Of a submission whose first sample this is, another.
+    pub fn sample(self, index: usize) -> Self {
+        Self(self.0 + index as u64)
+    }
+}
+
 /// Whose work a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Class {

@@ -91,6 +91,8 @@ pub struct Scheduler {
     config: SchedulerConfig,
     kv: KvCacheManager,
     requests: HashMap<RequestId, (Place, Request)>,
+    /// Of siblings that are no requests yet, the request that computes their prompt.
+    unforked: HashMap<RequestId, RequestId>,
     waiting: BTreeSet<Place>,
     running: BTreeSet<Place>,
     /// Requests that have come, by class.
@@ -103,6 +105,7 @@ impl Scheduler {
             config,
             kv,
             requests: HashMap::new(),
+            unforked: HashMap::new(),
             waiting: BTreeSet::new(),
             running: BTreeSet::new(),
             arrivals: [0; 2],
@@ -153,24 +156,40 @@ impl Scheduler {
             id: request.id,
         };
         *arrived += 1;
+        let siblings = request.siblings.iter();
+        self.unforked
+            .extend(siblings.map(|&sibling| (sibling, request.id)));
         self.waiting.insert(place);
         self.requests.insert(request.id, (place, request));
     }
 
-    /// Forgets a request and frees its blocks; siblings that it still has go with it.
-    pub fn remove(&mut self, id: RequestId) -> Option<Request> {
-        let (place, request) = self.requests.remove(&id)?;
-        self.waiting.remove(&place);
-        self.running.remove(&place);
-        self.kv.free(id);
-        Some(request)
-    }
-
-    /// Forgets a sibling that has not become a request yet.
-    pub fn remove_sibling(&mut self, id: RequestId) {
-        for (_, request) in self.requests.values_mut() {
+    /// Forgets a sequence and frees its blocks. Where siblings still wait for its prompt, one of them goes on with that, in its
+    /// place: that one is given.
+    pub fn remove(&mut self, id: RequestId) -> Option<RequestId> {
+        if let Some(head) = self.unforked.remove(&id) {
+            let (_, request) = self.requests.get_mut(&head)?;
             request.siblings.retain(|&sibling| sibling != id);
+            return None;
         }
+        let (place, mut request) = self.requests.remove(&id)?;
+        let waited = self.waiting.remove(&place);
+        let ran = self.running.remove(&place);
+        if request.siblings.is_empty() {
+            self.kv.free(id);
+            return None;
+        }
+        let heir = request.siblings.remove(0);
+        self.unforked.remove(&heir);
+        for &sibling in &request.siblings {
+            self.unforked.insert(sibling, heir);
+        }
+        self.kv.rename(id, heir);
+        request.id = heir;
+        let place = Place { id: heir, ..place };
+        self.waiting.extend(waited.then_some(place));
+        self.running.extend(ran.then_some(place));
+        self.requests.insert(heir, (place, request));
+        Some(heir)
     }
 
     /// Chooses a step's work, the background's from what the foreground leaves.
@@ -273,17 +292,22 @@ impl Scheduler {
             if step.budget == 0 || needed > self.config.max_sequences {
                 break;
             }
-            let prefix = self.kv.cached_prefix(&request.tokens);
+            let mut prefix = self.kv.cached_prefix(&request.tokens);
             let next = self.kv.next_hash(&request.tokens, &prefix);
             if next.is_some_and(|hash| promised.contains(&hash)) {
                 // Somebody before it is computing that very block: it will be there to share soon.
                 continue;
             }
-            while self.num_running() + sequences > self.config.max_sequences
-                || !self.kv.has_room(num_tokens, &prefix)
-            {
+            loop {
+                let has_places = self.num_running() + sequences <= self.config.max_sequences;
+                if has_places && self.kv.has_room(num_tokens, &prefix) {
+                    break;
+                }
                 match self.running.last().copied() {
                     Some(last) if last.class > class => self.preempt(last, step),
+                    // Copying a block that is shared in part takes one more than computing it: where the request needs the
+                    // whole pool, that one will never be there.
+                    _ if has_places && self.kv.forgo_partial(&mut prefix) => {}
                     _ => return,
                 }
             }
@@ -374,6 +398,7 @@ impl Scheduler {
         let siblings = std::mem::take(&mut request.siblings);
         let request = request.clone();
         for sibling in siblings {
+            self.unforked.remove(&sibling);
             self.kv.fork(id, sibling);
             let child = Request {
                 id: sibling,

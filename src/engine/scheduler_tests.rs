@@ -1,6 +1,6 @@
 //! The scheduler against a model of what it promises: every step's work is carried out on paper.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -14,6 +14,8 @@ use super::scheduler::{
 const BLOCK_SIZE: usize = 4;
 /// The token after which everybody stops.
 const STOP: u32 = 0;
+/// The token after which nothing may follow.
+const COMPLETE: u32 = 8;
 
 /// A scheduler with a cache on paper: each slot holds the hash of its token and all before it.
 struct World {
@@ -21,6 +23,8 @@ struct World {
     config: SchedulerConfig,
     slots: Vec<[u64; BLOCK_SIZE]>,
     next_id: u64,
+    /// Sequences that have come and not ended.
+    alive: HashSet<RequestId>,
     computed: usize,
 }
 
@@ -41,6 +45,7 @@ impl World {
             config,
             slots: vec![[0; BLOCK_SIZE]; num_blocks as usize],
             next_id: 0,
+            alive: HashSet::new(),
             computed: 0,
         }
     }
@@ -87,10 +92,36 @@ impl World {
         let id = self.id();
         let mut request = Request::new(id, tokens, stop);
         request.siblings = (1..samples).map(|_| self.id()).collect();
+        self.alive.insert(id);
+        self.alive.extend(&request.siblings);
         request.priority = priority;
         request.class = class;
         self.scheduler.add(request);
         id
+    }
+
+    /// Removes a sequence, whatever became of it; whether it was there.
+    fn remove(&mut self, id: RequestId) -> bool {
+        let was_alive = self.alive.remove(&id);
+        let heir = self.scheduler.remove(id);
+        assert!(heir.is_none_or(|heir| was_alive && self.alive.contains(&heir)));
+        self.check();
+        was_alive
+    }
+
+    /// Panics unless the books are those of the sequences that are alive, and of no other.
+    fn check(&self) {
+        self.scheduler.kv().check();
+        let mut known = HashSet::new();
+        for &id in &self.alive {
+            if let Some(request) = self.scheduler.request(id) {
+                for id in std::iter::once(id).chain(request.siblings.iter().copied()) {
+                    assert!(known.insert(id), "{id:?} is known twice");
+                }
+            }
+        }
+        assert_eq!(known, self.alive);
+        assert_eq!(self.scheduler.is_idle(), self.alive.is_empty());
     }
 
     /// One step: checks the plan, carries it out on paper, samples with `sample`.
@@ -99,7 +130,7 @@ impl World {
         mut sample: impl FnMut(RequestId) -> u32,
     ) -> (SchedulerOutput, Vec<(RequestId, FinishReason)>) {
         let output = self.scheduler.schedule();
-        self.scheduler.kv().check();
+        self.check();
         assert!(output.num_tokens() <= self.config.max_batch_tokens);
         assert!(self.scheduler.num_running() <= self.config.max_sequences);
         let limits = self.config.background;
@@ -117,7 +148,7 @@ impl World {
             self.slots[copy.to.0 as usize] = self.slots[copy.from.0 as usize];
         }
         let mut sampled = Vec::new();
-        let mut written = std::collections::HashSet::new();
+        let mut written = HashSet::new();
         for scheduled in &output.scheduled {
             assert!(scheduled.num_tokens > 0);
             let request = self.scheduler.request(scheduled.id).unwrap();
@@ -139,16 +170,26 @@ impl World {
             self.computed += scheduled.num_tokens;
             if scheduled.samples {
                 for &id in std::iter::once(&scheduled.id).chain(&request.siblings) {
+                    let token = sample(id);
                     sampled.push(NextToken {
                         id,
-                        token: sample(id),
-                        complete: false,
+                        token,
+                        complete: token == COMPLETE,
                     });
                 }
             }
         }
         let finished = self.scheduler.update(&output, &sampled);
-        self.scheduler.kv().check();
+        for (id, reason) in &finished {
+            assert!(self.alive.remove(id));
+            let last = sampled.iter().find(|next| next.id == *id).unwrap().token;
+            match reason {
+                FinishReason::Stop => assert_eq!(last, STOP),
+                FinishReason::Complete => assert_eq!(last, COMPLETE),
+                FinishReason::Length => assert!(last != STOP && last != COMPLETE),
+            }
+        }
+        self.check();
         (output, finished)
     }
 
@@ -196,7 +237,9 @@ fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
 #[test]
 fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    for round in 0..250 {
+    // Removed as request, as sibling, and as request whose siblings go on.
+    let mut removals = [0; 3];
+    for round in 0..2500 {
         let sequences = rng.random_range(1..10);
         let mut config = config(sequences + rng.random_range(1..30), sequences);
         config.background.tokens_beside = rng.random_range(0..6);
@@ -204,7 +247,7 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
         let num_blocks = rng.random_range(8..40);
         let mut world = World::new(num_blocks, config, round % 5 != 0);
         let (mut begun, mut ended, mut removed) = (0, 0, 0);
-        for _ in 0..rng.random_range(20..200) {
+        for _ in 0..rng.random_range(5..60) {
             if rng.random_bool(0.4) {
                 // Prompts of few different tokens share prefixes of all lengths.
                 let len = rng.random_range(1..24);
@@ -216,18 +259,23 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
                 world.add_as(class, &prompt, max_tokens, samples, priority);
                 begun += samples;
             }
-            if rng.random_bool(0.05) {
-                let id = RequestId(rng.random_range(1..=world.next_id.max(1)));
-                if let Some(request) = world.scheduler.remove(id) {
-                    removed += request.num_sequences();
+            if rng.random_bool(0.15) {
+                // One of the last that came: alive or not.
+                let last = world.next_id.max(1);
+                let id = RequestId(rng.random_range(last.saturating_sub(8).max(1)..=last));
+                let request = world.scheduler.request(id);
+                let kind = request.map_or(1, |request| 2 * request.siblings.len().min(1));
+                if world.remove(id) {
+                    removed += 1;
+                    removals[kind] += 1;
                 }
-                world.scheduler.kv().check();
             }
             ended += world.step(|_| rng.random_range(0..9)).1.len();
         }
         ended += world.drain(&mut rng);
         assert_eq!(begun, ended + removed);
     }
+    assert!(removals.iter().all(|&count| count > 200), "{removals:?}");
 }
 
 #[test]
@@ -348,6 +396,20 @@ fn preempted_requests_come_back_and_cost_nothing_that_is_still_cached() {
 }
 
 #[test]
+fn whoever_needs_the_whole_pool_gets_it_even_where_it_shares_a_part_of_a_block() {
+    let mut world = World::new(8, config(40, 4), true);
+    let mut prompt: Vec<u32> = (1..=31).collect();
+    for parts_at in [31, 2, 18] {
+        // All its blocks are free and can be found; it parts from them in the middle of one.
+        for token in &mut prompt[parts_at..] {
+            *token += 100;
+        }
+        world.add(&prompt, 1, 1);
+        world.drain(&mut ChaCha8Rng::seed_from_u64(1));
+    }
+}
+
+#[test]
 fn the_foreground_does_not_notice_the_background() {
     // Without shared prefixes, which would only spare it work. Both worlds get the same foreground; one has a background too.
     const BACKGROUND: u64 = 1_000_000;
@@ -363,7 +425,7 @@ fn the_foreground_does_not_notice_the_background() {
     }
     let mut rng = ChaCha8Rng::seed_from_u64(17);
     let (mut background_done, mut preempted) = (0, 0);
-    for _ in 0..150 {
+    for _ in 0..1000 {
         let sequences = rng.random_range(1..8);
         let config = config(sequences + rng.random_range(1..20), sequences);
         let num_blocks = rng.random_range(8..30);
@@ -371,7 +433,7 @@ fn the_foreground_does_not_notice_the_background() {
         let mut beside = World::new(num_blocks, config, false);
         let mut next_background = BACKGROUND;
         let mut produced: [HashMap<u64, u32>; 2] = Default::default();
-        for _ in 0..120 {
+        for _ in 0..60 {
             let prompt = |rng: &mut ChaCha8Rng| -> Vec<u32> {
                 (0..rng.random_range(1..20))
                     .map(|_| rng.random_range(1..9))

@@ -117,8 +117,7 @@ impl EngineMetrics {
             Ending::Closed => return self.ended("stop", times, Instant::now()),
             Ending::Aborted => "aborted",
             Ending::Failed(RequestFailure::DeadlineExceeded) => "deadline",
-            Ending::Failed(RequestFailure::ShuttingDown) => "shutdown",
-            Ending::Failed(RequestFailure::Model(_) | RequestFailure::Grammar(_)) => "error",
+            Ending::Failed(_) => "error",
         };
         self.requests_failed.with_label_values(&[reason]).inc();
     }

@@ -305,11 +305,11 @@ mod tests {
     #[test]
     fn the_books_balance_after_any_operations() {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
-        for round in 0..200 {
+        for round in 0..2000 {
             let mut pool = BlockPool::new(rng.random_range(1..12));
             let mut held: Vec<BlockId> = Vec::new();
             let mut hashes = vec![BlockHash::root(round)];
-            for _ in 0..200 {
+            for _ in 0..60 {
                 match rng.random_range(0..5) {
                     0 | 1 => held.extend(pool.allocate()),
                     2 if !held.is_empty() => {

@@ -99,6 +99,14 @@ impl KvCacheManager {
         prefix
     }
 
+    /// Leaves out the block of which only the first tokens fit; whether there was one.
+    pub fn forgo_partial(&self, prefix: &mut CachedPrefix) -> bool {
+        let partial = prefix.blocks.len() > prefix.full;
+        prefix.blocks.truncate(prefix.full);
+        prefix.num_tokens = prefix.full * self.block_size;
+        partial
+    }
+
     /// The hash of the first full block of `tokens` behind `prefix`: what another request may be computing right now.
     pub fn next_hash(&self, tokens: &HashedTokens, prefix: &CachedPrefix) -> Option<BlockHash> {
         let missing = self.prefix_caching && prefix.full < tokens.num_full_blocks();
@@ -210,6 +218,14 @@ impl KvCacheManager {
             before.is_none(),
             "{child:?} already has blocks; this is a bug"
         );
+    }
+
+    /// Gives the blocks of `from`, if it has any, to `to`.
+    pub fn rename(&mut self, from: RequestId, to: RequestId) {
+        if let Some(table) = self.tables.remove(&from) {
+            let before = self.tables.insert(to, table);
+            assert!(before.is_none(), "{to:?} already has blocks; this is a bug");
+        }
     }
 
     /// Gives the request's blocks back. The last go first in line, so that a prefix outlives what follows it.

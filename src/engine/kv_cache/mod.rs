@@ -3,6 +3,8 @@
 mod block_hash;
 mod block_pool;
 mod manager;
+#[cfg(test)]
+mod manager_tests;
 
 pub use block_hash::{BlockHash, HashedTokens};
 pub use manager::{BlockCopy, CachedPrefix, KvCacheManager};

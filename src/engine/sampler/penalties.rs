@@ -1,4 +1,4 @@
-//! What changes logits before any truncation: bias, repetition, presence and frequency.
+//! What tokens that were seen cost: repetition, presence and frequency penalties.
 
 use std::collections::{HashMap, HashSet};
 
