@@ -137,6 +137,7 @@ impl App {
         let capacity = engine.capacity();
         let service = Service::new(engine, &model, &dir, metrics.judge.clone())?;
         drop(model);
+        service.engine().ready().await?;
 
         let log = match log_config(&config)? {
             Some(log) => Some(TrafficLog::open(&log).await?),

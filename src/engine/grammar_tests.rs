@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-use super::tests::{Heard, listen, memory, pocket, requests, start};
+use super::tests::{Heard, listen, memory, pocket, requests, small, start};
 use super::*;
 use crate::text::{Grammar, GrammarEnv, GrammarError, GrammarSpec, Tokenizer};
 
@@ -78,7 +78,7 @@ fn text(heard: &Heard) -> String {
 
 #[test]
 fn samples_of_any_seed_match() {
-    let (engine, _thread) = start(&pocket(), &EngineConfig::default());
+    let (engine, _thread) = start(&pocket(), &small());
     let number = regex("-?(0|[1-9][0-9]{0,3})( é🙂)?");
     for seed in 0..6 {
         let mut request = asking(answer(), 300, seed);
@@ -114,14 +114,14 @@ fn a_grammar_holds_in_any_mix_and_with_the_same_bits() {
         request.grammar = Some([answer(), regex("(ab|[0-9])+ x?")][at % 2].clone());
         request.params.stop.max_tokens += 10;
     }
-    let (engine, _thread) = start(&decoder, &EngineConfig::default());
+    let (engine, _thread) = start(&decoder, &small());
     let alone: Vec<Vec<Heard>> = requests.iter().map(|r| run(&engine, r)).collect();
     let config = EngineConfig {
         kv_cache_memory: memory(&decoder, 600),
         block_size: 7,
         max_batch_tokens: 40,
         max_concurrent: 16,
-        ..EngineConfig::default()
+        ..small()
     };
     let (engine, _thread) = start(&decoder, &config);
     let streams: Vec<_> = requests
@@ -135,7 +135,7 @@ fn a_grammar_holds_in_any_mix_and_with_the_same_bits() {
 
 #[test]
 fn a_sample_ends_where_its_grammar_does() {
-    let (engine, _thread) = start(&pocket(), &EngineConfig::default());
+    let (engine, _thread) = start(&pocket(), &small());
     let ended = |grammar: &Grammar, change: fn(&mut SamplingParams)| {
         let mut request = asking(grammar.clone(), 20, 1);
         request.params.temperature = 0.0;
@@ -176,7 +176,7 @@ fn a_sample_ends_where_its_grammar_does() {
 
 #[test]
 fn nothing_else_that_is_asked_lets_a_grammar_slip() {
-    let (engine, _thread) = start(&pocket(), &EngineConfig::default());
+    let (engine, _thread) = start(&pocket(), &small());
     let ids = |text: &str| tokenizer().encode_text(text).unwrap();
     let (a, b, c) = (ids("a")[0], ids("b")[0], ids("c")[0]);
     let mut request = asking(regex("[ab]{12}"), 20, 3);
@@ -216,7 +216,7 @@ fn nothing_else_that_is_asked_lets_a_grammar_slip() {
 
 #[test]
 fn one_that_cannot_go_on_fails_alone() {
-    let (engine, _thread) = start(&pocket(), &EngineConfig::default());
+    let (engine, _thread) = start(&pocket(), &small());
     let mut stuck = asking(regex("abc"), 20, 0);
     stuck.samples = 2;
     stuck.params.stop.stop_ids = (0..VOCAB as u32).collect();

@@ -12,6 +12,7 @@
 //! | `model_runner` | the step's work through the model |
 //! | `sampler/`, `sampling_params` | logits to tokens |
 //! | `admission`, `output` | the way in and the way out |
+//! | `warm_up` | the first steps, before anybody is served |
 //! | `stats` | what is measured |
 //!
 //! # Batch invariance
@@ -24,6 +25,8 @@
 //! versions: the base is computed once for all rows, adapters for their own. Blocks of one version are not found by another.
 
 mod admission;
+#[cfg(test)]
+mod by_hand;
 mod core;
 #[cfg(test)]
 mod grammar_tests;
@@ -41,6 +44,7 @@ mod stats;
 mod tests;
 #[cfg(test)]
 mod version_tests;
+mod warm_up;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +52,7 @@ use std::thread;
 use std::time::Instant;
 
 use candle_core::DType;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use admission::{QueueLimits, QueueLoad};
 pub use model_runner::KvCacheDtype;
@@ -69,11 +73,12 @@ use kv_cache::KvCacheManager;
 use model_runner::{ModelRunner, block_bytes};
 use request::RequestId;
 use scheduler::{Scheduler, SchedulerConfig};
+use warm_up::warm_up;
 
 /// How much the engine may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Bytes of keys and values, reserved at the start.
+    /// Bytes of keys and values, reserved and written over at the start.
     pub kv_cache_memory: usize,
     pub kv_cache_dtype: KvCacheDtype,
     /// Tokens of a block.
@@ -155,6 +160,10 @@ pub enum EngineError {
     Model(#[from] ModelError),
     #[error("cannot start the engine's thread: {0}")]
     Thread(#[from] std::io::Error),
+    #[error("the model's first steps failed: {0}")]
+    WarmUp(RequestFailure),
+    #[error("the engine's thread has ended before its first step was done")]
+    Ended,
 }
 
 /// Why a request was not accepted.
@@ -233,6 +242,19 @@ pub struct Capacity {
     pub vocab_size: usize,
 }
 
+/// Whether requests can be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not yet: the model's first steps are not done. What is submitted meanwhile waits.
+    WarmingUp,
+    Ready,
+    /// No longer: the engine's thread has ended.
+    Down,
+}
+
+/// What came of the warm-up, once it is over.
+type WarmedUp = Option<Result<(), RequestFailure>>;
+
 /// A handle to the engine; clones share it. When the last is dropped the engine finishes what it has and stops.
 #[derive(Debug, Clone)]
 pub struct Engine {
@@ -242,6 +264,7 @@ pub struct Engine {
     weights: WeightStore,
     capacity: Capacity,
     next_id: Arc<AtomicU64>,
+    warmed_up: watch::Receiver<WarmedUp>,
 }
 
 /// The engine's thread, to be waited for.
@@ -257,7 +280,7 @@ impl EngineThread {
 }
 
 impl Engine {
-    /// Reserves the cache and starts the thread, which has the device to itself.
+    /// Reserves the cache and starts the thread, which has the device to itself and warms up: see [`Self::ready`].
     ///
     /// # Errors
     /// Sizes that make no sense together, with the numbers; memory or a thread that cannot be had.
@@ -322,18 +345,34 @@ impl Engine {
             background: background.limits,
         };
         let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size, kv_dtype)?;
-        let core = EngineCore::new(Scheduler::new(limits, kv), runner, metrics, arbiter.clone());
+        let base = weights.base().clone();
         let (commands, inbox) = mpsc::unbounded_channel();
+        let (warm, warmed_up) = watch::channel(None);
         let mut team = Team::new(rayon::current_num_threads())?;
+        let serve = move || match warm_up(runner, limits, base) {
+            Ok(runner) => {
+                let scheduler = Scheduler::new(limits, kv);
+                let core = EngineCore::new(scheduler, runner, metrics, arbiter.clone());
+                // Whether or not anybody asks.
+                let _ = warm.send(Some(Ok(())));
+                run(core, inbox, &arbiter);
+            }
+            Err(failure) => {
+                tracing::error!(%failure, "the model's first steps failed");
+                // What has been submitted meanwhile is told by the inbox' end.
+                let _ = warm.send(Some(Err(failure)));
+            }
+        };
         let thread = thread::Builder::new()
             .name("engine".into())
-            .spawn(move || team.lead(|| run(core, inbox, &arbiter)))?;
+            .spawn(move || team.lead(serve))?;
         let engine = Self {
             commands,
             admission: [config.queue, background.queue].map(Admission::new),
             weights,
             capacity,
             next_id: Arc::default(),
+            warmed_up,
         };
         Ok((engine, EngineThread(thread)))
     }
@@ -347,9 +386,28 @@ impl Engine {
         &self.weights
     }
 
-    /// Whether the engine's thread still runs.
-    pub fn is_alive(&self) -> bool {
-        !self.commands.is_closed()
+    /// Whether requests can be answered now.
+    pub fn readiness(&self) -> Readiness {
+        match &*self.warmed_up.borrow() {
+            _ if self.commands.is_closed() => Readiness::Down,
+            None => Readiness::WarmingUp,
+            Some(Ok(())) => Readiness::Ready,
+            Some(Err(_)) => Readiness::Down,
+        }
+    }
+
+    /// Waits until the model has computed its first steps.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn ready(&self) -> Result<(), EngineError> {
+        let mut warmed_up = self.warmed_up.clone();
+        let outcome = warmed_up.wait_for(Option::is_some).await;
+        match outcome.as_deref() {
+            Ok(Some(Err(failure))) => Err(EngineError::WarmUp(failure.clone())),
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::Ended),
+        }
     }
 
     /// What waits for its first step.

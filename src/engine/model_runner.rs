@@ -36,7 +36,7 @@ impl Logits {
     /// Reads the rows where they lie.
     ///
     /// # Errors
-    /// Never: the tensor is of the kind that can be read.
+    /// A decoder whose logits are not f32.
     pub fn with_rows<R>(&self, f: impl FnOnce(ChunksExact<'_, f32>) -> R) -> Result<R, ModelError> {
         Ok(with_f32(&self.values, |values| {
             f(values.chunks_exact(self.vocab_size))
@@ -88,7 +88,7 @@ pub fn block_bytes(spec: &DecoderSpec, block_size: usize, dtype: DType) -> usize
 
 impl ModelRunner {
     /// # Errors
-    /// When the cache cannot be allocated.
+    /// When the memory for the cache cannot be had.
     pub fn new(
         decoder: Decoder,
         num_blocks: usize,
@@ -109,6 +109,15 @@ impl ModelRunner {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { decoder, caches })
+    }
+
+    pub fn spec(&self) -> &DecoderSpec {
+        self.decoder.spec()
+    }
+
+    /// One a layer; all of one shape.
+    pub fn caches(&self) -> &[KvCache] {
+        &self.caches
     }
 
     /// Whether a step of so many tokens takes all that the device has, rather than a thread of a CPU.

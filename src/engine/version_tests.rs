@@ -7,7 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::tests::{Heard, listen, memory, pocket, pocket_in, requests, runtime, start_store};
+use super::tests::{
+    Heard, listen, memory, pocket, pocket_in, requests, runtime, small, start_store,
+};
 use super::*;
 use crate::kernels::linear::WeightFormat;
 use crate::model::adapter::{AdapterWeights, LoraConfig, testing};
@@ -55,7 +57,7 @@ fn versions_mixed_in_one_batch_give_the_bits_of_each_alone() {
     let alone: Vec<[Vec<Heard>; 3]> = {
         let config = EngineConfig {
             prefix_caching: false,
-            ..EngineConfig::default()
+            ..small()
         };
         let (engine, _thread) = start_store(store.clone(), &config);
         let one = |request: &GenerateRequest| {
@@ -77,7 +79,7 @@ fn versions_mixed_in_one_batch_give_the_bits_of_each_alone() {
             block_size,
             max_batch_tokens,
             max_concurrent,
-            ..EngineConfig::default()
+            ..small()
         };
         let (engine, thread) = start_store(store.clone(), &config);
         // The same prompts for all versions: a prefix that crossed would be heard.
@@ -137,7 +139,7 @@ fn an_adapter_beside_the_base_is_the_adapter_merged_into_it() {
     let merged = Decoder::new(spec, &mut source).unwrap();
     let store = WeightStore::new(base);
     let lease = store.publish("one", &adapter.0, &adapter.1).unwrap();
-    let (engine, _thread) = start_store(store, &EngineConfig::default());
+    let (engine, _thread) = start_store(store, &small());
     let prompt: Vec<u32> = (5..45).collect();
     let mut params = SamplingParams::new(12, vec![]);
     params.seed = Some(7);
@@ -190,7 +192,7 @@ fn answer(stream: &mut RequestStream) -> (String, Vec<u32>) {
 #[test]
 fn swaps_under_load_fail_nobody_and_every_answer_is_of_the_version_it_names() {
     let store = WeightStore::new(pocket());
-    let (engine, thread) = start_store(store.clone(), &EngineConfig::default());
+    let (engine, thread) = start_store(store.clone(), &small());
     let request = |at: u32| {
         let prompt: Vec<u32> = (0..20 + at % 3).map(|i| 5 + (7 * i + at) % 300).collect();
         let mut params = SamplingParams::new(10, vec![]);
@@ -247,7 +249,7 @@ fn a_request_keeps_its_version_while_others_are_swapped_in() {
     let mut roles = Roles::all(store.base());
     roles.policy = one;
     store.set_roles(roles.clone()).unwrap();
-    let (engine, thread) = start_store(store.clone(), &EngineConfig::default());
+    let (engine, thread) = start_store(store.clone(), &small());
     let mut params = SamplingParams::new(200, vec![]);
     params.seed = Some(1);
     let request = GenerateRequest::new(vec![9; 30], params);
@@ -282,7 +284,7 @@ fn background_requests_have_a_queue_of_their_own() {
             queue: limits,
             ..BackgroundConfig::default()
         },
-        ..EngineConfig::default()
+        ..small()
     };
     let (engine, _thread) = start_store(WeightStore::new(pocket()), &config);
     let foreground = GenerateRequest::new(vec![9; 10], SamplingParams::new(300, vec![]));
@@ -317,7 +319,7 @@ fn background_requests_have_a_queue_of_their_own() {
 
 #[test]
 fn weights_of_another_store_are_refused() {
-    let (engine, _thread) = start_store(WeightStore::new(pocket()), &EngineConfig::default());
+    let (engine, _thread) = start_store(WeightStore::new(pocket()), &small());
     let other = WeightStore::new(pocket());
     let request = GenerateRequest::new(vec![9; 10], SamplingParams::new(1, vec![]));
     let refused = engine.submit(with(&request, other.base())).unwrap_err();

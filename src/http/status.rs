@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
+use crate::engine::Readiness;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StatusBody {
@@ -30,13 +31,21 @@ pub async fn health() -> Json<StatusBody> {
     responses((status = 200, body = StatusBody), (status = 503, body = ErrorBody))
 )]
 pub async fn ready(State(state): State<AppState>) -> Result<Json<StatusBody>, ApiError> {
-    match state.service.engine().is_alive() {
-        true => Ok(Json(StatusBody { status: "ready" })),
-        false => Err(ApiError::new(
+    status_of(state.service.engine().readiness())
+}
+
+fn status_of(readiness: Readiness) -> Result<Json<StatusBody>, ApiError> {
+    let unavailable = |code, message| {
+        Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "engine_down",
-            "the engine has stopped",
-        )),
+            code,
+            message,
+        ))
+    };
+    match readiness {
+        Readiness::Ready => Ok(Json(StatusBody { status: "ready" })),
+        Readiness::WarmingUp => unavailable("warming_up", "the model's first steps are not done"),
+        Readiness::Down => unavailable("engine_down", "the engine has stopped"),
     }
 }
 
@@ -58,4 +67,18 @@ pub async fn metrics(State(state): State<AppState>) -> Response {
     }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], state.metrics.render()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_warm_engine_is_ready() {
+        let status = |readiness| status_of(readiness).into_response().status();
+        assert_eq!(status(Readiness::Ready), StatusCode::OK);
+        for readiness in [Readiness::WarmingUp, Readiness::Down] {
+            assert_eq!(status(readiness), StatusCode::SERVICE_UNAVAILABLE);
+        }
+    }
 }

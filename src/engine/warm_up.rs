@@ -1,0 +1,169 @@
+//! The first steps: the model computes a short request before anybody is served.
+//!
+//! What is only made ready when it is first used (threads, scratch memory, a GPU's kernels) is ready then, and a model that
+//! cannot compute is known before it is said to be ready. The request goes through the engine's own code, with books and metrics
+//! that are thrown away: nothing of it can be found or counted. What it wrote into the cache lies in blocks that are free.
+
+use tokio::sync::mpsc;
+
+use super::admission::{Admission, QueueLimits};
+use super::core::{Command, EngineCore, Submission};
+use super::kv_cache::KvCacheManager;
+use super::model_runner::ModelRunner;
+use super::output::{RequestFailure, StreamEvent};
+use super::request::RequestId;
+use super::scheduler::{Scheduler, SchedulerConfig};
+use super::{GenerateRequest, SamplingParams};
+use crate::device::DeviceArbiter;
+use crate::model::WeightsLease;
+use crate::telemetry::Metrics;
+
+/// Tokens of its prompt, where the context has room for so many.
+const PROMPT: usize = 16;
+/// The first comes of the prompt, the second of a step of decoding.
+const ANSWER: usize = 2;
+
+/// Computes a prompt and a step of decoding with `runner`, and gives it back.
+///
+/// # Errors
+/// Why it cannot compute.
+pub fn warm_up(
+    runner: ModelRunner,
+    limits: SchedulerConfig,
+    weights: WeightsLease,
+) -> Result<ModelRunner, RequestFailure> {
+    let max_context = runner.spec().max_context();
+    let prompt = PROMPT.min(max_context.saturating_sub(1));
+    if prompt == 0 {
+        // No request at all fits such a context.
+        return Ok(runner);
+    }
+    let cache = &runner.caches()[0];
+    let kv = KvCacheManager::new(cache.num_blocks() as u32, cache.block_size(), false);
+    let metrics = Metrics::new("warm-up").engine;
+    let scheduler = Scheduler::new(limits, kv);
+    let mut core = EngineCore::new(scheduler, runner, metrics, DeviceArbiter::default());
+    let mut params = SamplingParams::new(ANSWER.min(max_context - prompt), Vec::new());
+    params.temperature = 0.0;
+    let queue = Admission::new(QueueLimits {
+        max_requests: 1,
+        max_tokens: prompt,
+    });
+    let place = queue.try_enter(prompt);
+    let (events, mut heard) = mpsc::unbounded_channel();
+    core.obey(Command::Submit(Box::new(Submission {
+        first: RequestId(0),
+        request: GenerateRequest::new(vec![0; prompt], params),
+        weights,
+        events,
+        place: place.expect("the queue was empty; this is a bug"),
+        call: None,
+    })));
+    while !core.is_idle() {
+        core.step();
+    }
+    while let Ok(event) = heard.try_recv() {
+        if let StreamEvent::Failed(failure) = event {
+            return Err(failure);
+        }
+    }
+    Ok(core.into_runner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::by_hand::ByHand;
+    use super::super::tests::{memory, pocket, runtime};
+    use super::super::{Engine, EngineConfig, EngineError, KvCacheDtype, Readiness};
+    use super::*;
+    use crate::model::WeightStore;
+
+    #[test]
+    fn it_computes_a_prompt_and_a_step_and_leaves_its_blocks_free() {
+        let decoder = pocket();
+        let dtype = KvCacheDtype::F32.of(&decoder);
+        let runner = ModelRunner::new(decoder.clone(), 4, 16, dtype).unwrap();
+        let sums = |runner: &ModelRunner| -> Vec<f32> {
+            let sum = |block| {
+                let keys = runner.caches()[0].k().get(block).unwrap();
+                keys.abs().unwrap().sum_all().unwrap().to_scalar().unwrap()
+            };
+            (0..4).map(sum).collect()
+        };
+        assert_eq!(sums(&runner), [0.0; 4]);
+        let limits = ByHand::limits(8, 4);
+        let store = WeightStore::new(decoder);
+        let runner = warm_up(runner, limits, store.base().clone()).unwrap();
+        let written = sums(&runner);
+        let blocks = written.iter().filter(|&&sum| sum > 0.0).count();
+        assert_eq!(
+            blocks, 2,
+            "a block of the prompt, and one of what was decoded"
+        );
+        assert_eq!(store.versions()[0].leases, 0);
+    }
+
+    #[test]
+    fn nothing_of_it_is_counted_or_found() {
+        let decoder = pocket();
+        let config = EngineConfig {
+            kv_cache_memory: memory(&decoder, 1024),
+            ..EngineConfig::default()
+        };
+        let metrics = Metrics::new("test");
+        let store = WeightStore::new(decoder);
+        let (engine, _thread) = Engine::start(store, &config, metrics.engine.clone()).unwrap();
+        runtime().block_on(engine.ready()).unwrap();
+        assert_eq!(engine.readiness(), Readiness::Ready);
+        let idle = Metrics::new("test").render();
+        assert_eq!(metrics.render(), idle);
+        let mut request = GenerateRequest::new(vec![0; PROMPT], SamplingParams::new(1, vec![]));
+        request.params.temperature = 0.0;
+        let mut stream = engine.submit(request).unwrap();
+        let first = runtime().block_on(stream.next());
+        let found = matches!(
+            first,
+            Some(StreamEvent::Started {
+                num_cached_tokens: 0,
+                ..
+            })
+        );
+        assert!(found, "{first:?}");
+    }
+
+    #[test]
+    fn nobody_is_told_that_it_is_ready_before() {
+        let decoder = pocket();
+        let config = EngineConfig {
+            kv_cache_memory: memory(&decoder, 512),
+            ..EngineConfig::default()
+        };
+        let store = WeightStore::new(decoder);
+        let (mut engine, _thread) =
+            Engine::start(store, &config, Metrics::new("test").engine).unwrap();
+        let outcome = |sent| {
+            let (said, warmed_up) = tokio::sync::watch::channel(None);
+            engine.warmed_up = warmed_up;
+            assert_eq!(engine.readiness(), Readiness::WarmingUp);
+            if let Some(sent) = sent {
+                said.send(Some(sent)).unwrap();
+            }
+            drop(said);
+            (runtime().block_on(engine.ready()), engine.readiness())
+        };
+        let outcomes: Vec<_> = [
+            Some(Ok(())),
+            Some(Err(RequestFailure::Model("no".into()))),
+            None,
+        ]
+        .into_iter()
+        .map(outcome)
+        .collect();
+        assert!(matches!(outcomes[0], (Ok(()), Readiness::Ready)));
+        assert!(matches!(
+            outcomes[1],
+            (Err(EngineError::WarmUp(_)), Readiness::Down)
+        ));
+        assert!(matches!(outcomes[2].0, Err(EngineError::Ended)));
+    }
+}
