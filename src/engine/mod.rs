@@ -33,6 +33,8 @@ mod grammar_tests;
 mod kv_cache;
 mod model_runner;
 mod output;
+#[cfg(test)]
+mod reference_tests;
 mod request;
 mod sampler;
 mod sampling_params;
