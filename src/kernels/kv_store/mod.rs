@@ -16,10 +16,13 @@ mod copy;
 
 pub use copy::copy_blocks;
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
+use rayon::prelude::*;
 
 use crate::kernels::{Backward, fused, input};
 
@@ -31,10 +34,11 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A cache of zeros, reserved and on the CPU not yet resident.
+    /// A cache of zeros, all of it in memory.
     ///
     /// # Errors
-    /// When a size is zero, or memory does not suffice on a device that says so.
+    /// When a size is zero, or memory does not suffice and the system says so. One that promises more than it has ends the
+    /// program here, rather than when the cache fills.
     pub fn new(
         num_blocks: usize,
         block_size: usize,
@@ -122,14 +126,37 @@ impl KvCache {
     }
 }
 
-/// Zeros that take memory once they are written over: the system hands out zeroed pages when they are touched. The tensor
-/// library asks it for those in f32, but writes zeros of bf16 itself.
 fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> Result<Tensor> {
-    if dtype == DType::BF16 && device.is_cpu() {
-        let zeros = vec![0u16; shape.iter().product()];
-        return Tensor::from_vec(zeros.reinterpret_into::<bf16>(), &shape, device);
+    let count = shape.iter().product();
+    match dtype {
+        DType::F32 if device.is_cpu() => Tensor::from_vec(resident::<f32>(count)?, &shape, device),
+        DType::BF16 if device.is_cpu() => {
+            let zeros = resident::<u16>(count)?.reinterpret_into::<bf16>();
+            Tensor::from_vec(zeros, &shape, device)
+        }
+        _ => Tensor::zeros(&shape, dtype, device),
     }
-    Tensor::zeros(&shape, dtype, device)
+}
+
+/// Zeros that have been written. Those that are asked for as such are pages that the system only promises, and has to find when
+/// they are touched.
+fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
+    /// Large enough to be worth a task.
+    const PART: usize = 1 << 18;
+    let mut zeros = Vec::new();
+    if zeros.try_reserve_exact(count).is_err() {
+        let bytes = count.saturating_mul(size_of::<T>());
+        candle_core::bail!("kv cache: {bytes} bytes of memory cannot be had");
+    }
+    let room: &mut [MaybeUninit<T>] = &mut zeros.spare_capacity_mut()[..count];
+    room.par_chunks_mut(PART).for_each(|part| {
+        for value in part {
+            value.write(T::default());
+        }
+    });
+    // SAFETY: all of them have just been written.
+    unsafe { zeros.set_len(count) };
+    Ok(zeros)
 }
 
 /// Writes row `i` of `k` and `v` (`[tokens, kv_heads, head_dim]`) to slot `slots[i]` of the cache, in place.
@@ -237,6 +264,7 @@ impl StoreRows<'_> {
 mod tests {
     use super::*;
     use crate::kernels::testing::{max_difference, random};
+    use crate::kernels::with_slices;
 
     #[test]
     fn rows_land_in_their_slots_and_nowhere_else() -> Result<()> {
@@ -272,6 +300,50 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    /// Pages of a slice that are in memory, and all that it has.
+    #[cfg(target_os = "linux")]
+    fn pages<T>(values: &[T]) -> (usize, usize) {
+        // SAFETY: a plain call.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+        let first = values.as_ptr() as usize / page * page;
+        let bytes = (values.as_ptr_range().end as usize).next_multiple_of(page) - first;
+        let mut there = vec![0u8; bytes / page];
+        // SAFETY: mapped pages, and a byte for each.
+        let asked = unsafe { libc::mincore(first as *mut libc::c_void, bytes, there.as_mut_ptr()) };
+        assert_eq!(asked, 0);
+        let resident = there.iter().filter(|&&flags| flags & 1 == 1).count();
+        (resident, there.len())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn all_of_it_is_in_memory_from_the_start() -> Result<()> {
+        // More than any allocator keeps of what others gave back: what is not touched is not there.
+        const BYTES: usize = 40 << 20;
+        let (there, all) = pages(&vec![0u8; BYTES]);
+        assert!(
+            there < all / 2,
+            "{there} of {all}: the question does not tell"
+        );
+        for (dtype, size) in [(DType::F32, 4), (DType::BF16, 2)] {
+            let cache = KvCache::new(BYTES / (16 * 64 * size), 16, 1, 64, dtype, &Device::Cpu)?;
+            let (there, all) = match dtype {
+                DType::F32 => with_slices([cache.v()], |[v]: [&[f32]; 1]| pages(v))?,
+                _ => with_slices([cache.v()], |[v]: [&[bf16]; 1]| pages(v))?,
+            };
+            assert_eq!(there, all, "{dtype:?}");
+            assert!(all * 4096 >= BYTES);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn more_than_there_is_is_an_error() {
+        // Less than can be addressed, more than any machine has.
+        let blocks = 1 << 20;
+        assert!(KvCache::new(blocks, 1, 1 << 20, 1 << 20, DType::F32, &Device::Cpu).is_err());
     }
 
     #[test]
