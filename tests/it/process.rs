@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
@@ -20,9 +20,15 @@ pub struct Server {
 
 impl Server {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(&[], arguments)
+    }
+
+    /// With these variables in its environment.
+    fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
+            .envs(environment.iter().copied())
             // Nothing of a test lies behind a proxy.
             .env("NO_PROXY", "127.0.0.1")
             .stderr(Stdio::piped())
@@ -77,19 +83,10 @@ impl Drop for Server {
 }
 
 #[test]
-fn it_is_ready_once_it_says_where_it_listens_and_that_is_soon() {
-    let starts = (0..3).map(|_| {
-        let begun = Instant::now();
-        let server = Server::start(&[]);
-        let answer = Client::new().get(server.url("/ready")).send().unwrap();
-        assert_eq!(answer.status().as_u16(), 200, "the first call is answered");
-        begun.elapsed()
-    });
-    let fastest = starts.min().unwrap();
-    // What is not optimised may take its time. The fastest of three: another process may have had the machine meanwhile.
-    if !cfg!(debug_assertions) {
-        assert!(fastest < Duration::from_secs(2), "{fastest:?}");
-    }
+fn it_is_ready_once_it_says_where_it_listens() {
+    let server = Server::start(&[]);
+    let answer = Client::new().get(server.url("/ready")).send().unwrap();
+    assert_eq!(answer.status().as_u16(), 200, "the first call is answered");
 }
 
 #[test]
@@ -121,8 +118,9 @@ fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
 #[test]
 fn an_answer_that_outlasts_the_drain_is_cut_off() {
     let mut server = Server::start(&["--drain-timeout", "0"]);
+    // Seconds of work.
     let body =
-        json!({"prompt": "x", "stream": true, "ignore_eos": true, "max_tokens": 500, "n": 64});
+        json!({"prompt": "x", "stream": true, "ignore_eos": true, "max_tokens": 500, "n": 128});
     let mut answer = Client::new()
         .post(server.url("/generate"))
         .json(&body)
@@ -131,6 +129,13 @@ fn an_answer_that_outlasts_the_drain_is_cut_off() {
     let mut first = [0; 16];
     answer.read_exact(&mut first).unwrap();
     server.signal(libc::SIGTERM);
+    let mut rest = String::new();
+    let ending = answer.read_to_string(&mut rest);
+    assert!(
+        ending.is_err(),
+        "the connection is cut, not closed: {ending:?}"
+    );
+    assert!(!rest.contains("[DONE]"), "{rest}");
     assert!(server.wait().success());
 }
 
@@ -172,12 +177,28 @@ fn keys_come_from_the_environment_or_a_file_and_nonsense_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("keys");
     std::fs::write(&file, "ours:secret\n").unwrap();
-    let server = Server::start(&["--api-key-file", file.to_str().unwrap()]);
-    let get = |key: &str| {
-        let request = Client::new().get(server.url("/v1/models")).bearer_auth(key);
-        request.send().unwrap().status().as_u16()
-    };
-    assert_eq!((get("secret"), get("other")), (200, 401));
+    let of_file = Server::start(&["--api-key-file", file.to_str().unwrap()]);
+    let keys = [("SELFJUDGE_API_KEYS", "first\nours:secret")];
+    let of_environment = Server::start_in(&keys, &[]);
+    for server in [of_file, of_environment] {
+        let get = |key: &str| {
+            let request = Client::new().get(server.url("/v1/models")).bearer_auth(key);
+            request.send().unwrap().status().as_u16()
+        };
+        assert_eq!((get("secret"), get("other")), (200, 401));
+        let said = server.said().join("\n");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    let both = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+        .args(["serve", "--api-key-file", file.to_str().unwrap()])
+        .envs(keys)
+        .output();
+    let both = both.unwrap();
+    let said = String::from_utf8_lossy(&both.stderr).into_owned();
+    assert!(
+        !both.status.success() && said.contains("--api-key"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use selfjudge::http::{HttpConfig, api_doc};
 use serde_json::{Value, json};
 
 use super::{cases, damage, rng};
-use crate::http::{RUNTIME, call, metric, start, text};
+use crate::http::{RUNTIME, call, engine, metric, start, text};
 
 /// A server of its own, which runs only a few sequences at once: a body that asks for hundreds of answers is refused.
 static SERVER: LazyLock<Router> = LazyLock::new(|| {
@@ -21,7 +21,7 @@ static SERVER: LazyLock<Router> = LazyLock::new(|| {
             max_requests: 64,
             max_tokens: 1 << 14,
         },
-        ..EngineConfig::default()
+        ..engine()
     };
     start(&engine, &HttpConfig::default())
 });

@@ -6,6 +6,7 @@ use axum::http::header::{AUTHORIZATION, ORIGIN, RETRY_AFTER};
 use axum::response::Response;
 use selfjudge::http::{ApiKeys, Cors, RateLimit};
 
+use super::refusing::until;
 use super::*;
 
 async fn get(server: &Router, path: &str, headers: &[(&str, &str)]) -> Response {
@@ -30,8 +31,9 @@ fn only_keys_pass_and_only_as_often_as_they_may() {
         }),
         ..HttpConfig::default()
     };
-    let server = start(&EngineConfig::default(), &config);
+    let server = start(&engine(), &config);
     RUNTIME.block_on(async {
+        until(async || get(&server, "/ready", &[]).await.status() == StatusCode::OK).await;
         for path in ["/health", "/ready", "/openapi.json", "/docs/"] {
             assert_eq!(
                 get(&server, path, &[]).await.status(),
@@ -91,7 +93,7 @@ fn pages_of_named_origins_may_call() {
         cors: Cors::Origins(vec!["https://here.example".parse().unwrap()]),
         ..HttpConfig::default()
     };
-    let server = start(&EngineConfig::default(), &config);
+    let server = start(&engine(), &config);
     let allowed = "access-control-allow-origin";
     RUNTIME.block_on(async {
         let here = get(

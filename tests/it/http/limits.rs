@@ -1,5 +1,7 @@
 //! Bounds: what waits, how long, how much is judged, and what is told to those beyond.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
@@ -23,7 +25,7 @@ fn narrow(max_requests: usize, max_tokens: usize) -> Router {
             max_requests,
             max_tokens,
         },
-        ..EngineConfig::default()
+        ..engine()
     };
     start(&engine, &HttpConfig::default())
 }
@@ -62,7 +64,7 @@ fn a_full_queue_is_a_429_that_says_when_to_come_back() {
 
 #[test]
 fn a_deadline_ends_a_call_and_frees_what_it_held() {
-    let server = start(&EngineConfig::default(), &HttpConfig::default());
+    let server = start(&engine(), &HttpConfig::default());
     RUNTIME.block_on(async {
         let mut body = long_answer();
         (body["n"], body["timeout"]) = (json!(32), json!(0.002));
@@ -78,7 +80,9 @@ fn a_deadline_ends_a_call_and_frees_what_it_held() {
             assert_eq!(answer["error"]["code"], "deadline_exceeded");
         }
         until_idle(&server).await;
-        assert!(metric(&server, "request_failure_total").await > 0.0);
+        // All samples of the two calls that generate, at least.
+        let late = failures(&server, "deadline").await;
+        assert!(late >= 64.0, "{late}");
     });
 }
 
@@ -103,33 +107,107 @@ async fn until_idle(server: &Router) {
 /// A client that waits for a whole answer and goes away, whatever it had asked for.
 #[test]
 fn a_client_that_is_gone_frees_its_blocks() {
-    let server = start(&EngineConfig::default(), &HttpConfig::default());
+    let server = start(&engine(), &HttpConfig::default());
     let many: Vec<String> = (0..3000).map(|i| format!("{i} is it.")).collect();
-    let answers = json!({"prompt": QUESTION, "ignore_eos": true, "max_tokens": 400, "n": 64});
+    let answers = json!({"prompt": QUESTION, "ignore_eos": true, "max_tokens": 480, "n": 128});
     let mut best = answers.clone();
-    (best["n"], best["best_of"]) = (json!(1), json!(64));
+    (best["n"], best["best_of"]) = (json!(1), json!(128));
     RUNTIME.block_on(async {
-        for (path, body) in [
-            ("/generate", answers.clone()),
-            ("/generate", best),
-            ("/judge", json!({"prompt": QUESTION, "candidates": many})),
-            ("/v1/completions", answers),
+        // With how many samples are lost: of a judge's, those that were in line just then.
+        for (path, body, lost) in [
+            ("/generate", answers.clone(), Some(128.0)),
+            ("/generate", best, Some(128.0)),
+            (
+                "/judge",
+                json!({"prompt": QUESTION, "candidates": many}),
+                None,
+            ),
+            ("/v1/completions", answers, Some(128.0)),
         ] {
-            let before = metric(&server, "prompt_tokens_total").await;
+            let counted = async || {
+                let tokens = metric(&server, "generation_tokens_total").await;
+                (failures(&server, "aborted").await, tokens)
+            };
+            let started = metric(&server, "prompt_tokens_total").await;
+            let before = counted().await;
             let gone = tokio::spawn({
                 let server = server.clone();
                 async move { call(&server, path, body.to_string()).await }
             });
-            until(async || metric(&server, "prompt_tokens_total").await > before).await;
+            until(async || metric(&server, "prompt_tokens_total").await > started).await;
             gone.abort();
             until_idle(&server).await;
-            // Answered or not, it is over.
-            let _ = gone.await;
+            assert!(
+                gone.await.is_err_and(|error| error.is_cancelled()),
+                "{path}"
+            );
+            let after = counted().await;
+            let (aborted, generated) = (after.0 - before.0, after.1 - before.1);
+            assert!(
+                aborted == lost.unwrap_or(aborted.max(1.0)),
+                "{path}: {aborted}"
+            );
+            // Two for every match: 5998 for all of the judge's.
+            let all = lost.map_or(5998.0, |samples| samples * 480.0);
+            assert!(generated < all / 2.0, "{path}: {generated} of {all}");
         }
-        assert!(metric(&server, "request_failure_total").await > 0.0);
         let (status, _) = post_to(&server, "/generate", &json!({"prompt": QUESTION})).await;
         assert_eq!(status, StatusCode::OK);
     });
+}
+
+/// As the program serves it: over sockets, which close without a word.
+#[test]
+fn a_connection_that_is_cut_frees_what_ran_and_what_waited() {
+    const SAMPLES: usize = 3 * 128;
+    let server = start(&engine(), &HttpConfig::default());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = server.clone().into_make_service();
+    RUNTIME.spawn(async move {
+        axum_server::from_tcp(listener)
+            .unwrap()
+            .serve(service)
+            .await
+    });
+    let mut aborted = 0.0;
+    for stream in [true, false] {
+        let body = json!({"prompt": QUESTION, "ignore_eos": true, "max_tokens": 480, "n": 128, "stream": stream});
+        let body = body.to_string();
+        let head = format!(
+            "POST /generate HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        let before = RUNTIME.block_on(metric(&server, "generation_tokens_total"));
+        // One of them runs in all places there are.
+        let connections: Vec<TcpStream> = (0..3)
+            .map(|_| {
+                let mut connection = TcpStream::connect(address).unwrap();
+                connection
+                    .write_all(format!("{head}{body}").as_bytes())
+                    .unwrap();
+                connection
+            })
+            .collect();
+        RUNTIME.block_on(async {
+            until(async || {
+                metric(&server, "num_requests_running").await == 128.0
+                    && metric(&server, "num_requests_waiting").await == 2.0
+            })
+            .await;
+            drop(connections);
+            until_idle(&server).await;
+            aborted += SAMPLES as f64;
+            assert_eq!(
+                failures(&server, "aborted").await,
+                aborted,
+                "stream: {stream}"
+            );
+            let generated = metric(&server, "generation_tokens_total").await - before;
+            assert!(generated < SAMPLES as f64 * 480.0 / 4.0, "{generated}");
+        });
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod admin;
 mod api_doc;
 mod decisions;
+mod docs;
 mod exchange;
 mod feedback;
 mod generating;
@@ -40,6 +41,14 @@ use tower::ServiceExt;
 
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
+/// The default with a cache that is soon reserved.
+pub fn engine() -> EngineConfig {
+    EngineConfig {
+        kv_cache_memory: 64 << 20,
+        ..EngineConfig::default()
+    }
+}
+
 fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
@@ -55,12 +64,10 @@ pub fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
 }
 
 /// One server for the tests that need nothing of their own.
-static SERVER: LazyLock<Router> =
-    LazyLock::new(|| start(&EngineConfig::default(), &HttpConfig::default()));
+static SERVER: LazyLock<Router> = LazyLock::new(|| start(&engine(), &HttpConfig::default()));
 
 /// One model for the servers whose traffic is looked at.
-static SERVICE: LazyLock<Service> =
-    LazyLock::new(|| service(&EngineConfig::default(), &Metrics::new("pocket")));
+static SERVICE: LazyLock<Service> = LazyLock::new(|| service(&engine(), &Metrics::new("pocket")));
 
 /// A server that keeps a log.
 struct Logged {
@@ -218,17 +225,33 @@ fn ok(path: &str, body: &Value) -> Value {
     answer
 }
 
+/// The value of a metric of one series.
 pub async fn metric(server: &Router, name: &str) -> f64 {
+    match series(server, name).await.as_slice() {
+        [(_, value)] => *value,
+        other => panic!("{name} has the series {other:?}"),
+    }
+}
+
+/// Accepted samples that have not been finished, for this reason.
+pub async fn failures(server: &Router, reason: &str) -> f64 {
+    let all = series(server, "request_failure_total").await;
+    let label = format!("reason=\"{reason}\"");
+    let counted = all.iter().find(|(labels, _)| labels.contains(&label));
+    counted.map_or(0.0, |(_, value)| *value)
+}
+
+/// All series of a metric: labels and value.
+async fn series(server: &Router, name: &str) -> Vec<(String, f64)> {
     let request = Request::get("/metrics").body(Body::empty()).unwrap();
     let page = text(server.clone().oneshot(request).await.unwrap()).await;
-    let line = page
-        .lines()
-        .find(|line| line.starts_with(&format!("selfjudge:{name}{{")));
-    let value = line.and_then(|line| line.rsplit(' ').next());
-    value
-        .unwrap_or_else(|| panic!("no {name} in {page}"))
-        .parse()
-        .unwrap()
+    let named = format!("selfjudge:{name}{{");
+    let lines = page.lines().filter_map(|line| line.strip_prefix(&named));
+    let parsed = lines.map(|line| {
+        let (labels, value) = line.rsplit_once("} ").unwrap();
+        (labels.to_owned(), value.parse().unwrap())
+    });
+    parsed.collect()
 }
 
 /// The events of a streamed answer, `[DONE]` left out.

@@ -155,8 +155,8 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
         max_requests: 1,
         ..HttpConfig::default()
     };
-    let server = start(&EngineConfig::default(), &config);
-    let endless = json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 400, "n": 100,
+    let server = start(&engine(), &config);
+    let endless = json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 480, "n": 128,
         "stream": true});
     RUNTIME.block_on(async {
         let first = call(&server, "/generate", endless.to_string()).await;
@@ -169,6 +169,9 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
         drop(pieces);
         until(async || metric(&server, "kv_cache_usage_perc").await == 0.0).await;
         assert_eq!(metric(&server, "num_requests_running").await, 0.0);
+        assert_eq!(failures(&server, "aborted").await, 128.0);
+        let generated = metric(&server, "generation_tokens_total").await;
+        assert!(generated < 128.0 * 480.0 / 2.0, "{generated}");
         let third = call(&server, "/generate", r#"{"prompt": "What is 3 plus 4?"}"#).await;
         assert_eq!(third.status(), StatusCode::OK);
     });
