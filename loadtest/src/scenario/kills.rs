@@ -47,6 +47,9 @@ pub struct Kills {
     /// Seconds after it is ready within which it is killed.
     #[arg(long, default_value_t = 2.0)]
     within: f64,
+    /// Seconds within which it has to be ready again, at the 99th percentile.
+    #[arg(long, default_value_t = 2.0)]
+    ready_within: f64,
     #[arg(long, default_value_t = 8)]
     clients: usize,
     /// Where the server's log goes.
@@ -143,6 +146,10 @@ impl Kills {
                 "ready again after {:.2} s, at the 99th percentile {:.2} s",
                 spread.p50, spread.p99
             ));
+            if spread.p99 > self.ready_within {
+                let violation = format!("not ready within {} s", self.ready_within);
+                report.violations.push(violation);
+            }
         }
         let lost = ledger.lost.iter().map(|id| format!("record {id} is lost"));
         let all: Vec<String> = lost.chain(wrong).collect();
