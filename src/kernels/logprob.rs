@@ -26,6 +26,8 @@ pub struct Scores {
     pub logprobs: Tensor,
     /// Whether no token is more probable than the target.
     pub top1: Vec<bool>,
+    /// Entropy of the row's distribution over the whole vocabulary, nats; not differentiable.
+    pub entropy: Vec<f32>,
 }
 
 /// [`logprob`], and whether each target was the most probable token.
@@ -35,15 +37,32 @@ pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores
         let op = LogProb::new(hidden, weight, targets);
         let saved = op.saved.clone();
         let logprobs = hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?;
-        let top1 = saved.get().map(|s| s.top1.clone()).unwrap_or_default();
-        return Ok(Scores { logprobs, top1 });
+        let Some(Saved { top1, entropy, .. }) = saved.get() else {
+            candle_core::bail!("logprob: nothing was scored")
+        };
+        return Ok(Scores {
+            logprobs,
+            top1: top1.clone(),
+            entropy: entropy.clone(),
+        });
     }
     let logits = hidden.detach().matmul(&weight.detach().t()?)?;
     let best: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
     Ok(Scores {
         logprobs: plain(hidden, weight, targets)?,
         top1: best.iter().zip(targets).map(|(a, b)| a == b).collect(),
+        entropy: plain_entropy(&logits)?,
     })
+}
+
+/// Of each row of logits, by candle's ops.
+fn plain_entropy(logits: &Tensor) -> Result<Vec<f32>> {
+    let logits = logits.to_dtype(DType::F32)?;
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    let exps = shifted.exp()?;
+    let sum = exps.sum(D::Minus1)?;
+    let mean = ((exps * shifted)?.sum(D::Minus1)? / &sum)?;
+    (sum.log()? - mean)?.to_vec1()
 }
 
 /// The log-probability of each row's target, fused where it can be.
@@ -95,6 +114,7 @@ struct LogProb {
 struct Saved {
     log_sum_exp: Vec<f32>,
     top1: Vec<bool>,
+    entropy: Vec<f32>,
 }
 
 impl LogProb {
@@ -109,8 +129,8 @@ impl LogProb {
 }
 
 multiversioned! {
-    /// The largest logit and the log-sum-exp.
-    fn max_and_log_sum_exp(logits: &[f32]) -> (f32, f32) {
+    /// The largest logit, the log-sum-exp, and the entropy: `ln S - sum(e d) / S` with `d = z - max`, `e = exp(d)`, `S = sum(e)`.
+    fn max_log_sum_exp_and_entropy(logits: &[f32]) -> (f32, f32, f32) {
         let mut lanes = [f32::NEG_INFINITY; 32];
         let chunks = logits.chunks_exact(32);
         let mut max = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -122,15 +142,26 @@ multiversioned! {
         for lane in lanes {
             max = max.max(lane);
         }
-        let mut sums = [0f32; 32];
+        let (mut sums, mut products) = ([0f32; 32], [0f32; 32]);
         let chunks = logits.chunks_exact(32);
-        let tail: f32 = chunks.remainder().iter().map(|&z| exp(z - max)).sum();
+        let (mut tail, mut tail_product) = (0f32, 0f32);
+        for &z in chunks.remainder() {
+            let d = z - max;
+            tail += exp(d);
+            tail_product += exp(d) * d;
+        }
         for chunk in chunks {
             for lane in 0..32 {
-                sums[lane] += exp(chunk[lane] - max);
+                let d = chunk[lane] - max;
+                let e = exp(d);
+                sums[lane] += e;
+                products[lane] += e * d;
             }
         }
-        (max, max + (sums.iter().sum::<f32>() + tail).ln())
+        let sum = sums.iter().sum::<f32>() + tail;
+        let product = products.iter().sum::<f32>() + tail_product;
+        // Rounding may leave a crumb below zero of a row that is certain.
+        (max, max + sum.ln(), (sum.ln() - product / sum).max(0.0))
     }
 }
 
@@ -169,6 +200,7 @@ impl CustomOp2 for LogProb {
         let mut saved = Saved {
             log_sum_exp: Vec::with_capacity(rows),
             top1: Vec::with_capacity(rows),
+            entropy: Vec::with_capacity(rows),
         };
         for start in (0..rows).step_by(step) {
             let m = step.min(rows - start);
@@ -185,15 +217,16 @@ impl CustomOp2 for LogProb {
                 (vocab, 1),
                 false,
             );
-            let chunk: Vec<(f32, (f32, f32))> = logits
+            let chunk: Vec<(f32, (f32, f32, f32))> = logits
                 .par_chunks(vocab)
                 .zip(&self.targets[start..start + m])
-                .map(|(row, &target)| (row[target as usize], max_and_log_sum_exp(row)))
+                .map(|(row, &target)| (row[target as usize], max_log_sum_exp_and_entropy(row)))
                 .collect();
-            for (z, (max, lse)) in chunk {
+            for (z, (max, lse, entropy)) in chunk {
                 picked.push(z - lse);
                 saved.log_sum_exp.push(lse);
                 saved.top1.push(z == max);
+                saved.entropy.push(entropy);
             }
         }
         // Only one forward ever runs on an op: a second would carry the same values.
@@ -299,6 +332,30 @@ mod tests {
         assert!(score(&h, &w, &best)?.top1.iter().all(|&hit| hit));
         let other: Vec<u32> = best.iter().map(|&id| (id + 1) % 37).collect();
         assert!(!score(&h, &w, &other)?.top1.iter().any(|&hit| hit));
+        Ok(())
+    }
+
+    #[test]
+    fn entropy_is_that_of_plain_ops() -> Result<()> {
+        for (rows, d, vocab) in [(1, 1, 2), (5, 7, 33), (9, 16, 70_001)] {
+            let (h, w) = (random(&[rows, d], 3), random(&[vocab, d], 4));
+            let h = (h * 3.0)?;
+            let fused = score(&h, &w, &vec![0; rows])?.entropy;
+            let plain = plain_entropy(&h.matmul(&w.t()?)?)?;
+            assert_eq!(fused.len(), rows);
+            for (fused, plain) in fused.iter().zip(&plain) {
+                assert!((fused - plain).abs() < 1e-4, "{fused} against {plain}");
+            }
+        }
+        // Every token alike, and one that is certain.
+        let (h, w) = (
+            Tensor::ones((1, 1), DType::F32, &candle_core::Device::Cpu)?,
+            random(&[40, 1], 5),
+        );
+        let alike = score(&h, &w.zeros_like()?, &[0])?.entropy[0];
+        assert!((alike - 40f32.ln()).abs() < 1e-5, "{alike}");
+        let certain = score(&(h * 1e4)?, &w, &[0])?.entropy[0];
+        assert!((0.0..1e-5).contains(&certain), "{certain}");
         Ok(())
     }
 

@@ -1,4 +1,17 @@
 //! Training: what turns preference data into better weights.
+//!
+//! In the order of the algorithm; what the two algorithms share comes before them:
+//!
+//! | module | what |
+//! |---|---|
+//! | `base`, `trainable` | what stays frozen, and what is trained beside it: an adapter, or the whole model |
+//! | `records`, `turn` | the files of a run as pairs, and where an answer ends in a conversation |
+//! | `mixture`, `batch` | JSFT's examples from pairs, and examples laid end to end |
+//! | `pass`, `step`, `lanes` | a batch through the decoder and back; the loss of a micro-batch; several at a time |
+//! | `optim`, `schedule` | from gradients to weights, at the rate of the step |
+//! | [`jsft`] (by `config`) | judge-augmented supervised fine-tuning: one model learns to answer and to judge |
+//! | [`dpo`] | the update from judged pairs; [`crate::learn`] draws them from the policy itself |
+//! | `run`, `metrics`, `checkpoint`, `manifest`, `digest` | what every run has: flags, numbers, places to go on from, papers |
 
 pub mod base;
 pub mod batch;

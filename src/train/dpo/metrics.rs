@@ -17,6 +17,9 @@ pub struct DpoMetrics {
     pub grad_norm: f64,
     /// Tokens computed since the run began: every prompt once.
     pub num_tokens: u64,
+    /// Mean entropy of the policy at the completion tokens, nats.
+    #[serde(default)]
+    pub entropy: f64,
     /// Share of the completion tokens that were the most probable ones.
     pub mean_token_accuracy: f64,
     #[serde(rename = "rewards/chosen")]
@@ -56,6 +59,7 @@ impl MetricsRow for DpoMetrics {
             ("grad_norm", self.grad_norm),
             ("epoch", self.epoch),
             ("num_tokens", self.num_tokens as f64),
+            ("entropy", self.entropy),
             ("mean_token_accuracy", self.mean_token_accuracy),
             ("rewards/chosen", self.rewards_chosen),
             ("rewards/rejected", self.rewards_rejected),
@@ -90,6 +94,7 @@ impl DpoMetrics {
             learning_rate: last.lr,
             grad_norm: mean(|r| r.grad_norm),
             num_tokens,
+            entropy: mean(|r| r.entropy),
             mean_token_accuracy: mean(|r| r.token_accuracy),
             rewards_chosen: mean(|r| r.rewards_chosen),
             rewards_rejected: mean(|r| r.rewards_rejected),

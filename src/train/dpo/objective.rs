@@ -23,8 +23,6 @@ pub(super) struct PairScore {
     /// Counted as the loss counts them, under LD-DPO with its token weights.
     pub chosen: Completion,
     pub rejected: Completion,
-    /// Summed log-probability of both completions, every token in full.
-    pub plain: f64,
 }
 
 impl<'a> Objective<'a> {
@@ -81,12 +79,11 @@ impl<'a> Objective<'a> {
         {
             *g = (share * costs.d_rejected * weight) as f32;
         }
-        let total = |logprobs: &[f32]| logprobs.iter().map(|&l| f64::from(l)).sum::<f64>();
+        let of_chosen = chosen.iter().map(|&l| f64::from(l)).sum::<f64>();
         PairScore {
-            loss: share * costs.loss - imitation * total(chosen),
+            loss: share * costs.loss - imitation * of_chosen,
             chosen: w,
             rejected: l,
-            plain: total(chosen) + total(rejected),
         }
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::objective::PairScore;
 use super::{DpoConfig, PairExample};
+use crate::kernels::logprob::Scores;
 use crate::train::optim::StepStats;
 
 /// One optimizer step. Means are over pairs, each counted once whatever its weight; log-probabilities are in nats.
@@ -23,9 +24,9 @@ pub struct StepReport {
     pub logps_chosen: f64,
     pub logps_rejected: f64,
     /// Mean log-ratio to the reference, per completion: an unbiased estimate of KL(policy, reference) where the completions
-    /// were sampled from the policy; otherwise only how far the data moved.
+    /// were sampled from the policy at temperature 1 and from its whole vocabulary; otherwise only how far the data moved.
     pub kl: f64,
-    /// Mean negative log-probability, per token: an unbiased estimate of the policy's entropy under the same condition.
+    /// Mean entropy of the policy's distribution over its whole vocabulary, at the tokens of the completions, before the step; nats.
     pub entropy: f64,
     /// Share of the completion tokens that were the most probable ones.
     pub token_accuracy: f64,
@@ -63,7 +64,6 @@ impl Sums {
         r.logps_chosen += chosen.policy;
         r.logps_rejected += rejected.policy;
         r.kl += (w + l) / 2.0;
-        r.entropy -= score.plain;
         r.len_chosen += chosen.tokens as f64;
         r.len_rejected += rejected.tokens as f64;
         r.pairs += 1;
@@ -71,8 +71,10 @@ impl Sums {
         self.completion_tokens += (chosen.tokens + rejected.tokens) as u64;
     }
 
-    pub fn add_top1(&mut self, top1: &[bool]) {
-        self.top1 += top1.iter().filter(|&&hit| hit).count() as u64;
+    /// What the tokens of the completions scored.
+    pub fn add_tokens(&mut self, scores: &Scores) {
+        self.top1 += scores.top1.iter().filter(|&&hit| hit).count() as u64;
+        self.report.entropy += scores.entropy.iter().map(|&h| f64::from(h)).sum::<f64>();
     }
 
     /// The loss is a sum of shares already; everything else becomes a mean.

@@ -248,7 +248,7 @@ impl DpoTrainer {
             let pass = Pass::new(decoder, &batch.tokens, &batch.prefixes, &batch.rows)?;
             pass.backward(self.config.recompute, &mut accumulator, pace, |hidden| {
                 let scores = decoder.score(hidden, &batch.targets)?;
-                sums.add_top1(&scores.top1);
+                sums.add_tokens(&scores);
                 let logprobs: Vec<f32> = scores.logprobs.to_vec1()?;
                 let mut gradients = vec![0f32; logprobs.len()];
                 for (i, of_pair) in part.clone().zip(batch.completions.chunks_exact(2)) {
