@@ -15,7 +15,7 @@ use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptio
 use crate::engine::EngineConfig;
 use crate::http::{HttpConfig, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
-use crate::preference::log::{Consent, LogConfig};
+use crate::preference::log::{Consent, FeedbackTrust, LogConfig};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Following a server's log")]
@@ -31,6 +31,9 @@ pub struct FollowArgs {
     log_url: Option<String>,
     #[command(flatten)]
     salt: SaltArgs,
+    /// When feedback is learned from, as the servers are told it: never, corroborated (the judge agrees) or always.
+    #[arg(long, requires = "follow", default_value = "never")]
+    trust_feedback: FeedbackTrust,
     /// The learner's settings; the defaults without a file.
     #[arg(long, requires = "follow")]
     learn: Option<PathBuf>,
@@ -56,10 +59,13 @@ pub fn run(
         engine: EngineConfig::default(),
         http: HttpConfig::default(),
         traffic: TrafficOptions {
-            log: Some(args.salt.over(match &args.log_url {
-                Some(url) => LogConfig::new(url),
-                None => data_dir.log(),
-            })),
+            log: Some(LogConfig {
+                trust: args.trust_feedback,
+                ..args.salt.over(match &args.log_url {
+                    Some(url) => LogConfig::new(url),
+                    None => data_dir.log(),
+                })
+            }),
             default: Consent::default(),
             allowed: Permitted::default(),
             on_failure: OnLogFailure::Refuse,

@@ -118,7 +118,7 @@ pub struct KeepingArgs {
     /// What becomes of calls that cannot be logged: serve-unlogged or refuse.
     #[arg(long, default_value = "serve-unlogged")]
     on_log_failure: OnLogFailure,
-    /// When feedback becomes a preference pair: never, corroborated:K or always.
+    /// When feedback becomes a preference pair: never, corroborated (the judge agrees) or always.
     #[arg(long, default_value = "never")]
     trust_feedback: FeedbackTrust,
     /// Take `user` in a call for the person it comes from. Only where callers are trusted.

@@ -44,7 +44,8 @@ pub enum ThumbsBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FeedbackAnswer {
     record_id: String,
-    /// Preference pairs that follow from all feedback on the record, by how much the operator trusts feedback.
+    /// Preference pairs that follow from all feedback on the record by now. Where the operator wants the judge to agree, some follow
+    /// only once a stage of learning has asked it.
     pairs: usize,
 }
 
@@ -83,7 +84,7 @@ impl FeedbackBody {
 
 /// Says what a caller thinks of an answer of its own: good or bad, the best of several, or how it should have read.
 ///
-/// Whether the model is trained on it is the operator's choice: never, where several principals or the judge agree, or always.
+/// Whether the model is trained on it is the operator's choice: never, where the judge agrees in both orders, or always.
 #[utoipa::path(
     post,
     path = "/feedback",

@@ -5,10 +5,11 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::JsonBody;
+use super::extract::{JsonBody, Query};
+use super::records::record_id;
 use super::traffic::Identity;
 use super::{AppState, Learning};
 use crate::learn::{CanaryHealth, Vitals};
@@ -19,11 +20,11 @@ use crate::preference::log::{GenerationId, LogError, Pointer, PointerMove, Point
 pub struct PointersBody {
     /// What serves.
     policy: String,
-    /// What training goes on from.
+    /// What the next stage's updates start from. It goes where the policy goes.
     train: String,
-    /// What the loss is measured against.
+    /// What the next stage's loss is measured against. It goes where the policy goes.
     reference: String,
-    /// What judges.
+    /// What judges, calls and pairs alike. It stays where it is until an operator promotes a generation as judge.
     judge: String,
     /// What a share of the callers is served; the policy where nothing is tried out.
     canary: String,
@@ -114,16 +115,30 @@ pub struct GenerationsBody {
     generations: Vec<GenerationBody>,
 }
 
-/// A move of the policy pointer.
+/// What a generation is promoted to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RoleBody {
+    /// What serves, and what training goes on from.
+    #[default]
+    Policy,
+    /// What judges. Refused while a stage runs, whose pairs one judge is to judge.
+    Judge,
+}
+
+/// A move of the policy pointer, or of the judge's.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveBody {
-    /// Where the policy stands as far as the caller knows; 409 where it does not.
+    /// Where the policy (or the judge) stands as far as the caller knows; 409 where it does not.
     #[schema(min_length = 1)]
     expected: String,
     /// Serve a share of the callers first (`--canary-share`) instead of all.
     #[serde(default)]
     canary: bool,
+    /// Only for promotion: the judge's way back is a promotion too.
+    #[serde(default, rename = "as")]
+    role: RoleBody,
 }
 
 /// The move, done.
@@ -138,23 +153,44 @@ fn learning(state: &AppState) -> Result<&Learning, ApiError> {
     state.learning.as_deref().ok_or_else(none)
 }
 
+/// Which generations are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only those whose stages read this record, its prompt or what was said of its answers; also after it was deleted.
+    record: Option<String>,
+}
+
 /// Generations, their gates, and which of them serves.
 #[utoipa::path(
     get,
     path = "/generations",
     tag = "admin",
+    params(ListQuery),
     responses(
         (status = 200, body = GenerationsBody),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )
 )]
-pub async fn generations(State(state): State<AppState>) -> Result<Json<GenerationsBody>, ApiError> {
+pub async fn generations(
+    State(state): State<AppState>,
+    Query(listed): Query<ListQuery>,
+) -> Result<Json<GenerationsBody>, ApiError> {
     let learning = learning(&state)?;
     let log = &learning.log;
+    let readers = match &listed.record {
+        Some(record) => Some(log.lineage(&record_id(record)?).await?),
+        None => None,
+    };
     let pointers = log.pointers().await?.into();
     let (canary, withdrawn) = learning.publisher.canary();
     let generations = log.generations().await?.into_iter();
+    let generations = generations.filter(|generation| {
+        let readers = readers.as_ref();
+        readers.is_none_or(|readers| readers.contains(&generation.id))
+    });
     let generations = generations.map(|generation| GenerationBody {
         id: generation.id.to_string(),
         parent: generation.parent.to_string(),
@@ -181,7 +217,8 @@ pub async fn generations(State(state): State<AppState>) -> Result<Json<Generatio
     params(("id" = String, Path, description = "A generation's id, or `base`")),
     request_body(content = MoveBody, examples(
         ("all" = (value = json!({"expected": "base"}))),
-        ("share" = (value = json!({"expected": "base", "canary": true})))
+        ("share" = (value = json!({"expected": "base", "canary": true}))),
+        ("judge" = (value = json!({"expected": "base", "as": "judge"})))
     )),
     responses(
         (status = 200, body = MovedBody),
@@ -195,7 +232,15 @@ pub async fn promote(
     Path(id): Path<String>,
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<MovedBody>, ApiError> {
-    let reason = if body.canary { "canary" } else { "promoted" };
+    let reason = match (body.role, body.canary) {
+        (RoleBody::Judge, true) => {
+            let message = "a judge is for all callers";
+            return Err(ApiError::invalid("canary", message));
+        }
+        (RoleBody::Judge, false) => "promoted as judge",
+        (RoleBody::Policy, true) => "canary",
+        (RoleBody::Policy, false) => "promoted",
+    };
     shift(&state, &identity, &id, &body, reason).await
 }
 
@@ -221,6 +266,10 @@ pub async fn rollback(
     if body.canary {
         let message = "a way back is for all callers";
         return Err(ApiError::invalid("canary", message));
+    }
+    if body.role == RoleBody::Judge {
+        let message = "a judge goes back by being promoted";
+        return Err(ApiError::invalid("as", message));
     }
     shift(&state, &identity, &id, &body, "rolled back").await
 }
@@ -260,7 +309,17 @@ async fn shift(
         from: from.clone(),
         to: to.clone(),
     };
-    let moves = if body.canary {
+    let moves = if body.role == RoleBody::Judge {
+        if let Some(stage) = learning.log.current_stage().await? {
+            let message = format!("stage {} runs, and its pairs have one judge", stage.id);
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "stage_running",
+                message,
+            ));
+        }
+        vec![step(Pointer::Judge, &expected, &to)]
+    } else if body.canary {
         vec![
             step(Pointer::Policy, &expected, &expected),
             step(Pointer::Canary, &now.canary, &to),

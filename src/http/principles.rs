@@ -43,7 +43,8 @@ pub struct TablePrinciple {
     pub weight: f64,
     #[serde(default)]
     pub polarity: PolarityBody,
-    /// Part of every draw of principles in training.
+    /// Asked of every pair that is judged for training, beside the principles that the learner's settings name; with weight 0 never.
+    /// Calls that name principles are judged by those alone.
     #[serde(default)]
     pub always: bool,
 }

@@ -285,7 +285,7 @@ pub async fn get(
         .ok_or_else(no_record)
 }
 
-/// What was deleted.
+/// What was deleted, or may no longer be learned from.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeletedBody {
     records: u64,
@@ -321,7 +321,7 @@ pub async fn delete(
     }
 }
 
-/// Whose records are deleted.
+/// Whose records are deleted, or no longer learned from.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -330,9 +330,13 @@ pub struct PrincipalQuery {
     principal: Option<String>,
     /// Of the key's, the records of this `user`.
     user: Option<String>,
+    /// Delete nothing, but withdraw the consent to train on them.
+    #[serde(default)]
+    keep: bool,
 }
 
-/// Deletes all records of a principal, and its feedback: the caller's own, or for operators anyone's.
+/// Deletes all records of a principal, and its feedback: the caller's own, or for operators anyone's. With `keep` they stay, and no
+/// later stage of learning reads them; what was learned from them already is in the weights, and `GET /generations?record=` names those.
 #[utoipa::path(
     delete,
     path = "/records",
@@ -360,7 +364,7 @@ pub async fn delete_all(
         }
         (None, user) => state.own(&identity, user.as_deref())?,
     };
-    // Everyone without a key is one principal: nobody may delete the records of all the others.
+    // Everyone without a key is one principal: nobody may dispose of the records of all the others.
     if principal == Principal::anonymous() && !identity.is_admin() {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -368,7 +372,10 @@ pub async fn delete_all(
             "calls without a key share one principal: delete records by their ids",
         ));
     }
-    let records = log.delete_principal(&principal).await?;
+    let records = match whose.keep {
+        true => log.withdraw_training(&principal).await?,
+        false => log.delete_principal(&principal).await?,
+    };
     Ok(Json(DeletedBody { records }))
 }
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::traffic::Identity;
 use super::{AppState, Learning};
-use crate::learn::{LearnControl, LearnStatus};
+use crate::learn::{LearnControl, LearnStatus, Staleness};
 
 /// What learning does at the moment.
 #[derive(Debug, Serialize, ToSchema)]
@@ -36,8 +36,13 @@ pub struct TrainBody {
     /// Loss, rewards, log-probabilities, gradient norm and lengths of the last update.
     #[schema(value_type = Option<Object>)]
     last_update: Value,
-    /// Mean KL divergence of an answer from generation 0, nats.
+    /// Mean KL divergence of an answer from generation 0, nats, estimated on the policy's own answers; with nucleus sampling that leaves out
+    /// what the tail differs by.
     kl: Option<f64>,
+    /// How old the policies were that wrote the last update's pairs.
+    staleness: Option<StalenessBody>,
+    swaps: SwapsBody,
+    log: LogBody,
     /// The last candidate's.
     #[schema(value_type = Vec<Object>)]
     gates: Value,
@@ -49,8 +54,42 @@ pub struct TrainBody {
     changed: u64,
 }
 
+/// Means over the answers of the last update's pairs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StalenessBody {
+    /// Versions promoted since: 0 of fresh pairs, above it by replay and feedback.
+    versions: f64,
+    /// Updates of the stage since, of the pairs it drew itself: 0 where they are on-policy.
+    updates: f64,
+}
+
+impl From<Staleness> for StalenessBody {
+    fn from(Staleness { versions, updates }: Staleness) -> Self {
+        Self { versions, updates }
+    }
+}
+
+/// Swaps of what serves, in this process.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SwapsBody {
+    count: u64,
+    /// Of the last one, loading not included; `weights_swap_seconds` among the metrics has all.
+    last_seconds: Option<f64>,
+}
+
+/// The traffic log, as this process writes it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LogBody {
+    /// Seconds from queue to commit, of the slowest record of the last batch.
+    commit_lag_seconds: f64,
+    /// Records that wait for the writer.
+    queue_depth: usize,
+}
+
 impl TrainBody {
-    fn new(status: LearnStatus, serving_problem: Option<String>) -> Self {
+    fn new(status: LearnStatus, learning: &Learning) -> Self {
+        let swaps = learning.publisher.swaps();
+        let log = learning.log.stats();
         Self {
             state: json!(status.state).as_str().unwrap_or_default().to_owned(),
             paused: status.paused,
@@ -65,10 +104,19 @@ impl TrainBody {
             unattended: status.unattended,
             last_update: json!(status.last_update),
             kl: status.kl,
+            staleness: status.staleness.map(StalenessBody::from),
+            swaps: SwapsBody {
+                count: swaps.count,
+                last_seconds: swaps.last_seconds,
+            },
+            log: LogBody {
+                commit_lag_seconds: log.commit_lag_seconds,
+                queue_depth: log.queue_depth,
+            },
             gates: json!(status.gates),
             last_outcome: status.last_outcome,
             error: status.error,
-            serving_problem,
+            serving_problem: learning.publisher.problem(),
             changed: status.changed,
         }
     }
@@ -86,8 +134,7 @@ fn learning(state: &AppState) -> Result<(&Learning, &LearnControl), ApiError> {
 }
 
 fn body(learning: &Learning, control: &LearnControl) -> Json<TrainBody> {
-    let problem = learning.publisher.problem();
-    Json(TrainBody::new(control.status(), problem))
+    Json(TrainBody::new(control.status(), learning))
 }
 
 /// What learning does at the moment.

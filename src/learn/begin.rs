@@ -1,11 +1,17 @@
 //! How a stage begins: enough prompts that no stage has used, in the order in which they are learned from.
 
+use std::collections::HashSet;
+
 use super::LearnError;
-use super::config::StageOrder;
+use super::config::{LearnConfig, StageOrder};
 use super::learner::{Learner, Running};
-use super::stage::{Draw, StageState};
+use super::pool::{Pool, take};
+use super::stage::{Draw, FeedbackRow, StageState, joining, seed};
 use super::status::Phase;
-use crate::preference::log::{DrawSpec, NewStage, RecordId, Split, TrainerLease};
+use crate::preference::PrincipleTable;
+use crate::preference::log::{
+    DrawSpec, DrawnRow, FeedbackTrust, NewStage, RecordId, Split, Stage, StageId, TrainerLease,
+};
 use crate::service::WeightedPrinciple;
 
 impl Learner {
@@ -25,24 +31,31 @@ impl Learner {
                 self.control.pause();
                 continue;
             }
-            let rows = self.log.draw_ids(&self.draw_spec(Split::Train)).await?;
-            let gate_rows = self.log.draw_ids(&self.draw_spec(Split::HeldOut)).await?;
-            let waiting = (rows.len() + gate_rows.len()) as u64;
+            let last = self.log.last_stage().await?;
+            // This one's number: nobody else opens stages while the lease is held.
+            let id = StageId(last.as_ref().map_or(1, |last| last.id.0 + 1));
+            let pool = self.pool(id, last).await?;
+            let gate_rows = self.log.draw_ids(&gate_spec(config, id)).await?;
+            let waiting = (pool.rows.len() + gate_rows.len()) as u64;
             let needed = (config.stage.prompts + config.gates.prompts) as u64;
             self.control.change(|status| {
                 status.state = Phase::Waiting;
                 (status.prompts_waiting, status.prompts_needed) = (waiting, needed);
             });
-            if rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
+            if pool.rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
                 tokio::time::sleep(super::learner::POLL).await;
                 continue;
             }
             let pointers = self.log.pointers().await?;
-            let principles = self.stage_principles()?;
-            let state =
-                StageState::new((**config).clone(), &pointers, &principles, rows, gate_rows);
+            let table = self.principles.current();
+            let principles = judged_by(&table.table, &config.judging.principles)?;
+            let pool = (pool.rows, pool.carried);
+            let mut state =
+                StageState::new((**config).clone(), &pointers, principles, pool, gate_rows);
+            state.corroborate = self.log.trust() == FeedbackTrust::Corroborated;
+            state.feedback = self.feedback().await?;
             let stage = NewStage {
-                reference: pointers.policy,
+                reference: pointers.reference,
                 state: serde_json::to_value(&state)?,
             };
             let id = lease.open_stage(stage).await?;
@@ -50,70 +63,196 @@ impl Learner {
         }
     }
 
-    fn draw_spec(&self, split: Split) -> DrawSpec {
+    /// The prompts that stage `id` takes its own from.
+    async fn pool(&self, id: StageId, last: Option<Stage>) -> Result<Pool, LearnError> {
         let stage = &self.config.stage;
-        DrawSpec {
-            quarantine: std::time::Duration::from_secs(stage.quarantine),
-            max_share: stage.principal_share,
-            split,
-            held_out_per_mille: (stage.held_out * 1000.0).round() as u16,
-            ..DrawSpec::new(match split {
-                Split::Train => stage.prompts,
-                Split::HeldOut => self.config.gates.prompts,
-            })
-        }
-    }
-
-    /// What pairs are judged by: the named principles with the table's weights of now.
-    fn stage_principles(&self) -> Result<Vec<WeightedPrinciple>, LearnError> {
-        let current = self.principles.current();
-        let mut weighted = Vec::new();
-        for name in &self.config.judging.principles {
-            let principle = current.table.get(name).ok_or_else(|| {
-                LearnError::Config(format!(
-                    "judging.principles names `{name}`, which the table does not have"
-                ))
-            })?;
-            if principle.weight > 0.0 {
-                weighted.push(WeightedPrinciple::from(principle));
+        let easy_first = stage.order == StageOrder::EasyFirst;
+        let left = match last {
+            Some(last) if easy_first => {
+                // The state of a program of another version may not be readable; then nothing was left, and the rows are drawn by age.
+                let state = serde_json::from_value::<StageState>(last.state);
+                let left = state.map_or_else(|_| Vec::new(), |state| state.left);
+                let spec = train_spec(&self.config, left.len());
+                ids(self.log.free_for(id, &spec, &left).await?)
             }
-        }
-        Ok(weighted)
+            _ => Vec::new(),
+        };
+        let size = if easy_first {
+            stage.pooled()
+        } else {
+            stage.prompts
+        };
+        let drawn = if left.len() < stage.prompts {
+            self.log.draw_ids(&train_spec(&self.config, size)).await?
+        } else {
+            Vec::new()
+        };
+        Ok(Pool::new(left, drawn, stage.prompts, size))
     }
 
-    /// Claims the stage's rows for good and brings them into their order. What another stage got in between, or was deleted, is
-    /// left out.
+    /// What callers said, as far as it may be learned from.
+    async fn feedback(&self) -> Result<Vec<FeedbackRow>, LearnError> {
+        let config = &self.config;
+        let wanted = joining(config.stage.prompts, config.feedback.share);
+        if self.log.trust() == FeedbackTrust::Never || wanted == 0 {
+            return Ok(Vec::new());
+        }
+        let spec = train_spec(config, wanted);
+        let held = self.log.draw_preferences(&spec);
+        Ok(held.await?.into_iter().map(FeedbackRow::from).collect())
+    }
+
+    /// Takes the stage's rows from its pool, in their order, and claims them for good. What was deleted in between is left out.
     pub(super) async fn claim(&self, running: &mut Running<'_>) -> Result<(), LearnError> {
         if running.state.ordered {
             return Ok(());
         }
-        let rows = running
-            .lease
-            .claim_rows(running.id, &running.state.rows)
-            .await?;
-        running.state.rows = match running.state.config.stage.order {
-            StageOrder::AsLogged => rows,
-            StageOrder::EasyFirst => self.easy_first(running, rows).await?,
+        let (id, lease) = (running.id, running.lease);
+        let stage = running.state.config.stage.clone();
+        let spec = train_spec(&running.state.config, stage.prompts);
+        let pool = self.log.free_for(id, &spec, &running.state.rows).await?;
+        let pool = match stage.order {
+            StageOrder::AsLogged => pool,
+            StageOrder::EasyFirst => self.easy_first(running, pool).await?,
         };
-        running.state.ordered = true;
+        let (taken, left) = take(pool, stage.prompts, stage.principal_share);
+        let state = &mut running.state;
+        state.rows = lease.claim_rows(id, &taken).await?;
+        state.left = left;
+        let said: Vec<RecordId> = state
+            .feedback
+            .iter()
+            .map(|row| row.record.clone())
+            .collect();
+        let own = lease.claim_feedback(id, &said).await?;
+        state.feedback.retain(|row| own.contains(&row.record));
+        state.ordered = true;
         running.save().await
     }
 
-    /// The rows on whose answers the judge is surest first; those of whose answers no pair can be made last.
+    /// What an earlier stage left, then the rows on whose answers the judge is surest; those of whose answers no pair can be made last.
     async fn easy_first(
         &self,
         running: &Running<'_>,
-        rows: Vec<RecordId>,
-    ) -> Result<Vec<RecordId>, LearnError> {
+        pool: Vec<DrawnRow>,
+    ) -> Result<Vec<DrawnRow>, LearnError> {
+        let state = &running.state;
+        let carried: HashSet<&RecordId> = state.rows.iter().take(state.carried).collect();
+        let (mut ordered, fresh): (Vec<_>, Vec<_>) =
+            pool.into_iter().partition(|row| carried.contains(&row.id));
+        if ordered.len() >= state.config.stage.prompts {
+            return Ok(ordered);
+        }
         self.control.enter(Phase::Judging);
-        let judge = self.judge(&running.state).await?;
-        let maker = self.pair_maker(running.id, &running.state, judge);
-        let start = self.publisher.weights(&running.state.reference).await?;
-        let places = (0_u64..).zip(&rows);
+        let judge = self.judge(state).await?;
+        let maker = self.pair_maker(running.id, state, judge);
+        let start = self.start_weights(running.id, state).await?;
+        let places = (0_u64..).zip(fresh.iter().map(|row| &row.id));
         let prompts = maker.prompts(Draw::Order, places).await?;
-        let mut sure = maker.certainty(&prompts, &start).await?;
+        let mut sure = maker.certainty(prompts, &start).await?;
         // Equally sure ones stay in the order in which they came.
         sure.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Ok(sure.into_iter().map(|(id, _)| id).collect())
+        for (id, _) in sure {
+            ordered.extend(fresh.iter().find(|row| row.id == id).cloned());
+        }
+        Ok(ordered)
+    }
+}
+
+fn ids(rows: Vec<DrawnRow>) -> Vec<RecordId> {
+    rows.into_iter().map(|row| row.id).collect()
+}
+
+/// What may train.
+fn train_spec(config: &LearnConfig, limit: usize) -> DrawSpec {
+    let stage = &config.stage;
+    DrawSpec {
+        quarantine: std::time::Duration::from_secs(stage.quarantine),
+        max_share: stage.principal_share,
+        held_out_per_mille: (stage.held_out * 1000.0).round() as u16,
+        ..DrawSpec::new(limit)
+    }
+}
+
+/// What stage `id` is measured on. It never trains and is never claimed, so that it would be the same for every stage; instead each
+/// stage's turn begins somewhere else among the held-out rows.
+fn gate_spec(config: &LearnConfig, id: StageId) -> DrawSpec {
+    DrawSpec {
+        split: Split::HeldOut,
+        turn: Some(seed(config.stage.seed, id.0, Draw::Turn, 0)),
+        ..train_spec(config, config.gates.prompts)
+    }
+}
+
+/// What pairs are judged by: the named principles with the table's weights of now, and those that the table always asks (SALMON's
+/// prohibitions against reward hacking). Where none is named the judge template's own question is asked, and nothing beside it.
+fn judged_by(
+    table: &PrincipleTable,
+    names: &[String],
+) -> Result<Vec<WeightedPrinciple>, LearnError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut asked = Vec::new();
+    for name in names {
+        asked.push(table.get(name).ok_or_else(|| {
+            LearnError::Config(format!(
+                "judging.principles names `{name}`, which the table does not have"
+            ))
+        })?);
+    }
+    let always = table.iter().filter(|principle| principle.always);
+    asked.extend(always.filter(|principle| !names.contains(&principle.id)));
+    let asked = asked.into_iter().filter(|principle| principle.weight > 0.0);
+    Ok(asked.map(WeightedPrinciple::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::preference::Polarity;
+
+    #[test]
+    fn what_the_table_always_asks_is_asked_beside_what_is_named() {
+        let table = PrincipleTable::from_toml(
+            "[[principle]]\nid = 'correct'\ntext = 'correct'\nweight = 3\n\
+             [[principle]]\nid = 'brief'\ntext = 'brief'\n\
+             [[principle]]\nid = 'preaching'\ntext = 'It preaches.'\npolarity = 'forbid'\nalways = true\nweight = 0.5\n\
+             [[principle]]\nid = 'off'\ntext = 'off'\nalways = true\nweight = 0",
+        )
+        .unwrap();
+        let asked = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            judged_by(&table, &names).map(|asked| {
+                let shown = asked.into_iter().map(|p| (p.name, p.weight, p.polarity));
+                shown.collect::<Vec<_>>()
+            })
+        };
+        let correct = ("correct".to_owned(), 3.0, Polarity::Encourage);
+        let preaching = ("preaching".to_owned(), 0.5, Polarity::Forbid);
+        assert_eq!(
+            asked(&["correct"]).unwrap(),
+            [correct.clone(), preaching.clone()]
+        );
+        // Named as well, it is asked once.
+        assert_eq!(
+            asked(&["preaching", "correct"]).unwrap(),
+            [preaching, correct]
+        );
+        assert!(
+            asked(&[]).unwrap().is_empty(),
+            "the template's own question stands alone"
+        );
+        let error = asked(&["kind"]).unwrap_err().to_string();
+        assert!(error.contains("`kind`"), "{error}");
+    }
+
+    #[test]
+    fn stages_are_measured_from_different_places_on() {
+        let config = LearnConfig::default();
+        let turn = |id| gate_spec(&config, StageId(id)).turn;
+        assert_eq!(turn(3), turn(3));
+        let turns: HashSet<_> = (1..20).map(turn).collect();
+        assert_eq!(turns.len(), 19);
     }
 }

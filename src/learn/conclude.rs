@@ -3,11 +3,12 @@
 use super::LearnError;
 use super::config::LearnConfig;
 use super::gate::anchor::AnchorSet;
-use super::gate::measure::{divergence, largest_change, meet, not_finite, parity};
+use super::gate::measure::{divergence, largest_change, meet, moved, not_finite, parity};
 use super::gate::{GateResult, Measurements, judge as judge_gates};
-use super::generation::Lineage;
+use super::generation::{Lineage, extrapolate};
 use super::learner::{Learner, Running};
-use super::stage::Draw;
+use super::rollout::{Answer, Prompt};
+use super::stage::{Draw, StageState};
 use super::status::Phase;
 use super::trainer::Trainer;
 use crate::fault;
@@ -34,16 +35,16 @@ impl Learner {
             updates,
             pairs: state.pairs,
             base: self.workshop.base_digest.clone(),
+            extrapolate: state.config.publish.extrapolate,
             config: serde_json::to_value(&state.config)?,
         };
-        let (generations, extrapolate) =
-            (self.generations.clone(), state.config.publish.extrapolate);
+        let (generations, by) = (self.generations.clone(), lineage.extrapolate);
         let written = trainer.with(move |trainer, _| {
             Ok(generations.write(lineage, |dir| {
                 trainer.save_state(dir)?;
-                match extrapolate {
+                match by {
                     0.0 => Ok(()),
-                    by => extrapolated(trainer.adapter()?, by)?.save(dir),
+                    by => extrapolate(dir, trainer.adapter()?, by),
                 }
             }))
         });
@@ -151,12 +152,12 @@ impl Learner {
             from: GenerationId::new(from),
             to: id.clone(),
         };
-        let pointers = self.log.pointers().await?;
+        let canary = self.log.pointers().await?.canary;
         let moves = [
             step(Pointer::Policy, &state.policy),
-            step(Pointer::Train, pointers.train.as_str()),
-            step(Pointer::Reference, pointers.reference.as_str()),
-            step(Pointer::Canary, pointers.canary.as_str()),
+            step(Pointer::Train, &state.train),
+            step(Pointer::Reference, &state.reference),
+            step(Pointer::Canary, canary.as_str()),
         ];
         match running.lease.promote(&moves, "passed all gates").await {
             Ok(()) => Ok(StageOutcome::Promoted),
@@ -172,7 +173,7 @@ impl Learner {
         }
     }
 
-    /// Every gate's number.
+    /// Every gate's result.
     async fn measured(
         &self,
         running: &Running<'_>,
@@ -180,114 +181,95 @@ impl Learner {
     ) -> Result<Vec<GateResult>, LearnError> {
         let state = &running.state;
         let config: &LearnConfig = &state.config;
-        let contender = self.publisher.weights(candidate).await?;
-        let live = self.publisher.weights(&state.policy).await?;
+        let versions = [
+            self.publisher.weights(candidate).await?,
+            self.publisher.weights(&state.policy).await?,
+        ];
         let judge = self.judge(state).await?;
         let maker = self.pair_maker(running.id, state, judge.clone());
         let places = (0_u64..).zip(&state.gate_rows);
         let prompts = maker.prompts(Draw::Gate, places).await?;
-        let prompts: Vec<_> = prompts.into_iter().map(|(_, prompt)| prompt).collect();
-        let meeting = meet(
-            &self.service,
-            &config.rollout,
-            &judge,
-            [&contender, &live],
-            &prompts,
-        )
-        .await?;
-
-        let adapter = self.adapter(candidate)?;
-        let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
+        let prompts: Vec<_> = prompts.into_iter().map(|drawn| drawn.prompt).collect();
+        let [contender, live] = &versions;
+        let against = [contender, live];
+        let meeting = meet(&self.service, &config.rollout, &judge, against, &prompts).await?;
         let anchor = match config.gates.anchor.as_ref().or(self.anchors.as_ref()) {
             Some(path) => Some(AnchorSet::read(path, &self.service).await?),
             None => None,
         };
-        // The candidate as the trainer computes it, beside the live policy as its reference.
-        let mut scorer = self
-            .workshop
-            .trainer(&config.dpo, Some(adapter.clone()), 1)
+        let adapter = self.generations.served(candidate)?;
+        let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
+        let answered = prompts.iter().zip(&meeting.answers);
+        let answered: Vec<_> = answered.filter(|(_, a)| !a.ids.is_empty()).collect();
+        let scored = self
+            .scored(state, adapter.clone(), &answered, anchor.as_ref())
             .await?;
-        let before = self.adapter(&state.policy)?;
-        let asked: Vec<(Vec<u32>, Vec<u32>)> = prompts
-            .iter()
-            .zip(&meeting.answers)
-            .filter(|(_, answer)| !answer.ids.is_empty())
-            .map(|(prompt, answer)| (prompt.ids.clone(), answer.ids.clone()))
-            .collect();
-        let anchored = anchor
-            .as_ref()
-            .map(AnchorSet::sequences)
-            .unwrap_or_default();
-        let scored = scorer.with(move |scorer, pace| {
-            scorer.set_reference(before.as_ref())?;
-            Ok([
-                scorer.score(Scorer::Policy, &asked, pace)?,
-                scorer.score(Scorer::Base, &asked, pace)?,
-                scorer.score(Scorer::Policy, &anchored, pace)?,
-                scorer.score(Scorer::Reference, &anchored, pace)?,
-            ])
-        });
-        let [own, base, anchor_candidate, anchor_live] = scored.await?;
-        let answered: Vec<_> = meeting
-            .answers
-            .iter()
-            .filter(|a| !a.ids.is_empty())
-            .cloned()
-            .collect();
+        let answers = answered.into_iter().map(|(_, answer)| answer);
         let measured = Measurements {
             not_finite: not_finite(&adapter.weights)?,
             norm: largest_change(&self.workshop.base, &adapter)?,
+            moved: moved(
+                self.generations.trained(candidate)?.as_ref(),
+                self.generations.trained(&state.train)?.as_ref(),
+            )?,
             step_zero: state.step_zero,
-            parity: parity(&answered, &own),
-            kl: divergence(&own, &base),
+            parity: parity(answers, &scored.own),
+            kl: divergence(&scored.own, &scored.base),
             duels: meeting.duels,
             truncated: meeting.truncated,
             anchor: anchor.as_ref().and_then(|set| {
-                let (candidate, live) = (&anchor_candidate, &anchor_live);
+                let [candidate, live] = &scored.anchored;
                 Some([set.preferred(candidate)?, set.preferred(live)?])
             }),
             judge: match &anchor {
                 Some(set) => set
-                    .judged(&self.service, &contender)
+                    .judged(&self.service, contender)
                     .await?
-                    .zip(set.judged(&self.service, &live).await?)
+                    .zip(set.judged(&self.service, live).await?)
                     .map(<[f64; 2]>::from),
                 None => None,
             },
         };
         Ok(judge_gates(&config.gates, &measured))
     }
+
+    /// The candidate as the trainer computes it, beside the base and, on the anchor set, the live policy.
+    async fn scored(
+        &self,
+        state: &StageState,
+        candidate: Adapter,
+        answered: &[(&Prompt, &Answer)],
+        anchor: Option<&AnchorSet>,
+    ) -> Result<Scored, LearnError> {
+        let dpo = &state.config.dpo;
+        let mut scorer = self.workshop.trainer(dpo, Some(candidate), 1).await?;
+        let live = self.generations.served(&state.policy)?;
+        let asked = answered.iter();
+        let asked: Vec<_> = asked
+            .map(|(prompt, answer)| (prompt.ids.clone(), answer.ids.clone()))
+            .collect();
+        let anchored = anchor.map(AnchorSet::sequences).unwrap_or_default();
+        let scored = scorer.with(move |scorer, pace| {
+            scorer.set_reference(live.as_ref())?;
+            Ok(Scored {
+                own: scorer.score(Scorer::Policy, &asked, pace)?,
+                base: scorer.score(Scorer::Base, &asked, pace)?,
+                anchored: [
+                    scorer.score(Scorer::Policy, &anchored, pace)?,
+                    scorer.score(Scorer::Reference, &anchored, pace)?,
+                ],
+            })
+        });
+        scored.await
+    }
 }
 
-/// ExPO (arXiv 2404.16792): `base + (1 + by) (trained - base)`, which for an adapter is its `B` scaled.
-fn extrapolated(adapter: Adapter, by: f32) -> Result<Adapter, crate::train::TrainError> {
-    let mut adapter = adapter;
-    for pair in adapter.weights.values_mut() {
-        pair.b = (&pair.b * f64::from(1.0 + by))?;
-    }
-    Ok(adapter)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::{Device, Tensor};
-
-    use super::*;
-    use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
-
-    #[test]
-    fn extrapolating_scales_the_change() {
-        let ones = Tensor::ones((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let pair = LoraPair {
-            a: ones.clone(),
-            b: ones,
-        };
-        let adapter = Adapter {
-            config: LoraConfig::default(),
-            weights: AdapterWeights::from([("layer".to_owned(), pair)]),
-        };
-        let scaled = extrapolated(adapter, 0.5).unwrap();
-        let b = scaled.weights["layer"].b.to_vec2::<f32>().unwrap();
-        assert_eq!(b, [[1.5, 1.5], [1.5, 1.5]]);
-    }
+/// Log-probabilities by the token.
+struct Scored {
+    /// Of the candidate's answers, by the candidate.
+    own: Vec<Vec<f32>>,
+    /// Of the same by the base.
+    base: Vec<Vec<f32>>,
+    /// Of the anchor set, by candidate and live policy.
+    anchored: [Vec<Vec<f32>>; 2],
 }

@@ -20,6 +20,7 @@ pub struct LearnConfig {
     pub contrast: ContrastConfig,
     pub active: ActiveConfig,
     pub replay: ReplayConfig,
+    pub feedback: FeedbackConfig,
     pub dpo: DpoConfig,
     pub gates: GateConfig,
     pub publish: PublishConfig,
@@ -34,12 +35,17 @@ pub struct StageConfig {
     /// Prompts of one update.
     pub batch: usize,
     pub order: StageOrder,
+    /// How many stages' prompts are ranked together, from 1 to 16: a stage takes the easiest of as many as are waiting up to this many
+    /// times `prompts`, and leaves the others to the stages after it. 1 orders each stage by itself. Without effect on `as_logged`,
+    /// where nothing is ranked.
+    pub pool: f64,
     /// Share of the log's records, chosen by a hash of their ids, that never train: gates are measured on them.
     pub held_out: f64,
     /// Seconds that a record rests before it may train, so that what is noticed in it can still be deleted.
     pub quarantine: u64,
-    /// The largest share of a stage that one principal's records may have: a flood of one caller is no majority. A log of fewer
-    /// callers than fit into the whole by this share never fills a stage; callers without keys are one.
+    /// The largest share of a stage that one principal's records may have, of its prompts and of its feedback each: a flood of one
+    /// caller is no majority. A log of fewer callers than fit into the whole by this share never fills a stage; callers without keys
+    /// are one. Of a pool the cap is kept for the pool and for each stage, which may then be smaller by what that rounds off.
     pub principal_share: f64,
     /// Stages that may be promoted, one after the other, before somebody has to say `POST /train/resume`.
     pub unattended: u64,
@@ -56,6 +62,7 @@ impl Default for StageConfig {
             prompts: 256,
             batch: 32,
             order: StageOrder::EasyFirst,
+            pool: 2.0,
             held_out: 0.2,
             quarantine: 0,
             principal_share: 0.25,
@@ -67,11 +74,19 @@ impl Default for StageConfig {
     }
 }
 
-/// In which order a stage goes through its prompts.
+impl StageConfig {
+    /// Prompts of a pool.
+    pub fn pooled(&self) -> usize {
+        ((self.prompts as f64 * self.pool).round() as usize).max(self.prompts)
+    }
+}
+
+/// In which order prompts are learned from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageOrder {
-    /// Prompts first on whose logged or fresh answers the judge is surest (sDPO: easy to hard).
+    /// Prompts first on whose fresh answers (two of the reference) the judge is surest (sDPO: easy to hard), across the stages of a
+    /// pool and within each.
     EasyFirst,
     /// As they came.
     AsLogged,
@@ -114,7 +129,7 @@ pub struct JudgingConfig {
     /// The label is the judge's probability (cDPO) instead of 1.
     pub soft_labels: bool,
     /// Principles of the table by name, judged one by one and averaged by the weights that the table gives them when a stage begins
-    /// (SALMON); none is the judge template's own question.
+    /// (SALMON), and beside them the ones that the table marks `always`; none is the judge template's own question.
     pub principles: Vec<String>,
 }
 
@@ -192,7 +207,25 @@ pub struct ActiveConfig {
     pub entropy: f64,
 }
 
-/// Pairs of earlier stages among the fresh ones.
+/// What callers said of logged answers (`POST /feedback`) among the fresh pairs, where the server trusts feedback at all
+/// (`--trust-feedback`): under `corroborated` the pinned judge has to prefer the same answer in both orders.
+///
+/// These pairs are off-policy: the answers are the logged ones, with the token ids they were sampled as, or an edit as the chat template
+/// writes it. Like all pairs they are scored by the reference of the stage. Each is used once, one of a record, the newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FeedbackConfig {
+    /// The largest share of a stage's pairs that comes from feedback; 0 is none. `stage.principal_share` holds among them too.
+    pub share: f64,
+}
+
+impl Default for FeedbackConfig {
+    fn default() -> Self {
+        Self { share: 0.1 }
+    }
+}
+
+/// Pairs of earlier stages among the fresh ones. What redaction changed is never among them: its tokens were not kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplayConfig {
@@ -206,7 +239,8 @@ pub struct ReplayConfig {
 pub struct PublishConfig {
     /// Whether a candidate that passes the gates serves at once. False leaves it for `POST /generations/{id}/promote`.
     pub promote: bool,
-    /// ExPO (arXiv 2404.16792): the adapter's change over its start is scaled by `1 + extrapolate`; 0 is off.
+    /// ExPO (arXiv 2404.16792): what serves is `base + (1 + extrapolate) (trained - base)`, the whole adapter scaled; 0 is off. The gates
+    /// measure what would serve. The next stage goes on from the adapter as it was trained, so that stages do not compound the scale.
     pub extrapolate: f32,
     /// What takes a canary back that an operator sent out.
     pub canary: CanaryBands,
@@ -251,6 +285,7 @@ impl LearnConfig {
             contrast,
             active,
             replay,
+            feedback,
             publish,
             ..
         } = self;
@@ -306,6 +341,14 @@ impl LearnConfig {
                 "replay.share must be from 0 to less than 1",
             ),
             (
+                (0.0..1.0).contains(&feedback.share),
+                "feedback.share must be from 0 to less than 1",
+            ),
+            (
+                (1.0..=16.0).contains(&stage.pool),
+                "stage.pool must be from 1 to 16",
+            ),
+            (
                 (0.0..=2.0).contains(&publish.extrapolate),
                 "publish.extrapolate must be from 0 to 2",
             ),
@@ -358,6 +401,8 @@ mod tests {
             ("contrast.principles", "[contrast]\nshare = 0.5"),
             ("judging.min_margin", "[judging]\nmin_margin = 0.5"),
             ("replay.share", "[replay]\nshare = 1.0"),
+            ("feedback.share", "[feedback]\nshare = 1.0"),
+            ("stage.pool", "[stage]\npool = 0.5"),
         ];
         for (setting, text) in wrong {
             let config: LearnConfig = toml::from_str(text).unwrap();

@@ -15,6 +15,7 @@ use super::LearnError;
 use super::config::OpposedPrinciples;
 use super::judging::{Dropped, JudgedPair};
 use super::rollout::{Answer, Prompt};
+use super::stage::another_seed;
 use crate::preference::{Message, Role};
 use crate::service::{PairVerdict, Service};
 use crate::train::dpo::PairExample;
@@ -28,7 +29,7 @@ pub struct OpposedPrompts {
 }
 
 impl OpposedPrompts {
-    /// None where the conversation is no conversation (a prompt of plain text has no place for a system message).
+    /// Of a conversation: a prompt of plain text has no place for a system message.
     ///
     /// # Errors
     /// What the chat template objects to.
@@ -37,11 +38,12 @@ impl OpposedPrompts {
         bare: &Prompt,
         opposed: &OpposedPrinciples,
     ) -> Result<Self, LearnError> {
-        // Two streams of draws: under one seed the two answers would start alike.
+        // Three streams of draws: under one seed the answers would start alike.
+        let seed = |stream| another_seed(bare.seed, stream);
         Ok(Self {
             bare: bare.clone(),
-            good: told(service, bare, &opposed.good, bare.seed).await?,
-            bad: told(service, bare, &opposed.bad, !bare.seed).await?,
+            good: told(service, bare, &opposed.good, seed(1)).await?,
+            bad: told(service, bare, &opposed.bad, seed(2)).await?,
         })
     }
 }

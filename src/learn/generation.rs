@@ -2,9 +2,14 @@
 //!
 //! ```text
 //! generations/<id>/adapter_config.json  adapter_model.safetensors    what is served, as PEFT stores it
-//!                  optimizer.safetensors  trainer_state.json         what training goes on from
+//!                  trained.safetensors                               with ExPO: the factors as they were trained
+//!                  optimizer.safetensors  trainer_state.json         the optimizer and the counts at the end of its stage
 //!                  manifest.json                                     where it comes from, and every file's digest
 //! ```
+//!
+//! The next stage starts from the trained factors, with an optimizer and a schedule of its own: a stage of sDPO is a training by itself,
+//! and moments of gradients against the last reference are none against the new one. The optimizer and the counts in a generation are
+//! thus a record of how its stage ended, and nothing reads them; what an interrupted stage goes on from are its checkpoints.
 //!
 //! The id is the SHA-256 of the manifest. Nothing in it depends on the clock or the machine, so the same trajectory ends in the
 //! same id however often it was interrupted. A generation is written into `tmp-*`, every file is synced, then the directory, then
@@ -17,11 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use super::LearnError;
 use crate::fault;
+use crate::model::adapter::WEIGHTS_FILE;
 use crate::train::TrainError;
+use crate::train::base::Adapter;
 use crate::train::checkpoint::{entries, sync};
 use crate::train::digest::{ListedFile, sha256_bytes};
 
 const MANIFEST: &str = "manifest.json";
+const TRAINED: &str = "trained.safetensors";
+/// What pointers call the model without an adapter.
+const BASE: &str = "base";
 
 /// Where a generation comes from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,8 +48,15 @@ pub struct Lineage {
     pub pairs: u64,
     /// The base weights it belongs to.
     pub base: String,
+    /// ExPO: what is served is the trained change of the base times one more than this.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub extrapolate: f32,
     /// The settings of its training, whole.
     pub config: serde_json::Value,
+}
+
+fn is_zero(number: &f32) -> bool {
+    *number == 0.0
 }
 
 /// `manifest.json`.
@@ -48,6 +65,21 @@ pub struct Manifest {
     #[serde(flatten)]
     pub lineage: Lineage,
     pub files: Vec<ListedFile>,
+}
+
+/// ExPO (arXiv 2404.16792): `base + (1 + by) (trained - base)`, which for an adapter is its `B` scaled. `dir` has the trained adapter,
+/// whose factors are put aside.
+///
+/// # Errors
+/// The file system's.
+pub fn extrapolate(dir: &Path, trained: Adapter, by: f32) -> Result<(), TrainError> {
+    let (from, to) = (dir.join(WEIGHTS_FILE), dir.join(TRAINED));
+    fs::rename(&from, &to).map_err(TrainError::io("cannot rename", &from))?;
+    let mut served = trained;
+    for pair in served.weights.values_mut() {
+        pair.b = (&pair.b * f64::from(1.0 + by))?;
+    }
+    served.save(dir)
 }
 
 /// The generations under one directory.
@@ -168,6 +200,41 @@ impl Generations {
         Ok((dir, manifest))
     }
 
+    /// What a generation serves, verified; none of the base.
+    ///
+    /// # Errors
+    /// Those of [`Self::verified`]; files that are no adapter.
+    pub fn served(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
+        if name == BASE {
+            return Ok(None);
+        }
+        let (dir, _) = self.verified(name)?;
+        Ok(Some(Adapter::load(&dir)?))
+    }
+
+    /// What training goes on from: the adapter as its stage's updates left it. None of the base.
+    ///
+    /// # Errors
+    /// As [`Self::served`].
+    pub fn trained(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
+        if name == BASE {
+            return Ok(None);
+        }
+        let (dir, manifest) = self.verified(name)?;
+        Ok(Some(match manifest.lineage.extrapolate {
+            0.0 => Adapter::load(&dir)?,
+            _ => Adapter::load_weights(&dir, TRAINED)?,
+        }))
+    }
+
+    /// Whether what it serves is another adapter than the one that was trained.
+    ///
+    /// # Errors
+    /// As [`Self::verified`].
+    pub fn is_extrapolated(&self, name: &str) -> Result<bool, LearnError> {
+        Ok(name != BASE && self.verified(name)?.1.lineage.extrapolate != 0.0)
+    }
+
     /// Ids of all complete generations.
     ///
     /// # Errors
@@ -183,7 +250,10 @@ impl Generations {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{Device, Tensor};
+
     use super::*;
+    use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
 
     fn lineage() -> Lineage {
         Lineage {
@@ -194,6 +264,7 @@ mod tests {
             updates: 2,
             pairs: 3,
             base: "0".into(),
+            extrapolate: 0.0,
             config: serde_json::json!({"a": 1}),
         }
     }
@@ -219,6 +290,63 @@ mod tests {
             ..lineage()
         };
         assert_ne!(generations.write(other, write).unwrap(), one);
+    }
+
+    /// A layer whose `B` has this value everywhere.
+    fn adapter(value: f32) -> Adapter {
+        let matrix = |value| Tensor::full(value, (2, 2), &Device::Cpu).unwrap();
+        let pair = LoraPair {
+            a: matrix(1.0),
+            b: matrix(value),
+        };
+        Adapter {
+            config: LoraConfig {
+                r: 2,
+                ..LoraConfig::default()
+            },
+            weights: AdapterWeights::from([("model.layers.0.mlp.up_proj".to_owned(), pair)]),
+        }
+    }
+
+    fn value(adapter: Option<Adapter>) -> f32 {
+        let adapter = adapter.unwrap();
+        let b = &adapter.weights["model.layers.0.mlp.up_proj"].b;
+        b.to_vec2::<f32>().unwrap()[1][1]
+    }
+
+    #[test]
+    fn extrapolation_does_not_compound_over_stages() {
+        let dir = tempfile::tempdir().unwrap();
+        let generations = Generations::open(dir.path()).unwrap();
+        // A stage that starts from a generation, adds one to it, and scales what it serves by one and a half.
+        let stage = |start: Option<Adapter>, stage| {
+            let trained = adapter(start.map_or(0.0, |start| value(Some(start))) + 1.0);
+            let lineage = Lineage {
+                stage,
+                extrapolate: 0.5,
+                ..lineage()
+            };
+            let write = |dir: &Path| {
+                trained.save(dir)?;
+                extrapolate(dir, trained, 0.5)
+            };
+            generations.write(lineage, write).unwrap()
+        };
+        let first = stage(generations.trained("base").unwrap(), 1);
+        assert_eq!(value(generations.trained(&first).unwrap()), 1.0);
+        assert_eq!(value(generations.served(&first).unwrap()), 1.5);
+        let second = stage(generations.trained(&first).unwrap(), 2);
+        assert_eq!(value(generations.trained(&second).unwrap()), 2.0);
+        assert_eq!(value(generations.served(&second).unwrap()), 3.0);
+        assert!(generations.is_extrapolated(&second).unwrap());
+
+        let plain = generations
+            .write(lineage(), |dir| adapter(4.0).save(dir))
+            .unwrap();
+        assert_eq!(value(generations.trained(&plain).unwrap()), 4.0);
+        assert_eq!(value(generations.served(&plain).unwrap()), 4.0);
+        assert!(!generations.is_extrapolated(&plain).unwrap());
+        assert!(!generations.is_extrapolated("base").unwrap());
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Learner {
     ) -> Result<Adapter, LearnError> {
         let state = &running.state;
         let planned = state.planned();
-        let adapter = self.adapter(&state.reference)?;
+        let adapter = self.generations.trained(&state.train)?;
         let mut trainer = self
             .workshop
             .trainer(&state.config.generator(), adapter, planned)
@@ -57,7 +57,8 @@ impl Learner {
         for update in 0..planned {
             self.control.unpaused().await;
             let prompts = maker.prompts(Draw::Contrast, state.batch(update)).await?;
-            let bare: Vec<_> = prompts.into_iter().map(|(_, prompt)| prompt).collect();
+            let prompts = prompts.into_iter().filter(|drawn| drawn.chat);
+            let bare: Vec<_> = prompts.map(|drawn| drawn.prompt).collect();
             let (prompts, answers) = maker.opposed_answers(&bare, start, &generator).await?;
             let pairs = prompts.iter().zip(&answers);
             let examples: Vec<_> = pairs

@@ -28,7 +28,7 @@ pub enum Dropped {
     Margin,
     /// Exactly a half.
     Tie,
-    /// The judge does not confirm what the opposed principles were meant to bring about.
+    /// The judge does not confirm what the opposed principles were meant to bring about, or what a caller said.
     NotConfirmed,
     /// Too improbable under the bare prompt.
     OffPolicy,
@@ -36,10 +36,13 @@ pub enum Dropped {
     NotSelected,
     /// The trainer has no place for it: longer than the context.
     TooLong,
+    /// What a caller said is about an answer whose tokens the log does not have: redacted, or an edit of a prompt that is no
+    /// conversation.
+    NoTokens,
 }
 
 impl Dropped {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Identical,
         Self::Truncated,
         Self::Empty,
@@ -50,6 +53,7 @@ impl Dropped {
         Self::OffPolicy,
         Self::NotSelected,
         Self::TooLong,
+        Self::NoTokens,
     ];
 
     /// As metrics and files call it.
@@ -65,6 +69,7 @@ impl Dropped {
             Self::OffPolicy => "off_policy",
             Self::NotSelected => "not_selected",
             Self::TooLong => "too_long",
+            Self::NoTokens => "no_tokens",
         }
     }
 }
@@ -192,15 +197,7 @@ pub fn decide(
     b: Answer,
     verdict: PairVerdict,
 ) -> Result<JudgedPair, Dropped> {
-    if a.ids.is_empty() || b.ids.is_empty() {
-        return Err(Dropped::Empty);
-    }
-    if a.ids == b.ids {
-        return Err(Dropped::Identical);
-    }
-    if !(a.complete && b.complete) {
-        return Err(Dropped::Truncated);
-    }
+    check(&a, &b)?;
     let Some(winner) = verdict.winner else {
         return Err(Dropped::Tie);
     };
@@ -215,13 +212,55 @@ pub fn decide(
         0 => (a, b, verdict),
         _ => (b, a, verdict.turned()),
     };
-    let soft = config.soft_labels || (disagreed && config.disagreement == Disagreement::Soften);
     Ok(JudgedPair {
         chosen,
         rejected,
-        label: if soft { verdict.p } else { 1.0 },
+        label: label(config, verdict.p, disagreed),
         verdict,
     })
+}
+
+/// What the loss takes for the probability that the chosen answer of a judged pair is better, where the judge says `p`.
+pub fn label(config: &JudgingConfig, p: f32, disagreed: bool) -> f32 {
+    let soft = config.soft_labels || (disagreed && config.disagreement == Disagreement::Soften);
+    if soft { p } else { 1.0 }
+}
+
+/// What becomes of a caller's preference, given the judge's verdict on `chosen` as candidate 0 where it is asked: it has to agree in
+/// both orders, whatever becomes of fresh pairs on which the orders disagree.
+pub fn corroborated(
+    config: &JudgingConfig,
+    chosen: Answer,
+    rejected: Answer,
+    verdict: Option<PairVerdict>,
+) -> Result<JudgedPair, Dropped> {
+    check(&chosen, &rejected)?;
+    match verdict {
+        Some(verdict) if (verdict.winner, verdict.consistent) != (Some(0), Some(true)) => {
+            Err(Dropped::NotConfirmed)
+        }
+        Some(verdict) => decide(config, chosen, rejected, verdict),
+        None => Ok(JudgedPair {
+            chosen,
+            rejected,
+            label: 1.0,
+            verdict: PairVerdict::unread(),
+        }),
+    }
+}
+
+/// Whether two answers could make a pair.
+fn check(a: &Answer, b: &Answer) -> Result<(), Dropped> {
+    if a.ids.is_empty() || b.ids.is_empty() {
+        return Err(Dropped::Empty);
+    }
+    if a.ids == b.ids {
+        return Err(Dropped::Identical);
+    }
+    if !(a.complete && b.complete) {
+        return Err(Dropped::Truncated);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -296,6 +335,47 @@ pub(super) mod tests {
         assert_eq!(why(&a, &b, verdict(0.9, 0.3)), Dropped::Disagreement);
         assert_eq!(why(&a, &b, verdict(0.55, 0.55)), Dropped::Margin);
         assert_eq!(why(&a, &b, verdict(0.5, 0.5)), Dropped::Tie);
+    }
+
+    #[test]
+    fn a_callers_preference_needs_the_judge_in_both_orders_where_it_is_asked() {
+        let config = JudgingConfig {
+            disagreement: Disagreement::Keep,
+            ..JudgingConfig::default()
+        };
+        let (a, b) = (answer(&[1, 2]), answer(&[3, 2]));
+        let said = |config: &JudgingConfig, v| corroborated(config, a.clone(), b.clone(), v);
+        let pair = said(&config, Some(verdict(0.9, 0.7))).unwrap();
+        assert_eq!((&pair.chosen, &pair.rejected, pair.label), (&a, &b, 1.0));
+        for other in [verdict(0.9, 0.3), verdict(0.1, 0.3), verdict(0.5, 0.5)] {
+            assert_eq!(
+                said(&config, Some(other)).unwrap_err(),
+                Dropped::NotConfirmed
+            );
+        }
+        let wide = JudgingConfig {
+            min_margin: 0.4,
+            soft_labels: true,
+            ..config.clone()
+        };
+        assert_eq!(
+            said(&wide, Some(verdict(0.9, 0.7))).unwrap_err(),
+            Dropped::Margin
+        );
+        let sure = said(&wide, Some(verdict(0.9, 0.95))).unwrap();
+        assert!((sure.label - 0.925).abs() < 1e-6);
+        // Where nobody is asked the word of the caller stands, and answers still have to be whole.
+        assert_eq!(said(&wide, None).unwrap().label, 1.0);
+        let cut = Answer {
+            complete: false,
+            ..a.clone()
+        };
+        let why =
+            |chosen: &Answer| corroborated(&config, chosen.clone(), b.clone(), None).unwrap_err();
+        assert_eq!(
+            (why(&cut), why(&b)),
+            (Dropped::Truncated, Dropped::Identical)
+        );
     }
 
     #[test]

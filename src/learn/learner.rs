@@ -11,23 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use super::LearnError;
 use super::config::LearnConfig;
+use super::gate::measure::divergence;
 use super::generation::Generations;
 use super::judging::{Dropped, PinnedJudge};
 use super::publish::Publisher;
-use super::record::StageMetrics;
+use super::record::{StageMetrics, UpdateNumbers};
+use super::rollout::Answer;
 use super::stage::{Draw, StageState};
+use super::staleness::Ages;
 use super::status::{LearnControl, Phase};
 use super::trainer::{Trainer, Workshop};
-use super::update::{Batch, PairMaker, UpdatePair, select};
+use super::update::{Batch, PairMaker, UpdatePair, most_instructive};
 use crate::fault;
 use crate::model::WeightsLease;
 use crate::preference::Principles;
 use crate::preference::log::{LogError, RecordId, Stage, StageId, TrafficLog, TrainerLease};
 use crate::service::Service;
 use crate::train::TrainError;
-use crate::train::base::Adapter;
 use crate::train::checkpoint::CheckpointStore;
-use crate::train::dpo::{PairExample, Scorer};
+use crate::train::dpo::{PairExample, Scorer, StepReport};
 
 /// How long a trainer that hangs keeps others out.
 const LEASE: Duration = Duration::from_secs(60);
@@ -172,7 +174,7 @@ impl Learner {
     pub(super) async fn judge(&self, state: &StageState) -> Result<PinnedJudge, LearnError> {
         Ok(PinnedJudge {
             weights: self.publisher.weights(&state.judge).await?,
-            principles: state.weighted_principles(),
+            principles: state.principles.clone(),
         })
     }
 
@@ -197,43 +199,86 @@ impl Learner {
         running: &mut Running<'_>,
         checkpoints: &Arc<CheckpointStore>,
     ) -> Result<(), LearnError> {
-        let judge = self.judge(&running.state).await?;
-        let maker = self.pair_maker(running.id, &running.state, judge);
-        let start = self.adapter(&running.state.reference)?;
+        let (id, config) = (running.id, running.state.config.clone());
         let planned = running.state.planned();
-        let config = running.state.config.clone();
-        let mut trainer = self.workshop.trainer(&config.dpo, start, planned).await?;
-        let mut update = resumed(&mut trainer, running.id, checkpoints).await?;
-        let start_weights = self.publisher.weights(&running.state.reference).await?;
-        let opposed = self.opposed(running, &maker, &start_weights).await?;
-        let earlier = self.earlier_rows(running.id, &config).await?;
-        let mut metrics = StageMetrics::open(&self.dir, running.id, update)?;
+        let mut trainer = self.trainer(&running.state).await?;
+        let mut update = resumed(&mut trainer, id, checkpoints).await?;
+        let judge = self.judge(&running.state).await?;
+        let mut training = Training {
+            trainer,
+            maker: self.pair_maker(id, &running.state, judge),
+            metrics: StageMetrics::open(&self.dir, id, update)?,
+            ages: Ages::read(&self.log, id).await?,
+        };
+        let start = self.start_weights(id, &running.state).await?;
+        let opposed = self.opposed(running, &training.maker, &start).await?;
+        let earlier = self.earlier_rows(id, &config).await?;
 
         while !running.state.is_over(update) {
             self.control.unpaused().await;
-            let policy = self
-                .policy(&config, &mut trainer, &start_weights, running.id, update)
-                .await?;
+            let trainer = &mut training.trainer;
+            let policy = self.policy(&config, trainer, &start, id, update).await?;
             let opposed = opposed.as_ref().unwrap_or(&policy);
-            self.control.enter(Phase::Sampling);
-            let prompts = maker
-                .prompts(Draw::Update, running.state.batch(update))
+            let batch = self
+                .batch(
+                    &running.state,
+                    &mut training,
+                    &policy,
+                    opposed,
+                    &earlier,
+                    update,
+                )
                 .await?;
-            let mut batch = maker.make(prompts, &policy, opposed, &mut trainer).await?;
-            self.select(&config, &mut trainer, &mut batch).await?;
-            let replayed = maker.replayed(update, batch.pairs.len(), &earlier).await?;
-            batch.pairs.extend(replayed);
-
             self.control.enter(Phase::Updating);
-            self.update(running, &maker, &mut trainer, &mut metrics, update, &batch)
-                .await?;
+            self.update(running, &mut training, update, &batch).await?;
             update += 1;
             if update % config.stage.checkpoint_every == 0 || update == planned {
-                save(&mut trainer, running.id, update, checkpoints).await?;
+                save(&mut training.trainer, id, update, checkpoints).await?;
             }
         }
         self.control.enter(Phase::Gating);
-        self.write_candidate(running, trainer, update).await
+        self.write_candidate(running, training.trainer, update)
+            .await
+    }
+
+    /// A trainer where the stage starts, measured against its reference.
+    async fn trainer(&self, state: &StageState) -> Result<Trainer, LearnError> {
+        let start = self.generations.trained(&state.train)?;
+        let workshop = &self.workshop;
+        let mut trainer = workshop
+            .trainer(&state.config.dpo, start, state.planned())
+            .await?;
+        if state.reference != state.train {
+            let reference = self.generations.trained(&state.reference)?;
+            trainer
+                .with(move |trainer, _| trainer.set_reference(reference.as_ref()))
+                .await?;
+        }
+        Ok(trainer)
+    }
+
+    /// The pairs of one update: fresh ones, those of them that teach most, and what is mixed in of the log's.
+    async fn batch(
+        &self,
+        state: &StageState,
+        training: &mut Training,
+        policy: &WeightsLease,
+        opposed: &WeightsLease,
+        earlier: &[RecordId],
+        update: u64,
+    ) -> Result<Batch, LearnError> {
+        let (maker, trainer) = (&training.maker, &mut training.trainer);
+        self.control.enter(Phase::Sampling);
+        let prompts = maker.prompts(Draw::Update, state.batch(update)).await?;
+        let mut batch = maker.make(prompts, policy, opposed, trainer).await?;
+        self.narrow(&state.config, trainer, &mut batch).await?;
+        let replayed = maker.replayed(update, batch.pairs.len(), earlier).await?;
+        let said = maker
+            .said(state.feedback(update), state.corroborate)
+            .await?;
+        batch.pairs.extend(replayed);
+        batch.extend(said);
+        Ok(batch)
     }
 
     /// The weights that answer: the trainer's as the last update left them.
@@ -257,79 +302,61 @@ impl Learner {
     async fn update(
         &self,
         running: &mut Running<'_>,
-        maker: &PairMaker,
-        trainer: &mut Trainer,
-        metrics: &mut StageMetrics,
+        training: &mut Training,
         update: u64,
         batch: &Batch,
     ) -> Result<(), LearnError> {
-        let (usable, examples) = self.usable(trainer, &batch.pairs).await?;
-        for why in &batch.dropped {
-            self.control.dropped(*why);
-        }
-        let own = batch.own_answers.clone();
-        let done = trainer.with(move |trainer, pace| {
-            let reference = trainer.reference_logps(&examples, pace)?;
-            // The largest implicit reward before the first update, over beta.
-            let mut step_zero = 0.0_f64;
-            if update == 0 && !examples.is_empty() {
-                let policy = trainer.policy_logps(&examples, pace)?;
-                for (policy, reference) in policy.iter().zip(&reference) {
-                    let gaps = [policy.0 - reference.0, policy.1 - reference.1];
-                    step_zero = gaps
-                        .iter()
-                        .fold(step_zero, |most, gap| most.max(f64::from(gap.abs())));
-                }
-            }
-            let (sequences, answered): (Vec<_>, Vec<_>) = own
-                .into_iter()
-                .filter(|(_, answer)| !answer.ids.is_empty())
-                .map(|(prompt, answer)| ((prompt, answer.ids), answer.logprobs))
-                .unzip();
-            let base = trainer.score(Scorer::Base, &sequences, pace)?;
-            let kl = super::gate::measure::divergence(&answered, &base);
-            fault::point("train.step");
-            let report = match examples.is_empty() {
-                true => None,
-                false => Some(trainer.update(&examples, &reference, pace)?),
-            };
-            Ok((report, kl, step_zero))
-        });
-        let (report, kl, step_zero) = done.await?;
+        let (usable, examples) = self.usable(&mut training.trainer, &batch.pairs).await?;
+        let config = &running.state.config;
+        let done = step(&mut training.trainer, config, examples, &batch.own_answers).await?;
         fault::point("train.updated");
-        if update == 0 {
-            running.state.step_zero = step_zero;
-        }
-        // Not a second time after a restart from a checkpoint before this update.
-        if update >= running.state.recorded {
-            running.state.recorded = update + 1;
-            running.state.pairs += usable.len() as u64;
-            if kl > running.state.config.stage.kl_budget {
-                running.state.stopped = Some(format!("the KL budget is used up: {kl:.2} nats"));
-            }
-            let kept = Batch {
-                pairs: usable,
-                ..Batch::default()
-            };
-            let additions = kept.additions(&running.state.config, &maker.judge);
-            let state = serde_json::to_value(&running.state)?;
-            running
-                .lease
-                .record_update(running.id, &state, &additions)
-                .await?;
-        }
+        let staleness = training.ages.of(update, &usable);
+        self.persist(running, &training.maker, update, usable, batch, &done)
+            .await?;
         fault::point("train.recorded");
-        metrics.record(self.control.metrics(), update, report.as_ref(), kl, batch)?;
-        let pairs = report.as_ref().map_or(0, |report| report.pairs);
-        self.control.change(|status| {
-            status.update = update + 1;
-            status.updates += 1;
-            status.pairs += pairs;
-            status.kl = Some(kl);
-            if report.is_some() {
-                status.last_update = report;
-            }
-        });
+        let numbers = UpdateNumbers {
+            report: done.report,
+            kl: done.kl,
+            staleness,
+            accepted: batch.pairs.len(),
+            dropped: batch.dropped.len(),
+        };
+        training
+            .metrics
+            .record(self.control.metrics(), update, &numbers)?;
+        self.control.updated(update, &numbers, &batch.dropped);
+        Ok(())
+    }
+
+    /// Puts what an update made into the log, with the stage's state: not a second time after a restart from a checkpoint before it.
+    async fn persist(
+        &self,
+        running: &mut Running<'_>,
+        maker: &PairMaker,
+        update: u64,
+        usable: Vec<UpdatePair>,
+        batch: &Batch,
+        done: &Step,
+    ) -> Result<(), LearnError> {
+        let state = &mut running.state;
+        // Policy and reference are one where nothing was moved apart.
+        if let Some(gap) = done.step_zero.filter(|_| state.train == state.reference) {
+            state.step_zero = Some(gap);
+        }
+        if update < state.recorded {
+            return Ok(());
+        }
+        state.recorded = update + 1;
+        state.pairs += usable.len() as u64;
+        if let Some(kl) = done.kl.filter(|kl| *kl > state.config.stage.kl_budget) {
+            state.stopped = Some(format!("the KL budget is used up: {kl:.2} nats"));
+        }
+        let additions = batch.additions(&usable, &state.config, &maker.judge);
+        let state = serde_json::to_value(&running.state)?;
+        running
+            .lease
+            .record_update(running.id, &state, &additions)
+            .await?;
         Ok(())
     }
 
@@ -360,7 +387,7 @@ impl Learner {
     }
 
     /// Active selection: of more pairs than a batch takes, the ones that teach most.
-    async fn select(
+    async fn narrow(
         &self,
         config: &LearnConfig,
         trainer: &mut Trainer,
@@ -389,7 +416,7 @@ impl Learner {
             ) / 2.0
         });
         let (entropy, margins): (Vec<f64>, Vec<f64>) = (entropy.collect(), margins.collect());
-        let chosen = select(&entropy, &margins, config.active.entropy, wanted);
+        let chosen = most_instructive(&entropy, &margins, config.active.entropy, wanted);
         let passed_over = pairs.len() - chosen.len();
         batch
             .dropped
@@ -419,14 +446,89 @@ impl Learner {
         Ok(rows)
     }
 
-    /// A generation's adapter, verified; none of the base.
-    pub(super) fn adapter(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
-        if name == "base" {
-            return Ok(None);
+    /// The weights that a stage starts from, as they answer: the version itself, unless it serves another adapter than was trained.
+    pub(super) async fn start_weights(
+        &self,
+        stage: StageId,
+        state: &StageState,
+    ) -> Result<WeightsLease, LearnError> {
+        if !self.generations.is_extrapolated(&state.train)? {
+            return self.publisher.weights(&state.train).await;
         }
-        let (dir, _) = self.generations.verified(name)?;
-        Ok(Some(Adapter::load(&dir)?))
+        let trained = self.generations.trained(&state.train)?;
+        let trained = trained.ok_or_else(|| LearnError::NoGeneration(state.train.clone()))?;
+        self.publisher
+            .lend(&format!("stage-{stage}-update-0"), &trained)
     }
+}
+
+/// What the updates of a stage are made with.
+struct Training {
+    trainer: Trainer,
+    maker: PairMaker,
+    metrics: StageMetrics,
+    ages: Ages,
+}
+
+/// What an optimiser step showed.
+struct Step {
+    /// None where no pair was left to learn from.
+    report: Option<StepReport>,
+    /// Of the weights that wrote the update's answers from the base, before the step; none of no answers.
+    kl: Option<f64>,
+    /// See [`super::gate::Measurements::step_zero`]; none once a step was taken.
+    step_zero: Option<f64>,
+}
+
+/// Measures, and takes one optimiser step where there are pairs for one.
+async fn step(
+    trainer: &mut Trainer,
+    config: &LearnConfig,
+    examples: Vec<PairExample>,
+    own_answers: &[(Vec<u32>, Answer)],
+) -> Result<Step, LearnError> {
+    let answered = own_answers
+        .iter()
+        .filter(|(_, answer)| !answer.ids.is_empty());
+    let answered: Vec<_> = answered
+        .map(|(prompt, answer)| (prompt.clone(), answer.ids.clone()))
+        .collect();
+    // Both sides by the trainer's own forward: what the server said of its tokens differs by what its kernels round.
+    let author = match config.rollout.on_policy {
+        true => Scorer::Policy,
+        false => Scorer::Reference,
+    };
+    let done = trainer.with(move |trainer, pace| {
+        let reference = trainer.reference_logps(&examples, pace)?;
+        let step_zero = match trainer.step() == 0 && !examples.is_empty() {
+            true => Some(largest_gap(
+                &trainer.policy_logps(&examples, pace)?,
+                &reference,
+            )),
+            false => None,
+        };
+        let own = trainer.score(author, &answered, pace)?;
+        let base = trainer.score(Scorer::Base, &answered, pace)?;
+        fault::point("train.step");
+        let report = match examples.is_empty() {
+            true => None,
+            false => Some(trainer.update(&examples, &reference, pace)?),
+        };
+        Ok(Step {
+            report,
+            kl: divergence(&own, &base),
+            step_zero,
+        })
+    });
+    done.await
+}
+
+/// The largest difference between two scorers of the same answers; nats.
+fn largest_gap(policy: &[(f32, f32)], reference: &[(f32, f32)]) -> f64 {
+    let gaps = policy.iter().zip(reference);
+    let gaps =
+        gaps.flat_map(|(policy, reference)| [policy.0 - reference.0, policy.1 - reference.1]);
+    gaps.fold(0.0, |most, gap| most.max(f64::from(gap.abs())))
 }
 
 /// Puts the trainer where the newest checkpoint of this stage left it: the number of updates in its weights.

@@ -43,9 +43,18 @@ pub struct Publisher {
     followed: Arc<Mutex<Followed>>,
 }
 
+/// The swaps of this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Swaps {
+    pub count: u64,
+    /// Of the last one, loading not included.
+    pub last_seconds: Option<f64>,
+}
+
 #[derive(Debug, Default)]
 struct Followed {
     pointers: Option<Pointers>,
+    swaps: Swaps,
     /// The last policies, the newest last.
     resident: Vec<WeightsLease>,
     problem: Option<String>,
@@ -76,6 +85,11 @@ impl Publisher {
     /// Why the pointers are not followed at the moment.
     pub fn problem(&self) -> Option<String> {
         self.lock().problem.clone()
+    }
+
+    /// How often other weights began to serve, and how long that took.
+    pub fn swaps(&self) -> Swaps {
+        self.lock().swaps
     }
 
     /// How the canary is that is out here; and why the last one was taken back.
@@ -154,9 +168,8 @@ impl Publisher {
             canary,
             judge,
         })?;
-        self.metrics
-            .swap_seconds
-            .observe(begun.elapsed().as_secs_f64());
+        let seconds = begun.elapsed().as_secs_f64();
+        self.metrics.swap_seconds.observe(seconds);
         self.metrics.swaps.inc();
         tracing::info!("serving generation {}", pointers.policy);
         let mut followed = self.lock();
@@ -167,6 +180,8 @@ impl Publisher {
         let surplus = followed.resident.len().saturating_sub(RESIDENT);
         followed.resident.drain(..surplus);
         followed.pointers = Some(pointers);
+        followed.swaps.count += 1;
+        followed.swaps.last_seconds = Some(seconds);
         Ok(true)
     }
 

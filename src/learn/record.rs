@@ -3,12 +3,24 @@
 use std::path::Path;
 
 use super::LearnError;
-use super::update::Batch;
+use super::staleness::Staleness;
 use crate::preference::log::StageId;
 use crate::telemetry::LearnMetrics;
 use crate::train::TrainError;
 use crate::train::dpo::StepReport;
 use crate::train::metrics::EventWriter;
+
+/// What an update came to.
+pub struct UpdateNumbers {
+    /// None where no pair was left to learn from.
+    pub report: Option<StepReport>,
+    /// Nats of an answer from generation 0; see [`super::gate::measure::divergence`].
+    pub kl: Option<f64>,
+    pub staleness: Staleness,
+    /// Pairs that were made, and prompts that made none.
+    pub accepted: usize,
+    pub dropped: usize,
+}
 
 /// The curves of one stage, in a directory of its own.
 pub struct StageMetrics {
@@ -28,7 +40,7 @@ impl StageMetrics {
         })
     }
 
-    /// `update` counts from 0. Without a report no pair was left to learn from.
+    /// `update` counts from 0.
     ///
     /// # Errors
     /// The file system's.
@@ -36,17 +48,19 @@ impl StageMetrics {
         &mut self,
         metrics: &LearnMetrics,
         update: u64,
-        report: Option<&StepReport>,
-        kl: f64,
-        batch: &Batch,
+        of: &UpdateNumbers,
     ) -> Result<(), LearnError> {
         metrics.updates.inc();
         let mut numbers = vec![
-            ("kl/anchor", kl),
-            ("pairs/accepted", batch.pairs.len() as f64),
-            ("pairs/dropped", batch.dropped.len() as f64),
+            ("pairs/accepted", of.accepted as f64),
+            ("pairs/dropped", of.dropped as f64),
         ];
-        if let Some(report) = report {
+        numbers.extend(of.kl.map(|kl| ("kl/anchor", kl)));
+        if let Some(report) = &of.report {
+            numbers.extend([
+                ("staleness/versions", of.staleness.versions),
+                ("staleness/updates", of.staleness.updates),
+            ]);
             metrics.pairs.inc_by(report.pairs);
             metrics.step_seconds.observe(report.seconds);
             numbers.extend([

@@ -39,10 +39,15 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Mean log-probability of a token; 0 of an empty answer.
+    /// See [`mean_logprob`].
     pub fn mean_logprob(&self) -> f32 {
-        self.logprobs.iter().sum::<f32>() / self.logprobs.len().max(1) as f32
+        mean_logprob(&self.logprobs)
     }
+}
+
+/// Mean log-probability of an answer's tokens, nats; 0 of an empty answer.
+pub fn mean_logprob(logprobs: &[f32]) -> f32 {
+    logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32
 }
 
 /// `config.samples` answers to each prompt, in the prompts' order.

@@ -1,13 +1,12 @@
 //! A stage: prompts that no other stage uses, cut into updates. Everything a restarted trainer needs to go on is in its state.
 //!
-//! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first; each part starts from the last promoted policy and takes it
-//! for its reference.
+//! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first (`pool`); each part starts from the last promoted policy and
+//! takes it for its reference.
 
 use serde::{Deserialize, Serialize};
 
 use super::config::LearnConfig;
-use crate::preference::Polarity;
-use crate::preference::log::{Pointers, RecordId};
+use crate::preference::log::{HeldPreference, Pointers, RecordId};
 use crate::service::WeightedPrinciple;
 
 /// What is saved of a stage, in the log.
@@ -17,65 +16,85 @@ pub struct StageState {
     pub config: LearnConfig,
     /// Where the pointers stood when it was opened. Its candidate replaces this policy or none.
     pub policy: String,
+    /// What its updates start from.
     pub train: String,
+    /// What its loss is measured against.
     pub reference: String,
     pub judge: String,
     /// What its pairs are judged by; none is the template's default.
-    pub principles: Vec<StagePrinciple>,
-    /// Prompts in the order of use.
+    pub principles: Vec<WeightedPrinciple>,
+    /// Its prompts in the order of use; before they are `ordered` the pool that they are taken from.
     pub rows: Vec<RecordId>,
-    /// Whether `rows` is in its final order.
+    /// How many of the pool come first because an earlier stage left them.
+    #[serde(default)]
+    pub carried: usize,
     pub ordered: bool,
+    /// What it left of its pool to the next stages, in order.
+    #[serde(default)]
+    pub left: Vec<RecordId>,
+    /// What callers said, to be learned from among the fresh pairs.
+    #[serde(default)]
+    pub feedback: Vec<FeedbackRow>,
+    /// Whether the judge has to agree with it.
+    #[serde(default)]
+    pub corroborate: bool,
     /// Prompts that candidate and live policy will meet on.
     pub gate_rows: Vec<RecordId>,
     /// Updates whose samples, verdicts and pairs are in the log.
     pub recorded: u64,
     /// Pairs of these updates.
     pub pairs: u64,
-    /// Largest implicit reward before the first update.
-    pub step_zero: f64,
+    /// See [`super::gate::Measurements::step_zero`].
+    pub step_zero: Option<f64>,
     /// Why it ended before its last update.
     pub stopped: Option<String>,
     /// The generation that came of it.
     pub candidate: Option<String>,
 }
 
-/// A principle as the table had it at the stage's start.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StagePrinciple {
-    pub name: String,
-    pub text: String,
-    pub polarity: Polarity,
-    pub weight: f32,
+/// A preference of a caller, by the places of the record's samples.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedbackRow {
+    pub record: RecordId,
+    pub chosen: usize,
+    pub rejected: usize,
+}
+
+impl From<HeldPreference> for FeedbackRow {
+    fn from(held: HeldPreference) -> Self {
+        Self {
+            record: held.record,
+            chosen: held.pair.chosen,
+            rejected: held.pair.rejected,
+        }
+    }
 }
 
 impl StageState {
+    /// `pool`: the prompts it takes its own from, and how many of them an earlier stage left.
     pub fn new(
         config: LearnConfig,
         pointers: &Pointers,
-        principles: &[WeightedPrinciple],
-        rows: Vec<RecordId>,
+        principles: Vec<WeightedPrinciple>,
+        (pool, carried): (Vec<RecordId>, usize),
         gate_rows: Vec<RecordId>,
     ) -> Self {
-        let principle = |p: &WeightedPrinciple| StagePrinciple {
-            name: p.name.clone(),
-            text: p.text.clone(),
-            polarity: p.polarity,
-            weight: p.weight,
-        };
         Self {
             ordered: false,
             policy: pointers.policy.to_string(),
             train: pointers.train.to_string(),
-            // The last promoted policy: sDPO's reference.
-            reference: pointers.policy.to_string(),
+            reference: pointers.reference.to_string(),
             judge: pointers.judge.to_string(),
-            principles: principles.iter().map(principle).collect(),
-            rows,
+            principles,
+            rows: pool,
+            carried,
+            left: Vec::new(),
+            feedback: Vec::new(),
+            corroborate: false,
             gate_rows,
             recorded: 0,
             pairs: 0,
-            step_zero: 0.0,
+            step_zero: None,
             stopped: None,
             candidate: None,
             config,
@@ -107,15 +126,18 @@ impl StageState {
         rows.map(|(place, id)| (place as u64, id))
     }
 
-    pub fn weighted_principles(&self) -> Vec<WeightedPrinciple> {
-        let weighted = |p: &StagePrinciple| WeightedPrinciple {
-            name: p.name.clone(),
-            text: p.text.clone(),
-            polarity: p.polarity,
-            weight: p.weight,
-        };
-        self.principles.iter().map(weighted).collect()
+    /// What callers said that one update learns from: the stage's, spread evenly over the planned updates.
+    pub fn feedback(&self, update: u64) -> &[FeedbackRow] {
+        let planned = self.planned().max(1);
+        let place =
+            |update: u64| self.feedback.len() * update.min(planned) as usize / planned as usize;
+        &self.feedback[place(update)..place(update + 1)]
     }
+}
+
+/// How many pairs join `fresh` ones to be `share` of all.
+pub fn joining(fresh: usize, share: f64) -> usize {
+    (fresh as f64 * share / (1.0 - share)).round() as usize
 }
 
 /// What a draw is for: streams of one stage must not repeat each other's numbers.
@@ -126,20 +148,32 @@ pub enum Draw {
     Contrast,
     Gate,
     Replay,
+    /// Where a stage begins among the held-out rows.
+    Turn,
 }
 
 /// A seed that depends on nothing but the settings, the stage and the prompt's place in it (the finaliser of MurmurHash3, twice).
 pub fn seed(config: u64, stage: i64, draw: Draw, place: u64) -> u64 {
-    let mix = |mut x: u64| {
-        x ^= x >> 33;
-        x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
-        x ^= x >> 33;
-        x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        x ^ (x >> 33)
-    };
     let stream = mix(config ^ mix(stage as u64 ^ ((draw as u64) << 56)));
+    of_stream(stream, place)
+}
+
+/// A seed of another stream of the same prompt: answers that are compared must not be drawn by the same numbers.
+pub fn another_seed(seed: u64, stream: u64) -> u64 {
+    of_stream(mix(seed), stream)
+}
+
+fn of_stream(stream: u64, place: u64) -> u64 {
     // Clients may give seeds in JSON, whose numbers are exact up to 2^53; ours are shown there too.
     mix(stream ^ mix(place.wrapping_add(0x9e37_79b9_7f4a_7c15))) >> 11
+}
+
+fn mix(mut x: u64) -> u64 {
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x ^= x >> 33;
+    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ (x >> 33)
 }
 
 #[cfg(test)]
@@ -165,8 +199,8 @@ mod tests {
         StageState::new(
             config,
             &pointers,
-            &[],
-            (0..prompts).map(id).collect(),
+            Vec::new(),
+            ((0..prompts).map(id).collect(), 0),
             Vec::new(),
         )
     }
@@ -206,7 +240,41 @@ mod tests {
     fn a_saved_state_is_the_state() {
         let state = state(5, 2, 0);
         let json = serde_json::to_value(&state).unwrap();
-        assert_eq!(serde_json::from_value::<StageState>(json).unwrap(), state);
+        assert_eq!(
+            serde_json::from_value::<StageState>(json.clone()).unwrap(),
+            state
+        );
+        // A stage that was opened before there were pools and feedback goes on.
+        let mut older = json;
+        for field in ["carried", "left", "feedback", "corroborate"] {
+            older.as_object_mut().unwrap().remove(field);
+        }
+        assert_eq!(serde_json::from_value::<StageState>(older).unwrap(), state);
+    }
+
+    #[test]
+    fn feedback_is_spread_over_the_updates_and_used_once() {
+        for (rows, updates) in [(0, 3), (1, 3), (7, 3), (3, 3), (2, 5)] {
+            let mut state = state(4 * updates, 4, 0);
+            let row = |n: usize| FeedbackRow {
+                record: RecordId::parse(&format!("{n:026}")).unwrap(),
+                chosen: 1,
+                rejected: 0,
+            };
+            state.feedback = (0..rows).map(row).collect();
+            let parts: Vec<_> = (0..updates as u64).map(|u| state.feedback(u)).collect();
+            assert_eq!(parts.concat(), state.feedback);
+            let most = rows.div_ceil(updates);
+            assert!(
+                parts.iter().all(|part| part.len() <= most),
+                "{rows} over {updates}"
+            );
+            assert!(state.feedback(updates as u64).is_empty());
+        }
+        assert_eq!(
+            (joining(9, 0.1), joining(8, 0.1), joining(8, 0.0)),
+            (1, 1, 0)
+        );
     }
 
     #[test]
@@ -219,6 +287,7 @@ mod tests {
                 Draw::Contrast,
                 Draw::Gate,
                 Draw::Replay,
+                Draw::Turn,
             ] {
                 for place in 0..200 {
                     assert!(seen.insert(seed(0, stage, draw, place)));
@@ -226,6 +295,11 @@ mod tests {
             }
         }
         assert_eq!(seed(1, 2, Draw::Gate, 3), seed(1, 2, Draw::Gate, 3));
+        for stream in 1..3 {
+            for of in 0..200 {
+                assert!(seen.insert(another_seed(seed(0, 1, Draw::Update, of), stream)));
+            }
+        }
         assert!(seen.iter().all(|seed| *seed < 1 << 53));
     }
 }

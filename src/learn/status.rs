@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use super::gate::GateResult;
 use super::judging::Dropped;
+use super::record::UpdateNumbers;
+use super::staleness::Staleness;
 use crate::telemetry::LearnMetrics;
 use crate::train::dpo::StepReport;
 
@@ -52,6 +54,8 @@ pub struct LearnStatus {
     /// Stages promoted since somebody last looked.
     pub unattended: u64,
     pub last_update: Option<StepReport>,
+    /// Of the last update's pairs.
+    pub staleness: Option<Staleness>,
     /// Mean KL divergence of an answer of the running stage from generation 0, nats.
     pub kl: Option<f64>,
     pub gates: Vec<GateResult>,
@@ -84,6 +88,7 @@ impl LearnControl {
             dropped: Dropped::ALL.map(|why| (why.name(), 0)).into(),
             unattended: 0,
             last_update: None,
+            staleness: None,
             kl: None,
             gates: Vec::new(),
             last_outcome: None,
@@ -143,6 +148,23 @@ impl LearnControl {
         change(&mut status);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         status.changed = since.map_or(0, |since| since.as_secs());
+    }
+
+    /// An update that was made; `dropped` are the pairs that were not.
+    pub(super) fn updated(&self, update: u64, numbers: &UpdateNumbers, dropped: &[Dropped]) {
+        for why in dropped {
+            self.dropped(*why);
+        }
+        self.change(|status| {
+            status.update = update + 1;
+            status.updates += 1;
+            status.kl = numbers.kl.or(status.kl);
+            if let Some(report) = numbers.report {
+                status.pairs += report.pairs;
+                status.last_update = Some(report);
+                status.staleness = Some(numbers.staleness);
+            }
+        });
     }
 
     /// A pair that was not made, and why.

@@ -6,12 +6,13 @@ use super::LearnError;
 use super::config::LearnConfig;
 use super::contrast::{OpposedAnswers, OpposedPrompts};
 use super::judging::{Dropped, JudgedPair, PinnedJudge};
-use super::rollout::{Answer, Prompt, roll_out};
+use super::rollout::{Answer, Prompt, mean_logprob, roll_out};
 use super::stage::{Draw, seed};
 use super::trainer::Trainer;
 use crate::model::WeightsLease;
 use crate::preference::log::{
-    self, Addition, LoggedPair, LoggedVerdict, PairSource, RecordId, Sample, Scope, TrafficLog,
+    self, Addition, LoggedPair, LoggedRecord, LoggedVerdict, PairSource, RecordId, Sample, Scope,
+    TrafficLog,
 };
 use crate::preference::{Message, Role};
 use crate::service::{PairVerdict, Service};
@@ -23,7 +24,7 @@ pub struct UpdatePair {
     pub record: RecordId,
     pub prompt: Vec<u32>,
     pub pair: JudgedPair,
-    /// None of a pair of an earlier stage: the log has it already.
+    /// None of a pair that the log has already: of an earlier stage, or from a caller.
     pub source: Option<PairSource>,
 }
 
@@ -48,41 +49,47 @@ impl UpdatePair {
             verdict,
             ..
         } = &self.pair;
-        let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
-        let first = |shown: [usize; 2]| {
-            let read = verdict.orders.iter().find(|read| read.shown == shown);
-            read.map(|read| {
-                if shown[0] == 0 {
-                    read.p_first
-                } else {
-                    1.0 - read.p_first
-                }
-            })
-        };
-        let read = first([0, 1]).zip(first([1, 0]));
-        let verdicts = read.map(|(given, turned)| LoggedVerdict {
-            a: 0,
-            b: 1,
-            orders: [given, turned],
-            p: verdict.p,
-            consistent: verdict.consistent == Some(true),
-            label_mass: verdict.label_mass,
-            principles: principles.clone(),
-            version: judge.weights.name().to_string(),
-        });
         Addition {
             samples: [chosen, rejected]
                 .map(|answer| sample(config, answer))
                 .into(),
-            verdicts: verdicts.into_iter().collect(),
+            verdicts: judge.logged([0, 1], verdict).into_iter().collect(),
             pairs: vec![LoggedPair {
                 chosen: 0,
                 rejected: 1,
                 margin: verdict.p,
                 source,
-                principles,
+                principles: judge.principle_names(),
             }],
+            corroborating: Vec::new(),
         }
+    }
+}
+
+impl PinnedJudge {
+    fn principle_names(&self) -> Vec<String> {
+        self.principles.iter().map(|p| p.name.clone()).collect()
+    }
+
+    /// A verdict as the log keeps it, on the samples at these places. None where nobody was asked in both orders.
+    pub fn logged(&self, [a, b]: [usize; 2], verdict: &PairVerdict) -> Option<LoggedVerdict> {
+        let first = |shown: [usize; 2]| {
+            let read = verdict.orders.iter().find(|read| read.shown == shown)?;
+            Some(match shown[0] {
+                0 => read.p_first,
+                _ => 1.0 - read.p_first,
+            })
+        };
+        Some(LoggedVerdict {
+            a,
+            b,
+            orders: [first([0, 1])?, first([1, 0])?],
+            p: verdict.p,
+            consistent: verdict.consistent == Some(true),
+            label_mass: verdict.label_mass,
+            principles: self.principle_names(),
+            version: self.weights.name().to_string(),
+        })
     }
 }
 
@@ -103,28 +110,60 @@ fn sample(config: &LearnConfig, answer: &Answer) -> Sample {
     }
 }
 
+/// A prompt of the log that is to be answered anew.
+#[derive(Debug, Clone)]
+pub struct DrawnPrompt {
+    pub record: RecordId,
+    pub prompt: Prompt,
+    /// Whether it is a conversation, rather than plain text.
+    pub chat: bool,
+}
+
 /// What an update is made of.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub pairs: Vec<UpdatePair>,
     pub dropped: Vec<Dropped>,
+    /// What the judge said of callers' preferences, of samples that their records have.
+    pub corroborating: Vec<(RecordId, LoggedVerdict)>,
     /// Prompts of these pairs with the answers the policy gave to the bare prompt, for the estimate of its drift.
     pub own_answers: Vec<(Vec<u32>, Answer)>,
 }
 
+impl DrawnPrompt {
+    /// Whether its pair is drawn under opposed principles, where this share of them is. The seed is as good as a draw, and the same
+    /// after a restart. Plain text has no place for a principle, and is answered and judged as it is.
+    fn is_contrasted(&self, share: f64) -> bool {
+        self.chat && ((self.prompt.seed >> 20) % 10_000) as f64 / 10_000.0 < share
+    }
+}
+
 impl Batch {
+    pub fn extend(&mut self, other: Self) {
+        self.pairs.extend(other.pairs);
+        self.dropped.extend(other.dropped);
+        self.corroborating.extend(other.corroborating);
+        self.own_answers.extend(other.own_answers);
+    }
+
+    /// What the log keeps of these of its pairs, which the trainer took, and of the judge's reads of feedback.
     pub fn additions(
         &self,
+        taken: &[UpdatePair],
         config: &LearnConfig,
         judge: &PinnedJudge,
     ) -> Vec<(RecordId, Addition)> {
-        let fresh = self
-            .pairs
-            .iter()
-            .filter_map(|pair| Some((pair, pair.source?)));
-        fresh
-            .map(|(pair, source)| (pair.record.clone(), pair.addition(source, config, judge)))
-            .collect()
+        let fresh = taken.iter().filter_map(|pair| Some((pair, pair.source?)));
+        let fresh =
+            fresh.map(|(pair, source)| (pair.record.clone(), pair.addition(source, config, judge)));
+        let read = self.corroborating.iter().map(|(record, verdict)| {
+            let addition = Addition {
+                corroborating: vec![verdict.clone()],
+                ..Addition::default()
+            };
+            (record.clone(), addition)
+        });
+        fresh.chain(read).collect()
     }
 }
 
@@ -148,42 +187,55 @@ impl PairMaker {
         &self,
         draw: Draw,
         rows: impl IntoIterator<Item = (u64, &'a RecordId)>,
-    ) -> Result<Vec<(RecordId, Prompt)>, LearnError> {
+    ) -> Result<Vec<DrawnPrompt>, LearnError> {
         let mut prompts = Vec::new();
         for (place, id) in rows {
-            let Some(record) = self.log.get(id, &Scope::All).await? else {
-                continue;
-            };
-            if !record.consent.train {
-                continue;
+            if let Some(record) = self.willing(id).await? {
+                let seed = seed(self.config.stage.seed, self.stage, draw, place);
+                prompts.push(self.prompt(record, seed).await?);
             }
-            // What was logged is what the policy saw, whatever the template says today. Redaction leaves no tokens.
-            let mut ids = record.prompt_token_ids;
-            let messages = match record.prompt {
-                log::Prompt::Messages(messages) => {
-                    if ids.is_empty() {
-                        ids = self.service.encode_chat(&messages).await?;
-                    }
-                    messages
-                }
-                log::Prompt::Text(text) => {
-                    if ids.is_empty() {
-                        ids = self.service.encode_text(text.clone()).await?;
-                    }
-                    vec![Message::new(Role::User, text)]
-                }
-            };
-            let seed = seed(self.config.stage.seed, self.stage, draw, place);
-            prompts.push((
-                id.clone(),
-                Prompt {
-                    messages,
-                    ids,
-                    seed,
-                },
-            ));
         }
         Ok(prompts)
+    }
+
+    /// A record, if it is still there and still may train.
+    pub(super) async fn willing(&self, id: &RecordId) -> Result<Option<LoggedRecord>, LearnError> {
+        let record = self.log.get(id, &Scope::All).await?;
+        Ok(record.filter(|record| record.consent.train))
+    }
+
+    /// What was logged is what the policy saw, whatever the template says today. Redaction leaves no tokens: what is left of the
+    /// prompt is encoded anew.
+    pub(super) async fn prompt(
+        &self,
+        record: LoggedRecord,
+        seed: u64,
+    ) -> Result<DrawnPrompt, LearnError> {
+        let mut ids = record.prompt_token_ids;
+        let chat = matches!(record.prompt, log::Prompt::Messages(_));
+        let messages = match record.prompt {
+            log::Prompt::Messages(messages) => {
+                if ids.is_empty() {
+                    ids = self.service.encode_chat(&messages).await?;
+                }
+                messages
+            }
+            log::Prompt::Text(text) => {
+                if ids.is_empty() {
+                    ids = self.service.encode_text(text.clone()).await?;
+                }
+                vec![Message::new(Role::User, text)]
+            }
+        };
+        Ok(DrawnPrompt {
+            record: record.id,
+            prompt: Prompt {
+                messages,
+                ids,
+                seed,
+            },
+            chat,
+        })
     }
 
     /// Pairs of an update. `policy` answers; `opposed` answers under opposed principles (the policy itself, or a generator).
@@ -192,25 +244,21 @@ impl PairMaker {
     /// The service's, the log's and the trainer's.
     pub async fn make(
         &self,
-        prompts: Vec<(RecordId, Prompt)>,
+        prompts: Vec<DrawnPrompt>,
         policy: &WeightsLease,
         opposed: &WeightsLease,
         trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
         let share = self.config.contrast.share;
-        // The seed is as good as a draw, and the same after a restart.
-        let is_opposed = |prompt: &Prompt| ((prompt.seed >> 20) % 10_000) as f64 / 10_000.0 < share;
         let (contrasted, plain): (Vec<_>, Vec<_>) = prompts
             .into_iter()
-            .partition(|(_, prompt)| is_opposed(prompt));
+            .partition(|drawn| drawn.is_contrasted(share));
         let mut batch = self.plain(plain, policy).await?;
         if !contrasted.is_empty() {
-            let more = self
-                .contrasted(contrasted, policy, opposed, trainer)
-                .await?;
-            batch.pairs.extend(more.pairs);
-            batch.dropped.extend(more.dropped);
-            batch.own_answers.extend(more.own_answers);
+            batch.extend(
+                self.contrasted(contrasted, policy, opposed, trainer)
+                    .await?,
+            );
         }
         Ok(batch)
     }
@@ -218,24 +266,18 @@ impl PairMaker {
     /// SELF-JUDGE: fresh answers, judged.
     async fn plain(
         &self,
-        prompts: Vec<(RecordId, Prompt)>,
+        prompts: Vec<DrawnPrompt>,
         policy: &WeightsLease,
     ) -> Result<Batch, LearnError> {
-        let (records, prompts): (Vec<_>, Vec<_>) = prompts.into_iter().unzip();
+        let (records, prompts) = apart(prompts);
         let answers = roll_out(&self.service, policy, &self.config.rollout, &prompts).await?;
         let mut batch = Batch::default();
         let firsts = prompts.iter().zip(&answers);
         let firsts = firsts
             .filter_map(|(prompt, answers)| Some((prompt.ids.clone(), answers.first()?.clone())));
         batch.own_answers = firsts.collect();
-        let answered = prompts
-            .iter()
-            .map(|prompt| prompt.messages.clone())
-            .zip(answers);
-        let judged = self
-            .judge
-            .pairs(&self.service, &self.config.judging, answered.collect());
-        let made = records.into_iter().zip(prompts).zip(judged.await?);
+        let judged = self.judged(&prompts, answers).await?;
+        let made = records.into_iter().zip(prompts).zip(judged);
         for ((record, prompt), pair) in made {
             match pair {
                 Ok(pair) => batch.pairs.push(UpdatePair {
@@ -256,32 +298,41 @@ impl PairMaker {
     /// The service's.
     pub async fn certainty(
         &self,
-        prompts: &[(RecordId, Prompt)],
+        prompts: Vec<DrawnPrompt>,
         policy: &WeightsLease,
     ) -> Result<Vec<(RecordId, f32)>, LearnError> {
-        let asked: Vec<Prompt> = prompts.iter().map(|(_, prompt)| prompt.clone()).collect();
-        let answers = roll_out(&self.service, policy, &self.config.rollout, &asked).await?;
-        let answered = asked.into_iter().map(|prompt| prompt.messages).zip(answers);
-        let judged = self
-            .judge
-            .pairs(&self.service, &self.config.judging, answered.collect());
-        let sure = judged.await?.into_iter().map(|pair| match pair {
+        let (records, prompts) = apart(prompts);
+        let answers = roll_out(&self.service, policy, &self.config.rollout, &prompts).await?;
+        let judged = self.judged(&prompts, answers).await?.into_iter();
+        let sure = judged.map(|pair| match pair {
             Ok(pair) => (pair.verdict.p - 0.5).abs(),
             Err(_) => -1.0,
         });
-        Ok(prompts.iter().map(|(id, _)| id.clone()).zip(sure).collect())
+        Ok(records.into_iter().zip(sure).collect())
+    }
+
+    /// The pair of each prompt's answers, or why there is none.
+    async fn judged(
+        &self,
+        prompts: &[Prompt],
+        answers: Vec<Vec<Answer>>,
+    ) -> Result<Vec<Result<JudgedPair, Dropped>>, LearnError> {
+        let messages = prompts.iter().map(|prompt| prompt.messages.clone());
+        let answered = messages.zip(answers).collect();
+        let (service, judging) = (&self.service, &self.config.judging);
+        self.judge.pairs(service, judging, answered).await
     }
 
     /// SSO: answers under opposed principles, learned from without them.
     async fn contrasted(
         &self,
-        prompts: Vec<(RecordId, Prompt)>,
+        prompts: Vec<DrawnPrompt>,
         policy: &WeightsLease,
         opposed: &WeightsLease,
         trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
         let config = &self.config.contrast;
-        let (records, bare): (Vec<_>, Vec<_>) = prompts.into_iter().unzip();
+        let (records, bare) = apart(prompts);
         let (prompts, answers) = self.opposed_answers(&bare, policy, opposed).await?;
         // How probable both answers are where nobody names a principle.
         let asked: Vec<(Vec<u32>, Vec<u32>)> = prompts
@@ -295,8 +346,6 @@ impl PairMaker {
         let scored = trainer
             .with(move |trainer, pace| trainer.score(Scorer::Policy, &asked, pace))
             .await?;
-        let mean =
-            |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
         let (bare_means, _) = scored.as_chunks::<2>();
         let verdicts: Vec<Option<PairVerdict>> = if config.confirmed {
             let texts = bare.iter().zip(&answers);
@@ -313,7 +362,7 @@ impl PairMaker {
             all.zip(bare_means.iter().zip(verdicts))
         {
             let own = (prompt.ids.clone(), answers.plain.clone());
-            let means = [mean(&bare[0]), mean(&bare[1])];
+            let means = [mean_logprob(&bare[0]), mean_logprob(&bare[1])];
             match answers.pair(config.max_distance, means, verdict) {
                 Ok(pair) => batch.pairs.push(UpdatePair {
                     record,
@@ -363,86 +412,13 @@ impl PairMaker {
         let answers = answers.collect();
         Ok((prompts, answers))
     }
+}
 
-    /// Pairs of earlier stages, to be mixed in: `share` of the whole batch.
-    ///
-    /// # Errors
-    /// The log's.
-    pub async fn replayed(
-        &self,
-        update: u64,
-        fresh: usize,
-        earlier: &[RecordId],
-    ) -> Result<Vec<UpdatePair>, LearnError> {
-        let share = self.config.replay.share;
-        let wanted = (fresh as f64 * share / (1.0 - share)).round() as usize;
-        if wanted == 0 || earlier.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pairs = Vec::new();
-        // Records without a usable pair are passed over, within reason.
-        for draw in 0..(4 * wanted) as u64 {
-            let number = seed(
-                self.config.stage.seed,
-                self.stage,
-                Draw::Replay,
-                (update << 20) | draw,
-            );
-            let id = &earlier[(number % earlier.len() as u64) as usize];
-            pairs.extend(self.replayed_pair(id).await?);
-            if pairs.len() == wanted {
-                break;
-            }
-        }
-        Ok(pairs)
-    }
-
-    /// What an earlier stage learned from this record, if it is still there and still may train.
-    async fn replayed_pair(&self, id: &RecordId) -> Result<Option<UpdatePair>, LearnError> {
-        let record = self.log.get(id, &Scope::All).await?;
-        let Some(record) =
-            record.filter(|record| record.consent.train && !record.prompt_token_ids.is_empty())
-        else {
-            return Ok(None);
-        };
-        let made =
-            |pair: &&LoggedPair| matches!(pair.source, PairSource::OnPolicy | PairSource::Contrast);
-        let Some(pair) = record.pairs.iter().find(made) else {
-            return Ok(None);
-        };
-        let answer = |at: usize| {
-            let sample = record
-                .samples
-                .get(at)
-                .filter(|sample| !sample.token_ids.is_empty())?;
-            Some(Answer {
-                text: sample.text.clone(),
-                ids: sample.token_ids.clone(),
-                logprobs: sample.logprobs.clone(),
-                complete: true,
-                seed: sample.seed.unwrap_or_default(),
-                weights: sample.version.clone().unwrap_or_default(),
-            })
-        };
-        let Some((chosen, rejected)) = answer(pair.chosen).zip(answer(pair.rejected)) else {
-            return Ok(None);
-        };
-        Ok(Some(UpdatePair {
-            record: id.clone(),
-            prompt: record.prompt_token_ids.clone(),
-            pair: JudgedPair {
-                chosen,
-                rejected,
-                label: if self.config.judging.soft_labels {
-                    pair.margin
-                } else {
-                    1.0
-                },
-                verdict: PairVerdict::unread(),
-            },
-            source: None,
-        }))
-    }
+fn apart(prompts: Vec<DrawnPrompt>) -> (Vec<RecordId>, Vec<Prompt>) {
+    let both = prompts
+        .into_iter()
+        .map(|drawn| (drawn.record, drawn.prompt));
+    both.unzip()
 }
 
 /// Active preference learning (arXiv 2402.08114, section 3): the pairs whose prompts the policy is least sure of and whose implicit
@@ -450,7 +426,12 @@ impl PairMaker {
 ///
 /// `entropy` are the mean negative log-probabilities of a token of each pair's answers, `margins` the implicit reward margins. Both
 /// are taken by rank, because nats a token and rewards have no common scale.
-pub fn select(entropy: &[f64], margins: &[f64], weight: f64, wanted: usize) -> Vec<usize> {
+pub fn most_instructive(
+    entropy: &[f64],
+    margins: &[f64],
+    weight: f64,
+    wanted: usize,
+) -> Vec<usize> {
     let ranks = |values: Vec<f64>| {
         let mut order: Vec<usize> = (0..values.len()).collect();
         order.sort_by(|&a, &b| values[a].total_cmp(&values[b]).then(b.cmp(&a)));
@@ -475,14 +456,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn principles_are_for_conversations() {
+        let drawn = |chat| DrawnPrompt {
+            record: RecordId::parse(&"0".repeat(26)).unwrap(),
+            prompt: Prompt {
+                messages: Vec::new(),
+                ids: vec![1],
+                seed: 1,
+            },
+            chat,
+        };
+        assert!(drawn(true).is_contrasted(1.0) && !drawn(true).is_contrasted(0.0));
+        assert!(!drawn(false).is_contrasted(1.0));
+    }
+
+    #[test]
     fn selection_takes_the_least_sure_or_the_most_certain() {
         let entropy = [0.1, 0.9, 0.5, 0.2];
         let margins = [2.0, 0.0, -3.0, 0.1];
-        assert_eq!(select(&entropy, &margins, 1.0, 2), [1, 2]);
-        assert_eq!(select(&entropy, &margins, 0.0, 2), [0, 2]);
-        assert_eq!(select(&entropy, &margins, 0.5, 1), [2]);
+        assert_eq!(most_instructive(&entropy, &margins, 1.0, 2), [1, 2]);
+        assert_eq!(most_instructive(&entropy, &margins, 0.0, 2), [0, 2]);
+        assert_eq!(most_instructive(&entropy, &margins, 0.5, 1), [2]);
         // At step 0 every margin is 0, and the order is that of the prompts.
-        assert_eq!(select(&entropy, &[0.0; 4], 0.0, 2), [0, 1]);
-        assert_eq!(select(&[], &[], 0.5, 3), [0usize; 0]);
+        assert_eq!(most_instructive(&entropy, &[0.0; 4], 0.0, 2), [0, 1]);
+        assert_eq!(most_instructive(&[], &[], 0.5, 3), [0usize; 0]);
     }
 }

@@ -1,13 +1,12 @@
 //! The principle table: what answers are compared under, as data.
 //!
-//! SALMON (arXiv 2310.05910) keeps each principle with a negated definition, a weight for drawing it and, against reward
-//! hacking, a few prohibitions that are always on. A table is TOML with one `[[principle]]` per entry; the built-in one is
+//! SALMON (arXiv 2310.05910) keeps each principle with a negated definition, a weight and, against reward hacking, a few prohibitions
+//! that are always on. A table is TOML with one `[[principle]]` per entry; the built-in one is
 //! `principles.toml` beside this file.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use rand::{Rng, RngExt};
 use serde::{Deserialize, Serialize};
 
 /// Whether a principle asks for what its text says, or rules it out.
@@ -32,13 +31,13 @@ pub struct Principle {
     /// The turned-around definition: under it the verdict flips (SALMON's negation). None: it is never negated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
-    /// How much its verdict counts among the others', and how often it is drawn by [`PrincipleTable::draw`]; 0 is never
-    /// asked.
+    /// How much its verdict counts among the others'; 0 is never asked.
     #[serde(default = "one")]
     pub weight: f64,
     #[serde(default)]
     pub polarity: Polarity,
-    /// Part of every draw.
+    /// Asked of every pair that is judged for training, beside the principles that the settings name; a call that names principles
+    /// is judged by those alone.
     #[serde(default)]
     pub always: bool,
 }
@@ -172,36 +171,10 @@ impl PrincipleTable {
             })?
             .blame()
     }
-
-    /// `count` different principles drawn with probability proportional to their weights, then the ones that are
-    /// always on (SALMON draws three per rollout). Fewer, where the table has fewer with a weight above zero.
-    pub fn draw(&self, count: usize, rng: &mut impl Rng) -> Vec<&Principle> {
-        let mut pool: Vec<&Principle> = self
-            .principles
-            .iter()
-            .filter(|principle| !principle.always && principle.weight > 0.0)
-            .collect();
-        let mut drawn = Vec::new();
-        while drawn.len() < count && !pool.is_empty() {
-            let total: f64 = pool.iter().map(|principle| principle.weight).sum();
-            let mut left = rng.random::<f64>() * total;
-            let hit = pool.iter().position(|principle| {
-                left -= principle.weight;
-                left < 0.0
-            });
-            // Rounding may leave a crumb above zero after the last one.
-            drawn.push(pool.remove(hit.unwrap_or(pool.len() - 1)));
-        }
-        drawn.extend(self.principles.iter().filter(|principle| principle.always));
-        drawn
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
-
     use super::*;
 
     #[test]
@@ -260,31 +233,5 @@ mod tests {
                 "{body}"
             );
         }
-    }
-
-    #[test]
-    fn draws_follow_the_weights_without_replacement() {
-        let table = PrincipleTable::from_toml(
-            "[[principle]]\nid = 'a'\ntext = 'a'\nweight = 3\n[[principle]]\nid = 'b'\ntext = 'b'\nweight = 1\n\
-             [[principle]]\nid = 'n'\ntext = 'n'\nweight = 0\n[[principle]]\nid = 'z'\ntext = 'z'\nalways = true",
-        )
-        .unwrap();
-        let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let mut first = 0;
-        for _ in 0..4000 {
-            let drawn = table.draw(1, &mut rng);
-            assert_eq!(drawn.len(), 2);
-            assert_eq!(drawn[1].id, "z");
-            first += usize::from(drawn[0].id == "a");
-        }
-        // 3000 expected, standard deviation 27.
-        assert!((2850..3150).contains(&first), "{first}");
-        let mut all: Vec<_> = table
-            .draw(9, &mut rng)
-            .iter()
-            .map(|p| p.id.clone())
-            .collect();
-        all.sort();
-        assert_eq!(all, ["a", "b", "z"]);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::reading::{Account, Judged, LabelPrompt, Turn};
 use super::{Service, ServiceError, aside};
@@ -28,7 +29,7 @@ pub enum Orders {
 }
 
 /// A principle, and how much its verdict counts among the others'.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightedPrinciple {
     /// What the verdict under it is called.
     pub name: String,

@@ -300,7 +300,7 @@ impl LearnMetrics {
             dropped: table.counters("train_pairs_dropped", "Prompts that made no pair, by reason.", &["reason"]),
             stages: table.counters("train_stages", "Stages ended, by outcome.", &["outcome"]),
             step_seconds: table.histogram("train_step_seconds", "Of an optimizer step, waits for serving included.", &LATENCY),
-            last: table.fractions("train_last", "The last update's numbers, named as TRL names them.", &["number"]),
+            last: table.fractions("train_last", "The last update's numbers, named as TRL names them; entropy is exact, kl/anchor an estimate on the policy's own answers, staleness how old the policies were that wrote the pairs.", &["number"]),
             gates: table.fractions("train_gate", "The last candidate's numbers, by gate.", &["gate"]),
             swaps: table.counter("weights_swaps", "Times that other weights began to serve."),
             swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),

@@ -164,7 +164,16 @@ impl Adapter {
     /// # Errors
     /// See [`adapter::load`].
     pub fn load(dir: &Path) -> Result<Self, TrainError> {
-        let (config, weights) = adapter::load(dir).map_err(|e| TrainError::bad_file(dir, e))?;
+        Self::load_weights(dir, adapter::WEIGHTS_FILE)
+    }
+
+    /// [`Self::load`] with factors from another file of the directory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_weights(dir: &Path, weights_file: &str) -> Result<Self, TrainError> {
+        let read = adapter::load_weights(dir, weights_file);
+        let (config, weights) = read.map_err(|e| TrainError::bad_file(dir, e))?;
         Ok(Self { config, weights })
     }
 

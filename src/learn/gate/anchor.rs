@@ -6,7 +6,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::learn::LearnError;
 use crate::learn::judging::PinnedJudge;
-use crate::learn::rollout::WINDOW;
+use crate::learn::rollout::{WINDOW, mean_logprob};
 use crate::model::WeightsLease;
 use crate::preference::{Format, Message, Polarity, PreferencePair, RankedDraw, Role, read_pairs};
 use crate::service::{Service, WeightedPrinciple};
@@ -64,12 +64,10 @@ impl AnchorSet {
     /// Share of the vouched pairs whose chosen answer is the more probable by the token, from the token log-probabilities of
     /// [`Self::sequences`]. None where no pair is vouched for.
     pub fn preferred(&self, logprobs: &[Vec<f32>]) -> Option<f64> {
-        let mean =
-            |logprobs: &Vec<f32>| logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32;
         let (pairs, _) = logprobs.as_chunks::<2>();
         let right = pairs
             .iter()
-            .filter(|[chosen, rejected]| mean(chosen) > mean(rejected));
+            .filter(|[chosen, rejected]| mean_logprob(chosen) > mean_logprob(rejected));
         share(right.count() as f64, self.vouched.len())
     }
 

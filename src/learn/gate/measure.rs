@@ -1,5 +1,7 @@
 //! Candidate and live policy meet on prompts that never train.
 
+use candle_core::Tensor;
+
 use super::length::Duel;
 use crate::learn::LearnError;
 use crate::learn::config::RolloutConfig;
@@ -60,26 +62,33 @@ fn cut_off(answers: &[Answer]) -> f64 {
 }
 
 /// Mean absolute difference of two reads of the same tokens' log-probabilities: what the server said, and what the trainer computes.
-pub fn parity(answers: &[Answer], scored: &[Vec<f32>]) -> f64 {
-    let tokens = answers.iter().zip(scored);
+/// None of no tokens.
+pub fn parity<'a>(
+    answers: impl IntoIterator<Item = &'a Answer>,
+    scored: &[Vec<f32>],
+) -> Option<f64> {
+    let tokens = answers.into_iter().zip(scored);
     let tokens = tokens.flat_map(|(answer, scored)| answer.logprobs.iter().zip(scored));
     let (mut sum, mut count) = (0.0, 0usize);
     for (served, scored) in tokens {
         sum += f64::from((served - scored).abs());
         count += 1;
     }
-    sum / count.max(1) as f64
+    (count > 0).then(|| sum / count as f64)
 }
 
-/// Mean over answers of `log policy - log other`, nats an answer: an unbiased estimate of the KL divergence, as the answers are the
-/// policy's own.
-pub fn divergence(policy: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
+/// Mean over answers of `log policy - log other`, nats an answer; none of no answers.
+///
+/// Of answers that the policy drew at temperature 1 from its whole vocabulary it is an unbiased estimate of the KL divergence. Of a
+/// nucleus (`rollout.top_p` below 1) or of another temperature it is the mean log-ratio over the answers that the policy is asked for
+/// in that way: it leaves out what the tail differs by, and is no bound on the divergence.
+pub fn divergence(policy: &[Vec<f32>], other: &[Vec<f32>]) -> Option<f64> {
     let sum = |logprobs: &Vec<f32>| logprobs.iter().map(|&x| f64::from(x)).sum::<f64>();
     let answers = policy.iter().zip(other);
     let total: f64 = answers
         .map(|(policy, other)| sum(policy) - sum(other))
         .sum();
-    total / policy.len().max(1) as f64
+    (!policy.is_empty()).then(|| total / policy.len() as f64)
 }
 
 /// Values of an adapter that are no numbers.
@@ -96,6 +105,36 @@ pub fn not_finite(weights: &AdapterWeights) -> Result<usize, LearnError> {
         }
     }
     Ok(count)
+}
+
+/// Whether an adapter computes with other factors than the one it started from; without a start, whether it changes the base at all.
+///
+/// # Errors
+/// The tensor library's.
+pub fn moved(trained: Option<&Adapter>, start: Option<&Adapter>) -> Result<bool, LearnError> {
+    let Some(trained) = trained else {
+        return Ok(start.is_some());
+    };
+    for (path, pair) in &trained.weights {
+        let before = start.and_then(|start| start.weights.get(path));
+        let factors = match before {
+            Some(before) => vec![(&pair.a, Some(&before.a)), (&pair.b, Some(&before.b))],
+            // A fresh adapter: its A is drawn, and nothing changes while its B is 0.
+            None => vec![(&pair.b, None)],
+        };
+        for (now, before) in factors {
+            let values = |of: &Tensor| of.flatten_all().and_then(|flat| flat.to_vec1::<f32>());
+            let now = values(now).map_err(TrainError::from)?;
+            let same = match before {
+                Some(before) => now == values(before).map_err(TrainError::from)?,
+                None => now.iter().all(|&value| value == 0.0),
+            };
+            if !same {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// The largest change of a layer, `|scale B A| / |W|` in Frobenius norms. `B A` is never made: its squared norm is
@@ -120,18 +159,42 @@ pub fn largest_change(base: &FrozenBase, adapter: &Adapter) -> Result<f64, Learn
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+
     use super::*;
     use crate::learn::judging::tests::answer;
+    use crate::model::adapter::{LoraConfig, LoraPair};
 
     #[test]
     fn parity_is_by_the_token_and_divergence_by_the_answer() {
         let answers = [answer(&[1, 2]), answer(&[3])];
         // Served: -0.5 each.
         let scored = vec![vec![-0.4, -0.6], vec![-0.2]];
-        assert!((parity(&answers, &scored) - 0.5 / 3.0).abs() < 1e-6);
+        assert!((parity(&answers, &scored).unwrap() - 0.5 / 3.0).abs() < 1e-6);
         let base = vec![vec![-1.0, -1.0], vec![-0.2]];
-        assert!((divergence(&scored, &base) - 0.5).abs() < 1e-6);
-        assert_eq!(divergence(&[], &[]), 0.0);
-        assert_eq!(parity(&[], &[]), 0.0);
+        assert!((divergence(&scored, &base).unwrap() - 0.5).abs() < 1e-6);
+        assert_eq!(divergence(&[], &[]), None);
+        assert_eq!(parity(&[], &[]), None);
+    }
+
+    #[test]
+    fn an_adapter_has_moved_where_any_factor_has() {
+        let adapter = |a: f32, b: f32| {
+            let matrix = |value| Tensor::full(value, (2, 2), &Device::Cpu).unwrap();
+            let pair = LoraPair {
+                a: matrix(a),
+                b: matrix(b),
+            };
+            Adapter {
+                config: LoraConfig::default(),
+                weights: AdapterWeights::from([("layer".to_owned(), pair)]),
+            }
+        };
+        let has = |now: &Adapter, before: Option<&Adapter>| moved(Some(now), before).unwrap();
+        let start = adapter(1.0, 2.0);
+        assert!(!has(&start, Some(&start)));
+        assert!(has(&adapter(1.0, 2.1), Some(&start)) && has(&adapter(1.1, 2.0), Some(&start)));
+        assert!(!has(&adapter(1.0, 0.0), None), "a fresh one");
+        assert!(has(&adapter(1.0, 0.1), None));
     }
 }

@@ -3,8 +3,8 @@
 //! | gate | number | passes |
 //! |---|---|---|
 //! | `finite` | values of the adapter that are not finite | none |
-//! | `norm` | largest change of a layer, relative to the layer | at most `max_norm` |
-//! | `step_zero` | largest implicit reward before the first update | at most `max_step_zero`: policy and reference were one |
+//! | `norm` | largest change of a layer by the adapter, relative to the layer | at most `max_norm`, and the stage moved it at all |
+//! | `step_zero` | [`Measurements::step_zero`] | at most `max_step_zero`: policy and reference were one |
 //! | `parity` | mean difference of served and trained log-probabilities, per token | at most `max_parity` |
 //! | `win_rate` | the pinned judge's verdict on candidate against live policy, sequentially tested | not worse |
 //! | `length_controlled` | that win rate at equal length | at least `min_length_controlled` |
@@ -13,7 +13,13 @@
 //! | `anchor` | share of the anchor set's vouched answers that are more probable than their rivals, less the live policy's | at least `-tolerance` |
 //! | `judge` | accuracy of the candidate as a judge of the anchor set, less the live policy's | at least `-tolerance` |
 //!
-//! All are measured, whatever the first says: the numbers are stored with the generation and shown.
+//! All are measured, whatever the first says: the numbers are stored with the generation and shown. What there was nothing to measure on
+//! has no number and a note instead, and does not pass: a stage that made no pair, or held-out prompts to which nothing is answered,
+//! show nothing for a candidate. Only an anchor set may be missing, as not every model has one.
+//!
+//! Held-out prompts never train and are never used up, so that the oldest would judge every stage, and what passes would be what passes
+//! on those. Each stage therefore begins somewhere else among them, in the order of a hash of their ids; where, is a function of its
+//! number, and its prompts are in its saved state.
 
 pub mod anchor;
 pub mod length;
@@ -42,7 +48,7 @@ pub struct GateConfig {
     pub max_kl: f64,
     /// Frobenius norm of a layer's change over that of the layer.
     pub max_norm: f64,
-    /// Nats.
+    /// Nats of a whole answer; see [`Measurements::step_zero`].
     pub max_step_zero: f64,
     /// Nats a token.
     pub max_parity: f64,
@@ -129,18 +135,24 @@ pub struct GateResult {
 pub struct Measurements {
     pub not_finite: usize,
     pub norm: f64,
-    /// Largest absolute difference of policy and reference log-probability before the first update.
-    pub step_zero: f64,
-    pub parity: f64,
+    /// Whether the stage changed the adapter it started from.
+    pub moved: bool,
+    /// The largest absolute difference, over the answers of the stage's first pairs, between their summed log-probability under the
+    /// policy before the first update and under the reference, both by the trainer; nats. What DPO calls an implicit reward is `beta`
+    /// times such a difference. Where the two are one it is 0 but for rounding, and the first loss is `ln 2`.
+    pub step_zero: Option<f64>,
+    pub parity: Option<f64>,
     /// Candidate against live policy, in the order in which they met.
     pub duels: Vec<Duel>,
-    pub kl: f64,
+    pub kl: Option<f64>,
     /// Shares of answers that were cut off, candidate's and live policy's.
     pub truncated: [f64; 2],
     /// Accuracies, candidate's and live policy's.
     pub anchor: Option<[f64; 2]>,
     pub judge: Option<[f64; 2]>,
 }
+
+const NO_ANSWER: &str = "the candidate answered nothing";
 
 /// All gates.
 pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
@@ -155,6 +167,24 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
     let at_least = |gate: &str, value: f64, bound: f64| GateResult {
         passed: value >= bound,
         ..at_most(gate, value, bound)
+    };
+    let measured_at_most = |gate: &str, value: Option<f64>, bound: f64, missing: &str| match value {
+        Some(value) => at_most(gate, value, bound),
+        None => GateResult {
+            value: None,
+            passed: false,
+            note: Some(format!("not measured: {missing}")),
+            ..at_most(gate, f64::NAN, bound)
+        },
+    };
+    let norm = at_most("norm", measured.norm, config.max_norm);
+    let norm = match measured.moved {
+        true => norm,
+        false => GateResult {
+            passed: false,
+            note: Some("the stage moved nothing".into()),
+            ..norm
+        },
     };
     let kept = |gate: &str, accuracies: Option<[f64; 2]>| match accuracies {
         Some([candidate, live]) => GateResult {
@@ -172,16 +202,21 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
     let [truncated, before] = measured.truncated;
     vec![
         at_most("finite", measured.not_finite as f64, 0.0),
-        at_most("norm", measured.norm, config.max_norm),
-        at_most("step_zero", measured.step_zero, config.max_step_zero),
-        at_most("parity", measured.parity, config.max_parity),
+        norm,
+        measured_at_most(
+            "step_zero",
+            measured.step_zero,
+            config.max_step_zero,
+            "the stage made no pair, or its policy and reference were not one",
+        ),
+        measured_at_most("parity", measured.parity, config.max_parity, NO_ANSWER),
         win_rate(config, &measured.duels),
         at_least(
             "length_controlled",
             length_controlled(&measured.duels),
             config.min_length_controlled,
         ),
-        at_most("kl", measured.kl, config.max_kl),
+        measured_at_most("kl", measured.kl, config.max_kl, NO_ANSWER),
         at_most("truncated", truncated - before, config.max_truncated),
         kept("anchor", measured.anchor),
         kept("judge", measured.judge),
@@ -218,7 +253,9 @@ mod tests {
     fn good() -> Measurements {
         Measurements {
             norm: 0.01,
-            parity: 0.001,
+            moved: true,
+            step_zero: Some(0.0),
+            parity: Some(0.001),
             duels: vec![
                 Duel {
                     score: 0.9,
@@ -226,7 +263,7 @@ mod tests {
                 };
                 100
             ],
-            kl: 3.0,
+            kl: Some(3.0),
             anchor: Some([0.8, 0.79]),
             judge: Some([0.9, 0.91]),
             ..Measurements::default()
@@ -244,12 +281,16 @@ mod tests {
     fn a_good_candidate_passes_and_each_gate_can_stop_one() {
         assert!(failed(&good()).is_empty());
         type Spoil = fn(&mut Measurements);
-        let spoilt: [(&str, Spoil); 9] = [
+        let spoilt: [(&str, Spoil); 13] = [
             ("finite", |m| m.not_finite = 1),
             ("norm", |m| m.norm = 0.9),
-            ("step_zero", |m| m.step_zero = 0.1),
-            ("parity", |m| m.parity = f64::NAN),
-            ("kl", |m| m.kl = 99.0),
+            ("norm", |m| m.moved = false),
+            ("step_zero", |m| m.step_zero = Some(0.1)),
+            ("step_zero", |m| m.step_zero = None),
+            ("parity", |m| m.parity = Some(f64::NAN)),
+            ("parity", |m| m.parity = None),
+            ("kl", |m| m.kl = Some(99.0)),
+            ("kl", |m| m.kl = None),
             ("truncated", |m| m.truncated = [0.2, 0.1]),
             ("anchor", |m| m.anchor = Some([0.7, 0.8])),
             ("judge", |m| m.judge = Some([0.8, 0.9])),
@@ -276,6 +317,18 @@ mod tests {
             duel.longer = if won { 20.0 } else { -8.0 };
         }
         assert_eq!(failed(&measured), ["length_controlled"]);
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_number_and_says_why() {
+        let measured = Measurements {
+            step_zero: None,
+            ..good()
+        };
+        let results = judge(&GateConfig::default(), &measured);
+        let step_zero = results.iter().find(|r| r.gate == "step_zero").unwrap();
+        assert_eq!((step_zero.value, step_zero.passed), (None, false));
+        assert!(step_zero.note.as_ref().unwrap().starts_with("not measured"));
     }
 
     #[test]

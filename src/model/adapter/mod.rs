@@ -20,7 +20,8 @@ pub use config::LoraConfig;
 pub use serving::for_serving;
 
 const CONFIG_FILE: &str = "adapter_config.json";
-const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// Where the factors are.
+pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 /// What an adapter can be refused for.
@@ -61,11 +62,22 @@ pub type AdapterWeights = BTreeMap<String, LoraPair>;
 /// Missing or broken files; a configuration that is not plain LoRA; a tensor whose name is unknown, whose partner is missing,
 /// whose shape is not that of its rank, or that holds a NaN or infinity.
 pub fn load(dir: &Path) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
+    load_weights(dir, WEIGHTS_FILE)
+}
+
+/// [`load`] with factors from another file of the directory.
+///
+/// # Errors
+/// As there.
+pub fn load_weights(
+    dir: &Path,
+    weights_file: &str,
+) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
     let text = read(&dir.join(CONFIG_FILE))?;
     let json = serde_json::from_slice(&text).map_err(|e| bad(&dir.join(CONFIG_FILE), e))?;
     let config = LoraConfig::from_json(&json)?;
 
-    let path = dir.join(WEIGHTS_FILE);
+    let path = dir.join(weights_file);
     let bytes = read(&path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(&path, e))?;
     let mut halves: BTreeMap<String, (Option<Tensor>, Option<Tensor>)> = BTreeMap::new();

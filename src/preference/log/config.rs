@@ -76,38 +76,37 @@ pub enum FeedbackTrust {
     /// It is kept and never trained on.
     #[default]
     Never,
-    /// When this many different principals say the same, or the judge agrees in both orders.
-    Corroborated { principals: u32 },
+    /// When the judge, reading both orders, prefers the same answer. A record belongs to one principal, who alone may speak of it:
+    /// there are no other voices to count.
+    Corroborated,
     /// As soon as one principal says so.
     Always,
+}
+
+impl FeedbackTrust {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "never",
+            Self::Corroborated => "corroborated",
+            Self::Always => "always",
+        }
+    }
 }
 
 impl FromStr for FeedbackTrust {
     type Err = String;
 
-    /// `never`, `corroborated:K` or `always`.
+    /// `never`, `corroborated` or `always`.
     fn from_str(said: &str) -> Result<Self, String> {
-        match said.split_once(':') {
-            None if said == "never" => Ok(Self::Never),
-            None if said == "always" => Ok(Self::Always),
-            Some(("corroborated", count)) => match count.parse() {
-                Ok(principals) if principals >= 2 => Ok(Self::Corroborated { principals }),
-                _ => Err(format!("`{count}` is no number of principals from 2 up")),
-            },
-            _ => Err(format!(
-                "`{said}` is none of never, corroborated:K and always"
-            )),
-        }
+        let all = [Self::Never, Self::Corroborated, Self::Always];
+        let known = all.into_iter().find(|trust| trust.as_str() == said);
+        known.ok_or_else(|| format!("`{said}` is none of never, corroborated and always"))
     }
 }
 
 impl fmt::Display for FeedbackTrust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Never => f.write_str("never"),
-            Self::Corroborated { principals } => write!(f, "corroborated:{principals}"),
-            Self::Always => f.write_str("always"),
-        }
+        f.write_str(self.as_str())
     }
 }
 
@@ -132,17 +131,11 @@ mod tests {
 
     #[test]
     fn trust_is_said_in_words() {
-        for said in ["never", "corroborated:3", "always"] {
+        for said in ["never", "corroborated", "always"] {
             let trust: FeedbackTrust = said.parse().unwrap();
             assert_eq!(trust.to_string(), said);
         }
-        for wrong in [
-            "",
-            "sometimes",
-            "corroborated",
-            "corroborated:1",
-            "corroborated:x",
-        ] {
+        for wrong in ["", "sometimes", "corroborated:2"] {
             assert!(wrong.parse::<FeedbackTrust>().is_err(), "{wrong}");
         }
     }

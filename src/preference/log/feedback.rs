@@ -1,7 +1,8 @@
 //! What people say of answers, and when it is believed.
 //!
 //! Whoever may give feedback can poison with it, so by default it is only kept. Under [`FeedbackTrust::Corroborated`] a preference
-//! becomes a pair when enough different principals share it and fewer contradict it, or when the judge said the same in both orders.
+//! becomes a pair once a verdict of the record says the same in both orders: one that a call asked for (`/judge`, `best_of`), or that
+//! of a stage's pinned judge, which reads what [`TrafficLog::draw_preferences`] hands to a stage.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,16 +26,20 @@ impl TrafficLog {
         principal: &Principal,
         mut feedback: Feedback,
     ) -> Result<FeedbackOutcome> {
+        let mut redacted = false;
         if let Feedback::Edited { text, .. } = &mut feedback {
-            super::Redactor::redact_text(&self.shared.redactor, text).await?;
+            redacted = super::Redactor::redact_text(&self.shared.redactor, text).await?;
         }
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
-        // An update that changes nothing keeps the record from being deleted meanwhile.
-        let there = sqlx::query("UPDATE records SET train = train WHERE id = $1")
-            .bind(record.as_str())
-            .execute(&mut *connection)
-            .await?;
+        // Even where it changes nothing, the update keeps the record from being deleted meanwhile.
+        let there = sqlx::query(
+            "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END WHERE id = $2",
+        )
+        .bind(i64::from(redacted))
+        .bind(record.as_str())
+        .execute(&mut *connection)
+        .await?;
         if there.rows_affected() == 0 {
             return Err(LogError::NotFound {
                 what: "record",
@@ -46,6 +51,16 @@ impl TrafficLog {
         transaction.commit().await?;
         Ok(FeedbackOutcome { pairs })
     }
+}
+
+/// What a record's principals prefer, whether it is believed or not: the pairs of a policy that always trusts.
+pub(super) async fn held(
+    connection: &mut AnyConnection,
+    record: &RecordId,
+) -> Result<Vec<LoggedPair>> {
+    let said = rows::read_feedback(connection, record).await?;
+    let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
+    Ok(derive(&said, &[], shown, FeedbackTrust::Always))
 }
 
 async fn store(
@@ -147,7 +162,7 @@ pub(super) async fn forget(
 }
 
 /// Replaces a record's pairs from feedback by those that follow from what is said now. Returns how many.
-async fn derive_again(
+pub(super) async fn derive_again(
     connection: &mut AnyConnection,
     record: &RecordId,
     trust: FeedbackTrust,
@@ -200,7 +215,7 @@ fn derive(
             .any(|pair| (pair.chosen, pair.rejected) == (chosen, rejected));
         let believed = match trust {
             FeedbackTrust::Never => false,
-            FeedbackTrust::Corroborated { principals } => pro >= principals as usize || judged,
+            FeedbackTrust::Corroborated => judged,
             FeedbackTrust::Always => true,
         };
         if believed && pro > contra {
@@ -282,39 +297,26 @@ mod tests {
             .collect()
     }
 
-    const TWO: FeedbackTrust = FeedbackTrust::Corroborated { principals: 2 };
-
     #[test]
     fn a_single_voice_is_believed_only_if_the_policy_says_so() {
         let one = [said("a", Feedback::Preferred { sample: 1 })];
         assert_eq!(derived(&one, &[], FeedbackTrust::Never), []);
-        assert_eq!(derived(&one, &[], TWO), []);
+        assert_eq!(derived(&one, &[], FeedbackTrust::Corroborated), []);
         assert_eq!(derived(&one, &[], FeedbackTrust::Always), [(1, 0)]);
     }
 
     #[test]
-    fn one_principal_cannot_corroborate_itself() {
-        let twice = [
+    fn a_principal_has_one_voice_however_often_it_speaks() {
+        let thumbs = |sample, up| said("a", Feedback::Thumbs { sample, up });
+        let mut all = vec![
             said("a", Feedback::Preferred { sample: 1 }),
-            said(
-                "a",
-                Feedback::Thumbs {
-                    sample: 1,
-                    up: true,
-                },
-            ),
-            said(
-                "a",
-                Feedback::Thumbs {
-                    sample: 0,
-                    up: false,
-                },
-            ),
+            thumbs(1, true),
+            thumbs(0, false),
+            said("b", Feedback::Preferred { sample: 0 }),
         ];
-        assert_eq!(derived(&twice, &[], TWO), []);
-        let mut both = twice.to_vec();
-        both.push(said("b", Feedback::Preferred { sample: 1 }));
-        assert_eq!(derived(&both, &[], TWO), [(1, 0)]);
+        assert_eq!(derived(&all, &[], FeedbackTrust::Always), []);
+        all.truncate(3);
+        assert_eq!(derived(&all, &[], FeedbackTrust::Always), [(1, 0)]);
     }
 
     #[test]
@@ -344,9 +346,10 @@ mod tests {
             principles: Vec::new(),
             version: "base".to_owned(),
         };
-        assert_eq!(derived(&one, &[verdict(0.9, true)], TWO), [(0, 1)]);
-        assert_eq!(derived(&one, &[verdict(0.9, false)], TWO), []);
-        assert_eq!(derived(&one, &[verdict(0.1, true)], TWO), []);
+        let corroborated = |verdict| derived(&one, &[verdict], FeedbackTrust::Corroborated);
+        assert_eq!(corroborated(verdict(0.9, true)), [(0, 1)]);
+        assert_eq!(corroborated(verdict(0.9, false)), []);
+        assert_eq!(corroborated(verdict(0.1, true)), []);
     }
 
     #[test]
@@ -359,9 +362,10 @@ mod tests {
         let pairs = |said: &[_], trust| derive(said, &[], 2, trust);
         let found = pairs(&[edit("a", 2)], FeedbackTrust::Always);
         assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
-        assert!(pairs(&[edit("a", 2)], TWO).is_empty());
+        assert!(pairs(&[edit("a", 2)], FeedbackTrust::Corroborated).is_empty());
         // The same words of two principals are one answer with two voices.
-        let found = pairs(&[edit("a", 2), edit("b", 3)], TWO);
+        let found = pairs(&[edit("a", 2), edit("b", 3)], FeedbackTrust::Always);
+        assert_eq!(found.len(), 1);
         assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
     }
 }

@@ -66,11 +66,11 @@ stored_words!(
 pub enum Pointer {
     /// What is served.
     Policy,
-    /// What the trainer goes on from.
+    /// What the next stage's updates start from. Whoever moves the policy moves it along.
     Train,
-    /// What the loss is measured against.
+    /// What the next stage's loss is measured against. Moved along likewise: sDPO's reference is the last promoted policy.
     Reference,
-    /// What judges.
+    /// What judges. Pinned: only an operator moves it, and never by moving another.
     Judge,
     /// What a share of the principals is served; the policy itself when nothing is tried out.
     Canary,

@@ -13,8 +13,9 @@ use super::database::WriteTransaction;
 use super::redact::Redactor;
 use super::rows::{self, to_json};
 use super::{
-    Addition, GenerationId, GenerationState, LogError, NewGeneration, NewStage, PointerMove,
-    RecordId, Result, StageId, StageOutcome, TrafficLog, events, generation, now,
+    Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
+    PointerMove, RecordId, Result, StageId, StageOutcome, TrafficLog, events, feedback, generation,
+    now,
 };
 
 /// Who acts in the audit trail.
@@ -69,11 +70,6 @@ fn until(ttl: Duration) -> i64 {
 impl TrainerLease {
     pub fn epoch(&self) -> i64 {
         self.epoch
-    }
-
-    /// The log it was taken from.
-    pub fn log(&self) -> &TrafficLog {
-        &self.log
     }
 
     /// Holds it for another `ttl` from now.
@@ -139,6 +135,28 @@ impl TrainerLease {
     /// # Errors
     /// [`LogError::NotFound`] if the stage is not open.
     pub async fn claim_rows(&self, stage: StageId, ids: &[RecordId]) -> Result<Vec<RecordId>> {
+        self.claim(stage, ids, Claimed::Prompt).await
+    }
+
+    /// Claims what callers said of records' answers for the stage, for good: no later stage learns from it. Returns the records whose
+    /// feedback is the stage's, in the order asked for.
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] if the stage is not open.
+    pub async fn claim_feedback(
+        &self,
+        stage: StageId,
+        records: &[RecordId],
+    ) -> Result<Vec<RecordId>> {
+        self.claim(stage, records, Claimed::Feedback).await
+    }
+
+    async fn claim(
+        &self,
+        stage: StageId,
+        ids: &[RecordId],
+        what: Claimed,
+    ) -> Result<Vec<RecordId>> {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
         let open: Option<i64> =
@@ -149,24 +167,19 @@ impl TrainerLease {
         if open.is_none() {
             return Err(not_open(stage));
         }
+        let (claim, own) = what.statements();
         let mut claimed = Vec::with_capacity(ids.len());
         for id in ids {
-            sqlx::query(
-                "INSERT INTO stage_rows (record_id, stage) SELECT id, $2 FROM trainable WHERE id = $1 \
-                 ON CONFLICT (record_id) DO NOTHING",
-            )
-            .bind(id.as_str())
-            .bind(stage.0)
-            .execute(&mut *connection)
-            .await?;
-            let own: Option<i64> = sqlx::query_scalar(
-                "SELECT stage_rows.stage FROM stage_rows JOIN trainable ON trainable.id = stage_rows.record_id \
-                 WHERE stage_rows.record_id = $1 AND stage_rows.stage = $2",
-            )
-            .bind(id.as_str())
-            .bind(stage.0)
-            .fetch_optional(&mut *connection)
-            .await?;
+            sqlx::query(claim)
+                .bind(id.as_str())
+                .bind(stage.0)
+                .execute(&mut *connection)
+                .await?;
+            let own: Option<i64> = sqlx::query_scalar(own)
+                .bind(id.as_str())
+                .bind(stage.0)
+                .fetch_optional(&mut *connection)
+                .await?;
             if own.is_some() {
                 claimed.push(id.clone());
             }
@@ -175,23 +188,12 @@ impl TrainerLease {
         Ok(claimed)
     }
 
-    /// Adds what an update made to its records, redacted as the records themselves are, all in one transaction. A record that was
-    /// deleted meanwhile, or whose consent was withdrawn, is skipped, and so is what cannot be redacted. Returns how many were written.
+    /// Adds what an update made to its records, redacted as the records themselves are, and saves the stage's state, all in one
+    /// transaction: a stage knows exactly which of its updates are in the log. A record that was deleted meanwhile, or whose consent
+    /// was withdrawn, is skipped, and so is what cannot be redacted. Returns how many were written.
     ///
     /// # Errors
-    /// [`LogError::Invalid`] for indices out of range.
-    pub async fn append_all(&self, additions: &[(RecordId, Addition)]) -> Result<usize> {
-        let additions = &self.redacted(additions).await?;
-        let mut transaction = self.begin().await?;
-        let written = append(transaction.connection(), additions).await?;
-        transaction.commit().await?;
-        Ok(written)
-    }
-
-    /// [`Self::append_all`] and [`Self::save_stage`] in one transaction: a stage knows exactly which of its updates are in the log.
-    ///
-    /// # Errors
-    /// Those of both.
+    /// [`LogError::Invalid`] for indices out of range; those of [`Self::save_stage`].
     pub async fn record_update(
         &self,
         stage: StageId,
@@ -200,7 +202,8 @@ impl TrainerLease {
     ) -> Result<usize> {
         let additions = &self.redacted(additions).await?;
         let mut transaction = self.begin().await?;
-        let written = append(transaction.connection(), additions).await?;
+        let trust = self.log.shared.trust;
+        let written = append(transaction.connection(), additions, trust).await?;
         save_state(transaction.connection(), stage, state).await?;
         transaction.commit().await?;
         Ok(written)
@@ -359,8 +362,39 @@ struct Redacted {
     changed: bool,
 }
 
-/// What an update made, record by record; see [`TrainerLease::append_all`].
-async fn append(connection: &mut AnyConnection, additions: &[Redacted]) -> Result<usize> {
+/// What a stage claims of a record.
+#[derive(Clone, Copy)]
+enum Claimed {
+    Prompt,
+    Feedback,
+}
+
+impl Claimed {
+    /// To claim, and to ask whether that succeeded.
+    fn statements(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Prompt => (
+                "INSERT INTO stage_rows (record_id, stage) SELECT id, $2 FROM trainable WHERE id = $1 \
+                 ON CONFLICT (record_id) DO NOTHING",
+                "SELECT stage_rows.stage FROM stage_rows JOIN trainable ON trainable.id = stage_rows.record_id \
+                 WHERE stage_rows.record_id = $1 AND stage_rows.stage = $2",
+            ),
+            Self::Feedback => (
+                "INSERT INTO stage_feedback (record_id, stage) SELECT id, $2 FROM trainable WHERE id = $1 \
+                 ON CONFLICT (record_id) DO NOTHING",
+                "SELECT stage_feedback.stage FROM stage_feedback JOIN trainable ON trainable.id = stage_feedback.record_id \
+                 WHERE stage_feedback.record_id = $1 AND stage_feedback.stage = $2",
+            ),
+        }
+    }
+}
+
+/// What an update made, record by record; see [`TrainerLease::record_update`].
+async fn append(
+    connection: &mut AnyConnection,
+    additions: &[Redacted],
+    trust: FeedbackTrust,
+) -> Result<usize> {
     let mut written = 0;
     for Redacted {
         id,
@@ -384,6 +418,11 @@ async fn append(connection: &mut AnyConnection, additions: &[Redacted]) -> Resul
         rows::insert_samples(connection, id, samples, &addition.samples).await?;
         rows::insert_verdicts(connection, id, verdicts, samples, &addition.verdicts).await?;
         rows::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
+        if !addition.corroborating.is_empty() {
+            let next = verdicts + rows::index(addition.verdicts.len());
+            rows::insert_verdicts(connection, id, next, 0, &addition.corroborating).await?;
+            feedback::derive_again(connection, id, trust).await?;
+        }
         written += 1;
     }
     Ok(written)

@@ -46,7 +46,7 @@ pub use record::{
     LoggedVerdict, NewRecord, PairSource, Prompt, RecordKind, Sample, Scope,
 };
 pub use redact::{RedactCommand, Redaction, RedactionRule};
-pub use replay::{DrawSpec, PromptRow, Split};
+pub use replay::{DrawSpec, DrawnRow, HeldPreference, Split};
 pub use salt::SaltPlace;
 pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
@@ -165,6 +165,11 @@ impl TrafficLog {
         let record = rows::read_record(&mut reading, id, scope).await?;
         reading.commit().await?;
         Ok(record)
+    }
+
+    /// When what callers prefer is believed.
+    pub fn trust(&self) -> FeedbackTrust {
+        self.shared.trust
     }
 
     /// The numbers that metrics show.

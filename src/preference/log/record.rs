@@ -208,12 +208,31 @@ pub struct Addition {
     pub samples: Vec<Sample>,
     pub verdicts: Vec<LoggedVerdict>,
     pub pairs: Vec<LoggedPair>,
+    /// Verdicts on samples that the record has already, by their indices there: the judge was asked about feedback. What follows
+    /// from feedback is derived anew.
+    pub corroborating: Vec<LoggedVerdict>,
 }
 
 impl Addition {
     /// Checks what no type says.
     pub(super) fn check(&self) -> Result<()> {
+        self.corroborating.iter().try_for_each(check_numbers)?;
         check(&self.samples, &self.verdicts, &self.pairs)
+    }
+}
+
+fn check_numbers(verdict: &LoggedVerdict) -> Result<()> {
+    let numbers = [
+        verdict.p,
+        verdict.label_mass,
+        verdict.orders[0],
+        verdict.orders[1],
+    ];
+    match numbers.iter().all(|x| x.is_finite()) {
+        true => Ok(()),
+        false => Err(LogError::Invalid(
+            "a verdict has a number that is not finite".to_owned(),
+        )),
     }
 }
 
@@ -229,15 +248,7 @@ fn check(samples: &[Sample], verdicts: &[LoggedVerdict], pairs: &[LoggedPair]) -
         if !known(verdict.a, verdict.b) {
             return invalid("a verdict compares samples that are not there");
         }
-        let numbers = [
-            verdict.p,
-            verdict.label_mass,
-            verdict.orders[0],
-            verdict.orders[1],
-        ];
-        if !numbers.iter().all(|x| x.is_finite()) {
-            return invalid("a verdict has a number that is not finite");
-        }
+        check_numbers(verdict)?;
     }
     for pair in pairs {
         if !known(pair.chosen, pair.rejected) {

@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::{
-    LogError, Principal, Prompt, RecordId, RecordKind, Result, StageId, TrafficLog, UnixMillis,
+    LogError, LoggedPair, Principal, RecordId, Result, StageId, TrafficLog, UnixMillis, feedback,
     rows,
 };
 
@@ -16,17 +16,16 @@ use super::{
 pub struct DrawSpec {
     /// Rows at most.
     pub limit: usize,
-    /// The stage they are for: what it has claimed already counts towards the caps.
-    pub stage: Option<StageId>,
     /// The age below which a row may not train yet.
     pub quarantine: Duration,
-    /// One principal's largest share of the stage, in (0, 1]. A principal always may have one row.
+    /// One principal's largest share of what is drawn, in (0, 1]. A principal always may have one row.
     pub max_share: f64,
-    /// One principal's largest number of rows in the stage.
-    pub max_per_principal: usize,
     pub split: Split,
     /// Rows of 1000 that are held out from training, chosen by a hash of their id.
     pub held_out_per_mille: u16,
+    /// Rows come in the order of that hash, which is none of theirs, from this place on and round: another turn begins with other
+    /// rows. None is the order of their age.
+    pub turn: Option<u64>,
     /// The moment quarantine is counted to.
     pub now: UnixMillis,
 }
@@ -36,14 +35,43 @@ impl DrawSpec {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
-            stage: None,
             quarantine: Duration::ZERO,
             max_share: 1.0,
-            max_per_principal: usize::MAX,
             split: Split::Train,
             held_out_per_mille: 0,
+            turn: None,
             now: super::now(),
         }
+    }
+
+    /// The hashes of the split, from the first to before the last.
+    fn buckets(&self) -> (i64, i64) {
+        let held_out = i64::from(self.held_out_per_mille);
+        match self.split {
+            Split::HeldOut => (0, held_out),
+            Split::Train => (held_out, 1000),
+        }
+    }
+
+    /// The youngest that may train.
+    fn newest(&self) -> UnixMillis {
+        let quarantine = i64::try_from(self.quarantine.as_millis()).unwrap_or(i64::MAX);
+        self.now.saturating_sub(quarantine)
+    }
+
+    fn check(&self) -> Result<()> {
+        if !(self.max_share > 0.0 && self.max_share <= 1.0) {
+            return Err(LogError::Invalid(format!(
+                "a principal's share of {} is not in (0, 1]",
+                self.max_share
+            )));
+        }
+        if self.held_out_per_mille > 1000 {
+            return Err(LogError::Invalid(
+                "more than 1000 rows of 1000 cannot be held out".to_owned(),
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -55,65 +83,32 @@ pub enum Split {
     HeldOut,
 }
 
-/// A prompt to learn from.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PromptRow {
+/// A row, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrawnRow {
     pub id: RecordId,
-    pub kind: RecordKind,
     pub principal: Principal,
-    pub created_at: UnixMillis,
-    pub prompt: Prompt,
-    /// Empty if redaction changed the prompt: it must be encoded anew then.
-    pub prompt_token_ids: Vec<u32>,
-    /// The weights that answered when it was logged.
-    pub version: String,
 }
+
+/// What callers prefer of a record's answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldPreference {
+    pub record: RecordId,
+    pub pair: LoggedPair,
+}
+
+/// Records with feedback that are looked through for a preference, for each one that is wanted: a thumb alone is none.
+const LOOKED_THROUGH: usize = 8;
 
 impl TrafficLog {
     /// Rows to train on, the oldest first.
     ///
     /// # Errors
     /// [`LogError::Invalid`] for a share outside (0, 1] or more than 1000 held-out rows of 1000.
-    pub async fn draw(&self, spec: &DrawSpec) -> Result<Vec<PromptRow>> {
-        let mut rows = Vec::new();
-        for id in self.draw_ids(spec).await? {
-            let found = sqlx::query(
-                "SELECT id, kind, principal, created_at, prompt, prompt_token_ids, version FROM trainable WHERE id = $1",
-            )
-            .bind(id.as_str())
-            .fetch_optional(self.database().readers())
-            .await?;
-            // Deleted since it was drawn.
-            if let Some(row) = found {
-                rows.push(read(&row)?);
-            }
-        }
-        Ok(rows)
-    }
-
-    /// What [`TrafficLog::draw`] would return, without reading the prompts.
-    pub async fn draw_ids(&self, spec: &DrawSpec) -> Result<Vec<RecordId>> {
-        if !(spec.max_share > 0.0 && spec.max_share <= 1.0) {
-            return Err(LogError::Invalid(format!(
-                "a principal's share of {} is not in (0, 1]",
-                spec.max_share
-            )));
-        }
-        if spec.held_out_per_mille > 1000 {
-            return Err(LogError::Invalid(
-                "more than 1000 rows of 1000 cannot be held out".to_owned(),
-            ));
-        }
-        let held_out = i64::from(spec.held_out_per_mille);
-        let (from, to) = match spec.split {
-            Split::HeldOut => (0, held_out),
-            Split::Train => (held_out, 1000),
-        };
-        let quarantine = i64::try_from(spec.quarantine.as_millis()).unwrap_or(i64::MAX);
-        let newest = spec.now.saturating_sub(quarantine);
-
-        let claimed = self.claimed(spec.stage).await?;
-        let mut counts = claimed.clone();
+    pub async fn draw(&self, spec: &DrawSpec) -> Result<Vec<DrawnRow>> {
+        spec.check()?;
+        let (from, to) = spec.buckets();
+        let newest = spec.newest();
         let eligible = sqlx::query(
             "SELECT principal, COUNT(*) AS eligible FROM trainable \
              WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 \
@@ -124,56 +119,139 @@ impl TrafficLog {
         .bind(to)
         .fetch_all(self.database().readers())
         .await?;
+        let mut counts: HashMap<String, usize> = HashMap::new();
         for row in &eligible {
-            *counts.entry(row.try_get("principal")?).or_default() += count(row, "eligible")?;
+            counts.insert(row.try_get("principal")?, count(row, "eligible")?);
         }
-        let already: usize = claimed.values().sum();
-        let cap = largest_cap(&counts, spec, spec.limit.saturating_add(already));
-
+        let cap = largest_cap(&counts, spec);
+        // Nobody's turn is everybody's: one place for all, and age decides.
+        let (turn, places) = match spec.turn {
+            Some(turn) if to > from => (
+                i64::try_from(turn % (to - from) as u64).unwrap_or(0),
+                to - from,
+            ),
+            _ => (0, 1),
+        };
         let ranked = sqlx::query(
             "SELECT id, principal FROM (\
-             SELECT id, principal, created_at, ROW_NUMBER() OVER (PARTITION BY principal ORDER BY created_at, id) AS place \
+             SELECT id, principal, created_at, (bucket - $2 + $5) % $6 AS turn, \
+             ROW_NUMBER() OVER (PARTITION BY principal ORDER BY (bucket - $2 + $5) % $6, created_at, id) AS place \
              FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 \
              AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id)) AS ranked \
-             WHERE place <= $4 ORDER BY created_at, id LIMIT $5",
+             WHERE place <= $4 ORDER BY turn, created_at, id LIMIT $7",
         )
         .bind(newest)
         .bind(from)
         .bind(to)
         .bind(rows::index(cap))
-        .bind(rows::index(spec.limit.saturating_add(already)))
+        .bind(turn)
+        .bind(places)
+        .bind(rows::index(spec.limit))
         .fetch_all(self.database().readers())
         .await?;
-        let mut taken = claimed;
-        let mut drawn = Vec::new();
-        for row in &ranked {
-            let taken = taken.entry(row.try_get("principal")?).or_default();
-            if *taken < cap && drawn.len() < spec.limit {
-                *taken += 1;
-                drawn.push(rows::stored_id(row.try_get("id")?)?);
-            }
-        }
-        Ok(drawn)
+        ranked.iter().map(drawn).collect()
     }
 
-    /// How many rows of each principal a stage has claimed.
-    async fn claimed(&self, stage: Option<StageId>) -> Result<HashMap<String, usize>> {
-        let Some(stage) = stage else {
-            return Ok(HashMap::new());
-        };
-        let found = sqlx::query(
-            "SELECT records.principal AS principal, COUNT(*) AS claimed \
-             FROM stage_rows JOIN records ON records.id = stage_rows.record_id \
-             WHERE stage_rows.stage = $1 GROUP BY records.principal",
-        )
-        .bind(stage.0)
-        .fetch_all(self.database().readers())
-        .await?;
-        found
-            .iter()
-            .map(|row| Ok((row.try_get("principal")?, count(row, "claimed")?)))
-            .collect()
+    /// The ids of [`Self::draw`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn draw_ids(&self, spec: &DrawSpec) -> Result<Vec<RecordId>> {
+        Ok(self
+            .draw(spec)
+            .await?
+            .into_iter()
+            .map(|row| row.id)
+            .collect())
     }
+
+    /// Those of these rows that could be drawn for a stage now, in the order given: no other stage has claimed them, nobody has deleted
+    /// them, and they are on the split's side. `spec`'s limit, share and turn are for the caller to keep to.
+    ///
+    /// # Errors
+    /// As [`Self::draw`].
+    pub async fn free_for(
+        &self,
+        stage: StageId,
+        spec: &DrawSpec,
+        ids: &[RecordId],
+    ) -> Result<Vec<DrawnRow>> {
+        spec.check()?;
+        let (from, to) = spec.buckets();
+        let mut free = Vec::with_capacity(ids.len());
+        let mut reading = self.database().snapshot().await?;
+        for id in ids {
+            let found = sqlx::query(
+                "SELECT id, principal FROM trainable WHERE id = $1 AND bucket >= $2 AND bucket < $3 AND NOT EXISTS \
+                 (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
+            )
+            .bind(id.as_str())
+            .bind(from)
+            .bind(to)
+            .bind(stage.0)
+            .fetch_optional(&mut *reading)
+            .await?;
+            free.extend(found.as_ref().map(drawn).transpose()?);
+        }
+        reading.commit().await?;
+        Ok(free)
+    }
+
+    /// Preferences that no stage has learned from, of rows that may train; at most one of a record, an edit before others. The newest
+    /// come first: the policy is still near to the one that gave those answers. Whether they are believed is for the caller to say.
+    ///
+    /// Quarantine counts from the feedback, and the share is one principal's of what is drawn.
+    ///
+    /// # Errors
+    /// As [`Self::draw`].
+    pub async fn draw_preferences(&self, spec: &DrawSpec) -> Result<Vec<HeldPreference>> {
+        spec.check()?;
+        let (from, to) = spec.buckets();
+        let mut reading = self.database().snapshot().await?;
+        let said = sqlx::query(
+            "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
+             (SELECT record_id, MAX(created_at) AS said_at FROM feedback GROUP BY record_id) AS said ON said.record_id = trainable.id \
+             WHERE said_at <= $1 AND bucket >= $2 AND bucket < $3 \
+             AND NOT EXISTS (SELECT 1 FROM stage_feedback WHERE stage_feedback.record_id = trainable.id) \
+             ORDER BY said_at DESC, trainable.id DESC LIMIT $4",
+        )
+        .bind(spec.newest())
+        .bind(from)
+        .bind(to)
+        .bind(rows::index(spec.limit.saturating_mul(LOOKED_THROUGH)))
+        .fetch_all(&mut *reading)
+        .await?;
+        let mut found = Vec::new();
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for row in &said {
+            let DrawnRow { id, principal } = drawn(row)?;
+            // Edits become samples behind those that were shown, so theirs is the last.
+            if let Some(pair) = feedback::held(&mut reading, &id).await?.pop() {
+                *counts.entry(principal.as_str().to_owned()).or_default() += 1;
+                found.push((principal, HeldPreference { record: id, pair }));
+            }
+        }
+        reading.commit().await?;
+        let cap = largest_cap(&counts, spec);
+        let mut taken: HashMap<String, usize> = HashMap::new();
+        found.retain(|(principal, _)| {
+            let taken = taken.entry(principal.as_str().to_owned()).or_default();
+            *taken += 1;
+            *taken <= cap
+        });
+        found.truncate(spec.limit);
+        Ok(found
+            .into_iter()
+            .map(|(_, preference)| preference)
+            .collect())
+    }
+}
+
+fn drawn(row: &AnyRow) -> Result<DrawnRow> {
+    Ok(DrawnRow {
+        id: rows::stored_id(row.try_get("id")?)?,
+        principal: Principal::stored(row.try_get("principal")?),
+    })
 }
 
 /// The most rows one principal may have so that it has no more than its share of what is then drawn: the largest c with
@@ -181,13 +259,13 @@ impl TrafficLog {
 ///
 /// Measured against what is drawn and not against the limit: where few rows come in, a flood would fill the stage otherwise. T(c)/c
 /// never grows with c, so the search may halve.
-fn largest_cap(counts: &HashMap<String, usize>, spec: &DrawSpec, limit: usize) -> usize {
+fn largest_cap(counts: &HashMap<String, usize>, spec: &DrawSpec) -> usize {
     let fits = |cap: usize| {
         let total: usize = counts.values().map(|&rows| rows.min(cap)).sum();
-        cap as f64 <= (spec.max_share * total.min(limit) as f64).max(1.0)
+        cap as f64 <= (spec.max_share * total.min(spec.limit) as f64).max(1.0)
     };
     let most = counts.values().copied().max().unwrap_or(0);
-    let (mut fitting, mut above) = (0, most.min(spec.max_per_principal) + 1);
+    let (mut fitting, mut above) = (0, most + 1);
     while above - fitting > 1 {
         let middle = fitting + (above - fitting) / 2;
         if fits(middle) {
@@ -204,31 +282,18 @@ fn count(row: &AnyRow, column: &str) -> Result<usize> {
     usize::try_from(count).map_err(|_| LogError::Corrupt(format!("{column} is {count}")))
 }
 
-fn read(row: &AnyRow) -> Result<PromptRow> {
-    Ok(PromptRow {
-        id: rows::stored_id(row.try_get("id")?)?,
-        kind: RecordKind::stored(row.try_get("kind")?)?,
-        principal: Principal::stored(row.try_get("principal")?),
-        created_at: row.try_get("created_at")?,
-        prompt: rows::from_json(row.try_get("prompt")?)?,
-        prompt_token_ids: rows::ids_of_bytes(row.try_get("prompt_token_ids")?)?,
-        version: row.try_get("version")?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn cap(rows: &[usize], max_share: f64, max_per_principal: usize, limit: usize) -> usize {
+    fn cap(rows: &[usize], max_share: f64, limit: usize) -> usize {
         let names = (0..).map(|at: usize| at.to_string());
         let counts = names.zip(rows.iter().copied()).collect();
         let spec = DrawSpec {
             max_share,
-            max_per_principal,
             ..DrawSpec::new(limit)
         };
-        largest_cap(&counts, &spec, limit)
+        largest_cap(&counts, &spec)
     }
 
     #[test]
@@ -236,17 +301,15 @@ mod tests {
         let mut rows = vec![5; 10];
         rows.push(1000);
         // 5 of 55 are under a tenth, 6 of 56 are not.
-        assert_eq!(cap(&rows, 0.1, usize::MAX, 100), 5);
-        assert_eq!(cap(&rows, 1.0, usize::MAX, 10_000), 1000);
-        assert_eq!(cap(&rows, 1.0, 7, 10_000), 7);
+        assert_eq!(cap(&rows, 0.1, 100), 5);
+        assert_eq!(cap(&rows, 1.0, 10_000), 1000);
         // A tenth of 20 rows.
-        assert_eq!(cap(&rows, 0.1, usize::MAX, 20), 2);
+        assert_eq!(cap(&rows, 0.1, 20), 2);
     }
 
     #[test]
     fn one_row_is_always_allowed_and_nothing_has_no_cap() {
-        assert_eq!(cap(&[3], 0.001, usize::MAX, 100), 1);
-        assert_eq!(cap(&[], 0.5, usize::MAX, 100), 0);
-        assert_eq!(cap(&[3], 1.0, 0, 100), 0);
+        assert_eq!(cap(&[3], 0.001, 100), 1);
+        assert_eq!(cap(&[], 0.5, 100), 0);
     }
 }

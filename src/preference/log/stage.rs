@@ -77,6 +77,18 @@ impl TrafficLog {
         found.as_ref().map(read).transpose()
     }
 
+    /// The stage that was opened last, whether or not it is over.
+    pub async fn last_stage(&self) -> Result<Option<Stage>> {
+        let found = sqlx::query(
+            "SELECT id, epoch, reference, state, outcome, opened_at, closed_at, \
+             (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed \
+             FROM stages ORDER BY id DESC LIMIT 1",
+        )
+        .fetch_optional(self.database().readers())
+        .await?;
+        found.as_ref().map(read).transpose()
+    }
+
     /// The rows a stage has claimed, deleted ones included, by id.
     pub async fn stage_rows(&self, stage: StageId) -> Result<Vec<RecordId>> {
         let found: Vec<String> = sqlx::query_scalar(
@@ -91,8 +103,9 @@ impl TrafficLog {
     /// The generations whose stages read a record, also after the record was deleted.
     pub async fn lineage(&self, record: &RecordId) -> Result<Vec<GenerationId>> {
         let found: Vec<String> = sqlx::query_scalar(
-            "SELECT generations.id FROM generations JOIN stage_rows ON stage_rows.stage = generations.stage \
-             WHERE stage_rows.record_id = $1 ORDER BY generations.created_at, generations.id",
+            "SELECT generations.id FROM generations WHERE generations.stage IN (\
+             SELECT stage FROM stage_rows WHERE record_id = $1 UNION SELECT stage FROM stage_feedback WHERE record_id = $1) \
+             ORDER BY generations.created_at, generations.id",
         )
         .bind(record.as_str())
         .fetch_all(self.database().readers())

@@ -1,5 +1,7 @@
 //! What is the operators' to do, and how others are kept from it.
 
+use selfjudge::preference::log::{GenerationId, NewGeneration, NewStage, RecordId};
+
 use super::*;
 
 fn table() -> Value {
@@ -144,4 +146,100 @@ fn what_is_done_is_in_the_audit_trail() {
     ] {
         assert_eq!(events(wrong).0, StatusCode::BAD_REQUEST, "{wrong}");
     }
+}
+
+#[test]
+fn the_judge_is_moved_by_name_and_not_while_a_stage_runs() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let moved = |path: &str, body: Value| {
+        let call = Call {
+            method: "POST",
+            path,
+            key: Some("r"),
+            body: Some(&body),
+            ..Call::default()
+        };
+        call.of(&logged.server)
+    };
+    let judge = |expected: &str| json!({"expected": expected, "as": "judge"});
+    let (status, said) = moved("/generations/base/promote", judge("base"));
+    assert_eq!(status, StatusCode::OK, "{said}");
+    assert_eq!(said["pointers"]["judge"], "base");
+    let (status, _) = moved("/generations/base/promote", judge("0"));
+    assert_eq!(status, StatusCode::CONFLICT, "it does not stand there");
+    for (path, body) in [
+        (
+            "/generations/base/promote",
+            json!({"expected": "base", "as": "judge", "canary": true}),
+        ),
+        (
+            "/generations/base/promote",
+            json!({"expected": "base", "as": "jury"}),
+        ),
+        ("/generations/base/rollback", judge("base")),
+    ] {
+        let (status, said) = moved(path, body);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
+    }
+    RUNTIME.block_on(async {
+        let ttl = std::time::Duration::from_secs(3600);
+        let lease = logged.log.acquire_trainer("t", ttl).await.unwrap().unwrap();
+        let stage = NewStage {
+            reference: GenerationId::base(),
+            state: json!({}),
+        };
+        lease.open_stage(stage).await.unwrap();
+    });
+    let (status, said) = moved("/generations/base/promote", judge("base"));
+    assert_eq!(
+        (status, &said["error"]["code"]),
+        (StatusCode::CONFLICT, &json!("stage_running"))
+    );
+    let (status, said) = moved("/generations/base/promote", json!({"expected": "base"}));
+    assert_eq!(status, StatusCode::OK, "the policy may be moved: {said}");
+}
+
+#[test]
+fn generations_are_listed_by_a_record_that_they_read() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true, "train": true}});
+    let answers: Vec<Value> = (0..2)
+        .map(|_| posted("/generate", "a", &body).ok(&logged.server))
+        .collect();
+    let ids = answers
+        .iter()
+        .map(|answer| answer["record_id"].as_str().unwrap());
+    let ids: Vec<RecordId> = ids.map(|id| RecordId::parse(id).unwrap()).collect();
+    RUNTIME.block_on(async {
+        let ttl = std::time::Duration::from_secs(3600);
+        let lease = logged.log.acquire_trainer("t", ttl).await.unwrap().unwrap();
+        let stage = NewStage {
+            reference: GenerationId::base(),
+            state: json!({}),
+        };
+        let stage = lease.open_stage(stage).await.unwrap();
+        lease.claim_rows(stage, &ids[..1]).await.unwrap();
+        let generation = NewGeneration {
+            id: GenerationId::new("one"),
+            parent: GenerationId::base(),
+            reference: GenerationId::base(),
+            stage: Some(stage),
+            manifest: json!({}),
+        };
+        lease.insert_generation(generation).await.unwrap();
+    });
+    let listed = |query: &str| {
+        let call = Call {
+            method: "GET",
+            path: &format!("/generations{query}"),
+            key: Some("r"),
+            ..Call::default()
+        };
+        let (status, said) = call.of(&logged.server);
+        (status, said["generations"].as_array().map_or(0, Vec::len))
+    };
+    assert_eq!(listed(""), (StatusCode::OK, 1));
+    assert_eq!(listed(&format!("?record={}", ids[0])), (StatusCode::OK, 1));
+    assert_eq!(listed(&format!("?record={}", ids[1])), (StatusCode::OK, 0));
+    assert_eq!(listed("?recrod=x").0, StatusCode::BAD_REQUEST);
 }

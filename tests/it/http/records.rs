@@ -77,6 +77,26 @@ fn a_principals_records_go_together() {
 }
 
 #[test]
+fn consent_to_train_is_taken_back_and_the_records_stay() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true, "train": true}});
+    let (ours, theirs) = (
+        posted("/generate", "a", &body).ok(&logged.server),
+        posted("/generate", "b", &body).ok(&logged.server),
+    );
+    for expected in [1, 0] {
+        let withdrawn = call_record("DELETE", "/records?keep=true", Some("a")).ok(&logged.server);
+        assert_eq!(withdrawn, json!({"records": expected}));
+    }
+    let consent = |key, answer| record_of(&logged.server, key, answer)["log"].clone();
+    assert_eq!(consent("a", &ours), json!({"retain": true, "train": false}));
+    assert_eq!(
+        consent("b", &theirs),
+        json!({"retain": true, "train": true})
+    );
+}
+
+#[test]
 fn who_has_no_key_deletes_records_one_by_one() {
     let logged = logged(&HttpConfig::default(), TrafficConfig::default());
     let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true}});

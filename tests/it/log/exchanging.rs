@@ -95,9 +95,12 @@ fn what_was_exported_can_be_imported_once() {
                 Message::new(Role::System, "Be brief."),
                 Message::new(Role::User, "Say [\"hi\"]"),
             ]);
-            let at = imported.iter().position(|row| row.prompt == chat);
-            let id = &imported[at.expect("the conversation came back")].id;
-            let read = log.get(id, &Scope::All).await.unwrap().unwrap();
+            let mut read = Vec::new();
+            for row in imported {
+                read.extend(log.get(&row.id, &Scope::All).await.unwrap());
+            }
+            let read = read.iter().find(|record| record.prompt == chat);
+            let read = read.expect("the conversation came back");
             assert_eq!(read.samples[0].text, "right");
             assert_eq!(read.samples[1].text, "left");
             assert_eq!(read.pairs[0].source, PairSource::Imported);

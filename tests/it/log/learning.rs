@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use selfjudge::preference::log::{
-    Addition, DrawSpec, GenerationId, LoggedPair, NewGeneration, NewStage, PairSource,
-    RedactCommand, Scope, Split, StageOutcome, TrainerLease,
+    Addition, DrawSpec, Feedback, FeedbackTrust, GenerationId, LoggedPair, NewGeneration, NewStage,
+    PairSource, RedactCommand, Result, Scope, Split, StageId, StageOutcome, TrainerLease,
 };
 use sqlx::Row;
 
@@ -25,6 +25,17 @@ fn stage() -> NewStage {
     }
 }
 
+/// What an update of the stage made.
+async fn add(
+    lease: &TrainerLease,
+    stage: StageId,
+    additions: &[(RecordId, Addition)],
+) -> Result<usize> {
+    lease
+        .record_update(stage, &json!({"step": 1}), additions)
+        .await
+}
+
 #[test]
 fn rows_without_consent_cannot_be_reached() {
     on_both(async |config| {
@@ -36,9 +47,8 @@ fn rows_without_consent_cannot_be_reached() {
         let rows = log.draw(&DrawSpec::new(10)).await.unwrap();
         let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
         assert_eq!(ids, willing);
-        assert_eq!(rows[0].prompt, Prompt::Text("bob 0".to_owned()));
-        assert_eq!(rows[0].prompt_token_ids, [1, 70_000, u32::MAX]);
-        assert_eq!(rows[0].version, "base");
+        assert_eq!(rows[0].principal, Principal::of_key("bob"));
+        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), willing);
 
         // Claiming by name does not reach it either.
         let lease = lease(&log).await;
@@ -47,7 +57,7 @@ fn rows_without_consent_cannot_be_reached() {
         let claimed = lease.claim_rows(stage, &asked).await.unwrap();
         assert_eq!(claimed, willing[..1]);
         let added = [(refused, Addition::default())];
-        assert_eq!(lease.append_all(&added).await.unwrap(), 0);
+        assert_eq!(add(&lease, stage, &added).await.unwrap(), 0);
 
         // Nor does the view that all of it goes through.
         let mut beside = connect(&config.url).await;
@@ -87,24 +97,21 @@ fn a_flood_of_one_principal_is_capped() {
         let hers = drawn.iter().filter(|row| row.principal == mallory).count();
         // 2 of 22 are under a tenth, 3 of 23 are not.
         assert_eq!((hers, drawn.len()), (2, 22));
-        let spec = DrawSpec {
-            max_per_principal: 1,
-            ..DrawSpec::new(50)
-        };
-        assert_eq!(log.draw_ids(&spec).await.unwrap().len(), 11);
-
-        // What the stage has claimed already counts.
+        // What a stage has claimed is drawn by no other.
         let lease = lease(&log).await;
         let stage = lease.open_stage(stage()).await.unwrap();
-        lease.claim_rows(stage, &flood[..5]).await.unwrap();
+        lease.claim_rows(stage, &flood[..39]).await.unwrap();
         let spec = DrawSpec {
-            stage: Some(stage),
-            max_per_principal: 6,
+            max_share: 0.1,
             ..DrawSpec::new(50)
         };
         let drawn = log.draw(&spec).await.unwrap();
-        let hers = drawn.iter().filter(|row| row.principal == mallory).count();
-        assert_eq!(hers, 1);
+        let hers: Vec<_> = drawn
+            .iter()
+            .filter(|row| row.principal == mallory)
+            .collect();
+        assert_eq!(hers.len(), 1);
+        assert_eq!(hers[0].id, flood[39]);
 
         for share in [0.0, -1.0, 1.5, f64::NAN] {
             let spec = DrawSpec {
@@ -142,6 +149,23 @@ fn quarantine_and_held_out_rows_are_kept_back() {
         both.sort();
         assert_eq!(both, all);
         assert_eq!(log.draw_ids(&DrawSpec::new(7)).await.unwrap(), all[..7]);
+
+        // Turns begin at different places and go round.
+        let turn = |limit, turn| DrawSpec {
+            turn: Some(turn),
+            limit,
+            ..spec(Split::HeldOut)
+        };
+        let mut seen = BTreeSet::new();
+        for at in 0..300 {
+            let drawn = log.draw_ids(&turn(3, at)).await.unwrap();
+            assert_eq!(drawn, log.draw_ids(&turn(3, at)).await.unwrap());
+            seen.extend(drawn);
+        }
+        assert_eq!(seen, held.iter().cloned().collect());
+        let round = log.draw_ids(&turn(100, 77)).await.unwrap();
+        assert_ne!(round, held);
+        assert_eq!(BTreeSet::from_iter(round), seen);
     });
 }
 
@@ -170,7 +194,18 @@ fn stages_train_on_disjoint_rows() {
         assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), all[2..]);
 
         let second = lease.open_stage(stage()).await.unwrap();
+        let free = async |stage| {
+            let spec = DrawSpec::new(10);
+            let free = log.free_for(stage, &spec, &all).await.unwrap();
+            free.into_iter().map(|row| row.id).collect::<Vec<_>>()
+        };
+        assert_eq!(free(first).await, all);
+        assert_eq!(free(second).await, all[2..]);
         assert_eq!(lease.claim_rows(second, &all).await.unwrap(), all[2..]);
+        assert_eq!(
+            (free(first).await, free(second).await),
+            (all[..2].to_vec(), all[2..].to_vec())
+        );
         assert_eq!(log.stage_rows(second).await.unwrap(), all[2..]);
         for closed in [
             lease.save_stage(first, &json!(1)).await,
@@ -205,13 +240,15 @@ fn an_update_is_added_whole_and_skips_what_was_deleted() {
                 source: PairSource::OnPolicy,
                 principles: Vec::new(),
             }],
+            ..Addition::default()
         };
+        let stage = lease.open_stage(stage()).await.unwrap();
         log.delete(&ids[1], &Scope::All).await.unwrap();
         let additions: Vec<_> = ids
             .iter()
             .map(|id| (id.clone(), addition.clone()))
             .collect();
-        assert_eq!(lease.append_all(&additions).await.unwrap(), 2);
+        assert_eq!(add(&lease, stage, &additions).await.unwrap(), 2);
         let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.samples.len(), 4);
         assert_eq!(read.samples[3], addition.samples[1]);
@@ -221,7 +258,7 @@ fn an_update_is_added_whole_and_skips_what_was_deleted() {
 
         let mut wrong = additions;
         wrong[2].1.pairs[0].chosen = 5;
-        let said = lease.append_all(&wrong).await;
+        let said = add(&lease, stage, &wrong).await;
         assert!(matches!(said, Err(LogError::Invalid(_))));
         let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.samples.len(), 4, "nothing of a refused update stays");
@@ -237,14 +274,15 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
         let told = Addition {
             samples: vec![sample("write to ann@example.com"), sample("no")],
             verdicts: vec![verdict(0, 1, 0.8)],
-            pairs: Vec::new(),
+            ..Addition::default()
         };
         let harmless = Addition {
             samples: vec![sample("yes"), sample("no")],
             ..Addition::default()
         };
         let additions = [(ids[0].clone(), told), (ids[1].clone(), harmless)];
-        assert_eq!(lease.append_all(&additions).await.unwrap(), 2);
+        let stage = lease.open_stage(stage()).await.unwrap();
+        assert_eq!(add(&lease, stage, &additions).await.unwrap(), 2);
         let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
         let [told, no] = &read.samples[2..] else {
             panic!("two samples were added to {:?}", read.samples)
@@ -282,7 +320,8 @@ fn what_cannot_be_redacted_is_not_added_and_the_rest_is() {
             };
             (ids[at].clone(), addition)
         });
-        assert_eq!(lease.append_all(&additions).await.unwrap(), 1);
+        let stage = lease.open_stage(stage()).await.unwrap();
+        assert_eq!(add(&lease, stage, &additions).await.unwrap(), 1);
         assert_eq!(log.stats().failed, 1);
         let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.samples.len(), 2);
@@ -290,7 +329,7 @@ fn what_cannot_be_redacted_is_not_added_and_the_rest_is() {
         assert_eq!(read.samples[2], additions[1].1.samples[0]);
         // Nothing to redact needs no program.
         let nothing = [(ids[0].clone(), Addition::default())];
-        assert_eq!(lease.append_all(&nothing).await.unwrap(), 1);
+        assert_eq!(add(&lease, stage, &nothing).await.unwrap(), 1);
     });
 }
 
@@ -320,7 +359,8 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
             old.open_stage(stage()).await.map(drop),
             old.save_stage(stage_id, &json!(1)).await,
             old.claim_rows(stage_id, &ids).await.map(drop),
-            old.append_all(&added).await.map(drop),
+            add(&old, stage_id, &added).await.map(drop),
+            old.claim_feedback(stage_id, &ids).await.map(drop),
             old.close_stage(stage_id, StageOutcome::Failed, &json!(1))
                 .await,
             old.insert_generation(generation).await,
@@ -370,5 +410,100 @@ fn serving_and_training_write_without_meeting() {
         tokio::join!(appends, saves);
         let drawn = training.draw_ids(&DrawSpec::new(100)).await.unwrap();
         assert_eq!(drawn.len(), 60);
+    });
+}
+
+#[test]
+fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
+    on_both(async |mut config| {
+        config.trust = FeedbackTrust::Corroborated;
+        let log = open(&config).await;
+        let liked = |sample| Feedback::Preferred { sample };
+        let mut said = Vec::new();
+        for (name, count) in [("mallory", 8), ("ann", 1), ("bob", 1)] {
+            let principal = Principal::of_key(name);
+            for id in fill(&log, name, count).await {
+                log.add_feedback(&id, &principal, liked(0)).await.unwrap();
+                said.push(id);
+            }
+        }
+        // A thumb alone is no preference, and an unwilling record is never drawn.
+        let ann = Principal::of_key("ann");
+        let thumbed = fill(&log, "ann", 1).await.remove(0);
+        let up = Feedback::Thumbs {
+            sample: 0,
+            up: true,
+        };
+        log.add_feedback(&thumbed, &ann, up).await.unwrap();
+        let mut unwilling = record("ann", "not for training");
+        unwilling.consent.train = false;
+        let unwilling = log.append(unwilling).await.unwrap();
+        log.add_feedback(&unwilling, &ann, liked(0)).await.unwrap();
+
+        let spec = DrawSpec {
+            max_share: 0.34,
+            ..DrawSpec::new(8)
+        };
+        let held = log.draw_preferences(&spec).await.unwrap();
+        let drawn: Vec<_> = held.iter().map(|held| held.record.clone()).collect();
+        // The newest first, and one of the flood: two of four would be half.
+        assert_eq!(drawn, [9, 8, 7].map(|at| said[at].clone()));
+        assert!(
+            held.iter()
+                .all(|held| (held.pair.chosen, held.pair.rejected) == (0, 1))
+        );
+        let rested = DrawSpec {
+            quarantine: LONG,
+            ..DrawSpec::new(8)
+        };
+        assert_eq!(log.draw_preferences(&rested).await.unwrap(), []);
+        let held_out = DrawSpec {
+            held_out_per_mille: 1000,
+            ..DrawSpec::new(8)
+        };
+        assert_eq!(log.draw_preferences(&held_out).await.unwrap(), []);
+
+        // An edit of the same record comes before what was preferred of it.
+        let edited = Feedback::Edited {
+            sample: 1,
+            text: "better".to_owned(),
+        };
+        log.add_feedback(&said[8], &ann, edited).await.unwrap();
+        let held = log.draw_preferences(&spec).await.unwrap();
+        assert_eq!((held[0].pair.chosen, held[0].pair.rejected), (2, 1));
+
+        // It is claimed whether or not a stage used the prompt.
+        let lease = lease(&log).await;
+        let first = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(first, &said[9..]).await.unwrap();
+        assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
+        assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
+        let left = log.draw_preferences(&spec).await.unwrap();
+        assert!(
+            left.iter().all(|held| said[..7].contains(&held.record)),
+            "{left:?}"
+        );
+
+        // What the judge says of it then is with the record, and decides what is exported.
+        let pairs = async |id: &RecordId| {
+            let read = log.get(id, &Scope::All).await.unwrap().unwrap();
+            let pairs = read.pairs.iter().map(|pair| (pair.chosen, pair.rejected));
+            (read.verdicts.len(), pairs.collect::<Vec<_>>())
+        };
+        assert_eq!(pairs(&drawn[0]).await, (1, vec![]));
+        let read = |p| Addition {
+            corroborating: vec![verdict(0, 1, p)],
+            ..Addition::default()
+        };
+        let additions = [(drawn[0].clone(), read(0.8)), (drawn[2].clone(), read(0.2))];
+        assert_eq!(add(&lease, first, &additions).await.unwrap(), 2);
+        assert_eq!(pairs(&drawn[0]).await, (2, vec![(0, 1)]));
+        assert_eq!(pairs(&drawn[2]).await, (2, vec![]));
+        lease
+            .close_stage(first, StageOutcome::Promoted, &json!({}))
+            .await
+            .unwrap();
+        let second = lease.open_stage(stage()).await.unwrap();
+        assert_eq!(lease.claim_feedback(second, &drawn).await.unwrap(), []);
     });
 }

@@ -248,7 +248,7 @@ fn what_is_older_than_the_retention_goes() {
 fn feedback_is_kept_and_believed_as_the_policy_says() {
     for (trust, after_one, after_two) in [
         (FeedbackTrust::Never, 0, 0),
-        (FeedbackTrust::Corroborated { principals: 2 }, 0, 1),
+        (FeedbackTrust::Corroborated, 0, 0),
         (FeedbackTrust::Always, 1, 1),
     ] {
         on_both(async |mut config| {

@@ -93,16 +93,21 @@ impl Redactor {
             samples,
             verdicts,
             pairs,
+            corroborating,
         } = &mut *addition;
-        let changed = Self::redact_all(this, outputs(samples, verdicts, pairs).collect()).await?;
+        let principles = corroborating
+            .iter_mut()
+            .flat_map(|verdict| &mut verdict.principles);
+        let texts = outputs(samples, verdicts, pairs).chain(principles);
+        let changed = Self::redact_all(this, texts.collect()).await?;
         forget_tokens(&mut addition.samples, &changed);
         Ok(changed.contains(&true))
     }
 
-    /// Redacts one text.
-    pub async fn redact_text(this: &Arc<Self>, text: &mut String) -> Result<()> {
-        Self::redact_all(this, vec![text]).await?;
-        Ok(())
+    /// Redacts one text. Returns whether that changed it.
+    pub async fn redact_text(this: &Arc<Self>, text: &mut String) -> Result<bool> {
+        let changed = Self::redact_all(this, vec![text]).await?;
+        Ok(changed.contains(&true))
     }
 
     /// Which of the texts were changed.

@@ -1,0 +1,334 @@
+//! Pairs of answers that the log has already: of earlier stages (replay), and what callers said (feedback). Neither is on-policy.
+//!
+//! Their token ids are those that were sampled; the reference scores them like any other. Where redaction took tokens away there is
+//! nothing to learn from.
+
+use super::LearnError;
+use super::config::JudgingConfig;
+use super::judging::{Dropped, JudgedPair, corroborated, label};
+use super::rollout::Answer;
+use super::stage::{Draw, FeedbackRow, joining, seed};
+use super::update::{Batch, PairMaker, UpdatePair};
+use crate::preference::log::{LoggedPair, LoggedRecord, PairSource, RecordId, Sample};
+use crate::preference::{Message, Role};
+use crate::service::PairVerdict;
+
+/// How a sample ends that was not cut off.
+const WHOLE: [&str; 3] = ["stop", "stop_string", "complete"];
+
+impl PairMaker {
+    /// Pairs of earlier stages, to be mixed in: `replay.share` of the whole batch.
+    ///
+    /// # Errors
+    /// The log's.
+    pub async fn replayed(
+        &self,
+        update: u64,
+        fresh: usize,
+        earlier: &[RecordId],
+    ) -> Result<Vec<UpdatePair>, LearnError> {
+        let wanted = joining(fresh, self.config.replay.share);
+        if wanted == 0 || earlier.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pairs = Vec::new();
+        // Records without a usable pair are passed over, within reason.
+        for draw in 0..(4 * wanted) as u64 {
+            let number = seed(
+                self.config.stage.seed,
+                self.stage,
+                Draw::Replay,
+                (update << 20) | draw,
+            );
+            let id = &earlier[(number % earlier.len() as u64) as usize];
+            if let Some(record) = self.willing(id).await? {
+                pairs.extend(replayed(&self.config.judging, record));
+            }
+            if pairs.len() == wanted {
+                break;
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// What callers said: pairs of the answers they saw, or of an edit and what it was made of. With `corroborate` those on which the
+    /// pinned judge, reading both orders, agrees; what it said is for the log, whether or not it does.
+    ///
+    /// # Errors
+    /// The log's, the template's and the service's.
+    pub async fn said(&self, rows: &[FeedbackRow], corroborate: bool) -> Result<Batch, LearnError> {
+        let mut batch = Batch::default();
+        let mut found = Vec::new();
+        for row in rows {
+            match self.preference(row).await? {
+                Some(Ok(preference)) => found.push((row, preference)),
+                Some(Err(why)) => batch.dropped.push(why),
+                // Deleted since, or withdrawn.
+                None => {}
+            }
+        }
+        let verdicts: Vec<Option<PairVerdict>> = if corroborate {
+            let texts = found.iter().map(|(_, preference)| {
+                let Preference {
+                    messages,
+                    answers: [chosen, rejected],
+                    ..
+                } = preference;
+                (messages.clone(), &*chosen.text, &*rejected.text)
+            });
+            let verdicts = self.judge.judge_all(&self.service, texts).await?;
+            verdicts.into_iter().map(Some).collect()
+        } else {
+            vec![None; found.len()]
+        };
+        for ((row, preference), verdict) in found.into_iter().zip(verdicts) {
+            let logged = verdict
+                .as_ref()
+                .and_then(|verdict| self.judge.logged([row.chosen, row.rejected], verdict));
+            let logged = logged.map(|verdict| (row.record.clone(), verdict));
+            batch.corroborating.extend(logged);
+            let [chosen, rejected] = preference.answers;
+            match corroborated(&self.config.judging, chosen, rejected, verdict) {
+                Ok(pair) => batch.pairs.push(UpdatePair {
+                    record: row.record.clone(),
+                    prompt: preference.prompt,
+                    pair,
+                    source: None,
+                }),
+                Err(why) => batch.dropped.push(why),
+            }
+        }
+        Ok(batch)
+    }
+
+    async fn preference(
+        &self,
+        row: &FeedbackRow,
+    ) -> Result<Option<Result<Preference, Dropped>>, LearnError> {
+        let Some(record) = self.willing(&row.record).await? else {
+            return Ok(None);
+        };
+        // The tokens of the answers belong to the prompt as it was.
+        if record.redacted && record.prompt_token_ids.is_empty() {
+            return Ok(Some(Err(Dropped::NoTokens)));
+        }
+        let samples = [row.chosen, row.rejected].map(|at| record.samples.get(at).cloned());
+        let redacted = record.redacted;
+        let drawn = self.prompt(record, 0).await?;
+        let mut answers = Vec::new();
+        for sample in samples {
+            let Some(sample) = sample else {
+                return Ok(Some(Err(Dropped::NoTokens)));
+            };
+            let given = sample.token_ids.is_empty() && sample.version.is_none();
+            let ids = match given {
+                true if !drawn.chat || redacted => Vec::new(),
+                true => {
+                    self.written(&drawn.prompt.messages, &drawn.prompt.ids, &sample.text)
+                        .await?
+                }
+                false => sample.token_ids.clone(),
+            };
+            if ids.is_empty() {
+                return Ok(Some(Err(Dropped::NoTokens)));
+            }
+            answers.push(recorded(sample, ids));
+        }
+        let answers = answers.try_into();
+        let answers = answers.expect("two samples make two answers; this is a bug");
+        Ok(Some(Ok(Preference {
+            messages: drawn.prompt.messages,
+            prompt: drawn.prompt.ids,
+            answers,
+        })))
+    }
+
+    /// The tokens of an answer that somebody wrote, as the chat template continues the recorded prompt with it, its end token and all;
+    /// none where that is another prompt.
+    async fn written(
+        &self,
+        messages: &[Message],
+        prompt: &[u32],
+        answer: &str,
+    ) -> Result<Vec<u32>, LearnError> {
+        if answer.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut whole = messages.to_vec();
+        whole.push(Message::new(Role::Assistant, answer));
+        let ids = self.service.encode_conversation(&whole).await?;
+        Ok(ids.strip_prefix(prompt).unwrap_or_default().to_vec())
+    }
+}
+
+/// Two answers of a record of which a caller prefers the first.
+struct Preference {
+    messages: Vec<Message>,
+    prompt: Vec<u32>,
+    answers: [Answer; 2],
+}
+
+/// A sample as it was, which is what whoever wrote it ended if nothing else did.
+fn recorded(sample: Sample, ids: Vec<u32>) -> Answer {
+    let end = sample.finish_reason.as_deref();
+    Answer {
+        text: sample.text,
+        ids,
+        logprobs: sample.logprobs,
+        complete: end.is_none_or(|end| WHOLE.contains(&end)),
+        seed: sample.seed.unwrap_or_default(),
+        weights: sample.version.unwrap_or_default(),
+    }
+}
+
+/// What an earlier stage learned from this record, if it still can be.
+fn replayed(config: &JudgingConfig, record: LoggedRecord) -> Option<UpdatePair> {
+    let made =
+        |pair: &&LoggedPair| matches!(pair.source, PairSource::OnPolicy | PairSource::Contrast);
+    let pair = record.pairs.iter().find(made)?;
+    if record.prompt_token_ids.is_empty() {
+        return None;
+    }
+    let answer = |at: usize| {
+        let sample = record.samples.get(at)?;
+        let ids = sample.token_ids.clone();
+        (!ids.is_empty()).then(|| recorded(sample.clone(), ids))
+    };
+    let (chosen, rejected) = answer(pair.chosen).zip(answer(pair.rejected))?;
+    let verdict = record
+        .verdicts
+        .iter()
+        .find(|verdict| (verdict.a, verdict.b) == (pair.chosen, pair.rejected));
+    let label = match pair.source {
+        // Opposed principles say which is better, and the judge at most confirms it.
+        PairSource::Contrast => 1.0,
+        _ => label(
+            config,
+            pair.margin,
+            verdict.is_some_and(|verdict| !verdict.consistent),
+        ),
+    };
+    Some(UpdatePair {
+        prompt: record.prompt_token_ids,
+        pair: JudgedPair {
+            chosen,
+            rejected,
+            label,
+            verdict: PairVerdict::unread(),
+        },
+        source: None,
+        record: record.id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::learn::config::Disagreement;
+    use crate::preference::log::{Consent, LoggedVerdict, Principal, Prompt, RecordKind};
+
+    fn sample(ids: &[u32]) -> Sample {
+        Sample {
+            token_ids: ids.to_vec(),
+            version: Some("base".to_owned()),
+            finish_reason: Some("stop".to_owned()),
+            ..Sample::given("text")
+        }
+    }
+
+    /// A record whose second sample was preferred to its first by 0.7, the orders disagreeing or not.
+    fn record(consistent: bool, source: PairSource) -> LoggedRecord {
+        let verdict = LoggedVerdict {
+            a: 1,
+            b: 0,
+            orders: [0.9, 0.5],
+            p: 0.7,
+            consistent,
+            label_mass: 1.0,
+            principles: Vec::new(),
+            version: "base".to_owned(),
+        };
+        LoggedRecord {
+            id: RecordId::parse(&"0".repeat(26)).unwrap(),
+            kind: RecordKind::Generate,
+            principal: Principal::anonymous(),
+            created_at: 0,
+            consent: Consent {
+                retain: true,
+                train: true,
+            },
+            prompt: Prompt::Text("prompt".to_owned()),
+            prompt_token_ids: vec![9],
+            redacted: false,
+            version: "base".to_owned(),
+            samples: vec![sample(&[1]), sample(&[2])],
+            verdicts: vec![verdict],
+            pairs: vec![LoggedPair {
+                chosen: 1,
+                rejected: 0,
+                margin: 0.7,
+                source,
+                principles: Vec::new(),
+            }],
+            feedback: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_replayed_pair_has_the_label_it_would_have_fresh() {
+        let with = |disagreement, soft_labels| JudgingConfig {
+            disagreement,
+            soft_labels,
+            ..JudgingConfig::default()
+        };
+        let label = |config: &JudgingConfig, consistent, source| {
+            let pair = replayed(config, record(consistent, source)).unwrap();
+            assert_eq!(
+                (&*pair.pair.chosen.ids, &*pair.pair.rejected.ids),
+                (&[2][..], &[1][..])
+            );
+            pair.pair.label
+        };
+        let soften = with(Disagreement::Soften, false);
+        assert_eq!(label(&soften, false, PairSource::OnPolicy), 0.7);
+        assert_eq!(label(&soften, true, PairSource::OnPolicy), 1.0);
+        let soft = with(Disagreement::Drop, true);
+        assert_eq!(label(&soft, true, PairSource::OnPolicy), 0.7);
+        assert_eq!(label(&soft, true, PairSource::Contrast), 1.0);
+        let keep = with(Disagreement::Keep, false);
+        assert_eq!(label(&keep, false, PairSource::OnPolicy), 1.0);
+    }
+
+    #[test]
+    fn what_redaction_changed_is_not_replayed() {
+        let config = JudgingConfig::default();
+        let mut prompt = record(true, PairSource::OnPolicy);
+        prompt.prompt_token_ids.clear();
+        assert!(replayed(&config, prompt).is_none());
+        let mut answer = record(true, PairSource::OnPolicy);
+        answer.samples[0].token_ids.clear();
+        assert!(replayed(&config, answer).is_none());
+        let said = record(true, PairSource::Feedback);
+        assert!(
+            replayed(&config, said).is_none(),
+            "feedback has a share of its own"
+        );
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_stays_so_and_one_that_was_written_is_whole() {
+        let cut = Sample {
+            finish_reason: Some("length".to_owned()),
+            ..sample(&[1])
+        };
+        assert!(!recorded(cut, vec![1]).complete);
+        for end in WHOLE {
+            let ended = Sample {
+                finish_reason: Some(end.to_owned()),
+                ..sample(&[1])
+            };
+            assert!(recorded(ended, vec![1]).complete);
+        }
+        assert!(recorded(Sample::given("written"), vec![1]).complete);
+    }
+}
