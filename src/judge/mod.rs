@@ -31,7 +31,7 @@ pub use label::LabelTokens;
 pub use options::OptionReader;
 pub use prompt::{JudgePrompt, PROMPT_DATE};
 pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
-pub use tournament::{Distinct, Duel, Played, Standing, distinct, run, run_many};
+pub use tournament::{Duel, Played, Standing, run_many};
 pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide, sigmoid};
 
 use crate::preference::{Message, PrincipleTable};
@@ -68,7 +68,20 @@ pub struct JudgeOptions {
     pub renormalise: bool,
 }
 
-/// The token prompts of one comparison: for each principle (or once, jointly) `a` first, then `b` first.
+/// Which answer of a comparison is shown first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// `a`.
+    Given,
+    /// `b`.
+    Turned,
+}
+
+impl Order {
+    pub const BOTH: [Self; 2] = [Self::Given, Self::Turned];
+}
+
+/// The token prompts of one comparison: for each principle (or once, jointly) those of the orders asked for, in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedComparison {
     pub prompts: Vec<Vec<u32>>,
@@ -155,6 +168,18 @@ impl Judge {
     /// # Errors
     /// If a template or the tokenizer fails, or the model's context has no room for the frame.
     pub fn encode(&self, comparison: &Comparison) -> Result<EncodedComparison, JudgeError> {
+        self.encode_in(comparison, &Order::BOTH)
+    }
+
+    /// [`Self::encode`] in these orders.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_in(
+        &self,
+        comparison: &Comparison,
+        orders: &[Order],
+    ) -> Result<EncodedComparison, JudgeError> {
         let texts: Vec<String> = comparison
             .principles
             .iter()
@@ -165,15 +190,16 @@ impl Judge {
             _ => vec![&texts],
         };
         let mut encoded = EncodedComparison {
-            prompts: Vec::with_capacity(2 * asked.len()),
-            shared: Vec::with_capacity(2 * asked.len()),
+            prompts: Vec::with_capacity(orders.len() * asked.len()),
+            shared: Vec::with_capacity(orders.len() * asked.len()),
             cut: false,
         };
         for principles in asked {
-            for (first, second) in [
-                (&comparison.a, &comparison.b),
-                (&comparison.b, &comparison.a),
-            ] {
+            for order in orders {
+                let (first, second) = match order {
+                    Order::Given => (&comparison.a, &comparison.b),
+                    Order::Turned => (&comparison.b, &comparison.a),
+                };
                 let prompt = self.template.render(
                     &self.chat,
                     &comparison.context,
@@ -335,6 +361,18 @@ mod tests {
         assert_ne!(one.prompts[0][shared], other.prompts[0][shared]);
         // The other order begins with another candidate.
         assert_ne!(one.prompts[1][..shared], other.prompts[1][..shared]);
+    }
+
+    #[test]
+    fn one_order_is_encoded_as_it_is_among_both() {
+        let judge = judge(JudgeOptions::default(), 512);
+        let pair = comparison("a", "b", &[]);
+        let both = judge.encode(&pair).unwrap();
+        for (at, order) in Order::BOTH.into_iter().enumerate() {
+            let one = judge.encode_in(&pair, &[order]).unwrap();
+            assert_eq!(one.prompts, both.prompts[at..=at]);
+            assert_eq!(one.shared, both.shared[at..=at]);
+        }
     }
 
     #[test]

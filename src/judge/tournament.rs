@@ -1,8 +1,5 @@
 //! Driving brackets with a judge: all matches of a round at once, of one prompt or of many.
 
-use std::collections::HashMap;
-use std::hash::Hash;
-
 use super::bracket::{Bracket, Method, Outcome};
 use super::{JudgeError, Verdict};
 
@@ -35,31 +32,12 @@ pub struct Standing {
     pub rounds: usize,
 }
 
-/// Finds the best of `candidates` answers; `judge` gets all matches of a round at once, as (first, second).
-///
-/// # Errors
-/// If there is no candidate, `judge` fails, or it returns another number of verdicts than it was asked for.
-pub fn run<E: From<JudgeError>>(
-    candidates: usize,
-    method: Method,
-    seed: u64,
-    mut judge: impl FnMut(&[(usize, usize)]) -> Result<Vec<Verdict>, E>,
-) -> Result<Standing, E> {
-    let mut standings = run_many(&[candidates], method, seed, |duels: &[Duel]| {
-        let matches: Vec<_> = duels.iter().map(|duel| (duel.first, duel.second)).collect();
-        judge(&matches)
-    })?;
-    Ok(standings
-        .pop()
-        .expect("one bracket has one standing, this is a bug"))
-}
-
 /// Runs one bracket for each of `candidates`, side by side: `judge` gets the matches of a round of all of them at once.
 ///
 /// Bracket `i` draws from a seed of its own, so it does not depend on which others run beside it.
 ///
 /// # Errors
-/// As [`run`].
+/// If a bracket has no candidate, `judge` fails, or it returns another number of verdicts than it was asked for.
 pub fn run_many<E: From<JudgeError>>(
     candidates: &[usize],
     method: Method,
@@ -130,32 +108,6 @@ pub fn run_many<E: From<JudgeError>>(
     Ok(standings.collect())
 }
 
-/// Equal answers folded together, so that no match is spent on two copies of one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Distinct {
-    /// Index of the first of each group of equal answers; what to hold the tournament over.
-    pub first: Vec<usize>,
-    /// Group of every answer: `first[group[i]]` equals answer `i`.
-    pub group: Vec<usize>,
-}
-
-/// Groups equal answers.
-pub fn distinct<T: Eq + Hash>(answers: &[T]) -> Distinct {
-    let mut seen: HashMap<&T, usize> = HashMap::new();
-    let mut found = Distinct {
-        first: Vec::new(),
-        group: Vec::with_capacity(answers.len()),
-    };
-    for (index, answer) in answers.iter().enumerate() {
-        let group = *seen.entry(answer).or_insert_with(|| {
-            found.first.push(index);
-            found.first.len() - 1
-        });
-        found.group.push(group);
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::{Rule, decide};
@@ -211,23 +163,21 @@ mod tests {
             })
             .unwrap()
         };
-        let alone = run(9, Method::Knockout, 5, |matches: &[(usize, usize)]| {
-            Ok::<_, JudgeError>(matches.iter().map(|&(i, j)| verdict(i, j)).collect())
-        })
-        .unwrap();
-        assert_eq!(play(&[9, 4, 9], 5)[0], alone);
-        assert_eq!(play(&[3, 9], 4)[1], alone);
+        let alone = play(&[9], 5);
+        assert_eq!(play(&[9, 4, 9], 5)[0], alone[0]);
+        assert_eq!(play(&[3, 9], 4)[1], alone[0]);
     }
 
     #[test]
     fn failures_pass_through() {
-        let fail = run(3, Method::Knockout, 0, |_| {
-            Err::<Vec<Verdict>, _>(JudgeError::TextRewritten)
-        });
+        let run = |candidates, judge: fn(&[Duel]) -> Result<Vec<Verdict>, JudgeError>| {
+            run_many(&[candidates], Method::Knockout, 0, judge)
+        };
+        let fail = run(3, |_| Err(JudgeError::TextRewritten));
         assert!(matches!(fail, Err(JudgeError::TextRewritten)));
-        let none = run(0, Method::Knockout, 0, |_| Ok::<_, JudgeError>(Vec::new()));
+        let none = run(0, |_| Ok(Vec::new()));
         assert!(matches!(none, Err(JudgeError::NoCandidates)));
-        let short = run(4, Method::Knockout, 0, |_| Ok::<_, JudgeError>(Vec::new()));
+        let short = run(4, |_| Ok(Vec::new()));
         assert!(matches!(
             short,
             Err(JudgeError::VerdictCount {
@@ -235,12 +185,5 @@ mod tests {
                 got: 0
             })
         ));
-    }
-
-    #[test]
-    fn equal_answers_are_folded() {
-        let found = distinct(&["x", "y", "x", "z", "y"]);
-        assert_eq!(found.first, [0, 1, 3]);
-        assert_eq!(found.group, [0, 1, 0, 2, 1]);
     }
 }
