@@ -59,7 +59,8 @@ fn cors(cors: &Cors) -> Option<CorsLayer> {
     }
 }
 
-/// Counts every answer by route and status, and refusals by reason.
+/// Counts every answer by route and status, and refusals by reason: what the server could not do (500), or not in time (504), is
+/// none.
 async fn count(
     State(state): State<AppState>,
     path: Option<MatchedPath>,
@@ -74,7 +75,8 @@ async fn count(
         .with_label_values(&[route, status.as_str()])
         .inc();
     let code = response.extensions().get::<ErrorCode>();
-    if let (StatusCode::TOO_MANY_REQUESTS, Some(ErrorCode(code))) = (status, code) {
+    let refused = status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE;
+    if let Some(ErrorCode(code)) = code.filter(|_| refused) {
         http.rejected.with_label_values(&[code]).inc();
     }
     response

@@ -52,6 +52,13 @@ impl CallTimes {
         what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The call has been here since `arrival`: what its requests say later does not count.
+    pub fn arrived(&self, arrival: Instant) {
+        self.with(|marks| {
+            marks.arrival.get_or_insert(arrival);
+        });
+    }
+
     /// A request of the call, here since `arrival`, is computed from `now` on.
     pub fn scheduled(&self, arrival: Instant, now: Instant, prompt: usize, cached: usize) {
         self.with(|marks| {
@@ -105,8 +112,10 @@ mod tests {
         let asked = async || {
             let times = CallTimes::current().unwrap();
             assert_eq!(times.report(), None);
-            times.scheduled(at(0), at(20), 7, 0);
-            times.scheduled(at(0), at(30), 7, 5);
+            times.arrived(at(0));
+            // Each request has come to the engine when it was made.
+            times.scheduled(at(10), at(20), 7, 0);
+            times.scheduled(at(25), at(30), 7, 5);
             assert_eq!(times.report().unwrap().prefill, None);
             times.token(at(50));
             times.token(at(60));

@@ -106,13 +106,12 @@ const FIRST_TOKEN: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
-const INTER_TOKEN: [f64; 18] = [
+const INTER_TOKEN: [f64; 19] = [
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
-    80.0,
+    40.0, 80.0,
 ];
-const STEP_TOKENS: [f64; 15] = [
+const STEP_TOKENS: [f64; 13] = [
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
-    32768.0, 65536.0,
 ];
 const SWAP: [f64; 8] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
 const MASS: [f64; 8] = [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999];
@@ -253,10 +252,10 @@ impl JudgeMetrics {
     fn new(table: &Table) -> Self {
         let counts = one_two_five();
         Self {
-            comparisons: table.counter("judge_comparisons", "Pairs judged."),
+            comparisons: table.counter("judge_comparisons", "Pairs judged, equal answers among them: those tie, and nobody is asked."),
             flips: table.counter("judge_flips", "Pairs in which the two orders named different winners."),
-            ties: table.counter("judge_ties", "Pairs without a winner."),
-            label_mass: table.histogram("judge_label_mass", "Probability on the two labels, a comparison.", &MASS),
+            ties: table.counter("judge_ties", "Pairs without a winner, equal answers among them."),
+            label_mass: table.histogram("judge_label_mass", "Probability on the two labels, a comparison that was asked about.", &MASS),
             prompt_tokens: table.counter("judge_prompt_tokens", "Tokens of judge prompts."),
             cached_tokens: table.counter("judge_cached_tokens", "Tokens of judge prompts found in the prefix cache."),
             tournament_candidates: table.histogram("tournament_candidates", "Candidates of a tournament.", &counts),
@@ -271,7 +270,7 @@ impl HttpMetrics {
     fn new(table: &Table) -> Self {
         Self {
             requests: table.counters("http_requests", "HTTP requests, by route and status.", &["route", "status"]),
-            rejected: table.counters("http_rejected", "Requests turned away before any work, by reason.", &["reason"]),
+            rejected: table.counters("http_rejected", "Requests refused (4xx and 503), by the code of the error.", &["reason"]),
         }
     }
 }
@@ -334,21 +333,56 @@ mod tests {
         ));
     }
 
+    /// The edges of a histogram, as they are exported.
+    fn exported(metrics: &Metrics, name: &str) -> Vec<f64> {
+        let families = metrics.registry.gather();
+        let family = families
+            .iter()
+            .find(|f| f.name() == format!("selfjudge:{name}"));
+        let buckets = family.unwrap().get_metric()[0].get_histogram().get_bucket();
+        let edges = buckets.iter().map(|bucket| bucket.upper_bound());
+        edges.filter(|edge| edge.is_finite()).collect()
+    }
+
+    /// The lists are those of vLLM 0.11 (`vllm/v1/metrics/loggers.py`), copied from there and not from above: a panel that is moved
+    /// over would otherwise show other quantiles.
+    #[rustfmt::skip] // lists
     #[test]
-    fn edges_rise() {
-        for edges in [
-            &LATENCY[..],
-            &FIRST_TOKEN,
-            &INTER_TOKEN,
-            &STEP_TOKENS,
-            &MASS,
+    fn the_edges_are_vllms() {
+        let metrics = Metrics::new("test");
+        let latency = [
+            0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+            1920.0, 7680.0,
+        ];
+        for name in [
+            "e2e_request_latency_seconds",
+            "request_queue_time_seconds",
+            "request_prefill_time_seconds",
+            "request_decode_time_seconds",
         ] {
-            assert!(edges.is_sorted());
+            assert_eq!(exported(&metrics, name), latency, "{name}");
         }
-        let edges = one_two_five();
         assert_eq!(
-            (edges[0], edges[2], *edges.last().unwrap()),
-            (1.0, 5.0, 1e6)
+            exported(&metrics, "time_to_first_token_seconds"),
+            [
+                0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+                160.0, 640.0, 2560.0,
+            ]
         );
+        assert_eq!(
+            exported(&metrics, "inter_token_latency_seconds"),
+            [
+                0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+            ]
+        );
+        assert_eq!(
+            exported(&metrics, "iteration_tokens_total"),
+            [1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0]
+        );
+        // 1, 2, 5, 10, …: there up to the model's context, here up to a million for every model.
+        let tokens = exported(&metrics, "request_prompt_tokens");
+        assert_eq!(tokens[..7], [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
+        assert_eq!(tokens.last(), Some(&1e6));
+        assert_eq!(exported(&metrics, "request_generation_tokens"), tokens);
     }
 }
