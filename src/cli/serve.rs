@@ -41,6 +41,10 @@ pub struct ServeArgs {
     /// What keys and values are kept in: auto (as the weights are), f32, or bf16, which takes half the memory of f32.
     #[arg(long, default_value = "auto", env = "SELFJUDGE_KV_CACHE_DTYPE")]
     kv_cache_dtype: KvCacheDtype,
+    /// Tokens that prompt and answer may have together; by default all that the model has positions for. The cache has to hold one
+    /// such sequence. Not for a server that learns: it answers logged prompts of any length.
+    #[arg(long, conflicts_with = "learn", env = "SELFJUDGE_MAX_MODEL_LEN")]
+    max_model_len: Option<usize>,
     /// Tokens of a block of the KV cache.
     #[arg(long, default_value_t = EngineConfig::default().block_size)]
     block_size: usize,
@@ -249,6 +253,7 @@ impl ServeArgs {
         EngineConfig {
             kv_cache_memory: self.kv_cache_memory,
             kv_cache_dtype: self.kv_cache_dtype,
+            max_model_len: self.max_model_len,
             block_size: self.block_size,
             max_batch_tokens: self.max_batch_tokens,
             max_concurrent: self.max_concurrent,

@@ -61,8 +61,8 @@ pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
 pub use request::{Class, FinishReason, StopCriteria};
 pub use sampler::TokenLogprobs;
-pub use sampling_params::{InvalidParameter, SamplingParams};
-pub use scheduler::BackgroundLimits;
+pub use sampling_params::{InvalidParameter, MAX_LOGPROB_IDS, MAX_LOGPROBS, SamplingParams};
+pub use scheduler::{BackgroundLimits, PRIORITIES};
 
 use self::core::{Command, EngineCore, Submission};
 use crate::device::DeviceArbiter;
@@ -83,6 +83,8 @@ pub struct EngineConfig {
     /// Bytes of keys and values, reserved and written over at the start.
     pub kv_cache_memory: usize,
     pub kv_cache_dtype: KvCacheDtype,
+    /// The longest sequence, prompt and answer together; by default what the model has positions for.
+    pub max_model_len: Option<usize>,
     /// Tokens of a block.
     pub block_size: usize,
     /// Tokens computed in a step: its activations are the largest thing beside the weights and the cache, and it is the longest
@@ -124,6 +126,7 @@ impl Default for EngineConfig {
         Self {
             kv_cache_memory: 256 << 20,
             kv_cache_dtype: KvCacheDtype::default(),
+            max_model_len: None,
             block_size: 16,
             max_batch_tokens: 512,
             max_concurrent: 128,
@@ -141,8 +144,8 @@ impl Default for EngineConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(
-        "a KV cache of {memory} bytes holds {held} tokens, but one request of this model may need {needed}: reserve at least \
-         {least} bytes, or allow a shorter context"
+        "a KV cache of {memory} bytes holds {held} tokens, but one request may need {needed}: reserve at least {least} bytes \
+         (kv_cache_memory), or allow only shorter contexts (max_model_len)"
     )]
     CacheTooSmall {
         memory: usize,
@@ -150,6 +153,10 @@ pub enum EngineError {
         needed: usize,
         least: usize,
     },
+    #[error(
+        "max_model_len ({asked}) must be from 2 to {most}, which is what this model has positions for"
+    )]
+    Context { asked: usize, most: usize },
     #[error(
         "max_batch_tokens ({max_batch_tokens}) must be more than max_concurrent ({max_concurrent}), so that prompts get on while \
          every place decodes; and no size may be 0 but the background's tokens beside others"
@@ -202,12 +209,13 @@ pub struct GenerateRequest {
     pub reusable_tokens: Option<usize>,
     /// What every sample has to follow.
     pub grammar: Option<Grammar>,
-    /// Lower is served first; a level is worth a bounded head start.
+    /// Lower is served first; one of [`PRIORITIES`], and a level is worth a bounded head start.
     pub priority: i32,
     pub class: Class,
     /// What it is computed with; by default what serves as policy when it is submitted.
     pub weights: Option<WeightsLease>,
-    /// When the caller's request came in; times are counted from here.
+    /// When it came: the caller's request, or this part of its work. Latencies are counted from here; the scheduler's order is that
+    /// of submission.
     pub arrival: Instant,
     pub deadline: Option<Instant>,
 }
@@ -320,6 +328,13 @@ impl Engine {
                 max_concurrent: config.max_concurrent,
             });
         }
+        let max_context = config.max_model_len.unwrap_or(spec.max_context());
+        if !(2..=spec.max_context()).contains(&max_context) {
+            return Err(EngineError::Context {
+                asked: max_context,
+                most: spec.max_context(),
+            });
+        }
         let kv_dtype = config.kv_cache_dtype.of(decoder);
         let block_bytes = block_bytes(spec, block_size, kv_dtype);
         let max_blocks = u32::MAX as usize / block_size;
@@ -328,7 +343,7 @@ impl Engine {
             kv_tokens: num_blocks * block_size,
             kv_bytes: num_blocks * block_bytes,
             kv_dtype,
-            max_context: spec.max_context(),
+            max_context,
             max_concurrent: config.max_concurrent,
             vocab_size: spec.vocab_size,
         };
@@ -471,6 +486,12 @@ impl Engine {
             });
         }
         request.params.validate(vocab_size)?;
+        if !PRIORITIES.contains(&request.priority) {
+            let (least, most) = PRIORITIES.into_inner();
+            let message = format!("must be from {least} to {most}");
+            let name = "priority";
+            return Err(InvalidParameter { name, message }.into());
+        }
         let fits = |grammar: &Grammar| grammar.vocab_size() == vocab_size;
         if !request.grammar.as_ref().is_none_or(fits) {
             let message = "was compiled for another vocabulary".into();
@@ -496,6 +517,9 @@ impl Engine {
         request: GenerateRequest,
         place: QueuePlace,
     ) -> Result<RequestStream, SubmitError> {
+        // Not bounded by itself: the engine never waits for a reader. What is unread is, though: a request has at most `samples`
+        // times `max_context` events, each of them has at most MAX_LOGPROBS and MAX_LOGPROB_IDS log-probabilities (under 1 KiB;
+        // some 100 bytes where none are asked for), and no more requests are answered at once than the floor above has places.
         let (events, receiver) = mpsc::unbounded_channel();
         let samples = request.samples;
         let ids = &self.next_id;

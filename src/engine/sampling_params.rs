@@ -2,6 +2,12 @@
 
 use super::request::StopCriteria;
 
+/// The most probable tokens that may be told with every token; as many as OpenAI's and vLLM's servers tell.
+pub const MAX_LOGPROBS: usize = 20;
+
+/// Tokens whose log-probabilities may be asked for with every token.
+pub const MAX_LOGPROB_IDS: usize = 128;
+
 /// How the next token is chosen. The defaults draw from the model's own distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
@@ -24,9 +30,10 @@ pub struct SamplingParams {
     /// Draws are a function of the seed and the sample's index; `None` takes one from the system.
     pub seed: Option<u64>,
     pub stop: StopCriteria,
-    /// With each token its log-probability and those of this many most probable ones, before any of the above.
+    /// With each token its log-probability and those of this many most probable ones, before any of the above; at most
+    /// [`MAX_LOGPROBS`], and of a smaller vocabulary all.
     pub logprobs: Option<usize>,
-    /// With each token the log-probabilities of these, before any of the above.
+    /// With each token the log-probabilities of these, before any of the above; at most [`MAX_LOGPROB_IDS`].
     pub logprob_ids: Vec<u32>,
 }
 
@@ -104,9 +111,14 @@ impl SamplingParams {
             "at most max_tokens",
         )?;
         check(
-            self.logprobs.is_none_or(|n| n <= vocab_size),
+            self.logprobs.is_none_or(|n| n <= MAX_LOGPROBS),
             "logprobs",
-            "at most the size of the vocabulary",
+            &format!("at most {MAX_LOGPROBS}"),
+        )?;
+        check(
+            self.logprob_ids.len() <= MAX_LOGPROB_IDS,
+            "logprob_token_ids",
+            &format!("at most {MAX_LOGPROB_IDS} token ids"),
         )?;
         let known = |id: u32| (id as usize) < vocab_size;
         let ids = [
@@ -144,8 +156,14 @@ mod tests {
     fn out_of_range_and_not_a_number_are_refused_by_name() {
         let valid = SamplingParams::new(4, vec![3]);
         assert_eq!(valid.validate(8), Ok(()));
+        let most = SamplingParams {
+            logprobs: Some(MAX_LOGPROBS),
+            logprob_ids: vec![1; MAX_LOGPROB_IDS],
+            ..valid.clone()
+        };
+        assert_eq!(most.validate(8), Ok(()));
         type Spoil = fn(&mut SamplingParams);
-        let spoilt: [(&str, Spoil); 16] = [
+        let spoilt: [(&str, Spoil); 17] = [
             ("temperature", |p| p.temperature = f32::NAN),
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = f32::INFINITY),
@@ -159,9 +177,12 @@ mod tests {
             ("logit_bias", |p| p.logit_bias = vec![(8, 1.0)]),
             ("max_tokens", |p| p.stop.max_tokens = 0),
             ("min_tokens", |p| p.stop.min_tokens = 5),
-            ("logprobs", |p| p.logprobs = Some(9)),
+            ("logprobs", |p| p.logprobs = Some(MAX_LOGPROBS + 1)),
             ("stop_token_ids", |p| p.stop.stop_ids.push(8)),
             ("logprob_token_ids", |p| p.logprob_ids.push(8)),
+            ("logprob_token_ids", |p| {
+                p.logprob_ids = vec![1; MAX_LOGPROB_IDS + 1]
+            }),
         ];
         for (name, spoil) in spoilt {
             let mut params = valid.clone();

@@ -6,7 +6,8 @@
 //! # Fairness
 //! Requests stand in one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. Whoever is first in it is never
 //! kept waiting by others: it takes blocks from those behind it (they are *preempted*, and computed again later), and a pool that
-//! holds one maximal request holds it. Everybody becomes first after a bounded number of others, so nobody starves.
+//! holds one maximal request holds it. Levels are bounded ([`PRIORITIES`]), so everybody becomes first after a bounded number of
+//! others: a request of the last level goes before all that come 51,200 arrivals after it, whatever their level. Nobody starves.
 //!
 //! # Background
 //! Requests of [`Class::Background`] stand behind all others and get what these leave: tokens of a step, places, blocks. They give
@@ -16,13 +17,16 @@
 //! them. They may starve.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use super::kv_cache::{BlockCopy, BlockHash, CachedPrefix, KvCacheManager};
 use super::request::{Class, FinishReason, Request, RequestId};
 
 /// How many later arrivals of the next lower priority a request goes before.
 pub const HEAD_START: i64 = 256;
+
+/// Levels of priority that a request may have; lower goes first.
+pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
 
 /// Bounds of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -330,6 +330,66 @@ fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
         Engine::start(weights(), &stuck, metrics()),
         Err(EngineError::Sizes { .. })
     ));
+    for asked in [0, 1, 513] {
+        let context = EngineConfig {
+            max_model_len: Some(asked),
+            ..EngineConfig::default()
+        };
+        let error = Engine::start(weights(), &context, metrics()).err().unwrap();
+        assert!(
+            matches!(error, EngineError::Context { most: 512, .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_shorter_context_is_kept_to_and_needs_a_smaller_cache() {
+    let decoder = pocket();
+    let config = EngineConfig {
+        max_model_len: Some(64),
+        kv_cache_memory: memory(&decoder, 64),
+        ..EngineConfig::default()
+    };
+    let (engine, _thread) = start(&decoder, &config);
+    assert_eq!(engine.capacity().max_context, 64);
+    let ask = |tokens| {
+        engine.submit(GenerateRequest::new(
+            vec![9; tokens],
+            SamplingParams::new(100, vec![]),
+        ))
+    };
+    let (heard, failure) = listen(&mut ask(60).unwrap(), 1);
+    assert_eq!((heard[0].ids.len(), failure), (4, None));
+    let error = ask(64).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            SubmitError::PromptTooLong {
+                max_context: 64,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn levels_of_priority_are_bounded() {
+    let (engine, _thread) = start(&pocket(), &EngineConfig::default());
+    for (priority, served) in [(-100, true), (100, true), (-101, false), (i32::MAX, false)] {
+        let request = GenerateRequest {
+            priority,
+            ..GenerateRequest::new(vec![9], SamplingParams::new(1, vec![]))
+        };
+        match engine.submit(request) {
+            Ok(_) => assert!(served, "{priority}"),
+            Err(SubmitError::Invalid(invalid)) => {
+                assert_eq!((invalid.name, served), ("priority", false));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 #[test]
