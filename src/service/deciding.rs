@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::aside::aside_until;
 use super::reading::{Account, Judged, LabelPrompt, Turn};
-use super::{Service, ServiceError, aside};
+use super::{Service, ServiceError};
+use crate::engine::SubmitError;
 
 /// A question, and what may be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +34,8 @@ impl Service {
     /// that a liking for a letter counts for every option. The judge's weights are asked, which do not change from day to day.
     ///
     /// # Errors
-    /// What makes a prompt unservable, or a full queue.
+    /// What makes a prompt unservable, or a full queue. What is too long is found out with the first question that it is too long
+    /// with, before the others are encoded.
     pub async fn decide(
         &self,
         input: String,
@@ -40,13 +43,23 @@ impl Service {
         turn: Turn,
     ) -> Result<Judged<Vec<Decision>>, ServiceError> {
         let reader = Arc::clone(&self.options);
-        let prompts = aside(move || {
+        let max_context = self.engine.capacity().max_context;
+        let prompts = aside_until(turn.deadline, move |watch| {
             let mut prompts = Vec::with_capacity(2 * questions.len());
             for question in &questions {
                 let given: Vec<&str> = question.options.iter().map(String::as_str).collect();
                 let turned: Vec<&str> = given.iter().rev().copied().collect();
                 for options in [given, turned] {
+                    watch.check()?;
                     let (prompt, labels) = reader.encode(&input, &question.text, &options)?;
+                    let tokens = prompt.len();
+                    if tokens >= max_context {
+                        return Err(SubmitError::PromptTooLong {
+                            tokens,
+                            max_context,
+                        }
+                        .into());
+                    }
                     prompts.push(LabelPrompt {
                         prompt,
                         labels,

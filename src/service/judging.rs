@@ -10,13 +10,21 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::aside::aside_until;
 use super::reading::{Account, Judged, LabelPrompt, Turn};
-use super::{Service, ServiceError, aside};
+use super::{Service, ServiceError};
 use crate::judge::{
-    Bracket, Comparison, LabelLogprobs, Method, Outcome, Rule, Winner, decide, sigmoid,
+    Bracket, Comparison, EncodedComparison, Judge, LabelLogprobs, Method, Order, Outcome, Rule,
+    Winner, decide, sigmoid,
 };
 use crate::model::WeightsLease;
 use crate::preference::{Message, Polarity, Principle, PrincipleTable};
+
+/// Prompts of a call that are encoded at once: each is as long as the context at most. Many, so that what they share is computed once.
+const SLICE: usize = 4096;
+
+/// Two answers, to be compared.
+type Pair = (Arc<str>, Arc<str>);
 
 /// Which orders a pair is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,6 +34,16 @@ pub enum Orders {
     Both,
     /// As given: half the cost, and the judge's preference for a position is in the verdict.
     Given,
+}
+
+impl Orders {
+    /// What is read of a pair under one principle.
+    pub fn reads(self) -> &'static [Order] {
+        match self {
+            Self::Both => &Order::BOTH,
+            Self::Given => &[Order::Given],
+        }
+    }
 }
 
 /// A principle, and how much its verdict counts among the others'.
@@ -70,6 +88,13 @@ pub struct JudgeTask {
     /// Who judges; by default whoever serves as judge. One version makes all reads of a call.
     pub weights: Option<WeightsLease>,
     pub turn: Turn,
+}
+
+impl JudgeTask {
+    /// Forwards that one comparison takes.
+    pub fn reads(&self) -> usize {
+        self.orders.reads().len() * self.principles.len().max(1)
+    }
 }
 
 /// One read: candidate `shown[0]` (0 or 1 of the pair) came first.
@@ -184,7 +209,10 @@ pub struct Tournament {
     pub rounds: Vec<Vec<PlayedMatch>>,
     /// Who had no match in a round of a knockout, round by round.
     pub byes: Vec<Option<usize>>,
+    /// Pairs that met, equal answers among them.
     pub comparisons: usize,
+    /// Whether a prompt of any match had to be cut to fit the context.
+    pub truncated: bool,
 }
 
 impl Service {
@@ -199,7 +227,8 @@ impl Service {
         b: &str,
     ) -> Result<Judged<PairVerdict>, ServiceError> {
         let mut account = Account::new(self.judging_weights(task.weights.as_ref()));
-        let mut verdicts = self.judge_pairs(task, &[(a, b)], &mut account).await?;
+        let pair = (Arc::from(a), Arc::from(b));
+        let mut verdicts = self.judge_pairs(task, &[pair], &mut account).await?;
         let verdict = verdicts
             .pop()
             .expect("one pair has one verdict; this is a bug");
@@ -241,19 +270,25 @@ impl Service {
         mut account: Account,
     ) -> Result<Judged<Tournament>, ServiceError> {
         let begun = Instant::now();
+        // In a round robin each of them is in very many pairs.
+        let candidates: Vec<Arc<str>> =
+            candidates.iter().map(|text| text.as_str().into()).collect();
         let mut bracket = Bracket::new(candidates.len(), how.method, how.seed)?;
-        let (mut rounds, mut byes, mut comparisons) = (Vec::new(), Vec::new(), 0);
+        let (mut rounds, mut byes) = (Vec::new(), Vec::new());
+        let (mut comparisons, mut truncated) = (0, false);
         while !bracket.round().is_empty() {
             let matches = bracket.round().to_vec();
             byes.push(bracket.bye());
-            let pairs: Vec<(&str, &str)> = matches
+            let text = |at: usize| Arc::clone(&candidates[at]);
+            let pairs: Vec<Pair> = matches
                 .iter()
-                .map(|m| (candidates[m.first].as_str(), candidates[m.second].as_str()))
+                .map(|m| (text(m.first), text(m.second)))
                 .collect();
             let verdicts = self.judge_pairs(task, &pairs, &mut account).await?;
             let outcomes: Vec<Outcome> = verdicts.iter().map(PairVerdict::outcome).collect();
             bracket.record(&outcomes)?;
             comparisons += matches.len();
+            truncated |= verdicts.iter().any(|verdict| verdict.truncated);
             let played = matches
                 .iter()
                 .zip(verdicts)
@@ -280,53 +315,82 @@ impl Service {
             rounds,
             byes,
             comparisons,
+            truncated,
         }))
     }
 
-    /// Verdicts on pairs, in their order.
+    /// Verdicts on pairs, in their order. No more than [`SLICE`] prompts are there at once, however many are asked for.
     async fn judge_pairs(
         &self,
         task: &JudgeTask,
-        pairs: &[(&str, &str)],
+        pairs: &[Pair],
+        account: &mut Account,
+    ) -> Result<Vec<PairVerdict>, ServiceError> {
+        let mut verdicts = Vec::with_capacity(pairs.len());
+        for slice in pairs.chunks((SLICE / task.reads()).max(1)) {
+            verdicts.extend(self.judge_slice(task, slice, account).await?);
+        }
+        Ok(verdicts)
+    }
+
+    async fn judge_slice(
+        &self,
+        task: &JudgeTask,
+        pairs: &[Pair],
         account: &mut Account,
     ) -> Result<Vec<PairVerdict>, ServiceError> {
         let prompts = self.encode_pairs(task, pairs).await?;
         let labels = self.judge.labels().ids;
-        let flat = prompts.iter().flat_map(|pair| &pair.shown);
-        let flat = flat.map(|(ids, shared)| LabelPrompt {
-            prompt: ids.clone(),
-            labels: labels.to_vec(),
-            reusable: Some(*shared),
-        });
-        let reads = self.read_labels(task.turn, flat.collect(), account).await?;
-        let mut reads = reads.into_iter().map(|read| [read[0], read[1]]);
-        let verdicts = pairs.iter().zip(&prompts).map(|((a, b), prompts)| {
-            if a == b {
-                return PairVerdict::identical();
-            }
-            let reads: Vec<LabelLogprobs> = reads.by_ref().take(prompts.shown.len()).collect();
-            let verdict = verdict(task, &reads, prompts.cut);
-            self.metrics.comparisons.inc();
-            self.metrics
-                .label_mass
-                .observe(f64::from(verdict.label_mass));
-            self.metrics
-                .flips
-                .inc_by(u64::from(verdict.consistent == Some(false)));
-            self.metrics
-                .ties
-                .inc_by(u64::from(verdict.winner.is_none()));
+        let mut cuts = Vec::with_capacity(prompts.len());
+        let mut flat = Vec::with_capacity(prompts.len() * task.reads());
+        for pair in prompts {
+            cuts.push(pair.as_ref().map(|pair| pair.cut));
+            let pair = pair.into_iter();
+            let shown = pair.flat_map(|pair| pair.prompts.into_iter().zip(pair.shared));
+            flat.extend(shown.map(|(prompt, shared)| LabelPrompt {
+                prompt,
+                labels: labels.to_vec(),
+                reusable: Some(shared),
+            }));
+        }
+        let reads = self.read_labels(task.turn, flat, account).await?;
+        let reads: Vec<LabelLogprobs> = reads.iter().map(|read| [read[0], read[1]]).collect();
+        let mut of_pairs = reads.chunks_exact(task.reads());
+        let verdicts = cuts.into_iter().map(|cut| {
+            let verdict = match cut {
+                None => PairVerdict::identical(),
+                Some(cut) => {
+                    let reads = of_pairs
+                        .next()
+                        .expect("every pair that was encoded has been read; this is a bug");
+                    verdict(task, reads, cut)
+                }
+            };
+            self.count(&verdict);
             verdict
         });
         Ok(verdicts.collect())
     }
 
-    /// The prompts of each pair: for every principle the orders that are asked for.
+    /// A verdict, in the metrics. Of what nobody was asked about there is no label mass.
+    fn count(&self, verdict: &PairVerdict) {
+        let metrics = &self.metrics;
+        metrics.comparisons.inc();
+        metrics
+            .flips
+            .inc_by(u64::from(verdict.consistent == Some(false)));
+        metrics.ties.inc_by(u64::from(verdict.winner.is_none()));
+        if !verdict.orders.is_empty() {
+            metrics.label_mass.observe(f64::from(verdict.label_mass));
+        }
+    }
+
+    /// The prompts of each pair, principle by principle in the orders that are asked for; none of two equal answers.
     async fn encode_pairs(
         &self,
         task: &JudgeTask,
-        pairs: &[(&str, &str)],
-    ) -> Result<Vec<PairPrompts>, ServiceError> {
+        pairs: &[Pair],
+    ) -> Result<Vec<Option<EncodedComparison>>, ServiceError> {
         let judge = Arc::clone(&self.judge);
         let asked: Vec<Vec<String>> = match task.principles.is_empty() {
             true => vec![Vec::new()],
@@ -336,58 +400,55 @@ impl Service {
                 .map(|p| vec![p.text.clone()])
                 .collect(),
         };
-        let orders = match task.orders {
-            Orders::Both => 2,
-            Orders::Given => 1,
-        };
-        let context = task.context.clone();
-        let pairs: Vec<(String, String)> = pairs
-            .iter()
-            .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
-            .collect();
-        aside(move || {
-            pairs
-                .into_par_iter()
-                .map(|(a, b)| {
-                    let mut prompts = PairPrompts::default();
-                    if a == b {
-                        return Ok(prompts);
-                    }
-                    let mut comparison = Comparison {
-                        context: context.clone(),
-                        a,
-                        b,
-                        principles: Vec::new(),
-                    };
-                    for principles in &asked {
-                        comparison.principles.clone_from(principles);
-                        let encoded = judge.encode(&comparison)?;
-                        prompts.cut |= encoded.cut;
-                        let shown = encoded.prompts.into_iter().zip(encoded.shared);
-                        prompts.shown.extend(shown.take(orders));
-                    }
-                    Ok(prompts)
-                })
-                .collect()
+        let (orders, context) = (task.orders.reads(), task.context.clone());
+        let pairs = pairs.to_vec();
+        aside_until(task.turn.deadline, move |watch| {
+            let encode = |(a, b): Pair| {
+                if a == b {
+                    return Ok(None);
+                }
+                let pair = Comparison {
+                    context: context.clone(),
+                    a: a.to_string(),
+                    b: b.to_string(),
+                    principles: Vec::new(),
+                };
+                let look = || watch.check();
+                encode_under(&judge, pair, &asked, orders, look).map(Some)
+            };
+            pairs.into_par_iter().map(encode).collect()
         })
         .await
     }
 }
 
-/// The prompts of one pair, principle by principle.
-#[derive(Debug, Default)]
-struct PairPrompts {
-    /// Token ids, and how many of them come before the candidate shown second.
-    shown: Vec<(Vec<u32>, usize)>,
-    cut: bool,
+/// The prompts of one pair under each of `asked`; `look` is called before each and may end it.
+fn encode_under(
+    judge: &Judge,
+    mut pair: Comparison,
+    asked: &[Vec<String>],
+    orders: &[Order],
+    look: impl Fn() -> Result<(), ServiceError>,
+) -> Result<EncodedComparison, ServiceError> {
+    let mut all = EncodedComparison {
+        prompts: Vec::with_capacity(asked.len() * orders.len()),
+        shared: Vec::with_capacity(asked.len() * orders.len()),
+        cut: false,
+    };
+    for principles in asked {
+        look()?;
+        pair.principles.clone_from(principles);
+        let encoded = judge.encode_in(&pair, orders)?;
+        all.prompts.extend(encoded.prompts);
+        all.shared.extend(encoded.shared);
+        all.cut |= encoded.cut;
+    }
+    Ok(all)
 }
 
 /// One pair from its reads: principles in order, one or two reads each.
 fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool) -> PairVerdict {
-    let per_principle = match task.orders {
-        Orders::Both => 2,
-        Orders::Given => 1,
-    };
+    let per_principle = task.orders.reads().len();
     let mut parts: Vec<PrincipleVerdict> = reads
         .chunks_exact(per_principle)
         .enumerate()

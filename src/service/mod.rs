@@ -3,6 +3,7 @@
 //! Everything here is a client of the engine. Work is accepted or refused at its first request to the engine; what follows from
 //! accepted work waits its turn.
 
+mod aside;
 mod best_of;
 mod deciding;
 mod generate;
@@ -10,14 +11,14 @@ mod generate;
 mod grammar_tests;
 mod judging;
 mod reading;
+#[cfg(test)]
+mod reading_tests;
 mod tally;
 #[cfg(test)]
 mod version_tests;
 
 use std::path::Path;
-use std::sync::{Arc, LazyLock, OnceLock};
-
-use tokio::sync::Semaphore;
+use std::sync::{Arc, OnceLock};
 
 pub use best_of::BestOf;
 pub use deciding::{Decision, Question};
@@ -38,6 +39,7 @@ use crate::text::{
     ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, RenderOptions, TextError,
     Tokenizer,
 };
+use aside::aside;
 
 /// What a call can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +85,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// `dir` is where `model` was loaded from: its judge template and principle table lie there.
+    /// `dir` is where `model` was loaded from: its judge template and principle table lie there. The judge's prompts are cut to the
+    /// engine's context, which may be shorter than the model's.
     ///
     /// # Errors
     /// If the template's labels are not one token each, or a file is broken.
@@ -98,7 +101,7 @@ impl Service {
             model.tokenizer().clone(),
             model.chat_template().clone(),
             JudgeOptions::default(),
-            model.max_context(),
+            engine.capacity().max_context,
         )?;
         let options = OptionReader::new(model.tokenizer().clone(), model.chat_template().clone())?;
         Ok(Self {
@@ -205,25 +208,5 @@ impl Service {
     /// Ids that end an answer.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
-    }
-}
-
-/// Runs `work` beside the threads that serve connections: templates and tokenizers take their time over long texts.
-async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
-) -> Result<T, ServiceError> {
-    /// As many at once as there are cores: they compute, and every thread more would keep memory of its own.
-    static PLACES: LazyLock<Arc<Semaphore>> =
-        LazyLock::new(|| Arc::new(Semaphore::new(rayon::current_num_threads().max(2))));
-    let place = Arc::clone(&PLACES).acquire_owned().await;
-    let work = move || {
-        let _place = place;
-        work()
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is being taken down.
-        Err(_) => Err(RequestFailure::ShuttingDown.into()),
     }
 }

@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::{Service, ServiceError, Usage};
 use crate::engine::{Class, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::{PrincipalHash, Role, WeightsLease, WeightsName};
+use crate::telemetry::CallTimes;
 
 /// Reads of one call that are with the engine at once: enough to fill its batches, too few to crowd others out.
 const WINDOW: usize = 64;
@@ -18,6 +19,7 @@ pub struct Turn {
     /// Lower is served first.
     pub priority: i32,
     pub class: Class,
+    /// Of the call; each of its reads comes to the engine at a time of its own.
     pub arrival: Instant,
     pub deadline: Option<Instant>,
     /// Decides whether the canary answers.
@@ -122,6 +124,9 @@ impl Service {
         prompts: Vec<LabelPrompt>,
         account: &mut Account,
     ) -> Result<Vec<Vec<f32>>, ServiceError> {
+        if let Some(call) = CallTimes::current() {
+            call.arrived(turn.arrival);
+        }
         let (accepted, weights) = (account.accepted, account.weights.clone());
         let mut prompts: Vec<(usize, LabelPrompt)> = prompts.into_iter().enumerate().collect();
         prompts.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
@@ -168,7 +173,6 @@ impl Service {
         let request = GenerateRequest {
             priority: turn.priority,
             class: turn.class,
-            arrival: turn.arrival,
             deadline: turn.deadline,
             weights: Some(weights.clone()),
             reusable_tokens: reusable,

@@ -1,0 +1,117 @@
+//! Work beside the threads that serve connections: templates and tokenizers take their time over long texts.
+
+use std::sync::{Arc, LazyLock, Weak};
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use super::ServiceError;
+use crate::engine::RequestFailure;
+
+/// Tells work of many pieces whether its result is still waited for: a thread cannot be stopped from outside.
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    deadline: Option<Instant>,
+    /// Alive for as long as the caller waits.
+    caller: Weak<()>,
+}
+
+impl Watch {
+    /// # Errors
+    /// Once the deadline has passed, or the caller has gone (who hears nothing of it).
+    pub(super) fn check(&self) -> Result<(), ServiceError> {
+        let late = self
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now());
+        match late || self.caller.strong_count() == 0 {
+            true => Err(RequestFailure::DeadlineExceeded.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Runs `work`, which is one piece.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    aside_until(None, |_| work()).await
+}
+
+/// Runs `work`, which is to look at its watch between two pieces: it ends soon after `deadline`, or when this is dropped.
+pub(super) async fn aside_until<T: Send + 'static>(
+    deadline: Option<Instant>,
+    work: impl FnOnce(&Watch) -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    /// As many at once as there are cores: they compute, and every thread more would keep memory of its own.
+    static PLACES: LazyLock<Arc<Semaphore>> =
+        LazyLock::new(|| Arc::new(Semaphore::new(rayon::current_num_threads().max(2))));
+    let waiting = Arc::new(());
+    let watch = Watch {
+        deadline,
+        caller: Arc::downgrade(&waiting),
+    };
+    let place = Arc::clone(&PLACES).acquire_owned().await;
+    let work = move || {
+        let _place = place;
+        work(&watch)
+    };
+    let done = tokio::task::spawn_blocking(work).await;
+    drop(waiting);
+    match done {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is being taken down.
+        Err(_) => Err(RequestFailure::ShuttingDown.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Works until its watch says that it is for nothing, and then says so.
+    fn endless(
+        begun: mpsc::Sender<()>,
+        ended: mpsc::Sender<()>,
+    ) -> impl FnOnce(&Watch) -> Result<(), ServiceError> + Send + 'static {
+        move |watch| {
+            begun.send(()).unwrap();
+            loop {
+                if let Err(error) = watch.check() {
+                    ended.send(()).unwrap();
+                    return Err(error);
+                }
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn work_ends_with_its_caller() {
+        let (begun, has_begun) = mpsc::channel();
+        let (ended, has_ended) = mpsc::channel();
+        let caller = tokio::spawn(aside_until(None, endless(begun, ended)));
+        tokio::task::spawn_blocking(move || has_begun.recv().unwrap())
+            .await
+            .unwrap();
+        caller.abort();
+        tokio::task::spawn_blocking(move || has_ended.recv().unwrap())
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn work_ends_at_its_deadline() {
+        let (begun, _begun) = mpsc::channel();
+        let (ended, _ended) = mpsc::channel();
+        let error = aside_until(Some(Instant::now()), endless(begun, ended)).await;
+        assert!(matches!(
+            error,
+            Err(ServiceError::Failed(RequestFailure::DeadlineExceeded))
+        ));
+        let kept = aside_until(None, |watch| watch.check()).await;
+        assert!(kept.is_ok());
+    }
+}
