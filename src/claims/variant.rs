@@ -95,6 +95,8 @@ impl Variant {
         stage.prompts = options.stage_prompts * self.stage_units() / self.stages();
         stage.batch = 32;
         stage.order = StageOrder::EasyFirst;
+        // From easy to hard over all that is learned from, whether in one stage or in several.
+        stage.pool = self.stages() as f64;
         stage.seed = seed;
         // One caller replays everything.
         stage.principal_share = 1.0;

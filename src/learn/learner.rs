@@ -509,7 +509,6 @@ async fn step(
         };
         let own = trainer.score(author, &answered, pace)?;
         let base = trainer.score(Scorer::Base, &answered, pace)?;
-        fault::point("train.step");
         let report = match examples.is_empty() {
             true => None,
             false => Some(trainer.update(&examples, &reference, pace)?),
