@@ -77,6 +77,20 @@ impl ApiError {
         }
     }
 
+    /// Names the parameter it is about as the caller knows it, where it is `inner`.
+    pub fn renamed(self, inner: &str, outer: &str) -> Self {
+        match self.param.as_deref() == Some(inner) {
+            true => self.about(outer),
+            false => self,
+        }
+    }
+
+    /// Names the parameter it is about as one of the object `outer`.
+    pub fn within(self, outer: &str) -> Self {
+        let param = self.param.as_ref().map(|param| format!("{outer}.{param}"));
+        Self { param, ..self }
+    }
+
     /// Seconds after which trying again makes sense.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -16,6 +17,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
 use super::json;
+use super::judging::JudgingBody;
 use super::sampling::SamplingBody;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
@@ -46,20 +48,46 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A body with the parameters of sampling beside those of the route: one JSON object, no key of which is unknown.
-pub struct Generating<T> {
-    pub own: T,
-    pub sampling: SamplingBody,
+/// Parameters that several routes have: they are written down once.
+pub trait Shared: DeserializeOwned + PartialSchema + ToSchema {
+    /// Their names.
+    fn names() -> &'static BTreeSet<String>;
 }
 
-/// The parameters that every generating route has.
-static SAMPLING: LazyLock<BTreeSet<String>> =
-    LazyLock::new(|| match <SamplingBody as PartialSchema>::schema() {
-        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
+/// The names of an object's properties.
+fn properties(schema: RefOr<Schema>) -> BTreeSet<String> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => object.properties.into_keys().collect(),
         _ => unreachable!("a struct's schema is an object; this is a bug"),
-    });
+    }
+}
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Generating<T> {
+impl Shared for SamplingBody {
+    fn names() -> &'static BTreeSet<String> {
+        static NAMES: LazyLock<BTreeSet<String>> =
+            LazyLock::new(|| properties(SamplingBody::schema()));
+        &NAMES
+    }
+}
+
+impl Shared for JudgingBody {
+    fn names() -> &'static BTreeSet<String> {
+        static NAMES: LazyLock<BTreeSet<String>> =
+            LazyLock::new(|| properties(JudgingBody::schema()));
+        &NAMES
+    }
+}
+
+/// A body with shared parameters beside those of the route: one JSON object, no key of which is unknown.
+pub struct Beside<T, P> {
+    pub own: T,
+    pub shared: P,
+}
+
+/// A body with the parameters of sampling.
+pub type Generating<T> = Beside<T, SamplingBody>;
+
+impl<T: DeserializeOwned, P: Shared, S: Send + Sync> FromRequest<S> for Beside<T, P> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
@@ -71,41 +99,61 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Generating<T> {
                 "the body must be a JSON object",
             ));
         };
-        let (sampling, own): (Map<_, _>, Map<_, _>) = body
+        let (shared, own): (Map<_, _>, Map<_, _>) = body
             .into_iter()
-            .partition(|(key, _)| SAMPLING.contains(key));
+            .partition(|(key, _)| P::names().contains(key));
         Ok(Self {
             own: typed(Value::Object(own))?,
-            sampling: typed(Value::Object(sampling))?,
+            shared: typed(Value::Object(shared))?,
         })
     }
 }
 
-impl<T: ToSchema> PartialSchema for Generating<T> {
+impl<T: ToSchema, P: ToSchema> PartialSchema for Beside<T, P> {
     fn schema() -> RefOr<Schema> {
-        match (T::schema(), SamplingBody::schema()) {
-            (RefOr::T(Schema::Object(mut own)), RefOr::T(Schema::Object(sampling))) => {
-                own.properties.extend(sampling.properties);
+        match (T::schema(), P::schema()) {
+            (RefOr::T(Schema::Object(mut own)), RefOr::T(Schema::Object(shared))) => {
+                own.properties.extend(shared.properties);
                 own.into()
             }
-            (own, sampling) => AllOfBuilder::new().item(own).item(sampling).into(),
+            (own, shared) => AllOfBuilder::new().item(own).item(shared).into(),
         }
     }
 }
 
-impl<T: ToSchema> ToSchema for Generating<T> {
+impl<T: ToSchema, P: ToSchema> ToSchema for Beside<T, P> {
     fn name() -> Cow<'static, str> {
         T::name()
     }
 
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
         T::schemas(schemas);
-        SamplingBody::schemas(schemas);
+        P::schemas(schemas);
     }
 }
 
+/// What a body may take to come. Whoever sends one has a place among the calls that are answered, and must not keep it by sending
+/// slowly.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|error| {
+    read_within(BODY_TIMEOUT, request, state).await
+}
+
+async fn read_within<S: Send + Sync>(
+    limit: Duration,
+    request: Request,
+    state: &S,
+) -> Result<Bytes, ApiError> {
+    let bytes = tokio::time::timeout(limit, Bytes::from_request(request, state));
+    let bytes = bytes.await.map_err(|_| {
+        ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            format!("the body has not come within {} seconds", limit.as_secs()),
+        )
+    })?;
+    bytes.map_err(|error| {
         let status = error.status();
         let code = match status {
             StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
@@ -146,4 +194,24 @@ fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
             _ => ApiError::invalid(path, message),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::response::IntoResponse;
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let request = Request::new(Body::from_stream(stream::pending::<
+            Result<Bytes, std::io::Error>,
+        >()));
+        let error = read_within(Duration::ZERO, request, &()).await.unwrap_err();
+        assert_eq!(error.into_response().status(), StatusCode::REQUEST_TIMEOUT);
+        let request = Request::new(Body::from("{}"));
+        assert_eq!(read(request, &()).await.unwrap(), "{}");
+    }
 }

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
+use super::permit::Permit;
 use super::records::{no_record, record_id};
 use super::traffic::Identity;
 use crate::preference::log::{Feedback, Scope};
@@ -102,6 +103,7 @@ impl FeedbackBody {
 )]
 pub async fn feedback(
     State(state): State<AppState>,
+    _permit: Permit,
     identity: Identity,
     JsonBody(body): JsonBody<FeedbackBody>,
 ) -> Result<Json<FeedbackAnswer>, ApiError> {

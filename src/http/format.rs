@@ -26,9 +26,10 @@ pub struct NamedSchema {
     /// What the schema is called; of no consequence here.
     #[serde(rename = "name")]
     _name: Option<String>,
+    /// For people; the model does not see it.
     #[serde(rename = "description")]
     _description: Option<String>,
-    /// Schemas are always kept to.
+    /// Schemas are always kept to: `false` asks for less than is given.
     #[serde(rename = "strict")]
     _strict: Option<bool>,
 }

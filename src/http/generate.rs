@@ -14,6 +14,7 @@ use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::judge::TournamentBody;
+use super::permit::Permit;
 use super::recording::KeptBody;
 use super::sse::EventBody;
 use super::traffic::{IDEMPOTENCY, Identity};
@@ -36,8 +37,10 @@ pub struct GenerateBody {
     #[schema(minimum = 1)]
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
+    #[schema(maximum = 20)]
     logprobs: Option<usize>,
-    /// With every token the log-probabilities of these.
+    /// With every token the log-probabilities of these, 128 at most.
+    #[schema(max_items = 128)]
     logprob_token_ids: Option<Vec<u32>>,
 }
 
@@ -178,12 +181,15 @@ impl Wording for Words {
 )]
 pub async fn generate(
     State(state): State<AppState>,
+    permit: Permit,
     identity: Identity,
     body: Generating<GenerateBody>,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let permit = state.permit()?;
-    let Generating { own, sampling } = body;
+    let Generating {
+        own,
+        shared: sampling,
+    } = body;
     let service = &state.service;
     let messages = conversation(own.prompt, own.messages)?;
     let chosen = own.logprob_token_ids.unwrap_or_default();
@@ -192,9 +198,11 @@ pub async fn generate(
         .check(arrival, max_tokens, service)
         .await?
         .with_logprobs(own.logprobs, chosen.clone());
+    // First what may be refused without reading the prompt.
+    let judging = sampling.judging(&state.principles.current(), 1)?;
     let prompt = Prompt {
+        judging: judging.map(|judging| judging.of(messages.clone())),
         tokens: service.encode_chat(&messages).await?,
-        judging: sampling.judging(&state.principles.current(), || Ok(messages.clone()))?,
         asked: Asked::Messages(messages),
     };
     let words = Words {

@@ -10,18 +10,15 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
-use super::extract::JsonBody;
-use super::judging::{BracketBody, JudgingBody, OrdersBody, PrinciplesBody};
-use super::recording::{Keeping, KeptBody};
+use super::extract::Beside;
+use super::judging::{JudgingBody, check_reads};
+use super::permit::Permit;
+use super::recording::{Draft, Keeping, KeptBody};
 use super::sampling::turn;
 use super::traffic::{IDEMPOTENCY, Identity, LogBody};
 use super::usage::UsageBody;
-use crate::judge::Method;
 use crate::model::WeightsName;
-use crate::service::{PairVerdict, PlayedMatch, ShownRead, Tournament};
-
-/// The most comparisons of one call.
-const MAX_COMPARISONS: usize = 20_000;
+use crate::service::{JudgeTask, PairVerdict, PlayedMatch, ShownRead, Tournament};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -41,18 +38,8 @@ pub struct JudgeBody {
     candidates: Vec<String>,
     /// `pairwise` for exactly two, `tournament` for any number; by default what fits their number.
     method: Option<MethodBody>,
-    /// `"table"`, or names of the table's principles and any texts; each is asked by itself, and they are averaged by weight.
-    /// A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
-    #[serde(default)]
-    principles: PrinciplesBody,
-    #[serde(default)]
-    orders: OrdersBody,
-    /// Of a tournament.
-    bracket: Option<BracketBody>,
-    /// Decides who meets whom in a tournament.
-    #[serde(default)]
-    seed: u64,
     /// Lower is served first; a level is worth a bounded head start.
+    #[schema(minimum = -100, maximum = 100)]
     priority: Option<i32>,
     /// Seconds the request may take.
     #[schema(exclusive_minimum = 0)]
@@ -62,6 +49,8 @@ pub struct JudgeBody {
     /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
     user: Option<String>,
 }
+
+type JudgeRequest = Beside<JudgeBody, JudgingBody>;
 
 /// A judged pair. Candidates are named by their indices.
 #[derive(Debug, Serialize, ToSchema)]
@@ -117,7 +106,10 @@ pub struct TournamentBody {
     rounds: Vec<Vec<MatchBody>>,
     /// Who had no match in each round.
     byes: Vec<Option<usize>>,
+    /// Pairs that met, equal candidates among them.
     comparisons: usize,
+    /// Whether something was cut to fit the context, in any match.
+    truncated: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -203,17 +195,94 @@ impl From<Tournament> for TournamentBody {
             rounds: tournament.rounds.into_iter().map(round).collect(),
             byes: tournament.byes,
             comparisons: tournament.comparisons,
+            truncated: tournament.truncated,
         }
     }
 }
 
-/// Comparisons a tournament of `n` takes at most.
-fn comparisons(method: Method, n: usize) -> usize {
-    match method {
-        Method::Knockout => n - 1,
-        Method::RoundRobin => n.saturating_mul(n - 1) / 2,
-        Method::Ring { pivots } => n.saturating_mul(1 + pivots),
+impl JudgeBody {
+    /// Whether one pair is asked about, rather than a tournament.
+    fn is_pair(&self, judging: &JudgingBody) -> Result<bool, ApiError> {
+        let count = self.candidates.len();
+        if count < 2 {
+            return Err(ApiError::invalid("candidates", "must be at least two"));
+        }
+        let pair = match self.method {
+            Some(MethodBody::Pairwise) if count != 2 => {
+                return Err(ApiError::invalid(
+                    "method",
+                    format!("pairwise takes exactly two candidates, not {count}"),
+                ));
+            }
+            Some(method) => method == MethodBody::Pairwise,
+            None => count == 2,
+        };
+        if pair && judging.bracket.is_some() {
+            return Err(ApiError::invalid("bracket", "has no meaning for one pair"));
+        }
+        if pair && judging.seed.is_some() {
+            return Err(ApiError::invalid(
+                "seed",
+                "has no meaning for one pair: nothing is drawn",
+            ));
+        }
+        Ok(pair)
     }
+}
+
+/// A call that has been checked, and what is to be told of it.
+struct Call {
+    id: String,
+    task: JudgeTask,
+    candidates: Vec<String>,
+    keeping: Keeping,
+    draft: Draft,
+}
+
+async fn pair(state: &AppState, mut call: Call) -> Result<PairAnswer, ApiError> {
+    let [a, b] = [&call.candidates[0], &call.candidates[1]];
+    let judged = state.service.judge_pair(&call.task, a, b).await?;
+    call.draft.candidates(&call.candidates);
+    let verdict = (0, 1, &judged.result);
+    let weights = judged.weights.as_ref();
+    call.draft
+        .verdicts(&call.task, weights, [verdict].into_iter());
+    Ok(PairAnswer {
+        id: call.id,
+        verdict: judged.result.into(),
+        version: judged.weights,
+        usage: judged.usage.into(),
+        kept: call.keeping.commit(vec![call.draft]).await?.into(),
+    })
+}
+
+async fn tournament(
+    state: &AppState,
+    judging: &JudgingBody,
+    mut call: Call,
+) -> Result<TournamentAnswer, ApiError> {
+    let how = judging.tournament()?;
+    check_reads(
+        "candidates",
+        &call.task,
+        how.method,
+        call.candidates.len(),
+        1,
+    )?;
+    let held = state
+        .service
+        .hold_tournament(&call.task, how, &call.candidates);
+    let judged = held.await?;
+    call.draft.candidates(&call.candidates);
+    call.draft
+        .tournament(&call.task, judged.weights.as_ref(), &judged.result);
+    Ok(TournamentAnswer {
+        id: call.id,
+        tournament: judged.result.into(),
+        version: judged.weights,
+        usage: judged.usage.into(),
+        kept: call.keeping.commit(vec![call.draft]).await?.into(),
+    })
 }
 
 /// Which of two answers is better, or the best of many.
@@ -224,7 +293,7 @@ fn comparisons(method: Method, n: usize) -> usize {
     post,
     path = "/judge",
     tag = "selfjudge",
-    request_body(content = JudgeBody, examples(
+    request_body(content = JudgeRequest, examples(
         ("pair" = (value = json!({"prompt": "What is 34 plus 28?", "candidates": ["62", "52"]}))),
         ("by the whole table" = (value = json!({
             "prompt": "What is 34 plus 28?", "candidates": ["Sure! 62.", "62"], "principles": "table"
@@ -247,76 +316,30 @@ fn comparisons(method: Method, n: usize) -> usize {
 )]
 pub async fn judge(
     State(state): State<AppState>,
+    _permit: Permit,
     identity: Identity,
-    JsonBody(body): JsonBody<JudgeBody>,
+    body: JudgeRequest,
 ) -> Result<Json<JudgeAnswer>, ApiError> {
     let arrival = Instant::now();
-    let _permit = state.permit()?;
+    let Beside {
+        own: body,
+        shared: judging,
+    } = body;
+    let is_pair = body.is_pair(&judging)?;
     let messages = conversation(body.prompt, body.messages)?;
     let keeping = Keeping::of_call(&state, &identity, body.log, body.user.as_deref())?;
     let turn = turn(arrival, body.priority, body.timeout)?;
-    let count = body.candidates.len();
-    if count < 2 {
-        return Err(ApiError::invalid("candidates", "must be at least two"));
-    }
-    let pairwise = match body.method {
-        Some(MethodBody::Pairwise) if count != 2 => {
-            return Err(ApiError::invalid(
-                "method",
-                format!("pairwise takes exactly two candidates, not {count}"),
-            ));
-        }
-        Some(method) => method == MethodBody::Pairwise,
-        None => count == 2,
-    };
-    if pairwise && body.bracket.is_some() {
-        return Err(ApiError::invalid("bracket", "has no meaning for one pair"));
-    }
-    let judging = JudgingBody {
-        principles: body.principles,
-        orders: body.orders,
-        bracket: body.bracket.unwrap_or_default(),
-        seed: body.seed,
-    };
     let table = state.principles.current();
-    let mut draft = keeping.draft_of_judging(messages.clone());
-    let task = judging.task(messages, keeping.turn(turn), &table)?;
-    let id = state.next_id("judge");
-    if pairwise {
-        let [a, b] = [&body.candidates[0], &body.candidates[1]];
-        let judged = state.service.judge_pair(&task, a, b).await?;
-        draft.candidates(&body.candidates);
-        let verdict = (0, 1, &judged.result);
-        draft.verdicts(&task, judged.weights.as_ref(), [verdict].into_iter());
-        return Ok(Json(JudgeAnswer::Pair(PairAnswer {
-            id,
-            verdict: judged.result.into(),
-            version: judged.weights,
-            usage: judged.usage.into(),
-            kept: keeping.commit(vec![draft]).await?.into(),
-        })));
-    }
-    let how = judging.tournament();
-    let needed = comparisons(how.method, count);
-    if needed > MAX_COMPARISONS {
-        return Err(ApiError::invalid(
-            "candidates",
-            format!(
-                "{count} of them take {needed} comparisons, and {MAX_COMPARISONS} is the most of a call"
-            ),
-        ));
-    }
-    let judged = state
-        .service
-        .hold_tournament(&task, how, &body.candidates)
-        .await?;
-    draft.candidates(&body.candidates);
-    draft.tournament(&task, judged.weights.as_ref(), &judged.result);
-    Ok(Json(JudgeAnswer::Tournament(TournamentAnswer {
-        id,
-        tournament: judged.result.into(),
-        version: judged.weights,
-        usage: judged.usage.into(),
-        kept: keeping.commit(vec![draft]).await?.into(),
-    })))
+    let draft = keeping.draft_of_judging(messages.clone());
+    let call = Call {
+        id: state.next_id("judge"),
+        task: judging.task(messages, keeping.turn(turn), &table)?,
+        candidates: body.candidates,
+        keeping,
+        draft,
+    };
+    Ok(Json(match is_pair {
+        true => JudgeAnswer::Pair(pair(&state, call).await?),
+        false => JudgeAnswer::Tournament(tournament(&state, &judging, call).await?),
+    }))
 }

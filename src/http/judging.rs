@@ -1,12 +1,20 @@
 //! How judging is asked for, in `/judge` and beside `best_of`.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::ArrayBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
 use crate::judge::Method;
 use crate::preference::{Message, Polarity, PrincipleTable, VersionedTable, WEIGHTS};
 use crate::service::{JudgeTask, Orders, TournamentTask, Turn, WeightedPrinciple};
+
+/// Principles of one call.
+const MAX_PRINCIPLES: usize = 64;
+
+/// Forwards of the judge that one call may take: comparisons × orders × principles.
+const MAX_READS: usize = 40_000;
 
 /// A principle by name or text, or with a weight.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
@@ -36,7 +44,27 @@ pub struct WeightedBody {
 )]
 pub enum PrinciplesBody {
     Table(TableBody),
-    These(Vec<PrincipleBody>),
+    These(#[schema(inline)] PrincipleList),
+}
+
+/// [`MAX_PRINCIPLES`] at most.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+pub struct PrincipleList(Vec<PrincipleBody>);
+
+impl PartialSchema for PrincipleList {
+    fn schema() -> RefOr<Schema> {
+        ArrayBuilder::new()
+            .items(Ref::from_schema_name(PrincipleBody::name()))
+            .max_items(Some(MAX_PRINCIPLES))
+            .into()
+    }
+}
+
+impl ToSchema for PrincipleList {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((PrincipleBody::name().into(), PrincipleBody::schema()));
+        PrincipleBody::schemas(schemas);
+    }
 }
 
 /// Every principle of the server's table that has a weight.
@@ -48,7 +76,7 @@ pub enum TableBody {
 
 impl Default for PrinciplesBody {
     fn default() -> Self {
-        Self::These(Vec::new())
+        Self::These(PrincipleList::default())
     }
 }
 
@@ -58,8 +86,16 @@ impl PrinciplesBody {
         let VersionedTable { version, table } = table;
         let asked = match self {
             Self::Table(_) => WeightedPrinciple::of_table(table),
-            Self::These(principles) if principles.is_empty() => return Ok(Vec::new()),
-            Self::These(principles) => {
+            Self::These(PrincipleList(principles)) if principles.is_empty() => {
+                return Ok(Vec::new());
+            }
+            Self::These(PrincipleList(principles)) if principles.len() > MAX_PRINCIPLES => {
+                return Err(ApiError::invalid(
+                    "principles",
+                    format!("must be at most {MAX_PRINCIPLES}, not {}", principles.len()),
+                ));
+            }
+            Self::These(PrincipleList(principles)) => {
                 let asked = principles.iter().map(|principle| principle.asked(table));
                 asked
                     .filter_map(Result::transpose)
@@ -117,7 +153,7 @@ pub enum OrdersBody {
     Given,
 }
 
-#[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BracketBody {
     /// A knockout: one comparison fewer than candidates.
@@ -142,31 +178,41 @@ impl From<BracketBody> for Method {
     }
 }
 
-/// How the tournament of `best_of` is judged.
+/// How answers are judged.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgingBody {
-    /// `"table"`, or names of the table's principles and any texts; each is asked by itself, and they are averaged by weight.
-    /// A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
+    /// `"table"`, or names of the table's principles and any texts, 64 at most; each is asked by itself, and they are averaged by
+    /// weight. A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
     pub principles: PrinciplesBody,
     pub orders: OrdersBody,
-    pub bracket: BracketBody,
-    /// Decides who meets whom.
-    pub seed: u64,
+    /// Of a tournament; by default `single_elimination`.
+    pub bracket: Option<BracketBody>,
+    /// Decides who meets whom in a tournament, except in a round robin, where everyone meets everyone; by default 0.
+    pub seed: Option<u64>,
 }
 
 impl JudgingBody {
-    pub fn tournament(&self) -> TournamentTask {
-        TournamentTask {
-            method: self.bracket.into(),
-            seed: self.seed,
+    /// # Errors
+    /// A seed where nothing is drawn.
+    pub fn tournament(&self) -> Result<TournamentTask, ApiError> {
+        let bracket = self.bracket.unwrap_or_default();
+        if bracket == BracketBody::RoundRobin && self.seed.is_some() {
+            return Err(ApiError::invalid(
+                "seed",
+                "has no meaning in a round robin: everyone meets everyone, and nothing is drawn",
+            ));
         }
+        Ok(TournamentTask {
+            method: bracket.into(),
+            seed: self.seed.unwrap_or(0),
+        })
     }
 
     /// `table`: the principles in force.
     ///
     /// # Errors
-    /// Principles that make no sense, or that all weigh nothing.
+    /// Principles that make no sense, that are too many, or that all weigh nothing.
     pub fn task(
         &self,
         context: Vec<Message>,
@@ -183,5 +229,94 @@ impl JudgingBody {
             weights: None,
             turn,
         })
+    }
+}
+
+/// Refuses what takes more reads than a call may take: `brackets` tournaments of so many candidates, who are called `param`.
+///
+/// # Errors
+/// Says what makes it so many.
+pub fn check_reads(
+    param: &str,
+    task: &JudgeTask,
+    method: Method,
+    candidates: usize,
+    brackets: usize,
+) -> Result<(), ApiError> {
+    let each = comparisons(method, candidates);
+    let (orders, principles) = (task.orders.reads().len(), task.principles.len().max(1));
+    let reads = each.saturating_mul(task.reads()).saturating_mul(brackets);
+    if reads <= MAX_READS {
+        return Ok(());
+    }
+    let of_prompts = match brackets {
+        1 => String::new(),
+        _ => format!(" for each of {brackets} prompts"),
+    };
+    Err(ApiError::invalid(
+        param,
+        format!(
+            "{candidates} of them take {each} comparisons{of_prompts}, in {orders} orders and under {principles} principles: {reads} \
+             reads, and {MAX_READS} is the most of a call"
+        ),
+    ))
+}
+
+/// Comparisons a tournament of `n` takes at most; `n` is 1 or more.
+fn comparisons(method: Method, n: usize) -> usize {
+    match method {
+        Method::Knockout => n - 1,
+        Method::RoundRobin => n.saturating_mul(n - 1) / 2,
+        Method::Ring { pivots } => n.saturating_mul(1 + pivots),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(orders: Orders, principles: usize) -> JudgeTask {
+        let principle = WeightedPrinciple {
+            name: String::new(),
+            text: String::new(),
+            polarity: Polarity::Encourage,
+            weight: 1.0,
+        };
+        JudgeTask {
+            context: Vec::new(),
+            principles: vec![principle; principles],
+            orders,
+            weights: None,
+            turn: Turn::now(),
+        }
+    }
+
+    #[test]
+    fn reads_are_comparisons_times_orders_times_principles() {
+        let allowed = |orders, principles, method, candidates, brackets| {
+            check_reads(
+                "candidates",
+                &task(orders, principles),
+                method,
+                candidates,
+                brackets,
+            )
+            .is_ok()
+        };
+        let (both, given) = (Orders::Both, Orders::Given);
+        // No principle is the template's own.
+        for principles in [0, 1] {
+            assert!(allowed(both, principles, Method::Knockout, 20_001, 1));
+            assert!(!allowed(both, principles, Method::Knockout, 20_002, 1));
+            assert!(allowed(given, principles, Method::Knockout, 40_001, 1));
+        }
+        assert!(allowed(both, 64, Method::Knockout, 313, 1));
+        assert!(!allowed(both, 64, Method::Knockout, 314, 1));
+        assert!(allowed(both, 1, Method::RoundRobin, 200, 1));
+        assert!(!allowed(both, 1, Method::RoundRobin, 201, 1));
+        assert!(!allowed(both, 1, Method::RoundRobin, 200, 2));
+        assert!(!allowed(both, 2, Method::RoundRobin, 200, 1));
+        assert!(allowed(given, 1, Method::Ring { pivots: 3 }, 10_000, 1));
+        assert!(!allowed(given, 1, Method::RoundRobin, usize::MAX, 1));
     }
 }

@@ -52,12 +52,12 @@ use crate::service::Service;
 use crate::telemetry::Metrics;
 use keys::Gate;
 use openai::{chat, completions, decisions, models};
-use permit::{Permit, Permits};
+use permit::Permits;
 
 /// Whom and what the HTTP floor lets in.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// Calls that generate or judge at once.
+    /// Calls with a body that are answered at once, the operators' own left out.
     pub max_requests: usize,
     /// Bytes of a body.
     pub max_body: usize,
@@ -159,11 +159,6 @@ impl AppState {
     fn next_id(&self, kind: &str) -> String {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         format!("{kind}-{:08x}{number:08x}", self.process)
-    }
-
-    /// A place for a call, or 429.
-    fn permit(&self) -> Result<Permit, ApiError> {
-        self.permits.take()
     }
 }
 

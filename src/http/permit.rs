@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::AppState;
 use super::error::ApiError;
 use crate::telemetry::{InQueue, Pace};
 
@@ -14,7 +17,8 @@ pub struct Permits {
     pace: Pace,
 }
 
-/// A place, until dropped.
+/// A place, until dropped. A handler takes it before the body, which is an argument behind it: bodies in memory are then no more than
+/// places, and whoever has none is told so before anything of the body is read.
 pub struct Permit {
     _place: OwnedSemaphorePermit,
     _inside: InQueue,
@@ -40,5 +44,13 @@ impl Permits {
                 self.pace.retry_after(),
             )),
         }
+    }
+}
+
+impl FromRequestParts<AppState> for Permit {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
+        state.permits.take()
     }
 }

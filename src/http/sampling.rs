@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::format::{self, ResponseFormat, StructuredOutputs};
-use super::judging::JudgingBody;
+use super::judging::{JudgingBody, check_reads};
 use super::traffic::LogBody;
-use crate::engine::SamplingParams;
+use crate::engine::{PRIORITIES, SamplingParams, SubmitError};
 use crate::preference::{Message, VersionedTable};
 use crate::service::{JudgeTask, Service, TextTask, TournamentTask, Turn};
 use crate::text::Grammar;
@@ -95,6 +95,7 @@ pub struct SamplingBody {
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
     /// Lower is served first; a level is worth a bounded head start.
+    #[schema(minimum = -100, maximum = 100)]
     priority: Option<i32>,
     /// Seconds the call may take.
     #[schema(exclusive_minimum = 0)]
@@ -141,6 +142,16 @@ impl SamplingBody {
         if samples < n {
             return Err(ApiError::invalid("best_of", "must be at least n"));
         }
+        let max = service.engine().capacity().max_concurrent;
+        if samples > max {
+            // Before anything is made for each of them.
+            let param = match self.best_of {
+                Some(_) => "best_of",
+                None => "n",
+            };
+            let asked = samples;
+            return Err(ApiError::from(SubmitError::TooManySamples { asked, max }).about(param));
+        }
         let judged = self.best_of.is_some_and(|candidates| candidates > 1);
         if self.judge.is_some() && !judged {
             return Err(ApiError::invalid("judge", "has no meaning without best_of"));
@@ -158,6 +169,7 @@ impl SamplingBody {
                 "has no meaning without stream",
             ));
         }
+        let turn = turn(arrival, self.priority, self.timeout)?;
         let params = self.params(max_tokens, service.stop_ids())?;
         let grammar = match format::grammar(self.response_format, self.structured_outputs)? {
             Some((param, spec)) => Some(service.compile_grammar(param, spec).await?),
@@ -171,7 +183,7 @@ impl SamplingBody {
             samples,
             judging: judged.then(|| self.judge.unwrap_or_default()),
             stream: stream.then(|| self.stream_options.unwrap_or_default()),
-            turn: turn(arrival, self.priority, self.timeout)?,
+            turn,
             stop: self.stop.map(Vec::from).unwrap_or_default(),
             log: self.log,
             user: self.user,
@@ -250,20 +262,40 @@ impl Sampling {
         }
     }
 
-    /// How the candidates of `context` are judged, if only the best are wanted.
+    /// How the candidates of each of `prompts` prompts are judged, if only the best are wanted.
     ///
     /// # Errors
-    /// Principles that make no sense.
+    /// Principles that make no sense, parameters that have no meaning together, or more reads than a call may take.
     pub fn judging(
         &self,
         table: &VersionedTable,
-        context: impl FnOnce() -> Result<Vec<Message>, ApiError>,
-    ) -> Result<Option<(JudgeTask, TournamentTask)>, ApiError> {
+        prompts: usize,
+    ) -> Result<Option<Judging>, ApiError> {
         let Some(judging) = &self.judging else {
             return Ok(None);
         };
-        let task = judging.task(context()?, self.turn, table)?;
-        Ok(Some((task, judging.tournament())))
+        let within = |error: ApiError| error.within("judge");
+        let how = judging.tournament().map_err(within)?;
+        let task = judging.task(Vec::new(), self.turn, table).map_err(within)?;
+        check_reads("best_of", &task, how.method, self.samples, prompts)?;
+        Ok(Some(Judging { task, how }))
+    }
+}
+
+/// How candidates are judged, whatever they answer.
+pub struct Judging {
+    task: JudgeTask,
+    how: TournamentTask,
+}
+
+impl Judging {
+    /// Those of answers to `context`.
+    pub fn of(&self, context: Vec<Message>) -> (JudgeTask, TournamentTask) {
+        let task = JudgeTask {
+            context,
+            ..self.task.clone()
+        };
+        (task, self.how)
     }
 }
 
@@ -273,6 +305,14 @@ pub fn turn(
     priority: Option<i32>,
     seconds: Option<f64>,
 ) -> Result<Turn, ApiError> {
+    let priority = priority.unwrap_or(0);
+    if !PRIORITIES.contains(&priority) {
+        let (least, most) = PRIORITIES.into_inner();
+        return Err(ApiError::invalid(
+            "priority",
+            format!("must be from {least} to {most}"),
+        ));
+    }
     let deadline = |seconds: f64| {
         Duration::try_from_secs_f64(seconds)
             .ok()
@@ -281,7 +321,7 @@ pub fn turn(
             .ok_or_else(|| ApiError::invalid("timeout", "must be a number of seconds above 0"))
     };
     Ok(Turn {
-        priority: priority.unwrap_or(0),
+        priority,
         arrival,
         deadline: seconds.map(deadline).transpose()?,
         ..Turn::now()

@@ -9,6 +9,7 @@ use super::AppState;
 use super::conversation::{self, MessageBody};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
+use super::permit::Permit;
 use crate::service::ServiceError;
 
 /// Text as it is, or a conversation through the chat template.
@@ -54,6 +55,7 @@ pub struct DetokenizeAnswer {
 )]
 pub async fn tokenize(
     State(state): State<AppState>,
+    _permit: Permit,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<TokenizeAnswer>, ApiError> {
     let tokens = match (body.text, body.messages) {
@@ -86,6 +88,7 @@ pub async fn tokenize(
 )]
 pub async fn detokenize(
     State(state): State<AppState>,
+    _permit: Permit,
     JsonBody(body): JsonBody<DetokenizeBody>,
 ) -> Result<Json<DetokenizeAnswer>, ApiError> {
     let vocab_size = state.service.engine().capacity().vocab_size;

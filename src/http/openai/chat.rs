@@ -7,14 +7,15 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::MAX_LOGPROBS;
 use super::usage::OpenAiUsage;
 use super::wording::Call;
+use crate::engine::MAX_LOGPROBS;
 use crate::http::AppState;
 use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason, Wording};
 use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
 use crate::http::traffic::{IDEMPOTENCY, Identity};
@@ -228,12 +229,15 @@ impl Wording for Words {
 )]
 pub async fn chat(
     State(state): State<AppState>,
+    permit: Permit,
     identity: Identity,
     body: Generating<ChatBody>,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let permit = state.permit()?;
-    let Generating { own, sampling } = body;
+    let Generating {
+        own,
+        shared: sampling,
+    } = body;
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
     let sampling = sampling
@@ -241,11 +245,15 @@ pub async fn chat(
         .await?
         .with_logprobs(own.top_logprobs()?, Vec::new());
     let messages = conversation::messages(own.messages)?;
+    let judging = sampling.judging(&state.principles.current(), 1)?;
     let prompt = Prompt {
+        judging: judging.map(|judging| judging.of(messages.clone())),
         tokens: service.encode_chat(&messages).await?,
-        judging: sampling.judging(&state.principles.current(), || Ok(messages.clone()))?,
         asked: Asked::Messages(messages),
     };
     let words = Words(state.call("chatcmpl", &sampling));
-    answering::answer(&state, &identity, permit, &sampling, vec![prompt], words).await
+    let answer = answering::answer(&state, &identity, permit, &sampling, vec![prompt], words);
+    answer
+        .await
+        .map_err(|error| error.renamed("prompt", "messages"))
 }

@@ -9,7 +9,6 @@ use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::MAX_LOGPROBS;
 use super::usage::OpenAiUsage;
 use super::wording::Call;
 use crate::http::AppState;
@@ -17,6 +16,7 @@ use crate::http::answering::{self, About, Asked, Piece, Prompt, StopReason, Word
 use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
 use crate::http::traffic::{IDEMPOTENCY, Identity};
@@ -26,7 +26,10 @@ use crate::service::{Service, ServiceError, TokenText};
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
 const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// One prompt or several, as text or tokens.
+/// Prompts of one call.
+const MAX_PROMPTS: usize = 1024;
+
+/// One prompt or several, 1024 at most, as text or tokens.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
@@ -49,6 +52,7 @@ pub struct CompletionBody {
     #[schema(minimum = 1)]
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
+    #[schema(maximum = 20)]
     logprobs: Option<usize>,
 }
 
@@ -140,9 +144,28 @@ impl Wording for Words {
     }
 }
 
+impl PromptBody {
+    /// How many there are.
+    fn check(&self) -> Result<usize, ApiError> {
+        let count = match self {
+            Self::Text(_) | Self::Tokens(_) => 1,
+            Self::Texts(texts) => texts.len(),
+            Self::TokenLists(lists) => lists.len(),
+        };
+        match count {
+            0 => Err(ApiError::invalid("prompt", "must not be empty")),
+            1..=MAX_PROMPTS => Ok(count),
+            _ => Err(ApiError::invalid(
+                "prompt",
+                format!("must be at most {MAX_PROMPTS} prompts, not {count}"),
+            )),
+        }
+    }
+}
+
 /// The prompts as tokens.
 async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, ApiError> {
-    let prompts = match prompt {
+    Ok(match prompt {
         PromptBody::Text(text) => vec![service.encode_text(text).await?],
         PromptBody::Texts(texts) => {
             let encoded = texts.into_iter().map(|text| service.encode_text(text));
@@ -150,11 +173,7 @@ async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, 
         }
         PromptBody::Tokens(tokens) => vec![tokens],
         PromptBody::TokenLists(lists) => lists,
-    };
-    match prompts.is_empty() {
-        true => Err(ApiError::invalid("prompt", "must not be empty")),
-        false => Ok(prompts),
-    }
+    })
 }
 
 /// Continues one prompt or several as they are. With `best_of` the candidates are judged as answers to the prompt's text.
@@ -182,30 +201,34 @@ async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, 
 )]
 pub async fn completions(
     State(state): State<AppState>,
+    permit: Permit,
     identity: Identity,
     body: Generating<CompletionBody>,
 ) -> Result<Response, ApiError> {
     let arrival = Instant::now();
-    let permit = state.permit()?;
-    let Generating { own, sampling } = body;
+    let Generating {
+        own,
+        shared: sampling,
+    } = body;
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
-    if own.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {
-        let message = format!("must be at most {MAX_LOGPROBS}");
-        return Err(ApiError::invalid("logprobs", message));
-    }
     let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let sampling = sampling
         .check(arrival, max_tokens, service)
         .await?
         .with_logprobs(own.logprobs, Vec::new());
-    let table = state.principles.current();
-    let mut prompts = Vec::new();
+    let count = own.prompt.check()?;
+    let judged = sampling.judging(&state.principles.current(), count)?;
+    let mut prompts = Vec::with_capacity(count);
     for tokens in encode(own.prompt, service).await? {
-        let judging = sampling.judging(&table, || {
-            let text = service.tokenizer().decode(&tokens, true);
-            conversation(Some(text.map_err(ServiceError::from)?), None)
-        })?;
+        let judging = match &judged {
+            Some(judging) => {
+                let text = service.tokenizer().decode(&tokens, true);
+                let asked = conversation(Some(text.map_err(ServiceError::from)?), None)?;
+                Some(judging.of(asked))
+            }
+            None => None,
+        };
         let text = service.tokenizer().decode(&tokens, false);
         let text = text.map_err(|error| ApiError::invalid("prompt", error.to_string()))?;
         prompts.push(Prompt {

@@ -16,6 +16,7 @@ use crate::http::AppState;
 use crate::http::conversation::{self, ContentBody, RoleBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
+use crate::http::permit::Permit;
 use crate::http::sampling::turn;
 use crate::preference::{Message, Role};
 use crate::service::{Decision, Question, Usage};
@@ -33,13 +34,11 @@ pub struct DecisionsBody {
     #[schema(min_items = 1, max_items = 400)]
     questions: Vec<QuestionBody>,
     /// Lower is served first; a level is worth a bounded head start.
+    #[schema(minimum = -100, maximum = 100)]
     priority: Option<i32>,
     /// Seconds the call may take.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
-    /// Who the end user is; of no consequence here.
-    #[serde(rename = "safety_identifier")]
-    _safety_identifier: Option<String>,
 }
 
 /// Text, or messages of text.
@@ -382,10 +381,10 @@ impl InputBody {
 )]
 pub async fn decisions(
     State(state): State<AppState>,
+    _permit: Permit,
     JsonBody(body): JsonBody<DecisionsBody>,
 ) -> Result<Json<DecisionsAnswer>, ApiError> {
     let turn = turn(Instant::now(), body.priority, body.timeout)?;
-    let _permit = state.permit()?;
     state.check_model(body.model.as_deref())?;
     if !(1..=MAX_QUESTIONS).contains(&body.questions.len()) {
         let message = format!("must be 1 to {MAX_QUESTIONS}");
@@ -397,7 +396,8 @@ pub async fn decisions(
         .map(|(at, question)| question.ask(at, max_options))
         .collect::<Result<Vec<Question>, _>>()?;
     let input = body.input.into_text()?;
-    let decided = state.service.decide(input, asked, turn).await?;
+    let decided = state.service.decide(input, asked, turn).await;
+    let decided = decided.map_err(|error| ApiError::from(error).renamed("prompt", "input"))?;
     let answers = body.questions.into_iter().zip(decided.result);
     Ok(Json(DecisionsAnswer {
         id: state.next_id("decision"),

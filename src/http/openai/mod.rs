@@ -12,9 +12,6 @@ use axum::http::StatusCode;
 use super::AppState;
 use super::error::ApiError;
 
-/// The most log-probabilities of other tokens.
-const MAX_LOGPROBS: usize = 20;
-
 impl AppState {
     /// Refuses a model that is not the one that is served.
     fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {

@@ -33,12 +33,15 @@ fn answers_have_what_was_asked_for() {
 
 #[test]
 fn a_stream_is_the_whole_answer_in_pieces() {
-    let mut body = json!({"prompt": "Spell piano with hyphens.", "n": 2, "seed": 3, "stop": ["a"], "max_tokens": 40});
+    let mut body = json!({"prompt": "Spell piano with hyphens.", "n": 2, "seed": 3, "stop": ["a"], "max_tokens": 40,
+        "logprobs": 2, "logprob_token_ids": [65]});
     let whole = ok("/generate", &body);
     body["stream"] = json!(true);
     let events = events("/generate", &body);
     let mut texts = [String::new(), String::new()];
     let mut reasons = [Value::Null, Value::Null];
+    let lists = ["token_ids", "logprobs"];
+    let mut pieces = [[const { Vec::new() }; 2], [const { Vec::new() }; 2]];
     for output in events
         .iter()
         .flat_map(|event| event["outputs"].as_array().unwrap())
@@ -46,10 +49,16 @@ fn a_stream_is_the_whole_answer_in_pieces() {
         let index = output["index"].as_u64().unwrap() as usize;
         assert!(reasons[index].is_null(), "nothing comes after the end");
         texts[index].push_str(output["text"].as_str().unwrap());
+        for (list, pieces) in lists.iter().zip(&mut pieces[index]) {
+            pieces.extend(output[list].as_array().unwrap().clone());
+        }
         reasons[index] = output["finish_reason"].clone();
     }
     for (index, output) in whole["outputs"].as_array().unwrap().iter().enumerate() {
         assert_eq!(output["text"], texts[index]);
+        for (list, pieces) in lists.iter().zip(&pieces[index]) {
+            assert_eq!(output[list], json!(pieces), "{list}");
+        }
         assert!(
             !texts[index].contains('a'),
             "the stop string is no part of the text"
@@ -70,6 +79,7 @@ fn the_best_of_many_is_the_tournaments_winner() {
     let answer = ok("/generate", &body);
     let tournament = &answer["tournament"];
     assert_eq!(tournament["comparisons"], 8);
+    assert_eq!(tournament["truncated"], false);
     let outputs = answer["outputs"].as_array().unwrap();
     assert_eq!(outputs.len(), 2);
     for (rank, output) in outputs.iter().enumerate() {
@@ -102,7 +112,14 @@ fn answers_have_the_shape_that_was_asked_for() {
         texts.collect::<Vec<_>>()
     };
     let by_format = json!({"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": schema}}});
-    for shape in [by_format, json!({"structured_outputs": {"json": schema}})] {
+    // Asking for less than is given.
+    let mut loose = by_format.clone();
+    loose["response_format"]["json_schema"]["strict"] = json!(false);
+    for shape in [
+        by_format,
+        loose,
+        json!({"structured_outputs": {"json": schema}}),
+    ] {
         for text in texts(shape) {
             let parsed: Value =
                 serde_json::from_str(&text).unwrap_or_else(|e| panic!("{text}: {e}"));

@@ -14,6 +14,7 @@ mod openai;
 mod principles;
 mod records;
 mod refusing;
+mod sampling;
 mod tokens;
 mod traffic;
 

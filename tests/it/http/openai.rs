@@ -52,7 +52,23 @@ fn completions_are_openais() {
         "/v1/completions",
         &json!({"prompt": prompt, "best_of": 4, "n": 2, "max_tokens": 9, "seed": 4}),
     );
-    assert_eq!(best["choices"].as_array().unwrap().len(), 2);
+    let best = best["choices"].as_array().unwrap();
+    assert_eq!(best.len(), 2);
+    // The same samples, judged as answers to the prompt's text: the first two of that tournament.
+    let drawn = ok(
+        "/v1/completions",
+        &json!({"prompt": prompt, "n": 4, "max_tokens": 9, "seed": 4}),
+    );
+    let drawn = drawn["choices"].as_array().unwrap().iter();
+    let texts: Vec<&Value> = drawn.map(|choice| &choice["text"]).collect();
+    let held = ok("/judge", &json!({"prompt": prompt, "candidates": texts}));
+    for (choice, rank) in best.iter().zip(held["ranking"].as_array().unwrap()) {
+        assert_eq!(
+            choice["text"],
+            *texts[rank.as_u64().unwrap() as usize],
+            "{held}"
+        );
+    }
     for (body, status) in [
         (
             json!({"model": "gpt-4", "prompt": prompt}),
@@ -69,6 +85,7 @@ fn completions_are_openais() {
             json!({"prompt": prompt, "logprobs": 21}),
             StatusCode::BAD_REQUEST,
         ),
+        (json!({"prompt": vec!["x"; 1025]}), StatusCode::BAD_REQUEST),
         (
             json!({"prompt": prompt, "best_of": 2, "stream": true}),
             StatusCode::BAD_REQUEST,
@@ -136,6 +153,10 @@ fn a_chat_is_openais() {
         (json!({"logprobs": false}), "top_logprobs"),
         (json!({"top_logprobs": 21}), "top_logprobs"),
         (json!({"tools": []}), "tools"),
+        (
+            json!({"messages": [{"role": "user", "content": "seven ".repeat(3000)}]}),
+            "messages",
+        ),
         (
             json!({"messages": [{"role": "tool", "content": "x"}]}),
             "messages[0].role",

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{StreamExt, stream};
+use tokio::sync::oneshot;
 
 use super::*;
 
@@ -26,6 +27,86 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
         ),
         ("/generate", json!({"prompt": "x", "n": 0}), json!("n")),
         ("/generate", json!({"prompt": "x", "n": 1000}), json!("n")),
+        (
+            "/generate",
+            json!({"prompt": "x", "best_of": 1000}),
+            json!("best_of"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "x", "best_of": 1000}),
+            json!("best_of"),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": vec!["x"; 400], "best_of": 100}),
+            json!("best_of"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "best_of": 100, "judge": {"principles": vec!["brief"; 64], "bracket": "round_robin"}}),
+            json!("best_of"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "best_of": 2, "judge": {"principles": vec!["brief"; 65]}}),
+            json!("judge.principles"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "best_of": 4, "judge": {"bracket": "round_robin", "seed": 1}}),
+            json!("judge.seed"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "logprobs": 21}),
+            json!("logprobs"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "logprob_token_ids": vec![65; 129]}),
+            json!("logprob_token_ids"),
+        ),
+        (
+            "/generate",
+            json!({"prompt": "x", "priority": 101}),
+            json!("priority"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b"], "priority": -101}),
+            json!("priority"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b"], "seed": 1}),
+            json!("seed"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b", "c"], "bracket": "round_robin", "seed": 1}),
+            json!("seed"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": ["a", "b"], "principles": vec!["brief"; 65]}),
+            json!("principles"),
+        ),
+        (
+            "/judge",
+            json!({"prompt": "x", "candidates": vec!["a"; 400], "principles": vec!["brief"; 64]}),
+            json!("candidates"),
+        ),
+        (
+            "/v1/decisions",
+            json!({"input": "x", "questions": [{"type": "predicate", "instructions": "x"}], "safety_identifier": "x"}),
+            json!("safety_identifier"),
+        ),
+        (
+            "/v1/decisions",
+            json!({"input": "7".repeat(600), "questions": [{"type": "predicate", "instructions": "x"}]}),
+            json!("input"),
+        ),
         (
             "/generate",
             json!({"prompt": "x", "n": 3, "best_of": 2}),
@@ -174,6 +255,79 @@ fn too_much_at_once_is_turned_away_and_a_gone_client_frees_its_place() {
         assert!(generated < 128.0 * 480.0 / 2.0, "{generated}");
         let third = call(&server, "/generate", r#"{"prompt": "What is 3 plus 4?"}"#).await;
         assert_eq!(third.status(), StatusCode::OK);
+    });
+}
+
+/// A call holds its place from before its body has come: what waits to be read is bounded too, whatever the route.
+#[test]
+fn a_body_that_is_still_coming_has_a_place_already() {
+    let config = HttpConfig {
+        max_requests: 1,
+        ..HttpConfig::default()
+    };
+    let server = start(&EngineConfig::default(), &config);
+    let all = [
+        ("/generate", json!({"prompt": "x", "max_tokens": 1})),
+        ("/judge", json!({"prompt": "x", "candidates": ["a", "a"]})),
+        ("/tokenize", json!({"text": "x"})),
+        ("/detokenize", json!({"tokens": [65]})),
+        ("/v1/completions", json!({"prompt": "x", "max_tokens": 1})),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 1}),
+        ),
+        (
+            "/v1/decisions",
+            json!({"input": "x", "questions": [{"type": "predicate", "instructions": "x"}]}),
+        ),
+    ];
+    RUNTIME.block_on(async {
+        for (path, body) in &all {
+            let (begins, begun) = oneshot::channel();
+            let (comes, coming) = oneshot::channel::<String>();
+            let slow = stream::once(async move {
+                begins.send(()).unwrap();
+                coming.await
+            });
+            let sent = tokio::spawn({
+                let (server, path) = (server.clone(), *path);
+                async move { call(&server, path, Body::from_stream(slow)).await }
+            });
+            begun.await.unwrap();
+            for (other, body) in &all {
+                let (status, _) = post_to(&server, other, body).await;
+                assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{other}");
+            }
+            comes.send(body.to_string()).unwrap();
+            assert_eq!(sent.await.unwrap().status(), StatusCode::OK, "{path}");
+        }
+    });
+}
+
+#[test]
+fn refusals_are_counted_by_their_codes() {
+    let server = start(&EngineConfig::default(), &HttpConfig::default());
+    RUNTIME.block_on(async {
+        for (path, body, times) in [
+            ("/generate", "{", 1),
+            ("/generate", r#"{"prompt": ""}"#, 2),
+            ("/nowhere", "", 3),
+        ] {
+            for _ in 0..times {
+                assert!(call(&server, path, body).await.status().is_client_error());
+            }
+        }
+        let request = Request::get("/metrics").body(Body::empty()).unwrap();
+        let page = text(server.clone().oneshot(request).await.unwrap()).await;
+        for (reason, times) in [
+            ("invalid_json", 1),
+            ("invalid_parameter", 2),
+            ("not_found", 3),
+        ] {
+            let line =
+                format!("http_rejected_total{{reason=\"{reason}\",model_name=\"pocket\"}} {times}");
+            assert!(page.contains(&line), "{line} is not in {page}");
+        }
     });
 }
 
