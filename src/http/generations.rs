@@ -118,7 +118,7 @@ pub struct GenerationsBody {
 /// What a generation is promoted to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum RoleBody {
+pub enum PromotedAs {
     /// What serves, and what training goes on from.
     #[default]
     Policy,
@@ -138,7 +138,7 @@ pub struct MoveBody {
     canary: bool,
     /// Only for promotion: the judge's way back is a promotion too.
     #[serde(default, rename = "as")]
-    role: RoleBody,
+    role: PromotedAs,
 }
 
 /// The move, done.
@@ -233,13 +233,13 @@ pub async fn promote(
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<MovedBody>, ApiError> {
     let reason = match (body.role, body.canary) {
-        (RoleBody::Judge, true) => {
+        (PromotedAs::Judge, true) => {
             let message = "a judge is for all callers";
             return Err(ApiError::invalid("canary", message));
         }
-        (RoleBody::Judge, false) => "promoted as judge",
-        (RoleBody::Policy, true) => "canary",
-        (RoleBody::Policy, false) => "promoted",
+        (PromotedAs::Judge, false) => "promoted as judge",
+        (PromotedAs::Policy, true) => "canary",
+        (PromotedAs::Policy, false) => "promoted",
     };
     shift(&state, &identity, &id, &body, reason).await
 }
@@ -267,7 +267,7 @@ pub async fn rollback(
         let message = "a way back is for all callers";
         return Err(ApiError::invalid("canary", message));
     }
-    if body.role == RoleBody::Judge {
+    if body.role == PromotedAs::Judge {
         let message = "a judge goes back by being promoted";
         return Err(ApiError::invalid("as", message));
     }
@@ -309,7 +309,7 @@ async fn shift(
         from: from.clone(),
         to: to.clone(),
     };
-    let moves = if body.role == RoleBody::Judge {
+    let moves = if body.role == PromotedAs::Judge {
         if let Some(stage) = learning.log.current_stage().await? {
             let message = format!("stage {} runs, and its pairs have one judge", stage.id);
             return Err(ApiError::new(

@@ -42,7 +42,7 @@ pub struct TrainBody {
     /// How old the policies were that wrote the last update's pairs.
     staleness: Option<StalenessBody>,
     swaps: SwapsBody,
-    log: LogBody,
+    log: TrafficLogBody,
     /// The last candidate's.
     #[schema(value_type = Vec<Object>)]
     gates: Value,
@@ -79,7 +79,7 @@ pub struct SwapsBody {
 
 /// The traffic log, as this process writes it.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct LogBody {
+pub struct TrafficLogBody {
     /// Seconds from queue to commit, of the slowest record of the last batch.
     commit_lag_seconds: f64,
     /// Records that wait for the writer.
@@ -109,7 +109,7 @@ impl TrainBody {
                 count: swaps.count,
                 last_seconds: swaps.last_seconds,
             },
-            log: LogBody {
+            log: TrafficLogBody {
                 commit_lag_seconds: log.commit_lag_seconds,
                 queue_depth: log.queue_depth,
             },

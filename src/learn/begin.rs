@@ -10,7 +10,8 @@ use super::stage::{Draw, FeedbackRow, StageState, joining, seed};
 use super::status::Phase;
 use crate::preference::PrincipleTable;
 use crate::preference::log::{
-    DrawSpec, DrawnRow, FeedbackTrust, NewStage, RecordId, Split, Stage, StageId, TrainerLease,
+    DrawSpec, DrawnRow, FeedbackTrust, NewStage, RecordId, Scope, Split, Stage, StageId,
+    TrainerLease,
 };
 use crate::service::WeightedPrinciple;
 
@@ -98,8 +99,20 @@ impl Learner {
             return Ok(Vec::new());
         }
         let spec = train_spec(config, wanted);
-        let held = self.log.draw_preferences(&spec);
-        Ok(held.await?.into_iter().map(FeedbackRow::from).collect())
+        let mut rows = Vec::new();
+        for held in self.log.draw_preferences(&spec).await? {
+            // Deleted in between.
+            let Some(record) = self.log.get(&held.record, &Scope::All).await? else {
+                continue;
+            };
+            rows.push(FeedbackRow {
+                record: held.record,
+                chosen: held.pair.chosen,
+                rejected: held.pair.rejected,
+                redacted: record.redacted,
+            });
+        }
+        Ok(rows)
     }
 
     /// Takes the stage's rows from its pool, in their order, and claims them for good. What was deleted in between is left out.

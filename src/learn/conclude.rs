@@ -28,7 +28,7 @@ impl Learner {
     ) -> Result<(), LearnError> {
         let state = &running.state;
         let lineage = Lineage {
-            parent: state.policy.clone(),
+            parent: state.train.clone(),
             reference: state.reference.clone(),
             judge: state.judge.clone(),
             stage: running.id.0 as u64,
@@ -54,7 +54,7 @@ impl Learner {
             .lease
             .insert_generation(NewGeneration {
                 id: GenerationId::new(id.as_str()),
-                parent: GenerationId::new(state.policy.as_str()),
+                parent: GenerationId::new(state.train.as_str()),
                 reference: GenerationId::new(state.reference.as_str()),
                 stage: Some(running.id),
                 manifest: serde_json::to_value(&manifest)?,

@@ -109,11 +109,10 @@ impl PairMaker {
             return Ok(None);
         };
         // The tokens of the answers belong to the prompt as it was.
-        if record.redacted && record.prompt_token_ids.is_empty() {
+        if row.redacted && record.prompt_token_ids.is_empty() {
             return Ok(Some(Err(Dropped::NoTokens)));
         }
         let samples = [row.chosen, row.rejected].map(|at| record.samples.get(at).cloned());
-        let redacted = record.redacted;
         let drawn = self.prompt(record, 0).await?;
         let mut answers = Vec::new();
         for sample in samples {
@@ -122,7 +121,7 @@ impl PairMaker {
             };
             let given = sample.token_ids.is_empty() && sample.version.is_none();
             let ids = match given {
-                true if !drawn.chat || redacted => Vec::new(),
+                true if !drawn.chat || row.redacted => Vec::new(),
                 true => {
                     self.written(&drawn.prompt.messages, &drawn.prompt.ids, &sample.text)
                         .await?
@@ -223,9 +222,19 @@ fn replayed(config: &JudgingConfig, record: LoggedRecord) -> Option<UpdatePair> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::engine::{Engine, EngineConfig};
     use crate::learn::config::Disagreement;
-    use crate::preference::log::{Consent, LoggedVerdict, Principal, Prompt, RecordKind};
+    use crate::learn::judging::PinnedJudge;
+    use crate::model::{LanguageModel, LoadOptions, WeightStore};
+    use crate::preference::log::{
+        Consent, Feedback, LogConfig, LoggedVerdict, NewRecord, Principal, Prompt, RecordKind,
+        Scope, TrafficLog,
+    };
+    use crate::service::Service;
+    use crate::telemetry::Metrics;
 
     fn sample(ids: &[u32]) -> Sample {
         Sample {
@@ -313,6 +322,136 @@ mod tests {
             replayed(&config, said).is_none(),
             "feedback has a share of its own"
         );
+    }
+
+    /// A log with one answered conversation, its samples' ends as given, and what learns from it.
+    async fn maker(dir: &std::path::Path, ends: [&str; 2]) -> (PairMaker, RecordId, Vec<u32>) {
+        let model_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+        let model = LanguageModel::load(&model_dir, &LoadOptions::default()).unwrap();
+        let weights = WeightStore::new(model.decoder().clone());
+        let metrics = Metrics::new("test");
+        let (engine, _thread) =
+            Engine::start(weights, &EngineConfig::default(), metrics.engine).unwrap();
+        let service = Service::new(engine, &model, &model_dir, metrics.judge).unwrap();
+        let config = LogConfig::sqlite(&dir.join("log.sqlite"));
+        let log = TrafficLog::open(&config).await.unwrap();
+        let messages = vec![Message::new(Role::User, "What is 34 plus 28?")];
+        let prompt = service.encode_chat(&messages).await.unwrap();
+        let mut samples = Vec::new();
+        for (text, end) in ["62", "7"].into_iter().zip(ends) {
+            samples.push(Sample {
+                text: text.to_owned(),
+                finish_reason: Some(end.to_owned()),
+                ..sample(&service.encode_text(text.to_owned()).await.unwrap())
+            });
+        }
+        let new = NewRecord {
+            kind: RecordKind::Generate,
+            principal: Principal::anonymous(),
+            consent: Consent {
+                retain: true,
+                train: true,
+            },
+            idempotency_key: None,
+            prompt: Prompt::Messages(messages),
+            prompt_token_ids: prompt.clone(),
+            version: "base".to_owned(),
+            samples,
+            verdicts: Vec::new(),
+            pairs: Vec::new(),
+        };
+        let id = log.append(new).await.unwrap();
+        let maker = PairMaker {
+            judge: PinnedJudge {
+                weights: service.weights().base().clone(),
+                principles: Vec::new(),
+            },
+            service,
+            log,
+            config: Arc::default(),
+            stage: 1,
+        };
+        (maker, id, prompt)
+    }
+
+    #[tokio::test]
+    async fn what_callers_prefer_is_learned_from_by_the_recorded_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let (maker, id, prompt) = maker(dir.path(), ["stop", "stop"]).await;
+        let row = |chosen, rejected| FeedbackRow {
+            record: id.clone(),
+            chosen,
+            rejected,
+            redacted: false,
+        };
+        let said =
+            async |row: FeedbackRow, corroborate| maker.said(&[row], corroborate).await.unwrap();
+        let record = maker.log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let logged = |at: usize| record.samples[at].token_ids.clone();
+
+        // Whoever is always trusted needs no judge, right or wrong.
+        for (chosen, rejected) in [(0, 1), (1, 0)] {
+            let batch = said(row(chosen, rejected), false).await;
+            assert!(batch.corroborating.is_empty() && batch.own_answers.is_empty());
+            let pair = &batch.pairs[0];
+            assert_eq!((&pair.prompt, pair.source), (&prompt, None));
+            assert_eq!(pair.pair.chosen.ids, logged(chosen));
+            assert_eq!(pair.pair.rejected.ids, logged(rejected));
+        }
+
+        // The judge is asked about both, agrees with one at most, and what it says is for the record.
+        let right = said(row(0, 1), true).await;
+        let wrong = said(row(1, 0), true).await;
+        assert_eq!(
+            (right.pairs.len(), wrong.pairs.len()),
+            (1, 0),
+            "{:?}",
+            right.corroborating
+        );
+        assert_eq!(wrong.dropped, [Dropped::NotConfirmed]);
+        let (of, verdict) = &wrong.corroborating[0];
+        assert_eq!(
+            (of, verdict.a, verdict.b, &*verdict.version),
+            (&id, 1, 0, "base")
+        );
+        assert!(verdict.p < 0.5 && verdict.consistent);
+
+        // An edit is what the template makes of it after the recorded prompt; redacted texts and vanished ones are nothing.
+        let edit = Feedback::Edited {
+            sample: 1,
+            text: "62".to_owned(),
+        };
+        let anonymous = Principal::anonymous();
+        maker.log.add_feedback(&id, &anonymous, edit).await.unwrap();
+        let edited = said(row(2, 1), false).await;
+        let ids = &edited.pairs[0].pair.chosen.ids;
+        assert!(
+            ids.starts_with(&logged(0)) && ids.len() > logged(0).len(),
+            "with its end token"
+        );
+        let redacted = FeedbackRow {
+            redacted: true,
+            ..row(2, 1)
+        };
+        assert_eq!(said(redacted, false).await.dropped, [Dropped::NoTokens]);
+        assert_eq!(said(row(3, 1), false).await.dropped, [Dropped::NoTokens]);
+        maker.log.withdraw_training(&anonymous).await.unwrap();
+        let withdrawn = said(row(0, 1), false).await;
+        assert!(withdrawn.pairs.is_empty() && withdrawn.dropped.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_learned_from_an_answer_that_was_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let (maker, record, _) = maker(dir.path(), ["stop", "length"]).await;
+        let row = FeedbackRow {
+            record,
+            chosen: 0,
+            rejected: 1,
+            redacted: false,
+        };
+        let batch = maker.said(&[row], false).await.unwrap();
+        assert_eq!(batch.dropped, [Dropped::Truncated]);
     }
 
     #[test]

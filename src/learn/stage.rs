@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::config::LearnConfig;
-use crate::preference::log::{HeldPreference, Pointers, RecordId};
+use crate::preference::log::{Pointers, RecordId};
 use crate::service::WeightedPrinciple;
 
 /// What is saved of a stage, in the log.
@@ -58,16 +58,9 @@ pub struct FeedbackRow {
     pub record: RecordId,
     pub chosen: usize,
     pub rejected: usize,
-}
-
-impl From<HeldPreference> for FeedbackRow {
-    fn from(held: HeldPreference) -> Self {
-        Self {
-            record: held.record,
-            chosen: held.pair.chosen,
-            rejected: held.pair.rejected,
-        }
-    }
+    /// Whether anything in the record had been redacted when the stage began: texts without tokens are not to be learned from then. What
+    /// the stage itself adds to the record may be redacted too, and must not change what a restarted one learns.
+    pub redacted: bool,
 }
 
 impl StageState {
@@ -260,6 +253,7 @@ mod tests {
                 record: RecordId::parse(&format!("{n:026}")).unwrap(),
                 chosen: 1,
                 rejected: 0,
+                redacted: false,
             };
             state.feedback = (0..rows).map(row).collect();
             let parts: Vec<_> = (0..updates as u64).map(|u| state.feedback(u)).collect();
