@@ -335,8 +335,10 @@ pub struct PrincipalQuery {
     keep: bool,
 }
 
-/// Deletes all records of a principal, and its feedback: the caller's own, or for operators anyone's. With `keep` they stay, and no
-/// later stage of learning reads them; what was learned from them already is in the weights, and `GET /generations?record=` names those.
+/// Deletes all records of a principal, and its feedback: the caller's own, or for operators anyone's.
+///
+/// With `keep` they stay, and no later stage of learning reads them. What was learned from them is in the weights already, and
+/// `GET /generations?record=` names those.
 #[utoipa::path(
     delete,
     path = "/records",
