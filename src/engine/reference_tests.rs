@@ -86,7 +86,7 @@ fn look(
         happened.chunks += usize::from(cached < computed && computed < request.num_prompt_tokens);
         let table = scheduler.kv().block_table(*first);
         let tail = computed / block_size;
-        if computed % block_size == 0 || tail >= table.len() {
+        if computed.is_multiple_of(block_size) || tail >= table.len() {
             continue;
         }
         let shares = |index| {
@@ -176,7 +176,7 @@ fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
                 let first_token = request.filter(|request| request.num_output_tokens() == 1);
                 let cached = first_token.and_then(|request| request.num_cached_tokens);
                 let cached = cached.unwrap_or(0);
-                happened.partial_hits += usize::from(cached % block_size > 0);
+                happened.partial_hits += usize::from(!cached.is_multiple_of(block_size));
                 happened.full_hits += usize::from(cached >= block_size);
             }
         }

@@ -101,7 +101,7 @@ impl Paper {
         let prefix = self.kv.cached_prefix(&tokens);
         let (cached, id) = (prefix.num_tokens, self.id());
         assert!(cached < tokens.len());
-        counts.partial_hits += usize::from(cached % self.kv.block_size() > 0);
+        counts.partial_hits += usize::from(!cached.is_multiple_of(self.kv.block_size()));
         counts.full_hits += usize::from(cached >= self.kv.block_size());
         let (fits, len) = (self.kv.has_room(tokens.len(), &prefix), tokens.len());
         self.kv.begin(RequestId(id), prefix, reusable);

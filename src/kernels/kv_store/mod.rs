@@ -323,10 +323,12 @@ mod tests {
         // More than any allocator keeps of what others gave back: what is not touched is not there.
         const BYTES: usize = 40 << 20;
         let (there, all) = pages(&vec![0u8; BYTES]);
-        assert!(
-            there < all / 2,
-            "{there} of {all}: the question does not tell"
-        );
+        if there > all / 2 {
+            eprintln!(
+                "skipped: the system says of {there} pages of {all} that they are there, and none was touched"
+            );
+            return Ok(());
+        }
         for (dtype, size) in [(DType::F32, 4), (DType::BF16, 2)] {
             let cache = KvCache::new(BYTES / (16 * 64 * size), 16, 1, 64, dtype, &Device::Cpu)?;
             let (there, all) = match dtype {
