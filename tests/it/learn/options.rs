@@ -8,7 +8,7 @@ use super::support::{LEARN, Program, Setup, copy, wait_for, with_calls};
 /// selection, replay, extrapolation.
 const EVERYTHING: &str = r#"
 [stage]
-prompts = 8
+prompts = 16
 batch = 4
 order = "easy_first"
 held_out = 0.3

@@ -440,11 +440,12 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         let unwilling = log.append(unwilling).await.unwrap();
         log.add_feedback(&unwilling, &ann, liked(0)).await.unwrap();
 
-        let spec = DrawSpec {
+        // Each draws what has been said by then.
+        let spec = || DrawSpec {
             max_share: 0.34,
             ..DrawSpec::new(8)
         };
-        let held = log.draw_preferences(&spec).await.unwrap();
+        let held = log.draw_preferences(&spec()).await.unwrap();
         let drawn: Vec<_> = held.iter().map(|held| held.record.clone()).collect();
         // One of the flood: two of four would be half.
         let flood = |id: &&RecordId| said[..8].contains(id);
@@ -473,7 +474,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
             text: "better".to_owned(),
         };
         log.add_feedback(&said[8], &ann, edited).await.unwrap();
-        let held = log.draw_preferences(&spec).await.unwrap();
+        let held = log.draw_preferences(&spec()).await.unwrap();
         let edited = held.iter().find(|held| held.record == said[8]).unwrap();
         assert_eq!((edited.pair.chosen, edited.pair.rejected), (2, 1));
 
@@ -483,7 +484,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         lease.claim_rows(first, &said[9..]).await.unwrap();
         assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
         assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
-        let left = log.draw_preferences(&spec).await.unwrap();
+        let left = log.draw_preferences(&spec()).await.unwrap();
         assert!(
             left.iter()
                 .all(|held| said[..8].contains(&held.record) && !drawn.contains(&held.record)),
