@@ -62,9 +62,7 @@ impl OverSeeds {
             seeds: values.len(),
         })
     }
-}
 
-impl OverSeeds {
     /// Whether a difference is certainly one: the whole interval is above nothing.
     fn is_ahead(&self) -> bool {
         self.mean > self.half

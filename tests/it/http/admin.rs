@@ -1,6 +1,8 @@
 //! What is the operators' to do, and how others are kept from it.
 
-use selfjudge::preference::log::{GenerationId, NewGeneration, NewStage, RecordId};
+use selfjudge::preference::log::{
+    GenerationId, NewGeneration, NewStage, RecordId, StageId, TrafficLog, TrainerLease,
+};
 
 use super::*;
 
@@ -182,13 +184,7 @@ fn the_judge_is_moved_by_name_and_not_while_a_stage_runs() {
         assert_eq!(status, StatusCode::BAD_REQUEST, "{said}");
     }
     RUNTIME.block_on(async {
-        let ttl = std::time::Duration::from_secs(3600);
-        let lease = logged.log.acquire_trainer("t", ttl).await.unwrap().unwrap();
-        let stage = NewStage {
-            reference: GenerationId::base(),
-            state: json!({}),
-        };
-        lease.open_stage(stage).await.unwrap();
+        open_stage(&logged.log).await;
     });
     let (status, said) = moved("/generations/base/promote", judge("base"));
     assert_eq!(
@@ -211,13 +207,7 @@ fn generations_are_listed_by_a_record_that_they_read() {
         .map(|answer| answer["record_id"].as_str().unwrap());
     let ids: Vec<RecordId> = ids.map(|id| RecordId::parse(id).unwrap()).collect();
     RUNTIME.block_on(async {
-        let ttl = std::time::Duration::from_secs(3600);
-        let lease = logged.log.acquire_trainer("t", ttl).await.unwrap().unwrap();
-        let stage = NewStage {
-            reference: GenerationId::base(),
-            state: json!({}),
-        };
-        let stage = lease.open_stage(stage).await.unwrap();
+        let (lease, stage) = open_stage(&logged.log).await;
         lease.claim_rows(stage, &ids[..1]).await.unwrap();
         let generation = NewGeneration {
             id: GenerationId::new("one"),
@@ -242,4 +232,16 @@ fn generations_are_listed_by_a_record_that_they_read() {
     assert_eq!(listed(&format!("?record={}", ids[0])), (StatusCode::OK, 1));
     assert_eq!(listed(&format!("?record={}", ids[1])), (StatusCode::OK, 0));
     assert_eq!(listed("?recrod=x").0, StatusCode::BAD_REQUEST);
+}
+
+/// A stage that runs, and its trainer's lease.
+async fn open_stage(log: &TrafficLog) -> (TrainerLease, StageId) {
+    let ttl = std::time::Duration::from_secs(3600);
+    let lease = log.acquire_trainer("t", ttl).await.unwrap().unwrap();
+    let stage = NewStage {
+        reference: GenerationId::base(),
+        state: json!({}),
+    };
+    let stage = lease.open_stage(stage).await.unwrap();
+    (lease, stage)
 }

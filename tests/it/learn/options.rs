@@ -6,7 +6,7 @@ use super::support::{LEARN, Program, Setup, copy, wait_for, with_calls};
 
 /// Every option that changes what is learned, in two stages: principles, soft labels, opposed principles by a generator, active
 /// selection, replay, extrapolation.
-const EVERYTHING: &str = r#"
+const OPTIONS: &str = r#"
 [stage]
 prompts = 16
 batch = 4
@@ -40,23 +40,14 @@ entropy = 0.5
 
 [replay]
 share = 0.3
-
-[dpo]
-lora = { r = 4, lora_alpha = 8 }
-schedule = { learning_rate = 1e-3 }
-
-[gates]
-prompts = 3
-win_rate = { p0 = 1e-6, p1 = 2e-6 }
-min_length_controlled = 0.0
-max_kl = 1e9
-max_norm = 1e9
-max_truncated = 1.0
-tolerance = 0.99
-
-[publish]
-extrapolate = 0.5
 "#;
+
+/// Those options, with the training and the gates of the plain settings.
+fn everything() -> String {
+    let plain = LEARN.find("[dpo]").map(|at| &LEARN[at..]).unwrap();
+    // The gates come last in it.
+    format!("{OPTIONS}\n{plain}tolerance = 0.99\n\n[publish]\nextrapolate = 0.5\n")
+}
 
 /// Waits for so many ended stages; their generations, the oldest first.
 fn ended(program: &Program, stages: usize) -> Vec<Value> {
@@ -73,7 +64,7 @@ fn ended(program: &Program, stages: usize) -> Vec<Value> {
 
 #[test]
 fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
-    let dir = with_calls(90);
+    let (dir, learn) = (with_calls(90), everything());
     let promoted = |program: &Program| -> Vec<Value> {
         let generations = ended(program, 2);
         let ids = generations.iter().map(|one| one["id"].clone());
@@ -81,7 +72,7 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
         ids.collect()
     };
     let uninterrupted = copy(dir.path());
-    let program = Program::start(&Setup::learning(uninterrupted.path(), EVERYTHING));
+    let program = Program::start(&Setup::learning(uninterrupted.path(), &learn));
     let expected = promoted(&program);
     let metrics = program.metrics();
     program.stop();
@@ -102,10 +93,10 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
         let dir = copy(dir.path());
         let setup = Setup {
             fault: Some(place),
-            ..Setup::learning(dir.path(), EVERYTHING)
+            ..Setup::learning(dir.path(), &learn)
         };
         assert!(Program::dies(&setup), "{place}: it was not killed");
-        let program = Program::start(&Setup::learning(dir.path(), EVERYTHING));
+        let program = Program::start(&Setup::learning(dir.path(), &learn));
         assert_eq!(promoted(&program), expected, "{place}: another trajectory");
         program.stop();
     }
