@@ -199,6 +199,7 @@ impl EngineCore {
             request.num_reusable_tokens = reusable;
         }
         self.scheduler.add(request);
+        self.metrics.books(&self.scheduler);
     }
 
     /// One step. After a step without work nothing can be done until something is submitted or given up.
@@ -300,6 +301,8 @@ impl EngineCore {
 
     /// Tells those who run for the first time, and gives their places in the queue to others.
     fn announce(&mut self, output: &SchedulerOutput) {
+        // Whoever sees a request counted as scheduled sees it among those that run, too.
+        self.metrics.books(&self.scheduler);
         let now = Instant::now();
         for scheduled in &output.scheduled {
             let (Some(sample), Some(request)) = (

@@ -136,11 +136,11 @@ fn a_client_that_is_gone_frees_its_blocks() {
             });
             until(async || metric(&server, "prompt_tokens_total").await > started).await;
             gone.abort();
-            until_idle(&server).await;
             assert!(
                 gone.await.is_err_and(|error| error.is_cancelled()),
                 "{path}"
             );
+            until_idle(&server).await;
             let after = counted().await;
             let (aborted, generated) = (after.0 - before.0, after.1 - before.1);
             assert!(
