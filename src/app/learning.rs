@@ -14,6 +14,7 @@ use super::model_files::ANCHORS;
 use super::{AppError, DataDir};
 use crate::device::{DeviceArbiter, trainer_pool};
 use crate::http;
+use crate::learn::gate::anchor::LastScores;
 use crate::learn::generation::Generations;
 use crate::learn::{CanaryWatch, LearnConfig, LearnControl, Learner, Publisher, Workshop};
 use crate::model::WeightStore;
@@ -102,6 +103,7 @@ impl Learning<'_> {
                 control: switch.clone(),
                 config: Arc::new(learn.config),
                 anchors: Some(model_dir.join(ANCHORS)).filter(|path| path.is_file()),
+                last_scores: LastScores::default(),
                 dir: self.data_dir.training(),
                 holder: format!("{}:{}", hostname(), self.data_dir.root().display()),
             };

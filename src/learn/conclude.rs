@@ -1,8 +1,10 @@
 //! How a stage ends: its candidate is written, measured, and promoted or not.
 
+use std::path::Path;
+
 use super::LearnError;
 use super::config::LearnConfig;
-use super::gate::anchor::AnchorSet;
+use super::gate::anchor::{AnchorScores, AnchorSet};
 use super::gate::measure::{divergence, largest_change, meet, moved, not_finite, parity};
 use super::gate::{GateResult, Measurements, judge as judge_gates};
 use super::generation::{Lineage, extrapolate};
@@ -12,6 +14,7 @@ use super::stage::{Draw, StageState};
 use super::status::Phase;
 use super::trainer::Trainer;
 use crate::fault;
+use crate::model::WeightsLease;
 use crate::preference::log::{
     GenerationId, GenerationState, LogError, NewGeneration, Pointer, PointerMove, StageOutcome,
 };
@@ -193,17 +196,19 @@ impl Learner {
         let [contender, live] = &versions;
         let against = [contender, live];
         let meeting = meet(&self.service, &config.rollout, &judge, against, &prompts).await?;
-        let anchor = match config.gates.anchor.as_ref().or(self.anchors.as_ref()) {
-            Some(path) => Some(AnchorSet::read(path, &self.service).await?),
-            None => None,
-        };
         let adapter = self.generations.served(candidate)?;
         let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
         let answered = prompts.iter().zip(&meeting.answers);
         let answered: Vec<_> = answered.filter(|(_, a)| !a.ids.is_empty()).collect();
-        let scored = self
-            .scored(state, adapter.clone(), &answered, anchor.as_ref())
-            .await?;
+        let scored = self.scored(state, adapter.clone(), &answered).await?;
+        let anchored = match config.gates.anchor.as_ref().or(self.anchors.as_ref()) {
+            Some(path) => Some(self.anchored(state, path, candidate, against).await?),
+            None => None,
+        };
+        let both = |of: fn(&AnchorScores) -> Option<f64>| {
+            let [candidate, live] = anchored.as_ref()?;
+            Some([of(candidate)?, of(live)?])
+        };
         let answers = answered.into_iter().map(|(_, answer)| answer);
         let measured = Measurements {
             not_finite: not_finite(&adapter.weights)?,
@@ -217,50 +222,73 @@ impl Learner {
             kl: divergence(&scored.own, &scored.base),
             duels: meeting.duels,
             truncated: meeting.truncated,
-            anchor: anchor.as_ref().and_then(|set| {
-                let [candidate, live] = &scored.anchored;
-                Some([set.preferred(candidate)?, set.preferred(live)?])
-            }),
-            judge: match &anchor {
-                Some(set) => set
-                    .judged(&self.service, contender)
-                    .await?
-                    .zip(set.judged(&self.service, live).await?)
-                    .map(<[f64; 2]>::from),
-                None => None,
-            },
+            anchor: both(|scores| scores.preferred),
+            judge: both(|scores| scores.judged),
         };
         Ok(judge_gates(&config.gates, &measured))
     }
 
-    /// The candidate as the trainer computes it, beside the base and, on the anchor set, the live policy.
+    /// The candidate's answers as the trainer computes them, by the candidate and by the base.
     async fn scored(
         &self,
         state: &StageState,
         candidate: Adapter,
         answered: &[(&Prompt, &Answer)],
-        anchor: Option<&AnchorSet>,
     ) -> Result<Scored, LearnError> {
         let dpo = &state.config.dpo;
         let mut scorer = self.workshop.trainer(dpo, Some(candidate), 1).await?;
-        let live = self.generations.served(&state.policy)?;
         let asked = answered.iter();
         let asked: Vec<_> = asked
             .map(|(prompt, answer)| (prompt.ids.clone(), answer.ids.clone()))
             .collect();
-        let anchored = anchor.map(AnchorSet::sequences).unwrap_or_default();
         let scored = scorer.with(move |scorer, pace| {
-            scorer.set_reference(live.as_ref())?;
             Ok(Scored {
                 own: scorer.score(Scorer::Policy, &asked, pace)?,
                 base: scorer.score(Scorer::Base, &asked, pace)?,
-                anchored: [
-                    scorer.score(Scorer::Policy, &anchored, pace)?,
-                    scorer.score(Scorer::Reference, &anchored, pace)?,
-                ],
             })
         });
         scored.await
+    }
+
+    /// What candidate and live policy get right of the anchor set.
+    async fn anchored(
+        &self,
+        state: &StageState,
+        path: &Path,
+        candidate: &str,
+        [contender, live]: [&WeightsLease; 2],
+    ) -> Result<[AnchorScores; 2], LearnError> {
+        let set = AnchorSet::read(path, &self.service).await?;
+        let new = self
+            .anchor_scores(state, &set, candidate, contender)
+            .await?;
+        let before = match self.last_scores.get(path, &state.policy) {
+            Some(scores) => scores,
+            None => self.anchor_scores(state, &set, &state.policy, live).await?,
+        };
+        self.last_scores
+            .replace(path, [(candidate, new), (&state.policy, before)]);
+        Ok([new, before])
+    }
+
+    async fn anchor_scores(
+        &self,
+        state: &StageState,
+        set: &AnchorSet,
+        generation: &str,
+        weights: &WeightsLease,
+    ) -> Result<AnchorScores, LearnError> {
+        let dpo = &state.config.dpo;
+        let adapter = self.generations.served(generation)?;
+        let mut scorer = self.workshop.trainer(dpo, adapter, 1).await?;
+        let sequences = set.sequences();
+        let logprobs = scorer
+            .with(move |scorer, pace| scorer.score(Scorer::Policy, &sequences, pace))
+            .await?;
+        Ok(AnchorScores {
+            preferred: set.preferred(&logprobs),
+            judged: set.judged(&self.service, weights).await?,
+        })
     }
 }
 
@@ -270,6 +298,4 @@ struct Scored {
     own: Vec<Vec<f32>>,
     /// Of the same by the base.
     base: Vec<Vec<f32>>,
-    /// Of the anchor set, by candidate and live policy.
-    anchored: [Vec<Vec<f32>>; 2],
 }

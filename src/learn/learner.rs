@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::LearnError;
 use super::config::LearnConfig;
+use super::gate::anchor::LastScores;
 use super::gate::measure::divergence;
 use super::generation::Generations;
 use super::judging::{Dropped, PinnedJudge};
@@ -50,6 +51,7 @@ pub struct Learner {
     pub config: Arc<LearnConfig>,
     /// The model's own anchor set, which counts where the configuration names none.
     pub anchors: Option<PathBuf>,
+    pub last_scores: LastScores,
     /// Checkpoints and curves of the running stage.
     pub dir: PathBuf,
     /// Names this trainer to others on the same log.

@@ -1,6 +1,8 @@
 //! The anchor set: pairs everybody agrees on, fixed for the life of a server.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -90,6 +92,32 @@ impl AnchorSet {
     }
 }
 
+/// What a generation gets right of an anchor set, as policy ([`AnchorSet::preferred`]) and as judge ([`AnchorSet::judged`]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AnchorScores {
+    pub preferred: Option<f64>,
+    pub judged: Option<f64>,
+}
+
+/// Scores of the two generations that were measured last, of which one is the live policy of the next stage: neither a generation's
+/// weights nor the set ever change, and measuring takes as long as several updates.
+#[derive(Debug, Clone, Default)]
+pub struct LastScores(Arc<Mutex<HashMap<(PathBuf, String), AnchorScores>>>);
+
+impl LastScores {
+    pub fn get(&self, set: &Path, generation: &str) -> Option<AnchorScores> {
+        let scores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        scores
+            .get(&(set.to_owned(), generation.to_owned()))
+            .copied()
+    }
+
+    pub fn replace(&self, set: &Path, measured: [(&str, AnchorScores); 2]) {
+        let measured = measured.map(|(id, scores)| ((set.to_owned(), id.to_owned()), scores));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = HashMap::from(measured);
+    }
+}
+
 fn share(right: f64, of: usize) -> Option<f64> {
     (of > 0).then(|| right / of as f64)
 }
@@ -140,6 +168,22 @@ pub async fn answer_ids(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_two_that_were_measured_last_are_known() {
+        let known = LastScores::default();
+        let set = Path::new("anchors.jsonl");
+        let scores = |judged| AnchorScores {
+            preferred: None,
+            judged: Some(judged),
+        };
+        known.replace(set, [("base", scores(0.9)), ("first", scores(0.8))]);
+        assert_eq!(known.get(set, "base"), Some(scores(0.9)));
+        assert_eq!(known.get(Path::new("others.jsonl"), "base"), None);
+        known.replace(set, [("first", scores(0.8)), ("second", scores(0.7))]);
+        assert_eq!(known.get(set, "base"), None);
+        assert_eq!(known.get(set, "second"), Some(scores(0.7)));
+    }
 
     #[test]
     fn the_more_probable_answer_by_the_token_is_preferred() {
