@@ -38,6 +38,15 @@ impl Progress {
         self.state.eq_ignore_ascii_case("paused")
     }
 
+    /// Whether it waits for more prompts than the log has.
+    ///
+    /// # Errors
+    /// If it does not say how many it needs.
+    pub fn is_starved(&self) -> anyhow::Result<bool> {
+        let lacks = self.count("prompts_waiting")? < self.count("prompts_needed")?;
+        Ok(lacks && self.state.eq_ignore_ascii_case("waiting"))
+    }
+
     /// A count of what has been done, such as `updates`.
     ///
     /// # Errors
@@ -242,6 +251,17 @@ mod tests {
         assert_eq!(progress.count("updates").unwrap(), 12.0);
         assert!(progress.count("pairs").is_err());
         assert!(Progress::read(json!({})).is_err());
+        assert!(progress.is_starved().is_err());
+    }
+
+    #[test]
+    fn a_learner_that_waits_for_prompts_is_starved() {
+        let starved = |state: &str, waiting: u64| {
+            let counts = json!({"state": state, "prompts_waiting": waiting, "prompts_needed": 100});
+            Progress::read(counts).unwrap().is_starved().unwrap()
+        };
+        assert!(starved("waiting", 99));
+        assert!(!starved("waiting", 100) && !starved("gating", 99));
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl Default for BackgroundConfig {
     fn default() -> Self {
         Self {
             limits: BackgroundLimits {
-                tokens_beside: 12,
+                // The rows of an AMX tile.
+                fill_beside: 16,
                 tokens_alone: 256,
             },
             queue: QueueLimits {

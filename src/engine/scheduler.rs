@@ -12,7 +12,7 @@
 //! # Background
 //! Requests of [`Class::Background`] stand behind all others and get what these leave: tokens of a step, places, blocks. They give
 //! places and blocks up as soon as a foreground request lacks them, they are not admitted while one waits, and beside foreground
-//! work they compute only [`BackgroundLimits::tokens_beside`] tokens a step, and none in a step that computes a foreground
+//! work they only fill a step up ([`BackgroundLimits::fill_beside`]), and compute nothing in one that computes a foreground
 //! prompt: those are the long ones already. But for shared prefixes, the foreground's steps are the same with and without
 //! them. They may starve.
 
@@ -41,10 +41,21 @@ pub struct SchedulerConfig {
 /// How far background requests may lengthen a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackgroundLimits {
-    /// Their tokens in a step while foreground requests are there and decode: each delays all of these a little.
-    pub tokens_beside: usize,
+    /// While foreground requests are there and decode, background tokens fill their step up to a multiple of this; 0 for none at all.
+    /// Every token delays all of these a little, but kernels compute whole tiles of rows: what fills a tile is nearly free.
+    pub fill_beside: usize,
     /// Their tokens in a step otherwise: a foreground request that comes waits for that step.
     pub tokens_alone: usize,
+}
+
+impl BackgroundLimits {
+    /// Background tokens beside so many of the foreground's, one of each that decodes.
+    pub const fn beside(self, decoding: usize) -> usize {
+        match decoding.checked_rem(self.fill_beside) {
+            Some(rest) => self.fill_beside - rest,
+            None => 0,
+        }
+    }
 }
 
 /// What a request computes in a step.
@@ -207,7 +218,7 @@ impl Scheduler {
         let computes_prompt = step.output.scheduled.iter().any(|s| s.num_tokens > 1);
         step.budget = step.budget.min(match self.has_foreground() {
             true if computes_prompt => 0,
-            true => limits.tokens_beside,
+            true => limits.beside(step.output.num_tokens()),
             false => limits.tokens_alone,
         });
         self.schedule_class(Class::Background, &mut step);

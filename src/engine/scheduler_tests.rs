@@ -140,7 +140,7 @@ impl World {
         });
         let limit = match self.scheduler.has_foreground() {
             true if computes_prompt => 0,
-            true => limits.tokens_beside,
+            true => limits.beside(self.tokens_of(Class::Foreground, &output)),
             false => limits.tokens_alone,
         };
         assert!(self.tokens_of(Class::Background, &output) <= limit);
@@ -228,10 +228,25 @@ fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
         max_batch_tokens,
         max_sequences,
         background: BackgroundLimits {
-            tokens_beside: 3,
+            fill_beside: 3,
             tokens_alone: 10,
         },
     }
+}
+
+#[test]
+fn background_tokens_fill_a_tile() {
+    let limits = BackgroundLimits {
+        fill_beside: 16,
+        tokens_alone: 10,
+    };
+    let beside = [0, 3, 15, 16, 17].map(|decoding| limits.beside(decoding));
+    assert_eq!(beside, [16, 13, 1, 16, 15]);
+    let none = BackgroundLimits {
+        fill_beside: 0,
+        ..limits
+    };
+    assert_eq!(none.beside(3), 0);
 }
 
 #[test]
@@ -242,7 +257,7 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
     for round in 0..2500 {
         let sequences = rng.random_range(1..10);
         let mut config = config(sequences + rng.random_range(1..30), sequences);
-        config.background.tokens_beside = rng.random_range(0..6);
+        config.background.fill_beside = rng.random_range(0..6);
         config.background.tokens_alone = rng.random_range(1..20);
         let num_blocks = rng.random_range(8..40);
         let mut world = World::new(num_blocks, config, round % 5 != 0);

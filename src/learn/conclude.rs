@@ -282,12 +282,14 @@ impl Learner {
         let adapter = self.generations.served(generation)?;
         let mut scorer = self.workshop.trainer(dpo, adapter, 1).await?;
         let sequences = set.sequences();
-        let logprobs = scorer
-            .with(move |scorer, pace| scorer.score(Scorer::Policy, &sequences, pace))
-            .await?;
+        // The trainer's work and the server's, at once.
+        let (logprobs, judged) = tokio::try_join!(
+            scorer.with(move |scorer, pace| scorer.score(Scorer::Policy, &sequences, pace)),
+            set.judged(&self.service, weights),
+        )?;
         Ok(AnchorScores {
             preferred: set.preferred(&logprobs),
-            judged: set.judged(&self.service, weights).await?,
+            judged,
         })
     }
 }

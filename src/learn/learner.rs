@@ -12,12 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::config::LearnConfig;
 use super::gate::anchor::LastScores;
-use super::gate::measure::divergence;
+use super::gate::measure::mean;
 use super::generation::Generations;
 use super::judging::{Dropped, PinnedJudge};
 use super::publish::Publisher;
 use super::record::{StageMetrics, UpdateNumbers};
-use super::rollout::Answer;
 use super::stage::{Draw, StageState};
 use super::staleness::Ages;
 use super::status::{LearnControl, Phase};
@@ -30,7 +29,7 @@ use crate::preference::log::{LogError, RecordId, Stage, StageId, TrafficLog, Tra
 use crate::service::Service;
 use crate::train::TrainError;
 use crate::train::checkpoint::CheckpointStore;
-use crate::train::dpo::{PairExample, Scorer, StepReport};
+use crate::train::dpo::{PairExample, StepReport};
 
 /// How long a trainer that hangs keeps others out.
 const LEASE: Duration = Duration::from_secs(60);
@@ -309,8 +308,7 @@ impl Learner {
         batch: &Batch,
     ) -> Result<(), LearnError> {
         let (usable, examples) = self.usable(&mut training.trainer, &batch.pairs).await?;
-        let config = &running.state.config;
-        let done = step(&mut training.trainer, config, examples, &batch.own_answers).await?;
+        let done = step(&mut training.trainer, examples).await?;
         fault::point("train.updated");
         let staleness = training.ages.of(update, &usable);
         self.persist(running, &training.maker, update, usable, batch, &done)
@@ -318,7 +316,7 @@ impl Learner {
         fault::point("train.recorded");
         let numbers = UpdateNumbers {
             report: done.report,
-            kl: done.kl,
+            kl: mean(&batch.drift),
             staleness,
             accepted: batch.pairs.len(),
             dropped: batch.dropped.len(),
@@ -350,7 +348,7 @@ impl Learner {
         }
         state.recorded = update + 1;
         state.pairs += usable.len() as u64;
-        if let Some(kl) = done.kl.filter(|kl| *kl > state.config.stage.kl_budget) {
+        if let Some(kl) = mean(&batch.drift).filter(|kl| *kl > state.config.stage.kl_budget) {
             state.stopped = Some(format!("the KL budget is used up: {kl:.2} nats"));
         }
         let additions = batch.additions(&usable, &state.config, &maker.judge);
@@ -476,30 +474,12 @@ struct Training {
 struct Step {
     /// None where no pair was left to learn from.
     report: Option<StepReport>,
-    /// Of the weights that wrote the update's answers from the base, before the step; none of no answers.
-    kl: Option<f64>,
     /// See [`super::gate::Measurements::step_zero`]; none once a step was taken.
     step_zero: Option<f64>,
 }
 
 /// Measures, and takes one optimiser step where there are pairs for one.
-async fn step(
-    trainer: &mut Trainer,
-    config: &LearnConfig,
-    examples: Vec<PairExample>,
-    own_answers: &[(Vec<u32>, Answer)],
-) -> Result<Step, LearnError> {
-    let answered = own_answers
-        .iter()
-        .filter(|(_, answer)| !answer.ids.is_empty());
-    let answered: Vec<_> = answered
-        .map(|(prompt, answer)| (prompt.clone(), answer.ids.clone()))
-        .collect();
-    // Both sides by the trainer's own forward: what the server said of its tokens differs by what its kernels round.
-    let author = match config.rollout.on_policy {
-        true => Scorer::Policy,
-        false => Scorer::Reference,
-    };
+async fn step(trainer: &mut Trainer, examples: Vec<PairExample>) -> Result<Step, LearnError> {
     let done = trainer.with(move |trainer, pace| {
         let reference = trainer.reference_logps(&examples, pace)?;
         let step_zero = match trainer.step() == 0 && !examples.is_empty() {
@@ -509,17 +489,11 @@ async fn step(
             )),
             false => None,
         };
-        let own = trainer.score(author, &answered, pace)?;
-        let base = trainer.score(Scorer::Base, &answered, pace)?;
         let report = match examples.is_empty() {
             true => None,
             false => Some(trainer.update(&examples, &reference, pace)?),
         };
-        Ok(Step {
-            report,
-            kl: divergence(&own, &base),
-            step_zero,
-        })
+        Ok(Step { report, step_zero })
     });
     done.await
 }

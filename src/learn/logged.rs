@@ -392,7 +392,7 @@ mod tests {
         // Whoever is always trusted needs no judge, right or wrong.
         for (chosen, rejected) in [(0, 1), (1, 0)] {
             let batch = said(row(chosen, rejected), false).await;
-            assert!(batch.corroborating.is_empty() && batch.own_answers.is_empty());
+            assert!(batch.corroborating.is_empty() && batch.drift.is_empty());
             let pair = &batch.pairs[0];
             assert_eq!((&pair.prompt, pair.source), (&prompt, None));
             assert_eq!(pair.pair.chosen.ids, logged(chosen));

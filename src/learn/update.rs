@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::LearnError;
 use super::config::LearnConfig;
 use super::contrast::{OpposedAnswers, OpposedPrompts};
+use super::gate::measure::log_ratios;
 use super::judging::{Dropped, JudgedPair, PinnedJudge};
 use super::rollout::{Answer, Prompt, mean_logprob, roll_out};
 use super::stage::{Draw, seed};
@@ -126,8 +127,10 @@ pub struct Batch {
     pub dropped: Vec<Dropped>,
     /// What the judge said of callers' preferences, of samples that their records have.
     pub corroborating: Vec<(RecordId, LoggedVerdict)>,
-    /// Prompts of these pairs with the answers the policy gave to the bare prompt, for the estimate of its drift.
-    pub own_answers: Vec<(Vec<u32>, Answer)>,
+    /// Log-ratios of the weights that answered and the base on the answers to the bare prompts, nats: see [`divergence`].
+    ///
+    /// [`divergence`]: super::gate::measure::divergence
+    pub drift: Vec<f64>,
 }
 
 impl DrawnPrompt {
@@ -143,7 +146,7 @@ impl Batch {
         self.pairs.extend(other.pairs);
         self.dropped.extend(other.dropped);
         self.corroborating.extend(other.corroborating);
-        self.own_answers.extend(other.own_answers);
+        self.drift.extend(other.drift);
     }
 
     /// What the log keeps of these of its pairs, which the trainer took, and of the judge's reads of feedback.
@@ -253,7 +256,7 @@ impl PairMaker {
         let (contrasted, plain): (Vec<_>, Vec<_>) = prompts
             .into_iter()
             .partition(|drawn| drawn.is_contrasted(share));
-        let mut batch = self.plain(plain, policy).await?;
+        let mut batch = self.plain(plain, policy, trainer).await?;
         if !contrasted.is_empty() {
             batch.extend(
                 self.contrasted(contrasted, policy, opposed, trainer)
@@ -268,16 +271,22 @@ impl PairMaker {
         &self,
         prompts: Vec<DrawnPrompt>,
         policy: &WeightsLease,
+        trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
         let (records, prompts) = apart(prompts);
         let answers = roll_out(&self.service, policy, &self.config.rollout, &prompts).await?;
-        let mut batch = Batch::default();
         let firsts = prompts.iter().zip(&answers);
-        let firsts = firsts
-            .filter_map(|(prompt, answers)| Some((prompt.ids.clone(), answers.first()?.clone())));
-        batch.own_answers = firsts.collect();
-        let judged = self.judged(&prompts, answers).await?;
-        let made = records.into_iter().zip(prompts).zip(judged);
+        let firsts = firsts.filter_map(|(prompt, answers)| {
+            Some((prompt.ids.clone(), answers.first()?.ids.clone()))
+        });
+        let drift = self.drift(firsts.collect(), trainer);
+        // The server's work and the trainer's, at once. Neither is given up where the other fails: the trainer is lent out.
+        let (judged, drift) = tokio::join!(self.judged(&prompts, answers), drift);
+        let mut batch = Batch {
+            drift: drift?,
+            ..Batch::default()
+        };
+        let made = records.into_iter().zip(prompts).zip(judged?);
         for ((record, prompt), pair) in made {
             match pair {
                 Ok(pair) => batch.pairs.push(UpdatePair {
@@ -312,6 +321,26 @@ impl PairMaker {
     }
 
     /// The pair of each prompt's answers, or why there is none.
+    /// How far the weights that answered are from the base, answer by answer. Both sides by the trainer's own forward: what the server
+    /// said of its tokens differs by what its kernels round.
+    async fn drift(
+        &self,
+        mut answered: Vec<(Vec<u32>, Vec<u32>)>,
+        trainer: &mut Trainer,
+    ) -> Result<Vec<f64>, LearnError> {
+        let author = match self.config.rollout.on_policy {
+            true => Scorer::Policy,
+            false => Scorer::Reference,
+        };
+        answered.retain(|(_, answer)| !answer.is_empty());
+        let ratios = trainer.with(move |trainer, pace| {
+            let own = trainer.score(author, &answered, pace)?;
+            let base = trainer.score(Scorer::Base, &answered, pace)?;
+            Ok(log_ratios(&own, &base))
+        });
+        ratios.await
+    }
+
     async fn judged(
         &self,
         prompts: &[Prompt],
@@ -356,12 +385,16 @@ impl PairMaker {
         } else {
             vec![None; answers.len()]
         };
-        let mut batch = Batch::default();
+        let plain = bare.iter().zip(&answers);
+        let plain = plain.map(|(prompt, a)| (prompt.ids.clone(), a.plain.ids.clone()));
+        let mut batch = Batch {
+            drift: self.drift(plain.collect(), trainer).await?,
+            ..Batch::default()
+        };
         let all = records.into_iter().zip(bare).zip(answers);
         for (((record, prompt), answers), (bare, verdict)) in
             all.zip(bare_means.iter().zip(verdicts))
         {
-            let own = (prompt.ids.clone(), answers.plain.clone());
             let means = [mean_logprob(&bare[0]), mean_logprob(&bare[1])];
             match answers.pair(config.max_distance, means, verdict) {
                 Ok(pair) => batch.pairs.push(UpdatePair {
@@ -372,7 +405,6 @@ impl PairMaker {
                 }),
                 Err(why) => batch.dropped.push(why),
             }
-            batch.own_answers.push(own);
         }
         Ok(batch)
     }

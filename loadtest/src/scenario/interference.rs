@@ -74,7 +74,7 @@ impl Learnt {
 
 impl Interference {
     /// # Errors
-    /// If the server or its learner cannot be seen, or nothing is learnt.
+    /// If the server or its learner cannot be seen, nothing is learnt, or there is too little to learn from.
     pub async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         anyhow::ensure!(self.rounds > 0, "--rounds must be at least 1");
         let client = &context.server.client;
@@ -172,7 +172,13 @@ impl Interference {
         let (before, begun) = (admin.train().await?.count(&self.progress)?, Instant::now());
         let done = work.await;
         let seconds = begun.elapsed().as_secs_f64();
-        let steps = admin.train().await?.count(&self.progress)? - before;
+        let after = admin.train().await?;
+        // A learner that has nothing to learn from is not slow.
+        anyhow::ensure!(
+            !after.is_starved()?,
+            "the learner ran out of prompts: send more of them (--prompts)"
+        );
+        let steps = after.count(&self.progress)? - before;
         Ok((Learnt { steps, seconds }, done))
     }
 

@@ -83,12 +83,21 @@ pub fn parity<'a>(
 /// nucleus (`rollout.top_p` below 1) or of another temperature it is the mean log-ratio over the answers that the policy is asked for
 /// in that way: it leaves out what the tail differs by, and is no bound on the divergence.
 pub fn divergence(policy: &[Vec<f32>], other: &[Vec<f32>]) -> Option<f64> {
+    mean(&log_ratios(policy, other))
+}
+
+/// `log policy - log other` of each answer, nats.
+pub fn log_ratios(policy: &[Vec<f32>], other: &[Vec<f32>]) -> Vec<f64> {
     let sum = |logprobs: &Vec<f32>| logprobs.iter().map(|&x| f64::from(x)).sum::<f64>();
     let answers = policy.iter().zip(other);
-    let total: f64 = answers
+    answers
         .map(|(policy, other)| sum(policy) - sum(other))
-        .sum();
-    (!policy.is_empty()).then(|| total / policy.len() as f64)
+        .collect()
+}
+
+/// None of nothing.
+pub fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
 /// Values of an adapter that are no numbers.
