@@ -24,7 +24,7 @@ pub struct Interference {
     #[arg(long, default_value = "http://127.0.0.1:8081")]
     admin_url: String,
     /// Logged prompts that are sent first, for the learner to learn from.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 4000)]
     prompts: usize,
     /// Share of what the server can do alone that is asked of it.
     #[arg(long, default_value_t = 0.3)]
