@@ -199,13 +199,14 @@ impl EngineCore {
             request.num_reusable_tokens = reusable;
         }
         self.scheduler.add(request);
-        self.metrics.books(&self.scheduler);
     }
 
     /// One step. After a step without work nothing can be done until something is submitted or given up.
     pub fn step(&mut self) {
         self.drop_expired();
         let mut output = self.scheduler.schedule();
+        // Whoever sees a request counted as scheduled sees it among those that run, too.
+        self.metrics.books(&self.scheduler);
         if output.scheduled.is_empty() {
             return;
         }
@@ -301,8 +302,6 @@ impl EngineCore {
 
     /// Tells those who run for the first time, and gives their places in the queue to others.
     fn announce(&mut self, output: &SchedulerOutput) {
-        // Whoever sees a request counted as scheduled sees it among those that run, too.
-        self.metrics.books(&self.scheduler);
         let now = Instant::now();
         for scheduled in &output.scheduled {
             let (Some(sample), Some(request)) = (

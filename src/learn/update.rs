@@ -320,7 +320,6 @@ impl PairMaker {
         Ok(records.into_iter().zip(sure).collect())
     }
 
-    /// The pair of each prompt's answers, or why there is none.
     /// How far the weights that answered are from the base, answer by answer. Both sides by the trainer's own forward: what the server
     /// said of its tokens differs by what its kernels round.
     async fn drift(
@@ -341,6 +340,7 @@ impl PairMaker {
         ratios.await
     }
 
+    /// The pair of each prompt's answers, or why there is none.
     async fn judged(
         &self,
         prompts: &[Prompt],
