@@ -12,9 +12,44 @@ use crate::client::Client;
 /// How long a server may take to notice that everybody is gone.
 const SETTLING: Duration = Duration::from_secs(10);
 
-/// A scrape of `/metrics`.
+/// A scrape of `/metrics`: series with their labels, and values.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Vec<(String, f64)>);
+
+/// A histogram of Prometheus: upper boundaries in rising order, and how many observations lie at or below each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Histogram(Vec<(f64, f64)>);
+
+impl Histogram {
+    /// What was observed since an earlier scrape of the same.
+    pub fn since(&self, before: &Self) -> Self {
+        let earlier = |at: usize| before.0.get(at).map_or(0.0, |&(_, count)| count);
+        let buckets = self.0.iter().enumerate();
+        Self(
+            buckets
+                .map(|(at, &(edge, count))| (edge, count - earlier(at)))
+                .collect(),
+        )
+    }
+
+    pub fn count(&self) -> f64 {
+        self.0.last().map_or(0.0, |&(_, count)| count)
+    }
+
+    /// The first boundary from a value on.
+    pub fn boundary(&self, value: f64) -> Option<f64> {
+        let edges = self.0.iter().map(|&(edge, _)| edge);
+        edges
+            .filter(|edge| edge.is_finite())
+            .find(|&edge| edge >= value)
+    }
+
+    /// How many observations lie above a boundary.
+    pub fn above(&self, boundary: f64) -> f64 {
+        let below = self.0.iter().find(|&&(edge, _)| edge >= boundary);
+        self.count() - below.map_or(0.0, |&(_, count)| count)
+    }
+}
 
 impl Metrics {
     /// Reads Prometheus' text format.
@@ -22,17 +57,32 @@ impl Metrics {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let values = lines.filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            let name = series.split('{').next()?;
-            Some((name.to_owned(), value.parse().ok()?))
+            Some((series.to_owned(), value.parse().ok()?))
         });
         Self(values.collect())
     }
 
     /// The sum over all series of `selfjudge:NAME`; 0 where there is none.
     pub fn get(&self, name: &str) -> f64 {
-        let of = |series: &str| series.strip_prefix("selfjudge:") == Some(name);
-        let values = self.0.iter().filter(|(series, _)| of(series));
-        values.map(|(_, value)| value).sum()
+        self.of(name).map(|(_, value)| value).sum()
+    }
+
+    /// The histogram `selfjudge:NAME`, of one series; empty where there is none.
+    pub fn histogram(&self, name: &str) -> Histogram {
+        let name = format!("{name}_bucket");
+        let buckets = self.of(&name).filter_map(|(labels, value)| {
+            let (_, edge) = labels.split_once("le=\"")?;
+            Some((edge.split('"').next()?.parse().ok()?, value))
+        });
+        Histogram(buckets.collect())
+    }
+
+    /// The series `selfjudge:NAME`: their labels and values.
+    fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+        self.0.iter().filter_map(move |(series, value)| {
+            let rest = series.strip_prefix("selfjudge:")?.strip_prefix(name)?;
+            (rest.is_empty() || rest.starts_with('{')).then_some((rest, *value))
+        })
     }
 }
 
@@ -232,5 +282,30 @@ mod tests {
         assert_eq!(metrics.get("x_total"), 5.0);
         assert_eq!(metrics.get("part"), 0.25);
         assert_eq!(metrics.get("absent"), 0.0);
+    }
+
+    #[test]
+    fn a_histogram_tells_how_much_lies_above_a_boundary() {
+        let scrape = |counts: [u32; 3]| {
+            let [a, b, all] = counts;
+            Metrics::parse(&format!(
+                "selfjudge:gap_bucket{{model_name=\"m\",le=\"0.5\"}} {a}\n\
+                 selfjudge:gap_bucket{{model_name=\"m\",le=\"1\"}} {b}\n\
+                 selfjudge:gap_bucket{{model_name=\"m\",le=\"+Inf\"}} {all}\n\
+                 selfjudge:gap_count {all}\n"
+            ))
+            .histogram("gap")
+        };
+        let gaps = scrape([4, 7, 9]).since(&scrape([1, 2, 2]));
+        assert_eq!(
+            (gaps.count(), gaps.above(0.5), gaps.above(1.0)),
+            (7.0, 4.0, 2.0)
+        );
+        assert_eq!((gaps.boundary(0.6), gaps.boundary(2.0)), (Some(1.0), None));
+        assert_eq!(
+            scrape([1, 1, 1]),
+            scrape([1, 1, 1]).since(&Histogram::default())
+        );
+        assert_eq!(Metrics::parse("").histogram("gap").count(), 0.0);
     }
 }

@@ -25,7 +25,7 @@ pub use model_files::ModelFiles;
 use crate::device::{ArbiterConfig, DeviceArbiter};
 use crate::engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use crate::http::{
-    AppState, HttpConfig, OnLogFailure, Permitted, TrafficConfig, admin_router, router,
+    HttpConfig, OnLogFailure, Permitted, Shared, TrafficConfig, admin_router, router,
 };
 use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::model::{LanguageModel, LoadOptions, ModelError, WeightStore};
@@ -187,7 +187,7 @@ impl App {
             .as_ref()
             .and_then(|learning| learning.control.clone());
         let publisher = learning.as_ref().map(|learning| learning.publisher.clone());
-        let mut state = AppState::new(
+        let mut shared = Shared::new(
             service.clone(),
             &config.model_name,
             metrics.clone(),
@@ -196,8 +196,9 @@ impl App {
         .with_traffic(traffic)
         .with_principles(principles);
         if let Some(learning) = learning {
-            state = state.with_learning(learning);
+            shared = shared.with_learning(learning);
         }
+        let state = shared.into_state();
         Ok(Self {
             model_name: config.model_name,
             router: router(state.clone(), &config.http),

@@ -150,7 +150,7 @@ pub struct MovedBody {
 fn learning(state: &AppState) -> Result<&Learning, ApiError> {
     let message = "this server keeps no generations";
     let none = || ApiError::new(StatusCode::NOT_FOUND, "no_generations", message);
-    state.learning.as_deref().ok_or_else(none)
+    state.learning.as_ref().ok_or_else(none)
 }
 
 /// Which generations are listed.
@@ -283,18 +283,13 @@ async fn shift(
     reason: &str,
 ) -> Result<Json<MovedBody>, ApiError> {
     let learning = learning(state)?;
-    let to = match id {
-        "base" => GenerationId::base(),
-        id => {
-            let known = learning.log.generation(&GenerationId::new(id)).await?;
-            let unknown = || LogError::NotFound {
-                what: "generation",
-                id: id.to_owned(),
-            };
-            known.ok_or_else(unknown)?.id
-        }
-    };
+    let to = GenerationId::new(id);
     if let Err(error) = learning.publisher.check(&to).await {
+        if learning.log.generation(&to).await?.is_none() {
+            let id = id.to_owned();
+            let what = "generation";
+            return Err(LogError::NotFound { what, id }.into());
+        }
         let message = format!("it cannot serve: {error}");
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -336,9 +331,13 @@ async fn shift(
         .log
         .move_pointers(&moves, &identity.actor(), reason)
         .await?;
-    if let Err(error) = learning.publisher.follow().await {
-        tracing::error!("the pointers moved, and what serves stays as it is: {error}");
-    }
-    let pointers = learning.log.pointers().await?.into();
+    let pointers = match learning.publisher.follow().await {
+        Ok(pointers) => pointers,
+        Err(error) => {
+            tracing::error!("the pointers moved, and what serves stays as it is: {error}");
+            learning.log.pointers().await?
+        }
+    };
+    let pointers = pointers.into();
     Ok(Json(MovedBody { pointers }))
 }

@@ -29,6 +29,7 @@ mod traffic;
 mod train;
 mod usage;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,27 +103,38 @@ pub struct Learning {
     pub log: TrafficLog,
 }
 
-/// What handlers share.
+/// What handlers share. Every layer of every request clones it, so a clone is one count.
 #[derive(Clone)]
-pub struct AppState {
+pub struct AppState(Arc<Shared>);
+
+/// What an [`AppState`] is.
+pub struct Shared {
     service: Service,
     model_name: Arc<str>,
     metrics: Metrics,
-    traffic: Arc<TrafficConfig>,
+    traffic: TrafficConfig,
     principles: Principles,
-    learning: Option<Arc<Learning>>,
+    learning: Option<Learning>,
     permits: Permits,
     log_probe: Arc<Semaphore>,
-    ids: Arc<AtomicU64>,
+    ids: AtomicU64,
     /// Tells the ids of two processes apart.
     process: u32,
 }
 
-impl AppState {
+impl Deref for AppState {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Shared {
     /// Without a log, and with the model's own table of principles.
     pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
-            traffic: Arc::default(),
+            traffic: TrafficConfig::default(),
             learning: None,
             principles: Principles::in_memory(service.judge().table().clone()),
             log_probe: Arc::new(Semaphore::new(1)),
@@ -130,17 +142,14 @@ impl AppState {
             model_name: model_name.into(),
             metrics,
             permits: Permits::new(config.max_requests),
-            ids: Arc::default(),
+            ids: AtomicU64::default(),
             process: rand::random(),
         }
     }
 
     /// Keeps traffic.
     pub fn with_traffic(self, traffic: TrafficConfig) -> Self {
-        Self {
-            traffic: Arc::new(traffic),
-            ..self
-        }
+        Self { traffic, ..self }
     }
 
     /// Judges by a table that others read too.
@@ -151,9 +160,14 @@ impl AppState {
     /// Serves generations, and maybe makes them.
     pub fn with_learning(self, learning: Learning) -> Self {
         Self {
-            learning: Some(Arc::new(learning)),
+            learning: Some(learning),
             ..self
         }
+    }
+
+    /// For the routers.
+    pub fn into_state(self) -> AppState {
+        AppState(Arc::new(self))
     }
 
     fn next_id(&self, kind: &str) -> String {

@@ -128,7 +128,7 @@ fn learning(state: &AppState) -> Result<(&Learning, &LearnControl), ApiError> {
         let message = "this server does not learn";
         ApiError::new(StatusCode::NOT_FOUND, "not_learning", message)
     };
-    let learning = state.learning.as_deref().ok_or_else(none)?;
+    let learning = state.learning.as_ref().ok_or_else(none)?;
     let control = learning.control.as_ref().ok_or_else(none)?;
     Ok((learning, control))
 }

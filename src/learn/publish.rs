@@ -134,21 +134,21 @@ impl Publisher {
             .publish(name, &adapter.config, &adapter.weights)?)
     }
 
-    /// Serves what the pointers say. True if something changed.
+    /// Serves what the pointers say, and says where they stand.
     ///
     /// # Errors
     /// The log's; a generation that cannot be loaded, and then everything stays as it is.
-    pub async fn follow(&self) -> Result<bool, LearnError> {
+    pub async fn follow(&self) -> Result<Pointers, LearnError> {
         let followed = self.follow_pointers().await;
         self.lock().problem = followed.as_ref().err().map(ToString::to_string);
         self.metrics.degraded.set(i64::from(followed.is_err()));
         followed
     }
 
-    async fn follow_pointers(&self) -> Result<bool, LearnError> {
+    async fn follow_pointers(&self) -> Result<Pointers, LearnError> {
         let pointers = self.log.pointers().await?;
         if self.lock().pointers.as_ref() == Some(&pointers) {
-            return Ok(false);
+            return Ok(pointers);
         }
         let policy = self.weights(pointers.policy.as_str()).await?;
         let judge = self.weights(pointers.judge.as_str()).await?;
@@ -179,10 +179,10 @@ impl Publisher {
         followed.resident.push(policy);
         let surplus = followed.resident.len().saturating_sub(RESIDENT);
         followed.resident.drain(..surplus);
-        followed.pointers = Some(pointers);
+        followed.pointers = Some(pointers.clone());
         followed.swaps.count += 1;
         followed.swaps.last_seconds = Some(seconds);
-        Ok(true)
+        Ok(pointers)
     }
 
     /// Follows the pointers for as long as it is polled: other servers and trainers on the same log move them too.

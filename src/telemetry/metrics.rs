@@ -1,7 +1,7 @@
 //! Every metric the server exports, in one table.
 //!
 //! Names, definitions and bucket edges are vLLM's under our prefix where vLLM has the metric, so that its dashboards can be
-//! moved over by renaming; the judge's are our own. Times are of one process' monotonic clock, in seconds.
+//! moved over by renaming; below its first edge of a latency lie finer ones, for a small model. The judge's are our own. Times are of one process' monotonic clock, in seconds.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -98,17 +98,17 @@ pub struct LearnMetrics {
     pub canaries_withdrawn: IntCounterVec,
 }
 
-const LATENCY: [f64; 21] = [
-    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
-    480.0, 960.0, 1920.0, 7680.0,
+const LATENCY: [f64; 25] = [
+    0.001, 0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0,
+    50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
 ];
 const FIRST_TOKEN: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
-const INTER_TOKEN: [f64; 19] = [
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
-    40.0, 80.0,
+const INTER_TOKEN: [f64; 24] = [
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
+    0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 ];
 const STEP_TOKENS: [f64; 13] = [
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
@@ -345,7 +345,7 @@ mod tests {
     }
 
     /// The lists are those of vLLM 0.11 (`vllm/v1/metrics/loggers.py`), copied from there and not from above: a panel that is moved
-    /// over would otherwise show other quantiles.
+    /// over would otherwise show other quantiles. Below the first of them nothing is changed by more edges but the resolution.
     #[rustfmt::skip] // lists
     #[test]
     fn the_edges_are_vllms() {
@@ -360,7 +360,7 @@ mod tests {
             "request_prefill_time_seconds",
             "request_decode_time_seconds",
         ] {
-            assert_eq!(exported(&metrics, name), latency, "{name}");
+            assert_eq!(exported(&metrics, name), [&[0.001, 0.01, 0.03, 0.1], &latency[..]].concat(), "{name}");
         }
         assert_eq!(
             exported(&metrics, "time_to_first_token_seconds"),
@@ -372,6 +372,7 @@ mod tests {
         assert_eq!(
             exported(&metrics, "inter_token_latency_seconds"),
             [
+                0.00025, 0.0005, 0.001, 0.0025, 0.005, // and then vLLM's
                 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
             ]
         );

@@ -1,7 +1,9 @@
-//! Weights that are swapped again and again under load: nothing fails, no answer is of two versions, nobody waits.
+//! Weights that are swapped again and again under load: nothing fails, no answer is of two versions, nobody waits (`stalls`).
 //!
 //! On a processor an answer depends on its prompt, its seed and its weights alone, not on what else runs. So what each version answers
 //! to each prompt is asked once, and under load every answer must be, token by token, that of the version it names.
+
+mod stalls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use self::stalls::{Call, Phase};
 use super::Context;
 use crate::admin::Admin;
 use crate::client::Client;
-use crate::stats::Spread;
-use crate::summary::{OwnTable, Report};
+use crate::summary::Report;
 use crate::workload::questions;
 
 #[derive(Debug, Args)]
@@ -33,11 +35,11 @@ pub struct Swap {
     prompts: usize,
     #[arg(long, default_value_t = 64)]
     output_tokens: usize,
-    /// Seconds.
-    #[arg(long, default_value_t = 30.0)]
+    /// Seconds, first with an operator who reads and then with one who swaps.
+    #[arg(long, default_value_t = 20.0)]
     duration: f64,
-    /// Seconds between one swap and the next.
-    #[arg(long, default_value_t = 0.5)]
+    /// Seconds between one call of the operator's and the next.
+    #[arg(long, default_value_t = 0.02)]
     every: f64,
 }
 
@@ -82,35 +84,23 @@ impl Swap {
         let told_apart = (0..prompts.len()).filter(|&n| of("base", n) != of(&other, n));
         let told_apart = told_apart.count();
 
-        let over = Arc::new(AtomicBool::new(false));
-        let mut readers = self.readers(client, &prompts, &over);
-        let begun = Instant::now();
-        let lasting = Duration::try_from_secs_f64(self.duration)?;
-        let mut swaps = Vec::new();
-        while begun.elapsed() < lasting {
-            tokio::time::sleep(Duration::try_from_secs_f64(self.every)?).await;
-            let to = if at == "base" { other.as_str() } else { "base" };
-            let sent = Instant::now();
-            move_to(&admin, &mut at, to).await?;
-            swaps.push((sent, Instant::now()));
-        }
-        over.store(true, Ordering::Relaxed);
-        let (mut heard, mut report) = (Vec::new(), Report::default());
-        while let Some(reader) = readers.join_next().await {
-            for answer in reader? {
-                match answer {
-                    Ok(answer) => heard.push(answer),
-                    Err(error) => report.violations.push(format!("an answer failed: {error}")),
-                }
-            }
-        }
-        move_to(&admin, &mut at, &before).await?;
+        let mut load = Load {
+            context,
+            admin: &admin,
+            prompts: &prompts,
+            other: &other,
+            at,
+        };
+        let usual = self.under_load(&mut load, Calls::Read).await?;
+        let swapped = self.under_load(&mut load, Calls::Swap).await?;
+        move_to(&admin, &mut load.at, &before).await?;
 
+        let mut report = Report::default();
         report.notes.push(format!(
             "{} swaps between base and {other} under {} clients, {} answers; {told_apart} of {} prompts tell the versions apart",
-            swaps.len(),
+            swapped.calls.len(),
             self.clients,
-            heard.len(),
+            swapped.heard.len() + usual.heard.len(),
             prompts.len(),
         ));
         if told_apart == 0 {
@@ -118,9 +108,55 @@ impl Swap {
                 .violations
                 .push("both versions answer alike: nothing was tried".into());
         }
-        check_versions(&mut report, &heard, &expected);
-        check_stalls(&mut report, &heard, &swaps);
+        let failures = usual.failures.iter().chain(&swapped.failures);
+        report.violations.extend(failures.cloned());
+        check_versions(&mut report, &swapped.heard, &expected);
+        stalls::check(&mut report, self.clients, &usual, &swapped);
         Ok(report)
+    }
+
+    /// Streams are read while an operator calls again and again.
+    async fn under_load(&self, load: &mut Load<'_>, calls: Calls) -> anyhow::Result<Phase> {
+        let server = &load.context.server;
+        let over = Arc::new(AtomicBool::new(false));
+        let mut readers = self.readers(&server.client, load.prompts, &over);
+        let before = server.metrics().await.histogram(stalls::GAPS);
+        let lasting = Duration::try_from_secs_f64(self.duration)?;
+        let pause = Duration::try_from_secs_f64(self.every)?;
+        let mut phase = Phase::default();
+        let begun = Instant::now();
+        while begun.elapsed() < lasting {
+            tokio::time::sleep(pause).await;
+            let to = match calls {
+                Calls::Swap if load.at == "base" => load.other,
+                Calls::Swap => "base",
+                Calls::Read => "",
+            };
+            let sent = Instant::now();
+            match calls {
+                Calls::Swap => move_to(load.admin, &mut load.at, to).await?,
+                Calls::Read => drop(load.admin.policy().await?),
+            }
+            phase.calls.push(Call {
+                span: (sent, Instant::now()),
+                to: to.to_owned(),
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+        while let Some(reader) = readers.join_next().await {
+            for answer in reader? {
+                match answer {
+                    Ok(answer) => phase.heard.push(answer),
+                    Err(error) => phase.failures.push(format!("an answer failed: {error}")),
+                }
+            }
+        }
+        phase.gaps = server
+            .metrics()
+            .await
+            .histogram(stalls::GAPS)
+            .since(&before);
+        Ok(phase)
     }
 
     fn readers(
@@ -145,6 +181,24 @@ impl Swap {
         }
         readers
     }
+}
+
+/// What an operator does under load.
+#[derive(Debug, Clone, Copy)]
+enum Calls {
+    Read,
+    Swap,
+}
+
+/// What both loads share.
+struct Load<'a> {
+    context: &'a Context,
+    admin: &'a Admin,
+    prompts: &'a Arc<Vec<String>>,
+    /// What is swapped with `base`.
+    other: &'a str,
+    /// What serves.
+    at: String,
 }
 
 async fn move_to(admin: &Admin, at: &mut String, to: &str) -> anyhow::Result<()> {
@@ -216,57 +270,6 @@ fn check_versions(report: &mut Report, heard: &[Heard], expected: &Expected) {
     }
 }
 
-/// What lies between two tokens of a stream while the weights are swapped, beside what lies between them otherwise. A swap may cost
-/// one decode step.
-fn check_stalls(report: &mut Report, heard: &[Heard], swaps: &[(Instant, Instant)]) {
-    let (mut across, mut otherwise) = (Vec::new(), Vec::new());
-    for pair in heard.iter().flat_map(|answer| answer.moments.windows(2)) {
-        let gap = (pair[1] - pair[0]).as_secs_f64();
-        let meets = |&(sent, done): &(Instant, Instant)| sent <= pair[1] && pair[0] <= done;
-        match swaps.iter().any(meets) {
-            true => across.push(gap),
-            false => otherwise.push(gap),
-        }
-    }
-    let longest = |gaps: &[f64]| gaps.iter().copied().fold(0.0, f64::max);
-    let longest = [longest(&across), longest(&otherwise)];
-    let counts = [across.len(), otherwise.len()];
-    let (Some(swapping), Some(usual)) = (Spread::of(across), Spread::of(otherwise)) else {
-        report
-            .violations
-            .push("no token came while weights were swapped: nothing was tried".into());
-        return;
-    };
-    let ms = |seconds: f64| format!("{:.2}", 1e3 * seconds);
-    let rows = [("while swapped", swapping, 0), ("otherwise", usual, 1)];
-    report.table = Some(OwnTable {
-        header: vec![
-            "between two tokens, ms",
-            "gaps",
-            "p50",
-            "p90",
-            "p99",
-            "longest",
-        ],
-        rows: rows
-            .into_iter()
-            .map(|(label, Spread { p50, p90, p99 }, at)| {
-                let numbers = [p50, p90, p99, longest[at]].map(ms);
-                let mut row = vec![label.to_owned(), counts[at].to_string()];
-                row.extend(numbers);
-                row
-            })
-            .collect(),
-    });
-    if swapping.p99 > usual.p99 + usual.p50 {
-        report.violations.push(format!(
-            "at the 99th percentile a swap costs {} ms, and a step takes {} ms",
-            ms(swapping.p99 - usual.p99),
-            ms(usual.p50)
-        ));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,29 +306,5 @@ mod tests {
             1,
             "nothing was swapped"
         );
-    }
-
-    #[test]
-    fn a_stall_is_seen_where_weights_are_swapped() {
-        let zero = Instant::now();
-        let at = |ms: u64| zero + Duration::from_millis(ms);
-        let stream = |moments: &[u64]| Heard {
-            moments: moments.iter().map(|&ms| at(ms)).collect(),
-            ..heard(&["base"], &[])
-        };
-        let swaps = [(at(31), at(32))];
-        let violations = |heard: &[Heard]| {
-            let mut report = Report::default();
-            check_stalls(&mut report, heard, &swaps);
-            report.violations.len()
-        };
-        assert_eq!(violations(&[stream(&[0, 10, 20, 30, 40, 50, 60])]), 0);
-        assert_eq!(
-            violations(&[stream(&[0, 10, 20, 30, 40]), stream(&[0, 10, 25, 49])]),
-            0,
-            "one step"
-        );
-        assert_eq!(violations(&[stream(&[0, 10, 20, 30, 55, 65])]), 1);
-        assert_eq!(violations(&[stream(&[40, 50])]), 1, "nothing was tried");
     }
 }

@@ -73,6 +73,8 @@ impl Database {
         let readers = AnyPoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(patience)
+            // A server may have gone since the last statement; a file is still open, and to ask is as dear as to read.
+            .test_before_acquire(backend == Backend::Postgres)
             .after_connect(move |connection, _| {
                 Box::pin(async move { prepare(connection, backend, patience).await })
             })

@@ -1,6 +1,7 @@
 //! Generations of weights, and the pointers that say which of them serves, trains, anchors and judges.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -184,9 +185,13 @@ pub(super) async fn move_within(
     // In one order always: two servers that move the same pointers wait for each other instead of locking each other out.
     let mut moves = moves.to_vec();
     moves.sort_by_key(|one| one.pointer.as_str());
+    let mut states: HashMap<&GenerationId, Option<GenerationState>> = HashMap::new();
     for one in &moves {
         swap(connection, one).await?;
-        let state = usable(connection, &one.to).await?;
+        let state = match states.entry(&one.to) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => *new.insert(usable(connection, &one.to).await?),
+        };
         if one.pointer == Pointer::Policy && one.from != one.to {
             let back = one.to.is_base() || state == Some(GenerationState::Promoted);
             set_state(connection, &one.to, GenerationState::Promoted).await?;

@@ -25,9 +25,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use selfjudge::engine::{Engine, EngineConfig};
-use selfjudge::http::{
-    ApiKeys, AppState, HttpConfig, Learning, TrafficConfig, admin_router, router,
-};
+use selfjudge::http::{ApiKeys, HttpConfig, Learning, Shared, TrafficConfig, admin_router, router};
 use selfjudge::learn::generation::Generations;
 use selfjudge::learn::{CanaryWatch, LearnControl, Publisher};
 use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
@@ -61,7 +59,8 @@ fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
 pub fn start(engine: &EngineConfig, config: &HttpConfig) -> Router {
     let metrics = Metrics::new("pocket");
     let service = service(engine, &metrics);
-    router(AppState::new(service, "pocket", metrics, config), config)
+    let state = Shared::new(service, "pocket", metrics, config).into_state();
+    router(state, config)
 }
 
 /// One server for the tests that need nothing of their own.
@@ -114,10 +113,11 @@ fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
         ),
         log: log.clone(),
     };
-    let state = AppState::new(SERVICE.clone(), "pocket", metrics, config)
+    let state = Shared::new(SERVICE.clone(), "pocket", metrics, config)
         .with_traffic(traffic)
         .with_principles(principles.clone())
-        .with_learning(learning);
+        .with_learning(learning)
+        .into_state();
     Logged {
         server: router(state.clone(), config),
         admin: admin_router(state, config),
