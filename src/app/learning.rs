@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use candle_core::Device;
 use tokio::runtime::Handle;
@@ -11,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::model_files::ANCHORS;
-use super::{AppError, DataDir};
+use super::{AppError, DataDir, FOLLOW};
 use crate::device::{DeviceArbiter, trainer_pool};
 use crate::http;
 use crate::learn::gate::anchor::LastScores;
@@ -24,9 +23,6 @@ use crate::service::Service;
 use crate::telemetry::LearnMetrics;
 use crate::train::base::FrozenBase;
 use crate::train::digest::weights_digest;
-
-/// Between two looks at the pointers, which others may move too.
-const FOLLOW: Duration = Duration::from_secs(2);
 
 /// How the program learns.
 pub struct LearnOptions {

@@ -103,6 +103,9 @@ pub struct App {
     model: ModelFiles,
 }
 
+/// Between two looks at what other processes on the same log and data directory may change: pointers, principles.
+const FOLLOW: Duration = Duration::from_secs(2);
+
 /// Between two looks at what is too old.
 const SWEEP: Duration = Duration::from_secs(600);
 
@@ -148,7 +151,7 @@ impl App {
             Some(data_dir) => Principles::open(data_dir.root(), table)?,
             None => Principles::in_memory(table),
         };
-        let mut tasks = Vec::new();
+        let mut tasks = vec![tokio::spawn(watch_principles(principles.clone()))];
         if let Some(log) = &log {
             tasks.push(tokio::spawn(sweep(log.clone())));
         }
@@ -261,6 +264,19 @@ fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
             "traffic is to be kept, and there is no place for it (--data-dir or --log-url)".into(),
         )),
         (None, None) => Ok(None),
+    }
+}
+
+/// Takes over the table of principles that another process on the same data directory put in force.
+async fn watch_principles(principles: Principles) {
+    loop {
+        tokio::time::sleep(FOLLOW).await;
+        let watched = principles.clone();
+        match tokio::task::spawn_blocking(move || watched.refresh()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the principles stay as they are: {error}"),
+            Err(error) => tracing::error!("the principles are not watched: {error}"),
+        }
     }
 }
 

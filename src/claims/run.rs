@@ -25,6 +25,8 @@ use crate::pocket::{Dice, Split, Task};
 use crate::preference::PrincipleTable;
 use crate::preference::log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 
+/// Who turns the learner's switch, in the audit trail.
+const ACTOR: &str = "claims";
 /// Calls that are replayed at once.
 const CONCURRENCY: usize = 32;
 /// After which a variant is given up.
@@ -171,7 +173,8 @@ async fn learn(
         generations.push(measured(options, app, "offline", &weights, None).await?);
         return Ok((generations, PairTruth::default()));
     }
-    control.pause();
+    log.pause_learning(ACTOR).await?;
+    control.follow(log.learning_switch().await?);
     if let Some((principle, weight)) = variant.raised() {
         raise(
             &app.admin_router,
@@ -183,9 +186,10 @@ async fn learn(
     }
     let tasks = replay(&app.router, settings, variant.stages(), seed).await?;
     for stage in 1..=variant.stages() {
-        control.resume();
+        log.resume_learning(ACTOR).await?;
+        control.follow(log.learning_switch().await?);
         finished(control, log, stage).await?;
-        control.pause();
+        log.pause_learning(ACTOR).await?;
         let number = stage as i64;
         let stages = log.stages().await?;
         // The next one may have begun already.

@@ -1,19 +1,22 @@
 //! `selfjudge train dpo --follow`: the learner of a server, in a process of its own.
 //!
 //! It reads the log that servers write and moves the pointers that they follow. The same code as in a server, with an engine for its
-//! own samples and verdicts and without a socket.
+//! own samples and verdicts, and no socket but that of its operators.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use axum_server::Handle;
 use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::listener::{accept, keys_in, listen};
 use super::salt::SaltArgs;
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
 use crate::engine::EngineConfig;
-use crate::http::{HttpConfig, OnLogFailure, Permitted};
+use crate::http::{ApiKeys, HttpConfig, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig};
 
@@ -37,6 +40,12 @@ pub struct FollowArgs {
     /// The learner's settings; the defaults without a file.
     #[arg(long, requires = "follow")]
     learn: Option<PathBuf>,
+    /// A listener for operators, as servers have it: /train, /generations, /events, /metrics and the like.
+    #[arg(long, requires = "follow")]
+    admin_listen: Option<SocketAddr>,
+    /// A file of operators' keys.
+    #[arg(long, requires = "admin_listen")]
+    admin_key_file: Option<PathBuf>,
 }
 
 /// Learns until it is told to stop. `model` is what the servers serve; without one the pocket model.
@@ -57,7 +66,13 @@ pub fn run(
         adapter: None,
         device,
         engine: EngineConfig::default(),
-        http: HttpConfig::default(),
+        http: HttpConfig {
+            admin_keys: match &args.admin_key_file {
+                Some(path) => keys_in(path)?,
+                None => ApiKeys::default(),
+            },
+            ..HttpConfig::default()
+        },
         traffic: TrafficOptions {
             log: Some(LogConfig {
                 trust: args.trust_feedback,
@@ -94,6 +109,11 @@ pub fn run(
             signal(SignalKind::interrupt())?,
         );
         tracing::info!("learning from {}", dir.display());
+        if let Some(address) = args.admin_listen {
+            let (listener, address) = listen(address)?;
+            accept(listener, app.admin_router.clone(), None, &Handle::new()).await?;
+            eprintln!("for operators: http://{address}");
+        }
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -5,6 +5,7 @@ mod dpo;
 mod eval;
 mod follow;
 mod jsft;
+mod listener;
 mod records;
 mod run_flags;
 mod salt;

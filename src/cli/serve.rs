@@ -1,19 +1,17 @@
 //! `selfjudge serve`: what was said, turned into a program with its sockets, and taken down in order.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use axum::Router;
 use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
 use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 
+use super::listener::{accept, keys_in, listen};
 use super::salt::SaltArgs;
 use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
 use crate::device::ArbiterConfig;
@@ -267,17 +265,12 @@ impl ServeArgs {
     }
 
     fn http(&self) -> anyhow::Result<HttpConfig> {
-        let from_file = |path: &PathBuf| {
-            let list = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            ApiKeys::parse(&list).with_context(|| path.display().to_string())
-        };
         let admin_keys = match &self.learning.admin_key_file {
-            Some(path) => from_file(path)?,
+            Some(path) => keys_in(path)?,
             None => ApiKeys::default(),
         };
         let keys = match (&self.api_key_file, &self.api_keys) {
-            (Some(path), _) => from_file(path)?,
+            (Some(path), _) => keys_in(path)?,
             (None, Some(list)) => ApiKeys::parse(list).context("SELFJUDGE_API_KEYS")?,
             (None, None) => ApiKeys::default(),
         };
@@ -398,36 +391,6 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
         tracing::warn!("requests were still running after {patience:?} and are aborted");
     }
     Ok(())
-}
-
-fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener =
-        TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    let address = listener.local_addr()?;
-    Ok((listener, address))
-}
-
-/// Serves a listener beside everything else.
-async fn accept(
-    listener: TcpListener,
-    router: Router,
-    tls: Option<(&PathBuf, &PathBuf)>,
-    handle: &Handle<SocketAddr>,
-) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
-    let service = router.into_make_service();
-    Ok(match tls {
-        Some((cert, key)) => {
-            let tls = RustlsConfig::from_pem_file(cert, key)
-                .await
-                .with_context(|| format!("cannot use {} and {}", cert.display(), key.display()))?;
-            let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
-            tokio::spawn(server.serve(service))
-        }
-        None => {
-            let server = axum_server::from_tcp(listener)?.handle(handle.clone());
-            tokio::spawn(server.serve(service))
-        }
-    })
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! `GET /generations` and the moves of their pointers: promotion, canary, rollback.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{JsonBody, Query};
+use super::extract::{JsonBody, Named, Query};
 use super::records::record_id;
 use super::traffic::Identity;
 use super::{AppState, Learning};
@@ -229,7 +229,7 @@ pub async fn generations(
 pub async fn promote(
     State(state): State<AppState>,
     identity: Identity,
-    Path(id): Path<String>,
+    Named(id): Named,
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<MovedBody>, ApiError> {
     let reason = match (body.role, body.canary) {
@@ -238,7 +238,10 @@ pub async fn promote(
             return Err(ApiError::invalid("canary", message));
         }
         (PromotedAs::Judge, false) => "promoted as judge",
-        (PromotedAs::Policy, true) => "canary",
+        (PromotedAs::Policy, true) => {
+            canary_has_callers(&state)?;
+            "canary"
+        }
         (PromotedAs::Policy, false) => "promoted",
     };
     shift(&state, &identity, &id, &body, reason).await
@@ -260,7 +263,7 @@ pub async fn promote(
 pub async fn rollback(
     State(state): State<AppState>,
     identity: Identity,
-    Path(id): Path<String>,
+    Named(id): Named,
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<MovedBody>, ApiError> {
     if body.canary {
@@ -272,6 +275,24 @@ pub async fn rollback(
         return Err(ApiError::invalid("as", message));
     }
     shift(&state, &identity, &id, &body, "rolled back").await
+}
+
+/// A canary answers a share of the callers, by who they are: refused where it would answer nobody.
+fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
+    let refused = |message| {
+        Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "no_canary_callers",
+            message,
+        ))
+    };
+    if learning(state)?.publisher.canary_share() == 0.0 {
+        return refused("a canary would answer nobody: see --learn and --canary-share");
+    }
+    if !state.keyed && !state.traffic.trust_user {
+        return refused("callers cannot be told apart: see --api-key-file and --trust-user");
+    }
+    Ok(())
 }
 
 /// Moves the pointers by compare-and-swap, and serves what they say before it answers.

@@ -116,6 +116,8 @@ pub struct Shared {
     principles: Principles,
     learning: Option<Learning>,
     permits: Permits,
+    /// Whether callers have keys.
+    keyed: bool,
     log_probe: Arc<Semaphore>,
     ids: AtomicU64,
     /// Tells the ids of two processes apart.
@@ -142,6 +144,7 @@ impl Shared {
             model_name: model_name.into(),
             metrics,
             permits: Permits::new(config.max_requests),
+            keyed: !config.keys.is_empty(),
             ids: AtomicU64::default(),
             process: rand::random(),
         }

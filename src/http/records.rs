@@ -1,7 +1,7 @@
 //! `/records`: what is kept of a caller's traffic, to be read and to be deleted.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
-use super::extract::Query;
+use super::extract::{Named, Query};
 use super::keys;
 use super::traffic::{Identity, user_of};
 use crate::preference::Message;
@@ -274,7 +274,7 @@ impl AppState {
 pub async fn get(
     State(state): State<AppState>,
     identity: Identity,
-    Path(id): Path<String>,
+    Named(id): Named,
     Query(owner): Query<OwnerQuery>,
 ) -> Result<Json<RecordBody>, ApiError> {
     let log = state.traffic.log()?;
@@ -307,7 +307,7 @@ pub struct DeletedBody {
 pub async fn delete(
     State(state): State<AppState>,
     identity: Identity,
-    Path(id): Path<String>,
+    Named(id): Named,
     Query(owner): Query<OwnerQuery>,
 ) -> Result<Json<DeletedBody>, ApiError> {
     let log = state.traffic.log()?;

@@ -31,7 +31,7 @@ pub struct TrainBody {
     /// Pairs that were not made, by reason.
     #[schema(value_type = Object)]
     dropped: Value,
-    /// Stages promoted since learning was last resumed; it pauses at the configured number.
+    /// Stages that passed their gates since learning was last resumed; it pauses at the configured number.
     unattended: u64,
     /// Loss, rewards, log-probabilities, gradient norm and lengths of the last update.
     #[schema(value_type = Option<Object>)]
@@ -91,7 +91,7 @@ impl TrainBody {
         let swaps = learning.publisher.swaps();
         let log = learning.log.stats();
         Self {
-            state: json!(status.state).as_str().unwrap_or_default().to_owned(),
+            state: status.state.name().to_owned(),
             paused: status.paused,
             stage: status.stage,
             update: status.update,
@@ -149,7 +149,7 @@ pub async fn train(State(state): State<AppState>) -> Result<Json<TrainBody>, Api
     Ok(body(learning, control))
 }
 
-/// Stops learning after the update that runs. Serving goes on.
+/// Stops learning after the update that runs, in whichever process learns from this log, until it is resumed. Serving goes on.
 #[utoipa::path(
     post,
     path = "/train/pause",
@@ -165,11 +165,8 @@ pub async fn pause(
     identity: Identity,
 ) -> Result<Json<TrainBody>, ApiError> {
     let (learning, control) = learning(&state)?;
-    control.pause();
-    learning
-        .log
-        .audit(&identity.actor(), "train.paused", json!({}))
-        .await?;
+    learning.log.pause_learning(&identity.actor()).await?;
+    control.follow(learning.log.learning_switch().await?);
     Ok(body(learning, control))
 }
 
@@ -189,10 +186,7 @@ pub async fn resume(
     identity: Identity,
 ) -> Result<Json<TrainBody>, ApiError> {
     let (learning, control) = learning(&state)?;
-    learning
-        .log
-        .audit(&identity.actor(), "train.resumed", json!({}))
-        .await?;
-    control.resume();
+    learning.log.resume_learning(&identity.actor()).await?;
+    control.follow(learning.log.learning_switch().await?);
     Ok(body(learning, control))
 }

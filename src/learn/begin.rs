@@ -23,13 +23,13 @@ impl Learner {
     ) -> Result<Running<'a>, LearnError> {
         let config = &self.config;
         loop {
-            self.control.unpaused().await;
+            self.unpaused().await?;
             if self.control.status().unattended >= config.stage.unattended {
                 tracing::info!(
-                    "learning: paused after {} promoted stages",
+                    "learning: paused after {} stages that passed",
                     config.stage.unattended
                 );
-                self.control.pause();
+                lease.pause_learning().await?;
                 continue;
             }
             let last = self.log.last_stage().await?;
@@ -48,6 +48,7 @@ impl Learner {
                 continue;
             }
             let pointers = self.log.pointers().await?;
+            self.principles.refresh()?;
             let table = self.principles.current();
             let principles = judged_by(&table.table, &config.judging.principles)?;
             let pool = (pool.rows, pool.carried);

@@ -102,12 +102,9 @@ impl Learner {
             .await?;
         let metrics = self.control.metrics();
         metrics.stages.with_label_values(&[outcome.as_str()]).inc();
-        self.control.change(|status| {
-            status.last_outcome = Some(outcome.to_string());
-            if outcome == StageOutcome::Promoted {
-                status.unattended += 1;
-            }
-        });
+        self.control
+            .change(|status| status.last_outcome = Some(outcome.to_string()));
+        self.control.follow(self.log.learning_switch().await?);
         tracing::info!(
             "learning: stage {} {outcome}: generation {candidate}",
             running.id
@@ -127,12 +124,11 @@ impl Learner {
     ) -> Result<StageOutcome, LearnError> {
         let passed = gates.iter().all(|gate| gate.passed);
         for gate in &gates {
-            let value = gate.value.unwrap_or(f64::NAN);
-            self.control
-                .metrics()
-                .gates
-                .with_label_values(&[&gate.gate])
-                .set(value);
+            let (value, metrics) = (gate.value.unwrap_or(f64::NAN), self.control.metrics());
+            let of = [&gate.gate];
+            metrics.gates.with_label_values(&of).set(value);
+            let passed = metrics.gates_passed.with_label_values(&of);
+            passed.set(gate.passed.into());
         }
         self.control
             .change(|status| status.gates.clone_from(&gates));
@@ -149,6 +145,8 @@ impl Learner {
             // It waits for an operator; the next stage starts from what serves.
             return Ok(StageOutcome::Passed);
         }
+        // An operator who paused while the candidate was measured does not want other weights now.
+        self.unpaused().await?;
         let state = &running.state;
         let step = |pointer, from: &str| PointerMove {
             pointer,

@@ -47,7 +47,8 @@ pub struct StageConfig {
     /// caller is no majority. A log of fewer callers than fit into the whole by this share never fills a stage; callers without keys
     /// are one. Of a pool the cap is kept for the pool and for each stage, which may then be smaller by what that rounds off.
     pub principal_share: f64,
-    /// Stages that may be promoted, one after the other, before somebody has to say `POST /train/resume`.
+    /// Stages that may pass their gates, one after the other, before somebody has to say `POST /train/resume`: promoted ones, and with
+    /// `publish.promote = false` those that wait for an operator.
     pub unattended: u64,
     /// Updates between two checkpoints.
     pub checkpoint_every: u64,

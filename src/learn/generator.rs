@@ -12,6 +12,7 @@ use super::update::PairMaker;
 use crate::model::WeightsLease;
 use crate::train::TrainError;
 use crate::train::base::Adapter;
+use crate::train::checkpoint::sync;
 
 impl Learner {
     /// Who answers under opposed principles: the generator where one is asked for; none is the policy itself.
@@ -55,7 +56,7 @@ impl Learner {
             .await?;
         let mut generator = start.clone();
         for update in 0..planned {
-            self.control.unpaused().await;
+            self.unpaused().await?;
             let prompts = maker.prompts(Draw::Contrast, state.batch(update)).await?;
             let prompts = prompts.into_iter().filter(|drawn| drawn.chat);
             let bare: Vec<_> = prompts.map(|drawn| drawn.prompt).collect();
@@ -91,5 +92,7 @@ fn keep(adapter: &Adapter, dir: PathBuf) -> Result<(), TrainError> {
     }
     std::fs::create_dir_all(&tmp).map_err(TrainError::io("cannot create", &tmp))?;
     adapter.save(&tmp)?;
-    std::fs::rename(&tmp, &dir).map_err(TrainError::io("cannot rename", &tmp))
+    sync(&tmp)?;
+    std::fs::rename(&tmp, &dir).map_err(TrainError::io("cannot rename", &tmp))?;
+    sync(dir.parent().unwrap_or(&dir))
 }

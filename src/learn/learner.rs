@@ -137,7 +137,23 @@ impl Learner {
         result
     }
 
+    /// Returns once learning is not paused. The switch is in the log: it may have been turned in another process, or before this one.
+    pub(super) async fn unpaused(&self) -> Result<(), LearnError> {
+        let phase = self.control.status().state;
+        loop {
+            self.control.follow(self.log.learning_switch().await?);
+            if !self.control.is_paused() {
+                self.control.enter(phase);
+                return Ok(());
+            }
+            self.control.enter(Phase::Paused);
+            // Told here, it goes on at once.
+            let _ = tokio::time::timeout(POLL, self.control.resumed()).await;
+        }
+    }
+
     async fn stand_by(&self) -> Result<(), LearnError> {
+        self.control.follow(self.log.learning_switch().await?);
         self.control.enter(Phase::Standby);
         tokio::time::sleep(RETRY).await;
         Ok(())
@@ -216,7 +232,7 @@ impl Learner {
         let earlier = self.earlier_rows(id, &config).await?;
 
         while !running.state.is_over(update) {
-            self.control.unpaused().await;
+            self.unpaused().await?;
             let trainer = &mut training.trainer;
             let policy = self.policy(&config, trainer, &start, id, update).await?;
             let opposed = opposed.as_ref().unwrap_or(&policy);
@@ -440,8 +456,10 @@ impl Learner {
         stages.sort_by_key(|earlier| earlier.id.0);
         let mut rows = Vec::new();
         for stage in stages {
-            let state: StageState = serde_json::from_value(stage.state)?;
-            rows.extend(state.rows);
+            // Of a program of another version it may not be readable; its rows are not drawn again then.
+            if let Ok(state) = serde_json::from_value::<StageState>(stage.state) {
+                rows.extend(state.rows);
+            }
         }
         Ok(rows)
     }

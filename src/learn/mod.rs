@@ -85,6 +85,8 @@ pub enum LearnError {
     NoGeneration(String),
     #[error("generation {id} is damaged: {detail}")]
     DamagedGeneration { id: String, detail: String },
+    #[error(transparent)]
+    Principles(#[from] crate::preference::PrinciplesError),
     #[error("a file of the learner: {0}")]
     Json(#[from] serde_json::Error),
     /// The trainer's thread panicked; what it was doing is thrown away.

@@ -92,6 +92,11 @@ impl Publisher {
         self.lock().swaps
     }
 
+    /// Of the principals, those that a canary would answer here.
+    pub fn canary_share(&self) -> f64 {
+        self.canary.share
+    }
+
     /// How the canary is that is out here; and why the last one was taken back.
     pub fn canary(&self) -> (Option<CanaryHealth>, Option<String>) {
         let followed = self.lock();

@@ -11,6 +11,7 @@ use super::gate::GateResult;
 use super::judging::Dropped;
 use super::record::UpdateNumbers;
 use super::staleness::Staleness;
+use crate::preference::log::LearningSwitch;
 use crate::telemetry::LearnMetrics;
 use crate::train::dpo::StepReport;
 
@@ -32,6 +33,33 @@ pub enum Phase {
     Failed,
 }
 
+impl Phase {
+    pub const ALL: [Self; 8] = [
+        Self::Standby,
+        Self::Waiting,
+        Self::Paused,
+        Self::Sampling,
+        Self::Judging,
+        Self::Updating,
+        Self::Gating,
+        Self::Failed,
+    ];
+
+    /// As `GET /train` and the metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standby => "standby",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+            Self::Sampling => "sampling",
+            Self::Judging => "judging",
+            Self::Updating => "updating",
+            Self::Gating => "gating",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearnStatus {
@@ -51,7 +79,7 @@ pub struct LearnStatus {
     pub updates: u64,
     pub pairs: u64,
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Stages promoted since somebody last looked.
+    /// Stages that passed their gates since somebody last looked.
     pub unattended: u64,
     pub last_update: Option<StepReport>,
     /// Of the last update's pairs.
@@ -106,33 +134,23 @@ impl LearnControl {
         self.lock().clone()
     }
 
-    /// Stops after the update that runs. Serving is not touched.
-    pub fn pause(&self) {
-        self.paused.send_replace(true);
-        self.change(|status| status.paused = true);
-    }
-
-    /// Goes on; stages may be promoted unattended again.
-    pub fn resume(&self) {
+    /// Does as the switch in the log says: paused, it stops after the update that runs, and serving is not touched.
+    pub fn follow(&self, switch: LearningSwitch) {
         self.change(|status| {
-            status.paused = false;
-            status.unattended = 0;
+            status.paused = switch.paused;
+            status.unattended = switch.unattended;
         });
-        self.paused.send_replace(false);
+        self.paused.send_replace(switch.paused);
     }
 
     pub fn is_paused(&self) -> bool {
         *self.paused.borrow()
     }
 
-    /// Returns once learning is not paused.
-    pub async fn unpaused(&self) {
-        let mut paused = self.paused.subscribe();
-        if *paused.borrow() {
-            self.enter(Phase::Paused);
-        }
+    /// Returns once it was told in this process that learning is not paused.
+    pub(super) async fn resumed(&self) {
         // The sender lives as long as self.
-        let _ = paused.wait_for(|paused| !paused).await;
+        let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
     }
 
     pub(super) fn metrics(&self) -> &LearnMetrics {
@@ -148,6 +166,19 @@ impl LearnControl {
         change(&mut status);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         status.changed = since.map_or(0, |since| since.as_secs());
+        for phase in Phase::ALL {
+            let shown = self.metrics.state.with_label_values(&[phase.name()]);
+            shown.set((phase == status.state).into());
+        }
+        let levels = [
+            (&self.metrics.stage, status.stage),
+            (&self.metrics.paused, status.paused.into()),
+            (&self.metrics.unattended, level(status.unattended)),
+            (&self.metrics.prompts_waiting, level(status.prompts_waiting)),
+        ];
+        for (gauge, value) in levels {
+            gauge.set(value);
+        }
     }
 
     /// An update that was made; `dropped` are the pairs that were not.
@@ -179,6 +210,11 @@ impl LearnControl {
     }
 }
 
+/// A count as a gauge holds it.
+fn level(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,18 +223,38 @@ mod tests {
     #[tokio::test]
     async fn pausing_holds_the_learner_until_it_is_resumed() {
         let control = LearnControl::new(Metrics::new("m").learn);
-        control.unpaused().await;
-        control.pause();
+        control.resumed().await;
+        control.follow(LearningSwitch {
+            paused: true,
+            unattended: 3,
+        });
         assert!(control.status().paused && control.is_paused());
+        assert_eq!(control.metrics.paused.get(), 1);
+        assert_eq!(control.status().unattended, 3);
         let held = tokio::spawn({
             let control = control.clone();
-            async move { control.unpaused().await }
+            async move { control.resumed().await }
         });
         tokio::task::yield_now().await;
         assert!(!held.is_finished());
-        control.resume();
+        control.follow(LearningSwitch::default());
         held.await.unwrap();
         assert!(!control.status().paused);
+    }
+
+    #[test]
+    fn a_phase_has_one_name() {
+        let control = LearnControl::new(Metrics::new("m").learn);
+        for phase in Phase::ALL {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.name());
+            control.enter(phase);
+            let shown = |of: Phase| control.metrics.state.with_label_values(&[of.name()]).get();
+            let now: Vec<_> = Phase::ALL
+                .into_iter()
+                .filter(|&of| shown(of) == 1)
+                .collect();
+            assert_eq!(now, [phase]);
+        }
     }
 
     #[test]

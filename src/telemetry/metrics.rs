@@ -91,6 +91,12 @@ pub struct LearnMetrics {
     pub step_seconds: Histogram,
     pub last: GaugeVec,
     pub gates: GaugeVec,
+    pub gates_passed: IntGaugeVec,
+    pub state: IntGaugeVec,
+    pub paused: IntGauge,
+    pub stage: IntGauge,
+    pub unattended: IntGauge,
+    pub prompts_waiting: IntGauge,
     pub swaps: IntCounter,
     pub swap_seconds: Histogram,
     pub degraded: IntGauge,
@@ -106,9 +112,9 @@ const FIRST_TOKEN: [f64; 22] = [
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
     20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
 ];
-const INTER_TOKEN: [f64; 24] = [
-    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
-    0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+const INTER_TOKEN: [f64; 26] = [
+    0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15,
+    0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
 ];
 const STEP_TOKENS: [f64; 13] = [
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
@@ -301,6 +307,12 @@ impl LearnMetrics {
             step_seconds: table.histogram("train_step_seconds", "Of an optimizer step, waits for serving included.", &LATENCY),
             last: table.fractions("train_last", "The last update's numbers, named as TRL names them; entropy is exact, kl/anchor an estimate on the policy's own answers, staleness how old the policies were that wrote the pairs.", &["number"]),
             gates: table.fractions("train_gate", "The last candidate's numbers, by gate.", &["gate"]),
+            gates_passed: table.gauges("train_gate_passed", "1 for the gates that the last candidate passed, 0 for the others.", &["gate"]),
+            state: table.gauges("train_state", "1 for what the learner does now, 0 for the rest.", &["state"]),
+            paused: table.gauge("train_paused", "1 while learning is paused or is about to be."),
+            stage: table.gauge("train_stage", "The running stage's number, or the last one's."),
+            unattended: table.gauge("train_unattended_stages", "Stages that passed their gates since learning was last resumed."),
+            prompts_waiting: table.gauge("train_prompts_waiting", "Prompts that wait for a stage."),
             swaps: table.counter("weights_swaps", "Times that other weights began to serve."),
             swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),
             degraded: table.gauge("weights_degraded", "1 where what serves is not what the pointers say."),
@@ -372,7 +384,7 @@ mod tests {
         assert_eq!(
             exported(&metrics, "inter_token_latency_seconds"),
             [
-                0.00025, 0.0005, 0.001, 0.0025, 0.005, // and then vLLM's
+                0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, // and then vLLM's
                 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
             ]
         );

@@ -110,7 +110,7 @@ impl Swap {
         }
         let failures = usual.failures.iter().chain(&swapped.failures);
         report.violations.extend(failures.cloned());
-        check_versions(&mut report, &swapped.heard, &expected);
+        check_versions(&mut report, &usual.heard, &swapped.heard, &expected);
         stalls::check(&mut report, self.clients, &usual, &swapped);
         Ok(report)
     }
@@ -249,18 +249,21 @@ async fn hear(
 }
 
 /// Every answer is of one version, and what that version answers.
-fn check_versions(report: &mut Report, heard: &[Heard], expected: &Expected) {
-    let mixed = heard.iter().filter(|answer| match &answer.versions[..] {
-        [version] => expected.get(&(version.clone(), answer.prompt)) != Some(&answer.tokens),
-        _ => true,
-    });
+fn check_versions(report: &mut Report, usual: &[Heard], swapped: &[Heard], expected: &Expected) {
+    let mixed = usual
+        .iter()
+        .chain(swapped)
+        .filter(|answer| match &answer.versions[..] {
+            [version] => expected.get(&(version.clone(), answer.prompt)) != Some(&answer.tokens),
+            _ => true,
+        });
     let mixed = mixed.count();
     if mixed > 0 {
         let violation = format!("{mixed} answers are not those of the one version that they name");
         report.violations.push(violation);
     }
     let mut versions: HashMap<&str, usize> = HashMap::new();
-    for version in heard.iter().flat_map(|answer| &answer.versions) {
+    for version in swapped.iter().flat_map(|answer| &answer.versions) {
         *versions.entry(version).or_default() += 1;
     }
     if versions.len() < 2 {
@@ -292,7 +295,7 @@ mod tests {
         .into();
         let violations = |answers: &[Heard]| {
             let mut report = Report::default();
-            check_versions(&mut report, answers, &expected);
+            check_versions(&mut report, &[], answers, &expected);
             report.violations.len()
         };
         let (base, new) = (heard(&["base"], &[1, 2]), heard(&["new"], &[1, 3]));

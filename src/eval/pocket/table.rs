@@ -105,7 +105,9 @@ impl PocketReport {
                 show(&row.accuracy)
             )?;
         }
-        writeln!(out, "\nbounds")?;
+        if !self.thresholds.is_empty() {
+            writeln!(out, "\nbounds")?;
+        }
         for t in &self.thresholds {
             let value = t
                 .value

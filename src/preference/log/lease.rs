@@ -15,7 +15,7 @@ use super::rows::{self, to_json};
 use super::{
     Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
     PointerMove, RecordId, Result, StageId, StageOutcome, TrafficLog, events, feedback, generation,
-    now,
+    now, switch,
 };
 
 /// Who acts in the audit trail.
@@ -255,9 +255,17 @@ impl TrainerLease {
         if closed.rows_affected() == 0 {
             return Err(not_open(stage));
         }
+        if matches!(outcome, StageOutcome::Promoted | StageOutcome::Passed) {
+            switch::count_unattended(connection).await?;
+        }
         let detail = json!({ "stage": stage, "outcome": outcome });
         events::append(connection, ACTOR, "stage.closed", detail).await?;
         transaction.commit().await
+    }
+
+    /// [`TrafficLog::pause_learning`], by the trainer itself.
+    pub async fn pause_learning(&self) -> Result<()> {
+        self.log.pause_learning(ACTOR).await
     }
 
     /// Makes a generation known as a candidate. Known already (the trainer died after this), it stays as it is.

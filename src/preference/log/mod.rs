@@ -20,6 +20,7 @@ mod rows;
 mod salt;
 mod stage;
 mod stats;
+mod switch;
 mod writer;
 
 use std::sync::atomic::Ordering;
@@ -50,6 +51,7 @@ pub use replay::{DrawSpec, DrawnRow, HeldPreference, Split};
 pub use salt::SaltPlace;
 pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
+pub use switch::LearningSwitch;
 
 /// A handle on the log; clones share its writer and its connections.
 ///

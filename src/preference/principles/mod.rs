@@ -34,7 +34,7 @@ pub enum PrinciplesError {
     #[error("{path}: {source}")]
     Toml {
         path: PathBuf,
-        source: toml::de::Error,
+        source: Box<toml::de::Error>,
     },
     #[error("{path}: {source}")]
     Table {
@@ -74,14 +74,10 @@ impl Principles {
     /// A file that cannot be read, or holds no valid table.
     pub fn open(dir: &Path, default: PrincipleTable) -> Result<Self, PrinciplesError> {
         let path = dir.join(PRINCIPLES_FILE);
-        let first = match fs::read_to_string(&path) {
-            Ok(text) => read(&path, &text)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => VersionedTable {
-                version: 1,
-                table: default,
-            },
-            Err(source) => return Err(PrinciplesError::Io { path, source }),
-        };
+        let first = kept(&path)?.unwrap_or(VersionedTable {
+            version: 1,
+            table: default,
+        });
         Ok(Self::with(first, Some(path)))
     }
 
@@ -98,6 +94,29 @@ impl Principles {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Takes over what another process on the same directory put in force since.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds no valid table: what is in force stays so.
+    pub fn refresh(&self) -> Result<(), PrinciplesError> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        match file.as_deref() {
+            Some(path) => self.refresh_from(path),
+            None => Ok(()),
+        }
+    }
+
+    fn refresh_from(&self, path: &Path) -> Result<(), PrinciplesError> {
+        let Some(kept) = kept(path)? else {
+            return Ok(());
+        };
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if kept.version > current.version {
+            *current = Arc::new(kept);
+        }
+        Ok(())
+    }
+
     /// Puts `table` in force in place of version `expected`, once it is on disk. Blocks for that long.
     ///
     /// # Errors
@@ -108,6 +127,18 @@ impl Principles {
         table: PrincipleTable,
     ) -> Result<Arc<VersionedTable>, PrinciplesError> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        // Until it is dropped: of two processes that replace at once, the second sees what the first one wrote.
+        let _held = match file.as_deref() {
+            Some(path) => {
+                let held = lock(path).map_err(|source| PrinciplesError::Io {
+                    path: path.to_owned(),
+                    source,
+                })?;
+                self.refresh_from(path)?;
+                Some(held)
+            }
+            None => None,
+        };
         let current = self.current().version;
         if current != expected {
             return Err(PrinciplesError::Stale { expected, current });
@@ -127,10 +158,29 @@ impl Principles {
     }
 }
 
+/// What is kept at `path`, if anything is.
+fn kept(path: &Path) -> Result<Option<VersionedTable>, PrinciplesError> {
+    match fs::read_to_string(path) {
+        Ok(text) => read(path, &text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => {
+            let path = path.to_owned();
+            Err(PrinciplesError::Io { path, source })
+        }
+    }
+}
+
+/// Keeps other processes from replacing the table: a lock on its directory, because the file itself is replaced.
+fn lock(path: &Path) -> std::io::Result<File> {
+    let dir = File::open(path.parent().unwrap_or(Path::new(".")))?;
+    dir.lock()?;
+    Ok(dir)
+}
+
 fn read(path: &Path, text: &str) -> Result<VersionedTable, PrinciplesError> {
     let stored: Stored = toml::from_str(text).map_err(|source| PrinciplesError::Toml {
         path: path.to_owned(),
-        source,
+        source: Box::new(source),
     })?;
     let table =
         PrincipleTable::new(stored.principles).map_err(|source| PrinciplesError::Table {
@@ -197,6 +247,25 @@ mod tests {
         assert_eq!(*open().current(), *principles.current());
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
         assert_eq!(names.len(), 1, "no draft is left: {names:?}");
+    }
+
+    #[test]
+    fn a_table_of_another_process_is_taken_over_and_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = [(), ()].map(|()| Principles::open(dir.path(), table(1.0)).unwrap());
+        one.replace(1, table(2.0)).unwrap();
+        assert_eq!(other.current().version, 1);
+        assert!(matches!(
+            other.replace(1, table(9.0)),
+            Err(PrinciplesError::Stale { current: 2, .. })
+        ));
+        assert_eq!(other.current().table, table(2.0), "and seen since");
+        other.replace(2, table(3.0)).unwrap();
+        one.refresh().unwrap();
+        assert_eq!(one.current().table, table(3.0));
+        fs::write(dir.path().join(PRINCIPLES_FILE), "torn").unwrap();
+        assert!(one.refresh().is_err());
+        assert_eq!(one.current().table, table(3.0));
     }
 
     #[test]

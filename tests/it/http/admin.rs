@@ -196,6 +196,46 @@ fn the_judge_is_moved_by_name_and_not_while_a_stage_runs() {
 }
 
 #[test]
+fn a_canary_that_would_answer_nobody_is_refused() {
+    let body = json!({"expected": "base", "canary": true});
+    let tried = |traffic: TrafficConfig| {
+        let logged = logged(&HttpConfig::default(), traffic);
+        Call {
+            method: "POST",
+            path: "/generations/base/promote",
+            body: Some(&body),
+            ..Call::default()
+        }
+        .of(&logged.admin)
+    };
+    let (status, said) = tried(TrafficConfig::default());
+    assert_eq!(
+        (status, &said["error"]["code"]),
+        (StatusCode::CONFLICT, &json!("no_canary_callers"))
+    );
+    let (status, said) = tried(TrafficConfig {
+        trust_user: true,
+        ..TrafficConfig::default()
+    });
+    assert_eq!(status, StatusCode::OK, "{said}");
+}
+
+#[test]
+fn a_name_that_is_no_text_is_refused_as_everything_is() {
+    let logged = logged(&HttpConfig::default(), TrafficConfig::default());
+    let call = Call {
+        method: "GET",
+        path: "/records/%ff",
+        ..Call::default()
+    };
+    let (status, said) = call.of(&logged.server);
+    assert_eq!(
+        (status, &said["error"]["code"]),
+        (StatusCode::BAD_REQUEST, &json!("invalid_path"))
+    );
+}
+
+#[test]
 fn generations_are_listed_by_a_record_that_they_read() {
     let logged = logged(&keyed(), TrafficConfig::default());
     let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true, "train": true}});

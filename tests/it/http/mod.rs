@@ -108,7 +108,10 @@ fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
             SERVICE.weights().clone(),
             Generations::open(dir.path().join("generations")).unwrap(),
             log.clone(),
-            CanaryWatch::default(),
+            CanaryWatch {
+                share: 0.5,
+                ..CanaryWatch::default()
+            },
             metrics.learn.clone(),
         ),
         log: log.clone(),

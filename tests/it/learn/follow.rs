@@ -13,6 +13,7 @@ fn a_follower_learns_from_a_servers_log_and_the_server_takes_over_what_it_made()
     }
     assert_eq!(server.policy(), "base", "the server itself learns nothing");
     let mut follower = Follower::start(dir.path(), LEARN);
+    assert_eq!(follower.admin_get("/train")["paused"], json!(false));
     let taken_over = wait_for("the follower's generation in an answer", || {
         assert!(follower.is_running());
         let mut call = question(1);
@@ -29,6 +30,29 @@ fn a_follower_learns_from_a_servers_log_and_the_server_takes_over_what_it_made()
         (&json!(taken_over), &json!("promoted"))
     );
     assert!(dir.path().join("generations").join(&taken_over).is_dir());
+
+    // Its operators see it and turn its switch, and what they say to the server reaches it.
+    let train = wait_for("its pause after one stage", || {
+        let train = follower.admin_get("/train");
+        (train["state"] == "paused").then_some(train)
+    });
+    assert_eq!(
+        (&train["stage"], &train["unattended"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!(follower.admin_post("/train/resume")["paused"], json!(false));
+    let mut table = server.admin_get("/principles");
+    table["principles"][0]["weight"] = json!(7.0);
+    let (status, replaced) = server.admin_put("/principles", &table);
+    assert_eq!(
+        (status, &replaced["version"]),
+        (200, &json!(2)),
+        "{replaced}"
+    );
+    wait_for("the server's table in the follower", || {
+        let seen = follower.admin_get("/principles");
+        (seen["principles"] == replaced["principles"]).then_some(())
+    });
 
     // Two processes wrote one log, and its chain holds.
     server.ask(40);

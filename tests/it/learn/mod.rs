@@ -5,5 +5,6 @@ mod faults;
 mod follow;
 mod options;
 mod outage;
+mod pause;
 mod support;
 mod traffic;

@@ -117,35 +117,63 @@ fn terminate(child: &mut Child) {
 }
 
 /// The learner of a data directory in a process of its own. Killed when dropped.
-pub struct Follower(Child);
+pub struct Follower {
+    child: Child,
+    admin: String,
+    client: Client,
+}
 
 impl Follower {
     pub fn start(data_dir: &Path, learn: &str) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+        let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
             .args(["train", "dpo", "--follow", "--data-dir"])
             .arg(data_dir)
             .arg("--learn")
             .arg(settings(data_dir, learn))
+            .args(["--admin-listen", "127.0.0.1:0"])
             .env_remove("SELFJUDGE_FAULT")
-            .spawn();
-        Self(child.unwrap())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let admin = said.by_ref().map_while(Result::ok).find_map(|line| {
+            let address = line.strip_prefix("for operators: ")?;
+            Some(address.to_owned())
+        });
+        // Read to the end, so that the pipe never fills.
+        std::thread::spawn(move || said.for_each(drop));
+        Self {
+            child,
+            admin: admin.expect("a listener for operators"),
+            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+        }
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn admin_get(&self, path: &str) -> Value {
+        let answer = self.client.get(format!("{}{path}", self.admin)).send();
+        answer.unwrap().json().unwrap()
+    }
+
+    pub fn admin_post(&self, path: &str) -> Value {
+        let answer = self.client.post(format!("{}{path}", self.admin)).send();
+        answer.unwrap().json().unwrap()
     }
 
     /// SIGTERM: what it does is thrown away.
     pub fn stop(mut self) {
-        terminate(&mut self.0);
+        terminate(&mut self.child);
     }
 }
 
 impl Drop for Follower {
     fn drop(&mut self) {
         // It may have gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -261,6 +289,16 @@ impl Program {
         let answer = self
             .client
             .post(format!("{}{path}", self.admin))
+            .json(body)
+            .send()
+            .unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    pub fn admin_put(&self, path: &str, body: &Value) -> (u16, Value) {
+        let answer = self
+            .client
+            .put(format!("{}{path}", self.admin))
             .json(body)
             .send()
             .unwrap();

@@ -147,8 +147,10 @@ fn held_up(report: &mut Report, clients: usize, step: f64, usual: &Phase, swappe
     ));
     if share > HELD_UP {
         report.violations.push(format!(
-            "{:.1} % of the streams that met a swap were held up for more than a step",
-            100.0 * share
+            "{:.1} % of the streams that met a swap waited for longer than {} ms, and two steps take {}",
+            100.0 * share,
+            ms(long),
+            ms(2.0 * step)
         ));
     }
 }

@@ -1,0 +1,58 @@
+//! The operators' switch of learning: it outlives every process, and reaches a trainer in another one.
+
+use serde_json::json;
+use sqlx::{AnyConnection, Row};
+
+use super::{Result, TrafficLog, events};
+
+/// Where the switch stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LearningSwitch {
+    pub paused: bool,
+    /// Stages that passed their gates since learning was last resumed.
+    pub unattended: u64,
+}
+
+impl TrafficLog {
+    pub async fn learning_switch(&self) -> Result<LearningSwitch> {
+        let row = sqlx::query("SELECT paused, unattended FROM learning_switch WHERE one = 1")
+            .fetch_one(self.database().readers())
+            .await?;
+        Ok(LearningSwitch {
+            paused: row.try_get::<i64, _>("paused")? != 0,
+            unattended: row.try_get::<i64, _>("unattended")?.unsigned_abs(),
+        })
+    }
+
+    /// Lets learning rest until [`TrafficLog::resume_learning`]. Said twice, it is one event.
+    pub async fn pause_learning(&self, actor: &str) -> Result<()> {
+        let pause = "UPDATE learning_switch SET paused = 1 WHERE one = 1 AND paused = 0";
+        self.turn(pause, actor, "train.paused").await
+    }
+
+    /// Lets learning go on, and stages pass unattended again.
+    pub async fn resume_learning(&self, actor: &str) -> Result<()> {
+        let resume = "UPDATE learning_switch SET paused = 0, unattended = 0 \
+                      WHERE one = 1 AND (paused <> 0 OR unattended <> 0)";
+        self.turn(resume, actor, "train.resumed").await
+    }
+
+    async fn turn(&self, change: &'static str, actor: &str, action: &str) -> Result<()> {
+        let mut transaction = self.database().begin().await?;
+        let changed = sqlx::query(change)
+            .execute(transaction.connection())
+            .await?;
+        if changed.rows_affected() > 0 {
+            events::append(transaction.connection(), actor, action, json!({})).await?;
+        }
+        transaction.commit().await
+    }
+}
+
+/// One more stage that nobody has looked at, in the transaction that closes it.
+pub(super) async fn count_unattended(connection: &mut AnyConnection) -> Result<()> {
+    sqlx::query("UPDATE learning_switch SET unattended = unattended + 1 WHERE one = 1")
+        .execute(connection)
+        .await?;
+    Ok(())
+}
