@@ -314,15 +314,19 @@ impl Program {
             .to_owned()
     }
 
-    /// The same by the owner of a key.
+    /// By the owner of a key.
+    pub fn post_with_key(&self, path: &str, key: &str, body: &Value) -> Value {
+        let call = self.client.post(format!("{}{path}", self.url));
+        let answer = call.bearer_auth(key).json(body).send().unwrap();
+        let status = answer.status().as_u16();
+        let answer = answer.json().unwrap();
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    /// One logged call by the owner of a key; its record's id.
     pub fn ask_with_key(&self, number: usize, key: &str) -> String {
-        let call = self
-            .client
-            .post(format!("{}/generate", self.url))
-            .bearer_auth(key);
-        let answer = call.json(&question(number)).send().unwrap();
-        assert_eq!(answer.status().as_u16(), 200);
-        let answer: Value = answer.json().unwrap();
+        let answer = self.post_with_key("/generate", key, &question(number));
         answer["record_id"]
             .as_str()
             .unwrap_or_else(|| panic!("{answer}"))

@@ -196,3 +196,55 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
         log.close().await;
     });
 }
+
+/// One caller says that the second of its answers is the better one, thirty times, and another one three times.
+#[test]
+fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "flood:one\nothers:two\n").unwrap();
+    let keys = keys.to_str().unwrap();
+    let learn = LEARN.replace("principal_share = 1.0", "principal_share = 0.5");
+    let learn = learn.replace("prompts = 3", "prompts = 2") + "\n[feedback]\nshare = 0.5\n";
+    let setup = Setup {
+        arguments: &["--api-key-file", keys, "--trust-feedback", "always"],
+        ..Setup::learning(dir.path(), &learn)
+    };
+    let program = Program::start(&setup);
+    program.admin_post("/train/pause", &Value::Null);
+    let mut owners = std::collections::HashMap::new();
+    for (key, calls, said) in [("one", 60, 30), ("two", 30, 3)] {
+        for number in 0..calls {
+            let mut call = question(number);
+            call["n"] = 2.into();
+            let answer = program.post_with_key("/generate", key, &call);
+            let id = answer["record_id"].as_str().unwrap().to_owned();
+            if number < said {
+                let body = serde_json::json!({"record_id": id, "preferred": 1});
+                program.post_with_key("/feedback", key, &body);
+            }
+            owners.insert(id, key);
+        }
+    }
+    program.admin_post("/train/resume", &Value::Null);
+    program.learned();
+    program.stop();
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let config = LogConfig::sqlite(&dir.path().join("traffic.sqlite"));
+        let log = TrafficLog::open(&config).await.unwrap();
+        let stage = log.stages().await.unwrap().pop().unwrap();
+        let heard = stage.state["feedback"].as_array().unwrap();
+        let of = |key: &str| {
+            let is = |row: &&Value| owners[row["record"].as_str().unwrap()] == key;
+            heard.iter().filter(is).count()
+        };
+        assert!(of("two") > 0, "{heard:?}");
+        assert!(2 * of("one") <= heard.len(), "{heard:?}");
+        log.close().await;
+    });
+}
