@@ -1,5 +1,7 @@
 //! From traffic to other weights that serve, seen from outside.
 
+use std::path::Path;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use selfjudge::preference::log::{LogConfig, RecordId, Scope, TrafficLog};
@@ -137,6 +139,20 @@ fn learning_pauses_and_goes_on_when_it_is_told_to() {
     program.stop();
 }
 
+/// Looks into the log of a data directory that no program has open.
+fn in_log(dir: &Path, look: impl AsyncFnOnce(&TrafficLog)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let config = LogConfig::sqlite(&dir.join("traffic.sqlite"));
+        let log = TrafficLog::open(&config).await.unwrap();
+        look(&log).await;
+        log.close().await;
+    });
+}
+
 #[test]
 fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     let dir = tempfile::tempdir().unwrap();
@@ -163,13 +179,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     program.learned();
     program.stop();
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let config = LogConfig::sqlite(&dir.path().join("traffic.sqlite"));
-        let log = TrafficLog::open(&config).await.unwrap();
+    in_log(dir.path(), async |log| {
         let stage = log.stages().await.unwrap().pop().unwrap();
         let rows = stage.state["rows"].as_array().unwrap();
         let of = |key: &str| {
@@ -193,7 +203,6 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
             }
         }
         assert!(made > 0);
-        log.close().await;
     });
 }
 
@@ -230,13 +239,7 @@ fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
     program.learned();
     program.stop();
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let config = LogConfig::sqlite(&dir.path().join("traffic.sqlite"));
-        let log = TrafficLog::open(&config).await.unwrap();
+    in_log(dir.path(), async |log| {
         let stage = log.stages().await.unwrap().pop().unwrap();
         let heard = stage.state["feedback"].as_array().unwrap();
         let of = |key: &str| {
@@ -245,6 +248,5 @@ fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
         };
         assert!(of("two") > 0, "{heard:?}");
         assert!(2 * of("one") <= heard.len(), "{heard:?}");
-        log.close().await;
     });
 }
