@@ -1,21 +1,46 @@
-//! Places at which a test may have the process killed.
+//! Places at which a test may have something go wrong in the process.
 //!
-//! Durability is what is left after `kill -9`, so the tests kill a real server in the middle of real work. The environment names the
-//! place: `SELFJUDGE_FAULT=log.before_commit` kills the process the first time it comes there, `SELFJUDGE_FAULT=train.step:3` the
-//! third time. Nothing else is done there, and unset it costs one load.
+//! Durability is what is left after `kill -9`, and supervision what is left after a panic, so the tests have both happen to a real
+//! server in the middle of real work. The environment names the place:
+//!
+//! | `SELFJUDGE_FAULT` | what happens |
+//! |---|---|
+//! | `log.before_commit` | the process is killed the first time it comes there |
+//! | `train.step:3` | … the third time |
+//! | `panic@learn.stage:1-3` | the thread panics the first three times |
+//! | `panic@learn.stage:1-` | … every time |
+//! | `wait@publish.load:2` | the thread waits there until the file that `SELFJUDGE_FAULT_UNTIL` names exists |
+//!
+//! Nothing else is done there, and unset it costs one load.
 
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Where to die, and at which visit.
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Kill,
+    Panic,
+    Wait,
+}
+
+/// Where something happens, and at which visits.
 struct Fault {
+    action: Action,
     place: String,
-    visits_left: AtomicU64,
+    visits: RangeInclusive<u64>,
+    visited: AtomicU64,
 }
 
 static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
 
-/// Dies here, as by `kill -9`, if the environment asks for it.
+/// Comes to a place: what the environment asks for happens.
+///
+/// # Panics
+/// If the environment asks for it.
 pub fn point(place: &str) {
     let fault = FAULT.get_or_init(|| {
         std::env::var("SELFJUDGE_FAULT")
@@ -25,34 +50,71 @@ pub fn point(place: &str) {
     let Some(fault) = fault.as_ref().filter(|fault| fault.place == place) else {
         return;
     };
-    if fault.visits_left.fetch_sub(1, Ordering::Relaxed) == 1 {
-        // SAFETY: two system calls without memory; SIGKILL cannot be caught, so no destructor and no flush runs.
-        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    let visit = fault.visited.fetch_add(1, Ordering::Relaxed) + 1;
+    if !fault.visits.contains(&visit) {
+        return;
+    }
+    match fault.action {
+        Action::Kill => {
+            // SAFETY: two system calls without memory; SIGKILL cannot be caught, so no destructor and no flush runs.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        }
+        Action::Panic => panic!("visit {visit} of {place}, as a test asked"),
+        Action::Wait => {
+            let until = std::env::var_os("SELFJUDGE_FAULT_UNTIL").unwrap_or_default();
+            while !Path::new(&until).exists() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
     }
 }
 
-/// `place` or `place:visit`, visits counted from 1.
+/// `[panic@|wait@]place[:visit[-[last visit]]]`, visits counted from 1.
 fn parse(said: &str) -> Fault {
-    let (place, visit) = match said.rsplit_once(':') {
-        Some((place, visit)) => (place, visit.parse().unwrap_or(1)),
-        None => (said, 1),
+    let (action, said) = match said.split_once('@') {
+        Some(("panic", rest)) => (Action::Panic, rest),
+        Some(("wait", rest)) => (Action::Wait, rest),
+        _ => (Action::Kill, said),
+    };
+    let (place, visits) = said.rsplit_once(':').unwrap_or((said, "1"));
+    let number = |text: &str, none| text.parse().unwrap_or(none);
+    let visits = match visits.split_once('-') {
+        Some((first, last)) => number(first, 1)..=number(last, u64::MAX),
+        None => number(visits, 1)..=number(visits, 1),
     };
     Fault {
+        action,
         place: place.to_owned(),
-        visits_left: AtomicU64::new(visit),
+        visits,
+        visited: AtomicU64::new(0),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
-    use std::sync::atomic::Ordering;
+    use super::*;
 
     #[test]
-    fn a_fault_has_a_place_and_a_visit() {
-        let fault = parse("train.step:3");
-        assert_eq!(fault.place, "train.step");
-        assert_eq!(fault.visits_left.load(Ordering::Relaxed), 3);
-        assert_eq!(parse("train.step").visits_left.load(Ordering::Relaxed), 1);
+    fn a_fault_has_an_action_a_place_and_visits() {
+        let cases = [
+            ("train.step", Action::Kill, "train.step", 1..=1),
+            ("train.step:3", Action::Kill, "train.step", 3..=3),
+            ("panic@learn.stage:1-3", Action::Panic, "learn.stage", 1..=3),
+            (
+                "panic@learn.stage:2-",
+                Action::Panic,
+                "learn.stage",
+                2..=u64::MAX,
+            ),
+            ("wait@publish.load:2", Action::Wait, "publish.load", 2..=2),
+        ];
+        for (said, action, place, visits) in cases {
+            let fault = parse(said);
+            assert_eq!(
+                (fault.action, &*fault.place, fault.visits),
+                (action, place, visits),
+                "{said}"
+            );
+        }
     }
 }

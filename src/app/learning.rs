@@ -1,28 +1,32 @@
 //! Wiring of what serves generations, and of what makes them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
 use candle_core::Device;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::model_files::ANCHORS;
+use super::supervise::{BackOff, supervised};
 use super::{AppError, DataDir, FOLLOW};
 use crate::device::{DeviceArbiter, trainer_pool};
 use crate::http;
+use crate::learn::base::Bases;
 use crate::learn::gate::anchor::LastScores;
 use crate::learn::generation::Generations;
-use crate::learn::{CanaryWatch, LearnConfig, LearnControl, Learner, Publisher, Workshop};
+use crate::learn::{
+    CanaryWatch, LearnConfig, LearnControl, LearnError, Learner, Publisher, Workshop, said,
+};
 use crate::model::WeightStore;
 use crate::preference::Principles;
-use crate::preference::log::TrafficLog;
+use crate::preference::log::{Principal, TrafficLog};
 use crate::service::Service;
 use crate::telemetry::LearnMetrics;
 use crate::train::base::FrozenBase;
-use crate::train::digest::weights_digest;
 
 /// How the program learns.
 pub struct LearnOptions {
@@ -33,6 +37,17 @@ pub struct LearnOptions {
     pub min_share: f64,
     /// The share of the principals that the canary answers, while there is one.
     pub canary_share: f64,
+    /// What becomes of the program when the learner dies.
+    pub on_death: OnDeath,
+}
+
+/// What becomes of the program when the learner dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDeath {
+    /// It goes on serving, and starts the learner again after a pause.
+    Restart,
+    /// It ends: it has nothing else to do.
+    End,
 }
 
 /// What learning is wired to.
@@ -44,6 +59,9 @@ pub(super) struct Learning<'a> {
     pub data_dir: &'a DataDir,
     pub metrics: LearnMetrics,
     pub arbiter: DeviceArbiter,
+    pub bases: Bases,
+    /// Whether this server can tell its callers apart: by keys, or by a trusted `user`.
+    pub knows_callers: bool,
 }
 
 impl Learning<'_> {
@@ -55,7 +73,16 @@ impl Learning<'_> {
         learn: Option<LearnOptions>,
         tasks: &mut Vec<JoinHandle<()>>,
     ) -> Result<(http::Learning, Option<LearnerThread>), AppError> {
-        let generations = Generations::open(self.data_dir.generations())?;
+        let generations = Generations::open(self.data_dir.generations())?.of(self.bases.clone());
+        // Digesting weights takes long: not where no generation is to be held against them.
+        if learn.is_some() || !generations.ids()?.is_empty() {
+            let bases = self.bases.clone();
+            let digested = tokio::task::spawn_blocking(move || bases.base().map(drop));
+            digested
+                .await
+                .map_err(|error| AppError::Config(error.to_string()))??;
+        }
+        self.log.bind(&self.bases.identity()).await?;
         // Who does not learn has no settings of it, and tries nothing out either.
         let watch = learn
             .as_ref()
@@ -71,22 +98,24 @@ impl Learning<'_> {
             watch,
             self.metrics.clone(),
         );
-        // A generation that cannot be loaded must not keep the base from serving; `/train` and a metric say so.
-        if let Err(error) = publisher.follow().await {
-            tracing::error!("the base serves: {error}");
-        }
-        tasks.push(tokio::spawn(publisher.clone().run(FOLLOW)));
+        // A generation that cannot be loaded must not keep the base from serving; `/train`, `/generations` and a metric say so.
+        let _ = publisher.follow().await;
+        let (follows, restarts) = (publisher.clone(), self.metrics.tasks_restarted.clone());
+        tasks.push(supervised("publisher", restarts, move || {
+            follows.clone().run(FOLLOW)
+        }));
         let (mut control, mut thread) = (None, None);
         if let Some(learn) = learn {
             learn.config.validate()?;
+            say_what_to_expect(&learn.config, self.knows_callers);
             let (dir, device) = (model_dir.to_owned(), device.clone());
             let loaded = tokio::task::spawn_blocking(move || {
-                let base = FrozenBase::load(&dir, &device)?;
-                Ok::<_, crate::learn::LearnError>((base, weights_digest(&dir)?))
+                Ok::<_, LearnError>(FrozenBase::load(&dir, &device)?)
             });
-            let (base, digest) = loaded
+            let base = loaded
                 .await
                 .map_err(|error| AppError::Config(error.to_string()))??;
+            let digest = self.bases.base()?.to_owned();
             let pool = trainer_pool(learn.threads)?;
             let switch = LearnControl::new(self.metrics);
             let learner = Learner {
@@ -96,14 +125,16 @@ impl Learning<'_> {
                 workshop: Workshop::new(base, digest, pool, self.arbiter),
                 publisher: publisher.clone(),
                 generations,
+                bases: self.bases,
                 control: switch.clone(),
                 config: Arc::new(learn.config),
                 anchors: Some(model_dir.join(ANCHORS)).filter(|path| path.is_file()),
                 last_scores: LastScores::default(),
                 dir: self.data_dir.training(),
+                uncapped: (!self.knows_callers).then(Principal::anonymous),
                 holder: format!("{}:{}", hostname(), self.data_dir.root().display()),
             };
-            thread = Some(LearnerThread::start(learner)?);
+            thread = Some(LearnerThread::start(learner, learn.on_death)?);
             control = Some(switch);
         }
         let shown = http::Learning {
@@ -115,29 +146,64 @@ impl Learning<'_> {
     }
 }
 
-/// The learner on a thread of its own, which waits on the runtime that serves.
+/// Says at the start what the settings mean: how often the gates pass a candidate, and whom a share of a stage is asked of.
+fn say_what_to_expect(config: &LearnConfig, knows_callers: bool) {
+    let gates = &config.gates;
+    let passes = |rate: f64| 100.0 * gates.pass_rate(rate);
+    tracing::info!(
+        "learning: of candidates that truly win .50, .55 and .60 of their duels with the live policy, {:.0}, {:.0} and {:.0} in a \
+         hundred pass the win_rate gate of {} prompts",
+        passes(0.5),
+        passes(0.55),
+        passes(0.6),
+        gates.prompts,
+    );
+    if gates.pass_rate(gates.win_rate.p1.max(0.6)) < 0.5 {
+        tracing::warn!(
+            "gates.prompts = {} are too few for the win_rate gate: most good candidates will be refused as undecided",
+            gates.prompts
+        );
+    }
+    if !knows_callers && config.stage.principal_share < 1.0 {
+        tracing::info!(
+            "learning: callers have no keys and cannot be told apart, so stage.principal_share is not asked of them"
+        );
+    }
+}
+
+/// The learner on a thread of its own, which waits on the runtime that serves. A learner that dies is started again.
 pub(super) struct LearnerThread {
     /// Dropped, it ends the learner where that next waits.
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
+    /// What the learner died of, where that ends the program.
+    died: watch::Receiver<Option<String>>,
 }
 
 impl LearnerThread {
-    fn start(learner: Learner) -> Result<Self, AppError> {
+    fn start(learner: Learner, on_death: OnDeath) -> Result<Self, AppError> {
         let (stop, stopped) = oneshot::channel();
+        let (tell, died) = watch::channel(None);
         let runtime = Handle::current();
         let work = move || {
-            runtime.block_on(async {
-                tokio::select! {
-                    () = learner.run() => {}
-                    _ = stopped => {}
-                }
-            });
+            if let Some(said) = live(&runtime, &learner, on_death, stopped) {
+                tell.send_replace(Some(said));
+            }
         };
         let thread = thread::Builder::new().name("learner".into()).spawn(work);
         let thread = thread
             .map_err(|error| AppError::Config(format!("the learner has no thread: {error}")))?;
-        Ok(Self { stop, thread })
+        Ok(Self { stop, thread, died })
+    }
+
+    /// Returns what the learner died of, once it has and is not started again.
+    pub async fn death(&self) -> String {
+        let mut died = self.died.clone();
+        match died.wait_for(Option::is_some).await {
+            Ok(said) => said.clone().unwrap_or_default(),
+            // It was stopped.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Ends the learner. What it computes at the moment is thrown away: its state is in the log and in checkpoints.
@@ -146,6 +212,54 @@ impl LearnerThread {
         let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the learner's thread panicked");
+        }
+    }
+}
+
+/// Lets a learner live until it is stopped; returns what it died of, where it is not started again.
+fn live(
+    runtime: &Handle,
+    learner: &Learner,
+    on_death: OnDeath,
+    mut stopped: oneshot::Receiver<()>,
+) -> Option<String> {
+    let mut pause = BackOff::default();
+    loop {
+        let updates = learner.control.status().updates;
+        let one = learner.clone();
+        // Nothing of a learner outlives it but what is whole: the log, checkpoints, its status.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            runtime.block_on(async {
+                tokio::select! {
+                    died = one.run() => Some(died.to_string()),
+                    _ = &mut stopped => None,
+                }
+            })
+        }));
+        let died = match ended {
+            Ok(None) => return None,
+            Ok(Some(error)) => error,
+            Err(panic) => said(&*panic),
+        };
+        if learner.control.status().updates > updates {
+            pause.reset();
+        }
+        let stays_stopped = runtime.block_on(async {
+            learner.died(&died).await;
+            if on_death == OnDeath::End {
+                return false;
+            }
+            let pause = pause.next();
+            tracing::info!("the learner is started again in {pause:.1?}");
+            tokio::select! {
+                () = tokio::time::sleep(pause) => false,
+                _ = &mut stopped => true,
+            }
+        });
+        match (on_death, stays_stopped) {
+            (OnDeath::End, _) => return Some(died),
+            (OnDeath::Restart, true) => return None,
+            (OnDeath::Restart, false) => {}
         }
     }
 }

@@ -9,6 +9,7 @@
 mod data_dir;
 mod learning;
 mod model_files;
+mod supervise;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,15 +19,17 @@ use candle_core::Device;
 use tokio::task::JoinHandle;
 
 pub use data_dir::{DataDir, LOG_FILE};
-pub use learning::LearnOptions;
 use learning::LearnerThread;
+pub use learning::{LearnOptions, OnDeath};
 pub use model_files::ModelFiles;
+use supervise::supervised;
 
 use crate::device::{ArbiterConfig, DeviceArbiter};
 use crate::engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use crate::http::{
     HttpConfig, OnLogFailure, Permitted, Shared, TrafficConfig, admin_router, router,
 };
+use crate::learn::base::Bases;
 use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::model::{LanguageModel, LoadOptions, ModelError, WeightStore};
 use crate::preference::log::{Consent, LogConfig, LogError, TrafficLog, now};
@@ -151,9 +154,15 @@ impl App {
             Some(data_dir) => Principles::open(data_dir.root(), table)?,
             None => Principles::in_memory(table),
         };
-        let mut tasks = vec![tokio::spawn(watch_principles(principles.clone()))];
-        if let Some(log) = &log {
-            tasks.push(tokio::spawn(sweep(log.clone())));
+        let restarts = &metrics.learn.tasks_restarted;
+        let watched = principles.clone();
+        let mut tasks = vec![supervised("principles", restarts.clone(), move || {
+            watch_principles(watched.clone())
+        })];
+        if let Some(log) = log.clone() {
+            tasks.push(supervised("sweep", restarts.clone(), move || {
+                sweep(log.clone())
+            }));
         }
         let (learning, learner) = match (&config.data_dir, &log) {
             (Some(data_dir), Some(log)) => {
@@ -165,6 +174,8 @@ impl App {
                     data_dir,
                     metrics: metrics.learn.clone(),
                     arbiter: arbiter.clone(),
+                    bases: Bases::of(&dir, config.adapter.as_deref())?,
+                    knows_callers: !config.http.keys.is_empty() || config.traffic.trust_user,
                 };
                 let started = parts.start(&dir, &config.device, config.learn, &mut tasks);
                 let (learning, learner) = started.await?;
@@ -223,6 +234,20 @@ impl App {
     /// Where the model's files are.
     pub fn model_dir(&self) -> &Path {
         self.model.path()
+    }
+
+    /// Returns why the program cannot go on, once it cannot: its engine died, or a learner that is all it is for.
+    pub async fn failure(&self) -> String {
+        let learner = async {
+            match &self.learner {
+                Some(learner) => learner.death().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.service.engine().ended() => "the engine's thread has died".to_owned(),
+            died = learner => format!("the learner has died: {died}"),
+        }
     }
 
     /// Stops everything, from the top down; sockets have been closed and requests finished before.

@@ -16,7 +16,7 @@ use super::measure::{Measured, measure};
 use super::offline::train_offline;
 use super::variant::Variant;
 use super::{ClaimsError, ClaimsOptions, Yardstick};
-use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions};
 use crate::engine::EngineConfig;
 use crate::http::{HttpConfig, OnLogFailure, Permitted};
 use crate::learn::{LearnConfig, LearnControl, Phase};
@@ -143,6 +143,7 @@ async fn start(
             // Nobody waits for an answer here but the learner.
             min_share: 1.0,
             canary_share: 0.0,
+            on_death: OnDeath::Restart,
         }),
     });
     Ok(app.await?)

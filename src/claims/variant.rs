@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::ClaimsOptions;
 use crate::learn::LearnConfig;
 use crate::learn::config::{OpposedPrinciples, StageOrder};
+use crate::learn::gate::BaseBudget;
 use crate::pocket::Principle;
 
 /// One way of learning.
@@ -107,16 +108,22 @@ impl Variant {
         config.dpo.seed = seed;
         config.dpo.schedule.learning_rate = options.learning_rate;
         config.gates.prompts = 64;
+        // Too few for a decision: what is measured is the accuracy of each generation, whatever the gates can tell.
+        config.gates.pass_undecided = true;
         if self != Self::Stages {
             // What is compared is what training makes of the pairs, not which of it would be let through.
             config.gates.win_rate.p0 = 1e-6;
             config.gates.win_rate.p1 = 2e-6;
-            config.gates.pass_undecided = true;
             config.gates.min_length_controlled = 0.0;
             config.gates.max_kl = f64::MAX;
             config.gates.max_norm = f64::MAX;
             config.gates.max_truncated = 1.0;
             config.gates.tolerance = 1.0_f64.next_down();
+            config.gates.base = BaseBudget {
+                min_win_rate: 0.0,
+                max_truncated: 1.0,
+                tolerance: 1.0_f64.next_down(),
+            };
             config.stage.kl_budget = f64::MAX;
         }
         match self {

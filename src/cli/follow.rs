@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::listener::{accept, keys_in, listen};
 use super::salt::SaltArgs;
-use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions};
 use crate::engine::EngineConfig;
 use crate::http::{ApiKeys, HttpConfig, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
@@ -95,6 +95,7 @@ pub fn run(
             // Nobody is served here.
             min_share: 1.0,
             canary_share: 0.0,
+            on_death: OnDeath::End,
         }),
         data_dir: Some(data_dir),
     };
@@ -102,7 +103,7 @@ pub fn run(
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let stopped = runtime.block_on(async {
+    let (ended, stopped) = runtime.block_on(async {
         let app = App::start(config).await?;
         let (mut terminate, mut interrupt) = (
             signal(SignalKind::terminate())?,
@@ -114,13 +115,14 @@ pub fn run(
             accept(listener, app.admin_router.clone(), None, &Handle::new()).await?;
             eprintln!("for operators: http://{address}");
         }
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        anyhow::Ok(app.stop().await)
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            why = app.failure() => Err(anyhow::anyhow!(why)),
+        };
+        anyhow::Ok((ended, app.stop().await))
     })?;
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     stopped.join();
-    Ok("stopped".to_owned())
+    ended.map(|()| "stopped".to_owned())
 }

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::listener::{accept, keys_in, listen};
 use super::salt::SaltArgs;
-use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, TrafficOptions};
+use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions};
 use crate::device::ArbiterConfig;
 use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits};
 use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
@@ -224,6 +224,7 @@ impl LearningArgs {
             threads: threads.max(1),
             min_share: self.trainer_share,
             canary_share: self.canary_share,
+            on_death: OnDeath::Restart,
         }))
     }
 }
@@ -337,16 +338,15 @@ pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let stopped = runtime.block_on(async {
+    let (served, stopped) = runtime.block_on(async {
         let app = App::start(args.app(device)?).await?;
         let served = serve(args, &app).await;
-        let stopped = app.stop().await;
-        served.map(|()| stopped)
+        anyhow::Ok((served, app.stop().await))
     })?;
     // Connections hold engine handles; with the runtime they go.
     runtime.shutdown_timeout(Duration::from_secs(5));
     stopped.join();
-    Ok("stopped".to_owned())
+    served.map(|()| "stopped".to_owned())
 }
 
 /// Opens the listeners, says so, and drains them when told to.
@@ -382,6 +382,10 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         ended = &mut serving => return Ok(ended??),
+        why = app.failure() => {
+            handle.shutdown();
+            anyhow::bail!(why);
+        }
     }
     tracing::info!("draining: no new connections, running requests finish");
     let patience = Duration::from_secs(args.drain_timeout);

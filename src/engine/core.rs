@@ -5,7 +5,7 @@ use std::slice::ChunksExact;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::GenerateRequest;
 use super::admission::QueuePlace;
@@ -31,6 +31,8 @@ pub enum Command {
     Submit(Box<Submission>),
     /// One sample of a submission is no longer wanted.
     Close(RequestId),
+    /// Somebody asks whether the thread lives.
+    Ping(oneshot::Sender<()>),
 }
 
 /// An accepted request on its way to the engine thread.
@@ -131,6 +133,10 @@ impl EngineCore {
         match command {
             Command::Submit(submission) => self.add(*submission),
             Command::Close(id) => self.end(id, Ending::Closed),
+            Command::Ping(reply) => {
+                // It may have stopped waiting.
+                let _ = reply.send(());
+            }
         }
     }
 

@@ -13,6 +13,7 @@
 //! | `sampler/`, `sampling_params` | logits to tokens |
 //! | `admission`, `output` | the way in and the way out |
 //! | `warm_up` | the first steps, before anybody is served |
+//! | `heartbeat` | whether the thread lives |
 //! | `stats` | what is measured |
 //!
 //! # Batch invariance
@@ -30,6 +31,7 @@ mod by_hand;
 mod core;
 #[cfg(test)]
 mod grammar_tests;
+mod heartbeat;
 mod kv_cache;
 mod model_runner;
 mod output;
@@ -54,7 +56,7 @@ use std::thread;
 use std::time::Instant;
 
 use candle_core::DType;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use admission::{QueueLimits, QueueLoad};
 pub use model_runner::KvCacheDtype;
@@ -67,10 +69,12 @@ pub use scheduler::{BackgroundLimits, PRIORITIES};
 use self::core::{Command, EngineCore, Submission};
 use crate::device::DeviceArbiter;
 use crate::device::team::Team;
+use crate::fault;
 use crate::model::{ModelError, Role, WeightStore, WeightsLease};
 use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
 use admission::{Admission, QueuePlace};
+use heartbeat::{Heartbeat, Pulse, STUCK};
 use kv_cache::KvCacheManager;
 use model_runner::{ModelRunner, block_bytes};
 use request::RequestId;
@@ -276,6 +280,7 @@ pub struct Engine {
     capacity: Capacity,
     next_id: Arc<AtomicU64>,
     warmed_up: watch::Receiver<WarmedUp>,
+    heartbeat: Heartbeat,
 }
 
 /// The engine's thread, to be waited for.
@@ -366,6 +371,8 @@ impl Engine {
         let base = weights.base().clone();
         let (commands, inbox) = mpsc::unbounded_channel();
         let (warm, warmed_up) = watch::channel(None);
+        let heartbeat = Heartbeat::default();
+        let beats = heartbeat.clone();
         let mut team = Team::new(rayon::current_num_threads())?;
         let serve = move || match warm_up(runner, limits, base) {
             Ok(runner) => {
@@ -373,7 +380,7 @@ impl Engine {
                 let core = EngineCore::new(scheduler, runner, metrics, arbiter.clone());
                 // Whether or not anybody asks.
                 let _ = warm.send(Some(Ok(())));
-                run(core, inbox, &arbiter);
+                run(core, inbox, &arbiter, &beats);
             }
             Err(failure) => {
                 tracing::error!(%failure, "the model's first steps failed");
@@ -391,6 +398,7 @@ impl Engine {
             capacity,
             next_id: Arc::default(),
             warmed_up,
+            heartbeat,
         };
         Ok((engine, EngineThread(thread)))
     }
@@ -411,6 +419,29 @@ impl Engine {
             None => Readiness::WarmingUp,
             Some(Ok(())) => Readiness::Ready,
             Some(Err(_)) => Readiness::Down,
+        }
+    }
+
+    /// Waits until the engine's thread has ended, by a panic or because its model failed: nothing will be answered any more.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
+    /// Whether the engine's thread lives and is not stuck: it made a step not long ago, or answers now.
+    pub async fn is_alive(&self) -> bool {
+        if self.readiness() == Readiness::WarmingUp {
+            return true;
+        }
+        match self.heartbeat.pulse() {
+            _ if self.commands.is_closed() => false,
+            Pulse::Beating => true,
+            Pulse::Stuck => false,
+            Pulse::Idle => {
+                let (reply, answer) = oneshot::channel();
+                let asked = self.commands.send(Command::Ping(reply)).is_ok();
+                let answered = tokio::time::timeout(STUCK, answer).await;
+                asked && matches!(answered, Ok(Ok(())))
+            }
         }
     }
 
@@ -546,10 +577,16 @@ impl Engine {
 }
 
 /// The engine thread: takes what has come, makes a step, and sleeps only when there is nothing to do.
-fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>, arbiter: &DeviceArbiter) {
+fn run(
+    mut core: EngineCore,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    arbiter: &DeviceArbiter,
+    heartbeat: &Heartbeat,
+) {
     loop {
         if core.is_idle() {
             arbiter.foreground(false);
+            heartbeat.beat(true);
             match inbox.blocking_recv() {
                 Some(command) => core.obey(command),
                 None => return,
@@ -558,6 +595,8 @@ fn run(mut core: EngineCore, mut inbox: mpsc::UnboundedReceiver<Command>, arbite
         while let Ok(command) = inbox.try_recv() {
             core.obey(command);
         }
+        heartbeat.beat(false);
+        fault::point("engine.step");
         core.step();
     }
 }

@@ -197,6 +197,7 @@ pub async fn generate(
     let sampling = sampling
         .check(arrival, max_tokens, service)
         .await?
+        .limited(own.max_tokens.is_some())
         .with_logprobs(own.logprobs, chosen.clone());
     // First what may be refused without reading the prompt.
     let judging = sampling.judging(&state.principles.current(), 1)?;

@@ -65,7 +65,9 @@ pub struct GenerationBody {
 /// One version's numbers since the canary went out, as this server counted them.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VitalsBody {
-    answers: u64,
+    /// Answers that count: those whose end their caller caused are left out, and of a principal with more than its share each
+    /// counts for less than one.
+    answers: f64,
     /// Share of answers that failed.
     errors: f64,
     /// Share of answers that their length cut off.
@@ -108,6 +110,10 @@ impl From<CanaryHealth> for CanaryBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerationsBody {
     pointers: PointersBody,
+    /// What answers on this server: what the policy pointer is at, unless that cannot serve here.
+    serving: String,
+    /// Why the pointers are not followed, if they are not: a generation of another base, a damaged one, one that is not there.
+    serving_problem: Option<String>,
     /// Null where nothing is tried out on this server.
     canary: Option<CanaryBody>,
     /// The last canary that this server took back by itself, and why.
@@ -203,6 +209,8 @@ pub async fn generations(
     });
     Ok(Json(GenerationsBody {
         pointers,
+        serving: learning.publisher.serving(),
+        serving_problem: learning.publisher.problem(),
         canary: canary.map(CanaryBody::from),
         withdrawn,
         generations: generations.collect(),

@@ -73,7 +73,8 @@ pub struct VerdictBody {
     p: f32,
     /// Whether both orders name the same winner; null where only one was shown.
     consistent: Option<bool>,
-    /// Probability that the judge gave to its labels, of all tokens: low where it does not answer as a judge.
+    /// Probability that the judge gave to its labels, of all tokens: low where it does not answer as a judge. Below 0.5 the verdict is
+    /// about nothing, whatever `winner` says, and makes no preference pair.
     label_mass: f32,
     orders: Vec<OrderBody>,
     /// By principle, where principles were named.

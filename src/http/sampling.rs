@@ -13,7 +13,7 @@ use super::judging::{JudgingBody, check_reads};
 use super::traffic::LogBody;
 use crate::engine::{PRIORITIES, SamplingParams, SubmitError};
 use crate::preference::{Message, VersionedTable};
-use crate::service::{JudgeTask, Service, TextTask, TournamentTask, Turn};
+use crate::service::{CallerEnds, JudgeTask, Service, TextTask, TournamentTask, Turn};
 use crate::text::Grammar;
 
 /// One string or several.
@@ -117,6 +117,8 @@ pub struct Sampling {
     samples: usize,
     judging: Option<JudgingBody>,
     grammar: Option<Grammar>,
+    /// What the call says of how its answers end.
+    ends: CallerEnds,
     /// How the answer is sent in pieces, if it is.
     pub stream: Option<StreamOptions>,
     pub turn: Turn,
@@ -171,11 +173,17 @@ impl SamplingBody {
         }
         let turn = turn(arrival, self.priority, self.timeout)?;
         let params = self.params(max_tokens, service.stop_ids())?;
+        let shapes_ends = self.shapes_ends();
         let grammar = match format::grammar(self.response_format, self.structured_outputs)? {
             Some((param, spec)) => Some(service.compile_grammar(param, spec).await?),
             None => None,
         };
+        let ends = CallerEnds {
+            limit: false,
+            shape: grammar.is_some() || shapes_ends,
+        };
         Ok(Sampling {
+            ends,
             params,
             grammar,
             include_stop: self.include_stop_str_in_output.unwrap_or(false),
@@ -188,6 +196,20 @@ impl SamplingBody {
             log: self.log,
             user: self.user,
         })
+    }
+
+    /// Whether the call asks for something that decides where its answers end, whatever the model would do.
+    fn shapes_ends(&self) -> bool {
+        let other = |said: Option<f32>, neutral: f32| said.is_some_and(|said| said != neutral);
+        self.ignore_eos == Some(true)
+            || self.min_tokens.is_some_and(|tokens| tokens > 0)
+            || self
+                .logit_bias
+                .as_ref()
+                .is_some_and(|bias| !bias.is_empty())
+            || other(self.repetition_penalty, 1.0)
+            || other(self.presence_penalty, 0.0)
+            || other(self.frequency_penalty, 0.0)
     }
 
     fn params(&self, max_tokens: usize, stop_ids: &[u32]) -> Result<SamplingParams, ApiError> {
@@ -226,6 +248,12 @@ impl Sampling {
         self
     }
 
+    /// With answers that end at a limit of the caller's own, if it named one.
+    pub fn limited(mut self, by_caller: bool) -> Self {
+        self.ends.limit = by_caller;
+        self
+    }
+
     /// Whether the caller wants log-probabilities with the tokens.
     pub fn shows_logprobs(&self) -> bool {
         self.params.logprobs.is_some() || !self.params.logprob_ids.is_empty()
@@ -257,6 +285,7 @@ impl Sampling {
             include_stop: self.include_stop,
             samples: self.samples,
             grammar: self.grammar.clone(),
+            ends: self.ends,
             turn: self.turn,
             ..TextTask::new(prompt, self.params.clone())
         }

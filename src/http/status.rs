@@ -16,10 +16,24 @@ pub struct StatusBody {
     status: &'static str,
 }
 
-/// Whether the process lives, even where its engine does not.
-#[utoipa::path(get, path = "/health", tag = "operating", security(()), responses((status = 200, body = StatusBody)))]
-pub async fn health() -> Json<StatusBody> {
-    Json(StatusBody { status: "ok" })
+/// Whether the server lives: its engine's thread answers, or made a step within the last minute. A server whose engine died ends by
+/// itself; one whose engine is stuck should be restarted.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "operating",
+    security(()),
+    responses((status = 200, body = StatusBody), (status = 503, body = ErrorBody))
+)]
+pub async fn health(State(state): State<AppState>) -> Result<Json<StatusBody>, ApiError> {
+    match state.service.engine().is_alive().await {
+        true => Ok(Json(StatusBody { status: "ok" })),
+        false => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "engine_down",
+            "the engine does not answer",
+        )),
+    }
 }
 
 /// Whether requests can be answered.

@@ -189,12 +189,16 @@ impl Identity {
     /// is answered the same.
     pub fn seed(&self, principal: &Principal, prompt: usize) -> u64 {
         let Some(key) = &self.idempotency_key else {
-            return rand::random();
+            return exact(rand::random());
         };
         let digest = Sha256::digest(format!("{principal}\n{prompt}\n{key}"));
         let (first, _) = digest.split_at(size_of::<u64>());
-        first
-            .iter()
-            .fold(0, |seed, &byte| seed << 8 | u64::from(byte))
+        let digest = first.iter();
+        exact(digest.fold(0, |seed, &byte| seed << 8 | u64::from(byte)))
     }
+}
+
+/// A seed that clients can read: numbers of JSON are exact up to 2^53 in many of them.
+fn exact(seed: u64) -> u64 {
+    seed >> 11
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::traffic::Identity;
 use super::{AppState, Learning};
-use crate::learn::{LearnControl, LearnStatus, Staleness};
+use crate::learn::{LearnControl, LearnStatus, Staleness, Waiting};
 
 /// What learning does at the moment.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,11 +47,36 @@ pub struct TrainBody {
     #[schema(value_type = Vec<Object>)]
     gates: Value,
     last_outcome: Option<String>,
+    /// Why no stage runs; null while one does.
+    waiting_reason: Option<WaitingBody>,
+    /// How often the learner died since the program started; it is started again, and leaves a stage in which it dies three times.
+    deaths: u64,
+    /// Records that are left out because their token ids are of another tokenizer than the model's.
+    records_of_other_tokenizers: u64,
     error: Option<String>,
     /// Why the pointers are not served, if they are not.
     serving_problem: Option<String>,
     /// Seconds since 1970 at the last change.
     changed: u64,
+}
+
+/// What holds learning back.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WaitingBody {
+    /// `too_few_prompts`, `principal_share`, `held_out`, `other_tokenizer`, `other_base`, `other_version`, `paused`, `unattended`,
+    /// `another_trainer`, `died` or `failed`.
+    code: &'static str,
+    /// One sentence with the numbers.
+    message: String,
+}
+
+impl From<Waiting> for WaitingBody {
+    fn from(waiting: Waiting) -> Self {
+        Self {
+            code: waiting.reason.name(),
+            message: waiting.message,
+        }
+    }
 }
 
 /// Means over the answers of the last update's pairs.
@@ -115,6 +140,9 @@ impl TrainBody {
             },
             gates: json!(status.gates),
             last_outcome: status.last_outcome,
+            waiting_reason: status.waiting.map(WaitingBody::from),
+            deaths: status.deaths,
+            records_of_other_tokenizers: status.of_other_tokenizers,
             error: status.error,
             serving_problem: learning.publisher.problem(),
             changed: status.changed,

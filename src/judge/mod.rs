@@ -5,12 +5,15 @@
 //! principles. The scorer is a closure, so nothing here knows a model. [`bracket`] and [`tournament`] find the best of many
 //! answers by such comparisons.
 
+#[cfg(test)]
+mod attack_tests;
 mod bracket;
 mod bradley_terry;
 mod error;
 mod fit;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod frame;
 mod label;
 mod options;
 mod prompt;

@@ -3,7 +3,8 @@
 //! The template's `user` text is filled and wrapped by the chat template as a user turn; the chat template opens the
 //! assistant's turn, and the lead-in is pre-filled there, so that the next token is the label (SELF-JUDGE's template,
 //! papers.md 1.3). Slots are filled in one pass over the parsed template: a candidate that contains `{response_b}` stays
-//! just that. What fills them is untrusted: it cannot become a special token.
+//! just that. What fills them is untrusted: it cannot become a special token, and where it repeats a part of the template it is broken
+//! up ([`super::frame`]), so that it opens and closes nothing.
 
 use std::ops::Range;
 
@@ -43,15 +44,16 @@ impl JudgeTemplate {
     ) -> Result<JudgePrompt, JudgeError> {
         let principles = match principles {
             [] => self.file.default_principle.clone(),
-            [one] => one.clone(),
+            [one] => self.frame.escape(one).into_owned(),
             several => several
                 .iter()
-                .map(|text| format!("{}{text}", self.file.principle_bullet))
+                .map(|text| format!("{}{}", self.file.principle_bullet, self.frame.escape(text)))
                 .collect::<Vec<_>>()
                 .join(&self.file.principle_separator),
         };
-        let context = self.file.context.join(context);
-        let fills = [principles.as_str(), context.as_str(), a, b];
+        let context = self.file.context.join(context, &self.frame);
+        let (a, b) = (self.frame.escape(a), self.frame.escape(b));
+        let fills = [principles.as_str(), context.as_str(), &*a, &*b];
         let (user, ranges) = fill(&self.user, &fills);
         let mut messages = Vec::with_capacity(2);
         if let Some(system) = &self.system {

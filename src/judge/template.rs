@@ -3,11 +3,13 @@
 //! A template is a file (`judge_template.toml` in a model's folder; two are built in, `hh` and `ultrafeedback`). Its `user`
 //! text holds the slots `{principles}`, `{context}`, `{response_a}` and `{response_b}`, which [`super::prompt`] fills.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::JudgeError;
+use super::frame::Frame;
 use crate::preference::{Message, Role};
 use crate::text::Rendered;
 
@@ -32,8 +34,9 @@ pub struct ContextStyle {
 }
 
 impl ContextStyle {
-    pub(super) fn join(&self, context: &[Message]) -> String {
-        let shown: Vec<(&str, &str)> = context
+    /// Writes a conversation, in which no turn's text can begin another turn.
+    pub(super) fn join(&self, context: &[Message], frame: &Frame) -> String {
+        let shown: Vec<(&str, Cow<'_, str>)> = context
             .iter()
             .filter_map(|message| {
                 let tag = match message.role {
@@ -41,17 +44,18 @@ impl ContextStyle {
                     Role::User => &self.user,
                     Role::Assistant => &self.assistant,
                 };
-                Some((tag, message.content.as_str()))
+                Some((tag, frame.escape_turn(&message.content)))
             })
             .collect();
         if let ([(_, only)], true) = (shown.as_slice(), self.bare_single_turn) {
-            return (*only).to_owned();
+            return frame.escape_joined(only.clone()).into_owned();
         }
         let turns: Vec<String> = shown
             .iter()
             .map(|(tag, content)| format!("{tag}{content}"))
             .collect();
-        turns.join(&self.separator)
+        let joined = turns.join(&self.separator);
+        frame.escape_joined(Cow::Owned(joined)).into_owned()
     }
 }
 
@@ -64,7 +68,7 @@ pub(super) struct TemplateFile {
     system: Option<String>,
     user: String,
     pub(super) lead_in: String,
-    labels: [String; 2],
+    pub(super) labels: [String; 2],
     pub(super) default_principle: String,
     #[serde(default)]
     pub(super) principle_bullet: String,
@@ -107,7 +111,7 @@ pub(super) enum Piece {
 }
 
 /// A parsed judge template; see the module's page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "TemplateFile", into = "TemplateFile")]
 pub struct JudgeTemplate {
     pub(super) file: TemplateFile,
@@ -115,7 +119,17 @@ pub struct JudgeTemplate {
     pub(super) system: Option<Vec<Piece>>,
     /// What stands before and after the rationale.
     rationale: (String, String),
+    pub(super) frame: Frame,
 }
+
+impl PartialEq for JudgeTemplate {
+    /// Everything else follows from the file.
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file
+    }
+}
+
+impl Eq for JudgeTemplate {}
 
 impl TryFrom<TemplateFile> for JudgeTemplate {
     type Error = JudgeError;
@@ -162,11 +176,13 @@ impl TryFrom<TemplateFile> for JudgeTemplate {
                 ));
             }
         };
+        let frame = Frame::of(&file, user.iter().chain(system.iter().flatten()))?;
         Ok(Self {
             file,
             user,
             system,
             rationale,
+            frame,
         })
     }
 }
@@ -294,6 +310,8 @@ impl JudgeTemplate {
             b.strip_prefix(' ')?.to_owned(),
         ];
         bare.file.lead_in.push_str(" (");
+        let pieces = bare.user.iter().chain(bare.system.iter().flatten());
+        bare.frame = Frame::of(&bare.file, pieces).ok()?;
         let empty = bare.file.labels.iter().any(String::is_empty);
         (!empty).then_some(bare)
     }

@@ -1,17 +1,19 @@
 //! How a stage begins: enough prompts that no stage has used, in the order in which they are learned from.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use super::LearnError;
 use super::config::{LearnConfig, StageOrder};
-use super::learner::{Learner, Running};
+use super::learner::{Learner, POLL, Running};
 use super::pool::{Pool, take};
 use super::stage::{Draw, FeedbackRow, StageState, joining, seed};
 use super::status::Phase;
+use super::waiting::{Supply, Waiting};
 use crate::preference::PrincipleTable;
 use crate::preference::log::{
     DrawSpec, DrawnRow, FeedbackTrust, NewStage, RecordId, Scope, Split, Stage, StageId,
-    TrainerLease,
+    TrafficLog, TrainerLease,
 };
 use crate::service::WeightedPrinciple;
 
@@ -22,6 +24,7 @@ impl Learner {
         lease: &'a TrainerLease,
     ) -> Result<Running<'a>, LearnError> {
         let config = &self.config;
+        let mut look = Look::new(config);
         loop {
             self.unpaused().await?;
             if self.control.status().unattended >= config.stage.unattended {
@@ -32,28 +35,57 @@ impl Learner {
                 lease.pause_learning().await?;
                 continue;
             }
+            if !look.is_due(&self.log).await? {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
             let last = self.log.last_stage().await?;
             // This one's number: nobody else opens stages while the lease is held.
             let id = StageId(last.as_ref().map_or(1, |last| last.id.0 + 1));
-            let pool = self.pool(id, last).await?;
-            let gate_rows = self.log.draw_ids(&gate_spec(config, id)).await?;
-            let waiting = (pool.rows.len() + gate_rows.len()) as u64;
+            let begun = Instant::now();
+            let left = left_by(config, last.as_ref());
+            let supply = self.supply(id, left.len()).await?;
             let needed = (config.stage.prompts + config.gates.prompts) as u64;
+            let short = Waiting::for_prompts(config, &supply);
             self.control.change(|status| {
-                status.state = Phase::Waiting;
-                (status.prompts_waiting, status.prompts_needed) = (waiting, needed);
+                let train = supply.train.drawable.max(supply.left);
+                let train = train.min(config.stage.pooled());
+                let held_out = supply.held_out.drawable.min(config.gates.prompts);
+                status.prompts_waiting = (train + held_out) as u64;
+                status.prompts_needed = needed;
+                status.error = None;
+                status.of_other_tokenizers = supply.of_other_tokenizers;
             });
+            if let Some(waiting) = short {
+                self.control.wait(Phase::Waiting, waiting);
+                look.again_after(begun.elapsed());
+                continue;
+            }
+            let pool = self.pool(id, left).await?;
+            let gate_rows = self.log.draw_ids(&self.gate_spec(id)).await?;
             if pool.rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
-                tokio::time::sleep(super::learner::POLL).await;
+                // Deleted since they were counted.
+                look.again_after(begun.elapsed());
                 continue;
             }
             let pointers = self.log.pointers().await?;
+            // A generation of another base is no start: said before prompts are claimed.
+            for generation in [
+                &pointers.policy,
+                &pointers.train,
+                &pointers.reference,
+                &pointers.judge,
+            ] {
+                self.generations.is_extrapolated(generation.as_str())?;
+            }
             self.principles.refresh()?;
             let table = self.principles.current();
             let principles = judged_by(&table.table, &config.judging.principles)?;
             let pool = (pool.rows, pool.carried);
             let mut state =
                 StageState::new((**config).clone(), &pointers, principles, pool, gate_rows);
+            state.base = Some(self.workshop.base_digest.clone());
+            state.tokenizer = Some(self.bases.tokenizer().to_owned());
             state.corroborate = self.log.trust() == FeedbackTrust::Corroborated;
             state.feedback = self.feedback().await?;
             let stage = NewStage {
@@ -65,27 +97,33 @@ impl Learner {
         }
     }
 
-    /// The prompts that stage `id` takes its own from.
-    async fn pool(&self, id: StageId, last: Option<Stage>) -> Result<Pool, LearnError> {
+    /// What the log has for stage `id`, counted.
+    async fn supply(&self, id: StageId, left: usize) -> Result<Supply, LearnError> {
+        let config = &self.config;
+        let size = config.stage.pooled().max(config.stage.prompts);
+        Ok(Supply {
+            train: self.log.eligible(&self.train_spec(config, size)).await?,
+            left,
+            held_out: self.log.eligible(&self.gate_spec(id)).await?,
+            of_other_tokenizers: self.log.of_other_tokenizers().await?,
+        })
+    }
+
+    /// The prompts that stage `id` takes its own from; `left` are those that an earlier stage left.
+    async fn pool(&self, id: StageId, left: Vec<RecordId>) -> Result<Pool, LearnError> {
         let stage = &self.config.stage;
         let easy_first = stage.order == StageOrder::EasyFirst;
-        let left = match last {
-            Some(last) if easy_first => {
-                // The state of a program of another version may not be readable; then nothing was left, and the rows are drawn by age.
-                let state = serde_json::from_value::<StageState>(last.state);
-                let left = state.map_or_else(|_| Vec::new(), |state| state.left);
-                let spec = train_spec(&self.config, left.len());
-                ids(self.log.free_for(id, &spec, &left).await?)
-            }
-            _ => Vec::new(),
-        };
+        let spec = self.train_spec(&self.config, left.len());
+        let left = ids(self.log.free_for(id, &spec, &left).await?);
         let size = if easy_first {
             stage.pooled()
         } else {
             stage.prompts
         };
         let drawn = if left.len() < stage.prompts {
-            self.log.draw_ids(&train_spec(&self.config, size)).await?
+            self.log
+                .draw_ids(&self.train_spec(&self.config, size))
+                .await?
         } else {
             Vec::new()
         };
@@ -99,7 +137,7 @@ impl Learner {
         if self.log.trust() == FeedbackTrust::Never || wanted == 0 {
             return Ok(Vec::new());
         }
-        let spec = train_spec(config, wanted);
+        let spec = self.train_spec(config, wanted);
         let mut rows = Vec::new();
         for held in self.log.draw_preferences(&spec).await? {
             // Deleted in between.
@@ -123,13 +161,13 @@ impl Learner {
         }
         let (id, lease) = (running.id, running.lease);
         let stage = running.state.config.stage.clone();
-        let spec = train_spec(&running.state.config, stage.prompts);
+        let spec = self.train_spec(&running.state.config, stage.prompts);
         let pool = self.log.free_for(id, &spec, &running.state.rows).await?;
         let pool = match stage.order {
             StageOrder::AsLogged => pool,
             StageOrder::EasyFirst => self.easy_first(running, pool).await?,
         };
-        let (taken, left) = take(pool, stage.prompts, stage.principal_share);
+        let (taken, left) = take(pool, &spec);
         let state = &mut running.state;
         state.rows = lease.claim_rows(id, &taken).await?;
         state.left = left;
@@ -177,24 +215,90 @@ fn ids(rows: Vec<DrawnRow>) -> Vec<RecordId> {
     rows.into_iter().map(|row| row.id).collect()
 }
 
-/// What may train.
-fn train_spec(config: &LearnConfig, limit: usize) -> DrawSpec {
-    let stage = &config.stage;
-    DrawSpec {
-        quarantine: std::time::Duration::from_secs(stage.quarantine),
-        max_share: stage.principal_share,
-        held_out_per_mille: (stage.held_out * 1000.0).round() as u16,
-        ..DrawSpec::new(limit)
+impl Learner {
+    /// What may train.
+    fn train_spec(&self, config: &LearnConfig, limit: usize) -> DrawSpec {
+        let stage = &config.stage;
+        DrawSpec {
+            quarantine: Duration::from_secs(stage.quarantine),
+            max_share: stage.principal_share,
+            uncapped: self.uncapped.clone(),
+            held_out_per_mille: (stage.held_out * 1000.0).round() as u16,
+            ..DrawSpec::new(limit)
+        }
+    }
+
+    /// What stage `id` is measured on. It never trains and is never claimed, so that it would be the same for every stage; instead
+    /// each stage's turn begins somewhere else among the held-out rows.
+    fn gate_spec(&self, id: StageId) -> DrawSpec {
+        DrawSpec {
+            split: Split::HeldOut,
+            turn: Some(gate_turn(&self.config, id)),
+            ..self.train_spec(&self.config, self.config.gates.prompts)
+        }
     }
 }
 
-/// What stage `id` is measured on. It never trains and is never claimed, so that it would be the same for every stage; instead each
-/// stage's turn begins somewhere else among the held-out rows.
-fn gate_spec(config: &LearnConfig, id: StageId) -> DrawSpec {
-    DrawSpec {
-        split: Split::HeldOut,
-        turn: Some(seed(config.stage.seed, id.0, Draw::Turn, 0)),
-        ..train_spec(config, config.gates.prompts)
+/// Where stage `id` begins among the held-out rows.
+fn gate_turn(config: &LearnConfig, id: StageId) -> u64 {
+    seed(config.stage.seed, id.0, Draw::Turn, 0)
+}
+
+/// What the last stage left of its pool. The state of a program of another version may not be readable; then nothing was left, and
+/// the rows are drawn by age.
+fn left_by(config: &LearnConfig, last: Option<&Stage>) -> Vec<RecordId> {
+    match (config.stage.order, last) {
+        (StageOrder::EasyFirst, Some(last)) => {
+            let state = serde_json::from_value::<StageState>(last.state.clone());
+            state.map_or_else(|_| Vec::new(), |state| state.left)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// When a log that had too few prompts is counted again: where a record has come, and no more often than that the counting, which
+/// reads the log through, takes a twentieth of the time.
+struct Look {
+    /// Without a quarantine nothing but a new record, or new consent, makes more rows.
+    by_newest: bool,
+    newest: Option<RecordId>,
+    not_before: Option<Instant>,
+    /// Consent that was given later and rows that were released show at the latest then.
+    at_latest: Option<Instant>,
+}
+
+impl Look {
+    /// Parts of the time in which nothing is counted.
+    const REST: u32 = 19;
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    fn new(config: &LearnConfig) -> Self {
+        Self {
+            by_newest: config.stage.quarantine == 0,
+            newest: None,
+            not_before: None,
+            at_latest: None,
+        }
+    }
+
+    async fn is_due(&mut self, log: &TrafficLog) -> Result<bool, LearnError> {
+        let now = Instant::now();
+        if self.not_before.is_some_and(|then| now < then) {
+            return Ok(false);
+        }
+        if !self.by_newest || self.at_latest.is_none_or(|then| now >= then) {
+            self.newest = log.newest_record().await?;
+            return Ok(true);
+        }
+        let newest = log.newest_record().await?;
+        Ok(std::mem::replace(&mut self.newest, newest.clone()) != newest)
+    }
+
+    fn again_after(&mut self, counting: Duration) {
+        let now = Instant::now();
+        let rest = counting.saturating_mul(Self::REST);
+        self.not_before = now.checked_add(rest.clamp(POLL, Self::LONGEST));
+        self.at_latest = now.checked_add(Self::LONGEST);
     }
 }
 
@@ -264,7 +368,7 @@ mod tests {
     #[test]
     fn stages_are_measured_from_different_places_on() {
         let config = LearnConfig::default();
-        let turn = |id| gate_spec(&config, StageId(id)).turn;
+        let turn = |id| gate_turn(&config, StageId(id));
         assert_eq!(turn(3), turn(3));
         let turns: HashSet<_> = (1..20).map(turn).collect();
         assert_eq!(turns.len(), 19);

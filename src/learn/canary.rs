@@ -6,6 +6,9 @@
 //! | `truncated` | share of ended answers that their length cut off | more than `max_truncated` above the live version's |
 //! | `length` | mean tokens of an ended answer | more than `max_length_ratio` times the live version's, or less than that part of it |
 //!
+//! Answers whose end their caller caused are not counted, and no principal's are more than `principal_share` of either side: one caller
+//! alone neither withdraws a canary nor hides an ill one.
+//!
 //! A band is breached only by more than chance: [`SIGMAS`] standard errors of the difference have to lie beyond it too. Other callers
 //! ask the canary than the live version, so a band is no test of equality; it stops what is clearly ill. Which of the two answers
 //! better is what the gates measured before, the pinned judge on both answers to one prompt: callers get only one of them.
@@ -24,6 +27,9 @@ const SIGMAS: f64 = 3.0;
 pub struct CanaryBands {
     /// Answers of each of the two before they are compared.
     pub min_answers: u64,
+    /// The largest share of either side's answers that one principal's count for: beyond it each of them counts proportionally less.
+    /// With fewer principals than fit into the whole by this share nothing is compared.
+    pub principal_share: f64,
     pub max_errors: f64,
     pub max_truncated: f64,
     pub max_length_ratio: f64,
@@ -33,6 +39,7 @@ impl Default for CanaryBands {
     fn default() -> Self {
         Self {
             min_answers: 100,
+            principal_share: 0.5,
             max_errors: 0.01,
             max_truncated: 0.05,
             max_length_ratio: 1.5,
@@ -49,6 +56,10 @@ impl CanaryBands {
             (
                 self.min_answers >= 2,
                 "publish.canary.min_answers must be at least 2",
+            ),
+            (
+                self.principal_share > 0.0 && share(self.principal_share),
+                "publish.canary.principal_share must be above 0 and at most 1",
             ),
             (
                 share(self.max_errors),
@@ -73,8 +84,8 @@ impl CanaryBands {
 /// One version's numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Vitals {
-    /// Answers that were begun and ended or failed.
-    pub answers: u64,
+    /// Answers that were begun and ended or failed, as far as they count.
+    pub answers: f64,
     pub errors: f64,
     pub truncated: f64,
     /// Tokens.
@@ -128,7 +139,7 @@ impl CanaryHealth {
             let variance = one.variance + ratio * ratio * other.variance;
             beyond(one.value - ratio * other.value, 0.0, variance)
         };
-        let early = canary.answers.min(live.answers) < bands.min_answers;
+        let early = canary.answers.min(live.answers) < bands.min_answers as f64;
         let verdict = if early {
             Verdict::TooEarly
         } else if above(|of| of.errors, bands.max_errors) {
@@ -168,8 +179,7 @@ struct Mean {
 
 impl Mean {
     /// The variance is that of a share with one more on either side: of none among a hundred it is not zero.
-    fn share(hits: u64, of: u64) -> Self {
-        let (hits, of) = (hits as f64, of as f64);
+    fn share(hits: f64, of: f64) -> Self {
         let smoothed = (hits + 1.0) / (of + 2.0);
         Self {
             value: hits / of.max(1.0),
@@ -179,7 +189,7 @@ impl Mean {
 }
 
 struct Measured {
-    answers: u64,
+    answers: f64,
     errors: Mean,
     truncated: Mean,
     length: Mean,
@@ -187,8 +197,8 @@ struct Measured {
 
 impl Measured {
     fn of(tally: &Tally) -> Self {
-        let begun = tally.answers + tally.errors;
-        let ended = tally.answers.max(1) as f64;
+        let begun = tally.begun();
+        let ended = tally.answers.max(1.0);
         let length = tally.tokens / ended;
         Self {
             answers: begun,
@@ -216,12 +226,12 @@ mod tests {
     use super::*;
 
     /// A version whose answers are `length` tokens long, give or take one.
-    fn tally(answers: u64, errors: u64, truncated: u64, length: f64) -> Tally {
-        let n = answers as f64;
+    fn tally(answers: u32, errors: u32, truncated: u32, length: f64) -> Tally {
+        let n = f64::from(answers);
         Tally {
-            answers,
-            truncated,
-            errors,
+            answers: n,
+            truncated: truncated.into(),
+            errors: errors.into(),
             tokens: n * length,
             tokens_squared: n * (length * length + 1.0),
         }
@@ -283,6 +293,7 @@ mod tests {
         assert!(CanaryBands::default().validate().is_ok());
         for (band, text) in [
             ("min_answers", "min_answers = 0"),
+            ("principal_share", "principal_share = 0.0"),
             ("max_errors", "max_errors = -0.1"),
             ("max_truncated", "max_truncated = 2.0"),
             ("max_length_ratio", "max_length_ratio = 0.5"),

@@ -5,8 +5,10 @@ use std::path::Path;
 use super::LearnError;
 use super::config::LearnConfig;
 use super::gate::anchor::{AnchorScores, AnchorSet};
-use super::gate::measure::{divergence, largest_change, meet, moved, not_finite, parity};
-use super::gate::{GateResult, Measurements, judge as judge_gates};
+use super::gate::measure::{
+    answers_of, cut_off, divergence, largest_change, mean, meet, moved, not_finite, parity,
+};
+use super::gate::{BaseMeasurements, GateResult, Measurements, judge as judge_gates};
 use super::generation::{Lineage, extrapolate};
 use super::learner::{Learner, Running};
 use super::rollout::{Answer, Prompt};
@@ -14,7 +16,7 @@ use super::stage::{Draw, StageState};
 use super::status::Phase;
 use super::trainer::Trainer;
 use crate::fault;
-use crate::model::WeightsLease;
+use crate::model::{WeightsLease, WeightsName};
 use crate::preference::log::{
     GenerationId, GenerationState, LogError, NewGeneration, Pointer, PointerMove, StageOutcome,
 };
@@ -38,16 +40,18 @@ impl Learner {
             updates,
             pairs: state.pairs,
             base: self.workshop.base_digest.clone(),
+            tokenizer: Some(self.bases.tokenizer().to_owned()),
             extrapolate: state.config.publish.extrapolate,
             config: serde_json::to_value(&state.config)?,
         };
         let (generations, by) = (self.generations.clone(), lineage.extrapolate);
         let written = trainer.with(move |trainer, _| {
             Ok(generations.write(lineage, |dir| {
-                trainer.save_state(dir)?;
+                let trained = trainer.adapter()?;
+                trained.save(dir)?;
                 match by {
                     0.0 => Ok(()),
-                    by => extrapolate(dir, trainer.adapter()?, by),
+                    by => extrapolate(dir, trained, by),
                 }
             }))
         });
@@ -109,9 +113,9 @@ impl Learner {
             "learning: stage {} {outcome}: generation {candidate}",
             running.id
         );
-        if let Err(error) = self.publisher.follow().await {
-            tracing::warn!("what serves stays as it is: {error}");
-        }
+        // Says itself what is wrong; it is tried again every few seconds.
+        let _ = self.publisher.follow().await;
+        self.tidy(running).await;
         Ok(())
     }
 
@@ -182,32 +186,44 @@ impl Learner {
     ) -> Result<Vec<GateResult>, LearnError> {
         let state = &running.state;
         let config: &LearnConfig = &state.config;
-        let versions = [
-            self.publisher.weights(candidate).await?,
-            self.publisher.weights(&state.policy).await?,
-        ];
+        let contender = self.publisher.weights(candidate).await?;
+        let live = self.publisher.weights(&state.policy).await?;
         let judge = self.judge(state).await?;
         let maker = self.pair_maker(running.id, state, judge.clone());
         let places = (0_u64..).zip(&state.gate_rows);
         let prompts = maker.prompts(Draw::Gate, places).await?;
         let prompts: Vec<_> = prompts.into_iter().map(|drawn| drawn.prompt).collect();
-        let [contender, live] = &versions;
-        let against = [contender, live];
-        let meeting = meet(&self.service, &config.rollout, &judge, against, &prompts).await?;
+        let (service, rollout, judging) = (&self.service, &config.rollout, &config.judging);
+        let answers = answers_of(service, rollout, &contender, &prompts).await?;
+        let before = answers_of(service, rollout, &live, &prompts).await?;
+        let duels = meet(service, judging, &judge, &prompts, [&answers, &before]).await?;
+        // Generation 0 too, so that what each stage may lose does not add up.
+        let (base_duels, base_truncated) = if state.policy == WeightsName::BASE {
+            (duels.clone(), cut_off(&before))
+        } else {
+            let base = self.service.weights().base().clone();
+            let first = answers_of(service, rollout, &base, &prompts).await?;
+            let duels = meet(service, judging, &judge, &prompts, [&answers, &first]).await?;
+            (duels, cut_off(&first))
+        };
         let adapter = self.generations.served(candidate)?;
         let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
-        let answered = prompts.iter().zip(&meeting.answers);
+        let answered = prompts.iter().zip(&answers);
         let answered: Vec<_> = answered.filter(|(_, a)| !a.ids.is_empty()).collect();
         let scored = self.scored(state, adapter.clone(), &answered).await?;
         let anchored = match config.gates.anchor.as_ref().or(self.anchors.as_ref()) {
-            Some(path) => Some(self.anchored(state, path, candidate, against).await?),
+            Some(path) => Some(
+                self.anchored(state, path, candidate, [&contender, &live])
+                    .await?,
+            ),
             None => None,
         };
         let both = |of: fn(&AnchorScores) -> Option<f64>| {
-            let [candidate, live] = anchored.as_ref()?;
+            let [candidate, live, _] = anchored.as_ref()?;
             Some([of(candidate)?, of(live)?])
         };
-        let answers = answered.into_iter().map(|(_, answer)| answer);
+        let first = |of: fn(&AnchorScores) -> Option<f64>| of(&anchored.as_ref()?[2]);
+        let scores: Vec<f64> = base_duels.iter().map(|duel| duel.score).collect();
         let measured = Measurements {
             not_finite: not_finite(&adapter.weights)?,
             norm: largest_change(&self.workshop.base, &adapter)?,
@@ -216,12 +232,18 @@ impl Learner {
                 self.generations.trained(&state.train)?.as_ref(),
             )?,
             step_zero: state.step_zero,
-            parity: parity(answers, &scored.own),
+            parity: parity(answered.iter().map(|(_, answer)| *answer), &scored.own),
             kl: divergence(&scored.own, &scored.base),
-            duels: meeting.duels,
-            truncated: meeting.truncated,
+            duels,
+            truncated: [cut_off(&answers), cut_off(&before)],
             anchor: both(|scores| scores.preferred),
             judge: both(|scores| scores.judged),
+            base: BaseMeasurements {
+                win_rate: mean(&scores),
+                truncated: base_truncated,
+                anchor: first(|scores| scores.preferred),
+                judge: first(|scores| scores.judged),
+            },
         };
         Ok(judge_gates(&config.gates, &measured))
     }
@@ -248,25 +270,33 @@ impl Learner {
         scored.await
     }
 
-    /// What candidate and live policy get right of the anchor set.
+    /// Returns what candidate, live policy and generation 0 get right of the anchor set.
     async fn anchored(
         &self,
         state: &StageState,
         path: &Path,
         candidate: &str,
         [contender, live]: [&WeightsLease; 2],
-    ) -> Result<[AnchorScores; 2], LearnError> {
+    ) -> Result<[AnchorScores; 3], LearnError> {
         let set = AnchorSet::read(path, &self.service).await?;
-        let new = self
-            .anchor_scores(state, &set, candidate, contender)
-            .await?;
-        let before = match self.last_scores.get(path, &state.policy) {
-            Some(scores) => scores,
-            None => self.anchor_scores(state, &set, &state.policy, live).await?,
-        };
-        self.last_scores
-            .replace(path, [(candidate, new), (&state.policy, before)]);
-        Ok([new, before])
+        let base = self.service.weights().base();
+        let of = [
+            (candidate, contender),
+            (&*state.policy, live),
+            (WeightsName::BASE, base),
+        ];
+        let mut measured: Vec<(&str, AnchorScores)> = Vec::with_capacity(of.len());
+        for (name, weights) in of {
+            let known = measured.iter().find(|(known, _)| *known == name);
+            let known = known.map(|(_, scores)| *scores);
+            let scores = match known.or_else(|| self.last_scores.get(set.digest(), name)) {
+                Some(scores) => scores,
+                None => self.anchor_scores(state, &set, name, weights).await?,
+            };
+            measured.push((name, scores));
+        }
+        self.last_scores.replace(set.digest(), &measured);
+        Ok([measured[0].1, measured[1].1, measured[2].1])
     }
 
     async fn anchor_scores(

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::canary::CanaryBands;
 use super::gate::GateConfig;
+use crate::preference::log::MIN_LABEL_MASS;
 use crate::train::dpo::DpoConfig;
 
 /// `[learn]`: everything that decides what is learned. What decides only when and where is [`crate::device::arbiter`]'s and the
@@ -127,6 +128,9 @@ pub struct JudgingConfig {
     pub disagreement: Disagreement,
     /// Pairs whose probability is nearer to a half than this are dropped.
     pub min_margin: f32,
+    /// Least probability, of 0 to 1, that the judge puts on its two labels: below it the verdict names no winner, and its pair is
+    /// dropped. A judge that was led to another kind of answer compares nothing.
+    pub min_label_mass: f32,
     /// The label is the judge's probability (cDPO) instead of 1.
     pub soft_labels: bool,
     /// Principles of the table by name, judged one by one and averaged by the weights that the table gives them when a stage begins
@@ -139,6 +143,7 @@ impl Default for JudgingConfig {
         Self {
             disagreement: Disagreement::Drop,
             min_margin: 0.0,
+            min_label_mass: MIN_LABEL_MASS,
             soft_labels: false,
             principles: Vec::new(),
         }
@@ -243,6 +248,9 @@ pub struct PublishConfig {
     /// ExPO (arXiv 2404.16792): what serves is `base + (1 + extrapolate) (trained - base)`, the whole adapter scaled; 0 is off. The gates
     /// measure what would serve. The next stage goes on from the adapter as it was trained, so that stages do not compound the scale.
     pub extrapolate: f32,
+    /// Directories of generations that are kept although they never served (candidates, rejected and failed ones), the newest of
+    /// them: older ones are deleted after each stage. What served, what a pointer is at and what those were trained from stay.
+    pub keep_generations: usize,
     /// What takes a canary back that an operator sent out.
     pub canary: CanaryBands,
 }
@@ -252,6 +260,7 @@ impl Default for PublishConfig {
         Self {
             promote: true,
             extrapolate: 0.0,
+            keep_generations: 8,
             canary: CanaryBands::default(),
         }
     }
@@ -326,6 +335,10 @@ impl LearnConfig {
                 (0.0..0.5).contains(&judging.min_margin),
                 "judging.min_margin must be from 0 to less than 0.5",
             ),
+            (
+                (0.0..=1.0).contains(&judging.min_label_mass),
+                "judging.min_label_mass must be from 0 to 1",
+            ),
             (share(contrast.share), "contrast.share must be from 0 to 1"),
             (
                 contrast.share == 0.0 || !contrast.principles.is_empty(),
@@ -387,16 +400,61 @@ mod tests {
         );
     }
 
+    /// Keys that a table has beside the default's, by their path; optional ones are not written.
+    fn missing(whole: &toml::Table, given: &toml::Table, path: &str) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (key, value) in whole {
+            let path = format!("{path}.{key}");
+            match (value, given.get(key)) {
+                (_, None) => missing.push(path),
+                (toml::Value::Table(whole), Some(toml::Value::Table(given))) => {
+                    missing.extend(self::missing(whole, given, &path));
+                }
+                _ => {}
+            }
+        }
+        missing
+    }
+
     #[test]
-    fn the_settings_of_the_default_model_are_valid() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let config = LearnConfig::from_file(&root.join("models/pocket/learn.toml")).unwrap();
+    fn the_settings_of_the_default_model_are_whole_and_what_was_measured() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket/learn.toml");
+        let config = LearnConfig::from_file(&file).unwrap();
         config.validate().unwrap();
+        // What a file of the learning rate alone meant when the model was measured.
+        let schedule = crate::train::schedule::ScheduleConfig {
+            learning_rate: 2e-3,
+            lr_scheduler: crate::train::schedule::ScheduleKind::Cosine,
+            warmup_steps: None,
+            warmup_ratio: 0.03,
+            min_lr_ratio: 0.0,
+            decay_ratio: 0.2,
+        };
+        assert_eq!(config.dpo.schedule, schedule);
+        assert_eq!((config.dpo.lora.r, config.dpo.lora.lora_alpha), (16, 32.0));
+        assert!(
+            config.gates.pass_rate(0.58) >= 0.9,
+            "{}",
+            config.gates.pass_rate(0.58)
+        );
+
+        let given: toml::Table = toml::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        let whole: toml::Table = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        for (name, given) in &given {
+            let tables = whole[name].as_table().zip(given.as_table());
+            let (whole, given) = tables.unwrap();
+            assert_eq!(missing(whole, given, name), [""; 0]);
+        }
     }
 
     #[test]
     fn settings_out_of_their_range_are_named() {
         let wrong = [
+            ("judging.min_label_mass", "[judging]\nmin_label_mass = 1.5"),
+            (
+                "gates.base.tolerance",
+                "[gates]\nbase = { tolerance = 1.0 }",
+            ),
             ("stage.batch", "[stage]\nprompts = 4\nbatch = 5"),
             ("rollout.samples", "[rollout]\nsamples = 1"),
             ("contrast.principles", "[contrast]\nshare = 0.5"),

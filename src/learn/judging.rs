@@ -28,6 +28,8 @@ pub enum Dropped {
     Margin,
     /// Exactly a half.
     Tie,
+    /// The judge puts too little probability on its two labels to have compared anything.
+    LabelMass,
     /// The judge does not confirm what the opposed principles were meant to bring about, or what a caller said.
     NotConfirmed,
     /// Too improbable under the bare prompt.
@@ -42,13 +44,14 @@ pub enum Dropped {
 }
 
 impl Dropped {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Identical,
         Self::Truncated,
         Self::Empty,
         Self::Disagreement,
         Self::Margin,
         Self::Tie,
+        Self::LabelMass,
         Self::NotConfirmed,
         Self::OffPolicy,
         Self::NotSelected,
@@ -65,6 +68,7 @@ impl Dropped {
             Self::Disagreement => "disagreement",
             Self::Margin => "margin",
             Self::Tie => "tie",
+            Self::LabelMass => "label_mass",
             Self::NotConfirmed => "not_confirmed",
             Self::OffPolicy => "off_policy",
             Self::NotSelected => "not_selected",
@@ -190,6 +194,13 @@ impl PinnedJudge {
     }
 }
 
+impl JudgingConfig {
+    /// Whether the judge compared anything: enough of its probability is on its two labels.
+    pub fn compares(&self, verdict: &PairVerdict) -> bool {
+        verdict.label_mass >= self.min_label_mass
+    }
+}
+
 /// What becomes of two answers, given the verdict on the first.
 pub fn decide(
     config: &JudgingConfig,
@@ -198,6 +209,9 @@ pub fn decide(
     verdict: PairVerdict,
 ) -> Result<JudgedPair, Dropped> {
     check(&a, &b)?;
+    if !config.compares(&verdict) {
+        return Err(Dropped::LabelMass);
+    }
     let Some(winner) = verdict.winner else {
         return Err(Dropped::Tie);
     };
@@ -335,6 +349,13 @@ pub(super) mod tests {
         assert_eq!(why(&a, &b, verdict(0.9, 0.3)), Dropped::Disagreement);
         assert_eq!(why(&a, &b, verdict(0.55, 0.55)), Dropped::Margin);
         assert_eq!(why(&a, &b, verdict(0.5, 0.5)), Dropped::Tie);
+        for label_mass in [0.0, 1e-4, 0.49, f32::NAN] {
+            let led_astray = PairVerdict {
+                label_mass,
+                ..verdict(0.99, 0.99)
+            };
+            assert_eq!(why(&a, &b, led_astray), Dropped::LabelMass, "{label_mass}");
+        }
     }
 
     #[test]
@@ -353,6 +374,14 @@ pub(super) mod tests {
                 Dropped::NotConfirmed
             );
         }
+        let nothing = PairVerdict {
+            label_mass: 1e-4,
+            ..verdict(0.9, 0.9)
+        };
+        assert_eq!(
+            said(&config, Some(nothing)).unwrap_err(),
+            Dropped::LabelMass
+        );
         let wide = JudgingConfig {
             min_margin: 0.4,
             soft_labels: true,

@@ -198,6 +198,10 @@ fn replayed(config: &JudgingConfig, record: LoggedRecord) -> Option<UpdatePair> 
         .verdicts
         .iter()
         .find(|verdict| (verdict.a, verdict.b) == (pair.chosen, pair.rejected));
+    // Logs of before hold pairs of verdicts about nothing.
+    if verdict.is_some_and(|verdict| verdict.label_mass < config.min_label_mass) {
+        return None;
+    }
     let label = match pair.source {
         // Opposed principles say which is better, and the judge at most confirms it.
         PairSource::Contrast => 1.0,

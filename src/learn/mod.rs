@@ -6,15 +6,18 @@
 //! |---|---|
 //! | `config` | the settings, whole |
 //! | `learner` | the loop: take the lease, begin a stage, update, conclude |
+//! | `waiting` | what holds it back |
 //! | `begin`, `pool`, `stage` | a stage: disjoint prompts of the log, easy first across stages, cut into updates (sDPO) |
 //! | `update` | an update's pairs, and what of them the log keeps |
 //! | `rollout` | fresh answers from the policy as it is now |
 //! | `judging` | the pinned judge reads both orders under the table's principles (SALMON); what makes a pair, and what is dropped |
 //! | `contrast`, `generator` | SSO: chosen and rejected drawn under opposed principles |
 //! | `logged` | pairs of answers that the log has: replay of earlier stages, feedback of callers |
+//! | `training` | the updates of a stage |
 //! | `trainer` | the DPO trainer on its own threads, after serving |
 //! | `conclude`, `gate/` | what a candidate has to show before it serves |
-//! | `generation` | immutable directories named by their digest |
+//! | `generation`, `base` | immutable directories named by their digest, bound to one base and tokenizer |
+//! | `tidy` | what of them stays on the disk |
 //! | `publish` | pointers to served weights |
 //! | `canary` | whether what a share of the callers tries out is well |
 //! | `status`, `record`, `staleness` | what is shown of all this |
@@ -34,6 +37,7 @@
 //!    prohibitions against reward hacking are the principles that the table marks `always`, asked beside those.
 //! 6. No paper learns from what callers say. Feedback is off by default; where it is trusted, a small share of off-policy pairs (`logged`).
 
+pub mod base;
 mod begin;
 mod canary;
 mod conclude;
@@ -52,8 +56,11 @@ pub mod rollout;
 mod stage;
 mod staleness;
 mod status;
+mod tidy;
 mod trainer;
+mod training;
 mod update;
+mod waiting;
 
 use crate::preference::log::LogError;
 use crate::service::ServiceError;
@@ -66,7 +73,8 @@ pub use learner::Learner;
 pub use publish::{CanaryWatch, Publisher};
 pub use staleness::Staleness;
 pub use status::{LearnControl, LearnStatus, Phase};
-pub use trainer::Workshop;
+pub use trainer::{Workshop, said};
+pub use waiting::{Waiting, WaitingReason};
 
 /// What learning can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +93,24 @@ pub enum LearnError {
     NoGeneration(String),
     #[error("generation {id} is damaged: {detail}")]
     DamagedGeneration { id: String, detail: String },
+    /// The adapter is a change of other weights, or was trained on other token ids: on this model it means nothing.
+    #[error("generation {id} was made with other {what} ({made}) than this model has ({here})")]
+    OtherBase {
+        id: String,
+        /// `weights` or `tokenizer`.
+        what: &'static str,
+        made: String,
+        here: String,
+    },
     #[error(transparent)]
     Principles(#[from] crate::preference::PrinciplesError),
     #[error("a file of the learner: {0}")]
     Json(#[from] serde_json::Error),
+    /// The open stage cannot be read: another version of the program wrote it.
+    #[error(
+        "stage {stage} was opened by another version of the program, which alone can go on with it: {detail}"
+    )]
+    OtherVersion { stage: i64, detail: String },
     /// The trainer's thread panicked; what it was doing is thrown away.
     #[error("a training step panicked: {0}")]
     Panicked(String),

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use crate::preference::log::{DrawnRow, RecordId};
+use crate::preference::log::{DrawSpec, DrawnRow, RecordId};
 
 /// A pool before it is ranked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,15 +36,17 @@ impl Pool {
     }
 }
 
-/// The first `wanted` rows, and what is left of the others in the same order. No principal has more than its share of `wanted` (one
-/// row it always may have): easy prompts are easily written, so the cap of the pool alone would not keep a flood out.
-pub fn take(rows: Vec<DrawnRow>, wanted: usize, max_share: f64) -> (Vec<RecordId>, Vec<RecordId>) {
-    let cap = ((wanted as f64 * max_share) as usize).max(1);
+/// The first `spec.limit` rows, and what is left of the others in the same order. No principal has more than its share of the limit
+/// (one row it always may have): easy prompts are easily written, so the cap of the pool alone would not keep a flood out.
+pub fn take(rows: Vec<DrawnRow>, spec: &DrawSpec) -> (Vec<RecordId>, Vec<RecordId>) {
+    let wanted = spec.limit;
+    let cap = ((wanted as f64 * spec.max_share) as usize).max(1);
     let mut of: HashMap<String, usize> = HashMap::new();
     let (mut taken, mut left) = (Vec::new(), Vec::new());
     for row in rows {
         let count = of.entry(row.principal.to_string()).or_default();
-        if taken.len() < wanted && *count < cap {
+        let capped = spec.uncapped.as_ref() != Some(&row.principal);
+        if taken.len() < wanted && (!capped || *count < cap) {
             *count += 1;
             taken.push(row.id);
         } else {
@@ -93,7 +95,7 @@ mod tests {
                 principal: Principal::anonymous(),
             });
             let taken;
-            (taken, left) = take(ranked.collect(), prompts, 1.0);
+            (taken, left) = take(ranked.collect(), &DrawSpec::new(prompts));
             waiting.retain(|id| !taken.contains(id));
             stages.push(taken.iter().map(|id| hardness(number(id))).collect());
         }
@@ -154,10 +156,24 @@ mod tests {
     fn a_principal_whose_prompts_are_easiest_has_its_share_and_no_more() {
         let flood = (0..8).map(|n| (n, "flood"));
         let others = [(8, "a"), (9, "b"), (10, "c"), (11, "d")];
-        let (taken, left) = take(rows(flood.chain(others)), 4, 0.5);
+        let spec = |limit, max_share| DrawSpec {
+            max_share,
+            ..DrawSpec::new(limit)
+        };
+        let (taken, left) = take(rows(flood.chain(others)), &spec(4, 0.5));
         assert_eq!(taken, [0, 1, 8, 9].map(id));
         assert_eq!(left, [2, 3, 4, 5, 6, 7, 10, 11].map(id));
-        let (taken, _) = take(rows([(0, "a"), (1, "a")]), 2, 0.1);
+        let (taken, _) = take(rows([(0, "a"), (1, "a")]), &spec(2, 0.1));
         assert_eq!(taken, [id(0)], "one it always may have");
+        let nobody = DrawSpec {
+            uncapped: Some(Principal::of_key("a")),
+            ..spec(3, 0.1)
+        };
+        let (taken, _) = take(rows([(0, "a"), (1, "b"), (2, "a"), (3, "b")]), &nobody);
+        assert_eq!(
+            taken,
+            [0, 1, 2].map(id),
+            "a cap is for those who can be told apart"
+        );
     }
 }

@@ -1,7 +1,11 @@
 //! From pointers to served weights.
 //!
 //! The truth about what serves is the pointers in the log, moved by compare-and-swap; every server follows them. A pointer that
-//! cannot be followed (a damaged generation, a directory that is not there) leaves what serves as it is.
+//! cannot be followed (a damaged generation, a directory that is not there) leaves what serves as it is. A generation of another base
+//! never serves: the base itself does then.
+//!
+//! Several tasks may follow at once: the one that does so every few seconds, an operator's call, the learner. Each loads what the
+//! pointers say, which takes seconds, and gives the roles only if the pointers still say so; this last step is one task's at a time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,6 +45,8 @@ pub struct Publisher {
     canary: CanaryWatch,
     metrics: LearnMetrics,
     followed: Arc<Mutex<Followed>>,
+    /// Held from the last look at the pointers to the swap, so that no older look comes after a newer one.
+    swapping: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// The swaps of this process.
@@ -79,12 +85,18 @@ impl Publisher {
             canary,
             metrics,
             followed: Arc::default(),
+            swapping: Arc::default(),
         }
     }
 
     /// Why the pointers are not followed at the moment.
     pub fn problem(&self) -> Option<String> {
         self.lock().problem.clone()
+    }
+
+    /// The name of the weights that answer: what the policy pointer says, unless there is a [`Self::problem`].
+    pub fn serving(&self) -> String {
+        self.store.roles().policy.name().to_string()
     }
 
     /// How often other weights began to serve, and how long that took.
@@ -142,21 +154,55 @@ impl Publisher {
     /// Serves what the pointers say, and says where they stand.
     ///
     /// # Errors
-    /// The log's; a generation that cannot be loaded, and then everything stays as it is.
+    /// The log's; a generation that cannot be loaded, and then everything stays as it is; [`LearnError::OtherBase`], and then the base
+    /// serves.
     pub async fn follow(&self) -> Result<Pointers, LearnError> {
         let followed = self.follow_pointers().await;
-        self.lock().problem = followed.as_ref().err().map(ToString::to_string);
+        let problem = followed.as_ref().err().map(ToString::to_string);
+        let before = std::mem::replace(&mut self.lock().problem, problem.clone());
         self.metrics.degraded.set(i64::from(followed.is_err()));
+        if let Some(problem) = problem
+            && before.as_ref() != Some(&problem)
+        {
+            // Once, and not every few seconds.
+            tracing::error!(
+                "{} serves, and not what the pointers say: {problem}",
+                self.serving()
+            );
+        }
         followed
     }
 
     async fn follow_pointers(&self) -> Result<Pointers, LearnError> {
-        let pointers = self.log.pointers().await?;
-        if self.lock().pointers.as_ref() == Some(&pointers) {
-            return Ok(pointers);
+        let mut pointers = self.log.pointers().await?;
+        loop {
+            if self.lock().pointers.as_ref() == Some(&pointers) {
+                return Ok(pointers);
+            }
+            let loaded = self.roles_of(&pointers).await;
+            let _swapping = self.swapping.lock().await;
+            let now = self.log.pointers().await?;
+            if now != pointers {
+                // Somebody moved them while this was loading, and may be serving what they say already.
+                pointers = now;
+                continue;
+            }
+            return match loaded {
+                Ok(roles) => {
+                    self.swap(&pointers, roles)?;
+                    Ok(pointers)
+                }
+                Err(error @ LearnError::OtherBase { .. }) => {
+                    self.serve_base()?;
+                    Err(error)
+                }
+                Err(error) => Err(error),
+            };
         }
-        let policy = self.weights(pointers.policy.as_str()).await?;
-        let judge = self.weights(pointers.judge.as_str()).await?;
+    }
+
+    /// The weights that the pointers name, in memory.
+    async fn roles_of(&self, pointers: &Pointers) -> Result<Roles, LearnError> {
         let canary = if pointers.canary == pointers.policy || self.canary.share == 0.0 {
             None
         } else {
@@ -165,14 +211,20 @@ impl Publisher {
                 share: self.canary.share,
             })
         };
+        Ok(Roles {
+            policy: self.weights(pointers.policy.as_str()).await?,
+            judge: self.weights(pointers.judge.as_str()).await?,
+            canary,
+        })
+    }
+
+    /// Gives the roles; the caller holds `swapping`.
+    fn swap(&self, pointers: &Pointers, roles: Roles) -> Result<(), LearnError> {
         // Whoever is compared is counted from the same moment on.
         self.canary.tallies.clear();
+        let policy = roles.policy.clone();
         let begun = Instant::now();
-        self.store.set_roles(Roles {
-            policy: policy.clone(),
-            canary,
-            judge,
-        })?;
+        self.store.set_roles(roles)?;
         let seconds = begun.elapsed().as_secs_f64();
         self.metrics.swap_seconds.observe(seconds);
         self.metrics.swaps.inc();
@@ -187,15 +239,24 @@ impl Publisher {
         followed.pointers = Some(pointers.clone());
         followed.swaps.count += 1;
         followed.swaps.last_seconds = Some(seconds);
-        Ok(pointers)
+        Ok(())
+    }
+
+    /// Lets the base serve as everything, where it does not; the caller holds `swapping`. The pointers count as not followed.
+    fn serve_base(&self) -> Result<(), LearnError> {
+        let base = Roles::all(self.store.base());
+        if self.store.roles() != base {
+            self.store.set_roles(base)?;
+        }
+        self.lock().pointers = None;
+        Ok(())
     }
 
     /// Follows the pointers for as long as it is polled: other servers and trainers on the same log move them too.
     pub async fn run(self, every: Duration) {
         loop {
-            if let Err(error) = self.follow().await {
-                tracing::warn!("what serves stays as it is: {error}");
-            }
+            // Says itself what is wrong.
+            let _ = self.follow().await;
             if let Err(error) = self.watch().await {
                 tracing::warn!("the canary is not watched: {error}");
             }
@@ -214,7 +275,8 @@ impl Publisher {
             self.lock().health = None;
             return Ok(());
         };
-        let of = |lease: &WeightsLease| self.canary.tallies.of(lease.name());
+        let share = self.canary.bands.principal_share;
+        let of = |lease: &WeightsLease| self.canary.tallies.of(lease.name(), share);
         let (own, live) = (of(&canary.weights), of(&roles.policy));
         let health = CanaryHealth::of(&self.canary.bands, &own, &live);
         for (version, vitals) in [("canary", &health.canary), ("live", &health.live)] {
@@ -250,7 +312,7 @@ impl Publisher {
             step(Pointer::Canary, &at.canary),
         ];
         let reason = format!(
-            "canary withdrawn: {number} {:.3} after {} answers, live {:.3} after {}",
+            "canary withdrawn: {number} {:.3} after {:.0} answers, live {:.3} after {:.0}",
             canary.number(number),
             canary.answers,
             live.number(number),
@@ -278,6 +340,7 @@ impl Publisher {
         self.weights(id.as_str()).await.map(|_| ())
     }
 
+    /// What is guarded is changed by single assignments, so a panic elsewhere leaves it usable.
     fn lock(&self) -> std::sync::MutexGuard<'_, Followed> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }

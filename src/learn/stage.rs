@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::LearnError;
+use super::base::Bases;
 use super::config::LearnConfig;
 use crate::preference::log::{Pointers, RecordId};
 use crate::service::WeightedPrinciple;
@@ -14,6 +16,12 @@ use crate::service::WeightedPrinciple;
 pub struct StageState {
     /// The settings it was opened with: a changed file takes effect with the next stage.
     pub config: LearnConfig,
+    /// Digest of the weights it trains an adapter of; none where an earlier version opened it.
+    #[serde(default)]
+    pub base: Option<String>,
+    /// Digest of the tokenizer of its prompts; none where an earlier version opened it.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
     /// Where the pointers stood when it was opened. Its candidate replaces this policy or none.
     pub policy: String,
     /// What its updates start from.
@@ -73,6 +81,8 @@ impl StageState {
         gate_rows: Vec<RecordId>,
     ) -> Self {
         Self {
+            base: None,
+            tokenizer: None,
             ordered: false,
             policy: pointers.policy.to_string(),
             train: pointers.train.to_string(),
@@ -92,6 +102,19 @@ impl StageState {
             candidate: None,
             config,
         }
+    }
+
+    /// Whether it was opened on this model. `owns_unnamed` says so of stages that name none.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn is_of(&self, bases: &Bases, owns_unnamed: bool) -> Result<bool, LearnError> {
+        Ok(match (&self.base, &self.tokenizer) {
+            (Some(base), Some(tokenizer)) => {
+                base == bases.base()? && tokenizer == bases.tokenizer()
+            }
+            _ => owns_unnamed,
+        })
     }
 
     /// Prompts that are drawn for one update: with active selection more than are used.
@@ -239,10 +262,33 @@ mod tests {
         );
         // A stage that was opened before there were pools and feedback goes on.
         let mut older = json;
-        for field in ["carried", "left", "feedback", "corroborate"] {
+        for field in [
+            "carried",
+            "left",
+            "feedback",
+            "corroborate",
+            "base",
+            "tokenizer",
+        ] {
             older.as_object_mut().unwrap().remove(field);
         }
         assert_eq!(serde_json::from_value::<StageState>(older).unwrap(), state);
+    }
+
+    #[test]
+    fn a_stage_goes_on_only_on_its_own_model() {
+        let model = Bases::known("weights", "tokenizer");
+        let mut stage = state(5, 2, 0);
+        assert!(stage.is_of(&model, true).unwrap() && !stage.is_of(&model, false).unwrap());
+        stage.base = Some("weights".to_owned());
+        stage.tokenizer = Some("tokenizer".to_owned());
+        assert!(stage.is_of(&model, false).unwrap());
+        for other in [
+            Bases::known("others", "tokenizer"),
+            Bases::known("weights", "another"),
+        ] {
+            assert!(!stage.is_of(&other, true).unwrap());
+        }
     }
 
     #[test]

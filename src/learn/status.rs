@@ -11,6 +11,7 @@ use super::gate::GateResult;
 use super::judging::Dropped;
 use super::record::UpdateNumbers;
 use super::staleness::Staleness;
+use super::waiting::{Waiting, WaitingReason};
 use crate::preference::log::LearningSwitch;
 use crate::telemetry::LearnMetrics;
 use crate::train::dpo::StepReport;
@@ -88,6 +89,12 @@ pub struct LearnStatus {
     pub kl: Option<f64>,
     pub gates: Vec<GateResult>,
     pub last_outcome: Option<String>,
+    /// Why no stage runs; none while one does.
+    pub waiting: Option<Waiting>,
+    /// How often the learner died since the program started.
+    pub deaths: u64,
+    /// Records that are not learned from because their token ids are of another tokenizer.
+    pub of_other_tokenizers: u64,
     pub error: Option<String>,
     /// Seconds since 1970 at the last change.
     pub changed: u64,
@@ -120,6 +127,9 @@ impl LearnControl {
             kl: None,
             gates: Vec::new(),
             last_outcome: None,
+            waiting: None,
+            deaths: 0,
+            of_other_tokenizers: 0,
             error: None,
             changed: 0,
         };
@@ -157,8 +167,27 @@ impl LearnControl {
         &self.metrics
     }
 
+    /// Enters a phase in which a stage runs.
     pub(super) fn enter(&self, phase: Phase) {
-        self.change(|status| status.state = phase);
+        self.change(|status| {
+            status.state = phase;
+            status.waiting = None;
+        });
+    }
+
+    /// Enters a phase in which none does, and says why: in the log too, where that is news.
+    pub(super) fn wait(&self, phase: Phase, waiting: Waiting) {
+        let news = self
+            .status()
+            .waiting
+            .is_none_or(|before| before.reason != waiting.reason);
+        if news && phase == Phase::Waiting {
+            tracing::info!("learning waits: {}", waiting.message);
+        }
+        self.change(|status| {
+            status.state = phase;
+            status.waiting = Some(waiting);
+        });
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut LearnStatus)) {
@@ -170,7 +199,17 @@ impl LearnControl {
             let shown = self.metrics.state.with_label_values(&[phase.name()]);
             shown.set((phase == status.state).into());
         }
+        for reason in WaitingReason::ALL {
+            let now = status.waiting.as_ref();
+            let now = now.is_some_and(|waiting| waiting.reason == reason);
+            let shown = self.metrics.waiting.with_label_values(&[reason.name()]);
+            shown.set(now.into());
+        }
         let levels = [
+            (
+                &self.metrics.of_other_tokenizers,
+                level(status.of_other_tokenizers),
+            ),
             (&self.metrics.stage, status.stage),
             (&self.metrics.paused, status.paused.into()),
             (&self.metrics.unattended, level(status.unattended)),
@@ -255,6 +294,25 @@ mod tests {
                 .collect();
             assert_eq!(now, [phase]);
         }
+    }
+
+    #[test]
+    fn what_holds_learning_back_is_shown_until_a_stage_runs() {
+        let control = LearnControl::new(Metrics::new("m").learn);
+        let waiting = Waiting::new(WaitingReason::HeldOut, "3 of 4");
+        control.wait(Phase::Waiting, waiting.clone());
+        assert_eq!(control.status().waiting, Some(waiting));
+        let shown = |reason: WaitingReason| {
+            let gauge = control.metrics.waiting.with_label_values(&[reason.name()]);
+            gauge.get()
+        };
+        assert_eq!(
+            (shown(WaitingReason::HeldOut), shown(WaitingReason::Died)),
+            (1, 0)
+        );
+        control.enter(Phase::Sampling);
+        assert_eq!(control.status().waiting, None);
+        assert_eq!(shown(WaitingReason::HeldOut), 0);
     }
 
     #[test]

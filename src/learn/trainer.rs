@@ -1,9 +1,11 @@
 //! The trainer on its own threads: serving computes first, and nothing of it waits on an async thread.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::ThreadPool;
+use tokio::sync::Mutex;
 
 use super::LearnError;
 use super::config::LearnConfig;
@@ -20,6 +22,17 @@ pub struct Workshop {
     pub base_digest: String,
     pool: Arc<ThreadPool>,
     arbiter: DeviceArbiter,
+    /// Held by the work that computes: what was given up may not have ended yet.
+    busy: Arc<Mutex<()>>,
+}
+
+/// Tells work whose future was dropped to end at its next quantum: what it would return is wanted by nobody.
+struct GivenUp(Arc<AtomicBool>);
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Workshop {
@@ -34,10 +47,12 @@ impl Workshop {
             base_digest,
             pool: Arc::new(pool),
             arbiter,
+            busy: Arc::default(),
         }
     }
 
-    /// Computes on the trainer's threads; `work` gets what it calls between quanta.
+    /// Computes on the trainer's threads; `work` gets what it calls between quanta. One piece of work computes at a time. Dropped, it
+    /// ends at its next quantum.
     ///
     /// # Errors
     /// The work's; [`LearnError::Panicked`] where it panicked.
@@ -46,8 +61,18 @@ impl Workshop {
         work: impl FnOnce(&mut dyn FnMut()) -> Result<T, LearnError> + Send + 'static,
     ) -> Result<T, LearnError> {
         let (pool, arbiter) = (Arc::clone(&self.pool), self.arbiter.clone());
+        let given_up = GivenUp(Arc::default());
+        let ends = Arc::clone(&given_up.0);
+        let busy = Arc::clone(&self.busy).lock_owned().await;
         let done = tokio::task::spawn_blocking(move || {
-            let mut pace = || arbiter.pace();
+            let _busy = busy;
+            let mut pace = || {
+                arbiter.pace();
+                if ends.load(Ordering::Relaxed) {
+                    // No panic, and no message: only the way out of the work.
+                    resume_unwind(Box::new("given up"));
+                }
+            };
             // The graph's nodes may be half-built when a step panics; all of them are dropped with it.
             let done = catch_unwind(AssertUnwindSafe(|| {
                 pool.install(|| arbiter.making_way(|| work(&mut pace)))
@@ -87,11 +112,11 @@ impl Workshop {
     }
 }
 
-/// What a panic said.
-fn said(panic: &(dyn std::any::Any + Send)) -> String {
+/// Returns the message of a panic.
+pub fn said(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "a panic without words".to_owned())
+    text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
 /// A trainer that is lent to the workshop for every piece of work.

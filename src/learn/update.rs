@@ -360,7 +360,7 @@ impl PairMaker {
         opposed: &WeightsLease,
         trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
-        let config = &self.config.contrast;
+        let (config, judging) = (&self.config.contrast, &self.config.judging);
         let (records, bare) = apart(prompts);
         let (prompts, answers) = self.opposed_answers(&bare, policy, opposed).await?;
         // How probable both answers are where nobody names a principle.
@@ -395,6 +395,10 @@ impl PairMaker {
         for (((record, prompt), answers), (bare, verdict)) in
             all.zip(bare_means.iter().zip(verdicts))
         {
+            if verdict.as_ref().is_some_and(|read| !judging.compares(read)) {
+                batch.dropped.push(Dropped::LabelMass);
+                continue;
+            }
             let means = [mean_logprob(&bare[0]), mean_logprob(&bare[1])];
             match answers.pair(config.max_distance, means, verdict) {
                 Ok(pair) => batch.pairs.push(UpdatePair {

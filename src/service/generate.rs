@@ -1,6 +1,9 @@
 //! Generation as text: detokenising, stop strings, and whole outputs as a fold over the same stream.
 
-use super::{Service, ServiceError, Tallies, Turn};
+use std::sync::Arc;
+
+use super::tally::{CallerEnds, Counter};
+use super::{Service, ServiceError, Turn};
 use crate::engine::{
     Class, FinishReason, GenerateRequest, RequestFailure, RequestStream, SamplingParams,
     StreamEvent, SubmitError, TokenLogprobs,
@@ -22,6 +25,8 @@ pub struct TextTask {
     pub grammar: Option<Grammar>,
     /// Who answers; by default whoever serves as policy, for `turn.principal`.
     pub weights: Option<WeightsLease>,
+    /// What the caller decided of the ends of the answers.
+    pub ends: CallerEnds,
     pub turn: Turn,
 }
 
@@ -35,6 +40,7 @@ impl TextTask {
             samples: 1,
             grammar: None,
             weights: None,
+            ends: CallerEnds::default(),
             turn: Turn::now(),
         }
     }
@@ -128,7 +134,7 @@ pub struct Generation {
     usage: Usage,
     weights: Option<WeightsName>,
     /// None for the server's own work.
-    tallies: Option<Tallies>,
+    counter: Option<Counter>,
 }
 
 impl Service {
@@ -183,7 +189,11 @@ impl Service {
                 ended: false,
             })
             .collect();
-        let tallies = (task.turn.class == Class::Foreground).then(|| self.tallies.clone());
+        let counter = (task.turn.class == Class::Foreground).then(|| {
+            let stop_ids = Arc::clone(&self.stop_ids);
+            self.tallies
+                .counter(task.turn.principal, task.ends, stop_ids)
+        });
         let weights = match task.weights {
             Some(weights) => weights,
             None => self.answering_weights(&task.turn),
@@ -209,7 +219,7 @@ impl Service {
                 ..Usage::default()
             },
             weights: None,
-            tallies,
+            counter,
         };
         Ok((request, start))
     }
@@ -277,18 +287,16 @@ impl Generation {
     fn count_end(&mut self, index: usize, finish: Finish) {
         let writer = &mut self.writers[index];
         writer.ended = true;
-        if let (Some(tallies), Some(weights)) = (&self.tallies, &self.weights) {
-            tallies.ended(weights, writer.tokens, finish == Finish::Length);
+        if let (Some(counter), Some(weights)) = (&self.counter, &self.weights) {
+            counter.ended(weights, writer.tokens, finish);
         }
     }
 
-    /// What was begun and will not end. A server that is stopped says nothing about its weights.
+    /// What was begun and will not end.
     fn count_failure(&self, failure: &RequestFailure) {
-        if let (Some(tallies), Some(weights)) = (&self.tallies, &self.weights)
-            && *failure != RequestFailure::ShuttingDown
-        {
+        if let (Some(counter), Some(weights)) = (&self.counter, &self.weights) {
             let open = self.writers.iter().filter(|writer| !writer.ended);
-            tallies.failed(weights, open.count());
+            counter.failed(weights, open.count(), failure);
         }
     }
 

@@ -28,7 +28,7 @@ pub use judging::{
     TournamentTask, WeightedPrinciple,
 };
 pub use reading::{Judged, Turn};
-pub use tally::{Tallies, Tally};
+pub use tally::{CallerEnds, Tallies, Tally};
 
 use crate::engine::{Engine, RequestFailure, SubmitError};
 use crate::judge::{Judge, JudgeError, JudgeOptions, OptionReader};

@@ -1,19 +1,26 @@
-//! How the answers that callers got ended, by the weights that wrote them.
+//! How the answers that callers got ended, by the weights that wrote them and the principals that asked.
+//!
+//! Only what the weights did is counted: an answer that its caller cut short, shaped or gave up says nothing of them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::WeightsName;
+use super::generate::Finish;
+use crate::engine::RequestFailure;
+use crate::model::{PrincipalHash, WeightsName};
 
-/// Counts of one version's answers.
+/// Principals that are counted by themselves for each version; those that come later are not counted.
+const MAX_PRINCIPALS: usize = 4096;
+
+/// Counts of one version's answers. Weighted counts are no whole numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Tally {
     /// Answers that came to an end.
-    pub answers: u64,
+    pub answers: f64,
     /// Those of them that were cut off by their length.
-    pub truncated: u64,
+    pub truncated: f64,
     /// Answers that were begun and failed.
-    pub errors: u64,
+    pub errors: f64,
     /// Tokens of the ended answers, and the sum of their squares.
     pub tokens: f64,
     pub tokens_squared: f64,
@@ -22,21 +29,75 @@ pub struct Tally {
 impl Tally {
     fn ended(&mut self, tokens: usize, truncated: bool) {
         let tokens = tokens as f64;
-        self.answers += 1;
-        self.truncated += u64::from(truncated);
+        self.answers += 1.0;
+        self.truncated += f64::from(u8::from(truncated));
         self.tokens += tokens;
         self.tokens_squared += tokens * tokens;
     }
+
+    /// Answers that were begun and ended or failed.
+    pub fn begun(&self) -> f64 {
+        self.answers + self.errors
+    }
+
+    /// Adds another tally, each of its counts times `weight`.
+    fn add(&mut self, other: &Self, weight: f64) {
+        self.answers += weight * other.answers;
+        self.truncated += weight * other.truncated;
+        self.errors += weight * other.errors;
+        self.tokens += weight * other.tokens;
+        self.tokens_squared += weight * other.tokens_squared;
+    }
 }
+
+/// What a call asked of its answers that decides how they end, whatever weights write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CallerEnds {
+    /// The limit of tokens is the call's own.
+    pub limit: bool,
+    /// A grammar, a bias, a penalty, a least length or an ignored end shapes every answer.
+    pub shape: bool,
+}
+
+impl CallerEnds {
+    /// Whether an answer that ended so says something of the weights; `stop_ids` are the model's own ends.
+    fn counts(self, finish: Finish, stop_ids: &[u32]) -> bool {
+        let by_model = match finish {
+            Finish::EndToken(id) => stop_ids.contains(&id),
+            Finish::StopString(_) | Finish::Complete => false,
+            Finish::Length => !self.limit,
+        };
+        by_model && !self.shape
+    }
+}
+
+/// Counts of a version, principal by principal; those who are nobody in particular count as one.
+type OfVersion = HashMap<Option<PrincipalHash>, Tally>;
 
 /// The tallies of a service. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Tallies(Arc<Mutex<HashMap<WeightsName, Tally>>>);
+pub struct Tallies(Arc<Mutex<HashMap<WeightsName, OfVersion>>>);
 
 impl Tallies {
-    /// Since the last [`Self::clear`].
-    pub fn of(&self, weights: &WeightsName) -> Tally {
-        self.lock().get(weights).copied().unwrap_or_default()
+    /// Returns the counts since the last [`Self::clear`]. Where one principal has more than `share` of all, each of its answers counts
+    /// for proportionally less; fewer principals than fit into the whole by this share count for nothing.
+    pub fn of(&self, weights: &WeightsName, share: f64) -> Tally {
+        let tallies = self.lock();
+        let Some(of) = tallies.get(weights) else {
+            return Tally::default();
+        };
+        let begun: Vec<f64> = of.values().map(Tally::begun).collect();
+        let cap = largest_cap(&begun, share);
+        let mut whole = Tally::default();
+        for tally in of.values().filter(|tally| tally.begun() > 0.0) {
+            whole.add(tally, (cap / tally.begun()).min(1.0));
+        }
+        whole
+    }
+
+    /// Returns how many principals have been answered by these weights since the last [`Self::clear`].
+    pub fn principals(&self, weights: &WeightsName) -> usize {
+        self.lock().get(weights).map_or(0, HashMap::len)
     }
 
     /// Begins to count anew.
@@ -44,19 +105,200 @@ impl Tallies {
         self.lock().clear();
     }
 
-    pub(super) fn ended(&self, weights: &WeightsName, tokens: usize, truncated: bool) {
-        let mut tallies = self.lock();
-        let tally = tallies.entry(weights.clone()).or_default();
-        tally.ended(tokens, truncated);
+    /// Begins to count the answers of a call.
+    pub(super) fn counter(
+        &self,
+        principal: Option<PrincipalHash>,
+        ends: CallerEnds,
+        stop_ids: Arc<[u32]>,
+    ) -> Counter {
+        Counter {
+            tallies: self.clone(),
+            principal,
+            ends,
+            stop_ids,
+        }
     }
 
-    pub(super) fn failed(&self, weights: &WeightsName, answers: usize) {
+    fn count(
+        &self,
+        weights: &WeightsName,
+        principal: Option<PrincipalHash>,
+        count: impl FnOnce(&mut Tally),
+    ) {
         let mut tallies = self.lock();
-        tallies.entry(weights.clone()).or_default().errors += answers as u64;
+        let of = tallies.entry(weights.clone()).or_default();
+        if of.len() < MAX_PRINCIPALS || of.contains_key(&principal) {
+            count(of.entry(principal).or_default());
+        }
     }
 
-    /// Counts are whole after every change.
-    fn lock(&self) -> MutexGuard<'_, HashMap<WeightsName, Tally>> {
+    /// Counts are whole after every change, so a panic elsewhere leaves them usable.
+    fn lock(&self) -> MutexGuard<'_, HashMap<WeightsName, OfVersion>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts the answers of one call.
+#[derive(Debug, Clone)]
+pub(super) struct Counter {
+    tallies: Tallies,
+    principal: Option<PrincipalHash>,
+    ends: CallerEnds,
+    stop_ids: Arc<[u32]>,
+}
+
+impl Counter {
+    /// Counts an answer of so many tokens, if its end was not the caller's doing.
+    pub fn ended(&self, weights: &WeightsName, tokens: usize, finish: Finish) {
+        if self.ends.counts(finish, &self.stop_ids) {
+            let truncated = finish == Finish::Length;
+            self.tallies.count(weights, self.principal, |tally| {
+                tally.ended(tokens, truncated)
+            });
+        }
+    }
+
+    /// Counts answers that were begun and will not end, if that is the weights' doing: not a deadline, a grammar or a server that is
+    /// being stopped.
+    pub fn failed(&self, weights: &WeightsName, answers: usize, failure: &RequestFailure) {
+        if matches!(failure, RequestFailure::Model(_)) {
+            self.tallies.count(weights, self.principal, |tally| {
+                tally.errors += answers as f64;
+            });
+        }
+    }
+}
+
+/// The most that one principal may count for so that it has no more than `share` of what is then counted: the largest c with
+/// c <= share * sum of min(count, c). 0 where fewer principals have answers than fit into the whole by this share.
+fn largest_cap(counts: &[f64], share: f64) -> f64 {
+    let mut counts: Vec<f64> = counts
+        .iter()
+        .copied()
+        .filter(|&count| count > 0.0)
+        .collect();
+    counts.sort_unstable_by(|a, b| b.total_cmp(a));
+    let mut rest: f64 = counts.iter().sum();
+    // The `above` largest are capped: c = share * (above * c + rest of the others).
+    for (above, &largest) in counts.iter().enumerate() {
+        let free = 1.0 - share * above as f64;
+        let cap = if free > 0.0 { share * rest / free } else { 0.0 };
+        if cap >= largest {
+            // Nobody else has to be capped; those above were, at what the last round found.
+            return if above == 0 { largest } else { cap };
+        }
+        rest -= largest;
+    }
+    0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STOPS: [u32; 2] = [7, 9];
+
+    fn counter(tallies: &Tallies, principal: &str, ends: CallerEnds) -> Counter {
+        tallies.counter(Some(PrincipalHash::of(principal)), ends, STOPS.into())
+    }
+
+    #[test]
+    fn ends_that_the_caller_caused_do_not_count() {
+        let (weights, none) = (WeightsName::new("canary"), CallerEnds::default());
+        let limit = CallerEnds {
+            limit: true,
+            ..none
+        };
+        let shape = CallerEnds {
+            shape: true,
+            ..none
+        };
+        let cases = [
+            (none, Finish::EndToken(7), Some(0.0)),
+            (none, Finish::EndToken(9), Some(0.0)),
+            (none, Finish::Length, Some(1.0)),
+            (limit, Finish::EndToken(7), Some(0.0)),
+            // The call's own limit, stop token, stop string, grammar.
+            (limit, Finish::Length, None),
+            (none, Finish::EndToken(8), None),
+            (none, Finish::StopString(0), None),
+            (none, Finish::Complete, None),
+            (shape, Finish::EndToken(7), None),
+            (shape, Finish::Length, None),
+        ];
+        for (ends, finish, truncated) in cases {
+            let tallies = Tallies::default();
+            counter(&tallies, "a", ends).ended(&weights, 5, finish);
+            let tally = tallies.of(&weights, 1.0);
+            let counted = truncated.map_or(0.0, |_| 1.0);
+            assert_eq!(tally.answers, counted, "{ends:?} {finish:?}");
+            assert_eq!(tally.truncated, truncated.unwrap_or(0.0), "{finish:?}");
+        }
+        let grammar = crate::text::GrammarError::Invalid("no".to_owned());
+        for (failure, errors) in [
+            (RequestFailure::Model("not finite".to_owned()), 3.0),
+            (RequestFailure::DeadlineExceeded, 0.0),
+            (RequestFailure::ShuttingDown, 0.0),
+            (RequestFailure::Grammar(grammar), 0.0),
+        ] {
+            let tallies = Tallies::default();
+            counter(&tallies, "a", none).failed(&weights, 3, &failure);
+            assert_eq!(tallies.of(&weights, 1.0).errors, errors, "{failure}");
+        }
+    }
+
+    #[test]
+    fn no_principal_has_more_than_its_share() {
+        let weights = WeightsName::new("canary");
+        let tallies = Tallies::default();
+        let answer = |principal: &str, times: usize, finish| {
+            for _ in 0..times {
+                counter(&tallies, principal, CallerEnds::default()).ended(&weights, 10, finish);
+            }
+        };
+        answer("flood", 1000, Finish::Length);
+        assert_eq!(
+            tallies.of(&weights, 0.5).answers,
+            0.0,
+            "one alone says nothing"
+        );
+        assert_eq!(tallies.of(&weights, 1.0).answers, 1000.0);
+        answer("a", 30, Finish::EndToken(7));
+        let two = tallies.of(&weights, 0.5);
+        assert_eq!((two.answers, two.truncated), (60.0, 30.0));
+        answer("b", 20, Finish::EndToken(7));
+        let three = tallies.of(&weights, 0.5);
+        assert_eq!((three.answers, three.truncated), (100.0, 50.0));
+        assert_eq!((three.tokens, three.tokens_squared), (1000.0, 10_000.0));
+        assert_eq!(tallies.principals(&weights), 3);
+        tallies.clear();
+        assert_eq!(tallies.of(&weights, 0.5), Tally::default());
+    }
+
+    #[test]
+    fn a_cap_is_the_largest_that_keeps_every_share() {
+        for (counts, share, cap) in [
+            (&[10.0, 10.0, 10.0][..], 0.5, 10.0),
+            (&[100.0, 10.0], 0.5, 10.0),
+            (&[100.0, 90.0, 10.0], 0.5, 90.0 + 10.0),
+            (&[100.0, 100.0, 10.0], 0.4, 20.0),
+            (&[5.0], 0.99, 0.0),
+            (&[], 0.5, 0.0),
+            (&[5.0], 1.0, 5.0),
+        ] {
+            let found = largest_cap(counts, share);
+            assert!((found - cap).abs() < 1e-9, "{counts:?} {share}: {found}");
+        }
+    }
+
+    #[test]
+    fn no_more_principals_are_remembered_than_fit() {
+        let (weights, tallies) = (WeightsName::new("canary"), Tallies::default());
+        for number in 0..MAX_PRINCIPALS + 50 {
+            let counter = counter(&tallies, &number.to_string(), CallerEnds::default());
+            counter.ended(&weights, 1, Finish::EndToken(7));
+        }
+        assert_eq!(tallies.principals(&weights), MAX_PRINCIPALS);
     }
 }

@@ -240,9 +240,11 @@ pub async fn chat(
     } = body;
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
+    let limited = own.max_completion_tokens.or(own.max_tokens).is_some();
     let sampling = sampling
         .check(arrival, own.max_tokens()?, service)
         .await?
+        .limited(limited)
         .with_logprobs(own.top_logprobs()?, Vec::new());
     let messages = conversation::messages(own.messages)?;
     let judging = sampling.judging(&state.principles.current(), 1)?;

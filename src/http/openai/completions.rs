@@ -216,6 +216,7 @@ pub async fn completions(
     let sampling = sampling
         .check(arrival, max_tokens, service)
         .await?
+        .limited(own.max_tokens.is_some())
         .with_logprobs(own.logprobs, Vec::new());
     let count = own.prompt.check()?;
     let judged = sampling.judging(&state.principles.current(), count)?;

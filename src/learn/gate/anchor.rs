@@ -1,7 +1,7 @@
 //! The anchor set: pairs everybody agrees on, fixed for the life of a server.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -12,6 +12,7 @@ use crate::learn::rollout::{WINDOW, mean_logprob};
 use crate::model::WeightsLease;
 use crate::preference::{Format, Message, Polarity, PreferencePair, RankedDraw, Role, read_pairs};
 use crate::service::{Service, WeightedPrinciple};
+use crate::train::digest::FileDigest;
 
 /// A prompt's tokens and an answer's.
 pub type Sequence = (Vec<u32>, Vec<u32>);
@@ -25,6 +26,8 @@ pub struct AnchorSet {
     /// Chosen and rejected after the prompt.
     vouched: Vec<[Sequence; 2]>,
     judged: Vec<PreferencePair>,
+    /// SHA-256 of the file: scores of an edited set are not those of the set before.
+    digest: String,
 }
 
 impl AnchorSet {
@@ -38,6 +41,7 @@ impl AnchorSet {
         let mut set = Self {
             vouched: Vec::new(),
             judged: Vec::new(),
+            digest: FileDigest::of(path)?.sha256,
         };
         for pair in read {
             if pair.sft {
@@ -56,6 +60,11 @@ impl AnchorSet {
             return Err(LearnError::Config(message));
         }
         Ok(set)
+    }
+
+    /// Names the contents of the set.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
     /// Chosen and rejected of each vouched pair, one after the other: what a scorer is asked.
@@ -99,22 +108,25 @@ pub struct AnchorScores {
     pub judged: Option<f64>,
 }
 
-/// Scores of the two generations that were measured last, of which one is the live policy of the next stage: neither a generation's
-/// weights nor the set ever change, and measuring takes as long as several updates.
+/// Scores of the generations that were measured last: the live policy of the next stage is among them, and generation 0 always. A
+/// generation's weights never change, the set is known by its contents, and measuring takes as long as several updates.
 #[derive(Debug, Clone, Default)]
-pub struct LastScores(Arc<Mutex<HashMap<(PathBuf, String), AnchorScores>>>);
+pub struct LastScores(Arc<Mutex<HashMap<(String, String), AnchorScores>>>);
 
 impl LastScores {
-    pub fn get(&self, set: &Path, generation: &str) -> Option<AnchorScores> {
+    /// Returns the scores of a generation on the set of this digest, if they are known.
+    pub fn get(&self, set: &str, generation: &str) -> Option<AnchorScores> {
         let scores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        scores
-            .get(&(set.to_owned(), generation.to_owned()))
-            .copied()
+        let key = (set.to_owned(), generation.to_owned());
+        scores.get(&key).copied()
     }
 
-    pub fn replace(&self, set: &Path, measured: [(&str, AnchorScores); 2]) {
-        let measured = measured.map(|(id, scores)| ((set.to_owned(), id.to_owned()), scores));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = HashMap::from(measured);
+    /// Forgets all scores but these.
+    pub fn replace(&self, set: &str, measured: &[(&str, AnchorScores)]) {
+        let measured = measured.iter();
+        let measured = measured.map(|(id, scores)| ((set.to_owned(), (*id).to_owned()), *scores));
+        // The map is replaced whole: a panic elsewhere leaves it usable.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = measured.collect();
     }
 }
 
@@ -170,19 +182,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_two_that_were_measured_last_are_known() {
+    fn scores_are_those_of_a_set_by_its_contents() {
         let known = LastScores::default();
-        let set = Path::new("anchors.jsonl");
         let scores = |judged| AnchorScores {
             preferred: None,
             judged: Some(judged),
         };
-        known.replace(set, [("base", scores(0.9)), ("first", scores(0.8))]);
-        assert_eq!(known.get(set, "base"), Some(scores(0.9)));
-        assert_eq!(known.get(Path::new("others.jsonl"), "base"), None);
-        known.replace(set, [("first", scores(0.8)), ("second", scores(0.7))]);
-        assert_eq!(known.get(set, "base"), None);
-        assert_eq!(known.get(set, "second"), Some(scores(0.7)));
+        known.replace("set", &[("base", scores(0.9)), ("first", scores(0.8))]);
+        assert_eq!(known.get("set", "base"), Some(scores(0.9)));
+        assert_eq!(known.get("set edited", "base"), None);
+        known.replace("set", &[("first", scores(0.8)), ("second", scores(0.7))]);
+        assert_eq!(known.get("set", "base"), None);
+        assert_eq!(known.get("set", "second"), Some(scores(0.7)));
     }
 
     #[test]
@@ -190,6 +201,7 @@ mod tests {
         let none = AnchorSet {
             vouched: Vec::new(),
             judged: Vec::new(),
+            digest: String::new(),
         };
         assert_eq!(none.preferred(&[]), None, "nothing is vouched for");
         let pair: [Sequence; 2] = [(vec![1], vec![2, 3]), (vec![1], vec![4])];

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::length::Duel;
 use crate::learn::LearnError;
-use crate::learn::config::RolloutConfig;
+use crate::learn::config::{JudgingConfig, RolloutConfig};
 use crate::learn::judging::PinnedJudge;
 use crate::learn::rollout::{Answer, Prompt, roll_out};
 use crate::model::WeightsLease;
@@ -13,50 +13,52 @@ use crate::service::Service;
 use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 
-/// What the meeting showed.
-#[derive(Debug, Clone)]
-pub struct Meeting {
-    pub duels: Vec<Duel>,
-    /// Shares of answers that were cut off, candidate's and live policy's.
-    pub truncated: [f64; 2],
-    /// The candidate's answers, prompt by prompt.
-    pub answers: Vec<Answer>,
+/// One answer of `weights` to every prompt, drawn as the updates draw theirs.
+///
+/// # Errors
+/// The service's.
+pub async fn answers_of(
+    service: &Service,
+    rollout: &RolloutConfig,
+    weights: &WeightsLease,
+    prompts: &[Prompt],
+) -> Result<Vec<Answer>, LearnError> {
+    let one = RolloutConfig {
+        samples: 1,
+        ..rollout.clone()
+    };
+    let answers = roll_out(service, weights, &one, prompts).await?;
+    Ok(answers.into_iter().flatten().collect())
 }
 
-/// One answer of each to every prompt, compared by the pinned judge.
+/// The candidate's answers beside a rival's, prompt by prompt, compared by the pinned judge. A verdict with too little probability
+/// on its labels compares nothing: it counts as a tie.
 ///
 /// # Errors
 /// The service's.
 pub async fn meet(
     service: &Service,
-    rollout: &RolloutConfig,
+    config: &JudgingConfig,
     judge: &PinnedJudge,
-    [candidate, live]: [&WeightsLease; 2],
     prompts: &[Prompt],
-) -> Result<Meeting, LearnError> {
-    let one = RolloutConfig {
-        samples: 1,
-        ..rollout.clone()
-    };
-    let first = |answers: Vec<Vec<Answer>>| answers.into_iter().flatten().collect::<Vec<_>>();
-    let candidates = first(roll_out(service, candidate, &one, prompts).await?);
-    let lives = first(roll_out(service, live, &one, prompts).await?);
-    let texts = prompts.iter().zip(candidates.iter().zip(&lives));
+    [candidates, rivals]: [&[Answer]; 2],
+) -> Result<Vec<Duel>, LearnError> {
+    let texts = prompts.iter().zip(candidates.iter().zip(rivals));
     let texts = texts.map(|(prompt, (a, b))| (prompt.messages.clone(), &*a.text, &*b.text));
     let verdicts = judge.judge_all(service, texts).await?;
-    let duels = verdicts.iter().zip(candidates.iter().zip(&lives));
+    let duels = verdicts.iter().zip(candidates.iter().zip(rivals));
     let duels = duels.map(|(verdict, (a, b))| Duel {
-        score: f64::from(verdict.p),
+        score: match config.compares(verdict) {
+            true => f64::from(verdict.p),
+            false => 0.5,
+        },
         longer: a.ids.len() as f64 - b.ids.len() as f64,
     });
-    Ok(Meeting {
-        duels: duels.collect(),
-        truncated: [&candidates, &lives].map(|answers| cut_off(answers)),
-        answers: candidates,
-    })
+    Ok(duels.collect())
 }
 
-fn cut_off(answers: &[Answer]) -> f64 {
+/// Returns the share of answers that their length cut off.
+pub fn cut_off(answers: &[Answer]) -> f64 {
     let cut = answers.iter().filter(|answer| !answer.complete).count();
     cut as f64 / answers.len().max(1) as f64
 }

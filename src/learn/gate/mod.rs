@@ -12,6 +12,12 @@
 //! | `truncated` | share of answers cut off, beyond the live policy's | at most `max_truncated` |
 //! | `anchor` | share of the anchor set's vouched answers that are more probable than their rivals, less the live policy's | at least `-tolerance` |
 //! | `judge` | accuracy of the candidate as a judge of the anchor set, less the live policy's | at least `-tolerance` |
+//! | `base_win_rate` | mean verdict of the pinned judge on candidate against generation 0 | at least `base.min_win_rate` |
+//! | `base_truncated` | share of answers cut off, beyond generation 0's | at most `base.max_truncated` |
+//! | `base_anchor`, `base_judge` | as `anchor` and `judge`, less generation 0's | at least `-base.tolerance` |
+//!
+//! The four gates against generation 0 (the model without an adapter) are the total budget of all stages: a bound against the live
+//! policy alone would let each of many stages lose a little more.
 //!
 //! All are measured, whatever the first says: the numbers are stored with the generation and shown. What there was nothing to measure on
 //! has no number and a note instead, and does not pass: a stage that made no pair, or held-out prompts to which nothing is answered,
@@ -41,7 +47,15 @@ pub struct GateConfig {
     /// Prompts of the log on which candidate and live policy meet; they never train.
     pub prompts: usize,
     pub win_rate: SequentialTest,
-    /// Whether a candidate passes of which the sequential test could not say that it is worse, either.
+    /// Whether a candidate passes on which the sequential test is undecided after all `prompts`, if it won at least half of the
+    /// duels. With the default test a candidate passes, by its true win rate ([`GateConfig::pass_rate`] computes it):
+    ///
+    /// | prompts | `pass_undecided` | .44 | .46 | .48 | .50 | .52 | .55 | .58 | .60 |
+    /// |---|---|---|---|---|---|---|---|---|---|
+    /// | 128 | true | .099 | .203 | .352 | .529 | .700 | .885 | .970 | .990 |
+    /// | 128 | false | .001 | .003 | .011 | .031 | .075 | .214 | .446 | .621 |
+    /// | 256 | false | .002 | .007 | .029 | .092 | .228 | .560 | .858 | .955 |
+    /// | 400 | false | .002 | .009 | .040 | .138 | .348 | .758 | .964 | .994 |
     pub pass_undecided: bool,
     pub min_length_controlled: f64,
     /// Nats of a whole answer.
@@ -60,14 +74,38 @@ pub struct GateConfig {
     pub anchor: Option<PathBuf>,
     /// How much of the anchor set's accuracy may be lost: the noise of a set of its size.
     pub tolerance: f64,
+    /// What may be lost against generation 0, all stages together.
+    pub base: BaseBudget,
+}
+
+/// What a candidate may lose against generation 0, the model without an adapter, however many stages are between them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BaseBudget {
+    /// Least mean verdict of the pinned judge on candidate against generation 0, from 0 to 1.
+    pub min_win_rate: f64,
+    /// Largest share of answers cut off, beyond generation 0's.
+    pub max_truncated: f64,
+    /// How much of generation 0's accuracy on the anchor set may be lost, as policy and as judge each.
+    pub tolerance: f64,
+}
+
+impl Default for BaseBudget {
+    fn default() -> Self {
+        Self {
+            min_win_rate: 0.48,
+            max_truncated: 0.1,
+            tolerance: 0.04,
+        }
+    }
 }
 
 impl Default for GateConfig {
     fn default() -> Self {
         Self {
-            prompts: 128,
+            prompts: 400,
             win_rate: SequentialTest::default(),
-            pass_undecided: true,
+            pass_undecided: false,
             min_length_controlled: 0.48,
             max_kl: 50.0,
             max_norm: 0.5,
@@ -76,11 +114,21 @@ impl Default for GateConfig {
             max_truncated: 0.05,
             anchor: None,
             tolerance: 0.02,
+            base: BaseBudget::default(),
         }
     }
 }
 
 impl GateConfig {
+    /// Returns the probability that the `win_rate` gate passes a candidate which wins each duel with probability `rate`.
+    pub fn pass_rate(&self, rate: f64) -> f64 {
+        let of = self.win_rate.characteristic(rate, self.prompts);
+        match self.pass_undecided {
+            true => of.better + of.undecided_ahead,
+            false => of.better,
+        }
+    }
+
     /// # Errors
     /// Names the setting that makes no sense.
     pub fn validate(&self) -> Result<(), LearnError> {
@@ -108,6 +156,18 @@ impl GateConfig {
             (
                 (0.0..1.0).contains(&self.tolerance),
                 "gates.tolerance must be from 0 to less than 1",
+            ),
+            (
+                (0.0..=1.0).contains(&self.base.min_win_rate),
+                "gates.base.min_win_rate must be from 0 to 1",
+            ),
+            (
+                (0.0..=1.0).contains(&self.base.max_truncated),
+                "gates.base.max_truncated must be from 0 to 1",
+            ),
+            (
+                (0.0..1.0).contains(&self.base.tolerance),
+                "gates.base.tolerance must be from 0 to less than 1",
             ),
         ];
         match checks.iter().find(|(ok, _)| !ok) {
@@ -150,6 +210,19 @@ pub struct Measurements {
     /// Accuracies, candidate's and live policy's.
     pub anchor: Option<[f64; 2]>,
     pub judge: Option<[f64; 2]>,
+    pub base: BaseMeasurements,
+}
+
+/// What was measured of a candidate beside generation 0.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct BaseMeasurements {
+    /// Mean verdict on the candidate's answers against generation 0's; none where there was no duel.
+    pub win_rate: Option<f64>,
+    /// Share of generation 0's answers that were cut off.
+    pub truncated: f64,
+    /// Accuracies of generation 0 on the anchor set.
+    pub anchor: Option<f64>,
+    pub judge: Option<f64>,
 }
 
 const NO_ANSWER: &str = "the candidate answered nothing";
@@ -186,18 +259,24 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
             ..norm
         },
     };
-    let kept = |gate: &str, accuracies: Option<[f64; 2]>| match accuracies {
-        Some([candidate, live]) => GateResult {
-            note: Some(format!("{:.3}, was {:.3}", candidate, live)),
-            ..at_least(gate, candidate - live, -config.tolerance)
+    let kept = |gate: &str, accuracies: Option<[f64; 2]>, tolerance: f64| match accuracies {
+        Some([candidate, before]) => GateResult {
+            note: Some(format!("{candidate:.3}, was {before:.3}")),
+            ..at_least(gate, candidate - before, -tolerance)
         },
         None => GateResult {
             gate: gate.to_owned(),
             value: None,
-            bound: -config.tolerance,
+            bound: -tolerance,
             passed: true,
             note: Some("not measured: neither gates.anchor nor the model has pairs for it".into()),
         },
+    };
+    let (base, budget) = (&measured.base, &config.base);
+    let beside_base = |of: Option<[f64; 2]>, base: Option<f64>| Some([of?[0], base?]);
+    let base_win_rate = match base.win_rate {
+        Some(rate) => at_least("base_win_rate", rate, budget.min_win_rate),
+        None => measured_at_most("base_win_rate", None, budget.min_win_rate, NO_ANSWER),
     };
     let [truncated, before] = measured.truncated;
     vec![
@@ -218,8 +297,24 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
         ),
         measured_at_most("kl", measured.kl, config.max_kl, NO_ANSWER),
         at_most("truncated", truncated - before, config.max_truncated),
-        kept("anchor", measured.anchor),
-        kept("judge", measured.judge),
+        kept("anchor", measured.anchor, config.tolerance),
+        kept("judge", measured.judge, config.tolerance),
+        base_win_rate,
+        at_most(
+            "base_truncated",
+            truncated - base.truncated,
+            budget.max_truncated,
+        ),
+        kept(
+            "base_anchor",
+            beside_base(measured.anchor, base.anchor),
+            budget.tolerance,
+        ),
+        kept(
+            "base_judge",
+            beside_base(measured.judge, base.judge),
+            budget.tolerance,
+        ),
     ]
 }
 
@@ -266,13 +361,19 @@ mod tests {
             kl: Some(3.0),
             anchor: Some([0.8, 0.79]),
             judge: Some([0.9, 0.91]),
+            base: BaseMeasurements {
+                win_rate: Some(0.6),
+                truncated: 0.0,
+                anchor: Some(0.8),
+                judge: Some(0.9),
+            },
             ..Measurements::default()
         }
     }
 
     fn failed(measured: &Measurements) -> Vec<String> {
         let results = judge(&GateConfig::default(), measured);
-        assert_eq!(results.len(), 10);
+        assert_eq!(results.len(), 14);
         let failed = results.into_iter().filter(|result| !result.passed);
         failed.map(|result| result.gate).collect()
     }
@@ -281,7 +382,7 @@ mod tests {
     fn a_good_candidate_passes_and_each_gate_can_stop_one() {
         assert!(failed(&good()).is_empty());
         type Spoil = fn(&mut Measurements);
-        let spoilt: [(&str, Spoil); 13] = [
+        let spoilt: [(&str, Spoil); 18] = [
             ("finite", |m| m.not_finite = 1),
             ("norm", |m| m.norm = 0.9),
             ("norm", |m| m.moved = false),
@@ -291,9 +392,26 @@ mod tests {
             ("parity", |m| m.parity = None),
             ("kl", |m| m.kl = Some(99.0)),
             ("kl", |m| m.kl = None),
-            ("truncated", |m| m.truncated = [0.2, 0.1]),
-            ("anchor", |m| m.anchor = Some([0.7, 0.8])),
-            ("judge", |m| m.judge = Some([0.8, 0.9])),
+            ("truncated", |m| {
+                m.truncated = [0.2, 0.1];
+                m.base.truncated = 0.2;
+            }),
+            ("anchor", |m| {
+                m.anchor = Some([0.7, 0.8]);
+                m.base.anchor = Some(0.7);
+            }),
+            ("judge", |m| {
+                m.judge = Some([0.8, 0.9]);
+                m.base.judge = Some(0.8);
+            }),
+            ("base_win_rate", |m| m.base.win_rate = Some(0.45)),
+            ("base_win_rate", |m| m.base.win_rate = None),
+            ("base_truncated", |m| {
+                m.truncated = [0.12, 0.1];
+                m.base.truncated = 0.01;
+            }),
+            ("base_anchor", |m| m.base.anchor = Some(0.85)),
+            ("base_judge", |m| m.base.judge = Some(0.95)),
             ("win_rate", |m| {
                 for duel in &mut m.duels {
                     duel.score = 0.5;
@@ -306,6 +424,83 @@ mod tests {
             spoil(&mut measured);
             assert_eq!(failed(&measured), [gate]);
         }
+    }
+
+    /// Stages each of which loses as much as the gates against the live policy allow.
+    #[test]
+    fn many_small_losses_do_not_add_up() {
+        let config = GateConfig::default();
+        let (start, mut live, mut promoted) = (0.9, 0.9, 0);
+        for _ in 0..20 {
+            let candidate = live - 0.9 * config.tolerance;
+            let measured = Measurements {
+                anchor: Some([candidate, live]),
+                judge: Some([candidate, live]),
+                base: BaseMeasurements {
+                    anchor: Some(start),
+                    judge: Some(start),
+                    ..good().base
+                },
+                ..good()
+            };
+            if failed(&measured).is_empty() {
+                live = candidate;
+                promoted += 1;
+            }
+        }
+        assert!(promoted > 0, "one such loss is within every bound");
+        assert!(start - live <= config.base.tolerance, "{live}");
+    }
+
+    /// The table in the documentation of [`GateConfig::pass_undecided`] and in docs/learning.md.
+    #[test]
+    fn the_documented_pass_rates_are_those_of_the_test() {
+        let rates = [0.44, 0.46, 0.48, 0.50, 0.52, 0.55, 0.58, 0.60];
+        let rows = [
+            (
+                128,
+                true,
+                [0.099, 0.203, 0.352, 0.529, 0.700, 0.885, 0.970, 0.990],
+            ),
+            (
+                128,
+                false,
+                [0.001, 0.003, 0.011, 0.031, 0.075, 0.214, 0.446, 0.621],
+            ),
+            (
+                256,
+                false,
+                [0.002, 0.007, 0.029, 0.092, 0.228, 0.560, 0.858, 0.955],
+            ),
+            (
+                400,
+                false,
+                [0.002, 0.009, 0.040, 0.138, 0.348, 0.758, 0.964, 0.994],
+            ),
+        ];
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let doc = std::fs::read_to_string(root.join("docs/learning.md")).unwrap();
+        let code = include_str!("mod.rs");
+        for (prompts, pass_undecided, documented) in rows {
+            let config = GateConfig {
+                prompts,
+                pass_undecided,
+                ..GateConfig::default()
+            };
+            for (rate, documented) in rates.into_iter().zip(documented) {
+                let passes = config.pass_rate(rate);
+                assert!(
+                    (passes - documented).abs() < 6e-4,
+                    "{prompts} {rate}: {passes}"
+                );
+            }
+            let cells = documented.map(|rate| format!("{rate:.3}"));
+            let cells = cells.map(|cell| cell.trim_start_matches('0').to_owned());
+            let row = format!("| {prompts} | {pass_undecided} | {} |", cells.join(" | "));
+            assert!(code.contains(&row) && doc.contains(&row), "{row}");
+        }
+        let default = GateConfig::default();
+        assert!(default.pass_rate(0.58) >= 0.9 && default.pass_rate(0.48) <= 0.05);
     }
 
     #[test]

@@ -31,6 +31,18 @@ impl Default for SequentialTest {
     }
 }
 
+/// How often a test ends in each way at one true win rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Characteristic {
+    pub better: f64,
+    pub worse: f64,
+    pub undecided: f64,
+    /// The part of `undecided` in which at least half of the duels were won.
+    pub undecided_ahead: f64,
+    /// Mean number of duels until the test ends.
+    pub mean_duels: f64,
+}
+
 /// What the duels so far say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,15 +66,62 @@ impl SequentialTest {
             && self.alpha + self.beta < 1.0
     }
 
+    /// Returns the bounds of the log likelihood ratio: at or above the first a candidate is better, at or below the second worse.
+    fn bounds(&self) -> (f64, f64) {
+        let accept = ((1.0 - self.beta) / self.alpha).ln();
+        let reject = (self.beta / (1.0 - self.alpha)).ln();
+        (accept, reject)
+    }
+
+    /// Returns what a won and what a lost duel add to the log likelihood ratio.
+    fn steps(&self) -> (f64, f64) {
+        let win = (self.p1 / self.p0).ln();
+        let loss = ((1.0 - self.p1) / (1.0 - self.p0)).ln();
+        (win, loss)
+    }
+
+    /// Returns the operating characteristic of the test, cut off after `duels`: the exact probabilities of its decisions where each
+    /// duel is won with probability `rate`, independently of the others.
+    ///
+    /// The judge's scores are probabilities between 0 and 1, which scatter less than wins and losses do: real candidates are
+    /// decided more surely than this says, for the same mean.
+    pub fn characteristic(&self, rate: f64, duels: usize) -> Characteristic {
+        let ((accept, reject), (win, loss)) = (self.bounds(), self.steps());
+        // Probability of each number of wins among the tests that go on, from `first` wins on.
+        let (mut first, mut going) = (0, vec![1.0]);
+        let (mut better, mut worse, mut mean_duels) = (0.0, 0.0, 0.0);
+        for taken in 1..=duels {
+            mean_duels += going.iter().sum::<f64>();
+            let mut next = vec![0.0; going.len() + 1];
+            for (at, chance) in going.iter().enumerate() {
+                next[at] += chance * (1.0 - rate);
+                next[at + 1] += chance * rate;
+            }
+            let ratio = |wins: usize| wins as f64 * win + (taken - wins) as f64 * loss;
+            let lost = (0..next.len()).take_while(|at| ratio(first + at) <= reject);
+            let lost = lost.count();
+            worse += next.drain(..lost).sum::<f64>();
+            first += lost;
+            let open = (0..next.len()).take_while(|at| ratio(first + at) < accept);
+            let open = open.count();
+            better += next.drain(open..).sum::<f64>();
+            going = next;
+        }
+        let ahead = going.iter().enumerate();
+        let ahead = ahead.filter(|(at, _)| 2 * (first + at) >= duels.max(1));
+        Characteristic {
+            better,
+            worse,
+            undecided: going.iter().sum(),
+            undecided_ahead: ahead.map(|(_, chance)| chance).sum(),
+            mean_duels,
+        }
+    }
+
     /// The verdict on scores in `[0, 1]`, taken in order: it is that of the first moment at which the test ends, and how many
     /// scores that took.
     pub fn decide(&self, scores: impl IntoIterator<Item = f64>) -> (Decision, usize) {
-        let (accept, reject) = (
-            ((1.0 - self.beta) / self.alpha).ln(),
-            (self.beta / (1.0 - self.alpha)).ln(),
-        );
-        let win = (self.p1 / self.p0).ln();
-        let loss = ((1.0 - self.p1) / (1.0 - self.p0)).ln();
+        let ((accept, reject), (win, loss)) = (self.bounds(), self.steps());
         let (mut ratio, mut taken) = (0.0, 0);
         for score in scores {
             ratio += score * win + (1.0 - score) * loss;
@@ -107,6 +166,61 @@ mod tests {
         assert!(right >= 0.86, "{right}");
         // A clear case is cheap.
         assert!(passes(0.8).1 < duels / 2.0);
+    }
+
+    #[test]
+    fn the_characteristic_is_what_a_simulation_of_the_test_shows() {
+        let tests = [
+            SequentialTest::default(),
+            SequentialTest {
+                p0: 0.45,
+                p1: 0.6,
+                alpha: 0.1,
+                beta: 0.05,
+            },
+        ];
+        let mut rng = ChaCha8Rng::seed_from_u64(11);
+        let runs = 2000;
+        for test in tests {
+            for (rate, duels) in [(0.44, 128), (0.5, 128), (0.5, 400), (0.58, 400), (0.7, 60)] {
+                let (mut better, mut worse, mut ahead, mut total) = (0, 0, 0, 0);
+                for _ in 0..runs {
+                    let scores: Vec<f64> = (0..duels)
+                        .map(|_| f64::from(u8::from(rng.random::<f64>() < rate)))
+                        .collect();
+                    let (decision, taken) = test.decide(scores.iter().copied());
+                    total += taken;
+                    match decision {
+                        Decision::Better => better += 1,
+                        Decision::Worse => worse += 1,
+                        Decision::Undecided if scores.iter().sum::<f64>() * 2.0 >= duels as f64 => {
+                            ahead += 1;
+                        }
+                        Decision::Undecided => {}
+                    }
+                }
+                let exact = test.characteristic(rate, duels);
+                let near = |counted: usize, chance: f64| {
+                    let share = counted as f64 / f64::from(runs);
+                    // Five standard errors.
+                    let noise = 5.0 * (chance * (1.0 - chance) / f64::from(runs)).sqrt() + 1e-3;
+                    assert!(
+                        (share - chance).abs() < noise,
+                        "{rate} {duels}: {share} {exact:?}"
+                    );
+                };
+                near(better, exact.better);
+                near(worse, exact.worse);
+                near(ahead, exact.undecided_ahead);
+                let all = exact.better + exact.worse + exact.undecided;
+                assert!((all - 1.0).abs() < 1e-9, "{exact:?}");
+                let mean = total as f64 / f64::from(runs);
+                assert!(
+                    (mean / exact.mean_duels - 1.0).abs() < 0.06,
+                    "{mean} {exact:?}"
+                );
+            }
+        }
     }
 
     #[test]

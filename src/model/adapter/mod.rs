@@ -19,7 +19,7 @@ use safetensors::SafeTensors;
 pub use config::LoraConfig;
 pub use serving::for_serving;
 
-const CONFIG_FILE: &str = "adapter_config.json";
+pub const CONFIG_FILE: &str = "adapter_config.json";
 /// Where the factors are.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";

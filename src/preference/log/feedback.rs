@@ -173,7 +173,7 @@ pub(super) async fn derive_again(
         .execute(&mut *connection)
         .await?;
     let said = rows::read_feedback(connection, record).await?;
-    let verdicts = rows::read_verdicts(connection, record).await?;
+    let verdicts = rows::read_corroborating(connection, record).await?;
     let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
     let derived = derive(&said, &verdicts, shown, trust);
     let [_, _, pairs] = rows::free_places(connection, record).await?;

@@ -11,7 +11,7 @@ use sqlx::AnyConnection;
 
 use super::database::WriteTransaction;
 use super::redact::Redactor;
-use super::rows::{self, to_json};
+use super::rows::{self, Asked, to_json};
 use super::{
     Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
     PointerMove, RecordId, Result, StageId, StageOutcome, TrafficLog, events, feedback, generation,
@@ -20,6 +20,9 @@ use super::{
 
 /// Who acts in the audit trail.
 const ACTOR: &str = "trainer";
+
+/// How often the learner may die in one stage before the stage is abandoned.
+pub const MAX_DEATHS: u64 = 3;
 
 /// The right to train. Dropping it does not release it: it runs out, or [`TrainerLease::release`] gives it back.
 #[derive(Debug, Clone)]
@@ -59,6 +62,36 @@ impl TrafficLog {
         }
         transaction.commit().await?;
         Ok(lease)
+    }
+}
+
+impl TrafficLog {
+    /// Notes that the learner died in a stage, with what it said. Returns how often it has. It needs no lease: the dead learner's
+    /// may not have run out.
+    pub async fn count_death(&self, stage: StageId, error: &str) -> Result<u64> {
+        let mut transaction = self.database().begin().await?;
+        let connection = transaction.connection();
+        let deaths: i64 = sqlx::query_scalar(
+            "INSERT INTO stage_deaths (stage, deaths) VALUES ($1, 1) \
+             ON CONFLICT (stage) DO UPDATE SET deaths = stage_deaths.deaths + 1 RETURNING deaths",
+        )
+        .bind(stage.0)
+        .fetch_one(&mut *connection)
+        .await?;
+        let detail = json!({ "stage": stage, "deaths": deaths, "error": error });
+        events::append(connection, ACTOR, "trainer.died", detail).await?;
+        transaction.commit().await?;
+        Ok(deaths.unsigned_abs())
+    }
+
+    /// Returns how often the learner died in a stage.
+    pub async fn deaths(&self, stage: StageId) -> Result<u64> {
+        let deaths: Option<i64> =
+            sqlx::query_scalar("SELECT deaths FROM stage_deaths WHERE stage = $1")
+                .bind(stage.0)
+                .fetch_optional(self.database().readers())
+                .await?;
+        Ok(deaths.unwrap_or(0).unsigned_abs())
     }
 }
 
@@ -263,6 +296,57 @@ impl TrainerLease {
         transaction.commit().await
     }
 
+    /// Gives up the open stage, whatever its state is: it failed, with the reason in the audit trail. With `release` its prompts and
+    /// feedback are free for other stages again, unless a generation was made of them; otherwise they stay used, because one of them
+    /// may be what the stage failed of.
+    ///
+    /// # Errors
+    /// [`LogError::NotFound`] if the stage is not open.
+    pub async fn abandon_stage(&self, stage: StageId, reason: &str, release: bool) -> Result<()> {
+        let mut transaction = self.begin().await?;
+        let connection = transaction.connection();
+        let closed = sqlx::query(
+            "UPDATE stages SET outcome = $1, closed_at = $2 WHERE id = $3 AND outcome IS NULL",
+        )
+        .bind(StageOutcome::Failed.as_str())
+        .bind(now())
+        .bind(stage.0)
+        .execute(&mut *connection)
+        .await?;
+        if closed.rows_affected() == 0 {
+            return Err(not_open(stage));
+        }
+        let mut released = 0;
+        if release {
+            for claims in [
+                "DELETE FROM stage_rows WHERE stage = $1 \
+                 AND NOT EXISTS (SELECT 1 FROM generations WHERE generations.stage = $1)",
+                "DELETE FROM stage_feedback WHERE stage = $1 \
+                 AND NOT EXISTS (SELECT 1 FROM generations WHERE generations.stage = $1)",
+            ] {
+                let freed = sqlx::query(claims).bind(stage.0);
+                released += freed.execute(&mut *connection).await?.rows_affected();
+            }
+        }
+        let detail = json!({ "stage": stage, "reason": reason, "released": released });
+        events::append(connection, ACTOR, "stage.abandoned", detail).await?;
+        transaction.commit().await
+    }
+
+    /// Notes in the audit trail that the files of generations that never served were deleted.
+    pub async fn note_pruned(&self, generations: &[GenerationId]) -> Result<()> {
+        let mut transaction = self.begin().await?;
+        let detail = json!({ "generations": generations });
+        events::append(
+            transaction.connection(),
+            ACTOR,
+            "generations.pruned",
+            detail,
+        )
+        .await?;
+        transaction.commit().await
+    }
+
     /// [`TrafficLog::pause_learning`], by the trainer itself.
     pub async fn pause_learning(&self) -> Result<()> {
         self.log.pause_learning(ACTOR).await
@@ -424,11 +508,13 @@ async fn append(
         }
         let [samples, verdicts, pairs] = rows::free_places(connection, id).await?;
         rows::insert_samples(connection, id, samples, &addition.samples).await?;
-        rows::insert_verdicts(connection, id, verdicts, samples, &addition.verdicts).await?;
+        let places = [verdicts, samples];
+        rows::insert_verdicts(connection, id, places, Asked::ByLearner, &addition.verdicts).await?;
         rows::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
         if !addition.corroborating.is_empty() {
             let next = verdicts + rows::index(addition.verdicts.len());
-            rows::insert_verdicts(connection, id, next, 0, &addition.corroborating).await?;
+            let read = &addition.corroborating;
+            rows::insert_verdicts(connection, id, [next, 0], Asked::ByLearner, read).await?;
             feedback::derive_again(connection, id, trust).await?;
         }
         written += 1;

@@ -13,6 +13,7 @@ mod feedback;
 mod generation;
 mod id;
 mod lease;
+mod model;
 mod record;
 mod redact;
 mod replay;
@@ -24,7 +25,7 @@ mod switch;
 mod writer;
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -41,13 +42,14 @@ pub use events::Event;
 pub use exchange::{ExportFilter, PairFormat};
 pub use generation::{Generation, GenerationState, NewGeneration, Pointer, PointerMove, Pointers};
 pub use id::{GenerationId, Principal, RecordId, StageId, UnixMillis, now};
-pub use lease::TrainerLease;
+pub use lease::{MAX_DEATHS, TrainerLease};
+pub use model::ModelIdentity;
 pub use record::{
     Addition, Consent, Feedback, FeedbackOutcome, LoggedFeedback, LoggedPair, LoggedRecord,
-    LoggedVerdict, NewRecord, PairSource, Prompt, RecordKind, Sample, Scope,
+    LoggedVerdict, MIN_LABEL_MASS, NewRecord, PairSource, Prompt, RecordKind, Sample, Scope,
 };
 pub use redact::{RedactCommand, Redaction, RedactionRule};
-pub use replay::{DrawSpec, DrawnRow, HeldPreference, Split};
+pub use replay::{DrawSpec, DrawnRow, Eligible, HeldPreference, Split};
 pub use salt::SaltPlace;
 pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
@@ -68,6 +70,8 @@ struct Shared {
     retention: Option<Duration>,
     trust: FeedbackTrust,
     counters: Arc<Counters>,
+    /// None until [`TrafficLog::bind`].
+    model: OnceLock<model::Bound>,
     /// None after [`TrafficLog::close`].
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -102,6 +106,7 @@ impl TrafficLog {
                 retention: config.retention,
                 trust: config.trust,
                 counters,
+                model: OnceLock::new(),
                 queue: Mutex::new(Some(queue)),
                 writer: Mutex::new(Some(writer)),
             }),
@@ -152,6 +157,7 @@ impl TrafficLog {
                 created_at,
                 record,
                 redacted,
+                tokenizer: self.shared.model.get().map(|model| model.tokenizer.clone()),
             },
             queued,
             reply,

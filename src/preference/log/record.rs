@@ -94,6 +94,10 @@ impl Sample {
     }
 }
 
+/// Least probability that a judge puts on its two labels for its verdict to name a winner: below it there is no pair, and nothing is
+/// corroborated.
+pub const MIN_LABEL_MASS: f32 = 0.5;
+
 /// A comparison of two samples of one record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoggedVerdict {
@@ -116,8 +120,13 @@ pub struct LoggedVerdict {
 }
 
 impl LoggedVerdict {
-    /// The preference pair this match is for free: the winner over the loser. None if neither won.
+    /// The preference pair this match is for free: the winner over the loser. None if neither won, or if the judge put less than
+    /// [`MIN_LABEL_MASS`] on its labels.
     pub fn pair(&self, source: PairSource) -> Option<LoggedPair> {
+        // Written so that NaN makes no pair.
+        if !(self.label_mass >= MIN_LABEL_MASS) {
+            return None;
+        }
         let (chosen, rejected, margin) = match self.p {
             p if p > 0.5 => (self.a, self.b, p),
             p if p < 0.5 => (self.b, self.a, 1.0 - p),
@@ -185,9 +194,11 @@ pub struct NewRecord {
 }
 
 impl NewRecord {
-    /// Makes a pair of every verdict that names a winner.
+    /// Makes a pair of every verdict that names a winner by the judge's default question. What a call is judged by under principles
+    /// that the call itself named says what that caller asked for, and teaches nobody.
     pub fn pair_verdicts(&mut self, source: PairSource) {
-        let made = self.verdicts.iter().filter_map(|v| v.pair(source));
+        let default = self.verdicts.iter().filter(|v| v.principles.is_empty());
+        let made = default.filter_map(|v| v.pair(source));
         self.pairs.extend(made);
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::model::{Bound, same_tokenizer};
 use super::{
     LogError, LoggedPair, Principal, RecordId, Result, StageId, TrafficLog, UnixMillis, feedback,
     rows,
@@ -20,6 +21,8 @@ pub struct DrawSpec {
     pub quarantine: Duration,
     /// One principal's largest share of what is drawn, in (0, 1]. A principal always may have one row.
     pub max_share: f64,
+    /// A principal that stands for callers who cannot be told apart, so that no share of it means anything.
+    pub uncapped: Option<Principal>,
     pub split: Split,
     /// Rows of 1000 that are held out from training, chosen by a hash of their id.
     pub held_out_per_mille: u16,
@@ -37,6 +40,7 @@ impl DrawSpec {
             limit,
             quarantine: Duration::ZERO,
             max_share: 1.0,
+            uncapped: None,
             split: Split::Train,
             held_out_per_mille: 0,
             turn: None,
@@ -51,6 +55,11 @@ impl DrawSpec {
             Split::HeldOut => (0, held_out),
             Split::Train => (held_out, 1000),
         }
+    }
+
+    /// Returns the name of the uncapped principal as statements take it: the empty text is nobody's name.
+    fn uncapped(&self) -> &str {
+        self.uncapped.as_ref().map_or("", Principal::as_str)
     }
 
     /// The youngest that may train.
@@ -90,6 +99,17 @@ pub struct DrawnRow {
     pub principal: Principal,
 }
 
+/// What a draw would find, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Eligible {
+    /// Rows that may be drawn, were there no share for each principal.
+    pub rows: usize,
+    /// Principals they are of.
+    pub principals: usize,
+    /// Rows that a draw gives, its limit left aside.
+    pub drawable: usize,
+}
+
 /// What callers prefer of a record's answers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldPreference {
@@ -101,6 +121,57 @@ pub struct HeldPreference {
 const LOOKED_THROUGH: usize = 8;
 
 impl TrafficLog {
+    /// Returns the newest record's id, without a scan: while it stays the same no record has been added.
+    pub async fn newest_record(&self) -> Result<Option<RecordId>> {
+        let newest: Option<String> = sqlx::query_scalar("SELECT MAX(id) FROM records")
+            .fetch_one(self.database().readers())
+            .await?;
+        newest.map(rows::stored_id).transpose()
+    }
+
+    /// Counts what [`Self::draw`] would find: one scan, without ordering rows.
+    ///
+    /// # Errors
+    /// As [`Self::draw`].
+    pub async fn eligible(&self, spec: &DrawSpec) -> Result<Eligible> {
+        spec.check()?;
+        let counts = self.counts(spec).await?;
+        let cap = largest_cap(&counts, spec);
+        let drawable = counts.iter().map(|(principal, &rows)| {
+            let capped = principal.as_str() != spec.uncapped();
+            if capped { rows.min(cap) } else { rows }
+        });
+        Ok(Eligible {
+            rows: counts.values().sum(),
+            principals: counts.len(),
+            drawable: drawable.sum(),
+        })
+    }
+
+    /// Returns how many rows of each principal may be drawn.
+    async fn counts(&self, spec: &DrawSpec) -> Result<HashMap<String, usize>> {
+        let (from, to) = spec.buckets();
+        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
+        let eligible = sqlx::query(concat!(
+            "SELECT principal, COUNT(*) AS eligible FROM trainable \
+             WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+            same_tokenizer!("$4", "$5"),
+            " AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id) GROUP BY principal",
+        ))
+        .bind(spec.newest())
+        .bind(from)
+        .bind(to)
+        .bind(tokenizer)
+        .bind(unnamed)
+        .fetch_all(self.database().readers())
+        .await?;
+        let mut counts: HashMap<String, usize> = HashMap::new();
+        for row in &eligible {
+            counts.insert(row.try_get("principal")?, count(row, "eligible")?);
+        }
+        Ok(counts)
+    }
+
     /// Rows to train on, the oldest first.
     ///
     /// # Errors
@@ -108,22 +179,8 @@ impl TrafficLog {
     pub async fn draw(&self, spec: &DrawSpec) -> Result<Vec<DrawnRow>> {
         spec.check()?;
         let (from, to) = spec.buckets();
-        let newest = spec.newest();
-        let eligible = sqlx::query(
-            "SELECT principal, COUNT(*) AS eligible FROM trainable \
-             WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 \
-             AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id) GROUP BY principal",
-        )
-        .bind(newest)
-        .bind(from)
-        .bind(to)
-        .fetch_all(self.database().readers())
-        .await?;
-        let mut counts: HashMap<String, usize> = HashMap::new();
-        for row in &eligible {
-            counts.insert(row.try_get("principal")?, count(row, "eligible")?);
-        }
-        let cap = largest_cap(&counts, spec);
+        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
+        let cap = largest_cap(&self.counts(spec).await?, spec);
         // Nobody's turn is everybody's: one place for all, and age decides.
         let (turn, places) = match spec.turn {
             Some(turn) if to > from => (
@@ -132,21 +189,25 @@ impl TrafficLog {
             ),
             _ => (0, 1),
         };
-        let ranked = sqlx::query(
+        let ranked = sqlx::query(concat!(
             "SELECT id, principal FROM (\
              SELECT id, principal, created_at, (bucket - $2 + $5) % $6 AS turn, \
              ROW_NUMBER() OVER (PARTITION BY principal ORDER BY (bucket - $2 + $5) % $6, created_at, id) AS place \
-             FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 \
-             AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id)) AS ranked \
-             WHERE place <= $4 ORDER BY turn, created_at, id LIMIT $7",
-        )
-        .bind(newest)
+             FROM trainable WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+            same_tokenizer!("$8", "$9"),
+            " AND NOT EXISTS (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id)) AS ranked \
+             WHERE place <= $4 OR principal = $10 ORDER BY turn, created_at, id LIMIT $7",
+        ))
+        .bind(spec.newest())
         .bind(from)
         .bind(to)
         .bind(rows::index(cap))
         .bind(turn)
         .bind(places)
         .bind(rows::index(spec.limit))
+        .bind(tokenizer)
+        .bind(unnamed)
+        .bind(spec.uncapped())
         .fetch_all(self.database().readers())
         .await?;
         ranked.iter().map(drawn).collect()
@@ -166,7 +227,7 @@ impl TrafficLog {
     }
 
     /// Those of these rows that could be drawn for a stage now, in the order given: no other stage has claimed them, nobody has deleted
-    /// them, and they are on the split's side. `spec`'s limit, share and turn are for the caller to keep to.
+    /// them, they are of this model's tokenizer, and they are on the split's side. `spec`'s limit, share and turn are for the caller to keep to.
     ///
     /// # Errors
     /// As [`Self::draw`].
@@ -178,17 +239,22 @@ impl TrafficLog {
     ) -> Result<Vec<DrawnRow>> {
         spec.check()?;
         let (from, to) = spec.buckets();
+        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
         let mut free = Vec::with_capacity(ids.len());
         let mut reading = self.database().snapshot().await?;
         for id in ids {
-            let found = sqlx::query(
-                "SELECT id, principal FROM trainable WHERE id = $1 AND bucket >= $2 AND bucket < $3 AND NOT EXISTS \
+            let found = sqlx::query(concat!(
+                "SELECT id, principal FROM trainable WHERE id = $1 AND bucket >= $2 AND bucket < $3 AND ",
+                same_tokenizer!("$5", "$6"),
+                " AND NOT EXISTS \
                  (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
-            )
+            ))
             .bind(id.as_str())
             .bind(from)
             .bind(to)
             .bind(stage.0)
+            .bind(tokenizer)
+            .bind(unnamed)
             .fetch_optional(&mut *reading)
             .await?;
             free.extend(found.as_ref().map(drawn).transpose()?);
@@ -207,18 +273,22 @@ impl TrafficLog {
     pub async fn draw_preferences(&self, spec: &DrawSpec) -> Result<Vec<HeldPreference>> {
         spec.check()?;
         let (from, to) = spec.buckets();
+        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
         let mut reading = self.database().snapshot().await?;
-        let said = sqlx::query(
+        let said = sqlx::query(concat!(
             "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
              (SELECT record_id, MAX(created_at) AS said_at FROM feedback GROUP BY record_id) AS said ON said.record_id = trainable.id \
-             WHERE said_at <= $1 AND bucket >= $2 AND bucket < $3 \
-             AND NOT EXISTS (SELECT 1 FROM stage_feedback WHERE stage_feedback.record_id = trainable.id) \
+             WHERE said_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+            same_tokenizer!("$5", "$6"),
+            " AND NOT EXISTS (SELECT 1 FROM stage_feedback WHERE stage_feedback.record_id = trainable.id) \
              ORDER BY said_at DESC, trainable.id DESC LIMIT $4",
-        )
+        ))
         .bind(spec.newest())
         .bind(from)
         .bind(to)
         .bind(rows::index(spec.limit.saturating_mul(LOOKED_THROUGH)))
+        .bind(tokenizer)
+        .bind(unnamed)
         .fetch_all(&mut *reading)
         .await?;
         let mut found = Vec::new();
@@ -235,6 +305,9 @@ impl TrafficLog {
         let cap = largest_cap(&counts, spec);
         let mut taken: HashMap<String, usize> = HashMap::new();
         found.retain(|(principal, _)| {
+            if principal.as_str() == spec.uncapped() {
+                return true;
+            }
             let taken = taken.entry(principal.as_str().to_owned()).or_default();
             *taken += 1;
             *taken <= cap
@@ -255,16 +328,20 @@ fn drawn(row: &AnyRow) -> Result<DrawnRow> {
 }
 
 /// The most rows one principal may have so that it has no more than its share of what is then drawn: the largest c with
-/// c <= max(1, share * T(c)), T(c) = min(limit, sum over principals of min(rows, c)).
+/// c <= max(1, share * T(c)), T(c) = min(limit, sum over principals of min(rows, c)), where an uncapped principal counts with all its rows.
 ///
 /// Measured against what is drawn and not against the limit: where few rows come in, a flood would fill the stage otherwise. T(c)/c
 /// never grows with c, so the search may halve.
 fn largest_cap(counts: &HashMap<String, usize>, spec: &DrawSpec) -> usize {
+    let others = counts.get(spec.uncapped()).copied().unwrap_or(0);
+    let capped = counts.iter();
+    let capped = capped.filter(|(principal, _)| principal.as_str() != spec.uncapped());
+    let capped = capped.map(|(_, &rows)| rows);
     let fits = |cap: usize| {
-        let total: usize = counts.values().map(|&rows| rows.min(cap)).sum();
+        let total: usize = capped.clone().map(|rows| rows.min(cap)).sum::<usize>() + others;
         cap as f64 <= (spec.max_share * total.min(spec.limit) as f64).max(1.0)
     };
-    let most = counts.values().copied().max().unwrap_or(0);
+    let most = capped.clone().max().unwrap_or(0);
     let (mut fitting, mut above) = (0, most + 1);
     while above - fitting > 1 {
         let middle = fitting + (above - fitting) / 2;
@@ -305,6 +382,25 @@ mod tests {
         assert_eq!(cap(&rows, 1.0, 10_000), 1000);
         // A tenth of 20 rows.
         assert_eq!(cap(&rows, 0.1, 20), 2);
+    }
+
+    #[test]
+    fn callers_who_cannot_be_told_apart_are_not_capped() {
+        let anonymous = Principal::anonymous();
+        let counts = |rows: &[(&str, usize)]| {
+            let named = rows.iter().map(|(name, rows)| ((*name).to_owned(), *rows));
+            named.collect::<HashMap<_, _>>()
+        };
+        let spec = DrawSpec {
+            max_share: 0.25,
+            uncapped: Some(anonymous.clone()),
+            ..DrawSpec::new(100)
+        };
+        let alone = counts(&[(anonymous.as_str(), 500)]);
+        assert_eq!(largest_cap(&alone, &spec), 0, "nobody has a cap");
+        // A quarter of the hundred that are drawn.
+        let beside = counts(&[(anonymous.as_str(), 500), ("a key", 90)]);
+        assert_eq!(largest_cap(&beside, &spec), 25);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) struct NewRow {
     pub record: super::NewRecord,
     /// Whether redaction changed anything.
     pub redacted: bool,
+    /// Digest of the tokenizer that made the record's token ids, where it is known.
+    pub tokenizer: Option<String>,
 }
 
 /// Inserts a record with all that belongs to it, unless its idempotency key names one already. Returns the record's id and
@@ -27,7 +29,8 @@ pub(super) async fn insert_record(
     let record = &row.record;
     let made = sqlx::query(
         "INSERT INTO records (id, kind, principal, idempotency_key, created_at, bucket, retain, train, prompt, \
-         prompt_token_ids, redacted, version, shown) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) \
+         prompt_token_ids, redacted, version, shown, tokenizer) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
          ON CONFLICT (principal, idempotency_key) DO NOTHING",
     )
     .bind(row.id.as_str())
@@ -43,6 +46,7 @@ pub(super) async fn insert_record(
     .bind(i64::from(row.redacted))
     .bind(record.version.as_str())
     .bind(index(record.samples.len()))
+    .bind(row.tokenizer.as_deref().unwrap_or_default())
     .execute(&mut *connection)
     .await?;
     if made.rows_affected() == 0 {
@@ -56,7 +60,7 @@ pub(super) async fn insert_record(
         return Ok((stored_id(id)?, false));
     }
     insert_samples(connection, &row.id, 0, &record.samples).await?;
-    insert_verdicts(connection, &row.id, 0, 0, &record.verdicts).await?;
+    insert_verdicts(connection, &row.id, [0, 0], Asked::ByCall, &record.verdicts).await?;
     insert_pairs(connection, &row.id, 0, 0, &record.pairs).await?;
     Ok((row.id.clone(), true))
 }
@@ -87,18 +91,27 @@ pub(super) async fn insert_samples(
     Ok(())
 }
 
-/// `first_sample` is added to the indices of samples.
+/// Who asked for a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A call, by principles of its choice.
+    ByCall,
+    /// The learner, by the operator's principles.
+    ByLearner,
+}
+
+/// Inserts verdicts from place `first` on; `first_sample` is added to the indices of samples.
 pub(super) async fn insert_verdicts(
     connection: &mut AnyConnection,
     id: &RecordId,
-    first: i64,
-    first_sample: i64,
+    [first, first_sample]: [i64; 2],
+    asked: Asked,
     verdicts: &[LoggedVerdict],
 ) -> Result<()> {
     for (place, verdict) in (first..).zip(verdicts) {
         sqlx::query(
-            "INSERT INTO verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "INSERT INTO verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version, pinned) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(id.as_str())
         .bind(place)
@@ -111,6 +124,7 @@ pub(super) async fn insert_verdicts(
         .bind(f64::from(verdict.label_mass))
         .bind(to_json(&verdict.principles)?)
         .bind(verdict.version.as_str())
+        .bind(i64::from(asked == Asked::ByLearner))
         .execute(&mut *connection)
         .await?;
     }
@@ -226,7 +240,7 @@ async fn read_samples(connection: &mut AnyConnection, id: &RecordId) -> Result<V
     rows.into_iter().map(sample).collect()
 }
 
-pub(super) async fn read_verdicts(
+async fn read_verdicts(
     connection: &mut AnyConnection,
     id: &RecordId,
 ) -> Result<Vec<LoggedVerdict>> {
@@ -237,6 +251,26 @@ pub(super) async fn read_verdicts(
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
+    verdicts(rows)
+}
+
+/// Reads the verdicts of a record that may corroborate feedback: by the judge's default question, or asked by the learner. What a
+/// call named principles for says what its caller wanted to hear.
+pub(super) async fn read_corroborating(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+) -> Result<Vec<LoggedVerdict>> {
+    let rows = sqlx::query(
+        "SELECT a, b, p_first, p_second, p, consistent, label_mass, principles, version \
+         FROM verdicts WHERE record_id = $1 AND (pinned = 1 OR principles = '[]') ORDER BY place",
+    )
+    .bind(id.as_str())
+    .fetch_all(connection)
+    .await?;
+    verdicts(rows)
+}
+
+fn verdicts(rows: Vec<AnyRow>) -> Result<Vec<LoggedVerdict>> {
     let verdict = |row: AnyRow| -> Result<LoggedVerdict> {
         Ok(LoggedVerdict {
             a: place(&row, "a")?,

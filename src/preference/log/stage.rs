@@ -100,6 +100,18 @@ impl TrafficLog {
         found.into_iter().map(rows::stored_id).collect()
     }
 
+    /// Returns the rows that stages before `stage` have claimed, deleted ones included, stage by stage. Those of stages after it do
+    /// not change the answer.
+    pub async fn rows_before(&self, stage: StageId) -> Result<Vec<RecordId>> {
+        let found: Vec<String> = sqlx::query_scalar(
+            "SELECT record_id FROM stage_rows WHERE stage < $1 ORDER BY stage, record_id",
+        )
+        .bind(stage.0)
+        .fetch_all(self.database().readers())
+        .await?;
+        found.into_iter().map(rows::stored_id).collect()
+    }
+
     /// The generations whose stages read a record, also after the record was deleted.
     pub async fn lineage(&self, record: &RecordId) -> Result<Vec<GenerationId>> {
         let found: Vec<String> = sqlx::query_scalar(

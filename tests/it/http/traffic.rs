@@ -147,7 +147,7 @@ fn a_record_holds_what_was_drawn_and_how() {
 fn every_match_of_a_tournament_is_a_verdict_and_a_pair() {
     let logged = logged(&keyed(), TrafficConfig::default());
     let body = json!({"prompt": "What is 34 plus 28?", "best_of": 6, "seed": 5, "log": {"retain": true, "train": true},
-        "judge": {"principles": ["correct"]}});
+        "judge": {"orders": "both"}});
     let answer = posted("/generate", "a", &body).ok(&logged.server);
     let record = record_of(&logged.server, "a", &answer);
     assert_eq!(record["samples"].as_array().unwrap().len(), 6, "losers too");
@@ -165,7 +165,7 @@ fn every_match_of_a_tournament_is_a_verdict_and_a_pair() {
             verdict["p"].as_f64().unwrap() as f32,
             played["p_a"].as_f64().unwrap() as f32
         );
-        assert_eq!(verdict["principles"], json!(["correct"]));
+        assert_eq!(verdict["principles"], json!([]));
         let orders = numbers(&verdict["orders"]);
         let p = verdict["p"].as_f64().unwrap() as f32;
         assert!(
@@ -204,6 +204,11 @@ fn what_was_judged_is_kept_with_its_verdicts() {
         verdict["p"].as_f64().unwrap() as f32,
         answer["p"].as_f64().unwrap() as f32
     );
+    // What a caller judges by principles of its own teaches nobody.
+    assert_eq!(record["pairs"], json!([]));
+    body["principles"] = json!([]);
+    let answer = posted("/judge", "a", &body).ok(&logged.server);
+    let record = record_of(&logged.server, "a", &answer);
     assert_eq!(record["pairs"][0]["chosen"], answer["winner"]);
 
     body["candidates"] = json!(["62", "52", "63", "Sure! 62."]);

@@ -4,11 +4,14 @@ use serde_json::{Value, json};
 
 use super::support::{LEARN, Program, Setup, question, wait_for, with_traffic};
 
-/// An unlogged call of somebody, and the version that answered.
-fn version(program: &Program, user: Option<&str>, max_tokens: usize) -> String {
+/// An unlogged call of somebody with parameters of its own, and the version that answered.
+fn version(program: &Program, user: Option<&str>, parameters: &Value) -> String {
     let mut call = question(1);
     call["log"] = json!({"retain": false});
-    call["max_tokens"] = json!(max_tokens);
+    call["max_tokens"] = Value::Null;
+    for (name, value) in parameters.as_object().unwrap() {
+        call[name] = value.clone();
+    }
     if let Some(user) = user {
         call["user"] = json!(user);
     }
@@ -17,9 +20,13 @@ fn version(program: &Program, user: Option<&str>, max_tokens: usize) -> String {
 }
 
 #[test]
-fn a_canary_whose_answers_are_cut_off_is_taken_back() {
+fn a_canary_is_withdrawn_for_what_its_weights_do_and_not_for_what_callers_ask() {
     let dir = with_traffic();
-    let learn = format!("{LEARN}\n[publish]\npromote = false\ncanary = {{ min_answers = 10 }}\n");
+    // At such a rate nothing is left of the model.
+    let learn = LEARN.replace("learning_rate = 1e-3", "learning_rate = 1.0");
+    let learn = format!(
+        "{learn}\n[publish]\npromote = false\ncanary = {{ min_answers = 10, principal_share = 1.0 }}\n"
+    );
     let setup = Setup {
         arguments: &["--canary-share", "1", "--trust-user"],
         ..Setup::learning(dir.path(), &learn)
@@ -41,20 +48,31 @@ fn a_canary_whose_answers_are_cut_off_is_taken_back() {
         (200, &json!(id)),
         "{answer}"
     );
-    // Everybody who is somebody asks the canary, for a single token; nobody in particular has the live version's whole answers.
-    for number in 0..5 {
-        assert_eq!(version(&program, Some(&format!("user-{number}")), 1), id);
-        assert_eq!(version(&program, None, 64), "base");
+    // Everybody who is somebody asks the canary, nobody in particular the live version. What a caller cuts short, shapes or gives up
+    // says nothing of either.
+    let whole = json!({});
+    let shaped = [
+        json!({"max_tokens": 1}),
+        json!({"stop": ["a", "e", "1", " "]}),
+        json!({"structured_outputs": {"choice": ["yes", "no"]}}),
+        json!({"ignore_eos": true, "max_tokens": 8}),
+        json!({"min_tokens": 4, "max_tokens": 8}),
+    ];
+    for number in 0..20 {
+        let user = format!("user-{number}");
+        let parameters = &shaped[number % shaped.len()];
+        assert_eq!(version(&program, Some(&user), parameters), id);
+        assert_eq!(version(&program, None, &whole), "base");
     }
-    let health = wait_for("a look at the canary", || {
+    let health = wait_for("a look at the live version", || {
         let generations = program.admin_get("/generations");
         let health = generations["canary"].clone();
-        (health["canary"]["answers"] == 5).then_some(health)
+        (health["live"]["answers"] == 20.0).then_some(health)
     });
     assert_eq!(health["verdict"], "too_early", "{health}");
-    for number in 5..12 {
-        version(&program, Some(&format!("user-{number}")), 1);
-        version(&program, None, 64);
+    assert_eq!(health["canary"]["answers"], 0.0, "{health}");
+    for number in 0..12 {
+        version(&program, Some(&format!("user-{number}")), &whole);
     }
     let generations = wait_for("its withdrawal", || {
         let generations = program.admin_get("/generations");
@@ -62,12 +80,9 @@ fn a_canary_whose_answers_are_cut_off_is_taken_back() {
             .then_some(generations)
     });
     let withdrawn = generations["withdrawn"].as_str().unwrap();
-    assert!(
-        withdrawn.starts_with(&id) && withdrawn.contains("truncated"),
-        "{withdrawn}"
-    );
+    assert!(withdrawn.starts_with(&id), "{withdrawn}");
     wait_for("the live version for everybody", || {
-        (version(&program, Some("user-1"), 1) == "base").then_some(())
+        (version(&program, Some("user-1"), &whole) == "base").then_some(())
     });
 
     let trail = program.admin_get("/events");
@@ -76,14 +91,14 @@ fn a_canary_whose_answers_are_cut_off_is_taken_back() {
     let event = event.unwrap_or_else(|| panic!("{trail}"));
     assert_eq!(event["action"], "pointers.moved");
     let reason = event["detail"]["reason"].as_str().unwrap();
-    assert!(reason.contains("truncated 1.000 after"), "{reason}");
+    assert!(reason.contains("canary withdrawn"), "{reason}");
     let metrics = program.metrics();
     let counted = metrics
         .lines()
         .find(|line| line.starts_with("selfjudge:canaries_withdrawn_total"));
     let counted = counted.unwrap_or_default();
     assert!(
-        counted.contains(r#"number="truncated""#) && counted.ends_with(" 1"),
+        counted.contains("number=") && counted.ends_with(" 1"),
         "{counted}"
     );
     program.stop();

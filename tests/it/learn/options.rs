@@ -106,7 +106,7 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
 fn a_candidate_that_a_gate_refuses_does_not_serve_and_is_not_built_on() {
     let dir = with_calls(60);
     let learn = LEARN.replace("p0 = 1e-6, p1 = 2e-6", "p0 = 0.98, p1 = 0.99");
-    let learn = learn.replace("[gates]", "[gates]\npass_undecided = false");
+    let learn = learn.replace("pass_undecided = true", "pass_undecided = false");
     let program = Program::start(&Setup::learning(dir.path(), &learn));
     let generations = ended(&program, 2);
     program.admin_post("/train/pause", &Value::Null);

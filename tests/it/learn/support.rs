@@ -73,6 +73,7 @@ impl<'a> Setup<'a> {
             .args(["--retain", "--train", "--trainer-share", "1"])
             .args(self.arguments)
             .env_remove("SELFJUDGE_FAULT")
+            .env("SELFJUDGE_FAULT_UNTIL", until(self.data_dir))
             .stderr(Stdio::piped());
         if let Some(learn) = self.learn {
             command.arg("--learn").arg(settings(self.data_dir, learn));
@@ -102,6 +103,11 @@ impl<'a> Setup<'a> {
     }
 }
 
+/// The file whose existence ends a wait that a fault asks for.
+pub fn until(data_dir: &Path) -> PathBuf {
+    data_dir.join("fault.over")
+}
+
 /// The learner's settings as a file.
 fn settings(data_dir: &Path, learn: &str) -> PathBuf {
     let file = data_dir.join("learn.toml");
@@ -125,6 +131,11 @@ pub struct Follower {
 
 impl Follower {
     pub fn start(data_dir: &Path, learn: &str) -> Self {
+        Self::with_fault(data_dir, learn, None)
+    }
+
+    /// With a place where something goes wrong.
+    pub fn with_fault(data_dir: &Path, learn: &str, fault: Option<&str>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
             .args(["train", "dpo", "--follow", "--data-dir"])
             .arg(data_dir)
@@ -132,6 +143,7 @@ impl Follower {
             .arg(settings(data_dir, learn))
             .args(["--admin-listen", "127.0.0.1:0"])
             .env_remove("SELFJUDGE_FAULT")
+            .envs(fault.map(|fault| ("SELFJUDGE_FAULT", fault)))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -147,6 +159,11 @@ impl Follower {
             admin: admin.expect("a listener for operators"),
             client: Client::builder().timeout(PATIENCE).build().unwrap(),
         }
+    }
+
+    /// Waits for its end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        wait_for("its end", || self.child.try_wait().unwrap())
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -264,6 +281,13 @@ impl Program {
             .send()
             .unwrap();
         (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    /// The value of a metric's first series that begins so.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let metrics = self.metrics();
+        let line = metrics.lines().find(|line| line.starts_with(series))?;
+        line.rsplit_once(' ')?.1.parse().ok()
     }
 
     pub fn metrics(&self) -> String {
@@ -426,6 +450,8 @@ min_length_controlled = 0.0
 max_kl = 1e9
 max_norm = 1e9
 max_truncated = 1.0
+pass_undecided = true
+base = { min_win_rate = 0.0, max_truncated = 1.0, tolerance = 0.99 }
 "#;
 
 /// A data directory with enough traffic for one stage.

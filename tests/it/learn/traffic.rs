@@ -58,7 +58,7 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     assert_eq!(train["last_outcome"], "promoted", "{train}");
     assert!(train["pairs"].as_u64().unwrap() > 0, "{train}");
     let gates = train["gates"].as_array().unwrap();
-    assert_eq!(gates.len(), 10, "{train}");
+    assert_eq!(gates.len(), 14, "{train}");
     assert!(gates.iter().all(|gate| gate["passed"] == true), "{train}");
     // Policy and reference were one.
     let step_zero = gates
@@ -140,7 +140,7 @@ fn learning_pauses_and_goes_on_when_it_is_told_to() {
 }
 
 /// Looks into the log of a data directory that no program has open.
-fn in_log(dir: &Path, look: impl AsyncFnOnce(&TrafficLog)) {
+pub fn in_log(dir: &Path, look: impl AsyncFnOnce(&TrafficLog)) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

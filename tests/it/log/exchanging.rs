@@ -3,7 +3,8 @@
 use std::fs::File;
 
 use selfjudge::preference::log::{
-    DrawSpec, ExportFilter, PairFormat, PairSource, Principal, Scope,
+    DrawSpec, ExportFilter, Feedback, FeedbackTrust, LoggedPair, PairFormat, PairSource, Principal,
+    Scope,
 };
 use selfjudge::preference::{Format, Message, Role, read_records};
 
@@ -23,7 +24,7 @@ async fn paired(log: &TrafficLog) {
         let mut new = record("ann", "");
         new.prompt = prompt;
         new.consent.train = train;
-        new.verdicts = vec![verdict(0, 1, p)];
+        new.verdicts = vec![by_default(verdict(0, 1, p))];
         new.pair_verdicts(PairSource::Tournament);
         log.append(new).await.unwrap();
     }
@@ -113,7 +114,7 @@ fn many_pages_are_exported_whole() {
     on_both(async |config| {
         let log = open(&config).await;
         let mut new = record("ann", "p");
-        new.verdicts = vec![verdict(0, 1, 0.25); 700];
+        new.verdicts = vec![by_default(verdict(0, 1, 0.25)); 700];
         new.pair_verdicts(PairSource::Tournament);
         log.append(new.clone()).await.unwrap();
         log.append(new).await.unwrap();
@@ -152,5 +153,67 @@ fn a_broken_file_is_named_and_what_stands_before_it_is_kept() {
             .import_pairs(PairFormat::Parquet, &file, &owner, consent)
             .await;
         assert!(matches!(said, Err(LogError::File(_))), "{said:?}");
+    });
+}
+
+/// Verdicts that make no pair, each in a record of its own.
+fn about_nothing() -> Vec<LoggedVerdict> {
+    let mut low = by_default(verdict(0, 1, 0.01));
+    low.label_mass = 0.49;
+    let mut lower = low.clone();
+    lower.label_mass = 1e-4;
+    let mut named = verdict(0, 1, 0.01);
+    named.principles = vec!["polite".to_owned()];
+    vec![low, lower, named]
+}
+
+#[test]
+fn verdicts_about_nothing_and_under_a_calls_own_principles_make_no_pair_and_leave_in_no_export() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        paired(&log).await;
+        for verdict in about_nothing() {
+            let mut new = record("ann", "p");
+            new.verdicts = vec![verdict.clone()];
+            new.pair_verdicts(PairSource::Tournament);
+            assert_eq!(new.pairs, [], "{verdict:?}");
+            // A log of an earlier version has such pairs.
+            new.pairs = vec![LoggedPair {
+                chosen: 1,
+                rejected: 0,
+                margin: 0.99,
+                source: PairSource::Tournament,
+                principles: verdict.principles.clone(),
+            }];
+            log.append(new).await.unwrap();
+        }
+        let everything = ExportFilter::default();
+        let written = log.export_pairs(PairFormat::Jsonl, &everything, std::io::sink());
+        assert_eq!(written.await.unwrap(), 2, "only those of `paired`");
+    });
+}
+
+#[test]
+fn verdicts_about_nothing_and_under_a_calls_own_principles_corroborate_nothing() {
+    on_both(async |mut config| {
+        config.trust = FeedbackTrust::Corroborated;
+        let log = open(&config).await;
+        let ann = Principal::of_key("ann");
+        let preferred = Feedback::Preferred { sample: 1 };
+        for verdict in about_nothing() {
+            let mut new = record("ann", "p");
+            new.verdicts = vec![verdict.clone()];
+            let id = log.append(new).await.unwrap();
+            let outcome = log
+                .add_feedback(&id, &ann, preferred.clone())
+                .await
+                .unwrap();
+            assert_eq!(outcome.pairs, 0, "{verdict:?}");
+        }
+        let mut new = record("ann", "p");
+        new.verdicts = vec![by_default(verdict(0, 1, 0.01))];
+        let id = log.append(new).await.unwrap();
+        let outcome = log.add_feedback(&id, &ann, preferred).await.unwrap();
+        assert_eq!(outcome.pairs, 1, "the default question does corroborate");
     });
 }

@@ -4,6 +4,7 @@ mod durability;
 mod exchanging;
 mod learning;
 mod logging;
+mod models;
 mod salt;
 mod versions;
 
@@ -81,7 +82,7 @@ fn sqlite() -> (tempfile::TempDir, LogConfig) {
     (dir, config)
 }
 
-/// A generated record that may be trained on: two samples and a verdict that prefers the second.
+/// A generated record that may be trained on: two samples and a verdict, by the judge's default question, that prefers the second.
 fn record(principal: &str, prompt: &str) -> NewRecord {
     NewRecord {
         kind: RecordKind::Generate,
@@ -95,7 +96,7 @@ fn record(principal: &str, prompt: &str) -> NewRecord {
         prompt_token_ids: vec![1, 70_000, u32::MAX],
         version: "base".to_owned(),
         samples: vec![sample("left"), sample("right")],
-        verdicts: vec![verdict(0, 1, 0.25)],
+        verdicts: vec![by_default(verdict(0, 1, 0.25))],
         pairs: Vec::new(),
     }
 }
@@ -122,6 +123,14 @@ fn verdict(a: usize, b: usize, p: f32) -> LoggedVerdict {
         label_mass: 0.875,
         principles: vec!["helpful".to_owned()],
         version: "base".to_owned(),
+    }
+}
+
+/// The same verdict by the judge's default question.
+fn by_default(verdict: LoggedVerdict) -> LoggedVerdict {
+    LoggedVerdict {
+        principles: Vec::new(),
+        ..verdict
     }
 }
 

@@ -8,7 +8,9 @@ use sqlx::any::AnyRow;
 
 use super::PairFormat;
 use super::parquet_rows::ParquetPairs;
-use crate::preference::log::{LogError, PairSource, Prompt, Result, TrafficLog, rows};
+use crate::preference::log::{
+    LogError, MIN_LABEL_MASS, PairSource, Prompt, Result, TrafficLog, rows,
+};
 use crate::preference::{Message, Role};
 
 /// Pairs read, and written as a row group of Parquet, at a time.
@@ -35,6 +37,9 @@ pub(super) struct PairRow {
 
 impl TrafficLog {
     /// Writes the pairs of records that may be trained on, a page at a time. Returns how many.
+    ///
+    /// Pairs of a call's comparisons are left out where the call named principles of its own, or where the judge put less than
+    /// [`MIN_LABEL_MASS`] on its labels: logs of before hold such pairs.
     ///
     /// # Errors
     /// [`LogError::File`] if `out` cannot be written.
@@ -82,6 +87,11 @@ impl TrafficLog {
              JOIN samples AS chosen ON chosen.record_id = pairs.record_id AND chosen.place = pairs.chosen \
              JOIN samples AS rejected ON rejected.record_id = pairs.record_id AND rejected.place = pairs.rejected \
              WHERE (pairs.record_id, pairs.place) > ($1, $2) AND pairs.margin >= $3 AND ($4 = '' OR pairs.source = $4) \
+             AND (pairs.source <> 'tournament' OR pairs.principles = '[]') \
+             AND (pairs.source NOT IN ('tournament', 'on_policy') OR NOT EXISTS (SELECT 1 FROM verdicts \
+             WHERE verdicts.record_id = pairs.record_id AND verdicts.label_mass < $6 \
+             AND ((verdicts.a = pairs.chosen AND verdicts.b = pairs.rejected) \
+             OR (verdicts.a = pairs.rejected AND verdicts.b = pairs.chosen)))) \
              ORDER BY pairs.record_id, pairs.place LIMIT $5",
         )
         .bind(after.0.as_str())
@@ -89,6 +99,7 @@ impl TrafficLog {
         .bind(f64::from(filter.min_margin))
         .bind(filter.source.map_or("", PairSource::as_str))
         .bind(rows::index(PAGE))
+        .bind(f64::from(MIN_LABEL_MASS))
         .fetch_all(self.database().readers())
         .await?;
         found.iter().map(read).collect()

@@ -3,26 +3,29 @@
 //! ```text
 //! generations/<id>/adapter_config.json  adapter_model.safetensors    what is served, as PEFT stores it
 //!                  trained.safetensors                               with ExPO: the factors as they were trained
-//!                  optimizer.safetensors  trainer_state.json         the optimizer and the counts at the end of its stage
 //!                  manifest.json                                     where it comes from, and every file's digest
 //! ```
 //!
 //! The next stage starts from the trained factors, with an optimizer and a schedule of its own: a stage of sDPO is a training by itself,
-//! and moments of gradients against the last reference are none against the new one. The optimizer and the counts in a generation are
-//! thus a record of how its stage ended, and nothing reads them; what an interrupted stage goes on from are its checkpoints.
+//! and moments of gradients against the last reference are none against the new one. A generation has no optimizer state for this
+//! reason; what an interrupted stage goes on from are its checkpoints. (Generations of earlier versions have one, which nothing reads.)
+//!
+//! An adapter is a change of one base: a generation serves, and is learned from, only on the weights and with the tokenizer that its
+//! manifest names ([`Bases`]).
 //!
 //! The id is the SHA-256 of the manifest. Nothing in it depends on the clock or the machine, so the same trajectory ends in the
 //! same id however often it was interrupted. A generation is written into `tmp-*`, every file is synced, then the directory, then
 //! it is renamed, then the parent is synced.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
+use super::base::Bases;
 use crate::fault;
-use crate::model::adapter::WEIGHTS_FILE;
+use crate::model::adapter::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::train::TrainError;
 use crate::train::base::Adapter;
 use crate::train::checkpoint::{entries, sync};
@@ -46,8 +49,11 @@ pub struct Lineage {
     pub updates: u64,
     /// Pairs that its updates were made of.
     pub pairs: u64,
-    /// The base weights it belongs to.
+    /// Digest of the base weights it belongs to.
     pub base: String,
+    /// Digest of the tokenizer it was trained with; none in generations of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
     /// ExPO: what is served is the trained change of the base times one more than this.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub extrapolate: f32,
@@ -65,6 +71,37 @@ pub struct Manifest {
     #[serde(flatten)]
     pub lineage: Lineage,
     pub files: Vec<ListedFile>,
+}
+
+impl Manifest {
+    /// Checks that every listed file is one of the directory itself, and that what is loaded is listed: what is not listed is not
+    /// verified. Returns what is wrong.
+    fn check_names(&self) -> Result<(), String> {
+        let plain = |name: &str| {
+            let mut parts = Path::new(name).components();
+            matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == name)
+        };
+        if let Some(strange) = self.files.iter().find(|listed| !plain(&listed.name)) {
+            return Err(format!(
+                "{MANIFEST} lists {:?}, which is no file of it",
+                strange.name
+            ));
+        }
+        let mut loaded = vec![WEIGHTS_FILE, CONFIG_FILE];
+        if self.lineage.extrapolate != 0.0 {
+            loaded.push(TRAINED);
+        }
+        let listed = |name: &&str| self.files.iter().any(|listed| listed.name == *name);
+        match loaded.iter().find(|name| !listed(name)) {
+            Some(missing) => Err(format!("{MANIFEST} does not list {missing}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether a name is a SHA-256 in hexadecimal.
+fn is_digest(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// ExPO (arXiv 2404.16792): `base + (1 + by) (trained - base)`, which for an adapter is its `B` scaled. `dir` has the trained adapter,
@@ -86,17 +123,28 @@ pub fn extrapolate(dir: &Path, trained: Adapter, by: f32) -> Result<(), TrainErr
 #[derive(Debug, Clone)]
 pub struct Generations {
     root: PathBuf,
+    /// None where nothing is served from it.
+    bases: Option<Bases>,
 }
 
 impl Generations {
-    /// Opens (and creates) the directory. Only the one trainer may sweep it, see [`Self::sweep`].
+    /// Opens (and creates) the directory. Only the one trainer may sweep it, see [`Self::sweep`]. What is served or learned from is
+    /// bound to a model first: [`Self::of`].
     ///
     /// # Errors
     /// The file system's.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, LearnError> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;
-        Ok(Self { root })
+        Ok(Self { root, bases: None })
+    }
+
+    /// For this model alone: generations of another one are of no use.
+    pub fn of(self, bases: Bases) -> Self {
+        Self {
+            bases: Some(bases),
+            ..self
+        }
     }
 
     /// Removes what a killed trainer left half-written.
@@ -166,17 +214,16 @@ impl Generations {
         Ok(id)
     }
 
-    /// The directory of a generation, and its manifest, once every file has been found as it was written.
+    /// The directory of a generation, and its manifest, once every file has been found as it was written and the generation is known
+    /// to be of this model's base and tokenizer.
     ///
     /// # Errors
-    /// An id that is none, or no generation here; a file that is missing or damaged.
+    /// An id that is none, or no generation here; a file that is missing or damaged; [`LearnError::OtherBase`].
     pub fn verified(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
         // An id comes from a client: it never becomes a path unless it is a digest.
-        let is_digest =
-            id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let dir = self.root.join(if is_digest { id } else { "" });
+        let dir = self.root.join(if is_digest(id) { id } else { "" });
         let path = dir.join(MANIFEST);
-        if !is_digest || !path.is_file() {
+        if !is_digest(id) || !path.is_file() {
             return Err(LearnError::NoGeneration(id.to_owned()));
         }
         let damaged = |detail: String| LearnError::DamagedGeneration {
@@ -188,6 +235,11 @@ impl Generations {
             return Err(damaged(format!("{MANIFEST} is not what was written")));
         }
         let manifest: Manifest = serde_json::from_slice(&text)?;
+        // Before the digests, which take long: it is of no use here, whole or not.
+        if let Some(bases) = &self.bases {
+            bases.check(id, &manifest.lineage)?;
+        }
+        manifest.check_names().map_err(damaged)?;
         for listed in &manifest.files {
             match listed.is_in(&dir) {
                 Ok(true) => {}
@@ -198,6 +250,41 @@ impl Generations {
             }
         }
         Ok((dir, manifest))
+    }
+
+    /// Deletes the files of generations that never served, beyond the newest. `never_served` are their ids, the newest first, of which
+    /// `keep` stay; `pointed` says, once the directory is out of sight, whether a pointer came to one of them meanwhile. Returns what
+    /// was deleted.
+    ///
+    /// # Errors
+    /// The file system's, and those of `pointed`.
+    pub async fn prune(
+        &self,
+        never_served: Vec<String>,
+        keep: usize,
+        pointed: impl AsyncFn(&str) -> Result<bool, LearnError>,
+    ) -> Result<Vec<String>, LearnError> {
+        let mut pruned = Vec::new();
+        let there = never_served.into_iter();
+        let there = there.filter(|id| is_digest(id) && self.root.join(id).is_dir());
+        for id in there.skip(keep) {
+            let (dir, aside) = (
+                self.root.join(&id),
+                self.root.join(format!("tmp-pruned-{id}")),
+            );
+            fs::rename(&dir, &aside).map_err(TrainError::io("cannot rename", &dir))?;
+            // What is moved aside cannot be promoted any more: whoever does so loads it first.
+            if pointed(&id).await? {
+                fs::rename(&aside, &dir).map_err(TrainError::io("cannot rename", &aside))?;
+                continue;
+            }
+            fs::remove_dir_all(&aside).map_err(TrainError::io("cannot remove", &aside))?;
+            pruned.push(id);
+        }
+        if !pruned.is_empty() {
+            sync(&self.root)?;
+        }
+        Ok(pruned)
     }
 
     /// What a generation serves, verified; none of the base.
@@ -249,141 +336,4 @@ impl Generations {
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::{Device, Tensor};
-
-    use super::*;
-    use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
-
-    fn lineage() -> Lineage {
-        Lineage {
-            parent: "base".into(),
-            reference: "base".into(),
-            judge: "base".into(),
-            stage: 1,
-            updates: 2,
-            pairs: 3,
-            base: "0".into(),
-            extrapolate: 0.0,
-            config: serde_json::json!({"a": 1}),
-        }
-    }
-
-    fn write(dir: &Path) -> Result<(), TrainError> {
-        let path = dir.join("adapter_model.safetensors");
-        fs::write(&path, b"weights").map_err(TrainError::io("cannot write", &path))
-    }
-
-    #[test]
-    fn the_same_contents_have_the_same_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let generations = Generations::open(dir.path()).unwrap();
-        let one = generations.write(lineage(), write).unwrap();
-        let two = generations.write(lineage(), write).unwrap();
-        assert_eq!(one, two);
-        assert_eq!(generations.ids().unwrap(), [one.as_str()]);
-        let (_, manifest) = generations.verified(&one).unwrap();
-        assert_eq!(manifest.lineage, lineage());
-
-        let other = Lineage {
-            stage: 2,
-            ..lineage()
-        };
-        assert_ne!(generations.write(other, write).unwrap(), one);
-    }
-
-    /// A layer whose `B` has this value everywhere.
-    fn adapter(value: f32) -> Adapter {
-        let matrix = |value| Tensor::full(value, (2, 2), &Device::Cpu).unwrap();
-        let pair = LoraPair {
-            a: matrix(1.0),
-            b: matrix(value),
-        };
-        Adapter {
-            config: LoraConfig {
-                r: 2,
-                ..LoraConfig::default()
-            },
-            weights: AdapterWeights::from([("model.layers.0.mlp.up_proj".to_owned(), pair)]),
-        }
-    }
-
-    fn value(adapter: Option<Adapter>) -> f32 {
-        let adapter = adapter.unwrap();
-        let b = &adapter.weights["model.layers.0.mlp.up_proj"].b;
-        b.to_vec2::<f32>().unwrap()[1][1]
-    }
-
-    #[test]
-    fn extrapolation_does_not_compound_over_stages() {
-        let dir = tempfile::tempdir().unwrap();
-        let generations = Generations::open(dir.path()).unwrap();
-        // A stage that starts from a generation, adds one to it, and scales what it serves by one and a half.
-        let stage = |start: Option<Adapter>, stage| {
-            let trained = adapter(start.map_or(0.0, |start| value(Some(start))) + 1.0);
-            let lineage = Lineage {
-                stage,
-                extrapolate: 0.5,
-                ..lineage()
-            };
-            let write = |dir: &Path| {
-                trained.save(dir)?;
-                extrapolate(dir, trained, 0.5)
-            };
-            generations.write(lineage, write).unwrap()
-        };
-        let first = stage(generations.trained("base").unwrap(), 1);
-        assert_eq!(value(generations.trained(&first).unwrap()), 1.0);
-        assert_eq!(value(generations.served(&first).unwrap()), 1.5);
-        let second = stage(generations.trained(&first).unwrap(), 2);
-        assert_eq!(value(generations.trained(&second).unwrap()), 2.0);
-        assert_eq!(value(generations.served(&second).unwrap()), 3.0);
-        assert!(generations.is_extrapolated(&second).unwrap());
-
-        let plain = generations
-            .write(lineage(), |dir| adapter(4.0).save(dir))
-            .unwrap();
-        assert_eq!(value(generations.trained(&plain).unwrap()), 4.0);
-        assert_eq!(value(generations.served(&plain).unwrap()), 4.0);
-        assert!(!generations.is_extrapolated(&plain).unwrap());
-        assert!(!generations.is_extrapolated("base").unwrap());
-    }
-
-    #[test]
-    fn damage_is_found_and_strange_ids_are_no_paths() {
-        let dir = tempfile::tempdir().unwrap();
-        let generations = Generations::open(dir.path()).unwrap();
-        let id = generations.write(lineage(), write).unwrap();
-        fs::write(dir.path().join(&id).join("adapter_model.safetensors"), "w").unwrap();
-        let error = generations.verified(&id).unwrap_err();
-        assert!(
-            matches!(error, LearnError::DamagedGeneration { .. }),
-            "{error}"
-        );
-        for id in [
-            "..",
-            "",
-            "../../etc/passwd",
-            &"g".repeat(64),
-            &"0".repeat(64),
-        ] {
-            let error = generations.verified(id).unwrap_err();
-            assert!(matches!(error, LearnError::NoGeneration(_)), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_write_that_fails_leaves_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let generations = Generations::open(dir.path()).unwrap();
-        let full = |dir: &Path| {
-            write(dir)?;
-            fs::write("/dev/full", b"x").map_err(TrainError::io("cannot write", dir))
-        };
-        assert!(generations.write(lineage(), full).is_err());
-        assert!(entries(dir.path()).unwrap().is_empty());
-        fs::create_dir(dir.path().join("tmp-1")).unwrap();
-        generations.sweep().unwrap();
-        assert!(entries(dir.path()).unwrap().is_empty());
-    }
-}
+mod tests;

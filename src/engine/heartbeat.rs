@@ -1,0 +1,90 @@
+//! Whether the engine's thread lives: it leaves a mark at every step, and answers when it has nothing to do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The longest that a step may take before the engine counts as stuck: the longest step of a large model on a slow processor takes
+/// a fraction of it.
+pub const STUCK: Duration = Duration::from_secs(60);
+
+/// The marks of the engine's thread. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Heartbeat(Arc<Marks>);
+
+#[derive(Debug)]
+struct Marks {
+    start: Instant,
+    /// Milliseconds from the start to the last mark.
+    last: AtomicU64,
+    idle: AtomicBool,
+}
+
+/// What the marks say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    /// The thread made a step not long ago.
+    Beating,
+    /// It had nothing to do when it was last heard of, and has to be asked.
+    Idle,
+    /// It has been in one step for longer than [`STUCK`].
+    Stuck,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self(Arc::new(Marks {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+            idle: AtomicBool::new(false),
+        }))
+    }
+}
+
+impl Heartbeat {
+    /// Leaves a mark; `idle` where the thread goes to sleep next.
+    pub fn beat(&self, idle: bool) {
+        self.0.last.store(self.now(), Ordering::Relaxed);
+        self.0.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// Returns what the marks say now.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse_at(self.now())
+    }
+
+    /// Returns what the marks say at `now`, milliseconds from the start.
+    fn pulse_at(&self, now: u64) -> Pulse {
+        let silent = now.saturating_sub(self.0.last.load(Ordering::Relaxed));
+        if self.0.idle.load(Ordering::Relaxed) {
+            Pulse::Idle
+        } else if u128::from(silent) > STUCK.as_millis() {
+            Pulse::Stuck
+        } else {
+            Pulse::Beating
+        }
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_silent_in_a_step_is_stuck_and_one_that_sleeps_is_not() {
+        let marks = Heartbeat::default();
+        assert_eq!(marks.pulse(), Pulse::Beating);
+        marks.beat(true);
+        assert_eq!(marks.pulse(), Pulse::Idle);
+        let later = |seconds: u64| marks.now() + 1000 * seconds;
+        assert_eq!(marks.pulse_at(later(3600)), Pulse::Idle);
+        marks.beat(false);
+        assert_eq!(marks.pulse(), Pulse::Beating);
+        assert_eq!(marks.pulse_at(later(STUCK.as_secs() + 1)), Pulse::Stuck);
+    }
+}

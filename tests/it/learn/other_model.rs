@@ -1,0 +1,129 @@
+//! A data directory that is used with another model: its generations neither serve nor are learned from.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::support::{LEARN, Program, Setup, copy, question, wait_for, with_traffic};
+
+/// The default model with one file changed.
+fn other_model(file: &str, change: impl Fn(&mut Vec<u8>)) -> tempfile::TempDir {
+    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&pocket).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            std::fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    let path = dir.path().join(file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    change(&mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    dir
+}
+
+fn start(data_dir: &Path, model: &Path, learn: Option<&str>) -> Program {
+    let model = model.to_str().unwrap();
+    Program::start(&Setup {
+        learn,
+        arguments: &["--model", model],
+        ..Setup::new(data_dir)
+    })
+}
+
+/// What an operator sees where the policy pointer is at a generation that cannot serve.
+fn refused(program: &Program, id: &str) -> Value {
+    let mut call = question(1);
+    call["log"] = json!({"retain": false});
+    assert_eq!(program.post("/generate", &call)["version"], "base");
+    let generations = program.admin_get("/generations");
+    assert_eq!(generations["pointers"]["policy"], json!(id));
+    assert_eq!(generations["serving"], "base", "{generations}");
+    let problem = generations["serving_problem"].as_str().unwrap();
+    assert!(problem.contains(id), "{problem}");
+    assert_eq!(program.metric("selfjudge:weights_degraded"), Some(1.0));
+    let body = json!({"expected": id});
+    let (status, answer) = program.admin_post(&format!("/generations/{id}/promote"), &body);
+    assert_eq!(status, 409, "{answer}");
+    generations["serving_problem"].clone()
+}
+
+#[test]
+fn a_generation_of_another_base_does_not_serve_and_is_not_learned_from() {
+    let dir = with_traffic();
+    let program = Program::start(&Setup::learning(dir.path(), LEARN));
+    let id = program.learned();
+    program.stop();
+
+    // The lowest bit of one weight.
+    let other = other_model("model.safetensors", |bytes| {
+        let at = bytes.len() - 4;
+        bytes[at] ^= 1;
+    });
+    let program = start(dir.path(), other.path(), None);
+    let problem = refused(&program, &id);
+    assert!(problem.as_str().unwrap().contains("weights"), "{problem}");
+    program.stop();
+
+    let program = start(dir.path(), other.path(), Some(LEARN));
+    program.admin_post("/train/resume", &json!({}));
+    for number in 0..40 {
+        program.ask(number);
+    }
+    let train = wait_for("a reason", || {
+        let train = program.admin_get("/train");
+        (train["waiting_reason"]["code"] == "other_base").then_some(train)
+    });
+    assert_eq!(train["serving_problem"], problem, "{train}");
+    assert_eq!(train["updates"], 0, "{train}");
+    // Back to the base, what was logged may be learned from: the tokenizer is the same.
+    let body = json!({"expected": id});
+    let (status, answer) = program.admin_post("/generations/base/rollback", &body);
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(program.metric("selfjudge:weights_degraded"), Some(0.0));
+    let new = wait_for("a stage of the new base", || {
+        let policy = program.policy();
+        (policy != "base").then_some(policy)
+    });
+    assert_ne!(new, id);
+    program.stop();
+
+    // And on the first base that one does not serve.
+    let program = Program::start(&Setup::new(dir.path()));
+    refused(&program, &new);
+    program.stop();
+}
+
+#[test]
+fn records_and_generations_of_another_tokenizer_are_not_used() {
+    let dir = with_traffic();
+    let learned = copy(dir.path());
+    let program = Program::start(&Setup::learning(learned.path(), LEARN));
+    let id = program.learned();
+    program.stop();
+    // The same tokens under another digest: what differs is for people to know.
+    let other = other_model("tokenizer.json", |bytes| bytes.push(b'\n'));
+    let program = start(learned.path(), other.path(), None);
+    let problem = refused(&program, &id);
+    assert!(problem.as_str().unwrap().contains("tokenizer"), "{problem}");
+    program.stop();
+
+    let program = start(dir.path(), other.path(), Some(LEARN));
+    let train = wait_for("a reason", || {
+        let train = program.admin_get("/train");
+        (train["waiting_reason"]["code"] == "other_tokenizer").then_some(train)
+    });
+    assert_eq!(train["records_of_other_tokenizers"], 40, "{train}");
+    assert_eq!(
+        program.metric("selfjudge:train_records_other_tokenizer"),
+        Some(40.0)
+    );
+    for number in 100..140 {
+        program.ask(number);
+    }
+    wait_for("a stage of the new records", || {
+        (program.policy() != "base").then_some(())
+    });
+    program.stop();
+}

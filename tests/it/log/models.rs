@@ -1,0 +1,183 @@
+//! Whose token ids a record has, callers who cannot be told apart, and stages that are given up.
+
+use selfjudge::preference::log::{
+    DrawSpec, Eligible, ModelIdentity, NewGeneration, NewStage, StageOutcome, TrainerLease,
+};
+use selfjudge::preference::log::{GenerationId, MAX_DEATHS};
+
+use super::*;
+
+fn model(base: &str, tokenizer: &str) -> ModelIdentity {
+    ModelIdentity {
+        base: Some(base.to_owned()),
+        tokenizer: tokenizer.to_owned(),
+    }
+}
+
+async fn lease(log: &TrafficLog) -> TrainerLease {
+    let lease = log.acquire_trainer("test", Duration::from_secs(60)).await;
+    lease.unwrap().unwrap()
+}
+
+fn stage() -> NewStage {
+    NewStage {
+        reference: GenerationId::base(),
+        state: json!({"of": "another version"}),
+    }
+}
+
+#[test]
+fn only_records_of_the_models_own_tokenizer_are_drawn() {
+    on_both(async |config| {
+        // Written by a version that knew nothing of tokenizers; the first model that opens the log owns them.
+        let log = open(&config).await;
+        let unnamed = fill(&log, "ann", 2).await;
+        log.close().await;
+        let log = open(&config).await;
+        log.bind(&model("b", "first")).await.unwrap();
+        let own = fill(&log, "ann", 3).await;
+        let all: Vec<RecordId> = unnamed.iter().chain(&own).cloned().collect();
+        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), all);
+        assert_eq!(log.of_other_tokenizers().await.unwrap(), 0);
+        log.bind(&model("b", "first")).await.unwrap();
+        let other = log.bind(&model("b", "second")).await;
+        assert!(matches!(other, Err(LogError::Invalid(_))), "{other:?}");
+        log.close().await;
+
+        let log = open(&config).await;
+        log.bind(&model("c", "second")).await.unwrap();
+        assert!(!log.owns_unnamed());
+        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), []);
+        assert_eq!(log.of_other_tokenizers().await.unwrap(), 5);
+        let third = fill(&log, "ann", 1).await;
+        let spec = DrawSpec::new(10);
+        assert_eq!(log.draw_ids(&spec).await.unwrap(), third);
+        let lease = lease(&log).await;
+        let id = lease.open_stage(stage()).await.unwrap();
+        let asked: Vec<RecordId> = all.iter().chain(&third).cloned().collect();
+        let free = log.free_for(id, &spec, &asked).await.unwrap();
+        let free: Vec<_> = free.into_iter().map(|row| row.id).collect();
+        assert_eq!(free, third);
+        log.close().await;
+
+        // Back on the first model, its records are there again and the second's are not.
+        let log = open(&config).await;
+        log.bind(&model("b", "first")).await.unwrap();
+        assert_eq!(log.draw_ids(&spec).await.unwrap(), all);
+    });
+}
+
+#[test]
+fn a_log_with_generations_of_other_weights_is_not_taken_over() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        fill(&log, "ann", 2).await;
+        let lease = lease(&log).await;
+        let new = NewGeneration {
+            id: GenerationId::new("0".repeat(64)),
+            parent: GenerationId::base(),
+            reference: GenerationId::base(),
+            stage: None,
+            manifest: json!({"base": "others"}),
+        };
+        lease.insert_generation(new).await.unwrap();
+        log.bind(&model("weights", "tokenizer")).await.unwrap();
+        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), []);
+        assert_eq!(log.of_other_tokenizers().await.unwrap(), 2);
+    });
+}
+
+#[test]
+fn what_a_draw_would_give_is_counted_and_anonymous_callers_have_no_cap_without_keys() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        assert_eq!(log.newest_record().await.unwrap(), None);
+        for at in 0..40 {
+            let anonymous = NewRecord {
+                principal: Principal::anonymous(),
+                ..record("", &format!("q {at}"))
+            };
+            log.append(anonymous).await.unwrap();
+        }
+        let capped = DrawSpec {
+            max_share: 0.25,
+            ..DrawSpec::new(20)
+        };
+        let counted = log.eligible(&capped).await.unwrap();
+        let expected = Eligible {
+            rows: 40,
+            principals: 1,
+            drawable: 1,
+        };
+        assert_eq!(counted, expected);
+        assert_eq!(log.draw(&capped).await.unwrap().len(), 1);
+        let uncapped = DrawSpec {
+            uncapped: Some(Principal::anonymous()),
+            ..capped.clone()
+        };
+        assert_eq!(log.eligible(&uncapped).await.unwrap().drawable, 40);
+        assert_eq!(log.draw(&uncapped).await.unwrap().len(), 20);
+        // Named callers keep their share of the twenty.
+        let newest = fill(&log, "ann", 15).await.pop();
+        assert_eq!(log.newest_record().await.unwrap(), newest);
+        let counted = log.eligible(&uncapped).await.unwrap();
+        assert_eq!(
+            (counted.rows, counted.principals, counted.drawable),
+            (55, 2, 45)
+        );
+    });
+}
+
+#[test]
+fn an_abandoned_stage_gives_its_rows_back_or_keeps_them_and_is_in_the_audit_trail() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let all = fill(&log, "ann", 6).await;
+        let lease = lease(&log).await;
+        let first = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(first, &all[..2]).await.unwrap();
+        for death in 1..=MAX_DEATHS {
+            assert_eq!(log.count_death(first, "panic").await.unwrap(), death);
+        }
+        assert_eq!(log.deaths(first).await.unwrap(), MAX_DEATHS);
+        lease.abandon_stage(first, "it died", false).await.unwrap();
+        let draw = async || log.draw_ids(&DrawSpec::new(10)).await.unwrap();
+        assert_eq!(draw().await, all[2..]);
+        let again = lease.abandon_stage(first, "it died", false).await;
+        assert!(matches!(again, Err(LogError::NotFound { .. })), "{again:?}");
+
+        let second = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(second, &all[2..4]).await.unwrap();
+        assert_eq!(log.deaths(second).await.unwrap(), 0);
+        lease
+            .abandon_stage(second, "another model", true)
+            .await
+            .unwrap();
+        assert_eq!(draw().await, all[2..]);
+
+        // What a generation was made of stays used: its lineage would be lost.
+        let third = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(third, &all[2..4]).await.unwrap();
+        let new = NewGeneration {
+            id: GenerationId::new("1".repeat(64)),
+            parent: GenerationId::base(),
+            reference: GenerationId::base(),
+            stage: Some(third),
+            manifest: json!({}),
+        };
+        lease.insert_generation(new).await.unwrap();
+        lease
+            .abandon_stage(third, "another model", true)
+            .await
+            .unwrap();
+        assert_eq!(draw().await, all[4..]);
+        assert_eq!(log.rows_before(third).await.unwrap(), all[..2]);
+
+        let stages = log.stages().await.unwrap();
+        let failed = Some(StageOutcome::Failed);
+        assert!(stages.iter().all(|stage| stage.outcome == failed));
+        let events = log.events(0, 100).await.unwrap();
+        let of = |action: &str| events.iter().filter(|event| event.action == action).count();
+        assert_eq!((of("stage.abandoned"), of("trainer.died")), (3, 3));
+    });
+}
