@@ -123,8 +123,7 @@ impl LoggedVerdict {
     /// The preference pair this match is for free: the winner over the loser. None if neither won, or if the judge put less than
     /// [`MIN_LABEL_MASS`] on its labels.
     pub fn pair(&self, source: PairSource) -> Option<LoggedPair> {
-        // Written so that NaN makes no pair.
-        if !(self.label_mass >= MIN_LABEL_MASS) {
+        if self.label_mass.is_nan() || self.label_mass < MIN_LABEL_MASS {
             return None;
         }
         let (chosen, rejected, margin) = match self.p {
