@@ -1,9 +1,11 @@
 //! The data directory: everything the program writes.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use crate::preference::log::LogConfig;
+use crate::preference::PRINCIPLES_FILE;
+use crate::preference::log::{LogConfig, tighten, tighten_all};
 
 /// The embedded traffic log's file in a data directory.
 pub const LOG_FILE: &str = "traffic.sqlite";
@@ -15,16 +17,39 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens (and creates) the directory.
+    /// Opens (and creates) the directory, readable by its owner alone. One that others could read is taken from them.
     ///
     /// # Errors
     /// The file system's.
     pub fn open(root: impl Into<PathBuf>) -> std::io::Result<Self> {
         let root = root.into();
-        fs::create_dir_all(&root)?;
+        if !root.is_dir() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&root)?;
+        }
         // Told to others (who trains here?), it must be the same name from every working directory.
         let root = fs::canonicalize(root)?;
-        Ok(Self { root })
+        let dir = Self { root };
+        dir.tighten();
+        Ok(dir)
+    }
+
+    /// Takes the directory and what the program wrote into it from everybody but their owner.
+    fn tighten(&self) {
+        let ours = ["", "-wal", "-shm", ".salt", ".reserve"].map(|end| format!("{LOG_FILE}{end}"));
+        let ours = ours.iter().map(String::as_str).chain([PRINCIPLES_FILE]);
+        let files = ours.filter(|name| tighten(&self.root.join(name))).count();
+        let dirs = [self.generations(), self.training()];
+        let inside: usize = dirs.iter().map(|dir| tighten_all(dir)).sum();
+        let changed = usize::from(tighten(&self.root)) + files + inside;
+        if changed > 0 {
+            tracing::warn!(
+                "{}: {changed} files and directories could be read by others, and now only by their owner",
+                self.root.display()
+            );
+        }
     }
 
     pub fn root(&self) -> &Path {

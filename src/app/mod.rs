@@ -8,6 +8,7 @@
 
 mod data_dir;
 mod learning;
+mod look;
 mod model_files;
 mod supervise;
 
@@ -21,13 +22,15 @@ use tokio::task::JoinHandle;
 pub use data_dir::{DataDir, LOG_FILE};
 use learning::LearnerThread;
 pub use learning::{LearnOptions, OnDeath};
-pub use model_files::ModelFiles;
+use look::look_into;
+pub use model_files::{ModelFiles, model_name};
 use supervise::supervised;
 
 use crate::device::{ArbiterConfig, DeviceArbiter};
 use crate::engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use crate::http::{
-    HttpConfig, OnLogFailure, Permitted, Shared, TrafficConfig, admin_router, router,
+    HttpConfig, OnLogFailure, Permitted, Shared, TrafficConfig, admin_router, metrics_router,
+    router,
 };
 use crate::learn::base::Bases;
 use crate::learn::{LearnControl, LearnError, Publisher};
@@ -80,6 +83,8 @@ pub struct TrafficOptions {
     pub log: Option<LogConfig>,
     pub default: Consent,
     pub allowed: Permitted,
+    /// The most that may be done with calls without a key.
+    pub strangers: Permitted,
     pub on_failure: OnLogFailure,
     pub trust_user: bool,
 }
@@ -91,6 +96,8 @@ pub struct App {
     pub router: Router,
     /// What operators reach, on a listener of their own.
     pub admin_router: Router,
+    /// What reads metrics, on a listener of its own.
+    pub metrics_router: Router,
     pub capacity: Capacity,
     pub metrics: Metrics,
     /// Where it learns.
@@ -110,7 +117,7 @@ pub struct App {
 const FOLLOW: Duration = Duration::from_secs(2);
 
 /// Between two looks at what is too old.
-const SWEEP: Duration = Duration::from_secs(600);
+const SWEEP: Duration = Duration::from_secs(60);
 
 impl App {
     /// Starts everything, from the bottom up. Needs a tokio runtime.
@@ -149,6 +156,9 @@ impl App {
             Some(log) => Some(TrafficLog::open(&log).await?),
             None => None,
         };
+        if let Some(log) = &log {
+            look_into(log, &config).await?;
+        }
         let table = service.judge().table().clone();
         let principles = match &config.data_dir {
             Some(data_dir) => Principles::open(data_dir.root(), table)?,
@@ -194,6 +204,7 @@ impl App {
             log: log.clone(),
             default: config.traffic.default,
             allowed: config.traffic.allowed,
+            strangers: config.traffic.strangers,
             on_failure: config.traffic.on_failure,
             trust_user: config.traffic.trust_user,
         };
@@ -216,7 +227,8 @@ impl App {
         Ok(Self {
             model_name: config.model_name,
             router: router(state.clone(), &config.http),
-            admin_router: admin_router(state, &config.http),
+            admin_router: admin_router(state.clone(), &config.http),
+            metrics_router: metrics_router(state, &config.http),
             capacity,
             metrics,
             control,

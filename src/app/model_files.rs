@@ -42,6 +42,20 @@ const POCKET: [(&str, &[u8]); 8] = [
     (ANCHORS, include_bytes!("../../models/pocket/anchors.jsonl")),
 ];
 
+/// What a model is called that is given by its directory or hub id: callers are not told where it lies.
+pub fn model_name(model: Option<&str>) -> String {
+    let Some(model) = model else {
+        return "pocket".to_owned();
+    };
+    let path = Path::new(model);
+    let whole = path.is_dir().then(|| path.canonicalize().ok()).flatten();
+    let last = whole.as_deref().and_then(Path::file_name);
+    last.map_or_else(
+        || model.to_owned(),
+        |last| last.to_string_lossy().into_owned(),
+    )
+}
+
 /// A model's directory; unpacked files go with it.
 #[derive(Debug)]
 pub enum ModelFiles {
@@ -83,5 +97,22 @@ impl ModelFiles {
             Self::Directory(path) => path,
             Self::Unpacked(dir) => dir.path(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_name_does_not_say_where_it_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("secret/place/tiny");
+        std::fs::create_dir_all(&model).unwrap();
+        for path in [model.clone(), model.join("."), model.join("../tiny/")] {
+            assert_eq!(model_name(path.to_str()), "tiny", "{}", path.display());
+        }
+        assert_eq!(model_name(Some("owner/name@main")), "owner/name@main");
+        assert_eq!(model_name(None), "pocket");
     }
 }

@@ -134,6 +134,7 @@ async fn start(
             log: None,
             default: Consent::default(),
             allowed: Permitted::default(),
+            strangers: Permitted::default(),
             on_failure: OnLogFailure::Refuse,
             trust_user: false,
         },

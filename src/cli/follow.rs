@@ -12,9 +12,11 @@ use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::listener::{accept, keys_in, listen};
+use super::listener::{accept, admin_hosts, keys_in, listen, own_files_alone};
 use super::salt::SaltArgs;
-use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions};
+use crate::app::{
+    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
+};
 use crate::engine::EngineConfig;
 use crate::http::{ApiKeys, HttpConfig, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
@@ -43,9 +45,15 @@ pub struct FollowArgs {
     /// A listener for operators, as servers have it: /train, /generations, /events, /metrics and the like.
     #[arg(long, requires = "follow")]
     admin_listen: Option<SocketAddr>,
-    /// A file of operators' keys.
+    /// A file of operators' keys. Without one the operators' listener must be on a loopback address.
     #[arg(long, requires = "admin_listen")]
     admin_key_file: Option<PathBuf>,
+    /// A name by which the operators' listener is called, besides its address and localhost. May be given several times.
+    #[arg(long, requires = "admin_listen")]
+    admin_host: Vec<String>,
+    /// A listener for /metrics, /health and /ready alone, without a key.
+    #[arg(long, requires = "follow")]
+    metrics_listen: Option<SocketAddr>,
 }
 
 /// Learns until it is told to stop. `model` is what the servers serve; without one the pocket model.
@@ -55,22 +63,26 @@ pub fn run(
     device: Device,
     threads: usize,
 ) -> anyhow::Result<String> {
+    own_files_alone();
+    let admin_keys = match &args.admin_key_file {
+        Some(path) => keys_in(path)?,
+        None => ApiKeys::default(),
+    };
+    let admin_hosts = admin_hosts(args.admin_listen, &admin_keys, &args.admin_host)?;
     let dir = args
         .data_dir
         .as_ref()
         .context("--follow needs --data-dir")?;
     let data_dir = DataDir::open(dir).with_context(|| format!("cannot use {}", dir.display()))?;
     let config = AppConfig {
-        model_name: model.unwrap_or("pocket").to_owned(),
+        model_name: model_name(model),
         model: ModelFiles::resolve(model)?,
         adapter: None,
         device,
         engine: EngineConfig::default(),
         http: HttpConfig {
-            admin_keys: match &args.admin_key_file {
-                Some(path) => keys_in(path)?,
-                None => ApiKeys::default(),
-            },
+            admin_keys,
+            admin_hosts,
             ..HttpConfig::default()
         },
         traffic: TrafficOptions {
@@ -83,6 +95,7 @@ pub fn run(
             }),
             default: Consent::default(),
             allowed: Permitted::default(),
+            strangers: Permitted::default(),
             on_failure: OnLogFailure::Refuse,
             trust_user: false,
         },
@@ -114,6 +127,11 @@ pub fn run(
             let (listener, address) = listen(address)?;
             accept(listener, app.admin_router.clone(), None, &Handle::new()).await?;
             eprintln!("for operators: http://{address}");
+        }
+        if let Some(address) = args.metrics_listen {
+            let (listener, address) = listen(address)?;
+            accept(listener, app.metrics_router.clone(), None, &Handle::new()).await?;
+            eprintln!("for metrics: http://{address}");
         }
         let ended = tokio::select! {
             _ = terminate.recv() => Ok(()),

@@ -61,7 +61,8 @@ pub struct ImportArgs {
     format: Format,
     /// The file to read.
     file: PathBuf,
-    /// The name of the key whose records they are to be; without it they are nobody's.
+    /// Whose records they are to be: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` every caller
+    /// without a key, which is the default.
     #[arg(long)]
     principal: Option<String>,
     /// Whether the model may be trained on them.
@@ -164,10 +165,10 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
 
 async fn import(args: ImportArgs) -> anyhow::Result<String> {
     let log = TrafficLog::open(&args.salt.over(args.log.config(false)?)).await?;
-    let principal = match &args.principal {
-        Some(name) => Principal::of_key(name),
-        None => Principal::anonymous(),
-    };
+    let whose = args.principal.as_deref();
+    let principal = whose.map_or_else(Principal::anonymous, |whose| {
+        Principal::spelled(whose, None)
+    });
     let consent = Consent {
         retain: true,
         train: args.train,

@@ -11,9 +11,11 @@ use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::listener::{accept, keys_in, listen};
+use super::listener::{accept, admin_hosts, keys_in, listen, own_files_alone, warn_of_short};
 use super::salt::SaltArgs;
-use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions};
+use crate::app::{
+    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
+};
 use crate::device::ArbiterConfig;
 use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits};
 use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
@@ -28,7 +30,7 @@ pub struct ServeArgs {
     /// A PEFT adapter directory to lay over the model.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// What the model is called in answers and metrics; by default as it was given.
+    /// What the model is called in answers and metrics; by default the hub id, or the last part of the directory's path.
     #[arg(long)]
     model_name: Option<String>,
     #[arg(long, default_value = "127.0.0.1:8080", env = "SELFJUDGE_LISTEN")]
@@ -68,7 +70,8 @@ pub struct ServeArgs {
     #[arg(long, default_value = "8MiB", value_parser = bytes)]
     max_body: usize,
     /// A file of API keys, `key` or `name:key` a line; with keys, only who has one may call. Behind a key, `no-train` or
-    /// `no-retain` says what its traffic may not be used for.
+    /// `no-retain` says what its traffic may not be used for. A name is what a key's records belong to: each is there once, and a key
+    /// without one is named by its digest.
     #[arg(long, conflicts_with = "api_keys")]
     api_key_file: Option<PathBuf>,
     /// The keys themselves, a line each.
@@ -80,7 +83,8 @@ pub struct ServeArgs {
     /// Calls of a key that may come at once; by default a second's.
     #[arg(long, requires = "rate_limit")]
     rate_burst: Option<NonZeroU32>,
-    /// Whose pages may call from a browser: an origin such as https://example.org, or `*`. May be given several times.
+    /// Whose pages may call from a browser: an origin such as https://example.org, or `*` alone. May be given several times. None may
+    /// call the operators' listener.
     #[arg(long)]
     cors_origin: Vec<String>,
     /// A certificate chain (PEM): the server then speaks HTTPS.
@@ -115,8 +119,20 @@ pub struct KeepingArgs {
     #[arg(long, requires = "retain")]
     train: bool,
     /// Days that records are kept; by default until they are deleted.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_RETENTION_DAYS))]
     retention_days: Option<u64>,
+    /// The most that is done with calls without a key, whatever they ask for: nothing, retain (they may be kept) or train (kept and
+    /// trained on).
+    #[arg(long, default_value = "train")]
+    strangers: Permitted,
+    /// Bytes that the records of one principal (a key, a trusted user, all callers without a key together) may take, or with KiB, MiB or
+    /// GiB; 0 is any number. Calls beyond are answered and not kept.
+    #[arg(long, default_value = "1GiB", value_parser = bytes)]
+    records_quota: usize,
+    /// Bytes that all records may take; 0 is any number. An SQLite log keeps nothing either while its file system has less than 256 MiB
+    /// free, or a 20th of it.
+    #[arg(long, default_value = "0", value_parser = bytes)]
+    log_quota: usize,
     /// What becomes of calls that cannot be logged: serve-unlogged or refuse.
     #[arg(long, default_value = "serve-unlogged")]
     on_log_failure: OnLogFailure,
@@ -153,13 +169,28 @@ pub struct LearningArgs {
     /// The share of the callers that a canary answers, while there is one.
     #[arg(long, default_value_t = 0.05)]
     canary_share: f64,
-    /// A listener of the operators' own: /train, /generations, /events and the like.
+    /// A listener of the operators' own: /train, /generations, /events and the like. Without operators' keys it must be on a loopback
+    /// address.
     #[arg(long, env = "SELFJUDGE_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
     /// A file of operators' keys; with one their routes are on the common listener too.
     #[arg(long)]
     admin_key_file: Option<PathBuf>,
+    /// A name by which the operators' listener is called, besides its address and localhost: calls under any other `Host` are refused.
+    /// May be given several times.
+    #[arg(long, requires = "admin_listen")]
+    admin_host: Vec<String>,
+    /// A listener for /metrics, /health and /ready alone, without a key. Where callers have keys, /metrics on the common listener asks for
+    /// an operator's.
+    #[arg(long, env = "SELFJUDGE_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
 }
+
+/// A hundred years.
+const MAX_RETENTION_DAYS: u64 = 36_500;
+
+/// Bytes that are given up so that records can be deleted on a full disk.
+const RESERVE: u64 = 32 << 20;
 
 impl KeepingArgs {
     fn data_dir(&self) -> anyhow::Result<Option<DataDir>> {
@@ -194,6 +225,9 @@ impl KeepingArgs {
                     .map(|days| Duration::from_secs(days * 24 * 3600)),
                 trust: self.trust_feedback,
                 redaction,
+                principal_quota: quota(self.records_quota),
+                quota: quota(self.log_quota),
+                reserve: RESERVE,
                 ..log
             }),
             default: Consent {
@@ -201,6 +235,7 @@ impl KeepingArgs {
                 train: self.train,
             },
             allowed: Permitted::default(),
+            strangers: self.strangers,
             on_failure: self.on_log_failure,
             trust_user: self.trust_user,
         }
@@ -227,6 +262,11 @@ impl LearningArgs {
             on_death: OnDeath::Restart,
         }))
     }
+}
+
+/// A quota; 0 is none.
+fn quota(bytes: usize) -> Option<u64> {
+    (bytes > 0).then_some(bytes as u64)
 }
 
 /// `512`, `64KiB`, `256MiB`, `2GiB`.
@@ -272,24 +312,22 @@ impl ServeArgs {
         };
         let keys = match (&self.api_key_file, &self.api_keys) {
             (Some(path), _) => keys_in(path)?,
-            (None, Some(list)) => ApiKeys::parse(list).context("SELFJUDGE_API_KEYS")?,
+            (None, Some(list)) => {
+                let keys = ApiKeys::parse(list).context("SELFJUDGE_API_KEYS")?;
+                warn_of_short(&keys, "SELFJUDGE_API_KEYS");
+                keys
+            }
             (None, None) => ApiKeys::default(),
         };
         anyhow::ensure!(
             self.rate_limit.is_none() || !keys.is_empty(),
             "--rate-limit counts the calls of each API key, and there are no keys: see --api-key-file"
         );
-        let cors = match self.cors_origin.as_slice() {
-            [] => Cors::None,
-            [any] if any == "*" => Cors::Any,
-            origins => Cors::Origins(
-                origins
-                    .iter()
-                    .map(|origin| origin.parse())
-                    .collect::<Result<_, _>>()
-                    .context("--cors-origin")?,
-            ),
-        };
+        let cors = Cors::parse(&self.cors_origin)
+            .map_err(anyhow::Error::msg)
+            .context("--cors-origin")?;
+        let admin_listen = self.learning.admin_listen;
+        let admin_hosts = admin_hosts(admin_listen, &admin_keys, &self.learning.admin_host)?;
         Ok(HttpConfig {
             max_requests: self.max_requests,
             max_body: self.max_body,
@@ -300,6 +338,7 @@ impl ServeArgs {
                 burst: self.rate_burst.unwrap_or(per_second),
             }),
             cors,
+            admin_hosts,
         })
     }
 }
@@ -307,20 +346,19 @@ impl ServeArgs {
 impl ServeArgs {
     /// What the command line means.
     fn app(&self, device: Device) -> anyhow::Result<AppConfig> {
+        let http = self.http()?;
         let data_dir = self.keeping.data_dir()?;
         let named = self.model.as_deref();
         Ok(AppConfig {
-            model_name: self
-                .model_name
-                .as_deref()
-                .or(named)
-                .unwrap_or("pocket")
-                .to_owned(),
+            model_name: match &self.model_name {
+                Some(name) => name.clone(),
+                None => model_name(named),
+            },
             model: ModelFiles::resolve(named)?,
             adapter: self.adapter.clone(),
             device,
             engine: self.engine(),
-            http: self.http()?,
+            http,
             traffic: self.keeping.options(data_dir.as_ref()),
             learn: self.learning.options()?,
             data_dir,
@@ -334,6 +372,7 @@ impl ServeArgs {
 
 /// Serves until SIGTERM or SIGINT, and then until what runs has finished.
 pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
+    own_files_alone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -373,6 +412,11 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
         let (listener, address) = listen(admin)?;
         accept(listener, app.admin_router.clone(), args.tls(), &handle).await?;
         eprintln!("for operators: {scheme}://{address}");
+    }
+    if let Some(metrics) = args.learning.metrics_listen {
+        let (listener, address) = listen(metrics)?;
+        accept(listener, app.metrics_router.clone(), args.tls(), &handle).await?;
+        eprintln!("for metrics: {scheme}://{address}");
     }
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

@@ -89,7 +89,7 @@ pub async fn answer<W: Wording>(
     prompts: Vec<Prompt>,
     wording: W,
 ) -> Result<Response, ApiError> {
-    let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref())?;
+    let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref()).await?;
     let shows_logprobs = sampling.shows_logprobs();
     // One version answers all prompts of a call.
     let turn = keeping.turn(sampling.turn);

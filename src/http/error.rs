@@ -219,6 +219,17 @@ impl From<LogError> for ApiError {
                 "personal data could not be taken out of the record, so it was not written",
             )
             .retry_after(LOG_RETRY_AFTER),
+            LogError::PrincipalQuota { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "records_quota", message)
+            }
+            LogError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", message)
+                .retry_after(LOG_RETRY_AFTER),
+            LogError::IdempotencyReused => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency_key_reused",
+                message,
+            )
+            .about("Idempotency-Key"),
             LogError::NotFound { .. } => Self::new(StatusCode::NOT_FOUND, "not_found", message),
             LogError::Conflict { .. } | LogError::StageOpen(_) | LogError::Fenced { .. } => {
                 Self::new(StatusCode::CONFLICT, "conflict", message)

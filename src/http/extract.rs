@@ -16,6 +16,7 @@ use utoipa::openapi::{AllOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
+use super::idempotency::Asked;
 use super::json;
 use super::judging::JudgingBody;
 use super::sampling::SamplingBody;
@@ -105,8 +106,13 @@ impl<T: DeserializeOwned, P: Shared, S: Send + Sync> FromRequest<S> for Beside<T
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let named = request.extensions().get::<Asked>().cloned();
         let bytes = read(request, state).await?;
-        let Value::Object(body) = json::parse(&bytes)? else {
+        let body = json::parse(&bytes)?;
+        if let Some(asked) = named {
+            asked.note(&body);
+        }
+        let Value::Object(body) = body else {
             return Err(ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "invalid_body",

@@ -11,7 +11,7 @@ use super::extract::JsonBody;
 use super::permit::Permit;
 use super::records::{no_record, record_id};
 use super::traffic::Identity;
-use crate::preference::log::{Feedback, Scope};
+use crate::preference::log::Feedback;
 
 /// The longest edited answer, in bytes.
 const MAX_EDIT: usize = 1 << 20;
@@ -111,7 +111,8 @@ pub async fn feedback(
     let feedback = body.feedback()?;
     let principal = state.own(&identity, body.user.as_deref())?;
     let id = record_id(&body.record_id)?;
-    let samples = match log.get(&id, &Scope::Only(principal.clone())).await? {
+    let scope = state.scope(&identity, body.user.as_deref())?;
+    let samples = match log.get(&id, &scope).await? {
         Some(record) => record.samples.len(),
         None => return Err(no_record()),
     };

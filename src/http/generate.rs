@@ -13,11 +13,12 @@ use super::answering::{self, About, Asked, Ends, Piece, Prompt, StopReason, Word
 use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
+use super::idempotency::IDEMPOTENCY;
 use super::judge::TournamentBody;
 use super::permit::Permit;
 use super::recording::KeptBody;
 use super::sse::EventBody;
-use super::traffic::{IDEMPOTENCY, Identity};
+use super::traffic::Identity;
 use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
 use crate::model::WeightsName;

@@ -26,6 +26,10 @@ struct ApiKey {
     name: Arc<str>,
     digest: [u8; 32],
     allowed: Consent,
+    /// The line it stands in, counted from 1.
+    line: usize,
+    /// Whether it has fewer characters than [`SHORT_KEY`].
+    short: bool,
 }
 
 /// Why a list of keys cannot be used.
@@ -39,6 +43,18 @@ pub enum KeysError {
     Unsendable(usize),
     #[error("line {0}: the key is there twice")]
     Twice(usize),
+    #[error("line {line}: the name `{name}` is there already, in line {first}")]
+    NameTwice {
+        line: usize,
+        name: String,
+        first: usize,
+    },
+    #[error(
+        "line {0}: the name has the form of a derived one (`key-` and 12 hexadecimal digits), which only a key without a name has"
+    )]
+    DerivedName(usize),
+    #[error("line {0}: the name has a control character")]
+    ControlInName(usize),
     #[error("line {0}: `{1}` is no word about a key: no-retain or no-train")]
     Word(usize, String),
     #[error("there is no key in the list")]
@@ -54,12 +70,21 @@ const EVERYTHING: Consent = Consent {
 /// The longest key.
 const MAX_KEY: usize = 1024;
 
+/// A key with fewer characters can be guessed.
+const SHORT_KEY: usize = 16;
+
+/// Hexadecimal digits of a derived name.
+const DERIVED_DIGITS: usize = 12;
+
 impl ApiKeys {
     /// Reads `key` or `name:key`, one a line, and after it what the key's traffic may not be used for: `no-train`, or
-    /// `no-retain`, which says both. Empty lines and what comes after `#` at the start of a line do not count.
+    /// `no-retain`, which says both. Empty lines and lines that start with `#` do not count.
+    ///
+    /// A key without a name is named by its digest, as `key-3fa94be1c07d`: the name, and with it the access to records, does not
+    /// depend on the other lines.
     ///
     /// # Errors
-    /// Names the line that is no key.
+    /// Names the line that is no key, or has a name that another key has or could have.
     pub fn parse(list: &str) -> Result<Self, KeysError> {
         let mut keys: Vec<ApiKey> = Vec::new();
         for (at, line) in list.lines().enumerate() {
@@ -67,27 +92,44 @@ impl ApiKeys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let (name, rest) = match line.split_once(':') {
-                Some((name, rest)) => (name.trim().to_owned(), rest),
-                None => (format!("key-{}", keys.len() + 1), line),
+            let (given, rest) = match line.split_once(':') {
+                Some((name, rest)) => (Some(name.trim()), rest),
+                None => (None, line),
             };
             let mut words = rest.split_ascii_whitespace();
             let key = words.next().unwrap_or_default();
             let allowed = allowed(at, words)?;
-            if key.is_empty() || name.is_empty() {
+            if key.is_empty() || given == Some("") {
                 return Err(KeysError::Empty(at));
             }
             if key.len() > MAX_KEY || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(KeysError::Unsendable(at));
             }
-            let digest = Sha256::digest(key).into();
+            let digest: [u8; 32] = Sha256::digest(key).into();
             if keys.iter().any(|known| known.digest == digest) {
                 return Err(KeysError::Twice(at));
+            }
+            let name = match given {
+                Some(name) if is_derived(name) => return Err(KeysError::DerivedName(at)),
+                Some(name) if name.chars().any(char::is_control) => {
+                    return Err(KeysError::ControlInName(at));
+                }
+                Some(name) => name.to_owned(),
+                None => derived_name(&digest),
+            };
+            if let Some(first) = keys.iter().find(|known| *known.name == *name) {
+                return Err(KeysError::NameTwice {
+                    line: at,
+                    first: first.line,
+                    name,
+                });
             }
             keys.push(ApiKey {
                 name: name.into(),
                 digest,
                 allowed,
+                line: at,
+                short: key.len() < SHORT_KEY,
             });
         }
         match keys.is_empty() {
@@ -98,6 +140,17 @@ impl ApiKeys {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether a key has this name.
+    pub fn has_name(&self, name: &str) -> bool {
+        self.0.iter().any(|key| &*key.name == name)
+    }
+
+    /// The lines of keys that are short enough to be guessed, counted from 1.
+    pub fn short_keys(&self) -> Vec<usize> {
+        let short = self.0.iter().filter(|key| key.short);
+        short.map(|key| key.line).collect()
     }
 
     /// The key that `secret` is, found in a time that says nothing about it.
@@ -120,6 +173,21 @@ impl ApiKeys {
         }
         bool::from(found).then_some(at as usize)
     }
+}
+
+/// The name of a key that has none: a function of the key alone.
+fn derived_name(digest: &[u8; 32]) -> String {
+    let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let digits = digits
+        .take(DERIVED_DIGITS)
+        .map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0'));
+    format!("key-{}", digits.collect::<String>())
+}
+
+fn is_derived(name: &str) -> bool {
+    name.strip_prefix("key-").is_some_and(|digits| {
+        digits.len() == DERIVED_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// What the words behind a key leave of its traffic's uses.
@@ -169,6 +237,8 @@ pub struct Caller {
     pub allowed: Consent,
     /// Whether the key is an operator's.
     pub admin: bool,
+    /// Whether an operator's key has the name of a caller's.
+    pub namesake: bool,
 }
 
 impl Caller {
@@ -178,6 +248,7 @@ impl Caller {
             name: "admin-listener".into(),
             allowed: EVERYTHING,
             admin: true,
+            namesake: false,
         }
     }
 }
@@ -207,6 +278,7 @@ impl Gate {
             name: Arc::clone(&keys.0[at].name),
             allowed: keys.0[at].allowed,
             admin,
+            namesake: admin && self.keys.has_name(&keys.0[at].name),
         };
         if let Some(at) = secret.and_then(|secret| self.admins.find(secret)) {
             return Ok(Some(caller(&self.admins, at, true)));
@@ -269,6 +341,22 @@ pub async fn guard(
     Ok(next.run(request).await)
 }
 
+/// The middleware of metrics on a listener that callers reach: where callers have keys, only operators read them.
+pub async fn guard_metrics(
+    State(gate): State<Gate>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if let Some(caller) = gate.admit(request.headers())? {
+        if !caller.admin {
+            return Err(not_an_admin());
+        }
+        tracing::Span::current().record("caller", &*caller.name);
+        request.extensions_mut().insert(caller);
+    }
+    Ok(next.run(request).await)
+}
+
 /// The middleware of what only operators may do.
 pub async fn guard_admin(
     State(gate): State<Gate>,
@@ -307,7 +395,7 @@ mod tests {
         assert_eq!(keys.find(b"plain"), Some(1));
         assert_eq!(keys.find(b"s3cret"), None);
         assert_eq!(keys.find(b""), None);
-        assert_eq!(format!("{keys:?}"), r#"["alice", "key-2"]"#);
+        assert_eq!(format!("{keys:?}"), r#"["alice", "key-a116c9ed46d6"]"#);
         let gate = Gate::new(keys, ApiKeys::default(), None);
         let admit = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
@@ -315,7 +403,10 @@ mod tests {
             gate.admit(&headers)
                 .map(|caller| caller.unwrap().name.to_string())
         };
-        assert_eq!(admit("authorization", "bearer plain").unwrap(), "key-2");
+        assert_eq!(
+            admit("authorization", "bearer plain").unwrap(),
+            "key-a116c9ed46d6"
+        );
         assert_eq!(admit("x-api-key", "s3cret:1").unwrap(), "alice");
         assert!(admit("authorization", "Basic plain").is_err());
         assert!(admit("authorization", "x").is_err());
@@ -370,9 +461,44 @@ mod tests {
             ("a b", KeysError::Word(1, "b".into())),
             ("x:ä", KeysError::Unsendable(1)),
             ("a\nagain:a", KeysError::Twice(2)),
+            ("key-0123456789ab:x", KeysError::DerivedName(1)),
+            ("key-0123456789AB:x", KeysError::DerivedName(1)),
+            ("key-123456789012:x", KeysError::DerivedName(1)),
+            ("a\u{b}b:x", KeysError::ControlInName(1)),
+            ("a\u{85}b:x", KeysError::ControlInName(1)),
+            (
+                "alice:x\n# again\nalice:y",
+                KeysError::NameTwice {
+                    line: 3,
+                    name: "alice".into(),
+                    first: 1,
+                },
+            ),
         ] {
             assert_eq!(ApiKeys::parse(list).unwrap_err(), error, "{list:?}");
         }
+    }
+
+    #[test]
+    fn a_key_without_a_name_keeps_its_name_whatever_stands_before_it() {
+        let names = |list: &str| {
+            let keys = ApiKeys::parse(list).unwrap();
+            let names = keys.0.iter().map(|key| key.name.to_string());
+            names.collect::<Vec<_>>()
+        };
+        let before = names("tenantONEkey\ntenantTWOkey");
+        assert_eq!(names("tenantTWOkey")[0], before[1]);
+        assert_eq!(names("first:x\ntenantTWOkey no-train")[1], before[1]);
+        assert_ne!(before[0], before[1]);
+        // Names of the form that keys without a name had before may be given: that keeps the access to their records.
+        assert_eq!(names("key-2:named\nplain")[0], "key-2");
+        assert_ne!(names("key-2:named\nplain")[1], "key-2");
+    }
+
+    #[test]
+    fn keys_that_can_be_guessed_are_known_by_their_lines() {
+        let keys = ApiKeys::parse("a:x\nb:0123456789abcdef\n\n0123456789abcde").unwrap();
+        assert_eq!(keys.short_keys(), [1, 4]);
     }
 
     #[test]

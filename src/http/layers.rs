@@ -2,31 +2,32 @@
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{Any, CorsLayer};
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
 
+use super::AppState;
+use super::cors::Cors;
 use super::error::{ApiError, ErrorCode};
 use super::timing::{span, timed};
-use super::{AppState, Cors, HttpConfig};
 
 /// Names a request, in the caller's words or ours, in its answer and its log lines.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `routes` in all its layers, the outermost last.
-pub fn around(routes: Router<AppState>, state: &AppState, config: &HttpConfig) -> Router<AppState> {
+pub fn around(routes: Router<AppState>, state: &AppState, cors: &Cors) -> Router<AppState> {
     let routes = routes
         .layer(CatchPanicLayer::custom(|_| internal().into_response()))
         .layer(middleware::from_fn_with_state(state.clone(), count));
-    let routes = match cors(&config.cors) {
+    let routes = match cors.layer() {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
     routes
+        .layer(middleware::from_fn(harden))
         .layer(middleware::from_fn(timed))
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(TraceLayer::new_for_http().make_span_with(span))
@@ -41,22 +42,27 @@ fn internal() -> ApiError {
     )
 }
 
-fn cors(cors: &Cors) -> Option<CorsLayer> {
-    let layer = CorsLayer::new()
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-api-key"),
-            HeaderName::from_static("idempotency-key"),
-            REQUEST_ID,
-        ])
-        .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
-    match cors {
-        Cors::None => None,
-        Cors::Any => Some(layer.allow_origin(Any)),
-        Cors::Origins(origins) => Some(layer.allow_origin(origins.clone())),
-    }
+/// What browsers are told of every answer: its type is the one that is said, and it is no page. The documentation is one, made of its own
+/// files alone.
+async fn harden(request: Request, next: Next) -> Response {
+    let policy = match request.uri().path().starts_with("/docs") {
+        true => {
+            "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; \
+             connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        }
+        false => "default-src 'none'; frame-ancestors 'none'",
+    };
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(policy),
+    );
+    response
 }
 
 /// Counts every answer by route and status, and refusals by reason: what the server could not do (500), or not in time (504), is

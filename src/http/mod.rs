@@ -3,6 +3,7 @@
 mod answering;
 mod api_doc;
 mod conversation;
+mod cors;
 mod error;
 mod events;
 mod extract;
@@ -10,12 +11,14 @@ mod feedback;
 mod format;
 mod generate;
 mod generations;
+mod idempotency;
 mod json;
 mod judge;
 mod judging;
 mod keys;
 mod layers;
 mod openai;
+mod pages;
 mod permit;
 mod principles;
 mod recording;
@@ -35,15 +38,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post, put};
 use tokio::sync::Semaphore;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use api_doc::api_doc;
+pub use cors::Cors;
 pub use error::ApiError;
 pub use keys::{ApiKeys, KeysError, RateLimit};
+pub use pages::AdminHosts;
 pub use traffic::{OnLogFailure, Permitted, TrafficConfig};
 
 use crate::learn::{LearnControl, Publisher};
@@ -68,17 +73,10 @@ pub struct HttpConfig {
     pub admin_keys: ApiKeys,
     /// Of each key.
     pub rate_limit: Option<RateLimit>,
-    /// Whose pages may call from a browser.
+    /// Whose pages may call from a browser. None may call the operators' listener.
     pub cors: Cors,
-}
-
-/// Origins of pages that may call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Cors {
-    #[default]
-    None,
-    Any,
-    Origins(Vec<HeaderValue>),
+    /// The names of the operators' listener.
+    pub admin_hosts: AdminHosts,
 }
 
 impl Default for HttpConfig {
@@ -90,6 +88,7 @@ impl Default for HttpConfig {
             admin_keys: ApiKeys::default(),
             rate_limit: None,
             cors: Cors::default(),
+            admin_hosts: AdminHosts::default(),
         }
     }
 }
@@ -195,21 +194,33 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
         .route("/records/{id}", get(records::get).delete(records::delete))
         .route("/feedback", post(feedback::feedback))
         .route("/principles", get(principles::principles))
-        .route("/metrics", get(status::metrics))
         .route_layer(middleware::from_fn_with_state(gate.clone(), keys::guard));
+    let metrics = Router::new()
+        .route("/metrics", get(status::metrics))
+        .route_layer(middleware::from_fn_with_state(
+            gate.clone(),
+            keys::guard_metrics,
+        ));
     // By default the page would send its address to a validator on the web.
     let docs = Config::new(["/openapi.json"]).validator_url("none");
     let docs = SwaggerUi::new("/docs").config(docs);
     let mut routes = open_routes()
         .merge(docs.url("/openapi.json", api_doc()))
+        .merge(metrics)
         .merge(guarded);
     if !config.admin_keys.is_empty() {
         routes = routes.merge(admin_routes(gate));
     }
-    finish(routes, state, config)
+    finish(whole(routes), state, config, &config.cors)
 }
 
-/// The routes of a listener of the operators' own. Where there are operators' keys, it takes one too.
+/// The routes of a listener for what reads metrics, without a key.
+pub fn metrics_router(state: AppState, config: &HttpConfig) -> Router {
+    let routes = open_routes().route("/metrics", get(status::metrics));
+    finish(whole(routes), state, config, &Cors::None)
+}
+
+/// The routes of a listener of the operators' own. Where there are operators' keys, it takes one too. Pages of other origins are kept out.
 pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
     let gate = Gate::of(config);
     let guarded = Router::new()
@@ -221,8 +232,10 @@ pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
             gate.clone(),
             keys::guard_admin,
         ));
+    let hosts = Arc::new(config.admin_hosts.clone());
     let routes = open_routes().merge(guarded).merge(admin_routes(gate));
-    finish(routes, state, config)
+    let routes = whole(routes).layer(middleware::from_fn_with_state(hosts, pages::keep_out));
+    finish(routes, state, config, &Cors::None)
 }
 
 /// What is the operators' to do, wherever they do it.
@@ -246,9 +259,9 @@ fn open_routes() -> Router<AppState> {
         .route("/ready", get(status::ready))
 }
 
-/// The routes with an answer for everything else, and in all their layers.
-fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig) -> Router {
-    let routes = routes
+/// The routes with an answer for everything else.
+fn whole(routes: Router<AppState>) -> Router<AppState> {
+    routes
         .fallback(|| async {
             ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such route")
         })
@@ -256,6 +269,10 @@ fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig) -> Rou
             let status = StatusCode::METHOD_NOT_ALLOWED;
             ApiError::new(status, "method_not_allowed", "the route has no such method")
         })
-        .layer(DefaultBodyLimit::max(config.max_body));
-    layers::around(routes, &state, config).with_state(state)
+}
+
+/// The routes in all their layers.
+fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig, cors: &Cors) -> Router {
+    let routes = routes.layer(DefaultBodyLimit::max(config.max_body));
+    layers::around(routes, &state, cors).with_state(state)
 }

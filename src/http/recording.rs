@@ -10,13 +10,14 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::ApiError;
+use super::idempotency::{self, CallName};
 use super::sampling::Sampling;
 use super::traffic::{Identity, LogBody, OnLogFailure};
 use crate::model::{PrincipalHash, WeightsName};
 use crate::preference::Message;
 use crate::preference::log::{
     Consent, LogError, LoggedVerdict, NewRecord, PairSource, Principal, Prompt, RecordId,
-    RecordKind, Sample, TrafficLog,
+    RecordKind, Sample, Scope, TrafficLog,
 };
 use crate::service::{
     Finish, JudgeTask, Orders, Output, PairVerdict, TextTask, TokenText, Tournament, Turn,
@@ -25,6 +26,10 @@ use crate::telemetry::LogMetrics;
 
 /// How a sample ends whose reader left, or whose call failed, before it was complete.
 const ABORTED: &str = "aborted";
+
+/// Verdicts of one record: those of the first matches of a tournament. A call may make tens of thousands, and all writers would wait for
+/// them.
+const MAX_VERDICTS: usize = 4096;
 
 /// Whether, for whom and where a call is kept.
 #[derive(Clone)]
@@ -101,8 +106,9 @@ impl From<Kept> for KeptBody {
 
 impl Keeping {
     /// # Errors
-    /// What the call asks of the log and cannot have; a log that is known to take nothing, where the policy is to refuse.
-    pub fn of_call(
+    /// What the call asks of the log and cannot have; a name that it cannot have, or that stands for another request; a log that is known
+    /// to take nothing, where the policy is to refuse.
+    pub async fn of_call(
         state: &AppState,
         identity: &Identity,
         said: Option<LogBody>,
@@ -112,6 +118,11 @@ impl Keeping {
         let caller = identity.caller.as_ref();
         let consent = traffic.consent(caller, said)?;
         let log = traffic.log.clone().filter(|_| consent.retain);
+        let principal = traffic.principal(caller, user)?;
+        if let (Some(name), Some(all)) = (&identity.name, &traffic.log) {
+            let unkept = said.is_some_and(|said| said.retain == Some(false));
+            known(name, all, &principal, log.is_some(), unkept).await?;
+        }
         Ok(Self {
             _probe: match traffic.on_failure {
                 OnLogFailure::ServeUnlogged => None,
@@ -120,7 +131,7 @@ impl Keeping {
             log,
             asked: said.is_some_and(|said| said.retain == Some(true) || said.train == Some(true)),
             consent,
-            principal: traffic.principal(caller, user),
+            principal,
             identity: identity.clone(),
             on_failure: traffic.on_failure,
             metrics: state.metrics.log.clone(),
@@ -187,11 +198,7 @@ impl Keeping {
                 kind,
                 principal: self.principal.clone(),
                 consent: self.consent,
-                // The prompts of a call are records of their own.
-                idempotency_key: self.identity.idempotency_key.as_ref().map(|key| match at {
-                    0 => key.clone(),
-                    at => format!("{key}\n{at}"),
-                }),
+                idempotency_key: self.identity.name.as_ref().map(|name| name.key(at)),
                 prompt: asked,
                 prompt_token_ids: Vec::new(),
                 version: String::new(),
@@ -232,6 +239,8 @@ impl Keeping {
                 self.metrics.lag.observe(begun.elapsed().as_secs_f64());
                 Ok(Some(id))
             }
+            // The call is another one than its name says: nothing of it is kept or answered.
+            Err(error @ LogError::IdempotencyReused) => Err(error.into()),
             Err(error) => {
                 let reason = reason(&error);
                 self.metrics.unlogged.with_label_values(&[reason]).inc();
@@ -245,6 +254,41 @@ impl Keeping {
     }
 }
 
+/// Looks whether the name of a call stands for a record already, before anything is computed. A repetition that is not to be kept takes
+/// that record's retention back.
+///
+/// # Errors
+/// A name of a caller without a key, where the call is `kept`; one that stands for another request.
+async fn known(
+    name: &CallName,
+    log: &TrafficLog,
+    principal: &Principal,
+    kept: bool,
+    unkept: bool,
+) -> Result<(), ApiError> {
+    if *principal == Principal::anonymous() {
+        return match kept {
+            true => Err(idempotency::needs_key()),
+            false => Ok(()),
+        };
+    }
+    if !kept && !unkept {
+        return Ok(());
+    }
+    for at in 0.. {
+        match log.named(principal, &name.key(at)).await {
+            Ok(Some(record)) if unkept => {
+                let scope = Scope::Only(principal.clone());
+                log.delete(&record, &scope).await?;
+            }
+            Err(error @ LogError::IdempotencyReused) => return Err(error.into()),
+            // A log that cannot be read cannot be written either: what follows is decided where the record is committed.
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
 /// The label of a record that was not kept.
 fn reason(error: &LogError) -> &'static str {
     match error {
@@ -252,6 +296,7 @@ fn reason(error: &LogError) -> &'static str {
         LogError::Unavailable(_) => "unavailable",
         LogError::Redaction(_) => "redaction",
         LogError::Invalid(_) => "invalid",
+        LogError::PrincipalQuota { .. } | LogError::Full(_) => "quota",
         _ => "other",
     }
 }
@@ -321,7 +366,9 @@ impl Draft {
             record.version.clone_from(&version);
         }
         // Copies of one answer were not judged.
-        let judged = judged.filter(|(_, _, verdict)| !verdict.orders.is_empty());
+        let judged = judged
+            .filter(|(_, _, verdict)| !verdict.orders.is_empty())
+            .take(MAX_VERDICTS);
         record
             .verdicts
             .extend(judged.map(|(a, b, verdict)| LoggedVerdict {

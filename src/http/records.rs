@@ -11,7 +11,7 @@ use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Named, Query};
 use super::keys;
-use super::traffic::{Identity, user_of};
+use super::traffic::{Identity, check_name};
 use crate::preference::Message;
 use crate::preference::log::{
     Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, Principal, Prompt, RecordId,
@@ -247,7 +247,7 @@ pub fn no_record() -> ApiError {
 }
 
 impl AppState {
-    /// The records that a caller may see: its own.
+    /// The principal whose records a caller may see: its own.
     pub fn own(&self, identity: &Identity, user: Option<&str>) -> Result<Principal, ApiError> {
         if user.is_some() && !self.traffic.trust_user {
             return Err(ApiError::invalid(
@@ -255,7 +255,19 @@ impl AppState {
                 "is not trusted by this server: records are those of the key",
             ));
         }
-        Ok(self.traffic.principal(identity.caller.as_ref(), user))
+        self.traffic.principal(identity.caller.as_ref(), user)
+    }
+
+    /// The scope of a caller's own records.
+    pub fn scope(&self, identity: &Identity, user: Option<&str>) -> Result<Scope, ApiError> {
+        let own = self.own(identity, user)?;
+        let former = self
+            .traffic
+            .former_principal(identity.caller.as_ref(), user);
+        Ok(match former {
+            Some(former) => Scope::Either(own, former),
+            None => Scope::Only(own),
+        })
     }
 }
 
@@ -278,7 +290,7 @@ pub async fn get(
     Query(owner): Query<OwnerQuery>,
 ) -> Result<Json<RecordBody>, ApiError> {
     let log = state.traffic.log()?;
-    let scope = Scope::Only(state.own(&identity, owner.user.as_deref())?);
+    let scope = state.scope(&identity, owner.user.as_deref())?;
     let record = log.get(&record_id(&id)?, &scope).await?;
     record
         .map(|record| Json(record.into()))
@@ -313,7 +325,7 @@ pub async fn delete(
     let log = state.traffic.log()?;
     let scope = match identity.is_admin() {
         true => Scope::All,
-        false => Scope::Only(state.own(&identity, owner.user.as_deref())?),
+        false => state.scope(&identity, owner.user.as_deref())?,
     };
     match log.delete(&record_id(&id)?, &scope).await? {
         true => Ok(Json(DeletedBody { records: 1 })),
@@ -326,7 +338,8 @@ pub async fn delete(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PrincipalQuery {
-    /// The name of a key, or `anonymous`: for operators. Without it, the caller's own are deleted.
+    /// For operators: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` every caller without a key (the
+    /// key of that name is `key:anonymous`). Without it, the caller's own are deleted.
     principal: Option<String>,
     /// Of the key's, the records of this `user`.
     user: Option<String>,
@@ -359,12 +372,14 @@ pub async fn delete_all(
         return Err(keys::not_an_admin());
     }
     let log = state.traffic.log()?;
-    let principal = match (&whose.principal, &whose.user) {
-        (Some(name), None) => named(name),
-        (Some(name), Some(user)) => {
-            user_of(Some(name.as_str()).filter(|&name| name != ANONYMOUS), user)
+    let user = whose.user.as_deref();
+    user.map_or(Ok(()), |user| check_name("user", user))?;
+    let principal = match &whose.principal {
+        Some(name) => {
+            check_name("principal", name)?;
+            Principal::spelled(name, user)
         }
-        (None, user) => state.own(&identity, user.as_deref())?,
+        None => state.own(&identity, user)?,
     };
     // Everyone without a key is one principal: nobody may dispose of the records of all the others.
     if principal == Principal::anonymous() && !identity.is_admin() {
@@ -379,15 +394,4 @@ pub async fn delete_all(
         false => log.delete_principal(&principal).await?,
     };
     Ok(Json(DeletedBody { records }))
-}
-
-/// What callers without a key are called.
-const ANONYMOUS: &str = "anonymous";
-
-/// The principal of a key's name.
-fn named(name: &str) -> Principal {
-    match name {
-        ANONYMOUS => Principal::anonymous(),
-        name => Principal::of_key(name),
-    }
 }

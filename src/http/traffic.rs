@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::idempotency::CallName;
 use super::keys::Caller;
 use crate::preference::log::{Consent, Principal, TrafficLog};
 
@@ -20,6 +21,8 @@ pub struct TrafficConfig {
     pub default: Consent,
     /// The most that may be done with any call, whatever it says.
     pub allowed: Permitted,
+    /// The most that may be done with calls without a key.
+    pub strangers: Permitted,
     pub on_failure: OnLogFailure,
     /// Whether `user` says on whose behalf a call comes. Only where callers are trusted to say the truth: it decides who
     /// reads a record, and how much one person may teach the model.
@@ -36,6 +39,21 @@ impl Default for Permitted {
             retain: true,
             train: true,
         })
+    }
+}
+
+impl std::str::FromStr for Permitted {
+    type Err = String;
+
+    /// `nothing`, `retain` or `train`.
+    fn from_str(said: &str) -> Result<Self, String> {
+        let (retain, train) = match said {
+            "nothing" => (false, false),
+            "retain" => (true, false),
+            "train" => (true, true),
+            _ => return Err(format!("`{said}` is none of nothing, retain and train")),
+        };
+        Ok(Self(Consent { retain, train }))
     }
 }
 
@@ -96,7 +114,7 @@ impl TrafficConfig {
                 false => Ok(Consent::default()),
             };
         }
-        let key = caller.map_or(self.allowed.0, |caller| caller.allowed);
+        let key = caller.map_or(self.strangers.0, |caller| caller.allowed);
         let allowed = |what: fn(&Consent) -> bool| what(&self.allowed.0) && what(&key);
         let retain = said.retain.unwrap_or(self.default.retain || to_train);
         let train = said.train.unwrap_or(self.default.train);
@@ -108,17 +126,37 @@ impl TrafficConfig {
     }
 
     /// On whose behalf a call comes. `user` counts only where it is trusted.
-    pub fn principal(&self, caller: Option<&Caller>, user: Option<&str>) -> Principal {
+    ///
+    /// # Errors
+    /// A user that could be taken for another principal.
+    pub fn principal(
+        &self,
+        caller: Option<&Caller>,
+        user: Option<&str>,
+    ) -> Result<Principal, ApiError> {
         let user = user.filter(|_| self.trust_user);
-        match (caller, user) {
+        user.map_or(Ok(()), |user| check_name("user", user))?;
+        Ok(match (caller, user) {
             (None, None) => Principal::anonymous(),
-            // A key of the operators' and one of the callers' may have one name.
-            (Some(caller), None) if caller.admin => {
-                user_of(None, &format!("admin\n{}", caller.name))
+            (Some(caller), None) if caller.admin => Principal::of_operator(&caller.name),
+            (Some(caller), Some(user)) if caller.admin => {
+                Principal::of_operators_user(&caller.name, user)
             }
             (Some(caller), None) => Principal::of_key(&caller.name),
-            (caller, Some(user)) => user_of(caller.map(|caller| &*caller.name), user),
-        }
+            (caller, Some(user)) => Principal::of_user(caller.map(|caller| &*caller.name), user),
+        })
+    }
+
+    /// The principal that earlier versions gave to a user of an operator's key. It is the one of a user of a caller's key of the same
+    /// name, so it counts only where no caller has a key of that name.
+    pub fn former_principal(
+        &self,
+        caller: Option<&Caller>,
+        user: Option<&str>,
+    ) -> Option<Principal> {
+        let user = user.filter(|_| self.trust_user)?;
+        let caller = caller.filter(|caller| caller.admin && !caller.namesake)?;
+        Some(Principal::of_user(Some(&caller.name), user))
     }
 
     /// The log, or a clear refusal.
@@ -129,46 +167,35 @@ impl TrafficConfig {
     }
 }
 
-/// A user of a key, or of nobody's. No key's name holds a line break, so that no key is taken for a user.
-pub fn user_of(key: Option<&str>, user: &str) -> Principal {
-    Principal::of_key(&format!("{}\n{user}", key.unwrap_or_default()))
+/// Refuses a name that could be taken for another principal's.
+///
+/// # Errors
+/// A name with a control character, or a long one.
+pub fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
+    match Principal::can_be_named(name) {
+        true => Ok(()),
+        false => Err(ApiError::invalid(
+            param,
+            "must be at most 1024 bytes without control characters",
+        )),
+    }
 }
 
 /// Who calls, and what the call is called.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     pub caller: Option<Caller>,
-    /// The same key of the same principal names the same record.
-    pub idempotency_key: Option<String>,
+    /// The same name of the same principal names the same record.
+    pub name: Option<CallName>,
 }
-
-/// What the API's description says of the header.
-pub const IDEMPOTENCY: &str = "Names the call. Made again under the same name by the same principal it is no second record: the answer names \
-    the record of the first, and without a seed of its own it draws by the same seed, so that the same weights give the same answer.";
-
-/// The header by which a call that is made again is known.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
-
-/// The longest idempotency key.
-const MAX_IDEMPOTENCY_KEY: usize = 255;
 
 impl<S: Send + Sync> FromRequestParts<S> for Identity {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let key = parts.headers.get(IDEMPOTENCY_KEY).map(|value| {
-            let said = value.to_str().unwrap_or_default().trim();
-            match !said.is_empty() && said.len() <= MAX_IDEMPOTENCY_KEY {
-                true => Ok(said.to_owned()),
-                false => Err(ApiError::invalid(
-                    "Idempotency-Key",
-                    format!("must be 1 to {MAX_IDEMPOTENCY_KEY} visible ASCII characters"),
-                )),
-            }
-        });
         Ok(Self {
             caller: parts.extensions.get::<Caller>().cloned(),
-            idempotency_key: key.transpose()?,
+            name: CallName::of(parts)?,
         })
     }
 }
@@ -185,13 +212,13 @@ impl Identity {
         name.unwrap_or_else(|| "anonymous".to_owned())
     }
 
-    /// A seed for samples of `prompt` (of several, which) where the caller names none: a call that is made again under its key
+    /// A seed for samples of `prompt` (of several, which) where the caller names none: a call that is made again under its name
     /// is answered the same.
     pub fn seed(&self, principal: &Principal, prompt: usize) -> u64 {
-        let Some(key) = &self.idempotency_key else {
+        let Some(name) = &self.name else {
             return exact(rand::random());
         };
-        let digest = Sha256::digest(format!("{principal}\n{prompt}\n{key}"));
+        let digest = Sha256::digest(format!("{principal}\n{prompt}\n{}", name.as_str()));
         let (first, _) = digest.split_at(size_of::<u64>());
         let digest = first.iter();
         exact(digest.fold(0, |seed, &byte| seed << 8 | u64::from(byte)))

@@ -76,3 +76,23 @@ fn what_compose_mounts_is_there() {
     }
     assert!(mounts >= 3, "{compose}");
 }
+
+#[test]
+fn compose_publishes_nothing_but_on_this_machine_and_prometheus_reads_the_listener_for_metrics() {
+    let compose = std::fs::read_to_string(docker("compose.yaml")).unwrap();
+    let ports: Vec<&str> = compose
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("ports: "))
+        .collect();
+    assert_eq!(ports.len(), 3, "{compose}");
+    for published in ports {
+        assert!(published.starts_with("[\"127.0.0.1:"), "{published}");
+    }
+    let port = compose
+        .split("SELFJUDGE_METRICS_LISTEN: 0.0.0.0:")
+        .nth(1)
+        .and_then(|rest| rest.lines().next());
+    let scrape = std::fs::read_to_string(docker("prometheus.yml")).unwrap();
+    let target = format!("\"selfjudge:{}\"", port.unwrap());
+    assert!(scrape.contains(&target), "{scrape}");
+}

@@ -4,6 +4,7 @@ mod config;
 mod config_refused;
 mod corrupt;
 mod dashboards;
+mod data_dir;
 mod dpo;
 mod floors;
 mod fuzz;

@@ -255,3 +255,107 @@ fn schemathesis_finds_nothing() {
         String::from_utf8_lossy(&run.stdout)
     );
 }
+
+/// What a server says that does not start.
+fn refused(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_cannot_be_safe_does_not_start_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let twice = file("twice", "alice:0123456789abcdef\nalice:fedcba9876543210\n");
+    let derived = file("derived", "key-0123456789ab:0123456789abcdef\n");
+    for (arguments, told) in [
+        (&["--admin-listen", "0.0.0.0:0"][..], "--admin-key-file"),
+        (&["--admin-listen", "[::]:0"], "--admin-key-file"),
+        (
+            &["--cors-origin", "*", "--cors-origin", "https://x.example"],
+            "stands alone",
+        ),
+        (
+            &["--cors-origin", "https://x.example/"],
+            "https://x.example is",
+        ),
+        (
+            &["--api-key-file", &twice],
+            "line 2: the name `alice` is there already, in line 1",
+        ),
+        (
+            &["--api-key-file", &derived],
+            "line 1: the name has the form of a derived one",
+        ),
+    ] {
+        let said = refused(arguments);
+        assert!(said.contains(told), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}
+
+#[test]
+fn keys_that_others_can_read_or_guess_are_warned_of_and_metrics_have_a_listener() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys");
+    std::fs::write(&keys, "alice:0123456789abcdef\nbob:short\n").unwrap();
+    std::fs::set_permissions(&keys, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--metrics-listen",
+            "127.0.0.1:0",
+            "--api-key-file",
+        ])
+        .arg(&keys)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    let metrics = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| {
+            said.push_str(&line);
+            said.push('\n');
+            line.strip_prefix("for metrics: ").map(str::to_owned)
+        });
+    let metrics = metrics.unwrap_or_else(|| panic!("{said}"));
+    let status = |base: &str, path: &str| {
+        let answer = Client::new().get(format!("{base}{path}")).send().unwrap();
+        answer.status().as_u16()
+    };
+    let page = Client::new()
+        .get(format!("{metrics}/metrics"))
+        .send()
+        .unwrap()
+        .text()
+        .unwrap();
+    let statuses = ["/health", "/ready", "/v1/models"].map(|path| status(&metrics, path));
+    // The common listener's line comes first; its own metrics are an operator's, of whom there is none.
+    let first = said
+        .split_whitespace()
+        .find(|word| word.starts_with("http://"))
+        .unwrap();
+    let on_common = status(first.trim_end_matches(':'), "/metrics");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(page.contains("selfjudge:"), "{page}");
+    assert_eq!((statuses, on_common), ([200, 200, 404], 401));
+    assert!(
+        said.contains("mode 644") && said.contains("can be guessed (line 2)"),
+        "{said}"
+    );
+}

@@ -15,10 +15,11 @@ use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason
 use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::idempotency::IDEMPOTENCY;
 use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
-use crate::http::traffic::{IDEMPOTENCY, Identity};
+use crate::http::traffic::Identity;
 use crate::model::WeightsName;
 use crate::service::TokenText;
 

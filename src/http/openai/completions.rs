@@ -16,10 +16,11 @@ use crate::http::answering::{self, About, Asked, Piece, Prompt, StopReason, Word
 use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
+use crate::http::idempotency::IDEMPOTENCY;
 use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
 use crate::http::sse::EventBody;
-use crate::http::traffic::{IDEMPOTENCY, Identity};
+use crate::http::traffic::Identity;
 use crate::model::WeightsName;
 use crate::service::{Service, ServiceError, TokenText};
 

@@ -21,6 +21,12 @@ pub struct LogConfig {
     /// Where the salt of its surrogates is kept.
     pub salt: SaltPlace,
     pub trust: FeedbackTrust,
+    /// Bytes that one principal's records may take; none is any number.
+    pub principal_quota: Option<u64>,
+    /// Bytes that all records may take; none is any number.
+    pub quota: Option<u64>,
+    /// Bytes beside an SQLite file that are given up so that records can be deleted on a full disk.
+    pub reserve: u64,
     /// How long a connection or a commit may take before the database counts as unavailable.
     pub patience: Duration,
 }
@@ -36,6 +42,9 @@ impl LogConfig {
             retention: None,
             redaction: Redaction::default(),
             trust: FeedbackTrust::default(),
+            principal_quota: None,
+            quota: None,
+            reserve: 0,
             patience: Duration::from_secs(10),
         }
     }
@@ -55,6 +64,9 @@ impl fmt::Debug for LogConfig {
             .field("redaction", &self.redaction)
             .field("salt", &self.salt)
             .field("trust", &self.trust)
+            .field("principal_quota", &self.principal_quota)
+            .field("quota", &self.quota)
+            .field("reserve", &self.reserve)
             .field("patience", &self.patience)
             .finish()
     }

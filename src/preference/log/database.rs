@@ -4,17 +4,19 @@
 //! would say BUSY, and transactions of PostgreSQL need not be ordered against each other. Another process on the same SQLite file
 //! is waited for. A connection on which anything failed is thrown away, and the database rolls back what it had begun.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::Migrator;
+use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, AssertSqlSafe, ConnectOptions, Connection, Transaction};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
-use super::{LogConfig, LogError, Result};
+use super::room::Reserve;
+use super::{LogConfig, LogError, Result, private};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/preference/log/migrations");
 
@@ -33,9 +35,18 @@ pub(super) fn sqlite_url(file: &Path) -> String {
     format!("sqlite:{path}?mode=rwc")
 }
 
+/// The file of an SQLite URL; none of a database in memory, and of PostgreSQL.
+pub(super) fn sqlite_file(url: &str) -> Option<PathBuf> {
+    url.starts_with("sqlite:")
+        .then(|| SqliteConnectOptions::from_str(url).ok())
+        .flatten()
+        .filter(|_| !url.contains(":memory:") && !url.contains("mode=memory"))
+        .map(|options| options.get_filename().to_owned())
+}
+
 /// Which of the two databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Backend {
+pub(super) enum Backend {
     Sqlite,
     Postgres,
 }
@@ -43,10 +54,14 @@ enum Backend {
 #[derive(Debug)]
 pub(super) struct Database {
     options: AnyConnectOptions,
-    backend: Backend,
-    patience: Duration,
+    pub(super) backend: Backend,
+    pub(super) patience: Duration,
     readers: AnyPool,
-    writer: Arc<Mutex<Option<AnyConnection>>>,
+    pub(super) writer: Arc<Mutex<Option<AnyConnection>>>,
+    /// Of an SQLite file.
+    pub(super) reserve: Option<Reserve>,
+    /// Wakes the task that removes what was deleted; see [`Self::scrub`].
+    pub(super) scrub_wanted: Arc<Notify>,
 }
 
 impl Database {
@@ -70,6 +85,12 @@ impl Database {
             .map_err(|error| LogError::Config(error.to_string()))?
             .disable_statement_logging();
         let patience = config.patience;
+        let file = sqlite_file(&url);
+        if let Some(file) = &file {
+            private::database(file).map_err(|error| {
+                LogError::Config(format!("cannot use {}: {error}", file.display()))
+            })?;
+        }
         let readers = AnyPoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(patience)
@@ -85,6 +106,8 @@ impl Database {
             patience,
             readers,
             writer: Arc::new(Mutex::new(None)),
+            reserve: file.map(|file| Reserve::beside(&file, config.reserve)),
+            scrub_wanted: Arc::default(),
         };
         let mut connection = database.connect().await?;
         if backend == Backend::Postgres {
@@ -100,6 +123,7 @@ impl Database {
             .await
             .map_err(|error| LogError::Config(error.to_string()))?;
         *database.writer.lock().await = Some(connection);
+        database.refill();
         Ok(database)
     }
 
@@ -149,7 +173,7 @@ impl Database {
         .await
     }
 
-    async fn connect(&self) -> Result<AnyConnection> {
+    pub(super) async fn connect(&self) -> Result<AnyConnection> {
         self.patiently(async {
             let mut connection = self.options.connect().await?;
             prepare(&mut connection, self.backend, self.patience).await?;
@@ -177,10 +201,18 @@ impl Database {
     /// Closes all connections; nothing can be begun afterwards.
     pub async fn close(&self) {
         self.readers.close().await;
+        self.scrub_wanted.notify_one();
         if let Some(connection) = self.writer.lock().await.take() {
             // All that matters was committed.
             let _ = connection.close().await;
         }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        // The task finds that it is gone.
+        self.scrub_wanted.notify_one();
     }
 }
 
@@ -194,7 +226,7 @@ async fn prepare(
         // FULL: a commit is on the disk when it returns. Deleted rows are overwritten, not just unlinked.
         Backend::Sqlite => format!(
             "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
-             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;",
+             PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;",
             patience.as_millis()
         ),
         Backend::Postgres => {

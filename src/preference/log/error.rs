@@ -12,6 +12,15 @@ pub enum LogError {
     /// commit was under way may yet be there, which an idempotency key makes harmless to repeat.
     #[error("the traffic log's database is unavailable: {0}")]
     Unavailable(String),
+    /// The records of the principal take what they may. Nothing was written.
+    #[error("the principal's records take up their quota of {quota} bytes: delete some of them")]
+    PrincipalQuota { quota: u64 },
+    /// All records together take what they may, or the disk has little room left. Nothing was written.
+    #[error("the traffic log is full: {0}")]
+    Full(String),
+    /// The idempotency key stands for another request of the principal. Nothing was written.
+    #[error("the idempotency key was used for another request before")]
+    IdempotencyReused,
     /// Another trainer took the lease; this one must stop.
     #[error("the trainer's lease of epoch {epoch} is no longer valid")]
     Fenced { epoch: i64 },

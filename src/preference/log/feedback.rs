@@ -19,7 +19,8 @@ impl TrafficLog {
     /// takes back what it said before.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have.
+    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have, [`LogError::PrincipalQuota`] and
+    /// [`LogError::Full`] for an edit for which there is no room.
     pub async fn add_feedback(
         &self,
         record: &RecordId,
@@ -46,9 +47,28 @@ impl TrafficLog {
                 id: record.to_string(),
             });
         }
-        store(connection, record, principal, &feedback).await?;
+        let more = store(connection, record, principal, &feedback).await?;
+        if more > 0 {
+            let quotas = &self.shared.quotas;
+            let bytes = more.unsigned_abs();
+            if let Some(refusal) = quotas.refusal(connection, principal, bytes).await? {
+                return Err(refusal);
+            }
+            quotas.add(principal, bytes);
+        }
+        if more != 0 {
+            sqlx::query("UPDATE records SET bytes = bytes + $1 WHERE id = $2")
+                .bind(more)
+                .bind(record.as_str())
+                .execute(&mut *connection)
+                .await?;
+        }
         let pairs = derive_again(connection, record, self.shared.trust).await?;
         transaction.commit().await?;
+        if matches!(feedback, Feedback::Edited { .. }) {
+            // An edit before it is gone.
+            self.database().scrub_file().await;
+        }
         Ok(FeedbackOutcome { pairs })
     }
 }
@@ -63,12 +83,13 @@ pub(super) async fn held(
     Ok(derive(&said, &[], shown, FeedbackTrust::Always))
 }
 
+/// Stores feedback in place of what the principal said before of the same. Returns the bytes by which the record grows.
 async fn store(
     connection: &mut AnyConnection,
     record: &RecordId,
     principal: &Principal,
     feedback: &Feedback,
-) -> Result<()> {
+) -> Result<i64> {
     let (kind, slot, sample) = match feedback {
         Feedback::Thumbs { sample, .. } => ("thumbs", index(*sample), *sample),
         Feedback::Preferred { sample } => ("preferred", -1, *sample),
@@ -80,6 +101,7 @@ async fn store(
         )));
     }
     let mut written: Option<i64> = None;
+    let mut more = 0;
     if let Feedback::Edited { text, .. } = feedback {
         let before: Option<Option<i64>> = sqlx::query_scalar(
             "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND kind = $3 AND slot = $4",
@@ -91,6 +113,13 @@ async fn store(
         .fetch_optional(&mut *connection)
         .await?;
         written = before.flatten();
+        let length = sqlx::query_scalar(
+            "SELECT CAST(octet_length(text) AS BIGINT) FROM samples WHERE record_id = $1 AND place = $2",
+        );
+        let length = length.bind(record.as_str()).bind(written.unwrap_or(-1));
+        let length: Option<i64> = length.fetch_optional(&mut *connection).await?;
+        // It is kept as the answer it became and as it was said.
+        more = 2 * (index(text.len()) - length.unwrap_or(0));
         match written {
             Some(place) => write_over(connection, record, place, text).await?,
             None => {
@@ -116,7 +145,7 @@ async fn store(
     .bind(now())
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(more)
 }
 
 async fn write_over(

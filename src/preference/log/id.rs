@@ -74,18 +74,77 @@ impl fmt::Display for RecordId {
     }
 }
 
-/// On whose behalf a request came: the hash of its key's name, or nobody known. The name itself is never stored.
+/// On whose behalf a request came: a SHA-256 digest, or the word `anonymous`. A name is not stored, but who guesses it can compute its
+/// digest: the digest has no salt, because the access to a record must not depend on a file that may be lost.
+///
+/// What is digested differs by the kind of the principal, and no name has a control character (see [`Principal::can_be_named`]):
+///
+/// | principal | digest of |
+/// |---|---|
+/// | a key | `NAME` |
+/// | a user of a key | `NAME\nUSER` |
+/// | a user of no key | `\nUSER` |
+/// | an operator's key | `\nadmin\nNAME` |
+/// | a user of an operator's key | `\nadmin\nNAME\nUSER` |
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Principal(String);
+
+/// The word for callers without a key.
+const ANONYMOUS: &str = "anonymous";
+
+/// The longest name of a user, in bytes.
+const MAX_USER: usize = 1024;
 
 impl Principal {
     /// Requests without a key: all of them are one principal, so that they share one cap.
     pub fn anonymous() -> Self {
-        Self("anonymous".to_owned())
+        Self(ANONYMOUS.to_owned())
     }
 
     /// The owner of the key called `name`.
     pub fn of_key(name: &str) -> Self {
+        Self::digest(name)
+    }
+
+    /// A user of the key called `key`, or of no key.
+    pub fn of_user(key: Option<&str>, user: &str) -> Self {
+        Self::digest(&format!("{}\n{user}", key.unwrap_or_default()))
+    }
+
+    /// The owner of the operator's key called `name`.
+    pub fn of_operator(name: &str) -> Self {
+        Self::digest(&format!("\nadmin\n{name}"))
+    }
+
+    /// A user of the operator's key called `name`.
+    pub fn of_operators_user(name: &str, user: &str) -> Self {
+        Self::digest(&format!("\nadmin\n{name}\n{user}"))
+    }
+
+    /// Whether `name` can be a user's: it has at most 1024 bytes and no control character, so that no principal is taken for one of
+    /// another kind.
+    pub fn can_be_named(name: &str) -> bool {
+        name.len() <= MAX_USER && !name.chars().any(char::is_control)
+    }
+
+    /// The principal that an operator spells: `NAME` or `key:NAME` is a key, `operator:NAME` an operator's key, `anonymous` every caller
+    /// without a key; `user` is a user of it. The key called `anonymous` is `key:anonymous`, and no key's name has a colon.
+    pub fn spelled(whose: &str, user: Option<&str>) -> Self {
+        let operator = whose.strip_prefix("operator:");
+        let key = match whose.strip_prefix("key:") {
+            Some(name) => Some(name),
+            None => Some(whose).filter(|&name| name != ANONYMOUS),
+        };
+        match (operator, key, user) {
+            (Some(name), _, None) => Self::of_operator(name),
+            (Some(name), _, Some(user)) => Self::of_operators_user(name, user),
+            (None, key, Some(user)) => Self::of_user(key, user),
+            (None, Some(name), None) => Self::of_key(name),
+            (None, None, None) => Self::anonymous(),
+        }
+    }
+
+    fn digest(name: &str) -> Self {
         Self(hex(&Sha256::digest(name.as_bytes())))
     }
 
@@ -175,6 +234,66 @@ mod tests {
         let low = ids.iter().filter(|id| id.bucket() < 500).count();
         // 1000 expected, standard deviation 22.
         assert!((850..1150).contains(&low), "{low}");
+    }
+
+    #[test]
+    fn principals_of_different_kinds_are_never_one() {
+        let names = ["a", "admin", "anonymous", "key:a", "operator:a", "a b", "ä"];
+        let mut all = vec![Principal::anonymous()];
+        for name in names {
+            all.extend([
+                Principal::of_key(name),
+                Principal::of_operator(name),
+                Principal::of_user(None, name),
+            ]);
+            for user in names {
+                all.push(Principal::of_user(Some(name), user));
+                all.push(Principal::of_operators_user(name, user));
+            }
+        }
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count);
+        // What would make two of them one is no name.
+        for forged in ["admin\na", "\nadmin\na", "a\u{0}", "a\r", "a\u{85}"] {
+            assert!(!Principal::can_be_named(forged), "{forged:?}");
+        }
+        assert!(!Principal::can_be_named(&"x".repeat(MAX_USER + 1)));
+        assert!(names.into_iter().all(Principal::can_be_named));
+    }
+
+    #[test]
+    fn every_principal_has_a_spelling() {
+        for (whose, user, principal) in [
+            ("anonymous", None, Principal::anonymous()),
+            ("alice", None, Principal::of_key("alice")),
+            ("key:alice", None, Principal::of_key("alice")),
+            ("key:anonymous", None, Principal::of_key("anonymous")),
+            ("operator:root", None, Principal::of_operator("root")),
+            ("anonymous", Some("eve"), Principal::of_user(None, "eve")),
+            (
+                "alice",
+                Some("eve"),
+                Principal::of_user(Some("alice"), "eve"),
+            ),
+            (
+                "key:anonymous",
+                Some("eve"),
+                Principal::of_user(Some("anonymous"), "eve"),
+            ),
+            (
+                "operator:root",
+                Some("eve"),
+                Principal::of_operators_user("root", "eve"),
+            ),
+        ] {
+            assert_eq!(
+                Principal::spelled(whose, user),
+                principal,
+                "{whose} {user:?}"
+            );
+        }
     }
 
     #[test]

@@ -14,11 +14,16 @@ mod generation;
 mod id;
 mod lease;
 mod model;
+mod naming;
+mod private;
+mod quota;
 mod record;
 mod redact;
 mod replay;
+mod room;
 mod rows;
 mod salt;
+mod scrub;
 mod stage;
 mod stats;
 mod switch;
@@ -28,10 +33,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use database::Database;
+use naming::StoredName;
+use quota::Quotas;
 use redact::Redactor;
 use rows::NewRow;
 use writer::{Counters, Job};
@@ -44,9 +52,11 @@ pub use generation::{Generation, GenerationState, NewGeneration, Pointer, Pointe
 pub use id::{GenerationId, Principal, RecordId, StageId, UnixMillis, now};
 pub use lease::{MAX_DEATHS, TrainerLease};
 pub use model::ModelIdentity;
+pub use private::{tighten, tighten_all};
 pub use record::{
-    Addition, Consent, Feedback, FeedbackOutcome, LoggedFeedback, LoggedPair, LoggedRecord,
-    LoggedVerdict, MIN_LABEL_MASS, NewRecord, PairSource, Prompt, RecordKind, Sample, Scope,
+    Addition, Consent, Feedback, FeedbackOutcome, IdempotencyKey, LoggedFeedback, LoggedPair,
+    LoggedRecord, LoggedVerdict, MIN_LABEL_MASS, NewRecord, PairSource, Prompt, RecordKind, Sample,
+    Scope,
 };
 pub use redact::{RedactCommand, Redaction, RedactionRule};
 pub use replay::{DrawSpec, DrawnRow, Eligible, HeldPreference, Split};
@@ -69,6 +79,9 @@ struct Shared {
     redactor: Arc<Redactor>,
     retention: Option<Duration>,
     trust: FeedbackTrust,
+    /// What names of calls are hashed with, as surrogates of personal data are.
+    salt: Arc<str>,
+    quotas: Arc<Quotas>,
     counters: Arc<Counters>,
     /// None until [`TrafficLog::bind`].
     model: OnceLock<model::Bound>,
@@ -89,7 +102,7 @@ impl TrafficLog {
         }
         let database = Arc::new(Database::open(config).await?);
         let salt = salt::salt(&database, &config.salt).await?;
-        let redactor = Arc::new(Redactor::new(&config.redaction, salt)?);
+        let redactor = Arc::new(Redactor::new(&config.redaction, salt.clone())?);
         let records: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM records")
             .fetch_one(database.readers())
             .await?;
@@ -97,14 +110,24 @@ impl TrafficLog {
         counters
             .records
             .store(records.unsigned_abs(), Ordering::Relaxed);
+        let dir = database::sqlite_file(&config.url)
+            .and_then(|file| file.parent().map(std::path::Path::to_owned));
+        let quotas = Arc::new(Quotas::of(config, dir));
         let (queue, waiting) = mpsc::channel(config.queue);
-        let writer = tokio::spawn(writer::run(database.clone(), waiting, counters.clone()));
+        let writer = writer::run(database.clone(), waiting, quotas.clone(), counters.clone());
+        let writer = tokio::spawn(writer);
+        let wanted = database.scrub_wanted.clone();
+        tokio::spawn(scrub::run(Arc::downgrade(&database), wanted));
+        // What a process deleted that was killed before it had scrubbed.
+        database.scrub_file().await;
         Ok(Self {
             shared: Arc::new(Shared {
                 database,
                 redactor,
                 retention: config.retention,
                 trust: config.trust,
+                salt: salt.into(),
+                quotas,
                 counters,
                 model: OnceLock::new(),
                 queue: Mutex::new(Some(queue)),
@@ -128,7 +151,9 @@ impl TrafficLog {
     ///
     /// # Errors
     /// [`LogError::Overloaded`] at once if the queue is full, [`LogError::Unavailable`] if the database cannot write,
-    /// [`LogError::Redaction`], and [`LogError::Invalid`] for a record without consent to be kept or with indices out of range.
+    /// [`LogError::PrincipalQuota`] and [`LogError::Full`] if there is no room for it, [`LogError::IdempotencyReused`] if its name stands
+    /// for another request, [`LogError::Redaction`], and [`LogError::Invalid`] for a record without consent to be kept or with indices
+    /// out of range.
     pub async fn append(&self, mut record: NewRecord) -> Result<RecordId> {
         record.check()?;
         let counters = &self.shared.counters;
@@ -137,9 +162,16 @@ impl TrafficLog {
             return Err(LogError::Unavailable("the log was closed".to_owned()));
         };
         // The place is taken before the redaction, which may be slow: what is refused should be refused at once.
-        let Ok(place) = queue.try_reserve() else {
-            counters.overloaded.fetch_add(1, Ordering::Relaxed);
-            return Err(LogError::Overloaded);
+        let place = match queue.try_reserve() {
+            Ok(place) => place,
+            Err(TrySendError::Full(())) => {
+                counters.overloaded.fetch_add(1, Ordering::Relaxed);
+                return Err(LogError::Overloaded);
+            }
+            Err(TrySendError::Closed(())) => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                return Err(LogError::Unavailable("the writer is gone".to_owned()));
+            }
         };
         let queued = Instant::now();
         let redacted = match Redactor::redact_record(&self.shared.redactor, &mut record).await {
@@ -150,6 +182,10 @@ impl TrafficLog {
             }
         };
         let created_at = now();
+        let name = record
+            .idempotency_key
+            .as_ref()
+            .map(|key| StoredName::of(key, &record.principal, &self.shared.salt));
         let (reply, answer) = oneshot::channel();
         place.send(Job {
             row: NewRow {
@@ -158,6 +194,7 @@ impl TrafficLog {
                 record,
                 redacted,
                 tokenizer: self.shared.model.get().map(|model| model.tokenizer.clone()),
+                name,
             },
             queued,
             reply,
@@ -195,7 +232,8 @@ impl TrafficLog {
                 .map_or(0, |queue| queue.max_capacity() - queue.capacity()),
             commits: count(&counters.commits),
             commit_lag_seconds: count(&counters.lag_micros) as f64 / 1e6,
-            healthy: queue.is_some() && !counters.broken.load(Ordering::Relaxed),
+            healthy: queue.as_ref().is_some_and(|queue| !queue.is_closed())
+                && !counters.broken.load(Ordering::Relaxed),
         }
     }
 
@@ -207,4 +245,42 @@ impl TrafficLog {
 /// What is guarded is replaced whole or only read, so a panic elsewhere leaves it usable.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_writer_is_no_full_queue() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LogConfig::sqlite(&dir.path().join("log.sqlite"));
+        let log = TrafficLog::open(&config).await.unwrap();
+        assert!(log.stats().healthy);
+        let writer = locked(&log.shared.writer).take().unwrap();
+        writer.abort();
+        assert!(writer.await.is_err());
+        let record = NewRecord {
+            kind: RecordKind::Generate,
+            principal: Principal::anonymous(),
+            consent: Consent {
+                retain: true,
+                train: false,
+            },
+            idempotency_key: None,
+            prompt: Prompt::Text("x".to_owned()),
+            prompt_token_ids: Vec::new(),
+            version: "base".to_owned(),
+            samples: Vec::new(),
+            verdicts: Vec::new(),
+            pairs: Vec::new(),
+        };
+        let said = log.append(record).await;
+        assert!(matches!(said, Err(LogError::Unavailable(_))), "{said:?}");
+        let stats = log.stats();
+        assert!(
+            !stats.healthy && stats.overloaded == 0 && stats.failed == 1,
+            "{stats:?}"
+        );
+    }
 }

@@ -180,8 +180,7 @@ pub struct NewRecord {
     pub kind: RecordKind,
     pub principal: Principal,
     pub consent: Consent,
-    /// The same key of the same principal names the same record: a retry is no second record.
-    pub idempotency_key: Option<String>,
+    pub idempotency_key: Option<IdempotencyKey>,
     pub prompt: Prompt,
     /// What the model read; dropped if redaction changes the prompt, because tokens would give away what was taken out.
     pub prompt_token_ids: Vec<u32>,
@@ -324,4 +323,25 @@ pub enum Scope {
     /// The operator's view.
     All,
     Only(Principal),
+    /// The records of a principal that was named otherwise before.
+    Either(Principal, Principal),
+}
+
+impl Scope {
+    /// The principals whose records are in the scope; none is everybody.
+    pub(super) fn principals(&self) -> Option<[&Principal; 2]> {
+        match self {
+            Self::All => None,
+            Self::Only(principal) => Some([principal, principal]),
+            Self::Either(principal, former) => Some([principal, former]),
+        }
+    }
+}
+
+/// The name of a call. The same name of the same principal names the same record: a retry is no second record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    pub name: String,
+    /// The digest of what was asked for: another request under the same name is refused.
+    pub request: [u8; 32],
 }

@@ -1,8 +1,10 @@
 //! Records to rows and back.
 
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
+use super::naming::{Earlier, StoredName};
+use super::quota::{self, Quotas};
 use super::{
     Consent, Feedback, LogError, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict,
     PairSource, Principal, Prompt, RecordId, RecordKind, Result, Sample, Scope, UnixMillis,
@@ -18,51 +20,84 @@ pub(super) struct NewRow {
     pub redacted: bool,
     /// Digest of the tokenizer that made the record's token ids, where it is known.
     pub tokenizer: Option<String>,
+    pub name: Option<StoredName>,
 }
 
-/// Inserts a record with all that belongs to it, unless its idempotency key names one already. Returns the record's id and
-/// whether it is new.
+/// What became of a record that was to be inserted.
+#[derive(Debug)]
+pub(super) enum Inserted {
+    New(RecordId),
+    /// It is a repetition of this one.
+    Known(RecordId),
+    /// Nothing was written, and the reason concerns no other record.
+    Refused(LogError),
+}
+
+/// Inserts a record with all that belongs to it, unless its name stands for one already or there is no room for it.
 pub(super) async fn insert_record(
     connection: &mut AnyConnection,
     row: &NewRow,
-) -> Result<(RecordId, bool)> {
+    quotas: &Quotas,
+) -> Result<Inserted> {
     let record = &row.record;
+    if let Some(repeated) = repeated(connection, row).await? {
+        return Ok(repeated);
+    }
+    let prompt = to_json(&record.prompt)?;
+    let bytes = quota::bytes(record, prompt.len());
+    if let Some(refusal) = quotas.refusal(connection, &record.principal, bytes).await? {
+        return Ok(Inserted::Refused(refusal));
+    }
     let made = sqlx::query(
         "INSERT INTO records (id, kind, principal, idempotency_key, created_at, bucket, retain, train, prompt, \
-         prompt_token_ids, redacted, version, shown, tokenizer) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+         prompt_token_ids, redacted, version, shown, tokenizer, request_digest, bytes) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
          ON CONFLICT (principal, idempotency_key) DO NOTHING",
     )
     .bind(row.id.as_str())
     .bind(record.kind.as_str())
     .bind(record.principal.as_str())
-    .bind(record.idempotency_key.as_deref())
+    .bind(row.name.as_ref().map(|name| name.digest.as_str()))
     .bind(row.created_at)
     .bind(row.id.bucket())
     .bind(i64::from(record.consent.retain))
     .bind(i64::from(record.consent.train))
-    .bind(to_json(&record.prompt)?)
+    .bind(prompt)
     .bind(bytes_of_ids(&record.prompt_token_ids))
     .bind(i64::from(row.redacted))
     .bind(record.version.as_str())
     .bind(index(record.samples.len()))
     .bind(row.tokenizer.as_deref().unwrap_or_default())
+    .bind(row.name.as_ref().map(|name| name.request.as_str()))
+    .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
     .execute(&mut *connection)
     .await?;
     if made.rows_affected() == 0 {
-        let id: String = sqlx::query_scalar(
-            "SELECT id FROM records WHERE principal = $1 AND idempotency_key = $2",
-        )
-        .bind(record.principal.as_str())
-        .bind(record.idempotency_key.as_deref())
-        .fetch_one(connection)
-        .await?;
-        return Ok((stored_id(id)?, false));
+        // Another server on the same log was faster.
+        let repeated = repeated(connection, row).await?;
+        return repeated
+            .ok_or_else(|| LogError::Corrupt("a name is taken by no record".to_owned()));
     }
     insert_samples(connection, &row.id, 0, &record.samples).await?;
     insert_verdicts(connection, &row.id, [0, 0], Asked::ByCall, &record.verdicts).await?;
     insert_pairs(connection, &row.id, 0, 0, &record.pairs).await?;
-    Ok((row.id.clone(), true))
+    quotas.add(&record.principal, bytes);
+    Ok(Inserted::New(row.id.clone()))
+}
+
+/// The record that the name of this one stands for already. The stricter consent of the two holds.
+async fn repeated(connection: &mut AnyConnection, row: &NewRow) -> Result<Option<Inserted>> {
+    let Some(name) = &row.name else {
+        return Ok(None);
+    };
+    let Some(earlier) = Earlier::find(connection, &row.record.principal, name).await? else {
+        return Ok(None);
+    };
+    if !earlier.is_of(&row.record, name)? {
+        return Ok(Some(Inserted::Refused(LogError::IdempotencyReused)));
+    }
+    earlier.restrict(connection, row.record.consent).await?;
+    Ok(Some(Inserted::Known(earlier.id)))
 }
 
 pub(super) async fn insert_samples(
@@ -100,6 +135,18 @@ pub(super) enum Asked {
     ByLearner,
 }
 
+/// Rows of one statement: a record of a large tournament has thousands, and each statement is a round trip.
+const CHUNK: usize = 64;
+
+/// The placeholders of so many rows: `($1, $2), ($3, $4)`.
+fn placeholders(rows: usize, columns: usize) -> String {
+    let row = |row: usize| {
+        let columns = (1..=columns).map(|column| format!("${}", row * columns + column));
+        format!("({})", columns.collect::<Vec<_>>().join(", "))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+}
+
 /// Inserts verdicts from place `first` on; `first_sample` is added to the indices of samples.
 pub(super) async fn insert_verdicts(
     connection: &mut AnyConnection,
@@ -108,25 +155,30 @@ pub(super) async fn insert_verdicts(
     asked: Asked,
     verdicts: &[LoggedVerdict],
 ) -> Result<()> {
-    for (place, verdict) in (first..).zip(verdicts) {
-        sqlx::query(
+    let mut place = first;
+    for chunk in verdicts.chunks(CHUNK) {
+        let mut query = sqlx::query(AssertSqlSafe(format!(
             "INSERT INTO verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version, pinned) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-        )
-        .bind(id.as_str())
-        .bind(place)
-        .bind(first_sample + index(verdict.a))
-        .bind(first_sample + index(verdict.b))
-        .bind(f64::from(verdict.orders[0]))
-        .bind(f64::from(verdict.orders[1]))
-        .bind(f64::from(verdict.p))
-        .bind(i64::from(verdict.consistent))
-        .bind(f64::from(verdict.label_mass))
-        .bind(to_json(&verdict.principles)?)
-        .bind(verdict.version.as_str())
-        .bind(i64::from(asked == Asked::ByLearner))
-        .execute(&mut *connection)
-        .await?;
+             VALUES {}",
+            placeholders(chunk.len(), 12)
+        )));
+        for verdict in chunk {
+            query = query
+                .bind(id.as_str())
+                .bind(place)
+                .bind(first_sample + index(verdict.a))
+                .bind(first_sample + index(verdict.b))
+                .bind(f64::from(verdict.orders[0]))
+                .bind(f64::from(verdict.orders[1]))
+                .bind(f64::from(verdict.p))
+                .bind(i64::from(verdict.consistent))
+                .bind(f64::from(verdict.label_mass))
+                .bind(to_json(&verdict.principles)?)
+                .bind(verdict.version.as_str())
+                .bind(i64::from(asked == Asked::ByLearner));
+            place += 1;
+        }
+        query.execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -139,20 +191,24 @@ pub(super) async fn insert_pairs(
     first_sample: i64,
     pairs: &[LoggedPair],
 ) -> Result<()> {
-    for (place, pair) in (first..).zip(pairs) {
-        sqlx::query(
-            "INSERT INTO pairs (record_id, place, chosen, rejected, margin, source, principles) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        )
-        .bind(id.as_str())
-        .bind(place)
-        .bind(first_sample + index(pair.chosen))
-        .bind(first_sample + index(pair.rejected))
-        .bind(f64::from(pair.margin))
-        .bind(pair.source.as_str())
-        .bind(to_json(&pair.principles)?)
-        .execute(&mut *connection)
-        .await?;
+    let mut place = first;
+    for chunk in pairs.chunks(CHUNK) {
+        let mut query = sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO pairs (record_id, place, chosen, rejected, margin, source, principles) VALUES {}",
+            placeholders(chunk.len(), 7)
+        )));
+        for pair in chunk {
+            query = query
+                .bind(id.as_str())
+                .bind(place)
+                .bind(first_sample + index(pair.chosen))
+                .bind(first_sample + index(pair.rejected))
+                .bind(f64::from(pair.margin))
+                .bind(pair.source.as_str())
+                .bind(to_json(&pair.principles)?);
+            place += 1;
+        }
+        query.execute(&mut *connection).await?;
     }
     Ok(())
 }
@@ -189,7 +245,10 @@ pub(super) async fn read_record(
     .await?;
     let Some(row) = found else { return Ok(None) };
     let principal = Principal::stored(row.try_get("principal")?);
-    if matches!(scope, Scope::Only(own) if *own != principal) {
+    if scope
+        .principals()
+        .is_some_and(|own| !own.contains(&&principal))
+    {
         return Ok(None);
     }
     Ok(Some(LoggedRecord {

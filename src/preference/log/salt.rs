@@ -7,12 +7,10 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use sqlx::AnyConnection;
-use sqlx::sqlite::SqliteConnectOptions;
 
-use super::database::Database;
+use super::database::{Database, sqlite_file};
 use super::{LogError, Result, id};
 
 /// Where a log's salt is kept.
@@ -29,13 +27,7 @@ pub enum SaltPlace {
 impl SaltPlace {
     /// Beside an SQLite file, under its name and `.salt`; in any other database.
     pub(super) fn of(url: &str) -> Self {
-        let file = url
-            .starts_with("sqlite:")
-            .then(|| SqliteConnectOptions::from_str(url).ok())
-            .flatten()
-            .filter(|_| !url.contains(":memory:") && !url.contains("mode=memory"))
-            .map(|options| options.get_filename().to_owned());
-        match file {
+        match sqlite_file(url) {
             Some(file) => {
                 let mut name = file.into_os_string();
                 name.push(".salt");

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::Database;
-use super::rows::{self, NewRow};
+use super::quota::Quotas;
+use super::rows::{self, Inserted, NewRow};
 use super::{LogError, RecordId, Result};
 use crate::fault;
 
@@ -51,19 +52,24 @@ impl Counters {
 pub(super) async fn run(
     database: Arc<Database>,
     mut queue: mpsc::Receiver<Job>,
+    quotas: Arc<Quotas>,
     counters: Arc<Counters>,
 ) {
     while let Some(first) = queue.recv().await {
         let batch = gather(first, &mut queue).await;
-        let written = database.patiently(commit(&database, &batch)).await;
+        let written = database.patiently(commit(&database, &quotas, &batch)).await;
         counters.broken.store(written.is_err(), Ordering::Relaxed);
+        if written.is_err() {
+            // What was counted may not be there.
+            quotas.forget();
+        }
         match written {
             Ok(ids) => acknowledge(batch, ids, &counters),
             Err(_) if batch.len() > 1 && !database.lost().await => {
                 // The database works, so one of the records cannot be stored: the others need not suffer for it.
                 for job in batch {
                     let batch = vec![job];
-                    match database.patiently(commit(&database, &batch)).await {
+                    match database.patiently(commit(&database, &quotas, &batch)).await {
                         Ok(ids) => {
                             counters.broken.store(false, Ordering::Relaxed);
                             acknowledge(batch, ids, &counters);
@@ -97,12 +103,12 @@ async fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     batch
 }
 
-/// Writes a batch in one transaction. Returns each record's id, and whether it is new.
-async fn commit(database: &Database, batch: &[Job]) -> Result<Vec<(RecordId, bool)>> {
+/// Writes a batch in one transaction. Returns what became of each record.
+async fn commit(database: &Database, quotas: &Quotas, batch: &[Job]) -> Result<Vec<Inserted>> {
     let mut transaction = database.begin().await?;
     let mut ids = Vec::with_capacity(batch.len());
     for job in batch {
-        ids.push(rows::insert_record(transaction.connection(), &job.row).await?);
+        ids.push(rows::insert_record(transaction.connection(), &job.row, quotas).await?);
     }
     fault::point("log.before_commit");
     transaction.commit().await?;
@@ -110,16 +116,23 @@ async fn commit(database: &Database, batch: &[Job]) -> Result<Vec<(RecordId, boo
     Ok(ids)
 }
 
-fn acknowledge(batch: Vec<Job>, ids: Vec<(RecordId, bool)>, counters: &Counters) {
+fn acknowledge(batch: Vec<Job>, ids: Vec<Inserted>, counters: &Counters) {
     counters.commits.fetch_add(1, Ordering::Relaxed);
     let oldest = batch.iter().map(|job| job.queued.elapsed()).max();
     let lag = oldest.map_or(0, |lag| u64::try_from(lag.as_micros()).unwrap_or(u64::MAX));
     counters.lag_micros.store(lag, Ordering::Relaxed);
-    for (job, (id, new)) in batch.into_iter().zip(ids) {
-        counters.records.fetch_add(new.into(), Ordering::Relaxed);
-        counters.appended.fetch_add(new.into(), Ordering::Relaxed);
+    for (job, inserted) in batch.into_iter().zip(ids) {
+        let id = match inserted {
+            Inserted::New(id) => {
+                counters.records.fetch_add(1, Ordering::Relaxed);
+                counters.appended.fetch_add(1, Ordering::Relaxed);
+                Ok(id)
+            }
+            Inserted::Known(id) => Ok(id),
+            Inserted::Refused(error) => Err(error),
+        };
         // A caller that has gone does not wait for the id; the record stands.
-        let _ = job.reply.send(Ok(id));
+        let _ = job.reply.send(id);
     }
 }
 

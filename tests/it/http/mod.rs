@@ -8,9 +8,11 @@ mod exchange;
 mod feedback;
 mod generating;
 mod guarding;
+mod idempotency;
 mod judging;
 mod limits;
 mod openai;
+mod operators;
 mod principles;
 mod records;
 mod refusing;
@@ -149,9 +151,13 @@ impl Call<'_> {
         if let Some(key) = self.idempotency {
             request = request.header("idempotency-key", key);
         }
-        let body = self
-            .body
-            .map_or_else(Body::empty, |body| body.to_string().into());
+        let body = match self.body {
+            Some(body) => {
+                request = request.header("content-type", "application/json");
+                body.to_string().into()
+            }
+            None => Body::empty(),
+        };
         let request = request.body(body).unwrap();
         server.clone().oneshot(request).await.unwrap()
     }

@@ -155,3 +155,192 @@ fn a_user_counts_where_it_is_trusted() {
         StatusCode::BAD_REQUEST
     );
 }
+
+fn trusting(keys: &str, admins: &str) -> Logged {
+    let keys_of = |list: &str| match list {
+        "" => ApiKeys::default(),
+        list => ApiKeys::parse(list).unwrap(),
+    };
+    let config = HttpConfig {
+        keys: keys_of(keys),
+        admin_keys: keys_of(admins),
+        ..HttpConfig::default()
+    };
+    let traffic = TrafficConfig {
+        trust_user: true,
+        ..TrafficConfig::default()
+    };
+    logged(&config, traffic)
+}
+
+fn call_as(server: &Router, key: Option<&str>, user: Option<&str>) -> (StatusCode, Value) {
+    let mut body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true}});
+    if let Some(user) = user {
+        body["user"] = json!(user);
+    }
+    let call = Call {
+        method: "POST",
+        path: "/generate",
+        key,
+        body: Some(&body),
+        ..Call::default()
+    };
+    call.of(server)
+}
+
+/// The names of users are checked wherever one can be given, so that none is another kind of principal's.
+#[test]
+fn a_user_cannot_be_forged_into_another_principal() {
+    let logged = trusting("", "alice:operators-secret");
+    let (_, answer) = call_as(&logged.server, Some("operators-secret"), None);
+    let path = path_of(&answer);
+    let id = answer["record_id"].clone();
+    for (user, encoded) in [
+        ("admin\nalice", "admin%0Aalice"),
+        ("\nadmin\nalice", "%0Aadmin%0Aalice"),
+        ("admin\u{0}alice", "admin%00alice"),
+        ("admin\r\nalice", "admin%0D%0Aalice"),
+        ("a\u{85}b", "a%C2%85b"),
+    ] {
+        let (status, said) = call_as(&logged.server, None, Some(user));
+        assert_eq!(
+            (status, &said["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!("user"))
+        );
+        for (method, path) in [
+            ("GET", format!("{path}?user={encoded}")),
+            ("DELETE", format!("{path}?user={encoded}")),
+            ("DELETE", format!("/records?user={encoded}")),
+        ] {
+            let (status, said) = call_record(method, &path, None).of(&logged.server);
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{method} {path}: {said}");
+        }
+        let said = json!({"record_id": id, "thumbs": "up", "user": user});
+        let (status, _) = RUNTIME.block_on(post_to(&logged.server, "/feedback", &said));
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+    }
+    let long = "x".repeat(1025);
+    assert_eq!(
+        call_as(&logged.server, None, Some(&long)).0,
+        StatusCode::BAD_REQUEST
+    );
+    for near in ["admin", "alice", "adminalice", "admin%20alice"] {
+        let path = format!("{path}?user={near}");
+        assert_eq!(
+            call_record("GET", &path, None).of(&logged.server).0,
+            StatusCode::NOT_FOUND
+        );
+    }
+    assert_eq!(logged.log.stats().records, 1);
+    // Where users are not trusted, they count for nothing, whatever they are.
+    let wary = super::logged(&HttpConfig::default(), TrafficConfig::default());
+    assert_eq!(
+        call_as(&wary.server, None, Some("admin\nalice")).0,
+        StatusCode::OK
+    );
+}
+
+#[test]
+fn principals_of_every_kind_see_their_own_alone() {
+    let logged = trusting("eve:k1\nanonymous:k2\nuser-eve:k3", "eve:o1\nroot:o2");
+    let all = [
+        (Some("k1"), None),
+        (Some("k1"), Some("eve")),
+        (Some("k2"), None),
+        (Some("k2"), Some("eve")),
+        (Some("k3"), None),
+        (Some("o1"), None),
+        (Some("o1"), Some("eve")),
+        (Some("o2"), None),
+        (Some("o2"), Some("eve")),
+    ];
+    for (key, user) in all {
+        let (_, answer) = call_as(&logged.server, key, user);
+        for (other, their) in all {
+            let query = their.map_or_else(String::new, |user| format!("?user={user}"));
+            let path = format!("{}{query}", path_of(&answer));
+            let (status, _) = call_record("GET", &path, other).of(&logged.server);
+            let own = (key, user) == (other, their);
+            assert_eq!(
+                status,
+                if own {
+                    StatusCode::OK
+                } else {
+                    StatusCode::NOT_FOUND
+                },
+                "{key:?} {user:?} seen by {other:?} {their:?}"
+            );
+        }
+    }
+}
+
+/// Operators' users were stored as users of a caller's key before. Where no caller has that name, they still find their records.
+#[test]
+fn a_user_of_an_operators_key_finds_what_was_stored_before() {
+    use selfjudge::preference::log::{NewRecord, Principal, Prompt, RecordKind, Sample};
+    let stored = |logged: &Logged| {
+        let record = NewRecord {
+            kind: RecordKind::Generate,
+            principal: Principal::of_user(Some("root"), "eve"),
+            consent: selfjudge::preference::log::Consent {
+                retain: true,
+                train: false,
+            },
+            idempotency_key: None,
+            prompt: Prompt::Text("x".to_owned()),
+            prompt_token_ids: Vec::new(),
+            version: "base".to_owned(),
+            samples: vec![Sample::given("y")],
+            verdicts: Vec::new(),
+            pairs: Vec::new(),
+        };
+        let id = RUNTIME.block_on(logged.log.append(record)).unwrap();
+        format!("/records/{id}?user=eve")
+    };
+    let alone = trusting("alice:k", "root:o");
+    let path = stored(&alone);
+    call_record("GET", &path, Some("o")).ok(&alone.server);
+    // With a caller of that name they are the caller's.
+    let shared = trusting("root:k", "root:o");
+    let path = stored(&shared);
+    call_record("GET", &path, Some("k")).ok(&shared.server);
+    let (status, _) = call_record("GET", &path, Some("o")).of(&shared.server);
+    assert_eq!(status, StatusCode::NOT_FOUND);
+}
+
+#[test]
+fn an_operator_names_every_kind_of_principal() {
+    let logged = trusting("anonymous:k1\nalice:k2", "root:o");
+    for (key, user) in [
+        (Some("k1"), None),
+        (Some("k1"), Some("eve")),
+        (Some("k2"), None),
+        (Some("o"), None),
+        (Some("o"), Some("eve")),
+    ] {
+        call_as(&logged.server, key, user);
+    }
+    let deleted = |query: &str| {
+        let path = format!("/records?{query}");
+        call_record("DELETE", &path, Some("o")).ok(&logged.server)["records"].clone()
+    };
+    assert_eq!(
+        deleted("principal=anonymous"),
+        0,
+        "a key of that name is no stranger"
+    );
+    assert_eq!(deleted("principal=anonymous&user=eve"), 0);
+    for query in [
+        "principal=key:anonymous",
+        "principal=key:anonymous&user=eve",
+        "principal=alice",
+        "principal=operator:root",
+        "principal=operator:root&user=eve",
+    ] {
+        assert_eq!(deleted(query), 1, "{query}");
+    }
+    assert_eq!(logged.log.stats().records, 0);
+    let (status, _) =
+        call_record("DELETE", "/records?principal=a%0Ab", Some("o")).of(&logged.server);
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}

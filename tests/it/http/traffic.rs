@@ -297,10 +297,11 @@ fn what_a_reader_had_who_left_is_kept_as_aborted() {
         until(async || logged.log.stats().records == 1).await;
     });
     // Under its name the record can still be found.
-    let short = json!({"prompt": "What is 34 plus 28?", "max_tokens": 1, "log": {"retain": true}});
+    let mut whole = body.clone();
+    whole["stream"] = json!(false);
     let again = Call {
         idempotency: Some("left"),
-        ..posted("/generate", "a", &short)
+        ..posted("/generate", "a", &whole)
     };
     let record = record_of(&logged.server, "a", &again.ok(&logged.server));
     let samples = record["samples"].as_array().unwrap();

@@ -8,6 +8,6 @@ mod other_model;
 mod outage;
 mod pause;
 mod supervision;
-mod support;
+pub mod support;
 mod traffic;
 mod waiting;

@@ -207,6 +207,8 @@ pub struct Program {
     url: String,
     admin: String,
     client: Client,
+    /// What it said until it listened.
+    pub said: String,
 }
 
 impl Program {
@@ -255,6 +257,7 @@ impl Program {
             url: url.unwrap(),
             admin: admin.unwrap(),
             client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            said: all,
         })
     }
 
@@ -293,7 +296,7 @@ impl Program {
     pub fn metrics(&self) -> String {
         let answer = self
             .client
-            .get(format!("{}/metrics", self.url))
+            .get(format!("{}/metrics", self.admin))
             .send()
             .unwrap();
         answer.text().unwrap()
@@ -336,6 +339,26 @@ impl Program {
             .as_str()
             .unwrap_or_else(|| panic!("{answer}"))
             .to_owned()
+    }
+
+    pub fn get_with_key(&self, path: &str, key: &str) -> (u16, Value) {
+        let call = self.client.get(format!("{}{path}", self.url));
+        let answer = call.bearer_auth(key).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    pub fn delete_with_key(&self, path: &str, key: &str) -> (u16, Value) {
+        let call = self.client.delete(format!("{}{path}", self.url));
+        let answer = call.bearer_auth(key).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
+    }
+
+    /// A call under a name of its own.
+    pub fn named(&self, path: &str, key: &str, name: &str, body: &Value) -> (u16, Value) {
+        let call = self.client.post(format!("{}{path}", self.url));
+        let call = call.bearer_auth(key).header("idempotency-key", name);
+        let answer = call.json(body).send().unwrap();
+        (answer.status().as_u16(), answer.json().unwrap())
     }
 
     /// By the owner of a key.

@@ -25,7 +25,7 @@ fn child_that_writes() {
         let log = open(&LogConfig::new(url)).await;
         for at in 0.. {
             let mut new = record("ann", &at.to_string());
-            new.idempotency_key = Some(at.to_string());
+            new.idempotency_key = Some(named(&at.to_string(), 1));
             let id = log.append(new).await.unwrap();
             println!("acknowledged {id}");
         }
@@ -104,7 +104,7 @@ fn killed_around_a_commit_a_record_is_whole_or_absent() {
             assert_eq!(log.stats().records, kept, "{place}");
             // The client that had no answer asks again, and nothing is there twice.
             let mut again = record("ann", "3");
-            again.idempotency_key = Some("3".to_owned());
+            again.idempotency_key = Some(named("3", 1));
             log.append(again).await.unwrap();
             assert_eq!(log.stats().records, 4, "{place}");
         });

@@ -49,6 +49,22 @@ fn a_record_comes_back_as_it_was_appended() {
 }
 
 #[test]
+fn verdicts_and_pairs_of_a_large_tournament_come_back_in_order() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let mut new = record("ann", "many");
+        new.verdicts = (0..150u8)
+            .map(|at| verdict(0, 1, f32::from(at) / 1000.0))
+            .collect();
+        new.pair_verdicts(PairSource::Tournament);
+        let id = log.append(new.clone()).await.unwrap();
+        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        assert_eq!(read.verdicts, new.verdicts);
+        assert_eq!(read.pairs, new.pairs);
+    });
+}
+
+#[test]
 fn only_its_principal_and_the_operator_see_a_record() {
     on_both(async |config| {
         let log = open(&config).await;
@@ -71,7 +87,7 @@ fn one_idempotency_key_names_one_record_of_its_principal() {
         let log = open(&config).await;
         let keyed = |principal: &str| {
             let mut new = record(principal, "once");
-            new.idempotency_key = Some("k".to_owned());
+            new.idempotency_key = Some(named("k", 1));
             new
         };
         // In one commit, and in another.

@@ -1,10 +1,13 @@
 //! The traffic log on both of its databases: SQLite always, PostgreSQL where `SELFJUDGE_TEST_POSTGRES` holds a URL.
 
 mod durability;
+mod erasing;
 mod exchanging;
 mod learning;
 mod logging;
 mod models;
+mod naming;
+mod quota;
 mod salt;
 mod versions;
 
@@ -12,8 +15,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use selfjudge::preference::log::{
-    Consent, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt, RecordId,
-    RecordKind, Sample, TrafficLog,
+    Consent, IdempotencyKey, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt,
+    RecordId, RecordKind, Sample, TrafficLog,
 };
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection};
@@ -33,7 +36,7 @@ fn on_both(body: impl AsyncFn(LogConfig)) {
 }
 
 /// One thread: what is ready runs in the order it became so.
-fn run<T>(doing: impl Future<Output = T>) -> T {
+pub fn run<T>(doing: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -42,7 +45,7 @@ fn run<T>(doing: impl Future<Output = T>) -> T {
 }
 
 /// The URL of a schema of its own, which tests need not clean up: the server is thrown away. None, saying so, without a server.
-async fn fresh_schema() -> Option<String> {
+pub async fn fresh_schema() -> Option<String> {
     let Ok(server) = std::env::var(POSTGRES) else {
         eprintln!("skipped on PostgreSQL: {POSTGRES} is not set");
         return None;
@@ -56,7 +59,7 @@ async fn fresh_schema() -> Option<String> {
 }
 
 /// A connection beside the log's own.
-async fn connect(url: &str) -> AnyConnection {
+pub async fn connect(url: &str) -> AnyConnection {
     sqlx::any::install_default_drivers();
     AnyConnection::connect(url).await.unwrap()
 }
@@ -134,6 +137,14 @@ fn by_default(verdict: LoggedVerdict) -> LoggedVerdict {
     }
 }
 
+/// The name of a call that asks for `request`.
+fn named(name: &str, request: u8) -> IdempotencyKey {
+    IdempotencyKey {
+        name: name.to_owned(),
+        request: [request; 32],
+    }
+}
+
 /// Appends records of one principal, one after the other.
 async fn fill(log: &TrafficLog, principal: &str, count: usize) -> Vec<RecordId> {
     let mut ids = Vec::new();
@@ -149,7 +160,9 @@ async fn append_when_back(log: &TrafficLog, record: &NewRecord) -> RecordId {
     for _ in 0..240 {
         match log.append(record.clone()).await {
             Ok(id) => return id,
-            Err(LogError::Unavailable(_)) => tokio::time::sleep(Duration::from_millis(500)).await,
+            Err(LogError::Unavailable(_) | LogError::Full(_)) => {
+                tokio::time::sleep(Duration::from_millis(500)).await
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use super::export::blocking;
 use super::{PairFormat, parquet_rows};
 use crate::preference::log::{
-    Consent, LogError, LoggedPair, NewRecord, PairSource, Principal, Prompt, RecordKind, Result,
-    Sample, TrafficLog, id,
+    Consent, IdempotencyKey, LogError, LoggedPair, NewRecord, PairSource, Principal, Prompt,
+    RecordKind, Result, Sample, TrafficLog, id,
 };
 use crate::preference::{
     Format, OnMismatch, PreferencePair, RankedDraw, Record, RecordReader, shapes,
@@ -107,11 +107,15 @@ fn record(pair: PreferencePair, principal: &Principal, consent: Consent) -> NewR
         digest.update([1]);
         digest.update(side);
     }
+    let request: [u8; 32] = digest.finalize().into();
     NewRecord {
         kind: RecordKind::Imported,
         principal: principal.clone(),
         consent,
-        idempotency_key: Some(format!("import:{}", id::hex(&digest.finalize()))),
+        idempotency_key: Some(IdempotencyKey {
+            name: format!("import:{}", id::hex(&request)),
+            request,
+        }),
         prompt: Prompt::Messages(pair.messages),
         prompt_token_ids: Vec::new(),
         version: "imported".to_owned(),

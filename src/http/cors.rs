@@ -1,0 +1,135 @@
+//! Whose pages may call from a browser.
+
+use axum::http::uri::{Scheme, Uri};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use tower_http::cors::{Any, CorsLayer};
+
+use super::layers::REQUEST_ID;
+
+/// Origins of pages that may call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Cors {
+    #[default]
+    None,
+    Any,
+    Origins(Vec<HeaderValue>),
+}
+
+impl Cors {
+    /// Reads origins such as `https://example.org`, or `*` alone for all of them.
+    ///
+    /// # Errors
+    /// What no browser would ever send as its `Origin`, with what it would send.
+    pub fn parse(said: &[String]) -> Result<Self, String> {
+        match said {
+            [] => Ok(Self::None),
+            [any] if any == "*" => Ok(Self::Any),
+            origins => origins
+                .iter()
+                .map(|said| origin(said))
+                .collect::<Result<_, _>>()
+                .map(Self::Origins),
+        }
+    }
+
+    pub(super) fn layer(&self) -> Option<CorsLayer> {
+        let layer = CorsLayer::new()
+            .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allow_headers([
+                header::AUTHORIZATION,
+                header::CONTENT_TYPE,
+                HeaderName::from_static("x-api-key"),
+                HeaderName::from_static("idempotency-key"),
+                REQUEST_ID,
+            ])
+            .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
+        match self {
+            Self::None => None,
+            Self::Any => Some(layer.allow_origin(Any)),
+            Self::Origins(origins) => Some(layer.allow_origin(origins.clone())),
+        }
+    }
+}
+
+/// An origin as browsers send it: scheme and host in small letters, no default port, nothing behind.
+fn origin(said: &str) -> Result<HeaderValue, String> {
+    if said == "*" {
+        return Err("`*` is every origin: it stands alone".to_owned());
+    }
+    let none =
+        || format!("`{said}` is no origin: it is a scheme and a host, such as https://example.org");
+    let uri: Uri = said.parse().map_err(|_| none())?;
+    let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
+        return Err(none());
+    };
+    let default_port = match scheme {
+        scheme if *scheme == Scheme::HTTP => Some(80),
+        scheme if *scheme == Scheme::HTTPS => Some(443),
+        _ => None,
+    };
+    let host = authority.host().to_ascii_lowercase();
+    if host.is_empty() || authority.as_str().contains('@') {
+        return Err(none());
+    }
+    let port = authority
+        .port_u16()
+        .filter(|&port| Some(port) != default_port);
+    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+    let sent = format!("{}://{host}{port}", scheme.as_str().to_ascii_lowercase());
+    if !sent.eq_ignore_ascii_case(said) {
+        return Err(format!(
+            "`{said}` is no origin that a browser sends: {sent} is"
+        ));
+    }
+    sent.parse().map_err(|_| none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(said: &[&str]) -> Result<Cors, String> {
+        let said: Vec<String> = said.iter().map(|&said| said.to_owned()).collect();
+        Cors::parse(&said)
+    }
+
+    #[test]
+    fn origins_are_taken_as_browsers_send_them() {
+        assert_eq!(parse(&[]), Ok(Cors::None));
+        assert_eq!(parse(&["*"]), Ok(Cors::Any));
+        let origins = parse(&[
+            "https://Example.org",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+        ]);
+        let expected = [
+            "https://example.org",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+        ];
+        let expected = expected.map(HeaderValue::from_static).to_vec();
+        assert_eq!(origins, Ok(Cors::Origins(expected)));
+    }
+
+    #[test]
+    fn what_no_browser_sends_is_refused_with_what_it_sends() {
+        for (said, told) in [
+            (&["*", "https://x.example"][..], "stands alone"),
+            (&["https://x.example", "*"], "stands alone"),
+            (&["https://x.example/"], "https://x.example is"),
+            (&["https://x.example/path"], "https://x.example is"),
+            (&["https://x.example?q"], "https://x.example is"),
+            (&["https://x.example:443"], "https://x.example is"),
+            (&["http://x.example:80"], "http://x.example is"),
+            (&["https://me@x.example"], "no origin"),
+            (&["x.example"], "no origin"),
+            (&["null"], "no origin"),
+            (&[""], "no origin"),
+            (&["https://"], "no origin"),
+            (&["https://x.example y"], "no origin"),
+        ] {
+            let error = parse(said).unwrap_err();
+            assert!(error.contains(told), "{said:?}: {error}");
+        }
+    }
+}

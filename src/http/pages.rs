@@ -1,0 +1,211 @@
+//! What keeps web pages away from the operators' listener, on which a browser of an operator's may have more rights than its pages.
+//!
+//! A page can have its visitor's browser call any address, also on the visitor's own machine, and by DNS rebinding read what it answers. So
+//! the listener answers only to its own names (`Host`), to no page of another origin (`Origin`, `Sec-Fetch-Site`), and takes bodies only
+//! as `application/json`, which no page may send to another origin without asking first.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::body::HttpBody;
+use axum::extract::{Request, State};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::error::ApiError;
+
+/// The names by which the operators' listener is called.
+#[derive(Debug, Clone, Default)]
+pub struct AdminHosts {
+    /// The address it is bound to; without one, the loopback addresses.
+    pub address: Option<IpAddr>,
+    /// Further names, without ports.
+    pub names: Vec<String>,
+}
+
+impl AdminHosts {
+    /// Whether a `Host` names the listener. Ports do not count: one may be forwarded to another.
+    fn include(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else {
+            return false;
+        };
+        if authority.as_str().contains('@') {
+            return false;
+        }
+        let name = authority.host();
+        let bare = name.trim_start_matches('[').trim_end_matches(']');
+        match bare.parse::<IpAddr>() {
+            Ok(address) => self.include_address(address.to_canonical()),
+            Err(_) => {
+                let name = name.strip_suffix('.').unwrap_or(name);
+                let known = self.names.iter().map(String::as_str);
+                let mut known = known.chain(["localhost"]);
+                known.any(|known| known.eq_ignore_ascii_case(name))
+            }
+        }
+    }
+
+    fn include_address(&self, address: IpAddr) -> bool {
+        let named = self.names.iter().any(|name| name.parse() == Ok(address));
+        named
+            || match self.address.map(|bound| bound.to_canonical()) {
+                // No page can have an address of its own here: names can be rebound, addresses cannot.
+                Some(bound) if bound.is_unspecified() => true,
+                Some(bound) if !bound.is_loopback() => bound == address,
+                _ => address.is_loopback(),
+            }
+    }
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// The middleware.
+pub async fn keep_out(
+    State(hosts): State<Arc<AdminHosts>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let headers = request.headers();
+    let authority = request.uri().authority().map(Authority::as_str);
+    check_host(&hosts, headers, authority)?;
+    check_origin(headers, authority)?;
+    if !request.body().is_end_stream() && !is_json(headers) {
+        return Err(ApiError::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "a body must be sent as `content-type: application/json`",
+        ));
+    }
+    Ok(next.run(request).await)
+}
+
+fn check_host(
+    hosts: &AdminHosts,
+    headers: &HeaderMap,
+    authority: Option<&str>,
+) -> Result<(), ApiError> {
+    let said = headers.get_all(header::HOST).into_iter();
+    // What is no text names nothing. A call without any `Host` comes from no browser.
+    let said = said.map(|host| host.to_str().unwrap_or_default());
+    match said.chain(authority).find(|host| !hosts.include(host)) {
+        None => Ok(()),
+        Some(host) => Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "host_not_allowed",
+            format!("the operators' listener is not called {host:?}: --admin-host names it"),
+        )),
+    }
+}
+
+fn check_origin(headers: &HeaderMap, authority: Option<&str>) -> Result<(), ApiError> {
+    let text = |name: &HeaderName| {
+        headers
+            .get(name)
+            .map(|value| value.to_str().unwrap_or_default())
+    };
+    let own = text(&header::HOST).or(authority);
+    let same = |origin: &str| {
+        let of = origin.split_once("://").map(|(_, of)| of);
+        of.zip(own)
+            .is_some_and(|(of, own)| of.eq_ignore_ascii_case(own))
+    };
+    let site = text(&SEC_FETCH_SITE);
+    let elsewhere = text(&header::ORIGIN).is_some_and(|origin| !same(origin))
+        || site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
+    match elsewhere {
+        false => Ok(()),
+        true => Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed",
+            "the operators' listener answers no page of another origin",
+        )),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    kind.and_then(|kind| kind.split(';').next())
+        .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_called_by_its_own_names_alone() {
+        let hosts = |address: &str, names: &[&str]| AdminHosts {
+            address: Some(address.parse().unwrap()),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let (loopback, all) = (hosts("127.0.0.1", &["ops.example"]), hosts("0.0.0.0", &[]));
+        let (one, six) = (hosts("10.0.0.5", &[]), hosts("::1", &["10.1.1.1"]));
+        for (hosts, host, included) in [
+            (&loopback, "127.0.0.1:8081", true),
+            (&loopback, "127.0.0.1", true),
+            (&loopback, "localhost:9", true),
+            (&loopback, "LOCALHOST.", true),
+            (&loopback, "[::1]:8081", true),
+            (&loopback, "[::ffff:127.0.0.1]", true),
+            (&loopback, "OPS.example:443", true),
+            (&loopback, "evil.example:8081", false),
+            (&loopback, "ops.example.evil.example", false),
+            (&loopback, "localhost.evil.example", false),
+            (&loopback, "localhost@evil.example", false),
+            (&loopback, "127.0.0.1.nip.example", false),
+            (&loopback, "10.0.0.5:8081", false),
+            (&loopback, "", false),
+            (&loopback, "a b", false),
+            (&all, "10.0.0.5:8081", true),
+            (&all, "[fe80::1]:8081", true),
+            (&all, "localhost", true),
+            (&all, "evil.example", false),
+            (&one, "10.0.0.5", true),
+            (&one, "10.0.0.6", false),
+            (&six, "127.0.0.1", true),
+            (&six, "10.1.1.1", true),
+            (&AdminHosts::default(), "127.0.0.1", true),
+            (&AdminHosts::default(), "10.0.0.5", false),
+        ] {
+            assert_eq!(hosts.include(host), included, "{host} at {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn only_its_own_pages_are_answered() {
+        let check = |host: Option<&str>, headers: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers.iter().chain(host.map(|host| ("host", host)).iter()) {
+                map.insert(*name, value.parse().unwrap());
+            }
+            check_origin(&map, None).is_ok()
+        };
+        let own = Some("127.0.0.1:8081");
+        for (host, headers, answered) in [
+            (own, &[][..], true),
+            (own, &[("origin", "http://127.0.0.1:8081")], true),
+            (own, &[("origin", "https://127.0.0.1:8081")], true),
+            (own, &[("origin", "http://127.0.0.1:3000")], false),
+            (own, &[("origin", "http://localhost:8081")], false),
+            (own, &[("origin", "https://evil.example")], false),
+            (
+                own,
+                &[("origin", "http://127.0.0.1:8081.evil.example")],
+                false,
+            ),
+            (own, &[("origin", "null")], false),
+            (own, &[("origin", "")], false),
+            (None, &[("origin", "http://127.0.0.1:8081")], false),
+            (own, &[("sec-fetch-site", "none")], true),
+            (own, &[("sec-fetch-site", "same-origin")], true),
+            (own, &[("sec-fetch-site", "same-site")], false),
+            (own, &[("sec-fetch-site", "cross-site")], false),
+        ] {
+            assert_eq!(check(host, headers), answered, "{host:?} {headers:?}");
+        }
+    }
+}

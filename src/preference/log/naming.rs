@@ -1,0 +1,144 @@
+//! Calls that are made again: which record a name of a principal's stands for, and whether the request is the same.
+//!
+//! A name is stored as a digest that is salted by the log, because it may be an address or a number of a person's. Records of earlier
+//! versions have it as it was sent and no digest of their request: what is compared then is the prompt.
+
+use sha2::{Digest, Sha256};
+use sqlx::{AnyConnection, Row};
+
+use super::rows::{stored_id, to_json};
+use super::{
+    Consent, IdempotencyKey, LogError, NewRecord, Principal, RecordId, Result, TrafficLog, id,
+};
+
+/// Tells a digest from a name that was stored as it was sent.
+const DIGEST: &str = "v1:";
+
+/// A name as it is looked for and stored.
+#[derive(Debug)]
+pub(super) struct StoredName {
+    /// What is stored.
+    pub digest: String,
+    /// What earlier versions stored.
+    plain: String,
+    /// Hex SHA-256 of what was asked for.
+    pub request: String,
+}
+
+impl StoredName {
+    pub fn of(key: &IdempotencyKey, principal: &Principal, salt: &str) -> Self {
+        let mut hasher = Sha256::new();
+        for part in ["idempotency", salt, principal.as_str(), &key.name] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self {
+            digest: format!("{DIGEST}{}", id::hex(&hasher.finalize())),
+            plain: key.name.clone(),
+            request: id::hex(&key.request),
+        }
+    }
+}
+
+/// The record that a name stands for already.
+#[derive(Debug)]
+pub(super) struct Earlier {
+    pub id: RecordId,
+    kind: String,
+    prompt: String,
+    /// None in records of earlier versions.
+    request: Option<String>,
+}
+
+impl Earlier {
+    /// Finds the record of a principal's name.
+    pub async fn find(
+        connection: &mut AnyConnection,
+        principal: &Principal,
+        name: &StoredName,
+    ) -> Result<Option<Self>> {
+        let found = sqlx::query(
+            "SELECT id, kind, prompt, request_digest FROM records WHERE principal = $1 \
+             AND (idempotency_key = $2 OR (idempotency_key = $3 AND request_digest IS NULL))",
+        )
+        .bind(principal.as_str())
+        .bind(name.digest.as_str())
+        .bind(name.plain.as_str())
+        .fetch_optional(connection)
+        .await?;
+        let earlier = |row: sqlx::any::AnyRow| -> Result<Self> {
+            Ok(Self {
+                id: stored_id(row.try_get("id")?)?,
+                kind: row.try_get("kind")?,
+                prompt: row.try_get("prompt")?,
+                request: row.try_get("request_digest")?,
+            })
+        };
+        found.map(earlier).transpose()
+    }
+
+    /// Whether `record`, redacted, is what was asked for before.
+    pub fn is_of(&self, record: &NewRecord, name: &StoredName) -> Result<bool> {
+        Ok(match &self.request {
+            Some(request) => *request == name.request,
+            None => self.kind == record.kind.as_str() && self.prompt == to_json(&record.prompt)?,
+        })
+    }
+
+    /// Takes back the consent to train that a repetition no longer gives.
+    pub async fn restrict(&self, connection: &mut AnyConnection, consent: Consent) -> Result<()> {
+        if !consent.train {
+            sqlx::query("UPDATE records SET train = 0 WHERE id = $1 AND train = 1")
+                .bind(self.id.as_str())
+                .execute(connection)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+impl TrafficLog {
+    /// The record that a name of a principal's stands for, if there is one.
+    ///
+    /// # Errors
+    /// [`LogError::IdempotencyReused`] if it is known to be of another request.
+    pub async fn named(
+        &self,
+        principal: &Principal,
+        key: &IdempotencyKey,
+    ) -> Result<Option<RecordId>> {
+        let name = StoredName::of(key, principal, &self.shared.salt);
+        let mut reading = self.database().snapshot().await?;
+        let earlier = Earlier::find(&mut reading, principal, &name).await?;
+        reading.commit().await?;
+        match earlier {
+            Some(Earlier {
+                request: Some(request),
+                ..
+            }) if request != name.request => Err(LogError::IdempotencyReused),
+            earlier => Ok(earlier.map(|earlier| earlier.id)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stored_name_shows_nothing_and_is_a_principals_own() {
+        let key = |name: &str| IdempotencyKey {
+            name: name.to_owned(),
+            request: [1; 32],
+        };
+        let (ann, bob) = (Principal::of_key("ann"), Principal::of_key("bob"));
+        let stored =
+            |name: &str, principal, salt| StoredName::of(&key(name), principal, salt).digest;
+        let one = stored("ann@example.org", &ann, "salt");
+        assert!(one.starts_with(DIGEST) && !one.contains("ann"), "{one}");
+        assert_eq!(one, stored("ann@example.org", &ann, "salt"));
+        assert_ne!(one, stored("ann@example.org", &bob, "salt"));
+        assert_ne!(one, stored("ann@example.org", &ann, "pepper"));
+        assert_ne!(one, stored("ann@example.com", &ann, "salt"));
+    }
+}

@@ -1,0 +1,91 @@
+//! Files that only their owner may read.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+/// The bits of everybody but the owner.
+const OTHERS: u32 = 0o077;
+
+/// Makes an SQLite file that is not there, readable by its owner alone, and takes it and the files beside it from everybody else. SQLite
+/// gives the files that it makes beside it the same mode.
+///
+/// # Errors
+/// A file that can neither be made nor used.
+pub(super) fn database(file: &Path) -> io::Result<()> {
+    if let Some(dir) = file.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        fs::metadata(dir)?;
+    }
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(file)?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut beside = file.as_os_str().to_owned();
+        beside.push(suffix);
+        tighten(Path::new(&beside));
+    }
+    Ok(())
+}
+
+/// Takes a file or directory from everybody but its owner. Whether that changed anything.
+pub fn tighten(path: &Path) -> bool {
+    let Ok(there) = fs::symlink_metadata(path) else {
+        return false;
+    };
+    let mode = there.permissions().mode();
+    if there.is_symlink() || mode & OTHERS == 0 {
+        return false;
+    }
+    match fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS)) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!("{} stays open to others: {error}", path.display());
+            false
+        }
+    }
+}
+
+/// [`tighten`]s a file or directory with all that is in it. Returns how many were changed.
+pub fn tighten_all(path: &Path) -> usize {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|there| there.is_dir());
+    let changed = usize::from(tighten(path));
+    let inside = match is_dir {
+        true => fs::read_dir(path).into_iter().flatten().flatten(),
+        false => return changed,
+    };
+    inside
+        .map(|entry| tighten_all(&entry.path()))
+        .sum::<usize>()
+        + changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_is_taken_from_others_and_links_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inner, outside) = (dir.path().join("a/b"), dir.path().join("outside"));
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("file"), "x").unwrap();
+        fs::write(&outside, "x").unwrap();
+        std::os::unix::fs::symlink(&outside, inner.join("link")).unwrap();
+        for path in [&dir.path().join("a"), &inner] {
+            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        }
+        for path in [&inner.join("file"), &outside] {
+            fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        }
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(tighten_all(&dir.path().join("a")), 3);
+        assert_eq!(mode(&inner), 0o700);
+        assert_eq!(mode(&inner.join("file")), 0o600);
+        assert_eq!(mode(&outside), 0o644);
+        assert_eq!(tighten_all(&dir.path().join("a")), 0);
+        assert_eq!(tighten_all(&dir.path().join("nothing")), 0);
+    }
+}

@@ -1,0 +1,155 @@
+//! How much of the disk records may take: of each principal, of all together, and of the file system's room.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
+
+use super::{LogConfig, LogError, NewRecord, Principal, Result, TrafficLog, locked, room};
+
+/// How long a sum that was read counts: other processes on the same log add to it and delete.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// Principals whose sums are known at a time.
+const KNOWN: usize = 4096;
+
+/// Principals of one question.
+const ASKED: usize = 500;
+
+/// What counts for a record besides its texts and numbers: its rows and their places in the indices.
+const OVERHEAD: usize = 256;
+/// What counts for a row that belongs to a record.
+const ROW: usize = 64;
+
+/// The quotas, and what is known of their use.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    /// Bytes of one principal's records.
+    principal: Option<u64>,
+    /// Bytes of all records.
+    all: Option<u64>,
+    /// The directory of an SQLite file, whose file system is to keep some room.
+    dir: Option<PathBuf>,
+    /// Bytes by principal and of all, and when they were summed up.
+    used: Mutex<HashMap<Option<Principal>, (u64, Instant)>>,
+}
+
+impl Quotas {
+    pub fn of(config: &LogConfig, dir: Option<PathBuf>) -> Self {
+        Self {
+            principal: config.principal_quota,
+            all: config.quota,
+            dir,
+            used: Mutex::default(),
+        }
+    }
+
+    /// Why a record of so many bytes is not kept, if it is not.
+    pub async fn refusal(
+        &self,
+        connection: &mut AnyConnection,
+        principal: &Principal,
+        bytes: u64,
+    ) -> Result<Option<LogError>> {
+        for (whose, quota) in [(Some(principal), self.principal), (None, self.all)] {
+            let Some(quota) = quota else { continue };
+            if self.used(connection, whose).await?.saturating_add(bytes) > quota {
+                return Ok(Some(match whose {
+                    Some(_) => LogError::PrincipalQuota { quota },
+                    None => LogError::Full("its quota is used up".to_owned()),
+                }));
+            }
+        }
+        let short = self.dir.as_deref().is_some_and(room::is_short);
+        Ok(short.then(|| LogError::Full("the file system has little room left".to_owned())))
+    }
+
+    /// Counts a record that was written.
+    pub fn add(&self, principal: &Principal, bytes: u64) {
+        let mut used = locked(&self.used);
+        for whose in [Some(principal.clone()), None] {
+            if let Some((sum, _)) = used.get_mut(&whose) {
+                *sum = sum.saturating_add(bytes);
+            }
+        }
+    }
+
+    /// Sums up anew: records were deleted.
+    pub fn forget(&self) {
+        locked(&self.used).clear();
+    }
+
+    async fn used(&self, connection: &mut AnyConnection, whose: Option<&Principal>) -> Result<u64> {
+        let whose = whose.cloned();
+        let known = locked(&self.used).get(&whose).copied();
+        if let Some((sum, at)) = known
+            && at.elapsed() < FRESH
+        {
+            return Ok(sum);
+        }
+        let sum = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM records";
+        let sum: i64 = match &whose {
+            None => sqlx::query_scalar(sum).fetch_one(connection).await?,
+            Some(principal) => sqlx::query_scalar(
+                "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM records WHERE principal = $1",
+            )
+            .bind(principal.as_str())
+            .fetch_one(connection)
+            .await?,
+        };
+        let sum = u64::try_from(sum).unwrap_or(0);
+        let mut used = locked(&self.used);
+        if used.len() >= KNOWN {
+            used.clear();
+        }
+        used.insert(whose, (sum, Instant::now()));
+        Ok(sum)
+    }
+}
+
+impl TrafficLog {
+    /// How many records each of some principals has, in their order.
+    pub async fn count_of(&self, principals: &[Principal]) -> Result<Vec<u64>> {
+        let mut counts = Vec::with_capacity(principals.len());
+        for some in principals.chunks(ASKED) {
+            let places: Vec<String> = (1..=some.len()).map(|at| format!("${at}")).collect();
+            let sql = format!(
+                "SELECT principal, COUNT(*) AS records FROM records WHERE principal IN ({}) GROUP BY principal",
+                places.join(", ")
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for principal in some {
+                query = query.bind(principal.as_str());
+            }
+            let mut found = HashMap::new();
+            for row in query.fetch_all(self.database().readers()).await? {
+                let records: i64 = row.try_get("records")?;
+                found.insert(
+                    row.try_get::<String, _>("principal")?,
+                    records.unsigned_abs(),
+                );
+            }
+            let count = |principal: &Principal| found.get(principal.as_str()).copied();
+            counts.extend(some.iter().map(|principal| count(principal).unwrap_or(0)));
+        }
+        Ok(counts)
+    }
+}
+
+/// The bytes that count for a record whose prompt takes `prompt` bytes.
+pub(super) fn bytes(record: &NewRecord, prompt: usize) -> u64 {
+    let samples = record.samples.iter().map(|sample| {
+        let sampling = sample.sampling.to_string().len();
+        ROW + sample.text.len() + 4 * (sample.token_ids.len() + sample.logprobs.len()) + sampling
+    });
+    let names = |principles: &[String]| principles.iter().map(String::len).sum::<usize>();
+    let verdicts = record
+        .verdicts
+        .iter()
+        .map(|v| 2 * ROW + names(&v.principles));
+    let pairs = record.pairs.iter().map(|p| ROW + names(&p.principles));
+    let rows: usize = samples.chain(verdicts).chain(pairs).sum();
+    (OVERHEAD + prompt + 4 * record.prompt_token_ids.len() + rows) as u64
+}

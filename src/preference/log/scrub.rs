@@ -1,0 +1,130 @@
+//! Deleted text leaves every file.
+//!
+//! SQLite overwrites what is deleted in the database's file (`secure_delete`), but its write-ahead log still has the pages as they were:
+//! a checkpoint that truncates it follows every deletion. On PostgreSQL deleted rows stay in the tables until a VACUUM.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
+use tokio::sync::Notify;
+
+use super::Result;
+use super::database::{Backend, Database};
+
+/// Between two tries while a reader is in the way: reads take milliseconds.
+const RETRY: Duration = Duration::from_millis(20);
+/// Between two tries of a database that fails.
+const FAILED: Duration = Duration::from_secs(1);
+/// Between two VACUUMs: each reads the tables whole.
+const VACUUM: Duration = Duration::from_secs(10);
+
+/// Scrubs whenever that is `wanted`, until it is done, for as long as the database lives.
+pub(super) async fn run(database: Weak<Database>, wanted: Arc<Notify>) {
+    loop {
+        wanted.notified().await;
+        loop {
+            let Some(database) = database.upgrade() else {
+                return;
+            };
+            if database.readers().is_closed() {
+                return;
+            }
+            let pause = match database.backend {
+                Backend::Sqlite => match database.truncate_log().await {
+                    Ok(true) => break,
+                    Ok(false) => RETRY,
+                    Err(_) => FAILED,
+                },
+                Backend::Postgres => {
+                    if let Err(error) = database.vacuum().await {
+                        tracing::warn!(
+                            "deleted rows stay in PostgreSQL's files until it vacuums: {error}"
+                        );
+                    }
+                    drop(database);
+                    tokio::time::sleep(VACUUM).await;
+                    break;
+                }
+            };
+            drop(database);
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+impl Database {
+    /// Removes what was deleted from every file: at once, or as soon as no reader needs it any more.
+    pub async fn scrub(&self) {
+        match self.backend {
+            Backend::Sqlite => self.scrub_file().await,
+            Backend::Postgres => self.scrub_wanted.notify_one(),
+        }
+    }
+
+    /// [`Self::scrub`] of an SQLite file; PostgreSQL is left alone.
+    pub async fn scrub_file(&self) {
+        if self.backend == Backend::Sqlite && !matches!(self.truncate_log().await, Ok(true)) {
+            self.scrub_wanted.notify_one();
+        }
+    }
+
+    /// Writes SQLite's write-ahead log back and truncates it. False if a reader is in the way.
+    pub async fn truncate_log(&self) -> Result<bool> {
+        let mut slot = self.writer.clone().lock_owned().await;
+        let mut connection = match slot.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        // A reader is not waited for: whoever writes would wait behind this. On an error the connection is thrown away.
+        let done = self
+            .patiently(checkpoint(&mut connection, self.patience))
+            .await?;
+        *slot = Some(connection);
+        Ok(done)
+    }
+
+    /// Has PostgreSQL remove deleted rows from its tables.
+    async fn vacuum(&self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        sqlx::raw_sql("VACUUM records, samples, verdicts, pairs, feedback")
+            .execute(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(())
+    }
+
+    /// Makes room for a deletion on a full disk. Whether any was found.
+    pub async fn make_room(&self) -> bool {
+        let Some(reserve) = &self.reserve else {
+            return false;
+        };
+        let given_up = reserve.give_up();
+        // The write-ahead log is room too.
+        matches!(self.truncate_log().await, Ok(true)) || given_up
+    }
+
+    /// Takes the reserve again, where there is room for it.
+    pub fn refill(&self) {
+        if let Some(reserve) = &self.reserve
+            && let Err(error) = reserve.fill()
+        {
+            tracing::warn!("no room is reserved for deletions on a full disk: {error}");
+        }
+    }
+}
+
+async fn checkpoint(connection: &mut AnyConnection, patience: Duration) -> Result<bool> {
+    sqlx::raw_sql("PRAGMA busy_timeout = 0")
+        .execute(&mut *connection)
+        .await?;
+    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .fetch_one(&mut *connection)
+        .await?;
+    let busy: i64 = row.try_get(0)?;
+    let patient = format!("PRAGMA busy_timeout = {}", patience.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(patient))
+        .execute(connection)
+        .await?;
+    Ok(busy == 0)
+}

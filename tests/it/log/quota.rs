@@ -1,0 +1,137 @@
+//! How much of the disk a principal's records may take.
+
+use std::time::Duration;
+
+use selfjudge::preference::log::{Principal, Scope};
+
+use super::*;
+
+fn large(principal: &str) -> NewRecord {
+    record(principal, &"x".repeat(10_000))
+}
+
+#[test]
+fn a_principal_has_its_share_and_others_have_theirs() {
+    on_both(async |mut config| {
+        config.principal_quota = Some(35_000);
+        let log = open(&config).await;
+        let mut kept = Vec::new();
+        let refused = loop {
+            match log.append(large("ann")).await {
+                Ok(id) => kept.push(id),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(
+            refused,
+            LogError::PrincipalQuota { quota: 35_000 }
+        ));
+        assert_eq!(kept.len(), 3);
+        assert!(log.stats().healthy, "a full share is no fault of the log's");
+        // In one commit: whose share is used up does not keep the others from theirs.
+        let (ann, bob) = tokio::join!(log.append(large("ann")), log.append(large("bob")));
+        assert!(matches!(ann, Err(LogError::PrincipalQuota { .. })));
+        bob.unwrap();
+        // What is deleted is free again, and the sums hold after a restart.
+        let scope = Scope::Only(Principal::of_key("ann"));
+        assert!(log.delete(&kept[0], &scope).await.unwrap());
+        log.append(large("ann")).await.unwrap();
+        log.close().await;
+        let log = open(&config).await;
+        let refused = log.append(large("ann")).await;
+        assert!(matches!(refused, Err(LogError::PrincipalQuota { .. })));
+        log.delete_principal(&Principal::of_key("ann"))
+            .await
+            .unwrap();
+        log.append(large("ann")).await.unwrap();
+    });
+}
+
+#[test]
+fn all_principals_together_have_a_share_too() {
+    on_both(async |mut config| {
+        config.quota = Some(35_000);
+        let log = open(&config).await;
+        for principal in ["ann", "bob", "carl"] {
+            log.append(large(principal)).await.unwrap();
+        }
+        let refused = log.append(large("dora")).await;
+        assert!(matches!(refused, Err(LogError::Full(_))), "{refused:?}");
+        log.delete_principal(&Principal::of_key("bob"))
+            .await
+            .unwrap();
+        log.append(large("dora")).await.unwrap();
+    });
+}
+
+#[test]
+fn samples_count_as_much_as_prompts() {
+    on_both(async |mut config| {
+        config.principal_quota = Some(10_000);
+        let log = open(&config).await;
+        let mut many = record("ann", "x");
+        many.samples = vec![sample(&"y".repeat(1000)); 20];
+        let refused = log.append(many).await;
+        assert!(matches!(refused, Err(LogError::PrincipalQuota { .. })));
+        assert_eq!(log.stats().records, 0);
+    });
+}
+
+/// A repetition is no second record, so it needs no room.
+#[test]
+fn a_repetition_is_answered_where_there_is_no_room() {
+    on_both(async |mut config| {
+        config.principal_quota = Some(15_000);
+        let log = open(&config).await;
+        let once = || {
+            let mut new = large("ann");
+            new.idempotency_key = Some(named("k", 1));
+            new
+        };
+        let id = log.append(once()).await.unwrap();
+        assert_eq!(log.append(once()).await.unwrap(), id);
+        assert!(log.append(large("ann")).await.is_err());
+    });
+}
+
+/// What another process adds is seen after a while; what this one deletes, at once.
+#[test]
+fn expired_records_make_room() {
+    on_both(async |mut config| {
+        config.principal_quota = Some(15_000);
+        config.retention = Some(Duration::from_secs(60));
+        let log = open(&config).await;
+        log.append(large("ann")).await.unwrap();
+        assert!(log.append(large("ann")).await.is_err());
+        let later = selfjudge::preference::log::now() + 3_600_000;
+        assert_eq!(log.expire(later).await.unwrap(), 1);
+        log.append(large("ann")).await.unwrap();
+    });
+}
+
+#[test]
+fn edits_count_and_an_edit_over_an_edit_counts_once() {
+    use selfjudge::preference::log::Feedback;
+    on_both(async |mut config| {
+        config.principal_quota = Some(20_000);
+        let log = open(&config).await;
+        let id = log.append(record("ann", "x")).await.unwrap();
+        let ann = Principal::of_key("ann");
+        let edit = |sample, bytes| Feedback::Edited {
+            sample,
+            text: "y".repeat(bytes),
+        };
+        for _ in 0..5 {
+            log.add_feedback(&id, &ann, edit(0, 8_000)).await.unwrap();
+        }
+        let refused = log.add_feedback(&id, &ann, edit(1, 8_000)).await;
+        assert!(
+            matches!(refused, Err(LogError::PrincipalQuota { .. })),
+            "{refused:?}"
+        );
+        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        assert_eq!((read.samples.len(), read.feedback.len()), (3, 1));
+        log.add_feedback(&id, &ann, edit(0, 10)).await.unwrap();
+        log.add_feedback(&id, &ann, edit(1, 8_000)).await.unwrap();
+    });
+}
