@@ -174,6 +174,10 @@ impl App {
                 sweep(log.clone())
             }));
         }
+        let bases = Bases::of(&dir, config.adapter.as_deref())?;
+        if let (None, Some(log)) = (&config.data_dir, &log) {
+            log.bind(&bases.identity()).await?;
+        }
         let (learning, learner) = match (&config.data_dir, &log) {
             (Some(data_dir), Some(log)) => {
                 let parts = learning::Learning {
@@ -184,7 +188,7 @@ impl App {
                     data_dir,
                     metrics: metrics.learn.clone(),
                     arbiter: arbiter.clone(),
-                    bases: Bases::of(&dir, config.adapter.as_deref())?,
+                    bases,
                     knows_callers: !config.http.keys.is_empty() || config.traffic.trust_user,
                 };
                 let started = parts.start(&dir, &config.device, config.learn, &mut tasks);

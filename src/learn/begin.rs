@@ -44,6 +44,8 @@ impl Learner {
             let id = StageId(last.as_ref().map_or(1, |last| last.id.0 + 1));
             let begun = Instant::now();
             let left = left_by(config, last.as_ref());
+            let spec = self.train_spec(config, left.len());
+            let left = ids(self.log.free_for(id, &spec, &left).await?);
             let supply = self.supply(id, left.len()).await?;
             let needed = (config.stage.prompts + config.gates.prompts) as u64;
             let short = Waiting::for_prompts(config, &supply);
@@ -61,7 +63,7 @@ impl Learner {
                 look.again_after(begun.elapsed());
                 continue;
             }
-            let pool = self.pool(id, left).await?;
+            let pool = self.pool(left).await?;
             let gate_rows = self.log.draw_ids(&self.gate_spec(id)).await?;
             if pool.rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
                 // Deleted since they were counted.
@@ -109,12 +111,10 @@ impl Learner {
         })
     }
 
-    /// The prompts that stage `id` takes its own from; `left` are those that an earlier stage left.
-    async fn pool(&self, id: StageId, left: Vec<RecordId>) -> Result<Pool, LearnError> {
+    /// The prompts that the next stage takes its own from; `left` are those that an earlier stage left.
+    async fn pool(&self, left: Vec<RecordId>) -> Result<Pool, LearnError> {
         let stage = &self.config.stage;
         let easy_first = stage.order == StageOrder::EasyFirst;
-        let spec = self.train_spec(&self.config, left.len());
-        let left = ids(self.log.free_for(id, &spec, &left).await?);
         let size = if easy_first {
             stage.pooled()
         } else {
