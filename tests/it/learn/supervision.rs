@@ -25,6 +25,27 @@ fn a_server_whose_engine_dies_ends_with_a_failure() {
 }
 
 #[test]
+fn a_server_whose_engine_is_stuck_is_not_healthy_until_it_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = Setup {
+        fault: Some("wait@engine.step:1"),
+        ..Setup::new(dir.path())
+    };
+    let program = Program::start(&setup);
+    std::thread::scope(|scope| {
+        let answered = scope.spawn(|| program.try_post("/generate", &question(1)));
+        let (_, body) = wait_for("the health of a stuck engine", || {
+            Some(program.get("/health")).filter(|(status, _)| *status == 503)
+        });
+        assert_eq!(body["error"]["code"], "engine_down", "{body}");
+        std::fs::write(until(dir.path()), "").unwrap();
+        assert_eq!(answered.join().unwrap().unwrap().0, 200);
+    });
+    assert_eq!(program.get("/health").0, 200);
+    program.stop();
+}
+
+#[test]
 fn a_learner_that_dies_is_started_again_and_leaves_the_stage_that_kills_it() {
     let dir = with_calls(90);
     // In the learner's own thread, and in the trainer's, of whose panics the learner hears.
