@@ -152,11 +152,11 @@ fn say_what_to_expect(config: &LearnConfig, knows_callers: bool) {
     let passes = |rate: f64| 100.0 * gates.pass_rate(rate);
     tracing::info!(
         "learning: of candidates that truly win .50, .55 and .60 of their duels with the live policy, {:.0}, {:.0} and {:.0} in a \
-         hundred pass the win_rate gate of {} prompts",
+         hundred pass the win_rate gate of {} duels",
         passes(0.5),
         passes(0.55),
         passes(0.6),
-        gates.prompts,
+        gates.duels(),
     );
     if gates.pass_rate(gates.win_rate.p1.max(0.6)) < 0.5 {
         tracing::warn!(

@@ -194,21 +194,23 @@ impl Learner {
         let prompts = maker.prompts(Draw::Gate, places).await?;
         let prompts: Vec<_> = prompts.into_iter().map(|drawn| drawn.prompt).collect();
         let (service, rollout, judging) = (&self.service, &config.rollout, &config.judging);
-        let answers = answers_of(service, rollout, &contender, &prompts).await?;
-        let before = answers_of(service, rollout, &live, &prompts).await?;
+        let count = config.gates.answers;
+        let answers = answers_of(service, rollout, &contender, &prompts, count).await?;
+        let before = answers_of(service, rollout, &live, &prompts, count).await?;
         let duels = meet(service, judging, &judge, &prompts, [&answers, &before]).await?;
         // Generation 0 too, so that what each stage may lose does not add up.
         let (base_duels, base_truncated) = if state.policy == WeightsName::BASE {
             (duels.clone(), cut_off(&before))
         } else {
             let base = self.service.weights().base().clone();
-            let first = answers_of(service, rollout, &base, &prompts).await?;
+            let first = answers_of(service, rollout, &base, &prompts, count).await?;
             let duels = meet(service, judging, &judge, &prompts, [&answers, &first]).await?;
             (duels, cut_off(&first))
         };
         let adapter = self.generations.served(candidate)?;
         let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
-        let answered = prompts.iter().zip(&answers);
+        // The first answer of each prompt is enough for what is a mean over answers.
+        let answered = prompts.iter().zip(answers.iter().step_by(count.max(1)));
         let answered: Vec<_> = answered.filter(|(_, a)| !a.ids.is_empty()).collect();
         let scored = self.scored(state, adapter.clone(), &answered).await?;
         let anchored = match config.gates.anchor.as_ref().or(self.anchors.as_ref()) {

@@ -13,7 +13,7 @@ use crate::service::Service;
 use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 
-/// One answer of `weights` to every prompt, drawn as the updates draw theirs.
+/// `samples` answers of `weights` to every prompt, one behind the other, drawn as the updates draw theirs.
 ///
 /// # Errors
 /// The service's.
@@ -22,16 +22,17 @@ pub async fn answers_of(
     rollout: &RolloutConfig,
     weights: &WeightsLease,
     prompts: &[Prompt],
+    samples: usize,
 ) -> Result<Vec<Answer>, LearnError> {
-    let one = RolloutConfig {
-        samples: 1,
+    let drawn = RolloutConfig {
+        samples,
         ..rollout.clone()
     };
-    let answers = roll_out(service, weights, &one, prompts).await?;
+    let answers = roll_out(service, weights, &drawn, prompts).await?;
     Ok(answers.into_iter().flatten().collect())
 }
 
-/// The candidate's answers beside a rival's, prompt by prompt, compared by the pinned judge. A verdict with too little probability
+/// The candidate's answers beside a rival's, as many of each to a prompt, compared by the pinned judge. A verdict with too little probability
 /// on its labels compares nothing: it counts as a tie.
 ///
 /// # Errors
@@ -43,7 +44,9 @@ pub async fn meet(
     prompts: &[Prompt],
     [candidates, rivals]: [&[Answer]; 2],
 ) -> Result<Vec<Duel>, LearnError> {
-    let texts = prompts.iter().zip(candidates.iter().zip(rivals));
+    let answers = candidates.len() / prompts.len().max(1);
+    let prompts = prompts.iter().flat_map(|prompt| vec![prompt; answers]);
+    let texts = prompts.zip(candidates.iter().zip(rivals));
     let texts = texts.map(|(prompt, (a, b))| (prompt.messages.clone(), &*a.text, &*b.text));
     let verdicts = judge.judge_all(service, texts).await?;
     let duels = verdicts.iter().zip(candidates.iter().zip(rivals));

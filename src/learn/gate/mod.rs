@@ -6,7 +6,7 @@
 //! | `norm` | largest change of a layer by the adapter, relative to the layer | at most `max_norm`, and the stage moved it at all |
 //! | `step_zero` | [`Measurements::step_zero`] | at most `max_step_zero`: policy and reference were one |
 //! | `parity` | mean difference of served and trained log-probabilities, per token | at most `max_parity` |
-//! | `win_rate` | the pinned judge's verdict on candidate against live policy, sequentially tested | not worse |
+//! | `win_rate` | the pinned judge's verdicts on candidate against live policy, ties left out, sequentially tested | better |
 //! | `length_controlled` | that win rate at equal length | at least `min_length_controlled` |
 //! | `kl` | mean KL divergence of an answer from generation 0 | at most `max_kl` |
 //! | `truncated` | share of answers cut off, beyond the live policy's | at most `max_truncated` |
@@ -46,16 +46,21 @@ use sequential::{Decision, SequentialTest};
 pub struct GateConfig {
     /// Prompts of the log on which candidate and live policy meet; they never train.
     pub prompts: usize,
+    /// Answers of each to a prompt, and so duels. Two answers to one prompt say less than answers to two prompts, and more than one.
+    pub answers: usize,
     pub win_rate: SequentialTest,
-    /// Whether a candidate passes on which the sequential test is undecided after all `prompts`, if it won at least half of the
-    /// duels. With the default test a candidate passes, by its true win rate ([`GateConfig::pass_rate`] computes it):
+    /// Whether a candidate passes on which the sequential test is undecided after all `prompts` times `answers` duels, if it won at
+    /// least half of them. With the default test a candidate passes, by its true win rate ([`GateConfig::pass_rate`] computes it):
     ///
-    /// | prompts | `pass_undecided` | .44 | .46 | .48 | .50 | .52 | .55 | .58 | .60 |
+    /// | duels | `pass_undecided` | .44 | .46 | .48 | .50 | .52 | .55 | .58 | .60 |
     /// |---|---|---|---|---|---|---|---|---|---|
     /// | 128 | true | .099 | .203 | .352 | .529 | .700 | .885 | .970 | .990 |
     /// | 128 | false | .001 | .003 | .011 | .031 | .075 | .214 | .446 | .621 |
     /// | 256 | false | .002 | .007 | .029 | .092 | .228 | .560 | .858 | .955 |
     /// | 400 | false | .002 | .009 | .040 | .138 | .348 | .758 | .964 | .994 |
+    /// | 800 | false | .002 | .009 | .047 | .186 | .487 | .892 | .987 | .997 |
+    ///
+    /// Equal answers are ties, and no duels: a tie says nothing of which is better.
     pub pass_undecided: bool,
     pub min_length_controlled: f64,
     /// Nats of a whole answer.
@@ -104,6 +109,7 @@ impl Default for GateConfig {
     fn default() -> Self {
         Self {
             prompts: 400,
+            answers: 1,
             win_rate: SequentialTest::default(),
             pass_undecided: false,
             min_length_controlled: 0.48,
@@ -120,9 +126,15 @@ impl Default for GateConfig {
 }
 
 impl GateConfig {
-    /// Returns the probability that the `win_rate` gate passes a candidate which wins each duel with probability `rate`.
+    /// Duels of a candidate with another policy, ties among them.
+    pub fn duels(&self) -> usize {
+        self.prompts.saturating_mul(self.answers)
+    }
+
+    /// Returns the probability that the `win_rate` gate passes a candidate which wins each duel with probability `rate`, were there
+    /// no ties and every duel independent of the others.
     pub fn pass_rate(&self, rate: f64) -> f64 {
-        let of = self.win_rate.characteristic(rate, self.prompts);
+        let of = self.win_rate.characteristic(rate, self.duels());
         match self.pass_undecided {
             true => of.better + of.undecided_ahead,
             false => of.better,
@@ -134,6 +146,10 @@ impl GateConfig {
     pub fn validate(&self) -> Result<(), LearnError> {
         let checks = [
             (self.prompts > 0, "gates.prompts must be at least 1"),
+            (
+                (1..=64).contains(&self.answers),
+                "gates.answers must be from 1 to 64",
+            ),
             (
                 self.win_rate.is_valid(),
                 "gates.win_rate needs 0 < p0 < p1 < 1 and error rates whose sum is below 1",
@@ -319,7 +335,14 @@ pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
 }
 
 fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
-    let (decision, taken) = config.win_rate.decide(duels.iter().map(|duel| duel.score));
+    let decided = || {
+        duels
+            .iter()
+            .map(|duel| duel.score)
+            .filter(|&score| score != 0.5)
+    };
+    let (decision, taken) = config.win_rate.decide(decided());
+    let (count, won) = (decided().count(), decided().sum::<f64>());
     let mean = duels.iter().map(|duel| duel.score).sum::<f64>() / duels.len().max(1) as f64;
     let passed = match decision {
         Decision::Better => true,
@@ -332,12 +355,16 @@ fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
         Decision::Worse => "worse",
         Decision::Undecided => "undecided",
     };
+    let ties = duels.len() - count;
     GateResult {
         gate: "win_rate".into(),
         value: Some(mean),
         bound: config.win_rate.p1,
         passed,
-        note: Some(format!("{said} after {taken} of {} duels", duels.len())),
+        note: Some(format!(
+            "{said} after {taken} of {count} duels, {:.3} of them won, beside {ties} ties",
+            won / count.max(1) as f64
+        )),
     }
 }
 
@@ -477,6 +504,11 @@ mod tests {
                 false,
                 [0.002, 0.009, 0.040, 0.138, 0.348, 0.758, 0.964, 0.994],
             ),
+            (
+                800,
+                false,
+                [0.002, 0.009, 0.047, 0.186, 0.487, 0.892, 0.987, 0.997],
+            ),
         ];
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let doc = std::fs::read_to_string(root.join("docs/learning.md")).unwrap();
@@ -501,6 +533,43 @@ mod tests {
         }
         let default = GateConfig::default();
         assert!(default.pass_rate(0.58) >= 0.9 && default.pass_rate(0.48) <= 0.05);
+    }
+
+    /// Half of the answers are equal, and of the others six in ten are won: with the ties among them nothing would be decided.
+    #[test]
+    fn ties_are_no_duels() {
+        let score = |at: usize| match at % 20 {
+            tie if tie % 2 == 0 => 0.5,
+            1 | 3 | 5 | 7 => 0.0,
+            _ => 1.0,
+        };
+        let duel = |at| Duel {
+            score: score(at),
+            longer: 0.0,
+        };
+        let measured = Measurements {
+            duels: (0..400).map(duel).collect(),
+            ..good()
+        };
+        let config = GateConfig::default();
+        let results = judge(&config, &measured);
+        let win_rate = results.iter().find(|r| r.gate == "win_rate").unwrap();
+        let note = win_rate.note.as_ref().unwrap();
+        assert!(
+            note.contains("of 200 duels, 0.600 of them won, beside 200 ties"),
+            "{note}"
+        );
+        assert!((win_rate.value.unwrap() - 0.55).abs() < 1e-9);
+        assert!(win_rate.passed, "{note}");
+        let nothing = Measurements {
+            duels: vec![duel(0); 400],
+            ..good()
+        };
+        assert_eq!(
+            failed(&nothing),
+            ["win_rate"],
+            "an equal candidate is not better"
+        );
     }
 
     #[test]
