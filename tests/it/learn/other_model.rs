@@ -96,6 +96,29 @@ fn a_generation_of_another_base_does_not_serve_and_is_not_learned_from() {
 }
 
 #[test]
+fn a_generation_of_999f5af_serves_on_the_base_it_was_made_of_and_on_no_other() {
+    let dir = copy(&crate::support::fixture("data-dir-999f5af"));
+    let program = Program::start(&Setup::new(dir.path()));
+    let generations = program.admin_get("/generations");
+    let id = generations["pointers"]["policy"].as_str().unwrap();
+    assert_ne!(id, "base");
+    assert_eq!(generations["serving"], json!(id), "{generations}");
+    assert_eq!(generations["serving_problem"], Value::Null);
+    let mut call = question(1);
+    call["log"] = json!({"retain": false});
+    assert_eq!(program.post("/generate", &call)["version"], json!(id));
+    program.stop();
+
+    let other = other_model("model.safetensors", |bytes| {
+        let at = bytes.len() - 4;
+        bytes[at] ^= 1;
+    });
+    let program = start(dir.path(), other.path(), None);
+    refused(&program, id);
+    program.stop();
+}
+
+#[test]
 fn records_and_generations_of_another_tokenizer_are_not_used() {
     let dir = with_traffic();
     let learned = copy(dir.path());
