@@ -202,3 +202,83 @@ fn the_others_go_on_where_the_first_sample_is_closed_before_its_prompt_is_comput
         "each sample draws from a stream of its own"
     );
 }
+
+#[test]
+fn a_closed_sample_ends_and_its_siblings_go_on() {
+    let mut engine = ByHand::new(&pocket(), ByHand::limits(64, 8), 512, 4);
+    let mut request = GenerateRequest::new(vec![9; 10], SamplingParams::new(60, vec![]));
+    request.samples = 3;
+    // Before the prompt is computed, and in the middle.
+    for (steps, heard_of_it) in [(0, 0), (13, 13)] {
+        let (_, mut stream) = engine.submit(request.clone());
+        for _ in 0..steps {
+            engine.step();
+        }
+        let mut counts = [0; 3];
+        let hear = |stream: &mut RequestStream, counts: &mut [usize; 3], events: usize| {
+            super::tests::runtime().block_on(async {
+                for _ in 0..events {
+                    match stream.next().await {
+                        Some(StreamEvent::Token { index, .. }) => counts[index] += 1,
+                        Some(StreamEvent::Started { .. }) => {}
+                        Some(StreamEvent::Failed(failure)) => panic!("{failure}"),
+                        None => break,
+                    }
+                }
+            });
+        };
+        // The start, and three tokens a step.
+        hear(&mut stream, &mut counts, usize::from(steps > 0) + 3 * steps);
+        stream.close(1);
+        while !engine.core.is_idle() {
+            engine.step();
+        }
+        hear(&mut stream, &mut counts, usize::MAX);
+        assert_eq!(counts, [60, heard_of_it, 60], "after {steps} steps");
+        assert_eq!((engine.used_blocks(), engine.queued()), (0, 0));
+    }
+    let finished = |reason| {
+        let counter = &engine.metrics.requests_finished;
+        counter.with_label_values(&[reason]).get()
+    };
+    assert_eq!((finished("length"), finished("stop")), (4, 2));
+    assert_eq!(engine.metrics.kv_cache_usage.get(), 0.0);
+    assert_eq!(engine.metrics.requests_running.get(), 0);
+    // Closed before it began it has made no token; closed in the middle it makes none after that.
+    assert_eq!(engine.metrics.generation_tokens.get(), 4 * 60 + 13);
+}
+
+#[test]
+fn who_has_its_last_token_finds_it_counted_and_everything_given_back() {
+    let config = EngineConfig {
+        kv_cache_memory: 16 << 20,
+        ..EngineConfig::default()
+    };
+    let metrics = Metrics::new("test").engine;
+    let store = WeightStore::new(pocket());
+    let (engine, _thread) = Engine::start(store.clone(), &config, metrics.clone()).unwrap();
+    let finished = metrics.requests_finished.with_label_values(&["length"]);
+    let failed = metrics.requests_failed.with_label_values(&["deadline"]);
+    for round in 1..=200 {
+        let request = GenerateRequest::new(vec![9; 3], SamplingParams::new(2, vec![]));
+        let late = GenerateRequest {
+            deadline: Some(Instant::now()),
+            ..request.clone()
+        };
+        let (heard, failure) = listen(&mut engine.submit(request).unwrap(), 1);
+        assert_eq!((heard[0].ids.len(), failure), (2, None));
+        assert_eq!(
+            (finished.get(), metrics.e2e_latency.get_sample_count()),
+            (round, round)
+        );
+        let failure = listen(&mut engine.submit(late).unwrap(), 1).1;
+        assert_eq!(failure, Some(RequestFailure::DeadlineExceeded));
+        assert_eq!(failed.get(), round);
+        assert_eq!(metrics.generation_tokens.get(), 2 * round);
+        assert_eq!(metrics.requests_running.get(), 0);
+        assert_eq!(metrics.requests_waiting.get(), 0);
+        assert_eq!(metrics.kv_cache_usage.get(), 0.0);
+        assert_eq!(engine.queue_load(Class::Foreground).requests, 0);
+        assert_eq!(store.versions()[0].leases, 0, "no weights are held");
+    }
+}

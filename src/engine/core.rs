@@ -223,6 +223,8 @@ impl EngineCore {
             .runner
             .execute(&self.scheduler, &output, &runs)
             .and_then(|logits| logits.with_rows(|rows| self.sample(&output, rows)));
+        // They hold weights, and whoever has its answer holds none.
+        drop(runs);
         match drawn {
             Ok(drawn) => {
                 let (mut sampled, mut failed) = (Vec::new(), Vec::new());
@@ -239,14 +241,21 @@ impl EngineCore {
                 };
                 let next: Vec<NextToken> = sampled.iter().map(next).collect();
                 let finished = self.scheduler.update(&output, &next);
-                self.tell(sampled, &finished);
+                let news = self.count(sampled, &finished);
+                self.metrics.step(&output, &self.scheduler);
+                for (events, event) in news {
+                    // A closed channel is noticed at the next step.
+                    let _ = events.send(event);
+                }
                 for (id, failure) in failed {
                     self.end(id, Ending::Failed(failure));
                 }
             }
-            Err(error) => self.fail(&output, &RequestFailure::Model(error.to_string())),
+            Err(error) => {
+                self.metrics.step(&output, &self.scheduler);
+                self.fail(&output, &RequestFailure::Model(error.to_string()));
+            }
         }
-        self.metrics.step(&output, &self.scheduler);
     }
 
     /// Puts requests of the same weights side by side, and says how many follow each other.
@@ -288,22 +297,25 @@ impl EngineCore {
         }
     }
 
+    /// Ends a sample early. Its caller is told last: whatever it held is free by then, and counted.
     fn end(&mut self, id: RequestId, ending: Ending) {
         // It may have ended meanwhile.
-        let Some(sample) = self.samples.remove(&id) else {
+        let Some(mut sample) = self.samples.remove(&id) else {
             return;
         };
         self.metrics.given_back(sample.job.weights.name());
         let heir = self.scheduler.remove(id);
         if let Some(heir) = heir.and_then(|heir| self.samples.get_mut(&heir)) {
-            heir.place = sample.place;
+            heir.place = sample.place.take();
         }
         self.metrics.ended_early(&ending, &sample.times);
-        if let Ending::Failed(failure) = ending {
-            // Whoever is gone hears nothing.
-            let _ = sample.job.events.send(StreamEvent::Failed(failure));
-        }
         self.metrics.books(&self.scheduler);
+        let events = sample.job.events.clone();
+        drop(sample);
+        if let Ending::Failed(failure) = ending {
+            // The receiver may have been dropped.
+            let _ = events.send(StreamEvent::Failed(failure));
+        }
     }
 
     /// Tells those who run for the first time, and gives their places in the queue to others.
@@ -355,32 +367,36 @@ impl EngineCore {
         drawn.into_iter().flatten().collect()
     }
 
-    fn tell(
+    /// Counts the tokens of a step and removes the samples that end with them. Returns the events to send afterwards: a caller
+    /// that has its answer finds it in the metrics, and finds nothing held for it any more.
+    fn count(
         &mut self,
         sampled: Vec<(RequestId, SampledToken)>,
         finished: &[(RequestId, FinishReason)],
-    ) {
+    ) -> Vec<(mpsc::UnboundedSender<StreamEvent>, StreamEvent)> {
         let now = Instant::now();
         let finished: HashMap<RequestId, FinishReason> = finished.iter().copied().collect();
+        let mut news = Vec::with_capacity(sampled.len());
         for (id, token) in sampled {
             let reason = finished.get(&id).copied();
             let Some(sample) = self.samples.get_mut(&id) else {
                 continue;
             };
             self.metrics.token(&mut sample.times, now);
-            // A closed channel is noticed at the next step.
-            let _ = sample.job.events.send(StreamEvent::Token {
+            let event = StreamEvent::Token {
                 index: sample.index,
                 id: token.id,
                 logprobs: token.logprobs,
                 finished: reason,
-            });
+            };
+            news.push((sample.job.events.clone(), event));
             if let Some(reason) = reason {
                 self.metrics.finished(reason, &sample.times, now);
                 self.metrics.given_back(sample.job.weights.name());
                 self.samples.remove(&id);
             }
         }
+        news
     }
 
     fn fail(&mut self, output: &SchedulerOutput, failure: &RequestFailure) {

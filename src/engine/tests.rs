@@ -201,47 +201,6 @@ fn samples_differ_and_one_seed_repeats_them() {
 }
 
 #[test]
-fn a_closed_sample_ends_and_its_siblings_go_on() {
-    let decoder = pocket();
-    let weights = WeightStore::new(decoder);
-    let metrics = metrics();
-    let config = small();
-    let (engine, thread) = Engine::start(weights, &config, metrics.clone()).unwrap();
-    let mut request = GenerateRequest::new(vec![9; 10], SamplingParams::new(60, vec![]));
-    request.samples = 3;
-    // Before the prompt is computed, and in the middle.
-    for close_after in [0, 40] {
-        let mut stream = engine.submit(request.clone()).unwrap();
-        let mut counts = [0; 3];
-        runtime().block_on(async {
-            let mut heard = 0;
-            loop {
-                if heard == close_after {
-                    stream.close(1);
-                }
-                match stream.next().await {
-                    Some(StreamEvent::Token { index, .. }) => {
-                        counts[index] += 1;
-                        heard += 1;
-                    }
-                    Some(StreamEvent::Started { .. }) => {}
-                    Some(StreamEvent::Failed(failure)) => panic!("{failure}"),
-                    None => break,
-                }
-            }
-        });
-        assert_eq!((counts[0], counts[2]), (60, 60));
-        assert!(counts[1] <= 14, "{counts:?}");
-    }
-    drop(engine);
-    thread.join();
-    assert_eq!(metrics.kv_cache_usage.get(), 0.0);
-    assert_eq!(metrics.requests_running.get(), 0);
-    let finished = |reason| metrics.requests_finished.with_label_values(&[reason]).get();
-    assert_eq!((finished("length"), finished("stop")), (4, 2));
-}
-
-#[test]
 fn deadlines_end_requests_that_run_and_requests_that_wait() {
     let config = EngineConfig {
         max_concurrent: 1,
@@ -292,16 +251,17 @@ fn what_cannot_be_served_is_refused_at_once() {
         submit(|r| r.params.top_p = f32::NAN),
         SubmitError::Invalid(_)
     ));
-    // One after the other they run and wait; no more than the queue holds is kept.
-    let streams: Vec<_> = (0..50).map(|_| engine.submit(request.clone())).collect();
-    let refused = streams.iter().filter(|s| s.is_err()).count();
-    assert!((1..50).contains(&refused), "{refused}");
-    assert!(
-        streams
-            .iter()
-            .flat_map(|s| s.as_ref().err())
-            .all(|e| matches!(e, SubmitError::Overloaded(_)))
-    );
+    // Four run and two wait: whatever the engine gets done meanwhile, the queue is full sooner or later.
+    let mut streams = Vec::new();
+    let refused = loop {
+        assert!(streams.len() < 100_000, "the queue is not bounded");
+        match engine.submit(request.clone()) {
+            Ok(stream) => streams.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, SubmitError::Overloaded(_)), "{refused}");
+    assert!(!streams.is_empty());
 }
 
 #[test]

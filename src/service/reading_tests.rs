@@ -1,7 +1,7 @@
 //! When reads come to the engine.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::*;
 use crate::engine::EngineConfig;
@@ -18,28 +18,43 @@ async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
     let metrics = Metrics::new("test");
     let engine = Engine::start(weights, &EngineConfig::default(), metrics.engine.clone());
     let service = Service::new(engine.unwrap().0, &model, &dir, metrics.judge.clone()).unwrap();
-    let age = Duration::from_secs(100);
-    let task = JudgeTask {
-        context: vec![Message::new(Role::User, "What is 34 plus 28?")],
-        principles: Vec::new(),
-        orders: Orders::Both,
-        weights: None,
-        turn: Turn {
-            arrival: Instant::now().checked_sub(age).unwrap(),
-            ..Turn::now()
-        },
+    let arrival = Instant::now();
+    let judge = async |arrival: Instant, call: &CallTimes, number: usize| {
+        let task = JudgeTask {
+            context: vec![Message::new(Role::User, "What is 34 plus 28?")],
+            principles: Vec::new(),
+            orders: Orders::Both,
+            weights: None,
+            turn: Turn {
+                arrival,
+                ..Turn::now()
+            },
+        };
+        let (a, b) = (format!("{number} it is"), format!("{number} is it"));
+        let judged = call.clone().scope(service.judge_pair(&task, &a, &b));
+        judged.await.unwrap();
     };
-    let call = CallTimes::default();
-    let judged = call.clone().scope(service.judge_pair(&task, "62", "52"));
-    judged.await.unwrap();
+    // The call waits for as long as some others take, and for the engine's first steps.
+    for number in 0..20 {
+        judge(Instant::now(), &CallTimes::default(), number).await;
+    }
     let engine = &metrics.engine;
-    for histogram in [
+    let histograms = [
         &engine.queue_time,
         &engine.time_to_first_token,
         &engine.e2e_latency,
-    ] {
-        assert_eq!(histogram.get_sample_count(), 2);
-        assert!(histogram.get_sample_sum() < age.as_secs_f64());
+    ];
+    let before = histograms.map(|histogram| histogram.get_sample_sum());
+    let (sent, call) = (Instant::now(), CallTimes::default());
+    judge(arrival, &call, 100).await;
+    let own = sent.elapsed().as_secs_f64();
+    let waited = (sent - arrival).as_secs_f64();
+    for (histogram, before) in histograms.into_iter().zip(before) {
+        // What is counted is counted before the answer is there.
+        assert_eq!(histogram.get_sample_count(), 2 * 21);
+        // Counted from the call's arrival, each would be longer than `waited`.
+        let both = histogram.get_sample_sum() - before;
+        assert!(both <= 2.0 * own, "{both} of {own}, after {waited}");
     }
-    assert!(call.report().unwrap().queue.unwrap() >= age.as_secs_f64());
+    assert!(call.report().unwrap().queue.unwrap() >= waited);
 }

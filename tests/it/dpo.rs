@@ -1,6 +1,7 @@
 //! DPO end to end: PyTorch's own steps, offline runs over files, resume after `kill -9`, refusals.
 
 use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -318,8 +319,13 @@ fn a_killed_run_goes_on_where_its_last_checkpoint_was() {
         command.status().unwrap()
     };
     // Killed in the fourth step; then in the third after the checkpoint of the second.
-    assert!(!command(Some("train.step:4")).success());
-    assert!(!command(Some("train.step:3")).success());
+    for place in ["train.step:4", "train.step:3"] {
+        assert_eq!(
+            command(Some(place)).signal(),
+            Some(libc::SIGKILL),
+            "{place}"
+        );
+    }
     assert!(command(None).success());
     assert_eq!(
         adapter_bytes(&config.output_dir.join("adapter")),

@@ -1,8 +1,8 @@
 //! JSFT end to end: bit-equal resume, `kill -9`, adapters, refusals, and a model small enough to learn within a minute.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use selfjudge::model::{LanguageModel, LoadOptions, adapter};
@@ -14,6 +14,7 @@ use selfjudge::train::jsft::{Summary, run};
 use selfjudge::train::manifest::RunManifest;
 use serde_json::json;
 
+use crate::patience::eventually;
 use crate::support::same_as_in_python;
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
@@ -147,35 +148,40 @@ fn a_killed_run_loses_at_most_what_came_after_its_last_checkpoint() {
     let command = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_selfjudge"));
         command
-            .args([
-                "--threads",
-                "2",
-                "train",
-                "jsft",
-                "--quiet",
-                "--resume",
-                "--config",
-            ])
+            .args(["--threads", "2", "train", "jsft", "--resume", "--config"])
             .arg(&file)
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command
     };
-    let mut child = command().spawn().unwrap();
-    let checkpoint = config.output_dir.join("checkpoints/step-00000006");
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !checkpoint.exists() && Instant::now() < deadline {
-        // Checkpoints are pruned as new ones come: any later one does as well.
-        let later = std::fs::read_dir(config.output_dir.join("checkpoints"))
-            .is_ok_and(|dirs| dirs.flatten().any(|d| d.file_name() > *"step-00000006"));
-        if later {
+    // Its sixth step's checkpoint or a later one: they are pruned as new ones come.
+    let begun = || {
+        let dirs = std::fs::read_dir(config.output_dir.join("checkpoints")).ok()?;
+        let mut names = dirs.flatten().map(|dir| dir.file_name());
+        names.find(|name| {
+            let name = name.to_string_lossy();
+            // Others are only being written.
+            name.starts_with("step-") && *name >= *"step-00000006"
+        })
+    };
+    for attempt in 0.. {
+        assert!(attempt < 50, "it always ends before it can be killed");
+        let mut child = command().spawn().unwrap();
+        eventually("a checkpoint", begun);
+        child.kill().unwrap();
+        if child.wait().unwrap().signal() == Some(libc::SIGKILL) {
             break;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::fs::remove_dir_all(&config.output_dir).unwrap();
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
 
-    assert!(command().status().unwrap().success());
+    let resumed = command().stderr(Stdio::piped()).output().unwrap();
+    let said = String::from_utf8_lossy(&resumed.stderr);
+    assert!(resumed.status.success(), "{said}");
+    let (_, rest) = said.split_once(", resumed at ").expect("it began anew");
+    let step = rest.split_whitespace().next().unwrap();
+    let step: u64 = step.parse().unwrap();
+    assert!((6..=40).contains(&step), "{said}");
     let model = config.output_dir.join("model/model.safetensors");
     assert_eq!(std::fs::read(model).unwrap(), weights(&whole));
 }

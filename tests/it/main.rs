@@ -14,6 +14,7 @@ mod learn;
 mod learning;
 mod log;
 mod parity;
+mod patience;
 mod process;
 mod serving;
 mod spans;

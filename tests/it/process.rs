@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-use crate::support::python;
+use crate::patience::{PATIENCE, client, eventually};
+use crate::support::{Need, python, skipped};
 
 /// A server with the default model, on a port of its own. Killed when dropped.
 pub struct Server {
@@ -63,6 +63,10 @@ impl Server {
         self.said.lock().unwrap().clone()
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: i32) {
         // SAFETY: a signal to a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
@@ -85,27 +89,26 @@ impl Drop for Server {
 #[test]
 fn it_is_ready_once_it_says_where_it_listens() {
     let server = Server::start(&[]);
-    let answer = Client::new().get(server.url("/ready")).send().unwrap();
+    let answer = client().get(server.url("/ready")).send().unwrap();
     assert_eq!(answer.status().as_u16(), 200, "the first call is answered");
 }
 
 #[test]
 fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
-    let mut server = Server::start(&[]);
+    let mut server = Server::start(&["--drain-timeout", "600"]);
     let first = &server.said()[0];
     assert!(first.contains(" tokens of KV cache"), "{first}");
     let body = json!({"prompt": "What is 34 plus 28?", "stream": true, "ignore_eos": true, "max_tokens": 300, "n": 4});
-    let request = Client::new().post(server.url("/generate")).json(&body);
+    let request = client().post(server.url("/generate")).json(&body);
     let mut answer = request.send().unwrap();
     let mut first = [0; 16];
     answer.read_exact(&mut first).unwrap();
     server.signal(libc::SIGTERM);
     // The listener closes a moment after the signal.
-    let closed = (0..6000).any(|_| {
-        std::thread::sleep(Duration::from_millis(10));
-        Client::new().get(server.url("/health")).send().is_err()
+    eventually("no new connections", || {
+        let refused = client().get(server.url("/health")).send().is_err();
+        refused.then_some(())
     });
-    assert!(closed, "it still accepts connections");
     let mut rest = String::new();
     answer.read_to_string(&mut rest).unwrap();
     assert!(
@@ -121,7 +124,7 @@ fn an_answer_that_outlasts_the_drain_is_cut_off() {
     // Seconds of work.
     let body =
         json!({"prompt": "x", "stream": true, "ignore_eos": true, "max_tokens": 500, "n": 128});
-    let mut answer = Client::new()
+    let mut answer = client()
         .post(server.url("/generate"))
         .json(&body)
         .send()
@@ -151,7 +154,11 @@ fn it_speaks_https_with_a_certificate() {
     assert!(server.url.starts_with("https://"));
     let port = server.url.rsplit(':').next().unwrap();
     let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
-    let client = Client::builder().tls_certs_only([root]).build().unwrap();
+    let client = Client::builder()
+        .timeout(PATIENCE)
+        .tls_certs_only([root])
+        .build()
+        .unwrap();
     let answer = client
         .get(format!("https://localhost:{port}/ready"))
         .send()
@@ -182,7 +189,7 @@ fn keys_come_from_the_environment_or_a_file_and_nonsense_is_refused() {
     let of_environment = Server::start_in(&keys, &[]);
     for server in [of_file, of_environment] {
         let get = |key: &str| {
-            let request = Client::new().get(server.url("/v1/models")).bearer_auth(key);
+            let request = client().get(server.url("/v1/models")).bearer_auth(key);
             request.send().unwrap().status().as_u16()
         };
         assert_eq!((get("secret"), get("other")), (200, 401));
@@ -205,7 +212,7 @@ fn keys_come_from_the_environment_or_a_file_and_nonsense_is_refused() {
 fn openais_own_client_is_served() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/openai_client.py");
     let Some(mut client) = python(&[script.to_str().unwrap()], "--check") else {
-        eprintln!("skipped: Python's openai is absent");
+        skipped(Need::Clients, "Python with OpenAI's client");
         return;
     };
     let server = Server::start(&[]);
@@ -221,7 +228,7 @@ fn openais_own_client_is_served() {
 #[test]
 fn schemathesis_finds_nothing() {
     let Some(mut client) = python(&["-m", "schemathesis.cli"], "--version") else {
-        eprintln!("skipped: Python's schemathesis is absent");
+        skipped(Need::Clients, "Python with schemathesis");
         return;
     };
     let server = Server::start(&[]);
@@ -246,6 +253,11 @@ fn schemathesis_finds_nothing() {
             "--max-time",
             "60",
             "--no-color",
+            // A slow machine is no failure.
+            "--request-timeout",
+            "600",
+            "--suppress-health-check",
+            "too_slow",
         ])
         .output()
         .unwrap();

@@ -2,7 +2,6 @@
 
 use std::net::TcpListener;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -12,14 +11,11 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use prost::Message;
-use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
 use crate::http::RUNTIME;
+use crate::patience::{PATIENCE, client, eventually};
 use crate::process::Server;
-
-/// How long anything may take on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A collector on a port of its own: its address, and what it is sent.
 fn collector() -> (String, mpsc::Receiver<Bytes>) {
@@ -81,7 +77,7 @@ fn a_collector_is_sent_the_times_of_every_call() {
     let server = Server::start(&["--otlp-endpoint", &url]);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let ask = |id: &str, path: &str, body: Value| {
-        let request = Client::new().post(server.url(path)).json(&body);
+        let request = client().post(server.url(path)).json(&body);
         let request = request.header("x-request-id", id);
         let parent = format!("00-{trace}-00f067aa0ba902b7-01");
         let answer = request.header("traceparent", parent).send().unwrap();
@@ -149,7 +145,7 @@ fn a_collector_that_is_down_or_silent_disturbs_nobody() {
     };
     for address in [silent.local_addr().unwrap(), down] {
         let mut server = Server::start(&["--otlp-endpoint", &format!("http://{address}")]);
-        let client = Client::builder().timeout(PATIENCE).build().unwrap();
+        let client = client();
         for seed in 0..30 {
             let body = json!({"prompt": "What is 34 plus 28?", "seed": seed});
             let answer = client.post(server.url("/generate")).json(&body).send();
@@ -178,22 +174,15 @@ fn an_endpoint_that_is_no_address_is_refused_at_start() {
 fn the_log_has_a_line_of_json_for_every_call() {
     let server = Server::start(&["--log-format", "json"]);
     let body = json!({"prompt": "What is 34 plus 28?"});
-    let request = Client::new().post(server.url("/generate")).json(&body);
+    let request = client().post(server.url("/generate")).json(&body);
     let answer = request.header("x-request-id", "mine").send().unwrap();
     assert_eq!(answer.status(), 200);
-    let begun = Instant::now();
-    let line = loop {
-        let lines = server.said();
-        let parsed = lines
-            .iter()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = eventually("the line of the call", || {
+        let lines = server.said().into_iter();
+        let parsed = lines.filter_map(|line| serde_json::from_str::<Value>(&line).ok());
         let mut mine = parsed.filter(|line| line["span"]["id"] == "mine");
-        if let Some(line) = mine.find(|line| line["message"] == "answered") {
-            break line;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{lines:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    };
+        mine.find(|line| line["message"] == "answered")
+    });
     let span = &line["span"];
     assert_eq!(
         (&line["level"], &span["status"]),

@@ -8,19 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use selfjudge::model::LanguageModel;
 
-/// A folder of the data that lies beside the project, or `None`, said aloud, where it is absent.
-pub fn shared_data(folder: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("SELFJUDGE_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let path = root.join("data").join(folder);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: ../shared/data/{folder} is absent");
-    None
-}
+#[path = "../../src/test_support.rs"]
+mod test_support;
+
+pub use test_support::{Need, shared_data, skipped};
 
 /// A committed fixture.
 pub fn fixture(name: &str) -> PathBuf {
@@ -48,7 +39,7 @@ pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageMo
     let script = fixture("peft_readback.py");
     let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
     let Some(mut python) = python(&[&script.display().to_string()], "--check") else {
-        eprintln!("skipped: Python's transformers and peft are absent");
+        skipped(Need::Transformers, "Python with transformers and peft");
         return;
     };
     let output = python

@@ -1,7 +1,6 @@
 //! Bodies of every route that takes one, made from the examples of the API's description.
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{cases, damage, rng};
 use crate::http::{RUNTIME, call, engine, metric, start, text};
+use crate::patience::until;
 
 /// A server of its own, which runs only a few sequences at once: a body that asks for hundreds of answers is refused.
 static SERVER: LazyLock<Router> = LazyLock::new(|| {
@@ -116,16 +116,10 @@ fn no_body_is_answered_with_a_5xx() {
             call(&SERVER, "/generate", body).await.status(),
             StatusCode::OK
         );
-        // The engine tells an answer's end a moment before it counts what is left.
-        for _ in 0..1200 {
-            let left = metric(&SERVER, "num_requests_running").await
-                + metric(&SERVER, "kv_cache_usage_perc").await;
-            if left == 0.0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        // A call that ran into its deadline has been answered before the engine has noticed.
+        for gauge in ["num_requests_running", "kv_cache_usage_perc"] {
+            until(async || metric(&SERVER, gauge).await == 0.0).await;
         }
-        panic!("something still runs");
     });
 }
 

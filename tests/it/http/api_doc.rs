@@ -4,7 +4,7 @@ use selfjudge::http::api_doc;
 use selfjudge::preference::log::Consent;
 
 use super::*;
-use crate::support::python;
+use crate::support::{Need, python, skipped};
 
 #[test]
 fn the_committed_description_is_the_programs() {
@@ -85,7 +85,7 @@ fn every_example_is_answered() {
 fn schemathesis_finds_nothing_in_a_server_with_a_log() {
     let client = || python(&["-m", "schemathesis.cli"], "--version");
     if client().is_none() {
-        eprintln!("skipped: Python's schemathesis is absent");
+        skipped(Need::Clients, "Python with schemathesis");
         return;
     }
     let traffic = TrafficConfig {
@@ -128,6 +128,11 @@ fn schemathesis_finds_nothing_in_a_server_with_a_log() {
                 "--max-time",
                 "60",
                 "--no-color",
+                // A slow machine is no failure.
+                "--request-timeout",
+                "600",
+                "--suppress-health-check",
+                "too_slow",
             ])
             .output()
             .unwrap();

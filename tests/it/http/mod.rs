@@ -40,6 +40,8 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
+use crate::patience::PATIENCE;
+
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 /// The default with a cache that is soon reserved.
@@ -94,6 +96,7 @@ fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
     let dir = tempfile::tempdir().unwrap();
     let log_config = LogConfig {
         trust: FeedbackTrust::Always,
+        patience: PATIENCE,
         ..LogConfig::sqlite(&dir.path().join("traffic.sqlite"))
     };
     let log = RUNTIME.block_on(TrafficLog::open(&log_config)).unwrap();

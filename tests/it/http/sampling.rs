@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use selfjudge::engine::EngineConfig;
 
-use super::refusing::until;
 use super::*;
+use crate::patience::{until, until_quick_enough};
 
 const PROMPT: &str = "Spell piano with hyphens.";
 
@@ -137,16 +137,23 @@ fn a_lower_level_is_served_first() {
         );
         tokio::spawn(async move { post_to(&server, "/generate", &body).await.0 })
     };
-    RUNTIME.block_on(async {
+    RUNTIME.block_on(until_quick_enough(async || {
         let running = ask(400, 0);
-        until(async || metric(&server, "num_requests_running").await == 1.0).await;
+        let seen = async |gauge: &str, value: f64| {
+            until(async || metric(&server, gauge).await == value || running.is_finished()).await;
+        };
+        seen("num_requests_running", 1.0).await;
         let later = ask(400, 100);
-        until(async || metric(&server, "num_requests_waiting").await == 1.0).await;
+        seen("num_requests_waiting", 1.0).await;
         let sooner = ask(1, -100);
-        until(async || metric(&server, "num_requests_waiting").await == 2.0).await;
+        seen("num_requests_waiting", 2.0).await;
+        let both_waited = !running.is_finished();
         assert_eq!(sooner.await.unwrap(), StatusCode::OK);
-        assert!(!later.is_finished());
+        let in_order = !later.is_finished();
         running.abort();
         later.abort();
-    });
+        until(async || metric(&server, "kv_cache_usage_perc").await == 0.0).await;
+        assert!(in_order || !both_waited);
+        both_waited
+    }));
 }

@@ -5,8 +5,8 @@ use futures::StreamExt;
 use selfjudge::http::{OnLogFailure, Permitted};
 use selfjudge::preference::log::Consent;
 
-use super::refusing::until;
 use super::*;
+use crate::patience::until;
 
 const RETAIN: Consent = Consent {
     retain: true,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use super::support::{LEARN, Program, Setup, question, wait_for};
+use crate::support::{Need, skipped};
 
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
@@ -78,7 +79,10 @@ fn socket_of(url: &str) -> Option<PathBuf> {
 #[test]
 fn a_database_that_goes_away_stops_learning_and_not_serving_until_it_is_back() {
     let Some(socket) = std::env::var(POSTGRES).ok().as_deref().and_then(socket_of) else {
-        eprintln!("skipped: {POSTGRES} names no PostgreSQL with a socket in a directory");
+        skipped(
+            Need::Postgres,
+            &format!("PostgreSQL with a socket in a directory ({POSTGRES})"),
+        );
         return;
     };
     let cable = Cable::to(socket);

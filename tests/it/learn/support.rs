@@ -5,28 +5,12 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
-/// How long anything may take: the trainer gets what other tests leave of the machine, and no test is about speed.
-const PATIENCE: Duration = Duration::from_secs(600);
-
-/// Looks until there is something.
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(
-            begun.elapsed() < PATIENCE,
-            "{what}: not within {PATIENCE:?}"
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
+pub use crate::patience::eventually as wait_for;
+use crate::patience::{PATIENCE, client};
 
 /// What is said to the program.
 pub struct Setup<'a> {
@@ -157,7 +141,7 @@ impl Follower {
         Self {
             child,
             admin: admin.expect("a listener for operators"),
-            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            client: client(),
         }
     }
 
@@ -256,7 +240,7 @@ impl Program {
             child,
             url: url.unwrap(),
             admin: admin.unwrap(),
-            client: Client::builder().timeout(PATIENCE).build().unwrap(),
+            client: client(),
             said: all,
         })
     }

@@ -21,6 +21,9 @@ use selfjudge::preference::log::{
 use serde_json::json;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
+use crate::patience::PATIENCE;
+use crate::support::{Need, skipped};
+
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
 
@@ -28,11 +31,19 @@ const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
 fn on_both(body: impl AsyncFn(LogConfig)) {
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        body(LogConfig::sqlite(&dir.path().join("log.sqlite"))).await;
+        body(patient(LogConfig::sqlite(&dir.path().join("log.sqlite")))).await;
         if let Some(url) = fresh_schema().await {
-            body(LogConfig::new(url)).await;
+            body(patient(LogConfig::new(url))).await;
         }
     });
+}
+
+/// A slow machine is no failure.
+fn patient(config: LogConfig) -> LogConfig {
+    LogConfig {
+        patience: PATIENCE,
+        ..config
+    }
 }
 
 /// One thread: what is ready runs in the order it became so.
@@ -47,7 +58,7 @@ pub fn run<T>(doing: impl Future<Output = T>) -> T {
 /// The URL of a schema of its own, which tests need not clean up: the server is thrown away. None, saying so, without a server.
 pub async fn fresh_schema() -> Option<String> {
     let Ok(server) = std::env::var(POSTGRES) else {
-        eprintln!("skipped on PostgreSQL: {POSTGRES} is not set");
+        skipped(Need::Postgres, &format!("PostgreSQL ({POSTGRES})"));
         return None;
     };
     let schema = format!("log_{:016x}", rand::random::<u64>());
@@ -81,7 +92,7 @@ async fn open(config: &LogConfig) -> TrafficLog {
 /// A log in a file of its own, and the directory it lies in.
 fn sqlite() -> (tempfile::TempDir, LogConfig) {
     let dir = tempfile::tempdir().unwrap();
-    let config = LogConfig::sqlite(&dir.path().join("log.sqlite"));
+    let config = patient(LogConfig::sqlite(&dir.path().join("log.sqlite")));
     (dir, config)
 }
 
