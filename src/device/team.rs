@@ -69,6 +69,10 @@ unsafe impl Send for Shared {}
 struct Work {
     tasks: usize,
     body: *const (),
+    /// Calls `body` with the number of a task.
+    ///
+    /// # Safety
+    /// Asks for the `body` beside it, alive: the pointer's type is known to `call` alone.
     call: unsafe fn(*const (), usize),
 }
 
@@ -151,6 +155,8 @@ impl Team {
     /// # Errors
     /// A thread that cannot be started.
     pub fn new(threads: usize) -> std::io::Result<Self> {
+        /// # Safety
+        /// Asks for nothing: it is never called, as a loop of no tasks has none.
         unsafe fn nothing(_: *const (), _: usize) {}
         let shared = Arc::new(Shared {
             state: Apart(AtomicU64::new(0)),

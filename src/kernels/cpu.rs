@@ -16,16 +16,21 @@ macro_rules! multiversioned {
             fn body($($arg: $ty),*) $(-> $ret)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                /// # Safety
+                /// The processor has these instructions.
                 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                /// # Safety
+                /// The processor has these instructions.
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 use $crate::kernels::isa::{Isa, Vector};
                 match Isa::detect().vector {
-                    // SAFETY: the processor has what these say.
+                    // SAFETY: it was detected on this processor.
                     Vector::Avx512 => unsafe { avx512($($arg),*) },
+                    // SAFETY: it was detected on this processor.
                     Vector::Avx2 => unsafe { avx2($($arg),*) },
                     _ => body($($arg),*),
                 }

@@ -104,6 +104,10 @@ pub unsafe fn micro_bf16<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
+/// The accumulators to `o.c`, or added to what is there.
+///
+/// # Safety
+/// `o.c` is good for `MR` rows of `NV` vectors, `c_stride` apart, and the processor has `S`.
 #[inline(always)]
 unsafe fn write<S: Simd, const MR: usize, const NV: usize>(
     acc: &[[S; NV]; MR],

@@ -109,6 +109,10 @@ impl<T: Stored> Problem<'_, T> {
     }
 }
 
+/// [`attend_split`] by eight lanes.
+///
+/// # Safety
+/// As for [`attend_split`], with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<T: Stored>(
@@ -118,10 +122,14 @@ unsafe fn avx2<T: Stored>(
     part: &mut Partial,
     work: &mut [f32],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
     unsafe { attend_split::<crate::kernels::simd::F32x8, T>(p, tile, split, part, work) }
 }
 
+/// [`attend_split`] by sixteen lanes.
+///
+/// # Safety
+/// As for [`attend_split`], with AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512<T: Stored>(
@@ -131,7 +139,7 @@ unsafe fn avx512<T: Stored>(
     part: &mut Partial,
     work: &mut [f32],
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
     unsafe { attend_split::<crate::kernels::simd::F32x16, T>(p, tile, split, part, work) }
 }
 
@@ -167,6 +175,9 @@ impl<'a> Workspace<'a> {
 }
 
 /// The body of [`Problem::split`]: chunk by chunk the scores, their softmax, and the values they weigh.
+///
+/// # Safety
+/// The processor has `S`. (The tile's blocks are looked up and its operands are sliced with checks.)
 #[inline(always)]
 unsafe fn attend_split<S: Simd, T: Stored>(
     p: &Problem<T>,
@@ -284,6 +295,9 @@ struct Blocks {
 }
 
 /// All strips against all panels; `a_row` is the length of a row of A in its layout.
+///
+/// # Safety
+/// The operands cover `blocks.rows` rows of A and of C and `blocks.panels` panels of B to `depth`, and the processor has `S`.
 #[inline(always)]
 unsafe fn product<S: Simd>(
     layout: Layout,
@@ -302,7 +316,7 @@ unsafe fn product<S: Simd>(
                 blocks.rows * s / blocks.strips,
                 blocks.rows * (s + 1) / blocks.strips,
             );
-            // SAFETY: the caller's promise.
+            // SAFETY: rows `from..to` and panels from `panel` on are among those that the caller promises, and so is S.
             unsafe {
                 let o = Operands {
                     a: o.a.add(from * a_row),
@@ -350,6 +364,9 @@ fn prefetch<T>(row: &[T]) {
 
 /// Keys `key..key + count` of a tile's sequence: K to panels of 16 keys, `[head_dim][16]` each; V to panels of 16
 /// dimensions, `[CHUNK][16]` each; both in f32. What is missing of a panel becomes zeros. `ahead` keys follow.
+///
+/// # Safety
+/// `room` was made for rows of the problem's head dimension, `count` is [`CHUNK`] at most, and the processor has `S`.
 #[inline(always)]
 unsafe fn gather<S: Simd, T: Stored>(
     p: &Problem<T>,
@@ -429,6 +446,9 @@ unsafe fn gather<S: Simd, T: Stored>(
 
 /// Turns a row of scores into weights and brings the row's maximum, sum and output to the new maximum. Scores outside
 /// `seen` weigh 0.
+///
+/// # Safety
+/// `scores` and `o` have whole panels of [`PANEL`] each, and the processor has `S`.
 #[inline(always)]
 unsafe fn softmax_row<S: Simd>(
     scores: &mut [f32],

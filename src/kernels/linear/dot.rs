@@ -39,25 +39,40 @@ pub unsafe fn run(isa: Isa, block: &Block, rows: &Rows, lines: &[PairLine], scra
     }
 }
 
+/// [`run`] on AMX tiles.
+///
+/// # Safety
+/// As for [`run`], with AMX for bf16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn on_amx(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises, the block is this call's alone and the tiles are there.
     unsafe { amx::product::<amx::Tiles>(block, rows, lines, result) }
 }
 
+/// [`run`] by `vdpbf16ps`.
+///
+/// # Safety
+/// As for [`run`], with AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises; the attribute above is the engine's instruction set.
     unsafe { product::<Avx512>(block, rows, lines, result) }
 }
 
 /// Sixteen f32 sums of pairs of bf16 products.
 trait PairDot: Copy {
+    /// # Safety
+    /// The processor has the engine's instructions.
     unsafe fn zero() -> Self;
     /// Adds the products of the pair `x` with each of the sixteen pairs at `w`.
+    ///
+    /// # Safety
+    /// The processor has the engine's instructions, and `w` is good for sixteen pairs.
     unsafe fn add(self, x: u32, w: *const u32) -> Self;
+    /// # Safety
+    /// The processor has the engine's instructions, and `to` is good for sixteen f32.
     unsafe fn store(self, to: *mut f32);
 }
 
@@ -69,7 +84,7 @@ struct Avx512(std::arch::x86_64::__m512);
 impl PairDot for Avx512 {
     #[inline(always)]
     unsafe fn zero() -> Self {
-        // SAFETY: the caller promises the instruction set, here and below, and good pointers.
+        // SAFETY: the caller has AVX-512; nothing but a register is touched.
         unsafe { Self(std::arch::x86_64::_mm512_setzero_ps()) }
     }
     #[inline(always)]
@@ -77,7 +92,7 @@ impl PairDot for Avx512 {
         use std::arch::x86_64::{
             __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_set1_epi32,
         };
-        // SAFETY: as above; the two types are the same 64 bytes.
+        // SAFETY: the caller has AVX-512 BF16 and `w` is good for sixteen pairs; the two types are the same 64 bytes.
         unsafe {
             let x = std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(x as i32));
             let w = std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(w.cast()));
@@ -86,11 +101,15 @@ impl PairDot for Avx512 {
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: as above.
+        // SAFETY: the caller has AVX-512, and `to` is good for sixteen f32.
         unsafe { std::arch::x86_64::_mm512_storeu_ps(to, self.0) }
     }
 }
 
+/// The body of [`run`]: group of panels by group, strip by strip of rows.
+///
+/// # Safety
+/// As for [`run`], with the instructions of `D`; `result` has room for [`SCRATCH`].
 #[inline(always)]
 unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
     let n = block.n;
@@ -131,6 +150,10 @@ unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], re
 }
 
 /// `MR` rows against `NP` panels over the whole depth, into `c`, `[MR][NP * 16]`.
+///
+/// # Safety
+/// `x` is good for `MR` rows of `pairs`, `stride` apart; `w` for `NP` panels of `pairs` lines; `c` for the result; and the processor
+/// has the instructions of `D`.
 #[inline(always)]
 unsafe fn dots<D: PairDot, const MR: usize, const NP: usize>(
     pairs: usize,
@@ -139,7 +162,7 @@ unsafe fn dots<D: PairDot, const MR: usize, const NP: usize>(
     w: *const u32,
     c: *mut f32,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: row, pair and panel stay below the numbers that the caller promises its pointers are good for.
     unsafe {
         let mut acc = [[D::zero(); NP]; MR];
         for l in 0..pairs {

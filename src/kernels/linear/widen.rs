@@ -62,21 +62,32 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
     }
 }
 
+/// [`run`] by eight lanes.
+///
+/// # Safety
+/// As for [`run`], with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(block: &Block, scratch: &mut [f32]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
     unsafe { product::<crate::kernels::simd::F32x8>(block, scratch) }
 }
 
+/// [`run`] by sixteen lanes.
+///
+/// # Safety
+/// As for [`run`], with AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512(block: &Block, scratch: &mut [f32]) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
     unsafe { product::<crate::kernels::simd::F32x16>(block, scratch) }
 }
 
 /// The body of [`run`]: the rows to strips, then group of panels by group, block of depth by block, strip by strip.
+///
+/// # Safety
+/// `block.out` is good for the block's rows and columns and nothing else writes there, and the processor has `S`.
 #[inline(always)]
 unsafe fn product<S: Simd>(block: &Block, scratch: &mut [f32]) {
     let Block { rows, k, n, .. } = *block;
@@ -196,6 +207,9 @@ unsafe fn write_last(block: &Block, p: usize, tail: &[f32]) {
 }
 
 /// One panel's lines of bf16 pairs to lines of f32.
+///
+/// # Safety
+/// `wide` has room for two lines of f32 for each line of pairs, and the processor has `S`.
 #[inline(always)]
 unsafe fn widen<S: Simd>(pairs: &[PairLine], wide: &mut [f32]) {
     let to = wide.as_mut_ptr();

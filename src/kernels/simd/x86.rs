@@ -14,44 +14,52 @@ pub struct F32x16(__m512);
 
 const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
 
-// SAFETY of the bodies, here and below: the trait asks its callers for the instruction set and for good pointers.
 impl Simd for F32x8 {
     const LANES: usize = 8;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_set1_ps(value)) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller has AVX2 and FMA, and `from` is good for eight f32, aligned or not.
         unsafe { Self(_mm256_loadu_ps(from)) }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller has AVX2 and FMA, and `to` is good for eight f32, aligned or not.
         unsafe { _mm256_storeu_ps(to, self.0) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_add_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_sub_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_mul_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_max_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_fmadd_ps(self.0, factor.0, addend.0)) }
     }
     #[inline(always)]
     unsafe fn reduce_sum(self) -> f32 {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe {
             let half = _mm_add_ps(
                 _mm256_castps256_ps128(self.0),
@@ -64,6 +72,7 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn reduce_max(self) -> f32 {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe {
             let half = _mm_max_ps(
                 _mm256_castps256_ps128(self.0),
@@ -76,10 +85,12 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe { Self(_mm256_round_ps::<NEAREST>(self.0)) }
     }
     #[inline(always)]
     unsafe fn scale(self, power: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe {
             let bits = _mm256_slli_epi32::<23>(_mm256_cvtps_epi32(power.0));
             Self(_mm256_castsi256_ps(_mm256_add_epi32(
@@ -90,6 +101,7 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
+        // SAFETY: the caller has AVX2 and FMA; nothing but registers is touched.
         unsafe {
             let keep = _mm256_cmp_ps::<_CMP_GE_OQ>(probe.0, bound.0);
             Self(_mm256_and_ps(self.0, keep))
@@ -97,6 +109,7 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller has AVX2 and FMA, and `from` is good for eight bf16, aligned or not.
         unsafe {
             let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
             Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
@@ -104,6 +117,7 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+        // SAFETY: the caller has AVX2 and FMA, and `from` is good for eight pairs, aligned or not.
         unsafe {
             let pairs = _mm256_loadu_si256(from.cast());
             (
@@ -117,6 +131,7 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
+        // SAFETY: the caller has AVX2 and FMA, and the rows and `to` are as the trait asks for.
         unsafe { transpose_8x8(rows, to, stride) }
     }
 }
@@ -126,50 +141,62 @@ impl Simd for F32x16 {
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_set1_ps(value)) }
     }
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ, and `from` is good for sixteen f32, aligned or not.
         unsafe { Self(_mm512_loadu_ps(from)) }
     }
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller has AVX-512 F and DQ, and `to` is good for sixteen f32, aligned or not.
         unsafe { _mm512_storeu_ps(to, self.0) }
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_add_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn sub(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_sub_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn mul(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_mul_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn max(self, other: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_max_ps(self.0, other.0)) }
     }
     #[inline(always)]
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_fmadd_ps(self.0, factor.0, addend.0)) }
     }
     #[inline(always)]
     unsafe fn reduce_sum(self) -> f32 {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { _mm512_reduce_add_ps(self.0) }
     }
     #[inline(always)]
     unsafe fn reduce_max(self) -> f32 {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { _mm512_reduce_max_ps(self.0) }
     }
     #[inline(always)]
     unsafe fn round(self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe { Self(_mm512_roundscale_ps::<NEAREST>(self.0)) }
     }
     #[inline(always)]
     unsafe fn scale(self, power: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe {
             let bits = _mm512_slli_epi32::<23>(_mm512_cvtps_epi32(power.0));
             Self(_mm512_castsi512_ps(_mm512_add_epi32(
@@ -180,6 +207,7 @@ impl Simd for F32x16 {
     }
     #[inline(always)]
     unsafe fn zero_below(self, probe: Self, bound: Self) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ; nothing but registers is touched.
         unsafe {
             let keep = _mm512_cmp_ps_mask::<_CMP_GE_OQ>(probe.0, bound.0);
             Self(_mm512_maskz_mov_ps(keep, self.0))
@@ -187,6 +215,7 @@ impl Simd for F32x16 {
     }
     #[inline(always)]
     unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller has AVX-512 F and DQ, and `from` is good for sixteen bf16, aligned or not.
         unsafe {
             let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
             Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
@@ -194,6 +223,7 @@ impl Simd for F32x16 {
     }
     #[inline(always)]
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self) {
+        // SAFETY: the caller has AVX-512 F and DQ, and `from` is good for sixteen pairs, aligned or not.
         unsafe {
             let pairs = _mm512_loadu_si512(from.cast());
             (
@@ -207,13 +237,19 @@ impl Simd for F32x16 {
     }
     #[inline(always)]
     unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
+        // SAFETY: the caller has AVX-512 F and DQ, and the rows and `to` are as the trait asks for.
         unsafe { transpose_8x8(rows, to, stride) }
     }
 }
 
+/// [`Simd::transpose_8x8`] by eight lanes; wider processors have these instructions too.
+///
+/// # Safety
+/// Asks for AVX2, rows that are good for eight elements each, and a `to` that is good for eight at each of `c * stride`, c below 8.
 #[inline(always)]
 unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
     // No closures: they would stand outside the caller's instruction set.
+    // SAFETY: the caller has AVX2; each row is good for eight elements, and `to` for eight columns of eight, `stride` apart.
     unsafe {
         let zero = _mm256_setzero_ps();
         let (mut r, mut a) = ([zero; 8], [zero; 8]);
