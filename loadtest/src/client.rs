@@ -26,6 +26,7 @@ const SLOW_LIBRARY_BUFFER: usize = 8192;
 pub struct Client {
     authority: String,
     timeout: Duration,
+    key: Option<String>,
 }
 
 /// An answer's head, and the connection its body comes over; dropping it hangs up.
@@ -46,7 +47,19 @@ impl Client {
             true => authority.to_owned(),
             false => format!("{authority}:80"),
         };
-        Ok(Self { authority, timeout })
+        Ok(Self {
+            authority,
+            timeout,
+            key: None,
+        })
+    }
+
+    /// The same with a key, which all calls carry.
+    pub fn with_key(self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self
+        }
     }
 
     /// Sends the call; whatever goes wrong is in the record.
@@ -165,7 +178,11 @@ impl Client {
             // What goes wrong on the connection is seen by the reader of the body.
             let _ = driver.await;
         });
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key);
+        }
+        let request = request
             .method(method)
             .uri(path)
             .header(header::HOST, &self.authority)

@@ -8,16 +8,20 @@
 //! | `drive` | many requests: closed loop, open loop |
 //! | `server` | the server from outside: metrics, memory |
 //! | `admin` | the learner from outside |
+//! | `process` | a server that a scenario starts by itself |
 //! | `summary`, `stats` | many records as one row |
 //! | `workload`, `trace` | what is asked |
 //! | `scenario/` | the loads, a file each |
+//! | `attack/` | what a hostile caller sends, for `scenario/attack` and the integration tests |
 //! | `judging/` | a tournament beside clients that hold it by themselves |
 
 mod admin;
+mod attack;
 mod call;
 mod client;
 mod drive;
 mod judging;
+mod process;
 mod scenario;
 mod server;
 mod stats;
@@ -91,6 +95,8 @@ enum Scenario {
     Swap(scenario::swap::Swap),
     /// A server that is killed again and again; nothing acknowledged may be lost.
     Kills(scenario::kills::Kills),
+    /// A hostile caller beside an ordinary one, attack by attack and with all of them at once.
+    Attack(scenario::attack::Attacks),
     /// A tournament beside clients that hold it through completions.
     Judging(judging::Judging),
 }
@@ -144,6 +150,7 @@ impl Scenario {
             Self::Interference(scenario) => scenario.run(context).await,
             Self::Swap(scenario) => scenario.run(context).await,
             Self::Kills(scenario) => scenario.run(context).await,
+            Self::Attack(scenario) => scenario.run(context).await,
             Self::Judging(scenario) => scenario.run(context).await,
         }
     }

@@ -156,15 +156,7 @@ impl Server {
     /// # Errors
     /// If the process is gone.
     pub fn rss_mib(&self) -> anyhow::Result<Option<f64>> {
-        let Some(pid) = self.pid else {
-            return Ok(None);
-        };
-        let path = format!("/proc/{pid}/status");
-        let status =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        Ok(Some(kib.context("the process has no memory")? / 1024.0))
+        self.pid.map(|pid| memory_mib(pid, "VmRSS:")).transpose()
     }
 
     /// Seconds of processor time the process has taken, where it is known.
@@ -235,6 +227,18 @@ impl Server {
         });
         Watch { samples, task }
     }
+}
+
+/// A line of `/proc/PID/status` in MiB: `VmRSS:`, resident memory, or `VmHWM:`, its peak.
+///
+/// # Errors
+/// If the process is gone.
+pub fn memory_mib(pid: u32, line: &str) -> anyhow::Result<f64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let found = status.lines().find_map(|found| found.strip_prefix(line));
+    let kib = found.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    Ok(kib.context("the process has no memory")? / 1024.0)
 }
 
 /// User and system time of a line of `/proc/PID/stat`.

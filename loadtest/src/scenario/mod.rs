@@ -1,5 +1,6 @@
 //! The loads, a file each.
 
+pub mod attack;
 pub mod interference;
 pub mod kills;
 pub mod mixed;
