@@ -95,6 +95,8 @@ mod chains {
         sum
     }
 
+    /// # Safety
+    /// The processor has these instructions.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,fma")]
     fn avx512(rounds: usize) -> f32 {
@@ -110,6 +112,8 @@ mod chains {
         acc.into_iter().map(|x| _mm512_reduce_add_ps(x)).sum()
     }
 
+    /// # Safety
+    /// The processor has these instructions.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     fn avx2(rounds: usize) -> f32 {
