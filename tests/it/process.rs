@@ -63,10 +63,6 @@ impl Server {
         self.said.lock().unwrap().clone()
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn signal(&self, signal: i32) {
         // SAFETY: a signal to a child that has not been waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
@@ -346,10 +342,10 @@ fn keys_that_others_can_read_or_guess_are_warned_of_and_metrics_have_a_listener(
         });
     let metrics = metrics.unwrap_or_else(|| panic!("{said}"));
     let status = |base: &str, path: &str| {
-        let answer = Client::new().get(format!("{base}{path}")).send().unwrap();
+        let answer = client().get(format!("{base}{path}")).send().unwrap();
         answer.status().as_u16()
     };
-    let page = Client::new()
+    let page = client()
         .get(format!("{metrics}/metrics"))
         .send()
         .unwrap()

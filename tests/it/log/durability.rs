@@ -200,10 +200,8 @@ fn child_that_runs_out_of_space() {
         rlim_max: 0,
     };
     // SAFETY: a system call that writes one struct of the caller's.
-    assert_eq!(
-        unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut before) },
-        0
-    );
+    let read = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut before) };
+    assert_eq!(read, 0);
     let limit = |bytes: libc::rlim_t| {
         let limit = libc::rlimit {
             rlim_cur: bytes,
