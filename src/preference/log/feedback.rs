@@ -29,7 +29,7 @@ impl TrafficLog {
     ) -> Result<FeedbackOutcome> {
         let mut redacted = false;
         if let Feedback::Edited { text, .. } = &mut feedback {
-            redacted = super::Redactor::redact_text(&self.shared.redactor, text).await?;
+            redacted = self.shared.redactor.redact_text(text).await?;
         }
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();

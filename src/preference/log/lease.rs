@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
 use super::database::WriteTransaction;
-use super::redact::Redactor;
 use super::rows::{self, Asked, to_json};
 use super::{
     Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
@@ -249,7 +248,7 @@ impl TrainerLease {
         for (id, addition) in additions {
             addition.check()?;
             let (id, mut addition) = (id.clone(), addition.clone());
-            match Redactor::redact_addition(&shared.redactor, &mut addition).await {
+            match shared.redactor.redact_addition(&mut addition).await {
                 Ok(changed) => redacted.push(Redacted {
                     id,
                     addition,

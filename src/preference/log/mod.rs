@@ -76,7 +76,7 @@ pub struct TrafficLog {
 #[derive(Debug)]
 struct Shared {
     database: Arc<Database>,
-    redactor: Arc<Redactor>,
+    redactor: Redactor,
     retention: Option<Duration>,
     trust: FeedbackTrust,
     /// What names of calls are hashed with, as surrogates of personal data are.
@@ -102,7 +102,7 @@ impl TrafficLog {
         }
         let database = Arc::new(Database::open(config).await?);
         let salt = salt::salt(&database, &config.salt).await?;
-        let redactor = Arc::new(Redactor::new(&config.redaction, salt.clone())?);
+        let redactor = Redactor::new(&config.redaction, salt.clone())?;
         let records: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM records")
             .fetch_one(database.readers())
             .await?;
@@ -174,7 +174,7 @@ impl TrafficLog {
             }
         };
         let queued = Instant::now();
-        let redacted = match Redactor::redact_record(&self.shared.redactor, &mut record).await {
+        let redacted = match self.shared.redactor.redact_record(&mut record).await {
             Ok(redacted) => redacted,
             Err(error) => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);

@@ -1,0 +1,178 @@
+//! E-mail addresses, with letters of all scripts, quoted names, and signs spelled out.
+
+use std::ops::Range;
+
+use super::rule::RedactionRule;
+use super::scan::Scan;
+use super::words::{Hits, Sign, Word, anywhere};
+
+/// The longest name in front of the sign (RFC 5321: 64), in bytes.
+const NAME: usize = 64;
+
+/// The longest domain (RFC 5321: 255), in bytes.
+const DOMAIN: usize = 255;
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    anywhere(
+        &[
+            "@", "%40", "[at]", "(at)", "{at}", "<at>", " [at] ", " (at) ", " {at} ", " <at> ",
+            "&#64;", "&#x40;", "&commat;", " at ",
+        ],
+        Sign::At,
+    )
+}
+
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
+    let mut taken = 0;
+    for (sign, ()) in hits.all(|sign| (sign == Sign::At).then_some(())) {
+        if sign.start < taken {
+            continue;
+        }
+        if let Some(found) = around(scan, sign, taken) {
+            let value = String::from_utf8_lossy(scan.bytes(found.clone())).to_lowercase();
+            taken = found.end;
+            scan.found(RedactionRule::Email, found, value);
+        }
+    }
+}
+
+fn around(scan: &Scan, sign: Range<usize>, taken: usize) -> Option<Range<usize>> {
+    let spelled = scan.bytes(sign.clone()).contains(&b' ');
+    // A word is an address only where its dots are spelled out too.
+    let is_word = sign.len() == 4 && spelled;
+    if is_word && scan.is(sign.end, "the ") {
+        return None;
+    }
+    let end = domain(scan, sign.end, sign.len() > 1, is_word)?;
+    let start = name(scan, sign.start, taken)?;
+    Some(start..end)
+}
+
+fn is_name(c: char) -> bool {
+    c.is_alphanumeric()
+        || matches!(
+            c,
+            '.' | '_'
+                | '%'
+                | '+'
+                | '\''
+                | '-'
+                | '!'
+                | '#'
+                | '$'
+                | '&'
+                | '*'
+                | '='
+                | '^'
+                | '`'
+                | '{'
+                | '|'
+                | '}'
+                | '~'
+        )
+}
+
+/// Whether words of its script are written without spaces between them: in front of a Latin name they are no part of it.
+fn is_unspaced(c: char) -> bool {
+    matches!(c, '\u{e00}'..='\u{eff}' | '\u{3040}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{20000}'..='\u{3ffff}')
+}
+
+/// Returns where the name begins that ends at `end`.
+fn name(scan: &Scan, end: usize, taken: usize) -> Option<usize> {
+    let least = end.saturating_sub(NAME).max(taken);
+    if scan.before(end) == b'"' {
+        // "ann lee"@example.org
+        let mut at = end - 1;
+        while at > least {
+            at -= 1;
+            match scan.byte(at) {
+                b'"' if at + 2 < end && scan.before(at) != b'\\' => return Some(at),
+                0 | b'\n' => return None,
+                _ => {}
+            }
+        }
+        return None;
+    }
+    let mut start = end;
+    let mut latin = false;
+    while start > least {
+        let Some(c) = scan.char_before(start).filter(|c| is_name(*c)) else {
+            break;
+        };
+        if latin && is_unspaced(c) {
+            break;
+        }
+        latin |= c.is_ascii_alphanumeric();
+        start -= c.len_utf8();
+    }
+    // Marks in front belong to the sentence.
+    while start < end
+        && !scan
+            .char_at(start)
+            .is_some_and(|c| c.is_alphanumeric() || c == '_' || c == '+')
+    {
+        start += scan.char_at(start).map_or(1, char::len_utf8);
+    }
+    (start < end && scan.before(end) != b'.').then_some(start)
+}
+
+/// Returns where the domain ends that begins at `start`. Its dots may be spelled out where the sign is, and must be if `spelled`.
+fn domain(scan: &Scan, start: usize, may_spell: bool, spelled: bool) -> Option<usize> {
+    if scan.byte(start) == b'[' {
+        let inside = scan.run(start + 1, 48, |byte| {
+            byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'I' | b'P' | b'v')
+        });
+        return (inside > 6 && scan.byte(start + 1 + inside) == b']').then_some(start + inside + 2);
+    }
+    let (mut at, mut end) = (start, None);
+    loop {
+        let label = at;
+        let (mut letters, mut digits) = (0, false);
+        while at - start < DOMAIN {
+            let Some(c) = scan
+                .char_at(at)
+                .filter(|c| c.is_alphanumeric() || *c == '-' || *c == '_')
+            else {
+                break;
+            };
+            if !letters.eq(&0)
+                && at - label > 1
+                && c.is_alphabetic()
+                && is_unspaced(c)
+                && scan.bytes(label..at).is_ascii()
+            {
+                break;
+            }
+            letters += usize::from(c.is_alphabetic());
+            digits |= c.is_ascii_digit();
+            at += c.len_utf8();
+        }
+        // Dashes behind a label are the sentence's.
+        let close = at - scan.run_before(at, at - label, |byte| byte == b'-' || byte == b'_');
+        if close == label {
+            return end;
+        }
+        let punycode = scan.is(label, "xn--");
+        if label > start && letters > 1 && (!digits || punycode) {
+            end = Some(close);
+        }
+        match dot(scan, at, may_spell).filter(|_| close == at) {
+            Some((length, word)) if word || !spelled => at += length,
+            _ => return end,
+        }
+    }
+}
+
+/// Returns the length of the dot at `at` and whether it is spelled out.
+fn dot(scan: &Scan, at: usize, may_spell: bool) -> Option<(usize, bool)> {
+    if scan.byte(at) == b'.' {
+        return Some((1, false));
+    }
+    let spellings = [
+        " [dot] ", " (dot) ", " {dot} ", "[dot]", "(dot)", "{dot}", " dot ", "[.]",
+    ];
+    let spelling = spellings.into_iter().find(|spelling| scan.is(at, spelling));
+    spelling
+        .filter(|_| may_spell)
+        .map(|spelling| (spelling.len(), true))
+}

@@ -1,0 +1,196 @@
+//! Addresses of machines: hardware addresses, IPv4 and IPv6.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use super::rule::RedactionRule;
+use super::scan::{Scan, compact, is_word};
+use super::words::{Hits, Sign, Word, whole};
+
+/// The longest IPv6 address with an IPv4 address in it, in bytes.
+const LONGEST: usize = 45;
+
+/// The longest name of an interface behind `%`, in bytes.
+const ZONE: usize = 16;
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    whole(
+        &[
+            "version",
+            "versions",
+            "ver.",
+            "section",
+            "sections",
+            "chapter",
+            "release",
+            "§",
+            "sec.",
+            "clause",
+            "paragraph",
+            "rev.",
+            "build",
+            "firmware",
+        ],
+        Sign::Version,
+    )
+}
+
+/// Finds the addresses of the rules that are wanted.
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, wanted: impl Fn(RedactionRule) -> bool) {
+    if wanted(RedactionRule::Mac) {
+        hardware(scan);
+        scan.hide();
+    }
+    if wanted(RedactionRule::Ip) {
+        version_6(scan);
+        scan.hide();
+        version_4(scan, hits);
+        scan.hide();
+    }
+}
+
+/// Six or eight pairs of hexadecimal digits, or three groups of four with dots.
+fn hardware(scan: &mut Scan) {
+    let mut at = 0;
+    while at < scan.len() {
+        let length = scan.run(at, 5, |byte| byte.is_ascii_hexdigit());
+        let boundary = length > 0 && !is_word(scan.before(at));
+        let found = match (boundary, length, scan.byte(at + length)) {
+            (true, 2, mark @ (b':' | b'-')) => {
+                groups(scan, at, 2, mark).filter(|(count, _)| matches!(count, 6 | 8))
+            }
+            (true, 4, b'.') => groups(scan, at, 4, b'.').filter(|(count, end)| {
+                *count == 3 && scan.bytes(at..*end).iter().any(u8::is_ascii_alphabetic)
+            }),
+            _ => None,
+        };
+        // Parts of longer rows are no addresses: fingerprints, dumps.
+        let found = found.filter(|(_, end)| {
+            !matches!(scan.before(at), b':' | b'-' | b'.') && !is_word(scan.byte(*end))
+        });
+        at = match found {
+            Some((_, end)) => {
+                let value = compact(scan.bytes(at..end)).to_lowercase();
+                scan.found(RedactionRule::Mac, at..end, value);
+                end
+            }
+            None => {
+                at + length.max(1)
+                    + usize::from(length == 0)
+                        * scan.run(at + 1, usize::MAX, |byte| !byte.is_ascii_hexdigit())
+            }
+        };
+    }
+}
+
+/// Returns how many groups of `digits` hexadecimal digits stand at `at` with `mark` between them, and where they end.
+fn groups(scan: &Scan, at: usize, digits: usize, mark: u8) -> Option<(usize, usize)> {
+    let mut end = at;
+    for count in 1..=9 {
+        if scan.run(end, digits, |byte| byte.is_ascii_hexdigit()) < digits {
+            return None;
+        }
+        end += digits;
+        if scan.byte(end) != mark || !scan.byte(end + 1).is_ascii_hexdigit() {
+            return Some((count, end));
+        }
+        end += 1;
+    }
+    None
+}
+
+fn version_6(scan: &mut Scan) {
+    let is_part = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.');
+    let mut at = 0;
+    while at < scan.len() {
+        let skipped = scan.run(at, usize::MAX, |byte| !is_part(byte));
+        at += skipped;
+        let length = scan.run(at, usize::MAX, is_part);
+        if length > 2 && !is_word(scan.before(at)) {
+            if let Some(found) = address_6(scan, at, length) {
+                let value = String::from_utf8_lossy(scan.bytes(found.clone())).to_lowercase();
+                scan.found(RedactionRule::Ip, found, value);
+            }
+        }
+        at += length.max(1);
+    }
+}
+
+/// Returns the address in the row of hexadecimal digits, colons and dots that begins at `at`. Colons and dots around it are the
+/// sentence's.
+fn address_6(scan: &Scan, at: usize, length: usize) -> Option<Range<usize>> {
+    let row = scan.bytes(at..at + length.min(LONGEST + 3));
+    let front = match row {
+        [b':', b':', ..] => 0,
+        _ => row
+            .iter()
+            .take_while(|byte| matches!(byte, b':' | b'.'))
+            .count(),
+    };
+    let text = std::str::from_utf8(&row[front..]).ok()?;
+    let text = match length > LONGEST + 3 {
+        true => return None,
+        false if text.ends_with("::") => text,
+        false => text.trim_end_matches([':', '.']),
+    };
+    let address: Ipv6Addr = text.parse().ok()?;
+    let end = at + front + text.len();
+    if is_word(scan.byte(end)) || address.is_loopback() || address.is_unspecified() {
+        return None;
+    }
+    // `a::b` is an address to a parser and a path to a programmer.
+    let first = text.split(':').next().unwrap_or_default();
+    let scoped = first.len() == 4 && matches!(first.as_bytes()[0] | 0x20, b'2' | b'3' | b'f')
+        || first.eq_ignore_ascii_case("64");
+    let colons = text.matches(':').count();
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b':')
+        && text.split(':').all(|group| group.len() < 3);
+    if !text.contains(|c: char| c.is_ascii_digit()) || plain || (colons < 3 && !scoped) {
+        return None;
+    }
+    let zone = match scan.byte(end) {
+        b'%' => {
+            1 + scan.run(end + 1, ZONE, |byte| {
+                is_word(byte) || matches!(byte, b'-' | b'.')
+            })
+        }
+        _ => 0,
+    };
+    let zone = zone - scan.run_before(end + zone, zone, |byte| byte == b'.');
+    Some(at + front..end + zone)
+}
+
+fn version_4(scan: &mut Scan, hits: &Hits<'_>) {
+    let mut from = 0;
+    while let Some(run) = scan.digits_from(from) {
+        from = run.end;
+        if run.len() > 3 || scan.byte(run.end) != b'.' {
+            continue;
+        }
+        let row = scan.run(run.start, 20, |byte| byte.is_ascii_digit() || byte == b'.');
+        let text = scan.bytes(run.start..run.start + row);
+        let text = std::str::from_utf8(text)
+            .unwrap_or_default()
+            .trim_end_matches('.');
+        let Ok(address) = text.parse::<Ipv4Addr>() else {
+            continue;
+        };
+        let end = run.start + text.len();
+        let before = scan.before(run.start);
+        let part = is_word(before)
+            || (matches!(before, b'.' | b',') && scan.before(run.start - 1).is_ascii_digit())
+            || is_word(scan.byte(end));
+        from = end;
+        let local = address.is_loopback() || address.is_unspecified() || address.octets()[0] == 255;
+        // `Chrome/120.0.0.0`, `version 1.2.3.4`
+        let version = (before == b'/'
+            && scan.before(run.start - 1).is_ascii_alphabetic()
+            && address.octets()[2..] == [0, 0])
+            || hits.announce(run.start, 3, |sign| sign == Sign::Version);
+        if !part && !local && !version {
+            scan.found(RedactionRule::Ip, run.start..end, text.to_owned());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Spellings: one character for all that look alike, with a way back to the places of the original text.
+//!
+//! Full-width and other compatible forms become ASCII (Unicode's NFKC), digits of all scripts `0` to `9`, dashes `-`, spaces a
+//! space; invisible characters and combining marks are left out. Everything else stays as it is.
+
+use unicode_normalization::char::decompose_compatible;
+
+/// A text as the rules read it.
+#[derive(Debug)]
+pub(super) struct Plain {
+    /// UTF-8.
+    pub bytes: Vec<u8>,
+    /// Where parts of it come from, in their order; empty if it is the original itself.
+    spans: Vec<Span>,
+    /// Length of the original in bytes.
+    original: usize,
+}
+
+/// A part of a plain text: a stretch of copied bytes, or what one character became.
+#[derive(Debug)]
+struct Span {
+    plain: usize,
+    original: usize,
+    copied: bool,
+}
+
+impl Plain {
+    pub fn new(text: &str) -> Self {
+        let original = text.len();
+        if text.is_ascii() {
+            return Self {
+                bytes: text.as_bytes().to_vec(),
+                spans: Vec::new(),
+                original,
+            };
+        }
+        let mut plain = Self {
+            bytes: Vec::with_capacity(original),
+            spans: Vec::new(),
+            original,
+        };
+        let mut copying = false;
+        for (at, c) in text.char_indices() {
+            let span = |copied| Span {
+                plain: plain.bytes.len(),
+                original: at,
+                copied,
+            };
+            match spelling(c) {
+                Spelling::Itself => {
+                    if !copying {
+                        plain.spans.push(span(true));
+                    }
+                    copying = true;
+                    plain
+                        .bytes
+                        .extend_from_slice(&text.as_bytes()[at..at + c.len_utf8()]);
+                }
+                Spelling::Nothing => copying = false,
+                Spelling::Ascii(spelled, length) => {
+                    plain.spans.push(span(false));
+                    copying = false;
+                    plain.bytes.extend_from_slice(&spelled[..length]);
+                }
+            }
+        }
+        plain
+    }
+
+    /// Returns the place in the original of what begins at `at`.
+    pub fn begin(&self, at: usize) -> usize {
+        match self.span(at) {
+            None if self.spans.is_empty() => at,
+            None => self.original,
+            Some((_, span)) if span.copied => span.original + at - span.plain,
+            Some((_, span)) => span.original,
+        }
+    }
+
+    /// Returns the place in the original behind what ends before `end`.
+    pub fn end(&self, end: usize) -> usize {
+        match self.span(end.saturating_sub(1)) {
+            None if self.spans.is_empty() => end,
+            None => self.original,
+            Some((_, span)) if span.copied => span.original + end - span.plain,
+            Some((place, _)) => self
+                .spans
+                .get(place + 1)
+                .map_or(self.original, |next| next.original),
+        }
+    }
+
+    fn span(&self, at: usize) -> Option<(usize, &Span)> {
+        let after = self.spans.partition_point(|span| span.plain <= at);
+        let place = after.checked_sub(1)?;
+        Some((place, &self.spans[place]))
+    }
+}
+
+enum Spelling {
+    Itself,
+    Nothing,
+    /// So many bytes of these.
+    Ascii([u8; 4], usize),
+}
+
+fn spelling(c: char) -> Spelling {
+    if c.is_ascii() {
+        return Spelling::Itself;
+    }
+    let ascii = |byte: u8| Spelling::Ascii([byte, 0, 0, 0], 1);
+    match c {
+        // Soft hyphen, joiners, directions, tags, variation selectors, combining marks, keycaps.
+        '\u{ad}'
+        | '\u{300}'..='\u{36f}'
+        | '\u{61c}'
+        | '\u{180e}'
+        | '\u{200b}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{20e3}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{feff}'
+        | '\u{e0000}'..='\u{e01ef}' => return Spelling::Nothing,
+        '\u{2010}'..='\u{2015}'
+        | '\u{2043}'
+        | '\u{2212}'
+        | '\u{30fc}'
+        | '\u{ff70}'
+        | '\u{fe58}' => {
+            return ascii(b'-');
+        }
+        '\u{85}' | '\u{2028}' | '\u{2029}' => return ascii(b'\n'),
+        '\u{3002}' | '\u{ff61}' | '\u{b7}' | '\u{2022}' | '\u{30fb}' => return ascii(b'.'),
+        '\u{2018}'..='\u{201b}' => return ascii(b'\''),
+        '\u{201c}'..='\u{201f}' => return ascii(b'"'),
+        '\u{2044}' | '\u{2215}' => return ascii(b'/'),
+        _ if c.is_whitespace() => return ascii(b' '),
+        _ => {}
+    }
+    if let Some(digit) = digit(c) {
+        return ascii(b'0' + digit);
+    }
+    let (mut spelled, mut length, mut is_ascii) = ([0; 4], 0, true);
+    decompose_compatible(c, |part| match u8::try_from(part) {
+        Ok(byte) if byte.is_ascii() && length < spelled.len() => {
+            spelled[length] = byte;
+            length += 1;
+        }
+        _ => is_ascii = false,
+    });
+    match is_ascii {
+        true => Spelling::Ascii(spelled, length),
+        false => Spelling::Itself,
+    }
+}
+
+/// Zeros of the scripts whose digits are written with numbers; the other nine follow each.
+const ZEROS: [char; 20] = [
+    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}',
+    '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{e50}', '\u{ed0}', '\u{f20}', '\u{1040}',
+    '\u{17e0}', '\u{1810}', '\u{1946}', '\u{ff10}',
+];
+
+fn digit(c: char) -> Option<u8> {
+    ZEROS.into_iter().find_map(|zero| {
+        let value = u32::from(c).checked_sub(u32::from(zero))?;
+        u8::try_from(value).ok().filter(|value| *value < 10)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_alike_is_spelled_alike() {
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("４１１１　ＡＢ", "4111 AB"),
+            ("٤١\u{a0}१२", "41 12"),
+            ("1\u{2011}2\u{2013}3\u{2212}4", "1-2-3-4"),
+            ("4\u{200b}1\u{ad}1", "411"),
+            ("ann＠example。org", "ann@example.org"),
+            ("䷀ ΑΒ münchen", "䷀ ΑΒ münchen"),
+            ("𝟒𝟏 ①", "41 1"),
+        ] {
+            let plain = Plain::new(text);
+            assert_eq!(String::from_utf8_lossy(&plain.bytes), expected);
+        }
+    }
+
+    #[test]
+    fn every_place_leads_back_to_the_original() {
+        let text = "é \u{200b}４１\u{200b}1x ㏒ü";
+        let plain = Plain::new(text);
+        let bytes = String::from_utf8(plain.bytes.clone()).unwrap();
+        for (part, expected) in [
+            ("411", "４１\u{200b}1"),
+            ("log", "㏒"),
+            ("ü", "ü"),
+            ("é", "é"),
+        ] {
+            let at = bytes.find(part).unwrap();
+            let range = plain.begin(at)..plain.end(at + part.len());
+            assert_eq!(&text[range], expected);
+        }
+        assert_eq!(plain.end(bytes.len()), text.len());
+        // A part of what one character became is all of it.
+        let at = bytes.find("og").unwrap();
+        assert_eq!(&text[plain.begin(at)..plain.end(at + 1)], "㏒");
+    }
+}

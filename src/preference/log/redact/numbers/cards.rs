@@ -1,0 +1,144 @@
+//! Payment cards, however their digits are grouped and whatever stands beside them.
+
+use std::ops::Range;
+
+use super::check::{luhn, value};
+use super::groups::{is_separator, row};
+use crate::preference::log::redact::rule::RedactionRule;
+use crate::preference::log::redact::scan::{Scan, compact};
+use crate::preference::log::redact::words::{Sign, Word, whole};
+
+/// Digits of a card.
+const DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    whole(
+        &[
+            "card",
+            "card number",
+            "visa",
+            "mastercard",
+            "amex",
+            "credit card",
+            "debit card",
+            "kreditkarte",
+            "tarjeta",
+            "carte",
+        ],
+        Sign::Card,
+    )
+}
+
+/// Finds every card among the groups of each row of digits. Cards that overlap are one: which of them is meant cannot be told.
+pub(super) fn find(scan: &mut Scan) {
+    let mut from = 0;
+    while let Some(run) = scan.digits_from(from) {
+        from = run.end;
+        if run.len() > *DIGITS.end()
+            || scan.before(run.start).is_ascii_alphabetic() && is_code(scan, run.start)
+        {
+            continue;
+        }
+        let groups = row(scan, run, |byte| {
+            is_separator(byte) || matches!(byte, b',' | b':' | b'\n' | b'\r' | b'*' | b'\'')
+        });
+        if let Some((found, value)) = longest(scan, &groups) {
+            scan.found(RedactionRule::Card, found, value);
+        }
+    }
+}
+
+/// Whether digits behind a letter are part of a code, which holds more than one stretch of letters: a hash, a UUID.
+fn is_code(scan: &Scan, start: usize) -> bool {
+    let letters = scan.run_before(start, 24, |byte| byte.is_ascii_alphabetic());
+    let before = scan.before(start - letters);
+    before.is_ascii_digit() || before == b'_'
+}
+
+/// Returns the longest card that begins with the first of `groups`, and its digits.
+fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String)> {
+    let start = groups.first()?.start;
+    let mut number = Vec::with_capacity(*DIGITS.end());
+    let mut best: Option<(usize, Vec<u8>)> = None;
+    let mut named: Option<Vec<u8>> = None;
+    for (last, group) in groups.iter().enumerate() {
+        number.extend_from_slice(scan.bytes(group.clone()));
+        if number.len() > *DIGITS.end() {
+            break;
+        }
+        let apart = DIGITS.contains(&number.len()) && !scan.byte(group.end).is_ascii_alphabetic();
+        if apart
+            && is_grouped(&groups[..=last])
+            && joined(scan, &groups[..=last])
+            && network(&number)
+            && luhn(&number)
+        {
+            // What is longer may only seem to be one, because of the date behind it.
+            if number.len() == 16 || named.is_none() {
+                named = Some(number.clone());
+            }
+            best = Some((group.end, number.clone()));
+        }
+    }
+    let (end, _) = best?;
+    Some((start..end, compact(&named?)))
+}
+
+/// Whether groups are those of a card and not single numbers: of three digits or more, but for the last, or all of one size.
+fn is_grouped(groups: &[Range<usize>]) -> bool {
+    let [first, .., last] = groups else {
+        return true;
+    };
+    let inner = &groups[..groups.len() - 1];
+    let long = inner.iter().all(|group| group.len() > 2);
+    let even = inner.iter().all(|group| group.len() == first.len()) && last.len() <= first.len();
+    long || even
+}
+
+/// Whether what separates groups may separate those of one card: lines and commas only fours of digits.
+fn joined(scan: &Scan, groups: &[Range<usize>]) -> bool {
+    let fours = groups.iter().all(|group| group.len() == 4);
+    groups.windows(2).all(|pair| {
+        let between = scan.bytes(pair[0].end..pair[1].start);
+        fours || between.iter().all(|byte| is_separator(*byte))
+    })
+}
+
+/// Whether a card's network has numbers that begin like this, of this length.
+fn network(number: &[u8]) -> bool {
+    let (two, three, four) = (
+        value(number, 0..2),
+        value(number, 0..3),
+        value(number, 0..4),
+    );
+    match number.len() {
+        // UATP; American Express; JCB of old
+        15 => {
+            number[0] == b'1'
+                || matches!(two, 34 | 37)
+                || matches!(four, 1800 | 2131)
+                || maestro(two)
+        }
+        14 => matches!(two, 36 | 38 | 39) || matches!(three, 300..=305 | 309),
+        13 => number[0] == b'4',
+        16 => {
+            number[0] == b'4'
+                || matches!(
+                    two,
+                    51..=55 | 30 | 35 | 36 | 38 | 39 | 62 | 64 | 65 | 60 | 81 | 82
+                )
+                || matches!(four, 2014 | 2149 | 2200..=2205 | 2221..=2720 | 9792 | 1946 | 8600 | 9860)
+                || maestro(two)
+        }
+        _ => {
+            number[0] == b'4' && number.len() == 19
+                || matches!(two, 30 | 35 | 36 | 38 | 39 | 81)
+                || maestro(two)
+        }
+    }
+}
+
+/// Maestro, Discover and `UnionPay`: 12 to 19 digits.
+fn maestro(two: u64) -> bool {
+    matches!(two, 50 | 56..=69)
+}

@@ -1,0 +1,73 @@
+//! Groups of digits with separators between them, as numbers are written for people.
+
+use std::ops::Range;
+
+use crate::preference::log::redact::scan::Scan;
+
+/// The most digits of a number (a bank account has 30).
+pub(in crate::preference::log::redact) const MOST: usize = 32;
+
+/// The longest separator, in bytes: ` - `.
+const SEPARATOR: usize = 3;
+
+/// Whether a byte may stand between the groups of a number.
+pub(super) fn is_separator(byte: u8) -> bool {
+    matches!(byte, b' ' | b'-' | b'.' | b'/' | b'\t' | b'_' | b'|')
+}
+
+/// Returns the length of the separator at `at`; zero where the next group does not follow one.
+pub(super) fn separator(scan: &Scan, at: usize, is_next: impl Fn(u8) -> bool) -> usize {
+    let length = scan.run(at, SEPARATOR, is_separator);
+    match is_next(scan.byte(at + length)) {
+        true => length,
+        false => 0,
+    }
+}
+
+/// Returns the groups of the number whose first group is `first`, as long as they have at most [`MOST`] digits together; `joins`
+/// says which bytes may stand between two groups.
+pub(in crate::preference::log::redact) fn row(
+    scan: &Scan,
+    first: Range<usize>,
+    joins: impl Fn(u8) -> bool,
+) -> Vec<Range<usize>> {
+    let mut digits = first.len();
+    let mut last = first.end;
+    let mut groups = vec![first];
+    while digits < MOST {
+        let gap = scan.run(last, SEPARATOR + 1, &joins);
+        let start = last + gap;
+        let length = scan.run(start, MOST + 1, |byte| byte.is_ascii_digit());
+        if gap == 0 || gap > SEPARATOR || length == 0 || digits + length > MOST {
+            break;
+        }
+        last = start + length;
+        digits += length;
+        groups.push(start..last);
+    }
+    groups
+}
+
+/// Whether what stands in front of `at` makes the number there a part of something else: of a word, a decimal, a range.
+pub(super) fn continues_before(scan: &Scan, at: usize) -> bool {
+    let before = scan.before(at);
+    let mark = matches!(before, b'.' | b',' | b'-' | b'/' | b'+' | b':');
+    let word = before.is_ascii_alphanumeric() || before == b'_';
+    word || (mark && at > 1 && scan.before(at - 1).is_ascii_digit())
+}
+
+/// Whether what stands at `end` makes the number in front of it a part of something else.
+pub(super) fn continues_behind(scan: &Scan, end: usize) -> bool {
+    let behind = scan.byte(end);
+    let mark = matches!(behind, b'.' | b',' | b'-' | b'/');
+    let word = behind.is_ascii_alphanumeric() || behind == b'_';
+    word || (mark && scan.byte(end + 1).is_ascii_digit())
+}
+
+/// Whether what stands in front of `start` makes the number there an amount or a term: a currency, a power.
+pub(super) fn is_amount(scan: &Scan, start: usize) -> bool {
+    let back = scan.run_before(start, 1, |byte| byte == b' ');
+    scan.char_before(start - back)
+        .is_some_and(|c| matches!(c, '$' | '€' | '£' | '¥' | '₹' | '₩' | '₽' | '^'))
+        && back + 1 < start.max(1)
+}

@@ -1,0 +1,234 @@
+//! Numbers of documents and dates of birth: only the word in front says what they are.
+
+use std::ops::Range;
+
+use super::continues_behind;
+use crate::preference::log::redact::numbers::check::is_day;
+use crate::preference::log::redact::rule::RedactionRule;
+use crate::preference::log::redact::scan::{Scan, compact, is_word};
+use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
+
+/// How far behind its word a number may stand, in bytes.
+const REACH: usize = 24;
+
+/// Characters of a document's number.
+const LENGTH: std::ops::RangeInclusive<usize> = 5..=16;
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    whole(
+        &[
+            "passport",
+            "passport no",
+            "passport number",
+            "passeport",
+            "pasaporte",
+            "passaporto",
+            "passaporte",
+            "paspoort",
+            "paszport",
+            "reisepass",
+            "паспорт",
+            "护照",
+            "護照",
+            "パスポート",
+            "여권",
+            "driver's license",
+            "drivers license",
+            "driver license",
+            "driving licence",
+            "driver's licence",
+            "license number",
+            "licence number",
+            "führerschein",
+            "führerscheinnummer",
+            "permis de conduire",
+            "carnet de conducir",
+            "patente di guida",
+            "rijbewijs",
+            "national id",
+            "national id number",
+            "identity card",
+            "identity number",
+            "id card",
+            "id number",
+            "personal id",
+            "carte d'identité",
+            "carta d'identità",
+            "documento de identidade",
+            "residence permit",
+            "green card",
+            "alien number",
+            "visa number",
+            "medical record number",
+            "mrn",
+            "patient id",
+            "patient number",
+            "member id",
+            "policy number",
+            "insurance number",
+            "health card",
+            "ohip",
+            "在留カード",
+            "運転免許",
+        ],
+        Sign::Document,
+    )
+    .chain(whole(
+        &[
+            "tax id",
+            "tax identification number",
+            "tax number",
+            "tax no",
+            "tin",
+            "tax payer number",
+            "national insurance",
+            "national insurance number",
+            "social security",
+            "social security number",
+            "national id",
+            "national id number",
+            "identity number",
+            "id number",
+            "personal id",
+            "personal number",
+            "identification number",
+            "personal identification number",
+            "numéro d'identité",
+            "número de identificación",
+            "身份证",
+            "身份证号",
+            "identification",
+            "vat",
+            "vat id",
+            "ust-id",
+        ],
+        Sign::AnyId,
+    ))
+    .chain(whole(
+        &[
+            "dob",
+            "d.o.b.",
+            "date of birth",
+            "birth date",
+            "birthdate",
+            "birthday",
+            "geburtsdatum",
+            "geb.",
+            "geboren am",
+            "geboren",
+            "date de naissance",
+            "né le",
+            "née le",
+            "fecha de nacimiento",
+            "nacido el",
+            "nacida el",
+            "data di nascita",
+            "nato il",
+            "nata il",
+            "data de nascimento",
+            "geboortedatum",
+            "data urodzenia",
+            "födelsedatum",
+            "fødselsdato",
+            "syntymäaika",
+            "дата рождения",
+            "出生日期",
+            "生年月日",
+            "생년월일",
+        ],
+        Sign::Birth,
+    ))
+}
+
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
+    let wanted = |sign| matches!(sign, Sign::Document | Sign::Birth).then_some(sign);
+    let mut taken = 0;
+    for (range, sign) in hits.all(wanted) {
+        if range.end < taken {
+            continue;
+        }
+        let found = match sign {
+            Sign::Birth => birth(scan, range.end),
+            _ => document(scan, range.end),
+        };
+        if let Some(found) = found {
+            taken = found.end;
+            let value = compact(scan.bytes(found.clone()));
+            scan.found(RedactionRule::Id, found, value);
+        }
+    }
+}
+
+/// Returns the first word behind `at` that has as many digits as numbers of documents have.
+fn document(scan: &Scan, at: usize) -> Option<Range<usize>> {
+    let mut from = at;
+    while from < at + REACH {
+        from += scan.run(from, REACH, |byte| {
+            !byte.is_ascii_alphanumeric() && !matches!(byte, 0 | b'\n')
+        });
+        let length = scan.run(from, LENGTH.end() + 1, |byte| byte.is_ascii_alphanumeric());
+        if length == 0 {
+            return None;
+        }
+        let mut end = from + length;
+        let mut digits = scan
+            .bytes(from..end)
+            .iter()
+            .filter(|byte| byte.is_ascii_digit())
+            .count();
+        // Groups of one number.
+        while digits > 0 && matches!(scan.byte(end), b' ' | b'-') && end - from < *LENGTH.end() {
+            let more = scan.run(end + 1, LENGTH.end() + 1, |byte| byte.is_ascii_digit());
+            if more < 2 {
+                break;
+            }
+            digits += more;
+            end += 1 + more;
+        }
+        let code = digits > 1
+            && (8..=10).contains(&(end - from))
+            && !scan.bytes(from..end).iter().any(u8::is_ascii_lowercase);
+        if (digits > 4 || code) && LENGTH.contains(&(end - from)) && !is_word(scan.byte(end)) {
+            return Some(from..end);
+        }
+        from = end;
+    }
+    None
+}
+
+/// Returns the date behind `at`, in digits.
+fn birth(scan: &Scan, at: usize) -> Option<Range<usize>> {
+    let from = at
+        + scan.run(at, 12, |byte| {
+            matches!(
+                byte,
+                b' ' | b':' | b'(' | b')' | b'=' | b'"' | b'\'' | b'.' | b'-' | b'*'
+            ) || byte >= 0x80
+                || byte.is_ascii_lowercase()
+        });
+    let mut end = from;
+    let mut parts = [0_u64; 3];
+    let mut lengths = [0; 3];
+    for (place, part) in parts.iter_mut().enumerate() {
+        let length = scan.run(end, 4, |byte| byte.is_ascii_digit());
+        *part = crate::preference::log::redact::numbers::check::value(
+            scan.bytes(end..end + length),
+            0..length,
+        );
+        lengths[place] = length;
+        end += length;
+        if place < 2 {
+            let gap = scan.run(end, 2, |byte| matches!(byte, b'.' | b'/' | b'-' | b' '));
+            if gap == 0 || length == 0 {
+                return None;
+            }
+            end += gap;
+        }
+    }
+    let date = match lengths {
+        [4, _, 1 | 2] => is_day(parts[1], parts[2]),
+        [1 | 2, _, 2 | 4] => is_day(parts[1], parts[0]) || is_day(parts[0], parts[1]),
+        _ => false,
+    };
+    (date && !continues_behind(scan, end)).then_some(from..end)
+}

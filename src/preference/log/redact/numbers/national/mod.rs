@@ -1,0 +1,241 @@
+//! Numbers by which states know persons: of identity, tax, social insurance and health.
+//!
+//! A form of a number has a shape and a check of what a shape cannot say. Where both together are weak (a run of nine digits with one
+//! check digit), the number counts only behind a word that announces it.
+
+mod americas;
+mod announced;
+mod asia;
+mod europe;
+mod europe_east;
+mod pacific_africa;
+
+use super::groups::{continues_before, continues_behind, is_amount, separator};
+use crate::preference::log::redact::rule::RedactionRule;
+use crate::preference::log::redact::scan::{Scan, compact};
+use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
+
+/// A kind of number of one country.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// ISO 3166, and the number's name: what the document calls it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the document"))]
+    pub country: &'static str,
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the document"))]
+    pub name: &'static str,
+    /// Shapes that count wherever they stand. `9` is a digit, `A` a letter, `*` either, `-` a separator, `~` one that may be left out, `!`
+    /// a dash, a plus or a letter in the place of one; all other characters are themselves.
+    pub shapes: &'static [&'static str],
+    /// Shapes that count behind a word only.
+    pub announced: &'static [&'static str],
+    pub words: &'static [&'static str],
+    /// Whether letters and digits that have a shape, in capitals, are one.
+    pub check: fn(&[u8]) -> bool,
+}
+
+/// Returns all forms, by their places in [`Sign::Form`].
+fn all() -> impl Iterator<Item = &'static Form> {
+    [
+        americas::FORMS,
+        europe::FORMS,
+        europe_east::FORMS,
+        asia::FORMS,
+        pacific_africa::FORMS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// How far in front of a number the word may stand that announces it, in bytes.
+const REACH: usize = 40;
+
+/// The longest row of digits or letters at a shape's begin.
+const FIRST: usize = 18;
+
+/// A shape of a form.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    form: usize,
+    shape: &'static [u8],
+    check: fn(&[u8]) -> bool,
+    announced: bool,
+}
+
+/// The forms, by what they begin with.
+#[derive(Debug)]
+pub(in crate::preference::log::redact) struct Forms {
+    /// By the number of digits in front of whatever comes next.
+    digits: Vec<Vec<Shape>>,
+    /// By the number of letters.
+    letters: Vec<Vec<Shape>>,
+}
+
+impl Forms {
+    pub fn new() -> Self {
+        let mut forms = Self {
+            digits: vec![Vec::new(); FIRST + 1],
+            letters: vec![Vec::new(); FIRST + 1],
+        };
+        for (place, form) in all().enumerate() {
+            let open = form.shapes.iter().map(|shape| (shape, false));
+            let announced = form.announced.iter().map(|shape| (shape, true));
+            for (shape, announced) in open.chain(announced) {
+                let shape = Shape {
+                    form: place,
+                    shape: shape.as_bytes(),
+                    check: form.check,
+                    announced,
+                };
+                forms.add(shape);
+            }
+        }
+        forms
+    }
+
+    fn add(&mut self, shape: Shape) {
+        let is = |class: u8, byte: u8| byte == class || byte == b'~' || byte == b'*';
+        let Some(&first) = shape.shape.first() else {
+            return;
+        };
+        let by_first = if first == b'9' {
+            &mut self.digits
+        } else {
+            &mut self.letters
+        };
+        // Where a separator may be left out, or a letter may be a digit, the first row has several lengths.
+        let least = shape
+            .shape
+            .iter()
+            .take_while(|byte| **byte == first)
+            .count();
+        let most = shape
+            .shape
+            .iter()
+            .take_while(|byte| is(first, **byte))
+            .filter(|byte| **byte != b'~')
+            .count();
+        for length in least..=most.min(FIRST) {
+            by_first[length].push(shape);
+        }
+    }
+}
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    all()
+        .enumerate()
+        .flat_map(|(place, form)| whole(form.words, Sign::Form(place)))
+        .chain(announced::words())
+}
+
+/// Finds the numbers of all forms, and those that a word announces.
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, forms: &Forms) {
+    let mut at = 0;
+    while at < scan.len() {
+        at += scan.run(at, usize::MAX, |byte| !byte.is_ascii_alphanumeric());
+        let digits = scan.run(at, usize::MAX, |byte| byte.is_ascii_digit());
+        let letters = match digits {
+            0 => scan.run(at, usize::MAX, |byte| byte.is_ascii_alphabetic()),
+            _ => 0,
+        };
+        let shapes = match digits {
+            0 => forms.letters.get(letters),
+            _ => forms.digits.get(digits),
+        };
+        let begins = !continues_before(scan, at) && scan.before(at) != b'+' && !is_amount(scan, at);
+        let found = shapes.filter(|_| begins).and_then(|shapes| {
+            shapes
+                .iter()
+                .filter_map(|shape| shape.find(scan, hits, at))
+                .max()
+        });
+        if let Some(end) = found {
+            let value = compact(scan.bytes(at..end));
+            scan.found(RedactionRule::Id, at..end, value);
+        }
+        at += (digits + letters).max(1);
+        // The rest of a word that began otherwise is no begin.
+        at += scan.run(at, usize::MAX, |byte| byte.is_ascii_alphanumeric());
+    }
+    announced::find(scan, hits);
+}
+
+impl Shape {
+    /// Returns where the number ends that begins at `at`; none if there is none of this shape.
+    fn find(&self, scan: &Scan, hits: &Hits<'_>, at: usize) -> Option<usize> {
+        let mut end = at;
+        let mut read = [0; 24];
+        let mut length = 0;
+        for class in self.shape {
+            let byte = scan.byte(end);
+            let fits = match class {
+                b'9' => byte.is_ascii_digit(),
+                b'A' => byte.is_ascii_alphabetic(),
+                b'*' => byte.is_ascii_alphanumeric(),
+                b'!' => matches!(byte, b'-' | b'+' | b'A'..=b'F' | b'U'..=b'Y'),
+                b'-' | b'~' => {
+                    let gap = separator(scan, end, |byte| byte.is_ascii_alphanumeric());
+                    if gap == 0 && *class == b'-' {
+                        return None;
+                    }
+                    end += gap;
+                    continue;
+                }
+                other => byte == *other,
+            };
+            if !fits {
+                return None;
+            }
+            if byte.is_ascii_alphanumeric() && length < read.len() {
+                read[length] = byte.to_ascii_uppercase();
+                length += 1;
+            }
+            end += 1;
+        }
+        let read = &read[..length];
+        if continues_behind(scan, end) || self.is_in_row(scan, at, end) || !(self.check)(read) {
+            return None;
+        }
+        let is_announced = || {
+            hits.announce(at, REACH, |sign| {
+                sign == Sign::Form(self.form) || sign == Sign::AnyId
+            })
+        };
+        (!self.announced || is_announced()).then_some(end)
+    }
+}
+
+impl Shape {
+    /// Whether equal groups of digits go on in front of the number or behind it: it is a part of a longer one.
+    fn is_in_row(&self, scan: &Scan, at: usize, end: usize) -> bool {
+        let is_digit = |byte: &&u8| **byte == b'9';
+        let first = self.shape.iter().take_while(is_digit).count();
+        let last = self.shape.iter().rev().take_while(is_digit).count();
+        if !self.shape.contains(&b'-') || first < 3 || last < 3 {
+            return false;
+        }
+        let digit = |byte: u8| byte.is_ascii_digit();
+        let behind = scan.byte(end) == b' ' && scan.run(end + 1, last + 1, digit) == last;
+        let before = scan.before(at) == b' ' && scan.run_before(at - 1, first + 1, digit) == first;
+        behind || before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_has_a_shape_and_those_that_are_announced_a_word() {
+        for form in all() {
+            let name = format!("{} {}", form.country, form.name);
+            assert!(
+                !form.shapes.is_empty() || !form.announced.is_empty(),
+                "{name}"
+            );
+            assert!(
+                form.announced.is_empty() || !form.words.is_empty(),
+                "{name}"
+            );
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! What differs between countries: calling codes with the lengths of numbers behind them, and the groups of those that have no trunk
+//! zero.
+
+use std::ops::{Range, RangeInclusive};
+
+use super::{is_sequence, is_varied};
+use crate::preference::log::redact::scan::Scan;
+
+/// Calling codes whose numbers have lengths of their own (libphonenumber), in digits without the code; a trunk zero that stands behind
+/// the code by mistake makes them one longer.
+const LENGTHS: &[(&str, RangeInclusive<usize>)] = &[
+    ("1", 10..=10),
+    ("20", 8..=11),
+    ("27", 9..=10),
+    ("30", 10..=11),
+    ("31", 9..=10),
+    ("32", 8..=10),
+    ("33", 9..=10),
+    ("34", 9..=9),
+    ("36", 8..=10),
+    ("39", 6..=12),
+    ("40", 9..=10),
+    ("41", 9..=10),
+    ("43", 5..=13),
+    ("44", 9..=11),
+    ("45", 8..=8),
+    ("46", 7..=11),
+    ("47", 8..=8),
+    ("48", 9..=10),
+    ("49", 5..=13),
+    ("51", 8..=9),
+    ("52", 10..=11),
+    ("54", 10..=12),
+    ("55", 10..=12),
+    ("56", 9..=9),
+    ("57", 8..=10),
+    ("60", 8..=11),
+    ("61", 9..=10),
+    ("62", 8..=13),
+    ("63", 8..=11),
+    ("64", 8..=11),
+    ("65", 8..=8),
+    ("66", 8..=10),
+    ("7", 10..=10),
+    ("81", 9..=11),
+    ("82", 8..=11),
+    ("84", 9..=11),
+    ("86", 9..=12),
+    ("90", 10..=11),
+    ("91", 10..=11),
+    ("92", 9..=11),
+    ("351", 9..=9),
+    ("352", 5..=11),
+    ("353", 8..=10),
+    ("354", 7..=9),
+    ("356", 8..=8),
+    ("357", 8..=8),
+    ("358", 6..=11),
+    ("359", 8..=10),
+    ("370", 8..=9),
+    ("371", 8..=8),
+    ("372", 7..=8),
+    ("380", 9..=10),
+    ("385", 8..=10),
+    ("386", 8..=9),
+    ("420", 9..=9),
+    ("421", 9..=10),
+    ("852", 8..=8),
+    ("886", 8..=10),
+    ("966", 8..=10),
+    ("971", 8..=10),
+    ("972", 8..=10),
+];
+
+/// Codes of two digits; all others have three, but for 1 and 7.
+const OF_TWO: &[u64] = &[
+    20, 27, 30, 31, 32, 33, 34, 36, 39, 40, 41, 43, 44, 45, 46, 47, 48, 49, 51, 52, 53, 54, 55, 56,
+    57, 58, 60, 61, 62, 63, 64, 65, 66, 81, 82, 84, 86, 90, 91, 92, 93, 94, 95, 98,
+];
+
+/// Returns the length of the calling code that a number begins with, and how many digits may follow it.
+pub(super) fn calling_code(number: &[u8]) -> Option<(usize, RangeInclusive<usize>)> {
+    let first = |length: usize| std::str::from_utf8(number.get(..length)?).ok();
+    let code = match (first(1)?, first(2)?) {
+        ("1" | "7", _) => first(1)?,
+        (_, two) if two.parse().is_ok_and(|two| OF_TWO.contains(&two)) => two,
+        ("0", _) => return None,
+        _ => first(3)?,
+    };
+    let known = LENGTHS.iter().find(|(known, _)| *known == code);
+    Some((
+        code.len(),
+        known.map_or(5..=12, |(_, lengths)| lengths.clone()),
+    ))
+}
+
+/// A way to write national numbers where no zero stands in front.
+struct National {
+    /// Lengths of the groups.
+    groups: &'static [usize],
+    /// What the first group begins with.
+    first: fn(&[u8]) -> bool,
+    /// What stands between groups.
+    between: &'static [u8],
+    /// Whether the first group is in brackets.
+    bracket: bool,
+}
+
+const SPACES: &[u8] = b" \t";
+const DASHES: &[u8] = b" \t-";
+const ANY: &[u8] = b" \t-.";
+
+/// Areas and exchanges of North America begin with 2 to 9.
+fn north_american(number: &[u8]) -> bool {
+    number[0] > b'1' && number.get(3).is_none_or(|digit| *digit > b'1')
+}
+
+const NATIONAL: &[National] = &[
+    // North America
+    National {
+        groups: &[3, 3, 4],
+        first: |n| n[0] > b'1',
+        between: b"-.",
+        bracket: false,
+    },
+    National {
+        groups: &[3, 3, 4],
+        first: north_american,
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 7],
+        first: north_american,
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 3, 4],
+        first: |_| true,
+        between: b" \t-.()/",
+        bracket: true,
+    },
+    National {
+        groups: &[1, 3, 3, 4],
+        first: |n| n[0] == b'1' && north_american(&n[1..]),
+        between: b" \t-.()",
+        bracket: false,
+    },
+    // Spain, Czechia, Slovakia, Poland, Portugal, Luxembourg, Bulgaria
+    National {
+        groups: &[3, 2, 2, 2],
+        first: |n| matches!(n[0], b'6'..=b'9'),
+        between: ANY,
+        bracket: false,
+    },
+    National {
+        groups: &[2, 3, 2, 2],
+        first: |n| matches!(n[0], b'1'..=b'9'),
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 3, 3],
+        first: |n| matches!(n[0], b'2' | b'4'..=b'9'),
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[2, 3, 4],
+        first: |n| matches!(n[0], b'2' | b'9'),
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[2, 3, 2, 2],
+        first: |_| true,
+        between: DASHES,
+        bracket: true,
+    },
+    // Italy and Colombia
+    National {
+        groups: &[3, 6],
+        first: |n| n[0] == b'3',
+        between: ANY,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 7],
+        first: |n| n[0] == b'3',
+        between: b" \t-./",
+        bracket: false,
+    },
+    National {
+        groups: &[3, 3, 4],
+        first: |n| n[0] == b'3',
+        between: ANY,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 2, 2, 3],
+        first: |n| n[0] == b'3',
+        between: ANY,
+        bracket: false,
+    },
+    // Norway and Denmark
+    National {
+        groups: &[2, 2, 2, 2],
+        first: |n| matches!(n[0], b'2'..=b'9'),
+        between: SPACES,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 2, 3],
+        first: |n| matches!(n[0], b'4' | b'9' | b'8'),
+        between: SPACES,
+        bracket: false,
+    },
+    // Greece
+    National {
+        groups: &[3, 3, 4],
+        first: |n| n.starts_with(b"21") || n.starts_with(b"69"),
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 7],
+        first: |n| n.starts_with(b"21") || n.starts_with(b"69"),
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[4, 6],
+        first: |n| n[0] == b'2' && n[1] != b'0',
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[10],
+        first: |n| n.starts_with(b"69") || n.starts_with(b"210"),
+        between: b"",
+        bracket: false,
+    },
+    // Mexico, Brazil, Chile, Argentina
+    National {
+        groups: &[2, 4, 4],
+        first: |n| n[0] != b'0',
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[2, 4, 4],
+        first: |_| true,
+        between: DASHES,
+        bracket: true,
+    },
+    National {
+        groups: &[2, 8],
+        first: |n| n[0] != b'0',
+        between: SPACES,
+        bracket: true,
+    },
+    National {
+        groups: &[2, 9],
+        first: |n| n[0] != b'0' && n[2] == b'9',
+        between: DASHES,
+        bracket: true,
+    },
+    National {
+        groups: &[2, 5, 4],
+        first: |n| n[2] == b'9',
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[2, 5, 4],
+        first: |_| true,
+        between: DASHES,
+        bracket: true,
+    },
+    National {
+        groups: &[2, 1, 4, 4],
+        first: |n| n[2] == b'9',
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[2, 1, 4, 4],
+        first: |n| n[2] == b'9',
+        between: DASHES,
+        bracket: true,
+    },
+    National {
+        groups: &[1, 4, 4],
+        first: |n| n[0] == b'9',
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[1, 4, 4],
+        first: |_| true,
+        between: DASHES,
+        bracket: true,
+    },
+    // India
+    National {
+        groups: &[5, 5],
+        first: |n| matches!(n[0], b'6'..=b'9'),
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[4, 3, 3],
+        first: |n| matches!(n[0], b'6'..=b'9'),
+        between: DASHES,
+        bracket: false,
+    },
+    // China
+    National {
+        groups: &[11],
+        first: chinese,
+        between: b"",
+        bracket: false,
+    },
+    National {
+        groups: &[3, 4, 4],
+        first: |n| chinese(n) || n[0] == b'4',
+        between: DASHES,
+        bracket: false,
+    },
+    National {
+        groups: &[3, 3, 3, 2],
+        first: chinese,
+        between: DASHES,
+        bracket: false,
+    },
+    // Russia and Kazakhstan
+    National {
+        groups: &[1, 3, 3, 2, 2],
+        first: |n| matches!(n[0], b'7' | b'8'),
+        between: b" \t-().",
+        bracket: false,
+    },
+    National {
+        groups: &[1, 3, 3, 4],
+        first: |n| n[0] == b'8',
+        between: b" \t-()",
+        bracket: false,
+    },
+    National {
+        groups: &[1, 3, 7],
+        first: |n| n[0] == b'8',
+        between: b" \t-()",
+        bracket: false,
+    },
+    National {
+        groups: &[11],
+        first: |n| n.starts_with(b"89") || n.starts_with(b"79"),
+        between: b"",
+        bracket: false,
+    },
+    // Hong Kong, Singapore, Estonia: fours, where a bracket or a dash tells them from years
+    National {
+        groups: &[3, 3, 2, 2],
+        first: |n| matches!(n[0], b'3'..=b'9'),
+        between: ANY,
+        bracket: false,
+    },
+];
+
+fn chinese(number: &[u8]) -> bool {
+    number[0] == b'1' && matches!(number[1], b'3'..=b'9')
+}
+
+/// Whether the groups of a number are those of a country without a trunk zero.
+pub(super) fn is_national(
+    scan: &Scan,
+    start: usize,
+    bracket: bool,
+    groups: &[Range<usize>],
+    number: &[u8],
+) -> bool {
+    // One that holds the whole number belongs to the sentence.
+    let bracket = bracket && groups.len() > 1;
+    let fits = |national: &National| {
+        national.bracket == bracket
+            && national
+                .groups
+                .iter()
+                .copied()
+                .eq(groups.iter().map(ExactSizeIterator::len))
+            && (national.first)(number)
+            && groups.windows(2).all(|pair| {
+                let between = scan.bytes(pair[0].end..pair[1].start);
+                let closed = bracket && pair[0] == groups[0];
+                between
+                    .iter()
+                    .all(|byte| national.between.contains(byte) || (closed && *byte == b')'))
+            })
+    };
+    // Pairs and fives are what lists are made of, too.
+    let listed = groups.len() > 1 && is_sequence(scan, groups);
+    let in_row = scan.before(start) == b','
+        || (scan.before(start) == b' ' && scan.before(start - 1) == b',') && groups.len() < 3;
+    NATIONAL.iter().any(fits) && !(listed && groups.len() > 2) && is_varied(number) && !in_row
+}

@@ -1,0 +1,223 @@
+//! A text that is searched, and what was found in it.
+//!
+//! The rules read single bytes and short stretches of it by [`Scan`]'s methods alone, each as often as its own bounds allow: the
+//! work is linear in the text whatever the text is. Tests count the bytes that were read.
+
+use std::ops::Range;
+
+use super::normalise::Plain;
+use super::rule::RedactionRule;
+
+/// A value that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Find {
+    pub rule: RedactionRule,
+    /// Bytes of the plain text.
+    pub range: Range<usize>,
+    /// The value, without what its spellings differ in.
+    pub value: String,
+}
+
+/// A text that is searched. What was found is hidden from the rules that come later: they read zeros in its place.
+#[derive(Debug)]
+pub(super) struct Scan {
+    plain: Plain,
+    /// Hidden already, in no order.
+    found: Vec<Find>,
+    /// Not hidden yet.
+    fresh: Vec<Find>,
+    #[cfg(test)]
+    reads: std::cell::Cell<u64>,
+}
+
+impl Scan {
+    pub fn new(text: &str) -> Self {
+        Self {
+            plain: Plain::new(text),
+            found: Vec::new(),
+            fresh: Vec::new(),
+            #[cfg(test)]
+            reads: std::cell::Cell::new(0),
+        }
+    }
+
+    /// All of the plain text, for a search that reads each byte once.
+    pub fn all(&self) -> &[u8] {
+        self.count(self.len());
+        &self.plain.bytes
+    }
+
+    pub fn len(&self) -> usize {
+        self.plain.bytes.len()
+    }
+
+    /// Returns the byte at `at`, or zero where there is none.
+    #[inline]
+    pub fn byte(&self, at: usize) -> u8 {
+        self.count(1);
+        self.plain.bytes.get(at).copied().unwrap_or(0)
+    }
+
+    /// Returns the byte in front of `at`, or zero where there is none.
+    #[inline]
+    pub fn before(&self, at: usize) -> u8 {
+        at.checked_sub(1).map_or(0, |at| self.byte(at))
+    }
+
+    /// Returns the bytes of a range, as far as there are any.
+    pub fn bytes(&self, range: Range<usize>) -> &[u8] {
+        let end = range.end.min(self.len());
+        let start = range.start.min(end);
+        self.count(end - start);
+        &self.plain.bytes[start..end]
+    }
+
+    /// Whether `word` stands at `at`, in capitals or not.
+    pub fn is(&self, at: usize, word: &str) -> bool {
+        self.bytes(at..at + word.len())
+            .eq_ignore_ascii_case(word.as_bytes())
+    }
+
+    /// Returns how many bytes from `at` on are `wanted`, at most `most`.
+    pub fn run(&self, at: usize, most: usize, wanted: impl Fn(u8) -> bool) -> usize {
+        (0..most)
+            .take_while(|i| wanted(self.byte(at + i)) && at + i < self.len())
+            .count()
+    }
+
+    /// Returns how many bytes in front of `at` are `wanted`, at most `most`.
+    pub fn run_before(&self, at: usize, most: usize, wanted: impl Fn(u8) -> bool) -> usize {
+        (0..most.min(at))
+            .take_while(|i| wanted(self.byte(at - 1 - i)))
+            .count()
+    }
+
+    /// Returns the character at `at`; none at the end, and inside another character.
+    pub fn char_at(&self, at: usize) -> Option<char> {
+        let bytes = self.bytes(at..at + 4);
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).ok()?,
+        };
+        text.chars().next().filter(|c| *c != '\0')
+    }
+
+    /// Returns the character in front of `at`; none at the start.
+    pub fn char_before(&self, at: usize) -> Option<char> {
+        let longest = at.min(4);
+        (1..=longest).find_map(|back| {
+            let c = self.char_at(at - back)?;
+            (c.len_utf8() == back).then_some(c)
+        })
+    }
+
+    /// Returns the next run of digits that begins at `from` or later.
+    pub fn digits_from(&self, from: usize) -> Option<Range<usize>> {
+        let rest = self.plain.bytes.get(from..)?;
+        let skipped = rest.iter().position(u8::is_ascii_digit);
+        self.count(skipped.map_or(rest.len(), |skipped| skipped + 1));
+        let start = from + skipped?;
+        let length = self.run(start, usize::MAX, |byte| byte.is_ascii_digit());
+        Some(start..start + length)
+    }
+
+    /// Notes a value. It stays visible until [`Self::hide`].
+    pub fn found(&mut self, rule: RedactionRule, range: Range<usize>, value: String) {
+        if !range.is_empty() {
+            self.fresh.push(Find { rule, range, value });
+        }
+    }
+
+    /// Notes a value as it stands in the text.
+    pub fn found_as_is(&mut self, rule: RedactionRule, range: Range<usize>) {
+        let value = String::from_utf8_lossy(self.bytes(range.clone())).into_owned();
+        self.found(rule, range, value);
+    }
+
+    /// Hides a range from all rules without replacing it.
+    pub fn skip(&mut self, range: Range<usize>) {
+        self.plain.bytes[range].fill(0);
+    }
+
+    /// Hides what was found from the rules that come next. Finds that overlap become one, named by the longest of them.
+    pub fn hide(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.sort_by_key(|find| {
+            (
+                find.range.start,
+                std::cmp::Reverse(find.range.end),
+                find.rule,
+            )
+        });
+        let mut united: Vec<(Find, usize)> = Vec::with_capacity(fresh.len());
+        for find in fresh {
+            let length = find.range.len();
+            match united.last_mut() {
+                Some((last, longest)) if find.range.start < last.range.end => {
+                    let range = last.range.start..last.range.end.max(find.range.end);
+                    if length > *longest {
+                        *longest = length;
+                        *last = find;
+                    }
+                    last.range = range;
+                }
+                _ => united.push((find, length)),
+            }
+        }
+        for (find, _) in united {
+            self.skip(find.range.clone());
+            self.found.push(find);
+        }
+    }
+
+    /// Returns the original with a replacement for every find; none if there was none.
+    pub fn replaced(mut self, original: &str, with: impl Fn(&Find) -> String) -> Option<String> {
+        self.hide();
+        self.found.sort_by_key(|find| find.range.start);
+        let mut replaced = String::with_capacity(original.len());
+        let mut kept = 0;
+        for find in &self.found {
+            let begin = self.plain.begin(find.range.start);
+            let end = self.plain.end(find.range.end);
+            // Two finds may have parts of one character.
+            if begin > kept {
+                replaced.push_str(&original[kept..begin]);
+            }
+            replaced.push_str(&with(find));
+            kept = end.max(kept);
+        }
+        (!self.found.is_empty()).then(|| {
+            replaced.push_str(&original[kept..]);
+            replaced
+        })
+    }
+
+    #[inline]
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests count"))]
+    fn count(&self, bytes: usize) {
+        #[cfg(test)]
+        self.reads.set(self.reads.get() + bytes as u64);
+        #[cfg(not(test))]
+        let _ = bytes;
+    }
+
+    /// How many bytes were read.
+    #[cfg(test)]
+    pub fn reads(&self) -> u64 {
+        self.reads.get()
+    }
+}
+
+/// Whether a byte continues a word: an ASCII letter, digit or underscore.
+pub(super) fn is_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// Returns the letters and digits of a value in capitals: what spellings of one number have in common.
+pub(super) fn compact(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .filter(|byte| byte.is_ascii_alphanumeric())
+        .map(|byte| char::from(byte.to_ascii_uppercase()))
+        .collect()
+}

@@ -1,0 +1,33 @@
+//! Secrets: what gives access to something.
+
+mod address;
+mod header;
+mod named;
+mod private_key;
+mod tokens;
+
+use super::scan::Scan;
+use super::words::{Hits, Word};
+
+/// Returns the words that announce secrets.
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    private_key::words()
+        .chain(address::words())
+        .chain(header::words())
+        .chain(tokens::words())
+        .chain(named::words())
+}
+
+/// Finds secrets. What a later search could find a part of is hidden from it.
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
+    private_key::find(scan, hits);
+    scan.hide();
+    address::find(scan, hits);
+    scan.hide();
+    header::find(scan, hits);
+    scan.hide();
+    tokens::find(scan, hits);
+    scan.hide();
+    named::find(scan, hits);
+    scan.hide();
+}

@@ -1,0 +1,471 @@
+//! Values that are secret because of their names: `password: hunter2`, `API_KEY="..."`, `<secret>...</secret>`, `PIN 1234`.
+
+use std::ops::Range;
+
+use super::address::is_placeholder;
+use crate::preference::log::redact::rule::RedactionRule;
+use crate::preference::log::redact::scan::{Scan, is_word};
+use crate::preference::log::redact::words::{Hits, Named, Sign, Word, anywhere, whole};
+
+/// The longest value, in bytes.
+const LONGEST: usize = 512;
+
+/// A generated key is at least so long, in bytes.
+const KEY: usize = 8;
+
+/// From this length on even letters alone are a generated key, in bytes.
+const LONG: usize = 20;
+
+const PASSWORDS: &[&str] = &[
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "passwort",
+    "kennwort",
+    "contraseña",
+    "contrasena",
+    "mot de passe",
+    "wachtwoord",
+    "senha",
+    "hasło",
+    "haslo",
+    "lösenord",
+    "losenord",
+    "passord",
+    "salasana",
+    "parola",
+    "jelszó",
+    "heslo",
+    "пароль",
+    "密码",
+    "密碼",
+    "パスワード",
+    "暗証番号",
+    "비밀번호",
+    "κωδικός",
+];
+
+const SHORT_PASSWORDS: &[&str] = &[
+    "pwd",
+    "pass",
+    "pw",
+    "adgangskode",
+    "kodeord",
+    "motdepasse",
+    "clave",
+];
+
+const KEYS: &[&str] = &[
+    "secret",
+    "api_key",
+    "api-key",
+    "apikey",
+    "api key",
+    "access_key",
+    "access-key",
+    "accesskey",
+    "access key",
+    "secret_key",
+    "secretkey",
+    "secret-key",
+    "secret key",
+    "private_key",
+    "privatekey",
+    "private-key",
+    "private key",
+    "client_secret",
+    "auth_token",
+    "authtoken",
+    "auth-token",
+    "access_token",
+    "accesstoken",
+    "access-token",
+    "access token",
+    "refresh_token",
+    "refreshtoken",
+    "id_token",
+    "session_token",
+    "sessiontoken",
+    "bot_token",
+    "bearer_token",
+    "encryption_key",
+    "encryptionkey",
+    "signing_key",
+    "signingkey",
+    "accountkey",
+    "account_key",
+    "sharedaccesskey",
+    "sharedaccesssignature",
+    "auth_key",
+    "authkey",
+    "license_key",
+    "licence_key",
+    "subscription-key",
+    "subscription_key",
+    "credential",
+    "credentials",
+    "webhook_url",
+    "phpsessid",
+    "jsessionid",
+    "session_id",
+    "sessionid",
+    "csrf_token",
+    "csrftoken",
+    "xsrf-token",
+    "connect.sid",
+    "application_key",
+    "app_key",
+    "appkey",
+    "master_key",
+    "storage_key",
+    "webhook_secret",
+    "recovery_key",
+    "secret_access_key",
+];
+
+const WEAK_KEYS: &[&str] = &[
+    "token",
+    "sig",
+    "key",
+    "sid",
+    "signature",
+    "x-goog-signature",
+    "x-amz-signature",
+    "auth",
+    "nonce",
+];
+
+const PINS: &[&str] = &[
+    "pin",
+    "pin code",
+    "pincode",
+    "pin-code",
+    "cvc",
+    "cvc2",
+    "cvv",
+    "cvv2",
+    "csc",
+    "otp",
+    "puk",
+    "tan",
+    "security code",
+    "verification code",
+    "one-time code",
+    "card code",
+    "prüfnummer",
+    "geheimzahl",
+    "cryptogramme",
+];
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    anywhere(PASSWORDS, Sign::Named(Named::Password))
+        .chain(whole(SHORT_PASSWORDS, Sign::Named(Named::Password)))
+        .chain(anywhere(KEYS, Sign::Named(Named::Key)))
+        .chain(whole(WEAK_KEYS, Sign::Named(Named::WeakKey)))
+        .chain(whole(PINS, Sign::Named(Named::Pin)))
+}
+
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
+    let named = |sign| match sign {
+        Sign::Named(named) => Some(named),
+        _ => None,
+    };
+    let mut taken = 0;
+    for (range, named) in hits.all(named) {
+        if range.end <= taken {
+            continue;
+        }
+        let found = match named {
+            Named::Pin => pin(scan, range.end),
+            _ => value(scan, range, named),
+        };
+        if let Some(found) = found {
+            taken = found.end;
+            scan.found_as_is(RedactionRule::Secret, found);
+        }
+    }
+}
+
+/// How a value is joined to its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Joint {
+    /// `=` with nothing beside it.
+    Tight,
+    /// `=` and its like.
+    Assigned,
+    Colon,
+    /// `is`
+    Is,
+    /// A space behind an option: `--password hunter2`.
+    Option,
+    /// `>`
+    Element,
+}
+
+/// Returns how a value is joined to the name that ends at `at`, and where what follows begins.
+fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
+    let at = name.end;
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\t');
+    let closing = scan.run(at, 3, |byte| {
+        matches!(byte, b'"' | b'\'' | b'`' | b']' | b')' | b'\\' | b'*')
+    });
+    let spaces = scan.run(at + closing, 8, is_space);
+    let mark = at + closing + spaces;
+    let behind = |length: usize| mark + length + scan.run(mark + length, 8, is_space);
+    let (first, second) = (scan.byte(mark), scan.byte(mark + 1));
+    match (first, second) {
+        (b'=', b'=' | b'>') | (b':', b'=') => Some((Joint::Assigned, behind(2))),
+        (b'=', _) => {
+            let end = behind(1);
+            let tight = spaces == 0 && end == mark + 1;
+            Some((if tight { Joint::Tight } else { Joint::Assigned }, end))
+        }
+        (b':', _) => Some((
+            Joint::Colon,
+            behind(1) + scan.run(behind(1), 2, |byte| byte == b'*'),
+        )),
+        (b'>', _) if closing == 0 && spaces == 0 => Some((Joint::Element, mark + 1)),
+        _ if spaces > 0 && closing == 0 && is_option(scan, name.start) => {
+            Some((Joint::Option, mark))
+        }
+        _ if spaces > 0
+            && ["is ", "is:", "ist ", "ist:"]
+                .iter()
+                .any(|is| scan.is(mark, is)) =>
+        {
+            let end = behind(3);
+            Some((Joint::Is, end + scan.run(end, 2, |byte| byte == b':')))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the word around `at` is an option: `--db-password`.
+fn is_option(scan: &Scan, at: usize) -> bool {
+    let length = scan.run_before(at, 32, |byte| is_word(byte) || byte == b'-');
+    scan.bytes(at - length..at).starts_with(b"--")
+}
+
+/// Returns the value of a name.
+fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> {
+    let (joint, at) = joint(scan, name)?;
+    let escaped = usize::from(scan.byte(at) == b'\\');
+    let prefix = scan.run(at, 1, |byte| matches!(byte, b'b' | b'f' | b'r' | b'@'));
+    let prefix = if matches!(scan.byte(at + prefix), b'"' | b'\'') {
+        prefix
+    } else {
+        0
+    };
+    let quote = scan.byte(at + escaped + prefix);
+    if matches!(quote, b'"' | b'\'' | b'`') && joint != Joint::Element {
+        let start = at + escaped + prefix + 1;
+        let length = scan.run(start, LONGEST, |byte| {
+            byte != quote && !matches!(byte, 0 | b'\n' | b'\r')
+        });
+        if scan.byte(start + length) == quote {
+            let range = start..start + length - escaped.min(length);
+            return is_quoted_secret(scan.bytes(range.clone()), named).then_some(range);
+        }
+    }
+    let stops = |byte: u8| match joint {
+        Joint::Tight => matches!(byte, b'&' | b';' | b',' | b'<' | b'"' | b'\'' | b'`' | b'|'),
+        Joint::Element => byte == b'<',
+        _ => matches!(byte, b'"' | b'\'' | b'`' | b'<'),
+    };
+    let length = scan.run(at, LONGEST, |byte| byte > b' ' && !stops(byte));
+    let read = scan.bytes(at..at + length);
+    let trailing = read.iter().rev().take_while(|byte| {
+        matches!(
+            byte,
+            b'.' | b',' | b';' | b':' | b'!' | b'?' | b')' | b'}' | b']' | b'\\'
+        )
+    });
+    let value = &read[..length - trailing.count()];
+    let range = at..at + value.len();
+    let ends_there = {
+        let behind = range.end
+            + scan.run(range.end, 8, |byte| {
+                matches!(byte, b'.' | b',' | b';' | b'!' | b' ' | b'\t')
+            });
+        !scan.char_at(behind).is_some_and(char::is_alphanumeric)
+    };
+    is_bare_secret(value, named, joint, ends_there).then_some(range)
+}
+
+/// What a value is made of.
+struct Made {
+    digits: bool,
+    letters: bool,
+    marks: bool,
+    mixed: bool,
+}
+
+fn made(value: &[u8]) -> Made {
+    let any = |is: fn(&u8) -> bool| value.iter().any(is);
+    Made {
+        digits: any(u8::is_ascii_digit),
+        letters: any(u8::is_ascii_alphabetic),
+        marks: any(|byte| byte.is_ascii_punctuation() && !matches!(byte, b'_' | b'-' | b'.')),
+        mixed: any(u8::is_ascii_uppercase)
+            && value.iter().skip(1).any(u8::is_ascii_lowercase)
+            && !value[1..].iter().all(u8::is_ascii_lowercase),
+    }
+}
+
+/// Words that stand where a value would: types, and words about the value.
+const NO_VALUES: &[&str] = &[
+    "string",
+    "str",
+    "text",
+    "bytes",
+    "number",
+    "int",
+    "integer",
+    "bool",
+    "boolean",
+    "any",
+    "object",
+    "none",
+    "null",
+    "nil",
+    "true",
+    "false",
+    "undefined",
+    "optional",
+    "required",
+    "varchar",
+    "char",
+    "password",
+    "passwd",
+    "secret",
+    "token",
+    "the",
+    "a",
+    "an",
+    "your",
+    "my",
+    "not",
+    "must",
+    "should",
+    "needs",
+    "required.",
+    "incorrect",
+    "invalid",
+    "wrong",
+    "correct",
+    "valid",
+    "empty",
+    "missing",
+    "hidden",
+    "redacted",
+    "changeme",
+    "example",
+    "value",
+    "field",
+    "input",
+    "const",
+    "let",
+    "var",
+    "new",
+    "self",
+    "this",
+    "env",
+    "yes",
+    "no",
+    "your_password",
+    "your-password",
+    "yourpassword",
+    "your_api_key",
+    "your-api-key",
+    "your_token",
+    "your_secret",
+    "api_key",
+];
+
+fn is_no_value(value: &[u8]) -> bool {
+    is_placeholder(value)
+        || NO_VALUES
+            .iter()
+            .any(|word| value.eq_ignore_ascii_case(word.as_bytes()))
+        || value.to_ascii_lowercase().starts_with(b"your_")
+        || value.to_ascii_lowercase().starts_with(b"your-")
+}
+
+fn is_quoted_secret(value: &[u8], named: Named) -> bool {
+    let made = match value.len() {
+        0..3 => return false,
+        _ => made(value),
+    };
+    if is_no_value(value) {
+        return false;
+    }
+    let prose = value.contains(&b' ') && !made.digits;
+    match named {
+        Named::Password => {
+            !prose || value.len() > 15 && value.iter().filter(|byte| **byte == b' ').count() == 3
+        }
+        Named::Key => value.len() >= KEY && !value.contains(&b' '),
+        Named::WeakKey | Named::Pin => {
+            value.len() >= 2 * KEY
+                && !value.contains(&b' ')
+                && ((made.digits && made.letters) || value.len() >= 2 * LONG)
+        }
+    }
+}
+
+fn is_bare_secret(value: &[u8], named: Named, joint: Joint, ends_there: bool) -> bool {
+    if value.len() < 3
+        || is_no_value(value)
+        || value.contains(&b'(')
+        || value.contains(&b'[')
+        || value.contains(&b'{')
+    {
+        return false;
+    }
+    let made = made(value);
+    // `self.password`, `settings.API_KEY`: names of programs.
+    let is_path = !made.digits && value.contains(&b'.') && !made.marks;
+    let random = made.digits || made.marks || made.mixed;
+    match named {
+        Named::Password if is_path || value.starts_with(b"//") => false,
+        Named::Password => match joint {
+            Joint::Tight | Joint::Option | Joint::Element => true,
+            Joint::Colon => random || ends_there,
+            Joint::Assigned => random && !(made.mixed && !made.digits && !made.marks),
+            Joint::Is => made.digits || made.marks,
+        },
+        Named::Key => {
+            let strong =
+                (made.digits && (made.letters || value.len() >= KEY)) || value.len() >= LONG;
+            let called = value
+                .iter()
+                .all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'_' | b'.'));
+            value.len() >= KEY && strong && !is_path && (!called || joint == Joint::Tight)
+        }
+        Named::WeakKey | Named::Pin => {
+            value.len() >= 2 * KEY && made.digits && made.letters && !value.contains(&b'/')
+        }
+    }
+}
+
+/// Returns the three to eight digits behind a word like `PIN`.
+fn pin(scan: &Scan, at: usize) -> Option<Range<usize>> {
+    let mut from = at + scan.run(at, 2, |byte| matches!(byte, b'"' | b'\'' | b'`'));
+    from += scan.run(from, 4, |byte| {
+        matches!(byte, b' ' | b':' | b'=' | b'#' | b'.')
+    });
+    for word in ["is ", "ist ", "number ", "code ", "no. "] {
+        if scan.is(from, word) {
+            from += word.len();
+        }
+    }
+    from += scan.run(from, 4, |byte| {
+        matches!(byte, b' ' | b':' | b'=' | b'"' | b'\'' | b'`')
+    });
+    let digits = scan.run(from, 9, |byte| byte.is_ascii_digit());
+    let apart = from > at
+        && !is_word(scan.byte(from + digits))
+        && !(scan.byte(from + digits) == b'.' && scan.byte(from + digits + 1).is_ascii_digit());
+    ((3..=8).contains(&digits) && apart).then_some(from..from + digits)
+}

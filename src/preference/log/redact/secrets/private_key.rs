@@ -1,0 +1,142 @@
+//! Private keys in the armour of PEM, OpenSSH and PGP, whole or cut off.
+
+use std::ops::Range;
+
+use crate::preference::log::redact::rule::RedactionRule;
+use crate::preference::log::redact::scan::Scan;
+use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere};
+
+/// The longest label between `-----BEGIN` and its dashes, in bytes.
+const LABEL: usize = 48;
+
+/// Base64 of at least so many characters is key material, not a word.
+const MATERIAL: usize = 20;
+
+pub(super) fn words() -> impl Iterator<Item = Word> {
+    anywhere(&["-----begin", "putty-user-key-file"], Sign::Begin)
+        .chain(anywhere(&["-----end"], Sign::End))
+}
+
+/// Finds each `BEGIN` of a private key and takes all up to the `END` that comes before the next `BEGIN`, or up to the end of the
+/// key material where there is none.
+pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
+    let of = |wanted: Sign| {
+        hits.all(move |sign| (sign == wanted).then_some(()))
+            .map(|(range, ())| range)
+            .collect::<Vec<Range<usize>>>()
+    };
+    let (begins, ends) = (of(Sign::Begin), of(Sign::End));
+    let mut taken = 0;
+    for (place, begin) in begins.iter().enumerate() {
+        let Some(armour) = armour(scan, begin.end).filter(|_| begin.start >= taken) else {
+            continue;
+        };
+        let next = begins.get(place + 1).map_or(scan.len(), |next| next.start);
+        let end = ends.partition_point(|end| end.start < armour);
+        let end = match ends.get(end).filter(|end| end.start < next) {
+            // With its own dashes.
+            Some(end) => end.end + self::armour(scan, end.end).map_or(0, |to| to - end.end),
+            None => material(scan, armour, next),
+        };
+        scan.found_as_is(RedactionRule::Secret, begin.start..end);
+        taken = end;
+    }
+}
+
+/// Returns where the line ends that names a private key; `at` is behind its first word.
+fn armour(scan: &Scan, at: usize) -> Option<usize> {
+    let label = scan.bytes(at..at + LABEL);
+    if label.first() == Some(&b'-') {
+        // PuTTY's: its other lines are headers and material.
+        return Some(at);
+    }
+    let label = &label[..label.windows(5).position(|five| five == b"-----")?];
+    let is_private = label
+        .to_ascii_uppercase()
+        .windows(11)
+        .any(|word| word == b"PRIVATE KEY");
+    is_private.then_some(at + label.len() + 5)
+}
+
+/// Returns the end of the key material between `at` and `until`: lines of base64 and the headers before them.
+fn material(scan: &Scan, mut at: usize, until: usize) -> usize {
+    let mut end = at;
+    let mut after_long = false;
+    loop {
+        at += blank(scan, at);
+        if at >= until {
+            return end.min(until);
+        }
+        let word = scan.run(at, until - at, |byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+        });
+        let behind = scan.byte(at + word);
+        let ends_there = behind == 0
+            || behind.is_ascii_whitespace()
+            || matches!(behind, b'\\' | b'"' | b'\'' | b'`');
+        let odd = || {
+            scan.bytes(at..at + word)
+                .iter()
+                .any(|b| !b.is_ascii_alphabetic())
+        };
+        // The last line is shorter than the others.
+        let last = after_long && (odd() || matches!(behind, 0 | b'\n' | b'\r' | b'\\' | b'"'));
+        if word >= MATERIAL || (word > 0 && ends_there && (last || (word > 7 && odd()))) {
+            after_long = word >= MATERIAL;
+            at += word;
+            end = at;
+            continue;
+        }
+        match header(scan, at) {
+            Some(behind) => (at, end, after_long) = (behind, behind, false),
+            None => return end.min(until),
+        }
+    }
+}
+
+/// Returns how many bytes of white space stand at `at`, written out or as `\n`.
+fn blank(scan: &Scan, at: usize) -> usize {
+    let mut length = 0;
+    loop {
+        match (scan.byte(at + length), scan.byte(at + length + 1)) {
+            (b' ' | b'\n' | b'\r' | b'\t', _) => length += 1,
+            (b'\\', b'n' | b'r' | b't') => length += 2,
+            _ => return length,
+        }
+    }
+}
+
+/// Returns the end of a header of an armour at `at`: `DEK-Info: AES-128-CBC,...`.
+fn header(scan: &Scan, at: usize) -> Option<usize> {
+    let name = scan.run(at, 24, |byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let known = [
+        "Proc-Type",
+        "DEK-Info",
+        "Version",
+        "Comment",
+        "Hash",
+        "Charset",
+        "Encryption",
+        "Public-Lines",
+        "Private-Lines",
+        "Private-MAC",
+        "MessageID",
+        "Key-Derivation",
+        "Argon2-Memory",
+        "Argon2-Passes",
+        "Argon2-Parallelism",
+        "Argon2-Salt",
+    ];
+    let is_known = known
+        .iter()
+        .any(|known| known.len() == name && scan.is(at, known));
+    if !(is_known && scan.byte(at + name) == b':') && !puttys_version(scan, at) {
+        return None;
+    }
+    Some(at + scan.run(at, 256, |byte| !matches!(byte, 0 | b'\n' | b'\r' | b'\\')))
+}
+
+/// Whether `-2: ssh-ed25519` stands at `at`, behind the first word of a key of PuTTY's.
+fn puttys_version(scan: &Scan, at: usize) -> bool {
+    scan.byte(at) == b'-' && scan.byte(at + 1).is_ascii_digit() && scan.byte(at + 2) == b':'
+}

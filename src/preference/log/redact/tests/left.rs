@@ -1,0 +1,85 @@
+//! What only looks like personal data stays as it is.
+
+use super::rules;
+
+#[test]
+fn what_only_looks_alike_is_left() {
+    for text in [
+        // Checks that fail.
+        "4111 1111 1111 1112 fails the check",
+        "DE88 3704 0044 0532 0130 00 fails the check",
+        "the id 12345678910 fails, too",
+        // Numbers, sums, prices, quantities.
+        "What is 45 plus 17?",
+        "45 + 17 = 62, and 1+23456789012 = ?",
+        "sort 123 456 7890",
+        "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15",
+        "10 20 30 40 50 60 70 80",
+        "12 14 16 18",
+        "the population is 83,294,633 and 1,428,627,663",
+        "1.234.567,89 EUR and 12.345.678 people",
+        "$1,234,567.89 or $ 612 345 678",
+        "3.14159265358979323846264338327950288",
+        "0.123456789 and 0.05 0.95 0.99",
+        "6.02214076e23, 1e-10, 299792458 m/s",
+        "010101010101 and 00110011 are binary, 0xdeadbeef1234 is not",
+        "6174 1729 8128",
+        "pages 1234-5678 and 100-200",
+        "years 1914-1918, 2019 2020 2021 2022",
+        "score 3-2, 21-19 21-17",
+        "1000000000000 is 10^12, 9007199254740993 is 2^53+1",
+        "2147483647, 4294967296, 18446744073709551615",
+        "[101, 102, 103, 104, 105, 106]",
+        // Dates and times.
+        "on 2024-05-01 at 12:30:45 and 01.02.2023 10:15",
+        "2024-05-01T12:30:45.123456Z",
+        "03/04/2021 - 05/06/2021",
+        "20240501 and 20240501123045",
+        "1700000000 and 1700000000123 are times",
+        "born in 1984, died 2020-01-01",
+        // Versions, sections, books, places.
+        "at 12:30:45 it was 1.2.3",
+        "version 999.1.2.3, version 1.2.3.4 and v1.2.3.4",
+        "Chrome/120.0.0.0 Safari/537.36",
+        "section 1.2.3.4.5 and § 3.1.4.1",
+        "ISBN 978-3-16-148410-0 and ISBN 0-306-40615-2",
+        "48.858844, 2.294351",
+        "90210-1234 and 02139-4307 and 01310-100",
+        "10115 Berlin, 75001 Paris, SW1A 1AA London",
+        // Code.
+        "std::net::Ipv4Addr and a::b, abc::def::ghi",
+        "let mask = 0xFFFF_FFFF; x[0]::<u8>",
+        "git show 356a192b7913b04c54574d18c28d46e6395428ab",
+        "d41d8cd98f00b204e9800998ecf8427e and e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "123e4567-e89b-12d3-a456-426614174000",
+        "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU",
+        "16:27:ac:a5:76:28:2d:36:63:1b:56:4d:eb:df:a6:48",
+        "127.0.0.1, 0.0.0.0, 255.255.255.0 and ::1",
+        "#ab1234 #123456 rgb(12, 34, 56)",
+        "for i in 0..100000000 { }",
+        "@home, me@localhost, lodash@4.17.21, @app.route",
+        "password: str, password = get_password(), password = os.environ[\"PASSWORD\"]",
+        "self.password = password; let token = next_token();",
+        "max_tokens: 256, token_count = 512, tokens: 1234567890",
+        "\"password\": {\"type\": \"string\"}, \"token\": \"running\"",
+        "password=<your password>, API_KEY=${API_KEY}, api_key=\"YOUR_API_KEY\"",
+        "The password is required. Reset the password: it must be long.",
+        "a token: the smallest unit, a key: value pair",
+        "http://example.org:8080/a:b@c and https://example.org/@ann/1234567890",
+        "Cookie: a chocolate chip recipe",
+        "Basic understanding of bearer bonds, the bearer of news",
+        "a sk-ing holiday, risk-averse-and-otherwise-careful-people",
+        "look at the dot com bubble, at home dot dot dot",
+        "pin 3 of the chip, PIN numbers, 12 pins",
+        "a key of 2048 bits, the secret of 1,000 recipes",
+        "call 911 or call f(1, 2), calling 3 times",
+        "The card game has 52 cards.",
+        "ran 10 km in 45:12, 100 m in 9.58",
+        "1234567890123456 rows, 123456789 bytes",
+        "A1234 B5678, model X1000, flight LH1234, room 12-345",
+        "passport control took 45 minutes, 10000 people",
+        "Ann Lee, Main Street 12, Springfield",
+    ] {
+        assert_eq!(rules().apply(text), None, "{text}");
+    }
+}

@@ -1,0 +1,152 @@
+//! The work of a search grows with the text and no faster: counted in bytes that the rules read.
+
+use super::rules;
+
+/// Texts made for rules to read the same bytes again and again.
+const UNITS: &[&str] = &[
+    "-----BEGIN PRIVATE KEY-----sk-aaaaaaaaaaaaaaaaaaaa ",
+    "-----BEGIN PRIVATE KEY-----",
+    "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n",
+    "-----BEGIN ",
+    "-----END PRIVATE KEY-----",
+    "PuTTY-User-Key-File-2: a\n",
+    "sk-",
+    "sk-aaaaaaaaaaaaaaaaaaaa",
+    "a-sk-a",
+    "SK0",
+    "AC",
+    "eyJ",
+    "eyJaaaaaaaaaaaa.",
+    "-eyJaaaaaaaaa",
+    "1",
+    "4",
+    "0",
+    "12",
+    "4111 1111 ",
+    "4111 1111 1111 1112 ",
+    "1 ",
+    "0 ",
+    "1-",
+    "1.",
+    "0/",
+    "01 23 45 67 89 ",
+    "+49 ",
+    "+",
+    "(0",
+    "@",
+    "a@",
+    "a@b.",
+    "a.b@c.d",
+    "\"@",
+    "\" @",
+    "a",
+    "é",
+    "DE89 ",
+    "DE89",
+    "DE8937040044053201300",
+    "GB82WEST1234569876543",
+    "de 8 9 ",
+    "AB12",
+    "AAAAAA",
+    "A1",
+    ":",
+    "::",
+    "a:",
+    "1:",
+    "12:",
+    "12-",
+    "abcd.",
+    "a1:b2:c3:d4:e5:f6:",
+    "1.2.3.",
+    "255.255.",
+    "://",
+    "://a:b",
+    "://a@",
+    "http://user:pass",
+    "Cookie: a",
+    "Cookie:",
+    "cookie=",
+    "Authorization: Bearer a",
+    "Authorization:",
+    "bearer ",
+    "bearer a1b2c3",
+    "password",
+    "password:",
+    "password=\"",
+    "password='\"",
+    "password is ",
+    "token ",
+    "secret: 'a\" ",
+    "--password ",
+    "pin ",
+    "tel ",
+    "tel 1 ",
+    "passport ",
+    "passport a1 ",
+    "DOB: ",
+    "DOB: 1.1.",
+    "ssn 123-45-",
+    "account number ",
+    "account number 1 ",
+    "hooks.slack.com/services/",
+    "hooks.slack.com/services/a ",
+    ":AA",
+    "12345678:AA",
+    "Q~",
+    "[SECRET-",
+    "[",
+    "[EMAIL-aaaaaaaaaaaa",
+    " at a",
+    " dot ",
+    "a at b dot ",
+    "{\"a\":\"",
+    "[[[(((",
+    "\\\"",
+    "\u{200b}",
+    "４",
+    "１\u{200b}",
+    "㏒",
+    "\0",
+];
+
+/// How many bytes may be read for each byte of a text, by all rules together.
+const READS: u64 = 400;
+
+#[test]
+fn the_work_is_linear_whatever_the_text_is() {
+    let rules = rules();
+    let reads = |unit: &str, length: usize| {
+        let text = unit.repeat(length.div_ceil(unit.len()));
+        rules.search(&text).reads()
+    };
+    for unit in UNITS {
+        let (short, long) = (reads(unit, 16 << 10), reads(unit, 64 << 10));
+        // Four times the text, and a tenth for what does not divide.
+        assert!(
+            long * 10 <= short * 44,
+            "{unit:?}: {short} bytes read, then {long}"
+        );
+        assert!(long <= READS * (64 << 10), "{unit:?}: {long} bytes read");
+    }
+}
+
+#[test]
+fn two_units_after_each_other_are_linear_too() {
+    let rules = rules();
+    for apart in [1, 7, 31] {
+        for (at, first) in UNITS.iter().enumerate() {
+            let second = UNITS[(at + apart) % UNITS.len()];
+            let half = |unit: &str| unit.repeat(4096_usize.div_ceil(unit.len()));
+            for text in [
+                half(first) + &half(second),
+                half(&format!("{first}{second}")),
+            ] {
+                let reads = rules.search(&text).reads();
+                assert!(
+                    reads <= READS * text.len() as u64,
+                    "{first:?} {second:?}: {reads}"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Values that are cut over two texts.
+
+#[test]
+fn placeholder() {}

@@ -1,0 +1,331 @@
+//! Keys, tokens, passwords, credentials in addresses and headers, private keys.
+
+use super::{RedactionRule, replaced_exactly, rules};
+
+/// Made-up tokens of the forms that issuers document. Prefix and body are apart, so that no scanner takes this file for a leak.
+const TOKENS: &[(&str, &str)] = &[
+    ("sk-", "abcdefghijklmnopqrstuvwx1234"),
+    ("sk-proj-", "abcDEF0123456789_-abcDEF0123456789"),
+    ("sk-ant-api03-", "abcDEF0123456789_-abcDEF0123456789AA"),
+    ("sk-or-v1-", "0123456789abcdef0123456789abcdef"),
+    ("sk_live_", "4eC39HqLyjWDarjtT1zdp7dc"),
+    ("rk_live_", "4eC39HqLyjWDarjtT1zdp7dc"),
+    ("sk_test_", "4eC39HqLyjWDarjtT1zdp7dc"),
+    ("whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ("ghp_", "16C7e42F292c6912E7710c838347Ae178B4a"),
+    ("gho_", "16C7e42F292c6912E7710c838347Ae178B4a"),
+    ("ghs_", "16C7e42F292c6912E7710c838347Ae178B4a"),
+    (
+        "github_pat_",
+        "11AAAAAAA0abcdefghijkl_ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
+    ),
+    ("glpat-", "abcdEFGH1234567890xy"),
+    ("AKIA", "IOSFODNN7EXAMPLE"),
+    ("ASIA", "IOSFODNN7EXAMPLE"),
+    ("AIza", "SyA1234567890abcdefghijklmnopqrstuv"),
+    ("ya29.", "a0AfH6SMBx0123456789abcdefghij"),
+    ("GOCSPX-", "0123456789abcdefghijklmnopqr"),
+    ("xoxb-", "123456789012-1234567890123-abcdEFGH1234"),
+    ("xoxp-", "123456789012-1234567890123-abcdEFGH1234"),
+    ("xapp-", "1-A0123456789-1234567890123-abcdef"),
+    ("SK", "0123456789abcdef0123456789abcdef"),
+    ("AC", "0123456789abcdef0123456789abcdef"),
+    (
+        "SG.",
+        "ngeVfQFYQlKU0ufo8x5d1A.TwL2iGABf9DHoTf-09kqeF8tAmbihYzrnopKc-1s5cr",
+    ),
+    ("npm_", "abcdefghijklmnopqrstuvwxyz0123456789"),
+    ("pypi-", "AgEIcHlwaS5vcmcCJDAxMjM0NTY3LTg5YWItY2RlZi0"),
+    ("hf_", "abcdefghijklmnopqrstuvwxyzABCDEFGH"),
+    (
+        "gsk_",
+        "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnop",
+    ),
+    ("r8_", "abcdefghijklmnopqrstuvwxyz0123456789a"),
+    (
+        "dop_v1_",
+        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    ),
+    ("shpat_", "0123456789abcdef0123456789abcdef"),
+    ("hvs.", "CAESIJ0123456789abcdefghijklmnop"),
+    ("dckr_pat_", "0123456789abcdefghijklmnopq"),
+    ("glsa_", "0123456789abcdefghijklmnopqrstuv_01234567"),
+    (
+        "eyJ",
+        "hbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    ),
+    ("eyJ", "hbGciOiJub25lIn0.eyJzdWIiOiIxMjM0NTY3ODkwIn0."),
+    ("110201543:AA", "HdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1"),
+    ("abc8Q", "~0123456789abcdefghijklmnopqrstuvw"),
+    (
+        "AGE-SECRET-KEY-1",
+        "QQPQZ0LL3Z5VZ0NQ6H0Q7Y9WQ3KZ0ZQ4W9Q5Y2KXQ0ZQ4W9Q5Y2KX",
+    ),
+];
+
+#[test]
+fn tokens_with_a_known_form_are_found() {
+    for (prefix, body) in TOKENS {
+        let token = format!("{prefix}{body}");
+        // A dot may be a part of some tokens.
+        let token = token.trim_end_matches('.');
+        let surroundings = [
+            ("", ""),
+            ("use ", " please"),
+            ("(", ")"),
+            ("see ", ", it works"),
+            ("\"", "\""),
+            ("`", "`"),
+            ("[", "]"),
+            ("鍵は", "です"),
+        ];
+        replaced_exactly(
+            &[RedactionRule::Secret],
+            surroundings.map(|(front, behind)| (front, token, behind)),
+        );
+    }
+}
+
+#[test]
+fn webhooks_are_found() {
+    replaced_exactly(
+        &[RedactionRule::Secret],
+        [
+            (
+                "https://hooks.slack.com/services/",
+                "T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX",
+                "",
+            ),
+            (
+                "post to https://discord.com/api/webhooks/",
+                "123456789012345678/abcDEF-0123_456",
+                " now",
+            ),
+            (
+                "https://discordapp.com/api/webhooks/",
+                "123456789012345678/abcDEF-0123_456",
+                ")",
+            ),
+            (
+                "https://acme.webhook.office.com/webhookb2/",
+                "0-1@2/IncomingWebhook/3/4",
+                "\"",
+            ),
+            (
+                "https://maker.ifttt.com/trigger/",
+                "x/with/key/abcdefghij",
+                "",
+            ),
+            ("https://hooks.zapier.com/hooks/catch/", "123/abcdef/", ""),
+            (
+                "https://api.telegram.org/bot",
+                "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw1/getMe",
+                "",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn credentials_in_addresses_are_found() {
+    replaced_exactly(
+        &[RedactionRule::Secret],
+        [
+            ("https://", "user:pass", "@host.example/x"),
+            ("postgres://", "ann:s3cr:et", "@db:5432/app"),
+            ("mongodb+srv://", "ann:p%40ss", "@cluster.example.net"),
+            ("redis://", ":hunter2", "@cache:6379/0"),
+            ("ftp://", "ann:p@ss", "@host"),
+            ("amqp://", "guest:guest", "@localhost//"),
+            ("https://", "0123456789abcdef0123", "@github.com/a/b.git"),
+            ("curl -u ", "ann:hunter2", " https://host.example"),
+            ("curl --user ", "ann:hunter2", " https://host.example"),
+            (
+                "https://host.example/x?token=",
+                "abcdef0123456789abcd",
+                "&y=1",
+            ),
+            (
+                "https://host.example/x?api_key=",
+                "abcdef0123456789",
+                "&y=1",
+            ),
+            (
+                "https://acme.blob.core.windows.net/c/f?sv=2020&sig=",
+                "abc%2Bdef0123456789%3D",
+                "&se=2030",
+            ),
+            ("https://host.example/?password=", "hunter", "&x=y"),
+        ],
+    );
+}
+
+#[test]
+fn credentials_in_headers_are_found() {
+    replaced_exactly(
+        &[RedactionRule::Secret],
+        [
+            ("Authorization: Bearer ", "abcdef", ""),
+            ("authorization: bearer ", "abcdefghijkl", "\nHost: x"),
+            ("Authorization: Basic ", "dXNlcjpwYXNz", ""),
+            ("\"Authorization\": \"Bearer ", "abc123def456", "\","),
+            ("-H 'Authorization: token ", "abcdef0123", "'"),
+            ("headers = {'Authorization': f'Bearer ", "abcdef0123", "'}"),
+            ("Authorization: ", "abcdef0123456", ""),
+            ("Proxy-Authorization: Basic ", "dXNlcjpwYXNz", ""),
+            ("with Bearer ", "abcdef0123456789abcd", " as the token"),
+            ("Cookie: ", "sessionid=abc123; csrftoken=xyz", ""),
+            ("Set-Cookie: ", "sid=31d4d96e407aad42; Path=/", "; HttpOnly"),
+            ("curl -H 'Cookie: ", "a=b; c=d", "' https://x"),
+            ("X-Api-Key: ", "abcdef0123456789", ""),
+            ("x-auth-token: ", "abcdef0123456789", ""),
+        ],
+    );
+}
+
+#[test]
+fn values_that_a_name_marks_as_secret_are_found() {
+    replaced_exactly(
+        &[RedactionRule::Secret],
+        [
+            ("password: ", "hunter2", ""),
+            ("Password: ", "swordfish", "\nuser: ann"),
+            ("password:", "hunter2", ", user: ann"),
+            ("My password is ", "hunter2", "."),
+            ("password is: ", "hunter2", ""),
+            ("Passwort: ", "geheim12", ""),
+            ("Mein Passwort ist ", "geheim12", "!"),
+            ("mot de passe : ", "azerty12", ""),
+            ("contraseña: ", "clave123", ""),
+            ("密码：", "hunter2", ""),
+            ("パスワード: ", "hunter2", ""),
+            ("пароль: ", "hunter2", ""),
+            ("pwd=", "hunter2", ""),
+            ("PASSWORD=", "swordfish", "\n"),
+            ("DB_PASSWORD=", "swordfish", "\n"),
+            ("Server=x;Uid=sa;Pwd=", "hunter2", ";Database=y"),
+            ("\"password\": \"", "hunter2", "\""),
+            ("{\"user\":\"ann\",\"password\":\"", "correct9 horse", "\"}"),
+            ("{\\\"password\\\": \\\"", "hunter2", "\\\"}"),
+            ("password = '", "hunter2", "'"),
+            ("password => \"", "hunter2", "\""),
+            ("config[\"password\"] = \"", "hunter2", "\""),
+            ("<password>", "hunter2", "</password>"),
+            ("mysql --password ", "hunter2", " -h x"),
+            ("mysql --password=", "hunter2", " -h x"),
+            ("api_key = \"", "abcdef0123456789", "\""),
+            ("API_KEY=", "abcdef0123456789", ""),
+            ("apikey: ", "abcdef0123456789", ""),
+            ("api key: ", "abcdef0123456789", ""),
+            ("my api key is ", "abcdef0123456789", ""),
+            ("client_secret: ", "abcdef0123456789", ""),
+            (
+                "aws_secret_access_key = ",
+                "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+                "",
+            ),
+            (
+                "AWS_SECRET_ACCESS_KEY=",
+                "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+                "",
+            ),
+            (
+                "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=",
+                "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq==",
+                ";Suffix=y",
+            ),
+            (
+                "Endpoint=sb://x/;SharedAccessKey=",
+                "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG=",
+                "",
+            ),
+            ("access_token=", "abcdef0123456789", "&x=y"),
+            ("refresh_token: '", "abcdef0123456789", "'"),
+            ("token: ", "abcdef0123456789abcd", ""),
+            ("secret: \"", "abcdefghijkl", "\""),
+            ("PIN: ", "4469", ""),
+            ("her pin is ", "4469", "."),
+            ("CVC ", "123", ""),
+            ("cvv: ", "1234", ""),
+            ("OTP is ", "482913", ""),
+            ("session_id=", "31d4d96e407aad42", ""),
+        ],
+    );
+}
+
+#[test]
+fn private_keys_are_found_whole_and_cut_off() {
+    let line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj";
+    for label in [
+        "PRIVATE KEY",
+        "RSA PRIVATE KEY",
+        "EC PRIVATE KEY",
+        "ENCRYPTED PRIVATE KEY",
+        "OPENSSH PRIVATE KEY",
+        "PGP PRIVATE KEY BLOCK",
+    ] {
+        let begin = format!("-----BEGIN {label}-----");
+        let end = format!("-----END {label}-----");
+        for (value, behind) in [
+            (
+                format!("{begin}\n{line}\n{line}\nMzEfYyji\n{end}"),
+                "\nThat is all.",
+            ),
+            (
+                format!(
+                    "{begin}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0123\n\n{line}\n{end}"
+                ),
+                "",
+            ),
+            (format!("{begin}\\n{line}\\n{line}\\n{end}\\n"), ""),
+            (format!("{begin} {line} {line} {end}"), " and more"),
+            (
+                format!("{begin}\nwhatever stands here, it is a key\n{end}"),
+                "",
+            ),
+            // Without their ends.
+            (
+                format!("{begin}\n{line}\n{line}\nMzEfYyji"),
+                "\nThat was my key, do you see it?",
+            ),
+            (format!("{begin}\n{line}"), ""),
+            (format!("{begin}\\n{line}\\n{line}"), "\", more"),
+            (format!("{begin} {line} {line}"), " and more"),
+            (
+                format!("{begin}\nVersion: GnuPG v2\n\n{line}\n=abcd"),
+                "\n\nThat was it.",
+            ),
+        ] {
+            replaced_exactly(
+                &[RedactionRule::Secret],
+                [
+                    ("", value.trim_end_matches("\\n"), behind),
+                    ("key: ", value.trim_end_matches("\\n"), behind),
+                ]
+                .map(|(front, value, after)| {
+                    (front, value, if after.is_empty() { "" } else { after })
+                }),
+            );
+        }
+    }
+    // One without an end does not hide what stands between it and another.
+    let text = format!(
+        "-----BEGIN PRIVATE KEY-----\n{line}\nkeep this\n-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE KEY-----\nand this"
+    );
+    let redacted = rules().apply(&text).unwrap();
+    assert!(
+        redacted.contains("\nkeep this\n") && redacted.ends_with("\nand this"),
+        "{redacted}"
+    );
+    assert!(!redacted.contains("MII"), "{redacted}");
+    let public = format!("-----BEGIN PUBLIC KEY-----\n{line}\n-----END PUBLIC KEY-----");
+    assert_eq!(rules().apply(&public), None);
+    let putty = format!(
+        "PuTTY-User-Key-File-2: ssh-rsa\nEncryption: none\nPrivate-Lines: 2\n{line}\n{line}\nPrivate-MAC: 0123\n\nThat was it."
+    );
+    let redacted = rules().apply(&putty).unwrap();
+    assert!(
+        !redacted.contains("MII") && redacted.ends_with("That was it."),
+        "{redacted}"
+    );
+}
