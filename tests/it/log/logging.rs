@@ -188,6 +188,69 @@ fn personal_data_is_not_written() {
 }
 
 #[test]
+fn stop_strings_and_principles_are_redacted_too() {
+    on_both(async |config| {
+        let mut new = record("ann", "Who are you?");
+        let secret = "ann.lee@example.org";
+        let sampling = json!({"stop": [secret, "END"], "user": secret, "deep": {"er": [[secret]]}, "top_k": 5});
+        new.samples[0].sampling = sampling;
+        new.verdicts[0].principles = vec![format!("like {secret} would")];
+        new.pair_verdicts(PairSource::Tournament);
+        let log = open(&config).await;
+        let id = log.append(new.clone()).await.unwrap();
+        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let stored = serde_json::to_string(&read).unwrap();
+        assert!(!stored.contains("ann.lee"), "{stored}");
+        let sampling = &read.samples[0].sampling;
+        assert!(sampling["stop"][0].as_str().unwrap().starts_with("[EMAIL-"));
+        assert_eq!(
+            (&sampling["stop"][1], &sampling["top_k"]),
+            (&"END".into(), &5.into())
+        );
+        assert_eq!(sampling["deep"]["er"][0][0], sampling["stop"][0]);
+        // A sample's tokens end with the stop string that ended it; the prompt's and the other's say nothing.
+        assert!(
+            read.redacted
+                && read.samples[0].token_ids.is_empty()
+                && read.samples[0].logprobs.is_empty()
+        );
+        assert_eq!(read.samples[1].token_ids, new.samples[1].token_ids);
+        assert_eq!(read.prompt_token_ids, new.prompt_token_ids);
+        assert!(
+            read.pairs
+                .iter()
+                .all(|pair| pair.principles[0].starts_with("like [EMAIL-"))
+        );
+    });
+}
+
+#[test]
+fn a_card_that_is_cut_over_two_messages_is_redacted() {
+    on_both(async |config| {
+        let message = |role, content: &str| Message {
+            role,
+            content: content.to_owned(),
+        };
+        let mut new = record("ann", "");
+        new.prompt = Prompt::Messages(vec![
+            message(Role::User, "my card is 4111 1111"),
+            message(Role::Assistant, "Go on."),
+            message(Role::User, "1111 1111, thanks"),
+        ]);
+        let log = open(&config).await;
+        let id = log.append(new).await.unwrap();
+        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        assert!(read.redacted && read.prompt_token_ids.is_empty());
+        let Prompt::Messages(messages) = read.prompt else {
+            panic!("messages were logged")
+        };
+        assert!(messages[0].content.starts_with("my card is [CARD-"));
+        assert!(messages[2].content.ends_with("], thanks"));
+        assert_eq!(messages[1].content, "Go on.");
+    });
+}
+
+#[test]
 fn a_redactor_that_fails_keeps_the_record_out() {
     on_both(async |mut config| {
         let program = |script: &str| RedactCommand {

@@ -12,6 +12,12 @@ use crate::preference::log::{LogError, Result};
 /// How often a program that runs is looked after.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// How much longer an answer may be than what was given, in times; JSON may escape each byte by six.
+const LONGER: u64 = 8;
+
+/// What an answer may have beyond that, in bytes.
+const ROOM: u64 = 64 << 10;
+
 /// A program that reads a JSON array of texts on its input and writes an array of the same length, redacted, on its output.
 /// Whatever else happens (a timeout, an exit status, another length) the record is not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +66,9 @@ impl RedactCommand {
 /// Writes the input and reads the output at the same time, on threads: either pipe may be full. Whoever keeps the pipes open past
 /// the deadline is left behind with its threads.
 fn converse(child: &mut Child, input: Vec<u8>, deadline: Instant) -> Option<Vec<u8>> {
-    let (mut stdin, mut stdout) = (child.stdin.take()?, child.stdout.take()?);
+    let (mut stdin, stdout) = (child.stdin.take()?, child.stdout.take()?);
+    // What is longer is cut off and so no JSON.
+    let mut stdout = stdout.take(input.len() as u64 * LONGER + ROOM);
     thread::spawn(move || {
         // A program that does not read all of it says so by its answer.
         let _ = stdin.write_all(&input);
@@ -116,7 +124,14 @@ mod tests {
 
     #[test]
     fn whatever_goes_wrong_is_an_error() {
-        for script in ["cat; exit 3", "echo '[]'", "echo hello", "cat >/dev/null"] {
+        for script in [
+            "cat; exit 3",
+            "echo '[]'",
+            "echo hello",
+            "cat >/dev/null",
+            "yes",
+            "cat >/dev/null; exec yes '[\"\",'",
+        ] {
             let said = shell(script, LONG);
             assert!(matches!(said, Err(LogError::Redaction(_))), "{script}");
         }

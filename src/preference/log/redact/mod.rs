@@ -15,6 +15,7 @@ mod record;
 mod rule;
 mod rules;
 mod scan;
+mod seam;
 mod secrets;
 mod surrogate;
 #[cfg(test)]

@@ -10,14 +10,20 @@ use super::{RedactCommand, Redaction};
 use crate::preference::log::{
     Addition, LogError, LoggedPair, LoggedVerdict, NewRecord, Prompt, Result, Sample,
 };
+use crate::preference::{Message, Role};
+
+/// The most external programs that run at once.
+const PROGRAMS: usize = 32;
 
 /// The redaction of one log.
 #[derive(Debug)]
 pub(in crate::preference::log) struct Redactor {
     rules: Arc<Rules>,
     command: Option<RedactCommand>,
-    /// How many texts may be searched at once: one a core.
+    /// How many records may be searched at once: one a core.
     searching: Arc<Semaphore>,
+    /// How many programs may run at once.
+    running: Arc<Semaphore>,
 }
 
 impl Redactor {
@@ -27,6 +33,7 @@ impl Redactor {
             rules: Arc::new(Rules::new(&redaction.rules, salt)?),
             command: redaction.command.clone(),
             searching: Arc::new(Semaphore::new(cores)),
+            running: Arc::new(Semaphore::new(PROGRAMS)),
         })
     }
 
@@ -35,6 +42,10 @@ impl Redactor {
     /// # Errors
     /// [`LogError::Redaction`] if the external program fails; the record must not be written then.
     pub async fn redact_record(&self, record: &mut NewRecord) -> Result<bool> {
+        let seams = match &record.prompt {
+            Prompt::Text(_) => Vec::new(),
+            Prompt::Messages(messages) => seams(messages),
+        };
         let mut prompt: Vec<&mut String> = match &mut record.prompt {
             Prompt::Text(text) => vec![text],
             Prompt::Messages(messages) => messages.iter_mut().map(|m| &mut m.content).collect(),
@@ -45,7 +56,7 @@ impl Redactor {
             &mut record.verdicts,
             &mut record.pairs,
         ));
-        let changed = self.redact_all(prompt).await?;
+        let changed = self.redact_all(prompt, seams).await?;
         let (prompt, rest) = changed.split_at(prompts);
         if prompt.contains(&true) {
             record.prompt_token_ids.clear();
@@ -69,7 +80,7 @@ impl Redactor {
             .iter_mut()
             .flat_map(|verdict| &mut verdict.principles);
         let texts = outputs(samples, verdicts, pairs).chain(principles);
-        let changed = self.redact_all(texts.collect()).await?;
+        let changed = self.redact_all(texts.collect(), Vec::new()).await?;
         forget_tokens(&mut addition.samples, &changed);
         Ok(changed.contains(&true))
     }
@@ -79,49 +90,69 @@ impl Redactor {
     /// # Errors
     /// As [`Self::redact_record`].
     pub async fn redact_text(&self, text: &mut String) -> Result<bool> {
-        let changed = self.redact_all(vec![text]).await?;
+        let changed = self.redact_all(vec![text], Vec::new()).await?;
         Ok(changed.contains(&true))
     }
 
-    /// Redacts texts on a thread that may block, so that no caller of the server waits for it. Returns which of them were changed.
-    async fn redact_all(&self, texts: Vec<&mut String>) -> Result<Vec<bool>> {
+    /// Redacts texts on a thread that may block, so that no caller of the server waits for it; `seams` are the texts that may have
+    /// parts of one value. Returns which of them were changed.
+    async fn redact_all(
+        &self,
+        mut texts: Vec<&mut String>,
+        seams: Vec<(usize, usize)>,
+    ) -> Result<Vec<bool>> {
         if texts.is_empty() {
             return Ok(Vec::new());
         }
-        let mut texts = texts;
         let given: Vec<String> = texts.iter_mut().map(|text| std::mem::take(*text)).collect();
-        let stopped = |error: &dyn std::fmt::Display| LogError::Redaction(error.to_string());
-        let permit = self.searching.clone().acquire_owned().await;
-        let permit = permit.map_err(|error| stopped(&error))?;
-        let (rules, command) = (self.rules.clone(), self.command.clone());
-        let redacted = tokio::task::spawn_blocking(move || {
-            let redacted = rules.apply_all(&given);
-            // The program is waited for: it takes no core's place.
-            drop(permit);
-            let redacted = match command {
-                Some(command) => command.run(&redacted)?,
-                None => redacted,
-            };
-            let both = given.into_iter().zip(redacted);
-            Ok::<_, LogError>(
-                both.map(|(given, redacted)| (given != redacted, redacted))
-                    .collect::<Vec<_>>(),
-            )
+        let rules = self.rules.clone();
+        let (given, mut redacted) = aside(&self.searching, move || {
+            let redacted = rules.apply_all(&given, &seams);
+            Ok((given, redacted))
         })
-        .await
-        .map_err(|error| stopped(&error))??;
-        let both = texts.into_iter().zip(redacted);
-        Ok(both
-            .map(|(text, (changed, redacted))| {
-                *text = match redacted.contains('\0') {
-                    // PostgreSQL keeps no zero character in a text.
-                    true => redacted.replace('\0', "\u{fffd}"),
-                    false => redacted,
-                };
-                changed
-            })
-            .collect())
+        .await?;
+        if let Some(command) = self.command.clone() {
+            redacted = aside(&self.running, move || command.run(&redacted)).await?;
+        }
+        let mut changed = Vec::with_capacity(texts.len());
+        for ((text, given), redacted) in texts.into_iter().zip(given).zip(redacted) {
+            changed.push(given != redacted);
+            *text = match redacted.contains('\0') {
+                // PostgreSQL keeps no zero character in a text.
+                true => redacted.replace('\0', "\u{fffd}"),
+                false => redacted,
+            };
+        }
+        Ok(changed)
     }
+}
+
+/// Does work on a thread that may block, as soon as there is a place.
+async fn aside<T: Send + 'static>(
+    places: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed = |error: &dyn std::fmt::Display| LogError::Redaction(error.to_string());
+    let place = places.clone().acquire_owned().await;
+    let place = place.map_err(|error| failed(&error))?;
+    let done = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        work()
+    });
+    done.await.map_err(|error| failed(&error))?
+}
+
+/// Returns the places of each message and the next of the same role.
+fn seams(messages: &[Message]) -> Vec<(usize, usize)> {
+    let mut last: Vec<(Role, usize)> = Vec::new();
+    let mut pairs = Vec::new();
+    for (at, message) in messages.iter().enumerate() {
+        match last.iter_mut().find(|(role, _)| *role == message.role) {
+            Some((_, before)) => pairs.push((std::mem::replace(before, at), at)),
+            None => last.push((message.role, at)),
+        }
+    }
+    pairs
 }
 
 /// The texts of what was answered and how it was judged. Those of the samples come first: of each its text and the strings of its
@@ -166,5 +197,57 @@ fn forget_tokens(samples: &mut [Sample], changed: &[bool]) {
             sample.logprobs.clear();
         }
         rest = others;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn texts_are_searched_beside_the_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let redactor = Redactor::new(&Redaction::default(), "salt".to_owned()).unwrap();
+            // The one thread that may block is taken.
+            let (release, released) = mpsc::channel::<()>();
+            let taken = tokio::task::spawn_blocking(move || released.recv());
+            let mut text = "mail ann@example.org".to_owned();
+            {
+                let mut redacting = Box::pin(redactor.redact_text(&mut text));
+                for _ in 0..3 {
+                    assert!((&mut redacting).now_or_never().is_none());
+                    tokio::task::yield_now().await;
+                }
+                release.send(()).unwrap();
+                assert!(redacting.await.unwrap());
+            }
+            assert!(text.starts_with("mail [EMAIL-"), "{text}");
+            taken.await.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn messages_are_joined_with_the_next_of_their_role() {
+        let message = |role| Message {
+            role,
+            content: String::new(),
+        };
+        let messages = [
+            Role::System,
+            Role::User,
+            Role::Assistant,
+            Role::User,
+            Role::User,
+        ]
+        .map(message);
+        assert_eq!(seams(&messages), [(1, 3), (3, 4)]);
     }
 }

@@ -1,13 +1,14 @@
 //! The built-in rules of one log.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::numbers::national::Forms;
 use super::rule::RedactionRule;
-use super::scan::Scan;
+use super::scan::{Find, Scan};
 use super::surrogate::{self, Surrogates};
 use super::words::Words;
-use super::{email, network, numbers, secrets};
+use super::{email, network, numbers, seam, secrets};
 use crate::preference::log::Result;
 
 /// The rules of one log.
@@ -39,11 +40,32 @@ impl Rules {
             return None;
         }
         self.search(text)
-            .replaced(text, |find| self.surrogates.of(find.rule, &find.value))
+            .replaced(text, |find| self.surrogate(find))
+    }
+
+    /// Returns what is found in a text, with its places there.
+    pub fn places(&self, text: &str) -> Vec<(Range<usize>, Find)> {
+        self.search(text).places()
+    }
+
+    /// Returns what stands for a value that was found.
+    pub fn surrogate(&self, find: &Find) -> String {
+        self.surrogates.of(find.rule, &find.value)
     }
 
     /// Returns texts with surrogates. A text that comes again, as stop strings and principles do, is searched once.
-    pub fn apply_all(&self, texts: &[String]) -> Vec<String> {
+    /// `seams` are the places of texts that may have parts of one value.
+    pub fn apply_all(&self, texts: &[String], seams: &[(usize, usize)]) -> Vec<String> {
+        let closed;
+        let texts = match seams {
+            [] => texts,
+            _ => {
+                let mut whole = texts.to_vec();
+                seam::close(self, &mut whole, seams);
+                closed = whole;
+                &closed
+            }
+        };
         let mut known: HashMap<&str, Option<String>> = HashMap::new();
         let mut redacted = Vec::with_capacity(texts.len());
         for text in texts {

@@ -170,23 +170,32 @@ impl Scan {
         }
     }
 
-    /// Returns the original with a replacement for every find; none if there was none.
-    pub fn replaced(mut self, original: &str, with: impl Fn(&Find) -> String) -> Option<String> {
+    /// Returns what was found, with its places in the original.
+    pub fn places(mut self) -> Vec<(Range<usize>, Find)> {
         self.hide();
         self.found.sort_by_key(|find| find.range.start);
+        let plain = &self.plain;
+        let place = |find: &Find| plain.begin(find.range.start)..plain.end(find.range.end);
+        self.found
+            .iter()
+            .map(|find| (place(find), find.clone()))
+            .collect()
+    }
+
+    /// Returns the original with a replacement for every find; none if there was none.
+    pub fn replaced(self, original: &str, with: impl Fn(&Find) -> String) -> Option<String> {
+        let places = self.places();
         let mut replaced = String::with_capacity(original.len());
         let mut kept = 0;
-        for find in &self.found {
-            let begin = self.plain.begin(find.range.start);
-            let end = self.plain.end(find.range.end);
+        for (range, find) in &places {
             // Two finds may have parts of one character.
-            if begin > kept {
-                replaced.push_str(&original[kept..begin]);
+            if range.start > kept {
+                replaced.push_str(&original[kept..range.start]);
             }
             replaced.push_str(&with(find));
-            kept = end.max(kept);
+            kept = range.end.max(kept);
         }
-        (!self.found.is_empty()).then(|| {
+        (!places.is_empty()).then(|| {
             replaced.push_str(&original[kept..]);
             replaced
         })

@@ -68,6 +68,7 @@ fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String
         }
         let apart = DIGITS.contains(&number.len()) && !scan.byte(group.end).is_ascii_alphabetic();
         if apart
+            && !is_listed(scan, groups, last)
             && is_grouped(&groups[..=last])
             && joined(scan, &groups[..=last])
             && network(&number)
@@ -93,6 +94,16 @@ fn is_grouped(groups: &[Range<usize>]) -> bool {
     let long = inner.iter().all(|group| group.len() > 2);
     let even = inner.iter().all(|group| group.len() == first.len()) && last.len() <= first.len();
     long || even
+}
+
+/// Whether groups of one or two digits go on in front of the first `last + 1` of them, or behind.
+fn is_listed(scan: &Scan, groups: &[Range<usize>], last: usize) -> bool {
+    let first = &groups[0];
+    let is_same = |group: &Range<usize>| group.len() == first.len();
+    let before = scan.before(first.start) == b' '
+        && first.start > 1
+        && scan.before(first.start - 1).is_ascii_digit();
+    first.len() < 3 && last > 0 && (before || groups.get(last + 1).is_some_and(is_same))
 }
 
 /// Whether what separates groups may separate those of one card: lines and commas only fours of digits.

@@ -12,7 +12,7 @@ const SEPARATOR: usize = 3;
 
 /// Whether a byte may stand between the groups of a number.
 pub(super) fn is_separator(byte: u8) -> bool {
-    matches!(byte, b' ' | b'-' | b'.' | b'/' | b'\t' | b'_' | b'|')
+    matches!(byte, b' ' | b'-' | b'.' | b'/' | b'\t' | b'_')
 }
 
 /// Returns the length of the separator at `at`; zero where the next group does not follow one.
@@ -48,12 +48,15 @@ pub(in crate::preference::log::redact) fn row(
     groups
 }
 
-/// Whether what stands in front of `at` makes the number there a part of something else: of a word, a decimal, a range.
+/// Whether what stands in front of `at` makes the number there a part of something else: of a word, a decimal, a range, a path.
 pub(super) fn continues_before(scan: &Scan, at: usize) -> bool {
     let before = scan.before(at);
-    let mark = matches!(before, b'.' | b',' | b'-' | b'/' | b'+' | b':');
-    let word = before.is_ascii_alphanumeric() || before == b'_';
-    word || (mark && at > 1 && scan.before(at - 1).is_ascii_digit())
+    let second = if at > 1 { scan.before(at - 1) } else { 0 };
+    match before {
+        b'-' | b'/' => second.is_ascii_alphanumeric(),
+        b'.' | b',' | b'+' | b':' => second.is_ascii_digit(),
+        _ => before.is_ascii_alphanumeric() || before == b'_',
+    }
 }
 
 /// Whether what stands at `end` makes the number in front of it a part of something else.
@@ -70,4 +73,10 @@ pub(super) fn is_amount(scan: &Scan, start: usize) -> bool {
     scan.char_before(start - back)
         .is_some_and(|c| matches!(c, '$' | '€' | '£' | '¥' | '₹' | '₩' | '₽' | '^'))
         && back + 1 < start.max(1)
+}
+
+/// Whether what stands behind a number makes it a term: an equals sign, an operator.
+pub(super) fn is_term(scan: &Scan, end: usize) -> bool {
+    let space = scan.run(end, 1, |byte| byte == b' ');
+    matches!(scan.byte(end + space), b'=' | b'+' | b'*' | b'^' | b'%')
 }

@@ -194,7 +194,8 @@ fn international(scan: &Scan, at: usize) -> Option<Range<usize>> {
         scan.byte(at).to_ascii_uppercase(),
         scan.byte(at + 1).to_ascii_uppercase(),
     ];
-    if !country[1].is_ascii_uppercase() {
+    let gap = separator(scan, at + 2, |byte| byte.is_ascii_digit());
+    if !country[1].is_ascii_uppercase() || !scan.byte(at + 2 + gap).is_ascii_digit() {
         return None;
     }
     let place = COUNTRIES

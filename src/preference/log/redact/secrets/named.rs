@@ -148,7 +148,6 @@ const PINS: &[&str] = &[
     "csc",
     "otp",
     "puk",
-    "tan",
     "security code",
     "verification code",
     "one-time code",
@@ -221,6 +220,7 @@ fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
             let tight = spaces == 0 && end == mark + 1;
             Some((if tight { Joint::Tight } else { Joint::Assigned }, end))
         }
+        (b':', b':') => None,
         (b':', _) => Some((
             Joint::Colon,
             behind(1) + scan.run(behind(1), 2, |byte| byte == b'*'),
@@ -372,6 +372,9 @@ const NO_VALUES: &[&str] = &[
     "this",
     "env",
     "yes",
+    "same-origin",
+    "include",
+    "omit",
     "no",
     "your_password",
     "your-password",

@@ -140,30 +140,3 @@ fn a_rule_that_is_not_chosen_is_not_applied() {
     }
     assert_eq!(Rules::new(&[], String::new()).unwrap().apply(text), None);
 }
-
-/// Applies the rules to the texts of a file, one JSON string a line, and writes what became of them beside it.
-#[test]
-fn scratch() {
-    let Ok(file) = std::env::var("SCRATCH") else {
-        return;
-    };
-    let rules = rules();
-    let text = std::fs::read_to_string(&file).unwrap();
-    let mut out = String::new();
-    let mut bytes = 0;
-    let mut took = std::time::Duration::ZERO;
-    for line in text.lines() {
-        let line: String = serde_json::from_str(line).unwrap();
-        let begun = std::time::Instant::now();
-        let redacted = rules.apply(&line);
-        took += begun.elapsed();
-        bytes += line.len();
-        out.push_str(&serde_json::to_string(&redacted).unwrap());
-        out.push('\n');
-    }
-    println!(
-        "{bytes} bytes in {took:?}: {} MB/s",
-        bytes as f64 / took.as_secs_f64() / 1e6
-    );
-    std::fs::write(file + ".out", out).unwrap();
-}

@@ -10,7 +10,7 @@ mod europe;
 mod europe_east;
 mod pacific_africa;
 
-use super::groups::{continues_before, continues_behind, is_amount, separator};
+use super::groups::{continues_before, continues_behind, is_amount, is_separator, is_term};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
@@ -44,6 +44,13 @@ fn all() -> impl Iterator<Item = &'static Form> {
     ]
     .into_iter()
     .flatten()
+}
+
+/// Returns country and name of all forms.
+#[cfg(test)]
+pub(in crate::preference::log::redact) fn names()
+-> impl Iterator<Item = (&'static str, &'static str)> {
+    all().map(|form| (form.country, form.name))
 }
 
 /// How far in front of a number the word may stand that announces it, in bytes.
@@ -141,7 +148,10 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, forms: &Forms) {
             0 => forms.letters.get(letters),
             _ => forms.digits.get(digits),
         };
-        let begins = !continues_before(scan, at) && scan.before(at) != b'+' && !is_amount(scan, at);
+        let begins = (digits > 0 || may_follow(scan, at, letters))
+            && !continues_before(scan, at)
+            && scan.before(at) != b'+'
+            && !is_amount(scan, at);
         let found = shapes.filter(|_| begins).and_then(|shapes| {
             shapes
                 .iter()
@@ -159,6 +169,19 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, forms: &Forms) {
     announced::find(scan, hits);
 }
 
+/// Whether what stands behind a number's first letters may go on with it: digits, and the second three letters of Italy's code.
+fn may_follow(scan: &Scan, at: usize, letters: usize) -> bool {
+    let end = at + letters;
+    match scan.byte(end) {
+        byte if byte.is_ascii_digit() => true,
+        byte if is_separator(byte) => {
+            let next = scan.byte(end + 1);
+            next.is_ascii_digit() || (letters == 3 && next.is_ascii_alphabetic())
+        }
+        _ => false,
+    }
+}
+
 impl Shape {
     /// Returns where the number ends that begins at `at`; none if there is none of this shape.
     fn find(&self, scan: &Scan, hits: &Hits<'_>, at: usize) -> Option<usize> {
@@ -173,7 +196,8 @@ impl Shape {
                 b'*' => byte.is_ascii_alphanumeric(),
                 b'!' => matches!(byte, b'-' | b'+' | b'A'..=b'F' | b'U'..=b'Y'),
                 b'-' | b'~' => {
-                    let gap = separator(scan, end, |byte| byte.is_ascii_alphanumeric());
+                    // One alone: with spaces around it, it is a minus.
+                    let gap = scan.run(end, 1, |byte| is_separator(byte) && byte != b'_');
                     if gap == 0 && *class == b'-' {
                         return None;
                     }
@@ -192,7 +216,11 @@ impl Shape {
             end += 1;
         }
         let read = &read[..length];
-        if continues_behind(scan, end) || self.is_in_row(scan, at, end) || !(self.check)(read) {
+        if continues_behind(scan, end)
+            || self.is_in_row(scan, at, end)
+            || is_term(scan, end)
+            || !(self.check)(read)
+        {
             return None;
         }
         let is_announced = || {

@@ -51,12 +51,12 @@ const LENGTHS: &[(&str, RangeInclusive<usize>)] = &[
     ("92", 9..=11),
     ("351", 9..=9),
     ("352", 5..=11),
-    ("353", 8..=10),
+    ("353", 7..=10),
     ("354", 7..=9),
     ("356", 8..=8),
     ("357", 8..=8),
     ("358", 6..=11),
-    ("359", 8..=10),
+    ("359", 7..=10),
     ("370", 8..=9),
     ("371", 8..=8),
     ("372", 7..=8),
@@ -90,7 +90,7 @@ pub(super) fn calling_code(number: &[u8]) -> Option<(usize, RangeInclusive<usize
     let known = LENGTHS.iter().find(|(known, _)| *known == code);
     Some((
         code.len(),
-        known.map_or(5..=12, |(_, lengths)| lengths.clone()),
+        known.map_or(4..=12, |(_, lengths)| lengths.clone()),
     ))
 }
 
@@ -99,11 +99,31 @@ struct National {
     /// Lengths of the groups.
     groups: &'static [usize],
     /// What the first group begins with.
-    first: fn(&[u8]) -> bool,
+    first: First,
     /// What stands between groups.
     between: &'static [u8],
     /// Whether the first group is in brackets.
     bracket: bool,
+}
+
+type First = fn(&[u8]) -> bool;
+
+impl National {
+    const fn new(groups: &'static [usize], first: First, between: &'static [u8]) -> Self {
+        Self {
+            groups,
+            first,
+            between,
+            bracket: false,
+        }
+    }
+
+    const fn in_brackets(groups: &'static [usize], first: First, between: &'static [u8]) -> Self {
+        Self {
+            bracket: true,
+            ..Self::new(groups, first, between)
+        }
+    }
 }
 
 const SPACES: &[u8] = b" \t";
@@ -117,255 +137,75 @@ fn north_american(number: &[u8]) -> bool {
 
 const NATIONAL: &[National] = &[
     // North America
-    National {
-        groups: &[3, 3, 4],
-        first: |n| n[0] > b'1',
-        between: b"-.",
-        bracket: false,
-    },
-    National {
-        groups: &[3, 3, 4],
-        first: north_american,
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 7],
-        first: north_american,
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 3, 4],
-        first: |_| true,
-        between: b" \t-.()/",
-        bracket: true,
-    },
-    National {
-        groups: &[1, 3, 3, 4],
-        first: |n| n[0] == b'1' && north_american(&n[1..]),
-        between: b" \t-.()",
-        bracket: false,
-    },
+    National::new(&[3, 3, 4], |n| n[0] > b'1', ANY),
+    National::new(&[3, 7], |n| north_american(n) || n[0] == b'9', DASHES),
+    National::in_brackets(&[3, 7], |_| true, DASHES),
+    National::in_brackets(&[3, 3, 4], |_| true, b" \t-.()/"),
+    National::new(
+        &[1, 3, 3, 4],
+        |n| n[0] == b'1' && north_american(&n[1..]),
+        b" \t-.()",
+    ),
     // Spain, Czechia, Slovakia, Poland, Portugal, Luxembourg, Bulgaria
-    National {
-        groups: &[3, 2, 2, 2],
-        first: |n| matches!(n[0], b'6'..=b'9'),
-        between: ANY,
-        bracket: false,
-    },
-    National {
-        groups: &[2, 3, 2, 2],
-        first: |n| matches!(n[0], b'1'..=b'9'),
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 3, 3],
-        first: |n| matches!(n[0], b'2' | b'4'..=b'9'),
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[2, 3, 4],
-        first: |n| matches!(n[0], b'2' | b'9'),
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[2, 3, 2, 2],
-        first: |_| true,
-        between: DASHES,
-        bracket: true,
-    },
+    National::new(&[3, 2, 2, 2], |n| matches!(n[0], b'5'..=b'9'), ANY),
+    National::new(&[2, 3, 2, 2], |n| matches!(n[0], b'1'..=b'9'), DASHES),
+    National::new(&[3, 3, 3], |n| matches!(n[0], b'2' | b'4'..=b'9'), DASHES),
+    National::new(&[2, 3, 4], |n| matches!(n[0], b'2' | b'8' | b'9'), DASHES),
+    National::in_brackets(&[2, 3, 2, 2], |_| true, DASHES),
     // Italy and Colombia
-    National {
-        groups: &[3, 6],
-        first: |n| n[0] == b'3',
-        between: ANY,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 7],
-        first: |n| n[0] == b'3',
-        between: b" \t-./",
-        bracket: false,
-    },
-    National {
-        groups: &[3, 3, 4],
-        first: |n| n[0] == b'3',
-        between: ANY,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 2, 2, 3],
-        first: |n| n[0] == b'3',
-        between: ANY,
-        bracket: false,
-    },
+    National::new(&[3, 6], |n| n[0] == b'3', ANY),
+    National::new(&[3, 7], |n| n[0] == b'3', b" \t-./"),
+    National::new(&[3, 3, 4], |n| n[0] == b'3', ANY),
+    National::new(&[3, 2, 2, 3], |n| n[0] == b'3', ANY),
     // Norway and Denmark
-    National {
-        groups: &[2, 2, 2, 2],
-        first: |n| matches!(n[0], b'2'..=b'9'),
-        between: SPACES,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 2, 3],
-        first: |n| matches!(n[0], b'4' | b'9' | b'8'),
-        between: SPACES,
-        bracket: false,
-    },
+    National::new(&[2, 2, 2, 2], |n| matches!(n[0], b'2'..=b'9'), SPACES),
+    National::new(&[3, 2, 3], |n| matches!(n[0], b'4' | b'9' | b'8'), SPACES),
     // Greece
-    National {
-        groups: &[3, 3, 4],
-        first: |n| n.starts_with(b"21") || n.starts_with(b"69"),
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 7],
-        first: |n| n.starts_with(b"21") || n.starts_with(b"69"),
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[4, 6],
-        first: |n| n[0] == b'2' && n[1] != b'0',
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[10],
-        first: |n| n.starts_with(b"69") || n.starts_with(b"210"),
-        between: b"",
-        bracket: false,
-    },
+    National::new(
+        &[3, 3, 4],
+        |n| n.starts_with(b"21") || n.starts_with(b"69"),
+        DASHES,
+    ),
+    National::new(
+        &[3, 7],
+        |n| n.starts_with(b"21") || n.starts_with(b"69"),
+        DASHES,
+    ),
+    National::new(&[4, 6], |n| n[0] == b'2' && n[1] != b'0', DASHES),
+    National::new(
+        &[10],
+        |n| n.starts_with(b"69") || n.starts_with(b"210"),
+        b"",
+    ),
     // Mexico, Brazil, Chile, Argentina
-    National {
-        groups: &[2, 4, 4],
-        first: |n| n[0] != b'0',
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[2, 4, 4],
-        first: |_| true,
-        between: DASHES,
-        bracket: true,
-    },
-    National {
-        groups: &[2, 8],
-        first: |n| n[0] != b'0',
-        between: SPACES,
-        bracket: true,
-    },
-    National {
-        groups: &[2, 9],
-        first: |n| n[0] != b'0' && n[2] == b'9',
-        between: DASHES,
-        bracket: true,
-    },
-    National {
-        groups: &[2, 5, 4],
-        first: |n| n[2] == b'9',
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[2, 5, 4],
-        first: |_| true,
-        between: DASHES,
-        bracket: true,
-    },
-    National {
-        groups: &[2, 1, 4, 4],
-        first: |n| n[2] == b'9',
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[2, 1, 4, 4],
-        first: |n| n[2] == b'9',
-        between: DASHES,
-        bracket: true,
-    },
-    National {
-        groups: &[1, 4, 4],
-        first: |n| n[0] == b'9',
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[1, 4, 4],
-        first: |_| true,
-        between: DASHES,
-        bracket: true,
-    },
+    National::new(&[2, 4, 4], |n| n[0] != b'0', DASHES),
+    National::in_brackets(&[2, 4, 4], |_| true, DASHES),
+    National::in_brackets(&[2, 8], |n| n[0] != b'0', SPACES),
+    National::in_brackets(&[2, 9], |n| n[0] != b'0' && n[2] == b'9', DASHES),
+    National::new(&[2, 5, 4], |n| n[2] == b'9', DASHES),
+    National::in_brackets(&[2, 5, 4], |_| true, DASHES),
+    National::new(&[2, 1, 4, 4], |n| n[2] == b'9', DASHES),
+    National::in_brackets(&[2, 1, 4, 4], |n| n[2] == b'9', DASHES),
+    National::new(&[1, 4, 4], |n| n[0] == b'9', DASHES),
+    National::in_brackets(&[1, 4, 4], |_| true, DASHES),
     // India
-    National {
-        groups: &[5, 5],
-        first: |n| matches!(n[0], b'6'..=b'9'),
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[4, 3, 3],
-        first: |n| matches!(n[0], b'6'..=b'9'),
-        between: DASHES,
-        bracket: false,
-    },
+    National::new(&[5, 5], |n| matches!(n[0], b'6'..=b'9'), DASHES),
+    National::new(&[4, 3, 3], |n| matches!(n[0], b'6'..=b'9'), DASHES),
     // China
-    National {
-        groups: &[11],
-        first: chinese,
-        between: b"",
-        bracket: false,
-    },
-    National {
-        groups: &[3, 4, 4],
-        first: |n| chinese(n) || n[0] == b'4',
-        between: DASHES,
-        bracket: false,
-    },
-    National {
-        groups: &[3, 3, 3, 2],
-        first: chinese,
-        between: DASHES,
-        bracket: false,
-    },
+    National::new(&[11], chinese, b""),
+    National::new(&[3, 4, 4], |n| chinese(n) || n[0] == b'4', DASHES),
+    National::new(&[3, 3, 3, 2], chinese, DASHES),
     // Russia and Kazakhstan
-    National {
-        groups: &[1, 3, 3, 2, 2],
-        first: |n| matches!(n[0], b'7' | b'8'),
-        between: b" \t-().",
-        bracket: false,
-    },
-    National {
-        groups: &[1, 3, 3, 4],
-        first: |n| n[0] == b'8',
-        between: b" \t-()",
-        bracket: false,
-    },
-    National {
-        groups: &[1, 3, 7],
-        first: |n| n[0] == b'8',
-        between: b" \t-()",
-        bracket: false,
-    },
-    National {
-        groups: &[11],
-        first: |n| n.starts_with(b"89") || n.starts_with(b"79"),
-        between: b"",
-        bracket: false,
-    },
+    National::new(
+        &[1, 3, 3, 2, 2],
+        |n| matches!(n[0], b'7' | b'8'),
+        b" \t-().",
+    ),
+    National::new(&[1, 3, 3, 4], |n| n[0] == b'8', b" \t-()"),
+    National::new(&[1, 3, 7], |n| n[0] == b'8', b" \t-()"),
+    National::new(&[11], |n| n.starts_with(b"89") || n.starts_with(b"79"), b""),
     // Hong Kong, Singapore, Estonia: fours, where a bracket or a dash tells them from years
-    National {
-        groups: &[3, 3, 2, 2],
-        first: |n| matches!(n[0], b'3'..=b'9'),
-        between: ANY,
-        bracket: false,
-    },
+    National::new(&[3, 3, 2, 2], |n| matches!(n[0], b'3'..=b'9'), ANY),
 ];
 
 fn chinese(number: &[u8]) -> bool {
@@ -393,9 +233,13 @@ pub(super) fn is_national(
             && groups.windows(2).all(|pair| {
                 let between = scan.bytes(pair[0].end..pair[1].start);
                 let closed = bracket && pair[0] == groups[0];
-                between
-                    .iter()
-                    .all(|byte| national.between.contains(byte) || (closed && *byte == b')'))
+                let single = between.len() == 1
+                    || closed
+                    || between.iter().any(|byte| matches!(byte, b'(' | b')'));
+                single
+                    && between
+                        .iter()
+                        .all(|byte| national.between.contains(byte) || (closed && *byte == b')'))
             })
     };
     // Pairs and fives are what lists are made of, too.

@@ -20,7 +20,7 @@ const REACH: usize = 28;
 const ANNOUNCED: std::ops::RangeInclusive<usize> = 6..=15;
 
 /// Digits of a number with a trunk zero.
-const TRUNK: std::ops::RangeInclusive<usize> = 9..=12;
+const TRUNK: std::ops::RangeInclusive<usize> = 9..=13;
 
 /// The most groups of digits that are read.
 const GROUPS: usize = 9;
@@ -29,7 +29,6 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
     whole(
         &[
             "phone",
-            "phones",
             "phone number",
             "telephone",
             "telephone number",
@@ -263,7 +262,10 @@ fn number(scan: &Scan, written: &Written, announced: bool) -> Option<usize> {
             .count();
         let groups = &written.groups[..used];
         let number = &read[..*count];
-        let is_one = match (written.plus, number.starts_with(b"00")) {
+        let is_one = match (
+            written.plus,
+            number.starts_with(b"00") && groups[0].len() > 1,
+        ) {
             (true, _) => is_international(number, bracketed_zero(scan, groups)),
             (false, true) => {
                 is_international(&number[2..], bracketed_zero(scan, groups)) && !binary(number)
@@ -320,7 +322,8 @@ fn has_trunk_zero(scan: &Scan, written: &Written, groups: &[Range<usize>], numbe
             && rest
                 .first()
                 .is_some_and(|area| area.len() == 3 || scan.byte(first.end) == b')');
-        return apart && TRUNK.contains(&count);
+        let bracketed = scan.before(first.start) == b'(' && scan.byte(first.end) == b'-';
+        return (apart || bracketed) && TRUNK.contains(&count);
     }
     let short = count == 8 && first.len() < 4 && matches!(scan.byte(first.end), b'-' | b'/' | b')');
     let postcode = matches!(rest, [only] if first.len() == 5 && only.len() == 4 && scan.byte(first.end) == b'-');
@@ -331,7 +334,7 @@ fn has_trunk_zero(scan: &Scan, written: &Written, groups: &[Range<usize>], numbe
     let groups_fit = rest
         .iter()
         .skip(closed)
-        .all(|group| (2..=8).contains(&group.len()))
+        .all(|group| (2..=9).contains(&group.len()))
         && (!rest.is_empty() || (10..=11).contains(&count) || (written.bracket && count == 9));
     let bare = rest.is_empty() && count == 9 && number[1] != b'0' && scan.byte(first.end) != b'%';
     (TRUNK.contains(&count) || short) && !postcode && (groups_fit || bare) && first.len() <= 11
@@ -365,6 +368,12 @@ fn is_date(scan: &Scan, groups: &[Range<usize>]) -> bool {
                 && matches!(scan.byte(groups[0].end), b'.' | b'/')
                 && (is_day(a, b) || is_day(b, a))
         }
+        // A month and a year.
+        (Some((1 | 2, month)), Some((4, year)), _) => {
+            matches!(scan.byte(groups[0].end), b'/' | b'.' | b'-')
+                && (1900..2100).contains(&year)
+                && is_day(month, 1)
+        }
         (Some((4, from)), Some((4, to)), None) => {
             (1000..2200).contains(&from) && (1000..2200).contains(&to)
         }
@@ -372,9 +381,12 @@ fn is_date(scan: &Scan, groups: &[Range<usize>]) -> bool {
     }
 }
 
-/// Whether groups are one number with points between its thousands.
+/// Whether groups begin with a decimal.
 fn is_decimal(scan: &Scan, groups: &[Range<usize>]) -> bool {
-    groups.len() == 2 && scan.byte(groups[0].end) == b'.' && groups[1].start == groups[0].end + 1
+    let lone = groups.len() == 2 || groups[0].len() == 1;
+    lone && groups.len() > 1
+        && scan.byte(groups[0].end) == b'.'
+        && groups[1].start == groups[0].end + 1
 }
 
 /// Whether what stands behind a number makes it a quantity.
