@@ -173,6 +173,6 @@ fn dot(scan: &Scan, at: usize, may_spell: bool) -> Option<(usize, bool)> {
     ];
     let spelling = spellings.into_iter().find(|spelling| scan.is(at, spelling));
     spelling
-        .filter(|_| may_spell)
+        .filter(|spelling| may_spell || !spelling.starts_with(" dot"))
         .map(|spelling| (spelling.len(), true))
 }

@@ -196,15 +196,25 @@ enum Joint {
     Colon,
     /// `is`
     Is,
+    /// A space or a dash alone.
+    Beside,
     /// A space behind an option: `--password hunter2`.
     Option,
     /// `>`
     Element,
 }
 
+/// Words between a name and its value.
+const VERBS: [&str; 8] = [
+    "is ", "is:", "ist ", "ist:", "was ", "est ", "es ", "lautet ",
+];
+
 /// Returns how a value is joined to the name that ends at `at`, and where what follows begins.
 fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
     let at = name.end;
+    if scan.is(at, "'s ") {
+        return Some((Joint::Is, at + 3));
+    }
     let is_space = |byte: u8| matches!(byte, b' ' | b'\t');
     let closing = scan.run(at, 3, |byte| {
         matches!(byte, b'"' | b'\'' | b'`' | b']' | b')' | b'\\' | b'*')
@@ -229,13 +239,18 @@ fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
         _ if spaces > 0 && closing == 0 && is_option(scan, name.start) => {
             Some((Joint::Option, mark))
         }
-        _ if spaces > 0
-            && ["is ", "is:", "ist ", "ist:"]
-                .iter()
-                .any(|is| scan.is(mark, is)) =>
-        {
-            let end = behind(3);
-            Some((Joint::Is, end + scan.run(end, 2, |byte| byte == b':')))
+        _ if spaces > 0 => {
+            let verb = VERBS.iter().find(|verb| scan.is(mark, verb));
+            match verb {
+                Some(verb) => {
+                    let end = behind(verb.len());
+                    Some((Joint::Is, end + scan.run(end, 2, |byte| byte == b':')))
+                }
+                None if closing == 0 && first == b'-' && second == b' ' => {
+                    Some((Joint::Beside, behind(1)))
+                }
+                None => (closing == 0).then_some((Joint::Beside, mark)),
+            }
         }
         _ => None,
     }
@@ -249,6 +264,7 @@ fn is_option(scan: &Scan, at: usize) -> bool {
 
 /// Returns the value of a name.
 fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> {
+    let upper = scan.before(name.end).is_ascii_uppercase();
     let (joint, at) = joint(scan, name)?;
     let escaped = usize::from(scan.byte(at) == b'\\');
     let prefix = scan.run(at, 1, |byte| matches!(byte, b'b' | b'f' | b'r' | b'@'));
@@ -265,7 +281,9 @@ fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> 
         });
         if scan.byte(start + length) == quote {
             let range = start..start + length - escaped.min(length);
-            return is_quoted_secret(scan.bytes(range.clone()), named).then_some(range);
+            let read = scan.bytes(range.clone());
+            let beside = joint == Joint::Beside && !(named == Named::Password && made(read).digits);
+            return (!beside && is_quoted_secret(read, named)).then_some(range);
         }
     }
     let stops = |byte: u8| match joint {
@@ -290,7 +308,7 @@ fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> 
             });
         !scan.char_at(behind).is_some_and(char::is_alphanumeric)
     };
-    is_bare_secret(value, named, joint, ends_there).then_some(range)
+    is_bare_secret(value, named, joint, upper, ends_there).then_some(range)
 }
 
 /// What a value is made of.
@@ -302,14 +320,15 @@ struct Made {
 }
 
 fn made(value: &[u8]) -> Made {
+    let rest = value.get(1..).unwrap_or_default();
     let any = |is: fn(&u8) -> bool| value.iter().any(is);
     Made {
         digits: any(u8::is_ascii_digit),
         letters: any(u8::is_ascii_alphabetic),
         marks: any(|byte| byte.is_ascii_punctuation() && !matches!(byte, b'_' | b'-' | b'.')),
         mixed: any(u8::is_ascii_uppercase)
-            && value.iter().skip(1).any(u8::is_ascii_lowercase)
-            && !value[1..].iter().all(u8::is_ascii_lowercase),
+            && rest.iter().any(u8::is_ascii_lowercase)
+            && !rest.iter().all(u8::is_ascii_lowercase),
     }
 }
 
@@ -417,13 +436,24 @@ fn is_quoted_secret(value: &[u8], named: Named) -> bool {
     }
 }
 
-fn is_bare_secret(value: &[u8], named: Named, joint: Joint, ends_there: bool) -> bool {
-    if value.len() < 3
-        || is_no_value(value)
-        || value.contains(&b'(')
-        || value.contains(&b'[')
-        || value.contains(&b'{')
-    {
+/// Whether a value is what a program computes: `get_password(`, `os.environ[`.
+fn is_call(value: &[u8]) -> bool {
+    let name = value
+        .iter()
+        .position(|byte| !is_word(*byte) && !matches!(byte, b'.' | b':'));
+    name.is_some_and(|name| name > 0 && matches!(value[name], b'(' | b'[' | b'{'))
+}
+
+/// Whether a value is the name of an algorithm, which stands beside passwords in prose.
+fn is_algorithm(value: &[u8]) -> bool {
+    let lower = value.to_ascii_lowercase();
+    [&b"sha"[..], b"md5", b"base64", b"utf", b"pbkdf", b"aes"]
+        .iter()
+        .any(|name| lower.starts_with(name))
+}
+
+fn is_bare_secret(value: &[u8], named: Named, joint: Joint, upper: bool, ends_there: bool) -> bool {
+    if value.len() < 3 || is_no_value(value) || is_call(value) {
         return false;
     }
     let made = made(value);
@@ -437,6 +467,14 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, ends_there: bool) ->
             Joint::Colon => random || ends_there,
             Joint::Assigned => random && !(made.mixed && !made.digits && !made.marks),
             Joint::Is => made.digits || made.marks,
+            Joint::Beside => {
+                made.digits
+                    && made.letters
+                    && value.len() > 5
+                    && !is_algorithm(value)
+                    && !value.contains(&b'=')
+                    && !value.contains(&b':')
+            }
         },
         Named::Key => {
             let strong =
@@ -444,8 +482,16 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, ends_there: bool) ->
             let called = value
                 .iter()
                 .all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'_' | b'.'));
-            value.len() >= KEY && strong && !is_path && (!called || joint == Joint::Tight)
+            // `API_KEY=abcdef`, as environments have it.
+            let variable = joint == Joint::Tight && upper && value.len() > 5 && !is_path;
+            variable
+                || (value.len() >= KEY
+                    && strong
+                    && !is_path
+                    && joint != Joint::Beside
+                    && (!called || joint == Joint::Tight))
         }
+        Named::WeakKey | Named::Pin if joint == Joint::Beside => false,
         Named::WeakKey | Named::Pin => {
             value.len() >= 2 * KEY && made.digits && made.letters && !value.contains(&b'/')
         }

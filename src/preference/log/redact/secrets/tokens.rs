@@ -81,6 +81,8 @@ const TOKENS: &[Token] = &[
     // Slack
     Token("xoxa-", Body::Word, 10),
     Token("xoxb-", Body::Word, 10),
+    Token("xoxc-", Body::Word, 10),
+    Token("xoxd-", Body::Word, 10),
     Token("xoxe-", Body::Word, 10),
     Token("xoxe.", Body::Dotted, 10),
     Token("xoxo-", Body::Word, 10),
@@ -150,6 +152,9 @@ const WEBHOOKS: &[&str] = &[
     "hooks.slack.com/triggers/",
     "discord.com/api/webhooks/",
     "discordapp.com/api/webhooks/",
+    "/api/v8/webhooks/",
+    "/api/v9/webhooks/",
+    "/api/v10/webhooks/",
     "outlook.office.com/webhook/",
     "webhook.office.com/webhookb2/",
     "logic.azure.com/workflows/",

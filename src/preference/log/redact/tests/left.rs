@@ -63,6 +63,7 @@ fn what_only_looks_alike_is_left() {
         "max_tokens: 256, token_count = 512, tokens: 1234567890",
         "\"password\": {\"type\": \"string\"}, \"token\": \"running\"",
         "password=<your password>, API_KEY=${API_KEY}, api_key=\"YOUR_API_KEY\"",
+        "a password policy, the password SHA256 hash, password - 8 letters, password required",
         "The password is required. Reset the password: it must be long.",
         "a token: the smallest unit, a key: value pair",
         "http://example.org:8080/a:b@c and https://example.org/@ann/1234567890",

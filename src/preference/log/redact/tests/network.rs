@@ -23,6 +23,7 @@ fn addresses_of_people_are_found() {
         "ann%40example.org",
         "ann [at] example [dot] org",
         "ann(at)example.org",
+        "ann@example[.]org",
         "ann at example dot com",
         "ann&#64;example.org",
     ];

@@ -313,10 +313,13 @@ pub(super) const FORMS: &[Form] = &[
 fn gb_nino(id: &[u8]) -> bool {
     let prefixes = [b"BG", b"GB", b"NK", b"KN", b"TN", b"NT", b"ZZ"];
     let prefix = &id[..2];
-    !prefix.iter().any(|byte| b"DFIQUV".contains(byte))
-        && id[1] != b'O'
-        && !prefixes.iter().any(|known| prefix == known.as_slice())
-        && (b'A'..=b'D').contains(&id[8])
+    // `QQ` is never given: forms and examples have it.
+    let example = prefix == b"QQ" && (b'A'..=b'D').contains(&id[8]);
+    example
+        || !prefix.iter().any(|byte| b"DFIQUV".contains(byte))
+            && id[1] != b'O'
+            && !prefixes.iter().any(|known| prefix == known.as_slice())
+            && (b'A'..=b'D').contains(&id[8])
 }
 
 fn ie_pps(id: &[u8]) -> bool {

@@ -331,7 +331,11 @@ fn has_trunk_zero(scan: &Scan, written: &Written, groups: &[Range<usize>], numbe
         rest.first()
             .is_some_and(|group| scan.byte(group.end) == b')'),
     );
-    let groups_fit = rest
+    // `-0` is a switchboard.
+    let switchboard = rest
+        .last()
+        .is_some_and(|group| group.len() == 1 && scan.before(group.start) == b'-');
+    let groups_fit = rest[..rest.len() - usize::from(switchboard)]
         .iter()
         .skip(closed)
         .all(|group| (2..=9).contains(&group.len()))
