@@ -106,11 +106,10 @@ fn version_6(scan: &mut Scan) {
         let skipped = scan.run(at, usize::MAX, |byte| !is_part(byte));
         at += skipped;
         let length = scan.run(at, usize::MAX, is_part);
-        if length > 2 && !is_word(scan.before(at)) {
-            if let Some(found) = address_6(scan, at, length) {
-                let value = String::from_utf8_lossy(scan.bytes(found.clone())).to_lowercase();
-                scan.found(RedactionRule::Ip, found, value);
-            }
+        let found = address_6(scan, at, length).filter(|_| length > 2 && !is_word(scan.before(at)));
+        if let Some(found) = found {
+            let value = String::from_utf8_lossy(scan.bytes(found.clone())).to_lowercase();
+            scan.found(RedactionRule::Ip, found, value);
         }
         at += length.max(1);
     }

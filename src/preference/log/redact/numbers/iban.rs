@@ -224,7 +224,8 @@ fn international(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let end = number.end;
     let behind = scan.byte(end);
     let inside = scan.before(at).is_ascii_alphanumeric() && behind.is_ascii_alphanumeric();
-    (!behind.is_ascii_digit() && !(inside && structure.contains(&b'c'))).then_some(at..end)
+    let part = behind.is_ascii_digit() || (inside && structure.contains(&b'c'));
+    (!part).then_some(at..end)
 }
 
 /// An account number that is being read.

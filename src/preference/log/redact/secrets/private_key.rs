@@ -130,7 +130,8 @@ fn header(scan: &Scan, at: usize) -> Option<usize> {
     let is_known = known
         .iter()
         .any(|known| known.len() == name && scan.is(at, known));
-    if !(is_known && scan.byte(at + name) == b':') && !puttys_version(scan, at) {
+    let named = is_known && scan.byte(at + name) == b':';
+    if !named && !puttys_version(scan, at) {
         return None;
     }
     Some(at + scan.run(at, 256, |byte| !matches!(byte, 0 | b'\n' | b'\r' | b'\\')))

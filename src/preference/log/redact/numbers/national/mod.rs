@@ -121,8 +121,8 @@ impl Forms {
             .take_while(|byte| is(first, **byte))
             .filter(|byte| **byte != b'~')
             .count();
-        for length in least..=most.min(FIRST) {
-            by_first[length].push(shape);
+        for shapes in &mut by_first[least..=most.min(FIRST)] {
+            shapes.push(shape);
         }
     }
 }
