@@ -16,8 +16,10 @@ pub struct StatusBody {
     status: &'static str,
 }
 
-/// Whether the server lives: its engine's thread answers, or made a step within the last minute. A server whose engine died ends by
-/// itself; one whose engine is stuck should be restarted.
+/// Whether the server lives.
+///
+/// Its engine's thread answers, or made a step within the last minute. A server whose engine died ends by itself; one whose engine is
+/// stuck should be restarted.
 #[utoipa::path(
     get,
     path = "/health",
