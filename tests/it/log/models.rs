@@ -120,7 +120,11 @@ fn what_a_draw_would_give_is_counted_and_anonymous_callers_have_no_cap_without_k
         // Named callers keep their share of the twenty.
         let newest = fill(&log, "ann", 15).await.pop();
         assert_eq!(log.newest_record().await.unwrap(), newest);
-        let counted = log.eligible(&uncapped).await.unwrap();
+        let later = DrawSpec {
+            now: i64::MAX,
+            ..uncapped
+        };
+        let counted = log.eligible(&later).await.unwrap();
         assert_eq!(
             (counted.rows, counted.principals, counted.drawable),
             (55, 2, 45)
