@@ -192,15 +192,17 @@ impl Thrower {
         kept
     }
 
-    /// Has a record made, if the server keeps it: the request that reads it.
+    /// Has a record made by the first request that the server answers with one: the request that reads it.
     fn record(&self) -> Option<Vec<u8>> {
-        let mut connection = self.send(&self.requests[0]).ok()?;
-        let answer = self.read(&mut connection, 1 << 20);
-        self.note(status(&answer));
-        let answer = String::from_utf8_lossy(&answer);
-        let (_, rest) = answer.split_once("\"record_id\":\"")?;
-        let (id, _) = rest.split_once('"')?;
-        Some(head("GET", &format!("/records/{id}"), &self.key, 0))
+        self.requests.iter().find_map(|request| {
+            let mut connection = self.send(request).ok()?;
+            let answer = self.read(&mut connection, 1 << 20);
+            self.note(status(&answer));
+            let answer = String::from_utf8_lossy(&answer);
+            let (_, rest) = answer.split_once("\"record_id\":\"")?;
+            let (id, _) = rest.split_once('"')?;
+            Some(head("GET", &format!("/records/{id}"), &self.key, 0))
+        })
     }
 
     /// Whether the server has closed a connection whose answer is not read; what it answered is noted.

@@ -273,12 +273,21 @@ pub fn large_answers(size: Size, key: &str) -> Vec<Vec<u8>> {
     vec![post("/generate", key, &body)]
 }
 
-/// The answer of each names a large record, if it is kept.
+/// Calls whose records are large, the largest first: what is too large for one server is not for another.
 pub fn large_records(size: Size, key: &str) -> Vec<Vec<u8>> {
-    let long = words(size.of(3_900_000));
+    let stops = [200_000, 20_000, 250].map(|length| {
+        let stop = "x".repeat(size.of(length));
+        let body = format!(
+            r#"{{"prompt":"a","n":64,"max_tokens":1,"stop":"{stop}","log":{{"retain":true}}}}"#
+        );
+        post("/generate", key, &body)
+    });
+    let long = words(size.of(500));
+    let candidates = parts(&format!("\"{long}\""), 200);
     let body =
-        format!(r#"{{"prompt":"q","candidates":["{long}a","{long}b"],"log":{{"retain":true}}}}"#);
-    vec![post("/judge", key, &body)]
+        format!(r#"{{"prompt":"q","candidates":[{candidates},"b"],"log":{{"retain":true}}}}"#);
+    let judged = post("/judge", key, &body);
+    stops.into_iter().chain([judged]).collect()
 }
 
 pub fn large_sampling(size: Size, key: &str) -> Vec<Vec<u8>> {
