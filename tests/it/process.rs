@@ -35,7 +35,12 @@ impl Server {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let line = lines.next().unwrap().unwrap();
+        // Warnings of keys may come before it.
+        let line = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find(|line| line.contains(" on http"))
+            .expect("it says where it listens");
         let url = line
             .split_whitespace()
             .find(|word| word.starts_with("http"));

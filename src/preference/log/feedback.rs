@@ -65,6 +65,9 @@ impl TrafficLog {
         }
         let pairs = derive_again(connection, record, self.shared.trust).await?;
         transaction.commit().await?;
+        if more < 0 {
+            self.shared.quotas.forget();
+        }
         if matches!(feedback, Feedback::Edited { .. }) {
             // An edit before it is gone.
             self.database().scrub_file().await;
