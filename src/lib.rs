@@ -16,7 +16,7 @@
 //! | 3 | [`nn`] | layers |
 //! | 2 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
 //! | 1 | [`preference`], [`telemetry`], [`device`] | pairs, principles and the traffic log; metrics; where to compute |
-//! | 0 | [`fault`] | places at which tests kill the process |
+//! | 0 | [`fault`], [`files`] | places at which tests kill the process; reading files with a bound |
 
 pub mod app;
 pub mod claims;
@@ -25,6 +25,7 @@ pub mod device;
 pub mod engine;
 pub mod eval;
 pub mod fault;
+pub mod files;
 pub mod http;
 pub mod judge;
 pub mod kernels;

@@ -1,7 +1,7 @@
 //! `selfjudge serve`: what was said, turned into a program with its sockets, and taken down in order.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -69,6 +69,10 @@ pub struct ServeArgs {
     /// Bytes of a request's body.
     #[arg(long, default_value = "8MiB", value_parser = bytes)]
     max_body: usize,
+    /// Tokens that one call may ask for: prompts x samples x tokens of an answer. By default 1048576, or max-concurrent times the
+    /// context's length if that is more.
+    #[arg(long)]
+    max_call_tokens: Option<NonZeroUsize>,
     /// A file of API keys, `key` or `name:key` a line; with keys, only who has one may call. Behind a key, `no-train` or
     /// `no-retain` says what its traffic may not be used for. A name is what a key's records belong to: each is there once, and a key
     /// without one is named by its digest.
@@ -133,6 +137,9 @@ pub struct KeepingArgs {
     /// free, or a 20th of it.
     #[arg(long, default_value = "0", value_parser = bytes)]
     log_quota: usize,
+    /// Bytes of a record; a call of which more would be kept is answered, and not kept.
+    #[arg(long, default_value = "16MiB", value_parser = bytes)]
+    max_record: usize,
     /// What becomes of calls that cannot be logged: serve-unlogged or refuse.
     #[arg(long, default_value = "serve-unlogged")]
     on_log_failure: OnLogFailure,
@@ -228,6 +235,8 @@ impl KeepingArgs {
                 principal_quota: quota(self.records_quota),
                 quota: quota(self.log_quota),
                 reserve: RESERVE,
+                max_record: self.max_record,
+                queue_bytes: log.queue_bytes.max(self.max_record),
                 ..log
             }),
             default: Consent {
@@ -331,6 +340,7 @@ impl ServeArgs {
         Ok(HttpConfig {
             max_requests: self.max_requests,
             max_body: self.max_body,
+            max_call_tokens: self.max_call_tokens,
             keys,
             admin_keys,
             rate_limit: self.rate_limit.map(|per_second| RateLimit {

@@ -109,6 +109,21 @@ fn endless(prompt: usize, samples: usize) -> GenerateRequest {
 }
 
 #[test]
+fn samplers_are_made_for_what_runs_and_not_for_what_waits() {
+    let mut engine = ByHand::new(&pocket(), ByHand::limits(32, 4), 512, 4);
+    let streams: Vec<_> = (0..20).map(|_| engine.submit(endless(5, 4)).1).collect();
+    assert_eq!(engine.core.samplers(), 0);
+    for _ in 0..10 {
+        engine.step();
+        assert!(engine.core.samplers() <= 4);
+    }
+    assert_eq!(engine.core.samplers(), 4);
+    drop(streams);
+    engine.step();
+    assert_eq!(engine.core.samplers(), 0);
+}
+
+#[test]
 fn one_step_after_a_caller_is_gone_its_blocks_are_free() {
     let mut engine = ByHand::new(&pocket(), ByHand::limits(32, 8), 512, 4);
     // Two that decode, one in the middle of its prompt (with siblings to come), and one that waits.

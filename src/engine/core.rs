@@ -21,6 +21,7 @@ use crate::device::{DeviceArbiter, team};
 use crate::kernels::logits::all_finite;
 use crate::model::WeightsLease;
 use crate::telemetry::{CallTimes, EngineMetrics};
+use crate::text::Grammar;
 
 /// Logits that a thread draws from at least.
 const LOGITS_A_TASK: usize = 1 << 14;
@@ -53,6 +54,10 @@ pub struct Submission {
 /// What all samples of a submission share.
 struct Job {
     params: SamplingParams,
+    seed: u64,
+    /// The tokens that a repetition penalty looks at; empty where there is none.
+    penalised: Vec<u32>,
+    grammar: Option<Grammar>,
     deadline: Option<Instant>,
     weights: WeightsLease,
     events: mpsc::UnboundedSender<StreamEvent>,
@@ -85,7 +90,8 @@ pub enum Ending {
 struct Sample {
     index: usize,
     job: Arc<Job>,
-    sampler: Sampler,
+    /// Made when the first token is drawn: a sample that waits takes no more memory than its place in the queue.
+    sampler: Option<Box<Sampler>>,
     place: Option<QueuePlace>,
     times: RequestTimes,
 }
@@ -96,7 +102,12 @@ impl Sample {
         if !all_finite(logits) {
             return Err(RequestFailure::Model("its logits are not finite".into()));
         }
-        let token = self.sampler.sample(&self.job.params, logits);
+        let job = &*self.job;
+        let sampler = self.sampler.get_or_insert_with(|| {
+            let sampler = Sampler::new(&job.params, &job.penalised, job.seed, self.index);
+            Box::new(sampler.following(job.grammar.as_ref()))
+        });
+        let token = sampler.sample(&job.params, logits);
         token.map_err(RequestFailure::from)
     }
 }
@@ -154,6 +165,13 @@ impl EngineCore {
         &self.scheduler
     }
 
+    /// Samples that have a sampler, and with it a state of their grammar.
+    #[cfg(test)]
+    pub fn samplers(&self) -> usize {
+        let samples = self.samples.values();
+        samples.filter(|sample| sample.sampler.is_some()).count()
+    }
+
     /// Tells the trainer whether it is in the way of this step. One that takes a thread leaves it the others.
     fn claim_device(&self, output: &SchedulerOutput) {
         let pressing = self.scheduler.has_foreground() && self.runner.spreads(output.num_tokens());
@@ -175,20 +193,24 @@ impl EngineCore {
             deadline,
         } = submission.request;
         let job = Arc::new(Job {
+            seed: params.seed.unwrap_or_else(rand::random),
+            penalised: match params.repetition_penalty == 1.0 {
+                true => Vec::new(),
+                false => prompt.clone(),
+            },
+            grammar,
             deadline,
             weights: submission.weights,
             events: submission.events,
             params,
         });
-        let seed = job.params.seed.unwrap_or_else(rand::random);
         let mut place = Some(submission.place);
         let first = submission.first;
         for index in 0..samples {
             let sample = Sample {
                 index,
                 job: Arc::clone(&job),
-                sampler: Sampler::new(&job.params, &prompt, seed, index)
-                    .following(grammar.as_ref()),
+                sampler: None,
                 place: place.take(),
                 times: RequestTimes::new(arrival, submission.call.clone()),
             };

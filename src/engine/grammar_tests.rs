@@ -150,7 +150,10 @@ fn a_sample_ends_where_its_grammar_does() {
     let fixed = regex("abc");
     let complete = ("abc".to_owned(), FinishReason::Complete, false);
     assert_eq!(ended(&fixed, |_| {}), complete);
-    assert_eq!(ended(&fixed, |p| p.stop.stop_ids.clear()), complete);
+    assert_eq!(
+        ended(&fixed, |p| p.stop.stop_ids = StopIds::default()),
+        complete
+    );
     assert_eq!(ended(&fixed, |p| p.stop.min_tokens = 20), complete);
     assert_eq!(
         ended(&fixed, |p| p.stop.max_tokens = 3).1,
@@ -170,7 +173,7 @@ fn a_sample_ends_where_its_grammar_does() {
         p.stop.min_tokens = 7;
     });
     assert_eq!((text, finish), ("a".repeat(7), FinishReason::Stop));
-    let (text, finish, _) = ended(&open, |p| p.stop.stop_ids.clear());
+    let (text, finish, _) = ended(&open, |p| p.stop.stop_ids = StopIds::default());
     assert_eq!((text, finish), ("a".repeat(20), FinishReason::Length));
 }
 
@@ -196,7 +199,7 @@ fn nothing_else_that_is_asked_lets_a_grammar_slip() {
 
     // A stop id that is a token of the text ends it where the text is whole, and does not come before.
     let mut request = asking(regex("ab(cb)*"), 20, 3);
-    request.params.stop.stop_ids = vec![b];
+    request.params.stop.stop_ids = vec![b].into();
     let error = {
         let mut stream = engine.submit(request.clone()).unwrap();
         listen(&mut stream, 1).1

@@ -44,6 +44,7 @@ mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
 mod stats;
+mod stop_ids;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -63,8 +64,11 @@ pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
 pub use request::{Class, FinishReason, StopCriteria};
 pub use sampler::TokenLogprobs;
-pub use sampling_params::{InvalidParameter, MAX_LOGPROB_IDS, MAX_LOGPROBS, SamplingParams};
+pub use sampling_params::{
+    InvalidParameter, MAX_LOGIT_BIAS, MAX_LOGPROB_IDS, MAX_LOGPROBS, SamplingParams,
+};
 pub use scheduler::{BackgroundLimits, PRIORITIES};
+pub use stop_ids::StopIds;
 
 use self::core::{Command, EngineCore, Submission};
 use crate::device::DeviceArbiter;

@@ -3,6 +3,7 @@
 //! There is no prefill phase and no decode phase: a request has tokens, of which the first `num_computed_tokens` lie in the KV
 //! cache, and every step lets that number catch up by some.
 
+use super::StopIds;
 use super::kv_cache::HashedTokens;
 
 /// Names a request for as long as the engine lives.
@@ -44,7 +45,7 @@ pub struct StopCriteria {
     pub max_tokens: usize,
     /// Stop ids before this many tokens do not end it. A grammar that is complete does.
     pub min_tokens: usize,
-    pub stop_ids: Vec<u32>,
+    pub stop_ids: StopIds,
 }
 
 /// A sequence, as the scheduler sees it.
@@ -102,7 +103,7 @@ impl Request {
     pub(super) fn push(&mut self, token: u32, complete: bool) -> Option<FinishReason> {
         self.tokens.push(token);
         let produced = self.num_output_tokens();
-        if produced >= self.stop.min_tokens && self.stop.stop_ids.contains(&token) {
+        if produced >= self.stop.min_tokens && self.stop.stop_ids.contains(token) {
             Some(FinishReason::Stop)
         } else if complete {
             Some(FinishReason::Complete)

@@ -1,5 +1,6 @@
 //! What a caller may ask of sampling, checked once.
 
+use super::StopIds;
 use super::request::StopCriteria;
 
 /// The most probable tokens that may be told with every token; as many as OpenAI's and vLLM's servers tell.
@@ -7,6 +8,9 @@ pub const MAX_LOGPROBS: usize = 20;
 
 /// Tokens whose log-probabilities may be asked for with every token.
 pub const MAX_LOGPROB_IDS: usize = 128;
+
+/// Tokens whose logits may be raised or lowered.
+pub const MAX_LOGIT_BIAS: usize = 1024;
 
 /// How the next token is chosen. The defaults draw from the model's own distribution.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +29,7 @@ pub struct SamplingParams {
     pub presence_penalty: f32,
     /// Taken off the logit of a token for every time it is in the output.
     pub frequency_penalty: f32,
-    /// Added to logits before anything else.
+    /// Added to logits before anything else; at most [`MAX_LOGIT_BIAS`].
     pub logit_bias: Vec<(u32, f32)>,
     /// Draws are a function of the seed and the sample's index; `None` takes one from the system.
     pub seed: Option<u64>,
@@ -38,7 +42,7 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
-    pub fn new(max_tokens: usize, stop_ids: Vec<u32>) -> Self {
+    pub fn new(max_tokens: usize, stop_ids: impl Into<StopIds>) -> Self {
         Self {
             temperature: 1.0,
             top_k: 0,
@@ -52,7 +56,7 @@ impl SamplingParams {
             stop: StopCriteria {
                 max_tokens,
                 min_tokens: 0,
-                stop_ids,
+                stop_ids: stop_ids.into(),
             },
             logprobs: None,
             logprob_ids: Vec::new(),
@@ -120,23 +124,27 @@ impl SamplingParams {
             "logprob_token_ids",
             &format!("at most {MAX_LOGPROB_IDS} token ids"),
         )?;
+        check(
+            self.logit_bias.len() <= MAX_LOGIT_BIAS,
+            "logit_bias",
+            &format!("at most {MAX_LOGIT_BIAS} token ids"),
+        )?;
         let known = |id: u32| (id as usize) < vocab_size;
-        let ids = [
-            ("stop_token_ids", self.stop.stop_ids.clone()),
+        let all_known = [
+            ("stop_token_ids", self.stop.stop_ids.iter().all(known)),
             (
                 "logit_bias",
-                self.logit_bias.iter().map(|&(id, _)| id).collect(),
+                self.logit_bias.iter().all(|&(id, _)| known(id)),
             ),
-            ("logprob_token_ids", self.logprob_ids.clone()),
+            (
+                "logprob_token_ids",
+                self.logprob_ids.iter().copied().all(known),
+            ),
         ];
-        for (name, ids) in ids {
-            check(
-                ids.into_iter().all(known),
-                name,
-                &format!("token ids below {vocab_size}"),
-            )?;
-        }
-        Ok(())
+        let below = format!("token ids below {vocab_size}");
+        all_known
+            .into_iter()
+            .try_for_each(|(name, known)| check(known, name, &below))
     }
 }
 
@@ -159,11 +167,12 @@ mod tests {
         let most = SamplingParams {
             logprobs: Some(MAX_LOGPROBS),
             logprob_ids: vec![1; MAX_LOGPROB_IDS],
+            logit_bias: vec![(1, 1.0); MAX_LOGIT_BIAS],
             ..valid.clone()
         };
         assert_eq!(most.validate(8), Ok(()));
         type Spoil = fn(&mut SamplingParams);
-        let spoilt: [(&str, Spoil); 17] = [
+        let spoilt: [(&str, Spoil); 18] = [
             ("temperature", |p| p.temperature = f32::NAN),
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = f32::INFINITY),
@@ -175,10 +184,13 @@ mod tests {
             ("frequency_penalty", |p| p.frequency_penalty = f32::NAN),
             ("logit_bias", |p| p.logit_bias = vec![(1, f32::INFINITY)]),
             ("logit_bias", |p| p.logit_bias = vec![(8, 1.0)]),
+            ("logit_bias", |p| {
+                p.logit_bias = vec![(1, 1.0); MAX_LOGIT_BIAS + 1]
+            }),
             ("max_tokens", |p| p.stop.max_tokens = 0),
             ("min_tokens", |p| p.stop.min_tokens = 5),
             ("logprobs", |p| p.logprobs = Some(MAX_LOGPROBS + 1)),
-            ("stop_token_ids", |p| p.stop.stop_ids.push(8)),
+            ("stop_token_ids", |p| p.stop.stop_ids = vec![3, 8].into()),
             ("logprob_token_ids", |p| p.logprob_ids.push(8)),
             ("logprob_token_ids", |p| {
                 p.logprob_ids = vec![1; MAX_LOGPROB_IDS + 1]

@@ -86,7 +86,7 @@ impl World {
         let stop = StopCriteria {
             max_tokens,
             min_tokens: 0,
-            stop_ids: vec![STOP],
+            stop_ids: vec![STOP].into(),
         };
         let tokens = HashedTokens::new(prompt.to_vec(), BLOCK_SIZE, 1);
         let id = self.id();

@@ -1,14 +1,16 @@
 //! From prompts to an answer, whole or in pieces: the same for every generating route. What it looks like is the route's
 //! [`Wording`].
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures::future::try_join_all;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::error::ApiError;
+use super::error::{ApiError, GRAMMAR};
 use super::permit::Permit;
 use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
@@ -17,7 +19,7 @@ use super::traffic::Identity;
 use crate::model::WeightsName;
 use crate::service::{
     Finish, Generation, JudgeTask, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
-    Tournament, TournamentTask, Usage,
+    Tournament, TournamentTask, Usage, offload,
 };
 
 pub use crate::preference::log::Prompt as Asked;
@@ -91,6 +93,7 @@ pub async fn answer<W: Wording>(
 ) -> Result<Response, ApiError> {
     let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref()).await?;
     let shows_logprobs = sampling.shows_logprobs();
+    let grammar_param = sampling.grammar_param;
     // One version answers all prompts of a call.
     let turn = keeping.turn(sampling.turn);
     let weights = state.service.answering_weights(&turn);
@@ -116,36 +119,62 @@ pub async fn answer<W: Wording>(
                 shows_logprobs,
                 pieces,
             };
-            async move { stream.send_all(generations, n).await }
+            async move {
+                let sent = stream.send_all(generations, n).await;
+                sent.map_err(|error| error.renamed(GRAMMAR, grammar_param))
+            }
         }));
     }
     let drawn =
         tasks.map(|(task, judging, draft)| draw(&state.service, task, judging, sampling.n, draft));
-    let (mut choices, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
+    let (mut outputs, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
     let mut drafts = Vec::new();
-    for drawn in try_join_all(drawn).await? {
+    let drawn = try_join_all(drawn).await;
+    for drawn in drawn.map_err(|error| ApiError::from(error).renamed(GRAMMAR, grammar_param))? {
         usage.add(drawn.usage);
         about.weights = drawn.weights;
         about.tournaments.extend(drawn.tournament);
         drafts.push(drawn.draft);
-        for mut output in drawn.outputs {
-            if !shows_logprobs {
-                output.tokens.iter_mut().for_each(hide_logprobs);
-            }
-            choices.push(wording.choice(Piece {
-                index: choices.len(),
-                sample: output.index,
-                text: output.text,
-                tokens: &output.tokens,
-                finish: Some(output.finish),
-                offset: 0,
-                part: Part::Whole,
-            }));
-        }
+        outputs.extend(drawn.outputs);
     }
     about.usage = Some(usage);
     about.kept = keeping.commit(drafts).await?;
-    Ok(Json(wording.answer(choices, about)).into_response())
+    let worded = move || worded(&wording, outputs, about, shows_logprobs);
+    let body = match usage
+        .completion_tokens
+        .saturating_mul(sampling.logprobs() + 1)
+    {
+        // Written sooner than another thread has woken up.
+        0..=4096 => worded(),
+        _ => offload(worded).await?,
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// A whole answer as JSON.
+fn worded<W: Wording>(
+    wording: &W,
+    outputs: Vec<Output>,
+    about: About,
+    shows_logprobs: bool,
+) -> Vec<u8> {
+    let choice = |(index, mut output): (usize, Output)| {
+        if !shows_logprobs {
+            output.tokens.iter_mut().for_each(hide_logprobs);
+        }
+        wording.choice(Piece {
+            index,
+            sample: output.index,
+            text: output.text,
+            tokens: &output.tokens,
+            finish: Some(output.finish),
+            offset: 0,
+            part: Part::Whole,
+        })
+    };
+    let choices = outputs.into_iter().enumerate().map(choice).collect();
+    serde_json::to_vec(&wording.answer(choices, about))
+        .expect("answers have string keys and finite numbers; this is a bug")
 }
 
 /// Log-probabilities that only the record is to have.
@@ -299,8 +328,8 @@ pub enum StopReason {
 /// What ends the answers of a call: the caller's stop strings, and the ids that end answers anyway.
 #[derive(Debug, Clone)]
 pub struct Ends {
-    pub stop: Vec<String>,
-    pub ids: Vec<u32>,
+    pub stop: Arc<[String]>,
+    pub ids: Box<[u32]>,
 }
 
 impl Ends {

@@ -11,6 +11,10 @@ use crate::judge::JudgeError;
 use crate::preference::PrinciplesError;
 use crate::preference::log::LogError;
 use crate::service::ServiceError;
+use crate::text::{GrammarError, TextError};
+
+/// The parameter that errors of grammars are about, until the one that was given is known.
+pub const GRAMMAR: &str = "structured_outputs";
 
 /// What a client is told: `{"error": {"code", "message", "param", "type"}}`, the last as OpenAI's clients know it.
 #[derive(Debug)]
@@ -91,6 +95,18 @@ impl ApiError {
         Self { param, ..self }
     }
 
+    /// A text that cannot be read.
+    fn of_text(error: &TextError) -> Self {
+        let message = error.to_string();
+        match error {
+            TextError::TooManyTokens { .. } | TextError::TooManyBytes { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+                    .about("prompt")
+            }
+            _ => Self::invalid("messages", message),
+        }
+    }
+
     /// Seconds after which trying again makes sense.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {
@@ -110,11 +126,26 @@ impl ApiError {
         ErrorBody {
             error: ErrorFields {
                 code: self.code,
-                message: self.message,
-                param: self.param,
+                message: short_line(self.message),
+                param: self.param.map(short_line),
                 kind,
             },
         }
+    }
+}
+
+/// A text that may quote a caller's, as one line that is not too long to be read.
+fn short_line(text: String) -> String {
+    /// Bytes of a line.
+    const MOST: usize = 1000;
+    if text.len() <= MOST && !text.contains(['\n', '\r']) {
+        return text;
+    }
+    let end = text.floor_char_boundary(MOST);
+    let line = text[..end].replace(['\n', '\r'], " ");
+    match end < text.len() {
+        true => line + "…",
+        false => line,
     }
 }
 
@@ -143,12 +174,16 @@ impl From<ServiceError> for ApiError {
         match error {
             ServiceError::Submit(error) => error.into(),
             ServiceError::Failed(failure) => failure.into(),
-            ServiceError::Text(_) => Self::invalid("messages", message),
+            ServiceError::Text(error) | ServiceError::Judge(JudgeError::Text(error)) => {
+                Self::of_text(&error)
+            }
             ServiceError::Judge(JudgeError::NoRoom { .. }) => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
             }
-            ServiceError::Judge(JudgeError::NoCandidates) => Self::invalid("candidates", message),
-            ServiceError::Judge(JudgeError::Text(_)) => Self::invalid("messages", message),
+            // Templates that rewrite any text are refused at the start: here it is something about these texts.
+            ServiceError::Judge(JudgeError::NoCandidates | JudgeError::TextRewritten) => {
+                Self::invalid("candidates", message)
+            }
             ServiceError::Judge(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }
@@ -187,6 +222,10 @@ impl From<RequestFailure> for ApiError {
             RequestFailure::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
             }
+            // What was asked for cannot be followed to an end; only the last of them is a mistake of the server's.
+            RequestFailure::Grammar(
+                GrammarError::DeadEnd | GrammarError::Failed(_) | GrammarError::OnlyEmpty,
+            ) => Self::new(StatusCode::BAD_REQUEST, "invalid_grammar", message).about(GRAMMAR),
             RequestFailure::Model(_) | RequestFailure::Grammar(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }
@@ -237,6 +276,9 @@ impl From<LogError> for ApiError {
             LogError::Invalid(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message)
             }
+            LogError::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "record_too_large", message)
+            }
             LogError::Config(_) | LogError::Corrupt(_) | LogError::File(_) => {
                 tracing::error!(%error, "the traffic log");
                 Self::new(
@@ -267,5 +309,25 @@ impl From<PrinciplesError> for ApiError {
                 .retry_after(LOG_RETRY_AFTER)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_short_line_whatever_it_quotes() {
+        let long = "é".repeat(1 << 20);
+        let error = ApiError::invalid(long.clone(), format!("no\n{long}"))
+            .into_body()
+            .error;
+        assert!(error.message.starts_with("no é") && error.message.ends_with("é…"));
+        assert!(error.message.len() < 1010);
+        assert!(error.param.is_some_and(|param| param.len() < 1010));
+        let short = ApiError::invalid("n", "must be at least 1")
+            .into_body()
+            .error;
+        assert_eq!(short.message, "must be at least 1");
     }
 }

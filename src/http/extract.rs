@@ -20,17 +20,18 @@ use super::idempotency::Asked;
 use super::json;
 use super::judging::JudgingBody;
 use super::sampling::SamplingBody;
+use crate::service::offload;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
 pub struct JsonBody<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = read(request, state).await?;
         // Syntax first: an error in it has a line and a column, and no parameter.
-        typed(json::parse(&bytes)?).map(Self)
+        parsed(bytes, |bytes| typed(json::parse(bytes)?).map(Self)).await
     }
 }
 
@@ -102,13 +103,24 @@ pub struct Beside<T, P> {
 /// A body with the parameters of sampling.
 pub type Generating<T> = Beside<T, SamplingBody>;
 
-impl<T: DeserializeOwned, P: Shared, S: Send + Sync> FromRequest<S> for Beside<T, P> {
+impl<T, P, S> FromRequest<S> for Beside<T, P>
+where
+    T: DeserializeOwned + Send + 'static,
+    P: Shared + Send + 'static,
+    S: Send + Sync,
+{
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let named = request.extensions().get::<Asked>().cloned();
         let bytes = read(request, state).await?;
-        let body = json::parse(&bytes)?;
+        parsed(bytes, move |bytes| Self::parse(bytes, named)).await
+    }
+}
+
+impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
+    fn parse(bytes: &[u8], named: Option<Asked>) -> Result<Self, ApiError> {
+        let body = json::parse(bytes)?;
         if let Some(asked) = named {
             asked.note(&body);
         }
@@ -126,6 +138,20 @@ impl<T: DeserializeOwned, P: Shared, S: Send + Sync> FromRequest<S> for Beside<T
             own: typed(Value::Object(own))?,
             shared: typed(Value::Object(shared))?,
         })
+    }
+}
+
+/// Bytes of a body that is parsed where it came in; more take longer than others there should wait.
+const PARSED_AT_ONCE: usize = 64 << 10;
+
+/// What `parse` makes of a body.
+async fn parsed<T: Send + 'static>(
+    bytes: Bytes,
+    parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match bytes.len() <= PARSED_AT_ONCE {
+        true => parse(&bytes),
+        false => offload(move || parse(&bytes)).await?,
     }
 }
 

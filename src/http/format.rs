@@ -44,7 +44,7 @@ pub enum StructuredOutputs {
     Regex(String),
     /// A grammar in llguidance's Lark.
     Grammar(String),
-    /// One of these texts.
+    /// One of these texts, 5000 at most.
     Choice(Vec<String>),
 }
 

@@ -17,6 +17,7 @@ use super::idempotency::IDEMPOTENCY;
 use super::judge::TournamentBody;
 use super::permit::Permit;
 use super::recording::KeptBody;
+use super::sampling::Wanted;
 use super::sse::EventBody;
 use super::traffic::Identity;
 use super::usage::UsageBody;
@@ -195,24 +196,29 @@ pub async fn generate(
     let messages = conversation(own.prompt, own.messages)?;
     let chosen = own.logprob_token_ids.unwrap_or_default();
     let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+    let wanted = Wanted {
+        prompts: 1,
+        max_tokens,
+        logprobs: own.logprobs,
+        logprob_ids: chosen.clone(),
+    };
     let sampling = sampling
-        .check(arrival, max_tokens, service)
+        .check(arrival, wanted, &state)
         .await?
-        .limited(own.max_tokens.is_some())
-        .with_logprobs(own.logprobs, chosen.clone());
+        .limited(own.max_tokens.is_some());
     // First what may be refused without reading the prompt.
     let judging = sampling.judging(&state.principles.current(), 1)?;
     let prompt = Prompt {
         judging: judging.map(|judging| judging.of(messages.clone())),
-        tokens: service.encode_chat(&messages).await?,
+        tokens: service.read_chat(&messages).await?,
         asked: Asked::Messages(messages),
     };
     let words = Words {
         id: state.next_id("gen").into(),
         model: Arc::clone(&state.model_name),
         ends: Ends {
-            stop: sampling.stop.clone(),
-            ids: service.stop_ids().to_vec(),
+            stop: Arc::clone(&sampling.stop),
+            ids: service.stop_ids().into(),
         },
         chosen,
     };

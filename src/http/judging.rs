@@ -13,6 +13,9 @@ use crate::service::{JudgeTask, Orders, TournamentTask, Turn, WeightedPrinciple}
 /// Principles of one call.
 const MAX_PRINCIPLES: usize = 64;
 
+/// Bytes of a principle's name or text.
+const MAX_PRINCIPLE_BYTES: usize = 4096;
+
 /// Forwards of the judge that one call may take: comparisons × orders × principles.
 const MAX_READS: usize = 40_000;
 
@@ -121,6 +124,13 @@ impl PrincipleBody {
         };
         if name.trim().is_empty() {
             return Err(ApiError::invalid("principles", "must not be empty"));
+        }
+        if name.len() > MAX_PRINCIPLE_BYTES {
+            let message = format!(
+                "must be of at most {MAX_PRINCIPLE_BYTES} bytes each, not {}",
+                name.len()
+            );
+            return Err(ApiError::invalid("principles", message));
         }
         if weight.is_some_and(|weight| !WEIGHTS.contains(&weight)) {
             return Err(ApiError::invalid(

@@ -17,6 +17,7 @@ mod judge;
 mod judging;
 mod keys;
 mod layers;
+mod limits;
 mod openai;
 mod pages;
 mod permit;
@@ -32,6 +33,7 @@ mod traffic;
 mod train;
 mod usage;
 
+use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,6 +59,7 @@ use crate::preference::log::TrafficLog;
 use crate::service::Service;
 use crate::telemetry::Metrics;
 use keys::Gate;
+use limits::CallLimits;
 use openai::{chat, completions, decisions, models};
 use permit::Permits;
 
@@ -67,6 +70,9 @@ pub struct HttpConfig {
     pub max_requests: usize,
     /// Bytes of a body.
     pub max_body: usize,
+    /// Tokens that one call may ask for: prompts × samples × tokens of an answer. By default 1,048,576, or what the engine can
+    /// compute at once if that is more.
+    pub max_call_tokens: Option<NonZeroUsize>,
     /// Without any, everyone may call.
     pub keys: ApiKeys,
     /// The operators'. Without any, what is the operators' to do is only on a listener of its own, see [`admin_router`].
@@ -84,6 +90,7 @@ impl Default for HttpConfig {
         Self {
             max_requests: 1024,
             max_body: 8 << 20,
+            max_call_tokens: None,
             keys: ApiKeys::default(),
             admin_keys: ApiKeys::default(),
             rate_limit: None,
@@ -115,6 +122,7 @@ pub struct Shared {
     principles: Principles,
     learning: Option<Learning>,
     permits: Permits,
+    limits: CallLimits,
     /// Whether callers have keys.
     keyed: bool,
     log_probe: Arc<Semaphore>,
@@ -139,6 +147,7 @@ impl Shared {
             learning: None,
             principles: Principles::in_memory(service.judge().table().clone()),
             log_probe: Arc::new(Semaphore::new(1)),
+            limits: CallLimits::new(config.max_call_tokens, service.engine().capacity()),
             service,
             model_name: model_name.into(),
             metrics,

@@ -211,6 +211,7 @@ impl Keeping {
         Draft {
             keeping: self.clone(),
             content,
+            too_large: None,
         }
     }
 
@@ -241,15 +242,18 @@ impl Keeping {
             }
             // The call is another one than its name says: nothing of it is kept or answered.
             Err(error @ LogError::IdempotencyReused) => Err(error.into()),
-            Err(error) => {
-                let reason = reason(&error);
-                self.metrics.unlogged.with_label_values(&[reason]).inc();
-                tracing::warn!(reason, %error, "a call is not in the traffic log");
-                match self.on_failure {
-                    OnLogFailure::ServeUnlogged => Ok(None),
-                    OnLogFailure::Refuse => Err(error.into()),
-                }
-            }
+            Err(error) => self.not_kept(error),
+        }
+    }
+
+    /// What becomes of a call whose record is not kept.
+    fn not_kept(&self, error: LogError) -> Result<Option<RecordId>, ApiError> {
+        let reason = reason(&error);
+        self.metrics.unlogged.with_label_values(&[reason]).inc();
+        tracing::warn!(reason, %error, "a call is not in the traffic log");
+        match self.on_failure {
+            OnLogFailure::ServeUnlogged => Ok(None),
+            OnLogFailure::Refuse => Err(error.into()),
         }
     }
 }
@@ -295,6 +299,7 @@ fn reason(error: &LogError) -> &'static str {
         LogError::Overloaded => "queue_full",
         LogError::Unavailable(_) => "unavailable",
         LogError::Redaction(_) => "redaction",
+        LogError::TooLarge { .. } => "record_too_large",
         LogError::Invalid(_) => "invalid",
         LogError::PrincipalQuota { .. } | LogError::Full(_) => "quota",
         _ => "other",
@@ -306,6 +311,8 @@ fn reason(error: &LogError) -> &'static str {
 pub struct Draft {
     keeping: Keeping,
     content: Option<Content>,
+    /// The bytes of a record that became too large while it was made.
+    too_large: Option<usize>,
 }
 
 struct Content {
@@ -314,31 +321,48 @@ struct Content {
     drawn: Sample,
 }
 
+impl Content {
+    /// The next sample, before its first token. How it is sampled is kept with the first.
+    fn begin(&mut self) -> &mut Sample {
+        let sample = Sample {
+            sampling: match self.record.samples.is_empty() {
+                true => std::mem::replace(&mut self.drawn.sampling, Sample::sampled_as(0)),
+                false => self.drawn.sampling.clone(),
+            },
+            ..self.drawn.clone()
+        };
+        self.record.samples.push(sample);
+        let samples = &mut self.record.samples;
+        samples
+            .last_mut()
+            .expect("one was just added; this is a bug")
+    }
+}
+
 impl Draft {
     /// Takes a token of sample `index`.
     pub fn token(&mut self, index: usize, text: &str, token: &TokenText, finish: Option<Finish>) {
-        let Some(Content { record, drawn }) = &mut self.content else {
+        let Some(content) = &mut self.content else {
             return;
         };
-        while record.samples.len() <= index {
-            record.samples.push(drawn.clone());
+        while content.record.samples.len() <= index {
+            content.begin();
         }
-        take(&mut record.samples[index], text, token, finish);
+        take(&mut content.record.samples[index], text, token, finish);
     }
 
     /// Takes whole samples.
     pub fn outputs(&mut self, outputs: &[Output]) {
-        let Some(Content { record, drawn }) = &mut self.content else {
+        let Some(content) = &mut self.content else {
             return;
         };
         for output in outputs {
-            let mut sample = drawn.clone();
+            let sample = content.begin();
             for token in &output.tokens {
-                take(&mut sample, "", token, None);
+                take(sample, "", token, None);
             }
             sample.text.clone_from(&output.text);
             sample.finish_reason = Some(finish_reason(output.finish).to_owned());
-            record.samples.push(sample);
         }
     }
 
@@ -361,14 +385,29 @@ impl Draft {
             return;
         };
         let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
+        // Copies of one answer were not judged.
+        let judged: Vec<_> = judged
+            .filter(|(_, _, verdict)| !verdict.orders.is_empty())
+            .take(MAX_VERDICTS)
+            .collect();
+        // Before they are written with every verdict and every pair.
+        let names: usize = principles.iter().map(String::len).sum();
+        let bytes = 2 * names * judged.len();
+        if self
+            .keeping
+            .log
+            .as_ref()
+            .is_some_and(|log| bytes > log.max_record())
+        {
+            self.too_large = Some(bytes);
+            self.content = None;
+            return;
+        }
         let version = weights.map_or_else(String::new, WeightsName::to_string);
         if record.version.is_empty() {
             record.version.clone_from(&version);
         }
-        // Copies of one answer were not judged.
-        let judged = judged
-            .filter(|(_, _, verdict)| !verdict.orders.is_empty())
-            .take(MAX_VERDICTS);
+        let judged = judged.into_iter();
         record
             .verdicts
             .extend(judged.map(|(a, b, verdict)| LoggedVerdict {
@@ -400,6 +439,10 @@ impl Draft {
     /// # Errors
     /// What went wrong, where the policy is to refuse.
     async fn commit(mut self) -> Result<Option<RecordId>, ApiError> {
+        if let (Some(bytes), Some(log)) = (self.too_large, &self.keeping.log) {
+            let most = log.max_record();
+            return self.keeping.not_kept(LogError::TooLarge { bytes, most });
+        }
         let content = self.content.take();
         let (Some(content), Some(log)) = (content, self.keeping.log.clone()) else {
             return Ok(None);

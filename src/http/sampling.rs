@@ -1,20 +1,23 @@
 //! What every generating route takes: sampling parameters, stops, how many answers, and how they are sent.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::AppState;
+use super::error::{ApiError, GRAMMAR};
 use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::{JudgingBody, check_reads};
+use super::limits::{CallSize, MAX_STOP_TOKEN_IDS};
 use super::traffic::LogBody;
-use crate::engine::{PRIORITIES, SamplingParams, SubmitError};
+use crate::engine::{MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError};
 use crate::preference::{Message, VersionedTable};
-use crate::service::{CallerEnds, JudgeTask, Service, TextTask, TournamentTask, Turn};
-use crate::text::Grammar;
+use crate::service::{CallerEnds, JudgeTask, TextTask, TournamentTask, Turn};
+use crate::text::{Grammar, StopStrings};
 
 /// One string or several.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
@@ -66,13 +69,14 @@ pub struct SamplingBody {
     /// Taken off the logit of a token for every time it is in the answer so far.
     #[schema(minimum = -2, maximum = 2)]
     frequency_penalty: Option<f32>,
-    /// Token ids, as strings, to what is added to their logits.
+    /// Token ids, as strings, to what is added to their logits; 1024 at most.
     logit_bias: Option<BTreeMap<String, f32>>,
     /// The same seed, the same answer, whatever else the server does.
     seed: Option<u64>,
-    /// Strings that end an answer.
+    /// Strings that end an answer: 16 at most, of at most 1024 bytes each.
     stop: Option<OneOrMany>,
-    /// Tokens that end an answer, besides the model's own.
+    /// Tokens that end an answer, besides the model's own; 1024 at most.
+    #[schema(max_items = 1024)]
     stop_token_ids: Option<Vec<u32>>,
     /// Whether a stop string stays in the text.
     include_stop_str_in_output: Option<bool>,
@@ -110,8 +114,10 @@ pub struct SamplingBody {
 #[derive(Debug)]
 pub struct Sampling {
     params: SamplingParams,
-    pub stop: Vec<String>,
-    include_stop: bool,
+    /// The strings that end an answer.
+    pub stop: Arc<[String]>,
+    /// What finds them; one for all prompts and samples of the call.
+    stop_strings: Option<StopStrings>,
     /// Answers wanted of each prompt.
     pub n: usize,
     samples: usize,
@@ -119,6 +125,8 @@ pub struct Sampling {
     grammar: Option<Grammar>,
     /// What the call says of how its answers end.
     ends: CallerEnds,
+    /// The parameter that asked for the grammar.
+    pub grammar_param: &'static str,
     /// How the answer is sent in pieces, if it is.
     pub stream: Option<StreamOptions>,
     pub turn: Turn,
@@ -127,15 +135,28 @@ pub struct Sampling {
     pub user: Option<String>,
 }
 
+/// What the parameters of a route itself ask for.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    pub prompts: usize,
+    /// Of each answer.
+    pub max_tokens: usize,
+    /// The most probable tokens that are told with each token.
+    pub logprobs: Option<usize>,
+    /// Ids whose log-probabilities are told with each token.
+    pub logprob_ids: Vec<u32>,
+}
+
 impl SamplingBody {
     /// # Errors
-    /// What contradicts itself; ranges are the engine's to check.
+    /// What contradicts itself, or is more than a call may ask for; ranges are the engine's to check.
     pub async fn check(
         self,
         arrival: Instant,
-        max_tokens: usize,
-        service: &Service,
+        wanted: Wanted,
+        state: &AppState,
     ) -> Result<Sampling, ApiError> {
+        let service = &state.service;
         let n = self.n.unwrap_or(1);
         let samples = self.best_of.unwrap_or(n);
         if n == 0 {
@@ -172,12 +193,25 @@ impl SamplingBody {
             ));
         }
         let turn = turn(arrival, self.priority, self.timeout)?;
-        let params = self.params(max_tokens, service.stop_ids())?;
         let shapes_ends = self.shapes_ends();
-        let grammar = match format::grammar(self.response_format, self.structured_outputs)? {
-            Some((param, spec)) => Some(service.compile_grammar(param, spec).await?),
-            None => None,
-        };
+        let logprobs = wanted.logprobs.map_or(0, |top| top.saturating_add(1));
+        state.limits.check(CallSize {
+            prompts: wanted.prompts,
+            samples,
+            max_tokens: wanted.max_tokens,
+            logprobs: logprobs.saturating_add(wanted.logprob_ids.len()),
+        })?;
+        let mut params = self.params(wanted.max_tokens, service.stop_ids())?;
+        params.logprobs = wanted.logprobs;
+        params.logprob_ids = wanted.logprob_ids;
+        let stop: Arc<[String]> = self.stop.map(Vec::from).unwrap_or_default().into();
+        let include_stop = self.include_stop_str_in_output.unwrap_or(false);
+        let stop_strings = service.stop_strings(&stop, include_stop).await?;
+        let (grammar, grammar_param) =
+            match format::grammar(self.response_format, self.structured_outputs)? {
+                Some((param, spec)) => (Some(service.compile_grammar(param, spec).await?), param),
+                None => (None, GRAMMAR),
+            };
         let ends = CallerEnds {
             limit: false,
             shape: grammar.is_some() || shapes_ends,
@@ -186,13 +220,14 @@ impl SamplingBody {
             ends,
             params,
             grammar,
-            include_stop: self.include_stop_str_in_output.unwrap_or(false),
+            grammar_param,
             n,
             samples,
             judging: judged.then(|| self.judge.unwrap_or_default()),
             stream: stream.then(|| self.stream_options.unwrap_or_default()),
             turn,
-            stop: self.stop.map(Vec::from).unwrap_or_default(),
+            stop,
+            stop_strings,
             log: self.log,
             user: self.user,
         })
@@ -213,11 +248,20 @@ impl SamplingBody {
     }
 
     fn params(&self, max_tokens: usize, stop_ids: &[u32]) -> Result<SamplingParams, ApiError> {
-        let mut stop_token_ids = self.stop_token_ids.clone().unwrap_or_default();
-        if !self.ignore_eos.unwrap_or(false) {
-            stop_token_ids.extend_from_slice(stop_ids);
+        let given = self.stop_token_ids.as_deref().unwrap_or_default();
+        if given.len() > MAX_STOP_TOKEN_IDS {
+            let message = format!(
+                "must be at most {MAX_STOP_TOKEN_IDS} token ids, not {}",
+                given.len()
+            );
+            return Err(ApiError::invalid("stop_token_ids", message));
         }
-        let mut params = SamplingParams::new(max_tokens, stop_token_ids);
+        let own = match self.ignore_eos.unwrap_or(false) {
+            true => &[],
+            false => stop_ids,
+        };
+        let stop_token_ids = given.iter().chain(own).copied();
+        let mut params = SamplingParams::new(max_tokens, stop_token_ids.collect::<StopIds>());
         fn set<T: Copy>(field: &mut T, said: Option<T>) {
             *field = said.unwrap_or(*field);
         }
@@ -230,24 +274,37 @@ impl SamplingBody {
         set(&mut params.frequency_penalty, self.frequency_penalty);
         set(&mut params.stop.min_tokens, self.min_tokens);
         params.seed = self.seed;
-        for (id, &bias) in self.logit_bias.iter().flatten() {
-            let token = id.parse().map_err(|_| {
-                ApiError::invalid("logit_bias", format!("{id:?} is not a token id"))
-            })?;
-            params.logit_bias.push((token, bias));
-        }
+        params.logit_bias = self.logit_bias()?;
         Ok(params)
+    }
+
+    /// What is added to logits, by token id.
+    fn logit_bias(&self) -> Result<Vec<(u32, f32)>, ApiError> {
+        let invalid = |message: String| ApiError::invalid("logit_bias", message);
+        let Some(given) = &self.logit_bias else {
+            return Ok(Vec::new());
+        };
+        if given.len() > MAX_LOGIT_BIAS {
+            let message = format!(
+                "must be at most {MAX_LOGIT_BIAS} token ids, not {}",
+                given.len()
+            );
+            return Err(invalid(message));
+        }
+        let mut biases = BTreeMap::new();
+        for (id, &bias) in given {
+            let token: u32 = id
+                .parse()
+                .map_err(|_| invalid(format!("{} is not a token id", shortened(id))))?;
+            if biases.insert(token, bias).is_some() {
+                return Err(invalid(format!("token {token} is given twice")));
+            }
+        }
+        Ok(biases.into_iter().collect())
     }
 }
 
 impl Sampling {
-    /// With every token its log-probability, those of the `top` most probable ones, and those of `chosen`.
-    pub fn with_logprobs(mut self, top: Option<usize>, chosen: Vec<u32>) -> Self {
-        self.params.logprobs = top;
-        self.params.logprob_ids = chosen;
-        self
-    }
-
     /// With answers that end at a limit of the caller's own, if it named one.
     pub fn limited(mut self, by_caller: bool) -> Self {
         self.ends.limit = by_caller;
@@ -257,6 +314,12 @@ impl Sampling {
     /// Whether the caller wants log-probabilities with the tokens.
     pub fn shows_logprobs(&self) -> bool {
         self.params.logprobs.is_some() || !self.params.logprob_ids.is_empty()
+    }
+
+    /// Log-probabilities that are told with each token.
+    pub fn logprobs(&self) -> usize {
+        let top = self.params.logprobs.map_or(0, |top| top + 1);
+        top + self.params.logprob_ids.len()
     }
 
     /// How samples are drawn by `params`, for the traffic log; the seed has a place of its own there.
@@ -272,8 +335,8 @@ impl Sampling {
             "logit_bias": params.logit_bias,
             "max_tokens": params.stop.max_tokens,
             "min_tokens": params.stop.min_tokens,
-            "stop": self.stop,
-            "stop_token_ids": params.stop.stop_ids,
+            "stop": &*self.stop,
+            "stop_token_ids": params.stop.stop_ids.sorted(),
             "grammar": self.grammar.is_some(),
         })
     }
@@ -281,8 +344,7 @@ impl Sampling {
     /// The samples of one prompt.
     pub fn task(&self, prompt: Vec<u32>) -> TextTask {
         TextTask {
-            stop: self.stop.clone(),
-            include_stop: self.include_stop,
+            stop: self.stop_strings.clone(),
             samples: self.samples,
             grammar: self.grammar.clone(),
             ends: self.ends,
@@ -325,6 +387,15 @@ impl Judging {
             ..self.task.clone()
         };
         (task, self.how)
+    }
+}
+
+/// A caller's text as an error quotes it: no more than its beginning.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 40;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 

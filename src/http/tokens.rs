@@ -10,7 +10,6 @@ use super::conversation::{self, MessageBody};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
 use super::permit::Permit;
-use crate::service::ServiceError;
 
 /// Text as it is, or a conversation through the chat template.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -59,10 +58,14 @@ pub async fn tokenize(
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<TokenizeAnswer>, ApiError> {
     let tokens = match (body.text, body.messages) {
-        (Some(text), None) => state.service.encode_text(text).await?,
+        (Some(text), None) => {
+            let tokens = state.service.tokenize_text(text).await;
+            tokens.map_err(|error| ApiError::from(error).renamed("prompt", "text"))?
+        }
         (None, Some(messages)) => {
             let messages = conversation::messages(messages)?;
-            state.service.encode_chat(&messages).await?
+            let tokens = state.service.tokenize_chat(messages).await;
+            tokens.map_err(|error| ApiError::from(error).renamed("prompt", "messages"))?
         }
         _ => {
             return Err(ApiError::invalid(
@@ -91,17 +94,9 @@ pub async fn detokenize(
     _permit: Permit,
     JsonBody(body): JsonBody<DetokenizeBody>,
 ) -> Result<Json<DetokenizeAnswer>, ApiError> {
-    let vocab_size = state.service.engine().capacity().vocab_size;
-    if let Some(id) = body.tokens.iter().find(|&&id| id as usize >= vocab_size) {
-        return Err(ApiError::invalid(
-            "tokens",
-            format!("{id} is outside the vocabulary"),
-        ));
-    }
-    let decoded = state
+    let text = state
         .service
-        .tokenizer()
-        .decode(&body.tokens, body.skip_special_tokens);
-    let text = decoded.map_err(ServiceError::from)?;
+        .detokenize(body.tokens, body.skip_special_tokens)
+        .await?;
     Ok(Json(DetokenizeAnswer { text }))
 }

@@ -5,6 +5,8 @@
 //! decided by a seeded coin where the released code names the second. The two other methods play more matches and rank all
 //! candidates by Bradley-Terry strength.
 
+use std::collections::HashSet;
+
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -121,6 +123,7 @@ impl Bracket {
             return Ok(());
         }
         self.rounds += 1;
+        let mut out = vec![false; self.candidates];
         for (played, outcome) in std::mem::take(&mut self.pending).iter().zip(outcomes) {
             self.games.push(Game {
                 first: played.first,
@@ -138,10 +141,11 @@ impl Bracket {
                 } else {
                     played.first
                 };
-                self.survivors.retain(|&candidate| candidate != loser);
+                out[loser] = true;
                 self.eliminated.push(loser);
             }
         }
+        self.survivors.retain(|&candidate| !out[candidate]);
         self.pair_up();
         Ok(())
     }
@@ -198,17 +202,15 @@ impl Bracket {
             Method::Ring { pivots } if self.rounds == 1 => {
                 let order = self.by_strength();
                 let (strong, _) = order.split_at(pivots.min(order.len()));
-                let met = |i: usize, j: usize| {
-                    let same = |game: &Game| {
-                        (game.first, game.second) == (i, j) || (game.first, game.second) == (j, i)
-                    };
-                    self.games.iter().any(same)
-                };
+                let games = self.games.iter();
+                let met: HashSet<(usize, usize)> = games
+                    .flat_map(|game| [(game.first, game.second), (game.second, game.first)])
+                    .collect();
                 let new = strong.iter().enumerate().flat_map(|(rank, &pivot)| {
                     let rest = order[rank + 1..].iter();
                     rest.map(move |&other| (pivot, other))
                 });
-                pairs(new.filter(|&(i, j)| !met(i, j)))
+                pairs(new.filter(|pair| !met.contains(pair)))
             }
             Method::RoundRobin | Method::Ring { .. } => Vec::new(),
         };
@@ -223,8 +225,6 @@ fn pairs(pairs: impl Iterator<Item = (usize, usize)>) -> Vec<Match> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     fn outcome(first_wins: bool) -> Outcome {
@@ -451,6 +451,21 @@ mod tests {
             assert_eq!(matches.len(), candidates * (candidates - 1) / 2);
             assert!(robin.ranking().into_iter().eq((0..candidates).rev()));
         }
+    }
+
+    /// A bracket whose work grew with the square of this would take hours.
+    #[test]
+    fn brackets_of_very_many_candidates_are_drawn() {
+        let (bracket, matches) = play(
+            Bracket::new(1 << 20, Method::Knockout, 3).unwrap(),
+            |played| outcome(played.first > played.second),
+        );
+        assert_eq!(matches.len(), (1 << 20) - 1);
+        assert_eq!(bracket.winner(), Some((1 << 20) - 1));
+        let mut ring = Bracket::new(40_000, Method::Ring { pivots: 3 }, 3).unwrap();
+        let first: Vec<Outcome> = ring.round().iter().map(|_| outcome(true)).collect();
+        ring.record(&first).unwrap();
+        assert!((119_000..120_000).contains(&ring.round().len()));
     }
 
     #[test]

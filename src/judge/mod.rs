@@ -17,6 +17,7 @@ mod frame;
 mod label;
 mod options;
 mod prompt;
+mod shown;
 mod template;
 mod tournament;
 mod verdict;
@@ -35,7 +36,7 @@ pub use options::OptionReader;
 pub use prompt::{JudgePrompt, PROMPT_DATE};
 pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use tournament::{Duel, Played, Standing, run_many};
-pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide, sigmoid};
+pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide, lead, sigmoid};
 
 use crate::preference::{Message, PrincipleTable};
 use crate::text::{ChatTemplate, Tokenizer};
@@ -183,8 +184,27 @@ impl Judge {
         comparison: &Comparison,
         orders: &[Order],
     ) -> Result<EncodedComparison, JudgeError> {
-        let texts: Vec<String> = comparison
-            .principles
+        let context = self.shown_context(&comparison.context)?;
+        let (a, b) = (
+            self.shown_answer(&comparison.a)?,
+            self.shown_answer(&comparison.b)?,
+        );
+        self.encode_shown(&context, [&a, &b], &comparison.principles, orders)
+    }
+
+    /// [`Self::encode_in`] of texts that were cut to what prompts show of them: see [`Self::shown_answer`] and
+    /// [`Self::shown_context`]. Where texts are compared often, they are cut once.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_shown(
+        &self,
+        context: &str,
+        [a, b]: [&str; 2],
+        principles: &[String],
+        orders: &[Order],
+    ) -> Result<EncodedComparison, JudgeError> {
+        let texts: Vec<String> = principles
             .iter()
             .map(|name| self.table.text(name).to_owned())
             .collect();
@@ -200,16 +220,12 @@ impl Judge {
         for principles in asked {
             for order in orders {
                 let (first, second) = match order {
-                    Order::Given => (&comparison.a, &comparison.b),
-                    Order::Turned => (&comparison.b, &comparison.a),
+                    Order::Given => (a, b),
+                    Order::Turned => (b, a),
                 };
-                let prompt = self.template.render(
-                    &self.chat,
-                    &comparison.context,
-                    first,
-                    second,
-                    principles,
-                )?;
+                let prompt = self
+                    .template
+                    .render_shown(&self.chat, context, first, second, principles)?;
                 let fitted = fit(&self.tokenizer, &prompt, self.max_prompt)?;
                 encoded.cut |= fitted.cut;
                 encoded.prompts.push(fitted.ids);

@@ -48,7 +48,7 @@ impl OptionReader {
     /// The prompt of a question about `input`, and the token of each option, in the options' order.
     ///
     /// # Errors
-    /// If the chat template or the tokenizer fails.
+    /// If the chat template or the tokenizer fails, or there are clearly more than `max_tokens`.
     ///
     /// # Panics
     /// With more than [`Self::max_options`] options.
@@ -57,6 +57,7 @@ impl OptionReader {
         input: &str,
         question: &str,
         options: &[&str],
+        max_tokens: usize,
     ) -> Result<(Vec<u32>, Vec<u32>), JudgeError> {
         let mut text = format!("{input}\n\n{question}\n");
         for (letter, option) in LETTERS.chars().zip(options) {
@@ -67,7 +68,10 @@ impl OptionReader {
         let rendered = self
             .chat
             .render(&messages, &RenderOptions::for_generation())?;
-        let prompt = self.tokenizer.encode_rendered(&rendered)?.ids;
+        let encoded = self
+            .tokenizer
+            .encode_rendered_within(&rendered, max_tokens)?;
+        let prompt = encoded.ids;
         Ok((prompt, self.letters[..options.len()].to_vec()))
     }
 }
@@ -81,7 +85,7 @@ mod tests {
     fn options_follow_the_question_with_their_letters() {
         let reader = OptionReader::new(fixtures::tokenizer(), fixtures::chat()).unwrap();
         assert!(reader.max_options() >= 2, "{}", reader.max_options());
-        let (prompt, letters) = reader.encode("in", "which?", &["x", "y"]).unwrap();
+        let (prompt, letters) = reader.encode("in", "which?", &["x", "y"], 512).unwrap();
         assert_eq!(letters.len(), 2);
         assert_ne!(letters[0], letters[1]);
         let text = fixtures::tokenizer().decode(&prompt, false).unwrap();

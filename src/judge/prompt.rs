@@ -42,6 +42,21 @@ impl JudgeTemplate {
         b: &str,
         principles: &[String],
     ) -> Result<JudgePrompt, JudgeError> {
+        self.render_shown(chat, &self.context(context), a, b, principles)
+    }
+
+    /// [`Self::render`] of a conversation that is written out already: see [`Self::context`].
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_shown(
+        &self,
+        chat: &ChatTemplate,
+        context: &str,
+        a: &str,
+        b: &str,
+        principles: &[String],
+    ) -> Result<JudgePrompt, JudgeError> {
         let principles = match principles {
             [] => self.file.default_principle.clone(),
             [one] => self.frame.escape(one).into_owned(),
@@ -51,9 +66,8 @@ impl JudgeTemplate {
                 .collect::<Vec<_>>()
                 .join(&self.file.principle_separator),
         };
-        let context = self.file.context.join(context, &self.frame);
         let (a, b) = (self.frame.escape(a), self.frame.escape(b));
-        let fills = [principles.as_str(), context.as_str(), &*a, &*b];
+        let fills = [principles.as_str(), context, &*a, &*b];
         let (user, ranges) = fill(&self.user, &fills);
         let mut messages = Vec::with_capacity(2);
         if let Some(system) = &self.system {

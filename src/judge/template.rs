@@ -187,6 +187,13 @@ impl TryFrom<TemplateFile> for JudgeTemplate {
     }
 }
 
+impl JudgeTemplate {
+    /// A conversation as the template writes it out.
+    pub fn context(&self, context: &[Message]) -> String {
+        self.file.context.join(context, &self.frame)
+    }
+}
+
 impl From<JudgeTemplate> for TemplateFile {
     fn from(template: JudgeTemplate) -> Self {
         template.file
@@ -262,7 +269,7 @@ impl JudgeTemplate {
     /// # Errors
     /// If the file cannot be read, or as [`Self::from_toml`].
     pub fn from_file(path: &Path) -> Result<Self, JudgeError> {
-        let text = std::fs::read_to_string(path).map_err(|source| JudgeError::Io {
+        let text = crate::files::read_settings(path).map_err(|source| JudgeError::Io {
             path: path.to_owned(),
             source,
         })?;

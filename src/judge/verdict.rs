@@ -70,7 +70,7 @@ pub fn decide(reads: &[[LabelLogprobs; 2]], rule: Rule, renormalise: bool) -> Ve
     let mut dominant = 0.0f32;
     for [first, second] in reads {
         // Each order's logit difference in favour of `a`.
-        let towards_a = [first[0] - first[1], second[1] - second[0]];
+        let towards_a = [lead(first[0], first[1]), lead(second[1], second[0])];
         let shares = towards_a.map(sigmoid);
         for (order, share) in verdict.orders.iter_mut().zip(shares) {
             *order += share / count;
@@ -121,6 +121,14 @@ fn side(towards_a: f32) -> Winner {
         Winner::B
     } else {
         Winner::Tie
+    }
+}
+
+/// What one label's log-probability has before the other's; nothing where neither has any probability.
+pub fn lead(one: f32, other: f32) -> f32 {
+    match one == other {
+        true => 0.0,
+        false => one - other,
     }
 }
 
@@ -219,5 +227,7 @@ mod tests {
         );
         let massless = decide(&[[[f32::NEG_INFINITY; 2]; 2]], Rule::Average, false);
         assert_eq!((massless.winner, massless.p), (Winner::Tie, 0.5));
+        assert_eq!(massless.orders, [0.5; 2]);
+        assert!(!massless.consistent);
     }
 }

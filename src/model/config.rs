@@ -67,7 +67,7 @@ impl ModelConfig {
 }
 
 fn read(path: &Path) -> Result<String, ModelError> {
-    std::fs::read_to_string(path).map_err(|source| ModelError::Io {
+    crate::files::read_settings(path).map_err(|source| ModelError::Io {
         path: path.to_owned(),
         source,
     })

@@ -11,6 +11,7 @@ mod packed;
 mod parameters;
 mod rope_config;
 pub mod safetensors;
+mod safetensors_header;
 mod sampling;
 mod store;
 pub mod weights;

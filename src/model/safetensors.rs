@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
@@ -16,20 +15,9 @@ use memmap2::Mmap;
 use serde_json::{Map, Value};
 
 use super::error::ModelError;
+use super::safetensors_header::{LENGTH_BYTES, parse};
 
-const LENGTH_BYTES: usize = 8;
-/// The reference implementation's limit; a header of a million tensors is smaller.
-const MAX_HEADER_BYTES: usize = 100_000_000;
-
-/// Where a tensor lies in its file. Whatever is in here has been checked against the file's size.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// As spelt in the header: `F32`, `BF16`, `I64`, ...
-    pub dtype: String,
-    pub shape: Vec<usize>,
-    /// Bytes of the file.
-    pub bytes: Range<usize>,
-}
+pub(super) use super::safetensors_header::Entry;
 
 /// A mapped file and its tensors by name.
 #[derive(Debug)]
@@ -45,7 +33,7 @@ impl SafetensorsFile {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(io)?;
+        let file = crate::files::open(path).map_err(io)?;
         if file.metadata().map_err(io)?.len() < LENGTH_BYTES as u64 {
             // Mapping an empty file is an error of its own on some systems.
             return Err(corrupt(
@@ -70,128 +58,6 @@ fn corrupt(path: &Path, message: impl Into<String>) -> ModelError {
         path: path.to_owned(),
         message: message.into(),
     }
-}
-
-type Header = (BTreeMap<String, Entry>, BTreeMap<String, String>);
-
-/// Reads and checks the header of a whole file.
-fn parse(file: &[u8]) -> Result<Header, String> {
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err("truncated: shorter than a safetensors header".into());
-    };
-    let length = u64::from_le_bytes(*length);
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|&length| length <= MAX_HEADER_BYTES)
-        .ok_or_else(|| format!("not a safetensors file: its header would be {length} bytes"))?;
-    let header = rest.get(..length).ok_or_else(|| {
-        format!(
-            "truncated: the header is {length} bytes, the file holds {}",
-            rest.len()
-        )
-    })?;
-    let header: Map<String, Value> = serde_json::from_slice(header)
-        .map_err(|e| format!("the safetensors header is not a JSON object: {e}"))?;
-
-    let data_len = rest.len() - length;
-    let mut metadata = BTreeMap::new();
-    let mut entries = BTreeMap::new();
-    for (name, value) in header {
-        if name == "__metadata__" {
-            for (key, value) in value.as_object().into_iter().flatten() {
-                if let Some(text) = value.as_str() {
-                    metadata.insert(key.clone(), text.to_owned());
-                }
-            }
-            continue;
-        }
-        let mut entry = entry(&value).map_err(|message| format!("tensor `{name}`: {message}"))?;
-        if entry.bytes.end > data_len {
-            return Err(format!(
-                "truncated: tensor `{name}` ends at byte {} of {data_len}",
-                entry.bytes.end
-            ));
-        }
-        entry.bytes =
-            entry.bytes.start + LENGTH_BYTES + length..entry.bytes.end + LENGTH_BYTES + length;
-        entries.insert(name, entry);
-    }
-    tiles(&entries, LENGTH_BYTES + length..file.len())?;
-    Ok((entries, metadata))
-}
-
-/// One header entry, its byte range still relative to the data.
-fn entry(value: &Value) -> Result<Entry, String> {
-    let number = |value: &Value| value.as_u64().and_then(|n| usize::try_from(n).ok());
-    let numbers = |field: &str| -> Option<Vec<usize>> {
-        value.get(field)?.as_array()?.iter().map(number).collect()
-    };
-    let dtype = value
-        .get("dtype")
-        .and_then(Value::as_str)
-        .ok_or("no dtype in the header")?;
-    let shape = numbers("shape").ok_or("no shape in the header")?;
-    let offsets = numbers("data_offsets").ok_or("no data_offsets in the header")?;
-    let [start, end] = offsets[..] else {
-        return Err("data_offsets are not two numbers".into());
-    };
-    if start > end {
-        return Err(format!("data_offsets [{start}, {end}] run backwards"));
-    }
-    if let Some(size) = size_of(dtype) {
-        let expected = shape
-            .iter()
-            .try_fold(size, |bytes: usize, &n| bytes.checked_mul(n))
-            .ok_or_else(|| format!("shape {shape:?} is too large"))?;
-        if end - start != expected {
-            return Err(format!(
-                "{dtype} of shape {shape:?} takes {expected} bytes, data_offsets give {}",
-                end - start
-            ));
-        }
-    }
-    Ok(Entry {
-        dtype: dtype.to_owned(),
-        shape,
-        bytes: start..end,
-    })
-}
-
-/// Bytes a value of a header's dtype; unknown ones are refused when a tensor of theirs is read.
-fn size_of(dtype: &str) -> Option<usize> {
-    match dtype {
-        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => Some(1),
-        "F16" | "BF16" | "U16" | "I16" => Some(2),
-        "F32" | "U32" | "I32" => Some(4),
-        "F64" | "U64" | "I64" => Some(8),
-        _ => None,
-    }
-}
-
-/// Checks that the tensors cover `data` exactly, each byte once.
-fn tiles(entries: &BTreeMap<String, Entry>, data: Range<usize>) -> Result<(), String> {
-    let mut by_place: Vec<_> = entries.iter().collect();
-    by_place.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
-    let mut at = data.start;
-    for (name, entry) in by_place {
-        if entry.bytes.start < at {
-            return Err(format!("tensor `{name}` overlaps another"));
-        }
-        if entry.bytes.start > at {
-            return Err(format!(
-                "{} bytes before tensor `{name}` belong to none",
-                entry.bytes.start - at
-            ));
-        }
-        at = entry.bytes.end;
-    }
-    if at != data.end {
-        return Err(format!(
-            "{} bytes after the last tensor belong to none",
-            data.end - at
-        ));
-    }
-    Ok(())
 }
 
 /// Writes tensors in order of name. Atomic: `path` holds the old file or the whole new one, also after a power cut.

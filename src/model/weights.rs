@@ -110,7 +110,7 @@ impl Checkpoint {
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self, ModelError> {
-        let text = std::fs::read_to_string(index).map_err(|source| ModelError::Io {
+        let text = crate::files::read_settings(index).map_err(|source| ModelError::Io {
             path: index.to_owned(),
             source,
         })?;

@@ -138,7 +138,7 @@ impl PrincipleTable {
     /// # Errors
     /// If the file cannot be read or is no valid table.
     pub fn from_file(path: &Path) -> Result<Self, PrincipleError> {
-        let text = std::fs::read_to_string(path).map_err(|source| PrincipleError::Io {
+        let text = crate::files::read_settings(path).map_err(|source| PrincipleError::Io {
             path: path.to_owned(),
             source,
         })?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::aside::aside_until;
+use super::prompts::check_bytes;
 use super::reading::{Account, Judged, LabelPrompt, Turn};
 use super::{Service, ServiceError};
 use crate::engine::SubmitError;
@@ -44,6 +45,12 @@ impl Service {
     ) -> Result<Judged<Vec<Decision>>, ServiceError> {
         let reader = Arc::clone(&self.options);
         let max_context = self.engine.capacity().max_context;
+        let most = self.tokenizer.most_bytes(max_context);
+        for question in &questions {
+            let options = question.options.iter().map(String::len);
+            let bytes = input.len() + question.text.len() + options.sum::<usize>();
+            check_bytes(bytes, most)?;
+        }
         let prompts = aside_until(turn.deadline, move |watch| {
             let mut prompts = Vec::with_capacity(2 * questions.len());
             for question in &questions {
@@ -51,7 +58,8 @@ impl Service {
                 let turned: Vec<&str> = given.iter().rev().copied().collect();
                 for options in [given, turned] {
                     watch.check()?;
-                    let (prompt, labels) = reader.encode(&input, &question.text, &options)?;
+                    let (prompt, labels) =
+                        reader.encode(&input, &question.text, &options, max_context)?;
                     let tokens = prompt.len();
                     if tokens >= max_context {
                         return Err(SubmitError::PromptTooLong {
@@ -94,6 +102,10 @@ fn average(given: &[f32], turned: &[f32]) -> Decision {
 /// Log-probabilities as shares of their sum, however small that is.
 fn shares(logprobs: &[f32]) -> Vec<f32> {
     let most = logprobs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if most == f32::NEG_INFINITY {
+        // No letter has any probability: none is more likely than another.
+        return vec![1.0 / logprobs.len() as f32; logprobs.len()];
+    }
     let weights: Vec<f32> = logprobs.iter().map(|p| (p - most).exp()).collect();
     let sum: f32 = weights.iter().sum();
     weights.into_iter().map(|weight| weight / sum).collect()
@@ -114,5 +126,7 @@ mod tests {
         assert!((sure.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         let tiny = average(&[-200.0, -210.0], &[-210.0, -200.0]);
         assert!(tiny.probabilities[0] > 0.99 && tiny.label_mass == 0.0);
+        let none = average(&[f32::NEG_INFINITY; 2], &[f32::NEG_INFINITY; 2]);
+        assert_eq!((none.probabilities, none.label_mass), (vec![0.5; 2], 0.0));
     }
 }

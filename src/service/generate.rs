@@ -9,17 +9,15 @@ use crate::engine::{
     StreamEvent, SubmitError, TokenLogprobs,
 };
 use crate::model::{Role, WeightsLease, WeightsName};
-use crate::text::{Detokenizer, Grammar, StopStrings, TextError};
+use crate::text::{Detokenizer, Grammar, StopStrings, TextError, Tokenizer};
 
 /// A prompt to be continued.
 #[derive(Debug, Clone)]
 pub struct TextTask {
     pub prompt: Vec<u32>,
     pub params: SamplingParams,
-    /// Strings that end an answer.
-    pub stop: Vec<String>,
-    /// Whether a stop string stays in the text.
-    pub include_stop: bool,
+    /// Strings that end an answer; none where nothing does.
+    pub stop: Option<StopStrings>,
     pub samples: usize,
     /// What every sample has to follow; see [`Service::compile_grammar`].
     pub grammar: Option<Grammar>,
@@ -35,8 +33,7 @@ impl TextTask {
         Self {
             prompt,
             params,
-            stop: Vec::new(),
-            include_stop: false,
+            stop: None,
             samples: 1,
             grammar: None,
             weights: None,
@@ -122,15 +119,25 @@ impl Output {
 /// Text of one sample in the making.
 struct Writer {
     detokenizer: Detokenizer,
-    stop: StopStrings,
+    stop: Option<StopStrings>,
     tokens: usize,
-    ended: bool,
+}
+
+/// How far a sample's text is.
+enum Progress {
+    /// It has no token yet, and takes no memory.
+    Waiting,
+    Writing(Box<Writer>),
+    Ended,
 }
 
 /// A running generation. Dropping it ends it.
 pub struct Generation {
     stream: RequestStream,
-    writers: Vec<Writer>,
+    tokenizer: Tokenizer,
+    stop: Option<StopStrings>,
+    /// One a sample.
+    progress: Vec<Progress>,
     usage: Usage,
     weights: Option<WeightsName>,
     /// None for the server's own work.
@@ -179,16 +186,8 @@ impl Service {
         if asked > max {
             return Err(SubmitError::TooManySamples { asked, max }.into());
         }
-        let stop = StopStrings::new(&task.stop, task.include_stop)
-            .map_err(|error| ServiceError::invalid("stop", error.to_string()))?;
-        let writers = (0..task.samples)
-            .map(|_| Writer {
-                detokenizer: self.tokenizer.detokenizer(true),
-                stop: stop.clone(),
-                tokens: 0,
-                ended: false,
-            })
-            .collect();
+        let progress = (0..task.samples).map(|_| Progress::Waiting).collect();
+        let (tokenizer, stop) = (self.tokenizer.clone(), task.stop);
         let counter = (task.turn.class == Class::Foreground).then(|| {
             let stop_ids = Arc::clone(&self.stop_ids);
             self.tallies
@@ -213,7 +212,9 @@ impl Service {
         let prompt_tokens = request.prompt.len();
         let start = move |stream| Generation {
             stream,
-            writers,
+            tokenizer,
+            stop,
+            progress,
             usage: Usage {
                 prompt_tokens,
                 ..Usage::default()
@@ -265,7 +266,7 @@ impl Generation {
                 finished,
             }) => {
                 self.usage.completion_tokens += 1;
-                let (text, finish) = self.writers[index].write(id, finished)?;
+                let (text, finish) = self.writer(index).write(id, finished)?;
                 if matches!(finish, Some(Finish::StopString(_))) {
                     self.stream.close(index);
                 }
@@ -283,10 +284,28 @@ impl Generation {
         }
     }
 
+    /// The writer of a sample that has a token now.
+    fn writer(&mut self, index: usize) -> &mut Writer {
+        let progress = &mut self.progress[index];
+        if !matches!(progress, Progress::Writing(_)) {
+            *progress = Progress::Writing(Box::new(Writer {
+                detokenizer: self.tokenizer.detokenizer(true),
+                stop: self.stop.clone(),
+                tokens: 0,
+            }));
+        }
+        match progress {
+            Progress::Writing(writer) => writer,
+            _ => unreachable!("it was made above; this is a bug"),
+        }
+    }
+
     /// A sample's end, in the tally of the weights that wrote it.
     fn count_end(&mut self, index: usize, finish: Finish) {
-        let writer = &mut self.writers[index];
-        writer.ended = true;
+        let ended = std::mem::replace(&mut self.progress[index], Progress::Ended);
+        let Progress::Writing(writer) = ended else {
+            return;
+        };
         if let (Some(counter), Some(weights)) = (&self.counter, &self.weights) {
             counter.ended(weights, writer.tokens, finish);
         }
@@ -295,7 +314,8 @@ impl Generation {
     /// What was begun and will not end.
     fn count_failure(&self, failure: &RequestFailure) {
         if let (Some(counter), Some(weights)) = (&self.counter, &self.weights) {
-            let open = self.writers.iter().filter(|writer| !writer.ended);
+            let open = self.progress.iter();
+            let open = open.filter(|progress| !matches!(progress, Progress::Ended));
             counter.failed(weights, open.count(), failure);
         }
     }
@@ -305,7 +325,7 @@ impl Generation {
     /// # Errors
     /// As [`Self::next`].
     pub async fn outputs(&mut self) -> Result<Vec<Output>, ServiceError> {
-        let mut outputs: Vec<Output> = (0..self.writers.len()).map(Output::empty).collect();
+        let mut outputs: Vec<Output> = (0..self.progress.len()).map(Output::empty).collect();
         while let Some(event) = self.next().await? {
             if let TextEvent::Delta {
                 index,
@@ -340,13 +360,16 @@ impl Writer {
         if finished.is_some() {
             new.push_str(&self.detokenizer.finish()?);
         }
-        let fed = self.stop.feed(&new);
-        let mut text = fed.text;
-        if let Some(stop) = fed.stopped {
-            return Ok((text, Some(Finish::StopString(stop))));
-        }
-        if finished.is_some() {
-            text.push_str(&self.stop.finish());
+        let mut text = new;
+        if let Some(stop) = &mut self.stop {
+            let fed = stop.feed(&text);
+            text = fed.text;
+            if let Some(stop) = fed.stopped {
+                return Ok((text, Some(Finish::StopString(stop))));
+            }
+            if finished.is_some() {
+                text.push_str(&stop.finish());
+            }
         }
         let finish = finished.map(|reason| match reason {
             FinishReason::Stop => Finish::EndToken(id),

@@ -4,27 +4,42 @@
 //! several principles each is asked by itself, one forward a (pair, order, principle), and their probabilities are
 //! averaged by weight.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::aside::aside_until;
+use super::aside::{aside, aside_until};
 use super::reading::{Account, Judged, LabelPrompt, Turn};
+use super::verdict::verdict;
 use super::{Service, ServiceError};
-use crate::judge::{
-    Bracket, Comparison, EncodedComparison, Judge, LabelLogprobs, Method, Order, Outcome, Rule,
-    Winner, decide, sigmoid,
-};
+use crate::judge::{Bracket, EncodedComparison, LabelLogprobs, Method, Order, Outcome, Winner};
 use crate::model::WeightsLease;
 use crate::preference::{Message, Polarity, Principle, PrincipleTable};
 
 /// Prompts of a call that are encoded at once: each is as long as the context at most. Many, so that what they share is computed once.
 const SLICE: usize = 4096;
 
+/// Tokens of prompts of a call that are there at once, where contexts are long.
+const SLICE_TOKENS: usize = 4 << 20;
+
+/// An answer, and what prompts show of it.
+#[derive(Debug, Clone)]
+struct Candidate {
+    whole: Arc<str>,
+    shown: Arc<str>,
+}
+
 /// Two answers, to be compared.
-type Pair = (Arc<str>, Arc<str>);
+type Pair = (Candidate, Candidate);
+
+/// What a call compares, cut once to what prompts show of it.
+struct Shown {
+    context: Arc<str>,
+    candidates: Vec<Candidate>,
+}
 
 /// Which orders a pair is shown in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -227,8 +242,13 @@ impl Service {
         b: &str,
     ) -> Result<Judged<PairVerdict>, ServiceError> {
         let mut account = Account::new(self.judging_weights(task.weights.as_ref()));
-        let pair = (Arc::from(a), Arc::from(b));
-        let mut verdicts = self.judge_pairs(task, &[pair], &mut account).await?;
+        let Shown {
+            context,
+            candidates,
+        } = self.show(task, [a, b].map(Arc::from).to_vec()).await?;
+        let pair = [(candidates[0].clone(), candidates[1].clone())];
+        let verdicts = self.judge_pairs(task, &context, &pair, &mut account);
+        let mut verdicts = verdicts.await?;
         let verdict = verdicts
             .pop()
             .expect("one pair has one verdict; this is a bug");
@@ -271,22 +291,34 @@ impl Service {
     ) -> Result<Judged<Tournament>, ServiceError> {
         let begun = Instant::now();
         // In a round robin each of them is in very many pairs.
-        let candidates: Vec<Arc<str>> =
-            candidates.iter().map(|text| text.as_str().into()).collect();
-        let mut bracket = Bracket::new(candidates.len(), how.method, how.seed)?;
+        let candidates = candidates.iter().map(|text| text.as_str().into());
+        let Shown {
+            context,
+            candidates,
+        } = self.show(task, candidates.collect()).await?;
+        let count = candidates.len();
+        let mut bracket = arrange(count, move || {
+            Ok(Bracket::new(count, how.method, how.seed)?)
+        })
+        .await?;
         let (mut rounds, mut byes) = (Vec::new(), Vec::new());
         let (mut comparisons, mut truncated) = (0, false);
         while !bracket.round().is_empty() {
             let matches = bracket.round().to_vec();
             byes.push(bracket.bye());
-            let text = |at: usize| Arc::clone(&candidates[at]);
+            let candidate = |at: usize| candidates[at].clone();
             let pairs: Vec<Pair> = matches
                 .iter()
-                .map(|m| (text(m.first), text(m.second)))
+                .map(|m| (candidate(m.first), candidate(m.second)))
                 .collect();
-            let verdicts = self.judge_pairs(task, &pairs, &mut account).await?;
+            let verdicts = self.judge_pairs(task, &context, &pairs, &mut account);
+            let verdicts = verdicts.await?;
             let outcomes: Vec<Outcome> = verdicts.iter().map(PairVerdict::outcome).collect();
-            bracket.record(&outcomes)?;
+            bracket = arrange(count, move || {
+                bracket.record(&outcomes)?;
+                Ok(bracket)
+            })
+            .await?;
             comparisons += matches.len();
             truncated |= verdicts.iter().any(|verdict| verdict.truncated);
             let played = matches
@@ -299,10 +331,8 @@ impl Service {
                 });
             rounds.push(played.collect());
         }
-        let ranking = bracket.ranking();
-        self.metrics
-            .tournament_candidates
-            .observe(candidates.len() as f64);
+        let ranking = arrange(count, move || Ok(bracket.ranking())).await?;
+        self.metrics.tournament_candidates.observe(count as f64);
         self.metrics
             .tournament_comparisons
             .observe(comparisons as f64);
@@ -319,16 +349,54 @@ impl Service {
         }))
     }
 
+    /// Cuts what a call compares to what prompts can show of it.
+    async fn show(
+        &self,
+        task: &JudgeTask,
+        candidates: Vec<Arc<str>>,
+    ) -> Result<Shown, ServiceError> {
+        /// Bytes that are read sooner than another thread has woken up.
+        const FEW: usize = 4096;
+        let judge = Arc::clone(&self.judge);
+        let context = task.context.clone();
+        let bytes = context.iter().map(|message| message.content.len());
+        let bytes = bytes.chain(candidates.iter().map(|text| text.len()));
+        let few = bytes.sum::<usize>() <= FEW;
+        let show =
+            move |look: &dyn Fn() -> Result<(), ServiceError>| -> Result<Shown, ServiceError> {
+                let context = judge.shown_context(&context)?.into();
+                let show = |whole: Arc<str>| {
+                    look()?;
+                    let shown = match judge.shown_answer(&whole)? {
+                        Cow::Borrowed(shown) if shown.len() == whole.len() => Arc::clone(&whole),
+                        cut => cut.into(),
+                    };
+                    Ok(Candidate { whole, shown })
+                };
+                let candidates = candidates.into_iter().map(show);
+                Ok(Shown {
+                    context,
+                    candidates: candidates.collect::<Result<_, ServiceError>>()?,
+                })
+            };
+        match few {
+            true => show(&|| Ok(())),
+            false => aside_until(task.turn.deadline, move |watch| show(&|| watch.check())).await,
+        }
+    }
+
     /// Verdicts on pairs, in their order. No more than [`SLICE`] prompts are there at once, however many are asked for.
     async fn judge_pairs(
         &self,
         task: &JudgeTask,
+        context: &Arc<str>,
         pairs: &[Pair],
         account: &mut Account,
     ) -> Result<Vec<PairVerdict>, ServiceError> {
         let mut verdicts = Vec::with_capacity(pairs.len());
-        for slice in pairs.chunks((SLICE / task.reads()).max(1)) {
-            verdicts.extend(self.judge_slice(task, slice, account).await?);
+        let prompts = SLICE.min(SLICE_TOKENS / self.engine.capacity().max_context);
+        for slice in pairs.chunks((prompts / task.reads()).max(1)) {
+            verdicts.extend(self.judge_slice(task, context, slice, account).await?);
         }
         Ok(verdicts)
     }
@@ -336,10 +404,11 @@ impl Service {
     async fn judge_slice(
         &self,
         task: &JudgeTask,
+        context: &Arc<str>,
         pairs: &[Pair],
         account: &mut Account,
     ) -> Result<Vec<PairVerdict>, ServiceError> {
-        let prompts = self.encode_pairs(task, pairs).await?;
+        let prompts = self.encode_pairs(task, context, pairs).await?;
         let labels = self.judge.labels().ids;
         let mut cuts = Vec::with_capacity(prompts.len());
         let mut flat = Vec::with_capacity(prompts.len() * task.reads());
@@ -389,6 +458,7 @@ impl Service {
     async fn encode_pairs(
         &self,
         task: &JudgeTask,
+        context: &Arc<str>,
         pairs: &[Pair],
     ) -> Result<Vec<Option<EncodedComparison>>, ServiceError> {
         let judge = Arc::clone(&self.judge);
@@ -400,21 +470,27 @@ impl Service {
                 .map(|p| vec![p.text.clone()])
                 .collect(),
         };
-        let (orders, context) = (task.orders.reads(), task.context.clone());
+        let (orders, context) = (task.orders.reads(), Arc::clone(context));
         let pairs = pairs.to_vec();
         aside_until(task.turn.deadline, move |watch| {
             let encode = |(a, b): Pair| {
-                if a == b {
+                if a.whole == b.whole {
                     return Ok(None);
                 }
-                let pair = Comparison {
-                    context: context.clone(),
-                    a: a.to_string(),
-                    b: b.to_string(),
-                    principles: Vec::new(),
+                let mut all = EncodedComparison {
+                    prompts: Vec::with_capacity(asked.len() * orders.len()),
+                    shared: Vec::with_capacity(asked.len() * orders.len()),
+                    cut: false,
                 };
-                let look = || watch.check();
-                encode_under(&judge, pair, &asked, orders, look).map(Some)
+                for principles in &asked {
+                    watch.check()?;
+                    let texts = [&*a.shown, &*b.shown];
+                    let encoded = judge.encode_shown(&context, texts, principles, orders)?;
+                    all.prompts.extend(encoded.prompts);
+                    all.shared.extend(encoded.shared);
+                    all.cut |= encoded.cut;
+                }
+                Ok(Some(all))
             };
             pairs.into_par_iter().map(encode).collect()
         })
@@ -422,143 +498,15 @@ impl Service {
     }
 }
 
-/// The prompts of one pair under each of `asked`; `look` is called before each and may end it.
-fn encode_under(
-    judge: &Judge,
-    mut pair: Comparison,
-    asked: &[Vec<String>],
-    orders: &[Order],
-    look: impl Fn() -> Result<(), ServiceError>,
-) -> Result<EncodedComparison, ServiceError> {
-    let mut all = EncodedComparison {
-        prompts: Vec::with_capacity(asked.len() * orders.len()),
-        shared: Vec::with_capacity(asked.len() * orders.len()),
-        cut: false,
-    };
-    for principles in asked {
-        look()?;
-        pair.principles.clone_from(principles);
-        let encoded = judge.encode_in(&pair, orders)?;
-        all.prompts.extend(encoded.prompts);
-        all.shared.extend(encoded.shared);
-        all.cut |= encoded.cut;
-    }
-    Ok(all)
-}
-
-/// One pair from its reads: principles in order, one or two reads each.
-fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool) -> PairVerdict {
-    let per_principle = task.orders.reads().len();
-    let mut parts: Vec<PrincipleVerdict> = reads
-        .chunks_exact(per_principle)
-        .enumerate()
-        .map(|(at, reads)| {
-            let verdict = read_orders(reads);
-            match task.principles.get(at) {
-                Some(principle) => verdict.under(principle),
-                None => verdict,
-            }
-        })
-        .collect();
-    if task.principles.is_empty() {
-        let only = parts.pop().expect("a pair is read; this is a bug");
-        return PairVerdict {
-            p: only.p,
-            winner: winner(only.p),
-            consistent: only.consistent,
-            label_mass: only.label_mass,
-            orders: only.orders,
-            principles: Vec::new(),
-            truncated,
-        };
-    }
-    let weights: Vec<f32> = task.principles.iter().map(|p| p.weight).collect();
-    let total: f32 = weights.iter().sum();
-    let mean = |value: &dyn Fn(&PrincipleVerdict) -> f32| -> f32 {
-        let weighted = parts.iter().zip(&weights);
-        weighted
-            .map(|(part, weight)| value(part) * weight)
-            .sum::<f32>()
-            / total
-    };
-    let p = mean(&|part| part.p);
-    let orders = (0..per_principle)
-        .map(|order| ShownRead {
-            shown: parts[0].orders[order].shown,
-            p_first: mean(&|part| part.orders[order].p_first),
-        })
-        .collect();
-    PairVerdict {
-        p,
-        winner: winner(p),
-        consistent: parts
-            .iter()
-            .map(|part| part.consistent)
-            .reduce(|all, one| Some(all? && one?))
-            .flatten(),
-        label_mass: mean(&|part| part.label_mass),
-        orders,
-        principles: parts,
-        truncated,
-    }
-}
-
-fn winner(p: f32) -> Option<usize> {
-    match p.total_cmp(&0.5) {
-        std::cmp::Ordering::Greater => Some(0),
-        std::cmp::Ordering::Less => Some(1),
-        std::cmp::Ordering::Equal => None,
-    }
-}
-
-impl PrincipleVerdict {
-    /// The verdict as `principle` has it: turned around, if what was asked is true of the worse answer.
-    fn under(mut self, principle: &WeightedPrinciple) -> Self {
-        self.principle.clone_from(&principle.name);
-        if principle.polarity == Polarity::Forbid {
-            self.p = 1.0 - self.p;
-            for read in &mut self.orders {
-                read.p_first = 1.0 - read.p_first;
-            }
-        }
-        self
-    }
-}
-
-/// What one or two reads of a pair say, under a principle yet to be named.
-fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
-    let (p, label_mass, consistent, orders) = match reads {
-        [given, turned] => {
-            let verdict = decide(&[[*given, *turned]], Rule::Average, false);
-            let [first, second] = verdict.orders;
-            let reads = vec![
-                ShownRead {
-                    shown: [0, 1],
-                    p_first: first,
-                },
-                ShownRead {
-                    shown: [1, 0],
-                    p_first: 1.0 - second,
-                },
-            ];
-            let consistent = Some(verdict.consistent);
-            (verdict.p, verdict.label_mass, consistent, reads)
-        }
-        _ => {
-            let [first, second] = reads[0];
-            let p = sigmoid(first - second);
-            let read = ShownRead {
-                shown: [0, 1],
-                p_first: p,
-            };
-            (p, first.exp() + second.exp(), None, vec![read])
-        }
-    };
-    PrincipleVerdict {
-        principle: String::new(),
-        p,
-        label_mass,
-        consistent,
-        orders,
+/// Runs a step of a bracket: beside the threads that serve connections, where there are many candidates.
+async fn arrange<T: Send + 'static>(
+    candidates: usize,
+    step: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
+) -> Result<T, ServiceError> {
+    /// Strengths of so few are fitted in less than a millisecond.
+    const FEW: usize = 32;
+    match candidates <= FEW {
+        true => step(),
+        false => aside(step).await,
     }
 }

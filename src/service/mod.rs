@@ -10,10 +10,12 @@ mod generate;
 #[cfg(test)]
 mod grammar_tests;
 mod judging;
+mod prompts;
 mod reading;
 #[cfg(test)]
 mod reading_tests;
 mod tally;
+mod verdict;
 #[cfg(test)]
 mod version_tests;
 
@@ -27,6 +29,7 @@ pub use judging::{
     JudgeTask, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead, Tournament,
     TournamentTask, WeightedPrinciple,
 };
+pub use prompts::{RawPrompt, ReadPrompt};
 pub use reading::{Judged, Turn};
 pub use tally::{CallerEnds, Tallies, Tally};
 
@@ -36,10 +39,20 @@ use crate::model::{LanguageModel, WeightStore};
 use crate::preference::Message;
 use crate::telemetry::JudgeMetrics;
 use crate::text::{
-    ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, RenderOptions, TextError,
-    Tokenizer,
+    ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, MAX_STOP_BYTES, MAX_STOP_STRINGS,
+    RenderOptions, StopStrings, TextError, Tokenizer,
 };
 use aside::aside;
+
+/// Runs work that computes for longer than a millisecond beside the threads that serve connections.
+///
+/// # Errors
+/// When the runtime is being taken down.
+pub async fn offload<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ServiceError> {
+    aside(move || Ok(work())).await
+}
 
 /// What a call can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +151,8 @@ impl Service {
         &self.judge
     }
 
-    /// A conversation as the prompt for its next answer.
+    /// A conversation as the prompt for its next answer, however long it is: for the server's own work. A caller's is
+    /// [`Self::read_chat`]'s.
     ///
     /// # Errors
     /// What the chat template objects to.
@@ -169,13 +183,39 @@ impl Service {
         .await
     }
 
-    /// Text as it is, as tokens.
+    /// Text as it is, as tokens, however long it is: for the server's own work. A caller's is [`Self::read_prompt`]'s.
     ///
     /// # Errors
     /// The tokenizer's.
     pub async fn encode_text(&self, text: String) -> Result<Vec<u32>, ServiceError> {
         let tokenizer = self.tokenizer.clone();
         aside(move || Ok(tokenizer.encode_text(&text)?)).await
+    }
+
+    /// What finds the stop strings of a call in its answers; none where there are none.
+    ///
+    /// # Errors
+    /// [`ServiceError::Invalid`] for `stop`: too many, too long, or empty.
+    pub async fn stop_strings(
+        &self,
+        stop: &Arc<[String]>,
+        include: bool,
+    ) -> Result<Option<StopStrings>, ServiceError> {
+        /// Bytes of stop strings that are read sooner than another thread has woken up.
+        const FEW: usize = 2048;
+        let build = move |stop: &[String]| {
+            let stop_strings = StopStrings::new(stop, include);
+            stop_strings.map_err(|error| ServiceError::invalid("stop", error.to_string()))
+        };
+        if stop.is_empty() {
+            return Ok(None);
+        }
+        let bytes: usize = stop.iter().map(String::len).sum();
+        if bytes <= FEW || bytes > MAX_STOP_STRINGS * MAX_STOP_BYTES {
+            return build(stop).map(Some);
+        }
+        let stop = Arc::clone(stop);
+        aside(move || build(&stop).map(Some)).await
     }
 
     /// A grammar for answers. `param` is what the caller knows it by.

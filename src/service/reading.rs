@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Service, ServiceError, Usage};
+use super::{Service, ServiceError, Usage, offload};
 use crate::engine::{Class, GenerateRequest, SamplingParams, StreamEvent};
 use crate::model::{PrincipalHash, Role, WeightsLease, WeightsName};
 use crate::telemetry::CallTimes;
@@ -128,8 +128,18 @@ impl Service {
             call.arrived(turn.arrival);
         }
         let (accepted, weights) = (account.accepted, account.weights.clone());
+        /// Prompts that are sorted sooner than another thread has woken up.
+        const FEW: usize = 64;
+        let many = prompts.len() > FEW;
         let mut prompts: Vec<(usize, LabelPrompt)> = prompts.into_iter().enumerate().collect();
-        prompts.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
+        let sort = move || {
+            prompts.sort_by(|(_, a), (_, b)| a.prompt.cmp(&b.prompt));
+            prompts
+        };
+        let prompts = match many {
+            true => offload(sort).await?,
+            false => sort(),
+        };
         let order: Vec<usize> = prompts.iter().map(|(at, _)| *at).collect();
         let reads: Vec<Read> = stream::iter(prompts.into_iter().enumerate())
             .map(|(place, (_, prompt))| self.read(turn, &weights, prompt, accepted || place > 0))

@@ -21,12 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::value::Serde;
-use minijinja::{Environment, Value};
+use minijinja::{Environment, ErrorKind, Value};
 
 use super::rendered::{Rendered, merge};
 use super::stand_in::{StandIns, is_telling, occurrences};
 use super::template_source::{find, pass_through_generation, string_literals};
-use super::{SpecialTokens, TextError, jinja};
+use super::{SpecialTokens, TextError, jinja, jinja_fuel};
 use crate::preference::Message;
 
 /// A compiled chat template with the special tokens it may name. Cheap to clone, shared by threads.
@@ -228,21 +228,29 @@ impl Run<'_> {
         &self,
         contents: impl Iterator<Item = S>,
     ) -> Result<String, TextError> {
+        let mut bytes = 0;
         let messages: Vec<Value> = self
             .messages
             .iter()
             .zip(contents)
             .map(|(message, content)| {
+                let content = content.into();
+                bytes += content.as_str().map_or(0, str::len);
                 Value::from_pairs([
                     ("role", Value::from(message.role.as_str())),
-                    ("content", content.into()),
+                    ("content", content),
                 ])
             })
             .collect();
+        let fuel = jinja_fuel::of_rendering(messages.len(), bytes);
         let mut context = self.base.clone();
         context.push(("messages".to_owned(), Value::from(messages)));
-        jinja::render(&self.template.env, Value::from_pairs(context)).map_err(|error| {
+        let rendered = jinja::render(&self.template.env, Value::from_pairs(context), fuel);
+        rendered.map_err(|error| {
             TextError::Render(match error.detail() {
+                _ if error.kind() == ErrorKind::OutOfFuel => {
+                    "it takes more work or memory than a template may".to_owned()
+                }
                 Some(detail) => detail.to_owned(),
                 None => error.to_string(),
             })

@@ -8,6 +8,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value, escape_
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::TextError;
+use super::jinja_fuel::{pay, pay_for_json, pay_for_text};
 use super::python_json::{JsonStyle, dumps};
 use super::strftime::strftime;
 
@@ -30,6 +31,10 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
         ValueKind::Bool if value.is_true() => out.write_str("True").map_err(Error::from),
         ValueKind::Bool => out.write_str("False").map_err(Error::from),
         ValueKind::None => out.write_str("None").map_err(Error::from),
+        ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
+            pay_for_text(state, value)?;
+            escape_formatter(out, state, value)
+        }
         _ => escape_formatter(out, state, value),
     });
     env.add_function(
@@ -48,9 +53,46 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     Ok(env)
 }
 
-/// Renders the one template of an environment made by [`compile`].
-pub(super) fn render(env: &Environment, context: Value) -> Result<String, Error> {
-    env.get_template(NAME)?.render(context)
+/// Renders the one template of an environment made by [`compile`], for at most `fuel`: see [`jinja_fuel`].
+///
+/// # Errors
+/// What the template objects to, its own mistakes, and [`ErrorKind::OutOfFuel`].
+pub(super) fn render(env: &Environment, context: Value, fuel: u64) -> Result<String, Error> {
+    // A clone is a few counts.
+    let mut env = env.clone();
+    env.set_fuel(Some(fuel));
+    let template = env.get_template(NAME)?;
+    match may_nest(template.source()) {
+        false => template.render(context),
+        true => on_a_deep_stack(fuel, || template.render(context)),
+    }
+}
+
+/// Whether a template can put lists into lists, again and again: only a namespace outlives a turn of a loop, and what a source of
+/// some kilobytes nests without one is not deep.
+fn may_nest(source: &str) -> bool {
+    const LONG: usize = 64 << 10;
+    source.contains("namespace") || source.len() > LONG
+}
+
+/// Runs a rendering where values that lie deep within each other can be compared, written and dropped, which minijinja does
+/// recursively. A level costs fuel too, so fuel bounds the stack; only what is used of it becomes memory.
+fn on_a_deep_stack(
+    fuel: u64,
+    render: impl FnOnce() -> Result<String, Error> + Send,
+) -> Result<String, Error> {
+    const BYTES_OF_FUEL: u64 = 256;
+    let bytes = fuel.saturating_mul(BYTES_OF_FUEL).min(4 << 30);
+    let failed = |what: String| Error::new(ErrorKind::InvalidOperation, what);
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("template".into())
+            .stack_size(usize::try_from(bytes).unwrap_or(usize::MAX))
+            .spawn_scoped(scope, render)
+            .map_err(|error| failed(format!("there is no thread to render it: {error}")))?
+            .join()
+            .unwrap_or_else(|_| Err(failed("rendering it panicked".to_owned())))
+    })
 }
 
 fn unix_seconds() -> i64 {
@@ -59,7 +101,7 @@ fn unix_seconds() -> i64 {
 }
 
 /// transformers' `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
+fn tojson(state: &State, value: Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = kwargs.get("indent")?;
     let indent = match indent {
         None => None,
@@ -89,6 +131,7 @@ fn tojson(value: Value, kwargs: Kwargs) -> Result<String, Error> {
         let what = "an undefined value cannot be written as JSON";
         return Err(Error::new(ErrorKind::UndefinedError, what));
     }
+    pay_for_json(state, &value)?;
     let value = serde_json::to_value(&value)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(dumps(&value, &style))
@@ -104,7 +147,30 @@ fn python_method(
     let Some(text) = value.as_str() else {
         return unknown_method_callback(state, value, method, args);
     };
+    // Every method reads the text, and what it returns is paid for by minijinja: here, what may be longer than text and arguments.
+    pay(state, text.len())?;
     match method {
+        "replace" => {
+            let (old, new, count): (&str, &str, Option<i32>) = from_args(args)?;
+            let most = count.and_then(|count| usize::try_from(count).ok());
+            let found = text.matches(old).take(most.unwrap_or(usize::MAX)).count();
+            pay(state, found.saturating_mul(new.len()))?;
+            unknown_method_callback(state, value, method, args)
+        }
+        "join" => {
+            let (values,): (&Value,) = from_args(args)?;
+            for value in values.try_iter()? {
+                pay(state, text.len())?;
+                pay_for_text(state, &value)?;
+            }
+            unknown_method_callback(state, value, method, args)
+        }
+        "format" => {
+            pay(state, widths(text))?;
+            args.iter()
+                .try_for_each(|value| pay_for_text(state, value))?;
+            unknown_method_callback(state, value, method, args)
+        }
         "removeprefix" => {
             let (prefix,): (&str,) = from_args(args)?;
             Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)))
@@ -140,6 +206,15 @@ fn python_method(
     }
 }
 
+/// The numbers in a format string, added up: widths and precisions are among them.
+fn widths(format: &str) -> usize {
+    let digits = format.split(|c: char| !c.is_ascii_digit());
+    let numbers = digits.filter(|digits| !digits.is_empty());
+    numbers.fold(0usize, |sum, digits| {
+        sum.saturating_add(digits.parse().unwrap_or(usize::MAX))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use minijinja::context;
@@ -148,12 +223,14 @@ mod tests {
 
     use super::*;
 
+    const FUEL: u64 = 300_000;
+
     fn run(source: &str) -> String {
         let env = compile(source).unwrap();
         let tool = json!({"name": "f", "args": {"x": [1, 2.5], "t": "é<'&"}});
         let context = context! { tool => Value::from(Serde(tool)), text => "a-b-c" };
         let context = context! { __now => 951_827_696i64, ..context };
-        render(&env, context).unwrap_or_else(|error| panic!("{source}: {error:#}"))
+        render(&env, context, FUEL).unwrap_or_else(|error| panic!("{source}: {error:#}"))
     }
 
     #[test]
@@ -172,7 +249,7 @@ mod tests {
         );
         assert_eq!(run("{{ strftime_now('%d %b %Y') }}"), "29 Feb 2000");
         let env = compile("{{ raise_exception('no ' ~ 3) }}").unwrap();
-        let error = render(&env, context! {}).unwrap_err().to_string();
+        let error = render(&env, context! {}, FUEL).unwrap_err().to_string();
         assert!(error.contains("no 3"), "{error}");
         assert!(matches!(
             compile("{% if %}"),
@@ -204,6 +281,75 @@ mod tests {
             run("{% for k, v in tool.items() %}{{ k }};{% endfor %}{{ tool.get('z', 'd') }}"),
             "name;args;d"
         );
+    }
+
+    /// Each of these would take minutes, gigabytes or the process.
+    #[test]
+    fn templates_without_measure_run_out_of_fuel() {
+        let doubling = |operation: &str| {
+            format!(
+                "{{% set ns = namespace(s='ab') %}}{{% for i in range(60) %}}{{% set ns.s = {operation} %}}{{% endfor %}}{{{{ ns.s | length }}}}"
+            )
+        };
+        let table = [
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
+                .to_owned(),
+            "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}"
+                .to_owned(),
+            "{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}".to_owned(),
+            "{{ 'a' * 10000000000 }}".to_owned(),
+            "{{ ('ab' * 1000000) * 1000000 }}".to_owned(),
+            "{{ '{:>10000000000}'.format('x') }}".to_owned(),
+            "{{ '{:.10000000000f}'.format(1.5) }}".to_owned(),
+            "{{ '%10000000000d' | format(1) }}".to_owned(),
+            "{{ ('a' * 1000000).replace('a', 'b' * 1000000) }}".to_owned(),
+            "{{ ('a' * 1000000).replace('', 'b' * 1000000) }}".to_owned(),
+            "{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}".to_owned(),
+            "{{ ('b' * 1000000).join(range(100000)) }}".to_owned(),
+            "{{ range(100000) | join('b' * 1000000) }}".to_owned(),
+            "{{ ('a\n' * 1000000) | indent(1000000) }}".to_owned(),
+            "{{ [1] | tojson(indent='x' * 100000000) }}".to_owned(),
+            doubling("ns.s ~ ns.s"),
+            doubling("ns.s + ns.s"),
+            doubling("ns.s * 2"),
+            doubling("ns.s.replace('a', 'aa').replace('b', 'bb')"),
+            doubling("ns.s | replace('a', 'aa') | replace('b', 'bb')"),
+            doubling("ns.s.join([ns.s, ns.s])"),
+            doubling("[ns.s, ns.s] | join"),
+            doubling("'{}{}'.format(ns.s, ns.s)"),
+            doubling("'%s%s' | format(ns.s, ns.s)"),
+            doubling("(ns.s ~ ns.s) | upper"),
+            doubling("(ns.s ~ ns.s).title()"),
+            doubling("(ns.s, ns.s) | string"),
+            // Lists that hold the same list twice are small, and endless as text.
+            doubling("[ns.s, ns.s]").replace("| length", ""),
+            doubling("[ns.s, ns.s]").replace("| length", "| tojson"),
+            doubling("[ns.s, ns.s]").replace("ns.s | length", "','.join(ns.s)"),
+            doubling("[ns.s, ns.s]").replace("ns.s | length", "'{}'.format(ns.s)"),
+            doubling("{'a': ns.s, 'b': ns.s}").replace("| length", "| tojson"),
+        ];
+        let mut rendered = Vec::new();
+        for source in table {
+            let env = compile(&source).unwrap();
+            // Some are refused by a limit of minijinja's own.
+            let refused = [ErrorKind::OutOfFuel, ErrorKind::InvalidOperation];
+            match render(&env, context! {}, FUEL) {
+                Err(error) if refused.contains(&error.kind()) => {}
+                Err(error) => rendered.push(format!("{source}: {error:#}")),
+                Ok(text) => rendered.push(format!("{source}: {} bytes", text.len())),
+            }
+        }
+        assert!(rendered.is_empty(), "{rendered:#?}");
+    }
+
+    #[test]
+    fn lists_within_lists_do_not_overflow_the_stack() {
+        let nested = "{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}";
+        for end in ["", "{{ ns.l }}", "{{ ns.l | tojson }}", "{{ ns.l == [1] }}"] {
+            let env = compile(&format!("{nested}{end}")).unwrap();
+            // It may be refused; the process lives.
+            let _ = render(&env, context! {}, FUEL);
+        }
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod byte_level;
 mod chat_template;
 mod decoder_steps;
 mod detokenizer;
+mod encode_within;
 mod grammar;
 mod jinja;
+mod jinja_fuel;
 mod python_json;
 mod rendered;
 mod special_tokens;
@@ -20,6 +22,7 @@ mod strftime;
 mod template_source;
 mod token_bytes;
 mod tokenizer;
+mod tokenizer_bounds;
 
 #[cfg(test)]
 mod chat_template_tests;
@@ -35,7 +38,7 @@ pub use detokenizer::Detokenizer;
 pub use grammar::{Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, TokenMask};
 pub use rendered::{Encoded, Rendered};
 pub use special_tokens::SpecialTokens;
-pub use stop::{StopOutput, StopStrings};
+pub use stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopOutput, StopStrings};
 pub use tokenizer::Tokenizer;
 
 use std::path::PathBuf;
@@ -57,6 +60,12 @@ pub enum TextError {
     BadTokenizer { origin: String, reason: String },
     #[error("cannot encode: {0}")]
     Encode(String),
+    /// Found out from the beginning of the text: there may be many more.
+    #[error("the text has {at_least} tokens or more, and the context has room for {most}")]
+    TooManyTokens { at_least: usize, most: usize },
+    /// Found out before any of it was read.
+    #[error("the text has {bytes} bytes, and at most {most} are read")]
+    TooManyBytes { bytes: usize, most: usize },
     /// A one-character control token that is also the model's only way to spell that character.
     #[error(
         "untrusted text contains {0:?}, which this tokenizer can only write as a control token"
@@ -88,6 +97,7 @@ pub enum TextError {
     Render(String),
     #[error("the conversation has more different characters than stand-ins exist ({0})")]
     TooManyCharacters(usize),
-    #[error("a stop string is empty")]
-    EmptyStopString,
+    /// Stop strings that are too many, too long or empty.
+    #[error("{0}")]
+    StopStrings(String),
 }

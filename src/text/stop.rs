@@ -3,10 +3,16 @@
 //! An Aho-Corasick automaton reads the text byte by byte; the depth of its state is the length of the
 //! longest end of the text that may still grow into a stop string, and just that much is held back.
 
-use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::TextError;
+
+/// Stop strings of one text at most.
+pub const MAX_STOP_STRINGS: usize = 16;
+
+/// Bytes of a stop string at most.
+pub const MAX_STOP_BYTES: usize = 1024;
 
 /// Watches one text stream for stop strings.
 ///
@@ -21,6 +27,14 @@ pub struct StopStrings {
     matched: Option<usize>,
 }
 
+impl std::fmt::Debug for StopStrings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StopStrings")
+            .field("lengths", &self.automaton.lengths)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What [`StopStrings::feed`] lets through.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StopOutput {
@@ -30,29 +44,37 @@ pub struct StopOutput {
     pub stopped: Option<usize>,
 }
 
+/// The automaton of all stop strings. Nodes lie level by level, so the children of a node follow each other and a node needs no
+/// list of them: 16 bytes for each byte of a stop string.
 struct Automaton {
-    nodes: Vec<Node>,
-    lengths: Vec<usize>,
+    nodes: Box<[Node]>,
+    /// Bytes of each stop string.
+    lengths: Box<[usize]>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Copy)]
 struct Node {
-    next: BTreeMap<u8, u32>,
+    /// The first child; the others follow, in order of their bytes.
+    first_child: u32,
     /// The longest proper end of this node's string that is a node too.
     fallback: u32,
-    depth: usize,
+    children: u16,
+    depth: u16,
     /// The longest stop string that ends here.
-    stop: Option<usize>,
+    stop: Option<u8>,
+    /// The last byte of this node's string.
+    byte: u8,
 }
 
 impl StopStrings {
     /// `include` keeps the stop string in the text.
     ///
     /// # Errors
-    /// An empty stop string.
+    /// [`TextError::StopStrings`]: more than [`MAX_STOP_STRINGS`], one longer than [`MAX_STOP_BYTES`], or an empty one.
     pub fn new<S: AsRef<str>>(stops: &[S], include: bool) -> Result<Self, TextError> {
+        check(stops)?;
         Ok(Self {
-            automaton: Arc::new(Automaton::new(stops)?),
+            automaton: Arc::new(Automaton::new(stops)),
             include,
             state: 0,
             held: String::new(),
@@ -70,7 +92,8 @@ impl StopStrings {
         seen.push_str(text);
         for (at, &byte) in seen.as_bytes().iter().enumerate().skip(before) {
             self.state = self.automaton.step(self.state, byte);
-            if let Some(stop) = self.automaton.nodes[self.state as usize].stop {
+            if let Some(stop) = self.automaton.node(self.state).stop {
+                let stop = usize::from(stop);
                 self.matched = Some(stop);
                 let end = at + 1;
                 let start = end - self.automaton.lengths[stop];
@@ -79,7 +102,8 @@ impl StopStrings {
             }
         }
         // Stop strings are whole characters, so what may begin one begins at a character.
-        self.held = seen.split_off(seen.len() - self.automaton.nodes[self.state as usize].depth);
+        let growing = usize::from(self.automaton.node(self.state).depth);
+        self.held = seen.split_off(seen.len() - growing);
         self.output(seen)
     }
 
@@ -103,69 +127,110 @@ impl StopStrings {
     }
 }
 
+/// Refuses what no automaton is built for.
+fn check<S: AsRef<str>>(stops: &[S]) -> Result<(), TextError> {
+    let refused = |reason: String| Err(TextError::StopStrings(reason));
+    if stops.len() > MAX_STOP_STRINGS {
+        return refused(format!(
+            "must be at most {MAX_STOP_STRINGS} strings, not {}",
+            stops.len()
+        ));
+    }
+    for stop in stops {
+        match stop.as_ref().len() {
+            0 => return refused("must not be empty".to_owned()),
+            1..=MAX_STOP_BYTES => {}
+            bytes => {
+                return refused(format!(
+                    "must be strings of at most {MAX_STOP_BYTES} bytes, not {bytes}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Automaton {
-    fn new<S: AsRef<str>>(stops: &[S]) -> Result<Self, TextError> {
-        let mut nodes = vec![Node::default()];
-        for (index, stop) in stops.iter().enumerate() {
-            if stop.as_ref().is_empty() {
-                return Err(TextError::EmptyStopString);
-            }
-            let mut at = 0;
-            for &byte in stop.as_ref().as_bytes() {
-                at = match nodes[at].next.get(&byte) {
-                    Some(&next) => next as usize,
-                    None => {
-                        let new = nodes.len();
-                        nodes[at].next.insert(byte, new as u32);
-                        nodes.push(Node {
-                            depth: nodes[at].depth + 1,
-                            ..Node::default()
-                        });
-                        new
-                    }
+    /// `stops` are within their bounds. Takes time and memory in proportion to their bytes.
+    fn new<S: AsRef<str>>(stops: &[S]) -> Self {
+        // Strings that begin alike lie side by side; the first of equal ones comes first.
+        let mut sorted: Vec<(&[u8], u8)> = stops
+            .iter()
+            .map(|stop| stop.as_ref().as_bytes())
+            .zip(0..)
+            .collect();
+        sorted.sort_unstable();
+        let mut automaton = Vec::new();
+        // The strings that begin with each node's string, by their places in `sorted`.
+        let mut below: Vec<Range<usize>> = Vec::from([Range {
+            start: 0,
+            end: sorted.len(),
+        }]);
+        automaton.push(Node {
+            first_child: 0,
+            fallback: 0,
+            children: 0,
+            depth: 0,
+            stop: None,
+            byte: 0,
+        });
+        let mut at = 0;
+        while at < automaton.len() {
+            let depth = usize::from(automaton[at].depth);
+            let ending = |&(stop, _): &(&[u8], u8)| stop.len() == depth;
+            let range = below[at].clone();
+            let ended = sorted[range.clone()].partition_point(ending);
+            let mut start = range.start + ended;
+            automaton[at].first_child = automaton.len() as u32;
+            while start < range.end {
+                let byte = sorted[start].0[depth];
+                let same = |&(stop, _): &(&[u8], u8)| stop[depth] == byte;
+                let end = start + sorted[start..range.end].partition_point(same);
+                let fallback = match at {
+                    0 => 0,
+                    _ => step(&automaton, automaton[at].fallback, byte),
                 };
+                let (first, index) = sorted[start];
+                let own = (first.len() == depth + 1).then_some(index);
+                automaton.push(Node {
+                    first_child: 0,
+                    fallback,
+                    children: 0,
+                    depth: depth as u16 + 1,
+                    stop: own.or(automaton[fallback as usize].stop),
+                    byte,
+                });
+                below.push(start..end);
+                automaton[at].children += 1;
+                start = end;
             }
-            nodes[at].stop.get_or_insert(index);
+            at += 1;
         }
-        let mut automaton = Self {
-            nodes,
+        Self {
+            nodes: automaton.into(),
             lengths: stops.iter().map(|stop| stop.as_ref().len()).collect(),
-        };
-        automaton.link();
-        Ok(automaton)
-    }
-
-    /// Sets fallbacks level by level: a node's is one step on from its parent's.
-    fn link(&mut self) {
-        let mut level: Vec<u32> = vec![0];
-        while !level.is_empty() {
-            let mut below = Vec::new();
-            for parent in level {
-                for (byte, child) in self.nodes[parent as usize].next.clone() {
-                    let fallback = if parent == 0 {
-                        0
-                    } else {
-                        self.step(self.nodes[parent as usize].fallback, byte)
-                    };
-                    let inherited = self.nodes[fallback as usize].stop;
-                    let node = &mut self.nodes[child as usize];
-                    node.fallback = fallback;
-                    node.stop = node.stop.or(inherited);
-                    below.push(child);
-                }
-            }
-            level = below;
         }
     }
 
-    fn step(&self, mut state: u32, byte: u8) -> u32 {
-        loop {
-            let node = &self.nodes[state as usize];
-            match node.next.get(&byte) {
-                Some(&next) => return next,
-                None if state == 0 => return 0,
-                None => state = node.fallback,
-            }
+    fn node(&self, state: u32) -> &Node {
+        &self.nodes[state as usize]
+    }
+
+    fn step(&self, state: u32, byte: u8) -> u32 {
+        step(&self.nodes, state, byte)
+    }
+}
+
+/// The state after `byte`, by nodes of which all above the state's children are complete.
+fn step(nodes: &[Node], mut state: u32, byte: u8) -> u32 {
+    loop {
+        let node = &nodes[state as usize];
+        let first = node.first_child as usize;
+        let children = &nodes[first..first + usize::from(node.children)];
+        match children.binary_search_by_key(&byte, |child| child.byte) {
+            Ok(child) => return node.first_child + child as u32,
+            Err(_) if state == 0 => return 0,
+            Err(_) => state = node.fallback,
         }
     }
 }
@@ -218,10 +283,38 @@ mod tests {
             feed_all(&["c", "abc"], false, &["xabc"]),
             (vec!["x".to_owned(), String::new()], Some(1))
         );
-        assert!(matches!(
-            StopStrings::new(&["a", ""], false),
-            Err(TextError::EmptyStopString)
-        ));
+    }
+
+    #[test]
+    fn bounds_are_kept_to_the_byte() {
+        let longest = "x".repeat(MAX_STOP_BYTES);
+        let most: Vec<String> = (0..MAX_STOP_STRINGS)
+            .map(|at| format!("{}{at:02}", "y".repeat(MAX_STOP_BYTES - 2)))
+            .collect();
+        let accepted: [&[String]; 3] = [&[], std::slice::from_ref(&longest), &most];
+        for stops in accepted {
+            assert!(StopStrings::new(stops, false).is_ok());
+        }
+        let more: Vec<String> = (0..=MAX_STOP_STRINGS).map(|at| at.to_string()).collect();
+        let refused: [(&[String], &str); 3] = [
+            (&more, "at most 16 strings, not 17"),
+            (&[longest + "x"], "at most 1024 bytes, not 1025"),
+            (&["a".into(), String::new()], "must not be empty"),
+        ];
+        for (stops, why) in refused {
+            let error = StopStrings::new(stops, false).err().unwrap().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn clones_share_one_automaton_of_sixteen_bytes_for_each_byte() {
+        let watch = StopStrings::new(&["ab".repeat(500), "abc".to_owned()], false).unwrap();
+        let clone = watch.clone();
+        assert!(Arc::ptr_eq(&watch.automaton, &clone.automaton));
+        // The root, 1,000 bytes, and one more behind the `ab` that both begin with.
+        assert_eq!(watch.automaton.nodes.len(), 1 + 1000 + 1);
+        assert_eq!(size_of::<Node>(), 16);
     }
 
     /// Reads the text one more byte at a time and looks for a stop string at its end.

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::TextError;
+use crate::files;
 
 /// Finds a model's chat template: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
 /// (a string, or a list of named templates of which "default" is meant).
@@ -45,7 +46,7 @@ pub(super) fn find(dir: &Path) -> Result<String, TextError> {
 
 /// A file's text, or `None` where there is no such file.
 fn read(path: &Path) -> Result<Option<String>, TextError> {
-    match std::fs::read_to_string(path) {
+    match files::read_settings(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(TextError::Read {

@@ -14,7 +14,8 @@ use tokenizers::{
 
 use super::added_tokens::{AddedTokens, Stretch, is_control};
 use super::rendered::{Encoded, Rendered};
-use super::{Detokenizer, TextError};
+use super::{Detokenizer, TextError, tokenizer_bounds};
+use crate::files;
 
 /// A tokenizer. Cheap to clone, and one instance serves any number of threads.
 ///
@@ -43,6 +44,8 @@ struct Inner {
     /// untrusted text may well be unknown.
     spelled_by_model: HashSet<u32>,
     unknown_id: Option<u32>,
+    /// Bytes of the longest token.
+    longest_token: usize,
 }
 
 /// Which bytes of the text at hand may become control tokens.
@@ -74,7 +77,7 @@ impl Trust<'_> {
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
-        let bytes = std::fs::read(path).map_err(|source| TextError::Read {
+        let bytes = files::read(path, files::TOKENIZER).map_err(|source| TextError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -101,6 +104,7 @@ impl Tokenizer {
                 "a Strip decoder with `stop` above 0 is not supported".to_owned()
             ));
         }
+        let longest_token = tokenizer_bounds::check(&hf).map_err(bad)?;
         let added = hf.get_added_tokens_decoder();
         let (raw, normalized) = AddedTokens::both(
             added.iter().map(|(&id, token)| (id, token)),
@@ -125,6 +129,7 @@ impl Tokenizer {
             control_ids,
             spelled_by_model,
             unknown_id,
+            longest_token,
             hf,
         })))
     }
@@ -199,6 +204,12 @@ impl Tokenizer {
     /// Number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
         self.0.hf.get_vocab_size(true)
+    }
+
+    /// Bytes of the longest token, as the vocabulary writes it: no token stands for more bytes of a normalised text, but for the
+    /// unknown token.
+    pub fn longest_token(&self) -> usize {
+        self.0.longest_token
     }
 
     /// Whether an id steers the model and can therefore not come from untrusted text.

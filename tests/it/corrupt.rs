@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use selfjudge::model::{Checkpoint, ModelError, weights};
+use selfjudge::model::{Checkpoint, LanguageModel, LoadOptions, ModelError, weights};
 use serde_json::{Value, json};
 
 use crate::support::fixture;
@@ -120,15 +120,29 @@ fn forged_headers_are_refused() {
     let max = u64::MAX;
     let one =
         |value: Value, data: usize, expected: &str| forged(vec![("a", value)], data, expected);
-    one(json!(1), 0, "tensor `a`: no dtype");
+    one(json!(1), 0, "tensor `a`: invalid type");
+    one(json!({}), 0, "tensor `a`: no dtype");
     one(json!({"dtype": "F32"}), 0, "tensor `a`: no shape");
     one(
         json!({"dtype": "F32", "shape": [1]}),
         4,
         "tensor `a`: no data_offsets",
     );
-    one(tensor("F32", json!([-1]), json!([0, 4])), 4, "no shape");
-    one(tensor("F32", json!([1.5]), json!([0, 4])), 4, "no shape");
+    one(
+        tensor("F32", json!([-1]), json!([0, 4])),
+        4,
+        "tensor `a`: invalid",
+    );
+    one(
+        tensor("F32", json!([1.5]), json!([0, 4])),
+        4,
+        "tensor `a`: invalid",
+    );
+    one(
+        tensor("F32", json!(vec![1; 17]), json!([0, 4])),
+        4,
+        "tensor `a`: more than 16 numbers",
+    );
     one(tensor("F32", json!([1]), json!([0])), 4, "not two numbers");
     one(tensor("F32", json!([1]), json!([4, 0])), 4, "run backwards");
     one(tensor("F32", json!([2]), json!([0, 4])), 4, "takes 8 bytes");
@@ -189,6 +203,35 @@ fn forged_headers_are_refused() {
         "overlaps",
     );
     forged(vec![("a", first.clone()), ("b", first)], 8, "overlaps");
+}
+
+#[test]
+fn headers_of_too_many_tensors_are_refused_before_they_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = |tensors: usize| {
+        let each = (0..tensors).map(|at| {
+            format!("\"{at}\":{{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}}")
+        });
+        format!("{{{}}}", each.collect::<Vec<_>>().join(","))
+    };
+    open_bytes(dir.path(), &file(&header(100_000), 0)).unwrap();
+    let error = message(open_bytes(dir.path(), &file(&header(100_001), 0)));
+    assert!(error.contains("more than 100000 tensors"), "{error}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_weights_is_refused_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["model.safetensors", "config.json", "tokenizer.json"] {
+        let pipe = dir.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+    }
+    let error = message(Checkpoint::open(dir.path()));
+    assert!(error.contains("not a regular file"), "{error}");
+    let error = LanguageModel::load(dir.path(), &LoadOptions::default());
+    let error = error.err().expect("a pipe is no model").to_string();
+    assert!(error.contains("not a regular file"), "{error}");
 }
 
 #[test]

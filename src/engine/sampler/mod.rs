@@ -105,17 +105,24 @@ impl Sampler {
             seen.penalise(params, logits);
         }
         let stop_ids = &params.stop.stop_ids;
-        let mut stops: Vec<f32> = stop_ids.iter().map(|&id| logits[id as usize]).collect();
         let mut may_end = !early;
         if let Some(grammar) = &self.grammar {
-            grammar.allowed().apply(logits);
             may_end &= grammar.allowed().may_end();
+            // Where the text may end, a stop id is allowed whatever the grammar says of it as a token.
+            let ends: Vec<(u32, f32)> = stop_ids
+                .iter()
+                .filter(|_| may_end)
+                .map(|id| (id, logits[id as usize]))
+                .collect();
+            grammar.allowed().apply(logits);
+            for (id, logit) in ends {
+                logits[id as usize] = logit;
+            }
         }
         if !may_end {
-            stops.fill(f32::NEG_INFINITY);
-        }
-        for (&id, &stop) in stop_ids.iter().zip(&stops) {
-            logits[id as usize] = stop;
+            for id in stop_ids.iter() {
+                logits[id as usize] = f32::NEG_INFINITY;
+            }
         }
         let possible = |logit: &f32| *logit > f32::NEG_INFINITY;
         match self.grammar.is_none() || logits.iter().any(possible) {
@@ -127,7 +134,7 @@ impl Sampler {
     /// Tells the grammar; whether nothing more may come.
     fn follow(&mut self, params: &SamplingParams, id: u32) -> Result<bool, GrammarError> {
         match &mut self.grammar {
-            Some(grammar) if !params.stop.stop_ids.contains(&id) => {
+            Some(grammar) if !params.stop.stop_ids.contains(id) => {
                 grammar.accept(id)?;
                 Ok(grammar.is_complete())
             }

@@ -18,6 +18,7 @@ use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
 use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
+use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
 use crate::http::traffic::Identity;
 use crate::model::WeightsName;
@@ -242,16 +243,24 @@ pub async fn chat(
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
     let limited = own.max_completion_tokens.or(own.max_tokens).is_some();
+    let wanted = Wanted {
+        prompts: 1,
+        max_tokens: own.max_tokens()?,
+        logprobs: own.top_logprobs()?,
+        logprob_ids: Vec::new(),
+    };
     let sampling = sampling
-        .check(arrival, own.max_tokens()?, service)
+        .check(arrival, wanted, &state)
         .await?
-        .limited(limited)
-        .with_logprobs(own.top_logprobs()?, Vec::new());
+        .limited(limited);
     let messages = conversation::messages(own.messages)?;
     let judging = sampling.judging(&state.principles.current(), 1)?;
     let prompt = Prompt {
         judging: judging.map(|judging| judging.of(messages.clone())),
-        tokens: service.encode_chat(&messages).await?,
+        tokens: service
+            .read_chat(&messages)
+            .await
+            .map_err(|error| ApiError::from(error).renamed("prompt", "messages"))?,
         asked: Asked::Messages(messages),
     };
     let words = Words(state.call("chatcmpl", &sampling));

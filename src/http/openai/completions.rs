@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
-use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,10 +19,11 @@ use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
 use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
+use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
 use crate::http::traffic::Identity;
 use crate::model::WeightsName;
-use crate::service::{Service, ServiceError, TokenText};
+use crate::service::{RawPrompt, ReadPrompt, TokenText};
 
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -164,18 +165,19 @@ impl PromptBody {
     }
 }
 
-/// The prompts as tokens.
-async fn encode(prompt: PromptBody, service: &Service) -> Result<Vec<Vec<u32>>, ApiError> {
-    Ok(match prompt {
-        PromptBody::Text(text) => vec![service.encode_text(text).await?],
-        PromptBody::Texts(texts) => {
-            let encoded = texts.into_iter().map(|text| service.encode_text(text));
-            try_join_all(encoded).await?
+impl From<PromptBody> for Vec<RawPrompt> {
+    fn from(prompt: PromptBody) -> Self {
+        match prompt {
+            PromptBody::Text(text) => vec![RawPrompt::Text(text)],
+            PromptBody::Texts(texts) => texts.into_iter().map(RawPrompt::Text).collect(),
+            PromptBody::Tokens(tokens) => vec![RawPrompt::Tokens(tokens)],
+            PromptBody::TokenLists(lists) => lists.into_iter().map(RawPrompt::Tokens).collect(),
         }
-        PromptBody::Tokens(tokens) => vec![tokens],
-        PromptBody::TokenLists(lists) => lists,
-    })
+    }
 }
+
+/// Prompts of a call that are read at once: others' prompts come between those of a call that has many.
+const READ_AT_ONCE: usize = 2;
 
 /// Continues one prompt or several as they are. With `best_of` the candidates are judged as answers to the prompt's text.
 #[utoipa::path(
@@ -213,26 +215,36 @@ pub async fn completions(
     } = body;
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
-    let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
-    let sampling = sampling
-        .check(arrival, max_tokens, service)
-        .await?
-        .limited(own.max_tokens.is_some())
-        .with_logprobs(own.logprobs, Vec::new());
     let count = own.prompt.check()?;
+    let wanted = Wanted {
+        prompts: count,
+        max_tokens: own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+        logprobs: own.logprobs,
+        logprob_ids: Vec::new(),
+    };
+    let limited = own.max_tokens.is_some();
+    let sampling = sampling
+        .check(arrival, wanted, &state)
+        .await?
+        .limited(limited);
     let judged = sampling.judging(&state.principles.current(), count)?;
+    let read = stream::iter(Vec::from(own.prompt))
+        .map(|prompt| service.read_prompt(prompt))
+        .buffered(READ_AT_ONCE)
+        .try_collect::<Vec<ReadPrompt>>()
+        .await
+        .map_err(|error| ApiError::from(error).renamed("messages", "prompt"))?;
     let mut prompts = Vec::with_capacity(count);
-    for tokens in encode(own.prompt, service).await? {
+    for ReadPrompt {
+        tokens,
+        text,
+        spoken,
+    } in read
+    {
         let judging = match &judged {
-            Some(judging) => {
-                let text = service.tokenizer().decode(&tokens, true);
-                let asked = conversation(Some(text.map_err(ServiceError::from)?), None)?;
-                Some(judging.of(asked))
-            }
+            Some(judging) => Some(judging.of(conversation(Some(spoken), None)?)),
             None => None,
         };
-        let text = service.tokenizer().decode(&tokens, false);
-        let text = text.map_err(|error| ApiError::invalid("prompt", error.to_string()))?;
         prompts.push(Prompt {
             tokens,
             asked: Asked::Text(text),

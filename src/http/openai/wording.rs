@@ -1,5 +1,6 @@
 //! What every piece of an answer says of its call.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::http::AppState;
@@ -30,8 +31,8 @@ impl AppState {
             created: created(),
             model: self.model_name.to_string(),
             ends: Ends {
-                stop: sampling.stop.clone(),
-                ids: self.service.stop_ids().to_vec(),
+                stop: Arc::clone(&sampling.stop),
+                ids: self.service.stop_ids().into(),
             },
         }
     }

@@ -202,8 +202,11 @@ fn parse_key(name: &str) -> Option<(&str, bool)> {
     (!layer.is_empty()).then_some((layer, is_a))
 }
 
+/// Bytes of an adapter's file at most; it is read into memory as a whole.
+const MAX_FILE_BYTES: u64 = 16 << 30;
+
 fn read(path: &Path) -> Result<Vec<u8>, AdapterError> {
-    fs::read(path).map_err(io(path))
+    crate::files::read(path, MAX_FILE_BYTES).map_err(io(path))
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> AdapterError {

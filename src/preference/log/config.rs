@@ -14,6 +14,10 @@ pub struct LogConfig {
     pub url: String,
     /// Records that may wait for the writer; one more is refused at once.
     pub queue: usize,
+    /// Bytes of a record at most, as [`NewRecord::bytes`](super::NewRecord::bytes) counts them; a larger one is refused.
+    pub max_record: usize,
+    /// Bytes of all records that wait for the writer; a record that would be one too many is refused at once.
+    pub queue_bytes: usize,
     /// How long records are kept; none keeps them until they are deleted.
     pub retention: Option<Duration>,
     /// What is taken out of records before they are written.
@@ -39,6 +43,8 @@ impl LogConfig {
             salt: SaltPlace::of(&url),
             url,
             queue: 1024,
+            max_record: 16 << 20,
+            queue_bytes: 64 << 20,
             retention: None,
             redaction: Redaction::default(),
             trust: FeedbackTrust::default(),
@@ -60,6 +66,8 @@ impl fmt::Debug for LogConfig {
         f.debug_struct("LogConfig")
             .field("url", &without_password(&self.url))
             .field("queue", &self.queue)
+            .field("max_record", &self.max_record)
+            .field("queue_bytes", &self.queue_bytes)
             .field("retention", &self.retention)
             .field("redaction", &self.redaction)
             .field("salt", &self.salt)

@@ -36,6 +36,9 @@ pub enum LogError {
     StageOpen(StageId),
     #[error("there is no {what} `{id}`")]
     NotFound { what: &'static str, id: String },
+    /// The record is larger than a record may be.
+    #[error("the record has {bytes} bytes, and at most {most} are kept")]
+    TooLarge { bytes: usize, most: usize },
     /// What was given cannot be stored.
     #[error("{0}")]
     Invalid(String),

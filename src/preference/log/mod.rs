@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use database::Database;
@@ -65,6 +65,9 @@ pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
 pub use switch::LearningSwitch;
 
+/// Bytes that one permit of the queue stands for.
+const QUEUE_UNIT: usize = 1024;
+
 /// A handle on the log; clones share its writer and its connections.
 ///
 /// The writer ends when the last clone is dropped, after it wrote what was queued; [`TrafficLog::close`] waits for that.
@@ -82,6 +85,9 @@ struct Shared {
     /// What names of calls are hashed with, as surrogates of personal data are.
     salt: Arc<str>,
     quotas: Arc<Quotas>,
+    max_record: usize,
+    /// Bytes that may wait, one permit for each [`QUEUE_UNIT`].
+    waiting: Arc<Semaphore>,
     counters: Arc<Counters>,
     /// None until [`TrafficLog::bind`].
     model: OnceLock<model::Bound>,
@@ -128,6 +134,8 @@ impl TrafficLog {
                 trust: config.trust,
                 salt: salt.into(),
                 quotas,
+                max_record: config.max_record.min(config.queue_bytes),
+                waiting: Arc::new(Semaphore::new(config.queue_bytes.div_ceil(QUEUE_UNIT))),
                 counters,
                 model: OnceLock::new(),
                 queue: Mutex::new(Some(queue)),
@@ -150,18 +158,27 @@ impl TrafficLog {
     /// Appends a record and returns its id after the commit.
     ///
     /// # Errors
-    /// [`LogError::Overloaded`] at once if the queue is full, [`LogError::Unavailable`] if the database cannot write,
+    /// [`LogError::TooLarge`]; [`LogError::Overloaded`] at once if the queue is full, [`LogError::Unavailable`] if the database cannot write,
     /// [`LogError::PrincipalQuota`] and [`LogError::Full`] if there is no room for it, [`LogError::IdempotencyReused`] if its name stands
     /// for another request, [`LogError::Redaction`], and [`LogError::Invalid`] for a record without consent to be kept or with indices
     /// out of range.
     pub async fn append(&self, mut record: NewRecord) -> Result<RecordId> {
         record.check()?;
+        let (bytes, most) = (record.bytes(), self.shared.max_record);
+        if bytes > most {
+            return Err(LogError::TooLarge { bytes, most });
+        }
         let counters = &self.shared.counters;
         let queue = locked(&self.shared.queue).clone();
         let Some(queue) = queue else {
             return Err(LogError::Unavailable("the log was closed".to_owned()));
         };
         // The place is taken before the redaction, which may be slow: what is refused should be refused at once.
+        let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT)).unwrap_or(u32::MAX);
+        let Ok(waiting) = Arc::clone(&self.shared.waiting).try_acquire_many_owned(units) else {
+            counters.overloaded.fetch_add(1, Ordering::Relaxed);
+            return Err(LogError::Overloaded);
+        };
         let place = match queue.try_reserve() {
             Ok(place) => place,
             Err(TrySendError::Full(())) => {
@@ -197,6 +214,7 @@ impl TrafficLog {
                 name,
             },
             queued,
+            _waiting: waiting,
             reply,
         });
         answer
@@ -210,6 +228,11 @@ impl TrafficLog {
         let record = rows::read_record(&mut reading, id, scope).await?;
         reading.commit().await?;
         Ok(record)
+    }
+
+    /// Bytes of a record at most.
+    pub fn max_record(&self) -> usize {
+        self.shared.max_record
     }
 
     /// When what callers prefer is believed.

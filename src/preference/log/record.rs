@@ -71,7 +71,8 @@ pub struct Sample {
     /// One per token, or none at all.
     pub logprobs: Vec<f32>,
     pub seed: Option<u64>,
-    /// Sampling parameters as JSON; null if the text was given.
+    /// Sampling parameters as JSON; null if the text was given. Samples of one call have the same, and all but the first say no more
+    /// than that, see [`Sample::sampled_as`]; what is read from the log is written out.
     pub sampling: Value,
     /// `stop`, `length`, ...; none if the text was given.
     pub finish_reason: Option<String>,
@@ -97,6 +98,34 @@ impl Sample {
 /// Least probability that a judge puts on its two labels for its verdict to name a winner: below it there is no pair, and nothing is
 /// corroborated.
 pub const MIN_LABEL_MASS: f32 = 0.5;
+
+/// The one field of sampling parameters that are those of an earlier sample of the record.
+const AS_SAMPLE: &str = "as_sample";
+
+impl Sample {
+    /// The sampling parameters of sample `earlier` of the record. They may be large, and are kept once.
+    pub fn sampled_as(earlier: usize) -> Value {
+        Value::Object(
+            [(AS_SAMPLE.to_owned(), earlier.into())]
+                .into_iter()
+                .collect(),
+        )
+    }
+
+    /// Writes out what says no more than that it is as an earlier sample's.
+    pub(super) fn write_out(samples: &mut [Self]) {
+        for at in 0..samples.len() {
+            let earlier = match samples[at].sampling.as_object() {
+                Some(fields) if fields.len() == 1 => fields.get(AS_SAMPLE).and_then(Value::as_u64),
+                _ => None,
+            };
+            let earlier = earlier.and_then(|earlier| usize::try_from(earlier).ok());
+            if let Some(earlier) = earlier.filter(|&earlier| earlier < at) {
+                samples[at].sampling = samples[earlier].sampling.clone();
+            }
+        }
+    }
+}
 
 /// A comparison of two samples of one record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,6 +229,35 @@ impl NewRecord {
         self.pairs.extend(made);
     }
 
+    /// What the record takes in the database: its texts, tokens and numbers, and what a row costs by itself.
+    pub fn bytes(&self) -> usize {
+        const ROW: usize = 128;
+        let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
+        let prompt = match &self.prompt {
+            Prompt::Text(text) => text.len(),
+            Prompt::Messages(messages) => {
+                let messages = messages.iter();
+                messages
+                    .map(|message| message.content.len() + ROW / 4)
+                    .sum()
+            }
+        };
+        let samples = self.samples.iter().map(|sample| {
+            let numbers = size_of::<u32>() * (sample.token_ids.len() + sample.logprobs.len());
+            ROW + sample.text.len() + numbers + json_bytes(&sample.sampling)
+        });
+        let verdicts = self
+            .verdicts
+            .iter()
+            .map(|verdict| ROW + texts(&verdict.principles));
+        let pairs = self.pairs.iter().map(|pair| ROW + texts(&pair.principles));
+        ROW + prompt
+            + size_of::<u32>() * self.prompt_token_ids.len()
+            + samples.sum::<usize>()
+            + verdicts.sum::<usize>()
+            + pairs.sum::<usize>()
+    }
+
     /// Checks what no type says.
     pub(super) fn check(&self) -> Result<()> {
         if !self.consent.retain {
@@ -227,6 +285,29 @@ impl Addition {
     pub(super) fn check(&self) -> Result<()> {
         self.corroborating.iter().try_for_each(check_numbers)?;
         check(&self.samples, &self.verdicts, &self.pairs)
+    }
+}
+
+/// About the length of a value as JSON.
+fn json_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 8,
+        Value::String(text) => text.len() + 2,
+        Value::Array(values) => {
+            values
+                .iter()
+                .map(|value| json_bytes(value) + 1)
+                .sum::<usize>()
+                + 2
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            fields
+                .map(|(key, value)| key.len() + 4 + json_bytes(value))
+                .sum::<usize>()
+                + 2
+        }
     }
 }
 

@@ -296,7 +296,10 @@ async fn read_samples(connection: &mut AnyConnection, id: &RecordId) -> Result<V
             version: row.try_get("version")?,
         })
     };
-    rows.into_iter().map(sample).collect()
+    let samples: Result<Vec<Sample>> = rows.into_iter().map(sample).collect();
+    let mut samples = samples?;
+    Sample::write_out(&mut samples);
+    Ok(samples)
 }
 
 async fn read_verdicts(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::database::Database;
 use super::quota::Quotas;
@@ -23,6 +23,8 @@ const GATHER: Duration = Duration::from_millis(5);
 pub(super) struct Job {
     pub row: NewRow,
     pub queued: Instant,
+    /// The record's bytes among those that may wait.
+    pub _waiting: OwnedSemaphorePermit,
     pub reply: oneshot::Sender<Result<RecordId>>,
 }
 

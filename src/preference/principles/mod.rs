@@ -3,7 +3,7 @@
 //! Whoever judges takes one [`VersionedTable`] and judges a whole call or stage by it; a new table is there from the next one
 //! on. A replacement names the version that it replaces, so that of two people who edit at once the second is told.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -160,7 +160,7 @@ impl Principles {
 
 /// What is kept at `path`, if anything is.
 fn kept(path: &Path) -> Result<Option<VersionedTable>, PrinciplesError> {
-    match fs::read_to_string(path) {
+    match crate::files::read_settings(path) {
         Ok(text) => read(path, &text).map(Some),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => {
@@ -211,6 +211,8 @@ fn write(path: &Path, table: &VersionedTable) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn table(weight: f64) -> PrincipleTable {

@@ -29,6 +29,8 @@ pub enum GrammarError {
     TooDeep(usize),
     #[error("names no choice")]
     NoChoice,
+    #[error("names {choices} choices; at most {most} are compiled")]
+    TooManyChoices { choices: usize, most: usize },
     #[error("{0}")]
     Invalid(String),
     #[error("permits nothing but the empty text")]

@@ -24,6 +24,9 @@ pub enum GrammarSpec {
 /// Longest source, in bytes.
 const MOST_BYTES: usize = 256 << 10;
 
+/// Most texts to choose from.
+const MAX_CHOICES: usize = 5000;
+
 /// Deepest nesting of brackets. llguidance parses recursively.
 const MOST_NESTED: usize = 128;
 
@@ -52,6 +55,12 @@ impl GrammarSpec {
                 Ok(TopLevelGrammar::from_lark(grammar.clone()))
             }
             Self::Choice(choices) if choices.is_empty() => Err(GrammarError::NoChoice),
+            Self::Choice(choices) if choices.len() > MAX_CHOICES => {
+                Err(GrammarError::TooManyChoices {
+                    choices: choices.len(),
+                    most: MAX_CHOICES,
+                })
+            }
             Self::Choice(choices) => {
                 // A string of Lark is one of JSON.
                 let choices: Vec<String> = choices.iter().map(|c| json!(c).to_string()).collect();

@@ -2,6 +2,7 @@
 
 mod admin;
 mod api_doc;
+mod bounds;
 mod decisions;
 mod docs;
 mod exchange;
@@ -93,12 +94,21 @@ fn keyed() -> HttpConfig {
 }
 
 fn logged(config: &HttpConfig, traffic: TrafficConfig) -> Logged {
+    logged_with(config, traffic, |log| log)
+}
+
+/// [`logged`], with the log set up by `change`.
+fn logged_with(
+    config: &HttpConfig,
+    traffic: TrafficConfig,
+    change: impl FnOnce(LogConfig) -> LogConfig,
+) -> Logged {
     let dir = tempfile::tempdir().unwrap();
-    let log_config = LogConfig {
+    let log_config = change(LogConfig {
         trust: FeedbackTrust::Always,
         patience: PATIENCE,
         ..LogConfig::sqlite(&dir.path().join("traffic.sqlite"))
-    };
+    });
     let log = RUNTIME.block_on(TrafficLog::open(&log_config)).unwrap();
     let traffic = TrafficConfig {
         log: Some(log.clone()),

@@ -1,0 +1,204 @@
+//! From the reads of a pair to its verdict.
+
+use super::judging::{JudgeTask, PairVerdict, PrincipleVerdict, ShownRead, WeightedPrinciple};
+use crate::judge::{LabelLogprobs, Rule, decide, lead, sigmoid};
+use crate::preference::Polarity;
+
+/// One pair from its reads: principles in order, one or two reads each.
+pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool) -> PairVerdict {
+    let per_principle = task.orders.reads().len();
+    let mut parts: Vec<PrincipleVerdict> = reads
+        .chunks_exact(per_principle)
+        .enumerate()
+        .map(|(at, reads)| {
+            let verdict = read_orders(reads);
+            match task.principles.get(at) {
+                Some(principle) => verdict.under(principle),
+                None => verdict,
+            }
+        })
+        .collect();
+    if task.principles.is_empty() {
+        let only = parts.pop().expect("a pair is read; this is a bug");
+        return PairVerdict {
+            p: only.p,
+            winner: winner(only.p),
+            consistent: only.consistent,
+            label_mass: only.label_mass,
+            orders: only.orders,
+            principles: Vec::new(),
+            truncated,
+        };
+    }
+    let weights: Vec<f64> = task.principles.iter().map(|p| p.weight.into()).collect();
+    let total: f64 = weights.iter().sum();
+    let mean = |value: &dyn Fn(&PrincipleVerdict) -> f32| -> f32 {
+        let weighted = parts.iter().zip(&weights);
+        let sum: f64 = weighted
+            .map(|(part, weight)| f64::from(value(part)) * weight)
+            .sum();
+        (sum / total) as f32
+    };
+    let p = settle(mean(&|part| part.p));
+    let orders = (0..per_principle)
+        .map(|order| ShownRead {
+            shown: parts[0].orders[order].shown,
+            p_first: mean(&|part| part.orders[order].p_first),
+        })
+        .collect();
+    PairVerdict {
+        p,
+        winner: winner(p),
+        consistent: parts
+            .iter()
+            .map(|part| part.consistent)
+            .reduce(|all, one| Some(all? && one?))
+            .flatten(),
+        label_mass: mean(&|part| part.label_mass),
+        orders,
+        principles: parts,
+        truncated,
+    }
+}
+
+/// A mean of probabilities, an exact tie where it is one but for how its parts were rounded.
+fn settle(p: f32) -> f32 {
+    /// What rounding to `f32` can shift a mean by.
+    const ROUNDING: f32 = 1e-7;
+    match (p - 0.5).abs() <= ROUNDING {
+        true => 0.5,
+        false => p,
+    }
+}
+
+fn winner(p: f32) -> Option<usize> {
+    match p.total_cmp(&0.5) {
+        std::cmp::Ordering::Greater => Some(0),
+        std::cmp::Ordering::Less => Some(1),
+        std::cmp::Ordering::Equal => None,
+    }
+}
+
+impl PrincipleVerdict {
+    /// The verdict as `principle` has it: turned around, if what was asked is true of the worse answer.
+    fn under(mut self, principle: &WeightedPrinciple) -> Self {
+        self.principle.clone_from(&principle.name);
+        if principle.polarity == Polarity::Forbid {
+            self.p = 1.0 - self.p;
+            for read in &mut self.orders {
+                read.p_first = 1.0 - read.p_first;
+            }
+        }
+        self
+    }
+}
+
+/// What one or two reads of a pair say, under a principle yet to be named.
+fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
+    let (p, label_mass, consistent, orders) = match reads {
+        [given, turned] => {
+            let verdict = decide(&[[*given, *turned]], Rule::Average, false);
+            let [first, second] = verdict.orders;
+            let reads = vec![
+                ShownRead {
+                    shown: [0, 1],
+                    p_first: first,
+                },
+                ShownRead {
+                    shown: [1, 0],
+                    p_first: 1.0 - second,
+                },
+            ];
+            let consistent = Some(verdict.consistent);
+            (verdict.p, verdict.label_mass, consistent, reads)
+        }
+        _ => {
+            let [first, second] = reads[0];
+            let p = sigmoid(lead(first, second));
+            let read = ShownRead {
+                shown: [0, 1],
+                p_first: p,
+            };
+            (p, first.exp() + second.exp(), None, vec![read])
+        }
+    };
+    PrincipleVerdict {
+        principle: String::new(),
+        p,
+        label_mass,
+        consistent,
+        orders,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{Orders, Turn};
+
+    const NOTHING: f32 = f32::NEG_INFINITY;
+
+    fn task(weights: &[f32], orders: Orders) -> JudgeTask {
+        let principle = |&weight: &f32| WeightedPrinciple {
+            name: "p".to_owned(),
+            text: "p".to_owned(),
+            polarity: Polarity::Encourage,
+            weight,
+        };
+        JudgeTask {
+            context: Vec::new(),
+            principles: weights.iter().map(principle).collect(),
+            orders,
+            weights: None,
+            turn: Turn::now(),
+        }
+    }
+
+    /// A read by which the one shown first is better with probability `p`.
+    fn read(p: f32) -> LabelLogprobs {
+        [p.ln(), (1.0 - p).ln()]
+    }
+
+    #[test]
+    fn labels_without_probability_are_a_tie_and_no_nan() {
+        let orders = [(Orders::Both, 2), (Orders::Given, 1)];
+        for (orders, per_principle) in orders {
+            for principles in [&[][..], &[1.0], &[1.0, 2.0]] {
+                let reads = vec![[NOTHING; 2]; per_principle * principles.len().max(1)];
+                let verdict = verdict(&task(principles, orders), &reads, false);
+                assert_eq!(
+                    (verdict.p, verdict.winner, verdict.label_mass),
+                    (0.5, None, 0.0)
+                );
+                let parts = verdict.principles.iter().map(|part| part.p);
+                let shown = verdict.orders.iter().map(|order| order.p_first);
+                assert!(parts.chain(shown).all(|p| p == 0.5), "{verdict:?}");
+            }
+        }
+        let one = verdict(&task(&[], Orders::Given), &[[-1.0, NOTHING]], false);
+        assert_eq!((one.p, one.winner), (1.0, Some(0)));
+    }
+
+    #[test]
+    fn opposite_principles_of_one_weight_are_an_exact_tie() {
+        for step in 1..1000 {
+            let p = step as f32 / 1000.0;
+            for weight in [0.1, 0.3, 1.0, 7.0] {
+                let task = task(&[weight, weight, weight, weight], Orders::Given);
+                let reads = [read(p), read(0.5), read(1.0 - p), read(0.5)];
+                let verdict = verdict(&task, &reads, false);
+                assert_eq!((verdict.p, verdict.winner), (0.5, None), "{p} at {weight}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_small_lead_is_no_tie() {
+        let verdict = verdict(
+            &task(&[1.0, 1.0], Orders::Given),
+            &[read(0.50001), read(0.5)],
+            false,
+        );
+        assert_eq!(verdict.winner, Some(0));
+    }
+}

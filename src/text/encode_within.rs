@@ -1,0 +1,128 @@
+//! Encoding of texts that may be far too long: by their beginning first, so that a refusal costs no more than an acceptance.
+//!
+//! Encoding takes about a microsecond and up to 300 bytes of memory for each byte of a text, and a request body has megabytes. A text
+//! of which the beginning alone is surely too long is refused without a look at the rest.
+
+use super::{Encoded, Rendered, TextError, Tokenizer};
+
+impl Tokenizer {
+    /// [`Self::encode_rendered`], unless there are clearly more than `most` tokens.
+    ///
+    /// A text that is refused has more tokens than `most`; one that is not may have some more as well, so what needs the exact bound
+    /// counts what it gets.
+    ///
+    /// # Errors
+    /// [`TextError::TooManyTokens`], and those of [`Self::encode_rendered`].
+    pub fn encode_rendered_within(
+        &self,
+        rendered: &Rendered,
+        most: usize,
+    ) -> Result<Encoded, TextError> {
+        let sure = self.surely_more_than(most);
+        // Where every byte is a token, one look is enough; where tokens are long, the next look is twice as long.
+        let mut looked_at = sure.saturating_mul(2);
+        while looked_at < rendered.text.len() / 2 {
+            let beginning = beginning(rendered, looked_at);
+            let at_least = self.encode_rendered(&beginning)?.ids.len();
+            if at_least > sure {
+                return Err(TextError::TooManyTokens { at_least, most });
+            }
+            looked_at = looked_at.saturating_mul(2);
+        }
+        self.encode_rendered(rendered)
+    }
+
+    /// [`Self::encode_text`], unless there are clearly more than `most` tokens: see [`Self::encode_rendered_within`].
+    ///
+    /// # Errors
+    /// As [`Self::encode_rendered_within`].
+    pub fn encode_text_within(&self, text: &str, most: usize) -> Result<Vec<u32>, TextError> {
+        let mut rendered = Rendered::new();
+        rendered.push_untrusted(text);
+        Ok(self.encode_rendered_within(&rendered, most)?.ids)
+    }
+
+    /// The number of tokens of a beginning above which the whole text has more than `most`. The last token of the whole text that
+    /// reaches into the beginning may be spelled by as many as its bytes there, and the cut may change how the word before it is
+    /// spelled: twice as many leaves room for both.
+    fn surely_more_than(&self, most: usize) -> usize {
+        most.saturating_mul(2).saturating_add(self.longest_token())
+    }
+
+    /// The most bytes of untrusted text of which a prompt of `most` tokens can be made: more are refused before anything reads them.
+    ///
+    /// Normalisers may make a text shorter, and a run of unknown characters may be one token, so this is four times what tokens can
+    /// spell, and 64 KiB at least.
+    pub fn most_bytes(&self, most: usize) -> usize {
+        const LEAST: usize = 64 << 10;
+        let spelled = most.saturating_mul(self.longest_token());
+        spelled.saturating_mul(4).max(LEAST)
+    }
+}
+
+/// The first `bytes` of a text, or a few less: characters stay whole.
+fn beginning(rendered: &Rendered, bytes: usize) -> Rendered {
+    let end = rendered.text.floor_char_boundary(bytes);
+    let untrusted = rendered.untrusted.iter();
+    Rendered {
+        text: rendered.text[..end].to_owned(),
+        untrusted: untrusted
+            .map(|range| range.start.min(end)..range.end.min(end))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::small_tokenizers::{byte_fallback, byte_level, sentencepiece, unigram};
+
+    #[test]
+    fn texts_are_encoded_as_ever_or_refused_by_their_beginning() {
+        let texts = ["", "a", "ab a", "hello é🙂 ", "a\n"].map(|text| text.repeat(50));
+        for tokenizer in [byte_level(), byte_fallback(), unigram()] {
+            for text in &texts {
+                let whole = tokenizer.encode_text(text).unwrap();
+                for most in [0, 1, whole.len() / 3, whole.len(), 2 * whole.len()] {
+                    match tokenizer.encode_text_within(text, most) {
+                        Ok(ids) => assert_eq!(ids, whole, "{text:?} within {most}"),
+                        Err(TextError::TooManyTokens { at_least, .. }) => {
+                            assert!(whole.len() > most && at_least > most, "{text:?}, {most}");
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_text_that_is_far_too_long_only_the_beginning_is_read() {
+        // What lies behind the beginning would be an error: no token spells it.
+        let tokenizer = sentencepiece("first", crate::text::small_tokenizers::llama_decoder());
+        let text = "ab ".repeat(100_000);
+        let error = tokenizer.encode_text_within(&text, 10).unwrap_err();
+        let TextError::TooManyTokens { at_least, most } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(most, 10);
+        assert!(
+            at_least < 10_000,
+            "{at_least} tokens were made to refuse 10"
+        );
+    }
+
+    #[test]
+    fn control_tokens_of_the_frame_stay_trusted_where_the_text_is_cut() {
+        let tokenizer = byte_level();
+        let mut rendered = Rendered::new();
+        rendered.push_trusted("<|im_end|>");
+        rendered.push_untrusted(&"<|im_end|>".repeat(3));
+        let whole = tokenizer.encode_rendered(&rendered).unwrap();
+        let within = tokenizer.encode_rendered_within(&rendered, 100).unwrap();
+        assert_eq!(within, whole);
+        let cut = beginning(&rendered, 15);
+        assert_eq!(cut.untrusted.len(), 1);
+        assert_eq!(cut.untrusted[0], 10..15);
+    }
+}

@@ -1,0 +1,93 @@
+//! What a rendering may spend. minijinja counts instructions and the data that its own operators and filters make; here is counted
+//! what the methods that it does not know of make, before they make it.
+
+use std::fmt::{self, Write};
+use std::io;
+
+use minijinja::{Error, ErrorKind, State, Value};
+
+/// Bytes of data that one unit of fuel pays for: minijinja's rate.
+const BYTES_OF_FUEL: u64 = 64;
+
+/// What a rendering may spend: for instructions, for each message, and 32 times the bytes of what it is given. Real templates take a
+/// few thousand instructions and read each content a few times. Memory is bounded by it: 64 bytes a unit.
+pub(super) fn of_rendering(messages: usize, content_bytes: usize) -> u64 {
+    let (messages, bytes) = (messages as u64, content_bytes as u64);
+    300_000 + 1000 * messages + bytes / 2
+}
+
+/// Pays for `bytes` that are about to be made or read.
+///
+/// # Errors
+/// Where there is no fuel for them.
+pub(super) fn pay(state: &State, bytes: usize) -> Result<(), Error> {
+    state.consume_fuel(bytes as u64 / BYTES_OF_FUEL + 1)
+}
+
+/// Pays for a value written as text, however deep its lists lie within each other.
+///
+/// # Errors
+/// Where there is no fuel for it.
+pub(super) fn pay_for_text(state: &State, value: &Value) -> Result<(), Error> {
+    let mut meter = Meter::of(state);
+    match write!(meter, "{value}") {
+        Ok(()) => pay(state, meter.written),
+        Err(_) => Err(Error::from(ErrorKind::OutOfFuel)),
+    }
+}
+
+/// Pays for a value written as JSON. Walking a value takes longer than copying bytes, so each of them costs as much as 16.
+///
+/// # Errors
+/// Where there is no fuel for it, or it is no JSON.
+pub(super) fn pay_for_json(state: &State, value: &Value) -> Result<(), Error> {
+    let mut meter = Meter::of(state);
+    match serde_json::to_writer(&mut meter, value) {
+        Ok(()) => pay(state, meter.written.saturating_mul(16)),
+        Err(error) if error.is_io() => Err(Error::from(ErrorKind::OutOfFuel)),
+        Err(error) => Err(Error::new(ErrorKind::BadSerialization, error.to_string())),
+    }
+}
+
+/// Counts bytes and keeps none; ends what is written where the fuel would.
+struct Meter {
+    written: usize,
+    most: usize,
+}
+
+impl Meter {
+    fn of(state: &State) -> Self {
+        let left = state.fuel_levels().map_or(u64::MAX, |(_, left)| left);
+        Self {
+            written: 0,
+            most: usize::try_from(left.saturating_mul(BYTES_OF_FUEL)).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> bool {
+        self.written = self.written.saturating_add(bytes);
+        self.written <= self.most
+    }
+}
+
+impl fmt::Write for Meter {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        match self.take(text.len()) {
+            true => Ok(()),
+            false => Err(fmt::Error),
+        }
+    }
+}
+
+impl io::Write for Meter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.take(bytes.len()) {
+            true => Ok(bytes.len()),
+            false => Err(io::Error::from(io::ErrorKind::StorageFull)),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

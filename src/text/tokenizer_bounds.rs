@@ -1,0 +1,148 @@
+//! What a `tokenizer.json` may make of a text: a file from anywhere must not turn a kilobyte into gigabytes.
+
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::normalizers::NormalizerWrapper;
+use tokenizers::normalizers::replace::Replace;
+
+/// Times that normalisers or decoders may lengthen a text, one after the other.
+const MOST_GROWTH: f64 = 64.0;
+
+/// Bytes of a token at most. The longest of known vocabularies has 512.
+const LONGEST_TOKEN: usize = 4096;
+
+/// Checks the bounds of a tokenizer. Returns the bytes of its longest token.
+///
+/// # Errors
+/// Says what is too long.
+pub(super) fn check(tokenizer: &tokenizers::Tokenizer) -> Result<usize, String> {
+    let normalizer = tokenizer.get_normalizer().map_or(1.0, growth_of_normalizer);
+    let decoder = tokenizer.get_decoder().map_or(1.0, growth_of_decoder);
+    for (what, growth) in [("normalizer", normalizer), ("decoder", decoder)] {
+        if growth > MOST_GROWTH {
+            return Err(format!(
+                "its {what} may make a text {growth:.0} times as long, and {MOST_GROWTH:.0} times is the most"
+            ));
+        }
+    }
+    let vocabulary = tokenizer.get_vocab(true);
+    let longest = vocabulary.keys().map(String::len).max().unwrap_or(1);
+    match longest <= LONGEST_TOKEN {
+        true => Ok(longest.max(1)),
+        false => Err(format!(
+            "it has a token of {longest} bytes, and {LONGEST_TOKEN} is the most"
+        )),
+    }
+}
+
+fn growth_of_normalizer(normalizer: &NormalizerWrapper) -> f64 {
+    match normalizer {
+        NormalizerWrapper::Sequence(sequence) => {
+            let parts: &[NormalizerWrapper] = sequence.as_ref();
+            parts.iter().map(growth_of_normalizer).product()
+        }
+        NormalizerWrapper::Replace(replace) => growth_of_replace(replace),
+        // Before each stretch of text, which has a byte at least.
+        NormalizerWrapper::Prepend(prepend) => 1.0 + prepend.prepend.len() as f64,
+        // The others' growth is Unicode's: less than 20 times.
+        _ => 1.0,
+    }
+}
+
+fn growth_of_decoder(decoder: &DecoderWrapper) -> f64 {
+    match decoder {
+        DecoderWrapper::Sequence(sequence) => sequence
+            .get_decoders()
+            .iter()
+            .map(growth_of_decoder)
+            .product(),
+        DecoderWrapper::Replace(replace) => growth_of_replace(replace),
+        _ => 1.0,
+    }
+}
+
+/// How much longer a text becomes where all of it is replaced.
+fn growth_of_replace(replace: &Replace) -> f64 {
+    let pattern = serde_json::to_value(replace).unwrap_or_default();
+    // A regular expression may match a single byte.
+    let matched = pattern["pattern"]["String"].as_str().map_or(1, str::len);
+    (replace.content.len() as f64 / matched.max(1) as f64).max(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::text::Tokenizer;
+
+    fn load(normalizer: Value, decoder: Value, vocab: Value) -> Result<Tokenizer, String> {
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+            "normalizer": normalizer, "pre_tokenizer": null, "post_processor": null, "decoder": decoder,
+            "model": {"type": "BPE", "dropout": null, "unk_token": null, "fuse_unk": false, "byte_fallback": false,
+                      "vocab": vocab, "merges": []},
+        });
+        Tokenizer::from_bytes(file.to_string().as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn replace(pattern: &str, content: &str) -> Value {
+        json!({"type": "Replace", "pattern": {"String": pattern}, "content": content})
+    }
+
+    #[test]
+    fn what_lengthens_texts_beyond_measure_is_refused_at_load() {
+        let tenfold = || replace("a", "aaaaaaaaaa");
+        let ninefold: Vec<Value> = (0..9).map(|_| tenfold()).collect();
+        let normalizers = json!({"type": "Sequence", "normalizers": ninefold});
+        let decoders = json!({"type": "Sequence", "decoders": ninefold});
+        let longest = |bytes: usize| json!({"a": 0, "b".repeat(bytes): 1});
+        // What is loaded, what is a little too much, and the word that the refusal has.
+        let table = [
+            (load(tenfold(), tenfold(), json!({"a": 0})), None),
+            (
+                load(replace("a", &"a".repeat(64)), Value::Null, json!({"a": 0})),
+                None,
+            ),
+            (
+                load(replace("a", &"a".repeat(65)), Value::Null, json!({"a": 0})),
+                Some("normalizer"),
+            ),
+            (
+                load(normalizers, Value::Null, json!({"a": 0})),
+                Some("normalizer"),
+            ),
+            (
+                load(Value::Null, decoders, json!({"a": 0})),
+                Some("decoder"),
+            ),
+            (
+                load(
+                    json!({"type": "Prepend", "prepend": "x".repeat(64)}),
+                    Value::Null,
+                    json!({"a": 0}),
+                ),
+                Some("normalizer"),
+            ),
+            (load(Value::Null, Value::Null, longest(4096)), None),
+            (
+                load(Value::Null, Value::Null, longest(4097)),
+                Some("token of 4097 bytes"),
+            ),
+        ];
+        for (at, (loaded, refusal)) in table.into_iter().enumerate() {
+            match (loaded, refusal) {
+                (Ok(_), None) => {}
+                (Err(error), Some(word)) => assert!(error.contains(word), "{at}: {error}"),
+                (Ok(_), Some(word)) => panic!("{at}: it was loaded in spite of its {word}"),
+                (Err(error), None) => panic!("{at}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn replacements_of_equal_length_do_not_count_however_many_there_are() {
+        let many: Vec<Value> = (0..100).map(|_| replace("、", "，")).collect();
+        let normalizer = json!({"type": "Sequence", "normalizers": many});
+        let tokenizer = load(normalizer, Value::Null, json!({"a": 0, "bcd": 1})).unwrap();
+        assert_eq!(tokenizer.longest_token(), 3);
+    }
+}
