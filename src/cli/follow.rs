@@ -12,13 +12,15 @@ use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::listener::{accept, admin_hosts, keys_in, listen, own_files_alone};
+use super::listener::{
+    accept, admin_hosts, keys_in, listen, operators_connections, own_files_alone,
+};
 use super::salt::SaltArgs;
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
 };
 use crate::engine::EngineConfig;
-use crate::http::{ApiKeys, HttpConfig, OnLogFailure, Permitted};
+use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig};
 
@@ -125,12 +127,22 @@ pub fn run(
         tracing::info!("learning from {}", dir.display());
         if let Some(address) = args.admin_listen {
             let (listener, address) = listen(address)?;
-            accept(listener, app.admin_router.clone(), None, &Handle::new()).await?;
+            let handle = Handle::new();
+            let limits = operators_connections(ConnectionLimits::default());
+            accept(listener, app.admin_router.clone(), None, &handle, &limits).await?;
             eprintln!("for operators: http://{address}");
         }
         if let Some(address) = args.metrics_listen {
             let (listener, address) = listen(address)?;
-            accept(listener, app.metrics_router.clone(), None, &Handle::new()).await?;
+            let limits = operators_connections(ConnectionLimits::default());
+            accept(
+                listener,
+                app.metrics_router.clone(),
+                None,
+                &Handle::new(),
+                &limits,
+            )
+            .await?;
             eprintln!("for metrics: http://{address}");
         }
         let ended = tokio::select! {

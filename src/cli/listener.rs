@@ -10,7 +10,8 @@ use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use tokio::task::JoinHandle;
 
-use crate::http::{AdminHosts, ApiKeys};
+use crate::engine::TenantShare;
+use crate::http::{AdminHosts, ApiKeys, ConnectionLimits, serve};
 
 /// The keys that a file lists. Warns of a file that others may read, and of keys that can be guessed.
 pub(super) fn keys_in(path: &Path) -> anyhow::Result<ApiKeys> {
@@ -84,19 +85,59 @@ pub(super) async fn accept(
     router: Router,
     tls: Option<(&PathBuf, &PathBuf)>,
     handle: &Handle<SocketAddr>,
+    limits: &ConnectionLimits,
 ) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
-    let service = router.into_make_service();
-    Ok(match tls {
-        Some((cert, key)) => {
-            let tls = RustlsConfig::from_pem_file(cert, key)
-                .await
-                .with_context(|| format!("cannot use {} and {}", cert.display(), key.display()))?;
-            let server = axum_server::from_tcp_rustls(listener, tls)?.handle(handle.clone());
-            tokio::spawn(server.serve(service))
+    let tls =
+        match tls {
+            Some((cert, key)) => {
+                let tls = RustlsConfig::from_pem_file(cert, key).await;
+                Some(tls.with_context(|| {
+                    format!("cannot use {} and {}", cert.display(), key.display())
+                })?)
+            }
+            None => None,
+        };
+    Ok(serve(listener, router, tls, handle.clone(), limits)?)
+}
+
+/// Connections of the operators' listener at most.
+const OPERATORS_CONNECTIONS: usize = 256;
+
+/// The limits of the operators' listener beside the callers': it does not fill up with theirs, and has no tenants.
+pub(super) fn operators_connections(limits: ConnectionLimits) -> ConnectionLimits {
+    ConnectionLimits {
+        max_connections: limits.max_connections.min(OPERATORS_CONNECTIONS),
+        share: TenantShare::WHOLE,
+        ..limits
+    }
+}
+
+/// Files that the process opens beside its connections: databases, checkpoints, listeners.
+const OTHER_FILES: usize = 64;
+
+/// Connections that may be open at once: so many, or as many as the system lets the process have open files for. The process takes
+/// all that the system allows it.
+pub(super) fn max_connections(wanted: usize) -> usize {
+    let mut files = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: reads into and from a struct of the caller.
+    let known = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut files) == 0 && {
+            let all = libc::rlimit {
+                rlim_cur: files.rlim_max,
+                ..files
+            };
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &all) == 0 {
+                files = all;
+            }
+            true
         }
-        None => {
-            let server = axum_server::from_tcp(listener)?.handle(handle.clone());
-            tokio::spawn(server.serve(service))
-        }
-    })
+    };
+    let open = usize::try_from(files.rlim_cur).unwrap_or(usize::MAX);
+    match known {
+        true => wanted.min(open.saturating_sub(OTHER_FILES).max(1)),
+        false => wanted,
+    }
 }

@@ -6,6 +6,7 @@ mod eval;
 mod follow;
 mod jsft;
 mod listener;
+mod memory;
 mod records;
 mod run_flags;
 mod salt;

@@ -1,6 +1,6 @@
 //! `selfjudge serve`: what was said, turned into a program with its sockets, and taken down in order.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,14 +11,20 @@ use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::listener::{accept, admin_hosts, keys_in, listen, own_files_alone, warn_of_short};
+use super::listener::{
+    accept, admin_hosts, keys_in, listen, max_connections, operators_connections, own_files_alone,
+    warn_of_short,
+};
+use super::memory::give_back_when_idle;
 use super::salt::SaltArgs;
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
 };
 use crate::device::ArbiterConfig;
-use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits};
-use crate::http::{ApiKeys, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit};
+use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
+use crate::http::{
+    ApiKeys, ConnectionLimits, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit,
+};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
 
@@ -57,6 +63,21 @@ pub struct ServeArgs {
     /// Compute every prompt anew.
     #[arg(long)]
     no_prefix_caching: bool,
+    /// Let all callers find each other's prompts in the prefix cache. By default only calls of one key (without keys: of one
+    /// address) share it, because how much of a prompt is cached says what others have asked.
+    #[arg(long, conflicts_with = "no_prefix_caching")]
+    shared_prefix_cache: bool,
+    /// The part of every limit (calls, waiting requests and tokens, connections) that one tenant may hold, above 0 and at most 1. A tenant
+    /// is a key, without keys the address of a client.
+    #[arg(long, default_value = "0.5", value_parser = share)]
+    tenant_share: TenantShare,
+    /// The address of a proxy that names its clients in X-Forwarded-For: their shares are then told apart by the last address in
+    /// it. May be given several times.
+    #[arg(long)]
+    trusted_proxy: Vec<IpAddr>,
+    /// Connections that may be open at once; others are closed at once. No more than the system's limit of open files allows.
+    #[arg(long, default_value_t = ConnectionLimits::default().max_connections)]
+    max_connections: usize,
     /// Requests that may wait for the engine; more are answered with 429.
     #[arg(long, default_value_t = EngineConfig::default().queue.max_requests)]
     max_queued_requests: usize,
@@ -278,6 +299,12 @@ fn quota(bytes: usize) -> Option<u64> {
     (bytes > 0).then_some(bytes as u64)
 }
 
+/// A number above 0 and at most 1.
+fn share(text: &str) -> Result<TenantShare, String> {
+    let share = text.parse().ok().and_then(TenantShare::new);
+    share.ok_or_else(|| format!("`{text}` is no number above 0 and at most 1"))
+}
+
 /// `512`, `64KiB`, `256MiB`, `2GiB`.
 fn bytes(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -306,6 +333,8 @@ impl ServeArgs {
             max_batch_tokens: self.max_batch_tokens,
             max_concurrent: self.max_concurrent,
             prefix_caching: !self.no_prefix_caching,
+            shared_prefix_cache: self.shared_prefix_cache,
+            tenant_share: self.tenant_share,
             queue: QueueLimits {
                 max_requests: self.max_queued_requests,
                 max_tokens: self.max_queued_tokens,
@@ -339,6 +368,8 @@ impl ServeArgs {
         let admin_hosts = admin_hosts(admin_listen, &admin_keys, &self.learning.admin_host)?;
         Ok(HttpConfig {
             max_requests: self.max_requests,
+            tenant_share: self.tenant_share,
+            trusted_proxies: self.proxies(),
             max_body: self.max_body,
             max_call_tokens: self.max_call_tokens,
             keys,
@@ -349,7 +380,22 @@ impl ServeArgs {
             }),
             cors,
             admin_hosts,
+            ..HttpConfig::default()
         })
+    }
+
+    fn proxies(&self) -> std::sync::Arc<[IpAddr]> {
+        let proxies = self.trusted_proxy.iter();
+        proxies.map(IpAddr::to_canonical).collect()
+    }
+
+    fn connections(&self) -> ConnectionLimits {
+        ConnectionLimits {
+            max_connections: max_connections(self.max_connections),
+            share: self.tenant_share,
+            proxies: self.proxies(),
+            ..ConnectionLimits::default()
+        }
     }
 }
 
@@ -402,7 +448,8 @@ pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
 async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
     let handle = Handle::new();
     let (listener, address) = listen(args.listen)?;
-    let mut serving = accept(listener, app.router.clone(), args.tls(), &handle).await?;
+    let limits = args.connections();
+    let mut serving = accept(listener, app.router.clone(), args.tls(), &handle, &limits).await?;
     let capacity = app.capacity;
     let scheme = if args.tls().is_some() {
         "https"
@@ -420,14 +467,31 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
     );
     if let Some(admin) = args.learning.admin_listen {
         let (listener, address) = listen(admin)?;
-        accept(listener, app.admin_router.clone(), args.tls(), &handle).await?;
+        let limits = operators_connections(limits.clone());
+        accept(
+            listener,
+            app.admin_router.clone(),
+            args.tls(),
+            &handle,
+            &limits,
+        )
+        .await?;
         eprintln!("for operators: {scheme}://{address}");
     }
     if let Some(metrics) = args.learning.metrics_listen {
         let (listener, address) = listen(metrics)?;
-        accept(listener, app.metrics_router.clone(), args.tls(), &handle).await?;
+        let limits = operators_connections(limits);
+        accept(
+            listener,
+            app.metrics_router.clone(),
+            args.tls(),
+            &handle,
+            &limits,
+        )
+        .await?;
         eprintln!("for metrics: {scheme}://{address}");
     }
+    tokio::spawn(give_back_when_idle(app.metrics.engine.clone()));
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,
@@ -453,7 +517,15 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{TenantShare, bytes, share};
+
+    #[test]
+    fn a_share_is_above_0_and_at_most_1() {
+        assert_eq!(share("1"), Ok(TenantShare::WHOLE));
+        for no_share in ["0", "1.5", "-1", "nan", "half", ""] {
+            assert!(share(no_share).is_err(), "{no_share}");
+        }
+    }
 
     #[test]
     fn sizes_have_units() {

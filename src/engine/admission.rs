@@ -1,9 +1,14 @@
 //! How much may wait: a bounded queue of requests and of prompt tokens, counted before anything is sent to the engine.
+//!
+//! A tenant may hold a share of it and no more, so that the others find room. Work that has been accepted already waits for
+//! its place ([`Admission::enter`]); the tenants whose work waits get places in turn, one each.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 
+use super::tenant::Tenant;
 use crate::telemetry::{InQueue, Pace};
 
 /// What may wait at once. Requests that run do not count.
@@ -22,99 +27,388 @@ pub struct QueueLoad {
     pub retry_after: u64,
 }
 
-/// The queue's books.
+/// The part of every limit that one tenant may hold; from 0 (exclusive) to 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TenantShare(f64);
+
+impl TenantShare {
+    /// No limit of a tenant's own.
+    pub const WHOLE: Self = Self(1.0);
+
+    /// Returns `None` for what is no share: it must be above 0 and at most 1.
+    pub fn new(share: f64) -> Option<Self> {
+        (share > 0.0 && share <= 1.0).then_some(Self(share))
+    }
+
+    /// The share of a limit, at least 1.
+    pub fn of(self, limit: usize) -> usize {
+        ((limit as f64 * self.0) as usize).clamp(1, limit.max(1))
+    }
+}
+
+/// A half: one tenant can fill no limit.
+impl Default for TenantShare {
+    fn default() -> Self {
+        Self(0.5)
+    }
+}
+
+/// The queue's books. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Admission {
+pub struct Admission(Arc<Queue>);
+
+#[derive(Debug)]
+struct Queue {
     limits: QueueLimits,
-    requests: Arc<Semaphore>,
-    tokens: Arc<Semaphore>,
+    /// What one tenant may hold of them.
+    shares: QueueLimits,
+    books: Mutex<Books>,
     pace: Pace,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    held: Held,
+    tenants: HashMap<Tenant, Entry>,
+    /// Tenants with waiters, in the order in which they get the next places.
+    turns: VecDeque<Tenant>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    held: Held,
+    waiters: VecDeque<Waiter>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    requests: usize,
+    tokens: usize,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    tokens: usize,
+    granted: oneshot::Sender<QueuePlace>,
 }
 
 /// A place in the queue, given back when dropped.
 #[derive(Debug)]
 pub struct QueuePlace {
-    _request: OwnedSemaphorePermit,
-    _tokens: OwnedSemaphorePermit,
+    queue: Arc<Queue>,
+    tenant: Tenant,
+    tokens: usize,
     _inside: InQueue,
 }
 
+impl Held {
+    fn fits(self, tokens: usize, limits: QueueLimits) -> bool {
+        self.requests < limits.max_requests && self.tokens + tokens <= limits.max_tokens
+    }
+
+    fn take(&mut self, tokens: usize) {
+        self.requests += 1;
+        self.tokens += tokens;
+    }
+
+    fn give_back(&mut self, tokens: usize) {
+        self.requests -= 1;
+        self.tokens -= tokens;
+    }
+}
+
 impl Admission {
-    pub fn new(limits: QueueLimits) -> Self {
+    pub fn new(limits: QueueLimits, share: TenantShare) -> Self {
         let limits = QueueLimits {
-            max_requests: limits.max_requests.min(Semaphore::MAX_PERMITS),
-            max_tokens: limits.max_tokens.min(u32::MAX as usize),
+            max_requests: limits.max_requests.max(1),
+            max_tokens: limits.max_tokens.max(1),
         };
-        Self {
-            requests: Arc::new(Semaphore::new(limits.max_requests)),
-            tokens: Arc::new(Semaphore::new(limits.max_tokens)),
+        Self(Arc::new(Queue {
             limits,
+            shares: QueueLimits {
+                max_requests: share.of(limits.max_requests),
+                max_tokens: share.of(limits.max_tokens),
+            },
+            books: Mutex::default(),
             pace: Pace::default(),
-        }
+        }))
     }
 
     pub fn load(&self) -> QueueLoad {
+        let Held { requests, tokens } = self.0.lock().held;
         QueueLoad {
-            requests: self.limits.max_requests - self.requests.available_permits(),
-            tokens: self.limits.max_tokens - self.tokens.available_permits(),
-            retry_after: self.pace.retry_after(),
+            requests,
+            tokens,
+            retry_after: self.0.pace.retry_after(),
         }
     }
 
-    /// What a prompt takes of the token limit: no more than all of it, so that an empty queue takes any prompt.
-    fn share(&self, tokens: usize) -> u32 {
-        tokens.min(self.limits.max_tokens) as u32
+    /// Waiters of a tenant.
+    pub fn num_waiting(&self, tenant: Tenant) -> usize {
+        let books = self.0.lock();
+        let entry = books.tenants.get(&tenant);
+        entry.map_or(0, |entry| entry.waiters.len())
     }
 
-    /// A place for a prompt of `tokens`, unless the queue is full.
-    pub fn try_enter(&self, tokens: usize) -> Option<QueuePlace> {
-        let share = self.share(tokens);
-        Some(QueuePlace {
-            _request: Arc::clone(&self.requests).try_acquire_owned().ok()?,
-            _tokens: Arc::clone(&self.tokens)
-                .try_acquire_many_owned(share)
-                .ok()?,
-            _inside: self.pace.enter(),
-        })
+    /// What a prompt takes of the token limits: no more than a tenant's whole share, so that a tenant without anything in the queue
+    /// gets any prompt in.
+    fn counted(&self, tokens: usize) -> usize {
+        tokens.min(self.0.shares.max_tokens)
     }
 
-    /// Waits for a place, in turn.
-    pub async fn enter(&self, tokens: usize) -> QueuePlace {
-        let share = self.share(tokens);
-        const OPEN: &str = "the queue's semaphores are never closed; this is a bug";
+    /// A place for a tenant's prompt of `tokens`, unless the queue or the tenant's share of it is full.
+    pub fn try_enter(&self, tenant: Tenant, tokens: usize) -> Option<QueuePlace> {
+        let tokens = self.counted(tokens);
+        let mut books = self.0.lock();
+        self.0
+            .has_room(&books, tenant, tokens)
+            .then(|| self.0.grant(&mut books, tenant, tokens))
+    }
+
+    /// Waits for a place. Tenants that wait get places in turn, each its own in the order in which it asked.
+    pub async fn enter(&self, tenant: Tenant, tokens: usize) -> QueuePlace {
+        let tokens = self.counted(tokens);
+        let place = {
+            let mut books = self.0.lock();
+            let waits = books
+                .tenants
+                .get(&tenant)
+                .is_some_and(|entry| !entry.waiters.is_empty());
+            if !waits && self.0.has_room(&books, tenant, tokens) {
+                return self.0.grant(&mut books, tenant, tokens);
+            }
+            let (granted, place) = oneshot::channel();
+            let entry = books.tenants.entry(tenant).or_default();
+            entry.waiters.push_back(Waiter { tokens, granted });
+            if !books.turns.contains(&tenant) {
+                books.turns.push_back(tenant);
+            }
+            place
+        };
+        place
+            .await
+            .expect("a waiter is granted its place before it is forgotten; this is a bug")
+    }
+}
+
+impl Queue {
+    /// The books are whole after every change.
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, books: &Books, tenant: Tenant, tokens: usize) -> bool {
+        let own = books
+            .tenants
+            .get(&tenant)
+            .map_or(Held::default(), |e| e.held);
+        books.held.fits(tokens, self.limits) && own.fits(tokens, self.shares)
+    }
+
+    fn grant(self: &Arc<Self>, books: &mut Books, tenant: Tenant, tokens: usize) -> QueuePlace {
+        books.held.take(tokens);
+        books.tenants.entry(tenant).or_default().held.take(tokens);
         QueuePlace {
-            _request: Arc::clone(&self.requests)
-                .acquire_owned()
-                .await
-                .expect(OPEN),
-            _tokens: Arc::clone(&self.tokens)
-                .acquire_many_owned(share)
-                .await
-                .expect(OPEN),
+            queue: Arc::clone(self),
+            tenant,
+            tokens,
             _inside: self.pace.enter(),
+        }
+    }
+
+    /// Gives places to waiters while there is room, to one tenant after the other.
+    fn serve(
+        self: &Arc<Self>,
+        books: &mut Books,
+    ) -> Vec<(oneshot::Sender<QueuePlace>, QueuePlace)> {
+        let mut granted = Vec::new();
+        let mut refused = 0;
+        while refused < books.turns.len() {
+            let tenant = books.turns[0];
+            let entry = books.tenants.entry(tenant).or_default();
+            // Waiters who have gone leave no gap.
+            while entry.waiters.front().is_some_and(|w| w.granted.is_closed()) {
+                entry.waiters.pop_front();
+            }
+            let Some(tokens) = entry.waiters.front().map(|waiter| waiter.tokens) else {
+                books.turns.pop_front();
+                books.forget(tenant);
+                continue;
+            };
+            books.turns.rotate_left(1);
+            if !self.has_room(books, tenant, tokens) {
+                refused += 1;
+                continue;
+            }
+            refused = 0;
+            let place = self.grant(books, tenant, tokens);
+            let entry = books.tenants.entry(tenant).or_default();
+            granted.extend(entry.waiters.pop_front().map(|w| (w.granted, place)));
+        }
+        granted
+    }
+}
+
+impl Books {
+    /// Drops the entry of a tenant that has nothing here.
+    fn forget(&mut self, tenant: Tenant) {
+        let idle = |entry: &Entry| entry.held.requests == 0 && entry.waiters.is_empty();
+        if self.tenants.get(&tenant).is_some_and(idle) {
+            self.tenants.remove(&tenant);
+        }
+    }
+}
+
+impl Drop for QueuePlace {
+    fn drop(&mut self) {
+        let granted = {
+            let mut books = self.queue.lock();
+            books.held.give_back(self.tokens);
+            if let Some(entry) = books.tenants.get_mut(&self.tenant) {
+                entry.held.give_back(self.tokens);
+            }
+            let granted = self.queue.serve(&mut books);
+            books.forget(self.tenant);
+            granted
+        };
+        for (waiter, place) in granted {
+            // A waiter that has gone meanwhile gives its place back here, with the books unlocked.
+            let _ = waiter.send(place);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+
+    fn tenant(name: u8) -> Tenant {
+        Tenant::of_key(&[name; 32])
+    }
+
+    fn admission(max_requests: usize, max_tokens: usize, share: f64) -> Admission {
+        let limits = QueueLimits {
+            max_requests,
+            max_tokens,
+        };
+        Admission::new(limits, TenantShare::new(share).unwrap())
+    }
 
     #[test]
     fn places_are_bounded_and_come_back() {
-        let admission = Admission::new(QueueLimits {
-            max_requests: 2,
-            max_tokens: 10,
-        });
-        let long = admission.try_enter(50).unwrap();
-        assert!(admission.try_enter(1).is_none(), "too many tokens wait");
+        let admission = admission(2, 10, 1.0);
+        let enter = |tokens| admission.try_enter(tenant(1), tokens);
+        let long = enter(50).unwrap();
+        assert!(enter(1).is_none(), "too many tokens wait");
         drop(long);
-        let one = admission.try_enter(5).unwrap();
-        let _two = admission.try_enter(5).unwrap();
-        assert!(admission.try_enter(0).is_none(), "too many requests wait");
+        let one = enter(5).unwrap();
+        let _two = enter(5).unwrap();
+        assert!(enter(0).is_none(), "too many requests wait");
         drop(one);
         let load = admission.load();
         assert_eq!((load.requests, load.tokens), (1, 5));
         assert!((1..=60).contains(&load.retry_after));
+    }
+
+    #[test]
+    fn a_share_is_at_least_one_and_never_more_than_all() {
+        for (share, limit, of) in [
+            (0.5, 1024, 512),
+            (0.5, 3, 1),
+            (0.5, 1, 1),
+            (0.01, 10, 1),
+            (1.0, 7, 7),
+        ] {
+            assert_eq!(TenantShare::new(share).unwrap().of(limit), of, "{share}");
+        }
+        for no_share in [0.0, -1.0, 1.1, f64::NAN] {
+            assert_eq!(TenantShare::new(no_share), None);
+        }
+    }
+
+    #[test]
+    fn one_tenant_leaves_room_for_another_by_requests_and_by_tokens() {
+        let admission = admission(4, 100, 0.5);
+        let (alice, bob) = (tenant(1), tenant(2));
+        let _alices = [admission.try_enter(alice, 1), admission.try_enter(alice, 1)];
+        assert!(admission.try_enter(alice, 1).is_none());
+        let bobs = admission.try_enter(bob, 40).unwrap();
+        assert!(
+            admission.try_enter(bob, 11).is_none(),
+            "more than half of the tokens"
+        );
+        assert!(admission.try_enter(bob, 10).is_some());
+        drop(bobs);
+        assert!(
+            admission.try_enter(bob, 1000).is_some(),
+            "nothing of bob's waits"
+        );
+    }
+
+    #[test]
+    fn waiting_tenants_get_places_in_turn() {
+        let admission = admission(2, 100, 1.0);
+        let (alice, bob) = (tenant(1), tenant(2));
+        let mut held = vec![
+            admission.try_enter(alice, 1).unwrap(),
+            admission.try_enter(alice, 1).unwrap(),
+        ];
+        let mut alices: VecDeque<_> = (0..4)
+            .map(|_| Box::pin(admission.enter(alice, 1)))
+            .collect();
+        for waiting in &mut alices {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        let mut bobs: VecDeque<_> = (0..2).map(|_| Box::pin(admission.enter(bob, 1))).collect();
+        for waiting in &mut bobs {
+            assert!(waiting.as_mut().now_or_never().is_none());
+        }
+        let mut order = Vec::new();
+        while !(alices.is_empty() && bobs.is_empty()) {
+            held.remove(0);
+            for (name, waiting) in [("alice", &mut alices), ("bob", &mut bobs)] {
+                let granted = waiting.front_mut().and_then(|w| w.as_mut().now_or_never());
+                if let Some(place) = granted {
+                    waiting.pop_front();
+                    held.push(place);
+                    order.push(name);
+                }
+            }
+        }
+        assert_eq!(order, ["alice", "bob", "alice", "bob", "alice", "alice"]);
+    }
+
+    #[test]
+    fn a_waiter_that_goes_away_leaves_no_gap_and_no_books() {
+        let admission = admission(1, 100, 1.0);
+        let held = admission.try_enter(tenant(1), 1).unwrap();
+        let mut gone = Box::pin(admission.enter(tenant(2), 1));
+        assert!(gone.as_mut().now_or_never().is_none());
+        let mut stays = Box::pin(admission.enter(tenant(3), 1));
+        assert!(stays.as_mut().now_or_never().is_none());
+        drop(gone);
+        drop(held);
+        let place = stays.now_or_never().expect("its turn has come");
+        drop(place);
+        assert_eq!(admission.load().requests, 0);
+        let books = admission.0.lock();
+        assert!(books.tenants.is_empty() && books.turns.is_empty());
+    }
+
+    #[test]
+    fn a_place_that_was_granted_and_not_taken_is_given_on() {
+        let admission = admission(1, 100, 1.0);
+        let held = admission.try_enter(tenant(1), 1).unwrap();
+        let mut first = Box::pin(admission.enter(tenant(2), 1));
+        assert!(first.as_mut().now_or_never().is_none());
+        let mut second = Box::pin(admission.enter(tenant(3), 1));
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(held);
+        // The first has been granted its place, and goes away before it looks.
+        drop(first);
+        assert!(second.now_or_never().is_some());
+        assert_eq!(admission.load().requests, 0);
     }
 }

@@ -50,7 +50,7 @@ impl ByHand {
             core: EngineCore::new(scheduler, runner, metrics.clone(), arbiter),
             metrics,
             weights: WeightStore::new(decoder.clone()),
-            queue: Admission::new(EngineConfig::default().queue),
+            queue: Admission::new(EngineConfig::default().queue, TenantShare::WHOLE),
             commands,
             inbox,
             next_id: 0,
@@ -62,7 +62,10 @@ impl ByHand {
         let (events, receiver) = mpsc::unbounded_channel();
         let (first, samples) = (RequestId(self.next_id), request.samples);
         self.next_id += samples as u64;
-        let place = self.queue.try_enter(request.prompt.len()).unwrap();
+        let place = self
+            .queue
+            .try_enter(request.tenant, request.prompt.len())
+            .unwrap();
         self.core.obey(Command::Submit(Box::new(Submission {
             first,
             weights: self.weights.base().clone(),
@@ -139,7 +142,7 @@ fn one_step_after_a_caller_is_gone_its_blocks_are_free() {
     streams.push(engine.submit(endless(7, 4)).1);
     engine.step();
     let scheduler = engine.core.scheduler();
-    assert_eq!((scheduler.num_running(), scheduler.num_waiting()), (7, 1));
+    assert_eq!((scheduler.num_running(), scheduler.num_waiting()), (5, 1));
     assert_eq!(engine.queued(), 1);
     let generated = engine.metrics.generation_tokens.get();
     assert!(generated >= 16 && engine.used_blocks() > 15);

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::GenerateRequest;
 use super::admission::QueuePlace;
-use super::kv_cache::HashedTokens;
+use super::kv_cache::{BlockHash, CacheDomain, HashedTokens};
 use super::model_runner::{ModelRunner, WeightsRun};
 use super::output::{RequestFailure, StreamEvent};
 use super::request::{FinishReason, Request, RequestId};
@@ -53,6 +53,7 @@ pub struct Submission {
 
 /// What all samples of a submission share.
 struct Job {
+    first: RequestId,
     params: SamplingParams,
     seed: u64,
     /// The tokens that a repetition penalty looks at; empty where there is none.
@@ -61,6 +62,13 @@ struct Job {
     deadline: Option<Instant>,
     weights: WeightsLease,
     events: mpsc::UnboundedSender<StreamEvent>,
+}
+
+/// A submission, for as long as samples of it are open.
+struct OpenJob {
+    job: Arc<Job>,
+    samples: usize,
+    open: usize,
 }
 
 impl Job {
@@ -119,9 +127,12 @@ type Drawn = (RequestId, Result<SampledToken, RequestFailure>);
 pub struct EngineCore {
     scheduler: Scheduler,
     runner: ModelRunner,
+    jobs: HashMap<RequestId, OpenJob>,
     samples: HashMap<RequestId, Sample>,
     metrics: EngineMetrics,
     arbiter: DeviceArbiter,
+    /// Whether tenants find each other's prefixes in the cache.
+    shared_prefix_cache: bool,
 }
 
 impl EngineCore {
@@ -134,9 +145,19 @@ impl EngineCore {
         Self {
             scheduler,
             runner,
+            jobs: HashMap::new(),
             samples: HashMap::new(),
             metrics,
             arbiter,
+            shared_prefix_cache: false,
+        }
+    }
+
+    /// Lets tenants find each other's prefixes in the cache.
+    pub fn with_shared_prefix_cache(self, shared_prefix_cache: bool) -> Self {
+        Self {
+            shared_prefix_cache,
+            ..self
         }
     }
 
@@ -191,8 +212,12 @@ impl EngineCore {
             weights: _,
             arrival,
             deadline,
+            tenant,
+            cache_salt,
         } = submission.request;
+        let first = submission.first;
         let job = Arc::new(Job {
+            first,
             seed: params.seed.unwrap_or_else(rand::random),
             penalised: match params.repetition_penalty == 1.0 {
                 true => Vec::new(),
@@ -205,7 +230,6 @@ impl EngineCore {
             params,
         });
         let mut place = Some(submission.place);
-        let first = submission.first;
         for index in 0..samples {
             let sample = Sample {
                 index,
@@ -217,16 +241,25 @@ impl EngineCore {
             self.samples.insert(first.sample(index), sample);
         }
         let version = job.weights.version().0;
-        let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), version);
+        let domain = (!self.shared_prefix_cache).then_some(tenant);
+        let root = BlockHash::root(version, &CacheDomain::new(domain, cache_salt.as_ref()));
+        let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), root);
         let mut request = Request::new(first, tokens, job.params.stop.clone());
         request.siblings = (1..samples).map(|index| first.sample(index)).collect();
         request.priority = priority;
         request.class = class;
+        request.tenant = tenant;
         self.metrics.taken(job.weights.name(), samples);
         if let Some(reusable) = reusable_tokens {
             request.num_reusable_tokens = reusable;
         }
         self.scheduler.add(request);
+        let open = OpenJob {
+            job,
+            samples,
+            open: samples,
+        };
+        self.jobs.insert(first, open);
     }
 
     /// One step. After a step without work nothing can be done until something is submitted or given up.
@@ -238,6 +271,7 @@ impl EngineCore {
         if output.scheduled.is_empty() {
             return;
         }
+        let begun = Instant::now();
         self.claim_device(&output);
         let runs = self.group_by_weights(&mut output);
         self.announce(&output);
@@ -278,6 +312,7 @@ impl EngineCore {
                 self.fail(&output, &RequestFailure::Model(error.to_string()));
             }
         }
+        self.scheduler.observe(output.num_tokens(), begun.elapsed());
     }
 
     /// Puts requests of the same weights side by side, and says how many follow each other.
@@ -309,20 +344,33 @@ impl EngineCore {
     /// Requests whose callers are gone, or whose time is up.
     fn drop_expired(&mut self) {
         let now = Instant::now();
-        let given_up: Vec<(RequestId, Ending)> = self
-            .samples
-            .iter()
-            .filter_map(|(&id, sample)| Some((id, sample.job.given_up(now)?)))
-            .collect();
-        for (id, ending) in given_up {
-            self.end(id, ending);
+        let given_up =
+            |open: &OpenJob| Some((open.job.first, open.samples, open.job.given_up(now)?));
+        let given_up: Vec<(RequestId, usize, Ending)> =
+            self.jobs.values().filter_map(given_up).collect();
+        for (first, samples, ending) in given_up {
+            for index in 0..samples {
+                self.end(first.sample(index), ending.clone());
+            }
         }
+    }
+
+    /// Forgets a sample that has ended, and its submission with the last of them.
+    fn forget(&mut self, id: RequestId) -> Option<Sample> {
+        let sample = self.samples.remove(&id)?;
+        if let Some(open) = self.jobs.get_mut(&sample.job.first) {
+            open.open -= 1;
+            if open.open == 0 {
+                self.jobs.remove(&sample.job.first);
+            }
+        }
+        Some(sample)
     }
 
     /// Ends a sample early. Its caller is told last: whatever it held is free by then, and counted.
     fn end(&mut self, id: RequestId, ending: Ending) {
         // It may have ended meanwhile.
-        let Some(mut sample) = self.samples.remove(&id) else {
+        let Some(mut sample) = self.forget(id) else {
             return;
         };
         self.metrics.given_back(sample.job.weights.name());
@@ -366,10 +414,10 @@ impl EngineCore {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
         for (scheduled, row) in due.zip(rows) {
-            let siblings = self
-                .scheduler
-                .request(scheduled.id)
-                .map_or(&[][..], |request| &request.siblings);
+            let Some(request) = self.scheduler.request(scheduled.id) else {
+                continue;
+            };
+            let siblings = request.siblings.iter().take(scheduled.forks);
             for &id in std::iter::once(&scheduled.id).chain(siblings) {
                 let sample = self.samples.remove(&id);
                 draws.extend(sample.map(|sample| (id, sample, row)));
@@ -415,7 +463,7 @@ impl EngineCore {
             if let Some(reason) = reason {
                 self.metrics.finished(reason, &sample.times, now);
                 self.metrics.given_back(sample.job.weights.name());
-                self.samples.remove(&id);
+                self.forget(id);
             }
         }
         news

@@ -7,7 +7,8 @@
 //! | file | what |
 //! |---|---|
 //! | `core` | one step: expire, schedule, compute, sample, tell |
-//! | `scheduler`, `request` | who computes what; pure policy |
+//! | `scheduler/`, `request` | who computes what; pure policy |
+//! | `tenant` | between whom the engine is shared |
 //! | `kv_cache/` | the books of the paged cache; pure policy |
 //! | `model_runner` | the step's work through the model |
 //! | `sampler/`, `sampling_params` | logits to tokens |
@@ -30,6 +31,8 @@ mod admission;
 mod by_hand;
 mod core;
 #[cfg(test)]
+mod fairness_tests;
+#[cfg(test)]
 mod grammar_tests;
 mod heartbeat;
 mod kv_cache;
@@ -45,6 +48,7 @@ mod scheduler;
 mod scheduler_tests;
 mod stats;
 mod stop_ids;
+mod tenant;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -59,7 +63,8 @@ use std::time::Instant;
 use candle_core::DType;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use admission::{QueueLimits, QueueLoad};
+pub use admission::{Admission, QueueLimits, QueueLoad, QueuePlace, TenantShare};
+pub use kv_cache::CacheSalt;
 pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
 pub use request::{Class, FinishReason, StopCriteria};
@@ -69,6 +74,7 @@ pub use sampling_params::{
 };
 pub use scheduler::{BackgroundLimits, PRIORITIES};
 pub use stop_ids::StopIds;
+pub use tenant::Tenant;
 
 use self::core::{Command, EngineCore, Submission};
 use crate::device::DeviceArbiter;
@@ -77,7 +83,6 @@ use crate::fault;
 use crate::model::{ModelError, Role, WeightStore, WeightsLease};
 use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
-use admission::{Admission, QueuePlace};
 use heartbeat::{Heartbeat, Pulse, STUCK};
 use kv_cache::KvCacheManager;
 use model_runner::{ModelRunner, block_bytes};
@@ -86,7 +91,7 @@ use scheduler::{Scheduler, SchedulerConfig};
 use warm_up::warm_up;
 
 /// How much the engine may use.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
     /// Bytes of keys and values, reserved and written over at the start.
     pub kv_cache_memory: usize,
@@ -102,7 +107,11 @@ pub struct EngineConfig {
     pub max_concurrent: usize,
     /// Whether requests share what their prompts have in common.
     pub prefix_caching: bool,
+    /// Whether tenants find each other's prefixes in the cache, which tells them what others have asked: for a server with one tenant.
+    pub shared_prefix_cache: bool,
     pub queue: QueueLimits,
+    /// What one tenant may hold of `queue`.
+    pub tenant_share: TenantShare,
     pub background: BackgroundConfig,
 }
 
@@ -140,10 +149,12 @@ impl Default for EngineConfig {
             max_batch_tokens: 512,
             max_concurrent: 128,
             prefix_caching: true,
+            shared_prefix_cache: false,
             queue: QueueLimits {
                 max_requests: 1024,
                 max_tokens: 1 << 20,
             },
+            tenant_share: TenantShare::default(),
             background: BackgroundConfig::default(),
         }
     }
@@ -227,6 +238,10 @@ pub struct GenerateRequest {
     /// of submission.
     pub arrival: Instant,
     pub deadline: Option<Instant>,
+    /// Whose request it is: tenants share the engine fairly and do not find each other's prefixes.
+    pub tenant: Tenant,
+    /// Of the same tenant, only requests with the same salt share prefixes with it.
+    pub cache_salt: Option<CacheSalt>,
 }
 
 impl GenerateRequest {
@@ -242,6 +257,8 @@ impl GenerateRequest {
             weights: None,
             arrival: Instant::now(),
             deadline: None,
+            tenant: Tenant::default(),
+            cache_salt: None,
         }
     }
 }
@@ -377,11 +394,13 @@ impl Engine {
         let (warm, warmed_up) = watch::channel(None);
         let heartbeat = Heartbeat::default();
         let beats = heartbeat.clone();
+        let shared_prefix_cache = config.shared_prefix_cache;
         let mut team = Team::new(rayon::current_num_threads())?;
         let serve = move || match warm_up(runner, limits, base) {
             Ok(runner) => {
                 let scheduler = Scheduler::new(limits, kv);
-                let core = EngineCore::new(scheduler, runner, metrics, arbiter.clone());
+                let core = EngineCore::new(scheduler, runner, metrics, arbiter.clone())
+                    .with_shared_prefix_cache(shared_prefix_cache);
                 // Whether or not anybody asks.
                 let _ = warm.send(Some(Ok(())));
                 run(core, inbox, &arbiter, &beats);
@@ -397,7 +416,11 @@ impl Engine {
             .spawn(move || team.lead(serve))?;
         let engine = Self {
             commands,
-            admission: [config.queue, background.queue].map(Admission::new),
+            admission: [
+                Admission::new(config.queue, config.tenant_share),
+                // The server's own work is one tenant.
+                Admission::new(background.queue, TenantShare::WHOLE),
+            ],
             weights,
             capacity,
             next_id: Arc::default(),
@@ -468,14 +491,14 @@ impl Engine {
         self.admission[class as usize].load()
     }
 
-    /// Puts a request in line, if the queue has a place for it.
+    /// Puts a request in line, if the queue and the tenant's share of it have a place for it.
     ///
     /// # Errors
     /// What makes it unservable, or [`SubmitError::Overloaded`] where too much waits already.
     pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, SubmitError> {
         let request = self.check(request)?;
         let admission = &self.admission[request.class as usize];
-        let place = admission.try_enter(request.prompt.len());
+        let place = admission.try_enter(request.tenant, request.prompt.len());
         let place = place.ok_or_else(|| SubmitError::Overloaded(admission.load()))?;
         self.send(request, place)
     }
@@ -490,11 +513,16 @@ impl Engine {
     ) -> Result<RequestStream, SubmitError> {
         let request = self.check(request)?;
         let admission = &self.admission[request.class as usize];
-        let place = admission.enter(request.prompt.len()).await;
+        let place = admission.enter(request.tenant, request.prompt.len());
+        let place = place.await;
         self.send(request, place)
     }
 
-    fn check(&self, mut request: GenerateRequest) -> Result<GenerateRequest, SubmitError> {
+    /// Checks a request as [`Self::submit`] does, and bounds its answer by what the context has room for.
+    ///
+    /// # Errors
+    /// What makes it unservable.
+    pub fn check(&self, mut request: GenerateRequest) -> Result<GenerateRequest, SubmitError> {
         let Capacity {
             max_context,
             vocab_size,

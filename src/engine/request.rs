@@ -5,6 +5,7 @@
 
 use super::StopIds;
 use super::kv_cache::HashedTokens;
+use super::tenant::Tenant;
 
 /// Names a request for as long as the engine lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,11 +63,15 @@ pub struct Request {
     /// Tokens that the cache held when the request was first scheduled.
     pub num_cached_tokens: Option<usize>,
     pub stop: StopCriteria,
-    /// Further samples of the same prompt: they become requests of their own once it is computed.
+    /// Further samples of the same prompt: they become requests of their own once it is computed, as far as there are places.
     pub siblings: Vec<RequestId>,
     /// Lower is served first; see [`Scheduler::add`](super::scheduler::Scheduler::add).
     pub priority: i32,
     pub class: Class,
+    /// Whose request it is, for fairness.
+    pub tenant: Tenant,
+    /// The last step that computed something of it: where a tenant gets fewer tokens than it has sequences, these take turns.
+    pub last_step: u64,
 }
 
 impl Request {
@@ -82,6 +87,8 @@ impl Request {
             siblings: Vec::new(),
             priority: 0,
             class: Class::default(),
+            tenant: Tenant::default(),
+            last_step: 0,
         }
     }
 
@@ -92,11 +99,6 @@ impl Request {
     /// Tokens that are still to be computed; after the last of them the next token can be sampled.
     pub fn num_missing_tokens(&self) -> usize {
         self.tokens.len() - self.num_computed_tokens
-    }
-
-    /// Sequences it stands for.
-    pub fn num_sequences(&self) -> usize {
-        1 + self.siblings.len()
     }
 
     /// Takes a sampled token, and whether nothing may follow it; whether it was the last.

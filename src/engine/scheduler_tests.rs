@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::kv_cache::{HashedTokens, KvCacheManager};
+use super::kv_cache::{BlockHash, HashedTokens, KvCacheManager};
 use super::request::{Class, FinishReason, Request, RequestId, StopCriteria};
 use super::scheduler::{
     BackgroundLimits, HEAD_START, NextToken, Scheduler, SchedulerConfig, SchedulerOutput,
 };
+use super::tenant::Tenant;
 
 const BLOCK_SIZE: usize = 4;
 /// The token after which everybody stops.
@@ -18,8 +19,8 @@ const STOP: u32 = 0;
 const COMPLETE: u32 = 8;
 
 /// A scheduler with a cache on paper: each slot holds the hash of its token and all before it.
-struct World {
-    scheduler: Scheduler,
+pub(super) struct World {
+    pub(super) scheduler: Scheduler,
     config: SchedulerConfig,
     slots: Vec<[u64; BLOCK_SIZE]>,
     next_id: u64,
@@ -38,7 +39,7 @@ fn prefix_hashes(tokens: &[u32]) -> impl Iterator<Item = u64> {
 }
 
 impl World {
-    fn new(num_blocks: u32, config: SchedulerConfig, prefix_caching: bool) -> Self {
+    pub(super) fn new(num_blocks: u32, config: SchedulerConfig, prefix_caching: bool) -> Self {
         let kv = KvCacheManager::new(num_blocks, BLOCK_SIZE, prefix_caching);
         Self {
             scheduler: Scheduler::new(config, kv),
@@ -55,7 +56,7 @@ impl World {
         RequestId(self.next_id)
     }
 
-    fn add(&mut self, prompt: &[u32], max_tokens: usize, samples: usize) -> RequestId {
+    pub(super) fn add(&mut self, prompt: &[u32], max_tokens: usize, samples: usize) -> RequestId {
         self.add_with_priority(prompt, max_tokens, samples, 0)
     }
 
@@ -81,6 +82,25 @@ impl World {
         samples: usize,
         priority: i32,
     ) -> RequestId {
+        self.add_for(
+            Tenant::default(),
+            class,
+            prompt,
+            max_tokens,
+            samples,
+            priority,
+        )
+    }
+
+    pub(super) fn add_for(
+        &mut self,
+        tenant: Tenant,
+        class: Class,
+        prompt: &[u32],
+        max_tokens: usize,
+        samples: usize,
+        priority: i32,
+    ) -> RequestId {
         let longest = (prompt.len() + max_tokens).div_ceil(BLOCK_SIZE);
         assert!(longest <= self.slots.len() && samples <= self.config.max_sequences);
         let stop = StopCriteria {
@@ -88,7 +108,7 @@ impl World {
             min_tokens: 0,
             stop_ids: vec![STOP].into(),
         };
-        let tokens = HashedTokens::new(prompt.to_vec(), BLOCK_SIZE, 1);
+        let tokens = HashedTokens::new(prompt.to_vec(), BLOCK_SIZE, BlockHash::test_root(1));
         let id = self.id();
         let mut request = Request::new(id, tokens, stop);
         request.siblings = (1..samples).map(|_| self.id()).collect();
@@ -96,6 +116,7 @@ impl World {
         self.alive.extend(&request.siblings);
         request.priority = priority;
         request.class = class;
+        request.tenant = tenant;
         self.scheduler.add(request);
         id
     }
@@ -125,7 +146,7 @@ impl World {
     }
 
     /// One step: checks the plan, carries it out on paper, samples with `sample`.
-    fn step(
+    pub(super) fn step(
         &mut self,
         mut sample: impl FnMut(RequestId) -> u32,
     ) -> (SchedulerOutput, Vec<(RequestId, FinishReason)>) {
@@ -169,7 +190,8 @@ impl World {
             }
             self.computed += scheduled.num_tokens;
             if scheduled.samples {
-                for &id in std::iter::once(&scheduled.id).chain(&request.siblings) {
+                let forks = request.siblings.iter().take(scheduled.forks);
+                for &id in std::iter::once(&scheduled.id).chain(forks) {
                     let token = sample(id);
                     sampled.push(NextToken {
                         id,
@@ -201,7 +223,7 @@ impl World {
         of_class.map(|scheduled| scheduled.num_tokens).sum()
     }
 
-    fn drain(&mut self, rng: &mut ChaCha8Rng) -> usize {
+    pub(super) fn drain(&mut self, rng: &mut ChaCha8Rng) -> usize {
         let mut finished = 0;
         let mut idle = 0;
         while !self.scheduler.is_idle() {
@@ -223,7 +245,7 @@ impl World {
     }
 }
 
-fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
+pub(super) fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
     SchedulerConfig {
         max_batch_tokens,
         max_sequences,
@@ -232,6 +254,10 @@ fn config(max_batch_tokens: usize, max_sequences: usize) -> SchedulerConfig {
             tokens_alone: 10,
         },
     }
+}
+
+pub(super) fn tenant(name: u8) -> Tenant {
+    Tenant::of_key(&[name; 32])
 }
 
 #[test]
@@ -271,7 +297,11 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
                 let priority = rng.random_range(-1..=1);
                 let max_tokens = rng.random_range(1..9);
                 let class = [Class::Foreground, Class::Background][rng.random_range(0..2)];
-                world.add_as(class, &prompt, max_tokens, samples, priority);
+                let tenant = match class {
+                    Class::Foreground => tenant(rng.random_range(0..=round % 4) as u8),
+                    Class::Background => Tenant::server(),
+                };
+                world.add_for(tenant, class, &prompt, max_tokens, samples, priority);
                 begun += samples;
             }
             if rng.random_bool(0.15) {

@@ -6,13 +6,14 @@
 
 use tokio::sync::mpsc;
 
-use super::admission::{Admission, QueueLimits};
+use super::admission::{Admission, QueueLimits, TenantShare};
 use super::core::{Command, EngineCore, Submission};
 use super::kv_cache::KvCacheManager;
 use super::model_runner::ModelRunner;
 use super::output::{RequestFailure, StreamEvent};
 use super::request::RequestId;
 use super::scheduler::{Scheduler, SchedulerConfig};
+use super::tenant::Tenant;
 use super::{GenerateRequest, SamplingParams};
 use crate::device::DeviceArbiter;
 use crate::model::WeightsLease;
@@ -45,11 +46,12 @@ pub fn warm_up(
     let mut core = EngineCore::new(scheduler, runner, metrics, DeviceArbiter::default());
     let mut params = SamplingParams::new(ANSWER.min(max_context - prompt), Vec::new());
     params.temperature = 0.0;
-    let queue = Admission::new(QueueLimits {
+    let only = QueueLimits {
         max_requests: 1,
         max_tokens: prompt,
-    });
-    let place = queue.try_enter(prompt);
+    };
+    let queue = Admission::new(only, TenantShare::WHOLE);
+    let place = queue.try_enter(Tenant::server(), prompt);
     let (events, mut heard) = mpsc::unbounded_channel();
     core.obey(Command::Submit(Box::new(Submission {
         first: RequestId(0),

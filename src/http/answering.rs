@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, GRAMMAR};
-use super::permit::Permit;
 use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
@@ -86,7 +85,6 @@ pub trait Wording: Send + Sync + 'static {
 pub async fn answer<W: Wording>(
     state: &AppState,
     identity: &Identity,
-    permit: Permit,
     sampling: &Sampling,
     prompts: Vec<Prompt>,
     wording: W,
@@ -107,11 +105,12 @@ pub async fn answer<W: Wording>(
         (task, prompt.judging, draft)
     });
     if let Some(options) = sampling.stream {
-        let generations = tasks
-            .map(|(task, _, draft)| Ok((state.service.generate(task)?, draft)))
-            .collect::<Result<Vec<(Generation, Draft)>, ServiceError>>()?;
+        let (tasks, drafts): (Vec<TextTask>, Vec<Draft>) =
+            tasks.map(|(task, _, draft)| (task, draft)).unzip();
+        let generations = state.service.generate_all(tasks)?;
+        let generations: Vec<(Generation, Draft)> = generations.into_iter().zip(drafts).collect();
         let n = sampling.n;
-        return Ok(sse::answer(permit, move |pieces| {
+        return Ok(sse::answer(move |pieces| {
             let stream = Stream {
                 wording,
                 options,
@@ -125,8 +124,13 @@ pub async fn answer<W: Wording>(
             }
         }));
     }
-    let drawn =
-        tasks.map(|(task, judging, draft)| draw(&state.service, task, judging, sampling.n, draft));
+    let (tasks, parts): (Vec<TextTask>, Vec<_>) = tasks
+        .map(|(task, judging, draft)| (task, (judging, draft)))
+        .unzip();
+    let drawn = state.service.generate_all(tasks)?.into_iter().zip(parts);
+    let drawn = drawn.map(|(generation, (judging, draft))| {
+        draw(&state.service, generation, judging, sampling.n, draft)
+    });
     let (mut outputs, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
     let mut drafts = Vec::new();
     let drawn = try_join_all(drawn).await;
@@ -194,13 +198,13 @@ struct Drawn {
 /// All samples of a prompt, or the best `n` of them.
 async fn draw(
     service: &Service,
-    task: TextTask,
+    mut generation: Generation,
     judging: Option<(JudgeTask, TournamentTask)>,
     n: usize,
     mut draft: Draft,
 ) -> Result<Drawn, ServiceError> {
     if let Some((judge, how)) = judging {
-        let mut best = service.best_of(task, &judge, how).await?;
+        let mut best = service.best_of(generation, &judge, how).await?;
         draft.outputs(&best.candidates);
         draft.tournament(&judge, best.judge_weights.as_ref(), &best.tournament);
         return Ok(Drawn {
@@ -211,7 +215,6 @@ async fn draw(
             draft,
         });
     }
-    let mut generation = service.generate(task)?;
     let outputs = generation.outputs().await?;
     draft.outputs(&outputs);
     Ok(Drawn {

@@ -2,16 +2,19 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use futures::TryStreamExt;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
 use utoipa::openapi::{AllOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -178,27 +181,65 @@ impl<T: ToSchema, P: ToSchema> ToSchema for Beside<T, P> {
     }
 }
 
-/// What a body may take to come. Whoever sends one has a place among the calls that are answered, and must not keep it by sending
-/// slowly.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    read_within(BODY_TIMEOUT, request, state).await
+/// What a body may take to come. A caller who sends one has a place among the calls that are answered, and must not keep it by
+/// sending slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyTimeouts {
+    /// Of bodies up to 64 KiB.
+    pub small: Duration,
+    /// Of any body. Between them time is given in proportion, a second for every 160 KiB.
+    pub longest: Duration,
 }
 
-async fn read_within<S: Send + Sync>(
-    limit: Duration,
-    request: Request,
-    state: &S,
-) -> Result<Bytes, ApiError> {
-    let bytes = tokio::time::timeout(limit, Bytes::from_request(request, state));
-    let bytes = bytes.await.map_err(|_| {
-        ApiError::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
-            format!("the body has not come within {} seconds", limit.as_secs()),
-        )
-    })?;
+/// Bytes of a small body.
+const SMALL_BODY: usize = 64 << 10;
+
+/// Bytes a second that a larger body has to bring.
+const LEAST_RATE: usize = 160 << 10;
+
+impl Default for BodyTimeouts {
+    fn default() -> Self {
+        Self {
+            small: Duration::from_secs(10),
+            longest: Duration::from_secs(60),
+        }
+    }
+}
+
+impl BodyTimeouts {
+    /// The time after which a body of which so much has come has to be there, or to have brought more.
+    fn after(self, received: usize) -> Duration {
+        let more = received.saturating_sub(SMALL_BODY) as f64 / LEAST_RATE as f64;
+        self.longest.min(self.small + Duration::from_secs_f64(more))
+    }
+}
+
+async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    let timeouts = request.extensions().get::<BodyTimeouts>().copied();
+    let timeouts = timeouts.unwrap_or_default();
+    let (begun, received) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&received);
+    let request = request.map(|body| {
+        let pieces = body.into_data_stream();
+        Body::from_stream(pieces.inspect_ok(move |piece| {
+            counted.fetch_add(piece.len(), Ordering::Relaxed);
+        }))
+    });
+    let bytes = Bytes::from_request(request, state);
+    tokio::pin!(bytes);
+    let bytes = loop {
+        let limit = timeouts.after(received.load(Ordering::Relaxed));
+        if let Ok(bytes) = timeout_at(begun + limit, &mut bytes).await {
+            break bytes;
+        }
+        if timeouts.after(received.load(Ordering::Relaxed)) == limit {
+            return Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                format!("the body has not come within {} seconds", limit.as_secs()),
+            ));
+        }
+    };
     bytes.map_err(|error| {
         let status = error.status();
         let code = match status {
@@ -244,19 +285,69 @@ fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use axum::response::IntoResponse;
-    use futures::stream;
+    use futures::{StreamExt, stream};
 
     use super::*;
 
+    /// A body of `pieces` of so many bytes, one every `pause`, and then nothing more. Time passes by itself where everything waits.
+    async fn sent(pieces: usize, bytes: usize, pause: Duration) -> (Result<Bytes, ApiError>, u64) {
+        let piece = move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, std::io::Error>(Bytes::from(vec![b' '; bytes]))
+        };
+        let pieces = stream::iter(0..pieces).then(piece).chain(stream::pending());
+        let begun = Instant::now();
+        let read = read(Request::new(Body::from_stream(pieces)), &()).await;
+        (read, begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_too_slowly_is_not_waited_for() {
+        let second = Duration::from_secs(1);
+        for (pieces, bytes, gives_up_after) in [
+            (0, 0, 10),
+            (1, 1, 10),
+            (1000, 1, 10),
+            // As much as a small body has.
+            (8, 8 << 10, 10),
+            // 32 KiB a second are too little.
+            (1000, 32 << 10, 11),
+            // Enough for a while, and then nothing more.
+            (5, 320 << 10, 19),
+        ] {
+            let (read, seconds) = sent(pieces, bytes, second).await;
+            let status = read.unwrap_err().into_response().status();
+            assert_eq!(status, StatusCode::REQUEST_TIMEOUT);
+            assert_eq!(seconds, gives_up_after, "{pieces} of {bytes}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_body_may_take_longer_than_the_longest() {
+        let (read, seconds) = {
+            let tiny = Duration::from_millis(1);
+            let piece = move |_| async move {
+                tokio::time::sleep(tiny).await;
+                Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 10]))
+            };
+            // All that may come, and no end.
+            let pieces = stream::iter(0..2000).then(piece).chain(stream::pending());
+            let begun = Instant::now();
+            let mut request = Request::new(Body::from_stream(pieces));
+            let longest = Duration::from_secs(12);
+            request.extensions_mut().insert(BodyTimeouts {
+                longest,
+                ..BodyTimeouts::default()
+            });
+            (read(request, &()).await, begun.elapsed().as_secs())
+        };
+        assert!(read.is_err());
+        assert_eq!(seconds, 12);
+    }
+
     #[tokio::test]
-    async fn a_body_that_does_not_come_is_not_waited_for() {
-        let request = Request::new(Body::from_stream(stream::pending::<
-            Result<Bytes, std::io::Error>,
-        >()));
-        let error = read_within(Duration::ZERO, request, &()).await.unwrap_err();
-        assert_eq!(error.into_response().status(), StatusCode::REQUEST_TIMEOUT);
+    async fn a_body_that_is_there_is_read() {
         let request = Request::new(Body::from("{}"));
         assert_eq!(read(request, &()).await.unwrap(), "{}");
     }

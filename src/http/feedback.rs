@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
-use super::permit::Permit;
 use super::records::{no_record, record_id};
 use super::traffic::Identity;
 use crate::preference::log::Feedback;
@@ -103,7 +102,6 @@ impl FeedbackBody {
 )]
 pub async fn feedback(
     State(state): State<AppState>,
-    _permit: Permit,
     identity: Identity,
     JsonBody(body): JsonBody<FeedbackBody>,
 ) -> Result<Json<FeedbackAnswer>, ApiError> {

@@ -15,7 +15,6 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::idempotency::IDEMPOTENCY;
 use super::judge::TournamentBody;
-use super::permit::Permit;
 use super::recording::KeptBody;
 use super::sampling::Wanted;
 use super::sse::EventBody;
@@ -183,7 +182,6 @@ impl Wording for Words {
 )]
 pub async fn generate(
     State(state): State<AppState>,
-    permit: Permit,
     identity: Identity,
     body: Generating<GenerateBody>,
 ) -> Result<Response, ApiError> {
@@ -203,7 +201,7 @@ pub async fn generate(
         logprob_ids: chosen.clone(),
     };
     let sampling = sampling
-        .check(arrival, wanted, &state)
+        .check(arrival, identity.tenant, wanted, &state)
         .await?
         .limited(own.max_tokens.is_some());
     // First what may be refused without reading the prompt.
@@ -222,5 +220,5 @@ pub async fn generate(
         },
         chosen,
     };
-    answering::answer(&state, &identity, permit, &sampling, vec![prompt], words).await
+    answering::answer(&state, &identity, &sampling, vec![prompt], words).await
 }

@@ -13,13 +13,12 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Beside;
 use super::idempotency::IDEMPOTENCY;
 use super::judging::{JudgingBody, check_reads};
-use super::permit::Permit;
 use super::recording::{Draft, Keeping, KeptBody};
-use super::sampling::turn;
+use super::sampling::{cache_salt, turn};
 use super::traffic::{Identity, LogBody};
 use super::usage::UsageBody;
 use crate::model::WeightsName;
-use crate::service::{JudgeTask, PairVerdict, PlayedMatch, ShownRead, Tournament};
+use crate::service::{JudgeTask, PairVerdict, PlayedMatch, ShownRead, Tournament, Turn};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +44,9 @@ pub struct JudgeBody {
     /// Seconds the request may take.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
+    /// Only calls of the same key (without keys: address) that give the same salt share the prefix cache; at least one character.
+    #[schema(min_length = 1)]
+    cache_salt: Option<String>,
     /// What the call may be used for.
     log: Option<LogBody>,
     /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
@@ -318,7 +320,6 @@ async fn tournament(
 )]
 pub async fn judge(
     State(state): State<AppState>,
-    _permit: Permit,
     identity: Identity,
     body: JudgeRequest,
 ) -> Result<Json<JudgeAnswer>, ApiError> {
@@ -330,7 +331,11 @@ pub async fn judge(
     let is_pair = body.is_pair(&judging)?;
     let messages = conversation(body.prompt, body.messages)?;
     let keeping = Keeping::of_call(&state, &identity, body.log, body.user.as_deref()).await?;
-    let turn = turn(arrival, body.priority, body.timeout)?;
+    let turn = Turn {
+        tenant: identity.tenant,
+        cache_salt: cache_salt(body.cache_salt.as_deref())?,
+        ..turn(arrival, body.priority, body.timeout)?
+    };
     let table = state.principles.current();
     let draft = keeping.draft_of_judging(messages.clone());
     let call = Call {

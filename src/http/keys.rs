@@ -1,11 +1,12 @@
 //! Who may call: API keys, and how many calls a second each of them has.
 
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use governor::clock::{Clock, DefaultClock};
@@ -15,7 +16,9 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::HttpConfig;
 use super::error::ApiError;
+use crate::engine::Tenant;
 use crate::preference::log::Consent;
+use crate::service::on_behalf_of;
 
 /// The keys that are accepted. Only their digests are kept.
 #[derive(Clone, Default)]
@@ -226,6 +229,8 @@ pub struct Gate {
     keys: Arc<ApiKeys>,
     admins: Arc<ApiKeys>,
     limiter: Option<Arc<DefaultKeyedRateLimiter<usize>>>,
+    /// Addresses that say truly for whom they call.
+    proxies: Arc<[IpAddr]>,
 }
 
 /// Whose call it is.
@@ -239,6 +244,8 @@ pub struct Caller {
     pub admin: bool,
     /// Whether an operator's key has the name of a caller's.
     pub namesake: bool,
+    /// Who has the key; nobody in particular without one.
+    pub tenant: Option<Tenant>,
 }
 
 impl Caller {
@@ -249,6 +256,7 @@ impl Caller {
             allowed: EVERYTHING,
             admin: true,
             namesake: false,
+            tenant: None,
         }
     }
 }
@@ -256,7 +264,10 @@ impl Caller {
 impl Gate {
     pub fn of(config: &HttpConfig) -> Self {
         let (keys, admins) = (config.keys.clone(), config.admin_keys.clone());
-        Self::new(keys, admins, config.rate_limit)
+        Self {
+            proxies: Arc::clone(&config.trusted_proxies),
+            ..Self::new(keys, admins, config.rate_limit)
+        }
     }
 
     pub fn new(keys: ApiKeys, admins: ApiKeys, limit: Option<RateLimit>) -> Self {
@@ -268,6 +279,7 @@ impl Gate {
             keys: Arc::new(keys),
             admins: Arc::new(admins),
             limiter,
+            proxies: Arc::default(),
         }
     }
 
@@ -279,6 +291,7 @@ impl Gate {
             allowed: keys.0[at].allowed,
             admin,
             namesake: admin && self.keys.has_name(&keys.0[at].name),
+            tenant: Some(Tenant::of_key(&keys.0[at].digest)),
         };
         if let Some(at) = secret.and_then(|secret| self.admins.find(secret)) {
             return Ok(Some(caller(&self.admins, at, true)));
@@ -328,39 +341,72 @@ fn secret(headers: &HeaderMap) -> Option<&[u8]> {
         .then(|| key.trim_ascii())
 }
 
+impl Gate {
+    /// Goes on with a request on behalf of its caller.
+    async fn pass(&self, caller: Option<Caller>, mut request: Request, next: Next) -> Response {
+        let tenant = caller.as_ref().and_then(|caller| caller.tenant);
+        let tenant = tenant.unwrap_or_else(|| Tenant::of_address(self.client(&request)));
+        request.extensions_mut().insert(tenant);
+        if let Some(caller) = caller {
+            tracing::Span::current().record("caller", &*caller.name);
+            request.extensions_mut().insert(caller);
+        }
+        on_behalf_of(tenant, next.run(request)).await
+    }
+
+    /// The address of the client: that of the connection, or where that is a trusted proxy's, the last of those that it names. A
+    /// request without a connection is local.
+    fn client(&self, request: &Request) -> IpAddr {
+        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let local = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+        let peer = peer.map_or(local, |ConnectInfo(peer)| peer.ip().to_canonical());
+        match self.proxies.contains(&peer) {
+            true => forwarded_for(request.headers()).unwrap_or(peer),
+            false => peer,
+        }
+    }
+}
+
+/// The last address of `X-Forwarded-For`: the one that the nearest proxy has added.
+fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
+    let named = headers.get_all("x-forwarded-for").iter().next_back()?;
+    let last = named.to_str().ok()?.rsplit(',').next()?.trim();
+    let with_port = || Some(last.parse::<SocketAddr>().ok()?.ip());
+    last.parse().ok().or_else(with_port)
+}
+
+/// Whose share of the server a request takes, once it has passed the guard.
+pub fn tenant_of(extensions: &Extensions) -> Tenant {
+    extensions.get().copied().unwrap_or_default()
+}
+
 /// The middleware.
 pub async fn guard(
     State(gate): State<Gate>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(caller) = gate.admit(request.headers())? {
-        tracing::Span::current().record("caller", &*caller.name);
-        request.extensions_mut().insert(caller);
-    }
-    Ok(next.run(request).await)
+    let caller = gate.admit(request.headers())?;
+    Ok(gate.pass(caller, request, next).await)
 }
 
 /// The middleware of metrics on a listener that callers reach: where callers have keys, only operators read them.
 pub async fn guard_metrics(
     State(gate): State<Gate>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if let Some(caller) = gate.admit(request.headers())? {
-        if !caller.admin {
-            return Err(not_an_admin());
-        }
-        tracing::Span::current().record("caller", &*caller.name);
-        request.extensions_mut().insert(caller);
+    let caller = gate.admit(request.headers())?;
+    if caller.as_ref().is_some_and(|caller| !caller.admin) {
+        return Err(not_an_admin());
     }
-    Ok(next.run(request).await)
+    Ok(gate.pass(caller, request, next).await)
 }
 
 /// The middleware of what only operators may do.
 pub async fn guard_admin(
     State(gate): State<Gate>,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = match gate.admins.is_empty() {
@@ -370,9 +416,7 @@ pub async fn guard_admin(
     if !caller.admin {
         return Err(not_an_admin());
     }
-    tracing::Span::current().record("caller", &*caller.name);
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    Ok(gate.pass(Some(caller), request, next).await)
 }
 
 /// What a caller without an operator's key is told.
@@ -477,6 +521,65 @@ mod tests {
         ] {
             assert_eq!(ApiKeys::parse(list).unwrap_err(), error, "{list:?}");
         }
+    }
+
+    fn tenant(gate: &Gate, peer: &str, forwarded: &[&str]) -> Tenant {
+        let mut request = Request::new(axum::body::Body::empty());
+        let peer: IpAddr = peer.parse().unwrap();
+        let connection = ConnectInfo(SocketAddr::new(peer, 9));
+        request.extensions_mut().insert(connection);
+        for named in forwarded {
+            let headers = request.headers_mut();
+            headers.append("x-forwarded-for", named.parse().unwrap());
+        }
+        Tenant::of_address(gate.client(&request))
+    }
+
+    #[test]
+    fn a_client_behind_a_trusted_proxy_is_the_last_one_that_it_names_and_others_cannot_name_anyone()
+    {
+        let gate = Gate {
+            proxies: Arc::new(["192.0.2.1".parse().unwrap()]),
+            ..Gate::new(ApiKeys::default(), ApiKeys::default(), None)
+        };
+        let of = |address: &str| Tenant::of_address(address.parse().unwrap());
+        for (peer, forwarded, client) in [
+            ("192.0.2.1", &["198.51.100.7"][..], "198.51.100.7"),
+            ("::ffff:192.0.2.1", &["198.51.100.7"], "198.51.100.7"),
+            ("192.0.2.1", &["10.0.0.1, 198.51.100.7"], "198.51.100.7"),
+            ("192.0.2.1", &["10.0.0.1", "198.51.100.7"], "198.51.100.7"),
+            ("192.0.2.1", &["198.51.100.7:4711"], "198.51.100.7"),
+            ("192.0.2.1", &["[2001:db8::1]:4711"], "2001:db8::1"),
+            ("192.0.2.1", &["unknown"], "192.0.2.1"),
+            ("192.0.2.1", &[], "192.0.2.1"),
+            ("192.0.2.2", &["198.51.100.7"], "192.0.2.2"),
+            ("127.0.0.1", &["198.51.100.7"], "127.0.0.1"),
+        ] {
+            assert_eq!(
+                tenant(&gate, peer, forwarded),
+                of(client),
+                "{peer} {forwarded:?}"
+            );
+        }
+        let unknown = Request::new(axum::body::Body::empty());
+        assert!(gate.client(&unknown).is_loopback());
+    }
+
+    #[test]
+    fn each_key_is_a_tenant_whatever_address_it_comes_from() {
+        let gate = Gate::new(
+            ApiKeys::parse("a:1\nb:2").unwrap(),
+            ApiKeys::parse("root:9").unwrap(),
+            None,
+        );
+        let tenant = |key: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-api-key", key.parse().unwrap());
+            gate.admit(&headers).unwrap().unwrap().tenant.unwrap()
+        };
+        assert_eq!(tenant("1"), tenant("1"));
+        assert_ne!(tenant("1"), tenant("2"));
+        assert_ne!(tenant("1"), tenant("9"));
     }
 
     #[test]

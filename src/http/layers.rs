@@ -32,9 +32,26 @@ pub fn around(routes: Router<AppState>, state: &AppState, cors: &Cors) -> Router
         .layer(PropagateRequestIdLayer::new(REQUEST_ID))
         .layer(TraceLayer::new_for_http().make_span_with(span))
         .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+        .layer(middleware::from_fn(without_odd_request_id))
 }
 
-fn internal() -> ApiError {
+/// The longest name that a caller may give to a request.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Takes a name that is too long, or has other characters than visible ASCII, off a request, which then gets one of ours.
+async fn without_odd_request_id(mut request: Request, next: Next) -> Response {
+    let usable = |name: &HeaderValue| {
+        let name = name.as_bytes();
+        (1..=MAX_REQUEST_ID).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic)
+    };
+    if !request.headers().get(&REQUEST_ID).is_none_or(usable) {
+        request.headers_mut().remove(&REQUEST_ID);
+    }
+    next.run(request).await
+}
+
+/// What a caller is told of a defect.
+pub fn internal() -> ApiError {
     ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal",
@@ -66,7 +83,7 @@ async fn harden(request: Request, next: Next) -> Response {
 }
 
 /// Counts every answer by route and status, and refusals by reason: what the server could not do (500), or not in time (504), is
-/// none.
+/// none. Refusals are logged, of each reason one a second and the number of those between.
 async fn count(
     State(state): State<AppState>,
     path: Option<MatchedPath>,
@@ -84,6 +101,9 @@ async fn count(
     let refused = status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE;
     if let Some(ErrorCode(code)) = code.filter(|_| refused) {
         http.rejected.with_label_values(&[code]).inc();
+        if let Some(unsaid) = state.refusals.say(code) {
+            tracing::info!(code, status = status.as_u16(), route, unsaid, "refused");
+        }
     }
     response
 }

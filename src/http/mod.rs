@@ -2,6 +2,7 @@
 
 mod answering;
 mod api_doc;
+mod connection;
 mod conversation;
 mod cors;
 mod error;
@@ -11,6 +12,7 @@ mod feedback;
 mod format;
 mod generate;
 mod generations;
+mod held;
 mod idempotency;
 mod json;
 mod judge;
@@ -22,6 +24,7 @@ mod openai;
 mod pages;
 mod permit;
 mod principles;
+mod quiet;
 mod recording;
 mod records;
 mod sampling;
@@ -33,10 +36,11 @@ mod traffic;
 mod train;
 mod usage;
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -47,12 +51,15 @@ use tokio::sync::Semaphore;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use api_doc::api_doc;
+pub use connection::{ConnectionLimits, ConnectionTimeouts, serve};
 pub use cors::Cors;
 pub use error::ApiError;
+pub use extract::BodyTimeouts;
 pub use keys::{ApiKeys, KeysError, RateLimit};
 pub use pages::AdminHosts;
 pub use traffic::{OnLogFailure, Permitted, TrafficConfig};
 
+use crate::engine::TenantShare;
 use crate::learn::{LearnControl, Publisher};
 use crate::preference::Principles;
 use crate::preference::log::TrafficLog;
@@ -62,12 +69,19 @@ use keys::Gate;
 use limits::CallLimits;
 use openai::{chat, completions, decisions, models};
 use permit::Permits;
+use quiet::QuietByReason;
 
 /// Whom and what the HTTP floor lets in.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// Calls with a body that are answered at once, the operators' own left out.
+    /// Calls that are answered at once, until their answers are sent; the operators' own are left out.
     pub max_requests: usize,
+    /// What one tenant may have of them.
+    pub tenant_share: TenantShare,
+    /// What a body may take to come.
+    pub body_timeouts: BodyTimeouts,
+    /// Addresses of proxies that say truly for whom they call, by `X-Forwarded-For`.
+    pub trusted_proxies: Arc<[IpAddr]>,
     /// Bytes of a body.
     pub max_body: usize,
     /// Tokens that one call may ask for: prompts × samples × tokens of an answer. By default 1,048,576, or what the engine can
@@ -89,6 +103,9 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             max_requests: 1024,
+            tenant_share: TenantShare::default(),
+            body_timeouts: BodyTimeouts::default(),
+            trusted_proxies: Arc::default(),
             max_body: 8 << 20,
             max_call_tokens: None,
             keys: ApiKeys::default(),
@@ -109,6 +126,9 @@ pub struct Learning {
     pub log: TrafficLog,
 }
 
+/// How often a refusal of one reason is logged.
+const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(1);
+
 /// What handlers share. Every layer of every request clones it, so a clone is one count.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
@@ -123,12 +143,11 @@ pub struct Shared {
     learning: Option<Learning>,
     permits: Permits,
     limits: CallLimits,
+    body_timeouts: BodyTimeouts,
+    refusals: QuietByReason,
     /// Whether callers have keys.
     keyed: bool,
     log_probe: Arc<Semaphore>,
-    ids: AtomicU64,
-    /// Tells the ids of two processes apart.
-    process: u32,
 }
 
 impl Deref for AppState {
@@ -151,10 +170,10 @@ impl Shared {
             service,
             model_name: model_name.into(),
             metrics,
-            permits: Permits::new(config.max_requests),
+            permits: Permits::new(config.max_requests, config.tenant_share),
+            body_timeouts: config.body_timeouts,
+            refusals: QuietByReason::new(REFUSALS_LOGGED_EVERY),
             keyed: !config.keys.is_empty(),
-            ids: AtomicU64::default(),
-            process: rand::random(),
         }
     }
 
@@ -181,16 +200,16 @@ impl Shared {
         AppState(Arc::new(self))
     }
 
+    /// An id of a call. It is random: counted, it would tell everyone how many calls there were.
     fn next_id(&self, kind: &str) -> String {
-        let number = self.ids.fetch_add(1, Ordering::Relaxed);
-        format!("{kind}-{:08x}{number:08x}", self.process)
+        format!("{kind}-{:032x}", rand::random::<u128>())
     }
 }
 
 /// All routes that callers need, and where there are operators' keys, theirs.
 pub fn router(state: AppState, config: &HttpConfig) -> Router {
     let gate = Gate::of(config);
-    let guarded = Router::new()
+    let counted = Router::new()
         .route("/generate", post(generate::generate))
         .route("/judge", post(judge::judge))
         .route("/tokenize", post(tokens::tokenize))
@@ -198,10 +217,12 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/decisions", post(decisions::decisions))
-        .route("/v1/models", get(models::models))
-        .route("/records", delete(records::delete_all))
         .route("/records/{id}", get(records::get).delete(records::delete))
         .route("/feedback", post(feedback::feedback))
+        .route_layer(middleware::from_fn_with_state(state.clone(), permit::hold));
+    let guarded = counted
+        .route("/v1/models", get(models::models))
+        .route("/records", delete(records::delete_all))
         .route("/principles", get(principles::principles))
         .route_layer(middleware::from_fn_with_state(gate.clone(), keys::guard));
     let metrics = Router::new()

@@ -14,7 +14,9 @@ use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::{JudgingBody, check_reads};
 use super::limits::{CallSize, MAX_STOP_TOKEN_IDS};
 use super::traffic::LogBody;
-use crate::engine::{MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError};
+use crate::engine::{
+    CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError, Tenant,
+};
 use crate::preference::{Message, VersionedTable};
 use crate::service::{CallerEnds, JudgeTask, TextTask, TournamentTask, Turn};
 use crate::text::{Grammar, StopStrings};
@@ -104,6 +106,9 @@ pub struct SamplingBody {
     /// Seconds the call may take.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
+    /// Only calls of the same key (without keys: address) that give the same salt share the prefix cache; at least one character.
+    #[schema(min_length = 1)]
+    cache_salt: Option<String>,
     /// What the call may be used for.
     log: Option<LogBody>,
     /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
@@ -153,6 +158,7 @@ impl SamplingBody {
     pub async fn check(
         self,
         arrival: Instant,
+        tenant: Tenant,
         wanted: Wanted,
         state: &AppState,
     ) -> Result<Sampling, ApiError> {
@@ -192,7 +198,11 @@ impl SamplingBody {
                 "has no meaning without stream",
             ));
         }
-        let turn = turn(arrival, self.priority, self.timeout)?;
+        let turn = Turn {
+            tenant,
+            cache_salt: cache_salt(self.cache_salt.as_deref())?,
+            ..turn(arrival, self.priority, self.timeout)?
+        };
         let shapes_ends = self.shapes_ends();
         let logprobs = wanted.logprobs.map_or(0, |top| top.saturating_add(1));
         state.limits.check(CallSize {
@@ -396,6 +406,17 @@ fn shortened(text: &str) -> String {
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{:?}…", &text[..end]),
         None => format!("{text:?}"),
+    }
+}
+
+/// The salt of a call's prefixes.
+///
+/// # Errors
+/// An empty one, which would keep nothing apart.
+pub fn cache_salt(given: Option<&str>) -> Result<Option<CacheSalt>, ApiError> {
+    match given {
+        Some("") => Err(ApiError::invalid("cache_salt", "must not be empty")),
+        given => Ok(given.map(CacheSalt::new)),
     }
 }
 

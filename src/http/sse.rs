@@ -1,19 +1,24 @@
 //! Answers in pieces, as server-sent events.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
-use axum::response::sse::{Event, Sse};
+use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{FutureExt, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::permit::Permit;
+use super::layers::internal;
 
 /// Events that wait for a slow reader; more are left with the engine.
 const EVENTS_AHEAD: usize = 64;
+
+/// How often a stream that has nothing to say sends a comment: proxies close what is silent for a minute.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// An event, as the API's description has it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,20 +40,21 @@ impl Pieces {
     }
 }
 
-/// Runs `work`, which sends the pieces, and says `[DONE]` after it, or what it failed with. A client that goes away drops it.
-pub fn answer<F>(permit: Permit, work: impl FnOnce(Pieces) -> F) -> Response
+/// Runs `work`, which sends the pieces, and says `[DONE]` after it, or what it failed with, a panic included. A client that goes
+/// away drops it.
+pub fn answer<F>(work: impl FnOnce(Pieces) -> F) -> Response
 where
     F: Future<Output = Result<(), ApiError>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
     let work = work(Pieces(sender.clone()));
     tokio::spawn(async move {
-        let _permit = permit;
         let ended = tokio::select! {
-            ended = work => ended,
+            ended = AssertUnwindSafe(work).catch_unwind() => ended,
             () = sender.closed() => return,
         };
-        let last = match ended {
+        // The panic itself has been reported where it happened.
+        let last = match ended.unwrap_or_else(|_| Err(internal())) {
             Ok(()) => "[DONE]".to_owned(),
             Err(error) => {
                 serde_json::to_string(&error.into_body()).expect("strings are JSON; this is a bug")
@@ -61,5 +67,55 @@ where
         let data = receiver.recv().await?;
         Some((Ok::<_, Infallible>(Event::default().data(data)), receiver))
     });
-    Sse::new(events).into_response()
+    let silence = KeepAlive::new().interval(KEEP_ALIVE);
+    Sse::new(events).keep_alive(silence).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    async fn text(response: Response) -> String {
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        String::from_utf8(bytes.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_middle_of_a_stream_is_an_error_event() {
+        let response = answer(|pieces| async move {
+            pieces.send(&"one").await;
+            match true {
+                true => panic!("a defect"),
+                false => Ok(()),
+            }
+        });
+        let text = text(response).await;
+        let events: Vec<&str> = text.split_terminator("\n\n").collect();
+        assert_eq!(events[0], "data: \"one\"");
+        assert!(events[1].contains("\"code\":\"internal\""), "{text}");
+        assert_eq!(events.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_well_says_so() {
+        let response = answer(|pieces| async move {
+            pieces.send(&1).await;
+            Ok(())
+        });
+        assert_eq!(text(response).await, "data: 1\n\ndata: [DONE]\n\n");
+    }
+
+    /// Time passes by itself where everything waits.
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_sends_comments() {
+        let response = answer(|_| async {
+            tokio::time::sleep(3 * KEEP_ALIVE).await;
+            Ok(())
+        });
+        let text = text(response).await;
+        assert!(text.starts_with(":\n\n:\n\n"), "{text}");
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    }
 }

@@ -9,7 +9,6 @@ use super::AppState;
 use super::conversation::{self, MessageBody};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
-use super::permit::Permit;
 
 /// Text as it is, or a conversation through the chat template.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -54,7 +53,6 @@ pub struct DetokenizeAnswer {
 )]
 pub async fn tokenize(
     State(state): State<AppState>,
-    _permit: Permit,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<TokenizeAnswer>, ApiError> {
     let tokens = match (body.text, body.messages) {
@@ -91,7 +89,6 @@ pub async fn tokenize(
 )]
 pub async fn detokenize(
     State(state): State<AppState>,
-    _permit: Permit,
     JsonBody(body): JsonBody<DetokenizeBody>,
 ) -> Result<Json<DetokenizeAnswer>, ApiError> {
     let text = state

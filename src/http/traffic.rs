@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::idempotency::CallName;
-use super::keys::Caller;
+use super::keys::{Caller, tenant_of};
+use crate::engine::Tenant;
 use crate::preference::log::{Consent, Principal, TrafficLog};
 
 /// How the server keeps its traffic.
@@ -185,6 +186,8 @@ pub fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     pub caller: Option<Caller>,
+    /// Whose share of the server the call takes.
+    pub tenant: Tenant,
     /// The same name of the same principal names the same record.
     pub name: Option<CallName>,
 }
@@ -195,6 +198,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Identity {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         Ok(Self {
             caller: parts.extensions.get::<Caller>().cloned(),
+            tenant: tenant_of(&parts.extensions),
             name: CallName::of(parts)?,
         })
     }

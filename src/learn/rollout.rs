@@ -78,14 +78,12 @@ async fn answers(
     params.top_p = config.top_p;
     params.seed = Some(prompt.seed);
     params.logprobs = Some(0);
-    let mut generation = service
-        .generate_in_turn(TextTask {
-            samples: config.samples,
-            weights: Some(weights.clone()),
-            turn: Turn::background(),
-            ..TextTask::new(prompt.ids.clone(), params)
-        })
-        .await?;
+    let mut generation = service.generate_in_turn(TextTask {
+        samples: config.samples,
+        weights: Some(weights.clone()),
+        turn: Turn::background(),
+        ..TextTask::new(prompt.ids.clone(), params)
+    })?;
     let outputs = generation.outputs().await?;
     let answers = outputs.into_iter().map(|output| Answer {
         text: output.text,

@@ -1,12 +1,27 @@
 //! Work beside the threads that serve connections: templates and tokenizers take their time over long texts.
+//!
+//! As many pieces run at once as there are cores. Those that wait begin in turn, one of each tenant: a tenant with a
+//! thousand pieces delays another's by one.
 
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-
 use super::ServiceError;
-use crate::engine::RequestFailure;
+use crate::engine::{
+    Admission, QueueLimits, QueueLoad, RequestFailure, SubmitError, Tenant, TenantShare,
+};
+
+/// Pieces of one tenant that may wait.
+const MAX_WAITING: usize = 4096;
+
+tokio::task_local! {
+    static TENANT: Tenant;
+}
+
+/// Runs `work` so that its pieces wait in the line of `tenant`. Pieces of no tenant are the server's own.
+pub async fn on_behalf_of<F: Future>(tenant: Tenant, work: F) -> F::Output {
+    TENANT.scope(tenant, work).await
+}
 
 /// Tells work of many pieces whether its result is still waited for: a thread cannot be stopped from outside.
 #[derive(Debug, Clone)]
@@ -43,14 +58,29 @@ pub(super) async fn aside_until<T: Send + 'static>(
     work: impl FnOnce(&Watch) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
     /// As many at once as there are cores: they compute, and every thread more would keep memory of its own.
-    static PLACES: LazyLock<Arc<Semaphore>> =
-        LazyLock::new(|| Arc::new(Semaphore::new(rayon::current_num_threads().max(2))));
+    static PLACES: LazyLock<Admission> = LazyLock::new(|| {
+        let cores = QueueLimits {
+            max_requests: rayon::current_num_threads().max(2),
+            max_tokens: 1,
+        };
+        Admission::new(cores, TenantShare::WHOLE)
+    });
+    let tenant = TENANT
+        .try_with(|tenant| *tenant)
+        .unwrap_or(Tenant::server());
+    if PLACES.num_waiting(tenant) >= MAX_WAITING {
+        let load = QueueLoad {
+            requests: MAX_WAITING,
+            ..PLACES.load()
+        };
+        return Err(SubmitError::Overloaded(load).into());
+    }
     let waiting = Arc::new(());
     let watch = Watch {
         deadline,
         caller: Arc::downgrade(&waiting),
     };
-    let place = Arc::clone(&PLACES).acquire_owned().await;
+    let place = PLACES.enter(tenant, 0).await;
     let work = move || {
         let _place = place;
         work(&watch)

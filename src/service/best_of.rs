@@ -1,7 +1,7 @@
 //! Best of N: candidates from the policy, a tournament by the same model as judge (SELF-JUDGE, tournament self-rejection).
 
 use super::{
-    JudgeTask, Judged, Output, Service, ServiceError, TextTask, Tournament, TournamentTask, Usage,
+    Generation, JudgeTask, Judged, Output, Service, ServiceError, Tournament, TournamentTask, Usage,
 };
 use crate::model::WeightsName;
 
@@ -28,19 +28,18 @@ impl BestOf {
 }
 
 impl Service {
-    /// Draws `task.samples` candidates and finds the best.
+    /// Draws all samples of `generation` as candidates and finds the best.
     ///
     /// # Errors
-    /// As [`Self::generate`] and [`Self::judge_pair`].
+    /// As [`Generation::outputs`] and [`Self::judge_pair`].
     pub async fn best_of(
         &self,
-        task: TextTask,
+        mut generation: Generation,
         judge: &JudgeTask,
         how: TournamentTask,
     ) -> Result<BestOf, ServiceError> {
         // Whoever judges when the call comes: a swap in the middle is for later calls.
         let judging_weights = self.judging_weights(judge.weights.as_ref());
-        let mut generation = self.generate(task)?;
         let candidates = generation.outputs().await?;
         let mut usage = generation.usage();
         let weights = generation.weights();

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
 use super::tally::{CallerEnds, Counter};
 use super::{Service, ServiceError, Turn};
 use crate::engine::{
@@ -9,6 +12,7 @@ use crate::engine::{
     StreamEvent, SubmitError, TokenLogprobs,
 };
 use crate::model::{Role, WeightsLease, WeightsName};
+use crate::telemetry::CallTimes;
 use crate::text::{Detokenizer, Grammar, StopStrings, TextError, Tokenizer};
 
 /// A prompt to be continued.
@@ -131,9 +135,16 @@ enum Progress {
     Ended,
 }
 
-/// A running generation. Dropping it ends it.
+/// Where the tokens of a generation come from.
+enum Tokens {
+    /// Its place in the queue is still to come.
+    InTurn(BoxFuture<'static, Result<RequestStream, SubmitError>>),
+    Running(RequestStream),
+}
+
+/// A generation that runs, or waits for its place in the queue. Dropping it ends it.
 pub struct Generation {
-    stream: RequestStream,
+    stream: Tokens,
     tokenizer: Tokenizer,
     stop: Option<StopStrings>,
     /// One a sample.
@@ -157,30 +168,49 @@ impl Service {
     pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
         let (request, start) = self.written(task)?;
         let stream = self.engine.submit(request)?;
-        Ok(start(stream))
+        Ok(start(Tokens::Running(stream)))
     }
 
-    /// [`Self::generate`], but waits for a place in the queue: for the server's own work.
+    /// [`Self::generate`], but waits for a place in the queue when its first event is asked for: for the later parts of a call that
+    /// has been accepted, and for the server's own work.
     ///
     /// # Errors
     /// What makes it unservable.
-    pub async fn generate_in_turn(&self, task: TextTask) -> Result<Generation, ServiceError> {
+    pub fn generate_in_turn(&self, task: TextTask) -> Result<Generation, ServiceError> {
         let (request, start) = self.written(task)?;
-        let stream = self.engine.submit_in_turn(request).await?;
-        Ok(start(stream))
+        let request = self.engine.check(request)?;
+        let engine = self.engine.clone();
+        let submit = async move { engine.submit_in_turn(request).await };
+        // The call is timed wherever the first event is asked for.
+        let submit = match CallTimes::current() {
+            Some(call) => call.scope(submit).boxed(),
+            None => submit.boxed(),
+        };
+        Ok(start(Tokens::InTurn(submit)))
+    }
+
+    /// Starts a call's generations: the first if the queue has room for it, the others in turn.
+    ///
+    /// # Errors
+    /// What makes any of them unservable, or a full queue.
+    pub fn generate_all(
+        &self,
+        tasks: impl IntoIterator<Item = TextTask>,
+    ) -> Result<Vec<Generation>, ServiceError> {
+        let mut tasks = tasks.into_iter();
+        let Some(first) = tasks.next() else {
+            return Ok(Vec::new());
+        };
+        let rest = tasks.map(|task| self.generate_in_turn(task));
+        let rest = rest.collect::<Result<Vec<_>, _>>()?;
+        Ok(std::iter::once(self.generate(first)?).chain(rest).collect())
     }
 
     /// What the engine is asked for, and what its stream of tokens becomes.
     fn written(
         &self,
         task: TextTask,
-    ) -> Result<
-        (
-            GenerateRequest,
-            impl FnOnce(RequestStream) -> Generation + use<>,
-        ),
-        ServiceError,
-    > {
+    ) -> Result<(GenerateRequest, impl FnOnce(Tokens) -> Generation + use<>), ServiceError> {
         // Before anything is made for each of them: a caller may ask for any number.
         let (asked, max) = (task.samples, self.engine.capacity().max_concurrent);
         if asked > max {
@@ -208,6 +238,8 @@ impl Service {
             weights: Some(weights),
             arrival: task.turn.arrival,
             deadline: task.turn.deadline,
+            tenant: task.turn.tenant,
+            cache_salt: task.turn.cache_salt,
         };
         let prompt_tokens = request.prompt.len();
         let start = move |stream| Generation {
@@ -242,7 +274,14 @@ impl Generation {
     /// # Errors
     /// When the engine gave the request up.
     pub async fn next(&mut self) -> Result<Option<TextEvent>, ServiceError> {
-        match self.stream.next().await {
+        if let Tokens::InTurn(submit) = &mut self.stream {
+            self.stream = Tokens::Running(submit.await?);
+        }
+        let event = match &mut self.stream {
+            Tokens::Running(stream) => stream.next().await,
+            Tokens::InTurn(_) => unreachable!("it was submitted above; this is a bug"),
+        };
+        match event {
             None => Ok(None),
             Some(StreamEvent::Failed(failure)) => {
                 self.count_failure(&failure);
@@ -267,8 +306,10 @@ impl Generation {
             }) => {
                 self.usage.completion_tokens += 1;
                 let (text, finish) = self.writer(index).write(id, finished)?;
-                if matches!(finish, Some(Finish::StopString(_))) {
-                    self.stream.close(index);
+                if matches!(finish, Some(Finish::StopString(_)))
+                    && let Tokens::Running(stream) = &mut self.stream
+                {
+                    stream.close(index);
                 }
                 if let Some(finish) = finish {
                     self.count_end(index, finish);

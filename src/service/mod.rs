@@ -22,6 +22,7 @@ mod version_tests;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+pub use aside::on_behalf_of;
 pub use best_of::BestOf;
 pub use deciding::{Decision, Question};
 pub use generate::{Finish, Generation, Output, TextEvent, TextTask, TokenText, Usage};

@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::{Service, ServiceError, Usage, offload};
-use crate::engine::{Class, GenerateRequest, SamplingParams, StreamEvent};
+use crate::engine::{CacheSalt, Class, GenerateRequest, SamplingParams, StreamEvent, Tenant};
 use crate::model::{PrincipalHash, Role, WeightsLease, WeightsName};
 use crate::telemetry::CallTimes;
 
@@ -24,10 +24,14 @@ pub struct Turn {
     pub deadline: Option<Instant>,
     /// Decides whether the canary answers.
     pub principal: Option<PrincipalHash>,
+    /// Between whom the server is shared: a call waits for its own tenant's calls, and finds only their prefixes in the cache.
+    pub tenant: Tenant,
+    /// Of the tenant's calls, only those with the same salt share prefixes.
+    pub cache_salt: Option<CacheSalt>,
 }
 
 impl Turn {
-    /// That of a call that comes now, like any other.
+    /// That of a local call that comes now, like any other.
     pub fn now() -> Self {
         Self {
             priority: 0,
@@ -35,6 +39,8 @@ impl Turn {
             arrival: Instant::now(),
             deadline: None,
             principal: None,
+            tenant: Tenant::local(),
+            cache_salt: None,
         }
     }
 
@@ -42,6 +48,7 @@ impl Turn {
     pub fn background() -> Self {
         Self {
             class: Class::Background,
+            tenant: Tenant::server(),
             ..Self::now()
         }
     }
@@ -186,6 +193,8 @@ impl Service {
             deadline: turn.deadline,
             weights: Some(weights.clone()),
             reusable_tokens: reusable,
+            tenant: turn.tenant,
+            cache_salt: turn.cache_salt,
             ..GenerateRequest::new(prompt, params)
         };
         let mut stream = match accepted {

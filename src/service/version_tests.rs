@@ -52,7 +52,7 @@ fn name(weights: &Option<WeightsName>) -> &str {
 }
 
 async fn who_answers(service: &Service, task: TextTask) -> String {
-    let mut generation = service.generate_in_turn(task).await.unwrap();
+    let mut generation = service.generate_in_turn(task).unwrap();
     generation.outputs().await.unwrap();
     name(&generation.weights()).to_owned()
 }
@@ -101,6 +101,7 @@ async fn the_policy_answers_the_judge_judges_and_both_say_so() {
             samples: 2,
             ..asked
         };
+        let drawn = service.generate_in_turn(drawn).unwrap();
         let best = service.best_of(drawn, &by, how).await.unwrap();
         assert_eq!(name(&best.weights), "policy");
     }

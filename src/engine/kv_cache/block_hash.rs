@@ -1,17 +1,53 @@
-//! What a full block of KV cache holds, as a hash: its tokens, all tokens before them, and the weights they were computed with.
+//! What a full block of KV cache holds, as a hash: its tokens, all tokens before them, the weights they were computed with, and
+//! the domain within which it may be found.
 //!
-//! SHA-256, because a collision would hand one caller's context to another.
+//! SHA-256, because a collision would hand one caller's context to another. The domain keeps equal contexts of different
+//! tenants apart: that a prompt is cached would tell one tenant what another has asked.
 
 use sha2::{Digest, Sha256};
+
+use crate::engine::tenant::Tenant;
+
+/// Those who find each other's blocks: one tenant, or the callers of one tenant who give the same salt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheDomain([u8; 32]);
+
+impl CacheDomain {
+    /// The domain of a tenant, `None` being all tenants of a server that shares its cache between them, and of a salt.
+    pub fn new(tenant: Option<Tenant>, salt: Option<&CacheSalt>) -> Self {
+        let mut hasher = Sha256::new();
+        match &tenant {
+            Some(tenant) => hasher.update(tenant.as_bytes()),
+            None => hasher.update(b"shared"),
+        }
+        if let Some(CacheSalt(salt)) = salt {
+            hasher.update(salt);
+        }
+        Self(hasher.finalize().into())
+    }
+}
+
+/// What a caller adds to its domain so that only calls with the same salt share prefixes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheSalt([u8; 32]);
+
+impl CacheSalt {
+    pub fn new(salt: &str) -> Self {
+        Self(Sha256::digest(salt).into())
+    }
+}
 
 /// Names the contents of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockHash([u8; 32]);
 
 impl BlockHash {
-    /// The parent of every first block computed with these weights: blocks of other weights can never be found.
-    pub fn root(weights_version: u64) -> Self {
-        Self(Sha256::digest(weights_version.to_le_bytes()).into())
+    /// The parent of every first block computed with these weights in this domain: blocks of other weights or domains can never be
+    /// found.
+    pub fn root(weights_version: u64, domain: &CacheDomain) -> Self {
+        let mut hasher = Sha256::new_with_prefix(weights_version.to_le_bytes());
+        hasher.update(domain.0);
+        Self(hasher.finalize().into())
     }
 
     /// The block of these tokens behind the block `self`.
@@ -34,11 +70,12 @@ pub struct HashedTokens {
 }
 
 impl HashedTokens {
-    pub fn new(tokens: Vec<u32>, block_size: usize, weights_version: u64) -> Self {
+    /// Tokens behind `root`; see [`BlockHash::root`].
+    pub fn new(tokens: Vec<u32>, block_size: usize, root: BlockHash) -> Self {
         let mut hashed = Self {
             tokens,
             block_size,
-            hashes: vec![BlockHash::root(weights_version)],
+            hashes: vec![root],
         };
         hashed.hash_full_blocks();
         hashed
@@ -96,27 +133,52 @@ impl HashedTokens {
 }
 
 #[cfg(test)]
+impl BlockHash {
+    /// The root of a test that has one domain.
+    pub fn test_root(weights_version: u64) -> Self {
+        Self::root(weights_version, &CacheDomain::new(None, None))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tokens_what_came_before_and_the_weights_all_count() {
-        let root = BlockHash::root(1);
+    fn tokens_what_came_before_the_weights_and_the_domain_all_count() {
+        let domain = CacheDomain::new(None, None);
+        let root = BlockHash::root(1, &domain);
         let block = root.child(&[1, 2]);
-        assert_eq!(block, BlockHash::root(1).child(&[1, 2]));
+        assert_eq!(block, BlockHash::root(1, &domain).child(&[1, 2]));
         assert_ne!(block, root.child(&[2, 1]));
-        assert_ne!(block, BlockHash::root(2).child(&[1, 2]));
+        assert_ne!(block, BlockHash::root(2, &domain).child(&[1, 2]));
         assert_ne!(block.child(&[1, 2]), block);
+        let (alice, bob) = (Tenant::of_key(&[1; 32]), Tenant::of_key(&[2; 32]));
+        let salt = CacheSalt::new("s");
+        let domains = [
+            domain,
+            CacheDomain::new(Some(alice), None),
+            CacheDomain::new(Some(bob), None),
+            CacheDomain::new(Some(alice), Some(&salt)),
+            CacheDomain::new(Some(alice), Some(&CacheSalt::new("t"))),
+            CacheDomain::new(None, Some(&salt)),
+        ];
+        for (at, one) in domains.iter().enumerate() {
+            for other in &domains[at + 1..] {
+                assert_ne!(BlockHash::root(1, one), BlockHash::root(1, other));
+            }
+        }
     }
 
     #[test]
     fn tokens_that_grow_are_hashed_as_if_they_came_at_once() {
-        let mut grown = HashedTokens::new(vec![1, 2], 3, 7);
+        let root = BlockHash::root(7, &CacheDomain::new(None, None));
+        let mut grown = HashedTokens::new(vec![1, 2], 3, root);
         assert_eq!(grown.num_full_blocks(), 0);
         for token in 3..=7 {
             grown.push(token);
         }
-        let whole = HashedTokens::new((1..=7).collect(), 3, 7);
+        let whole = HashedTokens::new((1..=7).collect(), 3, root);
         assert_eq!(grown.hashes, whole.hashes);
         assert_eq!(grown.num_full_blocks(), 2);
         assert_eq!(grown.hash(0), grown.parent(1));

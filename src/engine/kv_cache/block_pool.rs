@@ -4,7 +4,9 @@
 //! A block is *held* (references > 0) or *free*. A free block keeps its contents, and can be found and held again, until it is
 //! handed out anew; the one that has been free the longest goes first (LRU). A *published* block is full and is never written to.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
 
 use super::block_hash::BlockHash;
 
@@ -23,7 +25,7 @@ impl BlockId {
 struct Contents {
     hash: BlockHash,
     parent: BlockHash,
-    tokens: Box<[u32]>,
+    tokens: Arc<[u32]>,
 }
 
 #[derive(Debug, Default)]
@@ -44,8 +46,9 @@ pub struct BlockPool {
     last: Option<BlockId>,
     free: usize,
     published: HashMap<BlockHash, BlockId>,
-    /// Published blocks by the hash of the block before them.
-    followers: HashMap<BlockHash, Vec<BlockId>>,
+    /// Published blocks by the hash of the block before them, in the order of their tokens: what shares the most with other
+    /// tokens stands beside the place where those would stand.
+    followers: HashMap<BlockHash, BTreeMap<Arc<[u32]>, BlockId>>,
 }
 
 impl BlockPool {
@@ -134,12 +137,14 @@ impl BlockPool {
         if self.published.contains_key(&hash) || self.blocks[id.index()].contents.is_some() {
             return;
         }
+        let tokens: Arc<[u32]> = tokens.into();
         self.published.insert(hash, id);
-        self.followers.entry(parent).or_default().push(id);
+        let followers = self.followers.entry(parent).or_default();
+        followers.insert(Arc::clone(&tokens), id);
         self.blocks[id.index()].contents = Some(Contents {
             hash,
             parent,
-            tokens: tokens.into(),
+            tokens,
         });
     }
 
@@ -148,17 +153,15 @@ impl BlockPool {
         self.published.get(hash).copied()
     }
 
-    /// Of the blocks behind `parent`, the one that begins with the most of `tokens`, and with how many.
+    /// Returns, of the blocks behind `parent`, the one that begins with the most of `tokens`, and with how many.
     pub fn find_partial(&self, parent: &BlockHash, tokens: &[u32]) -> Option<(BlockId, usize)> {
-        let common = |id: BlockId| {
-            let contents = self.blocks[id.index()].contents.as_ref();
-            let held = contents.map_or(&[][..], |contents| &contents.tokens);
-            held.iter().zip(tokens).take_while(|(a, b)| a == b).count()
-        };
-        self.followers
-            .get(parent)?
-            .iter()
-            .map(|&id| (id, common(id)))
+        let followers = self.followers.get(parent)?;
+        let from = followers.range::<[u32], _>((Bound::Included(tokens), Bound::Unbounded));
+        let before = followers.range::<[u32], _>((Bound::Unbounded, Bound::Excluded(tokens)));
+        let neighbours = from.take(1).chain(before.rev().take(1));
+        let common = |held: &[u32]| held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        neighbours
+            .map(|(held, &id)| (id, common(held)))
             .max_by_key(|&(_, common)| common)
             .filter(|&(_, common)| common > 0)
     }
@@ -169,7 +172,7 @@ impl BlockPool {
         };
         self.published.remove(&contents.hash);
         if let Some(followers) = self.followers.get_mut(&contents.parent) {
-            followers.retain(|&other| other != id);
+            followers.remove(&contents.tokens);
             if followers.is_empty() {
                 self.followers.remove(&contents.parent);
             }
@@ -231,12 +234,15 @@ impl BlockPool {
             assert_eq!(listed.contains(&id), held == 0, "{id:?}");
             if let Some(contents) = &block.contents {
                 assert_eq!(self.published[&contents.hash], id);
-                assert!(self.followers[&contents.parent].contains(&id));
+                assert_eq!(self.followers[&contents.parent][&contents.tokens], id);
             }
         }
         let known = self.blocks.iter().filter(|b| b.contents.is_some()).count();
         assert_eq!(self.published.len(), known);
-        assert_eq!(self.followers.values().map(Vec::len).sum::<usize>(), known);
+        assert_eq!(
+            self.followers.values().map(BTreeMap::len).sum::<usize>(),
+            known
+        );
     }
 }
 
@@ -249,7 +255,7 @@ mod tests {
     #[test]
     fn the_block_free_the_longest_goes_first_and_nameless_ones_before_all() {
         let mut pool = BlockPool::new(4);
-        let root = BlockHash::root(0);
+        let root = BlockHash::test_root(0);
         let held: Vec<BlockId> = (0..4).filter_map(|_| pool.allocate()).collect();
         assert_eq!(pool.allocate(), None);
         for &id in &held[..3] {
@@ -268,7 +274,7 @@ mod tests {
     #[test]
     fn discarded_blocks_go_first_but_can_be_found_until_then() {
         let mut pool = BlockPool::new(3);
-        let root = BlockHash::root(0);
+        let root = BlockHash::test_root(0);
         let held: Vec<BlockId> = (0..3).filter_map(|_| pool.allocate()).collect();
         for &id in &held {
             pool.publish(id, root.child(&[id.0]), root, &[id.0]);
@@ -289,7 +295,7 @@ mod tests {
     #[test]
     fn a_free_block_is_found_and_held_again() {
         let mut pool = BlockPool::new(2);
-        let root = BlockHash::root(0);
+        let root = BlockHash::test_root(0);
         let id = pool.allocate().unwrap();
         let hash = root.child(&[7, 8, 9]);
         pool.publish(id, hash, root, &[7, 8, 9]);
@@ -303,12 +309,36 @@ mod tests {
     }
 
     #[test]
+    fn the_block_that_shares_the_most_is_found_among_many() {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        for _ in 0..300 {
+            let mut pool = BlockPool::new(24);
+            let root = BlockHash::test_root(0);
+            let mut held: Vec<Vec<u32>> = Vec::new();
+            for _ in 0..rng.random_range(1..24) {
+                let tokens: Vec<u32> = (0..4).map(|_| rng.random_range(0..3)).collect();
+                let id = pool.allocate().unwrap();
+                pool.publish(id, root.child(&tokens), root, &tokens);
+                held.push(tokens);
+            }
+            let wanted: Vec<u32> = (0..rng.random_range(0..5))
+                .map(|_| rng.random_range(0..3))
+                .collect();
+            let common =
+                |held: &Vec<u32>| held.iter().zip(&wanted).take_while(|(a, b)| a == b).count();
+            let most = held.iter().map(common).max().unwrap();
+            let found = pool.find_partial(&root, &wanted);
+            assert_eq!(found.map_or(0, |(_, common)| common), most);
+        }
+    }
+
+    #[test]
     fn the_books_balance_after_any_operations() {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         for round in 0..2000 {
             let mut pool = BlockPool::new(rng.random_range(1..12));
             let mut held: Vec<BlockId> = Vec::new();
-            let mut hashes = vec![BlockHash::root(round)];
+            let mut hashes = vec![BlockHash::test_root(round)];
             for _ in 0..60 {
                 match rng.random_range(0..5) {
                     0 | 1 => held.extend(pool.allocate()),

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     fn run(kv: &mut KvCacheManager, id: u64, tokens: &[u32]) -> (usize, Vec<BlockCopy>) {
-        let tokens = HashedTokens::new(tokens.to_vec(), kv.block_size(), 3);
+        let tokens = HashedTokens::new(tokens.to_vec(), kv.block_size(), BlockHash::test_root(3));
         let prefix = kv.cached_prefix(&tokens);
         let cached = prefix.num_tokens;
         kv.begin(RequestId(id), prefix, tokens.len());
@@ -302,7 +302,7 @@ mod tests {
         let (cached, copies) = run(&mut kv, 3, &tokens[..8]);
         assert_eq!((cached, copies.len()), (7, 1));
         // Other weights share nothing.
-        let elsewhere = HashedTokens::new(tokens, 4, 4);
+        let elsewhere = HashedTokens::new(tokens, 4, BlockHash::test_root(4));
         assert_eq!(kv.cached_prefix(&elsewhere).num_tokens, 0);
     }
 
@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn what_nobody_will_look_for_makes_room_before_what_others_may() {
         let mut kv = KvCacheManager::new(4, 4, true);
-        let pair = HashedTokens::new((0..16).collect(), 4, 3);
+        let pair = HashedTokens::new((0..16).collect(), 4, BlockHash::test_root(3));
         let prefix = kv.cached_prefix(&pair);
         kv.begin(RequestId(1), prefix, 6);
         kv.allocate(RequestId(1), 0, 16).unwrap();

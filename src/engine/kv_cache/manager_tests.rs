@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{HashedTokens, KvCacheManager};
+use super::{BlockHash, HashedTokens, KvCacheManager};
 use crate::engine::request::RequestId;
 
 /// The cache on paper, and the requests that hold parts of it.
@@ -97,7 +97,7 @@ impl Paper {
     }
 
     fn begin(&mut self, tokens: Vec<u32>, reusable: usize, counts: &mut Counts) {
-        let tokens = HashedTokens::new(tokens, self.kv.block_size(), 1);
+        let tokens = HashedTokens::new(tokens, self.kv.block_size(), BlockHash::test_root(1));
         let prefix = self.kv.cached_prefix(&tokens);
         let (cached, id) = (prefix.num_tokens, self.id());
         assert!(cached < tokens.len());

@@ -6,5 +6,5 @@ mod manager;
 #[cfg(test)]
 mod manager_tests;
 
-pub use block_hash::{BlockHash, HashedTokens};
+pub use block_hash::{BlockHash, CacheDomain, CacheSalt, HashedTokens};
 pub use manager::{BlockCopy, CachedPrefix, KvCacheManager};

@@ -16,7 +16,6 @@ use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
-use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
@@ -231,7 +230,6 @@ impl Wording for Words {
 )]
 pub async fn chat(
     State(state): State<AppState>,
-    permit: Permit,
     identity: Identity,
     body: Generating<ChatBody>,
 ) -> Result<Response, ApiError> {
@@ -250,7 +248,7 @@ pub async fn chat(
         logprob_ids: Vec::new(),
     };
     let sampling = sampling
-        .check(arrival, wanted, &state)
+        .check(arrival, identity.tenant, wanted, &state)
         .await?
         .limited(limited);
     let messages = conversation::messages(own.messages)?;
@@ -264,7 +262,7 @@ pub async fn chat(
         asked: Asked::Messages(messages),
     };
     let words = Words(state.call("chatcmpl", &sampling));
-    let answer = answering::answer(&state, &identity, permit, &sampling, vec![prompt], words);
+    let answer = answering::answer(&state, &identity, &sampling, vec![prompt], words);
     answer
         .await
         .map_err(|error| error.renamed("prompt", "messages"))

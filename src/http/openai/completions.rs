@@ -17,7 +17,6 @@ use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
-use crate::http::permit::Permit;
 use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
@@ -204,7 +203,6 @@ const READ_AT_ONCE: usize = 2;
 )]
 pub async fn completions(
     State(state): State<AppState>,
-    permit: Permit,
     identity: Identity,
     body: Generating<CompletionBody>,
 ) -> Result<Response, ApiError> {
@@ -224,7 +222,7 @@ pub async fn completions(
     };
     let limited = own.max_tokens.is_some();
     let sampling = sampling
-        .check(arrival, wanted, &state)
+        .check(arrival, identity.tenant, wanted, &state)
         .await?
         .limited(limited);
     let judged = sampling.judging(&state.principles.current(), count)?;
@@ -252,5 +250,5 @@ pub async fn completions(
         });
     }
     let words = Words(state.call("cmpl", &sampling));
-    answering::answer(&state, &identity, permit, &sampling, prompts, words).await
+    answering::answer(&state, &identity, &sampling, prompts, words).await
 }

@@ -16,10 +16,10 @@ use crate::http::AppState;
 use crate::http::conversation::{self, ContentBody, RoleBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
-use crate::http::permit::Permit;
-use crate::http::sampling::turn;
+use crate::http::sampling::{cache_salt, turn};
+use crate::http::traffic::Identity;
 use crate::preference::{Message, Role};
-use crate::service::{Decision, Question, Usage};
+use crate::service::{Decision, Question, Turn, Usage};
 
 /// Questions of one call.
 const MAX_QUESTIONS: usize = 400;
@@ -39,6 +39,9 @@ pub struct DecisionsBody {
     /// Seconds the call may take.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
+    /// Only calls of the same key (without keys: address) that give the same salt share the prefix cache; at least one character.
+    #[schema(min_length = 1)]
+    cache_salt: Option<String>,
 }
 
 /// Text, or messages of text.
@@ -381,10 +384,14 @@ impl InputBody {
 )]
 pub async fn decisions(
     State(state): State<AppState>,
-    _permit: Permit,
+    identity: Identity,
     JsonBody(body): JsonBody<DecisionsBody>,
 ) -> Result<Json<DecisionsAnswer>, ApiError> {
-    let turn = turn(Instant::now(), body.priority, body.timeout)?;
+    let turn = Turn {
+        tenant: identity.tenant,
+        cache_salt: cache_salt(body.cache_salt.as_deref())?,
+        ..turn(Instant::now(), body.priority, body.timeout)?
+    };
     state.check_model(body.model.as_deref())?;
     if !(1..=MAX_QUESTIONS).contains(&body.questions.len()) {
         let message = format!("must be 1 to {MAX_QUESTIONS}");

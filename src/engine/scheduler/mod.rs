@@ -3,11 +3,21 @@
 //! [`Scheduler::schedule`] and [`Scheduler::update`] are a pair: the first says how many tokens of which requests the model
 //! computes, the second takes what was sampled.
 //!
-//! # Fairness
-//! Requests stand in one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. Whoever is first in it is never
-//! kept waiting by others: it takes blocks from those behind it (they are *preempted*, and computed again later), and a pool that
-//! holds one maximal request holds it. Levels are bounded ([`PRIORITIES`]), so everybody becomes first after a bounded number of
-//! others: a request of the last level goes before all that come 51,200 arrivals after it, whatever their level. Nobody starves.
+//! # One tenant
+//! Its requests stand in one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. A running request takes
+//! blocks from those that run behind it (they are *preempted*, and computed again later) and never from those before it, and a
+//! pool that holds one maximal request holds the first. A waiting request takes nothing from the running ones of its tenant,
+//! but none of these is admitted before it. Levels are bounded ([`PRIORITIES`]), so every request becomes first after a bounded
+//! number of others: one of the last level goes before all that come 51,200 arrivals after it, whatever their level.
+//!
+//! # Several tenants
+//! *Places.* The next request is taken from the tenant that has the fewest running. Where all places or blocks are taken, it takes
+//! them from the last request of the tenant that has the most, if that one has at least two more: so tenants that ask for
+//! enough end up with equal numbers of places, and no two take the same place from each other in turn. Of a request with
+//! many samples each is a sequence of its own as soon as its prompt is computed; those without a place wait.
+//! *Tokens.* The tokens of a step are shared evenly, and it is not made longer than fair: see [`FairShare`]. Where a tenant gets
+//! fewer tokens than it has sequences, these take turns, and its prompts get half of them.
+//! *Priorities* order the requests of one tenant and say nothing to the others. A tenant alone gets everything.
 //!
 //! # Background
 //! Requests of [`Class::Background`] stand behind all others and get what these leave: tokens of a step, places, blocks. They give
@@ -16,11 +26,22 @@
 //! prompt: those are the long ones already. But for shared prefixes, the foreground's steps are the same with and without
 //! them. They may starve.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::ops::{Bound, RangeInclusive};
+mod admit;
+mod fair_share;
+mod lines;
+mod step;
+mod step_cost;
 
-use super::kv_cache::{BlockCopy, BlockHash, CachedPrefix, KvCacheManager};
+use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::kv_cache::{BlockCopy, KvCacheManager};
 use super::request::{Class, FinishReason, Request, RequestId};
+use super::tenant::Tenant;
+use fair_share::FairShare;
+use lines::{Lines, Place};
+use step::Step;
 
 /// How many later arrivals of the next lower priority a request goes before.
 pub const HEAD_START: i64 = 256;
@@ -66,6 +87,8 @@ pub struct Scheduled {
     pub num_tokens: usize,
     /// Whether they are its last, so that the next token can be sampled.
     pub samples: bool,
+    /// Of its siblings, how many become sequences of their own with this step, and sample too.
+    pub forks: usize,
 }
 
 /// A sequence's next token.
@@ -92,14 +115,6 @@ impl SchedulerOutput {
     }
 }
 
-/// A request's place in line: the background stands behind everybody else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    class: Class,
-    rank: i64,
-    id: RequestId,
-}
-
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -108,10 +123,16 @@ pub struct Scheduler {
     requests: HashMap<RequestId, (Place, Request)>,
     /// Of siblings that are no requests yet, the request that computes their prompt.
     unforked: HashMap<RequestId, RequestId>,
-    waiting: BTreeSet<Place>,
-    running: BTreeSet<Place>,
+    waiting: Lines,
+    running: Lines,
     /// Requests that have come, by class.
     arrivals: [i64; 2],
+    fair: FairShare,
+    /// Steps so far.
+    steps: u64,
+    /// The step that last admitted a request of the tenant: of tenants that have equally many running, the one that has waited longest
+    /// goes first.
+    admitted: HashMap<Tenant, u64>,
 }
 
 impl Scheduler {
@@ -121,9 +142,12 @@ impl Scheduler {
             kv,
             requests: HashMap::new(),
             unforked: HashMap::new(),
-            waiting: BTreeSet::new(),
-            running: BTreeSet::new(),
+            waiting: Lines::default(),
+            running: Lines::default(),
             arrivals: [0; 2],
+            fair: FairShare::default(),
+            steps: 0,
+            admitted: HashMap::new(),
         }
     }
 
@@ -139,16 +163,14 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Sequences that run, siblings to come included.
+    /// Sequences that run.
     pub fn num_running(&self) -> usize {
-        self.sequences_up_to(Class::Background)
+        self.running.len()
     }
 
-    /// Sequences that run and need not yield to `class`.
-    fn sequences_up_to(&self, class: Class) -> usize {
-        let sequences = |place: &Place| self.requests[&place.id].1.num_sequences();
-        let ahead = self.running.iter().take_while(|place| place.class <= class);
-        ahead.map(sequences).sum()
+    /// Takes what a step of so many tokens took; see [`FairShare`].
+    pub fn observe(&mut self, tokens: usize, took: Duration) {
+        self.fair.observe(tokens, took);
     }
 
     pub fn is_idle(&self) -> bool {
@@ -169,6 +191,7 @@ impl Scheduler {
             class: request.class,
             rank: *arrived + HEAD_START * i64::from(request.priority),
             id: request.id,
+            tenant: request.tenant,
         };
         *arrived += 1;
         let siblings = request.siblings.iter();
@@ -201,17 +224,24 @@ impl Scheduler {
         self.kv.rename(id, heir);
         request.id = heir;
         let place = Place { id: heir, ..place };
-        self.waiting.extend(waited.then_some(place));
-        self.running.extend(ran.then_some(place));
+        if waited {
+            self.waiting.insert(place);
+        }
+        if ran {
+            self.running.insert(place);
+        }
         self.requests.insert(heir, (place, request));
         Some(heir)
     }
 
     /// Chooses a step's work, the background's from what the foreground leaves.
     pub fn schedule(&mut self) -> SchedulerOutput {
+        self.steps += 1;
         let mut step = Step {
             output: SchedulerOutput::default(),
             budget: self.config.max_batch_tokens,
+            forks: 0,
+            shares: None,
         };
         self.schedule_class(Class::Foreground, &mut step);
         let limits = self.config.background;
@@ -230,28 +260,80 @@ impl Scheduler {
     fn schedule_class(&mut self, class: Class, step: &mut Step) {
         let lacks_one = |place: &Place| self.requests[&place.id].1.num_missing_tokens() == 1;
         let running = self.running.iter().copied();
-        let (decoding, computing): (Vec<Place>, Vec<Place>) = running
+        let (mut decoding, computing): (Vec<Place>, Vec<Place>) = running
             .filter(|place| place.class == class)
             .partition(lacks_one);
-        for place in decoding.into_iter().chain(computing) {
-            if self.running.contains(&place) {
-                self.continue_running(place, step);
+        step.shares = self.shares(class, step.budget);
+        let mut for_prompts = HashMap::new();
+        if let Some(shares) = &mut step.shares {
+            decoding.sort_by_key(|place| (self.requests[&place.id].1.last_step, *place));
+            let waits = self.waiting.tenants(class);
+            let with_prompts: HashSet<Tenant> = waits
+                .chain(computing.iter().map(|place| place.tenant))
+                .collect();
+            for (&tenant, share) in shares {
+                if with_prompts.contains(&tenant) {
+                    for_prompts.insert(tenant, *share / 2);
+                    *share -= *share / 2;
+                }
             }
         }
-        let short_of_blocks = step.output.preempted.iter().any(|id| {
-            let (place, _) = &self.requests[id];
-            place.class <= class
-        });
-        let in_line = self.waiting.first().map(|place| place.class);
-        if !short_of_blocks && in_line == Some(class) {
-            self.admit(class, step);
+        let mut postponed = Vec::new();
+        for place in decoding {
+            match step.left(place.tenant) {
+                0 => postponed.push(place),
+                _ => self.go_on(place, step),
+            }
+        }
+        for (tenant, tokens) in for_prompts {
+            step.give(tenant, tokens);
+        }
+        for place in computing {
+            self.go_on(place, step);
+        }
+        self.admit(class, step);
+        for place in postponed {
+            self.go_on(place, step);
         }
     }
 
-    fn continue_running(&mut self, place: Place, step: &mut Step) {
+    /// What each tenant gets of a step's tokens, if they have to be shared.
+    fn shares(&mut self, class: Class, budget: usize) -> Option<HashMap<Tenant, usize>> {
+        if class == Class::Background {
+            // The server's own work is one tenant.
+            return None;
+        }
+        let mut demands: HashMap<Tenant, usize> = HashMap::new();
+        for place in self.running.iter().filter(|place| place.class == class) {
+            let missing = self.requests[&place.id].1.num_missing_tokens();
+            *demands.entry(place.tenant).or_default() += missing;
+        }
+        let running = self.running.iter().filter(|place| place.class == class);
+        let full = running.count() >= self.config.max_sequences;
+        for tenant in self.waiting.tenants(class) {
+            let first = self.waiting.of(tenant, class).next();
+            // What cannot begin asks for nothing.
+            let Some(first) = first.filter(|first| !full || self.richest(**first).is_some()) else {
+                continue;
+            };
+            let tokens = &self.requests[&first.id].1.tokens;
+            let demand = demands.entry(tenant).or_default();
+            if *demand < budget {
+                *demand += tokens.len() - self.kv.cached_prefix(tokens).num_tokens;
+            }
+        }
+        let demands: Vec<(Tenant, usize)> = demands.into_iter().collect();
+        self.fair.shares(&demands, budget)
+    }
+
+    /// Computes more of a request, if it still runs and there are tokens and blocks for it.
+    fn go_on(&mut self, place: Place, step: &mut Step) {
+        if !self.running.contains(&place) {
+            return;
+        }
         let request = &self.requests[&place.id].1;
         let from = request.num_computed_tokens;
-        let num_tokens = request.num_missing_tokens().min(step.budget);
+        let num_tokens = request.num_missing_tokens().min(step.left(place.tenant));
         if num_tokens == 0 {
             return;
         }
@@ -260,22 +342,70 @@ impl Scheduler {
                 step.output.copies.extend(copy);
                 break;
             }
-            // The blocks of the last in line, if that is somebody else; nobody takes from those before them.
-            match self.running.last().copied() {
-                Some(last) if last > place => self.preempt(last, step),
-                _ => return,
+            match self.behind(place) {
+                Some(last) => self.preempt(last, step),
+                None => return,
             }
         }
-        self.push(place.id, num_tokens, step);
+        self.push(place, num_tokens, step);
     }
 
-    fn push(&self, id: RequestId, num_tokens: usize, step: &mut Step) {
-        step.budget -= num_tokens;
-        step.output.scheduled.push(Scheduled {
-            id,
-            num_tokens,
-            samples: num_tokens == self.requests[&id].1.num_missing_tokens(),
+    /// The running request that gives its blocks to `place` first, if one has to: the last of the background, or the last of the tenant
+    /// that has the most running. Requests are compared by how many of their tenant run before them, and then by age: the first of
+    /// all gives nothing to anyone, so something always gets on.
+    fn behind(&self, place: Place) -> Option<Place> {
+        let last = *self.running.last()?;
+        if last.class > place.class {
+            return Some(last);
+        }
+        let before = self.running.of(place.tenant, place.class);
+        let own = before.take_while(|other| **other < place).count();
+        let tenants = self.running.tenants(place.class);
+        let lasts = tenants.filter_map(|tenant| {
+            let mut line = self.running.of(tenant, place.class);
+            let last = *line.next_back()?;
+            Some((line.count(), last.id, last))
         });
+        let (before, id, last) = lasts.max()?;
+        ((before, id) > (own, place.id)).then_some(last)
+    }
+
+    fn push(&mut self, place: Place, num_tokens: usize, step: &mut Step) {
+        let request = &mut self
+            .requests
+            .get_mut(&place.id)
+            .expect("a running request is known; this is a bug")
+            .1;
+        request.last_step = self.steps;
+        let samples = num_tokens == request.num_missing_tokens();
+        let siblings = if samples { request.siblings.len() } else { 0 };
+        let forks = match siblings {
+            0 => 0,
+            _ => self.places_for_siblings(place.class, siblings, step),
+        };
+        step.take(place.tenant, num_tokens);
+        step.forks += forks;
+        step.output.scheduled.push(Scheduled {
+            id: place.id,
+            num_tokens,
+            samples,
+            forks,
+        });
+    }
+
+    /// Places for as many of `wanted` siblings as there are, taken from the background where it has them.
+    fn places_for_siblings(&mut self, class: Class, wanted: usize, step: &mut Step) -> usize {
+        let max = self.config.max_sequences;
+        while self.running.len() + step.forks + wanted > max
+            && let Some(last) = self
+                .running
+                .last()
+                .copied()
+                .filter(|last| last.class > class)
+        {
+            self.preempt(last, step);
+        }
+        wanted.min(max.saturating_sub(self.running.len() + step.forks))
     }
 
     /// Puts a running request back in line, where it was; what it has computed is kept as long as nobody needs the blocks.
@@ -291,79 +421,11 @@ impl Scheduler {
         step.output.preempted.push(place.id);
         let scheduled = &mut step.output.scheduled;
         if let Some(at) = scheduled.iter().position(|s| s.id == place.id) {
-            step.budget += scheduled.remove(at).num_tokens;
+            let undone = scheduled.remove(at);
+            step.forks -= undone.forks;
+            step.budget += undone.num_tokens;
+            step.give(place.tenant, undone.num_tokens);
         }
-    }
-
-    fn admit(&mut self, class: Class, step: &mut Step) {
-        let mut promised = self.promised_blocks(class);
-        let mut next_in_line = self.waiting.first().copied();
-        while let Some(place) = next_in_line.filter(|place| place.class == class) {
-            let behind = (Bound::Excluded(place), Bound::Unbounded);
-            next_in_line = self.waiting.range(behind).next().copied();
-            let request = &self.requests[&place.id].1;
-            let (sequences, num_tokens) = (request.num_sequences(), request.tokens.len());
-            let needed = self.sequences_up_to(class) + sequences;
-            if step.budget == 0 || needed > self.config.max_sequences {
-                break;
-            }
-            let mut prefix = self.kv.cached_prefix(&request.tokens);
-            let next = self.kv.next_hash(&request.tokens, &prefix);
-            if next.is_some_and(|hash| promised.contains(&hash)) {
-                // Somebody before it is computing that very block: it will be there to share soon.
-                continue;
-            }
-            loop {
-                let has_places = self.num_running() + sequences <= self.config.max_sequences;
-                if has_places && self.kv.has_room(num_tokens, &prefix) {
-                    break;
-                }
-                match self.running.last().copied() {
-                    Some(last) if last.class > class => self.preempt(last, step),
-                    // Copying a block that is shared in part takes one more than computing it: where the request needs the
-                    // whole pool, that one will never be there.
-                    _ if has_places && self.kv.forgo_partial(&mut prefix) => {}
-                    _ => return,
-                }
-            }
-            let tokens = &self.requests[&place.id].1.tokens;
-            promised.extend(tokens.full_blocks_from(prefix.num_tokens));
-            self.begin(place, prefix, step);
-        }
-    }
-
-    fn begin(&mut self, place: Place, prefix: CachedPrefix, step: &mut Step) {
-        let id = place.id;
-        let (_, request) = self
-            .requests
-            .get_mut(&id)
-            .expect("a waiting request is known; this is a bug");
-        let from = prefix.num_tokens;
-        request.num_computed_tokens = from;
-        request.num_cached_tokens.get_or_insert(from);
-        let num_tokens = request.num_missing_tokens().min(step.budget);
-        self.kv.begin(id, prefix, request.num_reusable_tokens);
-        let copy = self
-            .kv
-            .allocate(id, from, from + num_tokens)
-            .expect("room for all its tokens was made sure of; this is a bug");
-        step.output.copies.extend(copy);
-        self.waiting.remove(&place);
-        self.running.insert(place);
-        self.push(id, num_tokens, step);
-    }
-
-    /// Full blocks that running requests have still to compute, but for those that others go before: `class` does not wait for
-    /// them.
-    fn promised_blocks(&self, class: Class) -> HashSet<BlockHash> {
-        self.running
-            .iter()
-            .take_while(|place| place.class <= class)
-            .flat_map(|place| {
-                let request = &self.requests[&place.id].1;
-                request.tokens.full_blocks_from(request.num_computed_tokens)
-            })
-            .collect()
     }
 
     /// Takes the tokens that were sampled after a step: one for every sequence of every request that was scheduled to its end,
@@ -382,7 +444,7 @@ impl Scheduler {
             let computed = request.num_computed_tokens;
             self.kv.computed(scheduled.id, &request.tokens, computed);
             if scheduled.samples {
-                self.fork(scheduled.id);
+                self.fork(scheduled.id, scheduled.forks);
             }
         }
         let mut finished = Vec::new();
@@ -403,15 +465,17 @@ impl Scheduler {
         finished
     }
 
-    /// Turns the siblings of a request whose prompt is computed into requests of their own.
-    fn fork(&mut self, id: RequestId) {
+    /// Turns the first `count` siblings of a request whose prompt is computed into running requests of their own. The others wait
+    /// together, as one request that takes up the prompt from the cache.
+    fn fork(&mut self, id: RequestId, count: usize) {
         let (place, request) = self
             .requests
             .get_mut(&id)
             .expect("a scheduled request is known; this is a bug");
         let place = *place;
-        let siblings = std::mem::take(&mut request.siblings);
+        let mut siblings = std::mem::take(&mut request.siblings);
         let request = request.clone();
+        let mut rest = siblings.split_off(count.min(siblings.len()));
         for sibling in siblings {
             self.unforked.remove(&sibling);
             self.kv.fork(id, sibling);
@@ -427,11 +491,22 @@ impl Scheduler {
             self.running.insert(place);
             self.requests.insert(sibling, (place, child));
         }
+        if rest.is_empty() {
+            return;
+        }
+        let next = rest.remove(0);
+        self.unforked.remove(&next);
+        self.unforked
+            .extend(rest.iter().map(|&sibling| (sibling, next)));
+        let waits = Request {
+            id: next,
+            num_computed_tokens: 0,
+            num_cached_tokens: Some(request.num_prompt_tokens),
+            siblings: rest,
+            ..request
+        };
+        let place = Place { id: next, ..place };
+        self.waiting.insert(place);
+        self.requests.insert(next, (place, waits));
     }
-}
-
-/// A step in the making.
-struct Step {
-    output: SchedulerOutput,
-    budget: usize,
 }

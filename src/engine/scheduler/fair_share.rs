@@ -1,0 +1,152 @@
+//! How the tokens of a step are shared between tenants.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::step_cost::StepCost;
+use crate::engine::tenant::Tenant;
+
+/// Of the engine's time, how long a tenant that has nothing to do counts as one that will come again.
+const MEMORY: Duration = Duration::from_secs(1);
+
+/// How many steps of one token a step may last while another tenant may come at any moment, who has to wait for its end.
+const LONGEST_WAIT: f64 = 8.0;
+
+/// Tenants that are remembered; more are looked through for those that are not there any longer.
+const REMEMBERED: usize = 1024;
+
+/// The measurements by which steps are shared.
+#[derive(Debug, Default)]
+pub struct FairShare {
+    cost: StepCost,
+    /// Time spent in steps so far.
+    spent: Duration,
+    /// When each tenant last had work, by that time.
+    seen: HashMap<Tenant, Duration>,
+}
+
+impl FairShare {
+    /// Notes that a step of so many tokens took so long.
+    pub fn observe(&mut self, tokens: usize, took: Duration) {
+        self.cost.observe(tokens, took);
+        self.spent += took;
+    }
+
+    /// Returns the tokens that each tenant gets of a step of at most `budget`, or `None` where all get what they ask for.
+    /// `demands` are the tokens that each could compute now, at least one.
+    ///
+    /// Where several ask, the step is as long as all of them together may make it for the one that asks least: with k tenants k times
+    /// as long as a step of that one's tokens alone. So it keeps a k-th of the pace that it has without the others, or more.
+    /// What is there is given out evenly; what one does not need goes to those that ask for more.
+    pub fn shares(
+        &mut self,
+        demands: &[(Tenant, usize)],
+        budget: usize,
+    ) -> Option<HashMap<Tenant, usize>> {
+        for &(tenant, _) in demands {
+            self.seen.insert(tenant, self.spent);
+        }
+        let asking = demands.len();
+        let total = match demands {
+            [] => return None,
+            [(only, _)] => match self.others_may_come(*only) {
+                false => return None,
+                true => self.cost.tokens_within(LONGEST_WAIT, 1, budget),
+            },
+            // More tenants than tokens: everyone in turn, see the scheduler.
+            _ if asking > budget => return None,
+            _ => {
+                let least = demands.iter().map(|&(_, tokens)| tokens).min().unwrap_or(1);
+                let within = self.cost.tokens_within(asking as f64, least, budget);
+                within.max((asking * least).min(budget))
+            }
+        };
+        let wanted: usize = demands.iter().map(|&(_, tokens)| tokens).sum();
+        (wanted > total).then(|| max_min(demands, total))
+    }
+
+    /// Whether another tenant than this one had work a moment ago.
+    fn others_may_come(&mut self, tenant: Tenant) -> bool {
+        let spent = self.spent;
+        let lately = |seen: &Duration| spent.saturating_sub(*seen) < MEMORY;
+        if self.seen.len() > REMEMBERED {
+            self.seen.retain(|_, seen| lately(seen));
+        }
+        let mut seen = self.seen.iter();
+        seen.any(|(&other, seen)| other != tenant && lately(seen))
+    }
+}
+
+/// Divides `total` between demands so that the smallest are met first and nobody gets more than another whose demand is not met.
+fn max_min(demands: &[(Tenant, usize)], total: usize) -> HashMap<Tenant, usize> {
+    let mut demands = demands.to_vec();
+    demands.sort_unstable_by_key(|&(tenant, tokens)| (tokens, tenant));
+    let (mut left, mut asking) = (total, demands.len());
+    let shares = demands.into_iter().map(|(tenant, tokens)| {
+        let share = tokens.min(left / asking);
+        left -= share;
+        asking -= 1;
+        (tenant, share)
+    });
+    shares.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: u8) -> Tenant {
+        Tenant::of_key(&[name; 32])
+    }
+
+    /// Measured on a CPU: a fixed part and as much again for three tokens.
+    fn on_a_cpu() -> FairShare {
+        let mut fair = FairShare::default();
+        for _ in 0..10 {
+            for tokens in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
+                fair.observe(tokens, Duration::from_micros(310 + 100 * tokens as u64));
+            }
+        }
+        fair
+    }
+
+    #[test]
+    fn shares_are_even_and_what_is_not_needed_goes_to_others() {
+        let shares = |demands: &[usize], total| {
+            let demands: Vec<(Tenant, usize)> =
+                (0..).map(tenant).zip(demands.iter().copied()).collect();
+            let shares = max_min(&demands, total);
+            demands.iter().map(|(t, _)| shares[t]).collect::<Vec<_>>()
+        };
+        assert_eq!(shares(&[100, 100], 64), [32, 32]);
+        assert_eq!(shares(&[100, 1], 64), [63, 1]);
+        assert_eq!(shares(&[3, 100, 20], 30), [3, 14, 13]);
+        assert_eq!(shares(&[5, 5, 5], 3), [1, 1, 1]);
+        assert_eq!(shares(&[0, 9], 4), [0, 4]);
+    }
+
+    #[test]
+    fn the_one_that_asks_least_keeps_its_part_of_the_pace() {
+        let mut fair = on_a_cpu();
+        let (alice, bob) = (tenant(1), tenant(2));
+        let shares = fair.shares(&[(alice, 128), (bob, 1)], 512).unwrap();
+        assert_eq!((shares[&bob], shares[&alice]), (1, 4));
+        // Both ask for much: each gets as much as the other.
+        let shares = fair.shares(&[(alice, 400), (bob, 400)], 512).unwrap();
+        assert_eq!((shares[&bob], shares[&alice]), (256, 256));
+        assert_eq!(fair.shares(&[(alice, 1), (bob, 1)], 512), None);
+        assert_eq!(fair.shares(&[(alice, 1), (bob, 1)], 1), None);
+    }
+
+    #[test]
+    fn a_lone_tenant_gets_everything_once_the_others_have_gone() {
+        let mut fair = on_a_cpu();
+        let (alice, bob) = (tenant(1), tenant(2));
+        assert_eq!(fair.shares(&[(alice, 400)], 512), None);
+        assert_eq!(fair.shares(&[(bob, 1)], 512), None);
+        let beside = fair.shares(&[(alice, 400)], 512).unwrap()[&alice];
+        assert!((16..64).contains(&beside), "{beside}");
+        fair.observe(1, MEMORY);
+        assert_eq!(fair.shares(&[(alice, 400)], 512), None);
+    }
+}

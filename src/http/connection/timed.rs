@@ -1,0 +1,192 @@
+//! A stream that fails when its peer takes too long.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::exchange::Exchange;
+use super::places::Place;
+
+/// Bytes that a client has to read within the time of an unread answer; all of them, where fewer are left.
+const READ_AT_LEAST: usize = 8 << 10;
+
+/// See the module's documentation.
+pub struct Timed<S> {
+    stream: S,
+    exchange: Arc<Exchange>,
+    unread: Duration,
+    reading: Pin<Box<Sleep>>,
+    writing: Pin<Box<Sleep>>,
+    /// Bytes that were taken since writing had to wait, if it had to.
+    taken: Option<usize>,
+    _place: Place,
+}
+
+impl<S> Timed<S> {
+    pub fn new(stream: S, exchange: Arc<Exchange>, unread: Duration, place: Place) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            exchange,
+            unread,
+            reading: Box::pin(sleep_until(now)),
+            writing: Box::pin(sleep_until(now)),
+            taken: None,
+            _place: place,
+        }
+    }
+
+    /// What becomes of a read that has to wait.
+    fn waits_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(deadline) = self.exchange.deadline().map(Instant::from_std) else {
+            return Poll::Pending;
+        };
+        if self.reading.deadline() != deadline {
+            self.reading.as_mut().reset(deadline);
+        }
+        match self.reading.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// What becomes of a write: how long the client has not read is known from here.
+    fn wrote<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Ready(Ok(count)) => {
+                let taken = self.taken.map(|taken| taken + bytes(count));
+                self.taken = taken.filter(|&taken| taken < READ_AT_LEAST);
+                written
+            }
+            Poll::Ready(Err(_)) => written,
+            Poll::Pending => {
+                if self.taken.is_none() {
+                    self.taken = Some(0);
+                    self.writing.as_mut().reset(Instant::now() + self.unread);
+                }
+                match self.writing.as_mut().poll(cx) {
+                    Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+                    Poll::Pending => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buf) {
+            Poll::Pending => self.waits_to_read(cx),
+            read => {
+                if buf.filled().len() > before {
+                    self.exchange.received();
+                }
+                read
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.wrote(cx, written, |&count| count)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.wrote(cx, written, |&count| count)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        // Nothing is left that the client could have read.
+        self.wrote(cx, flushed, |()| READ_AT_LEAST)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let closed = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.wrote(cx, closed, |()| READ_AT_LEAST)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::super::ConnectionTimeouts;
+    use super::super::places::Places;
+    use super::*;
+    use crate::engine::TenantShare;
+
+    fn timed<S>(stream: S) -> Timed<S> {
+        let place = Places::new(1, TenantShare::WHOLE).take(None).unwrap();
+        let timeouts = ConnectionTimeouts::default();
+        let exchange = Arc::new(Exchange::new(timeouts));
+        Timed::new(stream, exchange, timeouts.unread, place)
+    }
+
+    /// Time passes by itself where everything waits.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_read_fails_and_what_is_read_slowly_does_not() {
+        let (near, mut far) = duplex(1024);
+        let mut near = timed(near);
+        let error = near.write_all(&[0; 4096]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        let mut read = [0; 1024];
+        far.read_exact(&mut read).await.unwrap();
+        let (near, mut far) = duplex(1024);
+        let mut near = timed(near);
+        let writing = tokio::spawn(async move { near.write_all(&[0; 100_000]).await });
+        for _ in 0..97 {
+            // 8 KiB in 24 seconds.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            far.read_exact(&mut read).await.unwrap();
+        }
+        far.read_exact(&mut [0; 672]).await.unwrap();
+        writing.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_does_not_keep_an_answer_going() {
+        let (near, mut far) = duplex(1024);
+        let mut near = timed(near);
+        let writing = tokio::spawn(async move { near.write_all(&[0; 100_000]).await });
+        let mut read = 0;
+        while !writing.is_finished() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            read += far.read(&mut [0; 1]).await.unwrap_or(0);
+        }
+        let error = writing.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(read < 1100, "{read}");
+    }
+}
