@@ -34,6 +34,8 @@ pub struct CallSize {
     pub prompts: usize,
     /// Of each prompt.
     pub samples: usize,
+    /// The parameter that asks for them.
+    pub samples_param: &'static str,
     /// Of each sample, as the caller or a default says; the context has room for no more than its length.
     pub max_tokens: usize,
     /// Of each token.
@@ -65,7 +67,7 @@ impl CallLimits {
             let message = format!(
                 "{samples} answers to each of {prompts} prompts are {answers}, and {MAX_ANSWERS} is the most of a call"
             );
-            return Err(ApiError::invalid("n", message));
+            return Err(ApiError::invalid(size.samples_param, message));
         }
         let each = size.max_tokens.min(self.max_answer);
         let tokens = answers.saturating_mul(each);
@@ -114,6 +116,7 @@ mod tests {
         let size = |prompts, samples, max_tokens, logprobs| CallSize {
             prompts,
             samples,
+            samples_param: "n",
             max_tokens,
             logprobs,
         };
@@ -166,6 +169,7 @@ mod tests {
         let asked = |samples| CallSize {
             prompts: 1,
             samples,
+            samples_param: "n",
             max_tokens: usize::MAX,
             logprobs: 0,
         };

@@ -171,13 +171,13 @@ impl SamplingBody {
         if samples < n {
             return Err(ApiError::invalid("best_of", "must be at least n"));
         }
+        let param = match self.best_of {
+            Some(_) => "best_of",
+            None => "n",
+        };
         let max = service.engine().capacity().max_concurrent;
         if samples > max {
             // Before anything is made for each of them.
-            let param = match self.best_of {
-                Some(_) => "best_of",
-                None => "n",
-            };
             let asked = samples;
             return Err(ApiError::from(SubmitError::TooManySamples { asked, max }).about(param));
         }
@@ -208,6 +208,7 @@ impl SamplingBody {
         state.limits.check(CallSize {
             prompts: wanted.prompts,
             samples,
+            samples_param: param,
             max_tokens: wanted.max_tokens,
             logprobs: logprobs.saturating_add(wanted.logprob_ids.len()),
         })?;

@@ -61,12 +61,7 @@ impl GrammarSpec {
                     most: MAX_CHOICES,
                 })
             }
-            Self::Choice(choices) => {
-                // A string of Lark is one of JSON.
-                let choices: Vec<String> = choices.iter().map(|c| json!(c).to_string()).collect();
-                let grammar = format!("start: {}", choices.join(" | "));
-                Ok(TopLevelGrammar::from_lark(grammar))
-            }
+            Self::Choice(choices) => Ok(TopLevelGrammar::from_lark(one_of(choices))),
         }
     }
 
@@ -88,6 +83,56 @@ fn json_schema(mut schema: Value) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(schema)
 }
 
+/// A grammar of Lark for one of `choices`: a rule for each text with which several of them begin. llguidance looks at every
+/// alternative of a rule for every byte, and here they are no more than there are characters to go on with.
+fn one_of(choices: &[String]) -> String {
+    let mut sorted: Vec<&str> = choices.iter().map(String::as_str).collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let mut grammar = String::from("start: r0\n");
+    // The choices of each rule that is to be written, and the bytes that they share and that have been read.
+    let mut rules = vec![(0, sorted.len(), 0)];
+    let mut at = 0;
+    while let Some(&(start, end, read)) = rules.get(at) {
+        let mut alternatives = Vec::new();
+        // A choice that ends here is the first of those that begin with it.
+        let ends = sorted[start].len() == read;
+        let mut from = start + usize::from(ends);
+        while from < end {
+            let first = sorted[from];
+            let next = first[read..].chars().next();
+            let same = |choice: &&str| choice[read..].chars().next() == next;
+            let to = from + sorted[from..end].partition_point(same);
+            let shared = read + shared_bytes(&first[read..], &sorted[to - 1][read..]);
+            // A string of Lark is one of JSON.
+            let mut alternative = json!(first[read..shared]).to_string();
+            if to - from > 1 {
+                alternative.push_str(&format!(" r{}", rules.len()));
+                rules.push((from, to, shared));
+            }
+            alternatives.push(alternative);
+            from = to;
+        }
+        let alternatives = alternatives.join(" | ");
+        let rule = match (ends, alternatives.is_empty()) {
+            (true, true) => format!("r{at}: \"\"\n"),
+            (true, false) => format!("r{at}: ({alternatives})?\n"),
+            (false, _) => format!("r{at}: {alternatives}\n"),
+        };
+        grammar.push_str(&rule);
+        at += 1;
+    }
+    grammar
+}
+
+/// Bytes of the characters with which both texts begin.
+fn shared_bytes(a: &str, b: &str) -> usize {
+    let both = a.chars().zip(b.chars());
+    both.take_while(|(a, b)| a == b)
+        .map(|(a, _)| a.len_utf8())
+        .sum()
+}
+
 /// Counts every bracket, those in strings and classes too: a bound, not a parse.
 fn check_nesting(source: &str) -> Result<(), GrammarError> {
     let mut depth = 0usize;
@@ -102,4 +147,24 @@ fn check_nesting(source: &str) -> Result<(), GrammarError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_that_begin_alike_share_a_rule() {
+        let grammar = |choices: &[&str]| {
+            let choices: Vec<String> = choices.iter().map(|&choice| choice.into()).collect();
+            one_of(&choices)
+        };
+        assert_eq!(grammar(&["b", "a", "b"]), "start: r0\nr0: \"a\" | \"b\"\n");
+        assert_eq!(
+            grammar(&["abc", "abd", "ab", "x\"é", "x\"è"]),
+            "start: r0\nr0: \"ab\" r1 | \"x\\\"\" r2\nr1: (\"c\" | \"d\")?\nr2: \"è\" | \"é\"\n"
+        );
+        assert_eq!(grammar(&[""]), "start: r0\nr0: \"\"\n");
+        assert_eq!(grammar(&["", "a"]), "start: r0\nr0: (\"a\")?\n");
+    }
 }
