@@ -105,7 +105,9 @@ fn with_all_options_a_killed_stage_ends_as_if_it_had_not_been() {
 #[test]
 fn a_candidate_that_a_gate_refuses_does_not_serve_and_is_not_built_on() {
     let dir = with_calls(60);
-    let learn = LEARN.replace("p0 = 1e-6, p1 = 2e-6", "p0 = 0.98, p1 = 0.99");
+    let passing = "p0 = 1e-9, p1 = 2e-9, alpha = 0.5, beta = 0.4999999";
+    assert!(LEARN.contains(passing));
+    let learn = LEARN.replace(passing, "p0 = 0.98, p1 = 0.99");
     let learn = learn.replace("pass_undecided = true", "pass_undecided = false");
     let program = Program::start(&Setup::learning(dir.path(), &learn));
     let generations = ended(&program, 2);

