@@ -1,6 +1,7 @@
 //! Sockets, the keys that are asked for at them, and the mode of files.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -71,10 +72,22 @@ pub(super) fn own_files_alone() {
     unsafe { libc::umask(0o077) };
 }
 
+/// Connections that the system completes before they are accepted. More at once than these find no answer, and ask again after a
+/// second.
+const BACKLOG: libc::c_int = 4096;
+
 /// Binds an address; with port 0 the system chooses one.
 pub(super) fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener =
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    // The standard library asks for 128.
+    // SAFETY: a system call that sets one number of a socket of our own.
+    let listening = unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
+    anyhow::ensure!(
+        listening == 0,
+        "cannot listen on {address}: {}",
+        std::io::Error::last_os_error()
+    );
     let address = listener.local_addr()?;
     Ok((listener, address))
 }

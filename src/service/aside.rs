@@ -1,7 +1,7 @@
 //! Work beside the threads that serve connections: templates and tokenizers take their time over long texts.
 //!
-//! As many pieces run at once as there are cores. Those that wait begin in turn, one of each tenant: a tenant with a
-//! thousand pieces delays another's by one.
+//! As many pieces of a tenant run at once as there are cores, and one more of others: a piece cannot be interrupted, so what one
+//! tenant has begun must not keep all others waiting. Pieces that wait begin in turn, one of each tenant.
 
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
@@ -57,13 +57,16 @@ pub(super) async fn aside_until<T: Send + 'static>(
     deadline: Option<Instant>,
     work: impl FnOnce(&Watch) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    /// As many at once as there are cores: they compute, and every thread more would keep memory of its own.
+    /// Hardly more than there are cores: they compute, and every thread more would keep memory of its own.
     static PLACES: LazyLock<Admission> = LazyLock::new(|| {
-        let cores = QueueLimits {
-            max_requests: rayon::current_num_threads().max(2),
+        let cores = rayon::current_num_threads().max(2);
+        let places = QueueLimits {
+            max_requests: cores + 1,
             max_tokens: 1,
         };
-        Admission::new(cores, TenantShare::WHOLE)
+        // So many that the share of all places is the number of cores.
+        let share = (cores as f64 + 0.5) / (cores as f64 + 1.0);
+        Admission::new(places, TenantShare::new(share).unwrap_or_default())
     });
     let tenant = TENANT
         .try_with(|tenant| *tenant)

@@ -8,19 +8,24 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::aside::{aside, aside_until};
+use super::aside::{Watch, aside, aside_until};
 use super::reading::{Account, Judged, LabelPrompt, Turn};
 use super::verdict::verdict;
 use super::{Service, ServiceError};
-use crate::judge::{Bracket, EncodedComparison, LabelLogprobs, Method, Order, Outcome, Winner};
+use crate::judge::{
+    Bracket, EncodedComparison, Judge, LabelLogprobs, Method, Order, Outcome, Winner,
+};
 use crate::model::WeightsLease;
 use crate::preference::{Message, Polarity, Principle, PrincipleTable};
 
 /// Prompts of a call that are encoded at once: each is as long as the context at most. Many, so that what they share is computed once.
 const SLICE: usize = 4096;
+
+/// Prompts that are encoded in one piece.
+const PIECE: usize = 64;
 
 /// Tokens of prompts of a call that are there at once, where contexts are long.
 const SLICE_TOKENS: usize = 4 << 20;
@@ -470,32 +475,51 @@ impl Service {
                 .map(|p| vec![p.text.clone()])
                 .collect(),
         };
-        let (orders, context) = (task.orders.reads(), Arc::clone(context));
-        let pairs = pairs.to_vec();
-        aside_until(task.turn.deadline, move |watch| {
-            let encode = |(a, b): Pair| {
-                if a.whole == b.whole {
-                    return Ok(None);
-                }
-                let mut all = EncodedComparison {
-                    prompts: Vec::with_capacity(asked.len() * orders.len()),
-                    shared: Vec::with_capacity(asked.len() * orders.len()),
-                    cut: false,
-                };
-                for principles in &asked {
-                    watch.check()?;
-                    let texts = [&*a.shown, &*b.shown];
-                    let encoded = judge.encode_shown(&context, texts, principles, orders)?;
-                    all.prompts.extend(encoded.prompts);
-                    all.shared.extend(encoded.shared);
-                    all.cut |= encoded.cut;
-                }
-                Ok(Some(all))
-            };
-            pairs.into_par_iter().map(encode).collect()
-        })
-        .await
+        let (orders, asked) = (task.orders.reads(), Arc::<[Vec<String>]>::from(asked));
+        let encode = |pairs: &[Pair]| {
+            let (judge, asked) = (Arc::clone(&judge), Arc::clone(&asked));
+            let (context, pairs) = (Arc::clone(context), pairs.to_vec());
+            aside_until(task.turn.deadline, move |watch| {
+                let encode = |pair| encode_pair(&judge, &context, pair, &asked, orders, watch);
+                pairs.iter().map(encode).collect::<Result<Vec<_>, _>>()
+            })
+        };
+        // In pieces, so that others' work goes between them; as many at once as there are cores.
+        let pieces = pairs.chunks((PIECE / task.reads()).max(1)).map(encode);
+        let pieces: Vec<_> = pieces.collect();
+        let encoded: Vec<Vec<Option<EncodedComparison>>> = stream::iter(pieces)
+            .buffered(rayon::current_num_threads())
+            .try_collect()
+            .await?;
+        Ok(encoded.into_iter().flatten().collect())
     }
+}
+
+/// The prompts of a pair; none of two equal answers.
+fn encode_pair(
+    judge: &Judge,
+    context: &str,
+    (a, b): &Pair,
+    asked: &[Vec<String>],
+    orders: &[Order],
+    watch: &Watch,
+) -> Result<Option<EncodedComparison>, ServiceError> {
+    if a.whole == b.whole {
+        return Ok(None);
+    }
+    let mut all = EncodedComparison {
+        prompts: Vec::with_capacity(asked.len() * orders.len()),
+        shared: Vec::with_capacity(asked.len() * orders.len()),
+        cut: false,
+    };
+    for principles in asked {
+        watch.check()?;
+        let encoded = judge.encode_shown(context, [&*a.shown, &*b.shown], principles, orders)?;
+        all.prompts.extend(encoded.prompts);
+        all.shared.extend(encoded.shared);
+        all.cut |= encoded.cut;
+    }
+    Ok(Some(all))
 }
 
 /// Runs a step of a bracket: beside the threads that serve connections, where there are many candidates.
