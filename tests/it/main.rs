@@ -1,5 +1,6 @@
 //! The one integration binary.
 
+mod attack;
 mod config;
 mod config_refused;
 mod corrupt;
