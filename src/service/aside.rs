@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
-use super::ServiceError;
+use super::{ServiceError, workers};
 use crate::engine::{
     Admission, QueueLimits, QueueLoad, RequestFailure, SubmitError, Tenant, TenantShare,
 };
@@ -59,13 +59,12 @@ pub(super) async fn aside_until<T: Send + 'static>(
 ) -> Result<T, ServiceError> {
     /// Hardly more than there are cores: they compute, and every thread more would keep memory of its own.
     static PLACES: LazyLock<Admission> = LazyLock::new(|| {
-        let cores = rayon::current_num_threads().max(2);
         let places = QueueLimits {
-            max_requests: cores + 1,
+            max_requests: workers::count(),
             max_tokens: 1,
         };
-        // So many that the share of all places is the number of cores.
-        let share = (cores as f64 + 0.5) / (cores as f64 + 1.0);
+        // All places but one.
+        let share = 1.0 - 0.5 / workers::count() as f64;
         Admission::new(places, TenantShare::new(share).unwrap_or_default())
     });
     let tenant = TENANT
@@ -88,14 +87,9 @@ pub(super) async fn aside_until<T: Send + 'static>(
         let _place = place;
         work(&watch)
     };
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = workers::run(work).await;
     drop(waiting);
-    match done {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The runtime is being taken down.
-        Err(_) => Err(RequestFailure::ShuttingDown.into()),
-    }
+    done.unwrap_or_else(|| Err(RequestFailure::ShuttingDown.into()))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod tally;
 mod verdict;
 #[cfg(test)]
 mod version_tests;
+mod workers;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

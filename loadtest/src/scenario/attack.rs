@@ -3,7 +3,7 @@
 //! Two callers are two API keys. What counts is what the ordinary one has: its tokens a second against what it had alone, how long
 //! each of its answers takes to begin, how long `/health` takes, and the server's memory at its peak.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,16 +158,18 @@ impl Attacks {
         let data = dir.path().join("data");
         let arguments = [
             "--listen",
-            "127.0.0.1:0",
+            "0.0.0.0:0",
             "--api-key-file",
             keys.to_str().context("no UTF-8 path")?,
             "--data-dir",
             data.to_str().context("no UTF-8 path")?,
         ];
         let mut process = Process::start(&self.command, &arguments, self.server_log.as_deref())?;
-        let address: SocketAddr = process.url.trim_start_matches("http://").parse()?;
+        let listens: SocketAddr = process.url.trim_start_matches("http://").parse()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, listens.port()));
+        let url = format!("http://{}:{}", other_address(), listens.port());
         let patience = Duration::try_from_secs_f64(2.0 * self.duration)?;
-        let client = Client::new(&process.url, patience)?.with_key(OTHERS_KEY);
+        let client = Client::new(&url, patience)?.with_key(OTHERS_KEY);
 
         let quiet = self.ordinary(&client, context, 0, self.quiet).await?;
         let attackers = attacks
@@ -180,7 +182,7 @@ impl Attacks {
             over.store(true, Ordering::Relaxed);
             run
         };
-        let (attacked, health) = tokio::join!(attacked, look_at_health(&process.url, &over));
+        let (attacked, health) = tokio::join!(attacked, look_at_health(&url, &over));
         let mut heard = Heard::new();
         for attacker in attackers {
             for (status, count) in attacker.stop() {
@@ -323,6 +325,18 @@ fn row(name: &str, finding: &str, measured: &Measured, verdict: &Verdict) -> Vec
             false => "**no**".to_owned(),
         },
     ]
+}
+
+/// Returns an address of this machine that is not a loopback one, where it has one: the attacker and the ordinary caller come from
+/// different addresses, as they would on different machines.
+fn other_address() -> IpAddr {
+    let outward = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // Nothing is sent: the address is reserved for documentation (RFC 5737).
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok::<_, std::io::Error>(socket.local_addr()?.ip())
+    };
+    outward().unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 /// Seconds of each look at `/health`, until it is over.

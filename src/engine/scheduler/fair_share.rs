@@ -35,8 +35,9 @@ impl FairShare {
     /// Returns the tokens that each tenant gets of a step of at most `budget`, or `None` where all get what they ask for.
     /// `demands` are the tokens that each could compute now, at least one.
     ///
-    /// Where several ask, the step is as long as all of them together may make it for the one that asks least: with k tenants k times
-    /// as long as a step of that one's tokens alone. So it keeps a k-th of the pace that it has without the others, or more.
+    /// Where several ask, k of them, the step is at most (k + 1) / 2 times as long as one of the tokens of the tenant that asks least,
+    /// or has k times its tokens, whichever is more. So that tenant keeps a k-th of the pace that it has without the others, and more
+    /// where tokens together cost less than each by itself.
     /// What is there is given out evenly; what one does not need goes to those that ask for more.
     pub fn shares(
         &mut self,
@@ -57,7 +58,8 @@ impl FairShare {
             _ if asking > budget => return None,
             _ => {
                 let least = demands.iter().map(|&(_, tokens)| tokens).min().unwrap_or(1);
-                let within = self.cost.tokens_within(asking as f64, least, budget);
+                let times = (asking + 1) as f64 / 2.0;
+                let within = self.cost.tokens_within(times, least, budget);
                 within.max((asking * least).min(budget))
             }
         };
@@ -130,7 +132,7 @@ mod tests {
         let mut fair = on_a_cpu();
         let (alice, bob) = (tenant(1), tenant(2));
         let shares = fair.shares(&[(alice, 128), (bob, 1)], 512).unwrap();
-        assert_eq!((shares[&bob], shares[&alice]), (1, 4));
+        assert_eq!((shares[&bob], shares[&alice]), (1, 2));
         // Both ask for much: each gets as much as the other.
         let shares = fair.shares(&[(alice, 400), (bob, 400)], 512).unwrap();
         assert_eq!((shares[&bob], shares[&alice]), (256, 256));
