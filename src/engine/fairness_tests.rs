@@ -155,8 +155,9 @@ fn tenants_that_ask_for_enough_get_equal_tokens() {
     tokens.sort_unstable();
     assert!(tokens[2] * 10 < tokens[0] * 13, "{tokens:?}");
     let running = tenants.map(|tenant| server.running(tenant));
+    // A tenant of short requests is short of some while their successors begin.
     assert!(
-        running.iter().all(|&places| (10..=12).contains(&places)),
+        running.iter().all(|&places| (9..=12).contains(&places)),
         "{running:?}"
     );
 }
