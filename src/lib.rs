@@ -16,7 +16,7 @@
 //! | 3 | [`nn`] | layers |
 //! | 2 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
 //! | 1 | [`preference`], [`telemetry`], [`device`] | pairs, principles and the traffic log; metrics; where to compute |
-//! | 0 | [`fault`], [`files`] | places at which tests kill the process; reading files with a bound |
+//! | 0 | [`fault`], [`files`], [`settings`] | places at which tests kill the process; reading files with a bound, and configuration over its defaults |
 
 pub mod app;
 pub mod claims;
@@ -35,6 +35,7 @@ pub mod nn;
 pub mod pocket;
 pub mod preference;
 pub mod service;
+pub mod settings;
 pub mod telemetry;
 pub mod text;
 pub mod train;

@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::device::{self, DeviceChoice};
 use crate::http::api_doc;
 use crate::pocket;
+use crate::settings;
 use crate::telemetry::{self, LogFormat};
 
 /// One language model that answers, judges its own answers and keeps improving on them.
@@ -146,7 +147,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
                 Some(path) => {
                     let text = std::fs::read_to_string(&path)
                         .with_context(|| format!("cannot read {}", path.display()))?;
-                    toml::from_str(&text).with_context(|| path.display().to_string())?
+                    settings::from_toml(&text).with_context(|| path.display().to_string())?
                 }
             };
             let statistics = pocket::corpus::write(&out, seed, pairs, &options)

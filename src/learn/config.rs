@@ -8,6 +8,7 @@ use super::LearnError;
 use super::canary::CanaryBands;
 use super::gate::GateConfig;
 use crate::preference::log::MIN_LABEL_MASS;
+use crate::settings;
 use crate::train::dpo::DpoConfig;
 
 /// `[learn]`: everything that decides what is learned. What decides only when and where is [`crate::device::arbiter`]'s and the
@@ -272,7 +273,7 @@ impl LearnConfig {
     pub fn from_file(path: &Path) -> Result<Self, LearnError> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
-        let mut config: Self = toml::from_str(&text)
+        let mut config: Self = settings::from_toml(&text)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         // What a file names is beside it. A stage keeps its settings, and may go on from another working directory.
         if let Some(anchor) = &mut config.gates.anchor {
@@ -386,6 +387,17 @@ mod tests {
         let text = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<LearnConfig>(&text).unwrap(), config);
         assert!(toml::from_str::<LearnConfig>("[stage]\npromts = 3").is_err());
+    }
+
+    #[test]
+    fn a_partly_given_table_keeps_the_defaults_of_its_place() {
+        settings::assert_each_key_alone_keeps_the_rest::<LearnConfig>();
+        let text = "[dpo.schedule]\nlearning_rate = 1e-3\n[dpo.lora]\nr = 4\n[gates.base]\ntolerance = 0.5";
+        let mut whole = LearnConfig::default();
+        whole.dpo.schedule.learning_rate = 1e-3;
+        whole.dpo.lora.r = 4;
+        whole.gates.base.tolerance = 0.5;
+        assert_eq!(settings::from_toml::<LearnConfig>(text).unwrap(), whole);
     }
 
     #[test]

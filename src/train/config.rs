@@ -11,6 +11,7 @@ use super::run::{self, RunLength};
 use super::schedule::ScheduleConfig;
 use crate::model::adapter::LoraConfig;
 use crate::preference::{Format, RankedSet};
+use crate::settings;
 
 /// A JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples a step, 2e-5 cosine, clip 1.0).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,7 +166,7 @@ impl JsftConfig {
     /// Reads a configuration file. Unknown keys are errors.
     pub fn from_file(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
-        toml::from_str(&text).map_err(|e| TrainError::bad_file(path, e))
+        settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))
     }
 
     /// # Errors
@@ -208,5 +209,26 @@ impl JsftConfig {
             ..self.clone()
         };
         toml::to_string(&fixed).map_err(|e| TrainError::Config(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partly_given_table_keeps_the_defaults_of_its_place() {
+        settings::assert_each_key_alone_keeps_the_rest::<JsftConfig>();
+        let read = |text| settings::from_toml::<JsftConfig>(text).unwrap();
+        // There is no adapter by default: its table has the defaults of an adapter.
+        let lora = read("[lora]\nr = 4").lora.unwrap();
+        assert_eq!(
+            lora,
+            LoraConfig {
+                r: 4,
+                ..LoraConfig::default()
+            }
+        );
+        assert_eq!(read("[lora]").lora, Some(LoraConfig::default()));
     }
 }

@@ -88,3 +88,23 @@ impl DpoConfig {
         toml::to_string(self).map_err(|e| TrainError::Config(e.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::run::DpoRunConfig;
+    use super::*;
+    use crate::settings;
+
+    #[test]
+    fn a_partly_given_table_keeps_the_defaults_of_its_place() {
+        settings::assert_each_key_alone_keeps_the_rest::<DpoRunConfig>();
+        let read = |text| settings::from_toml::<DpoRunConfig>(text).unwrap().dpo;
+        let warmer = read("[dpo.schedule]\nwarmup_ratio = 0.2").schedule;
+        assert_eq!(warmer.learning_rate, 5e-6);
+        assert_eq!(warmer.lr_scheduler, ScheduleKind::Constant);
+        let narrower = read("[dpo.lora]\ntarget_modules = ['q_proj']").lora;
+        assert_eq!((narrower.r, narrower.lora_alpha), (16, 32.0));
+        let dpop = read("[dpo.loss]\ntype = 'dpop'").loss;
+        assert_eq!(dpop, PreferenceLoss::Dpop { lambda: 50.0 });
+    }
+}

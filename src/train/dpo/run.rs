@@ -12,6 +12,7 @@ use super::data::{Built, build};
 use super::{DpoConfig, DpoMetrics, DpoTrainer, PairExample, StepReport};
 use crate::model::hub;
 use crate::preference::Format;
+use crate::settings;
 use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::checkpoint::{CheckpointStore, write_json};
@@ -94,7 +95,7 @@ impl DpoRunConfig {
     /// Reads a configuration file. Unknown keys are errors.
     pub fn from_file(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
-        toml::from_str(&text).map_err(|e| TrainError::bad_file(path, e))
+        settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))
     }
 
     /// # Errors

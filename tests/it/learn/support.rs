@@ -448,7 +448,7 @@ disagreement = "keep"
 
 [dpo]
 lora = { r = 4, lora_alpha = 8 }
-schedule = { learning_rate = 1e-3 }
+schedule = { learning_rate = 1e-3, lr_scheduler = "cosine", warmup_ratio = 0.03 }
 
 [gates]
 prompts = 3

@@ -1,0 +1,161 @@
+//! Configuration files, read over the defaults of their place.
+//!
+//! A table that gives some of its keys keeps the other keys as the whole configuration has them by default. The defaults of the
+//! table's own type may be others: `[dpo.schedule]` is a schedule like JSFT's, with a learning rate of its own.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+/// Returns the configuration that `text` describes, with the defaults of `T` for every key at any depth that it does not give.
+///
+/// # Errors
+/// Text that is not TOML, an unknown key, a value of another type; the message names the line where it can.
+pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
+    text: &str,
+) -> Result<T, toml::de::Error> {
+    let given: Table = toml::from_str(text)?;
+    let mut whole = Table::try_from(T::default()).map_err(serde::de::Error::custom)?;
+    lay_over(&mut whole, given);
+    // Values have no lines: what the text itself is refused with names one.
+    whole
+        .try_into()
+        .map_err(|error| toml::from_str::<T>(text).err().unwrap_or(error))
+}
+
+/// Writes the given keys over those that are there, table by table.
+fn lay_over(whole: &mut Table, given: Table) {
+    for (key, value) in given {
+        match (whole.get_mut(&key), value) {
+            (Some(Value::Table(inner)), Value::Table(given)) if is_same_kind(inner, &given) => {
+                lay_over(inner, given);
+            }
+            (_, value) => {
+                whole.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Whether both tables hold the same keys: one that names another `type` has other keys, and keeps none of the default's.
+fn is_same_kind(whole: &Table, given: &Table) -> bool {
+    given
+        .get("type")
+        .is_none_or(|kind| whole.get("type") == Some(kind))
+}
+
+/// Gives each key of the default configuration alone, in its table, and compares the whole with the default.
+#[cfg(test)]
+pub(crate) fn assert_each_key_alone_keeps_the_rest<T>()
+where
+    T: Default + Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+{
+    fn alone(whole: &Table) -> Vec<Table> {
+        let mut found = Vec::new();
+        for (key, value) in whole {
+            let mut given = vec![value.clone()];
+            if let Value::Table(inner) = value {
+                given = alone(inner).into_iter().map(Value::Table).collect();
+                given.push(Value::Table(Table::new()));
+            }
+            // An empty table of a tagged type is checked too: its default's type stays.
+            found.extend(
+                given
+                    .into_iter()
+                    .map(|value| Table::from_iter([(key.clone(), value)])),
+            );
+        }
+        found
+    }
+    let whole = Table::try_from(T::default()).unwrap();
+    let given = alone(&whole);
+    assert!(given.len() > 10, "{given:?}");
+    for given in given {
+        let text = given.to_string();
+        assert_eq!(from_toml::<T>(&text).unwrap(), T::default(), "{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Inner {
+        rate: f64,
+        steps: Option<u64>,
+    }
+
+    impl Default for Inner {
+        fn default() -> Self {
+            Self {
+                rate: 1.0,
+                steps: None,
+            }
+        }
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+    enum Kind {
+        Plain,
+        Scaled { by: f64 },
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Outer {
+        name: String,
+        inner: Inner,
+        kind: Kind,
+    }
+
+    impl Default for Outer {
+        fn default() -> Self {
+            Self {
+                name: "a".to_owned(),
+                inner: Inner {
+                    rate: 7.0,
+                    steps: Some(3),
+                },
+                kind: Kind::Scaled { by: 2.0 },
+            }
+        }
+    }
+
+    #[test]
+    fn a_partly_given_table_keeps_the_defaults_of_its_place() {
+        let read = |text| from_toml::<Outer>(text).unwrap();
+        assert_eq!(read(""), Outer::default());
+        assert_eq!(read("inner = {}"), Outer::default());
+        assert_eq!(
+            read("[inner]\nsteps = 5").inner,
+            Inner {
+                rate: 7.0,
+                steps: Some(5)
+            }
+        );
+        assert_eq!(read("[inner]\nrate = 2").inner.steps, Some(3));
+        assert_eq!(
+            read("kind = { by = 4.0 }").kind,
+            Kind::Scaled { by: 4.0 },
+            "the default's type stays"
+        );
+        assert_eq!(read("kind = { type = 'plain' }").kind, Kind::Plain);
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        for (text, line) in [
+            ("name = 'b'\n[inner]\nrte = 1", "line 3"),
+            ("\nname = 7", "line 2"),
+            ("name = ", "line 1"),
+        ] {
+            let error = from_toml::<Outer>(text).unwrap_err().to_string();
+            assert!(error.contains(line), "{error}");
+        }
+    }
+}
