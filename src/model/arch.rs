@@ -272,8 +272,8 @@ fn layers(
     };
     let windows = match architecture {
         Architecture::Llama => vec![None; num_layers],
-        // transformers' Mistral ignores `layer_types`; an absent window is 4096, a null one is none.
-        Architecture::Mistral => vec![window(fields, Some(4096))?; num_layers],
+        // An absent window is 4096, a null one is none.
+        Architecture::Mistral => vec![one_window(fields, window(fields, Some(4096))?)?; num_layers],
         Architecture::Qwen2 | Architecture::Qwen3 => {
             let first = fields
                 .optional_count("max_window_layers", MAX_WIDTH)?
@@ -299,6 +299,22 @@ fn window(fields: &Fields, default: Option<usize>) -> Result<Option<usize>, Mode
     Ok(fields
         .optional_size("sliding_window", MAX_POSITIONS)?
         .or(default))
+}
+
+/// The window of all layers. Layers of different kinds make a Mistral another architecture, Ministral, in transformers.
+fn one_window(fields: &Fields, window: Option<usize>) -> Result<Option<usize>, ModelError> {
+    let kind = match window {
+        Some(_) => "sliding_attention",
+        None => "full_attention",
+    };
+    let types = fields.strings("layer_types")?.unwrap_or_default();
+    match types.iter().position(|own| own != kind) {
+        None => Ok(window),
+        Some(layer) => Err(fields.error(format!(
+            "layer_types[{layer}] is `{}` where a Mistral with this sliding_window has {kind} in all layers: Ministral is not supported",
+            types[layer]
+        ))),
+    }
 }
 
 /// `layer_types` where given, else `slides` for a model whose window is switched on.

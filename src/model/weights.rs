@@ -264,9 +264,12 @@ impl Checkpoint {
     /// Refuses tensors that nobody has read: a checkpoint of another architecture, or of a variant that the
     /// configuration does not tell about (biases, say), must not load as if it fitted.
     ///
-    /// Tolerated are buffers that older exporters saved (`...rotary_emb.inv_freq`) and, with tied embeddings, the copy
-    /// of them in `lm_head.weight`.
+    /// Tolerated are buffers that older exporters saved (`...rotary_emb.inv_freq`) and, with tied embeddings, an equal copy
+    /// of them in `lm_head.weight`. Another `lm_head.weight` is refused: somebody trained it, and it would not be used.
     pub fn refuse_unread(&self, tie_word_embeddings: bool) -> Result<(), ModelError> {
+        if tie_word_embeddings {
+            self.refuse_other_head()?;
+        }
         let unread: Vec<&str> = self
             .tensors
             .iter()
@@ -292,7 +295,51 @@ impl Checkpoint {
     }
 }
 
+impl Checkpoint {
+    /// # Errors
+    /// An output layer that differs from the embedding it is said to be.
+    fn refuse_other_head(&self) -> Result<(), ModelError> {
+        let (Some(head), Some(embedding)) = (
+            self.tensors.get("lm_head.weight"),
+            self.tensors.get("model.embed_tokens.weight"),
+        ) else {
+            return Ok(());
+        };
+        if head.read.load(Ordering::Relaxed) || head.equals(embedding) {
+            return Ok(());
+        }
+        Err(corrupt(
+            &head.file.path,
+            "`lm_head.weight` differs from the embedding, and config.json says that the two are one: set `tie_word_embeddings` to false \
+             there to use it, or remove it from the file",
+        ))
+    }
+}
+
 impl Stored {
+    /// Whether both hold the same numbers.
+    fn equals(&self, other: &Self) -> bool {
+        let bytes = |stored: &Self| stored.entry.bytes.clone();
+        let (own, others) = (&self.file.map[bytes(self)], &other.file.map[bytes(other)]);
+        let (Some(dtype), Some(other_dtype)) = (
+            stored_dtype(&self.entry.dtype),
+            stored_dtype(&other.entry.dtype),
+        ) else {
+            return false;
+        };
+        let equal = self.entry.shape == other.entry.shape
+            && own
+                .chunks(CHUNK * dtype.size_in_bytes())
+                .zip(others.chunks(CHUNK * other_dtype.size_in_bytes()))
+                .all(|(own, others)| match dtype == other_dtype {
+                    true => own == others,
+                    false => convert(own, dtype, |x| x) == convert(others, other_dtype, |x| x),
+                });
+        self.file.release(&bytes(self));
+        other.file.release(&bytes(other));
+        equal
+    }
+
     fn new(file: &Arc<Shard>, entry: Entry) -> Self {
         Self {
             file: file.clone(),

@@ -167,6 +167,21 @@ fn nonsense_is_refused_in_one_sentence() {
     assert!(qwen(json!({"layer_types": ["full_attention"]})).contains("1 entries for 4 layers"));
     let zero = json!({"use_sliding_window": true, "sliding_window": 0, "max_window_layers": 0});
     assert!(qwen(zero).contains("sliding_window is 0"));
+    let mistral = |change: Value| parse(&with("MistralForCausalLM", change));
+    let mut mixed = json!({"sliding_window": 16});
+    mixed["layer_types"] = json!([
+        "sliding_attention",
+        "full_attention",
+        "full_attention",
+        "sliding_attention"
+    ]);
+    assert!(
+        mistral(mixed.clone())
+            .unwrap_err()
+            .contains("layer_types[1] is `full_attention`")
+    );
+    mixed["layer_types"] = four("sliding_attention")["layer_types"].clone();
+    mistral(mixed).unwrap();
     let smollm3 = |change: Value| parse(&with("SmolLM3ForCausalLM", change)).unwrap_err();
     assert!(smollm3(json!({"no_rope_layers": [1]})).contains("1 entries for 4 layers"));
     assert!(smollm3(json!({"no_rope_layer_interval": 0})).contains("no_rope_layer_interval is 0"));

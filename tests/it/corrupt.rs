@@ -311,6 +311,36 @@ fn only_known_leftovers_are_tolerated() {
 }
 
 #[test]
+fn an_output_layer_of_its_own_in_a_tied_model_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedding = Tensor::new(&[[0.5f32, -2.0], [1.0, 0.25]], &Device::Cpu).unwrap();
+    let with_head = |head: Tensor| {
+        let tensors = [
+            ("model.embed_tokens.weight".to_owned(), embedding.clone()),
+            ("lm_head.weight".to_owned(), head),
+        ];
+        weights::save(dir.path(), &tensors.into(), None).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let name = "model.embed_tokens.weight";
+        checkpoint
+            .tensor(name, (2, 2), DType::F32, &Device::Cpu)
+            .unwrap();
+        checkpoint.refuse_unread(true)
+    };
+    with_head(embedding.clone()).unwrap();
+    // The same numbers in another dtype are the same layer.
+    with_head(embedding.to_dtype(DType::BF16).unwrap()).unwrap();
+    for other in [
+        (&embedding * 2.0).unwrap(),
+        embedding.to_dtype(DType::BF16).unwrap().neg().unwrap(),
+        embedding.narrow(0, 0, 1).unwrap(),
+    ] {
+        let error = with_head(other).unwrap_err().to_string();
+        assert!(error.contains("tie_word_embeddings"), "{error}");
+    }
+}
+
+#[test]
 fn values_that_are_not_finite_are_found_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let mut values = vec![1f32; 200_000];
