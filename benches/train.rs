@@ -98,7 +98,7 @@ fn main() -> anyhow::Result<()> {
         let start = Instant::now();
         lanes.run(&batches, |batch, grads| {
             let mut accumulator = Accumulator { vars: &vars, grads };
-            forward_backward(&decoder, batch, 100.0, recompute, &mut accumulator)
+            forward_backward(&decoder, batch, 100.0, recompute, (0, 0), &mut accumulator)
         })?;
         optimizer.clip_and_step(lanes.gradients(), 1e-4)?;
         times.push(start.elapsed().as_secs_f64());

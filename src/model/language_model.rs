@@ -135,6 +135,7 @@ impl ParameterSource for Serving<'_> {
             a: place(&pair.a)?,
             b: place(&pair.b)?,
             scale: config.scale(path),
+            dropout: None,
         }))
     }
 }

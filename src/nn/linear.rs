@@ -6,6 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Result, Tensor};
 
 use super::adapter::{AdaptedRows, adapt_rows};
+use super::dropout::Dropout;
 use crate::kernels::linear::{PackedLinear, add_bias, linear, lora_linear, spreads};
 
 /// `y = x W^T + b`, plus `scale * (x A^T) B^T` where an adapter is attached (Hu et al. 2021).
@@ -37,6 +38,22 @@ pub struct Lora {
     pub a: Tensor,
     pub b: Tensor,
     pub scale: f64,
+    /// Of what the update reads, in training passes only.
+    pub dropout: Option<Dropout>,
+}
+
+impl Lora {
+    fn update(&self, x: &Tensor) -> Result<Tensor> {
+        linear(&linear(x, &self.a, None)?, &self.b, None)? * self.scale
+    }
+
+    /// The input with dropout, where there is any.
+    fn dropped(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        match &self.dropout {
+            Some(dropout) => dropout.of(x),
+            None => Ok(None),
+        }
+    }
 }
 
 impl Linear {
@@ -162,12 +179,17 @@ impl Linear {
 
     /// The product and what the adapter adds.
     fn whole(&self, x: &Tensor) -> Result<Tensor> {
-        let (Weight::Plain { weight, bias }, Some(Lora { a, b, scale })) =
-            (&self.weight, &self.lora)
-        else {
+        let (Weight::Plain { weight, bias }, Some(lora)) = (&self.weight, &self.lora) else {
             return self.adapt(x, self.product(x)?);
         };
-        add_bias(lora_linear(x, weight, a, b, *scale)?, bias.as_ref())
+        match lora.dropped(x)? {
+            // The base reads the input whole.
+            Some(dropped) => self.product(x)? + lora.update(&dropped)?,
+            None => {
+                let Lora { a, b, scale, .. } = lora;
+                add_bias(lora_linear(x, weight, a, b, *scale)?, bias.as_ref())
+            }
+        }
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {
@@ -181,7 +203,7 @@ impl Linear {
     fn adapt(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
         match &self.lora {
             None => Ok(y),
-            Some(Lora { a, b, scale }) => y + (linear(&linear(x, a, None)?, b, None)? * *scale)?,
+            Some(lora) => y + lora.update(lora.dropped(x)?.as_ref().unwrap_or(x))?,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod attention;
+mod dropout;
 mod linear;
 mod mlp;
 mod norm;
@@ -9,6 +10,7 @@ pub mod rotary;
 
 pub use adapter::{AdaptedRows, Adapter, LowRank};
 pub use attention::{Adapted, Attention, AttentionBackend, Rotations};
+pub use dropout::{Dropout, with_dropout};
 pub use linear::{Linear, Lora};
 pub use mlp::Mlp;
 pub use norm::RmsNorm;

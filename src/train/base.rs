@@ -82,6 +82,7 @@ impl FrozenBase {
                     a: place(&pair.a)?,
                     b: place(&pair.b)?,
                     scale: adapter.config.scale(path),
+                    dropout: None,
                 };
                 adapters.insert(path.clone(), lora);
             }
@@ -185,7 +186,11 @@ impl Adapter {
         adapter::save(dir, &self.config, &self.weights).map_err(|e| TrainError::bad_file(dir, e))
     }
 
-    fn check_fit(&self, spec: &DecoderSpec) -> Result<(), TrainError> {
+    /// Whether every factor has a layer of the model, of its shape.
+    ///
+    /// # Errors
+    /// Names the first that has none.
+    pub(super) fn check_fit(&self, spec: &DecoderSpec) -> Result<(), TrainError> {
         adapter::check_fit(&self.weights, |path| spec.linear_shape(path))
             .map_err(|e: AdapterError| TrainError::Mismatch(e.to_string()))
     }

@@ -12,7 +12,7 @@ use candle_core::{Tensor, Var};
 use super::TrainError;
 use super::optim::GradBuffers;
 use crate::model::{Decoder, PackedBatch};
-use crate::nn::{AttentionBackend, Rotations};
+use crate::nn::{AttentionBackend, Rotations, with_dropout};
 
 /// Where gradients go: the variables by the index of their buffer.
 pub struct Accumulator<'a> {
@@ -39,6 +39,8 @@ pub struct Pass<'a> {
     rotations: Rotations,
     /// The rows whose hidden states are asked for: the last block computes no others.
     rows: Tensor,
+    /// The key of its dropout masks, in training.
+    dropout: Option<u64>,
 }
 
 /// What the backward pass takes up a layer with.
@@ -63,7 +65,24 @@ impl<'a> Pass<'a> {
             prefixes,
             rotations: decoder.rotations(tokens.as_packed())?,
             rows: Tensor::new(rows, decoder.device())?,
+            dropout: None,
         })
+    }
+
+    /// With the dropout of its adapter, if that has any. What is dropped is a function of the run's seed, of the step and of the batch's
+    /// tokens: the same in a run that goes on from a checkpoint, and whichever lane computes it.
+    pub fn with_dropout(self, seed: u64, step: u64) -> Self {
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let parts = [seed, step].into_iter();
+        let parts = parts.chain(self.tokens.ids().iter().map(|&id| u64::from(id)));
+        // FNV-1a, a word at a time.
+        let key = parts.fold(0xcbf2_9ce4_8422_2325, |hash: u64, part| {
+            (hash ^ part).wrapping_mul(PRIME)
+        });
+        Self {
+            dropout: Some(key),
+            ..self
+        }
     }
 
     fn block(&self, layer: usize, x: &Tensor) -> Result<Tensor, TrainError> {
@@ -76,13 +95,11 @@ impl<'a> Pass<'a> {
                 prefixes,
             },
         };
-        Ok(self.decoder.block(
-            layer,
-            x,
-            last.then_some(&self.rows),
-            &self.rotations,
-            &backend,
-        )?)
+        let rows = last.then_some(&self.rows);
+        Ok(with_dropout(self.dropout, || {
+            self.decoder
+                .block(layer, x, rows, &self.rotations, &backend)
+        })?)
     }
 
     /// The hidden states of the rows after the last norm, `[rows, hidden]`, without a gradient.

@@ -47,23 +47,25 @@ impl BatchStats {
     }
 }
 
-/// Runs a micro-batch and adds its gradients to the accumulator; `recompute` as in [`Pass::backward`].
+/// Runs a micro-batch and adds its gradients to the accumulator; `recompute` as in [`Pass::backward`], `dropout` the seed and the step
+/// of [`Pass::with_dropout`].
 pub fn forward_backward(
     decoder: &Decoder,
     batch: &MicroBatch,
     batch_weight: f64,
     recompute: bool,
+    dropout: (u64, u64),
     accumulator: &mut Accumulator<'_>,
 ) -> Result<BatchStats, TrainError> {
     if batch.rows.is_empty() {
         return Ok(BatchStats::default());
     }
-    Pass::new(decoder, &batch.tokens, &[], &batch.rows)?.backward(
-        recompute,
-        accumulator,
-        &mut || {},
-        |hidden| score(decoder, batch, batch_weight, hidden),
-    )
+    let (seed, step) = dropout;
+    Pass::new(decoder, &batch.tokens, &[], &batch.rows)?
+        .with_dropout(seed, step)
+        .backward(recompute, accumulator, &mut || {}, |hidden| {
+            score(decoder, batch, batch_weight, hidden)
+        })
 }
 
 /// The loss share of the rows' hidden states, and what they scored.

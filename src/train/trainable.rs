@@ -11,7 +11,7 @@ use super::TrainError;
 use super::base::{Adapter, FrozenBase, Source, Start, lora_layers, start_tensors};
 use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
 use crate::model::{Decoder, DecoderSpec, weights};
-use crate::nn::Lora;
+use crate::nn::{Dropout, Lora};
 
 /// The variables and the decoder that computes with them. The optimizer writes the variables in place, and the decoder
 /// sees it; nothing that is served shares their storage.
@@ -57,7 +57,7 @@ impl Trainable {
     /// An adapter on a frozen model.
     ///
     /// # Errors
-    /// A configuration that names no layer or asks for dropout; a start of other layers, ranks or scales.
+    /// A configuration that names no layer; a start of other layers, ranks or scales.
     pub fn adapter(
         base: &FrozenBase,
         config: LoraConfig,
@@ -66,17 +66,24 @@ impl Trainable {
         config
             .validate()
             .map_err(|e| TrainError::Config(e.to_string()))?;
-        if config.lora_dropout != 0.0 {
-            return Err(TrainError::Config(
-                "lora_dropout is not supported: set it to 0".into(),
-            ));
-        }
         let layers = lora_layers(base.spec(), &config);
-        if layers.is_empty() {
+        // A name that finds nothing is a slip or a layer that is not trained: never passed over.
+        let unknown = config.target_modules.iter().find(|name| {
+            let alone = LoraConfig {
+                target_modules: vec![(*name).clone()],
+                ..LoraConfig::default()
+            };
+            !layers.iter().any(|(path, _)| alone.targets(path))
+        });
+        if let Some(name) = unknown {
             return Err(TrainError::Config(format!(
-                "lora.target_modules {:?} name no linear layer of the model",
-                config.target_modules
+                "lora.target_modules names `{name}`, which is no linear layer of the decoder"
             )));
+        }
+        if layers.is_empty() {
+            return Err(TrainError::Config(
+                "lora.target_modules names no linear layer of the decoder".to_owned(),
+            ));
         }
         let mut rng = match start {
             Factors::Fresh { seed } => ChaCha8Rng::seed_from_u64(seed),
@@ -87,7 +94,7 @@ impl Trainable {
         };
         let device = base.device();
         let (mut vars, mut adapters) = (Vec::new(), BTreeMap::new());
-        for (path, [out, input]) in layers {
+        for (layer, (path, [out, input])) in layers.into_iter().enumerate() {
             let pair = match start {
                 Factors::From(adapter) => adapter.weights[&path].clone(),
                 Factors::Fresh { .. } => {
@@ -108,6 +115,10 @@ impl Trainable {
                 a: a.as_tensor().clone(),
                 b: b.as_tensor().clone(),
                 scale: config.scale(&path),
+                dropout: Some(Dropout {
+                    rate: config.lora_dropout,
+                    layer: layer as u64,
+                }),
             };
             vars.push((format!("{path}.lora_A.weight"), a));
             vars.push((format!("{path}.lora_B.weight"), b));

@@ -299,8 +299,15 @@ fn loss_gradients_and_steps_are_pytorchs() {
                     vars: &vars,
                     grads: &mut grads,
                 };
-                let stats = forward_backward(&decoder, &batch, weight, recompute, &mut accumulator)
-                    .unwrap();
+                let stats = forward_backward(
+                    &decoder,
+                    &batch,
+                    weight,
+                    recompute,
+                    (0, 0),
+                    &mut accumulator,
+                )
+                .unwrap();
                 let loss = number(&golden["losses"][step]);
                 assert!(
                     (stats.loss - loss).abs() < 1e-5,
@@ -370,7 +377,7 @@ fn splitting_a_batch_changes_nothing_but_rounding() {
                 vars: &vars,
                 grads: &mut grads,
             };
-            let stats = forward_backward(&decoder, &batch, weight, false, &mut accumulator);
+            let stats = forward_backward(&decoder, &batch, weight, false, (0, 0), &mut accumulator);
             loss += stats.unwrap().loss;
         }
         (loss, grads)

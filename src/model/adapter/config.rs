@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::AdapterError;
@@ -18,7 +18,8 @@ pub struct LoraConfig {
     pub lora_dropout: f64,
     /// Rank-stabilised: the scale is `alpha / √r` instead of `alpha / r` (Kalajdzievski 2023).
     pub use_rslora: bool,
-    /// Names of linear layers, or ends of their paths (`q_proj`, `self_attn.q_proj`).
+    /// Names of linear layers, or ends of their paths (`q_proj`, `self_attn.q_proj`); `"all-linear"` for all of the decoder.
+    #[serde(deserialize_with = "modules")]
     pub target_modules: Vec<String>,
     /// Ranks that differ, by the end of the path.
     pub rank_pattern: BTreeMap<String, usize>,
@@ -28,24 +29,49 @@ pub struct LoraConfig {
     pub base_model_name_or_path: Option<String>,
 }
 
+/// PEFT's word for all linear layers but the output layer.
+const ALL_LINEAR: &str = "all-linear";
+
+/// The linear layers of the decoder.
+const LINEAR_LAYERS: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
+
+/// A list of names, or [`ALL_LINEAR`]. Another string would be a regular expression in PEFT.
+fn modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "expected a list of layer names or \"all-linear\""
+    )]
+    enum Modules {
+        Word(String),
+        Names(Vec<String>),
+    }
+    match Modules::deserialize(deserializer)? {
+        Modules::Names(names) => Ok(names),
+        Modules::Word(word) if word == ALL_LINEAR => Ok(LINEAR_LAYERS.map(str::to_owned).to_vec()),
+        Modules::Word(word) => Err(serde::de::Error::custom(format!(
+            "target_modules is \"{word}\": expected a list of layer names or \"{ALL_LINEAR}\""
+        ))),
+    }
+}
+
 impl Default for LoraConfig {
     /// All linear layers of the decoder, rank 8, alpha 16 (SELF-JUDGE's).
     fn default() -> Self {
-        let modules = [
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "o_proj",
-            "gate_proj",
-            "up_proj",
-            "down_proj",
-        ];
         Self {
             r: 8,
             lora_alpha: 16.0,
             lora_dropout: 0.0,
             use_rslora: false,
-            target_modules: modules.map(str::to_owned).to_vec(),
+            target_modules: LINEAR_LAYERS.map(str::to_owned).to_vec(),
             rank_pattern: BTreeMap::new(),
             alpha_pattern: BTreeMap::new(),
             base_model_name_or_path: None,
@@ -282,6 +308,20 @@ mod tests {
         assert_eq!(config.scale("model.layers.0.self_attn.q_proj"), 8.0);
         assert_eq!(config.scale("model.layers.0.self_attn.v_proj"), 2.0);
         assert_eq!(LoraConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn all_linear_is_every_linear_layer_of_the_decoder() {
+        let read = |text: &str| toml::from_str::<LoraConfig>(text);
+        let all = read("target_modules = 'all-linear'").unwrap();
+        assert_eq!(all.target_modules, LINEAR_LAYERS);
+        assert!(!all.targets("lm_head") && !all.targets("model.embed_tokens"));
+        let named = read("target_modules = ['q_proj']").unwrap();
+        assert_eq!(named.target_modules, ["q_proj"]);
+        for wrong in ["'.*_proj'", "7", "[1]"] {
+            let error = read(&format!("target_modules = {wrong}")).unwrap_err();
+            assert!(error.to_string().contains("all-linear"), "{error}");
+        }
     }
 
     #[test]

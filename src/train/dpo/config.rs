@@ -19,6 +19,9 @@ pub struct DpoConfig {
     pub nll: f64,
     /// LD-DPO: the weight, in [0, 1], of tokens beyond the length of a pair's shorter completion; absent, they count in full.
     pub ld_alpha: Option<f64>,
+    /// The probability, below 0.5, that a label is wrong: labels are smoothed by it (cDPO), under the `robust` loss corrected for it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
     /// Pairs that go through the model at once, in tokens with the prompt counted once; a longer pair goes alone.
     pub micro_batch_tokens: usize,
     /// Compute block activations again in the backward pass instead of keeping them.
@@ -31,12 +34,18 @@ pub struct DpoConfig {
     pub optim: OptimConfig,
 }
 
+/// Left out of a written configuration, so that a run that was begun before there was a choice is the same run.
+fn is_zero(smoothing: &f64) -> bool {
+    *smoothing == 0.0
+}
+
 impl Default for DpoConfig {
     fn default() -> Self {
         Self {
             beta: 0.1,
             nll: 0.0,
             ld_alpha: None,
+            label_smoothing: 0.0,
             micro_batch_tokens: 1024,
             recompute: false,
             seed: 42,
@@ -72,6 +81,12 @@ impl DpoConfig {
             && !(0.0..=1.0).contains(&alpha)
         {
             return refuse(format!("ld_alpha must be in [0, 1], not {alpha}"));
+        }
+        if !(0.0..0.5).contains(&self.label_smoothing) {
+            return refuse(format!(
+                "label_smoothing must be from 0 to less than 0.5, not {}",
+                self.label_smoothing
+            ));
         }
         if self.micro_batch_tokens == 0 {
             return refuse("micro_batch_tokens must be at least 1".to_owned());

@@ -7,7 +7,7 @@
 //! `loss = p l(chosen, rejected) + (1 - p) l(rejected, chosen)`
 //!
 //! For the sigmoid that is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"); a judge's soft verdict
-//! goes in as it is.
+//! goes in as it is. Label smoothing changes `p` before ([`PreferenceLoss::target`]).
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,9 @@ pub enum PreferenceLoss {
     /// `-log s(beta D)`: DPO (Rafailov et al. 2023, equation 7).
     #[default]
     Sigmoid,
+    /// The sigmoid with an unbiased correction for labels that are wrong with the probability `label_smoothing`: robust DPO
+    /// (Chowdhury et al. 2024); `robust` in TRL.
+    Robust,
     /// `-log s(beta (h(winner) / |winner| - h(loser) / |loser|))`: length-normalised DPO (Lambert et al. 2024, Tulu 3);
     /// `sigmoid_norm` in TRL.
     SigmoidNorm,
@@ -67,6 +70,17 @@ pub struct PairLoss {
 }
 
 impl PreferenceLoss {
+    /// The weight `q` of the direction in which the chosen completion wins, for a label `p` of which one in `1 / smoothing` is wrong:
+    /// `p (1 - e) + (1 - p) e`, as conservative DPO smooths labels (TRL's `sigmoid` with `label_smoothing`), or for robust DPO
+    /// `(p - e) / (1 - 2 e)`, which undoes that in expectation and may lie outside 0 to 1.
+    pub fn target(&self, label: f64, smoothing: f64) -> f64 {
+        match self {
+            _ if smoothing == 0.0 => label,
+            Self::Robust => (label - smoothing) / (1.0 - 2.0 * smoothing),
+            _ => label * (1.0 - smoothing) + (1.0 - label) * smoothing,
+        }
+    }
+
     /// The loss of a pair whose first completion is the better one with probability `label`.
     pub fn evaluate(
         &self,
@@ -95,7 +109,7 @@ impl PreferenceLoss {
         let (w, l) = (winner.log_ratio(), loser.log_ratio());
         let (per_winner, per_loser) = (1.0 / winner.tokens as f64, 1.0 / loser.tokens as f64);
         match *self {
-            Self::Sigmoid => {
+            Self::Sigmoid | Self::Robust => {
                 let (loss, d) = negative_log_sigmoid(beta * (w - l));
                 (loss, beta * d, -beta * d)
             }
@@ -162,8 +176,9 @@ pub fn token_weights(
 mod tests {
     use super::*;
 
-    const ALL: [PreferenceLoss; 5] = [
+    const ALL: [PreferenceLoss; 6] = [
         PreferenceLoss::Sigmoid,
+        PreferenceLoss::Robust,
         PreferenceLoss::SigmoidNorm,
         PreferenceLoss::Ipo,
         PreferenceLoss::Hinge,
@@ -215,6 +230,34 @@ mod tests {
             for label in [1.0, 0.6, 0.0] {
                 let pair = loss.evaluate(0.1, label, &c, &r);
                 assert!((pair.loss - std::f64::consts::LN_2).abs() < 1e-15);
+            }
+        }
+    }
+
+    /// TRL's formulas, written out: `l` is the scaled difference of log-ratios, `e` the label smoothing.
+    #[test]
+    fn smoothed_labels_are_trls() {
+        let log_sigmoid = |z: f64| -(1.0 + (-z).exp()).ln();
+        let conservative = |l: f64, e: f64| -log_sigmoid(l) * (1.0 - e) - log_sigmoid(-l) * e;
+        let robust =
+            |l: f64, e: f64| (-log_sigmoid(l) * (1.0 - e) + log_sigmoid(-l) * e) / (1.0 - 2.0 * e);
+        let pairs = [
+            (completion(-12.0, -13.5, 7), completion(-20.0, -18.0, 11)),
+            (completion(-31.0, -29.5, 9), completion(-8.0, -9.0, 4)),
+        ];
+        for (chosen, rejected) in pairs {
+            let l = 0.3 * (chosen.log_ratio() - rejected.log_ratio());
+            for e in [0.0, 0.1, 0.3] {
+                for (loss, want) in [
+                    (PreferenceLoss::Sigmoid, conservative(l, e)),
+                    (PreferenceLoss::Robust, robust(l, e)),
+                ] {
+                    let got = loss.evaluate(0.3, loss.target(1.0, e), &chosen, &rejected);
+                    assert!((got.loss - want).abs() < 1e-12, "{loss:?} {e}");
+                    // A label turned around is the pair turned around.
+                    let turned = loss.evaluate(0.3, loss.target(0.0, e), &rejected, &chosen);
+                    assert!((turned.loss - want).abs() < 1e-12, "{loss:?} {e}");
+                }
             }
         }
     }

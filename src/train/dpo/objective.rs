@@ -47,6 +47,7 @@ impl<'a> Objective<'a> {
             beta,
             nll,
             ld_alpha,
+            label_smoothing,
             loss,
             ..
         } = self.config;
@@ -60,7 +61,8 @@ impl<'a> Objective<'a> {
             completion(chosen, rejected, reference.0),
             completion(rejected, chosen, reference.1),
         );
-        let costs = loss.evaluate(*beta, f64::from(pair.label), &w, &l);
+        let label = loss.target(f64::from(pair.label), *label_smoothing);
+        let costs = loss.evaluate(*beta, label, &w, &l);
         let share = f64::from(pair.weight) / self.weight;
         let imitation = nll * f64::from(pair.weight) / self.chosen_tokens;
 

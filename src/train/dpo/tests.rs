@@ -246,6 +246,59 @@ fn a_resumed_trainer_takes_the_same_steps_bit_by_bit() {
 }
 
 #[test]
+fn dropout_is_drawn_again_bit_by_bit() {
+    let pairs = pairs();
+    let config = |rate: f64| {
+        let mut config = config();
+        config.lora.lora_dropout = rate;
+        config
+    };
+    let after = |config: DpoConfig, steps: usize| {
+        let mut trainer = trainer(config);
+        for _ in 0..steps {
+            update(&mut trainer, &pairs);
+        }
+        trainer
+    };
+    let whole = after(config(0.3), 4);
+    let whole_bits = bits(&whole.adapter().unwrap());
+    assert_ne!(whole_bits, bits(&after(config(0.0), 4).adapter().unwrap()));
+    // A block that is computed again drops the same.
+    let recomputed = after(
+        DpoConfig {
+            recompute: true,
+            ..config(0.3)
+        },
+        4,
+    );
+    assert_eq!(whole_bits, bits(&recomputed.adapter().unwrap()));
+    let dir = tempfile::tempdir().unwrap();
+    after(config(0.3), 2).save_state(dir.path()).unwrap();
+    let mut resumed = trainer(config(0.3));
+    resumed.load_state(dir.path()).unwrap();
+    for _ in 0..2 {
+        update(&mut resumed, &pairs);
+    }
+    assert_eq!(whole_bits, bits(&resumed.adapter().unwrap()));
+    // Another seed drops others: its fresh factors are others too, so it starts from the same adapter.
+    let start = trainer(config(0.3)).adapter().unwrap();
+    let from = |seed: u64| {
+        let config = DpoConfig {
+            seed,
+            ..config(0.3)
+        };
+        let mut trainer = DpoTrainer::new(&base(None), None, Some(&start), config, 10).unwrap();
+        update(&mut trainer, &pairs);
+        update(&mut trainer, &pairs);
+        bits(&trainer.adapter().unwrap())
+    };
+    assert_ne!(from(1), from(2));
+    // Scores are taken without.
+    let scores = |trainer: &DpoTrainer| trainer.policy_logps(&pairs, &mut || {}).unwrap();
+    assert_eq!(scores(&whole), scores(&whole));
+}
+
+#[test]
 fn unfit_pairs_are_named() {
     let mut trainer = trainer(config());
     let good = pairs();
@@ -262,7 +315,7 @@ fn unfit_pairs_are_named() {
         (&|p| p.chosen = p.rejected.clone(), "are equal"),
         (
             &|p| p.rejected = ids(62, 1),
-            "65 tokens do not fit the model's 64",
+            "65 tokens do not fit the model's context of 64",
         ),
         (&|p| p.chosen[1] = 99, "token 99 is outside"),
         (&|p| p.label = 1.5, "the label"),

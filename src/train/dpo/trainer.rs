@@ -245,7 +245,8 @@ impl DpoTrainer {
                 grads: &mut self.grads,
             };
             let decoder = &self.policy.decoder;
-            let pass = Pass::new(decoder, &batch.tokens, &batch.prefixes, &batch.rows)?;
+            let pass = Pass::new(decoder, &batch.tokens, &batch.prefixes, &batch.rows)?
+                .with_dropout(self.config.seed, self.state.step);
             pass.backward(self.config.recompute, &mut accumulator, pace, |hidden| {
                 let scores = decoder.score(hidden, &batch.targets)?;
                 sums.add_tokens(&scores);
