@@ -128,7 +128,7 @@ impl App {
         let dir = config.model.path().to_owned();
         if config.learn.is_some() && config.adapter.is_some() {
             return Err(AppError::Config(
-                "a server that learns trains its own adapters over the bare model: merge the adapter into the model first".into(),
+                "a server that learns trains its own adapters over the bare model: merge the adapter into the model first (`selfjudge merge`)".into(),
             ));
         }
         let options = LoadOptions {

@@ -7,6 +7,7 @@ mod follow;
 mod jsft;
 mod listener;
 mod memory;
+mod merge;
 mod records;
 mod run_flags;
 mod salt;
@@ -59,6 +60,8 @@ enum Command {
     /// Measure a model.
     #[command(subcommand)]
     Eval(eval::EvalCommand),
+    /// Merge an adapter into the weights of its model.
+    Merge(merge::MergeArgs),
     /// Preference pairs out of a traffic log and into one.
     #[command(subcommand)]
     Records(records::RecordsCommand),
@@ -134,6 +137,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Train(TrainCommand::Dpo(args)) => dpo::run(&args, cli.device.open()?, threads)?,
         Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
+        Command::Merge(args) => merge::run(&args)?,
         Command::Records(command) => records::run(command)?,
         Command::Openapi => api_doc().to_pretty_json()?,
         Command::Pocket(PocketCommand::Corpus {

@@ -11,6 +11,7 @@ use selfjudge::train::RunOptions;
 use selfjudge::train::base::{Adapter, FrozenBase};
 use selfjudge::train::dpo::run::{DpoRunConfig, PairFile, Summary, run};
 use selfjudge::train::dpo::{DpoConfig, DpoTrainer, PairExample};
+use selfjudge::train::merge::merge;
 use selfjudge::train::optim::OptimConfig;
 use selfjudge::train::schedule::{ScheduleConfig, ScheduleKind};
 use serde_json::{Value, json};
@@ -383,6 +384,37 @@ fn data_that_cannot_be_trained_on_is_left_out_or_refused() {
     );
     config.dpo.beta = -1.0;
     assert!(run(&config, &options(false, None)).is_err());
-    let unknown = toml::from_str::<DpoRunConfig>("[dpo]\nbeta = 0.1\nlabel_smoothing = 0.1\n");
+    let unknown = toml::from_str::<DpoRunConfig>("[dpo]\nbeta = 0.1\nlabel_smoothng = 0.1\n");
     assert!(unknown.unwrap_err().to_string().contains("label_smoothing"));
+}
+
+#[test]
+fn a_merged_model_has_every_file_that_it_needs() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = offline(root.path(), "run");
+    config.max_steps = Some(3);
+    let adapter = finished(&run(&config, &options(false, None)).unwrap());
+    std::fs::write(adapter.join("judge_template.toml"), "# trained with it").unwrap();
+    let out = root.path().join("merged");
+    let layers = merge(Path::new(POCKET), &adapter, &out).unwrap();
+    assert!(layers > 0);
+    for name in [
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "principles.toml",
+        "anchors.jsonl",
+    ] {
+        let of = |dir: &Path| std::fs::read(dir.join(name)).unwrap();
+        assert_eq!(of(&out), of(Path::new(POCKET)), "{name}");
+    }
+    let template = std::fs::read_to_string(out.join("judge_template.toml")).unwrap();
+    assert_eq!(template, "# trained with it");
+    // `an_adapter_made_by_peft_gives_pefts_logits` compares the numbers.
+    std::fs::remove_file(out.join("judge_template.toml")).unwrap();
+    let model = LanguageModel::load(&out, &LoadOptions::default()).unwrap();
+    assert!(model.label_logprobs(&[vec![5, 9, 17]], [40, 41]).is_ok());
+
+    let again = merge(Path::new(POCKET), &adapter, &out).unwrap_err();
+    assert!(again.to_string().contains("has files already"), "{again}");
 }

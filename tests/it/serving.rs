@@ -127,6 +127,7 @@ fn an_adapter_made_by_peft_gives_pefts_logits() {
         Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, adapter,
     };
     use selfjudge::nn::Lora;
+    use selfjudge::train::merge::merge;
 
     struct WithAdapter {
         checkpoint: Checkpoint,
@@ -148,36 +149,45 @@ fn an_adapter_made_by_peft_gives_pefts_logits() {
                 a: pair.a.clone(),
                 b: pair.b.clone(),
                 scale: self.lora.scale(path),
+                dropout: None,
             }))
         }
     }
-    let base = fixture("jsft/llama");
-    let (lora, weights) = adapter::load(&fixture("lora")).unwrap();
-    let spec = ModelConfig::from_dir(&base).unwrap().spec;
-    let mut source = WithAdapter {
-        checkpoint: Checkpoint::open(&base).unwrap(),
-        lora,
-        weights,
-    };
-    let decoder = Decoder::new(spec, &mut source).unwrap();
     let golden =
         candle_core::safetensors::load(fixture("lora/golden.safetensors"), &Device::Cpu).unwrap();
     let ids: Vec<u32> = golden["ids"].flatten_all().unwrap().to_vec1().unwrap();
-    let batch: PackedBatch = [ids.as_slice()].into_iter().collect();
-    let backend = AttentionBackend::Dense {
-        cu_seqlens: batch.cu_seqlens(),
+    let assert_golden = |dir: &std::path::Path, lora: adapter::LoraConfig, weights| {
+        let spec = ModelConfig::from_dir(dir).unwrap().spec;
+        let mut source = WithAdapter {
+            checkpoint: Checkpoint::open(dir).unwrap(),
+            lora,
+            weights,
+        };
+        let decoder = Decoder::new(spec, &mut source).unwrap();
+        let batch: PackedBatch = [ids.as_slice()].into_iter().collect();
+        let backend = AttentionBackend::Dense {
+            cu_seqlens: batch.cu_seqlens(),
+        };
+        let hidden = decoder.forward(batch.as_packed(), &backend).unwrap();
+        let logits = decoder.logits(&hidden).unwrap();
+        let want = golden["logits"].reshape(logits.shape()).unwrap();
+        let d = (logits - want).unwrap().abs().unwrap();
+        let d: f32 = d
+            .flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar()
+            .unwrap();
+        assert!(d < 1e-4, "differs by {d}");
     };
-    let hidden = decoder.forward(batch.as_packed(), &backend).unwrap();
-    let logits = decoder.logits(&hidden).unwrap();
-    let want = golden["logits"].reshape(logits.shape()).unwrap();
-    let d = (logits - want)
-        .unwrap()
-        .abs()
-        .unwrap()
-        .flatten_all()
-        .unwrap();
-    let d: f32 = d.max(0).unwrap().to_scalar().unwrap();
-    assert!(d < 1e-4, "differs by {d}");
+    let base = fixture("jsft/llama");
+    let (lora, weights) = adapter::load(&fixture("lora")).unwrap();
+    assert_golden(&base, lora.clone(), weights);
+    // Merged into the base's weights it is the same model.
+    let out = tempfile::tempdir().unwrap();
+    merge(&base, &fixture("lora"), out.path()).unwrap();
+    assert_golden(out.path(), lora, adapter::AdapterWeights::new());
 }
 
 #[test]

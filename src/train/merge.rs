@@ -1,0 +1,96 @@
+//! An adapter merged into its base: a model directory that loads by itself.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+
+use super::TrainError;
+use super::base::Adapter;
+use crate::judge::TEMPLATE_FILE;
+use crate::model::{Checkpoint, ModelConfig, weights};
+
+/// Endings of the names of files that hold weights, in any framework's format, or say where they are.
+const WEIGHTS: [&str; 11] = [
+    ".safetensors",
+    ".safetensors.index.json",
+    ".bin",
+    ".bin.index.json",
+    ".pt",
+    ".pth",
+    ".gguf",
+    ".onnx",
+    ".h5",
+    ".msgpack",
+    ".ot",
+];
+
+/// Writes the model of `base` with the adapter added to its weights (`W + scale B A`, in f32, rounded to what each weight is stored in) into
+/// the new directory `out`, and with it every other file of the model: configuration, tokenizer, templates, principles, anchors. A judge
+/// template that was trained with the adapter stands instead of the base's. Returns how many layers were changed.
+///
+/// # Errors
+/// An adapter that does not fit the model, weights that cannot be read, a directory that has files already.
+pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<usize, TrainError> {
+    let spec = ModelConfig::from_dir(base)?.spec;
+    let adapter_files = adapter;
+    let adapter = Adapter::load(adapter)?;
+    adapter.check_fit(&spec)?;
+    let checkpoint = Checkpoint::open(base)?.check_finite(true);
+    let mut merged = BTreeMap::new();
+    for (name, shape) in spec.parameters() {
+        let stored = checkpoint.dtype(&name).unwrap_or(DType::F32);
+        let path = name.strip_suffix(".weight").unwrap_or(&name);
+        let pair = adapter.weights.get(path);
+        let read = pair.map_or(stored, |_| DType::F32);
+        let mut tensor = checkpoint.tensor(&name, shape, read, &Device::Cpu)?;
+        if let Some(pair) = pair {
+            let factor = |tensor: &Tensor| tensor.to_dtype(DType::F32);
+            let update = factor(&pair.b)?.matmul(&factor(&pair.a)?)?;
+            let sum = (tensor + (update * adapter.config.scale(path))?)?;
+            tensor = sum.to_dtype(stored)?;
+        }
+        merged.insert(name, tensor);
+    }
+    checkpoint.refuse_unread(spec.tie_word_embeddings)?;
+
+    fs::create_dir_all(out).map_err(TrainError::io("cannot create", out))?;
+    let mut there = fs::read_dir(out).map_err(TrainError::io("cannot read", out))?;
+    if there.next().is_some() {
+        return Err(TrainError::Config(format!(
+            "{} has files already: name a new directory",
+            out.display()
+        )));
+    }
+    copy_companions(base, out)?;
+    let trained = adapter_files.join(TEMPLATE_FILE);
+    if trained.exists() {
+        copy(&trained, &out.join(TEMPLATE_FILE))?;
+    }
+    // Last: a directory that was left half does not load.
+    weights::save(out, &merged, None)?;
+    Ok(adapter.weights.len())
+}
+
+/// Copies the files of a model's directory that hold no weights.
+fn copy_companions(from: &Path, to: &Path) -> Result<(), TrainError> {
+    let listed = fs::read_dir(from).map_err(TrainError::io("cannot read", from))?;
+    for entry in listed {
+        let entry = entry.map_err(TrainError::io("cannot read", from))?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        let path = entry.path();
+        let is_weights = WEIGHTS.iter().any(|end| text.ends_with(end));
+        if path.is_file() && !is_weights && !text.starts_with('.') {
+            copy(&path, &to.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), TrainError> {
+    fs::copy(from, to)
+        .map(drop)
+        .map_err(TrainError::io("cannot write", to))
+}
