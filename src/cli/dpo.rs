@@ -51,6 +51,7 @@ impl DpoArgs {
             seed: &mut update.seed,
             save_every: &mut config.save_every,
             log_every: &mut config.log_every,
+            plain: &mut config.plain,
         });
         update.beta = self.beta.unwrap_or(update.beta);
         if let Some(rank) = self.run.lora_rank {

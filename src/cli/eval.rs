@@ -16,7 +16,7 @@ use crate::eval::pocket::{self, OwnPairsOptions, PocketOptions, best_of_plot, me
 use crate::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
 use crate::model::{LanguageModel, LoadOptions};
 use crate::pocket::Kind;
-use crate::preference::{Format, OnMismatch, Record, RecordReader};
+use crate::preference::{Format, OnUnusable, Record, RecordReader};
 
 #[derive(Debug, Subcommand)]
 pub enum EvalCommand {
@@ -34,7 +34,7 @@ pub struct JudgeArgs {
     /// A PEFT adapter directory to lay over the model.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// A file of judge items or preference pairs (jsonl, jsonl.gz); may be given several times.
+    /// A file of judge items or preference pairs (JSON lines, a JSON array or Parquet, gzip or not); may be given several times.
     #[arg(long, required = true)]
     data: Vec<PathBuf>,
     /// A built-in judge template (`hh`, `ultrafeedback`) or a file; by default the model's own.
@@ -191,9 +191,20 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
         .data
         .iter()
         .map(|path| {
-            let records = RecordReader::open(path, Format::default(), OnMismatch::Skip)?
+            let mut reader = RecordReader::open(path, Format::default(), OnUnusable::Skip)?;
+            let records = reader
+                .by_ref()
                 .take(args.limit.unwrap_or(usize::MAX))
                 .collect::<Result<Vec<Record>, _>>()?;
+            let skipped = reader.skipped();
+            anyhow::ensure!(
+                !records.is_empty() || skipped.count == 0,
+                "{}: no record can be used: {skipped}",
+                path.display()
+            );
+            if skipped.count > 0 {
+                eprintln!("{}: {skipped}", path.display());
+            }
             Ok((path.display().to_string(), records))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;

@@ -35,6 +35,7 @@ impl JsftArgs {
             seed: &mut config.seed,
             save_every: &mut config.save_every,
             log_every: &mut config.log_every,
+            plain: &mut config.plain,
         });
         config.from_scratch |= self.from_scratch;
         if let Some(rank) = self.run.lora_rank {

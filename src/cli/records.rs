@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::run_flags::PlainArg;
 use super::salt::SaltArgs;
-use crate::app::LOG_FILE;
+use crate::app::{DataDir, LOG_FILE};
 use crate::preference::log::{
-    Consent, ExportFilter, LogConfig, PairFormat, PairSource, Principal, TrafficLog,
+    Consent, ExportFilter, Imported, LogConfig, PairFormat, PairSource, Principal, PromptKind,
+    TrafficLog,
 };
 
 #[derive(Debug, Subcommand)]
@@ -38,8 +40,12 @@ pub struct ExportArgs {
     log: LogArgs,
     #[command(flatten)]
     salt: SaltArgs,
+    /// JSON lines, one JSON array, or Parquet. A Parquet file has plain prompts or conversations, see `--prompts`.
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
+    /// Only pairs whose prompt is plain text to be continued, or a conversation.
+    #[arg(long, value_enum)]
+    prompts: Option<Prompts>,
     /// Only pairs that come from here.
     #[arg(long, value_enum)]
     source: Option<Source>,
@@ -57,8 +63,13 @@ pub struct ImportArgs {
     log: LogArgs,
     #[command(flatten)]
     salt: SaltArgs,
-    #[arg(long, value_enum, default_value = "jsonl")]
-    format: Format,
+    /// Refuse a file of another format. Without it the file's first bytes tell what it is; gzip is read, too.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// How pairs of plain strings are kept: `raw`, as text that is continued without a chat template, or `chat`, as a user's turn and its
+    /// answer.
+    #[arg(long, value_enum, default_value = "raw")]
+    plain: PlainArg,
     /// The file to read.
     file: PathBuf,
     /// Whose records they are to be: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` every caller
@@ -73,13 +84,30 @@ pub struct ImportArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Format {
     Jsonl,
+    Json,
     Parquet,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Prompts {
+    Plain,
+    Conversations,
+}
+
+impl From<Prompts> for PromptKind {
+    fn from(prompts: Prompts) -> Self {
+        match prompts {
+            Prompts::Plain => Self::Plain,
+            Prompts::Conversations => Self::Conversation,
+        }
+    }
 }
 
 impl From<Format> for PairFormat {
     fn from(format: Format) -> Self {
         match format {
             Format::Jsonl => Self::Jsonl,
+            Format::Json => Self::Json,
             Format::Parquet => Self::Parquet,
         }
     }
@@ -108,7 +136,7 @@ impl From<Source> for PairSource {
 
 impl LogArgs {
     /// # Errors
-    /// A data directory that holds no log, where one is to be read.
+    /// A data directory that holds no log, where one is to be read; one that cannot be made, where one is to be written.
     fn config(&self, must_exist: bool) -> anyhow::Result<LogConfig> {
         if let Some(url) = &self.log {
             return Ok(LogConfig::new(url));
@@ -121,6 +149,10 @@ impl LogArgs {
             file.display(),
             dir.display()
         );
+        if !must_exist {
+            DataDir::open(dir)
+                .with_context(|| format!("the data directory {} cannot be made", dir.display()))?;
+        }
         Ok(LogConfig::sqlite(&file))
     }
 }
@@ -148,6 +180,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
     let filter = ExportFilter {
         source: args.source.map(PairSource::from),
         min_margin: args.min_margin,
+        prompts: args.prompts.map(PromptKind::from),
     };
     // Whole or not at all: what reads it next must not take half of it for all.
     let dir = args.out.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -173,8 +206,17 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
         retain: true,
         train: args.train,
     };
-    let imported = log.import_pairs(args.format.into(), &args.file, &principal, consent);
-    let pairs = imported.await?;
+    let format = args.format.map(PairFormat::from);
+    let imported = log.import_pairs(format, args.plain.into(), &args.file, &principal, consent);
+    let Imported { pairs, skipped } = imported.await?;
     log.close().await;
+    anyhow::ensure!(
+        pairs > 0 || skipped.count == 0,
+        "{}: no record can be used: {skipped}",
+        args.file.display()
+    );
+    if skipped.count > 0 {
+        eprintln!("{}: {skipped}", args.file.display());
+    }
     Ok(format!("{pairs} pairs from {}", args.file.display()))
 }

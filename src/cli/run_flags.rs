@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use candle_core::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::model::adapter::LoraConfig;
+use crate::preference::PlainText;
 use crate::train::RunOptions;
 
 #[derive(Debug, Args)]
@@ -16,7 +17,8 @@ pub struct RunFlags {
     /// The model to start from: a directory or a hub id.
     #[arg(long)]
     pub model: Option<String>,
-    /// A file of preference data; may be given several times, and replaces the configuration's.
+    /// A file of preference data (JSON lines, a JSON array or Parquet, gzip or not); may be given several times, and replaces the
+    /// configuration's.
     #[arg(long)]
     pub data: Vec<PathBuf>,
     /// Where checkpoints, metrics and what was trained go.
@@ -37,6 +39,10 @@ pub struct RunFlags {
     max_length: Option<usize>,
     #[arg(long)]
     seed: Option<u64>,
+    /// How records of plain strings are read: `raw`, as TRL does, without a chat template, or `chat`, as a user's turn and its answer
+    /// (default: raw).
+    #[arg(long, value_enum)]
+    pub plain: Option<PlainArg>,
     /// Rank of the adapter that is trained (alpha twice the rank).
     #[arg(long)]
     pub lora_rank: Option<usize>,
@@ -55,6 +61,22 @@ pub struct RunFlags {
     quiet: bool,
 }
 
+/// [`PlainText`] on the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum PlainArg {
+    Raw,
+    Chat,
+}
+
+impl From<PlainArg> for PlainText {
+    fn from(said: PlainArg) -> Self {
+        match said {
+            PlainArg::Raw => Self::Raw,
+            PlainArg::Chat => Self::Chat,
+        }
+    }
+}
+
 /// The settings that every run has, wherever its configuration keeps them.
 pub struct RunSettings<'a> {
     pub model: &'a mut String,
@@ -68,6 +90,7 @@ pub struct RunSettings<'a> {
     pub seed: &'a mut u64,
     pub save_every: &'a mut u64,
     pub log_every: &'a mut u64,
+    pub plain: &'a mut PlainText,
 }
 
 impl RunFlags {
@@ -83,6 +106,7 @@ impl RunFlags {
         set(settings.seed, &self.seed);
         set(settings.save_every, &self.save_every);
         set(settings.log_every, &self.log_every);
+        set(settings.plain, &self.plain.map(PlainText::from));
         *settings.max_steps = self.max_steps.or(*settings.max_steps);
     }
 

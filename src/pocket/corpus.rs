@@ -174,6 +174,9 @@ fn imitation(index: usize, shown: Demonstration, dice: &mut Dice) -> PreferenceP
         rationale: None,
         sft: true,
         judge: false,
+        plain: false,
+        margin: None,
+        source: None,
     }
 }
 
@@ -192,6 +195,9 @@ pub fn judgement(id: &str, pair: Comparison, sft: bool) -> PreferencePair {
         rationale: None,
         sft,
         judge: true,
+        plain: false,
+        margin: None,
+        source: None,
     }
 }
 

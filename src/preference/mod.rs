@@ -6,11 +6,15 @@ mod principle;
 mod principles;
 mod records;
 mod shapes;
+mod source;
 mod ultrafeedback;
 
-pub use pair::{JudgeItem, Label, Message, PreferencePair, Role};
+pub use pair::{JudgeItem, Label, Message, PlainText, PreferencePair, Role};
 pub use principle::{Polarity, Principle, PrincipleError, PrincipleTable, WEIGHTS};
 pub use principles::{PRINCIPLES_FILE, Principles, PrinciplesError, VersionedTable};
-pub use records::{OnMismatch, Record, RecordError, RecordReader, read_pairs, read_records};
+pub use records::{
+    OnUnusable, Record, RecordError, RecordReader, Skipped, read_pairs, read_records,
+};
 pub use shapes::{Format, ShapeError};
+pub use source::FileKind;
 pub use ultrafeedback::{RankedDraw, RankedPrompt, RankedResponse, RankedSet, Rating};

@@ -59,6 +59,46 @@ pub struct PreferencePair {
     /// Whether the comparison becomes judge examples. False for pairs that are only imitated.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub judge: bool,
+    /// Whether prompt and answers are text as a model reads and continues it, without a chat template (TRL's plain format). The prompt is
+    /// then the content of the one message.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub plain: bool,
+    /// The record's `margin`: in this program's own exports the probability that `chosen` is the better answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+    /// The record's `source`: where the pair comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+/// How records of plain strings are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlainText {
+    /// As they are, as TRL reads them: no chat template, control tokens in them are control tokens, the end-of-sequence token follows the
+    /// answer.
+    #[default]
+    Raw,
+    /// As one turn of a user and the assistant's answer to it.
+    Chat,
+}
+
+impl PreferencePair {
+    /// Returns the pair with a plain prompt as a user's turn and its answers as an assistant's, without the white space that joined them
+    /// to the prompt.
+    pub fn into_chat(mut self) -> Self {
+        if self.plain {
+            for answer in [&mut self.chosen, &mut self.rejected] {
+                *answer = answer.trim_start().to_owned();
+            }
+            self.plain = false;
+        }
+        self
+    }
+}
+
+fn is_no(flag: &bool) -> bool {
+    !*flag
 }
 
 fn yes() -> bool {

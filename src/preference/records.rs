@@ -1,19 +1,13 @@
-//! Streaming readers for preference files: `.jsonl` and `.jsonl.gz`, one JSON object a line.
+//! Streaming readers for preference files: JSON lines, a JSON array or Parquet, gzip or not.
 //!
-//! Memory is bounded by the longest line (at most [`MAX_LINE_BYTES`]). Every error names the file and the line. Whether a
-//! file is gzip is read from its first two bytes, not from its name.
+//! Every error names the file and the place in it. A record whose JSON is whole and which cannot be used says nothing about the others:
+//! it fails the reading or is left out and counted, as the caller asks.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
-
 use super::shapes::{self, Format, ShapeError};
+use super::source::{FileKind, MAX_RECORD_BYTES, Place, Source, SourceError};
 use super::{JudgeItem, Label, PreferencePair, RankedDraw, RankedPrompt};
-
-/// The longest line that is read; a longer one is an error, not an allocation.
-pub const MAX_LINE_BYTES: usize = 64 << 20;
 
 /// What reading a preference file can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -23,24 +17,24 @@ pub enum RecordError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("{path}:{line}: {source}")]
+    #[error("{path}{place}: {source}")]
     Read {
         path: PathBuf,
-        line: usize,
+        place: Place,
         source: std::io::Error,
     },
-    #[error("{path}:{line}: line is longer than {MAX_LINE_BYTES} bytes")]
-    LineTooLong { path: PathBuf, line: usize },
-    #[error("{path}:{line}: not valid JSON: {source}")]
+    #[error("{path}{place}: the record is longer than {MAX_RECORD_BYTES} bytes")]
+    TooLong { path: PathBuf, place: Place },
+    #[error("{path}{place}: not valid JSON: {source}")]
     Json {
         path: PathBuf,
-        line: usize,
+        place: Place,
         source: serde_json::Error,
     },
-    #[error("{path}:{line}: {source}")]
+    #[error("{path}{place}: {source}")]
     Shape {
         path: PathBuf,
-        line: usize,
+        place: Place,
         source: ShapeError,
     },
 }
@@ -79,6 +73,9 @@ impl Record {
             rationale: item.rationale,
             sft: sft_items,
             judge: true,
+            plain: false,
+            margin: None,
+            source: None,
         }]
     }
 
@@ -88,129 +85,137 @@ impl Record {
         match self {
             Record::Item(item) => Some(item),
             Record::Ranked(prompt) => prompt.extremes(),
-            Record::Pair(pair) => Some(JudgeItem {
-                id: pair.id,
-                messages: pair.messages,
-                a: pair.chosen,
-                b: pair.rejected,
-                label: Label::A,
-                principles: pair.principles,
-                rationale: pair.rationale,
-            }),
+            Record::Pair(pair) => {
+                let pair = pair.into_chat();
+                Some(JudgeItem {
+                    id: pair.id,
+                    messages: pair.messages,
+                    a: pair.chosen,
+                    b: pair.rejected,
+                    label: Label::A,
+                    principles: pair.principles,
+                    rationale: pair.rationale,
+                })
+            }
         }
     }
 }
 
-/// What to do with a record whose two answers follow different conversations.
+/// What to do with a record that cannot be used: of no known shape, of two different conversations, with a column that would change its
+/// meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnMismatch {
+pub enum OnUnusable {
     #[default]
     Fail,
     /// Leave it out and count it ([`RecordReader::skipped`]).
     Skip,
 }
 
+/// The records that were left out of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skipped {
+    pub count: u64,
+    /// The file, the place and the reason of the first.
+    pub first: Option<String>,
+}
+
+impl Skipped {
+    /// Adds those of another file.
+    pub fn add(&mut self, other: &Skipped) {
+        self.count += other.count;
+        if self.first.is_none() {
+            self.first.clone_from(&other.first);
+        }
+    }
+}
+
+impl std::fmt::Display for Skipped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let records = if self.count == 1 { "record" } else { "records" };
+        write!(f, "{} {records} left out", self.count)?;
+        match &self.first {
+            Some(first) => write!(f, "; the first: {first}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Reads one file record by record. An error ends the iteration.
 pub struct RecordReader {
     path: PathBuf,
-    lines: Box<dyn BufRead + Send>,
+    source: Source,
     format: Format,
-    on_mismatch: OnMismatch,
-    line: usize,
-    skipped: usize,
+    on_unusable: OnUnusable,
+    skipped: Skipped,
     failed: bool,
-    buffer: Vec<u8>,
 }
 
 impl RecordReader {
     /// # Errors
     /// If the file cannot be opened.
-    pub fn open(path: &Path, format: Format, on_mismatch: OnMismatch) -> Result<Self, RecordError> {
-        let open_error = |source| RecordError::Open {
+    pub fn open(path: &Path, format: Format, on_unusable: OnUnusable) -> Result<Self, RecordError> {
+        let source = Source::open(path).map_err(|source| RecordError::Open {
             path: path.to_owned(),
             source,
-        };
-        let mut raw = BufReader::with_capacity(1 << 16, File::open(path).map_err(open_error)?);
-        let gzip = raw
-            .fill_buf()
-            .map_err(open_error)?
-            .starts_with(&[0x1f, 0x8b]);
-        let lines: Box<dyn BufRead + Send> = if gzip {
-            Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(raw)))
-        } else {
-            Box::new(raw)
-        };
+        })?;
         Ok(Self {
             path: path.to_owned(),
-            lines,
+            source,
             format,
-            on_mismatch,
-            line: 0,
-            skipped: 0,
+            on_unusable,
+            skipped: Skipped::default(),
             failed: false,
-            buffer: Vec::new(),
         })
     }
 
-    /// Records left out so far because their two answers follow different conversations.
-    pub fn skipped(&self) -> usize {
-        self.skipped
+    pub fn kind(&self) -> FileKind {
+        self.source.kind()
     }
 
-    /// Fills the buffer with the next line; false at the end of the file.
-    fn read_line(&mut self) -> Result<bool, RecordError> {
-        self.buffer.clear();
-        let limit = MAX_LINE_BYTES as u64 + 1;
-        let read = (&mut self.lines)
-            .take(limit)
-            .read_until(b'\n', &mut self.buffer);
-        self.line += 1;
-        match read {
-            Ok(0) => Ok(false),
-            Ok(_) if self.buffer.len() > MAX_LINE_BYTES => Err(RecordError::LineTooLong {
-                path: self.path.clone(),
-                line: self.line,
-            }),
-            Ok(_) => Ok(true),
-            Err(source) => Err(RecordError::Read {
-                path: self.path.clone(),
-                line: self.line,
-                source,
-            }),
-        }
+    /// The records that were left out so far.
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
     }
 
     fn next_record(&mut self) -> Result<Option<Record>, RecordError> {
         loop {
-            if !self.read_line()? {
-                return Ok(None);
-            }
-            let mut bytes = self.buffer.as_slice();
-            if self.line == 1 {
-                bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-            }
-            let bytes = bytes.trim_ascii();
-            if bytes.is_empty() {
-                continue;
-            }
-            let value = serde_json::from_slice(bytes).map_err(|source| RecordError::Json {
-                path: self.path.clone(),
-                line: self.line,
-                source,
-            })?;
-            match shapes::read(value, self.format) {
-                Ok(record) => return Ok(Some(record)),
-                Err(ShapeError::ContextsDiffer) if self.on_mismatch == OnMismatch::Skip => {
-                    self.skipped += 1;
-                }
-                Err(source) => {
-                    return Err(RecordError::Shape {
-                        path: self.path.clone(),
-                        line: self.line,
+            let read = self.source.next();
+            let (path, place) = (self.path.clone(), self.source.place());
+            let value = match read {
+                Ok(Some(value)) => value,
+                Ok(None) => return Ok(None),
+                Err(SourceError::Io(source)) => {
+                    return Err(RecordError::Read {
+                        path,
+                        place,
                         source,
                     });
                 }
+                Err(SourceError::TooLong) => return Err(RecordError::TooLong { path, place }),
+                Err(SourceError::Json(source)) => {
+                    return Err(RecordError::Json {
+                        path,
+                        place,
+                        source,
+                    });
+                }
+            };
+            let source = match shapes::read(value, self.format) {
+                Ok(record) => return Ok(Some(record)),
+                Err(source) => source,
+            };
+            let unusable = RecordError::Shape {
+                path,
+                place,
+                source,
+            };
+            if self.on_unusable == OnUnusable::Fail {
+                return Err(unusable);
             }
+            self.skipped.add(&Skipped {
+                count: 1,
+                first: Some(unusable.to_string()),
+            });
         }
     }
 }
@@ -233,7 +238,7 @@ impl Iterator for RecordReader {
 /// # Errors
 /// The first error met, see [`RecordError`].
 pub fn read_records(path: &Path, format: Format) -> Result<Vec<Record>, RecordError> {
-    RecordReader::open(path, format, OnMismatch::Fail)?.collect()
+    RecordReader::open(path, format, OnUnusable::Fail)?.collect()
 }
 
 /// Every training pair of a file, ties left out; judge items are not imitated.
@@ -246,7 +251,7 @@ pub fn read_pairs(
     draw: RankedDraw,
 ) -> Result<Vec<PreferencePair>, RecordError> {
     let mut pairs = Vec::new();
-    for (place, record) in RecordReader::open(path, format, OnMismatch::Fail)?.enumerate() {
+    for (place, record) in RecordReader::open(path, format, OnUnusable::Fail)?.enumerate() {
         pairs.extend(record?.into_pairs(false, draw, place as u64));
     }
     Ok(pairs)
@@ -293,7 +298,13 @@ mod tests {
         let file = write(format!("{PAIR}\n\n{{\"messages\": [}}\n").as_bytes());
         let error = read_records(file.path(), Format::Auto).unwrap_err();
         assert!(
-            matches!(error, RecordError::Json { line: 3, .. }),
+            matches!(
+                error,
+                RecordError::Json {
+                    place: Place::Line(3),
+                    ..
+                }
+            ),
             "{error}"
         );
 
@@ -305,7 +316,10 @@ mod tests {
         let file = write(b"\xff\xfe{}\n");
         assert!(matches!(
             read_records(file.path(), Format::Auto).unwrap_err(),
-            RecordError::Json { line: 1, .. }
+            RecordError::Json {
+                place: Place::Line(1),
+                ..
+            }
         ));
     }
 
@@ -314,7 +328,7 @@ mod tests {
         let mut bytes = gzip(format!("{PAIR}\n").repeat(2000).as_bytes());
         bytes.truncate(bytes.len() - 12);
         let file = write(&bytes);
-        let mut reader = RecordReader::open(file.path(), Format::Auto, OnMismatch::Fail).unwrap();
+        let mut reader = RecordReader::open(file.path(), Format::Auto, OnUnusable::Fail).unwrap();
         let error = reader.by_ref().find_map(Result::err).unwrap();
         assert!(matches!(error, RecordError::Read { .. }), "{error}");
         assert!(reader.next().is_none());
@@ -329,14 +343,16 @@ mod tests {
         assert!(matches!(
             error,
             RecordError::Shape {
-                line: 2,
+                place: Place::Line(2),
                 source: ShapeError::ContextsDiffer,
                 ..
             }
         ));
-        let mut reader = RecordReader::open(file.path(), Format::Auto, OnMismatch::Skip).unwrap();
+        let mut reader = RecordReader::open(file.path(), Format::Auto, OnUnusable::Skip).unwrap();
         assert_eq!(reader.by_ref().filter(Result::is_ok).count(), 2);
-        assert_eq!(reader.skipped(), 1);
+        assert_eq!(reader.skipped().count, 1);
+        let said = reader.skipped().to_string();
+        assert!(said.contains(":2: the chosen"), "{said}");
     }
 
     #[test]
@@ -358,6 +374,51 @@ mod tests {
         assert!(pairs(item("tie"), true).is_empty());
         let back = Record::Pair(pair).into_item().unwrap();
         assert_eq!((back.a.as_str(), back.label), ("2", Label::A));
+    }
+
+    #[test]
+    fn every_kind_of_file_is_known_by_its_bytes() {
+        let array = format!("\u{feff} [\n{PAIR},\n{PAIR}]\n");
+        for (bytes, kind, records) in [
+            (array.clone().into_bytes(), FileKind::JsonArray, 2),
+            (gzip(array.as_bytes()), FileKind::JsonArray, 2),
+            (b"[]".to_vec(), FileKind::JsonArray, 0),
+            (format!("{PAIR}\n").into_bytes(), FileKind::JsonLines, 1),
+            (Vec::new(), FileKind::JsonLines, 0),
+        ] {
+            let file = write(&bytes);
+            let reader = RecordReader::open(file.path(), Format::Auto, OnUnusable::Fail).unwrap();
+            assert_eq!(reader.kind(), kind);
+            assert_eq!(reader.map(Result::unwrap).count(), records);
+        }
+        let file = write(format!("[{PAIR},\n{{\"a\": 1}}]").as_bytes());
+        let error = read_records(file.path(), Format::Auto).unwrap_err();
+        assert!(error.to_string().contains(": record 2: unknown"), "{error}");
+        let file = write(b"PAR1 and nothing more");
+        let error = read_records(file.path(), Format::Auto).unwrap_err();
+        assert!(matches!(error, RecordError::Open { .. }), "{error}");
+    }
+
+    #[test]
+    fn unusable_records_of_every_kind_are_skipped_and_damage_is_not() {
+        let bad = [
+            r#"{"prompt":"q","chosen":"x","rejected":null}"#,
+            r#"{"prompt":"q","chosen":"x","rejected":"y","tools":[{"type":"function"}]}"#,
+            r#"{"prompt":[{"role":"tool","content":"4"}],"chosen":"x","rejected":"y"}"#,
+            r#"{"question":"q","answer":"x"}"#,
+            "7",
+        ];
+        let file = write(format!("{PAIR}\n{}\n{PAIR}\n", bad.join("\n")).as_bytes());
+        let mut reader = RecordReader::open(file.path(), Format::Auto, OnUnusable::Skip).unwrap();
+        assert_eq!(reader.by_ref().map(Result::unwrap).count(), 2);
+        assert_eq!(reader.skipped().count, bad.len() as u64);
+        let said = reader.skipped().to_string();
+        assert!(said.contains("`rejected` is null"), "{said}");
+
+        let file = write(format!("{PAIR}\n{{\n{PAIR}\n").as_bytes());
+        let mut reader = RecordReader::open(file.path(), Format::Auto, OnUnusable::Skip).unwrap();
+        let error = reader.by_ref().find_map(Result::err).unwrap();
+        assert!(matches!(error, RecordError::Json { .. }), "{error}");
     }
 
     #[test]

@@ -8,10 +8,12 @@
 //! | [`Format::Hh`] | `chosen`, `rejected`: transcripts of `\n\nHuman:` and `\n\nAssistant:` turns |
 //! | [`Format::UltraFeedback`] | `instruction`, `completions`: responses with ratings, from which pairs are drawn |
 //!
-//! All may carry `id`; all but the last `principles` (a string or a list), `rationale`, `sft` and `judge`; other keys are
-//! ignored.
+//! All may carry `id`; all but the last `principles` (a string or a list), `rationale`, `sft` and `judge`, pairs `margin` and `source`.
+//! [`columns`] says which other keys are passed over and which are refused by name.
 
+mod columns;
 mod hh;
+mod messages;
 #[cfg(test)]
 mod tests;
 mod trl;
@@ -21,7 +23,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::records::Record;
-use super::{JudgeItem, Message, PreferencePair};
+use super::{JudgeItem, Message, PreferencePair, Role};
 
 /// How records are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize)]
@@ -50,6 +52,9 @@ pub enum ShapeError {
     Unknown { keys: String },
     #[error("`{key}` {problem}")]
     Field { key: &'static str, problem: String },
+    /// A column that no shape reads, and that would change what the record means.
+    #[error("the column `{name}` {problem}")]
+    Column { name: String, problem: String },
     #[error("the chosen and the rejected answer follow different conversations")]
     ContextsDiffer,
     #[error("transcript in `{key}`: {problem}")]
@@ -66,7 +71,17 @@ pub(super) fn read(value: Value, format: Format) -> Result<Record, ShapeError> {
     };
     let has = |key: &str| record.get(key).is_some_and(|value| !value.is_null());
     let format = match format {
-        Format::Auto if has("messages") && has("chosen") && has("rejected") => Format::Pair,
+        Format::Auto if has("chosen") != has("rejected") => {
+            let key = if has("chosen") { "rejected" } else { "chosen" };
+            return Err(field(key, columns::missing_answer(record.get(key))));
+        }
+        // Where the answers are conversations themselves, `messages` is one of them once more.
+        Format::Auto if has("messages") && has("chosen") && has("rejected") => {
+            match record["chosen"] {
+                Value::String(_) => Format::Pair,
+                _ => Format::Trl,
+            }
+        }
         Format::Auto if has("messages") && has("a") && has("b") && has("label") => Format::Judge,
         Format::Auto if has("prompt") && has("chosen") && has("rejected") => Format::Trl,
         Format::Auto if has("chosen") && has("rejected") => {
@@ -88,13 +103,18 @@ pub(super) fn read(value: Value, format: Format) -> Result<Record, ShapeError> {
     };
     match format {
         Format::Judge => read_item(&mut record).map(Record::Item),
-        Format::UltraFeedback => ultrafeedback::read(&mut record).map(Record::Ranked),
+        Format::UltraFeedback => {
+            let prompt = ultrafeedback::read(&mut record)?;
+            let asked = [Message::new(Role::User, prompt.instruction.as_str())];
+            columns::check(record.iter(), &asked, ["", ""], false)?;
+            Ok(Record::Ranked(prompt))
+        }
         _ => read_pair(&mut record, format).map(Record::Pair),
     }
 }
 
 fn read_item(record: &mut Map<String, Value>) -> Result<JudgeItem, ShapeError> {
-    Ok(JudgeItem {
+    let item = JudgeItem {
         id: id(record),
         messages: messages(record, "messages")?,
         a: take(record, "a")?,
@@ -102,36 +122,57 @@ fn read_item(record: &mut Map<String, Value>) -> Result<JudgeItem, ShapeError> {
         label: take(record, "label")?,
         principles: principles(record)?,
         rationale: optional(record, "rationale")?,
-    })
+    };
+    columns::check(record.iter(), &item.messages, [&item.a, &item.b], false)?;
+    Ok(item)
 }
 
 fn read_pair(
     record: &mut Map<String, Value>,
     format: Format,
 ) -> Result<PreferencePair, ShapeError> {
-    let (messages, chosen, rejected) = match format {
-        Format::Pair => (
-            messages(record, "messages")?,
-            take(record, "chosen")?,
-            take(record, "rejected")?,
-        ),
+    let parts = match format {
+        Format::Pair => Parts {
+            messages: messages(record, "messages")?,
+            chosen: take(record, "chosen")?,
+            rejected: take(record, "rejected")?,
+            plain: false,
+            guessed: false,
+        },
         Format::Hh => hh::read(record)?,
         _ => trl::read(record)?,
     };
-    Ok(PreferencePair {
+    let pair = PreferencePair {
         id: id(record),
-        messages,
-        chosen,
-        rejected,
+        messages: parts.messages,
+        chosen: parts.chosen,
+        rejected: parts.rejected,
         principles: principles(record)?,
         rationale: optional(record, "rationale")?,
         sft: optional(record, "sft")?.unwrap_or(true),
         judge: optional(record, "judge")?.unwrap_or(true),
-    })
+        plain: parts.plain,
+        margin: record.remove("margin").and_then(|margin| margin.as_f64()),
+        source: record.remove("source").and_then(|source| match source {
+            Value::String(source) => Some(source),
+            _ => None,
+        }),
+    };
+    let answers = [pair.chosen.as_str(), pair.rejected.as_str()];
+    columns::check(record.iter(), &pair.messages, answers, parts.guessed)?;
+    Ok(pair)
 }
 
-/// The conversation, the chosen answer and the rejected one.
-type Parts = (Vec<Message>, String, String);
+/// What a pair's record says.
+struct Parts {
+    messages: Vec<Message>,
+    chosen: String,
+    rejected: String,
+    /// Strings all three; see [`PreferencePair::plain`].
+    plain: bool,
+    /// The prompt is the beginning that two plain answers share.
+    guessed: bool,
+}
 
 fn field(key: &'static str, problem: impl Into<String>) -> ShapeError {
     ShapeError::Field {
@@ -149,6 +190,7 @@ fn take<T: serde::de::DeserializeOwned>(
     key: &'static str,
 ) -> Result<T, ShapeError> {
     match record.remove(key) {
+        Some(Value::Null) => Err(field(key, "is null")),
         Some(value) => parse(value, key),
         None => Err(field(key, "is missing")),
     }
@@ -168,7 +210,7 @@ fn messages(
     record: &mut Map<String, Value>,
     key: &'static str,
 ) -> Result<Vec<Message>, ShapeError> {
-    let messages: Vec<Message> = take(record, key)?;
+    let messages = messages::read(record.remove(key).unwrap_or(Value::Null), key)?;
     if messages.is_empty() {
         return Err(field(key, "is empty"));
     }

@@ -130,6 +130,9 @@ impl RankedPrompt {
             rationale: None,
             sft: false,
             judge: true,
+            plain: false,
+            margin: None,
+            source: None,
         }
     }
 

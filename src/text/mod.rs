@@ -13,6 +13,7 @@ mod encode_within;
 mod grammar;
 mod jinja;
 mod jinja_fuel;
+mod post_processor;
 mod python_json;
 mod rendered;
 mod special_tokens;

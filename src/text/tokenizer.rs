@@ -235,7 +235,6 @@ impl Tokenizer {
         self.0.hf.get_decoder()
     }
 
-    #[cfg(test)]
     pub(super) fn hugging_face(&self) -> &tokenizers::Tokenizer {
         &self.0.hf
     }

@@ -10,7 +10,7 @@ use super::optim::OptimConfig;
 use super::run::{self, RunLength};
 use super::schedule::ScheduleConfig;
 use crate::model::adapter::LoraConfig;
-use crate::preference::{Format, RankedSet};
+use crate::preference::{Format, PlainText, RankedSet};
 use crate::settings;
 
 /// A JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples a step, 2e-5 cosine, clip 1.0).
@@ -53,6 +53,10 @@ pub struct JsftConfig {
     pub judge_template: Option<String>,
     /// A chat template file (Jinja) for a model that has none, or instead of its own.
     pub chat_template: Option<PathBuf>,
+    /// How records of plain strings are imitated: `raw` as TRL does, or `chat` as a user's turn and its answer. The judge is always shown
+    /// them as a chat.
+    #[serde(skip_serializing_if = "is_raw")]
+    pub plain: PlainText,
     /// Train an adapter on the frozen model instead of the model.
     pub lora: Option<LoraConfig>,
     pub schedule: ScheduleConfig,
@@ -81,6 +85,11 @@ pub struct DataFile {
     /// was begun before there was a choice is the same run.
     #[serde(default, skip_serializing_if = "is_base")]
     pub ranked: RankedSet,
+}
+
+/// Left out of a written configuration, so that a run that was begun before there was a choice is the same run.
+pub(super) fn is_raw(plain: &PlainText) -> bool {
+    *plain == PlainText::Raw
 }
 
 fn is_base(set: &RankedSet) -> bool {
@@ -153,6 +162,7 @@ impl Default for JsftConfig {
             save_dtype: SaveDtype::Bf16,
             judge_template: None,
             chat_template: None,
+            plain: PlainText::Raw,
             lora: None,
             schedule: ScheduleConfig::default(),
             optim: OptimConfig::default(),

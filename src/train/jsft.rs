@@ -50,16 +50,16 @@ pub struct Summary {
 pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
+    let model_config = ModelConfig::from_dir(&model_dir)?;
     let Built {
         examples,
         report,
         data,
         template,
-    } = build_mixture(config, &model_dir)?;
+    } = build_mixture(config, &model_dir, model_config.spec.vocab_size)?;
     let total_steps = config.length().steps(examples.len());
     let schedule = Schedule::new(&config.schedule, total_steps)?;
 
-    let model_config = ModelConfig::from_dir(&model_dir)?;
     let start = if config.from_scratch {
         Start::Random { seed: config.seed }
     } else {
@@ -77,7 +77,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         None => Trainable::full(spec, start, &options.device)?,
         Some(lora) => {
             let base = FrozenBase::new(spec, start, &options.device)?;
-            Trainable::adapter(&base, lora.clone(), Factors::Fresh { seed: config.seed })?
+            let mut lora = lora.clone();
+            // For those who read the adapter: PEFT loads its base by this name.
+            lora.base_model_name_or_path
+                .get_or_insert_with(|| config.model.clone());
+            Trainable::adapter(&base, lora, Factors::Fresh { seed: config.seed })?
         }
     };
     let mut optimizer = Optimizer::new(&trainable.vars, config.optim.clone())?;
@@ -128,7 +132,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
             .map(|index| examples.get(index))
             .collect();
         let lr = schedule.learning_rate(at.state.step);
-        let (stats, tokens) = gradients(config, &trainable, &batch, &mut lanes)?;
+        let (stats, tokens) = gradients(config, &trainable, &batch, &mut lanes, at.state.step)?;
         let update = optimizer.clip_and_step(lanes.gradients(), lr)?;
 
         at.state.step += 1;
@@ -208,6 +212,7 @@ fn gradients(
     trainable: &Trainable,
     batch: &[TrainExample],
     lanes: &mut Lanes,
+    step: u64,
 ) -> Result<(BatchStats, u64), TrainError> {
     let weight: f64 = batch
         .iter()
@@ -226,6 +231,7 @@ fn gradients(
             micro_batch,
             weight,
             config.recompute,
+            (config.seed, step),
             &mut accumulator,
         )
     })?;

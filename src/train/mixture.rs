@@ -29,8 +29,9 @@ pub use examples::{Examples, Order};
 pub use report::MixtureReport;
 
 use crate::judge::{JudgeError, JudgeTemplate, LabelTokens};
-use crate::preference::{PreferencePair, PrincipleTable};
+use crate::preference::{PlainText, PreferencePair, PrincipleTable};
 use crate::text::{ChatTemplate, TextError, Tokenizer};
+use crate::train::plain::{PlainEnd, spells_control_tokens};
 
 /// What building a mixture can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +160,10 @@ pub struct Mixture {
     labels: LabelTokens,
     principles: PrincipleTable,
     options: MixtureOptions,
+    plain: PlainText,
+    plain_end: PlainEnd,
+    /// Ids from here on are not in the model's embedding.
+    vocab_size: usize,
 }
 
 /// Pairs encoded at a time: enough for every thread, little enough to keep in memory twice.
@@ -183,7 +188,24 @@ impl Mixture {
             labels,
             principles,
             options,
+            plain: PlainText::Raw,
+            plain_end: PlainEnd::default(),
+            vocab_size: usize::MAX,
         })
+    }
+
+    /// Says how plain strings are imitated, and what ends their answers.
+    pub(super) fn with_plain_text(self, plain: PlainText, plain_end: PlainEnd) -> Self {
+        Self {
+            plain,
+            plain_end,
+            ..self
+        }
+    }
+
+    /// Refuses examples with a token that the model has no embedding for.
+    pub(super) fn within(self, vocab_size: usize) -> Self {
+        Self { vocab_size, ..self }
     }
 
     pub fn labels(&self) -> LabelTokens {
@@ -205,9 +227,18 @@ impl Mixture {
             ..MixtureReport::default()
         };
         let mut built = Vec::with_capacity(3);
+        report.plain = u64::from(pair.plain);
+        report.plain_control =
+            u64::from(pair.plain && spells_control_tokens(&self.tokenizer, pair));
+        let chat = pair.clone().into_chat();
         if pair.sft {
-            built.extend(self.sft(pair, &mut report));
+            let imitated = match self.plain {
+                PlainText::Raw => pair,
+                PlainText::Chat => &chat,
+            };
+            built.extend(self.sft(imitated, &mut report));
         }
+        let pair = &chat;
         if pair.judge {
             // A stream of its own for every pair: results do not depend on how the work is spread over threads.
             let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
@@ -235,6 +266,16 @@ impl Mixture {
             example.weights[label] *= self.options.judge_weight;
         }
         example
+    }
+
+    /// # Errors
+    /// The first token of an example that is outside the model's embedding.
+    fn check_ids(&self, ids: &[u32]) -> Result<(), Refusal> {
+        let vocab = self.vocab_size;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            Some(&id) => Err(Refusal::Token { id, vocab }),
+            None => Ok(()),
+        }
     }
 
     /// Encodes a whole stream, on all threads, in its order.
@@ -287,6 +328,11 @@ enum Refusal {
     Judge(JudgeError),
     /// The chat template's prompt for the answer is not the beginning of the conversation with the answer.
     Prefix,
+    /// A token that the model has no embedding for.
+    Token {
+        id: u32,
+        vocab: usize,
+    },
 }
 
 impl std::fmt::Display for Refusal {
@@ -294,6 +340,9 @@ impl std::fmt::Display for Refusal {
         match self {
             Refusal::Text(error) => error.fmt(f),
             Refusal::Judge(error) => error.fmt(f),
+            Refusal::Token { id, vocab } => {
+                write!(f, "token {id} is outside the model's vocabulary of {vocab}")
+            }
             Refusal::Prefix => f.write_str(
                 "the chat template writes a conversation with its answer unlike the prompt for that answer",
             ),

@@ -5,7 +5,7 @@
 //! | module | what |
 //! |---|---|
 //! | `base`, `trainable` | what stays frozen, and what is trained beside it: an adapter, or the whole model |
-//! | `records`, `turn` | the files of a run as pairs, and where an answer ends in a conversation |
+//! | `records`, `plain`, `turn` | the files of a run as pairs, plain text in tokens, and where an answer ends in a conversation |
 //! | `mixture`, `batch` | JSFT's examples from pairs, and examples laid end to end |
 //! | `pass`, `step`, `lanes` | a batch through the decoder and back; the loss of a micro-batch; several at a time |
 //! | `optim`, `schedule` | from gradients to weights, at the rate of the step |
@@ -23,10 +23,12 @@ mod error;
 pub mod jsft;
 pub mod lanes;
 pub mod manifest;
+pub mod merge;
 pub mod metrics;
 pub mod mixture;
 pub mod optim;
 pub mod pass;
+mod plain;
 mod records;
 mod run;
 pub mod schedule;

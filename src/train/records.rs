@@ -5,18 +5,54 @@ use std::path::Path;
 
 use super::TrainError;
 use super::config::DataFile;
-use crate::preference::{OnMismatch, PreferencePair, RankedDraw, RecordError, RecordReader};
+use crate::preference::{
+    OnUnusable, PreferencePair, RankedDraw, RecordError, RecordReader, Skipped,
+};
 use crate::text::{ChatTemplate, SpecialTokens};
 
-/// The pairs of the file at place `at`, in order; counts its records. What opening it failed with is the first item.
+/// What was read of a file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct FileCounts {
+    /// Records that could be used.
+    pub records: u64,
+    pub skipped: Skipped,
+}
+
+/// The records that were left out of all files.
+pub(super) fn skipped<'a>(files: impl IntoIterator<Item = &'a FileCounts>) -> Skipped {
+    let mut all = Skipped::default();
+    files.into_iter().for_each(|file| all.add(&file.skipped));
+    all
+}
+
+/// Says that no record could be used at all, which explains an empty run better than anything after it.
+///
+/// # Errors
+/// Where records were left out, and none was read.
+pub(super) fn refuse_unreadable<'a>(
+    files: impl IntoIterator<Item = &'a FileCounts> + Clone,
+) -> Result<(), TrainError> {
+    let read: u64 = files.clone().into_iter().map(|file| file.records).sum();
+    let skipped = skipped(files);
+    match (read, skipped.first) {
+        (0, Some(first)) => Err(TrainError::Data(format!(
+            "none of {} records can be used; the first: {first}",
+            skipped.count
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The pairs of the file at place `at`, in order; counts its records, of which unusable ones are left out. What opening it failed with is
+/// the first item.
 pub(super) fn pairs<'a>(
     file: &'a DataFile,
     at: usize,
     seed: u64,
-    count: &'a mut u64,
+    counts: &'a mut FileCounts,
 ) -> impl Iterator<Item = Result<PreferencePair, RecordError>> + 'a {
     let (mut reader, mut failure) =
-        match RecordReader::open(&file.path, file.format, OnMismatch::Skip) {
+        match RecordReader::open(&file.path, file.format, OnUnusable::Skip) {
             Ok(reader) => (Some(reader), None),
             Err(error) => (None, Some(error)),
         };
@@ -42,16 +78,13 @@ pub(super) fn pairs<'a>(
                 None => break,
             };
             // No two records of a run share a place: a file would need 2^40 of them.
-            let place = ((at as u64) << 40) | *count;
-            *count += 1;
+            let place = ((at as u64) << 40) | counts.records;
+            counts.records += 1;
             pending = record.into_pairs(false, draw, place).into_iter();
         }
-        if reader.skipped() > 0 {
-            tracing::warn!(
-                "{}: {} records left out whose two answers follow different conversations",
-                file.path.display(),
-                reader.skipped()
-            );
+        if reader.skipped().count > 0 && counts.skipped.count == 0 {
+            tracing::warn!("{}: {}", file.path.display(), reader.skipped());
+            counts.skipped = reader.skipped().clone();
         }
         None
     })
@@ -97,9 +130,9 @@ mod tests {
 
         let mut file = DataFile::new(path);
         let read = |file: &DataFile, at, seed| {
-            let mut count = 0;
-            let found: Result<Vec<_>, _> = pairs(file, at, seed, &mut count).collect();
-            assert_eq!(count, 11);
+            let mut counts = FileCounts::default();
+            let found: Result<Vec<_>, _> = pairs(file, at, seed, &mut counts).collect();
+            assert_eq!((counts.records, counts.skipped.count), (11, 0));
             found.unwrap()
         };
         let base = read(&file, 0, 7);

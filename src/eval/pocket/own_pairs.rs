@@ -85,6 +85,9 @@ fn pair(instruction: usize, task: &Task, chosen: &str, rejected: &str) -> Prefer
         rationale: None,
         sft: false,
         judge: true,
+        plain: false,
+        margin: None,
+        source: None,
     }
 }
 

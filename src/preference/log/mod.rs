@@ -47,7 +47,7 @@ use writer::{Counters, Job};
 pub use config::{FeedbackTrust, LogConfig};
 pub use error::{LogError, Result};
 pub use events::Event;
-pub use exchange::{ExportFilter, PairFormat};
+pub use exchange::{ExportFilter, Imported, PairFormat, PromptKind};
 pub use generation::{Generation, GenerationState, NewGeneration, Pointer, PointerMove, Pointers};
 pub use id::{GenerationId, Principal, RecordId, StageId, UnixMillis, now};
 pub use lease::{MAX_DEATHS, TrainerLease};

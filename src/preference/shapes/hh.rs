@@ -20,7 +20,13 @@ pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError>
     if context != other {
         return Err(ShapeError::ContextsDiffer);
     }
-    Ok((context, chosen, rejected))
+    Ok(Parts {
+        messages: context,
+        chosen,
+        rejected,
+        plain: false,
+        guessed: false,
+    })
 }
 
 fn side(

@@ -2,51 +2,84 @@
 
 use serde_json::{Map, Value};
 
-use super::{Parts, ShapeError, field, parse};
+use super::{Parts, ShapeError, columns, field, messages};
 use crate::preference::{Message, Role};
 
 /// TRL's preference type: explicit prompt (plain or conversational) or implicit prompt, which is the longest common
-/// beginning of both sides.
+/// beginning of both sides. A plain prompt beside two conversations that hold it is passed over, as in TRL.
 pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError> {
     let prompt = record.remove("prompt").filter(|value| !value.is_null());
     let chosen = Side::take(record, "chosen")?;
     let rejected = Side::take(record, "rejected")?;
-    let mut context = match prompt {
-        Some(Value::String(text)) => vec![Message::new(Role::User, text)],
-        Some(list) => parse(list, "prompt")?,
-        None => {
-            return match (chosen, rejected) {
-                (Side::Text(chosen), Side::Text(rejected)) => implicit_text(&chosen, &rejected),
-                (Side::Turns(chosen), Side::Turns(rejected)) => {
-                    let shared = common(&chosen, &rejected);
-                    if shared == 0 {
-                        return Err(ShapeError::ContextsDiffer);
-                    }
-                    let context = chosen[..shared].to_vec();
-                    Ok((
-                        context,
-                        answer(&chosen[shared..], "chosen")?,
-                        answer(&rejected[shared..], "rejected")?,
-                    ))
-                }
-                _ => Err(field("rejected", "has another type than `chosen`")),
-            };
+    match (prompt, chosen, rejected) {
+        (Some(Value::String(prompt)), Side::Text(chosen), Side::Text(rejected)) => Ok(Parts {
+            messages: vec![Message::new(Role::User, prompt)],
+            chosen,
+            rejected,
+            plain: true,
+            guessed: false,
+        }),
+        (Some(Value::String(prompt)), Side::Turns(chosen), Side::Turns(rejected)) => {
+            if chosen.len() == 1 && rejected.len() == 1 {
+                return explicit(vec![Message::new(Role::User, prompt)], &chosen, &rejected);
+            }
+            let parts = implicit(&chosen, &rejected)?;
+            match columns::is_told(&prompt, &parts.messages) {
+                true => Ok(parts),
+                false => Err(field(
+                    "prompt",
+                    "is not in the conversations of the answers",
+                )),
+            }
         }
-    };
-    if context.is_empty() {
-        return Err(field("prompt", "is empty"));
+        (Some(list), chosen, rejected) => {
+            let context = messages::read(list, "prompt")?;
+            if context.is_empty() {
+                return Err(field("prompt", "is empty"));
+            }
+            explicit(context, &chosen.turns(), &rejected.turns())
+        }
+        (None, Side::Text(chosen), Side::Text(rejected)) => implicit_text(&chosen, &rejected),
+        (None, Side::Turns(chosen), Side::Turns(rejected)) => implicit(&chosen, &rejected),
+        (None, ..) => Err(field("rejected", "has another type than `chosen`")),
     }
-    // Some sets repeat the prompt at the head of both answers.
-    let side = |side: Side, key: &'static str| match side {
-        Side::Text(text) => Ok(text),
-        Side::Turns(turns) => {
-            let rest = turns.strip_prefix(context.as_slice()).unwrap_or(&turns);
-            answer(rest, key)
-        }
-    };
-    let answers = (side(chosen, "chosen")?, side(rejected, "rejected")?);
-    context.shrink_to_fit();
-    Ok((context, answers.0, answers.1))
+}
+
+/// The answers after a prompt of its own. Some sets repeat the prompt at the head of both.
+fn explicit(
+    context: Vec<Message>,
+    chosen: &[Message],
+    rejected: &[Message],
+) -> Result<Parts, ShapeError> {
+    let rest = |turns| <[Message]>::strip_prefix(turns, context.as_slice()).unwrap_or(turns);
+    let answers = (
+        answer(rest(chosen), "chosen")?,
+        answer(rest(rejected), "rejected")?,
+    );
+    Ok(conversation(context, answers))
+}
+
+/// The answers after the turns that both conversations begin with.
+fn implicit(chosen: &[Message], rejected: &[Message]) -> Result<Parts, ShapeError> {
+    let shared = common(chosen, rejected);
+    if shared == 0 {
+        return Err(ShapeError::ContextsDiffer);
+    }
+    let answers = (
+        answer(&chosen[shared..], "chosen")?,
+        answer(&rejected[shared..], "rejected")?,
+    );
+    Ok(conversation(chosen[..shared].to_vec(), answers))
+}
+
+fn conversation(messages: Vec<Message>, (chosen, rejected): (String, String)) -> Parts {
+    Parts {
+        messages,
+        chosen,
+        rejected,
+        plain: false,
+        guessed: false,
+    }
 }
 
 /// One side of a TRL comparison.
@@ -59,8 +92,16 @@ impl Side {
     fn take(record: &mut Map<String, Value>, key: &'static str) -> Result<Self, ShapeError> {
         match record.remove(key) {
             Some(Value::String(text)) => Ok(Side::Text(text)),
-            Some(list) => Ok(Side::Turns(parse(list, key)?)),
-            None => Err(field(key, "is missing")),
+            Some(list @ Value::Array(_)) => Ok(Side::Turns(messages::read(list, key)?)),
+            other => Err(field(key, columns::missing_answer(other.as_ref()))),
+        }
+    }
+
+    /// The side as turns: a text is the one of the assistant.
+    fn turns(self) -> Vec<Message> {
+        match self {
+            Side::Text(text) => vec![Message::new(Role::Assistant, text)],
+            Side::Turns(turns) => turns,
         }
     }
 }
@@ -82,7 +123,8 @@ fn answer(turns: &[Message], key: &'static str) -> Result<String, ShapeError> {
     }
 }
 
-/// Splits two plain texts at the end of their common beginning, moved back to a space so that no word is cut.
+/// Splits two plain texts at the end of their common beginning, moved back to a space so that no word is cut. As in TRL the space is the
+/// answers'.
 fn implicit_text(chosen: &str, rejected: &str) -> Result<Parts, ShapeError> {
     let mut end = 0;
     for ((at, a), b) in chosen.char_indices().zip(rejected.chars()) {
@@ -91,17 +133,20 @@ fn implicit_text(chosen: &str, rejected: &str) -> Result<Parts, ShapeError> {
         }
         end = at + a.len_utf8();
     }
-    let cut = chosen[..end]
+    let shared = &chosen[..end];
+    let cut = shared
         .rfind(char::is_whitespace)
+        .map(|space| shared[..space].trim_end().len())
         .ok_or(ShapeError::ContextsDiffer)?;
     let prompt = &chosen[..cut];
     if prompt.trim().is_empty() {
         return Err(ShapeError::ContextsDiffer);
     }
-    let tail = |side: &str| side[cut..].trim_start().to_owned();
-    Ok((
-        vec![Message::new(Role::User, prompt)],
-        tail(chosen),
-        tail(rejected),
-    ))
+    Ok(Parts {
+        messages: vec![Message::new(Role::User, prompt)],
+        chosen: chosen[cut..].to_owned(),
+        rejected: rejected[cut..].to_owned(),
+        plain: true,
+        guessed: true,
+    })
 }

@@ -2,7 +2,8 @@
 //!
 //! The prompt is what the server would have given the model, the completion what the model would have had to answer with, its
 //! end-of-turn mark included: the conversation with the answer is rendered and encoded as a whole, and must begin with the
-//! tokens of the prompt. A completion that has to be cut loses its end, and gets no other.
+//! tokens of the prompt. A completion that has to be cut loses its end, and gets no other. Records of plain strings are read as TRL reads
+//! them ([`crate::train::plain`]), or as a chat where the run says so.
 
 use std::path::Path;
 
@@ -13,12 +14,13 @@ use super::run::DpoRunConfig;
 use super::{PairError, PairExample};
 use crate::judge::{PROMPT_DATE, tokens_within};
 use crate::model::DecoderSpec;
-use crate::preference::{Message, PreferencePair, Role};
+use crate::preference::{Message, PlainText, PreferencePair, Role};
 use crate::text::{ChatTemplate, RenderOptions, Rendered, TextError, Tokenizer};
 use crate::train::TrainError;
 use crate::train::config::DataFile;
 use crate::train::manifest::DataDigest;
-use crate::train::records::{chat_template, pairs};
+use crate::train::plain::{PlainEnd, spells_control_tokens, warn_of_control_tokens};
+use crate::train::records::{FileCounts, chat_template, pairs, refuse_unreadable, skipped};
 use crate::train::turn::without_trailing_space;
 
 /// `data.json`: what became of the records.
@@ -40,6 +42,18 @@ pub(super) struct DataReport {
     pub refused: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_refusal: Option<String>,
+    /// Records that could not be read as pairs: of no known shape, of two different conversations, with a column that is not supported.
+    #[serde(default)]
+    pub unusable: u64,
+    /// The file, the place and the reason of the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_unusable: Option<String>,
+    /// Pairs of plain strings.
+    #[serde(default)]
+    pub plain: u64,
+    /// Those of them whose text holds control tokens.
+    #[serde(default)]
+    pub plain_control: u64,
 }
 
 /// Why a pair is left out.
@@ -51,6 +65,12 @@ enum Dropped {
     Text(#[from] TextError),
     #[error("the conversation with its answer does not begin with the prompt that asks for it")]
     Prefix,
+    #[error("a conversation needs a chat template: {0}")]
+    NoTemplate(String),
+    #[error("the prompt alone has {tokens} tokens, and max_length is {max}")]
+    PromptTooLong { tokens: usize, max: usize },
+    #[error("soft_labels: the margin {0} is no probability, from 0 to 1")]
+    Margin(f64),
 }
 
 /// The encoded pairs and what they were made of.
@@ -69,28 +89,49 @@ pub(super) fn build(
     let text = |e: TextError| TrainError::Data(e.to_string());
     let encoder = Encoder {
         tokenizer: Tokenizer::from_file(&model_dir.join("tokenizer.json")).map_err(text)?,
-        chat: chat_template(config.chat_template.as_deref(), model_dir)?,
-        max_length: config.max_length,
+        chat: chat_template(config.chat_template.as_deref(), model_dir).map_err(|e| e.to_string()),
+        plain: config.plain,
+        plain_end: PlainEnd::from_model_dir(model_dir).map_err(text)?,
+        soft_labels: config.soft_labels,
+        max_length: config.max_length.min(spec.max_context()),
         spec,
     };
+    if encoder.max_length < config.max_length {
+        tracing::info!(
+            "max_length is {} and the model's context {}: longer pairs are cut to the context",
+            config.max_length,
+            encoder.max_length
+        );
+    }
+    let mut counts = vec![FileCounts::default(); config.data.len()];
     let mut built = Built {
         examples: Vec::new(),
         report: DataReport::default(),
         data: Vec::new(),
     };
-    for (at, file) in config.data.iter().enumerate() {
-        let mut records = 0;
+    for (at, (file, counts)) in config.data.iter().zip(&mut counts).enumerate() {
         let file = DataFile {
             format: file.format,
             ..DataFile::new(file.path.clone())
         };
-        let read: Vec<PreferencePair> = pairs(&file, at, config.dpo.seed, &mut records)
+        let read: Vec<PreferencePair> = pairs(&file, at, config.dpo.seed, counts)
             .collect::<Result<_, _>>()
             .map_err(|e| TrainError::Data(e.to_string()))?;
-        built.data.push(DataDigest::of(&file.path, records)?);
-        let encoded: Vec<_> = read.par_iter().map(|pair| encoder.encode(pair)).collect();
-        for result in encoded {
+        built.data.push(DataDigest::of(&file.path, counts.records)?);
+        let encoded: Vec<_> = read
+            .par_iter()
+            .map(|pair| {
+                (
+                    pair.plain,
+                    encoder.is_controlled(pair),
+                    encoder.encode(pair),
+                )
+            })
+            .collect();
+        for (plain, controlled, result) in encoded {
             built.report.pairs += 1;
+            built.report.plain += u64::from(plain);
+            built.report.plain_control += u64::from(controlled);
             match result {
                 Ok((example, cut)) => {
                     built.report.kept += 1;
@@ -101,6 +142,10 @@ pub(super) fn build(
             }
         }
     }
+    refuse_unreadable(&counts)?;
+    let skipped = skipped(&counts);
+    (built.report.unusable, built.report.first_unusable) = (skipped.count, skipped.first);
+    warn_of_control_tokens(built.report.plain_control, config.plain == PlainText::Raw);
     if built.examples.is_empty() {
         let why = built.report.first_refusal.take();
         return Err(TrainError::Data(format!(
@@ -117,7 +162,9 @@ impl DataReport {
         match why {
             Dropped::Pair(PairError::Empty(_)) => self.empty += 1,
             Dropped::Pair(PairError::Equal) => self.equal += 1,
-            Dropped::Pair(PairError::TooLong { .. }) => self.too_long += 1,
+            Dropped::Pair(PairError::TooLong { .. }) | Dropped::PromptTooLong { .. } => {
+                self.too_long += 1;
+            }
             _ => self.refused += 1,
         }
         self.first_refusal.get_or_insert_with(|| why.to_string());
@@ -126,14 +173,32 @@ impl DataReport {
 
 struct Encoder<'a> {
     tokenizer: Tokenizer,
-    chat: ChatTemplate,
+    /// None, with the reason, for a model without one: plain strings need none.
+    chat: Result<ChatTemplate, String>,
+    plain: PlainText,
+    plain_end: PlainEnd,
+    soft_labels: bool,
+    /// At most the model's context.
     max_length: usize,
     spec: &'a DecoderSpec,
 }
 
 impl Encoder<'_> {
+    /// Whether a pair of plain strings holds control tokens.
+    fn is_controlled(&self, pair: &PreferencePair) -> bool {
+        pair.plain && spells_control_tokens(&self.tokenizer, pair)
+    }
+
     /// The pair in tokens, and whether a completion was cut.
     fn encode(&self, pair: &PreferencePair) -> Result<(PairExample, bool), Dropped> {
+        let chat;
+        let pair = match self.plain {
+            PlainText::Raw => pair,
+            PlainText::Chat => {
+                chat = pair.clone().into_chat();
+                &chat
+            }
+        };
         for (text, what) in [
             (&pair.chosen, "chosen completion"),
             (&pair.rejected, "rejected completion"),
@@ -145,24 +210,57 @@ impl Encoder<'_> {
         if pair.chosen == pair.rejected {
             return Err(PairError::Equal.into());
         }
-        let head = self.render(&pair.messages, true)?;
-        let prompt = self.tokenizer.encode_rendered(&head)?.ids;
-        let (max, tokens) = (self.max_length, prompt.len() + 1);
-        if tokens > max {
-            return Err(PairError::TooLong { tokens, max }.into());
+        let label = self.label(pair)?;
+        let (head, prompt) = match pair.plain {
+            true => {
+                let texts: Vec<&str> = pair.messages.iter().map(|m| m.content.as_str()).collect();
+                let text = texts.concat();
+                let prompt = self.plain_end.prompt(&self.tokenizer, &text)?;
+                let mut head = Rendered::new();
+                head.push_trusted(&text);
+                (head, prompt)
+            }
+            false => {
+                let head = self.render(&pair.messages, true)?;
+                let prompt = self.tokenizer.encode_rendered(&head)?.ids;
+                (head, prompt)
+            }
+        };
+        let (max, tokens) = (self.max_length, prompt.len());
+        if tokens >= max {
+            return Err(Dropped::PromptTooLong { tokens, max });
         }
         let room = max - prompt.len();
         let mut cut = false;
         let mut completion = |answer: &str| -> Result<Vec<u32>, Dropped> {
-            let mut ids = self.completion(&pair.messages, answer, &head, &prompt)?;
+            let mut ids = match pair.plain {
+                true => self
+                    .plain_end
+                    .answer(&self.tokenizer, &head.text, &prompt, answer)?,
+                false => self.completion(&pair.messages, answer, &head, &prompt)?,
+            };
             cut |= ids.len() > room;
             ids.truncate(room);
             Ok(ids)
         };
         let (chosen, rejected) = (completion(&pair.chosen)?, completion(&pair.rejected)?);
-        let example = PairExample::new(prompt, chosen, rejected);
+        let example = PairExample {
+            label,
+            ..PairExample::new(prompt, chosen, rejected)
+        };
         example.check(self.spec)?;
         Ok((example, cut))
+    }
+
+    /// The probability that the chosen answer is the better one.
+    fn label(&self, pair: &PreferencePair) -> Result<f32, Dropped> {
+        match pair.margin {
+            Some(margin) if self.soft_labels && !(0.0..=1.0).contains(&margin) => {
+                Err(Dropped::Margin(margin))
+            }
+            Some(margin) if self.soft_labels => Ok(margin as f32),
+            _ => Ok(1.0),
+        }
     }
 
     /// The tokens of an answer after the prompt.
@@ -193,12 +291,16 @@ impl Encoder<'_> {
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-    ) -> Result<Rendered, TextError> {
+    ) -> Result<Rendered, Dropped> {
+        let chat = self
+            .chat
+            .as_ref()
+            .map_err(|why| Dropped::NoTemplate(why.clone()))?;
         let options = RenderOptions {
             add_generation_prompt,
             now: Some(PROMPT_DATE),
             ..RenderOptions::default()
         };
-        self.chat.render(messages, &options)
+        Ok(chat.render(messages, &options)?)
     }
 }

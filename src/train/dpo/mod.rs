@@ -21,6 +21,8 @@ mod metrics;
 mod objective;
 mod pack;
 mod pair;
+#[cfg(test)]
+mod plain_tests;
 mod report;
 pub mod run;
 mod state;

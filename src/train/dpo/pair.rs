@@ -23,7 +23,7 @@ pub enum PairError {
     Empty(&'static str),
     #[error("the two completions are equal")]
     Equal,
-    #[error("{tokens} tokens do not fit the model's {max}")]
+    #[error("{tokens} tokens do not fit the model's context of {max}")]
     TooLong { tokens: usize, max: usize },
     #[error("token {id} is outside the vocabulary of {vocab}")]
     Token { id: u32, vocab: usize },

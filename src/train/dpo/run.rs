@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::data::{Built, build};
 use super::{DpoConfig, DpoMetrics, DpoTrainer, PairExample, StepReport};
 use crate::model::hub;
-use crate::preference::Format;
+use crate::preference::{Format, PlainText};
 use crate::settings;
 use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::checkpoint::{CheckpointStore, write_json};
+use crate::train::config::is_raw;
 use crate::train::digest::{FileDigest, model_digest, sha256_bytes};
 use crate::train::manifest::RunManifest;
 use crate::train::metrics::{MetricsLog, Progress};
@@ -40,7 +41,8 @@ pub struct DpoRunConfig {
     pub max_steps: Option<u64>,
     /// Pairs an optimizer step.
     pub batch_size: usize,
-    /// The longest prompt and completion together, in tokens; a completion beyond it is cut, and so has no end.
+    /// The longest prompt and completion together, in tokens, and at most the model's context; a completion beyond it is cut, and so
+    /// has no end.
     pub max_length: usize,
     /// A checkpoint every so many steps; 0 keeps none but the last.
     pub save_every: u64,
@@ -52,6 +54,13 @@ pub struct DpoRunConfig {
     pub order: Order,
     /// A chat template file (Jinja) for a model that has none, or instead of its own.
     pub chat_template: Option<PathBuf>,
+    /// How records of plain strings are read: `raw` as TRL does, or `chat` as a user's turn and its answer.
+    #[serde(skip_serializing_if = "is_raw")]
+    pub plain: PlainText,
+    /// Takes each record's `margin`, from 0 to 1, as the probability that its chosen answer is the better one, instead of certainty. What
+    /// `records export` writes has it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub soft_labels: bool,
     /// The update. Its seed draws the order, too.
     pub dpo: DpoConfig,
     /// Preference data, in this order.
@@ -85,6 +94,8 @@ impl Default for DpoRunConfig {
             log_every: 10,
             order: Order::Shuffled,
             chat_template: None,
+            plain: PlainText::Raw,
+            soft_labels: false,
             dpo: DpoConfig::default(),
             data: Vec::new(),
         }

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use crate::judge::{JudgeTemplate, LabelTokens, principles_from_model_dir};
+use crate::preference::PlainText;
 use crate::text::Tokenizer;
 use crate::train::TrainError;
 use crate::train::config::JsftConfig;
 use crate::train::manifest::DataDigest;
 use crate::train::mixture::{Examples, Mixture, MixtureReport};
-use crate::train::records::{chat_template, pairs};
+use crate::train::plain::{PlainEnd, warn_of_control_tokens};
+use crate::train::records::{FileCounts, chat_template, pairs, refuse_unreadable, skipped};
 
 /// The encoded data and what it was made with.
 pub(super) struct Built {
@@ -19,7 +21,14 @@ pub(super) struct Built {
 }
 
 /// Reads the data and encodes it.
-pub(super) fn build_mixture(config: &JsftConfig, model_dir: &Path) -> Result<Built, TrainError> {
+///
+/// # Errors
+/// Names the file, the record or the token that cannot be used.
+pub(super) fn build_mixture(
+    config: &JsftConfig,
+    model_dir: &Path,
+    vocab_size: usize,
+) -> Result<Built, TrainError> {
     let tokenizer = Tokenizer::from_file(&model_dir.join("tokenizer.json"))
         .map_err(|e| TrainError::Data(e.to_string()))?;
     let chat = chat_template(config.chat_template.as_deref(), model_dir)?;
@@ -29,20 +38,26 @@ pub(super) fn build_mixture(config: &JsftConfig, model_dir: &Path) -> Result<Bui
     let principles =
         principles_from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
     let options = config.mixture.clone();
+    let end = PlainEnd::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
     let mixture = Mixture::new(tokenizer, chat, template.clone(), principles, options)
-        .map_err(|e| TrainError::Data(e.to_string()))?;
+        .map_err(|e| TrainError::Data(e.to_string()))?
+        .with_plain_text(config.plain, end)
+        .within(vocab_size);
 
-    let mut counts = vec![0u64; config.data.len()];
+    let mut counts = vec![FileCounts::default(); config.data.len()];
     let files = config.data.iter().zip(&mut counts).enumerate();
     let pairs = files.flat_map(|(at, (file, count))| pairs(file, at, config.mixture.seed, count));
-    let (examples, report) = mixture
-        .build(pairs)
-        .map_err(|e| TrainError::Data(e.to_string()))?;
+    let built = mixture.build(pairs);
+    refuse_unreadable(&counts)?;
+    let (examples, mut report) = built.map_err(|e| TrainError::Data(e.to_string()))?;
+    let skipped = skipped(&counts);
+    (report.unusable, report.first_unusable) = (skipped.count, skipped.first);
+    warn_of_control_tokens(report.plain_control, config.plain == PlainText::Raw);
     let data = config
         .data
         .iter()
         .zip(counts)
-        .map(|(file, count)| DataDigest::of(&file.path, count))
+        .map(|(file, counts)| DataDigest::of(&file.path, counts.records))
         .collect::<Result<_, _>>()?;
     Ok(Built {
         examples,

@@ -35,6 +35,12 @@ impl Mixture {
             .map(|chosen_first| self.one_order(pair, &principles, chosen_first, flipped, report))
             .collect::<Result<Vec<_>, Refusal>>();
         match both {
+            // Two long answers may differ only in what was cut out of both: no label can be right for both orders of the same text.
+            Ok(examples) if question(&examples[0]) == question(&examples[1]) => {
+                (report.judge_cut, report.judge_rationale_cut) = before;
+                report.judge_equal += 1;
+                Vec::new()
+            }
             Ok(examples) => {
                 report.judge_negated += u64::from(flipped);
                 examples
@@ -102,6 +108,7 @@ impl Mixture {
         report.judge_rationale_cut += u64::from(kept < rationale.len());
         ids.extend_from_slice(&rationale[..kept]);
         weights.resize(ids.len(), self.options.rationale_weight);
+        self.check_ids(&ids)?;
         Ok(TrainExample {
             ids,
             weights,
@@ -109,4 +116,9 @@ impl Mixture {
             label: Some(label),
         })
     }
+}
+
+/// What a judge example asks: its tokens before the label.
+fn question(example: &TrainExample) -> &[u32] {
+    &example.ids[..example.label.unwrap_or(example.ids.len())]
 }

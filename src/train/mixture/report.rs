@@ -46,6 +46,14 @@ pub struct MixtureReport {
     pub judge_refused: u64,
     /// What the first refusal said.
     pub first_refusal: Option<String>,
+    /// Records that could not be read as pairs: of no known shape, of two different conversations, with a column that is not supported.
+    pub unusable: u64,
+    /// The file, the place and the reason of the first of them.
+    pub first_unusable: Option<String>,
+    /// Pairs of plain strings.
+    pub plain: u64,
+    /// Those of them whose text holds control tokens.
+    pub plain_control: u64,
 }
 
 impl MixtureReport {
@@ -105,7 +113,15 @@ impl MixtureReport {
             judge_no_room,
             judge_refused,
             first_refusal,
+            unusable,
+            first_unusable,
+            plain,
+            plain_control,
         } = later;
+        self.unusable += unusable;
+        self.first_unusable = self.first_unusable.take().or(first_unusable);
+        self.plain += plain;
+        self.plain_control += plain_control;
         self.pairs += pairs;
         self.sft_examples += sft_examples;
         self.judge_examples += judge_examples;

@@ -48,9 +48,12 @@ impl Mixture {
         let max = self.options.max_length;
         let mut messages = pair.messages.clone();
         messages.push(Message::new(Role::Assistant, &pair.chosen));
-        let mut dialogue = self.dialogue(&messages)?;
+        let mut dialogue = match pair.plain {
+            true => self.plain_dialogue(pair)?,
+            false => self.dialogue(&messages)?,
+        };
         let mut context_cut = false;
-        while dialogue.ids.len() > max && drop_oldest(&mut messages) {
+        while !pair.plain && dialogue.ids.len() > max && drop_oldest(&mut messages) {
             dialogue = self.dialogue(&messages)?;
             context_cut = true;
         }
@@ -60,6 +63,7 @@ impl Mixture {
             context_cut |= context;
             answer_cut = answer;
         }
+        self.check_ids(&dialogue.ids)?;
         report.sft_last_turn_only += u64::from(dialogue.last_turn_only);
         report.sft_context_cut += u64::from(context_cut);
         report.sft_answer_cut += u64::from(answer_cut);
@@ -86,6 +90,28 @@ impl Mixture {
             ..RenderOptions::default()
         };
         Ok(self.chat.render(messages, &options)?)
+    }
+
+    /// Encodes a plain prompt and its answer as they are.
+    fn plain_dialogue(&self, pair: &PreferencePair) -> Result<Dialogue, Refusal> {
+        let texts: Vec<&str> = pair.messages.iter().map(|m| m.content.as_str()).collect();
+        let text = texts.concat();
+        let (tokenizer, end) = (&self.tokenizer, &self.plain_end);
+        let mut ids = end.prompt(tokenizer, &text)?;
+        let answer = end.answer(tokenizer, &text, &ids, &pair.chosen)?;
+        // What the tokenizer writes before a text stays where the text is cut.
+        let first = end.prompt(tokenizer, "")?.len().min(ids.len());
+        let prompt = ids.len();
+        ids.extend(answer);
+        let mut supervised = vec![true; ids.len()];
+        supervised[..prompt].fill(false);
+        Ok(Dialogue {
+            contents: std::iter::once(first..prompt).collect(),
+            answer: prompt..ids.len(),
+            last_turn_only: false,
+            supervised,
+            ids,
+        })
     }
 
     /// Encodes a dialogue that ends with an assistant turn.

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::judge::fixtures::{self, LABELS};
-use crate::preference::{Format, Message, RankedDraw, Role, read_pairs};
+use crate::preference::{Format, Message, PlainText, RankedDraw, Role, read_pairs};
 use crate::test_support::shared_data;
 use crate::text::SpecialTokens;
+use crate::train::plain::PlainEnd;
 
 fn mixture(options: MixtureOptions) -> Mixture {
     let table = PrincipleTable::from_toml(
@@ -37,6 +38,9 @@ fn pair(turns: &[&str], chosen: &str, rejected: &str) -> PreferencePair {
         rationale: None,
         sft: true,
         judge: true,
+        plain: false,
+        margin: None,
+        source: None,
     }
 }
 
@@ -488,4 +492,80 @@ fn a_whole_file_is_built_from_its_stream() {
         report.sft_examples + report.judge_examples
     );
     println!("{report}");
+}
+
+#[test]
+fn plain_pairs_are_imitated_as_they_are_and_judged_as_a_chat() {
+    let plain = PreferencePair {
+        plain: true,
+        ..pair(&["<|user|>q"], " xy", " z")
+    };
+    for (how, imitated) in [
+        (PlainText::Raw, "<|user|>q« xy</s>»"),
+        (
+            PlainText::Chat,
+            "<|user|><|user|>q</s><|assistant|>«xy</s>»",
+        ),
+    ] {
+        let mixture =
+            mixture(MixtureOptions::default()).with_plain_text(how, PlainEnd::new("</s>"));
+        let (examples, report) = mixture.examples(0, &plain);
+        assert_eq!(marked(&examples[0]), imitated);
+        assert_eq!((report.plain, report.plain_control), (1, 1));
+        assert_eq!(report.judge_examples, 2);
+        let asked = fixtures::decode(&examples[1].ids);
+        assert!(asked.contains("1: xy\n2: z\n"), "{asked}");
+    }
+    // A long prompt loses its beginning, then a long answer its end.
+    let long = PreferencePair {
+        plain: true,
+        judge: false,
+        ..pair(&["p".repeat(40).as_str()], &"a".repeat(10), "z")
+    };
+    let options = MixtureOptions {
+        max_length: 20,
+        ..MixtureOptions::default()
+    };
+    let mixture = mixture(options).with_plain_text(PlainText::Raw, PlainEnd::new("</s>"));
+    let (examples, report) = mixture.examples(0, &long);
+    assert_eq!(
+        marked(&examples[0]),
+        format!("{}«{}</s>»", "p".repeat(9), "a".repeat(10))
+    );
+    assert_eq!(report.sft_context_cut, 1);
+}
+
+#[test]
+fn answers_that_are_equal_once_cut_are_not_judged() {
+    let options = MixtureOptions {
+        max_length: 90,
+        ..MixtureOptions::default()
+    };
+    let answer = |middle: &str| format!("{}{middle}{}", "a".repeat(200), "b".repeat(200));
+    let (examples, report) = mixture(options).examples(
+        0,
+        &PreferencePair {
+            sft: false,
+            ..pair(&["q"], &answer("x"), &answer("y"))
+        },
+    );
+    assert!(
+        examples.is_empty(),
+        "{}",
+        fixtures::decode(&examples[0].ids)
+    );
+    assert_eq!((report.judge_equal, report.judge_cut), (1, 0));
+}
+
+#[test]
+fn a_token_that_the_model_lacks_leaves_its_examples_out_and_is_named() {
+    let mixture = mixture(MixtureOptions::default()).within(100);
+    let (examples, report) = mixture.examples(0, &pair(&["q"], "abc~", "d"));
+    assert!(examples.is_empty());
+    assert_eq!((report.sft_refused, report.judge_refused), (1, 1));
+    let why = report.first_refusal.unwrap();
+    assert!(
+        why.contains("outside the model's vocabulary of 100"),
+        "{why}"
+    );
 }

@@ -1,12 +1,22 @@
 //! Pairs to files and back.
 
 use std::fs::File;
+use std::path::Path;
 
+use parquet::basic::{Compression, Repetition};
+use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
+use parquet::file::properties::WriterProperties;
+use parquet::file::reader::FileReader;
+use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use selfjudge::preference::log::{
-    DrawSpec, ExportFilter, Feedback, FeedbackTrust, LoggedPair, PairFormat, PairSource, Principal,
-    Scope,
+    DrawSpec, ExportFilter, Feedback, FeedbackTrust, Imported, LoggedPair, LoggedRecord,
+    PairFormat, PairSource, Principal, PromptKind, Scope,
 };
-use selfjudge::preference::{Format, Message, Role, read_records};
+use selfjudge::preference::{
+    Format, Message, OnUnusable, PlainText, Record, RecordReader, Role, read_records,
+};
 
 use super::*;
 
@@ -57,56 +67,213 @@ fn jsonl_is_what_trl_reads() {
 
         let none = ExportFilter {
             source: Some(PairSource::OnPolicy),
-            min_margin: 0.0,
+            ..ExportFilter::default()
         };
         let count = log.export_pairs(PairFormat::Jsonl, &none, std::io::sink());
         assert_eq!(count.await.unwrap(), 0);
         let sure = ExportFilter {
             source: Some(PairSource::Tournament),
             min_margin: 0.9,
+            ..ExportFilter::default()
         };
         let count = log.export_pairs(PairFormat::Jsonl, &sure, std::io::sink());
         assert_eq!(count.await.unwrap(), 1);
     });
 }
 
+/// Reads a file into the log.
+async fn import(
+    log: &TrafficLog,
+    format: Option<PairFormat>,
+    file: &Path,
+) -> Result<Imported, LogError> {
+    let owner = Principal::of_key("importer");
+    let consent = Consent {
+        retain: true,
+        train: true,
+    };
+    log.import_pairs(format, PlainText::Raw, file, &owner, consent)
+        .await
+}
+
+/// Every record that was imported.
+async fn imported(log: &TrafficLog) -> Vec<LoggedRecord> {
+    let rows = log.draw(&DrawSpec::new(100)).await.unwrap();
+    let owner = Principal::of_key("importer");
+    let mut read = Vec::new();
+    for row in rows.iter().filter(|row| row.principal == owner) {
+        read.extend(log.get(&row.id, &Scope::All).await.unwrap());
+    }
+    read
+}
+
 #[test]
 fn what_was_exported_can_be_imported_once() {
-    for format in [PairFormat::Jsonl, PairFormat::Parquet] {
+    for format in [PairFormat::Jsonl, PairFormat::Json, PairFormat::Parquet] {
         on_both(async |config| {
             let log = open(&config).await;
             paired(&log).await;
-            let file = tempfile::NamedTempFile::new().unwrap();
-            let filter = ExportFilter::default();
-            let out = File::create(file.path()).unwrap();
-            log.export_pairs(format, &filter, out).await.unwrap();
-            let owner = Principal::of_key("importer");
-            let consent = Consent {
-                retain: true,
-                train: true,
-            };
-            for _ in 0..2 {
-                let read = log.import_pairs(format, file.path(), &owner, consent).await;
-                assert_eq!(read.unwrap(), 2);
-            }
-            assert_eq!(log.stats().records, 5, "the second time nothing is new");
-            let rows = log.draw(&DrawSpec::new(10)).await.unwrap();
-            let imported: Vec<_> = rows.iter().filter(|row| row.principal == owner).collect();
             let chat = Prompt::Messages(vec![
                 Message::new(Role::System, "Be brief."),
                 Message::new(Role::User, "Say [\"hi\"]"),
             ]);
-            let mut read = Vec::new();
-            for row in imported {
-                read.extend(log.get(&row.id, &Scope::All).await.unwrap());
+            let plain = Prompt::Text("plain".to_owned());
+            let dir = tempfile::tempdir().unwrap();
+            for kind in [PromptKind::Plain, PromptKind::Conversation] {
+                let path = dir.path().join(format!("{kind:?}"));
+                let filter = ExportFilter {
+                    prompts: Some(kind),
+                    ..ExportFilter::default()
+                };
+                let out = File::create(&path).unwrap();
+                let written = log.export_pairs(format, &filter, out).await.unwrap();
+                assert_eq!(written, 1);
             }
-            let read = read.iter().find(|record| record.prompt == chat);
-            let read = read.expect("the conversation came back");
-            assert_eq!(read.samples[0].text, "right");
-            assert_eq!(read.samples[1].text, "left");
-            assert_eq!(read.pairs[0].source, PairSource::Imported);
+            for _ in 0..2 {
+                for kind in [PromptKind::Plain, PromptKind::Conversation] {
+                    let path = dir.path().join(format!("{kind:?}"));
+                    let read = import(&log, Some(format), &path).await.unwrap();
+                    assert_eq!((read.pairs, read.skipped.count), (1, 0));
+                }
+            }
+            assert_eq!(log.stats().records, 5, "the second time nothing is new");
+            let read = imported(&log).await;
+            for (prompt, margin) in [(chat, 1.0), (plain, 0.75)] {
+                let read = read.iter().find(|record| record.prompt == prompt);
+                let read = read.expect("what was exported came back");
+                assert_eq!(read.samples[0].text, "right");
+                assert_eq!(read.samples[1].text, "left");
+                assert_eq!(read.pairs[0].source, PairSource::Tournament);
+                assert_eq!(read.pairs[0].margin, margin);
+            }
         });
     }
+}
+
+#[test]
+fn a_parquet_file_has_one_kind_of_prompt_and_lists_of_messages() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pairs.parquet");
+        let export = async |prompts| {
+            let filter = ExportFilter {
+                prompts,
+                ..ExportFilter::default()
+            };
+            let out = File::create(&path).unwrap();
+            log.export_pairs(PairFormat::Parquet, &filter, out).await
+        };
+        assert_eq!(export(None).await.unwrap(), 0);
+        assert!(read_records(&path, Format::Auto).unwrap().is_empty());
+        paired(&log).await;
+        let mixed = export(None).await.unwrap_err().to_string();
+        assert!(mixed.contains("--prompts"), "{mixed}");
+        export(Some(PromptKind::Conversation)).await.unwrap();
+        let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        let schema = reader.metadata().file_metadata().schema();
+        // As `datasets` reads a list of structs of `role` and `content`.
+        for side in &schema.get_fields()[..3] {
+            let list = &side.get_fields()[0];
+            assert_eq!(list.get_basic_info().repetition(), Repetition::REPEATED);
+            let message = list.get_fields()[0].get_fields();
+            let names: Vec<&str> = message.iter().map(|field| field.name()).collect();
+            assert_eq!(names, ["role", "content"], "{}", side.name());
+        }
+        let records = read_records(&path, Format::Trl).unwrap();
+        let [Record::Pair(pair)] = records.as_slice() else {
+            panic!("{records:?}");
+        };
+        assert_eq!(pair.messages.len(), 2);
+        assert_eq!((pair.chosen.as_str(), pair.plain), ("right", false));
+    });
+}
+
+#[test]
+fn parquet_is_read_whatever_it_is_compressed_with() {
+    let schema = "message m { OPTIONAL BINARY prompt (UTF8); OPTIONAL BINARY chosen (UTF8); OPTIONAL BINARY rejected (UTF8); \
+                  OPTIONAL DOUBLE score_chosen; OPTIONAL BINARY question (UTF8); }";
+    for compression in [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(Default::default()),
+        Compression::ZSTD(Default::default()),
+    ] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let properties = WriterProperties::builder().set_compression(compression);
+        let schema = parse_message_type(schema).unwrap();
+        let out = file.reopen().unwrap();
+        let mut writer =
+            SerializedFileWriter::new(out, schema.into(), properties.build().into()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        for values in [["p", "q"], ["c", "d"], ["r", "s"]] {
+            let mut column = group.next_column().unwrap().unwrap();
+            let values = values.map(ByteArray::from);
+            let column_writer = column.typed::<ByteArrayType>();
+            column_writer
+                .write_batch(&values, Some(&[1, 1]), None)
+                .unwrap();
+            column.close().unwrap();
+        }
+        let mut column = group.next_column().unwrap().unwrap();
+        let scores = column.typed::<DoubleType>();
+        scores.write_batch(&[8.5], Some(&[1, 0]), None).unwrap();
+        column.close().unwrap();
+        // The second row has a question beside its prompt.
+        let mut column = group.next_column().unwrap().unwrap();
+        let questions = column.typed::<ByteArrayType>();
+        questions
+            .write_batch(&[ByteArray::from("why?")], Some(&[0, 1]), None)
+            .unwrap();
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+        let mut reader = RecordReader::open(file.path(), Format::Auto, OnUnusable::Skip).unwrap();
+        let Some(Ok(Record::Pair(pair))) = reader.next() else {
+            panic!("{compression:?}");
+        };
+        assert_eq!((pair.messages[0].content.as_str(), pair.plain), ("p", true));
+        assert!(reader.next().is_none());
+        let skipped = reader.skipped().to_string();
+        assert!(
+            skipped.contains("record 2") && skipped.contains("`question`"),
+            "{skipped}"
+        );
+    }
+}
+
+#[test]
+fn records_that_cannot_be_used_are_left_out_and_counted() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pairs.jsonl");
+        let hh = |q: &str, a: &str| format!("\\n\\nHuman: {q}\\n\\nAssistant: {a}");
+        let lines = [
+            r#"{"prompt":"q","chosen":"a","rejected":"b","source":"web","margin":3.5}"#.to_owned(),
+            format!(
+                r#"{{"chosen":"{}","rejected":"{}"}}"#,
+                hh("q", "x"),
+                hh("r", "y")
+            ),
+            r#"{"prompt":"q","chosen":"a","rejected":null}"#.to_owned(),
+            r#"{"prompt":"q","chosen":"a","rejected":"c","tools":[{"name":"f"}]}"#.to_owned(),
+            r#"{"prompt":"q","chosen":"a","rejected":"d","source":"on_policy","margin":1.5}"#
+                .to_owned(),
+            r#"{"prompt":"q","chosen":"a","rejected":"e"}"#.to_owned(),
+        ];
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let read = import(&log, None, &file).await.unwrap();
+        assert_eq!((read.pairs, read.skipped.count), (2, 4));
+        let records = imported(&log).await;
+        assert_eq!(records.len(), 2);
+        for record in records {
+            // Another set's margin is no probability, and its source none of ours.
+            assert_eq!(record.pairs[0].source, PairSource::Imported);
+            assert_eq!(record.pairs[0].margin, 1.0);
+            assert_eq!(record.prompt, Prompt::Text("q".to_owned()));
+        }
+    });
 }
 
 #[test]
@@ -136,22 +303,13 @@ fn a_broken_file_is_named_and_what_stands_before_it_is_kept() {
         let file = dir.path().join("pairs.jsonl");
         let line = r#"{"prompt":"q","chosen":"a","rejected":"b"}"#;
         std::fs::write(&file, format!("{line}\nnot json\n")).unwrap();
-        let owner = Principal::anonymous();
-        let consent = Consent {
-            retain: true,
-            train: false,
-        };
-        let said = log
-            .import_pairs(PairFormat::Jsonl, &file, &owner, consent)
-            .await;
+        let said = import(&log, Some(PairFormat::Jsonl), &file).await;
         let Err(LogError::File(message)) = said else {
             panic!("{said:?}")
         };
         assert!(message.contains("pairs.jsonl:2"), "{message}");
         assert_eq!(log.stats().records, 1);
-        let said = log
-            .import_pairs(PairFormat::Parquet, &file, &owner, consent)
-            .await;
+        let said = import(&log, Some(PairFormat::Parquet), &file).await;
         assert!(matches!(said, Err(LogError::File(_))), "{said:?}");
     });
 }

@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::PairFormat;
-use super::parquet_rows::ParquetPairs;
+use super::parquet_pairs::ParquetPairs;
 use crate::preference::log::{
     LogError, MIN_LABEL_MASS, PairSource, Prompt, Result, TrafficLog, rows,
 };
@@ -23,6 +23,32 @@ pub struct ExportFilter {
     pub source: Option<PairSource>,
     /// The smallest probability that `chosen` is better.
     pub min_margin: f32,
+    /// None: both kinds of prompt.
+    pub prompts: Option<PromptKind>,
+}
+
+/// What was asked: text to be continued, or a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PromptKind {
+    Plain,
+    Conversation,
+}
+
+impl PromptKind {
+    pub(super) fn of(prompt: &Prompt) -> Self {
+        match prompt {
+            Prompt::Text(_) => Self::Plain,
+            Prompt::Messages(_) => Self::Conversation,
+        }
+    }
+
+    /// The first character of such a prompt's JSON.
+    fn json_begins(self) -> &'static str {
+        match self {
+            Self::Plain => "\"",
+            Self::Conversation => "[",
+        }
+    }
 }
 
 /// A pair on its way out.
@@ -51,7 +77,8 @@ impl TrafficLog {
     ) -> Result<u64> {
         let mut sink = match format {
             PairFormat::Jsonl => Sink::Jsonl(BufWriter::new(out)),
-            PairFormat::Parquet => Sink::Parquet(ParquetPairs::new(out)?),
+            PairFormat::Json => Sink::Json(BufWriter::new(out), 0),
+            PairFormat::Parquet => Sink::Unbegun(out, filter.prompts),
         };
         let mut written = 0;
         let mut after = (String::new(), -1);
@@ -64,11 +91,7 @@ impl TrafficLog {
             let pairs: Vec<PairRow> = page.into_iter().map(|(_, _, pair)| pair).collect();
             written += pairs.len() as u64;
             // Files and pipes block, so they are written where that is allowed.
-            sink = blocking(move || {
-                sink.write(&pairs)?;
-                Ok(sink)
-            })
-            .await?;
+            sink = blocking(move || sink.write(&pairs)).await?;
         }
         blocking(move || sink.finish()).await?;
         Ok(written)
@@ -92,6 +115,7 @@ impl TrafficLog {
              WHERE verdicts.record_id = pairs.record_id AND verdicts.label_mass < $6 \
              AND ((verdicts.a = pairs.chosen AND verdicts.b = pairs.rejected) \
              OR (verdicts.a = pairs.rejected AND verdicts.b = pairs.chosen)))) \
+             AND ($7 = '' OR substr(trainable.prompt, 1, 1) = $7) \
              ORDER BY pairs.record_id, pairs.place LIMIT $5",
         )
         .bind(after.0.as_str())
@@ -100,6 +124,7 @@ impl TrafficLog {
         .bind(filter.source.map_or("", PairSource::as_str))
         .bind(rows::index(PAGE))
         .bind(f64::from(MIN_LABEL_MASS))
+        .bind(filter.prompts.map_or("", PromptKind::json_begins))
         .fetch_all(self.database().readers())
         .await?;
         found.iter().map(read).collect()
@@ -129,23 +154,58 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// The file that is being written.
 enum Sink<W: Write + Send> {
     Jsonl(BufWriter<W>),
+    /// With the number of pairs that are written.
+    Json(BufWriter<W>, u64),
+    /// A Parquet file's columns depend on its first pair, where the caller names no kind.
+    Unbegun(W, Option<PromptKind>),
     Parquet(ParquetPairs<W>),
 }
 
 impl<W: Write + Send> Sink<W> {
-    fn write(&mut self, pairs: &[PairRow]) -> Result<()> {
-        match self {
-            Sink::Jsonl(out) => pairs.iter().try_for_each(|pair| {
-                writeln!(out, "{}", trl(pair)).map_err(|error| LogError::File(error.to_string()))
-            }),
-            Sink::Parquet(out) => out.write(pairs),
+    fn write(mut self, pairs: &[PairRow]) -> Result<Self> {
+        let failed = |error: std::io::Error| LogError::File(error.to_string());
+        match &mut self {
+            Sink::Jsonl(out) => {
+                for pair in pairs {
+                    writeln!(out, "{}", trl(pair)).map_err(failed)?;
+                }
+            }
+            Sink::Json(out, written) => {
+                for pair in pairs {
+                    let before = if *written == 0 { "[\n" } else { ",\n" };
+                    write!(out, "{before}{}", trl(pair)).map_err(failed)?;
+                    *written += 1;
+                }
+            }
+            Sink::Parquet(out) => out.write(pairs)?,
+            Sink::Unbegun(..) => return self.begun(pairs.first())?.write(pairs),
         }
+        Ok(self)
+    }
+
+    /// A Parquet file for pairs like this one; other files as they are.
+    fn begun(self, first: Option<&PairRow>) -> Result<Self> {
+        let Sink::Unbegun(out, kind) = self else {
+            return Ok(self);
+        };
+        let kind = kind.or(first.map(|pair| PromptKind::of(&pair.prompt)));
+        let kind = kind.unwrap_or(PromptKind::Conversation);
+        ParquetPairs::new(out, kind).map(Sink::Parquet)
     }
 
     fn finish(self) -> Result<()> {
-        match self {
-            Sink::Jsonl(mut out) => out.flush().map_err(|e| LogError::File(e.to_string())),
+        let failed = |error: std::io::Error| LogError::File(error.to_string());
+        match self.begun(None)? {
+            Sink::Jsonl(mut out) => out.flush().map_err(failed),
+            Sink::Json(mut out, written) => {
+                let end = if written == 0 { "[]\n" } else { "\n]\n" };
+                out.write_all(end.as_bytes()).map_err(failed)?;
+                out.flush().map_err(failed)
+            }
             Sink::Parquet(out) => out.finish(),
+            Sink::Unbegun(..) => Err(LogError::File(
+                "the file was not begun; this is a bug".to_owned(),
+            )),
         }
     }
 }

@@ -7,14 +7,15 @@ use futures::future::try_join_all;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::PairFormat;
 use super::export::blocking;
-use super::{PairFormat, parquet_rows};
 use crate::preference::log::{
     Consent, IdempotencyKey, LogError, LoggedPair, NewRecord, PairSource, Principal, Prompt,
     RecordKind, Result, Sample, TrafficLog, id,
 };
 use crate::preference::{
-    Format, OnMismatch, PreferencePair, RankedDraw, Record, RecordReader, shapes,
+    FileKind, Format, OnUnusable, PlainText, PreferencePair, RankedDraw, RecordError, RecordReader,
+    Skipped,
 };
 
 /// Records appended at the same time, so that they share commits.
@@ -23,24 +24,34 @@ const TOGETHER: usize = 64;
 /// How long to wait for a full queue.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// What was read of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Imported {
+    pub pairs: u64,
+    /// Records that could not be used.
+    pub skipped: Skipped,
+}
+
 impl TrafficLog {
-    /// Reads a preference file, each pair a record of `principal`. Returns how many pairs were read.
+    /// Reads a preference file, each pair a record of `principal`: a plain pair with the text of its prompt, or as a chat where `plain`
+    /// says so. Without a `format` the file's first bytes tell it. Records that cannot be used are left out and counted.
     ///
     /// A pair's idempotency key is its digest: a file that failed halfway can be read again, and makes no record twice.
     ///
     /// # Errors
-    /// [`LogError::File`] naming the file and the line; what stands before it was imported.
+    /// [`LogError::File`] naming the file and the place where it is damaged; what stands before it was imported.
     pub async fn import_pairs(
         &self,
-        format: PairFormat,
+        format: Option<PairFormat>,
+        plain: PlainText,
         file: &Path,
         principal: &Principal,
         consent: Consent,
-    ) -> Result<u64> {
+    ) -> Result<Imported> {
         // The reader waits until what it read before was appended.
         let (sender, mut pairs) = mpsc::channel(TOGETHER);
         let file = file.to_owned();
-        let reading = tokio::spawn(blocking(move || read(format, &file, &sender)));
+        let reading = tokio::spawn(blocking(move || read(format, plain, &file, &sender)));
         let mut imported = 0;
         let mut batch = Vec::with_capacity(TOGETHER);
         while pairs.recv_many(&mut batch, TOGETHER).await > 0 {
@@ -48,10 +59,13 @@ impl TrafficLog {
             let records = batch.drain(..).map(|pair| record(pair, principal, consent));
             try_join_all(records.map(|record| self.append_waiting(record))).await?;
         }
-        reading
+        let skipped = reading
             .await
             .unwrap_or_else(|error| Err(LogError::File(error.to_string())))?;
-        Ok(imported)
+        Ok(Imported {
+            pairs: imported,
+            skipped,
+        })
     }
 
     /// Appends, waiting where serving would be refused: nobody waits for an import.
@@ -66,37 +80,69 @@ impl TrafficLog {
     }
 }
 
-fn read(format: PairFormat, file: &Path, pairs: &mpsc::Sender<PreferencePair>) -> Result<()> {
+fn read(
+    format: Option<PairFormat>,
+    plain: PlainText,
+    file: &Path,
+    pairs: &mpsc::Sender<PreferencePair>,
+) -> Result<Skipped> {
+    let failed = |error: RecordError| LogError::File(error.to_string());
+    let mut reader = RecordReader::open(file, Format::Auto, OnUnusable::Skip).map_err(failed)?;
+    let wanted = format.map(|format| match format {
+        PairFormat::Jsonl => FileKind::JsonLines,
+        PairFormat::Json => FileKind::JsonArray,
+        PairFormat::Parquet => FileKind::Parquet,
+    });
+    if wanted.is_some_and(|wanted| wanted != reader.kind()) {
+        return Err(LogError::File(format!(
+            "{}: the file is not of the named format: leave `--format` out to have it read as what it is",
+            file.display()
+        )));
+    }
     let mut place = 0;
-    let mut send = |record: Record| {
+    let mut improbable = Skipped::default();
+    for record in reader.by_ref() {
+        let record = record.map_err(failed)?;
         for pair in record.into_pairs(false, RankedDraw::default(), place) {
+            let pair = match plain {
+                PlainText::Raw => pair,
+                PlainText::Chat => pair.into_chat(),
+            };
+            if let (Some(_), Some(margin)) = (own_source(&pair), pair.margin)
+                && !(0.5..=1.0).contains(&margin)
+            {
+                improbable.add(&Skipped {
+                    count: 1,
+                    first: Some(format!(
+                        "{}: pair {}: the margin {margin} is no probability from 0.5 to 1",
+                        file.display(),
+                        place + 1
+                    )),
+                });
+                continue;
+            }
             pairs
                 .blocking_send(pair)
                 .map_err(|_| LogError::File("the import was given up".to_owned()))?;
         }
         place += 1;
-        Ok(())
-    };
-    match format {
-        PairFormat::Jsonl => {
-            let failed = |error: crate::preference::RecordError| LogError::File(error.to_string());
-            for record in
-                RecordReader::open(file, Format::Auto, OnMismatch::Fail).map_err(failed)?
-            {
-                send(record.map_err(failed)?)?;
-            }
-            Ok(())
-        }
-        PairFormat::Parquet => parquet_rows::read(file, |value| {
-            let record = shapes::read(value, Format::Auto)
-                .map_err(|error| LogError::File(format!("{}: {error}", file.display())))?;
-            send(record)
-        }),
     }
+    improbable.add(reader.skipped());
+    Ok(improbable)
+}
+
+/// The source of a pair that this program exported; other sets call other things `source`, and other numbers `margin`.
+fn own_source(pair: &PreferencePair) -> Option<PairSource> {
+    PairSource::stored(pair.source.as_deref()?).ok()
 }
 
 fn record(pair: PreferencePair, principal: &Principal, consent: Consent) -> NewRecord {
+    let own = own_source(&pair);
+    let margin = pair.margin.filter(|_| own.is_some());
     let mut digest = Sha256::new();
+    if pair.plain {
+        digest.update([2]);
+    }
     for message in &pair.messages {
         digest.update(message.role.as_str());
         digest.update([0]);
@@ -116,7 +162,10 @@ fn record(pair: PreferencePair, principal: &Principal, consent: Consent) -> NewR
             name: format!("import:{}", id::hex(&request)),
             request,
         }),
-        prompt: Prompt::Messages(pair.messages),
+        prompt: match pair.plain {
+            true => Prompt::Text(pair.messages.into_iter().map(|m| m.content).collect()),
+            false => Prompt::Messages(pair.messages),
+        },
         prompt_token_ids: Vec::new(),
         version: "imported".to_owned(),
         samples: vec![Sample::given(pair.chosen), Sample::given(pair.rejected)],
@@ -124,8 +173,8 @@ fn record(pair: PreferencePair, principal: &Principal, consent: Consent) -> NewR
         pairs: vec![LoggedPair {
             chosen: 0,
             rejected: 1,
-            margin: 1.0,
-            source: PairSource::Imported,
+            margin: margin.map_or(1.0, |margin| margin as f32),
+            source: own.unwrap_or(PairSource::Imported),
             principles: pair.principles,
         }],
     }

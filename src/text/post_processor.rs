@@ -1,0 +1,64 @@
+//! What the post-processor of a `tokenizer.json` writes around a text.
+
+use tokenizers::{Encoding, PostProcessor, Token};
+
+use super::{TextError, Tokenizer};
+
+impl Tokenizer {
+    /// Returns the ids that the post-processor writes before and after a text that is encoded with `add_special_tokens`: BOS for most
+    /// models that have one, nothing for others.
+    ///
+    /// # Errors
+    /// The post-processor's.
+    pub fn specials_around(&self) -> Result<(Vec<u32>, Vec<u32>), TextError> {
+        let Some(processor) = self.hugging_face().get_post_processor() else {
+            return Ok((Vec::new(), Vec::new()));
+        };
+        let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
+        let processed = processor
+            .process(text, None, true)
+            .map_err(|e| TextError::Encode(e.to_string()))?;
+        let special = processed.get_special_tokens_mask();
+        let own = special.iter().position(|&mask| mask == 0);
+        let own = own.unwrap_or(special.len());
+        let ids = processed.get_ids();
+        let after = ids.get(own + 1..).unwrap_or_default();
+        Ok((ids[..own].to_vec(), after.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_template_writes_its_tokens_around_the_text() {
+        let special = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true})
+        };
+        let mut json = json!({
+            "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "pre_tokenizer": null,
+            "added_tokens": [special(0, "<s>"), special(1, "</s>")], "decoder": null, "post_processor": null,
+            "model": {"type": "WordLevel", "vocab": {"<s>": 0, "</s>": 1, "a": 2}, "unk_token": "a"},
+        });
+        let around = |json: &serde_json::Value| {
+            let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+            tokenizer.specials_around().unwrap()
+        };
+        assert_eq!(around(&json), (vec![], vec![]));
+        let piece = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        json["post_processor"] = json!({
+            "type": "TemplateProcessing",
+            "single": [piece("<s>"), text, piece("</s>")], "pair": [text, text],
+            "special_tokens": {
+                "<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]},
+                "</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]},
+            },
+        });
+        assert_eq!(around(&json), (vec![0], vec![1]));
+    }
+}
