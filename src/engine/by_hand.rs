@@ -238,7 +238,7 @@ fn a_closed_sample_ends_and_its_siblings_go_on() {
                 for _ in 0..events {
                     match stream.next().await {
                         Some(StreamEvent::Token { index, .. }) => counts[index] += 1,
-                        Some(StreamEvent::Started { .. }) => {}
+                        Some(StreamEvent::Started { .. } | StreamEvent::Prompt(_)) => {}
                         Some(StreamEvent::Failed(failure)) => panic!("{failure}"),
                         None => break,
                     }

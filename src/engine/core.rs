@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::slice::ChunksExact;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
@@ -10,16 +10,16 @@ use tokio::sync::{mpsc, oneshot};
 use super::GenerateRequest;
 use super::admission::QueuePlace;
 use super::kv_cache::{BlockHash, CacheDomain, HashedTokens};
-use super::model_runner::{ModelRunner, WeightsRun};
+use super::model_runner::{Computed, ModelRunner, WeightsRun};
 use super::output::{RequestFailure, StreamEvent};
 use super::request::{FinishReason, Request, RequestId};
-use super::sampler::{SampledToken, Sampler};
+use super::sampler::{PromptLogprobs, SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::RequestTimes;
 use crate::device::{DeviceArbiter, team};
 use crate::kernels::logits::all_finite;
-use crate::model::WeightsLease;
+use crate::model::{ModelError, WeightsLease};
 use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
 
@@ -62,6 +62,8 @@ struct Job {
     deadline: Option<Instant>,
     weights: WeightsLease,
     events: mpsc::UnboundedSender<StreamEvent>,
+    /// What is known of the prompt's tokens so far, from the second on.
+    scored: Mutex<Vec<PromptLogprobs>>,
 }
 
 /// A submission, for as long as samples of it are open.
@@ -227,6 +229,7 @@ impl EngineCore {
             deadline,
             weights: submission.weights,
             events: submission.events,
+            scored: Mutex::default(),
             params,
         });
         let mut place = Some(submission.place);
@@ -249,6 +252,8 @@ impl EngineCore {
         request.priority = priority;
         request.class = class;
         request.tenant = tenant;
+        request.scores_prompt =
+            job.params.prompt_logprobs.is_some() && request.num_prompt_tokens > 1;
         self.metrics.taken(job.weights.name(), samples);
         if let Some(reusable) = reusable_tokens {
             request.num_reusable_tokens = reusable;
@@ -278,7 +283,10 @@ impl EngineCore {
         let drawn = self
             .runner
             .execute(&self.scheduler, &output, &runs)
-            .and_then(|logits| logits.with_rows(|rows| self.sample(&output, rows)));
+            .and_then(|computed| {
+                self.score(&output, &computed)?;
+                computed.logits.with_rows(|rows| self.sample(&output, rows))
+            });
         // They hold weights, and whoever has its answer holds none.
         drop(runs);
         match drawn {
@@ -407,6 +415,41 @@ impl EngineCore {
                 });
             }
         }
+    }
+
+    /// Finds how probable the tokens of prompts are, where that was asked for, and tells it where a prompt is done.
+    fn score(&self, output: &SchedulerOutput, computed: &Computed) -> Result<(), ModelError> {
+        let mut row = 0;
+        for scheduled in &output.scheduled {
+            let request = self.scheduler.request(scheduled.id);
+            let Some(request) = request.filter(|request| request.scores_prompt) else {
+                continue;
+            };
+            let places = request.scored(scheduled.num_tokens);
+            let rows = row..row + places.len();
+            row = rows.end;
+            let Some(sample) = self.samples.get(&scheduled.id) else {
+                continue;
+            };
+            let top = sample.job.params.prompt_logprobs.unwrap_or(0);
+            let scored = &sample.job.scored;
+            let mut scored = scored.lock().unwrap_or_else(PoisonError::into_inner);
+            // A prompt that had to give its blocks up is computed again: its first tokens are known.
+            let known = scored.len().saturating_sub(places.start);
+            let known = known.min(places.len());
+            let next = &request.tokens.tokens()[places.start + 1 + known..];
+            let new =
+                self.runner
+                    .scores(computed, rows.start + known..rows.end, |at, logits| {
+                        PromptLogprobs::new(logits, next[at], top)
+                    })?;
+            scored.extend(new);
+            if scored.len() + 1 == request.num_prompt_tokens && !places.is_empty() {
+                let event = StreamEvent::Prompt(std::mem::take(&mut *scored));
+                let _ = sample.job.events.send(event);
+            }
+        }
+        Ok(())
     }
 
     /// Draws a token for every sequence that is due, siblings from the row of their prompt.

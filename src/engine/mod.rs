@@ -39,6 +39,8 @@ mod kv_cache;
 mod model_runner;
 mod output;
 #[cfg(test)]
+mod prompt_tests;
+#[cfg(test)]
 mod reference_tests;
 mod request;
 mod sampler;
@@ -68,7 +70,7 @@ pub use kv_cache::CacheSalt;
 pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
 pub use request::{Class, FinishReason, StopCriteria};
-pub use sampler::TokenLogprobs;
+pub use sampler::{PromptLogprobs, TokenLogprobs};
 pub use sampling_params::{
     InvalidParameter, MAX_LOGIT_BIAS, MAX_LOGPROB_IDS, MAX_LOGPROBS, SamplingParams,
 };

@@ -1,11 +1,13 @@
 //! A step's work through the model: token ids and block tables in, rows of logits out.
 
+use std::ops::Range;
 use std::slice::ChunksExact;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::scheduler::{Scheduler, SchedulerOutput};
+use crate::device::team;
 use crate::kernels::attention::AttentionMetadata;
 use crate::kernels::kv_store::{KvCache, copy_blocks};
 use crate::kernels::with_f32;
@@ -24,6 +26,16 @@ pub struct WeightsRun {
     pub weights: WeightsLease,
     pub requests: usize,
 }
+
+/// What a step has computed.
+pub struct Computed {
+    pub logits: Logits,
+    /// The hidden states of the tokens of prompts that are scored, `[rows, hidden]`, in the order of the requests.
+    scored: Option<Tensor>,
+}
+
+/// Rows of logits of prompts that are there at once.
+const SCORED_AT_ONCE: usize = 64;
 
 /// One row of `vocab_size` values for every request whose next token can be sampled.
 pub struct Logits {
@@ -125,7 +137,8 @@ impl ModelRunner {
         self.decoder.spreads(tokens)
     }
 
-    /// Computes what was scheduled, with the weights of `runs`; a row of logits for each request that samples, in the output's order.
+    /// Computes what was scheduled, with the weights of `runs`: a row of logits for each request that samples, in the output's order, and
+    /// what [`Self::scores`] reads.
     ///
     /// # Errors
     /// The model's. The cache then holds nothing new that could be found.
@@ -134,7 +147,7 @@ impl ModelRunner {
         scheduler: &Scheduler,
         output: &SchedulerOutput,
         runs: &[WeightsRun],
-    ) -> Result<Logits, ModelError> {
+    ) -> Result<Computed, ModelError> {
         let copies: Vec<(u32, u32)> = output
             .copies
             .iter()
@@ -144,6 +157,8 @@ impl ModelRunner {
             copy_blocks(cache, &copies)?;
         }
         let (mut ids, mut cu_seqlens, mut rows) = (Vec::new(), vec![0u32], Vec::new());
+        // Which of `rows` are sampled from, and which are scored.
+        let (mut sampled, mut scored) = (Vec::new(), Vec::new());
         let (mut seq_lens, mut block_tables) = (Vec::new(), Vec::new());
         for scheduled in &output.scheduled {
             let request = scheduler
@@ -151,12 +166,17 @@ impl ModelRunner {
                 .expect("a scheduled request is known; this is a bug");
             let from = request.num_computed_tokens;
             let to = from + scheduled.num_tokens;
+            for place in request.scored(scheduled.num_tokens) {
+                scored.push(rows.len() as u32);
+                rows.push((ids.len() + place - from) as u32);
+            }
             ids.extend_from_slice(&request.tokens.tokens()[from..to]);
             cu_seqlens.push(ids.len() as u32);
             seq_lens.push(to as u32);
             let table = scheduler.kv().block_table(scheduled.id);
             block_tables.push(table.iter().map(|block| block.0).collect());
             if scheduled.samples {
+                sampled.push(rows.len() as u32);
                 rows.push(ids.len() as u32 - 1);
             }
         }
@@ -183,12 +203,59 @@ impl ModelRunner {
         let hidden = self
             .decoder
             .forward_adapted(packed, &rows, &backend, &adapted)?;
-        let values = match rows.is_empty() {
+        let chosen = |rows: Vec<u32>| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
+        let scored_hidden = match scored.is_empty() {
+            true => None,
+            false => Some(chosen(scored)?),
+        };
+        let sampled_hidden = match sampled.len() == rows.len() {
+            true => hidden.clone(),
+            false => chosen(sampled.clone())?,
+        };
+        let values = match sampled.is_empty() {
             // A chunk in the middle of a prompt: its keys and values are all that was wanted.
             true => Tensor::zeros((0, vocab_size), DType::F32, &Device::Cpu)?,
-            false => self.decoder.logits(&hidden)?.to_device(&Device::Cpu)?,
+            false => self.host_logits(&sampled_hidden)?,
         };
-        Ok(Logits { values, vocab_size })
+        Ok(Computed {
+            logits: Logits { values, vocab_size },
+            scored: scored_hidden,
+        })
+    }
+
+    fn host_logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.decoder.logits(hidden)?.to_device(&Device::Cpu)?)
+    }
+
+    /// What `score` finds in the logits of these rows of the prompts that are scored. It gets each row's number, from 0.
+    ///
+    /// # Errors
+    /// The model's.
+    pub fn scores<T: Send>(
+        &self,
+        computed: &Computed,
+        rows: Range<usize>,
+        score: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Result<Vec<T>, ModelError> {
+        let mut scores = Vec::with_capacity(rows.len());
+        let Some(hidden) = &computed.scored else {
+            return Ok(scores);
+        };
+        let vocab_size = self.decoder.spec().vocab_size;
+        for start in rows.clone().step_by(SCORED_AT_ONCE) {
+            let count = SCORED_AT_ONCE.min(rows.end - start);
+            let values = self.host_logits(&hidden.narrow(0, start, count)?)?;
+            let first = start - rows.start;
+            let mut found: Vec<Option<T>> = (0..count).map(|_| None).collect();
+            with_f32(&values, |values| {
+                let parts = values.chunks_exact(vocab_size).zip(&mut found).enumerate();
+                team::each(parts, |(at, (logits, found))| {
+                    *found = Some(score(first + at, logits));
+                });
+            })?;
+            scores.extend(found.into_iter().flatten());
+        }
+        Ok(scores)
     }
 }
 

@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use super::core::Command;
 use super::request::{FinishReason, RequestId};
-use super::sampler::TokenLogprobs;
+use super::sampler::{PromptLogprobs, TokenLogprobs};
 use crate::model::WeightsName;
 use crate::text::GrammarError;
 
@@ -18,6 +18,8 @@ pub enum StreamEvent {
         /// Prompt tokens that did not have to be computed.
         num_cached_tokens: usize,
     },
+    /// What was asked to be known of the prompt's tokens, the second and all after it; before any token.
+    Prompt(Vec<PromptLogprobs>),
     Token {
         index: usize,
         id: u32,

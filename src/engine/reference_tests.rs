@@ -32,7 +32,7 @@ struct Happened {
 }
 
 /// Logits after every token of `ids`, by the dense decoder.
-fn dense_logits(decoder: &Decoder, ids: &[u32]) -> Vec<Vec<f32>> {
+pub(super) fn dense_logits(decoder: &Decoder, ids: &[u32]) -> Vec<Vec<f32>> {
     let lens = [ids.len() as u32];
     let cu_seqlens = [0, lens[0]];
     let packed = Packed {

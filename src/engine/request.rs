@@ -3,6 +3,8 @@
 //! There is no prefill phase and no decode phase: a request has tokens, of which the first `num_computed_tokens` lie in the KV
 //! cache, and every step lets that number catch up by some.
 
+use std::ops::Range;
+
 use super::StopIds;
 use super::kv_cache::HashedTokens;
 use super::tenant::Tenant;
@@ -60,6 +62,8 @@ pub struct Request {
     pub num_reusable_tokens: usize,
     /// Tokens whose keys and values are in the cache.
     pub num_computed_tokens: usize,
+    /// Whether the log-probabilities of the prompt's tokens are still to be found: every token of it then has to be computed.
+    pub scores_prompt: bool,
     /// Tokens that the cache held when the request was first scheduled.
     pub num_cached_tokens: Option<usize>,
     pub stop: StopCriteria,
@@ -82,6 +86,7 @@ impl Request {
             num_reusable_tokens: usize::MAX,
             tokens: prompt,
             num_computed_tokens: 0,
+            scores_prompt: false,
             num_cached_tokens: None,
             stop,
             siblings: Vec::new(),
@@ -99,6 +104,16 @@ impl Request {
     /// Tokens that are still to be computed; after the last of them the next token can be sampled.
     pub fn num_missing_tokens(&self) -> usize {
         self.tokens.len() - self.num_computed_tokens
+    }
+
+    /// Of the next `num_tokens` tokens to be computed, those whose logits say how probable the prompt's next token is.
+    pub fn scored(&self, num_tokens: usize) -> Range<usize> {
+        let from = self.num_computed_tokens;
+        let most = match self.scores_prompt {
+            true => self.num_prompt_tokens.saturating_sub(1),
+            false => 0,
+        };
+        from..(from + num_tokens).min(most).max(from)
     }
 
     /// Takes a sampled token, and whether nothing may follow it; whether it was the last.

@@ -39,6 +39,9 @@ pub struct SamplingParams {
     pub logprobs: Option<usize>,
     /// With each token the log-probabilities of these, before any of the above; at most [`MAX_LOGPROB_IDS`].
     pub logprob_ids: Vec<u32>,
+    /// With each token of the prompt but the first its log-probability and those of this many most probable ones; at most
+    /// [`MAX_LOGPROBS`]. The whole prompt is computed for it, whatever the cache holds.
+    pub prompt_logprobs: Option<usize>,
 }
 
 impl SamplingParams {
@@ -60,6 +63,7 @@ impl SamplingParams {
             },
             logprobs: None,
             logprob_ids: Vec::new(),
+            prompt_logprobs: None,
         }
     }
 
@@ -120,6 +124,11 @@ impl SamplingParams {
             &format!("at most {MAX_LOGPROBS}"),
         )?;
         check(
+            self.prompt_logprobs.is_none_or(|n| n <= MAX_LOGPROBS),
+            "prompt_logprobs",
+            &format!("at most {MAX_LOGPROBS}"),
+        )?;
+        check(
             self.logprob_ids.len() <= MAX_LOGPROB_IDS,
             "logprob_token_ids",
             &format!("at most {MAX_LOGPROB_IDS} token ids"),
@@ -172,7 +181,7 @@ mod tests {
         };
         assert_eq!(most.validate(8), Ok(()));
         type Spoil = fn(&mut SamplingParams);
-        let spoilt: [(&str, Spoil); 18] = [
+        let spoilt: [(&str, Spoil); 19] = [
             ("temperature", |p| p.temperature = f32::NAN),
             ("temperature", |p| p.temperature = -0.1),
             ("temperature", |p| p.temperature = f32::INFINITY),
@@ -190,6 +199,9 @@ mod tests {
             ("max_tokens", |p| p.stop.max_tokens = 0),
             ("min_tokens", |p| p.stop.min_tokens = 5),
             ("logprobs", |p| p.logprobs = Some(MAX_LOGPROBS + 1)),
+            ("prompt_logprobs", |p| {
+                p.prompt_logprobs = Some(MAX_LOGPROBS + 1)
+            }),
             ("stop_token_ids", |p| p.stop.stop_ids = vec![3, 8].into()),
             ("logprob_token_ids", |p| p.logprob_ids.push(8)),
             ("logprob_token_ids", |p| {

@@ -83,7 +83,7 @@ pub(super) fn listen(
     runtime().block_on(async {
         while let Some(event) = stream.next().await {
             match event {
-                StreamEvent::Started { .. } => {}
+                StreamEvent::Started { .. } | StreamEvent::Prompt(_) => {}
                 StreamEvent::Token {
                     index,
                     id,

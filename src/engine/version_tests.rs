@@ -182,6 +182,7 @@ fn answer(stream: &mut RequestStream) -> (String, Vec<u32>) {
             match event {
                 StreamEvent::Started { weights, .. } => name = Some(weights.to_string()),
                 StreamEvent::Token { id, .. } => ids.push(id),
+                StreamEvent::Prompt(_) => {}
                 StreamEvent::Failed(failure) => panic!("{failure}"),
             }
         }

@@ -1,7 +1,7 @@
 //! From prompts to an answer, whole or in pieces: the same for every generating route. What it looks like is the route's
 //! [`Wording`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
 use super::traffic::Identity;
+use crate::engine::PromptLogprobs;
 use crate::model::WeightsName;
 use crate::service::{
     Finish, Generation, JudgeTask, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
@@ -26,6 +27,8 @@ pub use crate::preference::log::Prompt as Asked;
 /// One prompt, and how its candidates are judged, if only the best are wanted.
 pub struct Prompt {
     pub tokens: Vec<u32>,
+    /// Whether the answer goes on in the prompt's text.
+    pub continues: bool,
     /// What was asked, as it was asked.
     pub asked: Asked,
     pub judging: Option<(JudgeTask, TournamentTask)>,
@@ -39,9 +42,9 @@ pub struct Piece<'a> {
     pub sample: usize,
     pub text: String,
     pub tokens: &'a [TokenText],
+    /// What is known of the prompt's tokens but the first, where that was asked for.
+    pub prompt_logprobs: Option<&'a [PromptLogprobs]>,
     pub finish: Option<Finish>,
-    /// Characters of the choice before this piece.
-    pub offset: usize,
     pub part: Part,
 }
 
@@ -62,6 +65,8 @@ pub struct About {
     pub kept: Kept,
     /// Whether this is an event of a stream.
     pub streamed: bool,
+    /// What was asked for and is done in part, in whole sentences; in a stream with the first event.
+    pub warnings: Vec<String>,
 }
 
 /// How a route words its answers.
@@ -90,6 +95,10 @@ pub async fn answer<W: Wording>(
     wording: W,
 ) -> Result<Response, ApiError> {
     let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref()).await?;
+    let keeping = match sampling.is_kept() {
+        true => keeping,
+        false => keeping.unkept(),
+    };
     let shows_logprobs = sampling.shows_logprobs();
     let grammar_param = sampling.grammar_param;
     // One version answers all prompts of a call.
@@ -99,6 +108,7 @@ pub async fn answer<W: Wording>(
         let task = TextTask {
             weights: Some(weights.clone()),
             turn,
+            continues: prompt.continues,
             ..keeping.prepared(sampling.task(prompt.tokens), at)
         };
         let draft = keeping.draft(&task, prompt.asked, weights.name(), sampling, at);
@@ -109,7 +119,7 @@ pub async fn answer<W: Wording>(
             tasks.map(|(task, _, draft)| (task, draft)).unzip();
         let generations = state.service.generate_all(tasks)?;
         let generations: Vec<(Generation, Draft)> = generations.into_iter().zip(drafts).collect();
-        let n = sampling.n;
+        let (n, warnings) = (sampling.n, sampling.warnings.clone());
         return Ok(sse::answer(move |pieces| {
             let stream = Stream {
                 wording,
@@ -117,6 +127,7 @@ pub async fn answer<W: Wording>(
                 keeping,
                 shows_logprobs,
                 pieces,
+                warnings: Mutex::new(warnings),
             };
             async move {
                 let sent = stream.send_all(generations, n).await;
@@ -131,7 +142,11 @@ pub async fn answer<W: Wording>(
     let drawn = drawn.map(|(generation, (judging, draft))| {
         draw(&state.service, generation, judging, sampling.n, draft)
     });
-    let (mut outputs, mut usage, mut about) = (Vec::new(), Usage::default(), About::default());
+    let (mut outputs, mut usage) = (Vec::new(), Usage::default());
+    let mut about = About {
+        warnings: sampling.warnings.clone(),
+        ..About::default()
+    };
     let mut drafts = Vec::new();
     let drawn = try_join_all(drawn).await;
     for drawn in drawn.map_err(|error| ApiError::from(error).renamed(GRAMMAR, grammar_param))? {
@@ -139,7 +154,9 @@ pub async fn answer<W: Wording>(
         about.weights = drawn.weights;
         about.tournaments.extend(drawn.tournament);
         drafts.push(drawn.draft);
-        outputs.extend(drawn.outputs);
+        let prompt = drawn.prompt_logprobs;
+        let outputs_of = drawn.outputs.into_iter();
+        outputs.extend(outputs_of.map(|output| (output, prompt.clone())));
     }
     about.usage = Some(usage);
     about.kept = keeping.commit(drafts).await?;
@@ -158,11 +175,11 @@ pub async fn answer<W: Wording>(
 /// A whole answer as JSON.
 fn worded<W: Wording>(
     wording: &W,
-    outputs: Vec<Output>,
+    outputs: Vec<(Output, Option<Arc<[PromptLogprobs]>>)>,
     about: About,
     shows_logprobs: bool,
 ) -> Vec<u8> {
-    let choice = |(index, mut output): (usize, Output)| {
+    let choice = |(index, (mut output, prompt)): (usize, (Output, Option<Arc<_>>))| {
         if !shows_logprobs {
             output.tokens.iter_mut().for_each(hide_logprobs);
         }
@@ -171,8 +188,8 @@ fn worded<W: Wording>(
             sample: output.index,
             text: output.text,
             tokens: &output.tokens,
+            prompt_logprobs: prompt.as_deref(),
             finish: Some(output.finish),
-            offset: 0,
             part: Part::Whole,
         })
     };
@@ -189,6 +206,7 @@ fn hide_logprobs(token: &mut TokenText) {
 /// What became of one prompt.
 struct Drawn {
     outputs: Vec<Output>,
+    prompt_logprobs: Option<Arc<[PromptLogprobs]>>,
     tournament: Option<Tournament>,
     usage: Usage,
     weights: Option<WeightsName>,
@@ -204,11 +222,12 @@ async fn draw(
     mut draft: Draft,
 ) -> Result<Drawn, ServiceError> {
     if let Some((judge, how)) = judging {
-        let mut best = service.best_of(generation, &judge, how).await?;
+        let mut best = service.best_of(&mut generation, &judge, how).await?;
         draft.outputs(&best.candidates);
         draft.tournament(&judge, best.judge_weights.as_ref(), &best.tournament);
         return Ok(Drawn {
             outputs: best.take_best(n),
+            prompt_logprobs: generation.prompt_logprobs(),
             tournament: Some(best.tournament),
             usage: best.usage,
             weights: best.weights,
@@ -219,6 +238,7 @@ async fn draw(
     draft.outputs(&outputs);
     Ok(Drawn {
         outputs,
+        prompt_logprobs: generation.prompt_logprobs(),
         tournament: None,
         usage: generation.usage(),
         weights: generation.weights(),
@@ -233,9 +253,17 @@ struct Stream<W> {
     keeping: Keeping,
     shows_logprobs: bool,
     pieces: Pieces,
+    /// Those that are still to be told.
+    warnings: Mutex<Vec<String>>,
 }
 
 impl<W: Wording> Stream<W> {
+    /// The warnings of the call, the first time.
+    fn first_warnings(&self) -> Vec<String> {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *warnings)
+    }
+
     /// One event a token of any choice, and at the end the usage of all and what became of the record, if they are wanted.
     async fn send_all(
         &self,
@@ -269,8 +297,8 @@ impl<W: Wording> Stream<W> {
         mut draft: Draft,
         first: usize,
     ) -> Result<(Usage, Option<WeightsName>, Draft), ApiError> {
-        // Characters of each sample so far, once it has begun.
-        let mut written: Vec<Option<usize>> = Vec::new();
+        // The samples that have begun.
+        let mut begun: Vec<bool> = Vec::new();
         while let Some(event) = generation.next().await? {
             let TextEvent::Delta {
                 index,
@@ -281,26 +309,27 @@ impl<W: Wording> Stream<W> {
             else {
                 continue;
             };
-            draft.token(index, &text, &token, finish);
-            if !self.shows_logprobs {
-                hide_logprobs(&mut token);
+            if let Some(token) = &mut token {
+                draft.token(index, &text, token, finish);
+                if !self.shows_logprobs {
+                    hide_logprobs(token);
+                }
             }
-            if written.len() <= index {
-                written.resize(index + 1, None);
+            if begun.len() <= index {
+                begun.resize(index + 1, false);
             }
-            let part = match written[index] {
-                None => Part::First,
-                Some(_) => Part::Later,
+            let part = match std::mem::replace(&mut begun[index], true) {
+                false => Part::First,
+                true => Part::Later,
             };
-            let offset = written[index].unwrap_or(0);
-            written[index] = Some(offset + text.chars().count());
+            let prompt = generation.prompt_logprobs();
             let choice = self.wording.choice(Piece {
                 index: first + index,
                 sample: index,
                 text,
-                tokens: std::slice::from_ref(&token),
+                tokens: token.as_slice(),
+                prompt_logprobs: prompt.as_deref(),
                 finish,
-                offset,
                 part,
             });
             let about = About {
@@ -310,6 +339,7 @@ impl<W: Wording> Stream<W> {
                     .continuous_usage_stats
                     .then(|| generation.usage()),
                 streamed: true,
+                warnings: self.first_warnings(),
                 ..About::default()
             };
             self.pieces

@@ -20,6 +20,7 @@ use super::{
         completions::completions,
         decisions::decisions,
         models::models,
+        models::model,
         records::get,
         records::delete,
         records::delete_all,

@@ -1,13 +1,15 @@
 //! Conversations, as callers write them down.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::one_or_many::{Given, one_or_many};
 use crate::preference::{Message, Role};
+use crate::service::Ending;
 
 /// Who speaks.
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleBody {
     System,
@@ -18,15 +20,25 @@ pub enum RoleBody {
 }
 
 /// A message's text, whole or in parts.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a string or a list of text parts")]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum ContentBody {
     Text(String),
     Parts(Vec<TextPart>),
 }
 
+impl<'de> Deserialize<'de> for ContentBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = one_or_many(deserializer, "a string or a list of text parts");
+        read.map(|read| match read {
+            Given::Text(text) => Self::Text(text),
+            Given::List(parts) => Self::Parts(parts),
+        })
+    }
+}
+
 /// A part of a message. There are no other parts than text.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextPart {
     #[serde(rename = "type")]
@@ -34,7 +46,7 @@ pub struct TextPart {
     pub text: String,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 pub enum TextKind {
     #[serde(rename = "text")]
     Text,
@@ -58,6 +70,8 @@ impl ContentBody {
 #[serde(deny_unknown_fields)]
 pub struct MessageBody {
     pub role: RoleBody,
+    /// Null only in a message of the assistant, where it is an empty text.
+    #[schema(value_type = Option<ContentBody>, required)]
     pub content: ContentBody,
 }
 
@@ -96,5 +110,24 @@ pub fn conversation(
             "cannot be given together with messages",
         )),
         (None, None) => Err(ApiError::invalid("prompt", "or messages must be given")),
+    }
+}
+
+/// How a caller wants a conversation's prompt to end, where it does not open the next answer. Both parameters are vLLM's.
+///
+/// # Errors
+/// Both of them asked for.
+pub fn ending(
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+) -> Result<Option<Ending>, ApiError> {
+    match (add_generation_prompt, continue_final_message) {
+        (Some(true), Some(true)) => Err(ApiError::invalid(
+            "continue_final_message",
+            "cannot be combined with add_generation_prompt: the answer goes on in the last message, or begins a new one",
+        )),
+        (_, Some(true)) => Ok(Some(Ending::Continued)),
+        (Some(false), _) => Ok(Some(Ending::Closed)),
+        _ => Ok(None),
     }
 }

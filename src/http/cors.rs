@@ -1,8 +1,8 @@
 //! Whose pages may call from a browser.
 
 use axum::http::uri::{Scheme, Uri};
-use axum::http::{HeaderName, HeaderValue, Method, header};
-use tower_http::cors::{Any, CorsLayer};
+use axum::http::{HeaderValue, Method, header};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use super::layers::REQUEST_ID;
 
@@ -35,13 +35,8 @@ impl Cors {
     pub(super) fn layer(&self) -> Option<CorsLayer> {
         let layer = CorsLayer::new()
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            .allow_headers([
-                header::AUTHORIZATION,
-                header::CONTENT_TYPE,
-                HeaderName::from_static("x-api-key"),
-                HeaderName::from_static("idempotency-key"),
-                REQUEST_ID,
-            ])
+            // Any that a page wants to send: OpenAI's client has a dozen of its own. None of them means anything unless it is known here.
+            .allow_headers(AllowHeaders::mirror_request())
             .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
         match self {
             Self::None => None,

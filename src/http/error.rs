@@ -155,6 +155,11 @@ impl IntoResponse for ApiError {
         let mut response = (status, Json(self.into_body())).into_response();
         // Whoever counts refusals wants to know why.
         response.extensions_mut().insert(ErrorCode(code));
+        if status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if let Some(seconds) = retry_after {
             response
                 .headers_mut()

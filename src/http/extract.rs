@@ -22,7 +22,9 @@ use super::error::ApiError;
 use super::idempotency::Asked;
 use super::json;
 use super::judging::JudgingBody;
+use super::neutral;
 use super::sampling::SamplingBody;
+use super::unpack::{MaxBody, Packing};
 use crate::service::offload;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
@@ -34,7 +36,14 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Js
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = read(request, state).await?;
         // Syntax first: an error in it has a line and a column, and no parameter.
-        parsed(bytes, |bytes| typed(json::parse(bytes)?).map(Self)).await
+        let parse = |bytes: &[u8]| {
+            let mut body = json::parse(bytes)?;
+            if let Value::Object(body) = &mut body {
+                neutral::strip_messages(body);
+            }
+            typed(body).map(Self)
+        };
+        parsed(bytes, parse).await
     }
 }
 
@@ -71,6 +80,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 pub trait Shared: DeserializeOwned + PartialSchema + ToSchema {
     /// Their names.
     fn names() -> &'static BTreeSet<String>;
+
+    /// Takes what asks for nothing out of a body with these parameters.
+    fn strip(body: &mut Map<String, Value>) {
+        neutral::strip_messages(body);
+    }
 }
 
 /// The names of an object's properties.
@@ -82,6 +96,10 @@ fn properties(schema: RefOr<Schema>) -> BTreeSet<String> {
 }
 
 impl Shared for SamplingBody {
+    fn strip(body: &mut Map<String, Value>) {
+        neutral::strip_body(body);
+    }
+
     fn names() -> &'static BTreeSet<String> {
         static NAMES: LazyLock<BTreeSet<String>> =
             LazyLock::new(|| properties(SamplingBody::schema()));
@@ -123,7 +141,10 @@ where
 
 impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
     fn parse(bytes: &[u8], named: Option<Asked>) -> Result<Self, ApiError> {
-        let body = json::parse(bytes)?;
+        let mut body = json::parse(bytes)?;
+        if let Value::Object(body) = &mut body {
+            P::strip(body);
+        }
         if let Some(asked) = named {
             asked.note(&body);
         }
@@ -217,6 +238,8 @@ impl BodyTimeouts {
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     let timeouts = request.extensions().get::<BodyTimeouts>().copied();
     let timeouts = timeouts.unwrap_or_default();
+    let most = request.extensions().get::<MaxBody>().copied();
+    let packing = Packing::of(request.headers())?;
     let (begun, received) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
     let counted = Arc::clone(&received);
     let request = request.map(|body| {
@@ -240,14 +263,15 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
             ));
         }
     };
-    bytes.map_err(|error| {
+    let bytes = bytes.map_err(|error| {
         let status = error.status();
         let code = match status {
             StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
             _ => "invalid_body",
         };
         ApiError::new(status, code, error.body_text())
-    })
+    })?;
+    packing.unpacked(bytes, most.unwrap_or_default()).await
 }
 
 /// `value` as a `T`; what does not fit is named by its path.

@@ -9,14 +9,22 @@ use crate::text::GrammarSpec;
 
 /// OpenAI's way to ask for JSON.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum ResponseFormat {
+#[serde(deny_unknown_fields)]
+pub struct ResponseFormat {
+    #[serde(rename = "type")]
+    kind: FormatKind,
+    /// With the type `json_schema`, and with no other.
+    json_schema: Option<NamedSchema>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatKind {
     Text,
     /// Any JSON object.
     JsonObject,
-    JsonSchema {
-        json_schema: NamedSchema,
-    },
+    /// JSON of a schema.
+    JsonSchema,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
@@ -29,9 +37,9 @@ pub struct NamedSchema {
     /// For people; the model does not see it.
     #[serde(rename = "description")]
     _description: Option<String>,
-    /// Schemas are always kept to: `false` asks for less than is given.
-    #[serde(rename = "strict")]
-    _strict: Option<bool>,
+    /// `true` refuses a schema that cannot be kept to as a whole. Otherwise what cannot be kept is left out, and named in `warnings` of
+    /// the answer.
+    strict: Option<bool>,
 }
 
 /// vLLM's way: exactly one of these.
@@ -48,17 +56,35 @@ pub enum StructuredOutputs {
     Choice(Vec<String>),
 }
 
+impl ResponseFormat {
+    /// # Errors
+    /// A schema that is missing, or has no meaning with the type.
+    fn spec(self) -> Result<Option<GrammarSpec>, ApiError> {
+        const SCHEMA: &str = "response_format.json_schema";
+        match (self.kind, self.json_schema) {
+            (FormatKind::JsonSchema, None) => Err(ApiError::invalid(SCHEMA, "must be given")),
+            (FormatKind::JsonSchema, Some(named)) => Ok(Some(match named.strict {
+                Some(true) => GrammarSpec::JsonSchema(named.schema),
+                _ => GrammarSpec::LooseJsonSchema(named.schema),
+            })),
+            (_, Some(_)) => Err(ApiError::invalid(
+                SCHEMA,
+                "has no meaning without the type json_schema",
+            )),
+            (FormatKind::Text, None) => Ok(None),
+            (FormatKind::JsonObject, None) => Ok(Some(GrammarSpec::JsonObject)),
+        }
+    }
+}
+
 /// The grammar that is asked for, and what asked for it.
 pub fn grammar(
     format: Option<ResponseFormat>,
     structured: Option<StructuredOutputs>,
 ) -> Result<Option<(&'static str, GrammarSpec)>, ApiError> {
     let by_format = match format {
-        None | Some(ResponseFormat::Text) => None,
-        Some(ResponseFormat::JsonObject) => Some(GrammarSpec::JsonObject),
-        Some(ResponseFormat::JsonSchema { json_schema }) => {
-            Some(GrammarSpec::JsonSchema(json_schema.schema))
-        }
+        Some(format) => format.spec()?,
+        None => None,
     };
     let by_structure = structured.map(|structured| match structured {
         StructuredOutputs::Json(schema) => GrammarSpec::JsonSchema(schema),

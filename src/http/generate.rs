@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::answering::{self, About, Asked, Ends, Piece, Prompt, StopReason, Wording};
-use super::conversation::{MessageBody, conversation};
+use super::conversation::{MessageBody, conversation, ending};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::idempotency::IDEMPOTENCY;
@@ -22,7 +22,7 @@ use super::traffic::Identity;
 use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
 use crate::model::WeightsName;
-use crate::service::TokenText;
+use crate::service::{Ending, TokenText};
 
 /// Tokens of an answer where the caller names no limit.
 const DEFAULT_MAX_TOKENS: usize = 256;
@@ -43,6 +43,10 @@ pub struct GenerateBody {
     /// With every token the log-probabilities of these, 128 at most.
     #[schema(max_items = 128)]
     logprob_token_ids: Option<Vec<u32>>,
+    /// Whether the answer begins a message of the assistant: true unless said otherwise. With `false` it goes on behind the last turn.
+    add_generation_prompt: Option<bool>,
+    /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
+    continue_final_message: Option<bool>,
 }
 
 type GenerateRequest = Generating<GenerateBody>;
@@ -64,6 +68,9 @@ pub struct GenerateAnswer {
     /// With `best_of`.
     #[serde(skip_serializing_if = "Option::is_none")]
     tournament: Option<TournamentBody>,
+    /// What was asked for and is done in part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(flatten)]
     kept: KeptBody,
 }
@@ -147,6 +154,7 @@ impl Wording for Words {
             outputs,
             usage: about.usage.map(UsageBody::from),
             tournament: about.tournaments.into_iter().next().map(Into::into),
+            warnings: about.warnings,
             kept: about.kept.into(),
         }
     }
@@ -191,6 +199,13 @@ pub async fn generate(
         shared: sampling,
     } = body;
     let service = &state.service;
+    let ending = ending(own.add_generation_prompt, own.continue_final_message)?;
+    if ending.is_some() && own.messages.is_none() {
+        return Err(ApiError::invalid(
+            "messages",
+            "must be given where the prompt is to end otherwise than with the opening of an answer",
+        ));
+    }
     let messages = conversation(own.prompt, own.messages)?;
     let chosen = own.logprob_token_ids.unwrap_or_default();
     let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
@@ -199,16 +214,23 @@ pub async fn generate(
         max_tokens,
         logprobs: own.logprobs,
         logprob_ids: chosen.clone(),
+        ..Wanted::default()
     };
     let sampling = sampling
         .check(arrival, identity.tenant, wanted, &state)
         .await?
-        .limited(own.max_tokens.is_some());
+        .limited(own.max_tokens.is_some())
+        .ending(ending)?;
     // First what may be refused without reading the prompt.
     let judging = sampling.judging(&state.principles.current(), 1)?;
+    let tokens = match ending {
+        None => service.read_chat(&messages).await?,
+        Some(ending) => service.read_ended_chat(&messages, ending).await?,
+    };
     let prompt = Prompt {
         judging: judging.map(|judging| judging.of(messages.clone())),
-        tokens: service.read_chat(&messages).await?,
+        tokens,
+        continues: ending == Some(Ending::Continued),
         asked: Asked::Messages(messages),
     };
     let words = Words {

@@ -5,6 +5,9 @@
 //!
 //! serde_json keeps the last of two values and says nothing: a caller that contradicts itself would be answered by half of what
 //! it asked.
+//!
+//! Three spellings are read as other servers read them: a byte order mark before the document is passed over, half a surrogate pair in
+//! a string is U+FFFD, and a whole number with a fraction of zero (`8.0`) is that number.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -28,6 +31,41 @@ pub fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
 }
 
 fn parse_within(most: usize, bytes: &[u8]) -> Result<Value, ApiError> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    match parse_strictly(most, bytes) {
+        Err(error) => match with_whole_surrogates(bytes) {
+            Some(mended) => parse_strictly(most, &mended),
+            None => Err(error),
+        },
+        parsed => parsed,
+    }
+}
+
+/// Returns the document with U+FFFD for every escape that is half a surrogate pair, which JSON permits and no text holds; `None` where
+/// there is none.
+fn with_whole_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
+    let unit = |at: usize| {
+        let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    let mut mended = None;
+    let mut at = 0;
+    while at < bytes.len() {
+        at += match (bytes[at], unit(at)) {
+            (b'\\', Some(0xD800..=0xDBFF)) if matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) => 12,
+            (b'\\', Some(0xD800..=0xDFFF)) => {
+                let mended = mended.get_or_insert_with(|| bytes.to_vec());
+                mended[at + 2..at + 6].copy_from_slice(b"FFFD");
+                6
+            }
+            (b'\\', _) => 2,
+            _ => 1,
+        };
+    }
+    mended
+}
+
+fn parse_strictly(most: usize, bytes: &[u8]) -> Result<Value, ApiError> {
     let (doubled, left) = (RefCell::new(None), Cell::new(Some(most)));
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let read = Unique {
@@ -125,6 +163,11 @@ impl<'de> Visitor<'de> for Unique<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        /// Up to here every whole number is one of f64.
+        const EXACT: f64 = (1u64 << 53) as f64;
+        if value.fract() == 0.0 && value.abs() <= EXACT {
+            return Ok((value as i64).into());
+        }
         let number = Number::from_f64(value);
         Ok(Value::Number(
             number.ok_or_else(|| E::custom("number out of range"))?,
@@ -201,6 +244,37 @@ mod tests {
             assert_eq!(error.code, "invalid_json", "{text}");
         }
         assert!(parse(b"\"\xff\"").is_err());
+    }
+
+    #[test]
+    fn spellings_of_other_servers_are_read() {
+        for (text, same) in [
+            ("\u{FEFF}{\"a\": 1}", r#"{"a": 1}"#),
+            ("[8.0, -2.00, 0.0, 1e2, 8.5]", "[8, -2, 0, 100, 8.5]"),
+            (r#""a\ud83d""#, "\"a\u{FFFD}\""),
+            (r#""\uDE00 b""#, "\"\u{FFFD} b\""),
+            (r#""\ude00\ud83d""#, "\"\u{FFFD}\u{FFFD}\""),
+            (r#""\ud83d\ud83d\ude00""#, "\"\u{FFFD}\u{1F600}\""),
+            (
+                r#"{"\ud83d": "\\ud83d \ud83dx"}"#,
+                "{\"\u{FFFD}\": \"\\\\ud83d \u{FFFD}x\"}",
+            ),
+            (
+                r#"["\ud83d\n", "\ud83d\u0041"]"#,
+                "[\"\u{FFFD}\\n\", \"\u{FFFD}A\"]",
+            ),
+        ] {
+            let same: Value = serde_json::from_str(same).unwrap();
+            assert_eq!(parse(text.as_bytes()).unwrap(), same, "{text}");
+        }
+        for text in [
+            r#""\ud83""#,
+            r#""\ud83d"#,
+            r#""\ud83d\"#,
+            "\u{FEFF}\u{FEFF}1",
+        ] {
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
+        }
     }
 
     #[test]

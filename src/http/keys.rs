@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{Extensions, HeaderMap, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use governor::clock::{Clock, DefaultClock};
@@ -285,7 +285,7 @@ impl Gate {
 
     /// Who calls; nobody known, where no keys are needed.
     fn admit(&self, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
-        let secret = secret(headers);
+        let secrets = || secrets(headers);
         let caller = |keys: &ApiKeys, at: usize, admin| Caller {
             name: Arc::clone(&keys.0[at].name),
             allowed: keys.0[at].allowed,
@@ -293,13 +293,13 @@ impl Gate {
             namesake: admin && self.keys.has_name(&keys.0[at].name),
             tenant: Some(Tenant::of_key(&keys.0[at].digest)),
         };
-        if let Some(at) = secret.and_then(|secret| self.admins.find(secret)) {
+        if let Some(at) = secrets().find_map(|secret| self.admins.find(secret)) {
             return Ok(Some(caller(&self.admins, at, true)));
         }
         if self.keys.is_empty() {
             return Ok(None);
         }
-        let Some(at) = secret.and_then(|secret| self.keys.find(secret)) else {
+        let Some(at) = secrets().find_map(|secret| self.keys.find(secret)) else {
             return Err(unknown_key());
         };
         if let Some(limiter) = &self.limiter
@@ -330,15 +330,15 @@ fn too_fast(wait: Duration) -> ApiError {
     .retry_after(seconds.max(1))
 }
 
-fn secret(headers: &HeaderMap) -> Option<&[u8]> {
-    if let Some(key) = headers.get("x-api-key") {
-        return Some(key.as_bytes());
-    }
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, key) = value.split_at_checked(b"Bearer ".len())?;
-    scheme
-        .eq_ignore_ascii_case(b"Bearer ")
-        .then(|| key.trim_ascii())
+/// What a call gives as its key: `X-Api-Key`, and where that is absent or no key of this server, `Authorization`.
+fn secrets(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let named = headers.get("x-api-key").map(HeaderValue::as_bytes);
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
+        let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
+        is_bearer.then(|| key.trim_ascii())
+    });
+    named.into_iter().chain(bearer)
 }
 
 impl Gate {

@@ -89,6 +89,28 @@ impl CallLimits {
         }
         Ok(())
     }
+
+    /// Checks what is told of prompts: `logprobs` log-probabilities with each of so many tokens.
+    ///
+    /// # Errors
+    /// The bound of log-probabilities, about `param`.
+    pub fn check_prompts(
+        &self,
+        tokens: usize,
+        logprobs: usize,
+        param: &str,
+    ) -> Result<(), ApiError> {
+        let told = tokens.saturating_mul(logprobs);
+        if told <= self.logprobs {
+            return Ok(());
+        }
+        let message = format!(
+            "{logprobs} log-probabilities with each of {tokens} tokens of prompts are {told}, and {} is the most of a call: ask for \
+             fewer, or send fewer prompts",
+            self.logprobs
+        );
+        Err(ApiError::invalid(param, message))
+    }
 }
 
 #[cfg(test)]

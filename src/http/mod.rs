@@ -20,6 +20,8 @@ mod judging;
 mod keys;
 mod layers;
 mod limits;
+mod neutral;
+mod one_or_many;
 mod openai;
 mod pages;
 mod permit;
@@ -34,6 +36,7 @@ mod timing;
 mod tokens;
 mod traffic;
 mod train;
+mod unpack;
 mod usage;
 
 use std::net::IpAddr;
@@ -42,11 +45,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post, put};
+use axum::{Extension, Router};
 use tokio::sync::Semaphore;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -222,6 +225,7 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
         .route_layer(middleware::from_fn_with_state(state.clone(), permit::hold));
     let guarded = counted
         .route("/v1/models", get(models::models))
+        .route("/v1/models/{*id}", get(models::model))
         .route("/records", delete(records::delete_all))
         .route("/principles", get(principles::principles))
         .route_layer(middleware::from_fn_with_state(gate.clone(), keys::guard));
@@ -303,6 +307,8 @@ fn whole(routes: Router<AppState>) -> Router<AppState> {
 
 /// The routes in all their layers.
 fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig, cors: &Cors) -> Router {
-    let routes = routes.layer(DefaultBodyLimit::max(config.max_body));
+    let routes = routes
+        .layer(DefaultBodyLimit::max(config.max_body))
+        .layer(Extension(unpack::MaxBody(config.max_body)));
     layers::around(routes, &state, cors).with_state(state)
 }

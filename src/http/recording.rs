@@ -138,6 +138,11 @@ impl Keeping {
         })
     }
 
+    /// The same for a call that draws no answer of its own: there is nothing to keep.
+    pub fn unkept(self) -> Self {
+        Self { log: None, ..self }
+    }
+
     /// Whether the end of a stream has to say what became of the record.
     pub fn is_reported(&self) -> bool {
         self.asked

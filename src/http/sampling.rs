@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
@@ -13,20 +13,31 @@ use super::error::{ApiError, GRAMMAR};
 use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::{JudgingBody, check_reads};
 use super::limits::{CallSize, MAX_STOP_TOKEN_IDS};
+use super::one_or_many::{Given, one_or_many};
 use super::traffic::LogBody;
 use crate::engine::{
     CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError, Tenant,
 };
 use crate::preference::{Message, VersionedTable};
-use crate::service::{CallerEnds, JudgeTask, TextTask, TournamentTask, Turn};
+use crate::service::{CallerEnds, Ending, JudgeTask, TextTask, TournamentTask, Turn};
 use crate::text::{Grammar, StopStrings};
 
 /// One string or several.
-#[derive(Debug, Clone, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a string or a list of strings")]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = one_or_many(deserializer, "a string or a list of strings");
+        read.map(|read| match read {
+            Given::Text(string) => Self::One(string),
+            Given::List(strings) => Self::Many(strings),
+        })
+    }
 }
 
 impl From<OneOrMany> for Vec<String> {
@@ -42,8 +53,10 @@ impl From<OneOrMany> for Vec<String> {
 #[serde(default, deny_unknown_fields)]
 pub struct StreamOptions {
     /// A last event with the token counts of the whole call.
+    #[schema(value_type = Option<bool>)]
     pub include_usage: bool,
     /// The counts so far with every event.
+    #[schema(value_type = Option<bool>)]
     pub continuous_usage_stats: bool,
 }
 
@@ -54,7 +67,8 @@ pub struct SamplingBody {
     /// 0 is greedy; 1 is the model's own distribution.
     #[schema(minimum = 0, maximum = 100)]
     temperature: Option<f32>,
-    /// Only the k most probable tokens; 0 is all.
+    /// Only the k most probable tokens; 0 or -1 is all.
+    #[schema(minimum = -1)]
     top_k: Option<usize>,
     /// Only the most probable tokens that hold this much probability together.
     #[schema(exclusive_minimum = 0, maximum = 1)]
@@ -73,7 +87,8 @@ pub struct SamplingBody {
     frequency_penalty: Option<f32>,
     /// Token ids, as strings, to what is added to their logits; 1024 at most.
     logit_bias: Option<BTreeMap<String, f32>>,
-    /// The same seed, the same answer, whatever else the server does.
+    /// The same seed, the same answer, whatever else the server does. -1 is none.
+    #[schema(minimum = -1)]
     seed: Option<u64>,
     /// Strings that end an answer: 16 at most, of at most 1024 bytes each.
     stop: Option<OneOrMany>,
@@ -84,7 +99,7 @@ pub struct SamplingBody {
     include_stop_str_in_output: Option<bool>,
     /// Whether an answer goes on behind the model's own end of it.
     ignore_eos: Option<bool>,
-    /// Tokens before which nothing ends an answer but a stop string.
+    /// Tokens before which nothing ends an answer, but a grammar that is complete.
     min_tokens: Option<usize>,
     /// Answers wanted.
     #[schema(minimum = 1)]
@@ -130,6 +145,12 @@ pub struct Sampling {
     grammar: Option<Grammar>,
     /// What the call says of how its answers end.
     ends: CallerEnds,
+    /// Whether no answer is wanted.
+    pub silent: bool,
+    /// How the prompt ends, where it does not open an answer.
+    pub ending: Option<Ending>,
+    /// What is left out of what was asked for.
+    pub warnings: Vec<String>,
     /// The parameter that asked for the grammar.
     pub grammar_param: &'static str,
     /// How the answer is sent in pieces, if it is.
@@ -150,6 +171,10 @@ pub struct Wanted {
     pub logprobs: Option<usize>,
     /// Ids whose log-probabilities are told with each token.
     pub logprob_ids: Vec<u32>,
+    /// The most probable tokens that are told with each token of the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// Whether no answer is wanted, whatever `max_tokens` is.
+    pub silent: bool,
 }
 
 impl SamplingBody {
@@ -215,6 +240,7 @@ impl SamplingBody {
         let mut params = self.params(wanted.max_tokens, service.stop_ids())?;
         params.logprobs = wanted.logprobs;
         params.logprob_ids = wanted.logprob_ids;
+        params.prompt_logprobs = wanted.prompt_logprobs;
         let stop: Arc<[String]> = self.stop.map(Vec::from).unwrap_or_default().into();
         let include_stop = self.include_stop_str_in_output.unwrap_or(false);
         let stop_strings = service.stop_strings(&stop, include_stop).await?;
@@ -223,6 +249,11 @@ impl SamplingBody {
                 Some((param, spec)) => (Some(service.compile_grammar(param, spec).await?), param),
                 None => (None, GRAMMAR),
             };
+        let warnings = grammar.as_ref().map_or_else(Vec::new, |grammar| {
+            let warnings = grammar.warnings().iter();
+            let warnings = warnings.map(|warning| format!("{grammar_param}: {warning}"));
+            warnings.collect()
+        });
         let ends = CallerEnds {
             limit: false,
             shape: grammar.is_some() || shapes_ends,
@@ -230,7 +261,10 @@ impl SamplingBody {
         Ok(Sampling {
             ends,
             params,
+            silent: wanted.silent,
+            ending: None,
             grammar,
+            warnings,
             grammar_param,
             n,
             samples,
@@ -322,6 +356,26 @@ impl Sampling {
         self
     }
 
+    /// With answers to a prompt of this ending.
+    ///
+    /// # Errors
+    /// Candidates to be judged: the judge compares whole answers, and these are parts of one.
+    pub fn ending(mut self, ending: Option<Ending>) -> Result<Self, ApiError> {
+        if ending.is_some() && self.judging.is_some() {
+            return Err(ApiError::invalid(
+                "best_of",
+                "cannot be combined with continue_final_message or add_generation_prompt: the judge compares whole answers",
+            ));
+        }
+        self.ending = ending;
+        Ok(self)
+    }
+
+    /// Whether what is drawn is an answer to what was asked, and can be learned from.
+    pub fn is_kept(&self) -> bool {
+        !self.silent && self.ending.is_none()
+    }
+
     /// Whether the caller wants log-probabilities with the tokens.
     pub fn shows_logprobs(&self) -> bool {
         self.params.logprobs.is_some() || !self.params.logprob_ids.is_empty()
@@ -357,6 +411,7 @@ impl Sampling {
         TextTask {
             stop: self.stop_strings.clone(),
             samples: self.samples,
+            silent: self.silent,
             grammar: self.grammar.clone(),
             ends: self.ends,
             turn: self.turn,

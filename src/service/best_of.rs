@@ -34,7 +34,7 @@ impl Service {
     /// As [`Generation::outputs`] and [`Self::judge_pair`].
     pub async fn best_of(
         &self,
-        mut generation: Generation,
+        generation: &mut Generation,
         judge: &JudgeTask,
         how: TournamentTask,
     ) -> Result<BestOf, ServiceError> {

@@ -8,17 +8,23 @@ use futures::future::BoxFuture;
 use super::tally::{CallerEnds, Counter};
 use super::{Service, ServiceError, Turn};
 use crate::engine::{
-    Class, FinishReason, GenerateRequest, RequestFailure, RequestStream, SamplingParams,
-    StreamEvent, SubmitError, TokenLogprobs,
+    Class, FinishReason, GenerateRequest, PromptLogprobs, RequestFailure, RequestStream,
+    SamplingParams, StreamEvent, SubmitError, TokenLogprobs,
 };
 use crate::model::{Role, WeightsLease, WeightsName};
 use crate::telemetry::CallTimes;
-use crate::text::{Detokenizer, Grammar, StopStrings, TextError, Tokenizer};
+use crate::text::{
+    Detokenizer, Grammar, StopStrings, TextError, TokenPlace, TokenPlaces, TokenTexts, Tokenizer,
+};
 
 /// A prompt to be continued.
 #[derive(Debug, Clone)]
 pub struct TextTask {
     pub prompt: Vec<u32>,
+    /// Whether no answer is wanted, but what is known of the prompt: samples are empty then.
+    pub silent: bool,
+    /// Whether the answer goes on in the prompt's text, rather than beginning a text of its own.
+    pub continues: bool,
     pub params: SamplingParams,
     /// Strings that end an answer; none where nothing does.
     pub stop: Option<StopStrings>,
@@ -36,6 +42,8 @@ impl TextTask {
     pub fn new(prompt: Vec<u32>, params: SamplingParams) -> Self {
         Self {
             prompt,
+            silent: false,
+            continues: false,
             params,
             stop: None,
             samples: 1,
@@ -64,6 +72,8 @@ pub enum Finish {
 pub struct TokenText {
     pub id: u32,
     pub logprobs: Option<TokenLogprobs>,
+    /// Where it is in the answer; told with log-probabilities.
+    pub place: TokenPlace,
 }
 
 /// What is heard of a generation.
@@ -77,7 +87,8 @@ pub enum TextEvent {
     Delta {
         index: usize,
         text: String,
-        token: TokenText,
+        /// None where no answer is wanted.
+        token: Option<TokenText>,
         finish: Option<Finish>,
     },
 }
@@ -123,7 +134,10 @@ impl Output {
 /// Text of one sample in the making.
 struct Writer {
     detokenizer: Detokenizer,
+    places: TokenPlaces,
     stop: Option<StopStrings>,
+    /// Tokens before which no stop string ends the text.
+    min_tokens: usize,
     tokens: usize,
 }
 
@@ -146,11 +160,18 @@ enum Tokens {
 pub struct Generation {
     stream: Tokens,
     tokenizer: Tokenizer,
+    token_texts: Arc<TokenTexts>,
+    /// The prompt, where the answers go on in its text.
+    continued: Option<Vec<u32>>,
     stop: Option<StopStrings>,
     /// One a sample.
     progress: Vec<Progress>,
     usage: Usage,
     weights: Option<WeightsName>,
+    /// What is known of the prompt's tokens but the first, if that was asked for; whole once a sample has begun.
+    prompt_logprobs: Option<Arc<[PromptLogprobs]>>,
+    silent: bool,
+    min_tokens: usize,
     /// None for the server's own work.
     counter: Option<Counter>,
 }
@@ -218,21 +239,35 @@ impl Service {
         }
         let progress = (0..task.samples).map(|_| Progress::Waiting).collect();
         let (tokenizer, stop) = (self.tokenizer.clone(), task.stop);
-        let counter = (task.turn.class == Class::Foreground).then(|| {
+        let token_texts = Arc::clone(&self.token_texts);
+        // Behind control tokens alone an answer begins a text.
+        let continues = task.continues && tokenizer.says_something(&task.prompt);
+        let continued = continues.then(|| task.prompt.clone());
+        let grammar = match continues {
+            true => task.grammar.map(Grammar::continuing),
+            false => task.grammar,
+        };
+        let counted = task.turn.class == Class::Foreground && !task.silent;
+        let counter = counted.then(|| {
             let stop_ids = Arc::clone(&self.stop_ids);
             self.tallies
                 .counter(task.turn.principal, task.ends, stop_ids)
         });
+        let mut params = task.params;
+        if task.silent {
+            // The prompt's last logits are there when it is computed: drawing from them costs no step.
+            params.stop.max_tokens = 1;
+        }
         let weights = match task.weights {
             Some(weights) => weights,
             None => self.answering_weights(&task.turn),
         };
         let request = GenerateRequest {
             prompt: task.prompt,
-            params: task.params,
+            params,
             samples: task.samples,
             reusable_tokens: None,
-            grammar: task.grammar,
+            grammar,
             priority: task.turn.priority,
             class: task.turn.class,
             weights: Some(weights),
@@ -242,9 +277,13 @@ impl Service {
             cache_salt: task.turn.cache_salt,
         };
         let prompt_tokens = request.prompt.len();
+        let (silent, min_tokens) = (task.silent, request.params.stop.min_tokens);
+        let prompt_logprobs = request.params.prompt_logprobs.map(|_| Arc::default());
         let start = move |stream| Generation {
             stream,
             tokenizer,
+            token_texts,
+            continued,
             stop,
             progress,
             usage: Usage {
@@ -252,6 +291,9 @@ impl Service {
                 ..Usage::default()
             },
             weights: None,
+            prompt_logprobs,
+            silent,
+            min_tokens,
             counter,
         };
         Ok((request, start))
@@ -269,6 +311,11 @@ impl Generation {
         self.weights.clone()
     }
 
+    /// What is known of the prompt's tokens but the first, if that was asked for; whole once a sample has begun.
+    pub fn prompt_logprobs(&self) -> Option<Arc<[PromptLogprobs]>> {
+        self.prompt_logprobs.clone()
+    }
+
     /// The next piece; `None` after the last of the last sample.
     ///
     /// # Errors
@@ -277,12 +324,18 @@ impl Generation {
         if let Tokens::InTurn(submit) = &mut self.stream {
             self.stream = Tokens::Running(submit.await?);
         }
-        let event = match &mut self.stream {
-            Tokens::Running(stream) => stream.next().await,
-            Tokens::InTurn(_) => unreachable!("it was submitted above; this is a bug"),
+        let event = loop {
+            let event = match &mut self.stream {
+                Tokens::Running(stream) => stream.next().await,
+                Tokens::InTurn(_) => unreachable!("it was submitted above; this is a bug"),
+            };
+            match event {
+                Some(StreamEvent::Prompt(tokens)) => self.prompt_logprobs = Some(tokens.into()),
+                event => break event,
+            }
         };
         match event {
-            None => Ok(None),
+            None | Some(StreamEvent::Prompt(_)) => Ok(None),
             Some(StreamEvent::Failed(failure)) => {
                 self.count_failure(&failure);
                 Err(failure.into())
@@ -299,13 +352,27 @@ impl Generation {
                 }))
             }
             Some(StreamEvent::Token {
+                index, finished, ..
+            }) if self.silent => Ok(Some(TextEvent::Delta {
+                index,
+                text: String::new(),
+                token: None,
+                finish: finished.map(|_| Finish::Length),
+            })),
+            Some(StreamEvent::Token {
                 index,
                 id,
                 logprobs,
                 finished,
             }) => {
                 self.usage.completion_tokens += 1;
-                let (text, finish) = self.writer(index).write(id, finished)?;
+                let texts = Arc::clone(&self.token_texts);
+                let writer = self.writer(index)?;
+                let place = match logprobs {
+                    Some(_) => writer.places.next(id, &texts),
+                    None => TokenPlace::default(),
+                };
+                let (text, finish) = writer.write(id, finished)?;
                 if matches!(finish, Some(Finish::StopString(_)))
                     && let Tokens::Running(stream) = &mut self.stream
                 {
@@ -314,7 +381,11 @@ impl Generation {
                 if let Some(finish) = finish {
                     self.count_end(index, finish);
                 }
-                let token = TokenText { id, logprobs };
+                let token = Some(TokenText {
+                    id,
+                    logprobs,
+                    place,
+                });
                 Ok(Some(TextEvent::Delta {
                     index,
                     text,
@@ -326,17 +397,26 @@ impl Generation {
     }
 
     /// The writer of a sample that has a token now.
-    fn writer(&mut self, index: usize) -> &mut Writer {
+    fn writer(&mut self, index: usize) -> Result<&mut Writer, TextError> {
         let progress = &mut self.progress[index];
         if !matches!(progress, Progress::Writing(_)) {
+            let (detokenizer, places) = match &self.continued {
+                Some(prompt) => (
+                    Detokenizer::after(&self.tokenizer, true, prompt)?,
+                    TokenPlaces::continuing(),
+                ),
+                None => (self.tokenizer.detokenizer(true), TokenPlaces::default()),
+            };
             *progress = Progress::Writing(Box::new(Writer {
-                detokenizer: self.tokenizer.detokenizer(true),
+                detokenizer,
+                places,
                 stop: self.stop.clone(),
+                min_tokens: self.min_tokens,
                 tokens: 0,
             }));
         }
         match progress {
-            Progress::Writing(writer) => writer,
+            Progress::Writing(writer) => Ok(writer),
             _ => unreachable!("it was made above; this is a bug"),
         }
     }
@@ -377,7 +457,7 @@ impl Generation {
             {
                 let output = &mut outputs[index];
                 output.text.push_str(&text);
-                output.tokens.push(token);
+                output.tokens.extend(token);
                 output.finish = finish.unwrap_or(output.finish);
             }
         }
@@ -403,10 +483,14 @@ impl Writer {
         }
         let mut text = new;
         if let Some(stop) = &mut self.stop {
-            let fed = stop.feed(&text);
-            text = fed.text;
-            if let Some(stop) = fed.stopped {
-                return Ok((text, Some(Finish::StopString(stop))));
+            if self.tokens < self.min_tokens {
+                text = stop.pass(&text);
+            } else {
+                let fed = stop.feed(&text);
+                text = fed.text;
+                if let Some(stop) = fed.stopped {
+                    return Ok((text, Some(Finish::StopString(stop))));
+                }
             }
             if finished.is_some() {
                 text.push_str(&stop.finish());

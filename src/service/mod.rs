@@ -10,6 +10,7 @@ mod generate;
 #[cfg(test)]
 mod grammar_tests;
 mod judging;
+mod prefill;
 mod prompts;
 mod reading;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use judging::{
     JudgeTask, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead, Tournament,
     TournamentTask, WeightedPrinciple,
 };
+pub use prefill::Ending;
 pub use prompts::{RawPrompt, ReadPrompt};
 pub use reading::{Judged, Turn};
 pub use tally::{CallerEnds, Tallies, Tally};
@@ -42,7 +44,7 @@ use crate::preference::Message;
 use crate::telemetry::JudgeMetrics;
 use crate::text::{
     ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    RenderOptions, StopStrings, TextError, Tokenizer,
+    RenderOptions, StopStrings, TextError, TokenTexts, Tokenizer,
 };
 use aside::aside;
 
@@ -93,6 +95,7 @@ pub struct Service {
     judge: Arc<Judge>,
     options: Arc<OptionReader>,
     stop_ids: Arc<[u32]>,
+    token_texts: Arc<TokenTexts>,
     /// Made when the first grammar is asked for: it takes tens of megabytes, and most servers never need it.
     grammars: Arc<OnceLock<Result<GrammarEnv, GrammarError>>>,
     metrics: JudgeMetrics,
@@ -122,6 +125,7 @@ impl Service {
         Ok(Self {
             engine,
             options: Arc::new(options),
+            token_texts: Arc::new(TokenTexts::new(model.tokenizer())),
             tokenizer: model.tokenizer().clone(),
             chat: model.chat_template().clone(),
             judge: Arc::new(judge),
@@ -143,6 +147,11 @@ impl Service {
 
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// What single tokens say.
+    pub fn token_texts(&self) -> &Arc<TokenTexts> {
+        &self.token_texts
     }
 
     pub fn chat_template(&self) -> &ChatTemplate {

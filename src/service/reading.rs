@@ -207,6 +207,7 @@ impl Service {
                 StreamEvent::Started {
                     num_cached_tokens, ..
                 } => usage.cached_tokens = num_cached_tokens,
+                StreamEvent::Prompt(_) => {}
                 StreamEvent::Token { logprobs: read, .. } => logprobs = read,
                 StreamEvent::Failed(failure) => return Err(failure.into()),
             }

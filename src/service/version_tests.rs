@@ -102,7 +102,8 @@ async fn the_policy_answers_the_judge_judges_and_both_say_so() {
             ..asked
         };
         let drawn = service.generate_in_turn(drawn).unwrap();
-        let best = service.best_of(drawn, &by, how).await.unwrap();
+        let mut drawn = drawn;
+        let best = service.best_of(&mut drawn, &by, how).await.unwrap();
         assert_eq!(name(&best.weights), "policy");
     }
     let question = Question {

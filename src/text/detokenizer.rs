@@ -11,7 +11,7 @@
 
 use tokenizers::DecoderWrapper;
 
-use super::decoder_steps::{Joint, Step, Strip};
+use super::decoder_steps::{Joint, Step, Strip, fallback_byte};
 use super::{TextError, Tokenizer};
 
 /// Turns a stream of ids into text; see the module.
@@ -19,7 +19,12 @@ pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special: bool,
     plan: Plan,
+    /// Text of the tokens before the stream that is still to come out, and is none of the stream's.
+    before: String,
 }
+
+/// Tokens of a prompt that decide how its continuation is written: more than a character has bytes.
+const CONTEXT: usize = 64;
 
 pub(super) enum Plan {
     Steps {
@@ -37,7 +42,38 @@ impl Detokenizer {
             plan: Plan::of(tokenizer.decoder()),
             tokenizer: tokenizer.clone(),
             skip_special,
+            before: String::new(),
         }
+    }
+
+    /// A detokenizer for what comes behind `prompt`: its text is what decoding both together adds to the prompt's own text. The first
+    /// token keeps the space that it would lose at the start of a text, and a character that the prompt has begun is whole.
+    ///
+    /// # Errors
+    /// The decoder's.
+    pub fn after(
+        tokenizer: &Tokenizer,
+        skip_special: bool,
+        prompt: &[u32],
+    ) -> Result<Self, TextError> {
+        let mut recent = &prompt[prompt.len().saturating_sub(CONTEXT)..];
+        if recent.len() < prompt.len() {
+            // Not in the middle of a character: a wrong byte spoils its whole run.
+            let within = |id: &&u32| {
+                let token = tokenizer.written_token(**id, skip_special);
+                let byte = token.and_then(|token| fallback_byte(&token));
+                byte.is_some_and(|byte| byte & 0xC0 == 0x80)
+            };
+            recent = &recent[recent.iter().take_while(within).count()..];
+        }
+        let mut detokenizer = Self::new(tokenizer, skip_special);
+        let mut out = String::new();
+        for &id in recent {
+            out.push_str(&detokenizer.push(id)?);
+        }
+        let whole = tokenizer.decode(recent, skip_special)?;
+        detokenizer.before = whole.strip_prefix(&*out).unwrap_or_default().to_owned();
+        Ok(detokenizer)
     }
 
     /// Takes the next id; returns the text that can no longer change, often one token, sometimes nothing.
@@ -56,14 +92,32 @@ impl Detokenizer {
                 }
             }
         }
+        self.drop_before(&mut text);
         Ok(text)
+    }
+
+    /// Takes off a text what belongs to the tokens before the stream.
+    fn drop_before(&mut self, text: &mut String) {
+        if self.before.is_empty() || text.is_empty() {
+            return;
+        }
+        if let Some(rest) = text.strip_prefix(&*self.before) {
+            *text = rest.to_owned();
+            self.before.clear();
+        } else if let Some(rest) = self.before.strip_prefix(&**text) {
+            self.before = rest.to_owned();
+            text.clear();
+        } else {
+            // The stream has changed it: the end of a character has come.
+            self.before.clear();
+        }
     }
 
     /// Ends the stream: returns what was held back, an unfinished character as U+FFFD, and starts anew.
     pub fn finish(&mut self) -> Result<String, TextError> {
         let fresh = Plan::of(self.tokenizer.decoder());
-        match std::mem::replace(&mut self.plan, fresh) {
-            Plan::AtTheEnd(ids) => self.tokenizer.decode(&ids, self.skip_special),
+        let mut text = match std::mem::replace(&mut self.plan, fresh) {
+            Plan::AtTheEnd(ids) => self.tokenizer.decode(&ids, self.skip_special)?,
             Plan::Steps {
                 mut steps,
                 mut joint,
@@ -80,9 +134,12 @@ impl Detokenizer {
                 }
                 joint.finish(&mut text);
                 strips.iter_mut().for_each(|strip| strip.apply(&mut text));
-                Ok(text)
+                text
             }
-        }
+        };
+        self.drop_before(&mut text);
+        self.before.clear();
+        Ok(text)
     }
 }
 
@@ -225,6 +282,86 @@ mod tests {
         for decoder in decoders {
             assert_streams_like_decode(&with_decoder(decoder), 150);
         }
+    }
+
+    /// What decoding a prompt and its continuation together adds to the prompt's text, where the prompt ends with a whole character.
+    #[test]
+    fn a_continuation_is_what_it_adds_to_its_prompt() {
+        let decoders = [
+            r#"null"#,
+            r###"{"type":"WordPiece","prefix":"##","cleanup":false}"###,
+            r#"{"type":"BPEDecoder","suffix":"</w>"}"#,
+            r#"{"type":"BPEDecoder","suffix":"b"}"#,
+            r#"{"type":"Metaspace","replacement":"▁","prepend_scheme":"first","split":true}"#,
+            r#"{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"},
+                {"type":"Strip","content":"▁","start":2,"stop":0},{"type":"Strip","content":"a","start":1,"stop":0}]}"#,
+            r#"{"type":"Sequence","decoders":[{"type":"Fuse"},
+                {"type":"Replace","pattern":{"Regex":"x+"},"content":"y"}]}"#,
+        ];
+        let mut tokenizers = vec![byte_level(), byte_fallback()];
+        tokenizers.extend(decoders.map(with_decoder));
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        for (which, tokenizer) in tokenizers.iter().enumerate() {
+            let pool = tokenizer
+                .encode_text("ab a b ab aa s / < > xx ab é a ba")
+                .unwrap();
+            let mut compared = 0;
+            for _ in 0..300 {
+                let mut ids = |most: usize| -> Vec<u32> {
+                    let len = rng.random_range(1..most);
+                    (0..len)
+                        .map(|_| pool[rng.random_range(0..pool.len())])
+                        .collect()
+                };
+                let (prompt, answer) = (ids(80), ids(12));
+                let before = tokenizer.decode(&prompt, true).unwrap();
+                let both = [&prompt[..], &answer].concat();
+                let both = tokenizer.decode(&both, true).unwrap();
+                let mut detokenizer = Detokenizer::after(tokenizer, true, &prompt).unwrap();
+                let mut text = String::new();
+                for &id in &answer {
+                    text.push_str(&detokenizer.push(id).unwrap());
+                }
+                text.push_str(&detokenizer.finish().unwrap());
+                if let Some(added) = both
+                    .strip_prefix(&*before)
+                    .filter(|_| !before.ends_with('\u{FFFD}'))
+                {
+                    assert_eq!(text, added, "{which}: {prompt:?}, {answer:?}");
+                    compared += 1;
+                }
+            }
+            assert!(compared > 50, "{which}: {compared}");
+        }
+    }
+
+    #[test]
+    fn the_first_word_behind_a_prompt_keeps_its_space() {
+        let tokenizer = byte_fallback();
+        let id = |token: &str| tokenizer.token_to_id(token).unwrap();
+        let after = |prompt: &[u32], answer: &[u32]| {
+            let mut detokenizer = Detokenizer::after(&tokenizer, true, prompt).unwrap();
+            let pushed: Vec<String> = answer
+                .iter()
+                .map(|&id| detokenizer.push(id).unwrap())
+                .collect();
+            pushed.concat() + &detokenizer.finish().unwrap()
+        };
+        let (start, word) = (id("<s>"), id("▁ab"));
+        assert_eq!(after(&[start, word], &[word, word]), " ab ab");
+        assert_eq!(after(&[word], &[id("a"), word]), "a ab");
+        // Nothing has been said yet: the space is the start's.
+        assert_eq!(after(&[id("<|im_start|>")], &[word]), "ab");
+        assert_eq!(after(&[], &[word]), "ab");
+        // A character that the prompt has begun.
+        let euro = ["<0xE2>", "<0x82>", "<0xAC>"].map(id);
+        assert_eq!(
+            after(&[&[word], &euro[..2]].concat(), &[euro[2], word]),
+            "€ ab"
+        );
+        assert_eq!(after(&[&[word], &euro[..]].concat(), &[word]), " ab");
+        let long: Vec<u32> = euro.iter().copied().cycle().take(3 * 40).collect();
+        assert_eq!(after(&long, &euro), "€");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod stop;
 mod strftime;
 mod template_source;
 mod token_bytes;
+mod token_texts;
 mod tokenizer;
 mod tokenizer_bounds;
 
@@ -40,6 +41,7 @@ pub use grammar::{Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec
 pub use rendered::{Encoded, Rendered};
 pub use special_tokens::SpecialTokens;
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopOutput, StopStrings};
+pub use token_texts::{TokenPlace, TokenPlaces, TokenTexts};
 pub use tokenizer::Tokenizer;
 
 use std::path::PathBuf;

@@ -107,6 +107,18 @@ impl StopStrings {
         self.output(seen)
     }
 
+    /// Takes a piece of text in which no stop string ends the stream. One that begins here may end it later.
+    pub fn pass(&mut self, text: &str) -> String {
+        let mut seen = std::mem::take(&mut self.held);
+        seen.push_str(text);
+        for &byte in text.as_bytes() {
+            self.state = self.automaton.step(self.state, byte);
+        }
+        let growing = usize::from(self.automaton.node(self.state).depth);
+        self.held = seen.split_off(seen.len() - growing);
+        seen
+    }
+
     /// Ends the stream: returns what was held back and is no stop string after all. Ready for another stream.
     pub fn finish(&mut self) -> String {
         self.state = 0;
@@ -271,6 +283,22 @@ mod tests {
             assert_eq!(out, ["x", "", last, "", ""]);
             assert_eq!(stopped, Some(1));
         }
+    }
+
+    #[test]
+    fn stop_strings_that_end_too_early_are_text() {
+        let mut watch = StopStrings::new(&["ab", "bcd", "d"], false).unwrap();
+        let early: String = ["a", "b", "abc"].map(|text| watch.pass(text)).concat();
+        assert_eq!((early.as_str(), watch.stopped()), ("aba", None));
+        // Begun before, ended now.
+        assert_eq!(watch.feed("d").text, "");
+        assert_eq!(watch.stopped(), Some(1));
+        let mut watch = StopStrings::new(&["ab"], false).unwrap();
+        assert_eq!(watch.pass("ab") + &watch.feed("c").text, "abc");
+        assert_eq!(
+            (watch.feed("xab").text, watch.stopped()),
+            ("x".to_owned(), Some(0))
+        );
     }
 
     #[test]

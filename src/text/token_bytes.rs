@@ -8,8 +8,8 @@ use super::decoder_steps::{Joint, Step, Strip, decode_one, fallback_byte};
 use super::detokenizer::Plan;
 
 /// A tokenizer whose tokens stand for bytes, each for itself.
-pub(super) struct Speller<'a> {
-    tokenizer: &'a Tokenizer,
+pub(super) struct Speller {
+    tokenizer: Tokenizer,
     steps: Vec<Step>,
     joint: Joint,
     strips: Vec<Strip>,
@@ -29,9 +29,9 @@ enum Piece {
     Byte(u8),
 }
 
-impl<'a> Speller<'a> {
+impl Speller {
     /// `None` where a token's text depends on those around it (a suffix that marks the ends of words, CTC).
-    pub fn new(tokenizer: &'a Tokenizer) -> Option<Self> {
+    pub fn new(tokenizer: &Tokenizer) -> Option<Self> {
         let Plan::Steps {
             steps,
             joint,
@@ -49,7 +49,7 @@ impl<'a> Speller<'a> {
         // More than one character in front could reach into the second token.
         let stripped: usize = strips.iter().map(|strip| strip.left).sum();
         (steps.iter().enumerate().all(alone) && stripped <= 1).then_some(Self {
-            tokenizer,
+            tokenizer: tokenizer.clone(),
             steps,
             joint,
             strips,
@@ -68,7 +68,8 @@ impl<'a> Speller<'a> {
         })
     }
 
-    fn bytes(&self, token: String, first: bool) -> Option<Vec<u8>> {
+    /// The bytes that a token adds, as the vocabulary writes it.
+    pub fn bytes(&self, token: String, first: bool) -> Option<Vec<u8>> {
         let mut piece = Piece::Text(token);
         for step in &self.steps {
             piece = match (piece, step) {

@@ -231,6 +231,12 @@ impl Tokenizer {
             .filter(|token| !skip_special || !added.is_special_token(token))
     }
 
+    /// Whether these ids say anything, special tokens left out.
+    pub fn says_something(&self, ids: &[u32]) -> bool {
+        let mut ids = ids.iter().rev();
+        ids.any(|&id| self.written_token(id, true).is_some())
+    }
+
     pub(super) fn decoder(&self) -> Option<&DecoderWrapper> {
         self.0.hf.get_decoder()
     }

@@ -11,6 +11,25 @@ pub struct TokenLogprobs {
     pub chosen: Vec<f32>,
 }
 
+/// What is known of a token of a prompt, given those before it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PromptLogprobs {
+    pub logprobs: TokenLogprobs,
+    /// 1 for the most probable token; equally probable ones have the same.
+    pub rank: usize,
+}
+
+impl PromptLogprobs {
+    /// `logits` as the model gave them for the token's place.
+    pub fn new(logits: &[f32], token: u32, top: usize) -> Self {
+        let own = logits[token as usize];
+        Self {
+            logprobs: TokenLogprobs::new(logits, token, top, &[]),
+            rank: 1 + logits.iter().filter(|&&logit| logit > own).count(),
+        }
+    }
+}
+
 /// The largest logit, and log Σ exp of what the others lack to it; in f64 and in one order, so that it depends on nothing but
 /// the row.
 fn normaliser(logits: &[f32]) -> (f32, f64) {

@@ -14,7 +14,7 @@ mod truncation;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub use logprobs::TokenLogprobs;
+pub use logprobs::{PromptLogprobs, TokenLogprobs};
 
 use super::SamplingParams;
 use crate::kernels::logits::{argmax, sum, weights};

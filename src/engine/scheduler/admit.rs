@@ -53,8 +53,12 @@ impl Scheduler {
                 continue;
             }
             let request = &self.requests[&place.id].1;
-            let mut prefix = self.kv.cached_prefix(&request.tokens);
-            let next = self.kv.next_hash(&request.tokens, &prefix);
+            let mut prefix = self.prefix(place.id);
+            let next = match request.scores_prompt {
+                // It computes that block whether or not it will be there.
+                true => None,
+                false => self.kv.next_hash(&request.tokens, &prefix),
+            };
             let mut after = self.waiting.after(&place);
             if next.is_some_and(|hash| promised.contains(&hash)) {
                 // A request before it is computing that very block: it will be there to share soon.

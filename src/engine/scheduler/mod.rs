@@ -36,7 +36,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::kv_cache::{BlockCopy, KvCacheManager};
+use super::kv_cache::{BlockCopy, CachedPrefix, KvCacheManager};
 use super::request::{Class, FinishReason, Request, RequestId};
 use super::tenant::Tenant;
 use fair_share::FairShare;
@@ -319,11 +319,20 @@ impl Scheduler {
             let tokens = &self.requests[&first.id].1.tokens;
             let demand = demands.entry(tenant).or_default();
             if *demand < budget {
-                *demand += tokens.len() - self.kv.cached_prefix(tokens).num_tokens;
+                *demand += tokens.len() - self.prefix(first.id).num_tokens;
             }
         }
         let demands: Vec<(Tenant, usize)> = demands.into_iter().collect();
         self.fair.shares(&demands, budget)
+    }
+
+    /// What the cache holds of a request, nothing where all of it is to be computed.
+    fn prefix(&self, id: RequestId) -> CachedPrefix {
+        let (_, request) = &self.requests[&id];
+        match request.scores_prompt {
+            true => CachedPrefix::default(),
+            false => self.kv.cached_prefix(&request.tokens),
+        }
     }
 
     /// Computes more of a request, if it still runs and there are tokens and blocks for it.
@@ -441,6 +450,7 @@ impl Scheduler {
                 continue;
             };
             request.num_computed_tokens += scheduled.num_tokens;
+            request.scores_prompt &= request.num_computed_tokens + 1 < request.num_prompt_tokens;
             let computed = request.num_computed_tokens;
             self.kv.computed(scheduled.id, &request.tokens, computed);
             if scheduled.samples {

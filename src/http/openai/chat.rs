@@ -16,12 +16,13 @@ use crate::http::conversation::{self, MessageBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
+use crate::http::judge::TournamentBody;
 use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
 use crate::http::traffic::Identity;
 use crate::model::WeightsName;
-use crate::service::TokenText;
+use crate::service::{Ending, TokenText};
 
 /// The body. Anything else in it is refused.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -40,6 +41,10 @@ pub struct ChatBody {
     /// And those of this many most probable ones.
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
+    /// Whether the answer begins a message of the assistant: true unless said otherwise. With `false` it goes on behind the last turn.
+    add_generation_prompt: Option<bool>,
+    /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
+    continue_final_message: Option<bool>,
 }
 
 type ChatRequest = Generating<ChatBody>;
@@ -87,6 +92,12 @@ pub struct ChatAnswer {
     system_fingerprint: Option<WeightsName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    /// With `best_of`: how the best were found. Candidates are numbered as they were drawn.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tournament: Option<TournamentBody>,
+    /// What was asked for and is done in part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(flatten)]
     kept: KeptBody,
 }
@@ -131,28 +142,31 @@ pub struct ChatLogprob {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatToken {
+    /// Its text; `bytes:\xe2\x82` for a part of a character.
     token: String,
     logprob: f32,
-    bytes: Vec<u8>,
+    /// The bytes that it adds to the content; null for a special token, which adds none.
+    bytes: Option<Vec<u8>>,
 }
 
 struct Words(Call);
 
 impl Words {
-    fn token(&self, id: u32, logprob: f32) -> ChatToken {
-        let token = self.0.word(id);
+    fn token(&self, id: u32, first: bool, logprob: f32) -> ChatToken {
         ChatToken {
-            bytes: token.as_bytes().to_vec(),
-            token,
+            bytes: self.0.texts.bytes(id, first),
+            token: self.0.texts.name(id, first),
             logprob,
         }
     }
 
     fn logprob(&self, token: &TokenText) -> Option<ChatLogprob> {
         let logprobs = token.logprobs.as_ref()?;
-        let top = logprobs.top.iter().map(|&(id, p)| self.token(id, p));
+        let first = token.place.first;
+        let top = logprobs.top.iter();
+        let top = top.map(|&(id, p)| self.token(id, first, p));
         Some(ChatLogprob {
-            token: self.token(token.id, logprobs.token),
+            token: self.token(token.id, first, logprobs.token),
             top_logprobs: top.collect(),
         })
     }
@@ -195,6 +209,8 @@ impl Wording for Words {
             choices,
             system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
+            tournament: about.tournaments.into_iter().next().map(Into::into),
+            warnings: about.warnings,
             kept: about.kept.into(),
         }
     }
@@ -240,25 +256,29 @@ pub async fn chat(
     } = body;
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
+    let ending = conversation::ending(own.add_generation_prompt, own.continue_final_message)?;
     let limited = own.max_completion_tokens.or(own.max_tokens).is_some();
     let wanted = Wanted {
         prompts: 1,
         max_tokens: own.max_tokens()?,
         logprobs: own.top_logprobs()?,
-        logprob_ids: Vec::new(),
+        ..Wanted::default()
     };
     let sampling = sampling
         .check(arrival, identity.tenant, wanted, &state)
         .await?
-        .limited(limited);
+        .limited(limited)
+        .ending(ending)?;
     let messages = conversation::messages(own.messages)?;
     let judging = sampling.judging(&state.principles.current(), 1)?;
+    let tokens = match sampling.ending {
+        None => service.read_chat(&messages).await,
+        Some(ending) => service.read_ended_chat(&messages, ending).await,
+    };
     let prompt = Prompt {
         judging: judging.map(|judging| judging.of(messages.clone())),
-        tokens: service
-            .read_chat(&messages)
-            .await
-            .map_err(|error| ApiError::from(error).renamed("prompt", "messages"))?,
+        tokens: tokens.map_err(|error| ApiError::from(error).renamed("prompt", "messages"))?,
+        continues: sampling.ending == Some(Ending::Continued),
         asked: Asked::Messages(messages),
     };
     let words = Words(state.call("chatcmpl", &sampling));

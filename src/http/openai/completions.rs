@@ -1,28 +1,34 @@
 //! `POST /v1/completions`: raw continuation of one prompt or several.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::usage::OpenAiUsage;
 use super::wording::Call;
+use crate::engine::{PromptLogprobs, TokenLogprobs};
 use crate::http::AppState;
-use crate::http::answering::{self, About, Asked, Piece, Prompt, StopReason, Wording};
+use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason, Wording};
 use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
+use crate::http::judge::TournamentBody;
+use crate::http::one_or_many::{Given, one_or_many};
 use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
 use crate::http::traffic::Identity;
 use crate::model::WeightsName;
-use crate::service::{RawPrompt, ReadPrompt, TokenText};
+use crate::service::{RawPrompt, ReadPrompt};
+use crate::text::{TokenPlace, TokenPlaces, TokenTexts};
 
 /// Tokens of an answer where the caller names no limit (OpenAI's default).
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -31,16 +37,79 @@ const DEFAULT_MAX_TOKENS: usize = 16;
 const MAX_PROMPTS: usize = 1024;
 
 /// One prompt or several, 1024 at most, as text or tokens.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "must be a string, a list of strings, a list of token ids, or a list of such lists"
-)]
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum PromptBody {
     Text(String),
     Texts(Vec<String>),
     Tokens(Vec<u32>),
     TokenLists(Vec<Vec<u32>>),
+}
+
+/// An element of a list of prompts, or of one prompt.
+enum PromptElement {
+    Text(String),
+    Token(u32),
+    Tokens(Vec<u32>),
+}
+
+impl<'de> Deserialize<'de> for PromptElement {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ReadElement)
+    }
+}
+
+struct ReadElement;
+
+impl<'de> Visitor<'de> for ReadElement {
+    type Value = PromptElement;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, a token id or a list of token ids")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<PromptElement, E> {
+        Ok(PromptElement::Text(text.to_owned()))
+    }
+
+    fn visit_u64<E: de::Error>(self, id: u64) -> Result<PromptElement, E> {
+        let id = u32::try_from(id).map_err(|_| E::custom(format!("{id} is no token id")))?;
+        Ok(PromptElement::Token(id))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<PromptElement, A::Error> {
+        let mut ids = Vec::new();
+        while let Some(id) = seq.next_element()? {
+            ids.push(id);
+        }
+        Ok(PromptElement::Tokens(ids))
+    }
+}
+
+impl<'de> Deserialize<'de> for PromptBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a string, a list of strings, a list of token ids, or a list of such lists";
+        let elements = match one_or_many(deserializer, expected)? {
+            Given::Text(text) => return Ok(Self::Text(text)),
+            Given::List(elements) => elements,
+        };
+        let (mut texts, mut tokens, mut lists) = (Vec::new(), Vec::new(), Vec::new());
+        for element in elements {
+            match element {
+                PromptElement::Text(text) => texts.push(text),
+                PromptElement::Token(token) => tokens.push(token),
+                PromptElement::Tokens(list) => lists.push(list),
+            }
+        }
+        match (texts.is_empty(), tokens.is_empty(), lists.is_empty()) {
+            (_, true, true) => Ok(Self::Texts(texts)),
+            (true, false, true) => Ok(Self::Tokens(tokens)),
+            (true, true, false) => Ok(Self::TokenLists(lists)),
+            _ => Err(de::Error::custom(
+                "a list holds strings, token ids or lists of token ids, and not several of these",
+            )),
+        }
+    }
 }
 
 /// The body. Anything else in it is refused.
@@ -49,12 +118,16 @@ pub enum PromptBody {
 pub struct CompletionBody {
     model: Option<String>,
     prompt: PromptBody,
-    /// Tokens of an answer at most: 16 unless said otherwise.
-    #[schema(minimum = 1)]
+    /// Tokens of an answer at most: 16 unless said otherwise. 0 asks for no answer, but for what is told of the prompt.
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
     #[schema(maximum = 20)]
     logprobs: Option<usize>,
+    /// Whether choices begin with the prompt, and `logprobs` with its tokens. The first has no log-probability.
+    echo: Option<bool>,
+    /// With every choice the log-probabilities of the prompt's tokens and of this many most probable ones, as vLLM's.
+    #[schema(maximum = 20)]
+    prompt_logprobs: Option<usize>,
 }
 
 type CompletionRequest = Generating<CompletionBody>;
@@ -72,6 +145,12 @@ pub struct CompletionAnswer {
     system_fingerprint: Option<WeightsName>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    /// With `best_of`: how the best were found, for each prompt. Candidates are numbered as they were drawn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tournaments: Vec<TournamentBody>,
+    /// What was asked for and is done in part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(flatten)]
     kept: KeptBody,
 }
@@ -83,34 +162,159 @@ pub struct CompletionChoice {
     logprobs: Option<CompletionLogprobs>,
     finish_reason: Option<&'static str>,
     stop_reason: Option<StopReason>,
+    /// With the first event of a stream: one a token of the prompt, by token id; null for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>,
 }
 
-/// OpenAI's legacy shape: parallel lists.
+/// OpenAI's legacy shape: parallel lists. Tokens are named by their texts; a part of a character as `bytes:\xe2\x82`, and a token whose
+/// text a more probable one has already as `token_id:7`.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    top_logprobs: Vec<BTreeMap<String, f32>>,
+    token_logprobs: Vec<Option<f32>>,
+    /// With each token the most probable ones and itself; null where none were asked for.
+    top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
+    /// Characters of the choice's text before each token.
     text_offset: Vec<usize>,
 }
 
-struct Words(Call);
+/// A token at a place of the prompt, in vLLM's shape.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PromptLogprob {
+    logprob: f32,
+    /// 1 for the most probable token.
+    rank: usize,
+    decoded_token: String,
+}
+
+/// A prompt that choices begin with or tell of.
+struct ShownPrompt {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+/// How a call's answers are worded.
+struct Words {
+    call: Call,
+    /// Choices of each prompt.
+    n: usize,
+    prompts: Vec<ShownPrompt>,
+    echo: bool,
+    /// Most probable tokens that are told with each token, if any are.
+    logprobs: Option<usize>,
+    /// The same of `prompt_logprobs`.
+    prompt_logprobs: Option<usize>,
+}
+
+impl CompletionLogprobs {
+    fn new(top: Option<usize>) -> Self {
+        Self {
+            top_logprobs: top.filter(|&top| top > 0).map(|_| Vec::new()),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a token. Of `logprobs` the first `top` are told.
+    fn push(
+        &mut self,
+        id: u32,
+        place: TokenPlace,
+        logprobs: Option<&TokenLogprobs>,
+        top: usize,
+        texts: &TokenTexts,
+    ) {
+        let name = texts.name(id, place.first);
+        self.text_offset.push(place.offset);
+        self.token_logprobs.push(logprobs.map(|l| l.token));
+        if let Some(list) = &mut self.top_logprobs {
+            list.push(logprobs.map(|logprobs| {
+                let mut named = BTreeMap::from([(name.clone(), logprobs.token)]);
+                for &(other, logprob) in logprobs.top.iter().take(top) {
+                    if other == id {
+                        continue;
+                    }
+                    let other_name = texts.name(other, place.first);
+                    let other_name = match named.contains_key(&other_name) {
+                        true => TokenTexts::id_name(other),
+                        false => other_name,
+                    };
+                    named.insert(other_name, logprob);
+                }
+                named
+            }));
+        }
+        self.tokens.push(name);
+    }
+}
 
 impl Words {
-    /// `offset`: characters of the choice's text before these tokens.
-    fn logprobs(&self, tokens: &[TokenText], mut offset: usize) -> Option<CompletionLogprobs> {
-        let mut list = CompletionLogprobs::default();
-        for token in tokens {
-            let logprobs = token.logprobs.as_ref()?;
-            let text = self.0.word(token.id);
-            list.text_offset.push(offset);
-            offset += text.chars().count();
-            list.tokens.push(text);
-            list.token_logprobs.push(logprobs.token);
-            let top = logprobs.top.iter().map(|&(id, p)| (self.0.word(id), p));
-            list.top_logprobs.push(top.collect());
+    fn prompt(&self, index: usize) -> Option<&ShownPrompt> {
+        self.prompts.get(index / self.n)
+    }
+
+    /// The lists of a piece, those of the prompt first where the piece begins with it.
+    fn logprobs(&self, piece: &Piece<'_>) -> Option<CompletionLogprobs> {
+        let top = self.logprobs?;
+        let mut list = CompletionLogprobs::new(Some(top));
+        let texts = &self.call.texts;
+        let mut before = 0;
+        if let Some(prompt) = self.prompt(piece.index).filter(|_| self.echo) {
+            let mut places = TokenPlaces::default();
+            let scores = piece.prompt_logprobs.unwrap_or_default();
+            let scores = std::iter::once(None).chain(scores.iter().map(Some));
+            for (&id, score) in prompt.tokens.iter().zip(scores) {
+                let place = places.next(id, texts);
+                if piece.part != Part::Later {
+                    let logprobs = score.map(|score| &score.logprobs);
+                    list.push(id, place, logprobs, top, texts);
+                }
+            }
+            before = prompt.text.chars().count();
+        }
+        for token in piece.tokens {
+            let place = TokenPlace {
+                offset: before + token.place.offset,
+                ..token.place
+            };
+            list.push(token.id, place, token.logprobs.as_ref(), top, texts);
         }
         Some(list)
+    }
+
+    /// What is told of the prompt in a field of its own.
+    fn prompt_logprobs(
+        &self,
+        piece: &Piece<'_>,
+    ) -> Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>> {
+        let top = self.prompt_logprobs.filter(|_| piece.part != Part::Later)?;
+        let prompt = self.prompt(piece.index)?;
+        let texts = &self.call.texts;
+        let mut places = TokenPlaces::default();
+        let scores = piece.prompt_logprobs.unwrap_or_default();
+        let scores = std::iter::once(None).chain(scores.iter().map(Some));
+        let tokens = prompt.tokens.iter().zip(scores).map(|(&id, score)| {
+            let first = places.next(id, texts).first;
+            let PromptLogprobs { logprobs, rank } = score?;
+            let named = |id: u32, logprob: f32, rank: usize| {
+                let decoded_token = texts.name(id, first);
+                (
+                    id,
+                    PromptLogprob {
+                        logprob,
+                        rank,
+                        decoded_token,
+                    },
+                )
+            };
+            let likely = logprobs.top.iter().take(top).zip(1..);
+            let mut told: BTreeMap<u32, PromptLogprob> = likely
+                .map(|(&(id, logprob), rank)| named(id, logprob, rank))
+                .collect();
+            told.extend([named(id, logprobs.token, *rank)]);
+            Some(told)
+        });
+        Some(tokens.collect())
     }
 }
 
@@ -121,25 +325,34 @@ impl Wording for Words {
     const USAGE_LAST: bool = false;
 
     fn choice(&self, piece: Piece<'_>) -> CompletionChoice {
-        let (finish_reason, stop_reason) = self.0.ends.reasons(piece.finish);
+        let (finish_reason, stop_reason) = self.call.ends.reasons(piece.finish);
+        let (logprobs, prompt_logprobs) = (self.logprobs(&piece), self.prompt_logprobs(&piece));
+        let echoed = self.echo && piece.part != Part::Later;
+        let prompt = self.prompt(piece.index).filter(|_| echoed);
         CompletionChoice {
             index: piece.index,
-            text: piece.text,
-            logprobs: self.logprobs(piece.tokens, piece.offset),
+            text: match prompt {
+                Some(prompt) => format!("{}{}", prompt.text, piece.text),
+                None => piece.text,
+            },
+            logprobs,
             finish_reason,
             stop_reason,
+            prompt_logprobs,
         }
     }
 
     fn answer(&self, choices: Vec<CompletionChoice>, about: About) -> CompletionAnswer {
         CompletionAnswer {
-            id: self.0.id.clone(),
+            id: self.call.id.clone(),
             object: "text_completion",
-            created: self.0.created,
-            model: self.0.model.clone(),
+            created: self.call.created,
+            model: self.call.model.clone(),
             choices,
             system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
+            tournaments: about.tournaments.into_iter().map(Into::into).collect(),
+            warnings: about.warnings,
             kept: about.kept.into(),
         }
     }
@@ -214,11 +427,21 @@ pub async fn completions(
     let service = &state.service;
     state.check_model(own.model.as_deref())?;
     let count = own.prompt.check()?;
+    let echo = own.echo.unwrap_or(false);
+    // What has to be known of the prompt, by any of the two parameters.
+    let echoed = own.logprobs.filter(|_| echo);
+    let prompt_logprobs = own.prompt_logprobs.max(echoed);
+    let prompt_param = match own.prompt_logprobs {
+        Some(_) => "prompt_logprobs",
+        None => "logprobs",
+    };
     let wanted = Wanted {
         prompts: count,
-        max_tokens: own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS),
+        max_tokens: own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS).max(1),
         logprobs: own.logprobs,
         logprob_ids: Vec::new(),
+        prompt_logprobs,
+        silent: own.max_tokens == Some(0),
     };
     let limited = own.max_tokens.is_some();
     let sampling = sampling
@@ -233,22 +456,45 @@ pub async fn completions(
         .await
         .map_err(|error| ApiError::from(error).renamed("messages", "prompt"))?;
     let mut prompts = Vec::with_capacity(count);
+    let mut shown = Vec::new();
+    if let Some(top) = prompt_logprobs {
+        let tokens = read.iter().map(|prompt| prompt.tokens.len()).sum();
+        state.limits.check_prompts(tokens, top + 1, prompt_param)?;
+    }
     for ReadPrompt {
         tokens,
         text,
         spoken,
     } in read
     {
+        let spoken_text = match echo {
+            true => spoken.clone(),
+            false => String::new(),
+        };
         let judging = match &judged {
             Some(judging) => Some(judging.of(conversation(Some(spoken), None)?)),
             None => None,
         };
+        if echo || own.prompt_logprobs.is_some() {
+            shown.push(ShownPrompt {
+                text: spoken_text,
+                tokens: tokens.clone(),
+            });
+        }
         prompts.push(Prompt {
             tokens,
+            continues: true,
             asked: Asked::Text(text),
             judging,
         });
     }
-    let words = Words(state.call("cmpl", &sampling));
+    let words = Words {
+        call: state.call("cmpl", &sampling),
+        n: sampling.n,
+        prompts: shown,
+        echo,
+        logprobs: own.logprobs,
+        prompt_logprobs: own.prompt_logprobs,
+    };
     answering::answer(&state, &identity, &sampling, prompts, words).await
 }

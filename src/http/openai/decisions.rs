@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::AppState;
 use crate::http::conversation::{self, ContentBody, RoleBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::JsonBody;
+use crate::http::one_or_many::{Given, one_or_many};
 use crate::http::sampling::{cache_salt, turn};
 use crate::http::traffic::Identity;
 use crate::preference::{Message, Role};
@@ -45,14 +46,24 @@ pub struct DecisionsBody {
 }
 
 /// Text, or messages of text.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a string or a list of messages of text")]
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum InputBody {
     Text(String),
     Messages(Vec<InputMessage>),
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+impl<'de> Deserialize<'de> for InputBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let read = one_or_many(deserializer, "a string or a list of messages of text");
+        read.map(|read| match read {
+            Given::Text(text) => Self::Text(text),
+            Given::List(messages) => Self::Messages(messages),
+        })
+    }
+}
+
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputMessage {
     role: RoleBody,
@@ -61,7 +72,7 @@ pub struct InputMessage {
     _kind: Option<MessageKind>,
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageKind {
     Message,

@@ -7,6 +7,8 @@ use utoipa::ToSchema;
 
 use super::wording::created;
 use crate::http::AppState;
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::extract::Named;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
@@ -24,17 +26,39 @@ pub struct ModelEntry {
     max_model_len: usize,
 }
 
+impl AppState {
+    fn model_entry(&self) -> ModelEntry {
+        ModelEntry {
+            id: self.model_name.to_string(),
+            object: "model",
+            created: created(),
+            owned_by: "selfjudge",
+            max_model_len: self.service.engine().capacity().max_context,
+        }
+    }
+}
+
+/// The model of this name, if it is the one that is served.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    tag = "OpenAI",
+    params(("id" = String, Path, description = "The model's name; a slash in it may be written as it is")),
+    responses((status = 200, body = ModelEntry), (status = "4XX", body = ErrorBody))
+)]
+pub async fn model(
+    State(state): State<AppState>,
+    Named(id): Named,
+) -> Result<Json<ModelEntry>, ApiError> {
+    state.check_model(Some(&id))?;
+    Ok(Json(state.model_entry()))
+}
+
 /// The one model that is served.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
 pub async fn models(State(state): State<AppState>) -> Json<ModelList> {
     Json(ModelList {
         object: "list",
-        data: vec![ModelEntry {
-            id: state.model_name.to_string(),
-            object: "model",
-            created: created(),
-            owned_by: "selfjudge",
-            max_model_len: state.service.engine().capacity().max_context,
-        }],
+        data: vec![state.model_entry()],
     })
 }

@@ -6,27 +6,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::http::AppState;
 use crate::http::answering::Ends;
 use crate::http::sampling::Sampling;
-use crate::text::Tokenizer;
+use crate::text::TokenTexts;
 
 pub struct Call {
-    tokenizer: Tokenizer,
+    /// What single tokens say.
+    pub texts: Arc<TokenTexts>,
     pub id: String,
     pub created: u64,
     pub model: String,
     pub ends: Ends,
 }
 
-impl Call {
-    /// A token by itself. Half a character shows as a replacement character, as it does with others.
-    pub fn word(&self, id: u32) -> String {
-        self.tokenizer.decode(&[id], false).unwrap_or_default()
-    }
-}
-
 impl AppState {
     pub(super) fn call(&self, kind: &str, sampling: &Sampling) -> Call {
         Call {
-            tokenizer: self.service.tokenizer().clone(),
+            texts: Arc::clone(self.service.token_texts()),
             id: self.next_id(kind),
             created: created(),
             model: self.model_name.to_string(),

@@ -33,13 +33,21 @@ pub(super) struct Vocabulary {
 
 /// A compiled grammar. Clones share it.
 #[derive(Clone)]
-pub struct Grammar(Arc<Start>);
+pub struct Grammar {
+    start: Arc<Start>,
+    /// Whether the text goes on in another one.
+    continues: bool,
+}
 
 /// Where every text begins.
 struct Start {
     vocabulary: Arc<Vocabulary>,
     matcher: Matcher,
-    allowed: TokenMask,
+    /// What may come at the start of a text.
+    first: TokenMask,
+    /// What may come first behind another text.
+    later: TokenMask,
+    warnings: Vec<String>,
 }
 
 impl GrammarEnv {
@@ -107,6 +115,17 @@ impl GrammarEnv {
     /// # Errors
     /// What is wrong with it, or too large about it.
     pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
+        // A schema of which everything can be kept is kept as it is.
+        if let GrammarSpec::LooseJsonSchema(schema) = spec {
+            let whole = self.compile_once(&GrammarSpec::JsonSchema(schema.clone()));
+            if !matches!(whole, Err(GrammarError::Invalid(_))) {
+                return whole;
+            }
+        }
+        self.compile_once(spec)
+    }
+
+    fn compile_once(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
         let grammar = spec.to_llguidance()?;
         let compiler = std::thread::Builder::new()
             .name("grammar".into())
@@ -127,40 +146,65 @@ impl GrammarEnv {
         let tokens = matcher
             .compute_mask_or_eos()
             .map_err(GrammarError::failed)?;
-        let allowed = TokenMask::at_the_start(&tokens, &vocabulary);
-        if !allowed.has_tokens() {
-            return Err(match allowed.may_end() {
-                true => GrammarError::OnlyEmpty,
-                false => GrammarError::DeadEnd,
-            });
+        let first = TokenMask::at_the_start(&tokens, &vocabulary);
+        let later = TokenMask::new(&tokens, &vocabulary);
+        for allowed in [&first, &later] {
+            if !allowed.has_tokens() {
+                return Err(match allowed.may_end() {
+                    true => GrammarError::OnlyEmpty,
+                    false => GrammarError::DeadEnd,
+                });
+            }
         }
-        Ok(Grammar(Arc::new(Start {
-            vocabulary,
-            matcher,
-            allowed,
-        })))
+        let warnings = matcher.grammar_warnings();
+        Ok(Grammar {
+            start: Arc::new(Start {
+                vocabulary,
+                matcher,
+                first,
+                later,
+                warnings: warnings.iter().map(|warning| told(warning)).collect(),
+            }),
+            continues: false,
+        })
     }
 }
 
 impl Grammar {
+    /// The same grammar for texts that go on in another one: their first token keeps the space that a text's first token may lose.
+    pub fn continuing(self) -> Self {
+        Self {
+            continues: true,
+            ..self
+        }
+    }
+
+    /// What is left out of the schema that was asked for, in whole sentences.
+    pub fn warnings(&self) -> &[String] {
+        &self.start.warnings
+    }
+
     /// For a new text.
     pub fn matcher(&self) -> GrammarMatcher {
         let Start {
             vocabulary,
             matcher,
-            allowed,
-        } = &*self.0;
+            first,
+            later,
+            ..
+        } = &*self.start;
         // Deep: what one text makes of the lexer must not decide how far another gets within its limits.
         GrammarMatcher::new(
             Arc::clone(vocabulary),
             matcher.deep_clone(),
-            allowed.clone(),
+            if self.continues { later } else { first }.clone(),
+            self.continues,
         )
     }
 
     /// Number of the model's tokens.
     pub fn vocab_size(&self) -> usize {
-        self.0.vocabulary.size
+        self.start.vocabulary.size
     }
 }
 
@@ -180,6 +224,23 @@ fn limits() -> ParserLimits {
         max_grammar_size: 200_000,
         verbose_errors: false,
         ..ParserLimits::default()
+    }
+}
+
+/// What llguidance warns of, as a sentence about the schema.
+fn told(warning: &str) -> String {
+    if let Some(keys) = warning.strip_prefix("Unimplemented keys: ") {
+        return format!("The schema's keywords {keys} are left out: answers may break them.");
+    }
+    if let Some(format) = warning.strip_prefix("Unknown format: ") {
+        return format!("The schema's format \"{format}\" is left out: answers may break it.");
+    }
+    match warning.starts_with("oneOf ") {
+        true => {
+            "The schema's \"oneOf\" is kept as \"anyOf\": answers may match several of its schemas."
+                .to_owned()
+        }
+        false => format!("The schema is kept in part: {warning}."),
     }
 }
 

@@ -26,7 +26,7 @@ pub struct GrammarMatcher {
 
 impl TokenMask {
     /// `tokens` as llguidance numbers them.
-    fn new(tokens: &SimpleVob, vocabulary: &Vocabulary) -> Self {
+    pub(super) fn new(tokens: &SimpleVob, vocabulary: &Vocabulary) -> Self {
         let size = vocabulary.size;
         let mut words = tokens.as_slice()[..size.div_ceil(32)].to_vec();
         if let Some(last) = words.last_mut().filter(|_| !size.is_multiple_of(32)) {
@@ -86,12 +86,18 @@ impl TokenMask {
 }
 
 impl GrammarMatcher {
-    pub(super) fn new(vocabulary: Arc<Vocabulary>, matcher: Matcher, allowed: TokenMask) -> Self {
+    /// `begun`: whether the text goes on in another one.
+    pub(super) fn new(
+        vocabulary: Arc<Vocabulary>,
+        matcher: Matcher,
+        allowed: TokenMask,
+        begun: bool,
+    ) -> Self {
         Self {
             vocabulary,
             matcher,
             allowed,
-            begun: false,
+            begun,
         }
     }
 

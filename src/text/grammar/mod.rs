@@ -6,6 +6,7 @@
 
 mod env;
 mod matcher;
+mod schema;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -27,6 +28,10 @@ pub enum GrammarError {
     TooLong { bytes: usize, most: usize },
     #[error("is nested more than {0} levels deep")]
     TooDeep(usize),
+    #[error(
+        "{place} holds {number}, and grammars keep whole numbers up to 2^53 only: write it as a string, or as a pattern"
+    )]
+    InexactNumber { number: String, place: String },
     #[error("names no choice")]
     NoChoice,
     #[error("names {choices} choices; at most {most} are compiled")]

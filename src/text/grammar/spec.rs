@@ -4,6 +4,7 @@ use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
 use super::GrammarError;
+use super::schema::prepare;
 
 /// What a text shall be like.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +12,8 @@ pub enum GrammarSpec {
     /// JSON of this schema, properties in the schema's order. What llguidance cannot keep (`oneOf` of alternatives that overlap,
     /// for one) is refused, not ignored.
     JsonSchema(Value),
+    /// JSON of this schema, without what llguidance cannot keep: [`Grammar::warnings`](super::Grammar::warnings) names that.
+    LooseJsonSchema(Value),
     /// Any JSON object.
     JsonObject,
     /// All of the text matches this expression, in the syntax of Rust's `regex` without look-around and anchors.
@@ -44,8 +47,13 @@ impl GrammarSpec {
             });
         }
         match self {
-            Self::JsonSchema(schema) => Ok(json_schema(schema.clone())),
-            Self::JsonObject => Ok(json_schema(json!({"type": "object"}))),
+            Self::JsonSchema(schema) => {
+                Ok(json_schema(prepare(schema.clone(), MOST_BYTES)?, false))
+            }
+            Self::LooseJsonSchema(schema) => {
+                Ok(json_schema(prepare(schema.clone(), MOST_BYTES)?, true))
+            }
+            Self::JsonObject => Ok(json_schema(json!({"type": "object"}), false)),
             Self::Regex(regex) => {
                 check_nesting(regex)?;
                 Ok(TopLevelGrammar::from_regex(regex))
@@ -67,7 +75,7 @@ impl GrammarSpec {
 
     fn source_bytes(&self) -> usize {
         match self {
-            Self::JsonSchema(schema) => schema.to_string().len(),
+            Self::JsonSchema(schema) | Self::LooseJsonSchema(schema) => schema.to_string().len(),
             Self::JsonObject => 0,
             Self::Regex(text) | Self::Lark(text) => text.len(),
             Self::Choice(choices) => choices.iter().map(|choice| choice.len() + 3).sum(),
@@ -75,10 +83,14 @@ impl GrammarSpec {
     }
 }
 
-fn json_schema(mut schema: Value) -> TopLevelGrammar {
+/// `loose` leaves out what llguidance cannot keep.
+fn json_schema(mut schema: Value, loose: bool) -> TopLevelGrammar {
     if let Some(fields) = schema.as_object_mut() {
         let options = || json!({"whitespace_pattern": JSON_SPACE});
-        fields.entry("x-guidance").or_insert_with(options);
+        let options = fields.entry("x-guidance").or_insert_with(options);
+        if let Some(options) = options.as_object_mut().filter(|_| loose) {
+            options.insert("lenient".to_owned(), Value::Bool(true));
+        }
     }
     TopLevelGrammar::from_json_schema(schema)
 }

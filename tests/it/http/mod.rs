@@ -19,9 +19,11 @@ mod principles;
 mod records;
 mod refusing;
 mod sampling;
+mod scoring;
 mod sharing;
 mod tokens;
 mod traffic;
+mod unchanged;
 
 use std::path::Path;
 use std::sync::LazyLock;

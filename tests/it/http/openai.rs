@@ -75,7 +75,7 @@ fn completions_are_openais() {
             StatusCode::NOT_FOUND,
         ),
         (
-            json!({"prompt": prompt, "echo": true}),
+            json!({"prompt": prompt, "suffix": "x"}),
             StatusCode::BAD_REQUEST,
         ),
         (json!({"prompt": []}), StatusCode::BAD_REQUEST),
@@ -152,7 +152,7 @@ fn a_chat_is_openais() {
         (json!({"max_tokens": 3}), "max_tokens"),
         (json!({"logprobs": false}), "top_logprobs"),
         (json!({"top_logprobs": 21}), "top_logprobs"),
-        (json!({"tools": []}), "tools"),
+        (json!({"tools": [{"type": "function"}]}), "tools"),
         (
             json!({"messages": [{"role": "user", "content": "seven ".repeat(3000)}]}),
             "messages",
@@ -163,7 +163,7 @@ fn a_chat_is_openais() {
         ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-            "messages[0].content",
+            "messages[0].content[0].type",
         ),
         (json!({"stream": false}), "stream_options"),
     ] {

@@ -1,0 +1,99 @@
+//! Log-probabilities of prompts against the dense decoder, in mixes with other requests, with cached prefixes and preemptions.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::by_hand::ByHand;
+use super::reference_tests::dense_logits;
+use super::tests::{pocket_in, runtime};
+use super::*;
+use crate::kernels::linear::WeightFormat;
+
+/// How far sums in another order may be apart.
+const TOLERANCE: f32 = 1e-4;
+
+/// What a stream tells of its prompt, and the tokens that follow.
+fn heard(stream: &mut RequestStream) -> (Option<Vec<PromptLogprobs>>, Vec<u32>) {
+    let (mut prompt, mut ids) = (None, Vec::new());
+    runtime().block_on(async {
+        while let Some(event) = stream.next().await {
+            match event {
+                StreamEvent::Started { .. } => {}
+                StreamEvent::Prompt(scores) => {
+                    assert!(ids.is_empty(), "the prompt comes before its answer");
+                    assert_eq!(prompt.replace(scores), None, "and once");
+                }
+                StreamEvent::Token { id, .. } => ids.push(id),
+                StreamEvent::Failed(failure) => panic!("{failure}"),
+            }
+        }
+    });
+    (prompt, ids)
+}
+
+#[test]
+fn prompts_are_scored_as_the_dense_decoder_scores_them_in_any_mix() {
+    let decoder = pocket_in(Some(WeightFormat::F32));
+    let (mut preemptions, mut scored) = (0, 0);
+    for seed in 0..12 {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let block_size = [1, 3, 8, 16][seed as usize % 4];
+        let limits = ByHand::limits(rng.random_range(9..40), 8);
+        let tokens: usize = [70, 200][seed as usize % 2];
+        let mut engine = ByHand::new(&decoder, limits, tokens.div_ceil(block_size), block_size);
+        let shared: Vec<u32> = (0..24).map(|_| rng.random_range(5..380)).collect();
+        let mut jobs = Vec::new();
+        for at in 0..12 {
+            let mut prompt = shared[..rng.random_range(0..=shared.len())].to_vec();
+            let own = rng.random_range(1..=20);
+            prompt.extend((0..own).map(|_| rng.random_range(5..380u32)));
+            let mut params = SamplingParams::new(rng.random_range(1..12), vec![]);
+            params.seed = Some(at);
+            params.prompt_logprobs = [None, Some(0), Some(3)][rng.random_range(0..3)];
+            let mut request = GenerateRequest::new(prompt, params);
+            request.samples = rng.random_range(1..=3);
+            jobs.push((engine.submit(request.clone()).1, request));
+            for _ in 0..rng.random_range(0..3) {
+                engine.step();
+            }
+        }
+        for _ in 0..10_000 {
+            engine.step();
+        }
+        assert!(engine.core.is_idle());
+        preemptions += engine.metrics.preemptions.get();
+        for (mut stream, request) in jobs {
+            let prompt = &request.prompt;
+            let (told, ids) = heard(&mut stream);
+            assert_eq!(ids.len(), request.samples * request.params.stop.max_tokens);
+            let Some(top) = request.params.prompt_logprobs.filter(|_| prompt.len() > 1) else {
+                assert_eq!(told, None);
+                continue;
+            };
+            let told = told.unwrap();
+            let logits = dense_logits(&decoder, prompt);
+            assert_eq!(told.len(), prompt.len() - 1);
+            for ((told, row), &id) in told.iter().zip(&logits).zip(&prompt[1..]) {
+                let exact = PromptLogprobs::new(row, id, top);
+                let (told_top, exact_top) = (&told.logprobs.top, &exact.logprobs.top);
+                assert_eq!(told_top.len(), top);
+                let pairs = told_top
+                    .iter()
+                    .zip(exact_top)
+                    .map(|(told, exact)| (told.1, exact.1));
+                for (told, exact) in pairs.chain([(told.logprobs.token, exact.logprobs.token)]) {
+                    assert!(
+                        (told - exact).abs() < TOLERANCE,
+                        "{told} for {exact}: {request:?}"
+                    );
+                }
+                assert!(
+                    told.rank.abs_diff(exact.rank) <= 1,
+                    "equal logits may change places"
+                );
+                scored += 1;
+            }
+        }
+    }
+    assert!(preemptions > 10 && scored > 1000, "{preemptions}, {scored}");
+}

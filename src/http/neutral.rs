@@ -1,0 +1,280 @@
+//! Fields of OpenAI's and vLLM's APIs that ask for nothing here.
+//!
+//! Clients send such fields with every call: as null, as an empty value, as the documented default, or where the field cannot change an
+//! answer. They are taken out of a body before it is read. A field that asks for something is left where it is, so a route that does
+//! not know it refuses it by name.
+
+use serde_json::{Map, Value};
+
+/// When a field asks for nothing, besides being null.
+#[derive(Debug, Clone, Copy)]
+pub enum Neutral {
+    /// It has one of these values, written as JSON.
+    At(&'static [&'static str]),
+    /// It has any value of this kind: it cannot change an answer.
+    Any(Kind),
+}
+
+/// A kind of JSON value.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Text,
+    Bool,
+    Object,
+    Value,
+}
+
+/// A field and its rule.
+pub type Row = (&'static str, Neutral);
+
+use Neutral::{Any, At};
+
+/// Fields of a body that generates.
+pub const BODY: &[Row] = &[
+    // OpenAI's.
+    ("audio", At(&[])),
+    ("echo", At(&["false"])),
+    ("function_call", At(&["\"none\"", "\"auto\""])),
+    ("functions", At(&["[]"])),
+    ("metadata", Any(Kind::Object)),
+    ("modalities", At(&["[\"text\"]"])),
+    ("moderation", At(&[])),
+    ("parallel_tool_calls", Any(Kind::Bool)),
+    // A guess at the answer: with it an answer may come sooner, and is the same.
+    ("prediction", Any(Kind::Object)),
+    ("prompt_cache_key", Any(Kind::Text)),
+    ("prompt_cache_options", Any(Kind::Object)),
+    ("prompt_cache_retention", Any(Kind::Text)),
+    ("reasoning_effort", At(&["\"none\"", "\"medium\""])),
+    ("safety_identifier", Any(Kind::Text)),
+    ("service_tier", At(&["\"auto\"", "\"default\""])),
+    // `true` asks for a conversation that can be fetched later. What is kept of a call is said by `log`.
+    ("store", At(&["false"])),
+    ("suffix", At(&["\"\""])),
+    ("tool_choice", At(&["\"none\"", "\"auto\""])),
+    ("tools", At(&["[]"])),
+    ("verbosity", At(&["\"medium\""])),
+    ("web_search_options", At(&[])),
+    // vLLM's.
+    ("allowed_token_ids", At(&[])),
+    ("bad_words", At(&["[]"])),
+    ("documents", At(&["[]"])),
+    ("early_stopping", At(&["false"])),
+    ("ec_transfer_params", At(&["{}"])),
+    ("guided_choice", At(&[])),
+    ("guided_decoding_backend", At(&[])),
+    ("guided_grammar", At(&[])),
+    ("guided_json", At(&[])),
+    ("guided_json_object", At(&["false"])),
+    ("guided_regex", At(&[])),
+    ("guided_whitespace_pattern", At(&[])),
+    ("include_reasoning", At(&["true"])),
+    ("kv_transfer_params", At(&["{}"])),
+    ("length_penalty", At(&["1"])),
+    ("logits_processors", At(&["[]"])),
+    ("media_io_kwargs", At(&["{}"])),
+    ("mm_processor_kwargs", At(&["{}"])),
+    ("prompt_embeds", At(&[])),
+    ("prompt_logprobs", At(&[])),
+    ("repetition_detection", At(&[])),
+    // The name of the call is in the header `X-Request-Id`.
+    ("request_id", At(&[])),
+    ("return_token_ids", At(&["false"])),
+    ("return_tokens_as_token_ids", At(&["false"])),
+    ("seed", At(&["-1"])),
+    ("skip_special_tokens", At(&["true"])),
+    ("spaces_between_special_tokens", At(&["true"])),
+    ("thinking_token_budget", At(&[])),
+    ("top_k", At(&["-1"])),
+    ("truncate_prompt_tokens", At(&[])),
+    ("truncation_side", At(&[])),
+    ("use_beam_search", At(&["false"])),
+    ("vllm_xargs", At(&["{}"])),
+];
+
+/// Fields of a body that has `messages`.
+pub const CHAT: &[Row] = &[
+    // The chat template has written them.
+    ("add_special_tokens", At(&["false"])),
+    ("chat_template", At(&[])),
+    ("chat_template_kwargs", At(&["{}"])),
+];
+
+/// Fields of a body without messages.
+pub const COMPLETION: &[Row] = &[("add_special_tokens", At(&["true"]))];
+
+/// Fields of `stream_options`.
+pub const STREAM_OPTIONS: &[Row] = &[
+    ("continuous_usage_stats", At(&[])),
+    // Padding against observers of packet lengths. Events are never padded.
+    ("include_obfuscation", Any(Kind::Bool)),
+    ("include_usage", At(&[])),
+];
+
+/// Fields of a message.
+pub const MESSAGE: &[Row] = &[
+    ("annotations", At(&["[]"])),
+    ("audio", At(&[])),
+    // A hint to a cache of prefixes, which works without hints here.
+    ("cache_control", Any(Kind::Object)),
+    ("function_call", At(&[])),
+    ("id", Any(Kind::Text)),
+    ("images", At(&["[]"])),
+    ("name", At(&["\"\""])),
+    // What openai-python has read in the content.
+    ("parsed", Any(Kind::Value)),
+    ("prefix", At(&["false"])),
+    ("provider_specific_fields", At(&["{}"])),
+    ("reasoning", At(&["\"\""])),
+    ("reasoning_content", At(&["\"\""])),
+    ("reasoning_details", At(&["[]"])),
+    ("refusal", At(&["\"\""])),
+    ("thinking_blocks", At(&["[]"])),
+    ("tool_call_id", At(&["\"\""])),
+    ("tool_calls", At(&["[]"])),
+];
+
+/// Fields of a part of a message.
+pub const PART: &[Row] = &[
+    ("annotations", At(&["[]"])),
+    ("cache_control", Any(Kind::Object)),
+    ("id", Any(Kind::Text)),
+    ("logprobs", At(&["[]"])),
+    ("prompt_cache_breakpoint", Any(Kind::Object)),
+];
+
+impl Neutral {
+    /// Whether a field of this value asks for nothing.
+    fn holds(self, value: &Value) -> bool {
+        match self {
+            _ if value.is_null() => true,
+            At(values) => values
+                .iter()
+                .any(|text| serde_json::from_str::<Value>(text).is_ok_and(|known| known == *value)),
+            Any(Kind::Text) => value.is_string(),
+            Any(Kind::Bool) => value.is_boolean(),
+            Any(Kind::Object) => value.is_object(),
+            Any(Kind::Value) => true,
+        }
+    }
+}
+
+/// Takes the fields of `tables` that ask for nothing out of an object.
+fn strip(object: &mut Map<String, Value>, tables: &[&[Row]]) {
+    object.retain(|name, value| {
+        let mut rows = tables.iter().copied().flatten();
+        !rows.any(|(field, neutral)| field == name && neutral.holds(value))
+    });
+}
+
+/// Takes what asks for nothing out of a body that generates, its messages included.
+pub fn strip_body(body: &mut Map<String, Value>) {
+    let own = match body.contains_key("messages") {
+        true => CHAT,
+        false => COMPLETION,
+    };
+    strip(body, &[BODY, own]);
+    if let Some(Value::Object(options)) = body.get_mut("stream_options") {
+        strip(options, &[STREAM_OPTIONS]);
+    }
+    strip_messages(body);
+}
+
+/// Takes what asks for nothing out of the messages of a body.
+pub fn strip_messages(body: &mut Map<String, Value>) {
+    let Some(Value::Array(messages)) = body.get_mut("messages") else {
+        return;
+    };
+    for message in messages.iter_mut().filter_map(Value::as_object_mut) {
+        strip(message, &[MESSAGE]);
+        let answered = message.get("role").is_some_and(|role| role == "assistant");
+        match message.get_mut("content") {
+            // An answer without a text, as OpenAI's API gives one back.
+            Some(content @ Value::Null) if answered => *content = Value::String(String::new()),
+            Some(Value::Array(parts)) => {
+                for part in parts.iter_mut().filter_map(Value::as_object_mut) {
+                    strip(part, &[PART]);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A value of another kind than any neutral one.
+    fn asking(neutral: Neutral) -> Option<Value> {
+        match neutral {
+            At(_) => Some(json!({"asks": "for something"})),
+            Any(Kind::Text | Kind::Bool) => Some(json!([1])),
+            Any(Kind::Object) => Some(json!("text")),
+            Any(Kind::Value) => None,
+        }
+    }
+
+    fn neutral_values(neutral: Neutral) -> Vec<Value> {
+        let texts: &[&str] = match neutral {
+            At(values) => values,
+            Any(Kind::Text) => &["\"\"", "\"abc\""],
+            Any(Kind::Bool) => &["true", "false"],
+            Any(Kind::Object) => &["{}", "{\"a\": 1}"],
+            Any(Kind::Value) => &["7", "{}", "[]"],
+        };
+        let values = texts.iter().map(|text| serde_json::from_str(text).unwrap());
+        values.chain([Value::Null]).collect()
+    }
+
+    #[test]
+    fn every_row_lets_its_neutral_values_go_and_keeps_others() {
+        for table in [BODY, CHAT, COMPLETION, STREAM_OPTIONS, MESSAGE, PART] {
+            for &(name, neutral) in table {
+                for value in neutral_values(neutral) {
+                    let mut object = Map::from_iter([(name.to_owned(), value.clone())]);
+                    strip(&mut object, &[table]);
+                    assert!(object.is_empty(), "{name}: {value}");
+                }
+                if let Some(value) = asking(neutral) {
+                    let mut object = Map::from_iter([(name.to_owned(), value.clone())]);
+                    strip(&mut object, &[table]);
+                    assert_eq!(object.get(name), Some(&value));
+                }
+            }
+            let mut names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), table.len(), "a field has one rule");
+        }
+    }
+
+    #[test]
+    fn tables_are_used_where_their_fields_are() {
+        let mut body = json!({
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
+                {"role": "assistant", "content": null, "refusal": null, "tool_calls": []},
+                {"role": "user", "content": null, "name": "alice"}
+            ],
+            "store": true, "user": "u", "add_special_tokens": true,
+            "stream_options": {"include_usage": null, "include_obfuscation": false}
+        });
+        strip_body(body.as_object_mut().unwrap());
+        let kept = json!({
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x"}]},
+                {"role": "assistant", "content": ""},
+                {"role": "user", "content": null, "name": "alice"}
+            ],
+            "store": true, "user": "u", "add_special_tokens": true, "stream_options": {}
+        });
+        assert_eq!(body, kept);
+        let mut body =
+            json!({"prompt": "x", "add_special_tokens": true, "add_generation_prompt": true});
+        strip_body(body.as_object_mut().unwrap());
+        assert_eq!(body, json!({"prompt": "x", "add_generation_prompt": true}));
+    }
+}

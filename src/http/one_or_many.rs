@@ -1,0 +1,56 @@
+//! Values that are one text or a list. serde's untagged enums say of a wrong element only that the whole is wrong; these name it.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// One text, or several values.
+pub enum Given<T> {
+    Text(String),
+    List(Vec<T>),
+}
+
+/// Reads a text or a list, whose elements have paths of their own in errors.
+///
+/// # Errors
+/// Anything else; what is wrong with an element.
+pub fn one_or_many<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<Given<T>, D::Error> {
+    deserializer.deserialize_any(Read {
+        expected,
+        elements: PhantomData,
+    })
+}
+
+struct Read<T> {
+    expected: &'static str,
+    elements: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
+    type Value = Given<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Given::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Self::Value, E> {
+        Ok(Given::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(Given::List(values))
+    }
+}

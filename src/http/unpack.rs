@@ -1,0 +1,146 @@
+//! Packed request bodies: `Content-Encoding: gzip`, unpacked within the bound of bodies.
+
+use std::io::Read;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode, header};
+use flate2::read::MultiGzDecoder;
+
+use super::error::ApiError;
+use crate::service::offload;
+
+/// Bytes of a body once it is unpacked.
+#[derive(Debug, Clone, Copy)]
+pub struct MaxBody(pub usize);
+
+impl Default for MaxBody {
+    fn default() -> Self {
+        Self(8 << 20)
+    }
+}
+
+/// How a body is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    None,
+    Gzip,
+}
+
+impl Packing {
+    /// The packing that the headers name.
+    ///
+    /// # Errors
+    /// One that is not known here, 415.
+    pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let named = headers.get_all(header::CONTENT_ENCODING).iter();
+        let named = named.filter_map(|value| value.to_str().ok());
+        let all = named.collect::<Vec<_>>().join(",");
+        let mut packing = Self::None;
+        for name in all.split(',').map(str::trim) {
+            match name.to_ascii_lowercase().as_str() {
+                "" | "identity" => {}
+                "gzip" | "x-gzip" if packing == Self::None => packing = Self::Gzip,
+                _ => {
+                    return Err(ApiError::new(
+                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                        "unsupported_encoding",
+                        format!("bodies can be packed with gzip, and not with {all:?}"),
+                    )
+                    .about("Content-Encoding"));
+                }
+            }
+        }
+        Ok(packing)
+    }
+
+    /// The body itself.
+    ///
+    /// # Errors
+    /// What is not packed as it says; more than `most` bytes, found out before they are all there.
+    pub async fn unpacked(self, bytes: Bytes, most: MaxBody) -> Result<Bytes, ApiError> {
+        match self {
+            Self::None => Ok(bytes),
+            Self::Gzip => offload(move || gunzipped(&bytes, most.0)).await?,
+        }
+    }
+}
+
+fn gunzipped(packed: &[u8], most: usize) -> Result<Bytes, ApiError> {
+    let mut unpacked = Vec::new();
+    let mut decoder = MultiGzDecoder::new(packed).take(most as u64 + 1);
+    if let Err(error) = decoder.read_to_end(&mut unpacked) {
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_body",
+            format!("the body is not gzip: {error}"),
+        ));
+    }
+    if unpacked.len() > most {
+        return Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body has more than {most} bytes when it is unpacked"),
+        ));
+    }
+    Ok(unpacked.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use axum::response::IntoResponse;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn bodies_are_unpacked_to_their_bound_and_no_further() {
+        for size in [0, 1, 1000] {
+            let body = vec![b'x'; size];
+            assert_eq!(gunzipped(&packed(&body), 1000).unwrap(), body);
+        }
+        // Two files one after the other are one.
+        let two = [packed(b"ab"), packed(b"cd")].concat();
+        assert_eq!(gunzipped(&two, 4).unwrap(), "abcd");
+        // A hundred megabytes in a hundred kilobytes.
+        let bomb = packed(&vec![0; 100 << 20]);
+        for (refused, status) in [
+            (bomb, StatusCode::PAYLOAD_TOO_LARGE),
+            (packed(&[0; 1001]), StatusCode::PAYLOAD_TOO_LARGE),
+            (two[..two.len() - 3].to_vec(), StatusCode::BAD_REQUEST),
+            (b"{}".to_vec(), StatusCode::BAD_REQUEST),
+            (Vec::new(), StatusCode::BAD_REQUEST),
+        ] {
+            let error = gunzipped(&refused, 1000).unwrap_err();
+            assert_eq!(error.into_response().status(), status);
+        }
+    }
+
+    #[test]
+    fn packings_are_known_by_name() {
+        let of = |name: &str| {
+            let value = name.parse().unwrap();
+            Packing::of(&HeaderMap::from_iter([(header::CONTENT_ENCODING, value)]))
+        };
+        assert_eq!(Packing::of(&HeaderMap::new()).unwrap(), Packing::None);
+        for (name, packing) in [
+            ("identity", Packing::None),
+            ("gzip", Packing::Gzip),
+            ("GZIP", Packing::Gzip),
+            ("identity, x-gzip", Packing::Gzip),
+        ] {
+            assert_eq!(of(name).unwrap(), packing, "{name}");
+        }
+        for name in ["br", "deflate", "zstd", "gzip, gzip"] {
+            assert!(of(name).is_err(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Conversations that are not opened for a next answer: they end with a closed turn, or in the middle of the last message.
+
+use super::aside::aside;
+use super::{Service, ServiceError};
+use crate::preference::Message;
+use crate::text::{RenderOptions, Rendered};
+
+/// How a conversation's prompt ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// With the end of the last message's turn.
+    Closed,
+    /// With the last message's text: the answer goes on in it.
+    Continued,
+}
+
+impl Service {
+    /// A conversation as a prompt of this ending.
+    ///
+    /// # Errors
+    /// As [`Self::read_chat`]; [`ServiceError::Invalid`] for `continue_final_message` where the last message has no text that the chat
+    /// template writes as it is.
+    pub async fn read_ended_chat(
+        &self,
+        messages: &[Message],
+        ending: Ending,
+    ) -> Result<Vec<u32>, ServiceError> {
+        let most = self.engine().capacity().max_context;
+        self.check_messages(messages, self.tokenizer().most_bytes(most))?;
+        let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
+        let messages = messages.to_vec();
+        aside(move || {
+            let mut rendered = chat.render(&messages, &RenderOptions::default())?;
+            if ending == Ending::Continued {
+                let last = messages.last().map_or("", |message| &message.content);
+                cut_behind(&mut rendered, last)?;
+            }
+            Ok(tokenizer.encode_rendered_within(&rendered, most)?.ids)
+        })
+        .await
+    }
+}
+
+/// Cuts a rendering behind the last place of `content`. Where the template has taken white space off its end, that is left out.
+fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), ServiceError> {
+    let refused = |message: &str| ServiceError::invalid("continue_final_message", message);
+    let said = content.trim();
+    if said.is_empty() {
+        return Err(refused("needs a last message with a text to go on in"));
+    }
+    let start = rendered.text.rfind(said).ok_or_else(|| {
+        refused("cannot be kept to: the chat template changes the text of the last message")
+    })?;
+    let space = &content[content.trim_end().len()..];
+    let mut end = start + said.len();
+    if rendered.text[end..].starts_with(space) {
+        end += space.len();
+    }
+    rendered.text.truncate(end);
+    rendered.untrusted.retain_mut(|range| {
+        range.end = range.end.min(end);
+        range.start < range.end
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cut(parts: &[(&str, bool)], content: &str) -> Result<Rendered, ServiceError> {
+        let mut rendered = Rendered::new();
+        for (text, trusted) in parts {
+            match trusted {
+                true => rendered.push_trusted(text),
+                false => drop(rendered.push_untrusted(text)),
+            }
+        }
+        cut_behind(&mut rendered, content).map(|()| rendered)
+    }
+
+    #[test]
+    fn a_rendering_ends_with_the_last_message() {
+        let frame = |text: &'static str| (text, true);
+        let said = |text: &'static str| (text, false);
+        for (parts, content, text) in [
+            (&[frame("<a>"), said("6"), frame("<end>")][..], "6", "<a>6"),
+            (
+                &[said("6"), frame("<a>"), said("6 "), frame("<end>")],
+                "6 ",
+                "6<a>6 ",
+            ),
+            // The template has taken the white space off.
+            (&[frame("<a>"), said("6"), frame("<end>\n")], " 6\n", "<a>6"),
+            (
+                &[frame("<a>"), said("6"), frame("\n<end>")],
+                "6\n",
+                "<a>6\n",
+            ),
+        ] {
+            let cut = cut(parts, content).unwrap();
+            assert_eq!(cut.text, text);
+            assert!(cut.untrusted_is_within(), "{cut:?}");
+        }
+        for (parts, content) in [
+            (&[frame("<a>"), frame("<end>")][..], "6"),
+            (&[frame("<a>"), said(" "), frame("<end>")], " "),
+        ] {
+            assert!(cut(parts, content).is_err());
+        }
+    }
+
+    impl Rendered {
+        fn untrusted_is_within(&self) -> bool {
+            let ranges = self.untrusted.iter();
+            let mut ends = ranges.map(|range| range.end);
+            ends.all(|end| end <= self.text.len())
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! JSON schemas, made ready for llguidance: references in every spelling, and no number that it would change unseen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value, json};
+
+use super::GrammarError;
+
+/// Up to here llguidance keeps every whole number: it computes with f64.
+const MOST_EXACT: u64 = 1 << 53;
+
+/// Keywords whose values are data and no schemas.
+const DATA: [&str; 7] = [
+    "const",
+    "enum",
+    "default",
+    "examples",
+    "example",
+    "required",
+    "x-guidance",
+];
+
+/// Keywords whose values are schemas by names of the caller's.
+const NAMED: [&str; 5] = [
+    "properties",
+    "patternProperties",
+    "$defs",
+    "definitions",
+    "dependentSchemas",
+];
+
+/// Keywords whose numbers decide which texts match.
+const NUMBERS: [&str; 7] = [
+    "const",
+    "enum",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "multipleOf",
+];
+
+/// Returns a schema that means the same, as llguidance can read it. The copies that this takes have `most` bytes at most.
+///
+/// # Errors
+/// A whole number beyond 2^53, with its place; copies of more bytes.
+pub(super) fn prepare(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
+    let mut numbers = Ok(());
+    let (mut references, mut anchors) = (BTreeSet::new(), BTreeMap::new());
+    visit(&mut schema, &mut String::new(), &mut |fields, place| {
+        for name in NUMBERS {
+            let number = fields.get(name).and_then(inexact);
+            if let (Ok(()), Some(number)) = (&numbers, number) {
+                let place = place.to_owned();
+                numbers = Err(GrammarError::InexactNumber {
+                    number,
+                    place: format!("#{place}/{name}"),
+                });
+            }
+        }
+        for name in ["$anchor", "$dynamicAnchor"] {
+            if let Some(Value::String(anchor)) = fields.get(name) {
+                anchors.insert(anchor.clone(), place.to_owned());
+            }
+        }
+        if let Some(Value::String(reference)) = fields.get("$ref") {
+            references.insert(reference.clone());
+        }
+        let nullable = fields.get("nullable") == Some(&Value::Bool(true));
+        if nullable {
+            admit_null(fields);
+        }
+    });
+    numbers?;
+    let id = schema.get("$id").and_then(Value::as_str).unwrap_or("");
+    // The places that references in unusual spellings name, and the definitions that they become.
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    let mut rewritten = BTreeMap::new();
+    for reference in references {
+        let Some(place) = unusual(&reference, id, &anchors, &schema) else {
+            continue;
+        };
+        let next = names.len();
+        let name = names
+            .entry(place)
+            .or_insert_with(|| format!("reference-{next}"));
+        rewritten.insert(reference, format!("#/$defs/{name}"));
+    }
+    if names.is_empty() {
+        return Ok(schema);
+    }
+    visit(&mut schema, &mut String::new(), &mut |fields, _| {
+        if let Some(Value::String(reference)) = fields.get_mut("$ref")
+            && let Some(name) = rewritten.get(reference)
+        {
+            reference.clone_from(name);
+        }
+    });
+    let mut copies = Map::new();
+    let mut bytes = 0;
+    for (place, name) in names {
+        let target = schema.pointer(&place).cloned().unwrap_or(Value::Bool(true));
+        bytes += target.to_string().len();
+        if bytes > most {
+            return Err(GrammarError::TooLong { bytes, most });
+        }
+        copies.insert(name, target);
+    }
+    if let Value::Object(root) = &mut schema {
+        let definitions = root.entry("$defs").or_insert_with(|| json!({}));
+        if let Value::Object(definitions) = definitions {
+            definitions.append(&mut copies);
+        }
+    }
+    Ok(schema)
+}
+
+/// Shows every schema in `value` to `see`, with its place as a JSON pointer.
+fn visit(
+    value: &mut Value,
+    place: &mut String,
+    see: &mut impl FnMut(&mut Map<String, Value>, &str),
+) {
+    let length = place.len();
+    match value {
+        Value::Object(fields) => {
+            see(fields, place);
+            for (name, value) in fields.iter_mut() {
+                if DATA.contains(&name.as_str()) {
+                    continue;
+                }
+                step(place, name);
+                match value {
+                    Value::Object(named) if NAMED.contains(&name.as_str()) => {
+                        let length = place.len();
+                        for (name, value) in named.iter_mut() {
+                            step(place, name);
+                            visit(value, place, see);
+                            place.truncate(length);
+                        }
+                    }
+                    value => visit(value, place, see),
+                }
+                place.truncate(length);
+            }
+        }
+        Value::Array(values) => {
+            for (at, value) in values.iter_mut().enumerate() {
+                step(place, &at.to_string());
+                visit(value, place, see);
+                place.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Goes to the child `name` of a place.
+fn step(place: &mut String, name: &str) {
+    place.push('/');
+    place.push_str(&name.replace('~', "~0").replace('/', "~1"));
+}
+
+/// Returns a whole number in `value` that llguidance does not keep.
+fn inexact(value: &Value) -> Option<String> {
+    match value {
+        Value::Number(number) => {
+            let beyond = match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(whole), _, _) => whole > MOST_EXACT,
+                (_, Some(whole), _) => whole.unsigned_abs() > MOST_EXACT,
+                // The JSON may have had digits that were lost already.
+                (_, _, Some(real)) => real.fract() == 0.0 && real.abs() > MOST_EXACT as f64,
+                _ => true,
+            };
+            beyond.then(|| number.to_string())
+        }
+        Value::Array(values) => values.iter().find_map(inexact),
+        Value::Object(fields) => fields.values().find_map(inexact),
+        _ => None,
+    }
+}
+
+/// Lets `null` match a schema, as OpenAPI's `nullable` says.
+fn admit_null(fields: &mut Map<String, Value>) {
+    if let Some(kind @ Value::String(_)) = fields.get_mut("type") {
+        *kind = json!([kind.take(), "null"]);
+    }
+    if let Some(Value::Array(values)) = fields.get_mut("enum")
+        && !values.contains(&Value::Null)
+    {
+        values.push(Value::Null);
+    }
+}
+
+/// Returns the place of what a reference names, where llguidance would not find it by the reference itself.
+fn unusual(
+    reference: &str,
+    id: &str,
+    anchors: &BTreeMap<String, String>,
+    schema: &Value,
+) -> Option<String> {
+    let local = match reference.strip_prefix(id) {
+        Some(local) if !id.is_empty() && (local.is_empty() || local.starts_with('#')) => local,
+        _ => reference,
+    };
+    let fragment = match local.strip_prefix('#') {
+        Some(fragment) => fragment,
+        None if local.is_empty() => "",
+        None => return None,
+    };
+    let plain =
+        !fragment.contains(['~', '%']) && (fragment.is_empty() || fragment.starts_with('/'));
+    if plain && local == reference {
+        return None;
+    }
+    let decoded = percent_decoded(fragment);
+    let place = match decoded.is_empty() || decoded.starts_with('/') {
+        true => decoded,
+        false => anchors.get(&decoded)?.clone(),
+    };
+    schema.pointer(&place).map(|_| place)
+}
+
+/// A fragment without its percent signs; one that is no encoded text is as it is.
+fn percent_decoded(fragment: &str) -> String {
+    let bytes = fragment.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = bytes.get(at + 1..at + 3).filter(|_| bytes[at] == b'%');
+        let digits = digits.and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                decoded.push(byte);
+                at += 3;
+            }
+            None => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(decoded).unwrap_or_else(|_| fragment.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prepared(schema: Value) -> Result<Value, GrammarError> {
+        prepare(schema, 10_000)
+    }
+
+    #[test]
+    fn whole_numbers_beyond_what_is_kept_are_refused_by_place() {
+        let most = json!(9_007_199_254_740_992_u64);
+        for kept in [
+            json!({"const": most}),
+            json!({"enum": [-9_007_199_254_740_992_i64, 0.5, 1e-300]}),
+            json!({"maximum": 1.5}),
+            // Names of properties, and data that no text has to match.
+            json!({"properties": {"const": {"default": 9_007_199_254_740_993_u64}}}),
+            json!({"description": "9007199254740993", "examples": [9_007_199_254_740_993_u64]}),
+        ] {
+            assert_eq!(prepared(kept.clone()), Ok(kept));
+        }
+        for (refused, place) in [
+            (json!({"const": 9_007_199_254_740_993_u64}), "#/const"),
+            (json!({"const": u64::MAX}), "#/const"),
+            (json!({"enum": [1, {"a": [i64::MIN]}]}), "#/enum"),
+            (json!({"maximum": 9_007_199_254_740_993_u64}), "#/maximum"),
+            (json!({"exclusiveMinimum": -1e20}), "#/exclusiveMinimum"),
+            (
+                json!({"items": {"anyOf": [{}, {"multipleOf": 1e300}]}}),
+                "#/items/anyOf/1/multipleOf",
+            ),
+            (
+                json!({"properties": {"a/b": {"const": 99_999_999_999_999_999_u64}}}),
+                "#/properties/a~1b/const",
+            ),
+        ] {
+            let error = prepared(refused.clone()).unwrap_err().to_string();
+            assert!(error.contains(place), "{refused}: {error}");
+        }
+    }
+
+    #[test]
+    fn references_in_unusual_spellings_become_definitions() {
+        let target = json!({"type": "integer"});
+        for (reference, definitions) in [
+            ("#/$defs/a~1b", json!({"a/b": target})),
+            ("#/$defs/a~0b", json!({"a~b": target})),
+            ("#/$defs/a%20b", json!({"a b": target})),
+            ("#/$defs/%C3%A9", json!({"é": target})),
+            ("#/$defs/a%25b", json!({"a%b": target})),
+        ] {
+            let schema = json!({"items": {"$ref": reference}, "$defs": definitions});
+            let prepared = prepared(schema).unwrap();
+            let name = prepared["items"]["$ref"].as_str().unwrap();
+            let at = name.strip_prefix('#').unwrap();
+            assert!(!name.contains(['~', '%']), "{name}");
+            assert_eq!(prepared.pointer(at), Some(&target), "{reference}");
+        }
+        let anchored = json!({"type": "integer", "$anchor": "number"});
+        let schema = json!({"$id": "https://x.example/s", "items": {"$ref": "#number"},
+            "contains": {"$ref": "https://x.example/s#/$defs/n"}, "$defs": {"n": anchored}});
+        let result = prepared(schema).unwrap();
+        for keyword in ["items", "contains"] {
+            let name = result[keyword]["$ref"].as_str().unwrap();
+            assert_eq!(result.pointer(&name[1..]), Some(&anchored));
+        }
+        // Recursion through them ends.
+        let schema = json!({"$anchor": "tree", "properties": {"child": {"$ref": "#tree"}}});
+        let result = prepared(schema).unwrap();
+        let name = result["properties"]["child"]["$ref"].as_str().unwrap();
+        let copy = result.pointer(&name[1..]).unwrap();
+        assert_eq!(copy["properties"]["child"]["$ref"], name);
+        // What is usual, or names nothing, is left to llguidance.
+        for reference in [
+            "#/$defs/a",
+            "#",
+            "#/$defs/x~1y",
+            "other.json#/a",
+            "#nowhere",
+        ] {
+            let schema = json!({"items": {"$ref": reference}, "$defs": {"a": {}}});
+            assert_eq!(prepared(schema.clone()), Ok(schema));
+        }
+        let wide =
+            json!({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"description": "x".repeat(10_000)}}});
+        assert!(matches!(prepared(wide), Err(GrammarError::TooLong { .. })));
+    }
+
+    #[test]
+    fn nullable_admits_null() {
+        let schema = json!({"properties": {"a": {"type": "string", "nullable": true, "enum": ["x"]}, "nullable": true}});
+        let prepared = prepared(schema).unwrap();
+        assert_eq!(
+            prepared["properties"]["a"]["type"],
+            json!(["string", "null"])
+        );
+        assert_eq!(prepared["properties"]["a"]["enum"], json!(["x", null]));
+    }
+}
