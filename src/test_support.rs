@@ -1,7 +1,7 @@
 //! What unit tests and integration tests share: tests that need something beside the project.
 //!
 //! Where it is absent they print one line, `skipped: needs ...`, and pass. `SELFJUDGE_REQUIRE` lists what must not be absent (`data`,
-//! `postgres`, `clients`, `transformers`), and `REQUIRE_ALL=1` requires all of it: then they fail.
+//! `postgres`, `clients`, `transformers`, `node`, `lm-eval`), and `REQUIRE_ALL=1` requires all of it: then they fail.
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,10 @@ pub enum Need {
     Clients,
     /// Python with transformers and peft.
     Transformers,
+    /// Node.js with OpenAI's client.
+    Node,
+    /// Python with lm-eval.
+    LmEval,
 }
 
 impl Need {
@@ -26,6 +30,8 @@ impl Need {
             Self::Postgres => "postgres",
             Self::Clients => "clients",
             Self::Transformers => "transformers",
+            Self::Node => "node",
+            Self::LmEval => "lm-eval",
         }
     }
 

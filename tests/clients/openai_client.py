@@ -28,7 +28,22 @@ assert pieces == [choice.message.content for choice in chat.choices], (pieces, c
 assert usage.completion_tokens == chat.usage.completion_tokens
 
 best = client.chat.completions.create(model=model, messages=messages, seed=1, extra_body={"best_of": 4})
-assert len(best.choices) == 1
+assert len(best.choices) == 1 and len(best.tournament["ranking"]) == 4
+
+# The client's own message object, with all its fields, goes back as it is; so do fields that ask for nothing.
+again = [*messages, chat.choices[0].message.model_dump(), {"role": "user", "content": "And 3 plus 4?"}]
+same = [*messages, {"role": "assistant", "content": chat.choices[0].message.content}, again[-1]]
+nothing = dict(store=False, metadata={"topic": "sums"}, service_tier="auto", tools=[], safety_identifier="x", prompt_cache_key="y")
+answers = [
+    client.chat.completions.create(model=model, messages=again, seed=1, **nothing),
+    client.chat.completions.create(model=model, messages=same, seed=1),
+]
+assert answers[0].choices[0].message == answers[1].choices[0].message, answers
+assert client.models.retrieve(model).id == model
+
+scored = client.completions.create(model=model, prompt="2 plus 3", echo=True, logprobs=1, max_tokens=0)
+listed = scored.choices[0].logprobs
+assert scored.choices[0].text == "2 plus 3" and listed.token_logprobs[0] is None and listed.token_logprobs[1] < 0
 
 schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}
 shaped = client.chat.completions.create(

@@ -230,6 +230,56 @@ fn openais_own_client_is_served() {
     );
 }
 
+/// The npm package `openai` is found below `SELFJUDGE_NODE_MODULES`, or `target/clients/node_modules`.
+#[test]
+fn openais_client_for_node_is_served() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let modules = std::env::var_os("SELFJUDGE_NODE_MODULES");
+    let modules = modules.map_or_else(|| root.join("target/clients/node_modules"), Into::into);
+    let client = |argument: &str| {
+        let mut node = Command::new("node");
+        node.env("NODE_PATH", &modules);
+        node.arg(root.join("tests/clients/openai_client.cjs"))
+            .arg(argument);
+        node.output()
+    };
+    if !client("--check").is_ok_and(|output| output.status.success()) {
+        skipped(Need::Node, "Node.js with the npm package openai");
+        return;
+    }
+    let server = Server::start(&[]);
+    let run = client(&server.url).unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
+
+/// Likelihoods of choices and of whole texts, and generations, as numpy has them of the weights alone.
+#[test]
+fn lm_eval_agrees_with_the_models_own_numbers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = root.join("tests/clients/lm_eval/run.py");
+    let Some(mut client) = python(&[script.to_str().unwrap()], "--check") else {
+        skipped(Need::LmEval, "Python with lm-eval and transformers");
+        return;
+    };
+    let server = Server::start(&[]);
+    let cache = tempfile::tempdir().unwrap();
+    let run = client
+        .env("HF_HOME", cache.path())
+        .arg(&server.url)
+        .arg(root.join("models/pocket"))
+        .output()
+        .unwrap();
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+}
+
 /// Random requests by the API's description: never a 5xx, never an answer that is not as described.
 #[test]
 fn schemathesis_finds_nothing() {

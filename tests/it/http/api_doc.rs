@@ -59,6 +59,7 @@ fn every_example_is_answered() {
                     // The only generation that is there is the base.
                     .uri(match path.starts_with("/generations") {
                         true => path.replace("{id}", "base"),
+                        false if path.starts_with("/v1/models") => path.replace("{id}", "pocket"),
                         false => path.replace("{id}", &id),
                     })
                     .header("x-api-key", "r")
