@@ -8,6 +8,8 @@ use super::reference_tests::dense_logits;
 use super::tests::{pocket_in, runtime};
 use super::*;
 use crate::kernels::linear::WeightFormat;
+use crate::model::{LanguageModel, LoadOptions};
+use crate::test_support::shared_data;
 
 /// How far sums in another order may be apart.
 const TOLERANCE: f32 = 1e-4;
@@ -96,4 +98,39 @@ fn prompts_are_scored_as_the_dense_decoder_scores_them_in_any_mix() {
         }
     }
     assert!(preemptions > 10 && scored > 1000, "{preemptions}, {scored}");
+}
+
+/// A model that others trained, against its own goldens, which transformers gives too.
+#[test]
+fn prompts_of_stories260k_are_as_probable_as_its_goldens_say() {
+    let Some(from) = shared_data("stories260k") else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(name), dir.path().join(name)).unwrap();
+    }
+    let template = "{{ messages[0].content }}";
+    std::fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    let options = LoadOptions {
+        format: Some(WeightFormat::F32),
+        ..LoadOptions::default()
+    };
+    let model = LanguageModel::load(dir.path(), &options).unwrap();
+    let golden = std::fs::read_to_string(from.join("golden.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    let mut engine = ByHand::new(model.decoder(), ByHand::limits(16, 4), 100, 8);
+    for golden in golden["prompts"].as_array().unwrap() {
+        let prompt: Vec<u32> = serde_json::from_value(golden["prompt_ids"].clone()).unwrap();
+        let mut params = SamplingParams::new(1, vec![]);
+        params.prompt_logprobs = Some(0);
+        let (_, mut stream) = engine.submit(GenerateRequest::new(prompt, params));
+        while !engine.core.is_idle() {
+            engine.step();
+        }
+        let told = heard(&mut stream).0.unwrap();
+        let sum: f32 = told.iter().map(|token| token.logprobs.token).sum();
+        let golden = golden["prompt_sum_logprob"].as_f64().unwrap() as f32;
+        assert!((sum - golden).abs() < 2e-3, "{sum} for {golden}");
+    }
 }
