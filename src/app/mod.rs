@@ -39,6 +39,7 @@ use crate::preference::log::{Consent, LogConfig, LogError, TrafficLog, now};
 use crate::preference::{Principles, PrinciplesError};
 use crate::service::{Service, ServiceError};
 use crate::telemetry::Metrics;
+use crate::text::ChatSetup;
 
 /// What cannot be wired together.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,7 @@ pub struct AppConfig {
     pub model: ModelFiles,
     /// A PEFT adapter directory to lay over the model.
     pub adapter: Option<PathBuf>,
+    pub prompts: PromptOptions,
     pub device: Device,
     pub engine: EngineConfig,
     pub http: HttpConfig,
@@ -75,6 +77,15 @@ pub struct AppConfig {
     pub data_dir: Option<DataDir>,
     pub traffic: TrafficOptions,
     pub learn: Option<LearnOptions>,
+}
+
+/// How prompts are read.
+#[derive(Debug, Clone, Default)]
+pub struct PromptOptions {
+    /// The chat template and its variables; by default the model's own.
+    pub chat: ChatSetup,
+    /// Whether control tokens written in text prompts are read as such.
+    pub control_tokens: bool,
 }
 
 /// What is kept of the traffic, and where.
@@ -134,6 +145,7 @@ impl App {
         let options = LoadOptions {
             device: config.device.clone(),
             adapter: config.adapter.clone(),
+            chat: config.prompts.chat.clone(),
             ..LoadOptions::default()
         };
         let model = LanguageModel::load(&dir, &options)?;
@@ -148,7 +160,13 @@ impl App {
             arbiter.clone(),
         )?;
         let capacity = engine.capacity();
-        let service = Service::new(engine, &model, &dir, metrics.judge.clone())?;
+        let service = Service::new(engine, &model, &dir, metrics.judge.clone())?
+            .reading_control_tokens(config.prompts.control_tokens);
+        if let (Some(_), Some(reason)) = (&config.learn, service.judge().unusable()) {
+            return Err(AppError::Config(format!(
+                "a server that learns needs a judge, and this model cannot judge: {reason}"
+            )));
+        }
         drop(model);
         service.engine().ready().await?;
 

@@ -16,7 +16,9 @@ use super::measure::{Measured, measure};
 use super::offline::train_offline;
 use super::variant::Variant;
 use super::{ClaimsError, ClaimsOptions, Yardstick};
-use crate::app::{App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions};
+use crate::app::{
+    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
+};
 use crate::engine::EngineConfig;
 use crate::http::{HttpConfig, OnLogFailure, Permitted};
 use crate::learn::{LearnConfig, LearnControl, Phase};
@@ -126,6 +128,7 @@ async fn start(
         model_name: "pocket".to_owned(),
         model: ModelFiles::pocket().map_err(crate::app::AppError::from)?,
         adapter: None,
+        prompts: PromptOptions::default(),
         device: options.device.clone(),
         engine: EngineConfig::default(),
         http: HttpConfig::default(),

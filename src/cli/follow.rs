@@ -15,14 +15,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::listener::{
     accept, admin_hosts, keys_in, listen, operators_connections, own_files_alone,
 };
+use super::prompt_args::variables;
 use super::salt::SaltArgs;
 use crate::app::{
-    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
+    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
+    model_name,
 };
 use crate::engine::EngineConfig;
 use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig};
+use crate::text::{ChatSetup, Variables};
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Following a server's log")]
@@ -44,6 +47,12 @@ pub struct FollowArgs {
     /// The learner's settings; the defaults without a file.
     #[arg(long, requires = "follow")]
     learn: Option<PathBuf>,
+    /// The chat template that the servers were given, where it is not the model's own.
+    #[arg(long, requires = "follow", value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// The variables of the chat template that the servers were given, as a JSON object.
+    #[arg(long, requires = "follow", value_name = "JSON", value_parser = variables)]
+    chat_template_kwargs: Option<Variables>,
     /// A listener for operators, as servers have it: /train, /generations, /events, /metrics and the like.
     #[arg(long, requires = "follow")]
     admin_listen: Option<SocketAddr>,
@@ -80,6 +89,13 @@ pub fn run(
         model_name: model_name(model),
         model: ModelFiles::resolve(model)?,
         adapter: None,
+        prompts: PromptOptions {
+            chat: ChatSetup {
+                template: args.chat_template.clone(),
+                variables: args.chat_template_kwargs.clone().unwrap_or_default(),
+            },
+            ..PromptOptions::default()
+        },
         device,
         engine: EngineConfig::default(),
         http: HttpConfig {

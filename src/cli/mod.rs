@@ -8,6 +8,7 @@ mod jsft;
 mod listener;
 mod memory;
 mod merge;
+mod prompt_args;
 mod records;
 mod run_flags;
 mod salt;

@@ -16,6 +16,7 @@ use super::listener::{
     warn_of_short,
 };
 use super::memory::give_back_when_idle;
+use super::prompt_args::PromptArgs;
 use super::salt::SaltArgs;
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
@@ -39,6 +40,8 @@ pub struct ServeArgs {
     /// What the model is called in answers and metrics; by default the hub id, or the last part of the directory's path.
     #[arg(long)]
     model_name: Option<String>,
+    #[command(flatten)]
+    prompts: PromptArgs,
     #[arg(long, default_value = "127.0.0.1:8080", env = "SELFJUDGE_LISTEN")]
     listen: SocketAddr,
     /// Memory reserved for keys and values: bytes, or with KiB, MiB or GiB.
@@ -412,6 +415,7 @@ impl ServeArgs {
             },
             model: ModelFiles::resolve(named)?,
             adapter: self.adapter.clone(),
+            prompts: self.prompts.options(),
             device,
             engine: self.engine(),
             http,

@@ -103,6 +103,9 @@ impl ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
                     .about("prompt")
             }
+            TextError::NoChatTemplate(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "no_chat_template", message).about("messages")
+            }
             _ => Self::invalid("messages", message),
         }
     }
@@ -184,6 +187,9 @@ impl From<ServiceError> for ApiError {
             }
             ServiceError::Judge(JudgeError::NoRoom { .. }) => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
+            }
+            ServiceError::Judge(JudgeError::Unusable(_)) => {
+                Self::new(StatusCode::BAD_REQUEST, "no_judge", message)
             }
             // Templates that rewrite any text are refused at the start: here it is something about these texts.
             ServiceError::Judge(JudgeError::NoCandidates | JudgeError::TextRewritten) => {

@@ -23,6 +23,7 @@ use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
 use crate::model::WeightsName;
 use crate::service::{Ending, TokenText};
+use crate::text::Variables;
 
 /// Tokens of an answer where the caller names no limit.
 const DEFAULT_MAX_TOKENS: usize = 256;
@@ -47,6 +48,9 @@ pub struct GenerateBody {
     add_generation_prompt: Option<bool>,
     /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
     continue_final_message: Option<bool>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Variables>,
 }
 
 type GenerateRequest = Generating<GenerateBody>;
@@ -207,6 +211,7 @@ pub async fn generate(
         ));
     }
     let messages = conversation(own.prompt, own.messages)?;
+    let variables = own.chat_template_kwargs.unwrap_or_default();
     let chosen = own.logprob_token_ids.unwrap_or_default();
     let max_tokens = own.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
     let wanted = Wanted {
@@ -224,8 +229,11 @@ pub async fn generate(
     // First what may be refused without reading the prompt.
     let judging = sampling.judging(&state.principles.current(), 1)?;
     let tokens = match ending {
-        None => service.read_chat(&messages).await?,
-        Some(ending) => service.read_ended_chat(&messages, ending).await?,
+        None => service.read_chat(&messages, variables).await?,
+        Some(ending) => {
+            let read = service.read_ended_chat(&messages, ending, variables);
+            read.await?
+        }
     };
     let prompt = Prompt {
         judging: judging.map(|judging| judging.of(messages.clone())),

@@ -26,6 +26,8 @@ mod openai;
 mod pages;
 mod permit;
 mod principles;
+#[cfg(test)]
+mod prompt_tests;
 mod quiet;
 mod recording;
 mod records;

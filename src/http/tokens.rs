@@ -9,6 +9,7 @@ use super::AppState;
 use super::conversation::{self, MessageBody};
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
+use crate::text::Variables;
 
 /// Text as it is, or a conversation through the chat template.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -16,12 +17,20 @@ use super::extract::JsonBody;
 pub struct TokenizeBody {
     text: Option<String>,
     messages: Option<Vec<MessageBody>>,
+    /// Whether the tokenizer's post-processor adds its tokens, such as BOS: by default with `text` as /v1/completions does, and not with
+    /// `messages`, since chat templates write them.
+    add_special_tokens: Option<bool>,
+    /// Variables of the chat template, such as `enable_thinking`; for `messages` only.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Variables>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenizeAnswer {
     tokens: Vec<u32>,
     count: usize,
+    /// Whether the tokenizer's post-processor added its tokens.
+    add_special_tokens: bool,
     /// Tokens that prompt and answer may have together.
     max_model_len: usize,
 }
@@ -55,14 +64,25 @@ pub async fn tokenize(
     State(state): State<AppState>,
     JsonBody(body): JsonBody<TokenizeBody>,
 ) -> Result<Json<TokenizeAnswer>, ApiError> {
+    let add_special_tokens = body.add_special_tokens.unwrap_or(body.text.is_some());
     let tokens = match (body.text, body.messages) {
+        (Some(_), None) if body.chat_template_kwargs.is_some() => {
+            return Err(ApiError::invalid(
+                "chat_template_kwargs",
+                "has no meaning without messages",
+            ));
+        }
         (Some(text), None) => {
-            let tokens = state.service.tokenize_text(text).await;
+            let tokens = state.service.tokenize_text(text, add_special_tokens).await;
             tokens.map_err(|error| ApiError::from(error).renamed("prompt", "text"))?
         }
         (None, Some(messages)) => {
             let messages = conversation::messages(messages)?;
-            let tokens = state.service.tokenize_chat(messages).await;
+            let variables = body.chat_template_kwargs.unwrap_or_default();
+            let tokens = state
+                .service
+                .tokenize_chat(messages, variables, add_special_tokens);
+            let tokens = tokens.await;
             tokens.map_err(|error| ApiError::from(error).renamed("prompt", "messages"))?
         }
         _ => {
@@ -75,6 +95,7 @@ pub async fn tokenize(
     Ok(Json(TokenizeAnswer {
         count: tokens.len(),
         tokens,
+        add_special_tokens,
         max_model_len: state.service.engine().capacity().max_context,
     }))
 }

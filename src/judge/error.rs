@@ -12,6 +12,9 @@ pub enum JudgeError {
         path: PathBuf,
         source: std::io::Error,
     },
+    /// Found out when the server started.
+    #[error("this model cannot judge: {0}")]
+    Unusable(String),
     #[error("judge template: {0}")]
     Template(String),
     #[error(

@@ -103,6 +103,8 @@ pub struct Judge {
     chat: ChatTemplate,
     template: JudgeTemplate,
     labels: LabelTokens,
+    /// Why there is no prompt to judge by, where there is none; the labels are then none either.
+    unusable: Option<String>,
     table: PrincipleTable,
     options: JudgeOptions,
     /// The longest prompt, in tokens; the label comes after it.
@@ -128,6 +130,7 @@ impl Judge {
             chat,
             template,
             labels,
+            unusable: None,
             table,
             options,
             max_prompt: max_context.saturating_sub(1),
@@ -148,6 +151,39 @@ impl Judge {
         let template = JudgeTemplate::from_model_dir(dir)?;
         let table = principles_from_model_dir(dir)?;
         Self::new(tokenizer, chat, template, table, options, max_context)
+    }
+
+    /// [`Self::from_model_dir`]; a judge that cannot be asked with these templates answers every comparison with the reason.
+    ///
+    /// # Errors
+    /// If a file is broken.
+    pub fn from_model_dir_or_unusable(
+        dir: &Path,
+        tokenizer: Tokenizer,
+        chat: ChatTemplate,
+        options: JudgeOptions,
+        max_context: usize,
+    ) -> Result<Self, JudgeError> {
+        let template = JudgeTemplate::from_model_dir(dir)?;
+        let (labels, unusable) = match LabelTokens::resolve(&tokenizer, &chat, &template) {
+            Ok(labels) => (labels, None),
+            Err(error) => (LabelTokens { ids: [0; 2] }, Some(error.to_string())),
+        };
+        Ok(Self {
+            table: principles_from_model_dir(dir)?,
+            tokenizer,
+            chat,
+            template,
+            labels,
+            unusable,
+            options,
+            max_prompt: max_context.saturating_sub(1),
+        })
+    }
+
+    /// Returns why the model cannot judge, if it cannot.
+    pub fn unusable(&self) -> Option<&str> {
+        self.unusable.as_deref()
     }
 
     pub fn labels(&self) -> LabelTokens {
@@ -184,6 +220,7 @@ impl Judge {
         comparison: &Comparison,
         orders: &[Order],
     ) -> Result<EncodedComparison, JudgeError> {
+        self.check()?;
         let context = self.shown_context(&comparison.context)?;
         let (a, b) = (
             self.shown_answer(&comparison.a)?,
@@ -204,6 +241,7 @@ impl Judge {
         principles: &[String],
         orders: &[Order],
     ) -> Result<EncodedComparison, JudgeError> {
+        self.check()?;
         let texts: Vec<String> = principles
             .iter()
             .map(|name| self.table.text(name).to_owned())
@@ -233,6 +271,17 @@ impl Judge {
             }
         }
         Ok(encoded)
+    }
+
+    /// Refuses where the judge is unusable.
+    ///
+    /// # Errors
+    /// [`JudgeError::Unusable`].
+    pub fn check(&self) -> Result<(), JudgeError> {
+        match &self.unusable {
+            Some(reason) => Err(JudgeError::Unusable(reason.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Judges many comparisons with one call of `score`: prompts in, the label log-probabilities after each out.

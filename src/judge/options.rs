@@ -14,6 +14,8 @@ pub struct OptionReader {
     chat: ChatTemplate,
     /// The letters that are one token each where an answer begins, from A on.
     letters: Vec<u32>,
+    /// Why no question can be asked, where none can.
+    unusable: Option<String>,
 }
 
 impl OptionReader {
@@ -37,7 +39,29 @@ impl OptionReader {
             tokenizer,
             chat,
             letters,
+            unusable: None,
         })
+    }
+
+    /// [`Self::new`]; where that fails, a reader that refuses every question with the reason.
+    pub fn new_or_unusable(tokenizer: Tokenizer, chat: ChatTemplate) -> Self {
+        Self::new(tokenizer.clone(), chat.clone()).unwrap_or_else(|error| Self {
+            tokenizer,
+            chat,
+            letters: Vec::new(),
+            unusable: Some(error.to_string()),
+        })
+    }
+
+    /// Refuses where no question can be asked.
+    ///
+    /// # Errors
+    /// [`JudgeError::Unusable`].
+    pub fn check(&self) -> Result<(), JudgeError> {
+        match &self.unusable {
+            Some(reason) => Err(JudgeError::Unusable(reason.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Options that a question may have.

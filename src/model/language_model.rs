@@ -11,12 +11,13 @@ use rayon::prelude::*;
 use super::adapter::{self, AdapterWeights, LoraConfig};
 use super::decoder::compute_dtype;
 use super::sampling::{Draws, log_softmax_at};
+use super::stop_ids::stop_ids;
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
 use crate::kernels::attention::AttentionMetadata;
 use crate::kernels::kv_store::KvCache;
 use crate::kernels::linear::{PackedLinear, WeightFormat, choose};
 use crate::nn::{AttentionBackend, Linear, Lora};
-use crate::text::{ChatTemplate, Tokenizer};
+use crate::text::{ChatSetup, ChatTemplate, Tokenizer};
 
 /// Tokens of a KV block.
 const BLOCK_SIZE: usize = 16;
@@ -55,6 +56,8 @@ pub struct LoadOptions {
     pub format: Option<WeightFormat>,
     /// A PEFT adapter directory laid over the model, unmerged.
     pub adapter: Option<PathBuf>,
+    /// The chat template, where it is not the model's own, and its variables.
+    pub chat: ChatSetup,
 }
 
 impl Default for LoadOptions {
@@ -63,6 +66,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             format: None,
             adapter: None,
+            chat: ChatSetup::default(),
         }
     }
 }
@@ -162,14 +166,15 @@ impl LanguageModel {
             options,
             adapter,
         };
-        let decoder = Decoder::new(config.spec, &mut source)?;
+        let decoder = Decoder::new(config.spec.clone(), &mut source)?;
         checkpoint.refuse_unread(tied)?;
         let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json"))?;
+        let chat_template = options.chat.build(dir)?;
         Ok(Self {
+            stop_ids: stop_ids(&config, &tokenizer, dir, &chat_template)?,
             decoder,
             tokenizer,
-            chat_template: ChatTemplate::from_model_dir(dir)?,
-            stop_ids: config.eos_token_ids,
+            chat_template,
             device: options.device.clone(),
         })
     }
@@ -182,11 +187,12 @@ impl LanguageModel {
         &self.tokenizer
     }
 
+    /// The chat template; an empty one that says so when it renders, where the model has none.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.chat_template
     }
 
-    /// Ids that end an answer.
+    /// Ids that end an answer: see [`stop_ids`].
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }

@@ -13,6 +13,7 @@ mod rope_config;
 pub mod safetensors;
 mod safetensors_header;
 mod sampling;
+mod stop_ids;
 mod store;
 pub mod weights;
 
@@ -23,6 +24,7 @@ pub use error::ModelError;
 pub use language_model::{Completion, LanguageModel, LoadOptions, SampleParams};
 pub use packed::{Packed, PackedBatch};
 pub use parameters::{ParameterSource, random_parameters};
+pub use stop_ids::stop_ids;
 pub use store::{
     Canary, PrincipalHash, Role, Roles, StoreError, VersionStatus, WeightStore, WeightsLease,
     WeightsName, WeightsVersion,

@@ -27,8 +27,12 @@ pub struct Decision {
 
 impl Service {
     /// Options that a question may have.
-    pub fn max_options(&self) -> usize {
-        self.options.max_options()
+    ///
+    /// # Errors
+    /// If the model cannot be asked at all, and why.
+    pub fn max_options(&self) -> Result<usize, ServiceError> {
+        self.options.check()?;
+        Ok(self.options.max_options())
     }
 
     /// Answers questions about `input`. Each is read with its options in the given order and in the reverse, and averaged, so

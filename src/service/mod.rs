@@ -44,7 +44,7 @@ use crate::preference::Message;
 use crate::telemetry::JudgeMetrics;
 use crate::text::{
     ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    RenderOptions, StopStrings, TextError, TokenTexts, Tokenizer,
+    OwnTrust, RenderOptions, StopStrings, TextError, TokenTexts, Tokenizer,
 };
 use aside::aside;
 
@@ -100,28 +100,35 @@ pub struct Service {
     grammars: Arc<OnceLock<Result<GrammarEnv, GrammarError>>>,
     metrics: JudgeMetrics,
     tallies: Tallies,
+    /// Whether control tokens written in text prompts are read as such.
+    reads_control: bool,
 }
 
 impl Service {
     /// `dir` is where `model` was loaded from: its judge template and principle table lie there. The judge's prompts are cut to the
-    /// engine's context, which may be shorter than the model's.
+    /// engine's context, which may be shorter than the model's. Where the chat template or the tokenizer have no room for the judge's
+    /// question, everything that needs a verdict is refused with the reason.
     ///
     /// # Errors
-    /// If the template's labels are not one token each, or a file is broken.
+    /// If a file is broken.
     pub fn new(
         engine: Engine,
         model: &LanguageModel,
         dir: &Path,
         metrics: JudgeMetrics,
     ) -> Result<Self, ServiceError> {
-        let judge = Judge::from_model_dir(
+        let judge = Judge::from_model_dir_or_unusable(
             dir,
             model.tokenizer().clone(),
             model.chat_template().clone(),
             JudgeOptions::default(),
             engine.capacity().max_context,
         )?;
-        let options = OptionReader::new(model.tokenizer().clone(), model.chat_template().clone())?;
+        if let Some(reason) = judge.unusable() {
+            tracing::warn!("this model is served without a judge: {reason}");
+        }
+        let options =
+            OptionReader::new_or_unusable(model.tokenizer().clone(), model.chat_template().clone());
         Ok(Self {
             engine,
             options: Arc::new(options),
@@ -133,7 +140,17 @@ impl Service {
             grammars: Arc::default(),
             metrics,
             tallies: Tallies::default(),
+            reads_control: false,
         })
+    }
+
+    /// Reads control tokens that are written in text prompts as such, if `reads`: for clients that apply the chat template themselves.
+    #[must_use]
+    pub fn reading_control_tokens(self, reads: bool) -> Self {
+        Self {
+            reads_control: reads,
+            ..self
+        }
     }
 
     pub fn engine(&self) -> &Engine {
@@ -171,7 +188,8 @@ impl Service {
         let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
         let messages = messages.to_vec();
         aside(move || {
-            let rendered = chat.render(&messages, &RenderOptions::for_generation())?;
+            let options = RenderOptions::for_generation().with_own(OwnTrust::Markers);
+            let rendered = chat.render(&messages, &options)?;
             Ok(tokenizer.encode_rendered(&rendered)?.ids)
         })
         .await
@@ -188,7 +206,8 @@ impl Service {
         let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
         let messages = messages.to_vec();
         aside(move || {
-            let rendered = chat.render(&messages, &RenderOptions::default())?;
+            let options = RenderOptions::default().with_own(OwnTrust::Markers);
+            let rendered = chat.render(&messages, &options)?;
             Ok(tokenizer.encode_rendered(&rendered)?.ids)
         })
         .await

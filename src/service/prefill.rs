@@ -3,7 +3,7 @@
 use super::aside::aside;
 use super::{Service, ServiceError};
 use crate::preference::Message;
-use crate::text::{RenderOptions, Rendered};
+use crate::text::{RenderOptions, Rendered, Variables};
 
 /// How a conversation's prompt ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +24,18 @@ impl Service {
         &self,
         messages: &[Message],
         ending: Ending,
+        variables: Variables,
     ) -> Result<Vec<u32>, ServiceError> {
+        let options = RenderOptions {
+            add_generation_prompt: false,
+            ..self.render_options(variables)?
+        };
         let most = self.engine().capacity().max_context;
         self.check_messages(messages, self.tokenizer().most_bytes(most))?;
         let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
         let messages = messages.to_vec();
         aside(move || {
-            let mut rendered = chat.render(&messages, &RenderOptions::default())?;
+            let mut rendered = chat.render(&messages, &options)?;
             if ending == Ending::Continued {
                 let last = messages.last().map_or("", |message| &message.content);
                 cut_behind(&mut rendered, last)?;
@@ -57,10 +62,12 @@ fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), ServiceError
         end += space.len();
     }
     rendered.text.truncate(end);
-    rendered.untrusted.retain_mut(|range| {
-        range.end = range.end.min(end);
-        range.start < range.end
-    });
+    for ranges in [&mut rendered.untrusted, &mut rendered.own] {
+        ranges.retain_mut(|range| {
+            range.end = range.end.min(end);
+            range.start < range.end
+        });
+    }
     Ok(())
 }
 

@@ -4,7 +4,9 @@ use super::aside::aside;
 use super::{Service, ServiceError};
 use crate::engine::SubmitError;
 use crate::preference::Message;
-use crate::text::{RenderOptions, TextError};
+use crate::text::{
+    OwnTrust, RenderOptions, Rendered, TextError, Tokenizer, Variables, check_variables,
+};
 
 /// What a message costs beside its text: no frame around one is shorter than a few tokens.
 const MESSAGE_BYTES: usize = 16;
@@ -30,12 +32,17 @@ pub struct ReadPrompt {
 }
 
 impl Service {
-    /// A prompt as tokens and as text.
+    /// A prompt as tokens and as text. With `add_special` a text gets what the tokenizer's post-processor adds, such as BOS; tokens
+    /// stay as they are.
     ///
     /// # Errors
     /// [`SubmitError::PromptTooLong`] and [`TextError::TooManyTokens`] for what the context has no room for, found out before all of
     /// it is read; those of the tokenizer.
-    pub async fn read_prompt(&self, prompt: RawPrompt) -> Result<ReadPrompt, ServiceError> {
+    pub async fn read_prompt(
+        &self,
+        prompt: RawPrompt,
+        add_special: bool,
+    ) -> Result<ReadPrompt, ServiceError> {
         let max_context = self.engine().capacity().max_context;
         match &prompt {
             RawPrompt::Tokens(tokens) if tokens.len() >= max_context => {
@@ -52,9 +59,14 @@ impl Service {
             }
         }
         let tokenizer = self.tokenizer().clone();
+        let reads_control = self.reads_control;
         aside(move || {
             let tokens = match prompt {
-                RawPrompt::Text(text) => tokenizer.encode_text_within(&text, max_context)?,
+                RawPrompt::Text(text) => {
+                    let text = raw_text(text, reads_control);
+                    let ids = tokenizer.encode_rendered_within(&text, max_context)?.ids;
+                    with_special(&tokenizer, ids, add_special)?
+                }
                 RawPrompt::Tokens(tokens) => tokens,
             };
             Ok(ReadPrompt {
@@ -66,43 +78,66 @@ impl Service {
         .await
     }
 
-    /// A conversation as the prompt for its next answer.
+    /// A conversation as the prompt for its next answer, with a caller's template variables.
     ///
     /// # Errors
-    /// [`TextError::TooManyBytes`] and [`TextError::TooManyTokens`] for what the context has no room for, found out before all of it
+    /// [`ServiceError::Invalid`] for `chat_template_kwargs`; [`TextError::TooManyBytes`] and [`TextError::TooManyTokens`] for what the context has no room for, found out before all of it
     /// is read; what the chat template objects to; those of the tokenizer.
-    pub async fn read_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
+    pub async fn read_chat(
+        &self,
+        messages: &[Message],
+        variables: Variables,
+    ) -> Result<Vec<u32>, ServiceError> {
+        let options = self.render_options(variables)?;
         let most = self.engine().capacity().max_context;
         self.check_messages(messages, self.tokenizer().most_bytes(most))?;
         let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
         let messages = messages.to_vec();
         aside(move || {
-            let rendered = chat.render(&messages, &RenderOptions::for_generation())?;
+            let rendered = chat.render(&messages, &options)?;
             Ok(tokenizer.encode_rendered_within(&rendered, most)?.ids)
         })
         .await
     }
 
-    /// The tokens of a text, which need not fit the context.
+    /// The tokens of a text, which need not fit the context, as [`Self::read_prompt`] reads it.
     ///
     /// # Errors
     /// [`TextError::TooManyBytes`], and those of the tokenizer.
-    pub async fn tokenize_text(&self, text: String) -> Result<Vec<u32>, ServiceError> {
+    pub async fn tokenize_text(
+        &self,
+        text: String,
+        add_special: bool,
+    ) -> Result<Vec<u32>, ServiceError> {
         check_bytes(text.len(), self.most_counted())?;
         let tokenizer = self.tokenizer().clone();
-        aside(move || Ok(tokenizer.encode_text(&text)?)).await
+        let reads_control = self.reads_control;
+        aside(move || {
+            let text = raw_text(text, reads_control);
+            let ids = tokenizer.encode_rendered(&text)?.ids;
+            Ok(with_special(&tokenizer, ids, add_special)?)
+        })
+        .await
     }
 
-    /// The tokens of a conversation as the prompt for its next answer, which need not fit the context.
+    /// The tokens of a conversation as the prompt for its next answer, which need not fit the context. Templates write BOS themselves,
+    /// so `add_special` adds another one to most.
     ///
     /// # Errors
-    /// [`TextError::TooManyBytes`], what the chat template objects to, and those of the tokenizer.
-    pub async fn tokenize_chat(&self, messages: Vec<Message>) -> Result<Vec<u32>, ServiceError> {
+    /// [`ServiceError::Invalid`] for `chat_template_kwargs`, [`TextError::TooManyBytes`], what the chat template objects to, and those of the tokenizer.
+    pub async fn tokenize_chat(
+        &self,
+        messages: Vec<Message>,
+        variables: Variables,
+        add_special: bool,
+    ) -> Result<Vec<u32>, ServiceError> {
+        let options = self.render_options(variables)?;
         self.check_messages(&messages, self.most_counted())?;
         let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
         aside(move || {
-            let rendered = chat.render(&messages, &RenderOptions::for_generation())?;
-            Ok(tokenizer.encode_rendered(&rendered)?.ids)
+            let rendered = chat.render(&messages, &options)?;
+            let ids = tokenizer.encode_rendered(&rendered)?.ids;
+            Ok(with_special(&tokenizer, ids, add_special)?)
         })
         .await
     }
@@ -131,6 +166,35 @@ impl Service {
         aside(move || Ok(tokenizer.decode(&tokens, skip_special)?)).await
     }
 
+    /// How a caller's conversation is rendered. Its variables stand in the frame, so what could spell a control token is refused.
+    pub(super) fn render_options(
+        &self,
+        variables: Variables,
+    ) -> Result<RenderOptions, ServiceError> {
+        /// Bytes of a call's variables.
+        const MOST: usize = 4096;
+        let refuse = |message: String| Err(ServiceError::invalid("chat_template_kwargs", message));
+        if let Err(message) = check_variables(&variables) {
+            return refuse(message);
+        }
+        let texts = variables.values().map(serde_json::Value::to_string);
+        let bytes: usize = texts.map(|text| text.len()).sum();
+        if bytes > MOST {
+            return refuse(format!("must have at most {MOST} bytes, not {bytes}"));
+        }
+        for (name, value) in &variables {
+            if spells_control(self.tokenizer(), value) {
+                return refuse(format!(
+                    "`{name}` could spell a control token of this model"
+                ));
+            }
+        }
+        Ok(RenderOptions {
+            variables,
+            ..RenderOptions::for_generation().with_own(OwnTrust::Markers)
+        })
+    }
+
     /// Bytes of a text of which the tokens are counted.
     fn most_counted(&self) -> usize {
         let max_context = self.engine().capacity().max_context;
@@ -145,6 +209,40 @@ impl Service {
     ) -> Result<(), TextError> {
         let bytes = messages.iter().map(|message| message.content.len());
         check_bytes(bytes.sum::<usize>() + messages.len() * MESSAGE_BYTES, most)
+    }
+}
+
+/// Whether a string in a value, or a key, could spell a control token.
+fn spells_control(tokenizer: &Tokenizer, value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => tokenizer.may_spell_control(text),
+        Value::Array(values) => values.iter().any(|value| spells_control(tokenizer, value)),
+        Value::Object(fields) => fields.iter().any(|(key, value)| {
+            tokenizer.may_spell_control(key) || spells_control(tokenizer, value)
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// A text prompt with the trust that callers' text has here.
+fn raw_text(text: String, reads_control: bool) -> Rendered {
+    let mut raw = Rendered::new();
+    match reads_control {
+        true => raw.push_trusted(&text),
+        false => drop(raw.push_untrusted(&text)),
+    }
+    raw
+}
+
+fn with_special(
+    tokenizer: &Tokenizer,
+    ids: Vec<u32>,
+    add_special: bool,
+) -> Result<Vec<u32>, TextError> {
+    match add_special {
+        true => tokenizer.add_special_tokens(ids),
+        false => Ok(ids),
     }
 }
 

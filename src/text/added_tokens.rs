@@ -22,10 +22,44 @@ pub(super) fn is_control(token: &AddedToken) -> bool {
     token.special || !token.content.chars().all(plain)
 }
 
+/// Whether a control token marks reasoning or a tool call inside an answer, by its name. All that could end a turn or name a role is
+/// left out: a name that is not known counts as such.
+pub(super) fn is_marker(content: &str) -> bool {
+    const PARTS: [&str; 10] = [
+        "think",
+        "thought",
+        "reason",
+        "reflect",
+        "scratchpad",
+        "tool_call",
+        "toolcall",
+        "tool▁call",
+        "function_call",
+        "functioncall",
+    ];
+    /// Words of role headers, turn ends and what tools return.
+    const ROLES: [&str; 8] = [
+        "user",
+        "system",
+        "assistant",
+        "human",
+        "turn",
+        "response",
+        "result",
+        "output",
+    ];
+    let name = content.to_lowercase();
+    let tags = ["<answer>", "</answer>", "<solution>", "</solution>"];
+    tags.contains(&name.as_str())
+        || PARTS.iter().any(|part| name.contains(part))
+            && !ROLES.iter().any(|role| name.contains(role))
+}
+
 struct Pattern {
     text: String,
     id: u32,
     control: bool,
+    marker: bool,
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
@@ -64,6 +98,7 @@ impl AddedTokens {
                 text,
                 id,
                 control: is_control(token),
+                marker: is_marker(&token.content),
                 single_word: token.single_word,
                 lstrip: token.lstrip,
                 rstrip: token.rstrip,
@@ -108,8 +143,12 @@ impl AddedTokens {
     }
 
     /// Cuts `text` at the added tokens in it. `trusted` is asked for each control token found, with its bytes
-    /// in `text` (before `lstrip` and `rstrip` widen the stretch over white space).
-    pub(super) fn split(&self, text: &str, trusted: impl Fn(Range<usize>) -> bool) -> Vec<Stretch> {
+    /// in `text` (before `lstrip` and `rstrip` widen the stretch over white space) and whether it is a marker.
+    pub(super) fn split(
+        &self,
+        text: &str,
+        trusted: impl Fn(Range<usize>, bool) -> bool,
+    ) -> Vec<Stretch> {
         let bytes = text.as_bytes();
         let mut stretches = Vec::new();
         let mut text_from = 0;
@@ -120,7 +159,8 @@ impl AddedTokens {
                 .iter()
                 .find(|pattern| {
                     bytes[at..].starts_with(pattern.text.as_bytes())
-                        && (!pattern.control || trusted(at..at + pattern.text.len()))
+                        && (!pattern.control
+                            || trusted(at..at + pattern.text.len(), pattern.marker))
                 });
             let Some(pattern) = found else {
                 at += 1;
@@ -186,6 +226,49 @@ mod tests {
     }
 
     #[test]
+    fn markers_are_told_from_turn_ends_and_role_headers() {
+        for marker in [
+            "<think>",
+            "</think>",
+            "<tool_call>",
+            "</tool_call>",
+            "[THINK]",
+            "[/THINK]",
+            "[TOOL_CALLS]",
+            "<|begin_of_thought|>",
+            "<|end_of_thought|>",
+            "<reasoning>",
+            "<|START_THINKING|>",
+            "<seed:think>",
+            "<｜tool▁calls▁begin｜>",
+            "<answer>",
+        ] {
+            assert!(is_marker(marker), "{marker}");
+        }
+        for structure in [
+            "<|im_end|>",
+            "<|im_start|>",
+            "</s>",
+            "<s>",
+            "[INST]",
+            "[/INST]",
+            "<|eot_id|>",
+            "<|start_header_id|>",
+            "<end_of_turn>",
+            "<|User|>",
+            "<｜Assistant｜>",
+            "<|endoftext|>",
+            "<tool_response>",
+            "[TOOL_RESULTS]",
+            "<|end_of_answer|>",
+            "<|thinking_assistant|>",
+            "<unknown>",
+        ] {
+            assert!(!is_marker(structure), "{structure}");
+        }
+    }
+
+    #[test]
     fn the_longest_token_wins_and_an_untrusted_one_is_text() {
         let set = set(&[
             token("<a>", true),
@@ -193,7 +276,7 @@ mod tests {
             token("  ", false),
         ]);
         assert_eq!(
-            set.split("x<a><b>  <a>", |_| true),
+            set.split("x<a><b>  <a>", |_, _| true),
             [
                 (None, 0..1),
                 (Some(1), 1..7),
@@ -203,11 +286,11 @@ mod tests {
         );
         // only "<a>" is trusted: the longer token, half in untrusted text, gives way to the shorter
         assert_eq!(
-            set.split("<a><b>  ", |range| range.end <= 3),
+            set.split("<a><b>  ", |range, _| range.end <= 3),
             [(Some(0), 0..3), (None, 3..6), (Some(2), 6..8)]
         );
         assert_eq!(
-            set.split("<a>  ", |_| false),
+            set.split("<a>  ", |_, _| false),
             [(None, 0..3), (Some(2), 3..5)]
         );
     }
@@ -219,11 +302,11 @@ mod tests {
             token("ab", false).single_word(true),
         ]);
         assert_eq!(
-            set.split("x  <m> \ty", |_| true),
+            set.split("x  <m> \ty", |_, _| true),
             [(None, 0..1), (Some(0), 1..8), (None, 8..9)]
         );
         assert_eq!(
-            set.split("ab cab ab", |_| true),
+            set.split("ab cab ab", |_, _| true),
             [(Some(1), 0..2), (None, 2..7), (Some(1), 7..9)]
         );
     }

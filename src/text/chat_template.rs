@@ -16,18 +16,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value};
 
-use super::rendered::{Rendered, merge};
-use super::stand_in::{StandIns, is_telling, occurrences};
+use super::rendered::{OwnTrust, Rendered, merge};
+use super::stand_in::{Speaker, StandIns, is_telling, occurrences};
 use super::template_source::{find, pass_through_generation, string_literals};
-use super::{SpecialTokens, TextError, jinja, jinja_fuel};
-use crate::preference::Message;
+use super::{ChatSetup, SpecialTokens, TextError, jinja, jinja_fuel};
+use crate::preference::{Message, Role};
 
 /// A compiled chat template with the special tokens it may name. Cheap to clone, shared by threads.
 #[derive(Clone)]
@@ -42,7 +42,10 @@ impl std::fmt::Debug for ChatTemplate {
 }
 
 struct Inner {
-    env: Environment<'static>,
+    /// The compiled template, or the directory of a model that has none.
+    env: Result<Environment<'static>, PathBuf>,
+    /// Variables of every rendering, which those of a rendering override.
+    variables: Variables,
     special_tokens: SpecialTokens,
     /// String literals by which the template may recognise something in a content.
     literals: Vec<String>,
@@ -51,15 +54,20 @@ struct Inner {
     warned: AtomicBool,
 }
 
+/// Template variables by their names.
+pub type Variables = BTreeMap<String, serde_json::Value>;
+
 /// What besides the messages goes into a rendering.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions {
     /// Whether to open the assistant's turn at the end.
     pub add_generation_prompt: bool,
     /// Further variables, e.g. `enable_thinking`. They are trusted: nothing from outside belongs here.
-    pub variables: BTreeMap<String, serde_json::Value>,
+    pub variables: Variables,
     /// What `strftime_now` tells, in Unix seconds; the present when `None`. Set it where prompts must repeat.
     pub now: Option<i64>,
+    /// Which control tokens count in the assistant's turns.
+    pub own: OwnTrust,
 }
 
 impl RenderOptions {
@@ -69,6 +77,12 @@ impl RenderOptions {
             add_generation_prompt: true,
             ..Self::default()
         }
+    }
+
+    /// These options with `own` for the assistant's turns.
+    #[must_use]
+    pub fn with_own(self, own: OwnTrust) -> Self {
+        Self { own, ..self }
     }
 }
 
@@ -81,14 +95,41 @@ impl ChatTemplate {
         Self::from_source(&find(dir)?, SpecialTokens::from_model_dir(dir)?)
     }
 
+    /// [`Self::from_model_dir`]; where there is none, a template that refuses every conversation and says why.
+    pub fn of_model_dir(dir: &Path) -> Result<Self, TextError> {
+        ChatSetup::default().build(dir)
+    }
+
+    /// What stands for the template of a model that has none.
+    pub(super) fn none_in(dir: &Path, special_tokens: SpecialTokens) -> Self {
+        Self(Arc::new(Inner {
+            env: Err(dir.to_owned()),
+            variables: Variables::new(),
+            taken: HashSet::new(),
+            literals: Vec::new(),
+            special_tokens,
+            warned: AtomicBool::new(false),
+        }))
+    }
+
     /// A template given as Jinja source.
     pub fn from_source(source: &str, special_tokens: SpecialTokens) -> Result<Self, TextError> {
+        Self::with_variables(source, special_tokens, Variables::new())
+    }
+
+    /// A template given as Jinja source, with variables of every rendering.
+    pub fn with_variables(
+        source: &str,
+        special_tokens: SpecialTokens,
+        variables: Variables,
+    ) -> Result<Self, TextError> {
         let literals = string_literals(source);
         let texts = [source]
             .into_iter()
             .chain(special_tokens.iter().map(|(_, token)| token));
         Ok(Self(Arc::new(Inner {
-            env: jinja::compile(&pass_through_generation(source))?,
+            env: Ok(jinja::compile(&pass_through_generation(source))?),
+            variables,
             taken: texts
                 .chain(literals.iter().map(String::as_str))
                 .flat_map(str::chars)
@@ -107,8 +148,8 @@ impl ChatTemplate {
         &self.0.special_tokens
     }
 
-    /// Renders a conversation. `untrusted` of the result covers what came from message contents; white space
-    /// at the ends of a content may be left out of it.
+    /// Renders a conversation. `untrusted` of the result covers what came from message contents, but for the assistant's turns where
+    /// the options tell them apart: those are in `own`. White space at the ends of a content may be left out.
     ///
     /// # Errors
     /// What the template objects to (`raise_exception`, roles out of turn), and its own mistakes.
@@ -117,19 +158,30 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Rendered, TextError> {
+        let env = match &self.0.env {
+            Ok(env) => env,
+            Err(dir) => return Err(TextError::NoChatTemplate(dir.clone())),
+        };
         let contents: Vec<&str> = messages
             .iter()
             .map(|message| message.content.as_str())
             .collect();
         let run = Run {
+            env,
             template: &self.0,
             messages,
+            speakers: messages
+                .iter()
+                .map(|message| match (options.own, message.role) {
+                    (OwnTrust::Markers | OwnTrust::All, Role::Assistant) => Speaker::Own,
+                    _ => Speaker::Outside,
+                })
+                .collect(),
             base: self.0.base_context(options),
         };
         let plain = run.render(contents.iter().copied())?;
-        let variables: HashSet<char> = options
-            .variables
-            .values()
+        let variables: HashSet<char> = (self.0.variables.values())
+            .chain(options.variables.values())
             .flat_map(|value| {
                 value
                     .to_string()
@@ -138,39 +190,51 @@ impl ChatTemplate {
                     .collect::<Vec<_>>()
             })
             .collect();
-        let stand_ins = StandIns::for_contents(contents.iter().copied(), |c| {
+        let spoken = contents.iter().copied().zip(run.speakers.iter().copied());
+        let stand_ins = StandIns::for_contents(spoken, |c| {
             self.0.taken.contains(&c) || variables.contains(&c)
         })?;
         if stand_ins.is_empty() {
             return Ok(Rendered {
                 text: plain,
-                untrusted: vec![],
+                ..Rendered::default()
             });
         }
-        let opaque = run.render(
-            contents
-                .iter()
-                .map(|content| stand_ins.replace(content, [])),
-        );
+        let finish = |text: String, marked: &str, literals: Found| {
+            let mut untrusted = stand_ins.ranges(marked, Speaker::Outside);
+            let mut own = stand_ins.ranges(marked, Speaker::Own);
+            untrusted.extend(literals.outside);
+            own.extend(literals.own);
+            if options.own == OwnTrust::Markers {
+                untrusted.extend(self.0.named_tokens_in(&text, &own));
+            }
+            Rendered {
+                text,
+                untrusted: merge(untrusted),
+                own: merge(own),
+                own_trust: options.own,
+            }
+        };
+        let spoken = contents.iter().zip(&run.speakers);
+        let opaque =
+            run.render(spoken.map(|(content, speaker)| stand_ins.replace(content, *speaker, [])));
         if let Ok(opaque) = &opaque
             && stand_ins.restore(opaque) == plain
         {
-            return Ok(Rendered {
-                untrusted: stand_ins.ranges(opaque),
-                text: plain,
-            });
+            return Ok(finish(plain, opaque, Found::default()));
         }
         if let Some((marked, readable)) = run.fewest_readable(&contents, &stand_ins, &plain) {
-            let mut untrusted = stand_ins.ranges(&marked);
             let doubtful = match &opaque {
                 Ok(opaque) => difference(&marked, opaque),
                 Err(_) => 0..marked.len(),
             };
-            untrusted.extend(readable_in(&marked, doubtful, &readable, &stand_ins));
-            return Ok(Rendered {
-                text: plain,
-                untrusted: merge(untrusted),
-            });
+            let found =
+                |literals: &[String]| readable_in(&marked, doubtful.clone(), literals, &stand_ins);
+            let literals = Found {
+                outside: found(&readable.outside),
+                own: found(&readable.own),
+            };
+            return Ok(finish(plain, &marked, literals));
         }
         let opaque = opaque?;
         if !self.0.warned.swap(true, Ordering::Relaxed) {
@@ -179,11 +243,22 @@ impl ChatTemplate {
                  contents are inserted as they are"
             );
         }
-        Ok(Rendered {
-            untrusted: stand_ins.ranges(&opaque),
-            text: stand_ins.restore(&opaque),
-        })
+        let text = stand_ins.restore(&opaque);
+        Ok(finish(text, &opaque, Found::default()))
     }
+}
+
+/// Where literals that were left readable occur, by the speakers of the contents they may be from.
+#[derive(Default)]
+struct Found {
+    outside: Vec<Range<usize>>,
+    own: Vec<Range<usize>>,
+}
+
+/// Literals that were left readable: in contents from outside, and in the model's turns alone.
+struct Readable {
+    outside: Vec<String>,
+    own: Vec<String>,
 }
 
 /// Whether a character could be taken for a stand-in.
@@ -192,6 +267,19 @@ fn far_out(c: &char) -> bool {
 }
 
 impl Inner {
+    /// Where the tokenizer's named special tokens (`eos_token` and its like) stand in these ranges: a history never ends a turn,
+    /// whatever its tokens are called.
+    fn named_tokens_in(&self, text: &str, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        for range in ranges {
+            for (_, token) in self.special_tokens.iter() {
+                let in_content = occurrences(&text[range.clone()], token).into_iter();
+                found.extend(in_content.map(|at| at.start + range.start..at.end + range.start));
+            }
+        }
+        found
+    }
+
     /// What transformers passes, without the messages.
     fn base_context(&self, options: &RenderOptions) -> Vec<(String, Value)> {
         let mut context: Vec<(String, Value)> = vec![
@@ -203,7 +291,7 @@ impl Inner {
                 .iter()
                 .map(|(name, token)| (name.to_owned(), Value::from(token))),
         );
-        let variables = options.variables.iter();
+        let variables = self.variables.iter().chain(&options.variables);
         context.extend(variables.map(|(name, value)| (name.clone(), Value::from(Serde(value)))));
         context.push((
             "add_generation_prompt".to_owned(),
@@ -218,8 +306,11 @@ impl Inner {
 
 /// One conversation to be rendered several times, with contents exchanged.
 struct Run<'a> {
+    env: &'a Environment<'static>,
     template: &'a Inner,
     messages: &'a [Message],
+    /// Whose words each message is.
+    speakers: Vec<Speaker>,
     base: Vec<(String, Value)>,
 }
 
@@ -245,7 +336,7 @@ impl Run<'_> {
         let fuel = jinja_fuel::of_rendering(messages.len(), bytes);
         let mut context = self.base.clone();
         context.push(("messages".to_owned(), Value::from(messages)));
-        let rendered = jinja::render(&self.template.env, Value::from_pairs(context), fuel);
+        let rendered = jinja::render(self.env, Value::from_pairs(context), fuel);
         rendered.map_err(|error| {
             TextError::Render(match error.detail() {
                 _ if error.kind() == ErrorKind::OutOfFuel => {
@@ -264,7 +355,7 @@ impl Run<'_> {
         contents: &[&str],
         stand_ins: &StandIns,
         plain: &str,
-    ) -> Option<(String, Vec<String>)> {
+    ) -> Option<(String, Readable)> {
         let literals = self.template.literals.iter();
         let present: Vec<&String> = literals
             .filter(|literal| {
@@ -288,9 +379,10 @@ impl Run<'_> {
         let mut attempt = |readable: &[Vec<&str>]| -> Result<Option<String>, ()> {
             let cost = 4 * plain.len() + 1024;
             bytes_left = bytes_left.checked_sub(cost).ok_or(())?;
-            let contents = contents.iter().zip(readable);
-            let contents =
-                contents.map(|(content, kept)| stand_ins.replace(content, kept.iter().copied()));
+            let contents = contents.iter().zip(readable).zip(&self.speakers);
+            let contents = contents.map(|((content, kept), speaker)| {
+                stand_ins.replace(content, *speaker, kept.iter().copied())
+            });
             let marked = self.render(contents).ok();
             Ok(marked.filter(|marked| stand_ins.restore(marked) == plain))
         };
@@ -316,8 +408,16 @@ impl Run<'_> {
                 }
             }
         }
-        let needed: HashSet<&str> = readable.into_iter().flatten().collect();
-        Some((best, needed.into_iter().map(str::to_owned).collect()))
+        let needed = |by: Speaker| -> HashSet<&str> {
+            let messages = readable.iter().zip(&self.speakers);
+            let theirs = messages.filter(|(_, speaker)| **speaker == by);
+            theirs.flat_map(|(kept, _)| kept.iter().copied()).collect()
+        };
+        let (outside, own) = (needed(Speaker::Outside), needed(Speaker::Own));
+        let own = own.difference(&outside);
+        let own = own.map(|literal| (*literal).to_owned()).collect();
+        let outside = outside.into_iter().map(str::to_owned).collect();
+        Some((best, Readable { outside, own }))
     }
 }
 

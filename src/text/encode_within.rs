@@ -61,14 +61,19 @@ impl Tokenizer {
 }
 
 /// The first `bytes` of a text, or a few less: characters stay whole.
-fn beginning(rendered: &Rendered, bytes: usize) -> Rendered {
+pub(super) fn beginning(rendered: &Rendered, bytes: usize) -> Rendered {
     let end = rendered.text.floor_char_boundary(bytes);
-    let untrusted = rendered.untrusted.iter();
+    let cut = |ranges: &[std::ops::Range<usize>]| {
+        let ranges = ranges.iter();
+        ranges
+            .map(|range| range.start.min(end)..range.end.min(end))
+            .collect()
+    };
     Rendered {
         text: rendered.text[..end].to_owned(),
-        untrusted: untrusted
-            .map(|range| range.start.min(end)..range.end.min(end))
-            .collect(),
+        untrusted: cut(&rendered.untrusted),
+        own: cut(&rendered.own),
+        own_trust: rendered.own_trust,
     }
 }
 

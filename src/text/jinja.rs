@@ -9,6 +9,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::TextError;
 use super::jinja_fuel::{pay, pay_for_json, pay_for_text};
+use super::python;
 use super::python_json::{JsonStyle, dumps};
 use super::strftime::strftime;
 
@@ -32,8 +33,9 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
         ValueKind::Bool => out.write_str("False").map_err(Error::from),
         ValueKind::None => out.write_str("None").map_err(Error::from),
         ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => {
-            pay_for_text(state, value)?;
-            escape_formatter(out, state, value)
+            let written = python::written(state, value)?;
+            out.write_str(written.as_str().unwrap_or_default())
+                .map_err(Error::from)
         }
         _ => escape_formatter(out, state, value),
     });
@@ -48,7 +50,10 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
         strftime(&format, given.unwrap_or_else(unix_seconds))
     });
     env.add_filter("tojson", tojson);
-    env.add_template_owned(NAME, source.to_owned())
+    python::install(&mut env);
+    // jinja2 reads every line end as one of Unix.
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    env.add_template_owned(NAME, python::name_modulo(&source))
         .map_err(|error| TextError::TemplateSyntax(error.to_string()))?;
     Ok(env)
 }
@@ -144,11 +149,16 @@ fn python_method(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    if let Some(text) = value.as_str() {
+        pay(state, text.len())?;
+    }
+    if let Some(made) = python::method(state, value, method, args)? {
+        return Ok(made);
+    }
     let Some(text) = value.as_str() else {
         return unknown_method_callback(state, value, method, args);
     };
     // Every method reads the text, and what it returns is paid for by minijinja: here, what may be longer than text and arguments.
-    pay(state, text.len())?;
     match method {
         "replace" => {
             let (old, new, count): (&str, &str, Option<i32>) = from_args(args)?;
@@ -157,57 +167,18 @@ fn python_method(
             pay(state, found.saturating_mul(new.len()))?;
             unknown_method_callback(state, value, method, args)
         }
-        "join" => {
-            let (values,): (&Value,) = from_args(args)?;
-            for value in values.try_iter()? {
-                pay(state, text.len())?;
-                pay_for_text(state, &value)?;
-            }
-            unknown_method_callback(state, value, method, args)
-        }
         "format" => {
             pay(state, widths(text))?;
             args.iter()
                 .try_for_each(|value| pay_for_text(state, value))?;
             unknown_method_callback(state, value, method, args)
         }
-        "removeprefix" => {
-            let (prefix,): (&str,) = from_args(args)?;
-            Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)))
-        }
-        "removesuffix" => {
-            let (suffix,): (&str,) = from_args(args)?;
-            Ok(Value::from(text.strip_suffix(suffix).unwrap_or(text)))
-        }
-        "rsplit" => {
-            let (separator, max): (&str, Option<usize>) = from_args(args)?;
-            let mut parts: Vec<&str> = match max {
-                Some(max) => text.rsplitn(max + 1, separator).collect(),
-                None => text.rsplit(separator).collect(),
-            };
-            parts.reverse();
-            Ok(parts.into_iter().collect())
-        }
-        "partition" | "rpartition" => {
-            let (separator,): (&str,) = from_args(args)?;
-            let parts = match method {
-                "partition" => match text.split_once(separator) {
-                    Some((before, after)) => [before, separator, after],
-                    None => [text, "", ""],
-                },
-                _ => match text.rsplit_once(separator) {
-                    Some((before, after)) => [before, separator, after],
-                    None => ["", "", text],
-                },
-            };
-            Ok(parts.into_iter().collect())
-        }
         _ => unknown_method_callback(state, value, method, args),
     }
 }
 
 /// The numbers in a format string, added up: widths and precisions are among them.
-fn widths(format: &str) -> usize {
+pub(super) fn widths(format: &str) -> usize {
     let digits = format.split(|c: char| !c.is_ascii_digit());
     let numbers = digits.filter(|digits| !digits.is_empty());
     numbers.fold(0usize, |sum, digits| {

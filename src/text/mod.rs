@@ -6,6 +6,7 @@
 
 mod added_tokens;
 mod byte_level;
+mod chat_setup;
 mod chat_template;
 mod decoder_steps;
 mod detokenizer;
@@ -14,6 +15,7 @@ mod grammar;
 mod jinja;
 mod jinja_fuel;
 mod post_processor;
+mod python;
 mod python_json;
 mod rendered;
 mod special_tokens;
@@ -25,24 +27,32 @@ mod token_bytes;
 mod token_texts;
 mod tokenizer;
 mod tokenizer_bounds;
+mod trust;
+mod turn_end;
 
 #[cfg(test)]
 mod chat_template_tests;
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod jinja_golden_tests;
+#[cfg(test)]
+mod own_turn_tests;
+#[cfg(test)]
 mod small_tokenizers;
 #[cfg(test)]
 mod tokenizer_tests;
 
-pub use chat_template::{ChatTemplate, RenderOptions};
+pub use chat_setup::{ChatSetup, check_variables};
+pub use chat_template::{ChatTemplate, RenderOptions, Variables};
 pub use detokenizer::Detokenizer;
 pub use grammar::{Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, TokenMask};
-pub use rendered::{Encoded, Rendered};
+pub use rendered::{Encoded, OwnTrust, Rendered};
 pub use special_tokens::SpecialTokens;
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopOutput, StopStrings};
 pub use token_texts::{TokenPlace, TokenPlaces, TokenTexts};
 pub use tokenizer::Tokenizer;
+pub use turn_end::{end_ids, turn_end};
 
 use std::path::PathBuf;
 
@@ -83,7 +93,8 @@ pub enum TextError {
         len: usize,
     },
     #[error(
-        "{} has no chat template (neither chat_template.jinja nor `chat_template` in tokenizer_config.json)",
+        "{} has no chat template (neither chat_template.jinja nor `chat_template` in tokenizer_config.json): only prompts as text or \
+         tokens can be continued; `--chat-template FILE` gives it one",
         .0.display()
     )]
     NoChatTemplate(PathBuf),

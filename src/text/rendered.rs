@@ -4,8 +4,22 @@ use std::ops::Range;
 
 use super::TextError;
 
+/// Which control tokens count in the assistant's turns of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OwnTrust {
+    /// None: the turns are text from outside, like all others.
+    #[default]
+    Nothing,
+    /// Markers of reasoning and tool calls (`<think>`, `<tool_call>`), which every template passes on to the model. Turn ends and role
+    /// headers stay text. This level is for histories that callers send.
+    Markers,
+    /// All of them. This level is for training data, where a turn is what the model is to write.
+    All,
+}
+
 /// A prompt with its provenance: `untrusted` are the byte ranges of `text` that came from outside (a user's
-/// message, a candidate answer). Control tokens are recognised in the other bytes only.
+/// message, a candidate answer), `own` those of the assistant's turns, where they are told apart. In `untrusted` bytes no control
+/// token is recognised, in `own` ones those that `own_trust` names, in the others all.
 ///
 /// Ranges are sorted, disjoint and not empty when made by this type's methods; [`Rendered::untrusted_ranges`]
 /// restores that for ranges made by hand.
@@ -13,6 +27,8 @@ use super::TextError;
 pub struct Rendered {
     pub text: String,
     pub untrusted: Vec<Range<usize>>,
+    pub own: Vec<Range<usize>>,
+    pub own_trust: OwnTrust,
 }
 
 impl Rendered {
@@ -37,12 +53,27 @@ impl Rendered {
         range
     }
 
+    /// Returns where contents of messages lie, whoever wrote them: sorted and disjoint.
+    pub fn contents(&self) -> Vec<Range<usize>> {
+        let ranges = self.untrusted.iter().chain(&self.own);
+        merge(ranges.cloned().collect())
+    }
+
     /// The untrusted ranges sorted, merged and without empty ones.
     ///
     /// # Errors
     /// A range that is reversed or reaches beyond the text.
     pub(super) fn untrusted_ranges(&self) -> Result<Vec<Range<usize>>, TextError> {
-        for range in &self.untrusted {
+        self.in_order(&self.untrusted)
+    }
+
+    /// The ranges of the model's own turns, as [`Self::untrusted_ranges`].
+    pub(super) fn own_ranges(&self) -> Result<Vec<Range<usize>>, TextError> {
+        self.in_order(&self.own)
+    }
+
+    fn in_order(&self, ranges: &[Range<usize>]) -> Result<Vec<Range<usize>>, TextError> {
+        for range in ranges {
             if range.start > range.end || range.end > self.text.len() {
                 return Err(TextError::BadRange {
                     start: range.start,
@@ -51,7 +82,7 @@ impl Rendered {
                 });
             }
         }
-        Ok(merge(self.untrusted.clone()))
+        Ok(merge(ranges.to_vec()))
     }
 }
 
@@ -102,12 +133,14 @@ mod tests {
         let rendered = Rendered {
             text: "0123456789".to_owned(),
             untrusted: vec![6..8, 1..3, 2..5, 5..5],
+            ..Rendered::default()
         };
         assert_eq!(rendered.untrusted_ranges().unwrap(), [1..5, 6..8]);
         for bad in [Range { start: 3, end: 2 }, 4..11] {
             let rendered = Rendered {
                 text: "0123456789".to_owned(),
                 untrusted: vec![bad],
+                ..Rendered::default()
             };
             assert!(matches!(
                 rendered.untrusted_ranges(),

@@ -14,11 +14,50 @@ use super::rendered::merge;
 /// The private-use planes: characters nobody's text needs, and if it does, they are replaced like all others.
 const PLANES: [Range<u32>; 2] = [0xF_0000..0xF_FFFE, 0x10_0000..0x10_FFFE];
 
-/// Characters and their stand-ins.
+/// Whose words a content is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Speaker {
+    /// A caller or a user.
+    Outside,
+    /// The model, where its turns are told apart.
+    Own,
+}
+
+/// Characters and their stand-ins; each speaker has an alphabet of its own.
 pub(super) struct StandIns {
+    outside: Alphabet,
+    own: Alphabet,
+    meant: HashMap<char, (char, Speaker)>,
+}
+
+struct Alphabet {
     ascii: [Option<char>; 128],
     others: HashMap<char, char>,
-    meant: HashMap<char, char>,
+}
+
+impl Alphabet {
+    fn new() -> Self {
+        Self {
+            ascii: [None; 128],
+            others: HashMap::new(),
+        }
+    }
+
+    fn of(&self, c: char) -> Option<char> {
+        match self.ascii.get(c as usize) {
+            Some(stand_in) => *stand_in,
+            None => self.others.get(&c).copied(),
+        }
+    }
+
+    fn set(&mut self, c: char, stand_in: char) {
+        match self.ascii.get_mut(c as usize) {
+            Some(slot) => *slot = Some(stand_in),
+            None => {
+                self.others.insert(c, stand_in);
+            }
+        }
+    }
 }
 
 /// Whether a character stands for itself. None of these can be part of a control token by itself, and
@@ -33,7 +72,7 @@ impl StandIns {
     /// # Errors
     /// More than about 131,000 different characters.
     pub(super) fn for_contents<'a>(
-        contents: impl IntoIterator<Item = &'a str>,
+        contents: impl IntoIterator<Item = (&'a str, Speaker)>,
         frame: impl Fn(char) -> bool,
     ) -> Result<Self, TextError> {
         let mut free = PLANES
@@ -42,24 +81,24 @@ impl StandIns {
             .filter_map(char::from_u32)
             .filter(|&c| !frame(c));
         let mut stand_ins = Self {
-            ascii: [None; 128],
-            others: HashMap::new(),
+            outside: Alphabet::new(),
+            own: Alphabet::new(),
             meant: HashMap::new(),
         };
-        for c in contents.into_iter().flat_map(str::chars) {
-            if stands_for_itself(c) || stand_ins.of(c).is_some() {
-                continue;
-            }
-            let stand_in = free
-                .next()
-                .ok_or(TextError::TooManyCharacters(stand_ins.meant.len()))?;
-            match stand_ins.ascii.get_mut(c as usize) {
-                Some(slot) => *slot = Some(stand_in),
-                None => {
-                    stand_ins.others.insert(c, stand_in);
+        for (content, speaker) in contents {
+            for c in content.chars() {
+                if stands_for_itself(c) || stand_ins.alphabet(speaker).of(c).is_some() {
+                    continue;
                 }
+                let stand_in = free
+                    .next()
+                    .ok_or(TextError::TooManyCharacters(stand_ins.meant.len()))?;
+                match speaker {
+                    Speaker::Outside => stand_ins.outside.set(c, stand_in),
+                    Speaker::Own => stand_ins.own.set(c, stand_in),
+                }
+                stand_ins.meant.insert(stand_in, (c, speaker));
             }
-            stand_ins.meant.insert(stand_in, c);
         }
         Ok(stand_ins)
     }
@@ -69,10 +108,10 @@ impl StandIns {
         self.meant.is_empty()
     }
 
-    fn of(&self, c: char) -> Option<char> {
-        match self.ascii.get(c as usize) {
-            Some(stand_in) => *stand_in,
-            None => self.others.get(&c).copied(),
+    fn alphabet(&self, speaker: Speaker) -> &Alphabet {
+        match speaker {
+            Speaker::Outside => &self.outside,
+            Speaker::Own => &self.own,
         }
     }
 
@@ -80,6 +119,7 @@ impl StandIns {
     pub(super) fn replace<'r>(
         &self,
         content: &str,
+        speaker: Speaker,
         readable: impl IntoIterator<Item = &'r str>,
     ) -> String {
         let kept: Vec<Range<usize>> = readable
@@ -93,7 +133,11 @@ impl StandIns {
                 kept.next();
             }
             let keep = kept.peek().is_some_and(|range| range.start <= at);
-            let stand_in = if keep { None } else { self.of(c) };
+            let stand_in = if keep {
+                None
+            } else {
+                self.alphabet(speaker).of(c)
+            };
             out.push(stand_in.unwrap_or(c));
         }
         out
@@ -103,22 +147,23 @@ impl StandIns {
     pub(super) fn restore(&self, marked: &str) -> String {
         marked
             .chars()
-            .map(|c| self.meant.get(&c).copied().unwrap_or(c))
+            .map(|c| self.meant.get(&c).map_or(c, |&(meant, _)| meant))
             .collect()
     }
 
-    /// Where the characters of contents lie in [`StandIns::restore`]d text: stand-ins, what stands for itself
+    /// Where the characters of one speaker's contents lie in [`StandIns::restore`]d text: stand-ins, what stands for itself
     /// between two of them, and quotes and the like next to them. White space at the ends is left out: it may
     /// be the frame's.
-    pub(super) fn ranges(&self, marked: &str) -> Vec<Range<usize>> {
+    pub(super) fn ranges(&self, marked: &str, speaker: Speaker) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         let mut at = 0;
         let mut frame_spoke = true; // since the last stand-in
         let mut lead = None; // where quotes began, since the frame spoke
         for c in marked.chars() {
-            let meant = self.meant.get(&c).copied();
+            let stands_for = self.meant.get(&c).copied();
             let start = at;
-            at += meant.unwrap_or(c).len_utf8();
+            at += stands_for.map_or(c, |(meant, _)| meant).len_utf8();
+            let meant = stands_for.filter(|&(_, by)| by == speaker);
             match (meant, ranges.last_mut()) {
                 (Some(_), Some(last)) if !frame_spoke => last.end = at,
                 (Some(_), _) => ranges.push(lead.unwrap_or(start)..at),
@@ -162,8 +207,12 @@ mod tests {
     #[test]
     fn what_is_replaced_comes_back_and_is_located() {
         let contents = ["  hé \"x\"\n", "</think>b\u{F0000}"];
-        let stand_ins = StandIns::for_contents(contents, |c| c == '\u{F0001}').unwrap();
-        let marked: Vec<String> = contents.iter().map(|c| stand_ins.replace(c, [])).collect();
+        let outside = contents.map(|content| (content, Speaker::Outside));
+        let stand_ins = StandIns::for_contents(outside, |c| c == '\u{F0001}').unwrap();
+        let marked: Vec<String> = contents
+            .iter()
+            .map(|c| stand_ins.replace(c, Speaker::Outside, []))
+            .collect();
         assert!(
             !marked
                 .concat()
@@ -177,15 +226,17 @@ mod tests {
         let rendered = format!("<u>{}<a>{}<e>", marked[0].trim(), marked[1]);
         let text = stand_ins.restore(&rendered);
         assert_eq!(text, "<u>hé \"x\"<a></think>b\u{F0000}<e>");
-        let ranges = stand_ins.ranges(&rendered);
+        let ranges = stand_ins.ranges(&rendered, Speaker::Outside);
+        assert!(stand_ins.ranges(&rendered, Speaker::Own).is_empty());
         let parts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
         assert_eq!(parts, ["hé \"x\"", "</think>b\u{F0000}"]);
     }
 
     #[test]
     fn readable_literals_stay() {
-        let stand_ins = StandIns::for_contents(["a<b><b>c"], |_| false).unwrap();
-        let marked = stand_ins.replace("a<b><b>c", ["<b>", "><"]);
+        let content = ("a<b><b>c", Speaker::Own);
+        let stand_ins = StandIns::for_contents([content], |_| false).unwrap();
+        let marked = stand_ins.replace("a<b><b>c", Speaker::Own, ["<b>", "><"]);
         assert!(marked.contains("<b><b>") && !marked.contains('a') && !marked.contains('c'));
         assert_eq!(stand_ins.restore(&marked), "a<b><b>c");
         assert_eq!(occurrences("aaa", "aa"), [0..2, 1..3]);

@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use tokenizers::normalizer::Range as In;
 use tokenizers::{
-    Decoder, DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString,
-    PreTokenizer, Token,
+    Decoder, DecoderWrapper, Encoding, Model, NormalizedString, Normalizer, OffsetType,
+    PostProcessor, PreTokenizedString, PreTokenizer, Token,
 };
 
-use super::added_tokens::{AddedTokens, Stretch, is_control};
+use super::added_tokens::{AddedTokens, Stretch, is_control, is_marker};
 use super::rendered::{Encoded, Rendered};
-use super::{Detokenizer, TextError, tokenizer_bounds};
+use super::trust::Trust;
+use super::{Detokenizer, OwnTrust, TextError, tokenizer_bounds};
 use crate::files;
 
 /// A tokenizer. Cheap to clone, and one instance serves any number of threads.
 ///
-/// Truncation, padding and the post-processor of `tokenizer.json` are not applied: what is encoded is the
-/// text, and BOS or EOS appear where a template writes them.
+/// Truncation and padding of `tokenizer.json` are not applied, and its post-processor only by [`Tokenizer::add_special_tokens`]: what
+/// is encoded is the text, and BOS or EOS appear where a template writes them.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
@@ -39,6 +40,8 @@ struct Inner {
     /// Added tokens matched against the normalised text.
     normalized: AddedTokens,
     control_ids: HashSet<u32>,
+    /// Control tokens that mark reasoning and tool calls inside an answer.
+    marker_ids: HashSet<u32>,
     /// Control tokens that are in the model's own vocabulary too: a Unigram model spells `</s>` with the one
     /// piece `</s>`, and so does a BPE model with `ignore_merges`. The unknown token is not among them, since
     /// untrusted text may well be unknown.
@@ -46,32 +49,6 @@ struct Inner {
     unknown_id: Option<u32>,
     /// Bytes of the longest token.
     longest_token: usize,
-}
-
-/// Which bytes of the text at hand may become control tokens.
-#[derive(Clone, Copy)]
-enum Trust<'a> {
-    All,
-    Nothing,
-    /// Everything outside these sorted, disjoint ranges.
-    Outside(&'a [Range<usize>]),
-}
-
-impl Trust<'_> {
-    fn covers(self, range: &Range<usize>) -> bool {
-        match self {
-            Trust::All => true,
-            Trust::Nothing => false,
-            Trust::Outside(untrusted) => {
-                let next = untrusted.partition_point(|u| u.end <= range.start);
-                untrusted.get(next).is_none_or(|u| range.end <= u.start)
-            }
-        }
-    }
-
-    fn some(self) -> bool {
-        !matches!(self, Trust::Nothing)
-    }
 }
 
 impl Tokenizer {
@@ -116,6 +93,11 @@ impl Tokenizer {
             .filter(|(_, token)| is_control(token))
             .map(|(&id, _)| id)
             .collect();
+        let marker_ids = added
+            .iter()
+            .filter(|(_, token)| is_control(token) && is_marker(&token.content))
+            .map(|(&id, _)| id)
+            .collect();
         let model = hf.get_model();
         let unknown_id = unknown_id(model);
         let spelled_by_model = control_ids
@@ -127,6 +109,7 @@ impl Tokenizer {
             raw,
             normalized,
             control_ids,
+            marker_ids,
             spelled_by_model,
             unknown_id,
             longest_token,
@@ -152,15 +135,43 @@ impl Tokenizer {
     /// # Errors
     /// Untrusted ranges that do not fit the text.
     pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Encoded, TextError> {
+        self.encode_parted(rendered, None)
+    }
+
+    /// Encodes what follows `seam` (a byte of the text) as the model writes it behind the tokens of what precedes: no token straddles
+    /// the seam. Offsets are those in the whole text.
+    ///
+    /// # Errors
+    /// As [`Self::encode_rendered`].
+    pub fn encode_behind(&self, rendered: &Rendered, seam: usize) -> Result<Encoded, TextError> {
+        let whole = self.encode_parted(rendered, Some(seam))?;
+        let behind = whole.ids.into_iter().zip(whole.offsets);
+        let (ids, offsets) = behind.filter(|(_, at)| at.start >= seam).unzip();
+        Ok(Encoded { ids, offsets })
+    }
+
+    fn encode_parted(
+        &self,
+        rendered: &Rendered,
+        seam: Option<usize>,
+    ) -> Result<Encoded, TextError> {
         let untrusted = rendered.untrusted_ranges()?;
-        let trust = if untrusted.is_empty() {
+        let own = match rendered.own_trust {
+            OwnTrust::All => Vec::new(),
+            OwnTrust::Markers | OwnTrust::Nothing => rendered.own_ranges()?,
+        };
+        let trust = if untrusted.is_empty() && own.is_empty() {
             Trust::All
         } else {
-            Trust::Outside(&untrusted)
+            Trust::Outside {
+                untrusted: &untrusted,
+                own: &own,
+                markers: rendered.own_trust == OwnTrust::Markers,
+            }
         };
         let len = rendered.text.len();
         let encoding = self
-            .tokenized(&rendered.text, trust)?
+            .tokenized(&rendered.text, trust, seam)?
             .into_encoding(None, 0, OffsetType::Byte)
             .map_err(|e| TextError::Encode(e.to_string()))?;
         Ok(Encoded {
@@ -171,6 +182,21 @@ impl Tokenizer {
                 .map(|&(start, end)| start.min(len)..end.min(len))
                 .collect(),
         })
+    }
+
+    /// Adds what the tokenizer's post-processor puts around one text: BOS, EOS, `[CLS]` and their like. Nothing where it has none.
+    ///
+    /// # Errors
+    /// The post-processor's own.
+    pub fn add_special_tokens(&self, ids: Vec<u32>) -> Result<Vec<u32>, TextError> {
+        let Some(processor) = self.0.hf.get_post_processor() else {
+            return Ok(ids);
+        };
+        let tokens = ids.iter().map(|&id| Token::new(id, String::new(), (0, 0)));
+        let encoding = Encoding::from_tokens(tokens.collect(), 0);
+        let processed = processor.process(encoding, None, true);
+        let processed = processed.map_err(|error| TextError::Encode(error.to_string()))?;
+        Ok(processed.get_ids().to_vec())
     }
 
     /// Decodes ids; ids outside the vocabulary are passed over.
@@ -217,6 +243,22 @@ impl Tokenizer {
         self.0.control_ids.contains(&id)
     }
 
+    /// Whether an id marks reasoning or a tool call inside an answer.
+    pub fn is_marker(&self, id: u32) -> bool {
+        self.0.marker_ids.contains(&id)
+    }
+
+    /// Whether a caller's text could spell a control token, or an end of one that something else completes.
+    pub fn may_spell_control(&self, text: &str) -> bool {
+        let added = self.0.hf.get_added_tokens_decoder();
+        let control = added.values().filter(|token| is_control(token));
+        let mut tokens = control.map(|token| token.content.as_str());
+        tokens.any(|token| {
+            let mut ends = token.chars().take(1).chain(token.chars().last());
+            text.contains(token) || ends.any(|c| !c.is_alphanumeric() && text.contains(c))
+        })
+    }
+
     /// Whether an id is the one for what the vocabulary lacks.
     pub(super) fn is_unknown(&self, id: u32) -> bool {
         self.0.unknown_id == Some(id)
@@ -247,7 +289,7 @@ impl Tokenizer {
 
     fn ids(&self, text: &str, trust: Trust) -> Result<Vec<u32>, TextError> {
         let encoding = self
-            .tokenized(text, trust)?
+            .tokenized(text, trust, None)?
             .into_encoding(None, 0, OffsetType::None)
             .map_err(|e| TextError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
@@ -256,7 +298,14 @@ impl Tokenizer {
     /// `tokenizers`' own pipeline over the whole string at once: a prefix space that belongs to the start of
     /// the text (Metaspace "first") or to each stretch between added tokens (the Prepend normaliser) comes out
     /// where it would without us.
-    fn tokenized(&self, text: &str, trust: Trust) -> Result<PreTokenizedString, TextError> {
+    ///
+    /// `seam`: a byte of the text that no token but an added one straddles.
+    fn tokenized(
+        &self,
+        text: &str,
+        trust: Trust,
+        seam: Option<usize>,
+    ) -> Result<PreTokenizedString, TextError> {
         let inner = &*self.0;
         let normalizer = inner.hf.get_normalizer();
         let run = || -> tokenizers::Result<PreTokenizedString> {
@@ -267,7 +316,9 @@ impl Tokenizer {
             }
             if inner.raw.can_match(trust.some()) {
                 pieces.split(|_, piece| {
-                    let cuts = inner.raw.split(piece.get(), |range| trust.covers(&range));
+                    let cuts = inner
+                        .raw
+                        .split(piece.get(), |range, marker| trust.covers(&range, marker));
                     cut(&piece, cuts)
                 })?;
             }
@@ -278,9 +329,9 @@ impl Tokenizer {
                 if !inner.normalized.can_match(trust.some()) {
                     return Ok(vec![(piece, None)]);
                 }
-                let trusted = |range| match trust {
-                    Trust::Outside(_) => {
-                        original(&piece, range).is_some_and(|range| trust.covers(&range))
+                let trusted = |range, marker| match trust {
+                    Trust::Outside { .. } => {
+                        original(&piece, range).is_some_and(|range| trust.covers(&range, marker))
                     }
                     Trust::All | Trust::Nothing => trust.some(),
                 };
@@ -288,6 +339,9 @@ impl Tokenizer {
             })?;
             if let Some(pre_tokenizer) = inner.hf.get_pre_tokenizer() {
                 pre_tokenizer.pre_tokenize(&mut pieces)?;
+            }
+            if let Some(seam) = seam {
+                pieces.split(|_, piece| Ok(cut_at(piece, seam)))?;
             }
             pieces.tokenize(|piece| inner.tokenize_piece(piece, trust))?;
             Ok(pieces)
@@ -313,8 +367,10 @@ impl Inner {
                 && match trust {
                     Trust::All => false,
                     Trust::Nothing => true,
-                    Trust::Outside(_) => !original(piece, token.offsets.0..token.offsets.1)
-                        .is_some_and(|range| trust.covers(&range)),
+                    Trust::Outside { .. } => !original(piece, token.offsets.0..token.offsets.1)
+                        .is_some_and(|range| {
+                            trust.covers(&range, self.marker_ids.contains(&token.id))
+                        }),
                 }
         };
         if self.spelled_by_model.is_empty() || !tokens.iter().any(forbidden) {
@@ -380,6 +436,22 @@ fn cut(
             Ok((slice, token))
         })
         .collect()
+}
+
+/// Cuts a piece at a byte of the text that is being encoded, if it lies inside.
+fn cut_at(piece: NormalizedString, seam: usize) -> Vec<NormalizedString> {
+    let (from, to) = piece.offsets_original();
+    if seam <= from || to <= seam {
+        return vec![piece];
+    }
+    let parts = [
+        piece.slice(In::Original(0..seam - from)),
+        piece.slice(In::Original(seam - from..to - from)),
+    ];
+    match parts {
+        [Some(before), Some(behind)] => vec![before, behind],
+        _ => vec![piece],
+    }
 }
 
 /// Where bytes of a normalised piece lie in the text that is being encoded.

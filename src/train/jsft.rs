@@ -105,6 +105,16 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     }
     manifest.write(&config.output_dir, config)?;
     write_json(&config.output_dir.join("mixture.json"), &report)?;
+    if report.sft_refused > 0 {
+        let first = report
+            .first_refusal
+            .as_deref()
+            .unwrap_or("see mixture.json");
+        tracing::warn!(
+            "{} dialogues are not imitated, because they cannot be encoded; the first: {first}",
+            report.sft_refused
+        );
+    }
     if !options.quiet {
         eprintln!(
             "{} of {} numbers trained; {} examples, {} tokens; {total_steps} steps{}",

@@ -106,6 +106,16 @@ pub(super) fn chat_template(
     built.map_err(|e| TrainError::Data(e.to_string()))
 }
 
+/// Says so where none of the answers that are trained on, `whole` of which were not cut, ends with a token at which the server stops.
+pub(super) fn warn_of_no_end(endless: u64, whole: u64, stop_ids: &[u32]) {
+    if whole > 0 && endless == whole {
+        tracing::warn!(
+            "none of the {whole} answers that are trained on ends with a token at which the model's answers end (ids {stop_ids:?}): \
+             the trained model will run on to the limit of tokens"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Where an assistant's turn ends in a rendered conversation.
+//! Where an assistant's turn begins and ends in a rendered conversation.
 
 use std::ops::Range;
 
@@ -7,16 +7,61 @@ use crate::text::Rendered;
 /// A turn's span without the white space that follows its end-of-turn mark: generation ends at the mark. A template whose
 /// mark is white space keeps it.
 pub(super) fn without_trailing_space(full: &Rendered, span: Range<usize>) -> Range<usize> {
-    let inside = |range: &&Range<usize>| range.start >= span.start && range.end <= span.end;
     let content_end = full
-        .untrusted
-        .iter()
-        .filter(inside)
+        .contents()
+        .into_iter()
+        .filter(|range| range.start >= span.start && range.end <= span.end)
         .map(|range| range.end)
         .max();
     let closing = &full.text[content_end.unwrap_or(span.end)..span.end];
     match closing.trim_end() {
         "" => span,
         mark => span.start..span.end - (closing.len() - mark.len()),
+    }
+}
+
+/// Returns the bytes that a prompt and the conversation with its answer have in common, up to where the answer begins; `None` where
+/// they differ in what was said, not only in what the template opens the answer with.
+///
+/// Templates of reasoning models open `<think>` in the prompt and write a finished turn without it: the answer then begins before it,
+/// as in TRL.
+pub(super) fn shared_beginning(prompt: &Rendered, full: &str) -> Option<usize> {
+    let same = prompt.text.chars().zip(full.chars());
+    let shared = same.take_while(|(a, b)| a == b);
+    let shared = shared.map(|(c, _)| c.len_utf8()).sum();
+    let said = prompt.contents().last().map_or(0, |range| range.end);
+    // What is cut off has to be the opening of the answer.
+    let whole = shared == prompt.text.len();
+    (whole || shared > 0 && said <= shared).then_some(shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prompt(before: &str, said: &str, behind: &str) -> Rendered {
+        let mut prompt = Rendered::new();
+        prompt.push_trusted(before);
+        prompt.push_untrusted(said);
+        prompt.push_trusted(behind);
+        prompt
+    }
+
+    #[test]
+    fn an_answer_begins_where_the_prompt_ends_or_opens_it() {
+        let asked = prompt("<u>", "q", "<a><think>\n");
+        for (full, expected) in [
+            ("<u>q<a><think>\nhm</think>x<e>", Some(15)),
+            ("<u>q<a>x<e>", Some(7)),
+            // Half a tag in common: the caller cuts at tokens.
+            ("<u>q<a><tool>x<e>", Some(9)),
+            ("<u>Q<a>x<e>", None),
+            ("", None),
+        ] {
+            assert_eq!(shared_beginning(&asked, full), expected, "{full}");
+        }
+        // As Mistral Nemo's, which writes the system message into the last turn of the user.
+        let moved = prompt("[INST]", "be kind\n\nq", "[/INST]");
+        assert_eq!(shared_beginning(&moved, "[INST]q[/INST]x</s>"), None);
     }
 }

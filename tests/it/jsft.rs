@@ -232,6 +232,38 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
 }
 
 #[test]
+fn a_template_of_its_own_is_saved_with_what_ends_its_turns() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = tiny(root.path(), "out", 60);
+    let template = root.path().join("own.jinja");
+    let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|system|>{% endfor %}\
+        {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    std::fs::write(&template, source).unwrap();
+    config.chat_template = Some(template);
+    config.max_steps = Some(1);
+    let dir = run(&config, &options(false, None))
+        .unwrap()
+        .model_dir
+        .unwrap();
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&std::fs::read_to_string(dir.join(name)).unwrap()).unwrap()
+    };
+    let tokenizer_config = read("tokenizer_config.json");
+    assert_eq!(tokenizer_config["eos_token"], "<|system|>");
+    assert!(tokenizer_config.get("chat_template").is_none());
+    let ends = read("generation_config.json")["eos_token_id"].clone();
+    let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
+    let end = model.tokenizer().token_to_id("<|system|>").unwrap();
+    assert_eq!(ends[0], end);
+    assert!(ends.as_array().unwrap().len() > 1, "{ends}");
+    assert!(model.stop_ids().contains(&end));
+    assert_eq!(
+        std::fs::read_to_string(dir.join("chat_template.jinja")).unwrap(),
+        source
+    );
+}
+
+#[test]
 fn ultrafeedback_files_are_trained_on() {
     let root = tempfile::tempdir().unwrap();
     let mut config = tiny(root.path(), "out", 60);

@@ -23,6 +23,7 @@ use crate::http::sse::EventBody;
 use crate::http::traffic::Identity;
 use crate::model::WeightsName;
 use crate::service::{Ending, TokenText};
+use crate::text::Variables;
 
 /// The body. Anything else in it is refused.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -45,6 +46,9 @@ pub struct ChatBody {
     add_generation_prompt: Option<bool>,
     /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
     continue_final_message: Option<bool>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    chat_template_kwargs: Option<Variables>,
 }
 
 type ChatRequest = Generating<ChatBody>;
@@ -269,11 +273,15 @@ pub async fn chat(
         .await?
         .limited(limited)
         .ending(ending)?;
+    let variables = own.chat_template_kwargs.unwrap_or_default();
     let messages = conversation::messages(own.messages)?;
     let judging = sampling.judging(&state.principles.current(), 1)?;
     let tokens = match sampling.ending {
-        None => service.read_chat(&messages).await,
-        Some(ending) => service.read_ended_chat(&messages, ending).await,
+        None => service.read_chat(&messages, variables).await,
+        Some(ending) => {
+            let read = service.read_ended_chat(&messages, ending, variables);
+            read.await
+        }
     };
     let prompt = Prompt {
         judging: judging.map(|judging| judging.of(messages.clone())),

@@ -128,6 +128,8 @@ pub struct CompletionBody {
     /// With every choice the log-probabilities of the prompt's tokens and of this many most probable ones, as vLLM's.
     #[schema(maximum = 20)]
     prompt_logprobs: Option<usize>,
+    /// Whether a text gets what the tokenizer's post-processor adds, such as BOS: true unless said otherwise.
+    add_special_tokens: Option<bool>,
 }
 
 type CompletionRequest = Generating<CompletionBody>;
@@ -449,8 +451,9 @@ pub async fn completions(
         .await?
         .limited(limited);
     let judged = sampling.judging(&state.principles.current(), count)?;
+    let add_special = own.add_special_tokens.unwrap_or(true);
     let read = stream::iter(Vec::from(own.prompt))
-        .map(|prompt| service.read_prompt(prompt))
+        .map(|prompt| service.read_prompt(prompt, add_special))
         .buffered(READ_AT_ONCE)
         .try_collect::<Vec<ReadPrompt>>()
         .await

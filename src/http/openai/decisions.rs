@@ -408,7 +408,7 @@ pub async fn decisions(
         let message = format!("must be 1 to {MAX_QUESTIONS}");
         return Err(ApiError::invalid("questions", message));
     }
-    let max_options = state.service.max_options();
+    let max_options = state.service.max_options()?;
     let questions = body.questions.iter().enumerate();
     let asked = questions
         .map(|(at, question)| question.ask(at, max_options))

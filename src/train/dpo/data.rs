@@ -1,9 +1,10 @@
 //! Preference records in tokens: what an offline run trains on.
 //!
 //! The prompt is what the server would have given the model, the completion what the model would have had to answer with, its
-//! end-of-turn mark included: the conversation with the answer is rendered and encoded as a whole, and must begin with the
-//! tokens of the prompt. A completion that has to be cut loses its end, and gets no other. Records of plain strings are read as TRL reads
-//! them ([`crate::train::plain`]), or as a chat where the run says so.
+//! end-of-turn mark included: the rest of the rendered conversation with the answer, encoded behind the prompt's tokens. Where a
+//! template opens the answer in the prompt (`<think>`) and writes a finished turn without that, the prompt ends before it, as in TRL.
+//! Control tokens count in answers: they are what the model is to write. A completion that has to be cut loses its end, and gets no
+//! other. Records of plain strings are read as TRL reads them ([`crate::train::plain`]), or as a chat where the run says so.
 
 use std::path::Path;
 
@@ -13,15 +14,17 @@ use serde::{Deserialize, Serialize};
 use super::run::DpoRunConfig;
 use super::{PairError, PairExample};
 use crate::judge::{PROMPT_DATE, tokens_within};
-use crate::model::DecoderSpec;
+use crate::model::{ModelConfig, stop_ids};
 use crate::preference::{Message, PlainText, PreferencePair, Role};
-use crate::text::{ChatTemplate, RenderOptions, Rendered, TextError, Tokenizer};
+use crate::text::{ChatTemplate, OwnTrust, RenderOptions, Rendered, TextError, Tokenizer};
 use crate::train::TrainError;
 use crate::train::config::DataFile;
 use crate::train::manifest::DataDigest;
 use crate::train::plain::{PlainEnd, spells_control_tokens, warn_of_control_tokens};
-use crate::train::records::{FileCounts, chat_template, pairs, refuse_unreadable, skipped};
-use crate::train::turn::without_trailing_space;
+use crate::train::records::{
+    FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
+};
+use crate::train::turn::{shared_beginning, without_trailing_space};
 
 /// `data.json`: what became of the records.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -40,6 +43,9 @@ pub(super) struct DataReport {
     pub too_long: u64,
     /// Left out: the template cannot render the conversation, or its tokens do not begin with the prompt's.
     pub refused: u64,
+    /// Completions, kept whole, that end with none of the tokens at which the server stops.
+    #[serde(default)]
+    pub endless: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_refusal: Option<String>,
     /// Records that could not be read as pairs: of no known shape, of two different conversations, with a column that is not supported.
@@ -84,17 +90,26 @@ pub(super) struct Built {
 pub(super) fn build(
     config: &DpoRunConfig,
     model_dir: &Path,
-    spec: &DecoderSpec,
+    model: &ModelConfig,
 ) -> Result<Built, TrainError> {
     let text = |e: TextError| TrainError::Data(e.to_string());
+    let tokenizer = Tokenizer::from_file(&model_dir.join("tokenizer.json")).map_err(text)?;
     let encoder = Encoder {
-        tokenizer: Tokenizer::from_file(&model_dir.join("tokenizer.json")).map_err(text)?,
+        // The adapter is served with the base model's own template.
+        stop_ids: stop_ids(
+            model,
+            &tokenizer,
+            model_dir,
+            &ChatTemplate::of_model_dir(model_dir).map_err(text)?,
+        )
+        .map_err(text)?,
+        tokenizer,
         chat: chat_template(config.chat_template.as_deref(), model_dir).map_err(|e| e.to_string()),
         plain: config.plain,
         plain_end: PlainEnd::from_model_dir(model_dir).map_err(text)?,
         soft_labels: config.soft_labels,
-        max_length: config.max_length.min(spec.max_context()),
-        spec,
+        max_length: config.max_length.min(model.spec.max_context()),
+        model,
     };
     if encoder.max_length < config.max_length {
         tracing::info!(
@@ -109,6 +124,7 @@ pub(super) fn build(
         report: DataReport::default(),
         data: Vec::new(),
     };
+    let mut whole = 0;
     for (at, (file, counts)) in config.data.iter().zip(&mut counts).enumerate() {
         let file = DataFile {
             format: file.format,
@@ -133,9 +149,11 @@ pub(super) fn build(
             built.report.plain += u64::from(plain);
             built.report.plain_control += u64::from(controlled);
             match result {
-                Ok((example, cut)) => {
+                Ok((example, kept)) => {
                     built.report.kept += 1;
-                    built.report.cut += u64::from(cut);
+                    built.report.cut += u64::from(kept.cut > 0);
+                    built.report.endless += kept.endless;
+                    whole += 2 - kept.cut;
                     built.examples.push(example);
                 }
                 Err(why) => built.report.drop(&why),
@@ -154,6 +172,7 @@ pub(super) fn build(
             why.map_or_else(String::new, |why| format!("; the first: {why}"))
         )));
     }
+    warn_of_no_end(built.report.endless, whole, &encoder.stop_ids);
     Ok(built)
 }
 
@@ -180,7 +199,17 @@ struct Encoder<'a> {
     soft_labels: bool,
     /// At most the model's context.
     max_length: usize,
-    spec: &'a DecoderSpec,
+    stop_ids: Vec<u32>,
+    model: &'a ModelConfig,
+}
+
+/// What became of the two completions of a pair.
+#[derive(Default)]
+struct Kept {
+    /// Those that lost their end.
+    cut: u64,
+    /// Those, not cut, that end with none of the stop ids.
+    endless: u64,
 }
 
 impl Encoder<'_> {
@@ -189,8 +218,8 @@ impl Encoder<'_> {
         pair.plain && spells_control_tokens(&self.tokenizer, pair)
     }
 
-    /// The pair in tokens, and whether a completion was cut.
-    fn encode(&self, pair: &PreferencePair) -> Result<(PairExample, bool), Dropped> {
+    /// The pair in tokens, and what became of its completions.
+    fn encode(&self, pair: &PreferencePair) -> Result<(PairExample, Kept), Dropped> {
         let chat;
         let pair = match self.plain {
             PlainText::Raw => pair,
@@ -211,45 +240,73 @@ impl Encoder<'_> {
             return Err(PairError::Equal.into());
         }
         let label = self.label(pair)?;
-        let (head, prompt) = match pair.plain {
-            true => {
-                let texts: Vec<&str> = pair.messages.iter().map(|m| m.content.as_str()).collect();
-                let text = texts.concat();
-                let prompt = self.plain_end.prompt(&self.tokenizer, &text)?;
-                let mut head = Rendered::new();
-                head.push_trusted(&text);
-                (head, prompt)
-            }
-            false => {
-                let head = self.render(&pair.messages, true)?;
-                let prompt = self.tokenizer.encode_rendered(&head)?.ids;
-                (head, prompt)
-            }
+        let (prompt, completions) = match pair.plain {
+            true => self.plain(pair)?,
+            false => self.chat(pair)?,
         };
         let (max, tokens) = (self.max_length, prompt.len());
         if tokens >= max {
             return Err(Dropped::PromptTooLong { tokens, max });
         }
         let room = max - prompt.len();
-        let mut cut = false;
-        let mut completion = |answer: &str| -> Result<Vec<u32>, Dropped> {
-            let mut ids = match pair.plain {
-                true => self
-                    .plain_end
-                    .answer(&self.tokenizer, &head.text, &prompt, answer)?,
-                false => self.completion(&pair.messages, answer, &head, &prompt)?,
-            };
-            cut |= ids.len() > room;
+        let mut kept = Kept::default();
+        let [chosen, rejected] = completions.map(|mut ids| {
+            if ids.len() > room {
+                kept.cut += 1;
+            } else if !ids.last().is_some_and(|id| self.stop_ids.contains(id)) {
+                kept.endless += 1;
+            }
             ids.truncate(room);
-            Ok(ids)
-        };
-        let (chosen, rejected) = (completion(&pair.chosen)?, completion(&pair.rejected)?);
+            ids
+        });
         let example = PairExample {
             label,
             ..PairExample::new(prompt, chosen, rejected)
         };
-        example.check(self.spec)?;
-        Ok((example, cut))
+        example.check(&self.model.spec)?;
+        Ok((example, kept))
+    }
+
+    /// The tokens of a prompt of plain strings, and of the answers behind it.
+    fn plain(&self, pair: &PreferencePair) -> Result<(Vec<u32>, [Vec<u32>; 2]), Dropped> {
+        let texts: Vec<&str> = pair.messages.iter().map(|m| m.content.as_str()).collect();
+        let text = texts.concat();
+        let prompt = self.plain_end.prompt(&self.tokenizer, &text)?;
+        let answer = |answer: &str| {
+            let end = &self.plain_end;
+            end.answer(&self.tokenizer, &text, &prompt, answer)
+        };
+        let answers = [answer(&pair.chosen)?, answer(&pair.rejected)?];
+        Ok((prompt, answers))
+    }
+
+    /// The tokens of the prompt of a conversation, and of the answers behind it.
+    fn chat(&self, pair: &PreferencePair) -> Result<(Vec<u32>, [Vec<u32>; 2]), Dropped> {
+        let head = self.render(&pair.messages, true)?;
+        let with = |answer: &str| {
+            let mut messages = pair.messages.clone();
+            messages.push(Message::new(Role::Assistant, answer));
+            self.render(&messages, false)
+        };
+        let full = [with(&pair.chosen)?, with(&pair.rejected)?];
+        let mut seam = head.text.len();
+        for full in &full {
+            seam = seam.min(shared_beginning(&head, &full.text).ok_or(Dropped::Prefix)?);
+        }
+        let mut encoded = self.tokenizer.encode_rendered(&head)?;
+        if seam < head.text.len() {
+            let end = tokens_within(&encoded, &(0..seam)).end;
+            encoded.ids.truncate(end);
+            seam = end
+                .checked_sub(1)
+                .map_or(0, |last| encoded.offsets[last].end);
+        }
+        let prompt = encoded.ids;
+        let answers = [
+            self.completion(&full[0], seam, &prompt)?,
+            self.completion(&full[1], seam, &prompt)?,
+        ];
+        Ok((prompt, answers))
     }
 
     /// The probability that the chosen answer is the better one.
@@ -263,28 +320,24 @@ impl Encoder<'_> {
         }
     }
 
-    /// The tokens of an answer after the prompt.
+    /// The tokens of an answer that begins at byte `seam`, behind those of the prompt.
     fn completion(
         &self,
-        messages: &[Message],
-        answer: &str,
-        head: &Rendered,
+        full: &Rendered,
+        seam: usize,
         prompt: &[u32],
-    ) -> Result<Vec<u32>, Dropped> {
-        let mut messages = messages.to_vec();
-        messages.push(Message::new(Role::Assistant, answer));
-        let full = self.render(&messages, false)?;
-        if !full.text.starts_with(&head.text) {
-            return Err(Dropped::Prefix);
+    ) -> Result<Vec<u32>, TextError> {
+        let end = without_trailing_space(full, seam..full.text.len()).end;
+        let whole = self.tokenizer.encode_rendered(full)?;
+        if whole.ids.starts_with(prompt) {
+            let end = tokens_within(&whole, &(0..end)).end.max(prompt.len());
+            return Ok(whole.ids[prompt.len()..end].to_vec());
         }
-        let span = without_trailing_space(&full, head.text.len()..full.text.len());
-        let mut encoded = self.tokenizer.encode_rendered(&full)?;
-        let end = tokens_within(&encoded, &(0..span.end)).end;
-        encoded.ids.truncate(end);
-        match encoded.ids.strip_prefix(prompt) {
-            Some(completion) => Ok(completion.to_vec()),
-            None => Err(Dropped::Prefix),
-        }
+        // A token of the whole text straddles the seam: the model, which is given the prompt, writes others.
+        let mut behind = self.tokenizer.encode_behind(full, seam)?;
+        let end = tokens_within(&behind, &(0..end)).end;
+        behind.ids.truncate(end);
+        Ok(behind.ids)
     }
 
     fn render(
@@ -299,8 +352,12 @@ impl Encoder<'_> {
         let options = RenderOptions {
             add_generation_prompt,
             now: Some(PROMPT_DATE),
-            ..RenderOptions::default()
+            ..RenderOptions::default().with_own(OwnTrust::All)
         };
         Ok(chat.render(messages, &options)?)
     }
 }
+
+#[cfg(test)]
+#[path = "data_tests.rs"]
+mod tests;

@@ -33,8 +33,8 @@ fn encode(records: &[Value], set: impl FnOnce(&mut DpoRunConfig)) -> Result<Buil
         ..DpoRunConfig::default()
     };
     set(&mut config);
-    let spec = ModelConfig::from_dir(&pocket()).unwrap().spec;
-    build(&config, &pocket(), &spec)
+    let model = ModelConfig::from_dir(&pocket()).unwrap();
+    build(&config, &pocket(), &model)
 }
 
 fn only(built: Built) -> PairExample {
@@ -126,13 +126,13 @@ fn unusable_records_are_counted_and_an_empty_run_says_the_first_reason() {
 fn pairs_beyond_the_models_context_are_cut_to_it() {
     let long = "5 plus ".repeat(600);
     let record = json!({"prompt": "2 plus 3 is", "chosen": long, "rejected": " 6"});
-    let spec = ModelConfig::from_dir(&pocket()).unwrap().spec;
+    let model = ModelConfig::from_dir(&pocket()).unwrap();
     let built = encode(&[record], |config| config.max_length = 1 << 20).unwrap();
     assert_eq!((built.report.kept, built.report.cut), (1, 1));
     let example = only(built);
     assert_eq!(
         example.prompt.len() + example.chosen.len(),
-        spec.max_context()
+        model.spec.max_context()
     );
     let record = json!({"prompt": long, "chosen": " 5", "rejected": " 6"});
     let error = encode(&[record], |config| config.max_length = 30)

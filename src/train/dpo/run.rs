@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Built, build};
 use super::{DpoConfig, DpoMetrics, DpoTrainer, PairExample, StepReport};
-use crate::model::hub;
+use crate::model::{ModelConfig, hub};
 use crate::preference::{Format, PlainText};
 use crate::settings;
 use crate::train::TrainError;
@@ -162,12 +162,13 @@ pub struct Summary {
 pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
+    let model_config = ModelConfig::from_dir(&model_dir)?;
     let base = FrozenBase::load(&model_dir, &options.device)?;
     let Built {
         examples,
         report,
         data,
-    } = build(config, &model_dir, base.spec())?;
+    } = build(config, &model_dir, &model_config)?;
     let total_steps = config.length().steps(examples.len());
 
     let start = config.start.as_deref().map(Adapter::load).transpose()?;

@@ -3,14 +3,17 @@
 use std::path::Path;
 
 use crate::judge::{JudgeTemplate, LabelTokens, principles_from_model_dir};
+use crate::model::{ModelConfig, stop_ids};
 use crate::preference::PlainText;
-use crate::text::Tokenizer;
+use crate::text::{ChatTemplate, TextError, Tokenizer};
 use crate::train::TrainError;
 use crate::train::config::JsftConfig;
 use crate::train::manifest::DataDigest;
-use crate::train::mixture::{Examples, Mixture, MixtureReport};
+use crate::train::mixture::{ExampleKind, Examples, Mixture, MixtureReport};
 use crate::train::plain::{PlainEnd, warn_of_control_tokens};
-use crate::train::records::{FileCounts, chat_template, pairs, refuse_unreadable, skipped};
+use crate::train::records::{
+    FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
+};
 
 /// The encoded data and what it was made with.
 pub(super) struct Built {
@@ -37,6 +40,7 @@ pub(super) fn build_mixture(
             .map_err(|e| TrainError::Data(e.to_string()))?;
     let principles =
         principles_from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
+    let ends = served_ends(config, model_dir, &tokenizer, &chat)?;
     let options = config.mixture.clone();
     let end = PlainEnd::from_model_dir(model_dir).map_err(|e| TrainError::Data(e.to_string()))?;
     let mixture = Mixture::new(tokenizer, chat, template.clone(), principles, options)
@@ -53,6 +57,7 @@ pub(super) fn build_mixture(
     let skipped = skipped(&counts);
     (report.unusable, report.first_unusable) = (skipped.count, skipped.first);
     warn_of_control_tokens(report.plain_control, config.plain == PlainText::Raw);
+    warn_where_answers_do_not_end(&examples, &report, &ends);
     let data = config
         .data
         .iter()
@@ -65,6 +70,39 @@ pub(super) fn build_mixture(
         data,
         template,
     })
+}
+
+/// The tokens at which answers of the trained model will end: a model is saved with the template it was trained with, an adapter is
+/// served with its base model's.
+fn served_ends(
+    config: &JsftConfig,
+    model_dir: &Path,
+    tokenizer: &Tokenizer,
+    chat: &ChatTemplate,
+) -> Result<Vec<u32>, TrainError> {
+    let data = |error: TextError| TrainError::Data(error.to_string());
+    let model = ModelConfig::from_dir(model_dir)?;
+    let own = ChatTemplate::of_model_dir(model_dir).map_err(data)?;
+    let served = match config.lora {
+        Some(_) => &own,
+        None => chat,
+    };
+    stop_ids(&model, tokenizer, model_dir, served).map_err(data)
+}
+
+fn warn_where_answers_do_not_end(examples: &Examples, report: &MixtureReport, ends: &[u32]) {
+    let imitated = (0..examples.len()).filter(|at| examples.kind(*at) == ExampleKind::Sft);
+    let mut count = 0;
+    for at in imitated {
+        let example = examples.get(at);
+        let last = example.weights.iter().rposition(|weight| *weight > 0.0);
+        if last.is_some_and(|last| ends.contains(&example.ids[last])) {
+            return;
+        }
+        count += 1;
+    }
+    let whole = u64::saturating_sub(count, report.sft_answer_cut);
+    warn_of_no_end(whole, whole, ends);
 }
 
 /// The judge template that was asked for, or the model's own.

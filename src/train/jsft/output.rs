@@ -3,8 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::{Map, Value, json};
+
 use crate::judge::{JudgeTemplate, TEMPLATE_FILE};
 use crate::model::ModelConfig;
+use crate::text::{ChatTemplate, SpecialTokens, TextError, Tokenizer, turn_end};
 use crate::train::TrainError;
 use crate::train::checkpoint::write_json;
 use crate::train::config::JsftConfig;
@@ -44,11 +47,48 @@ pub(super) fn write_model(
     if let Some(template) = &config.chat_template {
         let target = dir.join("chat_template.jinja");
         fs::copy(template, &target).map_err(TrainError::io("cannot write", &target))?;
+        write_ends(template, model_config, dir)?;
     }
     let mut json = model_config.json.clone();
     json.remove("dtype");
     json.insert("torch_dtype".into(), config.save_dtype.name().into());
     write_json(&dir.join("config.json"), &json)
+}
+
+/// Makes the configuration beside a chat template of the run's own say what ends an answer, for every program that reads it: the
+/// tokenizer's `eos_token` is the template's turn end, `generation_config.json` names it first, and no other template is left.
+fn write_ends(template: &Path, model: &ModelConfig, dir: &Path) -> Result<(), TrainError> {
+    let data = |error: TextError| TrainError::Data(error.to_string());
+    let path = dir.join("tokenizer_config.json");
+    let mut tokenizer_config = read_object(&path)?;
+    tokenizer_config.remove("chat_template");
+    let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json")).map_err(data)?;
+    let source = fs::read_to_string(template).map_err(TrainError::io("cannot read", template))?;
+    let special = SpecialTokens::from_model_dir(dir).map_err(data)?;
+    let chat = ChatTemplate::from_source(&source, special).map_err(data)?;
+    let end = turn_end(&chat, &tokenizer);
+    if let Some((id, token)) = end.and_then(|id| Some((id, tokenizer.id_to_token(id)?))) {
+        tokenizer_config.insert("eos_token".into(), token.into());
+        let path = dir.join("generation_config.json");
+        let mut generation = read_object(&path)?;
+        let mut ids = vec![id];
+        ids.extend(model.eos_token_ids.iter().filter(|other| **other != id));
+        generation.insert("eos_token_id".into(), json!(ids));
+        write_json(&path, &generation)?;
+    }
+    if path.exists() || !tokenizer_config.is_empty() {
+        write_json(&path, &tokenizer_config)?;
+    }
+    Ok(())
+}
+
+/// The object in a JSON file; an empty one where there is no file.
+fn read_object(path: &Path) -> Result<Map<String, Value>, TrainError> {
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    let text = fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
+    serde_json::from_str(&text).map_err(|error| TrainError::bad_file(path, error))
 }
 
 /// The judge's question goes with the weights that were trained on it.

@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
 use crate::judge::{PROMPT_DATE, tokens_within};
 use crate::preference::{Message, PreferencePair, Role};
-use crate::text::{RenderOptions, Rendered};
-use crate::train::turn::without_trailing_space;
+use crate::text::{OwnTrust, RenderOptions, Rendered};
+use crate::train::turn::{shared_beginning, without_trailing_space};
 
 /// A dialogue in tokens.
 struct Dialogue {
@@ -87,7 +87,7 @@ impl Mixture {
         let options = RenderOptions {
             add_generation_prompt,
             now: Some(PROMPT_DATE),
-            ..RenderOptions::default()
+            ..RenderOptions::default().with_own(OwnTrust::All)
         };
         Ok(self.chat.render(messages, &options)?)
     }
@@ -117,17 +117,16 @@ impl Mixture {
     /// Encodes a dialogue that ends with an assistant turn.
     ///
     /// An assistant turn's span reaches from the end of the prompt that asks for it to the end of the conversation with it. Both
-    /// must be beginnings of the whole conversation's rendering. Where that fails for an earlier turn (templates that
+    /// must be beginnings of the whole conversation's rendering, but for what the template opens an answer with (`<think>`): see
+    /// [`shared_beginning`]. Where that fails for an earlier turn (templates that
     /// treat the last turn specially), only the last one is supervised; where it fails for the last one, the model could
     /// not be asked for this answer in this form at all.
     fn dialogue(&self, messages: &[Message]) -> Result<Dialogue, Refusal> {
         let full = self.render(messages, false)?;
         let last = messages.len() - 1;
-        let head = self.render(&messages[..last], true)?.text;
-        if !full.text.starts_with(&head) {
-            return Err(Refusal::Prefix);
-        }
-        let answer = without_trailing_space(&full, head.len()..full.text.len());
+        let head = self.render(&messages[..last], true)?;
+        let head = shared_beginning(&head, &full.text).ok_or(Refusal::Prefix)?;
+        let answer = without_trailing_space(&full, head..full.text.len());
         let mut spans = vec![answer.clone()];
         let mut last_turn_only = false;
         for turn in (0..last).filter(|turn| messages[*turn].role == Role::Assistant) {
@@ -152,9 +151,9 @@ impl Mixture {
             supervised[tokens(span)].fill(true);
         }
         let contents = full
-            .untrusted
+            .contents()
             .iter()
-            .filter(|range| range.end <= head.len())
+            .filter(|range| range.end <= head)
             .map(|range| tokens_within(&encoded, range))
             .collect();
         let answer = tokens(&answer);
@@ -175,10 +174,11 @@ impl Mixture {
         full: &Rendered,
     ) -> Option<Range<usize>> {
         // Templates may refuse a conversation that starts with the assistant, or is empty.
-        let head = self.render(&messages[..turn], true).ok()?.text;
+        let head = self.render(&messages[..turn], true).ok()?;
         let through = self.render(&messages[..=turn], false).ok()?.text;
-        let nested = full.text.starts_with(&through) && through.starts_with(&head);
-        nested.then(|| without_trailing_space(full, head.len()..through.len()))
+        let head = shared_beginning(&head, &through)?;
+        let nested = full.text.starts_with(&through);
+        nested.then(|| without_trailing_space(full, head..through.len()))
     }
 }
 

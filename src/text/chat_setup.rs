@@ -1,0 +1,68 @@
+//! Which chat template a model is served with, and its variables.
+
+use std::path::{Path, PathBuf};
+
+use super::chat_template::Variables;
+use super::template_source::find;
+use super::{ChatTemplate, SpecialTokens, TextError};
+use crate::files;
+
+/// An operator's choice of a chat template; by default the model's own.
+#[derive(Debug, Clone, Default)]
+pub struct ChatSetup {
+    /// A file with a Jinja template, instead of the model's own.
+    pub template: Option<PathBuf>,
+    /// Variables of every rendering, such as `enable_thinking`.
+    pub variables: Variables,
+}
+
+impl ChatSetup {
+    /// Builds the template for the model in `dir`. A model that has none gets one that refuses every conversation and says why.
+    pub fn build(&self, dir: &Path) -> Result<ChatTemplate, TextError> {
+        let special = SpecialTokens::from_model_dir(dir)?;
+        let source = match &self.template {
+            Some(path) => files::read_settings(path).map_err(|source| TextError::Read {
+                path: path.clone(),
+                source,
+            })?,
+            None => match find(dir) {
+                Err(TextError::NoChatTemplate(dir)) => {
+                    return Ok(ChatTemplate::none_in(&dir, special));
+                }
+                found => found?,
+            },
+        };
+        ChatTemplate::with_variables(&source, special, self.variables.clone())
+    }
+}
+
+/// Names of variables that the server sets itself.
+const RESERVED: [&str; 7] = [
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "__now",
+];
+
+/// Checks the names of template variables.
+///
+/// # Errors
+/// Says what is wrong with the first that the server sets itself, or that no template can name.
+pub fn check_variables(variables: &Variables) -> Result<(), String> {
+    for name in variables.keys() {
+        if RESERVED.contains(&name.as_str()) || name.ends_with("_token") {
+            return Err(format!("the server sets `{name}` itself"));
+        }
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty()
+            || name.starts_with(|c: char| c.is_ascii_digit())
+            || !name.chars().all(letters)
+        {
+            return Err(format!("`{name}` is no name of a template variable"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Where minijinja differs from jinja2, as chat templates can tell: tests, methods of strings, lists and dictionaries, `%`, and how
+//! values are written. tests/jinja holds the table that both are compared by.
+
+mod collections;
+mod modulo;
+mod operator;
+mod repr;
+mod strings;
+
+use minijinja::value::ValueKind;
+use minijinja::{Environment, Error, ErrorKind, State, Value};
+
+use self::repr::repr;
+use super::jinja_fuel::pay_for_text;
+pub(super) use modulo::name_modulo;
+
+/// Adds what minijinja lacks to an environment.
+pub(super) fn install(env: &mut Environment<'static>) {
+    env.add_function(operator::NAME, operator::modulo);
+    env.add_function("dict", dict);
+    env.add_function("joiner", |separator: Option<String>| {
+        collections::Joiner::value(separator)
+    });
+    env.add_function("cycler", collections::Cycler::value);
+    env.add_test("iterable", |value: &Value| {
+        value.is_undefined() || !value.is_none() && value.try_iter().is_ok()
+    });
+    env.add_test("sequence", |value: &Value| {
+        let kinds = [ValueKind::String, ValueKind::Seq, ValueKind::Map];
+        value.is_undefined() || kinds.contains(&value.kind())
+    });
+    env.add_test("callable", |value: &Value| {
+        // A macro or a function: nothing else of a template's can be called.
+        let text = format!("{value:?}");
+        text.starts_with("<macro") || text.contains("function")
+    });
+    env.add_test("number", |value: &Value| {
+        matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+    });
+    env.add_filter("string", |state: &State, value: &Value| {
+        written(state, value)
+    });
+    env.add_filter("wordcount", |text: &str| text.split_whitespace().count());
+    env.add_filter("center", |text: &str, width: Option<usize>| {
+        strings::padded(
+            text,
+            width.unwrap_or(80).min(MOST_WIDTH),
+            ' ',
+            strings::Side::Both,
+        )
+    });
+}
+
+/// Characters that a text is padded to at most.
+const MOST_WIDTH: usize = 10_000;
+
+/// A value as Python's `str` writes it.
+///
+/// # Errors
+/// Where there is no fuel for it.
+pub(super) fn written(state: &State, value: &Value) -> Result<Value, Error> {
+    if value.as_str().is_some() || value.is_undefined() {
+        return Ok(value.clone());
+    }
+    pay_for_text(state, value)?;
+    Ok(Value::from(repr(value)))
+}
+
+/// A method that minijinja does not know; `None` where it is none of ours.
+///
+/// # Errors
+/// The method's own.
+pub(super) fn method(
+    state: &State,
+    value: &Value,
+    method: &str,
+    args: &[Value],
+) -> Result<Option<Value>, Error> {
+    match (value.as_str(), value.kind()) {
+        (Some(text), _) => strings::method(state, text, method, args),
+        (None, ValueKind::Map | ValueKind::Seq | ValueKind::Iterable) => {
+            collections::method(state, value, method, args)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Python's `dict`.
+fn dict(value: Option<Value>, named: minijinja::value::Kwargs) -> Result<Value, Error> {
+    let mut pairs: Vec<(Value, Value)> = Vec::new();
+    if let Some(value) = value {
+        for key in value.try_iter()? {
+            pairs.push((key.clone(), value.get_item(&key)?));
+        }
+    }
+    for name in named.args() {
+        pairs.push((Value::from(name), named.get(name)?));
+    }
+    Ok(pairs.into_iter().collect())
+}
+
+fn refused(what: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, what.into())
+}
