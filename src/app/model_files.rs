@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::model::{ModelError, hub};
+use crate::service::SELF_TEST_FILE;
 
 /// A model's own anchor set, beside its weights.
 pub(super) const ANCHORS: &str = "anchors.jsonl";
 
 /// The default model, in the program itself: file names and contents.
-const POCKET: [(&str, &[u8]); 8] = [
+const POCKET: [(&str, &[u8]); 9] = [
     (
         "config.json",
         include_bytes!("../../models/pocket/config.json"),
@@ -38,6 +39,10 @@ const POCKET: [(&str, &[u8]); 8] = [
     (
         "principles.toml",
         include_bytes!("../../models/pocket/principles.toml"),
+    ),
+    (
+        SELF_TEST_FILE,
+        include_bytes!("../../models/pocket/judge_self_test.jsonl"),
     ),
     (ANCHORS, include_bytes!("../../models/pocket/anchors.jsonl")),
 ];

@@ -11,7 +11,7 @@ use crate::learn::rollout::{Answer, Prompt, roll_out};
 use crate::model::WeightsLease;
 use crate::pocket::{Dice, Grade, Principle, Split, Task};
 use crate::preference::{Message, Role};
-use crate::service::{JudgeTask, Orders, Service, TournamentTask, Turn};
+use crate::service::{JudgeTask, OnDisagreement, Orders, Service, TournamentTask, Turn};
 
 /// The same instructions for every variant and seed: their differences are then those of the weights.
 const TASKS: u64 = 0x68_656c_646f;
@@ -120,6 +120,7 @@ async fn best_of(
                     context: prompt.messages.clone(),
                     principles: Vec::new(),
                     orders: Orders::Both,
+                    on_disagreement: OnDisagreement::default(),
                     turn: Turn::background(),
                     weights: Some(weights.clone()),
                 };

@@ -149,6 +149,9 @@ async fn start(
             canary_share: 0.0,
             on_death: OnDeath::Restart,
         }),
+        // The pocket model's judge is measured by the claims themselves.
+        self_test: false,
+        memory_check: true,
     });
     Ok(app.await?)
 }

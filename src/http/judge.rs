@@ -39,7 +39,7 @@ pub struct JudgeBody {
     /// `pairwise` for exactly two, `tournament` for any number; by default what fits their number.
     method: Option<MethodBody>,
     /// Lower is served first; a level is worth a bounded head start.
-    #[schema(minimum = -100, maximum = 100)]
+    #[schema(minimum = -100, maximum = 100, default = 0)]
     priority: Option<i32>,
     /// Seconds the request may take.
     #[schema(exclusive_minimum = 0)]
@@ -70,12 +70,15 @@ pub struct PairAnswer {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VerdictBody {
-    /// 0 or 1; null on an exact tie.
+    /// 0 or 1; null on an exact tie, and with `"on_disagreement": "undecided"` where the orders disagree.
     winner: Option<usize>,
     /// Probability that candidate 0 is better.
     p: f32,
     /// Whether both orders name the same winner; null where only one was shown.
     consistent: Option<bool>,
+    /// Whether the verdict can be relied on: the judge passed its self-test, both orders name the same winner, and `label_mass` is at
+    /// least 0.5. Null where that is not known: without a self-test, with one order, or between equal candidates.
+    reliable: Option<bool>,
     /// Probability that the judge gave to its labels, of all tokens: low where it does not answer as a judge. Below 0.5 the verdict is
     /// about nothing, whatever `winner` says, and makes no preference pair.
     label_mass: f32,
@@ -114,6 +117,8 @@ pub struct TournamentBody {
     comparisons: usize,
     /// Whether something was cut to fit the context, in any match.
     truncated: bool,
+    /// Whether the judge passed its self-test; null where it had none.
+    reliable: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -123,6 +128,7 @@ pub struct MatchBody {
     p_a: f32,
     winner: Option<usize>,
     consistent: Option<bool>,
+    reliable: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -170,6 +176,7 @@ impl From<PairVerdict> for VerdictBody {
             winner: verdict.winner,
             p: verdict.p,
             consistent: verdict.consistent,
+            reliable: verdict.reliable,
             label_mass: verdict.label_mass,
             orders: orders(verdict.orders),
             principles: principles.collect(),
@@ -186,6 +193,7 @@ impl From<PlayedMatch> for MatchBody {
             p_a: played.verdict.p,
             winner: played.verdict.winner.map(|side| [played.a, played.b][side]),
             consistent: played.verdict.consistent,
+            reliable: played.verdict.reliable,
         }
     }
 }
@@ -200,6 +208,7 @@ impl From<Tournament> for TournamentBody {
             byes: tournament.byes,
             comparisons: tournament.comparisons,
             truncated: tournament.truncated,
+            reliable: tournament.reliable,
         }
     }
 }
@@ -215,7 +224,9 @@ impl JudgeBody {
             Some(MethodBody::Pairwise) if count != 2 => {
                 return Err(ApiError::invalid(
                     "method",
-                    format!("pairwise takes exactly two candidates, not {count}"),
+                    format!(
+                        "`\"method\": \"pairwise\"` takes exactly two `candidates`, not {count}"
+                    ),
                 ));
             }
             Some(method) => method == MethodBody::Pairwise,
@@ -298,17 +309,19 @@ async fn tournament(
     path = "/judge",
     tag = "selfjudge",
     request_body(content = JudgeRequest, examples(
-        ("pair" = (value = json!({"prompt": "What is 34 plus 28?", "candidates": ["62", "52"]}))),
-        ("by the whole table" = (value = json!({
-            "prompt": "What is 34 plus 28?", "candidates": ["Sure! 62.", "62"], "principles": "table"
+        ("1. a pair" = (value = json!({"prompt": "What is 45 plus 17?", "candidates": ["62", "52"]}))),
+        ("2. undecided where the orders disagree" = (value = json!({
+            "prompt": "Write planet backwards.", "candidates": ["tenalp", "tenalp!"], "on_disagreement": "undecided"
         }))),
-        ("under principles" = (value = json!({
-            "prompt": "What is 34 plus 28?", "candidates": ["Sure! 62. Glad to help!", "62"],
+        ("3. a tournament" = (value = json!({
+            "prompt": "Reverse the word car.", "candidates": ["rac", "rca", "car", "arc"], "bracket": "round_robin"
+        }))),
+        ("4. under two principles" = (value = json!({
+            "prompt": "What is 45 plus 17?", "candidates": ["Sure! 62. Glad to help!", "52"],
             "principles": ["correct", {"principle": "polite", "weight": 0.5}]
         }))),
-        ("tournament" = (value = json!({
-            "prompt": "Write planet backwards.", "candidates": ["tenalp", "tenlap", "planet", "tenalp!"],
-            "bracket": "round_robin"
+        ("5. by the whole table" = (value = json!({
+            "prompt": "What is 45 plus 17?", "candidates": ["Sure! 62.", "62"], "principles": "table"
         })))
     )),
     params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY)),
@@ -340,7 +353,12 @@ pub async fn judge(
     let draft = keeping.draft_of_judging(messages.clone());
     let call = Call {
         id: state.next_id("judge"),
-        task: judging.task(messages, keeping.turn(turn), &table)?,
+        task: judging.task(
+            messages,
+            keeping.turn(turn),
+            &table,
+            state.judging.on_disagreement,
+        )?,
         candidates: body.candidates,
         keeping,
         draft,

@@ -8,7 +8,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::error::ApiError;
 use crate::judge::Method;
 use crate::preference::{Message, Polarity, PrincipleTable, VersionedTable, WEIGHTS};
-use crate::service::{JudgeTask, Orders, TournamentTask, Turn, WeightedPrinciple};
+use crate::service::{JudgeTask, OnDisagreement, Orders, TournamentTask, Turn, WeightedPrinciple};
 
 /// Principles of one call.
 const MAX_PRINCIPLES: usize = 64;
@@ -108,7 +108,7 @@ impl PrinciplesBody {
         match asked.is_empty() {
             true => Err(ApiError::invalid(
                 "principles",
-                format!("none of them has a weight in version {version} of the table"),
+                format!("has none with a weight in version {version} of the table"),
             )),
             false => Ok(asked),
         }
@@ -135,7 +135,7 @@ impl PrincipleBody {
         if weight.is_some_and(|weight| !WEIGHTS.contains(&weight)) {
             return Err(ApiError::invalid(
                 "principles",
-                "weights must be from 1e-6 to 1e6",
+                "has a weight that is not from 1e-6 to 1e6",
             ));
         }
         let listed = table.get(name).map(WeightedPrinciple::from);
@@ -161,6 +161,25 @@ pub enum OrdersBody {
     Both,
     /// As given: half the cost, and the judge's preference for a position is in the verdict.
     Given,
+}
+
+/// Who wins a pair whose orders name different answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisagreementBody {
+    /// The answer with the higher mean probability.
+    Average,
+    /// No answer: `winner` is null, and in a tournament the pair is a tie.
+    Undecided,
+}
+
+impl From<OnDisagreementBody> for OnDisagreement {
+    fn from(body: OnDisagreementBody) -> Self {
+        match body {
+            OnDisagreementBody::Average => Self::Average,
+            OnDisagreementBody::Undecided => Self::Undecided,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -196,6 +215,9 @@ pub struct JudgingBody {
     /// weight. A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
     pub principles: PrinciplesBody,
     pub orders: OrdersBody,
+    /// Who wins a pair whose two orders name different answers; by default what the server was started with (`--on-disagreement`,
+    /// `average`).
+    pub on_disagreement: Option<OnDisagreementBody>,
     /// Of a tournament; by default `single_elimination`.
     pub bracket: Option<BracketBody>,
     /// Decides who meets whom in a tournament, except in a round robin, where everyone meets everyone; by default 0.
@@ -219,7 +241,7 @@ impl JudgingBody {
         })
     }
 
-    /// `table`: the principles in force.
+    /// `table`: the principles in force; `on_disagreement`: what counts where the call says nothing.
     ///
     /// # Errors
     /// Principles that make no sense, that are too many, or that all weigh nothing.
@@ -228,7 +250,14 @@ impl JudgingBody {
         context: Vec<Message>,
         turn: Turn,
         table: &VersionedTable,
+        on_disagreement: OnDisagreement,
     ) -> Result<JudgeTask, ApiError> {
+        if self.on_disagreement.is_some() && matches!(self.orders, OrdersBody::Given) {
+            return Err(ApiError::invalid(
+                "on_disagreement",
+                "has no meaning with `\"orders\": \"given\"`: one order cannot disagree with itself",
+            ));
+        }
         Ok(JudgeTask {
             context,
             principles: self.principles.asked(table)?,
@@ -236,6 +265,9 @@ impl JudgingBody {
                 OrdersBody::Both => Orders::Both,
                 OrdersBody::Given => Orders::Given,
             },
+            on_disagreement: self
+                .on_disagreement
+                .map_or(on_disagreement, OnDisagreement::from),
             weights: None,
             turn,
         })
@@ -266,7 +298,7 @@ pub fn check_reads(
     Err(ApiError::invalid(
         param,
         format!(
-            "{candidates} of them take {each} comparisons{of_prompts}, in {orders} orders and under {principles} principles: {reads} \
+            "{candidates} candidates take {each} comparisons{of_prompts}, in {orders} orders and under {principles} principles: {reads} \
              reads, and {MAX_READS} is the most of a call"
         ),
     ))
@@ -296,6 +328,7 @@ mod tests {
             context: Vec::new(),
             principles: vec![principle; principles],
             orders,
+            on_disagreement: OnDisagreement::default(),
             weights: None,
             turn: Turn::now(),
         }

@@ -17,6 +17,9 @@ pub enum JudgeError {
     Unusable(String),
     #[error("judge template: {0}")]
     Template(String),
+    /// The pairs of a self-test cannot be used.
+    #[error("the judge's self-test: {0}")]
+    SelfTest(String),
     #[error(
         "the chat template does not write the user's text as it is, so the candidates cannot be found in the prompt"
     )]

@@ -261,8 +261,8 @@ impl JudgeTemplate {
     /// # Errors
     /// If the text is not TOML, a field is missing or unknown, or a slot is missing, repeated or unknown.
     pub fn from_toml(text: &str) -> Result<Self, JudgeError> {
-        toml::from_str::<TemplateFile>(text)
-            .map_err(|error| JudgeError::Template(error.to_string()))?
+        crate::settings::from_toml::<TemplateFile>(text)
+            .map_err(JudgeError::Template)?
             .try_into()
     }
 
@@ -273,7 +273,12 @@ impl JudgeTemplate {
             path: path.to_owned(),
             source,
         })?;
-        Self::from_toml(&text)
+        Self::from_toml(&text).map_err(|error| match error {
+            JudgeError::Template(message) => {
+                JudgeError::Template(format!("{}: {message}", path.display()))
+            }
+            other => other,
+        })
     }
 
     /// The template a model's folder holds, or the built-in default where it holds none.

@@ -7,7 +7,7 @@ use hf_hub::{HFClient, HFError};
 use super::error::ModelError;
 
 /// What a model needs here; nothing else of a repository (other weight formats, images) is downloaded.
-const NEEDED: [&str; 9] = [
+const NEEDED: [&str; 10] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -16,6 +16,7 @@ const NEEDED: [&str; 9] = [
     "chat_template.jinja",
     "chat_template.json",
     "judge_template.toml",
+    "judge_self_test.jsonl",
     // At the root alone: `original/` and the like hold other formats' copies.
     "model*.safetensors",
 ];
@@ -37,15 +38,18 @@ fn resolve_with(
     configure: impl FnOnce(hf_hub::HFClientBuilder) -> hf_hub::HFClientBuilder,
 ) -> Result<PathBuf, ModelError> {
     let path = Path::new(model);
-    if path.is_dir() {
-        return Ok(path.to_owned());
-    }
     let failed = |message: String| ModelError::Hub {
         id: model.to_owned(),
         message,
     };
+    if path.is_dir() {
+        return match no_model(path) {
+            Some(why) => Err(failed(why)),
+            None => Ok(path.to_owned()),
+        };
+    }
     if path.exists() {
-        return Err(failed("is a file; a model is a directory".into()));
+        return Err(failed(no_directory(path)));
     }
     let Some((owner, name, revision)) = parse_id(model) else {
         return Err(failed(
@@ -81,6 +85,53 @@ fn resolve_with(
             ))),
         },
         Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// Says why a directory holds no model, if it does not.
+fn no_model(dir: &Path) -> Option<String> {
+    if dir.join("config.json").exists() {
+        return None;
+    }
+    if dir.join("adapter_config.json").exists() {
+        return Some(format!(
+            "the directory holds a LoRA adapter, not a model: say --model BASE --adapter {}, where BASE is the model it was trained on",
+            dir.display()
+        ));
+    }
+    let gguf =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|entry| is_gguf(&entry.path()));
+    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.any(gguf)) {
+        return Some(NO_GGUF.to_owned());
+    }
+    let inner = dir.join("model");
+    Some(
+        match inner.join("config.json").exists() || inner.join("adapter_config.json").exists() {
+            true => format!(
+                "the directory has no config.json; did you mean {}?",
+                inner.display()
+            ),
+            false => {
+                "the directory has no config.json, so it holds no model in Hugging Face layout"
+                    .to_owned()
+            }
+        },
+    )
+}
+
+const NO_GGUF: &str = "GGUF files are not read: give the model's directory in Hugging Face layout (config.json, tokenizer.json, \
+                       *.safetensors)";
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
+}
+
+/// Says why a file is no model.
+fn no_directory(path: &Path) -> String {
+    match is_gguf(path) {
+        true => NO_GGUF.to_owned(),
+        false => "is a file; a model is a directory in Hugging Face layout".to_owned(),
     }
 }
 
@@ -120,6 +171,7 @@ mod tests {
     fn an_existing_directory_wins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
         assert_eq!(resolve(path).unwrap(), dir.path());
     }
 
@@ -143,6 +195,30 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("is a file"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_model_is_recognised() {
+        for (file, named) in [
+            ("adapter_config.json", "--adapter"),
+            ("x.gguf", "GGUF"),
+            ("X.Q4_K.GGUF", "GGUF"),
+            ("model/config.json", "did you mean"),
+            ("model/adapter_config.json", "did you mean"),
+            ("readme.md", "no config.json"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, "").unwrap();
+            let error = resolve(dir.path().to_str().unwrap()).unwrap_err();
+            assert!(error.to_string().contains(named), "{file}: {error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.gguf");
+        std::fs::write(&file, "").unwrap();
+        let error = resolve(file.to_str().unwrap()).unwrap_err();
+        assert!(error.to_string().contains("GGUF"), "{error}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::judge::{
     Bracket, EncodedComparison, Judge, LabelLogprobs, Method, Order, Outcome, Winner,
 };
 use crate::model::WeightsLease;
+use crate::preference::log::MIN_LABEL_MASS;
 use crate::preference::{Message, Polarity, Principle, PrincipleTable};
 
 /// Prompts of a call that are encoded at once: each is as long as the context at most. Many, so that what they share is computed once.
@@ -66,6 +67,16 @@ impl Orders {
     }
 }
 
+/// What a pair has for a winner whose orders name different answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDisagreement {
+    /// The answer that both orders prefer on average.
+    #[default]
+    Average,
+    /// None: the pair counts as a tie.
+    Undecided,
+}
+
 /// A principle, and how much its verdict counts among the others'.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightedPrinciple {
@@ -105,6 +116,7 @@ pub struct JudgeTask {
     /// None is the template's default.
     pub principles: Vec<WeightedPrinciple>,
     pub orders: Orders,
+    pub on_disagreement: OnDisagreement,
     /// Who judges; by default whoever serves as judge. One version makes all reads of a call.
     pub weights: Option<WeightsLease>,
     pub turn: Turn,
@@ -141,9 +153,12 @@ pub struct PrincipleVerdict {
 pub struct PairVerdict {
     /// Probability that candidate 0 is better.
     pub p: f32,
-    /// 0 or 1; none on an exact tie.
+    /// 0 or 1; none on an exact tie, or where the orders disagree and [`OnDisagreement::Undecided`] was asked for.
     pub winner: Option<usize>,
     pub consistent: Option<bool>,
+    /// Whether the verdict can be relied on: the judge passed its self-test, both orders name the same winner, and the labels have at
+    /// least half of the probability. Unknown where the judge had no self-test, only one order was shown, or nothing was asked.
+    pub reliable: Option<bool>,
     pub label_mass: f32,
     pub orders: Vec<ShownRead>,
     /// By principle, where principles were named.
@@ -159,6 +174,7 @@ impl PairVerdict {
             p: 0.5,
             winner: None,
             consistent: None,
+            reliable: None,
             label_mass: 1.0,
             orders: Vec::new(),
             principles: Vec::new(),
@@ -172,6 +188,19 @@ impl PairVerdict {
             label_mass: 0.0,
             ..Self::identical()
         }
+    }
+
+    /// Returns the verdict of a judge that passed its self-test or not, where that is known.
+    fn by_judge(mut self, passed: Option<bool>) -> Self {
+        let sound = self.label_mass >= MIN_LABEL_MASS;
+        self.reliable = match (passed, self.consistent) {
+            _ if self.orders.is_empty() => None,
+            (Some(false), _) | (_, Some(false)) => Some(false),
+            _ if !sound => Some(false),
+            (Some(true), Some(true)) => Some(true),
+            _ => None,
+        };
+        self
     }
 
     /// The same verdict with the candidates in each other's place.
@@ -233,6 +262,8 @@ pub struct Tournament {
     pub comparisons: usize,
     /// Whether a prompt of any match had to be cut to fit the context.
     pub truncated: bool,
+    /// Whether the judge passed its self-test, where it had one.
+    pub reliable: Option<bool>,
 }
 
 impl Service {
@@ -308,6 +339,7 @@ impl Service {
         .await?;
         let (mut rounds, mut byes) = (Vec::new(), Vec::new());
         let (mut comparisons, mut truncated) = (0, false);
+        let reliable = self.judges_reliably(account.weights());
         while !bracket.round().is_empty() {
             let matches = bracket.round().to_vec();
             byes.push(bracket.bye());
@@ -351,6 +383,7 @@ impl Service {
             byes,
             comparisons,
             truncated,
+            reliable,
         }))
     }
 
@@ -403,7 +436,27 @@ impl Service {
         for slice in pairs.chunks((prompts / task.reads()).max(1)) {
             verdicts.extend(self.judge_slice(task, context, slice, account).await?);
         }
+        verdicts.iter().for_each(|verdict| self.count(verdict));
         Ok(verdicts)
+    }
+
+    /// The verdict on one pair, of which the metrics are told nothing.
+    pub(super) async fn uncounted_verdict(
+        &self,
+        task: &JudgeTask,
+        a: &str,
+        b: &str,
+        account: &mut Account,
+    ) -> Result<PairVerdict, ServiceError> {
+        let Shown {
+            context,
+            candidates,
+        } = self.show(task, [a, b].map(Arc::from).to_vec()).await?;
+        let pair = [(candidates[0].clone(), candidates[1].clone())];
+        let mut verdicts = self.judge_slice(task, &context, &pair, account).await?;
+        Ok(verdicts
+            .pop()
+            .expect("one pair has one verdict; this is a bug"))
     }
 
     async fn judge_slice(
@@ -430,18 +483,15 @@ impl Service {
         let reads = self.read_labels(task.turn, flat, account).await?;
         let reads: Vec<LabelLogprobs> = reads.iter().map(|read| [read[0], read[1]]).collect();
         let mut of_pairs = reads.chunks_exact(task.reads());
-        let verdicts = cuts.into_iter().map(|cut| {
-            let verdict = match cut {
-                None => PairVerdict::identical(),
-                Some(cut) => {
-                    let reads = of_pairs
-                        .next()
-                        .expect("every pair that was encoded has been read; this is a bug");
-                    verdict(task, reads, cut)
-                }
-            };
-            self.count(&verdict);
-            verdict
+        let passed = self.judges_reliably(account.weights());
+        let verdicts = cuts.into_iter().map(|cut| match cut {
+            None => PairVerdict::identical(),
+            Some(cut) => {
+                let reads = of_pairs
+                    .next()
+                    .expect("every pair that was encoded has been read; this is a bug");
+                verdict(task, reads, cut).by_judge(passed)
+            }
         });
         Ok(verdicts.collect())
     }

@@ -15,6 +15,7 @@ mod prompts;
 mod reading;
 #[cfg(test)]
 mod reading_tests;
+mod self_test;
 mod tally;
 mod verdict;
 #[cfg(test)]
@@ -29,12 +30,13 @@ pub use best_of::BestOf;
 pub use deciding::{Decision, Question};
 pub use generate::{Finish, Generation, Output, TextEvent, TextTask, TokenText, Usage};
 pub use judging::{
-    JudgeTask, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead, Tournament,
-    TournamentTask, WeightedPrinciple,
+    JudgeTask, OnDisagreement, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead,
+    Tournament, TournamentTask, WeightedPrinciple,
 };
 pub use prefill::Ending;
 pub use prompts::{RawPrompt, ReadPrompt};
 pub use reading::{Judged, Turn};
+pub use self_test::{SELF_TEST_FILE, SelfTest, SelfTestSet, SelfTestSource};
 pub use tally::{CallerEnds, Tallies, Tally};
 
 use crate::engine::{Engine, RequestFailure, SubmitError};
@@ -47,6 +49,7 @@ use crate::text::{
     OwnTrust, RenderOptions, StopStrings, TextError, TokenTexts, Tokenizer,
 };
 use aside::aside;
+use self_test::LastSelfTest;
 
 /// Runs work that computes for longer than a millisecond beside the threads that serve connections.
 ///
@@ -102,6 +105,7 @@ pub struct Service {
     tallies: Tallies,
     /// Whether control tokens written in text prompts are read as such.
     reads_control: bool,
+    self_test: LastSelfTest,
 }
 
 impl Service {
@@ -141,6 +145,7 @@ impl Service {
             metrics,
             tallies: Tallies::default(),
             reads_control: false,
+            self_test: LastSelfTest::default(),
         })
     }
 

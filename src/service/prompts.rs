@@ -159,7 +159,7 @@ impl Service {
             return Err(ServiceError::invalid("tokens", message));
         }
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
-            let message = format!("{id} is outside the vocabulary");
+            let message = format!("has the id {id}, which is outside the vocabulary");
             return Err(ServiceError::invalid("tokens", message));
         }
         let tokenizer = self.tokenizer().clone();

@@ -91,6 +91,11 @@ impl Account {
         }
     }
 
+    /// Returns the name of the weights that are asked.
+    pub(super) fn weights(&self) -> &WeightsName {
+        self.weights.name()
+    }
+
     pub(super) fn close<T>(self, result: T) -> Judged<T> {
         Judged {
             result,

@@ -24,6 +24,7 @@ async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
             context: vec![Message::new(Role::User, "What is 34 plus 28?")],
             principles: Vec::new(),
             orders: Orders::Both,
+            on_disagreement: OnDisagreement::default(),
             weights: None,
             turn: Turn {
                 arrival,

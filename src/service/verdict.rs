@@ -1,6 +1,8 @@
 //! From the reads of a pair to its verdict.
 
-use super::judging::{JudgeTask, PairVerdict, PrincipleVerdict, ShownRead, WeightedPrinciple};
+use super::judging::{
+    JudgeTask, OnDisagreement, PairVerdict, PrincipleVerdict, ShownRead, WeightedPrinciple,
+};
 use crate::judge::{LabelLogprobs, Rule, decide, lead, sigmoid};
 use crate::preference::Polarity;
 
@@ -22,8 +24,9 @@ pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool
         let only = parts.pop().expect("a pair is read; this is a bug");
         return PairVerdict {
             p: only.p,
-            winner: winner(only.p),
+            winner: settled(winner(only.p), only.consistent, task.on_disagreement),
             consistent: only.consistent,
+            reliable: None,
             label_mass: only.label_mass,
             orders: only.orders,
             principles: Vec::new(),
@@ -46,14 +49,16 @@ pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool
             p_first: mean(&|part| part.orders[order].p_first),
         })
         .collect();
+    let consistent = parts
+        .iter()
+        .map(|part| part.consistent)
+        .reduce(|all, one| Some(all? && one?))
+        .flatten();
     PairVerdict {
         p,
-        winner: winner(p),
-        consistent: parts
-            .iter()
-            .map(|part| part.consistent)
-            .reduce(|all, one| Some(all? && one?))
-            .flatten(),
+        winner: settled(winner(p), consistent, task.on_disagreement),
+        consistent,
+        reliable: None,
         label_mass: mean(&|part| part.label_mass),
         orders,
         principles: parts,
@@ -68,6 +73,18 @@ fn settle(p: f32) -> f32 {
     match (p - 0.5).abs() <= ROUNDING {
         true => 0.5,
         false => p,
+    }
+}
+
+/// Returns the winner by `p`, or none where the orders disagree and that was to decide nothing.
+fn settled(
+    winner: Option<usize>,
+    consistent: Option<bool>,
+    on_disagreement: OnDisagreement,
+) -> Option<usize> {
+    match on_disagreement {
+        OnDisagreement::Undecided if consistent == Some(false) => None,
+        _ => winner,
     }
 }
 
@@ -134,7 +151,7 @@ fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{Orders, Turn};
+    use crate::service::{OnDisagreement, Orders, Turn};
 
     const NOTHING: f32 = f32::NEG_INFINITY;
 
@@ -149,6 +166,7 @@ mod tests {
             context: Vec::new(),
             principles: weights.iter().map(principle).collect(),
             orders,
+            on_disagreement: OnDisagreement::default(),
             weights: None,
             turn: Turn::now(),
         }
@@ -188,6 +206,28 @@ mod tests {
                 let reads = [read(p), read(0.5), read(1.0 - p), read(0.5)];
                 let verdict = verdict(&task, &reads, false);
                 assert_eq!((verdict.p, verdict.winner), (0.5, None), "{p} at {weight}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_whose_orders_disagree_can_be_left_undecided() {
+        // Candidate 0 wins where it is shown first, and loses where it is shown second.
+        let (given, turned, agreeing) = (read(0.9), read(0.7), read(0.2));
+        for weights in [&[][..], &[1.0], &[1.0, 2.0]] {
+            for (on_disagreement, second, winner) in [
+                (OnDisagreement::Average, turned, Some(0)),
+                (OnDisagreement::Undecided, turned, None),
+                (OnDisagreement::Undecided, agreeing, Some(0)),
+            ] {
+                let task = JudgeTask {
+                    on_disagreement,
+                    ..task(weights, Orders::Both)
+                };
+                let reads = [given, second].repeat(weights.len().max(1));
+                let verdict = verdict(&task, &reads, false);
+                assert_eq!(verdict.winner, winner, "{on_disagreement:?} {weights:?}");
+                assert!(verdict.p > 0.5);
             }
         }
     }

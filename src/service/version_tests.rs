@@ -42,6 +42,7 @@ fn judging(turn: Turn) -> JudgeTask {
         context: vec![Message::new(Role::User, "What is 34 plus 28?")],
         principles: Vec::new(),
         orders: Orders::Both,
+        on_disagreement: OnDisagreement::default(),
         weights: None,
         turn,
     }
