@@ -16,7 +16,7 @@
 //! | 3 | [`nn`] | layers |
 //! | 2 | [`kernels`], [`text`], [`pocket`] | ops, plain beside fused; tokens and templates; the default model's world |
 //! | 1 | [`preference`], [`telemetry`], [`device`] | pairs, principles and the traffic log; metrics; where to compute |
-//! | 0 | [`fault`], [`files`], [`settings`] | places at which tests kill the process; reading files with a bound, and configuration over its defaults |
+//! | 0 | [`fault`], [`files`], [`settings`] | places at which tests kill the process; reading files with a bound, and configuration over its defaults, with errors in one line |
 
 pub mod app;
 pub mod claims;

@@ -261,8 +261,8 @@ impl JudgeTemplate {
     /// # Errors
     /// If the text is not TOML, a field is missing or unknown, or a slot is missing, repeated or unknown.
     pub fn from_toml(text: &str) -> Result<Self, JudgeError> {
-        crate::settings::from_toml::<TemplateFile>(text)
-            .map_err(JudgeError::Template)?
+        crate::settings::parse::<TemplateFile>(text)
+            .map_err(|error| JudgeError::Template(error.to_string()))?
             .try_into()
     }
 

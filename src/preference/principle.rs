@@ -58,7 +58,7 @@ pub enum PrincipleError {
         source: std::io::Error,
     },
     #[error("principle table: {0}")]
-    Toml(#[from] toml::de::Error),
+    Toml(#[from] crate::settings::SettingsError),
     #[error("principle table: two principles are called `{0}`")]
     Duplicate(String),
     #[error("principle table: `{id}` {problem}")]
@@ -131,7 +131,7 @@ impl PrincipleTable {
     /// # Errors
     /// If the text is no valid table; see [`PrincipleError`].
     pub fn from_toml(text: &str) -> Result<Self, PrincipleError> {
-        let table: Self = toml::from_str(text)?;
+        let table: Self = crate::settings::parse(text)?;
         Self::new(table.principles)
     }
 

@@ -62,6 +62,9 @@ pub struct JsftConfig {
     pub schedule: ScheduleConfig,
     pub optim: OptimConfig,
     pub mixture: MixtureOptions,
+    /// Whether `mixture.max_length` was named, and is not the default.
+    #[serde(skip)]
+    pub own_length: bool,
     /// Preference data, in this order.
     pub data: Vec<DataFile>,
 }
@@ -167,6 +170,7 @@ impl Default for JsftConfig {
             schedule: ScheduleConfig::default(),
             optim: OptimConfig::default(),
             mixture: MixtureOptions::default(),
+            own_length: false,
             data: Vec::new(),
         }
     }
@@ -176,7 +180,21 @@ impl JsftConfig {
     /// Reads a configuration file. Unknown keys are errors.
     pub fn from_file(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
-        settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))
+        let mut config: Self =
+            settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))?;
+        let named = |table: toml::Table| table.get("mixture")?.get("max_length").cloned();
+        config.own_length =
+            settings::parse(&text).is_ok_and(|table| named(table).is_some());
+        Ok(config)
+    }
+
+    /// Returns the configuration for a model of so many positions: where nobody named a `max_length`, it is no longer than that.
+    pub fn fitted(&self, positions: usize) -> Self {
+        let mut config = self.clone();
+        if !self.own_length && self.mixture.max_length == MixtureOptions::default().max_length {
+            config.mixture.max_length = self.mixture.max_length.min(positions);
+        }
+        config
     }
 
     /// # Errors

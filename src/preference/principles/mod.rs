@@ -31,11 +31,8 @@ pub enum PrinciplesError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("{path}: {source}")]
-    Toml {
-        path: PathBuf,
-        source: Box<toml::de::Error>,
-    },
+    #[error("{path}: {message}")]
+    Toml { path: PathBuf, message: String },
     #[error("{path}: {source}")]
     Table {
         path: PathBuf,
@@ -178,10 +175,11 @@ fn lock(path: &Path) -> std::io::Result<File> {
 }
 
 fn read(path: &Path, text: &str) -> Result<VersionedTable, PrinciplesError> {
-    let stored: Stored = toml::from_str(text).map_err(|source| PrinciplesError::Toml {
-        path: path.to_owned(),
-        source: Box::new(source),
-    })?;
+    let stored: Stored =
+        crate::settings::parse(text).map_err(|error| PrinciplesError::Toml {
+            path: path.to_owned(),
+            message: error.to_string(),
+        })?;
     let table =
         PrincipleTable::new(stored.principles).map_err(|source| PrinciplesError::Table {
             path: path.to_owned(),

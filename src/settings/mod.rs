@@ -3,9 +3,15 @@
 //! A table that gives some of its keys keeps the other keys as the whole configuration has them by default. The defaults of the
 //! table's own type may be others: `[dpo.schedule]` is a schedule like JSFT's, with a learning rate of its own.
 
+mod spelling;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
+
+pub use spelling::{
+    Kind, SettingsError, Unknown, did_you_mean, explain, hint, parse, unknown_name,
+};
 
 /// Returns the configuration that `text` describes, with the defaults of `T` for every key at any depth that it does not give.
 ///
@@ -13,14 +19,17 @@ use toml::{Table, Value};
 /// Text that is not TOML, an unknown key, a value of another type; the message names the line where it can.
 pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
     text: &str,
-) -> Result<T, toml::de::Error> {
-    let given: Table = toml::from_str(text)?;
-    let mut whole = Table::try_from(T::default()).map_err(serde::de::Error::custom)?;
-    lay_over(&mut whole, given);
-    // Values have no lines: what the text itself is refused with names one.
-    whole
-        .try_into()
-        .map_err(|error| toml::from_str::<T>(text).err().unwrap_or(error))
+) -> Result<T, SettingsError> {
+    let read = || {
+        let given: Table = toml::from_str(text)?;
+        let mut whole = Table::try_from(T::default()).map_err(serde::de::Error::custom)?;
+        lay_over(&mut whole, given);
+        // Values have no lines: what the text itself is refused with names one.
+        whole
+            .try_into()
+            .map_err(|error| toml::from_str::<T>(text).err().unwrap_or(error))
+    };
+    read().map_err(|error: toml::de::Error| explain(&error, text))
 }
 
 /// Writes the given keys over those that are there, table by table.

@@ -1,0 +1,201 @@
+//! Settings in TOML: errors in one line, with the line's number and the name that was probably meant.
+
+use serde::de::DeserializeOwned;
+
+/// What is wrong with a text of settings, in one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(String);
+
+/// Reads settings.
+///
+/// # Errors
+/// One line that names the place, the key and what is wrong with it.
+pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, SettingsError> {
+    toml::from_str(text).map_err(|error| explain(&error, text))
+}
+
+/// Returns what is wrong with `text`, in one line.
+pub fn explain(error: &toml::de::Error, text: &str) -> SettingsError {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map(|before| before.matches('\n').count() + 1);
+    let message = error.message().trim().replace('\n', " ");
+    let message = match unknown_name(&message) {
+        Some(unknown) => {
+            let key = unknown.name;
+            let meant = unknown.meant(&unknown.expected);
+            let what = match unknown.kind {
+                Kind::Field => format!("there is no setting `{key}` here"),
+                Kind::Variant => format!("`{key}` is not a value of this setting"),
+            };
+            format!("{what}{}", hint(meant, &unknown.expected))
+        }
+        None => message,
+    };
+    SettingsError(match line {
+        Some(line) => format!("line {line}: {message}"),
+        None => message,
+    })
+}
+
+/// Returns the end of a message about an unknown name: the name that was probably meant, or else those that there are.
+pub fn hint(meant: Option<&str>, expected: &[&str]) -> String {
+    match (meant, expected) {
+        (Some(meant), _) => format!("; did you mean `{meant}`?"),
+        (None, []) => String::new(),
+        (None, [only]) => format!("; there is only `{only}`"),
+        (None, all) => {
+            let all: Vec<String> = all.iter().map(|name| format!("`{name}`")).collect();
+            format!("; there are {}", all.join(", "))
+        }
+    }
+}
+
+/// What serde did not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A key.
+    Field,
+    /// A word out of a few.
+    Variant,
+}
+
+/// An unknown name, and those that were expected instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown<'a> {
+    pub kind: Kind,
+    pub name: &'a str,
+    pub expected: Vec<&'a str>,
+}
+
+impl Unknown<'_> {
+    /// Returns the name of `known` that was probably meant.
+    pub fn meant<'k>(&self, known: &[&'k str]) -> Option<&'k str> {
+        did_you_mean(self.name, known)
+    }
+}
+
+/// Reads serde's messages about unknown names; returns nothing for others.
+pub fn unknown_name(message: &str) -> Option<Unknown<'_>> {
+    let (kind, rest) = match message.strip_prefix("unknown field `") {
+        Some(rest) => (Kind::Field, rest),
+        None => (Kind::Variant, message.strip_prefix("unknown variant `")?),
+    };
+    // A caller's name may hold backticks: serde's own words come after it.
+    let (name, rest) = rest
+        .rsplit_once("`, expected ")
+        .or_else(|| rest.rsplit_once("`, there are no "))?;
+    let expected = rest.split('`').skip(1).step_by(2).collect();
+    Some(Unknown {
+        kind,
+        name,
+        expected,
+    })
+}
+
+/// Returns the known name that a misspelt one is nearest to: by no more than a third of its letters, counting two that changed places as
+/// one, and whatever its case and its hyphens.
+pub fn did_you_mean<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    /// Letters of a name that is compared; nothing longer is a misspelt one.
+    const MOST: usize = 64;
+    if name.len() > MOST {
+        return None;
+    }
+    let plain = |name: &str| name.to_lowercase().replace('-', "_");
+    let name = plain(name);
+    let distances = known.iter().map(|known| {
+        let other = plain(known);
+        let most = name.chars().count().max(other.chars().count()) / 3;
+        (strsim::osa_distance(&name, &other), most, *known)
+    });
+    let near = distances.filter(|(distance, most, _)| distance <= most);
+    near.min_by_key(|(distance, ..)| *distance)
+        .map(|(.., known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Settings {
+        #[allow(dead_code)]
+        prompts: Option<usize>,
+        #[allow(dead_code)]
+        order: Option<Order>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum Order {
+        AsLogged,
+        EasyFirst,
+    }
+
+    #[test]
+    fn misspelt_names_are_recognised() {
+        let known = ["temperature", "top_p", "top_k", "max_tokens", "n", "stop"];
+        for (name, meant) in [
+            ("temprature", Some("temperature")),
+            ("Temperature", Some("temperature")),
+            ("max-tokens", Some("max_tokens")),
+            ("max_token", Some("max_tokens")),
+            ("topp", Some("top_p")),
+            ("pot_p", Some("top_p")),
+            ("stops", Some("stop")),
+            ("m", None),
+            ("frequency", None),
+            ("", None),
+        ] {
+            assert_eq!(did_you_mean(name, &known), meant, "{name}");
+        }
+        assert_eq!(did_you_mean(&"x".repeat(1 << 20), &known), None);
+    }
+
+    #[test]
+    fn errors_are_one_line_with_its_number() {
+        for (text, message) in [
+            (
+                "promts = 3",
+                "line 1: there is no setting `promts` here; did you mean `prompts`?",
+            ),
+            (
+                "\n\nbeta = 3",
+                "line 3: there is no setting `beta` here; there are `prompts`, `order`",
+            ),
+            (
+                "order = 'easy-first'",
+                "line 1: `easy-first` is not a value of this setting; did you mean `easy_first`?",
+            ),
+        ] {
+            assert_eq!(parse::<Settings>(text).unwrap_err().to_string(), message);
+        }
+        for text in [
+            "prompts = 'x'",
+            "prompts = -1",
+            "prompts",
+            "= 3",
+            "a = [1,\n2",
+        ] {
+            let error = parse::<Settings>(text).unwrap_err().to_string();
+            assert!(
+                error.starts_with("line ") && !error.contains('\n'),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_is_read_whole_whatever_it_holds() {
+        let message = "unknown field `a`, expected b`, expected one of `x`, `y`";
+        let unknown = unknown_name(message).unwrap();
+        assert_eq!(unknown.name, "a`, expected b");
+        assert_eq!(unknown.expected, ["x", "y"]);
+        let none = unknown_name("unknown field `a`, there are no fields").unwrap();
+        assert!(none.expected.is_empty());
+        assert_eq!(unknown_name("invalid type: null"), None);
+    }
+}
