@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::model_files::ANCHORS;
+use super::self_test::{check_teacher, test_judge};
 use super::supervise::{BackOff, supervised};
 use super::{AppError, DataDir, FOLLOW};
 use crate::device::{DeviceArbiter, trainer_pool};
@@ -24,7 +25,7 @@ use crate::learn::{
 use crate::model::WeightStore;
 use crate::preference::Principles;
 use crate::preference::log::{Principal, TrafficLog};
-use crate::service::Service;
+use crate::service::{SelfTestSet, Service};
 use crate::telemetry::LearnMetrics;
 use crate::train::base::FrozenBase;
 
@@ -62,6 +63,9 @@ pub(super) struct Learning<'a> {
     pub bases: Bases,
     /// Whether this server can tell its callers apart: by keys, or by a trusted `user`.
     pub knows_callers: bool,
+    /// Where the judge is tested before anything is learned from it.
+    pub self_test: Option<&'a SelfTestSet>,
+    pub allow_untrained: bool,
 }
 
 impl Learning<'_> {
@@ -100,6 +104,12 @@ impl Learning<'_> {
         );
         // A generation that cannot be loaded must not keep the base from serving; `/train`, `/generations` and a metric say so.
         let _ = publisher.follow().await;
+        if let Some(set) = self.self_test {
+            test_judge(&self.service, set).await?;
+            if learn.is_some() {
+                check_teacher(&self.service, self.allow_untrained)?;
+            }
+        }
         let (follows, restarts) = (publisher.clone(), self.metrics.tasks_restarted.clone());
         tasks.push(supervised("publisher", restarts, move || {
             follows.clone().run(FOLLOW)

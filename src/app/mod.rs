@@ -9,7 +9,9 @@
 mod data_dir;
 mod learning;
 mod look;
+mod memory;
 mod model_files;
+mod self_test;
 mod supervise;
 
 use std::path::{Path, PathBuf};
@@ -23,10 +25,12 @@ pub use data_dir::{DataDir, LOG_FILE};
 use learning::LearnerThread;
 pub use learning::{LearnOptions, OnDeath};
 use look::look_into;
+use memory::Needed;
 pub use model_files::{ModelFiles, model_name};
+use self_test::{test_judge, watch_judge};
 use supervise::supervised;
 
-use crate::device::{ArbiterConfig, DeviceArbiter};
+use crate::device::{ArbiterConfig, DeviceArbiter, available};
 use crate::engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use crate::http::{
     HttpConfig, OnLogFailure, Permitted, Shared, TrafficConfig, admin_router, metrics_router,
@@ -37,7 +41,7 @@ use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::model::{LanguageModel, LoadOptions, ModelError, WeightStore};
 use crate::preference::log::{Consent, LogConfig, LogError, TrafficLog, now};
 use crate::preference::{Principles, PrinciplesError};
-use crate::service::{Service, ServiceError};
+use crate::service::{SelfTestSet, Service, ServiceError};
 use crate::telemetry::Metrics;
 use crate::text::ChatSetup;
 
@@ -77,6 +81,10 @@ pub struct AppConfig {
     pub data_dir: Option<DataDir>,
     pub traffic: TrafficOptions,
     pub learn: Option<LearnOptions>,
+    /// Whether the memory that is needed is compared with what there is.
+    pub memory_check: bool,
+    /// Whether the judge is tested at the start.
+    pub self_test: bool,
 }
 
 /// How prompts are read.
@@ -142,6 +150,9 @@ impl App {
                 "a server that learns trains its own adapters over the bare model: merge the adapter into the model first (`selfjudge merge`)".into(),
             ));
         }
+        if config.memory_check && config.device.is_cpu() {
+            Needed::of(&dir, &config.engine, config.learn.is_some())?.check(available())?;
+        }
         let options = LoadOptions {
             device: config.device.clone(),
             adapter: config.adapter.clone(),
@@ -196,6 +207,16 @@ impl App {
         if let (None, Some(log)) = (&config.data_dir, &log) {
             log.bind(&bases.identity()).await?;
         }
+        let self_test = match config.self_test {
+            true => Some(SelfTestSet::of_model_dir(&dir).map_err(ServiceError::from)?),
+            false => None,
+        };
+        if let Some(set) = self_test.clone() {
+            let judge = service.clone();
+            tasks.push(supervised("self_test", restarts.clone(), move || {
+                watch_judge(judge.clone(), set.clone())
+            }));
+        }
         let (learning, learner) = match (&config.data_dir, &log) {
             (Some(data_dir), Some(log)) => {
                 let parts = learning::Learning {
@@ -208,6 +229,8 @@ impl App {
                     arbiter: arbiter.clone(),
                     bases,
                     knows_callers: !config.http.keys.is_empty() || config.traffic.trust_user,
+                    self_test: self_test.as_ref(),
+                    allow_untrained: config.http.judging.allow_untrained,
                 };
                 let started = parts.start(&dir, &config.device, config.learn, &mut tasks);
                 let (learning, learner) = started.await?;
@@ -219,8 +242,17 @@ impl App {
                         .into(),
                 ));
             }
-            _ => (None, None),
+            _ => {
+                for role in ["policy", "judge"] {
+                    let labels = ["base", role];
+                    metrics.learn.generation.with_label_values(&labels).set(1);
+                }
+                (None, None)
+            }
         };
+        if let (Some(set), None) = (&self_test, service.self_test()) {
+            test_judge(&service, set).await?;
+        }
 
         let traffic = TrafficConfig {
             log: log.clone(),

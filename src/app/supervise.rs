@@ -39,6 +39,7 @@ pub(super) fn supervised<F>(
 where
     F: Future<Output = ()> + Send + 'static,
 {
+    restarts.with_label_values(&[name]).inc_by(0);
     tokio::spawn(async move {
         let mut pause = BackOff::default();
         loop {

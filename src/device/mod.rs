@@ -1,6 +1,7 @@
 //! Where the program computes: CPU or GPU, on how many threads; and who may, when several want to.
 
 mod arbiter;
+mod memory;
 pub mod team;
 mod trainer_pool;
 
@@ -11,6 +12,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter, make_way};
+pub use memory::{Available, MemoryBound, available};
 pub use trainer_pool::trainer_pool;
 
 /// What choosing a device can fail with.

@@ -1,0 +1,228 @@
+//! Memory that the process may still take, by what the machine has and what its cgroups allow.
+//!
+//! Under Linux' default overcommit an allocation succeeds whatever there is, and the process is killed when it writes: what a program
+//! is going to write has to be compared with what there is before.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Memory that can be had, and what bounds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Available {
+    pub bytes: u64,
+    pub bound: MemoryBound,
+}
+
+/// What bounds the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryBound {
+    /// `MemAvailable` of /proc/meminfo.
+    Machine,
+    /// The limit of a cgroup of the process, of so many bytes.
+    Cgroup { limit: u64 },
+}
+
+/// Returns the memory that the process may still take; nothing where the system does not say it.
+pub fn available() -> Option<Available> {
+    available_below(Path::new("/"))
+}
+
+/// [`available`], by the files of a system below `root`.
+fn available_below(root: &Path) -> Option<Available> {
+    let machine = mem_available(root).map(|bytes| Available {
+        bytes,
+        bound: MemoryBound::Machine,
+    });
+    let cgroups = cgroup_dirs(root).into_iter().filter_map(|dir| dir.left());
+    machine.into_iter().chain(cgroups).min_by_key(|it| it.bytes)
+}
+
+fn mem_available(root: &Path) -> Option<u64> {
+    let text = fs::read_to_string(root.join("proc/meminfo")).ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// A cgroup that may bound the process' memory.
+#[derive(Debug)]
+struct Cgroup {
+    dir: PathBuf,
+    version: Version,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Version {
+    One,
+    Two,
+}
+
+/// The cgroups of the process and those around them. A container sees its own as the root.
+fn cgroup_dirs(root: &Path) -> Vec<Cgroup> {
+    let text = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
+        let (base, version) = match controllers {
+            "" => (root.join("sys/fs/cgroup"), Version::Two),
+            names if names.split(',').any(|name| name == "memory") => {
+                (root.join("sys/fs/cgroup/memory"), Version::One)
+            }
+            _ => continue,
+        };
+        let inner = Path::new(path.trim_start_matches('/'));
+        // Outside its namespace a path may lead out of it (`/../x`).
+        let inside = !inner.components().any(|part| part.as_os_str() == "..");
+        let inner = if inside { inner } else { Path::new("") };
+        for ancestor in inner.ancestors() {
+            found.push(Cgroup {
+                dir: base.join(ancestor),
+                version,
+            });
+        }
+    }
+    found
+}
+
+impl Cgroup {
+    /// Returns what its limit leaves; page cache that can be dropped is not counted as used.
+    fn left(&self) -> Option<Available> {
+        let (limit, usage, inactive) = match self.version {
+            Version::One => (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            ),
+            Version::Two => ("memory.max", "memory.current", "inactive_file"),
+        };
+        let read = |name: &str| fs::read_to_string(self.dir.join(name)).ok();
+        // "max" is no limit; version 1 writes a number near 2^63.
+        let limit: u64 = read(limit)?.trim().parse().ok()?;
+        if limit >= 1 << 60 {
+            return None;
+        }
+        let usage: u64 = read(usage)?.trim().parse().ok()?;
+        let stat = read("memory.stat").unwrap_or_default();
+        let reclaimable: u64 = stat
+            .lines()
+            .find_map(|line| line.strip_prefix(inactive)?.trim().parse().ok())
+            .unwrap_or(0);
+        Some(Available {
+            bytes: limit.saturating_sub(usage.saturating_sub(reclaimable)),
+            bound: MemoryBound::Cgroup { limit },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMINFO: &str =
+        "MemTotal:       24000000 kB\nMemFree:  100 kB\nMemAvailable:   20000 kB\n";
+    const MACHINE: u64 = 20_000 << 10;
+
+    /// A system of these files.
+    fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    fn cgroup(bytes: u64, limit: u64) -> Option<Available> {
+        let bound = MemoryBound::Cgroup { limit };
+        Some(Available { bytes, bound })
+    }
+
+    fn machine() -> Option<Available> {
+        Some(Available {
+            bytes: MACHINE,
+            bound: MemoryBound::Machine,
+        })
+    }
+
+    #[test]
+    fn the_narrowest_bound_counts() {
+        let meminfo = ("proc/meminfo", MEMINFO);
+        for (files, available) in [
+            (vec![], None),
+            (vec![meminfo], machine()),
+            // Version 2, the container's own cgroup as the root.
+            (
+                vec![
+                    meminfo,
+                    ("proc/self/cgroup", "0::/\n"),
+                    ("sys/fs/cgroup/memory.max", "1000\n"),
+                    ("sys/fs/cgroup/memory.current", "700\n"),
+                    (
+                        "sys/fs/cgroup/memory.stat",
+                        "anon 1\nfile 9\ninactive_file 200\n",
+                    ),
+                ],
+                cgroup(500, 1000),
+            ),
+            // Version 2, a bound around the cgroup of the process.
+            (
+                vec![
+                    meminfo,
+                    ("proc/self/cgroup", "0::/a/b\n"),
+                    ("sys/fs/cgroup/a/b/memory.max", "max\n"),
+                    ("sys/fs/cgroup/a/b/memory.current", "7\n"),
+                    ("sys/fs/cgroup/a/memory.max", "900\n"),
+                    ("sys/fs/cgroup/a/memory.current", "1000\n"),
+                ],
+                cgroup(0, 900),
+            ),
+            // Version 1 beside other controllers.
+            (
+                vec![
+                    meminfo,
+                    ("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/x\n0::/x\n"),
+                    ("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "1000\n"),
+                    ("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "900\n"),
+                    (
+                        "sys/fs/cgroup/memory/x/memory.stat",
+                        "inactive_file 1\ntotal_inactive_file 400\n",
+                    ),
+                ],
+                cgroup(500, 1000),
+            ),
+            // Version 1 without a limit; a cgroup outside the namespace.
+            (
+                vec![
+                    meminfo,
+                    ("proc/self/cgroup", "4:memory:/../x\n"),
+                    (
+                        "sys/fs/cgroup/memory/memory.limit_in_bytes",
+                        "9223372036854771712\n",
+                    ),
+                    ("sys/fs/cgroup/memory/memory.usage_in_bytes", "900\n"),
+                ],
+                machine(),
+            ),
+            // The machine has less than the cgroup allows.
+            (
+                vec![
+                    meminfo,
+                    ("proc/self/cgroup", "0::/\n"),
+                    ("sys/fs/cgroup/memory.max", "100000000000\n"),
+                    ("sys/fs/cgroup/memory.current", "7\n"),
+                ],
+                machine(),
+            ),
+        ] {
+            let root = system(&files);
+            assert_eq!(available_below(root.path()), available, "{files:?}");
+        }
+    }
+}
