@@ -107,9 +107,12 @@ pub fn conversation(
         (None, Some(said)) => messages(said),
         (Some(_), Some(_)) => Err(ApiError::invalid(
             "prompt",
-            "cannot be given together with messages",
+            "cannot be given together with `messages`",
         )),
-        (None, None) => Err(ApiError::invalid("prompt", "or messages must be given")),
+        (None, None) => Err(ApiError::invalid(
+            "prompt",
+            "`prompt` or `messages` must be given",
+        )),
     }
 }
 

@@ -81,6 +81,11 @@ impl ApiError {
         }
     }
 
+    /// Returns whether a parameter is named.
+    pub fn is_about_a_parameter(&self) -> bool {
+        self.param.is_some()
+    }
+
     /// Names the parameter it is about as the caller knows it, where it is `inner`.
     pub fn renamed(self, inner: &str, outer: &str) -> Self {
         match self.param.as_deref() == Some(inner) {
@@ -129,11 +134,35 @@ impl ApiError {
         ErrorBody {
             error: ErrorFields {
                 code: self.code,
-                message: short_line(self.message),
+                message: short_line(whole(self.message, self.param.as_deref())),
                 param: self.param.map(short_line),
                 kind,
             },
         }
+    }
+}
+
+/// Beginnings of messages that go on behind the name of a parameter.
+const PREDICATES: [&str; 16] = [
+    "must ", "has ", "have ", "cannot ", "can ", "is ", "are ", "needs ", "takes ", "names ",
+    "permits ", "does ", "asks ", "gives ", "was ", "holds ",
+];
+
+/// Makes a message that says something of its parameter a sentence of its own: many clients show nothing else.
+fn whole(message: String, param: Option<&str>) -> String {
+    let goes_on = PREDICATES.iter().any(|start| message.starts_with(start));
+    match param.filter(|_| goes_on) {
+        Some(param) => format!("`{param}` {message}"),
+        None => message,
+    }
+}
+
+/// A caller's text as an error quotes it: no more than its beginning.
+pub fn shortened(text: &str) -> String {
+    const MOST: usize = 40;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
     }
 }
 
@@ -339,6 +368,13 @@ mod tests {
         let short = ApiError::invalid("n", "must be at least 1")
             .into_body()
             .error;
-        assert_eq!(short.message, "must be at least 1");
+        assert_eq!(short.message, "`n` must be at least 1");
+        let renamed = ApiError::invalid("max_tokens", "must be at least 1")
+            .renamed("max_tokens", "max_completion_tokens");
+        let message = renamed.into_body().error.message;
+        assert_eq!(message, "`max_completion_tokens` must be at least 1");
+        let inner = ApiError::invalid("seed", "has no meaning here").within("judge");
+        let message = inner.into_body().error.message;
+        assert_eq!(message, "`judge.seed` has no meaning here");
     }
 }

@@ -11,7 +11,6 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use futures::TryStreamExt;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
@@ -25,6 +24,7 @@ use super::judging::JudgingBody;
 use super::neutral;
 use super::sampling::SamplingBody;
 use super::unpack::{MaxBody, Packing};
+use super::typed::{refusal, typed};
 use crate::service::offload;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
@@ -41,7 +41,7 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Js
             if let Value::Object(body) = &mut body {
                 neutral::strip_messages(body);
             }
-            typed(body).map(Self)
+            typed(body, None).map(Self)
         };
         parsed(bytes, parse).await
     }
@@ -56,8 +56,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         serde_urlencoded::from_str(parts.uri.query().unwrap_or_default())
             .map(Self)
-            .map_err(|error| {
-                ApiError::new(StatusCode::BAD_REQUEST, "invalid_query", error.to_string())
+            .map_err(|error| match refusal(".", &error.to_string(), None) {
+                unknown if unknown.is_about_a_parameter() => unknown,
+                _ => ApiError::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_query",
+                    format!("the address' parameters cannot be read: {error}"),
+                ),
             })
     }
 }
@@ -159,8 +164,8 @@ impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
             .into_iter()
             .partition(|(key, _)| P::names().contains(key));
         Ok(Self {
-            own: typed(Value::Object(own))?,
-            shared: typed(Value::Object(shared))?,
+            own: typed(Value::Object(own), Some(P::names()))?,
+            shared: typed(Value::Object(shared), None)?,
         })
     }
 }
@@ -272,39 +277,6 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
         ApiError::new(status, code, error.body_text())
     })?;
     packing.unpacked(bytes, most.unwrap_or_default()).await
-}
-
-/// `value` as a `T`; what does not fit is named by its path.
-fn typed<T: for<'de> Deserialize<'de>>(value: Value) -> Result<T, ApiError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let path = error.path().to_string();
-        let message = error.inner().to_string();
-        let name = |message: &str, before: &str| {
-            let rest = message.strip_prefix(before)?;
-            rest.split('`').next().map(str::to_owned)
-        };
-        // Paths end at the object in which the field is, or is not.
-        let within = |name: String| match path.as_str() {
-            "." | "?" => name,
-            path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
-            path => format!("{path}.{name}"),
-        };
-        if let Some(name) = name(&message, "unknown field `").map(within) {
-            return ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "unknown_parameter",
-                format!("`{name}` is not a parameter of this route"),
-            )
-            .about(name);
-        }
-        if let Some(name) = name(&message, "missing field `").map(within) {
-            return ApiError::invalid(name, "must be given");
-        }
-        match path.as_str() {
-            "." | "?" => ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message),
-            _ => ApiError::invalid(path, message),
-        }
-    })
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl FeedbackBody {
             }),
             (None, Some(_), None) if self.sample.is_some() => Err(ApiError::invalid(
                 "sample",
-                "has no meaning beside preferred",
+                "has no meaning beside `preferred`",
             )),
             (None, Some(sample), None) => Ok(Feedback::Preferred { sample }),
             (None, None, Some(text)) if text.len() > MAX_EDIT => Err(ApiError::invalid(
@@ -72,11 +72,11 @@ impl FeedbackBody {
             }),
             (None, None, None) => Err(ApiError::invalid(
                 "thumbs",
-                "or preferred or edited must be given",
+                "one of `thumbs`, `preferred` and `edited` must be given",
             )),
             _ => Err(ApiError::invalid(
                 "thumbs",
-                "only one of thumbs, preferred and edited can be given",
+                "only one of `thumbs`, `preferred` and `edited` can be given",
             )),
         }
     }
@@ -90,9 +90,9 @@ impl FeedbackBody {
     path = "/feedback",
     tag = "records",
     request_body(content = FeedbackBody, examples(
-        ("thumbs" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "thumbs": "up"}))),
-        ("preferred" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "preferred": 1}))),
-        ("edited" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "sample": 0, "edited": "62"})))
+        ("1. thumbs" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "thumbs": "up"}))),
+        ("2. preferred" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "preferred": 1}))),
+        ("3. edited" = (value = json!({"record_id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "sample": 0, "edited": "62"})))
     )),
     responses(
         (status = 200, body = FeedbackAnswer),
@@ -121,7 +121,7 @@ pub async fn feedback(
     if about >= samples {
         return Err(ApiError::invalid(
             param,
-            format!("the record has {samples} samples, counted from 0"),
+            format!("must name one of the record's {samples} samples, which are counted from 0"),
         ));
     }
     let outcome = log.add_feedback(&id, &principal, feedback).await?;

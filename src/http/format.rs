@@ -95,7 +95,7 @@ pub fn grammar(
     match (by_format, by_structure) {
         (Some(_), Some(_)) => Err(ApiError::invalid(
             "structured_outputs",
-            "cannot be given together with response_format",
+            "cannot be given together with `response_format`",
         )),
         (Some(spec), None) => Ok(Some(("response_format", spec))),
         (None, spec) => Ok(spec.map(|spec| ("structured_outputs", spec))),

@@ -36,7 +36,7 @@ pub struct GenerateBody {
     prompt: Option<String>,
     messages: Option<Vec<MessageBody>>,
     /// Tokens of an answer at most: 256 unless said otherwise, and never more than the context has room for.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, default = 256)]
     max_tokens: Option<usize>,
     /// With every token its log-probability and those of this many most probable ones.
     #[schema(maximum = 20)]
@@ -170,16 +170,16 @@ impl Wording for Words {
     path = "/generate",
     tag = "selfjudge",
     request_body(content = GenerateRequest, examples(
-        ("one" = (value = json!({"prompt": "What is 34 plus 28?", "seed": 1}))),
-        ("best of four" = (value = json!({"prompt": "What is 34 plus 28?", "best_of": 4, "seed": 1}))),
-        ("conversation" = (value = json!({
+        ("1. one answer" = (value = json!({"prompt": "What is 45 plus 17?", "seed": 1}))),
+        ("2. the best of four" = (value = json!({"prompt": "What is 45 plus 17?", "best_of": 4, "seed": 5}))),
+        ("3. a conversation" = (value = json!({
             "messages": [
                 {"role": "system", "content": "Be brief."},
                 {"role": "user", "content": "Spell planet with hyphens."}
             ],
             "temperature": 0, "max_tokens": 32, "logprobs": 2
         }))),
-        ("streamed" = (value = json!({"prompt": "Write planet backwards.", "stream": true, "n": 2})))
+        ("4. streamed" = (value = json!({"prompt": "Reverse the word car.", "stream": true, "n": 2, "seed": 1})))
     )),
     params(("Idempotency-Key" = Option<String>, Header, description = IDEMPOTENCY)),
     responses(
@@ -227,7 +227,7 @@ pub async fn generate(
         .limited(own.max_tokens.is_some())
         .ending(ending)?;
     // First what may be refused without reading the prompt.
-    let judging = sampling.judging(&state.principles.current(), 1)?;
+    let judging = sampling.judging(&state, 1)?;
     let tokens = match ending {
         None => service.read_chat(&messages, variables).await?,
         Some(ending) => {

@@ -242,7 +242,7 @@ pub async fn promote(
 ) -> Result<Json<MovedBody>, ApiError> {
     let reason = match (body.role, body.canary) {
         (PromotedAs::Judge, true) => {
-            let message = "a judge is for all callers";
+            let message = "cannot be true for a judge, which is for all callers";
             return Err(ApiError::invalid("canary", message));
         }
         (PromotedAs::Judge, false) => "promoted as judge",
@@ -275,11 +275,11 @@ pub async fn rollback(
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<MovedBody>, ApiError> {
     if body.canary {
-        let message = "a way back is for all callers";
+        let message = "cannot be true for a rollback, which is for all callers";
         return Err(ApiError::invalid("canary", message));
     }
     if body.role == PromotedAs::Judge {
-        let message = "a judge goes back by being promoted";
+        let message = "cannot be `judge` in a rollback: promote the earlier judge instead";
         return Err(ApiError::invalid("as", message));
     }
     shift(&state, &identity, &id, &body, "rolled back").await

@@ -229,9 +229,15 @@ pub struct Gate {
     keys: Arc<ApiKeys>,
     admins: Arc<ApiKeys>,
     limiter: Option<Arc<DefaultKeyedRateLimiter<usize>>>,
+    /// Calls a second that it allows.
+    rate: u32,
     /// Addresses that say truly for whom they call.
     proxies: Arc<[IpAddr]>,
 }
+
+/// The name of the key of a call that has been answered, for its log line.
+#[derive(Debug, Clone)]
+pub struct CallerName(pub Arc<str>);
 
 /// Whose call it is.
 #[derive(Debug, Clone)]
@@ -278,6 +284,7 @@ impl Gate {
         Self {
             keys: Arc::new(keys),
             admins: Arc::new(admins),
+            rate: limit.map_or(0, |limit| limit.per_second.get()),
             limiter,
             proxies: Arc::default(),
         }
@@ -300,32 +307,46 @@ impl Gate {
             return Ok(None);
         }
         let Some(at) = secrets().find_map(|secret| self.keys.find(secret)) else {
-            return Err(unknown_key());
+            return Err(match secrets().next() {
+                Some(_) => unknown_key(),
+                None => missing_key(),
+            });
         };
         if let Some(limiter) = &self.limiter
             && let Err(until) = limiter.check_key(&at)
         {
             let wait = until.wait_time_from(DefaultClock::default().now());
-            return Err(too_fast(wait));
+            return Err(too_fast(wait, self.rate));
         }
         Ok(Some(caller(&self.keys, at, false)))
     }
+}
+
+fn missing_key() -> ApiError {
+    ApiError::new(
+        StatusCode::UNAUTHORIZED,
+        "invalid_api_key",
+        "an API key is needed, as `Authorization: Bearer …` or `X-Api-Key: …`, and the call has none",
+    )
 }
 
 fn unknown_key() -> ApiError {
     ApiError::new(
         StatusCode::UNAUTHORIZED,
         "invalid_api_key",
-        "an API key is needed, as `Authorization: Bearer …` or `X-Api-Key: …`",
+        "the API key of this call is not one that the server knows",
     )
 }
 
-fn too_fast(wait: Duration) -> ApiError {
+fn too_fast(wait: Duration, rate: u32) -> ApiError {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     ApiError::new(
         StatusCode::TOO_MANY_REQUESTS,
         "rate_limited",
-        "this key has made all the calls it may make for now",
+        format!(
+            "this key has made all the calls that it may make for now: {rate} a second are allowed, and the next one is in {} s",
+            seconds.max(1)
+        ),
     )
     .retry_after(seconds.max(1))
 }
@@ -347,11 +368,18 @@ impl Gate {
         let tenant = caller.as_ref().and_then(|caller| caller.tenant);
         let tenant = tenant.unwrap_or_else(|| Tenant::of_address(self.client(&request)));
         request.extensions_mut().insert(tenant);
+        let name = caller
+            .as_ref()
+            .map(|caller| CallerName(Arc::clone(&caller.name)));
         if let Some(caller) = caller {
             tracing::Span::current().record("caller", &*caller.name);
             request.extensions_mut().insert(caller);
         }
-        on_behalf_of(tenant, next.run(request)).await
+        let mut response = on_behalf_of(tenant, next.run(request)).await;
+        if let Some(name) = name {
+            response.extensions_mut().insert(name);
+        }
+        response
     }
 
     /// The address of the client: that of the connection, or where that is a trusted proxy's, the last of those that it names. A
@@ -411,7 +439,10 @@ pub async fn guard_admin(
 ) -> Result<Response, ApiError> {
     let caller = match gate.admins.is_empty() {
         true => Caller::at_the_admin_listener(),
-        false => gate.admit(request.headers())?.ok_or_else(unknown_key)?,
+        false => match gate.admit(request.headers())? {
+            Some(caller) => caller,
+            None => return Err(no_admin(request.headers())),
+        },
     };
     if !caller.admin {
         return Err(not_an_admin());
@@ -419,12 +450,20 @@ pub async fn guard_admin(
     Ok(gate.pass(Some(caller), request, next).await)
 }
 
+/// What a caller is told who has no operator's key where callers need none.
+fn no_admin(headers: &HeaderMap) -> ApiError {
+    match secrets(headers).next() {
+        Some(_) => unknown_key(),
+        None => missing_key(),
+    }
+}
+
 /// What a caller without an operator's key is told.
 pub fn not_an_admin() -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
         "admin_only",
-        "only an operator's key may do this",
+        "only an operator's key may do this (--admin-key-file), and the key of this call is not one",
     )
 }
 

@@ -1,5 +1,7 @@
 //! What happens around every request: it gets a name, a span, a count, and an answer even where a handler panics.
 
+use std::time::Instant;
+
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -12,6 +14,7 @@ use tower_http::trace::TraceLayer;
 use super::AppState;
 use super::cors::Cors;
 use super::error::{ApiError, ErrorCode};
+use super::keys::CallerName;
 use super::timing::{span, timed};
 
 /// Names a request, in the caller's words or ours, in its answer and its log lines.
@@ -82,14 +85,24 @@ async fn harden(request: Request, next: Next) -> Response {
     response
 }
 
+/// The beginning of a path: enough for any route.
+fn short(path: &str) -> &str {
+    const MOST: usize = 120;
+    &path[..path.floor_char_boundary(MOST)]
+}
+
 /// Counts every answer by route and status, and refusals by reason: what the server could not do (500), or not in time (504), is
-/// none. Refusals are logged, of each reason one a second and the number of those between.
+/// none. A refusal is one short line in the log, with its caller's key but without its address and query; of each reason twenty a
+/// second, and the number of those between.
 async fn count(
     State(state): State<AppState>,
     path: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
+    let begun = Instant::now();
+    let (method, place) = (request.method().clone(), request.uri().clone());
+    let request_id = request.headers().get(&REQUEST_ID).cloned();
     let response = next.run(request).await;
     let status = response.status();
     let route = path.as_ref().map_or("none", MatchedPath::as_str);
@@ -102,7 +115,21 @@ async fn count(
     if let Some(ErrorCode(code)) = code.filter(|_| refused) {
         http.rejected.with_label_values(&[code]).inc();
         if let Some(unsaid) = state.refusals.say(code) {
-            tracing::info!(code, status = status.as_u16(), route, unsaid, "refused");
+            let caller = response.extensions().get::<CallerName>();
+            let id = request_id.as_ref().and_then(|id| id.to_str().ok());
+            // Outside the request's span, all of whose fields would be on the line.
+            tracing::info!(
+                parent: None,
+                method = %method,
+                path = short(place.path()),
+                status = status.as_u16(),
+                ms = begun.elapsed().as_millis() as u64,
+                caller = caller.map_or("-", |CallerName(name)| name),
+                code,
+                unsaid,
+                id,
+                "refused"
+            );
         }
     }
     response

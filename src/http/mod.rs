@@ -20,6 +20,7 @@ mod judging;
 mod keys;
 mod layers;
 mod limits;
+mod listeners;
 mod neutral;
 mod one_or_many;
 mod openai;
@@ -38,6 +39,7 @@ mod timing;
 mod tokens;
 mod traffic;
 mod train;
+mod typed;
 mod unpack;
 mod usage;
 
@@ -53,7 +55,6 @@ use axum::middleware;
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
 use tokio::sync::Semaphore;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 pub use api_doc::api_doc;
 pub use connection::{ConnectionLimits, ConnectionTimeouts, serve};
@@ -68,10 +69,11 @@ use crate::engine::TenantShare;
 use crate::learn::{LearnControl, Publisher};
 use crate::preference::Principles;
 use crate::preference::log::TrafficLog;
-use crate::service::Service;
+use crate::service::{OnDisagreement, Service};
 use crate::telemetry::Metrics;
 use keys::Gate;
 use limits::CallLimits;
+use listeners::{Listener, fallbacks};
 use openai::{chat, completions, decisions, models};
 use permit::Permits;
 use quiet::QuietByReason;
@@ -102,6 +104,17 @@ pub struct HttpConfig {
     pub cors: Cors,
     /// The names of the operators' listener.
     pub admin_hosts: AdminHosts,
+    /// What is done with the verdicts of the judge.
+    pub judging: JudgingPolicy,
+}
+
+/// How verdicts are used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct JudgingPolicy {
+    /// Whether a judge that failed its self-test may choose answers (`best_of`).
+    pub allow_untrained: bool,
+    /// Who wins a pair whose orders disagree, where the call does not say so.
+    pub on_disagreement: OnDisagreement,
 }
 
 impl Default for HttpConfig {
@@ -118,6 +131,7 @@ impl Default for HttpConfig {
             rate_limit: None,
             cors: Cors::default(),
             admin_hosts: AdminHosts::default(),
+            judging: JudgingPolicy::default(),
         }
     }
 }
@@ -131,8 +145,8 @@ pub struct Learning {
     pub log: TrafficLog,
 }
 
-/// How often a refusal of one reason is logged.
-const REFUSALS_LOGGED_EVERY: Duration = Duration::from_secs(1);
+/// In this time no more than so many refusals of one reason are logged.
+const REFUSALS_LOGGED: (Duration, u64) = (Duration::from_secs(1), 20);
 
 /// What handlers share. Every layer of every request clones it, so a clone is one count.
 #[derive(Clone)]
@@ -153,6 +167,7 @@ pub struct Shared {
     /// Whether callers have keys.
     keyed: bool,
     log_probe: Arc<Semaphore>,
+    judging: JudgingPolicy,
 }
 
 impl Deref for AppState {
@@ -177,8 +192,9 @@ impl Shared {
             metrics,
             permits: Permits::new(config.max_requests, config.tenant_share),
             body_timeouts: config.body_timeouts,
-            refusals: QuietByReason::new(REFUSALS_LOGGED_EVERY),
+            refusals: QuietByReason::new(REFUSALS_LOGGED.0, REFUSALS_LOGGED.1),
             keyed: !config.keys.is_empty(),
+            judging: config.judging,
         }
     }
 
@@ -203,6 +219,24 @@ impl Shared {
     /// For the routers.
     pub fn into_state(self) -> AppState {
         AppState(Arc::new(self))
+    }
+
+    /// Refuses to let a judge choose answers that failed its self-test, unless the operator allowed it.
+    fn check_judge(&self) -> Result<(), ApiError> {
+        let failed = self.service.self_test().filter(|test| !test.reliable());
+        match failed {
+            Some(test) if !self.judging.allow_untrained => Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "untrained_judge",
+                format!(
+                    "`best_of` is refused because the served model failed its self-test as a judge: {}. Ask for samples with `n`, or \
+                     start the server with --allow-untrained-judge.",
+                    test.summary()
+                ),
+            )
+            .about("best_of")),
+            _ => Ok(()),
+        }
     }
 
     /// An id of a call. It is random: counted, it would tell everyone how many calls there were.
@@ -237,23 +271,28 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
             gate.clone(),
             keys::guard_metrics,
         ));
-    // By default the page would send its address to a validator on the web.
-    let docs = Config::new(["/openapi.json"]).validator_url("none");
-    let docs = SwaggerUi::new("/docs").config(docs);
+    let listener = Listener::Common {
+        operators: !config.admin_keys.is_empty(),
+    };
     let mut routes = open_routes()
-        .merge(docs.url("/openapi.json", api_doc()))
+        .merge(listener.docs())
         .merge(metrics)
         .merge(guarded);
     if !config.admin_keys.is_empty() {
         routes = routes.merge(admin_routes(gate));
     }
-    finish(whole(routes), state, config, &config.cors)
+    finish(fallbacks(routes, listener), state, config, &config.cors)
 }
 
 /// The routes of a listener for what reads metrics, without a key.
 pub fn metrics_router(state: AppState, config: &HttpConfig) -> Router {
     let routes = open_routes().route("/metrics", get(status::metrics));
-    finish(whole(routes), state, config, &Cors::None)
+    finish(
+        fallbacks(routes, Listener::Metrics),
+        state,
+        config,
+        &Cors::None,
+    )
 }
 
 /// The routes of a listener of the operators' own. Where there are operators' keys, it takes one too. Pages of other origins are kept out.
@@ -269,8 +308,12 @@ pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
             keys::guard_admin,
         ));
     let hosts = Arc::new(config.admin_hosts.clone());
-    let routes = open_routes().merge(guarded).merge(admin_routes(gate));
-    let routes = whole(routes).layer(middleware::from_fn_with_state(hosts, pages::keep_out));
+    let routes = open_routes()
+        .merge(Listener::Operators.docs())
+        .merge(guarded)
+        .merge(admin_routes(gate));
+    let routes = fallbacks(routes, Listener::Operators)
+        .layer(middleware::from_fn_with_state(hosts, pages::keep_out));
     finish(routes, state, config, &Cors::None)
 }
 
@@ -293,18 +336,6 @@ fn open_routes() -> Router<AppState> {
     Router::new()
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
-}
-
-/// The routes with an answer for everything else.
-fn whole(routes: Router<AppState>) -> Router<AppState> {
-    routes
-        .fallback(|| async {
-            ApiError::new(StatusCode::NOT_FOUND, "not_found", "there is no such route")
-        })
-        .method_not_allowed_fallback(|| async {
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            ApiError::new(status, "method_not_allowed", "the route has no such method")
-        })
 }
 
 /// The routes in all their layers.

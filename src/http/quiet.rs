@@ -4,23 +4,28 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Says one of many equal things in a while.
+/// Says a few of many equal things in a while.
 #[derive(Debug)]
 pub struct Quiet {
     every: Duration,
+    /// Lines in each such while.
+    burst: u64,
     said: Mutex<Said>,
 }
 
 #[derive(Debug, Default)]
 struct Said {
-    last: Option<Instant>,
+    /// When the while began, and what was said in it.
+    begun: Option<Instant>,
+    said: u64,
     unsaid: u64,
 }
 
 impl Quiet {
-    pub fn new(every: Duration) -> Self {
+    pub fn new(every: Duration, burst: u64) -> Self {
         Self {
             every,
+            burst,
             said: Mutex::default(),
         }
     }
@@ -33,12 +38,15 @@ impl Quiet {
     fn say_at(&self, now: Instant) -> Option<u64> {
         // Whole after every change.
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let early = |last: Instant| now.saturating_duration_since(last) < self.every;
-        if said.last.is_some_and(early) {
+        let within = |begun: Instant| now.saturating_duration_since(begun) < self.every;
+        if !said.begun.is_some_and(within) {
+            (said.begun, said.said) = (Some(now), 0);
+        }
+        if said.said >= self.burst {
             said.unsaid += 1;
             return None;
         }
-        said.last = Some(now);
+        said.said += 1;
         Some(std::mem::take(&mut said.unsaid))
     }
 }
@@ -47,13 +55,15 @@ impl Quiet {
 #[derive(Debug)]
 pub struct QuietByReason {
     every: Duration,
+    burst: u64,
     reasons: Mutex<HashMap<&'static str, Quiet>>,
 }
 
 impl QuietByReason {
-    pub fn new(every: Duration) -> Self {
+    pub fn new(every: Duration, burst: u64) -> Self {
         Self {
             every,
+            burst,
             reasons: Mutex::default(),
         }
     }
@@ -64,7 +74,7 @@ impl QuietByReason {
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let quiet = reasons
             .entry(reason)
-            .or_insert_with(|| Quiet::new(self.every));
+            .or_insert_with(|| Quiet::new(self.every, self.burst));
         quiet.say()
     }
 }
@@ -74,11 +84,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_in_a_while_is_said_with_the_number_of_the_others() {
-        let quiet = Quiet::new(Duration::from_secs(1));
+    fn a_few_in_a_while_are_said_with_the_number_of_the_others() {
+        let quiet = Quiet::new(Duration::from_secs(1), 1);
         let start = Instant::now();
         let said = [0, 10, 999, 1000, 1500, 9000]
             .map(|ms| quiet.say_at(start + Duration::from_millis(ms)));
         assert_eq!(said, [Some(0), None, None, Some(2), None, Some(1)]);
+        let few = Quiet::new(Duration::from_secs(1), 2);
+        let said = [0, 10, 20, 999, 1000, 1001, 1002]
+            .map(|ms| few.say_at(start + Duration::from_millis(ms)));
+        let expected = [Some(0), Some(0), None, None, Some(2), Some(0), None];
+        assert_eq!(said, expected);
     }
 }

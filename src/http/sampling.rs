@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::error::{ApiError, GRAMMAR};
+use super::error::{ApiError, GRAMMAR, shortened};
 use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::{JudgingBody, check_reads};
 use super::limits::{CallSize, MAX_STOP_TOKEN_IDS};
@@ -18,7 +18,7 @@ use super::traffic::LogBody;
 use crate::engine::{
     CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError, Tenant,
 };
-use crate::preference::{Message, VersionedTable};
+use crate::preference::Message;
 use crate::service::{CallerEnds, Ending, JudgeTask, TextTask, TournamentTask, Turn};
 use crate::text::{Grammar, StopStrings};
 
@@ -65,29 +65,30 @@ pub struct StreamOptions {
 #[serde(deny_unknown_fields)]
 pub struct SamplingBody {
     /// 0 is greedy; 1 is the model's own distribution.
-    #[schema(minimum = 0, maximum = 100)]
+    #[schema(minimum = 0, maximum = 100, default = 1.0)]
     temperature: Option<f32>,
     /// Only the k most probable tokens; 0 or -1 is all.
-    #[schema(minimum = -1)]
+    #[schema(minimum = -1, default = 0)]
     top_k: Option<usize>,
     /// Only the most probable tokens that hold this much probability together.
-    #[schema(exclusive_minimum = 0, maximum = 1)]
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 1.0)]
     top_p: Option<f32>,
     /// Only tokens at least this probable, relative to the most probable one.
-    #[schema(minimum = 0, maximum = 1)]
+    #[schema(minimum = 0, maximum = 1, default = 0.0)]
     min_p: Option<f32>,
     /// Above 1: tokens of prompt and answer become less probable.
-    #[schema(exclusive_minimum = 0)]
+    #[schema(exclusive_minimum = 0, default = 1.0)]
     repetition_penalty: Option<f32>,
     /// Taken off the logit of every token of the answer so far.
-    #[schema(minimum = -2, maximum = 2)]
+    #[schema(minimum = -2, maximum = 2, default = 0.0)]
     presence_penalty: Option<f32>,
     /// Taken off the logit of a token for every time it is in the answer so far.
-    #[schema(minimum = -2, maximum = 2)]
+    #[schema(minimum = -2, maximum = 2, default = 0.0)]
     frequency_penalty: Option<f32>,
     /// Token ids, as strings, to what is added to their logits; 1024 at most.
     logit_bias: Option<BTreeMap<String, f32>>,
-    /// The same seed, the same answer, whatever else the server does. -1 is none.
+    /// The same seed, the same answer, whatever else the server does. -1 is none. At temperature 0 nothing is drawn, and a seed has no
+    /// effect.
     #[schema(minimum = -1)]
     seed: Option<u64>,
     /// Strings that end an answer: 16 at most, of at most 1024 bytes each.
@@ -96,27 +97,32 @@ pub struct SamplingBody {
     #[schema(max_items = 1024)]
     stop_token_ids: Option<Vec<u32>>,
     /// Whether a stop string stays in the text.
+    #[schema(default = false)]
     include_stop_str_in_output: Option<bool>,
     /// Whether an answer goes on behind the model's own end of it.
+    #[schema(default = false)]
     ignore_eos: Option<bool>,
     /// Tokens before which nothing ends an answer, but a grammar that is complete.
+    #[schema(default = 0)]
     min_tokens: Option<usize>,
     /// Answers wanted.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, default = 1)]
     n: Option<usize>,
-    /// Candidates to draw: a tournament finds the best `n` of them. 1 is as good as nothing.
+    /// Candidates to draw: a tournament finds the best `n` of them. 1 has no effect. Refused at temperature 0, where all of them would
+    /// be the same, and where the model failed its self-test as a judge.
     #[schema(minimum = 1)]
     best_of: Option<usize>,
     /// How that tournament is judged.
     judge: Option<JudgingBody>,
     /// Server-sent events, one a token.
+    #[schema(default = false)]
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// What shape an answer must have.
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
     /// Lower is served first; a level is worth a bounded head start.
-    #[schema(minimum = -100, maximum = 100)]
+    #[schema(minimum = -100, maximum = 100, default = 0)]
     priority: Option<i32>,
     /// Seconds the call may take.
     #[schema(exclusive_minimum = 0)]
@@ -194,7 +200,7 @@ impl SamplingBody {
             return Err(ApiError::invalid("n", "must be at least 1"));
         }
         if samples < n {
-            return Err(ApiError::invalid("best_of", "must be at least n"));
+            return Err(ApiError::invalid("best_of", "must be at least `n`"));
         }
         let param = match self.best_of {
             Some(_) => "best_of",
@@ -208,19 +214,31 @@ impl SamplingBody {
         }
         let judged = self.best_of.is_some_and(|candidates| candidates > 1);
         if self.judge.is_some() && !judged {
-            return Err(ApiError::invalid("judge", "has no meaning without best_of"));
+            return Err(ApiError::invalid(
+                "judge",
+                "has no meaning without a `best_of` above 1",
+            ));
+        }
+        if judged {
+            state.check_judge()?;
+            if self.temperature == Some(0.0) || self.top_k == Some(1) {
+                return Err(ApiError::invalid(
+                    "best_of",
+                    "must be 1 where nothing is drawn (`temperature` 0 or `top_k` 1): all candidates would be the same",
+                ));
+            }
         }
         let stream = self.stream.unwrap_or(false);
         if stream && judged {
             return Err(ApiError::invalid(
                 "stream",
-                "cannot be combined with best_of: what is best is known at the end",
+                "cannot be combined with `best_of`: the best answer is known at the end",
             ));
         }
         if self.stream_options.is_some() && !stream {
             return Err(ApiError::invalid(
                 "stream_options",
-                "has no meaning without stream",
+                "has no meaning without `\"stream\": true`",
             ));
         }
         let turn = Turn {
@@ -338,11 +356,11 @@ impl SamplingBody {
         }
         let mut biases = BTreeMap::new();
         for (id, &bias) in given {
-            let token: u32 = id
-                .parse()
-                .map_err(|_| invalid(format!("{} is not a token id", shortened(id))))?;
+            let token: u32 = id.parse().map_err(|_| {
+                invalid(format!("names {}, which is not a token id", shortened(id)))
+            })?;
             if biases.insert(token, bias).is_some() {
-                return Err(invalid(format!("token {token} is given twice")));
+                return Err(invalid(format!("gives token {token} twice")));
             }
         }
         Ok(biases.into_iter().collect())
@@ -423,17 +441,16 @@ impl Sampling {
     ///
     /// # Errors
     /// Principles that make no sense, parameters that have no meaning together, or more reads than a call may take.
-    pub fn judging(
-        &self,
-        table: &VersionedTable,
-        prompts: usize,
-    ) -> Result<Option<Judging>, ApiError> {
+    pub fn judging(&self, state: &AppState, prompts: usize) -> Result<Option<Judging>, ApiError> {
         let Some(judging) = &self.judging else {
             return Ok(None);
         };
         let within = |error: ApiError| error.within("judge");
         let how = judging.tournament().map_err(within)?;
-        let task = judging.task(Vec::new(), self.turn, table).map_err(within)?;
+        let table = state.principles.current();
+        let on_disagreement = state.judging.on_disagreement;
+        let task = judging.task(Vec::new(), self.turn, &table, on_disagreement);
+        let task = task.map_err(within)?;
         check_reads("best_of", &task, how.method, self.samples, prompts)?;
         Ok(Some(Judging { task, how }))
     }
@@ -453,15 +470,6 @@ impl Judging {
             ..self.task.clone()
         };
         (task, self.how)
-    }
-}
-
-/// A caller's text as an error quotes it: no more than its beginning.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 40;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{:?}…", &text[..end]),
-        None => format!("{text:?}"),
     }
 }
 

@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use crate::engine::Readiness;
+use crate::model::WeightsName;
+use crate::service::SelfTest;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StatusBody {
@@ -38,19 +40,65 @@ pub async fn health(State(state): State<AppState>) -> Result<Json<StatusBody>, A
     }
 }
 
+/// The server answers requests.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ReadyBody {
+    status: &'static str,
+    /// The judge's newest self-test; null where it had none.
+    judge: Option<SelfTestBody>,
+}
+
+/// A self-test of the judge: pairs with a known better answer, each shown in both orders.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SelfTestBody {
+    /// Whether the model judges: `orders_agree` and `accuracy` are at least 0.75, and `label_mass` is at least 0.5.
+    reliable: bool,
+    /// Pairs that were judged.
+    pairs: usize,
+    /// Share of the pairs in which both orders name the same answer.
+    orders_agree: f64,
+    /// Share of the pairs in which the better answer wins.
+    accuracy: f64,
+    /// Mean probability of the label tokens.
+    label_mass: f64,
+    /// Where the pairs come from: `general` (part of the program) or `model` (the model directory's judge_self_test.jsonl).
+    set: &'static str,
+    /// The weights that judged.
+    #[schema(value_type = String)]
+    version: WeightsName,
+}
+
+impl From<SelfTest> for SelfTestBody {
+    fn from(test: SelfTest) -> Self {
+        Self {
+            reliable: test.reliable(),
+            pairs: test.pairs,
+            orders_agree: test.agreement(),
+            accuracy: test.accuracy(),
+            label_mass: test.label_mass,
+            set: test.source.name(),
+            version: test.weights,
+        }
+    }
+}
+
 /// Whether requests can be answered.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "operating",
     security(()),
-    responses((status = 200, body = StatusBody), (status = 503, body = ErrorBody))
+    responses((status = 200, body = ReadyBody), (status = 503, body = ErrorBody))
 )]
-pub async fn ready(State(state): State<AppState>) -> Result<Json<StatusBody>, ApiError> {
-    status_of(state.service.engine().readiness())
+pub async fn ready(State(state): State<AppState>) -> Result<Json<ReadyBody>, ApiError> {
+    let status = status_of(state.service.engine().readiness())?;
+    Ok(Json(ReadyBody {
+        status,
+        judge: state.service.self_test().map(SelfTestBody::from),
+    }))
 }
 
-fn status_of(readiness: Readiness) -> Result<Json<StatusBody>, ApiError> {
+fn status_of(readiness: Readiness) -> Result<&'static str, ApiError> {
     let unavailable = |code, message| {
         Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -59,7 +107,7 @@ fn status_of(readiness: Readiness) -> Result<Json<StatusBody>, ApiError> {
         ))
     };
     match readiness {
-        Readiness::Ready => Ok(Json(StatusBody { status: "ready" })),
+        Readiness::Ready => Ok("ready"),
         Readiness::WarmingUp => unavailable("warming_up", "the model's first steps are not done"),
         Readiness::Down => unavailable("engine_down", "the engine has stopped"),
     }

@@ -55,8 +55,8 @@ pub struct DetokenizeAnswer {
     path = "/tokenize",
     tag = "selfjudge",
     request_body(content = TokenizeBody, examples(
-        ("text" = (value = json!({"text": "What is 34 plus 28?"}))),
-        ("conversation" = (value = json!({"messages": [{"role": "user", "content": "What is 34 plus 28?"}]})))
+        ("1. a text" = (value = json!({"text": "What is 45 plus 17?"}))),
+        ("2. a conversation" = (value = json!({"messages": [{"role": "user", "content": "What is 45 plus 17?"}]})))
     )),
     responses((status = 200, body = TokenizeAnswer), (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody))
 )]
@@ -88,7 +88,7 @@ pub async fn tokenize(
         _ => {
             return Err(ApiError::invalid(
                 "text",
-                "or messages must be given, not both",
+                "either `text` or `messages` must be given",
             ));
         }
     };

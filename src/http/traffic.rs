@@ -106,12 +106,15 @@ impl TrafficConfig {
         if to_train && said.retain == Some(false) {
             return Err(ApiError::invalid(
                 "log",
-                "what is not retained cannot be trained on",
+                "asks to train on a call that is not retained: `train` needs `retain`",
             ));
         }
         if self.log.is_none() {
             return match to_train || said.retain == Some(true) {
-                true => Err(ApiError::invalid("log", "this server keeps no log")),
+                true => Err(ApiError::invalid(
+                    "log",
+                    "cannot be asked for: this server keeps no log",
+                )),
                 false => Ok(Consent::default()),
             };
         }

@@ -87,7 +87,7 @@ pub fn serve(
         places: Places::new(limits.max_connections, limits.share),
         proxies: Arc::clone(&limits.proxies),
         timeouts: limits.timeouts,
-        refused: Arc::new(Quiet::new(LOGGED_EVERY)),
+        refused: Arc::new(Quiet::new(LOGGED_EVERY, 1)),
     };
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum_server::from_tcp(listener)?.handle(handle);
@@ -106,7 +106,7 @@ pub fn serve(
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 fn configured<A>(server: Server<SocketAddr, A>) -> Server<SocketAddr, A> {
-    let failures = Quiet::new(LOGGED_EVERY);
+    let failures = Quiet::new(LOGGED_EVERY, 1);
     let on_error = move |peer: Option<&SocketAddr>, error: &io::Error| match peer {
         Some(peer) => tracing::debug!(%peer, %error, "a connection was not accepted"),
         // Such as too many open files. The server tries again after a moment.

@@ -58,7 +58,7 @@ impl ChatBody {
         match (self.max_completion_tokens, self.max_tokens) {
             (Some(new), Some(old)) if new != old => Err(ApiError::invalid(
                 "max_tokens",
-                "is the old name of max_completion_tokens, and says something else",
+                "is the old name of `max_completion_tokens`, and says something else",
             )),
             // The engine knows how much room there is.
             (new, old) => Ok(new.or(old).unwrap_or(usize::MAX)),
@@ -76,7 +76,7 @@ impl ChatBody {
             true => Ok(Some(top)),
             false if top > 0 => Err(ApiError::invalid(
                 "top_logprobs",
-                "has no meaning without logprobs",
+                "has no meaning without `\"logprobs\": true`",
             )),
             false => Ok(None),
         }
@@ -226,13 +226,13 @@ impl Wording for Words {
     path = "/v1/chat/completions",
     tag = "OpenAI",
     request_body(content = ChatRequest, examples(
-        ("message" = (value = json!({
-            "model": "pocket", "messages": [{"role": "user", "content": "What is 34 plus 28?"}], "seed": 1
+        ("1. a message" = (value = json!({
+            "model": "pocket", "messages": [{"role": "user", "content": "What is 45 plus 17?"}], "seed": 1
         }))),
-        ("best of" = (value = json!({
-            "messages": [{"role": "user", "content": "What is 34 plus 28?"}], "best_of": 4, "seed": 1
+        ("2. the best of four" = (value = json!({
+            "messages": [{"role": "user", "content": "What is 45 plus 17?"}], "best_of": 4, "seed": 5
         }))),
-        ("streamed" = (value = json!({
+        ("3. streamed" = (value = json!({
             "messages": [{"role": "user", "content": [{"type": "text", "text": "Write planet backwards."}]}],
             "stream": true, "logprobs": true, "top_logprobs": 2, "stream_options": {"include_usage": true}
         })))
@@ -275,7 +275,7 @@ pub async fn chat(
         .ending(ending)?;
     let variables = own.chat_template_kwargs.unwrap_or_default();
     let messages = conversation::messages(own.messages)?;
-    let judging = sampling.judging(&state.principles.current(), 1)?;
+    let judging = sampling.judging(&state, 1)?;
     let tokens = match sampling.ending {
         None => service.read_chat(&messages, variables).await,
         Some(ending) => {

@@ -399,9 +399,9 @@ const READ_AT_ONCE: usize = 2;
     path = "/v1/completions",
     tag = "OpenAI",
     request_body(content = CompletionRequest, examples(
-        ("text" = (value = json!({"model": "pocket", "prompt": "2 plus", "max_tokens": 8, "seed": 1}))),
-        ("best of" = (value = json!({"prompt": ["2 plus", "3 plus"], "best_of": 4, "n": 2}))),
-        ("streamed" = (value = json!({
+        ("1. a text" = (value = json!({"model": "pocket", "prompt": "5+7=12, 4+1+1=", "max_tokens": 8, "temperature": 0}))),
+        ("2. the best two of four, twice" = (value = json!({"prompt": ["2 plus", "3 plus"], "best_of": 4, "n": 2}))),
+        ("3. streamed, by token ids" = (value = json!({
             "prompt": [50, 32, 43], "stream": true, "stream_options": {"include_usage": true}, "logprobs": 1
         })))
     )),
@@ -450,7 +450,7 @@ pub async fn completions(
         .check(arrival, identity.tenant, wanted, &state)
         .await?
         .limited(limited);
-    let judged = sampling.judging(&state.principles.current(), count)?;
+    let judged = sampling.judging(&state, count)?;
     let add_special = own.add_special_tokens.unwrap_or(true);
     let read = stream::iter(Vec::from(own.prompt))
         .map(|prompt| service.read_prompt(prompt, add_special))

@@ -269,7 +269,7 @@ impl QuestionBody {
         }
         if !(2..=max_options).contains(&options.len()) {
             let count = options.len();
-            let message = format!("must be 2 to {max_options} with this model, not {count}");
+            let message = format!("must be from 2 to {max_options} with this model, not {count}");
             return invalid(field, message);
         }
         Ok(Question { text, options })
@@ -370,17 +370,20 @@ impl InputBody {
 }
 
 /// Questions about an input, each answered by the probabilities of its options: no text is written or parsed.
+///
+/// `label_mass` says how much of the probability is on the options' letters. It is near 0 where the model does not answer in letters, as
+/// the pocket model does not: its probabilities mean nothing then. Ask a chat model.
 #[utoipa::path(
     post,
     path = "/v1/decisions",
     tag = "OpenAI",
     request_body(content = DecisionsBody, example = json!({
         "model": "pocket",
-        "input": "34 plus 28 is 62.",
+        "input": "The delivery was late, but the staff were very kind.",
         "questions": [
-            {"type": "predicate", "name": "right", "instructions": "The sum is right."},
-            {"type": "choice", "instructions": "What is it about?", "choices": [
-                {"value": "numbers"}, {"value": "words", "description": "or letters"}
+            {"type": "predicate", "name": "late", "instructions": "The delivery was late."},
+            {"type": "choice", "instructions": "What is praised?", "choices": [
+                {"value": "staff"}, {"value": "delivery", "description": "or its speed"}
             ]},
             {"type": "score", "instructions": "How polite is it?", "levels": [
                 {"label": "blunt"}, {"label": "neutral"}, {"label": "polite"}
@@ -405,7 +408,7 @@ pub async fn decisions(
     };
     state.check_model(body.model.as_deref())?;
     if !(1..=MAX_QUESTIONS).contains(&body.questions.len()) {
-        let message = format!("must be 1 to {MAX_QUESTIONS}");
+        let message = format!("must be from 1 to {MAX_QUESTIONS} questions");
         return Err(ApiError::invalid("questions", message));
     }
     let max_options = state.service.max_options()?;

@@ -9,6 +9,7 @@ use super::wording::created;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Named;
+use crate::http::status::SelfTestBody;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
@@ -24,6 +25,8 @@ pub struct ModelEntry {
     owned_by: &'static str,
     /// Tokens that prompt and answer may have together.
     max_model_len: usize,
+    /// The model's newest self-test as a judge; null where it had none.
+    judge: Option<SelfTestBody>,
 }
 
 impl AppState {
@@ -34,6 +37,7 @@ impl AppState {
             created: created(),
             owned_by: "selfjudge",
             max_model_len: self.service.engine().capacity().max_context,
+            judge: self.service.self_test().map(SelfTestBody::from),
         }
     }
 }
