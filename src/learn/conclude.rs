@@ -18,7 +18,8 @@ use super::trainer::Trainer;
 use crate::fault;
 use crate::model::{WeightsLease, WeightsName};
 use crate::preference::log::{
-    GenerationId, GenerationState, LogError, NewGeneration, Pointer, PointerMove, StageOutcome,
+    GenerationId, GenerationState, LogError, NewGeneration, Pointer, PointerMove, StageId,
+    StageOutcome,
 };
 use crate::train::base::Adapter;
 use crate::train::dpo::Scorer;
@@ -127,15 +128,8 @@ impl Learner {
         gates: Vec<GateResult>,
     ) -> Result<StageOutcome, LearnError> {
         let passed = gates.iter().all(|gate| gate.passed);
-        for gate in &gates {
-            let (value, metrics) = (gate.value.unwrap_or(f64::NAN), self.control.metrics());
-            let of = [&gate.gate];
-            metrics.gates.with_label_values(&of).set(value);
-            let passed = metrics.gates_passed.with_label_values(&of);
-            passed.set(gate.passed.into());
-        }
-        self.control
-            .change(|status| status.gates.clone_from(&gates));
+        self.control.show_gates(&gates);
+        say_gates(running.id, &gates);
         let refused = (!passed).then_some(GenerationState::Rejected);
         running
             .lease
@@ -322,6 +316,30 @@ impl Learner {
             judged,
         })
     }
+}
+
+/// Says in the log which gates refused a candidate, by their numbers, or that all of them passed it.
+fn say_gates(stage: StageId, gates: &[GateResult]) {
+    let passed = gates.iter().filter(|gate| gate.passed).count();
+    let win_rate = gates.iter().find(|gate| gate.gate == "win_rate");
+    let win_rate = win_rate.and_then(|gate| gate.value);
+    let refused: Vec<String> = gates
+        .iter()
+        .filter(|gate| !gate.passed)
+        .map(|gate| match gate.value {
+            Some(value) => format!("{} {value:.3} (bound {:.3})", gate.gate, gate.bound),
+            None => format!("{} not measured", gate.gate),
+        })
+        .collect();
+    let win_rate = win_rate.map_or(String::new(), |rate| format!(", win rate {rate:.3}"));
+    let refused = match refused.is_empty() {
+        true => String::new(),
+        false => format!("; refused by {}", refused.join(", ")),
+    };
+    tracing::info!(
+        "stage {stage}: gates {passed}/{}{win_rate}{refused}",
+        gates.len()
+    );
 }
 
 /// Log-probabilities by the token.

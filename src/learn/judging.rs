@@ -10,7 +10,8 @@ use crate::judge::Method;
 use crate::model::WeightsLease;
 use crate::preference::Message;
 use crate::service::{
-    JudgeTask, Orders, PairVerdict, Service, TournamentTask, Turn, WeightedPrinciple,
+    JudgeTask, OnDisagreement, Orders, PairVerdict, Service, TournamentTask, Turn,
+    WeightedPrinciple,
 };
 
 /// Why answers make no pair.
@@ -103,6 +104,7 @@ impl PinnedJudge {
             context,
             principles: self.principles.clone(),
             orders: Orders::Both,
+            on_disagreement: OnDisagreement::default(),
             turn: Turn::background(),
             weights: Some(self.weights.clone()),
         }
@@ -303,6 +305,7 @@ pub(super) mod tests {
                 std::cmp::Ordering::Equal => None,
             },
             consistent: Some((first > 0.5) == (second > 0.5)),
+            reliable: None,
             label_mass: 1.0,
             orders: vec![
                 ShownRead {

@@ -76,6 +76,7 @@ impl Running<'_> {
 impl Learner {
     /// Learns until the future is dropped. What fails is tried again; only a panic of the trainer ends it, which is returned.
     pub async fn run(self) -> LearnError {
+        self.remember().await;
         loop {
             let failed = match self.as_the_one_trainer().await {
                 Ok(()) => continue,
@@ -199,7 +200,7 @@ impl Learner {
 
     async fn stand_by(&self) -> Result<(), LearnError> {
         self.control.follow(self.log.learning_switch().await?);
-        let message = "another process trains on this log or in this data directory";
+        let message = "another process learns from this log or in this data directory; this one stands by, and takes over when that one ends";
         let waiting = Waiting::new(WaitingReason::AnotherTrainer, message);
         self.control.wait(Phase::Standby, waiting);
         tokio::time::sleep(RETRY).await;
@@ -228,6 +229,16 @@ impl Learner {
             status.planned = planned;
             status.update = 0;
         });
+        tracing::info!(
+            "stage {}: {planned} updates of {} prompts each, {} held-out prompts for the gates{}",
+            running.id,
+            running.state.config.stage.batch,
+            running.state.gate_rows.len(),
+            match running.state.recorded {
+                0 => String::new(),
+                recorded => format!(", resumed after update {recorded}"),
+            }
+        );
         fault::point("learn.stage");
         if running.state.candidate.is_none() {
             self.train(&mut running, checkpoints).await?;

@@ -20,7 +20,7 @@
 //! | `tidy` | what of them stays on the disk |
 //! | `publish` | pointers to served weights |
 //! | `canary` | whether what a share of the callers tries out is well |
-//! | `status`, `record`, `staleness` | what is shown of all this |
+//! | `status`, `record`, `staleness`, `past` | what is shown of all this, also after a restart |
 //!
 //! # Where this departs from the papers
 //! 1. SELF-JUDGE trains once through its prompts; here stages follow each other for as long as traffic comes, each with its own
@@ -49,6 +49,7 @@ mod generator;
 mod judging;
 mod learner;
 mod logged;
+mod past;
 mod pool;
 mod publish;
 mod record;

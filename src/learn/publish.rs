@@ -78,7 +78,13 @@ impl Publisher {
         canary: CanaryWatch,
         metrics: LearnMetrics,
     ) -> Self {
-        Self {
+        for number in NUMBERS {
+            metrics
+                .canaries_withdrawn
+                .with_label_values(&[number])
+                .inc_by(0);
+        }
+        let publisher = Self {
             store,
             generations,
             log,
@@ -86,6 +92,27 @@ impl Publisher {
             metrics,
             followed: Arc::default(),
             swapping: Arc::default(),
+        };
+        publisher.show_roles();
+        publisher
+    }
+
+    /// Shows in the metrics which weights serve as what.
+    fn show_roles(&self) {
+        let roles = self.store.roles();
+        let shown = &self.metrics.generation;
+        shown.reset();
+        let canary = roles.canary.as_ref().map(|canary| &canary.weights);
+        let serving = [
+            ("policy", Some(&roles.policy)),
+            ("judge", Some(&roles.judge)),
+            ("canary", canary),
+        ];
+        for (role, weights) in serving {
+            if let Some(weights) = weights {
+                let labels = [weights.name().as_str(), role];
+                shown.with_label_values(&labels).set(1);
+            }
         }
     }
 
@@ -225,6 +252,7 @@ impl Publisher {
         let policy = roles.policy.clone();
         let begun = Instant::now();
         self.store.set_roles(roles)?;
+        self.show_roles();
         let seconds = begun.elapsed().as_secs_f64();
         self.metrics.swap_seconds.observe(seconds);
         self.metrics.swaps.inc();
@@ -247,6 +275,7 @@ impl Publisher {
         let base = Roles::all(self.store.base());
         if self.store.roles() != base {
             self.store.set_roles(base)?;
+            self.show_roles();
         }
         self.lock().pointers = None;
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::LearnError;
 use super::staleness::Staleness;
 use crate::preference::log::StageId;
@@ -11,6 +13,7 @@ use crate::train::dpo::StepReport;
 use crate::train::metrics::EventWriter;
 
 /// What an update came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpdateNumbers {
     /// None where no pair was left to learn from.
     pub report: Option<StepReport>,
@@ -50,7 +53,31 @@ impl StageMetrics {
         update: u64,
         of: &UpdateNumbers,
     ) -> Result<(), LearnError> {
-        metrics.updates.inc();
+        let numbers = of.show(metrics);
+        Ok(self.events.scalars(update + 1, &numbers)?)
+    }
+}
+
+impl UpdateNumbers {
+    /// Returns the numbers as a stage's state keeps them: without the time that the update took, which differs from run to run; none
+    /// where one of them is not finite, which JSON cannot hold.
+    pub fn kept(&self) -> Option<Self> {
+        let report = self.report.map(|report| StepReport {
+            seconds: 0.0,
+            ..report
+        });
+        let kept = Self {
+            report,
+            ..self.clone()
+        };
+        let stored = serde_json::to_value(&kept).ok()?;
+        let read = serde_json::from_value::<Self>(stored);
+        read.is_ok().then_some(kept)
+    }
+
+    /// Shows the numbers as those of the last update, and returns them by the names that TRL uses.
+    pub fn show(&self, metrics: &LearnMetrics) -> Vec<(&'static str, f64)> {
+        let of = self;
         let mut numbers = vec![
             ("pairs/accepted", of.accepted as f64),
             ("pairs/dropped", of.dropped as f64),
@@ -61,8 +88,6 @@ impl StageMetrics {
                 ("staleness/versions", of.staleness.versions),
                 ("staleness/updates", of.staleness.updates),
             ]);
-            metrics.pairs.inc_by(report.pairs);
-            metrics.step_seconds.observe(report.seconds);
             numbers.extend([
                 ("loss", report.loss),
                 ("learning_rate", report.lr),
@@ -85,6 +110,6 @@ impl StageMetrics {
         for (name, value) in &numbers {
             metrics.last.with_label_values(&[name]).set(*value);
         }
-        Ok(self.events.scalars(update + 1, &numbers)?)
+        numbers
     }
 }

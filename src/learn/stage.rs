@@ -3,11 +3,14 @@
 //! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first (`pool`); each part starts from the last promoted policy and
 //! takes it for its reference.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
 use super::base::Bases;
 use super::config::LearnConfig;
+use super::record::UpdateNumbers;
 use crate::preference::log::{Pointers, RecordId};
 use crate::service::WeightedPrinciple;
 
@@ -52,6 +55,12 @@ pub struct StageState {
     pub recorded: u64,
     /// Pairs of these updates.
     pub pairs: u64,
+    /// Prompts that made no pair in these updates, by reason.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+    /// The numbers of the last of these updates.
+    #[serde(default)]
+    pub last_update: Option<UpdateNumbers>,
     /// See [`super::gate::Measurements::step_zero`].
     pub step_zero: Option<f64>,
     /// Why it ended before its last update.
@@ -97,6 +106,8 @@ impl StageState {
             gate_rows,
             recorded: 0,
             pairs: 0,
+            dropped: BTreeMap::new(),
+            last_update: None,
             step_zero: None,
             stopped: None,
             candidate: None,

@@ -7,7 +7,7 @@ use super::update::UpdatePair;
 use crate::preference::log::{GenerationState, StageId, TrafficLog};
 
 /// Mean age of the policies that wrote an update's pairs.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Staleness {
     /// Versions that were promoted since, up to the one that the stage started from. 0 of all that this stage drew itself; above that by
     /// replay and feedback.

@@ -9,10 +9,11 @@ use tokio::sync::watch;
 
 use super::gate::GateResult;
 use super::judging::Dropped;
+use super::past::Past;
 use super::record::UpdateNumbers;
 use super::staleness::Staleness;
 use super::waiting::{Waiting, WaitingReason};
-use crate::preference::log::LearningSwitch;
+use crate::preference::log::{LearningSwitch, StageOutcome};
 use crate::telemetry::LearnMetrics;
 use crate::train::dpo::StepReport;
 
@@ -76,7 +77,7 @@ pub struct LearnStatus {
     /// Prompts that wait for a stage, and how many it needs.
     pub prompts_waiting: u64,
     pub prompts_needed: u64,
-    /// Since the program started.
+    /// Of all stages in the log.
     pub updates: u64,
     pub pairs: u64,
     pub dropped: BTreeMap<&'static str, u64>,
@@ -133,6 +134,15 @@ impl LearnControl {
             error: None,
             changed: 0,
         };
+        for why in Dropped::ALL {
+            metrics.dropped.with_label_values(&[why.name()]).inc_by(0);
+        }
+        for outcome in StageOutcome::ALL {
+            metrics
+                .stages
+                .with_label_values(&[outcome.as_str()])
+                .inc_by(0);
+        }
         Self {
             status: Arc::new(Mutex::new(status)),
             paused: watch::Sender::new(false),
@@ -184,6 +194,9 @@ impl LearnControl {
         if news && phase == Phase::Waiting {
             tracing::info!("learning waits: {}", waiting.message);
         }
+        if news && phase == Phase::Standby {
+            tracing::info!("learning stands by: {}", waiting.message);
+        }
         self.change(|status| {
             status.state = phase;
             status.waiting = Some(waiting);
@@ -220,17 +233,75 @@ impl LearnControl {
         }
     }
 
-    /// An update that was made; `dropped` are the pairs that were not.
-    pub(super) fn updated(&self, update: u64, numbers: &UpdateNumbers, dropped: &[Dropped]) {
-        for why in dropped {
-            self.dropped(*why);
+    /// Returns whether nothing has been learned or restored since the program started.
+    pub(super) fn is_new(&self) -> bool {
+        let status = self.lock();
+        status.stage == 0 && status.updates == 0 && status.deaths == 0
+    }
+
+    /// Takes over what earlier processes left in the log, where this one has learned nothing yet.
+    pub(super) fn restore(&self, past: &Past) {
+        let metrics = &self.metrics;
+        for (outcome, stages) in &past.outcomes {
+            let counter = metrics.stages.with_label_values(&[*outcome]);
+            counter.inc_by(*stages);
+        }
+        metrics.updates.inc_by(past.updates);
+        metrics.pairs.inc_by(past.pairs);
+        for (why, pairs) in &past.dropped {
+            metrics.dropped.with_label_values(&[*why]).inc_by(*pairs);
+        }
+        if let Some(last) = &past.last_update {
+            last.show(metrics);
+        }
+        self.show_gates(&past.gates);
+        self.change(|status| {
+            status.stage = past.stage;
+            status.update = past.update;
+            status.planned = past.planned;
+            status.updates = past.updates;
+            status.pairs = past.pairs;
+            for (why, pairs) in &past.dropped {
+                *status.dropped.entry(why).or_default() = *pairs;
+            }
+            if let Some(last) = &past.last_update {
+                status.last_update = last.report;
+                status.kl = last.kl;
+                status.staleness = last.report.map(|_| last.staleness);
+            }
+            status.last_outcome = past.last_outcome.map(|outcome| outcome.to_string());
+        });
+    }
+
+    /// Shows the numbers of a candidate's gates.
+    pub(super) fn show_gates(&self, gates: &[GateResult]) {
+        for gate in gates {
+            let of = [&gate.gate];
+            let value = gate.value.unwrap_or(f64::NAN);
+            self.metrics.gates.with_label_values(&of).set(value);
+            let passed = self.metrics.gates_passed.with_label_values(&of);
+            passed.set(gate.passed.into());
+        }
+        self.change(|status| status.gates = gates.to_vec());
+    }
+
+    /// An update that was made; `dropped` are the pairs that were not. One that is made again after a restart is not counted again.
+    pub(super) fn updated(
+        &self,
+        update: u64,
+        numbers: &UpdateNumbers,
+        dropped: &[Dropped],
+        again: bool,
+    ) {
+        if !again {
+            dropped.iter().for_each(|why| self.dropped(*why));
         }
         self.change(|status| {
             status.update = update + 1;
-            status.updates += 1;
+            status.updates += u64::from(!again);
             status.kl = numbers.kl.or(status.kl);
             if let Some(report) = numbers.report {
-                status.pairs += report.pairs;
+                status.pairs += if again { 0 } else { report.pairs };
                 status.last_update = Some(report);
                 status.staleness = Some(numbers.staleness);
             }

@@ -22,6 +22,26 @@ use crate::train::TrainError;
 use crate::train::checkpoint::CheckpointStore;
 use crate::train::dpo::{PairExample, StepReport};
 
+/// Says in the log what an update came to.
+fn say_update(running: &Running<'_>, update: u64, numbers: &UpdateNumbers) {
+    let (stage, planned, made) = (running.id, running.state.planned(), update + 1);
+    let kl = numbers
+        .kl
+        .map_or(String::new(), |kl| format!(", KL {kl:.2} nats"));
+    match &numbers.report {
+        Some(report) => tracing::info!(
+            "stage {stage}: update {made}/{planned}, {} pairs, loss {:.3}, reward margin {:.2}{kl}",
+            report.pairs,
+            report.loss,
+            report.rewards_margin
+        ),
+        None => tracing::info!(
+            "stage {stage}: update {made}/{planned}, no pair to learn from, {} dropped{kl}",
+            numbers.dropped
+        ),
+    }
+}
+
 /// What a checkpoint holds besides the trainer's own state.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cursor {
@@ -149,21 +169,33 @@ impl Learner {
         let (usable, examples) = self.usable(&mut training.trainer, &batch.pairs).await?;
         let done = step(&mut training.trainer, examples).await?;
         fault::point("train.updated");
-        let staleness = training.ages.of(update, &usable);
-        self.persist(running, &training.maker, update, usable, batch, &done)
-            .await?;
-        fault::point("train.recorded");
         let numbers = UpdateNumbers {
             report: done.report,
             kl: mean(&batch.drift),
-            staleness,
+            staleness: training.ages.of(update, &usable),
             accepted: batch.pairs.len(),
             dropped: batch.dropped.len(),
         };
-        training
-            .metrics
-            .record(self.control.metrics(), update, &numbers)?;
-        self.control.updated(update, &numbers, &batch.dropped);
+        // After a restart the updates since the last checkpoint are made again.
+        let again = update < running.state.recorded;
+        running.state.last_update = numbers.kept();
+        self.persist(running, &training.maker, update, usable, batch, &done)
+            .await?;
+        fault::point("train.recorded");
+        let metrics = self.control.metrics();
+        if !again {
+            metrics.updates.inc();
+            metrics
+                .pairs
+                .inc_by(done.report.map_or(0, |report| report.pairs));
+        }
+        if let Some(report) = &done.report {
+            metrics.step_seconds.observe(report.seconds);
+        }
+        training.metrics.record(metrics, update, &numbers)?;
+        self.control
+            .updated(update, &numbers, &batch.dropped, again);
+        say_update(running, update, &numbers);
         Ok(())
     }
 
@@ -187,6 +219,9 @@ impl Learner {
         }
         state.recorded = update + 1;
         state.pairs += usable.len() as u64;
+        for why in &batch.dropped {
+            *state.dropped.entry(why.name().to_owned()).or_default() += 1;
+        }
         if let Some(kl) = mean(&batch.drift).filter(|kl| *kl > state.config.stage.kl_budget) {
             state.stopped = Some(format!("the KL budget is used up: {kl:.2} nats"));
         }

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -22,6 +23,22 @@ pub struct Metrics {
     pub log: LogMetrics,
     pub learn: LearnMetrics,
 }
+
+/// The reasons for which the engine does not finish an accepted request.
+const FAILURES: [&str; 3] = ["aborted", "deadline", "error"];
+
+/// How the engine's requests finish.
+const FINISHES: [&str; 2] = ["stop", "length"];
+
+/// Codes of refusals that say something about the server rather than about a call.
+const REFUSALS: [&str; 6] = [
+    "overloaded",
+    "rate_limited",
+    "invalid_api_key",
+    "log_full",
+    "log_unavailable",
+    "untrained_judge",
+];
 
 /// What the engine thread records.
 #[derive(Debug, Clone)]
@@ -55,6 +72,8 @@ pub struct JudgeMetrics {
     pub flips: IntCounter,
     pub ties: IntCounter,
     pub label_mass: Histogram,
+    pub self_test: GaugeVec,
+    pub reliable: IntGaugeVec,
     pub prompt_tokens: IntCounter,
     pub cached_tokens: IntCounter,
     pub tournament_candidates: Histogram,
@@ -104,6 +123,7 @@ pub struct LearnMetrics {
     pub swaps: IntCounter,
     pub swap_seconds: Histogram,
     pub degraded: IntGauge,
+    pub generation: IntGaugeVec,
     pub canary: GaugeVec,
     pub canaries_withdrawn: IntCounterVec,
 }
@@ -134,6 +154,16 @@ fn one_two_five() -> Vec<f64> {
         .collect()
 }
 
+/// Version, processor and profile of this build.
+const BUILD: [&str; 3] = [
+    env!("CARGO_PKG_VERSION"),
+    std::env::consts::ARCH,
+    match cfg!(debug_assertions) {
+        true => "debug",
+        false => "release",
+    },
+];
+
 /// Makes metrics and enters them into a registry.
 struct Table {
     registry: Registry,
@@ -152,6 +182,14 @@ impl Table {
             .register(Box::new(metric.clone()))
             .expect("the table's names differ; this is a bug");
         metric
+    }
+
+    /// `process_*`: processor time, memory, open files and the time of the start, by the names that all exporters use.
+    fn process(&self) {
+        let process = ProcessCollector::for_self();
+        self.registry
+            .register(Box::new(process))
+            .expect("no other metric begins with process_; this is a bug");
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
@@ -202,6 +240,23 @@ impl Metrics {
         let http = HttpMetrics::new(&table);
         let log = LogMetrics::new(&table);
         let learn = LearnMetrics::new(&table);
+        let build = table.gauges(
+            "build_info",
+            "1; the program's version and what it was built for.",
+            &["version", "target", "profile"],
+        );
+        build.with_label_values(&BUILD).set(1);
+        // Series that exist only from their first event on cannot be watched for it.
+        for (counters, values) in [
+            (&engine.requests_failed, &FAILURES[..]),
+            (&engine.requests_finished, &FINISHES),
+            (&http.rejected, &REFUSALS),
+        ] {
+            for value in values {
+                counters.with_label_values(&[value]).reset();
+            }
+        }
+        table.process();
         Self {
             registry: table.registry,
             names: table.names.into_inner().into(),
@@ -266,6 +321,8 @@ impl JudgeMetrics {
             flips: table.counter("judge_flips", "Pairs in which the two orders named different winners."),
             ties: table.counter("judge_ties", "Pairs without a winner, equal answers among them."),
             label_mass: table.histogram("judge_label_mass", "Probability on the two labels, a comparison that was asked about.", &MASS),
+            self_test: table.fractions("judge_self_test", "The judge's newest self-test: pairs, and the shares in which the orders agree and the better answer wins; label_mass is their mean.", &["number"]),
+            reliable: table.gauges("judge_reliable", "1 where the judge passed its newest self-test, 0 where it failed it; absent without one.", &[]),
             prompt_tokens: table.counter("judge_prompt_tokens", "Tokens of judge prompts."),
             cached_tokens: table.counter("judge_cached_tokens", "Tokens of judge prompts found in the prefix cache."),
             tournament_candidates: table.histogram("tournament_candidates", "Candidates of a tournament.", &counts),
@@ -325,6 +382,7 @@ impl LearnMetrics {
             swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),
             degraded: table.gauge("weights_degraded", "1 where what serves is not what the pointers say."),
             canary: table.fractions("canary", "Since the canary went out: errors and truncated as shares of answers, length in tokens, of the canary and live.", &["version", "number"]),
+            generation: table.gauges("generation_info", "1 for the weights that serve in each role: policy, judge and canary.", &["id", "role"]),
             canaries_withdrawn: table.counters("canaries_withdrawn", "Canaries that were taken back, by the number that was out of its band.", &["number"]),
         }
     }

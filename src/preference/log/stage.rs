@@ -48,6 +48,10 @@ pub enum StageOutcome {
     Failed,
 }
 
+impl StageOutcome {
+    pub const ALL: [Self; 4] = [Self::Promoted, Self::Passed, Self::Rejected, Self::Failed];
+}
+
 stored_words!(
     StageOutcome, "outcome of a stage",
     Promoted => "promoted", Passed => "passed", Rejected => "rejected", Failed => "failed",
