@@ -1,8 +1,10 @@
 //! The binary: parse, run, say what went wrong.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use libmimalloc_sys::{mi_option_set_default, mi_option_t};
-use selfjudge::cli::Cli;
+use selfjudge::cli::{Cli, one_line};
 
 /// Activations are allocated and freed at every op.
 #[global_allocator]
@@ -11,14 +13,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `mi_option_purge_delay` of mimalloc 3, which the bindings do not name.
 const PURGE_DELAY: mi_option_t = 15;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     // A step frees its activations, and the next allocates the same ones again: given back to the system in between, every page
     // of them would be faulted in anew. A server, whose load comes and goes, gives back what it has not used for a second.
     let purge_delay_ms = if cli.trains() { -1 } else { 1000 };
     // SAFETY: sets one number of the allocator; any value is valid. The environment (MIMALLOC_PURGE_DELAY) goes before it.
     unsafe { mi_option_set_default(PURGE_DELAY, purge_delay_ms) };
-    selfjudge::cli::run(cli)
+    match selfjudge::cli::run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("Error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[cfg(test)]

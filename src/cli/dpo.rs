@@ -6,8 +6,9 @@ use candle_core::Device;
 use clap::Args;
 
 use super::follow::FollowArgs;
-use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
+use super::run_flags::{RunFlags, RunSettings, STOPPED, progress, set_rank};
 use crate::train::dpo::run::{DpoRunConfig, PairFile, run as train};
+use crate::train::interrupt;
 
 #[derive(Debug, Args)]
 pub struct DpoArgs {
@@ -72,6 +73,7 @@ impl DpoArgs {
 
 /// Trains, and says what came of it.
 pub fn run(args: &DpoArgs, device: Device, threads: usize) -> anyhow::Result<String> {
+    interrupt::catch();
     let summary = train(&args.config()?, &args.run.options(device, threads))?;
     let mut text = progress(
         summary.steps,
@@ -79,6 +81,9 @@ pub fn run(args: &DpoArgs, device: Device, threads: usize) -> anyhow::Result<Str
         summary.num_tokens,
         summary.tokens_per_second,
     );
+    if summary.steps < summary.total_steps {
+        text.push_str(STOPPED);
+    }
     if let Some(dir) = summary.adapter_dir {
         text.push_str(&format!("\nadapter: {}", dir.display()));
     }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, Subcommand};
 
+use super::progress::Progress;
 use crate::app::ModelFiles;
 use crate::eval::EvalError;
 use crate::eval::ModelSubject;
@@ -90,6 +91,7 @@ pub struct OwnPairsArgs {
     /// The file to write (jsonl).
     #[arg(long)]
     out: PathBuf,
+    /// Decides what is drawn.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Instructions to sample.
@@ -212,9 +214,17 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
         tie_margin: args.tie_margin,
         ..JudgeEvalOptions::default()
     };
+    let items = |(_, records): &(String, Vec<Record>)| {
+        let items = records.iter().cloned().filter_map(Record::into_item);
+        items.count() as u64
+    };
+    let mut progress = Progress::new("pairs", sets.iter().map(items).sum());
     let table = evaluate_sets(judge, sets, &options, |prompts, labels| {
-        model.label_logprobs(prompts, labels)
+        let scored = model.label_logprobs(prompts, labels);
+        progress.add(prompts.len() as u64 / 2);
+        scored
     })?;
+    progress.finish();
     if let Some(path) = &args.json {
         write(path, &serde_json::to_string_pretty(&table)?)?;
     }

@@ -17,12 +17,13 @@ use super::listener::{
 };
 use super::prompt_args::variables;
 use super::salt::SaltArgs;
+use super::values::address;
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
     model_name,
 };
 use crate::engine::EngineConfig;
-use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, OnLogFailure, Permitted};
+use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, JudgingPolicy, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig};
 use crate::text::{ChatSetup, Variables};
@@ -53,8 +54,11 @@ pub struct FollowArgs {
     /// The variables of the chat template that the servers were given, as a JSON object.
     #[arg(long, requires = "follow", value_name = "JSON", value_parser = variables)]
     chat_template_kwargs: Option<Variables>,
+    /// Learn from a judge that failed its self-test.
+    #[arg(long, requires = "follow", alias = "untrained-judge")]
+    allow_untrained_judge: bool,
     /// A listener for operators, as servers have it: /train, /generations, /events, /metrics and the like.
-    #[arg(long, requires = "follow")]
+    #[arg(long, requires = "follow", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// A file of operators' keys. Without one the operators' listener must be on a loopback address.
     #[arg(long, requires = "admin_listen")]
@@ -63,7 +67,7 @@ pub struct FollowArgs {
     #[arg(long, requires = "admin_listen")]
     admin_host: Vec<String>,
     /// A listener for /metrics, /health and /ready alone, without a key.
-    #[arg(long, requires = "follow")]
+    #[arg(long, requires = "follow", value_parser = address)]
     metrics_listen: Option<SocketAddr>,
 }
 
@@ -101,6 +105,10 @@ pub fn run(
         http: HttpConfig {
             admin_keys,
             admin_hosts,
+            judging: JudgingPolicy {
+                allow_untrained: args.allow_untrained_judge,
+                ..JudgingPolicy::default()
+            },
             ..HttpConfig::default()
         },
         traffic: TrafficOptions {
@@ -129,6 +137,8 @@ pub fn run(
             on_death: OnDeath::End,
         }),
         data_dir: Some(data_dir),
+        self_test: true,
+        memory_check: true,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -3,8 +3,9 @@
 use candle_core::Device;
 use clap::Args;
 
-use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
+use super::run_flags::{RunFlags, RunSettings, STOPPED, progress, set_rank};
 use crate::train::config::{DataFile, JsftConfig};
+use crate::train::interrupt;
 use crate::train::jsft::run as train;
 
 #[derive(Debug, Args)]
@@ -37,6 +38,7 @@ impl JsftArgs {
             log_every: &mut config.log_every,
             plain: &mut config.plain,
         });
+        config.own_length |= self.run.max_length.is_some();
         config.from_scratch |= self.from_scratch;
         if let Some(rank) = self.run.lora_rank {
             set_rank(config.lora.get_or_insert_default(), rank);
@@ -50,6 +52,7 @@ impl JsftArgs {
 
 /// Trains, and says what came of it.
 pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<String> {
+    interrupt::catch();
     let summary = train(&args.config()?, &args.run.options(device, threads))?;
     let mut text = progress(
         summary.steps,
@@ -57,6 +60,9 @@ pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<St
         summary.num_tokens,
         summary.tokens_per_second,
     );
+    if summary.steps < summary.total_steps {
+        text.push_str(STOPPED);
+    }
     if let Some(dir) = summary.model_dir {
         text.push_str(&format!("\nmodel: {}", dir.display()));
     }

@@ -9,10 +9,12 @@ mod listener;
 mod memory;
 mod merge;
 mod prompt_args;
+mod progress;
 mod records;
 mod run_flags;
 mod salt;
 mod serve;
+mod values;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -26,6 +28,9 @@ use crate::pocket;
 use crate::settings;
 use crate::telemetry::{self, LogFormat};
 
+/// The heading of what every command takes.
+const GLOBAL: &str = "Options of every command";
+
 /// One language model that answers, judges its own answers and keeps improving on them.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -33,21 +38,36 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Where to compute: auto, cpu, cuda or cuda:N.
-    #[arg(long, global = true, default_value = "auto", env = "SELFJUDGE_DEVICE")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "auto",
+        env = "SELFJUDGE_DEVICE",
+        help_heading = GLOBAL,
+        display_order = 1000
+    )]
     device: DeviceChoice,
-    /// Threads; by default what the process may use.
-    #[arg(long, global = true, env = "SELFJUDGE_THREADS")]
+    /// Threads that compute; by default as many as the process may use.
+    #[arg(long, global = true, env = "SELFJUDGE_THREADS", help_heading = GLOBAL, display_order = 1001)]
     threads: Option<usize>,
-    /// How logs are written to standard error.
+    /// How logs are written to standard error: text or json.
     #[arg(
         long,
         global = true,
         default_value = "text",
-        env = "SELFJUDGE_LOG_FORMAT"
+        env = "SELFJUDGE_LOG_FORMAT",
+        help_heading = GLOBAL,
+        display_order = 1002
     )]
     log_format: LogFormat,
     /// A collector's address, such as http://localhost:4318: spans are sent there by OTLP over HTTP.
-    #[arg(long, global = true, env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    #[arg(
+        long,
+        global = true,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        help_heading = GLOBAL,
+        display_order = 1003
+    )]
     otlp_endpoint: Option<String>,
 }
 
@@ -88,6 +108,7 @@ enum PocketCommand {
         /// The directory to write to.
         #[arg(long)]
         out: PathBuf,
+        /// Decides what is drawn.
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Records.
@@ -102,13 +123,16 @@ enum PocketCommand {
         /// The file to write to.
         #[arg(long)]
         out: PathBuf,
+        /// Decides what is drawn.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
     /// Print calls of `POST /generate`, one a line: instructions of the training side, to be logged and trained on.
     Traffic {
+        /// Calls to print.
         #[arg(long, default_value_t = 700)]
         calls: u64,
+        /// Decides what is drawn.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -189,10 +213,65 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     say(&report)
 }
 
+/// Returns an error with its causes in one line, none of them twice. There is no backtrace in it, whatever RUST_BACKTRACE says: what
+/// ends a command is mostly about its arguments and files.
+pub fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let said = cause.to_string();
+        let said = said.trim();
+        if line.contains(said) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(said);
+    }
+    line
+}
+
 /// Writes the result to standard output. Nobody listening any more is no failure.
 fn say(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => Ok(result?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_of_every_command_has_a_text() {
+        fn look(command: &clap::Command, path: &str) {
+            for argument in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{path} --{}",
+                    argument.get_id()
+                );
+            }
+            for inner in command.get_subcommands() {
+                assert!(inner.get_about().is_some(), "{path} {}", inner.get_name());
+                look(inner, &format!("{path} {}", inner.get_name()));
+            }
+        }
+        let command = <Cli as clap::CommandFactory>::command();
+        command.clone().debug_assert();
+        look(&command, "selfjudge");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let gone = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let wrapped = anyhow::Error::new(crate::model::ModelError::Io {
+            path: "config.json".into(),
+            source: gone(),
+        });
+        assert_eq!(one_line(&wrapped), "config.json: no such file");
+        let within = anyhow::Error::new(gone()).context("cannot read x");
+        assert_eq!(one_line(&within), "cannot read x: no such file");
     }
 }

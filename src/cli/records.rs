@@ -144,6 +144,11 @@ impl LogArgs {
         let dir = self.data_dir.as_deref().unwrap_or(Path::new("."));
         let file = dir.join(LOG_FILE);
         anyhow::ensure!(
+            dir.is_dir(),
+            "the data directory {} does not exist",
+            dir.display()
+        );
+        anyhow::ensure!(
             !must_exist || file.exists(),
             "{} is not there: no server has kept traffic in {}",
             file.display(),

@@ -11,7 +11,7 @@ use crate::train::RunOptions;
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
-    /// A TOML file of settings; flags override it.
+    /// A TOML file of settings; flags override it. The defaults below are those of settings that neither names.
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// The model to start from: a directory or a hub id.
@@ -24,19 +24,26 @@ pub struct RunFlags {
     /// Where checkpoints, metrics and what was trained go.
     #[arg(long, alias = "out")]
     output_dir: Option<PathBuf>,
+    /// The highest learning rate of the schedule [default: 0.00002 (jsft), 0.000005 (dpo)].
     #[arg(long)]
     learning_rate: Option<f64>,
+    /// Passes over the data; a fraction stops within the last one [default: 1 (jsft), 3 (dpo)].
     #[arg(long)]
     epochs: Option<f64>,
+    /// Optimizer steps at most; fewer epochs end the run sooner [default: no bound].
     #[arg(long)]
     max_steps: Option<u64>,
-    /// Examples or pairs an optimizer step.
+    /// Examples (jsft) or pairs (dpo) of an optimizer step [default: 128 (jsft), 8 (dpo)].
     #[arg(long)]
     batch_size: Option<usize>,
+    /// Tokens that are computed at once: more take more memory [default: 4096 (jsft), 1024 (dpo)].
     #[arg(long)]
     micro_batch_tokens: Option<usize>,
+    /// Tokens of an example at most; longer ones are left out or cut, as the settings say [default: 2048, or the model's positions if
+    /// those are fewer].
     #[arg(long)]
-    max_length: Option<usize>,
+    pub max_length: Option<usize>,
+    /// Decides the order of the data and random weights [default: 42].
     #[arg(long)]
     seed: Option<u64>,
     /// How records of plain strings are read: `raw`, as TRL does, without a chat template, or `chat`, as a user's turn and its answer
@@ -46,8 +53,10 @@ pub struct RunFlags {
     /// Rank of the adapter that is trained (alpha twice the rank).
     #[arg(long)]
     pub lora_rank: Option<usize>,
+    /// Steps between two checkpoints; 0 writes only the last one [default: 200].
     #[arg(long)]
     save_every: Option<u64>,
+    /// Steps between two rows of metrics [default: 10].
     #[arg(long)]
     log_every: Option<u64>,
     /// Go on from the newest checkpoint in the output directory.
@@ -132,7 +141,84 @@ fn set<T: Clone>(field: &mut T, said: &Option<T>) {
     }
 }
 
+/// What a run says that stopped before its end.
+pub const STOPPED: &str = "\nstopped with a checkpoint: go on with the same command and --resume";
+
 /// What a run that went so far says.
 pub fn progress(steps: u64, total_steps: u64, num_tokens: u64, tokens_per_second: f64) -> String {
     format!("{steps} of {total_steps} steps, {num_tokens} tokens, {tokens_per_second:.0} tokens/s")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Args;
+
+    use super::*;
+    use crate::train::config::JsftConfig;
+    use crate::train::dpo::run::DpoRunConfig;
+
+    /// The help of a flag, in one line.
+    fn help(flag: &str) -> String {
+        let command = RunFlags::augment_args(clap::Command::new("train"));
+        let argument = command.get_arguments().find(|arg| arg.get_id() == flag);
+        let help = argument.unwrap().get_help().unwrap().to_string();
+        help.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn every_flag_has_a_text_and_the_defaults_are_the_settings() {
+        let (jsft, dpo) = (JsftConfig::default(), DpoRunConfig::default());
+        let both = |a: String, b: String| match a == b {
+            true => format!("[default: {a}"),
+            false => format!("[default: {a} (jsft), {b} (dpo)]"),
+        };
+        let (lr, update) = (jsft.schedule.learning_rate, &dpo.dpo);
+        for (flag, default) in [
+            (
+                "learning_rate",
+                both(lr.to_string(), update.schedule.learning_rate.to_string()),
+            ),
+            (
+                "epochs",
+                both(jsft.epochs.to_string(), dpo.epochs.to_string()),
+            ),
+            (
+                "batch_size",
+                both(jsft.batch_size.to_string(), dpo.batch_size.to_string()),
+            ),
+            (
+                "micro_batch_tokens",
+                both(
+                    jsft.micro_batch_tokens.to_string(),
+                    update.micro_batch_tokens.to_string(),
+                ),
+            ),
+            (
+                "max_length",
+                both(
+                    jsft.mixture.max_length.to_string(),
+                    dpo.max_length.to_string(),
+                ),
+            ),
+            ("seed", both(jsft.seed.to_string(), update.seed.to_string())),
+            (
+                "save_every",
+                both(jsft.save_every.to_string(), dpo.save_every.to_string()),
+            ),
+            (
+                "log_every",
+                both(jsft.log_every.to_string(), dpo.log_every.to_string()),
+            ),
+        ] {
+            let help = help(flag);
+            assert!(
+                help.contains(&default),
+                "{flag}: {help:?} says not {default}"
+            );
+        }
+        let command = RunFlags::augment_args(clap::Command::new("train"));
+        for argument in command.get_arguments() {
+            assert!(argument.get_help().is_some(), "{}", argument.get_id());
+        }
+    }
 }

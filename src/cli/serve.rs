@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum_server::Handle;
 use candle_core::Device;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::listener::{
@@ -18,16 +18,18 @@ use super::listener::{
 use super::memory::give_back_when_idle;
 use super::prompt_args::PromptArgs;
 use super::salt::SaltArgs;
+use super::values::{address, bytes, share};
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
 };
 use crate::device::ArbiterConfig;
 use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
 use crate::http::{
-    ApiKeys, ConnectionLimits, Cors, HttpConfig, OnLogFailure, Permitted, RateLimit,
+    ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, OnLogFailure, Permitted, RateLimit,
 };
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
+use crate::service::OnDisagreement;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -42,11 +44,15 @@ pub struct ServeArgs {
     model_name: Option<String>,
     #[command(flatten)]
     prompts: PromptArgs,
-    #[arg(long, default_value = "127.0.0.1:8080", env = "SELFJUDGE_LISTEN")]
+    /// The address that is listened on: HOST:PORT, or a port of 127.0.0.1 alone.
+    #[arg(long, default_value = "127.0.0.1:8080", value_parser = address, env = "SELFJUDGE_LISTEN")]
     listen: SocketAddr,
-    /// Memory reserved for keys and values: bytes, or with KiB, MiB or GiB.
+    /// Memory reserved for keys and values: bytes, or with a unit: K, M, G (or KiB, MiB, GiB) are powers of 1024, KB, MB, GB of 1000.
     #[arg(long, default_value = "256MiB", value_parser = bytes, env = "SELFJUDGE_KV_CACHE_MEMORY")]
     kv_cache_memory: usize,
+    /// Start without comparing the memory that is needed (weights, cache, activations) with what the machine and the cgroup have left.
+    #[arg(long)]
+    no_memory_check: bool,
     /// What keys and values are kept in: auto (as the weights are), f32, or bf16, which takes half the memory of f32.
     #[arg(long, default_value = "auto", env = "SELFJUDGE_KV_CACHE_DTYPE")]
     kv_cache_dtype: KvCacheDtype,
@@ -63,7 +69,7 @@ pub struct ServeArgs {
     /// Sequences that run at once.
     #[arg(long, default_value_t = EngineConfig::default().max_concurrent)]
     max_concurrent: usize,
-    /// Compute every prompt anew.
+    /// Disable prefix caching: every prompt is computed from its beginning.
     #[arg(long)]
     no_prefix_caching: bool,
     /// Let all callers find each other's prompts in the prefix cache. By default only calls of one key (without keys: of one
@@ -108,7 +114,7 @@ pub struct ServeArgs {
     /// Calls a second of each key; more are answered with 429.
     #[arg(long)]
     rate_limit: Option<NonZeroU32>,
-    /// Calls of a key that may come at once; by default a second's.
+    /// Calls of a key that may come at once; by default as many as --rate-limit allows in a second.
     #[arg(long, requires = "rate_limit")]
     rate_burst: Option<NonZeroU32>,
     /// Whose pages may call from a browser: an origin such as https://example.org, or `*` alone. May be given several times. None may
@@ -122,12 +128,53 @@ pub struct ServeArgs {
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     #[command(flatten)]
+    judging: JudgingArgs,
+    #[command(flatten)]
     keeping: KeepingArgs,
     #[command(flatten)]
     learning: LearningArgs,
     /// Seconds that running requests get to finish after SIGTERM.
     #[arg(long, default_value_t = 30)]
     drain_timeout: u64,
+}
+
+/// What is done with verdicts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Judging")]
+pub struct JudgingArgs {
+    /// Let a judge that failed its self-test choose answers (`best_of`) and teach (--learn).
+    #[arg(
+        long,
+        alias = "untrained-judge",
+        env = "SELFJUDGE_ALLOW_UNTRAINED_JUDGE"
+    )]
+    allow_untrained_judge: bool,
+    /// Who wins a pair whose two orders name different answers, where the call does not say it: average (the answer with the higher
+    /// mean probability) or undecided (none).
+    #[arg(long, default_value = "average", env = "SELFJUDGE_ON_DISAGREEMENT")]
+    on_disagreement: DisagreementArg,
+    /// Do not test the judge at the start (about 24 pairs in both orders, 10 seconds at most).
+    #[arg(long)]
+    no_self_test: bool,
+}
+
+/// The values of `--on-disagreement`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DisagreementArg {
+    Average,
+    Undecided,
+}
+
+impl JudgingArgs {
+    fn policy(&self) -> JudgingPolicy {
+        JudgingPolicy {
+            allow_untrained: self.allow_untrained_judge,
+            on_disagreement: match self.on_disagreement {
+                DisagreementArg::Average => OnDisagreement::Average,
+                DisagreementArg::Undecided => OnDisagreement::Undecided,
+            },
+        }
+    }
 }
 
 /// What is kept of the traffic.
@@ -153,8 +200,8 @@ pub struct KeepingArgs {
     /// trained on).
     #[arg(long, default_value = "train")]
     strangers: Permitted,
-    /// Bytes that the records of one principal (a key, a trusted user, all callers without a key together) may take, or with KiB, MiB or
-    /// GiB; 0 is any number. Calls beyond are answered and not kept.
+    /// Bytes that the records of one principal (a key, a trusted user, all callers without a key together) may take, or with a unit as
+    /// --kv-cache-memory has it; 0 is any number. Calls beyond are answered and not kept.
     #[arg(long, default_value = "1GiB", value_parser = bytes)]
     records_quota: usize,
     /// Bytes that all records may take; 0 is any number. An SQLite log keeps nothing either while its file system has less than 256 MiB
@@ -170,7 +217,7 @@ pub struct KeepingArgs {
     /// When feedback becomes a preference pair: never, corroborated (the judge agrees) or always.
     #[arg(long, default_value = "never")]
     trust_feedback: FeedbackTrust,
-    /// Take `user` in a call for the person it comes from. Only where callers are trusted.
+    /// Keep and delete records on behalf of the end user that a call names in `user`. Only where callers are trusted.
     #[arg(long)]
     trust_user: bool,
     /// Keep personal data as it is, instead of replacing addresses, numbers and secrets.
@@ -202,18 +249,26 @@ pub struct LearningArgs {
     canary_share: f64,
     /// A listener of the operators' own: /train, /generations, /events and the like. Without operators' keys it must be on a loopback
     /// address.
-    #[arg(long, env = "SELFJUDGE_ADMIN_LISTEN")]
+    #[arg(long, value_parser = address, env = "SELFJUDGE_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
     /// A file of operators' keys; with one their routes are on the common listener too.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "admin_keys")]
     admin_key_file: Option<PathBuf>,
+    /// The operators' keys themselves, a line each.
+    #[arg(
+        env = "SELFJUDGE_ADMIN_KEYS",
+        hide_env_values = true,
+        long,
+        hide = true
+    )]
+    admin_keys: Option<String>,
     /// A name by which the operators' listener is called, besides its address and localhost: calls under any other `Host` are refused.
     /// May be given several times.
     #[arg(long, requires = "admin_listen")]
     admin_host: Vec<String>,
     /// A listener for /metrics, /health and /ready alone, without a key. Where callers have keys, /metrics on the common listener asks for
     /// an operator's.
-    #[arg(long, env = "SELFJUDGE_METRICS_LISTEN")]
+    #[arg(long, value_parser = address, env = "SELFJUDGE_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
 }
 
@@ -297,33 +352,16 @@ impl LearningArgs {
     }
 }
 
+/// The keys that a variable of the environment lists.
+fn listed(list: &str, variable: &'static str) -> anyhow::Result<ApiKeys> {
+    let keys = ApiKeys::parse(list).context(variable)?;
+    warn_of_short(&keys, variable);
+    Ok(keys)
+}
+
 /// A quota; 0 is none.
 fn quota(bytes: usize) -> Option<u64> {
     (bytes > 0).then_some(bytes as u64)
-}
-
-/// A number above 0 and at most 1.
-fn share(text: &str) -> Result<TenantShare, String> {
-    let share = text.parse().ok().and_then(TenantShare::new);
-    share.ok_or_else(|| format!("`{text}` is no number above 0 and at most 1"))
-}
-
-/// `512`, `64KiB`, `256MiB`, `2GiB`.
-fn bytes(text: &str) -> Result<usize, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match &text[digits.len()..] {
-        "" => 0,
-        "KiB" => 10,
-        "MiB" => 20,
-        "GiB" => 30,
-        unit => return Err(format!("`{unit}` is no unit: KiB, MiB or GiB")),
-    };
-    let number: usize = digits
-        .parse()
-        .map_err(|_| format!("`{digits}` is no number"))?;
-    number
-        .checked_mul(1 << shift)
-        .ok_or_else(|| format!("{text} is more than can be addressed"))
 }
 
 impl ServeArgs {
@@ -347,17 +385,14 @@ impl ServeArgs {
     }
 
     fn http(&self) -> anyhow::Result<HttpConfig> {
-        let admin_keys = match &self.learning.admin_key_file {
-            Some(path) => keys_in(path)?,
-            None => ApiKeys::default(),
+        let admin_keys = match (&self.learning.admin_key_file, &self.learning.admin_keys) {
+            (Some(path), _) => keys_in(path)?,
+            (None, Some(list)) => listed(list, "SELFJUDGE_ADMIN_KEYS")?,
+            (None, None) => ApiKeys::default(),
         };
         let keys = match (&self.api_key_file, &self.api_keys) {
             (Some(path), _) => keys_in(path)?,
-            (None, Some(list)) => {
-                let keys = ApiKeys::parse(list).context("SELFJUDGE_API_KEYS")?;
-                warn_of_short(&keys, "SELFJUDGE_API_KEYS");
-                keys
-            }
+            (None, Some(list)) => listed(list, "SELFJUDGE_API_KEYS")?,
             (None, None) => ApiKeys::default(),
         };
         anyhow::ensure!(
@@ -383,6 +418,7 @@ impl ServeArgs {
             }),
             cors,
             admin_hosts,
+            judging: self.judging.policy(),
             ..HttpConfig::default()
         })
     }
@@ -422,6 +458,8 @@ impl ServeArgs {
             traffic: self.keeping.options(data_dir.as_ref()),
             learn: self.learning.options()?,
             data_dir,
+            self_test: !self.judging.no_self_test,
+            memory_check: !self.no_memory_check,
         })
     }
 
@@ -469,6 +507,13 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
         capacity.max_context,
         capacity.max_concurrent,
     );
+    if let Some(test) = app.service.self_test() {
+        let verdict = match test.reliable() {
+            true => "the model judges reliably",
+            false => "the model is not a trained judge, see docs/judge.md",
+        };
+        eprintln!("judge self-test: {verdict}: {}", test.summary());
+    }
     if let Some(admin) = args.learning.admin_listen {
         let (listener, address) = listen(admin)?;
         let limits = operators_connections(limits.clone());
@@ -517,25 +562,4 @@ async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
         tracing::warn!("requests were still running after {patience:?} and are aborted");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{TenantShare, bytes, share};
-
-    #[test]
-    fn a_share_is_above_0_and_at_most_1() {
-        assert_eq!(share("1"), Ok(TenantShare::WHOLE));
-        for no_share in ["0", "1.5", "-1", "nan", "half", ""] {
-            assert!(share(no_share).is_err(), "{no_share}");
-        }
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(bytes("512"), Ok(512));
-        assert_eq!(bytes("3MiB"), Ok(3 << 20));
-        assert!(bytes("3MB").is_err() && bytes("x").is_err() && bytes("-1").is_err());
-        assert!(bytes("99999999999GiB").is_err());
-    }
 }

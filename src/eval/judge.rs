@@ -186,18 +186,25 @@ mod tests {
         let report = |name: &str| evaluate(name, &items, &judge(), &options, marks).unwrap();
         let records = items.iter().cloned().map(Record::Item).collect();
         let sets = vec![("a longer name".to_owned(), records)];
+        let long = report(&"/a/very/long/place".repeat(9));
+        assert!(
+            JudgeTable(vec![long])
+                .to_string()
+                .lines()
+                .all(|line| line.chars().count() <= 80)
+        );
         let mut table = evaluate_sets(&judge(), sets, &options, marks).unwrap();
         table.0.insert(0, report("a"));
         let text = table.to_string();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 3);
         assert!(
-            lines
-                .iter()
-                .all(|line| line.chars().count() == lines[0].chars().count()),
+            text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
-        assert!(lines[1].contains("50.0 (9.5-90.5)"), "{text}");
+        assert!(text.contains("a longer name: 2 items, 0 ties"), "{text}");
+        assert!(text.contains("95 %: 9.5-90.5"), "{text}");
+        let values = text.lines().filter(|line| line.contains(" %  "));
+        let ends: Vec<_> = values.map(|line| line.find(" %  ")).collect();
+        assert!(ends.windows(2).all(|two| two[0] == two[1]), "{text}");
         let json = serde_json::to_string(&table).unwrap();
         let back: JudgeTable = serde_json::from_str(&json).unwrap();
         assert_eq!(back.0[0].name, "a");

@@ -22,6 +22,7 @@ use super::base::{FrozenBase, Start};
 use super::batch::{MicroBatch, pack};
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
+use super::interrupt;
 use super::lanes::Lanes;
 use super::manifest::RunManifest;
 use super::metrics::{MetricsLog, Progress, StepMetrics};
@@ -51,6 +52,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
     let model_config = ModelConfig::from_dir(&model_dir)?;
+    let config = &config.fitted(model_config.spec.max_position_embeddings);
     let Built {
         examples,
         report,
@@ -117,7 +119,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     }
     if !options.quiet {
         eprintln!(
-            "{} of {} numbers trained; {} examples, {} tokens; {total_steps} steps{}",
+            "{} of {} parameters trained; {} examples, {} tokens; {total_steps} steps{}",
             trainable.num_trainable(),
             model_config.spec.num_parameters(),
             examples.len(),
@@ -158,7 +160,8 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         }
         let stopping = options
             .stop_after
-            .is_some_and(|n| at.state.step - first_step >= n);
+            .is_some_and(|n| at.state.step - first_step >= n)
+            || interrupt::asked();
         let due = config.save_every > 0 && at.state.step % config.save_every == 0;
         if due || finished || stopping {
             store.save(at.state.step, |dir| {

@@ -11,7 +11,7 @@
 //! | `optim`, `schedule` | from gradients to weights, at the rate of the step |
 //! | [`jsft`] (by `config`) | judge-augmented supervised fine-tuning: one model learns to answer and to judge |
 //! | [`dpo`] | the update from judged pairs; [`crate::learn`] draws them from the policy itself |
-//! | `run`, `metrics`, `checkpoint`, `manifest`, `digest` | what every run has: flags, numbers, places to go on from, papers |
+//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | what every run has: flags, Ctrl-C, numbers, places to go on from, papers |
 
 pub mod base;
 pub mod batch;
@@ -20,6 +20,7 @@ pub mod config;
 pub mod digest;
 pub mod dpo;
 mod error;
+pub mod interrupt;
 pub mod jsft;
 pub mod lanes;
 pub mod manifest;

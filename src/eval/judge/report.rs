@@ -150,74 +150,109 @@ impl JudgeReport {
     }
 }
 
-/// The reports of several sets; prints as an aligned table.
+/// The reports of several sets; prints as an aligned table of no more than 80 columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JudgeTable(pub Vec<JudgeReport>);
 
+/// Columns of a terminal that the table fits into.
+const COLUMNS: usize = 80;
+
 impl fmt::Display for JudgeTable {
+    /// A block a set: a measure, its value, and what it should be.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let percent = |share: f64| format!("{:.1}", 100.0 * share);
-        let heading = [
-            "set",
-            "items",
-            "ties",
-            "accuracy % (95 %)",
-            "longer wins %",
-            "first order %",
-            "shown first wins %",
-            "orders agree %",
-            "label mass",
-            "p5",
-            "min",
-            "ECE",
-            "tie AUC",
-            "cut",
-        ];
-        let mut rows = vec![heading.map(str::to_owned)];
-        for report in &self.0 {
-            let accuracy = &report.accuracy;
-            rows.push([
-                report.name.clone(),
-                report.items.to_string(),
-                report.ties.items.to_string(),
-                format!(
-                    "{} ({}-{})",
-                    percent(accuracy.share),
-                    percent(accuracy.low),
-                    percent(accuracy.high)
-                ),
-                percent(report.longer_wins),
-                percent(report.first_order.share),
-                percent(report.first_shown_wins.share),
-                percent(report.consistent.share),
-                format!("{:.3}", report.label_mass_mean),
-                format!("{:.3}", report.label_mass_p5),
-                format!("{:.3}", report.label_mass_min),
-                format!("{:.3}", report.calibration.ece),
-                report
-                    .ties
-                    .auc
-                    .map_or("-".to_owned(), |auc| format!("{auc:.2}")),
-                report.cut.to_string(),
-            ]);
-        }
-        let widths: Vec<usize> = (0..heading.len())
-            .map(|column| {
-                rows.iter()
-                    .map(|row| row[column].chars().count())
-                    .max()
-                    .unwrap_or(0)
-            })
-            .collect();
-        for row in rows {
-            let mut line = format!("{:<width$}", row[0], width = widths[0]);
-            for (cell, width) in row.iter().zip(&widths).skip(1) {
-                line.push_str(&format!("  {cell:>width$}"));
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        for (at, report) in self.0.iter().enumerate() {
+            if at > 0 {
+                writeln!(f)?;
             }
-            writeln!(f, "{line}")?;
+            let accuracy = &report.accuracy;
+            let counts = format!(": {} items, {} ties", report.items, report.ties.items);
+            writeln!(
+                f,
+                "{}{counts}",
+                ending(&report.name, COLUMNS - counts.chars().count())
+            )?;
+            let interval = format!(
+                "95 %: {:.1}-{:.1}",
+                100.0 * accuracy.low,
+                100.0 * accuracy.high
+            );
+            let auc = report
+                .ties
+                .auc
+                .map_or("-".to_owned(), |auc| format!("{auc:.2}"));
+            for (measure, value, note) in [
+                ("accuracy", percent(accuracy.share), &*interval),
+                (
+                    "orders agree",
+                    percent(report.consistent.share),
+                    "an untrained judge: below 50 %",
+                ),
+                (
+                    "accuracy if they agree",
+                    percent(report.accuracy_if_consistent.share),
+                    "",
+                ),
+                (
+                    "accuracy of one order",
+                    percent(report.first_order.share),
+                    "the record's order alone",
+                ),
+                (
+                    "shown first wins",
+                    percent(report.first_shown_wins.share),
+                    "50 % without position bias",
+                ),
+                (
+                    "longer is right",
+                    percent(report.longer_wins),
+                    "the baseline that picks the longer answer",
+                ),
+                (
+                    "label mass, mean",
+                    format!("{:.3}", report.label_mass_mean),
+                    "",
+                ),
+                (
+                    "label mass, 5th percentile",
+                    format!("{:.3}", report.label_mass_p5),
+                    "",
+                ),
+                (
+                    "label mass, least",
+                    format!("{:.3}", report.label_mass_min),
+                    "",
+                ),
+                (
+                    "calibration error (ECE)",
+                    format!("{:.3}", report.calibration.ece),
+                    "0 is calibrated",
+                ),
+                (
+                    "AUC of ties",
+                    auc,
+                    "0.5: ties are judged as surely as others",
+                ),
+                ("cut to fit the context", report.cut.to_string(), ""),
+            ] {
+                let line = format!("  {measure:<26} {value:>8}  {note}");
+                writeln!(f, "{}", line.trim_end())?;
+            }
         }
         Ok(())
+    }
+}
+
+/// The end of a name that is too long.
+fn ending(name: &str, most: usize) -> String {
+    let length = name.chars().count();
+    match length <= most {
+        true => name.to_owned(),
+        false => {
+            let rest: String = name.chars().skip(length + 1 - most).collect();
+            format!("…{rest}")
+        }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::train::base::{Adapter, FrozenBase};
 use crate::train::checkpoint::{CheckpointStore, write_json};
 use crate::train::config::is_raw;
 use crate::train::digest::{FileDigest, model_digest, sha256_bytes};
+use crate::train::interrupt;
 use crate::train::manifest::RunManifest;
 use crate::train::metrics::{MetricsLog, Progress};
 use crate::train::mixture::Order;
@@ -245,7 +246,8 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         }
         let stopping = options
             .stop_after
-            .is_some_and(|n| report.step - first_step >= n);
+            .is_some_and(|n| report.step - first_step >= n)
+            || interrupt::asked();
         let due = config.save_every > 0 && report.step % config.save_every == 0;
         if due || finished || stopping {
             store.save(report.step, |dir| trainer.save_state(dir))?;
