@@ -23,8 +23,8 @@ use super::json;
 use super::judging::JudgingBody;
 use super::neutral;
 use super::sampling::SamplingBody;
-use super::unpack::{MaxBody, Packing};
 use super::typed::{refusal, typed};
+use super::unpack::{MaxBody, Packing};
 use crate::service::offload;
 
 /// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.

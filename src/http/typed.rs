@@ -74,6 +74,14 @@ pub fn typed<T: for<'de> Deserialize<'de>>(
     value: Value,
     beside: Option<&BTreeSet<String>>,
 ) -> Result<T, ApiError> {
+    if !value.is_object() {
+        let message = "the body must be a JSON object";
+        return Err(ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_body",
+            message,
+        ));
+    }
     serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let at_root = matches!(path.as_str(), "." | "?");

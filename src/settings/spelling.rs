@@ -144,7 +144,7 @@ mod tests {
             ("max-tokens", Some("max_tokens")),
             ("max_token", Some("max_tokens")),
             ("topp", Some("top_p")),
-            ("pot_p", Some("top_p")),
+            ("tpo_p", Some("top_p")),
             ("stops", Some("stop")),
             ("m", None),
             ("frequency", None),

@@ -183,8 +183,7 @@ impl JsftConfig {
         let mut config: Self =
             settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))?;
         let named = |table: toml::Table| table.get("mixture")?.get("max_length").cloned();
-        config.own_length =
-            settings::parse(&text).is_ok_and(|table| named(table).is_some());
+        config.own_length = settings::parse(&text).is_ok_and(|table| named(table).is_some());
         Ok(config)
     }
 

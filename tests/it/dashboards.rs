@@ -66,6 +66,25 @@ fn every_metric_of_the_dashboard_exists() {
 }
 
 #[test]
+fn every_metric_of_the_alerts_exists() {
+    let rules = std::fs::read_to_string(docker("rules.yml")).unwrap();
+    let exported: BTreeSet<String> = Metrics::new("x").names().into_iter().collect();
+    let exprs = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "));
+    let mut alerts = 0;
+    for expr in exprs {
+        alerts += 1;
+        for name in names(expr) {
+            let name = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(exported.contains(name), "{expr}: there is no {name}");
+        }
+    }
+    let named = rules.matches("- alert: ").count();
+    assert!(alerts == named && alerts >= 10, "{alerts} of {named}");
+}
+
+#[test]
 fn what_compose_mounts_is_there() {
     let compose = std::fs::read_to_string(docker("compose.yaml")).unwrap();
     let mut mounts = 0;
@@ -74,7 +93,7 @@ fn what_compose_mounts_is_there() {
         assert!(docker(source).exists(), "{mount}");
         mounts += 1;
     }
-    assert!(mounts >= 3, "{compose}");
+    assert!(mounts >= 4, "{compose}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod attack;
 mod config;
 mod config_refused;
+mod contact;
 mod corrupt;
 mod dashboards;
 mod data_dir;

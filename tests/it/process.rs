@@ -169,7 +169,7 @@ fn it_speaks_https_with_a_certificate() {
         .get(format!("https://localhost:{port}/ready"))
         .send()
         .unwrap();
-    assert_eq!(answer.json::<Value>().unwrap(), json!({"status": "ready"}));
+    assert_eq!(answer.json::<Value>().unwrap()["status"], "ready");
 }
 
 #[test]

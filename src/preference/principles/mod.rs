@@ -175,11 +175,10 @@ fn lock(path: &Path) -> std::io::Result<File> {
 }
 
 fn read(path: &Path, text: &str) -> Result<VersionedTable, PrinciplesError> {
-    let stored: Stored =
-        crate::settings::parse(text).map_err(|error| PrinciplesError::Toml {
-            path: path.to_owned(),
-            message: error.to_string(),
-        })?;
+    let stored: Stored = crate::settings::parse(text).map_err(|error| PrinciplesError::Toml {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })?;
     let table =
         PrincipleTable::new(stored.principles).map_err(|source| PrinciplesError::Table {
             path: path.to_owned(),

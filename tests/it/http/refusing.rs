@@ -213,7 +213,8 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
         let (status, answer) = post(path, &body);
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}: {answer}");
         let error = &answer["error"];
-        assert!(error["code"].is_string() && !error["message"].as_str().unwrap().is_empty());
+        assert!(error["code"].is_string());
+        assert_whole(error["message"].as_str().unwrap());
         assert_eq!(error["param"], param, "{path} {body}: {answer}");
     }
     RUNTIME.block_on(async {
@@ -228,6 +229,39 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
         let response = SERVER.clone().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
     });
+}
+
+/// A message that clients show without `param` is a sentence of its own.
+pub fn assert_whole(message: &str) {
+    let goes_on = [
+        "must ",
+        "has ",
+        "have ",
+        "cannot ",
+        "can ",
+        "is ",
+        "are ",
+        "or ",
+        "and ",
+        "not ",
+        "needs ",
+        "takes ",
+        "none ",
+        "of ",
+        "names ",
+        "no ",
+        "permits ",
+        "invalid ",
+        "unknown field",
+    ];
+    assert!(
+        !message.is_empty() && !goes_on.iter().any(|start| message.starts_with(start)),
+        "half a sentence: {message}"
+    );
+    assert!(
+        message.contains(' ') && !message.contains('\n'),
+        "{message}"
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use selfjudge::preference::log::{LogConfig, RecordId, Scope, TrafficLog};
 use serde_json::{Value, json};
 
-use super::support::{LEARN, Program, Setup, question, with_traffic};
+use super::support::{LEARN, Program, Setup, question, wait_for, with_traffic};
 
 #[test]
 fn traffic_becomes_weights_that_serve_without_a_pause() {
@@ -249,4 +249,58 @@ fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
         assert!(of("two") > 0, "{heard:?}");
         assert!(2 * of("one") <= heard.len(), "{heard:?}");
     });
+}
+
+#[test]
+fn what_was_learned_is_shown_after_a_restart() {
+    let dir = with_traffic();
+    let setup = Setup::learning(dir.path(), LEARN);
+    let program = Program::start(&setup);
+    let id = program.learned();
+    let before = program.admin_get("/train");
+    program.stop();
+
+    let program = Program::start(&setup);
+    let after = wait_for("the stages of before", || {
+        let train = program.admin_get("/train");
+        (train["stage"] == before["stage"]).then_some(train)
+    });
+    for what in [
+        "updates",
+        "pairs",
+        "gates",
+        "last_outcome",
+        "update",
+        "planned",
+        "kl",
+    ] {
+        assert_eq!(after[what], before[what], "{what}: {after}");
+    }
+    assert!(after["updates"].as_u64().unwrap() > 0, "{after}");
+    for number in ["loss", "rewards_margin", "grad_norm"] {
+        let (then, now) = (
+            &before["last_update"][number],
+            &after["last_update"][number],
+        );
+        assert_eq!(now, then, "{number}: {after}");
+    }
+    let metrics = program.metrics();
+    let series = |start: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(start));
+        let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("{start}: {metrics}"))
+    };
+    let updates = after["updates"].as_f64();
+    assert_eq!(Some(series("selfjudge:train_updates_total{")), updates);
+    assert_eq!(
+        series(r#"selfjudge:train_stages_total{outcome="promoted""#),
+        1.0
+    );
+    assert_eq!(
+        series(r#"selfjudge:train_gate_passed{gate="win_rate""#),
+        1.0
+    );
+    series(r#"selfjudge:train_last{number="loss""#);
+    let serving = format!(r#"selfjudge:generation_info{{id="{id}",role="policy""#);
+    assert_eq!(series(&serving), 1.0);
 }
