@@ -207,7 +207,8 @@ impl App {
         if let (None, Some(log)) = (&config.data_dir, &log) {
             log.bind(&bases.identity()).await?;
         }
-        let self_test = match config.self_test {
+        // A model whose template or tokenizer the judge cannot use has nothing to test.
+        let self_test = match config.self_test && service.judge().check().is_ok() {
             true => Some(SelfTestSet::of_model_dir(&dir).map_err(ServiceError::from)?),
             false => None,
         };

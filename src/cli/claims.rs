@@ -30,6 +30,7 @@ pub struct ClaimsArgs {
     /// The largest N of best of N, a power of two.
     #[arg(long, default_value_t = 16)]
     best_of: usize,
+    /// The learning rate of a stage's updates.
     #[arg(long, default_value_t = 1e-3)]
     learning_rate: f64,
 }

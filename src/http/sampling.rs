@@ -19,7 +19,7 @@ use crate::engine::{
     CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError, Tenant,
 };
 use crate::preference::Message;
-use crate::service::{CallerEnds, Ending, JudgeTask, TextTask, TournamentTask, Turn};
+use crate::service::{CallerEnds, Ending, JudgeTask, ServiceError, TextTask, TournamentTask, Turn};
 use crate::text::{Grammar, StopStrings};
 
 /// One string or several.
@@ -220,6 +220,8 @@ impl SamplingBody {
             ));
         }
         if judged {
+            // Before anything is sampled that nothing can compare.
+            service.judge().check().map_err(ServiceError::from)?;
             state.check_judge()?;
             if self.temperature == Some(0.0) || self.top_k == Some(1) {
                 return Err(ApiError::invalid(

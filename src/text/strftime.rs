@@ -52,14 +52,21 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> String {
             continue;
         }
         let mut directive = chars.next();
-        let unpadded = directive == Some('-'); // glibc's "%-d"
-        if unpadded {
+        // glibc's "%-d" and "%_d"
+        let padding = directive.filter(|c| matches!(c, '-' | '_'));
+        if padding.is_some() {
             directive = chars.next();
         }
+        let unpadded = padding == Some('-');
+        // Writing to a String does not fail.
         let mut number = |value: i64, width: usize| {
-            let width = if unpadded { 0 } else { width };
-            let _ = write!(out, "{value:0width$}"); // writing to a String does not fail
+            let _ = match padding {
+                Some('-') => write!(out, "{value}"),
+                Some(_) => write!(out, "{value:width$}"),
+                None => write!(out, "{value:0width$}"),
+            };
         };
+        let (iso_year, iso_week) = iso_week(year, day_of_year, weekday);
         match directive {
             Some('Y') => number(year, 4),
             Some('y') => number(year.rem_euclid(100), 2),
@@ -74,9 +81,26 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> String {
             Some('w') => number(weekday, 1),
             Some('u') => number((weekday + 6) % 7 + 1, 1),
             Some('s') => number(unix_seconds, 1),
-            Some('e') => {
-                let _ = write!(out, "{day:2}");
+            Some('C') => number(year.div_euclid(100), 2),
+            // Weeks that begin with a Sunday, and with a Monday; before the first of them is week 0.
+            Some('U') => number((day_of_year + 6 - weekday) / 7, 2),
+            Some('W') => number((day_of_year + 6 - (weekday + 6) % 7) / 7, 2),
+            Some('V') => number(iso_week, 2),
+            Some('G') => number(iso_year, 4),
+            Some('g') => number(iso_year.rem_euclid(100), 2),
+            Some(c @ ('e' | 'k' | 'l')) => {
+                let value = match c {
+                    'e' => day,
+                    'k' => hour,
+                    _ => hour12,
+                };
+                let _ = match unpadded {
+                    true => write!(out, "{value}"),
+                    false => write!(out, "{value:2}"),
+                };
             }
+            Some('P') => out.push_str(if hour < 12 { "am" } else { "pm" }),
+            Some('r') => out.push_str(&strftime("%I:%M:%S %p", unix_seconds)),
             Some('B') => out.push_str(month_name),
             Some('b' | 'h') => out.push_str(&month_name[..3]),
             Some('A') => out.push_str(day_name),
@@ -93,12 +117,33 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> String {
             Some('t') => out.push('\t'),
             Some('%') => out.push('%'),
             other => {
-                out.push_str(if unpadded { "%-" } else { "%" });
+                out.push('%');
+                out.extend(padding);
                 out.extend(other);
             }
         }
     }
     out
+}
+
+/// The year and the number of the week that a day lies in, by ISO 8601. `weekday`: 0 is Sunday.
+fn iso_week(year: i64, day_of_year: i64, weekday: i64) -> (i64, i64) {
+    let weeks_in = |year: i64| {
+        let first = (days_before(year) + 4).rem_euclid(7);
+        let leap = days_before(year + 1) - days_before(year) == 366;
+        // A year that begins with a Thursday, or a leap year that begins with a Wednesday.
+        if first == 4 || leap && first == 3 {
+            53
+        } else {
+            52
+        }
+    };
+    let week = (day_of_year - (weekday + 6) % 7 + 9) / 7;
+    match week {
+        0 => (year - 1, weeks_in(year - 1)),
+        week if week > weeks_in(year) => (year + 1, 1),
+        week => (year, week),
+    }
 }
 
 /// Days from 1970 to the first of January of a year.
@@ -172,6 +217,33 @@ mod tests {
             ),
         ] {
             assert_eq!(strftime(all, t), expected);
+        }
+        for (t, expected) in [
+            (0, "00 00 01 1970 70 19  0 12 am 12:00:00 AM  1 1"),
+            (
+                951_827_696,
+                "09 09 09 2000 00 20 12 12 pm 12:34:56 PM 29 29",
+            ),
+            (
+                1_735_689_599,
+                "52 53 01 2025 25 20 23 11 pm 11:59:59 PM 31 31",
+            ),
+            (-1, "52 52 01 1970 70 19 23 11 pm 11:59:59 PM 31 31"),
+            (
+                1_104_537_600,
+                "00 00 53 2004 04 20  0 12 am 12:00:00 AM  1 1",
+            ),
+            (
+                1_230_768_000,
+                "00 00 01 2009 09 20  0 12 am 12:00:00 AM  1 1",
+            ),
+            (
+                1_293_840_000,
+                "00 00 52 2010 10 20  0 12 am 12:00:00 AM  1 1",
+            ),
+        ] {
+            let weeks = "%U %W %V %G %g %C %k %l %P %r %_d %-e";
+            assert_eq!(strftime(weeks, t), expected);
         }
         assert_eq!(strftime("100% %Q %-", 0), "100% %Q %-");
     }

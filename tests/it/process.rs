@@ -9,7 +9,7 @@ use reqwest::blocking::Client;
 use serde_json::{Value, json};
 
 use crate::patience::{PATIENCE, client, eventually};
-use crate::support::{Need, python, skipped};
+use crate::support::{Need, python, shared_data, skipped};
 
 /// A server with the default model, on a port of its own. Killed when dropped.
 pub struct Server {
@@ -97,6 +97,44 @@ fn it_is_ready_once_it_says_where_it_listens() {
     let server = Server::start(&[]);
     let answer = client().get(server.url("/ready")).send().unwrap();
     assert_eq!(answer.status().as_u16(), 200, "the first call is answered");
+}
+
+#[test]
+fn a_model_without_a_chat_template_serves_raw_routes_and_says_what_it_lacks() {
+    let Some(dir) = shared_data("stories260k") else {
+        return;
+    };
+    let server = Server::start(&["--model", dir.to_str().unwrap()]);
+    let client = client();
+    let ask = |path: &str, body: &Value| {
+        let answer = client.post(server.url(path)).json(body).send().unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().unwrap())
+    };
+    let (status, answer) = ask(
+        "/v1/completions",
+        &json!({"prompt": "Once upon a time", "max_tokens": 4}),
+    );
+    assert_eq!(status, 200, "{answer}");
+    // None of them can be asked without a template.
+    for (path, body, code) in [
+        ("/generate", json!({"prompt": "q"}), "no_chat_template"),
+        (
+            "/judge",
+            json!({"prompt": "q", "candidates": ["a", "b"]}),
+            "no_judge",
+        ),
+    ] {
+        let (status, answer) = ask(path, &body);
+        assert_eq!(
+            (status, &answer["error"]["code"]),
+            (400, &json!(code)),
+            "{answer}"
+        );
+    }
+    assert_eq!(
+        client.get(server.url("/ready")).send().unwrap().status(),
+        200
+    );
 }
 
 #[test]

@@ -612,7 +612,6 @@ TEMPLATES = [
     "{% do l %}x",
     "{% include 'x' %}",
     "{{ d.items() }}",
-    "{{ l | map('string') }}" ,
     "{% set x = d.items() | list %}{{ x[0][0] }}",
     "{% for k, v in d | dictsort %}{{ k }}{% endfor %}",
     "{% for k, v in d | items %}{{ k }}{% endfor %}",

@@ -96,7 +96,7 @@ fn dict(value: Option<Value>, named: minijinja::value::Kwargs) -> Result<Value, 
     for name in named.args() {
         pairs.push((Value::from(name), named.get(name)?));
     }
-    Ok(pairs.into_iter().collect())
+    Ok(Value::from_pairs(pairs))
 }
 
 fn refused(what: impl Into<String>) -> Error {

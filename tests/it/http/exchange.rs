@@ -59,7 +59,7 @@ fn pairs_leave_by_one_format_and_come_back_by_the_other() {
         "--log",
         &other,
         "--source",
-        "imported",
+        "tournament",
         "--out",
         &file("pairs.parquet"),
     ];

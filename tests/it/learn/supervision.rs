@@ -12,6 +12,8 @@ fn a_server_whose_engine_dies_ends_with_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup {
         fault: Some("panic@engine.step:1"),
+        // The self-test would meet it before the server listens.
+        arguments: &["--no-self-test"],
         ..Setup::new(dir.path())
     };
     let mut program = Program::start(&setup);
@@ -29,6 +31,8 @@ fn a_server_whose_engine_is_stuck_is_not_healthy_until_it_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup {
         fault: Some("wait@engine.step:1"),
+        // The self-test would meet it before the server listens.
+        arguments: &["--no-self-test"],
         ..Setup::new(dir.path())
     };
     let program = Program::start(&setup);
