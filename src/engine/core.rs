@@ -32,7 +32,7 @@ pub enum Command {
     Submit(Box<Submission>),
     /// One sample of a submission is no longer wanted.
     Close(RequestId),
-    /// Somebody asks whether the thread lives.
+    /// A probe asks whether the thread lives.
     Ping(oneshot::Sender<()>),
 }
 
@@ -287,7 +287,7 @@ impl EngineCore {
                 self.score(&output, &computed)?;
                 computed.logits.with_rows(|rows| self.sample(&output, rows))
             });
-        // They hold weights, and whoever has its answer holds none.
+        // They hold weights, and a client that has its answer holds none.
         drop(runs);
         match drawn {
             Ok(drawn) => {

@@ -203,7 +203,7 @@ fn a_lone_tenant_gets_everything_again_once_the_other_has_what_it_wanted() {
     }
     let id = server.ask(bob, 10, 20, 1);
     server.until_ended(id);
-    // A second of steps later nobody reckons with bob.
+    // A second of steps later bob is forgotten.
     let until = server.clock + Duration::from_secs(2);
     while server.clock < until {
         server.step();

@@ -10,7 +10,7 @@ use http_body::{Frame, SizeHint};
 /// earlier than when all but some hundred KiB of the body are sent.
 const PIECE: usize = 64 << 10;
 
-/// A body, and what goes with it when it is sent, or nobody reads it any more.
+/// A body, and what goes with it when it is sent, or its client has gone.
 pub struct Held<T> {
     body: Body,
     /// Of the last piece that came from the body, what has not been handed on.

@@ -250,7 +250,7 @@ pub struct Caller {
     pub admin: bool,
     /// Whether an operator's key has the name of a caller's.
     pub namesake: bool,
-    /// Who has the key; nobody in particular without one.
+    /// The principal of the key; the anonymous one without a key.
     pub tenant: Option<Tenant>,
 }
 

@@ -1,4 +1,4 @@
-//! Log lines that whoever causes them cannot flood the log with.
+//! Log lines that are limited in number, so that no client can flood the log.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

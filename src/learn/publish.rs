@@ -210,7 +210,7 @@ impl Publisher {
             let _swapping = self.swapping.lock().await;
             let now = self.log.pointers().await?;
             if now != pointers {
-                // Somebody moved them while this was loading, and may be serving what they say already.
+                // An operator moved them while this was loading, and may be serving what they say already.
                 pointers = now;
                 continue;
             }

@@ -26,7 +26,7 @@ pub struct Workshop {
     busy: Arc<Mutex<()>>,
 }
 
-/// Tells work whose future was dropped to end at its next quantum: what it would return is wanted by nobody.
+/// Tells work whose future was dropped to end at its next quantum: no caller waits for its result.
 struct GivenUp(Arc<AtomicBool>);
 
 impl Drop for GivenUp {

@@ -154,7 +154,7 @@ impl Waiting {
         ))
     }
 
-    /// What an error that is tried again means for whoever waits.
+    /// What an error that is tried again means for operators who wait.
     pub fn after(error: &LearnError) -> Self {
         let reason = match error {
             LearnError::OtherBase { .. } => WaitingReason::OtherBase,

@@ -265,7 +265,7 @@ impl Checkpoint {
     /// configuration does not tell about (biases, say), must not load as if it fitted.
     ///
     /// Tolerated are buffers that older exporters saved (`...rotary_emb.inv_freq`) and, with tied embeddings, an equal copy
-    /// of them in `lm_head.weight`. Another `lm_head.weight` is refused: somebody trained it, and it would not be used.
+    /// of them in `lm_head.weight`. Another `lm_head.weight` is refused: it was trained, and would not be used.
     pub fn refuse_unread(&self, tie_word_embeddings: bool) -> Result<(), ModelError> {
         if tie_word_embeddings {
             self.refuse_other_head()?;

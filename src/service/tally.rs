@@ -71,7 +71,7 @@ impl CallerEnds {
     }
 }
 
-/// Counts of a version, principal by principal; those who are nobody in particular count as one.
+/// Counts of a version, principal by principal; anonymous callers count as one.
 type OfVersion = HashMap<Option<PrincipalHash>, Tally>;
 
 /// The tallies of a service. Clones share them.
@@ -185,7 +185,7 @@ fn largest_cap(counts: &[f64], share: f64) -> f64 {
         let free = 1.0 - share * above as f64;
         let cap = if free > 0.0 { share * rest / free } else { 0.0 };
         if cap >= largest {
-            // Nobody else has to be capped; those above were, at what the last round found.
+            // No other principal has to be capped; those above were, at what the last round found.
             return if above == 0 { largest } else { cap };
         }
         rest -= largest;

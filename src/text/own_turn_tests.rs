@@ -67,7 +67,7 @@ fn tokens_of_own_turns_count_by_the_trust_in_them() {
             expected,
             "{asked:?} {answered:?} {own:?}"
         );
-        // The text is what the template writes, whoever is trusted.
+        // The text is what the template writes, whichever parts are trusted.
         assert_eq!(rendered.text, render(CHATML, &turns, Nothing).text);
     }
 }

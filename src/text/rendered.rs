@@ -53,7 +53,7 @@ impl Rendered {
         range
     }
 
-    /// Returns where contents of messages lie, whoever wrote them: sorted and disjoint.
+    /// Returns where contents of messages lie, of every role: sorted and disjoint.
     pub fn contents(&self) -> Vec<Range<usize>> {
         let ranges = self.untrusted.iter().chain(&self.own);
         merge(ranges.cloned().collect())

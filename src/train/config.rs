@@ -187,7 +187,7 @@ impl JsftConfig {
         Ok(config)
     }
 
-    /// Returns the configuration for a model of so many positions: where nobody named a `max_length`, it is no longer than that.
+    /// Returns the configuration for a model of so many positions: where no `max_length` is named, it is no longer than that.
     pub fn fitted(&self, positions: usize) -> Self {
         let mut config = self.clone();
         if !self.own_length && self.mixture.max_length == MixtureOptions::default().max_length {

@@ -79,7 +79,7 @@ impl FairShare {
     }
 }
 
-/// Divides `total` between demands so that the smallest are met first and nobody gets more than another whose demand is not met.
+/// Divides `total` between demands so that the smallest are met first and no tenant gets more than another whose demand is not met.
 fn max_min(demands: &[(Tenant, usize)], total: usize) -> HashMap<Tenant, usize> {
     let mut demands = demands.to_vec();
     demands.sort_unstable_by_key(|&(tenant, tokens)| (tokens, tenant));

@@ -273,7 +273,7 @@ impl Generations {
                 self.root.join(format!("tmp-pruned-{id}")),
             );
             fs::rename(&dir, &aside).map_err(TrainError::io("cannot rename", &dir))?;
-            // What is moved aside cannot be promoted any more: whoever does so loads it first.
+            // What is moved aside cannot be promoted any more: a promotion loads it first.
             if pointed(&id).await? {
                 fs::rename(&aside, &dir).map_err(TrainError::io("cannot rename", &aside))?;
                 continue;

@@ -32,7 +32,7 @@ fn write(dir: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// A generation under the digest of this manifest, as somebody who writes to the directory could make one.
+/// A generation under the digest of this manifest, as a process that writes to the directory could make one.
 fn forged(generations: &Generations, manifest: &Manifest) -> String {
     let text = serde_json::to_vec_pretty(manifest).unwrap();
     let id = sha256_bytes(&text);

@@ -222,7 +222,7 @@ pub struct NewRecord {
 
 impl NewRecord {
     /// Makes a pair of every verdict that names a winner by the judge's default question. What a call is judged by under principles
-    /// that the call itself named says what that caller asked for, and teaches nobody.
+    /// that the call itself named says what that caller asked for, and is not learned from.
     pub fn pair_verdicts(&mut self, source: PairSource) {
         let default = self.verdicts.iter().filter(|v| v.principles.is_empty());
         let made = default.filter_map(|v| v.pair(source));

@@ -76,7 +76,7 @@ impl Database {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        // A reader is not waited for: whoever writes would wait behind this. On an error the connection is thrown away.
+        // A reader is not waited for: writers would wait behind this. On an error the connection is thrown away.
         let done = self
             .patiently(checkpoint(&mut connection, self.patience))
             .await?;

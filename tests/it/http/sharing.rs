@@ -76,7 +76,7 @@ fn same(a: u64, b: u64) -> bool {
     a.abs_diff(b) < 16
 }
 
-/// What a call is told of cached tokens on a server that nobody else has called.
+/// What a call is told of cached tokens on a server that no other client has called.
 async fn cached_alone(path: &str, body: &Value) -> u64 {
     let fresh = two_callers(&engine());
     cached(&fresh, "b", path, body.clone()).await

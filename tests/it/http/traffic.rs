@@ -204,7 +204,7 @@ fn what_was_judged_is_kept_with_its_verdicts() {
         verdict["p"].as_f64().unwrap() as f32,
         answer["p"].as_f64().unwrap() as f32
     );
-    // What a caller judges by principles of its own teaches nobody.
+    // What a caller judges by principles of its own is not learned from.
     assert_eq!(record["pairs"], json!([]));
     body["principles"] = json!([]);
     let answer = posted("/judge", "a", &body).ok(&logged.server);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::support::{LEARN, Program, Setup, question, wait_for, with_traffic};
 
-/// An unlogged call of somebody with parameters of its own, and the version that answered.
+/// An unlogged call of a named caller with parameters of its own, and the version that answered.
 fn version(program: &Program, user: Option<&str>, parameters: &Value) -> String {
     let mut call = question(1);
     call["log"] = json!({"retain": false});

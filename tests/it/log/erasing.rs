@@ -244,7 +244,7 @@ fn on_a_full_disk_records_can_still_be_deleted() {
             new.samples[0].text.push_str(&"x".repeat(200 << 10));
             ids.push(log.append(new).await.unwrap());
         }
-        // Somebody else fills what is left.
+        // Another principal fills what is left.
         let filled = std::fs::File::create(small.0.path().join("filler")).and_then(
             |mut file| -> std::io::Result<()> {
                 let block = vec![1u8; 4096];
