@@ -245,7 +245,10 @@ impl EngineCore {
         }
         let version = job.weights.version().0;
         let domain = (!self.shared_prefix_cache).then_some(tenant);
-        let root = BlockHash::root(version, &CacheDomain::new(domain, cache_salt.as_ref()));
+        let mut root = BlockHash::root(version, &CacheDomain::new(domain, cache_salt.as_ref()));
+        if self.runner.spec().rope.depends_on_length(prompt.len()) {
+            root = root.of_length(prompt.len());
+        }
         let tokens = HashedTokens::new(prompt, self.scheduler.kv().block_size(), root);
         let mut request = Request::new(first, tokens, job.params.stop.clone());
         request.siblings = (1..samples).map(|index| first.sample(index)).collect();

@@ -20,7 +20,9 @@
 //! # Batch invariance
 //! On the CPU a request's tokens and log-probabilities are the same bits alone and in any mix, whatever the chunks, preemptions
 //! and cache hits: every kernel computes a row in an order that only its own sequence decides. A cache that rounds keys and values
-//! changes nothing of that: a token's own step reads them from the cache too.
+//! changes nothing of that: a token's own step reads them from the cache too. With dynamic rotary scaling
+//! ([`RotaryEmbedding::extend`](crate::nn::rotary::RotaryEmbedding::extend)) a prompt beyond the trained length finds cached blocks of
+//! prompts of its own length only.
 //!
 //! # Versions
 //! A request is computed with the weights it was submitted with, to its end, whatever is published and swapped meanwhile. Steps mix
@@ -30,6 +32,8 @@ mod admission;
 #[cfg(test)]
 mod by_hand;
 mod core;
+#[cfg(test)]
+mod dynamic_tests;
 #[cfg(test)]
 mod fairness_tests;
 #[cfg(test)]

@@ -159,7 +159,8 @@ impl ModelRunner {
         let (mut ids, mut cu_seqlens, mut rows) = (Vec::new(), vec![0u32], Vec::new());
         // Which of `rows` are sampled from, and which are scored.
         let (mut sampled, mut scored) = (Vec::new(), Vec::new());
-        let (mut seq_lens, mut block_tables) = (Vec::new(), Vec::new());
+        let (mut seq_lens, mut prompt_lens) = (Vec::new(), Vec::new());
+        let mut block_tables = Vec::new();
         for scheduled in &output.scheduled {
             let request = scheduler
                 .request(scheduled.id)
@@ -173,6 +174,7 @@ impl ModelRunner {
             ids.extend_from_slice(&request.tokens.tokens()[from..to]);
             cu_seqlens.push(ids.len() as u32);
             seq_lens.push(to as u32);
+            prompt_lens.push(request.num_prompt_tokens as u32);
             let table = scheduler.kv().block_table(scheduled.id);
             block_tables.push(table.iter().map(|block| block.0).collect());
             if scheduled.samples {
@@ -193,6 +195,7 @@ impl ModelRunner {
             ids: &ids,
             cu_seqlens: &cu_seqlens,
             seq_lens: &seq_lens,
+            prompt_lens: &prompt_lens,
         };
         let backend = AttentionBackend::Paged {
             caches: &self.caches,

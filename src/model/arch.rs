@@ -7,7 +7,7 @@
 use super::config::Fields;
 use super::error::ModelError;
 use super::rope_config;
-use crate::nn::rotary::{RopeScaling, RopeSpec};
+use crate::nn::rotary::RopeSpec;
 
 /// Everything the decoder needs to know about an architecture.
 ///
@@ -46,15 +46,9 @@ impl DecoderSpec {
         self.layers.len()
     }
 
-    /// The longest sequence the model is made for: `max_position_embeddings`, which already counts every scaling but
-    /// the dynamic one; that one reaches `factor` times as far.
+    /// The longest sequence the model is made for, in tokens: see [`RopeSpec::max_context`].
     pub fn max_context(&self) -> usize {
-        match self.rope.scaling {
-            RopeScaling::Dynamic { factor } if factor > 1.0 => {
-                (self.max_position_embeddings as f64 * factor) as usize
-            }
-            _ => self.max_position_embeddings,
-        }
+        self.rope.max_context()
     }
 }
 

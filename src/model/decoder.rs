@@ -265,7 +265,8 @@ impl Decoder {
         let tokens = packed.ids.len();
         let mut cos = Vec::with_capacity(tokens * half);
         let mut sin = Vec::with_capacity(tokens * half);
-        for (w, &seq_len) in packed.cu_seqlens.windows(2).zip(packed.seq_lens) {
+        let lens = packed.seq_lens.iter().zip(packed.prompt_lens);
+        for (w, (&seq_len, &prompt_len)) in packed.cu_seqlens.windows(2).zip(lens) {
             let (new, len) = ((w[1] - w[0]) as usize, seq_len as usize);
             if new > len || len > self.spec.max_context() {
                 return Err(ModelError::Input(format!(
@@ -273,10 +274,8 @@ impl Decoder {
                     self.spec.max_context()
                 )));
             }
-            let table = self.rotary.tables(len);
-            let range = (len - new) * half..len * half;
-            cos.extend_from_slice(&table.cos()[range.clone()]);
-            sin.extend_from_slice(&table.sin()[range]);
+            self.rotary
+                .extend(len - new..len, prompt_len as usize, &mut cos, &mut sin);
         }
         let tensor = |values| Tensor::from_vec(values, (tokens, half), &self.device);
         Ok(Rotations {

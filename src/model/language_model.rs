@@ -295,7 +295,7 @@ impl LanguageModel {
         let mut batch = PackedBatch::default();
         let mut tables = Vec::with_capacity(running.len());
         for s in running {
-            batch.push(&s.ids[s.computed..], s.ids.len());
+            batch.push(&s.ids[s.computed..], s.ids.len(), s.prompt_len);
             tables.push(s.block_table.clone());
             s.computed = s.ids.len();
         }

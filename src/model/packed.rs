@@ -8,6 +8,8 @@ pub struct Packed<'a> {
     pub cu_seqlens: &'a [u32],
     /// Length of each sequence including what the cache already holds; its tokens here are the last of it.
     pub seq_lens: &'a [u32],
+    /// Tokens of each sequence's prompt, wherever they are computed: what dynamic rotary scaling turns it by.
+    pub prompt_lens: &'a [u32],
 }
 
 /// A [`Packed`] that is being put together, one sequence after the other.
@@ -16,6 +18,7 @@ pub struct PackedBatch {
     ids: Vec<u32>,
     cu_seqlens: Vec<u32>,
     seq_lens: Vec<u32>,
+    prompt_lens: Vec<u32>,
 }
 
 impl Default for PackedBatch {
@@ -24,21 +27,29 @@ impl Default for PackedBatch {
             ids: Vec::new(),
             cu_seqlens: vec![0],
             seq_lens: Vec::new(),
+            prompt_lens: Vec::new(),
         }
     }
 }
 
 impl PackedBatch {
-    /// Appends the last tokens of a sequence that is `seq_len` tokens long; the cache holds those before them.
-    pub fn push(&mut self, ids: &[u32], seq_len: usize) {
+    /// Appends the last tokens of a sequence that is `seq_len` tokens long and began with a prompt of `prompt_len`; what lies before
+    /// them is in the cache.
+    pub fn push(&mut self, ids: &[u32], seq_len: usize, prompt_len: usize) {
         self.ids.extend_from_slice(ids);
         self.cu_seqlens.push(self.ids.len() as u32);
         self.seq_lens.push(seq_len as u32);
+        self.prompt_lens.push(prompt_len as u32);
     }
 
-    /// Appends a sequence of which no cache holds anything.
+    /// Appends a sequence that is a prompt, and of which no cache holds anything.
     pub fn push_whole(&mut self, ids: &[u32]) {
-        self.push(ids, ids.len());
+        self.push(ids, ids.len(), ids.len());
+    }
+
+    /// Appends a prompt of `prompt_len` tokens with what follows it, of which no cache holds anything.
+    pub fn push_answered(&mut self, ids: &[u32], prompt_len: usize) {
+        self.push(ids, ids.len(), prompt_len);
     }
 
     /// The tokens of all sequences.
@@ -64,6 +75,7 @@ impl PackedBatch {
             ids: &self.ids,
             cu_seqlens: &self.cu_seqlens,
             seq_lens: &self.seq_lens,
+            prompt_lens: &self.prompt_lens,
         }
     }
 }
@@ -86,11 +98,12 @@ mod tests {
     #[test]
     fn sequences_lie_end_to_end_and_may_have_begun_earlier() {
         let mut batch: PackedBatch = [[1, 2, 3].as_slice(), &[4]].into_iter().collect();
-        batch.push(&[7, 8], 5);
+        batch.push(&[7, 8], 5, 3);
         let packed = batch.as_packed();
         assert_eq!(packed.ids, [1, 2, 3, 4, 7, 8]);
         assert_eq!(packed.cu_seqlens, [0, 3, 4, 6]);
         assert_eq!(packed.seq_lens, [3, 1, 5]);
+        assert_eq!(packed.prompt_lens, [3, 1, 3]);
         assert_eq!(batch.last_rows(), [2, 3, 5]);
         assert!(PackedBatch::default().last_rows().is_empty());
     }

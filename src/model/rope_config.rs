@@ -36,12 +36,25 @@ pub(super) fn read(
             )));
         }
     }
-    Ok(RopeSpec {
+    for kind in ["full_attention", "sliding_attention"] {
+        if parameters.has(kind) {
+            return Err(fields.error(format!(
+                "rope parameters of their own for {kind} layers are not supported: all layers turn alike"
+            )));
+        }
+    }
+    let spec = RopeSpec {
         theta,
         dim,
         scaling: scaling(fields, &parameters, theta, dim, max_position_embeddings)?,
         max_position_embeddings,
-    })
+    };
+    match spec.max_context() {
+        context if context > MAX_POSITIONS => Err(fields.error(format!(
+            "the rope parameters stretch the context to {context} positions, more than {MAX_POSITIONS}"
+        ))),
+        _ => Ok(spec),
+    }
 }
 
 fn scaling(
@@ -66,6 +79,14 @@ fn scaling(
             None => Err(fields.error(format!("rope {kind}: {name} is missing"))),
         }
     };
+    let factor = |default: Option<f64>| -> Result<f64, ModelError> {
+        match positive("factor", default)? {
+            factor if factor < 1.0 => Err(fields.error(format!(
+                "rope {kind}: factor {factor} is below 1, which would shorten the context"
+            ))),
+            factor => Ok(factor),
+        }
+    };
     // A value beside the rope parameters wins over one in them, and the model's own length stands in for neither.
     let original = || -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
@@ -79,13 +100,13 @@ fn scaling(
     match kind.as_str() {
         "default" => Ok(RopeScaling::None),
         "linear" => Ok(RopeScaling::Linear {
-            factor: positive("factor", None)?,
+            factor: factor(None)?,
         }),
         "dynamic" if dim <= 2 => Err(fields.error(format!(
             "rope dynamic needs a head_dim above 2, it is {dim}"
         ))),
         "dynamic" => Ok(RopeScaling::Dynamic {
-            factor: positive("factor", None)?,
+            factor: factor(None)?,
         }),
         "llama3" => {
             let (low, high) = (
@@ -98,7 +119,7 @@ fn scaling(
                 )));
             }
             Ok(RopeScaling::Llama3 {
-                factor: positive("factor", None)?,
+                factor: factor(None)?,
                 low_freq_factor: low,
                 high_freq_factor: high,
                 original_max_position_embeddings: original()?,
@@ -109,6 +130,20 @@ fn scaling(
         ))),
         "yarn" => {
             let original = original()?;
+            if original > max_position_embeddings {
+                return Err(fields.error(format!(
+                    "rope yarn: original_max_position_embeddings {original} is more than max_position_embeddings {max_position_embeddings}"
+                )));
+            }
+            let (beta_fast, beta_slow) = (
+                positive("beta_fast", Some(32.0))?,
+                positive("beta_slow", Some(1.0))?,
+            );
+            if beta_fast < beta_slow {
+                return Err(fields.error(format!(
+                    "rope yarn: beta_fast {beta_fast} is below beta_slow {beta_slow}"
+                )));
+            }
             // Absent or null, the factor is how far the context was stretched.
             let stretch = max_position_embeddings as f64 / original as f64;
             let optional = |name: &str| -> Result<Option<f64>, ModelError> {
@@ -120,13 +155,13 @@ fn scaling(
                 }
             };
             Ok(RopeScaling::Yarn(YarnScaling {
-                factor: positive("factor", Some(stretch))?,
+                factor: factor(Some(stretch))?,
                 original_max_position_embeddings: original,
                 attention_factor: optional("attention_factor")?,
                 mscale: optional("mscale")?,
                 mscale_all_dim: optional("mscale_all_dim")?,
-                beta_fast: positive("beta_fast", Some(32.0))?,
-                beta_slow: positive("beta_slow", Some(1.0))?,
+                beta_fast,
+                beta_slow,
                 truncate: parameters.bool("truncate")?.unwrap_or(true),
             }))
         }

@@ -8,6 +8,7 @@
 //! The convention is the half-split one ("rotate half"): component `i` of a head turns with component `i + dim/2`.
 
 use std::f64::consts::PI;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tables start at this many positions and double from there.
@@ -34,7 +35,8 @@ pub enum RopeScaling {
     Linear {
         factor: f64,
     },
-    /// NTK-aware: `theta` grows with the length of the sequence once that passes `max_position_embeddings`.
+    /// NTK-aware: `theta` grows with the length of the sequence once that passes `max_position_embeddings`; see
+    /// [`RotaryEmbedding::extend`].
     Dynamic {
         factor: f64,
     },
@@ -177,28 +179,54 @@ impl RopeSpec {
         }
     }
 
-    /// Whether a sequence of `len` positions needs frequencies of its own (dynamic scaling beyond the trained length).
+    /// The longest sequence the model is made for, in tokens, as vLLM reckons it: linear and dynamic scaling reach `factor` times
+    /// `max_position_embeddings`, YaRN `factor` times the length before it; llama3 is counted in `max_position_embeddings` already.
+    pub fn max_context(&self) -> usize {
+        let (original, factor) = match &self.scaling {
+            RopeScaling::None | RopeScaling::Llama3 { .. } => (self.max_position_embeddings, 1.0),
+            RopeScaling::Linear { factor } | RopeScaling::Dynamic { factor } => {
+                (self.max_position_embeddings, *factor)
+            }
+            RopeScaling::Yarn(yarn) => (yarn.original_max_position_embeddings, yarn.factor),
+        };
+        (original as f64 * factor) as usize
+    }
+
+    /// Whether a prompt of `len` tokens is turned by frequencies of its own (dynamic scaling beyond the trained length). Keys and
+    /// values of such a prompt mean nothing to a prompt of another length.
     pub fn depends_on_length(&self, len: usize) -> bool {
         matches!(self.scaling, RopeScaling::Dynamic { .. }) && len > self.max_position_embeddings
     }
 
-    fn table(&self, positions: usize, sequence_len: usize) -> RopeTable {
-        let inv_freq = self.inv_freq(sequence_len);
-        let scale = f64::from(self.attention_scaling());
-        let mut table = RopeTable {
+    /// The table of `positions` positions from 0, with the frequencies of a sequence that is within the trained length.
+    fn table(&self, positions: usize) -> RopeTable {
+        let inv_freq = self.inv_freq(0);
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        self.turn(0..positions, &inv_freq, &mut cos, &mut sin);
+        RopeTable {
             half_dim: inv_freq.len(),
-            cos: Vec::with_capacity(positions * inv_freq.len()),
-            sin: Vec::with_capacity(positions * inv_freq.len()),
-        };
-        for position in 0..positions {
-            for frequency in &inv_freq {
+            cos,
+            sin,
+        }
+    }
+
+    /// Appends cos and sin of these positions by these frequencies.
+    fn turn(
+        &self,
+        positions: Range<usize>,
+        inv_freq: &[f32],
+        cos: &mut Vec<f32>,
+        sin: &mut Vec<f32>,
+    ) {
+        let scale = f64::from(self.attention_scaling());
+        for position in positions {
+            for frequency in inv_freq {
                 // The angle is rounded to f32 as in training; its cos and sin are then exact.
-                let (sin, cos) = f64::from(position as f32 * frequency).sin_cos();
-                table.cos.push((cos * scale) as f32);
-                table.sin.push((sin * scale) as f32);
+                let (s, c) = f64::from(position as f32 * frequency).sin_cos();
+                cos.push((c * scale) as f32);
+                sin.push((s * scale) as f32);
             }
         }
-        table
     }
 }
 
@@ -237,25 +265,15 @@ impl RopeTable {
 #[derive(Debug)]
 pub struct RotaryEmbedding {
     spec: RopeSpec,
-    tables: Mutex<Tables>,
-}
-
-#[derive(Debug)]
-struct Tables {
-    /// Grows by doubling; holds every sequence whose frequencies do not depend on its length.
-    shared: Arc<RopeTable>,
-    /// Dynamic scaling only: the last length beyond the trained one.
-    long: Option<(usize, Arc<RopeTable>)>,
+    /// Grows by doubling; holds every position whose frequencies do not depend on a length.
+    table: Mutex<Arc<RopeTable>>,
 }
 
 impl RotaryEmbedding {
     pub fn new(spec: &RopeSpec) -> Self {
         let first = FIRST_POSITIONS.min(spec.max_position_embeddings);
         Self {
-            tables: Mutex::new(Tables {
-                shared: Arc::new(spec.table(first, 0)),
-                long: None,
-            }),
+            table: Mutex::new(Arc::new(spec.table(first))),
             spec: spec.clone(),
         }
     }
@@ -264,38 +282,51 @@ impl RotaryEmbedding {
         &self.spec
     }
 
-    /// A table of at least `sequence_len` positions, for a sequence that is `sequence_len` long.
+    /// Appends cos and sin of `positions` of a call whose prompt has `prompt_len` tokens, `[positions, half_dim]` each.
     ///
-    /// Only dynamic scaling cares about the difference, and only beyond `max_position_embeddings`: then every position
-    /// of the sequence turns by the frequencies of its whole length, as a single uncached forward of `transformers`
-    /// does (there, keys cached before the sequence grew keep the angles of the shorter length, and one long sequence
-    /// of a padded batch changes its neighbours; neither is reproduced). Sequences of different lengths beyond that
-    /// limit therefore need a table each; all others share one.
-    pub fn tables(&self, sequence_len: usize) -> Arc<RopeTable> {
-        // A poisoned lock still guards whole tables: they are only ever replaced by finished ones.
-        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.spec.depends_on_length(sequence_len) {
-            if let Some((len, table)) = &tables.long
-                && *len == sequence_len
-            {
-                return table.clone();
-            }
-            let table = Arc::new(self.spec.table(sequence_len, sequence_len));
-            tables.long = Some((sequence_len, table.clone()));
-            return table;
+    /// Only dynamic scaling reads `prompt_len`. There the token at position `p` turns by the frequencies of
+    /// `max(prompt_len, p + 1, max_position_embeddings)` tokens: the prompt by those of its own length, and each token behind it by
+    /// those of the length that the sequence has with it. `generate` of `transformers` gives the same, for one sequence with its
+    /// cache. The angles are a function of the call alone: they depend neither on what is computed beside it, nor on what a cache
+    /// holds, nor on the chunks in which a prompt is computed. Keys stay as they were when they went into the cache.
+    pub fn extend(
+        &self,
+        positions: Range<usize>,
+        prompt_len: usize,
+        cos: &mut Vec<f32>,
+        sin: &mut Vec<f32>,
+    ) {
+        let Range { start, end } = positions;
+        let spec = &self.spec;
+        // Positions before `own` turn as those of the whole prompt do, each further one by a length of its own.
+        let own = match spec.scaling {
+            RopeScaling::Dynamic { .. } => prompt_len.max(spec.max_position_embeddings),
+            _ => usize::MAX,
+        };
+        let common = start..end.min(own).max(start);
+        if spec.depends_on_length(prompt_len) {
+            spec.turn(common.clone(), &spec.inv_freq(prompt_len), cos, sin);
+        } else if !common.is_empty() {
+            let table = self.table(common.end);
+            let range = common.start * table.half_dim..common.end * table.half_dim;
+            cos.extend_from_slice(&table.cos[range.clone()]);
+            sin.extend_from_slice(&table.sin[range]);
         }
-        let held = tables.shared.positions();
-        if held < sequence_len {
-            let grown = sequence_len.max(held.saturating_mul(2));
-            // A dynamic table must not reach where the frequencies change.
-            let grown = if self.spec.depends_on_length(grown) {
-                self.spec.max_position_embeddings
-            } else {
-                grown
-            };
-            tables.shared = Arc::new(self.spec.table(grown, 0));
+        for position in common.end..end {
+            let inv_freq = spec.inv_freq(position + 1);
+            spec.turn(position..position + 1, &inv_freq, cos, sin);
         }
-        tables.shared.clone()
+    }
+
+    /// A table of at least `positions` positions, whose frequencies depend on no length.
+    fn table(&self, positions: usize) -> Arc<RopeTable> {
+        // A poisoned lock still guards a whole table: it is only ever replaced by a finished one.
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = table.positions();
+        if held < positions {
+            *table = Arc::new(self.spec.table(positions.max(held.saturating_mul(2))));
+        }
+        table.clone()
     }
 }
 
@@ -312,17 +343,25 @@ mod tests {
         }
     }
 
+    fn turned(rotary: &RotaryEmbedding, positions: Range<usize>, prompt: usize) -> Vec<Vec<f32>> {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        rotary.extend(positions, prompt, &mut cos, &mut sin);
+        assert_eq!(cos.len(), sin.len());
+        let rows = cos.chunks(4).zip(sin.chunks(4));
+        rows.map(|(cos, sin)| [cos, sin].concat()).collect()
+    }
+
     #[test]
     fn tables_grow_and_keep_their_beginning() {
         let rotary = RotaryEmbedding::new(&spec(RopeScaling::None));
-        let short = rotary.tables(3);
+        let short = rotary.table(3);
         assert_eq!((short.positions(), short.half_dim()), (64, 4));
-        let long = rotary.tables(65);
+        let long = rotary.table(65);
         assert_eq!(long.positions(), 128);
         assert_eq!(short.cos(), &long.cos()[..short.cos().len()]);
         assert_eq!(short.sin(), &long.sin()[..short.sin().len()]);
-        assert!(Arc::ptr_eq(&long, &rotary.tables(128)));
-        assert_eq!(rotary.tables(1000).positions(), 1000);
+        assert!(Arc::ptr_eq(&long, &rotary.table(128)));
+        assert_eq!(rotary.table(1000).positions(), 1000);
         // Position 0 turns nothing; the first pair turns one radian a position.
         assert_eq!((long.cos()[0], long.sin()[0]), (1.0, 0.0));
         assert!((long.cos()[100 * 4] - 100f32.cos()).abs() < 1e-6);
@@ -330,17 +369,33 @@ mod tests {
     }
 
     #[test]
-    fn dynamic_scaling_has_a_table_per_length_beyond_the_trained_one() {
+    fn dynamic_scaling_turns_by_the_prompts_length_and_then_by_each_tokens_own() {
         let dynamic = spec(RopeScaling::Dynamic { factor: 2.0 });
         let rotary = RotaryEmbedding::new(&dynamic);
         let plain = RotaryEmbedding::new(&spec(RopeScaling::None));
-        assert_eq!(rotary.tables(64), plain.tables(64));
-        let (at_65, at_90) = (rotary.tables(65), rotary.tables(90));
-        assert_eq!((at_65.positions(), at_90.positions()), (65, 90));
-        assert_ne!(at_65.cos()[7], at_90.cos()[7]);
-        assert_eq!(rotary.tables(65), at_65);
-        // Nothing longer leaks back into short sequences.
-        assert_eq!(rotary.tables(64), plain.tables(64));
+        // Within the trained length nothing is scaled, whatever follows.
+        for prompt in [1, 30, 64] {
+            assert_eq!(turned(&rotary, 0..64, prompt), turned(&plain, 0..64, 64));
+        }
+        let alone = turned(&rotary, 0..100, 80);
+        assert_ne!(alone[70], turned(&plain, 70..71, 71)[0]);
+        assert_eq!(alone[..80], turned(&rotary, 0..80, 80));
+        for position in 80..100 {
+            // A token behind the prompt turns as one at the end of a prompt that ends with it.
+            assert_eq!(
+                alone[position],
+                turned(&rotary, position..position + 1, position + 1)[0]
+            );
+        }
+        // Neither chunks nor other lengths between them change an angle.
+        for chunk in [1, 7, 64, 99] {
+            let mut pieces = Vec::new();
+            for start in (0..100).step_by(chunk) {
+                turned(&rotary, 0..97, 97);
+                pieces.extend(turned(&rotary, start..(start + chunk).min(100), 80));
+            }
+            assert_eq!(pieces, alone, "{chunk}");
+        }
         assert!(dynamic.depends_on_length(65) && !dynamic.depends_on_length(64));
         assert!(!spec(RopeScaling::Linear { factor: 2.0 }).depends_on_length(1000));
     }
@@ -349,14 +404,11 @@ mod tests {
     fn linear_scaling_is_position_interpolation() {
         let interpolated = spec(RopeScaling::Linear { factor: 4.0 });
         let (plain, interpolated) = (
-            RotaryEmbedding::new(&spec(RopeScaling::None)).tables(16),
-            RotaryEmbedding::new(&interpolated).tables(64),
+            RotaryEmbedding::new(&spec(RopeScaling::None)),
+            RotaryEmbedding::new(&interpolated),
         );
-        for position in 0..16 {
-            assert_eq!(
-                plain.cos()[position * 4..][..4],
-                interpolated.cos()[position * 16..][..4]
-            );
-        }
+        let every_fourth = turned(&interpolated, 0..64, 64);
+        let every_fourth: Vec<_> = every_fourth.into_iter().step_by(4).collect();
+        assert_eq!(turned(&plain, 0..16, 16), every_fourth);
     }
 }

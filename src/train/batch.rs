@@ -31,7 +31,10 @@ pub struct MicroBatch {
 impl MicroBatch {
     fn push(&mut self, example: &TrainExample) {
         let start = self.len();
-        self.tokens.push_whole(&example.ids);
+        // What is imitated was sampled behind a prompt that ends where the first supervised token begins.
+        let supervised = example.weights.iter().skip(1).position(|&w| w > 0.0);
+        let prompt_len = supervised.map_or(example.ids.len(), |before| before + 1);
+        self.tokens.push_answered(&example.ids, prompt_len);
         for (i, &weight) in example.weights.iter().enumerate().skip(1) {
             if weight > 0.0 {
                 self.rows.push((start + i - 1) as u32);

@@ -182,14 +182,15 @@ fn rotary_frequencies_and_tables_match_transformers() {
         }
         let scale = case["attention_scaling"].as_f64().unwrap();
         assert!((f64::from(config.spec.rope.attention_scaling()) - scale).abs() < 1e-6 * scale);
-        let table = rotary.tables(len);
         for row in case["rows"].as_array().unwrap() {
             let position = row[0].as_u64().unwrap() as usize;
-            let half = table.half_dim();
-            let at = position * half..(position + 1) * half;
+            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            // One forward pass over the whole of it, as over a prompt.
+            rotary.extend(position..position + 1, len, &mut cos, &mut sin);
             // The angle inherits two roundings of its frequency and one of its own.
             let tolerance = 2e-6 + 4e-7 * position as f64;
-            for (which, got) in [(1, &table.cos()[at.clone()]), (2, &table.sin()[at])] {
+            for (which, got) in [(1, &cos), (2, &sin)] {
+                assert_eq!(got.len(), config.spec.rope.dim / 2);
                 for (got, expected) in got.iter().zip(floats(&row[which])) {
                     assert!(
                         (f64::from(*got) - expected).abs() < tolerance,
@@ -200,6 +201,101 @@ fn rotary_frequencies_and_tables_match_transformers() {
         }
     }
     assert!(cases.len() >= 16);
+}
+
+/// Of tests/fixtures/make_dynamic_rope.py.
+#[test]
+fn dynamic_tables_are_those_of_generation_with_a_cache() {
+    let golden: Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("dynamic_rope.json")).unwrap())
+            .unwrap();
+    let mut compared = 0;
+    for case in golden["rows"].as_array().unwrap() {
+        let config = parse(&llama(json!({
+            "head_dim": case["dim"], "rope_theta": case["theta"], "max_position_embeddings": case["trained"],
+            "rope_scaling": {"rope_type": "dynamic", "factor": case["factor"]},
+        })))
+        .unwrap();
+        let rotary = RotaryEmbedding::new(&config.spec.rope);
+        let prompt = case["prompt"].as_u64().unwrap() as usize;
+        for row in case["rows"].as_array().unwrap() {
+            let (position, wanted_cos, wanted_sin): (usize, Vec<f32>, Vec<f32>) =
+                serde_json::from_value(row.clone()).unwrap();
+            let (mut cos, mut sin) = (Vec::new(), Vec::new());
+            rotary.extend(position..position + 1, prompt, &mut cos, &mut sin);
+            let tolerance = 2e-6 + 4e-7 * position as f32;
+            for (got, wanted) in cos
+                .iter()
+                .chain(&sin)
+                .zip(wanted_cos.iter().chain(&wanted_sin))
+            {
+                assert!(
+                    (got - wanted).abs() < tolerance,
+                    "prompt of {prompt}, position {position}: {got} for {wanted}"
+                );
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 400, "{compared}");
+}
+
+/// What vLLM serves and transformers is told to be good for, for files as they are published.
+#[test]
+fn the_context_is_what_the_scaling_reaches() {
+    let yarn = |factor: f64, original: usize| json!({"type": "yarn", "factor": factor, "original_max_position_embeddings": original});
+    let cases = [
+        (2048, json!(null), 2048),
+        (4096, json!({"type": "default"}), 4096),
+        (4096, json!({"type": "linear", "factor": 4.0}), 16384),
+        (2048, json!({"type": "dynamic", "factor": 2.0}), 4096),
+        // Llama 3.1 and 3.2 count the scaling in their length.
+        (
+            131_072,
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192}),
+            131_072,
+        ),
+        // Qwen2.5 as its card says to write it, and Qwen3, whose length is neither of the two.
+        (32_768, yarn(4.0, 32_768), 131_072),
+        (40_960, yarn(4.0, 32_768), 131_072),
+        // DeepSeek's way, which counts it already.
+        (163_840, yarn(40.0, 4096), 163_840),
+        (131_072, yarn(32.0, 4096), 131_072),
+        // Less than the file's length: the scaling reaches no further.
+        (131_072, yarn(2.0, 32_768), 65_536),
+        // Without the length before, it is the file's; without a factor, that is how far the file's length stretches it.
+        (4096, json!({"type": "yarn", "factor": 2.0}), 8192),
+        (
+            16_384,
+            json!({"type": "yarn", "original_max_position_embeddings": 4096}),
+            16_384,
+        ),
+        (4096, json!({"type": "yarn", "factor": 1.5}), 6144),
+    ];
+    for (positions, scaling, context) in cases {
+        let mut spellings =
+            vec![json!({"max_position_embeddings": positions, "rope_scaling": scaling})];
+        if let Some(map) = scaling.as_object() {
+            let mut new = map.clone();
+            if let Some(kind) = new.remove("type") {
+                new.insert("rope_type".to_owned(), kind);
+            }
+            new.insert("rope_theta".to_owned(), json!(1e6));
+            spellings.push(json!({"max_position_embeddings": positions, "rope_parameters": new}));
+            // The length before scaling beside the parameters, as some exporters write it.
+            if let Some(original) = new.remove("original_max_position_embeddings") {
+                spellings.push(
+                    json!({"max_position_embeddings": positions, "rope_parameters": new,
+                    "original_max_position_embeddings": original}),
+                );
+            }
+        }
+        for config in spellings {
+            let spec = parse(&llama(config.clone())).unwrap().spec;
+            assert_eq!(spec.max_context(), context, "{config}");
+        }
+    }
 }
 
 #[test]

@@ -125,6 +125,28 @@ fn nonsense_is_refused_in_one_sentence() {
         ),
         (yarn(json!({"factor": huge})), "rope yarn: factor"),
         (yarn(json!({"beta_fast": 0})), "rope yarn: beta_fast 0"),
+        (
+            yarn(json!({"beta_fast": 1, "beta_slow": 32})),
+            "beta_fast 1 is below beta_slow 32",
+        ),
+        (yarn(json!({"factor": 0.5})), "factor 0.5 is below 1"),
+        (
+            yarn(json!({"original_max_position_embeddings": 4096})),
+            "original_max_position_embeddings 4096 is more than max_position_embeddings 128",
+        ),
+        (yarn(json!({"factor": 1e9})), "128000000000 positions"),
+        (
+            rope(json!({"type": "linear", "factor": 0.25})),
+            "rope linear: factor 0.25 is below 1",
+        ),
+        (
+            rope(json!({"rope_type": "dynamic", "factor": 1e8})),
+            "12800000000 positions",
+        ),
+        (
+            json!({"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 4.0}}}),
+            "full_attention layers",
+        ),
         (yarn(json!({"attention_factor": -1})), "attention_factor -1"),
         (
             yarn(json!({"original_max_position_embeddings": 0})),
@@ -249,9 +271,11 @@ fn no_value_panics() {
                 config[key] = value.clone();
                 if let Ok(config) = parse(&config) {
                     accepted += 1;
-                    let table = RotaryEmbedding::new(&config.spec.rope).tables(300);
+                    let rotary = RotaryEmbedding::new(&config.spec.rope);
+                    let (mut cos, mut sin) = (Vec::new(), Vec::new());
+                    rotary.extend(0..300, 200, &mut cos, &mut sin);
                     assert!(
-                        table.cos().iter().chain(table.sin()).all(|v| v.is_finite()),
+                        cos.iter().chain(&sin).all(|v| v.is_finite()),
                         "{key} = {value}"
                     );
                 }

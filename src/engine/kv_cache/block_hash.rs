@@ -50,6 +50,14 @@ impl BlockHash {
         Self(hasher.finalize().into())
     }
 
+    /// The same root for prompts of `prompt_len` tokens alone: of a model that turns keys by the length of the prompt.
+    pub fn of_length(self, prompt_len: usize) -> Self {
+        let mut hasher = Sha256::new_with_prefix(b"prompts of one length");
+        hasher.update(self.0);
+        hasher.update((prompt_len as u64).to_le_bytes());
+        Self(hasher.finalize().into())
+    }
+
     /// The block of these tokens behind the block `self`.
     pub fn child(&self, tokens: &[u32]) -> Self {
         let mut hasher = Sha256::new_with_prefix(self.0);

@@ -45,13 +45,14 @@ impl CompletionBatch {
         let end_of_prompt = start + group.prompt.len() as u32;
         for (n, completion) in group.completions.iter().enumerate() {
             let first = if n == 0 {
-                self.tokens.push_whole(&[group.prompt, completion].concat());
+                let whole = [group.prompt, completion].concat();
+                self.tokens.push_answered(&whole, group.prompt.len());
                 self.prefixes.push(0..0);
                 end_of_prompt
             } else {
                 let first = self.len() as u32;
                 let seq_len = group.prompt.len() + completion.len();
-                self.tokens.push(completion, seq_len);
+                self.tokens.push(completion, seq_len, group.prompt.len());
                 self.prefixes.push(start..end_of_prompt);
                 first
             };
