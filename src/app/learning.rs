@@ -27,7 +27,7 @@ use crate::preference::Principles;
 use crate::preference::log::{Principal, TrafficLog};
 use crate::service::{SelfTestSet, Service};
 use crate::telemetry::LearnMetrics;
-use crate::train::base::FrozenBase;
+use crate::train::base::{Adapter, FrozenBase};
 
 /// How the program learns.
 pub struct LearnOptions {
@@ -61,6 +61,8 @@ pub(super) struct Learning<'a> {
     pub metrics: LearnMetrics,
     pub arbiter: DeviceArbiter,
     pub bases: Bases,
+    /// The adapter that the model is served with before anything was learned.
+    pub first: Option<Adapter>,
     /// Whether this server can tell its callers apart: by keys, or by a trusted `user`.
     pub knows_callers: bool,
     /// Where the judge is tested before anything is learned from it.
@@ -77,7 +79,16 @@ impl Learning<'_> {
         learn: Option<LearnOptions>,
         tasks: &mut Vec<JoinHandle<()>>,
     ) -> Result<(http::Learning, Option<LearnerThread>), AppError> {
-        let generations = Generations::open(self.data_dir.generations())?.of(self.bases.clone());
+        let (mut learn, mut first) = (learn, self.first);
+        if let (Some(options), Some(adapter)) = (&mut learn, first.take()) {
+            let spec = self.service.weights().decoder().spec();
+            let (config, adapter) = options.config.clone().beginning_at(adapter, spec)?;
+            options.config = config;
+            first = Some(adapter);
+        }
+        let generations = Generations::open(self.data_dir.generations())?
+            .of(self.bases.clone())
+            .beginning_with(first.clone());
         // Digesting weights takes long: not where no generation is to be held against them.
         if learn.is_some() || !generations.ids()?.is_empty() {
             let bases = self.bases.clone();
@@ -85,6 +96,9 @@ impl Learning<'_> {
             digested
                 .await
                 .map_err(|error| AppError::Config(error.to_string()))??;
+        }
+        if learn.is_some() {
+            generations.check_first().map_err(of_another_adapter)?;
         }
         self.log.bind(&self.bases.identity()).await?;
         // Who does not learn has no settings of it, and tries nothing out either.
@@ -120,7 +134,7 @@ impl Learning<'_> {
             say_what_to_expect(&learn.config, self.knows_callers);
             let (dir, device) = (model_dir.to_owned(), device.clone());
             let loaded = tokio::task::spawn_blocking(move || {
-                Ok::<_, LearnError>(FrozenBase::load(&dir, &device)?)
+                Ok::<_, LearnError>(FrozenBase::load(&dir, &device)?.with_first(first))
             });
             let base = loaded
                 .await
@@ -153,6 +167,17 @@ impl Learning<'_> {
             log: self.log,
         };
         Ok((shown, thread))
+    }
+}
+
+/// Says what to do about generations that began at another adapter.
+fn of_another_adapter(error: LearnError) -> AppError {
+    match error {
+        LearnError::OtherBase { id, made, here, .. } => AppError::Config(format!(
+            "the data directory has generations that began at another adapter ({id} at {made}, this server at {here}): give the adapter \
+             that they began at (--adapter), or another --data-dir"
+        )),
+        error => error.into(),
     }
 }
 

@@ -44,6 +44,7 @@ use crate::preference::{Principles, PrinciplesError};
 use crate::service::{SelfTestSet, Service, ServiceError};
 use crate::telemetry::Metrics;
 use crate::text::ChatSetup;
+use crate::train::base::Adapter;
 
 /// What cannot be wired together.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ pub struct AppConfig {
     /// What the model is called in answers and metrics.
     pub model_name: String,
     pub model: ModelFiles,
-    /// A PEFT adapter directory to lay over the model.
+    /// A PEFT adapter directory to lay over the model. Learning goes on from it.
     pub adapter: Option<PathBuf>,
     pub prompts: PromptOptions,
     pub device: Device,
@@ -145,23 +146,25 @@ impl App {
     /// What is missing or does not fit together.
     pub async fn start(config: AppConfig) -> Result<Self, AppError> {
         let dir = config.model.path().to_owned();
-        if config.learn.is_some() && config.adapter.is_some() {
-            return Err(AppError::Config(
-                "a server that learns trains its own adapters over the bare model: merge the adapter into the model first (`selfjudge merge`)".into(),
-            ));
-        }
         if config.memory_check && config.device.is_cpu() {
             Needed::of(&dir, &config.engine, config.learn.is_some())?.check(available())?;
         }
         let options = LoadOptions {
             device: config.device.clone(),
-            adapter: config.adapter.clone(),
             chat: config.prompts.chat.clone(),
             ..LoadOptions::default()
         };
         let model = LanguageModel::load(&dir, &options)?;
         let metrics = Metrics::new(&config.model_name);
-        let store = WeightStore::new(model.decoder().clone());
+        let first = config.adapter.as_deref().map(Adapter::load).transpose();
+        let first = first.map_err(LearnError::from)?;
+        let decoder = model.decoder().clone();
+        let store = match &first {
+            Some(Adapter { config, weights }) => {
+                WeightStore::with_adapter(decoder, config, weights)?
+            }
+            None => WeightStore::new(decoder),
+        };
         let min_share = config.learn.as_ref().map_or(0.0, |learn| learn.min_share);
         let arbiter = DeviceArbiter::new(ArbiterConfig { min_share }, config.device.clone())?;
         let (engine, engine_thread) = Engine::start_beside(
@@ -229,6 +232,7 @@ impl App {
                     metrics: metrics.learn.clone(),
                     arbiter: arbiter.clone(),
                     bases,
+                    first,
                     knows_callers: !config.http.keys.is_empty() || config.traffic.trust_user,
                     self_test: self_test.as_ref(),
                     allow_untrained: config.http.judging.allow_untrained,

@@ -1,6 +1,6 @@
 //! `selfjudge train dpo`: preference data to an adapter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use clap::Args;
@@ -14,8 +14,9 @@ use crate::train::interrupt;
 pub struct DpoArgs {
     #[command(flatten)]
     run: RunFlags,
-    /// The adapter to start from (a PEFT directory), by default none.
-    #[arg(long)]
+    /// The adapter to start from (a PEFT directory): its rank, alpha and layers are the run's. With --follow the adapter that the servers
+    /// were started with [default: none].
+    #[arg(long, visible_alias = "adapter")]
     start: Option<PathBuf>,
     /// The adapter to measure against (a PEFT directory), by default the start.
     #[arg(long)]
@@ -31,6 +32,11 @@ impl DpoArgs {
     /// The model that was named.
     pub(super) fn model(&self) -> Option<&str> {
         self.run.model.as_deref()
+    }
+
+    /// The adapter that was named.
+    pub(super) fn adapter(&self) -> Option<&Path> {
+        self.start.as_deref()
     }
 
     /// The configuration file with the flags over it.
@@ -55,10 +61,11 @@ impl DpoArgs {
             plain: &mut config.plain,
         });
         update.beta = self.beta.unwrap_or(update.beta);
-        if let Some(rank) = self.run.lora_rank {
-            set_rank(&mut update.lora, rank);
-        }
         config.start = self.start.clone().or(config.start);
+        if let Some(rank) = self.run.lora_rank {
+            set_rank(&mut update.lora, rank, config.start.is_some());
+            config.own_lora.push("r".to_owned());
+        }
         config.reference = self.reference.clone().or(config.reference);
         if !self.run.data.is_empty() {
             let file = |path: &PathBuf| PairFile {

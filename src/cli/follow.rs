@@ -4,7 +4,7 @@
 //! own samples and verdicts, and no socket but that of its operators.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use axum_server::Handle;
@@ -32,7 +32,7 @@ use crate::text::{ChatSetup, Variables};
 #[command(next_help_heading = "Following a server's log")]
 pub struct FollowArgs {
     /// Learn from the log of running servers instead of files, until SIGTERM.
-    #[arg(long, requires = "data_dir", conflicts_with_all = ["config", "data", "output_dir", "start", "reference", "resume"])]
+    #[arg(long, requires = "data_dir", conflicts_with_all = ["config", "data", "output_dir", "reference", "resume"])]
     pub follow: bool,
     /// The servers' data directory: generations are written there.
     #[arg(long, requires = "follow")]
@@ -71,10 +71,11 @@ pub struct FollowArgs {
     metrics_listen: Option<SocketAddr>,
 }
 
-/// Learns until it is told to stop. `model` is what the servers serve; without one the pocket model.
+/// Learns until it is told to stop. `model` and `adapter` are what the servers serve; without a model the pocket model.
 pub fn run(
     args: &FollowArgs,
     model: Option<&str>,
+    adapter: Option<&Path>,
     device: Device,
     threads: usize,
 ) -> anyhow::Result<String> {
@@ -92,7 +93,7 @@ pub fn run(
     let config = AppConfig {
         model_name: model_name(model),
         model: ModelFiles::resolve(model)?,
-        adapter: None,
+        adapter: adapter.map(Path::to_owned),
         prompts: PromptOptions {
             chat: ChatSetup {
                 template: args.chat_template.clone(),

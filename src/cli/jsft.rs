@@ -1,5 +1,7 @@
 //! `selfjudge train jsft`: preference data to a model that answers and judges.
 
+use std::path::PathBuf;
+
 use candle_core::Device;
 use clap::Args;
 
@@ -15,6 +17,9 @@ pub struct JsftArgs {
     /// Start from random weights of the model's configuration.
     #[arg(long)]
     from_scratch: bool,
+    /// The adapter to train further (a PEFT directory), on the frozen model: its rank, alpha and layers are the run's [default: none].
+    #[arg(long, visible_alias = "adapter")]
+    start: Option<PathBuf>,
 }
 
 impl JsftArgs {
@@ -40,8 +45,11 @@ impl JsftArgs {
         });
         config.own_length |= self.run.max_length.is_some();
         config.from_scratch |= self.from_scratch;
+        config.start = self.start.clone().or(config.start);
         if let Some(rank) = self.run.lora_rank {
-            set_rank(config.lora.get_or_insert_default(), rank);
+            let given = config.start.is_some();
+            set_rank(config.lora.get_or_insert_default(), rank, given);
+            config.own_lora.push("r".to_owned());
         }
         if !self.run.data.is_empty() {
             config.data = self.run.data.iter().cloned().map(DataFile::new).collect();

@@ -156,9 +156,13 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let _exporting = telemetry::init(cli.log_format, "info", otlp)?;
     let report = match cli.command {
         Command::Train(TrainCommand::Jsft(args)) => jsft::run(&args, cli.device.open()?, threads)?,
-        Command::Train(TrainCommand::Dpo(args)) if args.following.follow => {
-            follow::run(&args.following, args.model(), cli.device.open()?, threads)?
-        }
+        Command::Train(TrainCommand::Dpo(args)) if args.following.follow => follow::run(
+            &args.following,
+            args.model(),
+            args.adapter(),
+            cli.device.open()?,
+            threads,
+        )?,
         Command::Train(TrainCommand::Dpo(args)) => dpo::run(&args, cli.device.open()?, threads)?,
         Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,

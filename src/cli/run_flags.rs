@@ -130,9 +130,12 @@ impl RunFlags {
     }
 }
 
-/// An adapter's rank by flag.
-pub fn set_rank(lora: &mut LoraConfig, rank: usize) {
-    (lora.r, lora.lora_alpha) = (rank, 2.0 * rank as f64);
+/// An adapter's rank by flag; alpha with it, unless an adapter is `given`, which has one.
+pub fn set_rank(lora: &mut LoraConfig, rank: usize, given: bool) {
+    lora.r = rank;
+    if !given {
+        lora.lora_alpha = 2.0 * rank as f64;
+    }
 }
 
 fn set<T: Clone>(field: &mut T, said: &Option<T>) {

@@ -36,7 +36,7 @@ pub struct ServeArgs {
     /// A model directory or hub id; by default the pocket model that is part of the program.
     #[arg(long, env = "SELFJUDGE_MODEL")]
     model: Option<String>,
-    /// A PEFT adapter directory to lay over the model.
+    /// A PEFT adapter directory to lay over the model. With --learn, learning goes on from it.
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// What the model is called in answers and metrics; by default the hub id, or the last part of the directory's path.

@@ -41,6 +41,7 @@ impl Learner {
             updates,
             pairs: state.pairs,
             base: self.workshop.base_digest.clone(),
+            adapter: self.bases.adapter()?,
             tokenizer: Some(self.bases.tokenizer().to_owned()),
             extrapolate: state.config.publish.extrapolate,
             config: serde_json::to_value(&state.config)?,
@@ -222,7 +223,7 @@ impl Learner {
         let scores: Vec<f64> = base_duels.iter().map(|duel| duel.score).collect();
         let measured = Measurements {
             not_finite: not_finite(&adapter.weights)?,
-            norm: largest_change(&self.workshop.base, &adapter)?,
+            norm: largest_change(&self.workshop.base, &adapter, self.generations.first())?,
             moved: moved(
                 self.generations.trained(candidate)?.as_ref(),
                 self.generations.trained(&state.train)?.as_ref(),

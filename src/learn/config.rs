@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::canary::CanaryBands;
 use super::gate::GateConfig;
+use crate::model::DecoderSpec;
 use crate::preference::log::MIN_LABEL_MASS;
 use crate::settings;
+use crate::train::base::Adapter;
+use crate::train::continued::LoraSettings;
 use crate::train::dpo::DpoConfig;
 
 /// `[learn]`: everything that decides what is learned. What decides only when and where is [`crate::device::arbiter`]'s and the
@@ -26,6 +29,9 @@ pub struct LearnConfig {
     pub dpo: DpoConfig,
     pub gates: GateConfig,
     pub publish: PublishConfig,
+    /// Keys of `dpo.lora` that were given, be it with the default.
+    #[serde(skip)]
+    pub own_lora: Vec<String>,
 }
 
 /// What a stage takes from the log.
@@ -275,6 +281,7 @@ impl LearnConfig {
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         let mut config: Self = settings::from_toml(&text)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
+        config.own_lora = settings::given_keys(&text, &["dpo", "lora"]);
         // What a file names is beside it. A stage keeps its settings, and may go on from another working directory.
         if let Some(anchor) = &mut config.gates.anchor {
             let beside = path.parent().unwrap_or(Path::new("")).join(&*anchor);
@@ -283,6 +290,33 @@ impl LearnConfig {
         }
         config.validate()?;
         Ok(config)
+    }
+
+    /// Returns the settings for learning that begins at this adapter, and the adapter as it is trained further: its rank, alpha and layers
+    /// are those of every generation.
+    ///
+    /// # Errors
+    /// Names a setting that asks for something else.
+    pub fn beginning_at(
+        mut self,
+        adapter: Adapter,
+        spec: &DecoderSpec,
+    ) -> Result<(Self, Adapter), LearnError> {
+        if self.publish.extrapolate != 0.0 {
+            return Err(LearnError::Config(
+                "publish.extrapolate scales the whole adapter, that which learning begins at included: leave it out, or merge that adapter \
+                 into the model first (`selfjudge merge`)"
+                    .into(),
+            ));
+        }
+        let settings = LoraSettings {
+            said: &self.dpo.lora,
+            default: &Self::default().dpo.lora,
+            given: &self.own_lora,
+        };
+        let adapter = adapter.continued(spec, settings)?;
+        self.dpo.lora = adapter.config.clone();
+        Ok((self, adapter))
     }
 
     /// # Errors

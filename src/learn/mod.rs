@@ -95,10 +95,10 @@ pub enum LearnError {
     #[error("generation {id} is damaged: {detail}")]
     DamagedGeneration { id: String, detail: String },
     /// The adapter is a change of other weights, or was trained on other token ids: on this model it means nothing.
-    #[error("generation {id} was made with other {what} ({made}) than this model has ({here})")]
+    #[error("generation {id} was made with another {what} ({made}) than this model has ({here})")]
     OtherBase {
         id: String,
-        /// `weights` or `tokenizer`.
+        /// `weights`, `adapter at the start` or `tokenizer`.
         what: &'static str,
         made: String,
         here: String,

@@ -32,6 +32,20 @@ pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
     read().map_err(|error: toml::de::Error| explain(&error, text))
 }
 
+/// Returns the keys that `text` gives in the table at `path`; none where there is no such table.
+pub fn given_keys(text: &str, path: &[&str]) -> Vec<String> {
+    let Ok(mut table) = toml::from_str::<Table>(text) else {
+        return Vec::new();
+    };
+    for part in path {
+        match table.remove(*part) {
+            Some(Value::Table(inner)) => table = inner,
+            _ => return Vec::new(),
+        }
+    }
+    table.keys().cloned().collect()
+}
+
 /// Writes the given keys over those that are there, table by table.
 fn lay_over(whole: &mut Table, given: Table) {
     for (key, value) in given {

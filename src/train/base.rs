@@ -25,6 +25,8 @@ pub enum Start<'a> {
 pub struct FrozenBase {
     spec: DecoderSpec,
     tensors: Arc<BTreeMap<String, Tensor>>,
+    /// What is laid over it before anything was learned.
+    first: Option<Adapter>,
     device: Device,
 }
 
@@ -45,8 +47,22 @@ impl FrozenBase {
         Ok(Self {
             spec,
             tensors: Arc::new(tensors),
+            first: None,
             device: device.clone(),
         })
+    }
+
+    /// With the adapter that generation 0 is: the base under it stays bare.
+    pub fn with_first(self, first: Option<Adapter>) -> Self {
+        Self { first, ..self }
+    }
+
+    /// The decoder as it was before anything was learned.
+    ///
+    /// # Errors
+    /// As [`Self::decoder`].
+    pub fn first_decoder(&self) -> Result<Decoder, TrainError> {
+        self.decoder(self.first.as_ref())
     }
 
     pub fn spec(&self) -> &DecoderSpec {

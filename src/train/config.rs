@@ -59,12 +59,18 @@ pub struct JsftConfig {
     pub plain: PlainText,
     /// Train an adapter on the frozen model instead of the model.
     pub lora: Option<LoraConfig>,
+    /// Train this adapter (a PEFT directory) further, on the frozen model: its rank, alpha and layers are the run's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<PathBuf>,
     pub schedule: ScheduleConfig,
     pub optim: OptimConfig,
     pub mixture: MixtureOptions,
     /// Whether `mixture.max_length` was named, and is not the default.
     #[serde(skip)]
     pub own_length: bool,
+    /// Keys of `lora` that were given, be it with the default.
+    #[serde(skip)]
+    pub own_lora: Vec<String>,
     /// Preference data, in this order.
     pub data: Vec<DataFile>,
 }
@@ -167,10 +173,12 @@ impl Default for JsftConfig {
             chat_template: None,
             plain: PlainText::Raw,
             lora: None,
+            start: None,
             schedule: ScheduleConfig::default(),
             optim: OptimConfig::default(),
             mixture: MixtureOptions::default(),
             own_length: false,
+            own_lora: Vec::new(),
             data: Vec::new(),
         }
     }
@@ -184,6 +192,7 @@ impl JsftConfig {
             settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))?;
         let named = |table: toml::Table| table.get("mixture")?.get("max_length").cloned();
         config.own_length = settings::parse(&text).is_ok_and(|table| named(table).is_some());
+        config.own_lora = settings::given_keys(&text, &["lora"]);
         Ok(config)
     }
 
@@ -209,9 +218,9 @@ impl JsftConfig {
         if self.micro_batch_tokens == 0 || self.lanes == 0 || self.log_every == 0 {
             return refuse("micro_batch_tokens, lanes and log_every must be at least 1");
         }
-        if self.lora.is_some() && self.from_scratch {
+        if (self.lora.is_some() || self.start.is_some()) && self.from_scratch {
             return refuse(
-                "an adapter on random weights trains nothing: drop `lora` or `from_scratch`",
+                "an adapter on random weights trains nothing: drop `lora` and `start`, or `from_scratch`",
             );
         }
         self.optim.validate()

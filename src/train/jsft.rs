@@ -18,10 +18,11 @@ use self::interval::Interval;
 use self::output::{write_model, write_template};
 use self::resume::{OPTIMIZER, STATE, WEIGHTS, identity, resume};
 use super::TrainError;
-use super::base::{FrozenBase, Start};
+use super::base::{Adapter, FrozenBase, Start};
 use super::batch::{MicroBatch, pack};
 use super::checkpoint::{CheckpointStore, TrainerState, load_weights, save_weights, write_json};
 use super::config::JsftConfig;
+use super::continued::LoraSettings;
 use super::interrupt;
 use super::lanes::Lanes;
 use super::manifest::RunManifest;
@@ -33,6 +34,7 @@ use super::run::RunOptions;
 use super::schedule::Schedule;
 use super::step::{BatchStats, forward_backward};
 use super::trainable::{Factors, Trainable};
+use crate::model::adapter::LoraConfig;
 use crate::model::{ModelConfig, hub};
 
 /// What a run came to.
@@ -52,7 +54,9 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
     let model_config = ModelConfig::from_dir(&model_dir)?;
-    let config = &config.fitted(model_config.spec.max_position_embeddings);
+    let mut config = config.fitted(model_config.spec.max_context());
+    let given = begin_at(&mut config, &model_config)?;
+    let config = &config;
     let Built {
         examples,
         report,
@@ -68,7 +72,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         Start::Checkpoint(&model_dir)
     };
     let spec = model_config.spec.clone();
-    let longest = spec.max_position_embeddings;
+    let longest = spec.max_context();
     if config.mixture.max_length > longest {
         return Err(TrainError::Config(format!(
             "mixture.max_length {} is more than the model's {longest} positions",
@@ -83,7 +87,11 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
             // For those who read the adapter: PEFT loads its base by this name.
             lora.base_model_name_or_path
                 .get_or_insert_with(|| config.model.clone());
-            Trainable::adapter(&base, lora, Factors::Fresh { seed: config.seed })?
+            let factors = match &given {
+                Some(adapter) => Factors::From(adapter),
+                None => Factors::Fresh { seed: config.seed },
+            };
+            Trainable::adapter(&base, lora, factors)?
         }
     };
     let mut optimizer = Optimizer::new(&trainable.vars, config.optim.clone())?;
@@ -197,6 +205,25 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         last,
         model_dir,
     })
+}
+
+/// The adapter that the run goes on from, if it has one: its shape becomes the run's.
+fn begin_at(
+    config: &mut JsftConfig,
+    model_config: &ModelConfig,
+) -> Result<Option<Adapter>, TrainError> {
+    let Some(dir) = &config.start else {
+        return Ok(None);
+    };
+    let (default, said) = (LoraConfig::default(), config.lora.clone());
+    let settings = LoraSettings {
+        said: said.as_ref().unwrap_or(&default),
+        default: &default,
+        given: &config.own_lora,
+    };
+    let adapter = Adapter::load(dir)?.continued(&model_config.spec, settings)?;
+    config.lora = Some(adapter.config.clone());
+    Ok(Some(adapter))
 }
 
 /// The next examples, across the end of an epoch where it falls.

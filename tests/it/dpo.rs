@@ -235,6 +235,63 @@ fn finished(summary: &Summary) -> PathBuf {
 }
 
 #[test]
+fn a_run_goes_on_from_a_given_adapter_at_a_margin_of_zero() {
+    let root = tempfile::tempdir().unwrap();
+    let mut first = offline(root.path(), "first");
+    first.dpo.lora.target_modules = vec!["q_proj".to_owned(), "up_proj".to_owned()];
+    first.max_steps = Some(3);
+    let given = finished(&run(&first, &options(false, None)).unwrap());
+
+    // Nothing is said of the adapter's shape: it is the given one's.
+    let mut config = offline(root.path(), "second");
+    config.dpo.lora = DpoRunConfig::default().dpo.lora;
+    config.start = Some(given.clone());
+    config.max_steps = Some(3);
+    let went_on = run(&config, &options(false, None)).unwrap();
+    let dir = finished(&went_on);
+    let (before, after) = (Adapter::load(&given).unwrap(), Adapter::load(&dir).unwrap());
+    assert_eq!(
+        (after.config.r, after.config.lora_alpha),
+        (2, before.config.lora_alpha)
+    );
+    assert_eq!(after.config.target_modules, before.config.target_modules);
+    assert!(before.weights.keys().eq(after.weights.keys()));
+    assert_ne!(adapter_bytes(&given), adapter_bytes(&dir));
+    let text = std::fs::read_to_string(config.output_dir.join("metrics.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(number(&row["rewards/margins"]), 0.0, "{row}");
+    assert!(
+        (number(&row["loss"]) - std::f64::consts::LN_2).abs() < 1e-6,
+        "{row}"
+    );
+
+    // Against the bare model the same start is no zero, for it was trained.
+    config.output_dir = root.path().join("bare");
+    let bare = root.path().join("zero");
+    let mut zero = before.clone();
+    for pair in zero.weights.values_mut() {
+        pair.b = pair.b.zeros_like().unwrap();
+    }
+    std::fs::create_dir(&bare).unwrap();
+    zero.save(&bare).unwrap();
+    config.reference = Some(bare);
+    run(&config, &options(false, None)).unwrap();
+    let text = std::fs::read_to_string(config.output_dir.join("metrics.jsonl")).unwrap();
+    let row: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_ne!(number(&row["rewards/margins"]), 0.0, "{row}");
+
+    // What contradicts the adapter is refused by name, before anything is trained.
+    config.output_dir = root.path().join("third");
+    config.dpo.lora.r = 4;
+    let error = run(&config, &options(false, None)).unwrap_err().to_string();
+    assert!(
+        error.contains("lora.r is 4") && error.contains("has 2"),
+        "{error}"
+    );
+    assert!(!config.output_dir.join("metrics.jsonl").exists());
+}
+
+#[test]
 fn a_resumed_run_ends_with_the_same_bits_and_has_learned() {
     let root = tempfile::tempdir().unwrap();
     let mut config = offline(root.path(), "whole");

@@ -229,6 +229,34 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
     );
     assert_ne!(a, b);
     same_as_in_python(&base_dir, Some(&adapter_dir), &adapted, &prompts[0]);
+
+    // The trained adapter is trained further: its shape is the run's, and without a step nothing of it has changed.
+    config.output_dir = root.path().join("further");
+    config.lora = None;
+    config.start = Some(adapter_dir.clone());
+    config.schedule.learning_rate = 0.0;
+    let further = |config: &JsftConfig| {
+        let dir = run(config, &options(false, None)).unwrap().model_dir;
+        adapter::load(&dir.unwrap()).unwrap()
+    };
+    let values = |weights: &adapter::AdapterWeights| -> Vec<Vec<f32>> {
+        let both = weights.values().flat_map(|pair| [&pair.a, &pair.b]);
+        both.map(|t| t.flatten_all().unwrap().to_vec1().unwrap())
+            .collect()
+    };
+    let (lora, still) = further(&config);
+    assert_eq!((lora.r, lora.lora_alpha), (4, 8.0));
+    assert_eq!(values(&still), values(&pairs));
+    config.output_dir = root.path().join("moved");
+    config.schedule.learning_rate = 1e-3;
+    assert_ne!(values(&further(&config).1), values(&pairs));
+    config.output_dir = root.path().join("refused");
+    config.lora = Some(adapter::LoraConfig {
+        r: 2,
+        ..adapter::LoraConfig::default()
+    });
+    let error = run(&config, &options(false, None)).unwrap_err().to_string();
+    assert!(error.contains("lora.r is 2"), "{error}");
 }
 
 #[test]

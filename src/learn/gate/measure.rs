@@ -1,6 +1,6 @@
 //! Candidate and live policy meet on prompts that never train.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::length::Duel;
 use crate::learn::LearnError;
@@ -151,22 +151,37 @@ pub fn moved(trained: Option<&Adapter>, start: Option<&Adapter>) -> Result<bool,
     Ok(false)
 }
 
-/// The largest change of a layer, `|scale B A| / |W|` in Frobenius norms. `B A` is never made: its squared norm is
-/// `sum((BᵀB) * (A Aᵀ))`, two matrices of the rank's size.
+/// The largest change of a layer against generation 0, `|scale B A - scale0 B0 A0| / |W|` in Frobenius norms; without an adapter at the
+/// start the second product is zero. The products are never made: the squared norm of `B A` is `sum((BᵀB) * (A Aᵀ))`, two matrices of the
+/// rank's size, and a difference of products is a product of longer factors.
 ///
 /// # Errors
 /// The tensor library's; a layer that the base does not have.
-pub fn largest_change(base: &FrozenBase, adapter: &Adapter) -> Result<f64, LearnError> {
+pub fn largest_change(
+    base: &FrozenBase,
+    adapter: &Adapter,
+    first: Option<&Adapter>,
+) -> Result<f64, LearnError> {
     let mut largest = 0.0_f64;
     for (path, pair) in &adapter.weights {
+        let before = first.and_then(|first| Some((first, first.weights.get(path)?)));
         let change = (|| {
-            let outer = pair.b.t()?.matmul(&pair.b)?;
-            let inner = pair.a.matmul(&pair.a.t()?)?;
-            (outer * inner)?.sum_all()?.to_scalar::<f32>()
+            let (mut a, mut b) = (pair.a.clone(), (&pair.b * adapter.config.scale(path))?);
+            if let Some((first, before)) = before {
+                let less = (&before.b * -first.config.scale(path))?;
+                (a, b) = (
+                    Tensor::cat(&[&a, &before.a], 0)?,
+                    Tensor::cat(&[&b, &less], 1)?,
+                );
+            }
+            // In f64: what is small against both products is their difference.
+            let (a, b) = (a.to_dtype(DType::F64)?, b.to_dtype(DType::F64)?);
+            let outer = b.t()?.matmul(&b)?;
+            let inner = a.matmul(&a.t()?)?;
+            (outer * inner)?.sum_all()?.to_scalar::<f64>()
         })();
-        let change = f64::from(change.map_err(TrainError::from)?).max(0.0).sqrt();
-        let scale = adapter.config.scale(path).abs();
-        largest = largest.max(scale * change / base.norm(path)?);
+        let change = change.map_err(TrainError::from)?.max(0.0).sqrt();
+        largest = largest.max(change / base.norm(path)?);
     }
     Ok(largest)
 }
@@ -177,7 +192,9 @@ mod tests {
 
     use super::*;
     use crate::learn::judging::tests::answer;
-    use crate::model::adapter::{LoraConfig, LoraPair};
+    use crate::model::ModelConfig;
+    use crate::model::adapter::{LoraConfig, LoraPair, testing};
+    use crate::train::base::Start;
 
     #[test]
     fn parity_is_by_the_token_and_divergence_by_the_answer() {
@@ -210,5 +227,41 @@ mod tests {
         assert!(has(&adapter(1.0, 2.1), Some(&start)) && has(&adapter(1.1, 2.0), Some(&start)));
         assert!(!has(&adapter(1.0, 0.0), None), "a fresh one");
         assert!(has(&adapter(1.0, 0.1), None));
+    }
+
+    #[test]
+    fn the_largest_change_is_measured_against_the_adapter_at_the_start() {
+        let json = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 24, "vocab_size": 20, "max_position_embeddings": 32,
+        });
+        let spec = ModelConfig::from_json(&json.to_string()).unwrap().spec;
+        let base = FrozenBase::new(spec.clone(), Start::Random { seed: 1 }, &Device::Cpu).unwrap();
+        let drawn = |seed| {
+            let (config, weights) = testing::random(&spec, 3, &["q_proj", "up_proj"], seed);
+            Adapter { config, weights }
+        };
+        let (one, two) = (drawn(1), drawn(2));
+        // By the products themselves.
+        let product = |adapter: &Adapter, path: &str| {
+            let pair = &adapter.weights[path];
+            (pair.b.matmul(&pair.a).unwrap() * adapter.config.scale(path)).unwrap()
+        };
+        let plain = |first: Option<&Adapter>| {
+            let of = |path: &String| {
+                let mut change = product(&one, path);
+                if let Some(first) = first {
+                    change = (change - product(first, path)).unwrap();
+                }
+                let norm = change.sqr().unwrap().sum_all().unwrap();
+                f64::from(norm.to_scalar::<f32>().unwrap()).sqrt() / base.norm(path).unwrap()
+            };
+            one.weights.keys().map(of).fold(0.0, f64::max)
+        };
+        for first in [None, Some(&two), Some(&one)] {
+            let (got, wanted) = (largest_change(&base, &one, first).unwrap(), plain(first));
+            assert!((got - wanted).abs() < 1e-5, "{got} for {wanted}");
+        }
+        assert!(largest_change(&base, &one, None).unwrap() > 0.01);
     }
 }

@@ -10,6 +10,9 @@
 //! and moments of gradients against the last reference are none against the new one. A generation has no optimizer state for this
 //! reason; what an interrupted stage goes on from are its checkpoints. (Generations of earlier versions have one, which nothing reads.)
 //!
+//! A model that is served with an adapter learns from there: generation 0 is the model with that adapter, and every later generation is
+//! a whole adapter over the bare model, which serves without the first.
+//!
 //! An adapter is a change of one base: a generation serves, and is learned from, only on the weights and with the tokenizer that its
 //! manifest names ([`Bases`]).
 //!
@@ -49,8 +52,11 @@ pub struct Lineage {
     pub updates: u64,
     /// Pairs that its updates were made of.
     pub pairs: u64,
-    /// Digest of the base weights it belongs to.
+    /// Digest of the base weights it belongs to, with the adapter that they had at the start.
     pub base: String,
+    /// Digest of that adapter; none where learning began at the bare model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// Digest of the tokenizer it was trained with; none in generations of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
@@ -125,6 +131,8 @@ pub struct Generations {
     root: PathBuf,
     /// None where nothing is served from it.
     bases: Option<Bases>,
+    /// What is laid over the model as generation 0.
+    first: Option<Adapter>,
 }
 
 impl Generations {
@@ -136,7 +144,11 @@ impl Generations {
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, LearnError> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;
-        Ok(Self { root, bases: None })
+        Ok(Self {
+            root,
+            bases: None,
+            first: None,
+        })
     }
 
     /// For this model alone: generations of another one are of no use.
@@ -145,6 +157,35 @@ impl Generations {
             bases: Some(bases),
             ..self
         }
+    }
+
+    /// With the adapter that generation 0 is, so that learning goes on from it and a rollback restores it.
+    pub fn beginning_with(self, first: Option<Adapter>) -> Self {
+        Self { first, ..self }
+    }
+
+    /// The adapter that generation 0 is; none where it is the bare model.
+    pub fn first(&self) -> Option<&Adapter> {
+        self.first.as_ref()
+    }
+
+    /// Checks that no generation here was trained over the same model with another adapter at its start, or without one.
+    ///
+    /// # Errors
+    /// Names such a generation and both adapters; the file system's.
+    pub fn check_first(&self) -> Result<(), LearnError> {
+        let Some(bases) = &self.bases else {
+            return Ok(());
+        };
+        for id in self.ids()? {
+            let path = self.root.join(&id).join(MANIFEST);
+            let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
+            // What is damaged is told where it is used.
+            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) {
+                bases.check_adapter(&id, &manifest.lineage)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes what a killed trainer left half-written.
@@ -287,25 +328,25 @@ impl Generations {
         Ok(pruned)
     }
 
-    /// What a generation serves, verified; none of the base.
+    /// What a generation serves, verified. Of the base the adapter that it began with, if there is one.
     ///
     /// # Errors
     /// Those of [`Self::verified`]; files that are no adapter.
     pub fn served(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
         if name == BASE {
-            return Ok(None);
+            return Ok(self.first.clone());
         }
         let (dir, _) = self.verified(name)?;
         Ok(Some(Adapter::load(&dir)?))
     }
 
-    /// What training goes on from: the adapter as its stage's updates left it. None of the base.
+    /// What training goes on from: the adapter as its stage's updates left it. Of the base as [`Self::served`].
     ///
     /// # Errors
     /// As [`Self::served`].
     pub fn trained(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
         if name == BASE {
-            return Ok(None);
+            return Ok(self.first.clone());
         }
         let (dir, manifest) = self.verified(name)?;
         Ok(Some(match manifest.lineage.extrapolate {

@@ -12,10 +12,67 @@ fn lineage() -> Lineage {
         updates: 2,
         pairs: 3,
         base: "0".into(),
+        adapter: None,
         tokenizer: Some("1".into()),
         extrapolate: 0.0,
         config: serde_json::json!({"a": 1}),
     }
+}
+
+#[test]
+fn a_generation_belongs_to_the_adapter_that_learning_began_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let over = |first: Option<&str>| {
+        let bases = Bases::known_with("0", first, "1");
+        Generations::open(dir.path()).unwrap().of(bases)
+    };
+    // Of the bare model, and of the model with either adapter.
+    for made in [None, Some("x"), Some("y")] {
+        let bases = Bases::known_with("0", made, "1");
+        let lineage = Lineage {
+            base: bases.base().unwrap().to_owned(),
+            adapter: bases.adapter().unwrap(),
+            ..lineage()
+        };
+        let id = over(made)
+            .write(lineage, |dir| adapter(1.0).save(dir))
+            .unwrap();
+        assert!(over(made).check_first().is_ok() && over(made).served(&id).is_ok());
+        for other in [None, Some("x"), Some("y")] {
+            if other == made {
+                continue;
+            }
+            for error in [
+                over(other).check_first().unwrap_err(),
+                over(other).served(&id).unwrap_err(),
+            ] {
+                let LearnError::OtherBase {
+                    id: named, what, ..
+                } = error
+                else {
+                    panic!("{error}");
+                };
+                assert_eq!((&named, what), (&id, "adapter at the start"));
+            }
+        }
+        // Other weights are another matter: nobody began there with another adapter.
+        let elsewhere = Generations::open(dir.path()).unwrap();
+        let elsewhere = elsewhere.of(Bases::known_with("2", Some("x"), "1"));
+        assert!(elsewhere.check_first().is_ok() && elsewhere.served(&id).is_err());
+        fs::remove_dir_all(dir.path().join(&id)).unwrap();
+    }
+}
+
+#[test]
+fn generation_zero_is_the_adapter_that_learning_began_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let bare = generations(&dir);
+    assert!(bare.served(BASE).unwrap().is_none() && bare.trained(BASE).unwrap().is_none());
+    let began = generations(&dir).beginning_with(Some(adapter(2.0)));
+    for first in [began.served(BASE), began.trained(BASE)] {
+        assert_eq!(first.unwrap().unwrap().config, adapter(2.0).config);
+    }
+    assert!(!began.is_extrapolated(BASE).unwrap());
 }
 
 fn generations(dir: &tempfile::TempDir) -> Generations {

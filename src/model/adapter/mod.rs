@@ -65,6 +65,16 @@ pub fn load(dir: &Path) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
     load_weights(dir, WEIGHTS_FILE)
 }
 
+/// Reads the configuration of an adapter directory.
+///
+/// # Errors
+/// A file that is missing or broken; a configuration that is not plain LoRA.
+pub fn load_config(dir: &Path) -> Result<LoraConfig, AdapterError> {
+    let path = dir.join(CONFIG_FILE);
+    let json = serde_json::from_slice(&read(&path)?).map_err(|e| bad(&path, e))?;
+    LoraConfig::from_json(&json)
+}
+
 /// [`load`] with factors from another file of the directory.
 ///
 /// # Errors
@@ -73,10 +83,7 @@ pub fn load_weights(
     dir: &Path,
     weights_file: &str,
 ) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
-    let text = read(&dir.join(CONFIG_FILE))?;
-    let json = serde_json::from_slice(&text).map_err(|e| bad(&dir.join(CONFIG_FILE), e))?;
-    let config = LoraConfig::from_json(&json)?;
-
+    let config = load_config(dir)?;
     let path = dir.join(weights_file);
     let bytes = read(&path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(&path, e))?;

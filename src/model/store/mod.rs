@@ -72,7 +72,7 @@ pub enum StoreError {
 struct Weights {
     version: WeightsVersion,
     name: WeightsName,
-    /// The base alone has none.
+    /// The base has none, unless it was given with one.
     adapter: Option<Adapter>,
     bytes: usize,
     /// Tells stores apart.
@@ -137,11 +137,29 @@ struct Published {
 impl WeightStore {
     /// A store in which the base serves as everything.
     pub fn new(base: Decoder) -> Self {
+        Self::over(base, None)
+    }
+
+    /// A store whose base is a decoder with an adapter that stays laid over it. What is published is laid over the bare decoder: it takes
+    /// the adapter's place.
+    ///
+    /// # Errors
+    /// Factors that do not fit the decoder or hold a NaN or infinity.
+    pub fn with_adapter(
+        decoder: Decoder,
+        config: &LoraConfig,
+        weights: &AdapterWeights,
+    ) -> Result<Self, ModelError> {
+        let adapter = adapter::for_serving(config, weights, &decoder)?;
+        Ok(Self::over(decoder, Some(adapter)))
+    }
+
+    fn over(base: Decoder, adapter: Option<Adapter>) -> Self {
         let lease = WeightsLease(Arc::new(Weights {
             version: WeightsVersion(1),
             name: WeightsName::new(WeightsName::BASE),
-            adapter: None,
-            bytes: base.bytes(),
+            bytes: base.bytes() + adapter.as_ref().map_or(0, Adapter::bytes),
+            adapter,
             store: Arc::default(),
         }));
         Self(Arc::new(Shared {
@@ -160,7 +178,7 @@ impl WeightStore {
         &self.0.decoder
     }
 
-    /// The weights without an adapter.
+    /// The weights without a generation: the decoder alone, or with the adapter that it was given with.
     pub fn base(&self) -> &WeightsLease {
         &self.0.base
     }

@@ -17,7 +17,8 @@ use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::checkpoint::{CheckpointStore, write_json};
 use crate::train::config::is_raw;
-use crate::train::digest::{FileDigest, model_digest, sha256_bytes};
+use crate::train::continued::{LoraSettings, adapter_digest};
+use crate::train::digest::{model_digest, sha256_bytes};
 use crate::train::interrupt;
 use crate::train::manifest::RunManifest;
 use crate::train::metrics::{MetricsLog, Progress};
@@ -32,7 +33,8 @@ pub struct DpoRunConfig {
     pub model: String,
     /// Where checkpoints, metrics and the trained adapter go.
     pub output_dir: PathBuf,
-    /// The adapter the policy starts at (a PEFT directory); absent, it starts at the model itself.
+    /// The adapter the policy starts at (a PEFT directory), whose rank, alpha and layers are the run's; absent, it starts at the model
+    /// itself.
     pub start: Option<PathBuf>,
     /// The adapter it is measured against; absent, that is the start.
     pub reference: Option<PathBuf>,
@@ -66,6 +68,9 @@ pub struct DpoRunConfig {
     pub dpo: DpoConfig,
     /// Preference data, in this order.
     pub data: Vec<PairFile>,
+    /// Keys of `dpo.lora` that were given, be it with the default.
+    #[serde(skip)]
+    pub own_lora: Vec<String>,
 }
 
 /// One input file.
@@ -99,6 +104,7 @@ impl Default for DpoRunConfig {
             soft_labels: false,
             dpo: DpoConfig::default(),
             data: Vec::new(),
+            own_lora: Vec::new(),
         }
     }
 }
@@ -107,7 +113,10 @@ impl DpoRunConfig {
     /// Reads a configuration file. Unknown keys are errors.
     pub fn from_file(path: &Path) -> Result<Self, TrainError> {
         let text = std::fs::read_to_string(path).map_err(TrainError::io("cannot read", path))?;
-        settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))
+        let mut config: Self =
+            settings::from_toml(&text).map_err(|e| TrainError::bad_file(path, e))?;
+        config.own_lora = settings::given_keys(&text, &["dpo", "lora"]);
+        Ok(config)
     }
 
     /// # Errors
@@ -172,12 +181,25 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     } = build(config, &model_dir, &model_config)?;
     let total_steps = config.length().steps(examples.len());
 
-    let start = config.start.as_deref().map(Adapter::load).transpose()?;
+    let start = match &config.start {
+        Some(dir) => {
+            let settings = LoraSettings {
+                said: &config.dpo.lora,
+                default: &DpoConfig::default().lora,
+                given: &config.own_lora,
+            };
+            Some(Adapter::load(dir)?.continued(base.spec(), settings)?)
+        }
+        None => None,
+    };
     let reference = match &config.reference {
         Some(dir) => Some(Adapter::load(dir)?),
         None => start.clone(),
     };
     let mut update = config.dpo.clone();
+    if let Some(start) = &start {
+        update.lora = start.config.clone();
+    }
     update.lora.base_model_name_or_path = Some(config.model.clone());
     let (start, reference) = (start.as_ref(), reference.as_ref());
     let mut trainer = DpoTrainer::new(&base, reference, start, update, total_steps)?;
@@ -278,15 +300,6 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         last,
         adapter_dir,
     })
-}
-
-/// The digest of an adapter's numbers, read from its files.
-fn adapter_digest(dir: &Path) -> Result<String, TrainError> {
-    let files = ["adapter_config.json", "adapter_model.safetensors"];
-    files
-        .iter()
-        .map(|name| Ok(FileDigest::of(&dir.join(name))?.sha256))
-        .collect()
 }
 
 /// Where in the data a run stands: a function of the pairs it has taken.

@@ -12,11 +12,18 @@ use crate::train::schedule::ScheduleKind;
 const VOCAB: usize = 40;
 
 fn base(window: Option<usize>) -> FrozenBase {
+    base_with(window, None)
+}
+
+/// A base with dynamic rotary scaling beyond this many positions.
+fn base_with(window: Option<usize>, trained: Option<usize>) -> FrozenBase {
+    let scaling = trained.map(|_| serde_json::json!({"rope_type": "dynamic", "factor": 4.0}));
     let json = serde_json::json!({
         "architectures": ["MistralForCausalLM"], "model_type": "mistral", "hidden_size": 24,
         "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8,
-        "intermediate_size": 40, "vocab_size": VOCAB, "max_position_embeddings": 64,
+        "intermediate_size": 40, "vocab_size": VOCAB, "max_position_embeddings": trained.unwrap_or(64),
         "rms_norm_eps": 1e-5, "tie_word_embeddings": true, "hidden_act": "silu", "sliding_window": window,
+        "rope_scaling": scaling,
     });
     let spec = ModelConfig::from_json(&json.to_string()).unwrap().spec;
     FrozenBase::new(spec, Start::Random { seed: 3 }, &Device::Cpu).unwrap()
@@ -72,9 +79,46 @@ fn bits(adapter: &Adapter) -> Vec<u32> {
 }
 
 #[test]
+fn training_that_goes_on_from_an_adapter_begins_at_a_margin_of_zero() {
+    let base = base(None);
+    let mut earlier = DpoTrainer::new(&base, None, None, config(), 10).unwrap();
+    let pairs = pairs();
+    update(&mut earlier, &pairs);
+    let start = earlier.adapter().unwrap();
+    let base = base.with_first(Some(start.clone()));
+    let mut trainer = DpoTrainer::new(&base, Some(&start), Some(&start), config(), 10).unwrap();
+    // Policy, reference and generation 0 are one, and none of them is the bare model.
+    let policy = trainer.policy_logps(&pairs, &mut || {}).unwrap();
+    assert_eq!(policy, trainer.reference_logps(&pairs, &mut || {}).unwrap());
+    let prompts: Vec<_> = pairs
+        .iter()
+        .map(|pair| (pair.prompt.clone(), pair.chosen.clone()))
+        .collect();
+    let scores = |scorer| trainer.score(scorer, &prompts, &mut || {}).unwrap();
+    assert_eq!(scores(Scorer::Base), scores(Scorer::Policy));
+    let bare = trainer_of_the_bare_model(&pairs);
+    assert_ne!(policy, bare);
+    let first = update(&mut trainer, &pairs);
+    assert_eq!(first.rewards_margin, 0.0);
+    assert!(
+        (first.loss - std::f64::consts::LN_2).abs() < 1e-6,
+        "{}",
+        first.loss
+    );
+    let second = update(&mut trainer, &pairs);
+    assert!(second.rewards_margin > 0.0);
+    assert_ne!(bits(&trainer.adapter().unwrap()), bits(&start));
+}
+
+fn trainer_of_the_bare_model(pairs: &[PairExample]) -> Vec<(f32, f32)> {
+    let trainer = trainer(config());
+    trainer.policy_logps(pairs, &mut || {}).unwrap()
+}
+
+#[test]
 fn a_shared_prompt_changes_nothing() {
-    for window in [None, Some(6)] {
-        let base = base(window);
+    for (window, trained) in [(None, None), (Some(6), None), (None, Some(10))] {
+        let base = base_with(window, trained);
         let mut trainer = DpoTrainer::new(&base, None, None, config(), 10).unwrap();
         let pairs = pairs();
         // Away from the base, so that the adapter takes part.
@@ -86,7 +130,7 @@ fn a_shared_prompt_changes_nothing() {
             for (completion, got) in [(&pair.chosen, chosen), (&pair.rejected, rejected)] {
                 let whole = [pair.prompt.as_slice(), completion].concat();
                 let mut alone = PackedBatch::default();
-                alone.push_whole(&whole);
+                alone.push_answered(&whole, pair.prompt.len());
                 let backend = AttentionBackend::Dense {
                     cu_seqlens: alone.cu_seqlens(),
                 };

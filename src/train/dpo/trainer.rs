@@ -24,7 +24,7 @@ use crate::train::trainable::{Factors, Trainable};
 pub enum Scorer {
     Policy,
     Reference,
-    /// The frozen model without any adapter: generation 0.
+    /// Generation 0: the frozen model, with the adapter that learning began with, if there was one.
     Base,
 }
 
@@ -130,7 +130,7 @@ impl DpoTrainer {
         match scorer {
             Scorer::Policy => Ok(self.policy.decoder.clone()),
             Scorer::Reference => Ok(self.reference.clone()),
-            Scorer::Base => self.base.decoder(None),
+            Scorer::Base => self.base.first_decoder(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::judge::{JudgeTemplate, LabelTokens, principles_from_model_dir};
+use crate::judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
 use crate::model::{ModelConfig, stop_ids};
 use crate::preference::PlainText;
 use crate::text::{ChatTemplate, TextError, Tokenizer};
@@ -108,7 +108,13 @@ fn warn_where_answers_do_not_end(examples: &Examples, report: &MixtureReport, en
 /// The judge template that was asked for, or the model's own.
 fn judge_template(config: &JsftConfig, model_dir: &Path) -> Result<JudgeTemplate, TrainError> {
     match &config.judge_template {
-        None => JudgeTemplate::from_model_dir(model_dir),
+        // The question goes with the weights that were trained on it.
+        None => match &config.start {
+            Some(adapter) if adapter.join(TEMPLATE_FILE).exists() => {
+                JudgeTemplate::from_model_dir(adapter)
+            }
+            _ => JudgeTemplate::from_model_dir(model_dir),
+        },
         Some(name) => match JudgeTemplate::built_in(name) {
             Some(template) => Ok(template),
             None => JudgeTemplate::from_file(Path::new(name)),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::train::checkpoint::{CheckpointStore, TrainerState};
 use crate::train::config::JsftConfig;
+use crate::train::continued::adapter_digest;
 use crate::train::digest::{model_digest, sha256_bytes};
 use crate::train::manifest::DataDigest;
 use crate::train::{RunOptions, TrainError};
@@ -20,6 +21,9 @@ pub(super) fn identity(
 ) -> Result<String, TrainError> {
     let mut text = config.identity()?;
     text.push_str(&model_digest(model_dir, !config.from_scratch)?);
+    if let Some(start) = &config.start {
+        text.push_str(&adapter_digest(start)?);
+    }
     for file in data {
         text.push_str(&file.sha256);
     }

@@ -120,12 +120,23 @@ impl Follower {
 
     /// With a place where something goes wrong.
     pub fn with_fault(data_dir: &Path, learn: &str, fault: Option<&str>) -> Self {
+        Self::launch(data_dir, learn, fault, None)
+    }
+
+    /// For servers with an adapter.
+    pub fn over(data_dir: &Path, learn: &str, adapter: &Path) -> Self {
+        Self::launch(data_dir, learn, None, Some(adapter))
+    }
+
+    fn launch(data_dir: &Path, learn: &str, fault: Option<&str>, adapter: Option<&Path>) -> Self {
+        let adapter = adapter.map(|adapter| [Path::new("--adapter"), adapter]);
         let mut child = Command::new(env!("CARGO_BIN_EXE_selfjudge"))
             .args(["train", "dpo", "--follow", "--data-dir"])
             .arg(data_dir)
             .arg("--learn")
             .arg(settings(data_dir, learn))
             .args(["--admin-listen", "127.0.0.1:0"])
+            .args(adapter.into_iter().flatten())
             .env_remove("SELFJUDGE_FAULT")
             .envs(fault.map(|fault| ("SELFJUDGE_FAULT", fault)))
             .stderr(Stdio::piped())
