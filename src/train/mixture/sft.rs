@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
 use crate::judge::{PROMPT_DATE, tokens_within};
 use crate::preference::{Message, PreferencePair, Role};
-use crate::text::{OwnTrust, RenderOptions, Rendered};
+use crate::text::{Encoded, OwnTrust, RenderOptions, Rendered};
 use crate::train::turn::{shared_beginning, without_trailing_space};
 
 /// A dialogue in tokens.
@@ -124,8 +124,8 @@ impl Mixture {
     fn dialogue(&self, messages: &[Message]) -> Result<Dialogue, Refusal> {
         let full = self.render(messages, false)?;
         let last = messages.len() - 1;
-        let head = self.render(&messages[..last], true)?;
-        let head = shared_beginning(&head, &full.text).ok_or(Refusal::Prefix)?;
+        let asked = self.render(&messages[..last], true)?;
+        let head = shared_beginning(&asked, &full.text).ok_or(Refusal::Prefix)?;
         let answer = without_trailing_space(&full, head..full.text.len());
         let mut spans = vec![answer.clone()];
         let mut last_turn_only = false;
@@ -138,9 +138,10 @@ impl Mixture {
         if last_turn_only {
             spans.truncate(1);
         }
-        let encoded = self.tokenizer.encode_rendered(&full)?;
+        let encoded = self.encode_behind_prompt(&asked, &full, head)?;
         let mut supervised = vec![false; encoded.ids.len()];
-        // A token that straddles the seam between prompt and answer is the answer's first: it ends within the span.
+        // In earlier turns, which are history, a token that straddles the seam between prompt and answer is the answer's first: it ends
+        // within the span.
         let tokens = |span: &Range<usize>| {
             let start = encoded
                 .offsets
@@ -164,6 +165,26 @@ impl Mixture {
             answer,
             last_turn_only,
         })
+    }
+
+    /// Encodes a dialogue as the model sees and writes it: the prompt's own tokens, and the answer, which begins at byte `head`, behind
+    /// them. Only where no token of the whole text straddles that seam is it the same as the whole text's tokens.
+    fn encode_behind_prompt(
+        &self,
+        asked: &Rendered,
+        full: &Rendered,
+        head: usize,
+    ) -> Result<Encoded, Refusal> {
+        let whole = self.tokenizer.encode_rendered(full)?;
+        let mut prompt = self.tokenizer.encode_rendered(asked)?;
+        // Where the template opens the answer, the answer is trained without what it opens: there is no such prompt.
+        if head < asked.text.len() || whole.ids.starts_with(&prompt.ids) {
+            return Ok(whole);
+        }
+        let behind = self.tokenizer.encode_behind(full, head)?;
+        prompt.ids.extend(behind.ids);
+        prompt.offsets.extend(behind.offsets);
+        Ok(prompt)
     }
 
     /// The bytes of an assistant turn that is not the last.

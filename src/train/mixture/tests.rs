@@ -1,5 +1,7 @@
 //! Golden mixtures on a tokenizer of characters, and smoke tests on real data.
 
+use std::path::Path;
+
 use super::*;
 use crate::judge::fixtures::{self, LABELS};
 use crate::preference::{Format, Message, PlainText, RankedDraw, Role, read_pairs};
@@ -138,6 +140,97 @@ fn white_space_after_the_end_of_turn_is_not_supervised() {
         texts(&mixture, &pair(&["q"], "y", "z"))[0],
         "user:q\nassistant:«y\n»"
     );
+}
+
+/// What the pocket model's tokenizer makes of a pair: the tokens before the first supervised one, and those that are supervised.
+fn imitated(chat: &str, chosen: &str) -> (Vec<u32>, Vec<u32>, Tokenizer) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json")).unwrap();
+    let mixture = Mixture::new(
+        tokenizer.clone(),
+        ChatTemplate::from_source(chat, SpecialTokens::default()).unwrap(),
+        JudgeTemplate::from_model_dir(&dir).unwrap(),
+        PrincipleTable::default(),
+        MixtureOptions::default(),
+    );
+    let (examples, report) = mixture.unwrap().examples(0, &pair(&["q"], chosen, "bad"));
+    assert_eq!(
+        (report.sft_examples, report.sft_refused),
+        (1, 0),
+        "{chosen:?}"
+    );
+    let example = &examples[0];
+    let supervised = |at: &usize| example.weights[*at] > 0.0;
+    let first = (0..example.ids.len()).find(supervised).unwrap();
+    let last = (0..example.ids.len()).rfind(supervised).unwrap();
+    assert!((first..=last).all(|at| supervised(&at)), "{chosen:?}");
+    (
+        example.ids[..first].to_vec(),
+        example.ids[first..=last].to_vec(),
+        tokenizer,
+    )
+}
+
+#[test]
+fn an_answer_is_encoded_behind_the_prompt_that_the_model_is_given() {
+    let marks = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}\
+                 {% if add_generation_prompt %}<|assistant|>{% endif %}";
+    // The prompt ends in a space, or in a line break.
+    let space = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
+                 {% if add_generation_prompt %}assistant: {% endif %}";
+    let line = "{% for m in messages %}{{ m.role }}:\n{{ m.content }}<|end|>{% endfor %}\
+                {% if add_generation_prompt %}assistant:\n{% endif %}";
+    let mut straddled = 0;
+    for (chat, prompt) in [
+        (marks, "<|user|>q<|end|>\n<|assistant|>"),
+        (space, "user: q<|end|>assistant: "),
+        (line, "user:\nq<|end|>assistant:\n"),
+    ] {
+        for chosen in ["good", " good", "\n\ngood ", "\ngood", "34 plus 28"] {
+            let (before, answer, tokenizer) = imitated(chat, chosen);
+            assert_eq!(
+                before,
+                tokenizer.encode_template(prompt).unwrap(),
+                "{chosen:?}"
+            );
+            let text = tokenizer.decode(&answer, false).unwrap();
+            assert_eq!(text, format!("{chosen}<|end|>"), "{prompt:?}");
+            let whole = tokenizer
+                .encode_template(&format!("{prompt}{text}"))
+                .unwrap();
+            straddled += usize::from(!whole.starts_with(&before));
+        }
+    }
+    assert!(straddled > 0, "no case has a token across the seam");
+}
+
+#[test]
+fn a_template_that_opens_the_reasoning_is_imitated_from_before_it() {
+    // As R1's distillations, which leave the reasoning out of turns that are over; and as those that keep it.
+    let forgets = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}\
+                   {% if add_generation_prompt %}<|assistant|><think>\n{% endif %}";
+    let keeps = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
+                 {% if add_generation_prompt %}<|assistant|><think>\n{% endif %}";
+    let reasoned = "<think>\nhm\n</think>\n\ngood";
+    for (chat, chosen, answer) in [
+        (forgets, "good", "good<|end|>"),
+        (forgets, reasoned, "\n\ngood<|end|>"),
+        (keeps, "good", "good<|end|>"),
+        (keeps, reasoned, "<think>\nhm\n</think>\n\ngood<|end|>"),
+    ] {
+        let (before, supervised, tokenizer) = imitated(chat, chosen);
+        let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
+        // Of an answer that itself opens with what the prompt opens, that much is asked for already.
+        let asked = "<|user|>q<|end|><|assistant|>";
+        let (before, supervised) = (text(&before), text(&supervised));
+        assert!(before.starts_with(asked), "{before:?}");
+        assert_eq!(
+            format!("{before}{supervised}"),
+            format!("{asked}{answer}"),
+            "{chosen:?}"
+        );
+        assert!(supervised.ends_with("good<|end|>"), "{supervised:?}");
+    }
 }
 
 #[test]
