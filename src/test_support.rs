@@ -1,7 +1,7 @@
 //! What unit tests and integration tests share: tests that need something beside the project.
 //!
 //! Where it is absent they print one line, `skipped: needs ...`, and pass. `SELFJUDGE_REQUIRE` lists what must not be absent (`data`,
-//! `postgres`, `clients`, `transformers`, `node`, `lm-eval`), and `REQUIRE_ALL=1` requires all of it: then they fail.
+//! `postgres`, `clients`, `transformers`, `node`, `lm-eval`, `pyarrow`), and `REQUIRE_ALL=1` requires all of it: then they fail.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,8 @@ pub enum Need {
     Node,
     /// Python with lm-eval.
     LmEval,
+    /// Python with pyarrow.
+    Pyarrow,
 }
 
 impl Need {
@@ -32,6 +34,7 @@ impl Need {
             Self::Transformers => "transformers",
             Self::Node => "node",
             Self::LmEval => "lm-eval",
+            Self::Pyarrow => "pyarrow",
         }
     }
 

@@ -144,7 +144,7 @@ impl LogArgs {
         let dir = self.data_dir.as_deref().unwrap_or(Path::new("."));
         let file = dir.join(LOG_FILE);
         anyhow::ensure!(
-            dir.is_dir(),
+            !must_exist || dir.is_dir(),
             "the data directory {} does not exist",
             dir.display()
         );
@@ -202,6 +202,9 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
 }
 
 async fn import(args: ImportArgs) -> anyhow::Result<String> {
+    // Before a data directory is made for it.
+    std::fs::File::open(&args.file)
+        .with_context(|| format!("cannot read {}", args.file.display()))?;
     let log = TrafficLog::open(&args.salt.over(args.log.config(false)?)).await?;
     let whose = args.principal.as_deref();
     let principal = whose.map_or_else(Principal::anonymous, |whose| {

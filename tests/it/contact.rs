@@ -124,8 +124,8 @@ fn a_users_mistake_is_one_line_without_a_backtrace() {
             &["no such directory"],
         ),
         (
-            words(&["records", "import", "--data-dir", &at("gone"), &at("gone")]),
-            &["data directory", "does not exist"],
+            words(&["records", "import", "--data-dir", &at("new"), &at("gone")]),
+            &["cannot read", "gone", "No such file"],
         ),
         (
             words(&[

@@ -22,7 +22,12 @@ pub(super) fn read(value: Value, key: &'static str) -> Result<Vec<Message>, Shap
     };
     let read = list.into_iter().enumerate();
     read.map(|(at, message)| {
-        one(message).map_err(|problem| field(key, format!("holds a message {}: {problem}", at + 1)))
+        one(message).map_err(|problem| {
+            field(
+                key,
+                format!("cannot be read at message {}: {problem}", at + 1),
+            )
+        })
     })
     .collect()
 }

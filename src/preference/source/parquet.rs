@@ -93,3 +93,28 @@ fn name(key: Field) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Of tests/fixtures/make_parquet.py: every kind of file that pyarrow writes, and the rows that are in it.
+    #[test]
+    fn what_pyarrow_writes_is_read_whatever_its_compression_pages_and_types() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
+        let rows = std::fs::read(dir.join("rows.json")).unwrap();
+        let files: Map<String, Value> = serde_json::from_slice(&rows).unwrap();
+        assert!(files.len() >= 17);
+        for (name, wanted) in &files {
+            let file = File::open(dir.join(format!("{name}.parquet"))).unwrap();
+            let mut rows = ParquetRows::open(file).unwrap();
+            let mut read = Vec::new();
+            while let Some(row) = rows.next().unwrap() {
+                read.push(row);
+            }
+            assert_eq!(&Value::Array(read), wanted, "{name}");
+        }
+    }
+}

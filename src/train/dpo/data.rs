@@ -73,7 +73,9 @@ enum Dropped {
     Prefix,
     #[error("a conversation needs a chat template: {0}")]
     NoTemplate(String),
-    #[error("the prompt alone has {tokens} tokens, and max_length is {max}")]
+    #[error(
+        "the prompt alone has {tokens} tokens, and prompt and completion together may have {max} (max_length, or the model's context)"
+    )]
     PromptTooLong { tokens: usize, max: usize },
     #[error("soft_labels: the margin {0} is no probability, from 0 to 1")]
     Margin(f64),

@@ -19,6 +19,7 @@ use selfjudge::preference::{
 };
 
 use super::*;
+use crate::support::python;
 
 /// Three pairs of which one may not be trained on.
 async fn paired(log: &TrafficLog) {
@@ -187,6 +188,54 @@ fn a_parquet_file_has_one_kind_of_prompt_and_lists_of_messages() {
         assert_eq!(pair.messages.len(), 2);
         assert_eq!((pair.chosen.as_str(), pair.plain), ("right", false));
     });
+}
+
+/// pyarrow, which `datasets`, pandas and TRL read with, gets the rows and types that were written.
+#[test]
+fn pyarrow_opens_what_is_exported() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/pairs.py");
+    let Some(mut reader) = python(&[script.to_str().unwrap()], "--check") else {
+        skipped(Need::Pyarrow, "Python with pyarrow");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let log = open(&LogConfig::sqlite(&dir.path().join("log.sqlite"))).await;
+        paired(&log).await;
+        paired(&log).await;
+        let text = json!({"prompt": "plain", "chosen": "right", "rejected": "left", "margin": 0.75, "source": "tournament"});
+        let chat = json!({
+            "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Say [\"hi\"]"}],
+            "chosen": [{"role": "assistant", "content": "right"}],
+            "rejected": [{"role": "assistant", "content": "left"}],
+            "margin": 1.0, "source": "tournament",
+        });
+        let mut expected = serde_json::Map::new();
+        for (kind, row) in [(PromptKind::Plain, text), (PromptKind::Conversation, chat)] {
+            for (format, ending) in [
+                (PairFormat::Parquet, "parquet"),
+                (PairFormat::Json, "json"),
+                (PairFormat::Jsonl, "jsonl"),
+            ] {
+                let name = format!("{kind:?}.{ending}");
+                let filter = ExportFilter {
+                    prompts: Some(kind),
+                    ..ExportFilter::default()
+                };
+                let out = File::create(dir.path().join(&name)).unwrap();
+                assert_eq!(log.export_pairs(format, &filter, out).await.unwrap(), 2);
+                expected.insert(name, json!([row, row]));
+            }
+        }
+        let expected = serde_json::to_vec(&expected).unwrap();
+        std::fs::write(dir.path().join("expected.json"), expected).unwrap();
+    });
+    let read = reader.arg(dir.path()).output().unwrap();
+    assert!(
+        read.status.success(),
+        "{}",
+        String::from_utf8_lossy(&read.stderr)
+    );
 }
 
 #[test]
