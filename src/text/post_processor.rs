@@ -11,19 +11,39 @@ impl Tokenizer {
     /// # Errors
     /// The post-processor's.
     pub fn specials_around(&self) -> Result<(Vec<u32>, Vec<u32>), TextError> {
-        let Some(processor) = self.hugging_face().get_post_processor() else {
+        let Some(processed) = self.post_processed(&[0])? else {
             return Ok((Vec::new(), Vec::new()));
         };
-        let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
-        let processed = processor
-            .process(text, None, true)
-            .map_err(|e| TextError::Encode(e.to_string()))?;
         let special = processed.get_special_tokens_mask();
         let own = special.iter().position(|&mask| mask == 0);
         let own = own.unwrap_or(special.len());
         let ids = processed.get_ids();
         let after = ids.get(own + 1..).unwrap_or_default();
         Ok((ids[..own].to_vec(), after.to_vec()))
+    }
+
+    /// Adds what the tokenizer's post-processor puts around one text: BOS, EOS, `[CLS]` and their like. Nothing where it has none.
+    ///
+    /// # Errors
+    /// The post-processor's own.
+    pub fn add_special_tokens(&self, ids: Vec<u32>) -> Result<Vec<u32>, TextError> {
+        Ok(match self.post_processed(&ids)? {
+            Some(processed) => processed.get_ids().to_vec(),
+            None => ids,
+        })
+    }
+
+    /// Returns what the post-processor makes of the tokens of one text; nothing where the tokenizer has none.
+    fn post_processed(&self, ids: &[u32]) -> Result<Option<Encoding>, TextError> {
+        let Some(processor) = self.hugging_face().get_post_processor() else {
+            return Ok(None);
+        };
+        let tokens = ids.iter().map(|&id| Token::new(id, String::new(), (0, 0)));
+        let text = Encoding::from_tokens(tokens.collect(), 0);
+        let processed = processor.process(text, None, true);
+        processed
+            .map(Some)
+            .map_err(|error| TextError::Encode(error.to_string()))
     }
 }
 
@@ -46,7 +66,10 @@ mod tests {
         });
         let around = |json: &serde_json::Value| {
             let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
-            tokenizer.specials_around().unwrap()
+            let (before, after) = tokenizer.specials_around().unwrap();
+            let whole = tokenizer.add_special_tokens(vec![2, 2]).unwrap();
+            assert_eq!(whole, [&before[..], &[2, 2], &after].concat());
+            (before, after)
         };
         assert_eq!(around(&json), (vec![], vec![]));
         let piece = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});

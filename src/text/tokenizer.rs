@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use tokenizers::normalizer::Range as In;
 use tokenizers::{
-    Decoder, DecoderWrapper, Encoding, Model, NormalizedString, Normalizer, OffsetType,
-    PostProcessor, PreTokenizedString, PreTokenizer, Token,
+    Decoder, DecoderWrapper, Model, NormalizedString, Normalizer, OffsetType, PreTokenizedString,
+    PreTokenizer, Token,
 };
 
 use super::added_tokens::{AddedTokens, Stretch, is_control, is_marker};
@@ -182,21 +182,6 @@ impl Tokenizer {
                 .map(|&(start, end)| start.min(len)..end.min(len))
                 .collect(),
         })
-    }
-
-    /// Adds what the tokenizer's post-processor puts around one text: BOS, EOS, `[CLS]` and their like. Nothing where it has none.
-    ///
-    /// # Errors
-    /// The post-processor's own.
-    pub fn add_special_tokens(&self, ids: Vec<u32>) -> Result<Vec<u32>, TextError> {
-        let Some(processor) = self.0.hf.get_post_processor() else {
-            return Ok(ids);
-        };
-        let tokens = ids.iter().map(|&id| Token::new(id, String::new(), (0, 0)));
-        let encoding = Encoding::from_tokens(tokens.collect(), 0);
-        let processed = processor.process(encoding, None, true);
-        let processed = processed.map_err(|error| TextError::Encode(error.to_string()))?;
-        Ok(processed.get_ids().to_vec())
     }
 
     /// Decodes ids; ids outside the vocabulary are passed over.

@@ -155,15 +155,14 @@ pub(super) async fn insert_verdicts(
     asked: Asked,
     verdicts: &[LoggedVerdict],
 ) -> Result<()> {
-    let mut place = first;
-    for chunk in verdicts.chunks(CHUNK) {
-        let mut query = sqlx::query(AssertSqlSafe(format!(
-            "INSERT INTO verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version, pinned) \
-             VALUES {}",
-            placeholders(chunk.len(), 12)
-        )));
-        for verdict in chunk {
-            query = query
+    const COLUMNS: &str = "verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version, pinned)";
+    insert_numbered(
+        connection,
+        COLUMNS,
+        first,
+        verdicts,
+        |query, place, verdict| {
+            Ok(query
                 .bind(id.as_str())
                 .bind(place)
                 .bind(first_sample + index(verdict.a))
@@ -175,12 +174,10 @@ pub(super) async fn insert_verdicts(
                 .bind(f64::from(verdict.label_mass))
                 .bind(to_json(&verdict.principles)?)
                 .bind(verdict.version.as_str())
-                .bind(i64::from(asked == Asked::ByLearner));
-            place += 1;
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(())
+                .bind(i64::from(asked == Asked::ByLearner)))
+        },
+    )
+    .await
 }
 
 /// `first_sample` is added to the indices of samples.
@@ -191,21 +188,39 @@ pub(super) async fn insert_pairs(
     first_sample: i64,
     pairs: &[LoggedPair],
 ) -> Result<()> {
+    const COLUMNS: &str = "pairs (record_id, place, chosen, rejected, margin, source, principles)";
+    insert_numbered(connection, COLUMNS, first, pairs, |query, place, pair| {
+        Ok(query
+            .bind(id.as_str())
+            .bind(place)
+            .bind(first_sample + index(pair.chosen))
+            .bind(first_sample + index(pair.rejected))
+            .bind(f64::from(pair.margin))
+            .bind(pair.source.as_str())
+            .bind(to_json(&pair.principles)?))
+    })
+    .await
+}
+
+type InsertQuery<'q> = sqlx::query::Query<'q, sqlx::Any, <sqlx::Any as sqlx::Database>::Arguments>;
+
+/// Inserts items, numbered from `first`, a chunk a statement. `into` is the table with its columns; `bind` binds all of them for one item.
+async fn insert_numbered<'q, T>(
+    connection: &mut AnyConnection,
+    into: &str,
+    first: i64,
+    items: &'q [T],
+    bind: impl Fn(InsertQuery<'q>, i64, &'q T) -> Result<InsertQuery<'q>>,
+) -> Result<()> {
+    let columns = into.matches(',').count() + 1;
     let mut place = first;
-    for chunk in pairs.chunks(CHUNK) {
+    for chunk in items.chunks(CHUNK) {
         let mut query = sqlx::query(AssertSqlSafe(format!(
-            "INSERT INTO pairs (record_id, place, chosen, rejected, margin, source, principles) VALUES {}",
-            placeholders(chunk.len(), 7)
+            "INSERT INTO {into} VALUES {}",
+            placeholders(chunk.len(), columns)
         )));
-        for pair in chunk {
-            query = query
-                .bind(id.as_str())
-                .bind(place)
-                .bind(first_sample + index(pair.chosen))
-                .bind(first_sample + index(pair.rejected))
-                .bind(f64::from(pair.margin))
-                .bind(pair.source.as_str())
-                .bind(to_json(&pair.principles)?);
+        for item in chunk {
+            query = bind(query, place, item)?;
             place += 1;
         }
         query.execute(&mut *connection).await?;
