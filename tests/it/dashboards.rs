@@ -45,7 +45,11 @@ fn every_metric_of_the_dashboard_exists() {
     let exported: BTreeSet<String> = Metrics::new("x").names().into_iter().collect();
     let mut shown = BTreeSet::new();
     for query in &queries {
-        assert!(names(query).count() > 0, "{query} asks for nothing of ours");
+        let of_process = query.contains("process_");
+        assert!(
+            of_process || names(query).count() > 0,
+            "{query} asks for nothing of ours"
+        );
         for name in names(query) {
             let of_histogram = ["_bucket", "_sum", "_count"]
                 .iter()
@@ -58,7 +62,14 @@ fn every_metric_of_the_dashboard_exists() {
             shown.insert(of_histogram.unwrap_or(name).to_owned());
         }
     }
-    assert!(queries.len() >= 20 && shown.len() >= 20, "{shown:?}");
+    let missing: Vec<_> = exported
+        .iter()
+        .filter(|name| name.starts_with("selfjudge:") && !shown.contains(*name))
+        .collect();
+    assert!(missing.is_empty(), "no panel shows {missing:?}");
+    // What is marked in all panels is asked for like a panel.
+    let marks = dashboard["annotations"]["list"].as_array().unwrap();
+    assert!(marks.iter().all(|mark| mark["expr"].is_string()) && marks.len() >= 2);
     // Panels are told apart by their ids.
     let panels = dashboard["panels"].as_array().unwrap();
     let ids: BTreeSet<u64> = panels.iter().filter_map(|p| p["id"].as_u64()).collect();
