@@ -91,6 +91,9 @@ fn prompts_beyond_the_trained_length_have_the_same_bits_in_any_mix() {
         (90, 8, 512, 5),
         (7, 8, 60, 3),
         (16, 6, 200, 1),
+        // A cache of little more than the longest call: those that run give way to one another.
+        (40, 8, 24, 3),
+        (256, 8, 24, 3),
     ] {
         let mut engine = ByHand::new(
             &decoder,

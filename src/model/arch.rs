@@ -172,6 +172,13 @@ impl DecoderSpec {
     /// Reads the architecture out of a `config.json`.
     pub(super) fn from_fields(fields: &Fields) -> Result<Self, ModelError> {
         let architecture = Architecture::from_fields(fields)?;
+        if let Some(quantised) = fields.object("quantization_config")? {
+            let method = quantised.string("quant_method")?;
+            return Err(fields.error(format!(
+                "the checkpoint is quantised ({}), which is not supported: name the model it was made from",
+                method.as_deref().unwrap_or("quantization_config")
+            )));
+        }
         let hidden_size = fields.size("hidden_size", MAX_HIDDEN)?;
         let num_layers = fields.size("num_hidden_layers", MAX_LAYERS)?;
         let num_heads = fields.size("num_attention_heads", MAX_HEADS)?;

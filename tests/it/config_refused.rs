@@ -90,6 +90,14 @@ fn nonsense_is_refused_in_one_sentence() {
             "partial_rotary_factor 0.25",
         ),
         (json!({"rope_theta": 0}), "rope_theta 0"),
+        (
+            json!({"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+            "quantised (gptq)",
+        ),
+        (
+            json!({"quantization_config": {"bits": 8}}),
+            "quantised (quantization_config)",
+        ),
         (json!({"rope_theta": -1.0}), "rope_theta -1"),
         (json!({"rope_theta": huge}), "rope_theta"),
         (

@@ -415,3 +415,27 @@ fn an_interrupted_run_leaves_a_checkpoint_and_says_how_to_go_on() {
         );
     }
 }
+
+#[test]
+fn an_import_makes_its_data_directory_and_a_missing_file_makes_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let pair = r#"{"prompt": "p", "chosen": "a", "rejected": "b"}"#;
+    fs::write(at("pairs.jsonl"), pair).unwrap();
+    let import = |to: &str, file: &str| run(&["records", "import", "--data-dir", to, file]);
+    let gone = import(&at("none"), &at("gone.jsonl"));
+    assert!(!gone.status.success() && !dir.path().join("none").exists());
+    let made = import(&at("new/data"), &at("pairs.jsonl"));
+    let said = String::from_utf8_lossy(&made.stdout).into_owned();
+    assert!(made.status.success() && said.contains("1 pairs"), "{said}");
+    let out = at("out.jsonl");
+    let exported = run(&[
+        "records",
+        "export",
+        "--data-dir",
+        &at("new/data"),
+        "--out",
+        &out,
+    ]);
+    assert!(exported.status.success());
+}
