@@ -287,8 +287,8 @@ impl RotaryEmbedding {
     /// Only dynamic scaling reads `prompt_len`. There the token at position `p` turns by the frequencies of
     /// `max(prompt_len, p + 1, max_position_embeddings)` tokens: the prompt by those of its own length, and each token behind it by
     /// those of the length that the sequence has with it. `generate` of `transformers` gives the same, for one sequence with its
-    /// cache. The angles are a function of the call alone: they depend neither on what is computed beside it, nor on what a cache
-    /// holds, nor on the chunks in which a prompt is computed. Keys stay as they were when they went into the cache.
+    /// cache. The angles are a function of the call alone: they depend neither on other calls, nor on the
+    /// contents of a cache, nor on the chunks in which a prompt is computed. Keys stay as they were when they went into the cache.
     pub fn extend(
         &self,
         positions: Range<usize>,

@@ -25,7 +25,7 @@ pub enum Start<'a> {
 pub struct FrozenBase {
     spec: DecoderSpec,
     tensors: Arc<BTreeMap<String, Tensor>>,
-    /// What is laid over it before anything was learned.
+    /// The adapter that is laid over it before anything was learned.
     first: Option<Adapter>,
     device: Device,
 }

@@ -31,7 +31,7 @@ pub struct MicroBatch {
 impl MicroBatch {
     fn push(&mut self, example: &TrainExample) {
         let start = self.len();
-        // What is imitated was sampled behind a prompt that ends where the first supervised token begins.
+        // The prompt ends where the first supervised token begins.
         let supervised = example.weights.iter().skip(1).position(|&w| w > 0.0);
         let prompt_len = supervised.map_or(example.ids.len(), |before| before + 1);
         self.tokens.push_answered(&example.ids, prompt_len);

@@ -4,7 +4,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `base`, `trainable`, `continued` | what stays frozen, and what is trained beside it: a new adapter, a given one, or the whole model |
+//! | `base`, `trainable`, `continued` | the frozen model, and the part that is trained: a new adapter, a given one, or the whole model |
 //! | `records`, `plain`, `turn` | the files of a run as pairs, plain text in tokens, and where an answer ends in a conversation |
 //! | `mixture`, `batch` | JSFT's examples from pairs, and examples laid end to end |
 //! | `pass`, `step`, `lanes` | a batch through the decoder and back; the loss of a micro-batch; several at a time |

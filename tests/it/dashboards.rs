@@ -67,7 +67,7 @@ fn every_metric_of_the_dashboard_exists() {
         .filter(|name| name.starts_with("selfjudge:") && !shown.contains(*name))
         .collect();
     assert!(missing.is_empty(), "no panel shows {missing:?}");
-    // What is marked in all panels is asked for like a panel.
+    // Annotations have queries of their own.
     let marks = dashboard["annotations"]["list"].as_array().unwrap();
     assert!(marks.iter().all(|mark| mark["expr"].is_string()) && marks.len() >= 2);
     // Panels are told apart by their ids.

@@ -174,7 +174,7 @@ pub fn largest_change(
                     Tensor::cat(&[&b, &less], 1)?,
                 );
             }
-            // In f64: what is small against both products is their difference.
+            // In f64, because the difference of the two products is small against both.
             let (a, b) = (a.to_dtype(DType::F64)?, b.to_dtype(DType::F64)?);
             let outer = b.t()?.matmul(&b)?;
             let inner = a.matmul(&a.t()?)?;

@@ -131,7 +131,7 @@ pub struct Generations {
     root: PathBuf,
     /// None where nothing is served from it.
     bases: Option<Bases>,
-    /// What is laid over the model as generation 0.
+    /// The adapter that is laid over the model as generation 0.
     first: Option<Adapter>,
 }
 
@@ -180,7 +180,7 @@ impl Generations {
         for id in self.ids()? {
             let path = self.root.join(&id).join(MANIFEST);
             let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
-            // What is damaged is told where it is used.
+            // A damaged manifest is told where its generation is used.
             if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) {
                 bases.check_adapter(&id, &manifest.lineage)?;
             }

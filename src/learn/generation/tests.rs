@@ -55,7 +55,7 @@ fn a_generation_belongs_to_the_adapter_that_learning_began_at() {
                 assert_eq!((&named, what), (&id, "adapter at the start"));
             }
         }
-        // Other weights are another matter: nobody began there with another adapter.
+        // Of other weights it is no question of the adapter.
         let elsewhere = Generations::open(dir.path()).unwrap();
         let elsewhere = elsewhere.of(Bases::known_with("2", Some("x"), "1"));
         assert!(elsewhere.check_first().is_ok() && elsewhere.served(&id).is_err());

@@ -140,8 +140,8 @@ impl WeightStore {
         Self::over(base, None)
     }
 
-    /// A store whose base is a decoder with an adapter that stays laid over it. What is published is laid over the bare decoder: it takes
-    /// the adapter's place.
+    /// A store whose base is a decoder with an adapter that stays laid over it. Published adapters are laid over the bare decoder, in the
+    /// place of that adapter.
     ///
     /// # Errors
     /// Factors that do not fit the decoder or hold a NaN or infinity.

@@ -1,4 +1,4 @@
-//! Learning that begins at a model with an adapter: what is learned goes on from that adapter, and belongs to it.
+//! Learning that begins at a model with an adapter: every generation goes on from that adapter, and belongs to it.
 
 use std::path::Path;
 
