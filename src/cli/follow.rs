@@ -98,6 +98,7 @@ pub fn run(
             chat: ChatSetup {
                 template: args.chat_template.clone(),
                 variables: args.chat_template_kwargs.clone().unwrap_or_default(),
+                ..ChatSetup::default()
             },
             ..PromptOptions::default()
         },

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::app::PromptOptions;
-use crate::text::{ChatSetup, Variables, check_variables};
+use crate::text::{ChatSetup, ToolFormat, Variables, check_variables};
 
 /// How prompts are read.
 #[derive(Debug, Args)]
@@ -18,6 +18,10 @@ pub struct PromptArgs {
     /// `chat_template_kwargs` override them.
     #[arg(long, value_name = "JSON", value_parser = variables)]
     chat_template_kwargs: Option<Variables>,
+    /// How the model writes calls of tools, where its chat template does not show it: hermes, llama3_json, mistral, or json, which works
+    /// with every model.
+    #[arg(long, value_name = "FORMAT")]
+    tool_format: Option<ToolFormat>,
     /// Read control tokens that are written in text prompts (/v1/completions, /tokenize) as such, for clients that apply the chat
     /// template themselves. By default text never becomes a control token.
     #[arg(long)]
@@ -30,6 +34,7 @@ impl PromptArgs {
             chat: ChatSetup {
                 template: self.chat_template.clone(),
                 variables: self.chat_template_kwargs.clone().unwrap_or_default(),
+                tool_format: self.tool_format,
             },
             control_tokens: self.control_tokens_in_prompts,
         }

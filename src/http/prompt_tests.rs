@@ -23,7 +23,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 const PAD: u32 = 379;
 
 /// A copy of the pocket model with files changed or (null) left out.
-fn model(changes: &[(&str, Option<&str>)]) -> TempDir {
+pub(super) fn model(changes: &[(&str, Option<&str>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     for file in std::fs::read_dir(pocket).unwrap() {
@@ -42,7 +42,7 @@ fn model(changes: &[(&str, Option<&str>)]) -> TempDir {
     dir
 }
 
-fn serve(dir: &TempDir, chat: ChatSetup, control_tokens: bool) -> Router {
+pub(super) fn serve(dir: &TempDir, chat: ChatSetup, control_tokens: bool) -> Router {
     let metrics = Metrics::new("pocket");
     let options = LoadOptions {
         chat,
@@ -64,7 +64,7 @@ fn serve(dir: &TempDir, chat: ChatSetup, control_tokens: bool) -> Router {
     )
 }
 
-fn send(server: &Router, path: &str, body: Value) -> (StatusCode, Value) {
+pub(super) fn send(server: &Router, path: &str, body: Value) -> (StatusCode, Value) {
     RUNTIME.block_on(async {
         let request = Request::post(path)
             .header("content-type", "application/json")
@@ -77,7 +77,7 @@ fn send(server: &Router, path: &str, body: Value) -> (StatusCode, Value) {
     })
 }
 
-fn sent(server: &Router, path: &str, body: Value) -> Value {
+pub(super) fn sent(server: &Router, path: &str, body: Value) -> Value {
     let (status, answer) = send(server, path, body);
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer
@@ -188,6 +188,7 @@ fn templates_and_their_variables_are_the_operators_and_then_the_callers() {
     let chat = ChatSetup {
         template: Some(dir.path().join("t.jinja")),
         variables: [("mode".to_owned(), json!("slow"))].into(),
+        ..ChatSetup::default()
     };
     let server = serve(&dir, chat, false);
     let asked = json!([{"role": "user", "content": "q"}]);

@@ -29,6 +29,8 @@ pub struct TextTask {
     /// Strings that end an answer; none where nothing does.
     pub stop: Option<StopStrings>,
     pub samples: usize,
+    /// Special tokens that are part of the texts of answers: marks of tool calls.
+    pub shown: Arc<[u32]>,
     /// What every sample has to follow; see [`Service::compile_grammar`].
     pub grammar: Option<Grammar>,
     /// Who answers; by default whoever serves as policy, for `turn.principal`.
@@ -47,6 +49,7 @@ impl TextTask {
             params,
             stop: None,
             samples: 1,
+            shown: Arc::default(),
             grammar: None,
             weights: None,
             ends: CallerEnds::default(),
@@ -164,6 +167,8 @@ pub struct Generation {
     /// The prompt, where the answers go on in its text.
     continued: Option<Vec<u32>>,
     stop: Option<StopStrings>,
+    /// Special tokens that are written.
+    shown: Arc<[u32]>,
     /// One a sample.
     progress: Vec<Progress>,
     usage: Usage,
@@ -238,7 +243,7 @@ impl Service {
             return Err(SubmitError::TooManySamples { asked, max }.into());
         }
         let progress = (0..task.samples).map(|_| Progress::Waiting).collect();
-        let (tokenizer, stop) = (self.tokenizer.clone(), task.stop);
+        let (tokenizer, stop, shown) = (self.tokenizer.clone(), task.stop, task.shown);
         let token_texts = Arc::clone(&self.token_texts);
         // Behind control tokens alone an answer begins a text.
         let continues = task.continues && tokenizer.says_something(&task.prompt);
@@ -285,6 +290,7 @@ impl Service {
             token_texts,
             continued,
             stop,
+            shown,
             progress,
             usage: Usage {
                 prompt_tokens,
@@ -408,7 +414,7 @@ impl Generation {
                 None => (self.tokenizer.detokenizer(true), TokenPlaces::default()),
             };
             *progress = Progress::Writing(Box::new(Writer {
-                detokenizer,
+                detokenizer: detokenizer.showing(Arc::clone(&self.shown)),
                 places,
                 stop: self.stop.clone(),
                 min_tokens: self.min_tokens,

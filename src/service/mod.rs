@@ -17,6 +17,7 @@ mod reading;
 mod reading_tests;
 mod self_test;
 mod tally;
+mod tools;
 mod verdict;
 #[cfg(test)]
 mod version_tests;

@@ -9,7 +9,7 @@ use crate::text::{
 };
 
 /// What a message costs beside its text: no frame around one is shorter than a few tokens.
-const MESSAGE_BYTES: usize = 16;
+pub(super) const MESSAGE_BYTES: usize = 16;
 
 /// Bytes of a text that any server counts the tokens of, however short its context is.
 const LEAST_COUNTED: usize = 256 << 10;

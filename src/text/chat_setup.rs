@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::chat_template::Variables;
 use super::template_source::find;
+use super::tools::ToolFormat;
 use super::{ChatTemplate, SpecialTokens, TextError};
 use crate::files;
 
@@ -14,6 +15,8 @@ pub struct ChatSetup {
     pub template: Option<PathBuf>,
     /// Variables of every rendering, such as `enable_thinking`.
     pub variables: Variables,
+    /// How the model writes calls of tools; by default its template shows it.
+    pub tool_format: Option<ToolFormat>,
 }
 
 impl ChatSetup {
@@ -32,7 +35,7 @@ impl ChatSetup {
                 found => found?,
             },
         };
-        ChatTemplate::with_variables(&source, special, self.variables.clone())
+        ChatTemplate::with_variables(&source, special, self.variables.clone(), self.tool_format)
     }
 }
 

@@ -23,11 +23,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value};
 
+use super::chat_values::{Arguments, ChatValues};
 use super::rendered::{OwnTrust, Rendered, merge};
 use super::stand_in::{Speaker, StandIns, is_telling, occurrences};
 use super::template_source::{find, pass_through_generation, string_literals};
+use super::tools::{ToolChat, ToolFormat, json_form};
 use super::{ChatSetup, SpecialTokens, TextError, jinja, jinja_fuel};
-use crate::preference::{Message, Role};
+use crate::preference::Message;
 
 /// A compiled chat template with the special tokens it may name. Cheap to clone, shared by threads.
 #[derive(Clone)]
@@ -51,6 +53,8 @@ struct Inner {
     literals: Vec<String>,
     /// Characters of the template and the special tokens that lie where stand-ins are taken from.
     taken: HashSet<char>,
+    /// How calls of tools are written, where the template shows it.
+    tool_format: Option<ToolFormat>,
     warned: AtomicBool,
 }
 
@@ -107,6 +111,7 @@ impl ChatTemplate {
             variables: Variables::new(),
             taken: HashSet::new(),
             literals: Vec::new(),
+            tool_format: None,
             special_tokens,
             warned: AtomicBool::new(false),
         }))
@@ -114,15 +119,28 @@ impl ChatTemplate {
 
     /// A template given as Jinja source.
     pub fn from_source(source: &str, special_tokens: SpecialTokens) -> Result<Self, TextError> {
-        Self::with_variables(source, special_tokens, Variables::new())
+        Self::with_variables(source, special_tokens, Variables::new(), None)
     }
 
-    /// A template given as Jinja source, with variables of every rendering.
+    /// A template given as Jinja source, with variables of every rendering. `tool_format` is an operator's choice; by default the
+    /// template shows it.
+    ///
+    /// # Errors
+    /// A template that does not parse, or that does not show tools to the model in the chosen format.
     pub fn with_variables(
         source: &str,
         special_tokens: SpecialTokens,
         variables: Variables,
+        tool_format: Option<ToolFormat>,
     ) -> Result<Self, TextError> {
+        let tool_format = match tool_format {
+            None => ToolFormat::of_template(source),
+            Some(ToolFormat::Json) => None,
+            Some(format) if !source.contains("tools") => {
+                return Err(TextError::NoToolsInTemplate(format.name()));
+            }
+            chosen => chosen,
+        };
         let literals = string_literals(source);
         let texts = [source]
             .into_iter()
@@ -139,9 +157,15 @@ impl ChatTemplate {
                 .into_iter()
                 .filter(|literal| is_telling(literal))
                 .collect(),
+            tool_format,
             special_tokens,
             warned: AtomicBool::new(false),
         })))
+    }
+
+    /// Returns how the model is to write calls of tools: as its template shows it, else in a form of JSON.
+    pub fn tool_format(&self) -> ToolFormat {
+        self.0.tool_format.unwrap_or(ToolFormat::Json)
     }
 
     pub fn special_tokens(&self) -> &SpecialTokens {
@@ -158,25 +182,58 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<Rendered, TextError> {
+        self.render_values(&ChatValues::of_messages(messages, options.own), options)
+    }
+
+    /// Renders a conversation with tools, in the model's own format of them or as plain turns. `doubtful` says of a string whether it
+    /// could spell a control token, or a part of one.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn render_tools(
+        &self,
+        chat: &ToolChat,
+        options: &RenderOptions,
+        doubtful: &dyn Fn(&str) -> bool,
+    ) -> Result<Rendered, TextError> {
+        let Some(format) = self.0.tool_format else {
+            let rendered = self.render(&json_form::plain(chat, json_form::Place::System), options);
+            // Some templates take no system message.
+            return match rendered {
+                Err(TextError::Render(_)) if json_form::can_move(chat) => {
+                    let plain = json_form::plain(chat, json_form::Place::User);
+                    self.render(&plain, options).or(rendered)
+                }
+                rendered => rendered,
+            };
+        };
+        let chat = format.fitted(chat);
+        let render = |arguments| {
+            let values = ChatValues::of_tool_chat(&chat, options.own, arguments, doubtful);
+            self.render_values(&values, options)
+        };
+        let rendered = render(Arguments::Object);
+        match rendered {
+            Err(TextError::Render(_)) if chat.has_calls() => render(Arguments::Text).or(rendered),
+            rendered => rendered,
+        }
+    }
+
+    fn render_values(
+        &self,
+        chat: &ChatValues,
+        options: &RenderOptions,
+    ) -> Result<Rendered, TextError> {
         let env = match &self.0.env {
             Ok(env) => env,
             Err(dir) => return Err(TextError::NoChatTemplate(dir.clone())),
         };
-        let contents: Vec<&str> = messages
-            .iter()
-            .map(|message| message.content.as_str())
-            .collect();
+        let contents: Vec<&str> = chat.texts.iter().map(|(text, _)| &**text).collect();
         let run = Run {
             env,
             template: &self.0,
-            messages,
-            speakers: messages
-                .iter()
-                .map(|message| match (options.own, message.role) {
-                    (OwnTrust::Markers | OwnTrust::All, Role::Assistant) => Speaker::Own,
-                    _ => Speaker::Outside,
-                })
-                .collect(),
+            chat,
+            speakers: chat.texts.iter().map(|(_, speaker)| *speaker).collect(),
             base: self.0.base_context(options),
         };
         let plain = run.render(contents.iter().copied())?;
@@ -308,8 +365,8 @@ impl Inner {
 struct Run<'a> {
     env: &'a Environment<'static>,
     template: &'a Inner,
-    messages: &'a [Message],
-    /// Whose words each message is.
+    chat: &'a ChatValues<'a>,
+    /// Whose words each text is.
     speakers: Vec<Speaker>,
     base: Vec<(String, Value)>,
 }
@@ -319,23 +376,12 @@ impl Run<'_> {
         &self,
         contents: impl Iterator<Item = S>,
     ) -> Result<String, TextError> {
-        let mut bytes = 0;
-        let messages: Vec<Value> = self
-            .messages
-            .iter()
-            .zip(contents)
-            .map(|(message, content)| {
-                let content = content.into();
-                bytes += content.as_str().map_or(0, str::len);
-                Value::from_pairs([
-                    ("role", Value::from(message.role.as_str())),
-                    ("content", content),
-                ])
-            })
-            .collect();
-        let fuel = jinja_fuel::of_rendering(messages.len(), bytes);
+        let contents: Vec<Value> = contents.map(Into::into).collect();
+        let bytes = contents.iter().filter_map(Value::as_str).map(str::len);
+        let (messages, bytes) = self.chat.size(bytes.sum());
+        let fuel = jinja_fuel::of_rendering(messages, bytes);
         let mut context = self.base.clone();
-        context.push(("messages".to_owned(), Value::from(messages)));
+        context.extend(self.chat.variables(&contents));
         let rendered = jinja::render(self.env, Value::from_pairs(context), fuel);
         rendered.map_err(|error| {
             TextError::Render(match error.detail() {
@@ -364,7 +410,7 @@ impl Run<'_> {
                     .any(|content| content.contains(literal.as_str()))
             })
             .collect();
-        // readable[m] are the literals left readable in message m
+        // readable[m] are the literals left readable in text m
         let mut readable: Vec<Vec<&str>> = contents
             .iter()
             .map(|content| {

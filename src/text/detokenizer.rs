@@ -9,6 +9,8 @@
 //! - byte fallback (`<0xE2>`): the run of byte tokens, because one bad byte spoils its whole run,
 //! - the SentencePiece space at the very start: whether text has begun.
 
+use std::sync::Arc;
+
 use tokenizers::DecoderWrapper;
 
 use super::decoder_steps::{Joint, Step, Strip, fallback_byte};
@@ -18,6 +20,8 @@ use super::{TextError, Tokenizer};
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// Special tokens that are written nevertheless.
+    shown: Arc<[u32]>,
     plan: Plan,
     /// Text of the tokens before the stream that is still to come out, and is none of the stream's.
     before: String,
@@ -42,8 +46,15 @@ impl Detokenizer {
             plan: Plan::of(tokenizer.decoder()),
             tokenizer: tokenizer.clone(),
             skip_special,
+            shown: Arc::default(),
             before: String::new(),
         }
+    }
+
+    /// The same, which writes these special tokens. A decoder that cannot be taken apart leaves them out all the same.
+    #[must_use]
+    pub fn showing(self, shown: Arc<[u32]>) -> Self {
+        Self { shown, ..self }
     }
 
     /// A detokenizer for what comes behind `prompt`: its text is what decoding both together adds to the prompt's own text. The first
@@ -86,7 +97,8 @@ impl Detokenizer {
                 joint,
                 strips,
             } => {
-                if let Some(token) = self.tokenizer.written_token(id, self.skip_special) {
+                let skip = self.skip_special && !self.shown.contains(&id);
+                if let Some(token) = self.tokenizer.written_token(id, skip) {
                     feed(steps, joint, token, &mut text)?;
                     strips.iter_mut().for_each(|strip| strip.apply(&mut text));
                 }

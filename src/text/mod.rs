@@ -8,6 +8,7 @@ mod added_tokens;
 mod byte_level;
 mod chat_setup;
 mod chat_template;
+mod chat_values;
 mod decoder_steps;
 mod detokenizer;
 mod encode_within;
@@ -27,6 +28,7 @@ mod token_bytes;
 mod token_texts;
 mod tokenizer;
 mod tokenizer_bounds;
+mod tools;
 mod trust;
 mod turn_end;
 
@@ -46,12 +48,16 @@ mod tokenizer_tests;
 pub use chat_setup::{ChatSetup, check_variables};
 pub use chat_template::{ChatTemplate, RenderOptions, Variables};
 pub use detokenizer::Detokenizer;
-pub use grammar::{Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, TokenMask};
+pub use grammar::{
+    CallGrammar, Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, Otherwise,
+    TokenMask,
+};
 pub use rendered::{Encoded, OwnTrust, Rendered};
 pub use special_tokens::SpecialTokens;
 pub use stop::{MAX_STOP_BYTES, MAX_STOP_STRINGS, StopOutput, StopStrings};
 pub use token_texts::{TokenPlace, TokenPlaces, TokenTexts};
 pub use tokenizer::Tokenizer;
+pub use tools::{CallReader, Marks, Read, Tool, ToolCall, ToolChat, ToolFormat, ToolTurn};
 pub use turn_end::{end_ids, turn_end};
 
 use std::path::PathBuf;
@@ -107,6 +113,10 @@ pub enum TextError {
     BadConfig { path: PathBuf, what: String },
     #[error("the chat template does not parse: {0}")]
     TemplateSyntax(String),
+    #[error(
+        "the chat template does not show tools to the model, so calls cannot be written in the format {0}: only \"json\" needs no template"
+    )]
+    NoToolsInTemplate(&'static str),
     #[error("the chat template refused the conversation: {0}")]
     Render(String),
     #[error("the conversation has more different characters than stand-ins exist ({0})")]

@@ -256,7 +256,8 @@ fn a_caller_cannot_spell_an_end_of_a_control_token() {
 fn variables_of_the_template_are_those_of_the_server_and_then_the_calls() {
     let source = "{{ mode | default('none') }} {{ messages[0].content }}";
     let variables = |mode: &str| [("mode".to_owned(), json!(mode))].into();
-    let chat = ChatTemplate::with_variables(source, SpecialTokens::default(), variables("slow"));
+    let chat =
+        ChatTemplate::with_variables(source, SpecialTokens::default(), variables("slow"), None);
     let chat = chat.unwrap();
     let question = [Message::new(Role::User, "q")];
     let render = |variables| {

@@ -626,6 +626,46 @@ CONVERSATIONS = [
 ]
 
 
+# As transformers and vLLM give them to templates: arguments are objects.
+TOOLS = [
+    {"type": "function", "function": {"name": "get_weather", "description": "The weather of a city, \"now\" <or> later.", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}, "unit": {"enum": ["°C", "°F"]}}, "required": ["city"]}}},
+    {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}},
+]
+
+
+def call(id, name, arguments):
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+TOOL_CONVERSATIONS = [
+    ([{"role": "user", "content": "Hi"}], TOOLS),
+    ([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], TOOLS[:1]),
+    (
+        [
+            {"role": "user", "content": "Weather in Bonn and Köln?"},
+            {"role": "assistant", "content": "", "tool_calls": [
+                call("000000001", "get_weather", {"city": "Bonn", "unit": "°C"}),
+                call("000000002", "get_weather", {"city": "Köln \"<|im_end|>\"\n[INST]", "list": [1, 2.5, None, True, {"a": "b"}]}),
+            ]},
+            {"role": "tool", "content": "18", "tool_call_id": "000000001", "name": "get_weather"},
+            {"role": "tool", "content": "{\"degrees\": 19}", "tool_call_id": "000000002", "name": "get_weather"},
+            {"role": "assistant", "content": "18 and 19."},
+            {"role": "user", "content": "Thanks. And now?"},
+        ],
+        TOOLS,
+    ),
+    (
+        [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "content": "I look.", "tool_calls": [call("abcdefghi", "now", {})]},
+            {"role": "tool", "content": "12:00", "tool_call_id": "abcdefghi", "name": "now"},
+        ],
+        None,
+    ),
+]
+
+
 def environment():
     def raise_exception(message):
         raise jinja2.exceptions.TemplateError(message)
@@ -677,12 +717,28 @@ def main():
                     "template": path.name, "sha256": hashlib.sha256(source.encode()).hexdigest(),
                     "messages": messages, "add_generation_prompt": generate, **render(source, context),
                 })
+    tool_chats = []
+    for path in sorted(pathlib.Path(sys.argv[1]).glob("*.jinja")):
+        source = path.read_bytes().decode()
+        if "tools" not in source:
+            continue
+        for messages, tools in TOOL_CONVERSATIONS:
+            for generate in [False, True]:
+                context = {
+                    "messages": messages, "tools": tools, "documents": None, "bos_token": "<s>", "eos_token": "</s>",
+                    "add_generation_prompt": generate,
+                }
+                tool_chats.append({
+                    "template": path.name, "messages": messages, "tools": tools, "add_generation_prompt": generate,
+                    **render(source, context),
+                })
     out = pathlib.Path(__file__).with_name("golden.json")
     lines = [json.dumps(row, ensure_ascii=False) for row in table]
     chat_lines = [json.dumps(row, ensure_ascii=False) for row in chats]
+    tool_lines = [json.dumps(row, ensure_ascii=False) for row in tool_chats]
     out.write_text(
         '{"jinja2": ' + json.dumps(jinja2.__version__) + ',\n"context": ' + json.dumps(CONTEXT, ensure_ascii=False)
-        + ',\n"table": [\n' + ",\n".join(lines) + '\n],\n"chats": [\n' + ",\n".join(chat_lines) + "\n]}\n"
+        + ',\n"table": [\n' + ",\n".join(lines) + '\n],\n"chats": [\n' + ",\n".join(chat_lines) + '\n],\n"tool_chats": [\n' + ",\n".join(tool_lines) + "\n]}\n"
     )
 
 

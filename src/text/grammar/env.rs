@@ -116,8 +116,8 @@ impl GrammarEnv {
     /// What is wrong with it, or too large about it.
     pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
         // A schema of which everything can be kept is kept as it is.
-        if let GrammarSpec::LooseJsonSchema(schema) = spec {
-            let whole = self.compile_once(&GrammarSpec::JsonSchema(schema.clone()));
+        if let Some(whole) = spec.whole() {
+            let whole = self.compile_once(&whole);
             if !matches!(whole, Err(GrammarError::Invalid(_))) {
                 return whole;
             }

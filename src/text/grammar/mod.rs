@@ -4,6 +4,9 @@
 //! making has a [`GrammarMatcher`] of its own. The parsing is llguidance's. Grammars speak of bytes: how a text is cut into
 //! tokens is left to the model.
 
+#[cfg(test)]
+mod call_tests;
+mod calls;
 mod env;
 mod matcher;
 mod schema;
@@ -15,6 +18,7 @@ use std::fmt::Display;
 
 use llguidance::api::StopReason;
 
+pub use calls::{CallGrammar, Otherwise};
 pub use env::{Grammar, GrammarEnv};
 pub use matcher::{GrammarMatcher, TokenMask};
 pub use spec::GrammarSpec;

@@ -4,6 +4,7 @@ use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
 use super::GrammarError;
+use super::calls::CallGrammar;
 use super::schema::prepare;
 
 /// What a text shall be like.
@@ -22,6 +23,8 @@ pub enum GrammarSpec {
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
+    /// Calls of tools.
+    Calls(CallGrammar),
 }
 
 /// Longest source, in bytes.
@@ -62,6 +65,7 @@ impl GrammarSpec {
                 check_nesting(grammar)?;
                 Ok(TopLevelGrammar::from_lark(grammar.clone()))
             }
+            Self::Calls(calls) => Ok(TopLevelGrammar::from_lark(calls.lark(MOST_BYTES)?)),
             Self::Choice(choices) if choices.is_empty() => Err(GrammarError::NoChoice),
             Self::Choice(choices) if choices.len() > MAX_CHOICES => {
                 Err(GrammarError::TooManyChoices {
@@ -73,12 +77,22 @@ impl GrammarSpec {
         }
     }
 
-    fn source_bytes(&self) -> usize {
+    /// Returns the spec of which nothing may be left out, where this one allows it.
+    pub(super) fn whole(&self) -> Option<Self> {
+        match self {
+            Self::LooseJsonSchema(schema) => Some(Self::JsonSchema(schema.clone())),
+            Self::Calls(calls) if calls.is_loose() => Some(Self::Calls(calls.whole())),
+            _ => None,
+        }
+    }
+
+    pub(super) fn source_bytes(&self) -> usize {
         match self {
             Self::JsonSchema(schema) | Self::LooseJsonSchema(schema) => schema.to_string().len(),
             Self::JsonObject => 0,
             Self::Regex(text) | Self::Lark(text) => text.len(),
             Self::Choice(choices) => choices.iter().map(|choice| choice.len() + 3).sum(),
+            Self::Calls(calls) => calls.source_bytes(),
         }
     }
 }

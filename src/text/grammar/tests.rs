@@ -18,12 +18,12 @@ fn pocket() -> Tokenizer {
     Tokenizer::from_file(&models.join("pocket/tokenizer.json")).unwrap()
 }
 
-fn env(tokenizer: &Tokenizer) -> GrammarEnv {
+pub(super) fn env(tokenizer: &Tokenizer) -> GrammarEnv {
     GrammarEnv::new(tokenizer, tokenizer.vocab_size()).unwrap()
 }
 
 /// Of every kind that is supported.
-fn tokenizers() -> Vec<Tokenizer> {
+pub(super) fn tokenizers() -> Vec<Tokenizer> {
     let mut all = vec![
         pocket(),
         byte_level(),

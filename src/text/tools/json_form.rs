@@ -1,0 +1,195 @@
+//! Tools for models whose chat template has no known form of them: as plain turns.
+//!
+//! A system message lists the tools and says how to call one; earlier calls and their results are written out as turns of the
+//! assistant and the user.
+
+use serde_json::{Map, Value, json};
+
+use super::{Tool, ToolCall, ToolChat, ToolTurn};
+use crate::preference::{Message, Role};
+use crate::text::python_json::{JsonStyle, dumps};
+
+/// Where the instruction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::text) enum Place {
+    /// In the system message, which is made where there is none.
+    System,
+    /// Before the first message of the user: some templates take no system message.
+    User,
+}
+
+/// Returns a conversation with tools as plain turns.
+pub(in crate::text) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
+    let mut messages: Vec<Message> = Vec::with_capacity(chat.turns.len() + 1);
+    // Whether the last message is results, which the next turn of the user joins: many templates want turns to alternate.
+    let mut results = false;
+    for turn in &chat.turns {
+        let (message, is_result) = match turn {
+            ToolTurn::Said(message) => (message.clone(), false),
+            ToolTurn::Called { content, calls } => {
+                let lines = calls.iter().map(written);
+                let said = (!content.trim().is_empty()).then(|| content.clone());
+                let lines: Vec<String> = said.into_iter().chain(lines).collect();
+                (Message::new(Role::Assistant, lines.join("\n")), false)
+            }
+            ToolTurn::Answered { call, content } => {
+                (Message::new(Role::User, result(call, content)), true)
+            }
+        };
+        match messages.last_mut() {
+            Some(last) if results && message.role == Role::User => {
+                last.content.push_str("\n\n");
+                last.content.push_str(&message.content);
+            }
+            _ => messages.push(message),
+        }
+        results = is_result;
+    }
+    if !chat.tools.is_empty() {
+        instruct(&mut messages, &instruction(&chat.tools), place);
+    }
+    messages
+}
+
+/// Whether the instruction can stand in another place: where the conversation has no system message of its own.
+pub(in crate::text) fn can_move(chat: &ToolChat) -> bool {
+    let mut turns = chat.turns.iter();
+    let system =
+        |turn: &ToolTurn| matches!(turn, ToolTurn::Said(said) if said.role == Role::System);
+    !chat.tools.is_empty() && !turns.any(system)
+}
+
+/// Writes the instruction into the conversation.
+fn instruct(messages: &mut Vec<Message>, instruction: &str, place: Place) {
+    match place {
+        Place::System => match messages.first_mut() {
+            Some(first) if first.role == Role::System => {
+                first.content.push_str("\n\n");
+                first.content.push_str(instruction);
+            }
+            _ => messages.insert(0, Message::new(Role::System, instruction)),
+        },
+        Place::User => match messages.iter_mut().find(|said| said.role == Role::User) {
+            Some(first) => first.content = format!("{instruction}\n\n{}", first.content),
+            None => messages.insert(0, Message::new(Role::User, instruction)),
+        },
+    }
+}
+
+/// What the model is told of its tools. It is short: small models have short contexts.
+fn instruction(tools: &[Tool]) -> String {
+    let mut text = "You can call these tools:\n".to_owned();
+    for tool in tools {
+        text.push_str(&tool.function().to_string());
+        text.push('\n');
+    }
+    text.push_str(
+        "To call a tool, answer only with a line {\"name\": ..., \"arguments\": {...}} for each call.",
+    );
+    text
+}
+
+/// A call as a model writes it in this form.
+fn written(call: &ToolCall) -> String {
+    let (name, arguments) = (json!(call.name), spaced(&call.arguments));
+    format!("{{\"name\": {name}, \"arguments\": {arguments}}}")
+}
+
+/// Arguments with a space behind commas and colons, as grammars bind them and as most models write JSON.
+fn spaced(arguments: &Map<String, Value>) -> String {
+    dumps(&Value::Object(arguments.clone()), &JsonStyle::default())
+}
+
+/// A result, with the call that it belongs to.
+fn result(call: &ToolCall, content: &str) -> String {
+    let arguments = spaced(&call.arguments);
+    format!("Result of {}({arguments}):\n{content}", call.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(id: &str, city: &str) -> ToolCall {
+        let arguments = json!({"city": city});
+        ToolCall {
+            id: id.into(),
+            name: "weather".into(),
+            arguments: arguments.as_object().unwrap().clone(),
+        }
+    }
+
+    fn chat(system: Option<&str>) -> ToolChat {
+        let (a, b) = (call("1", "Bonn"), call("2", "Köln"));
+        let said = |role, text: &str| ToolTurn::Said(Message::new(role, text));
+        let answered = |call: &ToolCall, text: &str| ToolTurn::Answered {
+            call: call.clone(),
+            content: text.into(),
+        };
+        let turns = [
+            said(Role::User, "Weather?"),
+            ToolTurn::Called {
+                content: "I look.".into(),
+                calls: vec![a.clone(), b.clone()],
+            },
+            answered(&a, "18"),
+            answered(&b, "19"),
+            said(Role::User, "Short, please."),
+            said(Role::Assistant, "18 and 19."),
+            said(Role::User, "Thanks."),
+        ];
+        let system = system.map(|text| said(Role::System, text));
+        ToolChat {
+            turns: system.into_iter().chain(turns).collect(),
+            tools: vec![Tool {
+                name: "weather".into(),
+                description: Some("Tells it.".into()),
+                parameters: json!({"type": "object"}),
+                strict: true,
+            }],
+        }
+    }
+
+    const INSTRUCTION: &str = "You can call these tools:\n{\"name\":\"weather\",\"description\":\"Tells it.\",\"parameters\":{\"type\":\"object\"}}\n\
+        To call a tool, answer only with a line {\"name\": ..., \"arguments\": {...}} for each call.";
+
+    #[test]
+    fn calls_and_results_become_turns_that_alternate() {
+        let told: Vec<(Role, String)> = plain(&chat(None), Place::System)
+            .into_iter()
+            .map(|message| (message.role, message.content))
+            .collect();
+        let expected = [
+            (Role::System, INSTRUCTION),
+            (Role::User, "Weather?"),
+            (
+                Role::Assistant,
+                "I look.\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Bonn\"}}\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Köln\"}}",
+            ),
+            (
+                Role::User,
+                "Result of weather({\"city\": \"Bonn\"}):\n18\n\nResult of weather({\"city\": \"Köln\"}):\n19\n\nShort, please.",
+            ),
+            (Role::Assistant, "18 and 19."),
+            (Role::User, "Thanks."),
+        ];
+        assert_eq!(told, expected.map(|(role, text)| (role, text.to_owned())));
+    }
+
+    #[test]
+    fn the_instruction_joins_a_system_message_or_the_first_of_the_user() {
+        let with_system = plain(&chat(Some("Be brief.")), Place::System);
+        assert_eq!(
+            with_system[0].content,
+            format!("Be brief.\n\n{INSTRUCTION}")
+        );
+        assert_eq!(with_system.len(), 6);
+        let with_user = plain(&chat(None), Place::User);
+        assert_eq!(with_user[0].content, format!("{INSTRUCTION}\n\nWeather?"));
+        let untold = ToolChat {
+            tools: Vec::new(),
+            ..chat(None)
+        };
+        assert_eq!(plain(&untold, Place::System)[0].content, "Weather?");
+    }
+}
