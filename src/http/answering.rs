@@ -48,6 +48,13 @@ pub struct Piece<'a> {
     pub part: Part,
 }
 
+impl Piece<'_> {
+    /// Whether log-probabilities are told with the tokens.
+    pub fn shows_logprobs(&self) -> bool {
+        self.tokens.iter().any(|token| token.logprobs.is_some())
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     Whole,
@@ -79,6 +86,11 @@ pub trait Wording: Send + Sync + 'static {
 
     fn choice(&self, piece: Piece<'_>) -> Self::Choice;
 
+    /// The events of a piece of a stream. None of them is sent where the piece tells nothing yet.
+    fn events(&self, piece: Piece<'_>) -> Vec<Self::Choice> {
+        vec![self.choice(piece)]
+    }
+
     /// The whole answer, or an event.
     fn answer(&self, choices: Vec<Self::Choice>, about: About) -> Self::Answer;
 }
@@ -95,6 +107,11 @@ pub async fn answer<W: Wording>(
     wording: W,
 ) -> Result<Response, ApiError> {
     let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref()).await?;
+    let mut warnings = sampling.warnings.clone();
+    if sampling.tools && keeping.keeps() {
+        let unkept = "tools: The call is in no record, because its conversation has tools: nothing is learned from it.";
+        warnings.push(unkept.to_owned());
+    }
     let keeping = match sampling.is_kept() {
         true => keeping,
         false => keeping.unkept(),
@@ -119,7 +136,7 @@ pub async fn answer<W: Wording>(
             tasks.map(|(task, _, draft)| (task, draft)).unzip();
         let generations = state.service.generate_all(tasks)?;
         let generations: Vec<(Generation, Draft)> = generations.into_iter().zip(drafts).collect();
-        let (n, warnings) = (sampling.n, sampling.warnings.clone());
+        let n = sampling.n;
         return Ok(sse::answer(move |pieces| {
             let stream = Stream {
                 wording,
@@ -144,7 +161,7 @@ pub async fn answer<W: Wording>(
     });
     let (mut outputs, mut usage) = (Vec::new(), Usage::default());
     let mut about = About {
-        warnings: sampling.warnings.clone(),
+        warnings,
         ..About::default()
     };
     let mut drafts = Vec::new();
@@ -323,7 +340,7 @@ impl<W: Wording> Stream<W> {
                 true => Part::Later,
             };
             let prompt = generation.prompt_logprobs();
-            let choice = self.wording.choice(Piece {
+            let events = self.wording.events(Piece {
                 index: first + index,
                 sample: index,
                 text,
@@ -332,19 +349,21 @@ impl<W: Wording> Stream<W> {
                 finish,
                 part,
             });
-            let about = About {
-                weights: generation.weights(),
-                usage: self
-                    .options
-                    .continuous_usage_stats
-                    .then(|| generation.usage()),
-                streamed: true,
-                warnings: self.first_warnings(),
-                ..About::default()
-            };
-            self.pieces
-                .send(&self.wording.answer(vec![choice], about))
-                .await;
+            for choice in events {
+                let about = About {
+                    weights: generation.weights(),
+                    usage: self
+                        .options
+                        .continuous_usage_stats
+                        .then(|| generation.usage()),
+                    streamed: true,
+                    warnings: self.first_warnings(),
+                    ..About::default()
+                };
+                self.pieces
+                    .send(&self.wording.answer(vec![choice], about))
+                    .await;
+            }
         }
         Ok((generation.usage(), generation.weights(), draft))
     }

@@ -57,7 +57,8 @@ pub enum TextKind {
 }
 
 impl ContentBody {
-    fn into_text(self) -> String {
+    /// The text, whose parts are joined.
+    pub fn into_text(self) -> String {
         match self {
             Self::Text(text) => text,
             Self::Parts(parts) => parts.into_iter().map(|part| part.text).collect(),

@@ -2,6 +2,7 @@
 
 mod answering;
 mod api_doc;
+mod calls;
 mod connection;
 mod conversation;
 mod cors;
@@ -37,6 +38,8 @@ mod sse;
 mod status;
 mod timing;
 mod tokens;
+#[cfg(test)]
+mod tool_tests;
 mod traffic;
 mod train;
 mod typed;

@@ -39,7 +39,6 @@ pub const BODY: &[Row] = &[
     ("metadata", Any(Kind::Object)),
     ("modalities", At(&["[\"text\"]"])),
     ("moderation", At(&[])),
-    ("parallel_tool_calls", Any(Kind::Bool)),
     // A guess at the answer: with it an answer may come sooner, and is the same.
     ("prediction", Any(Kind::Object)),
     ("prompt_cache_key", Any(Kind::Text)),
@@ -51,7 +50,6 @@ pub const BODY: &[Row] = &[
     // `true` asks for a conversation that can be fetched later. What is kept of a call is said by `log`.
     ("store", At(&["false"])),
     ("suffix", At(&["\"\""])),
-    ("tool_choice", At(&["\"none\"", "\"auto\""])),
     ("tools", At(&["[]"])),
     ("verbosity", At(&["\"medium\""])),
     ("web_search_options", At(&[])),
@@ -90,6 +88,12 @@ pub const BODY: &[Row] = &[
     ("truncation_side", At(&[])),
     ("use_beam_search", At(&["false"])),
     ("vllm_xargs", At(&["{}"])),
+];
+
+/// Fields of a body that offers no tools.
+pub const NO_TOOLS: &[Row] = &[
+    ("parallel_tool_calls", Any(Kind::Bool)),
+    ("tool_choice", At(&["\"none\"", "\"auto\""])),
 ];
 
 /// Fields of a body that has `messages`.
@@ -134,6 +138,18 @@ pub const MESSAGE: &[Row] = &[
     ("tool_calls", At(&["[]"])),
 ];
 
+/// Fields of a call in a message.
+pub const CALL: &[Row] = &[
+    // What clients keep of a stream.
+    ("index", Any(Kind::Value)),
+];
+
+/// Fields of the function of a call in a message.
+pub const CALLED: &[Row] = &[
+    // What openai-python has read in the arguments.
+    ("parsed_arguments", Any(Kind::Value)),
+];
+
 /// Fields of a part of a message.
 pub const PART: &[Row] = &[
     ("annotations", At(&["[]"])),
@@ -174,6 +190,9 @@ pub fn strip_body(body: &mut Map<String, Value>) {
         false => COMPLETION,
     };
     strip(body, &[BODY, own]);
+    if !body.contains_key("tools") {
+        strip(body, &[NO_TOOLS]);
+    }
     if let Some(Value::Object(options)) = body.get_mut("stream_options") {
         strip(options, &[STREAM_OPTIONS]);
     }
@@ -187,6 +206,14 @@ pub fn strip_messages(body: &mut Map<String, Value>) {
     };
     for message in messages.iter_mut().filter_map(Value::as_object_mut) {
         strip(message, &[MESSAGE]);
+        if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
+            for call in calls.iter_mut().filter_map(Value::as_object_mut) {
+                strip(call, &[CALL]);
+                if let Some(Value::Object(function)) = call.get_mut("function") {
+                    strip(function, &[CALLED]);
+                }
+            }
+        }
         let answered = message.get("role").is_some_and(|role| role == "assistant");
         match message.get_mut("content") {
             // An answer without a text, as OpenAI's API gives one back.
@@ -231,7 +258,17 @@ mod tests {
 
     #[test]
     fn every_row_lets_its_neutral_values_go_and_keeps_others() {
-        for table in [BODY, CHAT, COMPLETION, STREAM_OPTIONS, MESSAGE, PART] {
+        for table in [
+            BODY,
+            NO_TOOLS,
+            CHAT,
+            COMPLETION,
+            STREAM_OPTIONS,
+            MESSAGE,
+            CALL,
+            CALLED,
+            PART,
+        ] {
             for &(name, neutral) in table {
                 for value in neutral_values(neutral) {
                     let mut object = Map::from_iter([(name.to_owned(), value.clone())]);
@@ -272,8 +309,21 @@ mod tests {
             "store": true, "user": "u", "add_special_tokens": true, "stream_options": {}
         });
         assert_eq!(body, kept);
-        let mut body =
-            json!({"prompt": "x", "add_special_tokens": true, "add_generation_prompt": true});
+        let call = json!({"id": "c", "function": {"name": "f", "arguments": "{}"}});
+        let mut kept_by_clients = call.clone();
+        kept_by_clients["index"] = json!(0);
+        kept_by_clients["function"]["parsed_arguments"] = json!({});
+        let mut body = json!({
+            "messages": [{"role": "assistant", "content": null, "tool_calls": [kept_by_clients]}],
+            "tools": [{}], "tool_choice": "none", "parallel_tool_calls": false
+        });
+        strip_body(body.as_object_mut().unwrap());
+        let kept = json!({
+            "messages": [{"role": "assistant", "content": "", "tool_calls": [call]}],
+            "tools": [{}], "tool_choice": "none", "parallel_tool_calls": false
+        });
+        assert_eq!(body, kept);
+        let mut body = json!({"prompt": "x", "tools": [], "tool_choice": "auto", "add_special_tokens": true, "add_generation_prompt": true});
         strip_body(body.as_object_mut().unwrap());
         assert_eq!(body, json!({"prompt": "x", "add_generation_prompt": true}));
     }

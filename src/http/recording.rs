@@ -138,6 +138,11 @@ impl Keeping {
         })
     }
 
+    /// Whether the call is kept.
+    pub fn keeps(&self) -> bool {
+        self.log.is_some()
+    }
+
     /// The same for a call that draws no answer of its own: there is nothing to keep.
     pub fn unkept(self) -> Self {
         Self { log: None, ..self }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::AppState;
+use super::calls::{Bound, Calls};
 use super::error::{ApiError, GRAMMAR, shortened};
 use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::{JudgingBody, check_reads};
@@ -153,6 +154,10 @@ pub struct Sampling {
     ends: CallerEnds,
     /// Whether no answer is wanted.
     pub silent: bool,
+    /// Whether the conversation has tools.
+    pub tools: bool,
+    /// Special tokens that are part of the answers' texts.
+    shown: Arc<[u32]>,
     /// How the prompt ends, where it does not open an answer.
     pub ending: Option<Ending>,
     /// What is left out of what was asked for.
@@ -169,7 +174,7 @@ pub struct Sampling {
 
 /// What the parameters of a route itself ask for.
 #[derive(Debug, Default)]
-pub struct Wanted {
+pub struct Wanted<'a> {
     pub prompts: usize,
     /// Of each answer.
     pub max_tokens: usize,
@@ -181,6 +186,10 @@ pub struct Wanted {
     pub prompt_logprobs: Option<usize>,
     /// Whether no answer is wanted, whatever `max_tokens` is.
     pub silent: bool,
+    /// The tools that answers may call.
+    pub calls: Option<&'a Calls>,
+    /// Whether the conversation has tools: these, or earlier calls.
+    pub tools: bool,
 }
 
 impl SamplingBody {
@@ -190,7 +199,7 @@ impl SamplingBody {
         self,
         arrival: Instant,
         tenant: Tenant,
-        wanted: Wanted,
+        wanted: Wanted<'_>,
         state: &AppState,
     ) -> Result<Sampling, ApiError> {
         let service = &state.service;
@@ -230,6 +239,12 @@ impl SamplingBody {
                 ));
             }
         }
+        if judged && wanted.tools {
+            return Err(ApiError::invalid(
+                "best_of",
+                "cannot be combined with tools: the judge compares answers as texts",
+            ));
+        }
         let stream = self.stream.unwrap_or(false);
         if stream && judged {
             return Err(ApiError::invalid(
@@ -264,16 +279,20 @@ impl SamplingBody {
         let stop: Arc<[String]> = self.stop.map(Vec::from).unwrap_or_default().into();
         let include_stop = self.include_stop_str_in_output.unwrap_or(false);
         let stop_strings = service.stop_strings(&stop, include_stop).await?;
-        let (grammar, grammar_param) =
-            match format::grammar(self.response_format, self.structured_outputs)? {
-                Some((param, spec)) => (Some(service.compile_grammar(param, spec).await?), param),
-                None => (None, GRAMMAR),
-            };
-        let warnings = grammar.as_ref().map_or_else(Vec::new, |grammar| {
-            let warnings = grammar.warnings().iter();
-            let warnings = warnings.map(|warning| format!("{grammar_param}: {warning}"));
-            warnings.collect()
-        });
+        let asked = format::grammar(self.response_format, self.structured_outputs)?;
+        let (bound, grammar_param) = match (wanted.calls, asked) {
+            (Some(calls), asked) => (calls.bind(asked, service).await?, "tools"),
+            (None, Some((param, spec))) => {
+                let grammar = service.compile_grammar(param, spec).await?;
+                (Bound::by(grammar, param), param)
+            }
+            (None, None) => (Bound::default(), GRAMMAR),
+        };
+        let Bound { grammar, warnings } = bound;
+        let shown = match wanted.calls {
+            Some(_) => service.call_marks(),
+            None => Arc::default(),
+        };
         let ends = CallerEnds {
             limit: false,
             shape: grammar.is_some() || shapes_ends,
@@ -282,6 +301,8 @@ impl SamplingBody {
             ends,
             params,
             silent: wanted.silent,
+            tools: wanted.tools,
+            shown,
             ending: None,
             grammar,
             warnings,
@@ -393,7 +414,12 @@ impl Sampling {
 
     /// Whether what is drawn is an answer to what was asked, and can be learned from.
     pub fn is_kept(&self) -> bool {
-        !self.silent && self.ending.is_none()
+        !self.silent && self.ending.is_none() && !self.tools
+    }
+
+    /// Whether a grammar binds the answers.
+    pub fn is_bound(&self) -> bool {
+        self.grammar.is_some()
     }
 
     /// Whether the caller wants log-probabilities with the tokens.
@@ -432,6 +458,7 @@ impl Sampling {
             stop: self.stop_strings.clone(),
             samples: self.samples,
             silent: self.silent,
+            shown: Arc::clone(&self.shown),
             grammar: self.grammar.clone(),
             ends: self.ends,
             turn: self.turn,

@@ -34,6 +34,40 @@ async function main(url) {
   assert.equal(scored.choices[0].text, "2 plus 3");
   assert.equal(scored.choices[0].logprobs.token_logprobs[0], null);
 
+  // A whole round trip: a call, its result, an answer; and the client's own reading of calls, streamed.
+  const parameters = {
+    type: "object",
+    properties: { city: { enum: ["Bonn", "Paris"] }, days: { enum: [1, 2] } },
+    required: ["city", "days"],
+    additionalProperties: false,
+  };
+  const tools = [{ type: "function", function: { name: "weather", description: "Tells the weather.", parameters, strict: true } }];
+  const asked = [{ role: "user", content: "Weather?" }];
+  const required = { model, messages: asked, tools, tool_choice: "required", parallel_tool_calls: false, seed: 1 };
+  const called = await client.chat.completions.create(required);
+  const call = called.choices[0].message.tool_calls[0];
+  assert.equal(called.choices[0].finish_reason, "tool_calls");
+  assert.equal(called.choices[0].message.content, null);
+  assert.ok(["Bonn", "Paris"].includes(JSON.parse(call.function.arguments).city));
+  const result = { role: "tool", tool_call_id: call.id, content: "18 degrees" };
+  const told = await client.chat.completions.create({
+    model, messages: [...asked, called.choices[0].message, result], tools, max_tokens: 4,
+  });
+  assert.equal(told.choices[0].message.role, "assistant");
+  const running = client.chat.completions.stream(required);
+  const whole = (await running.finalChatCompletion()).choices[0];
+  assert.equal(whole.finish_reason, "tool_calls");
+  assert.equal(whole.message.tool_calls[0].function.arguments, call.function.arguments);
+  let ran = null;
+  const runner = client.chat.completions.runTools({
+    model, messages: asked, seed: 1, max_tokens: 120, tool_choice: { type: "function", function: { name: "weather" } },
+    tools: [{ type: "function", function: {
+      name: "weather", parameters, strict: true, parse: JSON.parse, function: (given) => { ran = given; return "18 degrees"; },
+    } }],
+  });
+  await runner.done();
+  assert.ok(["Bonn", "Paris"].includes(ran.city), JSON.stringify(ran));
+
   await assert.rejects(client.chat.completions.create({ model, messages, temperature: -1 }), { status: 400, param: "temperature" });
 }
 

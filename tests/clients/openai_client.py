@@ -1,8 +1,12 @@
 """Calls a running server with OpenAI's own client: python openai_client.py BASE_URL (or --check: is the client there?)."""
 
+import json
 import sys
 
-from openai import APIStatusError, OpenAI
+from typing import Literal
+
+from openai import APIStatusError, OpenAI, pydantic_function_tool
+from pydantic import BaseModel
 
 if sys.argv[1] == "--check":
     sys.exit(0)
@@ -54,6 +58,56 @@ shaped = client.chat.completions.create(
     response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}},
 )
 assert shaped.choices[0].message.content.startswith("{"), shaped
+
+
+class Weather(BaseModel):
+    """Tells the weather."""
+
+    city: Literal["Bonn", "Paris"]
+    days: Literal[1, 2]
+
+
+# A whole round trip: a call, its result, an answer.
+parameters = {"type": "object", "properties": {"city": {"enum": ["Bonn", "Paris"]}}, "required": ["city"]}
+tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+asked = [{"role": "user", "content": "Weather?"}]
+called = client.chat.completions.create(model=model, messages=asked, tools=tools, tool_choice="required", parallel_tool_calls=False, seed=1)
+message = called.choices[0].message
+assert called.choices[0].finish_reason == "tool_calls" and message.content is None, called
+assert len(message.tool_calls) == 1 and message.tool_calls[0].type == "function"
+assert json.loads(message.tool_calls[0].function.arguments)["city"] in ("Bonn", "Paris")
+result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "18 degrees"}
+for back in (message, message.model_dump(), message.model_dump(exclude_none=True)):
+    answer = client.chat.completions.create(model=model, messages=[*asked, back, result], tools=tools, seed=1, max_tokens=4)
+    assert answer.usage.prompt_tokens > called.usage.prompt_tokens and answer.choices[0].message.role == "assistant"
+
+# The client's own reading of calls, whole and streamed.
+choice = {"type": "function", "function": {"name": "weather"}}
+modelled = [pydantic_function_tool(Weather, name="weather")]
+same = dict(model=model, messages=asked, tools=modelled, tool_choice=choice, seed=2)
+parsed = client.chat.completions.parse(**same)
+assert parsed.choices[0].finish_reason == "stop"
+weather = parsed.choices[0].message.tool_calls[0].function.parsed_arguments
+assert isinstance(weather, Weather), parsed
+pieces = []
+with client.chat.completions.stream(**same) as stream:
+    for event in stream:
+        if event.type == "tool_calls.function.arguments.delta":
+            pieces.append(event.arguments_delta)
+    final = stream.get_final_completion()
+assert len(pieces) > 3 and Weather.model_validate_json("".join(pieces)) == weather
+assert final.choices[0].message.tool_calls[0].function.parsed_arguments == weather
+again = client.chat.completions.create(
+    model=model,
+    messages=[*asked, final.choices[0].message, {**result, "tool_call_id": final.choices[0].message.tool_calls[0].id}],
+    tools=tools,
+    max_tokens=4,
+)
+assert again.choices[0].message.role == "assistant"
+deltas = list(client.chat.completions.create(stream=True, **same))
+first = next(c for event in deltas for choice in event.choices for c in choice.delta.tool_calls or [])
+assert first.index == 0 and first.id.startswith("call_") and first.function.name == "weather" and first.function.arguments == ""
+assert not any(choice.delta.content for event in deltas for choice in event.choices)
 
 text = client.completions.create(model=model, prompt=["2 plus", "3 plus"], n=2, best_of=3, max_tokens=8, seed=2, logprobs=1)
 assert [choice.index for choice in text.choices] == [0, 1, 2, 3]

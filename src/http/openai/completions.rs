@@ -444,6 +444,7 @@ pub async fn completions(
         logprob_ids: Vec::new(),
         prompt_logprobs,
         silent: own.max_tokens == Some(0),
+        ..Wanted::default()
     };
     let limited = own.max_tokens.is_some();
     let sampling = sampling

@@ -4,6 +4,7 @@ pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod models;
+mod tools;
 mod usage;
 mod wording;
 

@@ -22,6 +22,7 @@ mod sampling;
 mod scoring;
 mod sharing;
 mod tokens;
+mod tools;
 mod traffic;
 mod unchanged;
 

@@ -152,14 +152,17 @@ fn a_chat_is_openais() {
         (json!({"max_tokens": 3}), "max_tokens"),
         (json!({"logprobs": false}), "top_logprobs"),
         (json!({"top_logprobs": 21}), "top_logprobs"),
-        (json!({"tools": [{"type": "function"}]}), "tools"),
+        (
+            json!({"tools": [{"type": "function"}]}),
+            "tools[0].function",
+        ),
         (
             json!({"messages": [{"role": "user", "content": "seven ".repeat(3000)}]}),
             "messages",
         ),
         (
             json!({"messages": [{"role": "tool", "content": "x"}]}),
-            "messages[0].role",
+            "messages[0].tool_call_id",
         ),
         (
             json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),

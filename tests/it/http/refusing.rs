@@ -200,7 +200,7 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
         (
             "/v1/chat/completions",
             json!({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}),
-            json!("tools"),
+            json!("tools[0].function"),
         ),
         (
             "/v1/completions",

@@ -84,7 +84,7 @@ fn fields() -> Vec<(&'static str, Vec<Value>, Option<Value>)> {
         (
             "tools",
             vec![json!([])],
-            Some(json!([{"type": "function", "function": {"name": "f"}}])),
+            Some(json!([{"type": "web_search"}])),
         ),
         ("verbosity", vec![json!("medium")], Some(json!("low"))),
         ("web_search_options", vec![], Some(json!({}))),
@@ -260,7 +260,7 @@ fn messages_come_back_as_clients_keep_them() {
         ),
         (
             with(&plain, "tool_calls", &json!([{"id": "1"}])),
-            "messages[1].tool_calls",
+            "messages[1].tool_calls[0].function",
         ),
         (
             with(&plain, "reasoning_content", &json!("34 and 28")),

@@ -1,0 +1,134 @@
+//! `tools`: what a call offers.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use crate::http::error::{ApiError, shortened};
+use crate::text::Tool;
+
+/// Tools of a call.
+const MOST_TOOLS: usize = 128;
+
+/// Bytes of all their definitions.
+const MOST_BYTES: usize = 128 << 10;
+
+/// Characters of a name.
+const MOST_NAME: usize = 64;
+
+/// A tool that the model may call. There are no other types than functions.
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolBody {
+    #[serde(rename = "type")]
+    _kind: ToolKind,
+    function: FunctionBody,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ToolKind {
+    Function,
+}
+
+#[derive(Debug, Clone, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionBody {
+    /// Up to 64 letters, digits, `_` and `-`.
+    #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    name: String,
+    /// What it does; the model sees it.
+    description: Option<String>,
+    /// A JSON schema of its arguments, which are an object. Without one it takes none.
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<Value>,
+    /// `true` refuses a schema that a grammar cannot hold as a whole, and binds calls under `"tool_choice": "auto"` too where the model's
+    /// calls begin with a mark.
+    strict: Option<bool>,
+}
+
+/// The tools of these definitions.
+///
+/// # Errors
+/// What is wrong with the first that makes no sense; too many, or too large ones.
+pub fn tools(given: Vec<ToolBody>) -> Result<Vec<Tool>, ApiError> {
+    if given.len() > MOST_TOOLS {
+        let message = format!("must be at most {MOST_TOOLS} tools, not {}", given.len());
+        return Err(ApiError::invalid("tools", message));
+    }
+    let mut names = HashSet::new();
+    let mut bytes = 0;
+    let mut tools = Vec::with_capacity(given.len());
+    for (at, tool) in given.into_iter().enumerate() {
+        let tool = tool.function.checked(at)?;
+        if !names.insert(tool.name.clone()) {
+            let message = format!("is {:?}, which names two tools", tool.name);
+            return Err(ApiError::invalid(
+                format!("tools[{at}].function.name"),
+                message,
+            ));
+        }
+        bytes += tool.name.len()
+            + tool.description.as_ref().map_or(0, String::len)
+            + tool.parameters.to_string().len();
+        tools.push(tool);
+    }
+    if bytes > MOST_BYTES {
+        let message = format!("must have at most {MOST_BYTES} bytes, not {bytes}");
+        return Err(ApiError::invalid("tools", message));
+    }
+    Ok(tools)
+}
+
+/// Checks the name of a function at `place`.
+///
+/// # Errors
+/// One that OpenAI's API does not take.
+pub fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
+    let letters = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    match (1..=MOST_NAME).contains(&name.len()) && name.chars().all(letters) {
+        true => Ok(()),
+        false => Err(ApiError::invalid(
+            format!("{place}.name"),
+            format!(
+                "must be from 1 to {MOST_NAME} letters, digits, `_` and `-`, not {}",
+                shortened(name)
+            ),
+        )),
+    }
+}
+
+impl FunctionBody {
+    fn checked(self, at: usize) -> Result<Tool, ApiError> {
+        let place = format!("tools[{at}].function");
+        check_name(&self.name, &place)?;
+        let parameters = match self.parameters {
+            None => json!({"type": "object", "properties": {}}),
+            Some(schema) => schema,
+        };
+        let invalid = |field: &str, message: &str| {
+            Err(ApiError::invalid(format!("{place}.{field}"), message))
+        };
+        if !parameters.is_object() {
+            return invalid("parameters", "must be a JSON schema: an object");
+        }
+        match parameters.get("type") {
+            None => {}
+            Some(kind) if kind == "object" => {}
+            Some(_) => {
+                return invalid(
+                    "parameters.type",
+                    "must be \"object\": arguments are an object",
+                );
+            }
+        }
+        Ok(Tool {
+            name: self.name,
+            description: self.description,
+            parameters,
+            strict: self.strict.unwrap_or(false),
+        })
+    }
+}

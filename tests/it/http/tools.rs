@@ -1,0 +1,567 @@
+//! Tools: what is offered, called and answered, on a model without a tool format of its own.
+
+use std::collections::HashSet;
+
+use super::*;
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn tool(name: &str, parameters: &Value) -> Value {
+    json!({"type": "function", "function": {"name": name, "parameters": parameters}})
+}
+
+fn tools() -> Value {
+    json!([
+        tool(
+            "weather",
+            &json!({"type": "object", "properties": {"city": {"enum": ["Bonn", "Köln", "a \"b\" <|end|>"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
+                    "required": ["city", "days"]}),
+        ),
+        tool("now", &json!({"type": "object", "properties": {}})),
+    ])
+}
+
+fn body(choice: Value) -> Value {
+    json!({"messages": [{"role": "user", "content": "Weather?"}], "tools": tools(), "tool_choice": choice, "max_tokens": 200})
+}
+
+fn named(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name}})
+}
+
+/// Checks a call against the schemas; returns its function.
+fn checked(call: &Value) -> String {
+    let id = call["id"].as_str().unwrap();
+    assert!(id.starts_with("call_") && id.len() > 20, "{call}");
+    assert_eq!(call["type"], "function");
+    let name = call["function"]["name"].as_str().unwrap();
+    let arguments = call["function"]["arguments"].as_str().unwrap();
+    let Value::Object(arguments) = serde_json::from_str(arguments).unwrap() else {
+        panic!("{call}");
+    };
+    match name {
+        "weather" => {
+            let cities = ["Bonn", "Köln", "a \"b\" <|end|>"];
+            assert!(
+                cities.contains(&arguments["city"].as_str().unwrap()),
+                "{call}"
+            );
+            assert!(
+                (1..=9).contains(&arguments["days"].as_u64().unwrap()),
+                "{call}"
+            );
+            assert_eq!(arguments.len(), 2);
+        }
+        "now" => assert!(arguments.is_empty(), "{call}"),
+        other => panic!("{other} was not offered"),
+    }
+    name.to_owned()
+}
+
+/// A message as a client makes it of the events of a choice, and how it ended.
+fn accumulated(events: &[Value], index: usize) -> (Value, Value) {
+    let mut message = json!({"role": null, "content": null});
+    let (mut calls, mut finish) = (Vec::<Value>::new(), Value::Null);
+    for event in events {
+        for choice in event["choices"].as_array().unwrap() {
+            if choice["index"] != index {
+                continue;
+            }
+            assert_eq!(finish, Value::Null, "nothing comes behind the end");
+            let delta = &choice["delta"];
+            if let Some(role) = delta.get("role") {
+                assert_eq!(message["role"], Value::Null);
+                message["role"] = role.clone();
+            }
+            assert_ne!(message["role"], Value::Null, "the role comes first");
+            if let Some(text) = delta.get("content") {
+                let before = message["content"].as_str().unwrap_or_default();
+                message["content"] = json!(format!("{before}{}", text.as_str().unwrap()));
+            }
+            for call in delta["tool_calls"].as_array().into_iter().flatten() {
+                let at = call["index"].as_u64().unwrap() as usize;
+                let more = call["function"]["arguments"].as_str().unwrap();
+                if at == calls.len() {
+                    assert_eq!(more, "", "a call begins without arguments");
+                    let mut call = call.clone();
+                    call.as_object_mut().unwrap().remove("index");
+                    calls.push(call);
+                } else {
+                    assert_eq!(at + 1, calls.len());
+                    assert!(call.get("id").is_none() && call.get("type").is_none());
+                    assert!(call["function"].get("name").is_none() && !more.is_empty());
+                    let arguments = &mut calls[at]["function"]["arguments"];
+                    *arguments = json!(format!("{}{more}", arguments.as_str().unwrap()));
+                }
+            }
+            finish = choice["finish_reason"].clone();
+        }
+    }
+    if !calls.is_empty() {
+        message["tool_calls"] = Value::Array(calls);
+    }
+    (message, finish)
+}
+
+fn without_ids(mut message: Value) -> Value {
+    for call in message["tool_calls"].as_array_mut().into_iter().flatten() {
+        call["id"] = json!("call");
+    }
+    message
+}
+
+#[test]
+fn required_and_named_calls_are_bound_whatever_the_model_would_say() {
+    let (mut functions, mut counts, mut ids) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for seed in 0..12 {
+        let mut body = body(json!("required"));
+        body["seed"] = json!(seed);
+        body["n"] = json!(2);
+        let answer = ok(CHAT, &body);
+        for choice in answer["choices"].as_array().unwrap() {
+            let message = &choice["message"];
+            assert_eq!(message["content"], Value::Null, "{answer}");
+            if choice["finish_reason"] == "length" {
+                continue;
+            }
+            assert_eq!(choice["finish_reason"], "tool_calls");
+            let calls = message["tool_calls"].as_array().unwrap();
+            counts.insert(calls.len());
+            for call in calls {
+                functions.insert(checked(call));
+                assert!(ids.insert(call["id"].clone()), "ids are not repeated");
+            }
+        }
+        body["parallel_tool_calls"] = json!(false);
+        let answer = ok(CHAT, &body);
+        for choice in answer["choices"].as_array().unwrap() {
+            let calls = choice["message"]["tool_calls"].as_array().unwrap();
+            assert_eq!(calls.len(), 1);
+            checked(&calls[0]);
+            assert_eq!(choice["finish_reason"], "tool_calls");
+        }
+        for name in ["weather", "now"] {
+            body["tool_choice"] = named(name);
+            body["parallel_tool_calls"] = Value::Null;
+            let answer = ok(CHAT, &body);
+            for choice in answer["choices"].as_array().unwrap() {
+                let calls = choice["message"]["tool_calls"].as_array().unwrap();
+                assert_eq!((calls.len(), checked(&calls[0]).as_str()), (1, name));
+                // As OpenAI's API says it of a call that the caller asked for.
+                assert_eq!(choice["finish_reason"], "stop");
+            }
+        }
+    }
+    assert_eq!(functions.len(), 2, "{functions:?}");
+    assert!(!counts.is_empty());
+}
+
+#[test]
+fn a_stream_says_what_the_whole_answer_says() {
+    let response_format = json!({"type": "json_schema", "json_schema": {"name": "a", "strict": true,
+        "schema": {"type": "object", "properties": {"sum": {"type": "integer", "maximum": 99, "minimum": 0}}, "required": ["sum"], "additionalProperties": false}}});
+    for (choice, format) in [
+        (json!("auto"), Value::Null),
+        (json!("auto"), response_format.clone()),
+        (json!("required"), Value::Null),
+        (json!("required"), response_format),
+        (named("weather"), Value::Null),
+        (json!("none"), Value::Null),
+    ] {
+        for seed in 0..4 {
+            let mut body = body(choice.clone());
+            body["seed"] = json!(seed);
+            body["n"] = json!(2);
+            body["response_format"] = format.clone();
+            let whole = ok(CHAT, &body);
+            body["stream"] = json!(true);
+            let events = events(CHAT, &body);
+            for (index, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+                let (message, finish) = accumulated(&events, index);
+                assert_eq!(
+                    without_ids(message),
+                    without_ids(choice["message"].clone()),
+                    "{body}"
+                );
+                assert_eq!(finish, choice["finish_reason"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn arguments_come_in_pieces_and_log_probs_with_every_token() {
+    let mut body = body(named("weather"));
+    body["seed"] = json!(3);
+    body["logprobs"] = json!(true);
+    let whole = ok(CHAT, &body);
+    let tokens = |choice: &Value| -> Vec<String> {
+        let content = choice["logprobs"]["content"]
+            .as_array()
+            .into_iter()
+            .flatten();
+        content
+            .map(|token| token["token"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let listed = tokens(&whole["choices"][0]);
+    // All that was drawn, marks included.
+    assert!(
+        listed
+            .concat()
+            .starts_with("{\"name\": \"weather\", \"arguments\": {"),
+        "{listed:?}"
+    );
+    body["stream"] = json!(true);
+    let events = events(CHAT, &body);
+    let streamed: Vec<String> = events
+        .iter()
+        .flat_map(|event| event["choices"].as_array().unwrap())
+        .flat_map(tokens)
+        .collect();
+    assert_eq!(streamed, listed);
+    let pieces = events.iter().filter(|event| {
+        let calls = &event["choices"][0]["delta"]["tool_calls"];
+        calls[0]["function"]["arguments"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    });
+    assert!(pieces.count() > 5);
+}
+
+#[test]
+fn calls_and_results_go_back_into_the_conversation() {
+    let mut body = body(named("weather"));
+    body["seed"] = json!(1);
+    let answer = ok(CHAT, &body);
+    let message = answer["choices"][0]["message"].clone();
+    let id = message["tool_calls"][0]["id"].clone();
+    let mut dumped = message.clone();
+    // As clients keep it.
+    dumped["refusal"] = Value::Null;
+    dumped["function_call"] = Value::Null;
+    dumped["annotations"] = json!([]);
+    dumped["tool_calls"][0]["index"] = json!(0);
+    dumped["tool_calls"][0]["function"]["parsed_arguments"] = json!({"city": "Bonn"});
+    let user = json!({"role": "user", "content": "Weather?"});
+    let result = |content: Value| json!({"role": "tool", "tool_call_id": id, "content": content});
+    let asked = |messages: Value| json!({"messages": messages, "tools": [tools()[1]], "seed": 2, "max_tokens": 8});
+    let plain = ok(
+        CHAT,
+        &asked(json!([user, message, result(json!("18 degrees"))])),
+    );
+    let text = json!([{"type": "text", "text": "18 degrees"}]);
+    for messages in [
+        json!([user, dumped, result(text)]),
+        json!([user, message, {"role": "tool", "tool_call_id": id, "content": "18 degrees", "name": "weather"}]),
+    ] {
+        let same = ok(CHAT, &asked(messages));
+        assert_eq!(same["choices"], plain["choices"]);
+        assert_eq!(same["usage"], plain["usage"]);
+    }
+    // The result is read.
+    let other = ok(
+        CHAT,
+        &asked(json!([
+            user,
+            message,
+            result(json!("18 degrees, and so on"))
+        ])),
+    );
+    assert_ne!(
+        other["usage"]["prompt_tokens"],
+        plain["usage"]["prompt_tokens"]
+    );
+    // A history with calls needs no tools.
+    let mut untold = asked(json!([user, message, result(json!("18"))]));
+    untold.as_object_mut().unwrap().remove("tools");
+    let untold = ok(CHAT, &untold);
+    assert!(untold["choices"][0]["message"]["content"].is_string());
+}
+
+#[test]
+fn tools_are_shown_to_the_model_unless_none_may_be_called() {
+    let tokens = |body: &Value| ok(CHAT, body)["usage"]["prompt_tokens"].as_u64().unwrap();
+    let mut none = body(json!("none"));
+    none["max_tokens"] = json!(2);
+    let mut plain = none.clone();
+    for field in ["tools", "tool_choice"] {
+        plain.as_object_mut().unwrap().remove(field);
+    }
+    let mut auto = none.clone();
+    auto["tool_choice"] = json!("auto");
+    assert_eq!(tokens(&none), tokens(&plain));
+    assert!(tokens(&auto) > tokens(&plain) + 50);
+    auto["tool_choice"] = Value::Null;
+    assert!(tokens(&auto) > tokens(&plain) + 50);
+    // A description is read.
+    let before = tokens(&auto);
+    auto["tools"][1]["function"]["description"] = json!("Tells the time.");
+    assert!(tokens(&auto) > before);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    let call = |id: &str, arguments: &str| json!({"id": id, "type": "function", "function": {"name": "now", "arguments": arguments}});
+    let said = |messages: Value| json!({"messages": messages});
+    let user = json!({"role": "user", "content": "x"});
+    let called = |calls: Value| json!({"role": "assistant", "content": null, "tool_calls": calls});
+    let many: Vec<Value> = (0..129)
+        .map(|at| tool(&format!("t{at}"), &json!({})))
+        .collect();
+    let wide = json!({"type": "object", "description": "x".repeat(140_000)});
+    for (change, param) in [
+        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (
+            json!({"tools": [{"type": "custom", "custom": {"name": "f"}}]}),
+            "tools[0].type",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"parameters": {}}}]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "mood": 1}}]}),
+            "tools[0].function.mood",
+        ),
+        (
+            json!({"tools": [tool("a b", &json!({}))]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [tool("", &json!({}))]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [tool(&"x".repeat(65), &json!({}))]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [tool("é", &json!({}))]}),
+            "tools[0].function.name",
+        ),
+        (
+            json!({"tools": [tools()[0], tools()[0]]}),
+            "tools[1].function.name",
+        ),
+        (
+            json!({"tools": [tool("f", &json!([]))]}),
+            "tools[0].function.parameters",
+        ),
+        (
+            json!({"tools": [tool("f", &json!({"type": "string"}))]}),
+            "tools[0].function.parameters.type",
+        ),
+        (
+            json!({"tools": [tool("f", &json!({"properties": {"<|end|>": {}}}))]}),
+            "tools",
+        ),
+        (
+            json!({"tools": [tool("f", &json!({"properties": {"a": {"type": "strin"}}}))], "tool_choice": "required"}),
+            "tools",
+        ),
+        (json!({"tools": many}), "tools"),
+        (json!({"tools": [tool("f", &wide)]}), "tools"),
+        (json!({"tools": {}}), "tools"),
+        (
+            json!({"tools": null, "tool_choice": "required"}),
+            "tool_choice",
+        ),
+        (
+            json!({"tools": [], "tool_choice": named("now")}),
+            "tool_choice",
+        ),
+        (json!({"tool_choice": named("other")}), "tool_choice"),
+        (json!({"tool_choice": "any"}), "tool_choice"),
+        (json!({"tool_choice": 7}), "tool_choice"),
+        (json!({"tool_choice": {"type": "function"}}), "tool_choice"),
+        (
+            json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}),
+            "tool_choice",
+        ),
+        (json!({"parallel_tool_calls": "no"}), "parallel_tool_calls"),
+        (json!({"functions": [{"name": "f"}]}), "functions"),
+        (json!({"function_call": {"name": "f"}}), "function_call"),
+        (json!({"best_of": 2}), "best_of"),
+        (
+            json!({"continue_final_message": true}),
+            "continue_final_message",
+        ),
+        (
+            json!({"add_generation_prompt": false}),
+            "add_generation_prompt",
+        ),
+        (
+            json!({"structured_outputs": {"regex": "a+"}}),
+            "structured_outputs",
+        ),
+        (
+            said(json!([user, {"role": "tool", "content": "18", "tool_call_id": "call_1"}])),
+            "messages[1].tool_call_id",
+        ),
+        (
+            said(json!([user, {"role": "tool", "content": "18"}])),
+            "messages[1].tool_call_id",
+        ),
+        (
+            said(
+                json!([user, called(json!([call("a", "{}")])), {"role": "tool", "tool_call_id": "a"}]),
+            ),
+            "messages[2].content",
+        ),
+        (
+            said(
+                json!([user, called(json!([call("a", "{}")])), {"role": "tool", "tool_call_id": "a", "content": "x", "name": "weather"}]),
+            ),
+            "messages[2].name",
+        ),
+        (
+            said(json!([
+                user,
+                called(json!([call("a", "{}"), call("a", "{}")]))
+            ])),
+            "messages[1].tool_calls[1].id",
+        ),
+        (
+            said(json!([user, called(json!([call("", "{}")]))])),
+            "messages[1].tool_calls[0].id",
+        ),
+        (
+            said(json!([user, called(json!([call("a", "[]")]))])),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            said(json!([user, called(json!([call("a", "{")]))])),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            said(json!([
+                user,
+                called(json!([{"id": "a", "function": {"name": "now", "arguments": {}}}]))
+            ])),
+            "messages[1].tool_calls[0].function.arguments",
+        ),
+        (
+            said(json!([
+                user,
+                called(
+                    json!([{"id": "a", "type": "custom", "function": {"name": "now", "arguments": "{}"}}])
+                )
+            ])),
+            "messages[1].tool_calls[0].type",
+        ),
+        (
+            said(json!([
+                user,
+                called(json!([call("a", "{\"<|end|>\": 1}")]))
+            ])),
+            "messages",
+        ),
+        (
+            said(json!([{"role": "user", "content": "x", "tool_calls": [call("a", "{}")]}])),
+            "messages[0].tool_calls",
+        ),
+        (
+            said(json!([{"role": "user", "content": "x", "tool_call_id": "a"}])),
+            "messages[0].tool_call_id",
+        ),
+        (
+            said(json!([{"role": "function", "content": "x", "name": "f"}])),
+            "messages[0].role",
+        ),
+    ] {
+        let mut body = body(json!("auto"));
+        for (key, value) in change.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let (status, answer) = post(CHAT, &body);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{change}: {answer}");
+        let named = &answer["error"]["param"];
+        assert_eq!(named, param, "{change}: {answer}");
+    }
+    // Other routes know no tools.
+    for (path, field, value) in [
+        ("/generate", "tools", tools()),
+        ("/v1/completions", "tools", tools()),
+        ("/tokenize", "tools", tools()),
+    ] {
+        let mut body = json!({"prompt": "x"});
+        if path == "/tokenize" {
+            body = json!({"text": "x"});
+        }
+        body[field] = value;
+        let (status, answer) = post(path, &body);
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(answer["error"]["param"], field, "{path}");
+    }
+    let tool_turn = json!({"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]});
+    for path in ["/generate", "/tokenize"] {
+        let (status, _) = post(path, &tool_turn);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{path}");
+    }
+}
+
+#[test]
+fn what_is_left_out_is_named() {
+    let mut strict = body(json!("auto"));
+    strict["tools"][0]["function"]["strict"] = json!(true);
+    strict["max_tokens"] = json!(4);
+    let warnings = ok(CHAT, &strict)["warnings"].to_string();
+    assert!(
+        warnings.contains("strict") && warnings.contains("weather"),
+        "{warnings}"
+    );
+    strict["tool_choice"] = json!("required");
+    strict["max_tokens"] = json!(200);
+    assert!(ok(CHAT, &strict).get("warnings").is_none());
+    let mut loose = body(json!("required"));
+    loose["tools"][0]["function"]["parameters"]["properties"]["list"] =
+        json!({"type": "array", "items": {"enum": [1, 2]}, "maxItems": 3, "uniqueItems": true});
+    let warnings = ok(CHAT, &loose)["warnings"].to_string();
+    assert!(
+        warnings.contains("tools: ") && warnings.contains("uniqueItems"),
+        "{warnings}"
+    );
+    loose["tools"][0]["function"]["strict"] = json!(true);
+    let (status, answer) = post(CHAT, &loose);
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer["error"]["param"], "tools");
+}
+
+/// A record holds messages of text. A conversation with tools would be misread, so it is in none, and the caller is told.
+#[test]
+fn conversations_with_tools_are_in_no_record() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let mut asked = body(json!("required"));
+    asked["log"] = json!({"retain": true, "train": true});
+    let answer = posted(CHAT, "a", &asked).ok(&logged.server);
+    assert!(answer.get("record_id").is_none(), "{answer}");
+    assert_eq!(answer["logged"], false);
+    assert!(
+        answer["warnings"].to_string().contains("in no record"),
+        "{answer}"
+    );
+    asked["tool_choice"] = json!("none");
+    asked["max_tokens"] = json!(4);
+    let answer = posted(CHAT, "a", &asked).ok(&logged.server);
+    assert!(
+        answer["record_id"].is_string(),
+        "without tools it is an ordinary call: {answer}"
+    );
+    // A history with calls is not kept either.
+    let call =
+        json!({"id": "a", "type": "function", "function": {"name": "now", "arguments": "{}"}});
+    let history = json!({"messages": [
+        {"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "12:00"}
+    ], "max_tokens": 4, "log": {"retain": true}});
+    let answer = posted(CHAT, "a", &history).ok(&logged.server);
+    assert!(
+        answer.get("record_id").is_none() && answer["logged"] == false,
+        "{answer}"
+    );
+    assert!(
+        answer["warnings"].to_string().contains("in no record"),
+        "{answer}"
+    );
+}
