@@ -96,6 +96,7 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
                 let mut asked = body(json!("auto"), true);
                 asked["logit_bias"] = json!({mark.to_string(): 100});
                 asked["parallel_tool_calls"] = json!(false);
+                asked["seed"] = json!(1);
                 let answer = sent(&server, CHAT, asked);
                 let message = &answer["choices"][0]["message"];
                 assert!(message["tool_calls"].is_array(), "{answer}");

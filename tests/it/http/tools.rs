@@ -257,7 +257,8 @@ fn calls_and_results_go_back_into_the_conversation() {
     ] {
         let same = ok(CHAT, &asked(messages));
         assert_eq!(same["choices"], plain["choices"]);
-        assert_eq!(same["usage"], plain["usage"]);
+        let tokens = |answer: &Value| answer["usage"]["total_tokens"].clone();
+        assert_eq!(tokens(&same), tokens(&plain));
     }
     // The result is read.
     let other = ok(
