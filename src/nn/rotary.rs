@@ -380,11 +380,11 @@ mod tests {
         let alone = turned(&rotary, 0..100, 80);
         assert_ne!(alone[70], turned(&plain, 70..71, 71)[0]);
         assert_eq!(alone[..80], turned(&rotary, 0..80, 80));
-        for position in 80..100 {
+        for (position, row) in alone.iter().enumerate().skip(80) {
             // A token behind the prompt turns as one at the end of a prompt that ends with it.
             assert_eq!(
-                alone[position],
-                turned(&rotary, position..position + 1, position + 1)[0]
+                row,
+                &turned(&rotary, position..position + 1, position + 1)[0]
             );
         }
         // Neither chunks nor other lengths between them change an angle.
