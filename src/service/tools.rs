@@ -12,6 +12,10 @@ use crate::text::{
     Variables,
 };
 
+/// Tokens of a context up to which a model counts as small. Such models hardly end a string or a list of calls, and have no room for
+/// long ones.
+const SMALL_CONTEXT: usize = 1024;
+
 impl Service {
     /// A conversation with tools as the prompt for its next answer, with a caller's template variables.
     ///
@@ -63,6 +67,8 @@ impl Service {
     ) -> Result<Grammar, ServiceError> {
         let format = self.tool_format();
         let marks = format.marks();
+        let brief = self.engine().capacity().max_context <= SMALL_CONTEXT;
+        let most = if brief { 1 } else { most };
         let spec = GrammarSpec::Calls(CallGrammar {
             format,
             tools,
@@ -70,6 +76,7 @@ impl Service {
             begin: self.mark(marks.begin),
             end: self.mark(marks.end),
             otherwise,
+            brief,
         });
         self.compile_grammar("tools", spec).await
     }

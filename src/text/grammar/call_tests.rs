@@ -73,6 +73,7 @@ fn spec(
         begin: token(marks.begin),
         end: token(marks.end),
         otherwise,
+        brief: false,
     })
 }
 
@@ -145,6 +146,44 @@ fn bound_answers_are_calls_whose_arguments_fit() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn values_without_bounds_end_where_they_are_to_be_brief() {
+    let tool = Tool {
+        name: "note".into(),
+        description: None,
+        parameters: json!({"type": "object", "properties": {
+            "text": {"type": "string"}, "tags": {"type": "array", "items": {"type": "string"}}, "n": {"type": "number"}, "any": {}
+        }, "required": ["text", "tags", "n", "any"]}),
+        strict: false,
+    };
+    let tokenizer = &tokenizers()[0];
+    let GrammarSpec::Calls(calls) =
+        spec(tokenizer, ToolFormat::Json, vec![tool], Otherwise::Nothing)
+    else {
+        unreachable!("it is one of calls");
+    };
+    let brief = GrammarSpec::Calls(CallGrammar {
+        brief: true,
+        most: 1,
+        ..calls
+    });
+    let grammar = env(tokenizer).compile(&brief).unwrap();
+    for seed in 0..20 {
+        let text = walk(tokenizer, &grammar, seed).expect("it ends");
+        let call: Value = serde_json::from_str(&text).unwrap();
+        let arguments = &call["arguments"];
+        assert!(
+            arguments["text"].as_str().unwrap().chars().count() <= 16,
+            "{text}"
+        );
+        assert!(arguments["tags"].as_array().unwrap().len() <= 3, "{text}");
+        assert!(
+            arguments["n"].is_number() && arguments["any"].is_string(),
+            "{text}"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::brief;
 use super::schema::prepare;
 use super::{GrammarError, GrammarSpec};
 use crate::text::tools::{Tool, ToolFormat};
@@ -18,6 +19,8 @@ pub struct CallGrammar {
     pub begin: Option<u32>,
     pub end: Option<u32>,
     pub otherwise: Otherwise,
+    /// Whether values without a bound get one, so that small models end them.
+    pub brief: bool,
 }
 
 /// What an answer may be besides calls.
@@ -81,7 +84,7 @@ impl CallGrammar {
         lines.push(format!("object: {}", names.join(" | ")));
         for (at, tool) in self.tools.iter().enumerate() {
             let head = format!("{{\"name\": \"{}\", \"{}\": ", tool.name, marks.arguments);
-            let schema = arguments(tool, most)?;
+            let schema = arguments(tool, self.brief, most)?;
             lines.push(format!("c{at}: {} a{at} \"}}\"", literal(&head)));
             lines.push(format!("a{at}: %json {schema}"));
         }
@@ -158,13 +161,16 @@ fn written_as_regex(text: &str) -> String {
 }
 
 /// The schema of a tool's arguments: of an object, without white space that no model needs.
-fn arguments(tool: &Tool, most: usize) -> Result<Value, GrammarError> {
+fn arguments(tool: &Tool, brief: bool, most: usize) -> Result<Value, GrammarError> {
     let mut schema = tool.parameters.clone();
     if let Some(fields) = schema.as_object_mut() {
         fields.entry("type").or_insert_with(|| json!("object"));
     }
     if !composes(&schema) {
         close(&mut schema);
+        if brief {
+            brief::bound(&mut schema);
+        }
     }
     json_lines(&schema, !tool.strict, most)
 }

@@ -4,6 +4,7 @@
 //! making has a [`GrammarMatcher`] of its own. The parsing is llguidance's. Grammars speak of bytes: how a text is cut into
 //! tokens is left to the model.
 
+mod brief;
 #[cfg(test)]
 mod call_tests;
 mod calls;

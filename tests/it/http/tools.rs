@@ -156,6 +156,31 @@ fn required_and_named_calls_are_bound_whatever_the_model_would_say() {
     assert!(!counts.is_empty());
 }
 
+/// The pocket model would never end a string by itself.
+#[test]
+fn a_small_model_ends_what_has_no_bound() {
+    let weather = tool(
+        "get_weather",
+        &json!({"type": "object", "properties": {"location": {"type": "string"}, "days": {"type": "integer"}}, "required": ["location", "days"]}),
+    );
+    for seed in 0..8 {
+        let mut body = body(json!("required"));
+        body["tools"] = json!([weather]);
+        body["seed"] = json!(seed);
+        let answer = ok(CHAT, &body);
+        assert_eq!(
+            answer["choices"][0]["finish_reason"], "tool_calls",
+            "{answer}"
+        );
+        let call = &answer["choices"][0]["message"]["tool_calls"][0]["function"];
+        let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
+        assert!(
+            arguments["location"].is_string() && arguments["days"].is_i64(),
+            "{answer}"
+        );
+    }
+}
+
 #[test]
 fn a_stream_says_what_the_whole_answer_says() {
     let response_format = json!({"type": "json_schema", "json_schema": {"name": "a", "strict": true,
