@@ -4,6 +4,7 @@
 //! making has a [`GrammarMatcher`] of its own. The parsing is llguidance's. Grammars speak of bytes: how a text is cut into
 //! tokens is left to the model.
 
+mod bounds;
 mod brief;
 #[cfg(test)]
 mod call_tests;
@@ -37,6 +38,12 @@ pub enum GrammarError {
         "{place} holds {number}, and grammars keep whole numbers up to 2^53 only: write it as a string, or as a pattern"
     )]
     InexactNumber { number: String, place: String },
+    #[error("has {count} {what}; at most {most} are compiled")]
+    TooMuch {
+        what: &'static str,
+        count: usize,
+        most: usize,
+    },
     #[error("names no choice")]
     NoChoice,
     #[error("names {choices} choices; at most {most} are compiled")]

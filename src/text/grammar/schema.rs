@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::GrammarError;
+use super::bounds;
 
 /// Up to here llguidance keeps every whole number: it computes with f64.
 const MOST_EXACT: u64 = 1 << 53;
@@ -40,11 +41,19 @@ const NUMBERS: [&str; 7] = [
     "multipleOf",
 ];
 
-/// Returns a schema that means the same, as llguidance can read it. The copies that this takes have `most` bytes at most.
+/// Returns a schema that means the same, as llguidance can read it and within the bounds of what it should compile. The copies that this
+/// takes have `most` bytes at most.
 ///
 /// # Errors
-/// A whole number beyond 2^53, with its place; copies of more bytes.
-pub(super) fn prepare(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
+/// A whole number beyond 2^53, with its place; copies of more bytes; those of [`bounds::check`].
+pub(super) fn prepare(schema: Value, most: usize) -> Result<Value, GrammarError> {
+    let schema = rewritten(schema, most)?;
+    bounds::check(&schema)?;
+    Ok(schema)
+}
+
+/// [`prepare`], without the bounds.
+fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
     let mut numbers = Ok(());
     let (mut references, mut anchors) = (BTreeSet::new(), BTreeMap::new());
     visit(&mut schema, &mut String::new(), &mut |fields, place| {
