@@ -41,8 +41,9 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     });
     env.add_function(
         "raise_exception",
-        |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
+        |state: &State, message: Value| -> Result<Value, Error> {
+            pay_for_text(state, &message)?;
+            Err(Error::new(ErrorKind::InvalidOperation, message.to_string()))
         },
     );
     env.add_function("strftime_now", |state: &State, format: String| {
@@ -53,7 +54,7 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     python::install(&mut env);
     // jinja2 reads every line end as one of Unix.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
-    env.add_template_owned(NAME, python::name_modulo(&source))
+    env.add_template_owned(NAME, python::meter(&python::name_modulo(&source)))
         .map_err(|error| TextError::TemplateSyntax(error.to_string()))?;
     Ok(env)
 }
@@ -299,6 +300,48 @@ mod tests {
             doubling("[ns.s, ns.s]").replace("ns.s | length", "'{}'.format(ns.s)"),
             doubling("{'a': ns.s, 'b': ns.s}").replace("| length", "| tojson"),
         ];
+        let mut table = Vec::from(table);
+        // Lists that hold others twice, which are equal and not the same.
+        let nested = "{% set ns = namespace(l=[1], m=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}{% endfor %}";
+        for end in [
+            "{{ ns.l == ns.m }}",
+            "{{ 1 if ns.l != ns.m }}",
+            "{{ ns.l < ns.m }}",
+            "{% if not ns.l >= ns.m %}{% endif %}",
+            "{{ ns.m in [ns.l] }}",
+            "{{ ns.m not in [ns.l] }}",
+            "{{ ns.l is eq(ns.m) }}",
+            "{{ ns.l is in([ns.m]) }}",
+            "{{ [ns.l] | select('eq', ns.m) | list }}",
+            "{{ [[ns.l]] | selectattr(0, 'equalto', ns.m) | list }}",
+            "{{ [ns.m, ns.l] | sort }}",
+            "{{ [ns.m, ns.l] | unique | list | length }}",
+            "{{ [ns.m, ns.l] | max }}",
+            "{{ [ns.m, ns.l] | min | length }}",
+            "{{ [ns.m, ns.l] | join }}",
+            "{{ ns.l | upper }}",
+            "{{ ns.l | replace('a', 'b') }}",
+            "{{ 'a' | replace(ns.l, 'b') }}",
+            "{{ ns.l ~ ns.m }}",
+            "{{ ns.l | string }}",
+            "{{ ns.l }}",
+            "{{ [ns.l].index(ns.m) }}",
+            "{{ [ns.l].count(ns.m) }}",
+            "{{ {'a': 1}[ns.l] }}",
+            "{{ {ns.l: 1}[ns.m] }}",
+            "{{ {ns.l: 1} | length }}",
+            "{{ raise_exception(ns.l) }}",
+            "{% for i in range(2) %}{{ loop.changed(ns.l) }}{% set ns.l = ns.m %}{% endfor %}",
+            "{% macro f(a, b) %}{{ a == b }}{% endmacro %}{{ f(ns.l, b=ns.m) }}",
+            "{% with a = ns.l, b = ns.m %}{{ a == b }}{% endwith %}",
+        ] {
+            table.push(format!("{nested}{end}"));
+        }
+        let grown = "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = ns.l + ns.l %}{% endfor %}";
+        for end in ["", "{{ ns.l | length }}", "{{ ns.l == [1] }}", "{{ ns.l }}"] {
+            table.push(format!("{grown}{end}"));
+        }
+        table.push("{% macro f(l, n) %}{{ f(l + l, n - 1) if n else l | length }}{% endmacro %}{{ f([1], 60) }}".to_owned());
         let mut rendered = Vec::new();
         for source in table {
             let env = compile(&source).unwrap();

@@ -2,20 +2,24 @@
 //! values are written. tests/jinja holds the table that both are compared by.
 
 mod collections;
+mod meter;
 mod modulo;
 mod operator;
 mod repr;
 mod strings;
+mod tags;
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use self::repr::repr;
 use super::jinja_fuel::pay_for_text;
+pub(super) use meter::meter;
 pub(super) use modulo::name_modulo;
 
 /// Adds what minijinja lacks to an environment.
 pub(super) fn install(env: &mut Environment<'static>) {
+    meter::install(env);
     env.add_function(operator::NAME, operator::modulo);
     env.add_function("dict", dict);
     env.add_function("joiner", |separator: Option<String>| {
