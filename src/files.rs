@@ -1,4 +1,4 @@
-//! Files of a model's folder, read with a bound: what lies there may come from anywhere.
+//! Files of a model's folder and of an operator's settings, read with a bound: what lies there may come from anywhere.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
@@ -37,6 +37,18 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     }
 }
 
+/// Bytes of a file of an operator's at most: keys, certificates, a configuration.
+pub const SMALL: u64 = 8 << 20;
+
+/// The text of a small regular file: keys, a salt, a configuration of learning.
+///
+/// # Errors
+/// As [`read`]; of the kind [`ErrorKind::InvalidData`] where it is no UTF-8.
+pub fn read_small(path: &Path) -> Result<String> {
+    String::from_utf8(read(path, SMALL)?)
+        .map_err(|error| Error::new(ErrorKind::InvalidData, error.utf8_error()))
+}
+
 /// The text of a regular file of settings.
 ///
 /// # Errors
@@ -70,8 +82,10 @@ mod tests {
         // SAFETY: the name is a C string that lives until the call returns.
         assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
         for path in [&pipe, dir.path(), Path::new("/dev/zero")] {
-            let error = read_settings(path).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{}", path.display());
+            for read in [read_settings, read_small] {
+                let error = read(path).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::InvalidInput, "{}", path.display());
+            }
         }
     }
 }

@@ -12,12 +12,13 @@ use axum_server::tls_rustls::RustlsConfig;
 use tokio::task::JoinHandle;
 
 use crate::engine::TenantShare;
+use crate::files;
 use crate::http::{AdminHosts, ApiKeys, ConnectionLimits, serve};
 
 /// The keys that a file lists. Warns of a file that others may read, and of keys that can be guessed.
 pub(super) fn keys_in(path: &Path) -> anyhow::Result<ApiKeys> {
     let cannot = || format!("cannot read {}", path.display());
-    let list = std::fs::read_to_string(path).with_context(cannot)?;
+    let list = files::read_small(path).with_context(cannot)?;
     let keys = ApiKeys::parse(&list).with_context(|| path.display().to_string())?;
     let mode = std::fs::metadata(path)
         .with_context(cannot)?
@@ -72,6 +73,12 @@ pub(super) fn own_files_alone() {
     unsafe { libc::umask(0o077) };
 }
 
+/// Has a file that may grow no more (`ulimit -f`) be a failed write, as a full disk is, and not the end of the process.
+pub(super) fn survive_full_files() {
+    // SAFETY: a system call that sets how the process takes one signal; nothing of Rust's runs then.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Connections that the system completes before they are accepted. More at once than these find no answer, and ask again after a
 /// second.
 const BACKLOG: libc::c_int = 4096;
@@ -100,16 +107,18 @@ pub(super) async fn accept(
     handle: &Handle<SocketAddr>,
     limits: &ConnectionLimits,
 ) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
-    let tls =
-        match tls {
-            Some((cert, key)) => {
-                let tls = RustlsConfig::from_pem_file(cert, key).await;
-                Some(tls.with_context(|| {
-                    format!("cannot use {} and {}", cert.display(), key.display())
-                })?)
-            }
-            None => None,
-        };
+    let tls = match tls {
+        Some((cert, key)) => {
+            let cannot = || format!("cannot use {} and {}", cert.display(), key.display());
+            let read = |file: &Path| {
+                let read = files::read(file, files::SMALL);
+                read.with_context(|| format!("cannot read {}", file.display()))
+            };
+            let tls = RustlsConfig::from_pem(read(cert)?, read(key)?).await;
+            Some(tls.with_context(cannot)?)
+        }
+        None => None,
+    };
     Ok(serve(listener, router, tls, handle.clone(), limits)?)
 }
 

@@ -151,6 +151,7 @@ impl Cli {
 
 /// Does what the command line says.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
+    listener::survive_full_files();
     let threads = device::init_threads(cli.threads)?;
     let otlp = cli.otlp_endpoint.as_deref().filter(|said| !said.is_empty());
     let _exporting = telemetry::init(cli.log_format, "info", otlp)?;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::canary::CanaryBands;
 use super::gate::GateConfig;
+use crate::files;
 use crate::model::DecoderSpec;
 use crate::preference::log::MIN_LABEL_MASS;
 use crate::settings;
@@ -277,7 +278,7 @@ impl LearnConfig {
     /// # Errors
     /// A file that cannot be read or is no valid configuration; the message names the setting.
     pub fn from_file(path: &Path) -> Result<Self, LearnError> {
-        let text = std::fs::read_to_string(path)
+        let text = files::read_small(path)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         let mut config: Self = settings::from_toml(&text)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
