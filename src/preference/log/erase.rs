@@ -3,7 +3,7 @@
 //! Deleted text leaves every file (see `scrub`), also on a full disk: a reserve is given up then. Many records go a part at a time, so that
 //! what a deletion writes before it frees anything stays small.
 //!
-//! The rows that hang on a record go with it by the schema. Its id stays as a tombstone, and so do the stages that read it, for
+//! The rows that hang on a record go with it by the schema. Where stages have read it, its id stays as a tombstone and so do they, for
 //! [`TrafficLog::lineage`](super::TrafficLog::lineage).
 
 use serde_json::json;
@@ -11,7 +11,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::{
     LogError, Principal, RecordId, Result, Scope, TrafficLog, UnixMillis, events, feedback, now,
-    rows,
+    prune, rows,
 };
 
 /// Records of one part of a deletion at most, and the bytes of one that has more than a single record.
@@ -99,20 +99,23 @@ impl TrafficLog {
         for id in &ids {
             delete_row(connection, id).await?;
         }
+        let mut others: Vec<String> = Vec::new();
         if last {
-            let others: Vec<String> =
+            others =
                 sqlx::query_scalar("SELECT DISTINCT record_id FROM feedback WHERE principal = $1")
                     .bind(principal.as_str())
                     .fetch_all(&mut *connection)
                     .await?;
-            for record in others {
+            for record in others.clone() {
                 let record = rows::stored_id(record)?;
                 feedback::forget(connection, &record, principal, self.shared.trust).await?;
             }
         }
-        // Without the principal: what cannot be deleted must not name who asked for deletion.
-        let detail = json!({ "records": ids.len() });
-        events::append(connection, "principal", "principal.deleted", detail).await?;
+        // Without the principal: what cannot be deleted must not name who asked for deletion. Where nothing was there, nothing happened.
+        if !ids.is_empty() || !others.is_empty() {
+            let detail = json!({ "records": ids.len() });
+            events::append(connection, "principal", "principal.deleted", detail).await?;
+        }
         transaction.commit().await?;
         Ok((ids.len() as u64, last))
     }
@@ -127,13 +130,16 @@ impl TrafficLog {
                 .execute(&mut *connection)
                 .await?
                 .rows_affected();
-        let detail = json!({ "records": withdrawn });
-        events::append(connection, "principal", "consent.withdrawn", detail).await?;
+        if withdrawn > 0 {
+            let detail = json!({ "records": withdrawn });
+            events::append(connection, "principal", "consent.withdrawn", detail).await?;
+        }
         transaction.commit().await?;
         Ok(withdrawn)
     }
 
-    /// Deletes what is older than the retention, and takes the reserve again that a deletion gave up. Returns the number of records.
+    /// Deletes what is older than the retention, and events and tombstones that are too many or too old; takes the reserve again that a
+    /// deletion gave up. Returns the number of records.
     pub async fn expire(&self, now: UnixMillis) -> Result<u64> {
         let database = self.shared.database.clone();
         // It takes blocks of the disk.
@@ -141,6 +147,7 @@ impl TrafficLog {
         refilled
             .await
             .map_err(|error| LogError::Unavailable(error.to_string()))?;
+        self.prune(now, prune::MOST).await?;
         let Some(retention) = self.shared.retention else {
             return Ok(0);
         };
@@ -232,10 +239,12 @@ async fn delete_row(connection: &mut AnyConnection, id: &RecordId) -> Result<()>
     bury(connection, id).await
 }
 
-/// Keeps the id of a deleted record.
+/// Keeps the id of a deleted record that a stage has read.
 async fn bury(connection: &mut AnyConnection, id: &RecordId) -> Result<()> {
     sqlx::query(
-        "INSERT INTO tombstones (record_id, deleted_at) VALUES ($1, $2) ON CONFLICT (record_id) DO NOTHING",
+        "INSERT INTO tombstones (record_id, deleted_at) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT) \
+         WHERE EXISTS (SELECT 1 FROM stage_rows WHERE record_id = $1) \
+         OR EXISTS (SELECT 1 FROM stage_feedback WHERE record_id = $1) ON CONFLICT (record_id) DO NOTHING",
     )
     .bind(id.as_str())
     .bind(now())

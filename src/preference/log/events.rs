@@ -1,4 +1,5 @@
-//! The audit trail: events that are only ever appended, each hashed over the one before.
+//! The audit trail: events that are only ever appended, each hashed over the one before. The oldest go when they are too many, see
+//! `prune`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -11,6 +12,9 @@ use super::{LogError, Result, TrafficLog, UnixMillis, id, now};
 
 /// The hash before the first event.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The setting that says where the chain begins once events were pruned.
+const START: &str = "events.start";
 
 /// Events that are verified at a time.
 const PAGE: usize = 512;
@@ -56,11 +60,27 @@ impl TrafficLog {
         transaction.commit().await
     }
 
-    /// Recomputes every hash. Returns the number of events.
+    /// Recomputes every hash. Returns the number of events that are there.
     ///
     /// # Errors
     /// [`LogError::Corrupt`] naming the first event that was changed, removed or put in between.
     pub async fn verify_chain(&self) -> Result<u64> {
+        loop {
+            let start = self.chain_start().await?;
+            let verified = self.verify_from(&start).await;
+            // Where events were pruned meanwhile, the chain begins elsewhere.
+            if verified.is_ok() || self.chain_start().await?.sequence == start.sequence {
+                return verified;
+            }
+        }
+    }
+
+    async fn chain_start(&self) -> Result<Start> {
+        let mut connection = self.database().readers().acquire().await?;
+        Start::read(&mut connection).await
+    }
+
+    async fn verify_from(&self, start: &Start) -> Result<u64> {
         // What is appended from now on is verified next time.
         let (last, end): (i64, String) = {
             let row = sqlx::query("SELECT sequence, hash FROM chain WHERE one = 1")
@@ -68,7 +88,7 @@ impl TrafficLog {
                 .await?;
             (row.try_get("sequence")?, row.try_get("hash")?)
         };
-        let (mut sequence, mut previous) = (0, GENESIS.to_owned());
+        let (mut sequence, mut previous) = (start.sequence, start.hash.clone());
         while sequence < last {
             let links = self.links(sequence, PAGE).await?;
             if links.is_empty() {
@@ -96,7 +116,7 @@ impl TrafficLog {
                 "the chain of events ends at {sequence}, not at {last}"
             )));
         }
-        Ok(sequence.unsigned_abs())
+        Ok((sequence - start.sequence).unsigned_abs())
     }
 
     async fn links(&self, after: i64, limit: usize) -> Result<Vec<Link>> {
@@ -109,6 +129,69 @@ impl TrafficLog {
         .await?;
         found.iter().map(Link::read).collect()
     }
+}
+
+/// The event behind which the chain begins.
+#[derive(Debug)]
+pub(super) struct Start {
+    /// 0 where all events are there.
+    pub sequence: i64,
+    pub hash: String,
+}
+
+impl Start {
+    pub async fn read(connection: &mut AnyConnection) -> Result<Self> {
+        let stored: Option<String> =
+            sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+                .bind(START)
+                .fetch_optional(connection)
+                .await?;
+        let Some(stored) = stored else {
+            return Ok(Self {
+                sequence: 0,
+                hash: GENESIS.to_owned(),
+            });
+        };
+        let parts = stored.split_once(' ');
+        let read = parts.and_then(|(sequence, hash)| {
+            Some(Self {
+                sequence: sequence.parse().ok()?,
+                hash: hash.to_owned(),
+            })
+        });
+        read.ok_or_else(|| LogError::Corrupt(format!("the chain of events begins at {stored:?}")))
+    }
+
+    pub async fn write(&self, connection: &mut AnyConnection) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        )
+        .bind(START)
+        .bind(format!("{} {}", self.sequence, self.hash))
+        .execute(connection)
+        .await?;
+        Ok(())
+    }
+}
+
+/// The numbers and times of events after a sequence number, the oldest first.
+pub(super) async fn times(
+    connection: &mut AnyConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(i64, UnixMillis)>> {
+    let found = sqlx::query(
+        "SELECT sequence, body FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    let time = |row: &AnyRow| -> Result<_> {
+        let body: Body = rows::from_json(row.try_get("body")?)?;
+        Ok((row.try_get("sequence")?, body.at))
+    };
+    found.iter().map(time).collect()
 }
 
 /// An event as it is stored.

@@ -4,23 +4,25 @@
 //! becomes a pair once a verdict of the record says the same in both orders: one that a call asked for (`/judge`, `best_of`), or that
 //! of a stage's pinned judge, which reads what [`TrafficLog::draw_preferences`] hands to a stage.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use sqlx::AnyConnection;
 
+use super::derive::derive;
 use super::rows::{self, index};
 use super::{
-    Feedback, FeedbackOutcome, FeedbackTrust, LogError, LoggedFeedback, LoggedPair, LoggedVerdict,
-    PairSource, Principal, RecordId, Result, Sample, TrafficLog, now,
+    Feedback, FeedbackOutcome, FeedbackTrust, LogError, LoggedPair, PairSource, Principal,
+    RecordId, Result, Sample, TrafficLog, now,
 };
+
+/// Bytes that count for a row of feedback besides an edit's text.
+const ROW: i64 = 128;
 
 impl TrafficLog {
     /// Stores feedback and derives the pairs that the trust policy allows. A principal that says something else of the same answer
     /// takes back what it said before.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have, [`LogError::PrincipalQuota`] and
-    /// [`LogError::Full`] for an edit for which there is no room.
+    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have, [`LogError::TooLarge`] for a
+    /// record that would be too large with it, [`LogError::PrincipalQuota`] and [`LogError::Full`] where there is no room for it.
     pub async fn add_feedback(
         &self,
         record: &RecordId,
@@ -51,6 +53,7 @@ impl TrafficLog {
         if more > 0 {
             let quotas = &self.shared.quotas;
             let bytes = more.unsigned_abs();
+            self.check_growth(connection, record, bytes).await?;
             if let Some(refusal) = quotas.refusal(connection, principal, bytes).await? {
                 return Err(refusal);
             }
@@ -73,6 +76,25 @@ impl TrafficLog {
             self.database().scrub_file().await;
         }
         Ok(FeedbackOutcome { pairs })
+    }
+
+    /// Refuses to let a record grow by `more` bytes beyond what a record may have. What was written before is rolled back.
+    async fn check_growth(
+        &self,
+        connection: &mut AnyConnection,
+        record: &RecordId,
+        more: u64,
+    ) -> Result<()> {
+        let bytes: i64 = sqlx::query_scalar("SELECT bytes FROM records WHERE id = $1")
+            .bind(record.as_str())
+            .fetch_one(connection)
+            .await?;
+        let bytes = usize::try_from(bytes.unsigned_abs().saturating_add(more));
+        let (bytes, most) = (bytes.unwrap_or(usize::MAX), self.max_record());
+        match bytes > most {
+            true => Err(LogError::TooLarge { bytes, most }),
+            false => Ok(()),
+        }
     }
 }
 
@@ -103,26 +125,25 @@ async fn store(
             "the record has no sample {sample}"
         )));
     }
-    let mut written: Option<i64> = None;
-    let mut more = 0;
+    let before: Option<Option<i64>> = sqlx::query_scalar(
+        "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND kind = $3 AND slot = $4",
+    )
+    .bind(record.as_str())
+    .bind(principal.as_str())
+    .bind(kind)
+    .bind(slot)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let mut more = if before.is_some() { 0 } else { ROW };
+    let mut written = before.flatten();
     if let Feedback::Edited { text, .. } = feedback {
-        let before: Option<Option<i64>> = sqlx::query_scalar(
-            "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND kind = $3 AND slot = $4",
-        )
-        .bind(record.as_str())
-        .bind(principal.as_str())
-        .bind(kind)
-        .bind(slot)
-        .fetch_optional(&mut *connection)
-        .await?;
-        written = before.flatten();
         let length = sqlx::query_scalar(
             "SELECT CAST(octet_length(text) AS BIGINT) FROM samples WHERE record_id = $1 AND place = $2",
         );
         let length = length.bind(record.as_str()).bind(written.unwrap_or(-1));
         let length: Option<i64> = length.fetch_optional(&mut *connection).await?;
         // It is kept as the answer it became and as it was said.
-        more = 2 * (index(text.len()) - length.unwrap_or(0));
+        more += 2 * (index(text.len()) - length.unwrap_or(0));
         match written {
             Some(place) => write_over(connection, record, place, text).await?,
             None => {
@@ -204,6 +225,10 @@ pub(super) async fn derive_again(
         .bind(PairSource::Feedback.as_str())
         .execute(&mut *connection)
         .await?;
+    // Nothing is believed, so nothing has to be read.
+    if trust == FeedbackTrust::Never {
+        return Ok(0);
+    }
     let said = rows::read_feedback(connection, record).await?;
     let verdicts = rows::read_corroborating(connection, record).await?;
     let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
@@ -220,184 +245,4 @@ async fn shown(connection: &mut AnyConnection, record: &RecordId) -> Result<i64>
         .fetch_one(connection)
         .await?;
     Ok(shown)
-}
-
-/// A preference: the first sample over the second.
-type Preference = (usize, usize);
-
-/// The pairs that follow from feedback, each with the share of its principals that hold it.
-fn derive(
-    said: &[(LoggedFeedback, Option<usize>)],
-    verdicts: &[LoggedVerdict],
-    shown: usize,
-    trust: FeedbackTrust,
-) -> Vec<LoggedPair> {
-    let mut held: BTreeMap<Preference, BTreeSet<&Principal>> = BTreeMap::new();
-    for (principal, preference) in preferences(said, shown) {
-        held.entry(preference).or_default().insert(principal);
-    }
-    let count = |preference: Preference| held.get(&preference).map_or(0, BTreeSet::len);
-    let mut pairs = Vec::new();
-    for &(chosen, rejected) in held.keys() {
-        let (pro, contra) = (count((chosen, rejected)), count((rejected, chosen)));
-        let judged = verdicts
-            .iter()
-            .filter(|verdict| verdict.consistent)
-            .filter_map(|verdict| verdict.pair(PairSource::Feedback))
-            .any(|pair| (pair.chosen, pair.rejected) == (chosen, rejected));
-        let believed = match trust {
-            FeedbackTrust::Never => false,
-            FeedbackTrust::Corroborated => judged,
-            FeedbackTrust::Always => true,
-        };
-        if believed && pro > contra {
-            pairs.push(LoggedPair {
-                chosen,
-                rejected,
-                margin: pro as f32 / (pro + contra) as f32,
-                source: PairSource::Feedback,
-                principles: Vec::new(),
-            });
-        }
-    }
-    pairs
-}
-
-/// What each principal prefers. A thumb up and a thumb down are a preference together, alone neither is; an edit is preferred to
-/// what it was made of.
-fn preferences(
-    said: &[(LoggedFeedback, Option<usize>)],
-    shown: usize,
-) -> Vec<(&Principal, Preference)> {
-    let mut found = Vec::new();
-    for (one, written) in said {
-        match &one.feedback {
-            Feedback::Preferred { sample } => found.extend(
-                (0..shown)
-                    .filter(|other| other != sample)
-                    .map(|other| (&one.principal, (*sample, other))),
-            ),
-            Feedback::Edited { sample, text } => {
-                // Two principals who write the same say the same: the edit that came first stands for both.
-                let same = said.iter().find_map(|(other, written)| {
-                    let Feedback::Edited { sample: s, text: t } = &other.feedback else {
-                        return None;
-                    };
-                    (s == sample && t == text).then_some(*written).flatten()
-                });
-                if let Some(written) = same.or(*written) {
-                    found.push((&one.principal, (written, *sample)));
-                }
-            }
-            Feedback::Thumbs { sample, up: true } => {
-                let down = said.iter().filter_map(|(other, _)| match other.feedback {
-                    Feedback::Thumbs { sample, up: false } => {
-                        (other.principal == one.principal).then_some(sample)
-                    }
-                    _ => None,
-                });
-                found.extend(down.map(|down| (&one.principal, (*sample, down))));
-            }
-            Feedback::Thumbs { up: false, .. } => {}
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(principal: &str, feedback: Feedback) -> (LoggedFeedback, Option<usize>) {
-        let principal = Principal::of_key(principal);
-        let one = LoggedFeedback {
-            principal,
-            created_at: 0,
-            feedback,
-        };
-        (one, None)
-    }
-
-    fn derived(
-        said: &[(LoggedFeedback, Option<usize>)],
-        verdicts: &[LoggedVerdict],
-        trust: FeedbackTrust,
-    ) -> Vec<Preference> {
-        derive(said, verdicts, 2, trust)
-            .iter()
-            .map(|pair| (pair.chosen, pair.rejected))
-            .collect()
-    }
-
-    #[test]
-    fn a_single_voice_is_believed_only_if_the_policy_says_so() {
-        let one = [said("a", Feedback::Preferred { sample: 1 })];
-        assert_eq!(derived(&one, &[], FeedbackTrust::Never), []);
-        assert_eq!(derived(&one, &[], FeedbackTrust::Corroborated), []);
-        assert_eq!(derived(&one, &[], FeedbackTrust::Always), [(1, 0)]);
-    }
-
-    #[test]
-    fn a_principal_has_one_voice_however_often_it_speaks() {
-        let thumbs = |sample, up| said("a", Feedback::Thumbs { sample, up });
-        let mut all = vec![
-            said("a", Feedback::Preferred { sample: 1 }),
-            thumbs(1, true),
-            thumbs(0, false),
-            said("b", Feedback::Preferred { sample: 0 }),
-        ];
-        assert_eq!(derived(&all, &[], FeedbackTrust::Always), []);
-        all.truncate(3);
-        assert_eq!(derived(&all, &[], FeedbackTrust::Always), [(1, 0)]);
-    }
-
-    #[test]
-    fn as_many_against_as_for_is_no_preference() {
-        let split = [
-            said("a", Feedback::Preferred { sample: 1 }),
-            said("b", Feedback::Preferred { sample: 0 }),
-        ];
-        assert_eq!(derived(&split, &[], FeedbackTrust::Always), []);
-        let mut tipped = split.to_vec();
-        tipped.push(said("c", Feedback::Preferred { sample: 0 }));
-        let pairs = derive(&tipped, &[], 2, FeedbackTrust::Always);
-        assert_eq!((pairs[0].chosen, pairs[0].rejected), (0, 1));
-        assert!((pairs[0].margin - 2.0 / 3.0).abs() < 1e-6);
-    }
-
-    #[test]
-    fn the_judge_corroborates_in_both_orders_or_not_at_all() {
-        let one = [said("a", Feedback::Preferred { sample: 0 })];
-        let verdict = |p: f32, consistent| LoggedVerdict {
-            a: 0,
-            b: 1,
-            orders: [p, p],
-            p,
-            consistent,
-            label_mass: 1.0,
-            principles: Vec::new(),
-            version: "base".to_owned(),
-        };
-        let corroborated = |verdict| derived(&one, &[verdict], FeedbackTrust::Corroborated);
-        assert_eq!(corroborated(verdict(0.9, true)), [(0, 1)]);
-        assert_eq!(corroborated(verdict(0.9, false)), []);
-        assert_eq!(corroborated(verdict(0.1, true)), []);
-    }
-
-    #[test]
-    fn an_edit_is_preferred_to_what_it_was_made_of() {
-        let edit = |principal, written| {
-            let text = "better".to_owned();
-            let (one, _) = said(principal, Feedback::Edited { sample: 0, text });
-            (one, Some(written))
-        };
-        let pairs = |said: &[_], trust| derive(said, &[], 2, trust);
-        let found = pairs(&[edit("a", 2)], FeedbackTrust::Always);
-        assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
-        assert!(pairs(&[edit("a", 2)], FeedbackTrust::Corroborated).is_empty());
-        // The same words of two principals are one answer with two voices.
-        let found = pairs(&[edit("a", 2), edit("b", 3)], FeedbackTrust::Always);
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
-    }
 }

@@ -5,6 +5,7 @@
 
 mod config;
 mod database;
+mod derive;
 mod erase;
 mod error;
 mod events;
@@ -16,6 +17,7 @@ mod lease;
 mod model;
 mod naming;
 mod private;
+mod prune;
 mod quota;
 mod record;
 mod redact;
@@ -55,8 +57,8 @@ pub use model::ModelIdentity;
 pub use private::{tighten, tighten_all};
 pub use record::{
     Addition, Consent, Feedback, FeedbackOutcome, IdempotencyKey, LoggedFeedback, LoggedPair,
-    LoggedRecord, LoggedVerdict, MIN_LABEL_MASS, NewRecord, PairSource, Prompt, RecordKind, Sample,
-    Scope,
+    LoggedRecord, LoggedVerdict, MIN_LABEL_MASS, NewRecord, PairSource, Prompt, RecordKind,
+    RecordSize, Sample, Scope,
 };
 pub use redact::{RedactCommand, Redaction, RedactionRule};
 pub use replay::{DrawSpec, DrawnRow, Eligible, HeldPreference, Split};
@@ -228,6 +230,14 @@ impl TrafficLog {
         let record = rows::read_record(&mut reading, id, scope).await?;
         reading.commit().await?;
         Ok(record)
+    }
+
+    /// How large a record is, without reading it; none if it is not there or not in the scope.
+    pub async fn size_of(&self, id: &RecordId, scope: &Scope) -> Result<Option<RecordSize>> {
+        let mut reading = self.database().snapshot().await?;
+        let size = rows::read_size(&mut reading, id, scope).await?;
+        reading.commit().await?;
+        Ok(size)
     }
 
     /// Bytes of a record at most.

@@ -203,6 +203,15 @@ pub struct LoggedPair {
     pub principles: Vec<String>,
 }
 
+/// How large a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordSize {
+    /// Samples of the answer.
+    pub shown: usize,
+    /// About the bytes of its rows, with the sampling parameters written out for every sample.
+    pub bytes: usize,
+}
+
 /// A record to be appended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewRecord {
@@ -416,6 +425,11 @@ impl Scope {
             Self::Only(principal) => Some([principal, principal]),
             Self::Either(principal, former) => Some([principal, former]),
         }
+    }
+
+    /// Returns whether a principal's records are in the scope.
+    pub(super) fn includes(&self, principal: &Principal) -> bool {
+        self.principals().is_none_or(|own| own.contains(&principal))
     }
 }
 

@@ -7,7 +7,8 @@ use super::naming::{Earlier, StoredName};
 use super::quota::{self, Quotas};
 use super::{
     Consent, Feedback, LogError, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict,
-    PairSource, Principal, Prompt, RecordId, RecordKind, Result, Sample, Scope, UnixMillis,
+    PairSource, Principal, Prompt, RecordId, RecordKind, RecordSize, Result, Sample, Scope,
+    UnixMillis,
 };
 
 /// A record that was checked and redacted.
@@ -245,6 +246,44 @@ pub(super) async fn free_places(connection: &mut AnyConnection, id: &RecordId) -
     ])
 }
 
+/// Reads how large a record is.
+pub(super) async fn read_size(
+    connection: &mut AnyConnection,
+    id: &RecordId,
+    scope: &Scope,
+) -> Result<Option<RecordSize>> {
+    let found = sqlx::query("SELECT principal, shown, bytes FROM records WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = found else { return Ok(None) };
+    let principal = Principal::stored(row.try_get("principal")?);
+    if !scope.includes(&principal) {
+        return Ok(None);
+    }
+    // What the learner has added is not among the bytes of the record.
+    let samples = sqlx::query(
+        "SELECT COUNT(*) AS samples, CAST(COALESCE(MAX(octet_length(sampling)), 0) AS BIGINT) AS sampling, \
+         CAST(COALESCE(SUM(octet_length(text) + octet_length(token_ids) + octet_length(logprobs)), 0) AS BIGINT) AS written \
+         FROM samples WHERE record_id = $1",
+    )
+    .bind(id.as_str())
+    .fetch_one(connection)
+    .await?;
+    let number = |row: &AnyRow, column: &str| -> Result<usize> {
+        let number: i64 = row.try_get(column)?;
+        Ok(usize::try_from(number).unwrap_or(0))
+    };
+    let of_each = number(&samples, "sampling")? + size_of::<Sample>();
+    let written_out = number(&samples, "samples")?.saturating_mul(of_each);
+    Ok(Some(RecordSize {
+        shown: number(&row, "shown")?,
+        bytes: number(&row, "bytes")?
+            .max(number(&samples, "written")?)
+            .saturating_add(written_out),
+    }))
+}
+
 /// Reads a record whole.
 pub(super) async fn read_record(
     connection: &mut AnyConnection,
@@ -260,10 +299,7 @@ pub(super) async fn read_record(
     .await?;
     let Some(row) = found else { return Ok(None) };
     let principal = Principal::stored(row.try_get("principal")?);
-    if scope
-        .principals()
-        .is_some_and(|own| !own.contains(&&principal))
-    {
+    if !scope.includes(&principal) {
         return Ok(None);
     }
     Ok(Some(LoggedRecord {

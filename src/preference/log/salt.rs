@@ -4,7 +4,7 @@
 //! copy of the database tells nothing. PostgreSQL is the exception unless a file is named: its servers have nothing in common but the
 //! database, and each with a salt of its own would give one value several surrogates.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use sqlx::AnyConnection;
 
 use super::database::{Database, sqlite_file};
 use super::{LogError, Result, id};
+use crate::files;
 
 /// Where a log's salt is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +116,7 @@ async fn forget(
 
 /// The salt of a file; none where there is no file.
 fn read(file: &Path) -> Result<Option<String>> {
-    let text = match fs::read_to_string(file) {
+    let text = match files::read_small(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|error| problem(file, error))?,
     };
@@ -160,6 +161,7 @@ fn problem(file: &Path, what: impl std::fmt::Display) -> LogError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

@@ -1,0 +1,200 @@
+//! Bounds of what a log keeps beside records: tombstones and the audit trail.
+//!
+//! Callers make both by deleting, and neither counts for their quotas. Of tombstones those stay that say which generations read a
+//! record; the audit trail loses its oldest events, and says so in an event of its own. What is left of the chain begins behind the
+//! last event that went, whose number and hash are kept.
+
+use serde_json::json;
+use sqlx::AnyConnection;
+
+use super::events::{self, Start};
+use super::{Result, TrafficLog, UnixMillis};
+
+/// Milliseconds that events and tombstones stay: a bit more than a year.
+const KEPT: UnixMillis = 400 * 24 * 3600 * 1000;
+
+/// Events that stay at most, and tombstones: a few hundred bytes each.
+pub(super) const MOST: i64 = 1_000_000;
+
+/// Events that are looked at together.
+const PAGE: i64 = 512;
+
+impl TrafficLog {
+    /// Deletes events and tombstones that are too old or too many: of each the oldest, and at most `most` stay.
+    pub(super) async fn prune(&self, now: UnixMillis, most: i64) -> Result<()> {
+        let oldest = now.saturating_sub(KEPT);
+        let mut transaction = self.database().begin().await?;
+        let connection = transaction.connection();
+        prune_tombstones(connection, oldest, most).await?;
+        prune_events(connection, oldest, most).await?;
+        transaction.commit().await
+    }
+}
+
+async fn prune_tombstones(
+    connection: &mut AnyConnection,
+    oldest: UnixMillis,
+    most: i64,
+) -> Result<()> {
+    sqlx::query(
+        "DELETE FROM tombstones WHERE deleted_at < $1 OR deleted_at < (\
+         SELECT deleted_at FROM tombstones ORDER BY deleted_at DESC LIMIT 1 OFFSET $2)",
+    )
+    .bind(oldest)
+    .bind(most)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn prune_events(connection: &mut AnyConnection, oldest: UnixMillis, most: i64) -> Result<()> {
+    let start = Start::read(connection).await?;
+    let end: i64 = sqlx::query_scalar("SELECT sequence FROM chain WHERE one = 1")
+        .fetch_one(&mut *connection)
+        .await?;
+    // The last one that goes: one too many, or too old. Those behind one that is not too old are not either.
+    let mut last = start.sequence.max(end - most);
+    'old: loop {
+        let page = events::times(connection, last, PAGE).await?;
+        if page.is_empty() {
+            break;
+        }
+        for (sequence, at) in page {
+            if at >= oldest {
+                break 'old;
+            }
+            last = sequence;
+        }
+    }
+    if last <= start.sequence {
+        return Ok(());
+    }
+    let hash: String = sqlx::query_scalar("SELECT hash FROM events WHERE sequence = $1")
+        .bind(last)
+        .fetch_one(&mut *connection)
+        .await?;
+    let start = Start {
+        sequence: last,
+        hash,
+    };
+    start.write(connection).await?;
+    let detail = json!({ "through": last, "hash": start.hash });
+    events::append(connection, "retention", "events.pruned", detail).await?;
+    sqlx::query("DELETE FROM events WHERE sequence <= $1")
+        .bind(last)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        Consent, LogConfig, NewRecord, Principal, Prompt, RecordId, RecordKind, Scope, now,
+    };
+    use super::*;
+
+    async fn count(log: &TrafficLog, rows: &'static str) -> i64 {
+        sqlx::query_scalar(rows)
+            .fetch_one(log.database().readers())
+            .await
+            .unwrap()
+    }
+
+    async fn appended(log: &TrafficLog) -> RecordId {
+        let record = NewRecord {
+            kind: RecordKind::Generate,
+            principal: Principal::of_key("ann"),
+            consent: Consent {
+                retain: true,
+                train: true,
+            },
+            idempotency_key: None,
+            prompt: Prompt::Text("x".to_owned()),
+            prompt_token_ids: Vec::new(),
+            version: "base".to_owned(),
+            samples: Vec::new(),
+            verdicts: Vec::new(),
+            pairs: Vec::new(),
+        };
+        log.append(record).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn events_go_by_number_and_age_and_the_rest_is_a_chain() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = TrafficLog::open(&LogConfig::sqlite(&dir.path().join("log.sqlite")))
+            .await
+            .unwrap();
+        for at in 0..20 {
+            let detail = json!({ "at": at });
+            log.audit("ann", "train.paused", detail).await.unwrap();
+        }
+        const EVENTS: &str = "SELECT COUNT(*) FROM events";
+        // The time, how many may stay, how many do, and the first of them: pruning appends one.
+        for (at, most, stay, first) in [
+            (now(), MOST, 20, 1),
+            (now(), 20, 20, 1),
+            (now(), 12, 13, 9),
+            (now(), 13, 13, 9),
+            (now() + 2 * KEPT, MOST, 1, 22),
+        ] {
+            log.prune(at, most).await.unwrap();
+            assert_eq!(count(&log, EVENTS).await, stay, "{most}");
+            assert_eq!(log.verify_chain().await.unwrap(), stay.unsigned_abs());
+            assert_eq!(log.events(0, 1).await.unwrap()[0].sequence, first);
+        }
+        let told = log.events(0, 1).await.unwrap().remove(0);
+        assert_eq!(told.action, "events.pruned");
+        assert_eq!(told.detail["through"], 21);
+        sqlx::query("UPDATE settings SET value = '21 00' WHERE name = 'events.start'")
+            .execute(log.database().readers())
+            .await
+            .unwrap();
+        assert!(log.verify_chain().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_erases_nothing_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = TrafficLog::open(&LogConfig::sqlite(&dir.path().join("log.sqlite")))
+            .await
+            .unwrap();
+        let ann = Principal::of_key("ann");
+        const EVENTS: &str = "SELECT COUNT(*) FROM events";
+        const TOMBSTONES: &str = "SELECT COUNT(*) FROM tombstones";
+        for _ in 0..3 {
+            assert_eq!(log.delete_principal(&ann).await.unwrap(), 0);
+            assert_eq!(log.withdraw_training(&ann).await.unwrap(), 0);
+        }
+        assert_eq!(count(&log, EVENTS).await, 0);
+        // A record that no stage has read leaves no tombstone.
+        for _ in 0..3 {
+            let id = appended(&log).await;
+            assert!(log.delete(&id, &Scope::All).await.unwrap());
+        }
+        assert_eq!(count(&log, TOMBSTONES).await, 0);
+        assert_eq!(count(&log, EVENTS).await, 3);
+        appended(&log).await;
+        assert_eq!(log.withdraw_training(&ann).await.unwrap(), 1);
+        assert_eq!(log.delete_principal(&ann).await.unwrap(), 1);
+        assert_eq!(count(&log, EVENTS).await, 5);
+        // One that a stage has read leaves one, until it is old.
+        let id = appended(&log).await;
+        for claim in [
+            "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES (1, 1, 'base', 'null', 0)".to_owned(),
+            format!("INSERT INTO stage_rows (record_id, stage) VALUES ('{id}', 1)"),
+        ] {
+            sqlx::query(sqlx::AssertSqlSafe(claim))
+                .execute(log.database().readers())
+                .await
+                .unwrap();
+        }
+        assert!(log.delete(&id, &Scope::All).await.unwrap());
+        assert_eq!(count(&log, TOMBSTONES).await, 1);
+        log.prune(now(), 1).await.unwrap();
+        assert_eq!(count(&log, TOMBSTONES).await, 1);
+        log.prune(now() + 2 * KEPT, MOST).await.unwrap();
+        assert_eq!(count(&log, TOMBSTONES).await, 0);
+    }
+}
