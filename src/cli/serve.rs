@@ -76,7 +76,7 @@ pub struct ServeArgs {
     /// address) share it, because how much of a prompt is cached says what others have asked.
     #[arg(long, conflicts_with = "no_prefix_caching")]
     shared_prefix_cache: bool,
-    /// The part of every limit (calls, waiting requests and tokens, connections) that one tenant may hold, above 0 and at most 1. A tenant
+    /// The part of every limit (calls and their memory, waiting requests and tokens, connections) that one tenant may hold, above 0 and at most 1. A tenant
     /// is a key, without keys the address of a client.
     #[arg(long, default_value = "0.5", value_parser = share)]
     tenant_share: TenantShare,
@@ -99,6 +99,9 @@ pub struct ServeArgs {
     /// Bytes of a request's body.
     #[arg(long, default_value = "8MiB", value_parser = bytes)]
     max_body: usize,
+    /// Bytes that the bodies and answers of all calls may take together while they are in memory; calls beyond are answered with 429.
+    #[arg(long, default_value = "512MiB", value_parser = bytes)]
+    call_memory: usize,
     /// Tokens that one call may ask for: prompts x samples x tokens of an answer. By default 1048576, or max-concurrent times the
     /// context's length if that is more.
     #[arg(long)]
@@ -395,6 +398,12 @@ impl ServeArgs {
             (None, Some(list)) => listed(list, "SELFJUDGE_API_KEYS")?,
             (None, None) => ApiKeys::default(),
         };
+        let share = self.tenant_share.of(self.call_memory);
+        anyhow::ensure!(
+            self.max_body <= share,
+            "--max-body is {} bytes, and a tenant may hold {share} bytes (--tenant-share of --call-memory): no such body could be read",
+            self.max_body
+        );
         anyhow::ensure!(
             self.rate_limit.is_none() || !keys.is_empty(),
             "--rate-limit counts the calls of each API key, and there are no keys: see --api-key-file"
@@ -409,6 +418,7 @@ impl ServeArgs {
             tenant_share: self.tenant_share,
             trusted_proxies: self.proxies(),
             max_body: self.max_body,
+            call_memory: self.call_memory,
             max_call_tokens: self.max_call_tokens,
             keys,
             admin_keys,

@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, GRAMMAR};
+use super::layers::internal;
+use super::memory::{Gathered, Holding};
 use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Pieces};
@@ -18,8 +20,8 @@ use super::traffic::Identity;
 use crate::engine::PromptLogprobs;
 use crate::model::WeightsName;
 use crate::service::{
-    Finish, Generation, JudgeTask, Output, Service, ServiceError, TextEvent, TextTask, TokenText,
-    Tournament, TournamentTask, Usage, offload,
+    Finish, Generation, JudgeTask, Output, Service, TextEvent, TextTask, TokenText, Tournament,
+    TournamentTask, Usage, offload,
 };
 
 pub use crate::preference::log::Prompt as Asked;
@@ -157,7 +159,14 @@ pub async fn answer<W: Wording>(
         .unzip();
     let drawn = state.service.generate_all(tasks)?.into_iter().zip(parts);
     let drawn = drawn.map(|(generation, (judging, draft))| {
-        draw(&state.service, generation, judging, sampling.n, draft)
+        draw(
+            &state.service,
+            &identity.memory,
+            generation,
+            judging,
+            sampling.n,
+            draft,
+        )
     });
     let (mut outputs, mut usage) = (Vec::new(), Usage::default());
     let mut about = About {
@@ -166,7 +175,7 @@ pub async fn answer<W: Wording>(
     };
     let mut drafts = Vec::new();
     let drawn = try_join_all(drawn).await;
-    for drawn in drawn.map_err(|error| ApiError::from(error).renamed(GRAMMAR, grammar_param))? {
+    for drawn in drawn.map_err(|error| error.renamed(GRAMMAR, grammar_param))? {
         usage.add(drawn.usage);
         about.weights = drawn.weights;
         about.tournaments.extend(drawn.tournament);
@@ -177,7 +186,20 @@ pub async fn answer<W: Wording>(
     }
     about.usage = Some(usage);
     about.kept = keeping.commit(drafts).await?;
-    let worded = move || worded(&wording, outputs, about, shows_logprobs);
+    let holding = identity.memory.clone();
+    let worded = move || {
+        // What is told of a prompt is told with each of its answers.
+        let prompts = outputs.iter().filter_map(|(_, prompt)| prompt.as_deref());
+        let told: usize = prompts
+            .flatten()
+            .map(|token| 1 + token.logprobs.top.len())
+            .sum();
+        let told = told.saturating_mul(LOGPROB_BYTES);
+        holding.grow(told)?;
+        let body = worded(&wording, outputs, about, shows_logprobs, holding.clone());
+        holding.shrink(told);
+        body
+    };
     let body = match usage
         .completion_tokens
         .saturating_mul(sampling.logprobs() + 1)
@@ -185,17 +207,18 @@ pub async fn answer<W: Wording>(
         // Written sooner than another thread has woken up.
         0..=4096 => worded(),
         _ => offload(worded).await?,
-    };
+    }?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// A whole answer as JSON.
+/// A whole answer as JSON, paid for as it is written.
 fn worded<W: Wording>(
     wording: &W,
     outputs: Vec<(Output, Option<Arc<[PromptLogprobs]>>)>,
     about: About,
     shows_logprobs: bool,
-) -> Vec<u8> {
+    holding: Holding,
+) -> Result<Vec<u8>, ApiError> {
     let choice = |(index, (mut output, prompt)): (usize, (Output, Option<Arc<_>>))| {
         if !shows_logprobs {
             output.tokens.iter_mut().for_each(hide_logprobs);
@@ -211,8 +234,29 @@ fn worded<W: Wording>(
         })
     };
     let choices = outputs.into_iter().enumerate().map(choice).collect();
-    serde_json::to_vec(&wording.answer(choices, about))
-        .expect("answers have string keys and finite numbers; this is a bug")
+    written(&wording.answer(choices, about), holding)
+}
+
+/// Writes an answer as JSON. The call pays for it as it grows, and before it is in memory whole.
+///
+/// # Errors
+/// As [`Holding::grow`].
+pub fn written(answer: &impl Serialize, holding: Holding) -> Result<Vec<u8>, ApiError> {
+    let mut body = Gathered::begin(holding, 0)?;
+    let whole = serde_json::to_writer(&mut body, answer);
+    let body = body.into_bytes()?;
+    whole.expect("answers have string keys and finite numbers; this is a bug");
+    Ok(body)
+}
+
+/// Bytes of a log-probability in an answer until it is sent: in the answer, and as it is written.
+const LOGPROB_BYTES: usize = 64;
+
+/// Pays for the log-probabilities that are told with a token. Tokens themselves are few and small beside them.
+fn pay(holding: &Holding, token: &TokenText) -> Result<(), ApiError> {
+    let told = token.logprobs.as_ref();
+    let told = told.map_or(0, |told| told.top.len() + told.chosen.len());
+    holding.grow(told * LOGPROB_BYTES)
 }
 
 /// Log-probabilities that only the record is to have.
@@ -233,13 +277,25 @@ struct Drawn {
 /// All samples of a prompt, or the best `n` of them.
 async fn draw(
     service: &Service,
+    holding: &Holding,
     mut generation: Generation,
     judging: Option<(JudgeTask, TournamentTask)>,
     n: usize,
     mut draft: Draft,
-) -> Result<Drawn, ServiceError> {
+) -> Result<Drawn, ApiError> {
+    let mut refused = None;
+    let go_on = |token: &TokenText| match pay(holding, token) {
+        Ok(()) => true,
+        Err(error) => {
+            refused = Some(error);
+            false
+        }
+    };
     if let Some((judge, how)) = judging {
-        let mut best = service.best_of(&mut generation, &judge, how).await?;
+        let best = service.best_of(&mut generation, &judge, how, go_on).await?;
+        let Some(mut best) = best else {
+            return Err(refused.unwrap_or_else(internal));
+        };
         draft.outputs(&best.candidates);
         draft.tournament(&judge, best.judge_weights.as_ref(), &best.tournament);
         return Ok(Drawn {
@@ -251,7 +307,9 @@ async fn draw(
             draft,
         });
     }
-    let outputs = generation.outputs().await?;
+    let Some(outputs) = generation.outputs_while(go_on).await? else {
+        return Err(refused.unwrap_or_else(internal));
+    };
     draft.outputs(&outputs);
     Ok(Drawn {
         outputs,

@@ -32,6 +32,15 @@ impl Cors {
         }
     }
 
+    /// Whether a page of this origin may call.
+    pub(super) fn allows(&self, origin: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::Any => true,
+            Self::Origins(origins) => origins.iter().any(|known| known == origin),
+        }
+    }
+
     pub(super) fn layer(&self) -> Option<CorsLayer> {
         let layer = CorsLayer::new()
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])

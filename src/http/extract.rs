@@ -2,15 +2,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
-use futures::TryStreamExt;
+use axum::http::{HeaderMap, StatusCode, header};
+use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
@@ -21,6 +20,7 @@ use super::error::ApiError;
 use super::idempotency::Asked;
 use super::json;
 use super::judging::JudgingBody;
+use super::memory::{Gathered, Holding};
 use super::neutral;
 use super::sampling::SamplingBody;
 use super::typed::{refusal, typed};
@@ -33,8 +33,8 @@ pub struct JsonBody<T>(pub T);
 impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = read(request, state).await?;
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let body = read(request).await?;
         // Syntax first: an error in it has a line and a column, and no parameter.
         let parse = |bytes: &[u8]| {
             let mut body = json::parse(bytes)?;
@@ -43,7 +43,7 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Js
             }
             typed(body, None).map(Self)
         };
-        parsed(bytes, parse).await
+        body.parsed(parse).await
     }
 }
 
@@ -137,10 +137,10 @@ where
 {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let named = request.extensions().get::<Asked>().cloned();
-        let bytes = read(request, state).await?;
-        parsed(bytes, move |bytes| Self::parse(bytes, named)).await
+        let body = read(request).await?;
+        body.parsed(move |bytes| Self::parse(bytes, named)).await
     }
 }
 
@@ -173,14 +173,35 @@ impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
 /// Bytes of a body that is parsed where it came in; more take longer than others there should wait.
 const PARSED_AT_ONCE: usize = 64 << 10;
 
-/// What `parse` makes of a body.
-async fn parsed<T: Send + 'static>(
+/// A body as it came, or was unpacked.
+#[derive(Debug)]
+struct Received {
     bytes: Bytes,
-    parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match bytes.len() <= PARSED_AT_ONCE {
-        true => parse(&bytes),
-        false => offload(move || parse(&bytes)).await?,
+    holding: Holding,
+}
+
+impl Received {
+    /// What `parse` makes of the body. The call pays for the document as long as it is parsed, and then for no more than the body's
+    /// length.
+    async fn parsed<T: Send + 'static>(
+        self,
+        parse: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Self { bytes, holding } = self;
+        match bytes.len() <= PARSED_AT_ONCE {
+            true => parse(&bytes),
+            false => {
+                let paid = move || {
+                    let document = json::memory_of(&bytes);
+                    holding.grow(document)?;
+                    let parsed = parse(&bytes);
+                    drop(bytes);
+                    holding.shrink(document);
+                    parsed
+                };
+                offload(paid).await?
+            }
+        }
     }
 }
 
@@ -240,61 +261,89 @@ impl BodyTimeouts {
     }
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    let timeouts = request.extensions().get::<BodyTimeouts>().copied();
-    let timeouts = timeouts.unwrap_or_default();
-    let most = request.extensions().get::<MaxBody>().copied();
+/// Refuses a body of more bytes than a body may have.
+fn too_large(most: MaxBody) -> ApiError {
+    ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        format!("the body has more than {} bytes", most.0),
+    )
+}
+
+/// The length that a request's header promises; none where there is no such header.
+fn promised(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
+    // What is longer than any number is longer than any body.
+    Some(length.trim().parse().unwrap_or(u64::MAX))
+}
+
+/// Reads a body. One that is too large by its header, or for which there is no memory, is refused before anything of it is read.
+async fn read(request: Request) -> Result<Received, ApiError> {
+    let extensions = request.extensions();
+    let timeouts: BodyTimeouts = extensions.get().copied().unwrap_or_default();
+    let most: MaxBody = extensions.get().copied().unwrap_or_default();
+    let holding: Holding = extensions.get().cloned().unwrap_or_default();
     let packing = Packing::of(request.headers())?;
-    let (begun, received) = (Instant::now(), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&received);
-    let request = request.map(|body| {
-        let pieces = body.into_data_stream();
-        Body::from_stream(pieces.inspect_ok(move |piece| {
-            counted.fetch_add(piece.len(), Ordering::Relaxed);
-        }))
-    });
-    let bytes = Bytes::from_request(request, state);
-    tokio::pin!(bytes);
-    let bytes = loop {
-        let limit = timeouts.after(received.load(Ordering::Relaxed));
-        if let Ok(bytes) = timeout_at(begun + limit, &mut bytes).await {
-            break bytes;
-        }
-        if timeouts.after(received.load(Ordering::Relaxed)) == limit {
+    let promised = promised(request.headers()).unwrap_or(0);
+    let expected = usize::try_from(promised)
+        .ok()
+        .filter(|&length| length <= most.0);
+    let expected = expected.ok_or_else(|| too_large(most))?;
+    let mut received = Gathered::begin(holding.clone(), expected)?;
+    let begun = Instant::now();
+    let mut pieces = request.into_body().into_data_stream();
+    loop {
+        let limit = timeouts.after(received.len());
+        let Ok(piece) = timeout_at(begun + limit, pieces.next()).await else {
             return Err(ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_timeout",
                 format!("the body has not come within {} seconds", limit.as_secs()),
             ));
-        }
-    };
-    let bytes = bytes.map_err(|error| {
-        let status = error.status();
-        let code = match status {
-            StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
-            _ => "invalid_body",
         };
-        ApiError::new(status, code, error.body_text())
-    })?;
-    packing.unpacked(bytes, most.unwrap_or_default()).await
+        let Some(piece) = piece else { break };
+        let piece = piece.map_err(|error| {
+            let message = format!("the body cannot be read: {error}");
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", message)
+        })?;
+        if received.len() + piece.len() > most.0 {
+            return Err(too_large(most));
+        }
+        received.push(&piece)?;
+    }
+    let packed = holding.bytes();
+    let bytes = received.into_bytes()?.into();
+    let bytes = packing.unpacked(bytes, most, holding.clone()).await?;
+    if packing == Packing::Gzip {
+        holding.shrink(packed);
+    }
+    Ok(Received { bytes, holding })
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
     use axum::response::IntoResponse;
-    use futures::{StreamExt, stream};
+    use futures::stream;
 
+    use super::super::memory::CallMemory;
     use super::*;
+    use crate::engine::{Tenant, TenantShare};
+    use crate::telemetry::Pace;
 
     /// A body of `pieces` of so many bytes, one every `pause`, and then nothing more. Time passes by itself where everything waits.
-    async fn sent(pieces: usize, bytes: usize, pause: Duration) -> (Result<Bytes, ApiError>, u64) {
+    async fn sent(
+        pieces: usize,
+        bytes: usize,
+        pause: Duration,
+    ) -> (Result<Received, ApiError>, u64) {
         let piece = move |_| async move {
             tokio::time::sleep(pause).await;
             Ok::<_, std::io::Error>(Bytes::from(vec![b' '; bytes]))
         };
         let pieces = stream::iter(0..pieces).then(piece).chain(stream::pending());
         let begun = Instant::now();
-        let read = read(Request::new(Body::from_stream(pieces)), &()).await;
+        let read = read(Request::new(Body::from_stream(pieces))).await;
         (read, begun.elapsed().as_secs())
     }
 
@@ -336,7 +385,7 @@ mod tests {
                 longest,
                 ..BodyTimeouts::default()
             });
-            (read(request, &()).await, begun.elapsed().as_secs())
+            (read(request).await, begun.elapsed().as_secs())
         };
         assert!(read.is_err());
         assert_eq!(seconds, 12);
@@ -345,6 +394,74 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_is_there_is_read() {
         let request = Request::new(Body::from("{}"));
-        assert_eq!(read(request, &()).await.unwrap(), "{}");
+        assert_eq!(read(request).await.unwrap().bytes, "{}");
+    }
+
+    /// A body of which nothing may be read.
+    fn untouchable() -> Body {
+        Body::from_stream(stream::poll_fn(
+            |_| -> std::task::Poll<Option<Result<Bytes, std::io::Error>>> {
+                panic!("the body was asked for")
+            },
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_refused_by_its_header_before_it_is_read() {
+        // Of 1 MiB that the tenant may hold.
+        let memory = CallMemory::new(2 << 20, TenantShare::default(), Pace::default());
+        let tenant = Tenant::of_key(&[1; 32]);
+        let other = memory.open(tenant);
+        other.grow(600_000).unwrap();
+        for (length, status) in [
+            ("9000000", 413),
+            ("9223372036854775808", 413),
+            ("18446744073709551616", 413),
+            ("8388609", 413),
+            // More than the share, and more than is left of it.
+            ("1048577", 413),
+            ("600000", 429),
+        ] {
+            let mut request = Request::new(untouchable());
+            let headers = request.headers_mut();
+            headers.insert("content-length", length.parse().unwrap());
+            request.extensions_mut().insert(memory.open(tenant));
+            let refused = read(request).await.unwrap_err().into_response();
+            assert_eq!(refused.status().as_u16(), status, "{length}");
+            let retry = refused.headers().contains_key("retry-after");
+            assert_eq!(retry, status == 429, "{length}");
+        }
+        // Without a length a body is refused as it grows.
+        let pieces = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 8192])));
+        let mut request = Request::new(Body::from_stream(pieces));
+        request.extensions_mut().insert(memory.open(tenant));
+        let refused = read(request).await.unwrap_err().into_response();
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        // What was refused holds nothing any more.
+        let last = memory.open(tenant);
+        last.grow((1 << 20) - 600_000).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_document_is_paid_for_while_it_is_parsed() {
+        let memory = CallMemory::new(2 << 20, TenantShare::default(), Pace::default());
+        let tenant = Tenant::of_key(&[1; 32]);
+        let numbers = |count: usize| format!("[{}0]", "0,".repeat(count - 1));
+        let text = format!("[{:?}]", "0, ".repeat(60_000));
+        for (body, served) in [
+            (numbers(10_000), true),
+            // 160 KB of body, and some megabytes of values.
+            (numbers(80_000), false),
+            (text, true),
+        ] {
+            let holding = memory.open(tenant);
+            let length = body.len();
+            let mut request = Request::new(Body::from(body));
+            request.extensions_mut().insert(holding.clone());
+            let received = read(request).await.unwrap();
+            let parsed = received.parsed(|bytes| json::parse(bytes).map(|_| ()));
+            assert_eq!(parsed.await.is_ok(), served, "{length}");
+            assert!(holding.bytes() <= 2 * length, "{length}");
+        }
     }
 }

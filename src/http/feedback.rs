@@ -110,10 +110,8 @@ pub async fn feedback(
     let principal = state.own(&identity, body.user.as_deref())?;
     let id = record_id(&body.record_id)?;
     let scope = state.scope(&identity, body.user.as_deref())?;
-    let samples = match log.get(&id, &scope).await? {
-        Some(record) => record.samples.len(),
-        None => return Err(no_record()),
-    };
+    let size = log.size_of(&id, &scope).await?;
+    let samples = size.ok_or_else(no_record)?.shown;
     let (param, about) = match &feedback {
         Feedback::Thumbs { sample, .. } | Feedback::Edited { sample, .. } => ("sample", *sample),
         Feedback::Preferred { sample } => ("preferred", *sample),

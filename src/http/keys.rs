@@ -1,5 +1,6 @@
 //! Who may call: API keys, and how many calls a second each of them has.
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -90,6 +91,10 @@ impl ApiKeys {
     /// Names the line that is no key, or has a name that another key has or could have.
     pub fn parse(list: &str) -> Result<Self, KeysError> {
         let mut keys: Vec<ApiKey> = Vec::new();
+        // The lines of names, and the digests, so far.
+        let (mut names, mut digests) = (HashMap::new(), HashSet::new());
+        // Some editors begin a file with a mark of its byte order.
+        let list = list.strip_prefix('\u{feff}').unwrap_or(list);
         for (at, line) in list.lines().enumerate() {
             let (at, line) = (at + 1, line.trim());
             if line.is_empty() || line.starts_with('#') {
@@ -109,7 +114,7 @@ impl ApiKeys {
                 return Err(KeysError::Unsendable(at));
             }
             let digest: [u8; 32] = Sha256::digest(key).into();
-            if keys.iter().any(|known| known.digest == digest) {
+            if !digests.insert(digest) {
                 return Err(KeysError::Twice(at));
             }
             let name = match given {
@@ -120,15 +125,16 @@ impl ApiKeys {
                 Some(name) => name.to_owned(),
                 None => derived_name(&digest),
             };
-            if let Some(first) = keys.iter().find(|known| *known.name == *name) {
+            let name: Arc<str> = name.into();
+            if let Some(first) = names.insert(Arc::clone(&name), at) {
                 return Err(KeysError::NameTwice {
                     line: at,
-                    first: first.line,
-                    name,
+                    first,
+                    name: name.to_string(),
                 });
             }
             keys.push(ApiKey {
-                name: name.into(),
+                name,
                 digest,
                 allowed,
                 line: at,
@@ -533,6 +539,35 @@ mod tests {
         assert_eq!(admit("2"), (true, false, false));
         assert_eq!(admit("3"), (false, false, false));
         assert_eq!(admit("9"), (true, true, true));
+    }
+
+    #[test]
+    fn a_mark_of_the_byte_order_is_no_part_of_a_key() {
+        for list in ["\u{feff}alice:x", "\u{feff}# ours\nalice:x"] {
+            let keys = ApiKeys::parse(list).unwrap();
+            assert!(keys.has_name("alice") && keys.find(b"x") == Some(0));
+        }
+        let keys = ApiKeys::parse("\u{feff}plain").unwrap();
+        assert_eq!(keys.find(b"plain"), Some(0));
+    }
+
+    #[test]
+    fn a_list_of_very_many_keys_is_read() {
+        let list: String = (0..60_000)
+            .map(|at| format!("name-{at}:a-key-of-many-{at}\n"))
+            .collect();
+        let keys = ApiKeys::parse(&list).unwrap();
+        assert_eq!(keys.find(b"a-key-of-many-59999"), Some(59_999));
+        let twice = format!("{list}name-7:another");
+        let error = ApiKeys::parse(&twice).unwrap_err();
+        assert!(matches!(
+            error,
+            KeysError::NameTwice {
+                line: 60_001,
+                first: 8,
+                ..
+            }
+        ));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod keys;
 mod layers;
 mod limits;
 mod listeners;
+mod memory;
 mod neutral;
 mod one_or_many;
 mod openai;
@@ -52,7 +53,6 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post, put};
@@ -94,6 +94,8 @@ pub struct HttpConfig {
     pub trusted_proxies: Arc<[IpAddr]>,
     /// Bytes of a body.
     pub max_body: usize,
+    /// Bytes that bodies and answers of all calls may take together; the operators' own are left out.
+    pub call_memory: usize,
     /// Tokens that one call may ask for: prompts × samples × tokens of an answer. By default 1,048,576, or what the engine can
     /// compute at once if that is more.
     pub max_call_tokens: Option<NonZeroUsize>,
@@ -128,6 +130,7 @@ impl Default for HttpConfig {
             body_timeouts: BodyTimeouts::default(),
             trusted_proxies: Arc::default(),
             max_body: 8 << 20,
+            call_memory: 512 << 20,
             max_call_tokens: None,
             keys: ApiKeys::default(),
             admin_keys: ApiKeys::default(),
@@ -169,6 +172,8 @@ pub struct Shared {
     refusals: QuietByReason,
     /// Whether callers have keys.
     keyed: bool,
+    /// Whose pages may call.
+    cors: Cors,
     log_probe: Arc<Semaphore>,
     judging: JudgingPolicy,
 }
@@ -193,10 +198,11 @@ impl Shared {
             service,
             model_name: model_name.into(),
             metrics,
-            permits: Permits::new(config.max_requests, config.tenant_share),
+            permits: Permits::new(config.max_requests, config.call_memory, config.tenant_share),
             body_timeouts: config.body_timeouts,
             refusals: QuietByReason::new(REFUSALS_LOGGED.0, REFUSALS_LOGGED.1),
             keyed: !config.keys.is_empty(),
+            cors: config.cors.clone(),
             judging: config.judging,
         }
     }
@@ -260,12 +266,12 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
         .route("/v1/completions", post(completions::completions))
         .route("/v1/decisions", post(decisions::decisions))
         .route("/records/{id}", get(records::get).delete(records::delete))
+        .route("/records", delete(records::delete_all))
         .route("/feedback", post(feedback::feedback))
         .route_layer(middleware::from_fn_with_state(state.clone(), permit::hold));
     let guarded = counted
         .route("/v1/models", get(models::models))
         .route("/v1/models/{*id}", get(models::model))
-        .route("/records", delete(records::delete_all))
         .route("/principles", get(principles::principles))
         .route_layer(middleware::from_fn_with_state(gate.clone(), keys::guard));
     let metrics = Router::new()
@@ -343,8 +349,6 @@ fn open_routes() -> Router<AppState> {
 
 /// The routes in all their layers.
 fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig, cors: &Cors) -> Router {
-    let routes = routes
-        .layer(DefaultBodyLimit::max(config.max_body))
-        .layer(Extension(unpack::MaxBody(config.max_body)));
+    let routes = routes.layer(Extension(unpack::MaxBody(config.max_body)));
     layers::around(routes, &state, cors).with_state(state)
 }

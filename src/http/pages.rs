@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use super::cors::Cors;
 use super::error::ApiError;
 
 /// The names by which the operators' listener is called.
@@ -99,20 +100,39 @@ fn check_host(
     }
 }
 
+/// A header's text; what is no text is empty.
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let value = headers.get(name)?;
+    Some(value.to_str().unwrap_or_default())
+}
+
+/// Whether an origin is the listener's own.
+fn is_own(origin: &str, headers: &HeaderMap, authority: Option<&str>) -> bool {
+    let own = text(headers, &header::HOST).or(authority);
+    let of = origin.split_once("://").map(|(_, of)| of);
+    of.zip(own)
+        .is_some_and(|(of, own)| of.eq_ignore_ascii_case(own))
+}
+
+/// Whether a browser sends a request for a page that is neither the listener's own nor of an origin that may call. Such a page can
+/// have any of its visitors send a call, as text and unread; what comes from no browser says nothing of pages.
+pub fn is_of_another_page(headers: &HeaderMap, authority: Option<&str>, cors: &Cors) -> bool {
+    let origin = text(headers, &header::ORIGIN);
+    if origin.is_some_and(|origin| cors.allows(origin)) {
+        return false;
+    }
+    match text(headers, &SEC_FETCH_SITE) {
+        // A proxy may have changed the host, and not this.
+        Some("same-origin" | "none") => false,
+        Some(_) => true,
+        None => origin.is_some_and(|origin| !is_own(origin, headers, authority)),
+    }
+}
+
 fn check_origin(headers: &HeaderMap, authority: Option<&str>) -> Result<(), ApiError> {
-    let text = |name: &HeaderName| {
-        headers
-            .get(name)
-            .map(|value| value.to_str().unwrap_or_default())
-    };
-    let own = text(&header::HOST).or(authority);
-    let same = |origin: &str| {
-        let of = origin.split_once("://").map(|(_, of)| of);
-        of.zip(own)
-            .is_some_and(|(of, own)| of.eq_ignore_ascii_case(own))
-    };
-    let site = text(&SEC_FETCH_SITE);
-    let elsewhere = text(&header::ORIGIN).is_some_and(|origin| !same(origin))
+    let origin = text(headers, &header::ORIGIN);
+    let site = text(headers, &SEC_FETCH_SITE);
+    let elsewhere = origin.is_some_and(|origin| !is_own(origin, headers, authority))
         || site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
     match elsewhere {
         false => Ok(()),
@@ -172,6 +192,66 @@ mod tests {
             (&AdminHosts::default(), "10.0.0.5", false),
         ] {
             assert_eq!(hosts.include(host), included, "{host} at {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_origin_is_known_unless_it_may_call() {
+        let allowed = Cors::parse(&["https://app.example".to_owned()]).unwrap();
+        let any = Cors::parse(&["*".to_owned()]).unwrap();
+        let own = ("host", "127.0.0.1:8080");
+        for (cors, headers, other) in [
+            (&Cors::None, &[][..], false),
+            (&Cors::None, &[("origin", "http://127.0.0.1:8080")], false),
+            (&Cors::None, &[("origin", "http://evil.example")], true),
+            (&Cors::None, &[("origin", "null")], true),
+            (&Cors::None, &[("origin", "http://127.0.0.1:3000")], true),
+            (&Cors::None, &[("sec-fetch-site", "cross-site")], true),
+            (&Cors::None, &[("sec-fetch-site", "same-site")], true),
+            (&Cors::None, &[("sec-fetch-site", "none")], false),
+            (&Cors::None, &[("sec-fetch-site", "same-origin")], false),
+            // Behind a proxy of the page's own origin.
+            (
+                &Cors::None,
+                &[
+                    ("sec-fetch-site", "same-origin"),
+                    ("origin", "https://front.example"),
+                ],
+                false,
+            ),
+            (
+                &Cors::None,
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "http://127.0.0.1:8080"),
+                ],
+                true,
+            ),
+            (
+                &allowed,
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "https://app.example"),
+                ],
+                false,
+            ),
+            (&allowed, &[("origin", "https://evil.example")], true),
+            (&allowed, &[("sec-fetch-site", "cross-site")], true),
+            (
+                &any,
+                &[
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "https://x.example"),
+                ],
+                false,
+            ),
+        ] {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers.iter().chain([&own]) {
+                map.insert(*name, value.parse().unwrap());
+            }
+            let found = is_of_another_page(&map, None, cors);
+            assert_eq!(found, other, "{headers:?} {cors:?}");
         }
     }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use axum::body::HttpBody;
 use axum::extract::{Request, State};
+use axum::http::uri::Authority;
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -11,6 +13,9 @@ use super::AppState;
 use super::error::ApiError;
 use super::held::Held;
 use super::keys::tenant_of;
+use super::memory::CallMemory;
+use super::pages::is_of_another_page;
+use super::traffic::OfAnotherPage;
 use crate::engine::{Tenant, TenantShare};
 use crate::telemetry::{InQueue, Pace};
 
@@ -24,6 +29,7 @@ struct Shared {
     share: usize,
     taken: Mutex<Taken>,
     pace: Pace,
+    memory: CallMemory,
 }
 
 #[derive(Default)]
@@ -40,12 +46,15 @@ pub struct Permit {
 }
 
 impl Permits {
-    pub fn new(max: usize, share: TenantShare) -> Self {
+    /// Places for `max` calls, which may hold `memory` bytes together.
+    pub fn new(max: usize, memory: usize, share: TenantShare) -> Self {
+        let pace = Pace::default();
         Self(Arc::new(Shared {
             max,
             share: share.of(max),
             taken: Mutex::default(),
-            pace: Pace::default(),
+            memory: CallMemory::new(memory, share, pace.clone()),
+            pace,
         }))
     }
 
@@ -94,17 +103,29 @@ impl Drop for Permit {
     }
 }
 
-/// The middleware: a call has its place before anything of its body is read, so bodies in memory are no more than places, and
-/// until its answer is sent.
+/// The middleware: a call has its place before anything of its body is read, and until its answer is sent. So long it pays for the
+/// memory that it holds; an answer for which there is no room is a refusal.
 pub async fn hold(
     State(state): State<AppState>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let permit = state.permits.take(tenant_of(request.extensions()))?;
+    let tenant = tenant_of(request.extensions());
+    let permit = state.permits.take(tenant)?;
+    let holding = state.permits.0.memory.open(tenant);
     request.extensions_mut().insert(state.body_timeouts);
+    request.extensions_mut().insert(holding.clone());
+    // Without keys, who reaches the listener may call, and every browser reaches what its user does.
+    let authority = request.uri().authority().map(Authority::as_str);
+    if !state.keyed && is_of_another_page(request.headers(), authority, &state.cors) {
+        request.extensions_mut().insert(OfAnotherPage);
+    }
     let response = next.run(request).await;
-    Ok(response.map(|body| Held::around(body, permit)))
+    // A stream has no length, and is never in memory whole.
+    if let Some(answer) = response.body().size_hint().exact() {
+        holding.only_answer(usize::try_from(answer).unwrap_or(usize::MAX))?;
+    }
+    Ok(response.map(|body| Held::around(body, (permit, holding))))
 }
 
 #[cfg(test)]
@@ -113,7 +134,7 @@ mod tests {
 
     #[test]
     fn one_tenant_cannot_take_all_places() {
-        let permits = Permits::new(5, TenantShare::default());
+        let permits = Permits::new(5, 1 << 20, TenantShare::default());
         let [alice, bob, carol] = [1, 2, 3].map(|name| Tenant::of_key(&[name; 32]));
         let alices = [permits.take(alice), permits.take(alice)];
         assert!(alices.iter().all(Result::is_ok) && permits.take(alice).is_err());

@@ -116,7 +116,7 @@ impl Keeping {
     ) -> Result<Self, ApiError> {
         let traffic = &state.traffic;
         let caller = identity.caller.as_ref();
-        let consent = traffic.consent(caller, said)?;
+        let consent = traffic.consent_of(identity, said)?;
         let log = traffic.log.clone().filter(|_| consent.retain);
         let principal = traffic.principal(caller, user)?;
         if let (Some(name), Some(all)) = (&identity.name, &traffic.log) {

@@ -2,12 +2,14 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
+use super::answering;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Named, Query};
 use super::keys;
@@ -17,6 +19,7 @@ use crate::preference::log::{
     Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, Principal, Prompt, RecordId,
     Sample, Scope,
 };
+use crate::service::offload;
 
 /// A record.
 #[derive(Debug, Serialize, ToSchema)]
@@ -288,13 +291,23 @@ pub async fn get(
     identity: Identity,
     Named(id): Named,
     Query(owner): Query<OwnerQuery>,
-) -> Result<Json<RecordBody>, ApiError> {
+) -> Result<Response, ApiError> {
+    /// What a record takes while it is read and written, as a multiple of what it takes in the log: its rows, and its numbers as text.
+    const FACTOR: usize = 4;
     let log = state.traffic.log()?;
     let scope = state.scope(&identity, owner.user.as_deref())?;
-    let record = log.get(&record_id(&id)?, &scope).await?;
-    record
-        .map(|record| Json(record.into()))
-        .ok_or_else(no_record)
+    let id = record_id(&id)?;
+    let size = log.size_of(&id, &scope).await?.ok_or_else(no_record)?;
+    let read = size.bytes.saturating_mul(FACTOR);
+    identity.memory.grow(read)?;
+    let record = log.get(&id, &scope).await?.ok_or_else(no_record)?;
+    let memory = identity.memory.clone();
+    let body = offload(move || {
+        let body = answering::written(&RecordBody::from(record), memory.clone());
+        memory.shrink(read);
+        body
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], body.await??).into_response())
 }
 
 /// What was deleted, or may no longer be learned from.

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::idempotency::CallName;
 use super::keys::{Caller, tenant_of};
+use super::memory::Holding;
 use crate::engine::Tenant;
 use crate::preference::log::{Consent, Principal, TrafficLog};
 
@@ -129,6 +130,31 @@ impl TrafficConfig {
         })
     }
 
+    /// [`Self::consent`] of a call that says who calls. What a page of another origin sends is not kept: it teaches nothing.
+    ///
+    /// # Errors
+    /// As there; such a page that asks for it.
+    pub fn consent_of(
+        &self,
+        identity: &Identity,
+        said: Option<LogBody>,
+    ) -> Result<Consent, ApiError> {
+        let consent = self.consent(identity.caller.as_ref(), said)?;
+        if !identity.of_another_page {
+            return Ok(consent);
+        }
+        let said = said.unwrap_or_default();
+        match said.retain == Some(true) || said.train == Some(true) {
+            true => Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "origin_not_allowed",
+                "a web page of another origin may not have its calls kept: the server's --cors-origin names the pages that may",
+            )
+            .about("log")),
+            false => Ok(Consent::default()),
+        }
+    }
+
     /// On whose behalf a call comes. `user` counts only where it is trusted.
     ///
     /// # Errors
@@ -193,7 +219,15 @@ pub struct Identity {
     pub tenant: Tenant,
     /// The same name of the same principal names the same record.
     pub name: Option<CallName>,
+    /// The memory that the call holds.
+    pub memory: Holding,
+    /// Whether a web page sends the call that is not to call this server.
+    pub of_another_page: bool,
 }
+
+/// Marks a request that a web page of another origin sends to a server without keys.
+#[derive(Debug, Clone, Copy)]
+pub struct OfAnotherPage;
 
 impl<S: Send + Sync> FromRequestParts<S> for Identity {
     type Rejection = ApiError;
@@ -202,6 +236,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Identity {
         Ok(Self {
             caller: parts.extensions.get::<Caller>().cloned(),
             tenant: tenant_of(&parts.extensions),
+            memory: parts.extensions.get().cloned().unwrap_or_default(),
+            of_another_page: parts.extensions.get::<OfAnotherPage>().is_some(),
             name: CallName::of(parts)?,
         })
     }

@@ -1,12 +1,13 @@
 //! Packed request bodies: `Content-Encoding: gzip`, unpacked within the bound of bodies.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode, header};
 use flate2::read::MultiGzDecoder;
 
 use super::error::ApiError;
+use super::memory::{Gathered, Holding};
 use crate::service::offload;
 
 /// Bytes of a body once it is unpacked.
@@ -56,33 +57,48 @@ impl Packing {
     /// The body itself.
     ///
     /// # Errors
-    /// What is not packed as it says; more than `most` bytes, found out before they are all there.
-    pub async fn unpacked(self, bytes: Bytes, most: MaxBody) -> Result<Bytes, ApiError> {
+    /// What is not packed as it says; more than `most` bytes, or than the call may hold, found out before they are all there.
+    pub async fn unpacked(
+        self,
+        bytes: Bytes,
+        most: MaxBody,
+        holding: Holding,
+    ) -> Result<Bytes, ApiError> {
         match self {
             Self::None => Ok(bytes),
-            Self::Gzip => offload(move || gunzipped(&bytes, most.0)).await?,
+            Self::Gzip => offload(move || gunzipped(&bytes, most.0, holding)).await?,
         }
     }
 }
 
-fn gunzipped(packed: &[u8], most: usize) -> Result<Bytes, ApiError> {
-    let mut unpacked = Vec::new();
-    let mut decoder = MultiGzDecoder::new(packed).take(most as u64 + 1);
-    if let Err(error) = decoder.read_to_end(&mut unpacked) {
-        return Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_body",
-            format!("the body is not gzip: {error}"),
-        ));
+fn gunzipped(packed: &[u8], most: usize, holding: Holding) -> Result<Bytes, ApiError> {
+    /// Bytes that are unpacked at a time.
+    const PIECE: usize = 64 << 10;
+    let mut unpacked = Gathered::begin(holding, 0)?;
+    let mut decoder = MultiGzDecoder::new(packed);
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = match decoder.read(&mut piece) {
+            Ok(0) => return Ok(unpacked.into_bytes()?.into()),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(error) => {
+                return Err(ApiError::new(
+                    StatusCode::BAD_REQUEST,
+                    "invalid_body",
+                    format!("the body is not gzip: {error}"),
+                ));
+            }
+        };
+        if unpacked.len() + read > most {
+            return Err(ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                format!("the body has more than {most} bytes when it is unpacked"),
+            ));
+        }
+        unpacked.push(&piece[..read])?;
     }
-    if unpacked.len() > most {
-        return Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!("the body has more than {most} bytes when it is unpacked"),
-        ));
-    }
-    Ok(unpacked.into())
 }
 
 #[cfg(test)]
@@ -93,12 +109,42 @@ mod tests {
     use flate2::Compression;
     use flate2::write::GzEncoder;
 
+    use super::super::memory::CallMemory;
     use super::*;
+    use crate::engine::{Tenant, TenantShare};
+    use crate::telemetry::Pace;
 
     fn packed(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()
+    }
+
+    /// Without a bound of the memory.
+    fn gunzipped(packed: &[u8], most: usize) -> Result<Bytes, ApiError> {
+        super::gunzipped(packed, most, Holding::default())
+    }
+
+    #[test]
+    fn what_is_unpacked_is_paid_for() {
+        let memory = CallMemory::new(2 << 20, TenantShare::default(), Pace::default());
+        let tenant = Tenant::of_key(&[1; 32]);
+        // Of 1 MiB that the tenant may hold.
+        for (size, told) in [(600_000, 200), (1 << 20, 200), ((1 << 20) + 1, 413)] {
+            let holding = memory.open(tenant);
+            let unpacked = super::gunzipped(&packed(&vec![b'x'; size]), 8 << 20, holding.clone());
+            let status = match unpacked {
+                Ok(_) => 200,
+                Err(error) => error.into_response().status().as_u16(),
+            };
+            assert_eq!(status, told, "{size}");
+            assert!(told != 200 || holding.bytes() >= size);
+        }
+        let other = memory.open(tenant);
+        other.grow(600_000).unwrap();
+        let refused = super::gunzipped(&packed(&[b'x'; 600_000]), 8 << 20, memory.open(tenant));
+        let status = refused.unwrap_err().into_response().status();
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
     }
 
     #[test]

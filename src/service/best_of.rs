@@ -1,7 +1,8 @@
 //! Best of N: candidates from the policy, a tournament by the same model as judge (SELF-JUDGE, tournament self-rejection).
 
 use super::{
-    Generation, JudgeTask, Judged, Output, Service, ServiceError, Tournament, TournamentTask, Usage,
+    Generation, JudgeTask, Judged, Output, Service, ServiceError, TokenText, Tournament,
+    TournamentTask, Usage,
 };
 use crate::model::WeightsName;
 
@@ -28,7 +29,8 @@ impl BestOf {
 }
 
 impl Service {
-    /// Draws all samples of `generation` as candidates and finds the best.
+    /// Draws all samples of `generation` as candidates, as long as `go_on` says of each token that there is room for it, and finds the
+    /// best; `None` where there was none.
     ///
     /// # Errors
     /// As [`Generation::outputs`] and [`Self::judge_pair`].
@@ -37,10 +39,13 @@ impl Service {
         generation: &mut Generation,
         judge: &JudgeTask,
         how: TournamentTask,
-    ) -> Result<BestOf, ServiceError> {
+        go_on: impl FnMut(&TokenText) -> bool,
+    ) -> Result<Option<BestOf>, ServiceError> {
         // Whoever judges when the call comes: a swap in the middle is for later calls.
         let judging_weights = self.judging_weights(judge.weights.as_ref());
-        let candidates = generation.outputs().await?;
+        let Some(candidates) = generation.outputs_while(go_on).await? else {
+            return Ok(None);
+        };
         let mut usage = generation.usage();
         let weights = generation.weights();
         let texts: Vec<String> = candidates.iter().map(|c| c.text.clone()).collect();
@@ -52,12 +57,12 @@ impl Service {
             .hold_accepted_tournament(judge, how, &texts, judging_weights)
             .await?;
         usage.add(judging);
-        Ok(BestOf {
+        Ok(Some(BestOf {
             candidates,
             tournament,
             usage,
             weights,
             judge_weights,
-        })
+        }))
     }
 }

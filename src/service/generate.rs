@@ -452,6 +452,18 @@ impl Generation {
     /// # Errors
     /// As [`Self::next`].
     pub async fn outputs(&mut self) -> Result<Vec<Output>, ServiceError> {
+        let outputs = self.outputs_while(|_| true).await?;
+        Ok(outputs.unwrap_or_default())
+    }
+
+    /// All samples, whole, as long as `go_on` says of each token that there is room for it; `None` once it does not.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn outputs_while(
+        &mut self,
+        mut go_on: impl FnMut(&TokenText) -> bool,
+    ) -> Result<Option<Vec<Output>>, ServiceError> {
         let mut outputs: Vec<Output> = (0..self.progress.len()).map(Output::empty).collect();
         while let Some(event) = self.next().await? {
             if let TextEvent::Delta {
@@ -461,13 +473,16 @@ impl Generation {
                 finish,
             } = event
             {
+                if !token.as_ref().is_none_or(&mut go_on) {
+                    return Ok(None);
+                }
                 let output = &mut outputs[index];
                 output.text.push_str(&text);
                 output.tokens.extend(token);
                 output.finish = finish.unwrap_or(output.finish);
             }
         }
-        Ok(outputs)
+        Ok(Some(outputs))
     }
 }
 

@@ -174,13 +174,15 @@ impl Service {
         /// Bytes of a call's variables.
         const MOST: usize = 4096;
         let refuse = |message: String| Err(ServiceError::invalid("chat_template_kwargs", message));
-        if let Err(message) = check_variables(&variables) {
-            return refuse(message);
-        }
-        let texts = variables.values().map(serde_json::Value::to_string);
-        let bytes: usize = texts.map(|text| text.len()).sum();
+        let bytes: usize = variables
+            .iter()
+            .map(|(name, value)| name.len() + value.to_string().len())
+            .sum();
         if bytes > MOST {
             return refuse(format!("must have at most {MOST} bytes, not {bytes}"));
+        }
+        if let Err(message) = check_variables(&variables) {
+            return refuse(message);
         }
         for (name, value) in &variables {
             if spells_control(self.tokenizer(), value) {

@@ -25,6 +25,9 @@ use crate::service::{Decision, Question, Turn, Usage};
 /// Questions of one call.
 const MAX_QUESTIONS: usize = 400;
 
+/// Bytes of a question's name, which the answer repeats.
+const MAX_NAME: usize = 1024;
+
 /// The body. Anything else in it is refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -264,6 +267,13 @@ impl QuestionBody {
                 (instructions.clone(), options.collect(), "levels")
             }
         };
+        let name = self.name().map_or(0, str::len);
+        if name > MAX_NAME {
+            return invalid(
+                "name",
+                format!("must be at most {MAX_NAME} bytes, not {name}"),
+            );
+        }
         if self.instructions().trim().is_empty() {
             return invalid("instructions", "must not be empty".into());
         }
@@ -273,6 +283,14 @@ impl QuestionBody {
             return invalid(field, message);
         }
         Ok(Question { text, options })
+    }
+
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Predicate { name, .. } | Self::Choice { name, .. } | Self::Score { name, .. } => {
+                name.as_deref()
+            }
+        }
     }
 
     fn instructions(&self) -> &str {

@@ -13,6 +13,7 @@ mod guarding;
 mod idempotency;
 mod judging;
 mod limits;
+mod memory;
 mod openai;
 mod operators;
 mod principles;
