@@ -15,7 +15,7 @@ use super::layers::internal;
 use super::memory::{Gathered, Holding};
 use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
-use super::sse::{self, Pieces};
+use super::sse::{self, Frame, Pieces};
 use super::traffic::Identity;
 use crate::engine::PromptLogprobs;
 use crate::model::WeightsName;
@@ -95,6 +95,24 @@ pub trait Wording: Send + Sync + 'static {
 
     /// The whole answer, or an event.
     fn answer(&self, choices: Vec<Self::Choice>, about: About) -> Self::Answer;
+
+    /// Returns the events before anything of the answer is known.
+    fn opening(&self) -> Vec<Frame> {
+        Vec::new()
+    }
+
+    /// Returns the events that are sent of choices, or without any those of what is known at the end.
+    fn frames(&self, choices: Vec<Self::Choice>, about: About) -> Vec<Frame> {
+        vec![Frame::of(&self.answer(choices, about))]
+    }
+
+    /// Returns the events after which nothing comes, by how the answer ended.
+    fn closing(&self, ended: Result<(), ApiError>) -> Vec<Frame> {
+        vec![match ended {
+            Ok(()) => Frame::done(),
+            Err(error) => Frame::of(&error.into_body()),
+        }]
+    }
 }
 
 /// Answers a call, and keeps a record of it where that is wanted.
@@ -139,7 +157,9 @@ pub async fn answer<W: Wording>(
         let generations = state.service.generate_all(tasks)?;
         let generations: Vec<(Generation, Draft)> = generations.into_iter().zip(drafts).collect();
         let n = sampling.n;
-        return Ok(sse::answer(move |pieces| {
+        let wording = Arc::new(wording);
+        let closing = Arc::clone(&wording);
+        let work = move |pieces| {
             let stream = Stream {
                 wording,
                 options,
@@ -149,10 +169,12 @@ pub async fn answer<W: Wording>(
                 warnings: Mutex::new(warnings),
             };
             async move {
+                stream.pieces.send(stream.wording.opening()).await;
                 let sent = stream.send_all(generations, n).await;
                 sent.map_err(|error| error.renamed(GRAMMAR, grammar_param))
             }
-        }));
+        };
+        return Ok(sse::answer(work, move |ended| closing.closing(ended)));
     }
     let (tasks, parts): (Vec<TextTask>, Vec<_>) = tasks
         .map(|(task, judging, draft)| (task, (judging, draft)))
@@ -323,7 +345,7 @@ async fn draw(
 
 /// A streamed answer.
 struct Stream<W> {
-    wording: W,
+    wording: Arc<W>,
     options: StreamOptions,
     keeping: Keeping,
     shows_logprobs: bool,
@@ -358,9 +380,8 @@ impl<W: Wording> Stream<W> {
         if usage_wanted || self.keeping.is_reported() {
             about.usage = usage_wanted.then_some(usage);
             about.streamed = true;
-            self.pieces
-                .send(&self.wording.answer(Vec::new(), about))
-                .await;
+            let last = self.wording.frames(Vec::new(), about);
+            self.pieces.send(last).await;
         }
         Ok(())
     }
@@ -418,9 +439,8 @@ impl<W: Wording> Stream<W> {
                     warnings: self.first_warnings(),
                     ..About::default()
                 };
-                self.pieces
-                    .send(&self.wording.answer(vec![choice], about))
-                    .await;
+                let frames = self.wording.frames(vec![choice], about);
+                self.pieces.send(frames).await;
             }
         }
         Ok((generation.usage(), generation.weights(), draft))

@@ -3,7 +3,8 @@
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::openai::{chat, completions, decisions, models};
+use super::api_examples::{Answers, Tags};
+use super::openai::{chat, completions, decisions, models, responses};
 use super::{
     events, feedback, generate, generations, judge, principles, records, status, tokens, train,
 };
@@ -18,6 +19,7 @@ use super::{
         tokens::detokenize,
         chat::chat,
         completions::completions,
+        responses::responses,
         decisions::decisions,
         models::models,
         models::model,
@@ -42,10 +44,10 @@ use super::{
         (name = "selfjudge", description = "Generating and judging"),
         (name = "OpenAI", description = "The same by the shapes of OpenAI's API"),
         (name = "records", description = "What is kept of a caller's traffic"),
-        (name = "operating"),
+        (name = "operating", description = "Whether the server lives, is ready, and how it does"),
         (name = "admin", description = "For operators: on a listener of its own, or with an operator's key")
     ),
-    modifiers(&Keys)
+    modifiers(&Keys, &Answers, &Tags)
 )]
 struct Documented;
 

@@ -41,11 +41,14 @@ impl<'de> Deserialize<'de> for ContentBody {
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextPart {
+    /// The kind of the part.
     #[serde(rename = "type")]
     pub kind: TextKind,
+    /// The text of the part.
     pub text: String,
 }
 
+/// The kind of a part. All are text.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 pub enum TextKind {
     #[serde(rename = "text")]
@@ -70,6 +73,7 @@ impl ContentBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MessageBody {
+    /// Who speaks.
     pub role: RoleBody,
     /// Null only in a message of the assistant, where it is an empty text.
     #[schema(value_type = Option<ContentBody>, required)]

@@ -29,9 +29,11 @@ pub struct ApiError {
 /// An error's body.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
+    /// What went wrong.
     pub error: ErrorFields,
 }
 
+/// What went wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorFields {
     /// What went wrong, for programs.
@@ -40,6 +42,7 @@ pub struct ErrorFields {
     pub message: String,
     /// The parameter it is about.
     pub param: Option<String>,
+    /// The class of the error: `invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`.
     #[serde(rename = "type")]
     pub kind: &'static str,
 }

@@ -35,6 +35,7 @@ pub struct EventsQuery {
 /// Some of the trail, the oldest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventsBody {
+    /// The events.
     events: Vec<AuditEvent>,
     /// Whether every event of the trail has the hash that it should have; null where it was not asked.
     valid: Option<bool>,
@@ -49,7 +50,9 @@ pub struct AuditEvent {
     at: i64,
     /// Who did it: an operator's key, or a part of the server.
     actor: String,
+    /// What was done, such as `principles.replaced`.
     action: String,
+    /// What is known of it, by the kind of action.
     detail: Value,
     /// Hex SHA-256 of the event before.
     previous: String,
@@ -71,7 +74,9 @@ impl From<Event> for AuditEvent {
     }
 }
 
-/// The audit trail, each event hashed over the one before.
+/// Lists the audit trail.
+///
+/// Each event is hashed over the one before, so that none can be changed or taken out unseen. `verify=true` checks the whole trail.
 #[utoipa::path(
     get,
     path = "/events",

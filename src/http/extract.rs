@@ -93,7 +93,7 @@ pub trait Shared: DeserializeOwned + PartialSchema + ToSchema {
 }
 
 /// The names of an object's properties.
-fn properties(schema: RefOr<Schema>) -> BTreeSet<String> {
+pub fn properties(schema: RefOr<Schema>) -> BTreeSet<String> {
     match schema {
         RefOr::T(Schema::Object(object)) => object.properties.into_keys().collect(),
         _ => unreachable!("a struct's schema is an object; this is a bug"),

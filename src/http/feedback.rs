@@ -33,6 +33,7 @@ pub struct FeedbackBody {
     user: Option<String>,
 }
 
+/// Whether an answer is good or bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ThumbsBody {
@@ -43,6 +44,7 @@ pub enum ThumbsBody {
 /// What follows from it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FeedbackAnswer {
+    /// The name of the record.
     record_id: String,
     /// Preference pairs that follow from all feedback on the record by now. Where the operator wants the judge to agree, some follow
     /// only once a stage of learning has asked it.

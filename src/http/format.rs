@@ -1,6 +1,6 @@
 //! What shape an answer must have.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -11,13 +11,15 @@ use crate::text::GrammarSpec;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     kind: FormatKind,
     /// With the type `json_schema`, and with no other.
     json_schema: Option<NamedSchema>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+/// What an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatKind {
     Text,
@@ -27,9 +29,11 @@ pub enum FormatKind {
     JsonSchema,
 }
 
+/// A schema and its name.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedSchema {
+    /// The JSON schema that the answer is valid by.
     schema: Value,
     /// What the schema is called; of no consequence here.
     #[serde(rename = "name")]
@@ -99,5 +103,22 @@ pub fn grammar(
         )),
         (Some(spec), None) => Ok(Some(("response_format", spec))),
         (None, spec) => Ok(spec.map(|spec| ("structured_outputs", spec))),
+    }
+}
+
+/// A grammar, and the parameter that asks for it.
+type Asked = Option<(&'static str, GrammarSpec)>;
+
+/// Returns the one grammar that a call asks for, by a parameter of its route or by one that all routes have.
+///
+/// # Errors
+/// Both of them asked for.
+pub fn one_of(by_route: Asked, by_all: Asked) -> Result<Asked, ApiError> {
+    match (by_route, by_all) {
+        (Some((own, _)), Some((other, _))) => Err(ApiError::invalid(
+            other,
+            format!("cannot be given together with `{own}`"),
+        )),
+        (own, other) => Ok(own.or(other)),
     }
 }

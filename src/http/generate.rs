@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::answering::{self, About, Asked, Ends, Piece, Prompt, StopReason, Wording};
+use super::answering::{self, About, Ends, Piece, StopReason, Wording};
 use super::conversation::{MessageBody, conversation, ending};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::idempotency::IDEMPOTENCY;
 use super::judge::TournamentBody;
+use super::reading::Chat;
 use super::recording::KeptBody;
 use super::sampling::Wanted;
 use super::sse::EventBody;
@@ -22,7 +23,7 @@ use super::traffic::Identity;
 use super::usage::UsageBody;
 use crate::engine::TokenLogprobs;
 use crate::model::WeightsName;
-use crate::service::{Ending, TokenText};
+use crate::service::TokenText;
 use crate::text::Variables;
 
 /// Tokens of an answer where the caller names no limit.
@@ -34,6 +35,7 @@ const DEFAULT_MAX_TOKENS: usize = 256;
 pub struct GenerateBody {
     /// One message of the user; for a conversation, `messages`.
     prompt: Option<String>,
+    /// A conversation; for one message of the user, `prompt`. One of both must be given.
     messages: Option<Vec<MessageBody>>,
     /// Tokens of an answer at most: 256 unless said otherwise, and never more than the context has room for.
     #[schema(minimum = 1, default = 256)]
@@ -58,13 +60,16 @@ type GenerateRequest = Generating<GenerateBody>;
 /// The answer, or an event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerateAnswer {
+    /// The name of the call.
     #[schema(value_type = String)]
     id: Arc<str>,
+    /// The name of the model.
     #[schema(value_type = String)]
     model: Arc<str>,
     /// Which weights answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
+    /// The answers: `n` of them, in a stream what one token brought of one.
     outputs: Vec<OutputBody>,
     /// Of the whole call; in the last event of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,17 +84,21 @@ pub struct GenerateAnswer {
     kept: KeptBody,
 }
 
+/// One answer, or what a token brought of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OutputBody {
     /// With `best_of`, the candidate's number in the tournament.
     index: usize,
+    /// The text of the answer.
     text: String,
+    /// The ids of the answer's tokens, the token that ended it among them.
     token_ids: Vec<u32>,
     /// `stop` or `length`.
     finish_reason: Option<&'static str>,
     /// The stop string or token that ended it, where it was not the model's own end of an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<StopReason>,
+    /// With `logprobs` or `logprob_token_ids` one entry for each token.
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Vec<LogprobBody>>,
 }
@@ -97,17 +106,23 @@ pub struct OutputBody {
 /// Raw log-probabilities at one token: over the full vocabulary, before temperature, penalties and truncation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LogprobBody {
+    /// The token's id.
     token_id: u32,
+    /// The natural logarithm of the token's probability.
     logprob: f32,
+    /// The most probable tokens, `logprobs` of them.
     top: Vec<TokenLogprobBody>,
     /// Those of `logprob_token_ids`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     chosen: Vec<TokenLogprobBody>,
 }
 
+/// A token and its log-probability.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenLogprobBody {
+    /// The token's id.
     token_id: u32,
+    /// The natural logarithm of the token's probability.
     logprob: f32,
 }
 
@@ -164,7 +179,9 @@ impl Wording for Words {
     }
 }
 
-/// Answers to a prompt, or with `best_of` the best of several by a tournament.
+/// Answers a prompt, and with `best_of` chooses the best of several answers by a tournament.
+///
+/// The answers have token ids and log-probabilities by id. With `stream` every token is an event, and the last event has the usage.
 #[utoipa::path(
     post,
     path = "/generate",
@@ -202,7 +219,6 @@ pub async fn generate(
         own,
         shared: sampling,
     } = body;
-    let service = &state.service;
     let ending = ending(own.add_generation_prompt, own.continue_final_message)?;
     if ending.is_some() && own.messages.is_none() {
         return Err(ApiError::invalid(
@@ -226,27 +242,17 @@ pub async fn generate(
         .await?
         .limited(own.max_tokens.is_some())
         .ending(ending)?;
-    // First what may be refused without reading the prompt.
-    let judging = sampling.judging(&state, 1)?;
-    let tokens = match ending {
-        None => service.read_chat(&messages, variables).await?,
-        Some(ending) => {
-            let read = service.read_ended_chat(&messages, ending, variables);
-            read.await?
-        }
+    let chat = Chat {
+        messages,
+        variables,
     };
-    let prompt = Prompt {
-        judging: judging.map(|judging| judging.of(messages.clone())),
-        tokens,
-        continues: ending == Some(Ending::Continued),
-        asked: Asked::Messages(messages),
-    };
+    let prompt = chat.read(&state, &sampling).await?;
     let words = Words {
         id: state.next_id("gen").into(),
         model: Arc::clone(&state.model_name),
         ends: Ends {
             stop: Arc::clone(&sampling.stop),
-            ids: service.stop_ids().into(),
+            ids: state.service.stop_ids().into(),
         },
         chosen,
     };

@@ -47,8 +47,11 @@ impl From<Pointers> for PointersBody {
 pub struct GenerationBody {
     /// The digest of its manifest.
     id: String,
+    /// The generation whose weights its updates began with.
     parent: String,
+    /// The generation that its loss was measured against.
     reference: String,
+    /// The number of the stage that made it; null for one that came from elsewhere.
     stage: Option<i64>,
     /// `candidate`, `promoted`, `rejected`, `rolled_back` or `failed`.
     state: String,
@@ -90,7 +93,9 @@ impl From<Vitals> for VitalsBody {
 /// How the canary is that is out.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CanaryBody {
+    /// The numbers of the canary.
     canary: VitalsBody,
+    /// The numbers of what serves the other callers.
     live: VitalsBody,
     /// `too_early`, `keep` or `withdraw`.
     verdict: &'static str,
@@ -109,6 +114,7 @@ impl From<CanaryHealth> for CanaryBody {
 /// All generations, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerationsBody {
+    /// Where the pointers stand.
     pointers: PointersBody,
     /// What answers on this server: what the policy pointer is at, unless that cannot serve here.
     serving: String,
@@ -118,6 +124,7 @@ pub struct GenerationsBody {
     canary: Option<CanaryBody>,
     /// The last canary that this server took back by itself, and why.
     withdrawn: Option<String>,
+    /// The generations, the newest first.
     generations: Vec<GenerationBody>,
 }
 
@@ -150,6 +157,7 @@ pub struct MoveBody {
 /// The move, done.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MovedBody {
+    /// Where the pointers stand now.
     pointers: PointersBody,
 }
 
@@ -168,7 +176,10 @@ pub struct ListQuery {
     record: Option<String>,
 }
 
-/// Generations, their gates, and which of them serves.
+/// Lists the generations, their gates, and which of them serves.
+///
+/// A generation is what a stage of learning made of the weights. The newest comes first. `record` lists only those that a record was read
+/// for.
 #[utoipa::path(
     get,
     path = "/generations",
@@ -217,7 +228,9 @@ pub async fn generations(
     }))
 }
 
-/// Serves a generation, whatever its gates said: the operator decides. It is loaded and verified first.
+/// Serves a generation, whatever its gates said.
+///
+/// The generation is loaded and verified first. `canary` serves it to a share of the callers, and `as: judge` makes it the judge.
 #[utoipa::path(
     post,
     path = "/generations/{id}/promote",
@@ -255,7 +268,9 @@ pub async fn promote(
     shift(&state, &identity, &id, &body, reason).await
 }
 
-/// Goes back to a generation that served before, or to the base. Training goes on from there.
+/// Goes back to a generation that served before, or to the base.
+///
+/// It serves all callers, and training goes on from there.
 #[utoipa::path(
     post,
     path = "/generations/{id}/rollback",

@@ -20,6 +20,7 @@ use super::usage::UsageBody;
 use crate::model::WeightsName;
 use crate::service::{JudgeTask, PairVerdict, PlayedMatch, ShownRead, Tournament, Turn};
 
+/// How many answers are compared: a pair, or any number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodBody {
@@ -31,7 +32,9 @@ pub enum MethodBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeBody {
+    /// What the candidates answer: one message of the user. One of `prompt` and `messages` must be given.
     prompt: Option<String>,
+    /// What the candidates answer: a conversation.
     messages: Option<Vec<MessageBody>>,
     /// Two or more answers. An empty one is an answer too; two equal ones tie without being judged.
     #[schema(min_items = 2)]
@@ -58,16 +61,20 @@ type JudgeRequest = Beside<JudgeBody, JudgingBody>;
 /// A judged pair. Candidates are named by their indices.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PairAnswer {
+    /// The name of the call.
     id: String,
     #[serde(flatten)]
     verdict: VerdictBody,
+    /// Which weights judged: `base`, or the digest of a generation; null where nothing had to be asked.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
+    /// The tokens of the call.
     usage: UsageBody,
     #[serde(flatten)]
     kept: KeptBody,
 }
 
+/// The verdict on a pair.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VerdictBody {
     /// 0 or 1; null on an exact tie, and with `"on_disagreement": "undecided"` where the orders disagree.
@@ -82,6 +89,7 @@ pub struct VerdictBody {
     /// Probability that the judge gave to its labels, of all tokens: low where it does not answer as a judge. Below 0.5 the verdict is
     /// about nothing, whatever `winner` says, and makes no preference pair.
     label_mass: f32,
+    /// What the judge said in each order; none between equal candidates.
     orders: Vec<OrderBody>,
     /// By principle, where principles were named.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -90,26 +98,38 @@ pub struct VerdictBody {
     truncated: bool,
 }
 
+/// What the judge said of a pair in one order.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OrderBody {
+    /// The candidates in the order in which they were shown.
     shown: [usize; 2],
+    /// The probability that the candidate that was shown first is better.
     p_first: f32,
 }
 
+/// The verdict on a pair under one principle.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PrincipleVerdictBody {
+    /// The name or the text of the principle.
     principle: String,
+    /// The probability that candidate 0 is better under the principle.
     p: f32,
+    /// Whether both orders name the same winner; null where only one was shown.
     consistent: Option<bool>,
+    /// The probability that the judge gave to its labels, of all tokens.
     label_mass: f32,
+    /// What the judge said in each order.
     orders: Vec<OrderBody>,
 }
 
 /// A tournament.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TournamentBody {
+    /// The number of the best candidate, from 0.
     winner: usize,
+    /// The numbers of all candidates, the best first.
     ranking: Vec<usize>,
+    /// The matches of each round.
     rounds: Vec<Vec<MatchBody>>,
     /// Who had no match in each round.
     byes: Vec<Option<usize>>,
@@ -121,24 +141,34 @@ pub struct TournamentBody {
     reliable: Option<bool>,
 }
 
+/// A match of two candidates.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MatchBody {
+    /// The number of the first candidate.
     a: usize,
+    /// The number of the second candidate.
     b: usize,
+    /// The probability that `a` is better.
     p_a: f32,
+    /// The number of the winner; null on a tie.
     winner: Option<usize>,
+    /// Whether both orders name the same winner; null where only one was shown, or nothing had to be asked.
     consistent: Option<bool>,
+    /// Whether the verdict can be relied on, as in a pair's answer; null where that is not known.
     reliable: Option<bool>,
 }
 
+/// A judged tournament. Candidates are named by their numbers, from 0.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TournamentAnswer {
+    /// The name of the call.
     id: String,
     #[serde(flatten)]
     tournament: TournamentBody,
     /// Which weights judged; null where nothing had to be asked.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
+    /// The tokens of the call.
     usage: UsageBody,
     #[serde(flatten)]
     kept: KeptBody,
@@ -300,7 +330,7 @@ async fn tournament(
     })
 }
 
-/// Which of two answers is better, or the best of many.
+/// Judges which of two answers is better, or ranks many.
 ///
 /// Verdicts are the log-probabilities of the judge's two label tokens, over the full vocabulary: one forward a pair, order and
 /// principle, and no text.

@@ -1,11 +1,13 @@
 //! How judging is asked for, in `/judge` and beside `best_of`.
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Unexpected};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::openapi::schema::ArrayBuilder;
 use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
+use super::one_or_many::{Given, TextOr, one_or_many, text_or_object};
 use crate::judge::Method;
 use crate::preference::{Message, Polarity, PrincipleTable, VersionedTable, WEIGHTS};
 use crate::service::{JudgeTask, OnDisagreement, Orders, TournamentTask, Turn, WeightedPrinciple};
@@ -20,19 +22,29 @@ const MAX_PRINCIPLE_BYTES: usize = 4096;
 const MAX_READS: usize = 40_000;
 
 /// A principle by name or text, or with a weight.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "must be a name, a text, or {\"principle\": …, \"weight\": …}"
-)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum PrincipleBody {
     Plain(String),
     Weighted(WeightedBody),
 }
 
+impl<'de> Deserialize<'de> for PrincipleBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a name, a text, or an object with `principle` and `weight`";
+        let read = text_or_object(deserializer, expected);
+        read.map(|read| match read {
+            TextOr::Text(principle) => Self::Plain(principle),
+            TextOr::Object(weighted) => Self::Weighted(weighted),
+        })
+    }
+}
+
+/// A principle with a weight of the call's own.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedBody {
+    /// The name or the text of the principle.
     pub principle: String,
     /// How much it counts: from 1e-6 to 1e6.
     #[schema(minimum = 0.000001, maximum = 1000000)]
@@ -40,18 +52,27 @@ pub struct WeightedBody {
 }
 
 /// The whole table, or some principles.
-#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "must be \"table\", or a list of names, texts and {\"principle\": …, \"weight\": …}"
-)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum PrinciplesBody {
     Table(TableBody),
     These(#[schema(inline)] PrincipleList),
 }
 
+impl<'de> Deserialize<'de> for PrinciplesBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const EXPECTED: &str =
+            "\"table\", or a list of names, texts, and objects with `principle` and `weight`";
+        match one_or_many(deserializer, EXPECTED)? {
+            Given::Text(text) if text == "table" => Ok(Self::Table(TableBody::Table)),
+            Given::Text(text) => Err(de::Error::invalid_value(Unexpected::Str(&text), &EXPECTED)),
+            Given::List(principles) => Ok(Self::These(PrincipleList(principles))),
+        }
+    }
+}
+
 /// [`MAX_PRINCIPLES`] at most.
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct PrincipleList(Vec<PrincipleBody>);
 
 impl PartialSchema for PrincipleList {
@@ -71,7 +92,7 @@ impl ToSchema for PrincipleList {
 }
 
 /// Every principle of the server's table that has a weight.
-#[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TableBody {
     Table,
@@ -182,6 +203,7 @@ impl From<OnDisagreementBody> for OnDisagreement {
     }
 }
 
+/// Which candidates of a tournament meet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BracketBody {
@@ -214,6 +236,7 @@ pub struct JudgingBody {
     /// `"table"`, or names of the table's principles and any texts, 64 at most; each is asked by itself, and they are averaged by
     /// weight. A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
     pub principles: PrinciplesBody,
+    /// Which orders a pair is shown in; by default `both`.
     pub orders: OrdersBody,
     /// Who wins a pair whose two orders name different answers; by default what the server was started with (`--on-disagreement`,
     /// `average`).

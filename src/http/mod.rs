@@ -2,6 +2,7 @@
 
 mod answering;
 mod api_doc;
+mod api_examples;
 mod calls;
 mod connection;
 mod conversation;
@@ -32,6 +33,7 @@ mod principles;
 #[cfg(test)]
 mod prompt_tests;
 mod quiet;
+mod reading;
 mod recording;
 mod records;
 mod sampling;
@@ -77,7 +79,7 @@ use crate::telemetry::Metrics;
 use keys::Gate;
 use limits::CallLimits;
 use listeners::{Listener, fallbacks};
-use openai::{chat, completions, decisions, models};
+use openai::{chat, completions, decisions, models, responses};
 use permit::Permits;
 use quiet::QuietByReason;
 
@@ -264,6 +266,7 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
         .route("/detokenize", post(tokens::detokenize))
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
+        .route("/v1/responses", post(responses::responses))
         .route("/v1/decisions", post(decisions::decisions))
         .route("/records/{id}", get(records::get).delete(records::delete))
         .route("/records", delete(records::delete_all))

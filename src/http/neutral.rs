@@ -4,6 +4,8 @@
 //! answer. They are taken out of a body before it is read. A field that asks for something is left where it is, so a route that does
 //! not know it refuses it by name.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// When a field asks for nothing, besides being null.
@@ -20,6 +22,7 @@ pub enum Neutral {
 pub enum Kind {
     Text,
     Bool,
+    Number,
     Object,
     Value,
 }
@@ -29,9 +32,8 @@ pub type Row = (&'static str, Neutral);
 
 use Neutral::{Any, At};
 
-/// Fields of a body that generates.
+/// Fields of OpenAI's in a body that generates.
 pub const BODY: &[Row] = &[
-    // OpenAI's.
     ("audio", At(&[])),
     ("echo", At(&["false"])),
     ("function_call", At(&["\"none\"", "\"auto\""])),
@@ -53,7 +55,10 @@ pub const BODY: &[Row] = &[
     ("tools", At(&["[]"])),
     ("verbosity", At(&["\"medium\""])),
     ("web_search_options", At(&[])),
-    // vLLM's.
+];
+
+/// Fields of vLLM's in a body that generates.
+pub const VLLM: &[Row] = &[
     ("allowed_token_ids", At(&[])),
     ("bad_words", At(&["[]"])),
     ("documents", At(&["[]"])),
@@ -106,6 +111,17 @@ pub const CHAT: &[Row] = &[
 
 /// Fields of a body without messages.
 pub const COMPLETION: &[Row] = &[("add_special_tokens", At(&["true"]))];
+
+/// Fields of a body of `/v1/decisions`, beside those of chats.
+pub const DECISIONS: &[Row] = &[
+    ("add_generation_prompt", At(&["true"])),
+    ("continue_final_message", At(&["false"])),
+    ("log", At(&["{}"])),
+    ("n", At(&["1"])),
+    ("stream", At(&["false"])),
+    // Nothing is kept of such a call.
+    ("user", Any(Kind::Text)),
+];
 
 /// Fields of `stream_options`.
 pub const STREAM_OPTIONS: &[Row] = &[
@@ -169,6 +185,7 @@ impl Neutral {
                 .any(|text| serde_json::from_str::<Value>(text).is_ok_and(|known| known == *value)),
             Any(Kind::Text) => value.is_string(),
             Any(Kind::Bool) => value.is_boolean(),
+            Any(Kind::Number) => value.is_number(),
             Any(Kind::Object) => value.is_object(),
             Any(Kind::Value) => true,
         }
@@ -176,7 +193,7 @@ impl Neutral {
 }
 
 /// Takes the fields of `tables` that ask for nothing out of an object.
-fn strip(object: &mut Map<String, Value>, tables: &[&[Row]]) {
+pub fn strip(object: &mut Map<String, Value>, tables: &[&[Row]]) {
     object.retain(|name, value| {
         let mut rows = tables.iter().copied().flatten();
         !rows.any(|(field, neutral)| field == name && neutral.holds(value))
@@ -189,7 +206,7 @@ pub fn strip_body(body: &mut Map<String, Value>) {
         true => CHAT,
         false => COMPLETION,
     };
-    strip(body, &[BODY, own]);
+    strip(body, &[BODY, VLLM, own]);
     if !body.contains_key("tools") {
         strip(body, &[NO_TOOLS]);
     }
@@ -199,9 +216,21 @@ pub fn strip_body(body: &mut Map<String, Value>) {
     strip_messages(body);
 }
 
+/// Takes what asks for nothing out of a body of `/v1/decisions`, where nothing is drawn. `sampling` are the names of parameters of
+/// routes that draw.
+pub fn strip_decisions(body: &mut Map<String, Value>, sampling: &BTreeSet<String>) {
+    body.retain(|name, value| !(value.is_null() && sampling.contains(name)));
+    strip(body, &[BODY, VLLM, NO_TOOLS, CHAT, DECISIONS]);
+    strip_list(body, "input");
+}
+
 /// Takes what asks for nothing out of the messages of a body.
 pub fn strip_messages(body: &mut Map<String, Value>) {
-    let Some(Value::Array(messages)) = body.get_mut("messages") else {
+    strip_list(body, "messages");
+}
+
+fn strip_list(body: &mut Map<String, Value>, field: &str) {
+    let Some(Value::Array(messages)) = body.get_mut(field) else {
         return;
     };
     for message in messages.iter_mut().filter_map(Value::as_object_mut) {
@@ -238,7 +267,7 @@ mod tests {
     fn asking(neutral: Neutral) -> Option<Value> {
         match neutral {
             At(_) => Some(json!({"asks": "for something"})),
-            Any(Kind::Text | Kind::Bool) => Some(json!([1])),
+            Any(Kind::Text | Kind::Bool | Kind::Number) => Some(json!([1])),
             Any(Kind::Object) => Some(json!("text")),
             Any(Kind::Value) => None,
         }
@@ -249,6 +278,7 @@ mod tests {
             At(values) => values,
             Any(Kind::Text) => &["\"\"", "\"abc\""],
             Any(Kind::Bool) => &["true", "false"],
+            Any(Kind::Number) => &["0", "7"],
             Any(Kind::Object) => &["{}", "{\"a\": 1}"],
             Any(Kind::Value) => &["7", "{}", "[]"],
         };
@@ -260,6 +290,8 @@ mod tests {
     fn every_row_lets_its_neutral_values_go_and_keeps_others() {
         for table in [
             BODY,
+            VLLM,
+            DECISIONS,
             NO_TOOLS,
             CHAT,
             COMPLETION,

@@ -1,9 +1,10 @@
-//! Values that are one text or a list. serde's untagged enums say of a wrong element only that the whole is wrong; these name it.
+//! Values that are one text, or something else. serde's untagged enums say of a wrong element only that the whole is wrong; these name it.
 
 use std::fmt;
 use std::marker::PhantomData;
 
-use serde::de::{SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// One text, or several values.
@@ -52,5 +53,50 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Read<T> {
             values.push(value);
         }
         Ok(Given::List(values))
+    }
+}
+
+/// One text, or an object.
+pub enum TextOr<T> {
+    Text(String),
+    Object(T),
+}
+
+/// Reads a text or an object, whose fields have paths of their own in errors.
+///
+/// # Errors
+/// Anything else; what is wrong with a field.
+pub fn text_or_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+    expected: &'static str,
+) -> Result<TextOr<T>, D::Error> {
+    deserializer.deserialize_any(ReadObject {
+        expected,
+        object: PhantomData,
+    })
+}
+
+struct ReadObject<T> {
+    expected: &'static str,
+    object: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ReadObject<T> {
+    type Value = TextOr<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.expected)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(TextOr::Text(text.to_owned()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Self::Value, E> {
+        Ok(TextOr::Text(text))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(TextOr::Object)
     }
 }

@@ -21,10 +21,12 @@ const MAX_PRINCIPLES: usize = 256;
 pub struct TableBody {
     /// In a replacement the version that is replaced: 409 where another is in force.
     pub version: u64,
+    /// All principles, 256 at most.
     #[schema(max_items = 256)]
     pub principles: Vec<TablePrinciple>,
 }
 
+/// A principle of the table.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TablePrinciple {
@@ -41,6 +43,7 @@ pub struct TablePrinciple {
     #[serde(default = "one")]
     #[schema(minimum = 0, maximum = 1000000)]
     pub weight: f64,
+    /// Whether the better answer or the worse one is so; by default `encourage`.
     #[serde(default)]
     pub polarity: PolarityBody,
     /// Asked of every pair that is judged for training, beside the principles that the learner's settings name; with weight 0 never.
@@ -98,7 +101,9 @@ impl From<TablePrinciple> for Principle {
     }
 }
 
-/// The table of principles in force.
+/// Lists the principles in force.
+///
+/// `"principles": "table"` judges by all of them, and a call may name some of them by id.
 #[utoipa::path(
     get,
     path = "/principles",
@@ -109,7 +114,10 @@ pub async fn principles(State(state): State<AppState>) -> Json<TableBody> {
     Json(TableBody::from(&*state.principles.current()))
 }
 
-/// Replaces the table. Verdicts change with the next call, and training with its next stage; the judge is not trained anew.
+/// Replaces the table of principles.
+///
+/// Verdicts change with the next call, and training with its next stage; the judge is not trained anew. `version` must be the one that is
+/// replaced.
 #[utoipa::path(
     put,
     path = "/principles",

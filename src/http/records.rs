@@ -24,12 +24,15 @@ use crate::service::offload;
 /// A record.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RecordBody {
+    /// The name of the record.
     id: String,
     /// `generate`, `judge` or `imported`.
     kind: &'static str,
     /// Milliseconds since 1970.
     created_at: i64,
+    /// What the record may be used for.
     log: ConsentBody,
+    /// What was asked.
     prompt: PromptBody,
     /// Empty where personal data was taken out of the prompt.
     prompt_token_ids: Vec<u32>,
@@ -37,16 +40,22 @@ pub struct RecordBody {
     redacted: bool,
     /// Which weights answered.
     version: String,
+    /// The answers, or the texts that were given.
     samples: Vec<SampleBody>,
+    /// What the judge said of pairs of samples.
     verdicts: Vec<LoggedVerdictBody>,
+    /// The preference pairs that follow from verdicts and feedback.
     pairs: Vec<PairBody>,
+    /// What was said about the samples.
     feedback: Vec<FeedbackGiven>,
 }
 
 /// What the record may be used for.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConsentBody {
+    /// Whether the record is kept.
     retain: bool,
+    /// Whether the model may be trained on it.
     train: bool,
 }
 
@@ -58,57 +67,76 @@ pub enum PromptBody {
     Messages(Vec<SaidMessage>),
 }
 
+/// A message of a conversation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SaidMessage {
+    /// `system`, `user` or `assistant`.
     role: &'static str,
+    /// The text of the message.
     content: String,
 }
 
 /// An answer, or a text that somebody gave.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SampleBody {
+    /// The ids of the sample's tokens; none of a text that was given.
     token_ids: Vec<u32>,
+    /// The text of the sample.
     text: String,
     /// One a token: over the full vocabulary, at temperature 1, before penalties and truncation.
     logprobs: Vec<f32>,
+    /// The seed by which the sample was drawn; null for a text that was given.
     seed: Option<u64>,
     /// How it was drawn.
     sampling: Value,
     /// `stop`, `stop_string`, `complete`, `length`, or `aborted`.
     finish_reason: Option<String>,
+    /// Which weights drew the sample; null for a text that was given.
     version: Option<String>,
 }
 
 /// A comparison of two of the samples.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LoggedVerdictBody {
+    /// The number of the first sample, from 0.
     a: usize,
+    /// The number of the second sample.
     b: usize,
     /// Probability that `a` is better, shown first and shown second.
     orders: [f32; 2],
+    /// The probability that `a` is better, over both orders.
     p: f32,
+    /// Whether both orders name the same winner.
     consistent: bool,
+    /// The probability that the judge gave to its labels, of all tokens.
     label_mass: f32,
+    /// The principles of the verdict; none are the judge's own question.
     principles: Vec<String>,
+    /// Which weights judged.
     version: String,
 }
 
 /// Two of the samples, one preferred.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PairBody {
+    /// The number of the better sample, from 0.
     chosen: usize,
+    /// The number of the worse sample.
     rejected: usize,
     /// Probability that `chosen` is better.
     margin: f32,
     /// `tournament`, `on_policy`, `feedback`, `contrast` or `imported`.
     source: &'static str,
+    /// The principles of the verdict; none are the judge's own question.
     principles: Vec<String>,
 }
 
 /// What was said about the answers.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FeedbackGiven {
+    /// When it was said, in milliseconds since 1970.
     created_at: i64,
+    /// The number of the sample, from 0.
     sample: usize,
     #[serde(flatten)]
     said: Opinion,
@@ -119,7 +147,9 @@ pub struct FeedbackGiven {
 pub enum Opinion {
     /// `up` or `down`.
     Thumbs(&'static str),
+    /// Always true: the sample is better than all others of the record.
     Preferred(bool),
+    /// How the sample should have read.
     Edited(String),
 }
 
@@ -274,7 +304,9 @@ impl AppState {
     }
 }
 
-/// A record of the caller's own.
+/// Returns a record of the caller's own.
+///
+/// It has what was asked, the answers, the verdicts on them, the preference pairs and the feedback.
 #[utoipa::path(
     get,
     path = "/records/{id}",
@@ -313,11 +345,13 @@ pub async fn get(
 /// What was deleted, or may no longer be learned from.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeletedBody {
+    /// The number of records.
     records: u64,
 }
 
-/// Deletes a record of the caller's own, or for operators anyone's, with its samples, verdicts, pairs and feedback. Training
-/// reads it no more.
+/// Deletes a record of the caller's own, or for operators anyone's.
+///
+/// Its samples, verdicts, pairs and feedback go with it, and training reads it no more.
 #[utoipa::path(
     delete,
     path = "/records/{id}",

@@ -21,7 +21,7 @@ use crate::engine::{
 };
 use crate::preference::Message;
 use crate::service::{CallerEnds, Ending, JudgeTask, ServiceError, TextTask, TournamentTask, Turn};
-use crate::text::{Grammar, StopStrings};
+use crate::text::{Grammar, GrammarSpec, StopStrings};
 
 /// One string or several.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -50,6 +50,7 @@ impl From<OneOrMany> for Vec<String> {
     }
 }
 
+/// What a stream has beside its pieces.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamOptions {
@@ -118,9 +119,11 @@ pub struct SamplingBody {
     /// Server-sent events, one a token.
     #[schema(default = false)]
     stream: Option<bool>,
+    /// What a stream has beside its pieces. It needs `"stream": true`.
     stream_options: Option<StreamOptions>,
     /// What shape an answer must have.
     response_format: Option<ResponseFormat>,
+    /// What shape an answer must have, as vLLM asks for it; not together with `response_format`.
     structured_outputs: Option<StructuredOutputs>,
     /// Lower is served first; a level is worth a bounded head start.
     #[schema(minimum = -100, maximum = 100, default = 0)]
@@ -190,9 +193,17 @@ pub struct Wanted<'a> {
     pub calls: Option<&'a Calls>,
     /// Whether the conversation has tools: these, or earlier calls.
     pub tools: bool,
+    /// The grammar that a parameter of the route asks for, and that parameter.
+    pub format: Option<(&'static str, GrammarSpec)>,
 }
 
 impl SamplingBody {
+    /// Whether every event of a stream is to have token counts.
+    pub fn wants_continuous_usage(&self) -> bool {
+        self.stream_options
+            .is_some_and(|options| options.continuous_usage_stats)
+    }
+
     /// # Errors
     /// What contradicts itself, or is more than a call may ask for; ranges are the engine's to check.
     pub async fn check(
@@ -280,6 +291,7 @@ impl SamplingBody {
         let include_stop = self.include_stop_str_in_output.unwrap_or(false);
         let stop_strings = service.stop_strings(&stop, include_stop).await?;
         let asked = format::grammar(self.response_format, self.structured_outputs)?;
+        let asked = format::one_of(wanted.format, asked)?;
         let (bound, grammar_param) = match (wanted.calls, asked) {
             (Some(calls), asked) => (calls.bind(asked, service).await?, "tools"),
             (None, Some((param, spec))) => {
@@ -410,6 +422,11 @@ impl Sampling {
         }
         self.ending = ending;
         Ok(self)
+    }
+
+    /// Returns the temperature and `top_p` of the call.
+    pub fn drawn_by(&self) -> (f32, f32) {
+        (self.params.temperature, self.params.top_p)
     }
 
     /// Whether what is drawn is an answer to what was asked, and can be learned from.

@@ -27,45 +27,87 @@ pub struct EventBody {
     data: String,
 }
 
-/// Where the pieces of an answer go.
-#[derive(Clone)]
-pub struct Pieces(mpsc::Sender<String>);
+/// One event of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What the `event:` line says, where there is one.
+    name: Option<&'static str>,
+    data: String,
+}
 
-impl Pieces {
-    pub async fn send(&self, piece: &impl Serialize) {
-        let piece = serde_json::to_string(piece)
+impl Frame {
+    /// Returns an event of a piece as JSON.
+    pub fn of(piece: &impl Serialize) -> Self {
+        let data = serde_json::to_string(piece)
             .expect("answers have string keys and finite numbers; this is a bug");
-        // A reader that is gone ends the whole answer, see `answer`.
-        let _ = self.0.send(piece).await;
+        Self { name: None, data }
+    }
+
+    /// Returns the event with a name.
+    pub fn named(self, name: &'static str) -> Self {
+        Self {
+            name: Some(name),
+            ..self
+        }
+    }
+
+    /// Returns the last event of OpenAI's streams of completions.
+    pub fn done() -> Self {
+        Self {
+            name: None,
+            data: "[DONE]".to_owned(),
+        }
     }
 }
 
-/// Runs `work`, which sends the pieces, and says `[DONE]` after it, or what it failed with, a panic included. A client that goes
-/// away drops it.
-pub fn answer<F>(work: impl FnOnce(Pieces) -> F) -> Response
+impl From<Frame> for Event {
+    fn from(frame: Frame) -> Self {
+        let event = match frame.name {
+            Some(name) => Self::default().event(name),
+            None => Self::default(),
+        };
+        event.data(frame.data)
+    }
+}
+
+/// Where the pieces of an answer go.
+#[derive(Clone)]
+pub struct Pieces(mpsc::Sender<Frame>);
+
+impl Pieces {
+    /// Sends events in their order.
+    pub async fn send(&self, frames: Vec<Frame>) {
+        for frame in frames {
+            // A reader that is gone ends the whole answer, see `answer`.
+            let _ = self.0.send(frame).await;
+        }
+    }
+}
+
+/// Runs `work`, which sends the pieces, and sends after it what `last` makes of its end, a panic included. A client that goes away
+/// drops it.
+pub fn answer<F>(
+    work: impl FnOnce(Pieces) -> F,
+    last: impl FnOnce(Result<(), ApiError>) -> Vec<Frame> + Send + 'static,
+) -> Response
 where
     F: Future<Output = Result<(), ApiError>> + Send + 'static,
 {
     let (sender, receiver) = mpsc::channel(EVENTS_AHEAD);
-    let work = work(Pieces(sender.clone()));
+    let pieces = Pieces(sender.clone());
+    let work = work(pieces.clone());
     tokio::spawn(async move {
         let ended = tokio::select! {
             ended = AssertUnwindSafe(work).catch_unwind() => ended,
             () = sender.closed() => return,
         };
         // The panic itself has been reported where it happened.
-        let last = match ended.unwrap_or_else(|_| Err(internal())) {
-            Ok(()) => "[DONE]".to_owned(),
-            Err(error) => {
-                serde_json::to_string(&error.into_body()).expect("strings are JSON; this is a bug")
-            }
-        };
-        // Whoever is gone hears nothing.
-        let _ = sender.send(last).await;
+        let last = last(ended.unwrap_or_else(|_| Err(internal())));
+        pieces.send(last).await;
     });
     let events = stream::unfold(receiver, |mut receiver| async move {
-        let data = receiver.recv().await?;
-        Some((Ok::<_, Infallible>(Event::default().data(data)), receiver))
+        let frame = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(Event::from(frame)), receiver))
     });
     let silence = KeepAlive::new().interval(KEEP_ALIVE);
     Sse::new(events).keep_alive(silence).into_response()
@@ -82,38 +124,49 @@ mod tests {
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
+    fn last(ended: Result<(), ApiError>) -> Vec<Frame> {
+        vec![match ended {
+            Ok(()) => Frame::done(),
+            Err(error) => Frame::of(&error.into_body()).named("error"),
+        }]
+    }
+
     #[tokio::test]
     async fn a_panic_in_the_middle_of_a_stream_is_an_error_event() {
-        let response = answer(|pieces| async move {
-            pieces.send(&"one").await;
+        let work = |pieces: Pieces| async move {
+            pieces.send(vec![Frame::of(&"one")]).await;
             match true {
                 true => panic!("a defect"),
                 false => Ok(()),
             }
-        });
+        };
+        let response = answer(work, last);
         let text = text(response).await;
         let events: Vec<&str> = text.split_terminator("\n\n").collect();
         assert_eq!(events[0], "data: \"one\"");
+        assert!(events[1].starts_with("event: error\ndata: "), "{text}");
         assert!(events[1].contains("\"code\":\"internal\""), "{text}");
         assert_eq!(events.len(), 2);
     }
 
     #[tokio::test]
     async fn a_stream_that_ends_well_says_so() {
-        let response = answer(|pieces| async move {
-            pieces.send(&1).await;
+        let work = |pieces: Pieces| async move {
+            pieces.send(vec![Frame::of(&1)]).await;
             Ok(())
-        });
+        };
+        let response = answer(work, last);
         assert_eq!(text(response).await, "data: 1\n\ndata: [DONE]\n\n");
     }
 
     /// Time passes by itself where everything waits.
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_sends_comments() {
-        let response = answer(|_| async {
+        let work = |_| async {
             tokio::time::sleep(3 * KEEP_ALIVE).await;
             Ok(())
-        });
+        };
+        let response = answer(work, last);
         let text = text(response).await;
         assert!(text.starts_with(":\n\n:\n\n"), "{text}");
         assert!(text.ends_with("data: [DONE]\n\n"), "{text}");

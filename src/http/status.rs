@@ -13,12 +13,14 @@ use crate::engine::Readiness;
 use crate::model::WeightsName;
 use crate::service::SelfTest;
 
+/// The server lives.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StatusBody {
+    /// Always `ok`.
     status: &'static str,
 }
 
-/// Whether the server lives.
+/// Says whether the server lives.
 ///
 /// Its engine's thread answers, or made a step within the last minute. A server whose engine died ends by itself; one whose engine is
 /// stuck should be restarted.
@@ -43,6 +45,7 @@ pub async fn health(State(state): State<AppState>) -> Result<Json<StatusBody>, A
 /// The server answers requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ReadyBody {
+    /// Always `ready`.
     status: &'static str,
     /// The judge's newest self-test; null where it had none.
     judge: Option<SelfTestBody>,
@@ -82,7 +85,9 @@ impl From<SelfTest> for SelfTestBody {
     }
 }
 
-/// Whether requests can be answered.
+/// Says whether requests can be answered.
+///
+/// 503 before the model has made its first steps, and after the engine has stopped.
 #[utoipa::path(
     get,
     path = "/ready",
@@ -113,7 +118,10 @@ fn status_of(readiness: Readiness) -> Result<&'static str, ApiError> {
     }
 }
 
-/// All metrics, as Prometheus reads them.
+/// Lists all metrics, as Prometheus reads them.
+///
+/// Where callers have keys, it takes an operator's key on the common listener; the operators' and the metrics' listener need none of a
+/// caller.
 #[utoipa::path(
     get,
     path = "/metrics",

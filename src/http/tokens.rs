@@ -15,7 +15,9 @@ use crate::text::Variables;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizeBody {
+    /// A text as it is. One of `text` and `messages` must be given.
     text: Option<String>,
+    /// A conversation, which the chat template makes a text.
     messages: Option<Vec<MessageBody>>,
     /// Whether the tokenizer's post-processor adds its tokens, such as BOS: by default with `text` as /v1/completions does, and not with
     /// `messages`, since chat templates write them.
@@ -25,9 +27,12 @@ pub struct TokenizeBody {
     chat_template_kwargs: Option<Variables>,
 }
 
+/// A text as tokens.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenizeAnswer {
+    /// The ids of the tokens.
     tokens: Vec<u32>,
+    /// The number of tokens.
     count: usize,
     /// Whether the tokenizer's post-processor added its tokens.
     add_special_tokens: bool,
@@ -35,21 +40,28 @@ pub struct TokenizeAnswer {
     max_model_len: usize,
 }
 
+/// Tokens that are to be a text.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetokenizeBody {
+    /// The ids of the tokens.
     tokens: Vec<u32>,
     /// Whether control tokens are left out of the text.
     #[serde(default)]
     skip_special_tokens: bool,
 }
 
+/// Tokens as a text.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DetokenizeAnswer {
+    /// The text.
     text: String,
 }
 
-/// Text or a conversation as tokens.
+/// Makes a text or a conversation tokens.
+///
+/// A conversation goes through the chat template, as it does in a chat. The answer says how many tokens there are, and how many the
+/// context has room for.
 #[utoipa::path(
     post,
     path = "/tokenize",
@@ -100,7 +112,9 @@ pub async fn tokenize(
     }))
 }
 
-/// Tokens as text.
+/// Makes tokens a text.
+///
+/// Control tokens are written as they are named, or left out with `skip_special_tokens`.
 #[utoipa::path(
     post,
     path = "/detokenize",

@@ -17,16 +17,21 @@ use crate::learn::{LearnControl, LearnStatus, Staleness, Waiting};
 pub struct TrainBody {
     /// `standby` (another process trains), `waiting` (for prompts), `paused`, `sampling`, `judging`, `updating`, `gating` or `failed`.
     state: String,
+    /// Whether learning is paused.
     paused: bool,
     /// The running stage, or the last one.
     stage: i64,
     /// Its updates so far, and as planned.
     update: u64,
+    /// The updates that the stage plans.
     planned: u64,
+    /// Prompts of the log that the next stage could read.
     prompts_waiting: u64,
+    /// Prompts that a stage needs.
     prompts_needed: u64,
     /// Since the program started.
     updates: u64,
+    /// Preference pairs that were made since the program started.
     pairs: u64,
     /// Pairs that were not made, by reason.
     #[schema(value_type = Object)]
@@ -41,11 +46,14 @@ pub struct TrainBody {
     kl: Option<f64>,
     /// How old the policies were that wrote the last update's pairs.
     staleness: Option<StalenessBody>,
+    /// Swaps of what serves.
     swaps: SwapsBody,
+    /// The traffic log.
     log: TrafficLogBody,
     /// The last candidate's.
     #[schema(value_type = Vec<Object>)]
     gates: Value,
+    /// What became of the last stage; null before there was one.
     last_outcome: Option<String>,
     /// Why no stage runs; null while one does.
     waiting_reason: Option<WaitingBody>,
@@ -53,6 +61,7 @@ pub struct TrainBody {
     deaths: u64,
     /// Records that are left out because their token ids are of another tokenizer than the model's.
     records_of_other_tokenizers: u64,
+    /// Why learning failed; null where it did not.
     error: Option<String>,
     /// Why the pointers are not served, if they are not.
     serving_problem: Option<String>,
@@ -97,6 +106,7 @@ impl From<Staleness> for StalenessBody {
 /// Swaps of what serves, in this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SwapsBody {
+    /// The number of swaps since the program started.
     count: u64,
     /// Of the last one, loading not included; `weights_swap_seconds` among the metrics has all.
     last_seconds: Option<f64>,
@@ -165,7 +175,9 @@ fn body(learning: &Learning, control: &LearnControl) -> Json<TrainBody> {
     Json(TrainBody::new(control.status(), learning))
 }
 
-/// What learning does at the moment.
+/// Says what learning does at the moment.
+///
+/// It says how far the stage is, why none runs, what the gates of the last one measured, and what its last update was like.
 #[utoipa::path(
     get,
     path = "/train",
@@ -177,7 +189,9 @@ pub async fn train(State(state): State<AppState>) -> Result<Json<TrainBody>, Api
     Ok(body(learning, control))
 }
 
-/// Stops learning after the update that runs, in whichever process learns from this log, until it is resumed. Serving goes on.
+/// Pauses learning.
+///
+/// Whichever process learns from this log stops after the update that runs, until learning is resumed. Serving goes on.
 #[utoipa::path(
     post,
     path = "/train/pause",
@@ -199,6 +213,8 @@ pub async fn pause(
 }
 
 /// Goes on with learning.
+///
+/// The stage that was paused goes on where it was. The count of unattended stages begins at 0 again.
 #[utoipa::path(
     post,
     path = "/train/resume",

@@ -40,6 +40,12 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("max_completion_tokens", "max_tokens"),
     ("max_output_tokens", "max_tokens"),
     ("max_length", "max_tokens"),
+    // From other routes to /v1/responses.
+    ("max_tokens", "max_output_tokens"),
+    ("max_completion_tokens", "max_output_tokens"),
+    ("messages", "input"),
+    ("system", "instructions"),
+    ("response_format", "text"),
     ("n_predict", "max_tokens"),
     ("num_predict", "max_tokens"),
     ("min_new_tokens", "min_tokens"),

@@ -67,6 +67,44 @@ async function main(url) {
   });
   await runner.done();
   assert.ok(["Bonn", "Paris"].includes(ran.city), JSON.stringify(ran));
+  // The newer API: whole, streamed raw and by the client's helper, and parsed; the message that came back goes in again as it is.
+  const said = { model, input: "What is 34 plus 28?", instructions: "Be brief.", seed: 1 };
+  const answer = await client.responses.create({ ...said, metadata: { topic: "sums" } });
+  assert.equal(answer.status, "completed");
+  assert.equal(answer.output_text, answer.output[0].content[0].text);
+  assert.deepEqual(answer.metadata, { topic: "sums" });
+  let [text, last] = ["", null];
+  for await (const event of await client.responses.create({ ...said, stream: true })) {
+    if (event.type === "response.output_text.delta") text += event.delta;
+    last = event;
+  }
+  assert.equal(text, answer.output_text);
+  assert.equal(last.type, "response.completed");
+  const helper = client.responses.stream(said);
+  let deltas = 0;
+  helper.on("response.output_text.delta", () => (deltas += 1));
+  const final = await helper.finalResponse();
+  assert.ok(deltas > 0);
+  assert.equal(final.output_text, answer.output_text);
+  const input = [{ role: "user", content: said.input }, ...answer.output, more];
+  assert.ok((await client.responses.create({ ...said, input, store: false })).output_text.length > 0);
+  const schema = { type: "object", properties: { sum: { enum: [62, 52] } }, required: ["sum"], additionalProperties: false };
+  const parsed = await client.responses.parse({
+    ...said,
+    max_output_tokens: 60,
+    text: { format: { type: "json_schema", name: "sum", strict: true, schema } },
+  });
+  assert.ok([62, 52].includes(parsed.output_parsed.sum));
+  for (const refused of [{ previous_response_id: "resp_1" }, { tools: [{ type: "web_search" }] }, { background: true }]) {
+    const [param] = Object.keys(refused);
+    await assert.rejects(client.responses.create({ ...said, ...refused }), { status: 400, param });
+  }
+  await assert.rejects(
+    async () => {
+      for await (const _ of await client.responses.create({ ...said, stream: true, ignore_eos: true, timeout: 1e-6 }));
+    },
+    { code: "deadline_exceeded" },
+  );
 
   await assert.rejects(client.chat.completions.create({ model, messages, temperature: -1 }), { status: 400, param: "temperature" });
 }

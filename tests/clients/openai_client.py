@@ -2,7 +2,6 @@
 
 import json
 import sys
-
 from typing import Literal
 
 from openai import APIStatusError, OpenAI, pydantic_function_tool
@@ -129,6 +128,45 @@ decided = client.decisions.create(
 )
 assert 0 <= decided.answers[0].probability <= 1
 assert decided.answers[1].choice in ("a", "b")
+
+# The newer API: whole, streamed raw and by the client's helper, and parsed; the message that came back goes in again as it is.
+question = "What is 34 plus 28?"
+seeded = dict(extra_body={"seed": 1})
+answer = client.responses.create(model=model, input=question, instructions="Be brief.", metadata={"topic": "sums"}, **seeded)
+assert answer.status == "completed" and answer.error is None and answer.incomplete_details is None
+assert answer.output_text == answer.output[0].content[0].text and answer.output[0].role == "assistant"
+assert answer.metadata == {"topic": "sums"} and answer.instructions == "Be brief." and answer.usage.output_tokens > 0
+events = list(client.responses.create(model=model, input=question, instructions="Be brief.", stream=True, **seeded))
+assert [event.sequence_number for event in events] == list(range(len(events)))
+assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer.output_text
+assert events[-1].type == "response.completed" and events[-1].response.output_text == answer.output_text
+with client.responses.stream(model=model, input=question, instructions="Be brief.", **seeded) as stream:
+    snapshots = [event.snapshot for event in stream if event.type == "response.output_text.delta"]
+    final = stream.get_final_response()
+assert snapshots[-1] == final.output_text == answer.output_text
+more = [{"role": "user", "content": question}, *answer.output, {"role": "user", "content": "And 3 plus 4?"}]
+assert client.responses.create(model=model, input=more, store=False, **seeded).output_text
+told = client.responses.create(
+    model=model, input=question, include=["message.output_text.logprobs"], top_logprobs=2, max_output_tokens=2, **seeded
+)
+assert told.status == "incomplete" and told.incomplete_details.reason == "max_output_tokens"
+assert len(told.output[0].content[0].logprobs) == 2 and len(told.output[0].content[0].logprobs[0].top_logprobs) == 2
+
+
+class Sum(BaseModel):
+    sum: Literal[62, 52]
+
+
+parsed = client.responses.parse(model=model, input=question, text_format=Sum, max_output_tokens=60, **seeded)
+assert parsed.output_parsed.sum in (62, 52), parsed
+with client.responses.stream(model=model, input=question, text_format=Sum, max_output_tokens=60, **seeded) as stream:
+    assert stream.get_final_response().output_parsed == parsed.output_parsed
+for refused in (dict(previous_response_id="resp_1"), dict(tools=[{"type": "web_search"}]), dict(background=True)):
+    try:
+        client.responses.create(model=model, input=question, **refused)
+        raise AssertionError(f"{refused} was accepted")
+    except APIStatusError as error:
+        assert error.status_code == 400 and error.body["param"] in refused, error
 
 try:
     client.chat.completions.create(model=model, messages=messages, temperature=-1)

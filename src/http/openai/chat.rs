@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::prompt_logprobs::{PromptLogprob, ToldPrompt, told};
 use super::tools::{
     self, CallBody, ChatMessageBody, Conversation, Reading, Told, ToolBody, ToolChoiceBody,
 };
@@ -21,20 +22,23 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
 use crate::http::judge::TournamentBody;
+use crate::http::reading;
 use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
 use crate::http::traffic::Identity;
 use crate::model::WeightsName;
 use crate::preference::Message;
-use crate::service::{Ending, TokenText};
+use crate::service::TokenText;
 use crate::text::{ToolChat, Variables};
 
 /// The body. Anything else in it is refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChatBody {
+    /// The name of the served model; without it the served model answers.
     model: Option<String>,
+    /// The conversation, the oldest message first.
     messages: Vec<ChatMessageBody>,
     /// What the model may call: 128 functions at most, of 128 KiB together.
     #[schema(max_items = 128)]
@@ -54,6 +58,10 @@ pub struct ChatBody {
     /// And those of this many most probable ones.
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
+    /// With the answer the log-probabilities of the prompt's tokens and of this many most probable ones, as vLLM's. The prompt is what
+    /// the chat template makes of the messages.
+    #[schema(maximum = 20)]
+    prompt_logprobs: Option<usize>,
     /// Whether the answer begins a message of the assistant: true unless said otherwise. With `false` it goes on behind the last turn.
     add_generation_prompt: Option<bool>,
     /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
@@ -98,16 +106,26 @@ impl ChatBody {
 /// The answer, or an event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatAnswer {
+    /// The name of the call.
     id: String,
+    /// `chat.completion`, in a stream `chat.completion.chunk`.
     object: &'static str,
+    /// When the call came, in seconds since 1970.
     created: u64,
+    /// The name of the model.
     model: String,
+    /// The answers: `n` of them, in a stream what one token brought of one.
     choices: Vec<ChatChoice>,
     /// Which weights answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     system_fingerprint: Option<WeightsName>,
+    /// The tokens of the call, judging included; in a stream in the last event, with `include_usage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
+    /// With `prompt_logprobs`, in a stream with the first event: one entry a token of the prompt, by token id; null for the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>)]
+    prompt_logprobs: Option<ToldPrompt>,
     /// With `best_of`: how the best were found. Candidates are numbered as they were drawn.
     #[serde(skip_serializing_if = "Option::is_none")]
     tournament: Option<TournamentBody>,
@@ -118,30 +136,43 @@ pub struct ChatAnswer {
     kept: KeptBody,
 }
 
+/// One answer, or what a token brought of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
+    /// The answer's number, from 0.
     index: usize,
     #[serde(flatten)]
     said: Said,
+    /// With `logprobs` the log-probabilities of the answer's tokens; otherwise null.
     logprobs: Option<ChatLogprobs>,
+    /// `stop` or `length`; in a stream null before the end.
     finish_reason: Option<&'static str>,
+    /// The stop string or token that ended the answer; null where the model ended it itself.
     stop_reason: Option<StopReason>,
+    /// What the first choice brings of the prompt; it is said beside the choices.
+    #[serde(skip)]
+    prompt: Option<ToldPrompt>,
 }
 
 /// A whole message, or what an event adds to it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Said {
+    /// The whole message.
     Message(ChatMessage),
+    /// In a stream: what the event adds to the message.
     Delta(ChatDelta),
 }
 
+/// The message that answers.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatMessage {
+    /// Always `assistant`.
     role: &'static str,
-    /// Null where the message is nothing but calls.
+    /// The text of the message; null where the message is nothing but calls.
     #[schema(required)]
     content: Option<String>,
+    /// The calls of the message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallBody>,
 }
@@ -152,28 +183,36 @@ pub struct ChatDelta {
     /// `assistant`, with the first event of a choice.
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// The text that the event adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    /// The calls that the event begins, or goes on with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallBody>,
 }
 
+/// The log-probabilities of an answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatLogprobs {
+    /// One entry for each token.
     content: Vec<ChatLogprob>,
 }
 
+/// The log-probability of a token, and of the most probable ones in its place.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatLogprob {
     #[serde(flatten)]
     token: ChatToken,
+    /// The most probable tokens, `top_logprobs` of them.
     top_logprobs: Vec<ChatToken>,
 }
 
+/// A token and its log-probability.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatToken {
     /// Its text; `bytes:\xe2\x82` for a part of a character.
     token: String,
+    /// The natural logarithm of the token's probability, before temperature and truncation.
     logprob: f32,
     /// The bytes that it adds to the content; null for a special token, which adds none.
     bytes: Option<Vec<u8>>,
@@ -183,6 +222,8 @@ struct Words {
     call: Call,
     /// Where the call offers tools.
     reading: Option<Reading>,
+    /// The prompt's tokens and the number of most probable ones that are told with each, where they are asked for.
+    prompt: Option<(Vec<u32>, usize)>,
 }
 
 impl Words {
@@ -192,6 +233,14 @@ impl Words {
             token: self.call.texts.name(id, first),
             logprob,
         }
+    }
+
+    /// What is told of the prompt with the first piece of the first choice.
+    fn prompt(&self, piece: &Piece<'_>) -> Option<ToldPrompt> {
+        let first = piece.index == 0 && piece.part != Part::Later;
+        let (tokens, top) = self.prompt.as_ref().filter(|_| first)?;
+        let scores = piece.prompt_logprobs.unwrap_or_default();
+        Some(told(tokens, scores, *top, &self.call.texts))
     }
 
     fn logprob(&self, token: &TokenText) -> Option<ChatLogprob> {
@@ -233,6 +282,7 @@ impl Words {
             logprobs: logprobs.map(|content| ChatLogprobs { content }),
             finish_reason,
             stop_reason,
+            prompt: self.prompt(piece),
         }
     }
 }
@@ -283,7 +333,7 @@ impl Wording for Words {
         events
     }
 
-    fn answer(&self, choices: Vec<ChatChoice>, about: About) -> ChatAnswer {
+    fn answer(&self, mut choices: Vec<ChatChoice>, about: About) -> ChatAnswer {
         ChatAnswer {
             id: self.call.id.clone(),
             object: match about.streamed {
@@ -292,6 +342,7 @@ impl Wording for Words {
             },
             created: self.call.created,
             model: self.call.model.clone(),
+            prompt_logprobs: choices.first_mut().and_then(|choice| choice.prompt.take()),
             choices,
             system_fingerprint: about.weights,
             usage: about.usage.map(OpenAiUsage::from),
@@ -308,7 +359,10 @@ enum Chat {
     Tools(ToolChat),
 }
 
-/// The next message of a conversation, or with `best_of` the best of several.
+/// Answers with the next message of a conversation, and with `best_of` chooses the best of several.
+///
+/// The shapes are OpenAI's, and clients of OpenAI's and vLLM's servers run unchanged: fields that ask for nothing are accepted, and what
+/// is not served is refused by name.
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
@@ -376,6 +430,7 @@ pub async fn chat(
         prompts: 1,
         max_tokens,
         logprobs,
+        prompt_logprobs: own.prompt_logprobs,
         calls: calls.as_ref(),
         tools: matches!(asked, Chat::Tools(_)),
         ..Wanted::default()
@@ -386,26 +441,36 @@ pub async fn chat(
         .limited(limited)
         .ending(ending)?;
     let variables = own.chat_template_kwargs.unwrap_or_default();
-    let judging = sampling.judging(&state, 1)?;
-    let (tokens, messages) = match asked {
-        Chat::Tools(chat) => (service.read_tool_chat(chat, variables).await, Vec::new()),
-        Chat::Plain(messages) => match sampling.ending {
-            None => (service.read_chat(&messages, variables).await, messages),
-            Some(ending) => {
-                let read = service.read_ended_chat(&messages, ending, variables);
-                (read.await, messages)
-            }
-        },
+    let read = match asked {
+        Chat::Tools(chat) => {
+            let judging = sampling.judging(&state, 1)?;
+            let tokens = service.read_tool_chat(chat, variables).await;
+            tokens.map_err(ApiError::from).map(|tokens| Prompt {
+                judging: judging.map(|judging| judging.of(Vec::new())),
+                tokens,
+                continues: false,
+                // A conversation with tools is in no record.
+                asked: Asked::Messages(Vec::new()),
+            })
+        }
+        Chat::Plain(messages) => {
+            let chat = reading::Chat {
+                messages,
+                variables,
+            };
+            chat.read(&state, &sampling).await
+        }
     };
-    let prompt = Prompt {
-        judging: judging.map(|judging| judging.of(messages.clone())),
-        tokens: tokens.map_err(|error| ApiError::from(error).renamed("prompt", "messages"))?,
-        continues: sampling.ending == Some(Ending::Continued),
-        // A conversation with tools is in no record.
-        asked: Asked::Messages(messages),
-    };
+    let prompt = read.map_err(|error| error.renamed("prompt", "messages"))?;
+    if let Some(top) = own.prompt_logprobs {
+        let tokens = prompt.tokens.len();
+        state
+            .limits
+            .check_prompts(tokens, top.saturating_add(1), "prompt_logprobs")?;
+    }
     let words = Words {
         call: state.call("chatcmpl", &sampling),
+        prompt: own.prompt_logprobs.map(|top| (prompt.tokens.clone(), top)),
         reading: calls
             .as_ref()
             .map(|calls| Reading::new(service.tool_format(), calls, sampling.is_bound())),

@@ -11,9 +11,10 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::prompt_logprobs::{PromptLogprob, ToldPrompt, told};
 use super::usage::OpenAiUsage;
 use super::wording::Call;
-use crate::engine::{PromptLogprobs, TokenLogprobs};
+use crate::engine::TokenLogprobs;
 use crate::http::AppState;
 use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason, Wording};
 use crate::http::conversation::conversation;
@@ -116,7 +117,9 @@ impl<'de> Deserialize<'de> for PromptBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompletionBody {
+    /// The name of the served model; without it the served model answers.
     model: Option<String>,
+    /// What is continued: one prompt or several.
     prompt: PromptBody,
     /// Tokens of an answer at most: 16 unless said otherwise. 0 asks for no answer, but for what is told of the prompt.
     max_tokens: Option<usize>,
@@ -137,14 +140,20 @@ type CompletionRequest = Generating<CompletionBody>;
 /// The answer, or an event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionAnswer {
+    /// The name of the call.
     id: String,
+    /// Always `text_completion`.
     object: &'static str,
+    /// When the call came, in seconds since 1970.
     created: u64,
+    /// The name of the model.
     model: String,
+    /// The continuations: `n` of each prompt, in a stream what one token brought of one.
     choices: Vec<CompletionChoice>,
     /// Which weights answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     system_fingerprint: Option<WeightsName>,
+    /// The tokens of the call, judging included; in a stream in the last event, with `include_usage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
     /// With `best_of`: how the best were found, for each prompt. Candidates are numbered as they were drawn.
@@ -157,37 +166,37 @@ pub struct CompletionAnswer {
     kept: KeptBody,
 }
 
+/// One continuation, or what a token brought of it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionChoice {
+    /// The continuation's number, from 0: the `n` of the first prompt come first.
     index: usize,
+    /// The text, with `echo` behind its prompt.
     text: String,
+    /// With `logprobs` the log-probabilities of the tokens; otherwise null.
     logprobs: Option<CompletionLogprobs>,
+    /// `stop` or `length`; in a stream null before the end.
     finish_reason: Option<&'static str>,
+    /// The stop string or token that ended the text; null where the model ended it itself.
     stop_reason: Option<StopReason>,
     /// With the first event of a stream: one a token of the prompt, by token id; null for the first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    prompt_logprobs: Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>,
+    #[schema(value_type = Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>)]
+    prompt_logprobs: Option<ToldPrompt>,
 }
 
 /// OpenAI's legacy shape: parallel lists. Tokens are named by their texts; a part of a character as `bytes:\xe2\x82`, and a token whose
 /// text a more probable one has already as `token_id:7`.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
+    /// The names of the tokens.
     tokens: Vec<String>,
+    /// The natural logarithms of the tokens' probabilities; null for the first token of a prompt.
     token_logprobs: Vec<Option<f32>>,
     /// With each token the most probable ones and itself; null where none were asked for.
     top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
     /// Characters of the choice's text before each token.
     text_offset: Vec<usize>,
-}
-
-/// A token at a place of the prompt, in vLLM's shape.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PromptLogprob {
-    logprob: f32,
-    /// 1 for the most probable token.
-    rank: usize,
-    decoded_token: String,
 }
 
 /// A prompt that choices begin with or tell of.
@@ -285,38 +294,11 @@ impl Words {
     }
 
     /// What is told of the prompt in a field of its own.
-    fn prompt_logprobs(
-        &self,
-        piece: &Piece<'_>,
-    ) -> Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>> {
+    fn prompt_logprobs(&self, piece: &Piece<'_>) -> Option<ToldPrompt> {
         let top = self.prompt_logprobs.filter(|_| piece.part != Part::Later)?;
         let prompt = self.prompt(piece.index)?;
-        let texts = &self.call.texts;
-        let mut places = TokenPlaces::default();
         let scores = piece.prompt_logprobs.unwrap_or_default();
-        let scores = std::iter::once(None).chain(scores.iter().map(Some));
-        let tokens = prompt.tokens.iter().zip(scores).map(|(&id, score)| {
-            let first = places.next(id, texts).first;
-            let PromptLogprobs { logprobs, rank } = score?;
-            let named = |id: u32, logprob: f32, rank: usize| {
-                let decoded_token = texts.name(id, first);
-                (
-                    id,
-                    PromptLogprob {
-                        logprob,
-                        rank,
-                        decoded_token,
-                    },
-                )
-            };
-            let likely = logprobs.top.iter().take(top).zip(1..);
-            let mut told: BTreeMap<u32, PromptLogprob> = likely
-                .map(|(&(id, logprob), rank)| named(id, logprob, rank))
-                .collect();
-            told.extend([named(id, logprobs.token, *rank)]);
-            Some(told)
-        });
-        Some(tokens.collect())
+        Some(told(&prompt.tokens, scores, top, &self.call.texts))
     }
 }
 
@@ -393,7 +375,10 @@ impl From<PromptBody> for Vec<RawPrompt> {
 /// Prompts of a call that are read at once: others' prompts come between those of a call that has many.
 const READ_AT_ONCE: usize = 2;
 
-/// Continues one prompt or several as they are. With `best_of` the candidates are judged as answers to the prompt's text.
+/// Continues one prompt or several as they are.
+///
+/// `echo`, `prompt_logprobs` and `max_tokens: 0` tell of prompts what lm-eval needs. With `best_of` the candidates are judged as answers
+/// to the prompt's text.
 #[utoipa::path(
     post,
     path = "/v1/completions",

@@ -4,23 +4,27 @@
 //! option or level, `score` the expected position among the levels, the lowest being 0. Beside them every answer has its
 //! `label_mass`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::usage::ItemUsage;
 use crate::http::AppState;
 use crate::http::conversation::{self, ContentBody, RoleBody};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::JsonBody;
+use crate::http::extract::{Beside, Shared};
+use crate::http::neutral;
 use crate::http::one_or_many::{Given, one_or_many};
-use crate::http::sampling::{cache_salt, turn};
+use crate::http::sampling::{SamplingBody, cache_salt, turn};
 use crate::http::traffic::Identity;
 use crate::preference::{Message, Role};
-use crate::service::{Decision, Question, Turn, Usage};
+use crate::service::{Decision, Question, Turn};
 
 /// Questions of one call.
 const MAX_QUESTIONS: usize = 400;
@@ -32,7 +36,9 @@ const MAX_NAME: usize = 1024;
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionsBody {
+    /// The name of the served model; without it the served model answers.
     model: Option<String>,
+    /// What the questions are about: a text or a conversation.
     input: InputBody,
     /// 1 to 400.
     #[schema(min_items = 1, max_items = 400)]
@@ -47,6 +53,23 @@ pub struct DecisionsBody {
     #[schema(min_length = 1)]
     cache_salt: Option<String>,
 }
+
+/// What calls of this route have beside their own fields: nothing but fields that ask for nothing.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct Nothing {}
+
+impl Shared for Nothing {
+    fn names() -> &'static BTreeSet<String> {
+        static NAMES: BTreeSet<String> = BTreeSet::new();
+        &NAMES
+    }
+
+    fn strip(body: &mut Map<String, Value>) {
+        neutral::strip_decisions(body, SamplingBody::names());
+    }
+}
+
+type DecisionsRequest = Beside<DecisionsBody, Nothing>;
 
 /// Text, or messages of text.
 #[derive(Debug, Serialize, ToSchema)]
@@ -66,52 +89,133 @@ impl<'de> Deserialize<'de> for InputBody {
     }
 }
 
+/// A message of a conversation.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputMessage {
+    /// Who speaks.
     role: RoleBody,
+    /// The text, whole or in parts.
     content: ContentBody,
+    /// `message`, the default.
     #[serde(rename = "type")]
     _kind: Option<MessageKind>,
 }
 
+/// The kind of an item.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MessageKind {
     Message,
 }
 
+/// A question of one of three types.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(
+    tag = "type",
+    rename_all = "lowercase",
+    deny_unknown_fields,
+    try_from = "QuestionFields"
+)]
 pub enum QuestionBody {
     /// How likely is it that this is true?
     Predicate {
+        /// What is asked.
         instructions: String,
+        /// What the answer is called; null by default.
         name: Option<String>,
     },
     /// Which of these is it?
     Choice {
+        /// What is asked.
         instructions: String,
+        /// What the answer is called; null by default.
         name: Option<String>,
         /// Two or more, each of them once.
         choices: Vec<ChoiceOption>,
     },
     /// How much of it is there, on a scale of ordered levels?
     Score {
+        /// What is asked.
         instructions: String,
+        /// What the answer is called; null by default.
         name: Option<String>,
         /// Two or more, the lowest first.
         levels: Vec<ScoreLevel>,
     },
 }
 
+/// A question as it is written. serde's tagged enums say of a wrong field only that the whole is wrong; this names it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QuestionFields {
+    #[serde(rename = "type")]
+    kind: QuestionKind,
+    instructions: String,
+    name: Option<String>,
+    choices: Option<Vec<ChoiceOption>>,
+    levels: Option<Vec<ScoreLevel>>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum QuestionKind {
+    Predicate,
+    Choice,
+    Score,
+}
+
+impl TryFrom<QuestionFields> for QuestionBody {
+    type Error = serde::de::value::Error;
+
+    /// # Errors
+    /// A field that the type needs, or does not have.
+    fn try_from(fields: QuestionFields) -> Result<Self, Self::Error> {
+        const COMMON: [&str; 3] = ["type", "instructions", "name"];
+        let QuestionFields {
+            kind,
+            instructions,
+            name,
+            choices,
+            levels,
+        } = fields;
+        let foreign = match kind {
+            QuestionKind::Predicate => {
+                [("choices", choices.is_some()), ("levels", levels.is_some())]
+            }
+            QuestionKind::Choice => [("levels", levels.is_some()), ("", false)],
+            QuestionKind::Score => [("choices", choices.is_some()), ("", false)],
+        };
+        if let Some((field, _)) = foreign.into_iter().find(|(_, given)| *given) {
+            return Err(Self::Error::unknown_field(field, &COMMON));
+        }
+        Ok(match kind {
+            QuestionKind::Predicate => Self::Predicate { instructions, name },
+            QuestionKind::Choice => Self::Choice {
+                instructions,
+                name,
+                choices: choices.ok_or_else(|| Self::Error::missing_field("choices"))?,
+            },
+            QuestionKind::Score => Self::Score {
+                instructions,
+                name,
+                levels: levels.ok_or_else(|| Self::Error::missing_field("levels"))?,
+            },
+        })
+    }
+}
+
+/// An option of a choice.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChoiceOption {
+    /// What the answer says where this option is chosen.
     value: ChoiceValue,
+    /// What the model is told of the option beside its value.
     description: Option<String>,
 }
 
+/// A text or a truth value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize, Serialize, ToSchema)]
 #[serde(untagged, expecting = "must be a string or a boolean")]
 pub enum ChoiceValue {
@@ -119,96 +223,85 @@ pub enum ChoiceValue {
     Bool(bool),
 }
 
+/// A level of a scale.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ScoreLevel {
+    /// The name of the level.
     label: String,
+    /// What the model is told of the level beside its name.
     description: Option<String>,
 }
 
+/// The answers to all questions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DecisionsAnswer {
+    /// The name of the call.
     id: String,
+    /// The name of the model.
     model: String,
     /// In the order of the questions.
     answers: Vec<AnswerBody>,
-    usage: DecisionsUsage,
+    /// The tokens of the call.
+    usage: ItemUsage,
 }
 
+/// The answer to a question of one of three types.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum AnswerBody {
     Predicate {
+        /// The name of the question.
         name: Option<String>,
+        /// The probability that the statement is true.
         probability: f32,
+        /// The probability that the model gave to the options' letters, of all tokens. Near 0 the answer says nothing.
         label_mass: f32,
     },
     Choice {
+        /// The name of the question.
         name: Option<String>,
+        /// The value of the most probable option.
         choice: ChoiceValue,
+        /// The probability of the most probable option or level.
         confidence: f32,
+        /// The probabilities of all options or levels, in the question's order. Their sum is 1.
         probabilities: Vec<ChoiceProbability>,
+        /// The probability that the model gave to the options' letters, of all tokens. Near 0 the answer says nothing.
         label_mass: f32,
     },
     Score {
+        /// The name of the question.
         name: Option<String>,
+        /// The mean position among the levels by their probabilities; that of the lowest level is 0.
         score: f32,
+        /// The probability of the most probable option or level.
         confidence: f32,
+        /// The probabilities of all options or levels, in the question's order. Their sum is 1.
         probabilities: Vec<ScoreProbability>,
+        /// The probability that the model gave to the options' letters, of all tokens. Near 0 the answer says nothing.
         label_mass: f32,
     },
 }
 
+/// An option and its probability.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChoiceProbability {
+    /// The value of the option.
     value: ChoiceValue,
+    /// The probability of the option, from 0 to 1.
     probability: f32,
 }
 
+/// A level and its probability.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ScoreProbability {
     /// Its position, the lowest level's being 0.
     value: usize,
+    /// The name of the level.
     label: String,
+    /// The probability of the level, from 0 to 1.
     probability: f32,
-}
-
-/// Token counts, by the names of this API.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DecisionsUsage {
-    input_tokens: usize,
-    input_tokens_details: InputDetails,
-    output_tokens: usize,
-    output_tokens_details: OutputDetails,
-    total_tokens: usize,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct InputDetails {
-    cached_tokens: usize,
-    cache_write_tokens: usize,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OutputDetails {
-    reasoning_tokens: usize,
-}
-
-impl From<Usage> for DecisionsUsage {
-    fn from(usage: Usage) -> Self {
-        Self {
-            input_tokens: usage.prompt_tokens,
-            input_tokens_details: InputDetails {
-                cached_tokens: usage.cached_tokens,
-                cache_write_tokens: usage.prompt_tokens - usage.cached_tokens,
-            },
-            output_tokens: usage.completion_tokens,
-            output_tokens_details: OutputDetails {
-                reasoning_tokens: 0,
-            },
-            total_tokens: usage.prompt_tokens + usage.completion_tokens,
-        }
-    }
 }
 
 /// An option as it is shown.
@@ -387,7 +480,9 @@ impl InputBody {
     }
 }
 
-/// Questions about an input, each answered by the probabilities of its options: no text is written or parsed.
+/// Answers questions about an input by the probabilities of their options.
+///
+/// No text is written or parsed.
 ///
 /// `label_mass` says how much of the probability is on the options' letters. It is near 0 where the model does not answer in letters, as
 /// the pocket model does not: its probabilities mean nothing then. Ask a chat model.
@@ -395,7 +490,7 @@ impl InputBody {
     post,
     path = "/v1/decisions",
     tag = "OpenAI",
-    request_body(content = DecisionsBody, example = json!({
+    request_body(content = DecisionsRequest, example = json!({
         "model": "pocket",
         "input": "The delivery was late, but the staff were very kind.",
         "questions": [
@@ -417,7 +512,7 @@ impl InputBody {
 pub async fn decisions(
     State(state): State<AppState>,
     identity: Identity,
-    JsonBody(body): JsonBody<DecisionsBody>,
+    Beside { own: body, .. }: DecisionsRequest,
 ) -> Result<Json<DecisionsAnswer>, ApiError> {
     let turn = Turn {
         tenant: identity.tenant,

@@ -4,6 +4,8 @@ pub mod chat;
 pub mod completions;
 pub mod decisions;
 pub mod models;
+mod prompt_logprobs;
+pub mod responses;
 mod tools;
 mod usage;
 mod wording;

@@ -11,17 +11,25 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Named;
 use crate::http::status::SelfTestBody;
 
+/// All models that are served: one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
+    /// Always `list`.
     object: &'static str,
+    /// The served model.
     data: Vec<ModelEntry>,
 }
 
+/// The served model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelEntry {
+    /// The name of the model.
     id: String,
+    /// Always `model`.
     object: &'static str,
+    /// The time of the call, in seconds since 1970.
     created: u64,
+    /// Always `selfjudge`.
     owned_by: &'static str,
     /// Tokens that prompt and answer may have together.
     max_model_len: usize,
@@ -42,7 +50,9 @@ impl AppState {
     }
 }
 
-/// The model of this name, if it is the one that is served.
+/// Describes the model of this name.
+///
+/// 404 where it is not the one that is served.
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
@@ -58,7 +68,9 @@ pub async fn model(
     Ok(Json(state.model_entry()))
 }
 
-/// The one model that is served.
+/// Lists the models that are served.
+///
+/// There is one.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
 pub async fn models(State(state): State<AppState>) -> Json<ModelList> {
     Json(ModelList {

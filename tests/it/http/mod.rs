@@ -2,6 +2,7 @@
 
 mod admin;
 mod api_doc;
+mod api_words;
 mod bounds;
 mod connections;
 mod decisions;
@@ -14,11 +15,14 @@ mod idempotency;
 mod judging;
 mod limits;
 mod memory;
+mod naming;
 mod openai;
 mod operators;
 mod principles;
 mod records;
 mod refusing;
+mod response_streams;
+mod responses;
 mod sampling;
 mod scoring;
 mod sharing;

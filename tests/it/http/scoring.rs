@@ -346,3 +346,55 @@ fn stop_strings_end_nothing_before_the_least_number_of_tokens() {
     let late = ok(TEXT, &body(12));
     assert_eq!(late["usage"]["completion_tokens"], 12);
 }
+
+#[test]
+fn the_prompt_of_a_chat_is_scored_as_its_text_is() {
+    let messages =
+        json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROMPT}]);
+    let ids = ok("/tokenize", &json!({"messages": messages}))["tokens"].clone();
+    let text = ok(
+        TEXT,
+        &json!({"prompt": ids, "max_tokens": 1, "prompt_logprobs": 2, "temperature": 0}),
+    );
+    let expected = &text["choices"][0]["prompt_logprobs"];
+    let mut body =
+        json!({"messages": messages, "max_tokens": 3, "prompt_logprobs": 2, "seed": 1, "n": 2});
+    let chat = ok("/v1/chat/completions", &body);
+    assert_eq!(chat["prompt_logprobs"], *expected);
+    assert_eq!(
+        expected.as_array().unwrap().len(),
+        ids.as_array().unwrap().len()
+    );
+    assert!(chat["choices"][0].get("prompt_logprobs").is_none());
+    assert!(chat["choices"][0]["logprobs"].is_null());
+    body["stream"] = json!(true);
+    let streamed = events("/v1/chat/completions", &body);
+    let told: Vec<&Value> = streamed
+        .iter()
+        .filter_map(|event| event.get("prompt_logprobs"))
+        .collect();
+    assert_eq!(told, [expected]);
+    body.as_object_mut().unwrap().remove("prompt_logprobs");
+    assert!(
+        ok(
+            "/v1/chat/completions",
+            &json!({"messages": messages, "max_tokens": 1})
+        )
+        .get("prompt_logprobs")
+        .is_none()
+    );
+    for (value, named) in [
+        (json!(21), true),
+        (json!(-1), true),
+        (json!("2"), true),
+        (Value::Null, false),
+    ] {
+        let body = json!({"messages": messages, "max_tokens": 1, "prompt_logprobs": value});
+        let (status, answer) = post("/v1/chat/completions", &body);
+        assert_eq!(status == StatusCode::BAD_REQUEST, named, "{answer}");
+        assert!(
+            !named || answer["error"]["param"] == "prompt_logprobs",
+            "{answer}"
+        );
+    }
+}

@@ -52,15 +52,19 @@ impl<'de> Deserialize<'de> for ToolChoiceBody {
 impl PartialSchema for ToolChoiceBody {
     fn schema() -> RefOr<Schema> {
         let text = || ObjectBuilder::new().schema_type(Type::String);
+        let name = text().description(Some("The name of the function."));
         let function = ObjectBuilder::new()
-            .property("name", text())
+            .description(Some("The function that is called."))
+            .property("name", name)
             .required("name");
+        let kind = text().description(Some("Always `function`."));
         let named = ObjectBuilder::new()
-            .property("type", text().enum_values(Some(["function"])))
+            .property("type", kind.enum_values(Some(["function"])))
             .required("type")
             .property("function", function)
             .required("function");
         OneOfBuilder::new()
+            .description(Some("Whether and which tools are called."))
             .item(text().enum_values(Some(WORDS)))
             .item(named)
             .into()

@@ -22,17 +22,21 @@ const MOST_NAME: usize = 64;
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolBody {
+    /// Always `function`.
     #[serde(rename = "type")]
     _kind: ToolKind,
+    /// The function.
     function: FunctionBody,
 }
 
+/// The type of a tool.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ToolKind {
     Function,
 }
 
+/// A function that the model may call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FunctionBody {

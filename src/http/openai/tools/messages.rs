@@ -34,6 +34,7 @@ pub enum ChatRoleBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChatMessageBody {
+    /// Who speaks.
     role: ChatRoleBody,
     /// Null only in a message of the assistant, where it is an empty text. A message with calls may go without it.
     content: Option<ContentBody>,
@@ -49,16 +50,21 @@ pub struct ChatMessageBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolCallBody {
+    /// The id of the call, for the message with its result.
     #[schema(max_length = 256)]
     id: String,
+    /// `function`, the default.
     #[serde(rename = "type")]
     _kind: Option<ToolKind>,
+    /// The function and its arguments.
     function: CalledBody,
 }
 
+/// The function of an earlier call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CalledBody {
+    /// The name of the function.
     name: String,
     /// A JSON object, written as a string.
     arguments: String,

@@ -21,12 +21,14 @@ pub struct CallBody {
     /// `function`; in a stream only with the first event of the call.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
+    /// The function and its arguments.
     function: CallFunctionBody,
 }
 
+/// The function of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CallFunctionBody {
-    /// In a stream only with the first event of the call.
+    /// The name of the function; in a stream only with the first event of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     /// A JSON object as the model wrote it, or what an event adds to it.

@@ -1,0 +1,124 @@
+//! The typed events of a streamed response, and how far its stream is.
+
+use serde::Serialize;
+
+use super::answer::{OutputLogprob, OutputMessage, OutputText, ResponseAnswer};
+use super::wording::Said;
+use crate::http::sse::Frame;
+
+/// What has been sent of a stream.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Events that were sent.
+    sent: u64,
+    /// Whether the message has begun.
+    pub begun: bool,
+    /// What all pieces say together.
+    pub said: Said,
+}
+
+impl Progress {
+    /// Returns the next event under its name.
+    pub fn frame(&mut self, name: &'static str, event: Event<'_>) -> Frame {
+        let numbered = Numbered {
+            kind: name,
+            sequence_number: self.sent,
+            event,
+        };
+        self.sent += 1;
+        Frame::of(&numbered).named(name)
+    }
+
+    /// Adds what a piece says.
+    pub fn take(&mut self, piece: Said) {
+        self.said.text.push_str(&piece.text);
+        self.said.logprobs.extend(piece.logprobs);
+        self.said.finish = piece.finish.or(self.said.finish);
+    }
+}
+
+/// An event with what every event has.
+#[derive(Debug, Serialize)]
+struct Numbered<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    sequence_number: u64,
+    #[serde(flatten)]
+    event: Event<'a>,
+}
+
+/// What events say beside their names and numbers. The message is the only item, and has one part.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Event<'a> {
+    Whole {
+        response: &'a ResponseAnswer,
+    },
+    Item {
+        output_index: usize,
+        item: &'a OutputMessage,
+    },
+    Part {
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        part: &'a OutputText,
+    },
+    Delta {
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        delta: &'a str,
+        logprobs: &'a [OutputLogprob],
+    },
+    Done {
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        text: &'a str,
+        logprobs: &'a [OutputLogprob],
+    },
+    Failure {
+        code: &'a str,
+        message: &'a str,
+        param: Option<&'a str>,
+    },
+}
+
+impl<'a> Event<'a> {
+    pub fn item(item: &'a OutputMessage) -> Self {
+        Self::Item {
+            output_index: 0,
+            item,
+        }
+    }
+
+    pub fn part(item_id: &'a str, part: &'a OutputText) -> Self {
+        Self::Part {
+            item_id,
+            output_index: 0,
+            content_index: 0,
+            part,
+        }
+    }
+
+    pub fn delta(item_id: &'a str, delta: &'a str, logprobs: &'a [OutputLogprob]) -> Self {
+        Self::Delta {
+            item_id,
+            output_index: 0,
+            content_index: 0,
+            delta,
+            logprobs,
+        }
+    }
+
+    pub fn done(item_id: &'a str, text: &'a str, logprobs: &'a [OutputLogprob]) -> Self {
+        Self::Done {
+            item_id,
+            output_index: 0,
+            content_index: 0,
+            text,
+            logprobs,
+        }
+    }
+}

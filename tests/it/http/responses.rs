@@ -1,0 +1,535 @@
+//! `/v1/responses`: OpenAI's newer shapes. Their streams and records are in `response_streams.rs`.
+
+use super::*;
+
+pub(super) const PATH: &str = "/v1/responses";
+const CHAT: &str = "/v1/chat/completions";
+pub(super) const QUESTION: &str = "What is 45 plus 17?";
+
+fn body() -> Value {
+    json!({"input": QUESTION, "seed": 1, "max_output_tokens": 64})
+}
+
+pub(super) fn with(field: &str, value: &Value) -> Value {
+    let mut body = body();
+    body[field] = value.clone();
+    body
+}
+
+pub(super) fn text_of(response: &Value) -> &str {
+    response["output"][0]["content"][0]["text"]
+        .as_str()
+        .unwrap()
+}
+
+/// The text that a chat of these messages answers by the same seed.
+fn chat_text(messages: &Value) -> String {
+    let body = json!({"messages": messages, "seed": 1, "max_tokens": 64});
+    let answer = ok(CHAT, &body);
+    answer["choices"][0]["message"]["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn a_text_is_answered_as_a_chat_of_one_message() {
+    let response = ok(PATH, &with("model", &json!("pocket")));
+    let id = response["id"].as_str().unwrap();
+    assert!(id.starts_with("resp_") && id.len() == 37, "{id}");
+    let message = &response["output"][0];
+    let own = message["id"].as_str().unwrap();
+    assert!(own.starts_with("msg_") && own.len() == 36, "{own}");
+    assert_eq!(response["output"].as_array().unwrap().len(), 1);
+    assert_eq!(message["content"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        text_of(&response),
+        chat_text(&json!([{"role": "user", "content": QUESTION}]))
+    );
+    for (pointer, expected) in [
+        ("/object", json!("response")),
+        ("/status", json!("completed")),
+        ("/error", Value::Null),
+        ("/incomplete_details", Value::Null),
+        ("/model", json!("pocket")),
+        ("/system_fingerprint", json!("base")),
+        ("/output/0/type", json!("message")),
+        ("/output/0/role", json!("assistant")),
+        ("/output/0/status", json!("completed")),
+        ("/output/0/content/0/type", json!("output_text")),
+        ("/output/0/content/0/annotations", json!([])),
+        ("/output/0/content/0/logprobs", json!([])),
+        ("/usage/output_tokens_details/reasoning_tokens", json!(0)),
+        // What the call left open.
+        ("/instructions", Value::Null),
+        ("/max_output_tokens", json!(64)),
+        ("/metadata", json!({})),
+        ("/parallel_tool_calls", json!(true)),
+        ("/previous_response_id", Value::Null),
+        ("/reasoning", json!({"effort": null, "summary": null})),
+        ("/service_tier", json!("default")),
+        ("/store", json!(false)),
+        ("/temperature", json!(1.0)),
+        (
+            "/text",
+            json!({"format": {"type": "text"}, "verbosity": "medium"}),
+        ),
+        ("/tool_choice", json!("auto")),
+        ("/tools", json!([])),
+        ("/top_logprobs", json!(0)),
+        ("/top_p", json!(1.0)),
+        ("/truncation", json!("disabled")),
+        ("/user", Value::Null),
+        ("/background", json!(false)),
+    ] {
+        assert_eq!(
+            response.pointer(pointer),
+            Some(&expected),
+            "{pointer}: {response}"
+        );
+    }
+    let usage = &response["usage"];
+    let count = |name: &str| usage[name].as_u64().unwrap();
+    assert_eq!(
+        count("input_tokens") + count("output_tokens"),
+        count("total_tokens")
+    );
+    let details = &usage["input_tokens_details"];
+    let parts = ["cached_tokens", "cache_write_tokens"].map(|name| details[name].as_u64().unwrap());
+    assert_eq!(parts[0] + parts[1], count("input_tokens"));
+    let at = ["created_at", "completed_at"].map(|name| response[name].as_u64().unwrap());
+    assert!(at[0] > 1_700_000_000 && at[1] >= at[0], "{at:?}");
+    assert!(response.get("warnings").is_none() && response.get("record_id").is_none());
+}
+
+#[test]
+fn what_was_asked_for_comes_back_with_the_answer() {
+    let asked = json!({
+        "input": QUESTION, "seed": 1, "instructions": "Be brief.", "max_output_tokens": 3, "ignore_eos": true, "metadata": {"topic": "sums", "n": "1"},
+        "temperature": 0.5, "top_p": 0.25, "user": "alice", "safety_identifier": "x", "prompt_cache_key": "y",
+        "parallel_tool_calls": false, "tool_choice": "none", "store": true,
+        "include": ["message.output_text.logprobs", "reasoning.encrypted_content"], "top_logprobs": 2
+    });
+    let response = ok(PATH, &asked);
+    for name in [
+        "instructions",
+        "max_output_tokens",
+        "metadata",
+        "temperature",
+        "top_p",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+        "parallel_tool_calls",
+        "tool_choice",
+        "top_logprobs",
+    ] {
+        assert_eq!(response[name], asked[name], "{name}");
+    }
+    // What was asked for and cannot be had is said.
+    assert_eq!(response["store"], false);
+    let warnings = response["warnings"].as_array().unwrap();
+    assert!(
+        warnings.len() == 1 && warnings[0].as_str().unwrap().starts_with("store: "),
+        "{warnings:?}"
+    );
+    assert_eq!(
+        (&response["status"], &response["output"][0]["status"]),
+        (&json!("incomplete"), &json!("incomplete"))
+    );
+    assert_eq!(
+        response["incomplete_details"],
+        json!({"reason": "max_output_tokens"})
+    );
+    let logprobs = response["output"][0]["content"][0]["logprobs"]
+        .as_array()
+        .unwrap();
+    assert_eq!(logprobs.len(), 3);
+    let mut bytes: Vec<u8> = Vec::new();
+    for token in logprobs {
+        assert_eq!(
+            token["top_logprobs"].as_array().unwrap().len(),
+            2,
+            "{token}"
+        );
+        bytes.extend(serde_json::from_value::<Vec<u8>>(token["bytes"].clone()).unwrap());
+    }
+    assert_eq!(String::from_utf8(bytes).unwrap(), text_of(&response));
+}
+
+#[test]
+fn the_items_of_a_conversation_are_its_messages() {
+    let first = ok(PATH, &body());
+    let more = json!({"role": "user", "content": "And 3 plus 4?"});
+    let chat = json!([
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": text_of(&first)},
+        more
+    ]);
+    let expected = chat_text(&chat);
+    // The message as it came back, with the fields that clients add.
+    let mut output = first["output"][0].clone();
+    output["phase"] = Value::Null;
+    output["content"][0]["parsed"] = Value::Null;
+    output["content"][0]["logprobs"] =
+        json!([{"token": "6", "bytes": [54], "logprob": -0.5, "top_logprobs": []}]);
+    let question = json!({"type": "message", "id": "msg_1", "status": "completed", "role": "user",
+        "content": [{"type": "input_text", "text": "What is "}, {"type": "input_text", "text": "45 plus 17?"}]});
+    for (instructions, items) in [
+        (
+            json!("Be brief."),
+            json!([{"role": "user", "content": QUESTION}, chat[2], more]),
+        ),
+        (
+            Value::Null,
+            json!([{"role": "developer", "content": "Be brief."}, question, output, more]),
+        ),
+        (
+            json!(""),
+            json!([{"type": "message", "role": "system", "content": "Be brief."}, question, output, more]),
+        ),
+    ] {
+        let mut body = with("input", &items);
+        body["instructions"] = instructions;
+        assert_eq!(text_of(&ok(PATH, &body)), expected, "{body}");
+    }
+}
+
+#[test]
+fn an_unfinished_last_message_is_gone_on_in() {
+    let items = |status: &str| {
+        json!([{"role": "user", "content": QUESTION}, {"type": "message", "role": "assistant", "status": status,
+            "content": [{"type": "output_text", "text": "6"}]}])
+    };
+    let chat = |continued: bool| {
+        let body = json!({"messages": [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "6"}],
+            "continue_final_message": continued, "temperature": 0, "max_tokens": 8});
+        ok(CHAT, &body)["choices"][0]["message"]["content"].clone()
+    };
+    let ask = |status: &str| {
+        let body = json!({"input": items(status), "temperature": 0, "max_output_tokens": 8});
+        text_of(&ok(PATH, &body)).to_owned()
+    };
+    for status in ["incomplete", "in_progress"] {
+        assert_eq!(ask(status), chat(true), "{status}");
+    }
+    assert_eq!(ask("completed"), chat(false));
+}
+
+#[test]
+fn json_is_answered_by_its_schema() {
+    let schema = json!({"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": false});
+    let format = |format: Value| with("text", &json!({"format": format}));
+    for name in ["json_schema", "json_object"] {
+        let asked = match name {
+            "json_schema" => json!({"type": name, "name": "sum", "strict": true, "schema": schema}),
+            _ => json!({"type": name}),
+        };
+        let mut body = format(asked.clone());
+        body["max_output_tokens"] = json!(60);
+        let response = ok(PATH, &body);
+        assert_eq!(response["text"]["format"], asked);
+        assert!(
+            text_of(&response).trim_start().starts_with('{'),
+            "{response}"
+        );
+        if response["status"] == "completed" {
+            let said: Value = serde_json::from_str(text_of(&response)).unwrap();
+            assert!(
+                said.is_object() && (name == "json_object" || said["sum"].is_i64()),
+                "{said}"
+            );
+        }
+    }
+    // Not strict: what the grammar cannot hold is left out and named.
+    let loose = json!({"type": "json_schema", "name": "odd", "schema": {"type": "object", "propertyNames": {"pattern": "^a"}}});
+    let response = ok(PATH, &format(loose.clone()));
+    let warning = response["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.starts_with("text.format: ") && warning.contains("propertyNames"),
+        "{warning}"
+    );
+    let mut strict = loose;
+    strict["strict"] = json!(true);
+    for (body, param) in [
+        (format(strict), "text.format"),
+        (
+            format(json!({"type": "json_schema", "name": "x"})),
+            "text.format.schema",
+        ),
+        (
+            format(json!({"type": "text", "name": "x"})),
+            "text.format.name",
+        ),
+        (
+            format(json!({"type": "json_object", "schema": {}})),
+            "text.format.schema",
+        ),
+        (format(json!({"type": "xml"})), "text.format.type"),
+        (format(json!({"type": "text", "x": 1})), "text.format.x"),
+        (with("text", &json!({"verbosity": "low"})), "text.verbosity"),
+    ] {
+        let (status, error) = post(PATH, &body);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        assert_eq!(error["error"]["param"], param, "{error}");
+    }
+    let mut both = format(json!({"type": "json_object"}));
+    both["structured_outputs"] = json!({"choice": ["a", "b"]});
+    let (status, error) = post(PATH, &both);
+    assert_eq!(
+        (status, &error["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("structured_outputs")),
+        "{error}"
+    );
+}
+
+/// Fields of OpenAI's and vLLM's APIs: values that ask for nothing, and one that asks for something, where there is any.
+fn fields() -> Vec<(&'static str, Vec<Value>, Option<Value>)> {
+    let text = || vec![json!("x"), json!("")];
+    vec![
+        ("background", vec![json!(false)], Some(json!(true))),
+        ("conversation", vec![], Some(json!("conv_1"))),
+        ("conversation", vec![], Some(json!({"id": "conv_1"}))),
+        ("previous_response_id", vec![], Some(json!("resp_1"))),
+        ("prompt", vec![], Some(json!({"id": "pmpt_1"}))),
+        (
+            "context_management",
+            vec![json!([])],
+            Some(json!([{"type": "compaction"}])),
+        ),
+        (
+            "include",
+            vec![
+                json!([]),
+                json!(["reasoning.encrypted_content", "file_search_call.results"]),
+            ],
+            Some(json!(["mood"])),
+        ),
+        ("instructions", vec![json!("")], Some(json!(["x"]))),
+        ("max_tool_calls", vec![json!(3)], Some(json!("x"))),
+        (
+            "metadata",
+            vec![json!({}), json!({"topic": "sums"})],
+            Some(json!({"a": 1})),
+        ),
+        ("metadata", vec![], Some(json!({"a": "x".repeat(513)}))),
+        ("moderation", vec![], Some(json!({"model": "m"}))),
+        (
+            "parallel_tool_calls",
+            vec![json!(true), json!(false)],
+            Some(json!("x")),
+        ),
+        ("prompt_cache_key", text(), Some(json!(1))),
+        ("prompt_cache_retention", vec![json!("24h")], None),
+        (
+            "prompt_cache_options",
+            vec![json!({"mode": "implicit"})],
+            None,
+        ),
+        (
+            "reasoning",
+            vec![
+                json!({}),
+                json!({"effort": null, "summary": null}),
+                json!({"effort": "medium"}),
+            ],
+            Some(json!({"effort": "high"})),
+        ),
+        ("reasoning", vec![], Some(json!({"summary": "auto"}))),
+        ("safety_identifier", text(), Some(json!(1))),
+        (
+            "service_tier",
+            vec![json!("auto"), json!("default")],
+            Some(json!("flex")),
+        ),
+        ("store", vec![json!(false), json!(true)], Some(json!("x"))),
+        ("stream", vec![json!(false)], Some(json!("x"))),
+        (
+            "stream_options",
+            vec![json!({}), json!({"include_obfuscation": false})],
+            Some(json!({"include_usage": true})),
+        ),
+        ("temperature", vec![json!(1), json!(1.0)], Some(json!(-1))),
+        (
+            "text",
+            vec![
+                json!({}),
+                json!({"format": {"type": "text"}}),
+                json!({"verbosity": "medium"}),
+            ],
+            Some(json!("text")),
+        ),
+        (
+            "tool_choice",
+            vec![json!("auto"), json!("none")],
+            Some(json!("required")),
+        ),
+        (
+            "tool_choice",
+            vec![],
+            Some(json!({"type": "function", "name": "f"})),
+        ),
+        (
+            "tools",
+            vec![json!([])],
+            Some(json!([{"type": "function", "name": "f", "parameters": {}}])),
+        ),
+        ("tools", vec![], Some(json!([{"type": "web_search"}]))),
+        ("top_logprobs", vec![json!(0)], Some(json!(2))),
+        ("top_logprobs", vec![], Some(json!(21))),
+        ("top_p", vec![json!(1)], Some(json!(0))),
+        ("truncation", vec![json!("disabled")], Some(json!("auto"))),
+        ("user", text(), Some(json!(1))),
+        (
+            "enable_response_messages",
+            vec![json!(false)],
+            Some(json!(true)),
+        ),
+        (
+            "previous_input_messages",
+            vec![json!([])],
+            Some(json!([{}])),
+        ),
+        ("request_id", vec![], Some(json!("mine"))),
+        ("skip_special_tokens", vec![json!(true)], Some(json!(false))),
+        ("vllm_xargs", vec![json!({})], Some(json!({"a": 1}))),
+        (
+            "mm_processor_kwargs",
+            vec![json!({})],
+            Some(json!({"a": 1})),
+        ),
+        ("ignore_eos", vec![json!(false)], Some(json!("x"))),
+        ("stop", vec![json!([])], Some(json!([7]))),
+        ("top_k", vec![json!(-1), json!(0)], Some(json!(-2))),
+        ("logit_bias", vec![json!({})], Some(json!({"x": 1}))),
+        ("cache_salt", vec![], Some(json!(""))),
+        // Of the other routes.
+        ("n", vec![json!(1)], Some(json!(2))),
+        (
+            "response_format",
+            vec![json!({"type": "text"})],
+            Some(json!({"type": "json_object"})),
+        ),
+        ("messages", vec![], None),
+        ("max_output_tokens", vec![], Some(json!(0))),
+    ]
+}
+
+#[test]
+fn what_asks_for_nothing_changes_nothing_and_the_rest_is_refused_by_name() {
+    let plain = ok(PATH, &body());
+    for (field, nothing, something) in fields() {
+        let null = (!["messages", "max_output_tokens"].contains(&field)).then_some(Value::Null);
+        for value in nothing.into_iter().chain(null) {
+            let (status, answer) = post(PATH, &with(field, &value));
+            assert_eq!(status, StatusCode::OK, "{field}: {value}: {answer}");
+            assert_eq!(text_of(&answer), text_of(&plain), "{field}: {value}");
+        }
+        if let Some(value) = something {
+            let (status, answer) = post(PATH, &with(field, &value));
+            assert_eq!(
+                status,
+                StatusCode::BAD_REQUEST,
+                "{field}: {value}: {answer}"
+            );
+            let named = answer["error"]["param"].as_str().unwrap_or_default();
+            assert!(named.starts_with(field), "{field}: {answer}");
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.starts_with('`'), "{message}");
+        }
+    }
+    for (body, param, part) in [
+        (json!({}), "input", "must be given"),
+        (json!({"input": ""}), "input", "must not be empty"),
+        (json!({"input": []}), "input", "must not be empty"),
+        (
+            json!({"input": 7}),
+            "input",
+            "a string or a list of messages",
+        ),
+        (
+            json!({"input": [{"role": "tool", "content": "x"}]}),
+            "input[0].role",
+            "`developer`",
+        ),
+        (
+            json!({"input": [{"role": "user"}]}),
+            "input[0].content",
+            "must be given",
+        ),
+        (
+            json!({"input": [{"role": "user", "content": null}]}),
+            "input[0].content",
+            "not null",
+        ),
+        (
+            json!({"input": [{"role": "user", "content": "x", "mood": 1}]}),
+            "input[0].mood",
+            "not a parameter",
+        ),
+        (json!({"input": ["x"]}), "input[0]", "must be an object"),
+        (
+            json!({"input": [{"role": "user", "content": "x"}, {"type": "function_call_output", "call_id": "1", "output": "2"}]}),
+            "input[1].type",
+            "`message`",
+        ),
+        (
+            json!({"input": [{"type": "item_reference", "id": "msg_1"}]}),
+            "input[0].type",
+            "item_reference",
+        ),
+        (
+            json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}, {"type": "input_image", "image_url": "y"}]}]}),
+            "input[0].content[1].type",
+            "input_image",
+        ),
+        (
+            json!({"input": [{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]}),
+            "input[0].content[0].type",
+            "refusal",
+        ),
+        (
+            json!({"input": "x", "max_tokens": 3}),
+            "max_tokens",
+            "`max_output_tokens`",
+        ),
+        (json!({"messages": []}), "messages", "`input`"),
+        (json!({"input": "seven ".repeat(5000)}), "input", ""),
+        (
+            json!({"input": "x", "best_of": 2, "stream": true}),
+            "stream",
+            "best_of",
+        ),
+    ] {
+        let (status, error) = post(PATH, &body);
+        let error = &error["error"];
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{error}");
+        assert_eq!(error["param"], param, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{error}");
+    }
+    let (status, error) = post(PATH, &with("model", &json!("gpt-4")));
+    assert_eq!(
+        (status, &error["error"]["code"]),
+        (StatusCode::NOT_FOUND, &json!("model_not_found"))
+    );
+}
+
+#[test]
+fn the_best_of_several_is_answered_with_its_tournament() {
+    let asked = json!({"input": QUESTION, "best_of": 4, "seed": 5, "judge": {"seed": 1}});
+    let response = ok(PATH, &asked);
+    let chat = ok(
+        CHAT,
+        &json!({"messages": [{"role": "user", "content": QUESTION}], "best_of": 4, "seed": 5, "judge": {"seed": 1}}),
+    );
+    assert_eq!(
+        text_of(&response),
+        chat["choices"][0]["message"]["content"].as_str().unwrap()
+    );
+    assert_eq!(response["tournament"], chat["tournament"]);
+    assert_eq!(
+        response["usage"]["output_tokens"],
+        chat["usage"]["completion_tokens"]
+    );
+}
