@@ -1,12 +1,16 @@
 //! How far the exchange of requests and answers on a connection is, known to its stream and to its service.
+//!
+//! A client may shut its sending side behind its request and still read the answer. It looks then as a client does that is gone, so what
+//! becomes of such a connection depends on the exchange; see [`AtEnd`].
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Request, Response, Version};
 use tower::Service;
 
 use super::ConnectionTimeouts;
@@ -27,10 +31,46 @@ struct State {
     head: bool,
     /// Since when it is so.
     since: Instant,
+    /// Whether something of the request's body has not been read by what answers it.
+    receiving: bool,
+    /// Whether something was sent since the body was read.
+    begun: bool,
+    /// Whether the client understands interim answers: those of HTTP/1.0 do not.
+    interim: bool,
+    /// Whether bytes have come that nothing answers yet.
+    unanswered: bool,
+    /// Whether all of the last answer has been sent.
+    flushed: bool,
+    /// What reads, and is to look again when the answer is through.
+    reader: Option<Waker>,
+}
+
+impl State {
+    fn wake_reader(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+/// What the end of what a client sends means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtEnd {
+    /// The connection is at its end too.
+    Closes,
+    /// The request may be incomplete, or wait for what reads it.
+    Receiving,
+    /// The client waits for an answer of which nothing was sent, or is gone.
+    Waiting,
+    /// The client reads an answer, or is gone: what is sent tells.
+    Reading,
 }
 
 /// A request that is being answered, until dropped.
 pub struct Answering(Arc<Exchange>);
+
+/// The body of a request that is being read, until dropped.
+pub struct Receiving(Arc<Exchange>);
 
 impl Exchange {
     /// Of a connection that begins now, and on which a request is due.
@@ -39,6 +79,12 @@ impl Exchange {
             answering: 0,
             head: true,
             since: Instant::now(),
+            receiving: false,
+            begun: false,
+            interim: false,
+            unanswered: false,
+            flushed: true,
+            reader: None,
         };
         Self {
             timeouts,
@@ -54,15 +100,23 @@ impl Exchange {
     /// Notes that bytes have come.
     pub fn received(&self) {
         let mut state = self.lock();
-        if state.answering == 0 && !state.head {
+        if state.answering > 0 {
+            return;
+        }
+        state.unanswered = true;
+        if !state.head {
             state.head = true;
             state.since = Instant::now();
         }
     }
 
-    /// When the connection is to be closed if nothing more comes; never while a request is being answered.
-    pub fn deadline(&self) -> Option<Instant> {
-        let state = self.lock();
+    /// Returns when the connection is to be closed if nothing more comes; never while a request is being answered. `reader` is woken when
+    /// that is over.
+    pub fn deadline(&self, reader: &Waker) -> Option<Instant> {
+        let mut state = self.lock();
+        if state.answering > 0 {
+            state.reader = Some(reader.clone());
+        }
         let timeout = match state.head {
             true => self.timeouts.headers,
             false => self.timeouts.idle,
@@ -70,11 +124,52 @@ impl Exchange {
         (state.answering == 0).then(|| state.since + timeout)
     }
 
-    fn answering(self: &Arc<Self>) -> Answering {
+    /// Notes that bytes have been sent.
+    pub fn sent(&self) {
+        self.lock().begun = true;
+    }
+
+    /// Notes that all that was to be sent has been sent.
+    pub fn flushed(&self) {
+        let mut state = self.lock();
+        if state.answering == 0 && !std::mem::replace(&mut state.flushed, true) {
+            state.wake_reader();
+        }
+    }
+
+    /// Returns what it means that the client sends nothing any more. `reader` is woken when it may mean something else.
+    pub fn at_end(&self, reader: &Waker) -> AtEnd {
+        let mut state = self.lock();
+        state.reader = Some(reader.clone());
+        match state.answering {
+            0 if state.unanswered => AtEnd::Receiving,
+            0 if !state.flushed => AtEnd::Reading,
+            0 => AtEnd::Closes,
+            _ if !state.interim => AtEnd::Closes,
+            _ if state.receiving => AtEnd::Receiving,
+            _ if state.begun => AtEnd::Reading,
+            _ => AtEnd::Waiting,
+        }
+    }
+
+    fn answering(self: &Arc<Self>, version: Version) -> (Answering, Receiving) {
         let mut state = self.lock();
         state.answering += 1;
         state.head = false;
-        Answering(Arc::clone(self))
+        state.unanswered = false;
+        state.flushed = false;
+        state.receiving = true;
+        state.interim = version >= Version::HTTP_11;
+        (Answering(Arc::clone(self)), Receiving(Arc::clone(self)))
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.receiving = false;
+        // What was sent before was an interim answer, which asks for the body.
+        state.begun = false;
     }
 }
 
@@ -83,6 +178,7 @@ impl Drop for Answering {
         let mut state = self.0.lock();
         state.answering -= 1;
         state.since = Instant::now();
+        state.wake_reader();
     }
 }
 
@@ -101,9 +197,11 @@ impl<S> Watched<S> {
 
 impl<S, B> Service<Request<B>> for Watched<S>
 where
-    S: Service<Request<B>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: 'static,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -114,11 +212,42 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let answering = self.exchange.answering();
+        let (answering, receiving) = self.exchange.answering(request.version());
+        let request = request.map(|body| Held::around(Body::new(body), receiving));
         let response = self.inner.call(request);
         Box::pin(async move {
             let response = response.await?;
             Ok(response.map(|body| Held::around(body, answering)))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_means_depends_on_the_exchange() {
+        let exchange = Arc::new(Exchange::new(ConnectionTimeouts::default()));
+        let at_end = || exchange.at_end(Waker::noop());
+        assert_eq!(at_end(), AtEnd::Closes, "nothing has come");
+        exchange.received();
+        assert_eq!(at_end(), AtEnd::Receiving, "a head, or a part of one");
+        let (answering, receiving) = exchange.answering(Version::HTTP_11);
+        assert_eq!(at_end(), AtEnd::Receiving);
+        // `100 Continue`
+        exchange.sent();
+        assert_eq!(at_end(), AtEnd::Receiving);
+        drop(receiving);
+        assert_eq!(at_end(), AtEnd::Waiting);
+        exchange.sent();
+        assert_eq!(at_end(), AtEnd::Reading);
+        drop(answering);
+        assert_eq!(at_end(), AtEnd::Reading, "the last of it is not sent");
+        exchange.flushed();
+        assert_eq!(at_end(), AtEnd::Closes);
+        let (_answering, receiving) = exchange.answering(Version::HTTP_10);
+        drop(receiving);
+        assert_eq!(at_end(), AtEnd::Closes);
     }
 }

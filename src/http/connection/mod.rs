@@ -2,7 +2,8 @@
 //!
 //! A connection is closed when its request's headers do not come within seconds, when it is idle for longer than a minute, and when
 //! its client does not read what is sent. One address can open a share of all connections. Only HTTP/1.1 is spoken: a
-//! connection of HTTP/2 would carry any number of requests at once.
+//! connection of HTTP/2 would carry any number of requests at once. A client may shut its sending side behind its request and gets its
+//! answer; one that is gone frees what it held ([`timed`]).
 
 mod exchange;
 mod places;
@@ -87,6 +88,7 @@ pub fn serve(
         places: Places::new(limits.max_connections, limits.share),
         proxies: Arc::clone(&limits.proxies),
         timeouts: limits.timeouts,
+        plain: tls.is_none(),
         refused: Arc::new(Quiet::new(LOGGED_EVERY, 1)),
     };
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
@@ -133,6 +135,8 @@ struct Acceptor {
     places: Places,
     proxies: Arc<[IpAddr]>,
     timeouts: ConnectionTimeouts,
+    /// Whether connections are without TLS.
+    plain: bool,
     refused: Arc<Quiet>,
 }
 
@@ -152,7 +156,7 @@ impl Acceptor {
         let exchange = Arc::new(Exchange::new(self.timeouts));
         let watched = Watched::new(service, Arc::clone(&exchange));
         Ok((
-            Timed::new(stream, exchange, self.timeouts.unread, place),
+            Timed::new(stream, exchange, self.timeouts.unread, self.plain, place),
             watched,
         ))
     }

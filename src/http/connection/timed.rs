@@ -1,23 +1,60 @@
-//! A stream that fails when its peer takes too long.
+//! A stream that fails when its peer takes too long, or is gone.
+//!
+//! The end of what a client sends comes from one that has shut its sending side and waits for its answer, and from one that is gone. To
+//! tell them apart, an interim answer (`100 Continue`, which clients skip) is sent while the answer is computed: the system of a client
+//! that is gone refuses it, and the next one fails.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::exchange::Exchange;
+use super::exchange::{AtEnd, Exchange};
 use super::places::Place;
 
 /// Bytes that a client has to read within the time of an unread answer; all of them, where fewer are left.
 const READ_AT_LEAST: usize = 8 << 10;
 
+/// What a client is sent that may be gone.
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// The pauses before the first two interim answers: the second fails where the client was gone at the first.
+const FIRST_INTERIM: Duration = Duration::from_millis(250);
+
+/// The pause before each later interim answer.
+const NEXT_INTERIM: Duration = Duration::from_secs(10);
+
+/// The time in which what has come of a body is read. Nothing more comes: a body that is still waited for then is incomplete.
+const INCOMPLETE_AFTER: Duration = Duration::from_secs(5);
+
+/// A client that sends nothing any more.
+struct Ended {
+    since: Instant,
+    interims: u32,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Ended {
+    fn now() -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            interims: 0,
+            next: Box::pin(sleep_until(now + FIRST_INTERIM)),
+        }
+    }
+}
+
 /// See the module's documentation.
 pub struct Timed<S> {
     stream: S,
+    /// Whether HTTP is spoken on the stream itself, and not inside TLS.
+    plain: bool,
+    ended: Option<Ended>,
     exchange: Arc<Exchange>,
     unread: Duration,
     reading: Pin<Box<Sleep>>,
@@ -28,10 +65,18 @@ pub struct Timed<S> {
 }
 
 impl<S> Timed<S> {
-    pub fn new(stream: S, exchange: Arc<Exchange>, unread: Duration, place: Place) -> Self {
+    pub fn new(
+        stream: S,
+        exchange: Arc<Exchange>,
+        unread: Duration,
+        plain: bool,
+        place: Place,
+    ) -> Self {
         let now = Instant::now();
         Self {
             stream,
+            plain,
+            ended: None,
             exchange,
             unread,
             reading: Box::pin(sleep_until(now)),
@@ -43,7 +88,8 @@ impl<S> Timed<S> {
 
     /// What becomes of a read that has to wait.
     fn waits_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(deadline) = self.exchange.deadline().map(Instant::from_std) else {
+        let deadline = self.exchange.deadline(cx.waker());
+        let Some(deadline) = deadline.map(Instant::from_std) else {
             return Poll::Pending;
         };
         if self.reading.deadline() != deadline {
@@ -52,6 +98,13 @@ impl<S> Timed<S> {
         match self.reading.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Notes that bytes were sent.
+    fn note_sent(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.exchange.sent();
         }
     }
 
@@ -83,21 +136,56 @@ impl<S> Timed<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Timed<S> {
+impl<S: AsyncWrite + Unpin> Timed<S> {
+    /// What becomes of a read behind the end: it has to wait as long as the client may wait for its answer.
+    fn reads_behind_the_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = self.ended.get_or_insert_with(Ended::now);
+        loop {
+            let at_end = self.exchange.at_end(cx.waker());
+            let incomplete =
+                at_end == AtEnd::Receiving && ended.since.elapsed() >= INCOMPLETE_AFTER;
+            if at_end == AtEnd::Closes || incomplete {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(ended.next.as_mut().poll(cx));
+            if at_end == AtEnd::Waiting {
+                match Pin::new(&mut self.stream).poll_write(cx, INTERIM) {
+                    Poll::Ready(Ok(sent)) if sent == INTERIM.len() => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    // Nothing else was sent, so there is room for it where a client is.
+                    _ => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                }
+                ended.interims += 1;
+            }
+            let pause = match ended.interims {
+                0 | 1 => FIRST_INTERIM,
+                _ => NEXT_INTERIM,
+            };
+            ended.next.as_mut().reset(Instant::now() + pause);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Timed<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.ended.is_some() {
+            return self.reads_behind_the_end(cx);
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buf) {
             Poll::Pending => self.waits_to_read(cx),
-            read => {
-                if buf.filled().len() > before {
-                    self.exchange.received();
-                }
-                read
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                self.exchange.received();
+                Poll::Ready(Ok(()))
             }
+            Poll::Ready(Ok(())) if self.plain && buf.remaining() > 0 => {
+                self.reads_behind_the_end(cx)
+            }
+            read => read,
         }
     }
 }
@@ -109,6 +197,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_sent(&written);
         self.wrote(cx, written, |&count| count)
     }
 
@@ -118,6 +207,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_sent(&written);
         self.wrote(cx, written, |&count| count)
     }
 
@@ -127,6 +217,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(flushed, Poll::Ready(Ok(()))) {
+            self.exchange.flushed();
+        }
         // Nothing is left that the client could have read.
         self.wrote(cx, flushed, |()| READ_AT_LEAST)
     }
@@ -150,7 +243,7 @@ mod tests {
         let place = Places::new(1, TenantShare::WHOLE).take(None).unwrap();
         let timeouts = ConnectionTimeouts::default();
         let exchange = Arc::new(Exchange::new(timeouts));
-        Timed::new(stream, exchange, timeouts.unread, place)
+        Timed::new(stream, exchange, timeouts.unread, true, place)
     }
 
     /// Time passes by itself where everything waits.

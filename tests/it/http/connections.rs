@@ -1,7 +1,7 @@
 //! Connections that take their time, over sockets, as the program serves them.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use axum_server::Handle;
@@ -10,6 +10,7 @@ use selfjudge::http::{BodyTimeouts, ConnectionLimits, ConnectionTimeouts, serve}
 
 use super::refusing::until;
 use super::*;
+use crate::patience::until_quick_enough;
 
 /// Long enough for anything that happens at all.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -256,4 +257,81 @@ fn http_2_is_not_spoken() {
         came.is_empty() || came.starts_with(b"HTTP/1.1 4"),
         "{came:?}"
     );
+}
+
+/// All that comes, interim answers left out: what a client that knows HTTP makes of it.
+fn final_answer(stream: &mut TcpStream) -> String {
+    let came = String::from_utf8(until_closed(stream)).unwrap();
+    came.replace("HTTP/1.1 100 Continue\r\n\r\n", "")
+}
+
+#[test]
+fn a_client_that_shuts_its_sending_side_gets_its_answer() {
+    let address = listening(&SERVER, &limits(|_| ()));
+    // Long enough for interim answers.
+    let long =
+        json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 400, "n": 64});
+    let short = json!({"prompt": "What is 34 plus 28?", "max_tokens": 8});
+    let mut streamed = short.clone();
+    streamed["stream"] = json!(true);
+    for body in [&short, &streamed, &long] {
+        let mut stream = connect(address);
+        stream
+            .write_all(posting("/generate", body).as_bytes())
+            .unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answer = final_answer(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let whole = match body == &streamed {
+            true => answer.contains("data: [DONE]") && answer.ends_with("\r\n0\r\n\r\n"),
+            false => answer.ends_with('}') && answer.contains("\"usage\""),
+        };
+        assert!(whole, "{answer}");
+    }
+    let mut stream = connect(address);
+    stream.write_all(HEALTH).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    assert!(final_answer(&mut stream).starts_with("HTTP/1.1 200"));
+    // What is left out of a request never comes.
+    for unfinished in [
+        "POST /generate HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{",
+        "POST /generate HTTP/1.1\r\nhost: x\r\ncontent-le",
+    ] {
+        let mut stream = connect(address);
+        stream.write_all(unfinished.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let answer = final_answer(&mut stream);
+        assert!(!answer.contains("200 OK"), "{answer}");
+    }
+}
+
+/// A client whose system says that it sends nothing any more, and one that has shut its sending side before.
+#[test]
+fn a_client_that_is_gone_frees_what_it_held() {
+    let server = start(&engine(), &HttpConfig::default());
+    let address = listening(&server, &limits(|_| ()));
+    let body =
+        json!({"prompt": "What is 34 plus 28?", "ignore_eos": true, "max_tokens": 480, "n": 128});
+    for shut_first in [false, true] {
+        RUNTIME.block_on(until_quick_enough(async || {
+            let before = failures(&server, "aborted").await;
+            let started = metric(&server, "prompt_tokens_total").await;
+            // One of them runs in all places there are.
+            let connections: Vec<TcpStream> = (0..3)
+                .map(|_| {
+                    let mut stream = connect(address);
+                    let call = posting("/generate", &body);
+                    stream.write_all(call.as_bytes()).unwrap();
+                    if shut_first {
+                        stream.shutdown(Shutdown::Write).unwrap();
+                    }
+                    stream
+                })
+                .collect();
+            until(async || metric(&server, "prompt_tokens_total").await > started).await;
+            drop(connections);
+            until(async || metric(&server, "num_requests_running").await == 0.0).await;
+            failures(&server, "aborted").await > before
+        }));
+    }
 }
