@@ -132,6 +132,11 @@ impl Service {
         if let Some(reason) = judge.unusable() {
             tracing::warn!("this model is served without a judge: {reason}");
         }
+        if model.stop_ids().is_empty() {
+            tracing::warn!(
+                "no token ends an answer of this model: neither generation_config.json and config.json (`eos_token_id`) nor the                  tokenizer (`eos_token`) nor the chat template names one. Answers go on to `max_tokens`, a stop string or the end of the                  context"
+            );
+        }
         let options =
             OptionReader::new_or_unusable(model.tokenizer().clone(), model.chat_template().clone());
         Ok(Self {

@@ -439,3 +439,54 @@ fn an_import_makes_its_data_directory_and_a_missing_file_makes_none() {
     ]);
     assert!(exported.status.success());
 }
+
+/// The model's file of this name, changed.
+fn rewrite(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
+    let file = dir.join(name);
+    let mut json: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(file, json.to_string()).unwrap();
+}
+
+#[test]
+fn a_model_whose_answers_nothing_ends_is_named_at_the_start() {
+    let warned = |server: &Server| {
+        let said = server.said();
+        let found = said
+            .into_iter()
+            .find(|line| line.contains("no token ends an answer"));
+        found
+    };
+    let known = Server::start(&[]);
+    get(&known, "/ready");
+    assert_eq!(warned(&known), None, "the pocket model has one");
+    let dir = tempfile::tempdir().unwrap();
+    no_judge(dir.path());
+    for name in ["config.json", "generation_config.json"] {
+        rewrite(dir.path(), name, |config| {
+            config.as_object_mut().unwrap().remove("eos_token_id");
+        });
+    }
+    rewrite(dir.path(), "tokenizer_config.json", |config| {
+        config.as_object_mut().unwrap().remove("eos_token");
+        config["chat_template"] = json!(
+            "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}assistant:"
+        );
+    });
+    fs::write(dir.path().join("special_tokens_map.json"), "{}").unwrap();
+    let server = Server::start(&["--model", dir.path().to_str().unwrap()]);
+    let line = warned(&server).unwrap_or_else(|| panic!("{:?}", server.said()));
+    for part in ["WARN", "eos_token_id", "chat template", "max_tokens"] {
+        assert!(line.contains(part), "{line} has no {part}");
+    }
+    let (status, answer) = post(
+        &server,
+        "/generate",
+        &json!({"prompt": "x", "max_tokens": 5}),
+    );
+    assert_eq!(
+        (status, &answer["outputs"][0]["finish_reason"]),
+        (200, &json!("length")),
+        "{answer}"
+    );
+}

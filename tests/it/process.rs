@@ -35,12 +35,19 @@ impl Server {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        // Warnings of keys may come before it.
-        let line = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find(|line| line.contains(" on http"))
-            .expect("it says where it listens");
+        // Warnings of keys and of the model may come before it.
+        let mut before: Vec<String> = Vec::new();
+        for line in lines.by_ref().map_while(Result::ok) {
+            before.push(line);
+            if before.last().is_some_and(|line| line.contains(" on http")) {
+                break;
+            }
+        }
+        let line = before.last().cloned().unwrap_or_default();
+        assert!(
+            line.contains(" on http"),
+            "it says where it listens: {before:?}"
+        );
         let url = line
             .split_whitespace()
             .find(|word| word.starts_with("http"));
@@ -49,7 +56,7 @@ impl Server {
             .trim_end_matches(':');
         let url = url.to_owned();
         // What it says later must not fill the pipe.
-        let said = Arc::new(Mutex::new(vec![line]));
+        let said = Arc::new(Mutex::new(before));
         let into = Arc::clone(&said);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {

@@ -6,9 +6,16 @@ use regex::Regex;
 use super::*;
 
 fn fetched(path: &str) -> (StatusCode, String, String) {
+    fetched_from(&SERVER, path, "*/*")
+}
+
+fn fetched_from(server: &Router, path: &str, accept: &str) -> (StatusCode, String, String) {
     RUNTIME.block_on(async {
-        let request = Request::get(path).body(Body::empty()).unwrap();
-        let response = SERVER.clone().oneshot(request).await.unwrap();
+        let request = Request::get(path)
+            .header("accept", accept)
+            .header("host", "127.0.0.1");
+        let request = request.body(Body::empty()).unwrap();
+        let response = server.clone().oneshot(request).await.unwrap();
         let kind = response.headers().get(CONTENT_TYPE);
         let kind = kind.map_or_else(String::new, |kind| kind.to_str().unwrap().to_owned());
         let status = response.status();
@@ -81,4 +88,104 @@ fn the_page_and_all_that_it_loads_are_part_of_the_program() {
     assert!(all.contains(r#""url": "/openapi.json""#));
     assert!(all.contains(r#""validatorUrl": "none""#));
     assert_eq!(fetched("/openapi.json").0, StatusCode::OK);
+}
+
+/// What a browser says that it reads.
+const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+#[test]
+fn the_signpost_of_each_listener_is_a_page_for_browsers_and_json_for_others() {
+    let logged = logged(&HttpConfig::default(), TrafficConfig::default());
+    for (server, title, own, others) in [
+        (
+            &logged.server,
+            "selfjudge",
+            "POST /v1/responses",
+            "GET /train",
+        ),
+        (
+            &logged.admin,
+            "selfjudge, for operators",
+            "GET /train",
+            "POST /v1/responses",
+        ),
+    ] {
+        let (status, kind, page) = fetched_from(server, "/", BROWSER);
+        assert_eq!(status, StatusCode::OK);
+        assert!(
+            kind.starts_with("text/html") && page.starts_with("<!doctype html>"),
+            "{kind}: {page}"
+        );
+        assert!(
+            page.contains(&format!("<title>{title}: pocket</title>")),
+            "{page}"
+        );
+        assert!(
+            page.contains(&format!("<code>{own}</code>")) && !page.contains(others),
+            "{page}"
+        );
+        assert!(!loads_from_a_host(&kind, &page), "{page}");
+        let (status, kind, said) = fetched_from(server, "/", "*/*");
+        assert_eq!(status, StatusCode::OK);
+        assert!(kind.starts_with("application/json"), "{kind}");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(
+            (&said["name"], &said["model"]),
+            (&json!(title), &json!("pocket"))
+        );
+        let routes = said["routes"].as_array().unwrap();
+        assert!(
+            routes.contains(&json!(own)) && !routes.contains(&json!(others)),
+            "{routes:?}"
+        );
+        // Every place that the page leads to is there.
+        let named = Regex::new(r#"href="([^"]*)""#).unwrap();
+        let places: Vec<&str> = named
+            .captures_iter(&page)
+            .map(|found| found.get(1).unwrap().as_str())
+            .collect();
+        assert!(places.len() >= 4, "{page}");
+        for place in places {
+            let (status, _, text) = fetched_from(server, place, BROWSER);
+            assert_eq!(status, StatusCode::OK, "{place}: {text}");
+        }
+    }
+}
+
+#[test]
+fn the_operators_listener_documents_its_own_operations() {
+    let logged = logged(&HttpConfig::default(), TrafficConfig::default());
+    let (status, kind, page) = fetched_from(&logged.admin, "/docs/", BROWSER);
+    assert_eq!(status, StatusCode::OK);
+    assert!(
+        kind.starts_with("text/html") && page.contains("<title>selfjudge: the API</title>"),
+        "{page}"
+    );
+    let (status, _, description) = fetched_from(&logged.admin, "/openapi.json", "*/*");
+    assert_eq!(status, StatusCode::OK);
+    let description: Value = serde_json::from_str(&description).unwrap();
+    let paths = description["paths"].as_object().unwrap();
+    for path in [
+        "/train",
+        "/train/pause",
+        "/generations",
+        "/events",
+        "/principles",
+        "/metrics",
+        "/health",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+        // What the page can try is there; what changes something is called by another method.
+        if description["paths"][path].get("get").is_some() {
+            let (status, _, answer) = fetched_from(&logged.admin, path, BROWSER);
+            assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        }
+    }
+    assert!(!paths.contains_key("/generate") && !paths.contains_key("/v1/responses"));
+    let script = fetched_from(&logged.admin, "/docs/swagger-initializer.js", "*/*");
+    assert!(
+        script.0 == StatusCode::OK && script.2.contains(r#""url": "/openapi.json""#),
+        "{}",
+        script.2
+    );
 }

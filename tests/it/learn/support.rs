@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
+use std::time::Instant;
 
 use reqwest::blocking::Client;
 use serde_json::{Value, json};
@@ -204,9 +205,24 @@ pub struct Program {
     client: Client,
     /// What it said until it listened.
     pub said: String,
+    later: Mutex<mpsc::Receiver<String>>,
 }
 
 impl Program {
+    /// Waits for a line that it says after it listened.
+    pub fn hears(&self, found: impl Fn(&str) -> bool) -> String {
+        let later = self.later.lock().unwrap();
+        let begun = Instant::now();
+        let mut heard = Vec::new();
+        while let Ok(line) = later.recv_timeout(PATIENCE.saturating_sub(begun.elapsed())) {
+            if found(&line) {
+                return line;
+            }
+            heard.push(line);
+        }
+        panic!("it did not say so: {heard:#?}");
+    }
+
     /// # Panics
     /// If it does not come up; see [`Self::try_start`].
     pub fn start(setup: &Setup<'_>) -> Self {
@@ -253,6 +269,7 @@ impl Program {
             admin: admin.unwrap(),
             client: client(),
             said: all,
+            later: Mutex::new(heard),
         })
     }
 

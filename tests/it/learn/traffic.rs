@@ -54,6 +54,26 @@ fn traffic_becomes_weights_that_serve_without_a_pause() {
     let answer = program.post("/generate", &question(1));
     assert_eq!(answer["version"], json!(id));
 
+    // Whoever reads the log saw each update.
+    let planned = program.admin_get("/train")["planned"].as_u64().unwrap();
+    let number = |line: &str, name: &str| -> f64 {
+        let (_, rest) = line
+            .split_once(name)
+            .unwrap_or_else(|| panic!("{line} has no {name}"));
+        let end = rest.find(|c: char| c != '-' && c != '.' && !c.is_ascii_digit());
+        rest[..end.unwrap_or(rest.len())]
+            .parse()
+            .unwrap_or_else(|_| panic!("{line}"))
+    };
+    for update in 1..=planned {
+        let line =
+            program.hears(|line| line.contains(&format!("stage 1: update {update}/{planned}, ")));
+        if !line.contains("no pair to learn from") {
+            assert!(number(&line, "loss ") > 0.0, "{line}");
+            number(&line, "reward margin ");
+        }
+        assert!(line.contains("INFO") && line.len() < 300, "{line}");
+    }
     let train = program.admin_get("/train");
     assert_eq!(train["last_outcome"], "promoted", "{train}");
     assert!(train["pairs"].as_u64().unwrap() > 0, "{train}");
