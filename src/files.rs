@@ -28,6 +28,9 @@ pub fn open(path: &Path) -> Result<File> {
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if is_lfs_pointer(&bytes) {
+        return Err(Error::new(ErrorKind::InvalidData, LFS_POINTER));
+    }
     match bytes.len() as u64 <= most {
         true => Ok(bytes),
         false => Err(Error::new(
@@ -47,6 +50,14 @@ pub const SMALL: u64 = 8 << 20;
 pub fn read_small(path: &Path) -> Result<String> {
     String::from_utf8(read(path, SMALL)?)
         .map_err(|error| Error::new(ErrorKind::InvalidData, error.utf8_error()))
+}
+
+/// What is said of a file that [`is_lfs_pointer`].
+pub const LFS_POINTER: &str = "is a Git LFS pointer and not the file itself: fetch the files of the repository with `git lfs pull`";
+
+/// Whether these are the bytes of what Git stores in place of a large file.
+pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
 /// The text of a regular file of settings.
@@ -70,6 +81,10 @@ mod tests {
         assert_eq!(read(&path, 5).unwrap(), b"12345");
         assert_eq!(read(&path, 4).unwrap_err().kind(), ErrorKind::FileTooLarge);
         assert_eq!(read_settings(&path).unwrap(), "12345");
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+        std::fs::write(&path, pointer).unwrap();
+        let error = read(&path, 1000).unwrap_err();
+        assert!(error.to_string().contains("git lfs pull"), "{error}");
         let gone = read(&dir.path().join("gone"), 4).unwrap_err();
         assert_eq!(gone.kind(), ErrorKind::NotFound);
     }

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use libmimalloc_sys::{mi_option_set_default, mi_option_t};
-use selfjudge::cli::{Cli, one_line};
+use selfjudge::cli::{Cli, fail};
 
 /// Activations are allocated and freed at every op.
 #[global_allocator]
@@ -14,7 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: mi_option_t = 15;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_command_line();
     // A step frees its activations, and the next allocates the same ones again: given back to the system in between, every page
     // of them would be faulted in anew. A server, whose load comes and goes, gives back what it has not used for a second.
     let purge_delay_ms = if cli.trains() { -1 } else { 1000 };
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
     match selfjudge::cli::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {}", one_line(&error));
+            fail(&error);
             ExitCode::FAILURE
         }
     }

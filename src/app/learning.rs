@@ -20,7 +20,8 @@ use crate::learn::base::Bases;
 use crate::learn::gate::anchor::LastScores;
 use crate::learn::generation::Generations;
 use crate::learn::{
-    CanaryWatch, LearnConfig, LearnControl, LearnError, Learner, Publisher, Workshop, said,
+    CanaryWatch, LearnConfig, LearnControl, LearnError, Learner, Publisher, Workshop, judged_by,
+    said,
 };
 use crate::model::WeightStore;
 use crate::preference::Principles;
@@ -28,6 +29,7 @@ use crate::preference::log::{Principal, TrafficLog};
 use crate::service::{SelfTestSet, Service};
 use crate::telemetry::LearnMetrics;
 use crate::train::base::{Adapter, FrozenBase};
+use crate::train::trainable::check_targets;
 
 /// How the program learns.
 pub struct LearnOptions {
@@ -130,7 +132,6 @@ impl Learning<'_> {
         }));
         let (mut control, mut thread) = (None, None);
         if let Some(learn) = learn {
-            learn.config.validate()?;
             say_what_to_expect(&learn.config, self.knows_callers);
             let (dir, device) = (model_dir.to_owned(), device.clone());
             let loaded = tokio::task::spawn_blocking(move || {
@@ -139,6 +140,10 @@ impl Learning<'_> {
             let base = loaded
                 .await
                 .map_err(|error| AppError::Config(error.to_string()))??;
+            // What only the model and its table can tell of the settings; a stage would find it out again and again.
+            check_targets(base.spec(), &learn.config.dpo.lora).map_err(LearnError::from)?;
+            let table = self.principles.current();
+            judged_by(&table.table, &learn.config.judging.principles)?;
             let digest = self.bases.base()?.to_owned();
             let pool = trainer_pool(learn.threads)?;
             let switch = LearnControl::new(self.metrics);

@@ -5,9 +5,11 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::AppError;
-use crate::device::{Available, MemoryBound};
+use crate::device::{Available, PROGRAM, size};
 use crate::engine::EngineConfig;
 use crate::model::{Checkpoint, DecoderSpec, ModelConfig, ModelError};
+use crate::train::dpo::DpoConfig;
+use crate::train::memory::kept_activations;
 
 /// Memory that a start needs, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +20,25 @@ pub(super) struct Needed {
     cache: u64,
     /// The largest step's intermediate results.
     activations: u64,
-    /// The trainer's own copy of the weights, in f32.
+    /// The program itself, and the tables of its tokenizer.
+    program: u64,
+    /// The trainer's own copy of the weights in f32, and what its backward pass keeps.
     trainer: u64,
 }
+
+/// Bytes of a tokenizer in memory for each of its file: the text is parsed into tables of strings and pairs.
+const TOKENIZER: u64 = 10;
 
 impl Needed {
     /// Reads what a model's files say of its size; no tensor is read.
     ///
     /// # Errors
     /// Files that are missing or broken.
-    pub fn of(dir: &Path, engine: &EngineConfig, learns: bool) -> Result<Self, ModelError> {
+    pub fn of(
+        dir: &Path,
+        engine: &EngineConfig,
+        learns: Option<&DpoConfig>,
+    ) -> Result<Self, ModelError> {
         let spec = ModelConfig::from_dir(dir)?.spec;
         let checkpoint = Checkpoint::open(dir)?;
         let (mut weights, mut numbers) = (0_u64, 0_u64);
@@ -43,47 +54,74 @@ impl Needed {
             numbers = numbers.saturating_add(count);
             weights = weights.saturating_add(count.saturating_mul(bytes));
         }
+        let tokenizer = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |file| file.len());
         Ok(Self {
             weights,
             cache: cache(&spec, engine),
             activations: activations(&spec, engine),
-            trainer: if learns { numbers.saturating_mul(4) } else { 0 },
+            program: PROGRAM.saturating_add(tokenizer.saturating_mul(TOKENIZER)),
+            trainer: learns.map_or(0, |dpo| {
+                let kept = kept_activations(&spec, dpo.micro_batch_tokens, dpo.recompute);
+                numbers.saturating_mul(4).saturating_add(kept)
+            }),
         })
     }
 
     fn all(self) -> u64 {
-        let parts = [self.weights, self.cache, self.activations, self.trainer];
+        let Self {
+            weights,
+            cache,
+            activations,
+            program,
+            trainer,
+        } = self;
+        let parts = [weights, cache, activations, program, trainer];
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
     /// # Errors
-    /// One line with the parts and the bound, where there is less than needed.
-    pub fn check(self, available: Option<Available>) -> Result<(), AppError> {
+    /// One line with the parts and the bound, where there is less than needed. It names the flag of the largest part, unless it has
+    /// none of the flags (`flags`).
+    pub fn check(self, available: Option<Available>, flags: bool) -> Result<(), AppError> {
         let Some(available) = available.filter(|available| available.bytes < self.all()) else {
             return Ok(());
         };
-        let bound = match available.bound {
-            MemoryBound::Machine => "the machine has".to_owned(),
-            MemoryBound::Cgroup { limit } => {
-                format!(
-                    "the memory limit of {} of the process' cgroup leaves",
-                    size(limit)
-                )
-            }
-        };
         let trainer = match self.trainer {
             0 => String::new(),
-            bytes => format!(", the trainer's copy of the weights {}", size(bytes)),
+            bytes => format!(", the trainer {}", size(bytes)),
         };
         Err(AppError::Config(format!(
-            "{} of memory are needed, and {bound} {} (weights {}, cache {}, activations {}{trainer}): give --kv-cache-memory less, or \
-             say --no-memory-check",
+            "{} of memory are needed, and {available} (weights {}, cache {}, activations {}, the program {}{trainer}): {}",
             size(self.all()),
-            size(available.bytes),
             size(self.weights),
             size(self.cache),
             size(self.activations),
+            size(self.program),
+            match flags {
+                true => format!("{}, or say --no-memory-check", self.advice()),
+                false => "give the process more memory".to_owned(),
+            },
         )))
+    }
+
+    /// What would make the largest part smaller.
+    fn advice(self) -> &'static str {
+        let parts = [
+            (self.cache, "give --kv-cache-memory less"),
+            (
+                self.activations,
+                "give --max-batch-tokens or --max-concurrent less",
+            ),
+            (
+                self.trainer,
+                "serve without --learn, or set a smaller dpo.micro_batch_tokens in its file",
+            ),
+            (self.weights, "serve a smaller model"),
+            (self.program, "give the process more memory"),
+        ];
+        // The first of equals: what is easiest to change.
+        let largest = parts.into_iter().rev().max_by_key(|(bytes, _)| *bytes);
+        largest.map_or("give the process more memory", |(_, advice)| advice)
     }
 }
 
@@ -106,21 +144,81 @@ fn activations(spec: &DecoderSpec, engine: &EngineConfig) -> u64 {
     of_tokens.saturating_add(logits).saturating_mul(4)
 }
 
-/// A number of bytes, for people.
-fn size(bytes: u64) -> String {
-    match bytes {
-        bytes if bytes >= 10 << 30 => format!("{} GiB", bytes >> 30),
-        bytes => format!("{} MiB", bytes >> 20),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::MemoryBound;
 
     fn needed(engine: &EngineConfig, learns: bool) -> Needed {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
-        Needed::of(&dir, engine, learns).unwrap()
+        let dpo = DpoConfig::default();
+        Needed::of(&dir, engine, learns.then_some(&dpo)).unwrap()
+    }
+
+    /// A server of the pocket model was killed at a limit that its cache nearly filled: the program itself takes memory, too.
+    #[test]
+    fn the_program_itself_is_counted() {
+        for (cache, limit) in [
+            (600_u64, 680_u64),
+            (670, 700),
+            (684, 700),
+            (16, 60),
+            (4, 64),
+        ] {
+            let engine = EngineConfig {
+                kv_cache_memory: (cache << 20) as usize,
+                ..EngineConfig::default()
+            };
+            let available = Available {
+                bytes: limit << 20,
+                bound: MemoryBound::Cgroup { limit: limit << 20 },
+            };
+            let refused = needed(&engine, false).check(Some(available), true);
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("the program"), "{cache} of {limit}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_advice_is_about_the_largest_part() {
+        let part = |name: &str| {
+            let bytes = |own: &str| if own == name { 100 << 30 } else { 1 << 20 };
+            Needed {
+                weights: bytes("weights"),
+                cache: bytes("cache"),
+                activations: bytes("activations"),
+                program: bytes("program"),
+                trainer: bytes("trainer"),
+            }
+        };
+        let available = Some(Available {
+            bytes: 1 << 30,
+            bound: MemoryBound::Machine,
+        });
+        for (largest, named) in [
+            ("weights", "smaller model"),
+            ("cache", "--kv-cache-memory"),
+            ("activations", "--max-concurrent"),
+            ("program", "more memory"),
+            ("trainer", "--learn"),
+        ] {
+            let error = part(largest)
+                .check(available, true)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains(named) && error.contains("--no-memory-check"),
+                "{error}"
+            );
+            let flags = error.matches("--").count();
+            assert!(flags <= 3, "{error}");
+            // A learner of its own has none of the flags.
+            let error = part(largest)
+                .check(available, false)
+                .unwrap_err()
+                .to_string();
+            assert!(!error.contains("--"), "{error}");
+        }
     }
 
     #[test]
@@ -150,10 +248,12 @@ mod tests {
         let needed = needed(&EngineConfig::default(), true);
         let there_is = |bytes, bound| Some(Available { bytes, bound });
         let enough = there_is(needed.all(), MemoryBound::Machine);
-        assert!(needed.check(enough).is_ok() && needed.check(None).is_ok());
+        assert!(needed.check(enough, true).is_ok() && needed.check(None, true).is_ok());
         let cgroup = MemoryBound::Cgroup { limit: 700 << 20 };
         for (bound, named) in [(MemoryBound::Machine, "machine"), (cgroup, "700 MiB")] {
-            let error = needed.check(there_is(needed.all() - 1, bound)).unwrap_err();
+            let error = needed
+                .check(there_is(needed.all() - 1, bound), true)
+                .unwrap_err();
             let error = error.to_string();
             assert!(
                 error.contains(named) && error.contains("cache 256 MiB"),

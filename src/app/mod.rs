@@ -146,8 +146,21 @@ impl App {
     /// What is missing or does not fit together.
     pub async fn start(config: AppConfig) -> Result<Self, AppError> {
         let dir = config.model.path().to_owned();
+        config.engine.check()?;
         if config.memory_check && config.device.is_cpu() {
-            Needed::of(&dir, &config.engine, config.learn.is_some())?.check(available())?;
+            let learns = config.learn.as_ref();
+            let needed = Needed::of(&dir, &config.engine, learns.map(|learn| &learn.config.dpo))?;
+            // A learner of its own has no flags of an engine.
+            let flags = learns.is_none_or(|learn| learn.on_death == OnDeath::Restart);
+            needed.check(available(), flags)?;
+        }
+        if let Some(learn) = &config.learn {
+            learn.config.validate()?;
+            if !config.self_test && !config.http.judging.allow_untrained {
+                return Err(AppError::Config(
+                    "a server that learns tests its judge first: start without --no-self-test, or say --allow-untrained-judge".into(),
+                ));
+            }
         }
         let options = LoadOptions {
             device: config.device.clone(),

@@ -20,7 +20,7 @@ use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
 };
 use crate::engine::EngineConfig;
-use crate::http::{HttpConfig, OnLogFailure, Permitted};
+use crate::http::{HttpConfig, JudgingPolicy, OnLogFailure, Permitted};
 use crate::learn::{LearnConfig, LearnControl, Phase};
 use crate::model::WeightsLease;
 use crate::pocket::{Dice, Split, Task};
@@ -131,7 +131,13 @@ async fn start(
         prompts: PromptOptions::default(),
         device: options.device.clone(),
         engine: EngineConfig::default(),
-        http: HttpConfig::default(),
+        http: HttpConfig {
+            judging: JudgingPolicy {
+                allow_untrained: true,
+                ..JudgingPolicy::default()
+            },
+            ..HttpConfig::default()
+        },
         data_dir: Some(data_dir),
         traffic: TrafficOptions {
             log: None,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use clap::Args;
 
+use super::runtime::runtime;
 use crate::claims::{self, ClaimsOptions, Variant, Yardstick};
 
 #[derive(Debug, Args)]
@@ -55,10 +56,7 @@ pub fn run(args: &ClaimsArgs, threads: usize, device: Device) -> anyhow::Result<
         threads,
         device,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = runtime(2)?;
     let report = runtime.block_on(claims::run(&options))?;
     Ok(report.table())
 }

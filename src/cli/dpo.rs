@@ -21,7 +21,7 @@ pub struct DpoArgs {
     /// The adapter to measure against (a PEFT directory), by default the start.
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// How strongly the policy is held to the reference.
+    /// How strongly the policy is held to the reference [default: 0.1].
     #[arg(long)]
     beta: Option<f64>,
     #[command(flatten)]

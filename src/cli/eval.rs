@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use candle_core::Device;
 use clap::{Args, Subcommand};
+use tempfile::NamedTempFile;
 
 use super::progress::Progress;
+use super::values::{fraction, positive};
 use crate::app::ModelFiles;
 use crate::eval::EvalError;
 use crate::eval::ModelSubject;
@@ -42,10 +44,10 @@ pub struct JudgeArgs {
     #[arg(long)]
     template: Option<String>,
     /// Only the first so many records of each file.
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     limit: Option<usize>,
     /// Verdicts closer to 0.5 than this are taken as ties.
-    #[arg(long, default_value_t = JudgeEvalOptions::default().tie_margin)]
+    #[arg(long, default_value_t = JudgeEvalOptions::default().tie_margin, value_parser = margin)]
     tie_margin: f64,
     /// Also write the report as JSON.
     #[arg(long)]
@@ -61,7 +63,7 @@ pub struct PocketArgs {
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// Held-out instructions.
-    #[arg(long, default_value_t = PocketOptions::default().instructions)]
+    #[arg(long, default_value_t = PocketOptions::default().instructions, value_parser = positive)]
     instructions: usize,
     /// Sampling seeds.
     #[arg(long, value_delimiter = ',', default_values_t = PocketOptions::default().seeds)]
@@ -95,17 +97,31 @@ pub struct OwnPairsArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Instructions to sample.
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = positive)]
     instructions: usize,
     /// Their kinds, separated by commas; all by default.
     #[arg(long, value_delimiter = ',', value_parser = kind)]
     kinds: Vec<Kind>,
     /// Samples of each.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = several)]
     samples: usize,
     /// Share that is kept of the pairs which the judge gets right already; those it gets wrong are all kept.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = fraction)]
     easy: f64,
+}
+
+/// Reads a number of samples of which pairs can be made.
+fn several(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        1 => Err("it must be at least 2: a pair is made of two samples".to_owned()),
+        samples => Ok(samples),
+    }
+}
+
+/// Reads a distance from 0.5.
+fn margin(text: &str) -> Result<f64, String> {
+    let margin = fraction(text).ok().filter(|margin| *margin <= 0.5);
+    margin.ok_or_else(|| format!("`{text}` is not a number from 0 to 0.5"))
 }
 
 fn kind(name: &str) -> Result<Kind, String> {
@@ -183,6 +199,7 @@ pub fn run(command: EvalCommand, device: Device) -> anyhow::Result<String> {
 }
 
 fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
+    let json = Output::to(args.json.as_deref())?;
     let Loaded { model, judge, .. } = &load(
         Some(&args.model),
         args.adapter.as_ref(),
@@ -207,6 +224,16 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
             if skipped.count > 0 {
                 eprintln!("{}: {skipped}", path.display());
             }
+            let judged = records.iter().cloned().filter_map(Record::into_item);
+            anyhow::ensure!(
+                judged.count() > 0,
+                "{}: there is nothing to judge in it: {}",
+                path.display(),
+                match records.len() {
+                    0 => "it holds no record".to_owned(),
+                    records => format!("none of its {records} records has two answers to compare"),
+                }
+            );
             Ok((path.display().to_string(), records))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
@@ -225,13 +252,15 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
         scored
     })?;
     progress.finish();
-    if let Some(path) = &args.json {
-        write(path, &serde_json::to_string_pretty(&table)?)?;
-    }
-    Ok(table.to_string())
+    let text = table.to_string();
+    keeping(text, || json.write(&serde_json::to_string_pretty(&table)?))
 }
 
 fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
+    let (json, plot) = (
+        Output::to(args.json.as_deref())?,
+        Output::to(args.plot.as_deref())?,
+    );
     let loaded = load(args.model.as_deref(), args.adapter.as_ref(), None, device)?;
     let mut subject = loaded.pocket_subject();
     let options = PocketOptions {
@@ -246,16 +275,61 @@ fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
         // The bounds are those of the model that is shipped, which leaves room to learn.
         report.thresholds.clear();
     }
-    if let Some(path) = &args.json {
-        write(path, &serde_json::to_string_pretty(&report)?)?;
+    keeping(report.table(), || {
+        json.write(&serde_json::to_string_pretty(&report)?)?;
+        if args.plot.is_some() {
+            plot.write(&best_of_plot(&report.own.best_of)?)?;
+        }
+        anyhow::ensure!(
+            !args.strict || report.passed(),
+            "a bound of the shipped model is not kept: see the table"
+        );
+        Ok(())
+    })
+}
+
+/// Returns a text that took long to come by, and says it before an error of what is done with it.
+fn keeping(text: String, rest: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<String> {
+    match rest() {
+        Ok(()) => Ok(text),
+        Err(error) => {
+            super::say(&text)?;
+            Err(error)
+        }
     }
-    if let Some(path) = &args.plot {
-        write(path, &best_of_plot(&report.own.best_of)?)?;
+}
+
+/// A file to be written when all work is done; that it can be written is known before.
+struct Output<'a> {
+    /// The file, and a draft beside it.
+    place: Option<(&'a Path, NamedTempFile)>,
+}
+
+impl<'a> Output<'a> {
+    /// # Errors
+    /// A place at which no file can be made.
+    fn to(path: Option<&'a Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self { place: None });
+        };
+        let cannot = || format!("cannot write {}", path.display());
+        anyhow::ensure!(!path.is_dir(), "{}: it is a directory", cannot());
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let draft = NamedTempFile::new_in(dir.unwrap_or(Path::new("."))).with_context(cannot)?;
+        Ok(Self {
+            place: Some((path, draft)),
+        })
     }
-    if args.strict && !report.passed() {
-        anyhow::bail!("{}\na bound is not kept", report.table());
+
+    /// Writes the file, if one was asked for.
+    fn write(self, text: &str) -> anyhow::Result<()> {
+        let Some((path, mut draft)) = self.place else {
+            return Ok(());
+        };
+        let cannot = || format!("cannot write {}", path.display());
+        draft.write_all(text.as_bytes()).with_context(cannot)?;
+        draft.persist(path).map(drop).with_context(cannot)
     }
-    Ok(report.table())
 }
 
 pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> {
@@ -280,6 +354,38 @@ pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> 
     Ok(format!("{count} pairs"))
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_tried_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = dir.path().join("report.json");
+        let output = Output::to(Some(&whole)).unwrap();
+        output.write("{}").unwrap();
+        assert_eq!(std::fs::read_to_string(&whole).unwrap(), "{}");
+        Output::to(None).unwrap().write("x").unwrap();
+        for nowhere in [
+            dir.path().to_owned(),
+            dir.path().join("no/such/report.json"),
+            whole.join("report.json"),
+        ] {
+            let error = Output::to(Some(&nowhere)).err().unwrap().to_string();
+            assert!(error.contains("cannot write"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn numbers_of_own_pairs_make_pairs() {
+        assert_eq!(several("2"), Ok(2));
+        assert_eq!(margin("0.5"), Ok(0.5));
+        for none in ["0", "1", "-1"] {
+            assert!(several(none).is_err(), "{none}");
+        }
+        for none in ["0.6", "nan", "-0.1"] {
+            assert!(margin(none).is_err(), "{none}");
+        }
+    }
 }

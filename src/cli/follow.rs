@@ -12,11 +12,11 @@ use candle_core::Device;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::listener::{
-    accept, admin_hosts, keys_in, listen, operators_connections, own_files_alone,
-};
+use super::listener::{admin_hosts, keys_in, own_files_alone};
 use super::prompt_args::variables;
+use super::runtime::runtime;
 use super::salt::SaltArgs;
+use super::sockets::{Banner, Sockets};
 use super::values::address;
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
@@ -26,6 +26,7 @@ use crate::engine::EngineConfig;
 use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, JudgingPolicy, OnLogFailure, Permitted};
 use crate::learn::LearnConfig;
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig};
+use crate::telemetry::LogFormat;
 use crate::text::{ChatSetup, Variables};
 
 #[derive(Debug, Args)]
@@ -78,6 +79,7 @@ pub fn run(
     adapter: Option<&Path>,
     device: Device,
     threads: usize,
+    lines: LogFormat,
 ) -> anyhow::Result<String> {
     own_files_alone();
     let admin_keys = match &args.admin_key_file {
@@ -89,6 +91,16 @@ pub fn run(
         .data_dir
         .as_ref()
         .context("--follow needs --data-dir")?;
+    anyhow::ensure!(
+        dir.is_dir(),
+        "the data directory {} {}: it is what a server was given as --data-dir",
+        dir.display(),
+        if dir.exists() {
+            "is no directory"
+        } else {
+            "does not exist"
+        }
+    );
     let data_dir = DataDir::open(dir).with_context(|| format!("cannot use {}", dir.display()))?;
     let config = AppConfig {
         model_name: model_name(model),
@@ -142,10 +154,7 @@ pub fn run(
         self_test: true,
         memory_check: true,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = runtime(2)?;
     let (ended, stopped) = runtime.block_on(async {
         let app = App::start(config).await?;
         let (mut terminate, mut interrupt) = (
@@ -153,26 +162,10 @@ pub fn run(
             signal(SignalKind::interrupt())?,
         );
         tracing::info!("learning from {}", dir.display());
-        if let Some(address) = args.admin_listen {
-            let (listener, address) = listen(address)?;
-            let handle = Handle::new();
-            let limits = operators_connections(ConnectionLimits::default());
-            accept(listener, app.admin_router.clone(), None, &handle, &limits).await?;
-            eprintln!("for operators: http://{address}");
-        }
-        if let Some(address) = args.metrics_listen {
-            let (listener, address) = listen(address)?;
-            let limits = operators_connections(ConnectionLimits::default());
-            accept(
-                listener,
-                app.metrics_router.clone(),
-                None,
-                &Handle::new(),
-                &limits,
-            )
-            .await?;
-            eprintln!("for metrics: http://{address}");
-        }
+        let sockets = Sockets::open(None, args.admin_listen, args.metrics_listen, None).await?;
+        let banner = Banner::of(&app, &sockets, lines);
+        sockets.serve(&app, &Handle::new(), &ConnectionLimits::default())?;
+        banner.say();
         let ended = tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Ok(()),

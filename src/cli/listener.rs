@@ -3,17 +3,13 @@
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
-use axum::Router;
-use axum_server::Handle;
-use axum_server::tls_rustls::RustlsConfig;
-use tokio::task::JoinHandle;
 
 use crate::engine::TenantShare;
 use crate::files;
-use crate::http::{AdminHosts, ApiKeys, ConnectionLimits, serve};
+use crate::http::{AdminHosts, ApiKeys, ConnectionLimits};
 
 /// The keys that a file lists. Warns of a file that others may read, and of keys that can be guessed.
 pub(super) fn keys_in(path: &Path) -> anyhow::Result<ApiKeys> {
@@ -97,29 +93,6 @@ pub(super) fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, Socket
     );
     let address = listener.local_addr()?;
     Ok((listener, address))
-}
-
-/// Serves a listener beside everything else.
-pub(super) async fn accept(
-    listener: TcpListener,
-    router: Router,
-    tls: Option<(&PathBuf, &PathBuf)>,
-    handle: &Handle<SocketAddr>,
-    limits: &ConnectionLimits,
-) -> anyhow::Result<JoinHandle<std::io::Result<()>>> {
-    let tls = match tls {
-        Some((cert, key)) => {
-            let cannot = || format!("cannot use {} and {}", cert.display(), key.display());
-            let read = |file: &Path| {
-                let read = files::read(file, files::SMALL);
-                read.with_context(|| format!("cannot read {}", file.display()))
-            };
-            let tls = RustlsConfig::from_pem(read(cert)?, read(key)?).await;
-            Some(tls.with_context(cannot)?)
-        }
-        None => None,
-    };
-    Ok(serve(listener, router, tls, handle.clone(), limits)?)
 }
 
 /// Connections of the operators' listener at most.

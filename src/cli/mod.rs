@@ -5,6 +5,7 @@ mod dpo;
 mod eval;
 mod follow;
 mod jsft;
+mod keeping;
 mod listener;
 mod memory;
 mod merge;
@@ -12,8 +13,11 @@ mod progress;
 mod prompt_args;
 mod records;
 mod run_flags;
+mod runtime;
 mod salt;
 mod serve;
+mod sockets;
+mod usage;
 mod values;
 
 use std::io::Write;
@@ -31,6 +35,9 @@ use crate::telemetry::{self, LogFormat};
 /// The heading of what every command takes.
 const GLOBAL: &str = "Options of every command";
 
+/// What is logged unless `SELFJUDGE_LOG` says otherwise. The hub's client tells of each attempt, and of the last one again in its error.
+const LOGGED: &str = "info,hf_hub=off";
+
 /// One language model that answers, judges its own answers and keeps improving on them.
 #[derive(Debug, Parser)]
 #[command(version, about)]
@@ -47,7 +54,7 @@ pub struct Cli {
         display_order = 1000
     )]
     device: DeviceChoice,
-    /// Threads that compute; by default as many as the process may use.
+    /// Threads that compute; by default, and with 0, as many as the process may use.
     #[arg(long, global = true, env = "SELFJUDGE_THREADS", help_heading = GLOBAL, display_order = 1001)]
     threads: Option<usize>,
     /// How logs are written to standard error: text or json.
@@ -154,7 +161,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     listener::survive_full_files();
     let threads = device::init_threads(cli.threads)?;
     let otlp = cli.otlp_endpoint.as_deref().filter(|said| !said.is_empty());
-    let _exporting = telemetry::init(cli.log_format, "info", otlp)?;
+    let _exporting = telemetry::init(cli.log_format, LOGGED, otlp)?;
     let report = match cli.command {
         Command::Train(TrainCommand::Jsft(args)) => jsft::run(&args, cli.device.open()?, threads)?,
         Command::Train(TrainCommand::Dpo(args)) if args.following.follow => follow::run(
@@ -163,9 +170,10 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
             args.adapter(),
             cli.device.open()?,
             threads,
+            cli.log_format,
         )?,
         Command::Train(TrainCommand::Dpo(args)) => dpo::run(&args, cli.device.open()?, threads)?,
-        Command::Serve(args) => serve::run(&args, cli.device.open()?)?,
+        Command::Serve(args) => serve::run(&args, cli.device.open()?, cli.log_format)?,
         Command::Eval(command) => eval::run(command, cli.device.open()?)?,
         Command::Merge(args) => merge::run(&args)?,
         Command::Records(command) => records::run(command)?,
@@ -218,13 +226,22 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     say(&report)
 }
 
+/// Says why a command failed: in a line on standard error, as the log's other lines are.
+pub fn fail(error: &anyhow::Error) {
+    let line = one_line(error);
+    match telemetry::logs_json() && tracing::enabled!(tracing::Level::ERROR) {
+        true => tracing::error!("{line}"),
+        false => eprintln!("Error: {line}"),
+    }
+}
+
 /// Returns an error with its causes in one line, none of them twice. There is no backtrace in it, whatever RUST_BACKTRACE says: what
 /// ends a command is mostly about its arguments and files.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let said = cause.to_string();
-        let said = said.trim();
+        let said = joined(&cause.to_string());
+        let said = said.as_str();
         if line.contains(said) {
             continue;
         }
@@ -234,6 +251,22 @@ pub fn one_line(error: &anyhow::Error) -> String {
         line.push_str(said);
     }
     line
+}
+
+/// A text of several lines in one, without a backtrace that a library wrote behind it.
+fn joined(text: &str) -> String {
+    let is_frame = |line: &str| {
+        let number = line.trim_start().split(':').next().unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit())
+    };
+    let lines = text.lines().enumerate();
+    let own = lines.take_while(|(at, line)| {
+        *at == 0 || !(is_frame(line) || line.trim() == "Stack backtrace:")
+    });
+    let own = own
+        .map(|(_, line)| line.trim())
+        .filter(|line| !line.is_empty());
+    own.collect::<Vec<_>>().join(" ")
 }
 
 /// Writes the result to standard output. Nobody listening any more is no failure.
@@ -278,5 +311,16 @@ mod tests {
         assert_eq!(one_line(&wrapped), "config.json: no such file");
         let within = anyhow::Error::new(gone()).context("cannot read x");
         assert_eq!(one_line(&within), "cannot read x: no such file");
+        for (text, line) in [
+            (
+                "no memory\n   0: <unknown>\n   1: main\n             at ./x.c:3",
+                "no memory",
+            ),
+            ("no memory\nStack backtrace:\n   0: main", "no memory"),
+            ("a table\n  of lines\n", "a table of lines"),
+            ("3: a text", "3: a text"),
+        ] {
+            assert_eq!(one_line(&anyhow::anyhow!(text)), line);
+        }
     }
 }

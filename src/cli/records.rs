@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::run_flags::PlainArg;
+use super::runtime::runtime;
 use super::salt::SaltArgs;
 use crate::app::{DataDir, LOG_FILE};
 use crate::preference::log::{
@@ -139,10 +140,22 @@ impl LogArgs {
     /// A data directory that holds no log, where one is to be read; one that cannot be made, where one is to be written.
     fn config(&self, must_exist: bool) -> anyhow::Result<LogConfig> {
         if let Some(url) = &self.log {
-            return Ok(LogConfig::new(url));
+            let log = LogConfig::new(url);
+            let missing = log.file().filter(|file| must_exist && !file.is_file());
+            anyhow::ensure!(
+                missing.is_none(),
+                "--log: there is no file {}",
+                missing.unwrap_or_default().display()
+            );
+            return Ok(log);
         }
         let dir = self.data_dir.as_deref().unwrap_or(Path::new("."));
         let file = dir.join(LOG_FILE);
+        anyhow::ensure!(
+            dir.is_dir() || !dir.exists(),
+            "the data directory {} is no directory",
+            dir.display()
+        );
         anyhow::ensure!(
             !must_exist || dir.is_dir(),
             "the data directory {} does not exist",
@@ -164,10 +177,7 @@ impl LogArgs {
 
 /// Does what is said, and says what was done.
 pub fn run(command: RecordsCommand) -> anyhow::Result<String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
+    let runtime = runtime(1)?;
     runtime.block_on(async {
         match command {
             RecordsCommand::Export(args) => export(args).await,
@@ -202,14 +212,16 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
 }
 
 async fn import(args: ImportArgs) -> anyhow::Result<String> {
+    let whose = args.principal.as_deref();
+    let principal = whose.map_or_else(
+        || Ok(Principal::anonymous()),
+        |whose| Principal::spelled(whose, None),
+    );
+    let principal = principal.map_err(|problem| anyhow::anyhow!("--principal: {problem}"))?;
     // Before a data directory is made for it.
     std::fs::File::open(&args.file)
         .with_context(|| format!("cannot read {}", args.file.display()))?;
     let log = TrafficLog::open(&args.salt.over(args.log.config(false)?)).await?;
-    let whose = args.principal.as_deref();
-    let principal = whose.map_or_else(Principal::anonymous, |whose| {
-        Principal::spelled(whose, None)
-    });
     let consent = Consent {
         retain: true,
         train: args.train,
@@ -226,5 +238,10 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
     if skipped.count > 0 {
         eprintln!("{}: {skipped}", args.file.display());
     }
+    anyhow::ensure!(
+        pairs > 0,
+        "{}: there is no record in it",
+        args.file.display()
+    );
     Ok(format!("{pairs} pairs from {}", args.file.display()))
 }

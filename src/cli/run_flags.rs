@@ -50,7 +50,7 @@ pub struct RunFlags {
     /// (default: raw).
     #[arg(long, value_enum)]
     pub plain: Option<PlainArg>,
-    /// Rank of the adapter that is trained (alpha twice the rank).
+    /// Rank of the adapter that is trained (alpha twice the rank) [default: no adapter but the whole model (jsft), 16 (dpo)].
     #[arg(long)]
     pub lora_rank: Option<usize>,
     /// Steps between two checkpoints; 0 writes only the last one [default: 200].
@@ -68,6 +68,9 @@ pub struct RunFlags {
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
+    /// Start without comparing the memory that is needed (weights, gradients, activations) with what the machine and the cgroup have left.
+    #[arg(long)]
+    no_memory_check: bool,
 }
 
 /// [`PlainText`] on the command line.
@@ -126,6 +129,7 @@ impl RunFlags {
             quiet: self.quiet,
             resume: self.resume,
             stop_after: self.stop_after,
+            memory_check: !self.no_memory_check,
         }
     }
 }

@@ -11,25 +11,20 @@ use candle_core::Device;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::listener::{
-    accept, admin_hosts, keys_in, listen, max_connections, operators_connections, own_files_alone,
-    warn_of_short,
-};
+use super::keeping::KeepingArgs;
+use super::listener::{admin_hosts, keys_in, max_connections, own_files_alone, warn_of_short};
 use super::memory::give_back_when_idle;
 use super::prompt_args::PromptArgs;
-use super::salt::SaltArgs;
-use super::values::{address, bytes, share};
-use crate::app::{
-    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, TrafficOptions, model_name,
-};
+use super::runtime::runtime;
+use super::sockets::{Banner, Sockets};
+use super::values::{address, bytes, fraction, ip, name, positive, share, some_bytes};
+use crate::app::{App, AppConfig, LearnOptions, ModelFiles, OnDeath, model_name};
 use crate::device::ArbiterConfig;
 use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
-use crate::http::{
-    ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, OnLogFailure, Permitted, RateLimit,
-};
+use crate::http::{ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, RateLimit};
 use crate::learn::LearnConfig;
-use crate::preference::log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
 use crate::service::OnDisagreement;
+use crate::telemetry::LogFormat;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -40,7 +35,7 @@ pub struct ServeArgs {
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// What the model is called in answers and metrics; by default the hub id, or the last part of the directory's path.
-    #[arg(long)]
+    #[arg(long, value_parser = name)]
     model_name: Option<String>,
     #[command(flatten)]
     prompts: PromptArgs,
@@ -61,13 +56,13 @@ pub struct ServeArgs {
     #[arg(long, conflicts_with = "learn", env = "SELFJUDGE_MAX_MODEL_LEN")]
     max_model_len: Option<usize>,
     /// Tokens of a block of the KV cache.
-    #[arg(long, default_value_t = EngineConfig::default().block_size)]
+    #[arg(long, default_value_t = EngineConfig::default().block_size, value_parser = positive)]
     block_size: usize,
     /// Tokens computed in a step: more take more memory, and let others wait longer for their next token. A GPU wants thousands.
-    #[arg(long, default_value_t = EngineConfig::default().max_batch_tokens)]
+    #[arg(long, default_value_t = EngineConfig::default().max_batch_tokens, value_parser = positive)]
     max_batch_tokens: usize,
     /// Sequences that run at once.
-    #[arg(long, default_value_t = EngineConfig::default().max_concurrent)]
+    #[arg(long, default_value_t = EngineConfig::default().max_concurrent, value_parser = positive)]
     max_concurrent: usize,
     /// Disable prefix caching: every prompt is computed from its beginning.
     #[arg(long)]
@@ -82,22 +77,22 @@ pub struct ServeArgs {
     tenant_share: TenantShare,
     /// The address of a proxy that names its clients in X-Forwarded-For: their shares are then told apart by the last address in
     /// it. May be given several times.
-    #[arg(long)]
+    #[arg(long, value_parser = ip)]
     trusted_proxy: Vec<IpAddr>,
     /// Connections that may be open at once; others are closed at once. No more than the system's limit of open files allows.
-    #[arg(long, default_value_t = ConnectionLimits::default().max_connections)]
+    #[arg(long, default_value_t = ConnectionLimits::default().max_connections, value_parser = positive)]
     max_connections: usize,
     /// Requests that may wait for the engine; more are answered with 429.
-    #[arg(long, default_value_t = EngineConfig::default().queue.max_requests)]
+    #[arg(long, default_value_t = EngineConfig::default().queue.max_requests, value_parser = positive)]
     max_queued_requests: usize,
     /// Prompt tokens that may wait for the engine; more are answered with 429.
-    #[arg(long, default_value_t = EngineConfig::default().queue.max_tokens)]
+    #[arg(long, default_value_t = EngineConfig::default().queue.max_tokens, value_parser = positive)]
     max_queued_tokens: usize,
     /// Calls that are answered at once; more are answered with 429.
-    #[arg(long, default_value_t = HttpConfig::default().max_requests)]
+    #[arg(long, default_value_t = HttpConfig::default().max_requests, value_parser = positive)]
     max_requests: usize,
     /// Bytes of a request's body.
-    #[arg(long, default_value = "8MiB", value_parser = bytes)]
+    #[arg(long, default_value = "8MiB", value_parser = some_bytes)]
     max_body: usize,
     /// Bytes that the bodies and answers of all calls may take together while they are in memory; calls beyond are answered with 429.
     #[arg(long, default_value = "512MiB", value_parser = bytes)]
@@ -180,60 +175,6 @@ impl JudgingArgs {
     }
 }
 
-/// What is kept of the traffic.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Keeping traffic")]
-pub struct KeepingArgs {
-    /// Where everything is kept that is written: the traffic log, generations, checkpoints. Without it nothing is.
-    #[arg(long, env = "SELFJUDGE_DATA_DIR")]
-    data_dir: Option<PathBuf>,
-    /// Keep the log in this database (postgres://…, sqlite:PATH) instead of a file of the data directory.
-    #[arg(long, env = "SELFJUDGE_LOG_URL", hide_env_values = true)]
-    log_url: Option<String>,
-    /// Keep calls that do not say otherwise.
-    #[arg(long)]
-    retain: bool,
-    /// Train on kept calls that do not say otherwise.
-    #[arg(long, requires = "retain")]
-    train: bool,
-    /// Days that records are kept; by default until they are deleted.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_RETENTION_DAYS))]
-    retention_days: Option<u64>,
-    /// The most that is done with calls without a key, whatever they ask for: nothing, retain (they may be kept) or train (kept and
-    /// trained on).
-    #[arg(long, default_value = "train")]
-    strangers: Permitted,
-    /// Bytes that the records of one principal (a key, a trusted user, all callers without a key together) may take, or with a unit as
-    /// --kv-cache-memory has it; 0 is any number. Calls beyond are answered and not kept.
-    #[arg(long, default_value = "1GiB", value_parser = bytes)]
-    records_quota: usize,
-    /// Bytes that all records may take; 0 is any number. An SQLite log keeps nothing either while its file system has less than 256 MiB
-    /// free, or a 20th of it.
-    #[arg(long, default_value = "0", value_parser = bytes)]
-    log_quota: usize,
-    /// Bytes of a record; a call of which more would be kept is answered, and not kept.
-    #[arg(long, default_value = "16MiB", value_parser = bytes)]
-    max_record: usize,
-    /// What becomes of calls that cannot be logged: serve-unlogged or refuse.
-    #[arg(long, default_value = "serve-unlogged")]
-    on_log_failure: OnLogFailure,
-    /// When feedback becomes a preference pair: never, corroborated (the judge agrees) or always.
-    #[arg(long, default_value = "never")]
-    trust_feedback: FeedbackTrust,
-    /// Keep and delete records on behalf of the end user that a call names in `user`. Only where callers are trusted.
-    #[arg(long)]
-    trust_user: bool,
-    /// Keep personal data as it is, instead of replacing addresses, numbers and secrets.
-    #[arg(long)]
-    no_redaction: bool,
-    /// A program that redacts too: a JSON array of texts in, one of the same length out. What it does not answer within five
-    /// seconds is not kept.
-    #[arg(long, conflicts_with = "no_redaction")]
-    redact_command: Option<PathBuf>,
-    #[command(flatten)]
-    salt: SaltArgs,
-}
-
 /// Learning from it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Learning")]
@@ -242,13 +183,13 @@ pub struct LearningArgs {
     #[arg(long, requires = "data_dir", env = "SELFJUDGE_LEARN")]
     learn: Option<PathBuf>,
     /// Threads of the trainer; by default half of all.
-    #[arg(long)]
+    #[arg(long, value_parser = positive)]
     trainer_threads: Option<usize>,
     /// Of the time in which serving needs every thread (or the GPU), the share that the trainer has all the same, 0 to 1.
-    #[arg(long, default_value_t = ArbiterConfig::default().min_share)]
+    #[arg(long, default_value_t = ArbiterConfig::default().min_share, value_parser = fraction)]
     trainer_share: f64,
     /// The share of the callers that a canary answers, while there is one.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = 0.05, value_parser = fraction)]
     canary_share: f64,
     /// A listener of the operators' own: /train, /generations, /events and the like. Without operators' keys it must be on a loopback
     /// address.
@@ -273,64 +214,6 @@ pub struct LearningArgs {
     /// an operator's.
     #[arg(long, value_parser = address, env = "SELFJUDGE_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
-}
-
-/// A hundred years.
-const MAX_RETENTION_DAYS: u64 = 36_500;
-
-/// Bytes that are given up so that records can be deleted on a full disk.
-const RESERVE: u64 = 32 << 20;
-
-impl KeepingArgs {
-    fn data_dir(&self) -> anyhow::Result<Option<DataDir>> {
-        let open = |dir: &PathBuf| {
-            DataDir::open(dir).with_context(|| format!("cannot use {}", dir.display()))
-        };
-        self.data_dir.as_ref().map(open).transpose()
-    }
-
-    fn options(&self, data_dir: Option<&DataDir>) -> TrafficOptions {
-        let log = match (&self.log_url, data_dir) {
-            (Some(url), _) => Some(LogConfig::new(url)),
-            (None, Some(dir)) => Some(dir.log()),
-            (None, None) => None,
-        };
-        let redaction = match &self.redact_command {
-            _ if self.no_redaction => Redaction::none(),
-            Some(program) => Redaction {
-                command: Some(RedactCommand {
-                    program: program.clone(),
-                    arguments: Vec::new(),
-                    timeout: Duration::from_secs(5),
-                }),
-                ..Redaction::default()
-            },
-            None => Redaction::default(),
-        };
-        TrafficOptions {
-            log: log.map(|log| self.salt.over(log)).map(|log| LogConfig {
-                retention: self
-                    .retention_days
-                    .map(|days| Duration::from_secs(days * 24 * 3600)),
-                trust: self.trust_feedback,
-                redaction,
-                principal_quota: quota(self.records_quota),
-                quota: quota(self.log_quota),
-                reserve: RESERVE,
-                max_record: self.max_record,
-                queue_bytes: log.queue_bytes.max(self.max_record),
-                ..log
-            }),
-            default: Consent {
-                retain: self.retain,
-                train: self.train,
-            },
-            allowed: Permitted::default(),
-            strangers: self.strangers,
-            on_failure: self.on_log_failure,
-            trust_user: self.trust_user,
-        }
-    }
 }
 
 impl LearningArgs {
@@ -360,11 +243,6 @@ fn listed(list: &str, variable: &'static str) -> anyhow::Result<ApiKeys> {
     let keys = ApiKeys::parse(list).context(variable)?;
     warn_of_short(&keys, variable);
     Ok(keys)
-}
-
-/// A quota; 0 is none.
-fn quota(bytes: usize) -> Option<u64> {
-    (bytes > 0).then_some(bytes as u64)
 }
 
 impl ServeArgs {
@@ -465,7 +343,7 @@ impl ServeArgs {
             device,
             engine: self.engine(),
             http,
-            traffic: self.keeping.options(data_dir.as_ref()),
+            traffic: self.keeping.options(data_dir.as_ref())?,
             learn: self.learning.options()?,
             data_dir,
             self_test: !self.judging.no_self_test,
@@ -479,15 +357,12 @@ impl ServeArgs {
 }
 
 /// Serves until SIGTERM or SIGINT, and then until what runs has finished.
-pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
+pub fn run(args: &ServeArgs, device: Device, lines: LogFormat) -> anyhow::Result<String> {
     own_files_alone();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = runtime(2)?;
     let (served, stopped) = runtime.block_on(async {
         let app = App::start(args.app(device)?).await?;
-        let served = serve(args, &app).await;
+        let served = serve(args, &app, lines).await;
         anyhow::Ok((served, app.stop().await))
     })?;
     // Connections hold engine handles; with the runtime they go.
@@ -497,59 +372,21 @@ pub fn run(args: &ServeArgs, device: Device) -> anyhow::Result<String> {
 }
 
 /// Opens the listeners, says so, and drains them when told to.
-async fn serve(args: &ServeArgs, app: &App) -> anyhow::Result<()> {
+async fn serve(args: &ServeArgs, app: &App, lines: LogFormat) -> anyhow::Result<()> {
     let handle = Handle::new();
-    let (listener, address) = listen(args.listen)?;
-    let limits = args.connections();
-    let mut serving = accept(listener, app.router.clone(), args.tls(), &handle, &limits).await?;
-    let capacity = app.capacity;
-    let scheme = if args.tls().is_some() {
-        "https"
-    } else {
-        "http"
-    };
-    eprintln!(
-        "{} on {scheme}://{address}: {} tokens of KV cache ({} MiB of {}), contexts of up to {}, {} sequences at once",
-        app.model_name,
-        capacity.kv_tokens,
-        capacity.kv_bytes >> 20,
-        capacity.kv_dtype.as_str(),
-        capacity.max_context,
-        capacity.max_concurrent,
-    );
-    if let Some(test) = app.service.self_test() {
-        let verdict = match test.reliable() {
-            true => "the model judges reliably",
-            false => "the model is not a trained judge, see docs/judge.md",
-        };
-        eprintln!("judge self-test: {verdict}: {}", test.summary());
-    }
-    if let Some(admin) = args.learning.admin_listen {
-        let (listener, address) = listen(admin)?;
-        let limits = operators_connections(limits.clone());
-        accept(
-            listener,
-            app.admin_router.clone(),
-            args.tls(),
-            &handle,
-            &limits,
-        )
-        .await?;
-        eprintln!("for operators: {scheme}://{address}");
-    }
-    if let Some(metrics) = args.learning.metrics_listen {
-        let (listener, address) = listen(metrics)?;
-        let limits = operators_connections(limits);
-        accept(
-            listener,
-            app.metrics_router.clone(),
-            args.tls(),
-            &handle,
-            &limits,
-        )
-        .await?;
-        eprintln!("for metrics: {scheme}://{address}");
-    }
+    let LearningArgs {
+        admin_listen,
+        metrics_listen,
+        ..
+    } = args.learning;
+    // Nothing is said of a server before it has all it needs.
+    let sockets =
+        Sockets::open(Some(args.listen), admin_listen, metrics_listen, args.tls()).await?;
+    let banner = Banner::of(app, &sockets, lines);
+    let mut serving = sockets
+        .serve(app, &handle, &args.connections())?
+        .context("there is a common listener; this is a bug")?;
+    banner.say();
     tokio::spawn(give_back_when_idle(app.metrics.engine.clone()));
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,

@@ -79,6 +79,47 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Reads a whole number from 1 on.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(0) => Err("it must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("`{text}` is not a whole number from 1 on")),
+    }
+}
+
+/// Reads a number of bytes as [`bytes`] does, and at least 1.
+pub(super) fn some_bytes(text: &str) -> Result<usize, String> {
+    match bytes(text)? {
+        0 => Err("it must be at least 1 byte".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+/// Reads a number from 0 to 1.
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
+    let fraction = text.trim().parse().ok();
+    fraction
+        .filter(|fraction| (0.0..=1.0).contains(fraction))
+        .ok_or_else(|| format!("`{text}` is not a number from 0 to 1"))
+}
+
+/// Reads an IP address.
+pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| match text.contains('/') {
+        true => format!("`{text}` is a range of addresses: each proxy is named by its own address"),
+        false => format!("`{text}` is not an IP address, such as 10.0.0.1"),
+    })
+}
+
+/// Reads the name of a model.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    match text.trim().is_empty() || text.chars().any(char::is_control) {
+        true => Err("a name has at least one character, and no control characters".to_owned()),
+        false => Ok(text.to_owned()),
+    }
+}
+
 /// Reads a number above 0 and at most 1.
 pub(super) fn share(text: &str) -> Result<TenantShare, String> {
     let share = text.parse().ok().and_then(TenantShare::new);
@@ -94,6 +135,42 @@ mod tests {
         assert_eq!(share("1"), Ok(TenantShare::WHOLE));
         for no_share in ["0", "1.5", "-1", "nan", "half", ""] {
             assert!(share(no_share).is_err(), "{no_share}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_in_their_range() {
+        for (text, number) in [("1", 1), ("512", 512)] {
+            assert_eq!(positive(text), Ok(number));
+            assert_eq!(some_bytes(text), Ok(number));
+        }
+        for none in ["0", "-1", "1.5", "", "x", "99999999999999999999999"] {
+            assert!(positive(none).is_err(), "{none}");
+        }
+        for none in ["0", "0KiB", "-1", "x"] {
+            assert!(some_bytes(none).is_err(), "{none}");
+        }
+        for (text, number) in [("0", 0.0), ("1", 1.0), ("0.05", 0.05)] {
+            assert_eq!(fraction(text), Ok(number));
+        }
+        for none in ["2", "-0.1", "nan", "inf", "", "half"] {
+            assert!(fraction(none).is_err(), "{none}");
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_and_names_have_letters() {
+        assert_eq!(ip("::1"), Ok(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)));
+        for (text, said) in [
+            ("10.0.0.0/8", "range"),
+            ("proxy", "not an IP address"),
+            ("", "not"),
+        ] {
+            assert!(ip(text).unwrap_err().contains(said), "{text}");
+        }
+        assert_eq!(name("org/model"), Ok("org/model".to_owned()));
+        for none in ["", " ", "a\nb"] {
+            assert!(name(none).is_err(), "{none:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Under Linux' default overcommit an allocation succeeds whatever there is, and the process is killed when it writes: what a program
 //! is going to write has to be compared with what there is before.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,44 @@ pub enum MemoryBound {
     Machine,
     /// The limit of a cgroup of the process, of so many bytes.
     Cgroup { limit: u64 },
+    /// The limit of the process' address space (`ulimit -v`), of so many bytes.
+    AddressSpace { limit: u64 },
 }
+
+impl fmt::Display for Available {
+    /// What bounds the memory, and how much it leaves: `the machine has 17 GiB`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bound {
+            MemoryBound::Machine => write!(f, "the machine has ")?,
+            MemoryBound::Cgroup { limit } => write!(
+                f,
+                "the memory limit of {} of the process' cgroup leaves ",
+                size(limit)
+            )?,
+            MemoryBound::AddressSpace { limit } => write!(
+                f,
+                "the limit of {} on the process' address space (ulimit -v) leaves ",
+                size(limit)
+            )?,
+        }
+        f.write_str(&size(self.bytes))
+    }
+}
+
+/// A number of bytes, for people.
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes >= 10 << 30 => format!("{} GiB", bytes >> 30),
+        bytes => format!("{} MiB", bytes >> 20),
+    }
+}
+
+/// Bytes that the program takes besides weights, cache and activations: code, threads, the allocator's reserve, the log. A server of the
+/// pocket model takes 50 MiB of its own and the 30 MiB of its code.
+pub const PROGRAM: u64 = 96 << 20;
+
+/// Bytes of address space that are reserved and never used: stacks of threads, and what the allocator reserves ahead.
+const RESERVED: u64 = 256 << 20;
 
 /// Returns the memory that the process may still take; nothing where the system does not say it.
 pub fn available() -> Option<Available> {
@@ -34,7 +72,28 @@ fn available_below(root: &Path) -> Option<Available> {
         bound: MemoryBound::Machine,
     });
     let cgroups = cgroup_dirs(root).into_iter().filter_map(|dir| dir.left());
-    machine.into_iter().chain(cgroups).min_by_key(|it| it.bytes)
+    let bounds = machine.into_iter().chain(cgroups);
+    bounds.chain(address_space(root)).min_by_key(|it| it.bytes)
+}
+
+/// What the limit of the process' address space leaves, where it has one.
+fn address_space(root: &Path) -> Option<Available> {
+    let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max address space"))?;
+    // "unlimited" is no limit.
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
+    let used = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmSize:"))?;
+    let used: u64 = used.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let taken = used.saturating_mul(1024).saturating_add(RESERVED);
+    Some(Available {
+        bytes: limit.saturating_sub(taken),
+        bound: MemoryBound::AddressSpace { limit },
+    })
 }
 
 fn mem_available(root: &Path) -> Option<u64> {
@@ -152,8 +211,33 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_is_said_with_what_it_leaves() {
+        for (bound, said) in [
+            (MemoryBound::Machine, "the machine has 20 MiB"),
+            (
+                MemoryBound::Cgroup { limit: 700 << 20 },
+                "the memory limit of 700 MiB of the process' cgroup leaves 20 MiB",
+            ),
+            (
+                MemoryBound::AddressSpace { limit: 64 << 30 },
+                "the limit of 64 GiB on the process' address space (ulimit -v) leaves 20 MiB",
+            ),
+        ] {
+            let bytes = 20 << 20;
+            assert_eq!(Available { bytes, bound }.to_string(), said);
+        }
+    }
+
+    #[test]
     fn the_narrowest_bound_counts() {
         let meminfo = ("proc/meminfo", MEMINFO);
+        let limits = |bytes: &str| {
+            format!(
+                "Limit  Soft Limit  Hard Limit  Units\nMax address space  {bytes}  unlimited  bytes\n"
+            )
+        };
+        let (limited, unlimited) = (limits("300000000"), limits("unlimited"));
+        let status = ("proc/self/status", "Name:\tx\nVmSize:\t   20000 kB\n");
         for (files, available) in [
             (vec![], None),
             (vec![meminfo], machine()),
@@ -208,6 +292,18 @@ mod tests {
                     ),
                     ("sys/fs/cgroup/memory/memory.usage_in_bytes", "900\n"),
                 ],
+                machine(),
+            ),
+            // `ulimit -v`, and none.
+            (
+                vec![meminfo, status, ("proc/self/limits", limited.as_str())],
+                Some(Available {
+                    bytes: 300_000_000_u64.saturating_sub(RESERVED + (20_000 << 10)),
+                    bound: MemoryBound::AddressSpace { limit: 300_000_000 },
+                }),
+            ),
+            (
+                vec![meminfo, status, ("proc/self/limits", unlimited.as_str())],
                 machine(),
             ),
             // The machine has less than the cgroup allows.

@@ -3,6 +3,7 @@
 mod arbiter;
 mod memory;
 pub mod team;
+mod threads;
 mod trainer_pool;
 
 use std::fmt;
@@ -12,7 +13,8 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter, make_way};
-pub use memory::{Available, MemoryBound, available};
+pub use memory::{Available, MemoryBound, PROGRAM, available, size};
+pub use threads::{init_threads, most_threads, threads_can_be_had};
 pub use trainer_pool::trainer_pool;
 
 /// What choosing a device can fail with.
@@ -108,61 +110,6 @@ impl DeviceChoice {
     }
 }
 
-/// Sizes every thread pool: rayon's global one, and the number of parts candle lets `gemm` cut a product into (which
-/// would otherwise be the number of *physical* cores, whatever the container may use). Returns the number.
-///
-/// Candle also has a pool for large elementwise operations, which the whole process takes turns at and whose threads spin:
-/// serving would wait there for a trainer that is not let run. It gets no threads, and whoever computes such an operation
-/// does so itself.
-///
-/// Unless said (`requested`, or `RAYON_NUM_THREADS`), it is what the process may use:
-/// [`std::thread::available_parallelism`] reads the affinity mask and the CPU quota of cgroup v1 and v2.
-///
-/// # Errors
-/// Called after other threads were started: the number travels in an environment variable, and changing the environment
-/// is only sound while nothing else reads it. So: first thing in `main`.
-pub fn init_threads(requested: Option<usize>) -> Result<usize, DeviceError> {
-    if !is_single_threaded() {
-        return Err(DeviceError::Threads(
-            "the number of threads must be set before any thread is started".to_owned(),
-        ));
-    }
-    let threads = thread_count(
-        requested,
-        std::env::var("RAYON_NUM_THREADS").ok().as_deref(),
-    );
-    // SAFETY: no other thread exists that could read the environment meanwhile; checked above.
-    unsafe {
-        std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
-        std::env::set_var("CANDLE_NUM_THREADS", "1");
-    }
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .map_err(|e| DeviceError::Threads(e.to_string()))?;
-    Ok(threads)
-}
-
-/// What was asked for, else what the environment says, else what the process may use.
-fn thread_count(requested: Option<usize>, environment: Option<&str>) -> usize {
-    let said = requested.or_else(|| environment?.parse().ok());
-    match said {
-        Some(n) if n > 0 => n,
-        _ => std::thread::available_parallelism().map_or(1, usize::from),
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn is_single_threaded() -> bool {
-    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_single_threaded() -> bool {
-    // Not to be asked portably; the caller's contract stands alone.
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,22 +138,5 @@ mod tests {
                 Err(DeviceError::NoCuda)
             ));
         }
-    }
-
-    #[test]
-    fn what_is_said_goes_before_what_is_found() {
-        assert_eq!(thread_count(Some(3), Some("5")), 3);
-        assert_eq!(thread_count(None, Some("5")), 5);
-        let found = thread_count(None, None);
-        assert!(found >= 1);
-        assert_eq!(thread_count(Some(0), None), found);
-        assert_eq!(thread_count(None, Some("many")), found);
-    }
-
-    #[cfg(target_os = "linux")]
-    #[test]
-    fn threads_cannot_be_set_once_others_run() {
-        // The test harness is such another thread.
-        assert!(init_threads(Some(1)).is_err());
     }
 }

@@ -12,12 +12,18 @@ use super::DeviceError;
 /// products included.
 ///
 /// # Errors
-/// No threads, or threads that cannot be started.
+/// No threads or more than [`super::most_threads`], or threads that cannot be started.
 pub fn trainer_pool(threads: usize) -> Result<ThreadPool, DeviceError> {
     if threads == 0 {
         return Err(DeviceError::Threads(
             "the trainer needs a thread at least".to_owned(),
         ));
+    }
+    let most = super::most_threads();
+    if threads > most {
+        return Err(DeviceError::Threads(format!(
+            "{threads} threads are asked for the trainer (--trainer-threads), and at most {most} may compute on this machine"
+        )));
     }
     ThreadPoolBuilder::new()
         .num_threads(threads)

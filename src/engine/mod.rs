@@ -31,6 +31,7 @@
 mod admission;
 #[cfg(test)]
 mod by_hand;
+mod config;
 mod core;
 #[cfg(test)]
 mod dynamic_tests;
@@ -70,6 +71,7 @@ use candle_core::DType;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use admission::{Admission, QueueLimits, QueueLoad, QueuePlace, TenantShare};
+pub use config::{BackgroundConfig, EngineConfig};
 pub use kv_cache::CacheSalt;
 pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
@@ -96,82 +98,12 @@ use request::RequestId;
 use scheduler::{Scheduler, SchedulerConfig};
 use warm_up::warm_up;
 
-/// How much the engine may use.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EngineConfig {
-    /// Bytes of keys and values, reserved and written over at the start.
-    pub kv_cache_memory: usize,
-    pub kv_cache_dtype: KvCacheDtype,
-    /// The longest sequence, prompt and answer together; by default what the model has positions for.
-    pub max_model_len: Option<usize>,
-    /// Tokens of a block.
-    pub block_size: usize,
-    /// Tokens computed in a step: its activations are the largest thing beside the weights and the cache, and it is the longest
-    /// that a sequence waits for its next token. A CPU is as fast with 512 as with more; a GPU wants thousands.
-    pub max_batch_tokens: usize,
-    /// Sequences that run at once.
-    pub max_concurrent: usize,
-    /// Whether requests share what their prompts have in common.
-    pub prefix_caching: bool,
-    /// Whether tenants find each other's prefixes in the cache, which tells them what others have asked: for a server with one tenant.
-    pub shared_prefix_cache: bool,
-    pub queue: QueueLimits,
-    /// What one tenant may hold of `queue`.
-    pub tenant_share: TenantShare,
-    pub background: BackgroundConfig,
-}
-
-/// How much requests of [`Class::Background`] may use of what the others leave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackgroundConfig {
-    pub limits: BackgroundLimits,
-    /// A queue of their own: they never take a place that a foreground request could have had.
-    pub queue: QueueLimits,
-}
-
-impl Default for BackgroundConfig {
-    fn default() -> Self {
-        Self {
-            limits: BackgroundLimits {
-                // The rows of an AMX tile.
-                fill_beside: 16,
-                tokens_alone: 256,
-            },
-            queue: QueueLimits {
-                max_requests: 1024,
-                max_tokens: 1 << 20,
-            },
-        }
-    }
-}
-
-impl Default for EngineConfig {
-    fn default() -> Self {
-        Self {
-            kv_cache_memory: 256 << 20,
-            kv_cache_dtype: KvCacheDtype::default(),
-            max_model_len: None,
-            block_size: 16,
-            max_batch_tokens: 512,
-            max_concurrent: 128,
-            prefix_caching: true,
-            shared_prefix_cache: false,
-            queue: QueueLimits {
-                max_requests: 1024,
-                max_tokens: 1 << 20,
-            },
-            tenant_share: TenantShare::default(),
-            background: BackgroundConfig::default(),
-        }
-    }
-}
-
 /// Why an engine cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(
         "a KV cache of {memory} bytes holds {held} tokens, but one request may need {needed}: reserve at least {least} bytes \
-         (kv_cache_memory), or allow only shorter contexts (max_model_len)"
+         (--kv-cache-memory), or allow only shorter contexts (--max-model-len)"
     )]
     CacheTooSmall {
         memory: usize,
@@ -180,17 +112,19 @@ pub enum EngineError {
         least: usize,
     },
     #[error(
-        "max_model_len ({asked}) must be from 2 to {most}, which is what this model has positions for"
+        "--max-model-len ({asked}) must be from 2 to {most}, which is what this model has positions for"
     )]
     Context { asked: usize, most: usize },
     #[error(
-        "max_batch_tokens ({max_batch_tokens}) must be more than max_concurrent ({max_concurrent}), so that prompts get on while \
-         every place decodes; and no size may be 0 but the background's tokens beside others"
+        "--max-batch-tokens ({max_batch_tokens}) must be more than --max-concurrent ({max_concurrent}), so that prompts get on while \
+         every place decodes"
     )]
     Sizes {
         max_batch_tokens: usize,
         max_concurrent: usize,
     },
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error("cannot start the engine's thread: {0}")]
@@ -348,19 +282,7 @@ impl Engine {
         let decoder = weights.decoder();
         let (spec, block_size) = (decoder.spec(), config.block_size);
         let background = &config.background;
-        let sizes = [
-            block_size,
-            config.max_concurrent,
-            config.queue.max_requests,
-            background.queue.max_requests,
-            background.limits.tokens_alone,
-        ];
-        if config.max_batch_tokens <= config.max_concurrent || sizes.contains(&0) {
-            return Err(EngineError::Sizes {
-                max_batch_tokens: config.max_batch_tokens,
-                max_concurrent: config.max_concurrent,
-            });
-        }
+        config.check()?;
         let max_context = config.max_model_len.unwrap_or(spec.max_context());
         if !(2..=spec.max_context()).contains(&max_context) {
             return Err(EngineError::Context {

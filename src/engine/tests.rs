@@ -281,6 +281,22 @@ fn an_engine_that_could_not_work_is_refused_with_the_numbers() {
         error.contains("496 tokens") && error.contains(&least),
         "{error}"
     );
+    type Change = fn(&mut EngineConfig);
+    let none: [(&str, Change); 5] = [
+        ("--block-size", |config| config.block_size = 0),
+        ("--max-batch-tokens", |config| config.max_batch_tokens = 0),
+        ("--max-concurrent", |config| config.max_concurrent = 0),
+        ("--max-queued-requests", |config| {
+            config.queue.max_requests = 0
+        }),
+        ("--max-queued-tokens", |config| config.queue.max_tokens = 0),
+    ];
+    for (flag, change) in none {
+        let mut config = small();
+        change(&mut config);
+        let error = Engine::start(weights(), &config, metrics()).err().unwrap();
+        assert_eq!(error.to_string(), format!("{flag} must be at least 1"));
+    }
     let stuck = EngineConfig {
         max_batch_tokens: 128,
         max_concurrent: 128,

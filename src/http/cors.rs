@@ -1,5 +1,7 @@
 //! Whose pages may call from a browser.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use axum::http::uri::{Scheme, Uri};
 use axum::http::{HeaderValue, Method, header};
 use tower_http::cors::{AllowHeaders, Any, CorsLayer};
@@ -75,6 +77,14 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
     if host.is_empty() || authority.as_str().contains('@') {
         return Err(none());
     }
+    if host.contains('*') {
+        return Err(format!(
+            "`{said}` is no origin that a browser sends: name each host, or say `*` alone for all of them"
+        ));
+    }
+    if !is_host(&host) {
+        return Err(none());
+    }
     let port = authority
         .port_u16()
         .filter(|&port| Some(port) != default_port);
@@ -86,6 +96,28 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
         ));
     }
     sent.parse().map_err(|_| none())
+}
+
+/// Whether a browser would write a host so: an IPv6 address in brackets in its shortest form, an IPv4 address of four numbers, or a name
+/// of labels.
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']').unwrap_or_default();
+        return address
+            .parse::<Ipv6Addr>()
+            .is_ok_and(|read| read.to_string() == address);
+    }
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let letters = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+    if !labels
+        .clone()
+        .all(|label| !label.is_empty() && label.bytes().all(letters))
+    {
+        return false;
+    }
+    // A last label of digits makes it an address.
+    let is_number = |label: &str| label.bytes().all(|c| c.is_ascii_digit());
+    !labels.next_back().is_some_and(is_number) || host.parse::<Ipv4Addr>().is_ok()
 }
 
 #[cfg(test)]
@@ -105,11 +137,17 @@ mod tests {
             "https://Example.org",
             "http://localhost:3000",
             "http://[::1]:3000",
+            "http://10.0.0.1",
+            "https://my_app.x-y.example",
+            "capacitor://localhost",
         ]);
         let expected = [
             "https://example.org",
             "http://localhost:3000",
             "http://[::1]:3000",
+            "http://10.0.0.1",
+            "https://my_app.x-y.example",
+            "capacitor://localhost",
         ];
         let expected = expected.map(HeaderValue::from_static).to_vec();
         assert_eq!(origins, Ok(Cors::Origins(expected)));
@@ -127,6 +165,16 @@ mod tests {
             (&["http://x.example:80"], "http://x.example is"),
             (&["https://me@x.example"], "no origin"),
             (&["x.example"], "no origin"),
+            (&["https://*.example.org"], "name each host"),
+            (&["https://*"], "name each host"),
+            (&["https://x.*.example.org:8443"], "name each host"),
+            (&["*.example.org"], "no origin"),
+            (&["https://.example.org"], "no origin"),
+            (&["https://a..b"], "no origin"),
+            (&["https://x%2Eexample"], "no origin"),
+            (&["http://127.1"], "no origin"),
+            (&["http://999.0.0.1"], "no origin"),
+            (&["http://[0:0:0:0:0:0:0:1]:3000"], "no origin"),
             (&["null"], "no origin"),
             (&[""], "no origin"),
             (&["https://"], "no origin"),

@@ -84,6 +84,16 @@ impl FeedbackBody {
     }
 }
 
+/// The label that feedback is counted by.
+fn kind(feedback: &Feedback) -> &'static str {
+    match feedback {
+        Feedback::Thumbs { up: true, .. } => "thumbs_up",
+        Feedback::Thumbs { up: false, .. } => "thumbs_down",
+        Feedback::Preferred { .. } => "preferred",
+        Feedback::Edited { .. } => "edited",
+    }
+}
+
 /// Says what a caller thinks of an answer of its own: good or bad, the best of several, or how it should have read.
 ///
 /// Whether the model is trained on it is the operator's choice: never, where the judge agrees in both orders, or always.
@@ -124,7 +134,9 @@ pub async fn feedback(
             format!("must name one of the record's {samples} samples, which are counted from 0"),
         ));
     }
+    let kind = kind(&feedback);
     let outcome = log.add_feedback(&id, &principal, feedback).await?;
+    state.metrics.log.feedback.with_label_values(&[kind]).inc();
     Ok(Json(FeedbackAnswer {
         record_id: body.record_id,
         pairs: outcome.pairs,

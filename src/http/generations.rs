@@ -143,7 +143,8 @@ pub enum PromotedAs {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveBody {
-    /// Where the policy (or the judge) stands as far as the caller knows; 409 where it does not.
+    /// Where the policy (or the judge) stands as far as the caller knows, by the generation's id or its first digits (8 or more); 409 where
+    /// it does not.
     #[schema(min_length = 1)]
     expected: String,
     /// Serve a share of the callers first (`--canary-share`) instead of all.
@@ -235,7 +236,7 @@ pub async fn generations(
     post,
     path = "/generations/{id}/promote",
     tag = "admin",
-    params(("id" = String, Path, description = "A generation's id, or `base`")),
+    params(("id" = String, Path, description = "A generation's id or its first digits (8 or more), or `base`")),
     request_body(content = MoveBody, examples(
         ("all" = (value = json!({"expected": "base"}))),
         ("share" = (value = json!({"expected": "base", "canary": true}))),
@@ -275,7 +276,7 @@ pub async fn promote(
     post,
     path = "/generations/{id}/rollback",
     tag = "admin",
-    params(("id" = String, Path, description = "The generation to go back to, or `base`")),
+    params(("id" = String, Path, description = "The generation to go back to, by its id or its first digits (8 or more), or `base`")),
     request_body(content = MoveBody, example = json!({"expected": "base"})),
     responses(
         (status = 200, body = MovedBody),
@@ -318,6 +319,33 @@ fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
     Ok(())
 }
 
+/// Digits of a generation's id that may stand for all of them.
+const SHORT_ID: usize = 8;
+
+/// Returns the generation that a text names: by its id, or by the id's first digits where no other's begins with them.
+async fn whole_id(learning: &Learning, text: &str) -> Result<GenerationId, ApiError> {
+    let named = GenerationId::new(text);
+    if text.len() < SHORT_ID || named.is_base() || learning.log.generation(&named).await?.is_some()
+    {
+        return Ok(named);
+    }
+    let all = learning.log.generations().await?;
+    let mut found = all
+        .into_iter()
+        .map(|generation| generation.id)
+        .filter(|id| id.as_str().starts_with(text));
+    match (found.next(), found.next()) {
+        (Some(id), None) => Ok(id),
+        (Some(_), Some(_)) => Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "ambiguous_generation",
+            format!("several generations' ids begin with `{text}`: give more digits"),
+        )),
+        // What is done with it says that there is none.
+        (None, _) => Ok(named),
+    }
+}
+
 /// Moves the pointers by compare-and-swap, and serves what they say before it answers.
 async fn shift(
     state: &AppState,
@@ -327,7 +355,7 @@ async fn shift(
     reason: &str,
 ) -> Result<Json<MovedBody>, ApiError> {
     let learning = learning(state)?;
-    let to = GenerationId::new(id);
+    let to = whole_id(learning, id).await?;
     if let Err(error) = learning.publisher.check(&to).await {
         if learning.log.generation(&to).await?.is_none() {
             let id = id.to_owned();
@@ -342,7 +370,7 @@ async fn shift(
         ));
     }
     let now = learning.log.pointers().await?;
-    let expected = GenerationId::new(body.expected.as_str());
+    let expected = whole_id(learning, &body.expected).await?;
     let step = |pointer, from: &GenerationId, to: &GenerationId| PointerMove {
         pointer,
         from: from.clone(),

@@ -212,10 +212,19 @@ impl Listener {
                 "there is no route `{}`; did you mean `{near}`?",
                 shown(path)
             ),
-            None => format!(
+            // The listener for metrics has no signpost.
+            None if self != Self::Metrics => format!(
                 "there is no route `{}`; `/` lists those that there are",
                 shown(path)
             ),
+            None => {
+                let all: Vec<String> = paths.iter().map(|path| format!("`{path}`")).collect();
+                format!(
+                    "there is no route `{}`; there are {}",
+                    shown(path),
+                    all.join(", ")
+                )
+            }
         }
     }
 

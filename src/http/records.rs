@@ -425,6 +425,7 @@ pub async fn delete_all(
         Some(name) => {
             check_name("principal", name)?;
             Principal::spelled(name, user)
+                .map_err(|problem| ApiError::invalid("principal", problem))?
         }
         None => state.own(&identity, user)?,
     };

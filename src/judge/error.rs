@@ -15,6 +15,9 @@ pub enum JudgeError {
     /// Found out when the server started.
     #[error("this model cannot judge: {0}")]
     Unusable(String),
+    /// A table of principles; the message names its file.
+    #[error("{0}")]
+    Principles(String),
     #[error("judge template: {0}")]
     Template(String),
     /// The pairs of a self-test cannot be used.

@@ -38,7 +38,7 @@ pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use tournament::{Duel, Played, Standing, run_many};
 pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide, lead, sigmoid};
 
-use crate::preference::{Message, PrincipleTable};
+use crate::preference::{Message, PrincipleError, PrincipleTable};
 use crate::text::{ChatTemplate, Tokenizer};
 
 /// Two answers to one conversation, to be compared.
@@ -334,8 +334,12 @@ pub fn principles_from_model_dir(dir: &Path) -> Result<PrincipleTable, JudgeErro
     let path = dir.join("principles.toml");
     match path.try_exists() {
         Ok(false) => Ok(PrincipleTable::default()),
-        _ => PrincipleTable::from_file(&path)
-            .map_err(|error| JudgeError::Template(error.to_string())),
+        _ => PrincipleTable::from_file(&path).map_err(|error| {
+            JudgeError::Principles(match error {
+                PrincipleError::Io { .. } => error.to_string(),
+                other => format!("{}: {other}", path.display()),
+            })
+        }),
     }
 }
 

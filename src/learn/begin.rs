@@ -304,7 +304,10 @@ impl Look {
 
 /// What pairs are judged by: the named principles with the table's weights of now, and those that the table always asks (SALMON's
 /// prohibitions against reward hacking). Where none is named the judge template's own question is asked, and nothing beside it.
-fn judged_by(
+///
+/// # Errors
+/// Names the first that the table does not have.
+pub fn judged_by(
     table: &PrincipleTable,
     names: &[String],
 ) -> Result<Vec<WeightedPrinciple>, LearnError> {

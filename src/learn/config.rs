@@ -11,6 +11,7 @@ use crate::files;
 use crate::model::DecoderSpec;
 use crate::preference::log::MIN_LABEL_MASS;
 use crate::settings;
+use crate::train::TrainError;
 use crate::train::base::Adapter;
 use crate::train::continued::LoraSettings;
 use crate::train::dpo::DpoConfig;
@@ -289,7 +290,12 @@ impl LearnConfig {
             *anchor = std::path::absolute(&beside)
                 .map_err(|error| LearnError::Config(format!("{}: {error}", beside.display())))?;
         }
-        config.validate()?;
+        config.validate().map_err(|error| match error {
+            LearnError::Config(problem) => {
+                LearnError::Config(format!("{}: {problem}", path.display()))
+            }
+            other => other,
+        })?;
         Ok(config)
     }
 
@@ -380,7 +386,10 @@ impl LearnConfig {
                 contrast.share == 0.0 || !contrast.principles.is_empty(),
                 "contrast.share is above 0, so contrast.principles must name a pair",
             ),
-            (contrast.gamma >= 0.0, "contrast.gamma must not be negative"),
+            (
+                contrast.gamma >= 0.0 && contrast.gamma.is_finite(),
+                "contrast.gamma must be finite and not negative",
+            ),
             (
                 contrast.max_distance > 0.0,
                 "contrast.max_distance must be above 0",
@@ -406,6 +415,10 @@ impl LearnConfig {
         if let Some((_, problem)) = checks.iter().find(|(ok, _)| !ok) {
             return Err(LearnError::Config((*problem).to_owned()));
         }
+        self.dpo.validate().map_err(|error| match error {
+            TrainError::Config(problem) => LearnError::Config(format!("dpo: {problem}")),
+            other => other.into(),
+        })?;
         publish.canary.validate()?;
         self.gates.validate()
     }
@@ -509,6 +522,16 @@ mod tests {
             ("replay.share", "[replay]\nshare = 1.0"),
             ("feedback.share", "[feedback]\nshare = 1.0"),
             ("stage.pool", "[stage]\npool = 0.5"),
+            ("contrast.gamma", "[contrast]\ngamma = inf"),
+            ("dpo: beta", "[dpo]\nbeta = -1"),
+            ("dpo: beta", "[dpo]\nbeta = inf"),
+            ("dpo: nll", "[dpo]\nnll = nan"),
+            ("dpo: micro_batch_tokens", "[dpo]\nmicro_batch_tokens = 0"),
+            ("dpo: learning_rate", "[dpo.schedule]\nlearning_rate = -1"),
+            ("dpo: warmup_ratio", "[dpo.schedule]\nwarmup_ratio = 2"),
+            ("dpo: lora", "[dpo.lora]\nr = 0"),
+            ("dpo: lora", "[dpo.lora]\nlora_dropout = 1"),
+            ("dpo: beta1", "[dpo.optim]\nbeta1 = 1"),
         ];
         for (setting, text) in wrong {
             let config: LearnConfig = toml::from_str(text).unwrap();

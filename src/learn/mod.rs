@@ -67,6 +67,7 @@ use crate::preference::log::LogError;
 use crate::service::ServiceError;
 use crate::train::TrainError;
 
+pub use begin::judged_by;
 pub use canary::{CanaryBands, CanaryHealth, Verdict, Vitals};
 pub use config::LearnConfig;
 pub use gate::anchor::answer_ids;

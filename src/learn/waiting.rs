@@ -124,8 +124,8 @@ impl Waiting {
             return Some(Self::new(
                 WaitingReason::PrincipalShare,
                 format!(
-                    "{rows} {what} wait and {needed} are needed, but they are of {principals} callers, and with at most \
-                     {share} of a stage from each (stage.principal_share) {drawable} may be taken"
+                    "The log has {rows} {what} and {needed} are needed, but they are of {principals} callers, and with at most \
+                     {share} of a stage from each (stage.principal_share) {drawable} may be taken."
                 ),
             ));
         }
@@ -137,20 +137,25 @@ impl Waiting {
             return Some(Self::new(
                 WaitingReason::OtherTokenizer,
                 format!(
-                    "{rows} of {needed} {what}: {foreign} records are left out because their token ids are of another tokenizer"
+                    "The log has {rows} of {needed} {what}, and {foreign} records are left out because their token ids are of another \
+                     tokenizer."
                 ),
             ));
         }
-        let held = match reason {
-            WaitingReason::HeldOut => format!(
-                " ({} of the log is held out: stage.held_out)",
-                config.stage.held_out
-            ),
-            _ => String::new(),
-        };
+        let [
+            (train, .., of_train, _, _),
+            (held_out, .., of_held_out, _, _),
+        ] = sides;
         Some(Self::new(
             reason,
-            format!("{rows} of {needed} {what}{held}"),
+            format!(
+                "The log has {} of {of_train} prompts to learn from and {} of {of_held_out} held-out prompts to measure on ({} of the log \
+                 is held out: stage.held_out), and a stage begins once it has all {}.",
+                train.rows.min(of_train),
+                held_out.rows.min(of_held_out),
+                config.stage.held_out,
+                of_train.saturating_add(of_held_out),
+            ),
         ))
     }
 
@@ -226,7 +231,15 @@ mod tests {
             for number in numbers {
                 assert!(waiting.message.contains(number), "{waiting:?}");
             }
+            let sentence =
+                waiting.message.starts_with("The log has ") && waiting.message.ends_with('.');
+            assert!(sentence, "{waiting:?}");
         }
+        let message = Waiting::for_prompts(&config, &few).unwrap().message;
+        assert!(
+            message.contains("all 656"),
+            "as `prompts_needed` has it: {message}"
+        );
         // What an earlier stage left is enough by itself.
         let left = Supply { left: 256, ..few };
         assert_eq!(Waiting::for_prompts(&config, &left), None);

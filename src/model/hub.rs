@@ -95,7 +95,8 @@ fn no_model(dir: &Path) -> Option<String> {
     }
     if dir.join("adapter_config.json").exists() {
         return Some(format!(
-            "the directory holds a LoRA adapter, not a model: say --model BASE --adapter {}, where BASE is the model it was trained on",
+            "the directory holds a LoRA adapter, not a model: give the model that it was trained on as --model, and where the command \
+             takes one the adapter as --adapter {}; or merge the two (selfjudge merge)",
             dir.display()
         ));
     }

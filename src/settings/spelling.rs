@@ -32,12 +32,69 @@ pub fn explain(error: &toml::de::Error, text: &str) -> SettingsError {
             };
             format!("{what}{}", hint(meant, &unknown.expected))
         }
-        None => message,
+        None => in_plain_words(&message),
     };
     SettingsError(match line {
         Some(line) => format!("line {line}: {message}"),
         None => message,
     })
+}
+
+/// Words that serde has for a type of Rust's, and what they mean in a file.
+const TYPES: [(&str, &str); 14] = [
+    ("a boolean", "true or false"),
+    ("bool", "true or false"),
+    ("usize", "a whole number of 0 or more"),
+    ("u64", "a whole number of 0 or more"),
+    ("u32", "a whole number of 0 or more"),
+    ("u8", "a whole number of 0 or more"),
+    ("i64", "a whole number"),
+    ("i32", "a whole number"),
+    ("f64", "a number"),
+    ("f32", "a number"),
+    ("a sequence", "a list"),
+    ("path string", "the path of a file"),
+    ("a string", "a text"),
+    ("a map", "a table of settings"),
+];
+
+/// Returns serde's message about a value without the names of Rust's types.
+fn in_plain_words(message: &str) -> String {
+    if let Some(name) = message.strip_prefix("missing field ") {
+        return format!("the setting {name} is missing");
+    }
+    if message.starts_with("data did not match any variant") {
+        return "the value has none of the forms that this setting takes".to_owned();
+    }
+    let found = message
+        .strip_prefix("invalid type: ")
+        .or_else(|| message.strip_prefix("invalid value: "))
+        .or_else(|| message.strip_prefix("invalid length "));
+    let Some((found, expected)) = found.and_then(|rest| rest.rsplit_once(", expected ")) else {
+        return message.to_owned();
+    };
+    // `integer `3`` and `string "x"` are what stands in the file; `map` and `sequence` are not.
+    let found = match found.split_once(['`', '"']) {
+        Some(_) => {
+            let quoted = found.split_once(' ').map_or(found, |(_, value)| value);
+            let value = quoted.trim_start_matches("point ").trim_matches('`');
+            format!("`{value}`")
+        }
+        None if found == "map" => "a table".to_owned(),
+        None if found == "sequence" => "a list".to_owned(),
+        None => found.to_owned(),
+    };
+    let known = TYPES.iter().find(|(word, _)| *word == expected);
+    let meant = match known {
+        Some((_, meant)) => (*meant).to_owned(),
+        None if expected.contains("tagged enum ") => {
+            "a table with a `type`, such as { type = \"...\" }".to_owned()
+        }
+        None if expected.starts_with("struct ") => "a table of settings".to_owned(),
+        None if expected.contains("enum ") => "the name of a choice".to_owned(),
+        None => expected.trim_start_matches("expected ").to_owned(),
+    };
+    format!("{found} does not fit this setting, which takes {meant}")
 }
 
 /// Returns the end of a message about an unknown name: the name that was probably meant, or else those that there are.
@@ -185,6 +242,66 @@ mod tests {
                 error.starts_with("line ") && !error.contains('\n'),
                 "{error}"
             );
+        }
+    }
+
+    #[test]
+    fn values_are_refused_in_the_words_of_the_file() {
+        for (message, said) in [
+            (
+                "invalid type: string \"x\", expected usize",
+                "`\"x\"` does not fit this setting, which takes a whole number of 0 or more",
+            ),
+            (
+                "invalid value: integer `-1`, expected usize",
+                "`-1` does not fit this setting, which takes a whole number of 0 or more",
+            ),
+            (
+                "invalid type: floating point `1.5`, expected u64",
+                "`1.5` does not fit this setting, which takes a whole number of 0 or more",
+            ),
+            (
+                "invalid type: string \"yes\", expected a boolean",
+                "`\"yes\"` does not fit this setting, which takes true or false",
+            ),
+            (
+                "invalid type: boolean `true`, expected f64",
+                "`true` does not fit this setting, which takes a number",
+            ),
+            (
+                "invalid type: map, expected a string",
+                "a table does not fit this setting, which takes a text",
+            ),
+            (
+                "invalid type: sequence, expected path string",
+                "a list does not fit this setting, which takes the path of a file",
+            ),
+            (
+                "invalid type: float `0.5`, expected struct SequentialTest",
+                "`0.5` does not fit this setting, which takes a table of settings",
+            ),
+            (
+                "invalid type: string \"sigmiod\", expected internally tagged enum PreferenceLoss",
+                "`\"sigmiod\"` does not fit this setting, which takes a table with a `type`, such as { type = \"...\" }",
+            ),
+            ("missing field `good`", "the setting `good` is missing"),
+            ("something else", "something else"),
+        ] {
+            assert_eq!(in_plain_words(message), said);
+        }
+        // As the reader itself has them.
+        for text in [
+            "prompts = 'x'",
+            "prompts = -1",
+            "prompts = 1.5",
+            "prompts = []",
+            "order = 3",
+            "order = {}",
+        ] {
+            let error = parse::<Settings>(text).unwrap_err().to_string();
+            for rust in ["usize", "enum", "struct", "invalid type"] {
+                assert!(!error.contains(rust), "{text}: {error}");
+            }
         }
     }
 

@@ -40,6 +40,20 @@ const REFUSALS: [&str; 6] = [
     "untrained_judge",
 ];
 
+/// Why a record that was to be kept is not.
+const LOG_DROPS: [&str; 7] = [
+    "queue_full",
+    "unavailable",
+    "redaction",
+    "record_too_large",
+    "invalid",
+    "quota",
+    "other",
+];
+
+/// Kinds of feedback.
+const FEEDBACK: [&str; 4] = ["thumbs_up", "thumbs_down", "preferred", "edited"];
+
 /// What the engine thread records.
 #[derive(Debug, Clone)]
 pub struct EngineMetrics {
@@ -93,6 +107,7 @@ pub struct HttpMetrics {
 pub struct LogMetrics {
     pub commits: IntCounter,
     pub unlogged: IntCounterVec,
+    pub feedback: IntCounterVec,
     pub lag: Histogram,
     pub queue_depth: IntGauge,
     pub records: IntGauge,
@@ -251,6 +266,8 @@ impl Metrics {
             (&engine.requests_failed, &FAILURES[..]),
             (&engine.requests_finished, &FINISHES),
             (&http.rejected, &REFUSALS),
+            (&log.unlogged, &LOG_DROPS),
+            (&log.feedback, &FEEDBACK),
         ] {
             for value in values {
                 counters.with_label_values(&[value]).reset();
@@ -348,6 +365,7 @@ impl LogMetrics {
         Self {
             commits: table.counter("log_commits", "Calls whose record was committed before their answer."),
             unlogged: table.counters("log_dropped", "Records that were to be kept and could not be, by reason.", &["reason"]),
+            feedback: table.counters("log_feedback", "Feedback that was taken, by kind: thumbs_up, thumbs_down, preferred, edited.", &["kind"]),
             lag: table.histogram("log_commit_seconds", "What a call waited for the commit of its record.", &FIRST_TOKEN),
             queue_depth: table.gauge("log_queue_depth", "Records that wait for the log's writer."),
             records: table.gauge("log_records", "Records in the log."),
@@ -409,6 +427,25 @@ mod tests {
         assert!(text.contains(
             r#"selfjudge:judge_label_mass_bucket{model_name="a \"model\"",le="0.98"} 1"#
         ));
+    }
+
+    /// A rate over a series that begins with its first event misses that event.
+    #[test]
+    fn what_is_watched_is_there_from_the_start() {
+        let text = Metrics::new("m").render();
+        for (name, label, values) in [
+            ("request_failure", "reason", &FAILURES[..]),
+            ("request_success", "finished_reason", &FINISHES),
+            ("http_rejected", "reason", &REFUSALS),
+            ("log_dropped", "reason", &LOG_DROPS),
+            ("log_feedback", "kind", &FEEDBACK),
+        ] {
+            for value in values {
+                let line =
+                    format!(r#"selfjudge:{name}_total{{{label}="{value}",model_name="m"}} 0"#);
+                assert!(text.contains(&line), "{line}: {text}");
+            }
+        }
     }
 
     /// The edges of a histogram, as they are exported.

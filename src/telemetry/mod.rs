@@ -13,6 +13,7 @@ pub use otlp::{Exporting, continue_trace};
 pub use pace::{InQueue, Pace, retry_after};
 
 use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::Level;
 use tracing_subscriber::filter::filter_fn;
@@ -58,6 +59,14 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
+/// Whether the lines of this process' log are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether [`init`] set up a log of JSON lines.
+pub fn logs_json() -> bool {
+    JSON.load(Ordering::Relaxed)
+}
+
 /// Sends events to standard error, filtered by `SELFJUDGE_LOG`, else by `default_filter`; and, where there is an
 /// `otlp_endpoint`, spans to the collector there, whatever the filter says, for as long as the result is kept.
 ///
@@ -73,7 +82,12 @@ pub fn init(
     let lines = fmt::layer().with_writer(std::io::stderr);
     let logs = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+        // The list of spans ends with the current one.
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .boxed(),
     };
     let exporting = otlp_endpoint.map(Exporting::to).transpose()?;
     // The exporter's own HTTP client has spans too, which must not be exported in turn.
@@ -90,6 +104,7 @@ pub fn init(
         .with(spans)
         .try_init()
         .map_err(|e| TelemetryError::Twice(e.to_string()))?;
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
     Ok(exporting)
 }
 

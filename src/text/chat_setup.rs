@@ -23,11 +23,14 @@ impl ChatSetup {
     /// Builds the template for the model in `dir`. A model that has none gets one that refuses every conversation and says why.
     pub fn build(&self, dir: &Path) -> Result<ChatTemplate, TextError> {
         let special = SpecialTokens::from_model_dir(dir)?;
-        let source = match &self.template {
-            Some(path) => files::read_settings(path).map_err(|source| TextError::Read {
-                path: path.clone(),
-                source,
-            })?,
+        let (path, source) = match &self.template {
+            Some(path) => {
+                let source = files::read_settings(path).map_err(|source| TextError::Read {
+                    path: path.clone(),
+                    source,
+                })?;
+                (path.clone(), source)
+            }
             None => match find(dir) {
                 Err(TextError::NoChatTemplate(dir)) => {
                     return Ok(ChatTemplate::none_in(&dir, special));
@@ -35,7 +38,15 @@ impl ChatSetup {
                 found => found?,
             },
         };
-        ChatTemplate::with_variables(&source, special, self.variables.clone(), self.tool_format)
+        let variables = self.variables.clone();
+        let built = ChatTemplate::with_variables(&source, special, variables, self.tool_format);
+        built.map_err(|error| match error {
+            TextError::TemplateSyntax(what) => TextError::BadConfig {
+                path,
+                what: format!("the chat template does not parse: {what}"),
+            },
+            other => other,
+        })
     }
 }
 

@@ -96,7 +96,7 @@ const MAX_TRIAL_BYTES: usize = 32 << 20;
 impl ChatTemplate {
     /// The template of a model's directory: `chat_template.jinja`, else that of `tokenizer_config.json`.
     pub fn from_model_dir(dir: &Path) -> Result<Self, TextError> {
-        Self::from_source(&find(dir)?, SpecialTokens::from_model_dir(dir)?)
+        Self::from_source(&find(dir)?.1, SpecialTokens::from_model_dir(dir)?)
     }
 
     /// [`Self::from_model_dir`]; where there is none, a template that refuses every conversation and says why.
@@ -388,8 +388,9 @@ impl Run<'_> {
                 _ if error.kind() == ErrorKind::OutOfFuel => {
                     "it takes more work or memory than a template may".to_owned()
                 }
-                Some(detail) => detail.to_owned(),
-                None => error.to_string(),
+                // A template may raise a text of several lines.
+                Some(detail) => in_one_line(detail),
+                None => in_one_line(&error.to_string()),
             })
         })
     }
@@ -465,6 +466,12 @@ impl Run<'_> {
         let outside = outside.into_iter().map(str::to_owned).collect();
         Some((best, Readable { outside, own }))
     }
+}
+
+/// A text of several lines in one.
+fn in_one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 /// The bytes of `a` that are neither in the common start nor in the common end of `a` and `b`.

@@ -1,6 +1,6 @@
 //! Where a chat template's source comes from, and what is read off the source before it is compiled.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -8,16 +8,17 @@ use super::TextError;
 use crate::files;
 
 /// Finds a model's chat template: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
-/// (a string, or a list of named templates of which "default" is meant).
-pub(super) fn find(dir: &Path) -> Result<String, TextError> {
-    if let Some(source) = read(&dir.join("chat_template.jinja"))? {
-        return Ok(source);
+/// (a string, or a list of named templates of which "default" is meant). Returns the file it stands in, too.
+pub(super) fn find(dir: &Path) -> Result<(PathBuf, String), TextError> {
+    let own = dir.join("chat_template.jinja");
+    if let Some(source) = read(&own)? {
+        return Ok((own, source));
     }
     let path = dir.join("tokenizer_config.json");
     let config = read_json(&path)?;
     match config.as_ref().map(|config| &config["chat_template"]) {
         None | Some(Value::Null) => Err(TextError::NoChatTemplate(dir.to_owned())),
-        Some(Value::String(source)) => Ok(source.clone()),
+        Some(Value::String(source)) => Ok((path, source.clone())),
         Some(Value::Array(templates)) => {
             let named = |template: &Value| {
                 Some((
@@ -34,7 +35,7 @@ pub(super) fn find(dir: &Path) -> Result<String, TextError> {
             templates
                 .into_iter()
                 .find(|(name, _)| name == "default")
-                .map(|(_, source)| source)
+                .map(|(_, source)| (path.clone(), source))
                 .ok_or(TextError::NoDefaultTemplate { path, names })
         }
         Some(_) => Err(TextError::BadConfig {
@@ -192,11 +193,12 @@ mod tests {
             "tokenizer_config.json",
             r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#,
         );
-        assert_eq!(find(dir.path()).unwrap(), "d");
+        assert_eq!(find(dir.path()).unwrap().1, "d");
         write("tokenizer_config.json", r#"{"chat_template": "s"}"#);
-        assert_eq!(find(dir.path()).unwrap(), "s");
+        assert_eq!(find(dir.path()).unwrap().1, "s");
         write("chat_template.jinja", "j");
-        assert_eq!(find(dir.path()).unwrap(), "j");
+        let own = dir.path().join("chat_template.jinja");
+        assert_eq!(find(dir.path()).unwrap(), (own, "j".to_owned()));
     }
 
     #[test]

@@ -190,7 +190,16 @@ impl Adapter {
     /// As there.
     pub fn load_weights(dir: &Path, weights_file: &str) -> Result<Self, TrainError> {
         let read = adapter::load_weights(dir, weights_file);
-        let (config, weights) = read.map_err(|e| TrainError::bad_file(dir, e))?;
+        let (config, weights) = read.map_err(|error| match error {
+            // These name the file themselves.
+            AdapterError::Io { path, source } => TrainError::Io {
+                what: "cannot read",
+                path,
+                source,
+            },
+            AdapterError::BadFile { path, detail } => TrainError::BadFile { path, detail },
+            other => TrainError::bad_file(dir, other),
+        })?;
         Ok(Self { config, weights })
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::memory::Footprint;
 use super::mixture::{MixtureOptions, Order};
 use super::optim::OptimConfig;
 use super::run::{self, RunLength};
@@ -224,6 +225,15 @@ impl JsftConfig {
             );
         }
         self.optim.validate()
+    }
+
+    pub(super) fn footprint(&self) -> Footprint {
+        Footprint {
+            whole: self.lora.is_none(),
+            lanes: self.lanes,
+            tokens: self.micro_batch_tokens,
+            recompute: self.recompute,
+        }
     }
 
     pub(super) fn length(&self) -> RunLength {

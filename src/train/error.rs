@@ -34,6 +34,9 @@ pub enum TrainError {
     Data(String),
     #[error("configuration: {0}")]
     Config(String),
+    /// A run that needs more memory than there is.
+    #[error("{0}")]
+    Memory(String),
 }
 
 impl TrainError {

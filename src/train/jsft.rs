@@ -57,6 +57,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let mut config = config.fitted(model_config.spec.max_context());
     let given = begin_at(&mut config, &model_config)?;
     let config = &config;
+    options.check_memory(&model_config.spec, config.footprint())?;
     let Built {
         examples,
         report,

@@ -45,6 +45,8 @@ pub enum MixtureError {
     Judge(#[from] JudgeError),
     #[error("reading pairs: {0}")]
     Source(Box<dyn std::error::Error + Send + Sync>),
+    #[error("there is no preference pair in the data")]
+    NoPairs,
     #[error("none of {pairs} pairs gave an example{}", .first_refusal.as_ref().map(|why| format!("; the first refusal: {why}")).unwrap_or_default())]
     Empty {
         pairs: u64,
@@ -311,6 +313,9 @@ impl Mixture {
                 report.add(happened);
                 built.iter().for_each(|example| examples.push(example));
             }
+        }
+        if report.pairs == 0 {
+            return Err(MixtureError::NoPairs);
         }
         if examples.is_empty() {
             return Err(MixtureError::Empty {

@@ -25,6 +25,7 @@ pub mod interrupt;
 pub mod jsft;
 pub mod lanes;
 pub mod manifest;
+pub mod memory;
 pub mod merge;
 pub mod metrics;
 pub mod mixture;

@@ -5,6 +5,9 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::TrainError;
+use super::memory::Footprint;
+use crate::device::available;
+use crate::model::DecoderSpec;
 
 /// How a run is driven; none of it changes the result.
 #[derive(Debug, Clone)]
@@ -17,6 +20,23 @@ pub struct RunOptions {
     pub resume: bool,
     /// Stop after this many steps of this process, with a checkpoint: the schedule stays that of the whole run.
     pub stop_after: Option<u64>,
+    /// Whether the memory that is needed is compared with what there is.
+    pub memory_check: bool,
+}
+
+impl RunOptions {
+    /// # Errors
+    /// A run that needs more memory than there is.
+    pub(super) fn check_memory(
+        &self,
+        spec: &DecoderSpec,
+        footprint: Footprint,
+    ) -> Result<(), TrainError> {
+        match self.memory_check && self.device.is_cpu() {
+            true => footprint.check(spec, available()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// How long a run is.

@@ -31,6 +31,33 @@ pub enum Factors<'a> {
     From(&'a Adapter),
 }
 
+/// Whether every name in `target_modules` is that of a linear layer of the model. A name that finds nothing is a slip or a layer that is not
+/// trained: never passed over.
+///
+/// # Errors
+/// Names the first that finds nothing.
+pub fn check_targets(spec: &DecoderSpec, config: &LoraConfig) -> Result<(), TrainError> {
+    let layers = lora_layers(spec, config);
+    let unknown = config.target_modules.iter().find(|name| {
+        let alone = LoraConfig {
+            target_modules: vec![(*name).clone()],
+            ..LoraConfig::default()
+        };
+        !layers.iter().any(|(path, _)| alone.targets(path))
+    });
+    if let Some(name) = unknown {
+        return Err(TrainError::Config(format!(
+            "lora.target_modules names `{name}`, which is no linear layer of the decoder"
+        )));
+    }
+    if layers.is_empty() {
+        return Err(TrainError::Config(
+            "lora.target_modules names no linear layer of the decoder".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 impl Trainable {
     /// The whole model, in f32.
     pub fn full(spec: DecoderSpec, start: Start<'_>, device: &Device) -> Result<Self, TrainError> {
@@ -67,24 +94,7 @@ impl Trainable {
             .validate()
             .map_err(|e| TrainError::Config(e.to_string()))?;
         let layers = lora_layers(base.spec(), &config);
-        // A name that finds nothing is a slip or a layer that is not trained: never passed over.
-        let unknown = config.target_modules.iter().find(|name| {
-            let alone = LoraConfig {
-                target_modules: vec![(*name).clone()],
-                ..LoraConfig::default()
-            };
-            !layers.iter().any(|(path, _)| alone.targets(path))
-        });
-        if let Some(name) = unknown {
-            return Err(TrainError::Config(format!(
-                "lora.target_modules names `{name}`, which is no linear layer of the decoder"
-            )));
-        }
-        if layers.is_empty() {
-            return Err(TrainError::Config(
-                "lora.target_modules names no linear layer of the decoder".to_owned(),
-            ));
-        }
+        check_targets(base.spec(), &config)?;
         let mut rng = match start {
             Factors::Fresh { seed } => ChaCha8Rng::seed_from_u64(seed),
             Factors::From(adapter) => {

@@ -80,6 +80,7 @@ pub fn options(resume: bool, stop_after: Option<u64>) -> RunOptions {
         quiet: true,
         resume,
         stop_after,
+        memory_check: true,
     }
 }
 

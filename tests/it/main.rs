@@ -18,6 +18,7 @@ mod log;
 mod parity;
 mod patience;
 mod process;
+mod refused;
 mod serving;
 mod spans;
 mod support;

@@ -70,6 +70,9 @@ pub fn load(dir: &Path) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
 /// # Errors
 /// A file that is missing or broken; a configuration that is not plain LoRA.
 pub fn load_config(dir: &Path) -> Result<LoraConfig, AdapterError> {
+    if let Some(why) = no_adapter(dir) {
+        return Err(bad(dir, why));
+    }
     let path = dir.join(CONFIG_FILE);
     let json = serde_json::from_slice(&read(&path)?).map_err(|e| bad(&path, e))?;
     LoraConfig::from_json(&json)
@@ -212,6 +215,24 @@ fn parse_key(name: &str) -> Option<(&str, bool)> {
 /// Bytes of an adapter's file at most; it is read into memory as a whole.
 const MAX_FILE_BYTES: u64 = 16 << 30;
 
+/// Says why a place holds no adapter, if it does not.
+fn no_adapter(dir: &Path) -> Option<&'static str> {
+    if dir.join(CONFIG_FILE).exists() {
+        return None;
+    }
+    Some(if !dir.exists() {
+        "no such directory; an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT writes it"
+    } else if !dir.is_dir() {
+        "is a file; an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT writes it"
+    } else if dir.join("config.json").exists() {
+        "the directory holds a model, not an adapter: it is given as --model"
+    } else if dir.join("adapter").join(CONFIG_FILE).exists() {
+        "the directory has no adapter_config.json; did you mean the directory `adapter` in it?"
+    } else {
+        "the directory has no adapter_config.json, so it holds no adapter as PEFT writes it"
+    })
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, AdapterError> {
     crate::files::read(path, MAX_FILE_BYTES).map_err(io(path))
 }
@@ -291,6 +312,31 @@ mod tests {
     }
 
     /// `tests/fixtures/make_lora.py` had Python PEFT write it.
+    #[test]
+    fn what_is_no_adapter_is_recognised() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for file in [
+            "file",
+            "model/config.json",
+            "run/adapter/adapter_config.json",
+        ] {
+            std::fs::create_dir_all(at(file).parent().unwrap()).unwrap();
+            std::fs::write(at(file), "{}").unwrap();
+        }
+        std::fs::create_dir(at("empty")).unwrap();
+        for (name, said) in [
+            ("file", "is a file"),
+            ("gone", "no such directory"),
+            ("model", "holds a model"),
+            ("run", "did you mean"),
+            ("empty", "no adapter_config.json"),
+        ] {
+            let error = load(&at(name)).unwrap_err().to_string();
+            assert!(error.contains(said), "{name}: {error}");
+        }
+    }
+
     #[test]
     fn reads_what_peft_wrote() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora");

@@ -1,7 +1,7 @@
 //! How the log is set up.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ impl LogConfig {
     /// The defaults over an SQLite file, made if it is not there.
     pub fn sqlite(file: &Path) -> Self {
         Self::new(super::database::sqlite_url(file))
+    }
+
+    /// Returns the file of an SQLite log; none of a database in memory, and of PostgreSQL.
+    pub fn file(&self) -> Option<PathBuf> {
+        super::database::sqlite_file(&self.url)
     }
 }
 

@@ -44,6 +44,11 @@ pub(super) fn sqlite_file(url: &str) -> Option<PathBuf> {
         .map(|options| options.get_filename().to_owned())
 }
 
+/// The file of an SQLite URL, as a message begins with it.
+fn of_file(url: &str) -> String {
+    sqlite_file(url).map_or_else(String::new, |file| format!("{}: ", file.display()))
+}
+
 /// Which of the two databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backend {
@@ -109,7 +114,14 @@ impl Database {
             reserve: file.map(|file| Reserve::beside(&file, config.reserve)),
             scrub_wanted: Arc::default(),
         };
-        let mut connection = database.connect().await?;
+        // An SQLite error names no file.
+        let named = |error: LogError| match error {
+            LogError::Unavailable(what) => {
+                LogError::Unavailable(format!("{}{what}", of_file(&url)))
+            }
+            other => other,
+        };
+        let mut connection = database.connect().await.map_err(named)?;
         if backend == Backend::Postgres {
             sqlx::raw_sql(
                 "DO $$ BEGIN CREATE DOMAIN blob AS bytea; \
@@ -121,7 +133,7 @@ impl Database {
         MIGRATIONS
             .run(&mut connection)
             .await
-            .map_err(|error| LogError::Config(error.to_string()))?;
+            .map_err(|error| LogError::Config(format!("{}{error}", of_file(&url))))?;
         *database.writer.lock().await = Some(connection);
         database.refill();
         Ok(database)

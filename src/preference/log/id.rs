@@ -129,19 +129,32 @@ impl Principal {
 
     /// The principal that an operator spells: `NAME` or `key:NAME` is a key, `operator:NAME` an operator's key, `anonymous` every caller
     /// without a key; `user` is a user of it. The key called `anonymous` is `key:anonymous`, and no key's name has a colon.
-    pub fn spelled(whose: &str, user: Option<&str>) -> Self {
+    ///
+    /// # Errors
+    /// A text that spells no principal, in one sentence.
+    pub fn spelled(whose: &str, user: Option<&str>) -> std::result::Result<Self, String> {
+        let name = whose
+            .strip_prefix("operator:")
+            .or_else(|| whose.strip_prefix("key:"))
+            .unwrap_or(whose);
+        if name.is_empty() || name.contains(':') || !Self::can_be_named(name) {
+            return Err(format!(
+                "`{}` spells no principal: give NAME or key:NAME for a key, operator:NAME for an operator's key, or anonymous",
+                whose.escape_debug()
+            ));
+        }
         let operator = whose.strip_prefix("operator:");
         let key = match whose.strip_prefix("key:") {
             Some(name) => Some(name),
             None => Some(whose).filter(|&name| name != ANONYMOUS),
         };
-        match (operator, key, user) {
+        Ok(match (operator, key, user) {
             (Some(name), _, None) => Self::of_operator(name),
             (Some(name), _, Some(user)) => Self::of_operators_user(name, user),
             (None, key, Some(user)) => Self::of_user(key, user),
             (None, Some(name), None) => Self::of_key(name),
             (None, None, None) => Self::anonymous(),
-        }
+        })
     }
 
     fn digest(name: &str) -> Self {
@@ -290,9 +303,28 @@ mod tests {
         ] {
             assert_eq!(
                 Principal::spelled(whose, user),
-                principal,
+                Ok(principal),
                 "{whose} {user:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_spells_no_principal_is_refused() {
+        for whose in [
+            "",
+            "key:",
+            "operator:",
+            "foo:bar",
+            "key:a:b",
+            "key:key:a",
+            "Key:a",
+            "a\nb",
+        ] {
+            let refused = Principal::spelled(whose, None).unwrap_err();
+            assert!(refused.contains("spells no principal"), "{refused}");
+            assert!(!refused.contains('\n'), "{refused}");
+            assert!(Principal::spelled(whose, Some("eve")).is_err(), "{whose}");
         }
     }
 

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::loss::PreferenceLoss;
-use crate::model::adapter::LoraConfig;
+use crate::model::adapter::{AdapterError, LoraConfig};
 use crate::train::TrainError;
 use crate::train::optim::OptimConfig;
-use crate::train::schedule::{ScheduleConfig, ScheduleKind};
+use crate::train::schedule::{Schedule, ScheduleConfig, ScheduleKind};
 
 /// DPO over a LoRA adapter. The defaults are SELF-JUDGE's (beta 0.1, 5e-6 constant after 10 % warm-up), with rank 16.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,9 +92,14 @@ impl DpoConfig {
             return refuse("micro_batch_tokens must be at least 1".to_owned());
         }
         self.loss.validate().or_else(refuse)?;
-        self.lora
-            .validate()
-            .map_err(|e| TrainError::Config(e.to_string()))?;
+        self.lora.validate().map_err(|error| {
+            TrainError::Config(match error {
+                AdapterError::Unsupported(problem) => format!("lora: {problem}"),
+                other => other.to_string(),
+            })
+        })?;
+        // Whatever the number of steps.
+        Schedule::new(&self.schedule, 1)?;
         self.optim.validate()
     }
 

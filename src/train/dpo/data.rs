@@ -167,6 +167,11 @@ pub(super) fn build(
     (built.report.unusable, built.report.first_unusable) = (skipped.count, skipped.first);
     warn_of_control_tokens(built.report.plain_control, config.plain == PlainText::Raw);
     if built.examples.is_empty() {
+        if built.report.pairs == 0 {
+            return Err(TrainError::Data(
+                "there is no preference pair in the data".to_owned(),
+            ));
+        }
         let why = built.report.first_refusal.take();
         return Err(TrainError::Data(format!(
             "none of {} pairs can be trained on{}",

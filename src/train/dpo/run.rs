@@ -21,6 +21,7 @@ use crate::train::continued::{LoraSettings, adapter_digest};
 use crate::train::digest::{model_digest, sha256_bytes};
 use crate::train::interrupt;
 use crate::train::manifest::RunManifest;
+use crate::train::memory::Footprint;
 use crate::train::metrics::{MetricsLog, Progress};
 use crate::train::mixture::Order;
 use crate::train::run::{self, RunLength, RunOptions};
@@ -173,6 +174,13 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
     let model_config = ModelConfig::from_dir(&model_dir)?;
+    let footprint = Footprint {
+        whole: false,
+        lanes: 1,
+        tokens: config.dpo.micro_batch_tokens,
+        recompute: config.dpo.recompute,
+    };
+    options.check_memory(&model_config.spec, footprint)?;
     let base = FrozenBase::load(&model_dir, &options.device)?;
     let Built {
         examples,

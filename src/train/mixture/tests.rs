@@ -508,6 +508,8 @@ fn failing_and_barren_streams_are_errors() {
             .to_string()
             .contains("disk on fire")
     );
+    let none: [Result<PreferencePair, std::io::Error>; 0] = [];
+    assert!(matches!(mixture.build(none), Err(MixtureError::NoPairs)));
     let barren = [Ok::<_, std::io::Error>(pair(&["q"], "", ""))];
     assert!(matches!(
         mixture.build(barren),

@@ -28,6 +28,15 @@ pub struct RedactCommand {
 }
 
 impl RedactCommand {
+    /// Has the program redact a text, as it will have to redact those of records.
+    ///
+    /// # Errors
+    /// [`LogError::Redaction`]: it cannot be started, fails, or answers something else than texts.
+    pub fn check(&self) -> Result<()> {
+        let text = "A text without any personal data.".to_owned();
+        self.run(&[text]).map(drop)
+    }
+
     /// Runs the program over some texts and waits for it.
     pub(super) fn run(&self, texts: &[String]) -> Result<Vec<String>> {
         let failed =
@@ -114,6 +123,27 @@ mod tests {
     }
 
     const LONG: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn a_program_that_cannot_redact_is_found_out() {
+        let command = |program: &str, arguments: &[&str]| RedactCommand {
+            program: PathBuf::from(program),
+            arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
+            timeout: LONG,
+        };
+        command("/bin/cat", &[]).check().unwrap();
+        for (program, arguments) in [
+            ("./nope", &[][..]),
+            ("/", &[]),
+            ("/etc/passwd", &[]),
+            ("/bin/sh", &["-c", "cat; exit 3"]),
+            ("/bin/sh", &["-c", "echo text"]),
+            ("/bin/sh", &["-c", "echo '[]'"]),
+        ] {
+            let error = command(program, arguments).check().unwrap_err();
+            assert!(error.to_string().contains(program), "{error}");
+        }
+    }
 
     #[test]
     fn texts_go_out_and_come_back() {
