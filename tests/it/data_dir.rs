@@ -26,7 +26,7 @@ fn scope(owner: &str) -> Scope {
         None => (owner, None),
     };
     let whose = if whose.is_empty() { "anonymous" } else { whose };
-    let principal = Principal::spelled(whose, user);
+    let principal = Principal::spelled(whose, user).unwrap();
     match whose.strip_prefix("operator:").zip(user) {
         Some((name, user)) => Scope::Either(principal, Principal::of_user(Some(name), user)),
         None => Scope::Only(principal),
