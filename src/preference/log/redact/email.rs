@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::rule::RedactionRule;
 use super::scan::Scan;
-use super::words::{Hits, Sign, Word, anywhere};
+use super::words::{Hits, Sign, Word, anywhere, whole};
 
 /// The longest name in front of the sign (RFC 5321: 64), in bytes.
 const NAME: usize = 64;
@@ -15,11 +15,51 @@ const DOMAIN: usize = 255;
 pub(super) fn words() -> impl Iterator<Item = Word> {
     anywhere(
         &[
-            "@", "%40", "[at]", "(at)", "{at}", "<at>", " [at] ", " (at) ", " {at} ", " <at> ",
-            "&#64;", "&#x40;", "&commat;", " at ",
+            "@",
+            "%40",
+            "[at]",
+            "(at)",
+            "{at}",
+            "<at>",
+            " [at] ",
+            " (at) ",
+            " {at} ",
+            " <at> ",
+            "&#64;",
+            "&#x40;",
+            "&commat;",
+            " at ",
+            " @ ",
+            "[@]",
+            "(@)",
+            "{@}",
+            "<@>",
+            " [@] ",
+            " (@) ",
+            " arroba ",
+            " arobase ",
+            " chiocciola ",
+            " ät ",
+            " małpa ",
+            " собака ",
+            "(ät)",
+            "[ät]",
+            "(arroba)",
+            "[arroba]",
+            "(a)",
+            "[a]",
+            "_at_",
+            "-at-",
         ],
         Sign::At,
     )
+    .chain(whole(
+        &[
+            "mail", "e-mail", "email", "mail me", "write to", "write me", "contact", "reach me",
+            "correo", "courriel", "mailto", "address", "adresse",
+        ],
+        Sign::Mail,
+    ))
 }
 
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
@@ -28,7 +68,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         if sign.start < taken {
             continue;
         }
-        if let Some(found) = around(scan, sign, taken) {
+        if let Some(found) = around(scan, hits, sign, taken) {
             let value = String::from_utf8_lossy(scan.bytes(found.clone())).to_lowercase();
             taken = found.end;
             scan.found(RedactionRule::Email, found, value);
@@ -36,16 +76,112 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-fn around(scan: &Scan, sign: Range<usize>, taken: usize) -> Option<Range<usize>> {
-    let spelled = scan.bytes(sign.clone()).contains(&b' ');
-    // A word is an address only where its dots are spelled out too.
-    let is_word = sign.len() == 4 && spelled;
+fn around(scan: &Scan, hits: &Hits<'_>, sign: Range<usize>, taken: usize) -> Option<Range<usize>> {
+    // A word of prose is an address only where its dots are spelled out too, or more says so.
+    let is_word = matches!(
+        scan.bytes(sign.clone()),
+        b" at " | b" AT " | b" At " | b"(a)" | b"[a]"
+    ) || matches!(scan.byte(sign.start), b'_' | b'-');
     if is_word && scan.is(sign.end, "the ") {
         return None;
     }
-    let end = domain(scan, sign.end, sign.len() > 1, is_word)?;
     let start = name(scan, sign.start, taken)?;
+    let joined = matches!(scan.byte(sign.start), b'_' | b'-');
+    let spelled = is_word && (joined || !is_announced(scan, hits, start..sign.start));
+    let end = domain(scan, sign.end, sign.len() > 1, spelled)?;
     Some(start..end)
+}
+
+/// Verbs and other words that stand in front of `at` and the name of a site.
+const PROSE: &[&str] = &[
+    "look",
+    "looking",
+    "see",
+    "visit",
+    "hosted",
+    "available",
+    "found",
+    "find",
+    "us",
+    "me",
+    "it",
+    "them",
+    "is",
+    "are",
+    "was",
+    "online",
+    "live",
+    "here",
+    "more",
+    "located",
+    "read",
+    "docs",
+    "documentation",
+    "site",
+    "page",
+    "website",
+    "check",
+    "be",
+    "start",
+    "join",
+    "there",
+    "out",
+    "download",
+    "downloads",
+    "running",
+    "published",
+    "posted",
+    "work",
+    "works",
+    "working",
+    "code",
+    "source",
+    "repo",
+    "project",
+    "api",
+    "server",
+    "service",
+    "click",
+    "buy",
+    "shop",
+    "sold",
+    "register",
+    "sign",
+    "login",
+    "blog",
+    "lives",
+    "employee",
+    "engineer",
+    "developer",
+    "info",
+    "information",
+    "details",
+    "and",
+    "or",
+    "that",
+    "all",
+    "arrived",
+    "up",
+    "down",
+    "app",
+];
+
+/// How far in front of an address the word may stand that announces it, in bytes.
+const REACH: usize = 24;
+
+/// Whether more than `at` behind a name says that it is an address: the name's marks, a word in front, or that nothing stands there.
+fn is_announced(scan: &Scan, hits: &Hits<'_>, name: Range<usize>) -> bool {
+    let text = String::from_utf8_lossy(scan.bytes(name.clone())).to_lowercase();
+    if PROSE.contains(&text.as_str()) {
+        return false;
+    }
+    let marked = text
+        .bytes()
+        .any(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'+'));
+    let space = scan.run_before(name.start, 2, |byte| byte == b' ');
+    let front = scan.before(name.start - space);
+    let first = matches!(front, 0 | b'\n' | b':' | b'<' | b'(' | b'[' | b'"');
+    marked || first || hits.announce(name.start, REACH, |sign| sign == Sign::Mail)
 }
 
 fn is_name(c: char) -> bool {
@@ -169,10 +305,39 @@ fn dot(scan: &Scan, at: usize, may_spell: bool) -> Option<(usize, bool)> {
         return Some((1, false));
     }
     let spellings = [
-        " [dot] ", " (dot) ", " {dot} ", "[dot]", "(dot)", "{dot}", " dot ", "[.]",
+        " [dot] ",
+        " (dot) ",
+        " {dot} ",
+        "[dot]",
+        "(dot)",
+        "{dot}",
+        "<dot>",
+        " <dot> ",
+        " dot ",
+        "[.]",
+        "(.)",
+        "{.}",
+        "<.>",
+        " [.] ",
+        " (.) ",
+        " . ",
+        " punkt ",
+        " punto ",
+        " point ",
+        " ponto ",
+        " punt ",
+        " kropka ",
+        " точка ",
+        "(punkt)",
+        "[punkt]",
+        "(punto)",
+        "[punto]",
+        "(point)",
+        "_dot_",
+        "-dot-",
     ];
     let spelling = spellings.into_iter().find(|spelling| scan.is(at, spelling));
     spelling
-        .filter(|spelling| may_spell || !spelling.starts_with(" dot"))
+        .filter(|spelling| may_spell || spelling.trim_start().starts_with(['[', '(', '{', '<']))
         .map(|spelling| (spelling.len(), true))
 }

@@ -4,10 +4,12 @@
 //! values stay equal within a log and mean nothing outside it. Tokens of a text that was changed are dropped, because they would
 //! spell out what was taken from it.
 //!
-//! A text is [normalised](normalise) and [searched](scan) by one module for each kind. `docs/privacy.md` lists the forms.
+//! A text is [normalised](normalise) and [searched](scan) by one module for each kind, with its [escapes] and [without](views) them. `docs/privacy.md` lists the forms.
 
 mod command;
+mod digits;
 mod email;
+mod escapes;
 mod network;
 mod normalise;
 mod numbers;
@@ -20,6 +22,7 @@ mod secrets;
 mod surrogate;
 #[cfg(test)]
 mod tests;
+mod views;
 mod words;
 
 pub use command::RedactCommand;

@@ -13,6 +13,9 @@ const LONGEST: usize = 45;
 /// The longest name of an interface behind `%`, in bytes.
 const ZONE: usize = 16;
 
+/// How far in front of a hardware address the word may stand that announces it, in bytes.
+const REACH: usize = 16;
+
 pub(super) fn words() -> impl Iterator<Item = Word> {
     whole(
         &[
@@ -33,12 +36,33 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
         ],
         Sign::Version,
     )
+    .chain(whole(
+        &[
+            "mac",
+            "mac address",
+            "mac addr",
+            "hwaddr",
+            "ether",
+            "bssid",
+            "hardware address",
+            "physical address",
+            "mac-adresse",
+            "adresse mac",
+            "dirección mac",
+            "lladdr",
+            "macaddr",
+            "macaddress",
+            "device address",
+            "bluetooth",
+        ],
+        Sign::Hardware,
+    ))
 }
 
 /// Finds the addresses of the rules that are wanted.
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, wanted: impl Fn(RedactionRule) -> bool) {
     if wanted(RedactionRule::Mac) {
-        hardware(scan);
+        hardware(scan, hits);
         scan.hide();
     }
     if wanted(RedactionRule::Ip) {
@@ -50,18 +74,35 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, wanted: impl Fn(RedactionRu
 }
 
 /// Six or eight pairs of hexadecimal digits, or three groups of four with dots.
-fn hardware(scan: &mut Scan) {
+fn hardware(scan: &mut Scan, hits: &Hits<'_>) {
     let mut at = 0;
     while at < scan.len() {
-        let length = scan.run(at, 5, |byte| byte.is_ascii_hexdigit());
+        let length = scan.run(at, 13, |byte| byte.is_ascii_hexdigit());
+        let announced = || hits.announce(at, REACH, |sign| sign == Sign::Hardware);
+        let lettered = |end: usize| scan.bytes(at..end).iter().any(u8::is_ascii_alphabetic);
         let boundary = length > 0 && !is_word(scan.before(at));
         let found = match (boundary, length, scan.byte(at + length)) {
             (true, 2, mark @ (b':' | b'-')) => {
                 groups(scan, at, 2, mark).filter(|(count, _)| matches!(count, 6 | 8))
             }
-            (true, 4, b'.') => groups(scan, at, 4, b'.').filter(|(count, end)| {
-                *count == 3 && scan.bytes(at..*end).iter().any(u8::is_ascii_alphabetic)
-            }),
+            (true, 4, b'.') => groups(scan, at, 4, b'.')
+                .filter(|(count, end)| *count == 3 && (lettered(*end) || announced())),
+            (true, 4, mark @ (b':' | b'-' | b' ')) => {
+                groups(scan, at, 4, mark).filter(|(count, _)| *count == 3 && announced())
+            }
+            // Parts of a row of bytes are none.
+            (true, 2, mark @ (b' ' | b'.' | b'_')) => {
+                groups(scan, at, 2, mark).filter(|(count, end)| {
+                    let row = scan.before(at) == mark
+                        && scan.run_before(at - 1, 3, |byte| byte.is_ascii_hexdigit()) == 2;
+                    (*count == 6 && !row && lettered(*end))
+                        || (matches!(count, 6 | 8) && announced())
+                })
+            }
+            (true, 12, _) => Some((1, at + 12)).filter(|_| announced()),
+            (true, 6, mark @ (b'-' | b':')) => {
+                groups(scan, at, 6, mark).filter(|(count, _)| *count == 2 && announced())
+            }
             _ => None,
         };
         // Parts of longer rows are no addresses: fingerprints, dumps.
@@ -165,20 +206,23 @@ fn version_4(scan: &mut Scan, hits: &Hits<'_>) {
     let mut from = 0;
     while let Some(run) = scan.digits_from(from) {
         from = run.end;
-        if run.len() > 3 || scan.byte(run.end) != b'.' {
+        let mark = scan.byte(run.end);
+        let hosted = matches!(mark, b'-' | b'_') && is_host(scan, run.start);
+        if run.len() > 3 || !(mark == b'.' || hosted) {
             continue;
         }
-        let row = scan.run(run.start, 20, |byte| byte.is_ascii_digit() || byte == b'.');
+        let row = scan.run(run.start, 20, |byte| byte.is_ascii_digit() || byte == mark);
         let text = scan.bytes(run.start..run.start + row);
         let text = std::str::from_utf8(text)
             .unwrap_or_default()
-            .trim_end_matches('.');
-        let Ok(address) = text.parse::<Ipv4Addr>() else {
+            .trim_end_matches(['.', '-', '_']);
+        let Some(address) = address_4(text) else {
             continue;
         };
+        let text = text.to_owned();
         let end = run.start + text.len();
         let before = scan.before(run.start);
-        let part = is_word(before)
+        let part = (is_word(before) && !hosted)
             || (matches!(before, b'.' | b',') && scan.before(run.start - 1).is_ascii_digit())
             || is_word(scan.byte(end));
         from = end;
@@ -189,7 +233,36 @@ fn version_4(scan: &mut Scan, hits: &Hits<'_>) {
             && address.octets()[2..] == [0, 0])
             || hits.announce(run.start, 3, |sign| sign == Sign::Version);
         if !part && !local && !version {
-            scan.found(RedactionRule::Ip, run.start..end, text.to_owned());
+            scan.found(RedactionRule::Ip, run.start..end, address.to_string());
         }
     }
+}
+
+/// Whether the digits at `at` follow a word of machines' names: `ip-203-0-113-9.ec2.internal`.
+fn is_host(scan: &Scan, at: usize) -> bool {
+    const HOSTS: [&str; 12] = [
+        "ip", "host", "ec2", "static", "dsl", "pool", "cpe", "client", "dynamic", "vps", "dhcp",
+        "node",
+    ];
+    let back = usize::from(matches!(scan.before(at), b'-' | b'_' | b'.'));
+    let length = scan.run_before(at - back, 8, |byte| byte.is_ascii_alphanumeric());
+    let start = at - back - length;
+    HOSTS
+        .iter()
+        .any(|host| host.len() == length && scan.is(start, host))
+}
+
+/// Reads four numbers of a byte each with one sign between them, also with zeros in front of some to the width of three.
+fn address_4(text: &str) -> Option<Ipv4Addr> {
+    let mut bytes = [0; 4];
+    let mut parts = text.split(['.', '-', '_']);
+    for byte in &mut bytes {
+        let part = parts.next()?;
+        let padded = part.len() > 1 && part.starts_with('0');
+        if part.is_empty() || part.len() > 3 || (padded && part.len() < 3) {
+            return None;
+        }
+        *byte = part.parse().ok()?;
+    }
+    parts.next().is_none().then(|| Ipv4Addr::from(bytes))
 }

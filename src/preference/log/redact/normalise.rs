@@ -1,9 +1,12 @@
 //! Spellings: one character for all that look alike, with a way back to the places of the original text.
 //!
 //! Full-width and other compatible forms become ASCII (Unicode's NFKC), digits of all scripts `0` to `9`, dashes `-`, spaces a
-//! space; invisible characters and combining marks are left out. Everything else stays as it is.
+//! space; invisible characters and combining marks are left out. Everything else stays as it is. A text that has escapes is read a second time,
+//! with them as what they stand for.
 
 use unicode_normalization::char::decompose_compatible;
+
+use super::{digits, escapes};
 
 /// A text as the rules read it.
 #[derive(Debug)]
@@ -25,28 +28,57 @@ struct Span {
 }
 
 impl Plain {
+    /// Reads a text as it stands.
     pub fn new(text: &str) -> Self {
-        let original = text.len();
         if text.is_ascii() {
             return Self {
                 bytes: text.as_bytes().to_vec(),
                 spans: Vec::new(),
-                original,
+                original: text.len(),
             };
         }
+        Self::read(text, |_| None)
+    }
+
+    /// Reads a text with its [escapes] as what they stand for; none if it has no escapes.
+    pub fn unescaped(text: &str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let escape = |at: usize| match escapes::may_begin(bytes[at]) {
+            true => escapes::read(&bytes[at..]),
+            false => None,
+        };
+        let has_one = (0..bytes.len()).any(|at| escape(at).is_some());
+        has_one.then(|| Self::read(text, escape))
+    }
+
+    /// Reads a text; `escape` returns the character that an escape at a place stands for, and the escape's length.
+    fn read(text: &str, escape: impl Fn(usize) -> Option<(char, usize)>) -> Self {
+        let original = text.len();
         let mut plain = Self {
             bytes: Vec::with_capacity(original),
             spans: Vec::new(),
             original,
         };
         let mut copying = false;
-        for (at, c) in text.char_indices() {
+        let mut at = 0;
+        while let Some(c) = text[at..].chars().next() {
+            let (c, length, escaped) = match escape(at) {
+                Some((c, length)) => (c, length, true),
+                None => (c, c.len_utf8(), false),
+            };
             let span = |copied| Span {
                 plain: plain.bytes.len(),
                 original: at,
                 copied,
             };
             match spelling(c) {
+                Spelling::Itself if escaped => {
+                    plain.spans.push(span(false));
+                    copying = false;
+                    let mut utf_8 = [0; 4];
+                    let spelled = c.encode_utf8(&mut utf_8);
+                    plain.bytes.extend_from_slice(spelled.as_bytes());
+                }
                 Spelling::Itself => {
                     if !copying {
                         plain.spans.push(span(true));
@@ -54,7 +86,7 @@ impl Plain {
                     copying = true;
                     plain
                         .bytes
-                        .extend_from_slice(&text.as_bytes()[at..at + c.len_utf8()]);
+                        .extend_from_slice(&text.as_bytes()[at..at + length]);
                 }
                 Spelling::Nothing => copying = false,
                 Spelling::Ascii(spelled, length) => {
@@ -63,8 +95,19 @@ impl Plain {
                     plain.bytes.extend_from_slice(&spelled[..length]);
                 }
             }
+            at += length;
         }
         plain
+    }
+
+    /// Whether a place in the original is inside of what one character became, as an escape's is.
+    pub fn is_inside(&self, original: usize) -> bool {
+        let after = self.spans.partition_point(|span| span.original < original);
+        let Some(span) = after.checked_sub(1).and_then(|at| self.spans.get(at)) else {
+            return false;
+        };
+        let next = self.spans.get(after);
+        !span.copied && next.map_or(self.original, |next| next.original) > original
     }
 
     /// Returns the place in the original of what begins at `at`.
@@ -138,7 +181,7 @@ fn spelling(c: char) -> Spelling {
         _ if c.is_whitespace() => return ascii(b' '),
         _ => {}
     }
-    if let Some(digit) = digit(c) {
+    if let Some(digit) = digits::value(c) {
         return ascii(b'0' + digit);
     }
     let (mut spelled, mut length, mut is_ascii) = ([0; 4], 0, true);
@@ -153,20 +196,6 @@ fn spelling(c: char) -> Spelling {
         true => Spelling::Ascii(spelled, length),
         false => Spelling::Itself,
     }
-}
-
-/// Zeros of the scripts whose digits are written with numbers; the other nine follow each.
-const ZEROS: [char; 20] = [
-    '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}', '\u{b66}',
-    '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{e50}', '\u{ed0}', '\u{f20}', '\u{1040}',
-    '\u{17e0}', '\u{1810}', '\u{1946}', '\u{ff10}',
-];
-
-fn digit(c: char) -> Option<u8> {
-    ZEROS.into_iter().find_map(|zero| {
-        let value = u32::from(c).checked_sub(u32::from(zero))?;
-        u8::try_from(value).ok().filter(|value| *value < 10)
-    })
 }
 
 #[cfg(test)]
@@ -184,10 +213,34 @@ mod tests {
             ("ann＠example。org", "ann@example.org"),
             ("䷀ ΑΒ münchen", "䷀ ΑΒ münchen"),
             ("𝟒𝟏 ①", "41 1"),
+            // Sinhala, Shan, Vai, Tai Tham, Osmanya.
+            ("\u{de7}\u{1092}\u{a623}\u{1a84}\u{104a5}", "12345"),
         ] {
             let plain = Plain::new(text);
             assert_eq!(String::from_utf8_lossy(&plain.bytes), expected);
         }
+    }
+
+    #[test]
+    fn escapes_lead_back_to_the_original() {
+        assert!(Plain::unescaped("no escape, 100% sure & [a]").is_none());
+        let text = r"é\u0040b.\u0661%20x&nbsp;y";
+        let plain = Plain::unescaped(text).unwrap();
+        assert_eq!(String::from_utf8_lossy(&plain.bytes), "é@b.1 x y");
+        for (part, expected) in [
+            ("@b.", r"\u0040b."),
+            ("1 ", r"\u0661%20"),
+            ("x ", "x&nbsp;"),
+        ] {
+            let bytes = String::from_utf8(plain.bytes.clone()).unwrap();
+            let at = bytes.find(part).unwrap();
+            let range = plain.begin(at)..plain.end(at + part.len());
+            assert_eq!(&text[range], expected);
+        }
+        let inside: Vec<bool> = (0..10).map(|at| plain.is_inside(at)).collect();
+        assert_eq!(inside[..3], [false, false, false]);
+        assert_eq!(inside[3..8], [true; 5]);
+        assert!(!inside[8]);
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use super::normalise::Plain;
 use super::numbers::national::Forms;
 use super::rule::RedactionRule;
 use super::scan::{Find, Scan};
 use super::surrogate::{self, Surrogates};
+use super::views::Views;
 use super::words::Words;
 use super::{email, network, numbers, seam, secrets};
 use crate::preference::log::Result;
@@ -78,10 +80,20 @@ impl Rules {
         redacted
     }
 
-    /// Finds everything in a text. What holds something that another rule would find is found first and hidden from it.
-    pub fn search(&self, text: &str) -> Scan {
+    /// Finds everything in a text, as it stands and with its escapes as what they stand for.
+    pub fn search(&self, text: &str) -> Views {
+        let plain = [Some(Plain::new(text)), Plain::unescaped(text)];
+        let searched = plain
+            .into_iter()
+            .flatten()
+            .map(|plain| self.searched(plain));
+        Views::new(searched.collect())
+    }
+
+    /// Finds everything in one reading of a text. What holds something that another rule would find is found first and hidden from it.
+    fn searched(&self, plain: Plain) -> Scan {
         let wanted = |rule: RedactionRule| self.chosen.contains(&rule);
-        let mut scan = Scan::new(text);
+        let mut scan = Scan::new(plain);
         hide_surrogates(&mut scan);
         let hits = self.words.find(&scan);
         if wanted(RedactionRule::Secret) {

@@ -31,14 +31,19 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    pub fn new(text: &str) -> Self {
+    pub fn new(plain: Plain) -> Self {
         Self {
-            plain: Plain::new(text),
+            plain,
             found: Vec::new(),
             fresh: Vec::new(),
             #[cfg(test)]
             reads: std::cell::Cell::new(0),
         }
+    }
+
+    /// Whether a place in the original is inside of an escape.
+    pub fn is_inside(&self, original: usize) -> bool {
+        self.plain.is_inside(original)
     }
 
     /// All of the plain text, for a search that reads each byte once.
@@ -170,35 +175,14 @@ impl Scan {
         }
     }
 
-    /// Returns what was found, with its places in the original.
-    pub fn places(mut self) -> Vec<(Range<usize>, Find)> {
-        self.hide();
-        self.found.sort_by_key(|find| find.range.start);
+    /// Returns what was found and hidden, with its places in the original.
+    pub fn places(&self) -> Vec<(Range<usize>, Find)> {
         let plain = &self.plain;
         let place = |find: &Find| plain.begin(find.range.start)..plain.end(find.range.end);
         self.found
             .iter()
             .map(|find| (place(find), find.clone()))
             .collect()
-    }
-
-    /// Returns the original with a replacement for every find; none if there was none.
-    pub fn replaced(self, original: &str, with: impl Fn(&Find) -> String) -> Option<String> {
-        let places = self.places();
-        let mut replaced = String::with_capacity(original.len());
-        let mut kept = 0;
-        for (range, find) in &places {
-            // Two finds may have parts of one character.
-            if range.start > kept {
-                replaced.push_str(&original[kept..range.start]);
-            }
-            replaced.push_str(&with(find));
-            kept = range.end.max(kept);
-        }
-        (!places.is_empty()).then(|| {
-            replaced.push_str(&original[kept..]);
-            replaced
-        })
     }
 
     #[inline]

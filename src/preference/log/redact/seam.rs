@@ -1,9 +1,12 @@
-//! Cards and accounts that are cut over two texts: they end one and begin the other.
+//! Cards, accounts and private keys that are cut over texts: they end one and begin the other.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::rule::RedactionRule;
 use super::rules::Rules;
+use super::scan::Find;
+use super::secrets::private_key;
 
 /// How much of a text is looked at on either side of the cut, in bytes.
 const REACH: usize = 64;
@@ -11,9 +14,11 @@ const REACH: usize = 64;
 /// Digits that the two parts have together, at least.
 const DIGITS: usize = 13;
 
-/// Replaces the parts of cards and accounts that are cut over the texts of each pair.
+/// Replaces the parts of cards, accounts and private keys that are cut over the texts of each pair.
 pub(super) fn close(rules: &Rules, texts: &mut [String], pairs: &[(usize, usize)]) {
+    let mut open = HashSet::new();
     for (first, second) in pairs.iter().copied() {
+        close_key(rules, texts, (first, second), &mut open);
         let (Some(front), Some(behind)) = (texts.get(first), texts.get(second)) else {
             continue;
         };
@@ -28,6 +33,34 @@ pub(super) fn close(rules: &Rules, texts: &mut [String], pairs: &[(usize, usize)
             texts[first].replace_range(end - front_part..end, &surrogate);
             texts[second].replace_range(begin..begin + behind_part, &surrogate);
         }
+    }
+}
+
+/// Replaces what stands at the begin of the second text of a private key that the first one ends in; `open` are the texts that are
+/// within a key from their begin to their end.
+fn close_key(
+    rules: &Rules,
+    texts: &mut [String],
+    (first, second): (usize, usize),
+    open: &mut HashSet<usize>,
+) {
+    let is_open = |front: &String| open.contains(&first) || private_key::is_open(front);
+    if !texts.get(first).is_some_and(is_open) {
+        return;
+    }
+    let Some((length, goes_on)) = texts.get(second).map(|text| private_key::rest(text)) else {
+        return;
+    };
+    if length > 0 {
+        let find = Find {
+            rule: RedactionRule::Secret,
+            range: 0..length,
+            value: texts[second][..length].to_owned(),
+        };
+        texts[second].replace_range(..length, &rules.surrogate(&find));
+    }
+    if goes_on {
+        open.insert(second);
     }
 }
 

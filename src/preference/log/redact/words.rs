@@ -22,6 +22,8 @@ pub(super) enum Sign {
     Document,
     /// A bank account.
     Account,
+    /// A bank account whose number follows at once: `account`.
+    PlainAccount,
     /// A payment card.
     Card,
     /// A telephone number.
@@ -46,10 +48,31 @@ pub(super) enum Sign {
     Scheme,
     /// `-u` and `--user`
     UserOption,
+    /// A program that takes a password on its command line, by its place in [`super::secrets::command_line`].
+    Program(usize),
+    /// What stands beside credentials in the address of a database.
+    Connection(Connection),
+    /// A part of a private key that a name marks: `<D>`, `"d"`.
+    KeyPart,
+    /// `wifi:`
+    Wifi,
     /// A spelling of the sign `@`.
     At,
+    /// A word for electronic mail.
+    Mail,
+    /// A word for a hardware address.
+    Hardware,
     /// A word after which dotted numbers are versions and sections.
     Version,
+}
+
+/// How credentials stand beside a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// `user:password` in front of it: `@tcp(`.
+    Front,
+    /// `user/password@` behind it: `jdbc:oracle:thin:`.
+    Behind,
 }
 
 /// Why a named value is secret.
@@ -177,6 +200,29 @@ impl Hits<'_> {
                 self.words.signs[hit.pattern]
                     .iter()
                     .any(|word| wanted(word.sign))
+            })
+    }
+}
+
+impl Hits<'_> {
+    /// Whether a word with a `wanted` sign begins behind `end`, at most `reach` bytes from it, and is `linked` with what ends there.
+    pub fn follow(
+        &self,
+        end: usize,
+        reach: usize,
+        wanted: impl Fn(Sign) -> bool,
+        linked: impl Fn(usize) -> bool,
+    ) -> bool {
+        let after = self.hits.partition_point(|hit| hit.range.end <= end);
+        self.hits[after..]
+            .iter()
+            .take(LOOKED_AT)
+            .filter(|hit| (end + 1..=end + reach).contains(&hit.range.start))
+            .any(|hit| {
+                let is_wanted = self.words.signs[hit.pattern]
+                    .iter()
+                    .any(|word| wanted(word.sign));
+                is_wanted && linked(hit.range.start)
             })
     }
 }

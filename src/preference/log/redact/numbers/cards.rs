@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::check::{luhn, value};
-use super::groups::{is_separator, row};
+use super::groups::{is_any_separator, is_separator, is_term, row};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Sign, Word, whole};
@@ -39,9 +39,7 @@ pub(super) fn find(scan: &mut Scan) {
         {
             continue;
         }
-        let groups = row(scan, run, |byte| {
-            is_separator(byte) || matches!(byte, b',' | b':' | b'\n' | b'\r' | b'*' | b'\'')
-        });
+        let groups = row(scan, run, is_any_separator);
         if let Some((found, value)) = longest(scan, &groups) {
             scan.found(RedactionRule::Card, found, value);
         }
@@ -55,6 +53,13 @@ fn is_code(scan: &Scan, start: usize) -> bool {
     before.is_ascii_digit() || before == b'_'
 }
 
+/// Whether a card may end at `end`: letters may follow one without separators, if no digits follow them.
+fn ends_at(scan: &Scan, end: usize, whole: bool) -> bool {
+    let letters = scan.run(end, 24, |byte| byte.is_ascii_alphabetic());
+    let behind = scan.byte(end + letters);
+    letters == 0 || (whole && !behind.is_ascii_digit() && behind != b'_')
+}
+
 /// Returns the longest card that begins with the first of `groups`, and its digits.
 fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String)> {
     let start = groups.first()?.start;
@@ -66,7 +71,7 @@ fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String
         if number.len() > *DIGITS.end() {
             break;
         }
-        let apart = DIGITS.contains(&number.len()) && !scan.byte(group.end).is_ascii_alphabetic();
+        let apart = DIGITS.contains(&number.len()) && ends_at(scan, group.end, last == 0);
         if apart
             && !is_listed(scan, groups, last)
             && is_grouped(&groups[..=last])
@@ -106,13 +111,22 @@ fn is_listed(scan: &Scan, groups: &[Range<usize>], last: usize) -> bool {
     first.len() < 3 && last > 0 && (before || groups.get(last + 1).is_some_and(is_same))
 }
 
-/// Whether what separates groups may separate those of one card: lines and commas only fours of digits.
+/// Whether what separates groups may separate those of one card: marks of lists and code only groups that are printed on cards.
 fn joined(scan: &Scan, groups: &[Range<usize>]) -> bool {
-    let fours = groups.iter().all(|group| group.len() == 4);
-    groups.windows(2).all(|pair| {
+    let lengths: Vec<usize> = groups.iter().map(ExactSizeIterator::len).collect();
+    let printed = match lengths.as_slice() {
+        [4, 6, 4 | 5] => true,
+        [first @ .., last] => first.iter().all(|length| *length == 4) && *last <= 4,
+        [] => false,
+    };
+    let (mut close, mut sum) = (true, false);
+    for pair in groups.windows(2) {
         let between = scan.bytes(pair[0].end..pair[1].start);
-        fours || between.iter().all(|byte| is_separator(*byte))
-    })
+        close &= between.iter().all(|byte| is_separator(*byte));
+        sum |= between.iter().any(|byte| matches!(byte, b'+' | b'*'));
+    }
+    let end = groups.last().map_or(0, |last| last.end);
+    close || (printed && !(sum && is_term(scan, end)))
 }
 
 /// Whether a card's network has numbers that begin like this, of this length.

@@ -15,9 +15,33 @@ pub(super) fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'-' | b'.' | b'/' | b'\t' | b'_')
 }
 
-/// Returns the length of the separator at `at`; zero where the next group does not follow one.
+/// Whether a byte may stand between the groups of a number whose check or whose word says that they belong together: also marks of
+/// lists, tables and code, and ends of lines.
+pub(super) fn is_any_separator(byte: u8) -> bool {
+    is_separator(byte)
+        || matches!(
+            byte,
+            b',' | b':'
+                | b';'
+                | b'|'
+                | b'+'
+                | b'*'
+                | b'\''
+                | b'"'
+                | b'('
+                | b')'
+                | b'['
+                | b']'
+                | b'~'
+                | b'#'
+                | b'\n'
+                | b'\r'
+        )
+}
+
+/// Returns the length of the separator at `at`, of any kind; zero where the next group does not follow one.
 pub(super) fn separator(scan: &Scan, at: usize, is_next: impl Fn(u8) -> bool) -> usize {
-    let length = scan.run(at, SEPARATOR, is_separator);
+    let length = scan.run(at, SEPARATOR, is_any_separator);
     match is_next(scan.byte(at + length)) {
         true => length,
         false => 0,
@@ -46,6 +70,48 @@ pub(in crate::preference::log::redact) fn row(
         groups.push(start..last);
     }
     groups
+}
+
+/// Small words and marks that join a number to the word behind it: `536904399 is my SSN`.
+const LINKS: &[&str] = &[
+    "is", "was", "my", "our", "your", "his", "her", "the", "a", "as", "for", "ist", "meine",
+    "mein", "die", "der", "das", "est", "mon", "ma", "le", "la", "es", "mi", "el", "il", "mio",
+    "e", "o", "minha", "meu", "to", "moje", "is", "mijn", "number", "no",
+];
+
+/// The longest of [`LINKS`], in bytes.
+const LINK: usize = 6;
+
+/// Returns where the number ends that a word behind it names, which begins at `word`: only small words and marks stand between.
+pub(in crate::preference::log::redact) fn end_in_front(scan: &Scan, word: usize) -> Option<usize> {
+    let mut at = word;
+    for _ in 0..4 {
+        at -= scan.run_before(at, 3, |byte| {
+            matches!(
+                byte,
+                b' ' | b'(' | b'[' | b',' | b':' | b'=' | b'-' | b'"' | b'\'' | b'<' | b'/'
+            )
+        });
+        let length = scan.run_before(at, LINK + 1, |byte| byte.is_ascii_alphabetic());
+        let is_link = length > 0
+            && !scan.before(at - length).is_ascii_digit()
+            && LINKS
+                .iter()
+                .any(|link| link.len() == length && scan.is(at - length, link));
+        if !is_link {
+            break;
+        }
+        at -= length;
+    }
+    (at < word && scan.before(at).is_ascii_alphanumeric()).then_some(at)
+}
+
+/// Whether what stands between a value and the word behind it says that the word names the value: a verb, or a bracket.
+pub(in crate::preference::log::redact) fn is_said(scan: &Scan, between: Range<usize>) -> bool {
+    let between = scan.bytes(between).to_ascii_lowercase();
+    [&b" is "[..], b" ist ", b" est ", b" es ", b" was ", b"("]
+        .iter()
+        .any(|verb| between.windows(verb.len()).any(|part| part == *verb))
 }
 
 /// Whether what stands in front of `at` makes the number there a part of something else: of a word, a decimal, a range, a path.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::check::mod_97;
-use super::groups::{is_separator, row, separator};
+use super::groups::{end_in_front, is_separator, row, separator};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
@@ -160,9 +160,48 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
             "口座番号",
             "银行账号",
             "계좌번호",
+            "blz",
+            "bankleitzahl",
+            "account nr",
+            "account id",
+            "acct number",
+            "kontonr.",
+            "konto-nummer",
+            "conta corrente",
+            "cuenta bancaria",
+            "code guichet",
+            "code banque",
+            "institution number",
+            "ifsc",
+            "bank code",
+            "branch code",
         ],
         Sign::Account,
     )
+    .chain(whole(
+        &[
+            "account",
+            "acc",
+            "acc.",
+            "acc no",
+            "a/c number",
+            "konto",
+            "compte",
+            "cuenta",
+            "conto",
+            "conta",
+            "rekening",
+            "konto nr.",
+            "routing",
+            "rtn",
+            "aba",
+            "transit",
+            "счёт",
+            "счет",
+            "口座",
+        ],
+        Sign::PlainAccount,
+    ))
 }
 
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
@@ -179,8 +218,18 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         }
     }
     let mut from = 0;
-    for (range, ()) in hits.all(|sign| (sign == Sign::Account).then_some(())) {
-        if let Some(found) = announced(scan, range.end.max(from)).filter(|_| range.end >= from) {
+    let named = |sign| match sign {
+        Sign::Account => Some(REACH),
+        Sign::PlainAccount => Some(0),
+        _ => None,
+    };
+    for (range, reach) in hits.all(named) {
+        if range.end < from {
+            continue;
+        }
+        let in_front = in_front(scan, range.start).filter(|found| found.start >= from && reach > 0);
+        let behind = announced(scan, range.end, reach);
+        for found in [in_front, behind].into_iter().flatten() {
             from = found.end;
             let value = compact(scan.bytes(found.clone()));
             scan.found(RedactionRule::Iban, found, value);
@@ -190,12 +239,16 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
 
 /// Returns the account number that begins at `at`, whatever separates its characters.
 fn international(scan: &Scan, at: usize) -> Option<Range<usize>> {
+    let second = at + 1 + separator(scan, at + 1, |byte| byte.is_ascii_alphabetic());
     let country = [
         scan.byte(at).to_ascii_uppercase(),
-        scan.byte(at + 1).to_ascii_uppercase(),
+        scan.byte(second).to_ascii_uppercase(),
     ];
-    let gap = separator(scan, at + 2, |byte| byte.is_ascii_digit());
-    if !country[1].is_ascii_uppercase() || !scan.byte(at + 2 + gap).is_ascii_digit() {
+    if !country[1].is_ascii_uppercase() {
+        return None;
+    }
+    let gap = separator(scan, second + 1, |byte| byte.is_ascii_digit());
+    if !scan.byte(second + 1 + gap).is_ascii_digit() {
         return None;
     }
     let place = COUNTRIES
@@ -204,7 +257,7 @@ fn international(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let mut number = Number {
         scan,
         read: country.to_vec(),
-        end: at + 2,
+        end: second + 1,
     };
     number.take(b'n', 2)?;
     let structure = COUNTRIES[place].1.as_bytes();
@@ -256,20 +309,52 @@ impl Number<'_> {
     }
 }
 
-/// Returns the 6 to 20 digits that follow a word for an account, which ends at `at`.
-fn announced(scan: &Scan, at: usize) -> Option<Range<usize>> {
-    let skipped = scan.run(at, REACH, |byte| {
-        !byte.is_ascii_digit() && !matches!(byte, 0 | b'\n')
-    });
-    let start = at + skipped;
+/// Words between a word for an account and its number.
+const BETWEEN: [&str; 9] = ["number", "no.", "no", "nr.", "nr", "num", "is", "ist", "id"];
+
+/// Returns the 6 to 20 digits that follow a word for an account, which ends at `at`: at most `reach` bytes behind it, or with only
+/// marks and small words between.
+fn announced(scan: &Scan, at: usize, reach: usize) -> Option<Range<usize>> {
+    let mark = |byte: u8| {
+        matches!(
+            byte,
+            b' ' | b':' | b'=' | b'#' | b'.' | b'(' | b'"' | b'\'' | b'-' | b'\t'
+        )
+    };
+    let mut start = at + scan.run(at, 6, mark);
+    for word in BETWEEN {
+        if start > at && scan.is(start, word) {
+            start += word.len() + scan.run(start + word.len(), 6, mark);
+        }
+    }
+    if !scan.byte(start).is_ascii_digit() {
+        start = at
+            + scan.run(at, reach, |byte| {
+                !byte.is_ascii_digit() && !matches!(byte, 0 | b'\n')
+            });
+    }
     let length = scan.run(start, 21, |byte| byte.is_ascii_digit());
-    if length == 0 {
+    if length == 0 || start == at && scan.before(at).is_ascii_digit() {
         return None;
     }
     let groups = row(scan, start..start + length, is_separator);
     let end = groups.last()?.end;
     let digits: usize = groups.iter().map(ExactSizeIterator::len).sum();
     ((6..=20).contains(&digits) && !scan.byte(end).is_ascii_alphanumeric()).then_some(start..end)
+}
+
+/// Returns the 6 to 20 digits that a word for an account follows, which begins at `word`.
+fn in_front(scan: &Scan, word: usize) -> Option<Range<usize>> {
+    let end = end_in_front(scan, word)?;
+    let length = scan.run_before(end, 28, |byte| {
+        byte.is_ascii_digit() || matches!(byte, b'-' | b' ')
+    });
+    let trimmed = scan.run(end - length, length, |byte| !byte.is_ascii_digit());
+    let start = end - length + trimmed;
+    let digits = scan.bytes(start..end);
+    let digits = digits.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let whole = length < 28 && !scan.before(start).is_ascii_alphanumeric();
+    ((6..=20).contains(&digits) && whole).then_some(start..end)
 }
 
 #[cfg(test)]

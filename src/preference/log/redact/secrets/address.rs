@@ -50,6 +50,9 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
                 false => break,
             }
         }
+        if scan.byte(range.end + length) != b'@' {
+            length = with_slashes(scan, range.end, length).unwrap_or(length);
+        }
         taken = range.end + length;
         if scan.byte(taken) != b'@' {
             continue;
@@ -86,6 +89,22 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
             scan.found_as_is(RedactionRule::Secret, range.end..taken);
         }
     }
+}
+
+/// Returns the length of credentials at `at` whose password has a slash or another sign that ends a host: `length` bytes stand in
+/// front of it. A port in front of a path is no password.
+fn with_slashes(scan: &Scan, at: usize, length: usize) -> Option<usize> {
+    let host = scan.bytes(at..at + length);
+    let port = host.iter().position(|byte| *byte == b':')? + 1;
+    let is_port = host[port..].iter().all(u8::is_ascii_digit);
+    if is_port || host.starts_with(b"[") {
+        return None;
+    }
+    let all = scan.run(at, LONGEST, |byte| {
+        byte > b' ' && !matches!(byte, b'"' | b'\'' | b'<' | b'>' | b'`' | b'@')
+    });
+    let named = scan.byte(at + all + 1).is_ascii_alphanumeric();
+    (all > length && scan.byte(at + all) == b'@' && named).then_some(all)
 }
 
 /// Whether a value stands for one that the reader is to fill in.

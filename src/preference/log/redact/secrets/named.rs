@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::address::is_placeholder;
+use super::names::{KEYS, PASSWORDS, PINS, SHORT_PASSWORDS, WEAK_KEYS};
+use crate::preference::log::redact::numbers::groups::{end_in_front, is_said};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, is_word};
 use crate::preference::log::redact::words::{Hits, Named, Sign, Word, anywhere, whole};
@@ -15,147 +17,6 @@ const KEY: usize = 8;
 
 /// From this length on even letters alone are a generated key, in bytes.
 const LONG: usize = 20;
-
-const PASSWORDS: &[&str] = &[
-    "password",
-    "passwd",
-    "passphrase",
-    "passcode",
-    "passwort",
-    "kennwort",
-    "contraseña",
-    "contrasena",
-    "mot de passe",
-    "wachtwoord",
-    "senha",
-    "hasło",
-    "haslo",
-    "lösenord",
-    "losenord",
-    "passord",
-    "salasana",
-    "parola",
-    "jelszó",
-    "heslo",
-    "пароль",
-    "密码",
-    "密碼",
-    "パスワード",
-    "暗証番号",
-    "비밀번호",
-    "κωδικός",
-];
-
-const SHORT_PASSWORDS: &[&str] = &[
-    "pwd",
-    "pass",
-    "pw",
-    "adgangskode",
-    "kodeord",
-    "motdepasse",
-    "clave",
-];
-
-const KEYS: &[&str] = &[
-    "secret",
-    "api_key",
-    "api-key",
-    "apikey",
-    "api key",
-    "access_key",
-    "access-key",
-    "accesskey",
-    "access key",
-    "secret_key",
-    "secretkey",
-    "secret-key",
-    "secret key",
-    "private_key",
-    "privatekey",
-    "private-key",
-    "private key",
-    "client_secret",
-    "auth_token",
-    "authtoken",
-    "auth-token",
-    "access_token",
-    "accesstoken",
-    "access-token",
-    "access token",
-    "refresh_token",
-    "refreshtoken",
-    "id_token",
-    "session_token",
-    "sessiontoken",
-    "bot_token",
-    "bearer_token",
-    "encryption_key",
-    "encryptionkey",
-    "signing_key",
-    "signingkey",
-    "accountkey",
-    "account_key",
-    "sharedaccesskey",
-    "sharedaccesssignature",
-    "auth_key",
-    "authkey",
-    "license_key",
-    "licence_key",
-    "subscription-key",
-    "subscription_key",
-    "credential",
-    "credentials",
-    "webhook_url",
-    "phpsessid",
-    "jsessionid",
-    "session_id",
-    "sessionid",
-    "csrf_token",
-    "csrftoken",
-    "xsrf-token",
-    "connect.sid",
-    "application_key",
-    "app_key",
-    "appkey",
-    "master_key",
-    "storage_key",
-    "webhook_secret",
-    "recovery_key",
-    "secret_access_key",
-];
-
-const WEAK_KEYS: &[&str] = &[
-    "token",
-    "sig",
-    "key",
-    "sid",
-    "signature",
-    "x-goog-signature",
-    "x-amz-signature",
-    "auth",
-    "nonce",
-];
-
-const PINS: &[&str] = &[
-    "pin",
-    "pin code",
-    "pincode",
-    "pin-code",
-    "cvc",
-    "cvc2",
-    "cvv",
-    "cvv2",
-    "csc",
-    "otp",
-    "puk",
-    "security code",
-    "verification code",
-    "one-time code",
-    "card code",
-    "prüfnummer",
-    "geheimzahl",
-    "cryptogramme",
-];
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
     anywhere(PASSWORDS, Sign::Named(Named::Password))
@@ -175,15 +36,37 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         if range.end <= taken {
             continue;
         }
+        let start = range.start;
         let found = match named {
             Named::Pin => pin(scan, range.end),
             _ => value(scan, range, named),
         };
+        let found =
+            found.or_else(|| in_front(scan, start, named).filter(|found| found.start >= taken));
         if let Some(found) = found {
             taken = found.end;
             scan.found_as_is(RedactionRule::Secret, found);
         }
     }
+}
+
+/// Returns the value of a name that stands behind it, which begins at `name`: `hunter2 is my password`.
+fn in_front(scan: &Scan, name: usize, named: Named) -> Option<Range<usize>> {
+    let end = end_in_front(scan, name)?;
+    if !is_said(scan, end..name) {
+        return None;
+    }
+    let length = scan.run_before(end, 64, |byte| {
+        byte > b' ' && !matches!(byte, b'"' | b'\'' | b'`' | b'(' | b'<' | b':')
+    });
+    let value = scan.bytes(end - length..end);
+    let made = made(value);
+    let fits = match named {
+        Named::Pin => (4..=8).contains(&length) && value.iter().all(u8::is_ascii_digit),
+        Named::Password => made.digits && made.letters && length > 5 && !is_algorithm(value),
+        Named::Key | Named::WeakKey => made.digits && made.letters && length >= 2 * KEY,
+    };
+    fits.then_some(end - length..end)
 }
 
 /// How a value is joined to its name.
@@ -202,6 +85,8 @@ enum Joint {
     Option,
     /// `>`
     Element,
+    /// The end of a line: `password:` and the value below it.
+    Line,
 }
 
 /// Words between a name and its value.
@@ -209,11 +94,38 @@ const VERBS: [&str; 8] = [
     "is ", "is:", "ist ", "ist:", "was ", "est ", "es ", "lautet ",
 ];
 
+/// Words and particles of languages that are written without spaces between them.
+const PARTICLES: [&str; 11] = [
+    "は", "が", "を", "是", "为", "為", "는", "은", "가", "이", "의",
+];
+
+/// Returns where the value of an attribute begins whose name stands in another one: `key="password" value="..."`.
+fn attribute(scan: &Scan, name: usize) -> Option<usize> {
+    let gap = scan.run(name, 8, |byte| {
+        matches!(byte, b'"' | b'\'' | b' ' | b',' | b'\t' | b'\\')
+    });
+    let word = ["value", "val", "content"]
+        .into_iter()
+        .find(|word| scan.is(name + gap, word))?;
+    let mark = name + gap + word.len();
+    let mark = mark + scan.run(mark, 4, |byte| matches!(byte, b'"' | b'\'' | b' ' | b'\\'));
+    let begins = gap > 0 && matches!(scan.byte(mark), b'=' | b':');
+    begins.then(|| mark + 1 + scan.run(mark + 1, 4, |byte| byte == b' '))
+}
+
 /// Returns how a value is joined to the name that ends at `at`, and where what follows begins.
 fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
     let at = name.end;
     if scan.is(at, "'s ") {
         return Some((Joint::Is, at + 3));
+    }
+    if let Some(value) = attribute(scan, at) {
+        return Some((Joint::Assigned, value));
+    }
+    if let Some(particle) = PARTICLES.iter().find(|particle| scan.is(at, particle)) {
+        let end = at + particle.len();
+        let gap = scan.run(end, 4, |byte| matches!(byte, b' ' | b':' | b'='));
+        return Some((Joint::Is, end + gap));
     }
     let is_space = |byte: u8| matches!(byte, b' ' | b'\t');
     let closing = scan.run(at, 3, |byte| {
@@ -231,6 +143,11 @@ fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
             Some((if tight { Joint::Tight } else { Joint::Assigned }, end))
         }
         (b':', b':') => None,
+        (b':', _) if matches!(scan.byte(behind(1)), b'\n' | b'\r') => {
+            let line = scan.run(behind(1), 2, |byte| matches!(byte, b'\n' | b'\r'));
+            let start = behind(1) + line;
+            Some((Joint::Line, start + scan.run(start, 16, is_space)))
+        }
         (b':', _) => Some((
             Joint::Colon,
             behind(1) + scan.run(behind(1), 2, |byte| byte == b'*'),
@@ -265,6 +182,7 @@ fn is_option(scan: &Scan, at: usize) -> bool {
 /// Returns the value of a name.
 fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> {
     let upper = scan.before(name.end).is_ascii_uppercase();
+    let foreign = scan.before(name.end) >= 0x80;
     let (joint, at) = joint(scan, name)?;
     let escaped = usize::from(scan.byte(at) == b'\\');
     let prefix = scan.run(at, 1, |byte| matches!(byte, b'b' | b'f' | b'r' | b'@'));
@@ -286,10 +204,26 @@ fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> 
             return (!beside && is_quoted_secret(read, named)).then_some(range);
         }
     }
-    let stops = |byte: u8| match joint {
-        Joint::Tight => matches!(byte, b'&' | b';' | b',' | b'<' | b'"' | b'\'' | b'`' | b'|'),
-        Joint::Element => byte == b'<',
-        _ => matches!(byte, b'"' | b'\'' | b'`' | b'<'),
+    // `PWD={...}` of ODBC.
+    if joint == Joint::Tight && named == Named::Password && scan.byte(at) == b'{' {
+        let length = scan.run(at + 1, LONGEST / 4, |byte| byte > b' ' && byte != b'}');
+        let made = made(scan.bytes(at + 1..at + 1 + length));
+        let is_one = scan.byte(at + 1) != b'{' && scan.byte(at + 1 + length) == b'}';
+        if is_one && length > 2 && (made.digits || made.marks) {
+            return Some(at + 1..at + 1 + length);
+        }
+    }
+    // What is in Latin letters behind a name in others ends with them.
+    let latin = foreign && scan.byte(at).is_ascii_graphic();
+    let stops = |byte: u8| {
+        (latin && byte >= 0x80)
+            || match joint {
+                Joint::Tight => {
+                    matches!(byte, b'&' | b';' | b',' | b'<' | b'"' | b'\'' | b'`' | b'|')
+                }
+                Joint::Element => byte == b'<',
+                _ => matches!(byte, b'"' | b'\'' | b'`' | b'<'),
+            }
     };
     let length = scan.run(at, LONGEST, |byte| byte > b' ' && !stops(byte));
     let read = scan.bytes(at..at + length);
@@ -308,7 +242,10 @@ fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> 
             });
         !scan.char_at(behind).is_some_and(char::is_alphanumeric)
     };
-    is_bare_secret(value, named, joint, upper, ends_there).then_some(range)
+    let alone = || matches!(scan.byte(range.end), 0 | b'\n' | b'\r');
+    let fits = is_bare_secret(value, named, joint, upper, ends_there)
+        && (joint != Joint::Line || (alone() && !value.contains(&b':')));
+    fits.then_some(range)
 }
 
 /// What a value is made of.
@@ -467,6 +404,7 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, upper: bool, ends_th
             Joint::Colon => random || ends_there,
             Joint::Assigned => random && !(made.mixed && !made.digits && !made.marks),
             Joint::Is => made.digits || made.marks,
+            Joint::Line => made.digits && made.letters,
             Joint::Beside => {
                 made.digits
                     && made.letters
@@ -484,7 +422,14 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, upper: bool, ends_th
                 .all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'_' | b'.'));
             // `API_KEY=abcdef`, as environments have it.
             let variable = joint == Joint::Tight && upper && value.len() > 5 && !is_path;
+            let beside = value.len() >= 2 * KEY
+                && made.digits
+                && made.letters
+                && value
+                    .iter()
+                    .all(|byte| is_word(*byte) || matches!(byte, b'-' | b'+' | b'='));
             variable
+                || (joint == Joint::Beside && beside)
                 || (value.len() >= KEY
                     && strong
                     && !is_path

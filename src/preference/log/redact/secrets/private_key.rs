@@ -13,8 +13,11 @@ const LABEL: usize = 48;
 const MATERIAL: usize = 20;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
-    anywhere(&["-----begin", "putty-user-key-file"], Sign::Begin)
-        .chain(anywhere(&["-----end"], Sign::End))
+    anywhere(
+        &["-----begin", "---- begin", "putty-user-key-file"],
+        Sign::Begin,
+    )
+    .chain(anywhere(&["-----end", "---- end"], Sign::End))
 }
 
 /// Finds each `BEGIN` of a private key and takes all up to the `END` that comes before the next `BEGIN`, or up to the end of the
@@ -41,6 +44,90 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         scan.found_as_is(RedactionRule::Secret, begin.start..end);
         taken = end;
     }
+    scan.hide();
+    // Those whose begin is missing, as it stands in another message.
+    let mut taken = 0;
+    for end in &ends {
+        let Some(armour) = armour(scan, end.end).filter(|_| scan.byte(end.start) != 0) else {
+            continue;
+        };
+        let start = material_in_front(scan, end.start, taken);
+        if start < end.start {
+            scan.found_as_is(RedactionRule::Secret, start..armour);
+        }
+        taken = armour;
+    }
+}
+
+/// Returns where the key material begins that ends at `end`, not in front of `least`.
+fn material_in_front(scan: &Scan, end: usize, least: usize) -> usize {
+    let mut start = end;
+    let mut at = end;
+    loop {
+        let blank = scan.run_before(at, at - least, |byte| byte.is_ascii_whitespace());
+        let word = scan.run_before(at - blank, at - blank - least, is_material);
+        // The last line is shorter than the others, a checksum may follow it.
+        let short = end - at < 8 && word > 3 && blank > 0;
+        if word < MATERIAL && !short || (blank == 0 && at < end) {
+            return start;
+        }
+        at -= blank + word;
+        start = at;
+    }
+}
+
+fn is_material(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
+}
+
+/// Whether a text ends within a private key, whose rest may follow in the next message: with key material behind a begin, or within
+/// the armour's line.
+pub(in crate::preference::log::redact) fn is_open(text: &str) -> bool {
+    let lower = text.to_ascii_lowercase();
+    let Some(begin) = lower.rfind("-- begin").or(lower.rfind("--begin")) else {
+        return false;
+    };
+    let rest = &lower[begin..];
+    if !rest.contains("private key") || rest.contains("--end") || rest.contains("-- end") {
+        return false;
+    }
+    // All lines but the armour's are material or headers.
+    let lines = rest.lines().skip(1);
+    lines
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .all(is_line)
+}
+
+/// Whether a line is one of key material, or a header in front of it.
+fn is_line(line: &str) -> bool {
+    line.bytes().all(is_material)
+        || line
+            .split_once(": ")
+            .is_some_and(|(name, _)| !name.contains(' '))
+}
+
+/// Returns how many bytes at the begin of a text are the rest of a private key, and whether the key goes on behind it.
+pub(in crate::preference::log::redact) fn rest(text: &str) -> (usize, bool) {
+    let mut end = 0;
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim();
+        at += line.len();
+        let lower = trimmed.to_ascii_lowercase();
+        if lower.starts_with("-----end") || lower.starts_with("---- end") {
+            return (at - (line.len() - line.trim_end().len()), false);
+        }
+        let material = trimmed.len() >= MATERIAL && trimmed.bytes().all(is_material);
+        let last = end > 0 && trimmed.len() > 3 && trimmed.bytes().all(is_material);
+        if !trimmed.is_empty() && !material && !last {
+            return (end, false);
+        }
+        if !trimmed.is_empty() {
+            end = at - (line.len() - line.trim_end().len());
+        }
+    }
+    (end, end > 0)
 }
 
 /// Returns where the line ends that names a private key; `at` is behind its first word.
@@ -50,12 +137,13 @@ fn armour(scan: &Scan, at: usize) -> Option<usize> {
         // PuTTY's: its other lines are headers and material.
         return Some(at);
     }
-    let label = &label[..label.windows(5).position(|five| five == b"-----")?];
+    let label = &label[..label.windows(4).position(|four| four == b"----")?];
     let is_private = label
         .to_ascii_uppercase()
         .windows(11)
         .any(|word| word == b"PRIVATE KEY");
-    is_private.then_some(at + label.len() + 5)
+    let dashes = scan.run(at + label.len(), 5, |byte| byte == b'-');
+    is_private.then_some(at + label.len() + dashes)
 }
 
 /// Returns the end of the key material between `at` and `until`: lines of base64 and the headers before them.

@@ -1,149 +1,11 @@
 //! Keys and tokens that are known by how they begin, and addresses that are secrets themselves.
 
+use std::ops::Range;
+
+use super::token_table::{Body, TOKENS};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, is_word};
 use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere};
-
-/// What a token is made of.
-#[derive(Debug, Clone, Copy)]
-enum Body {
-    /// ASCII letters and digits.
-    Alnum,
-    /// And underscores.
-    Name,
-    /// And dashes.
-    Word,
-    /// And dots.
-    Dotted,
-    /// Capitals and digits.
-    Capitals,
-    /// Hexadecimal digits.
-    Hex,
-    /// Base64 and dots, colons and dashes.
-    Base64,
-}
-
-impl Body {
-    fn has(self, byte: u8) -> bool {
-        match self {
-            Self::Alnum => byte.is_ascii_alphanumeric(),
-            Self::Name => is_word(byte),
-            Self::Word => is_word(byte) || byte == b'-',
-            Self::Dotted => is_word(byte) || matches!(byte, b'-' | b'.'),
-            Self::Capitals => byte.is_ascii_uppercase() || byte.is_ascii_digit(),
-            Self::Hex => byte.is_ascii_hexdigit(),
-            Self::Base64 => {
-                is_word(byte) || matches!(byte, b'-' | b'.' | b'+' | b'/' | b'=' | b':')
-            }
-        }
-    }
-}
-
-/// Tokens of one issuer: how they begin, what follows, and how much of it at least.
-struct Token(&'static str, Body, usize);
-
-const TOKENS: &[Token] = &[
-    // OpenAI, Anthropic, OpenRouter, DeepSeek
-    Token("sk-", Body::Word, 20),
-    Token("sess-", Body::Alnum, 32),
-    // Stripe, Razorpay
-    Token("sk_live_", Body::Name, 10),
-    Token("sk_test_", Body::Name, 10),
-    Token("rk_live_", Body::Name, 10),
-    Token("rk_test_", Body::Name, 10),
-    Token("whsec_", Body::Base64, 16),
-    Token("rzp_live_", Body::Alnum, 14),
-    Token("rzp_test_", Body::Alnum, 14),
-    // GitHub, GitLab
-    Token("ghp_", Body::Alnum, 30),
-    Token("gho_", Body::Alnum, 30),
-    Token("ghu_", Body::Alnum, 30),
-    Token("ghs_", Body::Alnum, 30),
-    Token("ghr_", Body::Alnum, 30),
-    Token("github_pat_", Body::Name, 22),
-    Token("glpat-", Body::Dotted, 20),
-    Token("gldt-", Body::Dotted, 20),
-    Token("glrt-", Body::Dotted, 20),
-    Token("glptt-", Body::Dotted, 20),
-    Token("glcbt-", Body::Dotted, 20),
-    Token("glsoat-", Body::Dotted, 20),
-    Token("gloas-", Body::Dotted, 20),
-    // Amazon
-    Token("AKIA", Body::Capitals, 16),
-    Token("ASIA", Body::Capitals, 16),
-    Token("ABIA", Body::Capitals, 16),
-    Token("ACCA", Body::Capitals, 16),
-    // Google
-    Token("AIza", Body::Word, 35),
-    Token("ya29.", Body::Dotted, 20),
-    Token("GOCSPX-", Body::Word, 20),
-    Token("1//0", Body::Word, 30),
-    // Slack
-    Token("xoxa-", Body::Word, 10),
-    Token("xoxb-", Body::Word, 10),
-    Token("xoxc-", Body::Word, 10),
-    Token("xoxd-", Body::Word, 10),
-    Token("xoxe-", Body::Word, 10),
-    Token("xoxe.", Body::Dotted, 10),
-    Token("xoxo-", Body::Word, 10),
-    Token("xoxp-", Body::Word, 10),
-    Token("xoxr-", Body::Word, 10),
-    Token("xoxs-", Body::Word, 10),
-    Token("xapp-", Body::Word, 10),
-    // Twilio, SendGrid, Mailgun, Mailchimp
-    Token("SK", Body::Hex, 32),
-    Token("AC", Body::Hex, 32),
-    Token("SG.", Body::Dotted, 40),
-    Token("key-", Body::Hex, 32),
-    Token("xkeysib-", Body::Word, 60),
-    // Package registries, containers
-    Token("npm_", Body::Alnum, 30),
-    Token("pypi-", Body::Word, 20),
-    Token("rubygems_", Body::Hex, 48),
-    Token("dckr_pat_", Body::Word, 20),
-    Token("dckr_oat_", Body::Word, 20),
-    // Model hosts
-    Token("hf_", Body::Alnum, 30),
-    Token("r8_", Body::Alnum, 30),
-    Token("gsk_", Body::Alnum, 40),
-    Token("xai-", Body::Alnum, 40),
-    Token("pplx-", Body::Alnum, 40),
-    Token("nvapi-", Body::Word, 40),
-    Token("dapi", Body::Hex, 32),
-    // Clouds and services
-    Token("dop_v1_", Body::Hex, 60),
-    Token("doo_v1_", Body::Hex, 60),
-    Token("dor_v1_", Body::Hex, 60),
-    Token("shpat_", Body::Hex, 32),
-    Token("shpca_", Body::Hex, 32),
-    Token("shppa_", Body::Hex, 32),
-    Token("shpss_", Body::Hex, 32),
-    Token("sq0atp-", Body::Word, 22),
-    Token("sq0csp-", Body::Word, 40),
-    Token("EAAAE", Body::Word, 50),
-    Token("EAACEdEose0cBA", Body::Alnum, 10),
-    Token("glsa_", Body::Name, 32),
-    Token("glc_", Body::Base64, 32),
-    Token("hvs.", Body::Word, 24),
-    Token("hvb.", Body::Word, 24),
-    Token("sntrys_", Body::Base64, 30),
-    Token("sntryu_", Body::Hex, 60),
-    Token("ATATT3", Body::Base64, 60),
-    Token("ATCTT3", Body::Base64, 60),
-    Token("PMAK-", Body::Word, 40),
-    Token("lin_api_", Body::Alnum, 30),
-    Token("ntn_", Body::Alnum, 40),
-    Token("secret_", Body::Alnum, 40),
-    Token("NRAK-", Body::Capitals, 24),
-    Token("sbp_", Body::Hex, 40),
-    Token("pul-", Body::Hex, 40),
-    Token("tskey-", Body::Word, 16),
-    Token("figd_", Body::Word, 30),
-    Token("AGE-SECRET-KEY-1", Body::Capitals, 40),
-    Token("access_token$production$", Body::Name, 32),
-    Token("phx_", Body::Alnum, 40),
-    Token("sl.", Body::Word, 120),
-];
 
 /// Addresses that let all write who know them: what stands behind one of these is secret.
 const WEBHOOKS: &[&str] = &[
@@ -176,6 +38,15 @@ const WEBHOOKS: &[&str] = &[
 const JSON_WEB_TOKEN: usize = TOKENS.len();
 const TELEGRAM: usize = TOKENS.len() + 1;
 const AZURE_CLIENT: usize = TOKENS.len() + 2;
+const DISCORD: usize = TOKENS.len() + 3;
+const TERRAFORM: usize = TOKENS.len() + 4;
+const AIRTABLE: usize = TOKENS.len() + 5;
+
+/// How a header of a JSON web token may begin: `{"`, `{ `, and with ends of lines.
+const HEADERS: [&str; 4] = ["eyJ", "eyA", "ewo", "ew0"];
+
+/// How a bot of Discord's may begin: its number in base64.
+const BOTS: [&str; 9] = ["MT", "Mj", "Mz", "ND", "NT", "Nj", "Nz", "OD", "OT"];
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
     let word = |text, place| Word {
@@ -187,10 +58,13 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
     tokens
         .map(move |(place, token)| word(token.0, place))
         .chain([
-            word("eyJ", JSON_WEB_TOKEN),
             word(":AA", TELEGRAM),
             word("Q~", AZURE_CLIENT),
+            word(".atlasv1.", TERRAFORM),
+            word("pat", AIRTABLE),
         ])
+        .chain(HEADERS.map(|text| word(text, JSON_WEB_TOKEN)))
+        .chain(BOTS.map(|text| word(text, DISCORD)))
         .chain(anywhere(WEBHOOKS, Sign::Webhook))
 }
 
@@ -216,6 +90,9 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
             Sign::Token(JSON_WEB_TOKEN) => json_web_token(scan, range.start),
             Sign::Token(TELEGRAM) => telegram(scan, range.start),
             Sign::Token(AZURE_CLIENT) => azure_client(scan, range.start),
+            Sign::Token(DISCORD) => discord(scan, range.start),
+            Sign::Token(TERRAFORM) => terraform(scan, range),
+            Sign::Token(AIRTABLE) => airtable(scan, range),
             Sign::Token(place) => TOKENS.get(place).and_then(|token| {
                 // Prefixes are in the words without regard to capitals, and may stand within other words.
                 let exact = scan.bytes(range.clone()) == token.0.as_bytes()
@@ -224,9 +101,23 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
                     return None;
                 }
                 let length = scan.run(range.end, usize::MAX, |byte| token.1.has(byte));
+                // Marks behind a hash are the sentence's.
+                let marks = match token.1 {
+                    Body::Hash => scan.run_before(range.end + length, length, |byte| {
+                        matches!(byte, b',' | b'.')
+                    }),
+                    _ => 0,
+                };
+                let length = length - marks;
                 let fits = match token.1 {
                     // Those have one length.
                     Body::Hex | Body::Capitals => length >= token.2 && length <= 2 * token.2,
+                    Body::Mixed => {
+                        let body = scan.bytes(range.end..range.end + length);
+                        length >= token.2
+                            && body.iter().any(u8::is_ascii_digit)
+                            && body.iter().any(u8::is_ascii_uppercase)
+                    }
                     _ => length >= token.2,
                 };
                 fits.then_some(range.start..range.end + length)
@@ -240,28 +131,122 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// `header.payload.signature`, each in base64 for addresses; the signature may be empty or cut off.
-fn json_web_token(scan: &Scan, start: usize) -> Option<std::ops::Range<usize>> {
+/// `header.payload.signature`, each in base64 for addresses; the signature may be empty or cut off, and lines may end within.
+fn json_web_token(scan: &Scan, start: usize) -> Option<Range<usize>> {
     let is_part = |byte: u8| is_word(byte) || byte == b'-';
-    let exact = scan.bytes(start..start + 3) == b"eyJ" && !is_part(scan.before(start));
-    let header = scan.run(start, if exact { usize::MAX } else { 0 }, is_part);
-    if header < 12 || scan.byte(start + header) != b'.' {
+    let first = scan.bytes(start..start + 3);
+    let exact = HEADERS.iter().any(|header| header.as_bytes() == first);
+    if !exact || is_part(scan.before(start)) {
         return None;
     }
-    let payload = scan.run(start + header + 1, usize::MAX, is_part);
-    let mut end = start + header + 1 + payload;
-    // Encrypted ones have five parts.
-    for _ in 0..3 {
-        if scan.byte(end) == b'.' {
-            let part = scan.run(end + 1, usize::MAX, is_part);
-            end += if part > 0 { part + 1 } else { 0 };
-        }
+    let header = part(scan, start);
+    let dot = header + wrap(scan, header, |next| scan.byte(next) == b'.');
+    if header - start < 12 || scan.byte(dot) != b'.' {
+        return None;
     }
-    (end - start - header > 10).then_some(start..end)
+    let mut end = dot;
+    // Encrypted ones have five parts.
+    for _ in 0..4 {
+        let dot = end + wrap(scan, end, |next| scan.byte(next) == b'.');
+        if scan.byte(dot) != b'.' {
+            break;
+        }
+        let next = dot + 1;
+        let long = |next: usize| scan.run(next, 16, is_part) == 16;
+        let next = next + wrap(scan, next, long);
+        end = match part(scan, next) {
+            to if to > next => to,
+            _ if end == header => next,
+            _ => break,
+        };
+    }
+    (end - header > 10).then_some(start..end)
+}
+
+/// Returns where the part of a token ends that begins at `at`: over ends of lines, if long lines follow each other.
+fn part(scan: &Scan, at: usize) -> usize {
+    /// The shortest line that is wrapped.
+    const LINE: usize = 40;
+    /// The most lines of one part.
+    const LINES: usize = 24;
+    let is_part = |byte: u8| is_word(byte) || byte == b'-';
+    let mut end = at;
+    for _ in 0..LINES {
+        let line = scan.run(end, usize::MAX, is_part);
+        end += line;
+        // A word of the next sentence is shorter, or a dot follows that is the token's.
+        let goes_on = |next: usize| {
+            let rest = scan.run(next, LINE, is_part);
+            rest > 19
+                || (rest > 0
+                    && scan.byte(next + rest) == b'.'
+                    && is_part(scan.byte(next + rest + 1)))
+        };
+        let gap = match line >= LINE {
+            true => wrap(scan, end, goes_on),
+            false => 0,
+        };
+        if gap == 0 {
+            break;
+        }
+        end += gap;
+    }
+    end
+}
+
+/// Returns the length of the end of a line at `at` and of the spaces behind it, if what follows is `wanted`.
+fn wrap(scan: &Scan, at: usize, wanted: impl Fn(usize) -> bool) -> usize {
+    let gap = scan.run(at, 10, |byte| matches!(byte, b'\n' | b'\r' | b' ' | b'\t'));
+    let line = scan.bytes(at..at + gap).contains(&b'\n');
+    match line && wanted(at + gap) {
+        true => gap,
+        false => 0,
+    }
+}
+
+/// The number of a bot of Discord's in base64, six characters of a time, and 27 or more of a signature.
+fn discord(scan: &Scan, start: usize) -> Option<Range<usize>> {
+    let is_part = |byte: u8| is_word(byte) || byte == b'-';
+    let exact = BOTS
+        .iter()
+        .any(|bot| bot.as_bytes() == scan.bytes(start..start + 2));
+    if !exact || is_part(scan.before(start)) {
+        return None;
+    }
+    let number = scan.run(start, 32, |byte| byte.is_ascii_alphanumeric());
+    let time = scan.run(start + number + 1, 8, is_part);
+    let behind = start + number + time + 2;
+    let signature = scan.run(behind, 64, is_part);
+    let fits = (22..=28).contains(&number)
+        && (5..=7).contains(&time)
+        && (25..64).contains(&signature)
+        && scan.byte(start + number) == b'.'
+        && scan.byte(behind - 1) == b'.';
+    fits.then_some(start..behind + signature)
+}
+
+/// Fourteen characters, `.atlasv1.`, and some sixty characters.
+fn terraform(scan: &Scan, sign: Range<usize>) -> Option<Range<usize>> {
+    let front = scan.run_before(sign.start, 24, |byte| byte.is_ascii_alphanumeric());
+    let behind = scan.run(sign.end, 128, |byte| is_word(byte) || byte == b'-');
+    ((10..24).contains(&front) && (40..128).contains(&behind))
+        .then_some(sign.start - front..sign.end + behind)
+}
+
+/// `pat`, fourteen characters, a dot, and 64 hexadecimal digits.
+fn airtable(scan: &Scan, sign: Range<usize>) -> Option<Range<usize>> {
+    if is_word(scan.before(sign.start)) {
+        return None;
+    }
+    let name = scan.run(sign.end, 15, |byte| byte.is_ascii_alphanumeric());
+    let secret = sign.end + name + 1;
+    let length = scan.run(secret, 65, |byte| byte.is_ascii_hexdigit());
+    (name == 14 && scan.byte(secret - 1) == b'.' && length == 64)
+        .then_some(sign.start..secret + length)
 }
 
 /// `123456789:AA` and 33 characters more: a bot of Telegram's; `at` is the colon.
-fn telegram(scan: &Scan, at: usize) -> Option<std::ops::Range<usize>> {
+fn telegram(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let digits = scan.run_before(at, 11, |byte| byte.is_ascii_digit());
     let secret = scan.run(at + 1, 64, |byte| is_word(byte) || byte == b'-');
     ((8..=10).contains(&digits) && (30..64).contains(&secret))
@@ -269,7 +254,7 @@ fn telegram(scan: &Scan, at: usize) -> Option<std::ops::Range<usize>> {
 }
 
 /// Three characters, a digit, `Q~` and 31 to 34 characters: a client's secret of Azure's; `at` is the `Q`.
-fn azure_client(scan: &Scan, at: usize) -> Option<std::ops::Range<usize>> {
+fn azure_client(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let is_part = |byte: u8| is_word(byte) || matches!(byte, b'-' | b'.' | b'~');
     let front = scan.run_before(at, 5, is_part);
     let behind = scan.run(at + 2, 40, is_part);

@@ -29,7 +29,7 @@ const CARDS: &[(&str, &str)] = &[
 fn cards_of_every_network_are_found_in_every_grouping() {
     let separators = [
         " ", "-", ".", "/", "\u{a0}", "\u{2009}", "\u{202f}", "  ", " - ", "\u{2013}", "\u{200b}",
-        "_",
+        "_", ":", ",", "|", "+", " | ", ", ", "\n", "\r\n", ") (", "*", ";", "'", "~",
     ];
     let mut forms = Vec::new();
     for (_, card) in CARDS {
@@ -89,6 +89,11 @@ fn cards_are_found_beside_other_numbers() {
         "41 11 11 11 11 11 11 11",
         "card4111111111111111",
         "4111/1111/1111/1111/12/30",
+        "(4111) (1111) (1111) (1111)",
+        "[4111][1111][1111][1111]",
+        "x4111111111111111y",
+        "pan4111111111111111exp",
+        "\"4111\",\"1111\",\"1111\",\"1111\"",
     ] {
         let redacted = rules().apply(text).unwrap_or_else(|| panic!("{text}"));
         assert!(redacted.contains("[CARD-"), "{text}: {redacted}");
@@ -205,7 +210,8 @@ const ACCOUNTS: &[&str] = &[
 #[test]
 fn accounts_of_every_country_are_found_in_every_spelling() {
     let separators = [
-        "", " ", "-", ".", "\u{a0}", "\u{2009}", " - ", "/", "\u{200b}",
+        "", " ", "-", ".", "\u{a0}", "\u{2009}", " - ", "/", "\u{200b}", ":", ",", "|", "\n", "+",
+        " | ", ") (", "_",
     ];
     let mut forms = Vec::new();
     for account in ACCOUNTS {
@@ -213,6 +219,12 @@ fn accounts_of_every_country_are_found_in_every_spelling() {
         forms.extend([
             account.to_lowercase(),
             in_fours(account, " ").to_lowercase(),
+            account
+                .chars()
+                .map(|c| format!("{c} "))
+                .collect::<String>()
+                .trim()
+                .to_owned(),
         ]);
     }
     let around = [
@@ -239,6 +251,30 @@ fn account_numbers_are_found_behind_a_word() {
             ("CLABE: ", "032180000118359719", ""),
             ("acct #", "000123456789", ""),
             ("BSB ", "062-000", ""),
+            ("BLZ ", "37040044", ""),
+            ("account: ", "31926819", ""),
+            ("Konto ", "532013000", " bei uns"),
+            ("routing ", "021000021", ""),
+            ("", "60-16-13", " is the sort code"),
+            ("", "31926819", " (account number)"),
         ],
     );
+}
+
+#[test]
+fn every_account_number_of_a_line_is_found() {
+    for text in [
+        "Kontonummer 532013000 BLZ 37040044",
+        "BLZ: 370 400 44, Kontonummer: 532013000",
+        "sort code 60-16-13 account 31926819",
+        "sort code: 60-16-13, account number: 31926819",
+        "routing 021000021 account 1234567890123",
+        "Routing number 021000021; acct no 1234567890123",
+        "BSB 062-000 Acc 12345678",
+        "BSB: 062000 / Account no. 12345678",
+    ] {
+        let redacted = rules().apply(text).unwrap_or_default();
+        let digit = redacted.contains(|c: char| c.is_ascii_digit());
+        assert!(!digit && redacted.matches('[').count() == 2, "{redacted}");
+    }
 }

@@ -37,6 +37,46 @@ fn a_number_that_is_cut_over_two_messages_is_replaced_in_both() {
 }
 
 #[test]
+fn a_private_key_that_is_cut_over_messages_is_replaced_in_all() {
+    let line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj";
+    let begin = "-----BEGIN RSA PRIVATE KEY-----";
+    let end = "-----END RSA PRIVATE KEY-----";
+    for texts in [
+        vec![
+            format!("my key:\n{begin}\n{line}\n{line}"),
+            format!("{line}\n{line}\n{end}\nok?"),
+        ],
+        vec![
+            format!("{begin}\n{line}\n"),
+            format!("{line}\nMzEfYyji\n\nThat was it."),
+        ],
+        vec![
+            format!("{begin}\n{line}"),
+            format!("{line}\n{line}"),
+            format!("{line}\nabcd=\n{end}"),
+        ],
+        vec![begin.to_owned(), line.to_owned(), end.to_owned()],
+    ] {
+        let seams: Vec<(usize, usize)> = (1..texts.len()).map(|at| (at - 1, at)).collect();
+        let redacted = rules().apply_all(&texts, &seams);
+        for text in &redacted {
+            assert!(
+                !text.contains("MII") && !text.contains("Mz"),
+                "{redacted:?}"
+            );
+        }
+        for kept in ["\nok?", "That was it."] {
+            let last = texts.last().is_some_and(|text| text.ends_with(kept));
+            let still = redacted.last().is_some_and(|text| text.ends_with(kept));
+            assert_eq!(last, still, "{redacted:?}");
+        }
+    }
+    // Prose behind a key is none of it.
+    let texts = [format!("{begin}\n{line}"), "That was it.".to_owned()];
+    assert_eq!(rules().apply_all(&texts, &[(0, 1)])[1], "That was it.");
+}
+
+#[test]
 fn what_is_whole_or_no_number_is_not_joined() {
     for (front, behind) in [
         ("my card is 4111 1111 1111 1111", "12 apples"),

@@ -7,8 +7,10 @@ mod linear;
 mod messages;
 mod national;
 mod network;
+mod passwords;
 mod phones;
 mod secrets;
+mod spellings;
 
 use super::rule::RedactionRule;
 use super::rules::Rules;

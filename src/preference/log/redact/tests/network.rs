@@ -46,6 +46,18 @@ fn addresses_of_people_are_found() {
         [
             ("联系", "ann@example.org", "谢谢"),
             ("メール：", "ann@example.org", "。"),
+            ("", "ann at example.org", ""),
+            ("mail ", "ann at example.org", " please"),
+            ("write to ", "ann.lee at example.org", ""),
+            ("", "ann @ example . org", ""),
+            ("", "ann @ example.org", ""),
+            ("", "ann<at>example<dot>org", ""),
+            ("", "ann [@] example [.] org", ""),
+            ("", "ann arroba example punto es", ""),
+            ("", "ann arobase example point fr", ""),
+            ("", "ann chiocciola example punto it", ""),
+            ("", "ann (at) example (punkt) de", ""),
+            ("", "ann at example dot co dot uk", ""),
         ],
     );
 }
@@ -85,6 +97,16 @@ fn addresses_of_machines_are_found() {
             ("from ", "192.168.17.4", ":80"),
             ("net ", "10.1.2.0", "/24"),
             ("http://", "10.1.2.3", "/x"),
+            ("", "203[.]0[.]113[.]9", ""),
+            ("hxxp://", "203(.)0(.)113(.)9", "/x"),
+            ("", "203[dot]0[dot]113[dot]9", ""),
+            ("", "203.0[.]113.9", ""),
+            ("", "203.0.113.009", ""),
+            ("", "010.001.002.003", ""),
+            ("ip-", "203-0-113-9", ".ec2.internal"),
+            ("ec2-", "203-0-113-9", ".compute-1.amazonaws.com"),
+            ("host ip_", "203_0_113_9", ""),
+            ("static.", "203-0-113-9", ".example.net"),
         ],
     );
 }
@@ -109,4 +131,15 @@ fn hardware_addresses_are_found() {
     ] {
         replaced_exactly(&[RedactionRule::Mac], rows.map(|row| (front, row, behind)));
     }
+    replaced_exactly(
+        &[RedactionRule::Mac],
+        [
+            ("", "00 1B 44 11 3A B7", ""),
+            ("at ", "00.1b.44.11.3a.b7", ""),
+            ("MAC ", "001b44113ab7", ""),
+            ("MAC address: ", "001B44113AB7", "."),
+            ("bssid=", "001b44-113ab7", ""),
+            ("hwaddr ", "001b-4411-3ab7", ""),
+        ],
+    );
 }

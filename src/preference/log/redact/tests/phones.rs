@@ -377,6 +377,8 @@ fn any_number_behind_a_word_is_found() {
             ("fax ", "1 23 45 67", ""),
             ("my number is ", "612345678", "."),
             ("text me: ", "9876543210", ""),
+            ("", "5550132", " is my phone number"),
+            ("", "87654321", " (mobile)"),
         ],
     );
 }

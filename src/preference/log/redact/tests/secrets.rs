@@ -49,6 +49,103 @@ const TOKENS: &[(&str, &str)] = &[
     ("shpat_", "0123456789abcdef0123456789abcdef"),
     ("hvs.", "CAESIJ0123456789abcdefghijklmnop"),
     ("dckr_pat_", "0123456789abcdefghijklmnopq"),
+    (
+        "MTE5ODc2NTQzMjEwMTIzNDU2Nz",
+        "g.GabcDE.0123456789abcdefghijklmnopqrstuvwxyz_A",
+    ),
+    (
+        "0123456789abcd.atla",
+        "sv1.0123456789abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopq",
+    ),
+    (
+        "patAbCdEfGhIj",
+        "KlMn.0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+    ),
+    ("dp.pt.", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"),
+    ("fo1_", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"),
+    (
+        "FlyV1 ",
+        "fm2_lJPECAAAAAAAAAAAxBCabcdefghijklmnopqrstuvwxyz0123456789",
+    ),
+    ("sb_secret_", "0123456789abcdefghijkl_mnopqrst"),
+    ("nfp_", "0123456789abcdefghijklmnopqrstuvwxyzABCD"),
+    ("pscale_tkn_", "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"),
+    ("lsv2_pt_", "0123456789abcdef0123456789abcdef_0123456789"),
+    (
+        "pcsk_",
+        "abcde_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQ",
+    ),
+    ("tvly-", "0123456789abcdefghijABCDEFGHIJ01"),
+    ("e2b_", "0123456789abcdef0123456789abcdef01234567"),
+    ("re_", "AbCdEf12_0123456789abcdefghijklm"),
+    ("LTAI", "5tAbCdEfGhIjKlMnOpQr"),
+    ("AKID", "z8krbsJ5yKBZQpn74WFkmLPx3EXAMPLE1"),
+    ("AQVN", "abcdefghijklmnopqrstuvwxyz0123456789ABCD"),
+    (
+        "dt0c01.",
+        "ST2EY72KQINMH574WMNVI7YN.G3DFPBEJYMODIDAEX454M7YWBUVEFOWKPRVMWFASS64NFH52PX6BNDVFFM572RZM",
+    ),
+    (
+        "EAA",
+        "Ba0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
+    ),
+    (
+        "AAAAAAAAAAAAAAAAAAAAA",
+        "MLheAAAAAAA0%2BuSeid%2BULvsea4JtiGRiSDSJSI%3DEUifiRBkKG5E2XzMDjRfl76ZC9Ub0wnz4XsNiRVBChTYbJcE3F",
+    ),
+    ("glft-", "0123456789abcdefghij"),
+    (
+        "glagent-",
+        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN",
+    ),
+    ("glimt-", "0123456789abcdefghijklmno"),
+    ("HRKU-", "AA0123456789abcdefghijklmnopqrstuvwxyz"),
+    ("bkua_", "0123456789abcdef0123456789abcdef01234567"),
+    (
+        "CCIPAT_",
+        "0123456789abcdefghij_0123456789abcdef0123456789abcdef01234567",
+    ),
+    (
+        "AKCp",
+        "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456",
+    ),
+    (
+        "cmVmdGtuOj",
+        "AxOjE3MDAwMDAwMDA6YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4",
+    ),
+    ("oy2", "0123456789abcdefghijklmnopqrstuvwxyz0123456"),
+    ("cio", "0123456789abcdefghijABCDEFGHIJ01"),
+    ("ATBB", "0123456789abcdefghijklmnopqrABCD"),
+    (
+        "ops_eyJ",
+        "zaWduSW5BZGRyZXNzIjoibXkuMXBhc3N3b3JkLmNvbSIsInVzZXJBdXRoIjp7Im1ldGhvZCI6IlNSUGctNDA5NiJ9",
+    ),
+    (
+        "$2b$",
+        "12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW",
+    ),
+    (
+        "$6$",
+        "rounds=5000$abcdefgh$0123456789abcdefghijklmnopqrstuvwxyz./0123456789abcdefghijklmnopqrstuvwxyz",
+    ),
+    ("$apr1$", "lZL6V/ci$eIMz/iKDkbtys/uU7LEK00"),
+    ("$1$", "abcdefgh$0123456789abcdefghijkl"),
+    (
+        "$argon2id$",
+        "v=19$m=65536,t=3,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b27oA8r3Xk",
+    ),
+    (
+        "ewogICJhbGciOiAi",
+        "SFMyNTYiCn0.ewogICJzdWIiOiAiMTIzIgp9.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    ),
+    (
+        "eyJhbGciOiJIUzI1NiJ9.\neyJ",
+        "zdWIiOiIxMjM0NTY3ODkwIn0.\ndozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    ),
+    (
+        "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6",
+        "IkpvaG4g\n  RG9lIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U",
+    ),
     ("glsa_", "0123456789abcdefghijklmnopqrstuv_01234567"),
     (
         "eyJ",
@@ -135,6 +232,13 @@ fn credentials_in_addresses_are_found() {
             ("postgres://", "ann:s3cr:et", "@db:5432/app"),
             ("mongodb+srv://", "ann:p%40ss", "@cluster.example.net"),
             ("redis://", ":hunter2", "@cache:6379/0"),
+            ("postgres://", "ann:p%40ss:w/0rdXY", "@db"),
+            ("mysql://", "ann:pa/ss?w0rd", "@db/app"),
+            ("amqps://", "ann:pa#ss", "@mq.example/v"),
+            ("", "ann:hunter2", "@tcp(h:3306)/x"),
+            ("dsn = \"", "ann:hunter2", "@unix(/tmp/m.sock)/x\""),
+            ("jdbc:oracle:thin:", "ann/hunter2", "@h:1521:x"),
+            ("sqlplus ", "ann/hunter2", "@h"),
             ("ftp://", "ann:p@ss", "@host"),
             ("amqp://", "guest:guest", "@localhost//"),
             ("https://", "0123456789abcdef0123", "@github.com/a/b.git"),
@@ -255,6 +359,34 @@ fn values_that_a_name_marks_as_secret_are_found() {
             ("cvv: ", "1234", ""),
             ("OTP is ", "482913", ""),
             ("session_id=", "31d4d96e407aad42", ""),
+            ("Driver={x};UID=sa;PWD={", "hunt;er2", "};"),
+            ("PWD={", "hunter2", "}"),
+            ("<add key=\"password\" value=\"", "hunter2", "\"/>"),
+            ("<add name='DbPassword' value='", "hunter2", "' />"),
+            ("<Password value=\"", "hunter2", "\"/>"),
+            ("<password value=", "hunter2", " >"),
+            ("{\"name\":\"password\",\"value\":\"", "hunter2", "\"}"),
+            ("password:\n  ", "hunter2", ""),
+            ("Password:\n", "hunter2", "\n\nThanks"),
+            ("psk=\"", "hunter2x", "\""),
+            ("wpa_passphrase=", "hunter2x", ""),
+            ("WIFI:T:WPA;S:net;P:", "hunter2", ";;"),
+            ("WIFI:S:net;T:WPA;P:", "hun\\;ter2", ";H:true;;"),
+            ("كلمة المرور: ", "hunter2", ""),
+            ("סיסמה: ", "hunter2", ""),
+            ("パスワードは", "hunter2", "です"),
+            ("密码是", "hunter2", "。"),
+            ("비밀번호는 ", "hunter2", ""),
+            ("apikey ", "abcdef0123456789", ""),
+            ("my api key ", "abcdef0123456789abcd", " please"),
+            ("encryption key ", "abcdef0123456789", ""),
+            ("TOTP secret ", "JBSWY3DPEHPK3PXP", ""),
+            ("signing key: ", "abcdef0123456789", ""),
+            ("recovery code: ", "a1b2c3d4e5", ""),
+            ("", "hunter2x", " is my password"),
+            ("note: ", "hunter2x", " (password)"),
+            ("", "4469", " is the PIN"),
+            ("", "abcdef0123456789", " is our api key"),
         ],
     );
 }
@@ -314,6 +446,20 @@ fn private_keys_are_found_whole_and_cut_off() {
             );
         }
     }
+    let ssh = format!(
+        "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\n{line}\n---- END SSH2 ENCRYPTED PRIVATE KEY ----"
+    );
+    replaced_exactly(&[RedactionRule::Secret], [("", ssh, "\nThat is all.")]);
+    // The rest of one.
+    for end in ["-----END PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----"] {
+        for rest in [
+            format!("{line}\n{line}\nMzEfYyji\n{end}"),
+            format!("{line}\n{end}"),
+            format!("{line}\\n{line}\\n{end}"),
+        ] {
+            replaced_exactly(&[RedactionRule::Secret], [("", rest, "\nThat is all.")]);
+        }
+    }
     // One without an end does not hide what stands between it and another.
     let text = format!(
         "-----BEGIN PRIVATE KEY-----\n{line}\nkeep this\n-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE KEY-----\nand this"
@@ -333,5 +479,31 @@ fn private_keys_are_found_whole_and_cut_off() {
     assert!(
         !redacted.contains("MII") && redacted.ends_with("That was it."),
         "{redacted}"
+    );
+}
+
+#[test]
+fn numbers_of_private_keys_are_found() {
+    replaced_exactly(
+        &[RedactionRule::Secret],
+        [
+            (
+                "<Exponent>AQAB</Exponent><D>",
+                "Ww9rDmFzc2RmZ2hqa2w3ODk=",
+                "</D></RSAKeyValue>",
+            ),
+            ("<RSAKeyValue><P>", "0abcdefghijk123=", "</P>"),
+            ("<InverseQ>\n", "abcdefgh/1234+56=", "\n</InverseQ>"),
+            (
+                "{\"kty\":\"EC\",\"d\":\"",
+                "870MB6gfuTJ4HtUnUvYMyJpr5eUZNP4Bk43bVdj3eAE",
+                "\"}",
+            ),
+            (
+                "{\"kty\": \"oct\", \"k\": \"",
+                "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T",
+                "\"}",
+            ),
+        ],
     );
 }

@@ -89,9 +89,15 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "BR",
         name: "CNPJ",
-        shapes: &["99-999-999-9999-99", "99999999999999"],
-        announced: &[],
-        words: &[],
+        // Letters may stand for digits since 2026, but for the check digits.
+        shapes: &[
+            "99-999-999-9999-99",
+            "99999999999999",
+            "99-***-***-****-99",
+            "A*-***-***-****-99",
+        ],
+        announced: &["************99"],
+        words: &["cnpj"],
         check: br_cnpj,
     },
     Form {
@@ -136,8 +142,8 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "CL",
         name: "RUT",
-        shapes: &["99-999-999-*", "9-999-999-*"],
-        announced: &["99999999-*", "9999999-*", "999999999", "99999999A"],
+        shapes: &["99-999-999-*", "9-999-999-*", "99999999-*"],
+        announced: &["9999999-*", "999999999", "99999999A"],
         words: &["rut", "run", "r.u.t."],
         check: cl_rut,
     },
@@ -203,12 +209,18 @@ fn br_cpf(id: &[u8]) -> bool {
     id.iter().any(|digit| *digit != id[0]) && check(9) && check(10)
 }
 
+/// A letter counts as its place in ASCII less that of zero.
 fn br_cnpj(id: &[u8]) -> bool {
     const WEIGHTS: [u32; 13] = [6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2];
     let check = |length: usize| {
-        let sum = weighted(&id[..length], &WEIGHTS[WEIGHTS.len() - length..]);
+        let values = id[..length].iter().map(|byte| u32::from(byte - b'0'));
+        let weights = &WEIGHTS[WEIGHTS.len() - length..];
+        let sum: u32 = values
+            .zip(weights)
+            .map(|(value, weight)| value * weight)
+            .sum();
         let rest = if sum % 11 < 2 { 0 } else { 11 - sum % 11 };
-        rest == u32::from(id[length] - b'0')
+        rest + u32::from(b'0') == u32::from(id[length])
     };
     id.iter().any(|digit| *digit != id[0]) && check(12) && check(13)
 }

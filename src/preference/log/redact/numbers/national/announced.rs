@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::continues_behind;
-use crate::preference::log::redact::numbers::check::is_day;
+use super::dates;
+use crate::preference::log::redact::numbers::groups::end_in_front;
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact, is_word};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
@@ -116,6 +116,29 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
             "geb.",
             "geboren am",
             "geboren",
+            "geb",
+            "born",
+            "born on",
+            "b.",
+            "birth",
+            "naissance",
+            "nacimiento",
+            "nascita",
+            "nascimento",
+            "nació el",
+            "nascido em",
+            "nascida em",
+            "geboren op",
+            "urodzony",
+            "urodzona",
+            "ur.",
+            "född",
+            "født",
+            "родился",
+            "родилась",
+            "生于",
+            "生まれ",
+            "出生于",
             "date de naissance",
             "né le",
             "née le",
@@ -148,10 +171,16 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
             continue;
         }
         let found = match sign {
-            Sign::Birth => birth(scan, range.end),
-            _ => document(scan, range.end),
+            Sign::Birth => [
+                dates::behind(scan, range.end),
+                dates::in_front(scan, range.start),
+            ],
+            _ => [
+                document(scan, range.end),
+                document_in_front(scan, range.start),
+            ],
         };
-        if let Some(found) = found {
+        for found in found.into_iter().flatten() {
             taken = found.end;
             let value = compact(scan.bytes(found.clone()));
             scan.found(RedactionRule::Id, found, value);
@@ -196,39 +225,11 @@ fn document(scan: &Scan, at: usize) -> Option<Range<usize>> {
     None
 }
 
-/// Returns the date behind `at`, in digits.
-fn birth(scan: &Scan, at: usize) -> Option<Range<usize>> {
-    let from = at
-        + scan.run(at, 12, |byte| {
-            matches!(
-                byte,
-                b' ' | b':' | b'(' | b')' | b'=' | b'"' | b'\'' | b'.' | b'-' | b'*'
-            ) || byte >= 0x80
-                || byte.is_ascii_lowercase()
-        });
-    let mut end = from;
-    let mut parts = [0_u64; 3];
-    let mut lengths = [0; 3];
-    for (place, part) in parts.iter_mut().enumerate() {
-        let length = scan.run(end, 4, |byte| byte.is_ascii_digit());
-        *part = crate::preference::log::redact::numbers::check::value(
-            scan.bytes(end..end + length),
-            0..length,
-        );
-        lengths[place] = length;
-        end += length;
-        if place < 2 {
-            let gap = scan.run(end, 2, |byte| matches!(byte, b'.' | b'/' | b'-' | b' '));
-            if gap == 0 || length == 0 {
-                return None;
-            }
-            end += gap;
-        }
-    }
-    let date = match lengths {
-        [4, _, 1 | 2] => is_day(parts[1], parts[2]),
-        [1 | 2, _, 2 | 4] => is_day(parts[1], parts[0]) || is_day(parts[0], parts[1]),
-        _ => false,
-    };
-    (date && !continues_behind(scan, end)).then_some(from..end)
+/// Returns the document's number that a word follows, which begins at `word`.
+fn document_in_front(scan: &Scan, word: usize) -> Option<Range<usize>> {
+    let end = end_in_front(scan, word)?;
+    let length = scan.run_before(end, LENGTH.end() + 1, |byte| byte.is_ascii_alphanumeric());
+    let digits = scan.bytes(end - length..end);
+    let digits = digits.iter().filter(|byte| byte.is_ascii_digit()).count();
+    (LENGTH.contains(&length) && digits > 4 && length > 6).then_some(end - length..end)
 }

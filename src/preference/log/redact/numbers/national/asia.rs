@@ -49,7 +49,7 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "TW",
         name: "national identification number",
-        shapes: &["A999999999"],
+        shapes: &["A~999999999"],
         announced: &[],
         words: &[],
         check: tw_identity,
@@ -57,10 +57,18 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "HK",
         name: "identity card",
-        shapes: &["A999999(*)", "AA999999(*)"],
-        announced: &["A9999999", "A999999A"],
+        shapes: &["A999999(*)", "AA999999(*)", "A9999999"],
+        announced: &["A999999A"],
         words: &["hkid", "hong kong id", "hong kong identity card", "身份證"],
         check: hk_identity,
+    },
+    Form {
+        country: "KR",
+        name: "resident registration number",
+        shapes: &["9999999999999"],
+        announced: &[],
+        words: &[],
+        check: kr_resident,
     },
     Form {
         country: "KR",
@@ -88,10 +96,18 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "SG",
         name: "NRIC, FIN",
-        shapes: &["A9999999A"],
+        shapes: &["A~9999999~A"],
         announced: &[],
         words: &[],
         check: sg_identity,
+    },
+    Form {
+        country: "TH",
+        name: "identity number",
+        shapes: &["9999999999999"],
+        announced: &[],
+        words: &[],
+        check: th_identity,
     },
     Form {
         country: "TH",
@@ -192,7 +208,7 @@ pub(super) const FORMS: &[Form] = &[
         shapes: &["999-9999-9999999-9", "999999999999999"],
         announced: &[],
         words: &[],
-        check: |id| id.starts_with(b"784") && luhn(id),
+        check: |id| id.starts_with(b"784") && (1900..2040).contains(&value(id, 3..7)),
     },
     Form {
         country: "SA",
@@ -200,7 +216,7 @@ pub(super) const FORMS: &[Form] = &[
         shapes: &[],
         announced: &["9999999999"],
         words: &["iqama", "saudi id", "الهوية الوطنية", "رقم الهوية", "إقامة"],
-        check: |id| matches!(id[0], b'1' | b'2') && luhn(id),
+        check: |id| matches!(id[0], b'1' | b'2'),
     },
     Form {
         country: "IR",
@@ -222,6 +238,26 @@ pub(super) const FORMS: &[Form] = &[
         check: |id| is_day(value(id, 2..4), value(id, 4..6)),
     },
 ];
+
+/// With a province, and neither milliseconds of these years nor an article, which has a check digit of its own.
+fn th_identity(id: &[u8]) -> bool {
+    let time = (1_400_000_000_000..2_100_000_000_000).contains(&value(id, 0..13));
+    let article = weighted(id, &[1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]).is_multiple_of(10);
+    let check = (11 - weighted(id, &[13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2]) % 11) % 10;
+    (10..97).contains(&value(id, 1..3))
+        && id[0] < b'9'
+        && !time
+        && !article
+        && check == u32::from(id[12] - b'0')
+}
+
+/// The check digit that numbers given before October 2020 have; those of foreigners have two more.
+fn kr_resident(id: &[u8]) -> bool {
+    let sum = weighted(id, &[2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5]) % 11;
+    let foreign = matches!(id[6], b'5'..=b'8');
+    let check = (11 - sum + if foreign { 2 } else { 0 }) % 10;
+    is_day(value(id, 2..4), value(id, 4..6)) && check == u32::from(id[12] - b'0')
+}
 
 /// The check of ISO 7064, MOD 11-2; ten is written `X`.
 fn cn_resident(id: &[u8]) -> bool {

@@ -157,18 +157,26 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "IT",
         name: "partita IVA",
-        shapes: &[],
+        shapes: &["AA~99999999999"],
         announced: &["99999999999"],
         words: &["partita iva", "p.iva", "p. iva"],
-        check: luhn,
+        check: |id| (id.len() == 11 || id.starts_with(b"IT")) && luhn(id),
     },
     Form {
         country: "ES",
         name: "DNI, NIE",
         shapes: &["99999999~A", "99-999-999~A", "A~9999999~A", "A~9-999-999~A"],
         announced: &[],
-        words: &[],
+        words: &["dni", "nie", "nif"],
         check: es_dni,
+    },
+    Form {
+        country: "ES",
+        name: "CIF",
+        shapes: &[],
+        announced: &["A~9999999~*", "A-99-999-999"],
+        words: &["cif", "c.i.f.", "nif", "n.i.f."],
+        check: es_cif,
     },
     Form {
         country: "ES",
@@ -272,8 +280,13 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "SE",
         name: "personnummer",
-        shapes: &["999999!9999", "99999999!9999", "999999999999"],
-        announced: &["9999999999", "999999-9999"],
+        shapes: &[
+            "999999!9999",
+            "999999-9999",
+            "99999999!9999",
+            "999999999999",
+        ],
+        announced: &["9999999999"],
         words: &["personnummer", "pnr", "samordningsnummer", "personnr"],
         check: se_person,
     },
@@ -429,7 +442,8 @@ fn it_fiscal(id: &[u8]) -> bool {
 
 fn es_dni(id: &[u8]) -> bool {
     let first = match id[0] {
-        b'X' => b'0',
+        // Children, Spaniards abroad and foreigners without a number have seven digits.
+        b'X' | b'K' | b'L' | b'M' => b'0',
         b'Y' => b'1',
         b'Z' => b'2',
         digit if digit.is_ascii_digit() => digit,
@@ -438,6 +452,13 @@ fn es_dni(id: &[u8]) -> bool {
     let mut number = id[..8].to_vec();
     number[0] = first;
     b"TRWAGMYFPDXBNJZSQVHLCKE"[(value(&number, 0..8) % 23) as usize] == id[8]
+}
+
+/// Luhn's check digit over the seven digits, or the letter in its place.
+fn es_cif(id: &[u8]) -> bool {
+    let check = (0..10).find(|check| luhn(&[&id[1..8], &[b'0' + check]].concat()));
+    let fits = |check: u8| id[8] == b'0' + check || id[8] == b"JABCDEFGHI"[usize::from(check)];
+    b"ABCDEFGHJNPQRSUVW".contains(&id[0]) && check.is_some_and(fits)
 }
 
 /// As Luhn, with letters as ten and on.

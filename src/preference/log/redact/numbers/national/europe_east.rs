@@ -9,7 +9,7 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "PL",
         name: "PESEL",
-        shapes: &["99999999999"],
+        shapes: &["99999999999", "999999-99999"],
         announced: &[],
         words: &[],
         check: |id| {
@@ -66,9 +66,14 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "RO",
         name: "CNP",
-        shapes: &["9999999999999"],
+        shapes: &[
+            "9999999999999",
+            "9-999999-999999",
+            "9-999999-99999-9",
+            "9-999999-99-9999",
+        ],
         announced: &[],
-        words: &[],
+        words: &["cnp"],
         check: |id| {
             let rest = weighted(id, &[2, 7, 9, 1, 4, 6, 3, 5, 8, 2, 7, 9]) % 11;
             let check = if rest == 10 { 1 } else { rest };
@@ -152,11 +157,14 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "RU",
         name: "SNILS",
-        shapes: &["999-999-999-99"],
-        announced: &["99999999999"],
+        shapes: &["999-999-999-99", "99999999999"],
+        announced: &[],
         words: &["снилс", "snils"],
         check: |id| {
-            u64::from(weighted(id, &[9, 8, 7, 6, 5, 4, 3, 2, 1]) % 101 % 100) == value(id, 9..11)
+            // Smaller numbers have no check digits.
+            value(id, 0..9) > 1_001_998
+                && u64::from(weighted(id, &[9, 8, 7, 6, 5, 4, 3, 2, 1]) % 101 % 100)
+                    == value(id, 9..11)
         },
     },
     Form {

@@ -6,11 +6,15 @@
 mod americas;
 mod announced;
 mod asia;
+mod dates;
 mod europe;
 mod europe_east;
+mod loose;
 mod pacific_africa;
 
-use super::groups::{continues_before, continues_behind, is_amount, is_separator, is_term};
+use super::groups::{
+    continues_before, continues_behind, end_in_front, is_amount, is_separator, is_term,
+};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
@@ -55,6 +59,9 @@ pub(in crate::preference::log::redact) fn names()
 
 /// How far in front of a number the word may stand that announces it, in bytes.
 const REACH: usize = 40;
+
+/// How far behind a number the word may begin that names it, in bytes.
+const BEHIND: usize = 16;
 
 /// The longest row of digits or letters at a shape's begin.
 const FIRST: usize = 18;
@@ -166,6 +173,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, forms: &Forms) {
         // The rest of a word that began otherwise is no begin.
         at += scan.run(at, usize::MAX, |byte| byte.is_ascii_alphanumeric());
     }
+    loose::find(scan, hits);
     announced::find(scan, hits);
 }
 
@@ -223,10 +231,12 @@ impl Shape {
         {
             return None;
         }
+        let wanted = |sign| sign == Sign::Form(self.form) || sign == Sign::AnyId;
         let is_announced = || {
-            hits.announce(at, REACH, |sign| {
-                sign == Sign::Form(self.form) || sign == Sign::AnyId
-            })
+            hits.announce(at, REACH, wanted)
+                || hits.follow(end, BEHIND, wanted, |word| {
+                    end_in_front(scan, word) == Some(end)
+                })
         };
         (!self.announced || is_announced()).then_some(end)
     }

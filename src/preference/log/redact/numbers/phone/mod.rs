@@ -6,7 +6,7 @@ mod countries;
 use std::ops::Range;
 
 use super::check::{digits, is_day, value};
-use super::groups::{continues_before, continues_behind, is_amount};
+use super::groups::{continues_before, continues_behind, end_in_front, is_amount, is_said};
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, is_word};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
@@ -15,6 +15,9 @@ use countries::{calling_code, is_national};
 
 /// How far in front of a number the word may stand that announces it, in bytes.
 const REACH: usize = 28;
+
+/// How far behind a number the word may begin that names it, in bytes.
+const BEHIND: usize = 12;
 
 /// Digits of a number behind a word that announces it.
 const ANNOUNCED: std::ops::RangeInclusive<usize> = 6..=15;
@@ -161,7 +164,18 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         let Some(written) = written(scan, run.clone()) else {
             continue;
         };
-        let announced = hits.announce(written.start, REACH, |sign| sign == Sign::Phone);
+        let last = written.groups.last().map_or(run.end, |group| group.end);
+        let announced = hits.announce(written.start, REACH, |sign| sign == Sign::Phone)
+            || hits.follow(
+                last,
+                BEHIND,
+                |sign| sign == Sign::Phone,
+                |word| {
+                    word > last + 1
+                        && end_in_front(scan, word) == Some(last)
+                        && is_said(scan, last..word)
+                },
+            );
         if let Some(end) = number(scan, &written, announced) {
             let number = scan.bytes(written.start..end);
             // A bracket that is opened in front and closed within.
