@@ -21,7 +21,9 @@ use super::values::{address, bytes, fraction, ip, name, positive, share, some_by
 use crate::app::{App, AppConfig, LearnOptions, ModelFiles, OnDeath, model_name};
 use crate::device::ArbiterConfig;
 use crate::engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
-use crate::http::{ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, RateLimit};
+use crate::http::{
+    ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, RateLimit, TrustedProxies,
+};
 use crate::learn::LearnConfig;
 use crate::service::OnDisagreement;
 use crate::telemetry::LogFormat;
@@ -294,7 +296,7 @@ impl ServeArgs {
         Ok(HttpConfig {
             max_requests: self.max_requests,
             tenant_share: self.tenant_share,
-            trusted_proxies: self.proxies(),
+            trusted_proxies: TrustedProxies::new(self.proxies()),
             max_body: self.max_body,
             call_memory: self.call_memory,
             max_call_tokens: self.max_call_tokens,

@@ -323,7 +323,7 @@ impl EngineCore {
                 self.fail(&output, &RequestFailure::Model(error.to_string()));
             }
         }
-        self.scheduler.observe(output.num_tokens(), begun.elapsed());
+        self.scheduler.observe(output.work, begun.elapsed());
     }
 
     /// Puts requests of the same weights side by side, and says how many follow each other.

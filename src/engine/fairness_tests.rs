@@ -69,9 +69,7 @@ impl Server {
     fn step(&mut self) -> (Vec<RequestId>, SchedulerOutput) {
         let (output, finished) = self.world.step(|_| 7);
         self.clock += took(&output);
-        self.world
-            .scheduler
-            .observe(output.num_tokens(), took(&output));
+        self.world.scheduler.observe(output.work, took(&output));
         for scheduled in &output.scheduled {
             let whose = self.owners[&scheduled.id];
             *self.computed.entry(whose).or_default() += scheduled.num_tokens;

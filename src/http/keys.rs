@@ -1,12 +1,11 @@
 //! Who may call: API keys, and how many calls a second each of them has.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -16,6 +15,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 use super::HttpConfig;
+use super::client_address::TrustedProxies;
 use super::error::ApiError;
 use crate::engine::Tenant;
 use crate::preference::log::Consent;
@@ -237,8 +237,7 @@ pub struct Gate {
     limiter: Option<Arc<DefaultKeyedRateLimiter<usize>>>,
     /// Calls a second that it allows.
     rate: u32,
-    /// Addresses that say truly for whom they call.
-    proxies: Arc<[IpAddr]>,
+    proxies: TrustedProxies,
 }
 
 /// The name of the key of a call that has been answered, for its log line.
@@ -277,7 +276,7 @@ impl Gate {
     pub fn of(config: &HttpConfig) -> Self {
         let (keys, admins) = (config.keys.clone(), config.admin_keys.clone());
         Self {
-            proxies: Arc::clone(&config.trusted_proxies),
+            proxies: config.trusted_proxies.clone(),
             ..Self::new(keys, admins, config.rate_limit)
         }
     }
@@ -292,7 +291,7 @@ impl Gate {
             admins: Arc::new(admins),
             rate: limit.map_or(0, |limit| limit.per_second.get()),
             limiter,
-            proxies: Arc::default(),
+            proxies: TrustedProxies::default(),
         }
     }
 
@@ -372,7 +371,7 @@ impl Gate {
     /// Goes on with a request on behalf of its caller.
     async fn pass(&self, caller: Option<Caller>, mut request: Request, next: Next) -> Response {
         let tenant = caller.as_ref().and_then(|caller| caller.tenant);
-        let tenant = tenant.unwrap_or_else(|| Tenant::of_address(self.client(&request)));
+        let tenant = tenant.unwrap_or_else(|| Tenant::of_address(self.proxies.client(&request)));
         request.extensions_mut().insert(tenant);
         let name = caller
             .as_ref()
@@ -387,26 +386,6 @@ impl Gate {
         }
         response
     }
-
-    /// The address of the client: that of the connection, or where that is a trusted proxy's, the last of those that it names. A
-    /// request without a connection is local.
-    fn client(&self, request: &Request) -> IpAddr {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-        let local = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-        let peer = peer.map_or(local, |ConnectInfo(peer)| peer.ip().to_canonical());
-        match self.proxies.contains(&peer) {
-            true => forwarded_for(request.headers()).unwrap_or(peer),
-            false => peer,
-        }
-    }
-}
-
-/// The last address of `X-Forwarded-For`: the one that the nearest proxy has added.
-fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
-    let named = headers.get_all("x-forwarded-for").iter().next_back()?;
-    let last = named.to_str().ok()?.rsplit(',').next()?.trim();
-    let with_port = || Some(last.parse::<SocketAddr>().ok()?.ip());
-    last.parse().ok().or_else(with_port)
 }
 
 /// Whose share of the server a request takes, once it has passed the guard.
@@ -595,48 +574,6 @@ mod tests {
         ] {
             assert_eq!(ApiKeys::parse(list).unwrap_err(), error, "{list:?}");
         }
-    }
-
-    fn tenant(gate: &Gate, peer: &str, forwarded: &[&str]) -> Tenant {
-        let mut request = Request::new(axum::body::Body::empty());
-        let peer: IpAddr = peer.parse().unwrap();
-        let connection = ConnectInfo(SocketAddr::new(peer, 9));
-        request.extensions_mut().insert(connection);
-        for named in forwarded {
-            let headers = request.headers_mut();
-            headers.append("x-forwarded-for", named.parse().unwrap());
-        }
-        Tenant::of_address(gate.client(&request))
-    }
-
-    #[test]
-    fn a_client_behind_a_trusted_proxy_is_the_last_one_that_it_names_and_others_cannot_name_anyone()
-    {
-        let gate = Gate {
-            proxies: Arc::new(["192.0.2.1".parse().unwrap()]),
-            ..Gate::new(ApiKeys::default(), ApiKeys::default(), None)
-        };
-        let of = |address: &str| Tenant::of_address(address.parse().unwrap());
-        for (peer, forwarded, client) in [
-            ("192.0.2.1", &["198.51.100.7"][..], "198.51.100.7"),
-            ("::ffff:192.0.2.1", &["198.51.100.7"], "198.51.100.7"),
-            ("192.0.2.1", &["10.0.0.1, 198.51.100.7"], "198.51.100.7"),
-            ("192.0.2.1", &["10.0.0.1", "198.51.100.7"], "198.51.100.7"),
-            ("192.0.2.1", &["198.51.100.7:4711"], "198.51.100.7"),
-            ("192.0.2.1", &["[2001:db8::1]:4711"], "2001:db8::1"),
-            ("192.0.2.1", &["unknown"], "192.0.2.1"),
-            ("192.0.2.1", &[], "192.0.2.1"),
-            ("192.0.2.2", &["198.51.100.7"], "192.0.2.2"),
-            ("127.0.0.1", &["198.51.100.7"], "127.0.0.1"),
-        ] {
-            assert_eq!(
-                tenant(&gate, peer, forwarded),
-                of(client),
-                "{peer} {forwarded:?}"
-            );
-        }
-        let unknown = Request::new(axum::body::Body::empty());
-        assert!(gate.client(&unknown).is_loopback());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod answering;
 mod api_doc;
 mod api_examples;
 mod calls;
+mod client_address;
 mod connection;
 mod conversation;
 mod cors;
@@ -36,6 +37,7 @@ mod quiet;
 mod reading;
 mod recording;
 mod records;
+mod refusal_pace;
 mod sampling;
 mod sse;
 mod status;
@@ -49,7 +51,6 @@ mod typed;
 mod unpack;
 mod usage;
 
-use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -62,6 +63,7 @@ use axum::{Extension, Router};
 use tokio::sync::Semaphore;
 
 pub use api_doc::api_doc;
+pub use client_address::TrustedProxies;
 pub use connection::{ConnectionLimits, ConnectionTimeouts, serve};
 pub use cors::Cors;
 pub use error::ApiError;
@@ -82,6 +84,7 @@ use listeners::{Listener, fallbacks};
 use openai::{chat, completions, decisions, models, responses};
 use permit::Permits;
 use quiet::QuietByReason;
+use refusal_pace::RefusalPace;
 
 /// Whom and what the HTTP floor lets in.
 #[derive(Debug, Clone)]
@@ -93,7 +96,7 @@ pub struct HttpConfig {
     /// What a body may take to come.
     pub body_timeouts: BodyTimeouts,
     /// Addresses of proxies that say truly for whom they call, by `X-Forwarded-For`.
-    pub trusted_proxies: Arc<[IpAddr]>,
+    pub trusted_proxies: TrustedProxies,
     /// Bytes of a body.
     pub max_body: usize,
     /// Bytes that bodies and answers of all calls may take together; the operators' own are left out.
@@ -130,7 +133,7 @@ impl Default for HttpConfig {
             max_requests: 1024,
             tenant_share: TenantShare::default(),
             body_timeouts: BodyTimeouts::default(),
-            trusted_proxies: Arc::default(),
+            trusted_proxies: TrustedProxies::default(),
             max_body: 8 << 20,
             call_memory: 512 << 20,
             max_call_tokens: None,
@@ -172,6 +175,7 @@ pub struct Shared {
     limits: CallLimits,
     body_timeouts: BodyTimeouts,
     refusals: QuietByReason,
+    refusal_pace: RefusalPace,
     /// Whether callers have keys.
     keyed: bool,
     /// Whose pages may call.
@@ -203,6 +207,7 @@ impl Shared {
             permits: Permits::new(config.max_requests, config.call_memory, config.tenant_share),
             body_timeouts: config.body_timeouts,
             refusals: QuietByReason::new(REFUSALS_LOGGED.0, REFUSALS_LOGGED.1),
+            refusal_pace: RefusalPace::default(),
             keyed: !config.keys.is_empty(),
             cors: config.cors.clone(),
             judging: config.judging,
@@ -353,5 +358,8 @@ fn open_routes() -> Router<AppState> {
 /// The routes in all their layers.
 fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig, cors: &Cors) -> Router {
     let routes = routes.layer(Extension(unpack::MaxBody(config.max_body)));
-    layers::around(routes, &state, cors).with_state(state)
+    let pace = (state.clone(), config.trusted_proxies.clone());
+    layers::around(routes, &state, cors)
+        .layer(middleware::from_fn_with_state(pace, refusal_pace::pace))
+        .with_state(state)
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::step_cost::StepCost;
+use super::step_cost::{StepCost, Work};
 use crate::engine::tenant::Tenant;
 
 /// Of the engine's time, how long a tenant that has nothing to do counts as one that will come again.
@@ -26,22 +26,22 @@ pub struct FairShare {
 }
 
 impl FairShare {
-    /// Notes that a step of so many tokens took so long.
-    pub fn observe(&mut self, tokens: usize, took: Duration) {
-        self.cost.observe(tokens, took);
+    /// Notes that a step took so long.
+    pub fn observe(&mut self, work: Work, took: Duration) {
+        self.cost.observe(work, took);
         self.spent += took;
     }
 
     /// Returns the tokens that each tenant gets of a step of at most `budget`, or `None` where all get what they ask for.
-    /// `demands` are the tokens that each could compute now, at least one.
+    /// `demands` are what each could compute now, one token at least.
     ///
-    /// Where several ask, k of them, the step is at most (k + 1) / 2 times as long as one of the tokens of the tenant that asks least,
-    /// or has k times its tokens, whichever is more. So that tenant keeps a k-th of the pace that it has without the others, and more
+    /// Where several ask, k of them, the step is at most (k + 1) / 2 times as long as one of the work of the tenant that asks least,
+    /// or has k times its tokens, whichever is more. How long a step is depends on the contexts of its tokens too. So that tenant keeps a k-th of the pace that it has without the others, and more
     /// where tokens together cost less than each by itself.
     /// What is there is given out evenly; what one does not need goes to those that ask for more.
     pub fn shares(
         &mut self,
-        demands: &[(Tenant, usize)],
+        demands: &[(Tenant, Work)],
         budget: usize,
     ) -> Option<HashMap<Tenant, usize>> {
         for &(tenant, _) in demands {
@@ -50,21 +50,29 @@ impl FairShare {
         let asking = demands.len();
         let total = match demands {
             [] => return None,
-            [(only, _)] => match self.others_may_come(*only) {
+            [(only, own)] => match self.others_may_come(*only) {
                 false => return None,
-                true => self.cost.tokens_within(LONGEST_WAIT, 1, budget),
+                true => {
+                    let one = own.part(1);
+                    self.cost.tokens_within(LONGEST_WAIT, one, *own, budget)
+                }
             },
             // More tenants than tokens: everyone in turn, see the scheduler.
             _ if asking > budget => return None,
             _ => {
-                let least = demands.iter().map(|&(_, tokens)| tokens).min().unwrap_or(1);
+                let (at, &(_, least)) = (0..)
+                    .zip(demands)
+                    .min_by_key(|(_, (_, work))| work.tokens)?;
+                let others = (0..).zip(demands).filter(|&(other, _)| other != at);
+                let others = others.fold(Work::default(), |sum, (_, &(_, work))| sum + work);
                 let times = (asking + 1) as f64 / 2.0;
-                let within = self.cost.tokens_within(times, least, budget);
-                within.max((asking * least).min(budget))
+                let within = self.cost.tokens_within(times, least, others, budget);
+                within.max((asking * least.tokens).min(budget))
             }
         };
-        let wanted: usize = demands.iter().map(|&(_, tokens)| tokens).sum();
-        (wanted > total).then(|| max_min(demands, total))
+        let tokens = demands.iter().map(|&(tenant, work)| (tenant, work.tokens));
+        let wanted: usize = tokens.clone().map(|(_, tokens)| tokens).sum();
+        (wanted > total).then(|| max_min(tokens.collect(), total))
     }
 
     /// Whether another tenant than this one had work a moment ago.
@@ -80,8 +88,7 @@ impl FairShare {
 }
 
 /// Divides `total` between demands so that the smallest are met first and no tenant gets more than another whose demand is not met.
-fn max_min(demands: &[(Tenant, usize)], total: usize) -> HashMap<Tenant, usize> {
-    let mut demands = demands.to_vec();
+fn max_min(mut demands: Vec<(Tenant, usize)>, total: usize) -> HashMap<Tenant, usize> {
     demands.sort_unstable_by_key(|&(tenant, tokens)| (tokens, tenant));
     let (mut left, mut asking) = (total, demands.len());
     let shares = demands.into_iter().map(|(tenant, tokens)| {
@@ -101,12 +108,23 @@ mod tests {
         Tenant::of_key(&[name; 32])
     }
 
+    /// Tokens without contexts.
+    fn bare(tokens: usize) -> Work {
+        Work {
+            tokens,
+            positions: 0,
+        }
+    }
+
     /// Measured on a CPU: a fixed part and as much again for three tokens.
     fn on_a_cpu() -> FairShare {
         let mut fair = FairShare::default();
         for _ in 0..10 {
             for tokens in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512] {
-                fair.observe(tokens, Duration::from_micros(310 + 100 * tokens as u64));
+                fair.observe(
+                    bare(tokens),
+                    Duration::from_micros(310 + 100 * tokens as u64),
+                );
             }
         }
         fair
@@ -117,7 +135,7 @@ mod tests {
         let shares = |demands: &[usize], total| {
             let demands: Vec<(Tenant, usize)> =
                 (0..).map(tenant).zip(demands.iter().copied()).collect();
-            let shares = max_min(&demands, total);
+            let shares = max_min(demands.clone(), total);
             demands.iter().map(|(t, _)| shares[t]).collect::<Vec<_>>()
         };
         assert_eq!(shares(&[100, 100], 64), [32, 32]);
@@ -131,24 +149,28 @@ mod tests {
     fn the_one_that_asks_least_keeps_its_part_of_the_pace() {
         let mut fair = on_a_cpu();
         let (alice, bob) = (tenant(1), tenant(2));
-        let shares = fair.shares(&[(alice, 128), (bob, 1)], 512).unwrap();
+        let shares = fair
+            .shares(&[(alice, bare(128)), (bob, bare(1))], 512)
+            .unwrap();
         assert_eq!((shares[&bob], shares[&alice]), (1, 2));
         // Both ask for much: each gets as much as the other.
-        let shares = fair.shares(&[(alice, 400), (bob, 400)], 512).unwrap();
+        let shares = fair
+            .shares(&[(alice, bare(400)), (bob, bare(400))], 512)
+            .unwrap();
         assert_eq!((shares[&bob], shares[&alice]), (256, 256));
-        assert_eq!(fair.shares(&[(alice, 1), (bob, 1)], 512), None);
-        assert_eq!(fair.shares(&[(alice, 1), (bob, 1)], 1), None);
+        assert_eq!(fair.shares(&[(alice, bare(1)), (bob, bare(1))], 512), None);
+        assert_eq!(fair.shares(&[(alice, bare(1)), (bob, bare(1))], 1), None);
     }
 
     #[test]
     fn a_lone_tenant_gets_everything_once_the_others_have_gone() {
         let mut fair = on_a_cpu();
         let (alice, bob) = (tenant(1), tenant(2));
-        assert_eq!(fair.shares(&[(alice, 400)], 512), None);
-        assert_eq!(fair.shares(&[(bob, 1)], 512), None);
-        let beside = fair.shares(&[(alice, 400)], 512).unwrap()[&alice];
+        assert_eq!(fair.shares(&[(alice, bare(400))], 512), None);
+        assert_eq!(fair.shares(&[(bob, bare(1))], 512), None);
+        let beside = fair.shares(&[(alice, bare(400))], 512).unwrap()[&alice];
         assert!((16..64).contains(&beside), "{beside}");
-        fair.observe(1, MEMORY);
-        assert_eq!(fair.shares(&[(alice, 400)], 512), None);
+        fair.observe(bare(1), MEMORY);
+        assert_eq!(fair.shares(&[(alice, bare(400))], 512), None);
     }
 }

@@ -42,6 +42,7 @@ use super::tenant::Tenant;
 use fair_share::FairShare;
 use lines::{Lines, Place};
 use step::Step;
+use step_cost::Work;
 
 /// How many later arrivals of the next lower priority a request goes before.
 pub const HEAD_START: i64 = 256;
@@ -107,6 +108,8 @@ pub struct SchedulerOutput {
     /// To be made in this order before anything is computed.
     pub copies: Vec<BlockCopy>,
     pub preempted: Vec<RequestId>,
+    /// What computing it costs.
+    pub work: Work,
 }
 
 impl SchedulerOutput {
@@ -168,9 +171,9 @@ impl Scheduler {
         self.running.len()
     }
 
-    /// Takes what a step of so many tokens took; see [`FairShare`].
-    pub fn observe(&mut self, tokens: usize, took: Duration) {
-        self.fair.observe(tokens, took);
+    /// Notes how long a step of such work took; see [`FairShare`].
+    pub fn observe(&mut self, work: Work, took: Duration) {
+        self.fair.observe(work, took);
     }
 
     pub fn is_idle(&self) -> bool {
@@ -303,10 +306,12 @@ impl Scheduler {
             // The server's own work is one tenant.
             return None;
         }
-        let mut demands: HashMap<Tenant, usize> = HashMap::new();
+        let mut demands: HashMap<Tenant, Work> = HashMap::new();
         for place in self.running.iter().filter(|place| place.class == class) {
-            let missing = self.requests[&place.id].1.num_missing_tokens();
-            *demands.entry(place.tenant).or_default() += missing;
+            let request = &self.requests[&place.id].1;
+            let missing = request.num_missing_tokens();
+            let demand = demands.entry(place.tenant).or_default();
+            *demand = *demand + Work::after(request.num_computed_tokens, missing);
         }
         let running = self.running.iter().filter(|place| place.class == class);
         let full = running.count() >= self.config.max_sequences;
@@ -318,11 +323,12 @@ impl Scheduler {
             };
             let tokens = &self.requests[&first.id].1.tokens;
             let demand = demands.entry(tenant).or_default();
-            if *demand < budget {
-                *demand += tokens.len() - self.prefix(first.id).num_tokens;
+            if demand.tokens < budget {
+                let computed = self.prefix(first.id).num_tokens;
+                *demand = *demand + Work::after(computed, tokens.len() - computed);
             }
         }
-        let demands: Vec<(Tenant, usize)> = demands.into_iter().collect();
+        let demands: Vec<(Tenant, Work)> = demands.into_iter().collect();
         self.fair.shares(&demands, budget)
     }
 
@@ -393,6 +399,7 @@ impl Scheduler {
             _ => self.places_for_siblings(place.class, siblings, step),
         };
         step.take(place.tenant, num_tokens);
+        step.output.work = step.output.work + Work::after(request.num_computed_tokens, num_tokens);
         step.forks += forks;
         step.output.scheduled.push(Scheduled {
             id: place.id,

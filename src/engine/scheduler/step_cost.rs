@@ -1,9 +1,11 @@
-//! What a step costs by its number of tokens, as measured: so the scheduler knows how many tokens of one tenant it may add to a
-//! step without making it much longer for another.
+//! What a step costs by its tokens and their contexts, as measured: so the scheduler knows how many tokens of one tenant it may
+//! add to a step without making it much longer for another.
 //!
 //! On a CPU a step of 100 tokens takes many times as long as one of a single token, on a GPU hardly longer. The curve is
-//! measured instead of assumed: one running mean for each power of two, and straight lines between them.
+//! measured instead of assumed: one running mean for each power of two, and straight lines between them. What a position of a
+//! context adds to a step is measured beside it, as the slope of the steps' times around those means.
 
+use std::ops::Add;
 use std::time::Duration;
 
 /// Powers of two that are told apart: steps of up to 2^16 tokens and longer ones.
@@ -12,13 +14,29 @@ const POINTS: usize = 18;
 /// How much a new measurement counts beside those before it.
 const WEIGHT: f64 = 0.1;
 
+/// How much a new measurement of the slope counts: it is one of differences, which are noisier.
+const SLOPE_WEIGHT: f64 = 0.01;
+
 /// A step that takes this many times the mean was held up by something else and counts as this much.
 const OUTLIER: f64 = 4.0;
 
-/// Mean tokens and seconds of the steps of about one length.
+/// Short contexts make a step cheaper than the mean of its length, but not below this part of it.
+const CHEAPEST: f64 = 0.25;
+
+/// Work of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Work {
+    /// Tokens that are computed.
+    pub tokens: usize,
+    /// Positions that they attend to, summed over the tokens.
+    pub positions: usize,
+}
+
+/// Mean tokens, positions and seconds of the steps of about one length.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     tokens: f64,
+    positions: f64,
     seconds: f64,
 }
 
@@ -26,25 +44,83 @@ struct Point {
 #[derive(Debug, Clone, Default)]
 pub struct StepCost {
     points: [Option<Point>; POINTS],
+    /// Of positions a token and seconds a token, about the means of their length: covariance, and variance of the positions.
+    covariance: f64,
+    variance: f64,
+}
+
+impl Work {
+    /// Returns the work of computing `tokens` after `context` positions.
+    pub fn after(context: usize, tokens: usize) -> Self {
+        let positions = tokens * context + tokens * (tokens + 1) / 2;
+        Self { tokens, positions }
+    }
+
+    /// Returns the work of `tokens` tokens with contexts of the same mean length.
+    pub fn part(self, tokens: usize) -> Self {
+        let positions = (tokens as f64 * self.positions_a_token()) as usize;
+        Self { tokens, positions }
+    }
+
+    fn positions_a_token(self) -> f64 {
+        self.positions as f64 / self.tokens.max(1) as f64
+    }
+}
+
+impl Add for Work {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            positions: self.positions + other.positions,
+        }
+    }
 }
 
 impl StepCost {
-    /// Notes that a step of so many tokens took so long.
-    pub fn observe(&mut self, tokens: usize, took: Duration) {
-        if tokens == 0 {
+    /// Notes that a step took so long.
+    pub fn observe(&mut self, work: Work, took: Duration) {
+        if work.tokens == 0 {
             return;
         }
-        let at = (usize::BITS - (tokens - 1).leading_zeros()) as usize;
-        let (tokens, seconds) = (tokens as f64, took.as_secs_f64());
-        let point = self.points[at.min(POINTS - 1)].get_or_insert(Point { tokens, seconds });
+        let at = (usize::BITS - (work.tokens - 1).leading_zeros()) as usize;
+        let (tokens, positions) = (work.tokens as f64, work.positions as f64);
+        let seconds = took.as_secs_f64();
+        let point = self.points[at.min(POINTS - 1)].get_or_insert(Point {
+            tokens,
+            positions,
+            seconds,
+        });
+        let seconds = seconds.min(OUTLIER * point.seconds);
+        let more_positions = (positions - point.positions) / tokens;
+        let more_seconds = (seconds - point.seconds) / tokens;
+        self.covariance += SLOPE_WEIGHT * (more_positions * more_seconds - self.covariance);
+        self.variance += SLOPE_WEIGHT * (more_positions * more_positions - self.variance);
         point.tokens += WEIGHT * (tokens - point.tokens);
-        point.seconds += WEIGHT * (seconds.min(OUTLIER * point.seconds) - point.seconds);
+        point.positions += WEIGHT * (positions - point.positions);
+        point.seconds += WEIGHT * (seconds - point.seconds);
     }
 
-    /// Returns the seconds that a step of so many tokens takes: between two lengths that were measured on the line between them, below
+    /// Returns the seconds that one position adds to a step.
+    fn seconds_a_position(&self) -> f64 {
+        match self.variance > 0.0 {
+            true => (self.covariance / self.variance).max(0.0),
+            false => 0.0,
+        }
+    }
+
+    /// Returns the seconds that a step takes.
+    fn seconds(&self, tokens: f64, positions: f64) -> f64 {
+        let mean = self.mean(tokens);
+        let more = self.seconds_a_position() * (positions - mean.positions);
+        (mean.seconds + more).max(CHEAPEST * mean.seconds)
+    }
+
+    /// Returns the mean of steps of so many tokens: between two lengths that were measured on the line between them, below
     /// all of them on the line of the two shortest, above all of them in proportion to the longest. Before anything has been
     /// measured, a step costs as much as eight tokens and each token as much as one.
-    fn seconds(&self, tokens: f64) -> f64 {
+    fn mean(&self, tokens: f64) -> Point {
         let mut before: Option<Point> = None;
         let mut measured = self.points.iter().flatten().map(|&point| {
             // Longer steps never count as cheaper.
@@ -54,10 +130,14 @@ impl StepCost {
             point
         });
         let Some(mut low) = measured.next() else {
-            return 8.0 + tokens;
+            return Point {
+                tokens,
+                positions: 0.0,
+                seconds: 8.0 + tokens,
+            };
         };
         let Some(mut high) = measured.next() else {
-            return low.seconds * tokens / low.tokens;
+            return low.times(tokens / low.tokens);
         };
         for next in measured {
             if high.tokens >= tokens {
@@ -66,21 +146,30 @@ impl StepCost {
             (low, high) = (high, next);
         }
         if high.tokens < tokens {
-            return high.seconds * tokens / high.tokens;
+            return high.times(tokens / high.tokens);
         }
-        let slope = (high.seconds - low.seconds) / (high.tokens - low.tokens).max(1e-9);
-        let on_line = low.seconds + slope * (tokens - low.tokens);
-        // A step of a part of the tokens takes that part of the time at least.
-        on_line.max(low.seconds * (tokens / low.tokens).min(1.0))
+        let part = (tokens - low.tokens) / (high.tokens - low.tokens).max(1e-9);
+        let on_line = |low: f64, high: f64| low + part * (high - low);
+        // A step of a part of the tokens takes that part of the time at least, and of the positions.
+        let least = low.times((tokens / low.tokens).min(1.0));
+        Point {
+            tokens,
+            positions: on_line(low.positions, high.positions).max(least.positions),
+            seconds: on_line(low.seconds, high.seconds).max(least.seconds),
+        }
     }
 
-    /// Returns the most tokens, up to `most`, of a step that takes at most `times` as long as one of `tokens`; at least `tokens`.
-    pub fn tokens_within(&self, times: f64, tokens: usize, most: usize) -> usize {
-        let limit = times * self.seconds(tokens as f64);
-        let (mut fits, mut too_many) = (tokens, most + 1);
+    /// Returns the most tokens, up to `most`, of a step that takes at most `times` as long as one of `own` work, where the tokens beyond
+    /// `own` are like those of `others`; at least the tokens of `own`.
+    pub fn tokens_within(&self, times: f64, own: Work, others: Work, most: usize) -> usize {
+        let (tokens, positions) = (own.tokens as f64, own.positions as f64);
+        let limit = times * self.seconds(tokens, positions);
+        let each = others.positions_a_token();
+        let takes = |all: usize| self.seconds(all as f64, positions + each * (all as f64 - tokens));
+        let (mut fits, mut too_many) = (own.tokens, most + 1);
         while fits + 1 < too_many {
             let middle = fits + (too_many - fits) / 2;
-            match self.seconds(middle as f64) <= limit {
+            match takes(middle) <= limit {
                 true => fits = middle,
                 false => too_many = middle,
             }
@@ -89,44 +178,94 @@ impl StepCost {
     }
 }
 
+impl Point {
+    fn times(self, factor: f64) -> Self {
+        Self {
+            tokens: factor * self.tokens,
+            positions: factor * self.positions,
+            seconds: factor * self.seconds,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Tokens without contexts.
+    fn bare(tokens: usize) -> Work {
+        Work {
+            tokens,
+            positions: 0,
+        }
+    }
 
     fn measured(cost: impl Fn(usize) -> f64, tokens: &[usize]) -> StepCost {
         let mut curve = StepCost::default();
         for _ in 0..100 {
             for &tokens in tokens {
-                curve.observe(tokens, Duration::from_secs_f64(cost(tokens)));
+                curve.observe(bare(tokens), Duration::from_secs_f64(cost(tokens)));
             }
         }
         curve
+    }
+
+    /// Tokens within so many times one token, without contexts.
+    fn within(curve: &StepCost, times: f64, most: usize) -> usize {
+        curve.tokens_within(times, bare(1), bare(1), most)
     }
 
     #[test]
     fn a_cpu_has_few_tokens_to_spare_and_a_gpu_many() {
         let lengths = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];
         let cpu = measured(|tokens| 0.31e-3 + 0.1e-3 * tokens as f64, &lengths);
-        assert_eq!(cpu.tokens_within(2.0, 1, 512), 5);
+        assert_eq!(within(&cpu, 2.0, 512), 5);
         let gpu = measured(|tokens| 10e-3 + 0.05e-3 * tokens as f64, &lengths);
-        assert!((195..=210).contains(&gpu.tokens_within(2.0, 1, 512)));
-        assert_eq!(gpu.tokens_within(4.0, 1, 512), 512);
+        assert!((195..=210).contains(&within(&gpu, 2.0, 512)));
+        assert_eq!(within(&gpu, 4.0, 512), 512);
     }
 
     #[test]
     fn what_was_not_measured_is_estimated_from_its_neighbours() {
         let curve = measured(|tokens| tokens as f64, &[10, 100]);
-        assert!((curve.seconds(1.0) - 1.0).abs() < 1e-6);
-        assert!((curve.seconds(55.0) - 55.0).abs() < 1e-6);
-        assert!((curve.seconds(1000.0) - 1000.0).abs() < 1e-6);
-        assert_eq!(StepCost::default().tokens_within(2.0, 1, 512), 10);
-        assert_eq!(StepCost::default().tokens_within(2.0, 1, 4), 4);
+        assert!((curve.seconds(1.0, 0.0) - 1.0).abs() < 1e-6);
+        assert!((curve.seconds(55.0, 0.0) - 55.0).abs() < 1e-6);
+        assert!((curve.seconds(1000.0, 0.0) - 1000.0).abs() < 1e-6);
+        assert_eq!(within(&StepCost::default(), 2.0, 512), 10);
+        assert_eq!(within(&StepCost::default(), 2.0, 4), 4);
     }
 
     #[test]
     fn one_step_that_was_held_up_changes_little() {
         let mut curve = measured(|_| 1.0, &[1]);
-        curve.observe(1, Duration::from_secs(1000));
-        assert!(curve.seconds(1.0) < 1.5);
+        curve.observe(bare(1), Duration::from_secs(1000));
+        assert!(curve.seconds(1.0, 0.0) < 1.5);
+    }
+
+    #[test]
+    fn long_contexts_cost_what_they_have_cost() {
+        // A position costs a hundredth of a token.
+        let cost = |work: Work| 10.0 + work.tokens as f64 + 0.01 * work.positions as f64;
+        let mut curve = StepCost::default();
+        for round in 0..2000 {
+            for tokens in [1, 2, 4, 8, 16, 32] {
+                let work = Work::after(round * 37 % 400, tokens);
+                curve.observe(work, Duration::from_secs_f64(cost(work)));
+            }
+        }
+        let a_position = curve.seconds_a_position();
+        assert!((a_position - 0.01).abs() < 0.001, "{a_position}");
+        let (short, long) = (Work::after(20, 1), Work::after(399, 1));
+        let among = |others| curve.tokens_within(1.5, short, others, 512);
+        // 5.6 seconds more: five tokens of short contexts, one of long ones.
+        assert_eq!(among(long), 2);
+        assert!((4..=6).contains(&among(short)), "{}", among(short));
+    }
+
+    #[test]
+    fn a_chunk_attends_to_what_is_before_it_and_to_itself() {
+        assert_eq!(Work::after(10, 3).positions, 11 + 12 + 13);
+        let both = Work::after(0, 1) + Work::after(5, 2);
+        assert_eq!((both.tokens, both.positions), (3, 1 + 6 + 7));
     }
 }
