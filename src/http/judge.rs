@@ -81,7 +81,7 @@ pub struct VerdictBody {
     winner: Option<usize>,
     /// Probability that candidate 0 is better.
     p: f32,
-    /// Whether both orders name the same winner; null where only one was shown.
+    /// Whether both orders name the same winner, of several principles by their weighted means; null where only one was shown.
     consistent: Option<bool>,
     /// Whether the verdict can be relied on: the judge passed its self-test, both orders name the same winner, and `label_mass` is at
     /// least 0.5. Null where that is not known: without a self-test, with one order, or between equal candidates.

@@ -43,17 +43,13 @@ pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool
         (sum / total) as f32
     };
     let p = settle(mean(&|part| part.p));
-    let orders = (0..per_principle)
+    let orders: Vec<ShownRead> = (0..per_principle)
         .map(|order| ShownRead {
             shown: parts[0].orders[order].shown,
             p_first: mean(&|part| part.orders[order].p_first),
         })
         .collect();
-    let consistent = parts
-        .iter()
-        .map(|part| part.consistent)
-        .reduce(|all, one| Some(all? && one?))
-        .flatten();
+    let consistent = agreement(&orders);
     PairVerdict {
         p,
         winner: settled(winner(p), consistent, task.on_disagreement),
@@ -64,6 +60,16 @@ pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool
         principles: parts,
         truncated,
     }
+}
+
+/// Returns whether both orders name the same winner, by their means over the principles; none where only one was shown.
+fn agreement(orders: &[ShownRead]) -> Option<bool> {
+    let [given, turned] = orders else {
+        return None;
+    };
+    // Of the answers, the one shown first is candidate 0 in one order and candidate 1 in the other.
+    let named = [winner(settle(given.p_first)), winner(settle(1.0 - turned.p_first))];
+    Some(named[0].is_some() && named[0] == named[1])
 }
 
 /// A mean of probabilities, an exact tie where it is one but for how its parts were rounded.
@@ -229,6 +235,36 @@ mod tests {
                 assert_eq!(verdict.winner, winner, "{on_disagreement:?} {weights:?}");
                 assert!(verdict.p > 0.5);
             }
+        }
+    }
+
+    #[test]
+    fn several_principles_are_consistent_where_their_joined_orders_are() {
+        // Probabilities that the one shown first is better, for each principle in both orders.
+        for (reads, consistent, winner_is) in [
+            // Each names its position, and so do the means.
+            (&[[0.6, 0.6], [0.55, 0.52]][..], false, Some(0)),
+            // One contradicts itself, the other is sure: both means name candidate 0.
+            (&[[0.55, 0.52], [0.9, 0.1]], true, Some(0)),
+            // Each agrees with itself, on different candidates; the means name the surer one in both orders.
+            (&[[0.9, 0.1], [0.45, 0.55]], true, Some(0)),
+            // Each agrees with itself, and their means contradict each other.
+            (&[[0.9, 0.48], [0.2, 0.7]], false, Some(1)),
+            // A mean that names neither agrees with nothing.
+            (&[[0.7, 0.2], [0.3, 0.1]], false, Some(0)),
+        ] {
+            let flat: Vec<LabelLogprobs> = reads.iter().flatten().map(|&p| read(p)).collect();
+            let weights = vec![1.0; reads.len()];
+            let task = task(&weights, Orders::Both);
+            let average = verdict(&task, &flat, false);
+            assert_eq!(average.consistent, Some(consistent), "{reads:?}");
+            assert_eq!(average.winner, winner_is, "{reads:?}");
+            let task = JudgeTask {
+                on_disagreement: OnDisagreement::Undecided,
+                ..task
+            };
+            let undecided = verdict(&task, &flat, false).winner;
+            assert_eq!(undecided, winner_is.filter(|_| consistent), "{reads:?}");
         }
     }
 
