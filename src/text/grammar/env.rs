@@ -8,6 +8,7 @@ use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
 
 use super::matcher::{GrammarMatcher, TokenMask};
+use super::words::plain;
 use super::{GrammarError, GrammarSpec};
 use crate::text::Tokenizer;
 use crate::text::token_bytes::Speller;
@@ -130,12 +131,17 @@ impl GrammarEnv {
         let compiler = std::thread::Builder::new()
             .name("grammar".into())
             .stack_size(COMPILER_STACK);
-        std::thread::scope(|scope| {
+        let compiled = std::thread::scope(|scope| {
             compiler
                 .spawn_scoped(scope, || self.start(grammar))
                 .map_err(GrammarError::failed)?
                 .join()
                 .unwrap_or_else(|_| Err(GrammarError::Failed("the compiler panicked".into())))
+        });
+        let own = matches!(spec, GrammarSpec::Lark(_));
+        compiled.map_err(|error| match error {
+            GrammarError::Invalid(message) => GrammarError::Invalid(plain(&message, own)),
+            other => other,
         })
     }
 

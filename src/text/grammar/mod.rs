@@ -15,6 +15,7 @@ mod schema;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::fmt::Display;
 

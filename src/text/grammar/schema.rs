@@ -10,6 +10,30 @@ use super::bounds;
 /// Up to here llguidance keeps every whole number: it computes with f64.
 const MOST_EXACT: u64 = 1 << 53;
 
+/// Keywords of a schema that stay where they are when the rest of it becomes an alternative.
+const OUTSIDE: [&str; 6] = [
+    "$defs",
+    "definitions",
+    "$id",
+    "$schema",
+    "x-guidance",
+    "description",
+];
+
+/// Keywords by which a schema says of what kind its values are, itself or by others.
+const OF_A_KIND: [&str; 9] = [
+    "type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "not", "if",
+];
+
+/// Keywords of objects and of lists: a schema with one of them and without a type means that type, as a schema's author does.
+const OF_OBJECTS: [&str; 4] = [
+    "properties",
+    "required",
+    "patternProperties",
+    "additionalProperties",
+];
+const OF_LISTS: [&str; 4] = ["items", "prefixItems", "minItems", "maxItems"];
+
 /// Keywords whose values are data and no schemas.
 const DATA: [&str; 7] = [
     "const",
@@ -45,7 +69,7 @@ const NUMBERS: [&str; 7] = [
 /// takes have `most` bytes at most.
 ///
 /// # Errors
-/// A whole number beyond 2^53, with its place; copies of more bytes; those of [`bounds::check`].
+/// A whole number beyond 2^53 or a `nullable` that is no boolean, with its place; copies of more bytes; those of [`bounds::check`].
 pub(super) fn prepare(schema: Value, most: usize) -> Result<Value, GrammarError> {
     let schema = rewritten(schema, most)?;
     bounds::check(&schema)?;
@@ -54,14 +78,13 @@ pub(super) fn prepare(schema: Value, most: usize) -> Result<Value, GrammarError>
 
 /// [`prepare`], without the bounds.
 fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
-    let mut numbers = Ok(());
+    let mut checked = Ok(());
     let (mut references, mut anchors) = (BTreeSet::new(), BTreeMap::new());
     visit(&mut schema, &mut String::new(), &mut |fields, place| {
         for name in NUMBERS {
             let number = fields.get(name).and_then(inexact);
-            if let (Ok(()), Some(number)) = (&numbers, number) {
-                let place = place.to_owned();
-                numbers = Err(GrammarError::InexactNumber {
+            if let (Ok(()), Some(number)) = (&checked, number) {
+                checked = Err(GrammarError::InexactNumber {
                     number,
                     place: format!("#{place}/{name}"),
                 });
@@ -75,12 +98,20 @@ fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
         if let Some(Value::String(reference)) = fields.get("$ref") {
             references.insert(reference.clone());
         }
-        let nullable = fields.get("nullable") == Some(&Value::Bool(true));
-        if nullable {
-            admit_null(fields);
+        if !place.contains("/not") && !place.contains("/if") {
+            name_kind(fields);
+        }
+        match fields.remove("nullable") {
+            None | Some(Value::Null | Value::Bool(false)) => {}
+            Some(Value::Bool(true)) => admit_null(fields),
+            Some(_) if checked.is_ok() => {
+                let said = format!("#{place}/nullable must be true or false");
+                checked = Err(GrammarError::Invalid(said));
+            }
+            Some(_) => {}
         }
     });
-    numbers?;
+    checked?;
     let id = schema.get("$id").and_then(Value::as_str).unwrap_or("");
     // The places that references in unusual spellings name, and the definitions that they become.
     let mut names: BTreeMap<String, String> = BTreeMap::new();
@@ -178,7 +209,7 @@ fn inexact(value: &Value) -> Option<String> {
                 (Some(whole), _, _) => whole > MOST_EXACT,
                 (_, Some(whole), _) => whole.unsigned_abs() > MOST_EXACT,
                 // The JSON may have had digits that were lost already.
-                (_, _, Some(real)) => real.fract() == 0.0 && real.abs() > MOST_EXACT as f64,
+                (_, _, Some(real)) => real.fract() == 0.0 && real.abs() >= MOST_EXACT as f64,
                 _ => true,
             };
             beyond.then(|| number.to_string())
@@ -189,16 +220,47 @@ fn inexact(value: &Value) -> Option<String> {
     }
 }
 
+/// Gives a schema with keywords of objects or lists alone their type. Every value of the result is one of the schema.
+fn name_kind(fields: &mut Map<String, Value>) {
+    let has = |names: &[&str]| names.iter().any(|name| fields.contains_key(*name));
+    let kind = match (has(&OF_A_KIND), has(&OF_OBJECTS), has(&OF_LISTS)) {
+        (false, true, false) => "object",
+        (false, false, true) => "array",
+        _ => return,
+    };
+    fields.insert("type".to_owned(), kind.into());
+}
+
 /// Lets `null` match a schema, as OpenAPI's `nullable` says.
 fn admit_null(fields: &mut Map<String, Value>) {
-    if let Some(kind @ Value::String(_)) = fields.get_mut("type") {
-        *kind = json!([kind.take(), "null"]);
+    let plain = fields
+        .keys()
+        .all(|name| !["$ref", "anyOf", "oneOf", "allOf", "not", "if"].contains(&name.as_str()));
+    if plain {
+        match fields.get_mut("type") {
+            Some(kind @ Value::String(_)) if *kind != "null" => {
+                *kind = json!([kind.take(), "null"])
+            }
+            Some(Value::Array(kinds)) if !kinds.contains(&"null".into()) => {
+                kinds.push("null".into());
+            }
+            _ => {}
+        }
+        if let Some(value) = fields.remove("const") {
+            fields.insert("enum".to_owned(), json!([value]));
+        }
+        if let Some(Value::Array(values)) = fields.get_mut("enum")
+            && !values.contains(&Value::Null)
+        {
+            values.push(Value::Null);
+        }
+        return;
     }
-    if let Some(Value::Array(values)) = fields.get_mut("enum")
-        && !values.contains(&Value::Null)
-    {
-        values.push(Value::Null);
-    }
+    let (outside, inside): (Map<_, _>, Map<_, _>) = std::mem::take(fields)
+        .into_iter()
+        .partition(|(name, _)| OUTSIDE.contains(&name.as_str()));
+    *fields = outside;
+    fields.insert("anyOf".to_owned(), json!([inside, {"type": "null"}]));
 }
 
 /// Returns the place of what a reference names, where llguidance would not find it by the reference itself.
@@ -265,10 +327,11 @@ mod tests {
         let most = json!(9_007_199_254_740_992_u64);
         for kept in [
             json!({"const": most}),
+            json!({"const": 123_456_789.123_456_79}),
             json!({"enum": [-9_007_199_254_740_992_i64, 0.5, 1e-300]}),
             json!({"maximum": 1.5}),
             // Names of properties, and data that no text has to match.
-            json!({"properties": {"const": {"default": 9_007_199_254_740_993_u64}}}),
+            json!({"type": "object", "properties": {"const": {"default": 9_007_199_254_740_993_u64}}}),
             json!({"description": "9007199254740993", "examples": [9_007_199_254_740_993_u64]}),
         ] {
             assert_eq!(prepared(kept.clone()), Ok(kept));
@@ -279,6 +342,8 @@ mod tests {
             (json!({"enum": [1, {"a": [i64::MIN]}]}), "#/enum"),
             (json!({"maximum": 9_007_199_254_740_993_u64}), "#/maximum"),
             (json!({"exclusiveMinimum": -1e20}), "#/exclusiveMinimum"),
+            // Another whole number may have been written.
+            (json!({"const": 9_007_199_254_740_992.0}), "#/const"),
             (
                 json!({"items": {"anyOf": [{}, {"multipleOf": 1e300}]}}),
                 "#/items/anyOf/1/multipleOf",
@@ -291,6 +356,105 @@ mod tests {
             let error = prepared(refused.clone()).unwrap_err().to_string();
             assert!(error.contains(place), "{refused}: {error}");
         }
+    }
+
+    #[test]
+    fn nullable_admits_null_beside_any_keyword() {
+        let nil = json!({"type": "null"});
+        for (schema, expected) in [
+            (
+                json!({"type": "string"}),
+                json!({"type": ["string", "null"]}),
+            ),
+            (
+                json!({"type": ["integer"]}),
+                json!({"type": ["integer", "null"]}),
+            ),
+            (
+                json!({"type": ["integer", "null"]}),
+                json!({"type": ["integer", "null"]}),
+            ),
+            (json!({"const": "a"}), json!({"enum": ["a", null]})),
+            (
+                json!({"type": "string", "const": "a"}),
+                json!({"type": ["string", "null"], "enum": ["a", null]}),
+            ),
+            (
+                json!({"enum": ["a", "b"]}),
+                json!({"enum": ["a", "b", null]}),
+            ),
+            (
+                json!({"properties": {"a": {}}}),
+                json!({"properties": {"a": {}}, "type": ["object", "null"]}),
+            ),
+            (
+                json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}}),
+                json!({"$defs": {"a": {"type": "integer"}}, "anyOf": [{"$ref": "#/$defs/a"}, nil]}),
+            ),
+            (
+                json!({"anyOf": [{"type": "integer"}]}),
+                json!({"anyOf": [{"anyOf": [{"type": "integer"}]}, nil]}),
+            ),
+            (
+                json!({"oneOf": [{}]}),
+                json!({"anyOf": [{"oneOf": [{}]}, nil]}),
+            ),
+            (
+                json!({"allOf": [{}]}),
+                json!({"anyOf": [{"allOf": [{}]}, nil]}),
+            ),
+        ] {
+            let nullable = |value| {
+                let mut schema = schema.clone();
+                schema["nullable"] = value;
+                schema
+            };
+            for (wrap, at) in [(false, ""), (true, "/items")] {
+                let of = |schema| {
+                    if wrap {
+                        json!({"type": "array", "items": schema})
+                    } else {
+                        schema
+                    }
+                };
+                let admitted = prepared(of(nullable(json!(true)))).unwrap();
+                assert_eq!(admitted.pointer(at), Some(&expected), "{schema}");
+                let refused = prepared(of(nullable(json!("yes"))))
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    refused.contains(&format!("#{at}/nullable must be")),
+                    "{refused}"
+                );
+            }
+            for absent in [json!(false), json!(null)] {
+                assert_eq!(prepared(nullable(absent)), prepared(schema.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn keywords_of_a_type_name_it() {
+        for (schema, kind) in [
+            (json!({"properties": {}}), Some("object")),
+            (json!({"required": ["a"]}), Some("object")),
+            (json!({"items": {}}), Some("array")),
+            (json!({"minItems": 1}), Some("array")),
+            (json!({"items": {}, "properties": {}}), None),
+            (json!({"enum": [1], "properties": {}}), None),
+            (json!({"anyOf": [{}], "required": ["a"]}), None),
+            (json!({"minimum": 1}), None),
+            (json!({}), None),
+        ] {
+            let result = prepared(schema.clone()).unwrap();
+            let named = result.get("type").and_then(Value::as_str);
+            assert_eq!(named, kind, "{schema}");
+        }
+        let inner = prepared(json!({"anyOf": [{"required": ["a"]}]})).unwrap();
+        assert_eq!(inner["anyOf"][0]["type"], "object");
+        // What must not match would be another schema with a type.
+        let schema = json!({"not": {"required": ["a"]}});
+        assert_eq!(prepared(schema.clone()), Ok(schema));
     }
 
     #[test]
@@ -332,7 +496,7 @@ mod tests {
             "other.json#/a",
             "#nowhere",
         ] {
-            let schema = json!({"items": {"$ref": reference}, "$defs": {"a": {}}});
+            let schema = json!({"type": "array", "items": {"$ref": reference}, "$defs": {"a": {}}});
             assert_eq!(prepared(schema.clone()), Ok(schema));
         }
         let wide =
