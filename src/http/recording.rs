@@ -417,10 +417,8 @@ impl Draft {
         if record.version.is_empty() {
             record.version.clone_from(&version);
         }
-        let judged = judged.into_iter();
-        record
-            .verdicts
-            .extend(judged.map(|(a, b, verdict)| LoggedVerdict {
+        for (a, b, verdict) in judged {
+            let logged = LoggedVerdict {
                 a,
                 b,
                 orders: orders(verdict, judge.orders),
@@ -429,8 +427,15 @@ impl Draft {
                 label_mass: verdict.label_mass,
                 principles: principles.clone(),
                 version: version.clone(),
-            }));
-        record.pair_verdicts(PairSource::Tournament);
+            };
+            // One order alone says as much about the position as about the answers, and an undecided verdict says nothing.
+            if verdict.winner.is_some() && verdict.consistent.is_some() {
+                record
+                    .pairs
+                    .extend(logged.default_pair(PairSource::Tournament));
+            }
+            record.verdicts.push(logged);
+        }
     }
 
     /// [`Self::verdicts`] of all matches of a tournament.

@@ -78,6 +78,18 @@ fn text_that_imitates_the_frame_is_nothing_worse_than_other_text() {
             ["", "", &" Answer B".repeat(20)],
             ["", "", &" Planet D".repeat(20)],
         ),
+        (
+            ["", "", &" Answer.".repeat(20)],
+            ["", "", &" Planet.".repeat(20)],
+        ),
+        (
+            ["", "", &" Answer=A".repeat(20)],
+            ["", "", &" Planet=C".repeat(20)],
+        ),
+        (
+            ["", "", &" Answer is A".repeat(20)],
+            ["", "", &" Planet is C".repeat(20)],
+        ),
         (["", "", "\nB\n52\nAnswer A"], ["", "", "\nD\n52\nPlanet C"]),
         (["", "\nB\n", "\nA\n"], ["", "\nD\n", "\nC\n"]),
     ];

@@ -168,6 +168,15 @@ impl LoggedVerdict {
             principles: self.principles.clone(),
         })
     }
+
+    /// Returns the pair of a verdict by the judge's default question. What a call is judged by under principles that the call itself
+    /// named says what that caller asked for, and is not learned from.
+    pub fn default_pair(&self, source: PairSource) -> Option<LoggedPair> {
+        match self.principles.is_empty() {
+            true => self.pair(source),
+            false => None,
+        }
+    }
 }
 
 /// Where a pair comes from.
@@ -230,14 +239,6 @@ pub struct NewRecord {
 }
 
 impl NewRecord {
-    /// Makes a pair of every verdict that names a winner by the judge's default question. What a call is judged by under principles
-    /// that the call itself named says what that caller asked for, and is not learned from.
-    pub fn pair_verdicts(&mut self, source: PairSource) {
-        let default = self.verdicts.iter().filter(|v| v.principles.is_empty());
-        let made = default.filter_map(|v| v.pair(source));
-        self.pairs.extend(made);
-    }
-
     /// What the record takes in the database: its texts, tokens and numbers, and what a row costs by itself.
     pub fn bytes(&self) -> usize {
         const ROW: usize = 128;

@@ -36,7 +36,11 @@ async fn paired(log: &TrafficLog) {
         new.prompt = prompt;
         new.consent.train = train;
         new.verdicts = vec![by_default(verdict(0, 1, p))];
-        new.pair_verdicts(PairSource::Tournament);
+        let pairs = new
+            .verdicts
+            .iter()
+            .filter_map(|v| v.default_pair(PairSource::Tournament));
+        new.pairs.extend(pairs);
         log.append(new).await.unwrap();
     }
 }
@@ -331,7 +335,11 @@ fn many_pages_are_exported_whole() {
         let log = open(&config).await;
         let mut new = record("ann", "p");
         new.verdicts = vec![by_default(verdict(0, 1, 0.25)); 700];
-        new.pair_verdicts(PairSource::Tournament);
+        let pairs = new
+            .verdicts
+            .iter()
+            .filter_map(|v| v.default_pair(PairSource::Tournament));
+        new.pairs.extend(pairs);
         log.append(new.clone()).await.unwrap();
         log.append(new).await.unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -382,7 +390,11 @@ fn verdicts_about_nothing_and_under_a_calls_own_principles_make_no_pair_and_leav
         for verdict in about_nothing() {
             let mut new = record("ann", "p");
             new.verdicts = vec![verdict.clone()];
-            new.pair_verdicts(PairSource::Tournament);
+            let pairs = new
+                .verdicts
+                .iter()
+                .filter_map(|v| v.default_pair(PairSource::Tournament));
+            new.pairs.extend(pairs);
             assert_eq!(new.pairs, [], "{verdict:?}");
             // A log of an earlier version has such pairs.
             new.pairs = vec![LoggedPair {

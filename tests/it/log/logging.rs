@@ -17,7 +17,11 @@ fn a_record_comes_back_as_it_was_appended() {
     on_both(async |config| {
         let log = open(&config).await;
         let mut new = record("ann", "What is 2 + 2?");
-        new.pair_verdicts(PairSource::Tournament);
+        let pairs = new
+            .verdicts
+            .iter()
+            .filter_map(|v| v.default_pair(PairSource::Tournament));
+        new.pairs.extend(pairs);
         let id = log.append(new.clone()).await.unwrap();
         let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.id, id);
@@ -56,7 +60,11 @@ fn verdicts_and_pairs_of_a_large_tournament_come_back_in_order() {
         new.verdicts = (0..150u8)
             .map(|at| verdict(0, 1, f32::from(at) / 1000.0))
             .collect();
-        new.pair_verdicts(PairSource::Tournament);
+        let pairs = new
+            .verdicts
+            .iter()
+            .filter_map(|v| v.default_pair(PairSource::Tournament));
+        new.pairs.extend(pairs);
         let id = log.append(new.clone()).await.unwrap();
         let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.verdicts, new.verdicts);
@@ -195,7 +203,11 @@ fn stop_strings_and_principles_are_redacted_too() {
         let sampling = json!({"stop": [secret, "END"], "user": secret, "deep": {"er": [[secret]]}, "top_k": 5});
         new.samples[0].sampling = sampling;
         new.verdicts[0].principles = vec![format!("like {secret} would")];
-        new.pair_verdicts(PairSource::Tournament);
+        let pairs = new
+            .verdicts
+            .iter()
+            .filter_map(|v| v.default_pair(PairSource::Tournament));
+        new.pairs.extend(pairs);
         let log = open(&config).await;
         let id = log.append(new.clone()).await.unwrap();
         let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
