@@ -340,6 +340,8 @@ impl SamplingBody {
                 .logit_bias
                 .as_ref()
                 .is_some_and(|bias| !bias.is_empty())
+            // Flatter than the model's own probabilities, answers find their end by chance.
+            || self.temperature.is_some_and(|temperature| temperature > 1.0)
             || other(self.repetition_penalty, 1.0)
             || other(self.presence_penalty, 0.0)
             || other(self.frequency_penalty, 0.0)

@@ -253,10 +253,14 @@ impl Service {
             false => task.grammar,
         };
         let counted = task.turn.class == Class::Foreground && !task.silent;
+        let max_context = self.engine.capacity().max_context;
+        let room = max_context.saturating_sub(task.prompt.len());
+        let ends = task
+            .ends
+            .within(room.min(task.params.stop.max_tokens), max_context);
         let counter = counted.then(|| {
             let stop_ids = Arc::clone(&self.stop_ids);
-            self.tallies
-                .counter(task.turn.principal, task.ends, stop_ids)
+            self.tallies.counter(task.turn.principal, ends, stop_ids)
         });
         let mut params = task.params;
         if task.silent {

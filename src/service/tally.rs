@@ -55,11 +55,21 @@ impl Tally {
 pub struct CallerEnds {
     /// The limit of tokens is the call's own.
     pub limit: bool,
-    /// A grammar, a bias, a penalty, a least length or an ignored end shapes every answer.
+    /// A grammar, a bias, a penalty, a least length, an ignored end or a temperature above 1 shapes every answer.
     pub shape: bool,
 }
 
+/// Tokens of room for an answer, or half a context that is shorter, with which an answer that is cut off was too long.
+const ENOUGH_ROOM: usize = 256;
+
 impl CallerEnds {
+    /// Returns the same for answers with `room` tokens of a context: an answer that had little room, because of a long prompt or by an
+    /// API's default, was cut off by its call.
+    pub(super) fn within(self, room: usize, max_context: usize) -> Self {
+        let limit = self.limit || room < ENOUGH_ROOM.min(max_context / 2);
+        Self { limit, ..self }
+    }
+
     /// Whether an answer that ended so says something of the weights; `stop_ids` are the model's own ends.
     fn counts(self, finish: Finish, stop_ids: &[u32]) -> bool {
         let by_model = match finish {
@@ -246,6 +256,24 @@ mod tests {
             counter(&tallies, "a", none).failed(&weights, 3, &failure);
             assert_eq!(tallies.of(&weights, 1.0).errors, errors, "{failure}");
         }
+    }
+
+    #[test]
+    fn an_answer_with_little_room_is_cut_off_by_its_call() {
+        let limit = |own: bool, room, max_context| {
+            let ends = CallerEnds {
+                limit: own,
+                ..CallerEnds::default()
+            };
+            ends.within(room, max_context).limit
+        };
+        assert!(!limit(false, 256, 8192) && !limit(false, 8000, 8192));
+        assert!(limit(false, 255, 8192) && limit(false, 16, 8192) && limit(false, 0, 8192));
+        assert!(
+            !limit(false, 64, 128) && limit(false, 63, 128),
+            "half of a short context"
+        );
+        assert!(limit(true, 8000, 8192), "the call named it");
     }
 
     #[test]
