@@ -107,7 +107,13 @@ fn parse_strictly(most: usize, bytes: &[u8]) -> Result<Value, ApiError> {
             "too_many_values",
             format!("the body has more than {most} values"),
         ),
-        None => ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", error.to_string()),
+        None => {
+            let message = match bytes.trim_ascii().is_empty() {
+                true => "the body is empty, and must be a JSON object".to_owned(),
+                false => format!("the body is not valid JSON: {error}"),
+            };
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", message)
+        }
     })
 }
 
@@ -184,9 +190,9 @@ impl<'de> Visitor<'de> for Unique<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        /// Up to here every whole number is one of f64.
+        /// Below this every whole number is one of f64.
         const EXACT: f64 = (1u64 << 53) as f64;
-        if value.fract() == 0.0 && value.abs() <= EXACT {
+        if value.fract() == 0.0 && value.abs() < EXACT {
             return Ok((value as i64).into());
         }
         let number = Number::from_f64(value);

@@ -68,7 +68,10 @@ fn agreement(orders: &[ShownRead]) -> Option<bool> {
         return None;
     };
     // Of the answers, the one shown first is candidate 0 in one order and candidate 1 in the other.
-    let named = [winner(settle(given.p_first)), winner(settle(1.0 - turned.p_first))];
+    let named = [
+        winner(settle(given.p_first)),
+        winner(settle(1.0 - turned.p_first)),
+    ];
     Some(named[0].is_some() && named[0] == named[1])
 }
 

@@ -392,6 +392,7 @@ impl Scheduler {
             .expect("a running request is known; this is a bug")
             .1;
         request.last_step = self.steps;
+        step.output.work = step.output.work + Work::after(request.num_computed_tokens, num_tokens);
         let samples = num_tokens == request.num_missing_tokens();
         let siblings = if samples { request.siblings.len() } else { 0 };
         let forks = match siblings {
@@ -399,7 +400,6 @@ impl Scheduler {
             _ => self.places_for_siblings(place.class, siblings, step),
         };
         step.take(place.tenant, num_tokens);
-        step.output.work = step.output.work + Work::after(request.num_computed_tokens, num_tokens);
         step.forks += forks;
         step.output.scheduled.push(Scheduled {
             id: place.id,

@@ -24,7 +24,7 @@ const OUTLIER: f64 = 4.0;
 const CHEAPEST: f64 = 0.25;
 
 /// Work of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// Tokens that are computed.
     pub tokens: usize,
