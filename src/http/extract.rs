@@ -11,6 +11,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 use utoipa::openapi::{AllOfBuilder, RefOr, Schema};
@@ -76,9 +77,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let named = Path::<String>::from_request_parts(parts, state).await;
         named.map(|Path(name)| Self(name)).map_err(|error| {
-            ApiError::new(StatusCode::BAD_REQUEST, "invalid_path", error.body_text())
+            let message = format!(
+                "the name in the address cannot be read: {}",
+                error.body_text()
+            );
+            ApiError::new(StatusCode::BAD_REQUEST, "invalid_path", message)
         })
     }
+}
+
+/// Reads a value that may be absent, and for which null says the same.
+pub fn null_is_absent<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// Parameters that several routes have: they are written down once.

@@ -48,7 +48,7 @@ pub struct NamedSchema {
 
 /// vLLM's way: exactly one of these.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", try_from = "StructuredFields")]
 pub enum StructuredOutputs {
     /// JSON of this schema.
     Json(Value),
@@ -58,6 +58,36 @@ pub enum StructuredOutputs {
     Grammar(String),
     /// One of these texts, 5000 at most.
     Choice(Vec<String>),
+}
+
+/// The same as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StructuredFields {
+    json: Option<Value>,
+    regex: Option<String>,
+    grammar: Option<String>,
+    choice: Option<Vec<String>>,
+}
+
+impl TryFrom<StructuredFields> for StructuredOutputs {
+    type Error = &'static str;
+
+    /// # Errors
+    /// None of the fields, or several.
+    fn try_from(fields: StructuredFields) -> Result<Self, Self::Error> {
+        let asked = [
+            fields.json.map(Self::Json),
+            fields.regex.map(Self::Regex),
+            fields.grammar.map(Self::Grammar),
+            fields.choice.map(Self::Choice),
+        ];
+        let mut asked = asked.into_iter().flatten();
+        match (asked.next(), asked.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err("must have one of `json`, `regex`, `grammar` and `choice`"),
+        }
+    }
 }
 
 impl ResponseFormat {

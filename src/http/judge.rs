@@ -107,11 +107,23 @@ pub struct OrderBody {
     p_first: f32,
 }
 
+/// Where a principle comes from.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceBody {
+    /// The server's table.
+    Table,
+    /// The call.
+    Text,
+}
+
 /// The verdict on a pair under one principle.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PrincipleVerdictBody {
     /// The name or the text of the principle.
     principle: String,
+    /// Where the principle comes from: a name that the table does not have is asked as a text.
+    source: SourceBody,
     /// The probability that candidate 0 is better under the principle.
     p: f32,
     /// Whether both orders name the same winner; null where only one was shown.
@@ -197,6 +209,10 @@ impl From<PairVerdict> for VerdictBody {
             .into_iter()
             .map(|part| PrincipleVerdictBody {
                 principle: part.principle,
+                source: match part.listed {
+                    true => SourceBody::Table,
+                    false => SourceBody::Text,
+                },
                 p: part.p,
                 consistent: part.consistent,
                 label_mass: part.label_mass,

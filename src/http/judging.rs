@@ -7,6 +7,7 @@ use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
+use super::extract::null_is_absent;
 use super::one_or_many::{Given, TextOr, one_or_many, text_or_object};
 use crate::judge::Method;
 use crate::preference::{Message, Polarity, PrincipleTable, VersionedTable, WEIGHTS};
@@ -48,7 +49,7 @@ pub struct WeightedBody {
     pub principle: String,
     /// How much it counts: from 1e-6 to 1e6.
     #[schema(minimum = 0.000001, maximum = 1000000)]
-    pub weight: f64,
+    pub weight: Option<f64>,
 }
 
 /// The whole table, or some principles.
@@ -141,7 +142,7 @@ impl PrincipleBody {
     fn asked(&self, table: &PrincipleTable) -> Result<Option<WeightedPrinciple>, ApiError> {
         let (name, weight) = match self {
             Self::Plain(name) => (name, None),
-            Self::Weighted(body) => (&body.principle, Some(body.weight)),
+            Self::Weighted(body) => (&body.principle, body.weight),
         };
         if name.trim().is_empty() {
             return Err(ApiError::invalid("principles", "must not be empty"));
@@ -165,6 +166,7 @@ impl PrincipleBody {
             text: name.clone(),
             polarity: Polarity::Encourage,
             weight: 1.0,
+            listed: false,
         });
         if let Some(weight) = weight {
             asked.weight = weight as f32;
@@ -235,8 +237,10 @@ impl From<BracketBody> for Method {
 pub struct JudgingBody {
     /// `"table"`, or names of the table's principles and any texts, 64 at most; each is asked by itself, and they are averaged by
     /// weight. A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
+    #[serde(deserialize_with = "null_is_absent")]
     pub principles: PrinciplesBody,
     /// Which orders a pair is shown in; by default `both`.
+    #[serde(deserialize_with = "null_is_absent")]
     pub orders: OrdersBody,
     /// Who wins a pair whose two orders name different answers; by default what the server was started with (`--on-disagreement`,
     /// `average`).
@@ -248,6 +252,22 @@ pub struct JudgingBody {
 }
 
 impl JudgingBody {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            principles,
+            orders,
+            on_disagreement,
+            bracket,
+            seed,
+        } = self;
+        matches!(principles, PrinciplesBody::These(PrincipleList(these)) if these.is_empty())
+            && matches!(orders, OrdersBody::Both)
+            && on_disagreement.is_none()
+            && bracket.is_none()
+            && seed.is_none()
+    }
+
     /// # Errors
     /// A seed where nothing is drawn.
     pub fn tournament(&self) -> Result<TournamentTask, ApiError> {
@@ -346,6 +366,7 @@ mod tests {
             text: String::new(),
             polarity: Polarity::Encourage,
             weight: 1.0,
+            listed: false,
         };
         JudgeTask {
             context: Vec::new(),

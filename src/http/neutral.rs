@@ -125,10 +125,24 @@ pub const DECISIONS: &[Row] = &[
 
 /// Fields of `stream_options`.
 pub const STREAM_OPTIONS: &[Row] = &[
-    ("continuous_usage_stats", At(&[])),
+    ("continuous_usage_stats", At(&["false"])),
     // Padding against observers of packet lengths. Events are never padded.
     ("include_obfuscation", Any(Kind::Bool)),
-    ("include_usage", At(&[])),
+    ("include_usage", At(&["false"])),
+];
+
+/// Fields of `structured_outputs`.
+pub const STRUCTURED: &[Row] = &[
+    ("choice", At(&[])),
+    ("disable_additional_properties", At(&["false"])),
+    ("disable_any_whitespace", At(&["false"])),
+    ("disable_fallback", At(&["false"])),
+    ("grammar", At(&[])),
+    ("json", At(&[])),
+    ("json_object", At(&["false"])),
+    ("regex", At(&[])),
+    ("structural_tag", At(&[])),
+    ("whitespace_pattern", At(&[])),
 ];
 
 /// Fields of a message.
@@ -140,7 +154,8 @@ pub const MESSAGE: &[Row] = &[
     ("function_call", At(&[])),
     ("id", Any(Kind::Text)),
     ("images", At(&["[]"])),
-    ("name", At(&["\"\""])),
+    // Who of several speaks. Templates are told of roles only.
+    ("name", Any(Kind::Text)),
     // What openai-python has read in the content.
     ("parsed", Any(Kind::Value)),
     ("prefix", At(&["false"])),
@@ -212,6 +227,12 @@ pub fn strip_body(body: &mut Map<String, Value>) {
     }
     if let Some(Value::Object(options)) = body.get_mut("stream_options") {
         strip(options, &[STREAM_OPTIONS]);
+        if options.is_empty() {
+            body.remove("stream_options");
+        }
+    }
+    if let Some(Value::Object(fields)) = body.get_mut("structured_outputs") {
+        strip(fields, &[STRUCTURED]);
     }
     strip_messages(body);
 }
@@ -296,6 +317,7 @@ mod tests {
             CHAT,
             COMPLETION,
             STREAM_OPTIONS,
+            STRUCTURED,
             MESSAGE,
             CALL,
             CALLED,
@@ -336,9 +358,9 @@ mod tests {
             "messages": [
                 {"role": "user", "content": [{"type": "text", "text": "x"}]},
                 {"role": "assistant", "content": ""},
-                {"role": "user", "content": null, "name": "alice"}
+                {"role": "user", "content": null}
             ],
-            "store": true, "user": "u", "add_special_tokens": true, "stream_options": {}
+            "store": true, "user": "u", "add_special_tokens": true
         });
         assert_eq!(body, kept);
         let call = json!({"id": "c", "function": {"name": "f", "arguments": "{}"}});

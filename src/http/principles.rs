@@ -2,13 +2,13 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
-use super::extract::JsonBody;
+use super::extract::{JsonBody, null_is_absent};
 use super::traffic::Identity;
 use crate::preference::{Polarity, Principle, PrincipleTable, VersionedTable};
 
@@ -40,20 +40,24 @@ pub struct TablePrinciple {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
     /// How much the verdict under it counts: 0, which is never asked, or from 1e-6 to 1e6.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "weight_or_one")]
     #[schema(minimum = 0, maximum = 1000000)]
     pub weight: f64,
     /// Whether the better answer or the worse one is so; by default `encourage`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub polarity: PolarityBody,
     /// Asked of every pair that is judged for training, beside the principles that the learner's settings name; with weight 0 never.
     /// Calls that name principles are judged by those alone.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub always: bool,
 }
 
 fn one() -> f64 {
     1.0
+}
+
+fn weight_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(one))
 }
 
 /// Whether the text is true of the better answer, or of the worse one: then the verdict under it is turned around.

@@ -233,7 +233,8 @@ impl SamplingBody {
             return Err(ApiError::from(SubmitError::TooManySamples { asked, max }).about(param));
         }
         let judged = self.best_of.is_some_and(|candidates| candidates > 1);
-        if self.judge.is_some() && !judged {
+        let says_how = |judge: &JudgingBody| !judge.is_empty();
+        if self.judge.as_ref().is_some_and(says_how) && !judged {
             return Err(ApiError::invalid(
                 "judge",
                 "has no meaning without a `best_of` above 1",
@@ -243,10 +244,11 @@ impl SamplingBody {
             // Before anything is sampled that nothing can compare.
             service.judge().check().map_err(ServiceError::from)?;
             state.check_judge()?;
-            if self.temperature == Some(0.0) || self.top_k == Some(1) {
+            if self.draws_nothing() {
                 return Err(ApiError::invalid(
                     "best_of",
-                    "must be 1 where nothing is drawn (`temperature` 0 or `top_k` 1): all candidates would be the same",
+                    "must be 1 where nothing is drawn (`temperature` 0, `top_k` 1, `min_p` 1 or `top_p` near 0): all candidates would be \
+                     the same",
                 ));
             }
         }
@@ -329,6 +331,16 @@ impl SamplingBody {
             log: self.log,
             user: self.user,
         })
+    }
+
+    /// Whether the most probable token is the only one that is left to draw.
+    fn draws_nothing(&self) -> bool {
+        /// The most probable token of any vocabulary has more.
+        const ONE_TOKEN: f32 = 1e-6;
+        self.temperature == Some(0.0)
+            || self.top_k == Some(1)
+            || self.min_p == Some(1.0)
+            || self.top_p.is_some_and(|top_p| top_p <= ONE_TOKEN)
     }
 
     /// Whether the call asks for something that decides where its answers end, whatever the model would do.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::conversation::{self, MessageBody};
 use super::error::{ApiError, ErrorBody};
-use super::extract::JsonBody;
+use super::extract::{JsonBody, null_is_absent};
 use crate::text::Variables;
 
 /// Text as it is, or a conversation through the chat template.
@@ -47,7 +47,8 @@ pub struct DetokenizeBody {
     /// The ids of the tokens.
     tokens: Vec<u32>,
     /// Whether control tokens are left out of the text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
+    #[schema(value_type = Option<bool>)]
     skip_special_tokens: bool,
 }
 

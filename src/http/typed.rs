@@ -182,6 +182,8 @@ fn wanted(expected: &str) -> String {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "an object",
+        // How serde calls the names of an enum.
+        "string or map" | "variant identifier" => "a text",
         _ if expected.starts_with("struct ") || expected.contains("tagged enum") => "an object",
         _ if expected.starts_with("tuple ") => "a list",
         other => other,

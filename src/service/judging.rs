@@ -88,6 +88,9 @@ pub struct WeightedPrinciple {
     pub polarity: Polarity,
     /// Above 0.
     pub weight: f32,
+    /// Whether it is one of the server's table, and not a text of the call.
+    #[serde(default)]
+    pub listed: bool,
 }
 
 impl WeightedPrinciple {
@@ -105,6 +108,7 @@ impl From<&Principle> for WeightedPrinciple {
             text: principle.text.clone(),
             polarity: principle.polarity,
             weight: principle.weight as f32,
+            listed: true,
         }
     }
 }
@@ -141,6 +145,8 @@ pub struct ShownRead {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrincipleVerdict {
     pub principle: String,
+    /// Whether the principle is one of the server's table.
+    pub listed: bool,
     pub p: f32,
     pub label_mass: f32,
     /// Whether both orders name the same winner; unknown where only one was shown.

@@ -109,6 +109,7 @@ impl PrincipleVerdict {
     /// The verdict as `principle` has it: turned around, if what was asked is true of the worse answer.
     fn under(mut self, principle: &WeightedPrinciple) -> Self {
         self.principle.clone_from(&principle.name);
+        self.listed = principle.listed;
         if principle.polarity == Polarity::Forbid {
             self.p = 1.0 - self.p;
             for read in &mut self.orders {
@@ -150,6 +151,7 @@ fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
     };
     PrincipleVerdict {
         principle: String::new(),
+        listed: false,
         p,
         label_mass,
         consistent,
@@ -170,6 +172,7 @@ mod tests {
             text: "p".to_owned(),
             polarity: Polarity::Encourage,
             weight,
+            listed: false,
         };
         JudgeTask {
             context: Vec::new(),

@@ -146,6 +146,7 @@ async fn score(
         text: table.text(name).to_owned(),
         polarity: Polarity::Encourage,
         weight: 1.0,
+        listed: true,
     };
     let judge = PinnedJudge {
         weights: weights.clone(),

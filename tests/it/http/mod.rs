@@ -16,6 +16,7 @@ mod judging;
 mod limits;
 mod memory;
 mod naming;
+mod neutral;
 mod openai;
 mod operators;
 mod principles;

@@ -253,7 +253,6 @@ fn messages_come_back_as_clients_keep_them() {
         &body(&json!({"role": "assistant", "content": null, "refusal": null})),
     );
     for (answer, param) in [
-        (with(&plain, "name", &json!("alice")), "messages[1].name"),
         (
             with(&plain, "refusal", &json!("I cannot.")),
             "messages[1].refusal",
