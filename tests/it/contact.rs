@@ -451,11 +451,8 @@ fn rewrite(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
 #[test]
 fn a_model_whose_answers_nothing_ends_is_named_at_the_start() {
     let warned = |server: &Server| {
-        let said = server.said();
-        let found = said
-            .into_iter()
-            .find(|line| line.contains("no token ends an answer"));
-        found
+        let mut said = server.said().into_iter();
+        said.find(|line| line.contains("no token ends an answer"))
     };
     let known = Server::start(&[]);
     get(&known, "/ready");

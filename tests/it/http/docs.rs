@@ -96,6 +96,7 @@ const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*
 #[test]
 fn the_signpost_of_each_listener_is_a_page_for_browsers_and_json_for_others() {
     let logged = logged(&HttpConfig::default(), TrafficConfig::default());
+    let named = Regex::new(r#"href="([^"]*)""#).unwrap();
     for (server, title, own, others) in [
         (
             &logged.server,
@@ -139,7 +140,6 @@ fn the_signpost_of_each_listener_is_a_page_for_browsers_and_json_for_others() {
             "{routes:?}"
         );
         // Every place that the page leads to is there.
-        let named = Regex::new(r#"href="([^"]*)""#).unwrap();
         let places: Vec<&str> = named
             .captures_iter(&page)
             .map(|found| found.get(1).unwrap().as_str())
