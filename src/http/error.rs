@@ -246,7 +246,7 @@ impl From<SubmitError> for ApiError {
             }
             SubmitError::UnknownToken(_) => Self::invalid("prompt", message),
             SubmitError::TooManySamples { .. } => Self::invalid("n", message),
-            SubmitError::Invalid(invalid) => Self::invalid(invalid.name, message),
+            SubmitError::Invalid(invalid) => Self::invalid(invalid.name, invalid.message),
             SubmitError::Overloaded(load) => Self::overloaded(message, load.retry_after),
             SubmitError::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)

@@ -154,8 +154,7 @@ pub const MESSAGE: &[Row] = &[
     ("function_call", At(&[])),
     ("id", Any(Kind::Text)),
     ("images", At(&["[]"])),
-    // Who of several speaks. Templates are told of roles only.
-    ("name", Any(Kind::Text)),
+    ("name", At(&["\"\""])),
     // What openai-python has read in the content.
     ("parsed", Any(Kind::Value)),
     ("prefix", At(&["false"])),
@@ -167,6 +166,12 @@ pub const MESSAGE: &[Row] = &[
     ("thinking_blocks", At(&["[]"])),
     ("tool_call_id", At(&["\"\""])),
     ("tool_calls", At(&["[]"])),
+];
+
+/// Fields of a message that is no result of a tool.
+pub const SPEAKER: &[Row] = &[
+    // Who of several speaks. Templates are told of roles only.
+    ("name", Any(Kind::Text)),
 ];
 
 /// Fields of a call in a message.
@@ -256,6 +261,9 @@ fn strip_list(body: &mut Map<String, Value>, field: &str) {
     };
     for message in messages.iter_mut().filter_map(Value::as_object_mut) {
         strip(message, &[MESSAGE]);
+        if message.get("role").is_none_or(|role| role != "tool") {
+            strip(message, &[SPEAKER]);
+        }
         if let Some(Value::Array(calls)) = message.get_mut("tool_calls") {
             for call in calls.iter_mut().filter_map(Value::as_object_mut) {
                 strip(call, &[CALL]);
@@ -319,6 +327,7 @@ mod tests {
             STREAM_OPTIONS,
             STRUCTURED,
             MESSAGE,
+            SPEAKER,
             CALL,
             CALLED,
             PART,

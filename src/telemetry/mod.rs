@@ -82,11 +82,11 @@ pub fn init(
     let lines = fmt::layer().with_writer(std::io::stderr);
     let logs = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        // The list of spans ends with the current one.
+        // Only the request's span is told: it has no other around it.
         LogFormat::Json => lines
             .json()
             .flatten_event(true)
-            .with_current_span(false)
+            .with_span_list(false)
             .boxed(),
     };
     let exporting = otlp_endpoint.map(Exporting::to).transpose()?;

@@ -124,7 +124,7 @@ pub struct ChatAnswer {
     usage: Option<OpenAiUsage>,
     /// With `prompt_logprobs`, in a stream with the first event: one entry a token of the prompt, by token id; null for the first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>)]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
     prompt_logprobs: Option<ToldPrompt>,
     /// With `best_of`: how the best were found. Candidates are numbered as they were drawn.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -181,7 +181,7 @@ pub struct CompletionChoice {
     stop_reason: Option<StopReason>,
     /// With the first event of a stream: one a token of the prompt, by token id; null for the first.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Vec<Option<BTreeMap<u32, PromptLogprob>>>>)]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
     prompt_logprobs: Option<ToldPrompt>,
 }
 

@@ -160,7 +160,7 @@ fn answers_have_the_shape_that_was_asked_for() {
         ),
         (
             json!({"structured_outputs": {"xml": ""}}),
-            "structured_outputs",
+            "structured_outputs.xml",
         ),
         (
             json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "nonsense"}}}}),

@@ -91,7 +91,7 @@ fn completions_are_openais() {
             StatusCode::BAD_REQUEST,
         ),
         (
-            json!({"prompt": prompt, "stream_options": {}}),
+            json!({"prompt": prompt, "stream_options": {"include_usage": true}}),
             StatusCode::BAD_REQUEST,
         ),
     ] {

@@ -99,11 +99,6 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
         ),
         (
             "/v1/decisions",
-            json!({"input": "x", "questions": [{"type": "predicate", "instructions": "x"}], "safety_identifier": "x"}),
-            json!("safety_identifier"),
-        ),
-        (
-            "/v1/decisions",
             json!({"input": "7".repeat(600), "questions": [{"type": "predicate", "instructions": "x"}]}),
             json!("input"),
         ),
@@ -114,7 +109,7 @@ fn what_cannot_be_served_is_a_4xx_that_says_what() {
         ),
         (
             "/generate",
-            json!({"prompt": "x", "judge": {}}),
+            json!({"prompt": "x", "judge": {"orders": "given"}}),
             json!("judge"),
         ),
         (
