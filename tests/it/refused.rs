@@ -404,7 +404,7 @@ fn a_json_log_has_json_lines_alone() {
         let line: Value =
             serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
         assert!(
-            line["level"].is_string() && line["message"].is_string() && line["span"].is_null(),
+            line["level"].is_string() && line["message"].is_string() && line["spans"].is_null(),
             "{line}"
         );
     }
