@@ -48,8 +48,7 @@ pub const SMALL: u64 = 8 << 20;
 /// # Errors
 /// As [`read`]; of the kind [`ErrorKind::InvalidData`] where it is no UTF-8.
 pub fn read_small(path: &Path) -> Result<String> {
-    String::from_utf8(read(path, SMALL)?)
-        .map_err(|error| Error::new(ErrorKind::InvalidData, error.utf8_error()))
+    read_text(path, SMALL)
 }
 
 /// What is said of a file that [`is_lfs_pointer`].
@@ -65,8 +64,13 @@ pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
 /// # Errors
 /// As [`read`]; of the kind [`ErrorKind::InvalidData`] where it is no UTF-8.
 pub fn read_settings(path: &Path) -> Result<String> {
-    String::from_utf8(read(path, SETTINGS)?)
-        .map_err(|error| Error::new(ErrorKind::InvalidData, error))
+    read_text(path, SETTINGS)
+}
+
+fn read_text(path: &Path, most: u64) -> Result<String> {
+    // Without the bytes, which may be a secret.
+    String::from_utf8(read(path, most)?)
+        .map_err(|error| Error::new(ErrorKind::InvalidData, error.utf8_error()))
 }
 
 #[cfg(test)]

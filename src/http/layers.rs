@@ -15,6 +15,7 @@ use super::AppState;
 use super::cors::Cors;
 use super::error::{ApiError, ErrorCode};
 use super::keys::CallerName;
+use super::refusal_pace::is_refusal;
 use super::timing::{span, timed};
 
 /// Names a request, in the caller's words or ours, in its answer and its log lines.
@@ -111,8 +112,7 @@ async fn count(
         .with_label_values(&[route, status.as_str()])
         .inc();
     let code = response.extensions().get::<ErrorCode>();
-    let refused = status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE;
-    if let Some(ErrorCode(code)) = code.filter(|_| refused) {
+    if let Some(ErrorCode(code)) = code.filter(|_| is_refusal(status)) {
         http.rejected.with_label_values(&[code]).inc();
         if let Some(unsaid) = state.refusals.say(code) {
             let caller = response.extensions().get::<CallerName>();

@@ -68,7 +68,8 @@ pub async fn pace(
     response
 }
 
-fn is_refusal(status: StatusCode) -> bool {
+/// Whether an answer of this status refuses its call.
+pub(super) fn is_refusal(status: StatusCode) -> bool {
     status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE
 }
 
