@@ -258,6 +258,18 @@ impl SamplingBody {
                 "cannot be combined with tools: the judge compares answers as texts",
             ));
         }
+        if wanted.silent && judged {
+            return Err(ApiError::invalid(
+                "best_of",
+                "must be 1 where `max_tokens` is 0: there is no answer to compare",
+            ));
+        }
+        if wanted.silent && self.min_tokens.is_some_and(|tokens| tokens > 0) {
+            return Err(ApiError::invalid(
+                "min_tokens",
+                "must be at most `max_tokens`",
+            ));
+        }
         let stream = self.stream.unwrap_or(false);
         if stream && judged {
             return Err(ApiError::invalid(
@@ -294,6 +306,12 @@ impl SamplingBody {
         let stop_strings = service.stop_strings(&stop, include_stop).await?;
         let asked = format::grammar(self.response_format, self.structured_outputs)?;
         let asked = format::one_of(wanted.format, asked)?;
+        if let Some((param, _)) = asked.as_ref().filter(|_| wanted.silent) {
+            return Err(ApiError::invalid(
+                param,
+                "has no meaning where `max_tokens` is 0: there is no answer to shape",
+            ));
+        }
         let (bound, grammar_param) = match (wanted.calls, asked) {
             (Some(calls), asked) => (calls.bind(asked, service).await?, "tools"),
             (None, Some((param, spec))) => {
@@ -405,9 +423,12 @@ impl SamplingBody {
         }
         let mut biases = BTreeMap::new();
         for (id, &bias) in given {
-            let token: u32 = id.parse().map_err(|_| {
-                invalid(format!("names {}, which is not a token id", shortened(id)))
-            })?;
+            // `u32` itself would read "+7" too.
+            let digits = id.bytes().all(|byte| byte.is_ascii_digit());
+            let Some(token) = id.parse::<u32>().ok().filter(|_| digits) else {
+                let message = format!("names {}, which is not a token id", shortened(id));
+                return Err(invalid(message));
+            };
             if biases.insert(token, bias).is_some() {
                 return Err(invalid(format!("gives token {token} twice")));
             }

@@ -173,7 +173,7 @@ impl Bases {
         let named = |adapter: &Option<String>| adapter.clone().unwrap_or("none".to_owned());
         Err(other(
             id,
-            "adapter at the start",
+            "the adapters at the start",
             &named(&lineage.adapter),
             &named(&here.adapter),
         ))
@@ -187,11 +187,11 @@ impl Bases {
         self.check_adapter(id, lineage)?;
         let base = self.base()?;
         if lineage.base != base {
-            return Err(other(id, "weights", &lineage.base, base));
+            return Err(other(id, "the weights", &lineage.base, base));
         }
         match &lineage.tokenizer {
             Some(tokenizer) if *tokenizer != self.0.tokenizer => {
-                Err(other(id, "tokenizer", tokenizer, &self.0.tokenizer))
+                Err(other(id, "the tokenizers", tokenizer, &self.0.tokenizer))
             }
             _ => Ok(()),
         }

@@ -96,10 +96,12 @@ pub enum LearnError {
     #[error("generation {id} is damaged: {detail}")]
     DamagedGeneration { id: String, detail: String },
     /// The adapter is a change of other weights, or was trained on other token ids: on this model it means nothing.
-    #[error("generation {id} was made with another {what} ({made}) than this model has ({here})")]
+    #[error(
+        "generation {id} does not fit this model: {what} differ (made with {made}, here {here})"
+    )]
     OtherBase {
         id: String,
-        /// `weights`, `adapter at the start` or `tokenizer`.
+        /// `the weights`, `the adapters at the start` or `the tokenizers`.
         what: &'static str,
         made: String,
         here: String,

@@ -52,7 +52,7 @@ fn a_generation_belongs_to_the_adapter_that_learning_began_at() {
                 else {
                     panic!("{error}");
                 };
-                assert_eq!((&named, what), (&id, "adapter at the start"));
+                assert_eq!((&named, what), (&id, "the adapters at the start"));
             }
         }
         // Of other weights it is no question of the adapter.

@@ -256,6 +256,32 @@ fn what_is_far_too_much_is_a_400() {
             "logit_bias",
         ),
         (
+            "/generate",
+            json!({"prompt": "a", "logit_bias": {"+7": 1}}),
+            "logit_bias",
+        ),
+        // Without an answer there is nothing to be long, of a shape or the best.
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "max_tokens": 0, "min_tokens": 1}),
+            "min_tokens",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "max_tokens": 0, "response_format": {"type": "json_object"}}),
+            "response_format",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "max_tokens": 0, "structured_outputs": {"choice": ["a", "b"]}}),
+            "structured_outputs",
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "a", "max_tokens": 0, "best_of": 2}),
+            "best_of",
+        ),
+        (
             "/v1/completions",
             json!({"prompt": vec!["a"; 1024], "n": 128, "max_tokens": 500, "ignore_eos": true}),
             "n",
