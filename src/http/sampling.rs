@@ -308,7 +308,7 @@ impl SamplingBody {
         let asked = format::one_of(wanted.format, asked)?;
         if let Some((param, _)) = asked.as_ref().filter(|_| wanted.silent) {
             return Err(ApiError::invalid(
-                param,
+                *param,
                 "has no meaning where `max_tokens` is 0: there is no answer to shape",
             ));
         }
