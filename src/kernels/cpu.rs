@@ -1,9 +1,9 @@
-//! What the CPU ops share: instruction-set dispatch for auto-vectorised loops, row chunks, and `exp`.
+//! Common parts of the CPU ops: instruction-set dispatch for auto-vectorised loops, row chunks, and `exp`.
 
-/// Rows a task takes at a time. Fixed, so that reductions over rows group the same way on any thread count.
+/// The number of rows per task. Fixed, so that reductions over rows are grouped the same way on any thread count.
 pub const ROW_CHUNK: usize = 64;
 
-/// Compiles a function body for AVX-512, AVX2 and the baseline and picks at run time.
+/// Compiles a function body for AVX-512, AVX2 and the baseline and selects one at run time.
 ///
 /// The body is plain Rust written so that the compiler vectorises it; only the instruction set differs.
 macro_rules! multiversioned {
@@ -44,14 +44,14 @@ macro_rules! multiversioned {
 }
 pub(crate) use multiversioned;
 
-/// `e^x` to about 2 ulp for x in [-87, 88], clamped outside: branch-free, so loops over it vectorise.
+/// Returns `e^x` to about 2 ulp for x in [-87, 88], clamped outside: branch-free, so loops over it vectorise.
 ///
 /// Cody-Waite reduction x = n ln 2 + r, |r| <= ln 2 / 2, then a degree-6 polynomial and an exponent shift.
 ///
-/// Why there is also [`super::simd::exp`]: this one is a number in plain Rust, for loops that the compiler vectorises
-/// ([`multiversioned`]), and it never is 0; that one is a register, for kernels written over [`super::simd::Simd`],
-/// where masked scores of `-inf` must come out as exactly 0. Through the trait's plain type this one would lose its
-/// fused multiply-adds; as plain Rust that one would leave its registers.
+/// [`super::simd::exp`] exists as well for this reason: this function takes a number in plain Rust, for loops that the
+/// compiler vectorises ([`multiversioned`]), and is never 0; the other takes a register, for kernels written over
+/// [`super::simd::Simd`], where masked scores of `-inf` must give exactly 0. Through the trait's plain type this
+/// function would lose its fused multiply-adds; as plain Rust the other would leave its registers.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const LN2_HI: f32 = 0.693_359_4;
@@ -68,15 +68,15 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 0.5);
     let p = p.mul_add(r, 1.0);
     let p = p.mul_add(r, 1.0);
-    // n lies in the low bits of the shifted number. `n as i32` would be the same, and, since it saturates, no vector code.
+    // n is in the low bits of the shifted number. `n as i32` is equal but saturates, and so would prevent vectorisation.
     let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) as i32 + 127;
     p * f32::from_bits((exponent << 23) as u32)
 }
 
-/// Lanes a reduction keeps apart: enough to fill two AVX-512 registers and hide the latency of an add.
+/// The number of separate lanes of a reduction: enough to fill two AVX-512 registers and hide the latency of an add.
 pub const LANES: usize = 32;
 
-/// Dot product in a fixed order of additions, whatever the instruction set.
+/// Returns the dot product in a fixed order of additions, whatever the instruction set.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut acc = [0f32; LANES];

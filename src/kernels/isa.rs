@@ -1,17 +1,17 @@
-//! What the processor can do, asked once at run time: the one place in the crate that looks.
+//! The instruction sets of the processor, detected once at run time: the only place in the crate that detects them.
 //!
-//! A [`Isa`] is a value, not a global: kernels take one, so a test can run every path this machine has. [`Isa::detect`]
-//! is the answer the program uses.
+//! An [`Isa`] is a value, not a global: kernels take one, so a test can run every path that this machine supports. The
+//! program uses the result of [`Isa::detect`].
 
 use std::sync::OnceLock;
 
-/// The widest f32 vectors a kernel may use.
+/// The widest f32 vectors that a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Vector {
-    /// Sixteen lanes in plain Rust: what tests run in place of AVX-512 where there is none.
+    /// Sixteen lanes in plain Rust: in tests, a substitute for AVX-512 on machines without it.
     #[cfg(test)]
     StandIn512,
-    /// Whatever the compiler makes of plain arrays (SSE2, NEON).
+    /// Plain arrays, in the baseline instructions that the compiler chooses (SSE2, NEON).
     Portable,
     /// 256 bits with fused multiply-add.
     Avx2,
@@ -19,13 +19,13 @@ pub enum Vector {
     Avx512,
 }
 
-/// Instruction sets a kernel may use.
+/// The instruction sets that a kernel may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa {
     pub vector: Vector,
-    /// `vdpbf16ps`: two bf16 products a lane, added in f32. Implies [`Vector::Avx512`].
+    /// `vdpbf16ps`: two bf16 products per lane, added in f32. Implies [`Vector::Avx512`].
     pub avx512_bf16: bool,
-    /// `tdpbf16ps` on tiles, and the kernel's permission to use them.
+    /// `tdpbf16ps` on tiles, with the operating system's permission to use them.
     pub amx_bf16: bool,
 }
 
@@ -37,13 +37,13 @@ impl Isa {
         amx_bf16: false,
     };
 
-    /// What this processor and operating system allow.
+    /// Returns the instruction sets that this processor and operating system support.
     pub fn detect() -> Self {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
         *DETECTED.get_or_init(probe)
     }
 
-    /// Every value this machine can run, the plainest first: what a test goes through.
+    /// Returns every value that this machine can run, the simplest first, for tests of all paths.
     pub fn available() -> Vec<Self> {
         let best = Self::detect();
         let mut all = vec![Self::PORTABLE];
@@ -72,7 +72,7 @@ impl Isa {
         all
     }
 
-    /// Whether bf16 operands are multiplied as they are.
+    /// Returns whether the processor multiplies bf16 operands directly.
     pub fn multiplies_bf16(self) -> bool {
         self.avx512_bf16 || self.amx_bf16
     }
@@ -97,7 +97,7 @@ impl std::fmt::Display for Isa {
     }
 }
 
-/// The architecture and the sets that are used of it, as one line for the papers of a run.
+/// Returns the architecture and the instruction sets in use, as one line for the record of a run.
 pub fn machine() -> String {
     format!("{} {}", std::env::consts::ARCH, Isa::detect())
 }
@@ -126,8 +126,8 @@ fn probe() -> Isa {
     Isa::PORTABLE
 }
 
-/// Whether the processor has AMX-BF16 and the operating system lets this process use it. Linux keeps the 8 KiB of tile
-/// state off until a process asks; the permission then holds for all its threads.
+/// Returns whether the processor has AMX-BF16 and the operating system lets this process use it. Linux disables the 8
+/// KiB of tile state until a process requests it; the permission then holds for all its threads.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn amx_bf16() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
@@ -135,7 +135,7 @@ fn amx_bf16() -> bool {
     const AMX_TILE: u32 = 1 << 24;
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_long = 18;
-    // Every x86-64 processor has the instruction; leaf 7 exists where leaf 0 says so.
+    // Every x86-64 processor has the `cpuid` instruction; leaf 7 exists if leaf 0 reports it.
     if __cpuid(0).eax < 7 {
         return false;
     }
@@ -143,7 +143,7 @@ fn amx_bf16() -> bool {
     if features & (AMX_BF16 | AMX_TILE) != AMX_BF16 | AMX_TILE {
         return false;
     }
-    // SAFETY: a plain system call with two integers; it fails with an error code on kernels that do not know it.
+    // SAFETY: a plain system call with two integers; it fails with an error code on kernels that do not support it.
     unsafe {
         libc::syscall(
             libc::SYS_arch_prctl,

@@ -1,21 +1,21 @@
-//! What sampling asks of one row of logits: is it sane, which is the largest, how do the others weigh against it.
+//! The operations of sampling on one row of logits: check for finite values, maximum, and relative weights.
 //!
-//! A row is read in one fixed order, so a result depends on nothing but the row. Vocabularies are large (49,152 is common) and
-//! every sequence asks at every step, so these are vector code.
+//! A row is read in one fixed order, so a result depends on the row alone. Vocabularies are large (49,152 is common) and
+//! every sequence needs these at every step, so they are vector code.
 
 use super::cpu::{exp, multiversioned};
 
-/// Values whose maximum is taken together.
+/// The number of values whose maximum is computed together.
 const BLOCK: usize = 512;
 
-/// Below this, e^x is next to nothing beside the 1 of the largest logit, and counts as 0.
+/// Below this exponent, e^x is negligible beside the 1 of the largest logit, and counts as 0.
 const LEAST_EXPONENT: f32 = -87.0;
 
 multiversioned! {
-    /// Whether no value is infinite or NaN.
+    /// Returns whether all values are finite.
     pub fn all_finite(row: &[f32]) -> bool {
         const EXPONENT: u32 = 0x7f80_0000;
-        // No early way out: that would be a branch for every value.
+        // No early return: that would be a branch for every value.
         row.iter().fold(0u32, |bad, x| bad | u32::from(x.to_bits() & EXPONENT == EXPONENT)) == 0
     }
 }
@@ -33,14 +33,14 @@ multiversioned! {
     }
 }
 
-/// The largest value; -inf of none.
+/// Returns the largest value; -inf for an empty row.
 pub fn max(row: &[f32]) -> f32 {
     row.chunks(BLOCK)
         .map(block_max)
         .fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Where the first of the largest values is; 0 where there is none.
+/// Returns the index of the first of the largest values; 0 for an empty row.
 pub fn argmax(row: &[f32]) -> usize {
     let mut best = (0, f32::NEG_INFINITY);
     for (index, block) in row.chunks(BLOCK).enumerate() {
@@ -62,8 +62,8 @@ multiversioned! {
     }
 }
 
-/// `e^((x - max) / temperature)` of every value: probabilities up to a common factor. The largest value weighs 1, and -inf
-/// weighs 0.
+/// Returns `e^((x - max) / temperature)` of every value: probabilities up to a common factor. The largest value has weight 1, and -inf
+/// has weight 0.
 pub fn weights(row: &[f32], temperature: f32) -> Vec<f32> {
     let mut weights = vec![0f32; row.len()];
     weigh(row, max(row), temperature, &mut weights);
@@ -71,7 +71,7 @@ pub fn weights(row: &[f32], temperature: f32) -> Vec<f32> {
 }
 
 multiversioned! {
-    /// The sum, in f64.
+    /// Returns the sum, in f64.
     pub fn sum(values: &[f32]) -> f64 {
         let mut lanes = [0f64; 16];
         let (whole, rest) = values.as_chunks::<16>();

@@ -1,10 +1,10 @@
-//! Log-probabilities of chosen tokens, `log softmax(h W^T)[target]`, without ever holding the logits of all positions.
+//! Log-probabilities of given tokens, `log softmax(h W^T)[target]`, without the logits of all positions in memory.
 //!
 //! Logits exist for one chunk of rows at a time; the backward recomputes them from `h` and the saved log-sum-exp:
-//! `dlogits = g (onehot(target) - softmax)`. Peak memory is one chunk whatever the vocabulary.
+//! `dlogits = g (onehot(target) - softmax)`. Peak memory is one chunk, whatever the vocabulary.
 //!
 //! # Shapes
-//! `hidden` is `[rows, d]`, `weight` (the language-model head) is `[vocab, d]`, `targets` has one id a row,
+//! `hidden` is `[rows, d]`, `weight` (the language-model head) is `[vocab, d]`, `targets` has one id per row,
 //! the result is `[rows]`, natural log.
 
 use std::sync::{Arc, OnceLock};
@@ -16,10 +16,10 @@ use super::cpu::{exp, multiversioned};
 use super::linear::gemm_f32;
 use super::{Backward, fused, input, with_all_f32};
 
-/// Logits held at a time, in elements (32 MiB): with a large vocabulary still rows enough that packing the head pays.
+/// The number of logits in memory at a time (32 MiB): even with a large vocabulary enough rows that packing the head pays off.
 const CHUNK_ELEMENTS: usize = 1 << 23;
 
-/// What a row's target scored.
+/// The scores of each row's target.
 #[derive(Debug, Clone)]
 pub struct Scores {
     /// Log-probability of the target, `[rows]`; differentiable.
@@ -30,7 +30,7 @@ pub struct Scores {
     pub entropy: Vec<f32>,
 }
 
-/// [`logprob`], and whether each target was the most probable token.
+/// Computes [`logprob`], whether each target was the most probable token, and the entropies.
 pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores> {
     check(hidden, weight, targets)?;
     if fused(&[hidden, weight], Backward::Own) {
@@ -55,7 +55,7 @@ pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores
     })
 }
 
-/// Of each row of logits, by candle's ops.
+/// Returns the entropy of each row of logits, computed by candle's ops.
 fn plain_entropy(logits: &Tensor) -> Result<Vec<f32>> {
     let logits = logits.to_dtype(DType::F32)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
@@ -65,10 +65,10 @@ fn plain_entropy(logits: &Tensor) -> Result<Vec<f32>> {
     (sum.log()? - mean)?.to_vec1()
 }
 
-/// The log-probability of each row's target, fused where it can be.
+/// Returns the log-probability of each row's target, with the fused version where [`fused`] allows it.
 ///
 /// # Errors
-/// When a target is outside the vocabulary or the shapes do not fit.
+/// Errors if a target is outside the vocabulary or the shapes do not match.
 pub fn logprob(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
     check(hidden, weight, targets)?;
     if fused(&[hidden, weight], Backward::Own) {
@@ -94,7 +94,7 @@ fn check(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<()> {
     Ok(())
 }
 
-/// Composed from differentiable candle ops, all logits at once.
+/// Computes the same from differentiable candle ops, all logits at once.
 pub fn plain(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
     let logits = hidden.matmul(&weight.t()?)?.to_dtype(DType::F32)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
@@ -110,7 +110,7 @@ struct LogProb {
     dw: bool,
 }
 
-/// Per row, kept from the forward pass.
+/// Values per row, kept from the forward pass.
 struct Saved {
     log_sum_exp: Vec<f32>,
     top1: Vec<bool>,
@@ -129,7 +129,7 @@ impl LogProb {
 }
 
 multiversioned! {
-    /// The largest logit, the log-sum-exp, and the entropy: `ln S - sum(e d) / S` with `d = z - max`, `e = exp(d)`, `S = sum(e)`.
+    /// Returns the largest logit, the log-sum-exp, and the entropy: `ln S - sum(e d) / S` with `d = z - max`, `e = exp(d)`, `S = sum(e)`.
     fn max_log_sum_exp_and_entropy(logits: &[f32]) -> (f32, f32, f32) {
         let mut lanes = [f32::NEG_INFINITY; 32];
         let chunks = logits.chunks_exact(32);
@@ -160,7 +160,7 @@ multiversioned! {
         }
         let sum = sums.iter().sum::<f32>() + tail;
         let product = products.iter().sum::<f32>() + tail_product;
-        // Rounding may leave a crumb below zero of a row that is certain.
+        // Rounding can give a slightly negative value for a row with one certain token.
         (max, max + sum.ln(), (sum.ln() - product / sum).max(0.0))
     }
 }
@@ -175,7 +175,7 @@ multiversioned! {
     }
 }
 
-/// Rows of logits that fit a chunk; at least one.
+/// Returns the number of rows of logits that fit a chunk; at least one.
 fn chunk_rows(vocab: usize) -> usize {
     (CHUNK_ELEMENTS / vocab.max(1)).max(1)
 }
@@ -229,7 +229,7 @@ impl CustomOp2 for LogProb {
                 saved.entropy.push(entropy);
             }
         }
-        // Only one forward ever runs on an op: a second would carry the same values.
+        // An op has only one forward pass: a second would store the same values.
         let _ = self.saved.set(saved);
         Ok((CpuStorage::F32(picked), rows.into()))
     }
@@ -347,7 +347,7 @@ mod tests {
                 assert!((fused - plain).abs() < 1e-4, "{fused} against {plain}");
             }
         }
-        // Every token alike, and one that is certain.
+        // A row of equally probable tokens, and a row with one certain token.
         let (h, w) = (
             Tensor::ones((1, 1), DType::F32, &candle_core::Device::Cpu)?,
             random(&[40, 1], 5),

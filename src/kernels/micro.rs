@@ -1,16 +1,16 @@
-//! The inner loops of every product on the CPU: a few rows of A times one panel of B, accumulators in registers.
+//! The inner loops of every product on the CPU: a few rows of A times one panel of B, with accumulators in registers.
 //!
-//! Each element of the result is one chain of multiply-adds in ascending `k`, for every block shape. How many rows or
-//! panels are taken together therefore never changes a bit of the result: batch invariance rests on this.
+//! Each element of the result is one chain of multiply-adds in ascending `k`, for every block shape. The number of rows
+//! or panels computed together therefore never changes a bit of the result: batch invariance depends on this.
 
 #![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
 
 use super::simd::Simd;
 
-/// Columns of a panel: one cache line of f32.
+/// The number of columns of a panel: one cache line of f32.
 pub const PANEL: usize = 16;
 
-/// Where the operands of one step lie.
+/// The addresses of the operands of one step.
 #[derive(Clone, Copy)]
 pub struct Operands {
     /// Element (row r, depth l) of A is at `r * RS + l * KS`.
@@ -19,12 +19,12 @@ pub struct Operands {
     pub b: *const f32,
     pub row_stride: usize,
     pub panel_stride: usize,
-    /// Row `r` of C is at `r * c_stride`, its columns side by side.
+    /// Row `r` of C is at `r * c_stride`, with contiguous columns.
     pub c: *mut f32,
     pub c_stride: usize,
 }
 
-/// `C = A·B`, or `C += A·B` when `accumulate`, for `MR` rows and `NV` vectors of columns, over `depth`.
+/// Computes `C = A·B`, or `C += A·B` if `accumulate`, for `MR` rows and `NV` vectors of columns, over `depth`.
 ///
 /// # Safety
 /// The operands cover the shapes above, and the processor has `S`.
@@ -39,7 +39,7 @@ pub unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const RS: usize, 
         let mut acc = [[S::splat(0.0); NV]; MR];
         let (mut a, mut b) = (o.a, o.b);
         for _ in 0..depth {
-            // The shorter side is held in registers, the longer one streams past it.
+            // The shorter side stays in registers, the longer one is streamed.
             if MR < NV {
                 let mut x = [S::splat(0.0); MR];
                 for (r, x) in x.iter_mut().enumerate() {
@@ -72,11 +72,11 @@ pub unsafe fn micro<S: Simd, const MR: usize, const NV: usize, const RS: usize, 
     }
 }
 
-/// [`micro`] on a panel of bf16 pairs (see [`load_bf16_pairs`](Simd::load_bf16_pairs)), widened on the way in: a row of
-/// B is two steps of depth, and `row_stride` and `panel_stride` count pairs. A is packed (`RS` 1, `KS` `MR`).
+/// Works as [`micro`] on a panel of bf16 pairs (see [`load_bf16_pairs`](Simd::load_bf16_pairs)), widened when loaded: a
+/// row of B is two steps of depth, and `row_stride` and `panel_stride` count pairs. A is packed (`RS` 1, `KS` `MR`).
 ///
 /// # Safety
-/// As for [`micro`], `o.b` being pairs of bf16.
+/// Same as [`micro`], with `o.b` pointing to pairs of bf16.
 #[inline(always)]
 pub unsafe fn micro_bf16<S: Simd, const MR: usize, const NV: usize>(
     depth: usize,
@@ -104,10 +104,10 @@ pub unsafe fn micro_bf16<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// The accumulators to `o.c`, or added to what is there.
+/// Stores the accumulators in `o.c`, or adds them to its values.
 ///
 /// # Safety
-/// `o.c` is good for `MR` rows of `NV` vectors, `c_stride` apart, and the processor has `S`.
+/// `o.c` is valid for `MR` rows of `NV` vectors, `c_stride` apart, and the processor has `S`.
 #[inline(always)]
 unsafe fn write<S: Simd, const MR: usize, const NV: usize>(
     acc: &[[S; NV]; MR],
@@ -129,12 +129,12 @@ unsafe fn write<S: Simd, const MR: usize, const NV: usize>(
     }
 }
 
-/// Most rows a micro-kernel takes: accumulators for a panel fit the registers.
+/// Returns the maximum number of rows of a micro-kernel, so that the accumulators for a panel fit the registers.
 pub const fn max_rows(lanes: usize) -> usize {
     if lanes == 16 { 8 } else { 6 }
 }
 
-/// Panels taken together, so that few rows still keep enough independent chains to hide the latency of an add.
+/// Returns the number of panels computed together, so that few rows still have enough independent chains to hide the latency of an add.
 pub const fn group(lanes: usize, rows: usize) -> usize {
     match (lanes, rows) {
         (16, 1) => 8,
@@ -146,7 +146,7 @@ pub const fn group(lanes: usize, rows: usize) -> usize {
     }
 }
 
-/// Of `left` panels, how many to take together for a strip of `rows`.
+/// Returns the number of panels to compute together for a strip of `rows` when `left` panels remain.
 pub const fn take(lanes: usize, rows: usize, left: usize) -> usize {
     let mut together = group(lanes, rows);
     while together > left {
@@ -185,25 +185,25 @@ macro_rules! with_shapes_of_16_lanes {
 }
 pub(crate) use with_shapes_of_16_lanes;
 
-/// How the operands of a strip lie.
+/// The layout of a strip's operands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// A by [`pack_rows`], B in f32 panels.
+    /// A packed by [`pack_rows`], B in f32 panels.
     Packed,
-    /// A by [`pack_rows`], B in panels of bf16 pairs.
+    /// A packed by [`pack_rows`], B in panels of bf16 pairs.
     PackedBf16,
     /// A row-major with rows [`ROW`] apart, B in f32 panels.
     Rows,
 }
 
-/// Distance of the rows of A in [`Layout::Rows`].
+/// The distance between rows of A in [`Layout::Rows`].
 pub const ROW: usize = 32;
 
-/// One strip of rows against one group of panels: `rows` up to [`max_rows`], `together` by [`take`] for the
-/// tallest strip.
+/// Computes one strip of rows times one group of panels: `rows` is at most [`max_rows`], `together` comes from [`take`]
+/// for the tallest strip.
 ///
 /// # Safety
-/// As for [`micro`].
+/// Same as [`micro`].
 #[inline(always)]
 pub unsafe fn strip<S: Simd>(
     layout: Layout,
@@ -250,8 +250,8 @@ pub unsafe fn strip<S: Simd>(
     }
 }
 
-/// Rows of A to strips: strip `s` holds rows `rows * s / strips..rows * (s + 1) / strips`, depth outermost. `row` gives
-/// a row; what it lacks of `depth` becomes zeros.
+/// Packs rows of A into strips: strip `s` holds rows `rows * s / strips..rows * (s + 1) / strips`, depth outermost.
+/// `row` returns a row, which is padded with zeros to `depth`.
 #[inline(always)]
 pub fn pack_rows<'a>(
     row: impl Fn(usize) -> &'a [f32],

@@ -1,8 +1,9 @@
-//! Ops: each stands as a plain, differentiable version beside a fused one, and [`fused`] is the one rule that picks.
+//! Ops: each has a plain, differentiable version and a fused one, and [`fused`] is the only rule that selects between
+//! them.
 //!
-//! A fused op either carries its own backward ([`Backward::Own`]: every op a trainer meets) or none
-//! ([`Backward::None`]: reads of packed weights and of the paged cache). Where an input is tracked by
-//! autograd and the op has no backward, the plain version runs, so a gradient is never silently cut.
+//! A fused op either has its own backward pass ([`Backward::Own`]: every op used in training) or none
+//! ([`Backward::None`]: reads of packed weights and of the paged cache). If autograd tracks an input and the op has no
+//! backward pass, the plain version runs, so a gradient is never silently lost.
 
 pub mod attention;
 mod cpu;
@@ -22,14 +23,14 @@ pub(crate) mod testing;
 
 use candle_core::{DType, Result, Storage, Tensor, WithDType};
 
-/// What a fused op can do for autograd.
+/// The support of a fused op for autograd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backward {
     Own,
     None,
 }
 
-/// The dispatch rule: the fused version runs where all inputs are f32 on the CPU and no gradient would be lost.
+/// Returns whether the fused version runs: all inputs are f32 on the CPU and no gradient would be lost.
 pub fn fused(inputs: &[&Tensor], backward: Backward) -> bool {
     inputs.iter().all(|t| {
         t.device().is_cpu()
@@ -38,12 +39,12 @@ pub fn fused(inputs: &[&Tensor], backward: Backward) -> bool {
     })
 }
 
-/// Reads a contiguous f32 CPU tensor as a slice.
+/// Calls `f` with a contiguous f32 CPU tensor as a slice.
 pub(crate) fn with_f32<R>(t: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     with_slices([t], |[values]| f(values))
 }
 
-/// Reads contiguous f32 CPU tensors as slices.
+/// Calls `f` with contiguous f32 CPU tensors as slices.
 pub(crate) fn with_all_f32<const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> R,
@@ -51,7 +52,7 @@ pub(crate) fn with_all_f32<const N: usize, R>(
     with_slices(tensors, f)
 }
 
-/// Reads contiguous CPU tensors of `T` as slices.
+/// Calls `f` with contiguous CPU tensors of `T` as slices.
 pub(crate) fn with_slices<T: WithDType, const N: usize, R>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[T]; N]) -> R,
@@ -71,7 +72,7 @@ pub(crate) fn with_slices<T: WithDType, const N: usize, R>(
     Ok(f(slices))
 }
 
-/// The f32 slice a custom op's forward was handed.
+/// Returns the f32 slice of an input of a custom op's forward pass.
 pub(crate) fn input<'a>(
     storage: &'a candle_core::CpuStorage,
     layout: &candle_core::Layout,

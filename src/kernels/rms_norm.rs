@@ -10,7 +10,7 @@ use super::cpu::{LANES, ROW_CHUNK, dot, multiversioned};
 use super::{Backward, fused, input, with_all_f32};
 use crate::device::team;
 
-/// The norm, fused where it can be.
+/// Computes the norm, with the fused version where [`fused`] allows it.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if fused(&[x, weight], Backward::Own) {
         let op = RmsNorm { eps: eps as f32 };
@@ -19,9 +19,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     plain(x, weight, eps)
 }
 
-/// `sum = x + residual` and the norm of it, as `(sum, normed)`: the pair at the middle of every block.
+/// Returns `sum = x + residual` and its norm, as `(sum, normed)`: the pair of ops in the middle of every block.
 ///
-/// Fused, a row is still in the first-level cache when it is scaled, and the sum is not read back from memory.
+/// In the fused version a row is still in the first-level cache when it is scaled, and the sum is not read back from
+/// memory.
 pub fn add_rms_norm(
     x: &Tensor,
     residual: &Tensor,
@@ -31,14 +32,14 @@ pub fn add_rms_norm(
     if fused(&[x, residual, weight], Backward::None) {
         return add_rms_norm_fused(x, residual, weight, eps as f32);
     }
-    // Two outputs are more than a custom op can give autograd. The sum needs no op of its own for its gradient, and the
+    // A custom op can give autograd only one output. The sum needs no op of its own for its gradient, and the
     // norm has one.
     let sum = (x + residual)?;
     let normed = rms_norm(&sum, weight, eps)?;
     Ok((sum, normed))
 }
 
-/// Composed from differentiable candle ops; f32 inside whatever the dtype, as transformers does.
+/// Computes the norm from differentiable candle ops, in f32 for every dtype, as transformers does.
 pub fn plain(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;
@@ -64,7 +65,7 @@ multiversioned! {
 }
 
 multiversioned! {
-    /// The additions and their order are those of [`forward_rows`] over the sum: the same bits.
+    /// Computes the sum and its norm. The additions and their order are those of [`forward_rows`] over the sum, so the bits are the same.
     fn add_forward_rows(x: &[f32], residual: &[f32], weight: &[f32], eps: f32, sum: &mut [f32], y: &mut [f32]) {
         let d = weight.len();
         let rows = x.chunks_exact(d).zip(residual.chunks_exact(d));
@@ -130,7 +131,7 @@ fn add_rms_norm_fused(
 }
 
 multiversioned! {
-    /// `dx = r (g w - x r^2 mean(g w x))` and `dw += g x r`, r the reciprocal root mean square.
+    /// Computes `dx = r (g w - x r^2 mean(g w x))` and `dw += g x r`, where r is the reciprocal root mean square.
     fn backward_rows(x: &[f32], weight: &[f32], grad: &[f32], eps: f32, dx: &mut [f32], dw: &mut [f32]) {
         let d = weight.len();
         for ((x, g), dx) in x.chunks_exact(d).zip(grad.chunks_exact(d)).zip(dx.chunks_exact_mut(d)) {
@@ -257,7 +258,7 @@ mod tests {
             );
             let difference = max_difference(&normed, &plain(&want, &w, 1e-5)?)?;
             assert!(difference < 1e-5, "{rows}x{d}: {difference}");
-            // A strided input is its values.
+            // A strided input gives the same result as its contiguous copy.
             let strided = x.t()?.contiguous()?.t()?;
             let again = add_rms_norm(&strided, &residual, &w, 1e-5)?;
             assert_eq!(bits(&again.1)?, bits(&normed)?);

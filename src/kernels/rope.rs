@@ -11,7 +11,7 @@ use super::cpu::{ROW_CHUNK, multiversioned};
 use super::{Backward, fused, input, with_all_f32};
 use crate::device::team;
 
-/// The rotation, fused where it can be. `cos` and `sin` are constants: no gradient flows into them.
+/// Computes the rotation, with the fused version where [`fused`] allows it. `cos` and `sin` are constants: no gradient flows into them.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     if fused(&[x, cos, sin], Backward::Own) {
         return x.contiguous()?.apply_op1(Rope {
@@ -23,7 +23,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     plain(x, cos, sin)
 }
 
-/// Composed from differentiable candle ops.
+/// Computes the rotation from differentiable candle ops.
 pub fn plain(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (_, _, d) = x.dims3()?;
     let (cos, sin) = (
@@ -43,7 +43,7 @@ pub fn plain(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 struct Rope {
     cos: Tensor,
     sin: Tensor,
-    /// 1 rotates forward; -1 is the inverse, which is also the transpose: the backward pass.
+    /// 1 rotates forward; -1 is the inverse, which is also the transpose, for the backward pass.
     direction: f32,
 }
 

@@ -9,10 +9,10 @@ use super::cpu::{exp, multiversioned};
 use super::{Backward, fused, input, with_all_f32};
 use crate::device::team;
 
-/// Elements a task takes at a time.
+/// The number of elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// The activation, fused where it can be.
+/// Computes the activation, with the fused version where [`fused`] allows it.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     if fused(&[gate, up], Backward::Own) {
         return gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu);
@@ -20,7 +20,7 @@ pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     plain(gate, up)
 }
 
-/// [`swiglu`] that may write into `gate`, which nobody else reads any more.
+/// Computes [`swiglu`] and may overwrite `gate`, which must have no other users.
 pub fn swiglu_into(gate: Tensor, up: &Tensor) -> Result<Tensor> {
     if !fused(&[&gate, up], Backward::None) || !gate.is_contiguous() {
         return swiglu(&gate, up);
@@ -29,7 +29,7 @@ pub fn swiglu_into(gate: Tensor, up: &Tensor) -> Result<Tensor> {
     Ok(gate)
 }
 
-/// Composed from differentiable candle ops.
+/// Computes the activation from differentiable candle ops.
 pub fn plain(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.silu()? * up
 }
@@ -45,7 +45,7 @@ multiversioned! {
 }
 
 multiversioned! {
-    /// The bits of [`forward_slice`].
+    /// Gives the same bits as [`forward_slice`].
     fn forward_slice_into(gate: &mut [f32], up: &[f32]) {
         for (g, &u) in gate.iter_mut().zip(up) {
             *g = *g / (1.0 + exp(-*g)) * u;
@@ -82,7 +82,7 @@ impl InplaceOp2 for SwiGlu {
 }
 
 multiversioned! {
-    /// With s = sigmoid(z): d silu / dz = s (1 + z (1 - s)).
+    /// Computes both gradients, with s = sigmoid(z): d silu / dz = s (1 + z (1 - s)).
     fn backward_slice(gate: &[f32], up: &[f32], grad: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
         let n = gate.len();
         let (up, grad, dgate, dup) = (&up[..n], &grad[..n], &mut dgate[..n], &mut dup[..n]);

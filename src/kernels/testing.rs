@@ -1,10 +1,10 @@
-//! What the parity tests of the ops share.
+//! Common helpers of the ops' parity tests.
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Uniform values in [-1, 1), the same for the same seed.
+/// Returns uniform values in [-1, 1), the same for the same seed.
 pub fn random(shape: &[usize], seed: u64) -> Tensor {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let values: Vec<f32> = (0..shape.iter().product::<usize>())
@@ -13,7 +13,7 @@ pub fn random(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).expect("shape and length agree")
 }
 
-/// The largest absolute difference of two tensors.
+/// Returns the largest absolute difference of two tensors.
 pub fn max_difference(a: &Tensor, b: &Tensor) -> Result<f32> {
     assert_eq!(a.dims(), b.dims());
     if a.elem_count() == 0 {

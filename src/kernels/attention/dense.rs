@@ -1,10 +1,10 @@
-//! Causal self-attention over packed sequences, with a backward: what training runs on.
+//! Causal self-attention over packed sequences, with a backward pass: the attention of training.
 //!
-//! Sequences lie end to end; a token attends within its own sequence only, so packing never contaminates. Scores live
-//! for one query row at a time: memory is linear in the sequence length, forward and backward (the backward recomputes
-//! the row from the saved log-sum-exp; Dao et al. 2022).
+//! Sequences lie end to end; a token attends within its own sequence only, so packed sequences do not affect each
+//! other. Scores are computed for one query row at a time, so memory is linear in the sequence length, forward and
+//! backward (the backward recomputes the row from the saved log-sum-exp; Dao et al. 2022).
 //!
-//! Sequences may share a beginning: [`branched_attention`] takes it once, and each branch sees it and itself.
+//! Sequences can share a prefix: [`branched_attention`] takes it once, and each branch attends to it and to itself.
 //!
 //! # Shapes
 //! `q` is `[tokens, heads, d]`, `k` and `v` are `[tokens, kv_heads, d]` with `kv_heads` dividing `heads`; sequence `s`
@@ -22,10 +22,10 @@ use super::dense_sequence::{SequenceGradient, Walk, backward_sequence, forward_s
 use crate::device::make_way;
 use crate::kernels::{Backward, fused, input, with_all_f32};
 
-/// Attention of every sequence to itself, fused where it can be.
+/// Computes the attention of every sequence to itself, with the fused version where [`fused`] allows it.
 ///
 /// # Errors
-/// When shapes do not fit one another or `cu_seqlens` does not partition the tokens.
+/// Errors if shapes do not match or `cu_seqlens` does not partition the tokens.
 pub fn dense_attention(
     q: &Tensor,
     k: &Tensor,
@@ -36,11 +36,11 @@ pub fn dense_attention(
     attend(q, k, v, cu_seqlens, &[], params)
 }
 
-/// [`dense_attention`] where sequence `s` continues the rows `prefixes[s]` (none where that is empty): its tokens see those
-/// rows first and then their own, and nothing that lies between.
+/// Computes [`dense_attention`] where sequence `s` continues the rows `prefixes[s]` (an empty range for none): its tokens attend to those
+/// rows first and then to their own, and to no rows in between.
 ///
 /// # Errors
-/// As there; and where the prefixes are not one a sequence, or one is not rows of a single earlier sequence.
+/// Errors as [`dense_attention`] does; also if there is not one prefix per sequence, or if a prefix is not within one earlier sequence.
 pub fn branched_attention(
     q: &Tensor,
     k: &Tensor,
@@ -91,7 +91,7 @@ fn check_prefixes(cu_seqlens: &[u32], prefixes: &[Range<u32>]) -> Result<()> {
     Ok(())
 }
 
-/// The rows of one sequence: those it continues, and its own.
+/// The rows of one sequence: those that it continues, and its own.
 #[derive(Debug, Clone)]
 struct Sequence {
     prefix: Range<usize>,
@@ -110,8 +110,8 @@ fn sequences<'a>(
     })
 }
 
-/// Composed from differentiable candle ops, one sequence at a time, all scores at once. `prefixes` is empty where no
-/// sequence continues another.
+/// Computes the attention from differentiable candle ops, one sequence at a time, all scores at once. `prefixes` is
+/// empty if no sequence continues another.
 pub fn plain(
     q: &Tensor,
     k: &Tensor,
@@ -202,11 +202,11 @@ struct DenseAttention {
     shape: DenseShape,
     sequences: Vec<Sequence>,
     params: AttentionParams,
-    /// `[tokens, heads]`, kept from the forward pass for the backward one.
+    /// The log-sum-exp of every query row, `[tokens, heads]`, kept from the forward pass for the backward pass.
     log_sum_exp: OnceLock<Vec<f32>>,
 }
 
-/// Cuts a `[tokens, width]` buffer into one slice a sequence.
+/// Cuts a `[tokens, width]` buffer into one slice per sequence.
 fn split_mut<'a>(
     mut rows: &'a mut [f32],
     sequences: &[Sequence],
@@ -236,7 +236,7 @@ fn rows<'a>(x: &'a [f32], range: &Range<usize>, width: usize) -> &'a [f32] {
     &x[range.start * width..range.end * width]
 }
 
-/// All keys or values a sequence sees: its own rows, or a copy of the prefix's with its own behind them.
+/// Returns all keys or values that a sequence attends to: its own rows, or a copy of the prefix's rows followed by its own.
 fn seen<'a>(x: &'a [f32], sequence: &Sequence, width: usize) -> Cow<'a, [f32]> {
     let own = rows(x, &sequence.own, width);
     match sequence.prefix.is_empty() {
@@ -277,7 +277,7 @@ impl CustomOp3 for DenseAttention {
                 let (k, v) = (seen(k, s, kv_width), seen(v, s, kv_width));
                 forward_sequence(rows(q, &s.own, q_width), &k, &v, self.walk(), out, lse);
             });
-        // Only one forward ever runs on an op: a second would carry the same values.
+        // An op has only one forward pass: a second would store the same values.
         let _ = self.log_sum_exp.set(lse);
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
@@ -338,7 +338,7 @@ impl CustomOp3 for DenseAttention {
                 })
                 .collect()
         })?;
-        // Several branches may continue the same rows: what they send back is added in their order.
+        // Several branches can continue the same rows: their gradients are added in the order of the branches.
         for (s, [dk_shared, dv_shared]) in self.sequences.iter().zip(&shared) {
             let range = s.prefix.start * kv_width..s.prefix.end * kv_width;
             for (sums, terms) in [(&mut dk, dk_shared), (&mut dv, dv_shared)] {
@@ -418,10 +418,10 @@ mod tests {
             assert!(dense_attention(&t, &t, &t, cu_seqlens, params).is_err());
         }
     }
-    /// Rows that share a prompt, and each of them after a copy of it.
+    /// Branches of a shared prefix give the same results as sequences that each contain a copy of it.
     #[test]
     fn a_branch_sees_its_prefix_and_itself() -> Result<()> {
-        // Two answers to rows 0..5, one to 15..17, a sequence alone, and a third answer to a part of the first prompt.
+        // Two answers to rows 0..5, one to 15..17, a sequence without prefix, and a third answer to a part of the first prompt.
         let cu_seqlens = [0, 9, 15, 18, 21, 24, 65];
         let prefixes = [0..0, 0..5, 0..0, 15..17, 0..0, 0..3];
         for (heads, kv_heads, d, window) in

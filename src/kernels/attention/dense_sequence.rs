@@ -1,13 +1,13 @@
 //! The loops of [`super::dense`]: the last rows of one sequence attend to all of it, forward and backward, one query row at
-//! a time. (All its rows, but where a branch follows a prefix whose rows are computed elsewhere.)
+//! a time. (These are all its rows, except where a branch follows a prefix whose rows are computed elsewhere.)
 
 use super::AttentionParams;
 use crate::kernels::cpu::{exp, multiversioned};
 
-/// Columns of a transposed block are padded to this, so that score loops run in whole vectors.
+/// The multiple to which columns of a transposed block are padded, so that score loops run in whole vectors.
 const PAD: usize = 32;
 
-/// One head of a sequence, transposed to `[d, padded]` so that the scores of a query are contiguous.
+/// Transposes one head of a sequence to `[d, padded]`, so that the scores of a query are contiguous.
 fn transpose_head(
     rows: &[f32],
     stride: usize,
@@ -25,7 +25,7 @@ fn transpose_head(
     }
 }
 
-/// `out[j] = sum_c x[c] * t[c, j]` for `j` in `from..to`; both ends are multiples of [`PAD`].
+/// Computes `out[j] = sum_c x[c] * t[c, j]` for `j` in `from..to`; both ends are multiples of [`PAD`].
 #[inline(always)]
 fn scores(x: &[f32], t: &[f32], padded: usize, from: usize, to: usize, out: &mut [f32]) {
     let mut j = from;
@@ -42,7 +42,7 @@ fn scores(x: &[f32], t: &[f32], padded: usize, from: usize, to: usize, out: &mut
     }
 }
 
-/// `out += sum_j w[j] * rows[j]`, four rows at a time to keep `out` in registers longer.
+/// Computes `out += sum_j w[j] * rows[j]`, four rows at a time to keep `out` in registers longer.
 #[inline(always)]
 fn weighted_rows(w: &[f32], rows: &[f32], stride: usize, d: usize, out: &mut [f32]) {
     let out = &mut out[..d];
@@ -70,7 +70,7 @@ fn weighted_rows(w: &[f32], rows: &[f32], stride: usize, d: usize, out: &mut [f3
     }
 }
 
-/// The strides and sizes one sequence is walked with.
+/// The sizes and parameters for the loops over one sequence.
 #[derive(Clone, Copy)]
 pub struct Walk {
     pub heads: usize,
@@ -80,7 +80,7 @@ pub struct Walk {
 }
 
 multiversioned! {
-    /// Writes the attended values and the log-sum-exp of every query row. The queries are the sequence's last rows.
+    /// Writes the attention output and the log-sum-exp of every query row. The queries are the sequence's last rows.
     pub fn forward_sequence(q: &[f32], k: &[f32], v: &[f32], walk: Walk, out: &mut [f32], lse: &mut [f32]) {
         let Walk { heads, kv_heads, d, params } = walk;
         let (q_stride, kv_stride, group) = (heads * d, kv_heads * d, heads / kv_heads);
@@ -133,7 +133,8 @@ pub struct SequenceGradient<'a> {
 }
 
 multiversioned! {
-    /// `dv_j = sum_i p_ij do_i`; `ds_ij = p_ij (do_i . v_j - sum_j p_ij do_i . v_j)`; `dq_i = scale sum_j ds_ij k_j`;
+    /// Computes `dv_j = sum_i p_ij do_i`; `ds_ij = p_ij (do_i . v_j - sum_j p_ij do_i . v_j)`; `dq_i = scale sum_j
+    /// ds_ij k_j`;
     /// `dk_j = scale sum_i ds_ij q_i`.
     pub fn backward_sequence(q: &[f32], k: &[f32], v: &[f32], lse: &[f32], grad: &[f32], walk: Walk, out: SequenceGradient<'_>) {
         let Walk { heads, kv_heads, d, params } = walk;
@@ -181,7 +182,7 @@ multiversioned! {
                     let rows = dk[from * d..to * d].chunks_exact_mut(d).zip(dv[from * d..to * d].chunks_exact_mut(d));
                     for ((dk, dv), (&ds, &p)) in rows.zip(ds.iter().zip(p.iter())) {
                         for c in 0..d {
-                            // `query` already carries the scale.
+                            // `query` already includes the scale.
                             dk[c] = ds.mul_add(query[c], dk[c]);
                             dv[c] = p.mul_add(dout[c], dv[c]);
                         }

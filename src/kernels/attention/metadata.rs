@@ -1,6 +1,6 @@
-//! Which tokens of a packed batch belong to whom, and where their keys and values lie: vLLM's attention metadata.
+//! The sequences of a packed batch and the positions of their keys and values in the cache: vLLM's attention metadata.
 
-/// Why a batch was refused.
+/// The reason for which a batch was rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MetadataError {
     #[error("{sequences} sequences, but {seq_lens} lengths and {block_tables} block tables")]
@@ -38,7 +38,7 @@ pub enum MetadataError {
     BlockSize,
 }
 
-/// A packed batch over a paged cache, checked once when it is made.
+/// A packed batch over a paged cache, checked once on construction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttentionMetadata {
     cu_seqlens_q: Vec<u32>,
@@ -50,12 +50,12 @@ pub struct AttentionMetadata {
 }
 
 impl AttentionMetadata {
-    /// The batch of sequences whose query tokens are `cu_seqlens_q[i]..cu_seqlens_q[i + 1]`: the last of the
-    /// `seq_lens[i]` tokens of their context, which lies in the blocks `block_tables[i]` (more than needed are allowed)
-    /// of a cache of `num_blocks` blocks of `block_size` tokens.
+    /// Creates the batch of sequences whose query tokens are `cu_seqlens_q[i]..cu_seqlens_q[i + 1]`: the last of the
+    /// `seq_lens[i]` tokens of their context, which is stored in the blocks `block_tables[i]` (more than needed are
+    /// allowed) of a cache of `num_blocks` blocks of `block_size` tokens.
     ///
     /// # Errors
-    /// When these contradict one another, a sequence has no query token, or two query tokens would be stored in one slot.
+    /// Errors if these contradict one another, a sequence has no query token, or two query tokens would be stored in one slot.
     pub fn new(
         cu_seqlens_q: Vec<u32>,
         seq_lens: Vec<u32>,
@@ -131,27 +131,27 @@ impl AttentionMetadata {
         self.seq_lens.len()
     }
 
-    /// Query tokens of all sequences.
+    /// Returns the number of query tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.slot_mapping.len()
     }
 
-    /// Sequence `i` is query rows `cu_seqlens_q[i]..cu_seqlens_q[i + 1]`.
+    /// Returns the sequence boundaries: sequence `i` is query rows `cu_seqlens_q[i]..cu_seqlens_q[i + 1]`.
     pub fn cu_seqlens_q(&self) -> &[u32] {
         &self.cu_seqlens_q
     }
 
-    /// Tokens in the context of each sequence, the query tokens included.
+    /// Returns the number of tokens in the context of each sequence, the query tokens included.
     pub fn seq_lens(&self) -> &[u32] {
         &self.seq_lens
     }
 
-    /// The blocks of each sequence, in the order of its tokens.
+    /// Returns the blocks of each sequence, in the order of its tokens.
     pub fn block_tables(&self) -> &[Vec<u32>] {
         &self.block_tables
     }
 
-    /// The slot of each query token.
+    /// Returns the slot of each query token.
     pub fn slot_mapping(&self) -> &[u32] {
         &self.slot_mapping
     }
@@ -164,7 +164,7 @@ impl AttentionMetadata {
         self.num_blocks
     }
 
-    /// The position of each query token in its sequence: what rotary embeddings ask for.
+    /// Returns the position of each query token in its sequence, for rotary embeddings.
     pub fn positions(&self) -> Vec<u32> {
         self.cu_seqlens_q
             .windows(2)
@@ -173,7 +173,7 @@ impl AttentionMetadata {
             .collect()
     }
 
-    /// The row of each sequence's last query token: the rows whose logits are wanted.
+    /// Returns the row of each sequence's last query token, whose logits are needed.
     pub fn last_tokens(&self) -> Vec<u32> {
         self.cu_seqlens_q[1..].iter().map(|end| end - 1).collect()
     }
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn shared_blocks_may_be_read_but_not_written_twice() {
-        // A shared prefix block 5, each sequence writing its own block.
+        // A shared prefix block 5; each sequence writes its own block.
         assert!(new(&[0, 1, 2], &[5, 5], &[&[5, 1], &[5, 2]]).is_ok());
         let clash = new(&[0, 1, 2], &[5, 5], &[&[5, 1], &[5, 1]]);
         assert_eq!(clash, Err(MetadataError::Slot(4)));
@@ -222,7 +222,7 @@ mod tests {
         assert!(matches!(new(&[0, 1], &[5], &[&[0]]), Err(Table { .. })));
         assert!(matches!(new(&[0, 1], &[1], &[&[8]]), Err(Block { .. })));
         assert!(AttentionMetadata::new(vec![0], vec![], vec![], 0, 1).is_err());
-        // No sequence at all is a batch of nothing.
+        // A batch without sequences is valid and empty.
         assert_eq!(new(&[0], &[], &[]).unwrap().tokens(), 0);
     }
 }

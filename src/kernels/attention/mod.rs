@@ -1,4 +1,4 @@
-//! Attention: over packed sequences with a backward (training), and over the paged cache (serving).
+//! Attention: over packed sequences with a backward pass (training), and over the paged cache (serving).
 
 mod dense;
 mod dense_sequence;
@@ -11,17 +11,17 @@ pub use dense::{branched_attention, dense_attention, plain as dense_plain};
 pub use metadata::{AttentionMetadata, MetadataError};
 pub use paged::{paged_attention, plain as paged_plain};
 
-/// What an attention layer is configured with.
+/// The settings of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionParams {
-    /// Multiplies the scores, usually `1 / sqrt(head_dim)`.
+    /// The factor of the scores, usually `1 / sqrt(head_dim)`.
     pub scale: f32,
-    /// A token sees itself and the `window - 1` before it; `None` sees all before it.
+    /// A token attends to itself and to the `window - 1` tokens before it; with `None` to all before it.
     pub window: Option<usize>,
 }
 
 impl AttentionParams {
-    /// The first position the token at `position` sees.
+    /// Returns the first position to which the token at `position` attends.
     #[inline(always)]
     pub fn first_visible(&self, position: usize) -> usize {
         match self.window {

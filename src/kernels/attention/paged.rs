@@ -1,12 +1,12 @@
-//! Attention of new tokens over a paged KV cache: what serving runs on. Without a backward.
+//! Attention of new tokens over a paged KV cache: the attention of serving, without a backward pass.
 //!
 //! # Shapes
 //! `q` is `[tokens, heads, head_dim]`, the query tokens of all sequences end to end; the cache holds `kv_heads` heads,
-//! dividing `heads`, and already the keys and values of the query tokens themselves. The result has the shape of `q`.
+//! a divisor of `heads`, and already contains the keys and values of the query tokens. The result has the shape of `q`.
 //!
 //! # Precision
-//! All arithmetic is f32. A cache in bf16 is widened as it is read: the result is the bits that a cache in f32 with the same
-//! (rounded) numbers gives.
+//! All arithmetic is f32. A cache in bf16 is widened as it is read: the result has the same bits as with a cache in f32 that
+//! holds the same (rounded) numbers.
 
 use candle_core::{D, DType, Result, Tensor, WithDType};
 use half::bf16;
@@ -18,10 +18,10 @@ use crate::kernels::kv_store::KvCache;
 use crate::kernels::simd::Stored;
 use crate::kernels::{Backward, fused, with_f32, with_slices};
 
-/// Causal attention of every query token to the context of its sequence, fused where it can be.
+/// Computes the causal attention of every query token to the context of its sequence, with the fused version where [`fused`] allows it.
 ///
 /// # Errors
-/// When shapes do not fit one another or `metadata` was made for another cache.
+/// Errors if shapes do not match or `metadata` was made for another cache.
 pub fn paged_attention(
     q: &Tensor,
     cache: &KvCache,
@@ -48,7 +48,7 @@ fn fused_with(
     }
 }
 
-/// Over a cache of `T`.
+/// Computes the fused version over a cache of `T`.
 fn fused_over<T: WithDType + Stored>(
     q: &Tensor,
     cache: &KvCache,
@@ -77,11 +77,11 @@ fn fused_over<T: WithDType + Stored>(
     Tensor::from_vec(out, (tokens, heads, head_dim), q.device())
 }
 
-/// Composed from candle ops, in f32: gathers the blocks of a sequence and computes all its scores at once. On any
-/// device, over a cache of any float dtype.
+/// Computes the attention from candle ops, in f32: gathers the blocks of a sequence and computes all its scores at
+/// once. Runs on any device, over a cache of any float dtype.
 ///
 /// # Errors
-/// As [`paged_attention`].
+/// Same as [`paged_attention`].
 pub fn plain(
     q: &Tensor,
     cache: &KvCache,
@@ -138,7 +138,7 @@ pub fn plain(
     Tensor::cat(&outputs, 0)?.contiguous()?.to_dtype(q.dtype())
 }
 
-/// Shapes of a call that fits: (tokens, heads, head_dim).
+/// Checks the shapes and returns (tokens, heads, head_dim).
 fn check(
     q: &Tensor,
     cache: &KvCache,
@@ -179,7 +179,7 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    /// What the fused version reads.
+    /// The cache dtypes that the fused version reads.
     const CACHES: [DType; 2] = [DType::F32, DType::BF16];
 
     #[derive(Clone, Copy, Debug)]
@@ -189,7 +189,7 @@ mod tests {
         head_dim: usize,
     }
 
-    /// Sequences of given (context, query tokens), their K and V in randomly chosen blocks.
+    /// Creates sequences of given (context, query tokens), with K and V in randomly chosen blocks.
     fn batch(
         lens: &[(usize, usize)],
         heads: Heads,
@@ -221,7 +221,7 @@ mod tests {
             &Device::Cpu,
         )?;
         for (i, ((context, _), table)) in lens.iter().zip(&tables).enumerate() {
-            // Values that depend on the sequence alone, not on where its blocks lie.
+            // Values that depend on the sequence alone, not on the positions of its blocks.
             let k = random(&[*context, kv_heads, head_dim], 100 + i as u64);
             let v = random(&[*context, kv_heads, head_dim], 200 + i as u64);
             let slots: Vec<u32> = (0..*context)
@@ -328,7 +328,7 @@ mod tests {
         Ok(())
     }
 
-    /// The bits of some rows.
+    /// Returns the bits of some rows.
     fn bits(t: &Tensor, from: usize, rows: usize) -> Result<Vec<u32>> {
         let values: Vec<f32> = t.narrow(0, from, rows)?.flatten_all()?.to_vec1()?;
         Ok(values.into_iter().map(f32::to_bits).collect())
@@ -358,7 +358,7 @@ mod tests {
                         .map_err(candle_core::Error::wrap)?;
                     pool.install(|| fused_with(&q, &cache, &metadata, params, isa))
                 };
-                // All 1100 tokens at once, against the last of them by themselves and with company.
+                // All 1100 tokens at once, against the last of them alone and with other sequences.
                 let all = run(&[(1100, 1100)], 16, 2)?;
                 for (q_len, block_size, threads) in
                     [(1, 16, 1), (1, 7, 4), (5, 17, 2), (33, 1, 3), (590, 16, 1)]

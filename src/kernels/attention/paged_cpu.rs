@@ -1,15 +1,15 @@
-//! Attention over the paged cache on the CPU: how the work is cut into tiles and spread over threads. What happens
+//! Attention over the paged cache on the CPU: division of the work into tiles, and their distribution over threads. The computation
 //! within a tile is in [`paged_tile`](super::paged_tile).
 //!
-//! A tile is some query tokens of a sequence with all query heads of one KV head, so a pass over K and V serves the
-//! whole group. A chunk of keys is gathered from its blocks into panels of f32 (K transposed), which makes block size,
-//! block order, odd head sizes and what keys and values are kept in a matter of the gather alone. Contexts are cut into splits of 512 keys,
-//! each with its own running maximum and sum, which are then folded together in order.
+//! A tile is some query tokens of a sequence with all query heads of one KV head, so one pass over K and V serves the whole group. A chunk
+//! of keys is gathered from its blocks into panels of f32 (K transposed), so only the gather depends on block size, block order, odd head
+//! sizes and the cache's dtype. Contexts are cut into splits of 512 keys, each with its own running maximum and sum; the splits are then
+//! folded together in order.
 //!
 //! # Batch invariance
-//! Chunks and splits lie at fixed positions of the sequence, masked keys weigh exactly 0, and every sum runs in order of
-//! position. The result for a query token is therefore the same bits whatever else is in the batch, however the prompt
-//! was cut into prefill chunks, wherever its blocks lie, and on any number of threads.
+//! Chunks and splits are at fixed positions of the sequence, masked keys have weight exactly 0, and every sum runs in order of
+//! position. The result for a query token therefore has the same bits whatever else is in the batch, however the prompt
+//! was cut into prefill chunks, wherever its blocks are, and on any number of threads.
 
 use super::paged_tile::{Partial, Tile};
 use super::{AttentionMetadata, AttentionParams};
@@ -19,17 +19,17 @@ use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{SharedOut, with_scratch};
 use crate::kernels::simd::Stored;
 
-/// Query rows (tokens times heads of a group) of a tile, about: enough to make the gather of a chunk cheap.
+/// The approximate number of query rows (tokens times heads of a group) of a tile: enough to make the gather of a chunk cheap.
 const TILE_ROWS: usize = 48;
 
-/// Multiply-adds below which waking another thread costs more than it brings.
+/// The number of multiply-adds below which waking another thread costs more than it saves.
 const SERIAL_BELOW: usize = 1 << 19;
 
-/// The operands of a call, keys and values being kept as `T`.
+/// The operands of a call, with a cache of `T`.
 pub struct Problem<'a, T> {
-    /// `[tokens, heads, head_dim]`
+    /// The queries, `[tokens, heads, head_dim]`.
     pub q: &'a [f32],
-    /// `[num_blocks, kv_heads, block_size, head_dim]`, as `v`
+    /// The keys, `[num_blocks, kv_heads, block_size, head_dim]`, and the values in the same shape.
     pub k: &'a [T],
     pub v: &'a [T],
     pub heads: usize,
@@ -41,12 +41,12 @@ pub struct Problem<'a, T> {
 }
 
 impl<T: Stored> Problem<'_, T> {
-    /// Query heads that share a KV head.
+    /// Returns the number of query heads that share a KV head.
     pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    /// head_dim in whole panels.
+    /// Returns head_dim rounded up to whole panels.
     pub(super) fn width(&self) -> usize {
         self.head_dim.next_multiple_of(PANEL)
     }
@@ -58,7 +58,7 @@ impl<T: Stored> Problem<'_, T> {
         for (s, w) in batch.cu_seqlens_q().windows(2).enumerate() {
             let (start, q_len) = (w[0] as usize, (w[1] - w[0]) as usize);
             let before = batch.seq_lens()[s] as usize - q_len;
-            // The tiles that see most come first, so that the last to finish are short ones.
+            // The tiles with the most keys come first, so that the last to finish are short ones.
             for from in (0..q_len).step_by(step).rev() {
                 for kv_head in 0..self.kv_heads {
                     tiles.push(Tile {
@@ -76,11 +76,11 @@ impl<T: Stored> Problem<'_, T> {
 
     /// Computes the attention of every query token into `out`, `[tokens, heads, head_dim]`.
     ///
-    /// The caller has checked that slices and metadata fit.
+    /// The caller must have checked that slices and metadata match.
     pub fn run(&self, out: &mut [f32]) {
         let tiles = self.tiles();
         let threads = team::threads();
-        // SAFETY: each tile writes its own tokens and heads.
+        // SAFETY: each tile writes only its own tokens and heads.
         let out = unsafe { SharedOut::new(out) };
         let whole = |tile: &Tile| {
             let rows = tile.tokens * self.group();
@@ -111,7 +111,7 @@ impl<T: Stored> Problem<'_, T> {
         }
     }
 
-    /// Few tiles with long contexts: the splits of a tile are computed apart, then folded.
+    /// Computes few tiles with long contexts: the splits of a tile run separately and are then folded.
     fn run_split(&self, tiles: &[Tile], out: SharedOut) {
         let jobs: Vec<(&Tile, usize)> = tiles
             .iter()
@@ -142,7 +142,7 @@ impl<T: Stored> Problem<'_, T> {
         }
     }
 
-    /// Normalises a tile's rows into the result.
+    /// Normalises a tile's rows and writes them to the result.
     fn finish(&self, tile: &Tile, state: &Partial, out: SharedOut) {
         let (group, d) = (self.group(), self.head_dim);
         for (r, (o, l)) in state

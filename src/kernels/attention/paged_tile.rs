@@ -1,5 +1,5 @@
-//! One tile of paged attention: the softmax of its queries over one split of their keys, online (Milakov and Gimelshein
-//! 2018; Dao et al. 2022), every product by the packed micro-kernels.
+//! One tile of paged attention: the softmax of its queries over one split of their keys, computed online (Milakov and
+//! Gimelshein 2018; Dao et al. 2022), with every product in the packed micro-kernels.
 
 use super::AttentionParams;
 use super::paged_cpu::Problem;
@@ -7,35 +7,35 @@ use crate::kernels::isa::Vector;
 use crate::kernels::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
 use crate::kernels::simd::{Portable, Simd, Stored, exp};
 
-/// Keys taken at a time: their K and V panels and the scores of a tile stay in the nearer caches.
+/// The number of keys per chunk: their K and V panels and the scores of a tile fit the first cache levels.
 const CHUNK: usize = micro::ROW;
 
-/// Keys between two foldings; whole chunks.
+/// The number of keys between two folds; whole chunks.
 const SPLIT: usize = 512;
 
 /// Query tokens of one sequence, for one KV head.
 pub struct Tile<'a> {
     pub table: &'a [u32],
     pub kv_head: usize,
-    /// The first token's row in q and its position in the sequence.
+    /// The first token's row in q; `position` is its position in the sequence.
     pub row: usize,
     pub position: usize,
     pub tokens: usize,
 }
 
 impl Tile<'_> {
-    /// The splits its tokens see something of.
+    /// Returns the range of splits to which its tokens attend.
     pub fn splits(&self, params: &AttentionParams) -> std::ops::Range<usize> {
         let first = params.first_visible(self.position) / SPLIT;
         first..(self.position + self.tokens - 1) / SPLIT + 1
     }
 }
 
-/// The softmax of some rows, before it is normalised: `o / l` is the result, `m` the largest score so far.
+/// The softmax of some rows before normalisation: `o / l` is the result, `m` the largest score so far.
 pub struct Partial<'a> {
     pub m: &'a mut [f32],
     pub l: &'a mut [f32],
-    /// `[rows, padded head_dim]`
+    /// The weighted sum of values, `[rows, padded head_dim]`.
     pub o: &'a mut [f32],
 }
 
@@ -85,14 +85,14 @@ impl<'a> Partial<'a> {
 }
 
 impl<T: Stored> Problem<'_, T> {
-    /// f32 of scratch that [`Problem::split`] needs.
+    /// Returns the f32 of scratch that [`Problem::split`] needs.
     pub(super) fn workspace(&self, rows: usize) -> usize {
         rows * (self.head_dim + CHUNK) + CHUNK * (self.head_dim + self.width()) + self.width()
     }
 
-    /// The partial softmax of a tile over the keys of one split.
+    /// Computes the partial softmax of a tile over the keys of one split.
     pub(super) fn split(&self, tile: &Tile, split: usize, part: &mut Partial, work: &mut [f32]) {
-        // SAFETY: the isa is this machine's.
+        // SAFETY: the isa was detected on this machine.
         unsafe {
             match self.isa.vector {
                 #[cfg(target_arch = "x86_64")]
@@ -109,10 +109,10 @@ impl<T: Stored> Problem<'_, T> {
     }
 }
 
-/// [`attend_split`] by eight lanes.
+/// Runs [`attend_split`] with eight lanes.
 ///
 /// # Safety
-/// As for [`attend_split`], with AVX2 and FMA.
+/// Same as [`attend_split`], with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<T: Stored>(
@@ -126,10 +126,10 @@ unsafe fn avx2<T: Stored>(
     unsafe { attend_split::<crate::kernels::simd::F32x8, T>(p, tile, split, part, work) }
 }
 
-/// [`attend_split`] by sixteen lanes.
+/// Runs [`attend_split`] with sixteen lanes.
 ///
 /// # Safety
-/// As for [`attend_split`], with AVX-512.
+/// Same as [`attend_split`], with AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512<T: Stored>(
@@ -143,16 +143,16 @@ unsafe fn avx512<T: Stored>(
     unsafe { attend_split::<crate::kernels::simd::F32x16, T>(p, tile, split, part, work) }
 }
 
-/// Where a tile's operands lie while it is computed.
+/// The scratch buffers of a tile's operands.
 struct Workspace<'a> {
-    /// The queries, scaled and in strips.
+    /// The queries, scaled and packed in strips.
     q: &'a mut [f32],
-    /// `[rows][CHUNK]`
+    /// The scores, `[rows][CHUNK]`.
     scores: &'a mut [f32],
-    /// As [`gather`] fills them.
+    /// Filled by [`gather`].
     k_panels: &'a mut [f32],
     v_panels: &'a mut [f32],
-    /// A row of nothing.
+    /// A row of zeros.
     zeros: &'a [f32],
 }
 
@@ -174,10 +174,10 @@ impl<'a> Workspace<'a> {
     }
 }
 
-/// The body of [`Problem::split`]: chunk by chunk the scores, their softmax, and the values they weigh.
+/// Runs [`Problem::split`]: computes for each chunk the scores, their softmax, and the weighted sum of values.
 ///
 /// # Safety
-/// The processor has `S`. (The tile's blocks are looked up and its operands are sliced with checks.)
+/// The processor has `S`. (The lookup of the tile's blocks and the slices of its operands are checked.)
 #[inline(always)]
 unsafe fn attend_split<S: Simd, T: Stored>(
     p: &Problem<T>,
@@ -213,7 +213,7 @@ unsafe fn attend_split<S: Simd, T: Stored>(
                 );
                 let scores = &mut room.scores[r * CHUNK..r * CHUNK + blocks.panels * PANEL];
                 let o = &mut part.o[r * width..(r + 1) * width];
-                // Whole panels.
+                // `scores` and `o` are whole panels.
                 softmax_row::<S>(scores, seen, &mut part.m[r], &mut part.l[r], o);
             }
             add_values::<S>(&room, blocks, count, width, part.o);
@@ -221,7 +221,7 @@ unsafe fn attend_split<S: Simd, T: Stored>(
     }
 }
 
-/// The tile's queries, scaled, to strips.
+/// Scales the tile's queries and packs them into strips.
 #[inline(always)]
 fn pack_queries<T: Stored>(p: &Problem<T>, tile: &Tile, strips: usize, q: &mut [f32]) {
     let (d, heads_per) = (p.head_dim, p.group());
@@ -241,7 +241,7 @@ fn pack_queries<T: Stored>(p: &Problem<T>, tile: &Tile, strips: usize, q: &mut [
     }
 }
 
-/// The queries against a chunk's keys.
+/// Computes the scores of the queries with a chunk's keys.
 ///
 /// # Safety
 /// The panels of `blocks` are filled, and the processor has `S`.
@@ -259,10 +259,10 @@ unsafe fn score<S: Simd>(room: &mut Workspace, blocks: Blocks, d: usize) {
     unsafe { product::<S>(Layout::Packed, blocks, d, keys, d, false) };
 }
 
-/// Adds a chunk's values, weighed by its scores, to `o`, `[rows][width]`.
+/// Adds a chunk's values, weighted by its scores, to `o`, `[rows][width]`.
 ///
 /// # Safety
-/// As for [`score`].
+/// Same as [`score`].
 #[inline(always)]
 unsafe fn add_values<S: Simd>(
     room: &Workspace,
@@ -294,7 +294,7 @@ struct Blocks {
     panels: usize,
 }
 
-/// All strips against all panels; `a_row` is the length of a row of A in its layout.
+/// Multiplies all strips with all panels; `a_row` is the length of a row of A in its layout.
 ///
 /// # Safety
 /// The operands cover `blocks.rows` rows of A and of C and `blocks.panels` panels of B to `depth`, and the processor has `S`.
@@ -331,7 +331,7 @@ unsafe fn product<S: Simd>(
     }
 }
 
-/// Where the rows of the keys from `key` on lie in the cache.
+/// Finds the positions in the cache of the keys from `key` on.
 #[inline(always)]
 fn locate<T: Stored>(p: &Problem<T>, tile: &Tile, key: usize, at: &mut [usize]) {
     let block_size = p.metadata.block_size();
@@ -349,21 +349,22 @@ fn locate<T: Stored>(p: &Problem<T>, tile: &Tile, key: usize, at: &mut [usize]) 
     }
 }
 
-/// Asks for a row to be brought into the second-level cache.
+/// Prefetches a row into the second-level cache.
 #[inline(always)]
 fn prefetch<T>(row: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in row.chunks(64 / size_of::<T>()) {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint, for an address within a slice.
+        // SAFETY: a prefetch is only a hint, and its address is within a slice.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = row;
 }
 
-/// Keys `key..key + count` of a tile's sequence: K to panels of 16 keys, `[head_dim][16]` each; V to panels of 16
-/// dimensions, `[CHUNK][16]` each; both in f32. What is missing of a panel becomes zeros. `ahead` keys follow.
+/// Gathers keys `key..key + count` of a tile's sequence: K into panels of 16 keys, `[head_dim][16]` each; V into panels
+/// of 16 dimensions, `[CHUNK][16]` each; both in f32. The missing part of a panel becomes zeros. The next `ahead` keys
+/// are prefetched.
 ///
 /// # Safety
 /// `room` was made for rows of the problem's head dimension, `count` is [`CHUNK`] at most, and the processor has `S`.
@@ -385,13 +386,13 @@ unsafe fn gather<S: Simd, T: Stored>(
     let padded = count.next_multiple_of(PANEL);
     let mut at = [0; CHUNK];
     locate(p, tile, key, &mut at[..count]);
-    // The next chunk comes from memory while this one is computed.
+    // The next chunk is loaded from memory while this one is computed.
     let mut next = [0; CHUNK];
     let ahead = ahead.min(CHUNK);
     locate(p, tile, key + CHUNK, &mut next[..ahead]);
     let next = &next[..ahead];
     for j in (0..padded).step_by(8) {
-        // No T is wider than f32, and zero has the bits of zero in each.
+        // No `T` is wider than f32, and a zero f32 read as any `T` is zero.
         let mut rows = [zeros.as_ptr().cast::<T>(); 8];
         for (i, row) in rows.iter_mut().enumerate() {
             if j + i < count {
@@ -444,8 +445,8 @@ unsafe fn gather<S: Simd, T: Stored>(
     }
 }
 
-/// Turns a row of scores into weights and brings the row's maximum, sum and output to the new maximum. Scores outside
-/// `seen` weigh 0.
+/// Turns a row of scores into weights and rescales the row's maximum, sum and output to the new maximum. Scores outside
+/// `seen` get weight 0.
 ///
 /// # Safety
 /// `scores` and `o` have whole panels of [`PANEL`] each, and the processor has `S`.

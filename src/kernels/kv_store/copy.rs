@@ -1,13 +1,13 @@
-//! Copies of whole blocks within a cache: what copy-on-write of a shared block comes down to.
+//! Copies of whole blocks within a cache, for copy-on-write of shared blocks.
 
 use candle_core::Result;
 
 use super::KvCache;
 
-/// Copies block `from` over block `to` for every pair, in order: a later pair sees what an earlier one wrote.
+/// Copies block `from` over block `to` for every pair, in order: a later pair reads the results of earlier ones.
 ///
 /// # Errors
-/// When a block is outside the cache; pairs before it have been copied.
+/// Errors if a block is outside the cache; the pairs before it have been copied.
 pub fn copy_blocks(cache: &KvCache, pairs: &[(u32, u32)]) -> Result<()> {
     let blocks = cache.num_blocks();
     for &(from, to) in pairs {
@@ -15,7 +15,7 @@ pub fn copy_blocks(cache: &KvCache, pairs: &[(u32, u32)]) -> Result<()> {
             candle_core::bail!("copy_blocks: {from} to {to} in a cache of {blocks} blocks");
         }
         for tensor in [cache.k(), cache.v()] {
-            // Not `copy`, which on the CPU copies all that the view is of: the whole cache.
+            // Not `copy`: on the CPU it copies the whole storage of the view, that is the whole cache.
             let block = tensor.narrow(0, from as usize, 1)?.force_contiguous()?;
             tensor.slice_set(&block, 0, to as usize)?;
         }

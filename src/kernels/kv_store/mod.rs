@@ -1,15 +1,14 @@
 //! The paged KV cache of one layer, and the op that writes new rows into it.
 //!
-//! A cache is a pool of blocks of `block_size` tokens. A *slot* is a token's place: `block * block_size + offset`; which
-//! slots are whose is the business of whoever hands out blocks (see
-//! [`AttentionMetadata`](crate::kernels::attention::AttentionMetadata)).
+//! A cache is a pool of blocks of `block_size` tokens. A *slot* is the position of a token: `block * block_size + offset`. Slots are
+//! assigned by the allocator of blocks (see [`AttentionMetadata`](crate::kernels::attention::AttentionMetadata)).
 //!
 //! # Layout
 //! K and V are `[num_blocks, kv_heads, block_size, head_dim]`: attention reads one head at a time, and a head's rows of a
-//! block lie side by side. The block comes first so that copying or moving one is a copy along the first axis.
+//! block are contiguous. The block is the first axis, so that copying or moving a block is a copy along that axis.
 //!
 //! # Precision
-//! In a cache of f32 rows lie as they came; in one of bf16 they are rounded once, when they are written, to nearest, ties
+//! A cache of f32 stores rows unchanged; a cache of bf16 rounds them once, when they are written, to nearest, ties
 //! to even.
 
 mod copy;
@@ -34,10 +33,10 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A cache of zeros, all of it in memory.
+    /// Creates a cache of zeros, all of it resident in memory.
     ///
     /// # Errors
-    /// When a size is zero, or memory does not suffice and the system says so. One that promises more than it has ends the
+    /// Errors if a size is zero, or if memory does not suffice and the system reports it. A system that overcommits kills the
     /// program here, rather than when the cache fills.
     pub fn new(
         num_blocks: usize,
@@ -57,12 +56,12 @@ impl KvCache {
         })
     }
 
-    /// `[num_blocks, kv_heads, block_size, head_dim]`
+    /// Returns the keys, `[num_blocks, kv_heads, block_size, head_dim]`.
     pub fn k(&self) -> &Tensor {
         &self.k
     }
 
-    /// `[num_blocks, kv_heads, block_size, head_dim]`
+    /// Returns the values, `[num_blocks, kv_heads, block_size, head_dim]`.
     pub fn v(&self) -> &Tensor {
         &self.v
     }
@@ -83,17 +82,17 @@ impl KvCache {
         self.k.dims()[3]
     }
 
-    /// What keys and values are kept in.
+    /// Returns the dtype of keys and values.
     pub fn dtype(&self) -> DType {
         self.k.dtype()
     }
 
-    /// Whether the fused ops read and write it: f32 and bf16 on the CPU. No gradient goes through a cache.
+    /// Returns whether the fused ops can read and write it: f32 and bf16 on the CPU. No gradient goes through a cache.
     pub(super) fn fused(&self) -> bool {
         self.k.device().is_cpu() && matches!(self.dtype(), DType::F32 | DType::BF16)
     }
 
-    /// A cache of its own with the same numbers in another dtype.
+    /// Returns a separate cache with the same numbers in another dtype.
     #[cfg(test)]
     pub(super) fn to_dtype(&self, dtype: DType) -> Result<Self> {
         let convert = |t: &Tensor| t.to_dtype(dtype)?.force_contiguous();
@@ -103,7 +102,7 @@ impl KvCache {
         })
     }
 
-    /// Bytes of K and V together.
+    /// Returns the bytes of K and V together.
     pub fn bytes(&self) -> usize {
         2 * self.k.elem_count() * self.k.dtype().size_in_bytes()
     }
@@ -138,10 +137,10 @@ fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> Result<Tensor> {
     }
 }
 
-/// Zeros that have been written. Those that are asked for as such are pages that the system only promises, and has to find when
-/// they are touched.
+/// Returns zeros that have been written. Zeroed allocations are pages that the system only promises, and allocates when they are first
+/// touched.
 fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
-    /// Large enough to be worth a task.
+    /// A part large enough to be worth a task.
     const PART: usize = 1 << 18;
     let mut zeros = Vec::new();
     if zeros.try_reserve_exact(count).is_err() {
@@ -154,7 +153,7 @@ fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
             value.write(T::default());
         }
     });
-    // SAFETY: all of them have just been written.
+    // SAFETY: all values have just been written.
     unsafe { zeros.set_len(count) };
     Ok(zeros)
 }
@@ -162,7 +161,7 @@ fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
 /// Writes row `i` of `k` and `v` (`[tokens, kv_heads, head_dim]`) to slot `slots[i]` of the cache, in place.
 ///
 /// # Errors
-/// When shapes do not fit or a slot is outside the cache. Of rows for one slot, some one row stays.
+/// Errors if shapes do not match or a slot is outside the cache. If several rows have the same slot, one of them is stored.
 pub fn kv_store(cache: &KvCache, k: &Tensor, v: &Tensor, slots: &[u32]) -> Result<()> {
     if !(cache.fused() && fused(&[k, v], Backward::None)) {
         return plain(cache, k, v, slots);
@@ -173,17 +172,17 @@ pub fn kv_store(cache: &KvCache, k: &Tensor, v: &Tensor, slots: &[u32]) -> Resul
     cache.v.inplace_op2(&v.contiguous()?, &op)
 }
 
-/// Composed from candle ops; on any device and into a cache of any float dtype.
+/// Does the same with candle ops, on any device and into a cache of any float dtype.
 ///
 /// # Errors
-/// As [`kv_store`].
+/// Same as [`kv_store`].
 pub fn plain(cache: &KvCache, k: &Tensor, v: &Tensor, slots: &[u32]) -> Result<()> {
     cache.check(k, v, slots)?;
     if slots.is_empty() {
         return Ok(());
     }
     let (heads, block_size, head_dim) = (cache.kv_heads(), cache.block_size(), cache.head_dim());
-    // The row of (slot, head) among all rows of head_dim.
+    // The index of (slot, head) among all rows of head_dim.
     let rows: Vec<u32> = slots
         .iter()
         .flat_map(|&slot| {
@@ -242,7 +241,7 @@ impl InplaceOp2 for StoreRows<'_> {
 }
 
 impl StoreRows<'_> {
-    /// Rows `new` to their slots of a cache of this shape; `write` converts one.
+    /// Stores rows `new` in their slots of a cache of this shape; `write` converts one value.
     fn store<T>(
         &self,
         cache: &mut [T],
@@ -302,7 +301,7 @@ mod tests {
         Ok(())
     }
 
-    /// Pages of a slice that are in memory, and all that it has.
+    /// Returns the number of resident pages of a slice, and of all its pages.
     #[cfg(target_os = "linux")]
     fn pages<T>(values: &[T]) -> (usize, usize) {
         // SAFETY: a plain call.
@@ -310,7 +309,7 @@ mod tests {
         let first = values.as_ptr() as usize / page * page;
         let bytes = (values.as_ptr_range().end as usize).next_multiple_of(page) - first;
         let mut there = vec![0u8; bytes / page];
-        // SAFETY: mapped pages, and a byte for each.
+        // SAFETY: the pages are mapped, and there is one byte for each.
         let asked = unsafe { libc::mincore(first as *mut libc::c_void, bytes, there.as_mut_ptr()) };
         assert_eq!(asked, 0);
         let resident = there.iter().filter(|&&flags| flags & 1 == 1).count();
@@ -320,7 +319,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn all_of_it_is_in_memory_from_the_start() -> Result<()> {
-        // More than any allocator keeps of what others gave back: what is not touched is not there.
+        // More than any allocator keeps of freed memory, so untouched pages are not resident.
         const BYTES: usize = 40 << 20;
         let (there, all) = pages(&vec![0u8; BYTES]);
         if there > all / 2 {
@@ -343,7 +342,7 @@ mod tests {
 
     #[test]
     fn more_than_there_is_is_an_error() {
-        // Less than can be addressed, more than any machine has.
+        // Less than the address space, more than any machine's memory.
         let blocks = 1 << 20;
         assert!(KvCache::new(blocks, 1, 1 << 20, 1 << 20, DType::F32, &Device::Cpu).is_err());
     }
@@ -351,7 +350,7 @@ mod tests {
     #[test]
     fn bf16_rounds_to_nearest_even() -> Result<()> {
         let cache = KvCache::new(1, 1, 1, 6, DType::BF16, &Device::Cpu)?;
-        // Halfway to an even and to an odd neighbour, of both signs; just past halfway; a carry into the exponent.
+        // Values halfway to an even and to an odd neighbour, of both signs; just past halfway; with a carry into the exponent.
         let given = [
             1.0f32 + 1.0 / 256.0,
             1.0 + 3.0 / 256.0,

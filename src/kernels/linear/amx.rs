@@ -1,57 +1,57 @@
 //! bf16 products on AMX tiles: `tdpbf16ps` multiplies a tile of 16 rows of x by one of 16 columns of the weight, 32 deep.
 //!
-//! The compiler's intrinsics are unstable, so the instructions are inline assembly. Two row tiles meet two panels at a
-//! time: four accumulators, four operands, all eight tile registers. A panel in bf16 pairs ([`panels`](super::panels)) is
-//! a column of tiles as it lies in memory: 16 lines each.
+//! The compiler's intrinsics are unstable, so the instructions are inline assembly. Two row tiles are multiplied with two panels at a
+//! time: four accumulators and four operands use all eight tile registers. A panel in bf16 pairs ([`panels`](super::panels)) is
+//! a column of tiles in its memory layout: 16 lines each.
 //!
-//! The driver is generic over [`Engine`], so that its logic runs on any machine over an emulation of the instruction.
+//! The driver is generic over [`Engine`], so that its logic can run on any machine with an emulation of the instruction.
 
 use super::rounded::Rows;
 use super::widen::Block;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::PairLine;
 
-/// Rows of a tile of x, and columns of one of the weight.
+/// The number of rows of a tile of x, and of columns of a tile of the weight.
 pub const TILE: usize = 16;
 
-/// Depth of a tile.
+/// The depth of a tile.
 const DEPTH: usize = 32;
 
-/// f32 of the four tiles of the result.
+/// The f32 of the four tiles of the result.
 pub const RESULT: usize = 4 * TILE * TILE;
 
-/// Where four tiles' operands begin.
+/// The start addresses of four tiles' operands.
 #[derive(Clone, Copy)]
 pub struct TileOperands {
     /// Two tiles of rows; the second may equal the first.
     x: [*const u16; 2],
-    /// Distance of rows, in bytes.
+    /// The distance between rows, in bytes.
     x_stride: usize,
     /// Two panels; the second may equal the first.
     w: [*const u32; 2],
-    /// Steps of [`DEPTH`], at least one.
+    /// The number of steps of [`DEPTH`], at least one.
     steps: usize,
 }
 
-/// What multiplies tiles.
+/// An implementation of the tile product.
 pub trait Engine {
-    /// Made at the start of a block, dropped at its end.
+    /// Configures the engine. It is created at the start of a block and dropped at its end.
     ///
     /// # Safety
-    /// The instructions are there and permitted.
+    /// The instructions exist and are permitted.
     unsafe fn new() -> Self;
 
-    /// The product of row tile i with panel j goes to `c + (2 i + j) * TILE * TILE`, for i below `row_tiles` (1 or 2).
+    /// Stores the product of row tile i and panel j at `c + (2 i + j) * TILE * TILE`, for i below `row_tiles` (1 or 2).
     ///
     /// # Safety
-    /// The operands are there, and `c` has room for [`RESULT`].
+    /// The operands are readable, and `c` has room for [`RESULT`].
     unsafe fn multiply(&self, row_tiles: usize, o: TileOperands, c: *mut f32);
 }
 
-/// The block, tile by tile.
+/// Computes the block, tile by tile.
 ///
 /// # Safety
-/// As for [`dot::run`](super::dot::run); `result` has room for [`RESULT`].
+/// Same as [`dot::run`](super::dot::run); `result` has room for [`RESULT`].
 pub unsafe fn product<E: Engine>(
     block: &Block,
     rows: &Rows,
@@ -102,10 +102,10 @@ mod real {
     use super::{Engine, TILE, TileOperands};
     use std::arch::asm;
 
-    /// The processor's tiles, configured while the value lives.
+    /// The processor's tile registers, configured while the value exists.
     pub struct Tiles(());
 
-    /// Operand of `ldtilecfg`: palette 1, every tile 16 rows of 64 bytes.
+    /// The operand of `ldtilecfg`: palette 1, every tile 16 rows of 64 bytes.
     #[repr(C, align(64))]
     struct Config {
         palette: u8,
@@ -210,7 +210,7 @@ mod real {
 
     impl Drop for Tiles {
         fn drop(&mut self) {
-            // SAFETY: the value exists, so AMX does.
+            // SAFETY: the value exists, so the processor has AMX.
             unsafe { asm!("tilerelease", options(nomem, nostack, preserves_flags)) };
         }
     }
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
     use crate::kernels::linear::dot::tests::{check, halves};
 
-    /// What `tdpbf16ps` does, from the operands `tileloadd` would load.
+    /// An emulation of `tdpbf16ps`, with the operands that `tileloadd` would load.
     struct Emulated;
 
     impl Engine for Emulated {
@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn tiles_meet_the_right_rows_and_panels() {
         check(|block, rows, lines, result| {
-            // SAFETY: plain Rust; the block's output is whole.
+            // SAFETY: the engine is plain Rust; the block's output is complete.
             unsafe { product::<Emulated>(block, rows, lines, result) }
         });
     }

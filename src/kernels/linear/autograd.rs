@@ -1,6 +1,6 @@
-//! The linear layer a trainer meets: `y = x W^T + b`, with a backward that computes only what is asked for.
+//! The linear layer for training: `y = x W^T + b`, with a backward pass that computes only the required gradients.
 //!
-//! candle's own matmul backward computes and keeps `dW` for frozen weights too; under LoRA that is most of the memory.
+//! candle's own matmul backward computes and keeps `dW` for frozen weights too; with LoRA that is most of the memory.
 //!
 //! # Shapes
 //! `x` is `[rows, k]`, `weight` is `[n, k]`, `bias` is `[n]`, `y` is `[rows, n]`.
@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 use super::gemm_f32;
 use crate::kernels::{Backward, fused, input, with_all_f32};
 
-/// The layer, with its own backward where it can be.
+/// Computes the layer, with its own backward pass where [`fused`] allows it.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let y = if fused(&[x, weight], Backward::Own) {
         let op = Linear {
@@ -24,7 +24,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     add_bias(y, bias)
 }
 
-/// `y + b`, where there is a bias.
+/// Returns `y + b`, or `y` if there is no bias.
 pub fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
         Some(bias) => y.broadcast_add(bias),
@@ -32,7 +32,7 @@ pub fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
-/// Composed from differentiable candle ops.
+/// Computes the product from differentiable candle ops.
 pub fn plain(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(&weight.t()?)
 }

@@ -1,9 +1,8 @@
 //! bf16 weights times bf16 activations, accumulated in f32, for processors that multiply bf16.
 //!
-//! Activations come rounded ([`Rows`]). An element of the product is one chain over pairs of depth, in order, for every
-//! block shape, as batch invariance asks. Both engines treat subnormal numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is
-//! in [`amx`](super::amx). Tests have an engine in plain Rust that does what the instruction does, so that everything
-//! around it is tested on any machine.
+//! Activations are already rounded ([`Rows`]). An element of the product is one chain over pairs of depth, in order, for every block shape,
+//! as batch invariance requires. Both engines treat subnormal numbers as zero. [`Avx512`] is `vdpbf16ps`; AMX is in [`amx`](super::amx).
+//! Tests have an engine in plain Rust that emulates the instruction, so that the code around it is tested on any machine.
 
 #![allow(clippy::needless_range_loop)] // row and column of the accumulator, as in the equation
 
@@ -14,10 +13,10 @@ use crate::kernels::isa::Isa;
 use crate::kernels::micro::{PANEL, max_rows, take, with_shapes_of_16_lanes};
 use crate::kernels::scratch::PairLine;
 
-/// f32 of scratch that [`run`] needs.
+/// The f32 of scratch that [`run`] needs.
 pub const SCRATCH: usize = amx::RESULT;
 
-/// Computes the block; its rows rounded as `rows`, its weight as `lines`.
+/// Computes the block, with its rows rounded in `rows` and its weight in `lines`.
 ///
 /// # Safety
 /// `isa` multiplies bf16 and is available; `block.out` is good for the block's rows and columns and nothing else writes
@@ -39,21 +38,21 @@ pub unsafe fn run(isa: Isa, block: &Block, rows: &Rows, lines: &[PairLine], scra
     }
 }
 
-/// [`run`] on AMX tiles.
+/// Runs [`run`] on AMX tiles.
 ///
 /// # Safety
-/// As for [`run`], with AMX for bf16.
+/// Same as [`run`], with AMX for bf16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn on_amx(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
-    // SAFETY: as the caller promises, the block is this call's alone and the tiles are there.
+    // SAFETY: as the caller promises, the block belongs to this call alone and the processor has tiles.
     unsafe { amx::product::<amx::Tiles>(block, rows, lines, result) }
 }
 
-/// [`run`] by `vdpbf16ps`.
+/// Runs [`run`] with `vdpbf16ps`.
 ///
 /// # Safety
-/// As for [`run`], with AVX-512 BF16.
+/// Same as [`run`], with AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512bf16,avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
@@ -106,10 +105,10 @@ impl PairDot for Avx512 {
     }
 }
 
-/// The body of [`run`]: group of panels by group, strip by strip of rows.
+/// Computes [`run`]: loops over groups of panels, and within a group over strips of rows.
 ///
 /// # Safety
-/// As for [`run`], with the instructions of `D`; `result` has room for [`SCRATCH`].
+/// Same as [`run`], with the instructions of `D`; `result` has room for [`SCRATCH`].
 #[inline(always)]
 unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], result: &mut [f32]) {
     let n = block.n;
@@ -121,7 +120,7 @@ unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], re
         let together = take(16, tallest, block.panels.1 - p);
         for s in 0..strips {
             let (from, to) = (rows.rows * s / strips, rows.rows * (s + 1) / strips);
-            // SAFETY: rows from..to are there, in pairs (stride and depth are even); so are the panels.
+            // SAFETY: rows from..to exist, in pairs (stride and depth are even); so do the panels.
             unsafe {
                 let x = rows.values.as_ptr().add(from * rows.stride).cast::<u32>();
                 let w = lines[p * pairs..].as_ptr().cast::<u32>();
@@ -149,7 +148,7 @@ unsafe fn product<D: PairDot>(block: &Block, rows: &Rows, lines: &[PairLine], re
     }
 }
 
-/// `MR` rows against `NP` panels over the whole depth, into `c`, `[MR][NP * 16]`.
+/// Computes `MR` rows times `NP` panels over the whole depth, into `c`, `[MR][NP * 16]`.
 ///
 /// # Safety
 /// `x` is good for `MR` rows of `pairs`, `stride` apart; `w` for `NP` panels of `pairs` lines; `c` for the result; and the processor
@@ -189,7 +188,7 @@ pub mod tests {
     use crate::kernels::testing::random;
     use half::bf16;
 
-    /// The value of the low or high half of a pair.
+    /// Returns the values of the low and the high half of a pair.
     pub fn halves(pair: u32) -> (f32, f32) {
         (
             f32::from_bits(pair << 16),
@@ -197,7 +196,7 @@ pub mod tests {
         )
     }
 
-    /// What `vdpbf16ps` does.
+    /// An emulation of `vdpbf16ps`.
     #[derive(Clone, Copy)]
     struct Emulated([f32; 16]);
 
@@ -221,8 +220,8 @@ pub mod tests {
         }
     }
 
-    /// Runs an engine over odd shapes and blocks, compares with the definition on rounded operands, and asks that rows
-    /// keep their bits from block to block.
+    /// Runs an engine over odd shapes and blocks, compares the results with the definition on rounded operands, and
+    /// checks that rows have the same bits in every block.
     pub fn check(engine: impl Fn(&Block, &Rows, &[PairLine], &mut [f32])) {
         let values = |count: usize, seed| -> Vec<f32> {
             random(&[count], seed).to_vec1().expect("f32 on the CPU")
@@ -274,7 +273,7 @@ pub mod tests {
     #[test]
     fn the_order_of_pairs_and_panels_is_right() {
         check(|block, rows, lines, result| {
-            // SAFETY: plain Rust; the block's output is whole.
+            // SAFETY: the engine is plain Rust; the block's output is complete.
             unsafe { product::<Emulated>(block, rows, lines, result) }
         });
     }
@@ -283,7 +282,7 @@ pub mod tests {
     fn the_instructions_do_what_their_stand_ins_do() {
         for isa in Isa::available() {
             if isa.multiplies_bf16() {
-                // SAFETY: the isa is available; the block's output is whole.
+                // SAFETY: the isa is available; the block's output is complete.
                 check(|block, rows, lines, scratch| unsafe {
                     run(isa, block, rows, lines, scratch)
                 });

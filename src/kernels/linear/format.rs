@@ -1,19 +1,19 @@
-//! In which format a weight is kept in memory, and the policy that says so.
+//! The in-memory formats of a weight, and the policy that chooses one.
 
 use candle_core::DType;
 
-/// How a packed weight is stored.
+/// The storage format of a packed weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
     /// Full precision.
     F32,
-    /// Half the bytes. Processors that multiply bf16 round the activations too (and accumulate in f32); on the others
-    /// the weights are widened as they are read, and every product is exact as in f32.
+    /// Half the bytes of f32. Processors that multiply bf16 round the activations too (and accumulate in f32); on
+    /// others the weights are widened as they are read, and every product is exact as in f32.
     Bf16,
 }
 
 impl WeightFormat {
-    /// The numbers it is made of.
+    /// Returns the dtype of its numbers.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 => DType::F32,
@@ -22,12 +22,12 @@ impl WeightFormat {
     }
 }
 
-/// The format for a weight that a checkpoint stores as `stored`, unless somebody `asked` for one.
+/// Returns the format for a weight that a checkpoint stores as `stored`; `asked` overrides the policy.
 ///
-/// bf16 checkpoints stay bf16 on every processor. Where bf16 is not multiplied this changes no bit of the result (a
-/// bf16 is exactly an f32) and halves what a decode step reads; where it is, it is also the far faster arithmetic, at
-/// the price of rounding activations to bf16. Ask for f32 to compare with a reference. Checkpoints in f32 or f16 hold
-/// more bits than bf16 has and become f32.
+/// bf16 checkpoints stay bf16 on every processor. On processors without bf16 products this changes no bit of the result
+/// (every bf16 is exactly an f32) and halves the bytes read in a decode step; on processors with them it is also far
+/// faster, at the price of rounding activations to bf16. Choose f32 to compare with a reference. Checkpoints in f32 or
+/// f16 have more precision than bf16 and become f32.
 pub fn choose(stored: DType, asked: Option<WeightFormat>) -> WeightFormat {
     asked.unwrap_or(match stored {
         DType::BF16 => WeightFormat::Bf16,

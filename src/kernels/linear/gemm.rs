@@ -1,24 +1,24 @@
 //! Strided f32 matrix multiply: `C = A·B` or `C += A·B`, on slices, across the rayon pool.
 //!
 //! For operands that change with every call (activations and gradients in training, where a transposed operand is a
-//! change of strides and not a copy). Weights that stay are better off in
+//! change of strides and not a copy). Constant weights are faster in
 //! [`PackedLinear`](crate::kernels::linear::PackedLinear), which packs once.
 
 use gemm::Parallelism;
 
 use crate::device::make_way;
 
-/// Multiplications below which a second thread costs more than it brings (measured on two cores, 64x64x64).
+/// The number of multiplications below which a second thread costs more than it saves (measured on two cores, 64x64x64).
 const SERIAL_BELOW: usize = 64 * 64 * 64;
 
-/// `c[m, n] = a[m, k] · b[k, n]`, added to what `c` held when `accumulate`.
+/// Computes `c[m, n] = a[m, k] · b[k, n]`, added to the previous `c` if `accumulate`.
 ///
 /// A matrix is a slice and two strides in elements, `(row stride, column stride)`: the row-major `[rows, cols]` is
 /// `(cols, 1)`, its transpose `(1, cols)`. The order of summation over `k` depends on the shape and the machine; it is
 /// the same for every thread count, so a run repeats itself bit for bit.
 ///
 /// # Panics
-/// When a slice is too short for its shape and strides, or the strides of `c` make two elements share a place.
+/// Panics if a slice is too short for its shape and strides, or if the strides of `c` give two elements the same address.
 #[allow(clippy::too_many_arguments)]
 pub fn gemm_f32(
     m: usize,
@@ -102,7 +102,7 @@ pub fn gemm_f32(
     }
 }
 
-/// Elements a `[rows, cols]` matrix with these strides reaches over.
+/// Returns the number of elements that a `[rows, cols]` matrix with these strides spans.
 fn extent(rows: usize, cols: usize, (row, column): (usize, usize)) -> usize {
     if rows == 0 || cols == 0 {
         0

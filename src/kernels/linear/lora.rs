@@ -1,7 +1,7 @@
 //! A frozen layer with a low-rank adapter, `y = x W^T + s (x A^T) B^T` (Hu et al. 2021), as one op.
 //!
-//! Composed of single ops, the adapter's share is a tensor of the layer's size three times (product, scaled, summed), in the
-//! forward and again in the backward, all of them kept until then. Here it is added to the product where that lies.
+//! Composed of single ops, the adapter's part is three tensors of the layer's size (product, scaled, summed), in the
+//! forward and again in the backward, all kept until then. This op adds it to the layer's product in place.
 //!
 //! # Shapes
 //! `x` is `[rows, k]`, `weight` `[n, k]`, `a` `[r, k]`, `b` `[n, r]`, `y` `[rows, n]`.
@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use super::{gemm_f32, linear};
 use crate::kernels::{Backward, fused, input, with_all_f32, with_f32};
 
-/// The layer and its adapter, with their own backward where the weight is frozen.
+/// Computes the layer and its adapter, with their own backward pass if the weight is frozen.
 pub fn lora_linear(
     x: &Tensor,
     weight: &Tensor,
@@ -31,7 +31,7 @@ pub fn lora_linear(
         .apply_op3(&a.contiguous()?, &b.contiguous()?, op)
 }
 
-/// Composed from the differentiable layer.
+/// Computes the same from the differentiable layer.
 pub fn plain(x: &Tensor, weight: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
     linear(x, weight, None)? + (linear(&linear(x, a, None)?, b, None)? * scale)?
 }
@@ -43,7 +43,7 @@ struct LoraLinear {
 }
 
 impl LoraLinear {
-    /// `s (x A^T)`, `[rows, r]`: little work, and so computed again in the backward rather than kept.
+    /// Computes `s (x A^T)`, `[rows, r]`: little work, so the backward pass repeats it rather than keeping it.
     fn narrow(&self, x: &[f32], a: &[f32], (rows, k, r): (usize, usize, usize)) -> Vec<f32> {
         let mut u = vec![0f32; rows * r];
         gemm_f32(rows, r, k, x, (k, 1), a, (1, k), &mut u, (r, 1), false);
@@ -87,7 +87,7 @@ impl CustomOp3 for LoraLinear {
         Ok((CpuStorage::F32(y), (rows, n).into()))
     }
 
-    /// With `u = s x A^T`: `dB = dy^T u`, `du = s dy B`, `dA = du^T x`, `dx = dy W + du A`.
+    /// Computes, with `u = s x A^T`: `dB = dy^T u`, `du = s dy B`, `dA = du^T x`, `dx = dy W + du A`.
     fn bwd(
         &self,
         x: &Tensor,

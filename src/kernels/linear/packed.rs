@@ -1,8 +1,8 @@
 //! A linear layer whose weight is packed once, at load: `y = x Wᵀ + b` for any number of rows.
 //!
 //! # Batch invariance
-//! A row of the result is the same bits whatever other rows are computed with it and on however many threads: every
-//! element is summed in an order that only `k`, the weight format and the processor decide.
+//! A row of the result has the same bits whatever other rows are computed with it and on any number of threads: every
+//! element is summed in an order that only `k`, the weight format and the processor determine.
 //!
 //! # Shapes
 //! `weight` is `[n, k]`, `bias` `[n]`, `x` `[m, k]`, the result `[m, n]`; all row-major.
@@ -22,7 +22,7 @@ use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{Line, PairLine, with_scratch, with_shared_scratch};
 use crate::kernels::{input, with_f32};
 
-/// Rows a task unpacks at least: those of a decode step are not worth waking the pool.
+/// The minimum number of rows that a task unpacks: those of a decode step are not worth waking the pool.
 const UNPACKED_ROWS: usize = 32;
 
 /// A weight in panels, with an optional bias.
@@ -58,7 +58,7 @@ impl PackedLinear {
     /// Packs `weight` (`[n, k]` row-major) for this processor.
     ///
     /// # Errors
-    /// When a length does not fit the shape.
+    /// Errors if a length does not match the shape.
     pub fn new<T: Element>(
         weight: &[T],
         n: usize,
@@ -69,10 +69,10 @@ impl PackedLinear {
         Self::with_isa(weight, n, k, bias, format, Isa::detect())
     }
 
-    /// [`PackedLinear::new`] for a chosen instruction set, which must be one of [`Isa::available`].
+    /// Works as [`PackedLinear::new`] for a chosen instruction set, which must be one of [`Isa::available`].
     ///
     /// # Errors
-    /// As `new`; and when this machine lacks the instruction set.
+    /// Errors as [`PackedLinear::new`] does; also if this machine lacks the instruction set.
     pub fn with_isa<T: Element>(
         weight: &[T],
         n: usize,
@@ -107,7 +107,7 @@ impl PackedLinear {
     /// Packs a weight tensor (f32, f16 or bf16 on the CPU) and a bias of any float dtype.
     ///
     /// # Errors
-    /// When the tensors are no matrix and vector that fit, or not on the CPU.
+    /// Errors if the tensors are not a matching matrix and vector, or are not on the CPU.
     pub fn from_tensor(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -132,12 +132,12 @@ impl PackedLinear {
         }
     }
 
-    /// Outputs of a row.
+    /// Returns the number of outputs of a row.
     pub fn out_features(&self) -> usize {
         self.n
     }
 
-    /// Inputs of a row.
+    /// Returns the number of inputs of a row.
     pub fn in_features(&self) -> usize {
         self.k
     }
@@ -149,7 +149,7 @@ impl PackedLinear {
         }
     }
 
-    /// Bytes the packed weight takes.
+    /// Returns the bytes of the packed weight.
     pub fn bytes(&self) -> usize {
         match &self.weight {
             Weight::F32(lines) => size_of_val(lines.as_slice()),
@@ -157,11 +157,11 @@ impl PackedLinear {
         }
     }
 
-    /// These rows of the weight in f32, `[rows.len(), k]`: the values it was packed with, bf16 being widened. A tied
-    /// embedding is looked up where it lies.
+    /// Returns the given rows of the weight in f32, `[rows.len(), k]`: the values that were packed, with bf16 widened.
+    /// A tied embedding is looked up this way, without a second copy.
     ///
     /// # Errors
-    /// When there is no such row.
+    /// Errors if a row does not exist.
     pub fn rows(&self, rows: &[u32]) -> Result<Tensor> {
         let (n, k) = (self.n, self.k);
         if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
@@ -179,22 +179,22 @@ impl PackedLinear {
         Tensor::from_vec(values, (rows.len(), k), &Device::Cpu)
     }
 
-    /// `out[m, n] = x[m, k] · Wᵀ + b`.
+    /// Computes `out[m, n] = x[m, k] · Wᵀ + b`.
     ///
     /// # Panics
-    /// When a slice is not of that length.
+    /// Panics if a slice has another length.
     pub fn forward(&self, x: &[f32], m: usize, out: &mut [f32]) {
-        // SAFETY: an f32 may stand where one may or may not be, and products write nothing else.
+        // SAFETY: `MaybeUninit<f32>` has the layout of f32, and the products only write initialised values.
         let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
         product::forward_all(&[self], x, m, &mut [out]);
     }
 
-    /// Whether activations are rounded to bf16.
+    /// Returns whether activations are rounded to bf16.
     pub(super) fn rounds(&self) -> bool {
         self.format() == WeightFormat::Bf16 && self.isa.multiplies_bf16()
     }
 
-    /// About how long one thread takes for `m` rows: the weight is read once, from a cache or memory, and multiplied.
+    /// Returns the approximate time of one thread for `m` rows: the weight is read once, from a cache or memory, and multiplied.
     pub(super) fn estimated_ns(&self, m: usize) -> usize {
         const BYTES: usize = 32;
         let multiply_adds = match self.rounds() {
@@ -205,15 +205,15 @@ impl PackedLinear {
         self.bytes() / BYTES + m.saturating_mul(self.n * self.k) / multiply_adds
     }
 
-    /// Panels of the weight.
+    /// Returns the number of panels of the weight.
     pub(super) fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
     }
 
-    /// Some rows against some panels; `rounded` are the rows in bf16 where the layer [rounds](Self::rounds).
+    /// Computes some rows times some panels; `rounded` are the rows in bf16 if the layer [rounds](Self::rounds).
     ///
     /// # Safety
-    /// `out` is good for the block's rows (stride n) and columns, and nothing else writes there.
+    /// `out` is valid for the block's rows (stride n) and columns, and no other thread writes there.
     pub(super) unsafe fn block(
         &self,
         x: &[f32],
@@ -238,7 +238,7 @@ impl PackedLinear {
         match (&self.weight, rounded) {
             (Weight::Bf16(lines), Some(rounded)) if self.rounds() => {
                 with_scratch(dot::SCRATCH, |scratch| {
-                    // SAFETY: the caller's promise; the isa was checked when the weight was packed.
+                    // SAFETY: as the caller promises; the isa was checked when the weight was packed.
                     unsafe { dot::run(self.isa, &block, &rounded, lines, scratch) }
                 });
             }
@@ -254,7 +254,7 @@ impl PackedLinear {
     fn add_bias(&self, out: *mut f32, rows: usize, from: usize, to: usize) {
         if let Some(bias) = &self.bias {
             for r in 0..rows {
-                // SAFETY: the caller's block is its own, and bias has n values.
+                // SAFETY: the caller's block belongs to it alone, and bias has n values.
                 let row = unsafe {
                     std::slice::from_raw_parts_mut(out.add(r * self.n + from), to - from)
                 };
@@ -265,19 +265,19 @@ impl PackedLinear {
         }
     }
 
-    /// The layer on a tensor `[.., k]` (f32, CPU); the result is `[.., n]`, without a gradient.
+    /// Applies the layer to a tensor `[.., k]` (f32, CPU); the result is `[.., n]`, without a gradient.
     ///
     /// # Errors
-    /// When `x` has another last dimension, dtype or device.
+    /// Errors if `x` has another last dimension, dtype or device.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let [y] = Self::apply_all([self], x)?;
         Ok(y)
     }
 
-    /// `y += x Wᵀ + b` in place: what [`PackedLinear::apply`] and a sum give, bit by bit, without either's allocations.
+    /// Computes `y += x Wᵀ + b` in place: the same bits as [`PackedLinear::apply`] and a sum, without their allocations.
     ///
     /// # Errors
-    /// When `x` is not `[m, k]` and `y` not `[m, n]`, contiguous, f32 and on the CPU.
+    /// Errors if `x` is not `[m, k]` or `y` is not `[m, n]`, contiguous, f32 and on the CPU.
     pub fn add_to(&self, y: &Tensor, x: &Tensor) -> Result<()> {
         let m = x.dim(0)?;
         if x.dims() != [m, self.k] || y.dims() != [m, self.n] {
@@ -287,10 +287,10 @@ impl PackedLinear {
         y.inplace_op2(&x.contiguous()?, &AddProduct(self))
     }
 
-    /// Several layers on one tensor, as one product: q, k and v, or gate and up.
+    /// Applies several layers to one tensor as one product: q, k and v, or gate and up.
     ///
     /// # Errors
-    /// As [`PackedLinear::apply`].
+    /// Same as [`PackedLinear::apply`].
     pub fn apply_all<const N: usize>(layers: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
         let k = x.dims().last().copied();
         if let Some(layer) = layers.iter().find(|layer| k != Some(layer.k)) {
@@ -313,7 +313,7 @@ impl PackedLinear {
         })?;
         let mut tensors = Vec::with_capacity(N);
         for (layer, mut out) in layers.iter().zip(outs) {
-            // SAFETY: the product has written all of them.
+            // SAFETY: the product has written all of the values.
             unsafe { out.set_len(m * layer.n) };
             let shape = [rows, &[layer.n]].concat();
             tensors.push(Tensor::from_vec(out, shape, x.device())?);

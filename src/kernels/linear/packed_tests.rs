@@ -132,7 +132,7 @@ fn tensors_of_every_dtype_and_rank_are_taken() -> Result<()> {
     let x = random(&[2, 3, k], 3);
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         let w = weight.to_dtype(dtype)?;
-        // A strided view packs as its values.
+        // A strided view gives the same result as its contiguous copy.
         let strided = w.t()?.contiguous()?.t()?;
         let want = x
             .reshape((6, k))?
@@ -148,7 +148,7 @@ fn tensors_of_every_dtype_and_rank_are_taken() -> Result<()> {
     Ok(())
 }
 
-/// The bits of every value.
+/// Returns the bits of every value.
 fn bits(t: &Tensor) -> Result<Vec<u32>> {
     let values = t.flatten_all()?.to_vec1::<f32>()?;
     Ok(values.into_iter().map(f32::to_bits).collect())
@@ -158,7 +158,7 @@ fn bits(t: &Tensor) -> Result<Vec<u32>> {
 fn rows_are_looked_up_as_in_the_plain_weight() -> Result<()> {
     for (n, k) in SHAPES {
         let weight = random(&[n, k], 1);
-        // More rows than one task takes, some of them twice, both ends among them.
+        // More rows than one task takes, including duplicates and both ends.
         let rows: Vec<u32> = (0..80).map(|i| (i * 7 + n as u32 - 1) % n as u32).collect();
         let ids = Tensor::new(rows.as_slice(), &Device::Cpu)?;
         for stored in [DType::F32, DType::F16, DType::BF16] {

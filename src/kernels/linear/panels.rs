@@ -1,4 +1,4 @@
-//! How packed weights lie in memory.
+//! The memory layout of packed weights.
 //!
 //! A weight `[n, k]` is cut into panels of [`PANEL`] output columns (rows of the weight), the last padded with zeros.
 //! - **f32**: a panel is `[k][16]`: one cache line for each step of depth.
@@ -12,13 +12,13 @@ use rayon::prelude::*;
 use crate::kernels::micro::PANEL;
 use crate::kernels::scratch::{Line, PairLine};
 
-/// bf16 panels are this deep, or a multiple.
+/// The depth of bf16 panels is a multiple of this.
 pub const DEPTH_STEP: usize = 32;
 
-/// What a checkpoint stores.
+/// A number type that checkpoints store.
 pub trait Element: Copy + Send + Sync {
     fn f32(self) -> f32;
-    /// Rounded to nearest, ties to even, where it does not fit.
+    /// Converts to bf16, rounded to nearest, ties to even.
     fn bf16(self) -> bf16;
 }
 
@@ -49,7 +49,7 @@ impl Element for f16 {
     }
 }
 
-/// `[n, k]` row-major to f32 panels.
+/// Packs `[n, k]` row-major into f32 panels.
 pub fn pack_f32<T: Element>(weight: &[T], n: usize, k: usize) -> Vec<Line> {
     let mut lines = vec![Line([0.0; 16]); n.div_ceil(PANEL) * k];
     lines
@@ -65,7 +65,7 @@ pub fn pack_f32<T: Element>(weight: &[T], n: usize, k: usize) -> Vec<Line> {
     lines
 }
 
-/// `[n, k]` row-major to bf16 panels of depth [`padded`].
+/// Packs `[n, k]` row-major into bf16 panels of depth [`padded`].
 pub fn pack_bf16<T: Element>(weight: &[T], n: usize, k: usize) -> Vec<PairLine> {
     let pairs = padded(k) / 2;
     let mut lines = vec![PairLine([0; 16]); n.div_ceil(PANEL) * pairs];
@@ -85,7 +85,7 @@ pub fn pack_bf16<T: Element>(weight: &[T], n: usize, k: usize) -> Vec<PairLine> 
     lines
 }
 
-/// Row `row` of the weight that [`pack_f32`] packed, `[k]`.
+/// Copies row `row` of a weight packed by [`pack_f32`], `[k]`.
 pub fn unpack_f32(lines: &[Line], row: usize, to: &mut [f32]) {
     let (panel, column) = (row / PANEL * to.len(), row % PANEL);
     for (to, line) in to.iter_mut().zip(&lines[panel..]) {
@@ -93,7 +93,7 @@ pub fn unpack_f32(lines: &[Line], row: usize, to: &mut [f32]) {
     }
 }
 
-/// Row `row` of the weight that [`pack_bf16`] packed, `[k]`, widened.
+/// Copies row `row` of a weight packed by [`pack_bf16`], `[k]`, widened.
 pub fn unpack_bf16(lines: &[PairLine], row: usize, to: &mut [f32]) {
     let (panel, column) = (row / PANEL * (padded(to.len()) / 2), row % PANEL);
     for (to, line) in to.chunks_mut(2).zip(&lines[panel..]) {
@@ -104,7 +104,7 @@ pub fn unpack_bf16(lines: &[PairLine], row: usize, to: &mut [f32]) {
     }
 }
 
-/// `k` rounded up to [`DEPTH_STEP`].
+/// Returns `k` rounded up to [`DEPTH_STEP`].
 pub fn padded(k: usize) -> usize {
     k.next_multiple_of(DEPTH_STEP)
 }

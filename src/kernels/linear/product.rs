@@ -1,4 +1,4 @@
-//! How a product with packed weights is cut into tasks and spread over threads.
+//! Products with packed weights: division into tasks, and their distribution over threads.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -8,36 +8,36 @@ use super::rounded::Rows;
 use crate::device::team;
 use crate::kernels::scratch::{SharedOut, with_shared_scratch};
 
-/// Nanoseconds of one thread below which waking another costs more than it brings: that one has to be woken and to get a
-/// core, which others of the machine may have, and then both wait for the slower.
+/// The single-thread time in nanoseconds below which waking another thread costs more than it saves: that thread has to wake up and get a
+/// core, which other processes may use, and the product waits for the slower thread.
 const SERIAL_BELOW: usize = 20_000;
 
-/// Multiply-adds worth a task of their own.
+/// The number of multiply-adds that are worth a task.
 const TASK: usize = 1 << 20;
 
-/// f32 of packed rows a task keeps at hand: half a second-level cache.
+/// The f32 of packed rows that a task keeps at once: half a second-level cache.
 const ROWS_BUDGET: usize = 64 * 1024;
 
-/// Panels that are not parted: few rows take them together.
+/// The number of panels that stay in one task: few rows take them together.
 const UNIT: usize = 4;
 
-/// Whether so many rows of these layers, as one product, are worth more than one thread.
+/// Returns whether this many rows of these layers, as one product, are worth more than one thread.
 pub fn spreads<'a>(layers: impl IntoIterator<Item = &'a PackedLinear>, m: usize) -> bool {
     let time = layers.into_iter().map(|layer| layer.estimated_ns(m));
     time.sum::<usize>() >= SERIAL_BELOW
 }
 
-/// Some panels of one of the layers, and where its result goes.
+/// Some panels of one of the layers, and the destination of their result.
 struct Span<'a> {
     layer: &'a PackedLinear,
     panels: Range<usize>,
     out: SharedOut,
 }
 
-/// `outs[i][m, n_i] = x[m, k] · Wᵢᵀ + bᵢ` for layers of one input, as one parallel loop. All of `outs` is written.
+/// Computes `outs[i][m, n_i] = x[m, k] · Wᵢᵀ + bᵢ` for layers of one input, as one parallel loop. All of `outs` is written.
 ///
 /// # Panics
-/// When the layers do not share `k`, or a slice is not of its length.
+/// Panics if the layers do not share `k`, or a slice has the wrong length.
 pub fn forward_all(
     layers: &[&PackedLinear],
     x: &[f32],
@@ -57,7 +57,7 @@ pub fn forward_all(
         return;
     }
     if k == 0 {
-        // Nothing is summed; biases are still added.
+        // The sum is empty; biases are still added.
         outs.iter_mut()
             .for_each(|out| out.fill(MaybeUninit::new(0.0)));
     }
@@ -73,7 +73,7 @@ pub fn forward_all(
         .collect();
     if k > 0 && layers.iter().any(|layer| layer.rounds()) {
         with_shared_scratch(Rows::space(m, k).div_ceil(2), |space| {
-            // SAFETY: an f32 is two u16, and any bits are a u16.
+            // SAFETY: an f32 is two u16, and any bit pattern is a valid u16.
             let space = unsafe {
                 std::slice::from_raw_parts_mut(space.as_mut_ptr().cast::<u16>(), 2 * space.len())
             };
@@ -95,7 +95,7 @@ fn spread(spans: &[Span], x: &[f32], rounded: Option<Rows>, m: usize, k: usize) 
     let unit_chunks = if serial {
         1
     } else {
-        // A few tasks a thread, so that a thread that is held up does not hold up the rest.
+        // A few tasks per thread, so that a delayed thread does not delay the others.
         (work / TASK)
             .clamp(4 * threads, 16 * threads)
             .div_ceil(row_blocks)
@@ -139,7 +139,7 @@ impl Span<'_> {
         self.panels.len().div_ceil(UNIT)
     }
 
-    /// The panels of these units, counted from the span's first; those beyond its last are not its own.
+    /// Returns the panels of these units, counted from the span's first panel and cut at its last.
     fn part(&self, units: &Range<usize>) -> Range<usize> {
         let panel = |unit: usize| (unit * UNIT).min(self.panels.len());
         panel(units.start)..panel(units.end)

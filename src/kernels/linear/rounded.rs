@@ -1,30 +1,30 @@
-//! Activations rounded to bf16 (nearest, ties to even): once for every product that reads them.
+//! Activations rounded to bf16 (nearest, ties to even), once for all products that read them.
 
 use super::amx;
 use super::panels::padded;
 use crate::device::team;
 use crate::kernels::cpu::multiversioned;
 
-/// bf16 rows are this much longer than their depth: a row stride that is a power of two would put the same column of
+/// The padding of bf16 rows beyond their depth: a row stride that is a power of two would put the same column of
 /// all rows into one set of the cache.
 const ROW_PAD: usize = 32;
 
-/// Rows a task rounds at a time.
+/// The number of rows that a task rounds at a time.
 const ROWS: usize = 32;
 
-/// Rows of x in bf16, padded with zeros in depth. Behind the last lie as many more as tiles of AMX may read.
+/// Rows of x in bf16, padded with zeros in depth. As many further rows as AMX tiles may read follow the last one.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     pub values: &'a [u16],
     pub rows: usize,
-    /// Distance of two rows.
+    /// The distance between two rows.
     pub stride: usize,
-    /// Padded depth.
+    /// The padded depth.
     pub depth: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// u16 that [`Rows::round`] needs for `rows` rows of `k`; even.
+    /// Returns the u16 that [`Rows::round`] needs for `rows` rows of `k`; even.
     pub fn space(rows: usize, k: usize) -> usize {
         (rows + amx::TILE - 1) * (padded(k) + ROW_PAD)
     }
@@ -45,7 +45,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Rows `from..to`.
+    /// Returns rows `from..to`.
     pub fn part(&self, from: usize, to: usize) -> Self {
         Self {
             values: &self.values[from * self.stride..],
@@ -66,13 +66,13 @@ multiversioned! {
     }
 }
 
-/// To bf16, nearest, ties to even; without branches, so that loops over it become vector code.
+/// Rounds to bf16 (nearest, ties to even), without branches, so that loops over it vectorise.
 #[inline(always)]
 fn round(x: f32) -> u16 {
     let bits = x.to_bits();
     let even = (bits >> 16) & 1;
     let rounded = bits.wrapping_add(0x7fff + even) >> 16;
-    // A NaN must stay one.
+    // A NaN must stay a NaN.
     (if x.is_nan() {
         (bits >> 16) | 0x40
     } else {

@@ -1,8 +1,8 @@
-//! Packed weights times f32 activations in f32 arithmetic: f32 panels, and bf16 panels widened on the way.
+//! Packed weights times f32 activations in f32 arithmetic: f32 panels, and bf16 panels that are widened when read.
 //!
 //! Depth is summed in blocks of [`DEPTH_BLOCK`] whose sums are added in order, and within a block in order: the same
-//! for every number of rows, every width of vector register and every split of the work. bf16 panels give the bits that
-//! f32 panels with the same (rounded) weights give.
+//! for every number of rows, every vector width and every division of the work. bf16 panels give the same bits as
+//! f32 panels with the same (rounded) weights.
 
 use super::panels::padded;
 use crate::kernels::isa::{Isa, Vector};
@@ -10,10 +10,10 @@ use crate::kernels::micro::{Layout, Operands, PANEL, max_rows, pack_rows, strip,
 use crate::kernels::scratch::{Line, PairLine};
 use crate::kernels::simd::{Portable, Simd};
 
-/// Depth of a block: 16 KiB of an f32 panel, half of a first-level cache.
+/// The depth of a block: 16 KiB of an f32 panel, half of a first-level cache.
 pub const DEPTH_BLOCK: usize = 256;
 
-/// Panels that bf16 is widened for at a time, at most: what [`take`] says for several strips.
+/// The maximum number of bf16 panels that are widened at a time: the result of [`take`] for several strips.
 const WIDE_PANELS: usize = 2;
 
 /// The panels of a weight.
@@ -29,16 +29,16 @@ pub struct Block<'a> {
     pub x: &'a [f32],
     pub rows: usize,
     pub k: usize,
-    /// The panels `panels.0..panels.1` of all.
+    /// The panels are `panels.0..panels.1` of this weight.
     pub weight: Panels<'a>,
     pub panels: (usize, usize),
-    /// Columns of the whole product.
+    /// The number of columns of the whole product.
     pub n: usize,
-    /// Row 0, column 0 of the rows' part of the product; its row stride is `n`.
+    /// The address of row 0, column 0 of the rows' part of the product; its row stride is `n`.
     pub out: *mut f32,
 }
 
-/// f32 of scratch that [`run`] needs.
+/// Returns the f32 of scratch that [`run`] needs.
 pub fn scratch_len(rows: usize, k: usize) -> usize {
     rows * padded(k) + rows * PANEL + WIDE_PANELS * DEPTH_BLOCK * PANEL
 }
@@ -46,7 +46,7 @@ pub fn scratch_len(rows: usize, k: usize) -> usize {
 /// Computes the block.
 ///
 /// # Safety
-/// `isa` is available; `out` is good for the block's rows and columns and nothing else writes there.
+/// `isa` is available; `out` is valid for the block's rows and columns, and no other thread writes there.
 pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -62,10 +62,10 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
     }
 }
 
-/// [`run`] by eight lanes.
+/// Runs [`run`] with eight lanes.
 ///
 /// # Safety
-/// As for [`run`], with AVX2 and FMA.
+/// Same as [`run`], with AVX2 and FMA.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(block: &Block, scratch: &mut [f32]) {
@@ -73,10 +73,10 @@ unsafe fn avx2(block: &Block, scratch: &mut [f32]) {
     unsafe { product::<crate::kernels::simd::F32x8>(block, scratch) }
 }
 
-/// [`run`] by sixteen lanes.
+/// Runs [`run`] with sixteen lanes.
 ///
 /// # Safety
-/// As for [`run`], with AVX-512.
+/// Same as [`run`], with AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512(block: &Block, scratch: &mut [f32]) {
@@ -84,10 +84,10 @@ unsafe fn avx512(block: &Block, scratch: &mut [f32]) {
     unsafe { product::<crate::kernels::simd::F32x16>(block, scratch) }
 }
 
-/// The body of [`run`]: the rows to strips, then group of panels by group, block of depth by block, strip by strip.
+/// Computes [`run`]: packs the rows into strips, then loops over groups of panels, blocks of depth, and strips.
 ///
 /// # Safety
-/// `block.out` is good for the block's rows and columns and nothing else writes there, and the processor has `S`.
+/// `block.out` is valid for the block's rows and columns, no other thread writes there, and the processor has `S`.
 #[inline(always)]
 unsafe fn product<S: Simd>(block: &Block, scratch: &mut [f32]) {
     let Block { rows, k, n, .. } = *block;
@@ -112,7 +112,7 @@ unsafe fn product<S: Simd>(block: &Block, scratch: &mut [f32]) {
     while p < block.panels.1 {
         let left = block.panels.1.min(whole).saturating_sub(p).max(1);
         let together = take(S::LANES, tallest, left);
-        // The last panel may be narrower than a panel: it is computed aside.
+        // The last panel may have fewer columns: it is computed in a separate buffer.
         let aside = p >= whole;
         let (c, c_stride) = if aside {
             (tail.as_mut_ptr(), PANEL)
@@ -121,12 +121,12 @@ unsafe fn product<S: Simd>(block: &Block, scratch: &mut [f32]) {
             (unsafe { block.out.add(p * PANEL) }, n)
         };
         if depth == 0 {
-            // Nothing is summed, and the scratch has what it had.
+            // The sum is empty, and the scratch contains old values.
             tail.fill(0.0);
         }
         for l in (0..depth).step_by(DEPTH_BLOCK) {
             let step = DEPTH_BLOCK.min(depth - l);
-            // SAFETY: the panels and the depth are there; the caller promises S. Strip s is packed at `from * depth`, `mr`
+            // SAFETY: the panels and the depth exist; the caller promises S. Strip s is packed at `from * depth`, with `mr`
             // values for each step of depth.
             unsafe {
                 let (b, panel_stride, layout) =
@@ -154,11 +154,11 @@ unsafe fn product<S: Simd>(block: &Block, scratch: &mut [f32]) {
     }
 }
 
-/// Where `together` panels from `p` on lie for `step` of depth from `l` on, how far apart, and how. bf16 ones are widened into
-/// `wide` first where several strips meet them: in registers that would be done again for every strip.
+/// Returns the address of `together` panels from `p` on, for `step` of depth from `l` on, with their distance and layout. bf16 panels are
+/// first widened into `wide` if several strips use them: widening in registers would be repeated for every strip.
 ///
 /// # Safety
-/// The panels and the depth are there, `wide` has room for them, and the processor has `S`.
+/// The panels and the depth exist, `wide` has room for them, and the processor has `S`.
 #[inline(always)]
 unsafe fn operand<S: Simd>(
     weight: Panels,
@@ -191,10 +191,10 @@ unsafe fn operand<S: Simd>(
     }
 }
 
-/// What was computed aside of the last panel, `[rows][PANEL]`, to the columns that it has.
+/// Copies the separately computed last panel, `[rows][PANEL]`, to the columns that exist.
 ///
 /// # Safety
-/// The block's output is good for its rows and all columns from panel `p` on.
+/// The block's output is valid for its rows and all columns from panel `p` on.
 #[inline(always)]
 unsafe fn write_last(block: &Block, p: usize, tail: &[f32]) {
     let (n, first) = (block.n, p * PANEL);
@@ -206,7 +206,7 @@ unsafe fn write_last(block: &Block, p: usize, tail: &[f32]) {
     }
 }
 
-/// One panel's lines of bf16 pairs to lines of f32.
+/// Widens one panel's lines of bf16 pairs to lines of f32.
 ///
 /// # Safety
 /// `wide` has room for two lines of f32 for each line of pairs, and the processor has `S`.

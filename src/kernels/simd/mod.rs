@@ -1,19 +1,19 @@
 //! Vectors of f32 behind one trait, so that a kernel is written once and compiled for every width.
 //!
 //! The generic kernel is `#[inline(always)]` and is called from a function with the matching `#[target_feature]`; then
-//! the methods below become single instructions. [`Portable`] is plain arrays: the path of other processors, and, at
-//! sixteen lanes, the stand-in that lets a machine without AVX-512 test the logic of the AVX-512 path.
+//! the methods below become single instructions. [`Portable`] is plain arrays: for other processors, and, with
+//! sixteen lanes, a substitute with which a machine without AVX-512 can test the logic of the AVX-512 path.
 
 #![allow(clippy::missing_safety_doc)] // one rule for all, stated at the trait
 
 use half::bf16;
 
-/// A number as it lies in memory and is computed with in f32: f32 itself, or bf16, which is widened on the way.
+/// A storage type of numbers that are computed in f32: f32 itself, or bf16, which is widened when loaded.
 pub trait Stored: Copy + Into<f32> + Send + Sync {
-    /// `LANES` of them; exact.
+    /// Loads `LANES` numbers; exact.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// Same as [`Simd`].
     unsafe fn load<S: Simd>(from: *const Self) -> S;
 }
 
@@ -33,11 +33,11 @@ impl Stored for bf16 {
     }
 }
 
-/// `LANES` numbers of f32.
+/// A vector of `LANES` f32.
 ///
 /// # Safety
-/// Every method requires the instruction set of the implementing type; pointers must be good for `LANES` elements
-/// (no alignment is asked for).
+/// Every method requires the instruction set of the implementing type; pointers must be valid for `LANES` elements
+/// (no alignment is required).
 pub trait Simd: Copy {
     const LANES: usize;
 
@@ -48,34 +48,35 @@ pub trait Simd: Copy {
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
     unsafe fn max(self, other: Self) -> Self;
-    /// `self * factor + addend`, rounded once where the processor can.
+    /// Returns `self * factor + addend`, rounded once if the processor can.
     unsafe fn mul_add(self, factor: Self, addend: Self) -> Self;
-    /// The sum of the lanes, in an order fixed by the type.
+    /// Returns the sum of the lanes, in an order fixed by the type.
     unsafe fn reduce_sum(self) -> f32;
     unsafe fn reduce_max(self) -> f32;
-    /// The nearest whole numbers; |self| below 2^22.
+    /// Returns the nearest whole numbers; |self| must be below 2^22.
     unsafe fn round(self) -> Self;
-    /// `self * 2^power`, by adding to the exponent: `power` holds whole numbers and the result must be normal.
+    /// Returns `self * 2^power`, by adding to the exponent: `power` holds whole numbers and the result must be normal.
     unsafe fn scale(self, power: Self) -> Self;
-    /// Each lane where `probe >= bound`, elsewhere 0.
+    /// Returns each lane where `probe >= bound`, and 0 elsewhere.
     unsafe fn zero_below(self, probe: Self, bound: Self) -> Self;
-    /// `LANES` numbers of bf16; exact.
+    /// Loads `LANES` numbers of bf16; exact.
     unsafe fn load_bf16(from: *const bf16) -> Self;
-    /// `LANES` pairs of bf16, as (the first of each pair, the second of each pair). Both are exact.
+    /// Loads `LANES` pairs of bf16, as (the first of each pair, the second of each pair). Both are exact.
     unsafe fn load_bf16_pairs(from: *const u32) -> (Self, Self);
-    /// Eight rows of eight to columns: element `c` of `rows[r]` goes to `to + c * stride + r`.
+    /// Transposes eight rows of eight: element `c` of `rows[r]` goes to `to + c * stride + r`.
     unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize);
 }
 
-/// `e^x`, within 2 ulp of f32 for `x` in [-87.3, 88.3]; below that 0 (so `-inf` gives exactly 0), and exactly 1 at 0.
+/// Returns `e^x`, within 2 ulp of f32 for `x` in [-87.3, 88.3]; below that 0 (so `-inf` gives exactly 0), and exactly 1
+/// at 0.
 ///
 /// `2^n · e^r` with `n = round(x / ln 2)` and |r| ≤ ln 2 / 2, ln 2 split in two so that `r` keeps its bits, and the
 /// degree-6 minimax polynomial of Cephes' `expf`.
 ///
-/// Loops of plain Rust use [`super::cpu::exp`], which says why there are two.
+/// Loops of plain Rust use [`super::cpu::exp`], whose documentation explains why there are two.
 ///
 /// # Safety
-/// As for [`Simd`].
+/// Same as [`Simd`].
 #[inline(always)]
 pub unsafe fn exp<S: Simd>(x: S) -> S {
     // SAFETY: arithmetic on values; the caller promises the instruction set.
@@ -299,7 +300,7 @@ mod tests {
             let (first, second) = S::load_bf16_pairs(pairs.as_ptr());
             assert_eq!(lanes(first)[3].to_bits(), 0x4003_0000);
             assert_eq!(lanes(second)[3].to_bits(), 0x3f83_0000);
-            // Zeros of both signs, a subnormal, infinity, and what has bits in every place.
+            // Zeros of both signs, a subnormal, infinity, and numbers with bits in all places.
             let odd = [0.0, -0.0, 1e-40, f32::INFINITY, -1.007_812_5, 3.3e38];
             let narrow: Vec<bf16> = odd
                 .iter()
@@ -313,7 +314,7 @@ mod tests {
                 .collect();
             let want: Vec<u32> = narrow.iter().map(|x| x.to_f32().to_bits()).collect();
             assert_eq!(wide, want[..S::LANES]);
-            // All of these are exactly bf16 as well.
+            // All of these numbers are exact in bf16 too.
             let square: Vec<f32> = (0..80).map(|i| i as f32).collect();
             check_transpose::<S, f32>(&square);
             let square: Vec<bf16> = square.into_iter().map(bf16::from_f32).collect();

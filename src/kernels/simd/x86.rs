@@ -1,4 +1,4 @@
-//! Eight lanes by AVX2, sixteen by AVX-512.
+//! Eight lanes with AVX2, sixteen with AVX-512.
 
 use super::{Simd, Stored};
 use half::bf16;
@@ -131,7 +131,7 @@ impl Simd for F32x8 {
     }
     #[inline(always)]
     unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
-        // SAFETY: the caller has AVX2 and FMA, and the rows and `to` are as the trait asks for.
+        // SAFETY: the caller has AVX2 and FMA, and the rows and `to` are as the trait requires.
         unsafe { transpose_8x8(rows, to, stride) }
     }
 }
@@ -237,18 +237,18 @@ impl Simd for F32x16 {
     }
     #[inline(always)]
     unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
-        // SAFETY: the caller has AVX-512 F and DQ, and the rows and `to` are as the trait asks for.
+        // SAFETY: the caller has AVX-512 F and DQ, and the rows and `to` are as the trait requires.
         unsafe { transpose_8x8(rows, to, stride) }
     }
 }
 
-/// [`Simd::transpose_8x8`] by eight lanes; wider processors have these instructions too.
+/// Computes [`Simd::transpose_8x8`] with eight lanes; wider processors have these instructions too.
 ///
 /// # Safety
-/// Asks for AVX2, rows that are good for eight elements each, and a `to` that is good for eight at each of `c * stride`, c below 8.
+/// Requires AVX2, rows valid for eight elements each, and a `to` valid for eight elements at each of `c * stride`, c below 8.
 #[inline(always)]
 unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: usize) {
-    // No closures: they would stand outside the caller's instruction set.
+    // No closures: they would not have the caller's instruction set.
     // SAFETY: the caller has AVX2; each row is good for eight elements, and `to` for eight columns of eight, `stride` apart.
     unsafe {
         let zero = _mm256_setzero_ps();
@@ -256,7 +256,7 @@ unsafe fn transpose_8x8<T: Stored>(rows: [*const T; 8], to: *mut f32, stride: us
         for i in 0..8 {
             r[i] = T::load::<F32x8>(rows[i]).0;
         }
-        // Pairs of rows interleaved, then pairs of pairs, then the two halves of the register.
+        // Interleaves pairs of rows, then pairs of pairs, then the two halves of the register.
         for i in 0..4 {
             a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
             a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
