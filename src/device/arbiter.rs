@@ -1,9 +1,9 @@
-//! Who may compute now: serving before training.
+//! The arbiter between serving and training on one device: serving has priority.
 //!
-//! The trainer cuts its work into quanta and calls [`DeviceArbiter::pace`] between them, at every layer's forward or backward,
-//! and [`make_way`] at every kernel of those. While no step is in its way it is let through. While one is it waits, but for a
-//! share of that time that it is sure of, so that a busy server still learns. What runs is never interrupted: a foreground
-//! step is delayed by one kernel at most.
+//! The trainer divides its work into quanta and calls [`DeviceArbiter::pace`] between them, at every layer's forward or backward pass,
+//! and [`make_way`] at every kernel within a layer. While no foreground step needs the device, the trainer continues at once. While one
+//! does, the trainer waits, except for a guaranteed share of that time, so that a busy server still learns. Running work is never
+//! interrupted: a foreground step is delayed by one kernel at most.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,29 +14,29 @@ use candle_core::Device;
 
 use super::DeviceError;
 
-/// How serving and training share.
+/// Settings of the sharing between serving and training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ArbiterConfig {
-    /// Of the time in which the foreground is due, what the trainer may have all the same: 0 to 1.
+    /// The trainer's guaranteed fraction of the time in which the foreground needs the device: 0 to 1.
     pub min_share: f64,
 }
 
 impl Default for ArbiterConfig {
-    /// A quarter of the steps that take all of the device, which beside a moderate load are few: measured, the slowest
-    /// hundredth of the gaps between tokens grows by less than a fifth (`loadtest/RESULTS.md`).
+    /// Returns a quarter of the time of the steps that use the whole device, which are few under a moderate load: as measured,
+    /// the 99th percentile of the gaps between tokens grows by less than a fifth (`loadtest/RESULTS.md`).
     fn default() -> Self {
         Self { min_share: 0.25 }
     }
 }
 
-/// What the trainer has had.
+/// The trainer's use of the device so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ArbiterUsage {
     pub trained: Duration,
     pub waited: Duration,
 }
 
-/// See the module's documentation. A handle: clones share it.
+/// The arbiter. A handle: clones share it.
 #[derive(Debug, Clone)]
 pub struct DeviceArbiter(Arc<Shared>);
 
@@ -44,7 +44,7 @@ pub struct DeviceArbiter(Arc<Shared>);
 struct Shared {
     pacing: Mutex<Pacing>,
     changed: Condvar,
-    /// What the engine said last, so that saying it again costs nothing.
+    /// The last value set by the engine, so that setting the same value again costs nothing.
     foreground: AtomicBool,
     started: Instant,
     device: Device,
@@ -58,7 +58,7 @@ impl Default for DeviceArbiter {
 
 impl DeviceArbiter {
     /// # Errors
-    /// A share that is none.
+    /// Errors if `min_share` is not from 0 to 1.
     pub fn new(config: ArbiterConfig, device: Device) -> Result<Self, DeviceError> {
         match (0.0..=1.0).contains(&config.min_share) {
             true => Ok(Self::with(config, device)),
@@ -76,8 +76,8 @@ impl DeviceArbiter {
         }))
     }
 
-    /// Said by the engine before each step, and before it sleeps: whether somebody waits for a step that takes all of the
-    /// device.
+    /// Sets whether a foreground request waits for a step that uses the whole device. The engine calls this before each step and before it
+    /// sleeps.
     pub fn foreground(&self, due: bool) {
         if self.0.foreground.swap(due, Ordering::Relaxed) == due {
             return;
@@ -88,7 +88,8 @@ impl DeviceArbiter {
         }
     }
 
-    /// Called by the trainer before its first quantum and between any two: ends the last, and waits until the next may begin.
+    /// Ends the trainer's last quantum and waits until the next can start. The trainer calls this before its first quantum and between any
+    /// two.
     pub fn pace(&self) {
         self.finish_queued();
         let mut pacing = self.lock();
@@ -111,7 +112,7 @@ impl DeviceArbiter {
 
     /// Runs `work`, in which this thread computes for the trainer: see [`make_way`].
     pub fn making_way<R>(&self, work: impl FnOnce() -> R) -> R {
-        /// Also where the work panics.
+        /// Restores the previous value, also if the work panics.
         struct Restore(Option<DeviceArbiter>);
         impl Drop for Restore {
             fn drop(&mut self) {
@@ -122,13 +123,13 @@ impl DeviceArbiter {
         work()
     }
 
-    /// Ends the trainer's last quantum without another: it has nothing to compute for now.
+    /// Ends the trainer's last quantum without starting another: it has nothing to compute for now.
     pub fn rest(&self) {
         self.finish_queued();
         self.lock().rest(self.now());
     }
 
-    /// Lets the trainer through from now on: what is going down shall not wait.
+    /// Stops all waiting of the trainer from now on, so that it does not delay a shutdown.
     pub fn shut_down(&self) {
         self.lock().closed = true;
         self.0.changed.notify_all();
@@ -140,10 +141,10 @@ impl DeviceArbiter {
         pacing.usage
     }
 
-    /// A GPU's work is queued: a quantum is over once it has been done.
+    /// Waits for the GPU's queue: a quantum has ended only when its queued work is done.
     fn finish_queued(&self) {
         if let Err(error) = self.0.device.synchronize() {
-            // Whoever computes next is told the same, and can do something about it.
+            // The next computation gets the same error, and handles it.
             tracing::warn!(%error, "the device does not finish");
         }
     }
@@ -159,15 +160,15 @@ impl DeviceArbiter {
 }
 
 thread_local! {
-    /// Who decides whether this thread may compute.
+    /// The arbiter that this thread waits for in [`make_way`], if it computes for a trainer.
     static MAKES_WAY: RefCell<Option<DeviceArbiter>> = const { RefCell::new(None) };
 }
 
-/// Called at the start of kernels that a trainer computes: [`DeviceArbiter::pace`] where the thread computes for one and the
-/// foreground is due, else next to nothing.
+/// Waits as [`DeviceArbiter::pace`] does, if the thread computes for a trainer and the foreground needs the device; otherwise it costs next
+/// to nothing. Kernels that a trainer computes call it at their start.
 ///
-/// A backward pass is one call from the outside, and a layer of a micro-batch takes longer than a token; so the kernels
-/// themselves are the places to stop at.
+/// A backward pass is a single call from outside, and a layer of a micro-batch takes longer than a token, so the kernels
+/// themselves are the places at which to stop.
 pub fn make_way() {
     MAKES_WAY.with_borrow(|arbiter| {
         if let Some(arbiter) = arbiter
@@ -178,11 +179,11 @@ pub fn make_way() {
     });
 }
 
-/// Whether a quantum may begin.
+/// The time that the trainer has to wait before a quantum can start.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Wait {
     No,
-    /// Or until the foreground is no longer due.
+    /// For this time, or until the foreground no longer needs the device.
     For(Duration),
     UntilIdle,
 }
@@ -190,24 +191,24 @@ enum Wait {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trainer {
     Resting,
-    /// From the end of one quantum to the begin of the next.
+    /// Between the end of one quantum and the start of the next.
     Waiting,
     Computing,
 }
 
-/// The policy by itself. Times are of any clock that does not go back.
+/// The policy alone. Times are of any monotonic clock.
 ///
-/// Quanta run into *debt* by what they take of the time in which the foreground is due, and that time pays it back at the rate
-/// of the trainer's share. No quantum begins in debt while the foreground is due.
+/// A quantum adds to the *debt* the time that it takes while the foreground needs the device, and that time repays the debt at the rate
+/// of the trainer's share. No quantum starts in debt while the foreground needs the device.
 #[derive(Debug)]
 struct Pacing {
     config: ArbiterConfig,
     due: bool,
     trainer: Trainer,
     closed: bool,
-    /// Seconds.
+    /// The debt in seconds.
     debt: f64,
-    /// Up to when everything is counted.
+    /// The time up to which everything is accounted for.
     now: Duration,
     usage: ArbiterUsage,
 }
@@ -255,18 +256,18 @@ impl Pacing {
         self.trainer = Trainer::Computing;
     }
 
-    /// Asked by a trainer that wants to begin.
+    /// Returns the wait of a trainer that is ready to start a quantum.
     fn wait(&mut self, now: Duration) -> Wait {
         self.advance(now);
         self.trainer = Trainer::Waiting;
         if self.closed || !self.due || self.debt <= 0.0 {
             return Wait::No;
         }
-        // More than a day is no time to wait for.
+        // A wait of more than a day is unbounded.
         let seconds = self.debt / self.config.min_share;
         match Duration::try_from_secs_f64(seconds) {
             Ok(time) if time < Duration::from_secs(86_400) => {
-                // Up to the next whole nanosecond: a wait of nothing would not pay the rest.
+                // Rounded up to the next whole nanosecond: a wait of zero would not repay the rest.
                 Wait::For(time + Duration::from_nanos(1))
             }
             _ => Wait::UntilIdle,
@@ -306,7 +307,7 @@ mod tests {
         let mut pacing = pacing(0.1);
         pacing.begin(ms(0));
         pacing.set_due(true, ms(4));
-        // Two of six milliseconds were the foreground's, of which a tenth was the trainer's.
+        // The foreground needed two of six milliseconds, and a tenth of those was the trainer's share.
         pacing.rest(ms(6));
         let Wait::For(time) = pacing.wait(ms(6)) else {
             panic!("it does not wait");
@@ -359,9 +360,9 @@ mod tests {
         for _ in 0..50 {
             let share = rng.random_range(0.01..0.5);
             let mut pacing = pacing(share);
-            // By hand: the foreground's time, and what of it the trainer took.
+            // An independent account: the foreground's time, and the part of it that the trainer took.
             let (mut due, mut due_time, mut taken, mut longest) = (false, 0.0, 0.0, 0.0f64);
-            // Whoever comes while the trainer computes waits for its quantum.
+            // A request that arrives while the trainer computes waits for its quantum.
             let mut arrivals = 0.0;
             let mut now = Duration::ZERO;
             for _ in 0..2000 {
@@ -371,7 +372,7 @@ mod tests {
                 if computes {
                     pacing.begin(now);
                 }
-                // The foreground comes and goes in the middle.
+                // The foreground starts and ends in the middle of a quantum.
                 for _ in 0..2 {
                     now += quantum / 2;
                     if due {
@@ -394,13 +395,13 @@ mod tests {
         }
     }
 
-    /// One whose trainer may not go on while the foreground is due, and that is the case.
+    /// Returns an arbiter in debt, whose trainer has to wait while the foreground needs the device, which is the case.
     fn in_debt() -> DeviceArbiter {
         let config = ArbiterConfig { min_share: 0.0 };
         let arbiter = DeviceArbiter::new(config, Device::Cpu).unwrap();
         arbiter.pace();
         arbiter.foreground(true);
-        // A quantum of no time leaves no debt.
+        // A quantum of zero duration leaves no debt.
         while arbiter.lock().debt == 0.0 {
             arbiter.usage();
         }
@@ -427,7 +428,7 @@ mod tests {
     #[test]
     fn a_trainer_s_kernels_wait_and_others_do_not() {
         let arbiter = in_debt();
-        // This thread computes for nobody in particular.
+        // This thread does not compute for a trainer.
         make_way();
         let trainer = std::thread::spawn({
             let arbiter = arbiter.clone();

@@ -1,32 +1,32 @@
-//! Memory that the process may still take, by what the machine has and what its cgroups allow.
+//! The memory that the process can still allocate, according to the machine and its cgroups.
 //!
-//! Under Linux' default overcommit an allocation succeeds whatever there is, and the process is killed when it writes: what a program
-//! is going to write has to be compared with what there is before.
+//! Under Linux' default overcommit an allocation succeeds whatever memory there is, and the process is killed when it writes. So the size
+//! of planned writes has to be compared with the available memory in advance.
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Memory that can be had, and what bounds it.
+/// The available memory, and its bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Available {
     pub bytes: u64,
     pub bound: MemoryBound,
 }
 
-/// What bounds the memory.
+/// The bound of the available memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryBound {
     /// `MemAvailable` of /proc/meminfo.
     Machine,
-    /// The limit of a cgroup of the process, of so many bytes.
+    /// The limit, in bytes, of a cgroup of the process.
     Cgroup { limit: u64 },
-    /// The limit of the process' address space (`ulimit -v`), of so many bytes.
+    /// The limit, in bytes, of the process' address space (`ulimit -v`).
     AddressSpace { limit: u64 },
 }
 
 impl fmt::Display for Available {
-    /// What bounds the memory, and how much it leaves: `the machine has 17 GiB`.
+    /// Shows the bound and the available memory: `the machine has 17 GiB`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.bound {
             MemoryBound::Machine => write!(f, "the machine has ")?,
@@ -45,7 +45,7 @@ impl fmt::Display for Available {
     }
 }
 
-/// A number of bytes, for people.
+/// Returns a number of bytes in readable form.
 pub fn size(bytes: u64) -> String {
     match bytes {
         bytes if bytes >= 10 << 30 => format!("{} GiB", bytes >> 30),
@@ -53,19 +53,19 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// Bytes that the program takes besides weights, cache and activations: code, threads, the allocator's reserve, the log. A server of the
-/// pocket model takes 50 MiB of its own and the 30 MiB of its code.
+/// Bytes that the program uses besides weights, cache and activations: code, threads, the allocator's reserve, the log. A server of the
+/// pocket model uses 50 MiB of private memory, and 30 MiB of code.
 pub const PROGRAM: u64 = 96 << 20;
 
-/// Bytes of address space that are reserved and never used: stacks of threads, and what the allocator reserves ahead.
+/// Bytes of address space that are reserved and never used: stacks of threads, and the allocator's reservations.
 const RESERVED: u64 = 256 << 20;
 
-/// Returns the memory that the process may still take; nothing where the system does not say it.
+/// Returns the memory that the process can still allocate; `None` if the system does not report it.
 pub fn available() -> Option<Available> {
     available_below(Path::new("/"))
 }
 
-/// [`available`], by the files of a system below `root`.
+/// Works as [`available`], with the system's files below `root`.
 fn available_below(root: &Path) -> Option<Available> {
     let machine = mem_available(root).map(|bytes| Available {
         bytes,
@@ -76,13 +76,13 @@ fn available_below(root: &Path) -> Option<Available> {
     bounds.chain(address_space(root)).min_by_key(|it| it.bytes)
 }
 
-/// What the limit of the process' address space leaves, where it has one.
+/// Returns the rest of the process' address space limit, if it has one.
 fn address_space(root: &Path) -> Option<Available> {
     let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
     let line = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max address space"))?;
-    // "unlimited" is no limit.
+    // "unlimited" means no limit.
     let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
     let status = fs::read_to_string(root.join("proc/self/status")).ok()?;
     let used = status
@@ -105,7 +105,7 @@ fn mem_available(root: &Path) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// A cgroup that may bound the process' memory.
+/// A cgroup that can limit the process' memory.
 #[derive(Debug)]
 struct Cgroup {
     dir: PathBuf,
@@ -118,7 +118,7 @@ enum Version {
     Two,
 }
 
-/// The cgroups of the process and those around them. A container sees its own as the root.
+/// Returns the cgroups of the process and their ancestors. A container sees its own cgroup as the root.
 fn cgroup_dirs(root: &Path) -> Vec<Cgroup> {
     let text = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let mut found = Vec::new();
@@ -136,7 +136,7 @@ fn cgroup_dirs(root: &Path) -> Vec<Cgroup> {
             _ => continue,
         };
         let inner = Path::new(path.trim_start_matches('/'));
-        // Outside its namespace a path may lead out of it (`/../x`).
+        // Outside its namespace a path can lead out of it (`/../x`).
         let inside = !inner.components().any(|part| part.as_os_str() == "..");
         let inner = if inside { inner } else { Path::new("") };
         for ancestor in inner.ancestors() {
@@ -150,7 +150,7 @@ fn cgroup_dirs(root: &Path) -> Vec<Cgroup> {
 }
 
 impl Cgroup {
-    /// Returns what its limit leaves; page cache that can be dropped is not counted as used.
+    /// Returns the unused part of its limit; page cache that can be dropped is not counted as used.
     fn left(&self) -> Option<Available> {
         let (limit, usage, inactive) = match self.version {
             Version::One => (
@@ -161,7 +161,7 @@ impl Cgroup {
             Version::Two => ("memory.max", "memory.current", "inactive_file"),
         };
         let read = |name: &str| fs::read_to_string(self.dir.join(name)).ok();
-        // "max" is no limit; version 1 writes a number near 2^63.
+        // "max" means no limit; version 1 writes a number near 2^63.
         let limit: u64 = read(limit)?.trim().parse().ok()?;
         if limit >= 1 << 60 {
             return None;
@@ -187,7 +187,7 @@ mod tests {
         "MemTotal:       24000000 kB\nMemFree:  100 kB\nMemAvailable:   20000 kB\n";
     const MACHINE: u64 = 20_000 << 10;
 
-    /// A system of these files.
+    /// Creates a system root with these files.
     fn system(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
         for (path, text) in files {
@@ -255,7 +255,7 @@ mod tests {
                 ],
                 cgroup(500, 1000),
             ),
-            // Version 2, a bound around the cgroup of the process.
+            // Version 2, with a limit on an ancestor of the process' cgroup.
             (
                 vec![
                     meminfo,
@@ -294,7 +294,7 @@ mod tests {
                 ],
                 machine(),
             ),
-            // `ulimit -v`, and none.
+            // With `ulimit -v`, and without.
             (
                 vec![meminfo, status, ("proc/self/limits", limited.as_str())],
                 Some(Available {

@@ -1,4 +1,4 @@
-//! Where the program computes: CPU or GPU, on how many threads; and who may, when several want to.
+//! Compute resources: the device (CPU or GPU), the number of threads, and the sharing between serving and training.
 
 mod arbiter;
 mod memory;
@@ -17,7 +17,7 @@ pub use memory::{Available, MemoryBound, PROGRAM, available, size};
 pub use threads::{init_threads, most_threads, threads_can_be_had};
 pub use trainer_pool::trainer_pool;
 
-/// What choosing a device can fail with.
+/// Errors of choosing a device or threads.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     #[error("`{0}` is no device: auto, cpu, cuda or cuda:N")]
@@ -35,11 +35,11 @@ pub enum DeviceError {
     Share(f64),
 }
 
-/// What was asked for.
+/// The requested device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first GPU where the build has CUDA and there is one, else the CPU.
+    /// The first GPU, if the build has CUDA and there is one; otherwise the CPU.
     #[default]
     Auto,
     Cpu,
@@ -91,7 +91,7 @@ impl DeviceChoice {
     /// Opens the device.
     ///
     /// # Errors
-    /// A GPU that was asked for by name and cannot be had; `auto` takes the CPU then.
+    /// Errors if a GPU was requested by name and is not available; `auto` falls back to the CPU.
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),

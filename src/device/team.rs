@@ -1,12 +1,12 @@
-//! Parallel loops of the thread that serves: a leader with a few threads at its heel.
+//! Parallel loops of the serving thread: a leader thread with a small team of threads.
 //!
-//! A decode step has hundreds of loops of some ten microseconds each. A work-stealing pool costs several of those a loop, and
-//! its idle threads call `sched_yield`, by which Linux gives the core away for a whole tick (milliseconds) where anybody else
-//! wants it, however low its priority. Here a thread that has nothing to do spins for a moment, for the next loop is near,
-//! and then sleeps. Nobody waits for a member that comes late: the others do its tasks.
+//! A decode step has hundreds of loops of about ten microseconds each. A work-stealing pool costs several microseconds per loop, and
+//! its idle threads call `sched_yield`, with which Linux gives the core away for a whole tick (milliseconds) if any other thread
+//! is ready, however low its priority. In a team an idle thread spins for a moment, because the next loop usually starts soon,
+//! and then sleeps. No thread waits for a member that is late: the others do its tasks.
 //!
-//! [`run`] and [`each`] are the loops that kernels are written with. On a thread that leads a [`Team`] they are the team's; on
-//! every other thread they are rayon's, in the pool that the thread belongs to. What is computed is the same.
+//! [`run`] and [`each`] are the loops used by kernels. On a thread that leads a [`Team`] they run on the team; on
+//! every other thread they run on rayon, in the thread's pool. The results are the same.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -19,18 +19,18 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-/// How long a thread spins before it sleeps: some loops of a decode step. To wake one up takes a tenth of that at best.
+/// The time that a thread spins before it sleeps: several loops of a decode step. Waking a thread takes a tenth of that at best.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// Looks at what is waited for between two looks at the clock.
+/// The number of checks of the awaited condition between two reads of the clock.
 const LOOKS: usize = 16;
 
-/// Whether a loop is open to members.
+/// The bit that is set while members can enter the loop.
 const OPEN: u64 = 1 << 31;
-/// One loop further; below it are [`OPEN`] and the number of members within.
+/// The increment of the loop's number; the bits below it are [`OPEN`] and the number of members inside the loop.
 const LOOP: u64 = 1 << 32;
 
-/// Threads that compute the loops of the one that leads them.
+/// Threads that compute the loops of their leader.
 pub struct Team {
     shared: Arc<Shared>,
     members: Vec<Member>,
@@ -45,23 +45,23 @@ struct Member {
 struct Apart<T>(T);
 
 struct Shared {
-    /// The number of the loop, [`OPEN`], and how many members are within.
+    /// The number of the loop, [`OPEN`], and the number of members inside the loop.
     state: Apart<AtomicU64>,
-    /// The next task that nobody has taken.
+    /// The next task that is not taken.
     next: Apart<AtomicUsize>,
-    /// Written by the leader alone, while the loop is closed and nobody within.
+    /// Written by the leader alone, while the loop is closed and no member is inside.
     work: UnsafeCell<Work>,
     /// The leader, while it sleeps until the last member has left.
     waiting: Mutex<Option<Thread>>,
-    /// What the first task that panicked did so with.
+    /// The payload of the first panic of a task.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     ended: AtomicBool,
 }
 
-// SAFETY: `work` is the only field that is not `Sync`. It is written while no member is within, and a member comes within
+// SAFETY: `work` is the only field that is not `Sync`. It is written while no member is inside, and a member enters
 // only by a successful exchange of `state` from a value that was stored after the write.
 unsafe impl Sync for Shared {}
-// SAFETY: as above; the pointer in it is to something `Sync`.
+// SAFETY: as above; the pointer in `work` is to a `Sync` value.
 unsafe impl Send for Shared {}
 
 /// A loop's body without its type and lifetime.
@@ -69,10 +69,10 @@ unsafe impl Send for Shared {}
 struct Work {
     tasks: usize,
     body: *const (),
-    /// Calls `body` with the number of a task.
+    /// Calls `body` with the index of a task.
     ///
     /// # Safety
-    /// Asks for the `body` beside it, alive: the pointer's type is known to `call` alone.
+    /// Requires the `body` stored with it, alive: only `call` has the pointer's type.
     call: unsafe fn(*const (), usize),
 }
 
@@ -82,7 +82,7 @@ enum Role {
     Free,
     /// Computes loops with this team.
     Leader(*const Team),
-    /// Within a task: a loop is computed here and now.
+    /// Runs inside a task: a nested loop is computed on this thread.
     Within,
 }
 
@@ -90,7 +90,7 @@ thread_local! {
     static ROLE: Cell<Role> = const { Cell::new(Role::Free) };
 }
 
-/// Sets the thread's role, and back when dropped.
+/// Sets the thread's role, and restores the previous one when dropped.
 struct Acting(Role);
 
 impl Acting {
@@ -105,7 +105,7 @@ impl Drop for Acting {
     }
 }
 
-/// Threads that a loop of this thread is computed by at most.
+/// Returns the maximum number of threads that compute a loop of this thread.
 pub fn threads() -> usize {
     match ROLE.get() {
         Role::Free => rayon::current_num_threads(),
@@ -115,10 +115,10 @@ pub fn threads() -> usize {
     }
 }
 
-/// Calls `task` with every number below `tasks`, on several threads at once.
+/// Calls `task` with every index below `tasks`, on several threads at once.
 ///
 /// # Panics
-/// When a task does, after all others are done or given up.
+/// Panics if a task does, after all others have finished or were abandoned.
 pub fn run(tasks: usize, task: impl Fn(usize) + Sync) {
     match ROLE.get() {
         _ if tasks <= 1 => (0..tasks).for_each(task),
@@ -132,7 +132,7 @@ pub fn run(tasks: usize, task: impl Fn(usize) + Sync) {
 /// Calls `task` with every item, on several threads at once.
 ///
 /// # Panics
-/// As [`run`].
+/// Same as [`run`].
 pub fn each<I>(items: I, task: impl Fn(I::Item) + Sync)
 where
     I: IntoIterator<IntoIter: ExactSizeIterator>,
@@ -150,13 +150,13 @@ where
 }
 
 impl Team {
-    /// A team of `threads`, the leader counted.
+    /// Starts a team of `threads` threads, the leader included.
     ///
     /// # Errors
-    /// A thread that cannot be started.
+    /// Errors if a thread cannot be started.
     pub fn new(threads: usize) -> std::io::Result<Self> {
         /// # Safety
-        /// Asks for nothing: it is never called, as a loop of no tasks has none.
+        /// Requires nothing: it is never called, because a loop without tasks calls nothing.
         unsafe fn nothing(_: *const (), _: usize) {}
         let shared = Arc::new(Shared {
             state: Apart(AtomicU64::new(0)),
@@ -170,7 +170,7 @@ impl Team {
             panic: Mutex::new(None),
             ended: AtomicBool::new(false),
         });
-        // Members that were started end with the team, should a later one not start.
+        // If a later member fails to start, the team ends and with it the members that were started.
         let mut team = Self {
             shared,
             members: Vec::new(),
@@ -186,16 +186,16 @@ impl Team {
         Ok(team)
     }
 
-    /// Makes the loops within `work` the team's.
+    /// Runs `work`, with the team computing its loops.
     pub fn lead<R>(&mut self, work: impl FnOnce() -> R) -> R {
-        // The team is borrowed, and so lives, until the role ends.
+        // The team is borrowed, and therefore alive, until the role ends.
         let _acting = Acting::begin(Role::Leader(self));
         work()
     }
 
     fn run<F: Fn(usize) + Sync>(&self, tasks: usize, body: &F) {
         /// # Safety
-        /// `body` is an `F` that lives.
+        /// `body` points to a live `F`.
         unsafe fn call<F: Fn(usize)>(body: *const (), task: usize) {
             // SAFETY: the caller's promise.
             unsafe { (*body.cast::<F>())(task) }
@@ -204,7 +204,7 @@ impl Team {
             return (0..tasks).for_each(body);
         }
         let shared = &*self.shared;
-        // SAFETY: the loop is closed and nobody is within: this is the only thread that opens one, and it left the last so.
+        // SAFETY: the loop is closed and no member is inside: only this thread opens loops, and it left the last one in that state.
         unsafe {
             *shared.work.get() = Work {
                 tasks,
@@ -219,7 +219,7 @@ impl Team {
         self.wake(tasks - 1);
         {
             let _acting = Acting::begin(Role::Within);
-            // SAFETY: `body` lives until this returns, which it does not before all members have left.
+            // SAFETY: `body` lives until this returns, which happens after all members have left.
             unsafe { shared.work_off() };
         }
         shared.state.0.fetch_and(!OPEN, Ordering::AcqRel);
@@ -230,9 +230,9 @@ impl Team {
         }
     }
 
-    /// Wakes up as many members as there is work for.
+    /// Wakes sleeping members, at most as many as there are tasks for.
     fn wake(&self, most: usize) {
-        // Either a member sees the loop, or this sees that it sleeps: both store, then look.
+        // Either a member sees the loop, or this thread sees that it sleeps: both store, then load.
         fence(Ordering::SeqCst);
         for member in self.members.iter().take(most) {
             if member.asleep.load(Ordering::Relaxed) && member.asleep.swap(false, Ordering::Relaxed)
@@ -256,24 +256,24 @@ impl Drop for Team {
 }
 
 impl Shared {
-    /// A member's life.
+    /// Runs the main loop of a member.
     fn follow(&self, asleep: &AtomicBool) {
         ROLE.set(Role::Within);
         let mut seen = 0;
         while let Some(number) = self.enter(seen, asleep) {
             seen = number;
-            // SAFETY: within, and the leader waits until it has left.
+            // SAFETY: this member is inside, and the leader waits until it has left.
             unsafe { self.work_off() };
             let before = self.state.0.fetch_sub(1, Ordering::AcqRel);
             if before & (LOOP - 1) == 1 {
-                // The last, of a loop that is closed: the leader may sleep.
+                // The last member to leave a closed loop: the leader may sleep.
                 let leader = lock(&self.waiting).take();
                 leader.iter().for_each(Thread::unpark);
             }
         }
     }
 
-    /// Waits for a loop after number `seen` and comes within; none when the team ends.
+    /// Waits for a loop after number `seen` and enters it; returns `None` when the team ends.
     fn enter(&self, seen: u64, asleep: &AtomicBool) -> Option<u64> {
         let opened = || {
             let state = self.state.0.load(Ordering::Acquire);
@@ -307,12 +307,12 @@ impl Shared {
         }
     }
 
-    /// Takes tasks until there are none.
+    /// Takes tasks until there are none left.
     ///
     /// # Safety
-    /// The loop's body lives.
+    /// The loop's body is alive.
     unsafe fn work_off(&self) {
-        // SAFETY: nobody writes it while somebody is within.
+        // SAFETY: `work` is not written while a member is inside.
         let work = unsafe { *self.work.get() };
         let done = catch_unwind(AssertUnwindSafe(|| {
             loop {
@@ -320,7 +320,7 @@ impl Shared {
                 if task >= work.tasks {
                     break;
                 }
-                // SAFETY: `call` is for the type of `body`, which lives.
+                // SAFETY: `call` matches the type of `body`, which is alive.
                 unsafe { (work.call)(work.body, task) };
             }
         }));
@@ -329,21 +329,21 @@ impl Shared {
             let mut first = lock(&self.panic);
             match &*first {
                 None => *first = Some(panic),
-                // To drop it could panic again, with members still within.
+                // Dropping it could panic again, while members are inside.
                 Some(_) => std::mem::forget(panic),
             }
         }
     }
 
-    /// The leader's wait for the members within.
+    /// Waits until all members have left the loop.
     fn wait_until_left(&self) {
         let left = || self.state.0.load(Ordering::Acquire) & (LOOP - 1) == 0;
         if spin_until(left) {
             return;
         }
-        // A member that is held up, by somebody else on its core: sleep, so as not to be in the way.
+        // A member is delayed, probably by another thread on its core: the leader sleeps, to leave the core free.
         while !left() {
-            // Again each time: a member that left an earlier loop may come so late that it takes what was meant for this one.
+            // Stored again in each round: a late member of an earlier loop can take the handle that was stored for this one.
             *lock(&self.waiting) = Some(thread::current());
             if left() {
                 break;
@@ -354,7 +354,7 @@ impl Shared {
     }
 }
 
-/// Whether it came true while it was worth spinning.
+/// Returns whether the condition became true while spinning.
 fn spin_until(is_so: impl Fn() -> bool) -> bool {
     let mut began = None;
     loop {
@@ -370,7 +370,7 @@ fn spin_until(is_so: impl Fn() -> bool) -> bool {
     }
 }
 
-/// What the mutexes guard is whole whatever a holder did.
+/// Locks a mutex; a poisoned lock is safe to use, because the data is consistent whatever a holder did.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -379,7 +379,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    /// How often each task of a loop was called.
+    /// Returns how often each task of a loop was called.
     fn calls(tasks: usize) -> Vec<usize> {
         let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
         run(tasks, |task| {
@@ -417,7 +417,7 @@ mod tests {
     fn members_take_part() {
         let mut team = Team::new(2).unwrap();
         let both = std::sync::Barrier::new(2);
-        // Would hang, were both tasks the leader's.
+        // This would hang if the leader ran both tasks.
         team.lead(|| {
             run(2, |_| {
                 both.wait();
@@ -425,7 +425,7 @@ mod tests {
         });
     }
 
-    /// More threads than cores, and tasks about as long as a spin: members leave late, and the leader sleeps now and then.
+    /// Uses more threads than cores, and tasks about as long as the spin time: members leave late, and the leader sometimes sleeps.
     #[test]
     fn loops_end_whoever_is_late() {
         let mut team = Team::new(6).unwrap();

@@ -1,32 +1,31 @@
-//! How many threads the process computes on, and whether the system lets it have them.
+//! The number of compute threads of the process, and a check that the system allows them.
 
 use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use super::DeviceError;
 
-/// Threads that may be asked for on any machine.
+/// The number of threads that can be requested on any machine.
 const FEW: usize = 64;
 
-/// How many times as many threads as processors may be asked for: more only take turns.
+/// The maximum number of threads per processor: more only take turns.
 const TIMES: usize = 4;
 
-/// Sizes every thread pool: rayon's global one, and the number of parts candle lets `gemm` cut a product into (which
+/// Sizes every thread pool: rayon's global one, and the number of parts into which candle lets `gemm` cut a product (which
 /// would otherwise be the number of *physical* cores, whatever the container may use). Returns the number.
 ///
-/// Candle also has a pool for large elementwise operations, which the whole process takes turns at and whose threads spin:
-/// serving would wait there for a trainer that is not let run. It gets no threads, and whoever computes such an operation
-/// does so itself.
+/// Candle also has a pool for large elementwise operations, which the whole process shares and whose threads spin:
+/// serving would wait there for a paused trainer. That pool gets no threads, so each caller computes such an operation on its own thread.
 ///
-/// Unless said (`requested`, or `RAYON_NUM_THREADS`), it is what the process may use:
+/// The default (without `requested` and `RAYON_NUM_THREADS`) is the parallelism available to the process:
 /// [`std::thread::available_parallelism`] reads the affinity mask and the CPU quota of cgroup v1 and v2.
 ///
-/// Errors of libraries come without a backtrace from here on, unless `RUST_LIB_BACKTRACE` asks for one: candle writes it into the text of
-/// the error, which users read. A panic keeps its own.
+/// Errors of libraries have no backtrace after this call, unless `RUST_LIB_BACKTRACE` requests one: candle writes it into the text of
+/// the error, which users read. Panics keep theirs.
 ///
 /// # Errors
-/// More threads than [`most_threads`]. Called after other threads were started: the number travels in an environment variable, and
-/// changing the environment is only sound while nothing else reads it. So: first thing in `main`.
+/// Errors for more threads than [`most_threads`], or if other threads were started before: the number is passed in an environment
+/// variable, and changing the environment is only sound while no other thread reads it. So call this first in `main`.
 pub fn init_threads(requested: Option<usize>) -> Result<usize, DeviceError> {
     if !is_single_threaded() {
         return Err(DeviceError::Threads(
@@ -44,7 +43,7 @@ pub fn init_threads(requested: Option<usize>) -> Result<usize, DeviceError> {
              its processors only take turns"
         )));
     }
-    // SAFETY: no other thread exists that could read the environment meanwhile; checked above.
+    // SAFETY: no other thread exists that could read the environment in the meantime; checked above.
     unsafe {
         std::env::set_var("RAYON_NUM_THREADS", threads.to_string());
         std::env::set_var("CANDLE_NUM_THREADS", "1");
@@ -59,20 +58,21 @@ pub fn init_threads(requested: Option<usize>) -> Result<usize, DeviceError> {
     Ok(threads)
 }
 
-/// Returns the number of threads that may be asked for: 64, or four times as many as the process may use if that is more.
+/// Returns the maximum number of threads that can be requested: 64, or four times the available parallelism if that is more.
 pub fn most_threads() -> usize {
     processors().saturating_mul(TIMES).max(FEW)
 }
 
-/// Whether the system lets the process have so many more threads at once. Runtimes that start their own panic where it does not.
+/// Checks that the system allows the process this many more threads at once. Runtimes that start their own threads panic where it does not.
 ///
 /// # Errors
-/// [`DeviceError::Threads`], with the system's reason: limits on processes (`ulimit -u`, a cgroup) or on the address space (`ulimit -v`).
+/// Errors with [`DeviceError::Threads`] and the system's reason: limits on processes (`ulimit -u`, a cgroup) or on the address space
+/// (`ulimit -v`).
 pub fn threads_can_be_had(count: usize) -> Result<(), DeviceError> {
     let (end, ended) = mpsc::channel::<()>();
     let ended = Mutex::new(ended);
     let wait = || {
-        // Until the sender is dropped.
+        // Blocks until the sender is dropped.
         let _ = ended.lock().map(|ended| ended.recv());
     };
     thread::scope(|scope| {
@@ -95,7 +95,7 @@ fn processors() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What was asked for, else what the environment says, else what the process may use.
+/// Returns the requested number, otherwise the environment's, otherwise the available parallelism.
 fn thread_count(requested: Option<usize>, environment: Option<&str>) -> usize {
     let said = requested.or_else(|| environment?.parse().ok());
     match said {
@@ -111,7 +111,7 @@ fn is_single_threaded() -> bool {
 
 #[cfg(not(target_os = "linux"))]
 fn is_single_threaded() -> bool {
-    // Not to be asked portably; the caller's contract stands alone.
+    // There is no portable check; the caller has to keep the contract.
     true
 }
 

@@ -1,18 +1,18 @@
-//! Threads of the trainer's own: serving's pool never runs, and never waits for, a trainer's task.
+//! The trainer's own thread pool: the serving pool never runs, and never waits for, a trainer's task.
 //!
-//! On Linux they are of the class `SCHED_IDLE`. Niceness alone is not enough: it decides how the processor is shared in the
-//! long run, but a thread that wakes up for a token still waits until a nice one has had its slice, and such a slice is longer
-//! than the time between two tokens. An idle thread makes way at once.
+//! On Linux its threads have the scheduling class `SCHED_IDLE`. Niceness alone is not enough: it determines how the processor is shared in
+//! the long run, but a thread that wakes for a token still waits until a nice thread has used up its slice, and such a slice is longer
+//! than the time between two tokens. An idle thread is preempted at once.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::DeviceError;
 
-/// A pool of `threads` that compute only where nobody else in the system wants to. What is installed in it computes there,
-/// products included.
+/// Creates a pool of `threads` threads that run only where no other thread of the system needs the processor. Work installed in the pool
+/// runs there, matrix products included.
 ///
 /// # Errors
-/// No threads or more than [`super::most_threads`], or threads that cannot be started.
+/// Errors for zero threads or more than [`super::most_threads`], or if threads cannot be started.
 pub fn trainer_pool(threads: usize) -> Result<ThreadPool, DeviceError> {
     if threads == 0 {
         return Err(DeviceError::Threads(
@@ -33,7 +33,7 @@ pub fn trainer_pool(threads: usize) -> Result<ThreadPool, DeviceError> {
         .map_err(|error| DeviceError::Threads(error.to_string()))
 }
 
-/// Puts the calling thread behind all others: on Linux threads have their own class.
+/// Gives the calling thread the lowest priority of all; on Linux each thread has its own class.
 #[cfg(target_os = "linux")]
 fn step_back() {
     let lowest = libc::sched_param { sched_priority: 0 };
