@@ -1,8 +1,8 @@
-//! Adapters that are served: low-rank updates of a decoder's linear layers, each for its own rows of a product.
+//! Adapters in serving: low-rank updates of a decoder's linear layers, each applied to its own rows of a product.
 //!
 //! Rows of several adapters go through the base together; then each adapter adds its own product to its own rows
-//! (Punica, Chen et al. 2023; S-LoRA, Sheng et al. 2023). A row is the same bits whatever rows of whichever adapters
-//! are beside it, because both products are batch invariant (see [`crate::kernels::linear`]).
+//! (Punica, Chen et al. 2023; S-LoRA, Sheng et al. 2023). A row has the same bits whatever rows of whichever adapters
+//! are computed with it, because both products are batch invariant (see [`crate::kernels::linear`]).
 
 use std::ops::Range;
 
@@ -10,16 +10,16 @@ use candle_core::{Result, Tensor};
 
 use super::Linear;
 
-/// The low-rank updates of one adapter, by the [place](Linear::at) of their layer.
+/// The low-rank updates of one adapter, indexed by their layer's [place](Linear::at).
 #[derive(Debug, Clone, Default)]
 pub struct Adapter {
     places: Vec<Option<LowRank>>,
 }
 
-/// `x -> (x A^T) B^T`, the adapter's scale being part of `B`.
+/// The update `x -> (x A^T) B^T`, with the adapter's scale folded into `B`.
 ///
 /// # Shapes
-/// `a` is a layer `[r, in]`, `b` one `[out, r]`.
+/// `a` is a layer `[r, in]`, `b` is a layer `[out, r]`.
 #[derive(Debug, Clone)]
 pub struct LowRank {
     pub a: Linear,
@@ -27,7 +27,7 @@ pub struct LowRank {
 }
 
 impl Adapter {
-    /// `places[p]` is what is added at the layer of place `p`.
+    /// Takes the updates by place: `places[p]` is added at the layer of place `p`.
     pub fn new(places: Vec<Option<LowRank>>) -> Self {
         Self { places }
     }
@@ -36,14 +36,14 @@ impl Adapter {
         self.places.get(place?)?.as_ref()
     }
 
-    /// Bytes of its factors.
+    /// Returns the bytes of its factors.
     pub fn bytes(&self) -> usize {
         let pairs = self.places.iter().flatten();
         pairs.map(|pair| pair.a.bytes() + pair.b.bytes()).sum()
     }
 }
 
-/// Rows that lie together, and the adapter they are computed with.
+/// A range of rows, and the adapter with which they are computed.
 #[derive(Debug, Clone)]
 pub struct AdaptedRows<'a> {
     pub rows: Range<usize>,
@@ -51,7 +51,7 @@ pub struct AdaptedRows<'a> {
 }
 
 impl AdaptedRows<'_> {
-    /// The same rows among some of them, which are named in rising order.
+    /// Returns the range of these rows within a selection, whose row numbers are ascending.
     pub fn among(&self, chosen: &[u32]) -> Self {
         let at = |row: usize| chosen.partition_point(|&chosen| (chosen as usize) < row);
         Self {
@@ -61,8 +61,8 @@ impl AdaptedRows<'_> {
     }
 }
 
-/// Adds to the products `ys` of `layers` and `x` what each adapter makes of its rows. The products must be fresh: they
-/// are written to.
+/// Adds each adapter's product with its rows to the products `ys` of `layers` and `x`. The products must not be shared:
+/// they are modified in place.
 pub(super) fn adapt_rows<const N: usize>(
     layers: [&Linear; N],
     x: &Tensor,
@@ -85,7 +85,7 @@ pub(super) fn adapt_rows<const N: usize>(
     Ok(())
 }
 
-/// `x A^T` of each update: as one product where every layer has one.
+/// Returns `x A^T` of each update: computed as one product if every layer has one.
 fn lower<const N: usize>(
     updates: [Option<&LowRank>; N],
     x: &Tensor,

@@ -1,4 +1,4 @@
-//! The attention block: projections, optional q/k norm, rotation, and whichever attention the caller chose.
+//! The attention block: projections, optional q/k norm, rotation, and the attention backend of the caller's choice.
 
 use std::ops::Range;
 
@@ -11,19 +11,19 @@ use crate::kernels::attention::{
 use crate::kernels::kv_store::{KvCache, kv_store};
 use crate::kernels::rope::rope;
 
-/// Where keys and values come from: chosen by the caller, never by the model.
+/// The source of keys and values: chosen by the caller, never by the model.
 pub enum AttentionBackend<'a> {
     /// Packed sequences attend to themselves; differentiable. Sequence `s` is rows `cu_seqlens[s]..cu_seqlens[s + 1]`.
     Dense { cu_seqlens: &'a [u32] },
-    /// The same, but sequence `s` continues the rows `prefixes[s]`, an empty range where it continues none: sequences that
-    /// share a beginning hold it once. Differentiable.
+    /// Works as `Dense`, but sequence `s` continues the rows `prefixes[s]` (an empty range for none): sequences with a
+    /// common prefix hold it once. Differentiable.
     Branched {
         cu_seqlens: &'a [u32],
         prefixes: &'a [Range<u32>],
     },
-    /// New tokens attend to the paged cache of their layer, into which their own keys and values go first.
+    /// New tokens attend to the paged cache of their layer, after their own keys and values are stored in it.
     Paged {
-        /// One a layer.
+        /// One cache per layer.
         caches: &'a [KvCache],
         metadata: &'a AttentionMetadata,
     },
@@ -36,7 +36,7 @@ pub struct Rotations {
     pub sin: Tensor,
 }
 
-/// Whose rows are computed with an adapter: of all tokens, and of the rows of the result.
+/// The row ranges that are computed with adapters: ranges of all tokens, and of the rows of the result.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Adapted<'a> {
     pub tokens: &'a [AdaptedRows<'a>],
@@ -46,24 +46,24 @@ pub struct Adapted<'a> {
 /// Self-attention of one layer.
 #[derive(Debug, Clone)]
 pub struct Attention {
-    /// Which of the caches is this layer's.
+    /// The index of this layer's cache.
     pub layer: usize,
     pub q: Linear,
     pub k: Linear,
     pub v: Linear,
     pub o: Linear,
-    /// Qwen3 normalises every head's queries and keys.
+    /// The norms of every head's queries and keys (Qwen3).
     pub qk_norm: Option<(RmsNorm, RmsNorm)>,
     pub heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
-    /// SmolLM3 leaves rotation out of some layers.
+    /// Whether q and k are rotated; SmolLM3 omits the rotation in some layers.
     pub rotate: bool,
     pub window: Option<usize>,
 }
 
 impl Attention {
-    /// `x` is `[tokens, hidden]`, and so is the result; with `rows` (u32, `[n]`) it is those rows of it, `[n, hidden]`.
+    /// Computes `[tokens, hidden]` from `x` of the same shape; with `rows` (u32, `[n]`) only those rows of it, `[n, hidden]`.
     pub fn forward(
         &self,
         x: &Tensor,

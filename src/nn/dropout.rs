@@ -1,7 +1,7 @@
-//! Dropout of what an adapter reads in training (PEFT's `lora_dropout`), with masks that are a function of the pass.
+//! Dropout on an adapter's input in training (PEFT's `lora_dropout`), with masks that are a function of the pass.
 //!
-//! A mask depends on the key of the pass, the layer and the shape alone: the backward pass may compute a block again, and a run that goes on
-//! from a checkpoint draws what it would have drawn.
+//! A mask depends on the key of the pass, the layer and the shape alone: the backward pass can compute a block again, and a run resumed
+//! from a checkpoint draws the same masks as without the interruption.
 
 use std::cell::Cell;
 
@@ -10,11 +10,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 thread_local! {
-    /// The pass that this thread computes; none outside of training, where nothing is dropped.
+    /// The key of this thread's training pass; `None` outside of training, where there is no dropout.
     static PASS: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Restores the key that was there before.
+/// Restores the previous key when dropped.
 struct Before(Option<u64>);
 
 impl Drop for Before {
@@ -23,23 +23,23 @@ impl Drop for Before {
     }
 }
 
-/// Computes with dropout where `pass` is the key of a training pass, and without where it is none.
+/// Runs `compute` with dropout if `pass` is the key of a training pass, without if it is `None`.
 pub fn with_dropout<T>(pass: Option<u64>, compute: impl FnOnce() -> T) -> T {
     let _before = Before(PASS.replace(pass));
     compute()
 }
 
-/// Which elements of a layer's input its adapter does not read.
+/// The dropout of an adapter's input at one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// The share of elements that become zero, below 1; the others are scaled by `1 / (1 - rate)`.
+    /// The fraction of elements that become zero, below 1; the others are scaled by `1 / (1 - rate)`.
     pub rate: f64,
-    /// The layer's own number: no two layers drop the same elements.
+    /// The layer's own number: different layers have different masks.
     pub layer: u64,
 }
 
 impl Dropout {
-    /// Returns the input with some elements dropped, or none outside of a training pass.
+    /// Returns the input with some elements dropped, or `None` outside of a training pass.
     pub(super) fn of(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match PASS.get() {
             Some(pass) if self.rate > 0.0 => Ok(Some((x * self.mask(pass, x)?)?)),
@@ -81,7 +81,7 @@ mod tests {
         assert_ne!(dropped(0.25, 3, Some(8)), Some(mask.clone()));
         assert_ne!(dropped(0.25, 4, Some(7)), Some(mask.clone()));
         assert!(mask.iter().all(|&x| x == 0.0 || x == 1.0 / 0.75));
-        // Of 4096 draws a quarter, give or take six standard deviations.
+        // A quarter of 4096 draws, within six standard deviations.
         let zeros = mask.iter().filter(|&&x| x == 0.0).count();
         assert!((858..1190).contains(&zeros), "{zeros}");
         assert_eq!(

@@ -1,5 +1,5 @@
-//! A linear layer: a plain weight that can be trained, or one packed for serving; with an optional low-rank adapter for all
-//! rows, and any number of them for some rows each.
+//! Linear layers: with a plain weight for training or a weight packed for serving, with an optional low-rank adapter for all
+//! rows, and any number of adapters for some rows each.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::adapter::{AdaptedRows, adapt_rows};
 use super::dropout::Dropout;
 use crate::kernels::linear::{PackedLinear, add_bias, linear, lora_linear, spreads};
 
-/// `y = x W^T + b`, plus `scale * (x A^T) B^T` where an adapter is attached (Hu et al. 2021).
+/// A linear layer `y = x W^T + b`, plus `scale * (x A^T) B^T` if an adapter is attached (Hu et al. 2021).
 ///
 /// # Shapes
 /// `x` is `[rows, in]`, `weight` `[out, in]`, `bias` `[out]`, `A` `[r, in]`, `B` `[out, r]`.
@@ -17,7 +17,7 @@ use crate::kernels::linear::{PackedLinear, add_bias, linear, lora_linear, spread
 pub struct Linear {
     weight: Weight,
     lora: Option<Lora>,
-    /// Where adapters of single rows have their factors for this layer.
+    /// The index at which adapters of single rows keep their factors for this layer.
     place: Option<usize>,
 }
 
@@ -38,7 +38,7 @@ pub struct Lora {
     pub a: Tensor,
     pub b: Tensor,
     pub scale: f64,
-    /// Of what the update reads, in training passes only.
+    /// Dropout on the update's input, in training passes only.
     pub dropout: Option<Dropout>,
 }
 
@@ -47,7 +47,7 @@ impl Lora {
         linear(&linear(x, &self.a, None)?, &self.b, None)? * self.scale
     }
 
-    /// The input with dropout, where there is any.
+    /// Returns the input with dropout, if there is any.
     fn dropped(&self, x: &Tensor) -> Result<Option<Tensor>> {
         match &self.dropout {
             Some(dropout) => dropout.of(x),
@@ -73,7 +73,7 @@ impl Linear {
         }
     }
 
-    /// The layer with its place among those of a decoder: an [`Adapter`](super::Adapter) finds its factors by it.
+    /// Returns the layer with its index among those of a decoder, by which an [`Adapter`](super::Adapter) finds its factors.
     pub fn at(self, place: usize) -> Self {
         Self {
             place: Some(place),
@@ -85,7 +85,7 @@ impl Linear {
         self.place
     }
 
-    /// Bytes of the weight.
+    /// Returns the bytes of the weight.
     pub fn bytes(&self) -> usize {
         match &self.weight {
             Weight::Plain { weight, .. } => weight.elem_count() * weight.dtype().size_in_bytes(),
@@ -93,7 +93,7 @@ impl Linear {
         }
     }
 
-    /// The weight as a tensor, where it is one.
+    /// Returns the weight if it is a plain tensor.
     pub fn plain_weight(&self) -> Option<&Tensor> {
         match &self.weight {
             Weight::Plain { weight, .. } => Some(weight),
@@ -101,11 +101,11 @@ impl Linear {
         }
     }
 
-    /// These rows of the weight, `[ids.len(), in]`: what an embedding looks up. In the weight's dtype, differentiable, where it
-    /// is plain; in f32 where it is packed.
+    /// Returns the given rows of the weight, `[ids.len(), in]`, as an embedding lookup: in the weight's dtype and differentiable if it
+    /// is plain; in f32 if it is packed.
     ///
     /// # Errors
-    /// When there is no such row.
+    /// Errors if there is no such row.
     pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
         match &self.weight {
             Weight::Plain { weight, .. } => {
@@ -115,7 +115,7 @@ impl Linear {
         }
     }
 
-    /// What the weight is kept in.
+    /// Returns the dtype of the weight.
     pub fn dtype(&self) -> DType {
         match &self.weight {
             Weight::Plain { weight, .. } => weight.dtype(),
@@ -123,14 +123,14 @@ impl Linear {
         }
     }
 
-    /// The layer on `x`, and on the rows of `adapted` with their adapters.
+    /// Applies the layer to `x`, with adapters on the rows of `adapted`.
     pub fn forward(&self, x: &Tensor, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
         let [y] = Self::forward_all([self], x, adapted)?;
         Ok(y)
     }
 
-    /// Several layers of one input. Packed ones are computed as one product: x is read once, and the thread pool is called
-    /// once.
+    /// Applies several layers to one input. Packed layers are computed as one product: x is read once, with one call of the thread
+    /// pool.
     pub fn forward_all<const N: usize>(
         layers: [&Self; N],
         x: &Tensor,
@@ -155,7 +155,7 @@ impl Linear {
         Ok(results)
     }
 
-    /// Whether the product of so many rows with these layers takes all that the device has, rather than a thread of a CPU.
+    /// Returns whether a product of this many rows with these layers uses the whole device, rather than one thread of a CPU.
     pub(super) fn spreads(layers: &[&Self], rows: usize) -> bool {
         let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
         packed.len() < layers.len() || spreads(packed, rows)
@@ -177,13 +177,13 @@ impl Linear {
         }
     }
 
-    /// The product and what the adapter adds.
+    /// Returns the product including the adapter's update.
     fn whole(&self, x: &Tensor) -> Result<Tensor> {
         let (Weight::Plain { weight, bias }, Some(lora)) = (&self.weight, &self.lora) else {
             return self.adapt(x, self.product(x)?);
         };
         match lora.dropped(x)? {
-            // The base reads the input whole.
+            // The base reads the input without dropout.
             Some(dropped) => self.product(x)? + lora.update(&dropped)?,
             None => {
                 let Lora { a, b, scale, .. } = lora;
@@ -199,7 +199,7 @@ impl Linear {
         }
     }
 
-    /// Adds what the adapter makes of `x` to the product `y`.
+    /// Adds the adapter's update for `x` to the product `y`.
     fn adapt(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
         match &self.lora {
             None => Ok(y),

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{AdaptedRows, Linear};
 use crate::kernels::swiglu::swiglu_into;
 
-/// `down(silu(gate(x)) * up(x))`.
+/// The block `down(silu(gate(x)) * up(x))`.
 #[derive(Debug, Clone)]
 pub struct Mlp {
     pub gate: Linear,
@@ -14,7 +14,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Whether so many rows take all that the device has, rather than a thread of a CPU.
+    /// Returns whether this many rows use the whole device, rather than one thread of a CPU.
     pub fn spreads(&self, rows: usize) -> bool {
         Linear::spreads(&[&self.gate, &self.up], rows)
     }

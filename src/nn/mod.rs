@@ -1,4 +1,4 @@
-//! Layers: parameters joined to the ops that use them. No layer knows an architecture.
+//! Layers: parameters together with the ops that use them. Layers are independent of architectures.
 
 mod adapter;
 mod attention;

@@ -20,7 +20,7 @@ impl RmsNorm {
         rms_norm(x, &self.weight, self.eps)
     }
 
-    /// `x + residual`, and the norm of it.
+    /// Returns `x + residual` and the norm of that sum.
     pub fn forward_sum(&self, x: &Tensor, residual: &Tensor) -> Result<(Tensor, Tensor)> {
         add_rms_norm(x, residual, &self.weight, self.eps)
     }

@@ -1,11 +1,11 @@
-//! Rotary position embedding: which frequencies a checkpoint was trained with, and their cos/sin tables.
+//! Rotary position embedding: the frequencies with which a checkpoint was trained, and their cos/sin tables.
 //!
 //! Frequencies follow `transformers`' `modeling_rope_utils` (checked against it in the tests): none, linear (position
-//! interpolation), dynamic (NTK-aware), llama3 and YaRN (arXiv 2309.00071). They are computed as there in f32, angle
-//! included, because at long positions one rounding of a frequency is a visible angle: a model sees the angles it was
-//! trained with, not better ones.
+//! interpolation), dynamic (NTK-aware), llama3 and YaRN (arXiv 2309.00071). As there, they and the angles are computed
+//! in f32, because at long positions one rounding of a frequency changes the angle visibly: the model needs the angles
+//! with which it was trained, not more exact ones.
 //!
-//! The convention is the half-split one ("rotate half"): component `i` of a head turns with component `i + dim/2`.
+//! The convention is the half-split one ("rotate half"): components `i` and `i + dim/2` of a head are a pair.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -14,33 +14,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Tables start at this many positions and double from there.
 const FIRST_POSITIONS: usize = 512;
 
-/// How positions turn into angles. All values are checked where the configuration is read: `dim` is even and positive
-/// (above 2 for [`RopeScaling::Dynamic`]), factors are finite and positive, `theta` is at least 1 (above 1 for YaRN).
+/// The mapping from positions to angles. All values are checked where the configuration is read: `dim` is even and
+/// positive (above 2 for [`RopeScaling::Dynamic`]), factors are finite and positive, `theta` is at least 1 (above 1 for
+/// YaRN).
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
-    /// Base of the geometric series of wavelengths.
+    /// The base of the geometric series of wavelengths.
     pub theta: f64,
-    /// Components of a head that turn: the head's dimension.
+    /// The number of rotated components of a head: the head's dimension.
     pub dim: usize,
     pub scaling: RopeScaling,
-    /// Positions the model was made for; dynamic scaling starts beyond them.
+    /// The number of positions for which the model was trained; dynamic scaling starts beyond them.
     pub max_position_embeddings: usize,
 }
 
-/// How a context longer than the pretrained one is squeezed into the trained range of angles.
+/// The method that maps a context longer than the pretrained one into the trained range of angles.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     None,
-    /// Every frequency divided by `factor`.
+    /// Divides every frequency by `factor`.
     Linear {
         factor: f64,
     },
-    /// NTK-aware: `theta` grows with the length of the sequence once that passes `max_position_embeddings`; see
-    /// [`RotaryEmbedding::extend`].
+    /// NTK-aware scaling: `theta` grows with the length of the sequence once that exceeds `max_position_embeddings`;
+    /// see [`RotaryEmbedding::extend`].
     Dynamic {
         factor: f64,
     },
-    /// Llama 3.1: long wavelengths divided by `factor`, short ones kept, a ramp between.
+    /// Llama 3.1: divides long wavelengths' frequencies by `factor`, keeps short wavelengths, and interpolates between them.
     Llama3 {
         factor: f64,
         low_freq_factor: f64,
@@ -50,23 +51,23 @@ pub enum RopeScaling {
     Yarn(YarnScaling),
 }
 
-/// YaRN's parameters; cos and sin are also multiplied by [`YarnScaling::attention_scaling`].
+/// The parameters of YaRN; cos and sin are also multiplied by [`YarnScaling::attention_scaling`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct YarnScaling {
     pub factor: f64,
     pub original_max_position_embeddings: usize,
-    /// Said outright, or else inferred from `factor`, `mscale` and `mscale_all_dim`.
+    /// The attention factor; if `None`, it is derived from `factor`, `mscale` and `mscale_all_dim`.
     pub attention_factor: Option<f64>,
     pub mscale: Option<f64>,
     pub mscale_all_dim: Option<f64>,
     pub beta_fast: f64,
     pub beta_slow: f64,
-    /// Whether the ramp's ends are rounded outwards to whole components.
+    /// Whether the ends of the interpolation range are rounded outwards to whole components.
     pub truncate: bool,
 }
 
 impl YarnScaling {
-    /// What cos and sin are multiplied by.
+    /// Returns the factor by which cos and sin are multiplied.
     pub fn attention_scaling(&self) -> f64 {
         let of = |mscale: f64| {
             if self.factor <= 1.0 {
@@ -82,8 +83,8 @@ impl YarnScaling {
         }
     }
 
-    /// Frequencies of a head of `dim` components: interpolated where a wavelength outgrows the trained context,
-    /// kept where it turns often within it.
+    /// Returns the frequencies of a head of `dim` components: interpolated for wavelengths longer than the trained
+    /// context, kept for those that rotate often within it.
     fn inv_freq(&self, theta: f64, dim: usize) -> Vec<f32> {
         let context = self.original_max_position_embeddings as f64;
         let component_turning =
@@ -111,7 +112,7 @@ impl YarnScaling {
     }
 }
 
-/// `theta^(2i/dim)`, the i-th wavelength over 2 pi, rounded as f32 arithmetic rounds it.
+/// Returns `theta^(2i/dim)`, the i-th wavelength over 2 pi, with the rounding of f32 arithmetic.
 fn power(theta: f64, i: usize, dim: usize) -> f32 {
     let exponent = (2 * i) as f32 / dim as f32;
     theta.powf(f64::from(exponent)) as f32
@@ -122,10 +123,10 @@ fn plain_inv_freq(theta: f64, dim: usize) -> Vec<f32> {
 }
 
 impl RopeSpec {
-    /// The angle each pair of components turns per position, `[dim / 2]`.
+    /// Returns the angle of each pair of components per position, `[dim / 2]`.
     ///
-    /// `sequence_len` matters for dynamic scaling alone: up to `max_position_embeddings` positions the frequencies are
-    /// the plain ones.
+    /// Only dynamic scaling depends on `sequence_len`: up to `max_position_embeddings` positions its frequencies are
+    /// the unscaled ones.
     pub fn inv_freq(&self, sequence_len: usize) -> Vec<f32> {
         match &self.scaling {
             RopeScaling::None => plain_inv_freq(self.theta, self.dim),
@@ -171,7 +172,7 @@ impl RopeSpec {
         }
     }
 
-    /// What cos and sin are multiplied by: 1 but for YaRN.
+    /// Returns the factor by which cos and sin are multiplied: 1 except for YaRN.
     pub fn attention_scaling(&self) -> f32 {
         match &self.scaling {
             RopeScaling::Yarn(yarn) => yarn.attention_scaling() as f32,
@@ -179,8 +180,9 @@ impl RopeSpec {
         }
     }
 
-    /// The longest sequence the model is made for, in tokens, as vLLM reckons it: linear and dynamic scaling reach `factor` times
-    /// `max_position_embeddings`, YaRN `factor` times the length before it; llama3 is counted in `max_position_embeddings` already.
+    /// Returns the maximum sequence length in tokens, counted as in vLLM: linear and dynamic scaling reach `factor` times
+    /// `max_position_embeddings`, YaRN reaches `factor` times the original length; for llama3 `max_position_embeddings` is already the
+    /// scaled length.
     pub fn max_context(&self) -> usize {
         let (original, factor) = match &self.scaling {
             RopeScaling::None | RopeScaling::Llama3 { .. } => (self.max_position_embeddings, 1.0),
@@ -192,13 +194,13 @@ impl RopeSpec {
         (original as f64 * factor) as usize
     }
 
-    /// Whether a prompt of `len` tokens is turned by frequencies of its own (dynamic scaling beyond the trained length). Keys and
-    /// values of such a prompt mean nothing to a prompt of another length.
+    /// Returns whether a prompt of `len` tokens has frequencies of its own (dynamic scaling beyond the trained length). Keys and
+    /// values of such a prompt are not valid for a prompt of another length.
     pub fn depends_on_length(&self, len: usize) -> bool {
         matches!(self.scaling, RopeScaling::Dynamic { .. }) && len > self.max_position_embeddings
     }
 
-    /// The table of `positions` positions from 0, with the frequencies of a sequence that is within the trained length.
+    /// Returns the table of `positions` positions from 0, with the frequencies of a sequence within the trained length.
     fn table(&self, positions: usize) -> RopeTable {
         let inv_freq = self.inv_freq(0);
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
@@ -210,7 +212,7 @@ impl RopeSpec {
         }
     }
 
-    /// Appends cos and sin of these positions by these frequencies.
+    /// Appends cos and sin of these positions with these frequencies.
     fn turn(
         &self,
         positions: Range<usize>,
@@ -230,7 +232,7 @@ impl RopeSpec {
     }
 }
 
-/// cos and sin of every position from 0.
+/// The cos and sin tables of every position from 0.
 ///
 /// # Shapes
 /// `cos`, `sin`: `[positions, half_dim]`, row-major; attention scaling is multiplied in.
@@ -250,22 +252,22 @@ impl RopeTable {
         self.cos.len() / self.half_dim
     }
 
-    /// `[positions, half_dim]`.
+    /// Returns the cos table, `[positions, half_dim]`.
     pub fn cos(&self) -> &[f32] {
         &self.cos
     }
 
-    /// `[positions, half_dim]`.
+    /// Returns the sin table, `[positions, half_dim]`.
     pub fn sin(&self) -> &[f32] {
         &self.sin
     }
 }
 
-/// The cos/sin tables of one model, made as far as sequences reach and kept.
+/// The cos/sin tables of one model, computed up to the longest sequence so far and kept.
 #[derive(Debug)]
 pub struct RotaryEmbedding {
     spec: RopeSpec,
-    /// Grows by doubling; holds every position whose frequencies do not depend on a length.
+    /// The table grows by doubling; it holds the positions whose frequencies do not depend on a length.
     table: Mutex<Arc<RopeTable>>,
 }
 
@@ -284,11 +286,11 @@ impl RotaryEmbedding {
 
     /// Appends cos and sin of `positions` of a call whose prompt has `prompt_len` tokens, `[positions, half_dim]` each.
     ///
-    /// Only dynamic scaling reads `prompt_len`. There the token at position `p` turns by the frequencies of
-    /// `max(prompt_len, p + 1, max_position_embeddings)` tokens: the prompt by those of its own length, and each token behind it by
-    /// those of the length that the sequence has with it. `generate` of `transformers` gives the same, for one sequence with its
-    /// cache. The angles are a function of the call alone: they depend neither on other calls, nor on the
-    /// contents of a cache, nor on the chunks in which a prompt is computed. Keys stay as they were when they went into the cache.
+    /// Only dynamic scaling reads `prompt_len`. There the token at position `p` has the frequencies of `max(prompt_len, p + 1,
+    /// max_position_embeddings)` tokens: the prompt has those of its own length, and each token after it has those of the sequence length
+    /// including it. `generate` of `transformers` gives the same, for one sequence with its cache. The angles are a function of the call
+    /// alone: they depend neither on other calls, nor on the contents of a cache, nor on the chunks in which a prompt is computed. Cached
+    /// keys keep the rotation with which they were stored.
     pub fn extend(
         &self,
         positions: Range<usize>,
@@ -298,7 +300,7 @@ impl RotaryEmbedding {
     ) {
         let Range { start, end } = positions;
         let spec = &self.spec;
-        // Positions before `own` turn as those of the whole prompt do, each further one by a length of its own.
+        // Positions before `own` have the frequencies of the whole prompt, each later position those of its own length.
         let own = match spec.scaling {
             RopeScaling::Dynamic { .. } => prompt_len.max(spec.max_position_embeddings),
             _ => usize::MAX,
@@ -318,9 +320,9 @@ impl RotaryEmbedding {
         }
     }
 
-    /// A table of at least `positions` positions, whose frequencies depend on no length.
+    /// Returns a table of at least `positions` positions, whose frequencies depend on no length.
     fn table(&self, positions: usize) -> Arc<RopeTable> {
-        // A poisoned lock still guards a whole table: it is only ever replaced by a finished one.
+        // A poisoned lock is safe to use: the table is only ever replaced by a finished one.
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let held = table.positions();
         if held < positions {
@@ -362,7 +364,7 @@ mod tests {
         assert_eq!(short.sin(), &long.sin()[..short.sin().len()]);
         assert!(Arc::ptr_eq(&long, &rotary.table(128)));
         assert_eq!(rotary.table(1000).positions(), 1000);
-        // Position 0 turns nothing; the first pair turns one radian a position.
+        // Position 0 has no rotation; the first pair rotates by one radian per position.
         assert_eq!((long.cos()[0], long.sin()[0]), (1.0, 0.0));
         assert!((long.cos()[100 * 4] - 100f32.cos()).abs() < 1e-6);
         assert!((long.sin()[100 * 4] - 100f32.sin()).abs() < 1e-6);
@@ -373,7 +375,7 @@ mod tests {
         let dynamic = spec(RopeScaling::Dynamic { factor: 2.0 });
         let rotary = RotaryEmbedding::new(&dynamic);
         let plain = RotaryEmbedding::new(&spec(RopeScaling::None));
-        // Within the trained length nothing is scaled, whatever follows.
+        // Within the trained length there is no scaling, whatever follows.
         for prompt in [1, 30, 64] {
             assert_eq!(turned(&rotary, 0..64, prompt), turned(&plain, 0..64, 64));
         }
@@ -381,7 +383,7 @@ mod tests {
         assert_ne!(alone[70], turned(&plain, 70..71, 71)[0]);
         assert_eq!(alone[..80], turned(&rotary, 0..80, 80));
         for (position, row) in alone.iter().enumerate().skip(80) {
-            // A token behind the prompt turns as one at the end of a prompt that ends with it.
+            // A token after the prompt has the rotation of the last token of a prompt that ends with it.
             assert_eq!(
                 row,
                 &turned(&rotary, position..position + 1, position + 1)[0]
