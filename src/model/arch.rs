@@ -1,43 +1,43 @@
-//! An architecture is data: what a `config.json` says, turned into the one decoder's [`DecoderSpec`].
+//! Architectures as data: the contents of a `config.json`, converted to a [`DecoderSpec`] for the one decoder.
 //!
-//! Names, defaults and meanings are `transformers`' (5.x, which reads the older spellings too): a key that is absent
-//! means what it means there. What the decoder cannot compute faithfully is refused here, so that inside the program
-//! every spec is sound.
+//! Names, defaults and meanings are those of `transformers` (5.x, which reads the older spellings too): an absent key
+//! has the same meaning as there. A configuration that the decoder cannot compute exactly is rejected here, so that
+//! inside the program every spec is valid.
 
 use super::config::Fields;
 use super::error::ModelError;
 use super::rope_config;
 use crate::nn::rotary::RopeSpec;
 
-/// Everything the decoder needs to know about an architecture.
+/// The complete description of an architecture for the decoder.
 ///
-/// Tensor names are Llama's for all of them (`model.layers.{i}.self_attn.q_proj.weight` ...); Qwen3's are
-/// `self_attn.q_norm.weight` and `k_norm.weight` besides, `[head_dim]` each.
+/// Tensor names are Llama's for all of them (`model.layers.{i}.self_attn.q_proj.weight` ...); Qwen3 also has
+/// `self_attn.q_norm.weight` and `k_norm.weight`, `[head_dim]` each.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderSpec {
     pub architecture: Architecture,
     pub hidden_size: usize,
     pub num_heads: usize,
-    /// Divides `num_heads`.
+    /// A divisor of `num_heads`.
     pub num_kv_heads: usize,
-    /// Even; `num_heads * head_dim` need not be `hidden_size`.
+    /// Even; `num_heads * head_dim` need not equal `hidden_size`.
     pub head_dim: usize,
     pub intermediate_size: usize,
     pub vocab_size: usize,
     pub rms_norm_eps: f64,
-    /// The output projection is the embedding matrix; no `lm_head.weight` is read.
+    /// Whether the output projection is the embedding matrix; no `lm_head.weight` is read then.
     pub tie_word_embeddings: bool,
-    /// q, k and v projections have biases.
+    /// Whether the q, k and v projections have biases.
     pub qkv_bias: bool,
     pub o_bias: bool,
-    /// gate, up and down projections have biases.
+    /// Whether the gate, up and down projections have biases.
     pub mlp_bias: bool,
-    /// RMS norm over each head of q and k, before the rotation.
+    /// Whether an RMS norm is applied to each head of q and k, before the rotation.
     pub qk_norm: bool,
     pub rope: RopeSpec,
     pub max_position_embeddings: usize,
     pub hidden_act: Activation,
-    /// One entry a layer.
+    /// One entry per layer.
     pub layers: Vec<LayerSpec>,
 }
 
@@ -46,28 +46,28 @@ impl DecoderSpec {
         self.layers.len()
     }
 
-    /// The longest sequence the model is made for, in tokens: see [`RopeSpec::max_context`].
+    /// Returns the maximum sequence length of the model, in tokens: see [`RopeSpec::max_context`].
     pub fn max_context(&self) -> usize {
         self.rope.max_context()
     }
 }
 
-/// What differs from layer to layer.
+/// The settings that differ between layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// A query at position i sees keys at j with `i - j < window`: itself and the `window - 1` before it.
+    /// A query at position i attends to keys at j with `i - j < window`: itself and the `window - 1` before it.
     pub sliding_window: Option<usize>,
     /// False for SmolLM3's NoPE layers: q and k are not rotated.
     pub rope: bool,
 }
 
-/// The gate of the MLP.
+/// The activation of the MLP's gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     Silu,
 }
 
-/// The checkpoints that load.
+/// The supported architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
     Llama,
@@ -77,8 +77,8 @@ pub enum Architecture {
     SmolLm3,
 }
 
-// Bounds on what a config may ask for: far above every real model, low enough that the size of the whole model in bytes
-// fits 64 bits and no list of layers exhausts memory before the tensors' shapes are compared.
+// Upper limits of a config's values: far above every real model, and low enough that the size of the whole model in
+// bytes fits 64 bits and no list of layers exhausts memory before the tensors' shapes are compared.
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_HIDDEN: usize = 1 << 18;
 const MAX_WIDTH: usize = 1 << 24;
@@ -95,7 +95,7 @@ impl Architecture {
         Self::SmolLm3,
     ];
 
-    /// The class in `architectures`.
+    /// Returns the class name in `architectures`.
     pub fn class_name(self) -> &'static str {
         match self {
             Self::Llama => "LlamaForCausalLM",
@@ -116,7 +116,7 @@ impl Architecture {
         }
     }
 
-    /// From `architectures`, or from `model_type` where that list is absent (as in a saved base config).
+    /// Reads `architectures`, or `model_type` where that list is absent (as in a saved base config).
     fn from_fields(fields: &Fields) -> Result<Self, ModelError> {
         let found = match fields.first_string("architectures")? {
             Some(class) => {
@@ -142,7 +142,7 @@ impl Architecture {
         })
     }
 
-    /// `num_key_value_heads` when the key is absent (null means as many as heads).
+    /// Returns `num_key_value_heads` for an absent key (null means as many as heads).
     fn default_kv_heads(self, num_heads: usize) -> usize {
         match self {
             Self::Llama => num_heads,
@@ -169,7 +169,7 @@ impl Architecture {
 }
 
 impl DecoderSpec {
-    /// Reads the architecture out of a `config.json`.
+    /// Reads the architecture from a `config.json`.
     pub(super) fn from_fields(fields: &Fields) -> Result<Self, ModelError> {
         let architecture = Architecture::from_fields(fields)?;
         if let Some(quantised) = fields.object("quantization_config")? {
@@ -273,7 +273,7 @@ fn layers(
     };
     let windows = match architecture {
         Architecture::Llama => vec![None; num_layers],
-        // An absent window is 4096, a null one is none.
+        // An absent window is 4096; null means no window.
         Architecture::Mistral => vec![one_window(fields, window(fields, Some(4096))?)?; num_layers],
         Architecture::Qwen2 | Architecture::Qwen3 => {
             let first = fields
@@ -302,7 +302,7 @@ fn window(fields: &Fields, default: Option<usize>) -> Result<Option<usize>, Mode
         .or(default))
 }
 
-/// The window of all layers. Layers of different kinds make a Mistral another architecture, Ministral, in transformers.
+/// Returns the window of all layers. A Mistral with layers of different kinds is another architecture in transformers, Ministral.
 fn one_window(fields: &Fields, window: Option<usize>) -> Result<Option<usize>, ModelError> {
     let kind = match window {
         Some(_) => "sliding_attention",
@@ -318,7 +318,7 @@ fn one_window(fields: &Fields, window: Option<usize>) -> Result<Option<usize>, M
     }
 }
 
-/// `layer_types` where given, else `slides` for a model whose window is switched on.
+/// Returns the windows given by `layer_types`, or by `slides` for a model whose window is enabled.
 fn windows_by_layer(
     fields: &Fields,
     num_layers: usize,
@@ -354,7 +354,7 @@ fn windows_by_layer(
         .collect()
 }
 
-/// `no_rope_layers` holds 1 for a layer WITH rotation; without the list every `no_rope_layer_interval`-th has none.
+/// Reads `no_rope_layers`, which holds 1 for a layer WITH rotation; without the list every `no_rope_layer_interval`-th has none.
 fn smollm3_rope(fields: &Fields, num_layers: usize) -> Result<Vec<bool>, ModelError> {
     let Some(list) = fields.counts("no_rope_layers")? else {
         let interval = fields

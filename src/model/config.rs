@@ -1,7 +1,7 @@
 //! A model directory's `config.json` and `generation_config.json`, read strictly.
 //!
-//! [`ModelConfig::from_dir`] either yields a spec that the decoder can take at its word or one error that names the
-//! file, the field and the value; no number in the file, however large, makes it panic or allocate.
+//! [`ModelConfig::from_dir`] returns either a spec that the decoder can use without further checks, or one error that
+//! names the file, the field and the value. No number in the file, however large, makes it panic or allocate.
 
 use std::path::{Path, PathBuf};
 
@@ -11,22 +11,22 @@ use serde_json::{Map, Value};
 use super::arch::DecoderSpec;
 use super::error::ModelError;
 
-/// What a model directory says about its model.
+/// The configuration of a model directory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     pub spec: DecoderSpec,
     pub bos_token_id: Option<u32>,
-    /// Ids that end a completion: those of `generation_config.json` where that names any, else `config.json`'s.
+    /// Ids that end a completion: those of `generation_config.json` if it has any, otherwise those of `config.json`.
     pub eos_token_ids: Vec<u32>,
     pub pad_token_id: Option<u32>,
-    /// The dtype the weights were saved in, where the file says so (`dtype` or `torch_dtype`).
+    /// The dtype in which the weights were saved, if the file gives it (`dtype` or `torch_dtype`).
     pub dtype: Option<DType>,
-    /// `config.json` as it was read, for saving a model that was trained from this one.
+    /// The content of `config.json`, for saving a model that was trained from this one.
     pub json: Map<String, Value>,
 }
 
 impl ModelConfig {
-    /// Reads `config.json` and, where it exists, `generation_config.json`.
+    /// Reads `config.json` and, if it exists, `generation_config.json`.
     pub fn from_dir(dir: &Path) -> Result<Self, ModelError> {
         let path = dir.join("config.json");
         let config = Fields::parse(&path, &read(&path)?)?;
@@ -38,7 +38,7 @@ impl ModelConfig {
         Self::from_fields(config, generation)
     }
 
-    /// Reads the text of a `config.json` that stands alone; errors name it `config.json`.
+    /// Reads the text of a `config.json` without a directory; errors name it `config.json`.
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
         Self::from_fields(Fields::parse(Path::new("config.json"), text)?, None)
     }
@@ -91,12 +91,12 @@ fn dtype(config: &Fields) -> Result<Option<DType>, ModelError> {
     }
 }
 
-/// A JSON object whose fields are read one by one into what they must be. An absent field and a null one are alike
-/// but for [`Fields::is_null`].
+/// A JSON object whose fields are read one by one with type checks. An absent field and a null one are treated alike,
+/// except by [`Fields::is_null`].
 #[derive(Debug, Clone)]
 pub(super) struct Fields {
     path: PathBuf,
-    /// Where in the file the object stands, for messages: empty, or `rope_scaling.`.
+    /// The object's position in the file, for messages: empty, or `rope_scaling.`.
     within: String,
     map: Map<String, Value>,
 }
@@ -157,23 +157,23 @@ impl Fields {
         self.map.get(name).filter(|value| !value.is_null())
     }
 
-    /// Whether the field is there and not null.
+    /// Returns whether the field exists and is not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// Whether the field is there and null.
+    /// Returns whether the field exists and is null.
     pub(super) fn is_null(&self, name: &str) -> bool {
         self.map.get(name).is_some_and(Value::is_null)
     }
 
-    /// A required size: at least 1, at most `max`.
+    /// Reads a required size: at least 1, at most `max`.
     pub(super) fn size(&self, name: &str, max: usize) -> Result<usize, ModelError> {
         self.optional_size(name, max)?
             .ok_or_else(|| self.error(format!("{}{name} is missing", self.within)))
     }
 
-    /// A size where given: at least 1, at most `max`.
+    /// Reads an optional size: at least 1, at most `max`.
     pub(super) fn optional_size(
         &self,
         name: &str,
@@ -185,7 +185,7 @@ impl Fields {
         }
     }
 
-    /// A count where given: at least 0, at most `max`.
+    /// Reads an optional count: at least 0, at most `max`.
     pub(super) fn optional_count(
         &self,
         name: &str,
@@ -200,7 +200,7 @@ impl Fields {
             .ok_or_else(|| self.wrong(name, value, &format!("a whole number of at most {max}")))
     }
 
-    /// A finite number where given.
+    /// Reads an optional finite number.
     pub(super) fn number(&self, name: &str) -> Result<Option<f64>, ModelError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
@@ -272,15 +272,15 @@ impl Fields {
         self.list(name, "a list of whole numbers", whole)
     }
 
-    /// The only or first string of a list; an empty list counts as absent.
+    /// Reads the only or first string of a list; an empty list counts as absent.
     pub(super) fn first_string(&self, name: &str) -> Result<Option<String>, ModelError> {
         Ok(self
             .strings(name)?
             .and_then(|strings| strings.into_iter().next()))
     }
 
-    /// One token id or a list of them. Ids outside the vocabulary cannot be produced and are left out: real files
-    /// carry -1 for "none" and ids of tokens that a smaller embedding no longer holds.
+    /// Reads one token id or a list of them. Ids outside the vocabulary cannot be produced and are dropped: real files
+    /// contain -1 for "none" and ids of tokens that a smaller embedding no longer has.
     fn token_ids(&self, name: &str, vocab_size: usize) -> Result<Vec<u32>, ModelError> {
         let Some(value) = self.get(name) else {
             return Ok(Vec::new());
@@ -303,7 +303,7 @@ impl Fields {
     }
 }
 
-/// A whole number, also where some exporter wrote it as `32768.0`.
+/// Returns a whole number, even if an exporter wrote it as `32768.0`.
 fn whole(value: &Value) -> Option<usize> {
     match value.as_u64() {
         Some(number) => usize::try_from(number).ok(),

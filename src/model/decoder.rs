@@ -1,7 +1,7 @@
-//! The one decoder: every supported architecture is this code with another [`DecoderSpec`], for serving and for training.
+//! The decoder: one implementation for every supported architecture, configured by a [`DecoderSpec`], for serving and for training.
 //!
-//! Tokens are packed without a batch axis: sequences lie end to end and [`Packed`] says where each begins and which
-//! positions its tokens have. The caller chooses the attention backend.
+//! Tokens are packed without a batch axis: sequences lie end to end, and [`Packed`] gives the start of each and the
+//! positions of its tokens. The caller chooses the attention backend.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::nn::{
 #[derive(Debug, Clone)]
 pub struct Decoder {
     spec: Arc<DecoderSpec>,
-    /// Its rows are looked up, no more. Tied, it is the head: one matrix in memory, however it is kept.
+    /// The embedding, of which only rows are looked up. If it is tied, it is also the head: one matrix in memory, in any format.
     embed: Linear,
     blocks: Vec<Block>,
     norm: RmsNorm,
@@ -29,7 +29,7 @@ pub struct Decoder {
     device: Device,
 }
 
-/// What a model is computed in: f32 on the CPU, whatever its tables are kept in; the embedding table's dtype elsewhere.
+/// Returns the dtype in which a model computes: f32 on the CPU, whatever the format of its tables; elsewhere the embedding table's dtype.
 pub(super) fn compute_dtype(device: &Device, embedding: DType) -> DType {
     match device.is_cpu() {
         true => DType::F32,
@@ -37,7 +37,7 @@ pub(super) fn compute_dtype(device: &Device, embedding: DType) -> DType {
     }
 }
 
-/// One layer: attention and MLP, each behind a norm and added to the residual stream.
+/// One layer: attention and MLP, each preceded by a norm and added to the residual stream.
 #[derive(Debug, Clone)]
 struct Block {
     input_norm: RmsNorm,
@@ -47,7 +47,7 @@ struct Block {
 }
 
 impl Block {
-    /// With `rows`, only those rows of the result are computed; keys and values still come from all of `x`.
+    /// Computes the block. With `rows`, only those rows of the result are computed; keys and values are still computed from all of `x`.
     fn forward(
         &self,
         x: &Tensor,
@@ -73,7 +73,7 @@ impl Decoder {
     /// Builds the decoder from its tensors.
     ///
     /// # Errors
-    /// What the source says of a missing or misshapen tensor.
+    /// Errors if the source has a missing tensor or one of another shape.
     pub fn new(spec: DecoderSpec, source: &mut dyn ParameterSource) -> Result<Self, ModelError> {
         let (hidden, eps) = (spec.hidden_size, spec.rms_norm_eps);
         let vocab_shape = [spec.vocab_size, hidden];
@@ -109,12 +109,12 @@ impl Decoder {
         &self.spec
     }
 
-    /// What hidden states are computed in: see [`compute_dtype`].
+    /// Returns the dtype of hidden states: see [`compute_dtype`].
     pub fn dtype(&self) -> DType {
         compute_dtype(&self.device, self.embed.dtype())
     }
 
-    /// What its matrices are kept in.
+    /// Returns the dtype of the weight matrices.
     pub fn weights_dtype(&self) -> DType {
         self.head.dtype()
     }
@@ -127,14 +127,14 @@ impl Decoder {
         self.blocks.len()
     }
 
-    /// Whether a step of so many tokens takes all that the device has, rather than a thread of a CPU.
+    /// Returns whether a step of this many tokens uses the whole device, rather than one thread of a CPU.
     pub fn spreads(&self, tokens: usize) -> bool {
-        // All blocks are of one shape.
+        // All blocks have the same shape.
         let block = self.blocks.first();
         block.is_some_and(|block| block.mlp.spreads(tokens))
     }
 
-    /// Bytes of its matrices.
+    /// Returns the bytes of the weight matrices.
     pub fn bytes(&self) -> usize {
         let embed = match self.spec.tie_word_embeddings {
             true => 0,
@@ -144,7 +144,7 @@ impl Decoder {
         embed + blocks + self.head.bytes()
     }
 
-    /// Hidden states after the last norm, `[tokens, hidden]`.
+    /// Returns the hidden states after the last norm, `[tokens, hidden]`.
     pub fn forward(
         &self,
         packed: Packed<'_>,
@@ -153,7 +153,7 @@ impl Decoder {
         self.run(packed, None, backend, &[])
     }
 
-    /// [`Self::forward`] for these rows of the result only, `[rows, hidden]`: the last block computes no others.
+    /// Works as [`Self::forward`] for the given rows of the result only, `[rows, hidden]`: the last block computes no others.
     pub fn forward_rows(
         &self,
         packed: Packed<'_>,
@@ -163,7 +163,7 @@ impl Decoder {
         self.run(packed, Some(rows), backend, &[])
     }
 
-    /// [`Self::forward_rows`], some tokens being computed with adapters. `rows` rise, and `adapted` are rows of the tokens.
+    /// Works as [`Self::forward_rows`], with adapters on some tokens. `rows` are ascending, and `adapted` are ranges of the tokens.
     pub fn forward_adapted(
         &self,
         packed: Packed<'_>,
@@ -209,7 +209,7 @@ impl Decoder {
         self.final_norm(&x)
     }
 
-    /// The residual stream before the first block, `[tokens, hidden]`.
+    /// Returns the residual stream before the first block, `[tokens, hidden]`.
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= self.spec.vocab_size) {
             return Err(ModelError::Input(format!(
@@ -217,13 +217,13 @@ impl Decoder {
                 self.spec.vocab_size
             )));
         }
-        // CPU arithmetic is f32 whatever the table is kept in.
+        // The CPU computes in f32 whatever the format of the table.
         Ok(self.embed.rows(ids)?.to_dtype(self.dtype())?)
     }
 
-    /// One block over the residual stream: what a trainer that recomputes layers walks.
+    /// Applies one block to the residual stream: for a trainer that recomputes layers.
     ///
-    /// With `rows` (u32, `[n]`), only those rows of the result are computed: all that is needed of the last block.
+    /// With `rows` (u32, `[n]`), only those rows of the result are computed, which is enough for the last block.
     pub fn block(
         &self,
         layer: usize,
@@ -236,20 +236,20 @@ impl Decoder {
         Ok(self.blocks[layer].forward(x, rows, rotations, backend, adapted)?)
     }
 
-    /// The norm between the last block and the head.
+    /// Applies the norm between the last block and the head.
     pub fn final_norm(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         Ok(self.norm.forward(x)?)
     }
 
-    /// Logits of the given hidden states, `[rows, vocab]` in f32.
+    /// Returns the logits of the given hidden states, `[rows, vocab]` in f32.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
         Ok(self.head.forward(hidden, &[])?.to_dtype(DType::F32)?)
     }
 
-    /// Log-probabilities of one target a row, without the logits of all rows.
+    /// Returns the log-probability of one target per row, without the logits of all rows.
     ///
     /// # Errors
-    /// When the head is packed for serving: its weight is then no tensor.
+    /// Errors if the head is packed for serving: its weight is then not a tensor.
     pub fn score(&self, hidden: &Tensor, targets: &[u32]) -> Result<Scores, ModelError> {
         let Some(weight) = self.head.plain_weight() else {
             return Err(ModelError::Input(
@@ -259,7 +259,7 @@ impl Decoder {
         Ok(score(hidden, weight, targets)?)
     }
 
-    /// cos and sin of every packed token.
+    /// Returns cos and sin of every packed token.
     pub fn rotations(&self, packed: Packed<'_>) -> Result<Rotations, ModelError> {
         let half = self.spec.rope.dim / 2;
         let tokens = packed.ids.len();

@@ -1,8 +1,8 @@
-//! What loading or running a model can fail with.
+//! Errors of loading or running a model.
 
 use std::path::PathBuf;
 
-/// Errors of the model floor: its files (each names the file or tensor at fault) and its computation.
+/// Errors of the model layer: from its files (each names the file or tensor) and from its computation.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error("{path}: {source}")]
@@ -10,12 +10,12 @@ pub enum ModelError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A configuration file that is not what it should be; the message names the field and its value.
+    /// An invalid configuration file; the message names the field and its value.
     #[error("{path}: {message}")]
     Config { path: PathBuf, message: String },
     #[error("unsupported architecture {found}; supported are {supported}")]
     UnsupportedArchitecture { found: String, supported: String },
-    /// A weights file or index that is truncated, corrupt or does not fit together.
+    /// A weights file or index that is truncated, corrupt or inconsistent.
     #[error("{path}: {message}")]
     Checkpoint { path: PathBuf, message: String },
     #[error("{path}: no tensor `{name}` (expected with shape {expected:?})")]
@@ -53,7 +53,7 @@ pub enum ModelError {
     /// A model id that could not be resolved or downloaded.
     #[error("model `{id}`: {message}")]
     Hub { id: String, message: String },
-    /// Tokens or lengths that the model has no place for.
+    /// Tokens or lengths that the model does not support.
     #[error("{0}")]
     Input(String),
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! From what `--model` says to a directory on this machine.
+//! Resolution of `--model` to a directory on this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use hf_hub::{HFClient, HFError};
 
 use super::error::ModelError;
 
-/// What a model needs here; nothing else of a repository (other weight formats, images) is downloaded.
+/// The files of a repository that are downloaded; other files (other weight formats, images) are not.
 const NEEDED: [&str; 10] = [
     "config.json",
     "generation_config.json",
@@ -17,18 +17,18 @@ const NEEDED: [&str; 10] = [
     "chat_template.json",
     "judge_template.toml",
     "judge_self_test.jsonl",
-    // At the root alone: `original/` and the like hold other formats' copies.
+    // In the root only: `original/` and the like hold copies in other formats.
     "model*.safetensors",
 ];
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Yields the directory of a model: `model` itself if that is a directory, else the download (or the cached copy) of
-/// the model id `owner/name`, or `owner/name@revision`.
+/// Returns the directory of a model: `model` itself if that is a directory, otherwise the download (or the cached copy)
+/// of the model id `owner/name`, or `owner/name@revision`.
 ///
 /// The cache, the endpoint and the token are Hugging Face's own (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`).
 ///
 /// # Errors
-/// [`ModelError::Hub`], saying whether the directory is missing, the id is unknown or the network is out of reach.
+/// Errors with [`ModelError::Hub`] if the directory is missing, the id is unknown or the network cannot be reached; the message says which.
 pub fn resolve(model: &str) -> Result<PathBuf, ModelError> {
     resolve_with(model, |client| client)
 }
@@ -58,7 +58,7 @@ fn resolve_with(
         ));
     };
 
-    // Two attempts: a machine without a network should hear so in seconds.
+    // Two attempts: without a network the error must come within seconds.
     let client = configure(HFClient::builder().retry_max_attempts(2))
         .build_sync()
         .map_err(|e| failed(e.to_string()))?;
@@ -76,7 +76,7 @@ fn resolve_with(
         Ok(dir) if dir.join("config.json").exists() => Ok(dir),
         Ok(_) => Err(failed("the repository has no config.json".into())),
         Err(HFError::Request { source, .. }) => match download(true) {
-            // A copy that an interrupted download left incomplete is refused when its weights are opened.
+            // A copy left incomplete by an interrupted download is rejected when its weights are opened.
             Ok(dir) if dir.join("config.json").exists() => Ok(dir),
             _ => Err(failed(format!(
                 "no such directory, not in the cache, and the model hub is out of reach ({}); \
@@ -88,7 +88,7 @@ fn resolve_with(
     }
 }
 
-/// Says why a directory holds no model, if it does not.
+/// Returns the reason for which a directory is not a model, if it is not.
 fn no_model(dir: &Path) -> Option<String> {
     if dir.join("config.json").exists() {
         return None;
@@ -128,7 +128,7 @@ fn is_gguf(path: &Path) -> bool {
         .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
-/// Says why a file is no model.
+/// Returns the reason for which a file is not a model.
 fn no_directory(path: &Path) -> String {
     match is_gguf(path) {
         true => NO_GGUF.to_owned(),
@@ -144,7 +144,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// `owner/name[@revision]`, in the hub's alphabet.
+/// Parses `owner/name[@revision]`, in the hub's alphabet.
 fn parse_id(id: &str) -> Option<(&str, &str, Option<&str>)> {
     let (repository, revision) = match id.split_once('@') {
         Some((repository, revision)) => (repository, Some(revision)),
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn an_unreachable_hub_is_said_clearly() {
         let cache = tempfile::tempdir().unwrap();
-        // A port that was just free: nothing listens there.
+        // A port that was free a moment ago: no server listens there.
         let port = std::net::TcpListener::bind("127.0.0.1:0")
             .unwrap()
             .local_addr()

@@ -1,7 +1,7 @@
-//! A loaded model with its tokenizer and chat template: what is sampled from and what is read as a judge.
+//! A loaded model with its tokenizer and chat template, for sampling and for label log-probabilities as a judge.
 //!
-//! This is the model by itself, one call at a time: for evaluation, training loops and tests. Serving many callers at
-//! once is another matter.
+//! This is the model alone, one call at a time: for evaluation, training loops and tests. Many concurrent callers are
+//! served by the engine instead.
 
 use std::path::{Path, PathBuf};
 
@@ -19,16 +19,16 @@ use crate::kernels::linear::{PackedLinear, WeightFormat, choose};
 use crate::nn::{AttentionBackend, Linear, Lora};
 use crate::text::{ChatSetup, ChatTemplate, Tokenizer};
 
-/// Tokens of a KV block.
+/// Tokens per KV block.
 const BLOCK_SIZE: usize = 16;
 
-/// Tokens that go through the model at once when prompts are read.
+/// The maximum number of tokens per forward pass when prompts are scored.
 const READ_TOKENS: usize = 8192;
 
-/// Sequences that are continued at once.
+/// The maximum number of sequences that are sampled at once.
 const SAMPLE_SEQUENCES: usize = 128;
 
-/// How [`LanguageModel::sample`] draws.
+/// Sampling parameters of [`LanguageModel::sample`].
 #[derive(Debug, Clone)]
 pub struct SampleParams {
     /// 0 is greedy.
@@ -36,27 +36,27 @@ pub struct SampleParams {
     pub max_new_tokens: usize,
     /// Sequence `i` of a call draws from stream `i` of this seed.
     pub seed: u64,
-    /// Generation ends after any of these; the stop id is part of the completion.
+    /// Generation ends after any of these ids; the stop id is part of the completion.
     pub stop_ids: Vec<u32>,
 }
 
-/// What one prompt was continued with.
+/// The continuation of one prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Completion {
     pub ids: Vec<u32>,
-    /// Whether a stop id ended it, rather than the token cap.
+    /// Whether a stop id ended it, rather than the token limit.
     pub finished: bool,
 }
 
-/// How a model is loaded.
+/// Options for loading a model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     pub device: Device,
-    /// How weights are kept on the CPU; `None` keeps what the checkpoint has (see [`choose`]).
+    /// The format of weights on the CPU; `None` keeps the checkpoint's (see [`choose`]).
     pub format: Option<WeightFormat>,
-    /// A PEFT adapter directory laid over the model, unmerged.
+    /// A PEFT adapter directory to apply to the model, unmerged.
     pub adapter: Option<PathBuf>,
-    /// The chat template, where it is not the model's own, and its variables.
+    /// The chat template, if it is not the model's own, and its variables.
     pub chat: ChatSetup,
 }
 
@@ -71,7 +71,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// A model directory in memory.
+/// A model directory loaded into memory.
 pub struct LanguageModel {
     decoder: Decoder,
     tokenizer: Tokenizer,
@@ -80,7 +80,7 @@ pub struct LanguageModel {
     device: Device,
 }
 
-/// Hands the decoder what serving keeps: packed linear layers on the CPU, tensors in the checkpoint's dtype elsewhere.
+/// Gives the decoder its tensors for serving: packed linear layers on the CPU, tensors in the checkpoint's dtype elsewhere.
 struct Serving<'a> {
     checkpoint: &'a Checkpoint,
     options: &'a LoadOptions,
@@ -88,7 +88,7 @@ struct Serving<'a> {
 }
 
 impl Serving<'_> {
-    /// What the model will be computed in.
+    /// Returns the dtype in which the model will compute.
     fn dtype(&self) -> DType {
         compute_dtype(
             &self.options.device,
@@ -104,7 +104,7 @@ impl Serving<'_> {
 impl ParameterSource for Serving<'_> {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let device = &self.options.device;
-        // On the CPU norms and biases are computed with, the embedding table is only looked up.
+        // On the CPU norms and biases take part in f32 arithmetic; the embedding table is only looked up.
         let dtype = match device.is_cpu() && shape.len() < 2 {
             true => DType::F32,
             false => self.stored(name),
@@ -148,7 +148,7 @@ impl LanguageModel {
     /// Loads a directory in Hugging Face layout.
     ///
     /// # Errors
-    /// Names the file or tensor that is missing, damaged or does not fit.
+    /// Errors with the name of the file or tensor that is missing, damaged or does not fit.
     pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, ModelError> {
         let config = ModelConfig::from_dir(dir)?;
         let checkpoint = Checkpoint::open(dir)?.check_finite(true);
@@ -187,25 +187,25 @@ impl LanguageModel {
         &self.tokenizer
     }
 
-    /// The chat template; an empty one that says so when it renders, where the model has none.
+    /// Returns the chat template. If the model has none, rendering errors with that reason.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.chat_template
     }
 
-    /// Ids that end an answer: see [`stop_ids`].
+    /// Returns the ids that end an answer: see [`stop_ids`].
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }
 
-    /// The longest sequence, prompt and answer together.
+    /// Returns the maximum length of a sequence, prompt and answer together.
     pub fn max_context(&self) -> usize {
         self.decoder.spec().max_context()
     }
 
-    /// Continues every prompt once, in batches; a prompt's continuation does not depend on its neighbours.
+    /// Continues every prompt once, in batches; a prompt's continuation does not depend on the other prompts.
     ///
     /// # Errors
-    /// An empty prompt, an unknown token, or a prompt that leaves no room for one new token.
+    /// Errors if a prompt is empty, contains an unknown token, or leaves no room for one new token.
     pub fn sample(
         &self,
         prompts: &[Vec<u32>],
@@ -228,7 +228,7 @@ impl LanguageModel {
         Ok(completions)
     }
 
-    /// `first` is the place of the first prompt among all of the call's.
+    /// Samples one batch; `first` is the index of its first prompt among all prompts of the call.
     fn sample_batch(
         &self,
         prompts: &[Vec<u32>],
@@ -286,7 +286,7 @@ impl LanguageModel {
             .collect())
     }
 
-    /// Feeds every running sequence the tokens the caches do not hold yet; logits of the last of each.
+    /// Computes the tokens of every running sequence that the caches do not hold yet. Returns the logits of each sequence's last token.
     fn step(
         &self,
         running: &mut [&mut Sequence],
@@ -314,7 +314,7 @@ impl LanguageModel {
         self.last_logits(&batch, &backend)
     }
 
-    /// Logits after the last token of each sequence.
+    /// Returns the logits after the last token of each sequence.
     fn last_logits(
         &self,
         batch: &PackedBatch,
@@ -327,10 +327,10 @@ impl LanguageModel {
         Ok(self.decoder.logits(&hidden)?.to_vec2()?)
     }
 
-    /// Raw full-vocabulary log-probabilities (natural log) of two label tokens at the position after each prompt.
+    /// Returns the raw full-vocabulary log-probabilities (natural log) of two label tokens at the position after each prompt.
     ///
     /// # Errors
-    /// An empty or over-long prompt; an unknown token.
+    /// Errors if a prompt is empty or too long, or contains an unknown token.
     pub fn label_logprobs(
         &self,
         prompts: &[Vec<u32>],
@@ -345,7 +345,7 @@ impl LanguageModel {
                 "labels {labels:?} are outside the vocabulary of {vocab}"
             )));
         }
-        // Prompts of like length go together: no sequence waits for a far longer one.
+        // Prompts of similar length share a batch: no sequence waits for a far longer one.
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&i| prompts[i].len());
         let mut read = vec![[0f32; 2]; prompts.len()];
@@ -376,12 +376,12 @@ impl LanguageModel {
 struct Sequence {
     ids: Vec<u32>,
     prompt_len: usize,
-    /// Tokens whose keys and values the caches hold.
+    /// The number of tokens whose keys and values are in the caches.
     computed: usize,
-    /// New tokens it may grow by.
+    /// The maximum number of new tokens.
     room: usize,
     block_table: Vec<u32>,
-    /// The sequence's own stream of random numbers.
+    /// The sequence's own random stream.
     draws: Draws,
     finished: bool,
 }

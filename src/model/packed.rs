@@ -1,18 +1,18 @@
 //! The tokens of a forward pass: sequences end to end, without a batch axis and without padding.
 
-/// What a forward pass reads.
+/// The input of a forward pass.
 #[derive(Debug, Clone, Copy)]
 pub struct Packed<'a> {
     pub ids: &'a [u32],
     /// Sequence `s` is `ids[cu_seqlens[s]..cu_seqlens[s + 1]]`.
     pub cu_seqlens: &'a [u32],
-    /// Length of each sequence including what the cache already holds; its tokens here are the last of it.
+    /// The length of each sequence, including its tokens in the cache; the tokens given here are its last ones.
     pub seq_lens: &'a [u32],
-    /// Tokens of each sequence's prompt, wherever they are computed: what dynamic rotary scaling turns it by.
+    /// The length of each sequence's prompt, wherever its tokens are computed: dynamic rotary scaling depends on it.
     pub prompt_lens: &'a [u32],
 }
 
-/// A [`Packed`] that is being put together, one sequence after the other.
+/// A builder of [`Packed`], one sequence after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedBatch {
     ids: Vec<u32>,
@@ -33,8 +33,8 @@ impl Default for PackedBatch {
 }
 
 impl PackedBatch {
-    /// Appends the last tokens of a sequence that is `seq_len` tokens long and began with a prompt of `prompt_len`; what lies before
-    /// them is in the cache.
+    /// Appends the last tokens of a sequence that is `seq_len` tokens long and starts with a prompt of `prompt_len` tokens; the tokens
+    /// before them are in the cache.
     pub fn push(&mut self, ids: &[u32], seq_len: usize, prompt_len: usize) {
         self.ids.extend_from_slice(ids);
         self.cu_seqlens.push(self.ids.len() as u32);
@@ -42,17 +42,17 @@ impl PackedBatch {
         self.prompt_lens.push(prompt_len as u32);
     }
 
-    /// Appends a sequence that is a prompt, and of which no cache holds anything.
+    /// Appends a whole sequence that is a prompt and has no cached tokens.
     pub fn push_whole(&mut self, ids: &[u32]) {
         self.push(ids, ids.len(), ids.len());
     }
 
-    /// Appends a prompt of `prompt_len` tokens with what follows it, of which no cache holds anything.
+    /// Appends a whole sequence without cached tokens: a prompt of `prompt_len` tokens and an answer.
     pub fn push_answered(&mut self, ids: &[u32], prompt_len: usize) {
         self.push(ids, ids.len(), prompt_len);
     }
 
-    /// The tokens of all sequences.
+    /// Returns the tokens of all sequences.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -65,7 +65,7 @@ impl PackedBatch {
         &self.seq_lens
     }
 
-    /// The row of each sequence's last token. No sequence may be empty.
+    /// Returns the row of each sequence's last token. No sequence may be empty.
     pub fn last_rows(&self) -> Vec<u32> {
         self.cu_seqlens[1..].iter().map(|end| end - 1).collect()
     }
@@ -81,7 +81,7 @@ impl PackedBatch {
 }
 
 impl<'a> FromIterator<&'a [u32]> for PackedBatch {
-    /// Whole sequences, in order.
+    /// Collects whole sequences, in order.
     fn from_iter<I: IntoIterator<Item = &'a [u32]>>(sequences: I) -> Self {
         let mut batch = Self::default();
         for ids in sequences {

@@ -1,4 +1,4 @@
-//! The tensors an architecture consists of, by their checkpoint names.
+//! The tensors of an architecture, by their checkpoint names.
 
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
@@ -7,18 +7,18 @@ use rand_chacha::ChaCha8Rng;
 use super::{DecoderSpec, ModelError};
 use crate::nn::{Linear, Lora};
 
-/// Where the decoder takes its tensors from: a checkpoint on disk, or a trainer's variables.
+/// A source of the decoder's tensors: a checkpoint on disk, or a trainer's variables.
 pub trait ParameterSource {
-    /// The tensor of this checkpoint name.
+    /// Returns the tensor with this checkpoint name.
     ///
     /// # Errors
-    /// When there is none or its shape is another.
+    /// Errors if there is none, or if it has another shape.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError>;
 
-    /// The linear layer at `path` (its tensor names without `.weight` and `.bias`).
+    /// Returns the linear layer at `path` (its tensor names without `.weight` and `.bias`).
     ///
     /// # Errors
-    /// As [`Self::tensor`].
+    /// Same as [`Self::tensor`].
     fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
         let weight = self.tensor(&format!("{path}.weight"), &shape)?;
         let bias = match bias {
@@ -28,7 +28,7 @@ pub trait ParameterSource {
         Ok(Linear::plain(weight, bias, self.lora(path)?))
     }
 
-    /// The adapter of the linear layer at `path`, if it has one.
+    /// Returns the adapter of the linear layer at `path`, if it has one.
     fn lora(&mut self, path: &str) -> Result<Option<Lora>, ModelError> {
         let _ = path;
         Ok(None)
@@ -36,7 +36,7 @@ pub trait ParameterSource {
 }
 
 impl DecoderSpec {
-    /// The shape `[out, in]` of every linear layer of a block, by its path within the block.
+    /// Returns the shape `[out, in]` of every linear layer of a block, with its path within the block.
     pub fn block_linears(&self) -> [(&'static str, [usize; 2]); 7] {
         let (hidden, ffn) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (
@@ -54,7 +54,7 @@ impl DecoderSpec {
         ]
     }
 
-    /// Every tensor of the model with its shape, in the order of the forward pass.
+    /// Returns every tensor name of the model with its shape, in the order of the forward pass.
     pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
         let hidden = self.hidden_size;
         let mut list = vec![(
@@ -85,14 +85,14 @@ impl DecoderSpec {
         list
     }
 
-    /// The shape `[out, in]` of the linear layer at this full path (`model.layers.0.mlp.up_proj`), if there is one.
+    /// Returns the shape `[out, in]` of the linear layer at this full path (`model.layers.0.mlp.up_proj`), if there is one.
     pub fn linear_shape(&self, path: &str) -> Option<[usize; 2]> {
         let linears = self.block_linears();
         let place = self.linear_place(path)?;
         Some(linears[place % linears.len()].1)
     }
 
-    /// The place of the linear layer at this full path among all of the model, block by block.
+    /// Returns the index of the linear layer at this full path among all of the model, block by block.
     pub fn linear_place(&self, path: &str) -> Option<usize> {
         let (layer, within) = path.strip_prefix("model.layers.")?.split_once('.')?;
         let layer = layer
@@ -104,12 +104,12 @@ impl DecoderSpec {
         Some(layer * linears.len() + at)
     }
 
-    /// Linear layers of all blocks.
+    /// Returns the number of linear layers in all blocks.
     pub fn num_linears(&self) -> usize {
         self.num_layers() * self.block_linears().len()
     }
 
-    /// Whether the linear layer at this path within a block has a bias.
+    /// Returns whether the linear layer at this path within a block has a bias.
     pub fn has_bias(&self, path: &str) -> bool {
         match path {
             "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => self.qkv_bias,
@@ -118,7 +118,7 @@ impl DecoderSpec {
         }
     }
 
-    /// Numbers the model has.
+    /// Returns the number of parameters of the model.
     pub fn num_parameters(&self) -> usize {
         self.parameters()
             .iter()
@@ -127,8 +127,8 @@ impl DecoderSpec {
     }
 }
 
-/// Fresh weights: normal with deviation 0.02, projections that write to the residual stream divided by
-/// `sqrt(2 layers)` (GPT-2), norms 1, biases 0. A function of the seed alone.
+/// Returns random weights: normal with standard deviation 0.02, projections that write to the residual stream divided
+/// by `sqrt(2 layers)` (GPT-2), norms 1, biases 0. They are a function of the seed alone.
 pub fn random_parameters(
     spec: &DecoderSpec,
     seed: u64,
@@ -157,7 +157,7 @@ pub fn random_parameters(
         .collect()
 }
 
-/// One standard normal draw (Box-Muller, one of the pair).
+/// Returns one standard normal draw (Box-Muller, one of the pair).
 fn normal(rng: &mut ChaCha8Rng) -> f64 {
     let (u, v): (f64, f64) = (rng.random(), rng.random());
     (-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()

@@ -1,12 +1,12 @@
-//! The rotary part of a `config.json`, in either spelling.
+//! The rotary settings of a `config.json`, in either spelling.
 
 use super::arch::MAX_POSITIONS;
 use super::config::Fields;
 use super::error::ModelError;
 use crate::nn::rotary::{RopeScaling, RopeSpec, YarnScaling};
 
-/// Both spellings: `rope_parameters` (transformers 5) or `rope_theta` beside `rope_scaling`. As there, a non-empty
-/// `rope_scaling` wins where a file has both.
+/// Reads both spellings: `rope_parameters` (transformers 5) or `rope_theta` beside `rope_scaling`. As in transformers,
+/// a non-empty `rope_scaling` takes precedence where a file has both.
 pub(super) fn read(
     fields: &Fields,
     dim: usize,
@@ -87,7 +87,7 @@ fn scaling(
             factor => Ok(factor),
         }
     };
-    // A value beside the rope parameters wins over one in them, and the model's own length stands in for neither.
+    // A value beside the rope parameters takes precedence over one inside them; the model's own length replaces neither.
     let original = || -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
         Ok(match fields.optional_size(name, MAX_POSITIONS)? {
@@ -144,7 +144,7 @@ fn scaling(
                     "rope yarn: beta_fast {beta_fast} is below beta_slow {beta_slow}"
                 )));
             }
-            // Absent or null, the factor is how far the context was stretched.
+            // If the factor is absent or null, it is the ratio by which the context was extended.
             let stretch = max_position_embeddings as f64 / original as f64;
             let optional = |name: &str| -> Result<Option<f64>, ModelError> {
                 match parameters.number(name)? {

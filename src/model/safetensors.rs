@@ -1,8 +1,8 @@
 //! The safetensors file format: an 8-byte little-endian header length, a JSON header, then the tensors' bytes.
 //!
-//! Read here rather than by the `safetensors` crate because its end-of-data sum can overflow on a hostile header, and
-//! because a reader who names the tensor at fault is worth eighty lines. Accepted is what that crate accepts: tensors
-//! in any order in the header, tiling the data without holes or overlaps to the very end of the file.
+//! The format is read here rather than by the `safetensors` crate because that crate's end-of-data sum can overflow on
+//! a hostile header, and because this reader's errors name the tensor at fault. It accepts the same files as that
+//! crate: tensors in any order in the header, covering the data without holes or overlaps to the very end of the file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,14 +35,15 @@ impl SafetensorsFile {
         };
         let file = crate::files::open(path).map_err(io)?;
         if file.metadata().map_err(io)?.len() < LENGTH_BYTES as u64 {
-            // Mapping an empty file is an error of its own on some systems.
+            // Mapping an empty file is itself an error on some systems.
             return Err(corrupt(
                 path,
                 "truncated: shorter than a safetensors header",
             ));
         }
         // SAFETY: the mapping is only read, through slices whose bounds were checked when it was made. A file that
-        // another process truncates meanwhile would fault; weights are replaced by rename (see `write`), not rewritten.
+        // another process truncates in the meantime would fault; weights are replaced by rename (see `write`), not
+        // rewritten.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let (entries, metadata) = parse(&map).map_err(|message| corrupt(path, message))?;
         Ok(Self {
@@ -60,13 +61,13 @@ fn corrupt(path: &Path, message: impl Into<String>) -> ModelError {
     }
 }
 
-/// Writes tensors in order of name. Atomic: `path` holds the old file or the whole new one, also after a power cut.
+/// Writes tensors in order of name. Atomic: `path` holds the old file or the whole new one, also after a power failure.
 ///
-/// `dtype` converts floating-point tensors (F32, F16, BF16) as they are written; `None` keeps each as it is, integers
-/// always. The metadata is `{"format": "pt"}` and what `metadata` adds.
+/// `dtype` converts floating-point tensors (F32, F16, BF16) as they are written; `None` keeps their dtypes, and
+/// integers are never converted. The metadata is `{"format": "pt"}` and the entries of `metadata`.
 ///
 /// # Errors
-/// [`ModelError::Io`], or [`ModelError::TensorDtype`] for a dtype that has no place in a checkpoint.
+/// Errors with [`ModelError::Io`], or with [`ModelError::TensorDtype`] for a dtype that checkpoints do not support.
 pub fn write(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
@@ -154,8 +155,9 @@ fn bytes_of(tensor: &Tensor) -> Result<Vec<u8>, candle_core::Error> {
     })
 }
 
-/// Replaces a file by what `fill` writes, atomically: a temporary file beside it, synced, renamed, the folder synced.
-/// On an error the temporary file is removed and `path` is as it was.
+/// Replaces a file atomically by the output of `fill`: writes a temporary file beside it, syncs it, renames it and
+/// syncs the folder.
+/// On an error the temporary file is removed and `path` is unchanged.
 pub fn replace(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), ModelError>,

@@ -1,4 +1,4 @@
-//! The header of a safetensors file: which tensors there are and where they lie, with everything checked against the file's size.
+//! The header of a safetensors file: its tensors and their byte ranges, all checked against the file's size.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,22 +8,22 @@ use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// Bytes of the header's length, before the header.
+/// Bytes of the length field before the header.
 pub(super) const LENGTH_BYTES: usize = 8;
 /// The reference implementation's limit.
 const MAX_HEADER_BYTES: usize = 100_000_000;
-/// Tensors of one file; those of the largest known models have a few hundred, and 100,000 over all their files.
+/// The maximum number of tensors of one file; the largest known models have a few hundred per file, and 100,000 over all their files.
 const MAX_TENSORS: usize = 100_000;
-/// Dimensions of a tensor; no layer has more than five.
+/// The maximum number of dimensions of a tensor; no layer has more than five.
 const MAX_DIMENSIONS: usize = 16;
 
-/// Where a tensor lies in its file. Whatever is in here has been checked against the file's size.
+/// A tensor's position in its file. All values have been checked against the file's size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// As spelt in the header: `F32`, `BF16`, `I64`, ...
+    /// As in the header: `F32`, `BF16`, `I64`, ...
     pub dtype: String,
     pub shape: Vec<usize>,
-    /// Bytes of the file.
+    /// The byte range in the file.
     pub bytes: Range<usize>,
 }
 
@@ -70,13 +70,13 @@ pub(super) fn parse(file: &[u8]) -> Result<Header, String> {
     Ok((entries, metadata))
 }
 
-/// A header as it is read: no more than [`MAX_TENSORS`] tensors are ever in memory.
+/// A header while it is parsed: at most [`MAX_TENSORS`] tensors are ever in memory.
 struct Described {
     tensors: BTreeMap<String, DescribedTensor>,
     metadata: BTreeMap<String, String>,
 }
 
-/// What a header says of a tensor.
+/// A tensor's description in the header.
 #[derive(Deserialize)]
 struct DescribedTensor {
     dtype: Option<String>,
@@ -84,7 +84,7 @@ struct DescribedTensor {
     data_offsets: Option<Numbers>,
 }
 
-/// A few whole numbers.
+/// A short list of whole numbers.
 struct Numbers(Vec<usize>);
 
 impl<'de> Deserialize<'de> for Described {
@@ -105,7 +105,7 @@ impl<'de> Deserialize<'de> for Described {
                 };
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        // Anybody's remarks: what is no text is passed over.
+                        // The metadata is free-form: values that are not strings are skipped.
                         let remarks: Value = map.next_value()?;
                         let remarks = remarks.as_object().into_iter().flatten();
                         let texts = remarks.filter_map(|(key, text)| {
@@ -162,7 +162,7 @@ impl<'de> Deserialize<'de> for Numbers {
     }
 }
 
-/// One header entry, its byte range still relative to the data.
+/// Converts one header entry; its byte range is still relative to the data.
 fn entry(described: DescribedTensor) -> Result<Entry, String> {
     let dtype = described.dtype.ok_or("no dtype in the header")?;
     let Numbers(shape) = described.shape.ok_or("no shape in the header")?;
@@ -194,7 +194,7 @@ fn entry(described: DescribedTensor) -> Result<Entry, String> {
     })
 }
 
-/// Bytes a value of a header's dtype; unknown ones are refused when a tensor of theirs is read.
+/// Returns the bytes per value of a header's dtype; a tensor of an unknown dtype is rejected when it is read.
 fn size_of(dtype: &str) -> Option<usize> {
     match dtype {
         "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => Some(1),

@@ -1,9 +1,9 @@
-//! From logits to a token, and to a log-probability.
+//! Sampling of a token from logits, and the log-probability of a token.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// The draws of one sequence: a stream of its own, so that neighbours change nothing.
+/// The random draws of one sequence: each has its own stream, so other sequences do not affect it.
 pub(super) struct Draws(ChaCha8Rng);
 
 impl Draws {
@@ -13,7 +13,7 @@ impl Draws {
         Self(rng)
     }
 
-    /// A token from `softmax(logits / temperature)`; the most probable one at temperature 0.
+    /// Draws a token from `softmax(logits / temperature)`; returns the most probable one at temperature 0.
     pub fn draw(&mut self, logits: &[f32], temperature: f32) -> u32 {
         let (best, max) =
             logits
@@ -40,7 +40,7 @@ impl Draws {
     }
 }
 
-/// `log softmax(logits)[at]`, summed in f64.
+/// Returns `log softmax(logits)[at]`, summed in f64.
 pub(super) fn log_softmax_at(logits: &[f32], at: usize) -> f32 {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
@@ -64,7 +64,7 @@ mod tests {
         let ones = (0..n).filter(|_| draws.draw(&logits, 1.0) == 1).count();
         let share = ones as f64 / f64::from(n);
         assert!((share - 2.0 / 3.0).abs() < 0.01, "{share}");
-        // At half the temperature the odds square.
+        // At half the temperature the odds are squared.
         let ones = (0..n).filter(|_| draws.draw(&logits, 0.5) == 1).count();
         let share = ones as f64 / f64::from(n);
         assert!((share - 0.8).abs() < 0.01, "{share}");

@@ -8,7 +8,7 @@ use crate::text::{ChatTemplate, SpecialTokens, TextError, Tokenizer, end_ids};
 /// Returns the ids that end an answer: those of the model's configuration files, the tokenizer's `eos_token` and the token with which
 /// the chat template ends a turn.
 ///
-/// Fine-tunes of base models often leave the first at the base model's end of text, while their answers end with the others.
+/// Fine-tunes of base models often keep the base model's end-of-text id in the configuration, while their answers end with the other ids.
 pub fn stop_ids(
     config: &ModelConfig,
     tokenizer: &Tokenizer,

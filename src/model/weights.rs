@@ -1,7 +1,7 @@
 //! A checkpoint on disk: one `model.safetensors`, or shards listed in `model.safetensors.index.json`.
 //!
-//! Files are mapped, not read: a tensor's bytes are touched when it is converted to the dtype asked for, and let go of then, so
-//! that what has been read does not count as this process's memory beside what was made of it.
+//! Files are mapped, not read: a tensor's bytes are touched when it is converted to the requested dtype, and its pages are released then.
+//! So file pages that were read do not count as this process's memory beside the converted tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,13 +20,13 @@ use super::safetensors::{self, Entry, SafetensorsFile};
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Values a thread converts at a time.
+/// The number of values that a thread converts at a time.
 const CHUNK: usize = 1 << 16;
 
 /// The tensors of a model directory (or of one file), by name.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// The file or index that was opened, for messages.
+    /// The opened file or index, for messages.
     path: PathBuf,
     tensors: BTreeMap<String, Stored>,
     metadata: BTreeMap<String, String>,
@@ -37,7 +37,7 @@ pub struct Checkpoint {
 struct Stored {
     file: Arc<Shard>,
     entry: Entry,
-    /// Whether the tensor was ever asked for.
+    /// Whether the tensor has been read.
     read: AtomicBool,
 }
 
@@ -48,9 +48,9 @@ struct Shard {
 }
 
 impl Shard {
-    /// Lets go of pages that have been read.
+    /// Releases pages that have been read.
     fn release(&self, bytes: &Range<usize>) {
-        // SAFETY: the mapping is of a file and only read: a page that is touched again comes from the file again.
+        // SAFETY: the mapping is of a file and is only read: a released page is loaded from the file again when it is touched.
         let released = unsafe {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             self.map
@@ -63,10 +63,11 @@ impl Shard {
 }
 
 impl Checkpoint {
-    /// Opens a model directory: `model.safetensors` if it is there, else the shards of the index.
+    /// Opens a model directory: `model.safetensors` if it exists, otherwise the shards of the index.
     ///
     /// # Errors
-    /// [`ModelError::Io`] and [`ModelError::Checkpoint`]: missing, truncated, corrupt, or an index that does not fit.
+    /// Errors with [`ModelError::Io`] or [`ModelError::Checkpoint`] if a file is missing, truncated or corrupt, or the index does not
+    /// match.
     pub fn open(dir: &Path) -> Result<Self, ModelError> {
         let single = dir.join(WEIGHTS_FILE);
         if single.exists() {
@@ -87,7 +88,7 @@ impl Checkpoint {
         ))
     }
 
-    /// Opens one safetensors file, whatever its name.
+    /// Opens one safetensors file of any name.
     pub fn open_file(path: &Path) -> Result<Self, ModelError> {
         let SafetensorsFile {
             map,
@@ -122,7 +123,7 @@ impl Checkpoint {
             .ok_or_else(|| corrupt(index, "no weight_map"))?;
         let mut by_shard: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (name, file) in map {
-            // A shard lies beside its index: a path in here would read files that are nobody's weights.
+            // A shard is beside its index: a path here could read files outside the model directory.
             let file = file
                 .as_str()
                 .filter(|file| file.ends_with(".safetensors") && !file.contains(['/', '\\', '\0']))
@@ -167,13 +168,13 @@ impl Checkpoint {
         })
     }
 
-    /// Makes [`Checkpoint::tensor`] refuse NaN and infinities (also those that a conversion to f16 makes).
+    /// Sets whether [`Checkpoint::tensor`] rejects NaN and infinities (also those that a conversion to f16 produces).
     pub fn check_finite(mut self, check: bool) -> Self {
         self.check_finite = check;
         self
     }
 
-    /// The names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -186,12 +187,12 @@ impl Checkpoint {
         self.tensors.get(name).map(|t| t.entry.shape.as_slice())
     }
 
-    /// The dtype a tensor is stored in, where it is one that [`Checkpoint::tensor`] reads.
+    /// Returns the dtype in which a tensor is stored, if [`Checkpoint::tensor`] can read it.
     pub fn dtype(&self, name: &str) -> Option<DType> {
         stored_dtype(&self.tensors.get(name)?.entry.dtype)
     }
 
-    /// The header's `__metadata__` (of a single file).
+    /// Returns the header's `__metadata__` (of a single file).
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
     }
@@ -199,8 +200,8 @@ impl Checkpoint {
     /// Reads a tensor, converted to `dtype` (F32, F16 or BF16; rounded to nearest, ties to even).
     ///
     /// # Errors
-    /// [`ModelError::MissingTensor`], [`ModelError::TensorShape`] with both shapes, [`ModelError::TensorDtype`], and
-    /// [`ModelError::NotFinite`] where [`Checkpoint::check_finite`] asks for it.
+    /// Errors with [`ModelError::MissingTensor`], [`ModelError::TensorShape`] with both shapes,
+    /// [`ModelError::TensorDtype`], or [`ModelError::NotFinite`] if [`Checkpoint::check_finite`] is set.
     pub fn tensor(
         &self,
         name: &str,
@@ -261,11 +262,11 @@ impl Checkpoint {
         })
     }
 
-    /// Refuses tensors that nobody has read: a checkpoint of another architecture, or of a variant that the
-    /// configuration does not tell about (biases, say), must not load as if it fitted.
+    /// Errors if a tensor has not been read: a checkpoint of another architecture, or of a variant that the configuration
+    /// does not describe (with biases, for example), must not load as if it fitted.
     ///
-    /// Tolerated are buffers that older exporters saved (`...rotary_emb.inv_freq`) and, with tied embeddings, an equal copy
-    /// of them in `lm_head.weight`. Another `lm_head.weight` is refused: it was trained, and would not be used.
+    /// Ignored are buffers that older exporters saved (`...rotary_emb.inv_freq`) and, with tied embeddings, an equal copy
+    /// of them in `lm_head.weight`. A different `lm_head.weight` is rejected: it was trained, and would not be used.
     pub fn refuse_unread(&self, tie_word_embeddings: bool) -> Result<(), ModelError> {
         if tie_word_embeddings {
             self.refuse_other_head()?;
@@ -297,7 +298,7 @@ impl Checkpoint {
 
 impl Checkpoint {
     /// # Errors
-    /// An output layer that differs from the embedding it is said to be.
+    /// Errors if the output layer differs from the embedding to which the configuration ties it.
     fn refuse_other_head(&self) -> Result<(), ModelError> {
         let (Some(head), Some(embedding)) = (
             self.tensors.get("lm_head.weight"),
@@ -317,7 +318,7 @@ impl Checkpoint {
 }
 
 impl Stored {
-    /// Whether both hold the same numbers.
+    /// Returns whether both hold the same numbers.
     fn equals(&self, other: &Self) -> bool {
         let bytes = |stored: &Self| stored.entry.bytes.clone();
         let (own, others) = (&self.file.map[bytes(self)], &other.file.map[bytes(other)]);
@@ -349,8 +350,8 @@ impl Stored {
     }
 }
 
-/// Writes `model.safetensors` into a model directory, tensors sorted by name, atomically; stale shards of an earlier
-/// save are not looked at again, because the single file wins (see [`Checkpoint::open`]).
+/// Writes `model.safetensors` into a model directory, tensors sorted by name, atomically. Stale shards of an earlier
+/// save are ignored, because the single file takes precedence (see [`Checkpoint::open`]).
 ///
 /// See [`safetensors::write`] for `dtype` and the errors.
 pub fn save(
@@ -377,7 +378,7 @@ fn stored_dtype(header: &str) -> Option<DType> {
     }
 }
 
-/// Little-endian bytes of one of the three stored dtypes, converted; through f32, which holds each of them exactly.
+/// Converts little-endian bytes of one of the three stored dtypes, through f32, which represents each of them exactly.
 fn convert<T: Send + Copy + Default>(
     bytes: &[u8],
     from: DType,
@@ -408,7 +409,7 @@ fn convert<T: Send + Copy + Default>(
     values
 }
 
-/// How many values are NaN or infinite, and the index of the first.
+/// Returns the number of values that are NaN or infinite, and the index of the first.
 fn non_finite<T: Sync + Copy>(
     values: &[T],
     to_f32: impl Fn(T) -> f32 + Sync,

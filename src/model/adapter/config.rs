@@ -1,4 +1,4 @@
-//! `adapter_config.json`: which layers a LoRA adapter changes, and by how much.
+//! `adapter_config.json`: the layers that a LoRA adapter changes, with their ranks and scales.
 
 use std::collections::BTreeMap;
 
@@ -11,25 +11,25 @@ use super::AdapterError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoraConfig {
-    /// Rank.
+    /// The rank.
     pub r: usize,
     pub lora_alpha: f64,
-    /// Only in training; an adapter that is served has none.
+    /// Used only in training, never in serving.
     pub lora_dropout: f64,
     /// Rank-stabilised: the scale is `alpha / √r` instead of `alpha / r` (Kalajdzievski 2023).
     pub use_rslora: bool,
     /// Names of linear layers, or ends of their paths (`q_proj`, `self_attn.q_proj`); `"all-linear"` for all of the decoder.
     #[serde(deserialize_with = "modules")]
     pub target_modules: Vec<String>,
-    /// Ranks that differ, by the end of the path.
+    /// Ranks of single layers, by the end of their path.
     pub rank_pattern: BTreeMap<String, usize>,
-    /// Alphas that differ, by the end of the path.
+    /// Alphas of single layers, by the end of their path.
     pub alpha_pattern: BTreeMap<String, f64>,
-    /// For the reader; nothing is loaded from there.
+    /// Informative only; nothing is loaded from there.
     pub base_model_name_or_path: Option<String>,
 }
 
-/// PEFT's word for all linear layers but the output layer.
+/// PEFT's name for all linear layers except the output layer.
 const ALL_LINEAR: &str = "all-linear";
 
 /// The linear layers of the decoder.
@@ -43,7 +43,7 @@ const LINEAR_LAYERS: [&str; 7] = [
     "down_proj",
 ];
 
-/// A list of names, or [`ALL_LINEAR`]. Another string would be a regular expression in PEFT.
+/// Reads a list of names, or [`ALL_LINEAR`]. Any other string would be a regular expression in PEFT.
 fn modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(
@@ -64,7 +64,7 @@ fn modules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
 }
 
 impl Default for LoraConfig {
-    /// All linear layers of the decoder, rank 8, alpha 16 (SELF-JUDGE's).
+    /// Returns the settings: all linear layers of the decoder, rank 8, alpha 16 (as in SELF-JUDGE).
     fn default() -> Self {
         Self {
             r: 8,
@@ -79,7 +79,7 @@ impl Default for LoraConfig {
     }
 }
 
-/// Fields of PEFT's configuration that say nothing about the formula.
+/// Fields of PEFT's configuration that do not affect the formula.
 const HARMLESS: [&str; 15] = [
     "task_type",
     "auto_mapping",
@@ -99,25 +99,25 @@ const HARMLESS: [&str; 15] = [
 ];
 
 impl LoraConfig {
-    /// The rank of the layer at `path`.
+    /// Returns the rank of the layer at `path`.
     pub fn rank(&self, path: &str) -> usize {
         *by_pattern(&self.rank_pattern, path).unwrap_or(&self.r)
     }
 
-    /// What `B·A·x` of the layer at `path` is multiplied with.
+    /// Returns the factor by which `B·A·x` of the layer at `path` is multiplied.
     pub fn scale(&self, path: &str) -> f64 {
         let alpha = *by_pattern(&self.alpha_pattern, path).unwrap_or(&self.lora_alpha);
         let rank = self.rank(path) as f64;
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
-    /// Whether a new adapter gets factors for the linear layer at `path`.
+    /// Returns whether a new adapter gets factors for the linear layer at `path`.
     pub fn targets(&self, path: &str) -> bool {
         self.target_modules.iter().any(|end| ends_with(path, end))
     }
 
     /// # Errors
-    /// Names the first field whose value makes no sense.
+    /// Errors with the name of the first field that is invalid.
     pub fn validate(&self) -> Result<(), AdapterError> {
         let refuse = |text: String| Err(AdapterError::Unsupported(text));
         if self.r == 0 || self.rank_pattern.values().any(|&r| r == 0) {
@@ -134,7 +134,7 @@ impl LoraConfig {
             ));
         }
         for pattern in self.rank_pattern.keys().chain(self.alpha_pattern.keys()) {
-            // PEFT takes them as regular expressions; a name with dots is one that matches itself.
+            // PEFT takes patterns as regular expressions; a name with dots matches itself.
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
             if !pattern.chars().all(plain) {
                 return refuse(format!(
@@ -182,7 +182,7 @@ impl LoraConfig {
                 }
                 "init_lora_weights" => keeps_the_base(value)?,
                 name if HARMLESS.contains(&name) => {}
-                // Everything else changes the formula where it is switched on.
+                // Every other field changes the formula when it is enabled.
                 _ if is_off(value) => {}
                 name => {
                     return Err(refuse(format!("{name} is {value}, which is not supported")));
@@ -200,7 +200,7 @@ impl LoraConfig {
         Ok(config)
     }
 
-    /// What PEFT reads.
+    /// Returns the configuration in PEFT's format.
     pub(super) fn to_json(&self) -> Value {
         json!({
             "peft_type": "LORA",
@@ -224,7 +224,7 @@ impl LoraConfig {
     }
 }
 
-/// PEFT's own alphas are integers, and some readers insist.
+/// Writes whole numbers as integers: PEFT's own alphas are integers, and some readers require that.
 fn whole(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         json!(value as i64)
@@ -242,7 +242,7 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// A list of names; a single string is a regular expression in PEFT, and the tensors tell which layers it meant.
+/// Reads a list of names. A single string is a regular expression in PEFT; which layers it matches is then clear from the tensors.
 fn target_modules(value: &Value) -> Result<Value, AdapterError> {
     match value {
         Value::Array(names) if names.iter().all(Value::is_string) => Ok(value.clone()),
@@ -253,8 +253,8 @@ fn target_modules(value: &Value) -> Result<Value, AdapterError> {
     }
 }
 
-/// PiSSA, OLoRA, CorDA, LoftQ and the like subtract the initial factors from the base weights: without that changed base the
-/// adapter means something else.
+/// Errors for PiSSA, OLoRA, CorDA, LoftQ and similar initialisations: they subtract the initial factors from the base weights, so the
+/// adapter is wrong without that changed base.
 fn keeps_the_base(init: &Value) -> Result<(), AdapterError> {
     match init {
         Value::Null | Value::Bool(_) => Ok(()),
@@ -272,7 +272,7 @@ fn by_pattern<'a, T>(patterns: &'a BTreeMap<String, T>, path: &str) -> Option<&'
         .map(|(_, value)| value)
 }
 
-/// Whether `end` is the path or its last whole parts.
+/// Returns whether `end` is the path or its last whole components.
 fn ends_with(path: &str, end: &str) -> bool {
     path.strip_suffix(end)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
@@ -282,7 +282,7 @@ fn ends_with(path: &str, end: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// As PEFT 0.18 writes it, shortened by fields that are null.
+    /// Returns a configuration as PEFT 0.18 writes it, without some fields that are null.
     fn peft() -> Value {
         json!({
             "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,

@@ -1,8 +1,8 @@
 //! LoRA adapters as PEFT stores them: a directory with `adapter_config.json` and `adapter_model.safetensors`.
 //!
 //! A linear layer `[out, in]` at `<path>` gets two factors, `base_model.model.<path>.lora_A.weight` `[r, in]` and
-//! `….lora_B.weight` `[out, r]`, and computes `W·x + scale · B·(A·x)`. Whatever would make that formula wrong (DoRA,
-//! initialisations that shift the base, trained biases, copies of whole modules, ...) is refused by name.
+//! `….lora_B.weight` `[out, r]`, and computes `W·x + scale · B·(A·x)`. Every feature that changes this formula (DoRA,
+//! initialisations that shift the base, trained biases, copies of whole modules, ...) is rejected by name.
 
 mod config;
 mod serving;
@@ -20,11 +20,11 @@ pub use config::LoraConfig;
 pub use serving::for_serving;
 
 pub const CONFIG_FILE: &str = "adapter_config.json";
-/// Where the factors are.
+/// The file with the factors.
 pub const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
-/// What an adapter can be refused for.
+/// The reason for which an adapter was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     #[error("{}: {source}", path.display())]
@@ -37,7 +37,7 @@ pub enum AdapterError {
     /// A PEFT feature that is not plain LoRA.
     #[error("adapter_config.json: {0}")]
     Unsupported(String),
-    /// A tensor that does not fit; the message names it.
+    /// A tensor that does not fit; the message contains its name.
     #[error("adapter tensor {0}")]
     Tensor(String),
     #[error(transparent)]
@@ -53,14 +53,14 @@ pub struct LoraPair {
     pub b: Tensor,
 }
 
-/// All factors of an adapter by the path of their linear layer (`model.layers.0.self_attn.q_proj`).
+/// All factors of an adapter, by the path of their linear layer (`model.layers.0.self_attn.q_proj`).
 pub type AdapterWeights = BTreeMap<String, LoraPair>;
 
 /// Reads an adapter directory; every tensor becomes f32 on the CPU.
 ///
 /// # Errors
-/// Missing or broken files; a configuration that is not plain LoRA; a tensor whose name is unknown, whose partner is missing,
-/// whose shape is not that of its rank, or that holds a NaN or infinity.
+/// Errors if a file is missing or broken, if the configuration is not plain LoRA, or if a tensor's name is unknown, its partner is missing,
+/// its shape does not match the rank, or it contains a NaN or infinity.
 pub fn load(dir: &Path) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
     load_weights(dir, WEIGHTS_FILE)
 }
@@ -68,7 +68,7 @@ pub fn load(dir: &Path) -> Result<(LoraConfig, AdapterWeights), AdapterError> {
 /// Reads the configuration of an adapter directory.
 ///
 /// # Errors
-/// A file that is missing or broken; a configuration that is not plain LoRA.
+/// Errors if the file is missing or broken, or the configuration is not plain LoRA.
 pub fn load_config(dir: &Path) -> Result<LoraConfig, AdapterError> {
     if let Some(why) = no_adapter(dir) {
         return Err(bad(dir, why));
@@ -78,10 +78,10 @@ pub fn load_config(dir: &Path) -> Result<LoraConfig, AdapterError> {
     LoraConfig::from_json(&json)
 }
 
-/// [`load`] with factors from another file of the directory.
+/// Works as [`load`], with the factors in another file of the directory.
 ///
 /// # Errors
-/// As there.
+/// Same as [`load`].
 pub fn load_weights(
     dir: &Path,
     weights_file: &str,
@@ -134,10 +134,10 @@ pub fn load_weights(
     Ok((config, weights))
 }
 
-/// Whether every factor belongs to a linear layer of the base: `base` gives `[out, in]` of a path, or `None`.
+/// Checks that every factor belongs to a linear layer of the base: `base` returns `[out, in]` of a path, or `None`.
 ///
 /// # Errors
-/// Names the first that has no layer, or one of another shape.
+/// Errors with the name of the first factor without a layer, or with another shape.
 pub fn check_fit(
     weights: &AdapterWeights,
     base: impl Fn(&str) -> Option<[usize; 2]>,
@@ -157,7 +157,7 @@ pub fn check_fit(
     Ok(())
 }
 
-/// Whether an f32 tensor holds numbers only.
+/// Errors unless all values of an f32 tensor are finite.
 fn check_finite(name: &str, tensor: &Tensor) -> Result<(), AdapterError> {
     let values = tensor.flatten_all()?.to_vec1::<f32>()?;
     match values.iter().all(|v| v.is_finite()) {
@@ -171,7 +171,7 @@ fn check_finite(name: &str, tensor: &Tensor) -> Result<(), AdapterError> {
 /// Writes an adapter directory that PEFT reads. The same adapter always gives the same bytes.
 ///
 /// # Errors
-/// The file system's; a factor whose shape is not that of the configuration's rank.
+/// Errors if the file system does, or if a factor's shape does not match the rank in the configuration.
 pub fn save(dir: &Path, config: &LoraConfig, weights: &AdapterWeights) -> Result<(), AdapterError> {
     let mut tensors = BTreeMap::new();
     for (layer, pair) in weights {
@@ -192,7 +192,7 @@ pub fn save(dir: &Path, config: &LoraConfig, weights: &AdapterWeights) -> Result
         }
     }
     fs::create_dir_all(dir).map_err(io(dir))?;
-    // `transformers` looks for the framework the file was written by.
+    // `transformers` reads the framework that wrote the file from here.
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let path = dir.join(WEIGHTS_FILE);
     let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| bad(&path, e))?;
@@ -202,7 +202,7 @@ pub fn save(dir: &Path, config: &LoraConfig, weights: &AdapterWeights) -> Result
     fs::write(&path, text + "\n").map_err(io(&path))
 }
 
-/// The layer's path, and whether it is factor A.
+/// Returns the layer's path, and whether the tensor is factor A.
 fn parse_key(name: &str) -> Option<(&str, bool)> {
     let name = name.strip_prefix(PREFIX)?;
     let (layer, is_a) = match name.strip_suffix(".lora_A.weight") {
@@ -212,10 +212,10 @@ fn parse_key(name: &str) -> Option<(&str, bool)> {
     (!layer.is_empty()).then_some((layer, is_a))
 }
 
-/// Bytes of an adapter's file at most; it is read into memory as a whole.
+/// The maximum size of an adapter's file in bytes; it is read into memory as a whole.
 const MAX_FILE_BYTES: u64 = 16 << 30;
 
-/// Says why a place holds no adapter, if it does not.
+/// Returns the reason for which a path is not an adapter directory, if it is not.
 fn no_adapter(dir: &Path) -> Option<&'static str> {
     if dir.join(CONFIG_FILE).exists() {
         return None;
@@ -311,7 +311,7 @@ mod tests {
         assert!(names.contains(&format!("base_model.model.{Q}.lora_A.weight")));
     }
 
-    /// `tests/fixtures/make_lora.py` had Python PEFT write it.
+    /// The fixture was written by Python PEFT (`tests/fixtures/make_lora.py`).
     #[test]
     fn what_is_no_adapter_is_recognised() {
         let dir = tempfile::tempdir().unwrap();
@@ -345,7 +345,7 @@ mod tests {
         assert!(config.targets(layer));
         assert_eq!(config.scale(layer), 2.0);
         assert_eq!((config.r, weights[layer].a.dim(0).unwrap()), (4, 4));
-        // Nothing is lost on the way through.
+        // A round trip loses nothing.
         let copy = tempfile::tempdir().unwrap();
         save(copy.path(), &config, &weights).unwrap();
         let (config_again, weights_again) = load(copy.path()).unwrap();

@@ -1,4 +1,4 @@
-//! An adapter as it is served: unmerged, checked, and in memory of its own.
+//! An adapter for serving: unmerged, checked, and in its own memory.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -7,11 +7,12 @@ use crate::kernels::linear::{PackedLinear, WeightFormat};
 use crate::model::Decoder;
 use crate::nn::{Adapter, Linear, LowRank};
 
-/// The adapter over `base`, from factors that the caller may go on changing: nothing of them is shared. On the CPU its
-/// factors are packed f32, so that its products are batch invariant; elsewhere they have the base's dtype.
+/// Returns the adapter over `base`. It shares no memory with the given factors, so the caller can continue to change
+/// them. On the CPU its factors are packed f32, so that its products are batch invariant; elsewhere they have the
+/// base's dtype.
 ///
 /// # Errors
-/// A factor without a layer in the base, of another shape or rank, or with a NaN or infinity; each by name.
+/// Errors if a factor has no layer in the base, has another shape or rank, or contains a NaN or infinity; the message names it.
 pub fn for_serving(
     config: &LoraConfig,
     weights: &AdapterWeights,
@@ -42,14 +43,14 @@ pub fn for_serving(
     Ok(Adapter::new(places))
 }
 
-/// A factor as f32 on the CPU.
+/// Returns a factor as f32 on the CPU.
 fn values(name: &str, factor: &Tensor) -> Result<Tensor, AdapterError> {
     let factor = factor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     check_finite(name, &factor)?;
     Ok(factor)
 }
 
-/// A layer in memory of its own: packing copies, and so does the way to another device.
+/// Returns a layer in its own memory: packing copies the weight, and so does a transfer to another device.
 fn layer(weight: &Tensor, base: &Decoder) -> Result<Linear, AdapterError> {
     match base.device().is_cpu() {
         true => {

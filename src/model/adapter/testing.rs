@@ -1,4 +1,4 @@
-//! Adapters for tests: large enough to change answers.
+//! Adapters for tests, large enough to change answers.
 
 use candle_core::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{AdapterWeights, LoraConfig, LoraPair};
 use crate::model::DecoderSpec;
 
-/// Both factors random, of rank `r`, on the linear layers that are named so.
+/// Returns an adapter with both factors random, of rank `r`, on the linear layers with the given names.
 pub fn random(
     spec: &DecoderSpec,
     r: usize,

@@ -1,9 +1,9 @@
-//! Weights as versioned, immutable values: one base, any number of adapters over it, and who serves as what.
+//! Weights as versioned, immutable values: one base, any number of adapters over it, and the roles that versions serve.
 //!
-//! Nothing that is served is ever written to. A version is *published* once its tensors are in memory of their own, and is
-//! found from then on for as long as somebody holds a [`WeightsLease`] of it: a role, a request in flight, a gate that
-//! compares a candidate. With the last lease its memory goes. A swap is one store of three leases: requests in flight
-//! keep theirs, later ones get the new.
+//! Served tensors are never written to. A version is *published* once its tensors are in their own memory, and can be
+//! found from then on while any [`WeightsLease`] of it exists: of a role, of a request in progress, of a gate that
+//! compares a candidate. Its memory is freed with the last lease. A swap is one atomic store of three leases: requests in progress
+//! keep theirs, later requests get the new ones.
 
 mod roles;
 
@@ -19,7 +19,7 @@ use super::{Decoder, ModelError};
 use crate::nn::Adapter;
 pub use roles::{Canary, PrincipalHash, Role, Roles};
 
-/// Counts the weights a store has published, from 1, which is the base; no number is given twice.
+/// The version number of weights in a store, counted from 1, which is the base; no number is used twice.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -32,13 +32,13 @@ impl fmt::Display for WeightsVersion {
     }
 }
 
-/// What weights are called beyond this process: `base`, or the digest of a generation.
+/// The name of weights outside this process: `base`, or the digest of a generation.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WeightsName(Arc<str>);
 
 impl WeightsName {
-    /// What the weights without an adapter are called.
+    /// The name of the weights without an adapter.
     pub const BASE: &str = "base";
 
     pub fn new(name: &str) -> Self {
@@ -56,7 +56,7 @@ impl fmt::Display for WeightsName {
     }
 }
 
-/// Why weights were not published, or may not serve.
+/// The reason for which weights were not published, or cannot serve a role.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("`{0}` names no adapter: it is empty, or the base's own name")]
@@ -72,14 +72,14 @@ pub enum StoreError {
 struct Weights {
     version: WeightsVersion,
     name: WeightsName,
-    /// The base has none, unless it was given with one.
+    /// The base has none, unless it was created with one.
     adapter: Option<Adapter>,
     bytes: usize,
-    /// Tells stores apart.
+    /// The identity of the store.
     store: Arc<()>,
 }
 
-/// Holds one version of the weights in memory. Clones hold the same.
+/// A lease that keeps one version of the weights in memory. Clones are leases of the same version.
 #[derive(Debug, Clone)]
 pub struct WeightsLease(Arc<Weights>);
 
@@ -92,7 +92,7 @@ impl WeightsLease {
         &self.0.name
     }
 
-    /// What is computed beside the base.
+    /// Returns the adapter that is computed with the base.
     pub fn adapter(&self) -> Option<&Adapter> {
         self.0.adapter.as_ref()
     }
@@ -109,13 +109,13 @@ impl PartialEq for WeightsLease {
 pub struct VersionStatus {
     pub version: WeightsVersion,
     pub name: WeightsName,
-    /// Who holds it beside the roles: requests in flight, and whoever published or gates it.
+    /// The number of leases not counting the roles: of requests in progress, and of its publisher or a gate.
     pub leases: usize,
-    /// The factors of its adapter; of the base, its matrices.
+    /// Bytes of the factors of its adapter; for the base, of its matrices.
     pub bytes: usize,
 }
 
-/// See the module's documentation. A handle: clones share the store.
+/// A store of weights. A handle: clones share the store.
 #[derive(Debug, Clone)]
 pub struct WeightStore(Arc<Shared>);
 
@@ -130,21 +130,21 @@ struct Shared {
 #[derive(Debug)]
 struct Published {
     last: WeightsVersion,
-    /// What may still be held; swept whenever something is published or listed.
+    /// Versions that may still be leased; freed ones are removed whenever a version is published or listed.
     adapters: HashMap<WeightsName, Weak<Weights>>,
 }
 
 impl WeightStore {
-    /// A store in which the base serves as everything.
+    /// Creates a store in which the base serves all roles.
     pub fn new(base: Decoder) -> Self {
         Self::over(base, None)
     }
 
-    /// A store whose base is a decoder with an adapter that stays laid over it. Published adapters are laid over the bare decoder, in the
-    /// place of that adapter.
+    /// Creates a store whose base is a decoder with a fixed adapter. Published adapters are applied to the bare decoder, in place of that
+    /// adapter.
     ///
     /// # Errors
-    /// Factors that do not fit the decoder or hold a NaN or infinity.
+    /// Errors if factors do not fit the decoder or contain a NaN or infinity.
     pub fn with_adapter(
         decoder: Decoder,
         config: &LoraConfig,
@@ -173,12 +173,12 @@ impl WeightStore {
         }))
     }
 
-    /// The decoder that all versions share.
+    /// Returns the decoder that all versions share.
     pub fn decoder(&self) -> &Decoder {
         &self.0.decoder
     }
 
-    /// The weights without a generation: the decoder alone, or with the adapter that it was given with.
+    /// Returns the weights without a generation: the decoder alone, or with the adapter with which it was created.
     pub fn base(&self) -> &WeightsLease {
         &self.0.base
     }
@@ -186,19 +186,19 @@ impl WeightStore {
     /// Publishes a PEFT directory; see [`Self::publish`].
     ///
     /// # Errors
-    /// Also those of [`adapter::load`].
+    /// Errors as [`Self::publish`] and [`adapter::load`] do.
     pub fn publish_dir(&self, name: &str, dir: &Path) -> Result<WeightsLease, ModelError> {
         let (config, weights) = adapter::load(dir)?;
         self.publish(name, &config, &weights)
     }
 
-    /// Makes an adapter servable, in memory of its own: the tensors may go on changing. It serves as nothing yet, and is
-    /// gone when its leases are. Takes time that a thread which serves should not spend.
+    /// Publishes an adapter, copied into its own memory: the given tensors may continue to change. The version serves no role yet, and is
+    /// freed with its leases. The call takes too long for a thread that serves requests.
     ///
-    /// A name stands for contents: where it is in memory already, that version is given.
+    /// A name stands for contents: if a version of that name is in memory already, it is returned.
     ///
     /// # Errors
-    /// A name that cannot be one; factors that do not fit the base or hold a NaN or infinity.
+    /// Errors if the name is invalid, or if factors do not fit the base or contain a NaN or infinity.
     pub fn publish(
         &self,
         name: &str,
@@ -214,7 +214,7 @@ impl WeightStore {
         let adapter = adapter::for_serving(config, weights, self.decoder())?;
         let name = WeightsName::new(name);
         let mut published = self.published();
-        // Somebody may have been faster.
+        // Another thread may have published the name first.
         if let Some(weights) = published.adapters.get(&name).and_then(Weak::upgrade) {
             return Ok(WeightsLease(weights));
         }
@@ -231,7 +231,7 @@ impl WeightStore {
         Ok(WeightsLease(weights))
     }
 
-    /// The version of this name, if it is in memory.
+    /// Returns the version of this name, if it is in memory.
     pub fn find(&self, name: &str) -> Option<WeightsLease> {
         if name == WeightsName::BASE {
             return Some(self.0.base.clone());
@@ -241,15 +241,15 @@ impl WeightStore {
         held.upgrade().map(WeightsLease)
     }
 
-    /// Whether the lease is of this store.
+    /// Returns whether the lease belongs to this store.
     pub fn owns(&self, lease: &WeightsLease) -> bool {
         Arc::ptr_eq(&lease.0.store, &self.0.base.0.store)
     }
 
-    /// Who serves as what from now on, all at once.
+    /// Assigns versions to roles, all at once.
     ///
     /// # Errors
-    /// A share that is none; weights of another store. Nothing has changed then.
+    /// Errors if the canary's share is invalid or the weights belong to another store. The roles are unchanged then.
     pub fn set_roles(&self, roles: Roles) -> Result<(), ModelError> {
         if let Some(foreign) = roles.leases().find(|lease| !self.owns(lease)) {
             return Err(StoreError::Foreign(foreign.name().clone()).into());
@@ -260,7 +260,7 @@ impl WeightStore {
             return Err(StoreError::Share(canary.share).into());
         }
         let mut current = self.0.roles.write().unwrap_or_else(PoisonError::into_inner);
-        // Tensors that are freed are freed after the lock.
+        // The old roles are dropped after the lock is released, because that can free tensors.
         let before = std::mem::replace(&mut *current, roles);
         drop(current);
         drop(before);
@@ -272,13 +272,13 @@ impl WeightStore {
         roles.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The weights that serve as `role` now; as policy, for this principal.
+    /// Returns the weights that serve `role` now; for the policy role, those that answer this principal.
     pub fn lease(&self, role: Role, principal: Option<PrincipalHash>) -> WeightsLease {
         let roles = self.0.roles.read().unwrap_or_else(PoisonError::into_inner);
         roles.of(role, principal).clone()
     }
 
-    /// What is in memory, the oldest first.
+    /// Returns the versions in memory, the oldest first.
     pub fn versions(&self) -> Vec<VersionStatus> {
         let roles = self.roles();
         let adapters: Vec<WeightsLease> = {
@@ -289,7 +289,7 @@ impl WeightStore {
         };
         let status = |lease: &WeightsLease, own: usize| {
             let serving = roles.leases().filter(|role| *role == lease).count();
-            // The roles in the store, their copies here, and what this call holds beside.
+            // The leases of the roles in the store, of their copies here, and of this call.
             let known = 2 * serving + own;
             VersionStatus {
                 version: lease.version(),

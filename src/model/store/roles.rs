@@ -1,4 +1,4 @@
-//! Which version serves as what, and whom the canary answers.
+//! The roles of versions, and the principals that the canary answers.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use sha2::{Digest, Sha256};
 
 use super::WeightsLease;
 
-/// What weights are wanted for.
+/// The role of a version of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Answering; for some principals that is the canary.
+    /// Answering; some principals are answered by the canary instead.
     Policy,
-    /// Judging: pinned, so that verdicts of different days can be compared.
+    /// Judging: pinned, so that verdicts of different days are comparable.
     Judge,
 }
 
-/// Who serves as what.
+/// The versions that serve each role.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Roles {
     pub policy: WeightsLease,
@@ -23,16 +23,16 @@ pub struct Roles {
     pub judge: WeightsLease,
 }
 
-/// A version that answers some of the principals.
+/// A version that answers a fraction of the principals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Canary {
     pub weights: WeightsLease,
-    /// Of all principals, 0 to 1.
+    /// The fraction of all principals, 0 to 1.
     pub share: f64,
 }
 
 impl Roles {
-    /// One version as everything.
+    /// Returns roles that are all served by one version.
     pub fn all(weights: &WeightsLease) -> Self {
         Self {
             policy: weights.clone(),
@@ -46,7 +46,7 @@ impl Roles {
         [&self.policy, &self.judge].into_iter().chain(canary)
     }
 
-    /// Who is unknown gets the policy and never the canary.
+    /// Returns the version for a role. An unknown principal gets the policy, never the canary.
     pub(super) fn of(&self, role: Role, principal: Option<PrincipalHash>) -> &WeightsLease {
         match (role, &self.canary, principal) {
             (Role::Judge, ..) => &self.judge,
@@ -59,8 +59,8 @@ impl Roles {
 }
 
 impl Canary {
-    /// A principal's lot is its own for each canary, so that it is not always the same who go first; with a growing share,
-    /// whom the canary answers it goes on answering.
+    /// Returns whether the canary answers this principal. Each canary draws its own principals, so the first ones differ between canaries;
+    /// as its share grows, a canary keeps the principals that it already answers.
     fn answers(&self, principal: PrincipalHash) -> bool {
         let lot = Sha256::new()
             .chain_update(principal.0.to_le_bytes())
@@ -70,7 +70,7 @@ impl Canary {
     }
 }
 
-/// Who calls, as a number that tells nothing else of them.
+/// A caller's identity as a hash that reveals nothing else about the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PrincipalHash(pub u64);
 

@@ -142,7 +142,7 @@ fn a_trainer_may_go_on_writing_to_what_it_published() {
     assert_eq!(served(), before);
 }
 
-/// Hidden states of a few tokens, computed with these weights.
+/// Returns the hidden states of a few tokens, computed with these weights.
 fn product(store: &WeightStore, lease: &WeightsLease) -> Vec<Vec<f32>> {
     use crate::model::Packed;
     use crate::nn::{AdaptedRows, AttentionBackend};
