@@ -1,7 +1,7 @@
-//! How much may wait: a bounded queue of requests and of prompt tokens, counted before anything is sent to the engine.
+//! Admission: a bounded queue of requests and of prompt tokens. A request is counted before it is sent to the engine.
 //!
-//! A tenant may hold a share of it and no more, so that the others find room. Work that has been accepted already waits for
-//! its place ([`Admission::enter`]); the tenants whose work waits get places in turn, one each.
+//! One tenant can hold at most its share of the queue, so there is room for the others. Parts of work that was already accepted wait for
+//! a place ([`Admission::enter`]); tenants with waiting work receive places in turn, one each.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,56 +11,56 @@ use tokio::sync::oneshot;
 use super::tenant::Tenant;
 use crate::telemetry::{InQueue, Pace};
 
-/// What may wait at once. Requests that run do not count.
+/// Limits on the requests that wait at once. Running requests do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueLimits {
     pub max_requests: usize,
     pub max_tokens: usize,
 }
 
-/// What waits now.
+/// The current length of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct QueueLoad {
     pub requests: usize,
     pub tokens: usize,
-    /// Seconds in which what waits will have left, at the pace of the last seconds; from 1 to 60.
+    /// Estimated seconds until the waiting requests have left the queue, at the recent pace; from 1 to 60.
     pub retry_after: u64,
 }
 
-/// The part of every limit that one tenant may hold; from 0 (exclusive) to 1.
+/// The fraction of every limit that one tenant can hold; from 0 (exclusive) to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TenantShare(f64);
 
 impl TenantShare {
-    /// No limit of a tenant's own.
+    /// The whole of every limit: tenants have no limit of their own.
     pub const WHOLE: Self = Self(1.0);
 
-    /// Returns `None` for what is no share: it must be above 0 and at most 1.
+    /// Returns `None` unless `share` is above 0 and at most 1.
     pub fn new(share: f64) -> Option<Self> {
         (share > 0.0 && share <= 1.0).then_some(Self(share))
     }
 
-    /// The share of a limit, at least 1.
+    /// Returns this share of a limit, at least 1.
     pub fn of(self, limit: usize) -> usize {
         ((limit as f64 * self.0) as usize).clamp(1, limit.max(1))
     }
 }
 
-/// A half: one tenant can fill no limit.
+/// One half: one tenant alone cannot fill a limit.
 impl Default for TenantShare {
     fn default() -> Self {
         Self(0.5)
     }
 }
 
-/// The queue's books. Clones share them.
+/// The state of the queue. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Admission(Arc<Queue>);
 
 #[derive(Debug)]
 struct Queue {
     limits: QueueLimits,
-    /// What one tenant may hold of them.
+    /// The part of `limits` that one tenant can hold.
     shares: QueueLimits,
     books: Mutex<Books>,
     pace: Pace,
@@ -92,7 +92,7 @@ struct Waiter {
     granted: oneshot::Sender<QueuePlace>,
 }
 
-/// A place in the queue, given back when dropped.
+/// A place in the queue, released when dropped.
 #[derive(Debug)]
 pub struct QueuePlace {
     queue: Arc<Queue>,
@@ -143,20 +143,20 @@ impl Admission {
         }
     }
 
-    /// Waiters of a tenant.
+    /// Returns the number of a tenant's waiters.
     pub fn num_waiting(&self, tenant: Tenant) -> usize {
         let books = self.0.lock();
         let entry = books.tenants.get(&tenant);
         entry.map_or(0, |entry| entry.waiters.len())
     }
 
-    /// What a prompt takes of the token limits: no more than a tenant's whole share, so that a tenant without anything in the queue
-    /// gets any prompt in.
+    /// Returns the tokens that a prompt counts against the limits: at most a tenant's whole share, so a tenant with an empty queue can
+    /// submit a prompt of any length.
     fn counted(&self, tokens: usize) -> usize {
         tokens.min(self.0.shares.max_tokens)
     }
 
-    /// A place for a tenant's prompt of `tokens`, unless the queue or the tenant's share of it is full.
+    /// Returns a place for a tenant's prompt of `tokens`, or `None` if the queue or the tenant's share of it is full.
     pub fn try_enter(&self, tenant: Tenant, tokens: usize) -> Option<QueuePlace> {
         let tokens = self.counted(tokens);
         let mut books = self.0.lock();
@@ -165,7 +165,7 @@ impl Admission {
             .then(|| self.0.grant(&mut books, tenant, tokens))
     }
 
-    /// Waits for a place. Tenants that wait get places in turn, each its own in the order in which it asked.
+    /// Waits for a place. Waiting tenants receive places in turn; within a tenant the order is first come, first served.
     pub async fn enter(&self, tenant: Tenant, tokens: usize) -> QueuePlace {
         let tokens = self.counted(tokens);
         let place = {
@@ -192,7 +192,7 @@ impl Admission {
 }
 
 impl Queue {
-    /// The books are whole after every change.
+    /// Locks the state; a poisoned lock is safe to use, because the state is consistent after every change.
     fn lock(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,7 +216,7 @@ impl Queue {
         }
     }
 
-    /// Gives places to waiters while there is room, to one tenant after the other.
+    /// Gives places to waiters while there is room, to one tenant after another.
     fn serve(
         self: &Arc<Self>,
         books: &mut Books,
@@ -226,7 +226,7 @@ impl Queue {
         while refused < books.turns.len() {
             let tenant = books.turns[0];
             let entry = books.tenants.entry(tenant).or_default();
-            // Waiters who have gone leave no gap.
+            // Waiters that were cancelled leave no gap.
             while entry.waiters.front().is_some_and(|w| w.granted.is_closed()) {
                 entry.waiters.pop_front();
             }
@@ -250,7 +250,7 @@ impl Queue {
 }
 
 impl Books {
-    /// Drops the entry of a tenant that has nothing here.
+    /// Removes the entry of a tenant that holds no place and has no waiter.
     fn forget(&mut self, tenant: Tenant) {
         let idle = |entry: &Entry| entry.held.requests == 0 && entry.waiters.is_empty();
         if self.tenants.get(&tenant).is_some_and(idle) {
@@ -272,7 +272,7 @@ impl Drop for QueuePlace {
             granted
         };
         for (waiter, place) in granted {
-            // A waiter that has gone meanwhile gives its place back here, with the books unlocked.
+            // A waiter cancelled in the meantime releases its place here, while the state is unlocked.
             let _ = waiter.send(place);
         }
     }
@@ -406,7 +406,7 @@ mod tests {
         let mut second = Box::pin(admission.enter(tenant(3), 1));
         assert!(second.as_mut().now_or_never().is_none());
         drop(held);
-        // The first has been granted its place, and goes away before it looks.
+        // The first waiter has been granted its place but is dropped before it polls.
         drop(first);
         assert!(second.now_or_never().is_some());
         assert_eq!(admission.load().requests, 0);

@@ -1,4 +1,4 @@
-//! An engine whose steps a test makes itself, and what is asked of single steps.
+//! A test engine whose steps the test makes itself, and tests of single steps.
 
 use tokio::sync::mpsc;
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::model::Decoder;
 use crate::telemetry::Metrics;
 
-/// See the module's documentation.
+/// A test engine whose steps the test makes itself.
 pub(super) struct ByHand {
     pub core: EngineCore,
     pub metrics: EngineMetrics,
@@ -32,7 +32,7 @@ impl ByHand {
         }
     }
 
-    /// With a cache of `num_blocks`, however few.
+    /// Creates an engine with a cache of `num_blocks` blocks, however few.
     pub fn new(
         decoder: &Decoder,
         limits: SchedulerConfig,
@@ -57,7 +57,7 @@ impl ByHand {
         }
     }
 
-    /// The request's first id and its stream.
+    /// Submits a request and returns the id of its first sample and its stream.
     pub fn submit(&mut self, request: GenerateRequest) -> (RequestId, RequestStream) {
         let (events, receiver) = mpsc::unbounded_channel();
         let (first, samples) = (RequestId(self.next_id), request.samples);
@@ -86,7 +86,7 @@ impl ByHand {
         self.core.scheduler().kv().check();
     }
 
-    /// Requests that wait in the queue.
+    /// Returns the number of requests that wait in the queue.
     pub fn queued(&self) -> usize {
         self.queue.load().requests
     }
@@ -104,7 +104,7 @@ impl ByHand {
     }
 }
 
-/// Nearly all that a context has room for.
+/// Returns a request whose answers nearly fill the context.
 fn endless(prompt: usize, samples: usize) -> GenerateRequest {
     let mut request = GenerateRequest::new(vec![9; prompt], SamplingParams::new(400, vec![]));
     request.samples = samples;
@@ -129,7 +129,7 @@ fn samplers_are_made_for_what_runs_and_not_for_what_waits() {
 #[test]
 fn one_step_after_a_caller_is_gone_its_blocks_are_free() {
     let mut engine = ByHand::new(&pocket(), ByHand::limits(32, 8), 512, 4);
-    // Two that decode, one in the middle of its prompt (with siblings to come), and one that waits.
+    // Two requests that decode, one in the middle of its prompt (with siblings to follow), and one that waits.
     let mut streams = vec![
         engine.submit(endless(5, 1)).1,
         engine.submit(endless(6, 3)).1,
@@ -194,10 +194,10 @@ fn the_others_go_on_where_the_first_sample_is_closed_before_its_prompt_is_comput
     };
     let (_, whole) = engine.submit(request.clone());
     let (whole, _) = finished(&mut engine, whole);
-    // Before its first step, and with a part of it computed.
+    // Before the first step of the request, and after a part of it has been computed.
     for steps in [0, 1] {
         let mut fresh = request.clone();
-        // Nothing of it is in the cache.
+        // Nothing of the request is in the cache.
         fresh.prompt[0] = 20 + steps as u32;
         let (_, mut stream) = engine.submit(fresh);
         for _ in 0..steps {
@@ -226,7 +226,7 @@ fn a_closed_sample_ends_and_its_siblings_go_on() {
     let mut engine = ByHand::new(&pocket(), ByHand::limits(64, 8), 512, 4);
     let mut request = GenerateRequest::new(vec![9; 10], SamplingParams::new(60, vec![]));
     request.samples = 3;
-    // Before the prompt is computed, and in the middle.
+    // Before the prompt is computed, and in the middle of the answer.
     for (steps, heard_of_it) in [(0, 0), (13, 13)] {
         let (_, mut stream) = engine.submit(request.clone());
         for _ in 0..steps {
@@ -245,7 +245,7 @@ fn a_closed_sample_ends_and_its_siblings_go_on() {
                 }
             });
         };
-        // The start, and three tokens a step.
+        // The `Started` event, and three tokens a step.
         hear(&mut stream, &mut counts, usize::from(steps > 0) + 3 * steps);
         stream.close(1);
         while !engine.core.is_idle() {
@@ -262,7 +262,7 @@ fn a_closed_sample_ends_and_its_siblings_go_on() {
     assert_eq!((finished("length"), finished("stop")), (4, 2));
     assert_eq!(engine.metrics.kv_cache_usage.get(), 0.0);
     assert_eq!(engine.metrics.requests_running.get(), 0);
-    // Closed before it began it has made no token; closed in the middle it makes none after that.
+    // A sample that is closed before it starts produces no token; one closed in the middle produces none after that.
     assert_eq!(engine.metrics.generation_tokens.get(), 4 * 60 + 13);
 }
 

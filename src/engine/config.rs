@@ -1,37 +1,38 @@
-//! How much the engine may use.
+//! Settings of the engine: limits on memory, steps and queues.
 
 use super::{BackgroundLimits, EngineError, KvCacheDtype, QueueLimits, TenantShare};
 
-/// How much the engine may use.
+/// Settings of the engine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
-    /// Bytes of keys and values, reserved and written over at the start.
+    /// Bytes of the KV cache, reserved and written over at the start.
     pub kv_cache_memory: usize,
     pub kv_cache_dtype: KvCacheDtype,
-    /// The longest sequence, prompt and answer together; by default what the model has positions for.
+    /// The maximum length of a sequence, prompt and answer together; by default the model's number of positions.
     pub max_model_len: Option<usize>,
-    /// Tokens of a block.
+    /// Tokens per block.
     pub block_size: usize,
-    /// Tokens computed in a step: its activations are the largest thing beside the weights and the cache, and it is the longest
-    /// that a sequence waits for its next token. A CPU is as fast with 512 as with more; a GPU wants thousands.
+    /// The maximum number of tokens computed in a step. It bounds the activations, the largest memory beside the weights and the cache, and
+    /// the longest time that a sequence waits for its next token. A CPU is as fast with 512 as with more; a GPU needs thousands.
     pub max_batch_tokens: usize,
-    /// Sequences that run at once.
+    /// The maximum number of sequences that run at once.
     pub max_concurrent: usize,
-    /// Whether requests share what their prompts have in common.
+    /// Whether requests share the KV cache blocks of common prefixes.
     pub prefix_caching: bool,
-    /// Whether tenants find each other's prefixes in the cache, which tells them what others have asked: for a server with one tenant.
+    /// Whether tenants share cached prefixes. Cache hits then reveal to one tenant which prompts others have sent: for a server with one
+    /// tenant only.
     pub shared_prefix_cache: bool,
     pub queue: QueueLimits,
-    /// What one tenant may hold of `queue`.
+    /// The share of `queue` that one tenant can hold.
     pub tenant_share: TenantShare,
     pub background: BackgroundConfig,
 }
 
-/// How much requests of [`Class::Background`] may use of what the others leave.
+/// Limits on requests of [`Class::Background`], within the capacity that foreground requests do not use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackgroundConfig {
     pub limits: BackgroundLimits,
-    /// A queue of their own: they never take a place that a foreground request could have had.
+    /// The queue of background requests. It is separate, so they never take a place from a foreground request.
     pub queue: QueueLimits,
 }
 
@@ -73,10 +74,10 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// Whether its sizes make sense together, whatever the model.
+    /// Checks that the sizes are consistent with each other; the model is not considered.
     ///
     /// # Errors
-    /// [`EngineError::Zero`] and [`EngineError::Sizes`].
+    /// Errors with [`EngineError::Zero`] or [`EngineError::Sizes`].
     pub fn check(&self) -> Result<(), EngineError> {
         let background = &self.background;
         let sizes = [

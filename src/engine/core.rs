@@ -1,4 +1,4 @@
-//! The engine's loop body: expire, schedule, compute, sample, tell.
+//! The body of the engine's loop: expire, schedule, compute, sample, send events.
 
 use std::collections::HashMap;
 use std::slice::ChunksExact;
@@ -23,50 +23,50 @@ use crate::model::{ModelError, WeightsLease};
 use crate::telemetry::{CallTimes, EngineMetrics};
 use crate::text::Grammar;
 
-/// Logits that a thread draws from at least.
+/// The minimum number of logits that one sampling thread works on.
 const LOGITS_A_TASK: usize = 1 << 14;
 
-/// What handles tell the engine thread.
+/// A message from a handle to the engine thread.
 #[derive(Debug)]
 pub enum Command {
     Submit(Box<Submission>),
-    /// One sample of a submission is no longer wanted.
+    /// Cancels one sample of a submission.
     Close(RequestId),
-    /// A probe asks whether the thread lives.
+    /// A liveness probe; the thread replies.
     Ping(oneshot::Sender<()>),
 }
 
 /// An accepted request on its way to the engine thread.
 #[derive(Debug)]
 pub struct Submission {
-    /// Names the first sample; the others follow.
+    /// The id of the first sample; the other samples have the ids that follow.
     pub first: RequestId,
     pub request: GenerateRequest,
-    /// What it is computed with, to its end.
+    /// The weights that compute the request, until its end.
     pub weights: WeightsLease,
     pub events: mpsc::UnboundedSender<StreamEvent>,
-    /// Held until the request first runs.
+    /// The request's place in the queue, held until the request first runs.
     pub place: QueuePlace,
-    /// The call it is part of, where that is timed.
+    /// The timing record of the call that the request is part of, if that call is timed.
     pub call: Option<CallTimes>,
 }
 
-/// What all samples of a submission share.
+/// The state that all samples of a submission share.
 struct Job {
     first: RequestId,
     params: SamplingParams,
     seed: u64,
-    /// The tokens that a repetition penalty looks at; empty where there is none.
+    /// The tokens that a repetition penalty counts; empty where there is none.
     penalised: Vec<u32>,
     grammar: Option<Grammar>,
     deadline: Option<Instant>,
     weights: WeightsLease,
     events: mpsc::UnboundedSender<StreamEvent>,
-    /// What is known of the prompt's tokens so far, from the second on.
+    /// Log-probabilities of the prompt's tokens found so far, from the second token on.
     scored: Mutex<Vec<PromptLogprobs>>,
 }
 
-/// A submission, for as long as samples of it are open.
+/// A submission that has open samples.
 struct OpenJob {
     job: Arc<Job>,
     samples: usize,
@@ -74,7 +74,7 @@ struct OpenJob {
 }
 
 impl Job {
-    /// Whether nobody will wait for it any longer, and what they are told.
+    /// Returns how the job ends if its caller is gone or its deadline has passed.
     fn given_up(&self, now: Instant) -> Option<Ending> {
         if self.events.is_closed() {
             Some(Ending::Aborted)
@@ -86,28 +86,28 @@ impl Job {
     }
 }
 
-/// How a sample ends before its last token.
+/// The reason for which a sample ends before its last token.
 #[derive(Debug, Clone)]
 pub enum Ending {
-    /// The caller is gone.
+    /// The caller has disconnected.
     Aborted,
-    /// The caller has what it wanted: a stop string, for one.
+    /// The caller needs no more tokens: its text reached a stop string, for example.
     Closed,
     Failed(RequestFailure),
 }
 
-/// One sample: what the scheduler need not know.
+/// One sample: the state that the scheduler does not need.
 struct Sample {
     index: usize,
     job: Arc<Job>,
-    /// Made when the first token is drawn: a sample that waits takes no more memory than its place in the queue.
+    /// Created when the first token is drawn: a waiting sample takes no memory beyond its place in the queue.
     sampler: Option<Box<Sampler>>,
     place: Option<QueuePlace>,
     times: RequestTimes,
 }
 
 impl Sample {
-    /// The next token, from the logits of the last.
+    /// Draws the next token from the logits of the last one.
     fn draw(&mut self, logits: &[f32]) -> Result<SampledToken, RequestFailure> {
         if !all_finite(logits) {
             return Err(RequestFailure::Model("its logits are not finite".into()));
@@ -122,10 +122,10 @@ impl Sample {
     }
 }
 
-/// A sequence's next token, or why there is none.
+/// A sequence's next token, or the error that prevented it.
 type Drawn = (RequestId, Result<SampledToken, RequestFailure>);
 
-/// See the module's documentation.
+/// The engine's state and the body of its loop.
 pub struct EngineCore {
     scheduler: Scheduler,
     runner: ModelRunner,
@@ -133,7 +133,7 @@ pub struct EngineCore {
     samples: HashMap<RequestId, Sample>,
     metrics: EngineMetrics,
     arbiter: DeviceArbiter,
-    /// Whether tenants find each other's prefixes in the cache.
+    /// Whether tenants share cached prefixes.
     shared_prefix_cache: bool,
 }
 
@@ -155,7 +155,7 @@ impl EngineCore {
         }
     }
 
-    /// Lets tenants find each other's prefixes in the cache.
+    /// Sets whether tenants share cached prefixes.
     pub fn with_shared_prefix_cache(self, shared_prefix_cache: bool) -> Self {
         Self {
             shared_prefix_cache,
@@ -168,7 +168,7 @@ impl EngineCore {
             Command::Submit(submission) => self.add(*submission),
             Command::Close(id) => self.end(id, Ending::Closed),
             Command::Ping(reply) => {
-                // It may have stopped waiting.
+                // The probe may have stopped waiting.
                 let _ = reply.send(());
             }
         }
@@ -178,7 +178,7 @@ impl EngineCore {
         self.scheduler.is_idle()
     }
 
-    /// The runner of an engine that has nothing more to do.
+    /// Returns the model runner of an engine that has finished.
     pub fn into_runner(self) -> ModelRunner {
         self.runner
     }
@@ -188,20 +188,21 @@ impl EngineCore {
         &self.scheduler
     }
 
-    /// Samples that have a sampler, and with it a state of their grammar.
+    /// Returns the number of samples that have a sampler, and with it the state of their grammar.
     #[cfg(test)]
     pub fn samplers(&self) -> usize {
         let samples = self.samples.values();
         samples.filter(|sample| sample.sampler.is_some()).count()
     }
 
-    /// Tells the trainer whether it is in the way of this step. One that takes a thread leaves it the others.
+    /// Requests the device from the arbiter, which pauses the trainer, if the step needs more than one thread for foreground work. A step
+    /// on one thread leaves the other threads to the trainer.
     fn claim_device(&self, output: &SchedulerOutput) {
         let pressing = self.scheduler.has_foreground() && self.runner.spreads(output.num_tokens());
         self.arbiter.foreground(pressing);
     }
 
-    /// Puts a submission in line.
+    /// Adds a submission to the scheduler's queue.
     fn add(&mut self, submission: Submission) {
         let GenerateRequest {
             prompt,
@@ -270,11 +271,11 @@ impl EngineCore {
         self.jobs.insert(first, open);
     }
 
-    /// One step. After a step without work nothing can be done until something is submitted or given up.
+    /// Runs one step. After a step without work there is nothing to do until a request is submitted or cancelled.
     pub fn step(&mut self) {
         self.drop_expired();
         let mut output = self.scheduler.schedule();
-        // Whoever sees a request counted as scheduled sees it among those that run, too.
+        // A reader of the metrics that sees a request counted as scheduled also sees it among the running ones.
         self.metrics.books(&self.scheduler);
         if output.scheduled.is_empty() {
             return;
@@ -290,7 +291,7 @@ impl EngineCore {
                 self.score(&output, &computed)?;
                 computed.logits.with_rows(|rows| self.sample(&output, rows))
             });
-        // They hold weights, and a client that has its answer holds none.
+        // The runs hold weights leases, which must be released before a client has its whole answer.
         drop(runs);
         match drawn {
             Ok(drawn) => {
@@ -311,7 +312,7 @@ impl EngineCore {
                 let news = self.count(sampled, &finished);
                 self.metrics.step(&output, &self.scheduler);
                 for (events, event) in news {
-                    // A closed channel is noticed at the next step.
+                    // A closed channel is handled at the next step.
                     let _ = events.send(event);
                 }
                 for (id, failure) in failed {
@@ -326,7 +327,7 @@ impl EngineCore {
         self.scheduler.observe(output.work, begun.elapsed());
     }
 
-    /// Puts requests of the same weights side by side, and says how many follow each other.
+    /// Reorders the step so that requests of the same weights are adjacent, and returns the length of each run.
     fn group_by_weights(&self, output: &mut SchedulerOutput) -> Vec<WeightsRun> {
         let weights = |id: &RequestId| {
             let sample = self.samples.get(id);
@@ -352,7 +353,7 @@ impl EngineCore {
         runs
     }
 
-    /// Requests whose callers are gone, or whose time is up.
+    /// Ends requests whose callers have disconnected or whose deadlines have passed.
     fn drop_expired(&mut self) {
         let now = Instant::now();
         let given_up =
@@ -366,7 +367,7 @@ impl EngineCore {
         }
     }
 
-    /// Forgets a sample that has ended, and its submission with the last of them.
+    /// Removes a sample that has ended, and its submission after the last sample.
     fn forget(&mut self, id: RequestId) -> Option<Sample> {
         let sample = self.samples.remove(&id)?;
         if let Some(open) = self.jobs.get_mut(&sample.job.first) {
@@ -378,9 +379,9 @@ impl EngineCore {
         Some(sample)
     }
 
-    /// Ends a sample early. Its caller is told last: whatever it held is free by then, and counted.
+    /// Ends a sample early. The caller is notified last: by then the sample's resources are free and the metrics updated.
     fn end(&mut self, id: RequestId, ending: Ending) {
-        // It may have ended meanwhile.
+        // The sample may have ended in the meantime.
         let Some(mut sample) = self.forget(id) else {
             return;
         };
@@ -399,7 +400,7 @@ impl EngineCore {
         }
     }
 
-    /// Tells those who run for the first time, and gives their places in the queue to others.
+    /// Sends `Started` for requests that run for the first time, and releases their places in the queue.
     fn announce(&mut self, output: &SchedulerOutput) {
         let now = Instant::now();
         for scheduled in &output.scheduled {
@@ -420,7 +421,7 @@ impl EngineCore {
         }
     }
 
-    /// Finds how probable the tokens of prompts are, where that was asked for, and tells it where a prompt is done.
+    /// Computes log-probabilities of prompt tokens where requested, and sends them where a prompt is complete.
     fn score(&self, output: &SchedulerOutput, computed: &Computed) -> Result<(), ModelError> {
         let mut row = 0;
         for scheduled in &output.scheduled {
@@ -437,7 +438,7 @@ impl EngineCore {
             let top = sample.job.params.prompt_logprobs.unwrap_or(0);
             let scored = &sample.job.scored;
             let mut scored = scored.lock().unwrap_or_else(PoisonError::into_inner);
-            // A prompt that had to give its blocks up is computed again: its first tokens are known.
+            // A preempted prompt is computed again: the log-probabilities of its first tokens are already there.
             let known = scored.len().saturating_sub(places.start);
             let known = known.min(places.len());
             let next = &request.tokens.tokens()[places.start + 1 + known..];
@@ -455,7 +456,7 @@ impl EngineCore {
         Ok(())
     }
 
-    /// Draws a token for every sequence that is due, siblings from the row of their prompt.
+    /// Draws a token for every sequence whose logits are ready; siblings draw from the last row of their prompt.
     fn sample(&mut self, output: &SchedulerOutput, rows: ChunksExact<'_, f32>) -> Vec<Drawn> {
         let due = output.scheduled.iter().filter(|s| s.samples);
         let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
@@ -469,7 +470,7 @@ impl EngineCore {
                 draws.extend(sample.map(|sample| (id, sample, row)));
             }
         }
-        // A few short rows are drawn from sooner than another thread has woken up.
+        // Drawing from a few short rows takes less time than waking another thread.
         let rows = LOGITS_A_TASK.div_ceil(draws.first().map_or(1, |(_, _, row)| row.len()));
         let mut drawn: Vec<Option<Drawn>> = draws.iter().map(|_| None).collect();
         let parts = draws.chunks_mut(rows).zip(drawn.chunks_mut(rows));
@@ -483,8 +484,8 @@ impl EngineCore {
         drawn.into_iter().flatten().collect()
     }
 
-    /// Counts the tokens of a step and removes the samples that end with them. Returns the events to send afterwards: a caller
-    /// that has its answer finds it in the metrics, and finds nothing held for it any more.
+    /// Records the tokens of a step and removes the samples that end with them. Returns the events, to be sent afterwards: when a caller
+    /// receives its answer, the metrics already count it and no resource is held for it.
     fn count(
         &mut self,
         sampled: Vec<(RequestId, SampledToken)>,

@@ -1,4 +1,4 @@
-//! Dynamic rotary scaling in the engine: a prompt beyond the trained length has the same bits alone, beside others, cached and in chunks.
+//! Dynamic rotary scaling in the engine: a prompt beyond the trained length gives the same bits alone, beside others, cached and in chunks.
 
 use std::path::Path;
 
@@ -11,10 +11,10 @@ use crate::kernels::linear::{PackedLinear, WeightFormat};
 use crate::model::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource};
 use crate::nn::Linear;
 
-/// Tokens that the model was trained for; it reaches four times as far.
+/// The trained context length; scaling extends it four times.
 const TRAINED: usize = 16;
 
-/// The checkpoint's tensors, packed as they are served: each row is computed in an order of its own.
+/// The checkpoint's tensors, packed as in serving, where each row is computed in its own order.
 struct Weights(Checkpoint);
 
 impl ParameterSource for Weights {
@@ -37,7 +37,7 @@ fn dynamic() -> Decoder {
     Decoder::new(spec, &mut Weights(Checkpoint::open(&dir).unwrap())).unwrap()
 }
 
-/// Calls that share beginnings, with prompts below, at and beyond the trained length; some have one length, some have one prompt.
+/// Requests with common prefixes and prompts below, at and beyond the trained length; some have equal lengths, some equal prompts.
 fn calls() -> Vec<GenerateRequest> {
     let token = |i: usize| (i * i * 7 + i * 11) as u32 % 70 + 5;
     let shared: Vec<u32> = (0..40).map(token).collect();
@@ -48,7 +48,7 @@ fn calls() -> Vec<GenerateRequest> {
         .map(|(at, &length)| {
             let mut prompt = shared[..length].to_vec();
             if at % 2 == 1 && at != 9 {
-                // The same length and the same beginning, another end.
+                // The same length and the same prefix, another ending.
                 prompt[length - 2] = token(at + 50);
             }
             let mut params = SamplingParams::new(20 - at, vec![]);
@@ -91,7 +91,7 @@ fn prompts_beyond_the_trained_length_have_the_same_bits_in_any_mix() {
         (90, 8, 512, 5),
         (7, 8, 60, 3),
         (16, 6, 200, 1),
-        // A cache of little more than the longest call: those that run give way to one another.
+        // A cache little larger than the longest request, so running requests are preempted.
         (40, 8, 24, 3),
         (256, 8, 24, 3),
     ] {
@@ -101,7 +101,7 @@ fn prompts_beyond_the_trained_length_have_the_same_bits_in_any_mix() {
             blocks,
             block_size,
         );
-        // Twice, so that the second round finds what the first has left in the cache.
+        // Two rounds, so that the second finds the cached blocks of the first.
         for round in 0..2 {
             let mut streams = Vec::new();
             for call in &calls {
@@ -136,18 +136,18 @@ fn a_prompt_finds_blocks_of_its_own_length_only_beyond_the_trained_one() {
         }
         found.unwrap()
     };
-    // Within the trained length as ever.
+    // Within the trained length the cache works as without scaling.
     assert_eq!(cached(12, 16), 12);
     assert_eq!(cached(16, 9), 8);
-    // The same prompt again, but for its last token.
+    // The same prompt again, except for its last token.
     assert_eq!(cached(32, 32), 31);
-    // Keys that another length has turned.
+    // Keys rotated for another prompt length must not be found.
     for (first, then) in [(32, 33), (33, 32), (16, 17), (17, 16)] {
         assert_eq!(cached(first, then), 0, "{first} and then {then} tokens");
     }
 }
 
-/// Tokens of the prompt that the cache held.
+/// Returns the number of prompt tokens that the cache held.
 fn cached_tokens(stream: &mut RequestStream) -> Option<usize> {
     super::tests::runtime().block_on(async {
         let mut cached = None;

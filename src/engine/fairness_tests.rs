@@ -1,4 +1,4 @@
-//! What a tenant notices of another that asks for more than there is.
+//! The effect on one tenant of another tenant that asks for more than the engine's capacity.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,23 +11,23 @@ use super::scheduler::SchedulerOutput;
 use super::scheduler_tests::{World, config, tenant};
 use super::tenant::Tenant;
 
-/// Long prompts of odd tokens: nothing is shared.
+/// Returns a prompt of random tokens, so that no prefix is shared.
 fn prompt(rng: &mut ChaCha8Rng, len: usize) -> Vec<u32> {
     (0..len).map(|_| rng.random_range(10..1_000_000)).collect()
 }
 
-/// What a step takes on a processor: a fixed part, and as much again for every three tokens.
+/// Returns the duration of a step on a simulated processor: a fixed part, and the same again for every three tokens.
 fn took(output: &SchedulerOutput) -> Duration {
     Duration::from_micros(300 + 100 * output.num_tokens() as u64)
 }
 
-/// Requests of tenants on paper, and the time that passes with them.
+/// Simulated requests of several tenants, with a simulated clock.
 struct Server {
     world: World,
     rng: ChaCha8Rng,
     owners: HashMap<RequestId, Tenant>,
     clock: Duration,
-    /// Tokens that each tenant's requests have computed.
+    /// Tokens computed for each tenant.
     computed: HashMap<Tenant, usize>,
 }
 
@@ -59,13 +59,13 @@ impl Server {
         let id = self
             .world
             .add_for(whose, class, &prompt, tokens, samples, priority);
-        // The samples of a request have the ids that follow it.
+        // The samples of a request have consecutive ids.
         let ids = (0..samples).map(|index| id.sample(index));
         self.owners.extend(ids.map(|id| (id, whose)));
         id
     }
 
-    /// A step, in which nothing ends before its length; the requests that have ended, and all that were scheduled.
+    /// Runs one step in which no request stops before its length limit; returns the finished requests and the schedule.
     fn step(&mut self) -> (Vec<RequestId>, SchedulerOutput) {
         let (output, finished) = self.world.step(|_| 7);
         self.clock += took(&output);
@@ -77,7 +77,7 @@ impl Server {
         (finished.into_iter().map(|(id, _)| id).collect(), output)
     }
 
-    /// The time until a request has ended.
+    /// Returns the time until a request has ended.
     fn until_ended(&mut self, id: RequestId) -> Duration {
         let begun = self.clock;
         for _ in 0..100_000 {
@@ -104,7 +104,7 @@ fn a_flood_of_one_tenant_leaves_another_a_third_of_its_pace_at_least() {
         let begun = server.clock;
         for call in 0..60 {
             if floods && call < 2 {
-                // One call of many samples, and many of one.
+                // One request of many samples, and many requests of one sample.
                 server.ask(alice, 30, 400, 128);
                 for _ in 0..300 {
                     server.ask(alice, 400, 300, 1);
@@ -122,7 +122,7 @@ fn a_flood_of_one_tenant_leaves_another_a_third_of_its_pace_at_least() {
     };
     let (quiet, _) = bobs_time(false);
     let (beside, longest) = bobs_time(true);
-    // The twenty steps of the flood alone are not bob's.
+    // The first twenty steps belong to the flood alone; bob is not there yet.
     let warm = Duration::from_millis(40 * 52);
     assert!(beside < 3 * quiet + warm, "{beside:?} instead of {quiet:?}");
     assert!(longest < Duration::from_millis(500), "{longest:?}");
@@ -132,7 +132,7 @@ fn a_flood_of_one_tenant_leaves_another_a_third_of_its_pace_at_least() {
 fn tenants_that_ask_for_enough_get_equal_tokens() {
     let tenants = [1, 2, 3].map(tenant);
     let mut server = Server::new(4096, 256, 32);
-    // The same work in different pieces; the third has come last.
+    // The same work in different pieces; the third tenant comes last.
     for _ in 0..200 {
         server.ask(tenants[0], 10, 400, 1);
     }
@@ -153,7 +153,7 @@ fn tenants_that_ask_for_enough_get_equal_tokens() {
     tokens.sort_unstable();
     assert!(tokens[2] * 10 < tokens[0] * 13, "{tokens:?}");
     let running = tenants.map(|tenant| server.running(tenant));
-    // A tenant of short requests is short of some while their successors begin.
+    // A tenant of short requests briefly has fewer places while its next requests start.
     assert!(
         running.iter().all(|&places| (9..=12).contains(&places)),
         "{running:?}"
@@ -184,7 +184,7 @@ fn a_tenant_that_comes_gets_its_places_within_steps_whatever_the_priorities() {
         server.step();
     }
     assert_eq!((server.running(alice), server.running(bob)), (8, 8));
-    // They stay with it: what was taken once is not taken back and forth.
+    // The places are stable: a place that was taken once is not exchanged repeatedly.
     let mut preempted = 0;
     for _ in 0..20 {
         preempted += server.step().1.preempted.len();
@@ -201,7 +201,7 @@ fn a_lone_tenant_gets_everything_again_once_the_other_has_what_it_wanted() {
     }
     let id = server.ask(bob, 10, 20, 1);
     server.until_ended(id);
-    // A second of steps later bob is forgotten.
+    // After one second of steps bob is no longer remembered.
     let until = server.clock + Duration::from_secs(2);
     while server.clock < until {
         server.step();
@@ -252,7 +252,7 @@ fn nothing_starves_among_many_tenants_on_a_small_pool() {
         );
         let mut waits: HashMap<RequestId, usize> = HashMap::new();
         for step in 0..1500 {
-            // Two that ask all the time, and ten that ask now and then.
+            // Two tenants that send requests all the time, and ten that send some now and then.
             let whose = match rng.random_range(0..4) {
                 0..3 => tenant(rng.random_range(0..2)),
                 _ => tenant(rng.random_range(2..12)),
@@ -286,7 +286,7 @@ fn nothing_starves_among_many_tenants_on_a_small_pool() {
 
 #[test]
 fn a_thousand_that_wait_for_one_prefix_are_not_all_looked_up_in_every_step() {
-    // Bob's request comes behind a thousand of alice's that wait for what the first of them computes.
+    // Bob's request comes after a thousand of alice's, which all wait for the prefix that the first of them computes.
     let (alice, bob) = (tenant(1), tenant(2));
     let mut server = Server::new(1024, 32, 8);
     let shared = prompt(&mut server.rng, 200);

@@ -1,4 +1,4 @@
-//! Generation by a grammar: every sample matches, whatever else is asked of sampling and whoever runs beside it.
+//! Generation with a grammar: every sample matches, with any sampling parameters and any concurrent requests.
 
 use std::path::Path;
 
@@ -67,7 +67,7 @@ fn run(engine: &Engine, request: &GenerateRequest) -> Vec<Heard> {
     heard
 }
 
-/// A sample's text, without the token that ended it.
+/// Returns a sample's text, without its stop token.
 fn text(heard: &Heard) -> String {
     let ids = match heard.finished {
         Some(FinishReason::Stop) => &heard.ids[..heard.ids.len() - 1],
@@ -164,7 +164,7 @@ fn a_sample_ends_where_its_grammar_does() {
         FinishReason::Length
     );
 
-    // One that may go on ends by an end token, where there is one that is wanted already.
+    // A match that could continue ends with an end token when the sampling parameters favour that token.
     let open = regex("a+");
     let eager: fn(&mut SamplingParams) = |p| p.logit_bias = vec![(END, 100.0)];
     assert_eq!(ended(&open, eager), ("a".into(), FinishReason::Stop, true));
@@ -194,10 +194,10 @@ fn nothing_else_that_is_asked_lets_a_grammar_slip() {
         got.len() == 12 && got.bytes().all(|byte| b"ab".contains(&byte)),
         "{got}"
     );
-    // Log-probabilities are the model's own: a forced token is rarely certain.
+    // Log-probabilities are those of the model's own distribution: a token that the grammar forces is rarely certain.
     assert!(heard.bits.iter().any(|&bits| f32::from_bits(bits) < -1.0));
 
-    // A stop id that is a token of the text ends it where the text is whole, and does not come before.
+    // A stop id that is also a token of the text ends the text once it matches, and does not occur before.
     let mut request = asking(regex("ab(cb)*"), 20, 3);
     request.params.stop.stop_ids = vec![b].into();
     let error = {

@@ -1,14 +1,14 @@
-//! Whether the engine's thread lives: it leaves a mark at every step, and answers when it has nothing to do.
+//! Liveness of the engine's thread: it records a mark at every step, and replies to probes when it is idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The longest that a step may take before the engine counts as stuck: the longest step of a large model on a slow processor takes
-/// a fraction of it.
+/// The longest duration of a step before the engine counts as stuck. The longest step of a large model on a slow processor takes a
+/// fraction of it.
 pub const STUCK: Duration = Duration::from_secs(60);
 
-/// The marks of the engine's thread. Clones share them.
+/// The marks that the engine's thread records. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Heartbeat(Arc<Marks>);
 
@@ -20,14 +20,14 @@ struct Marks {
     idle: AtomicBool,
 }
 
-/// What the marks say.
+/// The state of the engine's thread according to its marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pulse {
-    /// The thread made a step not long ago.
+    /// The thread finished a step recently.
     Beating,
-    /// It had nothing to do when it was last heard of, and has to be asked.
+    /// The thread was idle at its last mark; only a probe can show whether it is alive.
     Idle,
-    /// It has been in one step for longer than [`STUCK`].
+    /// The thread has been in one step for longer than [`STUCK`].
     Stuck,
 }
 
@@ -42,18 +42,18 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// Leaves a mark; `idle` where the thread goes to sleep next.
+    /// Records a mark; `idle` if the thread sleeps next.
     pub fn beat(&self, idle: bool) {
         self.0.last.store(self.now(), Ordering::Relaxed);
         self.0.idle.store(idle, Ordering::Relaxed);
     }
 
-    /// Returns what the marks say now.
+    /// Returns the thread's state now.
     pub fn pulse(&self) -> Pulse {
         self.pulse_at(self.now())
     }
 
-    /// Returns what the marks say at `now`, milliseconds from the start.
+    /// Returns the thread's state at `now`, in milliseconds from the start.
     fn pulse_at(&self, now: u64) -> Pulse {
         let silent = now.saturating_sub(self.0.last.load(Ordering::Relaxed));
         if self.0.idle.load(Ordering::Relaxed) {
@@ -65,7 +65,7 @@ impl Heartbeat {
         }
     }
 
-    /// Milliseconds since the start.
+    /// Returns the milliseconds since the start.
     fn now(&self) -> u64 {
         u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }

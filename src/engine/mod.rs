@@ -1,32 +1,33 @@
 //! The engine: one thread that answers any number of requests from one model by continuous batching.
 //!
-//! Every step computes a few tokens of many requests (prompts in chunks, one token for each that decodes) under one token
-//! budget. Keys and values live in a paged cache whose blocks are shared by content, to the token. The engine knows requests,
-//! tokens and blocks; it does not know judging or HTTP, and of text no more than that a grammar says which tokens may come next.
+//! Every step computes a few tokens of many requests (prompts in chunks, one token for each request that decodes) under one token
+//! budget. Keys and values are in a paged cache whose blocks are shared by content, to the token. The engine handles requests, tokens and
+//! blocks. Judging and HTTP are outside it, and text enters only through a grammar, which gives the tokens that are allowed next.
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
-//! | `core` | one step: expire, schedule, compute, sample, tell |
-//! | `scheduler/`, `request` | who computes what; pure policy |
-//! | `tenant` | between whom the engine is shared |
-//! | `kv_cache/` | the books of the paged cache; pure policy |
-//! | `model_runner` | the step's work through the model |
+//! | `core` | one step: expire, schedule, compute, sample, send events |
+//! | `scheduler/`, `request` | which requests compute how many tokens; pure policy |
+//! | `tenant` | the identities between which the engine is shared |
+//! | `kv_cache/` | block allocation for the paged cache; pure policy |
+//! | `model_runner` | the forward pass of a step |
 //! | `sampler/`, `sampling_params` | logits to tokens |
-//! | `admission`, `output` | the way in and the way out |
-//! | `warm_up` | the first steps, before anybody is served |
-//! | `heartbeat` | whether the thread lives |
-//! | `stats` | what is measured |
+//! | `admission`, `output` | queueing of requests, streams of events |
+//! | `warm_up` | the first steps, before the first request |
+//! | `heartbeat` | liveness of the thread |
+//! | `stats` | metrics |
 //!
 //! # Batch invariance
 //! On the CPU a request's tokens and log-probabilities are the same bits alone and in any mix, whatever the chunks, preemptions
-//! and cache hits: every kernel computes a row in an order that only its own sequence decides. A cache that rounds keys and values
-//! changes nothing of that: a token's own step reads them from the cache too. With dynamic rotary scaling
-//! ([`RotaryEmbedding::extend`](crate::nn::rotary::RotaryEmbedding::extend)) a prompt beyond the trained length finds cached blocks of
-//! prompts of its own length only.
+//! and cache hits: every kernel computes a row in an order that only its own sequence decides. This also holds for a cache that rounds
+//! keys and values: a token's own step reads them from the cache too. With dynamic rotary scaling
+//! ([`RotaryEmbedding::extend`](crate::nn::rotary::RotaryEmbedding::extend)) a prompt beyond the trained length shares cached blocks only
+//! with prompts of the same length.
 //!
 //! # Versions
-//! A request is computed with the weights it was submitted with, to its end, whatever is published and swapped meanwhile. Steps mix
-//! versions: the base is computed once for all rows, adapters for their own. Blocks of one version are not found by another.
+//! A request is computed to its end with the weights with which it was submitted, whatever is published or swapped in the meantime. Steps
+//! mix versions: the base is computed once for all rows, each adapter for its own rows. A request never finds cached blocks of another
+//! version.
 
 mod admission;
 #[cfg(test)]
@@ -98,7 +99,7 @@ use request::RequestId;
 use scheduler::{Scheduler, SchedulerConfig};
 use warm_up::warm_up;
 
-/// Why an engine cannot be started.
+/// The reason for which an engine cannot be started.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     #[error(
@@ -135,7 +136,7 @@ pub enum EngineError {
     Ended,
 }
 
-/// Why a request was not accepted.
+/// The reason for which a request was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     #[error("the prompt is empty")]
@@ -156,31 +157,31 @@ pub enum SubmitError {
     ShuttingDown,
 }
 
-/// A prompt and what is wanted of it.
+/// A prompt, and how to answer it.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
     pub prompt: Vec<u32>,
-    /// `max_tokens` may be more than the context has room for: the rest is what is meant.
+    /// `max_tokens` may exceed the room in the context: it is then reduced to that room.
     pub params: SamplingParams,
-    /// Samples of the prompt, which is computed once for all.
+    /// The number of samples. The prompt is computed once for all of them.
     pub samples: usize,
-    /// Of the prompt's first tokens, how many later prompts may begin with as well, where the caller knows: the cache forgets the
-    /// rest first.
+    /// The number of the prompt's first tokens that later prompts are likely to start with, if the caller can tell: the cache evicts the
+    /// blocks after them first.
     pub reusable_tokens: Option<usize>,
-    /// What every sample has to follow.
+    /// The grammar that every sample has to match.
     pub grammar: Option<Grammar>,
-    /// Lower is served first; one of [`PRIORITIES`], and a level is worth a bounded head start.
+    /// The priority: lower numbers are served first. One of [`PRIORITIES`]; a level is worth a bounded head start.
     pub priority: i32,
     pub class: Class,
-    /// What it is computed with; by default what serves as policy when it is submitted.
+    /// The weights that compute the request; by default those of the policy role at submission.
     pub weights: Option<WeightsLease>,
-    /// When it came: the caller's request, or this part of its work. Latencies are counted from here; the scheduler's order is that
-    /// of submission.
+    /// The arrival time of the caller's request, or of this part of its work. Latencies are counted from here; the scheduler orders by
+    /// submission instead.
     pub arrival: Instant,
     pub deadline: Option<Instant>,
-    /// Whose request it is: tenants share the engine fairly and do not find each other's prefixes.
+    /// The tenant of the request: tenants share the engine fairly and do not share cached prefixes.
     pub tenant: Tenant,
-    /// Of the same tenant, only requests with the same salt share prefixes with it.
+    /// Requests of one tenant share prefixes only if they have the same salt.
     pub cache_salt: Option<CacheSalt>,
 }
 
@@ -203,39 +204,39 @@ impl GenerateRequest {
     }
 }
 
-/// What the engine can hold.
+/// The capacity of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
-    /// Tokens of KV cache.
+    /// Tokens that the KV cache holds.
     pub kv_tokens: usize,
-    /// Bytes they take.
+    /// Bytes of the KV cache.
     pub kv_bytes: usize,
-    /// What they are kept in.
+    /// The dtype of cached keys and values.
     pub kv_dtype: DType,
-    /// The longest sequence, prompt and answer together.
+    /// The maximum length of a sequence, prompt and answer together.
     pub max_context: usize,
     pub max_concurrent: usize,
     pub vocab_size: usize,
 }
 
-/// Whether requests can be answered.
+/// The engine's readiness to answer requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
-    /// Not yet: the model's first steps are not done. What is submitted meanwhile waits.
+    /// The model's first steps are not finished. Requests submitted in the meantime wait.
     WarmingUp,
     Ready,
-    /// No longer: the engine's thread has ended.
+    /// The engine's thread has ended.
     Down,
 }
 
-/// What came of the warm-up, once it is over.
+/// The result of the warm-up, once it has ended.
 type WarmedUp = Option<Result<(), RequestFailure>>;
 
-/// A handle to the engine; clones share it. When the last is dropped the engine finishes what it has and stops.
+/// A handle to the engine; clones share it. After the last handle is dropped the engine finishes its requests and stops.
 #[derive(Debug, Clone)]
 pub struct Engine {
     commands: mpsc::UnboundedSender<Command>,
-    /// By class.
+    /// One queue per [`Class`].
     admission: [Admission; 2],
     weights: WeightStore,
     capacity: Capacity,
@@ -244,11 +245,11 @@ pub struct Engine {
     heartbeat: Heartbeat,
 }
 
-/// The engine's thread, to be waited for.
+/// The engine's thread, which can be joined.
 pub struct EngineThread(thread::JoinHandle<()>);
 
 impl EngineThread {
-    /// Waits until the engine has finished everything; it does so once no handle is left.
+    /// Waits until the engine has finished all requests, which happens once no handle is left.
     pub fn join(self) {
         if self.0.join().is_err() {
             tracing::error!("the engine's thread panicked");
@@ -260,7 +261,7 @@ impl Engine {
     /// Reserves the cache and starts the thread, which has the device to itself and warms up: see [`Self::ready`].
     ///
     /// # Errors
-    /// Sizes that make no sense together, with the numbers; memory or a thread that cannot be had.
+    /// Errors if the sizes are inconsistent (with the numbers), or if memory or a thread cannot be allocated.
     pub fn start(
         weights: WeightStore,
         config: &EngineConfig,
@@ -269,10 +270,11 @@ impl Engine {
         Self::start_beside(weights, config, metrics, DeviceArbiter::default())
     }
 
-    /// [`Self::start`] beside others that compute on the device: they learn from `arbiter` when somebody waits for this engine.
+    /// Works as [`Self::start`], for an engine that shares its device with other work: `arbiter` signals when foreground requests need the
+    /// device.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Same as [`Self::start`].
     pub fn start_beside(
         weights: WeightStore,
         config: &EngineConfig,
@@ -329,13 +331,13 @@ impl Engine {
                 let scheduler = Scheduler::new(limits, kv);
                 let core = EngineCore::new(scheduler, runner, metrics, arbiter.clone())
                     .with_shared_prefix_cache(shared_prefix_cache);
-                // Whether or not anybody asks.
+                // The result is sent even if there is no receiver.
                 let _ = warm.send(Some(Ok(())));
                 run(core, inbox, &arbiter, &beats);
             }
             Err(failure) => {
                 tracing::error!(%failure, "the model's first steps failed");
-                // What has been submitted meanwhile is told by the inbox' end.
+                // Requests submitted in the meantime fail when the inbox is dropped.
                 let _ = warm.send(Some(Err(failure)));
             }
         };
@@ -362,12 +364,12 @@ impl Engine {
         self.capacity
     }
 
-    /// The weights it serves.
+    /// Returns the weights that the engine serves.
     pub fn weights(&self) -> &WeightStore {
         &self.weights
     }
 
-    /// Whether requests can be answered now.
+    /// Returns whether requests can be answered now.
     pub fn readiness(&self) -> Readiness {
         match &*self.warmed_up.borrow() {
             _ if self.commands.is_closed() => Readiness::Down,
@@ -377,12 +379,12 @@ impl Engine {
         }
     }
 
-    /// Waits until the engine's thread has ended, by a panic or because its model failed: nothing will be answered any more.
+    /// Waits until the engine's thread has ended, by a panic or because its model failed. No request is answered after that.
     pub async fn ended(&self) {
         self.commands.closed().await;
     }
 
-    /// Whether the engine's thread lives and is not stuck: it made a step not long ago, or answers now.
+    /// Returns whether the engine's thread is alive and not stuck: it made a step recently, or replies to a probe now.
     pub async fn is_alive(&self) -> bool {
         if self.readiness() == Readiness::WarmingUp {
             return true;
@@ -403,7 +405,7 @@ impl Engine {
     /// Waits until the model has computed its first steps.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// Errors if the model cannot compute, with the reason.
     pub async fn ready(&self) -> Result<(), EngineError> {
         let mut warmed_up = self.warmed_up.clone();
         let outcome = warmed_up.wait_for(Option::is_some).await;
@@ -414,15 +416,15 @@ impl Engine {
         }
     }
 
-    /// What waits for its first step.
+    /// Returns the load of the queue of one class.
     pub fn queue_load(&self, class: Class) -> QueueLoad {
         self.admission[class as usize].load()
     }
 
-    /// Puts a request in line, if the queue and the tenant's share of it have a place for it.
+    /// Submits a request, if the queue and the tenant's share of it have a place for it.
     ///
     /// # Errors
-    /// What makes it unservable, or [`SubmitError::Overloaded`] where too much waits already.
+    /// Errors if the request is invalid, with the reason; with [`SubmitError::Overloaded`] if the queue or the tenant's share is full.
     pub fn submit(&self, request: GenerateRequest) -> Result<RequestStream, SubmitError> {
         let request = self.check(request)?;
         let admission = &self.admission[request.class as usize];
@@ -431,10 +433,10 @@ impl Engine {
         self.send(request, place)
     }
 
-    /// Puts a request in line once the queue has a place for it: for parts of work that has been accepted already.
+    /// Submits a request once the queue has a place for it: for parts of work that was already accepted.
     ///
     /// # Errors
-    /// What makes it unservable.
+    /// Errors if the request is invalid, with the reason.
     pub async fn submit_in_turn(
         &self,
         request: GenerateRequest,
@@ -446,10 +448,10 @@ impl Engine {
         self.send(request, place)
     }
 
-    /// Checks a request as [`Self::submit`] does, and bounds its answer by what the context has room for.
+    /// Checks a request as [`Self::submit`] does, and limits `max_tokens` to the room in the context.
     ///
     /// # Errors
-    /// What makes it unservable.
+    /// Errors if the request is invalid, with the reason.
     pub fn check(&self, mut request: GenerateRequest) -> Result<GenerateRequest, SubmitError> {
         let Capacity {
             max_context,
@@ -509,9 +511,9 @@ impl Engine {
         request: GenerateRequest,
         place: QueuePlace,
     ) -> Result<RequestStream, SubmitError> {
-        // Not bounded by itself: the engine never waits for a reader. What is unread is, though: a request has at most `samples`
-        // times `max_context` events, each of them has at most MAX_LOGPROBS and MAX_LOGPROB_IDS log-probabilities (under 1 KiB;
-        // some 100 bytes where none are asked for), and no more requests are answered at once than the floor above has places.
+        // The channel has no bound of its own: the engine never waits for a reader. Unread events are bounded anyway: a request has at most
+        // `samples` times `max_context` events, each with at most MAX_LOGPROBS and MAX_LOGPROB_IDS log-probabilities (under 1 KiB; about
+        // 100 bytes without them), and the number of requests in progress is bounded by the layer above.
         let (events, receiver) = mpsc::unbounded_channel();
         let samples = request.samples;
         let ids = &self.next_id;
@@ -536,7 +538,7 @@ impl Engine {
     }
 }
 
-/// The engine thread: takes what has come, makes a step, and sleeps only when there is nothing to do.
+/// Runs the engine thread: it receives commands, makes a step, and sleeps only when there is no work.
 fn run(
     mut core: EngineCore,
     mut inbox: mpsc::UnboundedReceiver<Command>,

@@ -1,4 +1,4 @@
-//! A step's work through the model: token ids and block tables in, rows of logits out.
+//! The forward pass of a step: token ids and block tables in, rows of logits out.
 
 use std::ops::Range;
 use std::slice::ChunksExact;
@@ -14,27 +14,27 @@ use crate::kernels::with_f32;
 use crate::model::{Decoder, DecoderSpec, ModelError, Packed, WeightsLease};
 use crate::nn::{AdaptedRows, AttentionBackend};
 
-/// The model with its cache.
+/// The model with its KV cache.
 pub struct ModelRunner {
     decoder: Decoder,
-    /// One a layer.
+    /// One cache per layer.
     caches: Vec<KvCache>,
 }
 
-/// This many requests of a step, one after the other, are computed with these weights.
+/// A number of consecutive requests of a step that are computed with the same weights.
 pub struct WeightsRun {
     pub weights: WeightsLease,
     pub requests: usize,
 }
 
-/// What a step has computed.
+/// The results of a step.
 pub struct Computed {
     pub logits: Logits,
-    /// The hidden states of the tokens of prompts that are scored, `[rows, hidden]`, in the order of the requests.
+    /// The hidden states of the tokens of scored prompts, `[rows, hidden]`, in the order of the requests.
     scored: Option<Tensor>,
 }
 
-/// Rows of logits of prompts that are there at once.
+/// The maximum number of rows of prompt logits that exist at once.
 const SCORED_AT_ONCE: usize = 64;
 
 /// One row of `vocab_size` values for every request whose next token can be sampled.
@@ -45,10 +45,10 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// Reads the rows where they lie.
+    /// Reads the rows in place.
     ///
     /// # Errors
-    /// A decoder whose logits are not f32.
+    /// Errors if the decoder's logits are not f32.
     pub fn with_rows<R>(&self, f: impl FnOnce(ChunksExact<'_, f32>) -> R) -> Result<R, ModelError> {
         Ok(with_f32(&self.values, |values| {
             f(values.chunks_exact(self.vocab_size))
@@ -56,20 +56,20 @@ impl Logits {
     }
 }
 
-/// What keys and values are kept in.
+/// The dtype of cached keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum KvCacheDtype {
-    /// As the weights: bf16 beside weights in bf16, else what the model computes in.
+    /// The dtype that matches the weights: bf16 with weights in bf16, otherwise the dtype in which the model computes.
     #[default]
     Auto,
     /// Unrounded, where the model computes in f32: on the CPU.
     F32,
-    /// Half the bytes, rounded.
+    /// Half the bytes of f32, rounded.
     Bf16,
 }
 
 impl KvCacheDtype {
-    /// What that is for this model.
+    /// Returns the dtype for this model.
     pub fn of(self, decoder: &Decoder) -> DType {
         match (self, decoder.weights_dtype()) {
             (Self::Bf16, _) | (Self::Auto, DType::BF16) => DType::BF16,
@@ -82,7 +82,7 @@ impl KvCacheDtype {
 impl FromStr for KvCacheDtype {
     type Err = String;
 
-    /// `auto`, `f32` or `bf16`.
+    /// Parses `auto`, `f32` or `bf16`.
     fn from_str(said: &str) -> Result<Self, String> {
         match said {
             "auto" => Ok(Self::Auto),
@@ -93,14 +93,14 @@ impl FromStr for KvCacheDtype {
     }
 }
 
-/// Bytes of keys and values of one block, in all layers.
+/// Returns the bytes of keys and values of one block, in all layers.
 pub fn block_bytes(spec: &DecoderSpec, block_size: usize, dtype: DType) -> usize {
     2 * spec.num_layers() * spec.num_kv_heads * spec.head_dim * block_size * dtype.size_in_bytes()
 }
 
 impl ModelRunner {
     /// # Errors
-    /// When the memory for the cache cannot be had.
+    /// Errors if the memory for the cache cannot be had.
     pub fn new(
         decoder: Decoder,
         num_blocks: usize,
@@ -127,21 +127,21 @@ impl ModelRunner {
         self.decoder.spec()
     }
 
-    /// One a layer; all of one shape.
+    /// Returns the caches, one per layer, all of one shape.
     pub fn caches(&self) -> &[KvCache] {
         &self.caches
     }
 
-    /// Whether a step of so many tokens takes all that the device has, rather than a thread of a CPU.
+    /// Returns whether a step of this many tokens uses the whole device, rather than one thread of a CPU.
     pub fn spreads(&self, tokens: usize) -> bool {
         self.decoder.spreads(tokens)
     }
 
-    /// Computes what was scheduled, with the weights of `runs`: a row of logits for each request that samples, in the output's order, and
-    /// what [`Self::scores`] reads.
+    /// Computes the scheduled tokens with the weights of `runs`. Returns a row of logits for each request that samples, in the output's
+    /// order, and the hidden states that [`Self::scores`] reads.
     ///
     /// # Errors
-    /// The model's. The cache then holds nothing new that could be found.
+    /// Errors if the model does. The cache then has no new block that can be found.
     pub fn execute(
         &self,
         scheduler: &Scheduler,
@@ -157,7 +157,7 @@ impl ModelRunner {
             copy_blocks(cache, &copies)?;
         }
         let (mut ids, mut cu_seqlens, mut rows) = (Vec::new(), vec![0u32], Vec::new());
-        // Which of `rows` are sampled from, and which are scored.
+        // The indices into `rows` that are sampled from, and those that are scored.
         let (mut sampled, mut scored) = (Vec::new(), Vec::new());
         let (mut seq_lens, mut prompt_lens) = (Vec::new(), Vec::new());
         let mut block_tables = Vec::new();
@@ -216,7 +216,7 @@ impl ModelRunner {
             false => chosen(sampled.clone())?,
         };
         let values = match sampled.is_empty() {
-            // A chunk in the middle of a prompt: its keys and values are all that was wanted.
+            // A chunk in the middle of a prompt: only its keys and values are needed.
             true => Tensor::zeros((0, vocab_size), DType::F32, &Device::Cpu)?,
             false => self.host_logits(&sampled_hidden)?,
         };
@@ -230,10 +230,10 @@ impl ModelRunner {
         Ok(self.decoder.logits(hidden)?.to_device(&Device::Cpu)?)
     }
 
-    /// What `score` finds in the logits of these rows of the prompts that are scored. It gets each row's number, from 0.
+    /// Returns the results of `score` on the logits of the given rows of the scored prompts. `score` receives each row's index, from 0.
     ///
     /// # Errors
-    /// The model's.
+    /// Errors if the model does.
     pub fn scores<T: Send>(
         &self,
         computed: &Computed,
@@ -262,7 +262,7 @@ impl ModelRunner {
     }
 }
 
-/// The rows of the runs that have an adapter.
+/// Returns the row ranges of the runs that have an adapter.
 fn adapted_rows<'a>(runs: &'a [WeightsRun], cu_seqlens: &[u32]) -> Vec<AdaptedRows<'a>> {
     let mut first = 0;
     let rows = runs.iter().filter_map(|run| {

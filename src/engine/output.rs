@@ -1,4 +1,4 @@
-//! What a caller hears of its request.
+//! The events that a caller receives for its request.
 
 use tokio::sync::mpsc;
 
@@ -8,30 +8,30 @@ use super::sampler::{PromptLogprobs, TokenLogprobs};
 use crate::model::WeightsName;
 use crate::text::GrammarError;
 
-/// One thing that happened to a request. Sample `index` counts from 0 to the number of samples asked for.
+/// An event of a request. Sample `index` counts from 0 and is below the number of samples.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StreamEvent {
     /// The request's first tokens are being computed.
     Started {
-        /// What it is computed with, to its end.
+        /// The weights that compute the request, until its end.
         weights: WeightsName,
-        /// Prompt tokens that did not have to be computed.
+        /// Prompt tokens that were found in the KV cache.
         num_cached_tokens: usize,
     },
-    /// What was asked to be known of the prompt's tokens, the second and all after it; before any token.
+    /// The requested log-probabilities of the prompt's tokens, from the second token on; sent before any `Token`.
     Prompt(Vec<PromptLogprobs>),
     Token {
         index: usize,
         id: u32,
         logprobs: Option<TokenLogprobs>,
-        /// Set with the sample's last token.
+        /// Set on the sample's last token.
         finished: Option<FinishReason>,
     },
-    /// Nothing more will come, for any sample.
+    /// The request has failed; no further event follows, for any sample.
     Failed(RequestFailure),
 }
 
-/// Why an accepted request was not finished.
+/// The reason for which an accepted request was not finished.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestFailure {
     #[error("the request's deadline has passed")]
@@ -50,7 +50,7 @@ pub struct RequestStream {
     events: mpsc::UnboundedReceiver<StreamEvent>,
     first: RequestId,
     engine: mpsc::WeakUnboundedSender<Command>,
-    /// Samples whose last token has not come.
+    /// The samples whose last token has not arrived.
     open: Vec<bool>,
 }
 
@@ -69,7 +69,7 @@ impl RequestStream {
         }
     }
 
-    /// The next event; `None` after the last token of the last sample, or after a failure.
+    /// Returns the next event; `None` after the last token of the last sample, or after a failure.
     pub async fn next(&mut self) -> Option<StreamEvent> {
         loop {
             if !self.open.contains(&true) {
@@ -79,7 +79,7 @@ impl RequestStream {
                 .events
                 .recv()
                 .await
-                // The engine thread is gone, and its senders with it.
+                // The engine thread has ended, and dropped its senders.
                 .unwrap_or(StreamEvent::Failed(RequestFailure::ShuttingDown));
             match &event {
                 StreamEvent::Token { index, .. } if !self.open[*index] => continue,
@@ -95,12 +95,12 @@ impl RequestStream {
         }
     }
 
-    /// Ends one sample: nothing more of it is computed or heard.
+    /// Closes one sample: no further token of it is computed or delivered.
     pub fn close(&mut self, index: usize) {
         if std::mem::take(&mut self.open[index])
             && let Some(engine) = self.engine.upgrade()
         {
-            // An engine that is gone computes nothing either.
+            // An engine that has ended computes nothing anyway.
             let _ = engine.send(Command::Close(self.first.sample(index)));
         }
     }

@@ -11,10 +11,10 @@ use crate::kernels::linear::WeightFormat;
 use crate::model::{LanguageModel, LoadOptions};
 use crate::test_support::shared_data;
 
-/// How far sums in another order may be apart.
+/// Tolerance for sums in another order.
 const TOLERANCE: f32 = 1e-4;
 
-/// What a stream tells of its prompt, and the tokens that follow.
+/// Returns the prompt's log-probabilities and the tokens that follow, as received from the stream.
 fn heard(stream: &mut RequestStream) -> (Option<Vec<PromptLogprobs>>, Vec<u32>) {
     let (mut prompt, mut ids) = (None, Vec::new());
     runtime().block_on(async {
@@ -100,7 +100,7 @@ fn prompts_are_scored_as_the_dense_decoder_scores_them_in_any_mix() {
     assert!(preemptions > 10 && scored > 1000, "{preemptions}, {scored}");
 }
 
-/// A model that others trained, against its own goldens, which transformers gives too.
+/// Compares a third-party model with its golden values, which are also those of transformers.
 #[test]
 fn prompts_of_stories260k_are_as_probable_as_its_goldens_say() {
     let Some(from) = shared_data("stories260k") else {

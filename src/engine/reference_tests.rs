@@ -11,27 +11,27 @@ use crate::kernels::linear::WeightFormat;
 use crate::model::{Decoder, Packed};
 use crate::nn::AttentionBackend;
 
-/// How far sums in another order may be apart.
+/// Tolerance for sums in another order.
 const TOLERANCE: f32 = 1e-4;
 const STOP: u32 = 3;
-/// Tokens of any prompt, at most.
+/// The maximum number of tokens of a prompt.
 const LONGEST: usize = 48;
 
-/// What has to have happened at least once for the comparison to mean anything.
+/// Counts of the cases that must occur at least once for the comparison to be meaningful.
 #[derive(Debug, Default)]
 struct Happened {
     preemptions: u64,
     /// Prompts found in the cache up to the middle of a block.
     partial_hits: usize,
     full_hits: usize,
-    /// Siblings that held a block in common which neither of them had filled.
+    /// Siblings that shared a block which neither had filled.
     shared_tails: usize,
     chunks: usize,
     compared: usize,
     knife_edges: usize,
 }
 
-/// Logits after every token of `ids`, by the dense decoder.
+/// Returns the logits after every token of `ids`, computed by the dense decoder.
 pub(super) fn dense_logits(decoder: &Decoder, ids: &[u32]) -> Vec<Vec<f32>> {
     let lens = [ids.len() as u32];
     let cu_seqlens = [0, lens[0]];
@@ -70,7 +70,7 @@ fn random_request(rng: &mut ChaCha8Rng, shared: &[u32], max_sequences: usize) ->
     request
 }
 
-/// Notes what the last step has left of what is to have happened.
+/// Counts the cases that occurred in the last step.
 fn look(
     engine: &ByHand,
     jobs: &[(RequestId, RequestStream, GenerateRequest)],
@@ -98,7 +98,7 @@ fn look(
     }
 }
 
-/// One sample against the model run on it alone, fed the same tokens.
+/// Compares one sample with the model run on it alone, with the same tokens as input.
 fn compare(
     decoder: &Decoder,
     request: &GenerateRequest,
@@ -111,7 +111,7 @@ fn compare(
     let mut sampler = Sampler::new(params, prompt, seed, index);
     let ids = [prompt.as_slice(), &heard.ids].concat();
     let logits = dense_logits(decoder, &ids[..ids.len() - 1]);
-    // Probabilities of the token itself and of the ids that were asked for.
+    // Log-probabilities of the token itself and of the requested ids.
     let told = heard.bits.chunks_exact(1 + params.logprob_ids.len());
     assert_eq!(told.len(), heard.ids.len());
     let mut in_step = true;
@@ -128,7 +128,7 @@ fn compare(
             );
         }
         happened.compared += 1;
-        // Where the last bits decide, another token may be drawn; what follows it is then not comparable.
+        // Where the last bits decide, another token may be drawn; the tokens after it are then not comparable.
         in_step = in_step && sampler.sample(params, row).unwrap().id == id;
         happened.knife_edges += usize::from(!in_step);
     }
@@ -144,7 +144,7 @@ fn compare(
 
 #[test]
 fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
-    // In f32 throughout: where activations or the cache are rounded, the last bits of dense and paged attention would grow.
+    // f32 throughout: rounding of activations or of the cache would amplify the last bits in which dense and paged attention differ.
     let decoder = pocket_in(Some(WeightFormat::F32));
     let mut happened = Happened::default();
     for seed in 0..24 {
@@ -152,7 +152,7 @@ fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
         let block_size = [1, 3, 8, 16, 33][seed as usize % 5];
         let max_sequences = rng.random_range(2..12);
         let max_batch_tokens = max_sequences + rng.random_range(1..40);
-        // Room for a little more than the longest sequence, or for everybody.
+        // Room for a little more than the longest sequence, or for all sequences.
         let tokens = LONGEST + 12 + [4, 40, 1000][rng.random_range(0..3)];
         let limits = ByHand::limits(max_batch_tokens, max_sequences);
         let num_blocks = tokens.div_ceil(block_size);
@@ -161,7 +161,7 @@ fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
         let mut jobs = Vec::new();
         let mut steps = 0;
         while jobs.len() < 10 || !engine.core.is_idle() {
-            // They come one by one, and some together.
+            // Requests arrive one by one, and some together.
             while jobs.len() < 10 && rng.random_bool(0.6) {
                 let request = random_request(&mut rng, &shared, max_sequences);
                 let (first, stream) = engine.submit(request.clone());
@@ -172,7 +172,7 @@ fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
             assert!(steps < 10_000, "nothing moves, with seed {seed}");
             look(&engine, &jobs, block_size, &mut happened);
             for (first, _, _) in &jobs {
-                // Its first token has just come.
+                // The request's first token has just arrived.
                 let request = engine.core.scheduler().request(*first);
                 let first_token = request.filter(|request| request.num_output_tokens() == 1);
                 let cached = first_token.and_then(|request| request.num_cached_tokens);
@@ -203,7 +203,7 @@ fn every_sequence_of_any_mix_is_what_the_dense_decoder_makes_of_it_alone() {
         "{happened:?}"
     );
     assert!(happened.compared > 1000, "{happened:?}");
-    // Sums in another order are apart by millionths: hardly a draw in a thousand is that close.
+    // Sums in another order differ by millionths: hardly one draw in a thousand is that close.
     assert!(
         happened.knife_edges * 200 <= happened.compared,
         "{happened:?}"

@@ -1,7 +1,7 @@
-//! One sequence on its way through the engine.
+//! One sequence in the engine.
 //!
-//! There is no prefill phase and no decode phase: a request has tokens, of which the first `num_computed_tokens` lie in the KV
-//! cache, and every step lets that number catch up by some.
+//! There are no separate prefill and decode phases: a request has tokens, of which the first `num_computed_tokens` are in the KV cache,
+//! and every step computes some of the missing ones.
 
 use std::ops::Range;
 
@@ -9,72 +9,72 @@ use super::StopIds;
 use super::kv_cache::HashedTokens;
 use super::tenant::Tenant;
 
-/// Names a request for as long as the engine lives.
+/// The id of a request, unique during the life of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(pub u64);
 
 impl RequestId {
-    /// Of a submission whose first sample this is, another.
+    /// Returns the id of sample `index` of the submission whose first sample has this id.
     pub fn sample(self, index: usize) -> Self {
         Self(self.0 + index as u64)
     }
 }
 
-/// Whose work a request is.
+/// The class of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub enum Class {
-    /// Somebody waits for it.
+    /// A caller waits for the result.
     #[default]
     Foreground,
-    /// Done with what the foreground leaves: see [`Scheduler`](super::scheduler::Scheduler).
+    /// Work that uses the capacity left by the foreground: see [`Scheduler`](super::scheduler::Scheduler).
     Background,
 }
 
-/// Why a request has ended.
+/// The reason for which a request has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// It produced a token that ends it.
+    /// It produced a stop token.
     Stop,
-    /// What it produced is whole by its grammar, and nothing more may come.
+    /// Its output matches the grammar and no continuation is allowed.
     Complete,
-    /// It produced as many tokens as it may.
+    /// It produced the maximum number of tokens.
     Length,
 }
 
-/// When a request ends by itself.
+/// The conditions under which a request ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopCriteria {
-    /// Tokens it may produce, at least one.
+    /// The maximum number of produced tokens, at least one.
     pub max_tokens: usize,
-    /// Stop ids before this many tokens do not end it. A grammar that is complete does.
+    /// Stop ids within the first `min_tokens` tokens do not end the request. A complete grammar does.
     pub min_tokens: usize,
     pub stop_ids: StopIds,
 }
 
-/// A sequence, as the scheduler sees it.
+/// A request in the scheduler's queues: one sequence.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub id: RequestId,
-    /// The prompt, and what has been produced.
+    /// The tokens of the prompt and the produced tokens.
     pub tokens: HashedTokens,
     pub num_prompt_tokens: usize,
-    /// Of its first tokens, how many others may begin with as well.
+    /// The number of its first tokens that other requests are likely to start with.
     pub num_reusable_tokens: usize,
-    /// Tokens whose keys and values are in the cache.
+    /// The number of tokens whose keys and values are in the cache.
     pub num_computed_tokens: usize,
-    /// Whether the log-probabilities of the prompt's tokens are still to be found: every token of it then has to be computed.
+    /// Whether log-probabilities of the prompt's tokens are still missing: every token of the prompt then has to be computed.
     pub scores_prompt: bool,
-    /// Tokens that the cache held when the request was first scheduled.
+    /// The number of tokens that the cache held when the request was first scheduled.
     pub num_cached_tokens: Option<usize>,
     pub stop: StopCriteria,
-    /// Further samples of the same prompt: they become requests of their own once it is computed, as far as there are places.
+    /// Further samples of the same prompt: they become separate requests once the prompt is computed, as far as there are places.
     pub siblings: Vec<RequestId>,
     /// Lower is served first; see [`Scheduler::add`](super::scheduler::Scheduler::add).
     pub priority: i32,
     pub class: Class,
-    /// Whose request it is, for fairness.
+    /// The tenant of the request, for fairness.
     pub tenant: Tenant,
-    /// The last step that computed something of it: where a tenant gets fewer tokens than it has sequences, these take turns.
+    /// The last step that computed a token of it: where a tenant gets fewer tokens than it has sequences, these take turns.
     pub last_step: u64,
 }
 
@@ -101,12 +101,12 @@ impl Request {
         self.tokens.len() - self.num_prompt_tokens
     }
 
-    /// Tokens that are still to be computed; after the last of them the next token can be sampled.
+    /// Returns the number of tokens still to be computed; after the last of them the next token can be sampled.
     pub fn num_missing_tokens(&self) -> usize {
         self.tokens.len() - self.num_computed_tokens
     }
 
-    /// Of the next `num_tokens` tokens to be computed, those whose logits say how probable the prompt's next token is.
+    /// Returns the subrange of the next `num_tokens` tokens whose logits give log-probabilities of prompt tokens.
     pub fn scored(&self, num_tokens: usize) -> Range<usize> {
         let from = self.num_computed_tokens;
         let most = match self.scores_prompt {
@@ -116,7 +116,7 @@ impl Request {
         from..(from + num_tokens).min(most).max(from)
     }
 
-    /// Takes a sampled token, and whether nothing may follow it; whether it was the last.
+    /// Appends a sampled token; `complete` means that the grammar allows no continuation. Returns the reason if this was the last token.
     pub(super) fn push(&mut self, token: u32, complete: bool) -> Option<FinishReason> {
         self.tokens.push(token);
         let produced = self.num_output_tokens();

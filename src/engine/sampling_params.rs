@@ -1,46 +1,46 @@
-//! What a caller may ask of sampling, checked once.
+//! Sampling parameters of a request, validated once.
 
 use super::StopIds;
 use super::request::StopCriteria;
 
-/// The most probable tokens that may be told with every token; as many as OpenAI's and vLLM's servers tell.
+/// The maximum number of most probable tokens reported with every token; the same as OpenAI's and vLLM's servers.
 pub const MAX_LOGPROBS: usize = 20;
 
-/// Tokens whose log-probabilities may be asked for with every token.
+/// The maximum number of requested ids whose log-probabilities are reported with every token.
 pub const MAX_LOGPROB_IDS: usize = 128;
 
-/// Tokens whose logits may be raised or lowered.
+/// The maximum number of tokens with a logit bias.
 pub const MAX_LOGIT_BIAS: usize = 1024;
 
-/// How the next token is chosen. The defaults draw from the model's own distribution.
+/// The parameters by which the next token is chosen. The defaults draw from the model's own distribution.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// 0 is greedy: the most probable token, whatever the truncations say.
+    /// 0 is greedy: the most probable token, whatever the truncations are.
     pub temperature: f32,
-    /// Only the k most probable tokens (and ties with the last); 0 is all.
+    /// Keeps the k most probable tokens (and ties with the last); 0 keeps all.
     pub top_k: usize,
-    /// Only the most probable tokens that hold this much probability together.
+    /// Keeps the most probable tokens that together hold this probability mass.
     pub top_p: f32,
-    /// Only tokens at least this probable, relative to the most probable one.
+    /// Keeps the tokens whose probability is at least this fraction of the largest one.
     pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens in prompt or output (CTRL, Keskar et al. 2019).
+    /// Divides positive and multiplies negative logits of tokens in the prompt or output (CTRL, Keskar et al. 2019).
     pub repetition_penalty: f32,
-    /// Taken off the logit of every token in the output.
+    /// Subtracted from the logit of every token in the output.
     pub presence_penalty: f32,
-    /// Taken off the logit of a token for every time it is in the output.
+    /// Subtracted from the logit of a token for every time it occurs in the output.
     pub frequency_penalty: f32,
     /// Added to logits before anything else; at most [`MAX_LOGIT_BIAS`].
     pub logit_bias: Vec<(u32, f32)>,
-    /// Draws are a function of the seed and the sample's index; `None` takes one from the system.
+    /// The seed: draws are a function of it and the sample's index; `None` takes one from the operating system.
     pub seed: Option<u64>,
     pub stop: StopCriteria,
-    /// With each token its log-probability and those of this many most probable ones, before any of the above; at most
-    /// [`MAX_LOGPROBS`], and of a smaller vocabulary all.
+    /// Reports with each token its log-probability and those of this many most probable tokens, before any of the
+    /// above; at most [`MAX_LOGPROBS`], or the whole vocabulary if that is smaller.
     pub logprobs: Option<usize>,
-    /// With each token the log-probabilities of these, before any of the above; at most [`MAX_LOGPROB_IDS`].
+    /// Reports with each token the log-probabilities of these ids, before any of the above; at most [`MAX_LOGPROB_IDS`].
     pub logprob_ids: Vec<u32>,
-    /// With each token of the prompt but the first its log-probability and those of this many most probable ones; at most
-    /// [`MAX_LOGPROBS`]. The whole prompt is computed for it, whatever the cache holds.
+    /// Reports with each prompt token but the first its log-probability and those of this many most probable tokens; at most
+    /// [`MAX_LOGPROBS`]. The whole prompt is computed for it, even where it is cached.
     pub prompt_logprobs: Option<usize>,
 }
 
@@ -68,7 +68,7 @@ impl SamplingParams {
     }
 
     /// # Errors
-    /// Names the parameter that is out of its range and the range. Token ids must be below `vocab_size`.
+    /// Errors if a parameter is out of range, with its name and the range. Token ids must be below `vocab_size`.
     pub fn validate(&self, vocab_size: usize) -> Result<(), InvalidParameter> {
         let check = |ok: bool, name: &'static str, range: &str| match ok {
             true => Ok(()),
@@ -77,7 +77,7 @@ impl SamplingParams {
                 message: format!("must be {range}"),
             }),
         };
-        // Written so that NaN is in no range.
+        // Written so that NaN is outside every range.
         let within = |x: f32, low: f32, high: f32| x >= low && x <= high;
         check(
             within(self.temperature, 0.0, 100.0),
@@ -157,7 +157,7 @@ impl SamplingParams {
     }
 }
 
-/// A parameter that makes no sense.
+/// An invalid parameter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{name} {message}")]
 pub struct InvalidParameter {

@@ -1,4 +1,4 @@
-//! The scheduler against a model of what it promises: every step's work is carried out on paper.
+//! The scheduler against a model of its guarantees: every step's work is carried out in a simulation.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,18 +13,18 @@ use super::scheduler::{
 use super::tenant::Tenant;
 
 const BLOCK_SIZE: usize = 4;
-/// The token after which everybody stops.
+/// The token after which every sequence stops.
 const STOP: u32 = 0;
-/// The token after which nothing may follow.
+/// The token after which a grammar would allow no continuation.
 const COMPLETE: u32 = 8;
 
-/// A scheduler with a cache on paper: each slot holds the hash of its token and all before it.
+/// A scheduler with a simulated cache: each slot holds the hash of its token and all tokens before it.
 pub(super) struct World {
     pub(super) scheduler: Scheduler,
     config: SchedulerConfig,
     slots: Vec<[u64; BLOCK_SIZE]>,
     next_id: u64,
-    /// Sequences that have come and not ended.
+    /// Sequences that have arrived and not ended.
     alive: HashSet<RequestId>,
     computed: usize,
 }
@@ -121,7 +121,7 @@ impl World {
         id
     }
 
-    /// Removes a sequence, whatever became of it; whether it was there.
+    /// Removes a sequence in any state and returns whether it was alive.
     fn remove(&mut self, id: RequestId) -> bool {
         let was_alive = self.alive.remove(&id);
         let heir = self.scheduler.remove(id);
@@ -130,7 +130,7 @@ impl World {
         was_alive
     }
 
-    /// Panics unless the books are those of the sequences that are alive, and of no other.
+    /// Panics unless the scheduler's state contains exactly the sequences that are alive.
     fn check(&self) {
         self.scheduler.kv().check();
         let mut known = HashSet::new();
@@ -145,7 +145,7 @@ impl World {
         assert_eq!(self.scheduler.is_idle(), self.alive.is_empty());
     }
 
-    /// One step: checks the plan, carries it out on paper, samples with `sample`.
+    /// Runs one step: checks the plan, carries it out in the simulation, and samples with `sample`.
     pub(super) fn step(
         &mut self,
         mut sample: impl FnMut(RequestId) -> u32,
@@ -278,7 +278,7 @@ fn background_tokens_fill_a_tile() {
 #[test]
 fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
-    // Removed as request, as sibling, and as request whose siblings go on.
+    // Sequences removed as a request, as a sibling, and as a request whose siblings continue.
     let mut removals = [0; 3];
     for round in 0..2500 {
         let sequences = rng.random_range(1..10);
@@ -305,7 +305,7 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
                 begun += samples;
             }
             if rng.random_bool(0.15) {
-                // One of the last that came: alive or not.
+                // One of the most recent sequences: alive or not.
                 let last = world.next_id.max(1);
                 let id = RequestId(rng.random_range(last.saturating_sub(8).max(1)..=last));
                 let request = world.scheduler.request(id);
@@ -325,7 +325,7 @@ fn whatever_happens_every_token_is_where_it_belongs_and_every_request_ends() {
 
 #[test]
 fn a_request_does_not_notice_who_runs_beside_it() {
-    // The token sampled for a sequence depends on how many it has: a stand-in for a seeded generator.
+    // The token sampled for a sequence depends on its length: a substitute for a seeded generator.
     let mut outputs: Vec<HashMap<u64, usize>> = Vec::new();
     for (batch, sequences, blocks) in [(100, 16, 64), (9, 8, 12), (5, 4, 9)] {
         let mut world = World::new(blocks, config(batch, sequences), true);
@@ -357,7 +357,7 @@ fn samples_of_one_prompt_compute_it_once() {
     while !world.scheduler.is_idle() {
         world.step(|_| 7);
     }
-    // The prompt, and the first token of each sample; the second is only handed out.
+    // The prompt, and the first token of each sample; the second is sampled but not computed.
     assert_eq!(world.computed, 21 + 8);
 }
 
@@ -391,7 +391,7 @@ fn decoding_goes_on_while_a_long_prompt_is_computed() {
 
 #[test]
 fn nobody_is_overtaken_for_long() {
-    // A pool for two, a flood of newer and more urgent requests, and one that nobody favours.
+    // A pool for two requests, a flood of newer and more urgent requests, and one request of the lowest priority.
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut world = World::new(12, config(16, 8), true);
     let prompt =
@@ -445,7 +445,7 @@ fn whoever_needs_the_whole_pool_gets_it_even_where_it_shares_a_part_of_a_block()
     let mut world = World::new(8, config(40, 4), true);
     let mut prompt: Vec<u32> = (1..=31).collect();
     for parts_at in [31, 2, 18] {
-        // All its blocks are free and can be found; it parts from them in the middle of one.
+        // All its blocks are free and can be found; the new prompt differs from them from the middle of a block on.
         for token in &mut prompt[parts_at..] {
             *token += 100;
         }
@@ -456,12 +456,13 @@ fn whoever_needs_the_whole_pool_gets_it_even_where_it_shares_a_part_of_a_block()
 
 #[test]
 fn the_foreground_does_not_notice_the_background() {
-    // Without shared prefixes, which would only spare it work. Both worlds get the same foreground; one has a background too.
+    // Without shared prefixes, which would only save the foreground work. Both simulations get the same foreground; one has a background
+    // too.
     const BACKGROUND: u64 = 1_000_000;
     fn is_foreground(id: &RequestId) -> bool {
         id.0 < BACKGROUND
     }
-    /// Depends on the sequence and its length only, and now and then ends an answer.
+    /// Returns a token that depends on the sequence and its length only, and sometimes ends an answer.
     fn token(produced: &mut HashMap<u64, u32>, id: RequestId) -> u32 {
         let count = produced.entry(id.0).or_default();
         *count += 1;
@@ -549,7 +550,7 @@ fn the_foreground_does_not_wait_for_a_prefix_that_the_background_computes() {
     world.add_background(&prompt, 1, 1);
     world.step(|_| 7);
     world.step(|_| 7);
-    // The background has most of its prompt before it, and computes little of it a step.
+    // The background request has most of its prompt left, and computes a little of it in each step.
     let id = world.add(&prompt, 1, 1);
     let (output, _) = world.step(|_| 7);
     assert!(output.scheduled.iter().any(|s| s.id == id && s.samples));

@@ -1,4 +1,4 @@
-//! What the engine tells its metrics, and when: the one place where they are recorded.
+//! The engine's metrics: the one place where they are recorded.
 
 use std::time::Instant;
 
@@ -9,11 +9,11 @@ use super::scheduler::{Scheduler, SchedulerOutput};
 use crate::model::WeightsName;
 use crate::telemetry::{CallTimes, EngineMetrics};
 
-/// When things happened to a sequence.
+/// The times of a sequence's events.
 #[derive(Debug, Clone)]
 pub struct RequestTimes {
     pub arrival: Instant,
-    /// First scheduled. Siblings are forked from a request that was, and have none of their own.
+    /// The time at which it was first scheduled. Forked siblings have none of their own.
     pub scheduled: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -41,7 +41,7 @@ impl EngineMetrics {
         self.books(scheduler);
     }
 
-    /// The gauges, whenever what they count has changed.
+    /// Updates the gauges. Called whenever their values have changed.
     pub(super) fn books(&self, scheduler: &Scheduler) {
         let kv = scheduler.kv();
         self.requests_running.set(scheduler.num_running() as i64);
@@ -51,7 +51,7 @@ impl EngineMetrics {
             .set(used as f64 / kv.num_blocks() as f64);
     }
 
-    /// Samples that are to be computed with these weights.
+    /// Records samples that are to be computed with these weights.
     pub(super) fn taken(&self, weights: &WeightsName, samples: usize) {
         let gauge = self
             .requests_by_weights
@@ -59,13 +59,13 @@ impl EngineMetrics {
         gauge.add(samples as i64);
     }
 
-    /// One of them has ended. A version that nobody is computed with is not listed: there will be many.
+    /// Records that one of these samples has ended. A version without samples is removed from the metrics: there will be many versions.
     pub(super) fn given_back(&self, weights: &WeightsName) {
         let label = [weights.as_str()];
         let gauge = self.requests_by_weights.with_label_values(&label);
         gauge.dec();
         if gauge.get() == 0 {
-            // It was there a moment ago.
+            // The label existed in the line above.
             let _ = self.requests_by_weights.remove_label_values(&label);
         }
     }

@@ -1,9 +1,9 @@
-//! The tokens that end a request, as a set.
+//! The set of tokens that end a request.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Tokens that end a request. A lookup takes the same time however many there are; clones share the set.
+/// Tokens that end a request. A lookup takes constant time; clones share the set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StopIds(Arc<HashSet<u32>>);
 
@@ -16,12 +16,12 @@ impl StopIds {
         self.0.is_empty()
     }
 
-    /// The ids, in no order.
+    /// Returns the ids, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = u32> {
         self.0.iter().copied()
     }
 
-    /// The ids in ascending order.
+    /// Returns the ids in ascending order.
     pub fn sorted(&self) -> Vec<u32> {
         let mut ids: Vec<u32> = self.iter().collect();
         ids.sort_unstable();

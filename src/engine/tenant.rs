@@ -1,6 +1,6 @@
-//! Tenants: the callers between which the server is shared fairly, and whose prompts are kept apart in the prefix cache.
+//! Tenants: the callers between which the server is shared fairly, and whose prompts are separate in the prefix cache.
 //!
-//! A tenant is an API key, or without keys a client's address. It says nothing about records: those belong to principals
+//! A tenant is an API key, or without keys a client's address. Tenants have no relation to records: those belong to principals
 //! of the traffic log.
 
 use std::fmt;
@@ -8,15 +8,15 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use sha2::{Digest, Sha256};
 
-/// One of those who share the server. Two tenants are equal only if they are the same key or the same address.
+/// A tenant of the server. Two tenants are equal only if they are the same key or the same address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant([u8; 16]);
 
-/// Bits of an IPv6 address that name a network: one customer of a provider has at least a /64 to choose addresses from.
+/// The bits of an IPv6 address that identify a network: one customer of a provider has at least a /64 to choose addresses from.
 const IPV6_NETWORK_BITS: u32 = 64;
 
 impl Tenant {
-    /// The tenant of a kind and a name. Kinds keep a key from being an address.
+    /// Returns the tenant of a kind and a name. The kind keeps a key from being equal to an address.
     fn named(kind: &str, name: &[u8]) -> Self {
         let digest = Sha256::new()
             .chain_update(kind)
@@ -28,18 +28,18 @@ impl Tenant {
         Self(short)
     }
 
-    /// The server's own work: learning, anchors, measurements.
+    /// Returns the tenant of the server's own work: learning, anchors, measurements.
     pub fn server() -> Self {
         Self::named("server", &[])
     }
 
-    /// The holder of an API key, a caller's or an operator's. Returns the same tenant for the same secret, whatever its name.
+    /// Returns the tenant of an API key, a caller's or an operator's: the same tenant for the same secret, whatever the key's name.
     pub fn of_key(digest: &[u8; 32]) -> Self {
         Self::named("key", digest)
     }
 
-    /// The client at an address. An IPv4 address is a tenant, an IPv6 address is one with its whole /64, an IPv4 address that is
-    /// written as IPv6 is the IPv4 address, and all loopback addresses are one tenant.
+    /// Returns the tenant of a client address. Each IPv4 address is one tenant, each IPv6 /64 is one, an IPv4-mapped IPv6 address
+    /// is the IPv4 address, and all loopback addresses are one tenant.
     pub fn of_address(address: IpAddr) -> Self {
         match address.to_canonical() {
             address if address.is_loopback() => Self::named("address", b"loopback"),
@@ -51,25 +51,25 @@ impl Tenant {
         }
     }
 
-    /// A client on this machine.
+    /// Returns the tenant of a client on this machine.
     pub fn local() -> Self {
         Self::of_address(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// The bytes that tell it from every other tenant.
+    /// Returns the bytes that identify the tenant.
     pub(super) fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 }
 
-/// A client on this machine: callers whose address is not known, such as those of tests, are local.
+/// The local client: callers without a known address, such as those of tests, are local.
 impl Default for Tenant {
     fn default() -> Self {
         Self::local()
     }
 }
 
-/// Shows a few digits, enough to tell tenants of one log apart.
+/// Shows a few digits, enough to distinguish the tenants of one log.
 impl fmt::Debug for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, ..] = self.0;
@@ -106,7 +106,7 @@ mod tests {
             of("192.0.2.8"),
             of("2001:db8:1:2::1"),
             of("2001:db8:1:3::1"),
-            // The network part of an IPv6 address is no IPv4 address.
+            // The network part of an IPv6 address is not an IPv4 address.
             of("::2"),
             of("0.0.0.0"),
             Tenant::server(),

@@ -1,4 +1,4 @@
-//! The engine against the model by itself: whatever runs beside a request, it gets the bits it would get alone.
+//! The engine against the model alone: a request gets the same bits in any mix of requests as it gets alone.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -43,7 +43,7 @@ fn start_measured(
     (engine, thread)
 }
 
-/// The default with a cache that is soon reserved.
+/// Returns the default configuration with a cache that is quick to reserve.
 pub(super) fn small() -> EngineConfig {
     EngineConfig {
         kv_cache_memory: 16 << 20,
@@ -55,7 +55,7 @@ fn metrics() -> EngineMetrics {
     Metrics::new("test").engine
 }
 
-/// Bytes of a cache of this many tokens.
+/// Returns the bytes of a cache of this many tokens.
 pub(super) fn memory(decoder: &Decoder, tokens: usize) -> usize {
     tokens * block_bytes(decoder.spec(), 1, KvCacheDtype::Auto.of(decoder))
 }
@@ -66,7 +66,7 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// What came of one sample: its tokens, and the bits of what it was told about them.
+/// The output of one sample: its tokens, and the bits of their log-probabilities.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(super) struct Heard {
     pub ids: Vec<u32>,
@@ -107,7 +107,7 @@ pub(super) fn listen(
     (heard, failure)
 }
 
-/// Requests of all sorts; many share prefixes of odd lengths.
+/// Returns requests of all kinds; many share prefixes of odd lengths.
 pub(super) fn requests(rng: &mut ChaCha8Rng, count: usize) -> Vec<GenerateRequest> {
     let shared: Vec<u32> = (0..70).map(|_| rng.random_range(5..380)).collect();
     (0..count)
@@ -251,7 +251,7 @@ fn what_cannot_be_served_is_refused_at_once() {
         submit(|r| r.params.top_p = f32::NAN),
         SubmitError::Invalid(_)
     ));
-    // Four run and two wait: whatever the engine gets done meanwhile, the queue is full sooner or later.
+    // Four run and two wait: however many requests the engine finishes in the meantime, the queue becomes full.
     let mut streams = Vec::new();
     let refused = loop {
         assert!(streams.len() < 100_000, "the queue is not bounded");
@@ -375,7 +375,7 @@ fn a_cache_in_bf16_holds_twice_the_tokens_of_one_in_f32() {
     const BLOCK_BYTES: usize = 16 * 2 * 2 * 32 * 5 * 4;
     let capacity = |format, kv_cache_dtype| {
         let config = EngineConfig {
-            // So many blocks of f32, to the byte.
+            // This many blocks of f32, to the byte.
             kv_cache_memory: 200 * BLOCK_BYTES,
             kv_cache_dtype,
             ..small()
@@ -393,7 +393,7 @@ fn a_cache_in_bf16_holds_twice_the_tokens_of_one_in_f32() {
     let narrow = capacity(WeightFormat::Bf16, Bf16);
     assert_eq!((wide.0, narrow.0), (DType::F32, DType::BF16));
     assert_eq!((narrow.1, narrow.2), (2 * wide.1, wide.2));
-    // By default as the weights are kept; and any other way where that is asked for.
+    // By default the cache has the dtype of the weights; any other can be requested.
     assert_eq!(capacity(WeightFormat::F32, Auto), wide);
     assert_eq!(capacity(WeightFormat::Bf16, Auto), narrow);
     assert_eq!(capacity(WeightFormat::F32, Bf16), narrow);

@@ -1,4 +1,4 @@
-//! Several versions in one engine: each as if it were alone, and swaps that nobody notices.
+//! Several versions in one engine: each gives the same output as alone, and swaps have no visible effect.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,7 +26,7 @@ const EVERYWHERE: [&str; 7] = [
     "down_proj",
 ];
 
-/// The base and two adapters.
+/// Returns the base and two adapters.
 fn three(store: &WeightStore) -> [WeightsLease; 3] {
     let spec = store.decoder().spec();
     let publish = |name, r, modules: &[&str], seed| {
@@ -82,7 +82,7 @@ fn versions_mixed_in_one_batch_give_the_bits_of_each_alone() {
             ..small()
         };
         let (engine, thread) = start_store(store.clone(), &config);
-        // The same prompts for all versions: a prefix that crossed would be heard.
+        // The same prompts for all versions: a prefix shared across versions would change an output.
         let mut streams: Vec<(RequestStream, &Vec<Heard>)> = Vec::new();
         for (at, (request, alone)) in requests.iter().zip(&alone).enumerate() {
             for (version, weights) in versions.iter().enumerate() {
@@ -126,7 +126,7 @@ impl ParameterSource for Merged<'_> {
 
 #[test]
 fn an_adapter_beside_the_base_is_the_adapter_merged_into_it() {
-    // Where activations are rounded to bf16, the last bits would grow.
+    // f32 throughout: rounding of activations to bf16 would amplify the last bits.
     let base = pocket_in(Some(WeightFormat::F32));
     let spec = base.spec().clone();
     let adapter = testing::random(&spec, 4, &EVERYWHERE, 3);
@@ -175,7 +175,7 @@ fn an_adapter_beside_the_base_is_the_adapter_merged_into_it() {
     assert!(moved > 0.01, "the adapter changed nothing: {moved}");
 }
 
-/// The name of the weights that answered, and what they said.
+/// Returns the name of the weights that answered, and their output.
 fn answer(stream: &mut RequestStream) -> (String, Vec<u32>) {
     let (mut name, mut ids) = (None, Vec::new());
     runtime().block_on(async {
@@ -224,7 +224,7 @@ fn swaps_under_load_fail_nobody_and_every_answer_is_of_the_version_it_names() {
             if round >= 12 && clients.iter().all(|client| client.is_finished()) {
                 break;
             }
-            // Published anew each time: what nobody uses any more has been freed.
+            // Published anew each time: versions without users have been freed.
             let policy = three(&store)[round % 3].clone();
             let mut roles = Roles::all(store.base());
             roles.policy = policy.clone();
@@ -294,7 +294,7 @@ fn background_requests_have_a_queue_of_their_own() {
         class: Class::Background,
         ..GenerateRequest::new(vec![9; 10], SamplingParams::new(1, vec![]))
     };
-    // Somebody is served throughout, so that the background only waits.
+    // A foreground request runs throughout, so that the background only waits.
     let mut served = engine.submit(foreground.clone()).unwrap();
     let mut waiting = Vec::new();
     let refused = loop {

@@ -1,8 +1,8 @@
-//! The first steps: the model computes a short request before anybody is served.
+//! Warm-up: the model computes a short request before the first client is served.
 //!
-//! What is only made ready when it is first used (threads, scratch memory, a GPU's kernels) is ready then, and a model that
-//! cannot compute is known before it is said to be ready. The request goes through the engine's own code, with books and metrics
-//! that are thrown away: nothing of it can be found or counted. What it wrote into the cache lies in blocks that are free.
+//! Resources that are created on first use (threads, scratch memory, a GPU's kernels) are ready after it, and a model that
+//! cannot compute is detected before the engine reports that it is ready. The request runs through the engine's own code, with a scheduler
+//! and metrics that are discarded: it is neither counted nor found in the cache. The blocks it wrote are free.
 
 use tokio::sync::mpsc;
 
@@ -19,15 +19,15 @@ use crate::device::DeviceArbiter;
 use crate::model::WeightsLease;
 use crate::telemetry::Metrics;
 
-/// Tokens of its prompt, where the context has room for so many.
+/// The number of tokens of the prompt, if the context has room for them.
 const PROMPT: usize = 16;
-/// The first comes of the prompt, the second of a step of decoding.
+/// The first token is sampled after the prompt, the second after a decode step.
 const ANSWER: usize = 2;
 
-/// Computes a prompt and a step of decoding with `runner`, and gives it back.
+/// Computes a prompt and a decode step with `runner`, and returns it.
 ///
 /// # Errors
-/// Why it cannot compute.
+/// Errors if the model cannot compute, with the reason.
 pub fn warm_up(
     runner: ModelRunner,
     limits: SchedulerConfig,
@@ -36,7 +36,7 @@ pub fn warm_up(
     let max_context = runner.spec().max_context();
     let prompt = PROMPT.min(max_context.saturating_sub(1));
     if prompt == 0 {
-        // No request at all fits such a context.
+        // The context is too short for any request.
         return Ok(runner);
     }
     let cache = &runner.caches()[0];

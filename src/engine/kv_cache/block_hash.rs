@@ -1,19 +1,19 @@
-//! What a full block of KV cache holds, as a hash: its tokens, all tokens before them, the weights they were computed with, and
-//! the domain within which it may be found.
+//! The hash that names the contents of a full KV cache block: its tokens, all tokens before them, the weights version that computed
+//! them, and the domain within which the block can be found.
 //!
-//! SHA-256, because a collision would hand one caller's context to another. The domain keeps equal contexts of different
-//! tenants apart: that a prompt is cached would tell one tenant what another has asked.
+//! The hash is SHA-256, because a collision would give one caller's context to another. The domain separates equal contexts of different
+//! tenants: a cache hit would otherwise reveal to one tenant which prompts another has sent.
 
 use sha2::{Digest, Sha256};
 
 use crate::engine::tenant::Tenant;
 
-/// Those who find each other's blocks: one tenant, or the callers of one tenant who give the same salt.
+/// A set of callers that share cached blocks: one tenant, or the callers of one tenant that use the same salt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheDomain([u8; 32]);
 
 impl CacheDomain {
-    /// The domain of a tenant, `None` being all tenants of a server that shares its cache between them, and of a salt.
+    /// Creates the domain of a tenant and a salt. `None` as tenant means all tenants of a server that shares its cache between them.
     pub fn new(tenant: Option<Tenant>, salt: Option<&CacheSalt>) -> Self {
         let mut hasher = Sha256::new();
         match &tenant {
@@ -27,7 +27,7 @@ impl CacheDomain {
     }
 }
 
-/// What a caller adds to its domain so that only calls with the same salt share prefixes with it.
+/// A salt chosen by a caller: only requests of the same tenant with the same salt share prefixes with its requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheSalt([u8; 32]);
 
@@ -37,12 +37,12 @@ impl CacheSalt {
     }
 }
 
-/// Names the contents of a block.
+/// The hash of a block's contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockHash([u8; 32]);
 
 impl BlockHash {
-    /// The parent of every first block computed with these weights in this domain: blocks of other weights or domains can never be
+    /// Returns the parent of every first block computed with these weights in this domain: blocks of other weights or domains are never
     /// found.
     pub fn root(weights_version: u64, domain: &CacheDomain) -> Self {
         let mut hasher = Sha256::new_with_prefix(weights_version.to_le_bytes());
@@ -50,7 +50,7 @@ impl BlockHash {
         Self(hasher.finalize().into())
     }
 
-    /// The same root for prompts of `prompt_len` tokens alone: of a model that turns keys by the length of the prompt.
+    /// Returns the root for prompts of exactly `prompt_len` tokens: for a model whose rotation of keys depends on the prompt's length.
     pub fn of_length(self, prompt_len: usize) -> Self {
         let mut hasher = Sha256::new_with_prefix(b"prompts of one length");
         hasher.update(self.0);
@@ -58,7 +58,7 @@ impl BlockHash {
         Self(hasher.finalize().into())
     }
 
-    /// The block of these tokens behind the block `self`.
+    /// Returns the hash of the block that holds these tokens and follows the block `self`.
     pub fn child(&self, tokens: &[u32]) -> Self {
         let mut hasher = Sha256::new_with_prefix(self.0);
         for token in tokens {
@@ -68,17 +68,17 @@ impl BlockHash {
     }
 }
 
-/// A request's tokens with the hashes of their full blocks, kept up as they grow.
+/// A request's tokens with the hashes of their full blocks, updated as tokens are appended.
 #[derive(Debug, Clone)]
 pub struct HashedTokens {
     tokens: Vec<u32>,
     block_size: usize,
-    /// The root, then one hash a full block: block `i` is `hashes[i + 1]`, behind `hashes[i]`.
+    /// The root, then one hash per full block: block `i` has `hashes[i + 1]` and the parent `hashes[i]`.
     hashes: Vec<BlockHash>,
 }
 
 impl HashedTokens {
-    /// Tokens behind `root`; see [`BlockHash::root`].
+    /// Hashes `tokens`, which follow `root`; see [`BlockHash::root`].
     pub fn new(tokens: Vec<u32>, block_size: usize, root: BlockHash) -> Self {
         let mut hashed = Self {
             tokens,
@@ -110,22 +110,22 @@ impl HashedTokens {
         self.hashes.len() - 1
     }
 
-    /// The hash of full block `index`.
+    /// Returns the hash of full block `index`.
     pub fn hash(&self, index: usize) -> BlockHash {
         self.hashes[index + 1]
     }
 
-    /// The hash of what lies before block `index`.
+    /// Returns the hash of the contents before block `index`.
     pub fn parent(&self, index: usize) -> BlockHash {
         self.hashes[index]
     }
 
-    /// The tokens of full block `index`.
+    /// Returns the tokens of full block `index`.
     pub fn block(&self, index: usize) -> &[u32] {
         &self.tokens[index * self.block_size..(index + 1) * self.block_size]
     }
 
-    /// Hashes of the full blocks that hold tokens from `from` on.
+    /// Returns the hashes of the full blocks that hold tokens from `from` on.
     pub fn full_blocks_from(&self, from: usize) -> impl Iterator<Item = BlockHash> {
         let first = (from / self.block_size).min(self.num_full_blocks());
         self.hashes[first + 1..].iter().copied()
@@ -142,7 +142,7 @@ impl HashedTokens {
 
 #[cfg(test)]
 impl BlockHash {
-    /// The root of a test that has one domain.
+    /// Returns the root for a test with one domain.
     pub fn test_root(weights_version: u64) -> Self {
         Self::root(weights_version, &CacheDomain::new(None, None))
     }

@@ -1,8 +1,8 @@
-//! The blocks of the KV cache: who holds how many references, which free block goes next, and which blocks can be found by
-//! what they hold.
+//! The blocks of the KV cache: their reference counts, the order in which free blocks are allocated, and the index that finds blocks by
+//! their contents.
 //!
 //! A block is *held* (references > 0) or *free*. A free block keeps its contents, and can be found and held again, until it is
-//! handed out anew; the one that has been free the longest goes first (LRU). A *published* block is full and is never written to.
+//! allocated anew; the block that has been free the longest is allocated first (LRU). A *published* block is full and is never written to.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::block_hash::BlockHash;
 
-/// A block of the cache.
+/// The index of a block in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
 
@@ -20,7 +20,7 @@ impl BlockId {
     }
 }
 
-/// What a published block holds.
+/// The contents of a published block.
 #[derive(Debug, Clone)]
 struct Contents {
     hash: BlockHash,
@@ -37,17 +37,17 @@ struct Block {
     after: Option<BlockId>,
 }
 
-/// See the module's documentation.
+/// The pool of the KV cache's blocks.
 #[derive(Debug)]
 pub struct BlockPool {
     blocks: Vec<Block>,
-    /// Ends of the free list: the next to be handed out, and the last.
+    /// Head and tail of the free list: the next block to be allocated, and the last.
     next: Option<BlockId>,
     last: Option<BlockId>,
     free: usize,
     published: HashMap<BlockHash, BlockId>,
-    /// Published blocks by the hash of the block before them, in the order of their tokens: what shares the most with other
-    /// tokens stands beside the place where those would stand.
+    /// Published blocks by the hash of the block before them, ordered by their tokens: the block with the longest common prefix with given
+    /// tokens is a neighbour of the position at which these would be inserted.
     followers: HashMap<BlockHash, BTreeMap<Arc<[u32]>, BlockId>>,
 }
 
@@ -75,7 +75,7 @@ impl BlockPool {
         self.free
     }
 
-    /// Hands out the block that has been free the longest, with one reference; what it held can no longer be found.
+    /// Allocates the block that has been free the longest, with one reference; its former contents can no longer be found.
     pub fn allocate(&mut self) -> Option<BlockId> {
         let id = self.next?;
         self.unlink(id);
@@ -84,7 +84,7 @@ impl BlockPool {
         Some(id)
     }
 
-    /// One more reference to a block that is held, or was found.
+    /// Adds a reference to a block that is held or was found.
     pub fn hold(&mut self, id: BlockId) {
         if self.blocks[id.index()].references == 0 {
             self.unlink(id);
@@ -92,8 +92,8 @@ impl BlockPool {
         self.blocks[id.index()].references += 1;
     }
 
-    /// One reference less. A block nobody holds is free: at the end of the line where it can be found again, at its head where
-    /// it cannot.
+    /// Removes a reference. A block without references is free: it goes to the tail of the free list if it can be found by its contents, to
+    /// the head if it cannot.
     pub fn release(&mut self, id: BlockId) {
         if self.let_go(id) {
             match self.blocks[id.index()].contents {
@@ -103,15 +103,15 @@ impl BlockPool {
         }
     }
 
-    /// [`Self::release`] for contents that nobody will look for: a block that is free then goes first. Until it is handed out it
-    /// can be found like any other.
+    /// Works as [`Self::release`] for contents that are unlikely to be used again: a block without references goes to the head of the free
+    /// list. Until it is allocated it can be found as any other block.
     pub fn discard(&mut self, id: BlockId) {
         if self.let_go(id) {
             self.push_next(id);
         }
     }
 
-    /// One reference less; whether it was the last.
+    /// Removes a reference and returns whether it was the last.
     fn let_go(&mut self, id: BlockId) -> bool {
         let block = &mut self.blocks[id.index()];
         block.references = block
@@ -125,14 +125,14 @@ impl BlockPool {
         self.blocks[id.index()].references == 0
     }
 
-    /// Whether a holder may write into the block: it holds it alone, and nobody can find it.
+    /// Returns whether a holder can write into the block: it has one reference and is not published.
     pub fn is_writable(&self, id: BlockId) -> bool {
         let block = &self.blocks[id.index()];
         block.references == 1 && block.contents.is_none()
     }
 
-    /// Lets a held, full block of `tokens` behind `parent` be found. Does nothing where a block with the same contents
-    /// already can be.
+    /// Publishes a held, full block of `tokens` with the parent `parent`, so that it can be found. Does nothing if a
+    /// block with the same contents is already published.
     pub fn publish(&mut self, id: BlockId, hash: BlockHash, parent: BlockHash, tokens: &[u32]) {
         if self.published.contains_key(&hash) || self.blocks[id.index()].contents.is_some() {
             return;
@@ -148,12 +148,12 @@ impl BlockPool {
         });
     }
 
-    /// The block with these contents.
+    /// Returns the block with these contents.
     pub fn find(&self, hash: &BlockHash) -> Option<BlockId> {
         self.published.get(hash).copied()
     }
 
-    /// Returns, of the blocks behind `parent`, the one that begins with the most of `tokens`, and with how many.
+    /// Returns, of the blocks with the parent `parent`, the one with the longest common prefix with `tokens`, and that prefix's length.
     pub fn find_partial(&self, parent: &BlockHash, tokens: &[u32]) -> Option<(BlockId, usize)> {
         let followers = self.followers.get(parent)?;
         let from = followers.range::<[u32], _>((Bound::Included(tokens), Bound::Unbounded));
@@ -216,7 +216,7 @@ impl BlockPool {
 
 #[cfg(test)]
 impl BlockPool {
-    /// Panics unless the pool's books agree with each other and with the references that the holders say they have.
+    /// Panics unless the pool's data structures are consistent with each other and with the holders' `references`.
     pub fn check(&self, references: &HashMap<BlockId, u32>) {
         let mut listed = Vec::new();
         let mut at = self.next;
@@ -264,7 +264,7 @@ mod tests {
         for &id in &[held[1], held[0], held[3], held[2]] {
             pool.release(id);
         }
-        // Block 3 cannot be found by anyone, so nothing is lost with it.
+        // Block 3 is not published, so no reusable contents are lost with it.
         let order: Vec<Option<BlockId>> = (0..5).map(|_| pool.allocate()).collect();
         let of = |i: usize| Some(held[i]);
         assert_eq!(order, [of(3), of(1), of(0), of(2), None]);
@@ -283,7 +283,7 @@ mod tests {
         pool.discard(held[1]);
         pool.hold(held[2]);
         pool.discard(held[2]);
-        // Somebody still holds the third.
+        // The third block still has a holder.
         assert_eq!(pool.num_free(), 2);
         let hash = root.child(&[held[1].0]);
         assert_eq!(pool.find(&hash), Some(held[1]));

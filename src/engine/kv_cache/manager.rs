@@ -1,8 +1,8 @@
-//! Which blocks each request's keys and values lie in: sharing by content, copy on write, and release.
+//! The KV cache blocks of each request: sharing by content, copy on write, and release.
 //!
-//! Requests share every block they have in common, down to the token: a block of which only the first tokens fit is shared
-//! too, and copied the moment its new holder writes behind them. Forks work the same way. Copies are handed out with
-//! the allocation that needs them and must be made, in order, before anything is written.
+//! Requests share every block they have in common, to the token: a block of which only the first tokens match is shared too, and copied
+//! when its new holder writes behind those tokens. Forks work the same way. Copies are returned by the allocation that needs them and must
+//! be made, in order, before anything is written.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ pub struct BlockCopy {
     pub to: BlockId,
 }
 
-/// Fewer blocks are free than the allocation takes; nothing was changed.
+/// The allocation needs more blocks than are free; nothing was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OutOfBlocks;
 
@@ -25,22 +25,22 @@ pub struct OutOfBlocks;
 #[derive(Debug, Clone, Default)]
 struct BlockTable {
     blocks: Vec<BlockId>,
-    /// How many of them, from the first, have been published.
+    /// The number of blocks, from the first, that have been published.
     published: usize,
-    /// How many of them, from the first, others may look for.
+    /// The number of blocks, from the first, that other requests are likely to look up.
     reusable: usize,
 }
 
-/// What the cache holds of a request's tokens.
+/// The cached blocks that hold a request's first tokens.
 #[derive(Debug, Clone, Default)]
 pub struct CachedPrefix {
-    /// Full blocks, and perhaps one more of which the first tokens fit.
+    /// Full blocks, and possibly one more block of which only the first tokens match.
     blocks: Vec<BlockId>,
     full: usize,
     pub num_tokens: usize,
 }
 
-/// See the module's documentation.
+/// The manager of the KV cache's blocks.
 #[derive(Debug)]
 pub struct KvCacheManager {
     pool: BlockPool,
@@ -71,12 +71,12 @@ impl KvCacheManager {
         self.pool.num_free()
     }
 
-    /// The request's blocks, in the order of its tokens.
+    /// Returns the request's blocks, in the order of its tokens.
     pub fn block_table(&self, id: RequestId) -> &[BlockId] {
         self.tables.get(&id).map_or(&[], |table| &table.blocks)
     }
 
-    /// The longest cached prefix of `tokens`, always shorter than they are: the last token has to be computed for its logits.
+    /// Returns the longest cached prefix of `tokens`, always shorter than `tokens`: the last token has to be computed for its logits.
     pub fn cached_prefix(&self, tokens: &HashedTokens) -> CachedPrefix {
         let mut prefix = CachedPrefix::default();
         if !self.prefix_caching || tokens.is_empty() {
@@ -99,7 +99,7 @@ impl KvCacheManager {
         prefix
     }
 
-    /// Leaves out the block of which only the first tokens fit; whether there was one.
+    /// Drops the partly matching block from `prefix` and returns whether there was one.
     pub fn forgo_partial(&self, prefix: &mut CachedPrefix) -> bool {
         let partial = prefix.blocks.len() > prefix.full;
         prefix.blocks.truncate(prefix.full);
@@ -107,13 +107,13 @@ impl KvCacheManager {
         partial
     }
 
-    /// The hash of the first full block of `tokens` behind `prefix`: what another request may be computing right now.
+    /// Returns the hash of the first full block of `tokens` after `prefix`: another request may be computing that block now.
     pub fn next_hash(&self, tokens: &HashedTokens, prefix: &CachedPrefix) -> Option<BlockHash> {
         let missing = self.prefix_caching && prefix.full < tokens.num_full_blocks();
         missing.then(|| tokens.hash(prefix.full))
     }
 
-    /// Whether blocks for `num_tokens` tokens, of which `prefix` covers the first, could be allocated now.
+    /// Returns whether blocks for `num_tokens` tokens, of which `prefix` covers the first, can be allocated now.
     pub fn has_room(&self, num_tokens: usize, prefix: &CachedPrefix) -> bool {
         let revived = prefix
             .blocks
@@ -124,8 +124,8 @@ impl KvCacheManager {
         revived + new <= self.pool.num_free()
     }
 
-    /// Starts the table of a request with what is cached of it. Others may look for its first `num_reusable` tokens: once it is
-    /// freed, blocks behind them are the first to be handed out.
+    /// Starts the block table of a request with its cached prefix. Other requests are likely to look up its first `num_reusable` tokens:
+    /// once the table is freed, the blocks after those tokens are allocated first.
     pub fn begin(&mut self, id: RequestId, prefix: CachedPrefix, num_reusable: usize) {
         for &block in &prefix.blocks {
             self.pool.hold(block);
@@ -139,10 +139,10 @@ impl KvCacheManager {
         assert!(before.is_none(), "{id:?} already has blocks; this is a bug");
     }
 
-    /// Makes room for tokens `from..to` of the request, all or nothing. Tokens before `from` stay as they are.
+    /// Allocates blocks for tokens `from..to` of the request, all or none. Tokens before `from` stay as they are.
     ///
     /// # Errors
-    /// [`OutOfBlocks`].
+    /// Errors with [`OutOfBlocks`].
     pub fn allocate(
         &mut self,
         id: RequestId,
@@ -154,7 +154,7 @@ impl KvCacheManager {
             .get_mut(&id)
             .expect("allocation for a request without a table; this is a bug");
         let first = from / self.block_size;
-        // Tokens go into a block that others can read: it has to be copied first.
+        // The tokens go into a block that other requests can read: it has to be copied first.
         let shared = table
             .blocks
             .get(first)
@@ -181,13 +181,13 @@ impl KvCacheManager {
         });
         table.blocks.extend((0..new).map(|_| take()));
         if let Some(copy) = copy {
-            // Released only now, so that it was not handed out above; copies run in order before any token is written.
+            // Released only now, so that it was not allocated above; copies run in order before any token is written.
             self.pool.release(copy.from);
         }
         Ok(copy)
     }
 
-    /// Says that the first `num_computed` of the request's tokens are in its blocks: full ones can now be found.
+    /// Records that the first `num_computed` of the request's tokens are in its blocks, and publishes the full blocks.
     pub fn computed(&mut self, id: RequestId, tokens: &HashedTokens, num_computed: usize) {
         if !self.prefix_caching {
             return;
@@ -203,7 +203,7 @@ impl KvCacheManager {
         }
     }
 
-    /// Gives `child` the blocks of `parent`.
+    /// Gives `child` references to the blocks of `parent`.
     pub fn fork(&mut self, parent: RequestId, child: RequestId) {
         let table = self
             .tables
@@ -220,7 +220,7 @@ impl KvCacheManager {
         );
     }
 
-    /// Gives the blocks of `from`, if it has any, to `to`.
+    /// Moves the blocks of `from`, if there are any, to `to`.
     pub fn rename(&mut self, from: RequestId, to: RequestId) {
         if let Some(table) = self.tables.remove(&from) {
             let before = self.tables.insert(to, table);
@@ -228,7 +228,7 @@ impl KvCacheManager {
         }
     }
 
-    /// Gives the request's blocks back. The last go first in line, so that a prefix outlives what follows it.
+    /// Releases the request's blocks. The last blocks are reused first, so a prefix outlives the tokens that follow it.
     pub fn free(&mut self, id: RequestId) {
         let Some(table) = self.tables.remove(&id) else {
             return;
@@ -246,7 +246,7 @@ impl KvCacheManager {
 
 #[cfg(test)]
 impl KvCacheManager {
-    /// Panics unless the pool's books are those of the tables.
+    /// Panics unless the pool's reference counts are those of the tables.
     pub fn check(&self) {
         let mut references = HashMap::new();
         for table in self.tables.values() {
@@ -282,7 +282,7 @@ mod tests {
         let mut kv = KvCacheManager::new(16, 4, true);
         let tokens: Vec<u32> = (0..11).collect();
         assert_eq!(run(&mut kv, 1, &tokens), (0, vec![]));
-        // Two full blocks, and one token of the second's place in a third.
+        // Two full blocks match, and one token of the third.
         let mut other = tokens[..8].to_vec();
         other[5] = 99;
         let (cached, copies) = run(&mut kv, 2, &other);
@@ -298,7 +298,7 @@ mod tests {
         );
         assert_eq!(first[0], second[0]);
         assert_ne!(first[1], second[1]);
-        // The same tokens again: all but the last are there.
+        // The same tokens again: all but the last are cached.
         let (cached, copies) = run(&mut kv, 3, &tokens[..8]);
         assert_eq!((cached, copies.len()), (7, 1));
         // Other weights share nothing.
@@ -352,7 +352,7 @@ mod tests {
         kv.computed(RequestId(1), &pair, 16);
         kv.free(RequestId(1));
         assert_eq!(kv.cached_prefix(&pair).num_tokens, 15);
-        // Two blocks for somebody else: six tokens lie in the first two, which stay.
+        // Another request takes two blocks: six tokens lie in the first two, which stay.
         run(&mut kv, 2, &[99; 8]);
         assert_eq!(kv.cached_prefix(&pair).num_tokens, 8);
         kv.check();

@@ -1,4 +1,4 @@
-//! The manager by itself, under random operations: every slot is kept on paper, and no request ever loses a token.
+//! The manager alone, under random operations: a model of every slot shows that no request ever loses a token.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use rand_chacha::ChaCha8Rng;
 use super::{BlockHash, HashedTokens, KvCacheManager};
 use crate::engine::request::RequestId;
 
-/// The cache on paper, and the requests that hold parts of it.
+/// A model of the cache, and of the requests that hold parts of it.
 struct Paper {
     kv: KvCacheManager,
-    /// Of each slot, the tokens up to and with its own.
+    /// For each slot, the token it holds and all tokens before that one.
     slots: Vec<Vec<u32>>,
     /// Each request's tokens, and how many of them are computed.
     requests: HashMap<u64, (HashedTokens, usize)>,
     next_id: u64,
 }
 
-/// How often what happened.
+/// Counts of the cases that occurred.
 #[derive(Debug, Default)]
 struct Counts {
     partial_hits: usize,
@@ -44,7 +44,7 @@ impl Paper {
         self.next_id
     }
 
-    /// Panics unless the pool's books are right and every computed token lies where its request looks for it.
+    /// Panics unless the pool is consistent and every computed token lies in the slot that its request reads.
     fn check(&self) {
         self.kv.check();
         assert_eq!(self.kv.holders(), self.requests.len());
@@ -61,7 +61,7 @@ impl Paper {
         table[block].0 as usize * self.kv.block_size() + offset
     }
 
-    /// Computes the request's tokens up to `to`, if there is room; nothing has changed where there is none.
+    /// Computes the request's tokens up to `to`, if there is room; otherwise nothing changes.
     fn compute(&mut self, id: u64, to: usize, counts: &mut Counts) -> bool {
         let from = self.requests[&id].1;
         let before = (
@@ -137,7 +137,7 @@ fn no_token_is_lost_whatever_happens() {
                     paper.begin(tokens, rng.random_range(0..20), &mut counts);
                 }
                 (3..5, Some(id)) => {
-                    // The next token of an answer, and with it whatever was still missing.
+                    // The next token of an answer, and every token before it that is not computed yet.
                     if let Some((tokens, _)) = paper.requests.get_mut(&id) {
                         tokens.push(rng.random_range(1..3));
                         let to = tokens.len();

@@ -1,4 +1,4 @@
-//! The paged KV cache's books: policy ([`KvCacheManager`]) over mechanism (`BlockPool`). The tensors are elsewhere.
+//! Block allocation for the paged KV cache: policy ([`KvCacheManager`]) over mechanism (`BlockPool`). The tensors are elsewhere.
 
 mod block_hash;
 mod block_pool;

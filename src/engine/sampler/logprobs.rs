@@ -1,26 +1,26 @@
 //! Log-probabilities of the model's own distribution, before penalties, temperature and truncation.
 
-/// What a caller asked to know about a token.
+/// The requested log-probabilities at one token's position.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct TokenLogprobs {
-    /// Of the token itself.
+    /// Log-probability of the token itself.
     pub token: f32,
-    /// The most probable tokens, the first first; equally probable ones by id.
+    /// The most probable tokens, in descending order; equally probable ones by id.
     pub top: Vec<(u32, f32)>,
-    /// Of the ids that were asked for, in their order.
+    /// Log-probabilities of the requested ids, in their order.
     pub chosen: Vec<f32>,
 }
 
-/// What is known of a token of a prompt, given those before it.
+/// Log-probabilities of a prompt token, given the tokens before it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PromptLogprobs {
     pub logprobs: TokenLogprobs,
-    /// 1 for the most probable token; equally probable ones have the same.
+    /// 1 for the most probable token; equally probable tokens have equal ranks.
     pub rank: usize,
 }
 
 impl PromptLogprobs {
-    /// `logits` as the model gave them for the token's place.
+    /// Takes `logits` as the model gave them for the token's position.
     pub fn new(logits: &[f32], token: u32, top: usize) -> Self {
         let own = logits[token as usize];
         Self {
@@ -30,8 +30,7 @@ impl PromptLogprobs {
     }
 }
 
-/// The largest logit, and log Σ exp of what the others lack to it; in f64 and in one order, so that it depends on nothing but
-/// the row.
+/// Returns the largest logit `max` and log Σ exp(logit − max), in f64 and in a fixed order, so that the result depends on the row alone.
 fn normaliser(logits: &[f32]) -> (f32, f64) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|&z| f64::from(z - max).exp()).sum();
@@ -39,7 +38,7 @@ fn normaliser(logits: &[f32]) -> (f32, f64) {
 }
 
 impl TokenLogprobs {
-    /// `logits` as the model gave them.
+    /// Takes `logits` as the model gave them.
     pub fn new(logits: &[f32], token: u32, top: usize, chosen: &[u32]) -> Self {
         let (max, log_sum) = normaliser(logits);
         let logprob = |id: u32| (f64::from(logits[id as usize] - max) - log_sum) as f32;

@@ -1,11 +1,11 @@
-//! From a row of logits to a token.
+//! Sampling: from a row of logits to a token.
 //!
-//! The order is that of transformers: bias, repetition penalty (then presence and frequency, which transformers lacks), what is
-//! not allowed, temperature, top-k, top-p, min-p. Each sample draws from a stream of its own, so what it draws depends on
-//! its seed and its logits alone.
+//! The order is that of transformers: bias, repetition penalty (then presence and frequency, which transformers lacks), masking of
+//! forbidden tokens, temperature, top-k, top-p, min-p. Each sample draws from its own random stream, so its draws depend on its seed and
+//! its logits alone.
 //!
-//! Where a grammar is to be followed, only its tokens are allowed, and stop ids exactly where the text is whole: even one that is
-//! a token of the grammar's text. Below the minimum of tokens stop ids are not allowed at all.
+//! With a grammar, only the tokens that it allows can be drawn, and stop ids exactly where the text matches: even a stop id that is also
+//! a token of the grammar's text. Before the minimum number of tokens no stop id can be drawn.
 
 mod logprobs;
 mod penalties;
@@ -22,11 +22,11 @@ use crate::text::{Grammar, GrammarError, GrammarMatcher};
 use penalties::Seen;
 use truncation::Candidate;
 
-/// A sampled token and what was asked to be known about it.
+/// A sampled token and its requested log-probabilities.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledToken {
     pub id: u32,
-    /// Whether nothing may follow it, by the grammar.
+    /// Whether the grammar allows no continuation.
     pub complete: bool,
     pub logprobs: Option<TokenLogprobs>,
 }
@@ -41,7 +41,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// For sample `index` of a prompt: siblings draw from different streams of one seed.
+    /// Creates the sampler of sample `index` of a prompt: siblings draw from different streams of one seed.
     pub fn new(params: &SamplingParams, prompt: &[u32], seed: u64, index: usize) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(index as u64);
@@ -53,7 +53,7 @@ impl Sampler {
         }
     }
 
-    /// The same with a grammar to follow.
+    /// Adds a grammar that the sample has to match.
     pub fn following(mut self, grammar: Option<&Grammar>) -> Self {
         self.grammar = grammar.map(Grammar::matcher);
         self
@@ -62,7 +62,7 @@ impl Sampler {
     /// Chooses the next token.
     ///
     /// # Errors
-    /// A grammar that leaves no token to choose, or that cannot be followed any further.
+    /// Errors if the grammar allows no token, or if its matcher fails.
     pub fn sample(
         &mut self,
         params: &SamplingParams,
@@ -108,7 +108,7 @@ impl Sampler {
         let mut may_end = !early;
         if let Some(grammar) = &self.grammar {
             may_end &= grammar.allowed().may_end();
-            // Where the text may end, a stop id is allowed whatever the grammar says of it as a token.
+            // Where the text may end, a stop id is allowed whether or not the grammar allows it as a token.
             let ends: Vec<(u32, f32)> = stop_ids
                 .iter()
                 .filter(|_| may_end)
@@ -131,7 +131,7 @@ impl Sampler {
         }
     }
 
-    /// Tells the grammar; whether nothing more may come.
+    /// Advances the grammar by a token and returns whether it allows no continuation.
     fn follow(&mut self, params: &SamplingParams, id: u32) -> Result<bool, GrammarError> {
         match &mut self.grammar {
             Some(grammar) if !params.stop.stop_ids.contains(id) => {
@@ -158,7 +158,7 @@ impl Sampler {
     }
 }
 
-/// The candidate at which this much weight is used up. Rounding can leave a crumb behind the last one.
+/// Returns the candidate at which the cumulative weight exceeds `left`. Rounding can leave a remainder after the last one.
 fn draw(candidates: &[Candidate], mut left: f64) -> Option<u32> {
     let at = |&&(_, weight): &&Candidate| {
         left -= weight;
@@ -171,7 +171,7 @@ fn draw(candidates: &[Candidate], mut left: f64) -> Option<u32> {
         .map(|c| c.0)
 }
 
-/// [`draw`] from a whole vocabulary, the weight of a token at its id: by the sums of blocks first.
+/// Works as [`draw`] over a whole vocabulary, `weights` being indexed by token id: it first searches the sums of blocks.
 fn draw_from_all(weights: &[f32], share: f64) -> Option<u32> {
     const BLOCK: usize = 256;
     let sums: Vec<f64> = weights.chunks(BLOCK).map(sum).collect();

@@ -1,10 +1,10 @@
-//! What tokens that were seen cost: repetition, presence and frequency penalties.
+//! Repetition, presence and frequency penalties on tokens that have occurred.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::engine::SamplingParams;
 
-/// The tokens a request's penalties look at.
+/// The tokens that a request's penalties count.
 #[derive(Debug, Clone)]
 pub struct Seen {
     prompt: HashSet<u32>,
@@ -12,7 +12,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// `None` where the parameters penalise nothing.
+    /// Returns `None` if no penalty is set.
     pub fn new(params: &SamplingParams, prompt: &[u32]) -> Option<Self> {
         let repeats = params.repetition_penalty != 1.0;
         let counts = params.presence_penalty != 0.0 || params.frequency_penalty != 0.0;
@@ -26,7 +26,7 @@ impl Seen {
         *self.output.entry(token).or_default() += 1;
     }
 
-    /// Repetition as in transformers, then presence and frequency as OpenAI defines them (and vLLM orders them).
+    /// Applies the repetition penalty as transformers does, then presence and frequency as OpenAI defines them (in vLLM's order).
     pub fn penalise(&self, params: &SamplingParams, logits: &mut [f32]) {
         if params.repetition_penalty != 1.0 {
             let unprompted = self.output.keys().filter(|id| !self.prompt.contains(id));

@@ -51,7 +51,7 @@ fn distributions_are_those_of_transformers() {
         for (id, weight) in candidates {
             ours[id as usize] = weight / total;
         }
-        // Of equally probable tokens at the edge of the nucleus, which ones stay is a matter of the sort: they are compared as one.
+        // Which of several equally probable tokens stay at the edge of the nucleus depends on the sort: they are compared as a group.
         let mut by_logit: BTreeMap<u32, Vec<(f64, f64)>> = BTreeMap::new();
         for (logit, pair) in logits.iter().zip(ours.into_iter().zip(case.probabilities)) {
             by_logit.entry(logit.to_bits()).or_default().push(pair);

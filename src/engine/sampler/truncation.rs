@@ -1,4 +1,4 @@
-//! Which tokens may be drawn: temperature, top-k, top-p and min-p, in the order of transformers' logits warpers.
+//! Truncation of the distribution: temperature, top-k, top-p and min-p, in the order of transformers' logits warpers.
 
 use crate::engine::SamplingParams;
 use crate::kernels::logits::weights;
@@ -6,13 +6,13 @@ use crate::kernels::logits::weights;
 /// A token and its weight: a probability up to a common factor.
 pub type Candidate = (u32, f64);
 
-/// Whether every token may be drawn.
+/// Returns whether no truncation is set.
 pub fn keeps_all(params: &SamplingParams) -> bool {
     params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0
 }
 
-/// What may be drawn at a temperature above 0, and how often in proportion to each other. By falling probability where
-/// anything was cut, else by id.
+/// Returns the tokens that can be drawn at a temperature above 0, with their weights. The order is by falling
+/// probability if any token was removed, by id otherwise.
 pub fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
     let least = kth_largest(logits, params.top_k).unwrap_or(f32::NEG_INFINITY);
     let weights = weights(logits, params.temperature);
@@ -34,7 +34,7 @@ pub fn candidates(params: &SamplingParams, logits: &[f32]) -> Vec<Candidate> {
     kept
 }
 
-/// The k-th largest logit, where that cuts anything off.
+/// Returns the k-th largest logit, or `None` if top-k removes no token.
 fn kth_largest(logits: &[f32], k: usize) -> Option<f32> {
     if k == 0 || k >= logits.len() {
         return None;
@@ -44,13 +44,13 @@ fn kth_largest(logits: &[f32], k: usize) -> Option<f32> {
     Some(*kth)
 }
 
-/// How many candidates are looked at first: sorting a whole vocabulary for a nucleus of a few tokens is most of the cost.
+/// The number of candidates sorted first: sorting a whole vocabulary for a nucleus of a few tokens would be most of the cost.
 const FIRST_LOOK: usize = 256;
 
-/// Keeps the most probable candidates until they hold `p` of the mass.
+/// Keeps the most probable candidates until they hold `p` of the total weight.
 fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
     let total: f64 = candidates.iter().map(|c| c.1).sum();
-    // Ties fall to the lower id, so that the result does not depend on how the sort went.
+    // Ties are broken by the lower id, so that the result does not depend on the sort.
     let order = |a: &Candidate, b: &Candidate| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let mut look = FIRST_LOOK;
     loop {
@@ -62,7 +62,7 @@ fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
         candidates[..look].sort_unstable_by(order);
         let mut before = 0.0;
         for (index, &(_, weight)) in candidates[..look].iter().enumerate() {
-            // Dropped is what only begins when the mass is already there.
+            // A candidate is removed if those before it already hold the mass `p`.
             if before >= p * total {
                 return candidates.truncate(index.max(1));
             }

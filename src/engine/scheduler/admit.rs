@@ -1,4 +1,4 @@
-//! Which waiting requests begin in a step, and at whose expense.
+//! Admission of waiting requests to a step, and the preemptions that make room for them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,14 +9,14 @@ use crate::engine::kv_cache::{BlockHash, CachedPrefix};
 use crate::engine::request::Class;
 use crate::engine::tenant::Tenant;
 
-/// Waiting requests of a tenant that a step leaves out because what they begin with is being computed. Each is looked up in the
-/// cache, so a step looks at no more of them.
+/// The maximum number of a tenant's waiting requests that a step skips because a block they start with is being computed. Each is looked
+/// up in the cache, so the number bounds the cost of a step.
 const MAX_LEFT_OUT: usize = 64;
 
 impl Scheduler {
-    /// Begins waiting requests, of the tenants with the fewest running first, while budget, places and blocks last.
+    /// Admits waiting requests, those of the tenants with the fewest running requests first, while budget, places and blocks last.
     pub(super) fn admit(&mut self, class: Class, step: &mut Step) {
-        // A tenant that has just given something up gets nothing new.
+        // A tenant that was preempted in this step gets no new request admitted.
         let mut lines: HashMap<Tenant, Place> = HashMap::new();
         for tenant in self.waiting.tenants(class) {
             let gave_up = step.output.preempted.iter().any(|id| {
@@ -26,7 +26,7 @@ impl Scheduler {
             let first = self.waiting.of(tenant, class).next();
             lines.extend(first.filter(|_| !gave_up).map(|first| (tenant, *first)));
         }
-        // While the foreground waits, the background is not admitted.
+        // While the foreground waits, no background request is admitted.
         let foreground_waits = self
             .waiting
             .first()
@@ -55,13 +55,13 @@ impl Scheduler {
             let request = &self.requests[&place.id].1;
             let mut prefix = self.prefix(place.id);
             let next = match request.scores_prompt {
-                // It computes that block whether or not it will be there.
+                // The request computes that block whether or not it will be cached.
                 true => None,
                 false => self.kv.next_hash(&request.tokens, &prefix),
             };
             let mut after = self.waiting.after(&place);
             if next.is_some_and(|hash| promised.contains(&hash)) {
-                // A request before it is computing that very block: it will be there to share soon.
+                // A request before it is computing that block, which can be shared soon.
                 let left_out = left_out.entry(place.tenant).or_default();
                 *left_out += 1;
                 after = after.filter(|_| *left_out < MAX_LEFT_OUT);
@@ -80,7 +80,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether the sequences of a tenant that run before a waiting request, and their siblings to come, need all places there are.
+    /// Returns whether the tenant's sequences that run before a waiting request, and their future siblings, need all places.
     fn is_full_for(&self, place: Place) -> bool {
         let running = self.running.of(place.tenant, place.class);
         let before = running.filter(|other| **other < place);
@@ -91,8 +91,8 @@ impl Scheduler {
         own + siblings >= self.config.max_sequences
     }
 
-    /// Makes sure of a place and of blocks for a waiting request, also at the expense of the background and of tenants that have more
-    /// than it; whether that could be done.
+    /// Ensures that there are a place and blocks for a waiting request, if necessary by preempting the background and tenants that run more
+    /// than its own; returns whether there are.
     fn make_room(&mut self, place: Place, prefix: &mut CachedPrefix, step: &mut Step) -> bool {
         loop {
             let has_place = self.running.len() + step.forks < self.config.max_sequences;
@@ -102,8 +102,8 @@ impl Scheduler {
             }
             match self.running.last().copied() {
                 Some(last) if last.class > place.class => self.preempt(last, step),
-                // Copying a block that is shared in part takes one more than computing it: where the request needs the
-                // whole pool, that one will never be there.
+                // Copying a partly shared block takes one more block than computing it: if the request needs the whole
+                // pool, that block is never free.
                 _ if has_place && self.kv.forgo_partial(prefix) => {}
                 _ => match self.richest(place) {
                     Some(last) => self.preempt(last, step),
@@ -113,8 +113,8 @@ impl Scheduler {
         }
     }
 
-    /// The last running request of the tenant that has the most, if that one still has as many as the tenant of `place` after giving
-    /// one to it.
+    /// Returns the last running request of the tenant with the most running requests, if that tenant has at least as many as the tenant of
+    /// `place` after giving one to it.
     pub(super) fn richest(&self, place: Place) -> Option<Place> {
         let count = |tenant| self.running.of(tenant, place.class).count();
         let others = self.running.tenants(place.class);
@@ -154,8 +154,8 @@ impl Scheduler {
         self.admitted.insert(tenant, self.steps);
     }
 
-    /// Full blocks that running requests have still to compute, but for those that others go before: `class` does not wait for
-    /// them.
+    /// Returns the hashes of full blocks that running requests will compute, except requests that others are served before: `class` does
+    /// not wait for those.
     fn promised_blocks(&self, class: Class) -> HashSet<BlockHash> {
         self.running
             .iter()

@@ -1,4 +1,4 @@
-//! How the tokens of a step are shared between tenants.
+//! Fair division of a step's tokens between tenants.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,39 +6,39 @@ use std::time::Duration;
 use super::step_cost::{StepCost, Work};
 use crate::engine::tenant::Tenant;
 
-/// Of the engine's time, how long a tenant that has nothing to do counts as one that will come again.
+/// The engine time for which a tenant without work still counts as likely to return.
 const MEMORY: Duration = Duration::from_secs(1);
 
-/// How many steps of one token a step may last while another tenant may come at any moment, who has to wait for its end.
+/// The maximum duration of a step, in steps of one token, while another tenant may arrive and would have to wait for its end.
 const LONGEST_WAIT: f64 = 8.0;
 
-/// Tenants that are remembered; more are looked through for those that are not there any longer.
+/// The number of tenants above which those that have not been seen recently are removed.
 const REMEMBERED: usize = 1024;
 
-/// The measurements by which steps are shared.
+/// The measurements from which steps are divided.
 #[derive(Debug, Default)]
 pub struct FairShare {
     cost: StepCost,
     /// Time spent in steps so far.
     spent: Duration,
-    /// When each tenant last had work, by that time.
+    /// The time at which each tenant last had work, on the clock of `spent`.
     seen: HashMap<Tenant, Duration>,
 }
 
 impl FairShare {
-    /// Notes that a step took so long.
+    /// Records the duration of a step.
     pub fn observe(&mut self, work: Work, took: Duration) {
         self.cost.observe(work, took);
         self.spent += took;
     }
 
-    /// Returns the tokens that each tenant gets of a step of at most `budget`, or `None` where all get what they ask for.
-    /// `demands` are what each could compute now, one token at least.
+    /// Returns the tokens that each tenant gets in a step of at most `budget`, or `None` where all get their full demand.
+    /// `demands` are the work that each could compute now, at least one token.
     ///
-    /// Where several ask, k of them, the step is at most (k + 1) / 2 times as long as one of the work of the tenant that asks least,
-    /// or has k times its tokens, whichever is more. How long a step is depends on the contexts of its tokens too. So that tenant keeps a k-th of the pace that it has without the others, and more
-    /// where tokens together cost less than each by itself.
-    /// What is there is given out evenly; what one does not need goes to those that ask for more.
+    /// With k tenants, the step is at most (k + 1) / 2 times as long as one with only the work of the tenant with the smallest demand, or
+    /// has k times its tokens, whichever is more. The duration of a step depends on the contexts of its tokens too. So that tenant keeps a
+    /// k-th of the pace that it has without the others, and more where tokens together cost less than each alone.
+    /// Tokens are divided evenly; those that one tenant does not need go to the tenants with larger demands.
     pub fn shares(
         &mut self,
         demands: &[(Tenant, Work)],
@@ -57,7 +57,7 @@ impl FairShare {
                     self.cost.tokens_within(LONGEST_WAIT, one, *own, budget)
                 }
             },
-            // More tenants than tokens: everyone in turn, see the scheduler.
+            // More tenants than tokens: tenants take turns, see the scheduler.
             _ if asking > budget => return None,
             _ => {
                 let (at, &(_, least)) = (0..)
@@ -75,7 +75,7 @@ impl FairShare {
         (wanted > total).then(|| max_min(tokens.collect(), total))
     }
 
-    /// Whether another tenant than this one had work a moment ago.
+    /// Returns whether a tenant other than this one had work recently.
     fn others_may_come(&mut self, tenant: Tenant) -> bool {
         let spent = self.spent;
         let lately = |seen: &Duration| spent.saturating_sub(*seen) < MEMORY;
@@ -87,7 +87,7 @@ impl FairShare {
     }
 }
 
-/// Divides `total` between demands so that the smallest are met first and no tenant gets more than another whose demand is not met.
+/// Divides `total` between demands so that the smallest are met first and no tenant gets more than another with an unmet demand (max-min).
 fn max_min(mut demands: Vec<(Tenant, usize)>, total: usize) -> HashMap<Tenant, usize> {
     demands.sort_unstable_by_key(|&(tenant, tokens)| (tokens, tenant));
     let (mut left, mut asking) = (total, demands.len());
@@ -108,7 +108,7 @@ mod tests {
         Tenant::of_key(&[name; 32])
     }
 
-    /// Tokens without contexts.
+    /// Returns the work of tokens without contexts.
     fn bare(tokens: usize) -> Work {
         Work {
             tokens,
@@ -116,7 +116,7 @@ mod tests {
         }
     }
 
-    /// Measured on a CPU: a fixed part and as much again for three tokens.
+    /// Costs as measured on a CPU: a fixed part, and the same again for every three tokens.
     fn on_a_cpu() -> FairShare {
         let mut fair = FairShare::default();
         for _ in 0..10 {
@@ -153,7 +153,7 @@ mod tests {
             .shares(&[(alice, bare(128)), (bob, bare(1))], 512)
             .unwrap();
         assert_eq!((shares[&bob], shares[&alice]), (1, 2));
-        // Both ask for much: each gets as much as the other.
+        // Both have large demands: each gets as much as the other.
         let shares = fair
             .shares(&[(alice, bare(400)), (bob, bare(400))], 512)
             .unwrap();

@@ -1,4 +1,4 @@
-//! Requests in their order, all of them and each tenant's.
+//! Ordered queues of requests: one of all requests, and one per tenant.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -6,17 +6,17 @@ use std::ops::Bound;
 use crate::engine::request::{Class, RequestId};
 use crate::engine::tenant::Tenant;
 
-/// A request's place in line: the background stands behind everybody else.
+/// A request's position in a queue: the background is behind all foreground requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub class: Class,
     pub rank: i64,
     pub id: RequestId,
-    /// Names the line; requests have different ids, so it has no part in the order.
+    /// The tenant's queue. Requests have different ids, so it does not affect the order.
     pub tenant: Tenant,
 }
 
-/// Places in order.
+/// Ordered queues of positions.
 #[derive(Debug, Default)]
 pub struct Lines {
     all: BTreeSet<Place>,
@@ -32,7 +32,7 @@ impl Lines {
             .insert(place);
     }
 
-    /// Removes a place; whether it was there.
+    /// Removes a position and returns whether it was there.
     pub fn remove(&mut self, place: &Place) -> bool {
         let there = self.all.remove(place);
         if there && let Some(line) = self.by_tenant.get_mut(&place.tenant) {
@@ -64,7 +64,7 @@ impl Lines {
         self.all.last()
     }
 
-    /// The tenants that have anything of `class` here.
+    /// Returns the tenants that have a request of `class` here.
     pub fn tenants(&self, class: Class) -> impl Iterator<Item = Tenant> {
         let has = move |(&tenant, line): (&Tenant, &BTreeSet<Place>)| {
             let mut ends = line.first().into_iter().chain(line.last());
@@ -73,14 +73,14 @@ impl Lines {
         self.by_tenant.iter().filter_map(has)
     }
 
-    /// A tenant's places of `class`, in order.
+    /// Returns a tenant's positions of `class`, in order.
     pub fn of(&self, tenant: Tenant, class: Class) -> impl DoubleEndedIterator<Item = &Place> {
         let line = self.by_tenant.get(&tenant);
         let places = line.into_iter().flat_map(BTreeSet::iter);
         places.filter(move |place| place.class == class)
     }
 
-    /// The next place of the same tenant and class.
+    /// Returns the next position of the same tenant and class.
     pub fn after(&self, place: &Place) -> Option<Place> {
         let behind = (Bound::Excluded(*place), Bound::Unbounded);
         let next = self.by_tenant.get(&place.tenant)?.range(behind).next();

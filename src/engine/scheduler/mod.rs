@@ -1,30 +1,30 @@
-//! Who computes what in the next step. Pure policy: ids and counts in, ids and counts out.
+//! The scheduler: which requests compute how many tokens in the next step. Pure policy: ids and counts in, ids and counts out.
 //!
-//! [`Scheduler::schedule`] and [`Scheduler::update`] are a pair: the first says how many tokens of which requests the model
-//! computes, the second takes what was sampled.
+//! [`Scheduler::schedule`] and [`Scheduler::update`] are a pair: the first returns how many tokens of which requests the model
+//! computes, the second takes the sampled tokens.
 //!
 //! # One tenant
-//! Its requests stand in one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. A running request takes
-//! blocks from those that run behind it (they are *preempted*, and computed again later) and never from those before it, and a
-//! pool that holds one maximal request holds the first. A waiting request takes nothing from the running ones of its tenant,
-//! but none of these is admitted before it. Levels are bounded ([`PRIORITIES`]), so every request becomes first after a bounded
-//! number of others: one of the last level goes before all that come 51,200 arrivals after it, whatever their level.
+//! Its requests have one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. A running request takes
+//! blocks from requests that run behind it (they are *preempted*, and computed again later) and never from those before it, so the first
+//! request always finishes in a pool that holds one request of maximal length. A waiting request preempts no running request of its
+//! tenant, but no request behind it is admitted before it. Levels are bounded ([`PRIORITIES`]), so every request becomes first after a
+//! bounded number of others: one of the last level goes before all that arrive 51,200 arrivals after it, whatever their level.
 //!
 //! # Several tenants
-//! *Places.* The next request is taken from the tenant that has the fewest running. Where all places or blocks are taken, it takes
-//! them from the last request of the tenant that has the most, if that one has at least two more: so tenants that ask for
-//! enough end up with equal numbers of places, and no two take the same place from each other in turn. Of a request with
-//! many samples each is a sequence of its own as soon as its prompt is computed; those without a place wait.
-//! *Tokens.* The tokens of a step are shared evenly, and it is not made longer than fair: see [`FairShare`]. Where a tenant gets
-//! fewer tokens than it has sequences, these take turns, and its prompts get half of them.
-//! *Priorities* order the requests of one tenant and say nothing to the others. A tenant alone gets everything.
+//! *Places.* The next request is taken from the tenant with the fewest running requests. Where all places or blocks are taken, it preempts
+//! the last request of the tenant with the most, if that tenant has at least two more. So tenants with enough requests end up with equal
+//! numbers of places, and no two tenants take the same place from each other in turn. Each sample of a request with many samples is a
+//! sequence of its own as soon as its prompt is computed; samples without a place wait.
+//! *Tokens.* The tokens of a step are divided evenly, and the step is no longer than is fair: see [`FairShare`]. Where a tenant gets
+//! fewer tokens than it has sequences, these take turns, and its prompts get half of the tokens.
+//! *Priorities* order the requests of one tenant and do not affect other tenants. A tenant alone gets the whole engine.
 //!
 //! # Background
-//! Requests of [`Class::Background`] stand behind all others and get what these leave: tokens of a step, places, blocks. They give
-//! places and blocks up as soon as a foreground request lacks them, they are not admitted while one waits, and beside foreground
-//! work they only fill a step up ([`BackgroundLimits::fill_beside`]), and compute nothing in one that computes a foreground
-//! prompt: those are the long ones already. But for shared prefixes, the foreground's steps are the same with and without
-//! them. They may starve.
+//! Requests of [`Class::Background`] are behind all others and get the remaining capacity: tokens of a step, places, blocks. They are
+//! preempted as soon as a foreground request lacks a place or blocks, and are not admitted while one waits. In a step with foreground
+//! work they only fill the step up ([`BackgroundLimits::fill_beside`]), and they compute nothing in a step that computes a foreground
+//! prompt, because those steps are already long. Except for shared prefixes, the foreground's steps are the same with and without
+//! them. Background requests can starve.
 
 mod admit;
 mod fair_share;
@@ -44,34 +44,34 @@ use lines::{Lines, Place};
 use step::Step;
 use step_cost::Work;
 
-/// How many later arrivals of the next lower priority a request goes before.
+/// The number of later arrivals of the next lower priority that a request goes before.
 pub const HEAD_START: i64 = 256;
 
-/// Levels of priority that a request may have; lower goes first.
+/// The levels of priority of a request; lower goes first.
 pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
 
-/// Bounds of a step.
+/// Limits of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// Tokens computed in a step. More than `max_sequences`, so that prompts get on while everyone decodes.
+    /// The maximum number of tokens computed in a step. More than `max_sequences`, so that prompts advance while all sequences decode.
     pub max_batch_tokens: usize,
-    /// Sequences that run at once.
+    /// The maximum number of sequences that run at once.
     pub max_sequences: usize,
     pub background: BackgroundLimits,
 }
 
-/// How far background requests may lengthen a step.
+/// Limits on how far background requests lengthen a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackgroundLimits {
-    /// While foreground requests are there and decode, background tokens fill their step up to a multiple of this; 0 for none at all.
-    /// Every token delays all of these a little, but kernels compute whole tiles of rows: what fills a tile is nearly free.
+    /// While foreground requests decode, background tokens fill their step up to a multiple of this; 0 allows none. Every background token
+    /// delays the foreground a little, but kernels compute whole tiles of rows: tokens that fill up a tile are nearly free.
     pub fill_beside: usize,
-    /// Their tokens in a step otherwise: a foreground request that comes waits for that step.
+    /// The maximum number of background tokens in other steps: a foreground request that arrives waits for that step.
     pub tokens_alone: usize,
 }
 
 impl BackgroundLimits {
-    /// Background tokens beside so many of the foreground's, one of each that decodes.
+    /// Returns the background tokens allowed in a step with `decoding` foreground sequences, each computing one token.
     pub const fn beside(self, decoding: usize) -> usize {
         match decoding.checked_rem(self.fill_beside) {
             Some(rest) => self.fill_beside - rest,
@@ -80,15 +80,15 @@ impl BackgroundLimits {
     }
 }
 
-/// What a request computes in a step.
+/// The work of one request in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scheduled {
     pub id: RequestId,
-    /// The next tokens after those already computed.
+    /// The number of tokens to compute, after those already computed.
     pub num_tokens: usize,
-    /// Whether they are its last, so that the next token can be sampled.
+    /// Whether these are its last tokens, so that the next token can be sampled.
     pub samples: bool,
-    /// Of its siblings, how many become sequences of their own with this step, and sample too.
+    /// The number of its siblings that become separate sequences with this step, and sample too.
     pub forks: usize,
 }
 
@@ -97,7 +97,7 @@ pub struct Scheduled {
 pub struct NextToken {
     pub id: RequestId,
     pub token: u32,
-    /// Whether nothing may follow it.
+    /// Whether the grammar allows no continuation.
     pub complete: bool,
 }
 
@@ -105,10 +105,10 @@ pub struct NextToken {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SchedulerOutput {
     pub scheduled: Vec<Scheduled>,
-    /// To be made in this order before anything is computed.
+    /// Block copies, to be made in this order before anything is computed.
     pub copies: Vec<BlockCopy>,
     pub preempted: Vec<RequestId>,
-    /// What computing it costs.
+    /// The tokens and positions of the step, which determine its cost.
     pub work: Work,
 }
 
@@ -118,22 +118,22 @@ impl SchedulerOutput {
     }
 }
 
-/// See the module's documentation.
+/// The scheduler of the engine's steps.
 #[derive(Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
     kv: KvCacheManager,
     requests: HashMap<RequestId, (Place, Request)>,
-    /// Of siblings that are no requests yet, the request that computes their prompt.
+    /// For siblings that are not requests yet, the request that computes their prompt.
     unforked: HashMap<RequestId, RequestId>,
     waiting: Lines,
     running: Lines,
-    /// Requests that have come, by class.
+    /// The number of arrived requests, by class.
     arrivals: [i64; 2],
     fair: FairShare,
-    /// Steps so far.
+    /// The number of steps so far.
     steps: u64,
-    /// The step that last admitted a request of the tenant: of tenants that have equally many running, the one that has waited longest
+    /// The step that last admitted a request of each tenant: of tenants with equally many running requests, the one that has waited longest
     /// goes first.
     admitted: HashMap<Tenant, u64>,
 }
@@ -166,12 +166,12 @@ impl Scheduler {
         self.waiting.len()
     }
 
-    /// Sequences that run.
+    /// Returns the number of running sequences.
     pub fn num_running(&self) -> usize {
         self.running.len()
     }
 
-    /// Notes how long a step of such work took; see [`FairShare`].
+    /// Records the duration of a step; see [`FairShare`].
     pub fn observe(&mut self, work: Work, took: Duration) {
         self.fair.observe(work, took);
     }
@@ -180,14 +180,14 @@ impl Scheduler {
         self.requests.is_empty()
     }
 
-    /// Whether somebody waits for what is to be computed.
+    /// Returns whether there is foreground work.
     pub fn has_foreground(&self) -> bool {
         let first = [self.waiting.first(), self.running.first()];
         let mut first = first.into_iter().flatten();
         first.any(|place| place.class == Class::Foreground)
     }
 
-    /// Puts a request in line. Its priority is worth a head start within its class and no more: lower numbers first.
+    /// Adds a request to the queue. Its priority is worth a bounded head start within its class: lower numbers first.
     pub fn add(&mut self, request: Request) {
         let arrived = &mut self.arrivals[request.class as usize];
         let place = Place {
@@ -204,8 +204,8 @@ impl Scheduler {
         self.requests.insert(request.id, (place, request));
     }
 
-    /// Forgets a sequence and frees its blocks. Where siblings still wait for its prompt, one of them goes on with that, in its
-    /// place: that one is given.
+    /// Removes a sequence and frees its blocks. If siblings still wait for its prompt, one of them continues in its place; the id of that
+    /// sibling is returned.
     pub fn remove(&mut self, id: RequestId) -> Option<RequestId> {
         if let Some(head) = self.unforked.remove(&id) {
             let (_, request) = self.requests.get_mut(&head)?;
@@ -237,7 +237,7 @@ impl Scheduler {
         Some(heir)
     }
 
-    /// Chooses a step's work, the background's from what the foreground leaves.
+    /// Chooses a step's work: first the foreground's, then the background's from the remaining capacity.
     pub fn schedule(&mut self) -> SchedulerOutput {
         self.steps += 1;
         let mut step = Step {
@@ -258,8 +258,8 @@ impl Scheduler {
         step.output
     }
 
-    /// First those that only lack one token, so that nobody's stream stalls behind a prompt; then prompts under way; then new
-    /// ones, while budget, places and blocks last.
+    /// Schedules requests that lack one token first, so that no stream stalls behind a prompt; then running prompts; then new requests,
+    /// while budget, places and blocks last.
     fn schedule_class(&mut self, class: Class, step: &mut Step) {
         let lacks_one = |place: &Place| self.requests[&place.id].1.num_missing_tokens() == 1;
         let running = self.running.iter().copied();
@@ -300,7 +300,7 @@ impl Scheduler {
         }
     }
 
-    /// What each tenant gets of a step's tokens, if they have to be shared.
+    /// Returns each tenant's share of the step's tokens, if the tokens have to be shared.
     fn shares(&mut self, class: Class, budget: usize) -> Option<HashMap<Tenant, usize>> {
         if class == Class::Background {
             // The server's own work is one tenant.
@@ -317,7 +317,7 @@ impl Scheduler {
         let full = running.count() >= self.config.max_sequences;
         for tenant in self.waiting.tenants(class) {
             let first = self.waiting.of(tenant, class).next();
-            // What cannot begin asks for nothing.
+            // A request that cannot be admitted has no demand.
             let Some(first) = first.filter(|first| !full || self.richest(**first).is_some()) else {
                 continue;
             };
@@ -332,7 +332,7 @@ impl Scheduler {
         self.fair.shares(&demands, budget)
     }
 
-    /// What the cache holds of a request, nothing where all of it is to be computed.
+    /// Returns the cached prefix of a request; it is empty where the whole prompt has to be computed.
     fn prefix(&self, id: RequestId) -> CachedPrefix {
         let (_, request) = &self.requests[&id];
         match request.scores_prompt {
@@ -341,7 +341,7 @@ impl Scheduler {
         }
     }
 
-    /// Computes more of a request, if it still runs and there are tokens and blocks for it.
+    /// Schedules more tokens of a request, if it still runs and there are tokens and blocks for it.
     fn go_on(&mut self, place: Place, step: &mut Step) {
         if !self.running.contains(&place) {
             return;
@@ -365,9 +365,9 @@ impl Scheduler {
         self.push(place, num_tokens, step);
     }
 
-    /// The running request that gives its blocks to `place` first, if one has to: the last of the background, or the last of the tenant
-    /// that has the most running. Requests are compared by how many of their tenant run before them, and then by age: the first of
-    /// all gives nothing to anyone, so something always gets on.
+    /// Returns the running request that is preempted first for `place`, if there is one: the last of the background, or the last of the
+    /// tenant with the most running requests. Requests are compared by the number of their tenant's requests that run before them, then by
+    /// age: the first of all is never preempted, so there is always progress.
     fn behind(&self, place: Place) -> Option<Place> {
         let last = *self.running.last()?;
         if last.class > place.class {
@@ -409,7 +409,7 @@ impl Scheduler {
         });
     }
 
-    /// Places for as many of `wanted` siblings as there are, taken from the background where it has them.
+    /// Returns the number of places for `wanted` siblings, taking places from the background if necessary.
     fn places_for_siblings(&mut self, class: Class, wanted: usize, step: &mut Step) -> usize {
         let max = self.config.max_sequences;
         while self.running.len() + step.forks + wanted > max
@@ -424,7 +424,7 @@ impl Scheduler {
         wanted.min(max.saturating_sub(self.running.len() + step.forks))
     }
 
-    /// Puts a running request back in line, where it was; what it has computed is kept as long as nobody needs the blocks.
+    /// Returns a running request to its position in the queue; its computed tokens stay cached until their blocks are needed.
     fn preempt(&mut self, place: Place, step: &mut Step) {
         self.running.remove(&place);
         self.waiting.insert(place);
@@ -444,15 +444,15 @@ impl Scheduler {
         }
     }
 
-    /// Takes the tokens that were sampled after a step: one for every sequence of every request that was scheduled to its end,
-    /// siblings included. Gives those that have ended; they are forgotten and their blocks free.
+    /// Takes the sampled tokens after a step: one for every sequence of every request that was scheduled to its end, siblings included.
+    /// Returns the sequences that have ended; they are removed and their blocks free.
     pub fn update(
         &mut self,
         output: &SchedulerOutput,
         sampled: &[NextToken],
     ) -> Vec<(RequestId, FinishReason)> {
         for scheduled in &output.scheduled {
-            // It may have been removed while the step was computed.
+            // The request may have been removed while the step was computed.
             let Some((_, request)) = self.requests.get_mut(&scheduled.id) else {
                 continue;
             };
@@ -482,8 +482,8 @@ impl Scheduler {
         finished
     }
 
-    /// Turns the first `count` siblings of a request whose prompt is computed into running requests of their own. The others wait
-    /// together, as one request that takes up the prompt from the cache.
+    /// Turns the first `count` siblings of a request whose prompt is computed into separate running requests. The others wait
+    /// together, as one request that finds the prompt in the cache.
     fn fork(&mut self, id: RequestId, count: usize) {
         let (place, request) = self
             .requests

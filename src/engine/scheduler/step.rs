@@ -1,22 +1,22 @@
-//! A step's work while it is chosen: what is left of its tokens, of all and of each tenant's.
+//! A step under construction: the remaining tokens of its budget and of each tenant's share.
 
 use std::collections::HashMap;
 
 use super::SchedulerOutput;
 use crate::engine::tenant::Tenant;
 
-/// A step in the making.
+/// A step under construction.
 pub(super) struct Step {
     pub output: SchedulerOutput,
     pub budget: usize,
-    /// Places that siblings get with it.
+    /// The number of places that siblings get with it.
     pub forks: usize,
-    /// What is left of each tenant's share of the budget, where it is shared.
+    /// The remaining tokens of each tenant's share, where the budget is shared.
     pub shares: Option<HashMap<Tenant, usize>>,
 }
 
 impl Step {
-    /// The tokens that a tenant may still compute in it.
+    /// Returns the number of tokens that a tenant can still compute in this step.
     pub fn left(&self, tenant: Tenant) -> usize {
         let share = |shares: &HashMap<Tenant, usize>| shares.get(&tenant).copied().unwrap_or(0);
         self.budget
@@ -34,7 +34,7 @@ impl Step {
         }
     }
 
-    /// Adds to what is left of a tenant's share.
+    /// Adds tokens to the remaining share of a tenant.
     pub fn give(&mut self, tenant: Tenant, tokens: usize) {
         if let Some(left) = self
             .shares

@@ -1,38 +1,38 @@
-//! What a step costs by its tokens and their contexts, as measured: so the scheduler knows how many tokens of one tenant it may
+//! The cost of a step by its tokens and their contexts, as measured. With it the scheduler decides how many tokens of one tenant it can
 //! add to a step without making it much longer for another.
 //!
 //! On a CPU a step of 100 tokens takes many times as long as one of a single token, on a GPU hardly longer. The curve is
-//! measured instead of assumed: one running mean for each power of two, and straight lines between them. What a position of a
-//! context adds to a step is measured beside it, as the slope of the steps' times around those means.
+//! measured instead of assumed: one running mean for each power of two, with linear interpolation between them. The additional cost of a
+//! position of context is measured as well, as the slope of the steps' times around those means.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// Powers of two that are told apart: steps of up to 2^16 tokens and longer ones.
+/// The number of powers of two that are distinguished: steps of up to 2^16 tokens, and longer ones.
 const POINTS: usize = 18;
 
-/// How much a new measurement counts beside those before it.
+/// The weight of a new measurement in a running mean.
 const WEIGHT: f64 = 0.1;
 
-/// How much a new measurement of the slope counts: it is one of differences, which are noisier.
+/// The weight of a new measurement of the slope: it is one of differences, which are noisier.
 const SLOPE_WEIGHT: f64 = 0.01;
 
-/// A step that takes this many times the mean was held up by something else and counts as this much.
+/// A step that takes more than this many times the mean was delayed by something else; it counts as this many times the mean.
 const OUTLIER: f64 = 4.0;
 
-/// Short contexts make a step cheaper than the mean of its length, but not below this part of it.
+/// Short contexts make a step cheaper than the mean of its length, but not below this fraction of it.
 const CHEAPEST: f64 = 0.25;
 
-/// Work of a step.
+/// The work of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
-    /// Tokens that are computed.
+    /// The number of computed tokens.
     pub tokens: usize,
-    /// Positions that they attend to, summed over the tokens.
+    /// The number of positions that they attend to, summed over the tokens.
     pub positions: usize,
 }
 
-/// Mean tokens, positions and seconds of the steps of about one length.
+/// Mean tokens, positions and seconds of the steps of similar length.
 #[derive(Debug, Clone, Copy)]
 struct Point {
     tokens: f64,
@@ -44,7 +44,7 @@ struct Point {
 #[derive(Debug, Clone, Default)]
 pub struct StepCost {
     points: [Option<Point>; POINTS],
-    /// Of positions a token and seconds a token, about the means of their length: covariance, and variance of the positions.
+    /// Statistics of positions per token and seconds per token, about the means of their length: covariance, and variance of the positions.
     covariance: f64,
     variance: f64,
 }
@@ -79,7 +79,7 @@ impl Add for Work {
 }
 
 impl StepCost {
-    /// Notes that a step took so long.
+    /// Records the duration of a step.
     pub fn observe(&mut self, work: Work, took: Duration) {
         if work.tokens == 0 {
             return;
@@ -117,13 +117,13 @@ impl StepCost {
         (mean.seconds + more).max(CHEAPEST * mean.seconds)
     }
 
-    /// Returns the mean of steps of so many tokens: between two lengths that were measured on the line between them, below
-    /// all of them on the line of the two shortest, above all of them in proportion to the longest. Before anything has been
-    /// measured, a step costs as much as eight tokens and each token as much as one.
+    /// Returns the mean of steps of this many tokens: between two measured lengths by linear interpolation, below all of them on the line
+    /// through the two shortest, above all of them in proportion to the longest. Before the first measurement, a step costs as
+    /// much as eight tokens and each token as much as one.
     fn mean(&self, tokens: f64) -> Point {
         let mut before: Option<Point> = None;
         let mut measured = self.points.iter().flatten().map(|&point| {
-            // Longer steps never count as cheaper.
+            // The curve never falls: a longer step counts as at least as expensive as a shorter one.
             let seconds = before.map_or(point.seconds, |b| b.seconds.max(point.seconds));
             let point = Point { seconds, ..point };
             before = Some(point);
@@ -150,7 +150,7 @@ impl StepCost {
         }
         let part = (tokens - low.tokens) / (high.tokens - low.tokens).max(1e-9);
         let on_line = |low: f64, high: f64| low + part * (high - low);
-        // A step of a part of the tokens takes that part of the time at least, and of the positions.
+        // A step of a fraction of the tokens takes at least that fraction of the time, and of the positions.
         let least = low.times((tokens / low.tokens).min(1.0));
         Point {
             tokens,
@@ -159,8 +159,8 @@ impl StepCost {
         }
     }
 
-    /// Returns the most tokens, up to `most`, of a step that takes at most `times` as long as one of `own` work, where the tokens beyond
-    /// `own` are like those of `others`; at least the tokens of `own`.
+    /// Returns the largest number of tokens, up to `most`, of a step that takes at most `times` as long as one of `own` work, where the
+    /// tokens beyond `own` are like those of `others`; at least the tokens of `own`.
     pub fn tokens_within(&self, times: f64, own: Work, others: Work, most: usize) -> usize {
         let (tokens, positions) = (own.tokens as f64, own.positions as f64);
         let limit = times * self.seconds(tokens, positions);
@@ -192,7 +192,7 @@ impl Point {
 mod tests {
     use super::*;
 
-    /// Tokens without contexts.
+    /// Returns the work of tokens without contexts.
     fn bare(tokens: usize) -> Work {
         Work {
             tokens,
@@ -210,7 +210,7 @@ mod tests {
         curve
     }
 
-    /// Tokens within so many times one token, without contexts.
+    /// Returns the tokens that fit into `times` the duration of one token, without contexts.
     fn within(curve: &StepCost, times: f64, most: usize) -> usize {
         curve.tokens_within(times, bare(1), bare(1), most)
     }
@@ -257,7 +257,7 @@ mod tests {
         assert!((a_position - 0.01).abs() < 0.001, "{a_position}");
         let (short, long) = (Work::after(20, 1), Work::after(399, 1));
         let among = |others| curve.tokens_within(1.5, short, others, 512);
-        // 5.6 seconds more: five tokens of short contexts, one of long ones.
+        // 5.6 seconds more: five tokens of short contexts, or one of long ones.
         assert_eq!(among(long), 2);
         assert!((4..=6).contains(&among(short)), "{}", among(short));
     }
