@@ -1,7 +1,7 @@
-//! Where the time of one call went: waiting for the engine, computing prompts, generating.
+//! The time spent by one call: waiting for the engine, computing prompts, generating.
 //!
-//! A call may become one request to the engine or thousands of them. What counts is the call: it waited until the first of its
-//! tokens was scheduled, its prompt was computed until its first token came, and it generated until its last.
+//! A call may become one request to the engine or thousands of them. Times are those of the call: it waited until the first of its
+//! requests was scheduled, its prompts were computed until its first token, and it generated until its last token.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -25,25 +25,25 @@ struct Marks {
     generated_tokens: i64,
 }
 
-/// Times in seconds; none where the call did not get that far.
+/// Times in seconds; `None` where the call did not get that far.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CallReport {
     pub queue: Option<f64>,
     pub prefill: Option<f64>,
     pub decode: Option<f64>,
-    /// Counts are signed, as OpenTelemetry's numbers are.
+    /// Counts are signed, as in OpenTelemetry.
     pub prompt_tokens: i64,
     pub cached_tokens: i64,
     pub generated_tokens: i64,
 }
 
 impl CallTimes {
-    /// Runs `work` so that what it asks of the engine is counted here.
+    /// Runs `work`, and records its engine requests here.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
         CURRENT.scope(self, work).await
     }
 
-    /// Those of the call that is being answered, if it is one that is timed.
+    /// Returns the times of the call in progress, if that call is timed.
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
@@ -52,14 +52,14 @@ impl CallTimes {
         what(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The call has been here since `arrival`: what its requests say later does not count.
+    /// Sets the call's arrival; arrival times of its requests are then ignored.
     pub fn arrived(&self, arrival: Instant) {
         self.with(|marks| {
             marks.arrival.get_or_insert(arrival);
         });
     }
 
-    /// A request of the call, here since `arrival`, is computed from `now` on.
+    /// Records that a request of the call, which arrived at `arrival`, is computed from `now` on.
     pub fn scheduled(&self, arrival: Instant, now: Instant, prompt: usize, cached: usize) {
         self.with(|marks| {
             marks.arrival.get_or_insert(arrival);
@@ -69,7 +69,7 @@ impl CallTimes {
         });
     }
 
-    /// A token of the call.
+    /// Records a token of the call.
     pub fn token(&self, now: Instant) {
         self.with(|marks| {
             marks.first_token.get_or_insert(now);
@@ -78,7 +78,7 @@ impl CallTimes {
         });
     }
 
-    /// What is known so far; `None` where the engine was not asked, or has not begun.
+    /// Returns the report so far; `None` if the call made no engine request, or none has started.
     pub fn report(&self) -> Option<CallReport> {
         self.with(|marks| {
             marks.scheduled?;
@@ -113,7 +113,7 @@ mod tests {
             let times = CallTimes::current().unwrap();
             assert_eq!(times.report(), None);
             times.arrived(at(0));
-            // Each request has come to the engine when it was made.
+            // Each request has arrived at the engine when it was made.
             times.scheduled(at(10), at(20), 7, 0);
             times.scheduled(at(25), at(30), 7, 5);
             assert_eq!(times.report().unwrap().prefill, None);

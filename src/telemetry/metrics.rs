@@ -1,7 +1,9 @@
-//! Every metric the server exports, in one table.
+//! All metrics that the server exports, in one table.
 //!
 //! Names, definitions and bucket edges are vLLM's under our prefix where vLLM has the metric, so that its dashboards can be
-//! moved over by renaming; below its first edge of a latency lie finer ones, for a small model. The judge's are our own. Times are of one process' monotonic clock, in seconds.
+//! moved over by renaming. Latency histograms have finer buckets below vLLM's first edge, for small models. The judge's metrics are our
+//! own.
+//! Times are of one process' monotonic clock, in seconds.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -27,10 +29,10 @@ pub struct Metrics {
 /// The reasons for which the engine does not finish an accepted request.
 const FAILURES: [&str; 3] = ["aborted", "deadline", "error"];
 
-/// How the engine's requests finish.
+/// The reasons for which the engine's requests finish.
 const FINISHES: [&str; 2] = ["stop", "length"];
 
-/// Codes of refusals that say something about the server rather than about a call.
+/// Error codes that concern the server's state rather than a single call.
 const REFUSALS: [&str; 6] = [
     "overloaded",
     "rate_limited",
@@ -40,7 +42,7 @@ const REFUSALS: [&str; 6] = [
     "untrained_judge",
 ];
 
-/// Why a record that was to be kept is not.
+/// The reasons for which a record is not written to the traffic log.
 const LOG_DROPS: [&str; 7] = [
     "queue_full",
     "unavailable",
@@ -51,10 +53,10 @@ const LOG_DROPS: [&str; 7] = [
     "other",
 ];
 
-/// Kinds of feedback.
+/// The kinds of feedback.
 const FEEDBACK: [&str; 4] = ["thumbs_up", "thumbs_down", "preferred", "edited"];
 
-/// What the engine thread records.
+/// The metrics of the engine thread.
 #[derive(Debug, Clone)]
 pub struct EngineMetrics {
     pub requests_running: IntGauge,
@@ -79,7 +81,7 @@ pub struct EngineMetrics {
     pub step_tokens: Histogram,
 }
 
-/// What judging records.
+/// The metrics of judging.
 #[derive(Debug, Clone)]
 pub struct JudgeMetrics {
     pub comparisons: IntCounter,
@@ -95,14 +97,14 @@ pub struct JudgeMetrics {
     pub tournament_seconds: Histogram,
 }
 
-/// What the HTTP floor records.
+/// The metrics of the HTTP layer.
 #[derive(Debug, Clone)]
 pub struct HttpMetrics {
     pub requests: IntCounterVec,
     pub rejected: IntCounterVec,
 }
 
-/// What is recorded of the traffic log.
+/// The metrics of the traffic log.
 #[derive(Debug, Clone)]
 pub struct LogMetrics {
     pub commits: IntCounter,
@@ -115,7 +117,7 @@ pub struct LogMetrics {
     pub commit_lag: Gauge,
 }
 
-/// What learning records.
+/// The metrics of learning.
 #[derive(Debug, Clone)]
 pub struct LearnMetrics {
     pub updates: IntCounter,
@@ -161,7 +163,7 @@ const STEP_TOKENS: [f64; 13] = [
 const SWAP: [f64; 8] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0];
 const MASS: [f64; 8] = [0.1, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999];
 
-/// 1, 2, 5, 10, … up to a million.
+/// Returns 1, 2, 5, 10, … up to a million.
 fn one_two_five() -> Vec<f64> {
     (0..7)
         .flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)))
@@ -169,7 +171,7 @@ fn one_two_five() -> Vec<f64> {
         .collect()
 }
 
-/// Version, processor and profile of this build.
+/// The version, processor and profile of this build.
 const BUILD: [&str; 3] = [
     env!("CARGO_PKG_VERSION"),
     std::env::consts::ARCH,
@@ -179,7 +181,7 @@ const BUILD: [&str; 3] = [
     },
 ];
 
-/// Makes metrics and enters them into a registry.
+/// Creates metrics and adds them to a registry.
 struct Table {
     registry: Registry,
     names: RefCell<Vec<String>>,
@@ -199,7 +201,7 @@ impl Table {
         metric
     }
 
-    /// `process_*`: processor time, memory, open files and the time of the start, by the names that all exporters use.
+    /// Adds `process_*`: processor time, memory, open files and start time, under the names that all exporters use.
     fn process(&self) {
         let process = ProcessCollector::for_self();
         self.registry
@@ -241,7 +243,7 @@ impl Table {
 }
 
 impl Metrics {
-    /// All metrics, labelled with the model's name.
+    /// Creates all metrics, labelled with the model's name.
     pub fn new(model_name: &str) -> Self {
         let labels = [("model_name".to_owned(), model_name.to_owned())];
         let registry = Registry::new_custom(None, Some(labels.into_iter().collect()))
@@ -261,7 +263,7 @@ impl Metrics {
             &["version", "target", "profile"],
         );
         build.with_label_values(&BUILD).set(1);
-        // Series that exist only from their first event on cannot be watched for it.
+        // Series are created at the start, because a monitor cannot watch a series that does not exist before its first event.
         for (counters, values) in [
             (&engine.requests_failed, &FAILURES[..]),
             (&engine.requests_finished, &FINISHES),
@@ -285,12 +287,12 @@ impl Metrics {
         }
     }
 
-    /// The names of all metrics, those without a value yet among them.
+    /// Returns the names of all metrics, including those without a value yet.
     pub fn names(&self) -> Vec<String> {
         self.names.to_vec()
     }
 
-    /// In Prometheus' text format.
+    /// Renders the metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
         TextEncoder::new()
@@ -429,7 +431,7 @@ mod tests {
         ));
     }
 
-    /// A rate over a series that begins with its first event misses that event.
+    /// A rate over a series that starts with its first event misses that event.
     #[test]
     fn what_is_watched_is_there_from_the_start() {
         let text = Metrics::new("m").render();
@@ -448,7 +450,7 @@ mod tests {
         }
     }
 
-    /// The edges of a histogram, as they are exported.
+    /// Returns the edges of a histogram, as exported.
     fn exported(metrics: &Metrics, name: &str) -> Vec<f64> {
         let families = metrics.registry.gather();
         let family = families
@@ -459,8 +461,8 @@ mod tests {
         edges.filter(|edge| edge.is_finite()).collect()
     }
 
-    /// The lists are those of vLLM 0.11 (`vllm/v1/metrics/loggers.py`), copied from there and not from above: a panel that is moved
-    /// over would otherwise show other quantiles. Below the first of them nothing is changed by more edges but the resolution.
+    /// The lists are copied from vLLM 0.11 (`vllm/v1/metrics/loggers.py`), not from the code above: with other edges a dashboard
+    /// moved over from vLLM would show other quantiles. Additional edges below its first one only add resolution.
     #[rustfmt::skip] // lists
     #[test]
     fn the_edges_are_vllms() {
@@ -495,7 +497,7 @@ mod tests {
             exported(&metrics, "iteration_tokens_total"),
             [1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0]
         );
-        // 1, 2, 5, 10, …: there up to the model's context, here up to a million for every model.
+        // The series 1, 2, 5, 10, …: in vLLM up to the model's context, here up to a million for every model.
         let tokens = exported(&metrics, "request_prompt_tokens");
         assert_eq!(tokens[..7], [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]);
         assert_eq!(tokens.last(), Some(&1e6));

@@ -1,6 +1,6 @@
 //! Logs, spans and metrics.
 //!
-//! The library only emits `tracing` events and spans; who listens is decided once, by the binary, with [`init`].
+//! The library only emits `tracing` events and spans; the binary sets up the subscribers once, with [`init`].
 
 mod call_times;
 mod metrics;
@@ -21,10 +21,10 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
-/// Which variable sets the level, in `tracing`'s syntax: `info`, `selfjudge::train=debug,warn`, ...
+/// The environment variable that sets the level, in `tracing`'s syntax: `info`, `selfjudge::train=debug,warn`, ...
 pub const FILTER_VARIABLE: &str = "SELFJUDGE_LOG";
 
-/// What setting up the logs can fail with.
+/// Errors of setting up the logs.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     #[error("{FILTER_VARIABLE}: {0}")]
@@ -37,13 +37,13 @@ pub enum TelemetryError {
     Twice(String),
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For reading.
+    /// Readable text.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -59,19 +59,19 @@ impl std::str::FromStr for LogFormat {
     }
 }
 
-/// Whether the lines of this process' log are JSON.
+/// Whether this process' log lines are JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Returns whether [`init`] set up a log of JSON lines.
+/// Returns whether [`init`] set up JSON log lines.
 pub fn logs_json() -> bool {
     JSON.load(Ordering::Relaxed)
 }
 
-/// Sends events to standard error, filtered by `SELFJUDGE_LOG`, else by `default_filter`; and, where there is an
-/// `otlp_endpoint`, spans to the collector there, whatever the filter says, for as long as the result is kept.
+/// Sends events to standard error, filtered by `SELFJUDGE_LOG` or else by `default_filter`. With an `otlp_endpoint` it
+/// also sends spans to the collector there, whatever the filter, for as long as the result is kept.
 ///
 /// # Errors
-/// A filter that does not parse; an endpoint that is none; a second call (or another subscriber) in this process.
+/// Errors if a filter does not parse, if an endpoint is invalid, or on a second call (or another subscriber) in this process.
 pub fn init(
     format: LogFormat,
     default_filter: &str,
@@ -82,7 +82,7 @@ pub fn init(
     let lines = fmt::layer().with_writer(std::io::stderr);
     let logs = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        // Only the request's span is told: it has no other around it.
+        // Only the request's span is written, because it has no parent span.
         LogFormat::Json => lines
             .json()
             .flatten_event(true)

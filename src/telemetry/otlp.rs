@@ -1,7 +1,7 @@
-//! Spans to an OpenTelemetry collector, by OTLP over HTTP.
+//! Export of spans to an OpenTelemetry collector, by OTLP over HTTP.
 //!
-//! Finished spans go into a bounded queue that one thread empties. Where the collector is slow or down the queue fills and what
-//! does not fit is dropped: no caller waits for it.
+//! Finished spans go into a bounded queue that one thread empties. If the collector is slow or down, the queue fills up and further
+//! spans are dropped: no caller waits for the collector.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,21 +20,21 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::TelemetryError;
 
-/// How long one delivery may take.
+/// The maximum duration of one delivery.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long what is left may take at the end.
+/// The maximum duration of the last delivery, at shutdown.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sends spans until dropped; what is left then is sent, if the collector takes it.
+/// Sends spans until dropped; the remaining spans are sent then, if the collector accepts them.
 #[derive(Debug)]
 pub struct Exporting(SdkTracerProvider);
 
 impl Exporting {
-    /// To the collector at `endpoint`, the address without `/v1/traces`.
+    /// Sends spans to the collector at `endpoint`, an address without `/v1/traces`.
     ///
     /// # Errors
-    /// An endpoint that is no http or https address.
+    /// Errors if the endpoint is not an http or https address.
     pub fn to(endpoint: &str) -> Result<Self, TelemetryError> {
         let refused = |why: String| TelemetryError::Endpoint {
             endpoint: endpoint.to_owned(),
@@ -61,7 +61,7 @@ impl Exporting {
         Ok(Self(provider.build()))
     }
 
-    /// What takes the spans from `tracing`.
+    /// Returns the layer that receives spans from `tracing`.
     pub fn layer<S>(&self) -> OpenTelemetryLayer<S, opentelemetry_sdk::trace::SdkTracer>
     where
         S: tracing::Subscriber + for<'span> LookupSpan<'span>,
@@ -82,7 +82,7 @@ impl Drop for Exporting {
     }
 }
 
-/// Says once that the collector does not take spans, and once that it does again.
+/// Logs once that the collector does not accept spans, and once that it does again.
 #[derive(Debug)]
 struct Reporting<E> {
     exporter: E,
@@ -123,7 +123,7 @@ impl<E: Exporter> Exporter for Reporting<E> {
     }
 }
 
-/// Makes `span` part of the caller's trace, where it names one by the W3C's `traceparent` and `tracestate`.
+/// Makes `span` part of the caller's trace, if the call has the W3C headers `traceparent` and `tracestate`.
 pub fn continue_trace<'a>(span: &Span, header: impl Fn(&str) -> Option<&'a str>) {
     let propagator = TraceContextPropagator::new();
     let carried: HashMap<String, String> = propagator
@@ -131,7 +131,7 @@ pub fn continue_trace<'a>(span: &Span, header: impl Fn(&str) -> Option<&'a str>)
         .filter_map(|name| Some((name.to_owned(), header(name)?.to_owned())))
         .collect();
     if !carried.is_empty() {
-        // Without an exporter nobody asks whose trace it is.
+        // Without an exporter the trace id is not used.
         let _ = span.set_parent(propagator.extract(&carried));
     }
 }

@@ -1,29 +1,29 @@
-//! How fast a queue moves, and so when it is worth coming back to one that is full.
+//! The rate at which a queue moves, and from it the time after which a rejected caller should retry.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Seconds after which a departure counts for 1/e of a fresh one.
+/// Seconds after which a departure counts 1/e of a new one.
 const MEMORY: f64 = 10.0;
 
-/// What a caller who is turned away is told at least and at most, in seconds.
+/// The bounds of the retry time for a rejected caller, in seconds.
 const LEAST: f64 = 1.0;
 const MOST: f64 = 60.0;
 
-/// Counts who comes and goes. Cloning shares it.
+/// Counts arrivals and departures. Cloning shares the count.
 #[derive(Debug, Clone)]
 pub struct Pace(Arc<Mutex<Departures>>);
 
-/// Somebody in the queue, until dropped.
+/// An entry in the queue, which leaves it when dropped.
 #[derive(Debug)]
 pub struct InQueue(Pace);
 
-/// Departures while somebody was there, the older the lighter: an empty queue says nothing about how fast a full one moves.
+/// Departures while the queue was not empty, with decaying weights: an empty queue does not show how fast a full one moves.
 #[derive(Debug, Clone)]
 struct Departures {
     inside: usize,
     at: Instant,
-    /// Seconds in which somebody was inside.
+    /// Seconds in which the queue was not empty.
     busy: f64,
     weight: f64,
 }
@@ -58,9 +58,9 @@ impl Departures {
         self.weight += 1.0;
     }
 
-    /// Departures a second; `None` before the first.
+    /// Returns the departures per second; `None` before the first.
     fn per_second(&self) -> Option<f64> {
-        // What the weights of a steady departure a second add up to in the time that has been seen.
+        // The total weight of a steady departure per second over the observed time.
         let seen = MEMORY * (1.0 - (-self.busy / MEMORY).exp());
         (self.weight > 0.0 && seen > 0.0).then(|| self.weight / seen)
     }
@@ -83,7 +83,7 @@ impl Pace {
         InQueue(self.clone())
     }
 
-    /// Seconds after which those who are inside now will have left, see [`retry_after`].
+    /// Returns the seconds after which all current entries will have left, see [`retry_after`].
     pub fn retry_after(&self) -> u64 {
         self.with(|departures, now| {
             departures.advance(now);
@@ -98,10 +98,10 @@ impl Drop for InQueue {
     }
 }
 
-/// Seconds until `waiting` have left at `per_second`, rounded up, from 1 to 60. Before anything was measured it is 1.
+/// Returns the seconds until `waiting` entries have left at `per_second`, rounded up, from 1 to 60; 1 before the first measurement.
 pub fn retry_after(waiting: usize, per_second: Option<f64>) -> u64 {
     let seconds = per_second.map_or(LEAST, |pace| waiting as f64 / pace);
-    // A pace of 0 gives infinity, or no number where nobody waits.
+    // A rate of 0 gives infinity, or NaN if there is no entry.
     let seconds = if seconds.is_nan() { LEAST } else { seconds };
     Duration::from_secs_f64(seconds.ceil().clamp(LEAST, MOST)).as_secs()
 }
@@ -134,7 +134,7 @@ mod tests {
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
         let mut departures = Departures::new(start);
         assert_eq!(departures.per_second(), None);
-        // An hour in which nobody comes changes nothing.
+        // An hour without arrivals changes nothing.
         let hour = 3600.0;
         for _ in 0..1000 {
             departures.enter(at(hour));
@@ -146,14 +146,14 @@ mod tests {
         }
         let pace = departures.per_second().unwrap();
         assert!((pace - 4.0).abs() < 0.2, "{pace}");
-        // Ten times as slow: after a while the old pace is forgotten.
+        // Ten times as slow: after a while the old rate no longer counts.
         for _ in 0..30 {
             now += 2.5;
             departures.leave(at(now));
         }
         let pace = departures.per_second().unwrap();
         assert!((0.3..0.5).contains(&pace), "{pace}");
-        // Nothing moves any more.
+        // No entry leaves any more.
         departures.advance(at(now + 600.0));
         assert_eq!(
             retry_after(departures.inside, departures.per_second()),
