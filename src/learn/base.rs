@@ -1,4 +1,4 @@
-//! Which model generations are used with: the digests of its weights and of its tokenizer.
+//! Identity of the base model of a generation: the SHA-256 digests of its weights and of its tokenizer.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -11,26 +11,26 @@ use crate::preference::log::ModelIdentity;
 use crate::train::TrainError;
 use crate::train::digest::{FileDigest, sha256_bytes, weights_digest};
 
-/// What a tokenizer is read from, in a model's directory.
+/// Name of the tokenizer file in a model directory.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Returns the digest of the tokenizer of a model's directory.
+/// Returns the digest of the tokenizer in a model directory.
 ///
 /// # Errors
-/// The file system's.
+/// Errors from the file system.
 pub fn tokenizer_digest(dir: &Path) -> Result<String, TrainError> {
     Ok(FileDigest::of(&dir.join(TOKENIZER))?.sha256)
 }
 
-/// The model of this process. Its weights are digested at the first generation that is looked at, for that takes a second for every
-/// gigabyte or two. Clones share what was digested.
+/// The model of this process, identified by digests. The weights are digested lazily, when the first generation is checked, because
+/// digesting takes about a second per one or two gigabytes. Clones share the computed digests.
 #[derive(Debug, Clone)]
 pub struct Bases(Arc<Source>);
 
 #[derive(Debug)]
 struct Source {
     dir: PathBuf,
-    /// What is laid over the weights that serve as base.
+    /// The adapter that is applied to the weights from the start and is part of the base.
     adapter: Option<PathBuf>,
     tokenizer: String,
     digests: OnceLock<Digests>,
@@ -38,11 +38,11 @@ struct Source {
 
 #[derive(Debug)]
 struct Digests {
-    /// Of the weights alone.
+    /// Digest of the weights alone.
     bare: String,
-    /// Of the adapter over them.
+    /// Digest of the adapter applied to them.
     adapter: Option<String>,
-    /// Of both.
+    /// Digest of both together.
     base: String,
 }
 
@@ -59,15 +59,15 @@ impl Digests {
     }
 }
 
-/// The digest of weights with an adapter.
+/// Returns the digest of weights together with an adapter.
 fn joined(weights: &str, adapter: &str) -> String {
     sha256_bytes(format!("{weights}\n{adapter}").as_bytes())
 }
 
-/// Returns the digest of what an adapter computes: its factors, and what they are scaled with.
+/// Returns the digest of everything in an adapter that affects its output: its factors and their scaling settings.
 ///
 /// # Errors
-/// The file system's; a configuration that is not supported.
+/// Errors from the file system; a configuration that is not supported.
 pub fn adapter_digest(dir: &Path) -> Result<String, LearnError> {
     let factors = FileDigest::of(&dir.join(WEIGHTS_FILE))?.sha256;
     let config = adapter::load_config(dir).map_err(ModelError::from)?;
@@ -79,16 +79,16 @@ pub fn adapter_digest(dir: &Path) -> Result<String, LearnError> {
         alpha_pattern,
         ..
     } = config;
-    // Whatever else its file says changes no number.
+    // No other setting in the configuration file affects the output.
     let scaled = serde_json::to_string(&(r, lora_alpha, use_rslora, rank_pattern, alpha_pattern))?;
     Ok(sha256_bytes(format!("{factors}\n{scaled}").as_bytes()))
 }
 
 impl Bases {
-    /// The model of a directory, with the adapter that is laid over it for serving.
+    /// Creates the identity of the model in `dir`, with the adapter that is applied to it for serving.
     ///
     /// # Errors
-    /// A tokenizer that cannot be read.
+    /// Fails if the tokenizer cannot be read.
     pub fn of(dir: &Path, adapter: Option<&Path>) -> Result<Self, LearnError> {
         Ok(Self(Arc::new(Source {
             tokenizer: tokenizer_digest(dir)?,
@@ -98,12 +98,12 @@ impl Bases {
         })))
     }
 
-    /// A model whose digests are known.
+    /// Creates the identity of a model whose digests are already known.
     pub fn known(base: &str, tokenizer: &str) -> Self {
         Self::known_with(base, None, tokenizer)
     }
 
-    /// [`Self::known`], with an adapter laid over it.
+    /// Creates the identity as [`Self::known`] does, with an adapter applied to the model.
     pub fn known_with(bare: &str, adapter: Option<&str>, tokenizer: &str) -> Self {
         let digests = Digests::new(bare.to_owned(), adapter.map(str::to_owned));
         Self(Arc::new(Source {
@@ -114,18 +114,18 @@ impl Bases {
         }))
     }
 
-    /// Returns the digest of the weights, with that of the adapter that is laid over them. Blocks while it reads them for the first time.
+    /// Returns the digest of the weights, combined with that of the adapter applied to them. Blocks on the first call while it reads them.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn base(&self) -> Result<&str, LearnError> {
         Ok(&self.digests()?.base)
     }
 
-    /// Returns the digest of the adapter that is laid over the weights, if one is.
+    /// Returns the digest of the adapter applied to the weights, if there is one.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn adapter(&self) -> Result<Option<String>, LearnError> {
         Ok(self.digests()?.adapter.clone())
     }
@@ -149,7 +149,7 @@ impl Bases {
         &self.0.tokenizer
     }
 
-    /// Returns what the traffic log is told of the model; the weights only if they were digested.
+    /// Returns the model's identity for the traffic log. It includes the weights' digest only if that has been computed already.
     pub fn identity(&self) -> ModelIdentity {
         ModelIdentity {
             base: self.0.digests.get().map(|digests| digests.base.clone()),
@@ -157,10 +157,10 @@ impl Bases {
         }
     }
 
-    /// Checks that generation `id` was not made of the same weights with another adapter at its start, or without one.
+    /// Checks that generation `id` was not trained from the same weights with another initial adapter, or without one.
     ///
     /// # Errors
-    /// [`LearnError::OtherBase`]; the file system's.
+    /// Returns [`LearnError::OtherBase`] if it was; errors from the file system.
     pub fn check_adapter(&self, id: &str, lineage: &Lineage) -> Result<(), LearnError> {
         let here = self.digests()?;
         let whole = match &lineage.adapter {
@@ -179,10 +179,10 @@ impl Bases {
         ))
     }
 
-    /// Checks that generation `id` was made of this model.
+    /// Checks that generation `id` was trained from this model.
     ///
     /// # Errors
-    /// [`LearnError::OtherBase`]; the file system's.
+    /// Returns [`LearnError::OtherBase`] if it was not; errors from the file system.
     pub fn check(&self, id: &str, lineage: &Lineage) -> Result<(), LearnError> {
         self.check_adapter(id, lineage)?;
         let base = self.base()?;

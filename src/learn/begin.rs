@@ -1,4 +1,4 @@
-//! How a stage begins: enough prompts that no stage has used, in the order in which they are learned from.
+//! The beginning of a stage: drawing enough prompts that no earlier stage has used, and ordering them for training.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::preference::log::{
 use crate::service::WeightedPrinciple;
 
 impl Learner {
-    /// Waits until the log has what a stage needs, and opens it.
+    /// Waits until the log has enough prompts for a stage, and opens the stage.
     pub(super) async fn begin<'a>(
         &self,
         lease: &'a TrainerLease,
@@ -40,7 +40,7 @@ impl Learner {
                 continue;
             }
             let last = self.log.last_stage().await?;
-            // This one's number: nobody else opens stages while the lease is held.
+            // The number of the new stage. No other process opens stages while this one holds the lease.
             let id = StageId(last.as_ref().map_or(1, |last| last.id.0 + 1));
             let begun = Instant::now();
             let left = left_by(config, last.as_ref());
@@ -66,12 +66,12 @@ impl Learner {
             let pool = self.pool(left).await?;
             let gate_rows = self.log.draw_ids(&self.gate_spec(id)).await?;
             if pool.rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
-                // Deleted since they were counted.
+                // Rows were deleted after they were counted.
                 look.again_after(begun.elapsed());
                 continue;
             }
             let pointers = self.log.pointers().await?;
-            // A generation of another base is no start: said before prompts are claimed.
+            // A generation of another base cannot be the start of a stage. This is checked before prompts are claimed.
             for generation in [
                 &pointers.policy,
                 &pointers.train,
@@ -99,7 +99,7 @@ impl Learner {
         }
     }
 
-    /// What the log has for stage `id`, counted.
+    /// Counts the prompts that the log has for stage `id`.
     async fn supply(&self, id: StageId, left: usize) -> Result<Supply, LearnError> {
         let config = &self.config;
         let size = config.stage.pooled().max(config.stage.prompts);
@@ -111,7 +111,7 @@ impl Learner {
         })
     }
 
-    /// The prompts that the next stage takes its own from; `left` are those that an earlier stage left.
+    /// Returns the pool of prompts from which the next stage takes its own; `left` are the prompts left over by an earlier stage.
     async fn pool(&self, left: Vec<RecordId>) -> Result<Pool, LearnError> {
         let stage = &self.config.stage;
         let easy_first = stage.order == StageOrder::EasyFirst;
@@ -130,7 +130,7 @@ impl Learner {
         Ok(Pool::new(left, drawn, stage.prompts, size))
     }
 
-    /// What callers said, as far as it may be learned from.
+    /// Returns the callers' feedback that may be used for training.
     async fn feedback(&self) -> Result<Vec<FeedbackRow>, LearnError> {
         let config = &self.config;
         let wanted = joining(config.stage.prompts, config.feedback.share);
@@ -140,7 +140,7 @@ impl Learner {
         let spec = self.train_spec(config, wanted);
         let mut rows = Vec::new();
         for held in self.log.draw_preferences(&spec).await? {
-            // Deleted in between.
+            // The record was deleted in between.
             let Some(record) = self.log.get(&held.record, &Scope::All).await? else {
                 continue;
             };
@@ -154,7 +154,7 @@ impl Learner {
         Ok(rows)
     }
 
-    /// Takes the stage's rows from its pool, in their order, and claims them for good. What was deleted in between is left out.
+    /// Takes the stage's rows from its pool, in the pool's order, and claims them permanently. Rows deleted in between are left out.
     pub(super) async fn claim(&self, running: &mut Running<'_>) -> Result<(), LearnError> {
         if running.state.ordered {
             return Ok(());
@@ -182,7 +182,8 @@ impl Learner {
         running.save().await
     }
 
-    /// What an earlier stage left, then the rows on whose answers the judge is surest; those of whose answers no pair can be made last.
+    /// Orders a pool: rows left over by an earlier stage first, then rows by the judge's certainty about a pair of their answers, and last
+    /// the rows whose answers make no pair.
     async fn easy_first(
         &self,
         running: &Running<'_>,
@@ -202,7 +203,7 @@ impl Learner {
         let places = (0_u64..).zip(fresh.iter().map(|row| &row.id));
         let prompts = maker.prompts(Draw::Order, places).await?;
         let mut sure = maker.certainty(prompts, &start).await?;
-        // Equally sure ones stay in the order in which they came.
+        // The sort is stable: rows of equal certainty keep their order of arrival.
         sure.sort_by(|a, b| b.1.total_cmp(&a.1));
         for (id, _) in sure {
             ordered.extend(fresh.iter().find(|row| row.id == id).cloned());
@@ -216,7 +217,7 @@ fn ids(rows: Vec<DrawnRow>) -> Vec<RecordId> {
 }
 
 impl Learner {
-    /// What may train.
+    /// Returns the filter for rows that may be used for training.
     fn train_spec(&self, config: &LearnConfig, limit: usize) -> DrawSpec {
         let stage = &config.stage;
         DrawSpec {
@@ -228,8 +229,8 @@ impl Learner {
         }
     }
 
-    /// What stage `id` is measured on. It never trains and is never claimed, so that it would be the same for every stage; instead
-    /// each stage's turn begins somewhere else among the held-out rows.
+    /// Returns the filter for rows on which stage `id` is evaluated. These rows are never trained on or claimed, so every stage would get
+    /// the same ones; each stage therefore starts at another offset among the held-out rows.
     fn gate_spec(&self, id: StageId) -> DrawSpec {
         DrawSpec {
             split: Split::HeldOut,
@@ -239,13 +240,13 @@ impl Learner {
     }
 }
 
-/// Where stage `id` begins among the held-out rows.
+/// Returns the offset of stage `id` among the held-out rows.
 fn gate_turn(config: &LearnConfig, id: StageId) -> u64 {
     seed(config.stage.seed, id.0, Draw::Turn, 0)
 }
 
-/// What the last stage left of its pool. The state of a program of another version may not be readable; then nothing was left, and
-/// the rows are drawn by age.
+/// Returns the rows that the last stage left over from its pool. If its state was written by another version of the program and cannot
+/// be read, no rows are left over, and rows are drawn by age.
 fn left_by(config: &LearnConfig, last: Option<&Stage>) -> Vec<RecordId> {
     match (config.stage.order, last) {
         (StageOrder::EasyFirst, Some(last)) => {
@@ -256,19 +257,19 @@ fn left_by(config: &LearnConfig, last: Option<&Stage>) -> Vec<RecordId> {
     }
 }
 
-/// When a log that had too few prompts is counted again: where a record has come, and no more often than that the counting, which
-/// reads the log through, takes a twentieth of the time.
+/// The schedule for counting again in a log that had too few prompts: when a new record has arrived, but so rarely that counting, which
+/// reads the whole log, takes at most a twentieth of the time.
 struct Look {
-    /// Without a quarantine nothing but a new record, or new consent, makes more rows.
+    /// True without a quarantine: then only a new record or new consent adds rows.
     by_newest: bool,
     newest: Option<RecordId>,
     not_before: Option<Instant>,
-    /// Consent that was given later and rows that were released show at the latest then.
+    /// Time of the next unconditional count, which finds consent given later and rows whose quarantine has ended.
     at_latest: Option<Instant>,
 }
 
 impl Look {
-    /// Parts of the time in which nothing is counted.
+    /// Minimum pause after a count, in multiples of the time that the count took.
     const REST: u32 = 19;
     const LONGEST: Duration = Duration::from_secs(60);
 
@@ -302,11 +303,11 @@ impl Look {
     }
 }
 
-/// What pairs are judged by: the named principles with the table's weights of now, and those that the table always asks (SALMON's
-/// prohibitions against reward hacking). Where none is named the judge template's own question is asked, and nothing beside it.
+/// Returns the principles by which pairs are judged: the named ones with the table's current weights, and those that the table marks
+/// `always` (SALMON's prohibitions against reward hacking). If none is named, only the judge template's own question is used.
 ///
 /// # Errors
-/// Names the first that the table does not have.
+/// Names the first principle that the table does not have.
 pub fn judged_by(
     table: &PrincipleTable,
     names: &[String],
@@ -355,7 +356,7 @@ mod tests {
             asked(&["correct"]).unwrap(),
             [correct.clone(), preaching.clone()]
         );
-        // Named as well, it is asked once.
+        // A principle that is named and also marked `always` is used once.
         assert_eq!(
             asked(&["preaching", "correct"]).unwrap(),
             [preaching, correct]

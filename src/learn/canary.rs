@@ -1,34 +1,34 @@
-//! Whether a canary is well: its answers beside the live version's over the same time, within bands.
+//! Canary health: compares the canary's answers with the live version's over the same period, within tolerance bands.
 //!
-//! | number | of a version | breached |
+//! | number | computed per version | breached if |
 //! |---|---|---|
-//! | `errors` | share of begun answers that failed | more than `max_errors` above the live version's |
-//! | `truncated` | share of ended answers that their length cut off | more than `max_truncated` above the live version's |
-//! | `length` | mean tokens of an ended answer | more than `max_length_ratio` times the live version's, or less than that part of it |
+//! | `errors` | share of started answers that failed | more than `max_errors` above the live version's |
+//! | `truncated` | share of finished answers that were cut off by the length limit | more than `max_truncated` above the live version's |
+//! | `length` | mean tokens of a finished answer | more than `max_length_ratio` times the live version's, or less than one over it |
 //!
-//! Answers whose end their caller caused are not counted, and no principal's are more than `principal_share` of either side: one caller
-//! alone neither withdraws a canary nor hides an ill one.
+//! Answers that ended because of their caller are not counted, and one principal's answers are at most `principal_share` of either
+//! side: a single caller can neither withdraw a canary nor hide an unhealthy one.
 //!
-//! A band is breached only by more than chance: [`SIGMAS`] standard errors of the difference have to lie beyond it too. Other callers
-//! ask the canary than the live version, so a band is no test of equality; it stops what is clearly ill. Which of the two answers
-//! better is what the gates measured before, the pinned judge on both answers to one prompt: callers get only one of them.
+//! A band counts as breached only if the difference exceeds it by more than [`SIGMAS`] standard errors. The canary and the live version
+//! answer different callers, so a band does not test equality; it stops clearly unhealthy versions. Callers get only one of the two
+//! answers, so the canary does not measure answer quality: the gates did, with the pinned judge on both answers to each prompt.
 
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
 use crate::service::Tally;
 
-/// What chance is allowed, looked at every few seconds: a healthy canary is not withdrawn for a bad day of a few callers.
+/// Standard errors allowed for chance. The check runs every few seconds, so a bad day of a few callers must not withdraw a healthy canary.
 const SIGMAS: f64 = 3.0;
 
-/// The bands.
+/// The tolerance bands for canaries.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CanaryBands {
-    /// Answers of each of the two before they are compared.
+    /// Minimum number of answers of each version before the two are compared.
     pub min_answers: u64,
-    /// The largest share of either side's answers that one principal's count for: beyond it each of them counts proportionally less.
-    /// With fewer principals than fit into the whole by this share nothing is compared.
+    /// The largest share of either side's answers that one principal may have; the excess is weighted down proportionally.
+    /// Nothing is compared if there are fewer principals than `1 / principal_share`.
     pub principal_share: f64,
     pub max_errors: f64,
     pub max_truncated: f64,
@@ -48,8 +48,10 @@ impl Default for CanaryBands {
 }
 
 impl CanaryBands {
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// Names the band that makes no sense.
+    /// Names the band that is out of range.
     pub fn validate(&self) -> Result<(), LearnError> {
         let share = |x: f64| (0.0..=1.0).contains(&x);
         let checks = [
@@ -81,18 +83,18 @@ impl CanaryBands {
     }
 }
 
-/// One version's numbers.
+/// The health numbers of one version.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Vitals {
-    /// Answers that were begun and ended or failed, as far as they count.
+    /// Weighted count of answers that finished or failed.
     pub answers: f64,
     pub errors: f64,
     pub truncated: f64,
-    /// Tokens.
+    /// Mean length of a finished answer, in tokens.
     pub length: f64,
 }
 
-/// Both versions' numbers, and what they say.
+/// The numbers of both versions, and the verdict.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanaryHealth {
     pub canary: Vitals,
@@ -102,10 +104,10 @@ pub struct CanaryHealth {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// One of the two has answered too little.
+    /// At least one of the two versions has too few answers.
     TooEarly,
     Keep,
-    /// Because of this number.
+    /// Withdraw the canary because of the named number.
     Withdraw(&'static str),
 }
 
@@ -119,11 +121,11 @@ impl Verdict {
     }
 }
 
-/// Every number's name.
+/// The names of all numbers.
 pub const NUMBERS: [&str; 3] = ["errors", "truncated", "length"];
 
 impl CanaryHealth {
-    /// Compares what both have answered so far.
+    /// Compares the answers of both versions so far.
     pub fn of(bands: &CanaryBands, canary: &Tally, live: &Tally) -> Self {
         let (canary, live) = (Measured::of(canary), Measured::of(live));
         let beyond = |difference: f64, band: f64, variance: f64| {
@@ -160,7 +162,7 @@ impl CanaryHealth {
 }
 
 impl Vitals {
-    /// A number by its name.
+    /// Returns a number by its name.
     pub fn number(&self, name: &str) -> f64 {
         match name {
             "errors" => self.errors,
@@ -170,7 +172,7 @@ impl Vitals {
     }
 }
 
-/// A mean and the variance of it as an estimate.
+/// A sample mean and the variance of that estimate.
 #[derive(Debug, Clone, Copy)]
 struct Mean {
     value: f64,
@@ -178,7 +180,7 @@ struct Mean {
 }
 
 impl Mean {
-    /// The variance is that of a share with one more on either side: of none among a hundred it is not zero.
+    /// Estimates a share. The variance uses one additional hit and one additional miss, so it is not zero for no hits in a hundred.
     fn share(hits: f64, of: f64) -> Self {
         let smoothed = (hits + 1.0) / (of + 2.0);
         Self {
@@ -225,7 +227,7 @@ impl Measured {
 mod tests {
     use super::*;
 
-    /// A version whose answers are `length` tokens long, give or take one.
+    /// Returns the tally of a version whose answers are `length` tokens long, plus or minus one.
     fn tally(answers: u32, errors: u32, truncated: u32, length: f64) -> Tally {
         let n = f64::from(answers);
         Tally {
@@ -246,7 +248,7 @@ mod tests {
         let (ill, well) = (tally(0, 99, 0, 0.0), tally(1000, 0, 0, 20.0));
         assert_eq!(verdict(ill, well), Verdict::TooEarly);
         assert_eq!(verdict(well, tally(99, 0, 0, 20.0)), Verdict::TooEarly);
-        // A hundred failures are a hundred observations.
+        // A hundred failures count as a hundred observations.
         let ill = tally(0, 100, 0, 0.0);
         assert_eq!(verdict(ill, well), Verdict::Withdraw("errors"));
     }
@@ -260,7 +262,7 @@ mod tests {
             (tally(200, 0, 80, 20.0), Verdict::Withdraw("truncated")),
             (tally(200, 0, 20, 40.0), Verdict::Withdraw("length")),
             (tally(200, 0, 20, 10.0), Verdict::Withdraw("length")),
-            // Better than the live version in what has a good side.
+            // Better than the live version wherever better is defined.
             (tally(200, 0, 0, 25.0), Verdict::Keep),
         ] {
             assert_eq!(verdict(canary, live), expected, "{canary:?}");
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn what_chance_explains_withdraws_nothing() {
         let live = tally(1000, 0, 200, 20.0);
-        // Nine points above the live version: of a hundred answers that is chance, of ten thousand it is not.
+        // Nine points above the live version: within chance for a hundred answers, beyond it for ten thousand.
         assert_eq!(verdict(tally(100, 0, 29, 20.0), live), Verdict::Keep);
         let many = tally(10_000, 0, 2900, 20.0);
         assert_eq!(
@@ -280,7 +282,7 @@ mod tests {
         );
         let live = tally(10_000, 0, 2000, 20.0);
         assert_eq!(verdict(many, live), Verdict::Withdraw("truncated"));
-        // Lengths that scatter widely say little.
+        // A wide spread of lengths makes the mean uncertain.
         let wild = Tally {
             tokens_squared: 100.0 * 40_000.0,
             ..tally(100, 0, 0, 40.0)

@@ -1,4 +1,4 @@
-//! How a stage ends: its candidate is written, measured, and promoted or not.
+//! The end of a stage: its candidate is written, evaluated, and promoted or rejected.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ use crate::train::base::Adapter;
 use crate::train::dpo::Scorer;
 
 impl Learner {
-    /// Writes what the updates made as a generation, and names it in the stage's state.
+    /// Writes the trained adapter as a generation, and records its id in the stage's state.
     pub(super) async fn write_candidate(
         &self,
         running: &mut Running<'_>,
@@ -74,7 +74,7 @@ impl Learner {
         running.save().await
     }
 
-    /// Measures the candidate and closes the stage.
+    /// Evaluates the candidate and closes the stage.
     pub(super) async fn conclude(&self, running: &mut Running<'_>) -> Result<(), LearnError> {
         let Some(candidate) = running.state.candidate.clone() else {
             return Err(LearnError::Config(
@@ -83,7 +83,7 @@ impl Learner {
         };
         self.control.enter(Phase::Gating);
         let id = GenerationId::new(candidate.as_str());
-        // Killed after the pointers moved and before the stage was closed: the gates have been passed.
+        // The process was killed after the pointers moved and before the stage was closed: the gates have passed already.
         let outcome = if self.log.pointers().await?.policy == id {
             StageOutcome::Promoted
         } else {
@@ -115,13 +115,13 @@ impl Learner {
             "learning: stage {} {outcome}: generation {candidate}",
             running.id
         );
-        // Says itself what is wrong; it is tried again every few seconds.
+        // `follow` logs its own errors, and it is retried every few seconds.
         let _ = self.publisher.follow().await;
         self.tidy(running).await;
         Ok(())
     }
 
-    /// Stores the gates' numbers; promotes what passed all of them.
+    /// Stores the gates' results and promotes a candidate that passed all of them.
     async fn decide(
         &self,
         running: &Running<'_>,
@@ -141,10 +141,10 @@ impl Learner {
             return Ok(StageOutcome::Rejected);
         }
         if !running.state.config.publish.promote {
-            // It waits for an operator; the next stage starts from what serves.
+            // The candidate waits for an operator; the next stage starts from the served policy.
             return Ok(StageOutcome::Passed);
         }
-        // An operator who paused while the candidate was measured does not want other weights now.
+        // An operator who paused learning during the evaluation does not want the weights to change now.
         self.unpaused().await?;
         let state = &running.state;
         let step = |pointer, from: &str| PointerMove {
@@ -161,7 +161,7 @@ impl Learner {
         ];
         match running.lease.promote(&moves, "passed all gates").await {
             Ok(()) => Ok(StageOutcome::Promoted),
-            // An operator moved the policy while the stage ran: a candidate of the old one replaces nothing.
+            // An operator moved the policy while the stage ran. A candidate replaces only the policy it was trained from.
             Err(LogError::Conflict { .. }) => {
                 tracing::warn!("learning: the policy was moved during stage {}", running.id);
                 let rejected = Some(GenerationState::Rejected);
@@ -173,7 +173,7 @@ impl Learner {
         }
     }
 
-    /// Every gate's result.
+    /// Returns the result of every gate.
     async fn measured(
         &self,
         running: &Running<'_>,
@@ -193,7 +193,7 @@ impl Learner {
         let answers = answers_of(service, rollout, &contender, &prompts, count).await?;
         let before = answers_of(service, rollout, &live, &prompts, count).await?;
         let duels = meet(service, judging, &judge, &prompts, [&answers, &before]).await?;
-        // Generation 0 too, so that what each stage may lose does not add up.
+        // Generation 0 is measured too, so that the losses allowed to each stage do not accumulate.
         let (base_duels, base_truncated) = if state.policy == WeightsName::BASE {
             (duels.clone(), cut_off(&before))
         } else {
@@ -204,7 +204,7 @@ impl Learner {
         };
         let adapter = self.generations.served(candidate)?;
         let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(candidate.to_owned()))?;
-        // The first answer of each prompt is enough for what is a mean over answers.
+        // Means over answers use only the first answer to each prompt.
         let answered = prompts.iter().zip(answers.iter().step_by(count.max(1)));
         let answered: Vec<_> = answered.filter(|(_, a)| !a.ids.is_empty()).collect();
         let scored = self.scored(state, adapter.clone(), &answered).await?;
@@ -245,7 +245,7 @@ impl Learner {
         Ok(judge_gates(&config.gates, &measured))
     }
 
-    /// The candidate's answers as the trainer computes them, by the candidate and by the base.
+    /// Computes the log-probabilities of the candidate's answers with the trainer's forward pass, under the candidate and under the base.
     async fn scored(
         &self,
         state: &StageState,
@@ -267,7 +267,7 @@ impl Learner {
         scored.await
     }
 
-    /// Returns what candidate, live policy and generation 0 get right of the anchor set.
+    /// Returns the accuracies of the candidate, the live policy and generation 0 on the anchor set.
     async fn anchored(
         &self,
         state: &StageState,
@@ -307,7 +307,7 @@ impl Learner {
         let adapter = self.generations.served(generation)?;
         let mut scorer = self.workshop.trainer(dpo, adapter, 1).await?;
         let sequences = set.sequences();
-        // The trainer's work and the server's, at once.
+        // The trainer and the server work concurrently.
         let (logprobs, judged) = tokio::try_join!(
             scorer.with(move |scorer, pace| scorer.score(Scorer::Policy, &sequences, pace)),
             set.judged(&self.service, weights),
@@ -319,7 +319,7 @@ impl Learner {
     }
 }
 
-/// Says in the log which gates refused a candidate, by their numbers, or that all of them passed it.
+/// Logs which gates rejected a candidate, with their numbers, or that all of them passed.
 fn say_gates(stage: StageId, gates: &[GateResult]) {
     let passed = gates.iter().filter(|gate| gate.passed).count();
     let win_rate = gates.iter().find(|gate| gate.gate == "win_rate");
@@ -343,10 +343,10 @@ fn say_gates(stage: StageId, gates: &[GateResult]) {
     );
 }
 
-/// Log-probabilities by the token.
+/// Log-probabilities per token.
 struct Scored {
-    /// Of the candidate's answers, by the candidate.
+    /// The candidate's answers under the candidate.
     own: Vec<Vec<f32>>,
-    /// Of the same by the base.
+    /// The candidate's answers under the base.
     base: Vec<Vec<f32>>,
 }

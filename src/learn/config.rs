@@ -1,4 +1,4 @@
-//! The settings of learning, whole.
+//! All settings of learning.
 
 use std::path::Path;
 
@@ -16,8 +16,8 @@ use crate::train::base::Adapter;
 use crate::train::continued::LoraSettings;
 use crate::train::dpo::DpoConfig;
 
-/// `[learn]`: everything that decides what is learned. What decides only when and where is [`crate::device::arbiter`]'s and the
-/// server's.
+/// `[learn]`: the settings that determine the trained weights. When and where training runs is configured in
+/// [`crate::device::arbiter`] and the server.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LearnConfig {
@@ -31,38 +31,38 @@ pub struct LearnConfig {
     pub dpo: DpoConfig,
     pub gates: GateConfig,
     pub publish: PublishConfig,
-    /// Keys of `dpo.lora` that were given, be it with the default.
+    /// Keys of `dpo.lora` that the file sets explicitly, even to the default value.
     #[serde(skip)]
     pub own_lora: Vec<String>,
 }
 
-/// What a stage takes from the log.
+/// Which prompts a stage takes from the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StageConfig {
-    /// Prompts a stage learns from; it begins once the log has so many that may train and were not used before.
+    /// Prompts per stage. A stage begins once the log has that many unused prompts that may be trained on.
     pub prompts: usize,
-    /// Prompts of one update.
+    /// Prompts per update.
     pub batch: usize,
     pub order: StageOrder,
-    /// How many stages' prompts are ranked together, from 1 to 16: a stage takes the easiest of as many as are waiting up to this many
-    /// times `prompts`, and leaves the others to the stages after it. 1 orders each stage by itself. Without effect on `as_logged`,
-    /// where nothing is ranked.
+    /// Size of the pool of prompts that are ranked together, in stages, from 1 to 16. A stage takes the easiest of up to `pool * prompts`
+    /// waiting prompts and leaves the rest to the stages after it. 1 ranks each stage's prompts separately. Has no effect with
+    /// `as_logged`, which ranks nothing.
     pub pool: f64,
-    /// Share of the log's records, chosen by a hash of their ids, that never train: gates are measured on them.
+    /// Share of the log's records, chosen by a hash of their ids, that is never trained on; the gates are measured on it.
     pub held_out: f64,
-    /// Seconds that a record rests before it may train, so that what is noticed in it can still be deleted.
+    /// Minimum age of a record before it may be trained on, in seconds, so that problems noticed in it can still lead to its deletion.
     pub quarantine: u64,
-    /// The largest share of a stage that one principal's records may have, of its prompts and of its feedback each: a flood of one
-    /// caller is no majority. A log of fewer callers than fit into the whole by this share never fills a stage; callers without keys
-    /// are one. Of a pool the cap is kept for the pool and for each stage, which may then be smaller by what that rounds off.
+    /// The largest share of a stage that one principal's records may have, for prompts and for feedback separately, so that a single caller
+    /// cannot dominate a stage. A log with fewer callers than `1 / principal_share` never fills a stage; callers without keys count as one
+    /// principal. With a pool, the cap applies to the pool and to each stage; a stage may then be smaller because of rounding.
     pub principal_share: f64,
-    /// Stages that may pass their gates, one after the other, before somebody has to say `POST /train/resume`: promoted ones, and with
-    /// `publish.promote = false` those that wait for an operator.
+    /// Number of consecutive stages that may pass their gates before `POST /train/resume` is required. Promoted stages count, and with
+    /// `publish.promote = false` also those that wait for an operator.
     pub unattended: u64,
     /// Updates between two checkpoints.
     pub checkpoint_every: u64,
-    /// A stage stops, and is judged as it stands, once an answer's mean KL divergence from generation 0 is beyond this (nats).
+    /// A stage stops early, and is evaluated as it is, once the mean KL divergence of an answer from generation 0 exceeds this (nats).
     pub kl_budget: f64,
     pub seed: u64,
 }
@@ -86,35 +86,35 @@ impl Default for StageConfig {
 }
 
 impl StageConfig {
-    /// Prompts of a pool.
+    /// Returns the number of prompts in a pool.
     pub fn pooled(&self) -> usize {
         ((self.prompts as f64 * self.pool).round() as usize).max(self.prompts)
     }
 }
 
-/// In which order prompts are learned from.
+/// The order in which prompts are trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageOrder {
-    /// Prompts first on whose fresh answers (two of the reference) the judge is surest (sDPO: easy to hard), across the stages of a
-    /// pool and within each.
+    /// Prompts first for which the judge is most certain about a pair of fresh answers of the reference (sDPO: easy to hard), across the
+    /// stages of a pool and within each stage.
     EasyFirst,
-    /// As they came.
+    /// In the order of the log.
     AsLogged,
 }
 
-/// How fresh answers are drawn. The paper's sampling: temperature 1, nucleus 0.9.
+/// How fresh answers are sampled. The defaults are the paper's: temperature 1, nucleus 0.9.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RolloutConfig {
-    /// Answers to a prompt, two or more.
+    /// Answers per prompt, at least two.
     pub samples: usize,
     pub temperature: f32,
     pub top_p: f32,
-    /// Tokens of an answer; a longer one is cut and makes no pair.
+    /// Maximum tokens of an answer. A longer one is cut off and makes no pair.
     pub max_tokens: usize,
-    /// Whether the answers come from the policy as the last update left it, as they should. False takes them from the stage's
-    /// start: the off-policy baseline that the paper compares with.
+    /// True samples the answers from the policy after the last update (on-policy). False samples them from the policy at the start of the
+    /// stage: the off-policy baseline of the paper.
     pub on_policy: bool,
 }
 
@@ -130,20 +130,20 @@ impl Default for RolloutConfig {
     }
 }
 
-/// How pairs are made of judged answers.
+/// How judged answers become pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgingConfig {
     pub disagreement: Disagreement,
-    /// Pairs whose probability is nearer to a half than this are dropped.
+    /// Pairs whose probability is closer to 0.5 than this are dropped.
     pub min_margin: f32,
-    /// Least probability, of 0 to 1, that the judge puts on its two labels: below it the verdict names no winner, and its pair is
-    /// dropped. A judge that was led to another kind of answer compares nothing.
+    /// Minimum probability, from 0 to 1, of the judge's two labels together. Below it the verdict names no winner and its pair is
+    /// dropped, because the judge's most probable output was not a label.
     pub min_label_mass: f32,
-    /// The label is the judge's probability (cDPO) instead of 1.
+    /// Whether the label of a pair is the judge's probability (cDPO) instead of 1.
     pub soft_labels: bool,
-    /// Principles of the table by name, judged one by one and averaged by the weights that the table gives them when a stage begins
-    /// (SALMON), and beside them the ones that the table marks `always`; none is the judge template's own question.
+    /// Names of principles in the table. Each is judged separately, and the results are averaged with the table's weights at the beginning
+    /// of a stage (SALMON), together with the principles that the table marks `always`. Empty means the judge template's own question.
     pub principles: Vec<String>,
 }
 
@@ -159,34 +159,34 @@ impl Default for JudgingConfig {
     }
 }
 
-/// What becomes of a pair whose two orders name different winners.
+/// The treatment of a pair whose two orders name different winners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Disagreement {
-    /// It is dropped (SALMON).
+    /// The pair is dropped (SALMON).
     Drop,
-    /// Its label is the averaged probability.
+    /// The label is the averaged probability.
     Soften,
-    /// It is kept like any other (SELF-JUDGE).
+    /// The pair is kept like any other (SELF-JUDGE).
     Keep,
 }
 
-/// SSO: a share of the pairs is drawn under opposed principles.
+/// SSO: a share of the pairs is sampled under opposed principles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContrastConfig {
-    /// Share of a stage's prompts whose pairs are made so; 0 is none.
+    /// Share of a stage's prompts whose pairs are made this way; 0 disables it.
     pub share: f64,
-    /// What the system message says for the better answer, and for the worse one.
+    /// The system messages for the better and for the worse answer.
     pub principles: Vec<OpposedPrinciples>,
-    /// Whether a generator is trained for it first (version 2 of the paper), or the policy itself is prompted.
+    /// Whether a generator is trained first (version 2 of the paper); otherwise the policy itself is prompted.
     pub generator: bool,
-    /// Weight of the likelihood terms of the generator's loss.
+    /// Weight of the likelihood terms in the generator's loss.
     pub gamma: f64,
-    /// Whether the judge has to confirm a pair.
+    /// Whether the judge must confirm a pair.
     pub confirmed: bool,
-    /// The near-on-policy condition: how much less probable (nats a token) than the policy's own answers to the bare prompt the two
-    /// answers may be under the bare prompt.
+    /// The near-on-policy condition: how far the mean log-probability (nats per token) of either answer under the bare prompt may lie below
+    /// that of the policy's own answer to the bare prompt.
     pub max_distance: f32,
 }
 
@@ -203,7 +203,7 @@ impl Default for ContrastConfig {
     }
 }
 
-/// Two system messages that pull in opposite directions.
+/// Two system messages with opposite instructions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpposedPrinciples {
@@ -211,26 +211,26 @@ pub struct OpposedPrinciples {
     pub bad: String,
 }
 
-/// Active preference learning (arXiv 2402.08114): of more prompts than are used, the ones that teach most.
+/// Active preference learning (arXiv 2402.08114): selects the most informative of a larger number of pairs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ActiveConfig {
-    /// Pairs are made for this many times the batch, and the best of them used; 0 and 1 are off.
+    /// Pairs are made for this many times the batch, and the best of them are used; 0 and 1 disable selection.
     pub oversample: usize,
-    /// How much the policy's entropy (negative mean log-probability of the answers) counts against the certainty of its implicit
-    /// reward, from 0 to 1.
+    /// Weight, from 0 to 1, of the policy's entropy (negative mean log-probability of the answers) against the certainty of its implicit
+    /// reward.
     pub entropy: f64,
 }
 
-/// What callers said of logged answers (`POST /feedback`) among the fresh pairs, where the server trusts feedback at all
-/// (`--trust-feedback`): under `corroborated` the pinned judge has to prefer the same answer in both orders.
+/// Pairs from callers' feedback on logged answers (`POST /feedback`), mixed with the fresh pairs if the server trusts feedback
+/// (`--trust-feedback`). With `corroborated`, the pinned judge must prefer the same answer in both orders.
 ///
-/// These pairs are off-policy: the answers are the logged ones, with the token ids they were sampled as, or an edit as the chat template
-/// writes it. Like all pairs they are scored by the reference of the stage. Each is used once, one of a record, the newest first.
+/// These pairs are off-policy: the answers are logged ones with the token ids they were sampled as, or an edit as the chat template
+/// renders it. Like all pairs they are scored by the stage's reference. Each is used once, at most one per record, the newest first.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FeedbackConfig {
-    /// The largest share of a stage's pairs that comes from feedback; 0 is none. `stage.principal_share` holds among them too.
+    /// The largest share of a stage's pairs that comes from feedback; 0 disables it. `stage.principal_share` applies to them too.
     pub share: f64,
 }
 
@@ -240,27 +240,27 @@ impl Default for FeedbackConfig {
     }
 }
 
-/// Pairs of earlier stages among the fresh ones. What redaction changed is never among them: its tokens were not kept.
+/// Pairs of earlier stages mixed with the fresh ones. Redacted records are never replayed, because their tokens were not kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReplayConfig {
-    /// Share of an update's pairs that come from earlier stages; 0 is none.
+    /// Share of an update's pairs that comes from earlier stages; 0 disables it.
     pub share: f64,
 }
 
-/// What becomes of a trained stage.
+/// The treatment of a trained stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PublishConfig {
-    /// Whether a candidate that passes the gates serves at once. False leaves it for `POST /generations/{id}/promote`.
+    /// Whether a candidate that passes the gates serves at once. False leaves that to `POST /generations/{id}/promote`.
     pub promote: bool,
-    /// ExPO (arXiv 2404.16792): what serves is `base + (1 + extrapolate) (trained - base)`, the whole adapter scaled; 0 is off. The gates
-    /// measure what would serve. The next stage goes on from the adapter as it was trained, so that stages do not compound the scale.
+    /// ExPO (arXiv 2404.16792): the served adapter is `base + (1 + extrapolate) (trained - base)`, the whole adapter scaled; 0 disables it.
+    /// The gates measure the scaled adapter. The next stage continues from the unscaled one, so that the scale does not compound.
     pub extrapolate: f32,
-    /// Directories of generations that are kept although they never served (candidates, rejected and failed ones), the newest of
-    /// them: older ones are deleted after each stage. What served, what a pointer is at and what those were trained from stay.
+    /// Number of generations that never served (candidates, rejected and failed ones) whose directories are kept; older ones are deleted
+    /// after each stage. Generations that served, that a pointer names, or that those were trained from are always kept.
     pub keep_generations: usize,
-    /// What takes a canary back that an operator sent out.
+    /// When a canary that an operator started is withdrawn automatically.
     pub canary: CanaryBands,
 }
 
@@ -276,15 +276,17 @@ impl Default for PublishConfig {
 }
 
 impl LearnConfig {
+    /// Reads the settings from a TOML file.
+    ///
     /// # Errors
-    /// A file that cannot be read or is no valid configuration; the message names the setting.
+    /// Fails if the file cannot be read or is not a valid configuration; the message names the setting.
     pub fn from_file(path: &Path) -> Result<Self, LearnError> {
         let text = files::read_small(path)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         let mut config: Self = settings::from_toml(&text)
             .map_err(|error| LearnError::Config(format!("{}: {error}", path.display())))?;
         config.own_lora = settings::given_keys(&text, &["dpo", "lora"]);
-        // What a file names is beside it. A stage keeps its settings, and may go on from another working directory.
+        // Paths in the file are relative to it. They are made independent of the working directory, because a stage keeps its settings.
         if let Some(anchor) = &mut config.gates.anchor {
             let beside = path.parent().unwrap_or(Path::new("")).join(&*anchor);
             *anchor = std::path::absolute(&beside)
@@ -299,11 +301,11 @@ impl LearnConfig {
         Ok(config)
     }
 
-    /// Returns the settings for learning that begins at this adapter, and the adapter as it is trained further: its rank, alpha and layers
-    /// are those of every generation.
+    /// Returns the settings for learning that starts from this adapter, and the adapter in trainable form. Its rank, alpha and layers
+    /// apply to every generation.
     ///
     /// # Errors
-    /// Names a setting that asks for something else.
+    /// Names a setting that contradicts the adapter.
     pub fn beginning_at(
         mut self,
         adapter: Adapter,
@@ -326,8 +328,10 @@ impl LearnConfig {
         Ok((self, adapter))
     }
 
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// Names the first setting that makes no sense, and its range.
+    /// Names the first setting that is out of range, and its range.
     pub fn validate(&self) -> Result<(), LearnError> {
         let share = |x: f64| (0.0..=1.0).contains(&x);
         let Self {
@@ -460,7 +464,7 @@ mod tests {
         );
     }
 
-    /// Keys that a table has beside the default's, by their path; optional ones are not written.
+    /// Returns the paths of keys in a table that the default's table lacks. Optional settings are not serialized.
     fn missing(whole: &toml::Table, given: &toml::Table, path: &str) -> Vec<String> {
         let mut missing = Vec::new();
         for (key, value) in whole {
@@ -481,7 +485,7 @@ mod tests {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket/learn.toml");
         let config = LearnConfig::from_file(&file).unwrap();
         config.validate().unwrap();
-        // What a file of the learning rate alone meant when the model was measured.
+        // The meaning of a file that set only the learning rate when the model was measured.
         let schedule = crate::train::schedule::ScheduleConfig {
             learning_rate: 2e-3,
             lr_scheduler: crate::train::schedule::ScheduleKind::Cosine,

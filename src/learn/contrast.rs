@@ -1,15 +1,15 @@
-//! SSO (arXiv 2410.17131, version 2): chosen and rejected drawn under opposed principles.
+//! SSO (arXiv 2410.17131, version 2): the chosen and the rejected answer are sampled under opposed principles.
 //!
-//! The system message says `good` for the one answer and `bad` for the other; the pair is learned from without it. No judge is
-//! needed, but it may confirm. Both answers have to be near what the policy says anyway: an answer that the bare prompt makes
-//! much less probable than the policy's own teaches a difference that never comes up.
+//! The system message carries `good` for one answer and `bad` for the other; the policy trains on the pair without it. No judge is
+//! required, but it may confirm the pair. Both answers must be probable under the bare prompt: an answer that the bare prompt makes
+//! much less probable than the policy's own would teach a distinction that does not occur in use.
 //!
 //! The paper first trains a generator of such answers from the policy (its equation for `L_plus + L_minus`):
 //! ```text
 //! L_plus  = L(x+; y+ over y-) + gamma NLL(x+, y+)
 //! L_minus = L(x-; y0 over y+) + gamma NLL(x-, y0)
 //! ```
-//! with `y0` drawn from the bare prompt: as the winner under the bad principle it keeps the worse answers near the policy.
+//! where `y0` is sampled from the bare prompt: as the winner under the bad principle it keeps the worse answers close to the policy.
 
 use super::LearnError;
 use super::config::OpposedPrinciples;
@@ -20,7 +20,7 @@ use crate::preference::{Message, Role};
 use crate::service::{PairVerdict, Service};
 use crate::train::dpo::PairExample;
 
-/// One prompt under both principles.
+/// One prompt with no principle, with the good one and with the bad one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpposedPrompts {
     pub bare: Prompt,
@@ -29,16 +29,16 @@ pub struct OpposedPrompts {
 }
 
 impl OpposedPrompts {
-    /// Of a conversation: a prompt of plain text has no place for a system message.
+    /// Creates the prompts from a conversation; a plain-text prompt has no system message.
     ///
     /// # Errors
-    /// What the chat template objects to.
+    /// Errors from the chat template.
     pub async fn new(
         service: &Service,
         bare: &Prompt,
         opposed: &OpposedPrinciples,
     ) -> Result<Self, LearnError> {
-        // Three streams of draws: under one seed the answers would start alike.
+        // Three independent seeds: with a common seed the answers would start alike.
         let seed = |stream| another_seed(bare.seed, stream);
         Ok(Self {
             bare: bare.clone(),
@@ -48,7 +48,7 @@ impl OpposedPrompts {
     }
 }
 
-/// The conversation with one more sentence in its system message.
+/// Returns the conversation with the principle appended to its system message.
 async fn told(
     service: &Service,
     bare: &Prompt,
@@ -78,7 +78,7 @@ pub struct OpposedAnswers {
 }
 
 impl OpposedAnswers {
-    /// What the generator learns from them: two examples, or none where an answer was cut off or two are the same.
+    /// Returns the generator's training examples: up to two, omitting any with a cut-off, empty or duplicate answer.
     pub fn generator_examples(&self, prompts: &OpposedPrompts) -> Vec<PairExample> {
         let whole = |answer: &Answer| answer.complete && !answer.ids.is_empty();
         let example = |prompt: &Prompt, chosen: &Answer, rejected: &Answer| {
@@ -92,10 +92,10 @@ impl OpposedAnswers {
         plus.into_iter().chain(minus).collect()
     }
 
-    /// The pair that the policy learns from.
+    /// Returns the pair for training the policy, or why there is none.
     ///
-    /// `bare` are the mean log-probabilities of a token of the good and of the bad answer under the bare prompt, to be compared with
-    /// that of the policy's own answer; `confirmed` is the judge's verdict on the good answer as candidate 0, where it is asked.
+    /// `bare` holds the mean log-probability per token of the good and of the bad answer under the bare prompt, to be compared with that
+    /// of the policy's own answer; `confirmed` is the judge's verdict with the good answer as candidate 0, if the judge is used.
     pub fn pair(
         &self,
         max_distance: f32,

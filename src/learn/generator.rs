@@ -1,7 +1,7 @@
-//! SSO's generator: an adapter of the policy that answers well under a good principle and, near the policy, badly under a bad one.
+//! SSO's generator: an adapter that answers well under a good principle and, close to the policy, badly under a bad one.
 //!
-//! It is trained at the beginning of a stage, on the stage's own prompts, and thrown away with it. The policy that is aligned never
-//! shares its weights.
+//! It is trained at the beginning of a stage, on the stage's own prompts, and discarded with the stage. It never shares weights with the
+//! policy under training.
 
 use std::path::PathBuf;
 
@@ -15,9 +15,9 @@ use crate::train::base::Adapter;
 use crate::train::checkpoint::sync;
 
 impl Learner {
-    /// Who answers under opposed principles: the generator where one is asked for; none is the policy itself.
+    /// Returns the generator of opposed answers if the settings enable one; otherwise the policy itself answers.
     ///
-    /// A restarted stage takes the generator that was finished, or trains it again to the same weights.
+    /// A restarted stage loads the finished generator, or trains it again to the same weights.
     pub(super) async fn opposed(
         &self,
         running: &Running<'_>,
@@ -40,7 +40,7 @@ impl Learner {
         Ok(Some(self.publisher.lend(&name, &adapter)?))
     }
 
-    /// One pass over the stage's prompts: answers of the generator so far under both principles, and of the policy without.
+    /// Trains the generator for one pass over the stage's prompts, on its own answers under both principles and the policy's without.
     async fn train_generator(
         &self,
         running: &Running<'_>,
@@ -84,7 +84,7 @@ impl Learner {
     }
 }
 
-/// Keeps a finished generator, whole or not at all.
+/// Stores a finished generator atomically.
 fn keep(adapter: &Adapter, dir: PathBuf) -> Result<(), TrainError> {
     let tmp = dir.with_extension("part");
     if tmp.exists() {

@@ -1,4 +1,4 @@
-//! Judged pairs: the pinned judge reads both orders, principle by principle; what it says decides what is learned.
+//! Judged pairs: the pinned judge reads both orders, principle by principle, and its verdicts decide which pairs are trained on.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -14,32 +14,32 @@ use crate::service::{
     WeightedPrinciple,
 };
 
-/// Why answers make no pair.
+/// The reason why answers make no pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dropped {
-    /// One answer twice.
+    /// Both answers are the same.
     Identical,
-    /// Cut off: nobody knows how it would have ended.
+    /// An answer was cut off, so its ending is unknown.
     Truncated,
     Empty,
     /// The two orders name different winners.
     Disagreement,
-    /// Too near to a half.
+    /// The probability is too close to 0.5.
     Margin,
-    /// Exactly a half.
+    /// The probability is exactly 0.5.
     Tie,
-    /// The judge puts too little probability on its two labels to have compared anything.
+    /// The probability of the judge's two labels is too small for a comparison.
     LabelMass,
-    /// The judge does not confirm what the opposed principles were meant to bring about, or what a caller said.
+    /// The judge does not confirm the preference intended by the opposed principles, or the caller's.
     NotConfirmed,
-    /// Too improbable under the bare prompt.
+    /// An answer is too improbable under the bare prompt.
     OffPolicy,
-    /// Passed over by active selection.
+    /// Active selection did not choose the pair.
     NotSelected,
-    /// The trainer has no place for it: longer than the context.
+    /// The pair is longer than the trainer's context.
     TooLong,
-    /// What a caller said is about an answer whose tokens the log does not have: redacted, or an edit of a prompt that is no
+    /// The log lacks the tokens of an answer in the caller's feedback: it was redacted, or is an edit of a prompt that is not a
     /// conversation.
     NoTokens,
 }
@@ -60,7 +60,7 @@ impl Dropped {
         Self::NoTokens,
     ];
 
-    /// As metrics and files call it.
+    /// Returns the name used in metrics and files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Identical => "identical",
@@ -79,22 +79,22 @@ impl Dropped {
     }
 }
 
-/// Two answers of which the judge prefers one.
+/// Two answers with the judge's preference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgedPair {
     pub chosen: Answer,
     pub rejected: Answer,
-    /// Probability that `chosen` is better, as the loss takes it.
+    /// Probability that `chosen` is better, as used by the loss.
     pub label: f32,
-    /// What was read, of `chosen` as candidate 0.
+    /// The verdict with `chosen` as candidate 0.
     pub verdict: PairVerdict,
 }
 
-/// Who judges, and by what.
+/// The pinned judge and its principles.
 #[derive(Debug, Clone)]
 pub struct PinnedJudge {
     pub weights: WeightsLease,
-    /// None is the template's default.
+    /// Principles to judge by; empty means the template's default question.
     pub principles: Vec<WeightedPrinciple>,
 }
 
@@ -110,10 +110,10 @@ impl PinnedJudge {
         }
     }
 
-    /// The verdict on each pair of texts, in their order.
+    /// Returns the verdict on each pair of texts, in input order.
     ///
     /// # Errors
-    /// The service's.
+    /// Errors from the service.
     pub async fn judge_all(
         &self,
         service: &Service,
@@ -129,11 +129,11 @@ impl PinnedJudge {
             .await
     }
 
-    /// The pair of each prompt's answers, or why there is none: of two the better and the worse, of more the best and the worst of
-    /// a round robin.
+    /// Returns the pair of each prompt's answers, or why there is none: the better and the worse of two answers, or the best and the worst
+    /// of a round robin of more.
     ///
     /// # Errors
-    /// The service's.
+    /// Errors from the service.
     pub async fn pairs(
         &self,
         service: &Service,
@@ -197,13 +197,13 @@ impl PinnedJudge {
 }
 
 impl JudgingConfig {
-    /// Whether the judge compared anything: enough of its probability is on its two labels.
+    /// Returns whether the verdict is a comparison: whether the probability of the two labels reaches the minimum.
     pub fn compares(&self, verdict: &PairVerdict) -> bool {
         verdict.label_mass >= self.min_label_mass
     }
 }
 
-/// What becomes of two answers, given the verdict on the first.
+/// Makes a pair of two answers from the verdict with the first as candidate 0, or returns why there is none.
 pub fn decide(
     config: &JudgingConfig,
     a: Answer,
@@ -236,14 +236,14 @@ pub fn decide(
     })
 }
 
-/// What the loss takes for the probability that the chosen answer of a judged pair is better, where the judge says `p`.
+/// Returns the loss's label: the probability that the chosen answer of a pair is better, where the judge's is `p`.
 pub fn label(config: &JudgingConfig, p: f32, disagreed: bool) -> f32 {
     let soft = config.soft_labels || (disagreed && config.disagreement == Disagreement::Soften);
     if soft { p } else { 1.0 }
 }
 
-/// What becomes of a caller's preference, given the judge's verdict on `chosen` as candidate 0 where it is asked: it has to agree in
-/// both orders, whatever becomes of fresh pairs on which the orders disagree.
+/// Makes a pair of a caller's preference, given the judge's verdict with `chosen` as candidate 0 if the judge is used. The judge must
+/// agree in both orders, however the settings treat fresh pairs whose orders disagree.
 pub fn corroborated(
     config: &JudgingConfig,
     chosen: Answer,
@@ -265,7 +265,7 @@ pub fn corroborated(
     }
 }
 
-/// Whether two answers could make a pair.
+/// Checks that two answers can make a pair.
 fn check(a: &Answer, b: &Answer) -> Result<(), Dropped> {
     if a.ids.is_empty() || b.ids.is_empty() {
         return Err(Dropped::Empty);
@@ -396,7 +396,7 @@ pub(super) mod tests {
         );
         let sure = said(&wide, Some(verdict(0.9, 0.95))).unwrap();
         assert!((sure.label - 0.925).abs() < 1e-6);
-        // Where nobody is asked the word of the caller stands, and answers still have to be whole.
+        // Without the judge the caller's preference decides, and the answers must still be complete.
         assert_eq!(said(&wide, None).unwrap().label, 1.0);
         let cut = Answer {
             complete: false,

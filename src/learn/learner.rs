@@ -1,7 +1,7 @@
-//! The loop: take the lease, wait for prompts, train a stage, conclude it.
+//! The learner's loop: take the lease, wait for prompts, train a stage, conclude it.
 //!
-//! Whatever kills the process, the next one goes on: the stage's state is in the log, the trainer's in a checkpoint, and every draw is
-//! a function of the settings and the place in the stage, so the trajectory is the one an uninterrupted run would have taken.
+//! If the process is killed, the next one continues: the stage's state is in the log, the trainer's in a checkpoint, and every random
+//! draw is a function of the settings and the position in the stage, so the trajectory equals that of an uninterrupted run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,13 +29,13 @@ use crate::service::Service;
 use crate::train::TrainError;
 use crate::train::checkpoint::CheckpointStore;
 
-/// How long a trainer that hangs keeps others out.
+/// Duration of the lease: how long a trainer that hangs blocks others.
 const LEASE: Duration = Duration::from_secs(60);
-/// Between two looks at a log that has too few prompts, and after a failure.
+/// Interval between counts of a log that has too few prompts, and after a failure.
 pub(super) const POLL: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Everything the learner works with.
+/// The learner with everything it depends on.
 #[derive(Clone)]
 pub struct Learner {
     pub service: Service,
@@ -47,15 +47,15 @@ pub struct Learner {
     pub bases: Bases,
     pub control: LearnControl,
     pub config: Arc<LearnConfig>,
-    /// The model's own anchor set, which counts where the configuration names none.
+    /// The model's own anchor set, used if the configuration names none.
     pub anchors: Option<PathBuf>,
     pub last_scores: LastScores,
-    /// Checkpoints and curves of the running stage.
+    /// Directory of the checkpoints and curves of the running stage.
     pub dir: PathBuf,
-    /// The principal of callers who cannot be told apart, where this server knows that nobody can: it has no keys, and trusts no
-    /// `user`. No share of a stage is asked of it then.
+    /// The principal to which the share cap does not apply: the one for indistinguishable callers, if all callers of this server are
+    /// indistinguishable because it has no keys and does not trust `user`.
     pub uncapped: Option<Principal>,
-    /// Names this trainer to others on the same log.
+    /// Name of this trainer for other processes on the same log.
     pub holder: String,
 }
 
@@ -74,7 +74,7 @@ impl Running<'_> {
 }
 
 impl Learner {
-    /// Learns until the future is dropped. What fails is tried again; only a panic of the trainer ends it, which is returned.
+    /// Learns until the future is dropped, and retries after failures. Only a panic of the trainer ends the loop; it is returned.
     pub async fn run(self) -> LearnError {
         self.remember().await;
         loop {
@@ -96,7 +96,7 @@ impl Learner {
         }
     }
 
-    /// Notes that a learner of this process died, in its status, the metrics and the log: a stage in which it dies
+    /// Records a death of this process's learner in its status, the metrics and the log. A stage in which the learner dies
     /// [`MAX_DEATHS`] times is abandoned.
     pub async fn died(&self, said: &str) {
         let noted = async {
@@ -128,8 +128,8 @@ impl Learner {
         });
     }
 
-    /// Takes what makes this process the only trainer, and trains stages until something fails. Returns at once, after a pause, where
-    /// another one trains.
+    /// Acquires the checkpoint directory and the lease that make this process the only trainer, and trains stages until one fails. Returns
+    /// after a pause if another process is the trainer.
     async fn as_the_one_trainer(&self) -> Result<(), LearnError> {
         let checkpoints = match CheckpointStore::open(self.dir.join("checkpoints"), 2) {
             Ok(checkpoints) => Arc::new(checkpoints),
@@ -149,7 +149,7 @@ impl Learner {
             loop {
                 tokio::time::sleep(LEASE / 4).await;
                 match lease.renew().await {
-                    // The database may come back before the lease runs out.
+                    // The database may come back before the lease expires.
                     Ok(()) | Err(LogError::Unavailable(_)) => {}
                     Err(error) => return LearnError::from(error),
                 }
@@ -159,12 +159,12 @@ impl Learner {
             result = trained => result,
             error = renewed => Err(error),
         };
-        // Where it failed for another reason than the lease, another trainer need not wait for it to run out.
+        // After a failure unrelated to the lease, another trainer should not have to wait until it expires.
         let _ = lease.release().await;
         result
     }
 
-    /// Returns once learning is not paused. The switch is in the log: it may have been turned in another process, or before this one.
+    /// Returns once learning is not paused. The switch is in the log, because another or an earlier process may have set it.
     pub(super) async fn unpaused(&self) -> Result<(), LearnError> {
         let before = self.control.status();
         loop {
@@ -193,7 +193,7 @@ impl Learner {
                     ),
                 },
             );
-            // Told here, it goes on at once.
+            // A resume in this process takes effect at once.
             let _ = tokio::time::timeout(POLL, self.control.resumed()).await;
         }
     }
@@ -207,7 +207,7 @@ impl Learner {
         Ok(())
     }
 
-    /// One stage, from the open one or from new prompts to its outcome.
+    /// Runs one stage to its outcome, continuing the open stage or opening a new one.
     async fn next_stage(
         &self,
         lease: &TrainerLease,
@@ -246,7 +246,7 @@ impl Learner {
         self.conclude(&mut running).await
     }
 
-    /// The open stage, as it was left; none where it had to be abandoned.
+    /// Returns the open stage as it was left; none if it had to be abandoned.
     async fn resumable<'a>(
         &self,
         lease: &'a TrainerLease,
@@ -255,7 +255,7 @@ impl Learner {
         let id = stage.id;
         let deaths = self.log.deaths(id).await?;
         if deaths >= MAX_DEATHS {
-            // One of its prompts may be what kills it: they stay used.
+            // One of its prompts may cause the deaths, so they stay marked as used.
             let why = format!("the learner died in it {deaths} times");
             self.abandon(lease, id, &why, false).await?;
             return Ok(None);
@@ -290,7 +290,7 @@ impl Learner {
         Ok(())
     }
 
-    /// The pinned judge of a stage.
+    /// Returns the pinned judge of a stage.
     pub(super) async fn judge(&self, state: &StageState) -> Result<PinnedJudge, LearnError> {
         Ok(PinnedJudge {
             weights: self.publisher.weights(&state.judge).await?,
@@ -313,7 +313,7 @@ impl Learner {
         }
     }
 
-    /// The weights that a stage starts from, as they answer: the version itself, unless it serves another adapter than was trained.
+    /// Returns the trained weights from which a stage starts: the version itself, unless it serves a scaled adapter.
     pub(super) async fn start_weights(
         &self,
         stage: StageId,

@@ -1,7 +1,7 @@
-//! Pairs of answers that the log has already: of earlier stages (replay), and what callers said (feedback). Neither is on-policy.
+//! Pairs of logged answers: from earlier stages (replay) and from callers (feedback). Neither is on-policy.
 //!
-//! Their token ids are those that were sampled; the reference scores them like any other. Where redaction took tokens away there is
-//! nothing to learn from.
+//! Their token ids are those that were sampled, and the reference scores them like any other pair. Redacted records have no tokens
+//! left and cannot be trained on.
 
 use super::LearnError;
 use super::config::JudgingConfig;
@@ -13,14 +13,14 @@ use crate::preference::log::{LoggedPair, LoggedRecord, PairSource, RecordId, Sam
 use crate::preference::{Message, Role};
 use crate::service::PairVerdict;
 
-/// How a sample ends that was not cut off.
+/// Finish reasons of samples that were not cut off.
 const WHOLE: [&str; 3] = ["stop", "stop_string", "complete"];
 
 impl PairMaker {
-    /// Pairs of earlier stages, to be mixed in: `replay.share` of the whole batch.
+    /// Returns pairs of earlier stages to be mixed in, `replay.share` of the whole batch.
     ///
     /// # Errors
-    /// The log's.
+    /// Errors from the log.
     pub async fn replayed(
         &self,
         update: u64,
@@ -32,7 +32,7 @@ impl PairMaker {
             return Ok(Vec::new());
         }
         let mut pairs = Vec::new();
-        // Records without a usable pair are passed over, within reason.
+        // Records without a usable pair are skipped, up to a bounded number of draws.
         for draw in 0..(4 * wanted) as u64 {
             let number = seed(
                 self.config.stage.seed,
@@ -51,11 +51,11 @@ impl PairMaker {
         Ok(pairs)
     }
 
-    /// What callers said: pairs of the answers they saw, or of an edit and what it was made of. With `corroborate` those on which the
-    /// pinned judge, reading both orders, agrees; what it said is for the log, whether or not it does.
+    /// Returns pairs from callers' feedback: pairs of sampled answers, or of an edit and the answer it changed. With `corroborate`, only
+    /// pairs on which the pinned judge, reading both orders, agrees; its verdicts are returned for the log in any case.
     ///
     /// # Errors
-    /// The log's, the template's and the service's.
+    /// Errors from the log, the template and the service.
     pub async fn said(&self, rows: &[FeedbackRow], corroborate: bool) -> Result<Batch, LearnError> {
         let mut batch = Batch::default();
         let mut found = Vec::new();
@@ -63,7 +63,7 @@ impl PairMaker {
             match self.preference(row).await? {
                 Some(Ok(preference)) => found.push((row, preference)),
                 Some(Err(why)) => batch.dropped.push(why),
-                // Deleted since, or withdrawn.
+                // The record was deleted or its consent withdrawn since.
                 None => {}
             }
         }
@@ -108,7 +108,7 @@ impl PairMaker {
         let Some(record) = self.willing(&row.record).await? else {
             return Ok(None);
         };
-        // The tokens of the answers belong to the prompt as it was.
+        // The tokens of the answers belong to the prompt before redaction.
         if row.redacted && record.prompt_token_ids.is_empty() {
             return Ok(Some(Err(Dropped::NoTokens)));
         }
@@ -142,8 +142,8 @@ impl PairMaker {
         })))
     }
 
-    /// The tokens of an answer that somebody wrote, as the chat template continues the recorded prompt with it, its end token and all;
-    /// none where that is another prompt.
+    /// Returns the tokens of an edited answer as the chat template renders it after the recorded prompt, including the end token; none if
+    /// the template renders that prompt differently today.
     async fn written(
         &self,
         messages: &[Message],
@@ -167,7 +167,7 @@ struct Preference {
     answers: [Answer; 2],
 }
 
-/// A sample as it was, which is what whoever wrote it ended if nothing else did.
+/// Converts a recorded sample to an answer. A sample without a finish reason was written by a caller and counts as complete.
 fn recorded(sample: Sample, ids: Vec<u32>) -> Answer {
     let end = sample.finish_reason.as_deref();
     Answer {
@@ -180,7 +180,7 @@ fn recorded(sample: Sample, ids: Vec<u32>) -> Answer {
     }
 }
 
-/// What an earlier stage learned from this record, if it still can be.
+/// Returns the pair that an earlier stage trained on for this record, if it is still available.
 fn replayed(config: &JudgingConfig, record: LoggedRecord) -> Option<UpdatePair> {
     let made =
         |pair: &&LoggedPair| matches!(pair.source, PairSource::OnPolicy | PairSource::Contrast);
@@ -198,12 +198,12 @@ fn replayed(config: &JudgingConfig, record: LoggedRecord) -> Option<UpdatePair> 
         .verdicts
         .iter()
         .find(|verdict| (verdict.a, verdict.b) == (pair.chosen, pair.rejected));
-    // Logs of before hold pairs of verdicts about nothing.
+    // Logs of earlier versions contain pairs whose verdicts compared nothing.
     if verdict.is_some_and(|verdict| verdict.label_mass < config.min_label_mass) {
         return None;
     }
     let label = match pair.source {
-        // Opposed principles say which is better, and the judge at most confirms it.
+        // For opposed principles the preference is given, and the judge at most confirms it.
         PairSource::Contrast => 1.0,
         _ => label(
             config,
@@ -249,7 +249,7 @@ mod tests {
         }
     }
 
-    /// A record whose second sample was preferred to its first by 0.7, the orders disagreeing or not.
+    /// Returns a record whose second sample was preferred to its first with probability 0.7; `consistent` sets whether the orders agree.
     fn record(consistent: bool, source: PairSource) -> LoggedRecord {
         let verdict = LoggedVerdict {
             a: 1,
@@ -328,7 +328,7 @@ mod tests {
         );
     }
 
-    /// A log with one answered conversation, its samples' ends as given, and what learns from it.
+    /// Returns a log with one answered conversation whose samples end as given, and the pair maker that reads it.
     async fn maker(dir: &std::path::Path, ends: [&str; 2]) -> (PairMaker, RecordId, Vec<u32>) {
         let model_dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
         let model = LanguageModel::load(&model_dir, &LoadOptions::default()).unwrap();
@@ -393,7 +393,7 @@ mod tests {
         let record = maker.log.get(&id, &Scope::All).await.unwrap().unwrap();
         let logged = |at: usize| record.samples[at].token_ids.clone();
 
-        // Whoever is always trusted needs no judge, right or wrong.
+        // A fully trusted caller needs no judge, whether right or wrong.
         for (chosen, rejected) in [(0, 1), (1, 0)] {
             let batch = said(row(chosen, rejected), false).await;
             assert!(batch.corroborating.is_empty() && batch.drift.is_empty());
@@ -403,7 +403,7 @@ mod tests {
             assert_eq!(pair.pair.rejected.ids, logged(rejected));
         }
 
-        // The judge is asked about both, agrees with one at most, and what it says is for the record.
+        // The judge reads both pairs and agrees with at most one of them; both verdicts are logged.
         let right = said(row(0, 1), true).await;
         let wrong = said(row(1, 0), true).await;
         assert_eq!(
@@ -420,7 +420,7 @@ mod tests {
         );
         assert!(verdict.p < 0.5 && verdict.consistent);
 
-        // An edit is what the template makes of it after the recorded prompt; redacted texts and vanished ones are nothing.
+        // An edit becomes what the template renders after the recorded prompt. Redacted and deleted records give no pair.
         let edit = Feedback::Edited {
             sample: 1,
             text: "62".to_owned(),

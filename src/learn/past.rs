@@ -1,4 +1,4 @@
-//! What earlier processes learned, as the log has it.
+//! Summary of what earlier processes learned, read from the log.
 
 use std::collections::BTreeMap;
 
@@ -10,28 +10,28 @@ use super::record::UpdateNumbers;
 use super::stage::StageState;
 use crate::preference::log::{GenerationId, Stage, StageOutcome};
 
-/// The stages of a log, summed up.
+/// A summary of the log's stages.
 #[derive(Debug, Default, PartialEq)]
 pub struct Past {
-    /// The newest stage, its updates so far and as planned.
+    /// The newest stage, with its updates so far and as planned.
     pub stage: i64,
     pub update: u64,
     pub planned: u64,
-    /// Of all stages.
+    /// Updates of all stages.
     pub updates: u64,
     pub pairs: u64,
     pub dropped: BTreeMap<&'static str, u64>,
     pub outcomes: BTreeMap<&'static str, u64>,
     pub last_outcome: Option<StageOutcome>,
-    /// Those of the newest update.
+    /// The numbers of the newest update.
     pub last_update: Option<UpdateNumbers>,
-    /// The newest candidate, and its gates.
+    /// The newest candidate, with its gate results.
     pub candidate: Option<String>,
     pub gates: Vec<GateResult>,
 }
 
 impl Past {
-    /// Sums up stages, of which the newest comes first. What another version of the program wrote is counted without its numbers.
+    /// Summarises stages, the newest first. A stage written by another version of the program is counted without its numbers.
     fn of(stages: &[Stage]) -> Self {
         let mut past = Self::default();
         if let Some(newest) = stages.first() {
@@ -62,7 +62,7 @@ impl Past {
 }
 
 impl Learner {
-    /// Shows what earlier processes learned from this log, once: where this one has learned nothing yet.
+    /// Restores the summary of this log into the status, if this process has learned nothing yet.
     pub(super) async fn remember(&self) {
         if !self.control.is_new() {
             return;

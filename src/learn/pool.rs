@@ -1,13 +1,13 @@
-//! Which of the waiting prompts a stage takes: the easy ones first, across stages.
+//! The pool: which of the waiting prompts a stage takes, with the easy ones first across stages.
 //!
-//! sDPO (arXiv 2403.19270, section 3.3) cuts its data into parts from easy to hard; a partition by chance, as the order of traffic is,
-//! gains nothing there. Here the data never end, so they are cut pool by pool: a pool is the work of `stage.pool` stages. Its prompts
-//! are ranked once, by how sure the judge is of a pair of the reference's answers; the stage that ranks them takes the surest and
-//! leaves the rest, in that order, to the stages after it. Only when less than a stage is left the next pool is drawn, and what is left
-//! comes first in it: no prompt is passed over for longer than its pool.
+//! sDPO (arXiv 2403.19270, section 3.3) cuts its data into parts from easy to hard; a random partition, such as the order of traffic,
+//! gains nothing there. Here the data never end, so they are cut pool by pool: a pool holds the prompts of `stage.pool` stages. Its
+//! prompts are ranked once, by the judge's certainty about a pair of the reference's answers. The stage that ranks them takes the most
+//! certain and leaves the rest, in that order, to the stages after it. The next pool is drawn when less than a stage is left over, and
+//! begins with the leftover prompts, so no prompt is deferred beyond its pool.
 //!
-//! Nothing is ranked twice, so a pool costs what ranking each stage by itself would. What is left is in the stage's saved state, and
-//! what has been deleted or has lost its consent meanwhile is not taken from there.
+//! Nothing is ranked twice, so a pool costs the same as ranking each stage separately. Leftover prompts are in the stage's saved state;
+//! those that were deleted or lost their consent since are not taken.
 
 use std::collections::HashMap;
 
@@ -16,14 +16,14 @@ use crate::preference::log::{DrawSpec, DrawnRow, RecordId};
 /// A pool before it is ranked.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pool {
-    /// What an earlier stage left, in its order, then the new ones by age.
+    /// Prompts left over by an earlier stage, in their order, then new ones by age.
     pub rows: Vec<RecordId>,
-    /// How many of them were left.
+    /// Number of leftover prompts.
     pub carried: usize,
 }
 
 impl Pool {
-    /// `left` alone where that is a stage's worth of `prompts`; otherwise up to `size` rows, filled from `drawn`.
+    /// Creates a pool: `left` alone if it has at least the `prompts` of a stage, otherwise up to `size` rows, filled from `drawn`.
     pub fn new(left: Vec<RecordId>, drawn: Vec<RecordId>, prompts: usize, size: usize) -> Self {
         let carried = left.len();
         let mut rows = left;
@@ -36,8 +36,8 @@ impl Pool {
     }
 }
 
-/// The first `spec.limit` rows, and what is left of the others in the same order. No principal has more than its share of the limit
-/// (one row it always may have): easy prompts are easily written, so the cap of the pool alone would not keep a flood out.
+/// Returns the first `spec.limit` rows, and the ids of the others in the same order. No principal has more than its share of the limit
+/// (but always at least one row). The cap of the pool alone would not stop a flood, because easy prompts are easily written.
 pub fn take(rows: Vec<DrawnRow>, spec: &DrawSpec) -> (Vec<RecordId>, Vec<RecordId>) {
     let wanted = spec.limit;
     let cap = ((wanted as f64 * spec.max_share) as usize).max(1);
@@ -73,8 +73,8 @@ mod tests {
         owned.into_iter().map(row).collect()
     }
 
-    /// Stages of `prompts` over the prompts that arrive before each of them. How hard a prompt is, is the digits of its number turned
-    /// around: nothing that age says.
+    /// Returns the stages of `prompts` over the prompts that arrive before each of them. The difficulty of a prompt is its number with
+    /// the digits reversed, which is unrelated to its age.
     fn stages(prompts: usize, pool: usize, arriving: &[usize]) -> Vec<Vec<usize>> {
         let hardness = |n: usize| n % 10 * 100 + n / 10 % 10 * 10 + n / 100;
         let number = |id: &RecordId| id.as_str().trim_start_matches('0').parse().unwrap_or(0);
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn a_pool_of_one_stage_is_the_order_of_age_between_stages() {
-        // Each takes the ten that came next, whatever they are.
+        // Each stage takes the next ten prompts in order of arrival.
         let ten = |from: usize| -> Vec<usize> {
             let mut ten: Vec<usize> = (from..from + 10)
                 .map(|n| n % 10 * 100 + n / 10 % 10 * 10)
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn nothing_is_passed_over_for_longer_than_its_pool() {
-        // The hardest of the first pool, 99, is in its second stage, however many easy ones come in between.
+        // The hardest prompts of the first pool are in its second stage, however many easy ones arrive in between.
         let stages = stages(50, 2, &[100, 400]);
         assert!(stages[1].contains(&990));
     }

@@ -1,11 +1,11 @@
-//! From pointers to served weights.
+//! Publishing: loads the generations that the pointers name and serves them.
 //!
-//! The truth about what serves is the pointers in the log, moved by compare-and-swap; every server follows them. A pointer that
-//! cannot be followed (a damaged generation, a directory that is not there) leaves what serves as it is. A generation of another base
-//! never serves: the base itself does then.
+//! The pointers in the log determine what serves; they move by compare-and-swap, and every server follows them. If a pointer cannot be
+//! followed (a damaged generation, a missing directory), the served weights stay unchanged. A generation of another base never serves;
+//! the base itself does instead.
 //!
-//! Several tasks may follow at once: the one that does so every few seconds, an operator's call, the learner. Each loads what the
-//! pointers say, which takes seconds, and gives the roles only if the pointers still say so; this last step is one task's at a time.
+//! Several tasks may follow the pointers concurrently: the periodic one, an operator's request, the learner. Each loads the named
+//! weights, which takes seconds, and swaps the roles only if the pointers have not moved meanwhile; the swap is under a lock.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,23 +20,23 @@ use crate::service::Tallies;
 use crate::telemetry::LearnMetrics;
 use crate::train::base::Adapter;
 
-/// Generations that stay in memory after they stopped serving: the way back is a pointer's move and no load.
+/// Number of earlier policies kept in memory, so that a rollback needs no load.
 const RESIDENT: usize = 2;
 
-/// Who withdraws a canary, in the audit trail.
+/// The actor of automatic canary withdrawals in the audit trail.
 const WATCH: &str = "canary-watch";
 
-/// How a canary is tried out; by default on nobody.
+/// The settings of canaries; by default the share is 0.
 #[derive(Debug, Clone, Default)]
 pub struct CanaryWatch {
-    /// Of the principals, while the canary pointer is not at the policy; 0 is nobody.
+    /// Share of the principals that the canary answers while its pointer differs from the policy's; 0 is none.
     pub share: f64,
     pub bands: CanaryBands,
-    /// Of the service that serves.
+    /// Tallies of the serving service.
     pub tallies: Tallies,
 }
 
-/// Loads generations and gives them their roles.
+/// Loads generations and swaps them into the serving roles.
 #[derive(Clone)]
 pub struct Publisher {
     store: WeightStore,
@@ -45,15 +45,15 @@ pub struct Publisher {
     canary: CanaryWatch,
     metrics: LearnMetrics,
     followed: Arc<Mutex<Followed>>,
-    /// Held from the last look at the pointers to the swap, so that no older look comes after a newer one.
+    /// Held from the last read of the pointers to the swap, so that an older read cannot follow a newer one.
     swapping: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// The swaps of this process.
+/// Statistics of this process's swaps.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Swaps {
     pub count: u64,
-    /// Of the last one, loading not included.
+    /// Duration of the last swap in seconds, excluding loading.
     pub last_seconds: Option<f64>,
 }
 
@@ -64,9 +64,9 @@ struct Followed {
     /// The last policies, the newest last.
     resident: Vec<WeightsLease>,
     problem: Option<String>,
-    /// Of the canary that is out.
+    /// Health of the current canary.
     health: Option<CanaryHealth>,
-    /// The last canary that was taken back here, and why.
+    /// The last canary that this process withdrew, and why.
     withdrawn: Option<String>,
 }
 
@@ -97,7 +97,7 @@ impl Publisher {
         publisher
     }
 
-    /// Shows in the metrics which weights serve as what.
+    /// Exports the weights of each role as metrics.
     fn show_roles(&self) {
         let roles = self.store.roles();
         let shown = &self.metrics.generation;
@@ -116,37 +116,37 @@ impl Publisher {
         }
     }
 
-    /// Why the pointers are not followed at the moment.
+    /// Returns the reason why the pointers are not followed at present.
     pub fn problem(&self) -> Option<String> {
         self.lock().problem.clone()
     }
 
-    /// The name of the weights that answer: what the policy pointer says, unless there is a [`Self::problem`].
+    /// Returns the name of the weights that answer: the policy pointer's, unless there is a [`Self::problem`].
     pub fn serving(&self) -> String {
         self.store.roles().policy.name().to_string()
     }
 
-    /// How often other weights began to serve, and how long that took.
+    /// Returns how often the served weights were swapped, and how long the last swap took.
     pub fn swaps(&self) -> Swaps {
         self.lock().swaps
     }
 
-    /// Of the principals, those that a canary would answer here.
+    /// Returns the share of the principals that a canary answers here.
     pub fn canary_share(&self) -> f64 {
         self.canary.share
     }
 
-    /// How the canary is that is out here; and why the last one was taken back.
+    /// Returns the health of the current canary, and the reason for the last withdrawal.
     pub fn canary(&self) -> (Option<CanaryHealth>, Option<String>) {
         let followed = self.lock();
         (followed.health.clone(), followed.withdrawn.clone())
     }
 
-    /// Weights by the name of their generation, loaded and verified if they are not in memory. Hold the lease: a version without
-    /// a role lives as long as somebody does.
+    /// Returns weights by the name of their generation; loads and verifies them unless they are in memory. Keep the lease: a version
+    /// without a role is dropped with its last lease.
     ///
     /// # Errors
-    /// No such generation; a damaged one; an adapter that does not fit the base.
+    /// Fails if there is no such generation, if it is damaged, or if the adapter does not fit the base.
     pub async fn weights(&self, name: &str) -> Result<WeightsLease, LearnError> {
         if name == "base" {
             return Ok(self.store.base().clone());
@@ -168,20 +168,20 @@ impl Publisher {
         loaded.await.map_err(failed)?
     }
 
-    /// Weights in the making, under a name that no generation has.
+    /// Registers weights under training, under a name that no generation has.
     ///
     /// # Errors
-    /// An adapter that does not fit the base.
+    /// Fails if the adapter does not fit the base.
     pub fn lend(&self, name: &str, adapter: &Adapter) -> Result<WeightsLease, LearnError> {
         Ok(self
             .store
             .publish(name, &adapter.config, &adapter.weights)?)
     }
 
-    /// Serves what the pointers say, and says where they stand.
+    /// Serves the weights that the pointers name, and returns the pointers.
     ///
     /// # Errors
-    /// The log's; a generation that cannot be loaded, and then everything stays as it is; [`LearnError::OtherBase`], and then the base
+    /// Errors from the log and from loading a generation leave everything unchanged; after [`LearnError::OtherBase`] the base
     /// serves.
     pub async fn follow(&self) -> Result<Pointers, LearnError> {
         let followed = self.follow_pointers().await;
@@ -191,7 +191,7 @@ impl Publisher {
         if let Some(problem) = problem
             && before.as_ref() != Some(&problem)
         {
-            // Once, and not every few seconds.
+            // Logged once, not at every poll.
             tracing::error!(
                 "{} serves, and not what the pointers say: {problem}",
                 self.serving()
@@ -210,7 +210,7 @@ impl Publisher {
             let _swapping = self.swapping.lock().await;
             let now = self.log.pointers().await?;
             if now != pointers {
-                // An operator moved them while this was loading, and may be serving what they say already.
+                // An operator moved the pointers during the load, and the new ones may be served already.
                 pointers = now;
                 continue;
             }
@@ -228,7 +228,7 @@ impl Publisher {
         }
     }
 
-    /// The weights that the pointers name, in memory.
+    /// Loads the weights that the pointers name.
     async fn roles_of(&self, pointers: &Pointers) -> Result<Roles, LearnError> {
         let canary = if pointers.canary == pointers.policy || self.canary.share == 0.0 {
             None
@@ -245,9 +245,9 @@ impl Publisher {
         })
     }
 
-    /// Gives the roles; the caller holds `swapping`.
+    /// Swaps the roles; the caller holds `swapping`.
     fn swap(&self, pointers: &Pointers, roles: Roles) -> Result<(), LearnError> {
-        // Whoever is compared is counted from the same moment on.
+        // Both versions are compared over the same period.
         self.canary.tallies.clear();
         let policy = roles.policy.clone();
         let begun = Instant::now();
@@ -270,7 +270,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Lets the base serve as everything, where it does not; the caller holds `swapping`. The pointers count as not followed.
+    /// Serves the base in every role unless it does already; the caller holds `swapping`. The pointers then count as not followed.
     fn serve_base(&self) -> Result<(), LearnError> {
         let base = Roles::all(self.store.base());
         if self.store.roles() != base {
@@ -281,10 +281,10 @@ impl Publisher {
         Ok(())
     }
 
-    /// Follows the pointers for as long as it is polled: other servers and trainers on the same log move them too.
+    /// Follows the pointers for as long as it is polled, because other servers and trainers on the same log move them too.
     pub async fn run(self, every: Duration) {
         loop {
-            // Says itself what is wrong.
+            // `follow` logs its own errors.
             let _ = self.follow().await;
             if let Err(error) = self.watch().await {
                 tracing::warn!("the canary is not watched: {error}");
@@ -293,10 +293,10 @@ impl Publisher {
         }
     }
 
-    /// Looks at the canary that is out, if one is, and takes it back if it is ill. Each server judges by the answers it gave itself.
+    /// Checks the current canary, if there is one, and withdraws it if it is unhealthy. Each server judges by its own answers.
     ///
     /// # Errors
-    /// The log's; a policy that cannot be followed.
+    /// Errors from the log; a policy that cannot be followed.
     pub async fn watch(&self) -> Result<(), LearnError> {
         let roles = self.store.roles();
         let pointers = self.lock().pointers.clone();
@@ -324,7 +324,7 @@ impl Publisher {
         }
     }
 
-    /// Puts the canary pointer back to the policy, if both stand where they did.
+    /// Moves the canary pointer back to the policy if neither pointer has moved.
     async fn withdraw(
         &self,
         at: &Pointers,
@@ -348,7 +348,7 @@ impl Publisher {
             live.answers,
         );
         match self.log.move_pointers(&moves, WATCH, &reason).await {
-            // Somebody else was faster, and the pointers are followed anyway.
+            // Another process moved the pointers first; they are followed anyway.
             Err(LogError::Conflict { .. }) => {}
             moved => {
                 moved?;
@@ -361,15 +361,15 @@ impl Publisher {
         self.follow().await.map(|_| ())
     }
 
-    /// Whether a generation could serve: its files are whole and fit.
+    /// Checks that a generation can serve: its files are intact and fit the base.
     ///
     /// # Errors
-    /// Why not.
+    /// Names the problem.
     pub async fn check(&self, id: &GenerationId) -> Result<(), LearnError> {
         self.weights(id.as_str()).await.map(|_| ())
     }
 
-    /// What is guarded is changed by single assignments, so a panic elsewhere leaves it usable.
+    /// Locks the state. It changes by single assignments, so a panic elsewhere leaves it usable.
     fn lock(&self) -> std::sync::MutexGuard<'_, Followed> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }

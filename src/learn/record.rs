@@ -1,4 +1,4 @@
-//! The numbers of an update: Prometheus, and TensorBoard files named as TRL names them.
+//! The numbers of an update, for Prometheus and for TensorBoard files with TRL's names.
 
 use std::path::Path;
 
@@ -12,29 +12,29 @@ use crate::train::TrainError;
 use crate::train::dpo::StepReport;
 use crate::train::metrics::EventWriter;
 
-/// What an update came to.
+/// The results of one update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpdateNumbers {
-    /// None where no pair was left to learn from.
+    /// The trainer's report; none if no pair was left to train on.
     pub report: Option<StepReport>,
-    /// Nats of an answer from generation 0; see [`super::gate::measure::divergence`].
+    /// Estimated KL divergence from generation 0, nats per answer; see [`super::gate::measure::divergence`].
     pub kl: Option<f64>,
     pub staleness: Staleness,
-    /// Pairs that were made, and prompts that made none.
+    /// Pairs that were made, and prompts without a pair.
     pub accepted: usize,
     pub dropped: usize,
 }
 
-/// The curves of one stage, in a directory of its own.
+/// The curves of one stage, in a directory of their own.
 pub struct StageMetrics {
     events: EventWriter,
 }
 
 impl StageMetrics {
-    /// `resumed`: updates that were made before.
+    /// Opens the curves of a stage; `resumed` is the number of updates made so far.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn open(dir: &Path, stage: StageId, resumed: u64) -> Result<Self, LearnError> {
         let dir = dir.join("curves").join(format!("stage-{stage}"));
         std::fs::create_dir_all(&dir).map_err(TrainError::io("cannot create", &dir))?;
@@ -43,10 +43,10 @@ impl StageMetrics {
         })
     }
 
-    /// `update` counts from 0.
+    /// Appends the numbers of `update`, which counts from 0.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn record(
         &mut self,
         metrics: &LearnMetrics,
@@ -59,8 +59,8 @@ impl StageMetrics {
 }
 
 impl UpdateNumbers {
-    /// Returns the numbers as a stage's state keeps them: without the time that the update took, which differs from run to run; none
-    /// where one of them is not finite, which JSON cannot hold.
+    /// Returns the numbers for the stage's saved state: without the update's duration, which differs from run to run, and none if one is
+    /// not finite, because JSON cannot represent it.
     pub fn kept(&self) -> Option<Self> {
         let report = self.report.map(|report| StepReport {
             seconds: 0.0,
@@ -75,7 +75,7 @@ impl UpdateNumbers {
         read.is_ok().then_some(kept)
     }
 
-    /// Shows the numbers as those of the last update, and returns them by the names that TRL uses.
+    /// Exports the numbers as the last update's metrics, and returns them under TRL's names.
     pub fn show(&self, metrics: &LearnMetrics) -> Vec<(&'static str, f64)> {
         let of = self;
         let mut numbers = vec![

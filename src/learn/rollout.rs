@@ -1,4 +1,4 @@
-//! Fresh answers: the logged prompt, the policy as it is now, token ids kept as they were sampled.
+//! Rollouts: fresh answers of the current policy to logged prompts, with token ids kept as they were sampled.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -9,51 +9,51 @@ use crate::model::WeightsLease;
 use crate::preference::Message;
 use crate::service::{Finish, Service, TextTask, Turn};
 
-/// Prompts that are with the engine at once: enough to fill its batches with what serving leaves free.
+/// Number of prompts in the engine at once: enough to fill its batches with the capacity that serving leaves free.
 pub const WINDOW: usize = 32;
 
-/// What is answered.
+/// A prompt to be answered.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prompt {
-    /// As it was logged, for the judge.
+    /// The conversation as it was logged, for the judge.
     pub messages: Vec<Message>,
-    /// As the policy sees it.
+    /// Token ids of the prompt for the policy.
     pub ids: Vec<u32>,
-    /// Draws are a function of this and of the weights.
+    /// Sampling seed; the answer is a function of it and of the weights.
     pub seed: u64,
 }
 
-/// One answer.
+/// An answer of the policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
     pub text: String,
-    /// As sampled; the last one ends the answer, where the policy ended it.
+    /// Token ids as sampled, including the end token if the policy emitted one.
     pub ids: Vec<u32>,
-    /// Of each token, over the whole vocabulary at temperature 1.
+    /// Log-probability of each token, over the whole vocabulary at temperature 1.
     pub logprobs: Vec<f32>,
-    /// Whether the policy ended it, rather than the limit of tokens.
+    /// Whether the policy ended the answer, rather than the token limit.
     pub complete: bool,
     pub seed: u64,
-    /// Who wrote it.
+    /// Name of the weights that wrote it.
     pub weights: String,
 }
 
 impl Answer {
-    /// See [`mean_logprob`].
+    /// Returns the mean log-probability; see [`mean_logprob`].
     pub fn mean_logprob(&self) -> f32 {
         mean_logprob(&self.logprobs)
     }
 }
 
-/// Mean log-probability of an answer's tokens, nats; 0 of an empty answer.
+/// Returns the mean log-probability of an answer's tokens in nats; 0 for an empty answer.
 pub fn mean_logprob(logprobs: &[f32]) -> f32 {
     logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32
 }
 
-/// `config.samples` answers to each prompt, in the prompts' order.
+/// Samples `config.samples` answers to each prompt, in the prompts' order.
 ///
 /// # Errors
-/// The service's.
+/// Errors from the service.
 pub async fn roll_out(
     service: &Service,
     weights: &WeightsLease,

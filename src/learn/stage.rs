@@ -1,7 +1,7 @@
-//! A stage: prompts that no other stage uses, cut into updates. Everything a restarted trainer needs to go on is in its state.
+//! A stage: prompts that no other stage uses, cut into updates. Its state has everything that a restarted trainer needs to continue.
 //!
 //! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first (`pool`); each part starts from the last promoted policy and
-//! takes it for its reference.
+//! uses it as the reference.
 
 use std::collections::BTreeMap;
 
@@ -14,42 +14,42 @@ use super::record::UpdateNumbers;
 use crate::preference::log::{Pointers, RecordId};
 use crate::service::WeightedPrinciple;
 
-/// What is saved of a stage, in the log.
+/// The state of a stage as saved in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageState {
-    /// The settings it was opened with: a changed file takes effect with the next stage.
+    /// The settings when the stage was opened; changes to the file take effect with the next stage.
     pub config: LearnConfig,
-    /// Digest of the weights it trains an adapter of; none where an earlier version opened it.
+    /// Digest of the base weights; none if an earlier version of the program opened it.
     #[serde(default)]
     pub base: Option<String>,
-    /// Digest of the tokenizer of its prompts; none where an earlier version opened it.
+    /// Digest of the tokenizer of its prompts; none if an earlier version of the program opened it.
     #[serde(default)]
     pub tokenizer: Option<String>,
-    /// Where the pointers stood when it was opened. Its candidate replaces this policy or none.
+    /// The policy pointer when the stage was opened. Its candidate may replace only this policy.
     pub policy: String,
-    /// What its updates start from.
+    /// The version from which its updates start.
     pub train: String,
-    /// What its loss is measured against.
+    /// The reference policy of its loss.
     pub reference: String,
     pub judge: String,
-    /// What its pairs are judged by; none is the template's default.
+    /// The principles by which its pairs are judged; empty means the template's default.
     pub principles: Vec<WeightedPrinciple>,
-    /// Its prompts in the order of use; before they are `ordered` the pool that they are taken from.
+    /// Its prompts in the order of use; until they are `ordered`, the pool from which they are taken.
     pub rows: Vec<RecordId>,
-    /// How many of the pool come first because an earlier stage left them.
+    /// How many rows at the start of the pool were left over by an earlier stage.
     #[serde(default)]
     pub carried: usize,
     pub ordered: bool,
-    /// What it left of its pool to the next stages, in order.
+    /// Rows left over from its pool for the next stages, in order.
     #[serde(default)]
     pub left: Vec<RecordId>,
-    /// What callers said, to be learned from among the fresh pairs.
+    /// Callers' feedback to be mixed with the fresh pairs.
     #[serde(default)]
     pub feedback: Vec<FeedbackRow>,
-    /// Whether the judge has to agree with it.
+    /// Whether the judge must agree with the feedback.
     #[serde(default)]
     pub corroborate: bool,
-    /// Prompts that candidate and live policy will meet on.
+    /// Held-out prompts on which the candidate is compared with the live policy.
     pub gate_rows: Vec<RecordId>,
     /// Updates whose samples, verdicts and pairs are in the log.
     pub recorded: u64,
@@ -63,25 +63,25 @@ pub struct StageState {
     pub last_update: Option<UpdateNumbers>,
     /// See [`super::gate::Measurements::step_zero`].
     pub step_zero: Option<f64>,
-    /// Why it ended before its last update.
+    /// The reason why it ended before its last planned update.
     pub stopped: Option<String>,
-    /// The generation that came of it.
+    /// The id of the generation that it produced.
     pub candidate: Option<String>,
 }
 
-/// A preference of a caller, by the places of the record's samples.
+/// A caller's preference, as indices into the record's samples.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FeedbackRow {
     pub record: RecordId,
     pub chosen: usize,
     pub rejected: usize,
-    /// Whether anything in the record had been redacted when the stage began: texts without tokens are not to be learned from then. What
-    /// the stage itself adds to the record may be redacted too, and must not change what a restarted one learns.
+    /// Whether anything in the record was redacted when the stage began; texts without tokens are then not trained on. Redaction of what
+    /// the stage itself adds to the record must not change the behaviour of a restarted stage.
     pub redacted: bool,
 }
 
 impl StageState {
-    /// `pool`: the prompts it takes its own from, and how many of them an earlier stage left.
+    /// Creates the state of a new stage. `pool` holds its candidate prompts, and how many of them an earlier stage left over.
     pub fn new(
         config: LearnConfig,
         pointers: &Pointers,
@@ -115,10 +115,10 @@ impl StageState {
         }
     }
 
-    /// Whether it was opened on this model. `owns_unnamed` says so of stages that name none.
+    /// Returns whether the stage was opened on this model; `owns_unnamed` is the answer for stages that name no model.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn is_of(&self, bases: &Bases, owns_unnamed: bool) -> Result<bool, LearnError> {
         Ok(match (&self.base, &self.tokenizer) {
             (Some(base), Some(tokenizer)) => {
@@ -128,23 +128,23 @@ impl StageState {
         })
     }
 
-    /// Prompts that are drawn for one update: with active selection more than are used.
+    /// Returns the number of prompts drawn for one update; active selection draws more than it uses.
     fn drawn(&self) -> usize {
         self.config.stage.batch * self.config.active.oversample.max(1)
     }
 
-    /// Updates it is planned to have.
+    /// Returns the planned number of updates.
     pub fn planned(&self) -> u64 {
         self.rows.len().div_ceil(self.drawn()) as u64
     }
 
-    /// Whether no update follows `update` of them. A stop is saved with the update that caused it, and a checkpoint may be older:
-    /// what was recorded is made again.
+    /// Returns whether `update` is past the end of the stage. A stop is saved with the update that caused it, and a checkpoint may be
+    /// older: recorded updates are made again.
     pub fn is_over(&self, update: u64) -> bool {
         update >= self.planned() || (self.stopped.is_some() && update >= self.recorded)
     }
 
-    /// The prompts of one update, each with its place in the stage.
+    /// Returns the prompts of one update, each with its position in the stage.
     pub fn batch(&self, update: u64) -> impl Iterator<Item = (u64, &RecordId)> {
         let start = usize::try_from(update)
             .unwrap_or(usize::MAX)
@@ -153,7 +153,7 @@ impl StageState {
         rows.map(|(place, id)| (place as u64, id))
     }
 
-    /// What callers said that one update learns from: the stage's, spread evenly over the planned updates.
+    /// Returns the feedback of one update: the stage's feedback is spread evenly over the planned updates.
     pub fn feedback(&self, update: u64) -> &[FeedbackRow] {
         let planned = self.planned().max(1);
         let place =
@@ -162,12 +162,12 @@ impl StageState {
     }
 }
 
-/// How many pairs join `fresh` ones to be `share` of all.
+/// Returns how many pairs must join `fresh` ones to be `share` of the total.
 pub fn joining(fresh: usize, share: f64) -> usize {
     (fresh as f64 * share / (1.0 - share)).round() as usize
 }
 
-/// What a draw is for: streams of one stage must not repeat each other's numbers.
+/// The purpose of a random draw. Each purpose has its own stream, so that a stage does not reuse the same numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draw {
     Order,
@@ -175,23 +175,23 @@ pub enum Draw {
     Contrast,
     Gate,
     Replay,
-    /// Where a stage begins among the held-out rows.
+    /// The offset of a stage among the held-out rows.
     Turn,
 }
 
-/// A seed that depends on nothing but the settings, the stage and the prompt's place in it (the finaliser of MurmurHash3, twice).
+/// Returns a seed that depends only on the settings, the stage and the prompt's position (MurmurHash3's finaliser, applied twice).
 pub fn seed(config: u64, stage: i64, draw: Draw, place: u64) -> u64 {
     let stream = mix(config ^ mix(stage as u64 ^ ((draw as u64) << 56)));
     of_stream(stream, place)
 }
 
-/// A seed of another stream of the same prompt: answers that are compared must not be drawn by the same numbers.
+/// Returns a seed of another stream for the same prompt: answers that are compared must not be sampled with the same numbers.
 pub fn another_seed(seed: u64, stream: u64) -> u64 {
     of_stream(mix(seed), stream)
 }
 
 fn of_stream(stream: u64, place: u64) -> u64 {
-    // Clients may give seeds in JSON, whose numbers are exact up to 2^53; ours are shown there too.
+    // JSON numbers are exact up to 2^53, and both clients' and these seeds appear in JSON.
     mix(stream ^ mix(place.wrapping_add(0x9e37_79b9_7f4a_7c15))) >> 11
 }
 
@@ -271,7 +271,7 @@ mod tests {
             serde_json::from_value::<StageState>(json.clone()).unwrap(),
             state
         );
-        // A stage that was opened before there were pools and feedback goes on.
+        // A stage opened by a version without pools and feedback continues.
         let mut older = json;
         for field in [
             "carried",

@@ -1,4 +1,4 @@
-//! How old the policy was that wrote an answer, when the answer is learned from.
+//! Staleness: the age of the policy that wrote an answer when the answer is trained on.
 
 use std::collections::HashMap;
 
@@ -9,26 +9,28 @@ use crate::preference::log::{GenerationState, StageId, TrafficLog};
 /// Mean age of the policies that wrote an update's pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Staleness {
-    /// Versions that were promoted since, up to the one that the stage started from. 0 of all that this stage drew itself; above that by
-    /// replay and feedback.
+    /// Versions promoted since the answers were written, up to the stage's start. 0 if this stage sampled all of them; replay and feedback
+    /// raise it.
     pub versions: f64,
-    /// Updates of this stage since, of pairs that it drew itself: 0 on-policy.
+    /// Updates of this stage since its own pairs were sampled; 0 is on-policy.
     pub updates: f64,
 }
 
-/// Which stage made which version, as far as the log knows when a stage begins or goes on.
+/// Which stage made which version, according to the log at the start or restart of a stage.
 #[derive(Debug, Clone, Default)]
 pub struct Ages {
     stage: i64,
-    /// By the generation's id. The base is of stage 0.
+    /// Stage by generation id. The base belongs to stage 0.
     made_by: HashMap<String, i64>,
-    /// Stages whose versions were promoted, before this one.
+    /// Earlier stages whose versions were promoted.
     promoted: Vec<i64>,
 }
 
 impl Ages {
+    /// Reads the ages from the log.
+    ///
     /// # Errors
-    /// The log's.
+    /// Errors from the log.
     pub async fn read(log: &TrafficLog, stage: StageId) -> Result<Self, LearnError> {
         let mut ages = Self {
             stage: stage.0,
@@ -47,7 +49,7 @@ impl Ages {
         Ok(ages)
     }
 
-    /// The means over an update's pairs; of pairs whose author nobody knows there is none.
+    /// Returns the means over an update's pairs; answers of an unknown version are left out.
     pub fn of(&self, update: u64, pairs: &[UpdatePair]) -> Staleness {
         let (mut versions, mut updates) = (Mean::default(), Mean::default());
         for pair in pairs {
@@ -66,7 +68,7 @@ impl Ages {
         }
     }
 
-    /// `weights` are those of the stage's start, or of one of its updates as the learner names them.
+    /// Returns how many updates ago `weights` were current. They are the stage's start, or an update of it as the learner names them.
     fn updates_behind(&self, update: u64, weights: &str) -> u64 {
         let made = in_the_making(weights).and_then(|(stage, rest)| {
             let made = rest.strip_prefix("update-")?.parse().ok()?;
@@ -76,7 +78,7 @@ impl Ages {
     }
 
     fn versions_behind(&self, weights: &str) -> Option<u64> {
-        // What a stage drew while it trained is as old as the version that it started from.
+        // Answers sampled during a stage are as old as the version from which it started.
         let of = match in_the_making(weights) {
             Some((stage, _)) => stage - 1,
             None => *self.made_by.get(weights)?,
@@ -85,7 +87,7 @@ impl Ages {
     }
 }
 
-/// The stage of weights that are no version yet, and what the name says besides.
+/// Returns the stage of unfinished weights, and the rest of their name.
 fn in_the_making(weights: &str) -> Option<(i64, &str)> {
     let (stage, rest) = weights.strip_prefix("stage-")?.split_once('-')?;
     Some((stage.parse().ok()?, rest))

@@ -1,4 +1,4 @@
-//! What is shown of learning: `GET /train`, and the metrics.
+//! The status of learning for `GET /train` and the metrics.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use crate::preference::log::{LearningSwitch, StageOutcome};
 use crate::telemetry::LearnMetrics;
 use crate::train::dpo::StepReport;
 
-/// What the learner does.
+/// The learner's current phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
@@ -29,9 +29,9 @@ pub enum Phase {
     Sampling,
     Judging,
     Updating,
-    /// A candidate is measured.
+    /// A candidate is evaluated.
     Gating,
-    /// Something failed; it is tried again.
+    /// Something failed; it is retried.
     Failed,
 }
 
@@ -47,7 +47,7 @@ impl Phase {
         Self::Failed,
     ];
 
-    /// As `GET /train` and the metrics name it.
+    /// Returns the name used in `GET /train` and the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Standby => "standby",
@@ -62,29 +62,29 @@ impl Phase {
     }
 }
 
-/// A snapshot.
+/// A snapshot of the learner's status.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearnStatus {
     pub state: Phase,
-    /// Whether it is paused, or will be after the update that runs.
+    /// Whether learning is paused, or will be after the current update.
     pub paused: bool,
-    /// The running stage's number, or the last one's.
+    /// The number of the running stage, or of the last one.
     pub stage: i64,
     /// Updates of the running stage so far.
     pub update: u64,
-    /// Updates the stage is planned to have.
+    /// Planned updates of the stage.
     pub planned: u64,
     /// Prompts that wait for a stage, and how many it needs.
     pub prompts_waiting: u64,
     pub prompts_needed: u64,
-    /// Of all stages in the log.
+    /// Updates of all stages in the log.
     pub updates: u64,
     pub pairs: u64,
     pub dropped: BTreeMap<&'static str, u64>,
-    /// Stages that passed their gates since somebody last looked.
+    /// Stages that passed their gates since an operator last resumed learning.
     pub unattended: u64,
     pub last_update: Option<StepReport>,
-    /// Of the last update's pairs.
+    /// Staleness of the last update's pairs.
     pub staleness: Option<Staleness>,
     /// Mean KL divergence of an answer of the running stage from generation 0, nats.
     pub kl: Option<f64>,
@@ -94,14 +94,14 @@ pub struct LearnStatus {
     pub waiting: Option<Waiting>,
     /// How often the learner died since the program started.
     pub deaths: u64,
-    /// Records that are not learned from because their token ids are of another tokenizer.
+    /// Records that are not used because their token ids belong to another tokenizer.
     pub of_other_tokenizers: u64,
     pub error: Option<String>,
-    /// Seconds since 1970 at the last change.
+    /// Time of the last change, in seconds since 1970.
     pub changed: u64,
 }
 
-/// The learner's side and the operator's side of one state.
+/// The state shared by the learner and the operator's controls.
 #[derive(Debug, Clone)]
 pub struct LearnControl {
     status: Arc<Mutex<LearnStatus>>,
@@ -154,7 +154,7 @@ impl LearnControl {
         self.lock().clone()
     }
 
-    /// Does as the switch in the log says: paused, it stops after the update that runs, and serving is not touched.
+    /// Applies the switch in the log: when paused, learning stops after the current update, and serving continues.
     pub fn follow(&self, switch: LearningSwitch) {
         self.change(|status| {
             status.paused = switch.paused;
@@ -167,7 +167,7 @@ impl LearnControl {
         *self.paused.borrow()
     }
 
-    /// Returns once it was told in this process that learning is not paused.
+    /// Returns once learning is resumed in this process.
     pub(super) async fn resumed(&self) {
         // The sender lives as long as self.
         let _ = self.paused.subscribe().wait_for(|paused| !paused).await;
@@ -185,7 +185,7 @@ impl LearnControl {
         });
     }
 
-    /// Enters a phase in which none does, and says why: in the log too, where that is news.
+    /// Enters a phase in which no stage runs, and records the reason; a new reason is also logged.
     pub(super) fn wait(&self, phase: Phase, waiting: Waiting) {
         let news = self
             .status()
@@ -239,7 +239,7 @@ impl LearnControl {
         status.stage == 0 && status.updates == 0 && status.deaths == 0
     }
 
-    /// Takes over what earlier processes left in the log, where this one has learned nothing yet.
+    /// Takes over the summary of earlier processes, if this one has learned nothing yet.
     pub(super) fn restore(&self, past: &Past) {
         let metrics = &self.metrics;
         for (outcome, stages) in &past.outcomes {
@@ -273,7 +273,7 @@ impl LearnControl {
         });
     }
 
-    /// Shows the numbers of a candidate's gates.
+    /// Exports the results of a candidate's gates.
     pub(super) fn show_gates(&self, gates: &[GateResult]) {
         for gate in gates {
             let of = [&gate.gate];
@@ -285,7 +285,7 @@ impl LearnControl {
         self.change(|status| status.gates = gates.to_vec());
     }
 
-    /// An update that was made; `dropped` are the pairs that were not. One that is made again after a restart is not counted again.
+    /// Counts an update; `dropped` are the pairs that were not made. An update repeated after a restart is not counted again.
     pub(super) fn updated(
         &self,
         update: u64,
@@ -308,19 +308,19 @@ impl LearnControl {
         });
     }
 
-    /// A pair that was not made, and why.
+    /// Counts a pair that was not made, by reason.
     pub(super) fn dropped(&self, why: Dropped) {
         self.change(|status| *status.dropped.entry(why.name()).or_default() += 1);
         self.metrics.dropped.with_label_values(&[why.name()]).inc();
     }
 
-    /// A status is whole after every change: a panic in between leaves nothing half-done that matters.
+    /// Locks the status. It is consistent after every change, so a panic in between leaves it usable.
     fn lock(&self) -> MutexGuard<'_, LearnStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A count as a gauge holds it.
+/// Converts a count to a gauge value.
 fn level(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

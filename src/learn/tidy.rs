@@ -1,4 +1,4 @@
-//! What stays on the disk after a stage: everything that can serve again, and a bounded rest.
+//! Cleanup after a stage: everything that can serve again stays on disk, and a bounded number of other files.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use crate::preference::log::{Generation, GenerationId, GenerationState, Pointers
 use crate::train::TrainError;
 use crate::train::checkpoint::entries;
 
-/// Stages whose curves are kept, the newest.
+/// Number of the newest stages whose curves are kept.
 const CURVES: usize = 64;
 
 impl Learner {
-    /// Deletes what nothing will read again: generations that never served beyond the newest `publish.keep_generations`, the
-    /// generators of ended stages, the curves of old ones. What fails here fails no stage.
+    /// Deletes what will not be read again: generations that never served beyond the newest `publish.keep_generations`, the
+    /// generators of ended stages, the curves of old ones. A failure here does not fail the stage.
     pub(super) async fn tidy(&self, running: &Running<'_>) {
         if let Err(error) = self.prune(running).await {
             tracing::warn!("old generations are not deleted: {error}");
@@ -32,7 +32,7 @@ impl Learner {
         let needed = needed(&generations, &pointers);
         let keep = self.config.publish.keep_generations;
         let waits = |generation: &&Generation| generation.state == GenerationState::Candidate;
-        // Those that passed and wait for an operator are not crowded out by those that were refused.
+        // Rejected generations must not displace those that passed and wait for an operator.
         let (waiting, refused): (Vec<_>, Vec<_>) = generations
             .iter()
             .filter(|generation| !needed.contains(&generation.id))
@@ -66,8 +66,8 @@ fn points_at(pointers: &Pointers, id: &str) -> bool {
     all_of(pointers).iter().any(|at| at.as_str() == id)
 }
 
-/// Generations that are served or may be again: what a pointer is at, what served before (the way back), and what those were trained
-/// from, measured against and judged by.
+/// Returns the generations that serve or may serve again: those at a pointer, those that served before (for rollbacks), and those that
+/// they were trained from, compared with or judged by.
 fn needed(generations: &[Generation], pointers: &Pointers) -> HashSet<GenerationId> {
     let served = |generation: &&Generation| {
         use GenerationState::{Promoted, RolledBack};

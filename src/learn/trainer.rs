@@ -1,4 +1,4 @@
-//! The trainer on its own threads: serving computes first, and nothing of it waits on an async thread.
+//! The trainer on its own threads: serving has priority, and no async thread is blocked by training.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -14,19 +14,19 @@ use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::dpo::{DpoConfig, DpoTrainer};
 
-/// Where trainers compute, and from what they start.
+/// The resources of trainers: the threads, the device and the base weights.
 #[derive(Clone)]
 pub struct Workshop {
     pub base: FrozenBase,
-    /// Names the base weights: a generation belongs to one base.
+    /// Digest of the base weights; a generation belongs to one base.
     pub base_digest: String,
     pool: Arc<ThreadPool>,
     arbiter: DeviceArbiter,
-    /// Held by the work that computes: what was given up may not have ended yet.
+    /// Held by the running work: work whose future was dropped may not have ended yet.
     busy: Arc<Mutex<()>>,
 }
 
-/// Tells work whose future was dropped to end at its next quantum: no caller waits for its result.
+/// When dropped, stops the work at its next quantum, because no caller waits for the result.
 struct GivenUp(Arc<AtomicBool>);
 
 impl Drop for GivenUp {
@@ -51,11 +51,11 @@ impl Workshop {
         }
     }
 
-    /// Computes on the trainer's threads; `work` gets what it calls between quanta. One piece of work computes at a time. Dropped, it
-    /// ends at its next quantum.
+    /// Runs `work` on the trainer's threads; `work` calls its argument between quanta. One piece of work runs at a time. If the future is
+    /// dropped, the work ends at its next quantum.
     ///
     /// # Errors
-    /// The work's; [`LearnError::Panicked`] where it panicked.
+    /// The work's error; [`LearnError::Panicked`] if it panicked.
     pub async fn compute<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn FnMut()) -> Result<T, LearnError> + Send + 'static,
@@ -69,7 +69,7 @@ impl Workshop {
             let mut pace = || {
                 arbiter.pace();
                 if ends.load(Ordering::Relaxed) {
-                    // No panic, and no message: only the way out of the work.
+                    // This unwinds out of the work without a panic message.
                     resume_unwind(Box::new("given up"));
                 }
             };
@@ -87,10 +87,10 @@ impl Workshop {
         }
     }
 
-    /// A trainer that starts at `start`, which is its reference too.
+    /// Creates a trainer that starts at `start` and uses it as the reference.
     ///
     /// # Errors
-    /// An adapter that does not fit the base.
+    /// Fails if the adapter does not fit the base.
     pub async fn trainer(
         &self,
         config: &DpoConfig,
@@ -101,7 +101,7 @@ impl Workshop {
         let made = self.compute(move |_| {
             let start = start.as_ref();
             let mut trainer = DpoTrainer::new(&base, start, start, config, updates)?;
-            // A saved state of other base weights is refused.
+            // A saved state of other base weights is rejected.
             trainer.bind(&digest);
             Ok(trainer)
         });
@@ -119,16 +119,18 @@ pub fn said(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-/// A trainer that is lent to the workshop for every piece of work.
+/// A trainer that is moved into the workshop for every piece of work and returned afterwards.
 pub struct Trainer {
     workshop: Workshop,
-    /// None after a panic: what is left of the trainer then is not to be trusted.
+    /// None after a panic, because the trainer's state is then unreliable.
     inner: Option<DpoTrainer>,
 }
 
 impl Trainer {
+    /// Runs `work` on the trainer.
+    ///
     /// # Errors
-    /// The work's. After a panic the trainer is of no more use.
+    /// The work's error. After a panic the trainer cannot be used any more.
     pub async fn with<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut DpoTrainer, &mut dyn FnMut()) -> Result<T, TrainError> + Send + 'static,
@@ -146,7 +148,7 @@ impl Trainer {
 }
 
 impl LearnConfig {
-    /// The settings of an SSO generator: those of the policy with the likelihood terms of its loss.
+    /// Returns the settings of an SSO generator: the policy's, with the likelihood terms in its loss.
     pub(super) fn generator(&self) -> DpoConfig {
         DpoConfig {
             nll: self.contrast.gamma,

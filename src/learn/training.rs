@@ -1,4 +1,4 @@
-//! The updates of a stage: fresh pairs, an optimiser step, and what both leave in the log and on the disk.
+//! The updates of a stage: fresh pairs, an optimizer step, and the results in the log and on disk.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::train::TrainError;
 use crate::train::checkpoint::CheckpointStore;
 use crate::train::dpo::{PairExample, StepReport};
 
-/// Says in the log what an update came to.
+/// Logs the results of an update.
 fn say_update(running: &Running<'_>, update: u64, numbers: &UpdateNumbers) {
     let (stage, planned, made) = (running.id, running.state.planned(), update + 1);
     let kl = numbers
@@ -42,18 +42,18 @@ fn say_update(running: &Running<'_>, update: u64, numbers: &UpdateNumbers) {
     }
 }
 
-/// What a checkpoint holds besides the trainer's own state.
+/// The contents of a checkpoint besides the trainer's own state.
 #[derive(Debug, Serialize, Deserialize)]
 struct Cursor {
     stage: StageId,
-    /// Updates that are in the weights.
+    /// Number of updates in the weights.
     update: u64,
 }
 
 const CURSOR: &str = "stage.json";
 
 impl Learner {
-    /// The updates of a stage, from the newest checkpoint on, and the candidate that comes of them.
+    /// Runs the updates of a stage from its newest checkpoint on, and writes the resulting candidate.
     pub(super) async fn train(
         &self,
         running: &mut Running<'_>,
@@ -101,7 +101,7 @@ impl Learner {
             .await
     }
 
-    /// A trainer where the stage starts, measured against its reference.
+    /// Creates a trainer at the stage's start, with the stage's reference.
     async fn trainer(&self, state: &StageState) -> Result<Trainer, LearnError> {
         let start = self.generations.trained(&state.train)?;
         let workshop = &self.workshop;
@@ -117,7 +117,7 @@ impl Learner {
         Ok(trainer)
     }
 
-    /// The pairs of one update: fresh ones, those of them that teach most, and what is mixed in of the log's.
+    /// Returns the pairs of one update: the fresh ones after active selection, and those mixed in from the log.
     async fn batch(
         &self,
         state: &StageState,
@@ -141,7 +141,7 @@ impl Learner {
         Ok(batch)
     }
 
-    /// The weights that answer: the trainer's as the last update left them.
+    /// Returns the answering weights: the trainer's after the last update.
     async fn policy(
         &self,
         config: &LearnConfig,
@@ -158,7 +158,7 @@ impl Learner {
             .lend(&format!("stage-{stage}-update-{update}"), &adapter)
     }
 
-    /// One optimiser step, its record in the log, and its numbers.
+    /// Takes one optimizer step, records it in the log, and returns its numbers.
     async fn update(
         &self,
         running: &mut Running<'_>,
@@ -199,7 +199,7 @@ impl Learner {
         Ok(())
     }
 
-    /// Puts what an update made into the log, with the stage's state: not a second time after a restart from a checkpoint before it.
+    /// Writes the results of an update with the stage's state to the log, but not again if a restart from an older checkpoint repeats it.
     async fn persist(
         &self,
         running: &mut Running<'_>,
@@ -210,7 +210,7 @@ impl Learner {
         done: &Step,
     ) -> Result<(), LearnError> {
         let state = &mut running.state;
-        // Policy and reference are one where nothing was moved apart.
+        // Policy and reference are expected to agree only if the stage starts from its reference.
         if let Some(gap) = done.step_zero.filter(|_| state.train == state.reference) {
             state.step_zero = Some(gap);
         }
@@ -234,7 +234,7 @@ impl Learner {
         Ok(())
     }
 
-    /// The pairs that the trainer takes, as it takes them.
+    /// Returns the pairs that fit the trainer, in the trainer's form.
     async fn usable(
         &self,
         trainer: &mut Trainer,
@@ -260,7 +260,7 @@ impl Learner {
         Ok(kept.unzip())
     }
 
-    /// Active selection: of more pairs than a batch takes, the ones that teach most.
+    /// Active selection: returns the most informative of more pairs than a batch uses.
     async fn narrow(
         &self,
         config: &LearnConfig,
@@ -299,7 +299,7 @@ impl Learner {
         Ok(())
     }
 
-    /// Records of earlier stages, where some of them are to be mixed in.
+    /// Returns the records of earlier stages, if replay is enabled.
     async fn earlier_rows(
         &self,
         stage: StageId,
@@ -320,15 +320,15 @@ struct Training {
     ages: Ages,
 }
 
-/// What an optimiser step showed.
+/// The results of an optimizer step.
 struct Step {
-    /// None where no pair was left to learn from.
+    /// The trainer's report; none if no pair was left to train on.
     report: Option<StepReport>,
-    /// See [`super::gate::Measurements::step_zero`]; none once a step was taken.
+    /// See [`super::gate::Measurements::step_zero`]; none after the first step.
     step_zero: Option<f64>,
 }
 
-/// Measures, and takes one optimiser step where there are pairs for one.
+/// Measures the policy, and takes one optimizer step if there are pairs.
 async fn step(trainer: &mut Trainer, examples: Vec<PairExample>) -> Result<Step, LearnError> {
     let done = trainer.with(move |trainer, pace| {
         let reference = trainer.reference_logps(&examples, pace)?;
@@ -348,7 +348,7 @@ async fn step(trainer: &mut Trainer, examples: Vec<PairExample>) -> Result<Step,
     done.await
 }
 
-/// The largest difference between two scorers of the same answers; nats.
+/// Returns the largest absolute difference between two scorers' log-probabilities of the same answers, in nats.
 fn largest_gap(policy: &[(f32, f32)], reference: &[(f32, f32)]) -> f64 {
     let gaps = policy.iter().zip(reference);
     let gaps =
@@ -356,7 +356,7 @@ fn largest_gap(policy: &[(f32, f32)], reference: &[(f32, f32)]) -> f64 {
     gaps.fold(0.0, |most, gap| most.max(f64::from(gap.abs())))
 }
 
-/// Puts the trainer where the newest checkpoint of this stage left it: the number of updates in its weights.
+/// Restores the trainer from the newest checkpoint of this stage, and returns the number of updates in its weights.
 async fn resumed(
     trainer: &mut Trainer,
     stage: StageId,
@@ -386,7 +386,7 @@ async fn resumed(
     Ok(cursor.update)
 }
 
-/// Checkpoints are numbered over all stages, so that the newest is the last: a stage has fewer than a million updates.
+/// Saves a checkpoint. Checkpoints are numbered across stages so that the newest comes last; a stage has fewer than a million updates.
 async fn save(
     trainer: &mut Trainer,
     stage: StageId,

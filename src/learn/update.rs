@@ -1,4 +1,4 @@
-//! One update's data: prompts of the log, fresh answers, verdicts, pairs, and what of it goes back into the log.
+//! The data of one update: prompts of the log, fresh answers, verdicts and pairs, and the additions to the log.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub struct UpdatePair {
     pub record: RecordId,
     pub prompt: Vec<u32>,
     pub pair: JudgedPair,
-    /// None of a pair that the log has already: of an earlier stage, or from a caller.
+    /// How the pair was made; none for a logged pair, from an earlier stage or from a caller.
     pub source: Option<PairSource>,
 }
 
@@ -42,7 +42,7 @@ impl UpdatePair {
         }
     }
 
-    /// What the log keeps of it. A pair nobody judged has no verdict.
+    /// Returns the log's entry for the pair. A pair without a judge has no verdict.
     fn addition(&self, source: PairSource, config: &LearnConfig, judge: &PinnedJudge) -> Addition {
         let JudgedPair {
             chosen,
@@ -72,7 +72,7 @@ impl PinnedJudge {
         self.principles.iter().map(|p| p.name.clone()).collect()
     }
 
-    /// A verdict as the log keeps it, on the samples at these places. None where nobody was asked in both orders.
+    /// Returns a verdict in the log's form, on the samples at these indices; none if the judge did not read both orders.
     pub fn logged(&self, [a, b]: [usize; 2], verdict: &PairVerdict) -> Option<LoggedVerdict> {
         let first = |shown: [usize; 2]| {
             let read = verdict.orders.iter().find(|read| read.shown == shown)?;
@@ -111,7 +111,7 @@ fn sample(config: &LearnConfig, answer: &Answer) -> Sample {
     }
 }
 
-/// A prompt of the log that is to be answered anew.
+/// A logged prompt that is to be answered again.
 #[derive(Debug, Clone)]
 pub struct DrawnPrompt {
     pub record: RecordId,
@@ -120,22 +120,22 @@ pub struct DrawnPrompt {
     pub chat: bool,
 }
 
-/// What an update is made of.
+/// The data of one update.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub pairs: Vec<UpdatePair>,
     pub dropped: Vec<Dropped>,
-    /// What the judge said of callers' preferences, of samples that their records have.
+    /// The judge's verdicts on callers' preferences between logged samples.
     pub corroborating: Vec<(RecordId, LoggedVerdict)>,
-    /// Log-ratios of the weights that answered and the base on the answers to the bare prompts, nats: see [`divergence`].
+    /// Log-ratios, in nats, of the answering weights and the base on the answers to the bare prompts: see [`divergence`].
     ///
     /// [`divergence`]: super::gate::measure::divergence
     pub drift: Vec<f64>,
 }
 
 impl DrawnPrompt {
-    /// Whether its pair is drawn under opposed principles, where this share of them is. The seed is as good as a draw, and the same
-    /// after a restart. Plain text has no place for a principle, and is answered and judged as it is.
+    /// Returns whether its pair is sampled under opposed principles, for this share of prompts. The decision is derived from the seed, so
+    /// it is the same after a restart. Plain text has no place for a principle and never qualifies.
     fn is_contrasted(&self, share: f64) -> bool {
         self.chat && ((self.prompt.seed >> 20) % 10_000) as f64 / 10_000.0 < share
     }
@@ -149,7 +149,7 @@ impl Batch {
         self.drift.extend(other.drift);
     }
 
-    /// What the log keeps of these of its pairs, which the trainer took, and of the judge's reads of feedback.
+    /// Returns the log's entries for the pairs that the trainer accepted, and for the judge's verdicts on feedback.
     pub fn additions(
         &self,
         taken: &[UpdatePair],
@@ -181,10 +181,11 @@ pub struct PairMaker {
 }
 
 impl PairMaker {
-    /// The prompts of `rows` that may still be learned from: of a record that was deleted or whose consent was withdrawn since the
-    /// stage began nothing is left to learn.
+    /// Returns the prompts of `rows` that may still be trained on: records deleted since the stage began, or whose consent was withdrawn,
+    /// are left out.
     ///
     /// # Errors
+    /// Errors from the log and the template.
     /// The log's, and the template's.
     pub async fn prompts<'a>(
         &self,
@@ -201,14 +202,14 @@ impl PairMaker {
         Ok(prompts)
     }
 
-    /// A record, if it is still there and still may train.
+    /// Returns a record if it still exists and may still be trained on.
     pub(super) async fn willing(&self, id: &RecordId) -> Result<Option<LoggedRecord>, LearnError> {
         let record = self.log.get(id, &Scope::All).await?;
         Ok(record.filter(|record| record.consent.train))
     }
 
-    /// What was logged is what the policy saw, whatever the template says today. Redaction leaves no tokens: what is left of the
-    /// prompt is encoded anew.
+    /// Returns the prompt with its logged tokens, which the policy saw, even if the template has changed since. A redacted record has no
+    /// tokens, so its remaining text is encoded again.
     pub(super) async fn prompt(
         &self,
         record: LoggedRecord,
@@ -241,10 +242,10 @@ impl PairMaker {
         })
     }
 
-    /// Pairs of an update. `policy` answers; `opposed` answers under opposed principles (the policy itself, or a generator).
+    /// Returns the pairs of an update. `policy` answers; `opposed` answers under opposed principles (the policy itself, or a generator).
     ///
     /// # Errors
-    /// The service's, the log's and the trainer's.
+    /// Errors from the service, the log and the trainer.
     pub async fn make(
         &self,
         prompts: Vec<DrawnPrompt>,
@@ -266,7 +267,7 @@ impl PairMaker {
         Ok(batch)
     }
 
-    /// SELF-JUDGE: fresh answers, judged.
+    /// SELF-JUDGE: makes pairs of fresh, judged answers.
     async fn plain(
         &self,
         prompts: Vec<DrawnPrompt>,
@@ -280,7 +281,7 @@ impl PairMaker {
             Some((prompt.ids.clone(), answers.first()?.ids.clone()))
         });
         let drift = self.drift(firsts.collect(), trainer);
-        // The server's work and the trainer's, at once. Neither is given up where the other fails: the trainer is lent out.
+        // The server and the trainer work concurrently. Neither is cancelled if the other fails, because the trainer must be returned.
         let (judged, drift) = tokio::join!(self.judged(&prompts, answers), drift);
         let mut batch = Batch {
             drift: drift?,
@@ -301,10 +302,10 @@ impl PairMaker {
         Ok(batch)
     }
 
-    /// How sure the judge is of a pair of each prompt's answers: how far from a half; nothing, where there is no pair.
+    /// Returns the judge's certainty about a pair of each prompt's answers: the distance of its probability from 0.5, or -1 without a pair.
     ///
     /// # Errors
-    /// The service's.
+    /// Errors from the service.
     pub async fn certainty(
         &self,
         prompts: Vec<DrawnPrompt>,
@@ -320,8 +321,8 @@ impl PairMaker {
         Ok(records.into_iter().zip(sure).collect())
     }
 
-    /// How far the weights that answered are from the base, answer by answer. Both sides by the trainer's own forward: what the server
-    /// said of its tokens differs by what its kernels round.
+    /// Returns the log-ratio of the answering weights and the base for each answer. Both sides use the trainer's forward pass, because the
+    /// server's log-probabilities differ by the rounding of its kernels.
     async fn drift(
         &self,
         mut answered: Vec<(Vec<u32>, Vec<u32>)>,
@@ -340,7 +341,7 @@ impl PairMaker {
         ratios.await
     }
 
-    /// The pair of each prompt's answers, or why there is none.
+    /// Returns the pair of each prompt's answers, or why there is none.
     async fn judged(
         &self,
         prompts: &[Prompt],
@@ -352,7 +353,7 @@ impl PairMaker {
         self.judge.pairs(service, judging, answered).await
     }
 
-    /// SSO: answers under opposed principles, learned from without them.
+    /// SSO: makes pairs of answers sampled under opposed principles; the prompts in the pairs lack the principles.
     async fn contrasted(
         &self,
         prompts: Vec<DrawnPrompt>,
@@ -363,7 +364,7 @@ impl PairMaker {
         let (config, judging) = (&self.config.contrast, &self.config.judging);
         let (records, bare) = apart(prompts);
         let (prompts, answers) = self.opposed_answers(&bare, policy, opposed).await?;
-        // How probable both answers are where nobody names a principle.
+        // The log-probabilities of both answers under the bare prompt.
         let asked: Vec<(Vec<u32>, Vec<u32>)> = prompts
             .iter()
             .zip(&answers)
@@ -413,10 +414,10 @@ impl PairMaker {
         Ok(batch)
     }
 
-    /// The answers to each prompt by itself and under both of its principles.
+    /// Returns the answers to each bare prompt and to the same prompt under both of its principles.
     ///
     /// # Errors
-    /// The service's and the template's.
+    /// Errors from the service and the template.
     pub async fn opposed_answers(
         &self,
         bare: &[Prompt],
@@ -457,11 +458,11 @@ fn apart(prompts: Vec<DrawnPrompt>) -> (Vec<RecordId>, Vec<Prompt>) {
     both.unzip()
 }
 
-/// Active preference learning (arXiv 2402.08114, section 3): the pairs whose prompts the policy is least sure of and whose implicit
-/// reward is most certain, right or wrong. Returns the places of the `wanted` best.
+/// Active preference learning (arXiv 2402.08114, section 3): selects pairs on whose prompts the policy is least certain and whose
+/// implicit reward margin is largest in absolute value. Returns the indices of the `wanted` best.
 ///
-/// `entropy` are the mean negative log-probabilities of a token of each pair's answers, `margins` the implicit reward margins. Both
-/// are taken by rank, because nats a token and rewards have no common scale.
+/// `entropy` holds the mean negative log-probability per token of each pair's answers, `margins` the implicit reward margins. Both
+/// are compared by rank, because nats per token and rewards have no common scale.
 pub fn most_instructive(
     entropy: &[f64],
     margins: &[f64],

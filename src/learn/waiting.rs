@@ -1,4 +1,4 @@
-//! Why no stage runs, with the numbers that would have to change.
+//! The reasons why no stage runs, with the numbers that would have to change.
 
 use serde::Serialize;
 
@@ -6,39 +6,39 @@ use super::LearnError;
 use super::config::LearnConfig;
 use crate::preference::log::Eligible;
 
-/// What holds learning back.
+/// The reason why learning waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Waiting {
     pub reason: WaitingReason,
-    /// One sentence with the numbers.
+    /// One sentence that includes the numbers.
     pub message: String,
 }
 
-/// The kinds of reasons; `GET /train` and the metric `train_waiting` name them as [`WaitingReason::name`] does.
+/// The kind of a reason; `GET /train` and the metric `train_waiting` use [`WaitingReason::name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitingReason {
     /// The log has fewer unused prompts than a stage takes.
     TooFewPrompts,
-    /// Enough prompts wait, but too many of them are one caller's.
+    /// Enough prompts wait, but too many of them belong to one caller.
     PrincipalShare,
     /// The log has fewer held-out prompts than the gates measure on.
     HeldOut,
-    /// Prompts wait whose token ids are of another tokenizer.
+    /// Prompts wait whose token ids belong to another tokenizer.
     OtherTokenizer,
-    /// A pointer is at a generation of other weights or of another tokenizer.
+    /// A pointer names a generation of other weights or of another tokenizer.
     OtherBase,
     /// The open stage was written by another version of the program.
     OtherVersion,
     /// An operator paused learning.
     Paused,
-    /// As many stages passed as may do so unattended.
+    /// The limit of consecutive stages without an operator is reached.
     Unattended,
     /// Another process trains on this log.
     AnotherTrainer,
-    /// The learner died, and is started again after a pause.
+    /// The learner died, and is restarted after a pause.
     Died,
-    /// Something failed, and is tried again after a pause.
+    /// Something failed, and is retried after a pause.
     Failed,
 }
 
@@ -74,16 +74,16 @@ impl WaitingReason {
     }
 }
 
-/// What the log has for the next stage.
+/// The prompts that the log has for the next stage.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Supply {
-    /// Prompts to learn from.
+    /// Prompts to train on.
     pub train: Eligible,
-    /// Prompts that an earlier stage left; they are among `train` too.
+    /// Prompts left over by an earlier stage; `train` includes them.
     pub left: usize,
     /// Held-out prompts.
     pub held_out: Eligible,
-    /// Records that are left out because their token ids are of another tokenizer.
+    /// Records that are left out because their token ids belong to another tokenizer.
     pub of_other_tokenizers: u64,
 }
 
@@ -93,7 +93,7 @@ impl Waiting {
         Self { reason, message }
     }
 
-    /// Returns what a stage would have to wait for; none where the log has enough.
+    /// Returns what the next stage has to wait for; none if the log has enough.
     pub fn for_prompts(config: &LearnConfig, supply: &Supply) -> Option<Self> {
         let sides = [
             (
@@ -159,7 +159,7 @@ impl Waiting {
         ))
     }
 
-    /// What an error that is tried again means for operators who wait.
+    /// Returns the waiting reason for an error that is retried.
     pub fn after(error: &LearnError) -> Self {
         let reason = match error {
             LearnError::OtherBase { .. } => WaitingReason::OtherBase,
@@ -240,7 +240,7 @@ mod tests {
             message.contains("all 656"),
             "as `prompts_needed` has it: {message}"
         );
-        // What an earlier stage left is enough by itself.
+        // The prompts left over by an earlier stage suffice by themselves.
         let left = Supply { left: 256, ..few };
         assert_eq!(Waiting::for_prompts(&config, &left), None);
     }

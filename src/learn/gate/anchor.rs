@@ -1,4 +1,4 @@
-//! The anchor set: pairs everybody agrees on, fixed for the life of a server.
+//! The anchor set: uncontroversial preference pairs, fixed for the life of a server.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,19 +14,19 @@ use crate::preference::{Format, Message, Polarity, PreferencePair, RankedDraw, R
 use crate::service::{Service, WeightedPrinciple};
 use crate::train::digest::FileDigest;
 
-/// A prompt's tokens and an answer's.
+/// The tokens of a prompt and of an answer.
 pub type Sequence = (Vec<u32>, Vec<u32>);
 
-/// What may not be lost, as tokens and as text.
+/// Pairs on which accuracy must not be lost, as tokens and as text.
 ///
-/// A pair counts for what its own flags say: `sft`, that its chosen answer should be the more probable; `judge`, that it should be
-/// preferred. One that is only judged may follow a principle that nobody asks the policy for.
+/// A pair's flags set its use: `sft` means that its chosen answer should be the more probable one; `judge` means that the judge should
+/// prefer it. A pair that is only judged may follow a principle that the policy is never asked to follow.
 #[derive(Debug, Clone)]
 pub struct AnchorSet {
-    /// Chosen and rejected after the prompt.
+    /// Chosen and rejected answer after the prompt, for the pairs with `sft`.
     vouched: Vec<[Sequence; 2]>,
     judged: Vec<PreferencePair>,
-    /// SHA-256 of the file: scores of an edited set are not those of the set before.
+    /// SHA-256 of the file, so that scores of an edited set are not mixed with those of the set before.
     digest: String,
 }
 
@@ -34,7 +34,7 @@ impl AnchorSet {
     /// Reads and encodes the set.
     ///
     /// # Errors
-    /// A file that cannot be read or holds no pairs; text the template objects to.
+    /// Fails if the file cannot be read or holds no pairs, or if the template rejects a text.
     pub async fn read(path: &Path, service: &Service) -> Result<Self, LearnError> {
         let read = read_pairs(path, Format::Auto, RankedDraw::default());
         let read = read.map_err(|error| LearnError::Config(error.to_string()))?;
@@ -62,18 +62,18 @@ impl AnchorSet {
         Ok(set)
     }
 
-    /// Names the contents of the set.
+    /// Returns the digest of the set's contents.
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Chosen and rejected of each vouched pair, one after the other: what a scorer is asked.
+    /// Returns the chosen and the rejected sequence of each `sft` pair, one after the other, as input for a scorer.
     pub fn sequences(&self) -> Vec<Sequence> {
         self.vouched.iter().flatten().cloned().collect()
     }
 
-    /// Share of the vouched pairs whose chosen answer is the more probable by the token, from the token log-probabilities of
-    /// [`Self::sequences`]. None where no pair is vouched for.
+    /// Returns the share of the `sft` pairs whose chosen answer has the higher mean log-probability per token, from the token
+    /// log-probabilities of [`Self::sequences`]. None if there are no `sft` pairs.
     pub fn preferred(&self, logprobs: &[Vec<f32>]) -> Option<f64> {
         let (pairs, _) = logprobs.as_chunks::<2>();
         let right = pairs
@@ -82,11 +82,11 @@ impl AnchorSet {
         share(right.count() as f64, self.vouched.len())
     }
 
-    /// Share of the judged pairs of which `weights` prefer the chosen answer, both orders averaged; a tie is half right. None where
-    /// no pair is to be judged.
+    /// Returns the share of the `judge` pairs on which `weights` prefer the chosen answer, averaged over both orders; a tie counts half.
+    /// None if there are no `judge` pairs.
     ///
     /// # Errors
-    /// The service's.
+    /// Errors from the service.
     pub async fn judged(
         &self,
         service: &Service,
@@ -101,31 +101,31 @@ impl AnchorSet {
     }
 }
 
-/// What a generation gets right of an anchor set, as policy ([`AnchorSet::preferred`]) and as judge ([`AnchorSet::judged`]).
+/// The accuracies of a generation on an anchor set, as policy ([`AnchorSet::preferred`]) and as judge ([`AnchorSet::judged`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnchorScores {
     pub preferred: Option<f64>,
     pub judged: Option<f64>,
 }
 
-/// Scores of the generations that were measured last: the live policy of the next stage is among them, and generation 0 always. A
-/// generation's weights never change, the set is known by its contents, and measuring takes as long as several updates.
+/// Cached scores of the generations measured last: the live policy of the next stage is among them, and always generation 0. The cache is
+/// valid because a generation's weights never change and the key has the set's digest; measuring takes as long as several updates.
 #[derive(Debug, Clone, Default)]
 pub struct LastScores(Arc<Mutex<HashMap<(String, String), AnchorScores>>>);
 
 impl LastScores {
-    /// Returns the scores of a generation on the set of this digest, if they are known.
+    /// Returns the scores of a generation on the set with this digest, if they are cached.
     pub fn get(&self, set: &str, generation: &str) -> Option<AnchorScores> {
         let scores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (set.to_owned(), generation.to_owned());
         scores.get(&key).copied()
     }
 
-    /// Forgets all scores but these.
+    /// Replaces all cached scores by these.
     pub fn replace(&self, set: &str, measured: &[(&str, AnchorScores)]) {
         let measured = measured.iter();
         let measured = measured.map(|(id, scores)| ((set.to_owned(), (*id).to_owned()), *scores));
-        // The map is replaced whole: a panic elsewhere leaves it usable.
+        // The map is replaced as a whole, so a panic elsewhere leaves it usable.
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = measured.collect();
     }
 }
@@ -134,7 +134,7 @@ fn share(right: f64, of: usize) -> Option<f64> {
     (of > 0).then(|| right / of as f64)
 }
 
-/// 1 where `weights` prefer the chosen answer under the pair's own principles, 0.5 where they cannot tell.
+/// Returns 1 if `weights` prefer the chosen answer under the pair's own principles, and 0.5 for a tie.
 async fn score(
     pair: &PreferencePair,
     service: &Service,
@@ -161,8 +161,8 @@ async fn score(
     })
 }
 
-/// The answer as it stands in a conversation, end token and all; the tokens of the text alone, where the template writes a finished
-/// conversation in another way than one that is to be continued.
+/// Returns the answer's tokens as rendered in a conversation, including the end token; the tokens of the text alone if the template
+/// renders a finished conversation differently from one that is to be continued.
 pub async fn answer_ids(
     service: &Service,
     messages: &[Message],
@@ -211,7 +211,7 @@ mod tests {
             ..none
         };
         assert_eq!(set.sequences().len(), 4);
-        // The first chosen answer is the less probable as a whole and the more probable by the token.
+        // The first chosen answer is less probable as a whole, but more probable per token.
         let logprobs = [vec![-1.0, -1.0], vec![-1.5], vec![-2.0, -2.0], vec![-1.5]];
         assert_eq!(set.preferred(&logprobs), Some(0.5));
     }

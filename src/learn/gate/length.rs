@@ -1,26 +1,26 @@
-//! Wins that are not won by length.
+//! The win rate corrected for length.
 //!
-//! Judges like long answers, so a win rate alone rewards padding. The probability of a win is fitted as
+//! Judges prefer long answers, so a plain win rate rewards padding. The probability of a win is fitted as
 //! `sigmoid(b0 + b1 * d)`, where `d` is the difference of the two answers' lengths over its standard deviation; at `d = 0` it is
 //! the win rate against an answer of the same length (the idea of length-controlled AlpacaEval, arXiv 2404.04475).
 
-/// A duel's outcome for the candidate in `[0, 1]`, and how many tokens longer its answer was.
+/// A duel's outcome for the candidate in `[0, 1]`, and how many tokens longer the candidate's answer was.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Duel {
     pub score: f64,
     pub longer: f64,
 }
 
-/// Shrinks the slope a little, so that outcomes which length separates perfectly still have a finite fit.
+/// Weak regularization, so that the fit is finite even if length separates the outcomes perfectly.
 const RIDGE: f64 = 1e-2;
 
-/// The win rate at equal length; 0.5 where there is nothing to go by.
+/// Returns the win rate at equal length; 0.5 for no duels.
 pub fn length_controlled(duels: &[Duel]) -> f64 {
     if duels.is_empty() {
         return 0.5;
     }
     let n = duels.len() as f64;
-    // About zero, not about the mean: zero is where the rate is wanted.
+    // The scale is about zero and not about the mean, because the rate is evaluated at zero.
     let scale = (duels.iter().map(|duel| duel.longer.powi(2)).sum::<f64>() / n).sqrt();
     let scale = if scale > 0.0 { scale } else { 1.0 };
     let (mut b0, mut b1) = (0.0_f64, 0.0_f64);
@@ -40,7 +40,7 @@ pub fn length_controlled(duels: &[Duel]) -> f64 {
         }
         let det = h00 * h11 - h01 * h01;
         let (s0, s1) = ((h11 * g0 - h01 * g1) / det, (h00 * g1 - h01 * g0) / det);
-        // Half a dozen standard deviations are certainty already; longer steps only overshoot.
+        // Six standard deviations are practical certainty already; longer steps only overshoot.
         b0 = (b0 - s0.clamp(-2.0, 2.0)).clamp(-12.0, 12.0);
         b1 = (b1 - s1.clamp(-2.0, 2.0)).clamp(-12.0, 12.0);
         if s0.abs().max(s1.abs()) < 1e-9 {

@@ -1,4 +1,4 @@
-//! Candidate and live policy meet on prompts that never train.
+//! Measurements of a candidate against the live policy on held-out prompts.
 
 use candle_core::{DType, Tensor};
 
@@ -13,10 +13,10 @@ use crate::service::Service;
 use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 
-/// `samples` answers of `weights` to every prompt, one behind the other, drawn as the updates draw theirs.
+/// Samples `samples` answers of `weights` to every prompt with the settings of the updates; the answers to one prompt are adjacent.
 ///
 /// # Errors
-/// The service's.
+/// Errors from the service.
 pub async fn answers_of(
     service: &Service,
     rollout: &RolloutConfig,
@@ -32,11 +32,11 @@ pub async fn answers_of(
     Ok(answers.into_iter().flatten().collect())
 }
 
-/// The candidate's answers beside a rival's, as many of each to a prompt, compared by the pinned judge. A verdict with too little probability
-/// on its labels compares nothing: it counts as a tie.
+/// Compares the candidate's answers with a rival's, equally many per prompt, by the pinned judge. A verdict with too little probability
+/// on its labels counts as a tie.
 ///
 /// # Errors
-/// The service's.
+/// Errors from the service.
 pub async fn meet(
     service: &Service,
     config: &JudgingConfig,
@@ -60,14 +60,14 @@ pub async fn meet(
     Ok(duels.collect())
 }
 
-/// Returns the share of answers that their length cut off.
+/// Returns the share of answers that were cut off by the token limit.
 pub fn cut_off(answers: &[Answer]) -> f64 {
     let cut = answers.iter().filter(|answer| !answer.complete).count();
     cut as f64 / answers.len().max(1) as f64
 }
 
-/// Mean absolute difference of two reads of the same tokens' log-probabilities: what the server said, and what the trainer computes.
-/// None of no tokens.
+/// Returns the mean absolute difference, per token, between the server's log-probabilities and the trainer's for the same tokens.
+/// None for no tokens.
 pub fn parity<'a>(
     answers: impl IntoIterator<Item = &'a Answer>,
     scored: &[Vec<f32>],
@@ -82,16 +82,16 @@ pub fn parity<'a>(
     (count > 0).then(|| sum / count as f64)
 }
 
-/// Mean over answers of `log policy - log other`, nats an answer; none of no answers.
+/// Returns the mean over answers of `log policy - log other`, in nats per answer; none for no answers.
 ///
-/// Of answers that the policy drew at temperature 1 from its whole vocabulary it is an unbiased estimate of the KL divergence. Of a
-/// nucleus (`rollout.top_p` below 1) or of another temperature it is the mean log-ratio over the answers that the policy is asked for
-/// in that way: it leaves out what the tail differs by, and is no bound on the divergence.
+/// For answers sampled by the policy at temperature 1 from its whole vocabulary this is an unbiased estimate of the KL divergence. With
+/// a nucleus (`rollout.top_p` below 1) or another temperature it is the mean log-ratio over answers sampled that way: it leaves out the
+/// difference in the tail and is no bound on the divergence.
 pub fn divergence(policy: &[Vec<f32>], other: &[Vec<f32>]) -> Option<f64> {
     mean(&log_ratios(policy, other))
 }
 
-/// `log policy - log other` of each answer, nats.
+/// Returns `log policy - log other` of each answer, in nats.
 pub fn log_ratios(policy: &[Vec<f32>], other: &[Vec<f32>]) -> Vec<f64> {
     let sum = |logprobs: &Vec<f32>| logprobs.iter().map(|&x| f64::from(x)).sum::<f64>();
     let answers = policy.iter().zip(other);
@@ -100,15 +100,15 @@ pub fn log_ratios(policy: &[Vec<f32>], other: &[Vec<f32>]) -> Vec<f64> {
         .collect()
 }
 
-/// None of nothing.
+/// Returns the mean; none for no values.
 pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 
-/// Values of an adapter that are no numbers.
+/// Returns the number of values of an adapter that are not finite.
 ///
 /// # Errors
-/// The tensor library's.
+/// Errors from the tensor library.
 pub fn not_finite(weights: &AdapterWeights) -> Result<usize, LearnError> {
     let mut count = 0;
     for pair in weights.values() {
@@ -121,10 +121,10 @@ pub fn not_finite(weights: &AdapterWeights) -> Result<usize, LearnError> {
     Ok(count)
 }
 
-/// Whether an adapter computes with other factors than the one it started from; without a start, whether it changes the base at all.
+/// Returns whether an adapter's factors differ from its start; without a start, whether it changes the base at all.
 ///
 /// # Errors
-/// The tensor library's.
+/// Errors from the tensor library.
 pub fn moved(trained: Option<&Adapter>, start: Option<&Adapter>) -> Result<bool, LearnError> {
     let Some(trained) = trained else {
         return Ok(start.is_some());
@@ -133,7 +133,7 @@ pub fn moved(trained: Option<&Adapter>, start: Option<&Adapter>) -> Result<bool,
         let before = start.and_then(|start| start.weights.get(path));
         let factors = match before {
             Some(before) => vec![(&pair.a, Some(&before.a)), (&pair.b, Some(&before.b))],
-            // A fresh adapter: its A is drawn, and nothing changes while its B is 0.
+            // In a fresh adapter A is random and B is 0; nothing changes as long as B is 0.
             None => vec![(&pair.b, None)],
         };
         for (now, before) in factors {
@@ -151,12 +151,12 @@ pub fn moved(trained: Option<&Adapter>, start: Option<&Adapter>) -> Result<bool,
     Ok(false)
 }
 
-/// The largest change of a layer against generation 0, `|scale B A - scale0 B0 A0| / |W|` in Frobenius norms; without an adapter at the
-/// start the second product is zero. The products are never made: the squared norm of `B A` is `sum((BᵀB) * (A Aᵀ))`, two matrices of the
-/// rank's size, and a difference of products is a product of longer factors.
+/// Returns the largest relative change of a layer against generation 0, `|scale B A - scale0 B0 A0| / |W|` in Frobenius norms; without
+/// an adapter at the start the second product is zero. The products are never formed: the squared norm of `B A` is
+/// `sum((BᵀB) * (A Aᵀ))`, two matrices of the rank's size, and a difference of products is a product of concatenated factors.
 ///
 /// # Errors
-/// The tensor library's; a layer that the base does not have.
+/// Errors from the tensor library; a layer that the base does not have.
 pub fn largest_change(
     base: &FrozenBase,
     adapter: &Adapter,
@@ -174,7 +174,7 @@ pub fn largest_change(
                     Tensor::cat(&[&b, &less], 1)?,
                 );
             }
-            // In f64, because the difference of the two products is small against both.
+            // In f64, because the difference of the two products is small compared with both.
             let (a, b) = (a.to_dtype(DType::F64)?, b.to_dtype(DType::F64)?);
             let outer = b.t()?.matmul(&b)?;
             let inner = a.matmul(&a.t()?)?;
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn parity_is_by_the_token_and_divergence_by_the_answer() {
         let answers = [answer(&[1, 2]), answer(&[3])];
-        // Served: -0.5 each.
+        // The server's values are -0.5 each.
         let scored = vec![vec![-0.4, -0.6], vec![-0.2]];
         assert!((parity(&answers, &scored).unwrap() - 0.5 / 3.0).abs() < 1e-6);
         let base = vec![vec![-1.0, -1.0], vec![-0.2]];
@@ -242,7 +242,7 @@ mod tests {
             Adapter { config, weights }
         };
         let (one, two) = (drawn(1), drawn(2));
-        // By the products themselves.
+        // The reference value, from the products themselves.
         let product = |adapter: &Adapter, path: &str| {
             let pair = &adapter.weights[path];
             (pair.b.matmul(&pair.a).unwrap() * adapter.config.scale(path)).unwrap()

@@ -1,31 +1,31 @@
-//! What a candidate has to show before it serves.
+//! The gates: the tests that a candidate must pass before it serves.
 //!
-//! | gate | number | passes |
+//! | gate | number | passes if |
 //! |---|---|---|
 //! | `finite` | values of the adapter that are not finite | none |
-//! | `norm` | largest change of a layer by the adapter, relative to the layer | at most `max_norm`, and the stage moved it at all |
-//! | `step_zero` | [`Measurements::step_zero`] | at most `max_step_zero`: policy and reference were one |
+//! | `norm` | largest change of a layer by the adapter, relative to the layer | at most `max_norm`, and the stage changed the adapter |
+//! | `step_zero` | [`Measurements::step_zero`] | at most `max_step_zero`: policy and reference were equal |
 //! | `parity` | mean difference of served and trained log-probabilities, per token | at most `max_parity` |
-//! | `win_rate` | the pinned judge's verdicts on candidate against live policy, ties left out, sequentially tested | better |
+//! | `win_rate` | the pinned judge's verdicts on candidate against live policy, without ties, sequentially tested | better |
 //! | `length_controlled` | that win rate at equal length | at least `min_length_controlled` |
 //! | `kl` | mean KL divergence of an answer from generation 0 | at most `max_kl` |
-//! | `truncated` | share of answers cut off, beyond the live policy's | at most `max_truncated` |
-//! | `anchor` | share of the anchor set's vouched answers that are more probable than their rivals, less the live policy's | at least `-tolerance` |
-//! | `judge` | accuracy of the candidate as a judge of the anchor set, less the live policy's | at least `-tolerance` |
+//! | `truncated` | share of answers cut off, minus the live policy's | at most `max_truncated` |
+//! | `anchor` | share of anchor pairs (`sft`) with the chosen answer more probable, minus the live policy's | at least `-tolerance` |
+//! | `judge` | accuracy of the candidate as a judge of the anchor set, minus the live policy's | at least `-tolerance` |
 //! | `base_win_rate` | mean verdict of the pinned judge on candidate against generation 0 | at least `base.min_win_rate` |
-//! | `base_truncated` | share of answers cut off, beyond generation 0's | at most `base.max_truncated` |
-//! | `base_anchor`, `base_judge` | as `anchor` and `judge`, less generation 0's | at least `-base.tolerance` |
+//! | `base_truncated` | share of answers cut off, minus generation 0's | at most `base.max_truncated` |
+//! | `base_anchor`, `base_judge` | as `anchor` and `judge`, minus generation 0's | at least `-base.tolerance` |
 //!
-//! The four gates against generation 0 (the model without an adapter) are the total budget of all stages: a bound against the live
+//! The four gates against generation 0 (the model without an adapter) bound the total loss of all stages: a bound against the live
 //! policy alone would let each of many stages lose a little more.
 //!
-//! All are measured, whatever the first says: the numbers are stored with the generation and shown. What there was nothing to measure on
-//! has no number and a note instead, and does not pass: a stage that made no pair, or held-out prompts to which nothing is answered,
-//! show nothing for a candidate. Only an anchor set may be missing, as not every model has one.
+//! All gates are measured, even if an early one fails; the numbers are stored with the generation and shown. A gate without data has a
+//! note instead of a number and fails: a stage without pairs, or held-out prompts without answers, are no evidence for a candidate.
+//! Only an anchor set may be missing, because not every model has one.
 //!
-//! Held-out prompts never train and are never used up, so that the oldest would judge every stage, and what passes would be what passes
-//! on those. Each stage therefore begins somewhere else among them, in the order of a hash of their ids; where, is a function of its
-//! number, and its prompts are in its saved state.
+//! Held-out prompts never train and are never used up. If every stage took the oldest ones, candidates would be selected for those few
+//! prompts. Each stage therefore starts at another offset, in the order of a hash of the prompts' ids. The offset is a function of the
+//! stage's number, and the prompts are in the stage's saved state.
 
 pub mod anchor;
 pub mod length;
@@ -40,17 +40,17 @@ use super::LearnError;
 use length::{Duel, length_controlled};
 use sequential::{Decision, SequentialTest};
 
-/// Bounds.
+/// The bounds of the gates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GateConfig {
-    /// Prompts of the log on which candidate and live policy meet; they never train.
+    /// Held-out prompts on which candidate and live policy are compared.
     pub prompts: usize,
-    /// Answers of each to a prompt, and so duels. Two answers to one prompt say less than answers to two prompts, and more than one.
+    /// Answers of each policy per prompt, and so duels per prompt. A second answer adds information, but less than another prompt.
     pub answers: usize,
     pub win_rate: SequentialTest,
-    /// Whether a candidate passes on which the sequential test is undecided after all `prompts` times `answers` duels, if it won at
-    /// least half of them. With the default test a candidate passes, by its true win rate ([`GateConfig::pass_rate`] computes it):
+    /// Whether a candidate passes if the sequential test is undecided after all `prompts * answers` duels and it won at least half of
+    /// them. With the default test, the probability of passing by the true win rate is ([`GateConfig::pass_rate`] computes it):
     ///
     /// | duels | `pass_undecided` | .44 | .46 | .48 | .50 | .52 | .55 | .58 | .60 |
     /// |---|---|---|---|---|---|---|---|---|---|
@@ -60,38 +60,38 @@ pub struct GateConfig {
     /// | 400 | false | .002 | .009 | .040 | .138 | .348 | .758 | .964 | .994 |
     /// | 800 | false | .002 | .009 | .047 | .186 | .487 | .892 | .987 | .997 |
     ///
-    /// Equal answers are ties, and no duels: a tie says nothing of which is better.
+    /// Equal answers are ties and are left out, because a tie does not show which is better.
     pub pass_undecided: bool,
     pub min_length_controlled: f64,
-    /// Nats of a whole answer.
+    /// Bound on the mean KL divergence from generation 0, nats per answer.
     pub max_kl: f64,
-    /// Frobenius norm of a layer's change over that of the layer.
+    /// Bound on the Frobenius norm of a layer's change over that of the layer.
     pub max_norm: f64,
-    /// Nats of a whole answer; see [`Measurements::step_zero`].
+    /// Bound in nats per answer; see [`Measurements::step_zero`].
     pub max_step_zero: f64,
-    /// Nats a token.
+    /// Bound in nats per token.
     pub max_parity: f64,
     pub max_truncated: f64,
-    /// A file of preference pairs that everybody agrees on (any format that training reads, `sft` and `judge` saying what each counts
-    /// for): what the policy and its judging may not lose. Without one it is the `anchors.jsonl` of the model's directory; without
-    /// that the two gates are shown as not measured. In a configuration's file a relative path is relative to that file.
+    /// A file of uncontroversial preference pairs (any training format; `sft` and `judge` set each pair's use) on which policy and judge
+    /// must not lose accuracy. Without it the model directory's `anchors.jsonl` is used; without that the two gates are shown as not
+    /// measured. A relative path in a configuration file is relative to that file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub anchor: Option<PathBuf>,
-    /// How much of the anchor set's accuracy may be lost: the noise of a set of its size.
+    /// Allowed loss of accuracy on the anchor set: the noise of a set of its size.
     pub tolerance: f64,
-    /// What may be lost against generation 0, all stages together.
+    /// Allowed loss against generation 0, all stages together.
     pub base: BaseBudget,
 }
 
-/// What a candidate may lose against generation 0, the model without an adapter, however many stages are between them.
+/// The loss allowed against generation 0, the model without an adapter, independent of the number of stages in between.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BaseBudget {
-    /// Least mean verdict of the pinned judge on candidate against generation 0, from 0 to 1.
+    /// Minimum mean verdict of the pinned judge on candidate against generation 0, from 0 to 1.
     pub min_win_rate: f64,
-    /// Largest share of answers cut off, beyond generation 0's.
+    /// Maximum share of answers cut off, minus generation 0's.
     pub max_truncated: f64,
-    /// How much of generation 0's accuracy on the anchor set may be lost, as policy and as judge each.
+    /// Allowed loss of generation 0's accuracy on the anchor set, for policy and judge separately.
     pub tolerance: f64,
 }
 
@@ -126,13 +126,13 @@ impl Default for GateConfig {
 }
 
 impl GateConfig {
-    /// Duels of a candidate with another policy, ties among them.
+    /// Returns the number of duels of a candidate with another policy, including ties.
     pub fn duels(&self) -> usize {
         self.prompts.saturating_mul(self.answers)
     }
 
-    /// Returns the probability that the `win_rate` gate passes a candidate which wins each duel with probability `rate`, were there
-    /// no ties and every duel independent of the others.
+    /// Returns the probability that the `win_rate` gate passes a candidate that wins each duel with probability `rate`, without ties and
+    /// with independent duels.
     pub fn pass_rate(&self, rate: f64) -> f64 {
         let of = self.win_rate.characteristic(rate, self.duels());
         match self.pass_undecided {
@@ -141,8 +141,10 @@ impl GateConfig {
         }
     }
 
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// Names the setting that makes no sense.
+    /// Names the setting that is out of range.
     pub fn validate(&self) -> Result<(), LearnError> {
         let checks = [
             (self.prompts > 0, "gates.prompts must be at least 1"),
@@ -193,20 +195,20 @@ impl GateConfig {
     }
 }
 
-/// One gate's number.
+/// The result of one gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateResult {
     pub gate: String,
-    /// None where it could not be measured.
+    /// None if it could not be measured.
     pub value: Option<f64>,
-    /// What it was held against.
+    /// The bound that it was compared with.
     pub bound: f64,
     pub passed: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
 
-/// What was measured of a candidate.
+/// The measurements of a candidate.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Measurements {
     pub not_finite: usize,
@@ -214,25 +216,25 @@ pub struct Measurements {
     /// Whether the stage changed the adapter it started from.
     pub moved: bool,
     /// The largest absolute difference, over the answers of the stage's first pairs, between their summed log-probability under the
-    /// policy before the first update and under the reference, both by the trainer; nats. What DPO calls an implicit reward is `beta`
-    /// times such a difference. Where the two are one it is 0 but for rounding, and the first loss is `ln 2`.
+    /// policy before the first update and under the reference, both by the trainer; nats. DPO's implicit reward is `beta` times such a
+    /// difference. If the two policies are equal it is 0 except for rounding, and the first loss is `ln 2`.
     pub step_zero: Option<f64>,
     pub parity: Option<f64>,
-    /// Candidate against live policy, in the order in which they met.
+    /// Duels of the candidate with the live policy, in order.
     pub duels: Vec<Duel>,
     pub kl: Option<f64>,
-    /// Shares of answers that were cut off, candidate's and live policy's.
+    /// Shares of answers that were cut off: the candidate's and the live policy's.
     pub truncated: [f64; 2],
-    /// Accuracies, candidate's and live policy's.
+    /// Accuracies on the anchor set: the candidate's and the live policy's.
     pub anchor: Option<[f64; 2]>,
     pub judge: Option<[f64; 2]>,
     pub base: BaseMeasurements,
 }
 
-/// What was measured of a candidate beside generation 0.
+/// The measurements of a candidate against generation 0.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct BaseMeasurements {
-    /// Mean verdict on the candidate's answers against generation 0's; none where there was no duel.
+    /// Mean verdict on the candidate's answers against generation 0's; none without duels.
     pub win_rate: Option<f64>,
     /// Share of generation 0's answers that were cut off.
     pub truncated: f64,
@@ -243,13 +245,13 @@ pub struct BaseMeasurements {
 
 const NO_ANSWER: &str = "the candidate answered nothing";
 
-/// All gates.
+/// Returns the results of all gates.
 pub fn judge(config: &GateConfig, measured: &Measurements) -> Vec<GateResult> {
     let at_most = |gate: &str, value: f64, bound: f64| GateResult {
         gate: gate.to_owned(),
         value: Some(value),
         bound,
-        // NaN passes nothing.
+        // NaN never passes.
         passed: value <= bound,
         note: None,
     };
@@ -347,7 +349,7 @@ fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
     let passed = match decision {
         Decision::Better => true,
         Decision::Worse => false,
-        // Too few duels to tell: then at least nothing speaks against it.
+        // Too few duels for a decision: the candidate must at least not be behind.
         Decision::Undecided => config.pass_undecided && mean >= 0.5 && !duels.is_empty(),
     };
     let said = match decision {
@@ -453,7 +455,7 @@ mod tests {
         }
     }
 
-    /// Stages each of which loses as much as the gates against the live policy allow.
+    /// A sequence of stages that each lose as much as the gates against the live policy allow.
     #[test]
     fn many_small_losses_do_not_add_up() {
         let config = GateConfig::default();
@@ -535,7 +537,7 @@ mod tests {
         assert!(default.pass_rate(0.58) >= 0.9 && default.pass_rate(0.48) <= 0.05);
     }
 
-    /// Half of the answers are equal, and of the others six in ten are won: with the ties among them nothing would be decided.
+    /// Half of the answers are equal, and six in ten of the others are won. If ties counted, the test would be undecided.
     #[test]
     fn ties_are_no_duels() {
         let score = |at: usize| match at % 20 {

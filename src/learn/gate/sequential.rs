@@ -1,22 +1,22 @@
-//! A sequential test: as few duels between candidate and live policy as the answer needs.
+//! A sequential test of candidate against live policy: it stops as soon as the duels decide.
 //!
 //! Wald's sequential probability ratio test of a Bernoulli rate, `H1: rate = p1` against `H0: rate = p0`. Each duel moves the log
-//! likelihood ratio; it ends where the ratio leaves `(ln(beta / (1 - alpha)), ln((1 - beta) / alpha))`. A soft outcome (the judge's
-//! probability) moves it in proportion, which is the expectation over a coin with that bias.
+//! likelihood ratio; the test ends when the ratio leaves `(ln(beta / (1 - alpha)), ln((1 - beta) / alpha))`. A soft outcome (the
+//! judge's probability) moves it proportionally, which is the expectation over a coin with that bias.
 
 use serde::{Deserialize, Serialize};
 
-/// What is tested, and how sure it has to be.
+/// The hypotheses and error rates of the test.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SequentialTest {
-    /// A win rate that is not good enough.
+    /// A win rate that should fail.
     pub p0: f64,
-    /// One that is.
+    /// A win rate that should pass.
     pub p1: f64,
-    /// Chance of passing a candidate whose rate is `p0`.
+    /// Probability of passing a candidate whose rate is `p0`.
     pub alpha: f64,
-    /// Chance of failing one whose rate is `p1`.
+    /// Probability of failing a candidate whose rate is `p1`.
     pub beta: f64,
 }
 
@@ -31,7 +31,7 @@ impl Default for SequentialTest {
     }
 }
 
-/// How often a test ends in each way at one true win rate.
+/// The probabilities of the test's decisions at one true win rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Characteristic {
     pub better: f64,
@@ -43,7 +43,7 @@ pub struct Characteristic {
     pub mean_duels: f64,
 }
 
-/// What the duels so far say.
+/// The decision of the test on the duels so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
@@ -55,7 +55,7 @@ pub enum Decision {
 }
 
 impl SequentialTest {
-    /// Whether the numbers make a test.
+    /// Returns whether the settings define a test.
     pub fn is_valid(&self) -> bool {
         let share = |x: f64| x > 0.0 && x < 1.0;
         share(self.p0)
@@ -66,28 +66,28 @@ impl SequentialTest {
             && self.alpha + self.beta < 1.0
     }
 
-    /// Returns the bounds of the log likelihood ratio: at or above the first a candidate is better, at or below the second worse.
+    /// Returns the bounds of the log likelihood ratio: a candidate is better at or above the first, worse at or below the second.
     fn bounds(&self) -> (f64, f64) {
         let accept = ((1.0 - self.beta) / self.alpha).ln();
         let reject = (self.beta / (1.0 - self.alpha)).ln();
         (accept, reject)
     }
 
-    /// Returns what a won and what a lost duel add to the log likelihood ratio.
+    /// Returns the change of the log likelihood ratio by a won and by a lost duel.
     fn steps(&self) -> (f64, f64) {
         let win = (self.p1 / self.p0).ln();
         let loss = ((1.0 - self.p1) / (1.0 - self.p0)).ln();
         (win, loss)
     }
 
-    /// Returns the operating characteristic of the test, cut off after `duels`: the exact probabilities of its decisions where each
+    /// Returns the operating characteristic of the test, cut off after `duels`: the exact probabilities of its decisions if each
     /// duel is won with probability `rate`, independently of the others.
     ///
-    /// The judge's scores are probabilities between 0 and 1, which scatter less than wins and losses do: real candidates are
-    /// decided more surely than this says, for the same mean.
+    /// The judge's scores are probabilities between 0 and 1, which vary less than wins and losses do: for the same mean, real candidates
+    /// are decided with smaller error rates.
     pub fn characteristic(&self, rate: f64, duels: usize) -> Characteristic {
         let ((accept, reject), (win, loss)) = (self.bounds(), self.steps());
-        // Probability of each number of wins among the tests that go on, from `first` wins on.
+        // Probability of each number of wins among the tests that are still running, from `first` wins on.
         let (mut first, mut going) = (0, vec![1.0]);
         let (mut better, mut worse, mut mean_duels) = (0.0, 0.0, 0.0);
         for taken in 1..=duels {
@@ -118,8 +118,8 @@ impl SequentialTest {
         }
     }
 
-    /// The verdict on scores in `[0, 1]`, taken in order: it is that of the first moment at which the test ends, and how many
-    /// scores that took.
+    /// Returns the decision on scores in `[0, 1]`, taken in order, and how many scores it took. The decision is that of the first
+    /// crossing of a bound.
     pub fn decide(&self, scores: impl IntoIterator<Item = f64>) -> (Decision, usize) {
         let ((accept, reject), (win, loss)) = (self.bounds(), self.steps());
         let (mut ratio, mut taken) = (0.0, 0);
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// How often the test says so at a true rate, and the mean number of duels.
+    /// Returns how often the test passes at a true rate, and the mean number of duels.
     fn passes(rate: f64) -> (f64, f64) {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let (mut better, mut total) = (0, 0);
@@ -164,7 +164,7 @@ mod tests {
         let (right, duels) = passes(0.55);
         assert!(wrong <= 0.08, "{wrong}");
         assert!(right >= 0.86, "{right}");
-        // A clear case is cheap.
+        // A clear case takes few duels.
         assert!(passes(0.8).1 < duels / 2.0);
     }
 

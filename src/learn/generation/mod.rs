@@ -1,24 +1,24 @@
-//! Generations: directories named by what is in them, complete or not there at all, never written to again.
+//! Generations: immutable directories named by the digest of their contents, written atomically.
 //!
 //! ```text
-//! generations/<id>/adapter_config.json  adapter_model.safetensors    what is served, as PEFT stores it
+//! generations/<id>/adapter_config.json  adapter_model.safetensors    the served adapter, in PEFT's format
 //!                  trained.safetensors                               with ExPO: the factors as they were trained
-//!                  manifest.json                                     where it comes from, and every file's digest
+//!                  manifest.json                                     its lineage, and the digest of every file
 //! ```
 //!
-//! The next stage starts from the trained factors, with an optimizer and a schedule of its own: a stage of sDPO is a training by itself,
-//! and moments of gradients against the last reference are none against the new one. A generation has no optimizer state for this
-//! reason; what an interrupted stage goes on from are its checkpoints. (Generations of earlier versions have one, which nothing reads.)
+//! The next stage starts from the trained factors with a new optimizer and schedule: a stage of sDPO is a training run of its own, and
+//! moments of gradients against the last reference do not apply to the new one. A generation therefore has no optimizer state; an
+//! interrupted stage continues from its checkpoints. (Generations of earlier versions have optimizer state, which is never read.)
 //!
-//! A model that is served with an adapter learns from there: generation 0 is the model with that adapter, and every later generation is
-//! a whole adapter over the bare model, which serves without the first.
+//! For a model that is served with an adapter, learning starts there: generation 0 is the model with that adapter, and every later
+//! generation is a whole adapter over the bare model, which serves without the first.
 //!
-//! An adapter is a change of one base: a generation serves, and is learned from, only on the weights and with the tokenizer that its
+//! An adapter is a change of one base: a generation is served and trained further only on the weights and with the tokenizer that its
 //! manifest names ([`Bases`]).
 //!
-//! The id is the SHA-256 of the manifest. Nothing in it depends on the clock or the machine, so the same trajectory ends in the
-//! same id however often it was interrupted. A generation is written into `tmp-*`, every file is synced, then the directory, then
-//! it is renamed, then the parent is synced.
+//! The id is the SHA-256 of the manifest. The manifest does not depend on the clock or the machine, so the same trajectory gives the
+//! same id however often it was interrupted. A generation is written into `tmp-*`; every file is synced, then the directory, which is
+//! then renamed, and finally the parent is synced.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -36,34 +36,34 @@ use crate::train::digest::{ListedFile, sha256_bytes};
 
 const MANIFEST: &str = "manifest.json";
 const TRAINED: &str = "trained.safetensors";
-/// What pointers call the model without an adapter.
+/// The name of the model without an adapter in pointers.
 const BASE: &str = "base";
 
-/// Where a generation comes from.
+/// The origin of a generation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lineage {
     /// The version it was trained from.
     pub parent: String,
-    /// The version its updates were measured against.
+    /// The reference policy of its updates.
     pub reference: String,
     /// The version that judged its pairs.
     pub judge: String,
     pub stage: u64,
     pub updates: u64,
-    /// Pairs that its updates were made of.
+    /// Number of pairs in its updates.
     pub pairs: u64,
-    /// Digest of the base weights it belongs to, with the adapter that they had at the start.
+    /// Digest of its base weights, including the adapter applied to them at the start.
     pub base: String,
-    /// Digest of that adapter; none where learning began at the bare model.
+    /// Digest of that adapter; none if learning started from the bare model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// Digest of the tokenizer it was trained with; none in generations of earlier versions.
+    /// Digest of its tokenizer; none in generations of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<String>,
-    /// ExPO: what is served is the trained change of the base times one more than this.
+    /// ExPO: the served change of the base is the trained change times `1 + extrapolate`.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub extrapolate: f32,
-    /// The settings of its training, whole.
+    /// All settings of its training.
     pub config: serde_json::Value,
 }
 
@@ -71,7 +71,7 @@ fn is_zero(number: &f32) -> bool {
     *number == 0.0
 }
 
-/// `manifest.json`.
+/// The contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     #[serde(flatten)]
@@ -80,8 +80,8 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// Checks that every listed file is one of the directory itself, and that what is loaded is listed: what is not listed is not
-    /// verified. Returns what is wrong.
+    /// Checks that every listed file is directly in the directory, and that the loaded files are listed, because unlisted files are not
+    /// verified. Returns the problem as the error.
     fn check_names(&self) -> Result<(), String> {
         let plain = |name: &str| {
             let mut parts = Path::new(name).components();
@@ -105,16 +105,16 @@ impl Manifest {
     }
 }
 
-/// Whether a name is a SHA-256 in hexadecimal.
+/// Returns whether a name is a SHA-256 in hexadecimal.
 fn is_digest(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// ExPO (arXiv 2404.16792): `base + (1 + by) (trained - base)`, which for an adapter is its `B` scaled. `dir` has the trained adapter,
-/// whose factors are put aside.
+/// ExPO (arXiv 2404.16792): writes `base + (1 + by) (trained - base)`, which for an adapter scales its `B`. `dir` has the trained
+/// adapter, whose factors are kept in a separate file.
 ///
 /// # Errors
-/// The file system's.
+/// Errors from the file system.
 pub fn extrapolate(dir: &Path, trained: Adapter, by: f32) -> Result<(), TrainError> {
     let (from, to) = (dir.join(WEIGHTS_FILE), dir.join(TRAINED));
     fs::rename(&from, &to).map_err(TrainError::io("cannot rename", &from))?;
@@ -125,22 +125,22 @@ pub fn extrapolate(dir: &Path, trained: Adapter, by: f32) -> Result<(), TrainErr
     served.save(dir)
 }
 
-/// The generations under one directory.
+/// The generations in one directory.
 #[derive(Debug, Clone)]
 pub struct Generations {
     root: PathBuf,
-    /// None where nothing is served from it.
+    /// The model that serves them; none if this process does not serve.
     bases: Option<Bases>,
-    /// The adapter that is laid over the model as generation 0.
+    /// The adapter of generation 0, applied to the model.
     first: Option<Adapter>,
 }
 
 impl Generations {
-    /// Opens (and creates) the directory. Only the one trainer may sweep it, see [`Self::sweep`]. What is served or learned from is
-    /// bound to a model first: [`Self::of`].
+    /// Opens (and creates) the directory. Only the one trainer may sweep it, see [`Self::sweep`]. Serving and learning require
+    /// binding it to a model first: [`Self::of`].
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, LearnError> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;
@@ -151,7 +151,7 @@ impl Generations {
         })
     }
 
-    /// For this model alone: generations of another one are of no use.
+    /// Restricts the generations to those of this model.
     pub fn of(self, bases: Bases) -> Self {
         Self {
             bases: Some(bases),
@@ -159,20 +159,20 @@ impl Generations {
         }
     }
 
-    /// With the adapter that generation 0 is, so that learning goes on from it and a rollback restores it.
+    /// Sets the adapter of generation 0, from which learning starts and which a rollback restores.
     pub fn beginning_with(self, first: Option<Adapter>) -> Self {
         Self { first, ..self }
     }
 
-    /// The adapter that generation 0 is; none where it is the bare model.
+    /// Returns the adapter of generation 0; none if generation 0 is the bare model.
     pub fn first(&self) -> Option<&Adapter> {
         self.first.as_ref()
     }
 
-    /// Checks that no generation here was trained over the same model with another adapter at its start, or without one.
+    /// Checks that no generation here was trained over the same model with another initial adapter, or without one.
     ///
     /// # Errors
-    /// Names such a generation and both adapters; the file system's.
+    /// Names such a generation and both adapters; errors from the file system.
     pub fn check_first(&self) -> Result<(), LearnError> {
         let Some(bases) = &self.bases else {
             return Ok(());
@@ -180,7 +180,7 @@ impl Generations {
         for id in self.ids()? {
             let path = self.root.join(&id).join(MANIFEST);
             let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
-            // A damaged manifest is told where its generation is used.
+            // A damaged manifest is reported when its generation is used.
             if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) {
                 bases.check_adapter(&id, &manifest.lineage)?;
             }
@@ -188,10 +188,10 @@ impl Generations {
         Ok(())
     }
 
-    /// Removes what a killed trainer left half-written.
+    /// Removes the incomplete files of a killed trainer.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn sweep(&self) -> Result<(), LearnError> {
         for path in entries(&self.root)? {
             let name = path.file_name().unwrap_or_default();
@@ -202,11 +202,11 @@ impl Generations {
         Ok(())
     }
 
-    /// Writes a generation: `write` puts files (no directories) into the directory it is given. Returns the id; one that is there
-    /// already is left as it is.
+    /// Writes a generation: `write` puts files (no directories) into the directory it is given. Returns the id; an existing generation
+    /// with that id stays unchanged.
     ///
     /// # Errors
-    /// What `write` or the file system says, a full disk for one; nothing is left behind then.
+    /// Errors from `write` and the file system, for example a full disk; no files are left behind then.
     pub fn write(
         &self,
         lineage: Lineage,
@@ -215,7 +215,7 @@ impl Generations {
         let tmp = self.root.join(format!("tmp-{}", std::process::id()));
         let written = self.write_into(&tmp, lineage, write);
         if written.is_err() {
-            // On a full disk the space is wanted back; if this fails too, the next start sweeps.
+            // On a full disk the space is needed; if this fails too, the next start sweeps.
             let _ = fs::remove_dir_all(&tmp);
         }
         written
@@ -255,13 +255,13 @@ impl Generations {
         Ok(id)
     }
 
-    /// The directory of a generation, and its manifest, once every file has been found as it was written and the generation is known
-    /// to be of this model's base and tokenizer.
+    /// Returns the directory of a generation and its manifest, after verifying every file's digest and that the generation belongs to
+    /// this model's base and tokenizer.
     ///
     /// # Errors
-    /// An id that is none, or no generation here; a file that is missing or damaged; [`LearnError::OtherBase`].
+    /// Fails if the id is malformed or unknown, or if a file is missing or damaged; [`LearnError::OtherBase`].
     pub fn verified(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
-        // An id comes from a client: it never becomes a path unless it is a digest.
+        // The id comes from a client: only a well-formed digest may become part of a path.
         let dir = self.root.join(if is_digest(id) { id } else { "" });
         let path = dir.join(MANIFEST);
         if !is_digest(id) || !path.is_file() {
@@ -276,7 +276,7 @@ impl Generations {
             return Err(damaged(format!("{MANIFEST} is not what was written")));
         }
         let manifest: Manifest = serde_json::from_slice(&text)?;
-        // Before the digests, which take long: it is of no use here, whole or not.
+        // Checked before the digests, which take long: a generation of another model is unusable even if it is intact.
         if let Some(bases) = &self.bases {
             bases.check(id, &manifest.lineage)?;
         }
@@ -293,11 +293,11 @@ impl Generations {
         Ok((dir, manifest))
     }
 
-    /// Deletes the files of generations that never served, beyond the newest. `never_served` are their ids, the newest first, of which
-    /// `keep` stay; `pointed` says, once the directory is out of sight, whether a pointer came to one of them meanwhile. Returns what
-    /// was deleted.
+    /// Deletes the files of generations that never served, beyond the newest. `never_served` holds their ids, the newest first, of which
+    /// `keep` stay. After a directory is moved aside, `pointed` returns whether a pointer names it by now. Returns the deleted ids.
     ///
     /// # Errors
+    /// Errors from the file system and from `pointed`.
     /// The file system's, and those of `pointed`.
     pub async fn prune(
         &self,
@@ -314,7 +314,7 @@ impl Generations {
                 self.root.join(format!("tmp-pruned-{id}")),
             );
             fs::rename(&dir, &aside).map_err(TrainError::io("cannot rename", &dir))?;
-            // What is moved aside cannot be promoted any more: a promotion loads it first.
+            // A directory that was moved aside cannot be promoted any more, because a promotion loads it first.
             if pointed(&id).await? {
                 fs::rename(&aside, &dir).map_err(TrainError::io("cannot rename", &aside))?;
                 continue;
@@ -328,10 +328,10 @@ impl Generations {
         Ok(pruned)
     }
 
-    /// What a generation serves, verified. Of the base the adapter that it began with, if there is one.
+    /// Returns the served adapter of a generation, verified; for the base, its initial adapter if there is one.
     ///
     /// # Errors
-    /// Those of [`Self::verified`]; files that are no adapter.
+    /// Errors as [`Self::verified`]; files that are not an adapter.
     pub fn served(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
         if name == BASE {
             return Ok(self.first.clone());
@@ -340,10 +340,10 @@ impl Generations {
         Ok(Some(Adapter::load(&dir)?))
     }
 
-    /// What training goes on from: the adapter as its stage's updates left it. Of the base as [`Self::served`].
+    /// Returns the adapter from which training continues: the one after the stage's updates. For the base as [`Self::served`].
     ///
     /// # Errors
-    /// As [`Self::served`].
+    /// Errors as [`Self::served`].
     pub fn trained(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
         if name == BASE {
             return Ok(self.first.clone());
@@ -355,18 +355,18 @@ impl Generations {
         }))
     }
 
-    /// Whether what it serves is another adapter than the one that was trained.
+    /// Returns whether the served adapter differs from the trained one.
     ///
     /// # Errors
-    /// As [`Self::verified`].
+    /// Errors as [`Self::verified`].
     pub fn is_extrapolated(&self, name: &str) -> Result<bool, LearnError> {
         Ok(name != BASE && self.verified(name)?.1.lineage.extrapolate != 0.0)
     }
 
-    /// Ids of all complete generations.
+    /// Returns the ids of all complete generations.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn ids(&self) -> Result<Vec<String>, LearnError> {
         let ids = entries(&self.root)?.into_iter().filter_map(|path| {
             let name = path.file_name()?.to_str()?;

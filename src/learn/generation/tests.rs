@@ -55,7 +55,7 @@ fn a_generation_belongs_to_the_adapter_that_learning_began_at() {
                 assert_eq!((&named, what), (&id, "the adapters at the start"));
             }
         }
-        // Of other weights it is no question of the adapter.
+        // For other weights the adapter is not compared.
         let elsewhere = Generations::open(dir.path()).unwrap();
         let elsewhere = elsewhere.of(Bases::known_with("2", Some("x"), "1"));
         assert!(elsewhere.check_first().is_ok() && elsewhere.served(&id).is_err());
@@ -89,7 +89,7 @@ fn write(dir: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// A generation under the digest of this manifest, as a process that writes to the directory could make one.
+/// Returns the id of a generation with this manifest, as another process with write access could have made it.
 fn forged(generations: &Generations, manifest: &Manifest) -> String {
     let text = serde_json::to_vec_pretty(manifest).unwrap();
     let id = sha256_bytes(&text);
@@ -160,7 +160,7 @@ fn a_generation_of_another_base_or_tokenizer_is_of_no_use() {
     let dir = tempfile::tempdir().unwrap();
     let made = generations(&dir);
     let id = made.write(lineage(), |dir| adapter(1.0).save(dir)).unwrap();
-    // Generations of before have no tokenizer.
+    // Generations of earlier versions have no tokenizer.
     let older = Lineage {
         tokenizer: None,
         ..lineage()
@@ -229,7 +229,7 @@ fn the_same_contents_have_the_same_name() {
     assert_ne!(generations.write(other, write).unwrap(), one);
 }
 
-/// A layer whose `B` has this value everywhere.
+/// Returns an adapter of one layer whose `B` has this value everywhere.
 fn adapter(value: f32) -> Adapter {
     let matrix = |value| Tensor::full(value, (2, 2), &Device::Cpu).unwrap();
     let pair = LoraPair {
@@ -255,7 +255,7 @@ fn value(adapter: Option<Adapter>) -> f32 {
 fn extrapolation_does_not_compound_over_stages() {
     let dir = tempfile::tempdir().unwrap();
     let generations = generations(&dir);
-    // A stage that starts from a generation, adds one to it, and scales what it serves by one and a half.
+    // A stage that starts from a generation, adds one to it, and scales the served adapter by one and a half.
     let stage = |start: Option<Adapter>, stage| {
         let trained = adapter(start.map_or(0.0, |start| value(Some(start))) + 1.0);
         let lineage = Lineage {
