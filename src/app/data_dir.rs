@@ -1,4 +1,4 @@
-//! The data directory: everything the program writes.
+//! The data directory, which holds every file that the program writes.
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 use crate::preference::PRINCIPLES_FILE;
 use crate::preference::log::{LogConfig, tighten, tighten_all};
 
-/// The embedded traffic log's file in a data directory.
+/// Name of the embedded traffic log's file in a data directory.
 pub const LOG_FILE: &str = "traffic.sqlite";
 
-/// Its parts by name.
+/// The data directory, with accessors for its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir {
     root: PathBuf,
 }
 
 impl DataDir {
-    /// Opens (and creates) the directory, readable by its owner alone. One that others could read is taken from them.
+    /// Opens (and creates) the directory with access for its owner only. Access by other users to an existing directory is removed.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn open(root: impl Into<PathBuf>) -> std::io::Result<Self> {
         let root = root.into();
         if !root.is_dir() {
@@ -29,14 +29,14 @@ impl DataDir {
                 .mode(0o700)
                 .create(&root)?;
         }
-        // Told to others (who trains here?), it must be the same name from every working directory.
+        // Other processes compare the name (to find out which process trains here), so it must not depend on the working directory.
         let root = fs::canonicalize(root)?;
         let dir = Self { root };
         dir.tighten();
         Ok(dir)
     }
 
-    /// Takes the directory and what the program wrote into it from everybody but their owner.
+    /// Removes all other users' access to the directory and to the program's files in it.
     fn tighten(&self) {
         let ours = ["", "-wal", "-shm", ".salt", ".reserve"].map(|end| format!("{LOG_FILE}{end}"));
         let ours = ours.iter().map(String::as_str).chain([PRINCIPLES_FILE]);
@@ -56,7 +56,7 @@ impl DataDir {
         &self.root
     }
 
-    /// The embedded traffic log, for whoever names no other.
+    /// Returns the settings of the embedded traffic log, which is used if no other is configured.
     pub fn log(&self) -> LogConfig {
         LogConfig::sqlite(&self.root.join(LOG_FILE))
     }
@@ -65,7 +65,7 @@ impl DataDir {
         self.root.join("generations")
     }
 
-    /// Checkpoints and curves of the running stage.
+    /// Returns the directory for checkpoints and curves of the running stage.
     pub fn training(&self) -> PathBuf {
         self.root.join("training")
     }

@@ -1,4 +1,4 @@
-//! Wiring of what serves generations, and of what makes them.
+//! Wiring of the publisher, which serves generations, and of the learner, which makes them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -31,29 +31,29 @@ use crate::telemetry::LearnMetrics;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::trainable::check_targets;
 
-/// How the program learns.
+/// The settings of learning in the program.
 pub struct LearnOptions {
     pub config: LearnConfig,
-    /// Threads that the trainer computes on.
+    /// Number of threads of the trainer.
     pub threads: usize,
-    /// Of the time in which serving needs every thread (or the GPU), the share that the trainer has all the same.
+    /// Minimum share of the time that the trainer gets while serving needs every thread (or the GPU).
     pub min_share: f64,
-    /// The share of the principals that the canary answers, while there is one.
+    /// Share of the principals that a canary answers.
     pub canary_share: f64,
-    /// What becomes of the program when the learner dies.
+    /// What the program does when the learner dies.
     pub on_death: OnDeath,
 }
 
-/// What becomes of the program when the learner dies.
+/// The reaction of the program to the learner's death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDeath {
-    /// It goes on serving, and starts the learner again after a pause.
+    /// The program keeps serving, and restarts the learner after a pause.
     Restart,
-    /// It ends: it has nothing else to do.
+    /// The program ends, because it has no other purpose.
     End,
 }
 
-/// What learning is wired to.
+/// The parts of the program that learning is wired to.
 pub(super) struct Learning<'a> {
     pub store: WeightStore,
     pub service: Service,
@@ -63,17 +63,17 @@ pub(super) struct Learning<'a> {
     pub metrics: LearnMetrics,
     pub arbiter: DeviceArbiter,
     pub bases: Bases,
-    /// The adapter that the model is served with before anything was learned.
+    /// The adapter that the model serves before any training.
     pub first: Option<Adapter>,
     /// Whether this server can tell its callers apart: by keys, or by a trusted `user`.
     pub knows_callers: bool,
-    /// Where the judge is tested before anything is learned from it.
+    /// The test that the judge must pass before learning.
     pub self_test: Option<&'a SelfTestSet>,
     pub allow_untrained: bool,
 }
 
 impl Learning<'_> {
-    /// Serves what the pointers say, and goes on doing so; learns, where it is told to.
+    /// Serves the weights that the pointers name and keeps following them; starts the learner if learning is enabled.
     pub async fn start(
         self,
         model_dir: &Path,
@@ -91,7 +91,7 @@ impl Learning<'_> {
         let generations = Generations::open(self.data_dir.generations())?
             .of(self.bases.clone())
             .beginning_with(first.clone());
-        // Digesting weights takes long: not where no generation is to be held against them.
+        // Digesting weights takes long, so it is skipped if there are no generations to compare with.
         if learn.is_some() || !generations.ids()?.is_empty() {
             let bases = self.bases.clone();
             let digested = tokio::task::spawn_blocking(move || bases.base().map(drop));
@@ -103,7 +103,7 @@ impl Learning<'_> {
             generations.check_first().map_err(of_another_adapter)?;
         }
         self.log.bind(&self.bases.identity()).await?;
-        // Who does not learn has no settings of it, and tries nothing out either.
+        // A server that does not learn has no settings for canaries and runs none.
         let watch = learn
             .as_ref()
             .map_or_else(CanaryWatch::default, |learn| CanaryWatch {
@@ -118,7 +118,7 @@ impl Learning<'_> {
             watch,
             self.metrics.clone(),
         );
-        // A generation that cannot be loaded must not keep the base from serving; `/train`, `/generations` and a metric say so.
+        // If a generation cannot be loaded the base must serve anyway; `/train`, `/generations` and a metric show the problem.
         let _ = publisher.follow().await;
         if let Some(set) = self.self_test {
             test_judge(&self.service, set).await?;
@@ -140,7 +140,7 @@ impl Learning<'_> {
             let base = loaded
                 .await
                 .map_err(|error| AppError::Config(error.to_string()))??;
-            // What only the model and its table can tell of the settings; a stage would find it out again and again.
+            // Checks settings that depend on the model and the table now, because otherwise every stage would fail on them.
             check_targets(base.spec(), &learn.config.dpo.lora).map_err(LearnError::from)?;
             let table = self.principles.current();
             judged_by(&table.table, &learn.config.judging.principles)?;
@@ -175,7 +175,7 @@ impl Learning<'_> {
     }
 }
 
-/// Says what to do about generations that began at another adapter.
+/// Adds advice to the error about generations that started from another adapter.
 fn of_another_adapter(error: LearnError) -> AppError {
     match error {
         LearnError::OtherBase { id, made, here, .. } => AppError::Config(format!(
@@ -186,7 +186,7 @@ fn of_another_adapter(error: LearnError) -> AppError {
     }
 }
 
-/// Says at the start what the settings mean: how often the gates pass a candidate, and whom a share of a stage is asked of.
+/// Logs what the settings imply: how often the gates pass a candidate, and to which callers the share cap applies.
 fn say_what_to_expect(config: &LearnConfig, knows_callers: bool) {
     let gates = &config.gates;
     let passes = |rate: f64| 100.0 * gates.pass_rate(rate);
@@ -211,12 +211,12 @@ fn say_what_to_expect(config: &LearnConfig, knows_callers: bool) {
     }
 }
 
-/// The learner on a thread of its own, which waits on the runtime that serves. A learner that dies is started again.
+/// The learner on its own thread, which waits on the serving runtime. A learner that dies is restarted.
 pub(super) struct LearnerThread {
-    /// Dropped, it ends the learner where that next waits.
+    /// When dropped, ends the learner at its next wait.
     stop: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
-    /// What the learner died of, where that ends the program.
+    /// Why the learner died, if its death ends the program.
     died: watch::Receiver<Option<String>>,
 }
 
@@ -236,7 +236,7 @@ impl LearnerThread {
         Ok(Self { stop, thread, died })
     }
 
-    /// Returns what the learner died of, once it has and is not started again.
+    /// Returns why the learner died, once it has died and will not be restarted.
     pub async fn death(&self) -> String {
         let mut died = self.died.clone();
         match died.wait_for(Option::is_some).await {
@@ -246,7 +246,7 @@ impl LearnerThread {
         }
     }
 
-    /// Ends the learner. What it computes at the moment is thrown away: its state is in the log and in checkpoints.
+    /// Ends the learner. Its current computation is discarded, because its state is in the log and in checkpoints.
     pub async fn stop(self) {
         drop(self.stop);
         let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
@@ -256,7 +256,7 @@ impl LearnerThread {
     }
 }
 
-/// Lets a learner live until it is stopped; returns what it died of, where it is not started again.
+/// Runs a learner until it is stopped. Returns why it died, if it will not be restarted.
 fn live(
     runtime: &Handle,
     learner: &Learner,
@@ -267,7 +267,7 @@ fn live(
     loop {
         let updates = learner.control.status().updates;
         let one = learner.clone();
-        // Nothing of a learner outlives it but what is whole: the log, checkpoints, its status.
+        // Only consistent state survives a learner: the log, checkpoints, its status.
         let ended = catch_unwind(AssertUnwindSafe(|| {
             runtime.block_on(async {
                 tokio::select! {
@@ -304,7 +304,7 @@ fn live(
     }
 }
 
-/// This machine's name, as others on the same log see it.
+/// Returns this machine's name, as shown to other processes on the same log.
 fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
     name.map_or_else(|_| "localhost".to_owned(), |name| name.trim().to_owned())

@@ -1,15 +1,15 @@
-//! What an operator should know of a log that has just been opened: records whose owner has another name now, generations that the log
-//! does not know.
+//! Checks of a newly opened log that an operator should see: records of keys that have another name now, and generations that are missing
+//! from the log.
 
 use super::{AppConfig, AppError, DataDir};
 use crate::http::ApiKeys;
 use crate::learn::generation::Generations;
 use crate::preference::log::{Principal, TrafficLog};
 
-/// Places in a key file by which earlier versions named keys that had no name.
+/// Highest position in a key file that is checked; earlier versions named unnamed keys by position.
 const PLACES: usize = 10_000;
 
-/// Warns of what is in the log and nobody's, and of what is not in it.
+/// Warns of records in the log without a current owner, and of generations that are missing from it.
 pub(super) async fn look_into(log: &TrafficLog, config: &AppConfig) -> Result<(), AppError> {
     warn_of_places(log, &config.http.keys).await?;
     if let Some(data_dir) = &config.data_dir {
@@ -18,7 +18,8 @@ pub(super) async fn look_into(log: &TrafficLog, config: &AppConfig) -> Result<()
     Ok(())
 }
 
-/// Earlier versions named a key without a name by its place among the keys. Its records stay, and the operator says whose they are.
+/// Warns of records under positional key names. Earlier versions named a key without a name by its position among the keys; its records
+/// stay, and the operator must assign them.
 async fn warn_of_places(log: &TrafficLog, keys: &ApiKeys) -> Result<(), AppError> {
     let names = (1..=PLACES).map(|place| format!("key-{place}"));
     let names: Vec<String> = names.filter(|name| !keys.has_name(name)).collect();
@@ -39,7 +40,7 @@ async fn warn_of_places(log: &TrafficLog, keys: &ApiKeys) -> Result<(), AppError
     Ok(())
 }
 
-/// A log that was removed or truncated looks like an empty one.
+/// Warns of generations without a row, because a removed or truncated log looks like an empty one.
 async fn warn_of_generations(log: &TrafficLog, data_dir: &DataDir) -> Result<(), AppError> {
     let dir = data_dir.generations();
     if !dir.is_dir() {
@@ -50,7 +51,7 @@ async fn warn_of_generations(log: &TrafficLog, data_dir: &DataDir) -> Result<(),
     let unknown = ids
         .iter()
         .filter(|id| known.iter().all(|one| one.id.as_str() != **id));
-    // A trainer that died between a generation and its row makes the row again.
+    // A trainer that died between writing a generation and its row writes the row when it restarts.
     let unknown = unknown.count();
     if unknown > 0 && log.current_stage().await?.is_none() {
         tracing::warn!(

@@ -1,4 +1,4 @@
-//! Memory that a start needs, compared with what there is before any of it is taken.
+//! Memory needed at the start, compared with the available memory before any is allocated.
 
 use std::path::Path;
 
@@ -11,29 +11,29 @@ use crate::model::{Checkpoint, DecoderSpec, ModelConfig, ModelError};
 use crate::train::dpo::DpoConfig;
 use crate::train::memory::kept_activations;
 
-/// Memory that a start needs, in bytes.
+/// The memory needed at the start, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Needed {
-    /// The weights as they are kept: bf16 as it is, other types as f32.
+    /// The weights as stored in memory: bf16 unchanged, other types as f32.
     weights: u64,
-    /// Keys and values.
+    /// The KV cache.
     cache: u64,
-    /// The largest step's intermediate results.
+    /// The intermediate results of the largest step.
     activations: u64,
     /// The program itself, and the tables of its tokenizer.
     program: u64,
-    /// The trainer's own copy of the weights in f32, and what its backward pass keeps.
+    /// The trainer's f32 copy of the weights, and the activations kept for its backward pass.
     trainer: u64,
 }
 
-/// Bytes of a tokenizer in memory for each of its file: the text is parsed into tables of strings and pairs.
+/// Bytes of memory per byte of the tokenizer's file, which is parsed into tables of strings and pairs.
 const TOKENIZER: u64 = 10;
 
 impl Needed {
-    /// Reads what a model's files say of its size; no tensor is read.
+    /// Computes the needs from the metadata of a model's files; no tensor is read.
     ///
     /// # Errors
-    /// Files that are missing or broken.
+    /// Fails if files are missing or broken.
     pub fn of(
         dir: &Path,
         engine: &EngineConfig,
@@ -79,9 +79,11 @@ impl Needed {
         parts.into_iter().fold(0, u64::saturating_add)
     }
 
+    /// Checks that the available memory suffices.
+    ///
     /// # Errors
-    /// One line with the parts and the bound, where there is less than needed. It names the flag of the largest part, unless it has
-    /// none of the flags (`flags`).
+    /// Otherwise returns one line with the parts and the bound. It names the flag for the largest part, unless the command does not have
+    /// these flags (`flags` is false).
     pub fn check(self, available: Option<Available>, flags: bool) -> Result<(), AppError> {
         let Some(available) = available.filter(|available| available.bytes < self.all()) else {
             return Ok(());
@@ -104,7 +106,7 @@ impl Needed {
         )))
     }
 
-    /// What would make the largest part smaller.
+    /// Returns advice on how to reduce the largest part.
     fn advice(self) -> &'static str {
         let parts = [
             (self.cache, "give --kv-cache-memory less"),
@@ -119,23 +121,23 @@ impl Needed {
             (self.weights, "serve a smaller model"),
             (self.program, "give the process more memory"),
         ];
-        // The first of equals: what is easiest to change.
+        // Among equal parts the first wins, because it is the easiest to change.
         let largest = parts.into_iter().rev().max_by_key(|(bytes, _)| *bytes);
         largest.map_or("give the process more memory", |(_, advice)| advice)
     }
 }
 
-/// What the cache takes: what was asked for, but never more than blocks can be numbered.
+/// Returns the size of the cache: the requested size, limited by the maximum number of blocks.
 fn cache(spec: &DecoderSpec, engine: &EngineConfig) -> u64 {
-    /// Bytes of a number at most.
+    /// Maximum bytes per number.
     const NUMBER: u64 = 4;
     let width = 2 * (spec.num_kv_heads * spec.head_dim) as u64 * spec.num_layers() as u64;
     let most = u64::from(u32::MAX).saturating_mul(width.saturating_mul(NUMBER));
     most.min(engine.kv_cache_memory as u64)
 }
 
-/// What a step of the most tokens holds at once: residual stream, projections and the gate's two halves in f32, and a row of logits for
-/// each sequence.
+/// Returns the memory of the intermediate results of a step with the maximum number of tokens: residual stream, projections and the
+/// gate's two halves in f32, and a row of logits for each sequence.
 fn activations(spec: &DecoderSpec, engine: &EngineConfig) -> u64 {
     let heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
     let row = 3 * spec.hidden_size + heads + 2 * spec.intermediate_size;
@@ -155,7 +157,8 @@ mod tests {
         Needed::of(&dir, engine, learns.then_some(&dpo)).unwrap()
     }
 
-    /// A server of the pocket model was killed at a limit that its cache nearly filled: the program itself takes memory, too.
+    /// Regression test: a server of the pocket model was killed at a limit that its cache nearly filled, because the program itself takes
+    /// memory too.
     #[test]
     fn the_program_itself_is_counted() {
         for (cache, limit) in [
@@ -212,7 +215,7 @@ mod tests {
             );
             let flags = error.matches("--").count();
             assert!(flags <= 3, "{error}");
-            // A learner of its own has none of the flags.
+            // The stand-alone learner has none of the flags.
             let error = part(largest)
                 .check(available, false)
                 .unwrap_err()

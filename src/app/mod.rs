@@ -46,7 +46,7 @@ use crate::telemetry::Metrics;
 use crate::text::ChatSetup;
 use crate::train::base::Adapter;
 
-/// What cannot be wired together.
+/// An error at the start of the program.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error(transparent)]
@@ -67,43 +67,43 @@ pub enum AppError {
     Config(String),
 }
 
-/// Everything that decides how the program serves and learns.
+/// All settings of serving and learning.
 pub struct AppConfig {
-    /// What the model is called in answers and metrics.
+    /// The model's name in answers and metrics.
     pub model_name: String,
     pub model: ModelFiles,
-    /// A PEFT adapter directory to lay over the model. Learning goes on from it.
+    /// A PEFT adapter directory to apply to the model. Learning continues from this adapter.
     pub adapter: Option<PathBuf>,
     pub prompts: PromptOptions,
     pub device: Device,
     pub engine: EngineConfig,
     pub http: HttpConfig,
-    /// Where everything is kept; without it nothing is.
+    /// Directory for all written files; without it nothing is stored.
     pub data_dir: Option<DataDir>,
     pub traffic: TrafficOptions,
     pub learn: Option<LearnOptions>,
-    /// Whether the memory that is needed is compared with what there is.
+    /// Whether the needed memory is compared with the available memory.
     pub memory_check: bool,
     /// Whether the judge is tested at the start.
     pub self_test: bool,
 }
 
-/// How prompts are read.
+/// How prompts are encoded.
 #[derive(Debug, Clone, Default)]
 pub struct PromptOptions {
     /// The chat template and its variables; by default the model's own.
     pub chat: ChatSetup,
-    /// Whether control tokens written in text prompts are read as such.
+    /// Whether control tokens written in text prompts are encoded as control tokens.
     pub control_tokens: bool,
 }
 
-/// What is kept of the traffic, and where.
+/// How traffic is logged, and where.
 pub struct TrafficOptions {
-    /// None is the file of the data directory.
+    /// The log's settings; none selects the file in the data directory.
     pub log: Option<LogConfig>,
     pub default: Consent,
     pub allowed: Permitted,
-    /// The most that may be done with calls without a key.
+    /// The maximum use of calls without a key.
     pub strangers: Permitted,
     pub on_failure: OnLogFailure,
     pub trust_user: bool,
@@ -112,15 +112,15 @@ pub struct TrafficOptions {
 /// A running program without its sockets.
 pub struct App {
     pub model_name: String,
-    /// What callers reach.
+    /// The callers' routes.
     pub router: Router,
-    /// What operators reach, on a listener of their own.
+    /// The operators' routes, for a separate listener.
     pub admin_router: Router,
-    /// What reads metrics, on a listener of its own.
+    /// The metrics routes, for a separate listener.
     pub metrics_router: Router,
     pub capacity: Capacity,
     pub metrics: Metrics,
-    /// Where it learns.
+    /// The learner's controls; none without learning.
     pub control: Option<LearnControl>,
     pub publisher: Option<Publisher>,
     pub log: Option<TrafficLog>,
@@ -129,28 +129,28 @@ pub struct App {
     tasks: Vec<JoinHandle<()>>,
     learner: Option<LearnerThread>,
     arbiter: DeviceArbiter,
-    /// An embedded model's files are unpacked for as long as the program runs.
+    /// The model's files; an embedded model's unpacked files are deleted when this is dropped.
     model: ModelFiles,
 }
 
-/// Between two looks at what other processes on the same log and data directory may change: pointers, principles.
+/// Interval at which changes by other processes on the same log and data directory (pointers, principles) are followed.
 const FOLLOW: Duration = Duration::from_secs(2);
 
-/// Between two looks at what is too old.
+/// Interval at which expired records are deleted.
 const SWEEP: Duration = Duration::from_secs(60);
 
 impl App {
-    /// Starts everything, from the bottom up. Needs a tokio runtime.
+    /// Starts all parts in dependency order. Needs a tokio runtime.
     ///
     /// # Errors
-    /// What is missing or does not fit together.
+    /// Names what is missing or does not fit together.
     pub async fn start(config: AppConfig) -> Result<Self, AppError> {
         let dir = config.model.path().to_owned();
         config.engine.check()?;
         if config.memory_check && config.device.is_cpu() {
             let learns = config.learn.as_ref();
             let needed = Needed::of(&dir, &config.engine, learns.map(|learn| &learn.config.dpo))?;
-            // A learner of its own has no flags of an engine.
+            // The stand-alone learner has no flags for the engine.
             let flags = learns.is_none_or(|learn| learn.on_death == OnDeath::Restart);
             needed.check(available(), flags)?;
         }
@@ -223,7 +223,7 @@ impl App {
         if let (None, Some(log)) = (&config.data_dir, &log) {
             log.bind(&bases.identity()).await?;
         }
-        // A model whose template or tokenizer the judge cannot use has nothing to test.
+        // There is nothing to test if the judge cannot use the model's template or tokenizer.
         let self_test = match config.self_test && service.judge().check().is_ok() {
             true => Some(SelfTestSet::of_model_dir(&dir).map_err(ServiceError::from)?),
             false => None,
@@ -315,12 +315,12 @@ impl App {
         })
     }
 
-    /// Where the model's files are.
+    /// Returns the directory of the model's files.
     pub fn model_dir(&self) -> &Path {
         self.model.path()
     }
 
-    /// Returns why the program cannot go on, once it cannot: its engine died, or a learner that is all it is for.
+    /// Waits for a fatal failure and returns its reason: the engine died, or the learner of a program that only learns.
     pub async fn failure(&self) -> String {
         let learner = async {
             match &self.learner {
@@ -334,7 +334,7 @@ impl App {
         }
     }
 
-    /// Stops everything, from the top down; sockets have been closed and requests finished before.
+    /// Stops all parts in reverse order; the sockets must be closed and the requests finished.
     pub async fn stop(self) -> Stopped {
         self.arbiter.shut_down();
         if let Some(learner) = self.learner {
@@ -344,7 +344,7 @@ impl App {
             task.abort();
         }
         for task in self.tasks {
-            // Aborted, or ended before: either way it is over.
+            // The task was aborted or had ended before.
             let _ = task.await;
         }
         if let Some(log) = &self.log {
@@ -364,7 +364,7 @@ impl Stopped {
     }
 }
 
-/// The log that was asked for, or the data directory's own.
+/// Returns the configured log, or the data directory's own.
 fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
     match (&config.traffic.log, &config.data_dir) {
         (Some(log), _) => Ok(Some(log.clone())),
@@ -376,7 +376,7 @@ fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
     }
 }
 
-/// Takes over the table of principles that another process on the same data directory put in force.
+/// Follows changes of the table of principles by other processes on the same data directory.
 async fn watch_principles(principles: Principles) {
     loop {
         tokio::time::sleep(FOLLOW).await;
@@ -389,7 +389,7 @@ async fn watch_principles(principles: Principles) {
     }
 }
 
-/// Deletes what is older than its retention, now and then.
+/// Periodically deletes records whose retention has expired.
 async fn sweep(log: TrafficLog) {
     loop {
         match log.expire(now()).await {

@@ -1,4 +1,4 @@
-//! Where the model's files are: a directory, or unpacked from the program itself.
+//! The location of the model's files: a directory, or files unpacked from the program itself.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use tempfile::TempDir;
 use crate::model::{ModelError, hub};
 use crate::service::SELF_TEST_FILE;
 
-/// A model's own anchor set, beside its weights.
+/// The file name of a model's own anchor set, beside its weights.
 pub(super) const ANCHORS: &str = "anchors.jsonl";
 
-/// The default model, in the program itself: file names and contents.
+/// The default model, embedded in the program: file names and contents.
 const POCKET: [(&str, &[u8]); 9] = [
     (
         "config.json",
@@ -47,7 +47,7 @@ const POCKET: [(&str, &[u8]); 9] = [
     (ANCHORS, include_bytes!("../../models/pocket/anchors.jsonl")),
 ];
 
-/// What a model is called that is given by its directory or hub id: callers are not told where it lies.
+/// Returns the public name of a model given by directory or hub id; it does not reveal the path to callers.
 pub fn model_name(model: Option<&str>) -> String {
     let Some(model) = model else {
         return "pocket".to_owned();
@@ -61,7 +61,7 @@ pub fn model_name(model: Option<&str>) -> String {
     )
 }
 
-/// A model's directory; unpacked files go with it.
+/// A model's directory. Unpacked files are deleted when this is dropped.
 #[derive(Debug)]
 pub enum ModelFiles {
     Directory(PathBuf),
@@ -69,10 +69,10 @@ pub enum ModelFiles {
 }
 
 impl ModelFiles {
-    /// A directory or hub id; the pocket model where none is named.
+    /// Resolves a directory or hub id; the pocket model if none is given.
     ///
     /// # Errors
-    /// A model that cannot be found or fetched; a full disk.
+    /// Fails if a model cannot be found or fetched, or on a full disk.
     pub fn resolve(model: Option<&str>) -> Result<Self, ModelError> {
         match model {
             Some(model) => Ok(Self::Directory(hub::resolve(model)?)),
@@ -80,10 +80,10 @@ impl ModelFiles {
         }
     }
 
-    /// The default model.
+    /// Unpacks the default model.
     ///
     /// # Errors
-    /// The file system's.
+    /// Errors from the file system.
     pub fn pocket() -> Result<Self, ModelError> {
         let cannot = |path: &Path| {
             let path = path.to_owned();

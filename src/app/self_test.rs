@@ -1,13 +1,13 @@
-//! The judge's self-test at the start, and again whenever other weights judge.
+//! The judge's self-test at the start, and after every change of the judging weights.
 
 use super::{AppError, FOLLOW};
 use crate::model::{Role, WeightsName};
 use crate::service::{SelfTest, SelfTestSet, Service};
 
-/// Tests the judge that serves now, and says so in the log where it fails.
+/// Tests the current judge, and logs a failure.
 ///
 /// # Errors
-/// What makes the pairs unservable.
+/// Fails if the pairs cannot be judged.
 pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<SelfTest, AppError> {
     let test = service.run_self_test(set).await?;
     if !test.reliable() {
@@ -20,10 +20,10 @@ pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<S
     Ok(test)
 }
 
-/// Refuses to learn from a judge that failed.
+/// Checks that the judge passed its self-test before learning starts.
 ///
 /// # Errors
-/// [`AppError::Config`], with the numbers.
+/// Returns [`AppError::Config`] with the numbers if it failed.
 pub(super) fn check_teacher(service: &Service, allow_untrained: bool) -> Result<(), AppError> {
     match service.self_test().filter(|test| !test.reliable()) {
         Some(test) if !allow_untrained => Err(AppError::Config(format!(

@@ -1,12 +1,12 @@
-//! Tasks and threads that have to live as long as the program: what dies is said, counted and started again.
+//! Supervision of tasks and threads that must run as long as the program: a death is logged, counted and followed by a restart.
 
 use std::time::Duration;
 
 use prometheus::IntCounterVec;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Pauses before another start: doubled from death to death up to a bound, each drawn between a half and the whole of it, so that
-/// processes that died of one cause do not come back at once.
+/// Exponential back-off between restarts: the pause doubles with every death up to a bound, and is drawn between half and the whole of
+/// it, so that processes with the same cause of death do not restart simultaneously.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BackOff {
     deaths: u32,
@@ -16,7 +16,7 @@ impl BackOff {
     const FIRST: Duration = Duration::from_secs(1);
     const LONGEST: Duration = Duration::from_secs(60);
 
-    /// Returns the pause after another death in a row.
+    /// Returns the pause after another consecutive death.
     pub fn next(&mut self) -> Duration {
         let doubled = Self::FIRST.saturating_mul(1 << self.deaths.min(16));
         self.deaths = self.deaths.saturating_add(1);
@@ -24,13 +24,13 @@ impl BackOff {
         most.mul_f64(0.5 + 0.5 * rand::random::<f64>())
     }
 
-    /// Forgets the deaths so far: something was achieved since.
+    /// Resets the count of deaths, after progress was made.
     pub fn reset(&mut self) {
         self.deaths = 0;
     }
 }
 
-/// Runs what `start` makes for as long as the program does: if it ends or panics it is started again after a pause.
+/// Runs the future of `start` as long as the program runs: if it ends or panics, it is restarted after a pause.
 pub(super) fn supervised<F>(
     name: &'static str,
     restarts: IntCounterVec,
@@ -43,7 +43,7 @@ where
     tokio::spawn(async move {
         let mut pause = BackOff::default();
         loop {
-            // The set ends its task with itself, when this one is aborted.
+            // If this task is aborted, dropping the set aborts the inner task.
             let mut task = JoinSet::new();
             task.spawn(start());
             match task.join_next().await {
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(restarts.with_label_values(&["test"]).get(), 2);
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
-        // One is held here, one by what starts the task; both of the supervisor's are gone.
+        // One reference is held here, one by the closure that starts the task; both of the supervisor's are gone.
         while Arc::strong_count(&alive) > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
