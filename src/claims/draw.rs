@@ -1,4 +1,4 @@
-//! Pictures: accuracy over generations, and best of N before and after.
+//! Plots: accuracy over generations, and best of N before and after.
 
 use std::error::Error;
 
@@ -25,14 +25,14 @@ const COLOURS: [RGBColor; 9] = [
 type Drawn = Result<String, Box<dyn Error>>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
-/// A named line, one of each seed.
+/// A named line with one curve per seed.
 struct Curve {
     name: String,
     colour: RGBColor,
     seeds: Vec<Vec<(f64, f64)>>,
 }
 
-/// Accuracy of what is served, generation by generation.
+/// Plots the accuracy of the served version, generation by generation.
 pub fn generations_plot(runs: &[RunResult]) -> Drawn {
     let mut curves = Vec::new();
     let mut last = 1.0_f64;
@@ -42,7 +42,7 @@ pub fn generations_plot(runs: &[RunResult]) -> Drawn {
                 .generations
                 .iter()
                 .map(|g| 100.0 * g.measured.correct.mean);
-            // A generation of one long stage stands where as many prompts have been learned from.
+            // A generation of one long stage is placed at its number of prompts.
             let step = (variant.stage_units() / variant.stages()) as f64;
             (0..)
                 .map(|at| f64::from(at) * step)
@@ -70,7 +70,7 @@ pub fn generations_plot(runs: &[RunResult]) -> Drawn {
     )
 }
 
-/// Best of N of the start and of the last generation, each its own judge.
+/// Plots best of N of the start and of the last generation, each judged by itself.
 pub fn best_of_plot(runs: &[RunResult]) -> Drawn {
     let of = |last: bool| -> Vec<Vec<(f64, f64)>> {
         let runs = runs.iter().filter(|run| run.variant == Variant::Stages);
@@ -149,7 +149,7 @@ fn draw(
     Ok(svg)
 }
 
-/// Each seed thin; their mean thick, with its interval.
+/// Draws each seed as a thin line, and their mean as a thick one with its interval.
 fn line(chart: &mut Chart<'_, '_>, curve: &Curve) -> Result<(), Box<dyn Error>> {
     for seed in &curve.seeds {
         let style = curve.colour.mix(0.3).stroke_width(1);

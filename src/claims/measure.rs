@@ -1,4 +1,4 @@
-//! Weights on held-out instructions, checked by the program.
+//! Evaluation of weights on held-out instructions, graded by the program.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
@@ -13,19 +13,19 @@ use crate::pocket::{Dice, Grade, Principle, Split, Task};
 use crate::preference::{Message, Role};
 use crate::service::{JudgeTask, OnDisagreement, Orders, Service, TournamentTask, Turn};
 
-/// The same instructions for every variant and seed: their differences are then those of the weights.
+/// The seed of the instructions. It is the same for every variant and seed, so that differences are due to the weights.
 const TASKS: u64 = 0x68_656c_646f;
 
-/// What was measured.
+/// The measured numbers.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Measured {
-    /// Shares of sampled answers (temperature 1) that satisfy each principle, without being asked for it.
+    /// Shares of sampled answers (temperature 1) that satisfy each principle without a prompt for it.
     pub correct: Estimate,
     pub brief: Estimate,
     pub polite: Estimate,
     /// Mean tokens of an answer.
     pub tokens: f64,
-    /// Accuracy of the tournament's winner among N, the weights their own judge.
+    /// Accuracy of the tournament's winner among N, with the weights as their own judge.
     pub best_of: Vec<BestOfN>,
 }
 
@@ -99,7 +99,7 @@ fn estimate(clusters: &[Cluster]) -> Result<Estimate, ClaimsError> {
         .ok_or_else(|| ClaimsError::Failed("no instructions were measured".to_owned()))
 }
 
-/// Tournaments among the first 1, 2, 4, ... answers.
+/// Runs tournaments among the first 1, 2, 4, ... answers.
 async fn best_of(
     options: &ClaimsOptions,
     service: &Service,
@@ -152,7 +152,7 @@ async fn best_of(
                 cluster
             })
             .collect();
-        // Of one answer every sample is one.
+        // For N = 1 every sample counts as the winner.
         let correct = match n {
             1 => share(grades, Principle::Correct)?,
             _ => estimate(&clusters)?,

@@ -1,15 +1,15 @@
-//! The papers' claims, on the pocket model and measured by its checker: one command, one report.
+//! The papers' claims on the pocket model, measured by its checker: one command, one report.
 //!
-//! Every variant is a whole program of its own: traffic comes in through `POST /generate`, is logged, judged by the model itself and
-//! learned from; the checker sees the served answers and never the trainer. What is compared differs in one setting.
+//! Every variant runs a whole program of its own: traffic arrives through `POST /generate`, is logged, judged by the model itself and
+//! learned from. The checker reads the served answers and is not used by the trainer. Compared variants differ in one setting.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
-//! | `variant` | the variants, and what of each differs |
+//! | `variant` | the variants and their differences |
 //! | `run` | one variant under one seed: replay, learn, measure |
 //! | `offline` | DPO on given pairs, without a program around it |
 //! | `measure` | accuracy, style and best of N of served weights on held-out instructions |
-//! | `report`, `draw` | claims, numbers, intervals over seeds, pictures |
+//! | `report`, `draw` | claims, numbers, intervals over seeds, plots |
 
 mod draw;
 mod measure;
@@ -35,7 +35,7 @@ use crate::preference::log::LogError;
 use crate::service::ServiceError;
 use crate::train::TrainError;
 
-/// What a run of the claims can fail with.
+/// An error of a run of the claims.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimsError {
     #[error(transparent)]
@@ -55,7 +55,7 @@ pub enum ClaimsError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A call that the program answered with an error.
+    /// The program answered a call with an error.
     #[error("{call} was answered with {status}: {body}")]
     Refused {
         call: &'static str,
@@ -72,38 +72,38 @@ impl From<AppError> for ClaimsError {
     }
 }
 
-/// How much is run.
+/// The size of the run.
 #[derive(Debug, Clone)]
 pub struct ClaimsOptions {
-    /// Where reports, pictures and, while it runs, the variants' data go.
+    /// Directory for reports and plots, and for the variants' data during the run.
     pub out: PathBuf,
     pub seeds: Vec<u64>,
-    /// None is all.
+    /// Variants to run; empty means all.
     pub only: Vec<Variant>,
-    /// Instructions a stage learns from.
+    /// Instructions per stage.
     pub stage_prompts: usize,
     pub yardstick: Yardstick,
     pub learning_rate: f64,
-    /// Threads of the trainer.
+    /// Number of threads of the trainer.
     pub threads: usize,
     pub device: Device,
 }
 
-/// What weights are measured with.
+/// The size of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Yardstick {
-    /// Held-out instructions.
+    /// Number of held-out instructions.
     pub instructions: usize,
-    /// Samples of each; at least `best_of` are drawn.
+    /// Samples per instruction; at least `best_of` are drawn.
     pub samples: usize,
     /// The largest N of best of N, a power of two.
     pub best_of: usize,
 }
 
-/// Runs every variant under every seed. What is done already (its file is in `out`) is not done again.
+/// Runs every variant under every seed. Finished runs, whose result files are in `out`, are not repeated.
 ///
 /// # Errors
-/// The first failure; what was finished stays. Results in `out` that came of other settings.
+/// Returns the first failure; finished results stay. Fails if results in `out` were made with other settings.
 pub async fn run(options: &ClaimsOptions) -> Result<Report, ClaimsError> {
     let io = |path: &std::path::Path| {
         let path = path.to_owned();
@@ -138,7 +138,7 @@ pub async fn run(options: &ClaimsOptions) -> Result<Report, ClaimsError> {
     Ok(report)
 }
 
-/// An earlier result, if it is one of what is asked for now.
+/// Parses an earlier result and checks that it matches the requested settings.
 fn read(text: &[u8], options: &ClaimsOptions) -> Result<RunResult, String> {
     let result: RunResult = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     let settings = result.variant.config(options, result.seed);

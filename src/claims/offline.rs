@@ -1,4 +1,4 @@
-//! The offline baseline: DPO on pairs of the JSFT corpus, whose answers no policy ever drew.
+//! The offline baseline: DPO on pairs of the JSFT corpus, whose answers no policy sampled.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::train::TrainError;
 use crate::train::base::{Adapter, FrozenBase};
 use crate::train::dpo::{DpoTrainer, PairExample};
 
-/// As many updates of as many pairs as the other variants plan.
+/// Runs as many updates, of as many pairs each, as the other variants plan.
 pub async fn train_offline(
     options: &ClaimsOptions,
     settings: &LearnConfig,

@@ -1,4 +1,4 @@
-//! The claims, each with its numbers and whether they bear it out.
+//! The claims, each with its numbers and whether the numbers support it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +11,7 @@ use super::draw::{best_of_plot, generations_plot};
 use super::run::{GenerationResult, PairTruth, RunResult};
 use super::variant::Variant;
 
-/// Everything that was measured.
+/// The results of all runs.
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub runs: Vec<RunResult>,
@@ -22,9 +22,9 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Claim {
     pub claim: &'static str,
-    /// None where a variant it needs was not run.
+    /// None if a variant that it needs was not run.
     pub holds: Option<bool>,
-    /// What it is judged by, in words and numbers.
+    /// The criterion with its numbers.
     pub evidence: String,
 }
 
@@ -32,7 +32,7 @@ pub struct Claim {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct OverSeeds {
     pub mean: f64,
-    /// Half the width of the 95 % interval of the mean (Student's t); 0 of one seed, which has none.
+    /// Half the width of the 95 % interval of the mean (Student's t); 0 for a single seed, which has no interval.
     pub half: f64,
     pub seeds: usize,
 }
@@ -63,7 +63,7 @@ impl OverSeeds {
         })
     }
 
-    /// Whether a difference is certainly one: the whole interval is above nothing.
+    /// Returns whether the difference is significant: whether the whole interval is above zero.
     fn is_ahead(&self) -> bool {
         self.mean > self.half
     }
@@ -78,7 +78,7 @@ impl std::fmt::Display for OverSeeds {
     }
 }
 
-/// A percentage of what a generation was measured at.
+/// Reads a percentage from a generation's result.
 type Number = fn(&GenerationResult) -> f64;
 
 fn correct(generation: &GenerationResult) -> f64 {
@@ -114,7 +114,7 @@ impl Report {
         self.runs.iter().filter(move |run| run.variant == variant)
     }
 
-    /// A number of the last generation, over seeds.
+    /// Returns a number of the last generation, over seeds.
     fn last(&self, variant: Variant, number: Number) -> Option<OverSeeds> {
         let values: Vec<f64> = self
             .of(variant)
@@ -124,7 +124,7 @@ impl Report {
         OverSeeds::new(&values)
     }
 
-    /// How far the last generation is from the first, seed by seed.
+    /// Returns the difference between the last and the first generation, seed by seed.
     fn gain(&self, variant: Variant, number: Number) -> Option<OverSeeds> {
         let gains = self.of(variant).filter_map(|run| {
             let (first, last) = (run.generations.first()?, run.generations.last()?);
@@ -133,12 +133,12 @@ impl Report {
         OverSeeds::new(&gains.collect::<Vec<_>>())
     }
 
-    /// How far one variant is before another in a number of the last generation, seed by seed.
+    /// Returns the difference between two variants in a number of the last generation, seed by seed.
     fn lead(&self, ahead: Variant, behind: Variant, number: Number) -> Option<OverSeeds> {
         self.difference(ahead, behind, |run| Some(number(run.generations.last()?)))
     }
 
-    /// The same of a number of the whole run.
+    /// Returns the difference between two variants in a number of the whole run, seed by seed.
     fn difference(
         &self,
         ahead: Variant,
@@ -257,7 +257,7 @@ impl Report {
         }
     }
 
-    /// The paper's method has a generator that is trained for its pairs; pairs without one are shown beside it.
+    /// Checks the claim about SSO. The paper's method trains a generator for its pairs; the variant without one is shown too.
     fn contrast(&self) -> Claim {
         let share = |variant, number: fn(&PairTruth) -> f64| {
             let shares: Vec<f64> = self
@@ -299,7 +299,7 @@ impl Report {
         }
     }
 
-    /// For reading.
+    /// Returns a table for readers.
     pub fn table(&self) -> String {
         let mut table = String::from(
             "| variant | seed | generation | outcome | correct | brief | polite | tokens | pairs | right of decidable | s |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -335,10 +335,10 @@ impl Report {
         table
     }
 
-    /// `claims.json`, `claims.md` and the pictures.
+    /// Writes `claims.json`, `claims.md` and the plots.
     ///
     /// # Errors
-    /// The file system's; the plotting library's.
+    /// Errors from the file system and the plotting library.
     pub fn write(&self, dir: &Path) -> Result<(), ClaimsError> {
         let json = serde_json::to_string_pretty(self)
             .map_err(|error| ClaimsError::Failed(error.to_string()))?;
@@ -386,7 +386,7 @@ mod tests {
         assert!(OverSeeds::new(&[]).is_none());
     }
 
-    /// A run whose generations have these accuracies (%), with best-of-N that much above each.
+    /// Returns a run whose generations have these accuracies (%), with best of N above each by a fixed amount.
     fn run(variant: Variant, seed: u64, accuracies: &[f64]) -> RunResult {
         let estimate = |percent: f64| Estimate {
             mean: percent / 100.0,
@@ -429,7 +429,7 @@ mod tests {
         }
     }
 
-    /// One run a seed: where each variant's accuracy starts and ends.
+    /// Returns a report with one run per seed, given the first and last accuracy of each.
     fn report(variants: &[(Variant, [[f64; 2]; 3])]) -> Report {
         let runs = variants.iter().flat_map(|(variant, seeds)| {
             (1..)
@@ -450,7 +450,7 @@ mod tests {
             (holds(&steady, 1), holds(&steady, 3)),
             (Some(true), Some(true))
         );
-        // The same mean, and one seed that learned nothing.
+        // The same mean, but one seed learned nothing.
         let uneven = report(&[(Variant::Stages, [[60.0, 82.0], [61.0, 61.0], [60.0, 82.0]])]);
         assert_eq!(
             (holds(&uneven, 1), holds(&uneven, 3)),
@@ -462,7 +462,7 @@ mod tests {
     #[test]
     fn variants_are_compared_seed_by_seed() {
         let seeds = |last: [f64; 3]| last.map(|last| [60.0, last]);
-        // Seeds differ by more than the variants do, and each variant keeps its place under every seed.
+        // Seeds differ by more than the variants do, and the order of the variants is the same under every seed.
         let ordered = report(&[
             (Variant::AtOnce, seeds([83.0, 73.0, 93.0])),
             (Variant::OffPolicy, seeds([80.0, 70.0, 90.1])),

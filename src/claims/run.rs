@@ -1,4 +1,4 @@
-//! One variant under one seed: traffic is replayed, learned from, and what serves then is measured.
+//! One variant under one seed: traffic is replayed and learned from, and the served versions are measured.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,59 +27,59 @@ use crate::pocket::{Dice, Split, Task};
 use crate::preference::PrincipleTable;
 use crate::preference::log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 
-/// Who turns the learner's switch, in the audit trail.
+/// The actor of the learner's switch in the audit trail.
 const ACTOR: &str = "claims";
-/// Calls that are replayed at once.
+/// Concurrent calls of the replay.
 const CONCURRENCY: usize = 32;
-/// After which a variant is given up.
+/// Timeout of a variant.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What came of a variant under a seed.
+/// The result of a variant under a seed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunResult {
     pub variant: Variant,
     pub seed: u64,
     pub settings: LearnConfig,
     pub yardstick: Yardstick,
-    /// The start, and what served after each stage.
+    /// The start, and the served version after each stage.
     pub generations: Vec<GenerationResult>,
-    /// Pairs that were learned from, and how many of them the checker can tell apart and agrees with.
+    /// Pairs that were trained on, and how many of them the checker can decide and agrees with.
     pub pairs: PairTruth,
     pub seconds: f64,
 }
 
-/// Weights, measured.
+/// One served version with its measurements.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GenerationResult {
     pub name: String,
-    /// How its stage ended; none of the start.
+    /// The outcome of its stage; none for the start.
     pub outcome: Option<StageOutcome>,
     pub measured: Measured,
 }
 
-/// Pairs beside the truth.
+/// Pairs compared with the checker's grades.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairTruth {
     pub pairs: usize,
-    /// Exactly one answer of the pair is right.
+    /// Pairs of which exactly one answer is correct.
     pub decidable: usize,
-    /// And it is the chosen one.
+    /// Of these, pairs whose chosen answer is the correct one.
     pub right: usize,
 }
 
 impl PairTruth {
-    /// Share of the pairs that are certainly true.
+    /// Returns the share of all pairs whose chosen answer alone is correct.
     pub fn of_all(&self) -> f64 {
         self.right as f64 / self.pairs.max(1) as f64
     }
 
-    /// Share of the pairs that can be told apart that are true.
+    /// Returns the share of the decidable pairs whose chosen answer is correct.
     pub fn of_decidable(&self) -> f64 {
         self.right as f64 / self.decidable.max(1) as f64
     }
 }
 
-/// Runs it from nothing to its numbers.
+/// Runs the variant from the start to its measurements.
 pub async fn run(
     options: &ClaimsOptions,
     variant: Variant,
@@ -150,12 +150,12 @@ async fn start(
         learn: Some(LearnOptions {
             config,
             threads: options.threads,
-            // Nobody waits for an answer here but the learner.
+            // Only the learner waits for answers here.
             min_share: 1.0,
             canary_share: 0.0,
             on_death: OnDeath::Restart,
         }),
-        // The pocket model's judge is measured by the claims themselves.
+        // The claims themselves measure the pocket model's judge.
         self_test: false,
         memory_check: true,
     });
@@ -206,7 +206,7 @@ async fn learn(
         log.pause_learning(ACTOR).await?;
         let number = stage as i64;
         let stages = log.stages().await?;
-        // The next one may have begun already.
+        // The next stage may have begun already.
         let outcome = stages
             .iter()
             .find(|stage| stage.id.0 == number)
@@ -263,14 +263,14 @@ async fn finished(
     }
 }
 
-/// Sends enough traffic for all stages: instructions of the training side, each answered and logged. Returns them by their text.
+/// Sends enough traffic for all stages: training instructions, each answered and logged. Returns the tasks by their text.
 async fn replay(
     router: &Router,
     settings: &LearnConfig,
     stages: usize,
     seed: u64,
 ) -> Result<HashMap<String, Task>, ClaimsError> {
-    // What is held out is decided by the records' ids; a tenth more leaves enough on both sides.
+    // The records' ids decide which are held out, so a tenth more is sent to have enough on both sides.
     let train = (settings.stage.prompts * stages) as f64 / (1.0 - settings.stage.held_out);
     let gates = settings.gates.prompts as f64 / settings.stage.held_out;
     let calls = (1.1 * train.max(gates)) as u64 + 50;
@@ -295,7 +295,7 @@ async fn replay(
         .collect())
 }
 
-/// Gives a principle of the table another weight, through the operators' route; `correct` weighs 1.
+/// Changes the weight of a principle in the table through the operators' route; `correct` has weight 1.
 async fn raise(
     router: &Router,
     table: &PrincipleTable,
@@ -361,7 +361,7 @@ async fn call(
     serde_json::from_slice(&bytes).map_err(|error| ClaimsError::Failed(error.to_string()))
 }
 
-/// The pairs of all stages beside the checker.
+/// Compares the pairs of all stages with the checker's grades.
 async fn truth(log: &TrafficLog, tasks: &HashMap<String, Task>) -> Result<PairTruth, ClaimsError> {
     let mut truth = PairTruth::default();
     for stage in log.stages().await? {

@@ -1,4 +1,4 @@
-//! What is compared with what.
+//! The variants that are compared.
 
 use std::str::FromStr;
 
@@ -14,27 +14,27 @@ use crate::pocket::Principle;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
-    /// Three on-policy stages through all gates: the program as it is.
+    /// Three on-policy stages through all gates: the program's default.
     Stages,
     /// The same prompts in one stage.
     AtOnce,
-    /// One stage, every answer drawn from the start's weights.
+    /// One stage, with every answer sampled from the start's weights.
     OffPolicy,
-    /// As many updates on pairs of the JSFT corpus.
+    /// The same number of updates on pairs of the JSFT corpus.
     Offline,
-    /// One stage judged by `correct`, and by `brief` with a weight.
+    /// One stage judged by `correct` and `brief`.
     Brief,
-    /// The same of `polite`.
+    /// One stage judged by `correct` and `polite`.
     Polite,
-    /// One stage of pairs drawn under opposed principles.
+    /// One stage of pairs sampled under opposed principles.
     Contrast,
     /// The same with a generator trained for it.
     ContrastGenerator,
-    /// One stage of judged pairs, to compare the two with.
+    /// One stage of judged pairs, as the baseline of the two.
     Plain,
 }
 
-/// Stages of [`Variant::Stages`].
+/// Number of stages of [`Variant::Stages`].
 pub const STAGES: usize = 3;
 
 impl Variant {
@@ -64,7 +64,7 @@ impl Variant {
         }
     }
 
-    /// Prompts that it learns from, in units of a stage. Policies that are compared learn from the same number.
+    /// Returns the number of prompts in units of a stage. Compared policies learn from the same number.
     pub fn stage_units(self) -> usize {
         match self {
             Self::Stages | Self::AtOnce | Self::OffPolicy | Self::Offline => STAGES,
@@ -72,7 +72,7 @@ impl Variant {
         }
     }
 
-    /// Stages that it is run for.
+    /// Returns the number of stages.
     pub fn stages(self) -> usize {
         match self {
             Self::Stages => STAGES,
@@ -80,7 +80,7 @@ impl Variant {
         }
     }
 
-    /// The principle whose weight is raised, and to what (`correct` weighs 1).
+    /// Returns the principle with an additional weight, and the weight (`correct` has weight 1).
     pub fn raised(self) -> Option<(Principle, f64)> {
         match self {
             Self::Brief => Some((Principle::Brief, 1.0)),
@@ -89,14 +89,14 @@ impl Variant {
         }
     }
 
-    /// The settings, everything but what it is about alike.
+    /// Returns the settings, which are equal for all variants except for what the variant tests.
     pub fn config(self, options: &ClaimsOptions, seed: u64) -> LearnConfig {
         let mut config = LearnConfig::default();
         let stage = &mut config.stage;
         stage.prompts = options.stage_prompts * self.stage_units() / self.stages();
         stage.batch = 32;
         stage.order = StageOrder::EasyFirst;
-        // From easy to hard over all that is learned from, whether in one stage or in several.
+        // From easy to hard over all prompts, whether in one stage or in several.
         stage.pool = self.stages() as f64;
         stage.seed = seed;
         // One caller replays everything.
@@ -108,10 +108,10 @@ impl Variant {
         config.dpo.seed = seed;
         config.dpo.schedule.learning_rate = options.learning_rate;
         config.gates.prompts = 64;
-        // Too few for a decision: what is measured is the accuracy of each generation, whatever the gates can tell.
+        // Too few duels for a decision: the measured accuracy of each generation counts, whatever the gates decide.
         config.gates.pass_undecided = true;
         if self != Self::Stages {
-            // What is compared is what training makes of the pairs, not which of it would be let through.
+            // The result of training on the pairs is compared, so the gates let everything pass.
             config.gates.win_rate.p0 = 1e-6;
             config.gates.win_rate.p1 = 2e-6;
             config.gates.min_length_controlled = 0.0;
