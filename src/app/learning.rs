@@ -65,7 +65,7 @@ pub(super) struct Learning<'a> {
     pub bases: Bases,
     /// The adapter that the model serves before any training.
     pub first: Option<Adapter>,
-    /// Whether this server can tell its callers apart: by keys, or by a trusted `user`.
+    /// Whether this server can distinguish its callers: by keys, or by a trusted `user`.
     pub knows_callers: bool,
     /// The test that the judge must pass before learning.
     pub self_test: Option<&'a SelfTestSet>,

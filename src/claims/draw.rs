@@ -70,7 +70,7 @@ pub fn generations_plot(runs: &[RunResult]) -> Drawn {
     )
 }
 
-/// Plots best of N of the start and of the last generation, each judged by itself.
+/// Plots best of N of the initial model and of the last generation, each judged by itself.
 pub fn best_of_plot(runs: &[RunResult]) -> Drawn {
     let of = |last: bool| -> Vec<Vec<(f64, f64)>> {
         let runs = runs.iter().filter(|run| run.variant == Variant::Stages);

@@ -41,7 +41,7 @@ pub struct RunResult {
     pub seed: u64,
     pub settings: LearnConfig,
     pub yardstick: Yardstick,
-    /// The start, and the served version after each stage.
+    /// The initial model, and the served version after each stage.
     pub generations: Vec<GenerationResult>,
     /// Pairs that were trained on, and how many of them the checker can decide and agrees with.
     pub pairs: PairTruth,
@@ -52,7 +52,7 @@ pub struct RunResult {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GenerationResult {
     pub name: String,
-    /// The outcome of its stage; none for the start.
+    /// The outcome of its stage; none for the initial model.
     pub outcome: Option<StageOutcome>,
     pub measured: Measured,
 }
@@ -79,7 +79,7 @@ impl PairTruth {
     }
 }
 
-/// Runs the variant from the start to its measurements.
+/// Runs the variant from the initial model to its measurements.
 pub async fn run(
     options: &ClaimsOptions,
     variant: Variant,

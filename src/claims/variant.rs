@@ -18,7 +18,7 @@ pub enum Variant {
     Stages,
     /// The same prompts in one stage.
     AtOnce,
-    /// One stage, with every answer sampled from the start's weights.
+    /// One stage, with every answer sampled from the initial weights.
     OffPolicy,
     /// The same number of updates on pairs of the JSFT corpus.
     Offline,

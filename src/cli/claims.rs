@@ -1,4 +1,4 @@
-//! `selfjudge pocket claims`: the papers' claims on the pocket model.
+//! `selfjudge pocket claims`: tests the papers' claims on the pocket model.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,22 @@ use crate::claims::{self, ClaimsOptions, Variant, Yardstick};
 
 #[derive(Debug, Args)]
 pub struct ClaimsArgs {
-    /// The directory for reports, pictures and what is being worked on. Variants that are there already are not run again.
+    /// The directory for reports, plots and temporary data. Variants whose results are there are not run again.
     #[arg(long)]
     out: PathBuf,
-    /// What is drawn anew with each: traffic, answers, adapters.
+    /// Seeds. Traffic, answers and adapters are drawn anew for each.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3])]
     seeds: Vec<u64>,
     /// Only these variants: stages, at-once, off-policy, offline, brief, polite, contrast, contrast-generator, plain.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Variant>,
-    /// Instructions that a stage learns from.
+    /// Training instructions per stage.
     #[arg(long, default_value_t = 384)]
     stage_prompts: usize,
-    /// Held-out instructions that weights are measured on.
+    /// Held-out instructions for measurements.
     #[arg(long, default_value_t = 400)]
     instructions: usize,
-    /// Samples of each; at least the largest N of best of N is drawn.
+    /// Samples per instruction; at least the largest N of best of N are drawn.
     #[arg(long, default_value_t = 16)]
     samples: usize,
     /// The largest N of best of N, a power of two.
@@ -36,7 +36,7 @@ pub struct ClaimsArgs {
     learning_rate: f64,
 }
 
-/// Runs what is asked for; the report as text.
+/// Runs the selected variants and returns the report as text.
 pub fn run(args: &ClaimsArgs, threads: usize, device: Device) -> anyhow::Result<String> {
     anyhow::ensure!(
         args.best_of.is_power_of_two() && args.stage_prompts >= 32 && args.instructions > 0,

@@ -1,4 +1,4 @@
-//! `selfjudge train dpo`: preference data to an adapter.
+//! `selfjudge train dpo`: trains an adapter on preference data.
 
 use std::path::{Path, PathBuf};
 
@@ -14,14 +14,14 @@ use crate::train::interrupt;
 pub struct DpoArgs {
     #[command(flatten)]
     run: RunFlags,
-    /// The adapter to start from (a PEFT directory): its rank, alpha and layers are the run's. With --follow the adapter that the servers
-    /// were started with [default: none].
+    /// The adapter to start from (a PEFT directory); its rank, alpha and layers apply to the run. With --follow the adapter that the
+    /// servers were started with [default: none].
     #[arg(long, visible_alias = "adapter")]
     start: Option<PathBuf>,
-    /// The adapter to measure against (a PEFT directory), by default the start.
+    /// The adapter to use as the reference policy (a PEFT directory), by default the start.
     #[arg(long)]
     reference: Option<PathBuf>,
-    /// How strongly the policy is held to the reference [default: 0.1].
+    /// Strength of the KL regularization towards the reference [default: 0.1].
     #[arg(long)]
     beta: Option<f64>,
     #[command(flatten)]
@@ -29,17 +29,17 @@ pub struct DpoArgs {
 }
 
 impl DpoArgs {
-    /// The model that was named.
+    /// Returns the model given by flag.
     pub(super) fn model(&self) -> Option<&str> {
         self.run.model.as_deref()
     }
 
-    /// The adapter that was named.
+    /// Returns the adapter given by flag.
     pub(super) fn adapter(&self) -> Option<&Path> {
         self.start.as_deref()
     }
 
-    /// The configuration file with the flags over it.
+    /// Returns the configuration file's settings, overridden by the flags.
     fn config(&self) -> anyhow::Result<DpoRunConfig> {
         let mut config = match &self.run.config {
             Some(path) => DpoRunConfig::from_file(path)?,
@@ -78,7 +78,7 @@ impl DpoArgs {
     }
 }
 
-/// Trains, and says what came of it.
+/// Trains, and returns a summary of the result.
 pub fn run(args: &DpoArgs, device: Device, threads: usize) -> anyhow::Result<String> {
     interrupt::catch();
     let summary = train(&args.config()?, &args.run.options(device, threads))?;

@@ -1,4 +1,4 @@
-//! `selfjudge eval`: measuring a model.
+//! `selfjudge eval`: evaluates a model.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -25,7 +25,7 @@ use crate::preference::{Format, OnUnusable, Record, RecordReader};
 pub enum EvalCommand {
     /// How well a model judges labelled data: accuracy, both orders, label mass, ties, calibration, length bias.
     Judge(JudgeArgs),
-    /// The default model against its own world: accuracy, judging, best-of-N, principles.
+    /// The default model on its own synthetic tasks: accuracy, judging, best-of-N, principles.
     Pocket(PocketArgs),
 }
 
@@ -34,7 +34,7 @@ pub struct JudgeArgs {
     /// A model directory or hub id.
     #[arg(long)]
     model: String,
-    /// A PEFT adapter directory to lay over the model.
+    /// A PEFT adapter directory to apply to the model.
     #[arg(long)]
     adapter: Option<PathBuf>,
     /// A file of judge items or preference pairs (JSON lines, a JSON array or Parquet, gzip or not); may be given several times.
@@ -43,10 +43,10 @@ pub struct JudgeArgs {
     /// A built-in judge template (`hh`, `ultrafeedback`) or a file; by default the model's own.
     #[arg(long)]
     template: Option<String>,
-    /// Only the first so many records of each file.
+    /// Read at most this many records of each file.
     #[arg(long, value_parser = positive)]
     limit: Option<usize>,
-    /// Verdicts closer to 0.5 than this are taken as ties.
+    /// Verdicts closer to 0.5 than this count as ties.
     #[arg(long, default_value_t = JudgeEvalOptions::default().tie_margin, value_parser = margin)]
     tie_margin: f64,
     /// Also write the report as JSON.
@@ -59,10 +59,10 @@ pub struct PocketArgs {
     /// A model directory or hub id; by default the pocket model that is part of the program.
     #[arg(long)]
     model: Option<String>,
-    /// A PEFT adapter directory to lay over the model.
+    /// A PEFT adapter directory to apply to the model.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// Held-out instructions.
+    /// Number of held-out instructions.
     #[arg(long, default_value_t = PocketOptions::default().instructions, value_parser = positive)]
     instructions: usize,
     /// Sampling seeds.
@@ -77,10 +77,10 @@ pub struct PocketArgs {
     /// Also write the report as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Also draw best-of-N as SVG.
+    /// Also plot best-of-N as SVG.
     #[arg(long)]
     plot: Option<PathBuf>,
-    /// Exit with a failure where a bound of the shipped model is not kept.
+    /// Exit with a failure if the model misses a bound of the shipped model.
     #[arg(long)]
     strict: bool,
 }
@@ -93,24 +93,24 @@ pub struct OwnPairsArgs {
     /// The file to write (jsonl).
     #[arg(long)]
     out: PathBuf,
-    /// Decides what is drawn.
+    /// Seed of the random draws.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Instructions to sample.
     #[arg(long, default_value_t = 10_000, value_parser = positive)]
     instructions: usize,
-    /// Their kinds, separated by commas; all by default.
+    /// Kinds of instructions, separated by commas; all by default.
     #[arg(long, value_delimiter = ',', value_parser = kind)]
     kinds: Vec<Kind>,
-    /// Samples of each.
+    /// Samples per instruction.
     #[arg(long, default_value_t = 8, value_parser = several)]
     samples: usize,
-    /// Share that is kept of the pairs which the judge gets right already; those it gets wrong are all kept.
+    /// Share of the pairs that the judge already gets right to keep; those that it gets wrong are all kept.
     #[arg(long, default_value_t = 1.0, value_parser = fraction)]
     easy: f64,
 }
 
-/// Reads a number of samples of which pairs can be made.
+/// Parses a number of samples that is large enough for pairs.
 fn several(text: &str) -> Result<usize, String> {
     match positive(text)? {
         1 => Err("it must be at least 2: a pair is made of two samples".to_owned()),
@@ -118,7 +118,7 @@ fn several(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a distance from 0.5.
+/// Parses a distance from 0.5.
 fn margin(text: &str) -> Result<f64, String> {
     let margin = fraction(text).ok().filter(|margin| *margin <= 0.5);
     margin.ok_or_else(|| format!("`{text}` is not a number from 0 to 0.5"))
@@ -132,16 +132,16 @@ fn kind(name: &str) -> Result<Kind, String> {
     })
 }
 
-/// A model, and the judge its directory describes.
+/// A model with the judge that its directory describes.
 struct Loaded {
     model: LanguageModel,
     judge: Judge,
-    /// An embedded model's files are there for as long as it is.
+    /// Keeps an embedded model's unpacked files while the model is in use.
     _files: ModelFiles,
 }
 
 impl Loaded {
-    /// As the pocket world measures it: no answer there is longer than 64 tokens.
+    /// Returns the subject for the pocket evaluation, where no answer is longer than 64 tokens.
     fn pocket_subject(&self) -> ModelSubject<'_> {
         let model = &self.model;
         ModelSubject {
@@ -272,7 +272,7 @@ fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
     };
     let mut report = measure(&mut subject, &options)?;
     if args.adapter.is_some() && !args.strict {
-        // The bounds are those of the model that is shipped, which leaves room to learn.
+        // The bounds are those of the shipped model, which deliberately leaves room for learning.
         report.thresholds.clear();
     }
     keeping(report.table(), || {
@@ -288,7 +288,7 @@ fn pocket(args: &PocketArgs, device: Device) -> anyhow::Result<String> {
     })
 }
 
-/// Returns a text that took long to come by, and says it before an error of what is done with it.
+/// Runs `rest` and returns `text`, which was expensive to compute; prints the text before returning an error of `rest`.
 fn keeping(text: String, rest: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<String> {
     match rest() {
         Ok(()) => Ok(text),
@@ -299,15 +299,17 @@ fn keeping(text: String, rest: impl FnOnce() -> anyhow::Result<()>) -> anyhow::R
     }
 }
 
-/// A file to be written when all work is done; that it can be written is known before.
+/// A file that is written after all work is done; the constructor checks in advance that it can be written.
 struct Output<'a> {
-    /// The file, and a draft beside it.
+    /// The target path, and a temporary file beside it.
     place: Option<(&'a Path, NamedTempFile)>,
 }
 
 impl<'a> Output<'a> {
+    /// Prepares a file at `path`, if one is given.
+    ///
     /// # Errors
-    /// A place at which no file can be made.
+    /// Fails if no file can be created there.
     fn to(path: Option<&'a Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
             return Ok(Self { place: None });
@@ -321,7 +323,7 @@ impl<'a> Output<'a> {
         })
     }
 
-    /// Writes the file, if one was asked for.
+    /// Writes the file, if a path was given.
     fn write(self, text: &str) -> anyhow::Result<()> {
         let Some((path, mut draft)) = self.place else {
             return Ok(());

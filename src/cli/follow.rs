@@ -1,7 +1,7 @@
-//! `selfjudge train dpo --follow`: the learner of a server, in a process of its own.
+//! `selfjudge train dpo --follow`: runs the learner of a server as a separate process.
 //!
-//! It reads the log that servers write and moves the pointers that they follow. The same code as in a server, with an engine for its
-//! own samples and verdicts, and no socket but that of its operators.
+//! It reads the log that servers write and moves the pointers that they follow. It uses the same code as a server, with an engine for
+//! its own samples and verdicts, and no sockets except the operators'.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -35,44 +35,44 @@ pub struct FollowArgs {
     /// Learn from the log of running servers instead of files, until SIGTERM.
     #[arg(long, requires = "data_dir", conflicts_with_all = ["config", "data", "output_dir", "reference", "resume"])]
     pub follow: bool,
-    /// The servers' data directory: generations are written there.
+    /// The servers' data directory, in which generations are written.
     #[arg(long, requires = "follow")]
     data_dir: Option<PathBuf>,
-    /// The servers' log, where it is not in the data directory.
+    /// The servers' log, if it is not in the data directory.
     #[arg(long, requires = "follow")]
     log_url: Option<String>,
     #[command(flatten)]
     salt: SaltArgs,
-    /// When feedback is learned from, as the servers are told it: never, corroborated (the judge agrees) or always.
+    /// When feedback is learned from, with the servers' value: never, corroborated (the judge agrees) or always.
     #[arg(long, requires = "follow", default_value = "never")]
     trust_feedback: FeedbackTrust,
-    /// The learner's settings; the defaults without a file.
+    /// A TOML file of the learner's settings; the defaults without a file.
     #[arg(long, requires = "follow")]
     learn: Option<PathBuf>,
-    /// The chat template that the servers were given, where it is not the model's own.
+    /// The servers' chat template, if it is not the model's own.
     #[arg(long, requires = "follow", value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// The variables of the chat template that the servers were given, as a JSON object.
+    /// The servers' variables of the chat template, as a JSON object.
     #[arg(long, requires = "follow", value_name = "JSON", value_parser = variables)]
     chat_template_kwargs: Option<Variables>,
-    /// Learn from a judge that failed its self-test.
+    /// Learn even if the judge failed its self-test.
     #[arg(long, requires = "follow", alias = "untrained-judge")]
     allow_untrained_judge: bool,
-    /// A listener for operators, as servers have it: /train, /generations, /events, /metrics and the like.
+    /// A listener for operators, as on a server: /train, /generations, /events, /metrics and so on.
     #[arg(long, requires = "follow", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// A file of operators' keys. Without one the operators' listener must be on a loopback address.
     #[arg(long, requires = "admin_listen")]
     admin_key_file: Option<PathBuf>,
-    /// A name by which the operators' listener is called, besides its address and localhost. May be given several times.
+    /// A host name of the operators' listener, besides its address and localhost. May be given several times.
     #[arg(long, requires = "admin_listen")]
     admin_host: Vec<String>,
-    /// A listener for /metrics, /health and /ready alone, without a key.
+    /// A listener for /metrics, /health and /ready only, without a key.
     #[arg(long, requires = "follow", value_parser = address)]
     metrics_listen: Option<SocketAddr>,
 }
 
-/// Learns until it is told to stop. `model` and `adapter` are what the servers serve; without a model the pocket model.
+/// Learns until a signal stops it. `model` and `adapter` are those of the servers; the pocket model if none is given.
 pub fn run(
     args: &FollowArgs,
     model: Option<&str>,
@@ -145,7 +145,7 @@ pub fn run(
                 None => LearnConfig::default(),
             },
             threads,
-            // Nobody is served here.
+            // This process serves no callers.
             min_share: 1.0,
             canary_share: 0.0,
             on_death: OnDeath::End,

@@ -1,4 +1,4 @@
-//! `selfjudge train jsft`: preference data to a model that answers and judges.
+//! `selfjudge train jsft`: trains a model to answer and to judge on preference data.
 
 use std::path::PathBuf;
 
@@ -17,13 +17,13 @@ pub struct JsftArgs {
     /// Start from random weights of the model's configuration.
     #[arg(long)]
     from_scratch: bool,
-    /// The adapter to train further (a PEFT directory), on the frozen model: its rank, alpha and layers are the run's [default: none].
+    /// The adapter to train further (a PEFT directory), on the frozen model; its rank, alpha and layers apply to the run [default: none].
     #[arg(long, visible_alias = "adapter")]
     start: Option<PathBuf>,
 }
 
 impl JsftArgs {
-    /// The configuration file with the flags over it. A rank makes it train an adapter instead of the model.
+    /// Returns the configuration file's settings, overridden by the flags. With a rank, an adapter is trained instead of the model.
     fn config(&self) -> anyhow::Result<JsftConfig> {
         let mut config = match &self.run.config {
             Some(path) => JsftConfig::from_file(path)?,
@@ -58,7 +58,7 @@ impl JsftArgs {
     }
 }
 
-/// Trains, and says what came of it.
+/// Trains, and returns a summary of the result.
 pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<String> {
     interrupt::catch();
     let summary = train(&args.config()?, &args.run.options(device, threads))?;

@@ -1,4 +1,4 @@
-//! What is kept of the traffic: the flags, and what they mean.
+//! The flags that set which traffic is stored and where.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,64 +12,64 @@ use crate::app::{DataDir, TrafficOptions};
 use crate::http::{OnLogFailure, Permitted};
 use crate::preference::log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
 
-/// What is kept of the traffic.
+/// Storage of traffic.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Keeping traffic")]
 pub struct KeepingArgs {
-    /// Where everything is kept that is written: the traffic log, generations, checkpoints. Without it nothing is.
+    /// Directory for all written files: the traffic log, generations, checkpoints. Without it nothing is stored.
     #[arg(long, env = "SELFJUDGE_DATA_DIR")]
     data_dir: Option<PathBuf>,
-    /// Keep the log in this database (postgres://…, sqlite:PATH) instead of a file of the data directory.
+    /// Keep the log in this database (postgres://…, sqlite:PATH) instead of a file in the data directory.
     #[arg(long, env = "SELFJUDGE_LOG_URL", hide_env_values = true)]
     log_url: Option<String>,
-    /// Keep calls that do not say otherwise.
+    /// Keep calls that do not opt out.
     #[arg(long)]
     retain: bool,
-    /// Train on kept calls that do not say otherwise.
+    /// Train on kept calls that do not opt out.
     #[arg(long, requires = "retain")]
     train: bool,
-    /// Days that records are kept; by default until they are deleted.
+    /// Days after which records are deleted; by default they are kept until deleted by hand.
     #[arg(long, value_parser = clap::value_parser!(u64).range(..=MAX_RETENTION_DAYS))]
     retention_days: Option<u64>,
-    /// The most that is done with calls without a key, whatever they ask for: nothing, retain (they may be kept) or train (kept and
+    /// The maximum use of calls without a key, whatever they ask for: nothing, retain (they may be kept) or train (kept and
     /// trained on).
     #[arg(long, default_value = "train")]
     strangers: Permitted,
-    /// Bytes that the records of one principal (a key, a trusted user, all callers without a key together) may take, or with a unit as
-    /// --kv-cache-memory has it; 0 is any number. Calls beyond are answered and not kept.
+    /// Maximum bytes of the records of one principal (a key, a trusted user, or all callers without a key together), with units as in
+    /// --kv-cache-memory; 0 is no limit. Calls beyond it are answered and not kept.
     #[arg(long, default_value = "1GiB", value_parser = bytes)]
     records_quota: usize,
-    /// Bytes that all records may take; 0 is any number. An SQLite log keeps nothing either while its file system has less than 256 MiB
-    /// free, or a 20th of it.
+    /// Maximum bytes of all records; 0 is no limit. An SQLite log also keeps nothing while its file system has less than 256 MiB, or
+    /// a 20th of its size, free.
     #[arg(long, default_value = "0", value_parser = bytes)]
     log_quota: usize,
-    /// Bytes of a record; a call of which more would be kept is answered, and not kept.
+    /// Maximum bytes of a record; a larger call is answered and not kept.
     #[arg(long, default_value = "16MiB", value_parser = some_bytes)]
     max_record: usize,
-    /// What becomes of calls that cannot be logged: serve-unlogged or refuse.
+    /// Treatment of calls that cannot be logged: serve-unlogged or refuse.
     #[arg(long, default_value = "serve-unlogged")]
     on_log_failure: OnLogFailure,
     /// When feedback becomes a preference pair: never, corroborated (the judge agrees) or always.
     #[arg(long, default_value = "never")]
     trust_feedback: FeedbackTrust,
-    /// Keep and delete records on behalf of the end user that a call names in `user`. Only where callers are trusted.
+    /// Keep and delete records on behalf of the end user that a call names in `user`. Use it only if callers are trusted.
     #[arg(long)]
     trust_user: bool,
-    /// Keep personal data as it is, instead of replacing addresses, numbers and secrets.
+    /// Keep personal data unchanged, instead of replacing addresses, numbers and secrets.
     #[arg(long)]
     no_redaction: bool,
-    /// A program that redacts too: a JSON array of texts in, one of the same length out. What it does not answer within five
-    /// seconds is not kept.
+    /// A program for additional redaction: it reads a JSON array of texts and writes one of the same length. A call is not kept if the
+    /// program does not answer within five seconds.
     #[arg(long, conflicts_with = "no_redaction")]
     redact_command: Option<PathBuf>,
     #[command(flatten)]
     salt: SaltArgs,
 }
 
-/// A hundred years.
+/// The maximum retention, a hundred years.
 const MAX_RETENTION_DAYS: u64 = 36_500;
 
-/// Bytes that are given up so that records can be deleted on a full disk.
+/// Reserved bytes that are released on a full disk so that records can be deleted.
 const RESERVE: u64 = 32 << 20;
 
 impl KeepingArgs {
@@ -80,8 +80,10 @@ impl KeepingArgs {
         self.data_dir.as_ref().map(open).transpose()
     }
 
+    /// Returns the settings that the flags stand for.
+    ///
     /// # Errors
-    /// A program for redaction that cannot redact.
+    /// Fails if the redaction program does not work.
     pub fn options(&self, data_dir: Option<&DataDir>) -> anyhow::Result<TrafficOptions> {
         let log = match (&self.log_url, data_dir) {
             (Some(url), _) => Some(LogConfig::new(url)),
@@ -132,7 +134,7 @@ impl KeepingArgs {
     }
 }
 
-/// A quota; 0 is none.
+/// Converts a quota; 0 means none.
 fn quota(bytes: usize) -> Option<u64> {
     (bytes > 0).then_some(bytes as u64)
 }

@@ -1,4 +1,4 @@
-//! Sockets, the keys that are asked for at them, and the mode of files.
+//! Sockets, the API keys of their listeners, and the mode of created files.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
@@ -11,7 +11,7 @@ use crate::engine::TenantShare;
 use crate::files;
 use crate::http::{AdminHosts, ApiKeys, ConnectionLimits};
 
-/// The keys that a file lists. Warns of a file that others may read, and of keys that can be guessed.
+/// Reads the keys in a file. Warns if other users can read the file, and of keys that are too short.
 pub(super) fn keys_in(path: &Path) -> anyhow::Result<ApiKeys> {
     let cannot = || format!("cannot read {}", path.display());
     let list = files::read_small(path).with_context(cannot)?;
@@ -31,7 +31,7 @@ pub(super) fn keys_in(path: &Path) -> anyhow::Result<ApiKeys> {
     Ok(keys)
 }
 
-/// Warns of keys that can be guessed.
+/// Warns of keys that are short enough to be guessed.
 pub(super) fn warn_of_short(keys: &ApiKeys, list: &str) {
     let lines = keys.short_keys();
     if !lines.is_empty() {
@@ -41,10 +41,10 @@ pub(super) fn warn_of_short(keys: &ApiKeys, list: &str) {
     }
 }
 
-/// The names of the operators' listener.
+/// Returns the host names of the operators' listener.
 ///
 /// # Errors
-/// A listener that others reach and that asks for no key.
+/// Fails if the listener can be reached from other machines and has no keys.
 pub(super) fn admin_hosts(
     listen: Option<SocketAddr>,
     keys: &ApiKeys,
@@ -63,28 +63,28 @@ pub(super) fn admin_hosts(
     })
 }
 
-/// Has the process make its files for their owner alone. To be called before it has other threads that make files.
+/// Sets the umask so that only the owner can access created files. Must be called before threads that create files exist.
 pub(super) fn own_files_alone() {
-    // SAFETY: a system call that sets one number of the process.
+    // SAFETY: the system call only sets a number of the process.
     unsafe { libc::umask(0o077) };
 }
 
-/// Has a file that may grow no more (`ulimit -f`) be a failed write, as a full disk is, and not the end of the process.
+/// Turns the file size limit (`ulimit -f`) into a write error like a full disk, instead of a signal that ends the process.
 pub(super) fn survive_full_files() {
-    // SAFETY: a system call that sets how the process takes one signal; nothing of Rust's runs then.
+    // SAFETY: the system call only sets the disposition of one signal to "ignore", so no Rust code runs on it.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
-/// Connections that the system completes before they are accepted. More at once than these find no answer, and ask again after a
-/// second.
+/// Length of the queue of connections that the kernel completes before they are accepted. Clients beyond it get no reply and retry
+/// after a second.
 const BACKLOG: libc::c_int = 4096;
 
-/// Binds an address; with port 0 the system chooses one.
+/// Binds an address; with port 0 the system chooses a port.
 pub(super) fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener =
         TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    // The standard library asks for 128.
-    // SAFETY: a system call that sets one number of a socket of our own.
+    // The standard library uses a backlog of 128.
+    // SAFETY: the system call only sets a number of a socket that this function owns.
     let listening = unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
     anyhow::ensure!(
         listening == 0,
@@ -95,10 +95,10 @@ pub(super) fn listen(address: SocketAddr) -> anyhow::Result<(TcpListener, Socket
     Ok((listener, address))
 }
 
-/// Connections of the operators' listener at most.
+/// Maximum connections of the operators' listener.
 const OPERATORS_CONNECTIONS: usize = 256;
 
-/// The limits of the operators' listener beside the callers': it does not fill up with theirs, and has no tenants.
+/// Returns the limits of the operators' listener: separate from the callers', so that they cannot fill it up, and without tenants.
 pub(super) fn operators_connections(limits: ConnectionLimits) -> ConnectionLimits {
     ConnectionLimits {
         max_connections: limits.max_connections.min(OPERATORS_CONNECTIONS),
@@ -107,17 +107,17 @@ pub(super) fn operators_connections(limits: ConnectionLimits) -> ConnectionLimit
     }
 }
 
-/// Files that the process opens beside its connections: databases, checkpoints, listeners.
+/// Number of files that the process opens besides its connections: databases, checkpoints, listeners.
 const OTHER_FILES: usize = 64;
 
-/// Connections that may be open at once: so many, or as many as the system lets the process have open files for. The process takes
-/// all that the system allows it.
+/// Returns the maximum number of open connections: the wanted number, bounded by the system's limit of open files. Raises the
+/// process's soft limit to the hard limit.
 pub(super) fn max_connections(wanted: usize) -> usize {
     let mut files = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: reads into and from a struct of the caller.
+    // SAFETY: the calls read and write a struct that this function owns.
     let known = unsafe {
         libc::getrlimit(libc::RLIMIT_NOFILE, &mut files) == 0 && {
             let all = libc::rlimit {

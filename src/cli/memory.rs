@@ -1,19 +1,19 @@
-//! Gives memory that a burst of work has left behind back to the system.
+//! Returns memory left over from a burst of work to the system.
 //!
-//! The allocator returns pages that have been unused for a second, but only while it is asked for more or given some back: a server
-//! that has become idle would keep what its busiest minute took.
+//! The allocator returns pages that have been unused for a second, but only during allocations and deallocations: an idle server
+//! would otherwise keep the memory of its busiest minute.
 
 use std::time::Duration;
 
 use crate::telemetry::EngineMetrics;
 
-/// Between two looks.
+/// Interval between checks.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Growth since the last time that is worth the work.
+/// Minimum growth since the last collection that is worth the work.
 const GROWTH: usize = 32 << 20;
 
-/// Returns memory whenever the engine has nothing to do and the process has grown.
+/// Returns memory to the system whenever the engine is idle and the process has grown.
 pub(super) async fn give_back_when_idle(engine: EngineMetrics) {
     let mut least = resident();
     loop {
@@ -24,7 +24,7 @@ pub(super) async fn give_back_when_idle(engine: EngineMetrics) {
             continue;
         };
         if now > before + GROWTH {
-            // SAFETY: the allocator's own function, which any thread may call.
+            // SAFETY: an allocator function that may be called from any thread.
             let collect = || unsafe { libmimalloc_sys::mi_collect(true) };
             if tokio::task::spawn_blocking(collect).await.is_err() {
                 return;
@@ -36,7 +36,7 @@ pub(super) async fn give_back_when_idle(engine: EngineMetrics) {
     }
 }
 
-/// Bytes of memory that the process has, where the system says so.
+/// Returns the resident memory of the process in bytes, if the system reports it.
 fn resident() -> Option<usize> {
     let line = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = line.split_ascii_whitespace().nth(1)?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! `selfjudge merge`: an adapter into the weights of its base.
+//! `selfjudge merge`: merges an adapter into the weights of its base.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub struct MergeArgs {
     out: PathBuf,
 }
 
-/// Merges, and says what was done.
+/// Merges, and returns a summary.
 pub fn run(args: &MergeArgs) -> anyhow::Result<String> {
     let files = ModelFiles::resolve(args.model.as_deref())?;
     let layers = merge(files.path(), &args.adapter, &args.out)?;

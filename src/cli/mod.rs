@@ -1,4 +1,4 @@
-//! The command line: what was said, turned into one call.
+//! The command line: parses arguments and calls the selected command.
 
 mod claims;
 mod dpo;
@@ -32,10 +32,10 @@ use crate::pocket;
 use crate::settings;
 use crate::telemetry::{self, LogFormat};
 
-/// The heading of what every command takes.
+/// Help heading of the global options.
 const GLOBAL: &str = "Options of every command";
 
-/// What is logged unless `SELFJUDGE_LOG` says otherwise. The hub's client tells of each attempt, and of the last one again in its error.
+/// The default log filter, overridden by `SELFJUDGE_LOG`. The hub client logs every attempt and repeats the last one in its error.
 const LOGGED: &str = "info,hf_hub=off";
 
 /// One language model that answers, judges its own answers and keeps improving on them.
@@ -44,7 +44,7 @@ const LOGGED: &str = "info,hf_hub=off";
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Where to compute: auto, cpu, cuda or cuda:N.
+    /// Compute device: auto, cpu, cuda or cuda:N.
     #[arg(
         long,
         global = true,
@@ -54,10 +54,10 @@ pub struct Cli {
         display_order = 1000
     )]
     device: DeviceChoice,
-    /// Threads that compute; by default, and with 0, as many as the process may use.
+    /// Number of compute threads; by default, and with 0, as many as the process may use.
     #[arg(long, global = true, env = "SELFJUDGE_THREADS", help_heading = GLOBAL, display_order = 1001)]
     threads: Option<usize>,
-    /// How logs are written to standard error: text or json.
+    /// Format of the logs on standard error: text or json.
     #[arg(
         long,
         global = true,
@@ -67,7 +67,7 @@ pub struct Cli {
         display_order = 1002
     )]
     log_format: LogFormat,
-    /// A collector's address, such as http://localhost:4318: spans are sent there by OTLP over HTTP.
+    /// Address of an OTLP collector, such as http://localhost:4318; spans are sent there over HTTP.
     #[arg(
         long,
         global = true,
@@ -90,13 +90,13 @@ enum Command {
     Eval(eval::EvalCommand),
     /// Merge an adapter into the weights of its model.
     Merge(merge::MergeArgs),
-    /// Preference pairs out of a traffic log and into one.
+    /// Export preference pairs from a traffic log, or import them.
     #[command(subcommand)]
     Records(records::RecordsCommand),
-    /// The default model's world.
+    /// The default model's synthetic tasks.
     #[command(subcommand)]
     Pocket(PocketCommand),
-    /// Print the API's description (OpenAPI 3.1).
+    /// Print the API description (OpenAPI 3.1).
     Openapi,
 }
 
@@ -110,53 +110,53 @@ enum TrainCommand {
 
 #[derive(Debug, Subcommand)]
 enum PocketCommand {
-    /// Write the corpus the default model is trained on; a function of the seed.
+    /// Write the default model's training corpus; a function of the seed.
     Corpus {
         /// The directory to write to.
         #[arg(long)]
         out: PathBuf,
-        /// Decides what is drawn.
+        /// Seed of the random draws.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Records.
+        /// Number of records.
         #[arg(long, default_value_t = 200_000)]
         pairs: usize,
         /// A TOML file of curriculum options.
         #[arg(long)]
         options: Option<PathBuf>,
     },
-    /// Write the default model's anchor set, which learning may not lose; a function of the seed.
+    /// Write the default model's anchor set, on which learning must not lose accuracy; a function of the seed.
     Anchors {
         /// The file to write to.
         #[arg(long)]
         out: PathBuf,
-        /// Decides what is drawn.
+        /// Seed of the random draws.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Print calls of `POST /generate`, one a line: instructions of the training side, to be logged and trained on.
+    /// Print calls of `POST /generate`, one per line: training instructions, to be logged and trained on.
     Traffic {
-        /// Calls to print.
+        /// Number of calls to print.
         #[arg(long, default_value_t = 700)]
         calls: u64,
-        /// Decides what is drawn.
+        /// Seed of the random draws.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Write judge data from a model's own samples of the world's training instructions.
+    /// Write judge data from a model's own samples of the synthetic training instructions.
     OwnPairs(eval::OwnPairsArgs),
-    /// Reproduce the papers' claims: learn in every way that is compared, measure, say what holds.
+    /// Reproduce the papers' claims: learn in every compared way, measure, and report which claims hold.
     Claims(claims::ClaimsArgs),
 }
 
 impl Cli {
-    /// Whether the command trains a model.
+    /// Returns whether the command trains a model.
     pub fn trains(&self) -> bool {
         matches!(self.command, Command::Train(_))
     }
 }
 
-/// Does what the command line says.
+/// Runs the command.
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     listener::survive_full_files();
     let threads = device::init_threads(cli.threads)?;
@@ -226,7 +226,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     say(&report)
 }
 
-/// Says why a command failed: in a line on standard error, as the log's other lines are.
+/// Prints why a command failed, as one line on standard error in the log's format.
 pub fn fail(error: &anyhow::Error) {
     let line = one_line(error);
     match telemetry::logs_json() && tracing::enabled!(tracing::Level::ERROR) {
@@ -235,8 +235,8 @@ pub fn fail(error: &anyhow::Error) {
     }
 }
 
-/// Returns an error with its causes in one line, none of them twice. There is no backtrace in it, whatever RUST_BACKTRACE says: what
-/// ends a command is mostly about its arguments and files.
+/// Returns an error with its causes in one line, without repetitions. It has no backtrace even with RUST_BACKTRACE, because commands
+/// mostly fail on their arguments and files.
 pub fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -253,7 +253,7 @@ pub fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// A text of several lines in one, without a backtrace that a library wrote behind it.
+/// Joins the lines of a text, without a backtrace that a library appended.
 fn joined(text: &str) -> String {
     let is_frame = |line: &str| {
         let number = line.trim_start().split(':').next().unwrap_or_default();
@@ -269,7 +269,7 @@ fn joined(text: &str) -> String {
     own.collect::<Vec<_>>().join(" ")
 }
 
-/// Writes the result to standard output. Nobody listening any more is no failure.
+/// Writes the result to standard output. A closed pipe is not an error.
 fn say(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

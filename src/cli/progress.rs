@@ -1,14 +1,14 @@
-//! How far a measurement is: a bar on a terminal, a plain line every so often elsewhere. Written to standard error.
+//! Progress of a measurement on standard error: a bar on a terminal, otherwise a plain line at intervals.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Time between two plain lines.
+/// Interval between two plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Counts what is done of a known number.
+/// A counter of finished items out of a known number.
 pub(super) struct Progress {
     what: &'static str,
     bar: Option<ProgressBar>,
@@ -21,7 +21,7 @@ impl Progress {
     pub fn new(what: &'static str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(total);
-            // The template is a constant; the default style stands in if it should ever not parse.
+            // The template is a constant; the default style is used if it does not parse.
             if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}  ETA {eta}")
             {
                 bar.set_style(style);

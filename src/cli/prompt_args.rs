@@ -1,4 +1,4 @@
-//! Flags that say how prompts are read.
+//! The flags that set how prompts are encoded.
 
 use std::path::PathBuf;
 
@@ -7,22 +7,22 @@ use clap::Args;
 use crate::app::PromptOptions;
 use crate::text::{ChatSetup, ToolFormat, Variables, check_variables};
 
-/// How prompts are read.
+/// Encoding of prompts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompts")]
 pub struct PromptArgs {
-    /// A file with a Jinja chat template, instead of the model's own. A model without any template serves text and tokens only.
+    /// A file with a Jinja chat template, instead of the model's own. A model without a template serves text and tokens only.
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// Variables of the chat template for every prompt, as a JSON object, such as {"enable_thinking": false}. A call's
+    /// Default variables of the chat template, as a JSON object, such as {"enable_thinking": false}. A call's
     /// `chat_template_kwargs` override them.
     #[arg(long, value_name = "JSON", value_parser = variables)]
     chat_template_kwargs: Option<Variables>,
-    /// How the model writes calls of tools, where its chat template does not show it: hermes, llama3_json, mistral, or json, which works
+    /// The model's format of tool calls, if its chat template does not show it: hermes, llama3_json, mistral, or json, which works
     /// with every model.
     #[arg(long, value_name = "FORMAT")]
     tool_format: Option<ToolFormat>,
-    /// Read control tokens that are written in text prompts (/v1/completions, /tokenize) as such, for clients that apply the chat
+    /// Encode control tokens written in text prompts (/v1/completions, /tokenize) as control tokens, for clients that apply the chat
     /// template themselves. By default text never becomes a control token.
     #[arg(long)]
     control_tokens_in_prompts: bool,
@@ -41,7 +41,7 @@ impl PromptArgs {
     }
 }
 
-/// Template variables in a JSON object.
+/// Parses template variables from a JSON object.
 pub(super) fn variables(text: &str) -> Result<Variables, String> {
     let variables: Variables =
         serde_json::from_str(text).map_err(|error| format!("it is no JSON object: {error}"))?;

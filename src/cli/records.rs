@@ -1,4 +1,4 @@
-//! `selfjudge records`: preference pairs out of a traffic log and into one, in TRL's formats.
+//! `selfjudge records`: exports preference pairs from a traffic log and imports them, in TRL's formats.
 
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -19,18 +19,18 @@ use crate::preference::log::{
 pub enum RecordsCommand {
     /// Write the pairs of records that may be trained on.
     Export(ExportArgs),
-    /// Read pairs, each as a record of its own.
+    /// Import pairs, each as a record of its own.
     Import(ImportArgs),
 }
 
-/// Which log.
+/// The selection of a log.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct LogArgs {
     /// The log's URL: `sqlite:PATH` or `postgres://…`.
     #[arg(long, env = "SELFJUDGE_LOG_URL", hide_env_values = true)]
     log: Option<String>,
-    /// The directory that a server writes to, with the log in it.
+    /// The data directory of a server, which contains the log.
     #[arg(long, env = "SELFJUDGE_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -41,19 +41,19 @@ pub struct ExportArgs {
     log: LogArgs,
     #[command(flatten)]
     salt: SaltArgs,
-    /// JSON lines, one JSON array, or Parquet. A Parquet file has plain prompts or conversations, see `--prompts`.
+    /// Output format: JSON lines, one JSON array, or Parquet. A Parquet file has either plain prompts or conversations, see `--prompts`.
     #[arg(long, value_enum, default_value = "jsonl")]
     format: Format,
-    /// Only pairs whose prompt is plain text to be continued, or a conversation.
+    /// Only pairs whose prompt is plain text, or only those whose prompt is a conversation.
     #[arg(long, value_enum)]
     prompts: Option<Prompts>,
-    /// Only pairs that come from here.
+    /// Only pairs of this source.
     #[arg(long, value_enum)]
     source: Option<Source>,
-    /// Only pairs whose better answer is better with at least this probability.
+    /// Only pairs whose chosen answer is better with at least this probability.
     #[arg(long, default_value_t = 0.0)]
     min_margin: f32,
-    /// The file to write. It is there when all of it is.
+    /// The file to write. It appears once it is complete.
     #[arg(long)]
     out: PathBuf,
 }
@@ -64,20 +64,20 @@ pub struct ImportArgs {
     log: LogArgs,
     #[command(flatten)]
     salt: SaltArgs,
-    /// Refuse a file of another format. Without it the file's first bytes tell what it is; gzip is read, too.
+    /// The expected format; files of another format are refused. By default the format is detected from the first bytes; gzip is supported.
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// How pairs of plain strings are kept: `raw`, as text that is continued without a chat template, or `chat`, as a user's turn and its
+    /// How pairs of plain strings are stored: `raw`, as text that is continued without a chat template, or `chat`, as a user's turn and its
     /// answer.
     #[arg(long, value_enum, default_value = "raw")]
     plain: PlainArg,
     /// The file to read.
     file: PathBuf,
-    /// Whose records they are to be: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` every caller
+    /// The owner of the records: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` all callers
     /// without a key, which is the default.
     #[arg(long)]
     principal: Option<String>,
-    /// Whether the model may be trained on them.
+    /// Allow training on the records.
     #[arg(long)]
     train: bool,
 }
@@ -136,8 +136,10 @@ impl From<Source> for PairSource {
 }
 
 impl LogArgs {
+    /// Returns the settings of the selected log.
+    ///
     /// # Errors
-    /// A data directory that holds no log, where one is to be read; one that cannot be made, where one is to be written.
+    /// Fails if a data directory to be read has no log, or if one to be written cannot be created.
     fn config(&self, must_exist: bool) -> anyhow::Result<LogConfig> {
         if let Some(url) = &self.log {
             let log = LogConfig::new(url);
@@ -175,7 +177,7 @@ impl LogArgs {
     }
 }
 
-/// Does what is said, and says what was done.
+/// Runs the command and returns a summary.
 pub fn run(command: RecordsCommand) -> anyhow::Result<String> {
     let runtime = runtime(1)?;
     runtime.block_on(async {
@@ -197,7 +199,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
         min_margin: args.min_margin,
         prompts: args.prompts.map(PromptKind::from),
     };
-    // Whole or not at all: what reads it next must not take half of it for all.
+    // The file is written atomically, so that a reader never sees half of it.
     let dir = args.out.parent().filter(|dir| !dir.as_os_str().is_empty());
     let draft = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new(".")))
         .with_context(|| format!("cannot write {}", args.out.display()))?;
@@ -218,7 +220,7 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
         |whose| Principal::spelled(whose, None),
     );
     let principal = principal.map_err(|problem| anyhow::anyhow!("--principal: {problem}"))?;
-    // Before a data directory is made for it.
+    // Checked before a data directory is created for it.
     std::fs::File::open(&args.file)
         .with_context(|| format!("cannot read {}", args.file.display()))?;
     let log = TrafficLog::open(&args.salt.over(args.log.config(false)?)).await?;

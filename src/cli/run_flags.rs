@@ -1,4 +1,4 @@
-//! The flags of a training run, whatever it trains: each overrides its setting in the configuration file.
+//! The common flags of training runs. Each overrides its setting in the configuration file.
 
 use std::path::PathBuf;
 
@@ -11,17 +11,17 @@ use crate::train::RunOptions;
 
 #[derive(Debug, Args)]
 pub struct RunFlags {
-    /// A TOML file of settings; flags override it. The defaults below are those of settings that neither names.
+    /// A TOML file of settings; flags override it. The defaults below apply to settings in neither.
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// The model to start from: a directory or a hub id.
     #[arg(long)]
     pub model: Option<String>,
-    /// A file of preference data (JSON lines, a JSON array or Parquet, gzip or not); may be given several times, and replaces the
+    /// A file of preference data (JSON lines, a JSON array or Parquet, optionally gzipped); may be given several times, and replaces the
     /// configuration's.
     #[arg(long)]
     pub data: Vec<PathBuf>,
-    /// Where checkpoints, metrics and what was trained go.
+    /// Directory for checkpoints, metrics and the trained weights.
     #[arg(long, alias = "out")]
     output_dir: Option<PathBuf>,
     /// The highest learning rate of the schedule [default: 0.00002 (jsft), 0.000005 (dpo)].
@@ -30,27 +30,27 @@ pub struct RunFlags {
     /// Passes over the data; a fraction stops within the last one [default: 1 (jsft), 3 (dpo)].
     #[arg(long)]
     epochs: Option<f64>,
-    /// Optimizer steps at most; fewer epochs end the run sooner [default: no bound].
+    /// Maximum optimizer steps; fewer epochs end the run sooner [default: no bound].
     #[arg(long)]
     max_steps: Option<u64>,
-    /// Examples (jsft) or pairs (dpo) of an optimizer step [default: 128 (jsft), 8 (dpo)].
+    /// Examples (jsft) or pairs (dpo) per optimizer step [default: 128 (jsft), 8 (dpo)].
     #[arg(long)]
     batch_size: Option<usize>,
-    /// Tokens that are computed at once: more take more memory [default: 4096 (jsft), 1024 (dpo)].
+    /// Tokens per forward pass; larger values take more memory [default: 4096 (jsft), 1024 (dpo)].
     #[arg(long)]
     micro_batch_tokens: Option<usize>,
-    /// Tokens of an example at most; longer ones are left out or cut, as the settings say [default: 2048, or the model's positions if
+    /// Maximum tokens of an example; longer ones are left out or cut, depending on the settings [default: 2048, or the model's positions if
     /// those are fewer].
     #[arg(long)]
     pub max_length: Option<usize>,
-    /// Decides the order of the data and random weights [default: 42].
+    /// Seed of the data order and of random weights [default: 42].
     #[arg(long)]
     seed: Option<u64>,
-    /// How records of plain strings are read: `raw`, as TRL does, without a chat template, or `chat`, as a user's turn and its answer
+    /// How records of plain strings are read: `raw`, without a chat template as in TRL, or `chat`, as a user's turn and its answer
     /// (default: raw).
     #[arg(long, value_enum)]
     pub plain: Option<PlainArg>,
-    /// Rank of the adapter that is trained (alpha twice the rank) [default: no adapter but the whole model (jsft), 16 (dpo)].
+    /// Rank of the trained adapter (alpha is twice the rank) [default: no adapter but the whole model (jsft), 16 (dpo)].
     #[arg(long)]
     pub lora_rank: Option<usize>,
     /// Steps between two checkpoints; 0 writes only the last one [default: 200].
@@ -59,16 +59,16 @@ pub struct RunFlags {
     /// Steps between two rows of metrics [default: 10].
     #[arg(long)]
     log_every: Option<u64>,
-    /// Go on from the newest checkpoint in the output directory.
+    /// Continue from the newest checkpoint in the output directory.
     #[arg(long)]
     resume: bool,
-    /// Stop after this many steps, with a checkpoint; the schedule stays that of the whole run.
+    /// Stop after this many steps with a checkpoint; the schedule remains that of the whole run.
     #[arg(long)]
     stop_after: Option<u64>,
-    /// No progress bar.
+    /// Hide the progress bar.
     #[arg(long)]
     quiet: bool,
-    /// Start without comparing the memory that is needed (weights, gradients, activations) with what the machine and the cgroup have left.
+    /// Start without comparing the needed memory (weights, gradients, activations) with the available memory of the machine and the cgroup.
     #[arg(long)]
     no_memory_check: bool,
 }
@@ -89,7 +89,7 @@ impl From<PlainArg> for PlainText {
     }
 }
 
-/// The settings that every run has, wherever its configuration keeps them.
+/// References to the common settings of a run, wherever its configuration stores them.
 pub struct RunSettings<'a> {
     pub model: &'a mut String,
     pub output_dir: &'a mut PathBuf,
@@ -106,7 +106,7 @@ pub struct RunSettings<'a> {
 }
 
 impl RunFlags {
-    /// Writes what was said over `settings`. The data and the adapter's rank are the caller's.
+    /// Overrides `settings` with the given flags. The caller handles the data and the adapter's rank.
     pub fn override_settings(&self, settings: RunSettings<'_>) {
         set(settings.model, &self.model);
         set(settings.output_dir, &self.output_dir);
@@ -134,7 +134,7 @@ impl RunFlags {
     }
 }
 
-/// An adapter's rank by flag; alpha with it, unless an adapter is `given`, which has one.
+/// Sets an adapter's rank by flag, and alpha unless an adapter is `given`, which has its own.
 pub fn set_rank(lora: &mut LoraConfig, rank: usize, given: bool) {
     lora.r = rank;
     if !given {
@@ -148,10 +148,10 @@ fn set<T: Clone>(field: &mut T, said: &Option<T>) {
     }
 }
 
-/// What a run says that stopped before its end.
+/// The last line of the summary of a run that stopped early.
 pub const STOPPED: &str = "\nstopped with a checkpoint: go on with the same command and --resume";
 
-/// What a run that went so far says.
+/// Returns the summary of a run's progress.
 pub fn progress(steps: u64, total_steps: u64, num_tokens: u64, tokens_per_second: f64) -> String {
     format!("{steps} of {total_steps} steps, {num_tokens} tokens, {tokens_per_second:.0} tokens/s")
 }
@@ -164,7 +164,7 @@ mod tests {
     use crate::train::config::JsftConfig;
     use crate::train::dpo::run::DpoRunConfig;
 
-    /// The help of a flag, in one line.
+    /// Returns the help of a flag in one line.
     fn help(flag: &str) -> String {
         let command = RunFlags::augment_args(clap::Command::new("train"));
         let argument = command.get_arguments().find(|arg| arg.get_id() == flag);

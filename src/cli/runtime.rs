@@ -1,16 +1,16 @@
-//! The runtime that a command waits on.
+//! The tokio runtime of a command.
 
 use tokio::runtime::{Builder, Runtime};
 
 use crate::device::threads_can_be_had;
 
-/// Threads that a runtime starts beside its workers: for files, databases and the steps of starting.
+/// Number of threads that a runtime starts besides its workers: for files, databases and the startup steps.
 const BESIDE: usize = 6;
 
-/// Returns a runtime of so many workers.
+/// Returns a runtime with this many workers.
 ///
 /// # Errors
-/// A system that refuses the threads: the runtime itself would panic.
+/// Fails if the system refuses the threads; the runtime itself would panic.
 pub(super) fn runtime(workers: usize) -> anyhow::Result<Runtime> {
     threads_can_be_had(workers + BESIDE)?;
     Ok(Builder::new_multi_thread()

@@ -1,4 +1,4 @@
-//! Where the salt of a log's surrogates is kept, for every command that opens a log.
+//! The location of the salt for a log's surrogates, common to all commands that open a log.
 
 use std::path::PathBuf;
 
@@ -8,14 +8,14 @@ use crate::preference::log::{LogConfig, SaltPlace};
 
 #[derive(Debug, Args)]
 pub struct SaltArgs {
-    /// A file with the salt (32 characters or more) that surrogates of personal data are hashed with; all servers and tools on one
-    /// log are given the same. By default a file beside an SQLite log, made at first, and for PostgreSQL the database itself.
+    /// A file with the salt (at least 32 characters) for hashing personal data to surrogates. All servers and tools on one log need the
+    /// same salt. By default it is a file beside an SQLite log, created at first use, and for PostgreSQL it is in the database.
     #[arg(long, env = "SELFJUDGE_REDACTION_SALT_FILE")]
     redaction_salt_file: Option<PathBuf>,
 }
 
 impl SaltArgs {
-    /// The log with its salt where it is said to be.
+    /// Returns the log's settings with this location of the salt.
     pub fn over(&self, log: LogConfig) -> LogConfig {
         match &self.redaction_salt_file {
             Some(file) => LogConfig {

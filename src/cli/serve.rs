@@ -1,4 +1,4 @@
-//! `selfjudge serve`: what was said, turned into a program with its sockets, and taken down in order.
+//! `selfjudge serve`: converts the arguments to a program with its sockets, runs it, and shuts it down in order.
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -33,95 +33,95 @@ pub struct ServeArgs {
     /// A model directory or hub id; by default the pocket model that is part of the program.
     #[arg(long, env = "SELFJUDGE_MODEL")]
     model: Option<String>,
-    /// A PEFT adapter directory to lay over the model. With --learn, learning goes on from it.
+    /// A PEFT adapter directory to apply to the model. With --learn, learning continues from it.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// What the model is called in answers and metrics; by default the hub id, or the last part of the directory's path.
+    /// The model's name in answers and metrics; by default the hub id, or the last part of the directory's path.
     #[arg(long, value_parser = name)]
     model_name: Option<String>,
     #[command(flatten)]
     prompts: PromptArgs,
-    /// The address that is listened on: HOST:PORT, or a port of 127.0.0.1 alone.
+    /// The address to listen on: HOST:PORT, or a port of 127.0.0.1.
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = address, env = "SELFJUDGE_LISTEN")]
     listen: SocketAddr,
     /// Memory reserved for keys and values: bytes, or with a unit: K, M, G (or KiB, MiB, GiB) are powers of 1024, KB, MB, GB of 1000.
     #[arg(long, default_value = "256MiB", value_parser = bytes, env = "SELFJUDGE_KV_CACHE_MEMORY")]
     kv_cache_memory: usize,
-    /// Start without comparing the memory that is needed (weights, cache, activations) with what the machine and the cgroup have left.
+    /// Start without comparing the needed memory (weights, cache, activations) with the available memory of the machine and the cgroup.
     #[arg(long)]
     no_memory_check: bool,
-    /// What keys and values are kept in: auto (as the weights are), f32, or bf16, which takes half the memory of f32.
+    /// Type of cached keys and values: auto (the weights' type), f32, or bf16, which takes half the memory of f32.
     #[arg(long, default_value = "auto", env = "SELFJUDGE_KV_CACHE_DTYPE")]
     kv_cache_dtype: KvCacheDtype,
-    /// Tokens that prompt and answer may have together; by default all that the model has positions for. The cache has to hold one
+    /// Maximum tokens of prompt and answer together; by default the model's number of positions. The cache has to hold one
     /// such sequence. Not for a server that learns: it answers logged prompts of any length.
     #[arg(long, conflicts_with = "learn", env = "SELFJUDGE_MAX_MODEL_LEN")]
     max_model_len: Option<usize>,
-    /// Tokens of a block of the KV cache.
+    /// Tokens per block of the KV cache.
     #[arg(long, default_value_t = EngineConfig::default().block_size, value_parser = positive)]
     block_size: usize,
-    /// Tokens computed in a step: more take more memory, and let others wait longer for their next token. A GPU wants thousands.
+    /// Maximum tokens per step: larger values take more memory and delay the next tokens of other sequences. A GPU needs thousands.
     #[arg(long, default_value_t = EngineConfig::default().max_batch_tokens, value_parser = positive)]
     max_batch_tokens: usize,
-    /// Sequences that run at once.
+    /// Maximum concurrent sequences.
     #[arg(long, default_value_t = EngineConfig::default().max_concurrent, value_parser = positive)]
     max_concurrent: usize,
     /// Disable prefix caching: every prompt is computed from its beginning.
     #[arg(long)]
     no_prefix_caching: bool,
-    /// Let all callers find each other's prompts in the prefix cache. By default only calls of one key (without keys: of one
-    /// address) share it, because how much of a prompt is cached says what others have asked.
+    /// Share the prefix cache among all callers. By default only calls of one key (without keys: of one
+    /// address) share it, because the number of cached tokens reveals the prompts of other callers.
     #[arg(long, conflicts_with = "no_prefix_caching")]
     shared_prefix_cache: bool,
-    /// The part of every limit (calls and their memory, waiting requests and tokens, connections) that one tenant may hold, above 0 and at most 1. A tenant
-    /// is a key, without keys the address of a client.
+    /// The share of every limit (calls and their memory, waiting requests and tokens, connections) that one tenant may use, above 0
+    /// and at most 1. A tenant is a key or, without keys, the address of a client.
     #[arg(long, default_value = "0.5", value_parser = share)]
     tenant_share: TenantShare,
-    /// The address of a proxy that names its clients in X-Forwarded-For: their shares are then told apart by the last address in
-    /// it. May be given several times.
+    /// The address of a proxy that names its clients in X-Forwarded-For; the last address there then identifies the tenant.
+    /// May be given several times.
     #[arg(long, value_parser = ip)]
     trusted_proxy: Vec<IpAddr>,
-    /// Connections that may be open at once; others are closed at once. No more than the system's limit of open files allows.
+    /// Maximum open connections; others are closed at once. Bounded by the system's limit of open files.
     #[arg(long, default_value_t = ConnectionLimits::default().max_connections, value_parser = positive)]
     max_connections: usize,
-    /// Requests that may wait for the engine; more are answered with 429.
+    /// Maximum requests that wait for the engine; more are answered with 429.
     #[arg(long, default_value_t = EngineConfig::default().queue.max_requests, value_parser = positive)]
     max_queued_requests: usize,
-    /// Prompt tokens that may wait for the engine; more are answered with 429.
+    /// Maximum prompt tokens that wait for the engine; more are answered with 429.
     #[arg(long, default_value_t = EngineConfig::default().queue.max_tokens, value_parser = positive)]
     max_queued_tokens: usize,
-    /// Calls that are answered at once; more are answered with 429.
+    /// Maximum concurrent calls; more are answered with 429.
     #[arg(long, default_value_t = HttpConfig::default().max_requests, value_parser = positive)]
     max_requests: usize,
-    /// Bytes of a request's body.
+    /// Maximum bytes of a request's body.
     #[arg(long, default_value = "8MiB", value_parser = some_bytes)]
     max_body: usize,
-    /// Bytes that the bodies and answers of all calls may take together while they are in memory; calls beyond are answered with 429.
+    /// Maximum bytes of the bodies and answers of all calls in memory; calls beyond are answered with 429.
     #[arg(long, default_value = "512MiB", value_parser = bytes)]
     call_memory: usize,
-    /// Tokens that one call may ask for: prompts x samples x tokens of an answer. By default 1048576, or max-concurrent times the
+    /// Maximum tokens of one call: prompts x samples x tokens per answer. By default 1048576, or max-concurrent times the
     /// context's length if that is more.
     #[arg(long)]
     max_call_tokens: Option<NonZeroUsize>,
-    /// A file of API keys, `key` or `name:key` a line; with keys, only who has one may call. Behind a key, `no-train` or
-    /// `no-retain` says what its traffic may not be used for. A name is what a key's records belong to: each is there once, and a key
-    /// without one is named by its digest.
+    /// A file of API keys, `key` or `name:key` per line; with keys, every call needs one. After a key, `no-train` or
+    /// `no-retain` restricts the use of its traffic. Records belong to the key's name: each name must be unique, and a key
+    /// without a name is named by its digest.
     #[arg(long, conflicts_with = "api_keys")]
     api_key_file: Option<PathBuf>,
-    /// The keys themselves, a line each.
+    /// The API keys themselves, one per line.
     #[arg(env = "SELFJUDGE_API_KEYS", hide_env_values = true, long, hide = true)]
     api_keys: Option<String>,
-    /// Calls a second of each key; more are answered with 429.
+    /// Calls per second of each key; more are answered with 429.
     #[arg(long)]
     rate_limit: Option<NonZeroU32>,
-    /// Calls of a key that may come at once; by default as many as --rate-limit allows in a second.
+    /// Calls of a key that may arrive in a burst; by default as many as --rate-limit allows in a second.
     #[arg(long, requires = "rate_limit")]
     rate_burst: Option<NonZeroU32>,
-    /// Whose pages may call from a browser: an origin such as https://example.org, or `*` alone. May be given several times. None may
+    /// An origin whose pages may call from a browser, such as https://example.org, or `*` for all. May be given several times. No page may
     /// call the operators' listener.
     #[arg(long)]
     cors_origin: Vec<String>,
-    /// A certificate chain (PEM): the server then speaks HTTPS.
+    /// A certificate chain (PEM) for HTTPS.
     #[arg(long, requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The certificate's private key (PEM).
@@ -133,12 +133,12 @@ pub struct ServeArgs {
     keeping: KeepingArgs,
     #[command(flatten)]
     learning: LearningArgs,
-    /// Seconds that running requests get to finish after SIGTERM.
+    /// Seconds after SIGTERM that running requests have to finish.
     #[arg(long, default_value_t = 30)]
     drain_timeout: u64,
 }
 
-/// What is done with verdicts.
+/// The use of verdicts.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Judging")]
 pub struct JudgingArgs {
@@ -149,7 +149,7 @@ pub struct JudgingArgs {
         env = "SELFJUDGE_ALLOW_UNTRAINED_JUDGE"
     )]
     allow_untrained_judge: bool,
-    /// Who wins a pair whose two orders name different answers, where the call does not say it: average (the answer with the higher
+    /// The winner of a pair whose two orders disagree, if the call does not set it: average (the answer with the higher
     /// mean probability) or undecided (none).
     #[arg(long, default_value = "average", env = "SELFJUDGE_ON_DISAGREEMENT")]
     on_disagreement: DisagreementArg,
@@ -177,30 +177,30 @@ impl JudgingArgs {
     }
 }
 
-/// Learning from it.
+/// Learning from traffic.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Learning")]
 pub struct LearningArgs {
-    /// Learn from logged traffic by this TOML file, or by the defaults where it is `default`.
+    /// Learn from logged traffic with the settings in this TOML file, or with `default` settings.
     #[arg(long, requires = "data_dir", env = "SELFJUDGE_LEARN")]
     learn: Option<PathBuf>,
     /// Threads of the trainer; by default half of all.
     #[arg(long, value_parser = positive)]
     trainer_threads: Option<usize>,
-    /// Of the time in which serving needs every thread (or the GPU), the share that the trainer has all the same, 0 to 1.
+    /// Minimum share of the time, from 0 to 1, that the trainer gets while serving needs every thread (or the GPU).
     #[arg(long, default_value_t = ArbiterConfig::default().min_share, value_parser = fraction)]
     trainer_share: f64,
-    /// The share of the callers that a canary answers, while there is one.
+    /// Share of the callers that a canary answers.
     #[arg(long, default_value_t = 0.05, value_parser = fraction)]
     canary_share: f64,
-    /// A listener of the operators' own: /train, /generations, /events and the like. Without operators' keys it must be on a loopback
+    /// A separate listener for operators: /train, /generations, /events and so on. Without operators' keys it must be on a loopback
     /// address.
     #[arg(long, value_parser = address, env = "SELFJUDGE_ADMIN_LISTEN")]
     admin_listen: Option<SocketAddr>,
-    /// A file of operators' keys; with one their routes are on the common listener too.
+    /// A file of operators' keys; with keys, the operators' routes are on the common listener too.
     #[arg(long, conflicts_with = "admin_keys")]
     admin_key_file: Option<PathBuf>,
-    /// The operators' keys themselves, a line each.
+    /// The operators' keys themselves, one per line.
     #[arg(
         env = "SELFJUDGE_ADMIN_KEYS",
         hide_env_values = true,
@@ -208,12 +208,12 @@ pub struct LearningArgs {
         hide = true
     )]
     admin_keys: Option<String>,
-    /// A name by which the operators' listener is called, besides its address and localhost: calls under any other `Host` are refused.
+    /// A host name of the operators' listener, besides its address and localhost; calls with any other `Host` are refused.
     /// May be given several times.
     #[arg(long, requires = "admin_listen")]
     admin_host: Vec<String>,
-    /// A listener for /metrics, /health and /ready alone, without a key. Where callers have keys, /metrics on the common listener asks for
-    /// an operator's.
+    /// A listener for /metrics, /health and /ready only, without a key. If callers have keys, /metrics on the common listener requires
+    /// an operator's key.
     #[arg(long, value_parser = address, env = "SELFJUDGE_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
 }
@@ -240,7 +240,7 @@ impl LearningArgs {
     }
 }
 
-/// The keys that a variable of the environment lists.
+/// Parses the keys in an environment variable.
 fn listed(list: &str, variable: &'static str) -> anyhow::Result<ApiKeys> {
     let keys = ApiKeys::parse(list).context(variable)?;
     warn_of_short(&keys, variable);
@@ -329,7 +329,7 @@ impl ServeArgs {
 }
 
 impl ServeArgs {
-    /// What the command line means.
+    /// Converts the arguments to the program's settings.
     fn app(&self, device: Device) -> anyhow::Result<AppConfig> {
         let http = self.http()?;
         let data_dir = self.keeping.data_dir()?;
@@ -358,7 +358,7 @@ impl ServeArgs {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, and then until what runs has finished.
+/// Serves until SIGTERM or SIGINT, and then until the running requests have finished.
 pub fn run(args: &ServeArgs, device: Device, lines: LogFormat) -> anyhow::Result<String> {
     own_files_alone();
     let runtime = runtime(2)?;
@@ -367,13 +367,13 @@ pub fn run(args: &ServeArgs, device: Device, lines: LogFormat) -> anyhow::Result
         let served = serve(args, &app, lines).await;
         anyhow::Ok((served, app.stop().await))
     })?;
-    // Connections hold engine handles; with the runtime they go.
+    // Connections hold engine handles, which the runtime's shutdown drops.
     runtime.shutdown_timeout(Duration::from_secs(5));
     stopped.join();
     served.map(|()| "stopped".to_owned())
 }
 
-/// Opens the listeners, says so, and drains them when told to.
+/// Opens the listeners, prints their addresses, and drains them on a signal.
 async fn serve(args: &ServeArgs, app: &App, lines: LogFormat) -> anyhow::Result<()> {
     let handle = Handle::new();
     let LearningArgs {
@@ -381,7 +381,7 @@ async fn serve(args: &ServeArgs, app: &App, lines: LogFormat) -> anyhow::Result<
         metrics_listen,
         ..
     } = args.learning;
-    // Nothing is said of a server before it has all it needs.
+    // The banner is printed only once everything is available.
     let sockets =
         Sockets::open(Some(args.listen), admin_listen, metrics_listen, args.tls()).await?;
     let banner = Banner::of(app, &sockets, lines);

@@ -1,4 +1,4 @@
-//! The listeners of a program, and what is said of them at the start.
+//! The listeners of a program, and the banner that reports them at the start.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::telemetry::LogFormat;
 /// A bound address.
 type Bound = (TcpListener, SocketAddr);
 
-/// What serves a listener until it is closed.
+/// The task that serves a listener until it is closed.
 type Serving = JoinHandle<std::io::Result<()>>;
 
 /// Listeners that are bound and not yet served.
@@ -32,7 +32,7 @@ impl Sockets {
     /// Binds all addresses, and reads the certificate.
     ///
     /// # Errors
-    /// An address that is taken or is none of this machine's; a certificate that cannot be used.
+    /// Fails if an address is in use or not of this machine, or if the certificate is invalid.
     pub async fn open(
         common: Option<SocketAddr>,
         operators: Option<SocketAddr>,
@@ -60,7 +60,7 @@ impl Sockets {
         })
     }
 
-    /// Serves every listener. Returns what serves the common one, if there is one.
+    /// Serves every listener. Returns the task of the common one, if there is one.
     pub fn serve(
         self,
         app: &App,
@@ -86,7 +86,7 @@ impl Sockets {
     }
 }
 
-/// What is said once everything is served: where, and what of.
+/// The lines that report, once everything is served, the addresses and the capacity.
 pub(super) struct Banner {
     lines: Vec<String>,
     format: LogFormat,
@@ -131,7 +131,7 @@ impl Banner {
         Self { lines, format }
     }
 
-    /// Writes the lines to standard error: as they are, or as lines of a JSON log.
+    /// Writes the lines to standard error, as text or as lines of a JSON log.
     pub fn say(&self) {
         for line in &self.lines {
             match self.format {

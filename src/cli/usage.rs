@@ -1,4 +1,4 @@
-//! Mistakes on the command line, in words that say what to write instead.
+//! Errors in arguments, with messages that suggest the right form.
 
 use std::error::Error as _;
 
@@ -7,7 +7,7 @@ use clap::{ArgAction, Command, CommandFactory, FromArgMatches};
 
 use super::Cli;
 
-/// What other servers call our flags.
+/// Flags of other servers, and the equivalent flags here.
 const KNOWN_ELSEWHERE: [(&str, &str); 10] = [
     ("--port", "--listen"),
     ("--host", "--listen"),
@@ -21,7 +21,7 @@ const KNOWN_ELSEWHERE: [(&str, &str); 10] = [
     ("--lora-modules", "--adapter"),
 ];
 
-/// What the standard library says of a text that is no number, and what is meant.
+/// The standard library's messages about texts that are not numbers, and clearer replacements.
 const WORDS: [(&str, &str); 6] = [
     (
         "invalid digit found in string",
@@ -41,7 +41,7 @@ const WORDS: [(&str, &str); 6] = [
 ];
 
 impl Cli {
-    /// Reads the command line, or says what is wrong with it and ends the process.
+    /// Parses the arguments, or prints the error and ends the process.
     pub fn from_command_line() -> Self {
         Self::read(std::env::args_os()).unwrap_or_else(|error| error.exit())
     }
@@ -59,7 +59,7 @@ impl Cli {
     }
 }
 
-/// A value that begins with a minus is a value: whether it is allowed is for the flag to say.
+/// Accepts values that begin with a minus; the flag's own parser decides whether they are valid.
 fn taking_negative_numbers(command: Command) -> Command {
     let takes_a_value = |action: &ArgAction| matches!(action, ArgAction::Set | ArgAction::Append);
     command
@@ -99,7 +99,7 @@ fn explained(mut error: clap::Error, command: &Command) -> clap::Error {
     }
 }
 
-/// Whether some command has the flag.
+/// Returns whether any command has the flag.
 fn has(command: &Command, flag: &str) -> bool {
     let own = command.get_arguments().any(|arg| {
         arg.get_long()

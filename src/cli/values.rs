@@ -1,10 +1,10 @@
-//! Values on the command line: addresses, sizes and shares.
+//! Parsers for argument values: addresses, sizes and shares.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 use crate::engine::TenantShare;
 
-/// Reads an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, or a port of 127.0.0.1 alone.
+/// Parses an address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, or a port of 127.0.0.1.
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -24,7 +24,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .to_socket_addrs()
         .map_err(|error| format!("the host of `{text}` cannot be found: {error}"))?
         .collect::<Vec<_>>();
-    // A name such as localhost has several addresses; what clients try last is not what is listened on.
+    // A name such as localhost has several addresses. IPv4 is preferred, so that the server does not listen on one that clients try last.
     found.sort_by_key(|address| !address.is_ipv4());
     found
         .first()
@@ -32,7 +32,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| format!("the host of `{text}` has no address"))
 }
 
-/// Reads a number of bytes: `512`, `64KiB`, `2G`, `1.5GB`. K, M, G and T, alone or with `iB`, are powers of 1024; KB, MB, GB and TB are
+/// Parses a number of bytes: `512`, `64KiB`, `2G`, `1.5GB`. K, M, G and T, alone or with `iB`, are powers of 1024; KB, MB, GB and TB are
 /// powers of 1000.
 pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let text = text.trim();
@@ -66,7 +66,7 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     }
     let plain = !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit() || c == '.');
     match digits.parse::<f64>() {
-        // A fraction of a byte is none.
+        // A plain number must be whole, because there is no fraction of a byte.
         Ok(number) if plain && factor > 1 => {
             let bytes = number * factor as f64;
             match bytes < 2f64.powi(63) {
@@ -79,7 +79,7 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a whole number from 1 on.
+/// Parses a whole number of at least 1.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.trim().parse() {
         Ok(0) => Err("it must be at least 1".to_owned()),
@@ -88,7 +88,7 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a number of bytes as [`bytes`] does, and at least 1.
+/// Parses a number of bytes as [`bytes`] does, and requires at least 1.
 pub(super) fn some_bytes(text: &str) -> Result<usize, String> {
     match bytes(text)? {
         0 => Err("it must be at least 1 byte".to_owned()),
@@ -96,7 +96,7 @@ pub(super) fn some_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a number from 0 to 1.
+/// Parses a number from 0 to 1.
 pub(super) fn fraction(text: &str) -> Result<f64, String> {
     let fraction = text.trim().parse().ok();
     fraction
@@ -104,7 +104,7 @@ pub(super) fn fraction(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}` is not a number from 0 to 1"))
 }
 
-/// Reads an IP address.
+/// Parses an IP address.
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| match text.contains('/') {
         true => format!("`{text}` is a range of addresses: each proxy is named by its own address"),
@@ -112,7 +112,7 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
     })
 }
 
-/// Reads the name of a model.
+/// Parses the name of a model.
 pub(super) fn name(text: &str) -> Result<String, String> {
     match text.trim().is_empty() || text.chars().any(char::is_control) {
         true => Err("a name has at least one character, and no control characters".to_owned()),
@@ -120,7 +120,7 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a number above 0 and at most 1.
+/// Parses a number above 0 and at most 1.
 pub(super) fn share(text: &str) -> Result<TenantShare, String> {
     let share = text.parse().ok().and_then(TenantShare::new);
     share.ok_or_else(|| format!("`{text}` is not a number above 0 and at most 1"))
