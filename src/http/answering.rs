@@ -1,4 +1,4 @@
-//! From prompts to an answer, whole or in pieces: the same for every generating route. What it looks like is the route's
+//! From prompts to an answer, whole or streamed. The code is common to all generating routes; each route formats the answer with its
 //! [`Wording`].
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,32 +26,32 @@ use crate::service::{
 
 pub use crate::preference::log::Prompt as Asked;
 
-/// One prompt, and how its candidates are judged, if only the best are wanted.
+/// One prompt, and how its candidates are judged if only the best are wanted.
 pub struct Prompt {
     pub tokens: Vec<u32>,
-    /// Whether the answer goes on in the prompt's text.
+    /// Whether the answer continues the prompt's text.
     pub continues: bool,
-    /// What was asked, as it was asked.
+    /// The prompt as the caller sent it.
     pub asked: Asked,
     pub judging: Option<(JudgeTask, TournamentTask)>,
 }
 
-/// A choice, or what one token brought of it.
+/// A choice, or the increment of a choice by one token.
 pub struct Piece<'a> {
-    /// Among all choices of the call.
+    /// Index among all choices of the call.
     pub index: usize,
-    /// Among the samples of its prompt.
+    /// Index among the samples of its prompt.
     pub sample: usize,
     pub text: String,
     pub tokens: &'a [TokenText],
-    /// What is known of the prompt's tokens but the first, where that was asked for.
+    /// Log-probabilities of the prompt's tokens except the first, if they were requested.
     pub prompt_logprobs: Option<&'a [PromptLogprobs]>,
     pub finish: Option<Finish>,
     pub part: Part,
 }
 
 impl Piece<'_> {
-    /// Whether log-probabilities are told with the tokens.
+    /// Returns whether the tokens carry log-probabilities.
     pub fn shows_logprobs(&self) -> bool {
         self.tokens.iter().any(|token| token.logprobs.is_some())
     }
@@ -64,49 +64,49 @@ pub enum Part {
     Later,
 }
 
-/// What is known of the call beside its choices.
+/// Data about the call besides its choices.
 #[derive(Debug, Default)]
 pub struct About {
     pub weights: Option<WeightsName>,
     pub usage: Option<Usage>,
     pub tournaments: Vec<Tournament>,
-    /// Once the whole call is answered.
+    /// The call's records, once the whole call is answered.
     pub kept: Kept,
     /// Whether this is an event of a stream.
     pub streamed: bool,
-    /// What was asked for and is done in part, in whole sentences; in a stream with the first event.
+    /// Requests that are fulfilled only in part, as whole sentences; in a stream with the first event.
     pub warnings: Vec<String>,
 }
 
-/// How a route words its answers.
+/// The format of a route's answers.
 pub trait Wording: Send + Sync + 'static {
     type Choice: Send;
     type Answer: Serialize + Send + Sync;
 
-    /// Whether a stream ends with the usage, asked for or not.
+    /// Whether a stream always ends with the usage, even if it was not requested.
     const USAGE_LAST: bool;
 
     fn choice(&self, piece: Piece<'_>) -> Self::Choice;
 
-    /// The events of a piece of a stream. None of them is sent where the piece tells nothing yet.
+    /// Returns the events for a piece of a stream; empty if the piece has nothing to show yet.
     fn events(&self, piece: Piece<'_>) -> Vec<Self::Choice> {
         vec![self.choice(piece)]
     }
 
-    /// The whole answer, or an event.
+    /// Returns the whole answer, or one event.
     fn answer(&self, choices: Vec<Self::Choice>, about: About) -> Self::Answer;
 
-    /// Returns the events before anything of the answer is known.
+    /// Returns the events sent before anything of the answer is available.
     fn opening(&self) -> Vec<Frame> {
         Vec::new()
     }
 
-    /// Returns the events that are sent of choices, or without any those of what is known at the end.
+    /// Returns the events for choices; without choices, the events for the data at the end of the stream.
     fn frames(&self, choices: Vec<Self::Choice>, about: About) -> Vec<Frame> {
         vec![Frame::of(&self.answer(choices, about))]
     }
 
-    /// Returns the events after which nothing comes, by how the answer ended.
+    /// Returns the last events of a stream, depending on how the answer ended.
     fn closing(&self, ended: Result<(), ApiError>) -> Vec<Frame> {
         vec![match ended {
             Ok(()) => Frame::done(),
@@ -115,10 +115,10 @@ pub trait Wording: Send + Sync + 'static {
     }
 }
 
-/// Answers a call, and keeps a record of it where that is wanted.
+/// Answers a call, and stores a record of it if it is to be kept.
 ///
 /// # Errors
-/// What makes it unservable, before anything has been sent.
+/// Errors that are detected before anything has been sent.
 pub async fn answer<W: Wording>(
     state: &AppState,
     identity: &Identity,
@@ -210,7 +210,7 @@ pub async fn answer<W: Wording>(
     about.kept = keeping.commit(drafts).await?;
     let holding = identity.memory.clone();
     let worded = move || {
-        // What is told of a prompt is told with each of its answers.
+        // The prompt's log-probabilities are repeated with each of its answers.
         let prompts = outputs.iter().filter_map(|(_, prompt)| prompt.as_deref());
         let told: usize = prompts
             .flatten()
@@ -226,14 +226,14 @@ pub async fn answer<W: Wording>(
         .completion_tokens
         .saturating_mul(sampling.logprobs() + 1)
     {
-        // Written sooner than another thread has woken up.
+        // Formatting a small answer here takes less time than waking another thread.
         0..=4096 => worded(),
         _ => offload(worded).await?,
     }?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
-/// A whole answer as JSON, paid for as it is written.
+/// Returns a whole answer as JSON, charging its memory to the call while it is written.
 fn worded<W: Wording>(
     wording: &W,
     outputs: Vec<(Output, Option<Arc<[PromptLogprobs]>>)>,
@@ -259,10 +259,10 @@ fn worded<W: Wording>(
     written(&wording.answer(choices, about), holding)
 }
 
-/// Writes an answer as JSON. The call pays for it as it grows, and before it is in memory whole.
+/// Writes an answer as JSON. The memory is charged to the call as it grows, before the whole answer is in memory.
 ///
 /// # Errors
-/// As [`Holding::grow`].
+/// Errors as [`Holding::grow`].
 pub fn written(answer: &impl Serialize, holding: Holding) -> Result<Vec<u8>, ApiError> {
     let mut body = Gathered::begin(holding, 0)?;
     let whole = serde_json::to_writer(&mut body, answer);
@@ -271,22 +271,22 @@ pub fn written(answer: &impl Serialize, holding: Holding) -> Result<Vec<u8>, Api
     Ok(body)
 }
 
-/// Bytes of a log-probability in an answer until it is sent: in the answer, and as it is written.
+/// Bytes charged for a log-probability in an answer until it is sent: the value, and its text.
 const LOGPROB_BYTES: usize = 64;
 
-/// Pays for the log-probabilities that are told with a token. Tokens themselves are few and small beside them.
+/// Charges the log-probabilities of a token to the call. The tokens themselves are small in comparison.
 fn pay(holding: &Holding, token: &TokenText) -> Result<(), ApiError> {
     let told = token.logprobs.as_ref();
     let told = told.map_or(0, |told| told.top.len() + told.chosen.len());
     holding.grow(told * LOGPROB_BYTES)
 }
 
-/// Log-probabilities that only the record is to have.
+/// Removes log-probabilities that are only for the record.
 fn hide_logprobs(token: &mut TokenText) {
     token.logprobs = None;
 }
 
-/// What became of one prompt.
+/// The results for one prompt.
 struct Drawn {
     outputs: Vec<Output>,
     prompt_logprobs: Option<Arc<[PromptLogprobs]>>,
@@ -296,7 +296,7 @@ struct Drawn {
     draft: Draft,
 }
 
-/// All samples of a prompt, or the best `n` of them.
+/// Samples all answers to a prompt, or the best `n` of them.
 async fn draw(
     service: &Service,
     holding: &Holding,
@@ -350,18 +350,18 @@ struct Stream<W> {
     keeping: Keeping,
     shows_logprobs: bool,
     pieces: Pieces,
-    /// Those that are still to be told.
+    /// Warnings that have not been sent yet.
     warnings: Mutex<Vec<String>>,
 }
 
 impl<W: Wording> Stream<W> {
-    /// The warnings of the call, the first time.
+    /// Returns the call's warnings at the first call, and none afterwards.
     fn first_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut *warnings)
     }
 
-    /// One event a token of any choice, and at the end the usage of all and what became of the record, if they are wanted.
+    /// Sends one event per token of any choice, and at the end, if requested, the total usage and the state of the records.
     async fn send_all(
         &self,
         generations: Vec<(Generation, Draft)>,
@@ -386,14 +386,14 @@ impl<W: Wording> Stream<W> {
         Ok(())
     }
 
-    /// The choices of one prompt, `first` being the index of the first.
+    /// Sends the choices of one prompt; `first` is the index of its first choice.
     async fn send(
         &self,
         mut generation: Generation,
         mut draft: Draft,
         first: usize,
     ) -> Result<(Usage, Option<WeightsName>, Draft), ApiError> {
-        // The samples that have begun.
+        // Which samples have begun.
         let mut begun: Vec<bool> = Vec::new();
         while let Some(event) = generation.next().await? {
             let TextEvent::Delta {
@@ -455,7 +455,7 @@ pub enum StopReason {
     Token(u32),
 }
 
-/// What ends the answers of a call: the caller's stop strings, and the ids that end answers anyway.
+/// The ends of a call's answers: the caller's stop strings, and the ids that end answers by default.
 #[derive(Debug, Clone)]
 pub struct Ends {
     pub stop: Arc<[String]>,
@@ -463,7 +463,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Why an answer ended, and by what, where that was not the model's own end of an answer.
+    /// Returns the finish reason, and the stop string or token unless the model itself ended the answer.
     pub fn reasons(&self, finish: Option<Finish>) -> (Option<&'static str>, Option<StopReason>) {
         match finish {
             None => (None, None),

@@ -1,4 +1,4 @@
-//! The API's description: derived from the handlers, committed as `openapi/openapi.json`, shown at `/docs`.
+//! The API description: derived from the handlers, committed as `openapi/openapi.json`, shown at `/docs`.
 
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -51,7 +51,7 @@ use super::{
 )]
 struct Documented;
 
-/// The keys that calls need, where the server was started with any.
+/// Adds the API keys, which calls need if the server has keys.
 struct Keys;
 
 impl Modify for Keys {
@@ -69,7 +69,7 @@ impl Modify for Keys {
     }
 }
 
-/// The description, as OpenAPI 3.1.
+/// Returns the description, as OpenAPI 3.1.
 pub fn api_doc() -> utoipa::openapi::OpenApi {
     Documented::openapi()
 }

@@ -1,5 +1,5 @@
-//! What the API's description says beside what handlers and bodies say of themselves: examples of all answers, and the meaning of statuses
-//! and of tags that tell bodies of one name apart.
+//! Additions to the API description that are not derived from handlers and bodies: examples of all answers, and descriptions of statuses
+//! and of tags that distinguish bodies of the same name.
 
 use std::sync::LazyLock;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 use utoipa::Modify;
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Schema, path::Operation};
 
-/// Answers by operation, status and kind of content; under `*` those of operations that have none of their own. They are what a server
-/// has answered: openapi/make_examples.py asks it.
+/// Examples by operation, status and content type; under `*` those of operations without their own. They are true answers of a server,
+/// recorded by openapi/make_examples.py.
 static ANSWERS: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../openapi/examples.json"))
         .expect("openapi/examples.json is JSON; this is a bug")
 });
 
-/// Adds an example of every answer.
+/// Adds an example to every answer.
 pub struct Answers;
 
 impl Modify for Answers {
@@ -56,7 +56,7 @@ fn add(operation: &mut Operation, name: &str) {
     }
 }
 
-/// Returns what a status means where the handler says nothing of it.
+/// Returns the description of a status that the handler does not describe.
 fn meaning(status: &str) -> &'static str {
     match status.as_bytes().first() {
         Some(b'4') => {
@@ -67,7 +67,7 @@ fn meaning(status: &str) -> &'static str {
     }
 }
 
-/// Says of the tags of bodies what they are: derived descriptions leave it out.
+/// Adds descriptions of the tags of bodies, which the derived description lacks.
 pub struct Tags;
 
 impl Modify for Tags {

@@ -1,4 +1,4 @@
-//! What answers of a call may do with the tools that it offers.
+//! The tools that a call offers, and the constraints on answers that may call them.
 
 use super::error::ApiError;
 use crate::service::Service;
@@ -9,9 +9,9 @@ use crate::text::{Grammar, GrammarSpec, Otherwise, Tool};
 pub enum Choice {
     /// The model decides.
     Auto,
-    /// At least one is.
+    /// At least one tool must be called.
     Required,
-    /// This one is, once.
+    /// This tool must be called, once.
     Named(String),
 }
 
@@ -20,20 +20,20 @@ pub enum Choice {
 pub struct Calls {
     pub tools: Vec<Tool>,
     pub choice: Choice,
-    /// Whether an answer may hold several calls.
+    /// Whether an answer may contain several tool calls.
     pub parallel: bool,
 }
 
-/// What binds the answers of a call.
+/// The grammar that constrains the answers of a call.
 #[derive(Default)]
 pub struct Bound {
     pub grammar: Option<Grammar>,
-    /// What is done in part.
+    /// Requirements that the grammar enforces only in part.
     pub warnings: Vec<String>,
 }
 
 impl Bound {
-    /// A grammar that `param` asked for.
+    /// Wraps a grammar that was requested through `param`.
     pub fn by(grammar: Grammar, param: &str) -> Self {
         let warnings = grammar.warnings().iter();
         Self {
@@ -46,12 +46,12 @@ impl Bound {
 }
 
 impl Calls {
-    /// Returns whether an answer is nothing but calls.
+    /// Returns whether an answer consists of tool calls only.
     pub fn only(&self) -> bool {
         self.choice != Choice::Auto
     }
 
-    /// Returns the calls that an answer may hold.
+    /// Returns the maximum number of tool calls in an answer.
     pub fn most(&self) -> usize {
         match self.parallel && !matches!(self.choice, Choice::Named(_)) {
             true => usize::MAX,
@@ -59,10 +59,10 @@ impl Calls {
         }
     }
 
-    /// Returns the grammar of answers. `asked` is the shape that the call asks for besides.
+    /// Returns the grammar of answers. `asked` is the format that the call requests for its text.
     ///
     /// # Errors
-    /// Schemas that no grammar holds; another shape than JSON.
+    /// Fails if no grammar can represent a schema, or if the requested format is not JSON.
     pub async fn bind(
         &self,
         asked: Option<(&'static str, GrammarSpec)>,
@@ -78,7 +78,7 @@ impl Calls {
         let strict = |tool: &&Tool| tool.strict;
         let marked = !service.tool_format().marks().begin.is_empty();
         let otherwise = match (&self.choice, asked) {
-            // There is no text that could have a shape.
+            // Such an answer has no text that could have a format.
             (Choice::Required | Choice::Named(_), _) => Otherwise::Nothing,
             (Choice::Auto, Some(spec)) => Otherwise::Json(Box::new(spec)),
             (Choice::Auto, None) if marked && self.tools.iter().any(|tool| tool.strict) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::HeaderMap;
 
-/// Addresses of proxies that name their clients truly, by `X-Forwarded-For`.
+/// Addresses of proxies whose `X-Forwarded-For` is trusted.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Arc<[IpAddr]>);
 
@@ -15,8 +15,8 @@ impl TrustedProxies {
         Self(addresses)
     }
 
-    /// Returns the address of a request's client: that of the connection, or where that is a trusted proxy's, the last address that the
-    /// proxy names. A request without a connection is local.
+    /// Returns the address of a request's client: the peer's, or, if the peer is a trusted proxy, the last address that it
+    /// names. A request without a connection counts as local.
     pub fn client(&self, request: &Request) -> IpAddr {
         let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -28,7 +28,7 @@ impl TrustedProxies {
     }
 }
 
-/// Returns the last address of `X-Forwarded-For`: the one that the nearest proxy has added.
+/// Returns the last address of `X-Forwarded-For`, which the nearest proxy has added.
 fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
     let named = headers.get_all("x-forwarded-for").iter().next_back()?;
     let last = named.to_str().ok()?.rsplit(',').next()?.trim();

@@ -1,4 +1,4 @@
-//! Conversations, as callers write them down.
+//! Conversations in request bodies.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -8,18 +8,18 @@ use super::one_or_many::{Given, one_or_many};
 use crate::preference::{Message, Role};
 use crate::service::Ending;
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RoleBody {
     System,
-    /// Another name of `system`.
+    /// A synonym of `system`.
     Developer,
     User,
     Assistant,
 }
 
-/// A message's text, whole or in parts.
+/// The text of a message, as a string or in parts.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum ContentBody {
@@ -37,7 +37,7 @@ impl<'de> Deserialize<'de> for ContentBody {
     }
 }
 
-/// A part of a message. There are no other parts than text.
+/// A part of a message. Only text parts exist.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextPart {
@@ -48,7 +48,7 @@ pub struct TextPart {
     pub text: String,
 }
 
-/// The kind of a part. All are text.
+/// The kind of a part, always text.
 #[derive(Debug, Clone, Copy, Deserialize, Serialize, ToSchema)]
 pub enum TextKind {
     #[serde(rename = "text")]
@@ -60,7 +60,7 @@ pub enum TextKind {
 }
 
 impl ContentBody {
-    /// The text, whose parts are joined.
+    /// Returns the text, with its parts joined.
     pub fn into_text(self) -> String {
         match self {
             Self::Text(text) => text,
@@ -73,9 +73,9 @@ impl ContentBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MessageBody {
-    /// Who speaks.
+    /// The author of the message.
     pub role: RoleBody,
-    /// Null only in a message of the assistant, where it is an empty text.
+    /// The text. Null is allowed only in a message of the assistant and means an empty text.
     #[schema(value_type = Option<ContentBody>, required)]
     pub content: ContentBody,
 }
@@ -91,7 +91,7 @@ impl From<MessageBody> for Message {
     }
 }
 
-/// The conversation of `messages`.
+/// Converts `messages` to a conversation.
 pub fn messages(messages: Vec<MessageBody>) -> Result<Vec<Message>, ApiError> {
     match messages.is_empty() {
         true => Err(ApiError::invalid("messages", "must not be empty")),
@@ -99,7 +99,7 @@ pub fn messages(messages: Vec<MessageBody>) -> Result<Vec<Message>, ApiError> {
     }
 }
 
-/// The conversation that `prompt` or `messages` stands for: a prompt is one message of the user.
+/// Converts `prompt` or `messages` to a conversation; a prompt is one message of the user.
 pub fn conversation(
     prompt: Option<String>,
     said: Option<Vec<MessageBody>>,
@@ -121,10 +121,10 @@ pub fn conversation(
     }
 }
 
-/// How a caller wants a conversation's prompt to end, where it does not open the next answer. Both parameters are vLLM's.
+/// Returns how the caller wants a conversation's prompt to end, unless it opens the next answer. Both parameters come from vLLM.
 ///
 /// # Errors
-/// Both of them asked for.
+/// Fails if both are set.
 pub fn ending(
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,

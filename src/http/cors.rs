@@ -1,4 +1,4 @@
-//! Whose pages may call from a browser.
+//! Cross-origin requests: which origins' pages may call from a browser.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use super::layers::REQUEST_ID;
 
-/// Origins of pages that may call.
+/// Origins whose pages may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Cors {
     #[default]
@@ -18,10 +18,10 @@ pub enum Cors {
 }
 
 impl Cors {
-    /// Reads origins such as `https://example.org`, or `*` alone for all of them.
+    /// Parses origins such as `https://example.org`, or `*` alone for all of them.
     ///
     /// # Errors
-    /// What no browser would ever send as its `Origin`, with what it would send.
+    /// Fails for a text that a browser would never send as `Origin`; the message gives the right form.
     pub fn parse(said: &[String]) -> Result<Self, String> {
         match said {
             [] => Ok(Self::None),
@@ -34,7 +34,7 @@ impl Cors {
         }
     }
 
-    /// Whether a page of this origin may call.
+    /// Returns whether a page of this origin may call.
     pub(super) fn allows(&self, origin: &str) -> bool {
         match self {
             Self::None => false,
@@ -46,7 +46,7 @@ impl Cors {
     pub(super) fn layer(&self) -> Option<CorsLayer> {
         let layer = CorsLayer::new()
             .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-            // Any that a page wants to send: OpenAI's client has a dozen of its own. None of them means anything unless it is known here.
+            // Any header is allowed: OpenAI's client sends a dozen of its own, and headers that the server does not use have no effect.
             .allow_headers(AllowHeaders::mirror_request())
             .expose_headers([REQUEST_ID, header::RETRY_AFTER]);
         match self {
@@ -57,7 +57,7 @@ impl Cors {
     }
 }
 
-/// An origin as browsers send it: scheme and host in small letters, no default port, nothing behind.
+/// Parses an origin in the form that browsers send: lower-case scheme and host, no default port, no path.
 fn origin(said: &str) -> Result<HeaderValue, String> {
     if said == "*" {
         return Err("`*` is every origin: it stands alone".to_owned());
@@ -98,8 +98,8 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
     sent.parse().map_err(|_| none())
 }
 
-/// Whether a browser would write a host so: an IPv6 address in brackets in its shortest form, an IPv4 address of four numbers, or a name
-/// of labels.
+/// Returns whether the host has a browser's form: an IPv6 address in brackets in its shortest form, an IPv4 address of four numbers, or
+/// a name made of labels.
 fn is_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[') {
         let address = address.strip_suffix(']').unwrap_or_default();
@@ -115,7 +115,7 @@ fn is_host(host: &str) -> bool {
     {
         return false;
     }
-    // A last label of digits makes it an address.
+    // If the last label is numeric, browsers parse the host as an address.
     let is_number = |label: &str| label.bytes().all(|c| c.is_ascii_digit());
     !labels.next_back().is_some_and(is_number) || host.parse::<Ipv4Addr>().is_ok()
 }

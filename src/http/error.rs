@@ -1,4 +1,4 @@
-//! The one error of the HTTP floor, and the one table from errors to status codes.
+//! The error type of the HTTP API, and the mapping from errors to status codes.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,10 +13,10 @@ use crate::preference::log::LogError;
 use crate::service::ServiceError;
 use crate::text::{GrammarError, TextError};
 
-/// The parameter that errors of grammars are about, until the one that was given is known.
+/// The parameter named in errors of grammars until the actual one is known.
 pub const GRAMMAR: &str = "structured_outputs";
 
-/// What a client is told: `{"error": {"code", "message", "param", "type"}}`, the last as OpenAI's clients know it.
+/// An error answer: `{"error": {"code", "message", "param", "type"}}`, with `type` as OpenAI's clients expect it.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -26,21 +26,21 @@ pub struct ApiError {
     retry_after: Option<u64>,
 }
 
-/// An error's body.
+/// The body of an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
-    /// What went wrong.
+    /// The error.
     pub error: ErrorFields,
 }
 
-/// What went wrong.
+/// The fields of an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorFields {
-    /// What went wrong, for programs.
+    /// The error's code, for programs.
     pub code: &'static str,
-    /// What went wrong, for people.
+    /// The error's message, for people.
     pub message: String,
-    /// The parameter it is about.
+    /// The parameter that the error is about.
     pub param: Option<String>,
     /// The class of the error: `invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`.
     #[serde(rename = "type")]
@@ -58,12 +58,12 @@ impl ApiError {
         }
     }
 
-    /// A parameter that cannot be served.
+    /// Creates the error for a parameter that cannot be served.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", message).about(param)
     }
 
-    /// A full queue, which will have moved on in `retry_after` seconds.
+    /// Creates the error for a full queue, to be retried after `retry_after` seconds.
     pub fn overloaded(message: impl Into<String>, retry_after: u64) -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(retry_after)
     }
@@ -76,7 +76,7 @@ impl ApiError {
         )
     }
 
-    /// Names the parameter it is about.
+    /// Sets the parameter that the error is about.
     pub fn about(self, param: impl Into<String>) -> Self {
         Self {
             param: Some(param.into()),
@@ -84,12 +84,12 @@ impl ApiError {
         }
     }
 
-    /// Returns whether a parameter is named.
+    /// Returns whether the error names a parameter.
     pub fn is_about_a_parameter(&self) -> bool {
         self.param.is_some()
     }
 
-    /// Names the parameter it is about as the caller knows it, where it is `inner`.
+    /// Replaces the parameter `inner` by `outer`, the name that the caller used.
     pub fn renamed(self, inner: &str, outer: &str) -> Self {
         match self.param.as_deref() == Some(inner) {
             true => self.about(outer),
@@ -97,13 +97,13 @@ impl ApiError {
         }
     }
 
-    /// Names the parameter it is about as one of the object `outer`.
+    /// Prefixes the parameter with the name of the object `outer` that contains it.
     pub fn within(self, outer: &str) -> Self {
         let param = self.param.as_ref().map(|param| format!("{outer}.{param}"));
         Self { param, ..self }
     }
 
-    /// A text that cannot be read.
+    /// Creates the error for a text that cannot be encoded.
     fn of_text(error: &TextError) -> Self {
         let message = error.to_string();
         match error {
@@ -118,7 +118,7 @@ impl ApiError {
         }
     }
 
-    /// Seconds after which trying again makes sense.
+    /// Sets the number of seconds after which a retry makes sense.
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {
             retry_after: Some(seconds),
@@ -126,7 +126,7 @@ impl ApiError {
         }
     }
 
-    /// What is sent: as a body, or in a stream whose status has been sent already.
+    /// Returns the body, for a response or for a stream whose status has been sent already.
     pub fn into_body(self) -> ErrorBody {
         let kind = match self.status {
             StatusCode::UNAUTHORIZED => "authentication_error",
@@ -145,13 +145,13 @@ impl ApiError {
     }
 }
 
-/// Beginnings of messages that go on behind the name of a parameter.
+/// Beginnings of messages that follow the name of a parameter.
 const PREDICATES: [&str; 16] = [
     "must ", "has ", "have ", "cannot ", "can ", "is ", "are ", "needs ", "takes ", "names ",
     "permits ", "does ", "asks ", "gives ", "was ", "holds ",
 ];
 
-/// Makes a message that says something of its parameter a sentence of its own: many clients show nothing else.
+/// Prefixes a message that is a predicate with its parameter, because many clients show only the message.
 fn whole(message: String, param: Option<&str>) -> String {
     let goes_on = PREDICATES.iter().any(|start| message.starts_with(start));
     match param.filter(|_| goes_on) {
@@ -160,7 +160,7 @@ fn whole(message: String, param: Option<&str>) -> String {
     }
 }
 
-/// A caller's text as an error quotes it: no more than its beginning.
+/// Returns a caller's text quoted for an error, cut off after its beginning.
 pub fn shortened(text: &str) -> String {
     const MOST: usize = 40;
     match text.char_indices().nth(MOST) {
@@ -169,9 +169,9 @@ pub fn shortened(text: &str) -> String {
     }
 }
 
-/// A text that may quote a caller's, as one line that is not too long to be read.
+/// Returns a text that may quote a caller's as a single line of limited length.
 fn short_line(text: String) -> String {
-    /// Bytes of a line.
+    /// Maximum bytes of a line.
     const MOST: usize = 1000;
     if text.len() <= MOST && !text.contains(['\n', '\r']) {
         return text;
@@ -188,7 +188,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, code, retry_after) = (self.status, self.code, self.retry_after);
         let mut response = (status, Json(self.into_body())).into_response();
-        // Whoever counts refusals wants to know why.
+        // Refusals are counted by reason.
         response.extensions_mut().insert(ErrorCode(code));
         if status == StatusCode::UNAUTHORIZED {
             response
@@ -204,7 +204,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// The code of the error that a response carries.
+/// The error code of a response, as an extension.
 #[derive(Debug, Clone, Copy)]
 pub struct ErrorCode(pub &'static str);
 
@@ -223,7 +223,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::Judge(JudgeError::Unusable(_)) => {
                 Self::new(StatusCode::BAD_REQUEST, "no_judge", message)
             }
-            // Templates that rewrite any text are refused at the start: here it is something about these texts.
+            // Templates that rewrite every text are rejected at the start, so the cause here is these texts.
             ServiceError::Judge(JudgeError::NoCandidates | JudgeError::TextRewritten) => {
                 Self::invalid("candidates", message)
             }
@@ -265,7 +265,7 @@ impl From<RequestFailure> for ApiError {
             RequestFailure::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
             }
-            // What was asked for cannot be followed to an end; only the last of them is a mistake of the server's.
+            // The grammar could not be completed; only `Failed` is an error of the server.
             RequestFailure::Grammar(
                 GrammarError::DeadEnd | GrammarError::Failed(_) | GrammarError::OnlyEmpty,
             ) => Self::new(StatusCode::BAD_REQUEST, "invalid_grammar", message).about(GRAMMAR),
@@ -276,10 +276,10 @@ impl From<RequestFailure> for ApiError {
     }
 }
 
-/// Seconds after which a full queue before the log is worth another try: its commits take milliseconds.
+/// Seconds until a retry when the log's queue is full; its commits take milliseconds.
 const LOG_QUEUE_RETRY_AFTER: u64 = 1;
 
-/// Seconds after which a log that takes nothing is worth another try.
+/// Seconds until a retry when the log does not accept records.
 const LOG_RETRY_AFTER: u64 = 5;
 
 impl From<LogError> for ApiError {
@@ -288,7 +288,7 @@ impl From<LogError> for ApiError {
         match error {
             LogError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_full", message)
                 .retry_after(LOG_QUEUE_RETRY_AFTER),
-            // What the database says of itself is the operator's to read.
+            // The database's own message is for the operator only.
             LogError::Unavailable(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "log_unavailable",

@@ -11,50 +11,50 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Query;
 use crate::preference::log::{Event, LogError};
 
-/// Events of an answer, unless it is said how many.
+/// Default number of events in an answer.
 const DEFAULT_EVENTS: usize = 100;
-/// And the most.
+/// Maximum number of events in an answer.
 const MAX_EVENTS: usize = 1000;
 
-/// Which events.
+/// The selection of events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct EventsQuery {
-    /// Those after this one; from the first by default.
+    /// Only events after this sequence number; by default from the first.
     #[param(minimum = 0)]
     after: Option<i64>,
-    /// How many at most: 100 unless said otherwise.
+    /// Maximum number of events; by default 100.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<usize>,
-    /// Whether to check the whole trail, from its first event on.
+    /// Whether to verify the whole trail, from its first event.
     #[serde(default)]
     verify: bool,
 }
 
-/// Some of the trail, the oldest first.
+/// A part of the trail, the oldest event first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventsBody {
     /// The events.
     events: Vec<AuditEvent>,
-    /// Whether every event of the trail has the hash that it should have; null where it was not asked.
+    /// Whether every event of the trail has the expected hash; null unless requested.
     valid: Option<bool>,
 }
 
-/// Something that happened to data, weights or principles.
+/// A change of data, weights or principles.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AuditEvent {
-    /// Counted from 1, without gaps.
+    /// Sequence number, from 1 without gaps.
     sequence: i64,
-    /// Milliseconds since 1970.
+    /// Time in milliseconds since 1970.
     at: i64,
-    /// Who did it: an operator's key, or a part of the server.
+    /// The actor: an operator's key, or a part of the server.
     actor: String,
-    /// What was done, such as `principles.replaced`.
+    /// The action, such as `principles.replaced`.
     action: String,
-    /// What is known of it, by the kind of action.
+    /// Details, depending on the action.
     detail: Value,
-    /// Hex SHA-256 of the event before.
+    /// Hex SHA-256 of the previous event.
     previous: String,
     /// Hex SHA-256 over `previous` and this event.
     hash: String,
@@ -76,7 +76,7 @@ impl From<Event> for AuditEvent {
 
 /// Lists the audit trail.
 ///
-/// Each event is hashed over the one before, so that none can be changed or taken out unseen. `verify=true` checks the whole trail.
+/// Each event's hash includes the previous one, so that changes and removals are detected. `verify=true` checks the whole trail.
 #[utoipa::path(
     get,
     path = "/events",

@@ -1,4 +1,4 @@
-//! Request bodies: JSON of a known shape, or an error that names the parameter and says what is wrong with it.
+//! Extraction of request bodies and parameters: JSON of a known type, or an error that names the parameter and the problem.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ use super::typed::{refusal, typed};
 use super::unpack::{MaxBody, Packing};
 use crate::service::offload;
 
-/// A JSON body. Unlike axum's, its errors have the shape of all others, and the content type is not looked at.
+/// A JSON body. Unlike with axum's extractor, errors have the API's format, and the content type is ignored.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for JsonBody<T> {
@@ -36,7 +36,7 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Js
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let body = read(request).await?;
-        // Syntax first: an error in it has a line and a column, and no parameter.
+        // The syntax is checked first: its errors have a line and a column, and no parameter.
         let parse = |bytes: &[u8]| {
             let mut body = json::parse(bytes)?;
             if let Value::Object(body) = &mut body {
@@ -48,7 +48,7 @@ impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Js
     }
 }
 
-/// The parameters of an address. Unlike axum's, its errors have the shape of all others.
+/// The query parameters. Unlike with axum's extractor, errors have the API's format.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
@@ -68,7 +68,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// The part of an address that names something. Unlike axum's, its errors have the shape of all others.
+/// The path parameter that names a resource. Unlike with axum's extractor, errors have the API's format.
 pub struct Named(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
@@ -86,25 +86,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// Reads a value that may be absent, and for which null says the same.
+/// Deserializes a value for which null means the same as absence.
 pub fn null_is_absent<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Parameters that several routes have: they are written down once.
+/// Parameters that several routes share.
 pub trait Shared: DeserializeOwned + PartialSchema + ToSchema {
-    /// Their names.
+    /// Returns their names.
     fn names() -> &'static BTreeSet<String>;
 
-    /// Takes what asks for nothing out of a body with these parameters.
+    /// Removes fields without effect from a body with these parameters.
     fn strip(body: &mut Map<String, Value>) {
         neutral::strip_messages(body);
     }
 }
 
-/// The names of an object's properties.
+/// Returns the names of an object's properties.
 pub fn properties(schema: RefOr<Schema>) -> BTreeSet<String> {
     match schema {
         RefOr::T(Schema::Object(object)) => object.properties.into_keys().collect(),
@@ -132,13 +132,13 @@ impl Shared for JudgingBody {
     }
 }
 
-/// A body with shared parameters beside those of the route: one JSON object, no key of which is unknown.
+/// A body with shared parameters beside those of the route: one JSON object without unknown keys.
 pub struct Beside<T, P> {
     pub own: T,
     pub shared: P,
 }
 
-/// A body with the parameters of sampling.
+/// A body with the sampling parameters.
 pub type Generating<T> = Beside<T, SamplingBody>;
 
 impl<T, P, S> FromRequest<S> for Beside<T, P>
@@ -182,10 +182,10 @@ impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
     }
 }
 
-/// Bytes of a body that is parsed where it came in; more take longer than others there should wait.
+/// Maximum bytes of a body that is parsed on the async thread; larger ones would delay other calls there.
 const PARSED_AT_ONCE: usize = 64 << 10;
 
-/// A body as it came, or was unpacked.
+/// A body as received, or after unpacking.
 #[derive(Debug)]
 struct Received {
     bytes: Bytes,
@@ -193,7 +193,7 @@ struct Received {
 }
 
 impl Received {
-    /// What `parse` makes of the body. The call pays for the document as long as it is parsed, and then for no more than the body's
+    /// Parses the body with `parse`. The parsed document is charged to the call while it is parsed, and afterwards only the body's
     /// length.
     async fn parsed<T: Send + 'static>(
         self,
@@ -240,20 +240,20 @@ impl<T: ToSchema, P: ToSchema> ToSchema for Beside<T, P> {
     }
 }
 
-/// What a body may take to come. A caller who sends one has a place among the calls that are answered, and must not keep it by
-/// sending slowly.
+/// The time limits for receiving a body. A caller that sends a body has one of the places for concurrent calls, and must not keep it
+/// by sending slowly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyTimeouts {
-    /// Of bodies up to 64 KiB.
+    /// Limit for bodies up to 64 KiB.
     pub small: Duration,
-    /// Of any body. Between them time is given in proportion, a second for every 160 KiB.
+    /// Limit for any body. In between, the limit grows by a second per 160 KiB.
     pub longest: Duration,
 }
 
-/// Bytes of a small body.
+/// Maximum bytes of a small body.
 const SMALL_BODY: usize = 64 << 10;
 
-/// Bytes a second that a larger body has to bring.
+/// Minimum rate of a larger body, in bytes per second.
 const LEAST_RATE: usize = 160 << 10;
 
 impl Default for BodyTimeouts {
@@ -266,14 +266,14 @@ impl Default for BodyTimeouts {
 }
 
 impl BodyTimeouts {
-    /// The time after which a body of which so much has come has to be there, or to have brought more.
+    /// Returns the time at which a body with `received` bytes so far must be complete, or must have made progress.
     fn after(self, received: usize) -> Duration {
         let more = received.saturating_sub(SMALL_BODY) as f64 / LEAST_RATE as f64;
         self.longest.min(self.small + Duration::from_secs_f64(more))
     }
 }
 
-/// Refuses a body of more bytes than a body may have.
+/// Returns the error for a body above the size limit.
 fn too_large(most: MaxBody) -> ApiError {
     ApiError::new(
         StatusCode::PAYLOAD_TOO_LARGE,
@@ -282,14 +282,14 @@ fn too_large(most: MaxBody) -> ApiError {
     )
 }
 
-/// The length that a request's header promises; none where there is no such header.
+/// Returns the length in a request's `Content-Length`; none without that header.
 fn promised(headers: &HeaderMap) -> Option<u64> {
     let length = headers.get(header::CONTENT_LENGTH)?.to_str().ok()?;
-    // What is longer than any number is longer than any body.
+    // A length that does not fit into the type is too large for any limit.
     Some(length.trim().parse().unwrap_or(u64::MAX))
 }
 
-/// Reads a body. One that is too large by its header, or for which there is no memory, is refused before anything of it is read.
+/// Reads a body. A body that is too large by its header, or for which there is no memory, is refused before it is read.
 async fn read(request: Request) -> Result<Received, ApiError> {
     let extensions = request.extensions();
     let timeouts: BodyTimeouts = extensions.get().copied().unwrap_or_default();
@@ -343,7 +343,7 @@ mod tests {
     use crate::engine::{Tenant, TenantShare};
     use crate::telemetry::Pace;
 
-    /// A body of `pieces` of so many bytes, one every `pause`, and then nothing more. Time passes by itself where everything waits.
+    /// Sends a body of `pieces` of the given size, one every `pause`, and then keeps it open. Time is simulated and advances when all wait.
     async fn sent(
         pieces: usize,
         bytes: usize,
@@ -366,11 +366,11 @@ mod tests {
             (0, 0, 10),
             (1, 1, 10),
             (1000, 1, 10),
-            // As much as a small body has.
+            // At the size limit of a small body.
             (8, 8 << 10, 10),
-            // 32 KiB a second are too little.
+            // 32 KiB per second are too slow.
             (1000, 32 << 10, 11),
-            // Enough for a while, and then nothing more.
+            // Fast enough at first, and then nothing more.
             (5, 320 << 10, 19),
         ] {
             let (read, seconds) = sent(pieces, bytes, second).await;
@@ -388,7 +388,7 @@ mod tests {
                 tokio::time::sleep(tiny).await;
                 Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 10]))
             };
-            // All that may come, and no end.
+            // The maximum size without an end.
             let pieces = stream::iter(0..2000).then(piece).chain(stream::pending());
             let begun = Instant::now();
             let mut request = Request::new(Body::from_stream(pieces));
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(read(request).await.unwrap().bytes, "{}");
     }
 
-    /// A body of which nothing may be read.
+    /// Returns a body that panics when it is read.
     fn untouchable() -> Body {
         Body::from_stream(stream::poll_fn(
             |_| -> std::task::Poll<Option<Result<Bytes, std::io::Error>>> {
@@ -420,7 +420,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_is_refused_by_its_header_before_it_is_read() {
-        // Of 1 MiB that the tenant may hold.
+        // A tenant may use 1 MiB.
         let memory = CallMemory::new(2 << 20, TenantShare::default(), Pace::default());
         let tenant = Tenant::of_key(&[1; 32]);
         let other = memory.open(tenant);
@@ -443,13 +443,13 @@ mod tests {
             let retry = refused.headers().contains_key("retry-after");
             assert_eq!(retry, status == 429, "{length}");
         }
-        // Without a length a body is refused as it grows.
+        // A body without a length is refused while it grows.
         let pieces = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 8192])));
         let mut request = Request::new(Body::from_stream(pieces));
         request.extensions_mut().insert(memory.open(tenant));
         let refused = read(request).await.unwrap_err().into_response();
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
-        // What was refused holds nothing any more.
+        // A refused call holds no memory.
         let last = memory.open(tenant);
         last.grow((1 << 20) - 600_000).unwrap();
     }
@@ -462,7 +462,7 @@ mod tests {
         let text = format!("[{:?}]", "0, ".repeat(60_000));
         for (body, served) in [
             (numbers(10_000), true),
-            // 160 KB of body, and some megabytes of values.
+            // 160 KB of body, and some megabytes of parsed values.
             (numbers(80_000), false),
             (text, true),
         ] {

@@ -1,4 +1,4 @@
-//! `POST /feedback`: what callers think of answers.
+//! `POST /feedback`: callers' feedback on answers.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use super::records::{no_record, record_id};
 use super::traffic::Identity;
 use crate::preference::log::Feedback;
 
-/// The longest edited answer, in bytes.
+/// Maximum length of an edited answer, in bytes.
 const MAX_EDIT: usize = 1 << 20;
 
 /// Exactly one of `thumbs`, `preferred` and `edited`.
@@ -21,15 +21,15 @@ const MAX_EDIT: usize = 1 << 20;
 pub struct FeedbackBody {
     /// The `record_id` of an answer.
     record_id: String,
-    /// Which of the record's samples `thumbs` or `edited` is about; with `best_of` the candidate's number.
+    /// The index of the record's sample that `thumbs` or `edited` is about; with `best_of` the candidate's number.
     sample: Option<usize>,
     /// Whether the answer is good.
     thumbs: Option<ThumbsBody>,
-    /// Which of the record's samples is better than all others.
+    /// The index of the record's sample that is better than all others.
     preferred: Option<usize>,
-    /// How the answer should have read.
+    /// The corrected text of the answer.
     edited: Option<String>,
-    /// The `user` that the call named, where the server trusts it.
+    /// The `user` that the call named, if the server trusts it.
     user: Option<String>,
 }
 
@@ -41,13 +41,13 @@ pub enum ThumbsBody {
     Down,
 }
 
-/// What follows from it.
+/// The result of the feedback.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FeedbackAnswer {
-    /// The name of the record.
+    /// The id of the record.
     record_id: String,
-    /// Preference pairs that follow from all feedback on the record by now. Where the operator wants the judge to agree, some follow
-    /// only once a stage of learning has asked it.
+    /// Number of preference pairs from all feedback on the record so far. If the operator requires the judge's agreement, more may follow
+    /// after a stage of learning has judged them.
     pairs: usize,
 }
 
@@ -84,7 +84,7 @@ impl FeedbackBody {
     }
 }
 
-/// The label that feedback is counted by.
+/// Returns the metric label of feedback.
 fn kind(feedback: &Feedback) -> &'static str {
     match feedback {
         Feedback::Thumbs { up: true, .. } => "thumbs_up",
@@ -94,9 +94,9 @@ fn kind(feedback: &Feedback) -> &'static str {
     }
 }
 
-/// Says what a caller thinks of an answer of its own: good or bad, the best of several, or how it should have read.
+/// Records a caller's feedback on its own answer: good or bad, the best of several, or a corrected text.
 ///
-/// Whether the model is trained on it is the operator's choice: never, where the judge agrees in both orders, or always.
+/// The operator decides whether the model is trained on it: never, if the judge agrees in both orders, or always.
 #[utoipa::path(
     post,
     path = "/feedback",

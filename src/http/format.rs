@@ -1,4 +1,4 @@
-//! What shape an answer must have.
+//! The requested format of an answer.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -7,60 +7,60 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use crate::text::GrammarSpec;
 
-/// OpenAI's way to ask for JSON.
+/// OpenAI's parameter for JSON answers.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     kind: FormatKind,
-    /// With the type `json_schema`, and with no other.
+    /// The schema; required with the type `json_schema`, refused with other types.
     json_schema: Option<NamedSchema>,
 }
 
-/// What an answer is.
+/// The format of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatKind {
     Text,
     /// Any JSON object.
     JsonObject,
-    /// JSON of a schema.
+    /// JSON that matches a schema.
     JsonSchema,
 }
 
-/// A schema and its name.
+/// A schema with its name.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamedSchema {
-    /// The JSON schema that the answer is valid by.
+    /// The JSON schema of the answer.
     schema: Value,
-    /// What the schema is called; of no consequence here.
+    /// The name of the schema, which has no effect.
     #[serde(rename = "name")]
     _name: Option<String>,
-    /// For people; the model does not see it.
+    /// A description for people; the model does not see it.
     #[serde(rename = "description")]
     _description: Option<String>,
-    /// `true` refuses a schema that cannot be kept to as a whole. Otherwise what cannot be kept is left out, and named in `warnings` of
-    /// the answer.
+    /// `true` refuses a schema that cannot be enforced completely. Otherwise constraints that cannot be enforced are ignored, and listed in
+    /// `warnings` of the answer.
     strict: Option<bool>,
 }
 
-/// vLLM's way: exactly one of these.
+/// vLLM's parameter; exactly one of these must be given.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", try_from = "StructuredFields")]
 pub enum StructuredOutputs {
-    /// JSON of this schema.
+    /// JSON that matches this schema.
     Json(Value),
-    /// A text that this expression matches as a whole.
+    /// A regular expression that matches the whole answer.
     Regex(String),
-    /// A grammar in llguidance's Lark.
+    /// A grammar in llguidance's Lark dialect.
     Grammar(String),
-    /// One of these texts, 5000 at most.
+    /// One of these texts, at most 5000.
     Choice(Vec<String>),
 }
 
-/// The same as it is written.
+/// The serialized form of [`StructuredOutputs`].
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StructuredFields {
@@ -73,8 +73,10 @@ struct StructuredFields {
 impl TryFrom<StructuredFields> for StructuredOutputs {
     type Error = &'static str;
 
+    /// Converts the serialized form.
+    ///
     /// # Errors
-    /// None of the fields, or several.
+    /// Fails unless exactly one field is set.
     fn try_from(fields: StructuredFields) -> Result<Self, Self::Error> {
         let asked = [
             fields.json.map(Self::Json),
@@ -91,8 +93,10 @@ impl TryFrom<StructuredFields> for StructuredOutputs {
 }
 
 impl ResponseFormat {
+    /// Returns the requested grammar.
+    ///
     /// # Errors
-    /// A schema that is missing, or has no meaning with the type.
+    /// Fails if a schema is missing, or given with a type that takes none.
     fn spec(self) -> Result<Option<GrammarSpec>, ApiError> {
         const SCHEMA: &str = "response_format.json_schema";
         match (self.kind, self.json_schema) {
@@ -111,7 +115,7 @@ impl ResponseFormat {
     }
 }
 
-/// The grammar that is asked for, and what asked for it.
+/// Returns the requested grammar with the parameter that requested it.
 pub fn grammar(
     format: Option<ResponseFormat>,
     structured: Option<StructuredOutputs>,
@@ -136,13 +140,13 @@ pub fn grammar(
     }
 }
 
-/// A grammar, and the parameter that asks for it.
+/// A grammar, and the parameter that requested it.
 type Asked = Option<(&'static str, GrammarSpec)>;
 
-/// Returns the one grammar that a call asks for, by a parameter of its route or by one that all routes have.
+/// Returns the single grammar that a call requests, through a parameter of its route or through one common to all routes.
 ///
 /// # Errors
-/// Both of them asked for.
+/// Fails if both are set.
 pub fn one_of(by_route: Asked, by_all: Asked) -> Result<Asked, ApiError> {
     match (by_route, by_all) {
         (Some((own, _)), Some((other, _))) => Err(ApiError::invalid(

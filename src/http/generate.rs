@@ -26,29 +26,29 @@ use crate::model::WeightsName;
 use crate::service::TokenText;
 use crate::text::Variables;
 
-/// Tokens of an answer where the caller names no limit.
+/// Default maximum of tokens per answer.
 const DEFAULT_MAX_TOKENS: usize = 256;
 
-/// The body. Anything else in it is refused.
+/// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GenerateBody {
     /// One message of the user; for a conversation, `messages`.
     prompt: Option<String>,
-    /// A conversation; for one message of the user, `prompt`. One of both must be given.
+    /// A conversation; for one message of the user, `prompt`. Exactly one of both must be given.
     messages: Option<Vec<MessageBody>>,
-    /// Tokens of an answer at most: 256 unless said otherwise, and never more than the context has room for.
+    /// Maximum tokens per answer; by default 256, and never more than fit into the context.
     #[schema(minimum = 1, default = 256)]
     max_tokens: Option<usize>,
-    /// With every token its log-probability and those of this many most probable ones.
+    /// Return each token's log-probability and those of this many most probable tokens.
     #[schema(maximum = 20)]
     logprobs: Option<usize>,
-    /// With every token the log-probabilities of these, 128 at most.
+    /// Return the log-probabilities of these tokens with every token; at most 128.
     #[schema(max_items = 128)]
     logprob_token_ids: Option<Vec<u32>>,
-    /// Whether the answer begins a message of the assistant: true unless said otherwise. With `false` it goes on behind the last turn.
+    /// Whether the answer begins a message of the assistant; by default true. With `false` it continues after the last turn.
     add_generation_prompt: Option<bool>,
-    /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
+    /// Whether the answer continues the last message, which is then not closed. Such calls are not recorded.
     continue_final_message: Option<bool>,
     /// Variables of the chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
@@ -60,45 +60,45 @@ type GenerateRequest = Generating<GenerateBody>;
 /// The answer, or an event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerateAnswer {
-    /// The name of the call.
+    /// The id of the call.
     #[schema(value_type = String)]
     id: Arc<str>,
     /// The name of the model.
     #[schema(value_type = String)]
     model: Arc<str>,
-    /// Which weights answered: `base`, or the digest of a generation.
+    /// The weights that answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
-    /// The answers: `n` of them, in a stream what one token brought of one.
+    /// The answers: `n` of them, or in a stream one token's increment of one.
     outputs: Vec<OutputBody>,
-    /// Of the whole call; in the last event of a stream.
+    /// Usage of the whole call; in the last event of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<UsageBody>,
-    /// With `best_of`.
+    /// The tournament, with `best_of`.
     #[serde(skip_serializing_if = "Option::is_none")]
     tournament: Option<TournamentBody>,
-    /// What was asked for and is done in part.
+    /// Requests that are fulfilled only in part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     #[serde(flatten)]
     kept: KeptBody,
 }
 
-/// One answer, or what a token brought of it.
+/// One answer, or its increment by a token.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OutputBody {
-    /// With `best_of`, the candidate's number in the tournament.
+    /// Index of the answer; with `best_of`, the candidate's number in the tournament.
     index: usize,
     /// The text of the answer.
     text: String,
-    /// The ids of the answer's tokens, the token that ended it among them.
+    /// The ids of the answer's tokens, including the token that ended it.
     token_ids: Vec<u32>,
     /// `stop` or `length`.
     finish_reason: Option<&'static str>,
-    /// The stop string or token that ended it, where it was not the model's own end of an answer.
+    /// The stop string or token that ended the answer, unless the model itself ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     stop_reason: Option<StopReason>,
-    /// With `logprobs` or `logprob_token_ids` one entry for each token.
+    /// One entry per token, with `logprobs` or `logprob_token_ids`.
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Vec<LogprobBody>>,
 }
@@ -112,7 +112,7 @@ pub struct LogprobBody {
     logprob: f32,
     /// The most probable tokens, `logprobs` of them.
     top: Vec<TokenLogprobBody>,
-    /// Those of `logprob_token_ids`.
+    /// The tokens of `logprob_token_ids`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     chosen: Vec<TokenLogprobBody>,
 }

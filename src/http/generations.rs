@@ -1,4 +1,4 @@
-//! `GET /generations` and the moves of their pointers: promotion, canary, rollback.
+//! `GET /generations` and the operations on their pointers: promotion, canary, rollback.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,18 +15,18 @@ use super::{AppState, Learning};
 use crate::learn::{CanaryHealth, Vitals};
 use crate::preference::log::{GenerationId, LogError, Pointer, PointerMove, Pointers};
 
-/// Where the pointers stand. A generation's id, or `base`: the model without an adapter.
+/// The pointers. Each is a generation's id, or `base`: the model without an adapter.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PointersBody {
-    /// What serves.
+    /// The version that serves.
     policy: String,
-    /// What the next stage's updates start from. It goes where the policy goes.
+    /// The version from which the next stage starts. It moves with the policy.
     train: String,
-    /// What the next stage's loss is measured against. It goes where the policy goes.
+    /// The reference policy of the next stage. It moves with the policy.
     reference: String,
-    /// What judges, calls and pairs alike. It stays where it is until an operator promotes a generation as judge.
+    /// The version that judges calls and pairs. It moves only when an operator promotes a generation as judge.
     judge: String,
-    /// What a share of the callers is served; the policy where nothing is tried out.
+    /// The version that a share of the callers is served; the policy if there is no canary.
     canary: String,
 }
 
@@ -47,35 +47,35 @@ impl From<Pointers> for PointersBody {
 pub struct GenerationBody {
     /// The digest of its manifest.
     id: String,
-    /// The generation whose weights its updates began with.
+    /// The generation from which its training started.
     parent: String,
-    /// The generation that its loss was measured against.
+    /// The reference policy of its training.
     reference: String,
-    /// The number of the stage that made it; null for one that came from elsewhere.
+    /// The number of the stage that made it; null for an imported one.
     stage: Option<i64>,
     /// `candidate`, `promoted`, `rejected`, `rolled_back` or `failed`.
     state: String,
     /// Every gate's number, bound and verdict; null until they have been measured.
     #[schema(value_type = Option<Vec<Object>>)]
     gates: Value,
-    /// Where it comes from, and its files.
+    /// Its lineage, and its files.
     #[schema(value_type = Object)]
     manifest: Value,
-    /// Milliseconds since 1970.
+    /// Time in milliseconds since 1970.
     created_at: i64,
 }
 
-/// One version's numbers since the canary went out, as this server counted them.
+/// One version's numbers since the canary started, as counted by this server.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VitalsBody {
-    /// Answers that count: those whose end their caller caused are left out, and of a principal with more than its share each
-    /// counts for less than one.
+    /// Weighted number of answers: those that ended because of their caller are left out, and answers of a principal above its share count
+    /// for less than one each.
     answers: f64,
     /// Share of answers that failed.
     errors: f64,
-    /// Share of answers that their length cut off.
+    /// Share of answers that were cut off by the length limit.
     truncated: f64,
-    /// Mean tokens of an answer.
+    /// Mean number of tokens per answer.
     length: f64,
 }
 
@@ -90,12 +90,12 @@ impl From<Vitals> for VitalsBody {
     }
 }
 
-/// How the canary is that is out.
+/// The health of the current canary.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CanaryBody {
     /// The numbers of the canary.
     canary: VitalsBody,
-    /// The numbers of what serves the other callers.
+    /// The numbers of the version that serves the other callers.
     live: VitalsBody,
     /// `too_early`, `keep` or `withdraw`.
     verdict: &'static str,
@@ -114,28 +114,28 @@ impl From<CanaryHealth> for CanaryBody {
 /// All generations, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerationsBody {
-    /// Where the pointers stand.
+    /// The pointers.
     pointers: PointersBody,
-    /// What answers on this server: what the policy pointer is at, unless that cannot serve here.
+    /// The version that answers on this server: the policy pointer's, unless that cannot serve here.
     serving: String,
-    /// Why the pointers are not followed, if they are not: a generation of another base, a damaged one, one that is not there.
+    /// Why the pointers are not followed, if they are not: a generation of another base, a damaged or a missing one.
     serving_problem: Option<String>,
-    /// Null where nothing is tried out on this server.
+    /// The health of the canary; null if none serves on this server.
     canary: Option<CanaryBody>,
-    /// The last canary that this server took back by itself, and why.
+    /// The last canary that this server withdrew automatically, and why.
     withdrawn: Option<String>,
     /// The generations, the newest first.
     generations: Vec<GenerationBody>,
 }
 
-/// What a generation is promoted to.
+/// The role to which a generation is promoted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PromotedAs {
-    /// What serves, and what training goes on from.
+    /// It serves, and training continues from it.
     #[default]
     Policy,
-    /// What judges. Refused while a stage runs, whose pairs one judge is to judge.
+    /// It judges. Refused while a stage runs, whose pairs must have a single judge.
     Judge,
 }
 
@@ -143,22 +143,22 @@ pub enum PromotedAs {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MoveBody {
-    /// Where the policy (or the judge) stands as far as the caller knows, by the generation's id or its first digits (8 or more); 409 where
-    /// it does not.
+    /// The current policy (or judge) as known to the caller: the generation's id or its first digits (8 or more). Answered with 409 if
+    /// the pointer is elsewhere.
     #[schema(min_length = 1)]
     expected: String,
     /// Serve a share of the callers first (`--canary-share`) instead of all.
     #[serde(default)]
     canary: bool,
-    /// Only for promotion: the judge's way back is a promotion too.
+    /// The role; only for promotions. To restore an earlier judge, promote it.
     #[serde(default, rename = "as")]
     role: PromotedAs,
 }
 
-/// The move, done.
+/// The result of a move.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MovedBody {
-    /// Where the pointers stand now.
+    /// The pointers after the move.
     pointers: PointersBody,
 }
 
@@ -168,19 +168,19 @@ fn learning(state: &AppState) -> Result<&Learning, ApiError> {
     state.learning.as_ref().ok_or_else(none)
 }
 
-/// Which generations are listed.
+/// The selection of generations.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ListQuery {
-    /// Only those whose stages read this record, its prompt or what was said of its answers; also after it was deleted.
+    /// Only those whose stages read this record, its prompt or the feedback on it; also after its deletion.
     record: Option<String>,
 }
 
 /// Lists the generations, their gates, and which of them serves.
 ///
-/// A generation is what a stage of learning made of the weights. The newest comes first. `record` lists only those that a record was read
-/// for.
+/// A generation is the result of a stage of learning. The newest comes first. `record` lists only those whose training read a given
+/// record.
 #[utoipa::path(
     get,
     path = "/generations",
@@ -229,7 +229,7 @@ pub async fn generations(
     }))
 }
 
-/// Serves a generation, whatever its gates said.
+/// Promotes a generation, regardless of its gates.
 ///
 /// The generation is loaded and verified first. `canary` serves it to a share of the callers, and `as: judge` makes it the judge.
 #[utoipa::path(
@@ -269,9 +269,9 @@ pub async fn promote(
     shift(&state, &identity, &id, &body, reason).await
 }
 
-/// Goes back to a generation that served before, or to the base.
+/// Restores a generation that served before, or the base.
 ///
-/// It serves all callers, and training goes on from there.
+/// It serves all callers, and training continues from there.
 #[utoipa::path(
     post,
     path = "/generations/{id}/rollback",
@@ -301,7 +301,7 @@ pub async fn rollback(
     shift(&state, &identity, &id, &body, "rolled back").await
 }
 
-/// A canary answers a share of the callers, by who they are: refused where it would answer nobody.
+/// Checks that a canary would have callers: it answers a share of them by identity.
 fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
     let refused = |message| {
         Err(ApiError::new(
@@ -319,10 +319,10 @@ fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Digits of a generation's id that may stand for all of them.
+/// Minimum number of leading digits that abbreviate a generation's id.
 const SHORT_ID: usize = 8;
 
-/// Returns the generation that a text names: by its id, or by the id's first digits where no other's begins with them.
+/// Returns the generation with the given id, or with the given unique prefix of an id.
 async fn whole_id(learning: &Learning, text: &str) -> Result<GenerationId, ApiError> {
     let named = GenerationId::new(text);
     if text.len() < SHORT_ID || named.is_base() || learning.log.generation(&named).await?.is_some()
@@ -341,12 +341,12 @@ async fn whole_id(learning: &Learning, text: &str) -> Result<GenerationId, ApiEr
             "ambiguous_generation",
             format!("several generations' ids begin with `{text}`: give more digits"),
         )),
-        // What is done with it says that there is none.
+        // The caller's use of the id reports that there is no such generation.
         (None, _) => Ok(named),
     }
 }
 
-/// Moves the pointers by compare-and-swap, and serves what they say before it answers.
+/// Moves the pointers by compare-and-swap, and serves the result before answering.
 async fn shift(
     state: &AppState,
     identity: &Identity,

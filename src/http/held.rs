@@ -1,4 +1,4 @@
-//! Bodies that hold something until they are sent.
+//! Bodies that hold a resource until they are sent.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,20 +6,20 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-/// Bytes that are handed on at once. The server takes a piece when it has sent most of what it has, so what is held goes no
-/// earlier than when all but some hundred KiB of the body are sent.
+/// Bytes passed on at once. The server takes the next piece after it has sent most of the last ones, so the resource is not released
+/// before all but some hundred KiB of the body are sent.
 const PIECE: usize = 64 << 10;
 
-/// A body, and what goes with it when it is sent, or its client has gone.
+/// A body with a resource that is dropped once it is sent, or its client has disconnected.
 pub struct Held<T> {
     body: Body,
-    /// Of the last piece that came from the body, what has not been handed on.
+    /// The part of the body's last piece that has not been passed on.
     rest: Bytes,
     _held: T,
 }
 
 impl<T: Send + Unpin + 'static> Held<T> {
-    /// `body`, which holds `held`.
+    /// Wraps `body` so that it holds `held`.
     pub fn around(body: Body, held: T) -> Body {
         Body::new(Self {
             body,
@@ -28,7 +28,7 @@ impl<T: Send + Unpin + 'static> Held<T> {
         })
     }
 
-    /// Hands on a piece of `data` and keeps the rest.
+    /// Passes on a piece of `data` and keeps the rest.
     fn hand_on(&mut self, mut data: Bytes) -> Frame<Bytes> {
         if data.len() > PIECE {
             self.rest = data.split_off(PIECE);

@@ -1,7 +1,7 @@
-//! `Idempotency-Key`: the name of a call, by which it is known when it is made again.
+//! `Idempotency-Key`: the name of a call, by which a repeated call is recognised.
 //!
-//! A name belongs to a principal and to what the call asked for under it: the digest of the route and of the body, without the words that
-//! say how the call is answered ([`UNASKED`]). The same name with another body is refused.
+//! A name belongs to a principal and to the content of its call: the digest of the route and the body, without the parameters that
+//! only affect how the call is answered ([`UNASKED`]). The same name with another body is refused.
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,23 +13,23 @@ use sha2::{Digest, Sha256};
 use super::error::ApiError;
 use crate::preference::log::IdempotencyKey;
 
-/// What the API's description says of the header.
+/// The header's description in the API description.
 pub const IDEMPOTENCY: &str = "Names the call, if the call is kept. Made again under the same name by the same principal it is no second record: \
     the answer names the record of the first, and without a seed of its own it draws by the same seed, so that the same weights give the \
     same answer. Of two consents the stricter one holds. Another body under the same name is refused (422 `idempotency_key_reused`); \
     `log`, `stream`, `stream_options`, `timeout` and `priority` may differ. Callers without a key have no names of their own (400 \
     `idempotency_needs_key`).";
 
-/// The header.
+/// The name of the header.
 const HEADER: &str = "idempotency-key";
 
-/// The longest name.
+/// Maximum length of a name.
 const MAX_LENGTH: usize = 255;
 
-/// Parameters that say how a call is answered or kept, and not what it asks for.
+/// Parameters that affect how a call is answered or kept, but not its content.
 const UNASKED: [&str; 5] = ["log", "stream", "stream_options", "timeout", "priority"];
 
-/// A call's name, and what it asks for once its body has been read.
+/// A call's name, with the digest of its content once its body has been read.
 #[derive(Debug, Clone)]
 pub struct CallName {
     name: String,
@@ -37,10 +37,11 @@ pub struct CallName {
 }
 
 impl CallName {
-    /// The name of a call, if its header has one. What reads the body finds the place for its digest among the call's extensions.
+    /// Returns the name of a call, if its header has one. A slot for the digest is added to the call's extensions for the reader of the
+    /// body.
     ///
     /// # Errors
-    /// A name that is empty, too long or not visible ASCII.
+    /// Fails if the name is empty, too long or not visible ASCII.
     pub fn of(parts: &mut Parts) -> Result<Option<Self>, ApiError> {
         let Some(value) = parts.headers.get(HEADER) else {
             return Ok(None);
@@ -67,12 +68,12 @@ impl CallName {
         &self.name
     }
 
-    /// The key of the record of prompt `at`: the prompts of a call are records of their own.
+    /// Returns the key of the record of prompt `at`; each prompt of a call has its own record.
     pub fn key(&self, at: usize) -> IdempotencyKey {
         IdempotencyKey {
             name: match at {
                 0 => self.name.clone(),
-                // No header holds a line break.
+                // Headers cannot contain line breaks, so the key is unambiguous.
                 at => format!("{}\n{at}", self.name),
             },
             request: self.asked.digest.get().copied().unwrap_or_default(),
@@ -80,7 +81,7 @@ impl CallName {
     }
 }
 
-/// The refusal of a name from a caller without a key: its name could be another caller's.
+/// Returns the error for a name from a caller without a key, which could collide with another caller's.
 pub fn needs_key() -> ApiError {
     ApiError::new(
         StatusCode::BAD_REQUEST,
@@ -90,7 +91,7 @@ pub fn needs_key() -> ApiError {
     .about("Idempotency-Key")
 }
 
-/// The place for the digest of what a named call asks for.
+/// The slot for the digest of a named call's content.
 #[derive(Debug, Clone)]
 pub struct Asked {
     path: Arc<str>,
@@ -98,7 +99,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Notes what the body of the call asks for.
+    /// Stores the digest of the call's body.
     pub fn note(&self, body: &Value) {
         let mut hasher = Sha256::new();
         field(&mut hasher, b'p', self.path.as_bytes());
@@ -110,18 +111,18 @@ impl Asked {
             ),
             body => value(&mut hasher, body),
         }
-        // A call has one body.
+        // A call has one body, so the slot is set once.
         let _ = self.digest.set(hasher.finalize().into());
     }
 }
 
-/// Feeds a value in a canonical form: the order of keys, the spelling of numbers and parameters that are null do not matter.
+/// Hashes a value in a canonical form: the order of keys, the spelling of numbers and null parameters do not matter.
 fn value(hasher: &mut Sha256, said: &Value) {
     match said {
         Value::Null => field(hasher, b'0', b""),
         Value::Bool(truth) => field(hasher, b'b', &[u8::from(*truth)]),
         Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
-            // 1.0 and 1e0 are 1, as long as a float tells whole numbers apart.
+            // 1.0 and 1e0 equal 1, as long as a float represents whole numbers exactly.
             Some(float) if float.fract() == 0.0 && float.abs() < 2f64.powi(53) => {
                 field(hasher, b'n', (float as i64).to_string().as_bytes());
             }
@@ -146,7 +147,7 @@ fn object<'a>(hasher: &mut Sha256, fields: impl Iterator<Item = (&'a String, &'a
     }
 }
 
-/// Feeds bytes with their kind and length, so that no two values are fed as the same bytes.
+/// Hashes bytes with their kind and length, so that different values never give the same input.
 fn field(hasher: &mut Sha256, kind: u8, bytes: &[u8]) {
     hasher.update([kind]);
     hasher.update((bytes.len() as u64).to_le_bytes());

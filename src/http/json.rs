@@ -1,13 +1,12 @@
-//! JSON in which no object has a key twice, and that has a bounded number of values.
+//! A JSON parser that rejects duplicate keys and bounds the number of values.
 //!
-//! A value takes 32 bytes of memory and a key about 90 more, however short they are in the text: without a bound a body of 8 MiB
-//! would take half a gigabyte.
+//! A parsed value takes 32 bytes of memory and a key about 90 more, however short they are in the text: without a bound, a body of
+//! 8 MiB would take half a gigabyte.
 //!
-//! serde_json keeps the last of two values and says nothing: a caller that contradicts itself would be answered by half of what
-//! it asked.
+//! serde_json silently keeps the last of two values of a key: half of a contradictory request would be ignored.
 //!
-//! Three spellings are read as other servers read them: a byte order mark before the document is passed over, half a surrogate pair in
-//! a string is U+FFFD, and a whole number with a fraction of zero (`8.0`) is that number.
+//! Three deviations are accepted as by other servers: a byte order mark before the document is skipped, half a surrogate pair in
+//! a string becomes U+FFFD, and a whole number with a zero fraction (`8.0`) equals that number.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -19,14 +18,14 @@ use serde_json::{Map, Number, Value};
 
 use super::error::ApiError;
 
-/// Values of a document at most, the elements of lists and the keys of objects among them.
+/// Maximum number of values in a document, including elements of lists and keys of objects.
 pub const MAX_VALUES: usize = 1 << 20;
 
-/// Returns about the bytes that a document takes once it is parsed, and at least what its values take: a bound, not a parse.
+/// Estimates, without parsing, the bytes that a parsed document takes; never less than its values take.
 pub fn memory_of(bytes: &[u8]) -> usize {
-    /// Of a value in a list that has room for twice as many.
+    /// Bytes of a value in a list whose capacity is twice its length.
     const VALUE: usize = 64;
-    /// Of a key and its value.
+    /// Bytes of a key and its value.
     const FIELD: usize = 160;
     let (mut values, mut text, mut escaped) = (0usize, false, false);
     for byte in bytes {
@@ -39,14 +38,14 @@ pub fn memory_of(bytes: &[u8]) -> usize {
             _ => {}
         }
     }
-    // Those beyond the bound are never made.
+    // Values beyond the bound are never created.
     bytes.len() + values.min(MAX_VALUES * FIELD)
 }
 
-/// Reads one JSON document.
+/// Parses one JSON document.
 ///
 /// # Errors
-/// What is no JSON, by line and column; a key that is there twice, by its path; more than [`MAX_VALUES`].
+/// Invalid JSON, by line and column; a duplicate key, by its path; more than [`MAX_VALUES`] values.
 pub fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
     parse_within(MAX_VALUES, bytes)
 }
@@ -62,8 +61,8 @@ fn parse_within(most: usize, bytes: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
-/// Returns the document with U+FFFD for every escape that is half a surrogate pair, which JSON permits and no text holds; `None` where
-/// there is none.
+/// Returns the document with U+FFFD for every escape of half a surrogate pair, which JSON permits but a Rust string cannot hold;
+/// `None` if there is none.
 fn with_whole_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
     let unit = |at: usize| {
         let digits = bytes.get(at..at + 6)?.strip_prefix(b"\\u")?;
@@ -117,7 +116,7 @@ fn parse_strictly(most: usize, bytes: &[u8]) -> Result<Value, ApiError> {
     })
 }
 
-/// Where in a document a value lies.
+/// The path of a value in a document.
 #[derive(Clone, Copy)]
 enum Place<'a> {
     Root,
@@ -125,7 +124,7 @@ enum Place<'a> {
     Index(&'a Place<'a>, usize),
 }
 
-/// As `messages[0].role`.
+/// Formats the path, for example `messages[0].role`.
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -137,12 +136,12 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// Reads the value at `place`, and notes the first key that comes twice.
+/// Deserializes the value at `place`, and records the first duplicate key.
 #[derive(Clone, Copy)]
 struct Unique<'a> {
     place: Place<'a>,
     doubled: &'a RefCell<Option<String>>,
-    /// Values that may still come; none once there was one too many.
+    /// Remaining number of values; none after the limit was exceeded.
     left: &'a Cell<Option<usize>>,
 }
 
@@ -190,7 +189,7 @@ impl<'de> Visitor<'de> for Unique<'_> {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        /// Below this every whole number is one of f64.
+        /// Below this every whole number is exact in f64.
         const EXACT: f64 = (1u64 << 53) as f64;
         if value.fract() == 0.0 && value.abs() < EXACT {
             return Ok((value as i64).into());

@@ -20,7 +20,7 @@ use super::usage::UsageBody;
 use crate::model::WeightsName;
 use crate::service::{JudgeTask, PairVerdict, PlayedMatch, ShownRead, Tournament, Turn};
 
-/// How many answers are compared: a pair, or any number.
+/// The kind of comparison: a pair, or any number of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodBody {
@@ -28,31 +28,31 @@ pub enum MethodBody {
     Tournament,
 }
 
-/// The body. Anything else in it is refused.
+/// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JudgeBody {
-    /// What the candidates answer: one message of the user. One of `prompt` and `messages` must be given.
+    /// The prompt of the candidates: one message of the user. Exactly one of `prompt` and `messages` must be given.
     prompt: Option<String>,
-    /// What the candidates answer: a conversation.
+    /// The prompt of the candidates: a conversation.
     messages: Option<Vec<MessageBody>>,
-    /// Two or more answers. An empty one is an answer too; two equal ones tie without being judged.
+    /// Two or more answers. An empty one counts as an answer; two equal ones tie without being judged.
     #[schema(min_items = 2)]
     candidates: Vec<String>,
-    /// `pairwise` for exactly two, `tournament` for any number; by default what fits their number.
+    /// `pairwise` for exactly two, `tournament` for any number; by default depending on their number.
     method: Option<MethodBody>,
-    /// Lower is served first; a level is worth a bounded head start.
+    /// Lower is served first; each level is worth a bounded head start.
     #[schema(minimum = -100, maximum = 100, default = 0)]
     priority: Option<i32>,
-    /// Seconds the request may take.
+    /// Maximum duration of the request in seconds.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
-    /// Only calls of the same key (without keys: address) that give the same salt share the prefix cache; at least one character.
+    /// Only calls of the same key (without keys: address) with the same salt share the prefix cache; at least one character.
     #[schema(min_length = 1)]
     cache_salt: Option<String>,
-    /// What the call may be used for.
+    /// The permitted use of the call.
     log: Option<LogBody>,
-    /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
+    /// The end user. It has an effect only if the server trusts it: records then belong to the user.
     user: Option<String>,
 }
 
@@ -61,11 +61,11 @@ type JudgeRequest = Beside<JudgeBody, JudgingBody>;
 /// A judged pair. Candidates are named by their indices.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PairAnswer {
-    /// The name of the call.
+    /// The id of the call.
     id: String,
     #[serde(flatten)]
     verdict: VerdictBody,
-    /// Which weights judged: `base`, or the digest of a generation; null where nothing had to be asked.
+    /// The weights that judged: `base`, or the digest of a generation; null if no judging was necessary.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
     /// The tokens of the call.
@@ -77,37 +77,37 @@ pub struct PairAnswer {
 /// The verdict on a pair.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VerdictBody {
-    /// 0 or 1; null on an exact tie, and with `"on_disagreement": "undecided"` where the orders disagree.
+    /// 0 or 1; null on an exact tie, and with `"on_disagreement": "undecided"` if the orders disagree.
     winner: Option<usize>,
     /// Probability that candidate 0 is better.
     p: f32,
-    /// Whether both orders name the same winner, of several principles by their weighted means; null where only one was shown.
+    /// Whether both orders name the same winner, with several principles by their weighted means; null if only one order was judged.
     consistent: Option<bool>,
-    /// Whether the verdict can be relied on: the judge passed its self-test, both orders name the same winner, and `label_mass` is at
-    /// least 0.5. Null where that is not known: without a self-test, with one order, or between equal candidates.
+    /// Whether the verdict is reliable: the judge passed its self-test, both orders name the same winner, and `label_mass` is at
+    /// least 0.5. Null if unknown: without a self-test, with one order, or between equal candidates.
     reliable: Option<bool>,
-    /// Probability that the judge gave to its labels, of all tokens: low where it does not answer as a judge. Below 0.5 the verdict is
-    /// about nothing, whatever `winner` says, and makes no preference pair.
+    /// Probability of the judge's labels among all tokens: low if the model does not answer as a judge. Below 0.5 the verdict is
+    /// meaningless, whatever `winner` is, and makes no preference pair.
     label_mass: f32,
-    /// What the judge said in each order; none between equal candidates.
+    /// The result of each order; empty between equal candidates.
     orders: Vec<OrderBody>,
-    /// By principle, where principles were named.
+    /// The verdict by principle, if principles were named.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     principles: Vec<PrincipleVerdictBody>,
-    /// Whether something was cut to fit the context.
+    /// Whether texts were cut to fit the context.
     truncated: bool,
 }
 
-/// What the judge said of a pair in one order.
+/// The judge's result for a pair in one order.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OrderBody {
-    /// The candidates in the order in which they were shown.
+    /// The candidates in the order in which the judge read them.
     shown: [usize; 2],
-    /// The probability that the candidate that was shown first is better.
+    /// Probability that the first of them is better.
     p_first: f32,
 }
 
-/// Where a principle comes from.
+/// The origin of a principle.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceBody {
@@ -122,15 +122,15 @@ pub enum SourceBody {
 pub struct PrincipleVerdictBody {
     /// The name or the text of the principle.
     principle: String,
-    /// Where the principle comes from: a name that the table does not have is asked as a text.
+    /// The origin of the principle: a name that is not in the table is used as a text.
     source: SourceBody,
     /// The probability that candidate 0 is better under the principle.
     p: f32,
-    /// Whether both orders name the same winner; null where only one was shown.
+    /// Whether both orders name the same winner; null if only one order was judged.
     consistent: Option<bool>,
-    /// The probability that the judge gave to its labels, of all tokens.
+    /// Probability of the judge's labels among all tokens.
     label_mass: f32,
-    /// What the judge said in each order.
+    /// The result of each order.
     orders: Vec<OrderBody>,
 }
 
@@ -143,13 +143,13 @@ pub struct TournamentBody {
     ranking: Vec<usize>,
     /// The matches of each round.
     rounds: Vec<Vec<MatchBody>>,
-    /// Who had no match in each round.
+    /// The candidate without a match in each round.
     byes: Vec<Option<usize>>,
-    /// Pairs that met, equal candidates among them.
+    /// Number of compared pairs, including equal candidates.
     comparisons: usize,
-    /// Whether something was cut to fit the context, in any match.
+    /// Whether texts were cut to fit the context, in any match.
     truncated: bool,
-    /// Whether the judge passed its self-test; null where it had none.
+    /// Whether the judge passed its self-test; null without a self-test.
     reliable: Option<bool>,
 }
 
@@ -164,20 +164,20 @@ pub struct MatchBody {
     p_a: f32,
     /// The number of the winner; null on a tie.
     winner: Option<usize>,
-    /// Whether both orders name the same winner; null where only one was shown, or nothing had to be asked.
+    /// Whether both orders name the same winner; null if only one order was judged, or no judging was necessary.
     consistent: Option<bool>,
-    /// Whether the verdict can be relied on, as in a pair's answer; null where that is not known.
+    /// Whether the verdict is reliable, as in a pair's answer; null if unknown.
     reliable: Option<bool>,
 }
 
 /// A judged tournament. Candidates are named by their numbers, from 0.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TournamentAnswer {
-    /// The name of the call.
+    /// The id of the call.
     id: String,
     #[serde(flatten)]
     tournament: TournamentBody,
-    /// Which weights judged; null where nothing had to be asked.
+    /// The weights that judged; null if no judging was necessary.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
     /// The tokens of the call.
@@ -186,7 +186,7 @@ pub struct TournamentAnswer {
     kept: KeptBody,
 }
 
-/// What was asked for.
+/// A pair's verdict or a tournament's result.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum JudgeAnswer {
@@ -260,7 +260,7 @@ impl From<Tournament> for TournamentBody {
 }
 
 impl JudgeBody {
-    /// Whether one pair is asked about, rather than a tournament.
+    /// Returns whether one pair is compared, rather than a tournament.
     fn is_pair(&self, judging: &JudgingBody) -> Result<bool, ApiError> {
         let count = self.candidates.len();
         if count < 2 {
@@ -291,7 +291,7 @@ impl JudgeBody {
     }
 }
 
-/// A call that has been checked, and what is to be told of it.
+/// A validated call.
 struct Call {
     id: String,
     task: JudgeTask,
@@ -348,8 +348,8 @@ async fn tournament(
 
 /// Judges which of two answers is better, or ranks many.
 ///
-/// Verdicts are the log-probabilities of the judge's two label tokens, over the full vocabulary: one forward a pair, order and
-/// principle, and no text.
+/// Verdicts are the log-probabilities of the judge's two label tokens, over the full vocabulary: one forward pass per pair, order
+/// and principle, without generated text.
 #[utoipa::path(
     post,
     path = "/judge",

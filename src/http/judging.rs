@@ -1,4 +1,4 @@
-//! How judging is asked for, in `/judge` and beside `best_of`.
+//! The parameters of judging, in `/judge` and with `best_of`.
 
 use serde::de::{self, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,16 +13,16 @@ use crate::judge::Method;
 use crate::preference::{Message, Polarity, PrincipleTable, VersionedTable, WEIGHTS};
 use crate::service::{JudgeTask, OnDisagreement, Orders, TournamentTask, Turn, WeightedPrinciple};
 
-/// Principles of one call.
+/// Maximum number of principles per call.
 const MAX_PRINCIPLES: usize = 64;
 
-/// Bytes of a principle's name or text.
+/// Maximum bytes of a principle's name or text.
 const MAX_PRINCIPLE_BYTES: usize = 4096;
 
-/// Forwards of the judge that one call may take: comparisons × orders × principles.
+/// Maximum number of the judge's forward passes per call: comparisons × orders × principles.
 const MAX_READS: usize = 40_000;
 
-/// A principle by name or text, or with a weight.
+/// A principle by name or text, optionally with a weight.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PrincipleBody {
@@ -41,18 +41,18 @@ impl<'de> Deserialize<'de> for PrincipleBody {
     }
 }
 
-/// A principle with a weight of the call's own.
+/// A principle with its own weight.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedBody {
     /// The name or the text of the principle.
     pub principle: String,
-    /// How much it counts: from 1e-6 to 1e6.
+    /// The weight of its verdict: from 1e-6 to 1e6.
     #[schema(minimum = 0.000001, maximum = 1000000)]
     pub weight: Option<f64>,
 }
 
-/// The whole table, or some principles.
+/// The whole table, or a list of principles.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PrinciplesBody {
@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for PrinciplesBody {
     }
 }
 
-/// [`MAX_PRINCIPLES`] at most.
+/// A list of at most [`MAX_PRINCIPLES`] principles.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PrincipleList(Vec<PrincipleBody>);
 
@@ -92,7 +92,7 @@ impl ToSchema for PrincipleList {
     }
 }
 
-/// Every principle of the server's table that has a weight.
+/// All principles of the server's table with a weight above 0.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TableBody {
@@ -106,7 +106,7 @@ impl Default for PrinciplesBody {
 }
 
 impl PrinciplesBody {
-    /// What is asked, by the table in force: what weighs nothing there is left out, unless the call gives it a weight.
+    /// Returns the principles to judge by. Principles with weight 0 in the table are left out, unless the call sets their weight.
     fn asked(&self, table: &VersionedTable) -> Result<Vec<WeightedPrinciple>, ApiError> {
         let VersionedTable { version, table } = table;
         let asked = match self {
@@ -138,7 +138,7 @@ impl PrinciplesBody {
 }
 
 impl PrincipleBody {
-    /// `None` for what weighs nothing.
+    /// Returns the principle to judge by; `None` if its weight is 0.
     fn asked(&self, table: &PrincipleTable) -> Result<Option<WeightedPrinciple>, ApiError> {
         let (name, weight) = match self {
             Self::Plain(name) => (name, None),
@@ -175,24 +175,24 @@ impl PrincipleBody {
     }
 }
 
-/// Which orders a pair is shown in.
+/// The orders in which the judge reads a pair.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OrdersBody {
     /// Both, averaged.
     #[default]
     Both,
-    /// As given: half the cost, and the judge's preference for a position is in the verdict.
+    /// As given: half the cost, and the verdict includes the judge's position bias.
     Given,
 }
 
-/// Who wins a pair whose orders name different answers.
+/// The winner of a pair whose orders disagree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDisagreementBody {
     /// The answer with the higher mean probability.
     Average,
-    /// No answer: `winner` is null, and in a tournament the pair is a tie.
+    /// None: `winner` is null, and in a tournament the pair is a tie.
     Undecided,
 }
 
@@ -205,20 +205,20 @@ impl From<OnDisagreementBody> for OnDisagreement {
     }
 }
 
-/// Which candidates of a tournament meet.
+/// The bracket of a tournament.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BracketBody {
-    /// A knockout: one comparison fewer than candidates.
+    /// A knockout, with one comparison fewer than candidates.
     #[default]
     SingleElimination,
-    /// Everyone against everyone.
+    /// Every candidate against every other.
     RoundRobin,
-    /// A ring, then everyone against its strongest: ranked by Bradley-Terry strength, four comparisons a candidate at most.
+    /// A ring, then every candidate against the strongest ones: ranked by Bradley-Terry strength, at most four comparisons per candidate.
     Ring,
 }
 
-/// Candidates of the ring that everyone else meets.
+/// Number of the strongest candidates that all others meet after the ring.
 const PIVOTS: usize = 3;
 
 impl From<BracketBody> for Method {
@@ -235,24 +235,24 @@ impl From<BracketBody> for Method {
 #[derive(Debug, Clone, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgingBody {
-    /// `"table"`, or names of the table's principles and any texts, 64 at most; each is asked by itself, and they are averaged by
-    /// weight. A name has the weight and polarity that the table gives it, and a text the weight 1, unless the call gives another.
+    /// `"table"`, or names from the server's table and texts, at most 64. Each is judged separately, and the results are averaged by
+    /// weight. Names have the table's weight and polarity, texts have weight 1, unless the call sets another weight.
     #[serde(deserialize_with = "null_is_absent")]
     pub principles: PrinciplesBody,
-    /// Which orders a pair is shown in; by default `both`.
+    /// The orders in which the judge reads a pair; by default `both`.
     #[serde(deserialize_with = "null_is_absent")]
     pub orders: OrdersBody,
-    /// Who wins a pair whose two orders name different answers; by default what the server was started with (`--on-disagreement`,
+    /// The winner of a pair whose two orders disagree; by default the server's setting (`--on-disagreement`,
     /// `average`).
     pub on_disagreement: Option<OnDisagreementBody>,
-    /// Of a tournament; by default `single_elimination`.
+    /// The bracket of a tournament; by default `single_elimination`.
     pub bracket: Option<BracketBody>,
-    /// Decides who meets whom in a tournament, except in a round robin, where everyone meets everyone; by default 0.
+    /// Seed of the tournament's draw; without effect in a round robin. By default 0.
     pub seed: Option<u64>,
 }
 
 impl JudgingBody {
-    /// Whether it says nothing.
+    /// Returns whether no parameter is set.
     pub fn is_empty(&self) -> bool {
         let Self {
             principles,
@@ -268,8 +268,10 @@ impl JudgingBody {
             && seed.is_none()
     }
 
+    /// Returns the tournament's settings.
+    ///
     /// # Errors
-    /// A seed where nothing is drawn.
+    /// Fails if a seed is given for a bracket without a draw.
     pub fn tournament(&self) -> Result<TournamentTask, ApiError> {
         let bracket = self.bracket.unwrap_or_default();
         if bracket == BracketBody::RoundRobin && self.seed.is_some() {
@@ -284,10 +286,10 @@ impl JudgingBody {
         })
     }
 
-    /// `table`: the principles in force; `on_disagreement`: what counts where the call says nothing.
+    /// Returns the settings of a comparison. `table` holds the current principles; `on_disagreement` is the default.
     ///
     /// # Errors
-    /// Principles that make no sense, that are too many, or that all weigh nothing.
+    /// Fails if principles are invalid, too many, or all of weight 0.
     pub fn task(
         &self,
         context: Vec<Message>,
@@ -317,10 +319,10 @@ impl JudgingBody {
     }
 }
 
-/// Refuses what takes more reads than a call may take: `brackets` tournaments of so many candidates, who are called `param`.
+/// Checks the number of forward passes of `brackets` tournaments with the given number of candidates; `param` names the candidates.
 ///
 /// # Errors
-/// Says what makes it so many.
+/// Names the parameters that make the number too large.
 pub fn check_reads(
     param: &str,
     task: &JudgeTask,
@@ -347,7 +349,7 @@ pub fn check_reads(
     ))
 }
 
-/// Comparisons a tournament of `n` takes at most; `n` is 1 or more.
+/// Returns the maximum number of comparisons in a tournament of `n` candidates; `n` is at least 1.
 fn comparisons(method: Method, n: usize) -> usize {
     match method {
         Method::Knockout => n - 1,
@@ -391,7 +393,7 @@ mod tests {
             .is_ok()
         };
         let (both, given) = (Orders::Both, Orders::Given);
-        // No principle is the template's own.
+        // Without principles the template's own question counts as one.
         for principles in [0, 1] {
             assert!(allowed(both, principles, Method::Knockout, 20_001, 1));
             assert!(!allowed(both, principles, Method::Knockout, 20_002, 1));

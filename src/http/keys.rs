@@ -1,4 +1,4 @@
-//! Who may call: API keys, and how many calls a second each of them has.
+//! Authentication: API keys, and the rate limit of each.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -21,7 +21,7 @@ use crate::engine::Tenant;
 use crate::preference::log::Consent;
 use crate::service::on_behalf_of;
 
-/// The keys that are accepted. Only their digests are kept.
+/// The accepted keys, stored as digests.
 #[derive(Clone, Default)]
 pub struct ApiKeys(Vec<ApiKey>);
 
@@ -30,13 +30,13 @@ struct ApiKey {
     name: Arc<str>,
     digest: [u8; 32],
     allowed: Consent,
-    /// The line it stands in, counted from 1.
+    /// The line of the key, counted from 1.
     line: usize,
     /// Whether it has fewer characters than [`SHORT_KEY`].
     short: bool,
 }
 
-/// Why a list of keys cannot be used.
+/// An error in a list of keys.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
     #[error("line {0}: the key is empty")]
@@ -65,35 +65,35 @@ pub enum KeysError {
     None,
 }
 
-/// What a key's traffic may be used for, unless its line says less.
+/// The permitted use of a key's traffic, unless its line restricts it.
 const EVERYTHING: Consent = Consent {
     retain: true,
     train: true,
 };
 
-/// The longest key.
+/// Maximum length of a key.
 const MAX_KEY: usize = 1024;
 
-/// A key with fewer characters can be guessed.
+/// Keys with fewer characters can be guessed.
 const SHORT_KEY: usize = 16;
 
 /// Hexadecimal digits of a derived name.
 const DERIVED_DIGITS: usize = 12;
 
 impl ApiKeys {
-    /// Reads `key` or `name:key`, one a line, and after it what the key's traffic may not be used for: `no-train`, or
-    /// `no-retain`, which says both. Empty lines and lines that start with `#` do not count.
+    /// Parses `key` or `name:key`, one per line, optionally followed by a restriction on the use of the key's traffic: `no-train`, or
+    /// `no-retain`, which implies both. Empty lines and lines that start with `#` are ignored.
     ///
-    /// A key without a name is named by its digest, as `key-3fa94be1c07d`: the name, and with it the access to records, does not
+    /// A key without a name is named by its digest, such as `key-3fa94be1c07d`: the name, and with it the access to records, does not
     /// depend on the other lines.
     ///
     /// # Errors
-    /// Names the line that is no key, or has a name that another key has or could have.
+    /// Names the line that is not a key, or whose name another key has or could get.
     pub fn parse(list: &str) -> Result<Self, KeysError> {
         let mut keys: Vec<ApiKey> = Vec::new();
-        // The lines of names, and the digests, so far.
+        // The lines of the names, and the digests, seen so far.
         let (mut names, mut digests) = (HashMap::new(), HashSet::new());
-        // Some editors begin a file with a mark of its byte order.
+        // Some editors begin a file with a byte order mark.
         let list = list.strip_prefix('\u{feff}').unwrap_or(list);
         for (at, line) in list.lines().enumerate() {
             let (at, line) = (at + 1, line.trim());
@@ -151,23 +151,23 @@ impl ApiKeys {
         self.0.is_empty()
     }
 
-    /// Whether a key has this name.
+    /// Returns whether a key has this name.
     pub fn has_name(&self, name: &str) -> bool {
         self.0.iter().any(|key| &*key.name == name)
     }
 
-    /// The lines of keys that are short enough to be guessed, counted from 1.
+    /// Returns the lines, counted from 1, of keys that are short enough to be guessed.
     pub fn short_keys(&self) -> Vec<usize> {
         let short = self.0.iter().filter(|key| key.short);
         short.map(|key| key.line).collect()
     }
 
-    /// The key that `secret` is, found in a time that says nothing about it.
+    /// Returns the index of the key equal to `secret`, in a time that does not depend on the secret.
     fn find(&self, secret: &[u8]) -> Option<usize> {
         self.find_by(secret, |known, digest| known.ct_eq(digest))
     }
 
-    /// Compares with every key, wherever the one is that is meant: `same` answers with a [`Choice`], on which nothing can branch.
+    /// Compares with every key, regardless of matches: `same` returns a [`Choice`], which cannot be branched on.
     fn find_by(
         &self,
         secret: &[u8],
@@ -184,7 +184,7 @@ impl ApiKeys {
     }
 }
 
-/// The name of a key that has none: a function of the key alone.
+/// Returns the name of a key without one: a function of the key alone.
 fn derived_name(digest: &[u8; 32]) -> String {
     let digits = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     let digits = digits
@@ -199,7 +199,7 @@ fn is_derived(name: &str) -> bool {
     })
 }
 
-/// What the words behind a key leave of its traffic's uses.
+/// Returns the permitted use of a key's traffic after applying the restrictions on its line.
 fn allowed<'a>(line: usize, words: impl Iterator<Item = &'a str>) -> Result<Consent, KeysError> {
     let mut allowed = EVERYTHING;
     for word in words {
@@ -212,7 +212,7 @@ fn allowed<'a>(line: usize, words: impl Iterator<Item = &'a str>) -> Result<Cons
     Ok(allowed)
 }
 
-/// Names, no secrets.
+/// Shows the names and no secrets.
 impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
@@ -221,46 +221,46 @@ impl std::fmt::Debug for ApiKeys {
     }
 }
 
-/// Calls that one key has.
+/// The rate limit of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     pub per_second: NonZeroU32,
-    /// Calls that may come at once.
+    /// Calls that may arrive in a burst.
     pub burst: NonZeroU32,
 }
 
-/// Lets known keys pass, as often as they may.
+/// Admits calls with known keys, within their rate limits.
 #[derive(Clone)]
 pub struct Gate {
     keys: Arc<ApiKeys>,
     admins: Arc<ApiKeys>,
     limiter: Option<Arc<DefaultKeyedRateLimiter<usize>>>,
-    /// Calls a second that it allows.
+    /// Allowed calls per second.
     rate: u32,
     proxies: TrustedProxies,
 }
 
-/// The name of the key of a call that has been answered, for its log line.
+/// The key's name as an extension of the response, for the log line.
 #[derive(Debug, Clone)]
 pub struct CallerName(pub Arc<str>);
 
-/// Whose call it is.
+/// The caller of a request.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The name of the key.
     pub name: Arc<str>,
-    /// What the key's traffic may be used for.
+    /// The permitted use of the key's traffic.
     pub allowed: Consent,
     /// Whether the key is an operator's.
     pub admin: bool,
-    /// Whether an operator's key has the name of a caller's.
+    /// Whether a caller's key has the same name as this operator's key.
     pub namesake: bool,
-    /// The principal of the key; the anonymous one without a key.
+    /// The tenant of the key; none without a key.
     pub tenant: Option<Tenant>,
 }
 
 impl Caller {
-    /// Whoever reaches a listener that is the operators' own.
+    /// Returns the caller at the operators' own listener, if operators have no keys.
     fn at_the_admin_listener() -> Self {
         Self {
             name: "admin-listener".into(),
@@ -295,7 +295,7 @@ impl Gate {
         }
     }
 
-    /// Who calls; nobody known, where no keys are needed.
+    /// Authenticates a request. Returns none if no keys are required and none matches.
     fn admit(&self, headers: &HeaderMap) -> Result<Option<Caller>, ApiError> {
         let secrets = || secrets(headers);
         let caller = |keys: &ApiKeys, at: usize, admin| Caller {
@@ -356,7 +356,7 @@ fn too_fast(wait: Duration, rate: u32) -> ApiError {
     .retry_after(seconds.max(1))
 }
 
-/// What a call gives as its key: `X-Api-Key`, and where that is absent or no key of this server, `Authorization`.
+/// Returns the candidates for the call's key: `X-Api-Key`, and then `Authorization` if the first is absent or unknown.
 fn secrets(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let named = headers.get("x-api-key").map(HeaderValue::as_bytes);
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
@@ -368,7 +368,7 @@ fn secrets(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
 }
 
 impl Gate {
-    /// Goes on with a request on behalf of its caller.
+    /// Continues with a request on behalf of its caller.
     async fn pass(&self, caller: Option<Caller>, mut request: Request, next: Next) -> Response {
         let tenant = caller.as_ref().and_then(|caller| caller.tenant);
         let tenant = tenant.unwrap_or_else(|| Tenant::of_address(self.proxies.client(&request)));
@@ -388,12 +388,12 @@ impl Gate {
     }
 }
 
-/// Whose share of the server a request takes, once it has passed the guard.
+/// Returns the tenant of a request that has passed the guard.
 pub fn tenant_of(extensions: &Extensions) -> Tenant {
     extensions.get().copied().unwrap_or_default()
 }
 
-/// The middleware.
+/// Middleware that authenticates callers.
 pub async fn guard(
     State(gate): State<Gate>,
     request: Request,
@@ -403,7 +403,7 @@ pub async fn guard(
     Ok(gate.pass(caller, request, next).await)
 }
 
-/// The middleware of metrics on a listener that callers reach: where callers have keys, only operators read them.
+/// Middleware for metrics on a listener that callers can reach: if callers have keys, only operators may read metrics.
 pub async fn guard_metrics(
     State(gate): State<Gate>,
     request: Request,
@@ -416,7 +416,7 @@ pub async fn guard_metrics(
     Ok(gate.pass(caller, request, next).await)
 }
 
-/// The middleware of what only operators may do.
+/// Middleware that admits operators only.
 pub async fn guard_admin(
     State(gate): State<Gate>,
     request: Request,
@@ -435,7 +435,7 @@ pub async fn guard_admin(
     Ok(gate.pass(Some(caller), request, next).await)
 }
 
-/// What a caller is told who has no operator's key where callers need none.
+/// Returns the error for a caller without an operator's key on a server whose callers need no key.
 fn no_admin(headers: &HeaderMap) -> ApiError {
     match secrets(headers).next() {
         Some(_) => unknown_key(),
@@ -443,7 +443,7 @@ fn no_admin(headers: &HeaderMap) -> ApiError {
     }
 }
 
-/// What a caller without an operator's key is told.
+/// Returns the error for a caller whose key is not an operator's.
 pub fn not_an_admin() -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
@@ -604,7 +604,7 @@ mod tests {
         assert_eq!(names("tenantTWOkey")[0], before[1]);
         assert_eq!(names("first:x\ntenantTWOkey no-train")[1], before[1]);
         assert_ne!(before[0], before[1]);
-        // Names of the form that keys without a name had before may be given: that keeps the access to their records.
+        // Names in the form that earlier versions gave to unnamed keys are allowed, to keep the access to their records.
         assert_eq!(names("key-2:named\nplain")[0], "key-2");
         assert_ne!(names("key-2:named\nplain")[1], "key-2");
     }

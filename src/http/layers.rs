@@ -1,4 +1,4 @@
-//! What happens around every request: it gets a name, a span, a count, and an answer even where a handler panics.
+//! The layers around every request: an id, a span, counters, and an answer even if a handler panics.
 
 use std::time::Instant;
 
@@ -18,10 +18,10 @@ use super::keys::CallerName;
 use super::refusal_pace::is_refusal;
 use super::timing::{span, timed};
 
-/// Names a request, in the caller's words or ours, in its answer and its log lines.
+/// The header with the id of a request, chosen by the caller or the server; it is in the answer and the log lines.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// `routes` in all its layers, the outermost last.
+/// Wraps `routes` in all layers, the outermost last.
 pub fn around(routes: Router<AppState>, state: &AppState, cors: &Cors) -> Router<AppState> {
     let routes = routes
         .layer(CatchPanicLayer::custom(|_| internal().into_response()))
@@ -39,10 +39,10 @@ pub fn around(routes: Router<AppState>, state: &AppState, cors: &Cors) -> Router
         .layer(middleware::from_fn(without_odd_request_id))
 }
 
-/// The longest name that a caller may give to a request.
+/// Maximum length of a request id given by the caller.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Takes a name that is too long, or has other characters than visible ASCII, off a request, which then gets one of ours.
+/// Removes a request id that is too long or not visible ASCII; the server then generates one.
 async fn without_odd_request_id(mut request: Request, next: Next) -> Response {
     let usable = |name: &HeaderValue| {
         let name = name.as_bytes();
@@ -54,7 +54,7 @@ async fn without_odd_request_id(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// What a caller is told of a defect.
+/// Returns the error for a defect of the server.
 pub fn internal() -> ApiError {
     ApiError::new(
         StatusCode::INTERNAL_SERVER_ERROR,
@@ -63,8 +63,8 @@ pub fn internal() -> ApiError {
     )
 }
 
-/// What browsers are told of every answer: its type is the one that is said, and it is no page. The documentation is one, made of its own
-/// files alone.
+/// Sets security headers on every answer: browsers must not sniff its type or treat it as a page. The documentation is a page, and may
+/// use only its own files.
 async fn harden(request: Request, next: Next) -> Response {
     let policy = match request.uri().path().starts_with("/docs") {
         true => {
@@ -86,15 +86,15 @@ async fn harden(request: Request, next: Next) -> Response {
     response
 }
 
-/// The beginning of a path: enough for any route.
+/// Returns the beginning of a path, long enough for any route.
 fn short(path: &str) -> &str {
     const MOST: usize = 120;
     &path[..path.floor_char_boundary(MOST)]
 }
 
-/// Counts every answer by route and status, and refusals by reason: what the server could not do (500), or not in time (504), is
-/// none. A refusal is one short line in the log, with its caller's key but without its address and query; of each reason twenty a
-/// second, and the number of those between.
+/// Counts every answer by route and status, and refusals by reason; a failure of the server (500) or a timeout (504) is not a refusal.
+/// Each refusal is logged in one short line with its caller's key but without its address and query, at most twenty per reason and
+/// second, with the number of omitted lines.
 async fn count(
     State(state): State<AppState>,
     path: Option<MatchedPath>,
@@ -117,7 +117,7 @@ async fn count(
         if let Some(unsaid) = state.refusals.say(code) {
             let caller = response.extensions().get::<CallerName>();
             let id = request_id.as_ref().and_then(|id| id.to_str().ok());
-            // Outside the request's span, all of whose fields would be on the line.
+            // Logged outside the request's span, whose fields would all be on the line.
             tracing::info!(
                 parent: None,
                 method = %method,

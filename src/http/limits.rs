@@ -1,49 +1,49 @@
-//! What one call may ask for. Every bound is checked before any work is done for the call; docs/limits.md lists them all.
+//! Limits of a single call, checked before any work is done for it; docs/limits.md lists them all.
 
 use std::num::NonZeroUsize;
 
 use super::error::ApiError;
 use crate::engine::Capacity;
 
-/// Answers of one call at most: prompts × samples of each.
+/// Maximum answers of one call: prompts × samples of each.
 pub const MAX_ANSWERS: usize = 8192;
 
-/// Stop token ids of one call at most, repeated ones counted.
+/// Maximum stop token ids of one call, including repeated ones.
 pub const MAX_STOP_TOKEN_IDS: usize = 1024;
 
-/// Tokens that any call may ask for, however small the server is.
+/// Tokens that any call may request, however small the server is.
 const LEAST_CALL_TOKENS: usize = 1 << 20;
 
-/// Log-probabilities that any call may ask for, however short the context is.
+/// Log-probabilities that any call may request, however short the context is.
 const LEAST_CALL_LOGPROBS: usize = 1 << 19;
 
-/// The bounds of one call that depend on the server's size.
+/// The limits of one call that depend on the server's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallLimits {
-    /// Prompts × samples × tokens of an answer.
+    /// Maximum of prompts × samples × tokens per answer.
     tokens: usize,
-    /// Prompts × samples × tokens of an answer × log-probabilities of each.
+    /// Maximum of prompts × samples × tokens per answer × log-probabilities per token.
     logprobs: usize,
-    /// The longest answer.
+    /// Maximum tokens of an answer.
     max_answer: usize,
 }
 
-/// How much a call asks for.
+/// The size of a call.
 #[derive(Debug, Clone, Copy)]
 pub struct CallSize {
     pub prompts: usize,
-    /// Of each prompt.
+    /// Samples per prompt.
     pub samples: usize,
-    /// The parameter that asks for them.
+    /// The parameter that sets the samples.
     pub samples_param: &'static str,
-    /// Of each sample, as the caller or a default says; the context has room for no more than its length.
+    /// Tokens per sample, set by the caller or a default; effectively bounded by the context's length.
     pub max_tokens: usize,
-    /// Of each token.
+    /// Log-probabilities per token.
     pub logprobs: usize,
 }
 
 impl CallLimits {
-    /// `tokens` is the operator's bound; by default 1,048,576 or what `capacity` can compute at once, whichever is more.
+    /// Creates the limits. `tokens` is the operator's bound; by default 1,048,576, or what `capacity` can compute at once if that is more.
     pub fn new(tokens: Option<NonZeroUsize>, capacity: Capacity) -> Self {
         let at_once = capacity.max_concurrent.saturating_mul(capacity.max_context);
         Self {
@@ -56,8 +56,10 @@ impl CallLimits {
         }
     }
 
+    /// Checks the size of a call.
+    ///
     /// # Errors
-    /// Names the parameter by which a call asks for too much, and the bound.
+    /// Names the parameter that exceeds a limit, and the limit.
     pub fn check(&self, size: CallSize) -> Result<(), ApiError> {
         let CallSize {
             prompts, samples, ..
@@ -90,10 +92,10 @@ impl CallLimits {
         Ok(())
     }
 
-    /// Checks what is told of prompts: `logprobs` log-probabilities with each of so many tokens.
+    /// Checks the log-probabilities of prompts: `logprobs` of them for each of `tokens` tokens.
     ///
     /// # Errors
-    /// The bound of log-probabilities, about `param`.
+    /// Fails above the limit of log-probabilities, with an error about `param`.
     pub fn check_prompts(
         &self,
         tokens: usize,
@@ -142,7 +144,7 @@ mod tests {
             max_tokens,
             logprobs,
         };
-        // The limits, what is at one of them, what is above it, and the parameter that is named.
+        // The limits, a call at one of them, a call above it, and the named parameter.
         let table = [
             (small, size(64, 128, 1, 0), size(65, 128, 1, 0), "n"),
             (

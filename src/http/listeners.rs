@@ -1,4 +1,4 @@
-//! The listeners: which operations each of them has, its signpost at `/`, and what it says of a route that it does not have.
+//! The listeners: the operations of each, the index at `/`, and the errors for routes that are missing.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -18,29 +18,29 @@ use super::AppState;
 use super::api_doc::api_doc;
 use super::error::ApiError;
 
-/// What a socket is for.
+/// The purpose of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
-    /// Callers', with the operators' routes where there are operators' keys.
+    /// For callers, including the operators' routes if there are operators' keys.
     Common { operators: bool },
-    /// The operators' own.
+    /// For operators only.
     Operators,
-    /// Of metrics alone.
+    /// For metrics only.
     Metrics,
 }
 
-/// Who may call an operation, by where it is.
+/// Who may call an operation, and on which listeners it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum For {
     Callers,
     Operators,
-    /// Callers and the operators' listener.
+    /// Callers, and on the operators' listener.
     Both,
-    /// Everyone, on every listener.
+    /// All clients, on every listener.
     All,
 }
 
-/// Operations that the operators' listener has beside those of the `admin` tag.
+/// Operations on the operators' listener besides those of the `admin` tag.
 const BOTH: [(&str, &str); 3] = [
     ("DELETE", "/records"),
     ("DELETE", "/records/{id}"),
@@ -55,7 +55,7 @@ struct Known {
     whose: For,
 }
 
-/// Every operation of the description.
+/// All operations in the description.
 static KNOWN: LazyLock<Vec<Known>> = LazyLock::new(|| {
     let mut known = Vec::new();
     for (path, item) in api_doc().paths.paths {
@@ -92,7 +92,7 @@ fn whose(method: &str, path: &str, operation: &Operation) -> For {
 }
 
 impl Known {
-    /// Whether an address is one of the operation's: `{id}` stands for any part.
+    /// Returns whether an address matches the operation's path: `{id}` matches any segment.
     fn is_at(&self, path: &str) -> bool {
         let (mut own, mut asked) = (self.path.split('/'), path.split('/'));
         loop {
@@ -117,7 +117,7 @@ impl Listener {
         }
     }
 
-    /// Returns the description of the operations that the listener has.
+    /// Returns the description of the listener's operations.
     pub fn description(self) -> utoipa::openapi::OpenApi {
         let mut doc = api_doc();
         for (path, item) in &mut doc.paths.paths {
@@ -142,9 +142,9 @@ impl Listener {
         doc
     }
 
-    /// Returns the routes of the documentation: the page at `/docs`, the description, and the signpost.
+    /// Returns the routes of the documentation: the page at `/docs`, the description, and the index at `/`.
     pub fn docs(self) -> Router<AppState> {
-        // By default the page would send its address to a validator on the web.
+        // By default the page would send its address to a public validator.
         let config = Config::new(["/openapi.json"]).validator_url("none");
         let page = SwaggerUi::new("/docs").config(config);
         Router::new()
@@ -156,13 +156,13 @@ impl Listener {
             )
     }
 
-    /// The answer to a call of no route.
+    /// Returns the error for an unknown route.
     pub fn nowhere(self, method: &Method, path: &str) -> ApiError {
         let message = self.why_not(method, path);
         ApiError::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// The answer to a call of a route by a method that it does not have.
+    /// Returns the error for a method that a route does not have.
     pub fn no_method(self, method: &Method, path: &str) -> ApiError {
         let message = match self.elsewhere(method, path) {
             Some(why) => why,
@@ -212,7 +212,7 @@ impl Listener {
                 "there is no route `{}`; did you mean `{near}`?",
                 shown(path)
             ),
-            // The listener for metrics has no signpost.
+            // The listener for metrics has no index.
             None if self != Self::Metrics => format!(
                 "there is no route `{}`; `/` lists those that there are",
                 shown(path)
@@ -228,7 +228,7 @@ impl Listener {
         }
     }
 
-    /// Says where the operation is, if it is on another listener.
+    /// Returns where the operation exists, if it is on another listener.
     fn elsewhere(self, method: &Method, path: &str) -> Option<String> {
         let elsewhere = KNOWN.iter().filter(|known| !self.has(known.whose));
         let found = elsewhere
@@ -259,13 +259,13 @@ impl Listener {
     }
 }
 
-/// A caller's path as an error quotes it.
+/// Returns a caller's path, shortened for an error.
 fn shown(path: &str) -> &str {
     const MOST: usize = 80;
     &path[..path.floor_char_boundary(MOST)]
 }
 
-/// The signpost: where everything is.
+/// Returns the index of all routes.
 async fn signpost(
     listener: Listener,
     State(state): State<AppState>,
@@ -313,7 +313,7 @@ async fn signpost(
     .into_response()
 }
 
-/// A text in HTML.
+/// Escapes a text for HTML.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -321,9 +321,9 @@ fn escaped(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// Gives the documentation's page the program's name.
+/// Puts the program's name on the documentation's page.
 async fn titled(request: Request, next: Next) -> Response {
-    /// Bytes of the page, of which there are some hundreds.
+    /// Maximum bytes of the page, which has a few hundred.
     const MOST: usize = 1 << 16;
     let response = next.run(request).await;
     let is_page = response
@@ -345,7 +345,7 @@ async fn titled(request: Request, next: Next) -> Response {
     Response::from_parts(parts, page.into())
 }
 
-/// Names of the paths of a listener, for its fallbacks.
+/// Adds fallbacks that answer for the paths and methods that the listener lacks.
 pub fn fallbacks(routes: Router<AppState>, listener: Listener) -> Router<AppState> {
     let listener = Arc::new(listener);
     let other = Arc::clone(&listener);

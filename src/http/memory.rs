@@ -1,8 +1,8 @@
-//! The memory that calls hold: a budget of bytes for all of them and for each tenant.
+//! The memory of calls: a budget of bytes for all of them and for each tenant.
 //!
-//! Places alone bound nothing: a few hundred calls of `--max-body` each, or as many large answers that their clients do not read,
-//! would fill any machine. So a call pays for its body before the body is read, for what is made of the body, and for its answer
-//! until the answer is sent.
+//! A limit on the number of calls does not bound their memory: a few hundred calls of `--max-body` each, or as many large answers that
+//! their clients do not read, would fill any machine. A call is therefore charged for its body before the body is read, for the values
+//! parsed from it, and for its answer until the answer is sent.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,20 +14,20 @@ use super::error::ApiError;
 use crate::engine::{Tenant, TenantShare};
 use crate::telemetry::Pace;
 
-/// Bytes of an answer that no tenant pays for: there are no more such answers than places.
+/// Bytes of an answer that are not charged to the tenant; the number of concurrent calls bounds such answers.
 const FREE_ANSWER: usize = 16 << 10;
 
-/// Bytes that a buffer begins with.
+/// Initial capacity of a buffer in bytes.
 const LEAST_ROOM: usize = 8 << 10;
 
-/// The bytes that all calls may hold. Cloning shares them.
+/// The byte budget of all calls. Clones share it.
 #[derive(Debug, Clone)]
 pub struct CallMemory(Arc<Budget>);
 
 #[derive(Debug)]
 struct Budget {
     max: usize,
-    /// Bytes that one tenant may hold of them.
+    /// Maximum bytes per tenant.
     share: usize,
     taken: Mutex<Taken>,
     pace: Pace,
@@ -39,7 +39,7 @@ struct Taken {
     by_tenant: HashMap<Tenant, usize>,
 }
 
-/// The bytes that one call holds, until the last clone is dropped. The default one has no budget, and holds any number.
+/// The bytes charged to one call, until the last clone is dropped. The default value has no budget and no limit.
 #[derive(Debug, Clone, Default)]
 pub struct Holding(Option<Arc<Held>>);
 
@@ -51,7 +51,7 @@ struct Held {
 }
 
 impl CallMemory {
-    /// `pace` says how fast calls come to their ends.
+    /// Creates a budget; `pace` estimates how fast calls finish.
     pub fn new(max: usize, share: TenantShare, pace: Pace) -> Self {
         Self(Arc::new(Budget {
             max,
@@ -61,7 +61,7 @@ impl CallMemory {
         }))
     }
 
-    /// Opens the holding of a call, which holds nothing yet.
+    /// Creates a holding for a call, initially empty.
     pub fn open(&self, tenant: Tenant) -> Holding {
         Holding(Some(Arc::new(Held {
             budget: Arc::clone(&self.0),
@@ -72,7 +72,7 @@ impl CallMemory {
 }
 
 impl Budget {
-    /// Counts are whole after every change.
+    /// Locks the counts, which are consistent after every change.
     fn taken(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,11 +121,11 @@ impl Budget {
 }
 
 impl Holding {
-    /// Takes `more` bytes.
+    /// Charges `more` bytes.
     ///
     /// # Errors
-    /// 429 `overloaded` where the tenant's share, or the whole, has no room for them now, and 413 `call_too_large` where the share never
-    /// has.
+    /// 429 `overloaded` if the tenant's share or the total has no room at present, and 413 `call_too_large` if the request exceeds the
+    /// whole share.
     pub fn grow(&self, more: usize) -> Result<(), ApiError> {
         let Some(held) = self.0.as_deref().filter(|_| more > 0) else {
             return Ok(());
@@ -136,7 +136,7 @@ impl Holding {
         Ok(())
     }
 
-    /// Gives `less` bytes back, or all there are if that is less.
+    /// Releases `less` bytes, or all if fewer are held.
     pub fn shrink(&self, less: usize) {
         let Some(held) = self.0.as_deref() else {
             return;
@@ -147,10 +147,10 @@ impl Holding {
         *bytes -= less;
     }
 
-    /// Holds a whole answer of so many bytes, and nothing else any more.
+    /// Sets the charge to that of a whole answer with this many bytes, and releases everything else.
     ///
     /// # Errors
-    /// As [`Self::grow`].
+    /// Errors as [`Self::grow`].
     pub fn only_answer(&self, answer: usize) -> Result<(), ApiError> {
         let answer = if answer <= FREE_ANSWER { 0 } else { answer };
         let held = self.bytes();
@@ -163,7 +163,7 @@ impl Holding {
         }
     }
 
-    /// Returns the bytes that are held now.
+    /// Returns the number of bytes charged at present.
     pub fn bytes(&self) -> usize {
         self.0.as_deref().map_or(0, |held| *held.bytes())
     }
@@ -182,7 +182,7 @@ impl Drop for Held {
     }
 }
 
-/// Bytes that are gathered piece by piece, each paid for before there is room for it.
+/// A buffer whose growth is charged in advance.
 #[derive(Debug, Default)]
 pub struct Gathered {
     bytes: Vec<u8>,
@@ -191,10 +191,10 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// Begins with room for `expected` bytes.
+    /// Creates a buffer with room for `expected` bytes.
     ///
     /// # Errors
-    /// As [`Holding::grow`].
+    /// Errors as [`Holding::grow`].
     pub fn begin(holding: Holding, expected: usize) -> Result<Self, ApiError> {
         holding.grow(expected)?;
         Ok(Self {
@@ -207,11 +207,11 @@ impl Gathered {
     /// Appends a piece.
     ///
     /// # Errors
-    /// As [`Holding::grow`].
+    /// Errors as [`Holding::grow`].
     pub fn push(&mut self, piece: &[u8]) -> Result<(), ApiError> {
         let (length, capacity) = (self.bytes.len() + piece.len(), self.bytes.capacity());
         if length > capacity {
-            // Twice as much, so that few pieces are moved often; no more than is there where that has no room.
+            // The capacity doubles, so that data are moved rarely; if the budget does not allow that, it grows only as needed.
             let doubled = length.max(2 * capacity).max(LEAST_ROOM);
             let wanted = match self.holding.grow(doubled - capacity) {
                 Ok(()) => doubled,
@@ -230,7 +230,7 @@ impl Gathered {
         self.bytes.len()
     }
 
-    /// Returns what was gathered, or the refusal that ended it. The bytes stay paid for.
+    /// Returns the gathered bytes, or the refusal that ended the gathering. The bytes stay charged.
     pub fn into_bytes(self) -> Result<Vec<u8>, ApiError> {
         match self.refused {
             None => Ok(self.bytes),
@@ -239,7 +239,7 @@ impl Gathered {
     }
 }
 
-/// What is written while there is room: the refusal is kept for [`Gathered::into_bytes`].
+/// Writes until the budget is exhausted; the refusal is kept for [`Gathered::into_bytes`].
 impl io::Write for Gathered {
     fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
         match self.push(piece) {
@@ -282,7 +282,7 @@ mod tests {
         let (first, second) = (memory.open(alice), memory.open(alice));
         assert_eq!(status(first.grow(400)), 200);
         assert_eq!(status(second.grow(100)), 200);
-        // The share is full; the second call alone would fit into it, and one of 501 bytes would not.
+        // The share is full. A second call of 500 bytes alone would fit into it, one of 501 bytes would not.
         assert_eq!(status(second.grow(1)), 429);
         assert_eq!(status(second.grow(401)), 413);
         let bobs = memory.open(bob);

@@ -1,4 +1,4 @@
-//! The HTTP API. axum lives on this floor and nowhere else; one file an endpoint.
+//! The HTTP API. Only this module uses axum; there is one file per endpoint.
 
 mod answering;
 mod api_doc;
@@ -86,35 +86,35 @@ use permit::Permits;
 use quiet::QuietByReason;
 use refusal_pace::RefusalPace;
 
-/// Whom and what the HTTP floor lets in.
+/// The settings of the HTTP API.
 #[derive(Debug, Clone)]
 pub struct HttpConfig {
-    /// Calls that are answered at once, until their answers are sent; the operators' own are left out.
+    /// Maximum concurrent calls, counted until their answers are sent; the operators' own calls are not counted.
     pub max_requests: usize,
-    /// What one tenant may have of them.
+    /// The share of them that one tenant may have.
     pub tenant_share: TenantShare,
-    /// What a body may take to come.
+    /// Time limits for receiving a body.
     pub body_timeouts: BodyTimeouts,
-    /// Addresses of proxies that say truly for whom they call, by `X-Forwarded-For`.
+    /// Addresses of proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Bytes of a body.
+    /// Maximum bytes of a body.
     pub max_body: usize,
-    /// Bytes that bodies and answers of all calls may take together; the operators' own are left out.
+    /// Maximum bytes of the bodies and answers of all calls together; the operators' own calls are not counted.
     pub call_memory: usize,
-    /// Tokens that one call may ask for: prompts × samples × tokens of an answer. By default 1,048,576, or what the engine can
+    /// Maximum tokens of one call: prompts × samples × tokens per answer. By default 1,048,576, or what the engine can
     /// compute at once if that is more.
     pub max_call_tokens: Option<NonZeroUsize>,
-    /// Without any, everyone may call.
+    /// The callers' keys; if empty, no key is needed.
     pub keys: ApiKeys,
-    /// The operators'. Without any, what is the operators' to do is only on a listener of its own, see [`admin_router`].
+    /// The operators' keys. Without any, the operators' routes are only on a separate listener, see [`admin_router`].
     pub admin_keys: ApiKeys,
-    /// Of each key.
+    /// The rate limit of each key.
     pub rate_limit: Option<RateLimit>,
-    /// Whose pages may call from a browser. None may call the operators' listener.
+    /// Origins whose pages may call from a browser. No page may call the operators' listener.
     pub cors: Cors,
-    /// The names of the operators' listener.
+    /// The host names of the operators' listener.
     pub admin_hosts: AdminHosts,
-    /// What is done with the verdicts of the judge.
+    /// How the judge's verdicts are used.
     pub judging: JudgingPolicy,
 }
 
@@ -123,7 +123,7 @@ pub struct HttpConfig {
 pub struct JudgingPolicy {
     /// Whether a judge that failed its self-test may choose answers (`best_of`).
     pub allow_untrained: bool,
-    /// Who wins a pair whose orders disagree, where the call does not say so.
+    /// The winner of a pair whose orders disagree, if the call does not set it.
     pub on_disagreement: OnDisagreement,
 }
 
@@ -147,23 +147,23 @@ impl Default for HttpConfig {
     }
 }
 
-/// What operators see and move of generations.
+/// The parts of learning that operators see and control.
 #[derive(Clone)]
 pub struct Learning {
-    /// Where this program learns, and does not only follow the pointers.
+    /// The learner's controls; none if this program only follows the pointers.
     pub control: Option<LearnControl>,
     pub publisher: Publisher,
     pub log: TrafficLog,
 }
 
-/// In this time no more than so many refusals of one reason are logged.
+/// Maximum number of logged refusals of one reason per duration.
 const REFUSALS_LOGGED: (Duration, u64) = (Duration::from_secs(1), 20);
 
-/// What handlers share. Every layer of every request clones it, so a clone is one count.
+/// The state shared by handlers. It is an `Arc`, because every layer of every request clones it.
 #[derive(Clone)]
 pub struct AppState(Arc<Shared>);
 
-/// What an [`AppState`] is.
+/// The contents of an [`AppState`].
 pub struct Shared {
     service: Service,
     model_name: Arc<str>,
@@ -178,7 +178,7 @@ pub struct Shared {
     refusal_pace: RefusalPace,
     /// Whether callers have keys.
     keyed: bool,
-    /// Whose pages may call.
+    /// Origins whose pages may call.
     cors: Cors,
     log_probe: Arc<Semaphore>,
     judging: JudgingPolicy,
@@ -193,7 +193,7 @@ impl Deref for AppState {
 }
 
 impl Shared {
-    /// Without a log, and with the model's own table of principles.
+    /// Creates a state without a log and with the model's own table of principles.
     pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
             traffic: TrafficConfig::default(),
@@ -214,17 +214,17 @@ impl Shared {
         }
     }
 
-    /// Keeps traffic.
+    /// Sets the logging of traffic.
     pub fn with_traffic(self, traffic: TrafficConfig) -> Self {
         Self { traffic, ..self }
     }
 
-    /// Judges by a table that others read too.
+    /// Sets a table of principles that other parts of the program share.
     pub fn with_principles(self, principles: Principles) -> Self {
         Self { principles, ..self }
     }
 
-    /// Serves generations, and maybe makes them.
+    /// Sets the serving of generations, and optionally a learner.
     pub fn with_learning(self, learning: Learning) -> Self {
         Self {
             learning: Some(learning),
@@ -232,12 +232,12 @@ impl Shared {
         }
     }
 
-    /// For the routers.
+    /// Returns the state for the routers.
     pub fn into_state(self) -> AppState {
         AppState(Arc::new(self))
     }
 
-    /// Refuses to let a judge choose answers that failed its self-test, unless the operator allowed it.
+    /// Checks that the judge may choose answers: it passed its self-test, or the operator allowed it anyway.
     fn check_judge(&self) -> Result<(), ApiError> {
         let failed = self.service.self_test().filter(|test| !test.reliable());
         match failed {
@@ -255,13 +255,13 @@ impl Shared {
         }
     }
 
-    /// An id of a call. It is random: counted, it would tell everyone how many calls there were.
+    /// Returns a random id for a call; a counter would reveal the number of calls.
     fn next_id(&self, kind: &str) -> String {
         format!("{kind}-{:032x}", rand::random::<u128>())
     }
 }
 
-/// All routes that callers need, and where there are operators' keys, theirs.
+/// Returns all routes for callers and, if there are operators' keys, for operators.
 pub fn router(state: AppState, config: &HttpConfig) -> Router {
     let gate = Gate::of(config);
     let counted = Router::new()
@@ -301,7 +301,7 @@ pub fn router(state: AppState, config: &HttpConfig) -> Router {
     finish(fallbacks(routes, listener), state, config, &config.cors)
 }
 
-/// The routes of a listener for what reads metrics, without a key.
+/// Returns the routes of a listener for metrics, which needs no key.
 pub fn metrics_router(state: AppState, config: &HttpConfig) -> Router {
     let routes = open_routes().route("/metrics", get(status::metrics));
     finish(
@@ -312,7 +312,7 @@ pub fn metrics_router(state: AppState, config: &HttpConfig) -> Router {
     )
 }
 
-/// The routes of a listener of the operators' own. Where there are operators' keys, it takes one too. Pages of other origins are kept out.
+/// Returns the routes of the operators' own listener. It needs an operator's key if there are any. Pages of other origins are refused.
 pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
     let gate = Gate::of(config);
     let guarded = Router::new()
@@ -334,7 +334,7 @@ pub fn admin_router(state: AppState, config: &HttpConfig) -> Router {
     finish(routes, state, config, &Cors::None)
 }
 
-/// What is the operators' to do, wherever they do it.
+/// Returns the operators' routes, which are the same on every listener.
 fn admin_routes(gate: Gate) -> Router<AppState> {
     Router::new()
         .route("/events", get(events::events))
@@ -348,14 +348,14 @@ fn admin_routes(gate: Gate) -> Router<AppState> {
         .route_layer(middleware::from_fn_with_state(gate, keys::guard_admin))
 }
 
-/// What nobody needs a key for.
+/// Returns the routes that need no key.
 fn open_routes() -> Router<AppState> {
     Router::new()
         .route("/health", get(status::health))
         .route("/ready", get(status::ready))
 }
 
-/// The routes in all their layers.
+/// Wraps the routes in all layers.
 fn finish(routes: Router<AppState>, state: AppState, config: &HttpConfig, cors: &Cors) -> Router {
     let routes = routes.layer(Extension(unpack::MaxBody(config.max_body)));
     let pace = (state.clone(), config.trusted_proxies.clone());

@@ -1,19 +1,19 @@
-//! Fields of OpenAI's and vLLM's APIs that ask for nothing here.
+//! Fields of OpenAI's and vLLM's APIs that have no effect here.
 //!
-//! Clients send such fields with every call: as null, as an empty value, as the documented default, or where the field cannot change an
-//! answer. They are taken out of a body before it is read. A field that asks for something is left where it is, so a route that does
-//! not know it refuses it by name.
+//! Clients send such fields with every call: as null, as an empty value, as the documented default, or with values that cannot change an
+//! answer. They are removed from a body before it is parsed. A field that requests a change stays, so a route that does not support it
+//! refuses it by name.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-/// When a field asks for nothing, besides being null.
+/// The values, besides null, for which a field has no effect.
 #[derive(Debug, Clone, Copy)]
 pub enum Neutral {
-    /// It has one of these values, written as JSON.
+    /// One of these values, written as JSON.
     At(&'static [&'static str]),
-    /// It has any value of this kind: it cannot change an answer.
+    /// Any value of this kind, because it cannot change an answer.
     Any(Kind),
 }
 
@@ -32,7 +32,7 @@ pub type Row = (&'static str, Neutral);
 
 use Neutral::{Any, At};
 
-/// Fields of OpenAI's in a body that generates.
+/// OpenAI's fields in a body that generates.
 pub const BODY: &[Row] = &[
     ("audio", At(&[])),
     ("echo", At(&["false"])),
@@ -41,7 +41,7 @@ pub const BODY: &[Row] = &[
     ("metadata", Any(Kind::Object)),
     ("modalities", At(&["[\"text\"]"])),
     ("moderation", At(&[])),
-    // A guess at the answer: with it an answer may come sooner, and is the same.
+    // A predicted answer: it may only make the answer faster.
     ("prediction", Any(Kind::Object)),
     ("prompt_cache_key", Any(Kind::Text)),
     ("prompt_cache_options", Any(Kind::Object)),
@@ -49,7 +49,7 @@ pub const BODY: &[Row] = &[
     ("reasoning_effort", At(&["\"none\"", "\"medium\""])),
     ("safety_identifier", Any(Kind::Text)),
     ("service_tier", At(&["\"auto\"", "\"default\""])),
-    // `true` asks for a conversation that can be fetched later. What is kept of a call is said by `log`.
+    // `true` requests a conversation that can be fetched later. Here `log` controls what is kept of a call.
     ("store", At(&["false"])),
     ("suffix", At(&["\"\""])),
     ("tools", At(&["[]"])),
@@ -57,7 +57,7 @@ pub const BODY: &[Row] = &[
     ("web_search_options", At(&[])),
 ];
 
-/// Fields of vLLM's in a body that generates.
+/// vLLM's fields in a body that generates.
 pub const VLLM: &[Row] = &[
     ("allowed_token_ids", At(&[])),
     ("bad_words", At(&["[]"])),
@@ -80,7 +80,7 @@ pub const VLLM: &[Row] = &[
     ("prompt_embeds", At(&[])),
     ("prompt_logprobs", At(&[])),
     ("repetition_detection", At(&[])),
-    // The name of the call is in the header `X-Request-Id`.
+    // The id of the call is in the header `X-Request-Id`.
     ("request_id", At(&[])),
     ("return_token_ids", At(&["false"])),
     ("return_tokens_as_token_ids", At(&["false"])),
@@ -103,7 +103,7 @@ pub const NO_TOOLS: &[Row] = &[
 
 /// Fields of a body that has `messages`.
 pub const CHAT: &[Row] = &[
-    // The chat template has written them.
+    // The chat template has written the special tokens already.
     ("add_special_tokens", At(&["false"])),
     ("chat_template", At(&[])),
     ("chat_template_kwargs", At(&["{}"])),
@@ -112,21 +112,21 @@ pub const CHAT: &[Row] = &[
 /// Fields of a body without messages.
 pub const COMPLETION: &[Row] = &[("add_special_tokens", At(&["true"]))];
 
-/// Fields of a body of `/v1/decisions`, beside those of chats.
+/// Fields of a body of `/v1/decisions`, in addition to those of chats.
 pub const DECISIONS: &[Row] = &[
     ("add_generation_prompt", At(&["true"])),
     ("continue_final_message", At(&["false"])),
     ("log", At(&["{}"])),
     ("n", At(&["1"])),
     ("stream", At(&["false"])),
-    // Nothing is kept of such a call.
+    // Such a call is not recorded.
     ("user", Any(Kind::Text)),
 ];
 
 /// Fields of `stream_options`.
 pub const STREAM_OPTIONS: &[Row] = &[
     ("continuous_usage_stats", At(&["false"])),
-    // Padding against observers of packet lengths. Events are never padded.
+    // Padding against observers of packet lengths; here events are never padded.
     ("include_obfuscation", Any(Kind::Bool)),
     ("include_usage", At(&["false"])),
 ];
@@ -149,13 +149,13 @@ pub const STRUCTURED: &[Row] = &[
 pub const MESSAGE: &[Row] = &[
     ("annotations", At(&["[]"])),
     ("audio", At(&[])),
-    // A hint to a cache of prefixes, which works without hints here.
+    // A hint for prefix caches; here the cache works without hints.
     ("cache_control", Any(Kind::Object)),
     ("function_call", At(&[])),
     ("id", Any(Kind::Text)),
     ("images", At(&["[]"])),
     ("name", At(&["\"\""])),
-    // What openai-python has read in the content.
+    // The content as parsed by openai-python.
     ("parsed", Any(Kind::Value)),
     ("prefix", At(&["false"])),
     ("provider_specific_fields", At(&["{}"])),
@@ -168,21 +168,21 @@ pub const MESSAGE: &[Row] = &[
     ("tool_calls", At(&["[]"])),
 ];
 
-/// Fields of a message that is no result of a tool.
+/// Fields of a message that is not a tool's result.
 pub const SPEAKER: &[Row] = &[
-    // Who of several speaks. Templates are told of roles only.
+    // The name of one of several speakers; chat templates receive roles only.
     ("name", Any(Kind::Text)),
 ];
 
 /// Fields of a call in a message.
 pub const CALL: &[Row] = &[
-    // What clients keep of a stream.
+    // Clients copy this field from a stream.
     ("index", Any(Kind::Value)),
 ];
 
 /// Fields of the function of a call in a message.
 pub const CALLED: &[Row] = &[
-    // What openai-python has read in the arguments.
+    // The arguments as parsed by openai-python.
     ("parsed_arguments", Any(Kind::Value)),
 ];
 
@@ -196,7 +196,7 @@ pub const PART: &[Row] = &[
 ];
 
 impl Neutral {
-    /// Whether a field of this value asks for nothing.
+    /// Returns whether a field with this value has no effect.
     fn holds(self, value: &Value) -> bool {
         match self {
             _ if value.is_null() => true,
@@ -212,7 +212,7 @@ impl Neutral {
     }
 }
 
-/// Takes the fields of `tables` that ask for nothing out of an object.
+/// Removes the fields of `tables` that have no effect from an object.
 pub fn strip(object: &mut Map<String, Value>, tables: &[&[Row]]) {
     object.retain(|name, value| {
         let mut rows = tables.iter().copied().flatten();
@@ -220,7 +220,7 @@ pub fn strip(object: &mut Map<String, Value>, tables: &[&[Row]]) {
     });
 }
 
-/// Takes what asks for nothing out of a body that generates, its messages included.
+/// Removes fields without effect from a body that generates, including its messages.
 pub fn strip_body(body: &mut Map<String, Value>) {
     let own = match body.contains_key("messages") {
         true => CHAT,
@@ -242,15 +242,15 @@ pub fn strip_body(body: &mut Map<String, Value>) {
     strip_messages(body);
 }
 
-/// Takes what asks for nothing out of a body of `/v1/decisions`, where nothing is drawn. `sampling` are the names of parameters of
-/// routes that draw.
+/// Removes fields without effect from a body of `/v1/decisions`, which samples nothing. `sampling` holds the names of the sampling
+/// parameters of other routes.
 pub fn strip_decisions(body: &mut Map<String, Value>, sampling: &BTreeSet<String>) {
     body.retain(|name, value| !(value.is_null() && sampling.contains(name)));
     strip(body, &[BODY, VLLM, NO_TOOLS, CHAT, DECISIONS]);
     strip_list(body, "input");
 }
 
-/// Takes what asks for nothing out of the messages of a body.
+/// Removes fields without effect from the messages of a body.
 pub fn strip_messages(body: &mut Map<String, Value>) {
     strip_list(body, "messages");
 }
@@ -274,7 +274,7 @@ fn strip_list(body: &mut Map<String, Value>, field: &str) {
         }
         let answered = message.get("role").is_some_and(|role| role == "assistant");
         match message.get_mut("content") {
-            // An answer without a text, as OpenAI's API gives one back.
+            // An answer without text, as returned by OpenAI's API.
             Some(content @ Value::Null) if answered => *content = Value::String(String::new()),
             Some(Value::Array(parts)) => {
                 for part in parts.iter_mut().filter_map(Value::as_object_mut) {
@@ -292,7 +292,7 @@ mod tests {
 
     use super::*;
 
-    /// A value of another kind than any neutral one.
+    /// Returns a value of another kind than any neutral one.
     fn asking(neutral: Neutral) -> Option<Value> {
         match neutral {
             At(_) => Some(json!({"asks": "for something"})),

@@ -1,4 +1,5 @@
-//! Values that are one text, or something else. serde's untagged enums say of a wrong element only that the whole is wrong; these name it.
+//! Values that are one text, or something else. For a wrong element, serde's untagged enums reject the whole value without naming it;
+//! these types name the element.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,10 +14,10 @@ pub enum Given<T> {
     List(Vec<T>),
 }
 
-/// Reads a text or a list, whose elements have paths of their own in errors.
+/// Deserializes a text or a list whose elements have their own paths in errors.
 ///
 /// # Errors
-/// Anything else; what is wrong with an element.
+/// Fails for any other type, and for a wrong element.
 pub fn one_or_many<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
     expected: &'static str,
@@ -62,10 +63,10 @@ pub enum TextOr<T> {
     Object(T),
 }
 
-/// Reads a text or an object, whose fields have paths of their own in errors.
+/// Deserializes a text or an object whose fields have their own paths in errors.
 ///
 /// # Errors
-/// Anything else; what is wrong with a field.
+/// Fails for any other type, and for a wrong field.
 pub fn text_or_object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
     expected: &'static str,

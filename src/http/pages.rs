@@ -1,8 +1,8 @@
-//! What keeps web pages away from the operators' listener, on which a browser of an operator's may have more rights than its pages.
+//! Protection of the operators' listener against web pages, because an operator's browser may have more rights than the pages it shows.
 //!
-//! A page can have its visitor's browser call any address, also on the visitor's own machine, and by DNS rebinding read what it answers. So
-//! the listener answers only to its own names (`Host`), to no page of another origin (`Origin`, `Sec-Fetch-Site`), and takes bodies only
-//! as `application/json`, which no page may send to another origin without asking first.
+//! A page can make its visitor's browser call any address, including ones on the visitor's machine, and with DNS rebinding it can read
+//! the answers. The listener therefore answers only under its own names (`Host`), refuses pages of other origins (`Origin`,
+//! `Sec-Fetch-Site`), and accepts bodies only as `application/json`, which a page may not send to another origin without a preflight.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use axum::response::Response;
 use super::cors::Cors;
 use super::error::ApiError;
 
-/// The names by which the operators' listener is called.
+/// The host names of the operators' listener.
 #[derive(Debug, Clone, Default)]
 pub struct AdminHosts {
-    /// The address it is bound to; without one, the loopback addresses.
+    /// The address it is bound to; none stands for the loopback addresses.
     pub address: Option<IpAddr>,
     /// Further names, without ports.
     pub names: Vec<String>,
 }
 
 impl AdminHosts {
-    /// Whether a `Host` names the listener. Ports do not count: one may be forwarded to another.
+    /// Returns whether a `Host` names the listener. Ports are ignored, because one may be forwarded to another.
     fn include(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else {
             return false;
@@ -52,7 +52,7 @@ impl AdminHosts {
         let named = self.names.iter().any(|name| name.parse() == Ok(address));
         named
             || match self.address.map(|bound| bound.to_canonical()) {
-                // No page can have an address of its own here: names can be rebound, addresses cannot.
+                // An address as `Host` is safe, because DNS rebinding needs a name.
                 Some(bound) if bound.is_unspecified() => true,
                 Some(bound) if !bound.is_loopback() => bound == address,
                 _ => address.is_loopback(),
@@ -62,7 +62,7 @@ impl AdminHosts {
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The middleware.
+/// Middleware that refuses calls from other origins' pages.
 pub async fn keep_out(
     State(hosts): State<Arc<AdminHosts>>,
     request: Request,
@@ -88,7 +88,7 @@ fn check_host(
     authority: Option<&str>,
 ) -> Result<(), ApiError> {
     let said = headers.get_all(header::HOST).into_iter();
-    // What is no text names nothing. A call without any `Host` comes from no browser.
+    // A header that is not text matches no name. A call without `Host` does not come from a browser.
     let said = said.map(|host| host.to_str().unwrap_or_default());
     match said.chain(authority).find(|host| !hosts.include(host)) {
         None => Ok(()),
@@ -100,13 +100,13 @@ fn check_host(
     }
 }
 
-/// A header's text; what is no text is empty.
+/// Returns a header's text; empty if it is not text.
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let value = headers.get(name)?;
     Some(value.to_str().unwrap_or_default())
 }
 
-/// Whether an origin is the listener's own.
+/// Returns whether an origin is the listener's own.
 fn is_own(origin: &str, headers: &HeaderMap, authority: Option<&str>) -> bool {
     let own = text(headers, &header::HOST).or(authority);
     let of = origin.split_once("://").map(|(_, of)| of);
@@ -114,15 +114,15 @@ fn is_own(origin: &str, headers: &HeaderMap, authority: Option<&str>) -> bool {
         .is_some_and(|(of, own)| of.eq_ignore_ascii_case(own))
 }
 
-/// Whether a browser sends a request for a page that is neither the listener's own nor of an origin that may call. Such a page can
-/// have any of its visitors send a call, as text and unread; what comes from no browser says nothing of pages.
+/// Returns whether a browser sends a request for a page that is neither the listener's own nor of an allowed origin. Such a page can
+/// make its visitors' browsers send calls as text, without reading the answers. Requests of other clients have none of these headers.
 pub fn is_of_another_page(headers: &HeaderMap, authority: Option<&str>, cors: &Cors) -> bool {
     let origin = text(headers, &header::ORIGIN);
     if origin.is_some_and(|origin| cors.allows(origin)) {
         return false;
     }
     match text(headers, &SEC_FETCH_SITE) {
-        // A proxy may have changed the host, and not this.
+        // A proxy may change `Host`, but not this header.
         Some("same-origin" | "none") => false,
         Some(_) => true,
         None => origin.is_some_and(|origin| !is_own(origin, headers, authority)),

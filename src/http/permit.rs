@@ -1,4 +1,4 @@
-//! How many calls are answered at once, how many of them are one tenant's, and what those beyond are told.
+//! The limit on concurrent calls, in total and per tenant, and the refusal of calls beyond it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +19,13 @@ use super::traffic::OfAnotherPage;
 use crate::engine::{Tenant, TenantShare};
 use crate::telemetry::{InQueue, Pace};
 
-/// The places of calls that are being answered. Cloning shares them.
+/// The places for concurrent calls. Clones share them.
 #[derive(Clone)]
 pub struct Permits(Arc<Shared>);
 
 struct Shared {
     max: usize,
-    /// What one tenant may have of them.
+    /// Maximum places of one tenant.
     share: usize,
     taken: Mutex<Taken>,
     pace: Pace,
@@ -38,7 +38,7 @@ struct Taken {
     by_tenant: HashMap<Tenant, usize>,
 }
 
-/// A place, until dropped.
+/// A place, held until dropped.
 pub struct Permit {
     permits: Arc<Shared>,
     tenant: Tenant,
@@ -46,7 +46,7 @@ pub struct Permit {
 }
 
 impl Permits {
-    /// Places for `max` calls, which may hold `memory` bytes together.
+    /// Creates places for `max` calls, which may hold `memory` bytes together.
     pub fn new(max: usize, memory: usize, share: TenantShare) -> Self {
         let pace = Pace::default();
         Self(Arc::new(Shared {
@@ -58,10 +58,10 @@ impl Permits {
         }))
     }
 
-    /// A place for a call of a tenant.
+    /// Takes a place for a call of a tenant.
     ///
     /// # Errors
-    /// 429 where all places, or the tenant's share of them, are taken, with the time in which those who have one will be done.
+    /// 429 if all places or the tenant's share of them are taken, with an estimate of when places become free.
     pub fn take(&self, tenant: Tenant) -> Result<Permit, ApiError> {
         let mut taken = self.0.lock();
         let own = taken.by_tenant.get(&tenant).copied().unwrap_or(0);
@@ -84,7 +84,7 @@ impl Permits {
 }
 
 impl Shared {
-    /// Counts are whole after every change.
+    /// Locks the counts, which are consistent after every change.
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,8 +103,8 @@ impl Drop for Permit {
     }
 }
 
-/// The middleware: a call has its place before anything of its body is read, and until its answer is sent. So long it pays for the
-/// memory that it holds; an answer for which there is no room is a refusal.
+/// Middleware that holds a place for a call from before its body is read until its answer is sent. During that time the call's memory
+/// is charged; an answer for which there is no memory becomes a refusal.
 pub async fn hold(
     State(state): State<AppState>,
     mut request: Request,
@@ -115,13 +115,13 @@ pub async fn hold(
     let holding = state.permits.0.memory.open(tenant);
     request.extensions_mut().insert(state.body_timeouts);
     request.extensions_mut().insert(holding.clone());
-    // Without keys, who reaches the listener may call, and every browser reaches what its user does.
+    // Without keys every client that reaches the listener may call, and a browser reaches everything that its user does.
     let authority = request.uri().authority().map(Authority::as_str);
     if !state.keyed && is_of_another_page(request.headers(), authority, &state.cors) {
         request.extensions_mut().insert(OfAnotherPage);
     }
     let response = next.run(request).await;
-    // A stream has no length, and is never in memory whole.
+    // A stream has no length, and is never in memory as a whole.
     if let Some(answer) = response.body().size_hint().exact() {
         holding.only_answer(usize::try_from(answer).unwrap_or(usize::MAX))?;
     }

@@ -1,4 +1,4 @@
-//! `GET` and `PUT /principles`: the table that answers are judged by.
+//! `GET` and `PUT /principles`: the table of principles that answers are judged by.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,16 +12,16 @@ use super::extract::{JsonBody, null_is_absent};
 use super::traffic::Identity;
 use crate::preference::{Polarity, Principle, PrincipleTable, VersionedTable};
 
-/// The most principles of a table: each costs a read a pair and order.
+/// Maximum number of principles in a table; each costs a forward pass per pair and order.
 const MAX_PRINCIPLES: usize = 256;
 
 /// The table and its version.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableBody {
-    /// In a replacement the version that is replaced: 409 where another is in force.
+    /// The version of the table. In a replacement, the version that is replaced: 409 if another is current.
     pub version: u64,
-    /// All principles, 256 at most.
+    /// All principles, at most 256.
     #[schema(max_items = 256)]
     pub principles: Vec<TablePrinciple>,
 }
@@ -30,23 +30,23 @@ pub struct TableBody {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TablePrinciple {
-    /// What calls and records call it.
+    /// The id of the principle in calls and records.
     #[schema(min_length = 1)]
     pub id: String,
-    /// What the judge is asked.
+    /// The text that the judge reads.
     #[schema(min_length = 1)]
     pub text: String,
-    /// The text turned around, for prompts that list several principles and for contrasts in training.
+    /// The opposite of the text, for prompts that list several principles and for contrasts in training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
-    /// How much the verdict under it counts: 0, which is never asked, or from 1e-6 to 1e6.
+    /// The weight of its verdict: 0 (never judged), or from 1e-6 to 1e6.
     #[serde(default = "one", deserialize_with = "weight_or_one")]
     #[schema(minimum = 0, maximum = 1000000)]
     pub weight: f64,
-    /// Whether the better answer or the worse one is so; by default `encourage`.
+    /// Whether the text describes the better answer or the worse one; by default `encourage`.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub polarity: PolarityBody,
-    /// Asked of every pair that is judged for training, beside the principles that the learner's settings name; with weight 0 never.
+    /// Whether every pair for training is judged by it, besides the principles that the learner's settings name; never with weight 0.
     /// Calls that name principles are judged by those alone.
     #[serde(default, deserialize_with = "null_is_absent")]
     pub always: bool,
@@ -60,7 +60,7 @@ fn weight_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
     Ok(Option::deserialize(deserializer)?.unwrap_or_else(one))
 }
 
-/// Whether the text is true of the better answer, or of the worse one: then the verdict under it is turned around.
+/// Whether the text describes the better answer or the worse one. In the latter case its verdict is inverted.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PolarityBody {
@@ -120,8 +120,8 @@ pub async fn principles(State(state): State<AppState>) -> Json<TableBody> {
 
 /// Replaces the table of principles.
 ///
-/// Verdicts change with the next call, and training with its next stage; the judge is not trained anew. `version` must be the one that is
-/// replaced.
+/// Verdicts change with the next call, and training with its next stage; the judge is not retrained. `version` must be the current
+/// one.
 #[utoipa::path(
     put,
     path = "/principles",
@@ -160,7 +160,7 @@ pub async fn replace(
     if let Some(log) = &state.traffic.log {
         let detail = json!({"version": table.version, "weights": weights(&table)});
         let actor = identity.actor();
-        // The table is in force; that nobody can read so in the trail must not look as if it were not.
+        // The table is in force already, so a failure to write the audit trail must not look like a failure of the replacement.
         if let Err(error) = log.audit(&actor, "principles.replaced", detail).await {
             tracing::error!(%error, version = table.version, "principles.replaced is not in the audit trail");
         }

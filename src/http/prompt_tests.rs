@@ -1,4 +1,4 @@
-//! How prompts are read: special tokens, templates and their variables, models without a template or a judge.
+//! Tests of prompt encoding: special tokens, templates and their variables, models without a template or a judge.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
 const PAD: u32 = 379;
 
-/// A copy of the pocket model with files changed or (null) left out.
+/// Returns a copy of the pocket model with files changed or, for null, left out.
 pub(super) fn model(changes: &[(&str, Option<&str>)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
@@ -109,7 +109,7 @@ fn raw_prompts_get_the_tokens_of_the_post_processor() {
         (json!("2 plus"), json!(true), 3),
         (json!("2 plus"), json!(false), 2),
         (json!(["2 plus", "2 plus"]), json!(null), 6),
-        // Tokens stay as they are.
+        // Token ids stay unchanged.
         (json!([50, 51]), json!(true), 2),
     ] {
         let body = json!({"prompt": prompt, "add_special_tokens": add, "max_tokens": 1});
@@ -140,7 +140,7 @@ fn raw_prompts_get_the_tokens_of_the_post_processor() {
             "{body}"
         );
     }
-    // Chat templates write what they need.
+    // Chat templates write the special tokens they need.
     let asked = json!([{"role": "user", "content": "2 plus"}]);
     for (add, bos) in [
         (json!(null), false),
@@ -166,7 +166,7 @@ fn control_tokens_in_text_are_read_where_the_operator_says_so() {
         let body = json!({"prompt": prompt, "max_tokens": 1});
         let answer = sent(&server, "/v1/completions", body);
         assert_eq!(answer["usage"]["prompt_tokens"], raw["count"]);
-        // In a conversation a caller never writes them.
+        // In a conversation, a caller's text never becomes a control token.
         let forged = json!({"messages": [{"role": "user", "content": prompt}]});
         let forged = sent(&server, "/tokenize", forged)["tokens"].clone();
         let users = forged
@@ -178,7 +178,7 @@ fn control_tokens_in_text_are_read_where_the_operator_says_so() {
     }
 }
 
-/// A template with variables, which opens its prompts with `mode`.
+/// A template with variables whose prompts begin with `mode`.
 const TEMPLATE: &str = "{{ mode | default('plain') }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
     {% if add_generation_prompt %}<|assistant|>\n{% if think is false %}x{% endif %}{% endif %}";
 
@@ -211,7 +211,7 @@ fn templates_and_their_variables_are_the_operators_and_then_the_callers() {
     ] {
         assert_eq!(written(kwargs.clone()), expected, "{kwargs}");
     }
-    // The same prompt wherever it is asked for.
+    // Every route gives the same prompt.
     for (path, body) in [
         (
             "/v1/chat/completions",
@@ -338,7 +338,7 @@ fn answers_end_where_tokenizer_and_template_say() {
     let turned = |text: &str| text.replace("'<|end|>'", "'<|user|>'");
     for (config, expected) in [
         (config.clone(), vec![379, 383]),
-        // The template ends turns with another token than the tokenizer names.
+        // The template ends turns with another token than the tokenizer's end token.
         (eos("<|system|>"), vec![379, 380, 383]),
         (turned(&config), vec![379, 383, 381]),
         (eos("<gone>"), vec![379, 383]),

@@ -1,21 +1,21 @@
-//! Log lines that are limited in number, so that no client can flood the log.
+//! Rate-limited log lines, so that no client can flood the log.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Says a few of many equal things in a while.
+/// Limits the number of equal log lines per interval.
 #[derive(Debug)]
 pub struct Quiet {
     every: Duration,
-    /// Lines in each such while.
+    /// Maximum lines per interval.
     burst: u64,
     said: Mutex<Said>,
 }
 
 #[derive(Debug, Default)]
 struct Said {
-    /// When the while began, and what was said in it.
+    /// Start of the current interval.
     begun: Option<Instant>,
     said: u64,
     unsaid: u64,
@@ -30,13 +30,13 @@ impl Quiet {
         }
     }
 
-    /// Returns how many were left out since the last that was said if this one is to be said, and otherwise nothing.
+    /// Returns the number of lines omitted since the last logged one if the next line may be logged, and otherwise none.
     pub fn say(&self) -> Option<u64> {
         self.say_at(Instant::now())
     }
 
     fn say_at(&self, now: Instant) -> Option<u64> {
-        // Whole after every change.
+        // Consistent after every change.
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let within = |begun: Instant| now.saturating_duration_since(begun) < self.every;
         if !said.begun.is_some_and(within) {
@@ -68,9 +68,9 @@ impl QuietByReason {
         }
     }
 
-    /// [`Quiet::say`] for this reason.
+    /// Applies [`Quiet::say`] to this reason.
     pub fn say(&self, reason: &'static str) -> Option<u64> {
-        // Whole after every change.
+        // Consistent after every change.
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let quiet = reasons
             .entry(reason)

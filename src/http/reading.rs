@@ -1,4 +1,4 @@
-//! How a conversation becomes the prompt of a call: the same for every route that answers one.
+//! Encoding of a conversation to the prompt of a call, common to all routes that answer one.
 
 use super::AppState;
 use super::answering::{Asked, Prompt};
@@ -16,10 +16,10 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// Reads the conversation.
+    /// Encodes the conversation.
     ///
     /// # Errors
-    /// What may be refused without reading it: how its answers are judged; then what cannot be read.
+    /// Errors in the judging parameters, which are checked first; then errors of the encoding.
     pub async fn read(self, state: &AppState, sampling: &Sampling) -> Result<Prompt, ApiError> {
         let Self {
             messages,

@@ -1,4 +1,4 @@
-//! What is kept of a call: its samples as they are drawn, their verdicts, and the commit before the answer names its record.
+//! The record of a call: its samples while they are generated, their verdicts, and the commit before the answer names the record.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,31 +24,31 @@ use crate::service::{
 };
 use crate::telemetry::LogMetrics;
 
-/// How a sample ends whose reader left, or whose call failed, before it was complete.
+/// Finish reason of a sample that was incomplete when its reader disconnected or its call failed.
 const ABORTED: &str = "aborted";
 
-/// Verdicts of one record: those of the first matches of a tournament. A call may make tens of thousands, and all writers would wait for
-/// them.
+/// Maximum verdicts of one record: those of a tournament's first matches. A call may have tens of thousands, which would block all other
+/// writers.
 const MAX_VERDICTS: usize = 4096;
 
-/// Whether, for whom and where a call is kept.
+/// Whether a call is kept, for which principal, and in which log.
 #[derive(Clone)]
 pub struct Keeping {
-    /// None where the call is not kept.
+    /// The log; none if the call is not kept.
     log: Option<TrafficLog>,
-    /// Whether the caller asked for it, and so is told what became of it.
+    /// Whether the caller requested it; the answer then reports whether the call was kept.
     asked: bool,
     consent: Consent,
     principal: Principal,
     identity: Identity,
     on_failure: OnLogFailure,
     metrics: LogMetrics,
-    /// Held by the one call that finds out whether a log that failed works again.
+    /// Held by the one call that tests whether a failed log works again.
     _probe: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl AppState {
-    /// A log whose last commit failed is tried by one call at a time; the others are turned away before any work.
+    /// Lets one call at a time try a log whose last commit failed; the others are refused before any work.
     fn probe(&self, log: &TrafficLog) -> Result<Option<Arc<OwnedSemaphorePermit>>, ApiError> {
         if log.stats().healthy {
             return Ok(None);
@@ -65,16 +65,16 @@ impl AppState {
     }
 }
 
-/// What became of a call's records.
+/// The records of a call after the commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// One a prompt, in their order.
+    /// One record per prompt, in order.
     records: Vec<RecordId>,
-    /// Whether one was to be kept and is not, or the caller asked for one that may not be.
+    /// Whether a record is missing that should have been kept, or that the caller requested without permission.
     missing: bool,
 }
 
-/// What an answer says of its records; nothing, where none was to be kept.
+/// The part of an answer about its records; empty if none was to be kept.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct KeptBody {
     /// The record of this call, once it is committed; for `GET /records/{id}` and `POST /feedback`.
@@ -83,7 +83,7 @@ pub struct KeptBody {
     /// The records of a call with several prompts, in their order.
     #[serde(skip_serializing_if = "Option::is_none")]
     record_ids: Option<Vec<String>>,
-    /// False where the call is in no record although it was to be.
+    /// False if the call should have been recorded and was not.
     #[serde(skip_serializing_if = "Option::is_none")]
     logged: Option<bool>,
 }
@@ -105,9 +105,11 @@ impl From<Kept> for KeptBody {
 }
 
 impl Keeping {
+    /// Determines whether and how a call is kept.
+    ///
     /// # Errors
-    /// What the call asks of the log and cannot have; a name that it cannot have, or that stands for another request; a log that is known
-    /// to take nothing, where the policy is to refuse.
+    /// Fails if the call requests logging that is not possible, if its name is invalid or stands for another request, or if the log is
+    /// known to be failing and the policy is to refuse.
     pub async fn of_call(
         state: &AppState,
         identity: &Identity,
@@ -138,30 +140,30 @@ impl Keeping {
         })
     }
 
-    /// Whether the call is kept.
+    /// Returns whether the call is kept.
     pub fn keeps(&self) -> bool {
         self.log.is_some()
     }
 
-    /// The same for a call that draws no answer of its own: there is nothing to keep.
+    /// Returns the settings for a call without an answer of its own, which is not kept.
     pub fn unkept(self) -> Self {
         Self { log: None, ..self }
     }
 
-    /// Whether the end of a stream has to say what became of the record.
+    /// Returns whether the end of a stream must report the state of the record.
     pub fn is_reported(&self) -> bool {
         self.asked
     }
 
-    /// The turn of a call on its principal's behalf: the same principal has the same version. Those who are nobody in
-    /// particular have the one that everybody has.
+    /// Sets the principal of a call's turn, because a principal always gets the same version. Anonymous callers share the version of the
+    /// general public.
     pub fn turn(&self, turn: Turn) -> Turn {
         let known = self.principal != Principal::anonymous();
         let principal = known.then(|| PrincipalHash::of(self.principal.as_str()));
         Turn { principal, ..turn }
     }
 
-    /// What is drawn for prompt `at` of the call: where it is kept, its seed and raw log-probabilities are known.
+    /// Prepares the task of prompt `at`: a kept call gets an explicit seed and raw log-probabilities.
     pub fn prepared(&self, mut task: TextTask, at: usize) -> TextTask {
         if self.log.is_some() {
             let params = &mut task.params;
@@ -173,7 +175,7 @@ impl Keeping {
         task
     }
 
-    /// The record of prompt `at`, if the call is kept. `asked` is what was asked, as it was asked.
+    /// Creates the record of prompt `at`, if the call is kept. `asked` is the prompt as the caller sent it.
     pub fn draft(
         &self,
         task: &TextTask,
@@ -197,7 +199,7 @@ impl Keeping {
         draft
     }
 
-    /// The record of a comparison of texts that somebody gave, if the call is kept.
+    /// Creates the record of a comparison of given texts, if the call is kept.
     pub fn draft_of_judging(&self, context: Vec<Message>) -> Draft {
         self.draft_of(RecordKind::Judge, Prompt::Messages(context), 0)
     }
@@ -225,10 +227,10 @@ impl Keeping {
         }
     }
 
-    /// Commits the records of a call, one a prompt.
+    /// Commits the records of a call, one per prompt.
     ///
     /// # Errors
-    /// What went wrong, where the policy is to refuse.
+    /// The error of the log, if the policy is to refuse.
     pub async fn commit(&self, drafts: Vec<Draft>) -> Result<Kept, ApiError> {
         let records = try_join_all(drafts.into_iter().map(Draft::commit)).await?;
         let all: Option<Vec<RecordId>> = records.into_iter().collect();
@@ -250,13 +252,13 @@ impl Keeping {
                 self.metrics.lag.observe(begun.elapsed().as_secs_f64());
                 Ok(Some(id))
             }
-            // The call is another one than its name says: nothing of it is kept or answered.
+            // The name stands for another call, so this one is neither kept nor answered.
             Err(error @ LogError::IdempotencyReused) => Err(error.into()),
             Err(error) => self.not_kept(error),
         }
     }
 
-    /// What becomes of a call whose record is not kept.
+    /// Applies the policy for a call whose record could not be kept.
     fn not_kept(&self, error: LogError) -> Result<Option<RecordId>, ApiError> {
         let reason = reason(&error);
         self.metrics.unlogged.with_label_values(&[reason]).inc();
@@ -268,11 +270,11 @@ impl Keeping {
     }
 }
 
-/// Looks whether the name of a call stands for a record already, before anything is computed. A repetition that is not to be kept takes
-/// that record's retention back.
+/// Checks, before any computation, whether the name of a call stands for a record already. A repetition that must not be kept deletes
+/// that record.
 ///
 /// # Errors
-/// A name of a caller without a key, where the call is `kept`; one that stands for another request.
+/// Fails for a name from a caller without a key if the call is `kept`, and for a name of another request.
 async fn known(
     name: &CallName,
     log: &TrafficLog,
@@ -296,14 +298,14 @@ async fn known(
                 log.delete(&record, &scope).await?;
             }
             Err(error @ LogError::IdempotencyReused) => return Err(error.into()),
-            // A log that cannot be read cannot be written either: what follows is decided where the record is committed.
+            // A log that cannot be read cannot be written either; the policy applies when the record is committed.
             _ => break,
         }
     }
     Ok(())
 }
 
-/// The label of a record that was not kept.
+/// Returns the metric label for a record that was not kept.
 fn reason(error: &LogError) -> &'static str {
     match error {
         LogError::Overloaded => "queue_full",
@@ -316,23 +318,23 @@ fn reason(error: &LogError) -> &'static str {
     }
 }
 
-/// The record of one prompt in the making. Dropped before [`Self::commit`], it is committed as it is, with the samples that had
-/// begun: what was sent is kept, even where its reader has gone.
+/// The unfinished record of one prompt. If it is dropped before [`Self::commit`], it is committed with the samples so far, because
+/// tokens that were sent must be kept even if the reader has disconnected.
 pub struct Draft {
     keeping: Keeping,
     content: Option<Content>,
-    /// The bytes of a record that became too large while it was made.
+    /// The size of a record that became too large before it was complete.
     too_large: Option<usize>,
 }
 
 struct Content {
     record: NewRecord,
-    /// What is known of a sample before it is drawn.
+    /// The fields of a sample that are fixed before sampling.
     drawn: Sample,
 }
 
 impl Content {
-    /// The next sample, before its first token. How it is sampled is kept with the first.
+    /// Starts the next sample. The sampling settings are stored with the first one.
     fn begin(&mut self) -> &mut Sample {
         let sample = Sample {
             sampling: match self.record.samples.is_empty() {
@@ -350,7 +352,7 @@ impl Content {
 }
 
 impl Draft {
-    /// Takes a token of sample `index`.
+    /// Adds a token to sample `index`.
     pub fn token(&mut self, index: usize, text: &str, token: &TokenText, finish: Option<Finish>) {
         let Some(content) = &mut self.content else {
             return;
@@ -361,7 +363,7 @@ impl Draft {
         take(&mut content.record.samples[index], text, token, finish);
     }
 
-    /// Takes whole samples.
+    /// Adds whole samples.
     pub fn outputs(&mut self, outputs: &[Output]) {
         let Some(content) = &mut self.content else {
             return;
@@ -376,14 +378,14 @@ impl Draft {
         }
     }
 
-    /// Takes texts that somebody gave.
+    /// Adds texts given by the caller.
     pub fn candidates(&mut self, candidates: &[String]) {
         if let Some(Content { record, .. }) = &mut self.content {
             record.samples.extend(candidates.iter().map(Sample::given));
         }
     }
 
-    /// Takes what the judge says of pairs of samples: `a`, `b`, and the verdict on them. Each that names a winner is a
+    /// Adds the judge's verdicts on pairs of samples, `a` and `b` with their verdict. Each verdict with a winner makes a
     /// preference pair.
     pub fn verdicts<'a>(
         &mut self,
@@ -395,12 +397,12 @@ impl Draft {
             return;
         };
         let principles: Vec<String> = judge.principles.iter().map(|p| p.name.clone()).collect();
-        // Copies of one answer were not judged.
+        // Identical answers were not judged.
         let judged: Vec<_> = judged
             .filter(|(_, _, verdict)| !verdict.orders.is_empty())
             .take(MAX_VERDICTS)
             .collect();
-        // Before they are written with every verdict and every pair.
+        // Checked before the names are copied to every verdict and every pair.
         let names: usize = principles.iter().map(String::len).sum();
         let bytes = 2 * names * judged.len();
         if self
@@ -428,7 +430,7 @@ impl Draft {
                 principles: principles.clone(),
                 version: version.clone(),
             };
-            // One order alone says as much about the position as about the answers, and an undecided verdict says nothing.
+            // A single order reflects position bias as much as quality, and an undecided verdict expresses no preference.
             if verdict.winner.is_some() && verdict.consistent.is_some() {
                 record
                     .pairs
@@ -438,7 +440,7 @@ impl Draft {
         }
     }
 
-    /// [`Self::verdicts`] of all matches of a tournament.
+    /// Applies [`Self::verdicts`] to all matches of a tournament.
     pub fn tournament(
         &mut self,
         judge: &JudgeTask,
@@ -449,10 +451,10 @@ impl Draft {
         self.verdicts(judge, weights, matches.map(|m| (m.a, m.b, &m.verdict)));
     }
 
-    /// Commits the record, if the call is kept: its id, or none where it could not be and the call is answered all the same.
+    /// Commits the record, if the call is kept. Returns its id, or none if it could not be committed and the call is answered anyway.
     ///
     /// # Errors
-    /// What went wrong, where the policy is to refuse.
+    /// The error of the log, if the policy is to refuse.
     async fn commit(mut self) -> Result<Option<RecordId>, ApiError> {
         if let (Some(bytes), Some(log)) = (self.too_large, &self.keeping.log) {
             let most = log.max_record();
@@ -463,7 +465,7 @@ impl Draft {
             return Ok(None);
         };
         let record = content.record;
-        // Whoever waits for the answer may leave meanwhile; the record is written nevertheless.
+        // The client may disconnect meanwhile; the record is written nevertheless.
         let keeping = self.keeping.clone();
         let committed = tokio::spawn(async move { keeping.append(&log, record).await });
         committed.await.unwrap_or_else(|_| {
@@ -480,11 +482,11 @@ impl Drop for Draft {
         let Some(content) = self.content.take().filter(begun) else {
             return;
         };
-        // Without a runtime the process is on its way out, and nobody was told that anything is kept.
+        // Without a runtime the process is ending, and no answer has reported the record as kept.
         let runtime = tokio::runtime::Handle::try_current();
         if let (Ok(runtime), Some(log)) = (runtime, self.keeping.log.take()) {
             let keeping = self.keeping.clone();
-            // Errors are counted where they happen; there is nobody left to tell.
+            // Errors are counted where they happen, and there is no client to report them to.
             runtime.spawn(async move { keeping.append(&log, content.record).await.ok() });
         }
     }
@@ -501,7 +503,7 @@ fn take(sample: &mut Sample, text: &str, token: &TokenText, finish: Option<Finis
     }
 }
 
-/// The log's word for an end. An answer that the model did not end itself has no end token, and never gets one.
+/// Returns the log's finish reason. An answer that the model did not end itself never gets an end token.
 fn finish_reason(finish: Finish) -> &'static str {
     match finish {
         Finish::EndToken(_) => "stop",
@@ -511,7 +513,7 @@ fn finish_reason(finish: Finish) -> &'static str {
     }
 }
 
-/// Probability that candidate 0 is better, shown first and shown second.
+/// Returns the probability that candidate 0 is better, read first and read second.
 fn orders(verdict: &PairVerdict, asked: Orders) -> [f32; 2] {
     match (asked, verdict.orders.as_slice()) {
         (Orders::Both, [first, second]) => [first.p_first, 1.0 - second.p_first],

@@ -1,4 +1,4 @@
-//! `/records`: what is kept of a caller's traffic, to be read and to be deleted.
+//! `/records`: reading and deleting a caller's own records.
 
 use axum::Json;
 use axum::extract::State;
@@ -24,33 +24,33 @@ use crate::service::offload;
 /// A record.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RecordBody {
-    /// The name of the record.
+    /// The id of the record.
     id: String,
     /// `generate`, `judge` or `imported`.
     kind: &'static str,
-    /// Milliseconds since 1970.
+    /// Time in milliseconds since 1970.
     created_at: i64,
-    /// What the record may be used for.
+    /// The permitted use of the record.
     log: ConsentBody,
-    /// What was asked.
+    /// The prompt.
     prompt: PromptBody,
-    /// Empty where personal data was taken out of the prompt.
+    /// The ids of the prompt's tokens; empty if personal data was removed from the prompt.
     prompt_token_ids: Vec<u32>,
-    /// Whether personal data was taken out.
+    /// Whether personal data was removed.
     redacted: bool,
-    /// Which weights answered.
+    /// The weights that answered.
     version: String,
-    /// The answers, or the texts that were given.
+    /// The answers, or the given texts.
     samples: Vec<SampleBody>,
-    /// What the judge said of pairs of samples.
+    /// The judge's verdicts on pairs of samples.
     verdicts: Vec<LoggedVerdictBody>,
-    /// The preference pairs that follow from verdicts and feedback.
+    /// The preference pairs from verdicts and feedback.
     pairs: Vec<PairBody>,
-    /// What was said about the samples.
+    /// The feedback on the samples.
     feedback: Vec<FeedbackGiven>,
 }
 
-/// What the record may be used for.
+/// The permitted use of a record.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ConsentBody {
     /// Whether the record is kept.
@@ -59,7 +59,7 @@ pub struct ConsentBody {
     train: bool,
 }
 
-/// What was asked.
+/// The prompt of a record.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PromptBody {
@@ -76,22 +76,22 @@ pub struct SaidMessage {
     content: String,
 }
 
-/// An answer, or a text that somebody gave.
+/// An answer, or a text given by a caller.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SampleBody {
-    /// The ids of the sample's tokens; none of a text that was given.
+    /// The ids of the sample's tokens; empty for a given text.
     token_ids: Vec<u32>,
     /// The text of the sample.
     text: String,
-    /// One a token: over the full vocabulary, at temperature 1, before penalties and truncation.
+    /// Log-probability of each token: over the full vocabulary, at temperature 1, before penalties and truncation.
     logprobs: Vec<f32>,
-    /// The seed by which the sample was drawn; null for a text that was given.
+    /// The sampling seed; null for a given text.
     seed: Option<u64>,
-    /// How it was drawn.
+    /// The sampling settings.
     sampling: Value,
     /// `stop`, `stop_string`, `complete`, `length`, or `aborted`.
     finish_reason: Option<String>,
-    /// Which weights drew the sample; null for a text that was given.
+    /// The weights that generated the sample; null for a given text.
     version: Option<String>,
 }
 
@@ -102,21 +102,21 @@ pub struct LoggedVerdictBody {
     a: usize,
     /// The number of the second sample.
     b: usize,
-    /// Probability that `a` is better, shown first and shown second.
+    /// Probability that `a` is better, with `a` read first and with `a` read second.
     orders: [f32; 2],
     /// The probability that `a` is better, over both orders.
     p: f32,
     /// Whether both orders name the same winner.
     consistent: bool,
-    /// The probability that the judge gave to its labels, of all tokens.
+    /// Probability of the judge's labels among all tokens.
     label_mass: f32,
-    /// The principles of the verdict; none are the judge's own question.
+    /// The principles of the verdict; empty for the judge's default question.
     principles: Vec<String>,
-    /// Which weights judged.
+    /// The weights that judged.
     version: String,
 }
 
-/// Two of the samples, one preferred.
+/// A preference pair of two samples.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PairBody {
     /// The number of the better sample, from 0.
@@ -127,14 +127,14 @@ pub struct PairBody {
     margin: f32,
     /// `tournament`, `on_policy`, `feedback`, `contrast` or `imported`.
     source: &'static str,
-    /// The principles of the verdict; none are the judge's own question.
+    /// The principles of the verdict; empty for the judge's default question.
     principles: Vec<String>,
 }
 
-/// What was said about the answers.
+/// Feedback on a sample.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FeedbackGiven {
-    /// When it was said, in milliseconds since 1970.
+    /// Time of the feedback in milliseconds since 1970.
     created_at: i64,
     /// The number of the sample, from 0.
     sample: usize,
@@ -149,7 +149,7 @@ pub enum Opinion {
     Thumbs(&'static str),
     /// Always true: the sample is better than all others of the record.
     Preferred(bool),
-    /// How the sample should have read.
+    /// The corrected text of the sample.
     Edited(String),
 }
 
@@ -255,22 +255,22 @@ impl From<LoggedFeedback> for FeedbackGiven {
     }
 }
 
-/// Whose record it is.
+/// The owner of a record.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct OwnerQuery {
-    /// The `user` that the call named, where the server trusts it.
+    /// The `user` that the call named, if the server trusts it.
     user: Option<String>,
 }
 
-/// A record's id in an address.
+/// Parses a record's id from a path.
 pub fn record_id(text: &str) -> Result<RecordId, ApiError> {
-    // What cannot be an id is the id of no record.
+    // A malformed id belongs to no record.
     RecordId::parse(text).ok_or_else(no_record)
 }
 
-/// What is said of records that are not there, and of those that are not the caller's to see.
+/// Returns the error for a record that does not exist or does not belong to the caller.
 pub fn no_record() -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
@@ -280,7 +280,7 @@ pub fn no_record() -> ApiError {
 }
 
 impl AppState {
-    /// The principal whose records a caller may see: its own.
+    /// Returns the principal whose records a caller may read: its own.
     pub fn own(&self, identity: &Identity, user: Option<&str>) -> Result<Principal, ApiError> {
         if user.is_some() && !self.traffic.trust_user {
             return Err(ApiError::invalid(
@@ -291,7 +291,7 @@ impl AppState {
         self.traffic.principal(identity.caller.as_ref(), user)
     }
 
-    /// The scope of a caller's own records.
+    /// Returns the scope of a caller's own records.
     pub fn scope(&self, identity: &Identity, user: Option<&str>) -> Result<Scope, ApiError> {
         let own = self.own(identity, user)?;
         let former = self
@@ -306,7 +306,7 @@ impl AppState {
 
 /// Returns a record of the caller's own.
 ///
-/// It has what was asked, the answers, the verdicts on them, the preference pairs and the feedback.
+/// It has the prompt, the answers, the verdicts on them, the preference pairs and the feedback.
 #[utoipa::path(
     get,
     path = "/records/{id}",
@@ -324,7 +324,7 @@ pub async fn get(
     Named(id): Named,
     Query(owner): Query<OwnerQuery>,
 ) -> Result<Response, ApiError> {
-    /// What a record takes while it is read and written, as a multiple of what it takes in the log: its rows, and its numbers as text.
+    /// Memory of a record while it is read and written, as a multiple of its size in the log: its rows, and its numbers as text.
     const FACTOR: usize = 4;
     let log = state.traffic.log()?;
     let scope = state.scope(&identity, owner.user.as_deref())?;
@@ -342,7 +342,7 @@ pub async fn get(
     Ok(([(header::CONTENT_TYPE, "application/json")], body.await??).into_response())
 }
 
-/// What was deleted, or may no longer be learned from.
+/// The number of records that were deleted, or whose consent to training was withdrawn.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeletedBody {
     /// The number of records.
@@ -351,7 +351,7 @@ pub struct DeletedBody {
 
 /// Deletes a record of the caller's own, or for operators anyone's.
 ///
-/// Its samples, verdicts, pairs and feedback go with it, and training reads it no more.
+/// Its samples, verdicts, pairs and feedback are deleted too, and later training does not read it.
 #[utoipa::path(
     delete,
     path = "/records/{id}",
@@ -380,25 +380,25 @@ pub async fn delete(
     }
 }
 
-/// Whose records are deleted, or no longer learned from.
+/// The owner of the records to delete or to exclude from training.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PrincipalQuery {
-    /// For operators: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` every caller without a key (the
-    /// key of that name is `key:anonymous`). Without it, the caller's own are deleted.
+    /// For operators: `NAME` or `key:NAME` is a caller's key, `operator:NAME` an operator's, `anonymous` all callers without a key (the
+    /// key of that name is `key:anonymous`). By default the caller's own records are deleted.
     principal: Option<String>,
-    /// Of the key's, the records of this `user`.
+    /// Only the records of this `user` of the key.
     user: Option<String>,
-    /// Delete nothing, but withdraw the consent to train on them.
+    /// Delete nothing, but withdraw the consent to training.
     #[serde(default)]
     keep: bool,
 }
 
 /// Deletes all records of a principal, and its feedback: the caller's own, or for operators anyone's.
 ///
-/// With `keep` they stay, and no later stage of learning reads them. What was learned from them is in the weights already, and
-/// `GET /generations?record=` names those.
+/// With `keep` they stay, but no later stage of learning reads them. Weights trained on them do not change;
+/// `GET /generations?record=` lists the generations concerned.
 #[utoipa::path(
     delete,
     path = "/records",
@@ -429,7 +429,7 @@ pub async fn delete_all(
         }
         None => state.own(&identity, user)?,
     };
-    // Everyone without a key is one principal: nobody may dispose of the records of all the others.
+    // All callers without a key are one principal, so none of them may delete the records of the others.
     if principal == Principal::anonymous() && !identity.is_admin() {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,

@@ -1,7 +1,7 @@
-//! Pacing of refusals: a client that does nothing but be refused is answered at a limited rate.
+//! Pacing of refusals: a client whose calls are all refused gets its answers at a limited rate.
 //!
-//! A refusal is cheap, but a client that calls again at once makes thousands of them a second, and they take the processor from
-//! the answers of others. Refusals within the rate are sent at once. Those beyond it wait for their turn, a second at most.
+//! A refusal is cheap, but a client that retries immediately causes thousands per second, which takes processor time from other
+//! calls. Refusals within the rate are sent at once; those beyond it are delayed, by a second at most.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,42 +16,42 @@ use super::AppState;
 use super::client_address::TrustedProxies;
 use crate::engine::Tenant;
 
-/// Time between two refusals of one address, once the burst is used up.
+/// Interval between two refusals to one address, once the burst is used up.
 const EVERY: Duration = Duration::from_millis(10);
 
-/// Refusals of one address that are sent at once.
+/// Number of refusals to one address that are sent without delay.
 const BURST: u32 = 100;
 
-/// The longest wait.
+/// Maximum delay.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Addresses that are remembered; beyond them those whose refusals are all sent are forgotten.
+/// Maximum number of addresses in the table; beyond it, addresses without pending refusals are removed.
 const REMEMBERED: usize = 1024;
 
-/// The turns of refusals, for each address.
+/// The schedule of refusals, per address.
 #[derive(Debug, Default)]
 pub struct RefusalPace {
-    /// When the refusals of an address so far would have been sent at the rate, without a burst.
+    /// The time at which all refusals to an address so far would have been sent at the rate, without a burst.
     sent: Mutex<HashMap<Tenant, Instant>>,
 }
 
 impl RefusalPace {
-    /// Returns how long a refusal of an address waits that is due now, and books it.
+    /// Schedules a refusal to an address at `now`, and returns its delay.
     fn wait(&self, address: Tenant, now: Instant) -> Duration {
-        // Whole after every change.
+        // Consistent after every change.
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         if sent.len() >= REMEMBERED && !sent.contains_key(&address) {
             sent.retain(|_, sent| *sent > now);
         }
         let turn = sent.entry(address).or_insert(now);
-        // What waits the longest time already is no further behind.
+        // Refusals at the maximum delay do not push the schedule back any further.
         *turn = (*turn).clamp(now, now + EVERY * BURST + LONGEST) + EVERY;
         let ahead = turn.saturating_duration_since(now);
         ahead.saturating_sub(EVERY * BURST).min(LONGEST)
     }
 }
 
-/// The middleware: lets a refusal wait for its turn.
+/// Middleware that delays refusals.
 pub async fn pace(
     State((state, proxies)): State<(AppState, TrustedProxies)>,
     request: Request,
@@ -68,7 +68,7 @@ pub async fn pace(
     response
 }
 
-/// Whether an answer of this status refuses its call.
+/// Returns whether an answer with this status is a refusal.
 pub(super) fn is_refusal(status: StatusCode) -> bool {
     status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE
 }
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(pace.wait(address(1), now), EVERY);
         assert_eq!(pace.wait(address(1), now), 2 * EVERY);
         assert_eq!(pace.wait(address(2), now), Duration::ZERO);
-        // Time gives turns back, at the rate and up to the burst.
+        // The burst is replenished over time, at the rate.
         let later = now + 3 * EVERY;
         assert_eq!(pace.wait(address(1), later), Duration::ZERO);
         assert_eq!(pace.wait(address(1), later), EVERY);

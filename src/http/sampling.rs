@@ -1,4 +1,4 @@
-//! What every generating route takes: sampling parameters, stops, how many answers, and how they are sent.
+//! The parameters common to all generating routes: sampling, stops, the number of answers, and streaming.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,110 +50,110 @@ impl From<OneOrMany> for Vec<String> {
     }
 }
 
-/// What a stream has beside its pieces.
+/// Options of a stream.
 #[derive(Debug, Clone, Copy, Default, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StreamOptions {
-    /// A last event with the token counts of the whole call.
+    /// Send a last event with the token counts of the whole call.
     #[schema(value_type = Option<bool>)]
     pub include_usage: bool,
-    /// The counts so far with every event.
+    /// Send the current token counts with every event.
     #[schema(value_type = Option<bool>)]
     pub continuous_usage_stats: bool,
 }
 
-/// The parameters. None of them must be given, and `null` is as good as nothing.
+/// The parameters. All are optional, and `null` means absent.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingBody {
     /// 0 is greedy; 1 is the model's own distribution.
     #[schema(minimum = 0, maximum = 100, default = 1.0)]
     temperature: Option<f32>,
-    /// Only the k most probable tokens; 0 or -1 is all.
+    /// Sample only from the k most probable tokens; 0 or -1 is all.
     #[schema(minimum = -1, default = 0)]
     top_k: Option<usize>,
-    /// Only the most probable tokens that hold this much probability together.
+    /// Sample only from the most probable tokens whose probabilities add up to this.
     #[schema(exclusive_minimum = 0, maximum = 1, default = 1.0)]
     top_p: Option<f32>,
-    /// Only tokens at least this probable, relative to the most probable one.
+    /// Sample only from tokens at least this probable, relative to the most probable one.
     #[schema(minimum = 0, maximum = 1, default = 0.0)]
     min_p: Option<f32>,
-    /// Above 1: tokens of prompt and answer become less probable.
+    /// Above 1, tokens of prompt and answer become less probable.
     #[schema(exclusive_minimum = 0, default = 1.0)]
     repetition_penalty: Option<f32>,
-    /// Taken off the logit of every token of the answer so far.
+    /// Subtracted from the logit of every token that is in the answer so far.
     #[schema(minimum = -2, maximum = 2, default = 0.0)]
     presence_penalty: Option<f32>,
-    /// Taken off the logit of a token for every time it is in the answer so far.
+    /// Subtracted from the logit of a token for every occurrence in the answer so far.
     #[schema(minimum = -2, maximum = 2, default = 0.0)]
     frequency_penalty: Option<f32>,
-    /// Token ids, as strings, to what is added to their logits; 1024 at most.
+    /// Values added to logits, by token id as a string; at most 1024.
     logit_bias: Option<BTreeMap<String, f32>>,
-    /// The same seed, the same answer, whatever else the server does. -1 is none. At temperature 0 nothing is drawn, and a seed has no
-    /// effect.
+    /// The same seed gives the same answer, whatever else the server does. -1 is none. At temperature 0 nothing is sampled, and a seed has
+    /// no effect.
     #[schema(minimum = -1)]
     seed: Option<u64>,
-    /// Strings that end an answer: 16 at most, of at most 1024 bytes each.
+    /// Strings that end an answer: at most 16, of at most 1024 bytes each.
     stop: Option<OneOrMany>,
-    /// Tokens that end an answer, besides the model's own; 1024 at most.
+    /// Tokens that end an answer, besides the model's own; at most 1024.
     #[schema(max_items = 1024)]
     stop_token_ids: Option<Vec<u32>>,
-    /// Whether a stop string stays in the text.
+    /// Whether a stop string is part of the text.
     #[schema(default = false)]
     include_stop_str_in_output: Option<bool>,
-    /// Whether an answer goes on behind the model's own end of it.
+    /// Whether an answer continues after the model's own end token.
     #[schema(default = false)]
     ignore_eos: Option<bool>,
-    /// Tokens before which nothing ends an answer, but a grammar that is complete.
+    /// Minimum tokens before an answer may end; a complete grammar ends it earlier.
     #[schema(default = 0)]
     min_tokens: Option<usize>,
-    /// Answers wanted.
+    /// Number of answers.
     #[schema(minimum = 1, default = 1)]
     n: Option<usize>,
-    /// Candidates to draw: a tournament finds the best `n` of them. 1 has no effect. Refused at temperature 0, where all of them would
-    /// be the same, and where the model failed its self-test as a judge.
+    /// Number of candidates: a tournament finds the best `n` of them. 1 has no effect. Refused at temperature 0, where all candidates
+    /// would be the same, and if the model failed its self-test as a judge.
     #[schema(minimum = 1)]
     best_of: Option<usize>,
-    /// How that tournament is judged.
+    /// The settings of that tournament.
     judge: Option<JudgingBody>,
-    /// Server-sent events, one a token.
+    /// Send server-sent events, one per token.
     #[schema(default = false)]
     stream: Option<bool>,
-    /// What a stream has beside its pieces. It needs `"stream": true`.
+    /// Options of the stream. They need `"stream": true`.
     stream_options: Option<StreamOptions>,
-    /// What shape an answer must have.
+    /// The format of the answer.
     response_format: Option<ResponseFormat>,
-    /// What shape an answer must have, as vLLM asks for it; not together with `response_format`.
+    /// The format of the answer, in vLLM's syntax; not together with `response_format`.
     structured_outputs: Option<StructuredOutputs>,
-    /// Lower is served first; a level is worth a bounded head start.
+    /// Lower is served first; each level is worth a bounded head start.
     #[schema(minimum = -100, maximum = 100, default = 0)]
     priority: Option<i32>,
-    /// Seconds the call may take.
+    /// Maximum duration of the call in seconds.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
-    /// Only calls of the same key (without keys: address) that give the same salt share the prefix cache; at least one character.
+    /// Only calls of the same key (without keys: address) with the same salt share the prefix cache; at least one character.
     #[schema(min_length = 1)]
     cache_salt: Option<String>,
-    /// What the call may be used for.
+    /// The permitted use of the call.
     log: Option<LogBody>,
-    /// Who the end user is. It counts where the server was told to trust it: records are then kept on the user's behalf.
+    /// The end user. It has an effect only if the server trusts it: records then belong to the user.
     user: Option<String>,
 }
 
-/// A call's sampling, checked.
+/// The validated sampling settings of a call.
 #[derive(Debug)]
 pub struct Sampling {
     params: SamplingParams,
     /// The strings that end an answer.
     pub stop: Arc<[String]>,
-    /// What finds them; one for all prompts and samples of the call.
+    /// The matcher for the stop strings, shared by all prompts and samples of the call.
     stop_strings: Option<StopStrings>,
-    /// Answers wanted of each prompt.
+    /// Number of answers per prompt.
     pub n: usize,
     samples: usize,
     judging: Option<JudgingBody>,
     grammar: Option<Grammar>,
-    /// What the call says of how its answers end.
+    /// The call's own settings about the ends of its answers.
     ends: CallerEnds,
     /// Whether no answer is wanted.
     pub silent: bool,
@@ -161,51 +161,53 @@ pub struct Sampling {
     pub tools: bool,
     /// Special tokens that are part of the answers' texts.
     shown: Arc<[u32]>,
-    /// How the prompt ends, where it does not open an answer.
+    /// How the prompt ends, unless it opens an answer.
     pub ending: Option<Ending>,
-    /// What is left out of what was asked for.
+    /// Requests that are not fulfilled.
     pub warnings: Vec<String>,
-    /// The parameter that asked for the grammar.
+    /// The parameter that requested the grammar.
     pub grammar_param: &'static str,
-    /// How the answer is sent in pieces, if it is.
+    /// The options of the stream, if the answer is streamed.
     pub stream: Option<StreamOptions>,
     pub turn: Turn,
-    /// What the caller says of its traffic's uses.
+    /// The caller's own settings for the use of its traffic.
     pub log: Option<LogBody>,
     pub user: Option<String>,
 }
 
-/// What the parameters of a route itself ask for.
+/// The parameters specific to a route.
 #[derive(Debug, Default)]
 pub struct Wanted<'a> {
     pub prompts: usize,
-    /// Of each answer.
+    /// Maximum tokens of each answer.
     pub max_tokens: usize,
-    /// The most probable tokens that are told with each token.
+    /// Number of most probable tokens returned with each token.
     pub logprobs: Option<usize>,
-    /// Ids whose log-probabilities are told with each token.
+    /// Ids whose log-probabilities are returned with each token.
     pub logprob_ids: Vec<u32>,
-    /// The most probable tokens that are told with each token of the prompt.
+    /// Number of most probable tokens returned with each token of the prompt.
     pub prompt_logprobs: Option<usize>,
-    /// Whether no answer is wanted, whatever `max_tokens` is.
+    /// Whether no answer is wanted, regardless of `max_tokens`.
     pub silent: bool,
     /// The tools that answers may call.
     pub calls: Option<&'a Calls>,
-    /// Whether the conversation has tools: these, or earlier calls.
+    /// Whether the conversation has tools: the offered ones, or earlier calls.
     pub tools: bool,
-    /// The grammar that a parameter of the route asks for, and that parameter.
+    /// The grammar requested by a parameter of the route, and that parameter.
     pub format: Option<(&'static str, GrammarSpec)>,
 }
 
 impl SamplingBody {
-    /// Whether every event of a stream is to have token counts.
+    /// Returns whether every event of a stream has token counts.
     pub fn wants_continuous_usage(&self) -> bool {
         self.stream_options
             .is_some_and(|options| options.continuous_usage_stats)
     }
 
+    /// Validates the parameters.
+    ///
     /// # Errors
-    /// What contradicts itself, or is more than a call may ask for; ranges are the engine's to check.
+    /// Fails for contradictions and above the limits of a call; the engine checks ranges.
     pub async fn check(
         self,
         arrival: Instant,
@@ -228,7 +230,7 @@ impl SamplingBody {
         };
         let max = service.engine().capacity().max_concurrent;
         if samples > max {
-            // Before anything is made for each of them.
+            // Checked before anything is allocated per sample.
             let asked = samples;
             return Err(ApiError::from(SubmitError::TooManySamples { asked, max }).about(param));
         }
@@ -241,7 +243,7 @@ impl SamplingBody {
             ));
         }
         if judged {
-            // Before anything is sampled that nothing can compare.
+            // Checked before candidates are sampled that could not be compared.
             service.judge().check().map_err(ServiceError::from)?;
             state.check_judge()?;
             if self.draws_nothing() {
@@ -351,9 +353,9 @@ impl SamplingBody {
         })
     }
 
-    /// Whether the most probable token is the only one that is left to draw.
+    /// Returns whether only the most probable token can be sampled.
     fn draws_nothing(&self) -> bool {
-        /// The most probable token of any vocabulary has more.
+        /// Smaller than the largest probability in any vocabulary.
         const ONE_TOKEN: f32 = 1e-6;
         self.temperature == Some(0.0)
             || self.top_k == Some(1)
@@ -361,7 +363,7 @@ impl SamplingBody {
             || self.top_p.is_some_and(|top_p| top_p <= ONE_TOKEN)
     }
 
-    /// Whether the call asks for something that decides where its answers end, whatever the model would do.
+    /// Returns whether the call overrides where the model would end its answers.
     fn shapes_ends(&self) -> bool {
         let other = |said: Option<f32>, neutral: f32| said.is_some_and(|said| said != neutral);
         self.ignore_eos == Some(true)
@@ -370,7 +372,7 @@ impl SamplingBody {
                 .logit_bias
                 .as_ref()
                 .is_some_and(|bias| !bias.is_empty())
-            // Flatter than the model's own probabilities, answers find their end by chance.
+            // In a distribution flatter than the model's own, the end comes by chance.
             || self.temperature.is_some_and(|temperature| temperature > 1.0)
             || other(self.repetition_penalty, 1.0)
             || other(self.presence_penalty, 0.0)
@@ -408,7 +410,7 @@ impl SamplingBody {
         Ok(params)
     }
 
-    /// What is added to logits, by token id.
+    /// Returns the values to be added to logits, by token id.
     fn logit_bias(&self) -> Result<Vec<(u32, f32)>, ApiError> {
         let invalid = |message: String| ApiError::invalid("logit_bias", message);
         let Some(given) = &self.logit_bias else {
@@ -423,7 +425,7 @@ impl SamplingBody {
         }
         let mut biases = BTreeMap::new();
         for (id, &bias) in given {
-            // `u32` itself would read "+7" too.
+            // `u32::parse` alone would accept "+7" too.
             let digits = id.bytes().all(|byte| byte.is_ascii_digit());
             let Some(token) = id.parse::<u32>().ok().filter(|_| digits) else {
                 let message = format!("names {}, which is not a token id", shortened(id));
@@ -438,16 +440,16 @@ impl SamplingBody {
 }
 
 impl Sampling {
-    /// With answers that end at a limit of the caller's own, if it named one.
+    /// Records whether the caller set the token limit.
     pub fn limited(mut self, by_caller: bool) -> Self {
         self.ends.limit = by_caller;
         self
     }
 
-    /// With answers to a prompt of this ending.
+    /// Sets the ending of the prompt.
     ///
     /// # Errors
-    /// Candidates to be judged: the judge compares whole answers, and these are parts of one.
+    /// Fails if candidates are to be judged: the judge compares whole answers, and such answers are parts.
     pub fn ending(mut self, ending: Option<Ending>) -> Result<Self, ApiError> {
         if ending.is_some() && self.judging.is_some() {
             return Err(ApiError::invalid(
@@ -464,28 +466,28 @@ impl Sampling {
         (self.params.temperature, self.params.top_p)
     }
 
-    /// Whether what is drawn is an answer to what was asked, and can be learned from.
+    /// Returns whether the samples are answers to the prompt that can be trained on.
     pub fn is_kept(&self) -> bool {
         !self.silent && self.ending.is_none() && !self.tools
     }
 
-    /// Whether a grammar binds the answers.
+    /// Returns whether a grammar constrains the answers.
     pub fn is_bound(&self) -> bool {
         self.grammar.is_some()
     }
 
-    /// Whether the caller wants log-probabilities with the tokens.
+    /// Returns whether the caller wants log-probabilities with the tokens.
     pub fn shows_logprobs(&self) -> bool {
         self.params.logprobs.is_some() || !self.params.logprob_ids.is_empty()
     }
 
-    /// Log-probabilities that are told with each token.
+    /// Returns the number of log-probabilities returned with each token.
     pub fn logprobs(&self) -> usize {
         let top = self.params.logprobs.map_or(0, |top| top + 1);
         top + self.params.logprob_ids.len()
     }
 
-    /// How samples are drawn by `params`, for the traffic log; the seed has a place of its own there.
+    /// Returns the sampling settings in the traffic log's form; the seed is logged separately.
     pub fn to_json(&self, params: &SamplingParams) -> Value {
         json!({
             "temperature": params.temperature,
@@ -504,7 +506,7 @@ impl Sampling {
         })
     }
 
-    /// The samples of one prompt.
+    /// Returns the task of sampling all answers to one prompt.
     pub fn task(&self, prompt: Vec<u32>) -> TextTask {
         TextTask {
             stop: self.stop_strings.clone(),
@@ -518,10 +520,10 @@ impl Sampling {
         }
     }
 
-    /// How the candidates of each of `prompts` prompts are judged, if only the best are wanted.
+    /// Returns how the candidates of each of `prompts` prompts are judged, if only the best are wanted.
     ///
     /// # Errors
-    /// Principles that make no sense, parameters that have no meaning together, or more reads than a call may take.
+    /// Fails for invalid principles, for parameters that exclude each other, and above the limit of forward passes.
     pub fn judging(&self, state: &AppState, prompts: usize) -> Result<Option<Judging>, ApiError> {
         let Some(judging) = &self.judging else {
             return Ok(None);
@@ -537,14 +539,14 @@ impl Sampling {
     }
 }
 
-/// How candidates are judged, whatever they answer.
+/// The settings of judging candidates, independent of the prompt.
 pub struct Judging {
     task: JudgeTask,
     how: TournamentTask,
 }
 
 impl Judging {
-    /// Those of answers to `context`.
+    /// Returns the tasks for judging answers to `context`.
     pub fn of(&self, context: Vec<Message>) -> (JudgeTask, TournamentTask) {
         let task = JudgeTask {
             context,
@@ -554,10 +556,10 @@ impl Judging {
     }
 }
 
-/// The salt of a call's prefixes.
+/// Returns the salt for a call's prefixes.
 ///
 /// # Errors
-/// An empty one, which would keep nothing apart.
+/// Fails for an empty salt, which would separate nothing.
 pub fn cache_salt(given: Option<&str>) -> Result<Option<CacheSalt>, ApiError> {
     match given {
         Some("") => Err(ApiError::invalid("cache_salt", "must not be empty")),
@@ -565,7 +567,7 @@ pub fn cache_salt(given: Option<&str>) -> Result<Option<CacheSalt>, ApiError> {
     }
 }
 
-/// The turn of a call that may take `seconds`.
+/// Returns the turn of a call that may take `seconds`.
 pub fn turn(
     arrival: Instant,
     priority: Option<i32>,

@@ -1,4 +1,4 @@
-//! Answers in pieces, as server-sent events.
+//! Streamed answers, as server-sent events.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -14,29 +14,29 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::layers::internal;
 
-/// Events that wait for a slow reader; more are left with the engine.
+/// Maximum number of events buffered for a slow reader; further ones stay in the engine.
 const EVENTS_AHEAD: usize = 64;
 
-/// How often a stream that has nothing to say sends a comment: proxies close what is silent for a minute.
+/// Interval of comments on an idle stream, because proxies close connections that are silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// An event, as the API's description has it.
+/// An event in the API description.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventBody {
-    /// One piece as JSON, of the shape of a whole answer; or `[DONE]`.
+    /// One piece as JSON, in the format of a whole answer; or `[DONE]`.
     data: String,
 }
 
 /// One event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// What the `event:` line says, where there is one.
+    /// The text of the `event:` line, if there is one.
     name: Option<&'static str>,
     data: String,
 }
 
 impl Frame {
-    /// Returns an event of a piece as JSON.
+    /// Returns an event with a piece as JSON.
     pub fn of(piece: &impl Serialize) -> Self {
         let data = serde_json::to_string(piece)
             .expect("answers have string keys and finite numbers; this is a bug");
@@ -70,22 +70,22 @@ impl From<Frame> for Event {
     }
 }
 
-/// Where the pieces of an answer go.
+/// The sender of an answer's pieces.
 #[derive(Clone)]
 pub struct Pieces(mpsc::Sender<Frame>);
 
 impl Pieces {
-    /// Sends events in their order.
+    /// Sends events in order.
     pub async fn send(&self, frames: Vec<Frame>) {
         for frame in frames {
-            // A reader that is gone ends the whole answer, see `answer`.
+            // If the reader has disconnected, the whole answer is cancelled, see `answer`.
             let _ = self.0.send(frame).await;
         }
     }
 }
 
-/// Runs `work`, which sends the pieces, and sends after it what `last` makes of its end, a panic included. A client that goes away
-/// drops it.
+/// Runs `work`, which sends the pieces, and then sends the events that `last` returns for its result, including a panic. The work is
+/// dropped if the client disconnects.
 pub fn answer<F>(
     work: impl FnOnce(Pieces) -> F,
     last: impl FnOnce(Result<(), ApiError>) -> Vec<Frame> + Send + 'static,
@@ -101,7 +101,7 @@ where
             ended = AssertUnwindSafe(work).catch_unwind() => ended,
             () = sender.closed() => return,
         };
-        // The panic itself has been reported where it happened.
+        // The panic has been reported where it happened.
         let last = last(ended.unwrap_or_else(|_| Err(internal())));
         pieces.send(last).await;
     });
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(text(response).await, "data: 1\n\ndata: [DONE]\n\n");
     }
 
-    /// Time passes by itself where everything waits.
+    /// Tests with simulated time, which advances when all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_sends_comments() {
         let work = |_| async {

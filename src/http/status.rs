@@ -1,4 +1,4 @@
-//! `GET /health`, `/ready` and `/metrics`: what operators ask.
+//! `GET /health`, `/ready` and `/metrics`: the state of the server for operators.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,16 +13,16 @@ use crate::engine::Readiness;
 use crate::model::WeightsName;
 use crate::service::SelfTest;
 
-/// The server lives.
+/// The server is alive.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StatusBody {
     /// Always `ok`.
     status: &'static str,
 }
 
-/// Says whether the server lives.
+/// Returns whether the server is alive.
 ///
-/// Its engine's thread answers, or made a step within the last minute. A server whose engine died ends by itself; one whose engine is
+/// The engine's thread responds, or made a step within the last minute. A server whose engine died ends by itself; one whose engine is
 /// stuck should be restarted.
 #[utoipa::path(
     get,
@@ -47,16 +47,16 @@ pub async fn health(State(state): State<AppState>) -> Result<Json<StatusBody>, A
 pub struct ReadyBody {
     /// Always `ready`.
     status: &'static str,
-    /// The judge's newest self-test; null where it had none.
+    /// The judge's newest self-test; null without one.
     judge: Option<SelfTestBody>,
 }
 
-/// A self-test of the judge: pairs with a known better answer, each shown in both orders.
+/// A self-test of the judge: pairs with a known better answer, each read in both orders.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SelfTestBody {
-    /// Whether the model judges: `orders_agree` and `accuracy` are at least 0.75, and `label_mass` is at least 0.5.
+    /// Whether the model judges reliably: `orders_agree` and `accuracy` are at least 0.75, and `label_mass` is at least 0.5.
     reliable: bool,
-    /// Pairs that were judged.
+    /// Number of judged pairs.
     pairs: usize,
     /// Share of the pairs in which both orders name the same answer.
     orders_agree: f64,
@@ -64,7 +64,7 @@ pub struct SelfTestBody {
     accuracy: f64,
     /// Mean probability of the label tokens.
     label_mass: f64,
-    /// Where the pairs come from: `general` (part of the program) or `model` (the model directory's judge_self_test.jsonl).
+    /// The origin of the pairs: `general` (part of the program) or `model` (the model directory's judge_self_test.jsonl).
     set: &'static str,
     /// The weights that judged.
     #[schema(value_type = String)]
@@ -85,7 +85,7 @@ impl From<SelfTest> for SelfTestBody {
     }
 }
 
-/// Says whether requests can be answered.
+/// Returns whether requests can be answered.
 ///
 /// 503 before the model has made its first steps, and after the engine has stopped.
 #[utoipa::path(
@@ -118,10 +118,10 @@ fn status_of(readiness: Readiness) -> Result<&'static str, ApiError> {
     }
 }
 
-/// Lists all metrics, as Prometheus reads them.
+/// Lists all metrics in Prometheus' format.
 ///
-/// Where callers have keys, it takes an operator's key on the common listener; the operators' and the metrics' listener need none of a
-/// caller.
+/// If callers have keys, it needs an operator's key on the common listener; the operators' and the metrics' listener need no caller's
+/// key.
 #[utoipa::path(
     get,
     path = "/metrics",

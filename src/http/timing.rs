@@ -1,4 +1,4 @@
-//! A call's span: where its time went, written once the last byte of the answer has gone.
+//! The span of a call, with the times of its phases, recorded after the last byte of the answer was sent.
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request};
@@ -11,7 +11,7 @@ use tracing::field::Empty;
 use super::layers::REQUEST_ID;
 use crate::telemetry::{CallTimes, continue_trace};
 
-/// The span of a request, part of the caller's trace where there is one.
+/// Creates the span of a request, as part of the caller's trace if there is one.
 pub fn span<B>(request: &axum::http::Request<B>) -> Span {
     let header = |name: &str| request.headers().get(name)?.to_str().ok();
     let route = request.extensions().get::<MatchedPath>();
@@ -35,7 +35,7 @@ pub fn span<B>(request: &axum::http::Request<B>) -> Span {
     span
 }
 
-/// Writes its times into a call's span when the answer is through, or nobody reads it any more.
+/// Records the times in a call's span when it is dropped: after the whole answer was sent or its reader disconnected.
 struct Ending {
     span: Span,
     times: CallTimes,
@@ -64,21 +64,21 @@ impl Drop for Ending {
     }
 }
 
-/// The middleware; inside the layer that makes the [`span`].
+/// Middleware that records times; it runs inside the layer that makes the [`span`].
 pub async fn timed(request: Request, next: Next) -> Response {
     let times = CallTimes::default();
     let response = times.clone().scope(next.run(request)).await;
     let span = Span::current();
-    // OpenTelemetry's numbers are signed.
+    // OpenTelemetry's integers are signed.
     span.record("status", i64::from(response.status().as_u16()));
     let ending = Ending { span, times };
     if response.body().size_hint().exact().is_some() {
-        // Whole already: nothing more will be computed.
+        // The answer is complete, so all computation is done.
         return response;
     }
     response.map(|body| {
         let pieces = body.into_data_stream().inspect(move |_| {
-            // Goes with the stream.
+            // Moved into the stream, so that it is dropped with it.
             let _ = &ending;
         });
         Body::from_stream(pieces)

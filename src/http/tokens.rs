@@ -11,23 +11,23 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{JsonBody, null_is_absent};
 use crate::text::Variables;
 
-/// Text as it is, or a conversation through the chat template.
+/// A text, or a conversation for the chat template.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenizeBody {
-    /// A text as it is. One of `text` and `messages` must be given.
+    /// A text, encoded without a template. Exactly one of `text` and `messages` must be given.
     text: Option<String>,
-    /// A conversation, which the chat template makes a text.
+    /// A conversation, rendered by the chat template.
     messages: Option<Vec<MessageBody>>,
-    /// Whether the tokenizer's post-processor adds its tokens, such as BOS: by default with `text` as /v1/completions does, and not with
-    /// `messages`, since chat templates write them.
+    /// Whether the tokenizer's post-processor adds its tokens, such as BOS. By default true with `text`, as in /v1/completions, and false
+    /// with `messages`, because chat templates write them.
     add_special_tokens: Option<bool>,
     /// Variables of the chat template, such as `enable_thinking`; for `messages` only.
     #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<Variables>,
 }
 
-/// A text as tokens.
+/// The tokens of a text.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TokenizeAnswer {
     /// The ids of the tokens.
@@ -36,11 +36,11 @@ pub struct TokenizeAnswer {
     count: usize,
     /// Whether the tokenizer's post-processor added its tokens.
     add_special_tokens: bool,
-    /// Tokens that prompt and answer may have together.
+    /// Maximum tokens of prompt and answer together.
     max_model_len: usize,
 }
 
-/// Tokens that are to be a text.
+/// The tokens to decode.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DetokenizeBody {
@@ -52,17 +52,17 @@ pub struct DetokenizeBody {
     skip_special_tokens: bool,
 }
 
-/// Tokens as a text.
+/// The decoded text.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DetokenizeAnswer {
     /// The text.
     text: String,
 }
 
-/// Makes a text or a conversation tokens.
+/// Encodes a text or a conversation as tokens.
 ///
-/// A conversation goes through the chat template, as it does in a chat. The answer says how many tokens there are, and how many the
-/// context has room for.
+/// A conversation is rendered by the chat template, as in a chat. The answer also has the number of tokens and the maximum length of
+/// the context.
 #[utoipa::path(
     post,
     path = "/tokenize",
@@ -113,9 +113,9 @@ pub async fn tokenize(
     }))
 }
 
-/// Makes tokens a text.
+/// Decodes tokens to a text.
 ///
-/// Control tokens are written as they are named, or left out with `skip_special_tokens`.
+/// Control tokens are written by their names, or left out with `skip_special_tokens`.
 #[utoipa::path(
     post,
     path = "/detokenize",

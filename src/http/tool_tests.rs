@@ -1,4 +1,4 @@
-//! Tools in the formats of model families, whose marks are control tokens or text.
+//! Tests of tools in the formats of model families, whose markers are control tokens or text.
 
 use axum::http::StatusCode;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::text::{ChatSetup, ToolFormat};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// The pocket model with control tokens for the marks of a family, in the place of two of its own.
+/// Returns the pocket model with two of its control tokens replaced by a family's markers.
 fn with_marks(begin: &str, end: &str) -> TempDir {
     let pocket = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket/");
     let read = |name: &str| std::fs::read_to_string(format!("{pocket}{name}")).unwrap();
@@ -24,7 +24,7 @@ fn with_marks(begin: &str, end: &str) -> TempDir {
     ])
 }
 
-/// A template that shows tools and calls as a family does.
+/// Returns a template that renders tools and calls as a family does.
 fn template(begin: &str, open: &str, close: &str) -> String {
     format!(
         "{{% if tools %}}<|user|>{{{{ tools | tojson }}}}<|end|>{{% endif %}}{{% for m in messages %}}<|{{{{ 'assistant' if m.role == 'assistant' \
@@ -62,7 +62,7 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
         ("[TOOL_CALLS]", "[/TOOL_CALLS]", "[", "]"),
     ] {
         let own = with_marks(begin, end);
-        // The same without such tokens: the marks are text.
+        // The same without such tokens: the markers are text.
         for dir in [own, model(&[])] {
             let path = dir.path().join("chat_template.jinja");
             std::fs::write(path, template(begin, open, close)).unwrap();
@@ -80,7 +80,7 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
                 let listed = choice["logprobs"]["content"].as_array().unwrap();
                 let listed = listed.iter().map(|token| token["token"].as_str().unwrap());
                 assert!(listed.collect::<String>().starts_with(begin), "{answer}");
-                // The call and its result are read again.
+                // The call and its result are parsed again.
                 let id = &choice["message"]["tool_calls"][0]["id"];
                 let result = json!({"role": "tool", "tool_call_id": id, "content": "18"});
                 let mut again = body(json!("auto"), true);
@@ -91,7 +91,7 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
                 let again = sent(&server, CHAT, again);
                 assert!(again.get("warnings").is_none(), "{again}");
             }
-            // Made to begin a call, the model ends it as the grammar has it.
+            // If the model is forced to begin a call, the grammar ends it.
             if let Some(mark) = marked(&server, begin) {
                 let mut asked = body(json!("auto"), true);
                 asked["logit_bias"] = json!({mark.to_string(): 100});
@@ -101,7 +101,7 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
                 let message = &answer["choices"][0]["message"];
                 assert!(message["tool_calls"].is_array(), "{answer}");
                 check(message);
-                // What it says behind the call is content.
+                // Text after the call is content.
                 let said = message["content"].as_str().unwrap_or_default();
                 assert!(!said.contains(begin) && !said.contains(end), "{answer}");
             }
@@ -109,7 +109,7 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
     }
 }
 
-/// The control token of a mark, which ids say more of than texts.
+/// Returns the id of a marker's control token, which tells more than the text.
 fn marked(server: &axum::Router, mark: &str) -> Option<u64> {
     let id = 379;
     let text = sent(server, "/detokenize", json!({"tokens": [id]}))["text"].clone();

@@ -1,4 +1,4 @@
-//! Which traffic is kept, on whose behalf, and what is done when it cannot be.
+//! Which traffic is kept, for which principal, and the policy for failures of the log.
 
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
@@ -14,24 +14,24 @@ use super::memory::Holding;
 use crate::engine::Tenant;
 use crate::preference::log::{Consent, Principal, TrafficLog};
 
-/// How the server keeps its traffic.
+/// The settings of keeping traffic.
 #[derive(Clone, Default)]
 pub struct TrafficConfig {
-    /// Where; without a log nothing is kept.
+    /// The log; without it nothing is kept.
     pub log: Option<TrafficLog>,
-    /// What may be done with a call that says nothing. Nothing, unless the operator says so.
+    /// The use of a call that does not set it; by default none.
     pub default: Consent,
-    /// The most that may be done with any call, whatever it says.
+    /// The maximum use of any call.
     pub allowed: Permitted,
-    /// The most that may be done with calls without a key.
+    /// The maximum use of calls without a key.
     pub strangers: Permitted,
     pub on_failure: OnLogFailure,
-    /// Whether `user` says on whose behalf a call comes. Only where callers are trusted to say the truth: it decides who
-    /// reads a record, and how much one person may teach the model.
+    /// Whether `user` sets the principal of a call. Only for trusted callers: it decides who can read a record, and how much one person
+    /// can influence the model.
     pub trust_user: bool,
 }
 
-/// A ceiling: everything, unless the operator says less.
+/// An upper bound on the use of calls; by default everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permitted(pub Consent);
 
@@ -47,7 +47,7 @@ impl Default for Permitted {
 impl std::str::FromStr for Permitted {
     type Err = String;
 
-    /// `nothing`, `retain` or `train`.
+    /// Parses `nothing`, `retain` or `train`.
     fn from_str(said: &str) -> Result<Self, String> {
         let (retain, train) = match said {
             "nothing" => (false, false),
@@ -59,20 +59,20 @@ impl std::str::FromStr for Permitted {
     }
 }
 
-/// What becomes of calls whose record cannot be committed.
+/// The policy for calls whose record cannot be committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnLogFailure {
     /// They are answered, with `"logged": false`.
     #[default]
     ServeUnlogged,
-    /// They are turned away with 503.
+    /// They are refused with 503.
     Refuse,
 }
 
 impl std::str::FromStr for OnLogFailure {
     type Err = String;
 
-    /// `serve-unlogged` or `refuse`.
+    /// Parses `serve-unlogged` or `refuse`.
     fn from_str(said: &str) -> Result<Self, String> {
         match said {
             "serve-unlogged" => Ok(Self::ServeUnlogged),
@@ -82,21 +82,21 @@ impl std::str::FromStr for OnLogFailure {
     }
 }
 
-/// What a call may be used for. What the server or the key forbids stays forbidden: the strictest of them decides.
+/// The permitted use of a call. The strictest of the server's, the key's and the call's settings applies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogBody {
-    /// Whether the call and its answers are kept. By default as the server is set up, or true beside `"train": true`.
+    /// Whether the call and its answers are kept. By default the server's setting, or true with `"train": true`.
     pub retain: Option<bool>,
-    /// Whether the model may be trained on what is kept. By default as the server is set up: no, unless the operator says yes.
+    /// Whether the model may be trained on the record. By default the server's setting, which is no unless the operator changes it.
     pub train: Option<bool>,
 }
 
 impl TrafficConfig {
-    /// What may be done with a call: the least of what the server, the key and the call itself allow.
+    /// Returns the permitted use of a call: the minimum of the server's, the key's and the call's.
     ///
     /// # Errors
-    /// A call that contradicts itself, or asks a server without a log to keep it.
+    /// Fails if the call contradicts itself, or requests logging from a server without a log.
     pub fn consent(
         &self,
         caller: Option<&Caller>,
@@ -130,10 +130,10 @@ impl TrafficConfig {
         })
     }
 
-    /// [`Self::consent`] of a call that says who calls. What a page of another origin sends is not kept: it teaches nothing.
+    /// Returns [`Self::consent`] for an identified call. Requests from pages of other origins are not kept and not trained on.
     ///
     /// # Errors
-    /// As there; such a page that asks for it.
+    /// As there; fails also if such a page requests logging.
     pub fn consent_of(
         &self,
         identity: &Identity,
@@ -155,10 +155,10 @@ impl TrafficConfig {
         }
     }
 
-    /// On whose behalf a call comes. `user` counts only where it is trusted.
+    /// Returns the principal of a call. `user` counts only if it is trusted.
     ///
     /// # Errors
-    /// A user that could be taken for another principal.
+    /// Fails if the user's name could be mistaken for another principal.
     pub fn principal(
         &self,
         caller: Option<&Caller>,
@@ -177,8 +177,8 @@ impl TrafficConfig {
         })
     }
 
-    /// The principal that earlier versions gave to a user of an operator's key. It is the one of a user of a caller's key of the same
-    /// name, so it counts only where no caller has a key of that name.
+    /// Returns the principal that earlier versions gave to a user of an operator's key. It equals that of a user of a caller's key with
+    /// the same name, so it is used only if no caller's key has that name.
     pub fn former_principal(
         &self,
         caller: Option<&Caller>,
@@ -189,7 +189,7 @@ impl TrafficConfig {
         Some(Principal::of_user(Some(&caller.name), user))
     }
 
-    /// The log, or a clear refusal.
+    /// Returns the log, or an error that explains its absence.
     pub fn log(&self) -> Result<&TrafficLog, ApiError> {
         self.log.as_ref().ok_or_else(|| {
             ApiError::new(StatusCode::NOT_FOUND, "no_log", "this server keeps no log")
@@ -197,10 +197,10 @@ impl TrafficConfig {
     }
 }
 
-/// Refuses a name that could be taken for another principal's.
+/// Checks that a name cannot be mistaken for another principal's.
 ///
 /// # Errors
-/// A name with a control character, or a long one.
+/// Fails if the name has a control character or is too long.
 pub fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
     match Principal::can_be_named(name) {
         true => Ok(()),
@@ -211,21 +211,21 @@ pub fn check_name(param: &str, name: &str) -> Result<(), ApiError> {
     }
 }
 
-/// Who calls, and what the call is called.
+/// The identity of a call: its caller and its name.
 #[derive(Debug, Clone, Default)]
 pub struct Identity {
     pub caller: Option<Caller>,
-    /// Whose share of the server the call takes.
+    /// The tenant whose share of the server the call uses.
     pub tenant: Tenant,
-    /// The same name of the same principal names the same record.
+    /// The idempotency key: the same name of the same principal stands for the same record.
     pub name: Option<CallName>,
-    /// The memory that the call holds.
+    /// The memory charged to the call.
     pub memory: Holding,
-    /// Whether a web page sends the call that is not to call this server.
+    /// Whether the call comes from a web page whose origin is not allowed.
     pub of_another_page: bool,
 }
 
-/// Marks a request that a web page of another origin sends to a server without keys.
+/// A request extension: a web page of another origin sent the request to a server without keys.
 #[derive(Debug, Clone, Copy)]
 pub struct OfAnotherPage;
 
@@ -244,19 +244,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Identity {
 }
 
 impl Identity {
-    /// Whether an operator calls.
+    /// Returns whether the caller is an operator.
     pub fn is_admin(&self) -> bool {
         self.caller.as_ref().is_some_and(|caller| caller.admin)
     }
 
-    /// Who calls, for the audit trail.
+    /// Returns the caller's name for the audit trail.
     pub fn actor(&self) -> String {
         let name = self.caller.as_ref().map(|caller| caller.name.to_string());
         name.unwrap_or_else(|| "anonymous".to_owned())
     }
 
-    /// A seed for samples of `prompt` (of several, which) where the caller names none: a call that is made again under its name
-    /// is answered the same.
+    /// Returns the seed for the samples of a call's prompt with index `prompt`, if the caller gives none: a repeated call with a name gets
+    /// the same answer.
     pub fn seed(&self, principal: &Principal, prompt: usize) -> u64 {
         let Some(name) = &self.name else {
             return exact(rand::random());
@@ -268,7 +268,7 @@ impl Identity {
     }
 }
 
-/// A seed that clients can read: numbers of JSON are exact up to 2^53 in many of them.
+/// Shortens a seed to 53 bits, because many JSON clients read larger numbers inexactly.
 fn exact(seed: u64) -> u64 {
     seed >> 11
 }

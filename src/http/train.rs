@@ -1,4 +1,4 @@
-//! `GET /train`, `POST /train/pause` and `/train/resume`: learning, for its operators.
+//! `GET /train`, `POST /train/pause` and `/train/resume`: status and control of learning for operators.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,7 +12,7 @@ use super::traffic::Identity;
 use super::{AppState, Learning};
 use crate::learn::{LearnControl, LearnStatus, Staleness, Waiting};
 
-/// What learning does at the moment.
+/// The status of learning.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrainBody {
     /// `standby` (another process trains), `waiting` (for prompts), `paused`, `sampling`, `judging`, `updating`, `gating` or `failed`.
@@ -21,61 +21,61 @@ pub struct TrainBody {
     paused: bool,
     /// The running stage, or the last one.
     stage: i64,
-    /// Its updates so far, and as planned.
+    /// Updates of the stage so far.
     update: u64,
-    /// The updates that the stage plans.
+    /// Planned updates of the stage.
     planned: u64,
-    /// Prompts of the log that the next stage could read.
+    /// Prompts of the log that the next stage could use.
     prompts_waiting: u64,
     /// Prompts that a stage needs.
     prompts_needed: u64,
-    /// Since the program started.
+    /// Updates since the program started.
     updates: u64,
-    /// Preference pairs that were made since the program started.
+    /// Preference pairs made since the program started.
     pairs: u64,
     /// Pairs that were not made, by reason.
     #[schema(value_type = Object)]
     dropped: Value,
-    /// Stages that passed their gates since learning was last resumed; it pauses at the configured number.
+    /// Stages that passed their gates since learning was last resumed; learning pauses at the configured number.
     unattended: u64,
     /// Loss, rewards, log-probabilities, gradient norm and lengths of the last update.
     #[schema(value_type = Option<Object>)]
     last_update: Value,
-    /// Mean KL divergence of an answer from generation 0, nats, estimated on the policy's own answers; with nucleus sampling that leaves out
-    /// what the tail differs by.
+    /// Mean KL divergence of an answer from generation 0, nats, estimated on the policy's own answers; with nucleus sampling the
+    /// difference in the tail is left out.
     kl: Option<f64>,
-    /// How old the policies were that wrote the last update's pairs.
+    /// Age of the policies that wrote the last update's pairs.
     staleness: Option<StalenessBody>,
-    /// Swaps of what serves.
+    /// Swaps of the served weights.
     swaps: SwapsBody,
     /// The traffic log.
     log: TrafficLogBody,
-    /// The last candidate's.
+    /// The gates of the last candidate.
     #[schema(value_type = Vec<Object>)]
     gates: Value,
-    /// What became of the last stage; null before there was one.
+    /// The outcome of the last stage; null before the first.
     last_outcome: Option<String>,
     /// Why no stage runs; null while one does.
     waiting_reason: Option<WaitingBody>,
-    /// How often the learner died since the program started; it is started again, and leaves a stage in which it dies three times.
+    /// How often the learner died since the program started; it is restarted, and abandons a stage in which it dies three times.
     deaths: u64,
-    /// Records that are left out because their token ids are of another tokenizer than the model's.
+    /// Records that are left out because their token ids belong to another tokenizer.
     records_of_other_tokenizers: u64,
-    /// Why learning failed; null where it did not.
+    /// Why learning failed; null if it did not.
     error: Option<String>,
-    /// Why the pointers are not served, if they are not.
+    /// Why the pointers are not followed, if they are not.
     serving_problem: Option<String>,
-    /// Seconds since 1970 at the last change.
+    /// Time of the last change in seconds since 1970.
     changed: u64,
 }
 
-/// What holds learning back.
+/// The reason why learning waits.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct WaitingBody {
     /// `too_few_prompts`, `principal_share`, `held_out`, `other_tokenizer`, `other_base`, `other_version`, `paused`, `unattended`,
     /// `another_trainer`, `died` or `failed`.
     code: &'static str,
-    /// One sentence with the numbers.
+    /// One sentence that includes the numbers.
     message: String,
 }
 
@@ -91,9 +91,9 @@ impl From<Waiting> for WaitingBody {
 /// Means over the answers of the last update's pairs.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StalenessBody {
-    /// Versions promoted since: 0 of fresh pairs, above it by replay and feedback.
+    /// Versions promoted since the answers were written: 0 for fresh pairs, more with replay and feedback.
     versions: f64,
-    /// Updates of the stage since, of the pairs it drew itself: 0 where they are on-policy.
+    /// Updates of the stage since its own pairs were sampled: 0 if they are on-policy.
     updates: f64,
 }
 
@@ -103,19 +103,19 @@ impl From<Staleness> for StalenessBody {
     }
 }
 
-/// Swaps of what serves, in this process.
+/// Swaps of the served weights in this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SwapsBody {
     /// The number of swaps since the program started.
     count: u64,
-    /// Of the last one, loading not included; `weights_swap_seconds` among the metrics has all.
+    /// Duration of the last swap, excluding loading; the metric `weights_swap_seconds` has all.
     last_seconds: Option<f64>,
 }
 
-/// The traffic log, as this process writes it.
+/// The traffic log as written by this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TrafficLogBody {
-    /// Seconds from queue to commit, of the slowest record of the last batch.
+    /// Seconds from queue to commit, for the slowest record of the last batch.
     commit_lag_seconds: f64,
     /// Records that wait for the writer.
     queue_depth: usize,
@@ -160,7 +160,7 @@ impl TrainBody {
     }
 }
 
-/// Learning and its switch, or a clear refusal.
+/// Returns learning and its controls, or an error that explains their absence.
 fn learning(state: &AppState) -> Result<(&Learning, &LearnControl), ApiError> {
     let none = || {
         let message = "this server does not learn";
@@ -175,9 +175,9 @@ fn body(learning: &Learning, control: &LearnControl) -> Json<TrainBody> {
     Json(TrainBody::new(control.status(), learning))
 }
 
-/// Says what learning does at the moment.
+/// Returns the status of learning.
 ///
-/// It says how far the stage is, why none runs, what the gates of the last one measured, and what its last update was like.
+/// The answer has the progress of the stage, the reason if none runs, the last gates' results and the numbers of the last update.
 #[utoipa::path(
     get,
     path = "/train",
@@ -191,7 +191,7 @@ pub async fn train(State(state): State<AppState>) -> Result<Json<TrainBody>, Api
 
 /// Pauses learning.
 ///
-/// Whichever process learns from this log stops after the update that runs, until learning is resumed. Serving goes on.
+/// The process that learns from this log stops after the current update, until learning is resumed. Serving continues.
 #[utoipa::path(
     post,
     path = "/train/pause",
@@ -212,9 +212,9 @@ pub async fn pause(
     Ok(body(learning, control))
 }
 
-/// Goes on with learning.
+/// Resumes learning.
 ///
-/// The stage that was paused goes on where it was. The count of unattended stages begins at 0 again.
+/// A paused stage continues where it stopped. The count of unattended stages restarts at 0.
 #[utoipa::path(
     post,
     path = "/train/resume",

@@ -1,4 +1,4 @@
-//! Values of a known shape out of JSON, and what is wrong where they do not fit, in whole sentences.
+//! Deserialization of JSON into known types, with errors as whole sentences.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::error::{ApiError, shortened};
 use crate::settings::{Kind, Unknown, hint, unknown_name};
 
-/// Names by which other programs call parameters, and what they are called here. A name may have several meanings: that counts which
-/// the route has.
+/// Parameter names of other programs, with their names here. A name may be listed several times: the entry whose parameter the route
+/// has is used.
 const ELSEWHERE: &[(&str, &str)] = &[
     // TRL, reward models, LLM judges.
     ("chosen", "candidates"),
@@ -74,8 +74,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("id", "record_id"),
 ];
 
-/// Reads `value`; what does not fit is named by its path. `beside` are the names of further parameters of the same object, which others
-/// read.
+/// Deserializes `value`; errors name the path of the wrong value. `beside` holds the names of further parameters of the same object
+/// that are read elsewhere.
 pub fn typed<T: for<'de> Deserialize<'de>>(
     value: Value,
     beside: Option<&BTreeSet<String>>,
@@ -96,10 +96,10 @@ pub fn typed<T: for<'de> Deserialize<'de>>(
     })
 }
 
-/// Says what serde says of the value at `path`.
+/// Converts serde's message about the value at `path` to an error.
 pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> ApiError {
     let at_root = matches!(path, "." | "?");
-    // Paths end at the object in which the field is, or is not.
+    // Paths end at the object that has the field or lacks it.
     let within = |name: &str| match path {
         _ if at_root => name.to_owned(),
         path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
@@ -138,7 +138,7 @@ pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> 
     }
 }
 
-/// An error about the value at `path`.
+/// Creates an error about the value at `path`.
 fn about(path: &str, said: String) -> ApiError {
     match path {
         "." | "?" => ApiError::new(
@@ -173,7 +173,7 @@ fn unknown_parameter(
     ApiError::new(StatusCode::BAD_REQUEST, "unknown_parameter", message).about(name)
 }
 
-/// Names a type in the words of JSON.
+/// Returns the JSON term for an expected type.
 fn wanted(expected: &str) -> String {
     let words = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
@@ -182,7 +182,7 @@ fn wanted(expected: &str) -> String {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "a map" => "an object",
-        // How serde calls the names of an enum.
+        // serde's terms for the names of an enum.
         "string or map" | "variant identifier" => "a text",
         _ if expected.starts_with("struct ") || expected.contains("tagged enum") => "an object",
         _ if expected.starts_with("tuple ") => "a list",
@@ -191,7 +191,7 @@ fn wanted(expected: &str) -> String {
     words.to_owned()
 }
 
-/// Names a value that was given.
+/// Returns the JSON term for a given value.
 fn given(found: &str) -> String {
     let kinds = [
         ("string ", "the text "),
@@ -285,7 +285,7 @@ mod tests {
                 "inner.dept",
                 "`inner.dept` is not a parameter of this route; did you mean `depth`?",
             ),
-            // Shared parameters are not those of an object within.
+            // Shared parameters do not belong to a nested object.
             (
                 json!({"candidates": c, "inner": {"temprature": 1}}),
                 "inner.temprature",

@@ -1,4 +1,4 @@
-//! Packed request bodies: `Content-Encoding: gzip`, unpacked within the bound of bodies.
+//! Compressed request bodies: `Content-Encoding: gzip`, decompressed within the size limit of bodies.
 
 use std::io::{ErrorKind, Read};
 
@@ -10,7 +10,7 @@ use super::error::ApiError;
 use super::memory::{Gathered, Holding};
 use crate::service::offload;
 
-/// Bytes of a body once it is unpacked.
+/// Maximum bytes of a body after decompression.
 #[derive(Debug, Clone, Copy)]
 pub struct MaxBody(pub usize);
 
@@ -20,7 +20,7 @@ impl Default for MaxBody {
     }
 }
 
-/// How a body is packed.
+/// The compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
     None,
@@ -28,10 +28,10 @@ pub enum Packing {
 }
 
 impl Packing {
-    /// The packing that the headers name.
+    /// Returns the compression that the headers name.
     ///
     /// # Errors
-    /// One that is not known here, 415.
+    /// 415 if it is not supported.
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let named = headers.get_all(header::CONTENT_ENCODING).iter();
         let named = named.filter_map(|value| value.to_str().ok());
@@ -54,10 +54,10 @@ impl Packing {
         Ok(packing)
     }
 
-    /// The body itself.
+    /// Returns the decompressed body.
     ///
     /// # Errors
-    /// What is not packed as it says; more than `most` bytes, or than the call may hold, found out before they are all there.
+    /// Fails if the data are not in the named format, or as soon as they exceed `most` bytes or the call's memory.
     pub async fn unpacked(
         self,
         bytes: Bytes,
@@ -72,7 +72,7 @@ impl Packing {
 }
 
 fn gunzipped(packed: &[u8], most: usize, holding: Holding) -> Result<Bytes, ApiError> {
-    /// Bytes that are unpacked at a time.
+    /// Bytes that are decompressed at a time.
     const PIECE: usize = 64 << 10;
     let mut unpacked = Gathered::begin(holding, 0)?;
     let mut decoder = MultiGzDecoder::new(packed);
@@ -120,7 +120,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// Without a bound of the memory.
+    /// Decompresses without a memory limit.
     fn gunzipped(packed: &[u8], most: usize) -> Result<Bytes, ApiError> {
         super::gunzipped(packed, most, Holding::default())
     }
@@ -129,7 +129,7 @@ mod tests {
     fn what_is_unpacked_is_paid_for() {
         let memory = CallMemory::new(2 << 20, TenantShare::default(), Pace::default());
         let tenant = Tenant::of_key(&[1; 32]);
-        // Of 1 MiB that the tenant may hold.
+        // A tenant may use 1 MiB.
         for (size, told) in [(600_000, 200), (1 << 20, 200), ((1 << 20) + 1, 413)] {
             let holding = memory.open(tenant);
             let unpacked = super::gunzipped(&packed(&vec![b'x'; size]), 8 << 20, holding.clone());
@@ -153,10 +153,10 @@ mod tests {
             let body = vec![b'x'; size];
             assert_eq!(gunzipped(&packed(&body), 1000).unwrap(), body);
         }
-        // Two files one after the other are one.
+        // Two concatenated files decompress to one.
         let two = [packed(b"ab"), packed(b"cd")].concat();
         assert_eq!(gunzipped(&two, 4).unwrap(), "abcd");
-        // A hundred megabytes in a hundred kilobytes.
+        // A hundred megabytes compressed to a hundred kilobytes.
         let bomb = packed(&vec![0; 100 << 20]);
         for (refused, status) in [
             (bomb, StatusCode::PAYLOAD_TOO_LARGE),

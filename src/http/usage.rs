@@ -5,14 +5,14 @@ use utoipa::ToSchema;
 
 use crate::service::Usage;
 
-/// Token counts of a call, judging included.
+/// Token counts of a call, including judging.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct UsageBody {
-    /// Tokens of the prompts, and of what the judge read.
+    /// Tokens of the prompts, and of the texts that the judge read.
     pub prompt_tokens: usize,
-    /// Tokens that were drawn, those of all candidates included.
+    /// Generated tokens, including those of all candidates.
     pub completion_tokens: usize,
-    /// Prompt tokens that did not have to be computed again.
+    /// Prompt tokens that were in the prefix cache.
     pub cached_tokens: usize,
 }
 
