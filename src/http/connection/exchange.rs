@@ -1,7 +1,7 @@
-//! How far the exchange of requests and answers on a connection is, known to its stream and to its service.
+//! The state of the exchange of requests and answers on a connection, shared by its stream and its service.
 //!
-//! A client may shut its sending side behind its request and still read the answer. It looks then as a client does that is gone, so what
-//! becomes of such a connection depends on the exchange; see [`AtEnd`].
+//! A client may shut down its sending side after its request and still read the answer. At that moment it cannot be distinguished from a
+//! client that has disconnected, so the treatment of such a connection depends on the state of the exchange; see [`AtEnd`].
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,23 +25,23 @@ pub struct Exchange {
 
 #[derive(Debug)]
 struct State {
-    /// Requests whose answers are not sent.
+    /// Number of requests whose answers are not sent completely.
     answering: usize,
-    /// Whether a request has begun to come, of which there is no whole head yet.
+    /// Whether a request has begun whose head is incomplete.
     head: bool,
-    /// Since when it is so.
+    /// Time of the last change of this state.
     since: Instant,
-    /// Whether something of the request's body has not been read by what answers it.
+    /// Whether the handler has not read the request's body completely.
     receiving: bool,
     /// Whether something was sent since the body was read.
     begun: bool,
-    /// Whether the client understands interim answers: those of HTTP/1.0 do not.
+    /// Whether the client understands interim answers, which HTTP/1.0 lacks.
     interim: bool,
-    /// Whether bytes have come that nothing answers yet.
+    /// Whether bytes have arrived that belong to no answered request.
     unanswered: bool,
-    /// Whether all of the last answer has been sent.
+    /// Whether the last answer has been sent completely.
     flushed: bool,
-    /// What reads, and is to look again when the answer is through.
+    /// The reader to wake when the answer has been sent.
     reader: Option<Waker>,
 }
 
@@ -53,27 +53,27 @@ impl State {
     }
 }
 
-/// What the end of what a client sends means.
+/// The meaning of the end of a client's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtEnd {
-    /// The connection is at its end too.
+    /// The connection ends.
     Closes,
-    /// The request may be incomplete, or wait for what reads it.
+    /// The request may be incomplete, or the handler has not read it yet.
     Receiving,
-    /// The client waits for an answer of which nothing was sent, or is gone.
+    /// The client waits for an answer of which nothing was sent, or has disconnected.
     Waiting,
-    /// The client reads an answer, or is gone: what is sent tells.
+    /// The client reads an answer, or has disconnected: writing shows which.
     Reading,
 }
 
-/// A request that is being answered, until dropped.
+/// A guard: the request is being answered until this is dropped.
 pub struct Answering(Arc<Exchange>);
 
-/// The body of a request that is being read, until dropped.
+/// A guard: the request's body is being read until this is dropped.
 pub struct Receiving(Arc<Exchange>);
 
 impl Exchange {
-    /// Of a connection that begins now, and on which a request is due.
+    /// Creates the state of a new connection, on which a request is expected.
     pub fn new(timeouts: ConnectionTimeouts) -> Self {
         let state = State {
             answering: 0,
@@ -92,12 +92,12 @@ impl Exchange {
         }
     }
 
-    /// The state is whole after every change.
+    /// Locks the state, which is consistent after every change.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that bytes have come.
+    /// Records that bytes have arrived.
     pub fn received(&self) {
         let mut state = self.lock();
         if state.answering > 0 {
@@ -110,8 +110,8 @@ impl Exchange {
         }
     }
 
-    /// Returns when the connection is to be closed if nothing more comes; never while a request is being answered. `reader` is woken when
-    /// that is over.
+    /// Returns the time at which the connection is closed unless more bytes arrive; none while a request is being answered. `reader` is
+    /// woken when that answer is complete.
     pub fn deadline(&self, reader: &Waker) -> Option<Instant> {
         let mut state = self.lock();
         if state.answering > 0 {
@@ -124,12 +124,12 @@ impl Exchange {
         (state.answering == 0).then(|| state.since + timeout)
     }
 
-    /// Notes that bytes have been sent.
+    /// Records that bytes have been sent.
     pub fn sent(&self) {
         self.lock().begun = true;
     }
 
-    /// Notes that all that was to be sent has been sent.
+    /// Records that all pending bytes have been sent.
     pub fn flushed(&self) {
         let mut state = self.lock();
         if state.answering == 0 && !std::mem::replace(&mut state.flushed, true) {
@@ -137,7 +137,7 @@ impl Exchange {
         }
     }
 
-    /// Returns what it means that the client sends nothing any more. `reader` is woken when it may mean something else.
+    /// Returns the meaning of the end of the client's data. `reader` is woken when it may have changed.
     pub fn at_end(&self, reader: &Waker) -> AtEnd {
         let mut state = self.lock();
         state.reader = Some(reader.clone());
@@ -168,7 +168,7 @@ impl Drop for Receiving {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.receiving = false;
-        // What was sent before was an interim answer, which asks for the body.
+        // Bytes sent earlier were an interim answer, which asks for the body.
         state.begun = false;
     }
 }
@@ -182,7 +182,7 @@ impl Drop for Answering {
     }
 }
 
-/// A service that notes from when to when a request is being answered.
+/// A service that records the beginning and the end of every answer.
 #[derive(Clone)]
 pub struct Watched<S> {
     inner: S,

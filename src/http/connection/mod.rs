@@ -1,9 +1,9 @@
-//! Connections: how many are open, how long each may take, and what it speaks.
+//! Connections: their number, their timeouts and their protocol.
 //!
-//! A connection is closed when its request's headers do not come within seconds, when it is idle for longer than a minute, and when
-//! its client does not read what is sent. One address can open a share of all connections. Only HTTP/1.1 is spoken: a
-//! connection of HTTP/2 would carry any number of requests at once. A client may shut its sending side behind its request and gets its
-//! answer; one that is gone frees what it held ([`timed`]).
+//! A connection is closed if a request's headers do not arrive within seconds, if it is idle for longer than a minute, and if
+//! its client does not read the answer. One address may open a share of all connections. Only HTTP/1.1 is supported, because a
+//! connection of HTTP/2 would carry any number of concurrent requests. A client may shut down its sending side after its request and
+//! still gets its answer; one that has disconnected releases its resources ([`timed`]).
 
 mod exchange;
 mod places;
@@ -28,27 +28,27 @@ use exchange::{Exchange, Watched};
 use places::Places;
 use timed::Timed;
 
-/// Bounds of a listener's connections.
+/// The limits of a listener's connections.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
-    /// Connections that are open at once; others are closed at once.
+    /// Maximum open connections; others are closed at once.
     pub max_connections: usize,
-    /// What one address may have of them.
+    /// The share of them that one address may have.
     pub share: TenantShare,
-    /// Addresses that have no share of their own: proxies, behind which many clients are.
+    /// Addresses without a share of their own: proxies, which connect for many clients.
     pub proxies: Arc<[IpAddr]>,
     pub timeouts: ConnectionTimeouts,
 }
 
-/// After how long a connection is closed.
+/// The timeouts after which a connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionTimeouts {
-    /// Until the headers of a request are there: from the first byte of it, of the first request (with the TLS handshake)
+    /// For the headers of a request: from its first byte or, for the first request (with the TLS handshake),
     /// from the beginning of the connection.
     pub headers: Duration,
     /// Between an answer and the first byte of the next request.
     pub idle: Duration,
-    /// While the client reads nothing of what is sent.
+    /// While the client does not read pending data.
     pub unread: Duration,
 }
 
@@ -73,10 +73,10 @@ impl Default for ConnectionTimeouts {
     }
 }
 
-/// Serves `router` on a listener beside everything else, over TLS where `tls` says how.
+/// Serves `router` on a listener in the background, over TLS if `tls` is given.
 ///
 /// # Errors
-/// A listener that cannot be used.
+/// Fails if the listener cannot be used.
 pub fn serve(
     listener: TcpListener,
     router: Router,
@@ -104,14 +104,14 @@ pub fn serve(
     })
 }
 
-/// How often a failure that may come at any rate is written to the log.
+/// Minimum interval between log lines about failures that may occur at any rate.
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
 fn configured<A>(server: Server<SocketAddr, A>) -> Server<SocketAddr, A> {
     let failures = Quiet::new(LOGGED_EVERY, 1);
     let on_error = move |peer: Option<&SocketAddr>, error: &io::Error| match peer {
         Some(peer) => tracing::debug!(%peer, %error, "a connection was not accepted"),
-        // Such as too many open files. The server tries again after a moment.
+        // For example, too many open files. The server retries after a moment.
         None => {
             if let Some(unsaid) = failures.say() {
                 tracing::warn!(%error, unsaid, "connections cannot be accepted");
@@ -121,7 +121,7 @@ fn configured<A>(server: Server<SocketAddr, A>) -> Server<SocketAddr, A> {
     server.http1_only().accept_error_handler(on_error)
 }
 
-/// Leaves the client nothing else to choose.
+/// Restricts TLS negotiation to HTTP/1.1.
 fn http1_only(tls: RustlsConfig) -> RustlsConfig {
     let mut config = (*tls.get_inner()).clone();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -129,7 +129,7 @@ fn http1_only(tls: RustlsConfig) -> RustlsConfig {
     tls
 }
 
-/// Gives each connection its place and its clocks.
+/// Assigns each connection its place and its timers.
 #[derive(Clone)]
 struct Acceptor {
     places: Places,
@@ -151,7 +151,7 @@ impl Acceptor {
             }
             return Err(io::Error::other("too many connections"));
         };
-        // An event of a stream is not held back for the acknowledgement of the one before it.
+        // Nagle's algorithm would delay an event until the previous one is acknowledged.
         stream.set_nodelay(true)?;
         let exchange = Arc::new(Exchange::new(self.timeouts));
         let watched = Watched::new(service, Arc::clone(&exchange));

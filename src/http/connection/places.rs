@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::{Tenant, TenantShare};
 
-/// A bounded number of places, of which one tenant has a share. Clones share them.
+/// A bounded number of places, of which one tenant may have a share. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Places(Arc<Shared>);
 
@@ -22,7 +22,7 @@ struct Taken {
     by_tenant: HashMap<Tenant, usize>,
 }
 
-/// A place, given back when dropped.
+/// A place, released when dropped.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Shared>,
@@ -38,7 +38,7 @@ impl Places {
         }))
     }
 
-    /// A place for a tenant, or for one whose places are not counted, unless all or the tenant's are taken.
+    /// Takes a place for a tenant, or for a proxy, which has no share; none if all places or the tenant's are taken.
     pub fn take(&self, tenant: Option<Tenant>) -> Option<Place> {
         let mut taken = self.0.lock();
         let of_tenant = |tenant| taken.by_tenant.get(&tenant).copied().unwrap_or(0);
@@ -58,7 +58,7 @@ impl Places {
 }
 
 impl Shared {
-    /// Counts are whole after every change.
+    /// Locks the counts, which are consistent after every change.
     fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -91,7 +91,7 @@ mod tests {
         assert!(alices.iter().all(Option::is_some));
         assert!(places.take(Some(alice)).is_none());
         let bobs = places.take(Some(bob));
-        // A proxy has no share of its own, but the whole is the whole.
+        // A proxy has no share of its own, but the total limit applies to it.
         let proxys = places.take(None);
         assert!(bobs.is_some() && proxys.is_some() && places.take(None).is_none());
         drop(alices);

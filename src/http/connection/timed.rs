@@ -1,8 +1,8 @@
-//! A stream that fails when its peer takes too long, or is gone.
+//! A stream that fails when its peer takes too long or has disconnected.
 //!
-//! The end of what a client sends comes from one that has shut its sending side and waits for its answer, and from one that is gone. To
-//! tell them apart, an interim answer (`100 Continue`, which clients skip) is sent while the answer is computed: the system of a client
-//! that is gone refuses it, and the next one fails.
+//! The end of a client's data means either that it has shut down its sending side and waits for its answer, or that it has disconnected.
+//! To distinguish the two, an interim answer (`100 Continue`, which clients skip) is sent while the answer is computed: the operating
+//! system of a disconnected client rejects it, and the next write fails.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,22 +16,22 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::exchange::{AtEnd, Exchange};
 use super::places::Place;
 
-/// Bytes that a client has to read within the time of an unread answer; all of them, where fewer are left.
+/// Bytes that a client must read within the timeout for unread answers, or all of them if fewer are pending.
 const READ_AT_LEAST: usize = 8 << 10;
 
-/// What a client is sent that may be gone.
+/// The interim answer that tests the connection.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// The pauses before the first two interim answers: the second fails where the client was gone at the first.
+/// The pauses before the first two interim answers: if the client had disconnected before the first, the second fails.
 const FIRST_INTERIM: Duration = Duration::from_millis(250);
 
 /// The pause before each later interim answer.
 const NEXT_INTERIM: Duration = Duration::from_secs(10);
 
-/// The time in which what has come of a body is read. Nothing more comes: a body that is still waited for then is incomplete.
+/// The time for reading the received part of a body. No more data arrive: a body that is awaited longer is incomplete.
 const INCOMPLETE_AFTER: Duration = Duration::from_secs(5);
 
-/// A client that sends nothing any more.
+/// The state after the end of a client's data.
 struct Ended {
     since: Instant,
     interims: u32,
@@ -49,17 +49,17 @@ impl Ended {
     }
 }
 
-/// See the module's documentation.
+/// A stream with timeouts; see the module's documentation.
 pub struct Timed<S> {
     stream: S,
-    /// Whether HTTP is spoken on the stream itself, and not inside TLS.
+    /// Whether the stream carries plain HTTP, without TLS.
     plain: bool,
     ended: Option<Ended>,
     exchange: Arc<Exchange>,
     unread: Duration,
     reading: Pin<Box<Sleep>>,
     writing: Pin<Box<Sleep>>,
-    /// Bytes that were taken since writing had to wait, if it had to.
+    /// Bytes written since a write had to wait; none if no write waits.
     taken: Option<usize>,
     _place: Place,
 }
@@ -86,7 +86,7 @@ impl<S> Timed<S> {
         }
     }
 
-    /// What becomes of a read that has to wait.
+    /// Handles a read that has to wait.
     fn waits_to_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let deadline = self.exchange.deadline(cx.waker());
         let Some(deadline) = deadline.map(Instant::from_std) else {
@@ -101,14 +101,14 @@ impl<S> Timed<S> {
         }
     }
 
-    /// Notes that bytes were sent.
+    /// Records that bytes were sent.
     fn note_sent(&self, written: &Poll<io::Result<usize>>) {
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.exchange.sent();
         }
     }
 
-    /// What becomes of a write: how long the client has not read is known from here.
+    /// Handles the result of a write, and measures how long the client has not read.
     fn wrote<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -137,7 +137,7 @@ impl<S> Timed<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Timed<S> {
-    /// What becomes of a read behind the end: it has to wait as long as the client may wait for its answer.
+    /// Handles a read after the end of the client's data: it waits as long as the client may wait for its answer.
     fn reads_behind_the_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ended = self.ended.get_or_insert_with(Ended::now);
         loop {
@@ -152,7 +152,7 @@ impl<S: AsyncWrite + Unpin> Timed<S> {
                 match Pin::new(&mut self.stream).poll_write(cx, INTERIM) {
                     Poll::Ready(Ok(sent)) if sent == INTERIM.len() => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    // Nothing else was sent, so there is room for it where a client is.
+                    // Nothing else is pending, so the socket of a connected client has room for it.
                     _ => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 }
                 ended.interims += 1;
@@ -220,7 +220,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         if matches!(flushed, Poll::Ready(Ok(()))) {
             self.exchange.flushed();
         }
-        // Nothing is left that the client could have read.
+        // Nothing is pending that the client could have read.
         self.wrote(cx, flushed, |()| READ_AT_LEAST)
     }
 
@@ -246,7 +246,7 @@ mod tests {
         Timed::new(stream, exchange, timeouts.unread, true, place)
     }
 
-    /// Time passes by itself where everything waits.
+    /// Tests with simulated time, which advances when all tasks wait.
     #[tokio::test(start_paused = true)]
     async fn what_is_not_read_fails_and_what_is_read_slowly_does_not() {
         let (near, mut far) = duplex(1024);

@@ -32,39 +32,39 @@ use crate::preference::Message;
 use crate::service::TokenText;
 use crate::text::{ToolChat, Variables};
 
-/// The body. Anything else in it is refused.
+/// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChatBody {
-    /// The name of the served model; without it the served model answers.
+    /// The name of the served model; optional.
     model: Option<String>,
     /// The conversation, the oldest message first.
     messages: Vec<ChatMessageBody>,
-    /// What the model may call: 128 functions at most, of 128 KiB together.
+    /// The functions that the model may call: at most 128, of 128 KiB together.
     #[schema(max_items = 128)]
     tools: Option<Vec<ToolBody>>,
-    /// Whether it calls them: `auto` unless said otherwise. `required` and a named function are bound by a grammar, on every model.
+    /// Whether the model calls tools; by default `auto`. `required` and a named function are enforced by a grammar, with every model.
     tool_choice: Option<ToolChoiceBody>,
-    /// Whether an answer may hold several calls: true unless said otherwise.
+    /// Whether an answer may contain several tool calls; by default true.
     parallel_tool_calls: Option<bool>,
-    /// Tokens of an answer at most; by default all that the context has room for.
+    /// Maximum tokens per answer; by default as many as fit into the context.
     #[schema(minimum = 1)]
     max_completion_tokens: Option<usize>,
     /// The old name of `max_completion_tokens`.
     #[schema(minimum = 1)]
     max_tokens: Option<usize>,
-    /// With every token its log-probability.
+    /// Return each token's log-probability.
     logprobs: Option<bool>,
-    /// And those of this many most probable ones.
+    /// Return also those of this many most probable tokens.
     #[schema(maximum = 20)]
     top_logprobs: Option<usize>,
-    /// With the answer the log-probabilities of the prompt's tokens and of this many most probable ones, as vLLM's. The prompt is what
-    /// the chat template makes of the messages.
+    /// Return the log-probabilities of the prompt's tokens and of this many most probable ones, as in vLLM. The prompt is the
+    /// messages as rendered by the chat template.
     #[schema(maximum = 20)]
     prompt_logprobs: Option<usize>,
-    /// Whether the answer begins a message of the assistant: true unless said otherwise. With `false` it goes on behind the last turn.
+    /// Whether the answer begins a message of the assistant; by default true. With `false` it continues after the last turn.
     add_generation_prompt: Option<bool>,
-    /// Whether the answer goes on in the last message, which is not closed then. Such calls are in no record.
+    /// Whether the answer continues the last message, which is then not closed. Such calls are not recorded.
     continue_final_message: Option<bool>,
     /// Variables of the chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
@@ -80,12 +80,12 @@ impl ChatBody {
                 "max_tokens",
                 "is the old name of `max_completion_tokens`, and says something else",
             )),
-            // The engine knows how much room there is.
+            // The engine bounds this by the room in the context.
             (new, old) => Ok(new.or(old).unwrap_or(usize::MAX)),
         }
     }
 
-    /// How many most probable tokens are told with every token, if any are.
+    /// Returns how many most probable tokens are returned with every token; none if log-probabilities were not requested.
     fn top_logprobs(&self) -> Result<Option<usize>, ApiError> {
         let top = self.top_logprobs.unwrap_or(0);
         if top > MAX_LOGPROBS {
@@ -106,78 +106,78 @@ impl ChatBody {
 /// The answer, or an event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatAnswer {
-    /// The name of the call.
+    /// The id of the call.
     id: String,
     /// `chat.completion`, in a stream `chat.completion.chunk`.
     object: &'static str,
-    /// When the call came, in seconds since 1970.
+    /// Time of the call in seconds since 1970.
     created: u64,
     /// The name of the model.
     model: String,
-    /// The answers: `n` of them, in a stream what one token brought of one.
+    /// The answers: `n` of them, or in a stream one token's increment of one.
     choices: Vec<ChatChoice>,
-    /// Which weights answered: `base`, or the digest of a generation.
+    /// The weights that answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     system_fingerprint: Option<WeightsName>,
-    /// The tokens of the call, judging included; in a stream in the last event, with `include_usage`.
+    /// The tokens of the call, including judging; in a stream in the last event, with `include_usage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
-    /// With `prompt_logprobs`, in a stream with the first event: one entry a token of the prompt, by token id; null for the first.
+    /// With `prompt_logprobs`, in a stream in the first event: one entry per token of the prompt, by token id; null for the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
     prompt_logprobs: Option<ToldPrompt>,
-    /// With `best_of`: how the best were found. Candidates are numbered as they were drawn.
+    /// The tournament, with `best_of`. Candidates are numbered in the order of sampling.
     #[serde(skip_serializing_if = "Option::is_none")]
     tournament: Option<TournamentBody>,
-    /// What was asked for and is done in part.
+    /// Requests that are fulfilled only in part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     #[serde(flatten)]
     kept: KeptBody,
 }
 
-/// One answer, or what a token brought of it.
+/// One answer, or its increment by a token.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatChoice {
     /// The answer's number, from 0.
     index: usize,
     #[serde(flatten)]
     said: Said,
-    /// With `logprobs` the log-probabilities of the answer's tokens; otherwise null.
+    /// The log-probabilities of the answer's tokens, with `logprobs`; otherwise null.
     logprobs: Option<ChatLogprobs>,
     /// `stop` or `length`; in a stream null before the end.
     finish_reason: Option<&'static str>,
-    /// The stop string or token that ended the answer; null where the model ended it itself.
+    /// The stop string or token that ended the answer; null if the model itself ended it.
     stop_reason: Option<StopReason>,
-    /// What the first choice brings of the prompt; it is said beside the choices.
+    /// The prompt's log-probabilities, with the first choice; they are serialized beside the choices.
     #[serde(skip)]
     prompt: Option<ToldPrompt>,
 }
 
-/// A whole message, or what an event adds to it.
+/// A whole message, or its increment by an event.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Said {
     /// The whole message.
     Message(ChatMessage),
-    /// In a stream: what the event adds to the message.
+    /// In a stream: the increment of the message.
     Delta(ChatDelta),
 }
 
-/// The message that answers.
+/// The message of the answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatMessage {
     /// Always `assistant`.
     role: &'static str,
-    /// The text of the message; null where the message is nothing but calls.
+    /// The text of the message; null if the message has only tool calls.
     #[schema(required)]
     content: Option<String>,
-    /// The calls of the message.
+    /// The tool calls of the message.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallBody>,
 }
 
-/// What an event adds to a message.
+/// The increment of a message by an event.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatDelta {
     /// `assistant`, with the first event of a choice.
@@ -186,7 +186,7 @@ pub struct ChatDelta {
     /// The text that the event adds.
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
-    /// The calls that the event begins, or goes on with.
+    /// The tool calls that the event begins or continues.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<CallBody>,
 }
@@ -198,7 +198,7 @@ pub struct ChatLogprobs {
     content: Vec<ChatLogprob>,
 }
 
-/// The log-probability of a token, and of the most probable ones in its place.
+/// The log-probability of a token, and of the most probable alternatives.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ChatLogprob {
     #[serde(flatten)]
@@ -220,9 +220,9 @@ pub struct ChatToken {
 
 struct Words {
     call: Call,
-    /// Where the call offers tools.
+    /// Parses tool calls, if the call offers tools.
     reading: Option<Reading>,
-    /// The prompt's tokens and the number of most probable ones that are told with each, where they are asked for.
+    /// The prompt's tokens and the number of most probable ones returned with each, if they were requested.
     prompt: Option<(Vec<u32>, usize)>,
 }
 
@@ -235,7 +235,7 @@ impl Words {
         }
     }
 
-    /// What is told of the prompt with the first piece of the first choice.
+    /// Returns the prompt's log-probabilities with the first piece of the first choice.
     fn prompt(&self, piece: &Piece<'_>) -> Option<ToldPrompt> {
         let first = piece.index == 0 && piece.part != Part::Later;
         let (tokens, top) = self.prompt.as_ref().filter(|_| first)?;
@@ -254,7 +254,7 @@ impl Words {
         })
     }
 
-    /// A choice, or an event of one. `called` says whether the answer has calls so far.
+    /// Returns a choice, or an event of one. `called` is true if the answer has tool calls so far.
     fn worded(&self, piece: &Piece<'_>, told: Told, called: bool) -> ChatChoice {
         let (reason, stop_reason) = self.call.ends.reasons(piece.finish);
         let finish_reason = match &self.reading {
@@ -318,7 +318,7 @@ impl Wording for Words {
             told.push_back(Told::default());
         }
         let mut events = Vec::with_capacity(told.len());
-        // Tokens come with the first event of a piece, its end with the last.
+        // The first event of a piece has its tokens, the last one its finish reason.
         while let Some(next) = told.pop_front() {
             let (tokens, finish) = (piece.tokens, piece.finish);
             if !events.is_empty() {
@@ -353,7 +353,7 @@ impl Wording for Words {
     }
 }
 
-/// What is asked: as before, or with tools.
+/// The prompt, with or without tools.
 enum Chat {
     Plain(Vec<Message>),
     Tools(ToolChat),
@@ -361,8 +361,8 @@ enum Chat {
 
 /// Answers with the next message of a conversation, and with `best_of` chooses the best of several.
 ///
-/// The shapes are OpenAI's, and clients of OpenAI's and vLLM's servers run unchanged: fields that ask for nothing are accepted, and what
-/// is not served is refused by name.
+/// The format is OpenAI's, and clients of OpenAI's and vLLM's servers work unchanged: fields without effect are accepted, and unsupported
+/// ones are refused by name.
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
@@ -449,7 +449,7 @@ pub async fn chat(
                 judging: judging.map(|judging| judging.of(Vec::new())),
                 tokens,
                 continues: false,
-                // A conversation with tools is in no record.
+                // A conversation with tools is not recorded.
                 asked: Asked::Messages(Vec::new()),
             })
         }

@@ -1,4 +1,4 @@
-//! `POST /v1/completions`: raw continuation of one prompt or several.
+//! `POST /v1/completions`: raw continuation of one or several prompts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,13 +31,13 @@ use crate::model::WeightsName;
 use crate::service::{RawPrompt, ReadPrompt};
 use crate::text::{TokenPlace, TokenPlaces, TokenTexts};
 
-/// Tokens of an answer where the caller names no limit (OpenAI's default).
+/// Default maximum of tokens per answer (OpenAI's default).
 const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// Prompts of one call.
+/// Maximum number of prompts per call.
 const MAX_PROMPTS: usize = 1024;
 
-/// One prompt or several, 1024 at most, as text or tokens.
+/// One or several prompts, at most 1024, as text or tokens.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum PromptBody {
@@ -113,25 +113,25 @@ impl<'de> Deserialize<'de> for PromptBody {
     }
 }
 
-/// The body. Anything else in it is refused.
+/// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CompletionBody {
-    /// The name of the served model; without it the served model answers.
+    /// The name of the served model; optional.
     model: Option<String>,
-    /// What is continued: one prompt or several.
+    /// One or several prompts to continue.
     prompt: PromptBody,
-    /// Tokens of an answer at most: 16 unless said otherwise. 0 asks for no answer, but for what is told of the prompt.
+    /// Maximum tokens per answer; by default 16. With 0 there is no answer, only the requested data about the prompt.
     max_tokens: Option<usize>,
-    /// With every token its log-probability and those of this many most probable ones.
+    /// Return each token's log-probability and those of this many most probable tokens.
     #[schema(maximum = 20)]
     logprobs: Option<usize>,
-    /// Whether choices begin with the prompt, and `logprobs` with its tokens. The first has no log-probability.
+    /// Whether choices begin with the prompt, and `logprobs` with its tokens. The first token has no log-probability.
     echo: Option<bool>,
-    /// With every choice the log-probabilities of the prompt's tokens and of this many most probable ones, as vLLM's.
+    /// Return the log-probabilities of the prompt's tokens and of this many most probable ones with every choice, as in vLLM.
     #[schema(maximum = 20)]
     prompt_logprobs: Option<usize>,
-    /// Whether a text gets what the tokenizer's post-processor adds, such as BOS: true unless said otherwise.
+    /// Whether the tokenizer's post-processor adds its tokens, such as BOS, to a text; by default true.
     add_special_tokens: Option<bool>,
 }
 
@@ -140,81 +140,81 @@ type CompletionRequest = Generating<CompletionBody>;
 /// The answer, or an event of a streamed one.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionAnswer {
-    /// The name of the call.
+    /// The id of the call.
     id: String,
     /// Always `text_completion`.
     object: &'static str,
-    /// When the call came, in seconds since 1970.
+    /// Time of the call in seconds since 1970.
     created: u64,
     /// The name of the model.
     model: String,
-    /// The continuations: `n` of each prompt, in a stream what one token brought of one.
+    /// The continuations: `n` of each prompt, or in a stream one token's increment of one.
     choices: Vec<CompletionChoice>,
-    /// Which weights answered: `base`, or the digest of a generation.
+    /// The weights that answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     system_fingerprint: Option<WeightsName>,
-    /// The tokens of the call, judging included; in a stream in the last event, with `include_usage`.
+    /// The tokens of the call, including judging; in a stream in the last event, with `include_usage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<OpenAiUsage>,
-    /// With `best_of`: how the best were found, for each prompt. Candidates are numbered as they were drawn.
+    /// The tournament of each prompt, with `best_of`. Candidates are numbered in the order of sampling.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tournaments: Vec<TournamentBody>,
-    /// What was asked for and is done in part.
+    /// Requests that are fulfilled only in part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
     #[serde(flatten)]
     kept: KeptBody,
 }
 
-/// One continuation, or what a token brought of it.
+/// One continuation, or its increment by a token.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CompletionChoice {
     /// The continuation's number, from 0: the `n` of the first prompt come first.
     index: usize,
-    /// The text, with `echo` behind its prompt.
+    /// The text, with `echo` after its prompt.
     text: String,
-    /// With `logprobs` the log-probabilities of the tokens; otherwise null.
+    /// The log-probabilities of the tokens, with `logprobs`; otherwise null.
     logprobs: Option<CompletionLogprobs>,
     /// `stop` or `length`; in a stream null before the end.
     finish_reason: Option<&'static str>,
-    /// The stop string or token that ended the text; null where the model ended it itself.
+    /// The stop string or token that ended the text; null if the model itself ended it.
     stop_reason: Option<StopReason>,
-    /// With the first event of a stream: one a token of the prompt, by token id; null for the first.
+    /// In a stream in the first event: one entry per token of the prompt, by token id; null for the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
     prompt_logprobs: Option<ToldPrompt>,
 }
 
-/// OpenAI's legacy shape: parallel lists. Tokens are named by their texts; a part of a character as `bytes:\xe2\x82`, and a token whose
-/// text a more probable one has already as `token_id:7`.
+/// Log-probabilities in OpenAI's legacy format: parallel lists. Tokens are named by their texts; a part of a character by
+/// `bytes:\xe2\x82`, and a token with the same text as a more probable one by `token_id:7`.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     /// The names of the tokens.
     tokens: Vec<String>,
     /// The natural logarithms of the tokens' probabilities; null for the first token of a prompt.
     token_logprobs: Vec<Option<f32>>,
-    /// With each token the most probable ones and itself; null where none were asked for.
+    /// The most probable tokens at each position, and the token itself; null if none were requested.
     top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
     /// Characters of the choice's text before each token.
     text_offset: Vec<usize>,
 }
 
-/// A prompt that choices begin with or tell of.
+/// A prompt that is echoed, or whose log-probabilities are returned.
 struct ShownPrompt {
     text: String,
     tokens: Vec<u32>,
 }
 
-/// How a call's answers are worded.
+/// Formats the answers of a call.
 struct Words {
     call: Call,
-    /// Choices of each prompt.
+    /// Number of choices per prompt.
     n: usize,
     prompts: Vec<ShownPrompt>,
     echo: bool,
-    /// Most probable tokens that are told with each token, if any are.
+    /// Number of most probable tokens returned with each token, if any.
     logprobs: Option<usize>,
-    /// The same of `prompt_logprobs`.
+    /// The same for `prompt_logprobs`.
     prompt_logprobs: Option<usize>,
 }
 
@@ -226,7 +226,7 @@ impl CompletionLogprobs {
         }
     }
 
-    /// Adds a token. Of `logprobs` the first `top` are told.
+    /// Adds a token, with the first `top` of `logprobs`.
     fn push(
         &mut self,
         id: u32,
@@ -264,7 +264,7 @@ impl Words {
         self.prompts.get(index / self.n)
     }
 
-    /// The lists of a piece, those of the prompt first where the piece begins with it.
+    /// Returns the lists of a piece, beginning with those of the prompt if the piece does.
     fn logprobs(&self, piece: &Piece<'_>) -> Option<CompletionLogprobs> {
         let top = self.logprobs?;
         let mut list = CompletionLogprobs::new(Some(top));
@@ -293,7 +293,7 @@ impl Words {
         Some(list)
     }
 
-    /// What is told of the prompt in a field of its own.
+    /// Returns the separate field with the prompt's log-probabilities.
     fn prompt_logprobs(&self, piece: &Piece<'_>) -> Option<ToldPrompt> {
         let top = self.prompt_logprobs.filter(|_| piece.part != Part::Later)?;
         let prompt = self.prompt(piece.index)?;
@@ -343,7 +343,7 @@ impl Wording for Words {
 }
 
 impl PromptBody {
-    /// How many there are.
+    /// Returns the number of prompts.
     fn check(&self) -> Result<usize, ApiError> {
         let count = match self {
             Self::Text(_) | Self::Tokens(_) => 1,
@@ -372,13 +372,13 @@ impl From<PromptBody> for Vec<RawPrompt> {
     }
 }
 
-/// Prompts of a call that are read at once: others' prompts come between those of a call that has many.
+/// Number of a call's prompts that are encoded concurrently, so that other calls' prompts come in between.
 const READ_AT_ONCE: usize = 2;
 
-/// Continues one prompt or several as they are.
+/// Continues one or several prompts without a chat template.
 ///
-/// `echo`, `prompt_logprobs` and `max_tokens: 0` tell of prompts what lm-eval needs. With `best_of` the candidates are judged as answers
-/// to the prompt's text.
+/// `echo`, `prompt_logprobs` and `max_tokens: 0` return the data about prompts that lm-eval needs. With `best_of` the candidates are
+/// judged as answers to the prompt's text.
 #[utoipa::path(
     post,
     path = "/v1/completions",
@@ -415,7 +415,7 @@ pub async fn completions(
     state.check_model(own.model.as_deref())?;
     let count = own.prompt.check()?;
     let echo = own.echo.unwrap_or(false);
-    // What has to be known of the prompt, by any of the two parameters.
+    // The log-probabilities of the prompt that either parameter needs.
     let echoed = own.logprobs.filter(|_| echo);
     let prompt_logprobs = own.prompt_logprobs.max(echoed);
     let prompt_param = match own.prompt_logprobs {

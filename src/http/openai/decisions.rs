@@ -1,7 +1,7 @@
-//! `POST /v1/decisions`: questions about an input, answered by probabilities instead of text.
+//! `POST /v1/decisions`: questions about an input, answered with probabilities instead of text.
 //!
-//! The shapes are those of OpenAI's Decisions API. Where it leaves a number open: `confidence` is the probability of the chosen
-//! option or level, `score` the expected position among the levels, the lowest being 0. Beside them every answer has its
+//! The format is that of OpenAI's Decisions API. Numbers that it leaves open are defined as follows: `confidence` is the probability of
+//! the chosen option or level, and `score` the expected position among the levels, the lowest being 0. In addition every answer has its
 //! `label_mass`.
 
 use std::collections::{BTreeSet, HashSet};
@@ -26,35 +26,35 @@ use crate::http::traffic::Identity;
 use crate::preference::{Message, Role};
 use crate::service::{Decision, Question, Turn};
 
-/// Questions of one call.
+/// Maximum number of questions per call.
 const MAX_QUESTIONS: usize = 400;
 
-/// Bytes of a question's name, which the answer repeats.
+/// Maximum bytes of a question's name, which the answer repeats.
 const MAX_NAME: usize = 1024;
 
-/// The body. Anything else in it is refused.
+/// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DecisionsBody {
-    /// The name of the served model; without it the served model answers.
+    /// The name of the served model; optional.
     model: Option<String>,
-    /// What the questions are about: a text or a conversation.
+    /// The subject of the questions: a text or a conversation.
     input: InputBody,
-    /// 1 to 400.
+    /// The questions, from 1 to 400.
     #[schema(min_items = 1, max_items = 400)]
     questions: Vec<QuestionBody>,
-    /// Lower is served first; a level is worth a bounded head start.
+    /// Lower is served first; each level is worth a bounded head start.
     #[schema(minimum = -100, maximum = 100)]
     priority: Option<i32>,
-    /// Seconds the call may take.
+    /// Maximum duration of the call in seconds.
     #[schema(exclusive_minimum = 0)]
     timeout: Option<f64>,
-    /// Only calls of the same key (without keys: address) that give the same salt share the prefix cache; at least one character.
+    /// Only calls of the same key (without keys: address) with the same salt share the prefix cache; at least one character.
     #[schema(min_length = 1)]
     cache_salt: Option<String>,
 }
 
-/// What calls of this route have beside their own fields: nothing but fields that ask for nothing.
+/// The shared parameters of this route: none, only fields without effect.
 #[derive(Debug, Deserialize, ToSchema)]
 pub struct Nothing {}
 
@@ -93,9 +93,9 @@ impl<'de> Deserialize<'de> for InputBody {
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputMessage {
-    /// Who speaks.
+    /// The author of the message.
     role: RoleBody,
-    /// The text, whole or in parts.
+    /// The text, as a string or in parts.
     content: ContentBody,
     /// `message`, the default.
     #[serde(rename = "type")]
@@ -118,34 +118,34 @@ pub enum MessageKind {
     try_from = "QuestionFields"
 )]
 pub enum QuestionBody {
-    /// How likely is it that this is true?
+    /// The probability that a statement is true.
     Predicate {
-        /// What is asked.
+        /// The statement or question.
         instructions: String,
-        /// What the answer is called; null by default.
+        /// The name of the answer; null by default.
         name: Option<String>,
     },
-    /// Which of these is it?
+    /// The most probable of several options.
     Choice {
-        /// What is asked.
+        /// The question.
         instructions: String,
-        /// What the answer is called; null by default.
+        /// The name of the answer; null by default.
         name: Option<String>,
-        /// Two or more, each of them once.
+        /// Two or more distinct options.
         choices: Vec<ChoiceOption>,
     },
-    /// How much of it is there, on a scale of ordered levels?
+    /// The position on a scale of ordered levels.
     Score {
-        /// What is asked.
+        /// The question.
         instructions: String,
-        /// What the answer is called; null by default.
+        /// The name of the answer; null by default.
         name: Option<String>,
         /// Two or more, the lowest first.
         levels: Vec<ScoreLevel>,
     },
 }
 
-/// A question as it is written. serde's tagged enums say of a wrong field only that the whole is wrong; this names it.
+/// A question's raw fields. For a wrong field, serde's tagged enums reject the whole question; this type names the field.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct QuestionFields {
@@ -168,8 +168,10 @@ enum QuestionKind {
 impl TryFrom<QuestionFields> for QuestionBody {
     type Error = serde::de::value::Error;
 
+    /// Converts the raw fields.
+    ///
     /// # Errors
-    /// A field that the type needs, or does not have.
+    /// Fails if a field is missing, or does not belong to the type.
     fn try_from(fields: QuestionFields) -> Result<Self, Self::Error> {
         const COMMON: [&str; 3] = ["type", "instructions", "name"];
         let QuestionFields {
@@ -209,9 +211,9 @@ impl TryFrom<QuestionFields> for QuestionBody {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChoiceOption {
-    /// What the answer says where this option is chosen.
+    /// The value in the answer if this option is chosen.
     value: ChoiceValue,
-    /// What the model is told of the option beside its value.
+    /// A description of the option for the model, besides its value.
     description: Option<String>,
 }
 
@@ -229,18 +231,18 @@ pub enum ChoiceValue {
 pub struct ScoreLevel {
     /// The name of the level.
     label: String,
-    /// What the model is told of the level beside its name.
+    /// A description of the level for the model, besides its name.
     description: Option<String>,
 }
 
 /// The answers to all questions.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DecisionsAnswer {
-    /// The name of the call.
+    /// The id of the call.
     id: String,
     /// The name of the model.
     model: String,
-    /// In the order of the questions.
+    /// The answers, in the order of the questions.
     answers: Vec<AnswerBody>,
     /// The tokens of the call.
     usage: ItemUsage,
@@ -255,7 +257,7 @@ pub enum AnswerBody {
         name: Option<String>,
         /// The probability that the statement is true.
         probability: f32,
-        /// The probability that the model gave to the options' letters, of all tokens. Near 0 the answer says nothing.
+        /// Probability of the options' letters among all tokens. Near 0 the answer is meaningless.
         label_mass: f32,
     },
     Choice {
@@ -267,19 +269,19 @@ pub enum AnswerBody {
         confidence: f32,
         /// The probabilities of all options or levels, in the question's order. Their sum is 1.
         probabilities: Vec<ChoiceProbability>,
-        /// The probability that the model gave to the options' letters, of all tokens. Near 0 the answer says nothing.
+        /// Probability of the options' letters among all tokens. Near 0 the answer is meaningless.
         label_mass: f32,
     },
     Score {
         /// The name of the question.
         name: Option<String>,
-        /// The mean position among the levels by their probabilities; that of the lowest level is 0.
+        /// The mean position among the levels, weighted by their probabilities; the lowest level's is 0.
         score: f32,
         /// The probability of the most probable option or level.
         confidence: f32,
         /// The probabilities of all options or levels, in the question's order. Their sum is 1.
         probabilities: Vec<ScoreProbability>,
-        /// The probability that the model gave to the options' letters, of all tokens. Near 0 the answer says nothing.
+        /// Probability of the options' letters among all tokens. Near 0 the answer is meaningless.
         label_mass: f32,
     },
 }
@@ -296,7 +298,7 @@ pub struct ChoiceProbability {
 /// A level and its probability.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ScoreProbability {
-    /// Its position, the lowest level's being 0.
+    /// The level's position; the lowest level's is 0.
     value: usize,
     /// The name of the level.
     label: String,
@@ -304,7 +306,7 @@ pub struct ScoreProbability {
     probability: f32,
 }
 
-/// An option as it is shown.
+/// Returns an option's text for the prompt.
 fn shown(value: &str, description: Option<&String>) -> String {
     match description {
         Some(description) => format!("{value}: {description}"),
@@ -313,7 +315,7 @@ fn shown(value: &str, description: Option<&String>) -> String {
 }
 
 impl QuestionBody {
-    /// As it is asked; `at` is its number, `max_options` what can be lettered.
+    /// Returns the question for the model; `at` is its number, `max_options` the number of available letters.
     fn ask(&self, at: usize, max_options: usize) -> Result<Question, ApiError> {
         let invalid = |field: &str, message: String| {
             Err(ApiError::invalid(
@@ -452,7 +454,7 @@ impl QuestionBody {
 }
 
 impl InputBody {
-    /// One text: a conversation is written out.
+    /// Returns the input as one text; a conversation is written out.
     fn into_text(self) -> Result<String, ApiError> {
         let text = match self {
             Self::Text(text) => text,
@@ -482,10 +484,10 @@ impl InputBody {
 
 /// Answers questions about an input by the probabilities of their options.
 ///
-/// No text is written or parsed.
+/// No text is generated or parsed.
 ///
-/// `label_mass` says how much of the probability is on the options' letters. It is near 0 where the model does not answer in letters, as
-/// the pocket model does not: its probabilities mean nothing then. Ask a chat model.
+/// `label_mass` is the probability of the options' letters. It is near 0 if the model does not answer in letters, as with the pocket
+/// model: its probabilities are then meaningless. Use a chat model.
 #[utoipa::path(
     post,
     path = "/v1/decisions",

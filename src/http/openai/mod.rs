@@ -1,4 +1,4 @@
-//! The OpenAI routes: thin adapters over the same service, so that existing clients and benchmarks run unchanged.
+//! The OpenAI routes: thin adapters over the same service, so that existing clients and benchmarks work unchanged.
 
 pub mod chat;
 pub mod completions;
@@ -16,7 +16,7 @@ use super::AppState;
 use super::error::ApiError;
 
 impl AppState {
-    /// Refuses a model that is not the one that is served.
+    /// Refuses a call for a model that is not served.
     fn check_model(&self, asked: Option<&str>) -> Result<(), ApiError> {
         match asked {
             Some(asked) if *asked != *self.model_name => Err(ApiError::new(

@@ -11,7 +11,7 @@ use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Named;
 use crate::http::status::SelfTestBody;
 
-/// All models that are served: one.
+/// The list of served models, which has one entry.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ModelList {
     /// Always `list`.
@@ -31,9 +31,9 @@ pub struct ModelEntry {
     created: u64,
     /// Always `selfjudge`.
     owned_by: &'static str,
-    /// Tokens that prompt and answer may have together.
+    /// Maximum tokens of prompt and answer together.
     max_model_len: usize,
-    /// The model's newest self-test as a judge; null where it had none.
+    /// The model's newest self-test as a judge; null without one.
     judge: Option<SelfTestBody>,
 }
 
@@ -52,7 +52,7 @@ impl AppState {
 
 /// Describes the model of this name.
 ///
-/// 404 where it is not the one that is served.
+/// 404 if it is not the served one.
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
@@ -70,7 +70,7 @@ pub async fn model(
 
 /// Lists the models that are served.
 ///
-/// There is one.
+/// The list has one entry.
 #[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses((status = 200, body = ModelList)))]
 pub async fn models(State(state): State<AppState>) -> Json<ModelList> {
     Json(ModelList {

@@ -1,4 +1,4 @@
-//! Log-probabilities of a prompt's tokens, in vLLM's shape.
+//! Log-probabilities of a prompt's tokens, in vLLM's format.
 
 use std::collections::BTreeMap;
 
@@ -8,22 +8,22 @@ use utoipa::ToSchema;
 use crate::engine::PromptLogprobs;
 use crate::text::{TokenPlaces, TokenTexts};
 
-/// One entry a token of a prompt, by token id; null for the first.
+/// One entry per token of a prompt, by token id; null for the first.
 pub type ToldPrompt = Vec<Option<BTreeMap<u32, PromptLogprob>>>;
 
-/// A token at a place of the prompt, in vLLM's shape.
+/// A token at a position of the prompt, in vLLM's format.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PromptLogprob {
     /// The natural logarithm of the token's probability.
     logprob: f32,
-    /// The token's place among all tokens: 1 for the most probable one.
+    /// The token's rank among all tokens: 1 for the most probable one.
     rank: usize,
     /// The token's text; `bytes:\xe2\x82` for a part of a character.
     decoded_token: String,
 }
 
-/// Returns what is told of the `tokens` of a prompt: each of them and the `top` most probable ones in its place. `scores` are those of all
-/// tokens but the first.
+/// Returns the entries for the `tokens` of a prompt: each token and the `top` most probable ones at its position. `scores` holds those of
+/// all tokens except the first.
 pub fn told(
     tokens: &[u32],
     scores: &[PromptLogprobs],

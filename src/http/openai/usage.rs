@@ -1,27 +1,27 @@
-//! Token counts in OpenAI's shape.
+//! Token counts in OpenAI's format.
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::service::Usage;
 
-/// Token counts of a call, judging included.
+/// Token counts of a call, including judging.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct OpenAiUsage {
-    /// Tokens of the prompts, and of what the judge read.
+    /// Tokens of the prompts, and of the texts that the judge read.
     prompt_tokens: usize,
-    /// Tokens that were drawn, those of all candidates included.
+    /// Generated tokens, including those of all candidates.
     completion_tokens: usize,
     /// The sum of both.
     total_tokens: usize,
-    /// What is known of the tokens of the prompts.
+    /// Details of the prompt tokens.
     prompt_tokens_details: PromptDetails,
 }
 
-/// What is known of the tokens of prompts.
+/// Details of the prompt tokens.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct PromptDetails {
-    /// Those that did not have to be computed again.
+    /// Prompt tokens that were in the prefix cache.
     cached_tokens: usize,
 }
 
@@ -41,28 +41,28 @@ impl From<Usage> for OpenAiUsage {
 /// Token counts of the calls that have an input and an output.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct ItemUsage {
-    /// Tokens of the prompt; with `best_of` those that the judge read as well.
+    /// Tokens of the prompt; with `best_of` including those that the judge read.
     input_tokens: usize,
-    /// What is known of the tokens of the prompt.
+    /// Details of the input tokens.
     input_tokens_details: InputDetails,
-    /// Tokens that were drawn; with `best_of` those of all candidates and of the judge.
+    /// Generated tokens; with `best_of` including those of all candidates and of the judge.
     output_tokens: usize,
-    /// What is known of the tokens that were drawn.
+    /// Details of the output tokens.
     output_tokens_details: OutputDetails,
     /// The sum of both.
     total_tokens: usize,
 }
 
-/// What is known of the tokens of a prompt.
+/// Details of the input tokens.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct InputDetails {
-    /// Tokens that did not have to be computed again.
+    /// Tokens that were in the prefix cache.
     cached_tokens: usize,
-    /// Tokens that were computed, and can be found by the next call.
+    /// Tokens that were computed and added to the prefix cache.
     cache_write_tokens: usize,
 }
 
-/// What is known of the tokens that were drawn.
+/// Details of the output tokens.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct OutputDetails {
     /// Always 0: reasoning is part of the text.

@@ -1,4 +1,4 @@
-//! What every piece of an answer says of its call.
+//! The data about a call that every piece of its answer contains.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use crate::http::sampling::Sampling;
 use crate::text::TokenTexts;
 
 pub struct Call {
-    /// What single tokens say.
+    /// Texts of single tokens.
     pub texts: Arc<TokenTexts>,
     pub id: String,
     pub created: u64,
@@ -32,7 +32,7 @@ impl AppState {
     }
 }
 
-/// Seconds since the epoch, as OpenAI's `created`.
+/// Returns the seconds since 1970, for OpenAI's `created`.
 pub fn created() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,4 +1,4 @@
-//! The shape of a response.
+//! The format of a response.
 
 use std::collections::BTreeMap;
 
@@ -18,33 +18,33 @@ use crate::model::WeightsName;
 /// A response of the model.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ResponseAnswer {
-    /// The name of the response: `resp_` and 32 hexadecimal digits.
+    /// The id of the response: `resp_` and 32 hexadecimal digits.
     pub id: String,
     /// Always `response`.
     pub object: &'static str,
-    /// When the call came, in seconds since 1970.
+    /// Time of the call in seconds since 1970.
     pub created_at: u64,
-    /// When the answer was whole, in seconds since 1970; null before.
+    /// Time of completion in seconds since 1970; null before.
     pub completed_at: Option<u64>,
-    /// How far the response is.
+    /// The status of the response.
     pub status: ResponseStatus,
-    /// Why the response failed; null where it did not.
+    /// Why the response failed; null if it did not.
     pub error: Option<ResponseError>,
-    /// Why the response is incomplete; null where it is not.
+    /// Why the response is incomplete; null if it is not.
     pub incomplete_details: Option<IncompleteDetails>,
-    /// One message of the assistant; none before the response is whole.
+    /// One message of the assistant; empty before the response is complete.
     pub output: Vec<OutputMessage>,
-    /// The tokens of the call, judging included; null before the response is whole.
+    /// The tokens of the call, including judging; null before the response is complete.
     pub usage: Option<ItemUsage>,
     /// The name of the model.
     pub model: String,
-    /// Which weights answered: `base`, or the digest of a generation.
+    /// The weights that answered: `base`, or the digest of a generation.
     #[schema(value_type = Option<String>)]
     pub system_fingerprint: Option<WeightsName>,
-    /// With `best_of`: how the best answer was found. Candidates are numbered as they were drawn.
+    /// The tournament, with `best_of`. Candidates are numbered in the order of sampling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tournament: Option<TournamentBody>,
-    /// What was asked for and is done in part, in whole sentences.
+    /// Requests that are fulfilled only in part, as whole sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
     #[serde(flatten)]
@@ -53,7 +53,7 @@ pub struct ResponseAnswer {
     pub echo: Echo,
 }
 
-/// How far a response is.
+/// The status of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResponseStatus {
@@ -68,7 +68,7 @@ pub enum ResponseStatus {
 pub struct ResponseError {
     /// `server_error`, `rate_limit_exceeded` or `invalid_prompt`.
     code: &'static str,
-    /// What went wrong, in a whole sentence.
+    /// The error as a whole sentence.
     message: String,
 }
 
@@ -88,19 +88,19 @@ impl From<&ErrorFields> for ResponseError {
 /// Why a response is incomplete.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct IncompleteDetails {
-    /// `max_output_tokens`: the answer was as long as it may be, or the context was full.
+    /// `max_output_tokens`: the answer reached its maximum length, or the context was full.
     pub reason: &'static str,
 }
 
-/// The message that answers.
+/// The message of the answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct OutputMessage {
-    /// The name of the message: `msg_` and 32 hexadecimal digits.
+    /// The id of the message: `msg_` and 32 hexadecimal digits.
     pub id: String,
     /// Always `message`.
     #[serde(rename = "type")]
     pub kind: &'static str,
-    /// How far the message is.
+    /// The status of the message.
     pub status: ItemStatus,
     /// Always `assistant`.
     pub role: &'static str,
@@ -119,11 +119,11 @@ pub struct OutputText {
     /// Always empty: no answer cites a source.
     #[schema(value_type = Vec<Object>)]
     pub annotations: [Value; 0],
-    /// With `include: ["message.output_text.logprobs"]` one entry for each token of the answer; otherwise empty.
+    /// One entry per token of the answer, with `include: ["message.output_text.logprobs"]`; otherwise empty.
     pub logprobs: Vec<OutputLogprob>,
 }
 
-/// A token of the answer, and the most probable ones in its place.
+/// A token of the answer, and the most probable alternatives.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct OutputLogprob {
     #[serde(flatten)]
@@ -139,36 +139,36 @@ pub struct OutputToken {
     pub token: String,
     /// The natural logarithm of the token's probability, before temperature and truncation.
     pub logprob: f32,
-    /// The bytes that the token adds to the text; none for a special token.
+    /// The bytes that the token adds to the text; empty for a special token.
     pub bytes: Vec<u8>,
 }
 
-/// The parameters of the call, as they were in force.
+/// The effective parameters of the call.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Echo {
-    /// The message of the system before those of the input.
+    /// The system message before those of the input.
     instructions: Option<String>,
-    /// The most tokens of the answer that were asked for.
+    /// The requested maximum of tokens per answer.
     max_output_tokens: Option<usize>,
     /// The caller's metadata.
     metadata: BTreeMap<String, String>,
     /// The temperature of the call.
     temperature: f32,
-    /// The probability of the tokens that were drawn from.
+    /// The nucleus: only the most probable tokens whose probabilities add up to this are sampled.
     top_p: f32,
-    /// The number of most probable tokens that are told with each token.
+    /// The number of most probable tokens returned with each token.
     pub top_logprobs: usize,
-    /// The form of the answer.
+    /// The format of the answer.
     text: EchoedText,
     /// Always false: responses are not stored.
     store: bool,
-    /// Always false: a call is answered while it waits.
+    /// Always false: calls are answered synchronously.
     background: bool,
-    /// Always `disabled`: no input is cut.
+    /// Always `disabled`: inputs are never cut.
     truncation: &'static str,
-    /// Whether tools may be called at once, as the call says; there are none.
+    /// Whether tools may be called in parallel, as given in the call; there are no tools.
     parallel_tool_calls: bool,
-    /// `auto` or `none`, as the call says.
+    /// `auto` or `none`, as given in the call.
     #[schema(value_type = String)]
     tool_choice: Value,
     /// Always empty.
@@ -180,24 +180,24 @@ pub struct Echo {
     reasoning: EchoedReasoning,
     /// Always `default`.
     service_tier: &'static str,
-    /// The end user, as the call says.
+    /// The end user, as given in the call.
     user: Option<String>,
-    /// The end user's surrogate, as the call says.
+    /// The end user's surrogate, as given in the call.
     safety_identifier: Option<String>,
-    /// The cache key, as the call says.
+    /// The cache key, as given in the call.
     prompt_cache_key: Option<String>,
 }
 
-/// The form of the answer that was asked for.
+/// The requested format of the answer.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct EchoedText {
-    /// The shape of the answer.
+    /// The format of the text.
     format: TextFormat,
     /// Always `medium`.
     verbosity: &'static str,
 }
 
-/// What a model with adjustable reasoning was asked for.
+/// The settings of adjustable reasoning.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct EchoedReasoning {
     /// Always null.
@@ -207,7 +207,7 @@ pub struct EchoedReasoning {
 }
 
 impl Echo {
-    /// Returns the parameters of a body, with the values of sampling that are in force.
+    /// Returns the parameters of a body, with the effective sampling settings.
     pub fn new(body: ResponsesBody, sampling: &Sampling) -> Self {
         let (temperature, top_p) = sampling.drawn_by();
         Self {

@@ -1,4 +1,4 @@
-//! The body of a call.
+//! The request body.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -19,13 +19,13 @@ use crate::preference::{Message, Role};
 use crate::service::Ending;
 use crate::text::{GrammarSpec, Variables};
 
-/// Pairs of `metadata`, and characters of their keys and values.
+/// Maximum number of `metadata` entries, and maximum characters of their keys and values.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
 
-/// The value of `include` that asks for log-probabilities.
+/// The value of `include` that requests log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
-/// The other values of `include`: they ask for parts of items that no answer has here.
+/// The other values of `include`, which concern items that answers here do not have.
 const OF_OTHER_ITEMS: [&str; 7] = [
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
@@ -36,33 +36,33 @@ const OF_OTHER_ITEMS: [&str; 7] = [
     "web_search_call.results",
 ];
 
-/// The body. Anything else in it is refused.
+/// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResponsesBody {
-    /// The name of the served model; without it the served model answers.
+    /// The name of the served model; optional.
     pub model: Option<String>,
-    /// What is answered: a text of the user, or the items of a conversation.
+    /// The input: a text of the user, or the items of a conversation.
     input: InputBody,
-    /// A message of the system before those of `input`.
+    /// A system message before those of `input`.
     pub instructions: Option<String>,
-    /// The most tokens of the answer; by default as many as the context has room for.
+    /// Maximum tokens per answer; by default as many as fit into the context.
     #[schema(minimum = 1)]
     pub max_output_tokens: Option<usize>,
-    /// The form of the answer.
+    /// The format of the answer.
     pub text: Option<TextBody>,
-    /// Up to 16 texts of at most 512 characters by names of at most 64. They come back with the answer and have no other effect.
+    /// Up to 16 texts of at most 512 characters, by keys of at most 64. They are returned with the answer and have no other effect.
     pub metadata: Option<BTreeMap<String, String>>,
-    /// What the answer shall have beside the text: `message.output_text.logprobs` asks for log-probabilities. The other values of
-    /// OpenAI's API are accepted and have no effect, because no answer has the items that they ask about.
+    /// Additional data in the answer: `message.output_text.logprobs` requests log-probabilities. The other values of
+    /// OpenAI's API are accepted and have no effect, because answers here do not have the items that they concern.
     include: Option<Vec<String>>,
-    /// The number of most probable tokens that are told with each token; 0 by default. It needs `message.output_text.logprobs` in
+    /// The number of most probable tokens returned with each token; by default 0. It needs `message.output_text.logprobs` in
     /// `include`.
     #[schema(maximum = 20, default = 0)]
     pub top_logprobs: Option<usize>,
-    /// No response is stored, so the answer says `false`. `true` is answered with a warning; what is kept of a call is said by `log`.
+    /// No response is stored, so the answer has `false`. `true` is answered with a warning; `log` controls what is kept of a call.
     store: Option<bool>,
-    /// Has no effect without tools; it comes back with the answer.
+    /// Has no effect without tools; it is returned with the answer.
     #[schema(default = true)]
     pub parallel_tool_calls: Option<bool>,
     /// `auto` or `none`: there are no tools on this route.
@@ -77,53 +77,53 @@ pub struct ResponsesBody {
     /// Must be null or absent: conversations are not stored.
     #[schema(value_type = Option<Value>)]
     conversation: Option<Value>,
-    /// Must be false, null or absent: a call is answered while it waits.
+    /// Must be false, null or absent: calls are answered synchronously.
     #[schema(value_type = Option<Value>)]
     background: Option<Value>,
-    /// Must be null or absent: stored prompts are a service of OpenAI's.
+    /// Must be null or absent: stored prompts are a service of OpenAI.
     #[schema(value_type = Option<Value>)]
     prompt: Option<Value>,
-    /// Must ask for nothing: null, an empty object, or the effort `none` or `medium`.
+    /// Must have no effect: null, an empty object, or the effort `none` or `medium`.
     #[schema(value_type = Option<Value>)]
     reasoning: Option<Value>,
     /// `disabled`, the default: an input that is longer than the context is refused, and never cut.
     #[schema(value_type = Option<String>, default = "disabled")]
     truncation: Option<Value>,
-    /// Has no effect; it comes back with the answer.
+    /// Has no effect; it is returned with the answer.
     pub safety_identifier: Option<String>,
-    /// Has no effect, because the cache of prefixes needs no key; it comes back with the answer.
+    /// Has no effect, because the prefix cache needs no key; it is returned with the answer.
     pub prompt_cache_key: Option<String>,
     /// Variables of the chat template, such as `enable_thinking`.
     #[schema(value_type = Option<Object>)]
     pub chat_template_kwargs: Option<Variables>,
 }
 
-/// The form of the answer.
+/// The format of the answer.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextBody {
-    /// What shape the answer has; by default it is any text.
+    /// The format of the text; by default unconstrained.
     pub format: Option<TextFormat>,
 }
 
-/// The shape of an answer.
+/// The format of an answer's text.
 #[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     kind: FormatKind,
-    /// With the type `json_schema`: what the schema is called. It has no effect.
+    /// With the type `json_schema`: the name of the schema. It has no effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
-    /// With the type `json_schema`: what the schema is for. The model does not see it.
+    /// With the type `json_schema`: a description for people. The model does not see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
-    /// With the type `json_schema`: the JSON schema that the answer is valid by.
+    /// With the type `json_schema`: the JSON schema of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     schema: Option<Value>,
-    /// With the type `json_schema`: `true` refuses a schema that the grammar cannot hold as a whole. Otherwise what it cannot hold is
-    /// left out and named in `warnings`.
+    /// With the type `json_schema`: `true` refuses a schema that cannot be enforced completely. Otherwise constraints that cannot be
+    /// enforced are ignored, and listed in `warnings`.
     #[serde(skip_serializing_if = "Option::is_none")]
     strict: Option<bool>,
 }
@@ -141,10 +141,10 @@ impl Default for TextFormat {
 }
 
 impl TextFormat {
-    /// Returns the grammar that the format asks for.
+    /// Returns the grammar that the format requests.
     ///
     /// # Errors
-    /// A schema that is missing, or what has no meaning with the type.
+    /// Fails if a schema is missing, or if a field does not belong to the type.
     fn grammar(&self) -> Result<Option<GrammarSpec>, ApiError> {
         if self.kind == FormatKind::JsonSchema {
             let schema = self
@@ -174,7 +174,7 @@ impl TextFormat {
 }
 
 impl ResponsesBody {
-    /// Refuses by name what asks for state or services that the server does not have.
+    /// Refuses, by name, fields that need state or services that the server does not have.
     pub fn refuse_what_is_not_served(&self) -> Result<(), ApiError> {
         const STATELESS: &str = "cannot be given: responses are not stored, so the whole conversation must be in `input`";
         for (param, given, why) in [
@@ -243,10 +243,10 @@ impl ResponsesBody {
         }
     }
 
-    /// Returns how many most probable tokens are told with every token, if any are.
+    /// Returns how many most probable tokens are returned with every token; none if log-probabilities were not requested.
     ///
     /// # Errors
-    /// A value of `include` that no API has, or `top_logprobs` without it.
+    /// Fails for an unknown value of `include`, or for `top_logprobs` without it.
     pub fn logprobs(&self) -> Result<Option<usize>, ApiError> {
         let include = self.include.as_deref().unwrap_or_default();
         let unknown =
@@ -274,10 +274,10 @@ impl ResponsesBody {
         }
     }
 
-    /// Returns the conversation, and how its prompt ends where the last message is to be gone on in.
+    /// Returns the conversation, and the ending of its prompt if the answer continues the last message.
     ///
     /// # Errors
-    /// An input without a message.
+    /// Fails for an input without a message.
     pub fn conversation(&mut self) -> Result<(Vec<Message>, Option<Ending>), ApiError> {
         let input = std::mem::take(&mut self.input);
         let (said, ending) = input.into_messages()?;
@@ -287,18 +287,18 @@ impl ResponsesBody {
         Ok((first.into_iter().chain(said).collect(), ending))
     }
 
-    /// Returns the grammar that `text` asks for, and the parameter that asks for it.
+    /// Returns the grammar that `text` requests, and the parameter that requests it.
     ///
     /// # Errors
-    /// A format that makes no sense.
+    /// Fails for an invalid format.
     pub fn grammar(&self) -> Result<Option<(&'static str, GrammarSpec)>, ApiError> {
         let format = self.text.as_ref().and_then(|text| text.format.as_ref());
         let spec = format.map_or(Ok(None), TextFormat::grammar)?;
         Ok(spec.map(|spec| ("text.format", spec)))
     }
 
-    /// Returns what is said to a caller who asks for a stored response. Many clients send `true`, which is OpenAI's default, and never
-    /// come back for it.
+    /// Returns the warning for a caller that requests a stored response. Many clients send `true`, which is OpenAI's default, and never
+    /// fetch the response.
     pub fn store_warning(&self) -> Option<String> {
         let asked = self.store == Some(true);
         asked.then(|| {
@@ -307,17 +307,19 @@ impl ResponsesBody {
     }
 }
 
-/// The parameters of sampling but those that the route has in a form of its own.
+/// The sampling parameters without those for which the route has its own form.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub struct ResponsesSampling(SamplingBody);
 
-/// What [`ResponsesSampling`] leaves out: one message is answered, and its shape is said by `text`.
+/// The parameters left out of [`ResponsesSampling`]: there is one answer, and `text` sets its format.
 const OTHERWISE: [&str; 2] = ["n", "response_format"];
 
 impl ResponsesSampling {
+    /// Returns the sampling parameters.
+    ///
     /// # Errors
-    /// Options of a stream that its events do not have.
+    /// Fails for stream options that the route's events do not have.
     pub fn into_sampling(self) -> Result<SamplingBody, ApiError> {
         match self.0.wants_continuous_usage() {
             true => Err(ApiError::invalid(

@@ -1,4 +1,4 @@
-//! The typed events of a streamed response, and how far its stream is.
+//! The typed events of a streamed response, and the progress of its stream.
 
 use serde::Serialize;
 
@@ -6,19 +6,19 @@ use super::answer::{OutputLogprob, OutputMessage, OutputText, ResponseAnswer};
 use super::wording::Said;
 use crate::http::sse::Frame;
 
-/// What has been sent of a stream.
+/// The progress of a stream.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Events that were sent.
+    /// Number of sent events.
     sent: u64,
     /// Whether the message has begun.
     pub begun: bool,
-    /// What all pieces say together.
+    /// The content of all pieces so far.
     pub said: Said,
 }
 
 impl Progress {
-    /// Returns the next event under its name.
+    /// Returns the next event with its name.
     pub fn frame(&mut self, name: &'static str, event: Event<'_>) -> Frame {
         let numbered = Numbered {
             kind: name,
@@ -29,7 +29,7 @@ impl Progress {
         Frame::of(&numbered).named(name)
     }
 
-    /// Adds what a piece says.
+    /// Adds the content of a piece.
     pub fn take(&mut self, piece: Said) {
         self.said.text.push_str(&piece.text);
         self.said.logprobs.extend(piece.logprobs);
@@ -37,7 +37,7 @@ impl Progress {
     }
 }
 
-/// An event with what every event has.
+/// An event with the fields that all events have.
 #[derive(Debug, Serialize)]
 struct Numbered<'a> {
     #[serde(rename = "type")]
@@ -47,7 +47,7 @@ struct Numbered<'a> {
     event: Event<'a>,
 }
 
-/// What events say beside their names and numbers. The message is the only item, and has one part.
+/// The fields of events besides names and numbers. The message is the only item, and has one part.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Event<'a> {

@@ -1,4 +1,4 @@
-//! What is answered: a text, or the items of a conversation.
+//! The input: a text, or the items of a conversation.
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -33,18 +33,18 @@ impl<'de> Deserialize<'de> for InputBody {
     }
 }
 
-/// A message of a conversation. There are no other items than messages.
+/// A message of a conversation. Only message items exist.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ItemBody {
     /// `message`, the default.
     #[serde(rename = "type")]
     kind: Option<ItemKind>,
-    /// Who speaks.
+    /// The author of the message.
     role: InputRole,
-    /// The text, whole or in parts.
+    /// The text, as a string or in parts.
     content: ContentBody,
-    /// Whether the message is whole. In a last message of the assistant that is `incomplete` or `in_progress` the answer goes on.
+    /// The status of the message. The answer continues a last message of the assistant that is `incomplete` or `in_progress`.
     status: Option<ItemStatus>,
 }
 
@@ -55,7 +55,7 @@ pub enum ItemKind {
     Message,
 }
 
-/// Who speaks; `developer` is another name of `system`.
+/// The author of a message; `developer` is a synonym of `system`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum InputRole {
@@ -65,7 +65,7 @@ pub enum InputRole {
     Developer,
 }
 
-/// How far a message is.
+/// The status of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemStatus {
@@ -75,7 +75,7 @@ pub enum ItemStatus {
 }
 
 impl ItemBody {
-    /// Whether the answer goes on in this message, if it is the last.
+    /// Returns whether the answer continues this message if it is the last.
     fn is_open(&self) -> bool {
         let unfinished = [Some(ItemStatus::InProgress), Some(ItemStatus::Incomplete)];
         self.role == InputRole::Assistant && unfinished.contains(&self.status)
@@ -94,10 +94,10 @@ impl From<ItemBody> for Message {
 }
 
 impl InputBody {
-    /// Returns the messages, and how the prompt ends where the answer goes on in the last of them.
+    /// Returns the messages, and the ending of the prompt if the answer continues the last message.
     ///
     /// # Errors
-    /// An input without a text or a message.
+    /// Fails for an input without a text or a message.
     pub fn into_messages(self) -> Result<(Vec<Message>, Option<Ending>), ApiError> {
         match self {
             Self::Text(text) if !text.is_empty() => {

@@ -1,4 +1,4 @@
-//! `POST /v1/responses`: OpenAI's newer API of answers, in its plain text and JSON form. No answer is kept for a later call to refer to.
+//! `POST /v1/responses`: OpenAI's newer API, with text and JSON answers. Answers are not stored for later calls.
 
 mod answer;
 mod body;
@@ -32,8 +32,8 @@ type ResponsesRequest = Beside<ResponsesBody, ResponsesSampling>;
 /// The answer is an object with one message. With `stream` it comes as typed events: `response.created`, `response.in_progress`,
 /// `response.output_item.added`, `response.content_part.added`, `response.output_text.delta` for every piece,
 /// `response.output_text.done`, `response.content_part.done`, `response.output_item.done`, and `response.completed` or
-/// `response.incomplete` at the end. A failure is `error`, then `response.failed`. Responses are not stored: what refers to an
-/// earlier one is refused.
+/// `response.incomplete` at the end. A failure is `error`, then `response.failed`. Responses are not stored: references to an
+/// earlier one are refused.
 #[utoipa::path(
     post,
     path = "/v1/responses",
@@ -71,7 +71,7 @@ pub async fn responses(
     let arrival = Instant::now();
     state.check_model(body.own.model.as_deref())?;
     body.own.refuse_what_is_not_served()?;
-    // What is shared with other routes has other names there.
+    // Errors name shared parameters by this route's names.
     answer(&state, &identity, body, arrival)
         .await
         .map_err(|error| {
@@ -94,7 +94,7 @@ async fn answer(
     let (messages, ending) = own.conversation()?;
     let wanted = Wanted {
         prompts: 1,
-        // The engine knows how much room there is.
+        // The engine bounds this by the room in the context.
         max_tokens: own.max_output_tokens.unwrap_or(usize::MAX),
         logprobs,
         format: own.grammar()?,

@@ -1,11 +1,11 @@
-//! Fields of a call that ask for nothing here; see [`crate::http::neutral`].
+//! Fields of a call that have no effect here; see [`crate::http::neutral`].
 
 use serde_json::{Map, Value};
 
 use crate::http::neutral::Neutral::{Any, At};
 use crate::http::neutral::{Kind, PART, Row, STREAM_OPTIONS, VLLM, strip};
 
-/// Fields of the body. Those that come back with the answer are the body's own.
+/// Fields of the body. Fields that are returned with the answer are declared in the body.
 pub const BODY: &[Row] = &[
     // OpenAI's.
     ("access_programs", At(&[])),
@@ -21,12 +21,12 @@ pub const BODY: &[Row] = &[
     ("service_tier", At(&["\"auto\"", "\"default\""])),
     ("tools", At(&["[]"])),
     ("truncation", At(&["\"disabled\""])),
-    // vLLM's beside those of its other routes.
+    // vLLM's, in addition to those of its other routes.
     ("add_special_tokens", At(&["false"])),
     ("enable_response_messages", At(&["false"])),
     ("previous_input_messages", At(&["[]"])),
     ("previous_response", At(&[])),
-    // Of the other routes.
+    // Those of the other routes here.
     ("n", At(&["1"])),
     ("response_format", At(&["{\"type\": \"text\"}"])),
 ];
@@ -46,19 +46,19 @@ const TEXT: &[Row] = &[("verbosity", At(&["\"medium\""]))];
 /// Fields of an item.
 const ITEM: &[Row] = &[
     ("id", Any(Kind::Text)),
-    // Whether a message is the final answer: templates know no other.
+    // Whether a message is the final answer; chat templates know only final ones.
     ("phase", Any(Kind::Text)),
 ];
 
-/// Fields of a part of an item, beside those of a message's part.
+/// Fields of a part of an item, in addition to those of a message's part.
 const ITEM_PART: &[Row] = &[
-    // What the server itself has told of the text.
+    // The log-probabilities from an earlier answer of the server.
     ("logprobs", Any(Kind::Value)),
-    // What openai-python has read in the text.
+    // The text as parsed by openai-python.
     ("parsed", Any(Kind::Value)),
 ];
 
-/// Takes what asks for nothing out of a body.
+/// Removes fields without effect from a body.
 pub fn strip_body(body: &mut Map<String, Value>) {
     for (name, table) in [
         ("reasoning", REASONING),
@@ -95,8 +95,8 @@ pub fn strip_body(body: &mut Map<String, Value>) {
     }
 }
 
-/// Leaves of an object of another type than the `known` ones its type alone, which is then what the refusal names. Returns whether it
-/// was so.
+/// Removes all fields but the type from an object whose type is not among the `known` ones, so that the refusal names the type. Returns
+/// whether it did.
 fn keep_foreign_type(object: &mut Map<String, Value>, known: &[&str]) -> bool {
     let foreign =
         matches!(object.get("type"), Some(Value::String(kind)) if !known.contains(&kind.as_str()));

@@ -1,4 +1,4 @@
-//! How a response is worded, whole or at a point of its stream.
+//! The formatting of a response, as a whole or as a stream.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::http::recording::KeptBody;
 use crate::http::sse::Frame;
 use crate::service::{Finish, TokenText};
 
-/// What a piece says, or the whole answer.
+/// The content of a piece, or of the whole answer.
 #[derive(Debug, Default)]
 pub struct Said {
     pub text: String,
@@ -25,7 +25,7 @@ pub struct Said {
 }
 
 impl Said {
-    /// How far a message of this text is once nothing comes any more.
+    /// Returns the status of a message that ends with this content.
     pub fn status(&self) -> ItemStatus {
         match self.finish {
             Some(Finish::Length) => ItemStatus::Incomplete,
@@ -33,7 +33,7 @@ impl Said {
         }
     }
 
-    /// Returns the part of the message that holds the text.
+    /// Returns the part of the message that contains the text.
     pub fn into_part(self) -> OutputText {
         OutputText {
             kind: "output_text",
@@ -44,7 +44,7 @@ impl Said {
     }
 }
 
-/// How a response is worded.
+/// Formats the answers of a call.
 pub struct Words {
     call: Call,
     message: String,
@@ -96,7 +96,7 @@ impl Words {
         }
     }
 
-    /// Returns the response while nothing of it is known.
+    /// Returns the response before any of its content is available.
     fn unfinished(&self, status: ResponseStatus, error: Option<ResponseError>) -> ResponseAnswer {
         ResponseAnswer {
             id: self.call.id.clone(),
@@ -139,7 +139,7 @@ impl Words {
         }
     }
 
-    /// Runs `work` with the stream's progress, which is whole after every change.
+    /// Runs `work` with the stream's progress, which is consistent after every change.
     fn progressed<T>(&self, work: impl FnOnce(&mut Progress) -> T) -> T {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         work(&mut progress)
@@ -235,7 +235,7 @@ impl Wording for Words {
 }
 
 impl Words {
-    /// Adds the events of an answer that is whole.
+    /// Adds the final events of an answer.
     fn finish(&self, progress: &mut Progress, said: Said, about: About, frames: &mut Vec<Frame>) {
         let event = Event::done(&self.message, &said.text, &said.logprobs);
         frames.push(progress.frame("response.output_text.done", event));

@@ -1,4 +1,4 @@
-//! `tool_choice`.
+//! The parameter `tool_choice`.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! `tools`: what a call offers.
+//! The parameter `tools`: the definitions of the tools that a call offers.
 
 use std::collections::HashSet;
 
@@ -9,16 +9,16 @@ use utoipa::ToSchema;
 use crate::http::error::{ApiError, shortened};
 use crate::text::Tool;
 
-/// Tools of a call.
+/// Maximum number of tools per call.
 const MOST_TOOLS: usize = 128;
 
-/// Bytes of all their definitions.
+/// Maximum bytes of all definitions.
 const MOST_BYTES: usize = 128 << 10;
 
-/// Characters of a name.
+/// Maximum characters of a name.
 const MOST_NAME: usize = 64;
 
-/// A tool that the model may call. There are no other types than functions.
+/// A tool that the model may call. Functions are the only type.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolBody {
@@ -43,20 +43,20 @@ pub struct FunctionBody {
     /// Up to 64 letters, digits, `_` and `-`.
     #[schema(max_length = 64, pattern = "^[a-zA-Z0-9_-]{1,64}$")]
     name: String,
-    /// What it does; the model sees it.
+    /// A description of the function for the model.
     description: Option<String>,
-    /// A JSON schema of its arguments, which are an object. Without one it takes none.
+    /// A JSON schema of the arguments, which are an object. Without it the function takes none.
     #[schema(value_type = Option<Object>)]
     parameters: Option<Value>,
-    /// `true` refuses a schema that a grammar cannot hold as a whole, and binds calls under `"tool_choice": "auto"` too where the model's
-    /// calls begin with a mark.
+    /// `true` refuses a schema that a grammar cannot enforce completely, and enforces it for calls under `"tool_choice": "auto"` too, if
+    /// the model's calls begin with a marker.
     strict: Option<bool>,
 }
 
-/// The tools of these definitions.
+/// Converts the definitions to tools.
 ///
 /// # Errors
-/// What is wrong with the first that makes no sense; too many, or too large ones.
+/// Names the first invalid definition; fails also if they are too many or too large.
 pub fn tools(given: Vec<ToolBody>) -> Result<Vec<Tool>, ApiError> {
     if given.len() > MOST_TOOLS {
         let message = format!("must be at most {MOST_TOOLS} tools, not {}", given.len());
@@ -89,7 +89,7 @@ pub fn tools(given: Vec<ToolBody>) -> Result<Vec<Tool>, ApiError> {
 /// Checks the name of a function at `place`.
 ///
 /// # Errors
-/// One that OpenAI's API does not take.
+/// Fails for a name that OpenAI's API refuses.
 pub fn check_name(name: &str, place: &str) -> Result<(), ApiError> {
     let letters = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match (1..=MOST_NAME).contains(&name.len()) && name.chars().all(letters) {

@@ -1,4 +1,4 @@
-//! Messages of a chat, which may hold calls of tools and their results.
+//! Messages of a chat, including tool calls and their results.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,19 @@ use crate::http::error::{ApiError, shortened};
 use crate::preference::{Message, Role};
 use crate::text::{ToolCall, ToolChat, ToolTurn};
 
-/// Bytes of the id of a call.
+/// Maximum bytes of a tool call's id.
 const MOST_ID: usize = 256;
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ChatRoleBody {
     System,
-    /// Another name of `system`.
+    /// A synonym of `system`.
     Developer,
     User,
     Assistant,
-    /// The result of a call.
+    /// The result of a tool call.
     Tool,
 }
 
@@ -34,19 +34,19 @@ pub enum ChatRoleBody {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChatMessageBody {
-    /// Who speaks.
+    /// The author of the message.
     role: ChatRoleBody,
-    /// Null only in a message of the assistant, where it is an empty text. A message with calls may go without it.
+    /// The text. Null is allowed only in a message of the assistant and means an empty text; with tool calls the field may be absent.
     content: Option<ContentBody>,
-    /// The calls of a message of the assistant.
+    /// The tool calls of a message of the assistant.
     tool_calls: Option<Vec<ToolCallBody>>,
-    /// In a message of the role `tool`: the id of the call that it answers.
+    /// In a message of the role `tool`: the id of the answered call.
     tool_call_id: Option<String>,
-    /// In a message of the role `tool`: the name of the function that was called.
+    /// In a message of the role `tool`: the name of the called function.
     name: Option<String>,
 }
 
-/// A call that was made before.
+/// An earlier tool call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ToolCallBody {
@@ -60,27 +60,27 @@ pub struct ToolCallBody {
     function: CalledBody,
 }
 
-/// The function of an earlier call.
+/// The function of an earlier tool call.
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CalledBody {
     /// The name of the function.
     name: String,
-    /// A JSON object, written as a string.
+    /// A JSON object, serialized as a string.
     arguments: String,
 }
 
-/// What was said.
+/// A conversation, with or without tools.
 pub enum Conversation {
     Plain(Vec<Message>),
-    /// It holds calls or their results.
+    /// It contains tool calls or their results.
     Tools(Vec<ToolTurn>),
 }
 
-/// The conversation of `messages`.
+/// Converts `messages` to a conversation.
 ///
 /// # Errors
-/// No messages; what has no meaning in a message of its role; a result of a call that was not made before.
+/// Fails if there are no messages, if a field does not belong to a message's role, or if a result has no earlier call.
 pub fn conversation(messages: Vec<ChatMessageBody>) -> Result<Conversation, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid("messages", "must not be empty"));
@@ -165,7 +165,7 @@ impl ChatMessageBody {
     }
 }
 
-/// The result of a call that was made before.
+/// Returns the result of an earlier tool call.
 fn answered(
     id: String,
     name: Option<String>,
@@ -195,7 +195,7 @@ fn answered(
     })
 }
 
-/// The calls of a message.
+/// Returns the tool calls of a message.
 fn called(calls: Vec<ToolCallBody>, place: &str) -> Result<Vec<ToolCall>, ApiError> {
     let mut read: Vec<ToolCall> = Vec::with_capacity(calls.len());
     for (at, call) in calls.into_iter().enumerate() {

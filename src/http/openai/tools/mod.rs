@@ -1,4 +1,4 @@
-//! Tools in OpenAI's shape: their definitions, the choice among them, messages that hold calls, and calls in answers.
+//! Tools in OpenAI's format: definitions, the choice among them, messages with tool calls, and tool calls in answers.
 
 mod choice;
 mod definitions;
@@ -14,10 +14,10 @@ use crate::http::calls::{Calls, Choice};
 use crate::http::error::ApiError;
 use definitions::tools;
 
-/// The tools that a call offers; none where there are none, or none may be called.
+/// Returns the tools that the answer may call; none if there are none, or none may be called.
 ///
 /// # Errors
-/// Definitions that make no sense, and a choice of what was not offered.
+/// Fails for invalid definitions, and for the choice of a tool that was not offered.
 pub fn calls(
     given: Option<Vec<ToolBody>>,
     choice: Option<ToolChoiceBody>,
