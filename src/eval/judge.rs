@@ -1,4 +1,4 @@
-//! Measuring the judge on labelled comparisons, beside the "longer answer wins" baseline on the same items.
+//! Evaluation of the judge on labelled comparisons, with the "longer answer wins" baseline on the same items.
 
 mod report;
 
@@ -9,15 +9,15 @@ pub use report::{JudgeReport, JudgeTable, TieReport};
 use crate::judge::{Comparison, Judge, JudgeError, LabelLogprobs, Verdict};
 use crate::preference::{JudgeItem, Record};
 
-/// How an evaluation is run.
+/// The settings of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgeEvalOptions {
-    /// A verdict with `|p - 0.5|` below this is taken as the judge's way of calling a tie.
+    /// A verdict with `|p - 0.5|` below this counts as a tie.
     pub tie_margin: f64,
-    /// Bins of the calibration error.
+    /// Number of bins of the calibration error.
     pub bins: usize,
-    /// Comparisons scored at a time.
+    /// Number of comparisons per batch.
     pub batch: usize,
 }
 
@@ -31,10 +31,10 @@ impl Default for JudgeEvalOptions {
     }
 }
 
-/// Judges labelled items with a scorer (prompts and the two label ids in; natural log-probabilities of the labels out).
+/// Judges labelled items with a scorer, which maps prompts and the two label ids to natural log-probabilities of the labels.
 ///
 /// # Errors
-/// If encoding or the scorer fails.
+/// Fails if encoding or the scorer fails.
 pub fn evaluate<E>(
     name: &str,
     items: &[JudgeItem],
@@ -45,7 +45,7 @@ pub fn evaluate<E>(
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    // Neighbours in length share a batch, so that little of one is padding or waiting.
+    // Items of similar length share a batch, to reduce padding and waiting.
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|&at| {
         let item = &items[at];
@@ -77,10 +77,10 @@ fn comparison(item: &JudgeItem) -> Comparison {
     }
 }
 
-/// Judges the records of each named set; see [`Record::into_item`] for what pairs and ranked prompts count as.
+/// Judges the records of each named set; see [`Record::into_item`] for the treatment of pairs and ranked prompts.
 ///
 /// # Errors
-/// As [`evaluate`].
+/// Errors as [`evaluate`].
 pub fn evaluate_sets<E>(
     judge: &Judge,
     sets: Vec<(String, Vec<Record>)>,
@@ -118,7 +118,7 @@ mod tests {
         .unwrap()
     }
 
-    /// Scores by what the prompt shows: the candidate with more exclamation marks wins with 0.8.
+    /// A scorer on the prompt's text: the candidate with more exclamation marks wins with 0.8.
     fn marks(prompts: &[Vec<u32>], _: [u32; 2]) -> Result<Vec<LabelLogprobs>, std::io::Error> {
         let read = |ids: &Vec<u32>| {
             let text = fixtures::decode(ids);
@@ -137,7 +137,7 @@ mod tests {
     fn verdicts_return_to_their_items_from_sorted_batches() {
         let mut items = Vec::new();
         for n in 0..100usize {
-            // Lengths go up and down, so that sorting really moves items.
+            // Lengths vary up and down, so that sorting changes the order.
             let filler = "z".repeat((n * 37) % 50);
             let right = n % 3 != 0;
             let label = if right == (n % 2 == 0) {

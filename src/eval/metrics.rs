@@ -1,4 +1,4 @@
-//! The statistics of evaluation: shares with intervals, calibration, separation.
+//! Statistics of evaluation: shares with intervals, calibration, separation.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct Share {
     pub hits: u64,
     pub total: u64,
-    /// NaN-free: 0 where there is nothing.
+    /// The share, never NaN: 0 if `total` is 0.
     pub share: f64,
     pub low: f64,
     pub high: f64,
@@ -29,7 +29,7 @@ impl Share {
         }
     }
 
-    /// The share of `true`.
+    /// Returns the share of `true`.
     pub fn of(outcomes: impl IntoIterator<Item = bool>) -> Self {
         let (mut hits, mut total) = (0, 0);
         for outcome in outcomes {
@@ -40,7 +40,7 @@ impl Share {
     }
 }
 
-/// The 95 % Wilson score interval (E. B. Wilson, 1927); (0, 1) where nothing was counted.
+/// Returns the 95 % Wilson score interval (E. B. Wilson, 1927); (0, 1) if `total` is 0.
 pub fn wilson(hits: u64, total: u64) -> (f64, f64) {
     const Z: f64 = 1.959_963_984_540_054;
     if total == 0 {
@@ -64,16 +64,16 @@ pub struct Bin {
     pub accuracy: f64,
 }
 
-/// Expected calibration error over equally wide bins of the confidence in the answer given.
+/// Expected calibration error over bins of equal width of the confidence in the given answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     pub ece: f64,
-    /// Over confidences from 0.5 to 1: of two answers the chosen one has at least 0.5.
+    /// Bins of confidences from 0.5 to 1: the chosen one of two answers has at least 0.5.
     pub bins: Vec<Bin>,
 }
 
 impl Calibration {
-    /// `answers`: confidence in the answer given (0.5 to 1) and whether it was right.
+    /// Computes the error; `answers` holds the confidence in each given answer (0.5 to 1) and whether it was right.
     pub fn new(answers: &[(f64, bool)], bins: usize) -> Self {
         let bins = bins.max(1);
         let mut sums = vec![(0u64, 0.0, 0u64); bins];
@@ -105,8 +105,8 @@ impl Calibration {
     }
 }
 
-/// Area under the ROC curve: the probability that a random positive scores above a random negative, ties counting half.
-/// `None` where either is missing.
+/// Returns the area under the ROC curve: the probability that a random positive scores above a random negative, ties counting half.
+/// `None` if either list is empty.
 pub fn auc(positives: &[f64], negatives: &[f64]) -> Option<f64> {
     if positives.is_empty() || negatives.is_empty() {
         return None;
@@ -124,7 +124,7 @@ pub fn auc(positives: &[f64], negatives: &[f64]) -> Option<f64> {
     Some(above / (positives.len() * negatives.len()) as f64)
 }
 
-/// The value below which a fraction `q` of the values lies (nearest rank); 0 where there is none.
+/// Returns the value below which a fraction `q` of the values lies (nearest rank); 0 for no values.
 pub fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -133,7 +133,7 @@ pub fn quantile(values: &[f64], q: f64) -> f64 {
     sorted.get(at).copied().unwrap_or(0.0)
 }
 
-/// The mean; 0 where there is nothing.
+/// Returns the mean; 0 for no values.
 pub fn mean(values: &[f64]) -> f64 {
     if values.is_empty() {
         return 0.0;

@@ -1,4 +1,4 @@
-//! Measuring: the policy and the judge of a model, against ground truth where there is one.
+//! Evaluation of a model as policy and as judge, against ground truth where it exists.
 
 pub mod judge;
 pub mod metrics;
@@ -9,7 +9,7 @@ pub mod subject;
 pub use stats::Estimate;
 pub use subject::{ModelSubject, Subject};
 
-/// What measuring can fail with.
+/// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     #[error(transparent)]

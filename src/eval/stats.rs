@@ -1,7 +1,7 @@
-//! Estimates with intervals: the bootstrap over clusters.
+//! Estimates with intervals: the cluster bootstrap.
 //!
-//! Samples of one instruction are not independent of each other, so what is drawn again is instructions, each with
-//! all that was measured on it.
+//! Samples of one instruction are not independent of each other, so instructions are resampled, each with
+//! all its measurements.
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,11 +13,11 @@ pub struct Estimate {
     pub mean: f64,
     pub low: f64,
     pub high: f64,
-    /// Observations in all clusters together.
+    /// Number of observations in all clusters together.
     pub count: usize,
 }
 
-/// What was measured on one instruction.
+/// The measurements on one instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Cluster {
     pub sum: f64,
@@ -33,9 +33,9 @@ impl Cluster {
 
 const RESAMPLES: usize = 1000;
 
-/// The mean over all observations of all clusters, with an interval from drawing clusters with replacement.
+/// Returns the mean over all observations of all clusters, with an interval from drawing clusters with replacement.
 ///
-/// `None` if nothing was observed.
+/// `None` if there are no observations.
 pub fn bootstrap(clusters: &[Cluster]) -> Option<Estimate> {
     let mean = |clusters: &mut dyn Iterator<Item = Cluster>| {
         let (sum, count) = clusters.fold((0.0, 0), |(sum, count), cluster| {
@@ -43,7 +43,7 @@ pub fn bootstrap(clusters: &[Cluster]) -> Option<Estimate> {
         });
         (count > 0).then(|| sum / count as f64)
     };
-    // Clusters without observations can neither add to the mean nor say how it varies.
+    // Clusters without observations contribute neither to the mean nor to its variation.
     let clusters: Vec<Cluster> = clusters.iter().copied().filter(|c| c.count > 0).collect();
     let whole = mean(&mut clusters.iter().copied())?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);

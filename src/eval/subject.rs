@@ -1,4 +1,4 @@
-//! What is measured: something that answers conversations and compares answers.
+//! The subject of an evaluation: it answers conversations and compares answers.
 
 use super::EvalError;
 use crate::judge::{Comparison, Judge, Verdict};
@@ -8,8 +8,8 @@ use crate::text::{ChatTemplate, RenderOptions, Tokenizer};
 
 /// A policy that is its own judge.
 pub trait Subject {
-    /// One answer to each conversation. At temperature 0 greedy; else a draw per conversation, its stream numbered by
-    /// its place, all from `seed`.
+    /// Returns one answer to each conversation: greedy at temperature 0, otherwise sampled with `seed` and a separate random stream per
+    /// conversation, numbered by its position.
     fn answer(
         &mut self,
         conversations: &[Vec<Message>],
@@ -17,11 +17,11 @@ pub trait Subject {
         seed: u64,
     ) -> Result<Vec<String>, EvalError>;
 
-    /// A verdict on each comparison, both orders read.
+    /// Returns a verdict on each comparison, with both orders read.
     fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError>;
 }
 
-/// A loaded model as both.
+/// A loaded model as policy and judge.
 pub struct ModelSubject<'a> {
     pub model: &'a LanguageModel,
     pub tokenizer: Tokenizer,

@@ -1,4 +1,4 @@
-//! What an evaluation of the judge says: verdicts summed up against labels, as numbers and as a table.
+//! The report of a judge's evaluation: verdicts compared with labels, as numbers and as a table.
 
 use std::fmt;
 
@@ -9,50 +9,50 @@ use crate::eval::metrics::{Calibration, Share, auc, mean, quantile};
 use crate::judge::{Verdict, Winner};
 use crate::preference::{JudgeItem, Label};
 
-/// How ties of the data fare.
+/// The treatment of ties in the data.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TieReport {
     pub items: u64,
-    /// The probability that the judge is more decided, `|p - 0.5|`, on a random non-tie than on a random tie.
+    /// Probability that `|p - 0.5|` is larger on a random non-tie than on a random tie.
     pub auc: Option<f64>,
     /// Share of ties with `|p - 0.5|` below the margin.
     pub called_on_ties: Share,
-    /// The same among non-ties, where it is wrong.
+    /// Share of non-ties with `|p - 0.5|` below the margin, which are errors.
     pub called_on_others: Share,
 }
 
-/// What was measured on one set. Shares are over non-ties unless said otherwise.
+/// The measurements on one set. Shares are over non-ties unless stated otherwise.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JudgeReport {
     pub name: String,
     pub items: u64,
-    /// Right winner with both orders averaged. A verdict that names no winner is not right.
+    /// Right winner with both orders averaged. A verdict without a winner counts as wrong.
     pub accuracy: Share,
-    /// Right winner with only the order of the record read.
+    /// Right winner from the record's own order alone.
     pub first_order: Share,
-    /// Of all reads of all items, how often the candidate shown first won: 0.5 without position bias.
+    /// Share of reads, over all items and orders, in which the first candidate wins: 0.5 without position bias.
     pub first_shown_wins: Share,
-    /// Items, ties included, on which both orders name the same winner.
+    /// Share of items, including ties, on which both orders name the same winner.
     pub consistent: Share,
     /// Right winner among non-ties whose orders agree.
     pub accuracy_if_consistent: Share,
-    /// How often the longer answer (in characters) is the right one; of equally long ones, half are.
+    /// Share of items in which the longer answer (in characters) is the right one; equal lengths count half.
     pub longer_wins: f64,
-    /// How often the judge names the longer answer, equally long ones left out.
+    /// How often the judge prefers the longer answer, without items of equal lengths.
     pub names_longer: Share,
     pub label_mass_mean: f64,
     pub label_mass_p5: f64,
     pub label_mass_min: f64,
     pub calibration: Calibration,
     pub ties: TieReport,
-    /// Items with a prompt that had to be cut to fit the model's context.
+    /// Items whose prompt was cut to fit the model's context.
     pub cut: u64,
 }
 
 impl JudgeReport {
-    /// Sums up verdicts (with `a` of the item as their `a`).
+    /// Compares verdicts with labels; candidate `a` of a verdict is `a` of its item.
     ///
-    /// Panics if there is not one verdict for each item.
+    /// Panics unless there is one verdict per item.
     pub fn new(
         name: &str,
         items: &[JudgeItem],
@@ -91,7 +91,7 @@ impl JudgeReport {
                 Winner::B => length(&item.b) > length(&item.a),
                 Winner::Tie => false,
             });
-        // In the first order `a` is shown first, in the second `b`. An exactly even read is no win.
+        // `a` comes first in the first order, `b` in the second. An exactly even read counts as no win.
         let first_shown = verdicts
             .iter()
             .flat_map(|v| [v.orders[0] > 0.5, v.orders[1] < 0.5]);
@@ -150,16 +150,16 @@ impl JudgeReport {
     }
 }
 
-/// The reports of several sets; prints as an aligned table of no more than 80 columns.
+/// The reports of several sets; displayed as an aligned table of at most 80 columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JudgeTable(pub Vec<JudgeReport>);
 
-/// Columns of a terminal that the table fits into.
+/// Columns of the terminal that the table must fit into.
 const COLUMNS: usize = 80;
 
 impl fmt::Display for JudgeTable {
-    /// A block a set: a measure, its value, and what it should be.
+    /// Writes one block per set: each measure with its value and its target.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         for (at, report) in self.0.iter().enumerate() {
@@ -244,7 +244,7 @@ impl fmt::Display for JudgeTable {
     }
 }
 
-/// The end of a name that is too long.
+/// Returns the end of a name that is too long.
 fn ending(name: &str, most: usize) -> String {
     let length = name.chars().count();
     match length <= most {
@@ -274,7 +274,7 @@ pub(super) mod tests {
         }
     }
 
-    /// A verdict with the given reads for `a` in the two orders and a label mass.
+    /// Returns a verdict with the given probabilities of `a` in the two orders and a label mass.
     fn verdict(orders: [f32; 2], label_mass: f32) -> Verdict {
         let p = (orders[0] + orders[1]) / 2.0;
         Verdict {
@@ -318,7 +318,7 @@ pub(super) mod tests {
         assert_eq!((report.items, report.ties.items), (5, 1));
         assert_eq!((report.accuracy.hits, report.accuracy.total), (2, 4));
         assert_eq!(report.first_order.hits, 1);
-        // Shown first and winning: a of items 1, 3, 4 in the first order; b of items 2, 3, 4 in the second.
+        // First and winning: a of items 1, 3, 4 in the first order; b of items 2, 3, 4 in the second.
         assert_eq!(
             (report.first_shown_wins.hits, report.first_shown_wins.total),
             (6, 10)
@@ -358,7 +358,7 @@ pub(super) mod tests {
         let Some(hh) = shared_data("hh-helpful") else {
             return;
         };
-        // From the data's README, which rounds to whole per cents.
+        // From the data's README, which rounds to whole percentages.
         for (file, percent) in [
             ("hh-helpful/valid.jsonl.gz", None),
             ("autoj/judge_dev.jsonl.gz", Some(71.0)),

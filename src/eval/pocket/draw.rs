@@ -1,4 +1,4 @@
-//! Best of N as a picture: tournament between random choice and the oracle.
+//! A plot of best of N: the tournament between random choice and the oracle.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -8,10 +8,10 @@ use crate::eval::{Estimate, EvalError};
 
 const SIZE: (u32, u32) = (760, 480);
 
-/// An SVG of accuracy over N, on a logarithmic axis, each curve with its interval at every N.
+/// Returns an SVG of accuracy over N on a logarithmic axis, with an interval for every N of each curve.
 ///
 /// # Errors
-/// If the plotting library fails.
+/// Fails if the plotting library fails.
 pub fn best_of_plot(rows: &[BestOf]) -> Result<String, EvalError> {
     draw(rows).map_err(|error| EvalError::Plot(error.to_string()))
 }

@@ -1,6 +1,6 @@
-//! The default model against its own world: how often it is right, how well it judges itself, what judging is worth.
+//! Evaluation of the default model on the pocket world: its accuracy, its reliability as its own judge, and the gain from judging.
 //!
-//! Everything is measured on held-out instructions, with several sampling seeds, and decided by the world's checker.
+//! Everything is measured on held-out instructions, with several sampling seeds, and graded by the pocket world's checker.
 //! Intervals are bootstrapped over instructions.
 
 mod draw;
@@ -18,11 +18,11 @@ pub use own_samples::{BestOf, OwnSamples};
 pub use principles::{Following, PrincipleReport};
 pub use report::{PocketReport, Threshold, measure};
 
-/// How much is measured. The defaults take a few minutes on two cores with a model of 2.5M parameters.
+/// The size of the evaluation. The defaults take a few minutes on two cores with a model of 2.5M parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PocketOptions {
-    /// The seed held-out instructions and comparisons are drawn from.
+    /// The seed of held-out instructions and comparisons.
     pub world_seed: u64,
     pub instructions: usize,
     /// Sampling seeds.

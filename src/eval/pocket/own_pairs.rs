@@ -1,7 +1,7 @@
-//! Judge data from the policy's own samples: pairs with exactly one right answer, told apart by the world's checker.
+//! Judge data from the policy's own samples: pairs with exactly one right answer, labelled by the pocket world's checker.
 //!
-//! A judge that learnt from programmatic mistakes meets others in its own samples, and a tournament picks those out that fool
-//! it. Instructions are those of the training side.
+//! A judge that was trained on programmatic mistakes meets different ones in its own samples, and a tournament selects those that it
+//! misjudges. The instructions are training instructions.
 
 use std::collections::HashSet;
 
@@ -12,26 +12,26 @@ use crate::pocket::task::LEVEL_WEIGHTS;
 use crate::pocket::{Dice, Kind, Principle, Split, Task};
 use crate::preference::{Message, PreferencePair, Role};
 
-/// How much is drawn.
+/// The size and kind of the data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OwnPairsOptions {
     pub seed: u64,
     pub instructions: usize,
-    /// What they are about.
+    /// The kinds of instructions.
     pub kinds: Vec<Kind>,
-    /// Samples of an instruction; neighbours are paired.
+    /// Samples per instruction; adjacent samples are paired.
     pub samples: usize,
-    /// Share that is kept of the pairs which the judge gets right already; those it gets wrong are all kept.
+    /// Share of the pairs that the judge already gets right to keep; those that it gets wrong are all kept.
     pub easy: f64,
 }
 
-/// Instructions that are sampled at once.
+/// Number of instructions per batch.
 const CHUNK: usize = 256;
 
-/// Draws the pairs and hands them to `write`, in an order that the options decide; how many there were.
+/// Draws the pairs and passes them to `write`, in an order determined by the options. Returns their number.
 ///
 /// # Errors
-/// The subject's, or `write`'s.
+/// Errors from the subject and from `write`.
 pub fn own_pairs<S: Subject>(
     subject: &mut S,
     options: &OwnPairsOptions,
@@ -91,7 +91,7 @@ fn pair(instruction: usize, task: &Task, chosen: &str, rejected: &str) -> Prefer
     }
 }
 
-/// Whether the subject prefers the chosen answer of each pair.
+/// Returns whether the subject prefers the chosen answer of each pair.
 fn judged_right<S: Subject>(
     subject: &mut S,
     pairs: &[PreferencePair],
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use crate::judge::{Rule, Verdict, decide};
 
-    /// Says the prompt's last word, by turns as it is and backwards: right for some words that are to be reversed.
+    /// A subject that answers with the prompt's last word, alternately unchanged and reversed: right for some reversal instructions.
     struct Parrot;
 
     impl Subject for Parrot {
@@ -138,7 +138,7 @@ mod tests {
                 .collect())
         }
 
-        /// Always the first.
+        /// Prefers the first candidate always.
         fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError> {
             let first = decide(&[[[-0.1, -3.0], [-3.0, -0.1]]], Rule::Average, false);
             Ok(vec![first; comparisons.len()])
@@ -171,7 +171,7 @@ mod tests {
             assert!(pair.judge && !pair.sft);
             assert_ne!(pair.chosen, pair.rejected);
         }
-        // Twice the same two samples are one pair.
+        // The same two samples twice make one pair.
         let prompts: HashSet<_> = all.iter().map(|p| &p.messages[0].content).collect();
         assert_eq!(prompts.len(), all.len());
     }

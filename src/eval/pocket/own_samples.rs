@@ -1,4 +1,4 @@
-//! The policy's own samples: how often they are right, and whether the judge finds those that are.
+//! The policy's own samples: their accuracy, and how well the judge finds the right ones.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,22 +11,22 @@ use crate::judge::{Comparison, Method, Verdict, Winner, run_many};
 use crate::pocket::{Kind, Task};
 use crate::preference::{Message, Role};
 
-/// What is measured on the policy's own samples. Accuracies are shares of 1.
+/// Measurements on the policy's own samples. Accuracies are between 0 and 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OwnSamples {
     pub sampled: Estimate,
-    /// Sampled accuracy of each seed by itself.
+    /// Sampled accuracy of each seed separately.
     pub by_seed: Vec<f64>,
     pub by_kind: Vec<KindRow>,
     pub greedy: Estimate,
     /// Sampled accuracy of samples that show their steps, and of bare ones.
     pub with_steps: Option<Estimate>,
     pub brief: Option<Estimate>,
-    /// Share of pairs of two samples with exactly one right answer in which the judge, both orders averaged, prefers it.
+    /// Share of pairs with exactly one right answer in which the judge, averaged over both orders, prefers it.
     pub judge: Option<Estimate>,
     /// Share of those pairs in which the two orders name different answers.
     pub disagreement: Option<Estimate>,
-    /// Mean probability on the two labels in those pairs.
+    /// Mean probability of the two labels in those pairs.
     pub label_mass: Option<Estimate>,
     pub best_of: Vec<BestOf>,
 }
@@ -44,17 +44,17 @@ pub struct KindRow {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BestOf {
     pub n: usize,
-    /// The tournament's winner is right.
+    /// Accuracy of the tournament's winner.
     pub tournament: Estimate,
-    /// A sample drawn at random is right.
+    /// Accuracy of a random sample.
     pub random: Estimate,
-    /// Any sample is right.
+    /// Share of groups with at least one right sample.
     pub oracle: Estimate,
     /// Tournament minus random, on the same instructions.
     pub gain: Estimate,
 }
 
-/// Verdicts already reached, by instruction and the two texts in order.
+/// Cached verdicts, by instruction and the two texts in order.
 struct Verdicts<'a, S> {
     subject: &'a mut S,
     tasks: &'a [Task],
@@ -62,7 +62,7 @@ struct Verdicts<'a, S> {
 }
 
 impl<S: Subject> Verdicts<'_, S> {
-    /// Verdicts on pairs of texts, seen from the first. Equal texts tie without being judged.
+    /// Returns verdicts on pairs of texts, relative to the first text. Equal texts tie without being judged.
     fn of(&mut self, pairs: &[(usize, &str, &str)]) -> Result<Vec<Verdict>, EvalError> {
         let key = |&(task, a, b): &(usize, &str, &str)| {
             let (a, b) = if a <= b { (a, b) } else { (b, a) };
@@ -103,7 +103,7 @@ impl<S: Subject> Verdicts<'_, S> {
     }
 }
 
-/// What equal texts get: the bracket's coin decides, so copies of an answer keep their weight in the tournament.
+/// The verdict on equal texts: the bracket's coin decides, so copies of an answer keep their weight in the tournament.
 const TIE: Verdict = Verdict {
     p: 0.5,
     winner: Winner::Tie,
@@ -113,7 +113,7 @@ const TIE: Verdict = Verdict {
     cut: false,
 };
 
-/// The same verdict seen from the other answer.
+/// Returns the same verdict relative to the other answer.
 fn turned(verdict: Verdict) -> Verdict {
     let [first, second] = verdict.orders;
     Verdict {
@@ -168,7 +168,7 @@ pub(super) fn draw<S: Subject>(
     Ok(Drawn { texts, right })
 }
 
-/// Measures everything that needs the policy's own samples.
+/// Runs all measurements that need the policy's own samples.
 pub(super) fn measure<S: Subject>(
     subject: &mut S,
     tasks: &[Task],
@@ -259,7 +259,7 @@ pub(super) fn measure<S: Subject>(
     })
 }
 
-/// Judges neighbouring samples of which exactly one is right: accuracy, disagreement of the orders, label mass.
+/// Judges adjacent samples of which exactly one is right: accuracy, disagreement of the orders, label mass.
 fn own_pairs<S: Subject>(
     verdicts: &mut Verdicts<'_, S>,
     drawn: &Drawn,
@@ -268,7 +268,7 @@ fn own_pairs<S: Subject>(
     let mut pairs = Vec::new();
     for (task, (texts, right)) in drawn.texts.iter().zip(&drawn.right).enumerate() {
         for (texts, right) in texts.chunks_exact(2).zip(right.chunks_exact(2)) {
-            // The right one is named first; the judge is shown both orders in any case.
+            // The right one comes first; the judge reads both orders in any case.
             if right[0] && !right[1] {
                 pairs.push((task, texts[0].as_str(), texts[1].as_str()));
             } else if right[1] && !right[0] {
@@ -288,7 +288,7 @@ fn own_pairs<S: Subject>(
     Ok(())
 }
 
-/// Tournaments over every group of `n` neighbouring samples.
+/// Runs tournaments over every group of `n` adjacent samples.
 fn best_of<S: Subject>(
     verdicts: &mut Verdicts<'_, S>,
     drawn: &Drawn,

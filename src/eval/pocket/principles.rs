@@ -12,7 +12,7 @@ use crate::pocket::demonstration::{Request, system_message};
 use crate::pocket::{CurriculumOptions, Principle, Task};
 use crate::preference::{Message, Role};
 
-/// How often the judge prefers what the program prefers.
+/// How often the judge's preference agrees with the program's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrincipleReport {
     /// The principle, or the set of combinations.
@@ -20,12 +20,12 @@ pub struct PrincipleReport {
     pub agreement: Estimate,
     pub disagreement: Estimate,
     pub label_mass: Estimate,
-    /// The same for each combination of a set.
+    /// The agreement for each combination of a set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parts: Vec<(String, Estimate)>,
 }
 
-/// How often the policy does what a sentence of its system message asks, beside how often it does so unasked.
+/// How often the policy follows a sentence of its system message, compared with how often it does so without it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Following {
     pub sentence: String,
@@ -35,7 +35,7 @@ pub struct Following {
     pub accuracy: Estimate,
 }
 
-/// The five principles, then trained and held-out combinations.
+/// Measures the five principles, then trained and held-out combinations.
 pub(super) fn measure<S: Subject>(
     subject: &mut S,
     options: &PocketOptions,
@@ -61,7 +61,7 @@ fn agreement<S: Subject>(
     name: String,
     pairs: &[Comparison],
 ) -> Result<PrincipleReport, EvalError> {
-    // Both orders are read and averaged, so which side the better one is named on does not matter.
+    // Both orders are read and averaged, so the position of the better one does not matter.
     let asked: Vec<Asked> = pairs
         .iter()
         .map(|pair| Asked {
@@ -122,7 +122,7 @@ fn agreement<S: Subject>(
     })
 }
 
-/// Every sentence a system message can hold, on the first instructions of the set.
+/// Measures every sentence that a system message may contain, on the first instructions of the set.
 pub(super) fn following<S: Subject>(
     subject: &mut S,
     tasks: &[Task],

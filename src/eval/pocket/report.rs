@@ -1,4 +1,4 @@
-//! The report: everything measured, and the bounds it has to keep.
+//! The report: all measurements, and the bounds that they must satisfy.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::pocket::Kind;
 use crate::pocket::corpus::held_out_tasks;
 use crate::pocket::task::LEVEL_WEIGHTS;
 
-/// What `selfjudge eval pocket` says.
+/// The report of `selfjudge eval pocket`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PocketReport {
     pub options: PocketOptions,
@@ -20,7 +20,7 @@ pub struct PocketReport {
     pub thresholds: Vec<Threshold>,
 }
 
-/// A bound the default model has to keep.
+/// A bound that the default model must satisfy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Threshold {
     pub what: String,
@@ -45,10 +45,10 @@ impl Threshold {
     }
 }
 
-/// Measures a subject on the pocket world.
+/// Evaluates a subject on the pocket world.
 ///
 /// # Errors
-/// If the options ask for nothing, or the subject fails.
+/// Fails if the options select nothing, or if the subject fails.
 pub fn measure<S: Subject>(
     subject: &mut S,
     options: &PocketOptions,
@@ -135,7 +135,7 @@ fn thresholds(own: &OwnSamples, principles: &[PrincipleReport]) -> Vec<Threshold
 }
 
 impl PocketReport {
-    /// Whether every bound is kept.
+    /// Returns whether all bounds are satisfied.
     pub fn passed(&self) -> bool {
         self.thresholds.iter().all(|t| t.kept)
     }
@@ -153,7 +153,7 @@ mod tests {
     use crate::pocket::{CurriculumOptions, Dice, Principle, Split, Style, Task};
     use crate::preference::Message;
 
-    /// Answers right with probability `skill`, judges with the checker's eyes with probability `sight`.
+    /// A subject that answers right with probability `skill`, and judges like the checker with probability `sight`.
     struct Fake {
         tasks: HashMap<String, Task>,
         skill: f64,
@@ -304,7 +304,7 @@ mod tests {
         let report = measure(&mut fake, &options).unwrap();
         assert!((report.own.judge.unwrap().mean - 0.5).abs() < 0.1);
         for row in &report.own.best_of {
-            // A verdict is the same whenever two texts meet. One that beat a copy of the right answer beats the next
+            // A verdict is the same whenever the same two texts meet. One that beats a copy of the right answer beats the next
             // copy too, so a blind judge of many samples does worse than chance; it must never do better.
             assert!(row.gain.mean < 0.06, "best of {}: {row:?}", row.n);
             if row.n <= 2 {
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_pair_of_texts_is_judged_once() {
-        // Each instruction has a handful of different answers, so far fewer verdicts are needed than matches played.
+        // Each instruction has a few distinct answers, so far fewer verdicts are needed than there are matches.
         let options = PocketOptions {
             instructions: 12,
             seeds: vec![1],

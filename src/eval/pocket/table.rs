@@ -6,7 +6,7 @@ use super::report::PocketReport;
 use crate::eval::Estimate;
 
 impl PocketReport {
-    /// The report for people, in percent.
+    /// Returns the report for people, in percent.
     pub fn table(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
