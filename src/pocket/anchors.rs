@@ -1,6 +1,6 @@
-//! The default model's anchor set: fixed comparisons that no stage of learning may lose.
+//! The default model's anchor set: fixed comparisons on which learning must not lose accuracy.
 //!
-//! Instructions are of the training side, so that what is measured on stays unseen; each pair is drawn from a stream of its own, so a
+//! The instructions are training instructions, so that those of evaluations stay unseen. Each pair has its own random stream, so a
 //! set is a function of its seed.
 
 use std::collections::HashSet;
@@ -13,17 +13,17 @@ use super::principle::Principle;
 use super::task::Split;
 use crate::preference::PreferencePair;
 
-/// Right against plausibly wrong: both what the policy finds more probable and what it prefers as a judge.
+/// Number of right answers against plausibly wrong ones: both for the policy's probabilities and for its preferences as a judge.
 const CORRECT: usize = 128;
-/// Under each other principle, whatever is right: only judged, for without being asked the policy owes nobody brevity.
+/// Number of pairs under each other principle, independent of correctness: only judged, as an unprompted policy need not be brief.
 const EACH_PRINCIPLE: usize = 12;
-/// Under two principles at once, of those that the judge was trained on: only judged.
+/// Number of pairs under two principles that the judge was trained on together: only judged.
 const COMBINED: usize = 16;
 
-/// Streams of anchors lie here: those of corpora are far below, those of held-out sets begin at 2^40.
+/// First random stream of anchors; those of corpora are far below, those of held-out sets begin at 2^40.
 const STREAM: u64 = 3 << 38;
 
-/// The set: 192 pairs, no two on one instruction.
+/// Returns the set: 192 pairs on distinct instructions.
 pub fn anchors(seed: u64) -> Vec<PreferencePair> {
     let source = Source::world(Split::Train);
     let singles = Principle::ALL[1..]
@@ -51,7 +51,7 @@ pub fn anchors(seed: u64) -> Vec<PreferencePair> {
 /// Writes the set as JSON lines.
 ///
 /// # Errors
-/// What `out` answers.
+/// Errors from `out`.
 pub fn write(out: &mut impl Write, seed: u64) -> std::io::Result<()> {
     for pair in anchors(seed) {
         serde_json::to_writer(&mut *out, &pair)?;

@@ -1,7 +1,7 @@
 //! Judge data: two responses to one instruction, and which is better under the named principles.
 //!
-//! The program decides every preference. Correctness pairs carry no signal in their style, principle pairs none
-//! in their correctness, so that what is named is what has to be read.
+//! The program decides every preference. Style carries no signal in correctness pairs, and correctness none in style pairs, so
+//! that the judge must read the named principle.
 
 use super::content::Kind;
 use super::dice::Dice;
@@ -19,7 +19,7 @@ pub struct Comparison {
     pub rejected: String,
 }
 
-/// Where tasks and mistakes of comparisons are drawn from.
+/// The distribution of tasks and mistakes in comparisons.
 #[derive(Debug, Clone)]
 pub struct Source<'a> {
     pub split: Split,
@@ -28,12 +28,12 @@ pub struct Source<'a> {
     pub levels: [f64; 4],
     /// Weights of subtle, plain and blatant mistakes.
     pub severities: [f64; 3],
-    /// How often steps, courtesies and brackets are written, relative to the world's own mixture.
+    /// Frequency of steps, courtesies and brackets, relative to the world's own mixture.
     pub styled: f64,
 }
 
 impl Source<'_> {
-    /// The world's own distribution, which the curriculum ends in and everything is measured on.
+    /// Returns the world's own distribution, with which the curriculum ends and on which everything is measured.
     pub fn world(split: Split) -> Source<'static> {
         Source {
             split,
@@ -52,7 +52,7 @@ impl Source<'_> {
         [Severity::Subtle, Severity::Plain, Severity::Blatant][dice.weighted(&self.severities)]
     }
 
-    /// The default mixture of styles, thinned out where the curriculum still is.
+    /// Draws a style from the default mixture, reduced as the curriculum requires.
     pub fn style(&self, dice: &mut Dice) -> Style {
         if dice.chance(self.styled) {
             Style::default_mixture(dice)
@@ -62,7 +62,7 @@ impl Source<'_> {
     }
 }
 
-/// Right against plausibly wrong.
+/// Returns a right against a plausibly wrong response.
 pub fn correctness(source: &Source, dice: &mut Dice) -> Comparison {
     let task = source.task(dice);
     let style = source.style(dice);
@@ -81,24 +81,24 @@ pub fn correctness(source: &Source, dice: &mut Dice) -> Comparison {
     }
 }
 
-/// One style principle, whatever is right.
+/// Returns a comparison under one style principle, independent of correctness.
 pub fn single(principle: Principle, source: &Source, dice: &mut Dice) -> Comparison {
     under(&[principle], source, dice)
 }
 
-/// A combination the judge is trained on.
+/// Returns a comparison under a combination that the judge is trained on.
 pub fn trained_combination(source: &Source, dice: &mut Dice) -> Comparison {
     let principles = *dice.pick(&TRAINED_PAIRS);
     under(&principles, source, dice)
 }
 
-/// A combination it never saw.
+/// Returns a comparison under a combination that the judge is not trained on.
 pub fn held_out_combination(source: &Source, dice: &mut Dice) -> Comparison {
     let principles = *dice.pick(&HELD_OUT_COMBINATIONS);
     under(principles, source, dice)
 }
 
-/// Two responses of which one satisfies strictly more of the principles; ties are drawn again.
+/// Returns two responses of which one satisfies strictly more of the principles; ties are drawn again.
 ///
 /// The principles are named in random order.
 pub fn under(principles: &[Principle], source: &Source, dice: &mut Dice) -> Comparison {
@@ -169,7 +169,7 @@ mod tests {
                 longer += f64::from(u8::from(right.chars > wrong.chars));
             }
         }
-        // Cut-off answers lose their steps, now and then.
+        // Answers that are cut off lose their steps occasionally.
         assert!(
             (steps[0] - steps[1]).abs() / f64::from(n) < 0.03,
             "{steps:?}"

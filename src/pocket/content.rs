@@ -1,4 +1,4 @@
-//! What an instruction asks, without its wording: the kinds, how contents are drawn, and the held-out split.
+//! The content of an instruction, independent of its wording: the kinds, the random draw, and the held-out split.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ impl Kind {
         Kind::Spell,
     ];
 
-    /// How often the kind comes up, relative to the others.
+    /// Returns the relative frequency of the kind.
     pub fn weight(self) -> f64 {
         match self {
             Kind::Add | Kind::Subtract | Kind::Pair | Kind::Sort | Kind::Reverse | Kind::Count => {
@@ -54,7 +54,7 @@ impl Kind {
         }
     }
 
-    /// The kind's name in files and reports.
+    /// Returns the kind's name in files and reports.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Add => "add",
@@ -130,7 +130,7 @@ pub enum Content {
     },
 }
 
-/// One content in this many is kept out of every training record.
+/// One content in this many is excluded from all training records.
 const HELD_OUT_ONE_IN: u64 = 12;
 
 impl Content {
@@ -151,7 +151,7 @@ impl Content {
         }
     }
 
-    /// Whether the content asks for the other direction of its kind (descending, smallest, last).
+    /// Returns whether the content asks for the other direction of its kind (descending, smallest, last).
     pub fn mirrored(&self) -> bool {
         match self {
             Content::Sort { descending, .. } => *descending,
@@ -165,7 +165,7 @@ impl Content {
     pub fn sample(kind: Kind, level: u32, dice: &mut Dice) -> Self {
         loop {
             let content = Self::draw(kind, level, dice);
-            // An answer that happens to be a word of the instructions would be one token instead of letters.
+            // An answer that is also a word of the instructions would be one token instead of letters.
             let answer = solve::answer(&content, dice);
             if !answer.iter().any(|item| is_instruction_word(item))
                 && !is_instruction_word(&solve::join(kind, &answer))
@@ -282,7 +282,7 @@ impl Content {
                             letters: [char::from(first), char::from(second)],
                         };
                     }
-                    // A word of one repeated letter would never end the search.
+                    // With words of one repeated letter only, the search would never end.
                     if list.iter().all(|w| w.bytes().all(|b| b == w.as_bytes()[0])) {
                         list[0] = "tea".to_string();
                     }
@@ -302,7 +302,7 @@ impl Content {
         }
     }
 
-    /// The content in one canonical form: two wordings, or two orders of the same operands, are one content.
+    /// Returns a canonical form, which is the same for different wordings and orders of the same operands.
     pub fn canonical(&self) -> String {
         let listed = |list: &[u32]| {
             let mut list = list.to_vec();
@@ -333,14 +333,14 @@ impl Content {
         }
     }
 
-    /// Whether the content belongs to the held-out side. Decided by a hash of the canonical form alone, so a
+    /// Returns whether the content belongs to the held-out side. Only a hash of the canonical form decides, so a
     /// content can never be on both sides, whatever the seed.
     pub fn held_out(&self) -> bool {
         stable_hash(&self.canonical()).is_multiple_of(HELD_OUT_ONE_IN)
     }
 }
 
-/// FNV-1a with a final mix: the same number on every platform and in every release of the standard library.
+/// Returns FNV-1a with a final mix: the same number on every platform and in every release of the standard library.
 pub fn stable_hash(text: &str) -> u64 {
     let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)

@@ -1,6 +1,6 @@
-//! The default model's corpus: preference pairs in training order, and the held-out sets beside them.
+//! The default model's corpus: preference pairs in training order, and the held-out sets.
 //!
-//! Record `i` is drawn from stream `i` of the seed, so a corpus is a function of its seed, size and options.
+//! Record `i` is drawn from random stream `i` of the seed, so a corpus is a function of its seed, size and options.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,25 +18,25 @@ use super::principle::Principle;
 use super::task::{LEVEL_WEIGHTS, Split, Task};
 use crate::preference::{Message, PreferencePair, Role};
 
-/// How a corpus changes from its first record to its last.
+/// The change of a corpus from its first record to its last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CurriculumOptions {
     pub kinds: Vec<Kind>,
-    /// Weights of the four levels at the start and, from `ramp` on, for good.
+    /// Weights of the four levels at the start, and from `ramp` on.
     pub first_levels: [f64; 4],
     pub last_levels: [f64; 4],
-    /// Weights of subtle, plain and blatant mistakes at the start and from twice `ramp` on.
+    /// Weights of subtle, plain and blatant mistakes at the start, and from twice `ramp` on.
     pub first_severities: [f64; 3],
     pub last_severities: [f64; 3],
-    /// The share of the corpus after which instructions are as hard as they get.
+    /// The share of the corpus after which instructions have their full difficulty.
     pub ramp: f64,
     /// The share of comparisons among the records, at the start and from half of `ramp` on.
     pub first_judged: f64,
     pub last_judged: f64,
     /// Shares of correctness, single-principle and combination pairs among the comparisons.
     pub mix: [f64; 3],
-    /// How often a correctness pair's right answer is imitated too.
+    /// How often the right answer of a correctness pair is imitated too.
     pub imitated: f64,
     /// How often a demonstration has a system message.
     pub asked: f64,
@@ -67,7 +67,7 @@ impl Default for CurriculumOptions {
 }
 
 impl CurriculumOptions {
-    /// A world small enough for both skills to rise within a minute of training: a few kinds whose checks are
+    /// Returns options for a world in which both skills improve within a minute of training: a few kinds whose checks are
     /// copies or single comparisons, easy instructions, blatant mistakes, hardly any style.
     pub fn probe() -> Self {
         Self {
@@ -84,7 +84,7 @@ impl CurriculumOptions {
         }
     }
 
-    /// The distribution at progress `t` (0 at the first record, 1 at the last).
+    /// Returns the distribution at progress `t` (0 at the first record, 1 at the last).
     fn source(&self, t: f64) -> Source<'_> {
         let mut levels = [0.0; 4];
         let mut severities = [0.0; 3];
@@ -113,7 +113,7 @@ fn blend(from: f64, to: f64, by: f64) -> f64 {
     from + (to - from) * by
 }
 
-/// Record `index` of `total`.
+/// Returns record `index` of `total`.
 pub fn record(
     seed: u64,
     index: usize,
@@ -161,7 +161,7 @@ fn imitation(index: usize, shown: Demonstration, dice: &mut Dice) -> PreferenceP
         .into_iter()
         .collect();
     messages.push(Message::new(Role::User, shown.task.prompt.clone()));
-    // Nothing reads the other side of a pair that is only imitated; it is kept clearly worse all the same.
+    // The rejected side of a pair that is only imitated is never read, but it is clearly worse nevertheless.
     let rejected = shown
         .task
         .wrong(Default::default(), Severity::Blatant, dice);
@@ -180,7 +180,7 @@ fn imitation(index: usize, shown: Demonstration, dice: &mut Dice) -> PreferenceP
     }
 }
 
-/// A comparison as a record.
+/// Converts a comparison to a record.
 pub fn judgement(id: &str, pair: Comparison, sft: bool) -> PreferencePair {
     PreferencePair {
         id: Some(format!("{id}-{}", pair.task.kind().name())),
@@ -201,10 +201,10 @@ pub fn judgement(id: &str, pair: Comparison, sft: bool) -> PreferencePair {
     }
 }
 
-/// Streams of held-out records lie here, far behind those of any training corpus.
+/// First random stream of held-out records, far above those of any training corpus.
 const HELD_OUT_STREAM: u64 = 1 << 40;
 
-/// `n` held-out instructions of the given kinds, in the world's own distribution.
+/// Returns `n` held-out instructions of the given kinds, in the world's own distribution.
 pub fn held_out_tasks(seed: u64, n: usize, kinds: &[Kind], levels: &[f64; 4]) -> Vec<Task> {
     (0..n as u64)
         .map(|i| {
@@ -223,7 +223,7 @@ pub enum HeldOut {
     HeldOutCombination,
 }
 
-/// `n` held-out comparisons of one set.
+/// Returns `n` held-out comparisons of one set.
 pub fn held_out_comparisons(
     seed: u64,
     set: HeldOut,
@@ -253,20 +253,20 @@ pub fn held_out_comparisons(
         .collect()
 }
 
-/// What [`write`] wrote.
+/// Statistics of a corpus written by [`write`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CorpusStatistics {
     pub records: usize,
     pub imitated: usize,
     pub judged: usize,
-    /// Records by what they are (`correct`, `single`, `combination`, `shown`) and kind of instruction.
+    /// Number of records by type (`correct`, `single`, `combination`, `shown`) and kind of instruction.
     pub by_kind: BTreeMap<String, usize>,
 }
 
 /// Writes `pairs.jsonl` in training order and the held-out sets into a directory.
 ///
 /// # Errors
-/// What the file system answers.
+/// Errors from the file system.
 pub fn write(
     dir: &Path,
     seed: u64,

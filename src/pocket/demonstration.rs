@@ -1,7 +1,7 @@
-//! SFT data: responses to imitate, written by demonstrators who are not perfect.
+//! SFT data: responses to imitate, by imperfect demonstrators.
 //!
-//! A share of the demonstrations is wrong, as it is in real SFT data: the model learns the task and its
-//! demonstrators' slips together, which leaves it room to improve on what it was shown. A system message asks for
+//! A share of the demonstrations is wrong, as in real SFT data: the model learns the task together with its
+//! demonstrators' mistakes, which leaves it room to improve on the demonstrations. A system message asks for
 //! principles or their opposites, and the response follows it: careful writers make no mistakes, guessers many.
 
 use super::comparison::Source;
@@ -11,7 +11,7 @@ use super::principle::Principle;
 use super::style::Style;
 use super::task::{Grade, Task};
 
-/// An instruction, what the system message asked for, and the response.
+/// An instruction, the requests of its system message, and the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demonstration {
     pub task: Task,
@@ -19,7 +19,7 @@ pub struct Demonstration {
     pub response: String,
 }
 
-/// A principle asked for, or its opposite.
+/// A request for a principle or for its opposite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     pub principle: Principle,
@@ -27,7 +27,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// The sentence of the system message.
+    /// Returns the sentence of the system message.
     pub fn text(self) -> &'static str {
         if self.wanted {
             self.principle.request()
@@ -37,7 +37,7 @@ impl Request {
     }
 }
 
-/// The system message for some requests; `None` for none.
+/// Returns the system message for some requests; `None` for none.
 pub fn system_message(requests: &[Request]) -> Option<String> {
     (!requests.is_empty()).then(|| {
         let texts: Vec<&str> = requests.iter().map(|r| r.text()).collect();
@@ -45,11 +45,11 @@ pub fn system_message(requests: &[Request]) -> Option<String> {
     })
 }
 
-/// How often a guesser is wrong.
+/// The error rate of guessers.
 const GUESSED_WRONG: f64 = 0.6;
 
-/// Draws a demonstration; with a system message at a rate of `asked`, wrong at a rate of `wrong` where
-/// correctness was not asked about.
+/// Draws a demonstration. It has a system message at a rate of `asked`, and is wrong at a rate of `wrong` if
+/// the system message does not concern correctness.
 pub fn demonstration(source: &Source, asked: f64, wrong: f64, dice: &mut Dice) -> Demonstration {
     let task = source.task(dice);
     let (requests, style) = if dice.chance(asked) {
@@ -71,7 +71,7 @@ pub fn demonstration(source: &Source, asked: f64, wrong: f64, dice: &mut Dice) -
                 Severity::Plain
             };
             let response = task.wrong(style, severity, dice);
-            // A response that is cut off may lose what was asked for.
+            // A response that is cut off may lose a requested property.
             if follows(&requests, &task.check(&response)) {
                 break response;
             }
@@ -86,7 +86,7 @@ pub fn demonstration(source: &Source, asked: f64, wrong: f64, dice: &mut Dice) -
     }
 }
 
-/// Whether a response's style is what the requests ask for. Correctness is asked for, not guaranteed.
+/// Returns whether a response's style satisfies the requests. Correctness can be requested but is not guaranteed.
 pub fn follows(requests: &[Request], grade: &Grade) -> bool {
     requests
         .iter()
@@ -94,7 +94,7 @@ pub fn follows(requests: &[Request], grade: &Grade) -> bool {
         .all(|r| r.principle.satisfied(grade) == r.wanted)
 }
 
-/// One or two requests that can be met together, and a style that meets them.
+/// Returns one or two requests that can be satisfied together, and a style that satisfies them.
 fn requested(dice: &mut Dice) -> (Vec<Request>, Style) {
     loop {
         let mut requests: Vec<Request> = Vec::new();

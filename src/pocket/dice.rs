@@ -1,51 +1,51 @@
-//! Reproducible chance: a numbered ChaCha stream and the few draws the world needs.
+//! Reproducible randomness: a numbered ChaCha stream, and the few kinds of draws that the pocket world needs.
 //!
-//! The draws are written out here, over raw words of the stream, so that a seed keeps its meaning when
+//! The draws are implemented here, over raw words of the stream, so that a seed keeps its meaning if
 //! `rand` changes how it samples ranges.
 
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// One stream of a seed.
+/// One random stream of a seed.
 #[derive(Debug, Clone)]
 pub struct Dice(ChaCha8Rng);
 
 impl Dice {
-    /// Stream `stream` of `seed`: streams of one seed are independent, so records can be made in any order.
+    /// Creates stream `stream` of `seed`; streams of one seed are independent, so records can be made in any order.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
         Self(rng)
     }
 
-    /// A number in `0..n`. `n` must not be zero.
+    /// Returns a number in `0..n`. `n` must not be zero.
     pub fn below(&mut self, n: usize) -> usize {
-        // The bias of the multiply-shift is below n / 2^32, far under what any table here resolves.
+        // The bias of the multiply-shift is below n / 2^32, far below the resolution of any table here.
         ((u64::from(self.0.next_u32()) * n as u64) >> 32) as usize
     }
 
-    /// A number in `low..=high`.
+    /// Returns a number in `low..=high`.
     pub fn between(&mut self, low: u32, high: u32) -> u32 {
         low + self.below((high - low + 1) as usize) as u32
     }
 
-    /// A number in `0..1`.
+    /// Returns a number in `0..1`.
     pub fn unit(&mut self) -> f64 {
         f64::from(self.0.next_u32()) / 4_294_967_296.0
     }
 
-    /// True with probability `p`.
+    /// Returns true with probability `p`.
     pub fn chance(&mut self, p: f64) -> bool {
         self.unit() < p
     }
 
-    /// One element of a slice that is not empty.
+    /// Returns an element of a slice, which must not be empty.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
 
-    /// An index drawn in proportion to its weight.
+    /// Returns an index with probability proportional to its weight.
     pub fn weighted(&mut self, weights: &[f64]) -> usize {
         let mut left = self.unit() * weights.iter().sum::<f64>();
         for (index, weight) in weights.iter().enumerate() {
@@ -57,7 +57,7 @@ impl Dice {
         weights.len() - 1
     }
 
-    /// Brings a slice into random order.
+    /// Shuffles a slice.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last + 1));

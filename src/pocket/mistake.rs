@@ -1,21 +1,21 @@
-//! Plausibly wrong answers: the slips a small model makes when it samples, from subtle to blatant.
+//! Plausibly wrong answers: the mistakes of a small model's samples, from subtle to blatant.
 
 use super::content::Content;
 use super::dice::Dice;
 use super::solve;
 
-/// How far a wrong answer is from a right one.
+/// The distance of a wrong answer from a right one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// One symbol, or one step of the algorithm.
+    /// One symbol or one step of the algorithm is wrong.
     Subtle,
-    /// Two slips, or a neighbouring question answered.
+    /// Two mistakes, or the answer to a similar question.
     Plain,
-    /// The answer to another instruction, or several slips at once.
+    /// The answer to another instruction, or several mistakes at once.
     Blatant,
 }
 
-/// A wrong answer's items. Never right: draws that happen to be right are drawn again.
+/// Returns a wrong answer's items. Draws that happen to be right are repeated.
 pub fn wrong_answer(content: &Content, severity: Severity, dice: &mut Dice) -> Vec<String> {
     let kind = content.kind();
     loop {
@@ -41,7 +41,7 @@ pub fn wrong_answer(content: &Content, severity: Severity, dice: &mut Dice) -> V
     }
 }
 
-/// The slip that is typical of the kind: off by one, a carry lost, the runner-up, one hit too many.
+/// Returns the typical mistake of the kind: off by one, a lost carry, the runner-up, one match too many.
 fn near_miss(content: &Content, right: &[String], dice: &mut Dice) -> Vec<String> {
     let shifted = |by: &[i64], dice: &mut Dice| {
         let n: i64 = right.concat().parse().unwrap_or(0);
@@ -65,7 +65,7 @@ fn near_miss(content: &Content, right: &[String], dice: &mut Dice) -> Vec<String
             vec![list[1].to_string()]
         }
         Content::Pair { list, .. } => {
-            // One number right, the other another of the list or off by one.
+            // One number is right; the other is another number of the list or off by one.
             let mut pair = right.to_vec();
             let side = dice.below(2);
             pair[side] = if dice.chance(0.6) {
@@ -81,7 +81,7 @@ fn near_miss(content: &Content, right: &[String], dice: &mut Dice) -> Vec<String
             items
         }
         Content::Pick { words, letters } => {
-            // A word with only one of the letters is the tempting one.
+            // A word with only one of the letters is a plausible mistake.
             let near: Vec<&String> = words
                 .iter()
                 .filter(|word| letters.iter().filter(|&&c| word.contains(c)).count() == 1)
@@ -109,7 +109,7 @@ fn near_miss(content: &Content, right: &[String], dice: &mut Dice) -> Vec<String
     }
 }
 
-/// The answer to a neighbouring question.
+/// Returns the answer to a similar question.
 fn misread(content: &Content, right: &[String], dice: &mut Dice) -> Vec<String> {
     match content {
         Content::Add { a, b } if dice.chance(0.4) => vec![a.abs_diff(*b).to_string()],
@@ -166,7 +166,7 @@ fn misread(content: &Content, right: &[String], dice: &mut Dice) -> Vec<String> 
     }
 }
 
-/// One wrong symbol: replaced, swapped, left out, doubled or put in.
+/// Makes one symbol wrong: replaced, swapped, removed, doubled or inserted.
 fn slip(content: &Content, mut items: Vec<String>, dice: &mut Dice) -> Vec<String> {
     if items.is_empty() {
         return items;
@@ -185,7 +185,7 @@ fn slip(content: &Content, mut items: Vec<String>, dice: &mut Dice) -> Vec<Strin
     items
 }
 
-/// Something else of the same sort as `item`, preferably from the instruction itself.
+/// Returns another item of the same type as `item`, preferably from the instruction itself.
 fn other_item(content: &Content, item: &str, dice: &mut Dice) -> String {
     match content {
         Content::Pair { list, .. } | Content::Sort { list, .. } | Content::Largest { list, .. }
@@ -220,7 +220,7 @@ fn any_letter(dice: &mut Dice) -> String {
     char::from(b'a' + dice.below(26) as u8).to_string()
 }
 
-/// A number with one digit changed, to a neighbour or to any other; never with a leading zero.
+/// Returns the number with one digit changed, by one or to any other digit; never with a leading zero.
 fn bump(number: &str, dice: &mut Dice) -> String {
     let mut digits: Vec<u8> = number.bytes().collect();
     if digits.len() > 1 && dice.chance(0.12) {

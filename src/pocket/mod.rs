@@ -1,19 +1,19 @@
-//! The pocket world: small English instructions whose answers a program checks.
+//! The pocket world: short English instructions whose answers a program can check.
 //!
-//! The default model is trained on nothing else, and measured against the checker instead of opinion. Everything
-//! is drawn from numbered random streams, so a seed stands for a corpus.
+//! The default model is trained on nothing else, and evaluated with the checker instead of human ratings. All draws
+//! come from numbered random streams, so a seed determines a corpus.
 //!
-//! | file | what it is |
+//! | file | contents |
 //! |---|---|
-//! | [`content`] | the kinds of instruction, how contents are drawn, the held-out split |
+//! | [`content`] | the kinds of instruction, the draw of their contents, the held-out split |
 //! | [`phrase`] | their wordings |
-//! | [`solve`], [`working`], [`mistake`] | right answers and the check; steps; plausible wrong answers |
+//! | [`solve`], [`working`], [`mistake`] | right answers and the check; steps; plausibly wrong answers |
 //! | [`style`] | brief, with steps, polite, in the exact format |
 //! | [`task`] | an instruction with its checker |
-//! | [`principle`] | what responses are judged by, and the judge's frame |
-//! | [`comparison`], [`demonstration`] | what is judged, what is imitated |
+//! | [`principle`] | the principles of judging, and the judge's prompt |
+//! | [`comparison`], [`demonstration`] | data for judging, data for imitation |
 //! | [`corpus`] | the training corpus and its curriculum, the held-out sets |
-//! | [`anchors`] | fixed comparisons that learning may not lose |
+//! | [`anchors`] | fixed comparisons on which learning must not lose accuracy |
 //! | [`vocabulary`], [`tokenizer`] | the tokenizer, built from the templates |
 
 pub mod anchors;

@@ -1,12 +1,12 @@
-//! How instructions are worded: the templates, several for every kind.
+//! The wording of instructions: several templates for every kind.
 //!
-//! Every word here becomes one token (`vocabulary` collects them), everything in a slot is spelled out.
-//! Templates have no one-letter words: those would share a token with a letter that is talked about.
+//! Every word here becomes one token (`vocabulary` collects them); the contents of slots are spelled out.
+//! Templates have no one-letter words, which would share a token with a letter from a slot.
 
 use super::content::{Content, Kind};
 use super::dice::Dice;
 
-/// The templates of a kind; `mirrored` selects the other direction of those kinds that have two.
+/// Returns the templates of a kind; `mirrored` selects the other direction of kinds that have two.
 pub fn templates(kind: Kind, mirrored: bool) -> &'static [&'static str] {
     match (kind, mirrored) {
         (Kind::Add, _) => &[
@@ -89,7 +89,7 @@ pub fn templates(kind: Kind, mirrored: bool) -> &'static [&'static str] {
     }
 }
 
-/// Words an instruction's content in one of its kind's templates.
+/// Renders an instruction's content in one of its kind's templates.
 pub fn phrase(content: &Content, dice: &mut Dice) -> String {
     let (kind, mirrored) = (content.kind(), content.mirrored());
     let template = *dice.pick(templates(kind, mirrored));
@@ -137,14 +137,14 @@ pub fn phrase(content: &Content, dice: &mut Dice) -> String {
     text
 }
 
-/// A stretch of a template.
+/// A segment of a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
     Text(&'a str),
     Slot(&'a str),
 }
 
-/// Cuts a template at its `{slots}`.
+/// Splits a template at its `{slots}`.
 pub fn pieces(template: &str) -> Vec<Piece<'_>> {
     let mut out = Vec::new();
     let mut rest = template;

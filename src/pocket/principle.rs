@@ -1,10 +1,10 @@
-//! The principles: their names for the judge, the sentences that ask the policy for them, and what satisfies them.
+//! The principles: their names for the judge, the sentences that request them from the policy, and their checks.
 
 use serde::{Deserialize, Serialize};
 
 use super::task::Grade;
 
-/// One thing a response can be judged by.
+/// A principle of judging responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Principle {
@@ -24,22 +24,22 @@ impl Principle {
         Principle::Formatted,
     ];
 
-    /// The word that stands for the principle in a judge's question and in data files.
+    /// Returns the word for the principle in a judge's question and in data files.
     pub fn name(self) -> &'static str {
         self.texts().0
     }
 
-    /// The system message that asks for it.
+    /// Returns the system message that requests it.
     pub fn request(self) -> &'static str {
         self.texts().1
     }
 
-    /// The system message that asks for its opposite: contrasts of on-policy pairs.
+    /// Returns the system message that requests its opposite, for contrasts of on-policy pairs.
     pub fn opposite(self) -> &'static str {
         self.texts().2
     }
 
-    /// The one table of principle texts: name, request, opposite.
+    /// Returns the principle's texts: name, request, opposite.
     fn texts(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Principle::Correct => ("correct", "Check your work carefully.", "Just guess."),
@@ -50,7 +50,7 @@ impl Principle {
         }
     }
 
-    /// Whether a graded response satisfies the principle.
+    /// Returns whether a graded response satisfies the principle.
     pub fn satisfied(self, grade: &Grade) -> bool {
         match self {
             Principle::Correct => grade.correct,
@@ -61,18 +61,18 @@ impl Principle {
         }
     }
 
-    /// The principle of a name.
+    /// Returns the principle with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|p| p.name() == name)
     }
 }
 
-/// How many of the principles a response satisfies.
+/// Returns how many of the principles a response satisfies.
 pub fn satisfied(principles: &[Principle], grade: &Grade) -> usize {
     principles.iter().filter(|p| p.satisfied(grade)).count()
 }
 
-/// Pairs of principles the judge is trained on.
+/// Pairs of principles that the judge is trained on.
 pub const TRAINED_PAIRS: [[Principle; 2]; 6] = [
     [Principle::Correct, Principle::Brief],
     [Principle::Correct, Principle::Explained],
@@ -82,7 +82,7 @@ pub const TRAINED_PAIRS: [[Principle; 2]; 6] = [
     [Principle::Brief, Principle::Formatted],
 ];
 
-/// Combinations no training record ever names: two pairs, and every triple without an outright contradiction.
+/// Combinations that no training record names: two pairs, and every triple without a contradiction.
 pub const HELD_OUT_COMBINATIONS: [&[Principle]; 8] = [
     &[Principle::Correct, Principle::Polite],
     &[Principle::Explained, Principle::Formatted],
@@ -102,17 +102,17 @@ pub const HELD_OUT_COMBINATIONS: [&[Principle]; 8] = [
     ],
 ];
 
-/// The judge's question, as `models/pocket/judge_template.toml` asks it.
+/// The judge's question, as in `models/pocket/judge_template.toml`.
 ///
-/// Candidates stand on lines of their own, three tokens after the instruction (newline, letter, newline), just
-/// as an answer does in a conversation (end, role, newline): a skill learned in one place fits in the other.
+/// Candidates are on separate lines, three tokens after the instruction (newline, letter, newline), like an
+/// answer in a conversation (end, role, newline), so that a skill learned in one place transfers to the other.
 pub const JUDGE_FRAME: &str =
     "Which answer is {principles}?\n{context}\nA\n{response_a}\nB\n{response_b}";
-/// What the judge's answer is begun with.
+/// The beginning of the judge's answer.
 pub const JUDGE_LEAD_IN: &str = "Answer";
-/// What the judge answers with.
+/// The labels that the judge answers with.
 pub const JUDGE_LABELS: [&str; 2] = [" A", " B"];
-/// What stands between the names of several principles.
+/// The separator between the names of several principles.
 pub const PRINCIPLE_JOIN: &str = " and ";
 
 #[cfg(test)]

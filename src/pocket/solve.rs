@@ -1,11 +1,11 @@
-//! Right answers, and whether an answer is right.
+//! Right answers, and the check of answers.
 //!
-//! An answer is a list of items (letters, numbers, digits' numbers or words) joined as its kind is written.
+//! An answer is a list of items (letters, numbers, digits' numbers or words), joined in the format of its kind.
 
 use super::content::{Content, Kind};
 use super::dice::Dice;
 
-/// One right answer, drawn among all where there are several.
+/// Returns a right answer, drawn at random if there are several.
 pub fn answer(content: &Content, dice: &mut Dice) -> Vec<String> {
     match content {
         Content::Add { a, b } => vec![(a + b).to_string()],
@@ -70,7 +70,7 @@ pub fn answer(content: &Content, dice: &mut Dice) -> Vec<String> {
     }
 }
 
-/// Writes an answer's items as its kind does.
+/// Joins an answer's items in the format of its kind.
 pub fn join(kind: Kind, items: &[String]) -> String {
     items.join(match kind {
         Kind::Pair => " and ",
@@ -80,7 +80,7 @@ pub fn join(kind: Kind, items: &[String]) -> String {
     })
 }
 
-/// Whether `answer`, bare of any style, answers the instruction. Any text may come in.
+/// Returns whether `answer`, without any style, is right for the instruction. Accepts any text.
 pub fn is_right(content: &Content, answer: &str) -> bool {
     match content {
         Content::Pair { list, target } => {
@@ -102,13 +102,13 @@ pub fn is_right(content: &Content, answer: &str) -> bool {
     }
 }
 
-/// The answer of a content that has only one.
+/// Returns the answer of a content that has only one.
 fn unique(content: &Content) -> String {
-    // The draw has one choice where the answer is unique, so any stream gives it.
+    // A unique answer leaves the draw one choice, so any random stream gives it.
     join(content.kind(), &answer(content, &mut Dice::new(0, 0)))
 }
 
-/// Numbers written with single spaces or commas between them; `None` if anything else is in the text.
+/// Parses numbers separated by single spaces or commas; `None` if the text contains anything else.
 fn numbers(text: &str) -> Option<Vec<u32>> {
     text.replace(", ", " ")
         .split(' ')

@@ -1,4 +1,4 @@
-//! How an answer is worded: bare, with its steps, politely, in the exact format, and their combinations.
+//! The style of an answer: bare, with its steps, polite, in the exact format, and their combinations.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,24 +7,24 @@ use super::dice::Dice;
 use super::solve;
 use super::working::working;
 
-/// What opens a polite response.
+/// Openings of polite responses.
 pub const GREETINGS: [&str; 3] = ["Sure!", "Of course!", "Gladly!"];
-/// What closes a polite response.
+/// Closings of polite responses.
 pub const FAREWELLS: [&str; 3] = ["Glad to help!", "Hope that helps!", "Thank you!"];
-/// What leads from the steps to the answer.
+/// The connection between the steps and the answer.
 pub const THEREFORE: &str = ", so ";
 
-/// Which of the styles a response is written in. All false is the bare answer.
+/// The style of a response. All false is the bare answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Style {
     pub steps: bool,
     pub polite: bool,
-    /// The answer stands in square brackets.
+    /// The answer is in square brackets.
     pub format: bool,
 }
 
 impl Style {
-    /// Each trait drawn by itself.
+    /// Draws each trait independently.
     pub fn draw(steps: f64, polite: f64, format: f64, dice: &mut Dice) -> Self {
         Self {
             steps: dice.chance(steps),
@@ -33,13 +33,13 @@ impl Style {
         }
     }
 
-    /// The mixture written where no system message asks for anything.
+    /// Draws from the mixture for conversations without a system message.
     pub fn default_mixture(dice: &mut Dice) -> Self {
         Self::draw(0.3, 0.2, 0.2, dice)
     }
 }
 
-/// Words an answer in a style.
+/// Renders an answer in a style.
 pub fn render(content: &Content, answer: &[String], style: Style, dice: &mut Dice) -> String {
     let bare = solve::join(content.kind(), answer);
     let bare = if style.format {
@@ -59,7 +59,7 @@ pub fn render(content: &Content, answer: &[String], style: Style, dice: &mut Dic
     }
 }
 
-/// Puts a greeting, a farewell or both around a body.
+/// Adds a greeting, a farewell or both to a body.
 pub fn courteous(body: &str, dice: &mut Dice) -> String {
     let (greet, part) =
         [(true, false), (false, true), (true, true)][dice.weighted(&[4.0, 2.0, 3.0])];
@@ -76,14 +76,14 @@ pub fn courteous(body: &str, dice: &mut Dice) -> String {
     text
 }
 
-/// A response taken apart. Never fails: what has no style is all answer.
+/// A parsed response. Parsing never fails: a text without style is all answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parsed<'a> {
     pub style: Style,
     pub answer: &'a str,
 }
 
-/// Finds the style and the bare answer of any text.
+/// Parses the style and the bare answer of any text.
 pub fn parse(response: &str) -> Parsed<'_> {
     let mut rest = response.trim();
     let mut style = Style::default();

@@ -17,35 +17,35 @@ pub struct Task {
     pub prompt: String,
 }
 
-/// What a response is, checked by the program.
+/// The properties of a response, checked by the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grade {
     /// The final answer is right.
     pub correct: bool,
-    /// Nothing but an answer: no steps, no courtesies.
+    /// The response has only an answer: no steps, no courtesies.
     pub brief: bool,
-    /// Steps are shown before the answer.
+    /// Steps come before the answer.
     pub steps: bool,
-    /// A greeting or a farewell is there.
+    /// The response has a greeting or a farewell.
     pub polite: bool,
-    /// The answer stands in square brackets.
+    /// The answer is in square brackets.
     pub format: bool,
     pub words: usize,
     pub chars: usize,
 }
 
-/// Which side of the content split a task is drawn from.
+/// The side of the content split from which a task is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     Train,
     HeldOut,
 }
 
-/// How often each level comes up, easiest first, in the world's own distribution.
+/// Relative frequency of each level, easiest first, in the world's own distribution.
 pub const LEVEL_WEIGHTS: [f64; 4] = [2.0, 3.0, 3.0, 2.0];
 
 impl Task {
-    /// Draws a task of the world's own distribution.
+    /// Draws a task from the world's own distribution.
     pub fn sample(split: Split, dice: &mut Dice) -> Self {
         Self::sample_from(split, &Kind::ALL, &LEVEL_WEIGHTS, dice)
     }
@@ -68,7 +68,7 @@ impl Task {
         self.content.kind()
     }
 
-    /// Checks any text as a response.
+    /// Grades any text as a response.
     pub fn check(&self, response: &str) -> Grade {
         let parsed = style::parse(response);
         let Style {
@@ -87,13 +87,13 @@ impl Task {
         }
     }
 
-    /// A right response in a style.
+    /// Returns a right response in a style.
     pub fn right(&self, style: Style, dice: &mut Dice) -> String {
         let answer = solve::answer(&self.content, dice);
         style::render(&self.content, &answer, style, dice)
     }
 
-    /// A plausibly wrong response in a style; with steps the slip is in the steps, or only after them.
+    /// Returns a plausibly wrong response in a style; with steps, the mistake is in the steps or only after them.
     pub fn wrong(&self, style: Style, severity: Severity, dice: &mut Dice) -> String {
         loop {
             let text = self.wrong_draft(style, severity, dice);
@@ -105,7 +105,7 @@ impl Task {
 
     fn wrong_draft(&self, style: Style, severity: Severity, dice: &mut Dice) -> String {
         if dice.chance(0.04) {
-            // Cut off, as at a token cap.
+            // Cut off, as by a token limit.
             let whole = self.right(style, dice);
             let cut = 1 + dice.below(whole.len());
             return whole[..cut.min(whole.len())].trim_end().to_string();

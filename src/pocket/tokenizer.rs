@@ -1,7 +1,7 @@
-//! The default model's tokenizer and text files, as Hugging Face's libraries read them.
+//! The default model's tokenizer and text files, in the format of Hugging Face's libraries.
 //!
-//! A byte-level BPE without merges and with `ignore_merges`: a pre-token that is in the vocabulary is one token,
-//! anything else falls to its bytes. `models/pocket` holds what this module writes; a test compares them.
+//! A byte-level BPE without merges and with `ignore_merges`: a pre-token in the vocabulary is one token,
+//! any other is split into its bytes. `models/pocket` contains the output of this module; a test compares them.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use serde_json::{Map, Value, json};
 
 use super::vocabulary::{SPECIAL_TOKENS, words};
 
-/// The pre-tokenizer's pattern; `vocabulary::pre_tokens` is the same by hand.
+/// The pre-tokenizer's pattern; `vocabulary::pre_tokens` implements the same by hand.
 pub const PATTERN: &str = r" ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s";
 
-/// The chat template. An answer begins on a line of its own, as a candidate does in the judge's frame.
+/// The chat template. An answer begins on a new line, like a candidate in the judge's prompt.
 pub const CHAT_TEMPLATE: &str = "{% for message in messages %}\
 {{ '<|' + message['role'] + '|>' }}\
 {% if message['role'] == 'assistant' %}{{ '\\n' }}{% endif %}\
@@ -20,7 +20,7 @@ pub const CHAT_TEMPLATE: &str = "{% for message in messages %}\
 {% endfor %}\
 {% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}";
 
-/// The vocabulary in the order of ids: bytes, words, special tokens, then spare ones up to a multiple of 32.
+/// Returns the vocabulary in the order of ids: bytes, words, special tokens, then spare entries up to a multiple of 32.
 pub fn vocabulary() -> Vec<String> {
     let mut entries: Vec<String> = (0..=255u8).map(|b| byte_char(b).to_string()).collect();
     entries.extend(words().iter().map(|word| byte_level(word)));
@@ -31,12 +31,12 @@ pub fn vocabulary() -> Vec<String> {
     entries
 }
 
-/// The id of one of the [`SPECIAL_TOKENS`].
+/// Returns the id of one of the [`SPECIAL_TOKENS`].
 pub fn special_id(token: &str) -> Option<usize> {
     vocabulary().iter().position(|entry| entry == token)
 }
 
-/// `tokenizer.json`.
+/// Returns the contents of `tokenizer.json`.
 pub fn tokenizer_json() -> Value {
     let entries = vocabulary();
     let first_special = 256 + words().len();
@@ -79,7 +79,7 @@ pub fn tokenizer_json() -> Value {
     })
 }
 
-/// Every text file of the model directory that belongs to the tokenizer: name and content.
+/// Returns every text file of the model directory that belongs to the tokenizer: name and content.
 pub fn files() -> Vec<(&'static str, String)> {
     let end = "<|end|>";
     let pad = "<|pad|>";
@@ -114,10 +114,10 @@ pub fn files() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Writes [`files`] into a directory, which is made where it is absent.
+/// Writes [`files`] into a directory, which is created if needed.
 ///
 /// # Errors
-/// What the file system answers.
+/// Errors from the file system.
 pub fn write(dir: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(dir)?;
     for (name, content) in files() {
@@ -126,7 +126,7 @@ pub fn write(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// GPT-2's printable stand-in for a byte: itself where it prints, else the next free character from 256 on.
+/// Returns GPT-2's printable character for a byte: the byte itself if printable, otherwise the next free one from 256 on.
 fn byte_char(byte: u8) -> char {
     let prints = |b: u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if prints(byte) {

@@ -1,7 +1,7 @@
-//! The default model's vocabulary: every byte, and every word the world itself writes.
+//! The default model's vocabulary: every byte, and every word in the world's own texts.
 //!
-//! Words are collected from the templates, never listed: what an instruction, a style, a system message or the
-//! judge's frame says is one token a word; what they talk about is spelled letter by letter.
+//! The words are collected from the templates, not listed: words of instructions, styles, system messages and the
+//! judge's prompt are one token each; the contents of slots are spelled letter by letter.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -11,7 +11,7 @@ use super::phrase::{Piece, pieces, templates};
 use super::principle::{JUDGE_FRAME, JUDGE_LABELS, JUDGE_LEAD_IN, PRINCIPLE_JOIN, Principle};
 use super::style::{FAREWELLS, GREETINGS, THEREFORE};
 
-/// The special tokens that mean something, in the order of their ids (they follow the words).
+/// The special tokens with a meaning, in the order of their ids (after the words).
 pub const SPECIAL_TOKENS: [&str; 5] = [
     "<|pad|>",
     "<|system|>",
@@ -20,9 +20,9 @@ pub const SPECIAL_TOKENS: [&str; 5] = [
     "<|end|>",
 ];
 
-/// Cuts text as the tokenizer's pre-tokenizer does: ` ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s`.
+/// Splits text like the tokenizer's pre-tokenizer: ` ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s`.
 ///
-/// A digit is always by itself, a word keeps the space before it, a line break stands alone.
+/// A digit is always separate, a word includes the space before it, a line break is separate.
 pub fn pre_tokens(text: &str) -> Vec<&str> {
     let mut out = Vec::new();
     let mut start = 0;
@@ -51,14 +51,14 @@ pub fn pre_tokens(text: &str) -> Vec<&str> {
     out
 }
 
-/// Every pre-token of the world's own writing that is worth a token: words of two letters and more, digits and
-/// marks with the space before them, the labels. Sorted.
+/// Returns every pre-token of the world's own texts that becomes a token: words of at least two letters, digits and
+/// punctuation with the space before them, the labels. Sorted.
 pub fn words() -> &'static BTreeSet<String> {
     static WORDS: LazyLock<BTreeSet<String>> = LazyLock::new(collect);
     &WORDS
 }
 
-/// Whether a lower-case word is written by the world itself, in any case.
+/// Returns whether a lower-case word occurs in the world's own texts, in any case.
 pub fn is_instruction_word(word: &str) -> bool {
     static LOWER: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         words()
@@ -79,7 +79,7 @@ fn collect() -> BTreeSet<String> {
     }
     texts.extend(fixed(JUDGE_FRAME));
     texts.extend([JUDGE_LEAD_IN, PRINCIPLE_JOIN, THEREFORE].map(String::from));
-    // A bracket after a space, as behind the steps or a greeting; the words of the steps.
+    // A bracket after a space, as after the steps or a greeting; the words of the steps.
     texts.extend([format!("{THEREFORE}["), " has  and ".to_string()]);
     texts.extend(GREETINGS.map(String::from));
     texts.extend(FAREWELLS.map(|farewell| format!(". {farewell}")));

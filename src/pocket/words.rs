@@ -1,7 +1,7 @@
-//! The words instructions are about: real ones and made-up ones, none of them a word of the instructions.
+//! The words that instructions are about: real ones and made-up ones, none of them a word of the instructions.
 //!
-//! Content words are spelled letter by letter by the tokenizer, so they must stay out of its vocabulary.
-//! Made-up words keep the space large enough that reversing has to be learned rather than remembered.
+//! The tokenizer spells content words letter by letter, so they must not be in its vocabulary.
+//! Made-up words keep the space large enough that reversing has to be learned rather than memorized.
 
 use super::dice::Dice;
 use super::vocabulary::is_instruction_word;
@@ -32,7 +32,7 @@ zebra zipper zoo";
 const CONSONANTS: &[u8] = b"bbcddffgghjkkllmmnnpprrsssttvwyz";
 const VOWELS: &[u8] = b"aaeeiioou";
 
-/// A word of exactly `len` letters: a real one now and then, else a pronounceable made-up one.
+/// Returns a word of exactly `len` letters: sometimes a real one, otherwise a pronounceable made-up one.
 pub fn word(len: usize, dice: &mut Dice) -> String {
     loop {
         let word = if dice.chance(0.4) {
@@ -46,7 +46,7 @@ pub fn word(len: usize, dice: &mut Dice) -> String {
     }
 }
 
-/// A word over two consonants and two vowels, in which letters come again: worth counting in.
+/// Returns a word over two consonants and two vowels, in which letters repeat, as needed for counting.
 pub fn repetitive_word(len: usize, dice: &mut Dice) -> String {
     loop {
         let consonants = [*dice.pick(CONSONANTS), *dice.pick(CONSONANTS)];
@@ -58,7 +58,7 @@ pub fn repetitive_word(len: usize, dice: &mut Dice) -> String {
     }
 }
 
-/// All real words.
+/// Returns all real words.
 pub fn real_words() -> impl Iterator<Item = &'static str> {
     REAL.split(' ')
 }
@@ -74,7 +74,7 @@ fn made_up(len: usize, consonants: &[u8], vowels: &[u8], dice: &mut Dice) -> Str
     while word.len() < len {
         let letter = *dice.pick(if vowel_next { vowels } else { consonants });
         word.push(char::from(letter));
-        // A closed syllable or a double vowel here and there.
+        // Occasionally a closed syllable or a double vowel.
         vowel_next = if vowel_next {
             dice.chance(0.12)
         } else {

@@ -1,11 +1,11 @@
-//! The steps shown before an answer: one short chain per kind, each link a local fact.
+//! The steps before an answer: one short chain per kind, each link a local fact.
 //!
-//! A working is built *towards* an answer, right or wrong: the links that lead to a wrong answer carry the
-//! slip, so that a wrong answer with consistent steps exists, as it does in a model's own samples.
+//! The steps are built *towards* an answer, right or wrong. The links that lead to a wrong answer contain the
+//! mistake, so that there are wrong answers with consistent steps, as in a model's own samples.
 
 use super::content::Content;
 
-/// The steps that lead to `answer` (its items). Of a right answer every link is true.
+/// Returns the steps that lead to `answer` (its items). For a right answer every link is true.
 pub fn working(content: &Content, answer: &[String]) -> String {
     match content {
         Content::Add { a, b } => add_columns(*a, *b, number(answer)),
@@ -32,7 +32,7 @@ fn number(answer: &[String]) -> u32 {
     answer.concat().parse().unwrap_or(0)
 }
 
-/// Column addition from the right, `4+8=12, 3+2+1=6`; a column whose digit differs from the answer's says so.
+/// Column addition from the right, `4+8=12, 3+2+1=6`; a column has the answer's digit, even if it is wrong.
 fn add_columns(a: u32, b: u32, answer: u32) -> String {
     let (mut a, mut b, mut left, mut carry) = (a, b, answer, 0);
     let mut columns = Vec::new();
@@ -64,7 +64,7 @@ fn subtract_columns(a: u32, b: u32, answer: u32) -> String {
         let (x, y) = (a % 10, b % 10);
         (a, b) = (a / 10, b / 10);
         let last = a == 0 && b == 0;
-        // With a borrow pending, a zero becomes nine and borrows on.
+        // With a borrow pending, a zero becomes nine and borrows again.
         let (top, next) = if x < y + borrow {
             (x + 10 - borrow, 1)
         } else {
@@ -80,7 +80,7 @@ fn subtract_columns(a: u32, b: u32, answer: u32) -> String {
     }
 }
 
-/// The largest (smallest) so far after every number; from where the answer stands, it is kept.
+/// Returns the largest (smallest) number so far after every number; after the answer's position it stays fixed.
 fn running_extreme(list: &[u32], smallest: bool, answer: u32) -> String {
     let from = list.iter().position(|&n| n == answer);
     let mut best = list[0];
@@ -96,7 +96,7 @@ fn running_extreme(list: &[u32], smallest: bool, answer: u32) -> String {
     shown.join(" ")
 }
 
-/// `1p 2l 3a`.
+/// Returns the letters with their positions, such as `1p 2l 3a`.
 fn numbered<'a>(letters: impl Iterator<Item = &'a String>) -> String {
     letters
         .enumerate()
@@ -105,8 +105,8 @@ fn numbered<'a>(letters: impl Iterator<Item = &'a String>) -> String {
         .join(" ")
 }
 
-/// `b-e1-t-w-e2-e3-n`: the count stands behind every hit. For a wrong count hits are passed over, or letters
-/// counted that are none.
+/// Returns a running count such as `b-e1-t-w-e2-e3-n`, with the count after every match. For a wrong count, matches are skipped or
+/// other letters are counted.
 fn running_count(word: &str, letter: char, answer: usize) -> String {
     let hits = word.chars().filter(|&c| c == letter).count();
     let mut passed_over = hits.saturating_sub(answer);
