@@ -265,7 +265,7 @@ impl From<RequestFailure> for ApiError {
             RequestFailure::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message)
             }
-            // The grammar could not be completed; only `Failed` is an error of the server.
+            // The answer could not satisfy the requested grammar. Other errors of grammars are the server's.
             RequestFailure::Grammar(
                 GrammarError::DeadEnd | GrammarError::Failed(_) | GrammarError::OnlyEmpty,
             ) => Self::new(StatusCode::BAD_REQUEST, "invalid_grammar", message).about(GRAMMAR),

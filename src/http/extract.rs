@@ -266,7 +266,7 @@ impl Default for BodyTimeouts {
 }
 
 impl BodyTimeouts {
-    /// Returns the time at which a body with `received` bytes so far must be complete, or must have made progress.
+    /// Returns the time after which a body with `received` bytes so far must be complete or have made progress.
     fn after(self, received: usize) -> Duration {
         let more = received.saturating_sub(SMALL_BODY) as f64 / LEAST_RATE as f64;
         self.longest.min(self.small + Duration::from_secs_f64(more))

@@ -186,7 +186,6 @@ impl PairMaker {
     ///
     /// # Errors
     /// Errors from the log and the template.
-    /// The log's, and the template's.
     pub async fn prompts<'a>(
         &self,
         draw: Draw,

@@ -28,7 +28,7 @@ const FIRST_INTERIM: Duration = Duration::from_millis(250);
 /// The pause before each later interim answer.
 const NEXT_INTERIM: Duration = Duration::from_secs(10);
 
-/// The time for reading the received part of a body. No more data arrive: a body that is awaited longer is incomplete.
+/// The time for reading the received part of a body after the end of the data. A body that is still awaited then is incomplete.
 const INCOMPLETE_AFTER: Duration = Duration::from_secs(5);
 
 /// The state after the end of a client's data.

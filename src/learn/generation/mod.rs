@@ -298,7 +298,6 @@ impl Generations {
     ///
     /// # Errors
     /// Errors from the file system and from `pointed`.
-    /// The file system's, and those of `pointed`.
     pub async fn prune(
         &self,
         never_served: Vec<String>,
