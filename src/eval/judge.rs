@@ -118,7 +118,7 @@ mod tests {
         .unwrap()
     }
 
-    /// A scorer on the prompt's text: the candidate with more exclamation marks wins with 0.8.
+    /// Scores by the prompt's text: the candidate with more exclamation marks wins with 0.8.
     fn marks(prompts: &[Vec<u32>], _: [u32; 2]) -> Result<Vec<LabelLogprobs>, std::io::Error> {
         let read = |ids: &Vec<u32>| {
             let text = fixtures::decode(ids);

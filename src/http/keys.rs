@@ -393,7 +393,7 @@ pub fn tenant_of(extensions: &Extensions) -> Tenant {
     extensions.get().copied().unwrap_or_default()
 }
 
-/// Middleware that authenticates callers.
+/// Authenticates callers (middleware).
 pub async fn guard(
     State(gate): State<Gate>,
     request: Request,
@@ -403,7 +403,7 @@ pub async fn guard(
     Ok(gate.pass(caller, request, next).await)
 }
 
-/// Middleware for metrics on a listener that callers can reach: if callers have keys, only operators may read metrics.
+/// Guards metrics on a listener that callers can reach (middleware): if callers have keys, only operators may read metrics.
 pub async fn guard_metrics(
     State(gate): State<Gate>,
     request: Request,
@@ -416,7 +416,7 @@ pub async fn guard_metrics(
     Ok(gate.pass(caller, request, next).await)
 }
 
-/// Middleware that admits operators only.
+/// Admits operators only (middleware).
 pub async fn guard_admin(
     State(gate): State<Gate>,
     request: Request,

@@ -62,7 +62,7 @@ impl AdminHosts {
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Middleware that refuses calls from other origins' pages.
+/// Refuses calls from other origins' pages (middleware).
 pub async fn keep_out(
     State(hosts): State<Arc<AdminHosts>>,
     request: Request,

@@ -103,7 +103,7 @@ impl Drop for Permit {
     }
 }
 
-/// Middleware that holds a place for a call from before its body is read until its answer is sent. During that time the call's memory
+/// Holds a place for a call from before its body is read until its answer is sent. During that time the call's memory
 /// is charged; an answer for which there is no memory becomes a refusal.
 pub async fn hold(
     State(state): State<AppState>,

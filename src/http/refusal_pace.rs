@@ -51,7 +51,7 @@ impl RefusalPace {
     }
 }
 
-/// Middleware that delays refusals.
+/// Delays refusals (middleware).
 pub async fn pace(
     State((state, proxies)): State<(AppState, TrustedProxies)>,
     request: Request,

@@ -64,7 +64,7 @@ impl Drop for Ending {
     }
 }
 
-/// Middleware that records times; it runs inside the layer that makes the [`span`].
+/// Records times (middleware); runs inside the layer that makes the [`span`].
 pub async fn timed(request: Request, next: Next) -> Response {
     let times = CallTimes::default();
     let response = times.clone().scope(next.run(request)).await;

@@ -260,7 +260,7 @@ impl Learner {
         Ok(kept.unzip())
     }
 
-    /// Active selection: returns the most informative of more pairs than a batch uses.
+    /// Returns the most informative of more pairs than a batch uses (active selection).
     async fn narrow(
         &self,
         config: &LearnConfig,

@@ -266,7 +266,7 @@ impl PairMaker {
         Ok(batch)
     }
 
-    /// SELF-JUDGE: makes pairs of fresh, judged answers.
+    /// Makes pairs of fresh, judged answers (SELF-JUDGE).
     async fn plain(
         &self,
         prompts: Vec<DrawnPrompt>,
@@ -352,7 +352,7 @@ impl PairMaker {
         self.judge.pairs(service, judging, answered).await
     }
 
-    /// SSO: makes pairs of answers sampled under opposed principles; the prompts in the pairs lack the principles.
+    /// Makes pairs of answers sampled under opposed principles (SSO); the prompts in the pairs lack the principles.
     async fn contrasted(
         &self,
         prompts: Vec<DrawnPrompt>,
@@ -457,8 +457,8 @@ fn apart(prompts: Vec<DrawnPrompt>) -> (Vec<RecordId>, Vec<Prompt>) {
     both.unzip()
 }
 
-/// Active preference learning (arXiv 2402.08114, section 3): selects pairs on whose prompts the policy is least certain and whose
-/// implicit reward margin is largest in absolute value. Returns the indices of the `wanted` best.
+/// Returns the indices of the `wanted` best pairs for active preference learning (arXiv 2402.08114, section 3): those on whose prompts
+/// the policy is least certain and whose implicit reward margin is largest in absolute value.
 ///
 /// `entropy` holds the mean negative log-probability per token of each pair's answers, `margins` the implicit reward margins. Both
 /// are compared by rank, because nats per token and rewards have no common scale.

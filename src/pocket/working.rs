@@ -32,7 +32,7 @@ fn number(answer: &[String]) -> u32 {
     answer.concat().parse().unwrap_or(0)
 }
 
-/// Column addition from the right, `4+8=12, 3+2+1=6`; a column has the answer's digit, even if it is wrong.
+/// Returns column addition from the right, `4+8=12, 3+2+1=6`; a column has the answer's digit, even if it is wrong.
 fn add_columns(a: u32, b: u32, answer: u32) -> String {
     let (mut a, mut b, mut left, mut carry) = (a, b, answer, 0);
     let mut columns = Vec::new();
@@ -56,7 +56,7 @@ fn add_columns(a: u32, b: u32, answer: u32) -> String {
     }
 }
 
-/// Column subtraction from the right, `12-8=4, 6-3=3`: a column that is too small has borrowed ten.
+/// Returns column subtraction from the right, `12-8=4, 6-3=3`: a column that is too small has borrowed ten.
 fn subtract_columns(a: u32, b: u32, answer: u32) -> String {
     let (mut a, mut b, mut left, mut borrow) = (a, b, answer, 0);
     let mut columns = Vec::new();

@@ -455,7 +455,7 @@ mod tests {
         }
     }
 
-    /// A sequence of stages that each lose as much as the gates against the live policy allow.
+    /// Tests a sequence of stages that each lose as much as the gates against the live policy allow.
     #[test]
     fn many_small_losses_do_not_add_up() {
         let config = GateConfig::default();
@@ -481,7 +481,7 @@ mod tests {
         assert!(start - live <= config.base.tolerance, "{live}");
     }
 
-    /// The table in the documentation of [`GateConfig::pass_undecided`] and in docs/learning.md.
+    /// Compares the table in the documentation of [`GateConfig::pass_undecided`] and in docs/learning.md.
     #[test]
     fn the_documented_pass_rates_are_those_of_the_test() {
         let rates = [0.44, 0.46, 0.48, 0.50, 0.52, 0.55, 0.58, 0.60];
@@ -537,7 +537,7 @@ mod tests {
         assert!(default.pass_rate(0.58) >= 0.9 && default.pass_rate(0.48) <= 0.05);
     }
 
-    /// Half of the answers are equal, and six in ten of the others are won. If ties counted, the test would be undecided.
+    /// Tests duels of which half are ties and six in ten of the others are won. If ties counted, the test would be undecided.
     #[test]
     fn ties_are_no_duels() {
         let score = |at: usize| match at % 20 {

@@ -110,7 +110,7 @@ fn is_digest(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// ExPO (arXiv 2404.16792): writes `base + (1 + by) (trained - base)`, which for an adapter scales its `B`. `dir` has the trained
+/// Applies ExPO (arXiv 2404.16792): writes `base + (1 + by) (trained - base)`, which for an adapter scales its `B`. `dir` has the trained
 /// adapter, whose factors are kept in a separate file.
 ///
 /// # Errors
