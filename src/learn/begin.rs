@@ -217,7 +217,7 @@ fn ids(rows: Vec<DrawnRow>) -> Vec<RecordId> {
 }
 
 impl Learner {
-    /// Returns the filter for rows that may be used for training.
+    /// Returns the settings of a draw of `limit` rows that may be trained on.
     fn train_spec(&self, config: &LearnConfig, limit: usize) -> DrawSpec {
         let stage = &config.stage;
         DrawSpec {
@@ -229,7 +229,7 @@ impl Learner {
         }
     }
 
-    /// Returns the filter for rows on which stage `id` is evaluated. These rows are never trained on or claimed, so every stage would get
+    /// Returns the settings of a draw of the rows that evaluate stage `id`. These rows are never trained on or claimed, so every stage would get
     /// the same ones; each stage therefore starts at another offset among the held-out rows.
     fn gate_spec(&self, id: StageId) -> DrawSpec {
         DrawSpec {

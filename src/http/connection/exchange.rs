@@ -29,7 +29,7 @@ struct State {
     answering: usize,
     /// Whether a request has begun whose head is incomplete.
     head: bool,
-    /// Time of the last change of this state.
+    /// The time at which that head, or without one the idle period, began.
     since: Instant,
     /// Whether the handler has not read the request's body completely.
     receiving: bool,
