@@ -229,8 +229,8 @@ impl Learner {
         }
     }
 
-    /// Returns the settings of a draw of the rows that evaluate stage `id`. These rows are never trained on or claimed, so every stage would get
-    /// the same ones; each stage therefore starts at another offset among the held-out rows.
+    /// Returns the settings of a draw of the rows that evaluate stage `id`. These rows are never trained on or claimed, so every stage
+    /// would get the same ones; each stage therefore starts at another offset among the held-out rows.
     fn gate_spec(&self, id: StageId) -> DrawSpec {
         DrawSpec {
             split: Split::HeldOut,
