@@ -1,9 +1,9 @@
-//! The bracket: which candidates meet, round by round, and who is left. Pure; the verdicts come from outside.
+//! Tournament brackets: which candidates meet in each round, and which remain. No I/O and no model; the caller supplies the verdicts.
 //!
-//! [`Method::Knockout`] is SELF-JUDGE's tournament (papers.md 1.8): every round the survivors are shuffled, an odd one out
-//! advances by a bye, winners go on; N-1 matches, ceil(log2 N) rounds. Deviations: the shuffle is seeded, and an exact tie is
-//! decided by a seeded coin where the released code names the second. The two other methods play more matches and rank all
-//! candidates by Bradley-Terry strength.
+//! [`Method::Knockout`] is SELF-JUDGE's tournament (papers.md 1.8): in every round the survivors are shuffled, with an odd number one of
+//! them advances by a bye, and the winners advance; N-1 matches, ceil(log2 N) rounds. Deviations: the shuffle is seeded, and an exact tie
+//! is decided by a seeded coin flip, where the released code takes the second candidate. The other two methods play more matches and rank
+//! all candidates by Bradley-Terry strength.
 
 use std::collections::HashSet;
 
@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 use super::bradley_terry::{Game, bradley_terry};
 use super::{JudgeError, Verdict, Winner};
 
-/// How the best of N is found.
+/// The method that finds the best of N candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
     /// Single elimination: N-1 matches.
     #[default]
     Knockout,
-    /// Everyone against everyone: N(N-1)/2 matches.
+    /// Every candidate against every other: N(N-1)/2 matches.
     RoundRobin,
-    /// A ring in which everyone meets two others, then everyone meets the `pivots` strongest of it: about N(1 + pivots)
+    /// A ring in which every candidate meets two others; then all candidates meet the `pivots` strongest of the ring: about N(1 + pivots)
     /// matches.
     Ring { pivots: usize },
 }
@@ -36,12 +36,12 @@ pub struct Match {
     pub second: usize,
 }
 
-/// How a match ended.
+/// The result of a match.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
-    /// `A` is the match's first candidate.
+    /// The winner; `A` is the match's first candidate.
     pub winner: Winner,
-    /// Probability that the first is better; what strengths are fitted to.
+    /// Probability that the first candidate is better; strengths are fitted to it.
     pub p: f32,
 }
 
@@ -56,15 +56,15 @@ impl From<&Verdict> for Outcome {
 
 /// A running bracket over candidates `0..n`.
 ///
-/// `round` gives the matches to be judged, `record` takes how they ended; an empty round means it is over.
+/// `round` returns the matches to judge and `record` takes their results; an empty round means the bracket is over.
 #[derive(Debug, Clone)]
 pub struct Bracket {
     candidates: usize,
     method: Method,
     rng: ChaCha8Rng,
-    /// Still in (knockout); the one with a bye comes first.
+    /// Remaining candidates (knockout); the one with a bye comes first.
     survivors: Vec<usize>,
-    /// Out, the latest last (knockout).
+    /// Eliminated candidates, the most recent last (knockout).
     eliminated: Vec<usize>,
     games: Vec<Game>,
     pending: Vec<Match>,
@@ -72,6 +72,8 @@ pub struct Bracket {
 }
 
 impl Bracket {
+    /// Creates a bracket and draws its first round.
+    ///
     /// # Errors
     /// If there is no candidate.
     pub fn new(candidates: usize, method: Method, seed: u64) -> Result<Self, JudgeError> {
@@ -92,23 +94,23 @@ impl Bracket {
         Ok(bracket)
     }
 
-    /// The matches to be judged now, all independent of each other; empty once the bracket is over.
+    /// Returns the matches to judge now, all independent of each other; empty once the bracket is over.
     pub fn round(&self) -> &[Match] {
         &self.pending
     }
 
-    /// Who advances without a match in the round of [`Self::round`].
+    /// Returns the candidate that advances without a match in the round of [`Self::round`].
     pub fn bye(&self) -> Option<usize> {
         let odd = self.method == Method::Knockout && !self.survivors.len().is_multiple_of(2);
         (odd && !self.pending.is_empty()).then(|| self.survivors[0])
     }
 
-    /// Rounds recorded so far.
+    /// Returns the number of rounds recorded so far.
     pub fn rounds(&self) -> usize {
         self.rounds
     }
 
-    /// Records how the matches of [`Self::round`] ended, in their order, and draws the next round.
+    /// Records the results of the matches of [`Self::round`], in their order, and draws the next round.
     ///
     /// # Errors
     /// If the number of outcomes is not the number of matches; nothing is recorded then.
@@ -150,13 +152,13 @@ impl Bracket {
         Ok(())
     }
 
-    /// The best candidate, once the bracket is over.
+    /// Returns the best candidate, once the bracket is over.
     pub fn winner(&self) -> Option<usize> {
         self.ranking().first().copied()
     }
 
-    /// All candidates, best first, once the bracket is over (empty before). A knockout knows no more than the round each
-    /// went out in; the other methods order by strength, equal ones by index.
+    /// Returns all candidates, best first, once the bracket is over (empty before). A knockout orders only by the round in which each
+    /// candidate was eliminated; the other methods order by strength, equal strengths by index.
     pub fn ranking(&self) -> Vec<usize> {
         if !self.pending.is_empty() {
             return Vec::new();
@@ -175,12 +177,12 @@ impl Bracket {
         order
     }
 
-    /// Draws the next round into `pending`, or nothing if there is none.
+    /// Draws the next round into `pending`, which stays empty if there is none.
     fn pair_up(&mut self) {
         self.pending = match self.method {
             Method::Knockout => {
                 self.survivors.shuffle(&mut self.rng);
-                // The first after the shuffle has the bye of an odd round.
+                // The first candidate after the shuffle has the bye of an odd round.
                 let playing = &self.survivors[self.survivors.len() % 2..];
                 pairs(playing.as_chunks::<2>().0.iter().map(|[i, j]| (*i, *j)))
             }
@@ -191,7 +193,7 @@ impl Bracket {
             Method::Ring { .. } if self.rounds == 0 => {
                 self.survivors.shuffle(&mut self.rng);
                 let ring = &self.survivors;
-                // Two candidates meet once, not once in each direction.
+                // With two candidates the ring has one edge: they meet once, not once in each direction.
                 let edges = if ring.len() < 3 {
                     ring.len() - 1
                 } else {
@@ -234,7 +236,7 @@ mod tests {
         }
     }
 
-    /// Plays a bracket to its end with a judge; returns it and every match in order.
+    /// Plays a bracket to its end with `judge`; returns it and all matches in order.
     fn play(
         mut bracket: Bracket,
         mut judge: impl FnMut(Match) -> Outcome,
@@ -293,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Everybody's strength: a total order that the indices do not give away.
+    /// Returns the candidates' strengths: a total order that is unrelated to the indices.
     fn strengths(candidates: usize, seed: u64) -> Vec<usize> {
         let mut strengths: Vec<usize> = (0..candidates).collect();
         strengths.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
@@ -326,7 +328,7 @@ mod tests {
         }
     }
 
-    /// The same survivors, drawn until `bye` has the bye.
+    /// Returns a redraw of the same survivors in which `bye` has the bye.
     fn redrawn(bracket: &Bracket, bye: usize) -> Bracket {
         let draws = (0..).map(|seed| {
             let mut drawn = bracket.clone();
@@ -338,7 +340,7 @@ mod tests {
         fitting.next().expect("there is always another draw")
     }
 
-    /// Plays on from `bracket` with every survivor of every odd round as its bye; how many ways there were.
+    /// Plays on from `bracket` with every survivor of every odd round as its bye; returns the number of ways.
     fn every_bye(mut bracket: Bracket, strengths: &[usize]) -> usize {
         if bracket.round().is_empty() {
             let winner = bracket.winner().unwrap();
@@ -375,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_ring_with_pivots_nearly_always_finds_the_best() {
-        // Not always: strengths fitted to unequal opponents are estimates even where every match is judged rightly.
+        // Not always the best: strengths fitted to unequal opponents are estimates even if every match is judged correctly.
         let mut best = 0;
         for seed in 0..1000 {
             let bracket = Bracket::new(12, Method::Ring { pivots: 3 }, seed).unwrap();
@@ -397,7 +399,7 @@ mod tests {
         };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
-        // Byes are spread: over many seeds everyone gets one sometime.
+        // Byes are spread: over many seeds every candidate gets one.
         let mut byes = HashSet::new();
         for seed in 0..200 {
             let bracket = Bracket::new(5, Method::Knockout, seed).unwrap();
@@ -453,7 +455,7 @@ mod tests {
         }
     }
 
-    /// A bracket whose work grew with the square of this would take hours.
+    /// A bracket whose work grew with the square of this size would take hours.
     #[test]
     fn brackets_of_very_many_candidates_are_drawn() {
         let (bracket, matches) = play(

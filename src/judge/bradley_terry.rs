@@ -8,11 +8,12 @@ pub struct Game {
     pub p: f64,
 }
 
-/// Weight of the draw every player has played against a phantom of strength one. It keeps the strength of a player who
-/// won or lost everything finite.
+/// Weight of the draw that every player is assumed to have played against a phantom of strength one. It keeps the strength of a player
+/// that won or lost every game finite.
 const PRIOR: f64 = 0.2;
 
-/// Log-strengths of `players` players, by Hunter's minorise-maximise iteration (Annals of Statistics 2004), with a weak prior.
+/// Returns the log-strengths of `players` players, by Hunter's minorise-maximise iteration (Annals of Statistics 2004), with a weak
+/// prior.
 ///
 /// Wins may be fractional. Players without games have log-strength 0.
 pub fn bradley_terry(players: usize, games: &[Game]) -> Vec<f64> {
@@ -52,7 +53,7 @@ mod tests {
 
     #[test]
     fn soft_results_are_reproduced() {
-        // With enough games the prior fades and the strengths reproduce the probabilities they came from.
+        // With enough games the prior's influence vanishes, and the strengths reproduce the probabilities they came from.
         let truth = [0.0f64, 0.7, -1.1, 2.0];
         let mut games = Vec::new();
         for i in 0..4 {

@@ -1,10 +1,10 @@
-//! What judging can fail with.
+//! The error type of judging.
 
 use std::path::PathBuf;
 
 use crate::text::TextError;
 
-/// What judging can fail with.
+/// An error of judging.
 #[derive(Debug, thiserror::Error)]
 pub enum JudgeError {
     #[error("{path}: {source}")]
@@ -12,15 +12,15 @@ pub enum JudgeError {
         path: PathBuf,
         source: std::io::Error,
     },
-    /// Found out when the server started.
+    /// The model cannot judge; detected when the server started.
     #[error("this model cannot judge: {0}")]
     Unusable(String),
-    /// A table of principles; the message names its file.
+    /// A table of principles is invalid; the message names its file.
     #[error("{0}")]
     Principles(String),
     #[error("judge template: {0}")]
     Template(String),
-    /// The pairs of a self-test cannot be used.
+    /// The pairs of a self-test are unusable.
     #[error("the judge's self-test: {0}")]
     SelfTest(String),
     #[error(

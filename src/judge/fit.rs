@@ -1,30 +1,30 @@
-//! Cutting an over-long judge prompt: the frame stays, the context and the candidates shrink.
+//! Truncation of over-long judge prompts: the frame stays, the context and the candidates shrink.
 //!
-//! The released code cuts from the left, so that the question itself goes first (papers.md 1.3). Here whole tokens are taken
-//! out of the context's beginning, and then out of the candidates' middles; what is left keeps its token ids, so the frame
-//! and the label position are exactly those of an uncut prompt.
+//! The released code cuts from the left, so that the question itself is lost first (papers.md 1.3). Here whole tokens are removed from
+//! the beginning of the context, and then from the middles of the candidates; the remaining text keeps its token ids, so the frame and
+//! the label position are exactly those of an uncut prompt.
 
 use std::ops::Range;
 
 use super::{JudgeError, JudgePrompt};
 use crate::text::{Encoded, Tokenizer};
 
-/// Below this many tokens for context and candidates together a verdict would be about nothing.
+/// Fewest tokens for the context and the candidates together; with fewer, a verdict would be meaningless.
 const LEAST_CONTENT: usize = 12;
 
-/// The token ids of a judge prompt that fits.
+/// The token ids of a judge prompt that fits the model's context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FittedPrompt {
     pub ids: Vec<u32>,
-    /// Positions of the tokens of the candidate shown first.
+    /// Token positions of the candidate shown first.
     pub a: Range<usize>,
-    /// Positions of the tokens of the candidate shown second.
+    /// Token positions of the candidate shown second.
     pub b: Range<usize>,
-    /// Whether anything was taken out.
+    /// Whether any token was removed.
     pub cut: bool,
 }
 
-/// The tokens that lie wholly within a byte range.
+/// Returns the tokens that lie wholly within a byte range.
 pub fn tokens_within(encoded: &Encoded, bytes: &Range<usize>) -> Range<usize> {
     let start = encoded
         .offsets
@@ -88,15 +88,15 @@ pub fn fit(
     })
 }
 
-/// The middle of a range, so that `keep` positions are left, the odd one at the front.
+/// Returns the middle of a range to be removed so that `keep` positions remain, the odd one at the front.
 fn middle(range: &Range<usize>, keep: usize) -> Range<usize> {
     range.start + keep.div_ceil(2)..range.end - keep / 2
 }
 
-/// How many tokens the context and the two candidates keep of `room`.
+/// Divides `room` tokens among the context and the two candidates; returns the number that each keeps.
 ///
-/// The candidates come first, but the context keeps up to a quarter. Between the candidates the longer one gives way until
-/// both are equal; the rule is symmetric, so swapping the order shows the same pieces.
+/// The candidates have priority, but the context keeps up to a quarter. The longer candidate is cut until both are equal; the rule is
+/// symmetric, so both orders show the same pieces.
 fn share(room: usize, [context, a, b]: [usize; 3]) -> [usize; 3] {
     let keep_context = context.min(room.saturating_sub(a + b).max(room / 4));
     let rest = room - keep_context;
@@ -163,12 +163,12 @@ mod tests {
             cut(25),
             "<|user|>By: best.\nQ: abcdefghij\n1: alpha\n2: omegaomega\nWhich?</s><|assistant|>I say"
         );
-        // 16 left: a quarter for the context, of the other 12 the shorter candidate keeps its 5.
+        // 16 tokens remain: a quarter for the context; of the other 12 the shorter candidate keeps its 5.
         assert_eq!(
             cut(16),
             "<|user|>By: best.\nQ: ghij\n1: alpha\n2: omegega\nWhich?</s><|assistant|>I say"
         );
-        // 12 left: 3, 4 and 4 would leave one over, which goes to the context.
+        // 12 tokens remain: 3, 4 and 4 would leave one unused, which goes to the context.
         assert_eq!(
             cut(12),
             "<|user|>By: best.\nQ: ghij\n1: alha\n2: omga\nWhich?</s><|assistant|>I say"
@@ -199,7 +199,7 @@ mod tests {
             assert!(kept <= context && left <= a && right <= b);
             assert_eq!(share(room, [context, b, a]), [kept, right, left]);
             let used = kept + left + right;
-            // Equal caps may leave one token over that the context has no use for.
+            // Equal caps may leave one token unused when the context needs no more.
             assert!(
                 used <= room && used + 1 >= room,
                 "{used} of {room} for {context} {a} {b}"

@@ -5,13 +5,13 @@ use serde_json::json;
 use super::JudgeTemplate;
 use crate::text::{ChatTemplate, SpecialTokens, Tokenizer};
 
-/// Ids of `</s>`, which comes after `<|user|>` and `<|assistant|>`, and of the two labels; the newline and printable ASCII
-/// come after them, a character each.
+/// Id of `</s>`, which follows `<|user|>` and `<|assistant|>`, and ids of the two labels; the newline and printable ASCII come after
+/// them, one id for each character.
 pub const EOS: u32 = 2;
 pub const LABELS: [u32; 2] = [3, 4];
 const FIRST_CHAR: u32 = 5;
 
-/// One token a character, but for the special tokens and the labels " A" and " B".
+/// Returns a tokenizer with one token per character, except for the special tokens and the labels " A" and " B".
 pub fn tokenizer() -> Tokenizer {
     let mut vocab = serde_json::Map::new();
     let mut added = Vec::new();
@@ -39,7 +39,7 @@ pub fn tokenizer() -> Tokenizer {
     Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap()
 }
 
-/// `<|user|>…</s><|assistant|>…</s>`, a system turn in braces.
+/// Returns the template `<|user|>…</s><|assistant|>…</s>`, with a system turn in parentheses.
 pub fn chat() -> ChatTemplate {
     let source = "{% for m in messages %}{% if m.role == 'system' %}({{ m.content }}){% else %}\
                   <|{{ m.role }}|>{{ m.content }}</s>{% endif %}{% endfor %}\
@@ -66,7 +66,7 @@ pub fn template() -> JudgeTemplate {
     JudgeTemplate::from_toml(TEMPLATE).unwrap()
 }
 
-/// The text behind ids, special tokens written out.
+/// Decodes ids, with special tokens written out.
 pub fn decode(ids: &[u32]) -> String {
     tokenizer().decode(ids, false).unwrap()
 }

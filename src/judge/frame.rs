@@ -1,23 +1,23 @@
-//! The judge's frame, and text that imitates it.
+//! Protection of the judge's frame against text that imitates it.
 //!
-//! A prompt shows question and answers inside a template. Text that repeats a part of the template ("Which answer is polite?", a line that
-//! announces the next answer, the lead-in with a label) would open or close a part of the frame by itself. In text that fills a slot such
-//! a part is broken up: `=` takes the place of its blanks, or stands before it where it has none; a lead-in of one word changes the case
-//! of its first letter. All other text stays as it is, to the byte.
+//! A prompt shows the question and the answers inside a template. Text that repeats a part of the template ("Which answer is polite?", a
+//! line that announces the next answer, the lead-in with a label) would open or close a part of the frame. In text that fills a slot such
+//! a part is therefore broken up: `=` replaces its white space, or is put before it if it has none; a lead-in of one word has the case of
+//! its first letter changed. All other text stays unchanged, byte for byte.
 //!
-//! Of the ways to break up a part these are the ones that mislead the default model least (`attack_tests`): `_` and most other signs
-//! are no tokens of its own.
+//! Of all ways to break up a part, these mislead the default model least (`attack_tests`): `_` and most other characters are not tokens
+//! of their own.
 //!
-//! What counts as a part of the frame follows from the template:
+//! The parts of the frame follow from the template:
 //!
 //! | part | where it is found in text |
 //! |---|---|
-//! | a line of the template, or the beginning of one before a slot, of several words | anywhere, its blanks of any kind and number |
-//! | the same of one word (`A`, `Q:`) | as a line, or as the beginning of one, of a text of several lines |
-//! | what stands before a turn of the conversation (`User:`) | at the beginning of a line |
-//! | a lead-in of one word (`Answer`), or of several with a label (`My choice A`) | anywhere, as it is written |
+//! | a line of the template, or the beginning of one before a slot, of several words | anywhere, with white space of any kind and amount |
+//! | the same of one word (`A`, `Q:`) | as a line, or at the beginning of one, in a text of several lines |
+//! | the tag before a turn of the conversation (`User:`) | at the beginning of a line |
+//! | a lead-in of one word (`Answer`), or of several with a label (`My choice A`) | anywhere, exactly as written |
 //!
-//! Parts of three words and more are found in capitals and small letters alike.
+//! Parts of three or more words are matched without regard to case.
 
 use std::borrow::Cow;
 
@@ -26,24 +26,24 @@ use regex::{Captures, Regex};
 use super::JudgeError;
 use super::template::{Piece, TemplateFile};
 
-/// Finds parts of a template's frame in text.
+/// A matcher for the parts of a template's frame in text.
 #[derive(Debug, Clone)]
 pub struct Frame {
-    /// Parts that are found anywhere; none where the template has no such part.
+    /// Parts that are found anywhere; none if the template has no such part.
     anywhere: Option<Regex>,
-    /// The lead-in, where that is one word.
+    /// The lead-in, if it is one word.
     lead_in: Option<Regex>,
-    /// Beginnings of turns, which are found at the beginning of a line.
+    /// Tags of turns, which are found at the beginning of a line.
     turns: Option<Regex>,
     /// Parts of one word, which are found in texts of several lines.
     lines: Option<Regex>,
 }
 
 impl Frame {
-    /// The frame of a template, of which `pieces` are the texts.
+    /// Builds the matcher for a template whose texts are `pieces`.
     ///
     /// # Errors
-    /// A template whose parts are too long to be looked for.
+    /// If the template's parts are too long for a regular expression.
     pub(super) fn of<'a>(
         file: &TemplateFile,
         pieces: impl Iterator<Item = &'a Piece>,
@@ -61,7 +61,7 @@ impl Frame {
                 }
                 match words.as_slice() {
                     [word] => {
-                        // The last segment is followed by a slot: it begins a line of which the rest is not the frame's.
+                        // The last segment is followed by a slot: it begins a line whose rest is not part of the frame.
                         let whole = at + 1 < segments.len();
                         let end = if whole { r"[^\S\n]*$" } else { "" };
                         lines.push(format!(r"^[^\S\n]*{}{end}", regex::escape(word)));
@@ -73,7 +73,7 @@ impl Frame {
         let mut lead_in = Vec::new();
         match file.lead_in.split_whitespace().collect::<Vec<_>>()[..] {
             [] => {}
-            // Said often enough it decides for the answer that says it, with a label or without.
+            // Repeated often enough, a lead-in of one word sways the verdict to the answer that contains it, with a label or without.
             [word] => {
                 let word = word.trim_matches(|c: char| !c.is_alphanumeric());
                 lead_in.extend((!word.is_empty()).then(|| phrase(&[word])));
@@ -108,17 +108,17 @@ impl Frame {
         self.escape_joined(self.escape_turn(text))
     }
 
-    /// Returns the text of one turn of a conversation with whatever would begin another turn broken up.
+    /// Returns the text of one turn of a conversation with every tag that would begin another turn broken up.
     pub fn escape_turn<'a>(&self, text: &'a str) -> Cow<'a, str> {
         broken(self.turns.as_ref(), Cow::Borrowed(text), join)
     }
 
-    /// Returns a text in which no turn begins that is not its own with all other parts of the frame broken up: of a whole
-    /// conversation, whose turns may make a part of the frame together.
+    /// Returns a text that went through [`Self::escape_turn`] with all other parts of the frame broken up. It takes a whole conversation,
+    /// because several turns together may form a part of the frame.
     pub fn escape_joined<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         let text = broken(self.anywhere.as_ref(), text, join);
         let text = broken(self.lead_in.as_ref(), text, other_case);
-        // A single line is the whole of a slot: it opens and closes nothing, and may well be an answer.
+        // A single line fills its slot alone: it cannot open or close a part of the frame, and may well be a valid answer.
         match text.contains('\n') {
             true => broken(self.lines.as_ref(), text, join),
             false => text,
@@ -126,7 +126,7 @@ impl Frame {
     }
 }
 
-/// One pattern of several, each of which may begin at a line's beginning.
+/// Combines patterns into one; `^` matches at the beginning of every line.
 fn any_of(patterns: Vec<String>) -> Result<Option<Regex>, JudgeError> {
     if patterns.is_empty() {
         return Ok(None);
@@ -137,7 +137,7 @@ fn any_of(patterns: Vec<String>) -> Result<Option<Regex>, JudgeError> {
     Ok(Some(compiled))
 }
 
-/// The pattern of a phrase: its words with any blanks between them, not in the middle of longer words.
+/// Returns the pattern of a phrase: its words with any white space between them, not inside longer words.
 fn phrase(words: &[&str]) -> String {
     let boundary = |at: Option<char>| match at.is_some_and(char::is_alphanumeric) {
         true => r"\b",
@@ -154,13 +154,13 @@ fn phrase(words: &[&str]) -> String {
     )
 }
 
-/// Words with any blanks between them.
+/// Returns the pattern of words with any white space between them.
 fn blanks(words: &[&str]) -> String {
     let words: Vec<String> = words.iter().map(|word| regex::escape(word)).collect();
     words.join(r"\s+")
 }
 
-/// The text with what `parts` find broken up.
+/// Returns the text with every match of `parts` broken up.
 fn broken<'a>(parts: Option<&Regex>, text: Cow<'a, str>, how: fn(&str) -> String) -> Cow<'a, str> {
     let Some(parts) = parts else {
         return text;
@@ -172,7 +172,7 @@ fn broken<'a>(parts: Option<&Regex>, text: Cow<'a, str>, how: fn(&str) -> String
     }
 }
 
-/// A part of the frame without its blanks, or with a sign before it.
+/// Returns a part of the frame with its white space replaced by `=`, or with `=` before it.
 fn join(part: &str) -> String {
     let before = &part[..part.len() - part.trim_start().len()];
     let after = &part[part.trim_end().len()..];
@@ -183,7 +183,7 @@ fn join(part: &str) -> String {
     }
 }
 
-/// A part of the frame with its first letter in the other case; what has no case is joined.
+/// Returns a part of the frame with its first letter in the other case; a letter without case is joined instead.
 fn other_case(part: &str) -> String {
     let mut rest = part.chars();
     let first = rest.next().unwrap_or_default();
@@ -317,7 +317,7 @@ mod tests {
         assert_eq!(shown, "Which=answer=is polite?\n=A\n62\n=B");
     }
 
-    /// How often the parts of a frame are in a text, as `escape` finds them.
+    /// Counts the parts of a frame in a text, as `escape` finds them.
     fn parts(frame: &Frame, text: &str) -> usize {
         let patterns = [&frame.anywhere, &frame.lead_in, &frame.turns, &frame.lines];
         let found = patterns.into_iter().flatten();
@@ -330,7 +330,7 @@ mod tests {
         for template in templates() {
             let frame = template.frame.clone();
             let toml = template.to_toml();
-            // Words of the frame itself, its labels and tags, and blanks of all kinds.
+            // Words of the frame itself, its labels and tags, and white space of all kinds.
             let mut words: Vec<String> = toml.split_whitespace().map(str::to_owned).collect();
             words.extend(["A", "B", "User:", "Assistant:", "x", "_", "---"].map(str::to_owned));
             let render = |context: &str, a: &str, b: &str| {

@@ -1,4 +1,4 @@
-//! The two label tokens: what a verdict is read from.
+//! The two label tokens, from whose probabilities a verdict is read.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,10 +6,10 @@ use super::{JudgeError, JudgeTemplate};
 use crate::preference::{Message, Role};
 use crate::text::{ChatTemplate, Rendered, Tokenizer};
 
-/// The ids of the two labels, resolved where they will stand: right after the lead-in.
+/// The ids of the two labels, resolved at their position: right after the lead-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelTokens {
-    /// The first says "the candidate shown first".
+    /// The ids; the first label means "the candidate shown first".
     pub ids: [u32; 2],
 }
 
@@ -34,7 +34,7 @@ impl LabelTokens {
             match ids.strip_prefix(before.as_slice()) {
                 Some([id]) => Ok(*id),
                 rest => {
-                    // What stands for the label: all that differs from the prompt alone.
+                    // The tokens of the label: everything that differs from the prompt alone.
                     let shared = ids.iter().zip(&before).take_while(|(a, b)| a == b).count();
                     let names = ids[shared..].iter().map(|id| {
                         let name = tokenizer.id_to_token(*id).unwrap_or_default();
@@ -62,12 +62,12 @@ impl LabelTokens {
         Ok(Self { ids })
     }
 
-    /// As [`Self::resolve`]; where that is refused, tries the template with bare labels after a parenthesis (` A` after
-    /// `Assistant` becomes `A` after `Assistant (`, SALMON's form), which small vocabularies need. Returns the template that
-    /// resolved: it is the one to train with and to keep beside the weights.
+    /// Resolves the labels as [`Self::resolve`]; if that fails, tries the template with bare labels after a parenthesis (` A` after
+    /// `Assistant` becomes `A` after `Assistant (`, SALMON's form), which small vocabularies need. Returns the template that resolved:
+    /// train with it and store it beside the weights.
     ///
     /// # Errors
-    /// The first refusal, if both are refused.
+    /// The first error, if both attempts fail.
     pub fn resolve_or_bare(
         tokenizer: &Tokenizer,
         chat: &ChatTemplate,

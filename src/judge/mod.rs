@@ -1,9 +1,8 @@
-//! The judge: two answers in, the probability that the first is better out.
+//! The judge: takes two answers and returns the probability that the first is better.
 //!
-//! A comparison becomes prompts ([`template`], [`prompt`], [`fit`]), both orders of each; a scorer returns the
-//! log-probabilities of the two label tokens ([`label`]) after each prompt; [`verdict`] averages orders and votes over
-//! principles. The scorer is a closure, so nothing here knows a model. [`bracket`] and [`tournament`] find the best of many
-//! answers by such comparisons.
+//! A comparison becomes prompts ([`template`], [`prompt`], [`fit`]), in both orders; a scorer returns the log-probabilities of the two
+//! label tokens ([`label`]) after each prompt; [`verdict`] averages over orders and votes over principles. The scorer is a closure, so
+//! this module does not depend on a model. [`bracket`] and [`tournament`] find the best of many answers by such comparisons.
 
 #[cfg(test)]
 mod attack_tests;
@@ -41,43 +40,43 @@ pub use verdict::{LabelLogprobs, Rule, Verdict, Winner, decide, lead, sigmoid};
 use crate::preference::{Message, PrincipleError, PrincipleTable};
 use crate::text::{ChatTemplate, Tokenizer};
 
-/// Two answers to one conversation, to be compared.
+/// A comparison of two answers to one conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Comparison {
     pub context: Vec<Message>,
     pub a: String,
     pub b: String,
-    /// Names of the judge's principle table, or texts; none means the template's default.
+    /// Names from the judge's principle table, or texts of principles; empty means the template's default.
     pub principles: Vec<String>,
 }
 
-/// How a comparison under several principles is asked.
+/// The prompts of a comparison under several principles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Principles {
-    /// One prompt lists them all.
+    /// One prompt that lists all principles.
     #[default]
     Joint,
-    /// One prompt for each, and a vote (SELF-JUDGE's released code).
+    /// One prompt per principle, and a vote (SELF-JUDGE's released code).
     Vote,
 }
 
-/// How verdicts are reached.
+/// The options that determine how verdicts are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JudgeOptions {
     pub rule: Rule,
     pub principles: Principles,
-    /// Scale each order's label probabilities to sum to one before averaging; the paper does not.
+    /// Whether each order's label probabilities are scaled to sum to one before averaging; the paper does not do so.
     pub renormalise: bool,
 }
 
-/// Which answer of a comparison is shown first.
+/// The order in which the two answers of a comparison are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// `a`.
+    /// `a` first.
     Given,
-    /// `b`.
+    /// `b` first.
     Turned,
 }
 
@@ -85,34 +84,34 @@ impl Order {
     pub const BOTH: [Self; 2] = [Self::Given, Self::Turned];
 }
 
-/// The token prompts of one comparison: for each principle (or once, jointly) those of the orders asked for, in their order.
+/// The token prompts of one comparison: for each principle (or once, if joint) one prompt per requested order, in that order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedComparison {
     pub prompts: Vec<Vec<u32>>,
-    /// Of each prompt the tokens before the candidate shown second: what it has in common with every other comparison in which the
-    /// same candidate is shown first.
+    /// For each prompt the number of tokens before the candidate shown second: the prefix shared with every other comparison that shows
+    /// the same candidate first.
     pub shared: Vec<usize>,
-    /// Whether one was cut to fit.
+    /// Whether any prompt was cut to fit.
     pub cut: bool,
 }
 
-/// Everything about judging but the model.
+/// The judge without its model: tokenizer, templates, labels, principles and options.
 #[derive(Clone)]
 pub struct Judge {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
     template: JudgeTemplate,
     labels: LabelTokens,
-    /// Why there is no prompt to judge by, where there is none; the labels are then none either.
+    /// The reason why no judge prompt can be built, if so; the labels are then unset.
     unusable: Option<String>,
     table: PrincipleTable,
     options: JudgeOptions,
-    /// The longest prompt, in tokens; the label comes after it.
+    /// Length limit of a prompt in tokens; the label comes after it.
     max_prompt: usize,
 }
 
 impl Judge {
-    /// `max_context`: positions the model has, of which the label takes one.
+    /// Creates a judge. `max_context` is the number of positions of the model, one of which the label takes.
     ///
     /// # Errors
     /// If the template's labels are not one token each, see [`LabelTokens::resolve`].
@@ -137,10 +136,10 @@ impl Judge {
         })
     }
 
-    /// The judge of a model's folder: its template and principle table, or the built-in ones.
+    /// Creates the judge of a model directory, from its template and principle table or the built-in ones.
     ///
     /// # Errors
-    /// If a file is broken, or as [`Self::new`].
+    /// If a file is invalid, or as [`Self::new`].
     pub fn from_model_dir(
         dir: &Path,
         tokenizer: Tokenizer,
@@ -153,10 +152,11 @@ impl Judge {
         Self::new(tokenizer, chat, template, table, options, max_context)
     }
 
-    /// [`Self::from_model_dir`]; a judge that cannot be asked with these templates answers every comparison with the reason.
+    /// Creates a judge as [`Self::from_model_dir`]; if no prompt can be built with these templates, the judge answers every comparison
+    /// with [`JudgeError::Unusable`] and the reason.
     ///
     /// # Errors
-    /// If a file is broken.
+    /// If a file is invalid.
     pub fn from_model_dir_or_unusable(
         dir: &Path,
         tokenizer: Tokenizer,
@@ -194,7 +194,7 @@ impl Judge {
         &self.template
     }
 
-    /// The principles that names in comparisons stand for.
+    /// Returns the table of named principles.
     pub fn table(&self) -> &PrincipleTable {
         &self.table
     }
@@ -211,7 +211,7 @@ impl Judge {
         self.encode_in(comparison, &Order::BOTH)
     }
 
-    /// [`Self::encode`] in these orders.
+    /// Encodes a comparison as [`Self::encode`], in the given orders.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -229,8 +229,8 @@ impl Judge {
         self.encode_shown(&context, [&a, &b], &comparison.principles, orders)
     }
 
-    /// [`Self::encode_in`] of texts that were cut to what prompts show of them: see [`Self::shown_answer`] and
-    /// [`Self::shown_context`]. Where texts are compared often, they are cut once.
+    /// Encodes as [`Self::encode_in`], from texts that are already cut to the part that prompts show: see [`Self::shown_answer`] and
+    /// [`Self::shown_context`]. Texts that are compared often are thus cut only once.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -273,7 +273,7 @@ impl Judge {
         Ok(encoded)
     }
 
-    /// Refuses where the judge is unusable.
+    /// Returns an error if the judge is unusable.
     ///
     /// # Errors
     /// [`JudgeError::Unusable`].
@@ -284,10 +284,10 @@ impl Judge {
         }
     }
 
-    /// Judges many comparisons with one call of `score`: prompts in, the label log-probabilities after each out.
+    /// Judges many comparisons with one call of `score`, which takes prompts and returns the label log-probabilities after each.
     ///
     /// # Errors
-    /// If encoding or the scorer fails, or it returns another number of rows than it was given prompts.
+    /// If encoding or the scorer fails, or the scorer returns a number of rows that is not the number of prompts.
     pub fn judge<E>(
         &self,
         comparisons: &[Comparison],
@@ -326,10 +326,10 @@ impl Judge {
     }
 }
 
-/// The principle table of a model's folder (`principles.toml`), or the built-in one where it holds none.
+/// Reads the principle table of a model directory (`principles.toml`); returns the built-in table if there is no such file.
 ///
 /// # Errors
-/// If the file is there and is no valid table.
+/// If the file exists and is not a valid table.
 pub fn principles_from_model_dir(dir: &Path) -> Result<PrincipleTable, JudgeError> {
     let path = dir.join("principles.toml");
     match path.try_exists() {
@@ -373,7 +373,7 @@ mod tests {
         }
     }
 
-    /// A scorer that reads the prompt: the longer of the two candidates wins with 0.9, and the first shown gets 0.05 more.
+    /// A scorer that decodes the prompt: the longer candidate wins with 0.9, and the one shown first gets 0.05 more.
     fn longer(
         prompts: &[Vec<u32>],
         labels: [u32; 2],
@@ -431,7 +431,7 @@ mod tests {
         assert_eq!(other.shared[0], shared);
         assert_eq!(one.prompts[0][..shared], other.prompts[0][..shared]);
         assert_ne!(one.prompts[0][shared], other.prompts[0][shared]);
-        // The other order begins with another candidate.
+        // The other order begins with the other candidate.
         assert_ne!(one.prompts[1][..shared], other.prompts[1][..shared]);
     }
 

@@ -1,24 +1,26 @@
-//! Questions with lettered options: read like a verdict, from one token, but not learnt like one.
+//! Questions with lettered options: read from one token like a verdict, but not part of judge training.
 
 use super::JudgeError;
 use crate::preference::{Message, Role};
 use crate::text::{ChatTemplate, RenderOptions, Tokenizer};
 
-/// What options are lettered with.
+/// The letters of options.
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/// Asks questions with lettered options: the next token of the assistant is the letter.
+/// A reader of answers to questions with lettered options: the assistant's first token is the letter.
 #[derive(Clone)]
 pub struct OptionReader {
     tokenizer: Tokenizer,
     chat: ChatTemplate,
-    /// The letters that are one token each where an answer begins, from A on.
+    /// Token ids of the letters that are one token each at the beginning of an answer, from A on.
     letters: Vec<u32>,
-    /// Why no question can be asked, where none can.
+    /// The reason why questions cannot be encoded, if so.
     unusable: Option<String>,
 }
 
 impl OptionReader {
+    /// Creates a reader and resolves the letters' tokens.
+    ///
     /// # Errors
     /// If the chat template or the tokenizer fails.
     pub fn new(tokenizer: Tokenizer, chat: ChatTemplate) -> Result<Self, JudgeError> {
@@ -43,7 +45,7 @@ impl OptionReader {
         })
     }
 
-    /// [`Self::new`]; where that fails, a reader that refuses every question with the reason.
+    /// Creates a reader as [`Self::new`]; if that fails, a reader that returns the reason as an error for every question.
     pub fn new_or_unusable(tokenizer: Tokenizer, chat: ChatTemplate) -> Self {
         Self::new(tokenizer.clone(), chat.clone()).unwrap_or_else(|error| Self {
             tokenizer,
@@ -53,7 +55,7 @@ impl OptionReader {
         })
     }
 
-    /// Refuses where no question can be asked.
+    /// Returns an error if questions cannot be encoded.
     ///
     /// # Errors
     /// [`JudgeError::Unusable`].
@@ -64,15 +66,15 @@ impl OptionReader {
         }
     }
 
-    /// Options that a question may have.
+    /// Returns the largest number of options a question may have.
     pub fn max_options(&self) -> usize {
         self.letters.len()
     }
 
-    /// The prompt of a question about `input`, and the token of each option, in the options' order.
+    /// Returns the prompt of a question about `input`, and the token of each option, in the options' order.
     ///
     /// # Errors
-    /// If the chat template or the tokenizer fails, or there are clearly more than `max_tokens`.
+    /// If the chat template or the tokenizer fails, or the prompt is clearly longer than `max_tokens`.
     ///
     /// # Panics
     /// With more than [`Self::max_options`] options.

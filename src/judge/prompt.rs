@@ -1,10 +1,10 @@
 //! The judge's prompt: a question about two answers, ending just before the label token.
 //!
-//! The template's `user` text is filled and wrapped by the chat template as a user turn; the chat template opens the
-//! assistant's turn, and the lead-in is pre-filled there, so that the next token is the label (SELF-JUDGE's template,
-//! papers.md 1.3). Slots are filled in one pass over the parsed template: a candidate that contains `{response_b}` stays
-//! just that. What fills them is untrusted: it cannot become a special token, and where it repeats a part of the template it is broken
-//! up ([`super::frame`]), so that it opens and closes nothing.
+//! The template's `user` text is filled and wrapped by the chat template as a user turn; the chat template opens the assistant's turn,
+//! and the lead-in is pre-filled there, so that the next token is the label (SELF-JUDGE's template, papers.md 1.3). Slots are filled in
+//! one pass over the parsed template: a `{response_b}` inside a candidate stays as it is. The text in slots is untrusted: it cannot
+//! become a special token, and where it repeats a part of the template it is broken up ([`super::frame`]), so that it cannot open or
+//! close a part of the frame.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use super::template::{JudgeTemplate, Piece, Slot};
 use crate::preference::{Message, Role};
 use crate::text::{ChatTemplate, RenderOptions, Rendered};
 
-/// The date that chat templates which write one are told: prompts must be the same whenever they are rendered.
+/// The date (Unix seconds) for chat templates that write one: a prompt must not depend on when it is rendered.
 pub const PROMPT_DATE: i64 = 1_735_689_600; // 2025-01-01
 
 /// A rendered judge prompt. The ranges are bytes of `rendered.text`.
@@ -21,19 +21,19 @@ pub const PROMPT_DATE: i64 = 1_735_689_600; // 2025-01-01
 pub struct JudgePrompt {
     pub rendered: Rendered,
     pub context: Range<usize>,
-    /// The candidate shown first.
+    /// Bytes of the candidate shown first.
     pub a: Range<usize>,
-    /// The candidate shown second.
+    /// Bytes of the candidate shown second.
     pub b: Range<usize>,
 }
 
 impl JudgeTemplate {
-    /// The prompt that shows `a` before `b`, up to and including the lead-in.
+    /// Renders the prompt that shows `a` before `b`, up to and including the lead-in.
     ///
-    /// `principles` are texts, not names; none means the default principle.
+    /// `principles` are texts, not names; empty means the default principle.
     ///
     /// # Errors
-    /// If the chat template fails or does not write the user's text as it is.
+    /// If the chat template fails or does not write the user's text unchanged.
     pub fn render(
         &self,
         chat: &ChatTemplate,
@@ -45,7 +45,7 @@ impl JudgeTemplate {
         self.render_shown(chat, &self.context(context), a, b, principles)
     }
 
-    /// [`Self::render`] of a conversation that is written out already: see [`Self::context`].
+    /// Renders as [`Self::render`], from a conversation that is already written out: see [`Self::context`].
     ///
     /// # Errors
     /// As [`Self::render`].
@@ -81,7 +81,7 @@ impl JudgeTemplate {
         let mut rendered = chat.render(&messages, &options)?;
         let user = &messages[messages.len() - 1].content;
         let (at, trimmed) = locate(&rendered, user).ok_or(JudgeError::TextRewritten)?;
-        // A chat template may trim; what it cut from the front moves every range.
+        // A chat template may trim white space; bytes removed from the front shift every range.
         let limit = user.trim().len();
         let place = |slot: Slot| {
             let range = &ranges[slot as usize];
@@ -109,7 +109,7 @@ impl JudgeTemplate {
     }
 }
 
-/// The pieces with their slots filled, and where each slot's text lies (indexed by the slot).
+/// Returns the pieces with their slots filled, and the byte range of each slot's text (indexed by the slot).
 fn fill(pieces: &[Piece], fills: &[&str; 4]) -> (String, [Range<usize>; 4]) {
     let mut text = String::new();
     let mut ranges: [Range<usize>; 4] = Default::default();
@@ -126,7 +126,7 @@ fn fill(pieces: &[Piece], fills: &[&str; 4]) -> (String, [Range<usize>; 4]) {
     (text, ranges)
 }
 
-/// Where `user` starts in the rendering, and how many bytes were trimmed from its front.
+/// Returns the byte at which `user` starts in the rendering, and the number of bytes trimmed from its front.
 fn locate(rendered: &Rendered, user: &str) -> Option<(usize, usize)> {
     let trimmed = user.len() - user.trim_start().len();
     for (wanted, trimmed) in [(user, 0), (user.trim(), trimmed)] {

@@ -1,8 +1,9 @@
-//! What a prompt can show of a long text: cut once, before the text is encoded with every prompt that shows it.
+//! Shortening of long texts to the part that a prompt can show, once, before they are encoded with every prompt.
 //!
-//! [`super::fit()`] cuts prompts by tokens, and for that it encodes them whole: for an answer of a megabyte under 64 principles that
-//! is 128 megabytes. A prompt has room for so many tokens, though, and what [`super::fit()`] may keep of a text lies within that many
-//! of its ends. Here the rest is taken out, so that a prompt costs what its length costs, and the prompts are the same.
+//! [`super::fit()`] cuts prompts by tokens, and encodes them whole to do so: for an answer of one megabyte under 64 principles that is
+//! 128 megabytes. A prompt has room for a limited number of tokens, and the tokens of a text that [`super::fit()`] may keep lie within
+//! that distance of its ends. Here the rest is removed, so that the cost of a prompt depends on its own length, and the resulting prompts
+//! are the same.
 
 use std::borrow::Cow;
 
@@ -10,11 +11,11 @@ use super::{Judge, JudgeError};
 use crate::preference::Message;
 use crate::text::{Rendered, TextError, Tokenizer};
 
-/// Tokens that are left beside those that may be kept: a cut may change how the word at the cut is spelled.
+/// Tokens kept beyond those that may be shown: a cut may change how the word at the cut is tokenized.
 const EDGE: usize = 32;
 
 impl Judge {
-    /// An answer as prompts show it: its beginning and its end, or all of it.
+    /// Returns an answer as prompts show it: its beginning and its end, or all of it.
     ///
     /// # Errors
     /// Those of the tokenizer.
@@ -23,7 +24,7 @@ impl Judge {
         Ok(ends(&self.tokenizer, answer, half, half)?)
     }
 
-    /// A conversation as prompts show it: its end, or all of it.
+    /// Returns a conversation as prompts show it: its end, or all of it.
     ///
     /// # Errors
     /// Those of the tokenizer.
@@ -34,7 +35,7 @@ impl Judge {
     }
 }
 
-/// The first `head` and the last `tail` tokens of a text, at least; all of it where there are no more.
+/// Returns at least the first `head` and the last `tail` tokens of a text; all of it if it has no more.
 fn ends<'a>(
     tokenizer: &Tokenizer,
     text: &'a str,
@@ -58,7 +59,7 @@ fn ends<'a>(
     }
 }
 
-/// Where the first `tokens` of a text end; none where it has no more.
+/// Returns the byte at which the first `tokens` tokens of a text end; none if it has no more.
 fn end_of_first(
     tokenizer: &Tokenizer,
     text: &str,
@@ -79,7 +80,7 @@ fn end_of_first(
     }
 }
 
-/// Where the last `tokens` of a text start; none where it has no more.
+/// Returns the byte at which the last `tokens` tokens of a text start; none if it has no more.
 fn start_of_last(
     tokenizer: &Tokenizer,
     text: &str,
@@ -100,7 +101,7 @@ fn start_of_last(
     }
 }
 
-/// The first byte of each token.
+/// Returns the first byte of each token.
 fn offsets(tokenizer: &Tokenizer, text: &str) -> Result<Vec<usize>, TextError> {
     let mut rendered = Rendered::new();
     rendered.push_untrusted(text);

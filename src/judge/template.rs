@@ -1,7 +1,7 @@
-//! The judge's template: what is asked about two answers, as data.
+//! The judge's template: the question about two answers, as data.
 //!
-//! A template is a file (`judge_template.toml` in a model's folder; two are built in, `hh` and `ultrafeedback`). Its `user`
-//! text holds the slots `{principles}`, `{context}`, `{response_a}` and `{response_b}`, which [`super::prompt`] fills.
+//! A template is a file (`judge_template.toml` in a model directory; two are built in, `hh` and `ultrafeedback`). Its `user` text holds
+//! the slots `{principles}`, `{context}`, `{response_a}` and `{response_b}`, which [`super::prompt`] fills.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,28 @@ use super::frame::Frame;
 use crate::preference::{Message, Role};
 use crate::text::Rendered;
 
-/// The file a model's folder may hold its template in.
+/// The name of the template file in a model directory.
 pub const TEMPLATE_FILE: &str = "judge_template.toml";
 
-/// How a conversation is written into the `{context}` slot.
+/// The format of a conversation in the `{context}` slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContextStyle {
-    /// Written before each user turn.
+    /// Tag before each user turn.
     pub user: String,
-    /// Written before each assistant turn.
+    /// Tag before each assistant turn.
     pub assistant: String,
-    /// Written before each system turn; where absent, system turns are not shown (the released UltraFeedback setup).
+    /// Tag before each system turn; if absent, system turns are not shown (the released UltraFeedback setup).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     pub separator: String,
-    /// Whether a conversation of one user turn is shown without `user` before it.
+    /// Whether a conversation of a single user turn is shown without the `user` tag.
     #[serde(default)]
     pub bare_single_turn: bool,
 }
 
 impl ContextStyle {
-    /// Writes a conversation, in which no turn's text can begin another turn.
+    /// Writes out a conversation such that the text of a turn cannot begin another turn.
     pub(super) fn join(&self, context: &[Message], frame: &Frame) -> String {
         let shown: Vec<(&str, Cow<'_, str>)> = context
             .iter()
@@ -59,7 +59,7 @@ impl ContextStyle {
     }
 }
 
-/// A template as its file states it.
+/// The contents of a template file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TemplateFile {
@@ -110,20 +110,20 @@ pub(super) enum Piece {
     Slot(Slot),
 }
 
-/// A parsed judge template; see the module's page.
+/// A parsed judge template; see the module documentation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "TemplateFile", into = "TemplateFile")]
 pub struct JudgeTemplate {
     pub(super) file: TemplateFile,
     pub(super) user: Vec<Piece>,
     pub(super) system: Option<Vec<Piece>>,
-    /// What stands before and after the rationale.
+    /// The texts before and after the rationale.
     rationale: (String, String),
     pub(super) frame: Frame,
 }
 
 impl PartialEq for JudgeTemplate {
-    /// Everything else follows from the file.
+    /// Everything else is derived from the file.
     fn eq(&self, other: &Self) -> bool {
         self.file == other.file
     }
@@ -188,7 +188,7 @@ impl TryFrom<TemplateFile> for JudgeTemplate {
 }
 
 impl JudgeTemplate {
-    /// A conversation as the template writes it out.
+    /// Returns a conversation in the template's format.
     pub fn context(&self, context: &[Message]) -> String {
         self.file.context.join(context, &self.frame)
     }
@@ -200,7 +200,7 @@ impl From<JudgeTemplate> for TemplateFile {
     }
 }
 
-/// Splits a text at its slots. Any other `{name}` is refused, as it is most likely a slot's name misspelt.
+/// Splits a text at its slots. Any other `{name}` is an error, as it is most likely a misspelt slot.
 fn parse(text: &str) -> Result<Vec<Piece>, JudgeError> {
     let mut pieces = Vec::new();
     let mut literal = String::new();
@@ -239,25 +239,27 @@ impl Default for JudgeTemplate {
 }
 
 impl JudgeTemplate {
-    /// The built-in template for conversations ("Assistant A/B").
+    /// Returns the built-in template for conversations ("Assistant A/B").
     pub fn hh() -> Self {
         Self::from_toml(include_str!("hh.toml"))
             .expect("the built-in template is valid, this is a bug")
     }
 
-    /// The built-in template for single instructions ("Response A/B").
+    /// Returns the built-in template for single instructions ("Response A/B").
     pub fn ultrafeedback() -> Self {
         Self::from_toml(include_str!("ultrafeedback.toml"))
             .expect("the built-in template is valid, this is a bug")
     }
 
-    /// The built-in template of that name.
+    /// Returns the built-in template of that name.
     pub fn built_in(name: &str) -> Option<Self> {
         [Self::hh(), Self::ultrafeedback()]
             .into_iter()
             .find(|template| template.name() == name)
     }
 
+    /// Parses a template.
+    ///
     /// # Errors
     /// If the text is not TOML, a field is missing or unknown, or a slot is missing, repeated or unknown.
     pub fn from_toml(text: &str) -> Result<Self, JudgeError> {
@@ -266,6 +268,8 @@ impl JudgeTemplate {
             .try_into()
     }
 
+    /// Reads a template file.
+    ///
     /// # Errors
     /// If the file cannot be read, or as [`Self::from_toml`].
     pub fn from_file(path: &Path) -> Result<Self, JudgeError> {
@@ -281,7 +285,7 @@ impl JudgeTemplate {
         })
     }
 
-    /// The template a model's folder holds, or the built-in default where it holds none.
+    /// Reads the template of a model directory; returns the built-in default if there is none.
     ///
     /// # Errors
     /// As [`Self::from_file`].
@@ -293,7 +297,7 @@ impl JudgeTemplate {
         }
     }
 
-    /// The template as the text of its file.
+    /// Returns the template as TOML, the format of its file.
     pub fn to_toml(&self) -> String {
         toml::to_string(&self.file).expect("strings and tables always serialise, this is a bug")
     }
@@ -302,18 +306,18 @@ impl JudgeTemplate {
         &self.file.name
     }
 
-    /// What the assistant's turn is pre-filled with; the label follows it.
+    /// Returns the text pre-filled in the assistant's turn; the label follows it.
     pub fn lead_in(&self) -> &str {
         &self.file.lead_in
     }
 
-    /// The texts of the two labels, the first naming the candidate shown first.
+    /// Returns the texts of the two labels; the first names the candidate shown first.
     pub fn labels(&self) -> &[String; 2] {
         &self.file.labels
     }
 
-    /// The template with its labels' leading space gone and a parenthesis opened after the lead-in; `None` if a label has
-    /// no leading space.
+    /// Returns the template with its labels' leading space removed and a parenthesis opened after the lead-in; `None` if a label has no
+    /// leading space.
     pub fn with_bare_labels(&self) -> Option<Self> {
         let [a, b] = &self.file.labels;
         let mut bare = self.clone();
@@ -328,12 +332,12 @@ impl JudgeTemplate {
         (!empty).then_some(bare)
     }
 
-    /// What stands for the principles where a comparison names none.
+    /// Returns the principle used if a comparison names none.
     pub fn default_principle(&self) -> &str {
         &self.file.default_principle
     }
 
-    /// The text that follows the label token in training, for a given rationale.
+    /// Returns the text that follows the label token in training, for a given rationale.
     pub fn rationale(&self, rationale: &str) -> Rendered {
         let mut rendered = Rendered::default();
         rendered.push_trusted(&self.rationale.0);

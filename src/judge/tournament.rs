@@ -1,43 +1,43 @@
-//! Driving brackets with a judge: all matches of a round at once, of one prompt or of many.
+//! Runs brackets with a judge: all matches of a round in one call, for one prompt or for many.
 
 use super::bracket::{Bracket, Method, Outcome};
 use super::{JudgeError, Verdict};
 
-/// A match of one of several brackets.
+/// A match in one of several brackets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Duel {
-    /// Which bracket (prompt) it belongs to.
+    /// Index of the bracket (prompt).
     pub bracket: usize,
     pub first: usize,
     pub second: usize,
 }
 
-/// A match and its verdict; what on-policy preference data are made of.
+/// A match and its verdict; on-policy preference pairs are made from these.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Played {
-    /// Counted from 0.
+    /// The round, counted from 0.
     pub round: usize,
     pub first: usize,
     pub second: usize,
     pub verdict: Verdict,
 }
 
-/// How a bracket ended.
+/// The final standing of a bracket.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standing {
     pub winner: usize,
-    /// All candidates, best first; see [`Bracket::ranking`] for how much a method knows.
+    /// All candidates, best first; see [`Bracket::ranking`] for the precision of each method.
     pub ranking: Vec<usize>,
     pub matches: Vec<Played>,
     pub rounds: usize,
 }
 
-/// Runs one bracket for each of `candidates`, side by side: `judge` gets the matches of a round of all of them at once.
+/// Runs one bracket for each of `candidates`, side by side: `judge` gets the matches of one round of all brackets at once.
 ///
-/// Bracket `i` draws from a seed of its own, so it does not depend on which others run beside it.
+/// Each bracket `i` has a seed of its own, so its result does not depend on the other brackets.
 ///
 /// # Errors
-/// If a bracket has no candidate, `judge` fails, or it returns another number of verdicts than it was asked for.
+/// If a bracket has no candidate, `judge` fails, or `judge` returns a number of verdicts that is not the number of matches.
 pub fn run_many<E: From<JudgeError>>(
     candidates: &[usize],
     method: Method,
@@ -46,7 +46,7 @@ pub fn run_many<E: From<JudgeError>>(
 ) -> Result<Vec<Standing>, E> {
     let mut brackets = Vec::with_capacity(candidates.len());
     for (index, &count) in candidates.iter().enumerate() {
-        // Neighbouring seeds give unrelated streams: seed_from_u64 mixes them.
+        // Adjacent seeds give unrelated streams: seed_from_u64 mixes them.
         brackets.push(Bracket::new(
             count,
             method,
@@ -113,7 +113,7 @@ mod tests {
     use super::super::{Rule, decide};
     use super::*;
 
-    /// The larger of two values is better.
+    /// A verdict for the larger of two values.
     fn verdict(first: usize, second: usize) -> Verdict {
         let p: f32 = if first > second { 0.8 } else { 0.3 };
         let read = [p.ln(), (1.0 - p).ln()];
@@ -134,7 +134,7 @@ mod tests {
             )
         })
         .unwrap();
-        // Rounds of 7: 3, 2, 1 matches; of 16: 8, 4, 2, 1; of 2: 1.
+        // Matches per round: 3, 2, 1 for 7 candidates; 8, 4, 2, 1 for 16; 1 for 2.
         assert_eq!(calls, [12, 6, 3, 1]);
         for (standing, size) in standings.iter().zip(sizes) {
             assert_eq!(standing.winner, size - 1);

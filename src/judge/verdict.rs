@@ -1,4 +1,4 @@
-//! From label log-probabilities to a verdict: both orders averaged, several principles voted over, ties.
+//! Verdicts from label log-probabilities: the average over both orders, the vote over several principles, ties.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 /// label names the candidate shown first.
 pub type LabelLogprobs = [f32; 2];
 
-/// Who wins a comparison.
+/// The winner of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Winner {
     A,
     B,
-    /// Exactly equal scores, or, under [`Rule::Agree`], orders that contradict each other.
+    /// Exactly equal scores or, under [`Rule::Agree`], orders that contradict each other.
     Tie,
 }
 
-/// How the reads of a comparison become a winner.
+/// The rule that turns the reads of a comparison into a winner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
     /// SELF-JUDGE: the two orders are averaged and always decide; principles vote.
     #[default]
     Average,
-    /// SALMON: a principle whose two orders contradict each other says nothing; of the others the one with the largest
-    /// mean logit difference decides.
+    /// SALMON: a principle whose two orders contradict each other abstains; of the others, the one with the largest mean logit difference
+    /// decides.
     Agree,
 }
 
@@ -36,7 +36,7 @@ pub struct Verdict {
     pub winner: Winner,
     /// Whether, for every principle, both orders name the same winner.
     pub consistent: bool,
-    /// Probability the model puts on the two labels together, mean over all reads.
+    /// Probability the model assigns to the two labels together, mean over all reads.
     pub label_mass: f32,
     /// Probability that `a` is better, renormalised over the labels, with `a` shown first and with `a` shown second.
     pub orders: [f32; 2],
@@ -51,11 +51,11 @@ pub struct Verdict {
 /// sA = (p_0(first) + p_1(second)) / 2        sB = (p_0(second) + p_1(first)) / 2
 /// f = fraction of principles with sA > sB;  f > 1/2: A;  f < 1/2: B;  f = 1/2: the larger mean of sA and sB
 /// ```
-/// Two deviations: a principle with sA = sB votes for neither side, and an exact tie of the means is [`Winner::Tie`], where
-/// the released code names the second answer. With `renormalise` each order's two probabilities are first scaled to sum to
-/// one, so that an order the model is unwilling to answer counts as much as the other.
+/// Two deviations: a principle with sA = sB votes for neither side, and an exact tie of the means is [`Winner::Tie`], where the released
+/// code takes the second answer. With `renormalise` each order's two probabilities are first scaled to sum to one, so that an order with
+/// little label mass counts as much as the other.
 ///
-/// No reads at all say nothing: a tie with label mass 0.
+/// Without reads the result is a tie with label mass 0.
 pub fn decide(reads: &[[LabelLogprobs; 2]], rule: Rule, renormalise: bool) -> Verdict {
     let count = reads.len().max(1) as f32;
     let mut verdict = Verdict {
@@ -87,7 +87,7 @@ pub fn decide(reads: &[[LabelLogprobs; 2]], rule: Rule, renormalise: bool) -> Ve
             ]
         };
         let sum = scores[0] + scores[1];
-        // Labels without any mass leave nothing to take a share of.
+        // With zero label mass there is no share; 0.5 is neutral.
         verdict.p += if sum > 0.0 { scores[0] / sum } else { 0.5 } / count;
         votes[0] += usize::from(scores[0] > scores[1]);
         votes[1] += usize::from(scores[1] > scores[0]);
@@ -124,7 +124,7 @@ fn side(towards_a: f32) -> Winner {
     }
 }
 
-/// What one label's log-probability has before the other's; nothing where neither has any probability.
+/// Returns the difference of two log-probabilities, `one - other`; 0 if both are minus infinity.
 pub fn lead(one: f32, other: f32) -> f32 {
     match one == other {
         true => 0.0,
@@ -132,7 +132,7 @@ pub fn lead(one: f32, other: f32) -> f32 {
     }
 }
 
-/// The probability whose log-odds are `x`.
+/// Returns the probability whose log-odds are `x`.
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_two_orders_are_averaged_as_the_paper_does() {
-        // Order 0 is sure of a, order 1 leans to the first shown, which is b.
+        // Order 0 is confident in a; order 1 leans to the one shown first, which is b.
         let verdict = decide(&[[read(0.8, 0.1), read(0.5, 0.4)]], Rule::Average, false);
         // sA = (0.8 + 0.4) / 2 = 0.6, sB = (0.1 + 0.5) / 2 = 0.3
         near(verdict.p, 0.6 / 0.9);
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn renormalising_gives_an_unwilling_order_its_say() {
-        // Order 0 puts little mass on the labels but is sure; order 1 leans the other way with all its mass.
+        // Order 0 puts little mass on the labels but is confident; order 1 leans the other way with all its mass.
         let reads = [[read(0.09, 0.01), read(0.6, 0.4)]];
         let raw = decide(&reads, Rule::Average, false);
         assert_eq!(raw.winner, Winner::B);
