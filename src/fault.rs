@@ -1,17 +1,17 @@
-//! Places at which a test may have something go wrong in the process.
+//! Fault injection for tests: named points in the code at which a test makes the process fail.
 //!
-//! Durability is what is left after `kill -9`, and supervision what is left after a panic, so the tests have both happen to a real
-//! server in the middle of real work. The environment names the place:
+//! Tests of durability need a `kill -9`, and tests of supervision a panic, in a real server in the middle of real work. An environment
+//! variable names the point:
 //!
-//! | `SELFJUDGE_FAULT` | what happens |
+//! | `SELFJUDGE_FAULT` | action |
 //! |---|---|
-//! | `log.before_commit` | the process is killed the first time it comes there |
-//! | `train.step:3` | … the third time |
-//! | `panic@learn.stage:1-3` | the thread panics the first three times |
-//! | `panic@learn.stage:1-` | … every time |
-//! | `wait@publish.load:2` | the thread waits there until the file that `SELFJUDGE_FAULT_UNTIL` names exists |
+//! | `log.before_commit` | the process is killed at the first visit |
+//! | `train.step:3` | … at the third visit |
+//! | `panic@learn.stage:1-3` | the thread panics at the first three visits |
+//! | `panic@learn.stage:1-` | … at every visit |
+//! | `wait@publish.load:2` | the thread waits at the second visit until the file named by `SELFJUDGE_FAULT_UNTIL` exists |
 //!
-//! Nothing else is done there, and unset it costs one load.
+//! Points have no other effect; if the variable is unset, a visit costs one load.
 
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What happens.
+/// The action of a fault point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Kill,
@@ -27,7 +27,7 @@ enum Action {
     Wait,
 }
 
-/// Where something happens, and at which visits.
+/// A fault: its action, its point, and the visits at which it happens.
 struct Fault {
     action: Action,
     place: String,
@@ -37,10 +37,10 @@ struct Fault {
 
 static FAULT: OnceLock<Option<Fault>> = OnceLock::new();
 
-/// Comes to a place: what the environment asks for happens.
+/// Marks a fault point: performs the action that the environment sets for it.
 ///
 /// # Panics
-/// If the environment asks for it.
+/// If the action is a panic.
 pub fn point(place: &str) {
     let fault = FAULT.get_or_init(|| {
         std::env::var("SELFJUDGE_FAULT")
@@ -56,7 +56,7 @@ pub fn point(place: &str) {
     }
     match fault.action {
         Action::Kill => {
-            // SAFETY: two system calls without memory; SIGKILL cannot be caught, so no destructor and no flush runs.
+            // SAFETY: two system calls that touch no memory; SIGKILL cannot be caught, so no destructor and no flush runs.
             unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
         }
         Action::Panic => panic!("visit {visit} of {place}, as a test asked"),
@@ -69,7 +69,7 @@ pub fn point(place: &str) {
     }
 }
 
-/// `[panic@|wait@]place[:visit[-[last visit]]]`, visits counted from 1.
+/// Parses `[panic@|wait@]place[:visit[-[last visit]]]`, with visits counted from 1.
 fn parse(said: &str) -> Fault {
     let (action, said) = match said.split_once('@') {
         Some(("panic", rest)) => (Action::Panic, rest),

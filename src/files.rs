@@ -1,19 +1,19 @@
-//! Files of a model's folder and of an operator's settings, read with a bound: what lies there may come from anywhere.
+//! Size-limited reads of model files and of an operator's settings, as their contents may come from any source.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 
-/// Bytes of a file of settings at most: configurations, templates, tables, indices.
+/// Size limit of a settings file (configuration, template, table, index), in bytes.
 pub const SETTINGS: u64 = 64 << 20;
 
-/// Bytes of a `tokenizer.json` at most; the largest known ones have 35 MB.
+/// Size limit of a `tokenizer.json`, in bytes; the largest known ones have 35 MB.
 pub const TOKENIZER: u64 = 512 << 20;
 
-/// Opens a regular file. A pipe would be waited for without end, and a device may have none.
+/// Opens a regular file. Other kinds are rejected: opening a pipe may block forever, and a device may have no end.
 ///
 /// # Errors
-/// Of the kind [`ErrorKind::InvalidInput`] where it is another kind of file.
+/// Of the kind [`ErrorKind::InvalidInput`] if it is another kind of file.
 pub fn open(path: &Path) -> Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "not a regular file"));
@@ -21,10 +21,10 @@ pub fn open(path: &Path) -> Result<File> {
     File::open(path)
 }
 
-/// The bytes of a regular file.
+/// Returns the bytes of a regular file.
 ///
 /// # Errors
-/// Of the kind [`ErrorKind::FileTooLarge`] where there are more than `most`; those of [`open`] and of reading.
+/// Of the kind [`ErrorKind::FileTooLarge`] if there are more than `most` bytes; those of [`open`] and of reading.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(most + 1).read_to_end(&mut bytes)?;
@@ -40,35 +40,35 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     }
 }
 
-/// Bytes of a file of an operator's at most: keys, certificates, a configuration.
+/// Size limit of an operator's small file (keys, certificates, a configuration), in bytes.
 pub const SMALL: u64 = 8 << 20;
 
-/// The text of a small regular file: keys, a salt, a configuration of learning.
+/// Returns the text of a small regular file: keys, a salt, a learning configuration.
 ///
 /// # Errors
-/// As [`read`]; of the kind [`ErrorKind::InvalidData`] where it is no UTF-8.
+/// As [`read`]; of the kind [`ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_small(path: &Path) -> Result<String> {
     read_text(path, SMALL)
 }
 
-/// What is said of a file that [`is_lfs_pointer`].
+/// The error message for a file that [`is_lfs_pointer`].
 pub const LFS_POINTER: &str = "is a Git LFS pointer and not the file itself: fetch the files of the repository with `git lfs pull`";
 
-/// Whether these are the bytes of what Git stores in place of a large file.
+/// Returns whether these bytes are a Git LFS pointer, which Git stores in place of a large file.
 pub fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/")
 }
 
-/// The text of a regular file of settings.
+/// Returns the text of a regular settings file.
 ///
 /// # Errors
-/// As [`read`]; of the kind [`ErrorKind::InvalidData`] where it is no UTF-8.
+/// As [`read`]; of the kind [`ErrorKind::InvalidData`] if it is not UTF-8.
 pub fn read_settings(path: &Path) -> Result<String> {
     read_text(path, SETTINGS)
 }
 
 fn read_text(path: &Path, most: u64) -> Result<String> {
-    // Without the bytes, which may be a secret.
+    // The error omits the bytes, which may be a secret.
     String::from_utf8(read(path, most)?)
         .map_err(|error| Error::new(ErrorKind::InvalidData, error.utf8_error()))
 }

@@ -1,7 +1,7 @@
-//! Configuration files, read over the defaults of their place.
+//! Configuration files, merged over the defaults of the whole configuration.
 //!
-//! A table that gives some of its keys keeps the other keys as the whole configuration has them by default. The defaults of the
-//! table's own type may be others: `[dpo.schedule]` is a schedule like JSFT's, with a learning rate of its own.
+//! A table that gives only some of its keys takes the others from the default of the whole configuration, which may differ from the
+//! default of the table's own type: `[dpo.schedule]` has the type of JSFT's schedule, with its own default learning rate.
 
 mod spelling;
 
@@ -13,10 +13,10 @@ pub use spelling::{
     Kind, SettingsError, Unknown, did_you_mean, explain, hint, parse, unknown_name,
 };
 
-/// Returns the configuration that `text` describes, with the defaults of `T` for every key at any depth that it does not give.
+/// Returns the configuration that `text` describes; every key that it does not give, at any depth, has the default of `T`.
 ///
 /// # Errors
-/// Text that is not TOML, an unknown key, a value of another type; the message names the line where it can.
+/// If the text is not TOML, a key is unknown, or a value has the wrong type; the message names the line if it is known.
 pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
     text: &str,
 ) -> Result<T, SettingsError> {
@@ -24,7 +24,7 @@ pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
         let given: Table = toml::from_str(text)?;
         let mut whole = Table::try_from(T::default()).map_err(serde::de::Error::custom)?;
         lay_over(&mut whole, given);
-        // Values have no lines: what the text itself is refused with names one.
+        // Values carry no line numbers; the error of parsing the text itself has one.
         whole
             .try_into()
             .map_err(|error| toml::from_str::<T>(text).err().unwrap_or(error))
@@ -32,7 +32,7 @@ pub fn from_toml<T: Default + Serialize + DeserializeOwned>(
     read().map_err(|error: toml::de::Error| explain(&error, text))
 }
 
-/// Returns the keys that `text` gives in the table at `path`; none where there is no such table.
+/// Returns the keys that `text` gives in the table at `path`; empty if there is no such table.
 pub fn given_keys(text: &str, path: &[&str]) -> Vec<String> {
     let Ok(mut table) = toml::from_str::<Table>(text) else {
         return Vec::new();
@@ -46,7 +46,7 @@ pub fn given_keys(text: &str, path: &[&str]) -> Vec<String> {
     table.keys().cloned().collect()
 }
 
-/// Writes the given keys over those that are there, table by table.
+/// Overwrites keys with the given ones, table by table.
 fn lay_over(whole: &mut Table, given: Table) {
     for (key, value) in given {
         match (whole.get_mut(&key), value) {
@@ -60,14 +60,14 @@ fn lay_over(whole: &mut Table, given: Table) {
     }
 }
 
-/// Whether both tables hold the same keys: one that names another `type` has other keys, and keeps none of the default's.
+/// Returns whether both tables hold the same keys: a table with another `type` has other keys, and keeps none of the default's.
 fn is_same_kind(whole: &Table, given: &Table) -> bool {
     given
         .get("type")
         .is_none_or(|kind| whole.get("type") == Some(kind))
 }
 
-/// Gives each key of the default configuration alone, in its table, and compares the whole with the default.
+/// Asserts that each key of the default configuration, given alone in its table, leaves the rest at the default.
 #[cfg(test)]
 pub(crate) fn assert_each_key_alone_keeps_the_rest<T>()
 where
@@ -81,7 +81,7 @@ where
                 given = alone(inner).into_iter().map(Value::Table).collect();
                 given.push(Value::Table(Table::new()));
             }
-            // An empty table of a tagged type is checked too: its default's type stays.
+            // An empty table of a tagged type is checked too: it keeps the default's type.
             found.extend(
                 given
                     .into_iter()

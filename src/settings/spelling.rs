@@ -1,21 +1,21 @@
-//! Settings in TOML: errors in one line, with the line's number and the name that was probably meant.
+//! Errors of TOML settings: one line, with the line number and a suggestion for a misspelt name.
 
 use serde::de::DeserializeOwned;
 
-/// What is wrong with a text of settings, in one line.
+/// An error in the text of settings, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SettingsError(String);
 
-/// Reads settings.
+/// Parses settings.
 ///
 /// # Errors
-/// One line that names the place, the key and what is wrong with it.
+/// One line that names the place, the key and the mistake.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, SettingsError> {
     toml::from_str(text).map_err(|error| explain(&error, text))
 }
 
-/// Returns what is wrong with `text`, in one line.
+/// Returns the error in `text`, in one line.
 pub fn explain(error: &toml::de::Error, text: &str) -> SettingsError {
     let line = error
         .span()
@@ -40,7 +40,7 @@ pub fn explain(error: &toml::de::Error, text: &str) -> SettingsError {
     })
 }
 
-/// Words that serde has for a type of Rust's, and what they mean in a file.
+/// Serde's names of Rust types, and their meanings in a file.
 const TYPES: [(&str, &str); 14] = [
     ("a boolean", "true or false"),
     ("bool", "true or false"),
@@ -58,7 +58,7 @@ const TYPES: [(&str, &str); 14] = [
     ("a map", "a table of settings"),
 ];
 
-/// Returns serde's message about a value without the names of Rust's types.
+/// Returns serde's message about a value without the names of Rust types.
 fn in_plain_words(message: &str) -> String {
     if let Some(name) = message.strip_prefix("missing field ") {
         return format!("the setting {name} is missing");
@@ -73,7 +73,7 @@ fn in_plain_words(message: &str) -> String {
     let Some((found, expected)) = found.and_then(|rest| rest.rsplit_once(", expected ")) else {
         return message.to_owned();
     };
-    // `integer `3`` and `string "x"` are what stands in the file; `map` and `sequence` are not.
+    // `integer `3`` and `string "x"` quote the file; `map` and `sequence` do not.
     let found = match found.split_once(['`', '"']) {
         Some(_) => {
             let quoted = found.split_once(' ').map_or(found, |(_, value)| value);
@@ -97,7 +97,7 @@ fn in_plain_words(message: &str) -> String {
     format!("{found} does not fit this setting, which takes {meant}")
 }
 
-/// Returns the end of a message about an unknown name: the name that was probably meant, or else those that there are.
+/// Returns the end of a message about an unknown name: a suggestion, or else the valid names.
 pub fn hint(meant: Option<&str>, expected: &[&str]) -> String {
     match (meant, expected) {
         (Some(meant), _) => format!("; did you mean `{meant}`?"),
@@ -110,16 +110,16 @@ pub fn hint(meant: Option<&str>, expected: &[&str]) -> String {
     }
 }
 
-/// What serde did not know.
+/// The kind of a name that serde does not recognise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A key.
     Field,
-    /// A word out of a few.
+    /// A value of an enumeration.
     Variant,
 }
 
-/// An unknown name, and those that were expected instead.
+/// An unknown name, and the names that were expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unknown<'a> {
     pub kind: Kind,
@@ -128,19 +128,19 @@ pub struct Unknown<'a> {
 }
 
 impl Unknown<'_> {
-    /// Returns the name of `known` that was probably meant.
+    /// Returns the name in `known` that was probably meant.
     pub fn meant<'k>(&self, known: &[&'k str]) -> Option<&'k str> {
         did_you_mean(self.name, known)
     }
 }
 
-/// Reads serde's messages about unknown names; returns nothing for others.
+/// Parses serde's messages about unknown names; returns none for others.
 pub fn unknown_name(message: &str) -> Option<Unknown<'_>> {
     let (kind, rest) = match message.strip_prefix("unknown field `") {
         Some(rest) => (Kind::Field, rest),
         None => (Kind::Variant, message.strip_prefix("unknown variant `")?),
     };
-    // A caller's name may hold backticks: serde's own words come after it.
+    // The unknown name may contain backticks: serde's own words come after it.
     let (name, rest) = rest
         .rsplit_once("`, expected ")
         .or_else(|| rest.rsplit_once("`, there are no "))?;
@@ -152,10 +152,10 @@ pub fn unknown_name(message: &str) -> Option<Unknown<'_>> {
     })
 }
 
-/// Returns the known name that a misspelt one is nearest to: by no more than a third of its letters, counting two that changed places as
-/// one, and whatever its case and its hyphens.
+/// Returns the known name nearest to a misspelt one, at an edit distance of at most a third of its letters; a swap of adjacent letters
+/// counts as one edit, and case and hyphens are ignored.
 pub fn did_you_mean<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
-    /// Letters of a name that is compared; nothing longer is a misspelt one.
+    /// Length limit of a name, in letters; a longer one is not a misspelling.
     const MOST: usize = 64;
     if name.len() > MOST {
         return None;
@@ -289,7 +289,7 @@ mod tests {
         ] {
             assert_eq!(in_plain_words(message), said);
         }
-        // As the reader itself has them.
+        // The error of the reader itself.
         for text in [
             "prompts = 'x'",
             "prompts = -1",
