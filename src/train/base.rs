@@ -1,4 +1,4 @@
-//! The frozen model below an adapter, and the adapter as a value.
+//! The frozen base model under an adapter, and the adapter as a value.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,33 +13,35 @@ use crate::model::{
 };
 use crate::nn::Lora;
 
-/// Where the starting weights come from.
+/// The source of the starting weights.
 pub enum Start<'a> {
     Checkpoint(&'a Path),
     Random { seed: u64 },
 }
 
-/// A model's tensors in f32, by checkpoint name. They are never variables and never written to: any number of adapters,
-/// trained and fixed, may be computed over the same storage. Cheap to clone.
+/// A model's tensors in f32, by checkpoint name. They are not variables and are never written to: any number of adapters, trained or
+/// fixed, may be computed over the same storage. Cheap to clone.
 #[derive(Clone)]
 pub struct FrozenBase {
     spec: DecoderSpec,
     tensors: Arc<BTreeMap<String, Tensor>>,
-    /// The adapter that is laid over it before anything was learned.
+    /// The adapter of generation 0, if there is one.
     first: Option<Adapter>,
     device: Device,
 }
 
 impl FrozenBase {
-    /// The model of a directory.
+    /// Loads the model of a directory.
     ///
     /// # Errors
-    /// Names the file or tensor that is missing, damaged or does not fit.
+    /// If a file or tensor is missing, damaged or does not fit; the message names it.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, TrainError> {
         let spec = ModelConfig::from_dir(dir)?.spec;
         Self::new(spec, Start::Checkpoint(dir), device)
     }
 
+    /// Builds the base of `spec` from the given start.
+    ///
     /// # Errors
     /// As [`Self::load`].
     pub fn new(spec: DecoderSpec, start: Start<'_>, device: &Device) -> Result<Self, TrainError> {
@@ -52,12 +54,12 @@ impl FrozenBase {
         })
     }
 
-    /// With the adapter that generation 0 is: the base under it stays bare.
+    /// Sets the adapter of generation 0; the base under it stays unadapted.
     pub fn with_first(self, first: Option<Adapter>) -> Self {
         Self { first, ..self }
     }
 
-    /// The decoder as it was before anything was learned.
+    /// Returns the decoder of generation 0, before any learning.
     ///
     /// # Errors
     /// As [`Self::decoder`].
@@ -73,10 +75,10 @@ impl FrozenBase {
         &self.device
     }
 
-    /// The Frobenius norm of a linear layer's weight, by the layer's path.
+    /// Returns the Frobenius norm of a linear layer's weight, by the layer's path.
     ///
     /// # Errors
-    /// A layer that the model does not have.
+    /// If the model does not have the layer.
     pub fn norm(&self, path: &str) -> Result<f64, TrainError> {
         let name = format!("{path}.weight");
         let weight = self.tensors.get(&name);
@@ -84,10 +86,10 @@ impl FrozenBase {
         Ok(f64::from(weight.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt())
     }
 
-    /// The decoder over these tensors with an adapter, or bare. The adapter is copied.
+    /// Returns the decoder over these tensors with a copy of an adapter, or without one.
     ///
     /// # Errors
-    /// An adapter that does not fit the model.
+    /// If the adapter does not fit the model.
     pub fn decoder(&self, adapter: Option<&Adapter>) -> Result<Decoder, TrainError> {
         let mut adapters = BTreeMap::new();
         if let Some(adapter) = adapter {
@@ -106,7 +108,7 @@ impl FrozenBase {
         self.decoder_with(adapters)
     }
 
-    /// The decoder with these factors, by the path of their layer, as they are.
+    /// Returns the decoder with these LoRA factors, by the path of their layer; the factors are not copied.
     pub(super) fn decoder_with(
         &self,
         adapters: BTreeMap<String, Lora>,
@@ -119,7 +121,7 @@ impl FrozenBase {
     }
 }
 
-/// Hands the decoder its tensors: variables where they are trained, plain tensors where they are frozen.
+/// A source of the decoder's tensors: variables for trained ones, plain tensors for frozen ones.
 pub(super) struct Source<'a> {
     pub tensors: &'a BTreeMap<String, Tensor>,
     pub adapters: BTreeMap<String, Lora>,
@@ -168,7 +170,7 @@ pub(super) fn start_tensors(
     }
 }
 
-/// A LoRA adapter in memory, in f32; it shares its storage with nobody that writes.
+/// A LoRA adapter in memory, in f32. No code writes to its storage.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     pub config: LoraConfig,
@@ -184,14 +186,14 @@ impl Adapter {
         Self::load_weights(dir, adapter::WEIGHTS_FILE)
     }
 
-    /// [`Self::load`] with factors from another file of the directory.
+    /// Reads a directory as [`Self::load`], with the factors from another of its files.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::load`].
     pub fn load_weights(dir: &Path, weights_file: &str) -> Result<Self, TrainError> {
         let read = adapter::load_weights(dir, weights_file);
         let (config, weights) = read.map_err(|error| match error {
-            // These name the file themselves.
+            // These errors name the file themselves.
             AdapterError::Io { path, source } => TrainError::Io {
                 what: "cannot read",
                 path,
@@ -206,24 +208,24 @@ impl Adapter {
     /// Writes a PEFT directory. The same adapter always gives the same bytes.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn save(&self, dir: &Path) -> Result<(), TrainError> {
         adapter::save(dir, &self.config, &self.weights).map_err(|e| TrainError::bad_file(dir, e))
     }
 
-    /// Whether every factor has a layer of the model, of its shape.
+    /// Checks that every factor has a layer in the model, with the right shape.
     ///
     /// # Errors
-    /// Names the first that has none.
+    /// If one does not fit; the message names the first.
     pub(super) fn check_fit(&self, spec: &DecoderSpec) -> Result<(), TrainError> {
         adapter::check_fit(&self.weights, |path| spec.linear_shape(path))
             .map_err(|e: AdapterError| TrainError::Mismatch(e.to_string()))
     }
 
-    /// Whether it has the factors that `config` asks of a model of this shape: same layers, ranks and scales.
+    /// Checks that the adapter has the factors that `config` requires for a model of this shape: the same layers, ranks and scales.
     ///
     /// # Errors
-    /// Names the first layer that differs.
+    /// If a layer differs; the message names the first.
     pub fn check_is_of(&self, spec: &DecoderSpec, config: &LoraConfig) -> Result<(), TrainError> {
         self.check_fit(spec)?;
         let refuse = |path: &str, what: String| {
@@ -259,7 +261,7 @@ impl Adapter {
     }
 }
 
-/// The linear layers an adapter of this configuration changes, with their shapes `[out, in]`, in the model's order.
+/// Returns the linear layers that an adapter of this configuration changes, with their shapes `[out, in]`, in the model's order.
 pub(super) fn lora_layers(spec: &DecoderSpec, config: &LoraConfig) -> Vec<(String, [usize; 2])> {
     (0..spec.num_layers())
         .flat_map(|layer| {

@@ -1,20 +1,21 @@
-//! Packing: examples laid end to end into micro-batches, with the rows that carry loss.
+//! Packing: examples concatenated into micro-batches, with the rows that carry loss.
 
 use super::mixture::{ExampleKind, TrainExample};
 use crate::model::PackedBatch;
 
-/// What a supervised token is.
+/// The kind of a supervised token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
-    /// Part of an answer that is imitated.
+    /// A token of an answer that is imitated.
     Answer,
-    /// A judge's decision.
+    /// The label token of a judgement.
     Label,
-    /// Beside a decision: a rationale, or a candidate that is read along.
+    /// A token that accompanies a judgement: of a rationale, or of a candidate in the judge prompt.
     Auxiliary,
 }
 
-/// Examples that go through the model at once. Attention never crosses from one to the next, so packing changes no result.
+/// Examples that go through the model in one pass. Attention never crosses from one example to the next, so packing does not change
+/// results.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct MicroBatch {
     pub tokens: PackedBatch,
@@ -24,7 +25,7 @@ pub struct MicroBatch {
     pub targets: Vec<u32>,
     /// The loss weight of each target.
     pub weights: Vec<f32>,
-    /// What each target is.
+    /// The kind of each target.
     pub kinds: Vec<TargetKind>,
 }
 
@@ -49,7 +50,7 @@ impl MicroBatch {
         }
     }
 
-    /// Its size in tokens.
+    /// Returns the size in tokens.
     pub fn len(&self) -> usize {
         self.tokens.ids().len()
     }
@@ -59,7 +60,7 @@ impl MicroBatch {
     }
 }
 
-/// Packs examples, in order, into micro-batches of at most `max_tokens`; an example longer than that has one of its own.
+/// Packs examples, in order, into micro-batches of at most `max_tokens`; a longer example gets a micro-batch of its own.
 pub fn pack<'a>(
     examples: impl IntoIterator<Item = &'a TrainExample>,
     max_tokens: usize,

@@ -1,4 +1,4 @@
-//! What a JSFT run is told: a TOML file, overridden by flags, checked once and then immutable.
+//! The configuration of a JSFT run: a TOML file, overridden by flags, checked once and then immutable.
 
 use std::path::{Path, PathBuf};
 
@@ -14,65 +14,65 @@ use crate::model::adapter::LoraConfig;
 use crate::preference::{Format, PlainText, RankedSet};
 use crate::settings;
 
-/// A JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples a step, 2e-5 cosine, clip 1.0).
+/// The configuration of a JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples per step, 2e-5 cosine, clip 1.0).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JsftConfig {
     /// The model to start from: a directory or a hub id.
     pub model: String,
-    /// Start from random weights of `model`'s `config.json` instead of its weights.
+    /// Start from random weights for `model`'s `config.json` instead of its weights.
     pub from_scratch: bool,
-    /// Where checkpoints, metrics and the trained model go.
+    /// Directory for checkpoints, metrics and the trained model.
     pub output_dir: PathBuf,
-    /// Passes over the data; a fraction stops within the last one.
+    /// Passes over the data; a fraction stops within the last pass.
     pub epochs: f64,
-    /// Stops after that many optimizer steps, however many the epochs would be. The schedule ends there too.
+    /// Limit on optimizer steps, whatever the epochs would give. The schedule ends there too.
     pub max_steps: Option<u64>,
-    /// Examples an optimizer step.
+    /// Examples per optimizer step.
     pub batch_size: usize,
-    /// Tokens that go through the model at once; a step is as many such parts as its examples need.
+    /// Tokens per micro-batch (one pass through the model); a step takes as many micro-batches as its examples need.
     pub micro_batch_tokens: usize,
-    /// Micro-batches at once, each on its share of the threads. Two small ones beat one on all threads, which wait for each
-    /// other at every op; their activations are all in memory. Sums are taken lane by lane, so another number is another
-    /// rounding.
+    /// Micro-batches computed at the same time, each on its share of the threads. Two small ones are faster than one on all threads,
+    /// which synchronise at every op; the activations of all of them are in memory. Sums are taken lane by lane, so another number of
+    /// lanes rounds differently.
     pub lanes: usize,
-    /// Compute block activations again in the backward pass instead of keeping them.
+    /// Recompute block activations in the backward pass instead of keeping them.
     pub recompute: bool,
-    /// A checkpoint every so many steps; 0 keeps none but the last.
+    /// Steps between checkpoints; with 0 only the last is kept.
     pub save_every: u64,
-    /// Checkpoints kept.
+    /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
-    /// A row of metrics every so many steps.
+    /// Steps between rows of metrics.
     pub log_every: u64,
-    /// The order examples are taken in, every epoch anew.
+    /// The order of the examples, drawn anew for every epoch.
     pub order: Order,
-    /// Seeds initial weights, the order and the mixture's draws.
+    /// Seed of the initial weights, the order and the mixture's draws.
     pub seed: u64,
-    /// The dtype the trained weights are saved in.
+    /// The dtype in which the trained weights are saved.
     pub save_dtype: SaveDtype,
-    /// A built-in judge template by name (`hh`, `ultrafeedback`) or a file; absent means the model's own.
+    /// A built-in judge template by name (`hh`, `ultrafeedback`) or a file; if absent, the model's own.
     pub judge_template: Option<String>,
-    /// A chat template file (Jinja) for a model that has none, or instead of its own.
+    /// A chat template file (Jinja), for a model without one or to replace its own.
     pub chat_template: Option<PathBuf>,
-    /// How records of plain strings are imitated: `raw` as TRL does, or `chat` as a user's turn and its answer. The judge is always shown
+    /// How records of plain strings are imitated: `raw` as in TRL, or `chat` as a user turn and its answer. Judge prompts always show
     /// them as a chat.
     #[serde(skip_serializing_if = "is_raw")]
     pub plain: PlainText,
-    /// Train an adapter on the frozen model instead of the model.
+    /// Train an adapter on the frozen model instead of the model itself.
     pub lora: Option<LoraConfig>,
-    /// Train this adapter (a PEFT directory) further, on the frozen model: its rank, alpha and layers are the run's.
+    /// Continue training this adapter (a PEFT directory), on the frozen model; the run takes its rank, alpha and layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start: Option<PathBuf>,
     pub schedule: ScheduleConfig,
     pub optim: OptimConfig,
     pub mixture: MixtureOptions,
-    /// Whether `mixture.max_length` was named, and is not the default.
+    /// Whether `mixture.max_length` was set explicitly.
     #[serde(skip)]
     pub own_length: bool,
-    /// Keys of `lora` that were given, be it with the default.
+    /// Keys of `lora` that were set explicitly, even to the default value.
     #[serde(skip)]
     pub own_lora: Vec<String>,
-    /// Preference data, in this order.
+    /// Files of preference data, in this order.
     pub data: Vec<DataFile>,
 }
 
@@ -81,23 +81,23 @@ pub struct JsftConfig {
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
     pub path: PathBuf,
-    /// The record shape; `auto` looks at each record.
+    /// The record format; `auto` detects it for each record.
     #[serde(default)]
     pub format: Format,
-    /// Whether `chosen` is imitated (a harmlessness set, for one, is only judged).
+    /// Whether `chosen` is imitated (a harmlessness set, for example, is only judged).
     #[serde(default = "yes")]
     pub sft: bool,
-    /// Whether its comparisons are judged.
+    /// Whether the file's comparisons are judged.
     #[serde(default = "yes")]
     pub judge: bool,
-    /// Which pairs are drawn from prompts with several rated responses (UltraFeedback): `base`, or `principled` for
-    /// comparisons under each aspect, with rationales. Left out of a written configuration where it is `base`: a run that
-    /// was begun before there was a choice is the same run.
+    /// The pairs drawn from prompts with several rated responses (UltraFeedback): `base`, or `principled` for comparisons under each
+    /// aspect, with rationales. `base` is not written to a saved configuration, so that a run started before this option existed keeps
+    /// its identity.
     #[serde(default, skip_serializing_if = "is_base")]
     pub ranked: RankedSet,
 }
 
-/// Left out of a written configuration, so that a run that was begun before there was a choice is the same run.
+/// Returns whether the value is omitted from a saved configuration, so that a run started before this option existed keeps its identity.
 pub(super) fn is_raw(plain: &PlainText) -> bool {
     *plain == PlainText::Raw
 }
@@ -107,7 +107,7 @@ fn is_base(set: &RankedSet) -> bool {
 }
 
 impl DataFile {
-    /// A file whose shape is looked at and whose records are both imitated and judged.
+    /// Creates an entry for a file with a detected format, whose records are both imitated and judged.
     pub fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -123,7 +123,7 @@ fn yes() -> bool {
     true
 }
 
-/// Number formats weights are saved in.
+/// The dtype of saved weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SaveDtype {
@@ -142,7 +142,7 @@ impl SaveDtype {
         }
     }
 
-    /// The name `config.json` uses.
+    /// Returns the name that `config.json` uses.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bf16 => "bfloat16",
@@ -197,7 +197,7 @@ impl JsftConfig {
         Ok(config)
     }
 
-    /// Returns the configuration for a model of so many positions: where no `max_length` is named, it is no longer than that.
+    /// Returns the configuration for a model with so many positions: if `max_length` was not set, it is limited to that.
     pub fn fitted(&self, positions: usize) -> Self {
         let mut config = self.clone();
         if !self.own_length && self.mixture.max_length == MixtureOptions::default().max_length {
@@ -206,8 +206,10 @@ impl JsftConfig {
         config
     }
 
+    /// Checks the configuration.
+    ///
     /// # Errors
-    /// Names the first setting that makes no sense.
+    /// If a setting is invalid; the message names the first.
     pub fn validate(&self) -> Result<(), TrainError> {
         run::validate(
             &self.model,
@@ -244,7 +246,7 @@ impl JsftConfig {
         }
     }
 
-    /// What must not change between a run and its resume, as text: everything but where it is written and how it is logged.
+    /// Returns, as text, what must not change between a run and its resume: everything but output and logging settings.
     pub(super) fn identity(&self) -> Result<String, TrainError> {
         let fixed = Self {
             output_dir: PathBuf::new(),

@@ -1,5 +1,5 @@
-//! Training that goes on from an adapter, as PEFT's `is_trainable=True` does: its factors are trained further, and its rank, alpha and
-//! layers are the run's.
+//! Continued training of an adapter, as with PEFT's `is_trainable=True`: its factors are trained further, and the run takes its rank,
+//! alpha and layers.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::model::adapter::{CONFIG_FILE, LoraConfig, WEIGHTS_FILE};
 /// Returns the digest of an adapter's files.
 ///
 /// # Errors
-/// The file system's.
+/// Those of the file system.
 pub fn adapter_digest(dir: &Path) -> Result<String, TrainError> {
     [CONFIG_FILE, WEIGHTS_FILE]
         .iter()
@@ -20,28 +20,28 @@ pub fn adapter_digest(dir: &Path) -> Result<String, TrainError> {
         .collect()
 }
 
-/// The `[lora]` table of a run: what it says, what it would say by default, and the keys that the user gave.
+/// The `[lora]` table of a run: its values, the default values, and the keys that the user gave.
 #[derive(Debug, Clone, Copy)]
 pub struct LoraSettings<'a> {
     pub said: &'a LoraConfig,
     pub default: &'a LoraConfig,
-    /// Names of the keys that a file or a flag gave, even with the value that they have by default.
+    /// Names of the keys that a file or a flag gave, even with the default value.
     pub given: &'a [String],
 }
 
 impl LoraSettings<'_> {
-    /// Whether the user chose this value: one that was given, or that is not the default.
+    /// Returns whether the user chose this value: it was given, or it is not the default.
     fn is_chosen<T: PartialEq>(&self, key: &str, of: impl Fn(&LoraConfig) -> &T) -> bool {
         self.given.iter().any(|given| given == key) || of(self.said) != of(self.default)
     }
 }
 
 impl Adapter {
-    /// Returns the adapter as training goes on from it. Its rank, alpha and layers are the run's; its configuration names the layers that
-    /// have factors, where PEFT allows an expression, a word, or layers by their numbers. Dropout is the run's.
+    /// Returns the adapter as the start of continued training. The run takes its rank, alpha and layers; its configuration then lists the
+    /// layers that have factors, where PEFT also allows an expression, a word, or layer numbers. Dropout comes from the run.
     ///
     /// # Errors
-    /// Names a setting that asks for something else than the adapter is, or a factor that no layer of the model has.
+    /// If a setting conflicts with the adapter, or a factor has no layer in the model; the message names it.
     pub fn continued(
         mut self,
         spec: &DecoderSpec,
@@ -107,7 +107,8 @@ impl Adapter {
         Ok(self)
     }
 
-    /// Names of the layers that have factors: of kinds of layers where all layers of these kinds have them, else of each layer.
+    /// Returns the names of the layers that have factors: of a kind of layer if all layers of that kind have them, otherwise of each
+    /// layer.
     fn trained_modules(&self, spec: &DecoderSpec) -> Vec<String> {
         let linears: Vec<String> = (0..spec.num_layers())
             .flat_map(|layer| spec.block_linears().map(move |(name, _)| (layer, name)))
@@ -176,11 +177,11 @@ mod tests {
             assert_eq!(went_on.config.r, 3);
             assert_eq!(went_on.config.target_modules, modules);
             Trainable::adapter(&base, went_on.config.clone(), Factors::From(&went_on)).unwrap();
-            // As an expression of PEFT is read: without names.
+            // An adapter whose PEFT expression was read has no names.
             start.config.target_modules = Vec::new();
             let named = continued(&start, &LoraConfig::default(), &[]).unwrap();
             assert_eq!(named.config, went_on.config);
-            // Some layers only.
+            // Only some layers have factors.
             start.weights.retain(|path, _| path.contains("layers.1."));
             let some = continued(&start, &LoraConfig::default(), &[]).unwrap();
             let trained = Trainable::adapter(&base, some.config.clone(), Factors::From(&some));

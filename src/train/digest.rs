@@ -1,4 +1,4 @@
-//! SHA-256, as hexadecimal.
+//! SHA-256 digests in hexadecimal.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -19,15 +19,15 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The digest of what is in memory.
+/// Returns the digest of bytes in memory.
 pub fn sha256_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// The digests of a model directory's configuration and, if asked for, of its weights, end to end.
+/// Returns the concatenated digests of a model directory's configuration and, if requested, of its weights.
 ///
 /// # Errors
-/// The file system's.
+/// Those of the file system.
 pub fn model_digest(dir: &Path, weights: bool) -> Result<String, TrainError> {
     let mut files = vec![dir.join("config.json")];
     if weights {
@@ -45,7 +45,7 @@ pub fn model_digest(dir: &Path, weights: bool) -> Result<String, TrainError> {
         .collect()
 }
 
-/// Length and digest of a file, read in pieces.
+/// Length and digest of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileDigest {
     pub bytes: u64,
@@ -53,8 +53,10 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
+    /// Reads a file in chunks and computes its digest.
+    ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn of(path: &Path) -> Result<Self, TrainError> {
         let mut file = File::open(path).map_err(TrainError::io("cannot open", path))?;
         let (mut hash, mut bytes) = (Sha256::new(), 0);
@@ -76,10 +78,10 @@ impl FileDigest {
     }
 }
 
-/// Names the weights of a model directory: a digest over its safetensors files, in the order of their names.
+/// Returns a digest that identifies the weights of a model directory: over its safetensors files, in the order of their names.
 ///
 /// # Errors
-/// The file system's.
+/// Those of the file system.
 pub fn weights_digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
     for path in entries(dir)? {
@@ -93,7 +95,7 @@ pub fn weights_digest(dir: &Path) -> Result<String, TrainError> {
     Ok(hex(&hash.finalize()))
 }
 
-/// A file of a directory as its manifest lists it.
+/// A file of a directory, as listed in its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedFile {
     pub name: String,
@@ -102,8 +104,10 @@ pub struct ListedFile {
 }
 
 impl ListedFile {
+    /// Computes the entry of a file.
+    ///
     /// # Errors
-    /// The file system's; a name that is not UTF-8.
+    /// Those of the file system; if the name is not UTF-8.
     pub fn of(path: &Path) -> Result<Self, TrainError> {
         let name = path.file_name().and_then(|name| name.to_str());
         let name =
@@ -116,10 +120,10 @@ impl ListedFile {
         })
     }
 
-    /// Whether the directory holds just this file under its name.
+    /// Returns whether the directory holds exactly this file under its name.
     ///
     /// # Errors
-    /// The file system's, of a missing file too.
+    /// Those of the file system, including a missing file.
     pub fn is_in(&self, dir: &Path) -> Result<bool, TrainError> {
         let found = FileDigest::of(&dir.join(&self.name))?;
         Ok((found.bytes, &found.sha256) == (self.bytes, &self.sha256))

@@ -1,8 +1,8 @@
-//! What training can fail with.
+//! The error type of training.
 
 use std::path::{Path, PathBuf};
 
-/// One enum for the floor; every message says what to look at.
+/// An error of training; every message names the file, setting or tensor to look at.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error(transparent)]
@@ -11,36 +11,36 @@ pub enum TrainError {
     Model(#[from] crate::model::ModelError),
     #[error("{what} {}: {source}", path.display())]
     Io {
-        /// What was being done: "cannot write", "cannot read", ...
+        /// The failed operation: "cannot write", "cannot read", ...
         what: &'static str,
         path: PathBuf,
         source: std::io::Error,
     },
-    /// A file that exists but does not hold what it should.
+    /// A file that exists but has invalid contents.
     #[error("{}: {detail}", path.display())]
     BadFile { path: PathBuf, detail: String },
     #[error("the gradient of `{tensor}` is not finite; the step was not taken")]
     NonFiniteGradient { tensor: String },
     #[error("the loss of pair {pair} is not finite; the step was not taken")]
     NonFiniteLoss {
-        /// Its place in the batch, from 0.
+        /// Index in the batch, from 0.
         pair: usize,
     },
-    /// The trainable tensors and what is applied to them (gradients, saved state) do not fit.
+    /// The trainable tensors do not match what is applied to them (gradients, saved state).
     #[error("{0}")]
     Mismatch(String),
-    /// Training data, templates or tokenizer that cannot be used; the message names the file or the token.
+    /// Unusable training data, templates or tokenizer; the message names the file or the token.
     #[error("{0}")]
     Data(String),
     #[error("configuration: {0}")]
     Config(String),
-    /// A run that needs more memory than there is.
+    /// A run that needs more memory than is available.
     #[error("{0}")]
     Memory(String),
 }
 
 impl TrainError {
-    /// For `map_err` on an I/O call: `what` reads like "cannot write".
+    /// Returns a function for `map_err` on an I/O call; `what` reads like "cannot write".
     pub fn io(
         what: &'static str,
         path: impl AsRef<Path>,

@@ -1,10 +1,10 @@
-//! Judge-augmented supervised fine-tuning (SELF-JUDGE): one model learns to answer and to judge from one mixture.
+//! Judge-augmented supervised fine-tuning (SELF-JUDGE): training of one model to answer and to judge from one mixture.
 //!
-//! The order of [`run`] is the algorithm: mixture, start, resume, then steps of (learning rate, batch, forward and
-//! backward, clip and update, log, checkpoint). Deviations from the released code, all listed in [`super::mixture`].
+//! The order of [`run`] follows the algorithm: mixture, start, resume, then steps of (learning rate, batch, forward and backward, clip
+//! and update, log, checkpoint). Deviations from the released code are all listed in [`super::mixture`].
 //!
-//! A run is a function of its configuration and data: on the CPU a run that was killed and resumed ends with the same
-//! bits as one that was not.
+//! A run is a function of its configuration and data: on the CPU a run that was killed and resumed ends with the same bits as an
+//! uninterrupted one.
 
 mod data;
 mod interval;
@@ -37,7 +37,7 @@ use super::trainable::{Factors, Trainable};
 use crate::model::adapter::LoraConfig;
 use crate::model::{ModelConfig, hub};
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Summary {
     pub steps: u64,
@@ -49,7 +49,7 @@ pub struct Summary {
     pub model_dir: Option<PathBuf>,
 }
 
-/// Trains. See the module's documentation.
+/// Runs the training; see the module documentation.
 pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
@@ -85,7 +85,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         Some(lora) => {
             let base = FrozenBase::new(spec, start, &options.device)?;
             let mut lora = lora.clone();
-            // For those who read the adapter: PEFT loads its base by this name.
+            // For programs that read the adapter: PEFT loads its base by this name.
             lora.base_model_name_or_path
                 .get_or_insert_with(|| config.model.clone());
             let factors = match &given {
@@ -208,7 +208,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     })
 }
 
-/// The adapter that the run goes on from, if it has one: its shape becomes the run's.
+/// Loads the adapter that the run starts from, if any; its shape replaces the configuration's.
 fn begin_at(
     config: &mut JsftConfig,
     model_config: &ModelConfig,
@@ -227,7 +227,7 @@ fn begin_at(
     Ok(Some(adapter))
 }
 
-/// The next examples, across the end of an epoch where it falls.
+/// Returns the next batch of examples, which may cross the end of an epoch.
 fn take_batch(
     config: &JsftConfig,
     examples: &Examples,
@@ -247,7 +247,7 @@ fn take_batch(
     batch
 }
 
-/// The gradients of one optimizer batch, its statistics and its size in tokens.
+/// Computes the gradients of one optimizer batch; returns its statistics and its size in tokens.
 fn gradients(
     config: &JsftConfig,
     trainable: &Trainable,

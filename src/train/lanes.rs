@@ -1,7 +1,7 @@
-//! Lanes: micro-batches that run at the same time, each on threads of its own.
+//! Lanes: micro-batches that run at the same time, each on its own threads.
 //!
-//! Micro-batch `i` runs in lane `i mod lanes`, a lane takes its micro-batches in order, and the lanes' gradients are added
-//! in order: the sum depends on the number of lanes, not on the number of threads or on who was faster.
+//! Micro-batch `i` runs in lane `i mod lanes`, a lane runs its micro-batches in order, and the lanes' gradients are added in order: the
+//! sum depends on the number of lanes, not on the number of threads or their timing.
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -10,18 +10,18 @@ use super::batch::MicroBatch;
 use super::optim::GradBuffers;
 use super::step::BatchStats;
 
-/// Gradient buffers and threads of every lane.
+/// The gradient buffers and threads of all lanes.
 pub struct Lanes {
     grads: Vec<GradBuffers>,
-    /// One a lane; none where there is one lane, which runs on the global pool.
+    /// One thread pool per lane; empty with a single lane, which runs on the global pool.
     pools: Vec<ThreadPool>,
 }
 
 impl Lanes {
-    /// `count` lanes (at least one) that share `threads` threads, at least one each.
+    /// Creates `count` lanes (at least one) that share `threads` threads, at least one each.
     ///
     /// # Errors
-    /// Threads that cannot be started; buffers that cannot be allocated.
+    /// If threads cannot be started or buffers cannot be allocated.
     pub fn new(
         count: usize,
         threads: usize,
@@ -41,10 +41,10 @@ impl Lanes {
         })
     }
 
-    /// Runs `work` on every micro-batch with its lane's buffers, then adds the lanes up: see [`Self::gradients`].
+    /// Runs `work` on every micro-batch with its lane's buffers, then adds the lanes' gradients: see [`Self::gradients`].
     ///
     /// # Errors
-    /// The first lane's that failed.
+    /// That of the first lane that failed.
     pub fn run(
         &mut self,
         micro_batches: &[MicroBatch],
@@ -95,7 +95,7 @@ impl Lanes {
         Ok(stats)
     }
 
-    /// The sum of the last [`Self::run`].
+    /// Returns the gradients of the last [`Self::run`].
     pub fn gradients(&self) -> &GradBuffers {
         &self.grads[0]
     }

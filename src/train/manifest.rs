@@ -1,4 +1,4 @@
-//! The run's papers: what was trained, on what, by which code, on which machine. Written beside the weights.
+//! The run manifest: the model and data of a run, its code and its machine. It is written beside the weights.
 
 use std::fs;
 use std::path::Path;
@@ -13,19 +13,19 @@ use crate::kernels::isa::machine;
 
 const FILE: &str = "run_manifest.json";
 
-/// `run_manifest.json`; the resolved configuration lies beside it as `config.toml`.
+/// The contents of `run_manifest.json`; the resolved configuration is beside it as `config.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunManifest {
     pub selfjudge_version: String,
     pub git: GitState,
-    /// When the run was first started. UTC, RFC 3339, as all times here.
+    /// Time of the first start. UTC, RFC 3339, as all times here.
     pub started: String,
-    /// When it was gone on with from a checkpoint, in order. The machine and the code are those of the last of them.
+    /// Times of the resumes from a checkpoint, in order. The machine and the code are those of the last one.
     #[serde(default)]
     pub resumed: Vec<String>,
-    /// Absent while the run is under way, or if it died.
+    /// End time; absent while the run is in progress, or if it was killed.
     pub ended: Option<String>,
-    /// The architecture and its extensions; bits may differ between two of them.
+    /// The CPU architecture and its extensions; results may differ in their bits between two of them.
     pub isa: String,
     pub threads: usize,
     pub device: String,
@@ -34,20 +34,22 @@ pub struct RunManifest {
     pub config_sha256: String,
 }
 
-/// One input file.
+/// An input file and its digest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DataDigest {
-    /// As it was given.
+    /// The path as it was given.
     pub path: String,
     pub bytes: u64,
     pub sha256: String,
-    /// Examples read from it.
+    /// Number of examples read from the file.
     pub records: u64,
 }
 
 impl DataDigest {
+    /// Computes the digest of an input file.
+    ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn of(path: &Path, records: u64) -> Result<Self, TrainError> {
         let digest = FileDigest::of(path)?;
         Ok(Self {
@@ -59,24 +61,24 @@ impl DataDigest {
     }
 }
 
-/// The checkout that the program was run in.
+/// The Git checkout in which the program was run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GitState {
-    /// `unknown` outside a checkout.
+    /// The commit; `unknown` outside a checkout.
     pub commit: String,
-    /// Whether tracked files differ from the commit; absent where that is not known.
+    /// Whether tracked files differ from the commit; absent if unknown.
     pub dirty: Option<bool>,
 }
 
 impl GitState {
-    /// Of the directory's checkout, if it is in one.
+    /// Returns the state of the directory's checkout, if it is in one.
     pub fn of(dir: &Path) -> Self {
         let git = |arguments: &[&str]| -> Option<String> {
             let output = Command::new("git")
                 .arg("-C")
                 .arg(dir)
                 .args(arguments)
-                // Set inside git's own hooks, they would point at another checkout.
+                // Inside Git's own hooks these are set, and would point at another checkout.
                 .env_remove("GIT_DIR")
                 .env_remove("GIT_WORK_TREE")
                 .output()
@@ -93,7 +95,7 @@ impl GitState {
 }
 
 impl RunManifest {
-    /// A run that begins now in the working directory. `threads` and `device` as they were chosen.
+    /// Creates the manifest of a run that begins now in the working directory. `threads` and `device` are those in use.
     pub fn begin(threads: usize, device: String, data: Vec<DataDigest>) -> Self {
         Self {
             selfjudge_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -109,9 +111,9 @@ impl RunManifest {
         }
     }
 
-    /// Notes that this is the run whose manifest lies in `dir`, resumed now: it keeps its start and its earlier resumes.
+    /// Marks this run as a resume of the run whose manifest is in `dir`: it keeps that run's start and earlier resumes.
     ///
-    /// A manifest that is missing or damaged is warned of and not missed otherwise: no run is lost for its papers.
+    /// A missing or damaged manifest causes only a warning: no run fails because of its manifest.
     pub fn continue_from(&mut self, dir: &Path) {
         let path = dir.join(FILE);
         let now = std::mem::take(&mut self.started);
@@ -133,7 +135,7 @@ impl RunManifest {
         self.resumed.push(now);
     }
 
-    /// Notes the end.
+    /// Records the end time.
     pub fn end(&mut self) {
         self.ended = Some(rfc3339(SystemTime::now()));
     }
@@ -141,7 +143,7 @@ impl RunManifest {
     /// Writes `config.toml` and `run_manifest.json` into `dir`.
     ///
     /// # Errors
-    /// The file system's; a configuration that TOML cannot hold.
+    /// Those of the file system; if TOML cannot represent the configuration.
     pub fn write(&mut self, dir: &Path, config: &impl Serialize) -> Result<(), TrainError> {
         let text = toml::to_string_pretty(config)
             .map_err(|e| TrainError::Config(format!("cannot be written as TOML: {e}")))?;
@@ -151,18 +153,18 @@ impl RunManifest {
         let path = dir.join(FILE);
         let text =
             serde_json::to_string_pretty(self).map_err(|e| TrainError::bad_file(&path, e))?;
-        // Renamed into place: a kill in between must not cost the times of an earlier start.
+        // Renamed into place: a kill in between must not lose the times of an earlier start.
         let new = dir.join("run_manifest.json.new");
         fs::write(&new, text + "\n").map_err(TrainError::io("cannot write", &new))?;
         fs::rename(&new, &path).map_err(TrainError::io("cannot write", &path))
     }
 }
 
-/// UTC to the second.
+/// Formats a time in UTC, to the second.
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, s) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from a day count: years are made to begin in March, so that the leap day comes last.
+    // Civil date from a day count: years start in March, so that the leap day comes last.
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
     let year_of_era =
@@ -243,7 +245,7 @@ mod tests {
         assert_eq!(last.started, "first");
         assert_eq!(last.resumed, ["second", "third", "fourth"]);
 
-        // Papers that cannot be read cost the times, not the run.
+        // An unreadable manifest loses the times, but the run goes on.
         fs::write(dir.path().join(FILE), "{").unwrap();
         let mut after = begin("fifth");
         after.continue_from(dir.path());

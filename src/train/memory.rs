@@ -1,38 +1,40 @@
-//! Memory that a training run needs, compared with what there is before any of it is taken.
+//! A check of the memory that a training run needs against the available memory, before any of it is allocated.
 
 use super::TrainError;
 use crate::device::{Available, PROGRAM, size};
 use crate::model::DecoderSpec;
 
-/// What decides how much memory a run needs.
+/// The properties of a run that determine its memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Footprint {
-    /// Whether the whole model is trained, or an adapter beside it.
+    /// Whether the whole model is trained, rather than an adapter beside it.
     pub whole: bool,
     /// Micro-batches that run at the same time.
     pub lanes: usize,
-    /// Tokens of a micro-batch.
+    /// Tokens per micro-batch.
     pub tokens: usize,
-    /// Whether block activations are computed again instead of being kept.
+    /// Whether block activations are recomputed in the backward pass instead of being kept.
     pub recompute: bool,
 }
 
-/// Bytes of a number in training.
+/// Bytes per number in training.
 const F32: u64 = 4;
 
-/// What the optimizer keeps beside each trained weight: two moments.
+/// Numbers that the optimizer keeps for each trained weight: two moments.
 const MOMENTS: u64 = 2;
 
-/// Tensors of a block's width that the backward pass keeps for each one that the forward pass makes: the value and its gradient.
+/// Tensors of a block's width kept for the backward pass, for each one from the forward pass: the value and its gradient.
 const KEPT: u64 = 2;
 
 impl Footprint {
+    /// Checks the available memory.
+    ///
     /// # Errors
-    /// One line with the parts and the bound, where there is less memory than the run needs.
+    /// If there is less memory than the run needs: one line with the parts and the limit.
     pub fn check(self, spec: &DecoderSpec, available: Option<Available>) -> Result<(), TrainError> {
         let lanes = self.lanes.max(1) as u64;
         let copies = match self.whole {
-            // Gradients are summed up in a buffer of each lane.
+            // Each lane has a buffer in which gradients are summed.
             true => 1 + MOMENTS + lanes,
             false => 1,
         };
@@ -58,8 +60,8 @@ impl Footprint {
     }
 }
 
-/// Returns the bytes that the backward pass of so many tokens keeps: every block's intermediate results, or with `recompute` each block's
-/// input and one block's results, and the logits.
+/// Returns the bytes kept for the backward pass over so many tokens: every block's intermediate results (with `recompute`, each block's
+/// input and one block's results), and the logits.
 pub fn kept_activations(spec: &DecoderSpec, tokens: usize, recompute: bool) -> u64 {
     let heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim;
     let block = (3 * spec.hidden_size + heads + 2 * spec.intermediate_size) as u64;
@@ -75,7 +77,7 @@ pub fn kept_activations(spec: &DecoderSpec, tokens: usize, recompute: bool) -> u
     row.saturating_mul(tokens as u64).saturating_mul(F32)
 }
 
-/// Weights of the model, norms and biases left out.
+/// Returns the number of the model's weights, without norms and biases.
 fn numbers(spec: &DecoderSpec) -> u64 {
     let hidden = spec.hidden_size as u64;
     let (queries, keys) = (
@@ -99,7 +101,7 @@ mod tests {
     use crate::device::MemoryBound;
     use crate::model::ModelConfig;
 
-    /// What runs of the pocket model took at their peak, in MiB, on a machine of two processors.
+    /// Peak memory of runs with the pocket model, in MiB, measured on a machine with two processors.
     #[test]
     fn what_is_needed_is_near_what_was_measured() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");

@@ -1,4 +1,4 @@
-//! An adapter merged into its base: a model directory that loads by itself.
+//! Merging of an adapter into its base: the result is a complete model directory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use super::base::Adapter;
 use crate::judge::TEMPLATE_FILE;
 use crate::model::{Checkpoint, ModelConfig, weights};
 
-/// Endings of the names of files that hold weights, in any framework's format, or say where they are.
+/// Name suffixes of files that hold weights, in any framework's format, or index them.
 const WEIGHTS: [&str; 11] = [
     ".safetensors",
     ".safetensors.index.json",
@@ -26,12 +26,12 @@ const WEIGHTS: [&str; 11] = [
     ".ot",
 ];
 
-/// Writes the model of `base` with the adapter added to its weights (`W + scale B A`, in f32, rounded to what each weight is stored in) into
-/// the new directory `out`, and with it every other file of the model: configuration, tokenizer, templates, principles, anchors. A judge
-/// template that was trained with the adapter stands instead of the base's. Returns how many layers were changed.
+/// Writes the model of `base` with the adapter added to its weights (`W + scale B A`, in f32, rounded to each weight's stored dtype) into
+/// the new directory `out`, with every other file of the model: configuration, tokenizer, templates, principles, anchors. A judge
+/// template that was trained with the adapter replaces the base's. Returns the number of changed layers.
 ///
 /// # Errors
-/// An adapter that does not fit the model, weights that cannot be read, a directory that has files already.
+/// If the adapter does not fit the model, weights cannot be read, or the directory already has files.
 pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<usize, TrainError> {
     let spec = ModelConfig::from_dir(base)?.spec;
     let adapter_files = adapter;
@@ -68,12 +68,12 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<usize, TrainErro
     if trained.exists() {
         copy(&trained, &out.join(TEMPLATE_FILE))?;
     }
-    // Last: a directory that was left half does not load.
+    // Weights come last: an incomplete directory then does not load.
     weights::save(out, &merged, None)?;
     Ok(adapter.weights.len())
 }
 
-/// Copies the files of a model's directory that hold no weights.
+/// Copies the files of a model directory that hold no weights.
 fn copy_companions(from: &Path, to: &Path) -> Result<(), TrainError> {
     let listed = fs::read_dir(from).map_err(TrainError::io("cannot read", from))?;
     for entry in listed {

@@ -1,14 +1,14 @@
-//! The JSFT mixture: preference pairs in, weighted token sequences out.
+//! The JSFT mixture: preference pairs converted to weighted token sequences.
 //!
-//! As in SELF-JUDGE's released code (papers.md 1.2 to 1.4): every pair is imitated once, on its preferred answer, and judged
-//! twice, once in each order; examples are concatenated, loss is the mean over supervised tokens. The code's defects are
-//! left out, and so these deviations, numbered:
+//! As in SELF-JUDGE's released code (papers.md 1.2 to 1.4): every pair is imitated once, on its preferred answer, and judged twice, once
+//! in each order; examples are concatenated, and the loss is the mean over supervised tokens. The code's defects are not reproduced; the
+//! resulting deviations, numbered:
 //!
-//! 1. Supervised spans are found by rendering prefixes of the conversation and comparing bytes, not by matching the tokens of
-//!    markers; an example is never kept with everything masked, but dropped and counted.
-//! 2. One way of encoding for all examples, so that BOS is where the chat template writes it.
-//! 3. Over-long judge prompts keep their frame ([`crate::judge::fit`]); over-long dialogues lose their oldest turns first, and
-//!    an answer that had to be cut is not given an end of turn.
+//! 1. Supervised spans are found by rendering prefixes of the conversation and comparing bytes, not by matching the tokens of markers; an
+//!    example without any supervised token is dropped and counted.
+//! 2. All examples are encoded in one way, so that BOS is where the chat template writes it.
+//! 3. Over-long judge prompts keep their frame ([`crate::judge::fit`]); over-long dialogues lose their oldest turns first, and an answer
+//!    that had to be cut gets no end-of-turn token.
 //! 4. Pairs of equal answers are not judged.
 //!
 //! Named options go beyond the paper: see [`MixtureOptions`].
@@ -33,7 +33,7 @@ use crate::preference::{PlainText, PreferencePair, PrincipleTable};
 use crate::text::{ChatTemplate, TextError, Tokenizer};
 use crate::train::plain::{PlainEnd, spells_control_tokens};
 
-/// What building a mixture can fail with.
+/// An error of building a mixture.
 #[derive(Debug, thiserror::Error)]
 pub enum MixtureError {
     #[error("mixture option `{option}` {problem}")]
@@ -54,7 +54,7 @@ pub enum MixtureError {
     },
 }
 
-/// Which of the two skills an example trains.
+/// The skill that an example trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExampleKind {
@@ -69,40 +69,40 @@ pub struct TrainExample {
     /// As long as `ids`; `weights[i]` is the loss weight of predicting `ids[i]` from what precedes it, so `weights[0]` is 0.
     pub weights: Vec<f32>,
     pub kind: ExampleKind,
-    /// Where a judge example's label token is.
+    /// Index of a judge example's label token.
     pub label: Option<usize>,
 }
 
-/// How supervised tokens are weighted against each other.
+/// The relative weighting of supervised tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Weighting {
-    /// Every supervised token counts the same, as published: a judge example is one token against an answer's hundreds.
+    /// Every supervised token counts the same, as published: a judge example has one token, an answer has hundreds.
     #[default]
     TokenMean,
     /// Every example counts the same: its weights are scaled to sum to one, before `judge_weight` is applied.
     ExampleMean,
 }
 
-/// What a mixture is made of. The defaults are the published algorithm.
+/// The composition of a mixture. The defaults are the published algorithm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MixtureOptions {
-    /// The longest sequence, in tokens.
+    /// Limit of a sequence, in tokens.
     pub max_length: usize,
     pub weighting: Weighting,
-    /// Multiplies the weight of the label token.
+    /// Factor for the weight of the label token.
     pub judge_weight: f32,
-    /// Whether a pair's rationale follows its label token (SELF-JUDGE's PR variant). It is supervised, without an end of
-    /// turn. It is written the same in both orders, so it must not speak of A and B.
+    /// Whether a pair's rationale follows its label token (SELF-JUDGE's PR variant). It is supervised, without an end-of-turn token. Its
+    /// text is the same in both orders, so it must not mention A and B.
     pub rationale: bool,
     /// Weight of each rationale token.
     pub rationale_weight: f32,
-    /// Weight of each token of the preferred candidate inside the judge prompt; not in the paper. It has a small model read
-    /// candidates with the skill it writes them with. Under a negated principle it stays with the pair's own `chosen`.
+    /// Weight of each token of the preferred candidate inside the judge prompt; not in the paper. It makes a small model use its writing
+    /// skill when it reads candidates. Under a negated principle it stays with the pair's own `chosen`.
     pub candidate_weight: f32,
-    /// Probability that a comparison is shown under the negations of its principles with the labels flipped (SALMON), where
-    /// all its principles have one.
+    /// Probability that a comparison is shown under the negations of its principles, with the labels flipped (SALMON); only if all its
+    /// principles have a negation.
     pub negation: f64,
     pub seed: u64,
 }
@@ -153,7 +153,7 @@ impl MixtureOptions {
     }
 }
 
-/// Turns pairs into examples; everything is decided by the options and the pair's place in the stream.
+/// A builder of examples from pairs; each result depends only on the options and the pair's position in the stream.
 #[derive(Clone)]
 pub struct Mixture {
     tokenizer: Tokenizer,
@@ -164,14 +164,16 @@ pub struct Mixture {
     options: MixtureOptions,
     plain: PlainText,
     plain_end: PlainEnd,
-    /// Ids from here on are not in the model's embedding.
+    /// Size of the model's embedding; ids must be below it.
     vocab_size: usize,
 }
 
-/// Pairs encoded at a time: enough for every thread, little enough to keep in memory twice.
+/// Pairs encoded at a time: enough for every thread, few enough to be in memory twice.
 const CHUNK: usize = 2048;
 
 impl Mixture {
+    /// Creates a mixture.
+    ///
     /// # Errors
     /// If an option is out of range or the template's labels are not one token each.
     pub fn new(
@@ -196,7 +198,7 @@ impl Mixture {
         })
     }
 
-    /// Says how plain strings are imitated, and what ends their answers.
+    /// Sets how plain strings are imitated and what ends their answers.
     pub(super) fn with_plain_text(self, plain: PlainText, plain_end: PlainEnd) -> Self {
         Self {
             plain,
@@ -205,7 +207,7 @@ impl Mixture {
         }
     }
 
-    /// Refuses examples with a token that the model has no embedding for.
+    /// Sets the size of the model's embedding; examples with a token outside it are rejected.
     pub(super) fn within(self, vocab_size: usize) -> Self {
         Self { vocab_size, ..self }
     }
@@ -218,7 +220,7 @@ impl Mixture {
         &self.options
     }
 
-    /// The examples of the pair at place `index` of the stream (SFT first, then the judge's two), and what happened to it.
+    /// Returns the examples of the pair at position `index` of the stream (SFT first, then the judge's two), and their report.
     pub fn examples(
         &self,
         index: u64,
@@ -242,7 +244,7 @@ impl Mixture {
         }
         let pair = &chat;
         if pair.judge {
-            // A stream of its own for every pair: results do not depend on how the work is spread over threads.
+            // Every pair has its own random stream: results do not depend on the distribution of the work over threads.
             let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
             rng.set_stream(index);
             built.extend(self.judging(pair, &mut rng, &mut report));
@@ -252,9 +254,9 @@ impl Mixture {
         (examples, report)
     }
 
-    /// Applies the weighting to weights as the builders left them: 1 where supervised, or what their option gives.
+    /// Applies the weighting to the builders' weights: 1 for supervised tokens, or the weight of their option.
     fn weigh(&self, mut example: TrainExample) -> TrainExample {
-        // Nothing precedes the first token.
+        // The first token has no context to be predicted from.
         if let Some(first) = example.weights.first_mut() {
             *first = 0.0;
         }
@@ -270,8 +272,10 @@ impl Mixture {
         example
     }
 
+    /// Checks that all ids are inside the model's embedding.
+    ///
     /// # Errors
-    /// The first token of an example that is outside the model's embedding.
+    /// The first id that is outside.
     fn check_ids(&self, ids: &[u32]) -> Result<(), Refusal> {
         let vocab = self.vocab_size;
         match ids.iter().find(|&&id| id as usize >= vocab) {
@@ -283,7 +287,7 @@ impl Mixture {
     /// Encodes a whole stream, on all threads, in its order.
     ///
     /// # Errors
-    /// If the stream fails, or nothing of it gave an example. Pairs that cannot be used are counted in the report instead.
+    /// If the stream fails or gives no example at all. Unusable pairs are counted in the report instead.
     pub fn build<E>(
         &self,
         pairs: impl IntoIterator<Item = Result<PreferencePair, E>>,
@@ -327,13 +331,13 @@ impl Mixture {
     }
 }
 
-/// Why an example of a pair was not made; the report's counters.
+/// The reason why an example of a pair was not made; counted in the report.
 enum Refusal {
     Text(TextError),
     Judge(JudgeError),
-    /// The chat template's prompt for the answer is not the beginning of the conversation with the answer.
+    /// The chat template's prompt for the answer is not a prefix of the conversation with the answer.
     Prefix,
-    /// A token that the model has no embedding for.
+    /// A token outside the model's embedding.
     Token {
         id: u32,
         vocab: usize,

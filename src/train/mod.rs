@@ -1,17 +1,17 @@
-//! Training: what turns preference data into better weights.
+//! Training: preference data converted to better weights.
 //!
-//! In the order of the algorithm; what the two algorithms share comes before them:
+//! The table follows the order of the algorithm; modules shared by both algorithms come first:
 //!
-//! | module | what |
+//! | module | contents |
 //! |---|---|
-//! | `base`, `trainable`, `continued` | the frozen model, and the part that is trained: a new adapter, a given one, or the whole model |
-//! | `records`, `plain`, `turn` | the files of a run as pairs, plain text in tokens, and where an answer ends in a conversation |
-//! | `mixture`, `batch` | JSFT's examples from pairs, and examples laid end to end |
-//! | `pass`, `step`, `lanes` | a batch through the decoder and back; the loss of a micro-batch; several at a time |
-//! | `optim`, `schedule` | from gradients to weights, at the rate of the step |
+//! | `base`, `trainable`, `continued` | the frozen model, and the trained part: a new adapter, a given one, or the whole model |
+//! | `records`, `plain`, `turn` | the files of a run as pairs, plain text in tokens, and the span of an answer in a conversation |
+//! | `mixture`, `batch` | JSFT's examples from pairs, and packing of examples |
+//! | `pass`, `step`, `lanes` | forward and backward pass of a batch; the loss of a micro-batch; several micro-batches at a time |
+//! | `optim`, `schedule` | weight updates from gradients, at the step's learning rate |
 //! | [`jsft`] (by `config`) | judge-augmented supervised fine-tuning: one model learns to answer and to judge |
-//! | [`dpo`] | the update from judged pairs; [`crate::learn`] draws them from the policy itself |
-//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | what every run has: flags, Ctrl-C, numbers, places to go on from, papers |
+//! | [`dpo`] | the update from judged pairs; [`crate::learn`] samples them from the policy itself |
+//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | common to every run: flags, Ctrl-C, checkpoints, metrics, manifest |
 
 pub mod base;
 pub mod batch;

@@ -1,8 +1,8 @@
-//! One packed batch through the decoder, a layer at a time: forward, and backward with or without recomputing.
+//! One packed batch through the decoder, one layer at a time: forward, and backward with or without recomputing.
 //!
-//! Every layer's graph ends at its boundaries, so a graph is one block long: gradients are pulled back from boundary to
-//! boundary, moved to the accumulators, and let go. Between two layers nothing is under way, and `pace` is called there:
-//! whoever shares the machine with the trainer may go first.
+//! Every layer's graph ends at the layer's boundaries, so a graph spans one block: gradients are propagated from boundary to boundary,
+//! moved to the accumulators, and freed. No computation runs between two layers; there `pace` is called, which may let other work on the
+//! machine go first.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use super::optim::GradBuffers;
 use crate::model::{Decoder, PackedBatch};
 use crate::nn::{AttentionBackend, Rotations, with_dropout};
 
-/// Where gradients go: the variables by the index of their buffer.
+/// The destination of gradients: the variables, by the index of their buffer.
 pub struct Accumulator<'a> {
     pub vars: &'a [(String, Var)],
     pub grads: &'a mut GradBuffers,
@@ -37,21 +37,21 @@ pub struct Pass<'a> {
     tokens: &'a PackedBatch,
     prefixes: &'a [Range<u32>],
     rotations: Rotations,
-    /// The rows whose hidden states are asked for: the last block computes no others.
+    /// The rows whose hidden states are requested: the last block computes no others.
     rows: Tensor,
-    /// The key of its dropout masks, in training.
+    /// The key of the dropout masks, in training.
     dropout: Option<u64>,
 }
 
-/// What the backward pass takes up a layer with.
+/// The saved state of a layer for the backward pass.
 struct Layer {
     input: Tensor,
-    /// Absent where it is computed again.
+    /// Absent if it is recomputed.
     output: Option<Tensor>,
 }
 
 impl<'a> Pass<'a> {
-    /// `rows` may name a row twice. `prefixes` is empty, or says for each sequence which earlier rows it continues
+    /// Creates a pass. `rows` may contain a row twice. `prefixes` is empty, or gives for each sequence the earlier rows that it continues
     /// ([`AttentionBackend::Branched`]).
     pub fn new(
         decoder: &'a Decoder,
@@ -69,13 +69,13 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// With the dropout of its adapter, if that has any. What is dropped is a function of the run's seed, of the step and of the batch's
-    /// tokens: the same in a run that goes on from a checkpoint, and whichever lane computes it.
+    /// Enables the adapter's dropout, if it has any. The dropped elements are a function of the run's seed, the step and the batch's
+    /// tokens: they are the same in a resumed run and in every lane.
     pub fn with_dropout(self, seed: u64, step: u64) -> Self {
         const PRIME: u64 = 0x0100_0000_01b3;
         let parts = [seed, step].into_iter();
         let parts = parts.chain(self.tokens.ids().iter().map(|&id| u64::from(id)));
-        // FNV-1a, a word at a time.
+        // FNV-1a, one word at a time.
         let key = parts.fold(0xcbf2_9ce4_8422_2325, |hash: u64, part| {
             (hash ^ part).wrapping_mul(PRIME)
         });
@@ -102,7 +102,7 @@ impl<'a> Pass<'a> {
         })?)
     }
 
-    /// The hidden states of the rows after the last norm, `[rows, hidden]`, without a gradient.
+    /// Returns the hidden states of the rows after the last norm, `[rows, hidden]`, without a gradient.
     pub fn forward(&self, pace: &mut dyn FnMut()) -> Result<Tensor, TrainError> {
         let mut x = self.decoder.embed(self.tokens.ids())?.detach();
         for layer in 0..self.decoder.num_layers() {
@@ -112,10 +112,10 @@ impl<'a> Pass<'a> {
         Ok(self.decoder.final_norm(&x)?.detach())
     }
 
-    /// Forward, the `loss` of the rows' hidden states after the last norm, and backward into the accumulator.
+    /// Runs forward, the `loss` on the rows' hidden states after the last norm, and backward into the accumulator.
     ///
-    /// With `recompute`, block activations are dropped after the forward pass and computed again in the backward one, a
-    /// block at a time: memory is the block boundaries plus one block (Chen et al. 2016), for one more forward pass.
+    /// With `recompute`, block activations are dropped after the forward pass and recomputed in the backward pass, one block at a time:
+    /// memory is the block boundaries plus one block (Chen et al. 2016), for one more forward pass.
     pub fn backward<S>(
         &self,
         recompute: bool,
@@ -124,7 +124,7 @@ impl<'a> Pass<'a> {
         loss: impl FnOnce(&Tensor) -> Result<(Tensor, S), TrainError>,
     ) -> Result<S, TrainError> {
         let embedded = self.decoder.embed(self.tokens.ids())?;
-        // Below a frozen embedding nothing wants a gradient: the first block is spared computing it.
+        // A frozen embedding needs no gradient: the first block does not compute it.
         let mut x = match embedded.track_op() {
             true => Var::from_tensor(&embedded)?.into_inner(),
             false => embedded.clone(),
@@ -152,7 +152,7 @@ impl<'a> Pass<'a> {
                 Some(output) => output,
                 None => self.block(index, &layer.input)?,
             };
-            // d/dx of <y, g> is g pulled back through the block.
+            // The gradient of <y, g> with respect to x is g propagated back through the block.
             grads = (output * gradient)?.sum_all()?.backward()?;
             x = layer.input;
         }

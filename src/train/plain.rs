@@ -1,20 +1,20 @@
-//! Pairs of plain text in tokens, as TRL reads them: no chat template, control tokens in the text are control tokens, what the tokenizer
-//! writes before a text stands before the prompt, and the end-of-sequence token follows an answer that does not end with it.
+//! Encoding of plain-text pairs as in TRL: no chat template; control tokens in the text are encoded as control tokens; the tokens that
+//! the tokenizer adds before a text come before the prompt; and the end-of-sequence token follows an answer that does not end with it.
 
 use std::path::Path;
 
 use crate::preference::PreferencePair;
 use crate::text::{SpecialTokens, TextError, Tokenizer};
 
-/// What ends an answer of plain text.
+/// The end of a plain-text answer.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PlainEnd(Option<String>);
 
 impl PlainEnd {
-    /// The `eos_token` of a model's tokenizer; without one nothing is written.
+    /// Reads the `eos_token` of a model's tokenizer; without one nothing is appended.
     ///
     /// # Errors
-    /// Files that cannot be read.
+    /// If a file cannot be read.
     pub fn from_model_dir(dir: &Path) -> Result<Self, TextError> {
         Ok(Self(
             SpecialTokens::from_model_dir(dir)?.eos().map(str::to_owned),
@@ -33,8 +33,8 @@ impl PlainEnd {
         Ok(ids)
     }
 
-    /// Returns the ids of an answer behind the ids of its prompt: what the whole text has more, or, where a token would lie across the
-    /// seam, the answer's own.
+    /// Returns the ids of an answer after the ids of its prompt: the rest of the whole text's ids or, if a token would straddle the seam,
+    /// the ids of the answer alone.
     pub fn answer(
         &self,
         tokenizer: &Tokenizer,
@@ -53,7 +53,7 @@ impl PlainEnd {
     }
 }
 
-/// Whether a text of the pair spells a control token: raw it is read as the token, in a chat as its letters.
+/// Returns whether a text of the pair contains a control token: as raw text it is encoded as the token, in a chat as its letters.
 pub(super) fn spells_control_tokens(tokenizer: &Tokenizer, pair: &PreferencePair) -> bool {
     let prompt = pair.messages.iter().map(|message| message.content.as_str());
     prompt
@@ -64,7 +64,7 @@ pub(super) fn spells_control_tokens(tokenizer: &Tokenizer, pair: &PreferencePair
         })
 }
 
-/// Says once for a run that plain texts hold control tokens, and what is made of them.
+/// Logs once per run that plain texts hold control tokens, and how these are encoded.
 pub(super) fn warn_of_control_tokens(pairs: u64, raw: bool) {
     if pairs == 0 {
         return;

@@ -1,4 +1,4 @@
-//! The files of a run, read as pairs, and the chat template they are written with.
+//! The input files of a run, read as pairs, and the chat template for them.
 
 use std::fs;
 use std::path::Path;
@@ -10,25 +10,25 @@ use crate::preference::{
 };
 use crate::text::{ChatTemplate, SpecialTokens};
 
-/// What was read of a file.
+/// Counts of one file's records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct FileCounts {
-    /// Records that could be used.
+    /// Usable records.
     pub records: u64,
     pub skipped: Skipped,
 }
 
-/// The records that were left out of all files.
+/// Returns the skipped records of all files.
 pub(super) fn skipped<'a>(files: impl IntoIterator<Item = &'a FileCounts>) -> Skipped {
     let mut all = Skipped::default();
     files.into_iter().for_each(|file| all.add(&file.skipped));
     all
 }
 
-/// Says that no record could be used at all, which explains an empty run better than anything after it.
+/// Returns an error if no record was usable, which explains an empty run better than any later error.
 ///
 /// # Errors
-/// Where records were left out, and none was read.
+/// If records were skipped, and none was read.
 pub(super) fn refuse_unreadable<'a>(
     files: impl IntoIterator<Item = &'a FileCounts> + Clone,
 ) -> Result<(), TrainError> {
@@ -43,8 +43,8 @@ pub(super) fn refuse_unreadable<'a>(
     }
 }
 
-/// The pairs of the file at place `at`, in order; counts its records, of which unusable ones are left out. What opening it failed with is
-/// the first item.
+/// Returns the pairs of the file at index `at`, in order; counts its records and skips unusable ones. An error of opening the file is the
+/// first item.
 pub(super) fn pairs<'a>(
     file: &'a DataFile,
     at: usize,
@@ -77,7 +77,7 @@ pub(super) fn pairs<'a>(
                 Some(Err(error)) => return Some(Err(error)),
                 None => break,
             };
-            // No two records of a run share a place: a file would need 2^40 of them.
+            // No two records of a run share a position: a file would need 2^40 of them.
             let place = ((at as u64) << 40) | counts.records;
             counts.records += 1;
             pending = record.into_pairs(false, draw, place).into_iter();
@@ -90,7 +90,7 @@ pub(super) fn pairs<'a>(
     })
 }
 
-/// The chat template that was given, or the model's own.
+/// Returns the given chat template, or the model's own.
 pub(super) fn chat_template(
     given: Option<&Path>,
     model_dir: &Path,
@@ -106,7 +106,7 @@ pub(super) fn chat_template(
     built.map_err(|e| TrainError::Data(e.to_string()))
 }
 
-/// Says so where none of the answers that are trained on, `whole` of which were not cut, ends with a token at which the server stops.
+/// Logs a warning if none of the answers that are trained on, `whole` of which were not cut, ends with a token at which the server stops.
 pub(super) fn warn_of_no_end(endless: u64, whole: u64, stop_ids: &[u32]) {
     if whole > 0 && endless == whole {
         tracing::warn!(
@@ -160,7 +160,7 @@ mod tests {
         file.ranked = RankedSet::Principled;
         file.sft = false;
         let principled = read(&file, 0, 7);
-        // One imitated, two judged for each prompt; the file's flag holds for every one.
+        // One imitated and two judged for each prompt; the file's flag applies to all.
         assert_eq!(principled.len(), 10 * 3 + 1);
         assert!(principled.iter().all(|pair| !pair.sft));
         assert_eq!(principled[1].principles, ["helpful"]);

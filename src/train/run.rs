@@ -1,4 +1,4 @@
-//! What every run has, whatever it trains.
+//! Settings and checks common to every kind of training run.
 
 use std::path::Path;
 
@@ -9,24 +9,26 @@ use super::memory::Footprint;
 use crate::device::available;
 use crate::model::DecoderSpec;
 
-/// How a run is driven; none of it changes the result.
+/// The options of running a training run; none of them changes the result.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     pub device: Device,
     pub threads: usize,
-    /// No progress bar.
+    /// Whether to show no progress bar.
     pub quiet: bool,
-    /// Go on from the newest checkpoint in the output directory; without it, a directory that has one is refused.
+    /// Whether to resume from the newest checkpoint in the output directory; without it, a directory that has one is an error.
     pub resume: bool,
     /// Stop after this many steps of this process, with a checkpoint: the schedule stays that of the whole run.
     pub stop_after: Option<u64>,
-    /// Whether the memory that is needed is compared with what there is.
+    /// Whether the required memory is compared with the available memory.
     pub memory_check: bool,
 }
 
 impl RunOptions {
+    /// Checks the available memory.
+    ///
     /// # Errors
-    /// A run that needs more memory than there is.
+    /// If the run needs more memory than is available.
     pub(super) fn check_memory(
         &self,
         spec: &DecoderSpec,
@@ -39,18 +41,18 @@ impl RunOptions {
     }
 }
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct RunLength {
-    /// Passes over the data; a fraction stops within the last one.
+    /// Passes over the data; a fraction stops within the last pass.
     pub epochs: f64,
     pub batch_size: usize,
-    /// Stops it sooner.
+    /// Limit on optimizer steps.
     pub max_steps: Option<u64>,
 }
 
 impl RunLength {
-    /// Optimizer steps over so many examples, at least one.
+    /// Returns the optimizer steps over so many examples, at least one.
     pub fn steps(self, examples: usize) -> u64 {
         let steps = (self.epochs * examples as f64 / self.batch_size as f64).ceil() as u64;
         self.max_steps.map_or(steps, |max| steps.min(max)).max(1)
@@ -70,8 +72,10 @@ impl RunLength {
     }
 }
 
+/// Checks the settings that every run has.
+///
 /// # Errors
-/// Names the first setting of a run that is missing or makes no sense.
+/// If a setting is missing or invalid; the message names the first.
 pub(super) fn validate(
     model: &str,
     output_dir: &Path,

@@ -1,4 +1,4 @@
-//! The learning rate of each step: a pure function, so that a resumed run needs nothing but the step.
+//! The learning rate of each step: a pure function, so that a resumed run needs only the step.
 
 use std::f64::consts::PI;
 
@@ -6,37 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 
-/// The course after the warm-up.
+/// The shape of the schedule after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     Constant,
-    /// Straight down to `min_lr_ratio`.
+    /// Linear decay to `min_lr_ratio`.
     Linear,
     /// Half a cosine down to `min_lr_ratio`.
     #[default]
     Cosine,
-    /// Warm-up, stable, decay: constant, then straight down to `min_lr_ratio` over the last `decay_ratio` of the steps.
+    /// Warm-up, stable, decay: constant, then linear decay to `min_lr_ratio` over the last `decay_ratio` of the steps.
     Wsd,
 }
 
-/// What is said about the learning rate.
+/// The settings of the learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleConfig {
     pub learning_rate: f64,
     pub lr_scheduler: ScheduleKind,
-    /// Steps of linear warm-up; when absent, `warmup_ratio` of all steps, rounded up.
+    /// Steps of linear warm-up; if absent, `warmup_ratio` of all steps, rounded up.
     pub warmup_steps: Option<u64>,
     pub warmup_ratio: f64,
-    /// The final learning rate as a share of the peak.
+    /// The final learning rate as a fraction of the peak.
     pub min_lr_ratio: f64,
-    /// The share of all steps over which `wsd` decays.
+    /// The fraction of all steps over which `wsd` decays.
     pub decay_ratio: f64,
 }
 
 impl Default for ScheduleConfig {
-    /// SELF-JUDGE's JSFT: 2e-5, cosine, 3 % warm-up.
+    /// Returns the settings of SELF-JUDGE's JSFT: 2e-5, cosine, 3 % warm-up.
     fn default() -> Self {
         Self {
             learning_rate: 2e-5,
@@ -62,8 +62,10 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// Creates a schedule over `total_steps`.
+    ///
     /// # Errors
-    /// Names the first field whose value makes no sense.
+    /// If a field is invalid; the message names the first.
     pub fn new(config: &ScheduleConfig, total_steps: u64) -> Result<Self, TrainError> {
         let bad = |name: &str, v: f64| Err(TrainError::Config(format!("{name} cannot be {v}")));
         if !(config.learning_rate.is_finite() && config.learning_rate >= 0.0) {
@@ -95,10 +97,10 @@ impl Schedule {
         })
     }
 
-    /// The learning rate of step `step`, counted from 0: a run of `total` steps takes `0..total`.
+    /// Returns the learning rate of step `step`, counted from 0: a run of `total` steps takes `0..total`.
     ///
-    /// As in `transformers`: step 0 of a warm-up has rate 0, step `warmup` is the first at the peak, and the floor is
-    /// what step `total` would have. Beyond the end the floor stays.
+    /// As in `transformers`: step 0 of a warm-up has rate 0, step `warmup` is the first at the peak, and the floor is the rate of step
+    /// `total`. It stays at the floor beyond the end.
     pub fn learning_rate(&self, step: u64) -> f64 {
         if step < self.warmup {
             return self.peak * step as f64 / self.warmup as f64;
@@ -113,7 +115,7 @@ impl Schedule {
         self.floor + (self.peak - self.floor) * kept
     }
 
-    /// How much of the way from `start` to the end lies behind `step`.
+    /// Returns the fraction of the way from `start` to the end that is done at `step`.
     fn progress(&self, step: u64, start: u64) -> f64 {
         let (done, all) = (step - start, self.total.saturating_sub(start));
         if done >= all {

@@ -1,7 +1,6 @@
-//! Forward and backward of one micro-batch: `loss = -sum_i w_i log p(token_i) / sum_i w_i` over the optimizer's whole batch.
+//! Forward and backward pass of one micro-batch: `loss = -sum_i w_i log p(token_i) / sum_i w_i` over the optimizer's whole batch.
 //!
-//! The denominator is the weight of the whole batch, not of the micro-batch, so gradient accumulation and packing
-//! change nothing but memory.
+//! The denominator is the weight of the whole batch, not of the micro-batch, so gradient accumulation and packing affect only memory.
 
 use candle_core::Tensor;
 
@@ -28,14 +27,14 @@ impl TokenStats {
     }
 }
 
-/// What a micro-batch, or a sum of them, scored.
+/// The statistics of a micro-batch, or of a sum of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct BatchStats {
-    /// This part's share of the batch loss: the shares add up to the loss.
+    /// Share of the batch loss: the shares of all parts add up to the loss.
     pub loss: f64,
     /// Tokens of imitated answers.
     pub sft: TokenStats,
-    /// The judge's decisions.
+    /// Label tokens of judgements.
     pub judge: TokenStats,
 }
 
@@ -47,8 +46,8 @@ impl BatchStats {
     }
 }
 
-/// Runs a micro-batch and adds its gradients to the accumulator; `recompute` as in [`Pass::backward`], `dropout` the seed and the step
-/// of [`Pass::with_dropout`].
+/// Runs a micro-batch and adds its gradients to the accumulator; `recompute` is that of [`Pass::backward`], `dropout` the seed and the
+/// step for [`Pass::with_dropout`].
 pub fn forward_backward(
     decoder: &Decoder,
     batch: &MicroBatch,
@@ -68,7 +67,7 @@ pub fn forward_backward(
         })
 }
 
-/// The loss share of the rows' hidden states, and what they scored.
+/// Returns the loss share of the rows' hidden states, and their statistics.
 fn score(
     decoder: &Decoder,
     batch: &MicroBatch,

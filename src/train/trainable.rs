@@ -1,4 +1,4 @@
-//! What is trained: the whole model, or an adapter beside it, as variables that one decoder is built over.
+//! The trained part, the whole model or an adapter beside it, as variables under one decoder.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,29 +13,29 @@ use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
 use crate::model::{Decoder, DecoderSpec, weights};
 use crate::nn::{Dropout, Lora};
 
-/// The variables and the decoder that computes with them. The optimizer writes the variables in place, and the decoder
-/// sees it; nothing that is served shares their storage.
+/// The trained variables and the decoder that computes with them. The optimizer writes the variables in place, which changes the decoder;
+/// no served weights share their storage.
 pub struct Trainable {
-    /// By checkpoint name, sorted; adapters as `<path>.lora_A.weight` and `<path>.lora_B.weight`.
+    /// Variables by checkpoint name, sorted; adapters as `<path>.lora_A.weight` and `<path>.lora_B.weight`.
     pub vars: Vec<(String, Var)>,
     pub decoder: Decoder,
     lora: Option<LoraConfig>,
 }
 
-/// Where a trained adapter starts.
+/// The initial factors of a trained adapter.
 #[derive(Clone, Copy)]
 pub enum Factors<'a> {
-    /// `A` uniform as PEFT draws it (Kaiming, a = sqrt 5), `B` zero, so that training starts at the model itself.
+    /// `A` uniform as in PEFT (Kaiming, a = sqrt 5), `B` zero, so that training starts at the model itself.
     Fresh { seed: u64 },
-    /// At a copy of this one.
+    /// A copy of this adapter's factors.
     From(&'a Adapter),
 }
 
-/// Whether every name in `target_modules` is that of a linear layer of the model. A name that finds nothing is a slip or a layer that is not
-/// trained: never passed over.
+/// Checks that every name in `target_modules` matches a linear layer of the model. A name without a match is a typing error or a layer
+/// that cannot be trained, and is never ignored.
 ///
 /// # Errors
-/// Names the first that finds nothing.
+/// If a name has no match; the message gives the first.
 pub fn check_targets(spec: &DecoderSpec, config: &LoraConfig) -> Result<(), TrainError> {
     let layers = lora_layers(spec, config);
     let unknown = config.target_modules.iter().find(|name| {
@@ -59,7 +59,7 @@ pub fn check_targets(spec: &DecoderSpec, config: &LoraConfig) -> Result<(), Trai
 }
 
 impl Trainable {
-    /// The whole model, in f32.
+    /// Creates variables for the whole model, in f32.
     pub fn full(spec: DecoderSpec, start: Start<'_>, device: &Device) -> Result<Self, TrainError> {
         let mut vars = Vec::new();
         for (name, tensor) in start_tensors(&spec, start, device)? {
@@ -81,10 +81,10 @@ impl Trainable {
         })
     }
 
-    /// An adapter on a frozen model.
+    /// Creates an adapter on a frozen model.
     ///
     /// # Errors
-    /// A configuration that names no layer; a start of other layers, ranks or scales.
+    /// If the configuration names no layer, or the start has other layers, ranks or scales.
     pub fn adapter(
         base: &FrozenBase,
         config: LoraConfig,
@@ -142,12 +142,12 @@ impl Trainable {
         })
     }
 
-    /// Numbers that are trained.
+    /// Returns the number of trained parameters.
     pub fn num_trainable(&self) -> usize {
         self.vars.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// A copy of the trained adapter, on the CPU; `None` where the whole model is trained.
+    /// Returns a copy of the trained adapter, on the CPU; `None` if the whole model is trained.
     pub fn to_adapter(&self) -> Result<Option<Adapter>, TrainError> {
         let Some(config) = self.lora.clone() else {
             return Ok(None);
@@ -169,7 +169,7 @@ impl Trainable {
         Ok(Some(Adapter { config, weights }))
     }
 
-    /// Puts the values of an adapter of the same layers and ranks ([`Adapter::check_is_of`]) into the variables, in place.
+    /// Writes the values of an adapter of the same layers and ranks ([`Adapter::check_is_of`]) into the variables, in place.
     pub fn set_adapter(&self, adapter: &Adapter) -> Result<(), TrainError> {
         for (name, var) in &self.vars {
             let tensor = match (
@@ -188,7 +188,7 @@ impl Trainable {
         Ok(())
     }
 
-    /// Writes the result: `model.safetensors`, or a PEFT adapter directory's two files.
+    /// Writes the result: `model.safetensors`, or the two files of a PEFT adapter directory.
     pub fn save(&self, dir: &Path, dtype: DType) -> Result<(), TrainError> {
         if let Some(adapter) = self.to_adapter()? {
             return adapter.save(dir);

@@ -1,11 +1,11 @@
-//! Where an assistant's turn begins and ends in a rendered conversation.
+//! The span of an assistant turn in a rendered conversation.
 
 use std::ops::Range;
 
 use crate::text::Rendered;
 
-/// A turn's span without the white space that follows its end-of-turn mark: generation ends at the mark. A template whose
-/// mark is white space keeps it.
+/// Returns a turn's span without the white space after its end-of-turn mark: generation ends at the mark. If the mark itself is white
+/// space, it is kept.
 pub(super) fn without_trailing_space(full: &Rendered, span: Range<usize>) -> Range<usize> {
     let content_end = full
         .contents()
@@ -20,17 +20,17 @@ pub(super) fn without_trailing_space(full: &Rendered, span: Range<usize>) -> Ran
     }
 }
 
-/// Returns the bytes that a prompt and the conversation with its answer have in common, up to where the answer begins; `None` where
-/// they differ in what was said, not only in what the template opens the answer with.
+/// Returns the number of bytes that a prompt and the conversation with its answer share, up to the beginning of the answer; `None` if
+/// they differ in message contents, and not only in the text with which the template opens the answer.
 ///
-/// Templates of reasoning models open `<think>` in the prompt and write a finished turn without it: the answer then begins before it,
-/// as in TRL.
+/// Templates of reasoning models open `<think>` in the prompt and render a finished turn without it: the answer then begins before it, as
+/// in TRL.
 pub(super) fn shared_beginning(prompt: &Rendered, full: &str) -> Option<usize> {
     let same = prompt.text.chars().zip(full.chars());
     let shared = same.take_while(|(a, b)| a == b);
     let shared = shared.map(|(c, _)| c.len_utf8()).sum();
     let said = prompt.contents().last().map_or(0, |range| range.end);
-    // What is cut off has to be the opening of the answer.
+    // Only the opening of the answer may be cut off.
     let whole = shared == prompt.text.len();
     (whole || shared > 0 && said <= shared).then_some(shared)
 }
@@ -53,14 +53,14 @@ mod tests {
         for (full, expected) in [
             ("<u>q<a><think>\nhm</think>x<e>", Some(15)),
             ("<u>q<a>x<e>", Some(7)),
-            // Half a tag in common: the caller cuts at tokens.
+            // Half a tag is shared: the caller cuts at tokens.
             ("<u>q<a><tool>x<e>", Some(9)),
             ("<u>Q<a>x<e>", None),
             ("", None),
         ] {
             assert_eq!(shared_beginning(&asked, full), expected, "{full}");
         }
-        // As Mistral Nemo's, which writes the system message into the last turn of the user.
+        // Like Mistral Nemo's template, which moves the system message into the last user turn.
         let moved = prompt("[INST]", "be kind\n\nq", "[/INST]");
         assert_eq!(shared_beginning(&moved, "[INST]q[/INST]x</s>"), None);
     }

@@ -1,9 +1,9 @@
-//! Checkpoints: directories `step-NNNNNNNN` that are complete or not there at all.
+//! Checkpoints: directories `step-NNNNNNNN`, each either complete or absent.
 //!
-//! A checkpoint is written into `tmp-<unique>/`; every file is synced, then the directory, then it is renamed, then the
-//! parent is synced. Whatever kills the process in between leaves only a `tmp-*`, which the next [`CheckpointStore::open`]
-//! sweeps. `checkpoint.json` holds every file's length and SHA-256, and [`CheckpointStore::latest`] believes nothing it
-//! has not verified: a damaged newest checkpoint is reported and the one before it is used.
+//! A checkpoint is written into `tmp-<unique>/`; every file is synced, then the directory; then it is renamed, and the parent is synced.
+//! If the process is killed in between, only a `tmp-*` remains, which the next [`CheckpointStore::open`] removes. `checkpoint.json` holds
+//! every file's length and SHA-256, and [`CheckpointStore::latest`] verifies every file: a damaged newest checkpoint is reported and the
+//! previous one is used.
 
 mod state;
 
@@ -20,7 +20,7 @@ pub use state::{TrainerState, load_weights, save_weights};
 const MANIFEST: &str = "checkpoint.json";
 const LOCK: &str = "run.lock";
 
-/// `checkpoint.json`.
+/// The contents of `checkpoint.json`.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     step: u64,
@@ -34,17 +34,17 @@ pub struct Checkpoint {
     pub dir: PathBuf,
 }
 
-/// What [`CheckpointStore::latest`] found.
+/// The result of [`CheckpointStore::latest`].
 #[derive(Debug, Default)]
 pub struct Latest {
-    /// The newest that is whole.
+    /// The newest intact checkpoint.
     pub checkpoint: Option<Checkpoint>,
-    /// Newer ones that are not, and what is wrong with each: for the log.
+    /// Newer, damaged checkpoints and the damage of each: for the log.
     pub rejected: Vec<(PathBuf, String)>,
 }
 
 impl Latest {
-    /// The newest that is whole; says of each damaged one that it is left out.
+    /// Returns the newest intact checkpoint; logs a warning for each damaged one.
     pub fn or_warn(self) -> Option<Checkpoint> {
         for (path, why) in &self.rejected {
             tracing::warn!(
@@ -56,16 +56,16 @@ impl Latest {
     }
 }
 
-/// The checkpoints of one run. Holds a lock on its directory: two runs cannot write into one.
+/// The checkpoints of one run. Holds a lock on the directory, so that two runs cannot write into it.
 #[derive(Debug)]
 pub struct CheckpointStore {
     root: PathBuf,
     keep: usize,
-    /// Locked while this lives; the system lets go of it even after `kill -9`.
+    /// Locked while this value lives; the operating system releases the lock even after `kill -9`.
     _lock: File,
 }
 
-/// Where a test lets a save die.
+/// The stage at which a test makes a save fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Created,
@@ -76,11 +76,11 @@ enum Stage {
 }
 
 impl CheckpointStore {
-    /// Opens (and creates) the directory, keeps the newest `keep` checkpoints (at least one), sweeps what a killed run
-    /// left half-written.
+    /// Opens (or creates) the directory and removes incomplete files of a killed run. The store keeps the newest `keep` checkpoints (at
+    /// least one).
     ///
     /// # Errors
-    /// The file system's; another run that has the directory open.
+    /// Those of the file system; if another run has the directory open.
     pub fn open(root: impl Into<PathBuf>, keep: usize) -> Result<Self, TrainError> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;
@@ -94,7 +94,7 @@ impl CheckpointStore {
                     "another run is writing its checkpoints here",
                 ));
             }
-            // Some network file systems have no locks; that is no reason not to train.
+            // Some network file systems have no locks; training goes on without one.
             Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
                 tracing::warn!("{} cannot be locked: {e}", path.display());
             }
@@ -113,11 +113,11 @@ impl CheckpointStore {
         Ok(store)
     }
 
-    /// Writes the checkpoint of `step`: `write` puts files (no directories) into the directory it is given. Returns the
-    /// finished directory.
+    /// Writes the checkpoint of `step`: `write` puts files (no directories) into the directory it receives. Returns the finished
+    /// directory.
     ///
     /// # Errors
-    /// What `write` or the file system says, a full disk for one. Older checkpoints are untouched then.
+    /// Those of `write` and of the file system, such as a full disk; older checkpoints then stay intact.
     pub fn save(
         &self,
         step: u64,
@@ -126,7 +126,7 @@ impl CheckpointStore {
         let tmp = self.unique("new");
         let saved = self.save_until(step, &tmp, write, None);
         if saved.is_err() {
-            // Best effort: on a full disk the space is wanted back, and the next open sweeps anyway.
+            // Best effort: on a full disk the space is needed, and the next open removes the directory anyway.
             let _ = fs::remove_dir_all(&tmp);
         }
         saved
@@ -161,7 +161,7 @@ impl CheckpointStore {
 
         let dir = self.root.join(format!("step-{step:08}"));
         if dir.exists() {
-            // Only a damaged one, left behind when the run went back to the one before it: step aside, then go.
+            // It can only be a damaged checkpoint, from before the run fell back to the previous one: rename it away, then delete it.
             let aside = self.unique("old");
             fs::rename(&dir, &aside).map_err(TrainError::io("cannot rename", &dir))?;
             fs::rename(tmp, &dir).map_err(TrainError::io("cannot rename", tmp))?;
@@ -176,10 +176,10 @@ impl CheckpointStore {
         Ok(dir)
     }
 
-    /// The newest checkpoint whose every file is there with the right digest.
+    /// Returns the newest checkpoint of which every file exists with the right digest.
     ///
     /// # Errors
-    /// The directory cannot be read. A damaged checkpoint is no error: it is in [`Latest::rejected`].
+    /// If the directory cannot be read. A damaged checkpoint is not an error: it is in [`Latest::rejected`].
     pub fn latest(&self) -> Result<Latest, TrainError> {
         let mut latest = Latest::default();
         for (step, dir) in self.steps()?.into_iter().rev() {
@@ -194,8 +194,8 @@ impl CheckpointStore {
         Ok(latest)
     }
 
-    /// Removes all but the newest `keep` checkpoints up to `step`. (What is beyond `step` is damaged: a run only ever goes
-    /// back past damaged ones.) A directory is renamed before it is emptied, so a kill here leaves no half checkpoint.
+    /// Removes all but the newest `keep` checkpoints up to `step`. (Those beyond `step` are damaged: a run falls back only past damaged
+    /// ones.) A directory is renamed before it is deleted, so a kill here leaves no incomplete checkpoint.
     fn prune(&self, step: u64) -> Result<(), TrainError> {
         let mut steps = self.steps()?;
         steps.retain(|(s, _)| *s <= step);
@@ -208,7 +208,7 @@ impl CheckpointStore {
         Ok(())
     }
 
-    /// All directories named like a checkpoint, oldest first.
+    /// Returns all directories named like a checkpoint, oldest first.
     fn steps(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
         let mut steps: Vec<(u64, PathBuf)> = self
             .directories()?
@@ -256,7 +256,7 @@ fn verify(dir: &Path, step: u64) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// What lies in a directory, by name.
+/// Returns the entries of a directory, sorted by name.
 pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let mut paths = fs::read_dir(dir)
         .and_then(|entries| {
@@ -273,14 +273,14 @@ fn file_name(path: &Path) -> &str {
     path.file_name().and_then(|n| n.to_str()).unwrap_or("")
 }
 
-/// Waits until it is on the disk; files and directories alike.
+/// Syncs a file or directory to disk.
 pub(crate) fn sync(path: &Path) -> Result<(), TrainError> {
     File::open(path)
         .and_then(|f| f.sync_all())
         .map_err(TrainError::io("cannot sync", path))
 }
 
-/// A JSON file for people and programs.
+/// Writes an indented JSON file.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| TrainError::bad_file(path, e))?;
     fs::write(path, text + "\n").map_err(TrainError::io("cannot write", path))
@@ -352,7 +352,7 @@ mod tests {
             assert_eq!(latest.checkpoint.unwrap().step, expected, "{stage:?}");
             assert!(latest.rejected.is_empty());
             assert!(names(dir.path()).iter().all(|n| n.starts_with("step-")));
-            // And the run goes on.
+            // The run can then go on.
             store.save(20, write).unwrap();
             assert_eq!(names(dir.path()), ["step-00000020"]);
         }

@@ -1,4 +1,4 @@
-//! What a checkpoint holds besides the optimizer's state: the trainable tensors, and where the run stands.
+//! The contents of a checkpoint besides the optimizer's state: the trainable tensors and the position of the run.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,33 +10,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::train::TrainError;
 
-/// Everything a resumed run needs to go on as if nothing had happened, beside weights and moments.
+/// Everything besides weights and moments that a resumed run needs in order to continue exactly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainerState {
     /// Optimizer steps taken.
     pub step: u64,
-    /// Of how many: the schedule depends on it, so a resume with another number is refused.
+    /// Total steps of the run: the schedule depends on it, so a resume with another number is an error.
     pub total_steps: u64,
-    /// Passes over the data finished.
+    /// Finished passes over the data.
     pub epoch: u64,
-    /// Examples consumed in the pass under way.
+    /// Examples consumed in the current pass.
     pub data_cursor: u64,
     /// Non-padding tokens seen so far.
     pub num_tokens: u64,
-    /// SHA-256 of what must not change between a run and its resume (configuration, data).
+    /// SHA-256 of everything that must not change between a run and its resume (configuration, data).
     pub config_digest: String,
 }
 
 impl TrainerState {
+    /// Writes the state to a file.
+    ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
         super::write_json(path, self)
     }
 
+    /// Reads a state that [`Self::save`] wrote.
+    ///
     /// # Errors
-    /// The file system's; a file of another shape.
+    /// Those of the file system; if the file has another structure.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
         let text = fs::read(path).map_err(TrainError::io("cannot read", path))?;
         serde_json::from_slice(&text).map_err(|e| TrainError::bad_file(path, e))
@@ -46,7 +50,7 @@ impl TrainerState {
 /// Writes tensors as safetensors in their own dtype. The same values always give the same bytes.
 ///
 /// # Errors
-/// The file system's; a device's.
+/// Those of the file system and of the device.
 pub fn save_weights(path: &Path, params: &[(String, Var)]) -> Result<(), TrainError> {
     let mut tensors: Vec<(&str, Tensor)> = params
         .iter()
@@ -57,10 +61,10 @@ pub fn save_weights(path: &Path, params: &[(String, Var)]) -> Result<(), TrainEr
     fs::write(path, bytes).map_err(TrainError::io("cannot write", path))
 }
 
-/// Reads back what [`save_weights`] wrote, into the `Var`s, in place.
+/// Reads a file that [`save_weights`] wrote into the `Var`s, in place.
 ///
 /// # Errors
-/// A tensor that is missing, superfluous or of another shape or dtype: named, and nothing is changed.
+/// If a tensor is missing, superfluous or of another shape or dtype; the message names it, and nothing is changed.
 pub fn load_weights(path: &Path, params: &[(String, Var)]) -> Result<(), TrainError> {
     let bad = |detail: String| TrainError::bad_file(path, detail);
     let bytes = fs::read(path).map_err(TrainError::io("cannot read", path))?;

@@ -1,4 +1,4 @@
-//! What the trainer is told about an update.
+//! The configuration of DPO updates.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,25 +8,26 @@ use crate::train::TrainError;
 use crate::train::optim::OptimConfig;
 use crate::train::schedule::{Schedule, ScheduleConfig, ScheduleKind};
 
-/// DPO over a LoRA adapter. The defaults are SELF-JUDGE's (beta 0.1, 5e-6 constant after 10 % warm-up), with rank 16.
+/// The configuration of DPO with a LoRA adapter. The defaults are SELF-JUDGE's (beta 0.1, 5e-6 constant after 10 % warm-up), with rank
+/// 16.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpoConfig {
-    /// How strongly the policy is held to the reference: the scale of the implicit reward.
+    /// Strength of the tie to the reference policy: the scale of the implicit reward.
     pub beta: f64,
-    /// Coefficient of the negative log-likelihood of the chosen completions, mean over their tokens, which is added to the loss
-    /// (Pang et al. 2024, RPO); 0 leaves it out.
+    /// Coefficient of the negative log-likelihood of the chosen completions, mean over their tokens, which is added to the loss (Pang et
+    /// al. 2024, RPO); 0 omits it.
     pub nll: f64,
-    /// LD-DPO: the weight, in [0, 1], of tokens beyond the length of a pair's shorter completion; absent, they count in full.
+    /// LD-DPO: the weight, in [0, 1], of tokens beyond the length of a pair's shorter completion; if absent, they count fully.
     pub ld_alpha: Option<f64>,
-    /// The probability, below 0.5, that a label is wrong: labels are smoothed by it (cDPO), under the `robust` loss corrected for it.
+    /// The probability, below 0.5, that a label is wrong: it smooths the labels (cDPO), or corrects for wrong ones (`robust` loss).
     #[serde(skip_serializing_if = "is_zero")]
     pub label_smoothing: f64,
-    /// Pairs that go through the model at once, in tokens with the prompt counted once; a longer pair goes alone.
+    /// Tokens per micro-batch, with a pair's prompt counted once; a longer pair is computed alone.
     pub micro_batch_tokens: usize,
-    /// Compute block activations again in the backward pass instead of keeping them.
+    /// Recompute block activations in the backward pass instead of keeping them.
     pub recompute: bool,
-    /// Seeds a fresh adapter.
+    /// Seed of a fresh adapter.
     pub seed: u64,
     pub loss: PreferenceLoss,
     pub lora: LoraConfig,
@@ -34,7 +35,7 @@ pub struct DpoConfig {
     pub optim: OptimConfig,
 }
 
-/// Left out of a written configuration, so that a run that was begun before there was a choice is the same run.
+/// Returns whether the value is omitted from a saved configuration, so that a run started before this option existed keeps its identity.
 fn is_zero(smoothing: &f64) -> bool {
     *smoothing == 0.0
 }
@@ -67,8 +68,10 @@ impl Default for DpoConfig {
 }
 
 impl DpoConfig {
+    /// Checks the configuration.
+    ///
     /// # Errors
-    /// Names the first setting that makes no sense.
+    /// If a setting is invalid; the message names the first.
     pub fn validate(&self) -> Result<(), TrainError> {
         let refuse = |what: String| Err(TrainError::Config(what));
         if !(self.beta.is_finite() && self.beta > 0.0) {
@@ -98,12 +101,12 @@ impl DpoConfig {
                 other => other.to_string(),
             })
         })?;
-        // Whatever the number of steps.
+        // Any number of steps gives the same errors.
         Schedule::new(&self.schedule, 1)?;
         self.optim.validate()
     }
 
-    /// What must not change between a state and its resume, as text: everything.
+    /// Returns, as text, what must not change between a state and its resume: everything.
     pub(super) fn identity(&self) -> Result<String, TrainError> {
         toml::to_string(self).map_err(|e| TrainError::Config(e.to_string()))
     }

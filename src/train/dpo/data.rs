@@ -1,10 +1,11 @@
-//! Preference records in tokens: what an offline run trains on.
+//! Encoding of preference records into token ids: the data of an offline run.
 //!
-//! The prompt is what the server would have given the model, the completion what the model would have had to answer with, its
-//! end-of-turn mark included: the rest of the rendered conversation with the answer, encoded behind the prompt's tokens. Where a
-//! template opens the answer in the prompt (`<think>`) and writes a finished turn without that, the prompt ends before it, as in TRL.
-//! Control tokens count in answers: they are what the model is to write. A completion that has to be cut loses its end, and gets no
-//! other. Records of plain strings are read as TRL reads them ([`crate::train::plain`]), or as a chat where the run says so.
+//! The prompt holds the tokens that the server would give the model, the completion those that the model would have to answer with,
+//! including the end-of-turn token: the rest of the rendered conversation with the answer, encoded after the prompt's tokens. If a
+//! template opens the answer in the prompt (`<think>`) but omits this in a finished turn, the prompt ends before it, as in TRL. Control
+//! tokens in answers are encoded as control tokens, since the model is to write them. A completion that has to be cut loses its end, and
+//! gets no other. Records of plain strings are read as TRL reads them ([`crate::train::plain`]), or as a chat if the run is configured
+//! so.
 
 use std::path::Path;
 
@@ -26,43 +27,43 @@ use crate::train::records::{
 };
 use crate::train::turn::{shared_beginning, without_trailing_space};
 
-/// `data.json`: what became of the records.
+/// Counts of the records by outcome (`data.json`).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(super) struct DataReport {
     /// Pairs read.
     pub pairs: u64,
     /// Pairs trained on.
     pub kept: u64,
-    /// Kept with a completion that lost its end.
+    /// Pairs kept with a completion that lost its end.
     pub cut: u64,
-    /// Left out: a completion is empty.
+    /// Dropped: a completion is empty.
     pub empty: u64,
-    /// Left out: the completions are equal, as they were or once cut.
+    /// Dropped: the completions are equal, originally or after being cut.
     pub equal: u64,
-    /// Left out: the prompt alone fills `max_length`.
+    /// Dropped: the prompt alone fills `max_length`.
     pub too_long: u64,
-    /// Left out: the template cannot render the conversation, or its tokens do not begin with the prompt's.
+    /// Dropped: the template cannot render the conversation, or its tokens do not begin with the prompt's.
     pub refused: u64,
-    /// Completions, kept whole, that end with none of the tokens at which the server stops.
+    /// Uncut completions that do not end with a token at which the server stops.
     #[serde(default)]
     pub endless: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_refusal: Option<String>,
-    /// Records that could not be read as pairs: of no known shape, of two different conversations, with a column that is not supported.
+    /// Records that could not be read as pairs: of an unknown format, of two different conversations, or with an unsupported column.
     #[serde(default)]
     pub unusable: u64,
-    /// The file, the place and the reason of the first of them.
+    /// File, position and reason of the first unusable record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_unusable: Option<String>,
     /// Pairs of plain strings.
     #[serde(default)]
     pub plain: u64,
-    /// Those of them whose text holds control tokens.
+    /// Pairs of plain strings whose text holds control tokens.
     #[serde(default)]
     pub plain_control: u64,
 }
 
-/// Why a pair is left out.
+/// The reason why a pair is dropped.
 #[derive(Debug, thiserror::Error)]
 enum Dropped {
     #[error(transparent)]
@@ -81,7 +82,7 @@ enum Dropped {
     Margin(f64),
 }
 
-/// The encoded pairs and what they were made of.
+/// The encoded pairs, their report and the digests of their files.
 pub(super) struct Built {
     pub examples: Vec<PairExample>,
     pub report: DataReport,
@@ -199,33 +200,33 @@ impl DataReport {
 
 struct Encoder<'a> {
     tokenizer: Tokenizer,
-    /// None, with the reason, for a model without one: plain strings need none.
+    /// The chat template, or the reason why the model has none: plain strings do not need one.
     chat: Result<ChatTemplate, String>,
     plain: PlainText,
     plain_end: PlainEnd,
     soft_labels: bool,
-    /// At most the model's context.
+    /// Limit of a sequence in tokens, at most the model's context.
     max_length: usize,
     stop_ids: Vec<u32>,
     model: &'a ModelConfig,
 }
 
-/// What became of the two completions of a pair.
+/// Counts over the two completions of a pair.
 #[derive(Default)]
 struct Kept {
-    /// Those that lost their end.
+    /// Completions that lost their end.
     cut: u64,
-    /// Those, not cut, that end with none of the stop ids.
+    /// Uncut completions that do not end with a stop id.
     endless: u64,
 }
 
 impl Encoder<'_> {
-    /// Whether a pair of plain strings holds control tokens.
+    /// Returns whether a pair of plain strings holds control tokens.
     fn is_controlled(&self, pair: &PreferencePair) -> bool {
         pair.plain && spells_control_tokens(&self.tokenizer, pair)
     }
 
-    /// The pair in tokens, and what became of its completions.
+    /// Encodes a pair; returns it with the counts of its completions.
     fn encode(&self, pair: &PreferencePair) -> Result<(PairExample, Kept), Dropped> {
         let chat;
         let pair = match self.plain {
@@ -274,7 +275,7 @@ impl Encoder<'_> {
         Ok((example, kept))
     }
 
-    /// The tokens of a prompt of plain strings, and of the answers behind it.
+    /// Returns the tokens of a prompt of plain strings, and of the answers that follow it.
     fn plain(&self, pair: &PreferencePair) -> Result<(Vec<u32>, [Vec<u32>; 2]), Dropped> {
         let texts: Vec<&str> = pair.messages.iter().map(|m| m.content.as_str()).collect();
         let text = texts.concat();
@@ -287,7 +288,7 @@ impl Encoder<'_> {
         Ok((prompt, answers))
     }
 
-    /// The tokens of the prompt of a conversation, and of the answers behind it.
+    /// Returns the tokens of a conversation's prompt, and of the answers that follow it.
     fn chat(&self, pair: &PreferencePair) -> Result<(Vec<u32>, [Vec<u32>; 2]), Dropped> {
         let head = self.render(&pair.messages, true)?;
         let with = |answer: &str| {
@@ -316,7 +317,7 @@ impl Encoder<'_> {
         Ok((prompt, answers))
     }
 
-    /// The probability that the chosen answer is the better one.
+    /// Returns the probability that the chosen answer is the better one.
     fn label(&self, pair: &PreferencePair) -> Result<f32, Dropped> {
         match pair.margin {
             Some(margin) if self.soft_labels && !(0.0..=1.0).contains(&margin) => {
@@ -327,7 +328,7 @@ impl Encoder<'_> {
         }
     }
 
-    /// The tokens of an answer that begins at byte `seam`, behind those of the prompt.
+    /// Returns the tokens of an answer that begins at byte `seam`, after those of the prompt.
     fn completion(
         &self,
         full: &Rendered,
@@ -340,7 +341,7 @@ impl Encoder<'_> {
             let end = tokens_within(&whole, &(0..end)).end.max(prompt.len());
             return Ok(whole.ids[prompt.len()..end].to_vec());
         }
-        // A token of the whole text straddles the seam: the model, which is given the prompt, writes others.
+        // A token of the whole text straddles the seam: given the prompt, the model writes other tokens.
         let mut behind = self.tokenizer.encode_behind(full, seam)?;
         let end = tokens_within(&behind, &(0..end)).end;
         behind.ids.truncate(end);

@@ -1,11 +1,11 @@
-//! Pairs in tokens, over templates and answers of every kind.
+//! Tests of the encoding of pairs, over templates and answers of every kind.
 
 use std::path::Path;
 
 use super::*;
 use crate::text::{OwnTrust, SpecialTokens};
 
-/// The pocket model's tokenizer, with `<think>` and `</think>` for the tokens of padding and system messages.
+/// The pocket model's tokenizer, with `<think>` and `</think>` in place of the padding and system tokens.
 fn tokenizer() -> Tokenizer {
     let json = std::fs::read_to_string(model_dir().join("tokenizer.json")).unwrap();
     let json = json.replace("<|pad|>", "<think>");
@@ -21,22 +21,22 @@ const THINK: u32 = 379;
 const THOUGHT: u32 = 380;
 const END: u32 = 383;
 
-/// Writes contents as they are.
+/// Writes contents unchanged.
 const PLAIN: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|assistant|>{% endif %}";
-/// Opens reasoning in the prompt, and leaves it out of turns that are over, as R1's distillations.
+/// Opens reasoning in the prompt, and omits it from finished turns, like R1's distillations.
 const OPENS: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}\
     {% if add_generation_prompt %}<|assistant|><think>\n{% endif %}";
-/// Opens reasoning in the prompt, and keeps it.
+/// Opens reasoning in the prompt, and keeps it in finished turns.
 const OPENS_AND_KEEPS: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
     {% if add_generation_prompt %}<|assistant|><think>\n{% endif %}";
 /// The prompt ends in a space.
 const SPACE: &str = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>{% endfor %}\
     {% if add_generation_prompt %}assistant: {% endif %}";
-/// The system message goes into the last turn, if that is the user's: as Mistral Nemo's.
+/// Moves the system message into the last turn, if that is the user's, like Mistral Nemo's template.
 const MOVES: &str = "{% for m in messages if m.role != 'system' %}<|user|>\
     {% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}{{ m.content }}<|end|>{% endfor %}";
-/// No end mark.
+/// Has no end-of-turn mark.
 const ENDLESS: &str = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}\
     {% if add_generation_prompt %}<|assistant|>{% endif %}";
 
@@ -93,7 +93,7 @@ fn answers_are_what_the_model_writes_behind_the_prompt() {
             "<think>\nhm\n</think>\n\ngood<|end|>",
             1,
         ),
-        // A whole-string tokenizer would join the line breaks of frame and answer, or the space and the word.
+        // Encoding the whole string would join the line breaks of frame and answer, or the space and the word.
         (
             PLAIN,
             "\n\ngood ",

@@ -1,36 +1,36 @@
-//! What a pair costs: a pure function of four log-probabilities and two lengths.
+//! The loss of a preference pair: a pure function of four log-probabilities and two lengths.
 //!
-//! Write `h(y) = log pi(y|x) - log ref(y|x)` for the log-ratio of a completion, `D = h(chosen) - h(rejected)`, and `s` for the
-//! logistic function. Every loss here is directed, `l(winner, loser)`, and a label `p`, the probability that the chosen
-//! completion is the better one, mixes the two directions:
+//! Let `h(y) = log pi(y|x) - log ref(y|x)` be the log-ratio of a completion, `D = h(chosen) - h(rejected)`, and `s` the logistic
+//! function. Every loss here is directed, `l(winner, loser)`, and a label `p`, the probability that the chosen completion is the better
+//! one, mixes the two directions:
 //!
 //! `loss = p l(chosen, rejected) + (1 - p) l(rejected, chosen)`
 //!
-//! For the sigmoid that is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"); a judge's soft verdict
-//! goes in as it is. Label smoothing changes `p` before ([`PreferenceLoss::target`]).
+//! For the sigmoid that is conservative DPO (Mitchell 2023, "A note on DPO with noisy preferences"); a judge's soft verdict is used as
+//! `p` directly. Label smoothing is applied to `p` beforehand ([`PreferenceLoss::target`]).
 
 use serde::{Deserialize, Serialize};
 
-/// The loss of one direction. Lengths `|y|` are in tokens.
+/// The directed loss. Lengths `|y|` are in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PreferenceLoss {
     /// `-log s(beta D)`: DPO (Rafailov et al. 2023, equation 7).
     #[default]
     Sigmoid,
-    /// The sigmoid with an unbiased correction for labels that are wrong with the probability `label_smoothing`: robust DPO
-    /// (Chowdhury et al. 2024); `robust` in TRL.
+    /// The sigmoid with an unbiased correction for labels that are wrong with probability `label_smoothing`: robust DPO (Chowdhury et al.
+    /// 2024); `robust` in TRL.
     Robust,
     /// `-log s(beta (h(winner) / |winner| - h(loser) / |loser|))`: length-normalised DPO (Lambert et al. 2024, Tulu 3);
     /// `sigmoid_norm` in TRL.
     SigmoidNorm,
-    /// `(h(winner) / |winner| - h(loser) / |loser| - 1 / (2 beta))^2`: IPO (Azar et al. 2023, equation 17), averaged over tokens
-    /// as its authors and TRL do.
+    /// `(h(winner) / |winner| - h(loser) / |loser| - 1 / (2 beta))^2`: IPO (Azar et al. 2023, equation 17), averaged over tokens as its
+    /// authors and TRL do.
     Ipo,
     /// `max(0, 1 - beta D)`: hinge (Zhao et al. 2023, SLiC; one of SELF-JUDGE's three).
     Hinge,
-    /// `-log s(beta (D - lambda max(0, -h(winner))))`: DPO-Positive (Pal et al. 2024, Smaug). The winner must not
-    /// become less probable than it was.
+    /// `-log s(beta (D - lambda max(0, -h(winner))))`: DPO-Positive (Pal et al. 2024, Smaug). The penalty keeps the winner from becoming
+    /// less probable than under the reference.
     Dpop {
         #[serde(default = "smaug_lambda")]
         lambda: f64,
@@ -41,19 +41,19 @@ fn smaug_lambda() -> f64 {
     50.0
 }
 
-/// What one completion scored.
+/// The scores of one completion.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Completion {
     /// Summed log-probability of its tokens under the policy, in nats.
     pub policy: f64,
-    /// The same under the reference.
+    /// Summed log-probability of its tokens under the reference, in nats.
     pub reference: f64,
     /// Its length in tokens, at least 1.
     pub tokens: usize,
 }
 
 impl Completion {
-    /// `h(y)`.
+    /// Returns the log-ratio `h(y)`.
     pub fn log_ratio(&self) -> f64 {
         self.policy - self.reference
     }
@@ -70,9 +70,9 @@ pub struct PairLoss {
 }
 
 impl PreferenceLoss {
-    /// The weight `q` of the direction in which the chosen completion wins, for a label `p` of which one in `1 / smoothing` is wrong:
-    /// `p (1 - e) + (1 - p) e`, as conservative DPO smooths labels (TRL's `sigmoid` with `label_smoothing`), or for robust DPO
-    /// `(p - e) / (1 - 2 e)`, which undoes that in expectation and may lie outside 0 to 1.
+    /// Returns the weight `q` of the direction in which the chosen completion wins, for a label `p` and a probability `e` (`smoothing`)
+    /// that the label is wrong: `p (1 - e) + (1 - p) e`, as conservative DPO smooths labels (TRL's `sigmoid` with `label_smoothing`), or
+    /// for robust DPO `(p - e) / (1 - 2 e)`, which undoes that in expectation and may lie outside 0 to 1.
     pub fn target(&self, label: f64, smoothing: f64) -> f64 {
         match self {
             _ if smoothing == 0.0 => label,
@@ -81,7 +81,7 @@ impl PreferenceLoss {
         }
     }
 
-    /// The loss of a pair whose first completion is the better one with probability `label`.
+    /// Returns the loss of a pair whose first completion is the better one with probability `label`.
     pub fn evaluate(
         &self,
         beta: f64,
@@ -91,7 +91,7 @@ impl PreferenceLoss {
     ) -> PairLoss {
         let (forward, d_chosen, d_rejected) = self.directed(beta, chosen, rejected);
         let (backward, d_rejected_wins, d_chosen_loses) = self.directed(beta, rejected, chosen);
-        // A hard label must not meet what the other direction may have overflowed to.
+        // With a hard label, the other direction's value, which may have overflowed, must not enter.
         let mix = |won: f64, lost: f64| match label {
             1.0 => won,
             0.0 => lost,
@@ -104,7 +104,7 @@ impl PreferenceLoss {
         }
     }
 
-    /// `l(winner, loser)` and its derivatives by the policy's two log-probabilities.
+    /// Returns `l(winner, loser)` and its derivatives with respect to the policy's two log-probabilities.
     fn directed(&self, beta: f64, winner: &Completion, loser: &Completion) -> (f64, f64, f64) {
         let (w, l) = (winner.log_ratio(), loser.log_ratio());
         let (per_winner, per_loser) = (1.0 / winner.tokens as f64, 1.0 / loser.tokens as f64);
@@ -136,8 +136,10 @@ impl PreferenceLoss {
         }
     }
 
+    /// Checks the loss's parameters.
+    ///
     /// # Errors
-    /// What makes no sense of it.
+    /// If one is invalid; the message describes the problem.
     pub fn validate(&self) -> Result<(), String> {
         match self {
             Self::Dpop { lambda } if !(lambda.is_finite() && *lambda >= 0.0) => Err(format!(
@@ -148,7 +150,7 @@ impl PreferenceLoss {
     }
 }
 
-/// `-log s(z) = log(1 + e^-z)` and its derivative `-s(-z)`, without overflow.
+/// Returns `-log s(z) = log(1 + e^-z)` and its derivative `-s(-z)`, without overflow.
 fn negative_log_sigmoid(z: f64) -> (f64, f64) {
     let small = (-z.abs()).exp();
     let loss = (-z).max(0.0) + small.ln_1p();
@@ -159,9 +161,9 @@ fn negative_log_sigmoid(z: f64) -> (f64, f64) {
     (loss, derivative)
 }
 
-/// How much each token of a completion counts in its summed log-probability: 1, or `alpha` for those beyond the length of the
-/// pair's shorter completion, so that length by itself is rewarded less (Liu et al. 2024, LD-DPO). Policy and
-/// reference are weighted alike, as in TRL (`ld_alpha`).
+/// Returns the weight of each token of a completion in its summed log-probability: 1, or `alpha` for tokens beyond the length of the
+/// pair's shorter completion, so that length itself is rewarded less (Liu et al. 2024, LD-DPO). Policy and reference are weighted alike,
+/// as in TRL (`ld_alpha`).
 pub fn token_weights(
     alpha: Option<f64>,
     tokens: usize,
@@ -254,7 +256,7 @@ mod tests {
                 ] {
                     let got = loss.evaluate(0.3, loss.target(1.0, e), &chosen, &rejected);
                     assert!((got.loss - want).abs() < 1e-12, "{loss:?} {e}");
-                    // A label turned around is the pair turned around.
+                    // A flipped label equals a flipped pair.
                     let turned = loss.evaluate(0.3, loss.target(0.0, e), &rejected, &chosen);
                     assert!((turned.loss - want).abs() < 1e-12, "{loss:?} {e}");
                 }

@@ -1,4 +1,4 @@
-//! The rows of an offline run, under TRL's names.
+//! The metric rows of an offline run, under TRL's names.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +13,14 @@ pub struct DpoMetrics {
     pub epoch: f64,
     pub loss: f64,
     pub learning_rate: f64,
-    /// Before clipping.
+    /// Gradient norm before clipping.
     pub grad_norm: f64,
-    /// Tokens computed since the run began: every prompt once.
+    /// Tokens computed since the run began; each prompt counts once.
     pub num_tokens: u64,
     /// Mean entropy of the policy at the completion tokens, nats.
     #[serde(default)]
     pub entropy: f64,
-    /// Share of the completion tokens that were the most probable ones.
+    /// Fraction of the completion tokens that were the most probable ones.
     pub mean_token_accuracy: f64,
     #[serde(rename = "rewards/chosen")]
     pub rewards_chosen: f64,
@@ -34,7 +34,7 @@ pub struct DpoMetrics {
     pub logps_chosen: f64,
     #[serde(rename = "logps/rejected")]
     pub logps_rejected: f64,
-    /// Mean log-ratio to the reference per completion; not a KL on data that the policy did not sample.
+    /// Mean log-ratio to the reference per completion; not a KL divergence on data that the policy did not sample.
     #[serde(rename = "objective/kl")]
     pub kl: f64,
     #[serde(rename = "len/chosen")]
@@ -76,7 +76,7 @@ impl MetricsRow for DpoMetrics {
 }
 
 impl DpoMetrics {
-    /// The means over some steps' reports, at least one; the last one's rate, step and counts are given.
+    /// Returns the means over the reports of one or more steps; learning rate, step and counts are those of the last.
     pub(super) fn mean(
         reports: &[StepReport],
         epoch: f64,

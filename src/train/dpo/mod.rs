@@ -1,17 +1,17 @@
-//! Direct preference optimisation (SELF-JUDGE's update): a LoRA adapter over the frozen model learns from pairs.
+//! Direct preference optimisation (SELF-JUDGE's update): training of a LoRA adapter over the frozen model from preference pairs.
 //!
-//! [`DpoTrainer::update`] is one step on one batch of pairs, wherever they come from: the online learner draws them from the
-//! current policy, [`run`] reads them from files. The order of the files is the algorithm: [`loss`] (what a pair costs), `pair`
-//! and `pack` (how it is laid out), `objective` (what the batch costs, and each token's share), `trainer` (one step), `state`
-//! (kept and taken up again), `data` and `run` (offline, over files).
+//! [`DpoTrainer::update`] is one step on one batch of pairs from any source: the online learner samples them from the current policy,
+//! [`run`] reads them from files. The order of the files follows the algorithm: [`loss`] (of a pair), `pair` and `pack` (layout in
+//! tokens), `objective` (of a batch, and each token's share), `trainer` (one step), `state` (save and resume), `data` and `run` (offline,
+//! over files).
 //!
 //! Deviations from SELF-JUDGE's released code, numbered:
 //!
-//! 1. Samples are trained on as they were sampled: never tokenised again, and no end of sequence is appended to one that was
-//!    cut off.
-//! 2. Log-probabilities are summed in f64 of f32 values, for policy and reference by the same forward pass, so that a policy
-//!    which is the reference has a loss of exactly ln 2.
-//! 3. A pair may carry a soft label, the judge's probability, instead of its winner only.
+//! 1. Samples are trained on exactly as they were sampled: they are never tokenised again, and a truncated one gets no end-of-sequence
+//!    token.
+//! 2. Log-probabilities are sums in f64 over f32 values, computed by the same forward pass for policy and reference, so that a policy
+//!    equal to the reference has a loss of exactly ln 2.
+//! 3. A pair may carry a soft label, the judge's probability, instead of only its winner.
 //! 4. Chosen and rejected share one copy of their prompt.
 
 mod config;

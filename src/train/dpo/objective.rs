@@ -1,26 +1,26 @@
-//! What a batch of pairs costs, and what each token's log-probability contributes: the bridge from per-token scores to
-//! [`super::loss`] and back.
+//! The objective of a batch of pairs and its gradient for each token's log-probability: the link between per-token scores and
+//! [`super::loss`].
 //!
 //! `loss = sum_i w_i l_i / sum_i w_i + nll * sum_i w_i (-log pi(chosen_i)) / sum_i w_i |chosen_i|`
 //!
-//! Both denominators belong to the whole batch, so how it is cut into micro-batches changes nothing but memory.
+//! Both denominators are those of the whole batch, so its division into micro-batches affects only memory.
 
 use super::loss::{Completion, token_weights};
 use super::{DpoConfig, PairExample};
 
-/// The denominators of one batch.
+/// The objective of one batch, with its denominators.
 pub(super) struct Objective<'a> {
     config: &'a DpoConfig,
     weight: f64,
     chosen_tokens: f64,
 }
 
-/// What one pair scored.
+/// The scores of one pair.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PairScore {
-    /// Its share of the batch's loss.
+    /// The pair's share of the batch's loss.
     pub loss: f64,
-    /// Counted as the loss counts them, under LD-DPO with its token weights.
+    /// Log-probabilities as in the loss: with LD-DPO, weighted by its token weights.
     pub chosen: Completion,
     pub rejected: Completion,
 }
@@ -35,7 +35,8 @@ impl<'a> Objective<'a> {
         }
     }
 
-    /// Scores a pair from its tokens' log-probabilities and writes what the batch's loss changes by with each of them.
+    /// Scores a pair from its tokens' log-probabilities, and writes the derivative of the batch's loss with respect to each of them into
+    /// `gradients`.
     pub fn score(
         &self,
         pair: &PairExample,
@@ -90,8 +91,8 @@ impl<'a> Objective<'a> {
     }
 }
 
-/// A completion's log-probability as the loss counts it: summed in f64, given in f32, so that policy and reference are rounded
-/// alike and are equal where their tokens' are.
+/// Returns a completion's log-probability as used in the loss: summed in f64, returned in f32, so that policy and reference are rounded
+/// alike and are equal if their tokens' values are.
 pub(super) fn summed(ld_alpha: Option<f64>, logprobs: &[f32], others: usize) -> f32 {
     logprobs
         .iter()
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
     use crate::train::dpo::PreferenceLoss;
 
-    /// `tests/fixtures/dpo/losses.json`, see `make_dpo.py` beside it.
+    /// `tests/fixtures/dpo/losses.json`; see `make_dpo.py` beside it.
     #[derive(Deserialize)]
     struct Fixture {
         beta: f64,

@@ -1,8 +1,8 @@
-//! Packing: completions that share a prompt lie behind one copy of it.
+//! Packing: completions that share a prompt follow one copy of it.
 //!
-//! A pair is laid out `x, y+, y-`. `y-` continues `x` ([`AttentionBackend::Branched`]): it does not see `y+`, and its positions
-//! begin after `x` again. A pair of prompt length `P` and completion lengths `C` costs `P + 2C` tokens instead of `2P + 2C`, with
-//! the same result.
+//! The layout of a pair is `x, y+, y-`. `y-` continues `x` ([`AttentionBackend::Branched`]): it does not attend to `y+`, and its
+//! positions also start right after `x`. A pair of prompt length `P` and completion lengths `C` costs `P + 2C` tokens instead of `2P +
+//! 2C`, with the same result.
 //!
 //! [`AttentionBackend::Branched`]: crate::nn::AttentionBackend::Branched
 
@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::model::PackedBatch;
 
-/// A prompt and what it is continued with: token ids, as they were sampled.
+/// A prompt and its completions: token ids, as they were sampled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Group<'a, const N: usize> {
     pub prompt: &'a [u32],
@@ -18,28 +18,28 @@ pub(super) struct Group<'a, const N: usize> {
 }
 
 impl<const N: usize> Group<'_, N> {
-    /// Tokens that are computed: the prompt once.
+    /// Returns the number of computed tokens; the prompt counts once.
     fn len(&self) -> usize {
         self.prompt.len() + self.completions.iter().map(|c| c.len()).sum::<usize>()
     }
 }
 
-/// Groups that go through the model at once.
+/// Groups that go through the model in one pass.
 #[derive(Debug, Clone, Default)]
 pub(super) struct CompletionBatch {
     pub tokens: PackedBatch,
-    /// Which rows each sequence continues.
+    /// The rows that each sequence continues.
     pub prefixes: Vec<Range<u32>>,
     /// The row before each completion token.
     pub rows: Vec<u32>,
     /// The completion token after each of `rows`.
     pub targets: Vec<u32>,
-    /// Each completion's part of `rows`, in the order they were given.
+    /// The range of each completion in `rows`, in the order of the completions.
     pub completions: Vec<Range<usize>>,
 }
 
 impl CompletionBatch {
-    /// No prompt and no completion may be empty.
+    /// Appends a group, whose prompt and completions must not be empty.
     fn push<const N: usize>(&mut self, group: &Group<'_, N>) {
         let start = self.len() as u32;
         let end_of_prompt = start + group.prompt.len() as u32;
@@ -65,13 +65,13 @@ impl CompletionBatch {
         }
     }
 
-    /// Its size in tokens.
+    /// Returns the size in tokens.
     pub fn len(&self) -> usize {
         self.tokens.ids().len()
     }
 }
 
-/// Packs groups, in order, into batches of at most `max_tokens`; a group that is longer has one of its own.
+/// Packs groups, in order, into batches of at most `max_tokens`; a longer group gets a batch of its own.
 pub(super) fn pack<'a, const N: usize>(
     groups: impl IntoIterator<Item = Group<'a, N>>,
     max_tokens: usize,
@@ -111,7 +111,7 @@ mod tests {
         let batch = &batches[0];
         assert_eq!(batch.tokens.ids(), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
         assert_eq!(batch.tokens.cu_seqlens(), [0, 5, 6, 8, 11]);
-        // Positions go on from the prompt's end.
+        // Positions continue from the prompt's end.
         assert_eq!(batch.tokens.seq_lens(), [5, 4, 2, 4]);
         assert_eq!(batch.prefixes, [0..0, 0..3, 0..0, 6..7]);
         assert_eq!(batch.rows, [2, 3, 2, 6, 6, 8, 9]);

@@ -1,10 +1,10 @@
-//! What a step is taken on: a pair in tokens, and what makes one unfit.
+//! A preference pair in tokens, and the checks for pairs that cannot be trained on.
 
 use super::pack::Group;
 use crate::model::DecoderSpec;
 
-/// Two completions of one prompt, as token ids. Nothing is ever tokenised again, and nothing is added: a completion that was
-/// cut off has no end-of-sequence token, and is not to be given one.
+/// Two completions of one prompt, as token ids. They are never tokenised again and nothing is added: a truncated completion has no
+/// end-of-sequence token and must not get one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairExample {
     pub prompt: Vec<u32>,
@@ -12,11 +12,11 @@ pub struct PairExample {
     pub rejected: Vec<u32>,
     /// The probability that `chosen` is the better one, in [0, 1].
     pub label: f32,
-    /// How much the pair counts in its batch; positive.
+    /// The pair's weight in its batch; positive.
     pub weight: f32,
 }
 
-/// Why a pair cannot be trained on.
+/// The reason why a pair cannot be trained on.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PairError {
     #[error("the {0} is empty")]
@@ -34,7 +34,7 @@ pub enum PairError {
 }
 
 impl PairExample {
-    /// A pair with a hard label and the usual weight.
+    /// Creates a pair with a hard label and weight 1.
     pub fn new(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
         Self {
             prompt,
@@ -52,10 +52,10 @@ impl PairExample {
         }
     }
 
-    /// Whether a model of this shape can be trained on it.
+    /// Checks whether a model of this shape can be trained on the pair.
     ///
     /// # Errors
-    /// The first thing that is wrong.
+    /// The first problem found.
     pub fn check(&self, spec: &DecoderSpec) -> Result<(), PairError> {
         check_tokens(spec, &self.prompt, &self.chosen, "chosen completion")?;
         check_tokens(spec, &self.prompt, &self.rejected, "rejected completion")?;
@@ -72,7 +72,7 @@ impl PairExample {
     }
 }
 
-/// Whether a completion of a prompt can be scored.
+/// Checks whether a completion of a prompt can be scored.
 pub(super) fn check_tokens(
     spec: &DecoderSpec,
     prompt: &[u32],

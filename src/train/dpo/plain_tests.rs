@@ -1,4 +1,4 @@
-//! Records in tokens, on the pocket model: plain strings as TRL reads them, labels, what is left out and what is said of it.
+//! Tests of encoding records with the pocket model: plain strings as TRL reads them, labels, dropped records and their report.
 
 use std::path::{Path, PathBuf};
 
@@ -47,7 +47,7 @@ fn plain_strings_are_what_trl_makes_of_them() {
     let tokenizer = tokenizer();
     let ids = |text: &str| tokenizer.encode_template(text).unwrap();
     let end = ids("<|end|>");
-    // A text that a chat template wrote, and one that none did; the end is there already, or written.
+    // Texts with and without a chat template's markup; the end token is already present, or is appended.
     for (prompt, chosen, rejected) in [
         ("<|user|>2 plus 3?<|end|><|assistant|>\n", "5<|end|>", "6"),
         ("2 plus 3 is", " 5.", " 6."),

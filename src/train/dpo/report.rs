@@ -1,4 +1,4 @@
-//! What a step came to.
+//! The report of a training step.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,39 +7,39 @@ use super::{DpoConfig, PairExample};
 use crate::kernels::logprob::Scores;
 use crate::train::optim::StepStats;
 
-/// One optimizer step. Means are over pairs, each counted once whatever its weight; log-probabilities are in nats.
+/// The report of one optimizer step. Means are over pairs, each counted once whatever its weight; log-probabilities are in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct StepReport {
     /// Steps taken so far, this one included.
     pub step: u64,
     /// The objective before the step.
     pub loss: f64,
-    /// `beta h(chosen)`.
+    /// Mean of `beta h(chosen)`.
     pub rewards_chosen: f64,
     pub rewards_rejected: f64,
     pub rewards_margin: f64,
-    /// Share of the pairs in which the chosen completion's reward is the higher one.
+    /// Fraction of the pairs in which the chosen completion has the higher reward.
     pub accuracy: f64,
-    /// Summed log-probability of a chosen completion under the policy.
+    /// Mean summed log-probability of the chosen completions under the policy.
     pub logps_chosen: f64,
     pub logps_rejected: f64,
-    /// Mean log-ratio to the reference, per completion: an unbiased estimate of KL(policy, reference) where the completions
-    /// were sampled from the policy at temperature 1 and from its whole vocabulary; otherwise only how far the data moved.
+    /// Mean log-ratio to the reference, per completion: an unbiased estimate of KL(policy, reference) if the completions were sampled
+    /// from the policy at temperature 1 and from its whole vocabulary; otherwise only a measure of the policy's shift on the data.
     pub kl: f64,
     /// Mean entropy of the policy's distribution over its whole vocabulary, at the tokens of the completions, before the step; nats.
     pub entropy: f64,
-    /// Share of the completion tokens that were the most probable ones.
+    /// Fraction of the completion tokens that were the most probable ones.
     pub token_accuracy: f64,
-    /// Before clipping.
+    /// Gradient norm before clipping.
     pub grad_norm: f64,
-    /// What the gradients were multiplied with.
+    /// The factor applied to the gradients by clipping.
     pub clip_coef: f64,
     pub lr: f64,
     /// Mean length in tokens.
     pub len_chosen: f64,
     pub len_rejected: f64,
     pub pairs: u64,
-    /// Tokens computed: every prompt once.
+    /// Tokens computed; each prompt counts once.
     pub tokens: u64,
     pub seconds: f64,
 }
@@ -71,13 +71,13 @@ impl Sums {
         self.completion_tokens += (chosen.tokens + rejected.tokens) as u64;
     }
 
-    /// What the tokens of the completions scored.
+    /// Adds the scores of the completions' tokens.
     pub fn add_tokens(&mut self, scores: &Scores) {
         self.top1 += scores.top1.iter().filter(|&&hit| hit).count() as u64;
         self.report.entropy += scores.entropy.iter().map(|&h| f64::from(h)).sum::<f64>();
     }
 
-    /// The loss is a sum of shares already; everything else becomes a mean.
+    /// Builds the report: the loss is already a sum of shares; everything else becomes a mean.
     pub fn report(self, step: &StepStats, lr: f64, seconds: f64) -> StepReport {
         let r = self.report;
         let n = r.pairs.max(1) as f64;

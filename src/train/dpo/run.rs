@@ -1,8 +1,8 @@
-//! Offline DPO over files of preferences.
+//! Offline DPO over preference files.
 //!
-//! The order of [`run`] is the algorithm: pairs, base, resume, then steps of (batch, reference, update, log, checkpoint). The
-//! reference is scored anew for each batch, in the batch's own packing, so a step depends on nothing but the weights, the moments
-//! and its pairs: on the CPU a run that was killed and resumed ends with the same bits as one that was not.
+//! The order of [`run`] follows the algorithm: pairs, base, resume, then steps of (batch, reference, update, log, checkpoint). The
+//! reference is scored anew for each batch, in the batch's own packing, so a step depends only on the weights, the moments and its pairs:
+//! on the CPU a run that was killed and resumed ends with the same bits as an uninterrupted one.
 
 use std::path::{Path, PathBuf};
 
@@ -26,50 +26,50 @@ use crate::train::metrics::{MetricsLog, Progress};
 use crate::train::mixture::Order;
 use crate::train::run::{self, RunLength, RunOptions};
 
-/// An offline run: a TOML file, overridden by flags, checked once and then immutable.
+/// The configuration of an offline run: a TOML file, overridden by flags, checked once and then immutable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpoRunConfig {
     /// The frozen model: a directory or a hub id.
     pub model: String,
-    /// Where checkpoints, metrics and the trained adapter go.
+    /// Directory for checkpoints, metrics and the trained adapter.
     pub output_dir: PathBuf,
-    /// The adapter the policy starts at (a PEFT directory), whose rank, alpha and layers are the run's; absent, it starts at the model
-    /// itself.
+    /// The adapter the policy starts from (a PEFT directory), whose rank, alpha and layers the run takes; if absent, the policy starts at
+    /// the model itself.
     pub start: Option<PathBuf>,
-    /// The adapter it is measured against; absent, that is the start.
+    /// The adapter of the reference policy; if absent, that is the start.
     pub reference: Option<PathBuf>,
-    /// Passes over the data; a fraction stops within the last one.
+    /// Passes over the data; a fraction stops within the last pass.
     pub epochs: f64,
-    /// Stops after that many optimizer steps, however many the epochs would be. The schedule ends there too.
+    /// Limit on optimizer steps, whatever the epochs would give. The schedule ends there too.
     pub max_steps: Option<u64>,
-    /// Pairs an optimizer step.
+    /// Pairs per optimizer step.
     pub batch_size: usize,
-    /// The longest prompt and completion together, in tokens, and at most the model's context; a completion beyond it is cut, and so
-    /// has no end.
+    /// Limit of prompt and completion together, in tokens, and at most the model's context; a longer completion is cut, and so has no
+    /// end.
     pub max_length: usize,
-    /// A checkpoint every so many steps; 0 keeps none but the last.
+    /// Steps between checkpoints; with 0 only the last is kept.
     pub save_every: u64,
-    /// Checkpoints kept.
+    /// Number of checkpoints to keep.
     pub keep_checkpoints: usize,
-    /// A row of metrics every so many steps.
+    /// Steps between rows of metrics.
     pub log_every: u64,
-    /// The order pairs are taken in, every epoch anew.
+    /// The order of the pairs, drawn anew for every epoch.
     pub order: Order,
-    /// A chat template file (Jinja) for a model that has none, or instead of its own.
+    /// A chat template file (Jinja), for a model without one or to replace its own.
     pub chat_template: Option<PathBuf>,
-    /// How records of plain strings are read: `raw` as TRL does, or `chat` as a user's turn and its answer.
+    /// How records of plain strings are read: `raw` as in TRL, or `chat` as a user turn and its answer.
     #[serde(skip_serializing_if = "is_raw")]
     pub plain: PlainText,
-    /// Takes each record's `margin`, from 0 to 1, as the probability that its chosen answer is the better one, instead of certainty. What
-    /// `records export` writes has it.
+    /// Use each record's `margin`, from 0 to 1, as the probability that its chosen answer is the better one, instead of certainty. The
+    /// output of `records export` has it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub soft_labels: bool,
-    /// The update. Its seed draws the order, too.
+    /// The settings of the update. Its seed also draws the order.
     pub dpo: DpoConfig,
-    /// Preference data, in this order.
+    /// Files of preference data, in this order.
     pub data: Vec<PairFile>,
-    /// Keys of `dpo.lora` that were given, be it with the default.
+    /// Keys of `dpo.lora` that were set explicitly, even to the default value.
     #[serde(skip)]
     pub own_lora: Vec<String>,
 }
@@ -79,13 +79,13 @@ pub struct DpoRunConfig {
 #[serde(deny_unknown_fields)]
 pub struct PairFile {
     pub path: PathBuf,
-    /// The record shape; `auto` looks at each record.
+    /// The record format; `auto` detects it for each record.
     #[serde(default)]
     pub format: Format,
 }
 
 impl Default for DpoRunConfig {
-    /// SELF-JUDGE's: 3 epochs, 8 pairs a step, 2048 tokens.
+    /// Returns SELF-JUDGE's settings: 3 epochs, 8 pairs per step, 2048 tokens.
     fn default() -> Self {
         Self {
             model: String::new(),
@@ -120,8 +120,10 @@ impl DpoRunConfig {
         Ok(config)
     }
 
+    /// Checks the configuration.
+    ///
     /// # Errors
-    /// Names the first setting that makes no sense.
+    /// If a setting is invalid; the message names the first.
     pub fn validate(&self) -> Result<(), TrainError> {
         run::validate(
             &self.model,
@@ -136,7 +138,7 @@ impl DpoRunConfig {
         self.dpo.validate()
     }
 
-    /// What must not change between a run and its resume, as text: everything but where it is written and how it is logged.
+    /// Returns, as text, what must not change between a run and its resume: everything but output and logging settings.
     fn identity(&self) -> Result<String, TrainError> {
         let fixed = Self {
             output_dir: PathBuf::new(),
@@ -157,7 +159,7 @@ impl DpoRunConfig {
     }
 }
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Clone)]
 pub struct Summary {
     pub steps: u64,
@@ -169,7 +171,7 @@ pub struct Summary {
     pub adapter_dir: Option<PathBuf>,
 }
 
-/// Trains. See the module's documentation.
+/// Runs the training; see the module documentation.
 pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
     let model_dir = hub::resolve(&config.model)?;
@@ -310,7 +312,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     })
 }
 
-/// Where in the data a run stands: a function of the pairs it has taken.
+/// The position of a run in the data: a function of the number of pairs it has taken.
 struct Cursor {
     pairs: usize,
     taken: u64,
@@ -327,7 +329,7 @@ impl Cursor {
         }
     }
 
-    /// The next pairs, across the end of an epoch where it falls.
+    /// Returns the next batch of pairs, which may cross the end of an epoch.
     fn batch(&mut self, config: &DpoRunConfig, examples: &[PairExample]) -> Vec<PairExample> {
         let mut batch = Vec::with_capacity(config.batch_size);
         while batch.len() < config.batch_size {

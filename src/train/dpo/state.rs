@@ -1,4 +1,4 @@
-//! What a trainer leaves behind and takes up again: the adapter in PEFT's format, the optimizer's moments, the counts.
+//! Saved trainer states: the adapter in PEFT's format, the optimizer's moments, the counts.
 
 use std::fs;
 use std::path::Path;
@@ -15,19 +15,20 @@ use crate::train::optim::Optimizer;
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";
 
-/// `trainer_state.json`.
+/// The contents of `trainer_state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DpoState {
     /// Optimizer steps taken.
     pub step: u64,
-    /// Of how many: the schedule depends on it.
+    /// Total steps of the run: the schedule depends on it.
     pub total_steps: u64,
     /// Pairs trained on.
     pub num_pairs: u64,
     /// Tokens computed in updates.
     pub num_tokens: u64,
-    /// SHA-256 of what must not change between a state and its resume: the configuration, and what [`DpoTrainer::bind`] added.
+    /// SHA-256 of everything that must not change between a state and its resume: the configuration, and the identities added by
+    /// [`DpoTrainer::bind`].
     pub config_digest: String,
 }
 
@@ -50,28 +51,28 @@ impl DpoState {
 }
 
 impl DpoTrainer {
-    /// Adds to what a loaded state must agree on: digests of the base, the reference, the data.
+    /// Adds an identity on which a loaded state must agree: digests of the base, the reference, the data.
     pub fn bind(&mut self, identity: &str) {
         let text = format!("{}\n{identity}", self.state.config_digest);
         self.state.config_digest = sha256_bytes(text.as_bytes());
     }
 
-    /// Writes the state into a directory: `adapter_config.json` and `adapter_model.safetensors`, which PEFT and the server
-    /// read, `optimizer.safetensors` and `trainer_state.json`. The same state always gives the same bytes. Nothing is synced:
-    /// that is for whoever renames the directory into place.
+    /// Writes the state into a directory: `adapter_config.json` and `adapter_model.safetensors`, which PEFT and the server read,
+    /// `optimizer.safetensors` and `trainer_state.json`. The same state always gives the same bytes. Files are not synced: the code that
+    /// renames the directory into place must do that.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn save_state(&self, dir: &Path) -> Result<(), TrainError> {
         self.adapter()?.save(dir)?;
         self.optimizer.save(&dir.join(OPTIMIZER))?;
         write_json(&dir.join(STATE), &self.state)
     }
 
-    /// Goes on from a saved state: on the CPU the steps that follow have the same bits as if there had been no break.
+    /// Restores a saved state: on the CPU the following steps give the same bits as without a break.
     ///
     /// # Errors
-    /// A damaged file; the state of another configuration or of another model. Nothing is changed then.
+    /// If a file is damaged, or the state is of another configuration or another model; nothing is changed then.
     pub fn load_state(&mut self, dir: &Path) -> Result<(), TrainError> {
         let path = dir.join(STATE);
         let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;

@@ -1,4 +1,4 @@
-//! The trainer on a random model of two layers: packing, identities, resume, refusals.
+//! Tests of the trainer on a random model of two layers: packing, identities, resume, errors.
 
 use candle_core::Device;
 
@@ -15,7 +15,7 @@ fn base(window: Option<usize>) -> FrozenBase {
     base_with(window, None)
 }
 
-/// A base with dynamic rotary scaling beyond this many positions.
+/// Returns a base model, with dynamic rotary scaling beyond `trained` positions if given.
 fn base_with(window: Option<usize>, trained: Option<usize>) -> FrozenBase {
     let scaling = trained.map(|_| serde_json::json!({"rope_type": "dynamic", "factor": 4.0}));
     let json = serde_json::json!({
@@ -50,7 +50,7 @@ fn config() -> DpoConfig {
         ..DpoConfig::default()
     };
     config.lora.r = 3;
-    // A gradient that is nothing but rounding must not move a weight by the whole rate.
+    // A gradient that is pure rounding error must not move a weight by the whole learning rate.
     config.optim.eps = 1e-4;
     config.schedule.learning_rate = 1e-2;
     config.schedule.lr_scheduler = ScheduleKind::Constant;
@@ -87,7 +87,7 @@ fn training_that_goes_on_from_an_adapter_begins_at_a_margin_of_zero() {
     let start = earlier.adapter().unwrap();
     let base = base.with_first(Some(start.clone()));
     let mut trainer = DpoTrainer::new(&base, Some(&start), Some(&start), config(), 10).unwrap();
-    // Policy, reference and generation 0 are one, and none of them is the bare model.
+    // Policy, reference and generation 0 are equal, and differ from the model without an adapter.
     let policy = trainer.policy_logps(&pairs, &mut || {}).unwrap();
     assert_eq!(policy, trainer.reference_logps(&pairs, &mut || {}).unwrap());
     let prompts: Vec<_> = pairs
@@ -121,7 +121,7 @@ fn a_shared_prompt_changes_nothing() {
         let base = base_with(window, trained);
         let mut trainer = DpoTrainer::new(&base, None, None, config(), 10).unwrap();
         let pairs = pairs();
-        // Away from the base, so that the adapter takes part.
+        // Away from the base, so that the adapter has an effect.
         update(&mut trainer, &pairs);
         let together = trainer.policy_logps(&pairs, &mut || {}).unwrap();
         let adapter = trainer.adapter().unwrap();
@@ -181,7 +181,7 @@ fn a_policy_that_is_its_reference_costs_log_two() {
     assert_eq!((report.rewards_margin, report.kl), (0.0, 0.0));
     assert_eq!(report.tokens, 91);
 
-    // And so does any other start that is its own reference.
+    // The same holds for any other start that is its own reference.
     update(&mut fresh, &pairs);
     let adapter = fresh.adapter().unwrap();
     let mut again =
@@ -189,7 +189,7 @@ fn a_policy_that_is_its_reference_costs_log_two() {
     let report = update(&mut again, &pairs);
     assert!((report.loss - std::f64::consts::LN_2).abs() < 1e-6);
     assert!(report.rewards_margin.abs() < 1e-6);
-    // Against the base it is not, and it has learned its pairs.
+    // Against the base the policy differs, and it has learned its pairs.
     again.set_reference(None).unwrap();
     let report = update(&mut again, &pairs);
     assert!(report.loss < 0.69 && report.rewards_margin > 0.01);
@@ -201,7 +201,7 @@ fn every_factor_learns_and_the_margin_grows() {
     let mut trainer = trainer(config());
     let start = trainer.adapter().unwrap();
     let first = update(&mut trainer, &pairs);
-    // B moves at once, A as soon as B is not zero.
+    // B changes at once, A as soon as B is not zero.
     for _ in 0..5 {
         update(&mut trainer, &pairs);
     }
@@ -246,7 +246,7 @@ fn a_resumed_trainer_takes_the_same_steps_bit_by_bit() {
     }
     first.save_state(dir.path()).unwrap();
     let kept = bits(&first.adapter().unwrap());
-    // Going on does not reach what was saved, or copied.
+    // Further training does not change the saved state or the copy.
     let copy = first.adapter().unwrap();
     update(&mut first, &pairs);
     assert_eq!(bits(&copy), kept);
@@ -264,7 +264,7 @@ fn a_resumed_trainer_takes_the_same_steps_bit_by_bit() {
     );
     assert_eq!(second.state(), whole.state());
 
-    // The same trainer, taken back.
+    // The same trainer, restored.
     whole.load_state(dir.path()).unwrap();
     assert_eq!(bits(&whole.adapter().unwrap()), kept);
 
@@ -307,7 +307,7 @@ fn dropout_is_drawn_again_bit_by_bit() {
     let whole = after(config(0.3), 4);
     let whole_bits = bits(&whole.adapter().unwrap());
     assert_ne!(whole_bits, bits(&after(config(0.0), 4).adapter().unwrap()));
-    // A block that is computed again drops the same.
+    // A recomputed block drops the same elements.
     let recomputed = after(
         DpoConfig {
             recompute: true,
@@ -324,7 +324,7 @@ fn dropout_is_drawn_again_bit_by_bit() {
         update(&mut resumed, &pairs);
     }
     assert_eq!(whole_bits, bits(&resumed.adapter().unwrap()));
-    // Another seed drops others: its fresh factors are others too, so it starts from the same adapter.
+    // Another seed drops others. Its fresh factors would differ too, so it starts from the same adapter.
     let start = trainer(config(0.3)).adapter().unwrap();
     let from = |seed: u64| {
         let config = DpoConfig {
@@ -337,7 +337,7 @@ fn dropout_is_drawn_again_bit_by_bit() {
         bits(&trainer.adapter().unwrap())
     };
     assert_ne!(from(1), from(2));
-    // Scores are taken without.
+    // Scores are computed without dropout.
     let scores = |trainer: &DpoTrainer| trainer.policy_logps(&pairs, &mut || {}).unwrap();
     assert_eq!(scores(&whole), scores(&whole));
 }
@@ -397,7 +397,7 @@ fn a_bad_loss_leaves_the_trainer_as_it_was() {
     assert_eq!(bits(&trainer.adapter().unwrap()), before);
     assert_eq!(trainer.step(), 1);
 
-    // The step that follows is the one that would have followed.
+    // The next step is the same as without the failed one.
     let after = trainer.update(&pairs, &good, &mut || {}).unwrap();
     let mut other = self::trainer(config());
     update(&mut other, &pairs);
@@ -463,7 +463,7 @@ fn a_start_of_another_shape_is_refused() {
     config.lora.r = 4;
     let start = DpoTrainer::new(&base, None, Some(&adapter), config.clone(), 10);
     assert!(start.err().unwrap().to_string().contains("rank 3"));
-    // As a reference it may have any shape that fits the model.
+    // A reference may have any shape that fits the model.
     assert!(DpoTrainer::new(&base, Some(&adapter), None, config, 10).is_ok());
     for wrong in [
         DpoConfig {

@@ -1,4 +1,4 @@
-//! One step of DPO, and the scores around it.
+//! The DPO trainer: one step, and the scoring that it needs.
 
 use std::time::Instant;
 
@@ -19,18 +19,18 @@ use crate::train::pass::{Accumulator, Pass};
 use crate::train::schedule::Schedule;
 use crate::train::trainable::{Factors, Trainable};
 
-/// Whose log-probabilities are asked for.
+/// The model that computes log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scorer {
     Policy,
     Reference,
-    /// Generation 0: the frozen model, with the adapter that learning began with, if there was one.
+    /// Generation 0: the frozen model, with the adapter that learning started from, if any.
     Base,
 }
 
-/// A policy that learns, and the reference it is measured against, as two adapters over one frozen model.
+/// A trained policy and its reference policy, as two adapters over one frozen model.
 ///
-/// Every method that computes calls `pace` between layers: whoever shares the machine goes first, then returns.
+/// Every method that computes calls `pace` between layers, which may block to let other work on the machine go first.
 pub struct DpoTrainer {
     pub(super) config: DpoConfig,
     pub(super) base: FrozenBase,
@@ -43,12 +43,12 @@ pub struct DpoTrainer {
 }
 
 impl DpoTrainer {
-    /// The policy starts at `start`, or at the base itself with a fresh adapter; the reference is an adapter, or the base.
-    /// `total_steps` is what the schedule spans: beyond it the last rate stays.
+    /// Creates a trainer. The policy starts at `start`, or at the base itself with a fresh adapter; the reference is an adapter, or the
+    /// base. `total_steps` is the length of the schedule: beyond it the last learning rate stays.
     ///
     /// # Errors
-    /// A configuration that makes no sense; adapters that do not fit the base, or a start of other layers, ranks or scales than
-    /// the configuration's.
+    /// If the configuration is invalid, an adapter does not fit the base, or the start has other layers, ranks or scales than the
+    /// configuration.
     pub fn new(
         base: &FrozenBase,
         reference: Option<&Adapter>,
@@ -83,41 +83,41 @@ impl DpoTrainer {
         &self.state
     }
 
-    /// Steps taken.
+    /// Returns the number of steps taken.
     pub fn step(&self) -> u64 {
         self.state.step
     }
 
-    /// Measures from here on against another adapter, or against the base.
+    /// Replaces the reference by another adapter, or by the base.
     ///
     /// # Errors
-    /// An adapter that does not fit the base.
+    /// If the adapter does not fit the base.
     pub fn set_reference(&mut self, reference: Option<&Adapter>) -> Result<(), TrainError> {
         self.reference = self.base.decoder(reference)?;
         Ok(())
     }
 
-    /// A copy of the policy's adapter: later steps do not reach it.
+    /// Returns a copy of the policy's adapter, which later steps do not change.
     ///
     /// # Errors
-    /// A device's.
+    /// Those of the device.
     pub fn adapter(&self) -> Result<Adapter, TrainError> {
         let adapter = self.policy.to_adapter()?;
         Ok(adapter.expect("an adapter is trained; this is a bug"))
     }
 
-    /// Whether a pair can be trained on.
+    /// Checks whether a pair can be trained on.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why not.
     pub fn check_pair(&self, pair: &PairExample) -> Result<(), PairError> {
         pair.check(self.base.spec())
     }
 
-    /// [`Self::check_pair`] of all.
+    /// Checks all pairs as [`Self::check_pair`].
     ///
     /// # Errors
-    /// Names the first pair that is unfit by its place, and why.
+    /// If a pair is unfit; the message gives its index and the reason.
     pub fn check(&self, pairs: &[PairExample]) -> Result<(), TrainError> {
         for (i, pair) in pairs.iter().enumerate() {
             self.check_pair(pair)
@@ -134,10 +134,10 @@ impl DpoTrainer {
         }
     }
 
-    /// Summed log-probabilities (chosen, rejected) of each pair under the reference, as [`Self::update`] takes them.
+    /// Returns the summed log-probabilities (chosen, rejected) of each pair under the reference, as [`Self::update`] takes them.
     ///
     /// # Errors
-    /// An unfit pair, see [`Self::check`].
+    /// If a pair is unfit, see [`Self::check`].
     pub fn reference_logps(
         &self,
         pairs: &[PairExample],
@@ -146,10 +146,10 @@ impl DpoTrainer {
         self.pair_logps(Scorer::Reference, pairs, pace)
     }
 
-    /// The same under the policy as it stands.
+    /// Returns the summed log-probabilities (chosen, rejected) of each pair under the current policy.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Self::reference_logps`].
     pub fn policy_logps(
         &self,
         pairs: &[PairExample],
@@ -178,10 +178,10 @@ impl DpoTrainer {
         Ok(logps)
     }
 
-    /// The log-probability of every token of completions after their prompts, `(prompt, completion)`, in nats.
+    /// Returns the log-probability, in nats, of every completion token after its prompt; the sequences are `(prompt, completion)`.
     ///
     /// # Errors
-    /// A sequence with an empty part, too long, or with an unknown token: named by its place.
+    /// If a sequence has an empty part, is too long, or has an unknown token; the message gives its index.
     pub fn score(
         &self,
         scorer: Scorer,
@@ -212,11 +212,11 @@ impl DpoTrainer {
         pack(groups, self.config.micro_batch_tokens)
     }
 
-    /// One optimizer step on a batch, over as many micro-batches as it needs. `reference` holds what
-    /// [`Self::reference_logps`] gave for the same pairs.
+    /// Takes one optimizer step on a batch, over as many micro-batches as it needs. `reference` holds the result of
+    /// [`Self::reference_logps`] for the same pairs.
     ///
     /// # Errors
-    /// No pairs or unfit ones; a loss or a gradient that is not finite. Weights, moments and counts are then as they were.
+    /// If there are no pairs or unfit ones, or a loss or a gradient is not finite. Weights, moments and counts then stay unchanged.
     pub fn update(
         &mut self,
         pairs: &[PairExample],
@@ -267,7 +267,7 @@ impl DpoTrainer {
                     }
                     sums.add(&self.config, &pairs[i], &score);
                 }
-                // The loss is known; what is pulled back is its derivative by each log-probability.
+                // The loss is already known; the backward pass needs only its derivative with respect to each log-probability.
                 let gradients = Tensor::from_vec(gradients, logprobs.len(), hidden.device())?;
                 Ok(((&scores.logprobs * gradients)?.sum_all()?, ()))
             })?;
@@ -282,7 +282,7 @@ impl DpoTrainer {
     }
 }
 
-/// Log-probabilities of a batch's targets, without a gradient.
+/// Returns the log-probabilities of a batch's targets, without a gradient.
 fn token_logprobs(
     decoder: &Decoder,
     batch: &CompletionBatch,

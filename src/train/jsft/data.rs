@@ -1,4 +1,4 @@
-//! What is trained on: the files of a run, read as pairs and encoded as examples.
+//! The training data: the files of a run, read as pairs and encoded as examples.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::train::records::{
     FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
 };
 
-/// The encoded data and what it was made with.
+/// The encoded data, its report, the digests of its files, and the judge template.
 pub(super) struct Built {
     pub examples: Examples,
     pub report: MixtureReport,
@@ -26,7 +26,7 @@ pub(super) struct Built {
 /// Reads the data and encodes it.
 ///
 /// # Errors
-/// Names the file, the record or the token that cannot be used.
+/// If a file, record or token is unusable; the message names it.
 pub(super) fn build_mixture(
     config: &JsftConfig,
     model_dir: &Path,
@@ -72,8 +72,8 @@ pub(super) fn build_mixture(
     })
 }
 
-/// The tokens at which answers of the trained model will end: a model is saved with the template it was trained with, an adapter is
-/// served with its base model's.
+/// Returns the tokens at which answers of the trained model will end: a model is saved with the template of its training, an adapter is
+/// served with the template of its base model.
 fn served_ends(
     config: &JsftConfig,
     model_dir: &Path,
@@ -105,10 +105,10 @@ fn warn_where_answers_do_not_end(examples: &Examples, report: &MixtureReport, en
     warn_of_no_end(whole, whole, ends);
 }
 
-/// The judge template that was asked for, or the model's own.
+/// Returns the configured judge template, or the model's own.
 fn judge_template(config: &JsftConfig, model_dir: &Path) -> Result<JudgeTemplate, TrainError> {
     match &config.judge_template {
-        // The question goes with the weights that were trained on it.
+        // The template belongs to the weights that were trained with it.
         None => match &config.start {
             Some(adapter) if adapter.join(TEMPLATE_FILE).exists() => {
                 JudgeTemplate::from_model_dir(adapter)

@@ -1,4 +1,4 @@
-//! The rows of metrics: means over the steps between two of them.
+//! Metric rows as means over the steps of a logging interval.
 
 use crate::train::checkpoint::TrainerState;
 use crate::train::metrics::StepMetrics;
@@ -19,7 +19,7 @@ impl Interval {
         self.grad_norm += grad_norm;
     }
 
-    /// The means since the last row; starts the next interval.
+    /// Returns the means since the last row, and starts the next interval.
     pub(super) fn row(
         &mut self,
         state: &TrainerState,

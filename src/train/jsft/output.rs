@@ -1,4 +1,4 @@
-//! What a finished run leaves: a directory that loads by itself.
+//! The output of a finished run: a complete model directory.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::train::checkpoint::write_json;
 use crate::train::config::JsftConfig;
 use crate::train::trainable::Trainable;
 
-/// Files of a model directory that belong to a trained copy of it.
+/// Files of a model directory to copy beside the trained weights.
 const COMPANIONS: [&str; 7] = [
     "generation_config.json",
     "tokenizer.json",
@@ -24,7 +24,7 @@ const COMPANIONS: [&str; 7] = [
     "LICENSE",
 ];
 
-/// Writes a directory that loads by itself: weights, configuration, tokenizer, templates.
+/// Writes a complete model directory: weights, configuration, tokenizer, templates.
 pub(super) fn write_model(
     config: &JsftConfig,
     from: &Path,
@@ -55,8 +55,9 @@ pub(super) fn write_model(
     write_json(&dir.join("config.json"), &json)
 }
 
-/// Makes the configuration beside a chat template of the run's own say what ends an answer, for every program that reads it: the
-/// tokenizer's `eos_token` is the template's turn end, `generation_config.json` names it first, and no other template is left.
+/// Updates the configuration beside the run's own chat template, so that every program that reads it finds the right end of an answer:
+/// the tokenizer's `eos_token` is the template's end-of-turn token, `generation_config.json` lists it first, and no other template
+/// remains.
 fn write_ends(template: &Path, model: &ModelConfig, dir: &Path) -> Result<(), TrainError> {
     let data = |error: TextError| TrainError::Data(error.to_string());
     let path = dir.join("tokenizer_config.json");
@@ -82,7 +83,7 @@ fn write_ends(template: &Path, model: &ModelConfig, dir: &Path) -> Result<(), Tr
     Ok(())
 }
 
-/// The object in a JSON file; an empty one where there is no file.
+/// Returns the object in a JSON file; an empty one if there is no file.
 fn read_object(path: &Path) -> Result<Map<String, Value>, TrainError> {
     if !path.exists() {
         return Ok(Map::new());
@@ -91,7 +92,7 @@ fn read_object(path: &Path) -> Result<Map<String, Value>, TrainError> {
     serde_json::from_str(&text).map_err(|error| TrainError::bad_file(path, error))
 }
 
-/// The judge's question goes with the weights that were trained on it.
+/// Writes the judge template beside the weights that were trained with it.
 pub(super) fn write_template(template: &JudgeTemplate, dir: &Path) -> Result<(), TrainError> {
     let path = dir.join(TEMPLATE_FILE);
     fs::write(&path, template.to_toml()).map_err(TrainError::io("cannot write", &path))

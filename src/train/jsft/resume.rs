@@ -1,4 +1,4 @@
-//! Where a run stands: at its beginning, or at the newest whole checkpoint of the same run.
+//! The position of a run: at its beginning, or at the newest intact checkpoint of the same run.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub(super) const WEIGHTS: &str = "trainable.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "trainer_state.json";
 
-/// The digest of everything the result depends on: settings, starting weights, data.
+/// Returns the digest of everything the result depends on: settings, starting weights, data.
 pub(super) fn identity(
     config: &JsftConfig,
     model_dir: &Path,
@@ -30,7 +30,7 @@ pub(super) fn identity(
     Ok(sha256_bytes(text.as_bytes()))
 }
 
-/// Where the run stands, and the checkpoint it goes on from.
+/// The state of the run, and the checkpoint it resumes from.
 pub(super) struct Position {
     pub state: TrainerState,
     pub dir: Option<PathBuf>,

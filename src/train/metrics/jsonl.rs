@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one JSON object a row, appended; a resume cuts off what it will write again.
+//! `metrics.jsonl`: one JSON object per row, appended; a resume truncates the rows that it will write again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,8 +14,8 @@ pub(super) struct JsonlLog {
 }
 
 impl JsonlLog {
-    /// Opens or creates the file and truncates it after the last row of `resumed_step`; a torn last line goes too. Returns
-    /// the rows that stay.
+    /// Opens or creates the file and truncates it after the last row of `resumed_step`; an incomplete last line is removed too. Returns
+    /// the remaining rows.
     pub(super) fn open<R: MetricsRow>(
         path: &Path,
         resumed_step: u64,
@@ -32,7 +32,7 @@ impl JsonlLog {
             .map_err(TrainError::io("cannot read", path))?;
         let (mut rows, mut kept) = (Vec::new(), 0);
         for line in text.split_inclusive(|&b| b == b'\n') {
-            // Rows are in the order of their steps: the first that must go takes the rest with it.
+            // Rows are ordered by step: everything from the first row to remove is removed.
             match serde_json::from_slice::<R>(line) {
                 Ok(row) if row.global_step() <= resumed_step && line.ends_with(b"\n") => {
                     rows.push(row);
@@ -51,7 +51,7 @@ impl JsonlLog {
     pub(super) fn append(&mut self, row: &impl MetricsRow) -> Result<(), TrainError> {
         let mut line = serde_json::to_vec(row).map_err(|e| TrainError::bad_file(&self.path, e))?;
         line.push(b'\n');
-        // One write: a kill tears at most the last line.
+        // One write: a kill damages at most the last line.
         self.file
             .write_all(&line)
             .map_err(TrainError::io("cannot write", &self.path))

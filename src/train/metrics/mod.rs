@@ -1,7 +1,7 @@
-//! What a run reports: JSONL, TensorBoard events, a loss curve, a progress bar.
+//! Metrics of a run: JSONL, TensorBoard events, a loss curve, a progress bar.
 //!
-//! Names are TRL's where TRL has one, so that existing dashboards work; the split by kind of example (`sft/…`, `judge/…`)
-//! is ours.
+//! Names are TRL's if TRL has one, so that existing dashboards work; the split by kind of example (`sft/…`, `judge/…`) is this project's
+//! own.
 
 mod jsonl;
 mod plot;
@@ -17,35 +17,35 @@ use super::TrainError;
 pub use progress::Progress;
 pub use tensorboard::EventWriter;
 
-/// A row of metrics as a kind of training reports it.
+/// A row of metrics of one kind of training.
 pub trait MetricsRow: Serialize + DeserializeOwned + Clone {
-    /// The scalars that are drawn as curves, the most important first.
+    /// The scalars to plot as curves, the most important first.
     const CURVES: &'static [&'static str];
-    /// What the curves' axis is labelled.
+    /// The label of the curves' axis.
     const UNIT: &'static str;
 
-    /// Optimizer steps taken, the row's included.
+    /// Returns the number of optimizer steps taken, including the row's.
     fn global_step(&self) -> u64;
 
-    /// Names and values of everything but the step, which is the axis.
+    /// Returns names and values of everything except the step, which is the axis.
     fn scalars(&self) -> Vec<(&'static str, f64)>;
 }
 
-/// One row of JSFT: one optimizer step, or the mean over a logging interval.
+/// A row of JSFT metrics: one optimizer step, or the mean over a logging interval.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StepMetrics {
     /// Optimizer steps taken, this one included.
     pub global_step: u64,
     /// Passes over the data, as a fraction.
     pub epoch: f64,
-    /// Mean over the batch's loss weights.
+    /// Mean over the batch, by loss weight.
     pub loss: f64,
     pub learning_rate: f64,
-    /// Before clipping.
+    /// Gradient norm before clipping.
     pub grad_norm: f64,
-    /// Tokens seen since the run began.
+    /// Tokens processed since the run began.
     pub num_tokens: u64,
-    /// Share of the supervised tokens that were the most likely ones.
+    /// Fraction of the supervised tokens that were the most probable ones.
     pub mean_token_accuracy: f64,
     #[serde(rename = "sft/loss", default, skip_serializing_if = "Option::is_none")]
     pub sft_loss: Option<f64>,
@@ -61,7 +61,7 @@ pub struct StepMetrics {
         skip_serializing_if = "Option::is_none"
     )]
     pub judge_loss: Option<f64>,
-    /// Share of the judge examples' supervised tokens (the label, and a rationale's) that were the most likely ones.
+    /// Fraction of the judge examples' supervised tokens (the label, and a rationale's) that were the most probable ones.
     #[serde(
         rename = "judge/accuracy",
         default,
@@ -106,16 +106,16 @@ pub struct MetricsLog<R> {
     dir: PathBuf,
     jsonl: jsonl::JsonlLog,
     events: EventWriter,
-    /// All rows of the run, those before a resume included: the curve's points.
+    /// All rows of the run, including those before a resume: the points of the curve.
     rows: Vec<R>,
 }
 
 impl<R: MetricsRow> MetricsLog<R> {
-    /// Opens the files in `dir`. A run that goes on after `resumed_step` (0 for a new one) forgets the rows beyond it: they
-    /// will be written again.
+    /// Opens the files in `dir`. A run resumed after `resumed_step` (0 for a new run) discards the rows beyond it: they will be written
+    /// again.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn open(dir: &Path, resumed_step: u64) -> Result<Self, TrainError> {
         std::fs::create_dir_all(dir).map_err(TrainError::io("cannot create", dir))?;
         let (jsonl, rows) = jsonl::JsonlLog::open(&dir.join("metrics.jsonl"), resumed_step)?;
@@ -127,10 +127,10 @@ impl<R: MetricsRow> MetricsLog<R> {
         })
     }
 
-    /// Appends one row everywhere; it is in the files when this returns.
+    /// Appends one row to every output; it is in the files when this returns.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn record(&mut self, row: &R) -> Result<(), TrainError> {
         self.jsonl.append(row)?;
         self.events.scalars(row.global_step(), &row.scalars())?;
@@ -138,7 +138,7 @@ impl<R: MetricsRow> MetricsLog<R> {
         Ok(())
     }
 
-    /// Every row so far.
+    /// Returns all rows so far.
     pub fn rows(&self) -> &[R] {
         &self.rows
     }
@@ -146,7 +146,7 @@ impl<R: MetricsRow> MetricsLog<R> {
     /// Draws `loss.svg` and returns its path.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn draw(&self) -> Result<PathBuf, TrainError> {
         let path = self.dir.join("loss.svg");
         let svg = plot::loss_curve(&self.rows).map_err(|e| TrainError::bad_file(&path, e))?;

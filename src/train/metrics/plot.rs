@@ -6,15 +6,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::MetricsRow;
 
 const SIZE: (u32, u32) = (960, 540);
-/// Time constant of the smoothed curves as a share of the rows.
+/// Time constant of the smoothed curves, as a fraction of the number of rows.
 const SMOOTHING: f64 = 0.02;
 
-/// An SVG with the row's curves, as far as there are values: raw values faint, their running mean on top.
+/// Returns an SVG of the rows' curves that have values: raw values faint, their running mean on top.
 pub(super) fn loss_curve<R: MetricsRow>(rows: &[R]) -> Result<String, String> {
     draw(rows).map_err(|e| format!("cannot draw the loss curve: {e}"))
 }
 
-/// One for each curve, the first the darkest.
+/// One colour per curve, the first the darkest.
 const COLOURS: [RGBColor; 3] = [
     RGBColor(31, 41, 55),
     RGBColor(37, 99, 235),
@@ -81,7 +81,7 @@ fn draw<R: MetricsRow>(rows: &[R]) -> Result<String, Box<dyn std::error::Error>>
     Ok(svg)
 }
 
-/// A running mean whose first values are not drawn to zero.
+/// Returns a running mean without a bias towards zero at the start.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let keep = 1.0 - 1.0 / (points.len() as f64 * SMOOTHING).max(1.0);
     let (mut mean, mut weight) = (0.0, 0.0);

@@ -1,19 +1,19 @@
-//! How far the run is: a bar on a terminal, a plain line every so often elsewhere.
+//! The progress of a run: a bar on a terminal, otherwise a plain line at intervals.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Pause between plain lines.
+/// Interval between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Writes to standard error.
+/// A progress display on standard error.
 #[derive(Debug)]
 pub struct Progress {
     bar: Option<ProgressBar>,
     total: u64,
-    /// Steps that were done before this process began.
+    /// Steps taken before this process started.
     resumed: u64,
     began: Instant,
     tokens: u64,
@@ -22,11 +22,11 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// For a run of `total` steps of which `done` are done. `quiet` shows nothing at all.
+    /// Creates a display for a run of `total` steps, `done` of which are taken. With `quiet` nothing is shown.
     pub fn new(total: u64, done: u64, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(total).with_position(done);
-            // The template is a constant; the default style stands in if it should ever not parse.
+            // The template is a constant; if it did not parse, the default style would be used.
             if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len}  {msg}") {
                 bar.set_style(style);
             }
@@ -43,7 +43,7 @@ impl Progress {
         }
     }
 
-    /// After each optimizer step: `step` counts those taken, `tokens` those of this step.
+    /// Updates the display after an optimizer step: `step` is the number of steps taken, `tokens` the number of tokens of this step.
     pub fn update(&mut self, step: u64, loss: f64, tokens: u64) {
         self.tokens += tokens;
         if self.quiet {
@@ -59,12 +59,12 @@ impl Progress {
         }
     }
 
-    /// Tokens per second since this process began.
+    /// Returns the tokens per second since this process started.
     pub fn tokens_per_second(&self) -> f64 {
         per_second(self.tokens, self.began.elapsed())
     }
 
-    /// Leaves the bar as it is and ends its line.
+    /// Leaves the bar on the terminal and ends its line.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.abandon();
@@ -112,7 +112,7 @@ mod tests {
     fn the_message_counts_from_the_resume() {
         let mut progress = Progress::new(100, 40, true);
         progress.update(50, 1.5, 20_000);
-        // 10 steps in 20 s leave 50 steps for 100 s; the 40 before the resume count for nothing.
+        // 10 steps in 20 s give 100 s for the 50 that remain; the 40 before the resume are not counted.
         assert_eq!(
             progress.message(50, 1.5, Duration::from_secs(20)),
             "loss 1.5000  1000 tokens/s  ETA 1m40s"

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::train::TrainError;
 
-/// Appends to one event file.
+/// A writer that appends to one event file.
 #[derive(Debug)]
 pub struct EventWriter {
     file: File,
@@ -19,11 +19,11 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// A new event file in `dir`. After a resume TensorBoard is told to forget the steps beyond `resumed_step` which an
-    /// earlier file of the same directory may hold.
+    /// Creates a new event file in `dir`. After a resume it makes TensorBoard discard the steps beyond `resumed_step` that an earlier
+    /// file of the same directory may hold.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn create(dir: &Path, resumed_step: u64) -> Result<Self, TrainError> {
         let now = wall_time();
         // TensorBoard reads a directory's files in the order of their names.
@@ -53,7 +53,7 @@ impl EventWriter {
     /// Appends one event with all `values` of a step.
     ///
     /// # Errors
-    /// The file system's.
+    /// Those of the file system.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), TrainError> {
         let mut summary = Vec::new();
         for (tag, value) in values {
@@ -78,7 +78,7 @@ impl EventWriter {
     }
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 fn wall_time() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -95,7 +95,7 @@ fn frame(data: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// TFRecord rotates and offsets its checksums, so that a checksum of checksums stays meaningful.
+/// Returns TFRecord's masked checksum: rotated and offset, so that a checksum of data that contains checksums stays meaningful.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data)
         .rotate_right(15)
@@ -110,7 +110,7 @@ fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Wire types: 0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes.
+/// Writes a field's key. Wire types: 0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes.
 fn key(out: &mut Vec<u8>, field: u64, wire_type: u64) {
     varint(out, field << 3 | wire_type);
 }
@@ -156,7 +156,7 @@ mod tests {
         head
     }
 
-    /// A protobuf message as (field number, value), written against the format and not against the writer.
+    /// Parses a protobuf message into (field number, value), written from the format's specification and not from the writer.
     fn parse(mut data: &[u8]) -> Vec<(u64, Field<'_>)> {
         let mut fields = Vec::new();
         while !data.is_empty() {

@@ -1,6 +1,6 @@
-//! The encoded mixture in memory, and the order it is trained in.
+//! The encoded mixture in memory, and the order in which it is trained.
 //!
-//! A few hundred thousand examples of which most tokens carry no weight: ids are stored flat (two bytes each where the
+//! There may be a few hundred thousand examples, and most of their tokens have no weight: ids are stored flat (two bytes each if the
 //! vocabulary allows), weights as runs.
 
 use rand::seq::SliceRandom;
@@ -10,20 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{ExampleKind, TrainExample};
 
-/// The order of an epoch.
+/// The order of examples in an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
-    /// As the pairs came: for a curriculum that is already in the file.
+    /// The order of the pairs: for files that already are a curriculum.
     AsGiven,
     #[default]
     Shuffled,
-    /// Drawn from a buffer of that many examples which is refilled in order: mixed nearby, a curriculum at large.
+    /// Drawn from a buffer of that many examples, refilled in order: shuffled locally, in the given order globally.
     Windowed(usize),
 }
 
 impl Order {
-    /// The places of `count` things in one epoch, every one once. The same seed and epoch give the same order.
+    /// Returns a permutation of `0..count` for one epoch. The same seed and epoch give the same order.
     pub fn indices(self, count: usize, seed: u64, epoch: u64) -> Vec<u32> {
         let mut indices: Vec<u32> = (0..count as u32).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -51,14 +51,14 @@ impl Order {
     }
 }
 
-/// Token ids, as narrow as the vocabulary allows.
+/// Token ids, two bytes each if the vocabulary allows.
 #[derive(Debug, Clone)]
 enum Ids {
     Narrow(Vec<u16>),
     Wide(Vec<u32>),
 }
 
-/// Equal, non-zero weights in a row.
+/// A run of equal, non-zero weights.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     start: u32,
@@ -66,19 +66,19 @@ struct Run {
     weight: f32,
 }
 
-/// Examples in the order of their pairs.
+/// Examples, in the order of their pairs.
 #[derive(Debug, Clone)]
 pub struct Examples {
     ids: Ids,
     runs: Vec<Run>,
-    /// Where each example's ids and runs end.
+    /// The ends of each example's ids and runs.
     ends: Vec<(usize, usize)>,
     kinds: Vec<ExampleKind>,
     labels: Vec<Option<u32>>,
 }
 
 impl Examples {
-    /// An empty store for ids below `vocab_size`.
+    /// Creates an empty store for ids below `vocab_size`.
     pub fn new(vocab_size: usize) -> Self {
         Self {
             ids: if vocab_size <= 1 << 16 {
@@ -94,7 +94,7 @@ impl Examples {
     }
 
     pub fn push(&mut self, example: &TrainExample) {
-        // Sparse ids of added tokens may lie above the vocabulary's size.
+        // Sparse ids of added tokens may be above the vocabulary's size.
         if let Ids::Narrow(narrow) = &self.ids
             && example.ids.iter().any(|id| *id > u32::from(u16::MAX))
         {
@@ -134,7 +134,7 @@ impl Examples {
         self.ends.is_empty()
     }
 
-    /// Tokens of all examples together.
+    /// Returns the number of tokens of all examples.
     pub fn total_tokens(&self) -> usize {
         self.ends.last().map_or(0, |end| end.0)
     }
@@ -145,7 +145,7 @@ impl Examples {
             .map_or((0, 0), |before| self.ends[before])
     }
 
-    /// Tokens of one example. Panics beyond [`Self::len`], as the others do.
+    /// Returns the number of tokens of one example. Panics beyond [`Self::len`], like the other accessors.
     pub fn tokens(&self, index: usize) -> usize {
         self.ends[index].0 - self.start(index).0
     }
@@ -172,7 +172,7 @@ impl Examples {
         }
     }
 
-    /// The indices of one epoch; every example once.
+    /// Returns the indices of one epoch; every example occurs once.
     pub fn order(&self, order: Order, seed: u64, epoch: u64) -> Vec<u32> {
         order.indices(self.len(), seed, epoch)
     }
@@ -230,7 +230,7 @@ mod tests {
             sorted.sort_unstable();
             assert_eq!(sorted, given);
         }
-        // A window lets nothing come earlier than its own size.
+        // With a window, no example comes earlier than the window's size.
         let drawn = store.order(Order::Windowed(20), 3, 0);
         assert!(
             drawn

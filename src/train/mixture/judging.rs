@@ -1,4 +1,4 @@
-//! The judge half of the mixture: two examples a comparison, one per order, one supervised label token each.
+//! The judge half of the mixture: two examples per comparison, one per order, with one supervised label token each.
 
 use rand::{Rng, RngExt};
 
@@ -7,14 +7,14 @@ use crate::judge::{JudgeError, fit};
 use crate::preference::PreferencePair;
 
 impl Mixture {
-    /// Both orders of a pair, or neither.
+    /// Returns both orders of a pair, or none.
     pub(super) fn judging(
         &self,
         pair: &PreferencePair,
         rng: &mut impl Rng,
         report: &mut MixtureReport,
     ) -> Vec<TrainExample> {
-        // Drawn before anything can refuse, so that one pair's fate does not move another option's draws.
+        // Drawn before any error can occur, so that a rejected pair does not shift the draws of other options.
         let negate = rng.random::<f64>() < self.options.negation;
         if pair.chosen == pair.rejected {
             report.judge_equal += 1;
@@ -35,7 +35,8 @@ impl Mixture {
             .map(|chosen_first| self.one_order(pair, &principles, chosen_first, flipped, report))
             .collect::<Result<Vec<_>, Refusal>>();
         match both {
-            // Two long answers may differ only in what was cut out of both: no label can be right for both orders of the same text.
+            // Two long answers may differ only in the text that was cut out of both: no label can be right for both orders of the same
+            // text.
             Ok(examples) if question(&examples[0]) == question(&examples[1]) => {
                 (report.judge_cut, report.judge_rationale_cut) = before;
                 report.judge_equal += 1;
@@ -57,7 +58,7 @@ impl Mixture {
         }
     }
 
-    /// The negated texts of all the pair's principles; none if one has no negation.
+    /// Returns the negated texts of all the pair's principles; none if one of them has no negation.
     fn negated(&self, pair: &PreferencePair) -> Option<Vec<String>> {
         let negative = |name: &str| self.principles.negative(name).map(str::to_owned);
         if pair.principles.is_empty() {
@@ -90,7 +91,7 @@ impl Mixture {
         let prompt = self
             .template
             .render(&self.chat, &pair.messages, first, second, principles)?;
-        // The label needs one place; a rationale gets up to a quarter, or what the prompt leaves.
+        // The label needs one token; a rationale gets up to a quarter, or what the prompt does not use.
         let max = self.options.max_length;
         let reserved = 1 + rationale.len().min(max / 4);
         let fitted = fit(&self.tokenizer, &prompt, max - reserved)?;
@@ -118,7 +119,7 @@ impl Mixture {
     }
 }
 
-/// What a judge example asks: its tokens before the label.
+/// Returns a judge example's tokens before the label.
 fn question(example: &TrainExample) -> &[u32] {
     &example.ids[..example.label.unwrap_or(example.ids.len())]
 }

@@ -1,4 +1,4 @@
-//! What became of the pairs of a mixture, in numbers.
+//! Counts of a mixture's pairs and examples.
 
 use std::fmt;
 
@@ -18,21 +18,21 @@ pub struct MixtureReport {
     /// Tokens with a weight above zero.
     pub sft_supervised: u64,
     pub judge_supervised: u64,
-    /// Sums of the weights: the share of the gradient each skill gets.
+    /// Sums of the weights: each skill's share of the gradient.
     pub sft_weight: f64,
     pub judge_weight: f64,
-    /// Dialogues of which only the last assistant turn is supervised, because the chat template writes earlier ones
-    /// otherwise than last ones.
+    /// Dialogues of which only the last assistant turn is supervised, because the chat template renders earlier turns differently from
+    /// the last.
     pub sft_last_turn_only: u64,
     /// Dialogues that lost old turns, or the beginning of a message, to `max_length`.
     pub sft_context_cut: u64,
-    /// Answers whose end was cut, and which have no end of turn.
+    /// Answers whose end was cut, and which have no end-of-turn token.
     pub sft_answer_cut: u64,
     /// Not imitated: the preferred answer is empty.
     pub sft_empty: u64,
-    /// Not imitated: chat template or tokenizer refused, or the template's prompt is no prefix.
+    /// Not imitated: the chat template or the tokenizer failed, or the template's prompt is not a prefix.
     pub sft_refused: u64,
-    /// Judge examples (two a pair) whose context or candidates were cut.
+    /// Judge examples (two per pair) whose context or candidates were cut.
     pub judge_cut: u64,
     /// Judge examples whose rationale was cut.
     pub judge_rationale_cut: u64,
@@ -42,17 +42,17 @@ pub struct MixtureReport {
     pub judge_equal: u64,
     /// Not judged: the frame leaves no room in `max_length`.
     pub judge_no_room: u64,
-    /// Not judged: a template or the tokenizer refused.
+    /// Not judged: a template or the tokenizer failed.
     pub judge_refused: u64,
-    /// What the first refusal said.
+    /// The message of the first such failure.
     pub first_refusal: Option<String>,
-    /// Records that could not be read as pairs: of no known shape, of two different conversations, with a column that is not supported.
+    /// Records that could not be read as pairs: of an unknown format, of two different conversations, or with an unsupported column.
     pub unusable: u64,
-    /// The file, the place and the reason of the first of them.
+    /// File, position and reason of the first unusable record.
     pub first_unusable: Option<String>,
     /// Pairs of plain strings.
     pub plain: u64,
-    /// Those of them whose text holds control tokens.
+    /// Pairs of plain strings whose text holds control tokens.
     pub plain_control: u64,
 }
 
@@ -89,7 +89,7 @@ impl MixtureReport {
         self.first_refusal.get_or_insert_with(|| why.to_string());
     }
 
-    /// Adds the counts of what came after.
+    /// Adds the counts of a later part of the stream.
     pub fn add(&mut self, later: MixtureReport) {
         let MixtureReport {
             pairs,
@@ -147,7 +147,7 @@ impl MixtureReport {
 }
 
 impl fmt::Display for MixtureReport {
-    /// One line of what was made, then a line for everything cut or dropped at least once.
+    /// Writes one line of totals, then a line for every kind of cut or drop that occurred.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let total = self.sft_weight + self.judge_weight;
         let share = if total > 0.0 {

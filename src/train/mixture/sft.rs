@@ -1,4 +1,4 @@
-//! The SFT half of the mixture: the preferred dialogue, every assistant turn of it supervised.
+//! The SFT half of the mixture: the preferred dialogue, with every assistant turn supervised.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::train::turn::{shared_beginning, without_trailing_space};
 struct Dialogue {
     ids: Vec<u32>,
     supervised: Vec<bool>,
-    /// Token ranges of messages before the last answer: what may be cut.
+    /// Token ranges of messages before the last answer, which may be cut.
     contents: Vec<Range<usize>>,
     /// Tokens of the last answer.
     answer: Range<usize>,
@@ -20,7 +20,7 @@ struct Dialogue {
 }
 
 impl Mixture {
-    /// The pair's imitation example, unless it must be dropped.
+    /// Returns the pair's imitation example, unless it must be dropped.
     pub(super) fn sft(
         &self,
         pair: &PreferencePair,
@@ -92,14 +92,14 @@ impl Mixture {
         Ok(self.chat.render(messages, &options)?)
     }
 
-    /// Encodes a plain prompt and its answer as they are.
+    /// Encodes a plain prompt and its answer without a template.
     fn plain_dialogue(&self, pair: &PreferencePair) -> Result<Dialogue, Refusal> {
         let texts: Vec<&str> = pair.messages.iter().map(|m| m.content.as_str()).collect();
         let text = texts.concat();
         let (tokenizer, end) = (&self.tokenizer, &self.plain_end);
         let mut ids = end.prompt(tokenizer, &text)?;
         let answer = end.answer(tokenizer, &text, &ids, &pair.chosen)?;
-        // What the tokenizer writes before a text stays where the text is cut.
+        // The tokens that the tokenizer adds before a text stay when the text is cut.
         let first = end.prompt(tokenizer, "")?.len().min(ids.len());
         let prompt = ids.len();
         ids.extend(answer);
@@ -116,11 +116,10 @@ impl Mixture {
 
     /// Encodes a dialogue that ends with an assistant turn.
     ///
-    /// An assistant turn's span reaches from the end of the prompt that asks for it to the end of the conversation with it. Both
-    /// must be beginnings of the whole conversation's rendering, but for what the template opens an answer with (`<think>`): see
-    /// [`shared_beginning`]. Where that fails for an earlier turn (templates that
-    /// treat the last turn specially), only the last one is supervised; where it fails for the last one, the model could
-    /// not be asked for this answer in this form at all.
+    /// The span of an assistant turn reaches from the end of the prompt for it to the end of the conversation with it. Both must be
+    /// prefixes of the whole conversation's rendering, except for text with which the template opens an answer (`<think>`): see
+    /// [`shared_beginning`]. If that fails for an earlier turn (templates that treat the last turn specially), only the last one is
+    /// supervised; if it fails for the last one, the model could never be prompted for this answer in this form.
     fn dialogue(&self, messages: &[Message]) -> Result<Dialogue, Refusal> {
         let full = self.render(messages, false)?;
         let last = messages.len() - 1;
@@ -140,8 +139,8 @@ impl Mixture {
         }
         let encoded = self.encode_behind_prompt(&asked, &full, head)?;
         let mut supervised = vec![false; encoded.ids.len()];
-        // In earlier turns, which are history, a token that straddles the seam between prompt and answer is the answer's first: it ends
-        // within the span.
+        // In earlier turns, which are history, a token that straddles the seam between prompt and answer is the first of the answer: it
+        // ends within the span.
         let tokens = |span: &Range<usize>| {
             let start = encoded
                 .offsets
@@ -167,8 +166,8 @@ impl Mixture {
         })
     }
 
-    /// Encodes a dialogue as the model sees and writes it: the prompt's own tokens, and the answer, which begins at byte `head`, behind
-    /// them. Only where no token of the whole text straddles that seam is it the same as the whole text's tokens.
+    /// Encodes a dialogue as the model sees and writes it: the prompt's own tokens, followed by the answer's, which begins at byte
+    /// `head`. This equals the encoding of the whole text only if no token straddles that seam.
     fn encode_behind_prompt(
         &self,
         asked: &Rendered,
@@ -177,7 +176,7 @@ impl Mixture {
     ) -> Result<Encoded, Refusal> {
         let whole = self.tokenizer.encode_rendered(full)?;
         let mut prompt = self.tokenizer.encode_rendered(asked)?;
-        // Where the template opens the answer, the answer is trained without what it opens: there is no such prompt.
+        // If the template opens the answer, the answer is trained without the opening: there is no such prompt.
         if head < asked.text.len() || whole.ids.starts_with(&prompt.ids) {
             return Ok(whole);
         }
@@ -187,14 +186,14 @@ impl Mixture {
         Ok(prompt)
     }
 
-    /// The bytes of an assistant turn that is not the last.
+    /// Returns the byte range of an assistant turn that is not the last.
     fn earlier_turn(
         &self,
         messages: &[Message],
         turn: usize,
         full: &Rendered,
     ) -> Option<Range<usize>> {
-        // Templates may refuse a conversation that starts with the assistant, or is empty.
+        // Templates may reject a conversation that is empty or starts with the assistant.
         let head = self.render(&messages[..turn], true).ok()?;
         let through = self.render(&messages[..=turn], false).ok()?.text;
         let head = shared_beginning(&head, &through)?;
@@ -203,7 +202,7 @@ impl Mixture {
     }
 }
 
-/// Drops the oldest exchange, so that the rest starts with a user turn again; false if only one is left.
+/// Drops the oldest exchange, so that the rest starts with a user turn again; returns false if only one is left.
 fn drop_oldest(messages: &mut Vec<Message>) -> bool {
     let first = messages
         .iter()
@@ -223,14 +222,14 @@ fn drop_oldest(messages: &mut Vec<Message>) -> bool {
     }
 }
 
-/// Cuts a dialogue of one exchange to `max` tokens: first the beginnings of what precedes the answer, of which a quarter of
-/// `max` is kept; then the answer's end. Returns which of the two were cut.
+/// Cuts a dialogue of one exchange to `max` tokens: first the beginnings of the messages before the answer, of which a quarter of `max`
+/// is kept; then the answer's end. Returns which of the two were cut.
 fn shrink(dialogue: &mut Dialogue, max: usize) -> (bool, bool) {
     let total = dialogue.ids.len();
     let answer = dialogue.answer.clone();
     let prompt = answer.start;
     let keep_answer = answer.len().min(max - prompt.min(max / 4));
-    // White space after the end-of-turn mark goes first: an answer that just fits is not a cut one.
+    // White space after the end-of-turn mark is removed first: an answer that just fits is not cut.
     let end = answer.start + keep_answer;
     let mut excess = (prompt + keep_answer).saturating_sub(max);
     let context_cut = excess > 0;
@@ -248,7 +247,7 @@ fn shrink(dialogue: &mut Dialogue, max: usize) -> (bool, bool) {
         keep[content.start..content.start + gone].fill(false);
         excess -= gone;
     }
-    // A frame that is too long by itself is cut from the left, too.
+    // A frame that is too long by itself is also cut from the left.
     for kept in &mut keep[..prompt] {
         if excess > 0 && *kept {
             *kept = false;

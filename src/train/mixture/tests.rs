@@ -1,4 +1,4 @@
-//! Golden mixtures on a tokenizer of characters, and smoke tests on real data.
+//! Golden tests of mixtures with a character tokenizer, and smoke tests on real data.
 
 use std::path::Path;
 
@@ -46,7 +46,7 @@ fn pair(turns: &[&str], chosen: &str, rejected: &str) -> PreferencePair {
     }
 }
 
-/// The text of an example with its supervised stretches in guillemets.
+/// Returns the text of an example with its supervised spans in guillemets.
 fn marked(example: &TrainExample) -> String {
     assert_eq!(example.ids.len(), example.weights.len());
     assert_eq!(example.weights[0], 0.0);
@@ -103,7 +103,7 @@ fn every_assistant_turn_is_supervised_with_its_end() {
         texts(&mixture, &talk)[0],
         "(s)<|user|>q</s><|assistant|>«x</s>»<|user|>r</s><|assistant|>«y</s>»"
     );
-    // The same text in a user turn is not taken for an assistant's.
+    // The same text in a user turn is not mistaken for an assistant turn.
     let echo = pair(&["x</s>", "x", "x"], "x", "z");
     assert_eq!(texts(&mixture, &echo)[0].matches('«').count(), 2);
 }
@@ -132,7 +132,7 @@ fn white_space_after_the_end_of_turn_is_not_supervised() {
         texts(&mixture, &pair(&["q", "x", "r"], "y ", "z"))[0],
         "<|user|>q</s>\n<|assistant|>«x</s>»\n<|user|>r</s>\n<|assistant|>«y </s>»\n"
     );
-    // Where the line end is all there is, it is the end of turn.
+    // If a template ends turns only with a line end, that line end is the end of turn.
     let chat = "{% for m in messages %}{{ m.role }}:{{ m.content }}{{ '\n' }}{% endfor %}\
                 {% if add_generation_prompt %}assistant:{% endif %}";
     let mixture = with_chat(chat, MixtureOptions::default());
@@ -142,7 +142,7 @@ fn white_space_after_the_end_of_turn_is_not_supervised() {
     );
 }
 
-/// What the pocket model's tokenizer makes of a pair: the tokens before the first supervised one, and those that are supervised.
+/// Encodes a pair with the pocket model's tokenizer; returns the tokens before the first supervised one, and the supervised tokens.
 fn imitated(chat: &str, chosen: &str) -> (Vec<u32>, Vec<u32>, Tokenizer) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
     let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json")).unwrap();
@@ -206,7 +206,7 @@ fn an_answer_is_encoded_behind_the_prompt_that_the_model_is_given() {
 
 #[test]
 fn a_template_that_opens_the_reasoning_is_imitated_from_before_it() {
-    // As R1's distillations, which leave the reasoning out of turns that are over; and as those that keep it.
+    // A template like those of R1's distillations, which omits the reasoning of finished turns; and one that keeps it.
     let forgets = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}\
                    {% if add_generation_prompt %}<|assistant|><think>\n{% endif %}";
     let keeps = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}\
@@ -220,7 +220,7 @@ fn a_template_that_opens_the_reasoning_is_imitated_from_before_it() {
     ] {
         let (before, supervised, tokenizer) = imitated(chat, chosen);
         let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
-        // Of an answer that itself opens with what the prompt opens, that much is asked for already.
+        // If an answer begins with the text that the prompt opens, that part is already in the prompt.
         let asked = "<|user|>q<|end|><|assistant|>";
         let (before, supervised) = (text(&before), text(&supervised));
         assert!(before.starts_with(asked), "{before:?}");
@@ -251,7 +251,7 @@ fn templates_that_treat_the_last_turn_specially_supervise_only_it() {
         "<|user|>q<|assistant|>x<|user|>r<|assistant|>«y</s>»"
     );
     assert_eq!(report.sft_last_turn_only, 1);
-    // A prompt that is no beginning of the conversation: the pair is not imitated, and the report says why.
+    // If the prompt is not a prefix of the conversation, the pair is not imitated, and the report gives the reason.
     let mixture = with_chat(
         &format!("{{% if add_generation_prompt %}}!{{% endif %}}{strip}"),
         MixtureOptions::default(),
@@ -272,7 +272,7 @@ fn principles_condition_the_judge_and_negations_flip_it() {
         negation: 1.0,
         ..MixtureOptions::default()
     });
-    // One principle without a negation: none is negated.
+    // If one principle has no negation, none is negated.
     assert!(
         texts(&negating, &named)[0].contains("Shorter wins.")
             && texts(&negating, &named)[0].ends_with("« A»")
@@ -397,7 +397,7 @@ fn answers_that_are_cut_have_no_end_of_turn() {
         "<|user|>on</s><|assistant|>«0123456789abcde»"
     );
     assert_eq!((report.sft_context_cut, report.sft_answer_cut), (1, 1));
-    // White space after the end-of-turn mark is no part of the answer.
+    // White space after the end-of-turn mark is not part of the answer.
     let chat = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}</s>{{ '\n' }}{% endfor %}\
                 {% if add_generation_prompt %}<|assistant|>{% endif %}";
     long.chosen = "0123456789abc".into();
@@ -548,7 +548,7 @@ fn real_conversations_become_examples_under_real_templates() {
         let stream = pairs.iter().cloned().map(Ok::<_, std::io::Error>);
         let (examples, report) = mixture.build(stream).unwrap();
         assert_eq!(report.sft_refused, 0, "{name}: {report}");
-        // Three pairs of these hold an empty answer or two equal ones at most.
+        // At most three of these pairs hold an empty answer or two equal ones.
         assert!(
             report.sft_examples >= 160 && report.judge_examples >= 320,
             "{name}: {report}"
@@ -611,7 +611,7 @@ fn plain_pairs_are_imitated_as_they_are_and_judged_as_a_chat() {
         let asked = fixtures::decode(&examples[1].ids);
         assert!(asked.contains("1: xy\n2: z\n"), "{asked}");
     }
-    // A long prompt loses its beginning, then a long answer its end.
+    // A long prompt loses its beginning first, then a long answer its end.
     let long = PreferencePair {
         plain: true,
         judge: false,

@@ -15,7 +15,7 @@ use super::OptimConfig;
 use super::grads::{Buffer, CHUNK};
 use crate::train::TrainError;
 
-/// The step's scalars, computed in f64.
+/// The scalars of a step, computed in f64.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Coefficients {
     decay: f32,
@@ -28,7 +28,7 @@ pub(super) struct Coefficients {
 }
 
 impl Coefficients {
-    /// `step` counts from 1.
+    /// Computes the scalars; `step` counts from 1.
     pub(super) fn new(c: &OptimConfig, lr: f64, weight_decay: f64, step: u64) -> Self {
         let t = step as f64;
         Self {
@@ -64,7 +64,7 @@ impl Moments {
         })
     }
 
-    /// The tensor path whatever the device: the test runs it on the CPU beside the fused loop.
+    /// Creates moments for the tensor path on any device: the test runs it on the CPU beside the fused loop.
     pub(super) fn device_zeros(var: &Var) -> Result<Self, TrainError> {
         Ok(Self::Device {
             m: var.zeros_like()?.detach(),
@@ -87,7 +87,7 @@ impl Moments {
             }
             (Self::Device { m, v }, Buffer::Device(g)) => {
                 let g = g.affine(f64::from(clip), 0.0)?;
-                // f32 coefficients widened: what `affine` rounds back is what the fused loop uses.
+                // The f32 coefficients are widened: `affine` rounds them back to the values that the fused loop uses.
                 let k64 = f64::from;
                 *m = (&*m + (&g - &*m)?.affine(k64(k.one_minus_beta1), 0.0)?)?;
                 *v = (v.affine(k64(k.beta2), 0.0)?
@@ -107,7 +107,7 @@ impl Moments {
     }
 }
 
-/// One pass over weight, gradient and both moments.
+/// One fused pass over weight, gradient and both moments.
 struct FusedStep<'a> {
     g: &'a [f32],
     clip: f32,
@@ -134,7 +134,7 @@ impl InplaceOp1 for FusedStep<'_> {
     }
 }
 
-/// A contiguous f32 variable's elements.
+/// Returns the elements of a contiguous f32 variable.
 pub(super) fn host_slice<'a>(
     storage: &'a mut CpuStorage,
     layout: &Layout,

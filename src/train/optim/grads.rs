@@ -1,4 +1,4 @@
-//! Gradient accumulators: one flat f32 buffer for each parameter.
+//! Gradient accumulators: one flat f32 buffer per parameter.
 
 use std::collections::HashMap;
 
@@ -7,19 +7,19 @@ use rayon::prelude::*;
 
 use super::super::TrainError;
 
-/// Elements one task sums or updates. A constant: the order of a sum must not depend on the number of threads.
+/// Elements that one task sums or updates. A constant: the order of a sum must not depend on the number of threads.
 pub(super) const CHUNK: usize = 16 * 1024;
 
-/// One parameter's accumulator, where the parameter lives.
+/// One parameter's accumulator, on the parameter's device.
 #[derive(Debug)]
 pub(super) enum Buffer {
     /// CPU: row-major.
     Host(Vec<f32>),
-    /// Any other device: f32, the parameter's shape.
+    /// Any other device: f32, in the parameter's shape.
     Device(Tensor),
 }
 
-/// The gradients of one optimizer step, summed over its micro-batches. Indices follow the names' order.
+/// The gradients of one optimizer step, summed over its micro-batches. Indices follow the order of the names.
 #[derive(Debug)]
 pub struct GradBuffers {
     names: Vec<String>,
@@ -29,10 +29,10 @@ pub struct GradBuffers {
 }
 
 impl GradBuffers {
-    /// Zeroed accumulators for these parameters, in the order of their names.
+    /// Creates zeroed accumulators for these parameters, in the order of their names.
     ///
     /// # Errors
-    /// A name that occurs twice; allocation on a device.
+    /// If a name occurs twice, or allocation on a device fails.
     pub fn new(params: &[(String, Var)]) -> Result<Self, TrainError> {
         let mut this = Self {
             names: Vec::new(),
@@ -52,12 +52,12 @@ impl GradBuffers {
         Ok(this)
     }
 
-    /// The parameters' names, sorted.
+    /// Returns the parameters' names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
     }
 
-    /// Number of parameters.
+    /// Returns the number of parameters.
     pub fn len(&self) -> usize {
         self.names.len()
     }
@@ -66,7 +66,7 @@ impl GradBuffers {
         self.names.is_empty()
     }
 
-    /// The index of a parameter.
+    /// Returns the index of a parameter.
     pub fn index_of(&self, name: &str) -> Option<usize> {
         self.index.get(name).copied()
     }
@@ -74,10 +74,10 @@ impl GradBuffers {
     /// Adds `scale * grad` to accumulator `index`.
     ///
     /// # Errors
-    /// A shape other than the parameter's.
+    /// If the shape is not the parameter's.
     ///
     /// # Panics
-    /// Where `index` is out of range.
+    /// If `index` is out of range.
     pub fn add(&mut self, index: usize, grad: &Tensor, scale: f32) -> Result<(), TrainError> {
         if grad.dims() != self.shapes[index] {
             return Err(TrainError::Mismatch(format!(
@@ -108,17 +108,17 @@ impl GradBuffers {
                     });
             }
             Buffer::Device(sum) => {
-                // Detached: an accumulator that remembered its graph would keep every micro-batch alive.
+                // Detached: an accumulator that kept its graph would keep every micro-batch alive.
                 *sum = (&*sum + grad.detach().affine(f64::from(scale), 0.0)?)?.detach();
             }
         }
         Ok(())
     }
 
-    /// [`Self::add`] by name.
+    /// Adds a gradient as [`Self::add`], by name.
     ///
     /// # Errors
-    /// As there, and for a name that is no parameter's.
+    /// As [`Self::add`]; if no parameter has the name.
     pub fn add_named(&mut self, name: &str, grad: &Tensor, scale: f32) -> Result<(), TrainError> {
         let index = self.index_of(name).ok_or_else(|| {
             TrainError::Mismatch(format!("a gradient for `{name}`, which is not trained"))
@@ -126,7 +126,7 @@ impl GradBuffers {
         self.add(index, grad, scale)
     }
 
-    /// The accumulator itself, row-major, for a backward that writes it directly; `None` off the CPU.
+    /// Returns the accumulator itself, row-major, for a backward pass that writes it directly; `None` if it is not on the CPU.
     pub fn host_mut(&mut self, index: usize) -> Option<&mut [f32]> {
         match &mut self.buffers[index] {
             Buffer::Host(sum) => Some(sum),
@@ -134,10 +134,10 @@ impl GradBuffers {
         }
     }
 
-    /// A copy of one accumulator as a tensor of the parameter's shape.
+    /// Returns a copy of one accumulator as a tensor of the parameter's shape.
     ///
     /// # Errors
-    /// Allocation.
+    /// If allocation fails.
     pub fn to_tensor(&self, index: usize) -> Result<Tensor, TrainError> {
         Ok(match &self.buffers[index] {
             Buffer::Host(sum) => {
@@ -147,10 +147,10 @@ impl GradBuffers {
         })
     }
 
-    /// Multiplies everything, for a normaliser known only after the last micro-batch.
+    /// Multiplies all gradients by `factor`, for a normaliser known only after the last micro-batch.
     ///
     /// # Errors
-    /// A device's.
+    /// Those of the device.
     pub fn scale(&mut self, factor: f32) -> Result<(), TrainError> {
         for buffer in &mut self.buffers {
             match buffer {
@@ -166,7 +166,7 @@ impl GradBuffers {
     /// Adds another set of sums for the same parameters.
     ///
     /// # Errors
-    /// Buffers of other parameters; a device's.
+    /// If the buffers are of other parameters; those of the device.
     pub fn add_all(&mut self, other: &Self) -> Result<(), TrainError> {
         if self.names != other.names || self.shapes != other.shapes {
             return Err(TrainError::Mismatch(
@@ -192,10 +192,10 @@ impl GradBuffers {
         Ok(())
     }
 
-    /// Back to zero for the next step; the host buffers' memory is kept.
+    /// Resets everything to zero for the next step; the host buffers' memory is kept.
     ///
     /// # Errors
-    /// A device's.
+    /// Those of the device.
     pub fn zero(&mut self) -> Result<(), TrainError> {
         for buffer in &mut self.buffers {
             match buffer {
@@ -206,11 +206,11 @@ impl GradBuffers {
         Ok(())
     }
 
-    /// The L2 norm over all gradients, summed in f64 over fixed chunks in a fixed order.
+    /// Returns the L2 norm over all gradients, summed in f64 over fixed chunks in a fixed order.
     ///
     /// # Errors
-    /// [`TrainError::NonFiniteGradient`] with the first tensor that holds a NaN or infinity. (Squares of finite f32
-    /// cannot overflow an f64 sum, so the sum alone tells.)
+    /// [`TrainError::NonFiniteGradient`] with the first tensor that holds a NaN or infinity. (Squares of finite f32 cannot overflow an
+    /// f64 sum, so checking the sum is enough.)
     pub fn global_norm(&self) -> Result<f64, TrainError> {
         let mut total = 0.0;
         for (name, square_sum) in self.names.iter().zip(self.square_sums()?) {
@@ -224,7 +224,7 @@ impl GradBuffers {
         Ok(total.sqrt())
     }
 
-    /// For each parameter the sum of its gradient's squares.
+    /// Returns the sum of squares of each parameter's gradient.
     fn square_sums(&self) -> Result<Vec<f64>, TrainError> {
         let mut sums = vec![0.0; self.buffers.len()];
         let mut on_device = Vec::new();
@@ -240,7 +240,7 @@ impl GradBuffers {
             }
         }
         if !on_device.is_empty() {
-            // One transfer for all of them: each would wait for the device.
+            // One transfer for all of them: each single transfer would wait for the device.
             let all: Vec<&Tensor> = on_device.iter().map(|(_, s)| s).collect();
             let values = Tensor::stack(&all, 0)?.to_vec1::<f64>()?;
             for ((i, _), value) in on_device.iter().zip(values) {
@@ -255,7 +255,7 @@ impl GradBuffers {
     }
 }
 
-/// Eight fixed lanes, so that the compiler may use vectors without changing the sum.
+/// Uses eight fixed lanes, so that the compiler may vectorise without changing the sum.
 fn square_sum(values: &[f32]) -> f64 {
     let mut lanes = [0.0f64; 8];
     let mut eights = values.chunks_exact(8);

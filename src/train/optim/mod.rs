@@ -1,12 +1,12 @@
 //! The optimizer: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
 //!
-//! Parameters are kept sorted by name, so sums, state files and reports never depend on the order of a hash map. The
-//! arithmetic of AdamW and of the clipping is PyTorch's (`torch.optim.AdamW`, `clip_grad_norm_`), in f32 with f64
-//! scalars and an f64 norm. On the CPU the result has the same bits whatever the number of threads: elements are
-//! independent and the norm is summed over fixed chunks in a fixed order.
+//! Parameters are kept sorted by name, so sums, state files and reports never depend on the order of a hash map. The arithmetic of AdamW
+//! and of the clipping is PyTorch's (`torch.optim.AdamW`, `clip_grad_norm_`), in f32 with f64 scalars and an f64 norm. On the CPU the
+//! result has the same bits for any number of threads: elements are independent and the norm is summed over fixed chunks in a fixed
+//! order.
 //!
-//! The optimizer writes its `Var`s **in place**. That is right for tensors which only the trainer holds; whoever
-//! publishes weights must copy them (`Tensor::copy`), because a clone or a `detach()` shares the storage.
+//! The optimizer writes its `Var`s **in place**. That is safe for tensors which only the trainer holds; code that publishes weights must
+//! copy them (`Tensor::copy`), because a clone or a `detach()` shares the storage.
 
 mod adamw;
 mod grads;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainError;
 pub use grads::GradBuffers;
 
-/// Which rule moves the hidden matrices.
+/// The update rule of the hidden matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
@@ -31,7 +31,7 @@ pub enum OptimizerKind {
     Muon,
 }
 
-/// Everything but the learning rate, which the schedule gives to each step.
+/// The optimizer's settings, except for the learning rate, which the schedule gives for each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimConfig {
@@ -39,12 +39,12 @@ pub struct OptimConfig {
     pub beta1: f64,
     pub beta2: f64,
     pub eps: f64,
-    /// Decoupled: a step multiplies the weights by `1 - lr * weight_decay`. Norms and biases (anything of fewer than
-    /// two dimensions) never decay.
+    /// Decoupled weight decay: a step multiplies the weights by `1 - lr * weight_decay`. Norms and biases (anything of fewer than two
+    /// dimensions) never decay.
     pub weight_decay: f64,
     /// Whether the token embeddings decay too.
     pub decay_embeddings: bool,
-    /// Gradients are scaled down to this global norm; 0 switches clipping off (the norm is still reported).
+    /// Limit of the gradients' global norm, to which they are scaled down; 0 disables clipping (the norm is still reported).
     pub max_grad_norm: f64,
     /// Muon's momentum (Nesterov).
     pub muon_momentum: f64,
@@ -66,8 +66,10 @@ impl Default for OptimConfig {
 }
 
 impl OptimConfig {
+    /// Checks the settings.
+    ///
     /// # Errors
-    /// Names the first field whose value makes no sense.
+    /// If a field is invalid; the message names the first.
     pub fn validate(&self) -> Result<(), TrainError> {
         let unit = |name: &str, v: f64| {
             if (0.0..1.0).contains(&v) {
@@ -96,18 +98,18 @@ impl OptimConfig {
     }
 }
 
-/// What one step did.
+/// Statistics of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepStats {
     /// Steps taken so far, this one included.
     pub step: u64,
     /// Global L2 norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// What the gradients were multiplied with; 1 where they were not clipped.
+    /// The factor applied to the gradients; 1 without clipping.
     pub clip_coef: f64,
 }
 
-/// The rule and the f32 state of one parameter.
+/// The update rule and f32 state of one parameter.
 #[derive(Debug)]
 enum Rule {
     AdamW(adamw::Moments),
@@ -122,7 +124,7 @@ struct Param {
     rule: Rule,
 }
 
-/// See the module's documentation.
+/// The optimizer; see the module documentation.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimConfig,
@@ -132,10 +134,10 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Takes over the trainable tensors (as handles: the caller's `Var`s see every update). Order does not matter.
+    /// Creates an optimizer of the trainable tensors (as handles: the caller's `Var`s see every update). Order does not matter.
     ///
     /// # Errors
-    /// A name that occurs twice, a dtype other than f32, a tensor that is not contiguous, a bad configuration.
+    /// If a name occurs twice, a dtype is not f32, a tensor is not contiguous, or the configuration is invalid.
     pub fn new(params: &[(String, Var)], config: OptimConfig) -> Result<Self, TrainError> {
         config.validate()?;
         let params = sorted(params)?
@@ -168,10 +170,10 @@ impl Optimizer {
         })
     }
 
-    /// Zeroed accumulators that fit these parameters.
+    /// Creates zeroed accumulators that fit these parameters.
     ///
     /// # Errors
-    /// Allocation on a device.
+    /// If allocation on a device fails.
     pub fn grad_buffers(&self) -> Result<GradBuffers, TrainError> {
         let params: Vec<_> = self
             .params
@@ -181,21 +183,21 @@ impl Optimizer {
         GradBuffers::new(&params)
     }
 
-    /// Steps taken so far.
+    /// Returns the number of steps taken so far.
     pub fn step(&self) -> u64 {
         self.step
     }
 
-    /// The parameters' names, in the order of every index.
+    /// Returns the parameters' names, in the order of every index.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.params.iter().map(|p| p.name.as_str())
     }
 
-    /// Clips `grads` to the global norm and moves every parameter once. `grads` is left as it was.
+    /// Clips `grads` to the global norm and updates every parameter once. `grads` is not changed.
     ///
     /// # Errors
-    /// [`TrainError::NonFiniteGradient`] names the first tensor with a NaN or infinity, before anything was changed:
-    /// parameters, state and step count are untouched and the caller may go on with the next batch.
+    /// [`TrainError::NonFiniteGradient`] names the first tensor with a NaN or infinity, before anything is changed: parameters, state and
+    /// step count stay as they were and the caller may go on with the next batch.
     pub fn clip_and_step(&mut self, grads: &GradBuffers, lr: f64) -> Result<StepStats, TrainError> {
         if !grads
             .names()
@@ -206,7 +208,7 @@ impl Optimizer {
             ));
         }
         let grad_norm = grads.global_norm()?;
-        // clip_grad_norm_ divides by norm + 1e-6 and clamps.
+        // `clip_grad_norm_` divides by norm + 1e-6 and clamps.
         let clip_coef = if self.config.max_grad_norm > 0.0 {
             (self.config.max_grad_norm / (grad_norm + 1e-6)).min(1.0)
         } else {
@@ -243,7 +245,7 @@ impl Optimizer {
     }
 }
 
-/// A copy of the list sorted by name.
+/// Returns a copy of the list, sorted by name.
 fn sorted(params: &[(String, Var)]) -> Result<Vec<(String, Var)>, TrainError> {
     let mut params = params.to_vec();
     params.sort_by(|a, b| a.0.cmp(&b.0));

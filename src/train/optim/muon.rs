@@ -6,21 +6,21 @@
 //! w ← w · (1 − lr·λ) − lr · 0.2·√max(rows, columns) · O
 //! ```
 //!
-//! The factor `0.2·√max(rows, columns)` gives an update the root mean square that AdamW's usually have (Liu et al. 2025,
-//! arXiv 2502.16982, section 2.2; `match_rms_adamw` in `torch.optim.Muon`). Unlike those, the iteration runs in f32:
-//! the CPU has no bf16 matmul, and the matrices are small.
+//! The factor `0.2·√max(rows, columns)` gives an update the root mean square that AdamW's updates usually have (Liu et al. 2025, arXiv
+//! 2502.16982, section 2.2; `match_rms_adamw` in `torch.optim.Muon`). Unlike in those, the iteration runs in f32: the CPU has no bf16
+//! matmul, and the matrices are small.
 
 use candle_core::{Device, Tensor, Var};
 
 use super::grads::Buffer;
 use crate::train::TrainError;
 
-/// The quintic's coefficients (Jordan 2024): steep at zero, at the price of singular values only near 1.
+/// The quintic's coefficients (Jordan 2024): steep at zero, at the cost of singular values that are only near 1.
 const QUINTIC: (f64, f64, f64) = (3.4445, -4.7750, 2.0315);
 const ITERATIONS: usize = 5;
 
-/// Whether Muon moves this parameter: hidden matrices only. LoRA factors are left to AdamW: orthogonalising the
-/// factors is not orthogonalising their product.
+/// Returns whether Muon updates this parameter: hidden matrices only. LoRA factors are left to AdamW: orthogonalising the factors does
+/// not orthogonalise their product.
 pub(super) fn applies(name: &str, var: &Var) -> bool {
     var.rank() == 2
         && !super::is_embedding(name)
@@ -28,7 +28,7 @@ pub(super) fn applies(name: &str, var: &Var) -> bool {
         && !name.contains("lora_")
 }
 
-/// The momentum of one matrix, f32, where the matrix lives.
+/// The momentum of one matrix, in f32, on the matrix's device.
 #[derive(Debug)]
 pub(super) struct Momentum(pub(super) Tensor);
 
@@ -64,7 +64,8 @@ impl Momentum {
     }
 }
 
-/// The nearest semi-orthogonal matrix, roughly: singular values land in about 0.7 to 1.2. `[rows, columns]` in and out.
+/// Returns approximately the nearest semi-orthogonal matrix, with singular values of about 0.7 to 1.2. Takes and returns `[rows,
+/// columns]`.
 fn newton_schulz(matrix: &Tensor) -> Result<Tensor, TrainError> {
     let (rows, columns) = matrix.dims2()?;
     let tall = rows > columns;

@@ -11,14 +11,15 @@ use super::adamw::Moments;
 use super::{Optimizer, Param, Rule};
 use crate::train::TrainError;
 
-/// The metadata key. One key only: safetensors writes its metadata in hash-map order, and files are compared by digest.
+/// The metadata key of the step. Only one key is used: safetensors writes its metadata in hash-map order, and files are compared by
+/// digest.
 const STEP: &str = "selfjudge_optimizer_step";
 
 impl Optimizer {
     /// Writes the state. The same state always gives the same bytes.
     ///
     /// # Errors
-    /// The file system's; a device's.
+    /// Those of the file system and of the device.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
         let mut tensors = BTreeMap::new();
         for param in &self.params {
@@ -43,10 +44,10 @@ impl Optimizer {
         std::fs::write(path, bytes).map_err(TrainError::io("cannot write", path))
     }
 
-    /// Takes over a state that [`Self::save`] wrote for the same parameters and the same kind of optimizer.
+    /// Loads a state that [`Self::save`] wrote for the same parameters and the same kind of optimizer.
     ///
     /// # Errors
-    /// A tensor that is missing, superfluous, of another shape or dtype, or not finite: named, and nothing is changed.
+    /// If a tensor is missing, superfluous, of another shape or dtype, or not finite; the message names it, and nothing is changed.
     pub fn load(&mut self, path: &Path) -> Result<(), TrainError> {
         let bad = |detail: String| TrainError::bad_file(path, detail);
         let bytes = std::fs::read(path).map_err(TrainError::io("cannot read", path))?;
@@ -100,7 +101,7 @@ const EXP_AVG: &str = "exp_avg";
 const EXP_AVG_SQ: &str = "exp_avg_sq";
 const MOMENTUM: &str = "momentum_buffer";
 
-/// A parameter's state as (key, values).
+/// Returns a parameter's state as (key, values).
 fn state_of(param: &Param) -> Result<Vec<(String, Vec<f32>)>, TrainError> {
     let key = |k: &str| format!("{}.{k}", param.name);
     let host = |t: &Tensor| -> Result<Vec<f32>, TrainError> {
@@ -117,7 +118,7 @@ fn state_of(param: &Param) -> Result<Vec<(String, Vec<f32>)>, TrainError> {
     })
 }
 
-/// The values of one tensor of the file, or what is wrong with it.
+/// Returns the values of one tensor of the file, or the error in it.
 fn values(view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>, String> {
     if view.dtype() != Dtype::F32 || view.shape() != shape {
         return Err(format!(

@@ -1,4 +1,4 @@
-//! The optimizer against PyTorch's numbers, and what its promises mean.
+//! Tests of the optimizer against PyTorch's numbers, and of its guarantees.
 
 use candle_core::{Device, Tensor, Var};
 
@@ -22,7 +22,7 @@ fn assert_close(actual: &[f32], expected: &[f32], tolerance: f32) {
 
 const W: [f32; 6] = [0.5, -1.25, 2.0, 0.03125, -0.75, 1.5];
 
-/// Gradient of step `t` (from 1) of the 2-D fixture.
+/// Returns the gradient of step `t` (from 1) of the 2-D fixture.
 fn grad(t: usize, shape: &[usize]) -> Tensor {
     let g: Vec<f32> = (0..6)
         .map(|i| (((i * 7 + t * 3) % 11) as f32 - 5.0) / 10.0 * (1 + t) as f32)
@@ -126,7 +126,7 @@ fn adamw_equals_torch() {
     }
 }
 
-/// The tensor path, which other devices take, against the fused loop.
+/// Compares the tensor path, used on other devices, with the fused loop.
 #[test]
 fn the_tensor_path_equals_the_fused_loop() {
     let (fused, mut optimizer) = fixture(torch_config(), &[2, 3]);
@@ -148,7 +148,7 @@ fn the_tensor_path_equals_the_fused_loop() {
     }
 }
 
-/// A reference in f32 PyTorch, and torch.optim.Muon (bf16 iteration, hence the second tolerance).
+/// References: an f32 implementation in PyTorch, and torch.optim.Muon (bf16 iteration, hence the second tolerance).
 #[test]
 fn muon_equals_torch() {
     let config = OptimConfig {
@@ -252,14 +252,14 @@ fn a_non_finite_gradient_names_its_tensor_and_changes_nothing() {
         let after: Vec<_> = params.iter().map(|(_, v)| values(v)).collect();
         assert_eq!(before, after);
 
-        // The step after it is the step that would have been.
+        // The next step is the same as without the failed one.
         let (clean, mut other) = fixture(torch_config(), &[2, 3]);
         step(&mut other, 1, &[2, 3]);
         step(&mut other, 2, &[2, 3]);
         step(&mut optimizer, 2, &[2, 3]);
         assert_eq!(values(&params[0].1), values(&clean[0].1));
     }
-    // Finite values whose squares overflow f32 are no reason to stop.
+    // Finite values whose squares overflow f32 are not an error.
     let (_, mut optimizer) = fixture(torch_config(), &[2, 3]);
     let mut grads = optimizer.grad_buffers().unwrap();
     grads.host_mut(1).unwrap()[0] = 1e30;
@@ -275,7 +275,7 @@ fn gradients_accumulate_with_their_scale() {
         grads.names().collect::<Vec<_>>(),
         ["layer.bias", "layer.weight"]
     );
-    // A view that is not contiguous is added by its shape, not by its memory.
+    // A view that is not contiguous is added by its shape, not by its memory layout.
     let transposed = grad(1, &[3, 2]).t().unwrap();
     grads.add_named("layer.weight", &transposed, 2.0).unwrap();
     grads
@@ -296,7 +296,7 @@ fn gradients_accumulate_with_their_scale() {
     assert!(grads.add_named("other", &grad(1, &[2, 3]), 1.0).is_err());
 }
 
-/// Odd sizes around the chunk length, on pools of one and three threads: the same bits.
+/// Odd sizes around the chunk length give the same bits on pools of one and three threads.
 #[test]
 fn the_number_of_threads_changes_no_bit() {
     let run = |threads: usize| {
