@@ -1,9 +1,8 @@
-//! Added tokens: found in text as `tokenizers` finds them, but control tokens only where they may be.
+//! Matching of added tokens in text as in `tokenizers`, except that control tokens match only in trusted text.
 //!
-//! `tokenizers` can be told to overlook "special" tokens, all or none, in a whole string. Here the question is
-//! asked per match: a control token counts only where all of its bytes are trusted. Everything else (longest
-//! match first, `single_word`, `lstrip`, `rstrip`, matching against the raw or the normalised text) follows
-//! `tokenizers`' `AddedVocabulary`, so that fully trusted text encodes identically.
+//! `tokenizers` can ignore "special" tokens only all or none, in a whole string. Here the decision is made per match: a control token
+//! counts only if all of its bytes are trusted. Everything else (longest match first, `single_word`, `lstrip`, `rstrip`, matching against
+//! the raw or the normalised text) follows `tokenizers`' `AddedVocabulary`, so that fully trusted text encodes identically.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,18 +11,17 @@ use tokenizers::{AddedToken, NormalizedString, Normalizer, NormalizerWrapper};
 
 use super::TextError;
 
-/// Whether an added token steers the model, so that text from outside must not become it.
+/// Returns whether an added token is a control token, which untrusted text must not become.
 ///
-/// Special ones always do. Of the others only plain words and white space (GPT-NeoX adds runs of spaces) are
-/// text; anything with markup in it (`<think>`, `<|fim_prefix|>`, `[INST]`) is taken for a role marker, whether
-/// the chat template happens to use it or not.
+/// Special tokens always are. Of the others only plain words and white space (GPT-NeoX adds runs of spaces) are text; any token with
+/// markup in it (`<think>`, `<|fim_prefix|>`, `[INST]`) is treated as a role marker, whether or not the chat template uses it.
 pub(super) fn is_control(token: &AddedToken) -> bool {
     let plain = |c: char| c.is_alphanumeric() || c.is_whitespace() || c == '▁';
     token.special || !token.content.chars().all(plain)
 }
 
-/// Whether a control token marks reasoning or a tool call inside an answer, by its name. All that could end a turn or name a role is
-/// left out: a name that is not known counts as such.
+/// Returns whether a control token marks reasoning or a tool call inside an answer, by its name. Names that could end a turn or name a
+/// role are excluded, and so are unknown names.
 pub(super) fn is_marker(content: &str) -> bool {
     const PARTS: [&str; 10] = [
         "think",
@@ -37,7 +35,7 @@ pub(super) fn is_marker(content: &str) -> bool {
         "function_call",
         "functioncall",
     ];
-    /// Words of role headers, turn ends and what tools return.
+    /// Words in the names of role headers, turn ends and tool results.
     const ROLES: [&str; 8] = [
         "user",
         "system",
@@ -65,20 +63,20 @@ struct Pattern {
     rstrip: bool,
 }
 
-/// A set of added tokens to be looked for in one pass.
+/// A set of added tokens that are matched in one pass.
 pub(super) struct AddedTokens {
-    /// Longest first among those with the same first byte.
+    /// Longest first among patterns with the same first byte.
     patterns: Vec<Pattern>,
     /// For every first byte the range of `patterns` that start with it.
     by_first_byte: Box<[Range<u32>; 256]>,
     has_text_tokens: bool,
 }
 
-/// A stretch of the text: an added token, or text between them.
+/// A span of the text: an added token, or text between added tokens.
 pub(super) type Stretch = (Option<u32>, Range<usize>);
 
 impl AddedTokens {
-    /// The tokens matched against raw text and those matched against normalised text, in this order.
+    /// Returns the tokens matched against raw text and those matched against normalised text, in this order.
     pub(super) fn both<'a>(
         tokens: impl IntoIterator<Item = (u32, &'a AddedToken)>,
         normalizer: Option<&NormalizerWrapper>,
@@ -137,13 +135,13 @@ impl AddedTokens {
         }
     }
 
-    /// Whether anything could be found at all in text of which some, or nothing, is trusted.
+    /// Returns whether any token could match in text of which some part, or none, is trusted.
     pub(super) fn can_match(&self, some_trusted: bool) -> bool {
         self.has_text_tokens || some_trusted && !self.patterns.is_empty()
     }
 
-    /// Cuts `text` at the added tokens in it. `trusted` is asked for each control token found, with its bytes
-    /// in `text` (before `lstrip` and `rstrip` widen the stretch over white space) and whether it is a marker.
+    /// Splits `text` at the added tokens in it. `trusted` is called for each control token found, with its bytes in `text` (before
+    /// `lstrip` and `rstrip` extend the span over white space) and whether it is a marker.
     pub(super) fn split(
         &self,
         text: &str,
@@ -284,7 +282,7 @@ mod tests {
                 (Some(0), 9..12)
             ]
         );
-        // only "<a>" is trusted: the longer token, half in untrusted text, gives way to the shorter
+        // Only "<a>" is trusted: the longer token, half in untrusted text, is rejected in favour of the shorter.
         assert_eq!(
             set.split("<a><b>  ", |range, _| range.end <= 3),
             [(Some(0), 0..3), (None, 3..6), (Some(2), 6..8)]

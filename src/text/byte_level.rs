@@ -1,6 +1,6 @@
-//! The GPT-2 byte alphabet: each byte written as one printable character.
+//! The GPT-2 byte alphabet: one printable character for each byte.
 
-/// The byte a character of the alphabet stands for.
+/// Returns the byte that a character of the alphabet stands for.
 ///
 /// Printable Latin-1 bytes stand for themselves; the other 68 are numbered from U+0100 in byte order.
 pub(super) fn byte_of(c: char) -> Option<u8> {

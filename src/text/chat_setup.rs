@@ -1,4 +1,4 @@
-//! Which chat template a model is served with, and its variables.
+//! The chat template of a served model, and its variables.
 
 use std::path::{Path, PathBuf};
 
@@ -8,19 +8,20 @@ use super::tools::ToolFormat;
 use super::{ChatTemplate, SpecialTokens, TextError};
 use crate::files;
 
-/// An operator's choice of a chat template; by default the model's own.
+/// An operator's choice of a chat template; the default is the model's own.
 #[derive(Debug, Clone, Default)]
 pub struct ChatSetup {
-    /// A file with a Jinja template, instead of the model's own.
+    /// A file with a Jinja template, to replace the model's own.
     pub template: Option<PathBuf>,
     /// Variables of every rendering, such as `enable_thinking`.
     pub variables: Variables,
-    /// How the model writes calls of tools; by default its template shows it.
+    /// The format of the model's tool calls; by default it is detected from the template.
     pub tool_format: Option<ToolFormat>,
 }
 
 impl ChatSetup {
-    /// Builds the template for the model in `dir`. A model that has none gets one that refuses every conversation and says why.
+    /// Builds the template for the model in `dir`. For a model without one it returns a template whose every rendering fails with the
+    /// reason.
     pub fn build(&self, dir: &Path) -> Result<ChatTemplate, TextError> {
         let special = SpecialTokens::from_model_dir(dir)?;
         let (path, source) = match &self.template {
@@ -50,7 +51,7 @@ impl ChatSetup {
     }
 }
 
-/// Names of variables that the server sets itself.
+/// Names of variables that the server itself sets.
 const RESERVED: [&str; 7] = [
     "messages",
     "tools",
@@ -64,7 +65,7 @@ const RESERVED: [&str; 7] = [
 /// Checks the names of template variables.
 ///
 /// # Errors
-/// Says what is wrong with the first that the server sets itself, or that no template can name.
+/// If the server itself sets a name, or no template can use it; the message describes the first such name.
 pub fn check_variables(variables: &Variables) -> Result<(), String> {
     for name in variables.keys() {
         if RESERVED.contains(&name.as_str()) || name.ends_with("_token") {

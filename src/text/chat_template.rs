@@ -1,18 +1,18 @@
-//! Chat templates: a conversation becomes the prompt a model was trained on, with contents marked untrusted.
+//! Chat templates: rendering of a conversation into the prompt format of a model's training, with contents marked untrusted.
 //!
-//! # Whose character is it?
-//! A template is a program that may do anything with a message. It is rendered plainly, which gives the text,
-//! and once more over stand-ins (see [`super::stand_in`]), which gives the origin of each character:
+//! # The origin of each character
+//! A template is a program that may do anything with a message. It is rendered once plainly, which gives the text, and once over
+//! stand-ins (see [`super::stand_in`]), which gives the origin of each character:
 //!
-//! 1. If the rendering over stand-ins, put back, is the plain one, the origin of every character is known.
-//! 2. If not, the template looks into contents (Qwen 3 splits at `</think>`). String literals of the template
-//!    that occur in contents are left readable, as few as will do. Where the output then differs from the
-//!    rendering over stand-ins, those literals may be the template's or a message's, and count as untrusted.
-//! 3. If even that does not lead to the plain text (a template that capitalises, say), the rendering over
-//!    stand-ins is the result: the template treats contents as opaque, and roles stay unforgeable.
+//! 1. If the rendering over stand-ins, with the stand-ins replaced back, equals the plain one, the origin of every character is known.
+//! 2. If not, the template inspects contents (Qwen 3 splits at `</think>`). String literals of the template that occur in contents are
+//!    then left readable, as few as possible. Where the output differs from the rendering over stand-ins, those literals may come from
+//!    the template or from a message, and count as untrusted.
+//! 3. If even that does not give the plain text (with a template that capitalises, for example), the rendering over stand-ins is the
+//!    result: the template treats contents as opaque, and roles cannot be forged.
 //!
-//! Deviation from transformers: step 3 only, said once per template in the log. What this does not cover is a
-//! template that compares a content with a literal and then outputs a *part* of that literal cut from the content.
+//! Only step 3 deviates from transformers; it is logged once per template. Not covered: a template that compares a content with a literal
+//! and then outputs a *part* of that literal cut from the content.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -44,38 +44,38 @@ impl std::fmt::Debug for ChatTemplate {
 }
 
 struct Inner {
-    /// The compiled template, or the directory of a model that has none.
+    /// The compiled template, or the directory of a model without one.
     env: Result<Environment<'static>, PathBuf>,
-    /// Variables of every rendering, which those of a rendering override.
+    /// Variables of every rendering; those of a single rendering override them.
     variables: Variables,
     special_tokens: SpecialTokens,
-    /// String literals by which the template may recognise something in a content.
+    /// String literals by which the template may recognise parts of a content.
     literals: Vec<String>,
-    /// Characters of the template and the special tokens that lie where stand-ins are taken from.
+    /// Characters of the template and the special tokens that lie in the range of stand-ins.
     taken: HashSet<char>,
-    /// How calls of tools are written, where the template shows it.
+    /// The format of tool calls, if the template shows it.
     tool_format: Option<ToolFormat>,
     warned: AtomicBool,
 }
 
-/// Template variables by their names.
+/// Template variables by name.
 pub type Variables = BTreeMap<String, serde_json::Value>;
 
-/// What besides the messages goes into a rendering.
+/// The options of a rendering, besides the messages.
 #[derive(Debug, Clone, Default)]
 pub struct RenderOptions {
     /// Whether to open the assistant's turn at the end.
     pub add_generation_prompt: bool,
-    /// Further variables, e.g. `enable_thinking`. They are trusted: nothing from outside belongs here.
+    /// Further variables, e.g. `enable_thinking`. They are trusted and must not contain text from outside.
     pub variables: Variables,
-    /// What `strftime_now` tells, in Unix seconds; the present when `None`. Set it where prompts must repeat.
+    /// The time for `strftime_now`, in Unix seconds; the current time if `None`. Set it if prompts must be reproducible.
     pub now: Option<i64>,
-    /// Which control tokens count in the assistant's turns.
+    /// The control tokens that are recognised in the assistant's turns.
     pub own: OwnTrust,
 }
 
 impl RenderOptions {
-    /// The options under which a model is asked to answer.
+    /// Returns the options for a prompt that the model is to answer.
     pub fn for_generation() -> Self {
         Self {
             add_generation_prompt: true,
@@ -83,28 +83,28 @@ impl RenderOptions {
         }
     }
 
-    /// These options with `own` for the assistant's turns.
+    /// Returns these options with `own` for the assistant's turns.
     #[must_use]
     pub fn with_own(self, own: OwnTrust) -> Self {
         Self { own, ..self }
     }
 }
 
-/// Bytes rendered in step 2 at most, so that no content can make a rendering take long.
+/// Limit on the bytes rendered in step 2, so that no content can make a rendering slow.
 const MAX_TRIAL_BYTES: usize = 32 << 20;
 
 impl ChatTemplate {
-    /// The template of a model's directory: `chat_template.jinja`, else that of `tokenizer_config.json`.
+    /// Reads the template of a model directory: `chat_template.jinja`, else that of `tokenizer_config.json`.
     pub fn from_model_dir(dir: &Path) -> Result<Self, TextError> {
         Self::from_source(&find(dir)?.1, SpecialTokens::from_model_dir(dir)?)
     }
 
-    /// [`Self::from_model_dir`]; where there is none, a template that refuses every conversation and says why.
+    /// Reads a template as [`Self::from_model_dir`]; if there is none, returns a template whose every rendering fails with the reason.
     pub fn of_model_dir(dir: &Path) -> Result<Self, TextError> {
         ChatSetup::default().build(dir)
     }
 
-    /// What stands for the template of a model that has none.
+    /// Returns the placeholder for a model without a template.
     pub(super) fn none_in(dir: &Path, special_tokens: SpecialTokens) -> Self {
         Self(Arc::new(Inner {
             env: Err(dir.to_owned()),
@@ -117,16 +117,16 @@ impl ChatTemplate {
         }))
     }
 
-    /// A template given as Jinja source.
+    /// Compiles a template from Jinja source.
     pub fn from_source(source: &str, special_tokens: SpecialTokens) -> Result<Self, TextError> {
         Self::with_variables(source, special_tokens, Variables::new(), None)
     }
 
-    /// A template given as Jinja source, with variables of every rendering. `tool_format` is an operator's choice; by default the
-    /// template shows it.
+    /// Compiles a template from Jinja source, with variables of every rendering. `tool_format` is an operator's choice; by default it is
+    /// detected from the template.
     ///
     /// # Errors
-    /// A template that does not parse, or that does not show tools to the model in the chosen format.
+    /// If the template does not parse, or does not show tools to the model in the chosen format.
     pub fn with_variables(
         source: &str,
         special_tokens: SpecialTokens,
@@ -163,7 +163,7 @@ impl ChatTemplate {
         })))
     }
 
-    /// Returns how the model is to write calls of tools: as its template shows it, else in a form of JSON.
+    /// Returns the format of the model's tool calls: the template's, or else a form of JSON.
     pub fn tool_format(&self) -> ToolFormat {
         self.0.tool_format.unwrap_or(ToolFormat::Json)
     }
@@ -172,11 +172,11 @@ impl ChatTemplate {
         &self.0.special_tokens
     }
 
-    /// Renders a conversation. `untrusted` of the result covers what came from message contents, but for the assistant's turns where
-    /// the options tell them apart: those are in `own`. White space at the ends of a content may be left out.
+    /// Renders a conversation. `untrusted` of the result covers text from message contents, except for the assistant's turns if the
+    /// options distinguish them: those are in `own`. White space at the ends of a content may be excluded.
     ///
     /// # Errors
-    /// What the template objects to (`raise_exception`, roles out of turn), and its own mistakes.
+    /// Errors that the template raises (`raise_exception`, roles out of turn), and errors in the template itself.
     pub fn render(
         &self,
         messages: &[Message],
@@ -185,8 +185,8 @@ impl ChatTemplate {
         self.render_values(&ChatValues::of_messages(messages, options.own), options)
     }
 
-    /// Renders a conversation with tools, in the model's own format of them or as plain turns. `doubtful` says of a string whether it
-    /// could spell a control token, or a part of one.
+    /// Renders a conversation with tools, in the model's own tool format or as plain turns. `doubtful` returns whether a string could
+    /// spell a control token, or a part of one.
     ///
     /// # Errors
     /// As [`Self::render`].
@@ -198,7 +198,7 @@ impl ChatTemplate {
     ) -> Result<Rendered, TextError> {
         let Some(format) = self.0.tool_format else {
             let rendered = self.render(&json_form::plain(chat, json_form::Place::System), options);
-            // Some templates take no system message.
+            // Some templates do not accept a system message.
             return match rendered {
                 Err(TextError::Render(_)) if json_form::can_move(chat) => {
                     let plain = json_form::plain(chat, json_form::Place::User);
@@ -305,27 +305,27 @@ impl ChatTemplate {
     }
 }
 
-/// Where literals that were left readable occur, by the speakers of the contents they may be from.
+/// Byte ranges of literals left readable, by the speaker of the contents they may come from.
 #[derive(Default)]
 struct Found {
     outside: Vec<Range<usize>>,
     own: Vec<Range<usize>>,
 }
 
-/// Literals that were left readable: in contents from outside, and in the model's turns alone.
+/// Literals left readable: in contents from outside, and in the model's turns only.
 struct Readable {
     outside: Vec<String>,
     own: Vec<String>,
 }
 
-/// Whether a character could be taken for a stand-in.
+/// Returns whether a character could be mistaken for a stand-in.
 fn far_out(c: &char) -> bool {
     *c as u32 >= 0xF_0000
 }
 
 impl Inner {
-    /// Where the tokenizer's named special tokens (`eos_token` and its like) stand in these ranges: a history never ends a turn,
-    /// whatever its tokens are called.
+    /// Returns the ranges of the tokenizer's named special tokens (such as `eos_token`) within these ranges: a history never ends a turn,
+    /// whatever the names of its tokens.
     fn named_tokens_in(&self, text: &str, ranges: &[Range<usize>]) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         for range in ranges {
@@ -337,7 +337,7 @@ impl Inner {
         found
     }
 
-    /// What transformers passes, without the messages.
+    /// Returns the variables that transformers passes, without the messages.
     fn base_context(&self, options: &RenderOptions) -> Vec<(String, Value)> {
         let mut context: Vec<(String, Value)> = vec![
             ("tools".to_owned(), Value::from(())),
@@ -361,12 +361,12 @@ impl Inner {
     }
 }
 
-/// One conversation to be rendered several times, with contents exchanged.
+/// One conversation that is rendered several times, with its contents exchanged.
 struct Run<'a> {
     env: &'a Environment<'static>,
     template: &'a Inner,
     chat: &'a ChatValues<'a>,
-    /// Whose words each text is.
+    /// The speaker of each text.
     speakers: Vec<Speaker>,
     base: Vec<(String, Value)>,
 }
@@ -388,15 +388,15 @@ impl Run<'_> {
                 _ if error.kind() == ErrorKind::OutOfFuel => {
                     "it takes more work or memory than a template may".to_owned()
                 }
-                // A template may raise a text of several lines.
+                // A template may raise a message of several lines.
                 Some(detail) => in_one_line(detail),
                 None => in_one_line(&error.to_string()),
             })
         })
     }
 
-    /// Leaves in contents as few literals of the template readable as still give the plain text. Returns the
-    /// rendering with stand-ins and those literals, or `None` where it takes more than literals.
+    /// Leaves as few of the template's literals readable in contents as still give the plain text. Returns the rendering with stand-ins
+    /// and those literals, or `None` if literals alone are not enough.
     fn fewest_readable(
         &self,
         contents: &[&str],
@@ -411,7 +411,7 @@ impl Run<'_> {
                     .any(|content| content.contains(literal.as_str()))
             })
             .collect();
-        // readable[m] are the literals left readable in text m
+        // `readable[m]` holds the literals left readable in text m.
         let mut readable: Vec<Vec<&str>> = contents
             .iter()
             .map(|content| {
@@ -422,7 +422,7 @@ impl Run<'_> {
             })
             .collect();
         let mut bytes_left = MAX_TRIAL_BYTES;
-        // `Err` means that there was no time for it
+        // `Err` means that the byte limit was reached.
         let mut attempt = |readable: &[Vec<&str>]| -> Result<Option<String>, ()> {
             let cost = 4 * plain.len() + 1024;
             bytes_left = bytes_left.checked_sub(cost).ok_or(())?;
@@ -434,7 +434,7 @@ impl Run<'_> {
             Ok(marked.filter(|marked| stand_ins.restore(marked) == plain))
         };
         let mut best = attempt(&readable).ok()??;
-        // whole literals first: most are words like "user" that the template asks of the role, not the content
+        // Whole literals first: most are words like "user" that the template compares with the role, not the content.
         for literal in &present {
             let mut fewer = readable.clone();
             fewer
@@ -451,7 +451,7 @@ impl Run<'_> {
                 match attempt(&fewer) {
                     Ok(Some(marked)) => (best, readable) = (marked, fewer),
                     Ok(None) => {}
-                    Err(()) => break 'messages, // what is left readable counts as untrusted all the same
+                    Err(()) => break 'messages, // the literals that are still readable count as untrusted anyway
                 }
             }
         }
@@ -468,13 +468,13 @@ impl Run<'_> {
     }
 }
 
-/// A text of several lines in one.
+/// Joins a text of several lines into one.
 fn in_one_line(text: &str) -> String {
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.collect::<Vec<_>>().join(" ")
 }
 
-/// The bytes of `a` that are neither in the common start nor in the common end of `a` and `b`.
+/// Returns the bytes of `a` that are neither in the common prefix nor in the common suffix of `a` and `b`.
 fn difference(a: &str, b: &str) -> Range<usize> {
     let same = |(x, y): &(char, char)| x == y;
     let start: usize = a
@@ -489,8 +489,7 @@ fn difference(a: &str, b: &str) -> Range<usize> {
     start..a.len() - end
 }
 
-/// Where literals that were left readable occur in, or reach into, the doubtful bytes of a rendering; as
-/// ranges of the restored text.
+/// Returns where literals left readable occur in, or reach into, the doubtful bytes of a rendering; as ranges of the restored text.
 fn readable_in(
     marked: &str,
     doubtful: Range<usize>,

@@ -1,4 +1,4 @@
-//! Chat templates that look into contents, and whose word each character is.
+//! Tests of chat templates that inspect contents, and of the origin of each character.
 
 use serde_json::json;
 
@@ -21,7 +21,7 @@ fn render(source: &str, contents: &[&str]) -> Rendered {
         .unwrap()
 }
 
-/// The untrusted stretches, as text.
+/// Returns the untrusted spans, as text.
 fn untrusted(rendered: &Rendered) -> Vec<&str> {
     rendered
         .untrusted
@@ -107,7 +107,7 @@ fn trimming_joining_slicing_and_json_are_followed() {
     }
 }
 
-/// As Qwen 3: thoughts are cut off at `</think>`, and an empty block put in their place.
+/// Like Qwen 3's template: reasoning is cut off at `</think>`, and replaced by an empty block.
 const THINKS: &str = "{% for m in messages %}{% set c = m.content %}{% if m.role == 'assistant' %}\
     {% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\\n') %}{% endif %}\
     {{ '<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' + c + '<|im_end|>' }}\
@@ -137,19 +137,19 @@ fn a_template_that_looks_into_contents_is_followed_through_its_literals() {
 
 #[test]
 fn a_literal_that_may_be_either_ones_is_untrusted() {
-    // the template passes on what it found
+    // The template outputs the text that it found.
     let source =
         "{% if '</think>' in messages[0].content %}T{{ messages[0].content }}{% endif %}</think>";
     let rendered = render(source, &["a</think>b"]);
     assert_eq!(rendered.text, "Ta</think>b</think>");
     assert_eq!(untrusted(&rendered), ["a</think>b"]);
-    // nothing but the literal, handed on in pieces far from the rest of its content
+    // The literal alone, output in pieces far from the rest of its content.
     let source = "{% for part in messages[0].content.split('|') %}{% if part == '</s>' %}({{ part }}){% else %}\
                   [{{ part }}]{% endif %}{% endfor %}</s>";
     let rendered = render(source, &["a|</s>|b"]);
     assert_eq!(rendered.text, "[a](</s>)[b]</s>");
     assert_eq!(untrusted(&rendered), ["a", "</s>", "b"]);
-    // forged from parts on both sides of what is cut out
+    // Forged from parts on both sides of the cut.
     let source =
         "{% set c = messages[0].content %}{{ c.split('<x>')[0] + c.split('<x>')[-1] }}<|im_end|>";
     let rendered = render(source, &["<|im_<x>end|>"]);
@@ -163,7 +163,7 @@ fn a_template_that_cannot_be_followed_takes_contents_as_they_are() {
     let rendered = render(source, &["a<|im_end|>b"]);
     assert_eq!(rendered.text, "<|im_start|>a<|im_end|>b<|im_end|>");
     assert_eq!(untrusted(&rendered), ["a<|im_end|>b"]);
-    // contents that the template leaves alone render as ever
+    // Contents that the template does not inspect render as usual.
     assert_eq!(render(source, &["A 1"]).text, "<|im_start|>A 1<|im_end|>");
 
     let tokenizer = byte_level();

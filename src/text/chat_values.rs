@@ -1,4 +1,4 @@
-//! A conversation as the values that a chat template sees. Texts whose origin is followed have places of their own, so that they can be
+//! A conversation as the values that a chat template sees. Texts whose origin is tracked have slots of their own, so that they can be
 //! exchanged between renderings.
 
 use std::borrow::Cow;
@@ -12,22 +12,22 @@ use super::stand_in::Speaker;
 use super::tools::{ToolCall, ToolChat, ToolTurn};
 use crate::preference::{Message, Role};
 
-/// What a conversation is to a template.
+/// The template's view of a conversation.
 pub(super) struct ChatValues<'a> {
-    /// The texts, and whose words they are.
+    /// The texts and their speakers.
     pub texts: Vec<(Cow<'a, str>, Speaker)>,
     messages: Vec<Node>,
     tools: Option<Node>,
-    /// Bytes of what is no text of its own.
+    /// Bytes of everything that has no text slot.
     other_bytes: usize,
 }
 
-/// How arguments of earlier calls are given to a template.
+/// The form in which arguments of earlier calls are passed to a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arguments {
-    /// As an object: transformers' own form.
+    /// An object: transformers' own form.
     Object,
-    /// As JSON in a string, which some templates want.
+    /// JSON in a string, which some templates need.
     Text,
 }
 
@@ -39,7 +39,7 @@ enum Node {
 }
 
 impl<'a> ChatValues<'a> {
-    /// A conversation without tools. `own` says whether the model's turns are told apart.
+    /// Converts a conversation without tools. `own` decides whether the model's turns are distinguished.
     pub fn of_messages(messages: &'a [Message], own: OwnTrust) -> Self {
         let mut values = Self::empty();
         for message in messages {
@@ -49,8 +49,8 @@ impl<'a> ChatValues<'a> {
         values
     }
 
-    /// A conversation with tools. Strings of their definitions and of arguments have places of their own where they are `doubtful`:
-    /// where they could spell a control token. Others are plain data, which templates may look into.
+    /// Converts a conversation with tools. Strings of tool definitions and of arguments have slots of their own if they are `doubtful`:
+    /// if they could spell a control token. Others are plain data, which templates may inspect.
     pub fn of_tool_chat(
         chat: &'a ToolChat,
         own: OwnTrust,
@@ -102,7 +102,7 @@ impl<'a> ChatValues<'a> {
         }
     }
 
-    /// Returns how many messages and bytes a rendering reads, where the texts have `bytes`.
+    /// Returns the number of messages and of bytes that a rendering reads, if the texts have `bytes`.
     pub fn size(&self, bytes: usize) -> (usize, usize) {
         (self.messages.len(), bytes + self.other_bytes)
     }
@@ -148,7 +148,7 @@ impl<'a> ChatValues<'a> {
         ])
     }
 
-    /// A text with a place of its own.
+    /// Adds a text with a slot of its own.
     fn text(&mut self, text: impl Into<Cow<'a, str>>, speaker: Speaker) -> Node {
         self.texts.push((text.into(), speaker));
         Node::Text(self.texts.len() - 1)
@@ -164,7 +164,7 @@ impl<'a> ChatValues<'a> {
         }
     }
 
-    /// Data, whose doubtful strings have places of their own.
+    /// Adds data, whose doubtful strings get slots of their own.
     fn json(&mut self, value: &Json, doubtful: &dyn Fn(&str) -> bool) -> Node {
         match value {
             Json::String(text) => self.string(text, doubtful),
@@ -213,7 +213,7 @@ fn map<const N: usize>(fields: [(&str, Node); N]) -> Node {
     Node::Map(fields.map(|(key, node)| (key.to_owned(), node)).collect())
 }
 
-/// Whose words a message of this role is.
+/// Returns the speaker of a message with this role.
 fn speaker(role: Role, own: OwnTrust) -> Speaker {
     match (own, role) {
         (OwnTrust::Markers | OwnTrust::All, Role::Assistant) => Speaker::Own,

@@ -1,18 +1,18 @@
-//! The decoders of `tokenizer.json` as steps of a stream, each of which keeps only what may still change.
+//! The decoders of `tokenizer.json` as streaming steps, each of which keeps only the part that may still change.
 
 use tokenizers::{Decoder, DecoderWrapper};
 
 use super::TextError;
 use super::byte_level::byte_of;
 
-/// From token to tokens.
+/// A step from one token to tokens.
 pub enum Step {
-    /// Each token for itself, but the first may be treated differently.
+    /// Each token is decoded alone, but the first may be treated differently.
     Each {
         decoder: DecoderWrapper,
         begun: bool,
     },
-    /// The last token is treated differently (`</w>`): one is held back.
+    /// The last token is treated differently (`</w>`): one token is held back.
     Last {
         decoder: DecoderWrapper,
         held: Option<String>,
@@ -22,24 +22,24 @@ pub enum Step {
     },
 }
 
-/// How tokens become one text.
+/// The way in which tokens are joined to one text.
 pub enum Joint {
     Plain,
-    /// No decoder at all: tokens with spaces between them.
+    /// Without a decoder: tokens with spaces between them.
     Spaced {
         begun: bool,
     },
-    /// Byte-level: tokens are bytes; here those of a character that is not complete yet.
+    /// Byte-level: tokens are bytes; holds the bytes of an incomplete character.
     Bytes(Vec<u8>),
 }
 
-/// Removes up to `left` characters `content` from the start of the text.
+/// A step that removes up to `left` characters `content` from the start of the text.
 pub struct Strip {
     pub content: char,
     pub left: usize,
 }
 
-/// One token through a decoder that maps tokens one to one, as the first or as a later token.
+/// Decodes one token with a decoder that maps tokens one to one, as the first or as a later token.
 pub fn decode_one(
     decoder: &DecoderWrapper,
     token: String,
@@ -97,13 +97,13 @@ impl Step {
     }
 }
 
-/// The byte of a token like `<0xE2>`.
+/// Returns the byte of a token like `<0xE2>`.
 pub fn fallback_byte(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?
 }
 
-/// A finished run of byte tokens: its text, or one U+FFFD for each byte if any of them is wrong.
+/// Ends a run of byte tokens: returns its text, or one U+FFFD for each byte if the run is invalid.
 fn end_run(run: &mut Vec<u8>) -> Vec<String> {
     let bytes = std::mem::take(run);
     match String::from_utf8(bytes) {
@@ -131,7 +131,7 @@ impl Joint {
         }
     }
 
-    /// What one token adds, as the first or as a later one.
+    /// Returns the bytes that one token adds, as the first or as a later one.
     pub fn bytes(&self, token: &str, first: bool) -> Vec<u8> {
         match self {
             Joint::Spaced { .. } if !first => format!(" {token}").into_bytes(),
@@ -147,14 +147,14 @@ impl Joint {
     }
 }
 
-/// The bytes of a token of a byte-level vocabulary; an added token with characters outside the byte alphabet stands for itself.
+/// Returns the bytes of a token of a byte-level vocabulary; an added token with characters outside the byte alphabet stands for itself.
 fn bytes_of(token: &str) -> Vec<u8> {
     let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())
 }
 
-/// Appends the complete characters of `bytes`, wrong sequences as U+FFFD as [`String::from_utf8_lossy`] has
-/// them; returns how many bytes that was. The rest, at most three bytes, begins a character.
+/// Appends the complete characters of `bytes`, with invalid sequences as U+FFFD like [`String::from_utf8_lossy`]; returns the number of
+/// bytes consumed. The rest, at most three bytes, is the beginning of a character.
 fn push_lossy(bytes: &[u8], text: &mut String) -> usize {
     let mut done = 0;
     loop {

@@ -1,12 +1,11 @@
-//! The incremental detokenizer: ids go in one at a time, text comes out as soon as it is certain.
+//! The incremental detokenizer: it takes ids one at a time and returns text as soon as the text is final.
 //!
-//! What [`Detokenizer::push`] returns and what [`Detokenizer::finish`] adds is, put together, exactly
-//! [`Tokenizer::decode`] of all the ids. Decoding a growing window again and again (as streaming wrappers
-//! do) is neither exact on broken byte sequences nor linear in time; here the decoder of `tokenizer.json` is taken apart
-//! into steps that each keep only what may still change:
+//! The results of all [`Detokenizer::push`] calls and of [`Detokenizer::finish`], concatenated, are exactly [`Tokenizer::decode`] of all
+//! the ids. Repeatedly decoding a growing window (as streaming wrappers do) is neither exact on broken byte sequences nor linear in time;
+//! here the decoder of `tokenizer.json` is split into steps that each keep only the part that may still change:
 //!
-//! - byte-level: the bytes of an unfinished character,
-//! - byte fallback (`<0xE2>`): the run of byte tokens, because one bad byte spoils its whole run,
+//! - byte-level: the bytes of an incomplete character,
+//! - byte fallback (`<0xE2>`): the run of byte tokens, because one invalid byte invalidates its whole run,
 //! - the SentencePiece space at the very start: whether text has begun.
 
 use std::sync::Arc;
@@ -16,18 +15,18 @@ use tokenizers::DecoderWrapper;
 use super::decoder_steps::{Joint, Step, Strip, fallback_byte};
 use super::{TextError, Tokenizer};
 
-/// Turns a stream of ids into text; see the module.
+/// A converter of a stream of ids into text; see the module documentation.
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special: bool,
-    /// Special tokens that are written nevertheless.
+    /// Special tokens that are written even with `skip_special`.
     shown: Arc<[u32]>,
     plan: Plan,
-    /// Text of the tokens before the stream that is still to come out, and is none of the stream's.
+    /// Text of the tokens before the stream that the decoder has not output yet, and that must not be part of the stream's text.
     before: String,
 }
 
-/// Tokens of a prompt that decide how its continuation is written: more than a character has bytes.
+/// Number of the prompt's last tokens that determine how its continuation is written: more than a character has bytes.
 const CONTEXT: usize = 64;
 
 pub(super) enum Plan {
@@ -36,7 +35,7 @@ pub(super) enum Plan {
         joint: Joint,
         strips: Vec<Strip>,
     },
-    /// A decoder that cannot be taken apart (CTC, a replacement after the tokens were joined): all at the end.
+    /// A decoder that cannot be split (CTC, a replacement after the tokens were joined): everything is decoded at the end.
     AtTheEnd(Vec<u32>),
 }
 
@@ -51,17 +50,17 @@ impl Detokenizer {
         }
     }
 
-    /// The same, which writes these special tokens. A decoder that cannot be taken apart leaves them out all the same.
+    /// Returns this detokenizer, which also writes the given special tokens. A decoder that cannot be split omits them anyway.
     #[must_use]
     pub fn showing(self, shown: Arc<[u32]>) -> Self {
         Self { shown, ..self }
     }
 
-    /// A detokenizer for what comes behind `prompt`: its text is what decoding both together adds to the prompt's own text. The first
-    /// token keeps the space that it would lose at the start of a text, and a character that the prompt has begun is whole.
+    /// Creates a detokenizer for the continuation of `prompt`: its text is what decoding both together adds to the prompt's own text. The
+    /// first token keeps the space that it would lose at the start of a text, and a character begun in the prompt is completed.
     ///
     /// # Errors
-    /// The decoder's.
+    /// Those of the decoder.
     pub fn after(
         tokenizer: &Tokenizer,
         skip_special: bool,
@@ -69,7 +68,7 @@ impl Detokenizer {
     ) -> Result<Self, TextError> {
         let mut recent = &prompt[prompt.len().saturating_sub(CONTEXT)..];
         if recent.len() < prompt.len() {
-            // Not in the middle of a character: a wrong byte spoils its whole run.
+            // Not from the middle of a character: an invalid byte invalidates its whole run.
             let within = |id: &&u32| {
                 let token = tokenizer.written_token(**id, skip_special);
                 let byte = token.and_then(|token| fallback_byte(&token));
@@ -87,7 +86,7 @@ impl Detokenizer {
         Ok(detokenizer)
     }
 
-    /// Takes the next id; returns the text that can no longer change, often one token, sometimes nothing.
+    /// Takes the next id; returns the text that can no longer change, often of one token, sometimes empty.
     pub fn push(&mut self, id: u32) -> Result<String, TextError> {
         let mut text = String::new();
         match &mut self.plan {
@@ -108,7 +107,7 @@ impl Detokenizer {
         Ok(text)
     }
 
-    /// Takes off a text what belongs to the tokens before the stream.
+    /// Removes from a text the part that belongs to the tokens before the stream.
     fn drop_before(&mut self, text: &mut String) {
         if self.before.is_empty() || text.is_empty() {
             return;
@@ -120,12 +119,12 @@ impl Detokenizer {
             self.before = rest.to_owned();
             text.clear();
         } else {
-            // The stream has changed it: the end of a character has come.
+            // The stream has changed that part: it completed a character.
             self.before.clear();
         }
     }
 
-    /// Ends the stream: returns what was held back, an unfinished character as U+FFFD, and starts anew.
+    /// Ends the stream: returns the text held back, with an incomplete character as U+FFFD, and resets.
     pub fn finish(&mut self) -> Result<String, TextError> {
         let fresh = Plan::of(self.tokenizer.decoder());
         let mut text = match std::mem::replace(&mut self.plan, fresh) {
@@ -155,7 +154,7 @@ impl Detokenizer {
     }
 }
 
-/// Sends a token through the steps and joins what comes out.
+/// Passes a token through the steps and joins the results.
 fn feed(
     steps: &mut [Step],
     joint: &mut Joint,
@@ -252,7 +251,7 @@ mod tests {
         text
     }
 
-    /// Random ids, most of them nonsense with broken UTF-8, some beyond the vocabulary.
+    /// Checks random ids, most of which give broken UTF-8, and some of which are beyond the vocabulary.
     fn assert_streams_like_decode(tokenizer: &Tokenizer, rounds: usize) {
         let mut rng = ChaCha8Rng::seed_from_u64(7);
         let vocab = tokenizer.vocab_size() as u32;
@@ -296,7 +295,7 @@ mod tests {
         }
     }
 
-    /// What decoding a prompt and its continuation together adds to the prompt's text, where the prompt ends with a whole character.
+    /// The text of a continuation is what decoding both together adds to the prompt's text, if the prompt ends with a complete character.
     #[test]
     fn a_continuation_is_what_it_adds_to_its_prompt() {
         let decoders = [
@@ -362,10 +361,10 @@ mod tests {
         let (start, word) = (id("<s>"), id("▁ab"));
         assert_eq!(after(&[start, word], &[word, word]), " ab ab");
         assert_eq!(after(&[word], &[id("a"), word]), "a ab");
-        // Nothing has been said yet: the space is the start's.
+        // No text has come yet: the space is the one at the start.
         assert_eq!(after(&[id("<|im_start|>")], &[word]), "ab");
         assert_eq!(after(&[], &[word]), "ab");
-        // A character that the prompt has begun.
+        // A character begun in the prompt.
         let euro = ["<0xE2>", "<0x82>", "<0xAC>"].map(id);
         assert_eq!(
             after(&[&[word], &euro[..2]].concat(), &[euro[2], word]),
@@ -386,7 +385,7 @@ mod tests {
             .map(|&id| detokenizer.push(id).unwrap())
             .collect();
         assert_eq!(parts, ["", "é", "", "", "", "🙂"]);
-        // broken off in the middle, and then usable again
+        // Ended in the middle of a character, and then usable again.
         detokenizer.push(ids[2]).unwrap();
         assert_eq!(detokenizer.finish().unwrap(), "\u{FFFD}");
         assert_eq!(detokenizer.push(ids[0]).unwrap(), "");

@@ -1,15 +1,15 @@
-//! Encoding of texts that may be far too long: by their beginning first, so that a refusal costs no more than an acceptance.
+//! Encoding of texts that may be far too long: a prefix is encoded first, so that rejecting a text costs no more than accepting one.
 //!
 //! Encoding takes about a microsecond and up to 300 bytes of memory for each byte of a text, and a request body has megabytes. A text
-//! of which the beginning alone is surely too long is refused without a look at the rest.
+//! whose prefix alone is certainly too long is rejected without encoding the rest.
 
 use super::{Encoded, Rendered, TextError, Tokenizer};
 
 impl Tokenizer {
-    /// [`Self::encode_rendered`], unless there are clearly more than `most` tokens.
+    /// Encodes as [`Self::encode_rendered`], unless there are clearly more than `most` tokens.
     ///
-    /// A text that is refused has more tokens than `most`; one that is not may have some more as well, so what needs the exact bound
-    /// counts what it gets.
+    /// A rejected text has more than `most` tokens; an accepted one may also have slightly more, so callers that need the exact bound
+    /// must count the result.
     ///
     /// # Errors
     /// [`TextError::TooManyTokens`], and those of [`Self::encode_rendered`].
@@ -19,7 +19,7 @@ impl Tokenizer {
         most: usize,
     ) -> Result<Encoded, TextError> {
         let sure = self.surely_more_than(most);
-        // Where every byte is a token, one look is enough; where tokens are long, the next look is twice as long.
+        // If every byte is a token, one prefix is enough; if tokens are long, each next prefix is twice as long.
         let mut looked_at = sure.saturating_mul(2);
         while looked_at < rendered.text.len() / 2 {
             let beginning = beginning(rendered, looked_at);
@@ -32,7 +32,7 @@ impl Tokenizer {
         self.encode_rendered(rendered)
     }
 
-    /// [`Self::encode_text`], unless there are clearly more than `most` tokens: see [`Self::encode_rendered_within`].
+    /// Encodes as [`Self::encode_text`], unless there are clearly more than `most` tokens: see [`Self::encode_rendered_within`].
     ///
     /// # Errors
     /// As [`Self::encode_rendered_within`].
@@ -42,17 +42,18 @@ impl Tokenizer {
         Ok(self.encode_rendered_within(&rendered, most)?.ids)
     }
 
-    /// The number of tokens of a beginning above which the whole text has more than `most`. The last token of the whole text that
-    /// reaches into the beginning may be spelled by as many as its bytes there, and the cut may change how the word before it is
-    /// spelled: twice as many leaves room for both.
+    /// Returns the number of tokens of a prefix above which the whole text has more than `most`. The last token of the whole text that
+    /// reaches into the prefix may be encoded there as up to one token per byte, and the cut may change the tokens of the word before it:
+    /// twice as many leaves room for both.
     fn surely_more_than(&self, most: usize) -> usize {
         most.saturating_mul(2).saturating_add(self.longest_token())
     }
 
-    /// The most bytes of untrusted text of which a prompt of `most` tokens can be made: more are refused before anything reads them.
+    /// Returns the limit on the bytes of untrusted text for a prompt of `most` tokens: longer texts are rejected before they are
+    /// processed.
     ///
-    /// Normalisers may make a text shorter, and a run of unknown characters may be one token, so this is four times what tokens can
-    /// spell, and 64 KiB at least.
+    /// Normalisers may shorten a text, and a run of unknown characters may be one token, so this is four times what tokens can spell, and
+    /// at least 64 KiB.
     pub fn most_bytes(&self, most: usize) -> usize {
         const LEAST: usize = 64 << 10;
         let spelled = most.saturating_mul(self.longest_token());
@@ -60,7 +61,7 @@ impl Tokenizer {
     }
 }
 
-/// The first `bytes` of a text, or a few less: characters stay whole.
+/// Returns the first `bytes` of a text, or slightly fewer: characters are not split.
 pub(super) fn beginning(rendered: &Rendered, bytes: usize) -> Rendered {
     let end = rendered.text.floor_char_boundary(bytes);
     let cut = |ranges: &[std::ops::Range<usize>]| {
@@ -103,7 +104,7 @@ mod tests {
 
     #[test]
     fn of_a_text_that_is_far_too_long_only_the_beginning_is_read() {
-        // What lies behind the beginning would be an error: no token spells it.
+        // The text after the prefix would be an error: no token spells it.
         let tokenizer = sentencepiece("first", crate::text::small_tokenizers::llama_decoder());
         let text = "ab ".repeat(100_000);
         let error = tokenizer.encode_text_within(&text, 10).unwrap_err();

@@ -1,4 +1,4 @@
-//! Real tokenizers, real chat templates: the golden files beside the project are reproduced.
+//! Golden tests with real tokenizers and real chat templates, from files beside the project.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ fn ids(value: &Value) -> Vec<u32> {
     numbers.map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// The tokenizers at hand, with their golden texts.
+/// Returns the available tokenizers, with their golden texts.
 fn tokenizers() -> Vec<(String, Tokenizer, Vec<Value>)> {
     let mut found = Vec::new();
     if let Some(root) = shared_data("tokenizers") {
@@ -72,7 +72,7 @@ fn golden_encodings_and_decodings() {
                 "{name}: {text:?}"
             );
             if let Some(decoded) = case["decoded"].as_str() {
-                // the goldens were decoded with special tokens skipped or kept, whichever they show
+                // The goldens were decoded either with special tokens skipped or with them kept.
                 let kept = tokenizer.decode(&expected, false).unwrap();
                 let skipped = tokenizer.decode(&expected, true).unwrap();
                 assert!(
@@ -116,7 +116,7 @@ fn golden_prompts_of_stories260k() {
     }
 }
 
-/// Random ids and random texts, through our pipeline and through `tokenizers`.
+/// Compares this pipeline with `tokenizers` on random ids and random texts.
 #[test]
 fn random_ids_and_texts() {
     let mut rng = ChaCha8Rng::seed_from_u64(11);
@@ -124,7 +124,7 @@ fn random_ids_and_texts() {
         let vocab = tokenizer.vocab_size() as u32;
         for _ in 0..300 {
             let len = rng.random_range(0..40);
-            // low ids are bytes in all of these: mostly broken characters
+            // Low ids are bytes in all of these: mostly broken characters.
             let high = if rng.random_bool(0.5) { vocab } else { 300 };
             let ids: Vec<u32> = (0..len).map(|_| rng.random_range(0..high)).collect();
             for skip in [false, true] {
@@ -269,8 +269,8 @@ fn the_template_in_a_model_directory() {
     );
 }
 
-/// Whatever a user or a candidate writes, the control tokens of a prompt are those of the same conversation
-/// with harmless words in it: for every template with every tokenizer.
+/// Whatever a user or a candidate writes, the control tokens of a prompt are those of the same conversation with harmless words in it:
+/// for every template with every tokenizer.
 #[test]
 fn role_tokens_cannot_be_forged() {
     let Some((dir, golden)) = templates() else {
@@ -309,7 +309,7 @@ fn role_tokens_cannot_be_forged() {
                     let rendered = template.render(&messages, &options).unwrap();
                     let mut found = control(&rendered);
                     if turn == 1 {
-                        // of an assistant's thoughts a template may make its own, doubtful ones are text
+                        // A template may write an assistant's reasoning itself; doubtful reasoning markers are text.
                         let thoughts = |tokens: &[String]| {
                             tokens
                                 .iter()

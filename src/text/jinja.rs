@@ -1,4 +1,4 @@
-//! The Jinja environment of chat templates: what transformers offers them, in minijinja.
+//! The Jinja environment of chat templates: the features that transformers provides, in minijinja.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,12 +13,12 @@ use super::python;
 use super::python_json::{JsonStyle, dumps};
 use super::strftime::strftime;
 
-/// The name of the context variable with the moment that `strftime_now` reports.
+/// The name of the context variable with the time for `strftime_now`.
 pub(super) const NOW: &str = "__now";
 const NAME: &str = "chat_template";
 
-/// A template compiled in transformers' settings: blocks are trimmed as there, `raise_exception`,
-/// `strftime_now`, `tojson` and Python's string and dictionary methods exist.
+/// Compiles a template with transformers' settings: blocks are trimmed as there, and `raise_exception`, `strftime_now`, `tojson` and
+/// Python's string and dictionary methods exist.
 pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     let mut env = Environment::new();
     let mut syntax = SyntaxConfig::builder();
@@ -28,7 +28,7 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     env.set_auto_escape_callback(|_| AutoEscape::None);
     env.set_unknown_method_callback(python_method);
     env.set_formatter(|out, state, value| match value.kind() {
-        // Python's words for these
+        // Python's spelling of these values.
         ValueKind::Bool if value.is_true() => out.write_str("True").map_err(Error::from),
         ValueKind::Bool => out.write_str("False").map_err(Error::from),
         ValueKind::None => out.write_str("None").map_err(Error::from),
@@ -52,19 +52,19 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     });
     env.add_filter("tojson", tojson);
     python::install(&mut env);
-    // jinja2 reads every line end as one of Unix.
+    // jinja2 reads every line ending as a Unix one.
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     env.add_template_owned(NAME, python::meter(&python::name_modulo(&source)))
         .map_err(|error| TextError::TemplateSyntax(error.to_string()))?;
     Ok(env)
 }
 
-/// Renders the one template of an environment made by [`compile`], for at most `fuel`: see [`jinja_fuel`].
+/// Renders the single template of an environment made by [`compile`], for at most `fuel`: see [`jinja_fuel`].
 ///
 /// # Errors
-/// What the template objects to, its own mistakes, and [`ErrorKind::OutOfFuel`].
+/// Errors that the template raises, errors in the template itself, and [`ErrorKind::OutOfFuel`].
 pub(super) fn render(env: &Environment, context: Value, fuel: u64) -> Result<String, Error> {
-    // A clone is a few counts.
+    // A clone only increments a few reference counts.
     let mut env = env.clone();
     env.set_fuel(Some(fuel));
     let template = env.get_template(NAME)?;
@@ -74,15 +74,15 @@ pub(super) fn render(env: &Environment, context: Value, fuel: u64) -> Result<Str
     }
 }
 
-/// Whether a template can put lists into lists, again and again: only a namespace outlives a turn of a loop, and what a source of
-/// some kilobytes nests without one is not deep.
+/// Returns whether a template can nest lists repeatedly: only a namespace survives an iteration of a loop, and without one a source of a
+/// few kilobytes cannot nest deeply.
 fn may_nest(source: &str) -> bool {
     const LONG: usize = 64 << 10;
     source.contains("namespace") || source.len() > LONG
 }
 
-/// Runs a rendering where values that lie deep within each other can be compared, written and dropped, which minijinja does
-/// recursively. A level costs fuel too, so fuel bounds the stack; only what is used of it becomes memory.
+/// Runs a rendering on a stack that is large enough to compare, write and drop deeply nested values, which minijinja does recursively. A
+/// level also costs fuel, so fuel bounds the stack; only the used part becomes memory.
 fn on_a_deep_stack(
     fuel: u64,
     render: impl FnOnce() -> Result<String, Error> + Send,
@@ -106,7 +106,7 @@ fn unix_seconds() -> i64 {
     since.map_or(0, |since| since.as_secs() as i64)
 }
 
-/// transformers' `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
+/// Implements transformers' `tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 fn tojson(state: &State, value: Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<Value> = kwargs.get("indent")?;
     let indent = match indent {
@@ -143,7 +143,7 @@ fn tojson(state: &State, value: Value, kwargs: Kwargs) -> Result<String, Error> 
     Ok(dumps(&value, &style))
 }
 
-/// Python methods that minijinja-contrib lacks, then those it has.
+/// Calls Python methods that minijinja-contrib lacks, then those it has.
 fn python_method(
     state: &mut State,
     value: &Value,
@@ -159,7 +159,8 @@ fn python_method(
     let Some(text) = value.as_str() else {
         return unknown_method_callback(state, value, method, args);
     };
-    // Every method reads the text, and what it returns is paid for by minijinja: here, what may be longer than text and arguments.
+    // Every method reads the text, and minijinja charges for its result; here results are charged that may be longer than text and
+    // arguments.
     match method {
         "replace" => {
             let (old, new, count): (&str, &str, Option<i32>) = from_args(args)?;
@@ -178,7 +179,7 @@ fn python_method(
     }
 }
 
-/// The numbers in a format string, added up: widths and precisions are among them.
+/// Returns the sum of the numbers in a format string, which include widths and precisions.
 pub(super) fn widths(format: &str) -> usize {
     let digits = format.split(|c: char| !c.is_ascii_digit());
     let numbers = digits.filter(|digits| !digits.is_empty());
@@ -255,7 +256,7 @@ mod tests {
         );
     }
 
-    /// Each of these would take minutes, gigabytes or the process.
+    /// Each of these would take minutes or gigabytes, or crash the process.
     #[test]
     fn templates_without_measure_run_out_of_fuel() {
         let doubling = |operation: &str| {
@@ -293,7 +294,7 @@ mod tests {
             doubling("(ns.s ~ ns.s) | upper"),
             doubling("(ns.s ~ ns.s).title()"),
             doubling("(ns.s, ns.s) | string"),
-            // Lists that hold the same list twice are small, and endless as text.
+            // Lists that hold the same list twice are small, but endless as text.
             doubling("[ns.s, ns.s]").replace("| length", ""),
             doubling("[ns.s, ns.s]").replace("| length", "| tojson"),
             doubling("[ns.s, ns.s]").replace("ns.s | length", "','.join(ns.s)"),
@@ -301,7 +302,7 @@ mod tests {
             doubling("{'a': ns.s, 'b': ns.s}").replace("| length", "| tojson"),
         ];
         let mut table = Vec::from(table);
-        // Lists that hold others twice, which are equal and not the same.
+        // Nested lists that are equal but not identical.
         let nested = "{% set ns = namespace(l=[1], m=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}{% endfor %}";
         for end in [
             "{{ ns.l == ns.m }}",
@@ -345,7 +346,7 @@ mod tests {
         let mut rendered = Vec::new();
         for source in table {
             let env = compile(&source).unwrap();
-            // Some are refused by a limit of minijinja's own.
+            // Some are rejected by a limit of minijinja itself.
             let refused = [ErrorKind::OutOfFuel, ErrorKind::InvalidOperation];
             match render(&env, context! {}, FUEL) {
                 Err(error) if refused.contains(&error.kind()) => {}
@@ -361,7 +362,7 @@ mod tests {
         let nested = "{% set ns = namespace(l=[]) %}{% for i in range(100000) %}{% set ns.l = [ns.l] %}{% endfor %}";
         for end in ["", "{{ ns.l }}", "{{ ns.l | tojson }}", "{{ ns.l == [1] }}"] {
             let env = compile(&format!("{nested}{end}")).unwrap();
-            // It may be refused; the process lives.
+            // It may be rejected, but the process survives.
             let _ = render(&env, context! {}, FUEL);
         }
     }

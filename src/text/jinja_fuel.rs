@@ -1,16 +1,16 @@
-//! What a rendering may spend. minijinja counts instructions and the data that its own operators and filters make; here is counted
-//! what the methods that it does not know of make, before they make it.
+//! The fuel of a rendering. minijinja charges for instructions and for the data made by its own operators and filters; this module
+//! charges for data made by methods that minijinja does not have, before it is made.
 
 use std::fmt::{self, Write};
 use std::io;
 
 use minijinja::{Error, ErrorKind, State, Value};
 
-/// Bytes of data that one unit of fuel pays for: minijinja's rate.
+/// Bytes of data per unit of fuel: minijinja's rate.
 const BYTES_OF_FUEL: u64 = 64;
 
-/// What a rendering may spend: for instructions, for each message, and 32 times the bytes of what it is given. Real templates take a
-/// few thousand instructions and read each content a few times. Memory is bounded by it: 64 bytes a unit.
+/// Returns the fuel of a rendering: for instructions, for each message, and for 32 times the bytes of its input. Real templates take a
+/// few thousand instructions and read each content a few times. Fuel bounds memory: 64 bytes per unit.
 pub(super) fn of_rendering(messages: usize, content_bytes: usize) -> u64 {
     let (messages, bytes) = (messages as u64, content_bytes as u64);
     300_000 + 1000 * messages + bytes / 2
@@ -19,15 +19,15 @@ pub(super) fn of_rendering(messages: usize, content_bytes: usize) -> u64 {
 /// Pays for `bytes` that are about to be made or read.
 ///
 /// # Errors
-/// Where there is no fuel for them.
+/// If the fuel is not enough.
 pub(super) fn pay(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / BYTES_OF_FUEL + 1)
 }
 
-/// Pays for a value written as text, however deep its lists lie within each other.
+/// Pays for a value written as text, however deeply its lists are nested.
 ///
 /// # Errors
-/// Where there is no fuel for it.
+/// If the fuel is not enough.
 pub(super) fn pay_for_text(state: &State, value: &Value) -> Result<(), Error> {
     let mut meter = Meter::of(state);
     match write!(meter, "{value}") {
@@ -36,10 +36,10 @@ pub(super) fn pay_for_text(state: &State, value: &Value) -> Result<(), Error> {
     }
 }
 
-/// Pays for a value written as JSON. Walking a value takes longer than copying bytes, so each of them costs as much as 16.
+/// Pays for a value written as JSON. Walking a value takes longer than copying bytes, so each byte costs as much as 16.
 ///
 /// # Errors
-/// Where there is no fuel for it, or it is no JSON.
+/// If the fuel is not enough, or the value is not JSON.
 pub(super) fn pay_for_json(state: &State, value: &Value) -> Result<(), Error> {
     let mut meter = Meter::of(state);
     match serde_json::to_writer(&mut meter, value) {
@@ -49,7 +49,7 @@ pub(super) fn pay_for_json(state: &State, value: &Value) -> Result<(), Error> {
     }
 }
 
-/// Counts bytes and keeps none; ends what is written where the fuel would.
+/// A writer that counts bytes and discards them; it fails where the fuel would run out.
 struct Meter {
     written: usize,
     most: usize,

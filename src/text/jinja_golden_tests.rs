@@ -1,4 +1,4 @@
-//! Templates rendered by jinja2 (tests/jinja), and by us.
+//! Comparison of templates rendered by jinja2 (tests/jinja) and by this program.
 
 use std::collections::HashSet;
 
@@ -10,14 +10,14 @@ use super::{ChatTemplate, RenderOptions, SpecialTokens, jinja};
 use crate::preference::{Message, Role};
 use crate::test_support::shared_data;
 
-/// The moment of the goldens' `strftime_now`: 2000-02-29 12:34:56.
+/// The time of the goldens' `strftime_now`: 2000-02-29 12:34:56.
 const NOW: i64 = 951_827_696;
 
 fn golden() -> serde_json::Value {
     serde_json::from_str(include_str!("../../tests/jinja/golden.json")).unwrap()
 }
 
-/// What is known to differ, each with its reason in tests/jinja/differs.txt; a line there that no longer differs is an error too.
+/// Returns the known differences, each with its reason in tests/jinja/differs.txt; a line there that no longer differs is an error too.
 fn known() -> HashSet<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/jinja/differs.txt");
     let text = std::fs::read_to_string(path).unwrap();

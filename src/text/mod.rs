@@ -1,8 +1,7 @@
-//! Text in and out of token ids: the tokenizer, chat templates, incremental detokenizing, stop strings, grammars.
+//! Conversion between text and token ids: the tokenizer, chat templates, incremental detokenizing, stop strings, grammars.
 //!
-//! One rule runs through all of it: text that came from outside can never become a control token. Everything
-//! that is to be encoded is either trusted (written by a template) or untrusted, and [`Rendered`] says which
-//! byte is which.
+//! One rule applies everywhere: text from outside can never become a control token. All text to encode is either trusted (written by a
+//! template) or untrusted, and [`Rendered`] records this for each byte.
 
 mod added_tokens;
 mod byte_level;
@@ -62,7 +61,7 @@ pub use turn_end::{end_ids, turn_end};
 
 use std::path::PathBuf;
 
-/// What reading tokenizers and templates, encoding, rendering and decoding can fail with.
+/// An error of reading tokenizers or templates, encoding, rendering or decoding.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
     #[error("cannot read {}: {source}", path.display())]
@@ -79,10 +78,10 @@ pub enum TextError {
     BadTokenizer { origin: String, reason: String },
     #[error("cannot encode: {0}")]
     Encode(String),
-    /// Found out from the beginning of the text: there may be many more.
+    /// Detected from a prefix of the text: there may be many more.
     #[error("the text has {at_least} tokens or more, and the context has room for {most}")]
     TooManyTokens { at_least: usize, most: usize },
-    /// Found out before any of it was read.
+    /// Detected before any of the text was read.
     #[error("the text has {bytes} bytes, and at most {most} are read")]
     TooManyBytes { bytes: usize, most: usize },
     /// A one-character control token that is also the model's only way to spell that character.

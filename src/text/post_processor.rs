@@ -1,15 +1,15 @@
-//! What the post-processor of a `tokenizer.json` writes around a text.
+//! The tokens that the post-processor of a `tokenizer.json` adds around a text.
 
 use tokenizers::{Encoding, PostProcessor, Token};
 
 use super::{TextError, Tokenizer};
 
 impl Tokenizer {
-    /// Returns the ids that the post-processor writes before and after a text that is encoded with `add_special_tokens`: BOS for most
-    /// models that have one, nothing for others.
+    /// Returns the ids that the post-processor adds before and after a text that is encoded with `add_special_tokens`: BOS for most
+    /// models that have one, none for others.
     ///
     /// # Errors
-    /// The post-processor's.
+    /// Those of the post-processor.
     pub fn specials_around(&self) -> Result<(Vec<u32>, Vec<u32>), TextError> {
         let Some(processed) = self.post_processed(&[0])? else {
             return Ok((Vec::new(), Vec::new()));
@@ -22,10 +22,11 @@ impl Tokenizer {
         Ok((ids[..own].to_vec(), after.to_vec()))
     }
 
-    /// Adds what the tokenizer's post-processor puts around one text: BOS, EOS, `[CLS]` and their like. Nothing where it has none.
+    /// Adds the tokens that the tokenizer's post-processor puts around one text, such as BOS, EOS and `[CLS]`; none if there is no
+    /// post-processor.
     ///
     /// # Errors
-    /// The post-processor's own.
+    /// Those of the post-processor.
     pub fn add_special_tokens(&self, ids: Vec<u32>) -> Result<Vec<u32>, TextError> {
         Ok(match self.post_processed(&ids)? {
             Some(processed) => processed.get_ids().to_vec(),
@@ -33,7 +34,7 @@ impl Tokenizer {
         })
     }
 
-    /// Returns what the post-processor makes of the tokens of one text; nothing where the tokenizer has none.
+    /// Returns the post-processor's result for the tokens of one text; none if the tokenizer has no post-processor.
     fn post_processed(&self, ids: &[u32]) -> Result<Option<Encoding>, TextError> {
         let Some(processor) = self.hugging_face().get_post_processor() else {
             return Ok(None);

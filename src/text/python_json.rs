@@ -1,4 +1,4 @@
-//! JSON as Python's `json.dumps` writes it, for the `tojson` filter of chat templates.
+//! JSON in the format of Python's `json.dumps`, for the `tojson` filter of chat templates.
 //!
 //! Models are trained on prompts that transformers rendered: the spaces after `,` and `:` are tokens.
 
@@ -17,7 +17,7 @@ pub(super) struct JsonStyle {
     pub sort_keys: bool,
 }
 
-/// `json.dumps(value, ...)`.
+/// Implements `json.dumps(value, ...)`.
 pub(super) fn dumps(value: &Value, style: &JsonStyle) -> String {
     let item = if style.indent.is_some() { "," } else { ", " };
     let (item, key) = match &style.separators {
@@ -129,7 +129,7 @@ impl Writer<'_> {
     }
 }
 
-/// A float as Python's `repr` shows it: shortest digits, an exponent below 1e-4 and from 1e16.
+/// Returns a float in the form of Python's `repr`: shortest digits, an exponent below 1e-4 and from 1e16.
 fn float_repr(float: f64) -> String {
     if float.is_nan() {
         return "NaN".to_owned();
@@ -188,7 +188,7 @@ mod tests {
         );
     }
 
-    /// Expectations are Python's `repr`.
+    /// Expectations are from Python's `repr`.
     #[test]
     fn floats_are_pythons() {
         for (float, expected) in [

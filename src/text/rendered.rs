@@ -1,10 +1,10 @@
-//! Text that remembers which of its bytes came from outside, and what it was encoded to.
+//! Rendered text with the origin of its bytes, and its encoding.
 
 use std::ops::Range;
 
 use super::TextError;
 
-/// Which control tokens count in the assistant's turns of a conversation.
+/// The control tokens recognised in the assistant's turns of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OwnTrust {
     /// None: the turns are text from outside, like all others.
@@ -17,12 +17,12 @@ pub enum OwnTrust {
     All,
 }
 
-/// A prompt with its provenance: `untrusted` are the byte ranges of `text` that came from outside (a user's
-/// message, a candidate answer), `own` those of the assistant's turns, where they are told apart. In `untrusted` bytes no control
-/// token is recognised, in `own` ones those that `own_trust` names, in the others all.
+/// A prompt with its provenance: `untrusted` are the byte ranges of `text` that came from outside (a user's message, a candidate answer),
+/// `own` those of the assistant's turns, if these are distinguished. In `untrusted` bytes no control token is recognised, in `own` bytes
+/// those that `own_trust` allows, elsewhere all.
 ///
-/// Ranges are sorted, disjoint and not empty when made by this type's methods; [`Rendered::untrusted_ranges`]
-/// restores that for ranges made by hand.
+/// Ranges made by this type's methods are sorted, disjoint and not empty; [`Rendered::untrusted_ranges`] restores that for ranges made by
+/// hand.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rendered {
     pub text: String,
@@ -36,12 +36,12 @@ impl Rendered {
         Self::default()
     }
 
-    /// Appends text of our own making, in which control tokens count.
+    /// Appends trusted text, in which control tokens are recognised.
     pub fn push_trusted(&mut self, text: &str) {
         self.text.push_str(text);
     }
 
-    /// Appends text from outside and says where it now lies.
+    /// Appends text from outside and returns its range.
     pub fn push_untrusted(&mut self, text: &str) -> Range<usize> {
         let range = self.text.len()..self.text.len() + text.len();
         self.text.push_str(text);
@@ -53,21 +53,21 @@ impl Rendered {
         range
     }
 
-    /// Returns where contents of messages lie, of every role: sorted and disjoint.
+    /// Returns the ranges of message contents, of every role: sorted and disjoint.
     pub fn contents(&self) -> Vec<Range<usize>> {
         let ranges = self.untrusted.iter().chain(&self.own);
         merge(ranges.cloned().collect())
     }
 
-    /// The untrusted ranges sorted, merged and without empty ones.
+    /// Returns the untrusted ranges sorted, merged and without empty ones.
     ///
     /// # Errors
-    /// A range that is reversed or reaches beyond the text.
+    /// If a range is reversed or reaches beyond the text.
     pub(super) fn untrusted_ranges(&self) -> Result<Vec<Range<usize>>, TextError> {
         self.in_order(&self.untrusted)
     }
 
-    /// The ranges of the model's own turns, as [`Self::untrusted_ranges`].
+    /// Returns the ranges of the model's own turns, as [`Self::untrusted_ranges`].
     pub(super) fn own_ranges(&self) -> Result<Vec<Range<usize>>, TextError> {
         self.in_order(&self.own)
     }
@@ -100,11 +100,10 @@ pub(super) fn merge(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Token ids with the bytes of the text each stands for.
+/// Token ids with the byte range of the text that each stands for.
 ///
-/// `offsets[i]` is the byte range of `ids[i]` in [`Rendered::text`]. Tokens that are parts of one character
-/// (byte-level pieces of an emoji) share that character's range; a prefix space that the tokenizer makes up has
-/// an empty range, or shares that of the first character.
+/// `offsets[i]` is the byte range of `ids[i]` in [`Rendered::text`]. Tokens that are parts of one character (byte-level pieces of an
+/// emoji) share that character's range; a prefix space that the tokenizer adds has an empty range, or shares that of the first character.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Encoded {
     pub ids: Vec<u32>,

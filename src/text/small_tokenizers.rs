@@ -1,10 +1,10 @@
-//! Small tokenizers for tests, built on the spot.
+//! Small tokenizers for tests, built in code.
 
 use serde_json::{Value, json};
 
 use super::Tokenizer;
 
-/// ChatML-like control tokens; the last is not "special" in the file, and is a role marker all the same.
+/// ChatML-like control tokens; the last is not "special" in the file, but is a role marker all the same.
 pub(super) const CONTROL: [&str; 4] = ["<|im_start|>", "<|im_end|>", "</s>", "<think>"];
 
 fn added(first_id: usize) -> Value {
@@ -27,8 +27,8 @@ fn build(value: Value) -> Tokenizer {
     Tokenizer::from_bytes(value.to_string().as_bytes()).expect("the test's tokenizer is valid")
 }
 
-/// Byte-level BPE as GPT-2's: 256 bytes, a few merges (one of which crosses frame and content: `\n` + `H`),
-/// then the control tokens and one that is only text: three spaces.
+/// Returns a byte-level BPE tokenizer like GPT-2's: 256 bytes, a few merges (one of which crosses frame and content: `\n` + `H`), then
+/// the control tokens and one that is only text: three spaces.
 pub(super) fn byte_level() -> Tokenizer {
     let mut vocab = serde_json::Map::new();
     let letters = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
@@ -73,7 +73,7 @@ fn sentencepiece_vocab() -> serde_json::Map<String, Value> {
     vocab
 }
 
-/// SentencePiece-style BPE as Llama 2's, with byte fallback. `prefix` says how the space in front comes in.
+/// Returns a SentencePiece-style BPE tokenizer like Llama 2's, with byte fallback. `prefix` selects how the leading space is added.
 pub(super) fn sentencepiece(prefix: &str, decoder: Value) -> Tokenizer {
     let (normalizer, pre_tokenizer) = match prefix {
         "prepend" => (
@@ -108,13 +108,13 @@ pub(super) fn byte_fallback() -> Tokenizer {
     sentencepiece("prepend", llama_decoder())
 }
 
-/// The SentencePiece vocabulary under any decoder.
+/// Returns the SentencePiece tokenizer with the given decoder.
 pub(super) fn with_decoder(decoder: &str) -> Tokenizer {
     let decoder = serde_json::from_str(decoder).expect("the test's decoder is valid JSON");
     sentencepiece("never", decoder)
 }
 
-/// A Unigram model whose vocabulary holds control tokens: it would spell them in one piece by itself.
+/// Returns a Unigram tokenizer whose vocabulary holds control tokens: by itself it would encode each as one piece.
 pub(super) fn unigram() -> Tokenizer {
     let mut vocab = vec![json!(["<unk>", 0.0])];
     for control in CONTROL {

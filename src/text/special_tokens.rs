@@ -1,4 +1,4 @@
-//! The special tokens a chat template can name: `bos_token`, `eos_token` and their like.
+//! The special tokens that a chat template can name, such as `bos_token` and `eos_token`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::TextError;
 use super::template_source::read_json;
 
-/// Special tokens by the names templates use, e.g. `"eos_token"` to `"</s>"`.
+/// Special tokens by their names in templates, e.g. `"eos_token"` to `"</s>"`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
     named: BTreeMap<String, String>,
@@ -25,7 +25,7 @@ impl SpecialTokens {
         tokens
     }
 
-    /// Names a token, e.g. `set("pad_token", "<pad>")`.
+    /// Sets the token of a name, e.g. `set("pad_token", "<pad>")`.
     pub fn set(&mut self, name: &str, token: &str) {
         self.named.insert(name.to_owned(), token.to_owned());
     }
@@ -48,8 +48,8 @@ impl SpecialTokens {
             .map(|(name, token)| (name.as_str(), token.as_str()))
     }
 
-    /// Reads what a model's directory says: `special_tokens_map.json`, and over it `tokenizer_config.json`.
-    /// A token is a string or an object with its `content`; files that are absent say nothing.
+    /// Reads the special tokens of a model directory: `special_tokens_map.json`, overridden by `tokenizer_config.json`. A token is a
+    /// string or an object with its `content`; absent files are ignored.
     pub fn from_model_dir(dir: &Path) -> Result<Self, TextError> {
         let mut tokens = Self::default();
         for file in ["special_tokens_map.json", "tokenizer_config.json"] {

@@ -1,9 +1,9 @@
-//! Stand-ins: how the origin of every rendered character is known although a template is an arbitrary program.
+//! Stand-ins: they reveal the origin of every rendered character although a template is an arbitrary program.
 //!
-//! A template is rendered over contents in which every character is replaced by a private-use character that
-//! stands for it. Whatever the template concatenates, cuts, trims or repeats, a stand-in in its output came from
-//! a message, and putting the characters back gives the text. Lengths stay what they are. White space, quotes,
-//! backslashes and control characters stand for themselves, so that trimming and `tojson` work.
+//! A template is rendered over contents in which every character is replaced by a private-use character that stands for it. Whatever the
+//! template concatenates, cuts, trims or repeats, a stand-in in its output came from a message, and replacing stand-ins by their
+//! characters gives the text. Lengths in characters do not change. White space, quotes, backslashes and control characters stand for
+//! themselves, so that trimming and `tojson` work.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,19 +11,19 @@ use std::ops::Range;
 use super::TextError;
 use super::rendered::merge;
 
-/// The private-use planes: characters nobody's text needs, and if it does, they are replaced like all others.
+/// The private-use planes: texts hardly ever use their characters, and if one does, they are replaced like all others.
 const PLANES: [Range<u32>; 2] = [0xF_0000..0xF_FFFE, 0x10_0000..0x10_FFFE];
 
-/// Whose words a content is.
+/// The origin of a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Speaker {
     /// A caller or a user.
     Outside,
-    /// The model, where its turns are told apart.
+    /// The model, if its turns are distinguished.
     Own,
 }
 
-/// Characters and their stand-ins; each speaker has an alphabet of its own.
+/// Characters and their stand-ins; each speaker has its own alphabet.
 pub(super) struct StandIns {
     outside: Alphabet,
     own: Alphabet,
@@ -60,17 +60,17 @@ impl Alphabet {
     }
 }
 
-/// Whether a character stands for itself. None of these can be part of a control token by itself, and
-/// templates trim, split and escape at them.
+/// Returns whether a character stands for itself. None of these can be a control token alone, and templates trim, split and escape at
+/// them.
 fn stands_for_itself(c: char) -> bool {
     c.is_whitespace() || c.is_control() || c == '"' || c == '\\'
 }
 
 impl StandIns {
-    /// Stand-ins for all characters of `contents`, none of which occurs in `frame`.
+    /// Creates stand-ins for all characters of `contents`, none of which occurs in `frame`.
     ///
     /// # Errors
-    /// More than about 131,000 different characters.
+    /// If there are more than about 131,000 different characters.
     pub(super) fn for_contents<'a>(
         contents: impl IntoIterator<Item = (&'a str, Speaker)>,
         frame: impl Fn(char) -> bool,
@@ -103,7 +103,7 @@ impl StandIns {
         Ok(stand_ins)
     }
 
-    /// Whether nothing needs a stand-in.
+    /// Returns whether there is no stand-in.
     pub(super) fn is_empty(&self) -> bool {
         self.meant.is_empty()
     }
@@ -115,7 +115,7 @@ impl StandIns {
         }
     }
 
-    /// A content with its characters replaced, except in occurrences of the `readable` strings.
+    /// Returns a content with its characters replaced, except in occurrences of the `readable` strings.
     pub(super) fn replace<'r>(
         &self,
         content: &str,
@@ -143,7 +143,7 @@ impl StandIns {
         out
     }
 
-    /// The text that is meant by a rendering with stand-ins.
+    /// Returns the text of a rendering, with stand-ins replaced by their characters.
     pub(super) fn restore(&self, marked: &str) -> String {
         marked
             .chars()
@@ -151,14 +151,13 @@ impl StandIns {
             .collect()
     }
 
-    /// Where the characters of one speaker's contents lie in [`StandIns::restore`]d text: stand-ins, what stands for itself
-    /// between two of them, and quotes and the like next to them. White space at the ends is left out: it may
-    /// be the frame's.
+    /// Returns the ranges of one speaker's contents in [`StandIns::restore`]d text: stand-ins, self-standing characters between two of
+    /// them, and adjacent quotes and the like. White space at the ends is excluded: it may belong to the frame.
     pub(super) fn ranges(&self, marked: &str, speaker: Speaker) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         let mut at = 0;
         let mut frame_spoke = true; // since the last stand-in
-        let mut lead = None; // where quotes began, since the frame spoke
+        let mut lead = None; // where quotes began, since the last text of the frame
         for c in marked.chars() {
             let stands_for = self.meant.get(&c).copied();
             let start = at;
@@ -183,7 +182,7 @@ impl StandIns {
     }
 }
 
-/// Every occurrence of `literal`, overlapping ones too.
+/// Returns every occurrence of `literal`, including overlapping ones.
 pub(super) fn occurrences(text: &str, literal: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut from = 0;
@@ -195,7 +194,7 @@ pub(super) fn occurrences(text: &str, literal: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether a template could tell a content with stand-ins from the content by this literal.
+/// Returns whether a template could distinguish a content with stand-ins from the content by this literal.
 pub(super) fn is_telling(literal: &str) -> bool {
     !literal.chars().all(stands_for_itself)
 }

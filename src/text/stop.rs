@@ -1,23 +1,23 @@
-//! Stop strings: found in streamed text wherever its pieces begin and end.
+//! Stop strings in streamed text, found independently of how the text is split into pieces.
 //!
-//! An Aho-Corasick automaton reads the text byte by byte; the depth of its state is the length of the
-//! longest end of the text that may still grow into a stop string, and just that much is held back.
+//! An Aho-Corasick automaton reads the text byte by byte; the depth of its state is the length of the longest suffix of the text that may
+//! still become a stop string, and exactly that suffix is held back.
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::TextError;
 
-/// Stop strings of one text at most.
+/// Limit on the number of stop strings of one text.
 pub const MAX_STOP_STRINGS: usize = 16;
 
-/// Bytes of a stop string at most.
+/// Length limit of a stop string, in bytes.
 pub const MAX_STOP_BYTES: usize = 1024;
 
-/// Watches one text stream for stop strings.
+/// A watcher of one text stream for stop strings.
 ///
-/// The first stop string to be complete ends the text, the longest where several end at once: the outcome does
-/// not depend on how the text was cut into pieces. Clone a fresh one per stream; the automaton is shared.
+/// The first stop string to be completed ends the text, the longest if several end at once: the result does not depend on how the text
+/// was split into pieces. Clone a fresh one per stream; the automaton is shared.
 #[derive(Clone)]
 pub struct StopStrings {
     automaton: Arc<Automaton>,
@@ -35,20 +35,20 @@ impl std::fmt::Debug for StopStrings {
     }
 }
 
-/// What [`StopStrings::feed`] lets through.
+/// The output of [`StopStrings::feed`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StopOutput {
-    /// Text that is certain to lie before any stop string (with the stop string itself, if so asked).
+    /// Text that is certain to come before any stop string (with the stop string itself, if `include` is set).
     pub text: String,
     /// Index of the stop string that ended the text, now or earlier.
     pub stopped: Option<usize>,
 }
 
-/// The automaton of all stop strings. Nodes lie level by level, so the children of a node follow each other and a node needs no
-/// list of them: 16 bytes for each byte of a stop string.
+/// The automaton of all stop strings. Nodes are stored level by level, so the children of a node are contiguous and a node needs no list
+/// of them: 16 bytes for each byte of a stop string.
 struct Automaton {
     nodes: Box<[Node]>,
-    /// Bytes of each stop string.
+    /// Length of each stop string, in bytes.
     lengths: Box<[usize]>,
 }
 
@@ -56,7 +56,7 @@ struct Automaton {
 struct Node {
     /// The first child; the others follow, in order of their bytes.
     first_child: u32,
-    /// The longest proper end of this node's string that is a node too.
+    /// The longest proper suffix of this node's string that is a node too.
     fallback: u32,
     children: u16,
     depth: u16,
@@ -67,7 +67,7 @@ struct Node {
 }
 
 impl StopStrings {
-    /// `include` keeps the stop string in the text.
+    /// Creates a watcher. `include` keeps the stop string in the text.
     ///
     /// # Errors
     /// [`TextError::StopStrings`]: more than [`MAX_STOP_STRINGS`], one longer than [`MAX_STOP_BYTES`], or an empty one.
@@ -82,7 +82,7 @@ impl StopStrings {
         })
     }
 
-    /// Takes the next piece of text. After a match nothing more comes out.
+    /// Takes the next piece of text. After a match the output is empty.
     pub fn feed(&mut self, text: &str) -> StopOutput {
         if self.matched.is_some() {
             return self.output(String::new());
@@ -101,13 +101,13 @@ impl StopStrings {
                 return self.output(seen);
             }
         }
-        // Stop strings are whole characters, so what may begin one begins at a character.
+        // Stop strings are whole characters, so a possible beginning of one starts at a character.
         let growing = usize::from(self.automaton.node(self.state).depth);
         self.held = seen.split_off(seen.len() - growing);
         self.output(seen)
     }
 
-    /// Takes a piece of text in which no stop string ends the stream. One that begins here may end it later.
+    /// Takes a piece of text within which a stop string does not end the stream. One that begins here may end the stream later.
     pub fn pass(&mut self, text: &str) -> String {
         let mut seen = std::mem::take(&mut self.held);
         seen.push_str(text);
@@ -119,14 +119,14 @@ impl StopStrings {
         seen
     }
 
-    /// Ends the stream: returns what was held back and is no stop string after all. Ready for another stream.
+    /// Ends the stream: returns the held-back text, which is not a stop string after all. The watcher is then ready for another stream.
     pub fn finish(&mut self) -> String {
         self.state = 0;
         self.matched = None;
         std::mem::take(&mut self.held)
     }
 
-    /// Index of the stop string that ended the text.
+    /// Returns the index of the stop string that ended the text.
     pub fn stopped(&self) -> Option<usize> {
         self.matched
     }
@@ -139,7 +139,7 @@ impl StopStrings {
     }
 }
 
-/// Refuses what no automaton is built for.
+/// Returns an error for stop strings beyond the limits.
 fn check<S: AsRef<str>>(stops: &[S]) -> Result<(), TextError> {
     let refused = |reason: String| Err(TextError::StopStrings(reason));
     if stops.len() > MAX_STOP_STRINGS {
@@ -163,9 +163,9 @@ fn check<S: AsRef<str>>(stops: &[S]) -> Result<(), TextError> {
 }
 
 impl Automaton {
-    /// `stops` are within their bounds. Takes time and memory in proportion to their bytes.
+    /// Builds the automaton of `stops`, which are within their limits, in time and memory proportional to their bytes.
     fn new<S: AsRef<str>>(stops: &[S]) -> Self {
-        // Strings that begin alike lie side by side; the first of equal ones comes first.
+        // Strings with a common prefix are adjacent; the first of equal ones comes first.
         let mut sorted: Vec<(&[u8], u8)> = stops
             .iter()
             .map(|stop| stop.as_ref().as_bytes())
@@ -173,7 +173,7 @@ impl Automaton {
             .collect();
         sorted.sort_unstable();
         let mut automaton = Vec::new();
-        // The strings that begin with each node's string, by their places in `sorted`.
+        // The strings that begin with each node's string, as ranges of `sorted`.
         let mut below: Vec<Range<usize>> = Vec::from([Range {
             start: 0,
             end: sorted.len(),
@@ -233,7 +233,7 @@ impl Automaton {
     }
 }
 
-/// The state after `byte`, by nodes of which all above the state's children are complete.
+/// Returns the state after `byte`; all nodes above the state's children must be complete.
 fn step(nodes: &[Node], mut state: u32, byte: u8) -> u32 {
     loop {
         let node = &nodes[state as usize];
@@ -340,7 +340,7 @@ mod tests {
         let watch = StopStrings::new(&["ab".repeat(500), "abc".to_owned()], false).unwrap();
         let clone = watch.clone();
         assert!(Arc::ptr_eq(&watch.automaton, &clone.automaton));
-        // The root, 1,000 bytes, and one more behind the `ab` that both begin with.
+        // The root, 1,000 bytes, and one more after the `ab` that both begin with.
         assert_eq!(watch.automaton.nodes.len(), 1 + 1000 + 1);
         assert_eq!(size_of::<Node>(), 16);
     }

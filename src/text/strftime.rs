@@ -1,7 +1,6 @@
-//! Python's `strftime`, as far as chat templates use it, on Unix seconds in UTC.
+//! Python's `strftime`, for the directives that chat templates use, on Unix seconds in UTC.
 //!
-//! Deviation from Python: the time zone is UTC, not the machine's, so that a prompt does not depend on where
-//! it was rendered.
+//! Deviation from Python: the time zone is UTC, not the machine's, so that a prompt does not depend on where it was rendered.
 
 use std::fmt::Write;
 
@@ -29,7 +28,7 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// Formats a moment given in seconds since 1970. Unknown directives stay as they are written.
+/// Formats a time given in seconds since 1970. Unknown directives are kept unchanged.
 pub(super) fn strftime(format: &str, unix_seconds: i64) -> String {
     let days = unix_seconds.div_euclid(86_400);
     let second_of_day = unix_seconds.rem_euclid(86_400);
@@ -82,7 +81,7 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> String {
             Some('u') => number((weekday + 6) % 7 + 1, 1),
             Some('s') => number(unix_seconds, 1),
             Some('C') => number(year.div_euclid(100), 2),
-            // Weeks that begin with a Sunday, and with a Monday; before the first of them is week 0.
+            // Weeks that begin on Sunday, and on Monday; days before the first such week are in week 0.
             Some('U') => number((day_of_year + 6 - weekday) / 7, 2),
             Some('W') => number((day_of_year + 6 - (weekday + 6) % 7) / 7, 2),
             Some('V') => number(iso_week, 2),
@@ -126,12 +125,12 @@ pub(super) fn strftime(format: &str, unix_seconds: i64) -> String {
     out
 }
 
-/// The year and the number of the week that a day lies in, by ISO 8601. `weekday`: 0 is Sunday.
+/// Returns the year and the number of a day's week, by ISO 8601. `weekday`: 0 is Sunday.
 fn iso_week(year: i64, day_of_year: i64, weekday: i64) -> (i64, i64) {
     let weeks_in = |year: i64| {
         let first = (days_before(year) + 4).rem_euclid(7);
         let leap = days_before(year + 1) - days_before(year) == 366;
-        // A year that begins with a Thursday, or a leap year that begins with a Wednesday.
+        // A year that begins on a Thursday, or a leap year that begins on a Wednesday.
         if first == 4 || leap && first == 3 {
             53
         } else {
@@ -146,15 +145,15 @@ fn iso_week(year: i64, day_of_year: i64, weekday: i64) -> (i64, i64) {
     }
 }
 
-/// Days from 1970 to the first of January of a year.
+/// Returns the days from 1970 to the first of January of a year.
 fn days_before(year: i64) -> i64 {
     let past = year - 1;
     365 * (year - 1970) + (past.div_euclid(4) - past.div_euclid(100) + past.div_euclid(400)) - 477
 }
 
-/// Year, month (1 to 12) and day of a day counted from 1970.
+/// Returns year, month (1 to 12) and day of a day counted from 1970.
 fn civil(days: i64) -> (i64, i64, i64) {
-    // never too late: years are at most 366 days long after 1970, at least 365 before
+    // Never too late: years after 1970 have at most 366 days, years before it at least 365.
     let mut year = 1970 + days.div_euclid(if days < 0 { 365 } else { 366 });
     while days_before(year + 1) <= days {
         year += 1;

@@ -1,4 +1,4 @@
-//! Where a chat template's source comes from, and what is read off the source before it is compiled.
+//! The source of a chat template: finding it, and analysing it before it is compiled.
 
 use std::path::{Path, PathBuf};
 
@@ -7,8 +7,8 @@ use serde_json::Value;
 use super::TextError;
 use crate::files;
 
-/// Finds a model's chat template: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
-/// (a string, or a list of named templates of which "default" is meant). Returns the file it stands in, too.
+/// Finds a model's chat template: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the "default" one
+/// of a list of named templates). Also returns the path of its file.
 pub(super) fn find(dir: &Path) -> Result<(PathBuf, String), TextError> {
     let own = dir.join("chat_template.jinja");
     if let Some(source) = read(&own)? {
@@ -45,7 +45,7 @@ pub(super) fn find(dir: &Path) -> Result<(PathBuf, String), TextError> {
     }
 }
 
-/// A file's text, or `None` where there is no such file.
+/// Returns a file's text, or `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, TextError> {
     match files::read_settings(path) {
         Ok(text) => Ok(Some(text)),
@@ -57,7 +57,7 @@ fn read(path: &Path) -> Result<Option<String>, TextError> {
     }
 }
 
-/// A JSON file, or `None` where there is no such file.
+/// Reads a JSON file; returns `None` if there is no such file.
 pub(super) fn read_json(path: &Path) -> Result<Option<Value>, TextError> {
     let Some(text) = read(path)? else {
         return Ok(None);
@@ -69,8 +69,8 @@ pub(super) fn read_json(path: &Path) -> Result<Option<Value>, TextError> {
     Ok(Some(value))
 }
 
-/// Writes `{% generation %}` (transformers marks the assistant's own tokens with it) as a block that renders
-/// its body and nothing else, with the same white-space control.
+/// Rewrites `{% generation %}` (with which transformers marks the assistant's own tokens) as a block that only renders its body, with the
+/// same white-space control.
 pub(super) fn pass_through_generation(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -101,7 +101,7 @@ pub(super) fn pass_through_generation(source: &str) -> String {
     out
 }
 
-/// The string literals in a template's tags, unescaped: what it can compare message contents with.
+/// Returns the string literals in a template's tags, unescaped: the strings with which it can compare message contents.
 pub(super) fn string_literals(source: &str) -> Vec<String> {
     let mut literals = Vec::new();
     let mut rest = source;
@@ -133,7 +133,7 @@ pub(super) fn string_literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// Reads a literal up to its closing quote; returns it and what follows.
+/// Reads a literal up to its closing quote; returns it and the rest of the text.
 fn unquote(text: &str, quote: char) -> (String, &str) {
     let mut literal = String::new();
     let mut chars = text.chars();

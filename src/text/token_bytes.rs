@@ -1,13 +1,13 @@
-//! The bytes that each token adds to a text, as the decoder of `tokenizer.json` writes them.
+//! The bytes that each token adds to a text, as written by the decoder of `tokenizer.json`.
 //!
-//! What the [`Detokenizer`](super::Detokenizer) makes of a stream of tokens is, for most decoders, the bytes of the tokens one
-//! after the other; but the first may lose the space that SentencePiece puts in front of every text.
+//! For most decoders, the [`Detokenizer`](super::Detokenizer)'s output for a stream of tokens is the concatenated bytes of the tokens;
+//! but the first may lose the space that SentencePiece puts before every text.
 
 use super::Tokenizer;
 use super::decoder_steps::{Joint, Step, Strip, decode_one, fallback_byte};
 use super::detokenizer::Plan;
 
-/// A tokenizer whose tokens stand for bytes, each for itself.
+/// A converter of tokens to bytes, for tokenizers whose tokens are decoded independently.
 pub(super) struct Speller {
     tokenizer: Tokenizer,
     steps: Vec<Step>,
@@ -15,7 +15,7 @@ pub(super) struct Speller {
     strips: Vec<Strip>,
 }
 
-/// What a token adds to a text.
+/// The bytes that a token adds to a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Spelling {
     /// After other tokens.
@@ -30,7 +30,7 @@ enum Piece {
 }
 
 impl Speller {
-    /// `None` where a token's text depends on those around it (a suffix that marks the ends of words, CTC).
+    /// Creates a speller; returns `None` if a token's text depends on its neighbours (a suffix that marks the ends of words, CTC).
     pub fn new(tokenizer: &Tokenizer) -> Option<Self> {
         let Plan::Steps {
             steps,
@@ -42,11 +42,11 @@ impl Speller {
         };
         let alone = |(at, step): (usize, &Step)| match step {
             Step::Each { .. } => true,
-            // What follows would see whole runs of bytes, not one.
+            // A later step would need whole runs of bytes, not one.
             Step::ByteFallback { .. } => at + 1 == steps.len(),
             Step::Last { .. } => false,
         };
-        // More than one character in front could reach into the second token.
+        // More than one character at the start could reach into the second token.
         let stripped: usize = strips.iter().map(|strip| strip.left).sum();
         (steps.iter().enumerate().all(alone) && stripped <= 1).then_some(Self {
             tokenizer: tokenizer.clone(),
@@ -56,7 +56,7 @@ impl Speller {
         })
     }
 
-    /// `None` for what stands for no text: control tokens, the unknown token, ids without a token.
+    /// Returns a token's bytes; `None` for ids without a text: control tokens, the unknown token, ids without a token.
     pub fn spell(&self, id: u32) -> Option<Spelling> {
         if self.tokenizer.is_control(id) || self.tokenizer.is_unknown(id) {
             return None;
@@ -68,7 +68,7 @@ impl Speller {
         })
     }
 
-    /// The bytes that a token adds, as the vocabulary writes it.
+    /// Returns the bytes that a token adds, given in the vocabulary's spelling.
     pub fn bytes(&self, token: String, first: bool) -> Option<Vec<u8>> {
         let mut piece = Piece::Text(token);
         for step in &self.steps {
@@ -117,7 +117,7 @@ mod tests {
         bytes.collect()
     }
 
-    /// The bytes of an encoding's tokens are the text's.
+    /// Checks that the bytes of an encoding's tokens are the text's.
     fn assert_spells(tokenizer: &Tokenizer, texts: &[&str]) {
         let speller = Speller::new(tokenizer).unwrap();
         for text in texts {

@@ -1,4 +1,4 @@
-//! What single tokens say, and where in a text they say it: for callers who want to see tokens.
+//! The texts of single tokens, and their positions in a text: for callers that request tokens.
 
 use super::Tokenizer;
 use super::token_bytes::Speller;
@@ -6,25 +6,25 @@ use super::token_bytes::Speller;
 /// The texts of a model's tokens.
 pub struct TokenTexts {
     tokenizer: Tokenizer,
-    /// None where a token's text depends on those around it.
+    /// None if a token's text depends on its neighbours.
     speller: Option<Speller>,
 }
 
-/// Where a token is in a text.
+/// The position of a token in a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenPlace {
-    /// Characters of the text before it. The tokens of one character have the same place.
+    /// Characters of the text before the token. The tokens of one character have the same offset.
     pub offset: usize,
-    /// Whether it is the first of the text.
+    /// Whether the token is the first of the text.
     pub first: bool,
 }
 
-/// Finds the places of a text's tokens, one after the other.
+/// A tracker of the positions of a text's tokens, in order.
 #[derive(Debug, Clone, Default)]
 pub struct TokenPlaces {
     begun: bool,
     chars: usize,
-    /// The bytes of a character that is not whole yet.
+    /// The bytes of an incomplete character.
     pending: Vec<u8>,
 }
 
@@ -36,7 +36,7 @@ impl TokenTexts {
         }
     }
 
-    /// Returns the bytes that a token adds to a text; `None` for one that is no part of it: a special token, or an id without a token.
+    /// Returns the bytes that a token adds to a text; `None` for one that is not part of it: a special token, or an id without a token.
     pub fn bytes(&self, id: u32, first: bool) -> Option<Vec<u8>> {
         let token = self.tokenizer.written_token(id, true)?;
         let spelled = self
@@ -47,7 +47,7 @@ impl TokenTexts {
         Some(spelled.unwrap_or_else(|| alone().into_bytes()))
     }
 
-    /// Returns a token's name: its text, `bytes:\xe2\x82` for a part of a character, what the vocabulary calls a special token, or
+    /// Returns a token's name: its text, `bytes:\xe2\x82` for a part of a character, the vocabulary's name of a special token, or
     /// `token_id:7` for an id without a token.
     pub fn name(&self, id: u32, first: bool) -> String {
         let Some(bytes) = self.bytes(id, first) else {
@@ -63,14 +63,14 @@ impl TokenTexts {
         }
     }
 
-    /// Returns a name that no other token has.
+    /// Returns a name that is unique to the token.
     pub fn id_name(id: u32) -> String {
         format!("token_id:{id}")
     }
 }
 
 impl TokenPlaces {
-    /// Those of a text that goes on behind another one.
+    /// Returns a tracker for a text that continues another one.
     pub fn continuing() -> Self {
         Self {
             begun: true,
@@ -78,7 +78,7 @@ impl TokenPlaces {
         }
     }
 
-    /// Returns the place of the next token.
+    /// Returns the position of the next token.
     pub fn next(&mut self, id: u32, texts: &TokenTexts) -> TokenPlace {
         let place = TokenPlace {
             offset: self.chars,
@@ -94,13 +94,14 @@ impl TokenPlaces {
         place
     }
 
-    /// Returns the number of characters so far, one that is not whole counted as one.
+    /// Returns the number of characters so far; an incomplete one counts.
     pub fn chars(&self) -> usize {
         self.chars + usize::from(!self.pending.is_empty())
     }
 }
 
-/// The characters that are whole at the start of `bytes`, wrong bytes as U+FFFD, and the bytes that they take.
+/// Returns the number of complete characters at the start of `bytes`, with invalid bytes as U+FFFD, and the number of bytes that they
+/// take.
 fn whole_chars(bytes: &[u8]) -> (usize, usize) {
     let (mut chars, mut whole) = (0, 0);
     loop {
@@ -164,7 +165,7 @@ mod tests {
         assert_eq!(texts.bytes(end, false), None);
         assert_eq!(texts.name(end, false), "<|im_end|>");
         assert_eq!(texts.name(1 << 30, false), "token_id:1073741824");
-        // A decoder that looks around: the token by itself.
+        // If a decoder depends on neighbours, the token is decoded alone.
         let suffixed = with_decoder(r#"{"type":"BPEDecoder","suffix":"b"}"#);
         let texts = TokenTexts::new(&suffixed);
         let id = suffixed.token_to_id("ab").unwrap();

@@ -1,4 +1,4 @@
-//! The tokenizer: a Hugging Face `tokenizer.json`, with text from outside kept apart from control tokens.
+//! The tokenizer: a Hugging Face `tokenizer.json`, with untrusted text kept separate from control tokens.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -20,8 +20,8 @@ use crate::files;
 
 /// A tokenizer. Cheap to clone, and one instance serves any number of threads.
 ///
-/// Truncation and padding of `tokenizer.json` are not applied, and its post-processor only by [`Tokenizer::add_special_tokens`]: what
-/// is encoded is the text, and BOS or EOS appear where a template writes them.
+/// Truncation and padding of `tokenizer.json` are not applied, and its post-processor only by [`Tokenizer::add_special_tokens`]: only the
+/// text is encoded, and BOS or EOS appear where a template writes them.
 #[derive(Clone)]
 pub struct Tokenizer(Arc<Inner>);
 
@@ -42,12 +42,11 @@ struct Inner {
     control_ids: HashSet<u32>,
     /// Control tokens that mark reasoning and tool calls inside an answer.
     marker_ids: HashSet<u32>,
-    /// Control tokens that are in the model's own vocabulary too: a Unigram model spells `</s>` with the one
-    /// piece `</s>`, and so does a BPE model with `ignore_merges`. The unknown token is not among them, since
-    /// untrusted text may well be unknown.
+    /// Control tokens that are in the model's own vocabulary too: a Unigram model encodes `</s>` as the single piece `</s>`, and so does
+    /// a BPE model with `ignore_merges`. The unknown token is not among them, since untrusted text may well be unknown.
     spelled_by_model: HashSet<u32>,
     unknown_id: Option<u32>,
-    /// Bytes of the longest token.
+    /// Length of the longest token, in bytes.
     longest_token: usize,
 }
 
@@ -61,7 +60,7 @@ impl Tokenizer {
         Self::parse(&bytes, &path.display().to_string())
     }
 
-    /// Reads the bytes of a `tokenizer.json`.
+    /// Reads a `tokenizer.json` from bytes.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TextError> {
         Self::parse(bytes, "the given JSON")
     }
@@ -71,12 +70,12 @@ impl Tokenizer {
             origin: origin.to_owned(),
             reason,
         };
-        // tokenizers unwraps now and then where a file has another shape than it expects.
+        // `tokenizers` panics in some cases if a file has an unexpected structure.
         let hf = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
             .map_err(|_| bad("it is not shaped like a tokenizer".to_owned()))?
             .map_err(|e| bad(e.to_string()))?;
         if hf.get_decoder().is_some_and(strips_ends) {
-            // tokenizers underflows on a token that is shorter than what is to be stripped
+            // `tokenizers` underflows on a token that is shorter than the part to strip.
             return Err(bad(
                 "a Strip decoder with `stop` above 0 is not supported".to_owned()
             ));
@@ -117,28 +116,28 @@ impl Tokenizer {
         })))
     }
 
-    /// Encodes UNTRUSTED text: whatever it says, no special or other control token comes out, and none is added.
-    /// (The unknown token does, for characters that the vocabulary lacks; never for its name.)
+    /// Encodes UNTRUSTED text: whatever its contents, no special or other control token results, and none is added. (The unknown token
+    /// may, for characters that the vocabulary lacks; never for its name.)
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, TextError> {
         self.ids(text, Trust::Nothing)
     }
 
-    /// Encodes TRUSTED text: control tokens written in it are recognised, none is added. Exactly what
-    /// `tokenizers` does with `add_special_tokens = false`.
+    /// Encodes TRUSTED text: control tokens written in it are recognised, none is added. The result is exactly that of `tokenizers` with
+    /// `add_special_tokens = false`.
     pub fn encode_template(&self, text: &str) -> Result<Vec<u32>, TextError> {
         self.ids(text, Trust::All)
     }
 
-    /// Encodes a prompt in one piece, so that tokens may straddle the seams between frame and contents just as
-    /// when the whole string is encoded, but recognises control tokens only in its trusted bytes.
+    /// Encodes a prompt as a whole, so that tokens may straddle the seams between frame and contents just as in an encoding of the whole
+    /// string, but recognises control tokens only in its trusted bytes.
     ///
     /// # Errors
-    /// Untrusted ranges that do not fit the text.
+    /// If the untrusted ranges do not fit the text.
     pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Encoded, TextError> {
         self.encode_parted(rendered, None)
     }
 
-    /// Encodes what follows `seam` (a byte of the text) as the model writes it behind the tokens of what precedes: no token straddles
+    /// Encodes the text after `seam` (a byte of the text) as the model writes it after the tokens of the text before: no token straddles
     /// the seam. Offsets are those in the whole text.
     ///
     /// # Errors
@@ -184,7 +183,7 @@ impl Tokenizer {
         })
     }
 
-    /// Decodes ids; ids outside the vocabulary are passed over.
+    /// Decodes ids; ids outside the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TextError> {
         let tokens: Vec<String> = ids
             .iter()
@@ -199,7 +198,7 @@ impl Tokenizer {
         }
     }
 
-    /// A decoder that is fed one id at a time.
+    /// Returns a decoder that takes one id at a time.
     pub fn detokenizer(&self, skip_special: bool) -> Detokenizer {
         Detokenizer::new(self, skip_special)
     }
@@ -212,28 +211,28 @@ impl Tokenizer {
         self.0.hf.id_to_token(id)
     }
 
-    /// Number of tokens, added ones included.
+    /// Returns the number of tokens, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.0.hf.get_vocab_size(true)
     }
 
-    /// Bytes of the longest token, as the vocabulary writes it: no token stands for more bytes of a normalised text, but for the
-    /// unknown token.
+    /// Returns the length in bytes of the longest token, in the vocabulary's spelling: no token stands for more bytes of a normalised
+    /// text, except for the unknown token.
     pub fn longest_token(&self) -> usize {
         self.0.longest_token
     }
 
-    /// Whether an id steers the model and can therefore not come from untrusted text.
+    /// Returns whether an id is a control token, which can therefore not come from untrusted text.
     pub fn is_control(&self, id: u32) -> bool {
         self.0.control_ids.contains(&id)
     }
 
-    /// Whether an id marks reasoning or a tool call inside an answer.
+    /// Returns whether an id marks reasoning or a tool call inside an answer.
     pub fn is_marker(&self, id: u32) -> bool {
         self.0.marker_ids.contains(&id)
     }
 
-    /// Whether a caller's text could spell a control token, or an end of one that something else completes.
+    /// Returns whether a caller's text could spell a control token, or an end of one that other text completes.
     pub fn may_spell_control(&self, text: &str) -> bool {
         let added = self.0.hf.get_added_tokens_decoder();
         let control = added.values().filter(|token| is_control(token));
@@ -244,12 +243,12 @@ impl Tokenizer {
         })
     }
 
-    /// Whether an id is the one for what the vocabulary lacks.
+    /// Returns whether an id is the unknown token.
     pub(super) fn is_unknown(&self, id: u32) -> bool {
         self.0.unknown_id == Some(id)
     }
 
-    /// The token as the decoder is to see it, unless it is unknown or a special one to be skipped.
+    /// Returns the token in the form that the decoder takes, unless the id is unknown or a special token to be skipped.
     pub(super) fn written_token(&self, id: u32, skip_special: bool) -> Option<String> {
         let added = self.0.hf.get_added_vocabulary();
         added
@@ -258,7 +257,7 @@ impl Tokenizer {
             .filter(|token| !skip_special || !added.is_special_token(token))
     }
 
-    /// Whether these ids say anything, special tokens left out.
+    /// Returns whether these ids have any text, special tokens excluded.
     pub fn says_something(&self, ids: &[u32]) -> bool {
         let mut ids = ids.iter().rev();
         ids.any(|&id| self.written_token(id, true).is_some())
@@ -280,11 +279,10 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// `tokenizers`' own pipeline over the whole string at once: a prefix space that belongs to the start of
-    /// the text (Metaspace "first") or to each stretch between added tokens (the Prepend normaliser) comes out
-    /// where it would without us.
+    /// Runs `tokenizers`' own pipeline over the whole string at once: a prefix space that belongs to the start of the text (Metaspace
+    /// "first") or to each span between added tokens (the Prepend normaliser) appears exactly where `tokenizers` puts it.
     ///
-    /// `seam`: a byte of the text that no token but an added one straddles.
+    /// `seam`: a byte of the text that only an added token may straddle.
     fn tokenized(
         &self,
         text: &str,
@@ -339,8 +337,7 @@ impl Tokenizer {
 }
 
 impl Inner {
-    /// The model on one pre-token, except that control tokens it would spell untrusted bytes with are spelled
-    /// in smaller pieces.
+    /// Runs the model on one pre-token, but splits control tokens that it would produce for untrusted bytes into smaller pieces.
     fn tokenize_piece(
         &self,
         piece: &NormalizedString,
@@ -402,7 +399,7 @@ impl Inner {
     }
 }
 
-/// Cuts a piece at the added tokens found in it.
+/// Splits a piece at the added tokens found in it.
 fn cut(
     piece: &NormalizedString,
     stretches: Vec<Stretch>,
@@ -423,7 +420,7 @@ fn cut(
         .collect()
 }
 
-/// Cuts a piece at a byte of the text that is being encoded, if it lies inside.
+/// Splits a piece at a byte of the encoded text, if it is inside.
 fn cut_at(piece: NormalizedString, seam: usize) -> Vec<NormalizedString> {
     let (from, to) = piece.offsets_original();
     if seam <= from || to <= seam {
@@ -439,14 +436,14 @@ fn cut_at(piece: NormalizedString, seam: usize) -> Vec<NormalizedString> {
     }
 }
 
-/// Where bytes of a normalised piece lie in the text that is being encoded.
+/// Returns the range in the encoded text of a range of a normalised piece.
 fn original(piece: &NormalizedString, range: Range<usize>) -> Option<Range<usize>> {
     let shift = piece.offsets_original().0;
     let range = piece.convert_offsets(In::Normalized(range))?;
     Some(range.start + shift..range.end + shift)
 }
 
-/// The id the model gives to what it does not know, found by asking for a character that no vocabulary has.
+/// Returns the id that the model gives to unknown characters, found by tokenizing a character that no vocabulary has.
 fn unknown_id(model: &impl Model) -> Option<u32> {
     const NONCHARACTER: &str = "\u{10FFFF}";
     match model.tokenize(NONCHARACTER).ok()?.as_slice() {

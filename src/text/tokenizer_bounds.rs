@@ -1,19 +1,19 @@
-//! What a `tokenizer.json` may make of a text: a file from anywhere must not turn a kilobyte into gigabytes.
+//! Limits on the growth of text in a `tokenizer.json`: a file from an unknown source must not turn a kilobyte into gigabytes.
 
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::normalizers::replace::Replace;
 
-/// Times that normalisers or decoders may lengthen a text, one after the other.
+/// Limit on the factor by which all normalisers, or all decoders, together may lengthen a text.
 const MOST_GROWTH: f64 = 64.0;
 
-/// Bytes of a token at most. The longest of known vocabularies has 512.
+/// Length limit of a token, in bytes. The longest of known vocabularies has 512.
 const LONGEST_TOKEN: usize = 4096;
 
-/// Checks the bounds of a tokenizer. Returns the bytes of its longest token.
+/// Checks the limits of a tokenizer. Returns the length of its longest token, in bytes.
 ///
 /// # Errors
-/// Says what is too long.
+/// If a limit is exceeded; the message names it.
 pub(super) fn check(tokenizer: &tokenizers::Tokenizer) -> Result<usize, String> {
     let normalizer = tokenizer.get_normalizer().map_or(1.0, growth_of_normalizer);
     let decoder = tokenizer.get_decoder().map_or(1.0, growth_of_decoder);
@@ -41,9 +41,9 @@ fn growth_of_normalizer(normalizer: &NormalizerWrapper) -> f64 {
             parts.iter().map(growth_of_normalizer).product()
         }
         NormalizerWrapper::Replace(replace) => growth_of_replace(replace),
-        // Before each stretch of text, which has a byte at least.
+        // Once per span of text, which has at least one byte.
         NormalizerWrapper::Prepend(prepend) => 1.0 + prepend.prepend.len() as f64,
-        // The others' growth is Unicode's: less than 20 times.
+        // The growth of the others comes from Unicode: less than 20 times.
         _ => 1.0,
     }
 }
@@ -60,7 +60,7 @@ fn growth_of_decoder(decoder: &DecoderWrapper) -> f64 {
     }
 }
 
-/// How much longer a text becomes where all of it is replaced.
+/// Returns the factor by which a text grows if all of it is replaced.
 fn growth_of_replace(replace: &Replace) -> f64 {
     let pattern = serde_json::to_value(replace).unwrap_or_default();
     // A regular expression may match a single byte.
@@ -95,7 +95,7 @@ mod tests {
         let normalizers = json!({"type": "Sequence", "normalizers": ninefold});
         let decoders = json!({"type": "Sequence", "decoders": ninefold});
         let longest = |bytes: usize| json!({"a": 0, "b".repeat(bytes): 1});
-        // What is loaded, what is a little too much, and the word that the refusal has.
+        // Tokenizers within the limits, ones slightly beyond them, and a word of the error.
         let table = [
             (load(tenfold(), tenfold(), json!({"a": 0})), None),
             (

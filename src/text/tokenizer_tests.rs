@@ -1,4 +1,4 @@
-//! The tokenizer beside `tokenizers` itself, and under attack.
+//! Comparison of the tokenizer with `tokenizers` itself, and attacks on it.
 
 use std::path::Path;
 
@@ -45,7 +45,7 @@ fn trusted_text_encodes_as_tokenizers_encodes_it() {
             let encoded = tokenizer.encode_rendered(&rendered).unwrap();
             assert_eq!(encoded.ids, expected.get_ids(), "{name}: {text:?}");
             if name != "byte-level" {
-                // its post-processor trims offsets
+                // The post-processor of `tokenizers` trims offsets.
                 let offsets: Vec<_> = expected.get_offsets().iter().map(|&(a, b)| a..b).collect();
                 assert_eq!(encoded.offsets, offsets, "{name}: {text:?}");
             }
@@ -67,7 +67,7 @@ fn untrusted_text_never_becomes_a_control_token() {
                 assert_eq!(tokenizer.decode(&ids, false).unwrap(), shown);
             }
         }
-        // and without control text it is what tokenizers gives
+        // Without control text the result is that of `tokenizers`.
         let plain = "hello   ab a\nHe </ s> <| 🙂";
         let expected = tokenizer.hugging_face().encode(plain, false).unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Which bytes of a text that is being encoded may become control tokens.
+//! The bytes of an encoded text that may become control tokens.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use std::ops::Range;
 pub(super) enum Trust<'a> {
     All,
     Nothing,
-    /// Everything outside `untrusted`; in `own` only markers count, and those only with `markers`.
+    /// Everything outside `untrusted` is trusted; in `own` only markers are recognised, and only if `markers` is set.
     Outside {
         untrusted: &'a [Range<usize>],
         own: &'a [Range<usize>],
@@ -16,7 +16,7 @@ pub(super) enum Trust<'a> {
 }
 
 impl Trust<'_> {
-    /// Whether these bytes may be a control token, which is a marker of reasoning or tool calls or is not.
+    /// Returns whether these bytes may be a control token; `marker` states whether that token marks reasoning or tool calls.
     pub(super) fn covers(self, range: &Range<usize>, marker: bool) -> bool {
         match self {
             Trust::All => true,

@@ -1,9 +1,9 @@
-//! What ends an answer, as tokenizer and chat template know it.
+//! The end of an answer, as defined by tokenizer and chat template.
 
 use super::{ChatTemplate, OwnTrust, RenderOptions, SpecialTokens, Tokenizer};
 use crate::preference::{Message, Role};
 
-/// Returns the token that a chat template writes behind an assistant's turn, or `None` where the turn ends without one.
+/// Returns the token that a chat template writes after an assistant turn, or `None` if the turn ends without one.
 pub fn turn_end(chat: &ChatTemplate, tokenizer: &Tokenizer) -> Option<u32> {
     let options = RenderOptions {
         now: Some(0),
@@ -14,7 +14,7 @@ pub fn turn_end(chat: &ChatTemplate, tokenizer: &Tokenizer) -> Option<u32> {
         Message::new(Role::User, "q"),
         Message::new(Role::Assistant, "a"),
     ];
-    // Some templates want a system message, others refuse one.
+    // Some templates require a system message, others reject one.
     let rendered = [&turns[1..], &turns[..]]
         .into_iter()
         .find_map(|turns| chat.render(turns, &options).ok())?;
@@ -27,8 +27,8 @@ pub fn turn_end(chat: &ChatTemplate, tokenizer: &Tokenizer) -> Option<u32> {
         .find(|&id| tokenizer.is_control(id) && !tokenizer.is_marker(id))
 }
 
-/// Returns the tokens that end an answer by the tokenizer and the chat template: `eos_token`, and what the template writes behind a
-/// turn.
+/// Returns the tokens that end an answer according to the tokenizer and the chat template: `eos_token`, and the token that the template
+/// writes after a turn.
 pub fn end_ids(special: &SpecialTokens, chat: &ChatTemplate, tokenizer: &Tokenizer) -> Vec<u32> {
     let eos = special.eos().and_then(|token| tokenizer.token_to_id(token));
     let mut ids: Vec<u32> = eos.into_iter().collect();

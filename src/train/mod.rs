@@ -11,7 +11,7 @@
 //! | `optim`, `schedule` | weight updates from gradients, at the step's learning rate |
 //! | [`jsft`] (by `config`) | judge-augmented supervised fine-tuning: one model learns to answer and to judge |
 //! | [`dpo`] | the update from judged pairs; [`crate::learn`] samples them from the policy itself |
-//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | common to every run: flags, Ctrl-C, checkpoints, metrics, manifest |
+//! | `run`, `interrupt`, `metrics`, `checkpoint`, `manifest`, `digest` | for every run: flags, Ctrl-C, checkpoints, metrics, manifest |
 
 pub mod base;
 pub mod batch;

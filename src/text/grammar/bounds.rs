@@ -1,5 +1,5 @@
-//! Bounds of a JSON schema, checked before it is compiled. The compiler meets patterns with each other, and with the names of
-//! properties: a schema of some kilobytes can ask it for minutes of that, and nothing stops it then.
+//! Limits on a JSON schema, checked before it is compiled. The compiler intersects patterns with each other, and with the names of
+//! properties: for a schema of a few kilobytes this can take minutes, and cannot be interrupted.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -7,25 +7,25 @@ use serde_json::Value;
 
 use super::GrammarError;
 
-/// Entries of `patternProperties` in a schema and all that is laid over it: each is compared with each.
+/// Entries of `patternProperties` in a schema and all schemas combined with it: each is compared with each.
 const MOST_PATTERN_PROPERTIES: usize = 32;
 
 /// Entries of `patternProperties` in all schemas of a document.
 const MOST_PATTERN_PROPERTIES_IN_ALL: usize = 64;
 
-/// Patterns and formats that one text has to match at once (`allOf`): what they permit together takes exponential time to find.
+/// Patterns and formats that one text has to match at once (`allOf`): computing their intersection takes exponential time.
 const MOST_PATTERNS_AT_ONCE: usize = 6;
 
-/// Schemas that are laid over each other where there are patterns among them, times the comparisons of their `patternProperties`.
+/// Schemas combined with each other, if any of them has patterns, times the comparisons of their `patternProperties`.
 const MOST_COMPARED: usize = 8192;
 
-/// Properties of one object: of all of them in a row any may come next.
+/// Properties of one object: at each step any of them may come next.
 const MOST_PROPERTIES: usize = 1000;
 
-/// Pairs of properties of one object, of all objects.
+/// Pairs of properties of one object, summed over all objects.
 const MOST_PAIRS: usize = 4_000_000;
 
-/// Schemas that are looked at, those that are laid over each other counted each time.
+/// Schemas visited; a schema combined with others counts each time.
 const MOST_SEEN: usize = 100_000;
 
 /// Keywords with one schema for a part of the value.
@@ -41,7 +41,7 @@ const PARTS: [&str; 6] = [
 /// Checks a schema of which every reference is a JSON pointer.
 ///
 /// # Errors
-/// [`GrammarError::TooMuch`], with what there is too much of.
+/// [`GrammarError::TooMuch`], with the limit that is exceeded.
 pub(super) fn check(root: &Value) -> Result<(), GrammarError> {
     check_pattern_properties(root)?;
     let mut walk = Walk {
@@ -60,7 +60,7 @@ pub(super) fn check(root: &Value) -> Result<(), GrammarError> {
     Ok(())
 }
 
-/// The number of `patternProperties` in the whole document.
+/// Checks the number of `patternProperties` in the whole document.
 fn check_pattern_properties(root: &Value) -> Result<(), GrammarError> {
     let (mut values, mut count) = (vec![root], 0);
     while let Some(value) = values.pop() {
@@ -86,7 +86,7 @@ fn bounded(what: &'static str, count: usize, most: usize) -> Result<(), GrammarE
 
 /// Schemas that one value has to match together.
 struct Group<'a> {
-    /// Whose alternatives have been seen.
+    /// Schemas whose alternatives are already visited.
     base: Vec<&'a Value>,
     fresh: Vec<&'a Value>,
 }
@@ -94,7 +94,7 @@ struct Group<'a> {
 struct Walk<'a> {
     root: &'a Value,
     groups: Vec<Group<'a>>,
-    /// Groups that were visited, by the addresses of their schemas: schemas may name themselves.
+    /// Visited groups, by the addresses of their schemas: schemas may refer to themselves.
     met: HashSet<Vec<usize>>,
     left: usize,
     /// Pairs of properties so far.
@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
         self.pairs += properties * properties;
         bounded("pairs of properties", self.pairs, MOST_PAIRS)?;
         if group.base.is_empty() {
-            // Of each list of alternatives one holds, and it may be any.
+            // Of each list of alternatives one applies, and it may be any of them.
             let patterns = all
                 .iter()
                 .map(|schema| patterns(schema) + in_alternatives(schema));
@@ -146,7 +146,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// All schemas that hold where these do: what `allOf` and `$ref` lay over them, each once.
+    /// Returns all schemas that apply together with these, through `allOf` and `$ref`, each once.
     fn laid_over(&mut self, schemas: &[&'a Value]) -> Result<Vec<&'a Value>, GrammarError> {
         let (mut found, mut met) = (Vec::new(), HashSet::new());
         let mut next = schemas.to_vec();
@@ -171,7 +171,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Where a schema lies: the document is not changed meanwhile.
+/// Returns a schema's address: the document is not changed meanwhile.
 fn address(schema: &Value) -> usize {
     std::ptr::from_ref(schema) as usize
 }
@@ -199,14 +199,14 @@ fn check_group(all: &[&Value]) -> Result<usize, GrammarError> {
     Ok(properties)
 }
 
-/// The patterns of a schema itself.
+/// Returns the number of patterns of the schema itself.
 fn patterns(schema: &Value) -> usize {
     let texts = ["pattern", "format"].iter();
     let there = texts.filter(|&&text| schema.get(text).is_some_and(Value::is_string));
     there.count()
 }
 
-/// The most patterns that the alternatives of a schema add to it.
+/// Returns the largest number of patterns that the alternatives of a schema add to it.
 fn in_alternatives(schema: &Value) -> usize {
     let lists = ["anyOf", "oneOf"].iter();
     let lists = lists.filter_map(|&list| schema.get(list)?.as_array());
@@ -215,7 +215,7 @@ fn in_alternatives(schema: &Value) -> usize {
         .sum()
 }
 
-/// The groups of schemas that a part of the value has to match: a property, or the elements.
+/// Returns the groups of schemas that a part of the value has to match: a property, or the elements.
 fn parts<'a>(all: &[&'a Value]) -> Vec<Vec<&'a Value>> {
     let mut parts: BTreeMap<(&str, &str), Vec<&'a Value>> = BTreeMap::new();
     for schema in all {
@@ -237,7 +237,7 @@ fn parts<'a>(all: &[&'a Value]) -> Vec<Vec<&'a Value>> {
             parts.entry(("prefixItems", "")).or_default().push(schema);
         }
     }
-    // Elements by their place are matched one by one.
+    // Elements with schemas by position are matched one by one.
     let listed = parts.remove(&("prefixItems", "")).unwrap_or_default();
     let listed = listed.into_iter().map(|schema| vec![schema]);
     let together = parts.into_values().filter(|part| !part.is_empty());
@@ -264,7 +264,7 @@ mod tests {
         let text = |_| json!({"type": "string"});
         let pattern = |at: usize| json!({"pattern": format!("a{at}.*z")});
         let pattern_of_x = move |at: usize| json!({"properties": {"x": pattern(at)}});
-        // A schema with so many of something, how many may be there, and how many may not.
+        // A schema with a number of repetitions, the largest allowed number, and the smallest rejected one.
         type Made = Box<dyn Fn(usize) -> Value>;
         let table: Vec<(Made, usize, usize)> = vec![
             (
@@ -355,7 +355,7 @@ mod tests {
             json!({"anyOf": list(100, |at| json!({"properties": {"id": pattern(at)}}))}),
             json!({"prefixItems": list(100, pattern)}),
             json!({"allOf": list(20, |at| json!({"properties": {format!("p{at}"): pattern(at)}}))}),
-            // Schemas that name themselves.
+            // Schemas that refer to themselves.
             json!({"$ref": "#"}),
             json!({"properties": {"child": {"$ref": "#"}, "name": pattern(0)}}),
             json!({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/b"}]}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}},

@@ -1,18 +1,18 @@
-//! Schemas for small models, which hardly end a text, a list or a number by themselves: what has no bound gets one, so that every
-//! value ends. Whatever fits the bounded schema fits the other one.
+//! Schemas for small models, which rarely end a text, a list or a number by themselves: values without a bound get one, so that every
+//! value ends. Every value of the bounded schema is a value of the original one.
 
 use serde_json::{Map, Value, json};
 
-/// Characters of a string that has no bound.
+/// Length limit of a string without a bound, in characters.
 const MOST_CHARACTERS: u64 = 16;
 
-/// Elements of a list that has no bound.
+/// Limit on the elements of a list without a bound.
 const MOST_ITEMS: u64 = 3;
 
-/// Distance of the bounds of a number that has none.
+/// Range of a number without bounds, and distance of a missing bound from a given one.
 const NUMBERS: i64 = 100_000;
 
-/// Keywords that say of a value what it is, so that no bound is added.
+/// Keywords that define a value, so that no bound is added.
 const SAID: [&str; 10] = [
     "enum",
     "const",
@@ -26,7 +26,7 @@ const SAID: [&str; 10] = [
     "multipleOf",
 ];
 
-/// Keywords that say nothing of a value.
+/// Keywords that do not constrain a value.
 const ANNOTATIONS: [&str; 6] = [
     "title",
     "description",
@@ -36,7 +36,7 @@ const ANNOTATIONS: [&str; 6] = [
     "$comment",
 ];
 
-/// Bounds what has no bound in a schema and in those within it.
+/// Adds bounds to a schema and to those within it, where they are missing.
 pub(super) fn bound(schema: &mut Value) {
     match schema {
         Value::Bool(true) => *schema = any(),
@@ -66,12 +66,12 @@ pub(super) fn bound(schema: &mut Value) {
     }
 }
 
-/// The value of a schema that says nothing.
+/// Returns the schema used in place of one without constraints.
 fn any() -> Value {
     json!({"type": "string", "maxLength": MOST_CHARACTERS})
 }
 
-/// Bounds a value of the types that its schema names.
+/// Adds bounds for the types that a schema names.
 fn bound_value(fields: &mut Map<String, Value>) {
     let types: Vec<String> = match fields.get("type") {
         Some(Value::String(one)) => vec![one.clone()],
@@ -119,7 +119,7 @@ fn bound_value(fields: &mut Map<String, Value>) {
     }
 }
 
-/// Bounds a number; one that has no bound at all becomes a whole one, since digits behind a point have no end.
+/// Adds bounds to a number; one without any bound becomes an integer, since the digits after a decimal point would not end.
 fn bound_number(fields: &mut Map<String, Value>, bounded: bool, broken: bool) {
     if !bounded {
         if broken {

@@ -1,4 +1,4 @@
-//! Whatever a grammar of calls allows is read back as calls of the tools that were offered, with arguments that fit their schemas.
+//! Every text that a grammar of calls allows is parsed as calls of the offered tools, with arguments that fit their schemas.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -77,7 +77,7 @@ fn spec(
     })
 }
 
-/// Takes allowed tokens at random, the rare ones as often as others, and the end, where it is allowed, half the time.
+/// Samples allowed tokens uniformly, rare ones as often as others, and ends half the time if the end is allowed.
 fn walk(tokenizer: &Tokenizer, grammar: &Grammar, seed: u64) -> Option<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut matcher = grammar.matcher();
@@ -105,7 +105,7 @@ fn walk(tokenizer: &Tokenizer, grammar: &Grammar, seed: u64) -> Option<String> {
     None
 }
 
-/// The content and the calls.
+/// Returns the content and the calls.
 fn told(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>) {
     let names = tools().into_iter().map(|tool| tool.name).collect();
     let mut reader = CallReader::new(format, names, usize::MAX).bound(true);
@@ -208,7 +208,7 @@ fn free_answers_are_text_or_calls_whose_arguments_fit() {
                     assert!(fits(&name, &arguments), "{format:?}: {text}");
                 }
             }
-            // Text that only looks like a mark, and a call behind text.
+            // Text that only resembles a mark, and a call after text.
             let object = "{\"name\": \"now\", \"arguments\": {}}";
             let marks = format.marks();
             let (open, close) = marks.list.unwrap_or((marks.padding, marks.padding));

@@ -1,4 +1,4 @@
-//! Grammars of calls of tools: every call is well-formed, names a tool that was offered, and fits its schema.
+//! Grammars of tool calls: every call is well-formed, names an offered tool, and fits its schema.
 
 use serde_json::{Value, json};
 
@@ -7,15 +7,16 @@ use super::schema::prepare;
 use super::{GrammarError, GrammarSpec};
 use crate::text::tools::{Tool, ToolFormat};
 
-/// What answers with calls shall be like.
+/// The specification of answers with tool calls.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallGrammar {
     pub format: ToolFormat,
-    /// The tools that may be called. Calls of one that is not strict may break what llguidance cannot keep of its schema.
+    /// The tools that may be called. For a tool that is not strict, calls may violate the parts of its schema that llguidance does not
+    /// support.
     pub tools: Vec<Tool>,
-    /// Calls at most.
+    /// Limit on the number of calls.
     pub most: usize,
-    /// The control tokens that are the marks before and behind a call, where the model has such tokens.
+    /// Control tokens for the marks before and after a call, if the model has such tokens.
     pub begin: Option<u32>,
     pub end: Option<u32>,
     pub otherwise: Otherwise,
@@ -23,18 +24,18 @@ pub struct CallGrammar {
     pub brief: bool,
 }
 
-/// What an answer may be besides calls.
+/// The form of an answer apart from calls.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Otherwise {
     Nothing,
-    /// Text, before and behind calls too. Only formats with a mark before calls can tell them apart.
+    /// Text, also before and after calls. Only formats with a mark before calls can distinguish the two.
     Text,
-    /// JSON as these specs have it: [`GrammarSpec::JsonSchema`], [`GrammarSpec::LooseJsonSchema`] or [`GrammarSpec::JsonObject`].
+    /// JSON by one of these specs: [`GrammarSpec::JsonSchema`], [`GrammarSpec::LooseJsonSchema`] or [`GrammarSpec::JsonObject`].
     Json(Box<GrammarSpec>),
 }
 
 impl CallGrammar {
-    /// Returns the bytes of its schemas.
+    /// Returns the size of its schemas in bytes.
     pub(super) fn source_bytes(&self) -> usize {
         let schemas = self
             .tools
@@ -47,7 +48,7 @@ impl CallGrammar {
         schemas.sum::<usize>() + other
     }
 
-    /// Returns whether anything of it may be left out.
+    /// Returns whether unsupported parts of a schema may be ignored anywhere.
     pub(super) fn is_loose(&self) -> bool {
         let other = match &self.otherwise {
             Otherwise::Json(spec) => matches!(**spec, GrammarSpec::LooseJsonSchema(_)),
@@ -56,7 +57,7 @@ impl CallGrammar {
         other || self.tools.iter().any(|tool| !tool.strict)
     }
 
-    /// Returns the same, of which nothing may be left out.
+    /// Returns the same specification with every part required.
     pub(super) fn whole(&self) -> Self {
         let mut whole = self.clone();
         whole.tools.iter_mut().for_each(|tool| tool.strict = true);
@@ -68,10 +69,10 @@ impl CallGrammar {
         whole
     }
 
-    /// Returns the grammar in llguidance's Lark. `most` are the bytes that a schema may be copied to.
+    /// Returns the grammar in llguidance's Lark. `most` limits the bytes to which copies may expand a schema.
     ///
     /// # Errors
-    /// What is wrong with a schema.
+    /// If a schema is invalid; the message describes the problem.
     pub(super) fn lark(&self, most: usize) -> Result<String, GrammarError> {
         let marks = self.format.marks();
         let mark = |text: &str, token: Option<u32>| match token {
@@ -88,7 +89,7 @@ impl CallGrammar {
             lines.push(format!("c{at}: {} a{at} \"}}\"", literal(&head)));
             lines.push(format!("a{at}: %json {schema}"));
         }
-        // Text that ends with the mark is one lexeme with it.
+        // Text that ends with the mark forms one lexeme with it.
         let text_mark = self.otherwise == Otherwise::Text && self.begin.is_none();
         let begin = match text_mark {
             true => "opening".to_owned(),
@@ -143,12 +144,12 @@ impl CallGrammar {
     }
 }
 
-/// A string of Lark, which is one of JSON.
+/// Returns a string literal of Lark, which has the syntax of JSON.
 fn literal(text: &str) -> String {
     json!(text).to_string()
 }
 
-/// An expression that matches this text only.
+/// Returns a regular expression that matches exactly this text.
 fn written_as_regex(text: &str) -> String {
     let mut regex = String::new();
     for c in text.chars() {
@@ -160,7 +161,7 @@ fn written_as_regex(text: &str) -> String {
     regex
 }
 
-/// The schema of a tool's arguments: of an object, without white space that no model needs.
+/// Returns the schema of a tool's arguments: of an object, without white space that no model needs.
 fn arguments(tool: &Tool, brief: bool, most: usize) -> Result<Value, GrammarError> {
     let mut schema = tool.parameters.clone();
     if let Some(fields) = schema.as_object_mut() {
@@ -175,7 +176,7 @@ fn arguments(tool: &Tool, brief: bool, most: usize) -> Result<Value, GrammarErro
     json_lines(&schema, !tool.strict, most)
 }
 
-/// A schema for JSON on one line, as Python writes it. `loose` leaves out what llguidance cannot keep.
+/// Returns a schema for JSON on one line, in Python's format. `loose` ignores what llguidance does not support.
 fn json_lines(schema: &Value, loose: bool, most: usize) -> Result<Value, GrammarError> {
     let mut schema = prepare(schema.clone(), most)?;
     if let Some(fields) = schema.as_object_mut() {
@@ -187,7 +188,7 @@ fn json_lines(schema: &Value, loose: bool, most: usize) -> Result<Value, Grammar
     Ok(schema)
 }
 
-/// Whether objects of a schema are described in several places, so that none of them knows all properties.
+/// Returns whether objects of a schema are described in several places, so that none of them lists all properties.
 fn composes(schema: &Value) -> bool {
     const BESIDE: [&str; 7] = [
         "$ref",
@@ -210,7 +211,7 @@ fn composes(schema: &Value) -> bool {
     }
 }
 
-/// Leaves out properties that a schema does not name, where it does not say that they may come: models invent none then.
+/// Disallows properties that a schema does not name, unless it explicitly allows them: models then invent none.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(fields) => {
@@ -271,7 +272,7 @@ mod tests {
             json!({"properties": {"a": {}}, "required": ["b"]}),
             json!({"properties": {"a": {}}, "additionalProperties": {"type": "string"}}),
             json!({"properties": {"a": {}}, "minProperties": 2}),
-            // Data and no schemas.
+            // Data, not schemas.
             json!({"enum": [{"properties": {}}], "default": {"properties": {}}}),
         ] {
             assert_eq!(closed(open.clone()), open);

@@ -1,4 +1,4 @@
-//! A model's vocabulary as grammars see it, and grammars compiled for it.
+//! A model's vocabulary in the form that grammars need, and grammars compiled for it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use super::{GrammarError, GrammarSpec};
 use crate::text::Tokenizer;
 use crate::text::token_bytes::Speller;
 
-/// Longer tokens than any text needs; the trie has a limit of about this.
+/// Length limit of a token in bytes, longer than any text needs; the trie has a limit of about this.
 const LONGEST_TOKEN: usize = 1000;
 
-/// Stack for the compiler, which follows rules and schemas recursively; only what is used becomes memory.
+/// Stack size of the compiler, which follows rules and schemas recursively; only the used part becomes memory.
 const COMPILER_STACK: usize = 256 << 20;
 
-/// A model's vocabulary as grammars see it. Clones share it.
+/// A model's vocabulary in the form that grammars need. Clones share it.
 #[derive(Clone)]
 pub struct GrammarEnv(Arc<Vocabulary>);
 
-/// The tokens as llguidance has them: the model's `0..size`; then `size`, which stands for the end of the text whatever ids end
-/// it; then, without ids in the model, what tokens are at the start of a text where that differs and is no token by itself.
+/// The tokens in llguidance's numbering: the model's `0..size`; then `size`, for the end of the text, whichever ids end it; then entries
+/// without an id in the model, for tokens whose bytes at the start of a text differ and are not another token's.
 pub(super) struct Vocabulary {
     pub size: usize,
-    /// For each token of the model the one that stands for it at the start of a text; none where it adds nothing there.
+    /// For each token of the model the one that stands for it at the start of a text; none if it adds no bytes there.
     pub first: Vec<Option<u32>>,
     factory: ParserFactory,
 }
@@ -36,17 +36,17 @@ pub(super) struct Vocabulary {
 #[derive(Clone)]
 pub struct Grammar {
     start: Arc<Start>,
-    /// Whether the text goes on in another one.
+    /// Whether the text continues another one.
     continues: bool,
 }
 
-/// Where every text begins.
+/// The initial state of every text.
 struct Start {
     vocabulary: Arc<Vocabulary>,
     matcher: Matcher,
-    /// What may come at the start of a text.
+    /// The tokens allowed at the start of a text.
     first: TokenMask,
-    /// What may come first behind another text.
+    /// The tokens allowed first after another text.
     later: TokenMask,
     warnings: Vec<String>,
 }
@@ -55,7 +55,7 @@ impl GrammarEnv {
     /// Reads the bytes of all tokens of a model whose logits have `vocab_size` values.
     ///
     /// # Errors
-    /// A tokenizer whose tokens do not stand for bytes of their own.
+    /// If the tokenizer's tokens do not each stand for bytes of their own.
     pub fn new(tokenizer: &Tokenizer, vocab_size: usize) -> Result<Self, GrammarError> {
         let speller = Speller::new(tokenizer).ok_or(GrammarError::UnsupportedTokenizer)?;
         let mut words: Vec<Vec<u8>> = Vec::with_capacity(vocab_size + 1);
@@ -64,7 +64,7 @@ impl GrammarEnv {
             let spelling = speller.spell(id);
             let (later, first) = match spelling {
                 Some(spelling) => (speakable(spelling.later), speakable(spelling.first)),
-                // A grammar may name a control token; no text becomes one.
+                // A grammar may name a control token; no text encodes to one.
                 None if tokenizer.is_control(id) => {
                     let name = tokenizer.id_to_token(id).unwrap_or_default();
                     let word = control_word(&name);
@@ -75,7 +75,7 @@ impl GrammarEnv {
             words.push(later);
             firsts.push(first);
         }
-        // With a space, so that no grammar can name it.
+        // The name has a space, so that no grammar can refer to it.
         words.push(control_word("<the end>"));
         let mut ids: HashMap<Vec<u8>, u32> = HashMap::new();
         for (word, id) in words.iter().zip(0..) {
@@ -111,12 +111,12 @@ impl GrammarEnv {
         })))
     }
 
-    /// Compiles what is asked for. Bounded, but it may take tens of milliseconds.
+    /// Compiles a specification. The time is bounded, but may be tens of milliseconds.
     ///
     /// # Errors
-    /// What is wrong with it, or too large about it.
+    /// If the specification is invalid or too large.
     pub fn compile(&self, spec: &GrammarSpec) -> Result<Grammar, GrammarError> {
-        // A schema of which everything can be kept is kept as it is.
+        // A schema that is fully supported is compiled in full.
         if let Some(whole) = spec.whole() {
             let whole = self.compile_once(&whole);
             if !matches!(whole, Err(GrammarError::Invalid(_))) {
@@ -177,7 +177,8 @@ impl GrammarEnv {
 }
 
 impl Grammar {
-    /// The same grammar for texts that go on in another one: their first token keeps the space that a text's first token may lose.
+    /// Returns the same grammar for texts that continue another one: their first token keeps the space that a text's first token may
+    /// lose.
     pub fn continuing(self) -> Self {
         Self {
             continues: true,
@@ -185,12 +186,12 @@ impl Grammar {
         }
     }
 
-    /// What is left out of the schema that was asked for, in whole sentences.
+    /// Returns the parts of the requested schema that are ignored, in full sentences.
     pub fn warnings(&self) -> &[String] {
         &self.start.warnings
     }
 
-    /// For a new text.
+    /// Creates a matcher for a new text.
     pub fn matcher(&self) -> GrammarMatcher {
         let Start {
             vocabulary,
@@ -199,7 +200,7 @@ impl Grammar {
             later,
             ..
         } = &*self.start;
-        // Deep: what one text makes of the lexer must not decide how far another gets within its limits.
+        // A deep clone: the lexer states built for one text must not count towards the limits of another.
         GrammarMatcher::new(
             Arc::clone(vocabulary),
             matcher.deep_clone(),
@@ -208,7 +209,7 @@ impl Grammar {
         )
     }
 
-    /// Number of the model's tokens.
+    /// Returns the number of the model's tokens.
     pub fn vocab_size(&self) -> usize {
         self.start.vocabulary.size
     }
@@ -220,8 +221,8 @@ impl std::fmt::Debug for Grammar {
     }
 }
 
-/// What llguidance may spend: on compiling and on the mask for one token some tens of milliseconds at the very worst, on a text's
-/// lexer some tens of megabytes. Real schemas take a small part of it.
+/// Returns limits for llguidance: compiling, and the mask of one token, take at most some tens of milliseconds, and a text's lexer some
+/// tens of megabytes. Real schemas take a small part of that.
 fn limits() -> ParserLimits {
     ParserLimits {
         step_lexer_fuel: 100_000,
@@ -233,7 +234,7 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// What llguidance warns of, as a sentence about the schema.
+/// Returns a warning of llguidance as a sentence about the schema.
 fn told(warning: &str) -> String {
     if let Some(keys) = warning.strip_prefix("Unimplemented keys: ") {
         return format!("The schema's keywords {keys} are left out: answers may break them.");
@@ -250,7 +251,7 @@ fn told(warning: &str) -> String {
     }
 }
 
-/// The bytes of a text token, unless they begin with the byte that marks control tokens: no UTF-8 text holds it.
+/// Returns the bytes of a text token, or none if they begin with the byte that marks control tokens: no UTF-8 text contains it.
 fn speakable(bytes: Vec<u8>) -> Vec<u8> {
     match bytes.first() {
         Some(&TokTrie::SPECIAL_TOKEN_MARKER) => Vec::new(),

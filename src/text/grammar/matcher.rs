@@ -1,4 +1,4 @@
-//! One text in the making, against its grammar.
+//! The state of one growing text within its grammar.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use super::env::Vocabulary;
 /// The tokens that may come next, and whether the text may end.
 #[derive(Clone)]
 pub struct TokenMask {
-    /// A bit for each token, the lowest first.
+    /// One bit per token, the lowest first.
     words: Vec<u32>,
     may_end: bool,
 }
 
-/// Follows one text, token by token.
+/// A matcher that follows one text, token by token.
 pub struct GrammarMatcher {
     vocabulary: Arc<Vocabulary>,
     matcher: Matcher,
@@ -25,7 +25,7 @@ pub struct GrammarMatcher {
 }
 
 impl TokenMask {
-    /// `tokens` as llguidance numbers them.
+    /// Creates a mask from `tokens` in llguidance's numbering.
     pub(super) fn new(tokens: &SimpleVob, vocabulary: &Vocabulary) -> Self {
         let size = vocabulary.size;
         let mut words = tokens.as_slice()[..size.div_ceil(32)].to_vec();
@@ -38,7 +38,7 @@ impl TokenMask {
         }
     }
 
-    /// The same for the first token of a text.
+    /// Creates a mask for the first token of a text.
     pub(super) fn at_the_start(tokens: &SimpleVob, vocabulary: &Vocabulary) -> Self {
         let mut mask = Self::new(tokens, vocabulary);
         let any_later = mask.has_tokens();
@@ -57,17 +57,17 @@ impl TokenMask {
         word >> (id % 32) & 1 == 1
     }
 
-    /// Whether any token may come.
+    /// Returns whether any token is allowed.
     pub fn has_tokens(&self) -> bool {
         self.words.iter().any(|&word| word != 0)
     }
 
-    /// Whether the text so far is whole.
+    /// Returns whether the text so far is complete.
     pub fn may_end(&self) -> bool {
         self.may_end
     }
 
-    /// Takes every token that may not come out of the running: its logit becomes −∞.
+    /// Sets the logit of every disallowed token to −∞.
     pub fn apply(&self, logits: &mut [f32]) {
         for (logits, &word) in logits.chunks_mut(32).zip(&self.words) {
             match word {
@@ -86,7 +86,7 @@ impl TokenMask {
 }
 
 impl GrammarMatcher {
-    /// `begun`: whether the text goes on in another one.
+    /// Creates a matcher. `begun`: whether the text continues another one.
     pub(super) fn new(
         vocabulary: Arc<Vocabulary>,
         matcher: Matcher,
@@ -101,12 +101,12 @@ impl GrammarMatcher {
         }
     }
 
-    /// What may come next.
+    /// Returns the tokens allowed next.
     pub fn allowed(&self) -> &TokenMask {
         &self.allowed
     }
 
-    /// Whether the text is whole and nothing more may come.
+    /// Returns whether the text is complete and no token is allowed.
     pub fn is_complete(&self) -> bool {
         self.allowed.may_end() && !self.allowed.has_tokens()
     }
@@ -114,8 +114,8 @@ impl GrammarMatcher {
     /// Takes the next token of the text.
     ///
     /// # Errors
-    /// A token that was not allowed; a grammar that takes too much to follow, or that no token continues. The text can then not
-    /// be continued.
+    /// If the token was not allowed, the grammar takes too much work to follow, or no token continues it. The text can then not be
+    /// continued.
     pub fn accept(&mut self, token: u32) -> Result<(), GrammarError> {
         if !self.allowed.allows(token) {
             return Err(GrammarError::NotAllowed(token));

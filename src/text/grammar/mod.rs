@@ -1,8 +1,8 @@
-//! Grammars: which tokens may come next, so that a text matches a JSON schema, a regular expression, a grammar or a choice.
+//! Grammars: restrict the next tokens so that a text matches a JSON schema, a regular expression, a grammar or a choice.
 //!
-//! A [`GrammarEnv`] knows the bytes of a model's tokens; it compiles a [`GrammarSpec`] to a [`Grammar`], and every text in the
-//! making has a [`GrammarMatcher`] of its own. The parsing is llguidance's. Grammars speak of bytes: how a text is cut into
-//! tokens is left to the model.
+//! A [`GrammarEnv`] holds the bytes of a model's tokens; it compiles a [`GrammarSpec`] to a [`Grammar`], and every growing text has a
+//! [`GrammarMatcher`] of its own. The parsing is llguidance's. Grammars are defined over bytes: the model may split a text into tokens in
+//! any way.
 
 mod bounds;
 mod brief;
@@ -26,7 +26,7 @@ pub use env::{Grammar, GrammarEnv};
 pub use matcher::{GrammarMatcher, TokenMask};
 pub use spec::GrammarSpec;
 
-/// What compiling and following a grammar can fail with.
+/// An error of compiling or following a grammar.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
     #[error("this model's tokens do not stand for bytes of their own, which grammars need")]
@@ -62,12 +62,12 @@ pub enum GrammarError {
 }
 
 impl GrammarError {
-    /// What llguidance found wrong with a grammar.
+    /// Converts an error that llguidance found in a grammar.
     fn invalid(error: impl Display) -> Self {
         Self::Invalid(reason(error))
     }
 
-    /// Why llguidance could not go on.
+    /// Converts the reason why llguidance could not continue.
     fn failed(error: impl Display) -> Self {
         let reason = reason(error);
         match reason == StopReason::NoExtensionBias.to_string() {
@@ -77,7 +77,7 @@ impl GrammarError {
     }
 }
 
-/// llguidance's message without what it adds for its own developers.
+/// Returns llguidance's message without its details for llguidance's own developers.
 fn reason(error: impl Display) -> String {
     let text = error.to_string();
     let end = ["\n<state>", "\n<non-verbose/>", "\n<backtrace>"]

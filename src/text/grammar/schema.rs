@@ -1,4 +1,5 @@
-//! JSON schemas, made ready for llguidance: references in every spelling, and no number that it would change unseen.
+//! Preparation of JSON schemas for llguidance: references in every spelling are resolved, and numbers that llguidance would silently
+//! change are rejected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::GrammarError;
 use super::bounds;
 
-/// Up to here llguidance keeps every whole number: it computes with f64.
+/// Largest integer up to which llguidance keeps every integer exact: it computes with f64.
 const MOST_EXACT: u64 = 1 << 53;
 
 /// Keywords of a schema that stay where they are when the rest of it becomes an alternative.
@@ -20,12 +21,13 @@ const OUTSIDE: [&str; 6] = [
     "description",
 ];
 
-/// Keywords by which a schema says of what kind its values are, itself or by others.
+/// Keywords by which a schema defines the type of its values, directly or through other schemas.
 const OF_A_KIND: [&str; 9] = [
     "type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf", "not", "if",
 ];
 
-/// Keywords of objects and of lists: a schema with one of them and without a type means that type, as a schema's author does.
+/// Keywords of objects and of lists: a schema with one of them and without a type is taken to have that type, as its author most likely
+/// means.
 const OF_OBJECTS: [&str; 4] = [
     "properties",
     "required",
@@ -34,7 +36,7 @@ const OF_OBJECTS: [&str; 4] = [
 ];
 const OF_LISTS: [&str; 4] = ["items", "prefixItems", "minItems", "maxItems"];
 
-/// Keywords whose values are data and no schemas.
+/// Keywords whose values are data, not schemas.
 const DATA: [&str; 7] = [
     "const",
     "enum",
@@ -45,7 +47,7 @@ const DATA: [&str; 7] = [
     "x-guidance",
 ];
 
-/// Keywords whose values are schemas by names of the caller's.
+/// Keywords whose values are schemas under names that the caller chooses.
 const NAMED: [&str; 5] = [
     "properties",
     "patternProperties",
@@ -54,7 +56,7 @@ const NAMED: [&str; 5] = [
     "dependentSchemas",
 ];
 
-/// Keywords whose numbers decide which texts match.
+/// Keywords whose numbers determine which texts match.
 const NUMBERS: [&str; 7] = [
     "const",
     "enum",
@@ -65,18 +67,19 @@ const NUMBERS: [&str; 7] = [
     "multipleOf",
 ];
 
-/// Returns a schema that means the same, as llguidance can read it and within the bounds of what it should compile. The copies that this
-/// takes have `most` bytes at most.
+/// Returns an equivalent schema that llguidance can read and that is within the compile limits. The copies that this takes have at most
+/// `most` bytes.
 ///
 /// # Errors
-/// A whole number beyond 2^53 or a `nullable` that is no boolean, with its place; copies of more bytes; those of [`bounds::check`].
+/// If an integer is beyond 2^53 or a `nullable` is not a boolean, with its place; if the copies have more bytes; those of
+/// [`bounds::check`].
 pub(super) fn prepare(schema: Value, most: usize) -> Result<Value, GrammarError> {
     let schema = rewritten(schema, most)?;
     bounds::check(&schema)?;
     Ok(schema)
 }
 
-/// [`prepare`], without the bounds.
+/// Prepares a schema as [`prepare`], without the limits.
 fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
     let mut checked = Ok(());
     let (mut references, mut anchors) = (BTreeSet::new(), BTreeMap::new());
@@ -155,7 +158,7 @@ fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
     Ok(schema)
 }
 
-/// Shows every schema in `value` to `see`, with its place as a JSON pointer.
+/// Calls `see` with every schema in `value` and its place as a JSON pointer.
 fn visit(
     value: &mut Value,
     place: &mut String,
@@ -195,20 +198,20 @@ fn visit(
     }
 }
 
-/// Goes to the child `name` of a place.
+/// Appends the child `name` to a place.
 fn step(place: &mut String, name: &str) {
     place.push('/');
     place.push_str(&name.replace('~', "~0").replace('/', "~1"));
 }
 
-/// Returns a whole number in `value` that llguidance does not keep.
+/// Returns an integer in `value` that llguidance does not keep exactly.
 fn inexact(value: &Value) -> Option<String> {
     match value {
         Value::Number(number) => {
             let beyond = match (number.as_u64(), number.as_i64(), number.as_f64()) {
                 (Some(whole), _, _) => whole > MOST_EXACT,
                 (_, Some(whole), _) => whole.unsigned_abs() > MOST_EXACT,
-                // The JSON may have had digits that were lost already.
+                // The JSON may have had digits that are already lost.
                 (_, _, Some(real)) => real.fract() == 0.0 && real.abs() >= MOST_EXACT as f64,
                 _ => true,
             };
@@ -220,7 +223,8 @@ fn inexact(value: &Value) -> Option<String> {
     }
 }
 
-/// Gives a schema with keywords of objects or lists alone their type. Every value of the result is one of the schema.
+/// Adds the type to a schema that has only keywords of objects or only keywords of lists. Every value of the result is a value of the
+/// original schema.
 fn name_kind(fields: &mut Map<String, Value>) {
     let has = |names: &[&str]| names.iter().any(|name| fields.contains_key(*name));
     let kind = match (has(&OF_A_KIND), has(&OF_OBJECTS), has(&OF_LISTS)) {
@@ -231,7 +235,7 @@ fn name_kind(fields: &mut Map<String, Value>) {
     fields.insert("type".to_owned(), kind.into());
 }
 
-/// Lets `null` match a schema, as OpenAPI's `nullable` says.
+/// Lets `null` match a schema, as required by OpenAPI's `nullable`.
 fn admit_null(fields: &mut Map<String, Value>) {
     let plain = fields
         .keys()
@@ -263,7 +267,7 @@ fn admit_null(fields: &mut Map<String, Value>) {
     fields.insert("anyOf".to_owned(), json!([inside, {"type": "null"}]));
 }
 
-/// Returns the place of what a reference names, where llguidance would not find it by the reference itself.
+/// Returns the place that a reference names, if llguidance would not find it by the reference itself.
 fn unusual(
     reference: &str,
     id: &str,
@@ -292,7 +296,7 @@ fn unusual(
     schema.pointer(&place).map(|_| place)
 }
 
-/// A fragment without its percent signs; one that is no encoded text is as it is.
+/// Returns a fragment with its percent-encoding decoded; an invalid encoding is returned unchanged.
 fn percent_decoded(fragment: &str) -> String {
     let bytes = fragment.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
@@ -342,7 +346,7 @@ mod tests {
             (json!({"enum": [1, {"a": [i64::MIN]}]}), "#/enum"),
             (json!({"maximum": 9_007_199_254_740_993_u64}), "#/maximum"),
             (json!({"exclusiveMinimum": -1e20}), "#/exclusiveMinimum"),
-            // Another whole number may have been written.
+            // The original text may have had another integer.
             (json!({"const": 9_007_199_254_740_992.0}), "#/const"),
             (
                 json!({"items": {"anyOf": [{}, {"multipleOf": 1e300}]}}),
@@ -452,7 +456,7 @@ mod tests {
         }
         let inner = prepared(json!({"anyOf": [{"required": ["a"]}]})).unwrap();
         assert_eq!(inner["anyOf"][0]["type"], "object");
-        // What must not match would be another schema with a type.
+        // Under `not`, a type would change the meaning of the schema.
         let schema = json!({"not": {"required": ["a"]}});
         assert_eq!(prepared(schema.clone()), Ok(schema));
     }
@@ -488,7 +492,7 @@ mod tests {
         let name = result["properties"]["child"]["$ref"].as_str().unwrap();
         let copy = result.pointer(&name[1..]).unwrap();
         assert_eq!(copy["properties"]["child"]["$ref"], name);
-        // What is usual, or names nothing, is left to llguidance.
+        // Usual references, and those without a target, are left to llguidance.
         for reference in [
             "#/$defs/a",
             "#",

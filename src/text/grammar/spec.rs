@@ -1,4 +1,4 @@
-//! What a text shall be like, in words that llguidance compiles.
+//! The specification of a text's form, and its translation for llguidance.
 
 use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
@@ -7,40 +7,42 @@ use super::GrammarError;
 use super::calls::CallGrammar;
 use super::schema::prepare;
 
-/// What a text shall be like.
+/// The specification of a text's form.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GrammarSpec {
-    /// JSON of this schema, properties in the schema's order. What llguidance cannot keep (`oneOf` of alternatives that overlap,
-    /// for one) is refused, not ignored.
+    /// JSON of this schema, with properties in the schema's order. Parts that llguidance does not support (`oneOf` of overlapping
+    /// alternatives, for example) are errors, not ignored.
     JsonSchema(Value),
-    /// JSON of this schema, without what llguidance cannot keep: [`Grammar::warnings`](super::Grammar::warnings) names that.
+    /// JSON of this schema, without the parts that llguidance does not support: [`Grammar::warnings`](super::Grammar::warnings) lists
+    /// them.
     LooseJsonSchema(Value),
     /// Any JSON object.
     JsonObject,
-    /// All of the text matches this expression, in the syntax of Rust's `regex` without look-around and anchors.
+    /// Text that matches this expression as a whole, in the syntax of Rust's `regex` without look-around and anchors.
     Regex(String),
     /// A grammar in llguidance's dialect of Lark.
     Lark(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// Calls of tools.
+    /// Tool calls.
     Calls(CallGrammar),
 }
 
-/// Longest source, in bytes.
+/// Size limit of the source, in bytes.
 const MOST_BYTES: usize = 256 << 10;
 
-/// Most texts to choose from.
+/// Limit on the number of texts to choose from.
 const MAX_CHOICES: usize = 5000;
 
-/// Deepest nesting of brackets. llguidance parses recursively.
+/// Limit on the nesting of brackets. llguidance parses recursively.
 const MOST_NESTED: usize = 128;
 
-/// White space between the parts of JSON: as much as anyone indents, but not without end, which small models fall for.
+/// White space between the parts of JSON: as much as any usual indentation, but limited, because small models tend to repeat it
+/// endlessly.
 const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,40}";
 
 impl GrammarSpec {
-    /// The same in llguidance's words.
+    /// Returns the specification in llguidance's form.
     pub(super) fn to_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
         let bytes = self.source_bytes();
         if bytes > MOST_BYTES {
@@ -77,7 +79,7 @@ impl GrammarSpec {
         }
     }
 
-    /// Returns the spec of which nothing may be left out, where this one allows it.
+    /// Returns the specification with every part required, if this one allows parts to be ignored.
     pub(super) fn whole(&self) -> Option<Self> {
         match self {
             Self::LooseJsonSchema(schema) => Some(Self::JsonSchema(schema.clone())),
@@ -97,7 +99,7 @@ impl GrammarSpec {
     }
 }
 
-/// `loose` leaves out what llguidance cannot keep.
+/// Builds a JSON grammar; `loose` ignores what llguidance does not support.
 fn json_schema(mut schema: Value, loose: bool) -> TopLevelGrammar {
     if let Some(fields) = schema.as_object_mut() {
         let options = || json!({"whitespace_pattern": JSON_SPACE});
@@ -109,14 +111,14 @@ fn json_schema(mut schema: Value, loose: bool) -> TopLevelGrammar {
     TopLevelGrammar::from_json_schema(schema)
 }
 
-/// A grammar of Lark for one of `choices`: a rule for each text with which several of them begin. llguidance looks at every
-/// alternative of a rule for every byte, and here they are no more than there are characters to go on with.
+/// Returns a Lark grammar for one of `choices`, with one rule for each prefix that several choices share. llguidance examines every
+/// alternative of a rule for every byte, and this limits the alternatives to one per possible next character.
 fn one_of(choices: &[String]) -> String {
     let mut sorted: Vec<&str> = choices.iter().map(String::as_str).collect();
     sorted.sort_unstable();
     sorted.dedup();
     let mut grammar = String::from("start: r0\n");
-    // The choices of each rule that is to be written, and the bytes that they share and that have been read.
+    // For each rule still to write: its range of choices, and the length in bytes of their shared prefix, which is already matched.
     let mut rules = vec![(0, sorted.len(), 0)];
     let mut at = 0;
     while let Some(&(start, end, read)) = rules.get(at) {
@@ -130,7 +132,7 @@ fn one_of(choices: &[String]) -> String {
             let same = |choice: &&str| choice[read..].chars().next() == next;
             let to = from + sorted[from..end].partition_point(same);
             let shared = read + shared_bytes(&first[read..], &sorted[to - 1][read..]);
-            // A string of Lark is one of JSON.
+            // A string literal of Lark has the syntax of JSON.
             let mut alternative = json!(first[read..shared]).to_string();
             if to - from > 1 {
                 alternative.push_str(&format!(" r{}", rules.len()));
@@ -151,7 +153,7 @@ fn one_of(choices: &[String]) -> String {
     grammar
 }
 
-/// Bytes of the characters with which both texts begin.
+/// Returns the length in bytes of the common prefix of both texts.
 fn shared_bytes(a: &str, b: &str) -> usize {
     let both = a.chars().zip(b.chars());
     both.take_while(|(a, b)| a == b)
@@ -159,7 +161,7 @@ fn shared_bytes(a: &str, b: &str) -> usize {
         .sum()
 }
 
-/// Counts every bracket, those in strings and classes too: a bound, not a parse.
+/// Counts every bracket, including those in strings and classes: a bound, not a parse.
 fn check_nesting(source: &str) -> Result<(), GrammarError> {
     let mut depth = 0usize;
     for byte in source.bytes() {

@@ -22,7 +22,7 @@ pub(super) fn env(tokenizer: &Tokenizer) -> GrammarEnv {
     GrammarEnv::new(tokenizer, tokenizer.vocab_size()).unwrap()
 }
 
-/// Of every kind that is supported.
+/// Returns tokenizers of every supported kind.
 pub(super) fn tokenizers() -> Vec<Tokenizer> {
     let mut all = vec![
         pocket(),
@@ -79,7 +79,7 @@ fn is_date(text: &str) -> bool {
             .all(|part| part.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A sum with brackets, read back by hand.
+/// Checks, with a hand-written parser, that a text is a sum with brackets.
 fn is_sum(text: &str) -> bool {
     let mut depth = 0i32;
     let mut number_next = true;
@@ -131,7 +131,7 @@ fn specs() -> Vec<(GrammarSpec, Check)> {
     ]
 }
 
-/// Takes allowed tokens at random, and the end, where it is allowed, half the time: the text, if it came to an end.
+/// Samples allowed tokens uniformly, and ends half the time if the end is allowed; returns the text if it ended.
 fn walk(tokenizer: &Tokenizer, grammar: &Grammar, seed: u64, most: usize) -> Option<String> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut matcher = grammar.matcher();

@@ -1,6 +1,6 @@
-//! llguidance's messages, in words for those who have written a grammar and not llguidance.
+//! Translation of llguidance's messages for authors of grammars, who do not know llguidance.
 
-/// Beginnings of messages, and what is said instead before and after the rest.
+/// Beginnings of messages, each with its replacement and with a text to append after the rest.
 const SAID: &[(&str, &str, &str)] = &[
     (
         "Unknown format: ",
@@ -26,17 +26,17 @@ const SAID: &[(&str, &str, &str)] = &[
     ("no start rule found", "there is no rule `start`", ""),
 ];
 
-/// Advice about a setting that callers do not have begins so, and ends the message.
+/// Beginnings of advice about a setting that callers do not have; the advice ends the message.
 const ADVICE: [&str; 2] = [". Enable 'coerce_one_of'", " Enable 'coerce_one_of'"];
 
-/// A condition that callers do not know.
+/// A condition that is meaningless to callers.
 const CONDITION: &str = " without 'referencing' feature";
 
-/// Returns what is wrong with a grammar, after "the grammar". `own` grammars were written by their caller, so lines and columns in them
-/// mean something; the others are made here.
+/// Returns the error of a grammar, as a continuation of "the grammar". `own` grammars were written by the caller, so lines and columns in
+/// them are meaningful; others are generated here.
 pub(super) fn plain(message: &str, own: bool) -> String {
     let (place, message) = split_place(message.trim());
-    // A regular expression's parser shows the expression before it says what is wrong with it.
+    // The parser of regular expressions shows the expression before its error.
     let error = message
         .lines()
         .find_map(|line| line.trim().strip_prefix("error: "));
@@ -50,7 +50,7 @@ pub(super) fn plain(message: &str, own: bool) -> String {
     }
 }
 
-/// Splits the place, as `1(8)`, off a message that begins with it.
+/// Splits the place, such as `1(8)`, from a message that begins with it.
 fn split_place(message: &str) -> (Option<&str>, &str) {
     let split = message
         .strip_prefix("at ")
@@ -64,7 +64,7 @@ fn split_place(message: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// One line, without excerpts of the grammar (`1 | start: …`) and the marks under them.
+/// Returns one line, without excerpts of the grammar (`1 | start: …`) and the marks under them.
 fn without_excerpts(message: &str) -> String {
     let excerpt = |line: &str| {
         let line = line.trim();

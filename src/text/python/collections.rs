@@ -8,7 +8,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 
 use super::refused;
 
-/// A method of a list or a dictionary; `None` where minijinja's is right, or there is none.
+/// Calls a method of a list or a dictionary; returns `None` if minijinja's is right, or there is none.
 pub(super) fn method(
     _state: &State,
     value: &Value,
@@ -26,7 +26,7 @@ pub(super) fn method(
             let place = place.ok_or_else(|| refused("the value is not in the list"))?;
             Ok(Some(Value::from(place)))
         }
-        // jinja2's sandbox refuses these, too.
+        // jinja2's sandbox rejects these, too.
         (
             "append" | "extend" | "insert" | "pop" | "remove" | "clear" | "update" | "setdefault"
             | "popitem",
@@ -38,7 +38,7 @@ pub(super) fn method(
     }
 }
 
-/// jinja2's `joiner`: nothing at the first call, then the separator.
+/// jinja2's `joiner`: empty at the first call, then the separator.
 #[derive(Debug)]
 pub(super) struct Joiner {
     separator: String,

@@ -1,7 +1,7 @@
-//! What comparisons and the like may cost. minijinja counts the items of a list that it compares, but not what lies within them: a list
-//! that holds another one twice, again and again, is small and endless to walk. So in a template's source every operand of a
-//! comparison, every value that a filter or a function is given, and every index is sent through a filter that pays for all that lies
-//! within the value; operands of `+` through one that pays for the items of a list.
+//! The cost of comparisons and similar operations. minijinja charges for the items of a list that it compares, but not for values nested
+//! in them: a list that repeatedly holds another one twice is small, but endless to walk. Therefore a template's source is rewritten:
+//! every operand of a comparison, every argument of a filter or a function, and every index passes through a filter that pays for all
+//! values nested in it; operands of `+` pass through one that pays for the items of a list.
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -9,25 +9,25 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use super::super::jinja_fuel::{pay, pay_for_text};
 use super::tags::{self, Tokens, closes, is_operand, opens};
 
-/// The filter for what is walked whole.
+/// The filter for values that are walked completely.
 const WHOLE: &str = "__whole";
 
-/// The filter for what is put together.
+/// The filter for values that are concatenated.
 const ITEMS: &str = "__items";
 
-/// The filter for what is written into a text.
+/// The filter for values that are written into a text.
 const TEXT: &str = "__text";
 
-/// Bytes that a value within another one is paid for as.
+/// Bytes charged for each nested value.
 const BYTES_OF_VALUE: usize = 4;
 
-/// Filters that look at no more than they pay for.
+/// Filters that read no more than they pay for.
 const CHEAP: [&str; 13] = [
     "length", "count", "first", "last", "default", "d", "tojson", "string", "safe", "items", WHOLE,
     ITEMS, TEXT,
 ];
 
-/// Filters that look at what lies within a list. All others want a text, and write down what is none.
+/// Filters that read nested values of a list. All others expect a text, and convert other values to one.
 const WALKING: [&str; 18] = [
     "sort",
     "unique",
@@ -49,7 +49,7 @@ const WALKING: [&str; 18] = [
     "chain",
 ];
 
-/// The filter that a value is to pass before one of this name.
+/// Returns the filter that a value must pass before the filter of this name.
 fn before(name: &str) -> Option<&'static str> {
     match () {
         () if CHEAP.contains(&name) => None,
@@ -58,7 +58,7 @@ fn before(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Adds the filters, and tests that pay for what they compare.
+/// Adds the filters, and tests that pay for the values they compare.
 pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter(WHOLE, |state: &State, value: Value| {
         whole(state, &value).map(|()| value)
@@ -118,7 +118,7 @@ fn both(state: &State, a: &Value, b: &Value) -> Result<(), Error> {
     whole(state, b)
 }
 
-/// Whether nothing lies within a value.
+/// Returns whether a value has no nested values.
 fn is_whole(value: &Value) -> bool {
     !matches!(
         value.kind(),
@@ -126,10 +126,10 @@ fn is_whole(value: &Value) -> bool {
     )
 }
 
-/// Pays for all values that lie within one, each as often as it lies there.
+/// Pays for all values nested in a value, each as often as it occurs.
 ///
 /// # Errors
-/// Where there is no fuel for them.
+/// If the fuel is not enough.
 fn whole(state: &State, value: &Value) -> Result<(), Error> {
     if is_whole(value) {
         return Ok(());
@@ -155,7 +155,8 @@ fn whole(state: &State, value: &Value) -> Result<(), Error> {
     pay(state, walked.saturating_mul(BYTES_OF_VALUE))
 }
 
-/// Sends what is compared, filtered, called with or looked up by through the filters. All else stays as it is, line for line.
+/// Rewrites a template's source so that compared and filtered values, arguments and indices pass through the filters. The rest stays
+/// unchanged, line for line.
 pub(in super::super) fn meter(source: &str) -> String {
     tags::rewritten(source, &|tokens, statement| match statement {
         false => group(tokens, Around::Nothing),
@@ -163,7 +164,7 @@ pub(in super::super) fn meter(source: &str) -> String {
     })
 }
 
-/// What a group of tokens stands in.
+/// The context of a group of tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Around {
     Nothing,
@@ -177,7 +178,7 @@ enum Around {
     Parameters,
 }
 
-/// Rewrites a statement: its first word, and what follows.
+/// Rewrites a statement: its first word, and the rest.
 fn statement(tokens: &mut Tokens<'_>) -> String {
     let Some(first) = tokens.next() else {
         return String::new();
@@ -186,7 +187,7 @@ fn statement(tokens: &mut Tokens<'_>) -> String {
     match first.trim_start() {
         "if" | "elif" | "set" | "with" | "do" => out.push_str(&group(tokens, Around::Nothing)),
         "for" => {
-            // The names, up to the word that is no comparison here.
+            // The names, up to `in`, which is not a comparison here.
             for token in tokens.by_ref() {
                 out.push_str(token);
                 if token.trim_start() == "in" {
@@ -212,7 +213,7 @@ fn statement(tokens: &mut Tokens<'_>) -> String {
     out
 }
 
-/// A bracket, what is in it, and the bracket that closes it.
+/// Rewrites a bracket, its contents, and its closing bracket.
 fn brackets(tokens: &mut Tokens<'_>, around: Around) -> String {
     let mut out = tokens.next().unwrap_or_default().to_owned();
     out.push_str(&group(tokens, around));
@@ -220,10 +221,10 @@ fn brackets(tokens: &mut Tokens<'_>, around: Around) -> String {
     out
 }
 
-/// An expression between two words or signs that bind less than a comparison.
+/// An expression between two words or operators that bind less tightly than a comparison.
 #[derive(Default)]
 struct Operand {
-    /// Its summands, and the signs before them.
+    /// The summands, and the operators before them.
     parts: Vec<(String, String)>,
     /// Whether it is on the right of a comparison.
     compared: bool,
@@ -232,12 +233,12 @@ struct Operand {
     tokens: usize,
     /// Whether it begins with a literal.
     literal: bool,
-    /// Whether it is a list that is laid out as arguments.
+    /// Whether it is a list unpacked into arguments.
     splat: bool,
 }
 
 impl Operand {
-    /// The text of the last summand.
+    /// Returns the text of the last summand.
     fn last(&mut self) -> &mut String {
         if self.parts.is_empty() {
             self.parts.push((String::new(), String::new()));
@@ -250,7 +251,7 @@ impl Operand {
         self.tokens == 0
     }
 
-    /// The whole, sent through a filter if it is `walked`.
+    /// Returns the whole expression, passed through a filter if it is `walked`.
     fn written(self, walked: bool) -> String {
         let plain = self.test || self.splat || self.literal && self.tokens == 1;
         let walked = walked && !plain && self.tokens > 0;
@@ -277,7 +278,7 @@ impl Operand {
     }
 }
 
-/// An expression sent through a filter; the space before it stays outside.
+/// Returns an expression passed through a filter; the space before it stays outside.
 fn through(filter: &str, expression: &str) -> String {
     let bare = expression.trim_start();
     let is_text =
@@ -295,7 +296,7 @@ const COMPARISONS: [&str; 7] = ["==", "!=", "<", ">", "<=", ">=", "in"];
 fn group(tokens: &mut Tokens<'_>, around: Around) -> String {
     let mut out = String::new();
     let mut operand = Operand::default();
-    // Whether a value has just ended, so that what follows is applied to it.
+    // Whether a value has just ended, so that the next token is applied to it.
     let mut value = false;
     while let Some(token) = tokens.next_if(|token| !closes(token)) {
         let word = token.trim_start();
@@ -363,18 +364,18 @@ fn group(tokens: &mut Tokens<'_>, around: Around) -> String {
     out
 }
 
-/// Whether what stands before a separator in a group is walked.
+/// Returns whether the expression before a separator in a group is walked.
 fn is_walked(around: Around, separator: &str) -> bool {
     match around {
         Around::Nothing | Around::Parameters => false,
-        // Before `=` stands the name of an argument.
+        // The name of an argument comes before `=`.
         Around::Call => separator != "=",
         Around::Index => true,
         Around::Dictionary => separator == ":",
     }
 }
 
-/// Whether a word or sign binds less than a comparison, or compares.
+/// Returns whether a word or operator is a comparison or binds less tightly than one.
 fn ends_operand(word: &str) -> bool {
     const WORDS: [&str; 8] = ["and", "or", "not", "if", "else", "is", "recursive", "in"];
     WORDS.contains(&word) || COMPARISONS.contains(&word) || matches!(word, "," | "=" | ":")

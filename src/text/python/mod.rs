@@ -1,5 +1,5 @@
-//! Where minijinja differs from jinja2, as chat templates can tell: tests, methods of strings, lists and dictionaries, `%`, and how
-//! values are written. tests/jinja holds the table that both are compared by.
+//! Differences between minijinja and jinja2 that chat templates can observe: tests, methods of strings, lists and dictionaries, `%`, and
+//! the text form of values. tests/jinja holds the table by which both are compared.
 
 mod collections;
 mod meter;
@@ -17,7 +17,7 @@ use super::jinja_fuel::pay_for_text;
 pub(super) use meter::meter;
 pub(super) use modulo::name_modulo;
 
-/// Adds what minijinja lacks to an environment.
+/// Adds the features that minijinja lacks to an environment.
 pub(super) fn install(env: &mut Environment<'static>) {
     meter::install(env);
     env.add_function(operator::NAME, operator::modulo);
@@ -34,7 +34,7 @@ pub(super) fn install(env: &mut Environment<'static>) {
         value.is_undefined() || kinds.contains(&value.kind())
     });
     env.add_test("callable", |value: &Value| {
-        // A macro or a function: nothing else of a template's can be called.
+        // A macro or a function: a template cannot call anything else.
         let text = format!("{value:?}");
         text.starts_with("<macro") || text.contains("function")
     });
@@ -55,13 +55,13 @@ pub(super) fn install(env: &mut Environment<'static>) {
     });
 }
 
-/// Characters that a text is padded to at most.
+/// Limit on the width to which a text is padded, in characters.
 const MOST_WIDTH: usize = 10_000;
 
-/// A value as Python's `str` writes it.
+/// Returns a value in the form of Python's `str`.
 ///
 /// # Errors
-/// Where there is no fuel for it.
+/// If the fuel is not enough.
 pub(super) fn written(state: &State, value: &Value) -> Result<Value, Error> {
     if value.as_str().is_some() || value.is_undefined() {
         return Ok(value.clone());
@@ -70,10 +70,10 @@ pub(super) fn written(state: &State, value: &Value) -> Result<Value, Error> {
     Ok(Value::from(repr(value)))
 }
 
-/// A method that minijinja does not know; `None` where it is none of ours.
+/// Calls a method that minijinja lacks; returns `None` if this module does not have it either.
 ///
 /// # Errors
-/// The method's own.
+/// Those of the method.
 pub(super) fn method(
     state: &State,
     value: &Value,
@@ -89,7 +89,7 @@ pub(super) fn method(
     }
 }
 
-/// Python's `dict`.
+/// Implements Python's `dict`.
 fn dict(value: Option<Value>, named: minijinja::value::Kwargs) -> Result<Value, Error> {
     let mut pairs: Vec<(Value, Value)> = Vec::new();
     if let Some(value) = value {

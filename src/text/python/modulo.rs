@@ -1,9 +1,9 @@
-//! `%` between operands, found in a template's source and written as a call: minijinja's own is for numbers alone.
+//! The `%` operator in a template's source, rewritten to a function call: minijinja's own operator takes only numbers.
 
 use super::operator::NAME;
 use super::tags::{Tokens, closes, is_operand, opens, rewritten};
 
-/// Writes every `a % b` of a template as a call of the function that knows strings too. All else stays as it is, line for line.
+/// Rewrites every `a % b` of a template to a call of the function that also handles strings. The rest stays unchanged, line for line.
 pub(in super::super) fn name_modulo(source: &str) -> String {
     rewritten(source, &|tokens, statement| match tokens
         .clone()
@@ -17,7 +17,7 @@ pub(in super::super) fn name_modulo(source: &str) -> String {
 /// Rewrites tokens up to the bracket that closes the group, or the end.
 fn group(tokens: &mut Tokens, statement: bool) -> String {
     let mut out = String::new();
-    // Where the factors begin that a `%` divides.
+    // Where the left operand of a `%` begins.
     let mut term = 0;
     let mut operand = false;
     let mut first = statement;
@@ -61,7 +61,7 @@ fn group(tokens: &mut Tokens, statement: bool) -> String {
     out
 }
 
-/// One operand: a sign, a value, and what is applied to it.
+/// Returns one operand: a sign, a value, and the operations applied to it.
 fn factor(tokens: &mut Tokens) -> String {
     let mut out = String::new();
     while let Some(token) = tokens.next_if(|token| matches!(token.trim_start(), "-" | "+")) {

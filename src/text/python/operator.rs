@@ -1,4 +1,4 @@
-//! The `%` of Python: the remainder of numbers, and the format of strings.
+//! Python's `%`: the remainder of numbers, and string formatting.
 
 use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::ValueKind;
@@ -8,10 +8,10 @@ use super::super::jinja_fuel::{pay, pay_for_text};
 use super::refused;
 use super::repr::repr;
 
-/// The name of the function that stands for the operator.
+/// The name of the function that replaces the operator.
 pub(super) const NAME: &str = "__modulo";
 
-/// `left % right`.
+/// Computes `left % right`.
 pub(super) fn modulo(state: &State, left: &Value, right: &Value) -> Result<Value, Error> {
     let Some(text) = left.as_str() else {
         return remainder(left, right);
@@ -23,7 +23,7 @@ pub(super) fn modulo(state: &State, left: &Value, right: &Value) -> Result<Value
     pay(state, super::super::jinja::widths(text))?;
     args.iter()
         .try_for_each(|value| pay_for_text(state, value))?;
-    // Python's words for what `%s` writes; numbers and a dictionary of names stay what they are.
+    // Python's text form for values that `%s` writes; numbers and a dictionary of names are not converted.
     let worded = args.iter().map(|value| match value.kind() {
         ValueKind::None | ValueKind::Seq | ValueKind::Iterable => Value::from(repr(value)),
         ValueKind::Bool if !text.contains("%d") => Value::from(repr(value)),
@@ -43,7 +43,7 @@ fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
     if let (Some(left), Some(right)) = (whole(left), whole(right)) {
         let rest = left.checked_rem(right);
         let rest = rest.ok_or_else(|| refused("integer modulo by zero"))?;
-        // The sign is the divisor's.
+        // The result has the sign of the divisor.
         let turned = rest != 0 && (rest < 0) != (right < 0);
         return Ok(Value::from(if turned { rest + right } else { rest }));
     }

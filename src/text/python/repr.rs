@@ -1,11 +1,11 @@
-//! Values as Python writes them.
+//! The text form of values in Python.
 
 use std::fmt::Write;
 
 use minijinja::Value;
 use minijinja::value::ValueKind;
 
-/// A value as `repr` writes it; a string alone as it is is the caller's affair.
+/// Returns a value in the form of `repr`; for a string on its own, which `str` writes without quotes, the caller is responsible.
 pub(super) fn repr(value: &Value) -> String {
     let mut out = String::new();
     write(&mut out, value);
@@ -49,7 +49,7 @@ fn write(out: &mut String, value: &Value) {
     }
 }
 
-/// A string in quotes: single ones, unless only those occur in it.
+/// Writes a string in quotes: single ones, unless the text contains single quotes and no double ones.
 fn quote(out: &mut String, text: &str) {
     let quote = match text.contains('\'') && !text.contains('"') {
         true => '"',

@@ -1,4 +1,4 @@
-//! The methods of Python's strings that minijinja lacks or has otherwise.
+//! Methods of Python's strings that minijinja lacks or implements differently.
 
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, State, Value};
@@ -6,7 +6,7 @@ use minijinja::{Error, State, Value};
 use super::super::jinja_fuel::pay;
 use super::{MOST_WIDTH, refused};
 
-/// A method of a string; `None` where minijinja's is right, or there is none.
+/// Calls a method of a string; returns `None` if minijinja's is right, or there is none.
 pub(super) fn method(
     state: &State,
     text: &str,
@@ -163,7 +163,7 @@ pub(super) fn method(
     Ok(Some(value))
 }
 
-/// Where a text is padded.
+/// The side on which a text is padded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
@@ -171,13 +171,13 @@ pub(super) enum Side {
     Both,
 }
 
-/// A text padded to a width in characters.
+/// Returns a text padded to a width in characters.
 pub(super) fn padded(text: &str, width: usize, fill: char, side: Side) -> String {
     let missing = width.saturating_sub(text.chars().count());
     let left = match side {
         Side::Left => missing,
         Side::Right => 0,
-        // Python's: the odd one goes left where the width is odd.
+        // As in Python: the extra character goes left if the width is odd.
         Side::Both => missing / 2 + (missing & width & 1),
     };
     let pad = |count: usize| std::iter::repeat_n(fill, count);
@@ -187,7 +187,7 @@ pub(super) fn padded(text: &str, width: usize, fill: char, side: Side) -> String
         .collect()
 }
 
-/// `text[from:to]` and the characters before it; no text where `from` lies behind the end.
+/// Returns `text[from:to]` and the number of characters before it; no text if `from` is beyond the end.
 fn sliced(text: &str, from: Option<i64>, to: Option<i64>) -> (usize, Option<&str>) {
     let len = text.chars().count();
     let place = |at: i64| match at < 0 {
@@ -206,7 +206,7 @@ fn sliced(text: &str, from: Option<i64>, to: Option<i64>) -> (usize, Option<&str
     (from, Some(&text[byte(from)..byte(to)]))
 }
 
-/// `split` and `rsplit`, by a separator or by white space.
+/// Implements `split` and `rsplit`, by a separator or by white space.
 fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     let (separator, most, named): (Option<Value>, Option<i64>, Kwargs) = from_args(args)?;
     let separator = match separator {
@@ -258,7 +258,7 @@ fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// Lines as Python ends them.
+/// Returns the lines by Python's definition of line endings.
 fn lines(text: &str, keep: bool) -> Value {
     let ends = |c: char| {
         matches!(
@@ -284,7 +284,7 @@ fn lines(text: &str, keep: bool) -> Value {
     Value::from(lines)
 }
 
-/// Every run of letters with its first in upper case, the others in lower.
+/// Returns the text with the first letter of every run of letters in upper case, and the others in lower case.
 fn title(text: &str) -> String {
     let mut inside = false;
     let mut out = String::with_capacity(text.len());

@@ -1,10 +1,10 @@
-//! The tags of a template's source and their tokens, for what rewrites expressions before they are compiled.
+//! The tags of a template's source and their tokens, for rewriting expressions before they are compiled.
 
 /// The tokens of a tag, each with the white space before it.
 pub(super) type Tokens<'a> = std::iter::Peekable<std::vec::IntoIter<&'a str>>;
 
-/// Rewrites what is in each tag of a template: `rewrite` is given the tokens without the signs that trim white space, and whether the
-/// tag is a statement. All else stays as it is, line for line.
+/// Rewrites the contents of each tag of a template: `rewrite` takes the tokens without the signs that trim white space, and whether the
+/// tag is a statement. The rest stays unchanged, line for line.
 pub(super) fn rewritten(source: &str, rewrite: &dyn Fn(&mut Tokens<'_>, bool) -> String) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -37,7 +37,7 @@ pub(super) fn rewritten(source: &str, rewrite: &dyn Fn(&mut Tokens<'_>, bool) ->
         let space = tokens.pop_if(|token| token.trim_start().is_empty());
         let sign = tokens.pop_if(|token| matches!(token.trim_start(), "-" | "+"));
         let mut tokens = tokens.into_iter().peekable();
-        // `{{-`: the sign is the tag's.
+        // `{{-`: the sign belongs to the tag.
         let first = tokens.next_if(|token| matches!(*token, "-" | "+"));
         out.push_str(first.unwrap_or_default());
         out.push_str(&rewrite(&mut tokens, close == "%}"));
@@ -57,7 +57,7 @@ pub(super) fn rewritten(source: &str, rewrite: &dyn Fn(&mut Tokens<'_>, bool) ->
     out
 }
 
-/// The tokens of a tag up to its end, each with the white space before it; `None` where there is no end.
+/// Returns the tokens of a tag up to its end, each with the white space before it; `None` if there is no end.
 fn tokens<'a>(text: &'a str, close: &str) -> Option<Vec<&'a str>> {
     let mut tokens = Vec::new();
     let (mut from, mut at, mut depth) = (0, 0, 0usize);
@@ -117,7 +117,7 @@ pub(super) fn closes(token: &str) -> bool {
     matches!(token.trim_start(), ")" | "]" | "}")
 }
 
-/// Whether a token is a value: a name that is no operator, a number or a string.
+/// Returns whether a token is a value: a name that is not an operator, a number or a string.
 pub(super) fn is_operand(word: &str) -> bool {
     const OPERATORS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
     let value = |c: char| c.is_alphanumeric() || c == '_' || c == '\'' || c == '"';

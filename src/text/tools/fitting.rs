@@ -1,13 +1,13 @@
-//! Conversations, changed so that the templates of some families take them.
+//! Adaptation of conversations to the templates of some model families.
 
 use std::borrow::Cow;
 
 use super::{ToolCall, ToolChat, ToolTurn};
 
-/// Characters of an id, which templates of Mistral insist on.
+/// Length of an id in characters, which Mistral's templates require.
 const SHORT_ID: usize = 9;
 
-/// Returns the conversation with one call a turn, each followed by its result: Llama's templates refuse several.
+/// Returns the conversation with one call per turn, each followed by its result: Llama's templates reject several.
 pub(super) fn one_at_a_time(chat: &ToolChat) -> Cow<'_, ToolChat> {
     let several =
         |turn: &ToolTurn| matches!(turn, ToolTurn::Called { calls, .. } if calls.len() > 1);

@@ -1,4 +1,4 @@
-//! How models write calls of tools.
+//! The formats in which models write tool calls.
 
 use std::borrow::Cow;
 use std::str::FromStr;
@@ -6,45 +6,45 @@ use std::str::FromStr;
 use super::ToolChat;
 use super::fitting::{one_at_a_time, with_short_ids};
 
-/// A way of writing calls.
+/// A format of tool calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ToolFormat {
     /// `<tool_call>\n{"name": …, "arguments": {…}}\n</tool_call>`: Hermes, Qwen 2.5, Qwen 3 and many others.
     Hermes,
-    /// The answer is `{"name": …, "parameters": {…}}`: Llama 3.1, 3.2 and 3.3. An answer holds one call.
+    /// The whole answer is `{"name": …, "parameters": {…}}`: Llama 3.1, 3.2 and 3.3. An answer holds one call.
     Llama3Json,
     /// `[TOOL_CALLS][{"name": …, "arguments": {…}}, …]`: Mistral.
     Mistral,
-    /// `{"name": …, "arguments": {…}}`, each call on a line of its own: this program's form, for every model.
+    /// `{"name": …, "arguments": {…}}`, each call on its own line: this program's format, for every model.
     Json,
 }
 
-/// What stands around the objects of a format's calls.
+/// The texts around the objects of a format's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Marks {
     /// Before the first call, or before each.
     pub begin: &'static str,
-    /// Behind the last call, or behind each.
+    /// After the last call, or after each.
     pub end: &'static str,
-    /// Between the mark before a call and its object, and between the object and the mark behind it.
+    /// Between the mark before a call and its object, and between the object and the mark after it.
     pub padding: &'static str,
     /// Between two calls.
     pub separator: &'static str,
-    /// Before the first object and behind the last one, where the marks enclose a list.
+    /// Before the first object and after the last one, if the marks enclose a list.
     pub list: Option<(&'static str, &'static str)>,
     /// The key of the arguments.
     pub arguments: &'static str,
-    /// Calls of an answer at most.
+    /// Limit on the calls of an answer.
     pub most: usize,
 }
 
-/// Calls of one answer at most, where a grammar binds them.
+/// Limit on the calls of one answer that a grammar constrains.
 const MOST_CALLS: usize = 16;
 
 impl ToolFormat {
     pub const ALL: [Self; 4] = [Self::Hermes, Self::Llama3Json, Self::Mistral, Self::Json];
 
-    /// Returns the name by which operators know the format.
+    /// Returns the name of the format in settings.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hermes => "hermes",
@@ -54,7 +54,7 @@ impl ToolFormat {
         }
     }
 
-    /// Returns the format that a chat template shows the model: the template reads `tools` and writes calls in a known way.
+    /// Returns the format that a chat template shows to the model: the template must read `tools` and write calls in a known way.
     pub(in crate::text) fn of_template(source: &str) -> Option<Self> {
         let has = |text: &str| source.contains(text);
         match () {
@@ -73,7 +73,7 @@ impl ToolFormat {
         }
     }
 
-    /// Returns the conversation as the format's templates take it.
+    /// Returns the conversation in the form that the format's templates accept.
     pub(in crate::text) fn fitted(self, chat: &ToolChat) -> Cow<'_, ToolChat> {
         match self {
             Self::Llama3Json => one_at_a_time(chat),
@@ -82,7 +82,7 @@ impl ToolFormat {
         }
     }
 
-    /// Returns what stands around calls.
+    /// Returns the texts around calls.
     pub fn marks(self) -> Marks {
         let plain = Marks {
             begin: "",

@@ -1,7 +1,7 @@
-//! Tools for models whose chat template has no known form of them: as plain turns.
+//! Tools for models whose chat template has no known tool format: as plain turns.
 //!
-//! A system message lists the tools and says how to call one; earlier calls and their results are written out as turns of the
-//! assistant and the user.
+//! A system message lists the tools and explains how to call one; earlier calls and their results are written as turns of the assistant
+//! and the user.
 
 use serde_json::{Map, Value, json};
 
@@ -9,19 +9,19 @@ use super::{Tool, ToolCall, ToolChat, ToolTurn};
 use crate::preference::{Message, Role};
 use crate::text::python_json::{JsonStyle, dumps};
 
-/// Where the instruction stands.
+/// The place of the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::text) enum Place {
-    /// In the system message, which is made where there is none.
+    /// In the system message, which is created if there is none.
     System,
-    /// Before the first message of the user: some templates take no system message.
+    /// Before the first message of the user: some templates do not accept a system message.
     User,
 }
 
 /// Returns a conversation with tools as plain turns.
 pub(in crate::text) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
     let mut messages: Vec<Message> = Vec::with_capacity(chat.turns.len() + 1);
-    // Whether the last message is results, which the next turn of the user joins: many templates want turns to alternate.
+    // Whether the last message holds results, which are joined with the next user turn: many templates require turns to alternate.
     let mut results = false;
     for turn in &chat.turns {
         let (message, is_result) = match turn {
@@ -51,7 +51,7 @@ pub(in crate::text) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
     messages
 }
 
-/// Whether the instruction can stand in another place: where the conversation has no system message of its own.
+/// Returns whether the instruction can be put in another place: if the conversation has no system message of its own.
 pub(in crate::text) fn can_move(chat: &ToolChat) -> bool {
     let mut turns = chat.turns.iter();
     let system =
@@ -76,7 +76,7 @@ fn instruct(messages: &mut Vec<Message>, instruction: &str, place: Place) {
     }
 }
 
-/// What the model is told of its tools. It is short: small models have short contexts.
+/// Returns the model's instruction for its tools. It is short: small models have short contexts.
 fn instruction(tools: &[Tool]) -> String {
     let mut text = "You can call these tools:\n".to_owned();
     for tool in tools {
@@ -89,18 +89,18 @@ fn instruction(tools: &[Tool]) -> String {
     text
 }
 
-/// A call as a model writes it in this form.
+/// Returns a call as a model writes it in this format.
 fn written(call: &ToolCall) -> String {
     let (name, arguments) = (json!(call.name), spaced(&call.arguments));
     format!("{{\"name\": {name}, \"arguments\": {arguments}}}")
 }
 
-/// Arguments with a space behind commas and colons, as grammars bind them and as most models write JSON.
+/// Returns arguments with a space after commas and colons, as grammars require and as most models write JSON.
 fn spaced(arguments: &Map<String, Value>) -> String {
     dumps(&Value::Object(arguments.clone()), &JsonStyle::default())
 }
 
-/// A result, with the call that it belongs to.
+/// Returns a result, with the call that it belongs to.
 fn result(call: &ToolCall, content: &str) -> String {
     let arguments = spaced(&call.arguments);
     format!("Result of {}({arguments}):\n{content}", call.name)

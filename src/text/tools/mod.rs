@@ -1,7 +1,7 @@
-//! Tools: functions that a model may call, conversations that hold calls and their results, and calls read out of answers.
+//! Tools: functions that a model may call, conversations that hold calls and their results, and parsing of calls in answers.
 //!
-//! A [`ToolFormat`] says how a model writes a call. It is that of the model's family, as its chat template shows it; a model without
-//! a known one gets a form of JSON ([`json_form`]), which every model can be asked and, by a grammar, be made to write.
+//! A [`ToolFormat`] defines how a model writes a call. It is that of the model's family, detected from its chat template; a model without
+//! a known one gets a JSON format ([`json_form`]), which any model can be instructed and, by a grammar, forced to write.
 
 mod fitting;
 mod format;
@@ -26,9 +26,9 @@ use crate::preference::Message;
 pub struct Tool {
     pub name: String,
     pub description: Option<String>,
-    /// The JSON schema of its arguments, which are an object.
+    /// The JSON schema of its arguments, which form an object.
     pub parameters: Value,
-    /// Whether every call has to follow the schema as a whole.
+    /// Whether every call has to follow the schema completely.
     pub strict: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct ToolCall {
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToolTurn {
     Said(Message),
-    /// The assistant calls tools, and may say something before.
+    /// The assistant calls tools, possibly after some text.
     Called {
         content: String,
         calls: Vec<ToolCall>,
@@ -64,12 +64,12 @@ pub struct ToolChat {
 }
 
 impl Tool {
-    /// Returns the tool as chat templates expect it: in OpenAI's shape, without `strict`, which no model was trained on.
+    /// Returns the tool as chat templates expect it: in OpenAI's format, without `strict`, which no model was trained on.
     pub(super) fn to_json(&self) -> Value {
         json!({"type": "function", "function": self.function()})
     }
 
-    /// Returns what the model is told of the function.
+    /// Returns the description of the function for the model.
     fn function(&self) -> Value {
         let mut function = Map::new();
         function.insert("name".to_owned(), json!(self.name));
@@ -88,7 +88,7 @@ impl ToolChat {
         turns.any(|turn| matches!(turn, ToolTurn::Called { .. }))
     }
 
-    /// Returns the bytes of all texts of the conversation and of its tools: a bound for what rendering reads.
+    /// Returns the bytes of all texts of the conversation and of its tools: a bound on the input of a rendering.
     pub fn bytes(&self) -> usize {
         let turns = self.turns.iter().map(|turn| match turn {
             ToolTurn::Said(message) => message.content.len(),

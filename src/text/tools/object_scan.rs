@@ -1,24 +1,25 @@
-//! The members of a JSON object whose text comes in pieces: where keys and values lie, as soon as that is certain.
+//! An incremental scan for the members of a JSON object whose text comes in pieces: it reports the ranges of keys and values as soon as
+//! they are certain.
 //!
-//! Only the brackets, quotes and commas of the object are looked at; whether a value is JSON by itself is for its reader to say.
+//! Only the brackets, quotes and commas of the object are examined; the code that reads a value must check that it is JSON.
 
 use std::ops::Range;
 
-/// How far an object is.
+/// The progress of an object's scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Its end is still to come.
+    /// The end has not been reached.
     Open,
-    /// It ends before this byte.
+    /// The object ends before this byte.
     Done(usize),
-    /// What stands at this byte cannot stand there.
+    /// The character at this byte is invalid there.
     Broken(usize),
 }
 
 /// A scan of one object.
 #[derive(Debug, Default)]
 pub(super) struct ObjectScan {
-    /// Bytes that have been looked at.
+    /// Number of scanned bytes.
     at: usize,
     stage: Stage,
     /// Keys with their quotes, and values.
@@ -40,17 +41,17 @@ enum Stage {
     Colon,
     Value,
     InValue(Inside),
-    /// Behind a value.
+    /// After a value.
     Next,
     Ended(Progress),
 }
 
-/// The inside of a value.
+/// The state within a value.
 #[derive(Debug, Clone, Copy)]
 struct Inside {
     start: usize,
     kind: Kind,
-    /// Brackets that are open.
+    /// Number of open brackets.
     depth: usize,
     in_string: bool,
     escaped: bool,
@@ -65,12 +66,12 @@ enum Kind {
 }
 
 impl ObjectScan {
-    /// Looks at what is new of `text`, which begins as in all calls before.
+    /// Scans the new part of `text`, which begins as in all calls before.
     pub fn look(&mut self, text: &str) -> Progress {
         self.feed(&text[self.at..])
     }
 
-    /// Looks at the next piece of the text. What it finds is told in bytes of the whole text.
+    /// Scans the next piece of the text. Positions in the result are bytes of the whole text.
     pub fn feed(&mut self, more: &str) -> Progress {
         let from = self.at;
         for (at, &byte) in more.as_bytes().iter().enumerate() {
@@ -86,23 +87,23 @@ impl ObjectScan {
         }
     }
 
-    /// Returns how many bytes have been looked at.
+    /// Returns the number of scanned bytes.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// Returns the first key, with its quotes, once it is whole.
+    /// Returns the first key, with its quotes, once it is complete.
     pub fn first_key(&self) -> Option<Range<usize>> {
         let first = self.members.first().map(|(key, _)| key);
         first.or(Some(&self.key)).filter(|key| key.end > 0).cloned()
     }
 
-    /// Returns the members that are whole.
+    /// Returns the complete members.
     pub fn members(&self) -> &[(Range<usize>, Range<usize>)] {
         &self.members
     }
 
-    /// Returns the key of the value that is being read, and where the value starts.
+    /// Returns the key of the value that is being scanned, and the start of the value.
     pub fn open_value(&self) -> Option<(Range<usize>, usize)> {
         match self.stage {
             Stage::InValue(inside) => Some((self.key.clone(), inside.start)),
@@ -141,7 +142,7 @@ impl ObjectScan {
         };
     }
 
-    /// Takes a byte of a value, or the one behind a scalar.
+    /// Takes a byte of a value, or the one after a scalar.
     fn inside(&mut self, mut inside: Inside, at: usize, byte: u8) {
         let mut ended = None;
         match (inside.in_string, byte) {
@@ -174,7 +175,7 @@ impl ObjectScan {
     }
 }
 
-/// A value that begins with this byte.
+/// Returns the state of a value that begins with this byte.
 fn begun(start: usize, byte: u8) -> Option<Inside> {
     let kind = match byte {
         b'"' => Kind::Text,
@@ -195,7 +196,7 @@ fn begun(start: usize, byte: u8) -> Option<Inside> {
 mod tests {
     use super::*;
 
-    /// The members and the progress, however the text is cut.
+    /// Returns the members and the progress, which are the same for any split of the text.
     fn scanned(text: &str) -> (Vec<(&str, &str)>, Progress) {
         let mut whole = ObjectScan::default();
         let progress = whole.look(text);

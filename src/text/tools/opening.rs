@@ -1,40 +1,40 @@
-//! Where a call may begin in a text that is still being written.
+//! Detection of a call's possible beginning in a growing text.
 
 use super::format::ToolFormat;
 
-/// What is found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Opening {
-    /// An object stands at `object`, behind the marks of a call that begin at `start`.
+    /// An object begins at `object`, after the marks of a call that begin at `start`.
     At {
         start: usize,
         object: usize,
         behind: Behind,
     },
-    /// A call may begin at this byte: what follows decides.
+    /// A call may begin at this byte: the following text decides.
     Perhaps(usize),
     Nowhere,
 }
 
-/// What an object stands in.
+/// The enclosure of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Behind {
     /// The format's marks.
     Marks,
     /// The brackets of a list, within the marks.
     List,
-    /// A code fence of Markdown, in which chat models like to put JSON.
+    /// A Markdown code fence, in which chat models often put JSON.
     Fence,
 }
 
-/// Llama's mark before calls of built-in tools, which it writes before others too.
+/// Llama's mark before calls of built-in tools, which it also writes before other calls.
 const PYTHON_TAG: &str = "<|python_tag|>";
 
 const FENCE: &str = "```";
 
 /// Returns the first place at which a call may begin.
 ///
-/// `begins` says whether the text stands at the beginning of a line; in Llama's format, at the beginning of the answer.
+/// `begins` states whether the text is at the beginning of a line; in Llama's format, at the beginning of the answer.
 pub(super) fn find(text: &str, format: ToolFormat, begins: bool) -> Opening {
     let marks = format.marks();
     match format {
@@ -47,7 +47,7 @@ pub(super) fn find(text: &str, format: ToolFormat, begins: bool) -> Opening {
     }
 }
 
-/// Behind a mark.
+/// Searches after a mark.
 fn marked(text: &str, mark: &str, list: Option<&str>) -> Opening {
     for (start, _) in text.match_indices(mark) {
         match object(text, start + mark.len(), list) {
@@ -69,7 +69,7 @@ fn marked(text: &str, mark: &str, list: Option<&str>) -> Opening {
     }
 }
 
-/// At the beginning of the text.
+/// Searches at the beginning of the text.
 fn leading(text: &str) -> Opening {
     let trimmed = text.trim_start();
     let start = text.len() - trimmed.len();
@@ -88,7 +88,7 @@ fn leading(text: &str) -> Opening {
     }
 }
 
-/// At the beginning of a line, maybe in a fence.
+/// Searches at the beginning of a line, possibly in a fence.
 fn on_a_line(text: &str, begins: bool) -> Opening {
     let first = begins.then_some(0);
     let lines = text.match_indices('\n').map(|(at, _)| at + 1);
@@ -132,15 +132,15 @@ fn on_a_line(text: &str, begins: bool) -> Opening {
     Opening::Nowhere
 }
 
-/// An object behind white space.
+/// The result of looking for an object after white space.
 pub(super) enum Object {
-    /// It begins here; whether in a list.
+    /// The object begins at this byte; the flag is whether it is in a list.
     At(usize, bool),
     Perhaps,
     No,
 }
 
-/// Looks for an object at `from`, maybe in a list that opens with `list`.
+/// Looks for an object at `from`, possibly in a list that opens with `list`.
 pub(super) fn object(text: &str, from: usize, list: Option<&str>) -> Object {
     let rest = text[from..].trim_start();
     let inner = list.and_then(|open| rest.strip_prefix(open));
@@ -155,7 +155,7 @@ pub(super) fn object(text: &str, from: usize, list: Option<&str>) -> Object {
     }
 }
 
-/// Returns where the end of a text begins that may become `mark`.
+/// Returns the start of a suffix of the text that may become `mark`.
 pub(super) fn begun(text: &str, mark: &str) -> Option<usize> {
     let ends = (1..mark.len())
         .rev()

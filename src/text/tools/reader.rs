@@ -1,7 +1,7 @@
-//! Calls read out of an answer, whole or as it comes.
+//! Parsing of calls in an answer, complete or streamed.
 //!
-//! Text is passed on unless it may be the beginning of a call's marks; what only looked like a call is passed on later. So no mark is
-//! ever seen as content, and how an answer is cut into pieces changes nothing but the pieces.
+//! Text is passed on unless it may be the beginning of a call's marks; text that only resembled a call is passed on later. A mark
+//! therefore never appears as content, and splitting an answer into other pieces changes only the pieces of the output.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::opening::{self, Behind, Object, Opening, begun};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Read {
     Text(String),
-    /// A call begins, the next one of the answer.
+    /// The beginning of the answer's next call.
     Call {
         index: usize,
         name: String,
@@ -28,25 +28,25 @@ pub enum Read {
     },
 }
 
-/// Reads one answer.
+/// A parser of one answer.
 #[derive(Debug)]
 pub struct CallReader {
     format: ToolFormat,
-    /// The tools that were offered.
+    /// The names of the offered tools.
     names: Arc<[String]>,
-    /// Whether a grammar makes every call well-formed: arguments are passed on as they come. Otherwise a call is passed on when it is
-    /// whole, since what turns out malformed is text.
+    /// Whether a grammar makes every call well-formed: arguments are then passed on as they arrive. Otherwise a call is passed on when it
+    /// is complete, since a malformed one is text.
     bound: bool,
-    /// Calls that are passed on; later ones are left out.
+    /// Limit on the calls that are passed on; later ones are dropped.
     most: usize,
     state: State,
-    /// What is not decided yet.
+    /// Text that is not decided yet.
     pending: String,
-    /// White space that is passed on before the next text, and left out before a call.
+    /// White space that is passed on before the next text, and dropped before a call.
     space: String,
-    /// Whether the last that was passed on is a call.
+    /// Whether the last output is a call.
     after_call: bool,
-    /// Whether any text was passed on.
+    /// Whether any text was output.
     said: bool,
     /// Whether the text so far ends at the beginning of a line.
     at_line: bool,
@@ -56,30 +56,30 @@ pub struct CallReader {
 #[derive(Debug)]
 enum State {
     Start,
-    /// Within reasoning, which may talk about calls.
+    /// Within reasoning, which may mention calls.
     Reasoning,
     Text,
     Call(Attempt),
-    /// Within an object that is none of a call.
+    /// Within an object that is not part of a call.
     Passing(ObjectScan),
-    /// Behind a call.
+    /// After a call.
     Behind(Behind),
 }
 
-/// What may become a call: `pending` begins with its marks.
+/// A possible call: `pending` begins with its marks.
 #[derive(Debug)]
 struct Attempt {
-    /// Where the object begins.
+    /// The start of the object.
     object: usize,
     scan: ObjectScan,
     behind: Behind,
-    /// Bytes of the object whose arguments have been passed on, once the call has.
+    /// Bytes of the object up to which arguments were passed on; none before the call itself was.
     sent: Option<usize>,
 }
 
 const THINK: [&str; 2] = ["<think>", "</think>"];
 
-/// First keys of an object that may be a call, where no mark says that it is one.
+/// First keys of an object that may be a call, in formats without a mark.
 const KEYS: [&str; 6] = [
     "\"name\"",
     "\"type\"",
@@ -93,7 +93,7 @@ const KEYS: [&str; 6] = [
 const ARGUMENTS: [&str; 2] = ["\"arguments\"", "\"parameters\""];
 
 impl CallReader {
-    /// Makes a reader of answers that may call the tools of these names, `most` calls of them.
+    /// Creates a parser of answers that may call the tools of these names, with at most `most` calls.
     pub fn new(format: ToolFormat, names: Arc<[String]>, most: usize) -> Self {
         Self {
             format,
@@ -110,18 +110,18 @@ impl CallReader {
         }
     }
 
-    /// The same for answers whose calls a grammar binds.
+    /// Sets whether a grammar constrains the answer's calls.
     #[must_use]
     pub fn bound(self, bound: bool) -> Self {
         Self { bound, ..self }
     }
 
-    /// Returns how many calls have been passed on.
+    /// Returns the number of calls passed on.
     pub fn calls(&self) -> usize {
         self.calls
     }
 
-    /// Takes more of the answer; returns what is certain now.
+    /// Takes more of the answer; returns the parts that are now certain.
     pub fn feed(&mut self, text: &str) -> Vec<Read> {
         self.pending.push_str(text);
         let mut out = Vec::new();
@@ -140,7 +140,7 @@ impl CallReader {
         out
     }
 
-    /// Goes on by one state. Returns whether there is more to do with what has come.
+    /// Advances by one state. Returns whether the pending text allows a further step.
     fn step(&mut self, last: bool, out: &mut Vec<Read>) -> bool {
         match std::mem::replace(&mut self.state, State::Text) {
             State::Start => self.start(last),
@@ -152,13 +152,13 @@ impl CallReader {
         }
     }
 
-    /// Goes to `state` and waits for more.
+    /// Changes to `state` and waits for more text.
     fn wait(&mut self, state: State) -> bool {
         self.state = state;
         false
     }
 
-    /// Goes to `state` with what there is.
+    /// Changes to `state` and continues with the pending text.
     fn go(&mut self, state: State) -> bool {
         self.state = state;
         true
@@ -229,7 +229,7 @@ impl CallReader {
                 self.wait(State::Passing(attempt.scan))
             }
             Progress::Open if !last => self.wait(State::Call(attempt)),
-            // An answer that was cut off: a call that has begun stays, as OpenAI's API has it.
+            // A truncated answer: a call that has begun is kept, as in OpenAI's API.
             Progress::Open => {
                 match whole {
                     true => self.pending.clear(),
@@ -273,13 +273,13 @@ impl CallReader {
         }
     }
 
-    /// Leaves out the marks behind a call, and finds the next one of a list.
+    /// Drops the marks after a call, and finds the next one of a list.
     fn behind(&mut self, behind: Behind, last: bool) -> bool {
         let marks = self.format.marks();
         let rest = self.pending.trim_start();
         let space = self.pending.len() - rest.len();
         let (mark, extra) = match (behind, self.format) {
-            // Some models write a bracket too many.
+            // Some models write an extra bracket.
             (Behind::Marks, ToolFormat::Hermes) => {
                 let inner = rest.trim_start_matches(|c: char| c == '}' || c.is_whitespace());
                 (marks.end, rest.len() - inner.len())
@@ -318,19 +318,19 @@ impl CallReader {
         }
     }
 
-    /// Whether what is known of an object leaves it possible that it is a call.
+    /// Returns whether an object may still be a call, from the part seen so far.
     fn may_be_call(&self, attempt: &Attempt) -> bool {
         let marked = !self.format.marks().begin.is_empty();
         let key = attempt.scan.first_key();
         marked || key.is_none_or(|key| KEYS.contains(&self.of(attempt, &key)))
     }
 
-    /// A part of an attempt's object.
+    /// Returns a part of an attempt's object.
     fn of(&self, attempt: &Attempt, range: &Range<usize>) -> &str {
         &self.pending[attempt.object + range.start..attempt.object + range.end]
     }
 
-    /// The name that an object's member gives, if such a tool was offered.
+    /// Returns the name in an object, if such a tool was offered.
     fn name(&self, attempt: &Attempt) -> Option<String> {
         let members = attempt.scan.members().iter();
         let mut named = members.filter(|(key, _)| self.of(attempt, key) == "\"name\"");
@@ -339,7 +339,7 @@ impl CallReader {
         self.names.contains(&name).then_some(name)
     }
 
-    /// Where an object's arguments lie, as far as they have come.
+    /// Returns the range of an object's arguments, as far as they have arrived.
     fn arguments(&self, attempt: &Attempt) -> Option<Range<usize>> {
         let is_arguments = |key: &Range<usize>| ARGUMENTS.contains(&self.of(attempt, key));
         let mut members = attempt.scan.members().iter();
@@ -353,13 +353,13 @@ impl CallReader {
         }
     }
 
-    /// The name and the arguments of an object that is a call, as the model wrote them.
+    /// Returns the name and the arguments of an object that is a call, as the model wrote them.
     fn whole_call(&self, attempt: &Attempt) -> Option<(String, String)> {
         let name = self.name(attempt)?;
         let written = self.of(attempt, &self.arguments(attempt)?).to_owned();
         match serde_json::from_str(&written).ok()? {
             Value::Object(_) => Some((name, written)),
-            // Some models write them as OpenAI's API does.
+            // Some models write them as in OpenAI's API.
             Value::String(inner) => {
                 let object = serde_json::from_str::<Value>(&inner).ok()?.is_object();
                 object.then_some((name, inner))
@@ -368,7 +368,7 @@ impl CallReader {
         }
     }
 
-    /// Passes on a call whose well-formedness is known, and what has come of its arguments.
+    /// Passes on a call that is known to be well-formed, with the arguments that have arrived.
     fn pass_on(&mut self, attempt: &mut Attempt, out: &mut Vec<Read>) {
         let Some(range) = self.arguments(attempt) else {
             return;
@@ -401,7 +401,7 @@ impl CallReader {
         }
     }
 
-    /// Passes on arguments of the last call.
+    /// Outputs arguments of the last call.
     fn argue(&mut self, text: &str, out: &mut Vec<Read>) {
         let index = self.calls - 1;
         if text.is_empty() || index >= self.most {
@@ -421,7 +421,7 @@ impl CallReader {
         }
     }
 
-    /// Passes on the first bytes of what is pending as text.
+    /// Outputs the first bytes of the pending text as text.
     fn say(&mut self, bytes: usize, out: &mut Vec<Read>) {
         let text: String = self.pending.drain(..bytes).collect();
         self.at_line = match text.rfind('\n') {

@@ -1,10 +1,10 @@
-//! Calls read out of answers, in whatever pieces they come.
+//! Tests of parsing calls in answers, for any split into pieces.
 
 use std::sync::Arc;
 
 use super::{CallReader, Read, ToolFormat};
 
-/// What is read: content and calls.
+/// The result of parsing: content and calls.
 type Told = (String, Vec<(String, String)>);
 
 fn reader(format: ToolFormat, bound: bool, most: usize) -> CallReader {
@@ -35,7 +35,7 @@ fn told(mut reader: CallReader, pieces: &[&str]) -> Told {
     told
 }
 
-/// What is read of a whole text; the same is read of it in any two or three pieces, and character by character.
+/// Parses a whole text; asserts the same result for any split into two or three pieces, and character by character.
 fn read(format: ToolFormat, bound: bool, most: usize, text: &str) -> Told {
     let reader = || reader(format, bound, most);
     let whole = told(reader(), &[text]);
@@ -79,19 +79,19 @@ fn calls_of_hermes_are_read() {
             "I look.",
             &[("f", "{}"), ("get_weather", "{\"city\": \"Köln }\\\" {\"}")],
         ),
-        // Another order, other spaces, no end.
+        // Another order, other white space, no end.
         (
             " <tool_call>{\"arguments\":{\"a\":[1,{}]} , \"name\":\"f\"}",
             "",
             &[("f", "{\"a\":[1,{}]}")],
         ),
-        // Arguments as a string, and the key of Llama.
+        // Arguments as a string, and Llama's key.
         (
             "<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"a\\\": 1}\"}</tool_call><tool_call>{\"name\": \"f\", \"parameters\": {}}</tool_call>",
             "",
             &[("f", "{\"a\": 1}"), ("f", "{}")],
         ),
-        // A bracket too many.
+        // An extra bracket.
         (
             "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}}\n</tool_call>",
             "",
@@ -102,7 +102,7 @@ fn calls_of_hermes_are_read() {
             "a\nb",
             &[("f", "{}")],
         ),
-        // Reasoning may talk of calls.
+        // Reasoning may mention calls.
         (
             "<think>\n<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call></think>\n\n<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}}</tool_call>",
             "<think>\n<tool_call>{\"name\": \"f\", \"arguments\": {}}</tool_call></think>",
@@ -213,7 +213,7 @@ fn calls_in_the_json_form_are_read() {
     }
 }
 
-/// An answer without a call is as it was, to the last space.
+/// An answer without a call stays unchanged, to the last space.
 #[test]
 fn what_is_no_call_stays_as_it_is() {
     let object = "{\"name\": \"f\", \"arguments\": {\"a\": 1}}";
@@ -296,7 +296,7 @@ fn bound_calls_are_passed_on_as_they_come() {
         let whole = format!("{head}{arguments}{tail}");
         let one = vec![("f".to_owned(), arguments.to_owned())];
         assert_eq!(read(format, true, usize::MAX, &whole), (String::new(), one));
-        // Cut off, it is a call all the same.
+        // Truncated, it is still a call.
         let cut = format!("{head}{}", &arguments[..20]);
         let one = vec![("f".to_owned(), arguments[..20].to_owned())];
         assert_eq!(read(format, true, usize::MAX, &cut), (String::new(), one));

@@ -1,4 +1,4 @@
-//! Conversations with tools in the words of templates.
+//! Tests of conversations with tools, rendered by templates.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn template(source: &str) -> ChatTemplate {
     ChatTemplate::from_source(source, SpecialTokens::new(Some("<s>"), Some("</s>"))).unwrap()
 }
 
-/// As the server has it, for a model whose control tokens are written with these brackets.
+/// The server's check, for a model whose control tokens contain these brackets.
 fn doubtful(text: &str) -> bool {
     text.contains(['<', '>', '|', '[', ']'])
 }
@@ -34,7 +34,7 @@ fn tool(definition: &Value) -> Tool {
     }
 }
 
-/// A conversation of OpenAI's shape, with arguments as objects.
+/// Converts a conversation in OpenAI's format, with arguments as objects.
 fn conversation(messages: &Value, tools: &Value) -> ToolChat {
     let mut made: Vec<ToolCall> = Vec::new();
     let text = |message: &Value| message["content"].as_str().unwrap().to_owned();
@@ -79,7 +79,7 @@ fn conversation(messages: &Value, tools: &Value) -> ToolChat {
     }
 }
 
-/// Public templates with a tool format, as jinja2 renders them for transformers.
+/// Public templates with a tool format render as jinja2 does for transformers.
 #[test]
 fn public_templates_render_tools_as_in_jinja2() {
     let Some(dir) = shared_data("chat-templates") else {
@@ -148,7 +148,7 @@ fn a_template_without_tools_gets_them_as_turns() {
         ours.text
             .contains("<|user|>Result of weather({\"city\": \"Bonn\"}):\n18 <|end|><|end|>")
     );
-    // A template that takes no system message gets the instruction from the user.
+    // With a template that does not accept a system message, the instruction is in the user's message.
     let strict = template(&format!("{{% set refuses = true %}}{PLAIN}"));
     let ours = rendered(&strict, &weather(), false);
     assert!(
@@ -159,7 +159,7 @@ fn a_template_without_tools_gets_them_as_turns() {
     assert!(ours.text.contains("for each call.\n\nWeather?<|end|>"));
 }
 
-/// Strings of tools and arguments become control tokens as little as messages do.
+/// Strings of tools and arguments cannot become control tokens, like those of messages.
 #[test]
 fn what_comes_from_outside_is_marked() {
     let source = "{% if tools %}{% for t in tools %}<|tool|>{{ t | tojson }}{% endfor %}{% endif %}\
