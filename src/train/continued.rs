@@ -177,7 +177,7 @@ mod tests {
             assert_eq!(went_on.config.r, 3);
             assert_eq!(went_on.config.target_modules, modules);
             Trainable::adapter(&base, went_on.config.clone(), Factors::From(&went_on)).unwrap();
-            // An adapter whose PEFT expression was read has no names.
+            // As after reading a PEFT expression, which gives no names.
             start.config.target_modules = Vec::new();
             let named = continued(&start, &LoraConfig::default(), &[]).unwrap();
             assert_eq!(named.config, went_on.config);

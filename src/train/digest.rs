@@ -107,7 +107,7 @@ impl ListedFile {
     /// Computes the entry of a file.
     ///
     /// # Errors
-    /// Those of the file system; if the name is not UTF-8.
+    /// If the name is not UTF-8; also those of the file system.
     pub fn of(path: &Path) -> Result<Self, TrainError> {
         let name = path.file_name().and_then(|name| name.to_str());
         let name =

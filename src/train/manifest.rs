@@ -143,7 +143,7 @@ impl RunManifest {
     /// Writes `config.toml` and `run_manifest.json` into `dir`.
     ///
     /// # Errors
-    /// Those of the file system; if TOML cannot represent the configuration.
+    /// If TOML cannot represent the configuration; also those of the file system.
     pub fn write(&mut self, dir: &Path, config: &impl Serialize) -> Result<(), TrainError> {
         let text = toml::to_string_pretty(config)
             .map_err(|e| TrainError::Config(format!("cannot be written as TOML: {e}")))?;

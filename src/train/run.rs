@@ -9,7 +9,7 @@ use super::memory::Footprint;
 use crate::device::available;
 use crate::model::DecoderSpec;
 
-/// The options of running a training run; none of them changes the result.
+/// Options of how a run is executed; none of them changes its result.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     pub device: Device,

@@ -80,7 +80,7 @@ impl CheckpointStore {
     /// least one).
     ///
     /// # Errors
-    /// Those of the file system; if another run has the directory open.
+    /// If another run has the directory open; also those of the file system.
     pub fn open(root: impl Into<PathBuf>, keep: usize) -> Result<Self, TrainError> {
         let root = root.into();
         fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;

@@ -40,7 +40,7 @@ impl TrainerState {
     /// Reads a state that [`Self::save`] wrote.
     ///
     /// # Errors
-    /// Those of the file system; if the file has another structure.
+    /// If the file has another structure; also those of the file system.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
         let text = fs::read(path).map_err(TrainError::io("cannot read", path))?;
         serde_json::from_slice(&text).map_err(|e| TrainError::bad_file(path, e))
@@ -61,7 +61,7 @@ pub fn save_weights(path: &Path, params: &[(String, Var)]) -> Result<(), TrainEr
     fs::write(path, bytes).map_err(TrainError::io("cannot write", path))
 }
 
-/// Reads a file that [`save_weights`] wrote into the `Var`s, in place.
+/// Loads a file written by [`save_weights`] into the `Var`s, in place.
 ///
 /// # Errors
 /// If a tensor is missing, superfluous or of another shape or dtype; the message names it, and nothing is changed.

@@ -118,7 +118,7 @@ impl GradBuffers {
     /// Adds a gradient as [`Self::add`], by name.
     ///
     /// # Errors
-    /// As [`Self::add`]; if no parameter has the name.
+    /// If no parameter has the name; also as [`Self::add`].
     pub fn add_named(&mut self, name: &str, grad: &Tensor, scale: f32) -> Result<(), TrainError> {
         let index = self.index_of(name).ok_or_else(|| {
             TrainError::Mismatch(format!("a gradient for `{name}`, which is not trained"))
