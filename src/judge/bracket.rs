@@ -1,7 +1,7 @@
 //! Tournament brackets: which candidates meet in each round, and which remain. No I/O and no model; the caller supplies the verdicts.
 //!
-//! [`Method::Knockout`] is SELF-JUDGE's tournament (papers.md 1.8): in every round the survivors are shuffled, with an odd number one of
-//! them advances by a bye, and the winners advance; N-1 matches, ceil(log2 N) rounds. Deviations: the shuffle is seeded, and an exact tie
+//! [`Method::Knockout`] is SELF-JUDGE's tournament (papers.md 1.8): in every round the survivors are shuffled, one of an odd number
+//! advances by a bye, and the winners advance; N-1 matches, ceil(log2 N) rounds. Deviations: the shuffle is seeded, and an exact tie
 //! is decided by a seeded coin flip, where the released code takes the second candidate. The other two methods play more matches and rank
 //! all candidates by Bradley-Terry strength.
 

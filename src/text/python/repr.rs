@@ -5,7 +5,7 @@ use std::fmt::Write;
 use minijinja::Value;
 use minijinja::value::ValueKind;
 
-/// Returns a value in the form of `repr`; for a string on its own, which `str` writes without quotes, the caller is responsible.
+/// Returns a value in the form of `repr`. For `str`, the caller must handle a bare string, which `str` writes without quotes.
 pub(super) fn repr(value: &Value) -> String {
     let mut out = String::new();
     write(&mut out, value);

@@ -1,7 +1,7 @@
 //! Tools: functions that a model may call, conversations that hold calls and their results, and parsing of calls in answers.
 //!
 //! A [`ToolFormat`] defines how a model writes a call. It is that of the model's family, detected from its chat template; a model without
-//! a known one gets a JSON format ([`json_form`]), which any model can be instructed and, by a grammar, forced to write.
+//! a known one gets a JSON format ([`json_form`]), which any model can be instructed, or forced by a grammar, to write.
 
 mod fitting;
 mod format;
