@@ -1,4 +1,4 @@
-//! Preference data: what is compared, where comparisons are read from, and the principles they are made under.
+//! Preference data: the record types, the readers of preference files, the table of principles, and the preference log.
 
 pub mod log;
 mod pair;

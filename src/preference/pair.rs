@@ -1,8 +1,8 @@
-//! The two records all judging and training start from: a preference pair and a judge item.
+//! The two record types from which all judging and training start: the preference pair and the judge item.
 
 use serde::{Deserialize, Serialize};
 
-/// Who speaks in a [`Message`].
+/// The role of a [`Message`]'s author.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -12,7 +12,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The role's name as chat templates know it.
+    /// Returns the role's name in chat templates.
     pub fn as_str(self) -> &'static str {
         match self {
             Role::System => "system",
@@ -38,7 +38,7 @@ impl Message {
     }
 }
 
-/// Two answers to one conversation, the first preferred.
+/// Two answers to one conversation, of which one is preferred.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PreferencePair {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,32 +59,32 @@ pub struct PreferencePair {
     /// Whether the comparison becomes judge examples. False for pairs that are only imitated.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub judge: bool,
-    /// Whether prompt and answers are text as a model reads and continues it, without a chat template (TRL's plain format). The prompt is
-    /// then the content of the one message.
+    /// Whether prompt and answers are raw text, without a chat template (TRL's plain format). The prompt is then the content of the only
+    /// message.
     #[serde(default, skip_serializing_if = "is_no")]
     pub plain: bool,
-    /// The record's `margin`: in this program's own exports the probability that `chosen` is the better answer.
+    /// The record's `margin`. In this program's own exports: the probability that `chosen` is the better answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// The record's `source`: where the pair comes from.
+    /// The record's `source`: the origin of the pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
 }
 
-/// How records of plain strings are read.
+/// The reading of records whose prompt and answers are plain strings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainText {
-    /// As they are, as TRL reads them: no chat template, control tokens in them are control tokens, the end-of-sequence token follows the
-    /// answer.
+    /// As raw text, like TRL: no chat template, control tokens in the text are read as control tokens, and the end-of-sequence token
+    /// follows the answer.
     #[default]
     Raw,
-    /// As one turn of a user and the assistant's answer to it.
+    /// As one user turn and the assistant's answer to it.
     Chat,
 }
 
 impl PreferencePair {
-    /// Returns the pair with a plain prompt as a user's turn and its answers as an assistant's, without the white space that joined them
+    /// Returns the pair with its plain prompt as a user turn and its answers as assistant turns, without the white space that joined them
     /// to the prompt.
     pub fn into_chat(mut self) -> Self {
         if self.plain {
@@ -109,7 +109,7 @@ fn is_yes(flag: &bool) -> bool {
     *flag
 }
 
-/// The verdict a [`JudgeItem`] carries.
+/// The verdict of a [`JudgeItem`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Label {

@@ -1,55 +1,54 @@
-//! The principle table: what answers are compared under, as data.
+//! The table of principles under which answers are compared.
 //!
 //! SALMON (arXiv 2310.05910) keeps each principle with a negated definition, a weight and, against reward hacking, a few prohibitions
-//! that are always on. A table is TOML with one `[[principle]]` per entry; the built-in one is
-//! `principles.toml` beside this file.
+//! that are always on. A table is TOML with one `[[principle]]` per entry; the built-in one is `principles.toml` beside this file.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Whether a principle asks for what its text says, or rules it out.
+/// Whether a principle demands or forbids what its text states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Polarity {
-    /// The better answer is the one that the text is true of.
+    /// The text is true of the better answer.
     #[default]
     Encourage,
-    /// The better answer is the one that the text is not true of: a verdict under the text is turned around.
+    /// The text is true of the worse answer: a verdict under the text is inverted.
     Forbid,
 }
 
-/// One principle.
+/// One principle of the table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Principle {
-    /// What records and requests call it.
+    /// The name by which records and requests refer to the principle.
     pub id: String,
-    /// What judge prompts say.
+    /// The text that judge prompts show.
     pub text: String,
-    /// The turned-around definition: under it the verdict flips (SALMON's negation). None: it is never negated.
+    /// The negated definition, under which the verdict flips (SALMON's negation). None if the principle is never negated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
-    /// How much its verdict counts among the others'; 0 is never asked.
+    /// The weight of its verdict among the other principles'; a principle of weight 0 is never judged.
     #[serde(default = "one")]
     pub weight: f64,
     #[serde(default)]
     pub polarity: Polarity,
-    /// Asked of every pair that is judged for training, beside the principles that the settings name; a call that names principles
-    /// is judged by those alone.
+    /// Whether every pair that is judged for training is also judged under this principle, beside those that the settings name. A call
+    /// that names principles is judged under those only.
     #[serde(default)]
     pub always: bool,
 }
 
-/// What a principle may weigh, if anything: any sum of such is a number that can be divided by.
+/// The permitted weights other than 0. Any sum of them is finite and can be a divisor.
 pub const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 
 fn one() -> f64 {
     1.0
 }
 
-/// What reading a table can fail with.
+/// An error in reading a principle table.
 #[derive(Debug, thiserror::Error)]
 pub enum PrincipleError {
     #[error("{path}: {source}")]
@@ -65,7 +64,7 @@ pub enum PrincipleError {
     Invalid { id: String, problem: &'static str },
 }
 
-/// Principles in the order of their file.
+/// The principles of a table, in the order of their file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrincipleTable {
@@ -74,7 +73,7 @@ pub struct PrincipleTable {
 }
 
 impl Principle {
-    /// A statement that is true of the better answer, where there is one: what is ruled out may have no `negative`.
+    /// Returns a statement that is true of the better answer; none for a forbidden principle without a `negative`.
     fn praise(&self) -> Option<&str> {
         match self.polarity {
             Polarity::Encourage => Some(&self.text),
@@ -82,7 +81,7 @@ impl Principle {
         }
     }
 
-    /// A statement that is true of the worse answer, where there is one.
+    /// Returns a statement that is true of the worse answer, if there is one.
     fn blame(&self) -> Option<&str> {
         match self.polarity {
             Polarity::Encourage => self.negative.as_deref(),
@@ -99,8 +98,11 @@ impl Default for PrincipleTable {
 }
 
 impl PrincipleTable {
+    /// Makes a table.
+    ///
     /// # Errors
-    /// Two principles of one name, or one that makes no sense; see [`PrincipleError`].
+    /// Errors with [`PrincipleError`] if two principles have the same name, or one has an empty name, an empty text or a weight out of
+    /// range.
     pub fn new(principles: Vec<Principle>) -> Result<Self, PrincipleError> {
         for (at, principle) in principles.iter().enumerate() {
             let invalid = |problem| PrincipleError::Invalid {
@@ -128,15 +130,19 @@ impl PrincipleTable {
         Ok(Self { principles })
     }
 
+    /// Parses a table.
+    ///
     /// # Errors
-    /// If the text is no valid table; see [`PrincipleError`].
+    /// Errors with [`PrincipleError`] if the text is not a valid table.
     pub fn from_toml(text: &str) -> Result<Self, PrincipleError> {
         let table: Self = crate::settings::parse(text)?;
         Self::new(table.principles)
     }
 
+    /// Reads a table from a file.
+    ///
     /// # Errors
-    /// If the file cannot be read or is no valid table.
+    /// Errors if the file cannot be read or is not a valid table.
     pub fn from_file(path: &Path) -> Result<Self, PrincipleError> {
         let text = crate::files::read_settings(path).map_err(|source| PrincipleError::Io {
             path: path.to_owned(),
@@ -153,15 +159,16 @@ impl PrincipleTable {
         self.principles.iter()
     }
 
-    /// What a prompt says for a name or text: what the principle says of the better answer, or the given text if no
-    /// principle is called so. What is ruled out and has no `negative` stands as it is: who asks turns the verdict around.
+    /// Returns the text that a prompt shows for a name or text: the principle's statement about the better answer, or the given text if
+    /// no principle has that name. A forbidden principle without a `negative` is shown by its `text`: the caller then has to invert the
+    /// verdict.
     pub fn text<'a>(&'a self, name_or_text: &'a str) -> &'a str {
         self.get(name_or_text).map_or(name_or_text, |principle| {
             principle.praise().unwrap_or(&principle.text)
         })
     }
 
-    /// The turned-around text for a name or a text of the table.
+    /// Returns the negated text for a name or a text of the table.
     pub fn negative<'a>(&'a self, name_or_text: &str) -> Option<&'a str> {
         self.get(name_or_text)
             .or_else(|| {
@@ -188,7 +195,7 @@ mod tests {
             .collect();
         assert_eq!(forbidden.len(), 3);
         assert!(forbidden.iter().all(|principle| principle.always));
-        // What is ruled out is named by `text`; prompts that list principles say what is wanted instead.
+        // `text` states the forbidden behaviour; prompts that list principles show the statement about the better answer instead.
         assert!(forbidden.iter().all(|p| {
             table.text(&p.id).contains("must") && table.negative(&p.id) == Some(&p.text)
         }));

@@ -1,7 +1,7 @@
-//! Streaming readers for preference files: JSON lines, a JSON array or Parquet, gzip or not.
+//! Streaming readers for preference files: JSON lines, a JSON array or Parquet, each optionally compressed with gzip.
 //!
-//! Every error names the file and the place in it. A record whose JSON is whole and which cannot be used says nothing about the others:
-//! it fails the reading or is left out and counted, as the caller asks.
+//! Every error names the file and the place in it. A record that is valid JSON but cannot be used does not affect the others: depending
+//! on [`OnUnusable`], it makes the reading fail or is left out and counted.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use super::shapes::{self, Format, ShapeError};
 use super::source::{FileKind, MAX_RECORD_BYTES, Place, Source, SourceError};
 use super::{JudgeItem, Label, PreferencePair, RankedDraw, RankedPrompt};
 
-/// What reading a preference file can fail with.
+/// An error in reading a preference file.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     #[error("{path}: {source}")]
@@ -48,11 +48,11 @@ pub enum Record {
 }
 
 impl Record {
-    /// The record as training pairs; none for a tie, which prefers nothing, several for a ranked prompt.
+    /// Returns the record as training pairs: none for a tie, several for a ranked prompt.
     ///
-    /// A judge item's better answer becomes a target of supervised fine-tuning only if `sft_items` says so: judge sets
-    /// compare answers, they do not vouch for them. What is drawn from a ranked prompt depends on the record's `place`
-    /// among all that are read.
+    /// A judge item's better answer becomes a target of supervised fine-tuning only if `sft_items` is set: judge sets compare answers,
+    /// they do not vouch for their quality. The draw from a ranked prompt depends on `place`, the record's index among all records that
+    /// are read.
     pub fn into_pairs(self, sft_items: bool, draw: RankedDraw, place: u64) -> Vec<PreferencePair> {
         let item = match self {
             Record::Pair(pair) => return vec![pair],
@@ -79,8 +79,8 @@ impl Record {
         }]
     }
 
-    /// The record as a judge item: a pair shows its chosen answer first, so its label is `a`; a ranked prompt its best
-    /// and its worst response, if they are not rated the same.
+    /// Returns the record as a judge item. A pair has its chosen answer first, so its label is `a`; a ranked prompt gives its best and
+    /// its worst response, and none if all have the same rating.
     pub fn into_item(self) -> Option<JudgeItem> {
         match self {
             Record::Item(item) => Some(item),
@@ -101,13 +101,13 @@ impl Record {
     }
 }
 
-/// What to do with a record that cannot be used: of no known shape, of two different conversations, with a column that would change its
-/// meaning.
+/// The treatment of a record that cannot be used: of unknown shape, with two different conversations, or with a column that would change
+/// its meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnUnusable {
     #[default]
     Fail,
-    /// Leave it out and count it ([`RecordReader::skipped`]).
+    /// The record is left out and counted ([`RecordReader::skipped`]).
     Skip,
 }
 
@@ -115,12 +115,12 @@ pub enum OnUnusable {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Skipped {
     pub count: u64,
-    /// The file, the place and the reason of the first.
+    /// The file, the place and the reason of the first record that was left out.
     pub first: Option<String>,
 }
 
 impl Skipped {
-    /// Adds those of another file.
+    /// Adds the records that were left out of another file.
     pub fn add(&mut self, other: &Skipped) {
         self.count += other.count;
         if self.first.is_none() {
@@ -151,8 +151,10 @@ pub struct RecordReader {
 }
 
 impl RecordReader {
+    /// Opens a file.
+    ///
     /// # Errors
-    /// If the file cannot be opened.
+    /// Errors if the file cannot be opened.
     pub fn open(path: &Path, format: Format, on_unusable: OnUnusable) -> Result<Self, RecordError> {
         let source = Source::open(path).map_err(|source| RecordError::Open {
             path: path.to_owned(),
@@ -172,7 +174,7 @@ impl RecordReader {
         self.source.kind()
     }
 
-    /// The records that were left out so far.
+    /// Returns the records that have been left out so far.
     pub fn skipped(&self) -> &Skipped {
         &self.skipped
     }
@@ -233,18 +235,18 @@ impl Iterator for RecordReader {
     }
 }
 
-/// Every record of a file.
+/// Reads every record of a file.
 ///
 /// # Errors
-/// The first error met, see [`RecordError`].
+/// Errors with the first [`RecordError`] of the file.
 pub fn read_records(path: &Path, format: Format) -> Result<Vec<Record>, RecordError> {
     RecordReader::open(path, format, OnUnusable::Fail)?.collect()
 }
 
-/// Every training pair of a file, ties left out; judge items are not imitated.
+/// Reads every training pair of a file, without ties. Answers of judge items are not targets of supervised fine-tuning.
 ///
 /// # Errors
-/// The first error met, see [`RecordError`].
+/// Errors with the first [`RecordError`] of the file.
 pub fn read_pairs(
     path: &Path,
     format: Format,

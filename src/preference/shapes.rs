@@ -1,4 +1,4 @@
-//! The shapes a preference record comes in, and how each becomes a [`Record`].
+//! The shapes of preference records, and their conversion to a [`Record`].
 //!
 //! | shape | keys |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | [`Format::Hh`] | `chosen`, `rejected`: transcripts of `\n\nHuman:` and `\n\nAssistant:` turns |
 //! | [`Format::UltraFeedback`] | `instruction`, `completions`: responses with ratings, from which pairs are drawn |
 //!
-//! All may carry `id`; all but the last `principles` (a string or a list), `rationale`, `sft` and `judge`, pairs `margin` and `source`.
-//! [`columns`] says which other keys are passed over and which are refused by name.
+//! Every shape may have `id`; every shape but the last may have `principles` (a string or a list), `rationale`, `sft` and `judge`; pairs
+//! may have `margin` and `source`. [`columns`] defines which other keys are ignored and which are refused by name.
 
 mod columns;
 mod hh;
@@ -25,11 +25,11 @@ use serde_json::{Map, Value};
 use super::records::Record;
 use super::{JudgeItem, Message, PreferencePair, Role};
 
-/// How records are read.
+/// The shape in which records are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// By the keys of each record.
+    /// Determined by the keys of each record.
     #[default]
     Auto,
     Pair,
@@ -52,7 +52,7 @@ pub enum ShapeError {
     Unknown { keys: String },
     #[error("`{key}` {problem}")]
     Field { key: &'static str, problem: String },
-    /// A column that no shape reads, and that would change what the record means.
+    /// A column that no shape reads, and that would change the record's meaning.
     #[error("the column `{name}` {problem}")]
     Column { name: String, problem: String },
     #[error("the chosen and the rejected answer follow different conversations")]
@@ -64,7 +64,7 @@ pub enum ShapeError {
     },
 }
 
-/// Reads one JSON value as `format` says.
+/// Converts one JSON value to a record of shape `format`.
 pub(super) fn read(value: Value, format: Format) -> Result<Record, ShapeError> {
     let Value::Object(mut record) = value else {
         return Err(ShapeError::NotAnObject);
@@ -75,7 +75,7 @@ pub(super) fn read(value: Value, format: Format) -> Result<Record, ShapeError> {
             let key = if has("chosen") { "rejected" } else { "chosen" };
             return Err(field(key, columns::missing_answer(record.get(key))));
         }
-        // Where the answers are conversations themselves, `messages` is one of them once more.
+        // If the answers are conversations themselves, `messages` repeats one of them.
         Format::Auto if has("messages") && has("chosen") && has("rejected") => {
             match record["chosen"] {
                 Value::String(_) => Format::Pair,
@@ -163,14 +163,14 @@ fn read_pair(
     Ok(pair)
 }
 
-/// What a pair's record says.
+/// The parts of a pair's record that its shape determines.
 struct Parts {
     messages: Vec<Message>,
     chosen: String,
     rejected: String,
-    /// Strings all three; see [`PreferencePair::plain`].
+    /// Whether prompt and answers are plain strings; see [`PreferencePair::plain`].
     plain: bool,
-    /// The prompt is the beginning that two plain answers share.
+    /// Whether the prompt is the common beginning of two plain answers.
     guessed: bool,
 }
 
@@ -217,7 +217,7 @@ fn messages(
     Ok(messages)
 }
 
-/// Ids are strings here and numbers in some sets.
+/// Reads the id as a string; some sets have numbers.
 fn id(record: &mut Map<String, Value>) -> Option<String> {
     match record.remove("id")? {
         Value::String(id) => Some(id),

@@ -1,8 +1,8 @@
-//! Prompts with several rated responses (UltraFeedback's shape), and the pairs SELF-JUDGE's released code draws from them.
+//! Prompts with several rated responses (UltraFeedback's shape), and the pairs that SELF-JUDGE's released code draws from them.
 //!
-//! Base set: the best response is imitated with its own system prompt, and compared once with a random response rated
-//! strictly lower. Principled set ("PR"): for every principle, one random comparison between the first response down the
-//! overall ranking whose rating on that principle differs from another's, and one of those others; with both rationales.
+//! Base set: the best response is a target of supervised fine-tuning with its own system prompt, and is compared once with a random
+//! response of strictly lower rating. Principled set ("PR"): each principle gives one random comparison. It is between the first response
+//! in the overall ranking whose rating on that principle differs from another's, and one of those others; both rationales are kept.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{JudgeItem, Label, Message, PreferencePair, Role};
 
-/// UltraFeedback's aspects, in the released code's order, and what the built-in principle table calls each.
+/// UltraFeedback's aspects, in the released code's order, with the names of their principles in the built-in table.
 const ASPECTS: [(&str, &str); 4] = [
     ("helpfulness", "helpful"),
     ("honesty", "honest"),
@@ -18,7 +18,7 @@ const ASPECTS: [(&str, &str); 4] = [
     ("truthfulness", "truthful"),
 ];
 
-/// The principle an aspect is judged under; one that is not UltraFeedback's keeps its name.
+/// Returns the principle of an aspect. An aspect that is not UltraFeedback's keeps its name.
 pub(super) fn principle_of(aspect: &str) -> &str {
     ASPECTS
         .iter()
@@ -26,7 +26,7 @@ pub(super) fn principle_of(aspect: &str) -> &str {
         .map_or(aspect, |(_, principle)| principle)
 }
 
-/// Which pairs are drawn from a [`RankedPrompt`].
+/// The pairs to draw from a [`RankedPrompt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RankedSet {
@@ -37,19 +37,19 @@ pub enum RankedSet {
     Principled,
 }
 
-/// How pairs are drawn from ranked prompts.
+/// The set and the random seed of a draw from ranked prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RankedDraw {
     pub set: RankedSet,
     pub seed: u64,
 }
 
-/// One aspect's rating of one response.
+/// The rating of one response on one aspect.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rating {
     /// The principle's name in a principle table.
     pub principle: String,
-    /// None where the annotator gave none ("N/A").
+    /// None if the annotator gave no rating ("N/A").
     pub rating: Option<f64>,
     #[serde(default)]
     pub rationale: Option<String>,
@@ -59,14 +59,14 @@ pub struct Rating {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankedResponse {
     pub text: String,
-    /// The system prompt it was written under; it is imitated with it and judged without it.
+    /// The system prompt under which the response was written: part of the fine-tuning example, not of the judge example.
     #[serde(default)]
     pub system: Option<String>,
     pub ratings: Vec<Rating>,
 }
 
 impl RankedResponse {
-    /// The mean of the ratings that were given.
+    /// Returns the mean of the ratings that are present.
     fn overall(&self) -> Option<f64> {
         let given: Vec<f64> = self
             .ratings
@@ -81,7 +81,7 @@ impl RankedResponse {
             .ratings
             .iter()
             .find(|rating| rating.principle == principle)?;
-        // The released code's filter: such rationales speak of the annotator's "Text 1" to "Text 4".
+        // The released code's filter: such rationales refer to the annotator's "Text 1" to "Text 4".
         let rationale = found.rationale.as_deref();
         if rationale.is_some_and(|text| text.contains("Text")) {
             return None;
@@ -100,7 +100,7 @@ pub struct RankedPrompt {
 }
 
 impl RankedPrompt {
-    /// Responses with a rating, best first; of equally rated ones the longer is better.
+    /// Returns the responses that have a rating, best first. Among equally rated ones the longer is better.
     fn ranking(&self) -> Vec<(&RankedResponse, f64)> {
         let mut ranked: Vec<_> = self
             .responses
@@ -136,10 +136,11 @@ impl RankedPrompt {
         }
     }
 
-    /// The pairs of the set that was asked for. A function of the seed and of the prompt's `place` among all that are read.
+    /// Draws the pairs of the requested set. The result is determined by the seed and by `place`, the prompt's index among all that are
+    /// read.
     pub fn pairs(&self, draw: RankedDraw, place: u64) -> Vec<PreferencePair> {
         let mut rng = ChaCha8Rng::seed_from_u64(draw.seed);
-        // Counted from the top: streams from the bottom are the mixture's, which may have the same seed.
+        // Stream numbers count down from the maximum: the data mixture counts up from 0, possibly with the same seed.
         rng.set_stream(!place);
         match draw.set {
             RankedSet::Base => self.base(&mut rng).into_iter().collect(),
@@ -149,7 +150,7 @@ impl RankedPrompt {
         }
     }
 
-    /// The best response against the worst, for measuring a judge; none where all are rated the same.
+    /// Returns the best response against the worst, for measuring a judge; none if all have the same rating.
     pub fn extremes(&self) -> Option<JudgeItem> {
         let ranking = self.ranking();
         let ((best, top), (worst, bottom)) = (*ranking.first()?, *ranking.last()?);
@@ -167,7 +168,7 @@ impl RankedPrompt {
         })
     }
 
-    /// The base set: at most one pair, imitated and, unless all ratings are equal, judged.
+    /// Draws the base set: at most one pair, a target of supervised fine-tuning and, unless all ratings are equal, a judge example.
     pub fn base(&self, rng: &mut impl Rng) -> Option<PreferencePair> {
         let ranking = self.ranking();
         let (best, top) = *ranking.first()?;
@@ -183,7 +184,8 @@ impl RankedPrompt {
         Some(pair)
     }
 
-    /// The principled set: the best response to imitate, then at most one judged pair for each of `principles`.
+    /// Draws the principled set: the best response as a target of supervised fine-tuning, then at most one judge example for each of
+    /// `principles`.
     pub fn principled(&self, principles: &[&str], rng: &mut impl Rng) -> Vec<PreferencePair> {
         let ranking = self.ranking();
         let Some((best, _)) = ranking.first() else {
@@ -265,7 +267,7 @@ mod tests {
         ]);
         for seed in 0..20 {
             let pair = prompt.base(&mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
-            // Both tops average 5; the longer wins, and the other top is never its loser.
+            // Both top responses average 5: the longer one wins, and the other is never drawn as the loser.
             assert_eq!(
                 (pair.chosen.as_str(), pair.rejected.as_str()),
                 ("top and longer", "low")

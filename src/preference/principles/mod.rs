@@ -1,7 +1,7 @@
-//! The principle table that is in force: versioned, shared, and kept across restarts.
+//! The principle table in force: versioned, shared, and kept across restarts.
 //!
-//! Whoever judges takes one [`VersionedTable`] and judges a whole call or stage by it; a new table is there from the next one
-//! on. A replacement names the version that it replaces, so that of two people who edit at once the second is told.
+//! A call or training stage takes one [`VersionedTable`] and uses it to its end; a new table applies from the next call or stage on. A
+//! replacement names the version that it replaces, so that the second of two concurrent edits is refused.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,14 +16,14 @@ use crate::fault;
 /// The table's file in the data directory.
 pub const PRINCIPLES_FILE: &str = "principles.toml";
 
-/// A table and its number. Versions begin at 1 and only rise.
+/// A principle table and its version. Versions begin at 1 and only rise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VersionedTable {
     pub version: u64,
     pub table: PrincipleTable,
 }
 
-/// What a table cannot be read or replaced for.
+/// An error in reading or replacing the table.
 #[derive(Debug, thiserror::Error)]
 pub enum PrinciplesError {
     #[error("{path}: {source}")]
@@ -46,11 +46,11 @@ pub enum PrinciplesError {
 #[derive(Debug, Clone)]
 pub struct Principles {
     current: Arc<RwLock<Arc<VersionedTable>>>,
-    /// Where it is kept, and who may write there. Without a place it is forgotten with the process.
+    /// The path of the stored table; the mutex serialises writers. Without a path the table is lost when the process ends.
     file: Arc<Mutex<Option<PathBuf>>>,
 }
 
-/// The file's shape.
+/// The content of the table's file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -60,15 +60,15 @@ struct Stored {
 }
 
 impl Principles {
-    /// `table` as version 1, kept nowhere.
+    /// Returns `table` as version 1, without a file.
     pub fn in_memory(table: PrincipleTable) -> Self {
         Self::with(VersionedTable { version: 1, table }, None)
     }
 
-    /// The table that was kept in `dir`, or `default` as version 1 where none was.
+    /// Returns the table that is stored in `dir`, or `default` as version 1 if there is none.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds no valid table.
+    /// Errors if the file cannot be read or is not a valid table.
     pub fn open(dir: &Path, default: PrincipleTable) -> Result<Self, PrinciplesError> {
         let path = dir.join(PRINCIPLES_FILE);
         let first = kept(&path)?.unwrap_or(VersionedTable {
@@ -85,16 +85,16 @@ impl Principles {
         }
     }
 
-    /// The table in force now.
+    /// Returns the table in force.
     pub fn current(&self) -> Arc<VersionedTable> {
-        // A reference is stored whole or not at all, whoever panicked.
+        // The reference is replaced in one assignment, so that a panic elsewhere cannot leave it half-written.
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over what another process on the same directory put in force since.
+    /// Loads a newer table that another process has stored in the same directory.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds no valid table: what is in force stays so.
+    /// Errors if the file cannot be read or is not a valid table; the table in force then stays.
     pub fn refresh(&self) -> Result<(), PrinciplesError> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         match file.as_deref() {
@@ -114,17 +114,17 @@ impl Principles {
         Ok(())
     }
 
-    /// Puts `table` in force in place of version `expected`, once it is on disk. Blocks for that long.
+    /// Replaces version `expected` by `table`. Blocks until the new table is on disk.
     ///
     /// # Errors
-    /// [`PrinciplesError::Stale`] where another version is in force; what goes wrong in writing leaves the old one in force.
+    /// Errors with [`PrinciplesError::Stale`] if another version is in force. On this and on a failed write the old table stays in force.
     pub fn replace(
         &self,
         expected: u64,
         table: PrincipleTable,
     ) -> Result<Arc<VersionedTable>, PrinciplesError> {
         let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        // Until it is dropped: of two processes that replace at once, the second sees what the first one wrote.
+        // Held until the end of the function: if two processes replace the table at once, the second sees the first one's version.
         let _held = match file.as_deref() {
             Some(path) => {
                 let held = lock(path).map_err(|source| PrinciplesError::Io {
@@ -155,7 +155,7 @@ impl Principles {
     }
 }
 
-/// What is kept at `path`, if anything is.
+/// Returns the table that is stored at `path`, if there is one.
 fn kept(path: &Path) -> Result<Option<VersionedTable>, PrinciplesError> {
     match crate::files::read_settings(path) {
         Ok(text) => read(path, &text).map(Some),
@@ -167,7 +167,7 @@ fn kept(path: &Path) -> Result<Option<VersionedTable>, PrinciplesError> {
     }
 }
 
-/// Keeps other processes from replacing the table: a lock on its directory, because the file itself is replaced.
+/// Takes the lock that excludes other processes which replace the table. It is on the directory, because the file itself is replaced.
 fn lock(path: &Path) -> std::io::Result<File> {
     let dir = File::open(path.parent().unwrap_or(Path::new(".")))?;
     dir.lock()?;
@@ -190,7 +190,7 @@ fn read(path: &Path, text: &str) -> Result<VersionedTable, PrinciplesError> {
     })
 }
 
-/// The old file or the new one is there at any time, whole.
+/// Writes the table atomically: the file holds either the old or the new table at any time.
 fn write(path: &Path, table: &VersionedTable) -> std::io::Result<()> {
     let stored = Stored {
         version: table.version,

@@ -1,21 +1,21 @@
-//! What the columns of a record mean that its shape does not read.
+//! The treatment of columns that a record's shape does not read.
 //!
-//! Real sets have many: scores, sources, models, hashes. They are passed over. A column is refused by its name where passing over it
-//! would change what the model learns:
+//! Published sets have many: scores, sources, models, hashes. They are ignored. A column is refused by name if ignoring it would change
+//! what the model learns:
 //!
 //! - it belongs to TRL's format and is not supported here ([`UNSUPPORTED`]: tools, template variables, images, weights);
-//! - its name says that it is a part of the prompt ([`PROMPT_WORDS`]), or it holds messages, and its text is not in the conversation;
-//! - the record has no prompt column, so that the prompt is what both answers begin with, and it holds text.
+//! - its name marks it as a part of the prompt ([`PROMPT_WORDS`]), or it holds messages, and its text is not in the conversation;
+//! - the record has no prompt column, so that the prompt is the common beginning of both answers, and the column holds text.
 //!
-//! A name that ends like metadata (`prompt_id`, `system_hash`), or begins like it (`labelling_prompt`, `raw_input`), says nothing about
-//! the conversation. What asks for nothing (null, an empty text or list) is passed over whatever it is called.
+//! A column whose name ends like metadata (`prompt_id`, `system_hash`) or begins like it (`labelling_prompt`, `raw_input`) is not a part
+//! of the conversation. Empty values (null, an empty text or list) are ignored under any name.
 
 use serde_json::Value;
 
 use super::{ShapeError, messages};
 use crate::preference::Message;
 
-/// Columns that change what TRL makes of a record, and that are not supported.
+/// Columns that change the meaning of a record in TRL and are not supported here.
 const UNSUPPORTED: &[&str] = &[
     "tools",
     "functions",
@@ -42,7 +42,7 @@ const UNSUPPORTED: &[&str] = &[
     "sample_weight",
 ];
 
-/// Words of the names of columns that are a part of the prompt.
+/// Words in column names that mark a column as a part of the prompt.
 const PROMPT_WORDS: &[&str] = &[
     "article",
     "ask",
@@ -94,7 +94,7 @@ const PROMPT_WORDS: &[&str] = &[
     "utterances",
 ];
 
-/// Last words of the names of columns that describe a record.
+/// Last words of column names that mark a column as metadata.
 const METADATA_ENDS: &[&str] = &[
     "answer",
     "answers",
@@ -162,7 +162,7 @@ const METADATA_ENDS: &[&str] = &[
     "type",
 ];
 
-/// First words of the names of columns that describe a record, or that hold what other models were asked or said of it.
+/// First words of column names that mark a column as metadata or as the prompts and answers of other models about the record.
 const METADATA_STARTS: &[&str] = &[
     "annotation",
     "annotator",
@@ -191,7 +191,7 @@ const METADATA_STARTS: &[&str] = &[
     "statistics",
 ];
 
-/// Whole names of columns that describe a record.
+/// Whole column names that mark a column as metadata.
 const METADATA_NAMES: &[&str] = &[
     "critique",
     "feedback",
@@ -201,7 +201,7 @@ const METADATA_NAMES: &[&str] = &[
     "statistics",
 ];
 
-/// Keys of messages that describe the message and are no part of what a template writes.
+/// Keys of messages that are metadata and do not appear in the output of a chat template.
 const ABOUT_MESSAGES: &[&str] = &[
     "country",
     "created",
@@ -239,7 +239,7 @@ const ABOUT_MESSAGES: &[&str] = &[
     "uuid",
 ];
 
-/// Whether a value asks for nothing.
+/// Returns whether a value is empty.
 pub(super) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -250,17 +250,18 @@ pub(super) fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Whether a message's key describes the message only. A weight of one is every message's.
+/// Returns whether a key of a message is metadata only. A weight of 1 is the default and counts as metadata.
 pub(super) fn is_about_a_message(key: &str, value: &Value) -> bool {
     ABOUT_MESSAGES.contains(&key) || (key == "weight" && value.as_f64() == Some(1.0))
 }
 
-/// Refuses the first column that would change what the record means.
+/// Refuses the first column that would change the meaning of the record.
 ///
-/// `conversation` is what was read of it, `answers` its two answers, `guessed` whether its prompt is what two plain answers share.
+/// `conversation` and `answers` are the parts of the record that were read; `guessed` is whether its prompt is the common beginning of
+/// two plain answers.
 ///
 /// # Errors
-/// Names the column.
+/// Errors with the name of the column.
 pub(super) fn check<'a>(
     rest: impl Iterator<Item = (&'a String, &'a Value)>,
     conversation: &[Message],
@@ -306,7 +307,7 @@ pub(super) fn check<'a>(
     Ok(())
 }
 
-/// A weight of one is every record's.
+/// Returns whether a column is a weight of 1, which is the default.
 fn weighs_nothing(name: &str, value: &Value) -> bool {
     name.ends_with("weight") && value.as_f64() == Some(1.0)
 }
@@ -320,7 +321,7 @@ fn is_metadata(words: &[String]) -> bool {
         || (words.len() == 1 && one_of(words.first(), METADATA_NAMES))
 }
 
-/// The words of a name, in lower case: `systemPrompt` and `system-prompt` are the same two.
+/// Returns the words of a name in lower case: `systemPrompt` and `system-prompt` have the same two.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut before_was_lower = false;
@@ -340,7 +341,7 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Whether it is a list of messages, of whatever names.
+/// Returns whether a value is a list of messages, under any of the usual key names.
 fn is_messages(value: &Value) -> bool {
     let Value::Array(list) = value else {
         return false;
@@ -352,7 +353,7 @@ fn is_messages(value: &Value) -> bool {
         })
 }
 
-/// Every text of a value but the names of roles, without the white space around it.
+/// Returns every text of a value except the names of roles, without surrounding white space.
 fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => Some(text.trim())
@@ -370,8 +371,8 @@ fn texts(value: &Value) -> Vec<&str> {
     }
 }
 
-/// Whether a plain prompt and the conversation that stands beside it say the same: one of the turns before the answer holds the prompt,
-/// or the other way round.
+/// Returns whether a plain prompt and the conversation beside it agree: one of the turns before the answer contains the prompt, or the
+/// prompt contains the turn.
 pub(super) fn is_told(prompt: &str, conversation: &[Message]) -> bool {
     let prompt = prompt.trim();
     conversation.iter().any(|turn| {
@@ -380,7 +381,7 @@ pub(super) fn is_told(prompt: &str, conversation: &[Message]) -> bool {
     })
 }
 
-/// Names the kind of an answer that is missing.
+/// Returns the error text for an answer that is missing or has the wrong type.
 pub(super) fn missing_answer(value: Option<&Value>) -> String {
     match value {
         None => "is missing: a preference record needs both answers".to_owned(),

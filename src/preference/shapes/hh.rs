@@ -1,4 +1,4 @@
-//! Anthropic's HH transcripts.
+//! Transcripts of Anthropic's HH sets.
 
 use serde_json::{Map, Value};
 
@@ -13,7 +13,7 @@ pub(super) fn is_transcript(text: &str) -> bool {
     (start.starts_with("Human:") || start.starts_with("Assistant:")) && text.contains(ASSISTANT)
 }
 
-/// The answer is what follows the last assistant marker.
+/// Reads a pair of transcripts. The answer is the text after the last assistant marker.
 pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError> {
     let (context, chosen) = side(record, "chosen")?;
     let (other, rejected) = side(record, "rejected")?;
@@ -35,7 +35,7 @@ fn side(
 ) -> Result<(Vec<Message>, String), ShapeError> {
     let text: String = take(record, key)?;
     let wrong = |problem| ShapeError::Transcript { key, problem };
-    // A marker is told from ordinary text by its blank line; the first may have lost it to trimming.
+    // Markers differ from ordinary text by the blank line before them; the first marker may have lost it to trimming.
     let text = format!("\n\n{}", text.trim_start());
     let mut turns = split(&text).ok_or(wrong("does not start with a Human or Assistant turn"))?;
     let last = turns.pop().ok_or(wrong("is empty"))?;
@@ -48,7 +48,7 @@ fn side(
     Ok((turns, last.content))
 }
 
-/// Splits at the markers; turns of one speaker in a row are joined, as chat templates want roles to alternate.
+/// Splits a transcript at its markers. Consecutive turns of one speaker are joined, because chat templates require alternating roles.
 fn split(text: &str) -> Option<Vec<Message>> {
     let marker = |rest: &str| {
         let human = rest.find(HUMAN).map(|at| (at, HUMAN.len(), Role::User));

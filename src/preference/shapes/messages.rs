@@ -1,15 +1,15 @@
-//! Lists of messages, of which no key is passed over that would change what a model reads.
+//! Lists of messages. No key that would change what a model reads is ignored.
 
 use serde_json::{Map, Value};
 
 use super::{ShapeError, columns, field};
 use crate::preference::{Message, Role};
 
-/// The conversation of a list of messages.
+/// Reads the conversation of a list of messages.
 ///
 /// # Errors
-/// Names the message and what of it is not supported: another role, content that is not text, tool calls, reasoning, and every other key
-/// that is not known to be about the message only.
+/// Errors with the message's number and its unsupported part: another role, content that is not text, tool calls, reasoning, and every
+/// other key that is not known to be metadata.
 pub(super) fn read(value: Value, key: &'static str) -> Result<Vec<Message>, ShapeError> {
     let Value::Array(list) = value else {
         return Err(field(
@@ -46,7 +46,7 @@ fn one(message: Value) -> Result<Message, String> {
             ));
         }
     };
-    // Before the content: a turn that only calls tools has none.
+    // Checked before the content, because a turn that only calls tools has none.
     let unknown = message
         .iter()
         .filter(|(key, _)| *key != "content")
@@ -66,7 +66,7 @@ fn text(message: &mut Map<String, Value>, key: &str) -> Result<String, String> {
     }
 }
 
-/// What kind of value it is, in words.
+/// Returns the type of a JSON value in words.
 pub(super) fn of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -184,7 +184,7 @@ fn extra_fields_and_their_types() {
     assert!(read(json!({"chosen": "x", "rejected": "y"}), Format::Judge).is_err());
 }
 
-/// As the published files have it, the fields that are not read included.
+/// A completion like those of the published files, including the fields that are not read.
 fn completion(response: &str, helpfulness: Value) -> Value {
     json!({
         "model": "m", "principle": "helpfulness", "custom_system_prompt": "Be kind.", "response": response,
@@ -238,7 +238,7 @@ fn ultrafeedback_records() {
             ("helpful", Some(5.0), "useful clear"),
         ]
     );
-    // The principles are the built-in table's.
+    // The principles are those of the built-in table.
     let table = crate::preference::PrincipleTable::default();
     assert!(rated.iter().all(|(name, ..)| table.get(name).is_some()));
 
@@ -267,7 +267,8 @@ fn with(column: &str, value: Value) -> Value {
     record
 }
 
-/// A record of every shape that a column may stand in: its prompt plain, conversational, guessed or of the house's format.
+/// Records of every shape to which a column may be added: with a plain, a conversational or a guessed prompt, or of this program's own
+/// shape.
 fn beside(column: &str, value: &Value) -> Vec<Value> {
     let mut records = vec![
         with(column, Value::Null),
@@ -314,14 +315,14 @@ fn columns_that_would_change_the_meaning_are_refused_by_name() {
             assert!(error.contains(&format!("`{column}`")), "{record}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }
-        // Null and what is empty ask for nothing.
+        // Null and empty values are ignored.
         for nothing in [json!(null), json!(""), json!([]), json!({}), json!([""])] {
             for record in beside(column, &nothing) {
                 read(record, Format::Auto).unwrap();
             }
         }
     }
-    // Where the prompt is only guessed, any text may be it.
+    // If the prompt is guessed, any text column may be the real one.
     let record = json!({"chosen": "The sum is 2.", "rejected": "The sum is 3.", "riddle": "1+1"});
     let error = read(record, Format::Auto).unwrap_err().to_string();
     assert!(error.contains("`riddle`"), "{error}");

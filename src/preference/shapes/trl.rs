@@ -1,12 +1,12 @@
-//! TRL's preference records: strings or message lists, with the prompt of its own or at the head of both sides.
+//! TRL's preference records: strings or message lists, with an explicit prompt or with the prompt at the beginning of both sides.
 
 use serde_json::{Map, Value};
 
 use super::{Parts, ShapeError, columns, field, messages};
 use crate::preference::{Message, Role};
 
-/// TRL's preference type: explicit prompt (plain or conversational) or implicit prompt, which is the longest common
-/// beginning of both sides. A plain prompt beside two conversations that hold it is passed over, as in TRL.
+/// Reads TRL's preference type. The prompt is explicit (plain or conversational) or implicit: the longest common beginning of both sides.
+/// A plain prompt beside two conversations that contain it is ignored, as in TRL.
 pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError> {
     let prompt = record.remove("prompt").filter(|value| !value.is_null());
     let chosen = Side::take(record, "chosen")?;
@@ -45,7 +45,7 @@ pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError>
     }
 }
 
-/// The answers after a prompt of its own. Some sets repeat the prompt at the head of both.
+/// Returns the parts of a record with an explicit prompt. Some sets repeat the prompt at the beginning of both sides.
 fn explicit(
     context: Vec<Message>,
     chosen: &[Message],
@@ -59,7 +59,7 @@ fn explicit(
     Ok(conversation(context, answers))
 }
 
-/// The answers after the turns that both conversations begin with.
+/// Returns the parts of a record whose prompt is the common beginning of both conversations.
 fn implicit(chosen: &[Message], rejected: &[Message]) -> Result<Parts, ShapeError> {
     let shared = common(chosen, rejected);
     if shared == 0 {
@@ -97,7 +97,7 @@ impl Side {
         }
     }
 
-    /// The side as turns: a text is the one of the assistant.
+    /// Returns the side as turns: a plain text becomes one assistant turn.
     fn turns(self) -> Vec<Message> {
         match self {
             Side::Text(text) => vec![Message::new(Role::Assistant, text)],
@@ -106,25 +106,25 @@ impl Side {
     }
 }
 
-/// How many leading turns two conversations share, leaving each at least its last turn.
+/// Returns the number of leading turns that two conversations share. Each keeps at least its last turn.
 fn common(a: &[Message], b: &[Message]) -> usize {
     let most = a.len().min(b.len()).saturating_sub(1);
     (0..most).take_while(|&turn| a[turn] == b[turn]).count()
 }
 
-/// The one assistant turn a side must consist of.
+/// Returns the answer of a side, which must be exactly one assistant turn.
 fn answer(turns: &[Message], key: &'static str) -> Result<String, ShapeError> {
     match turns {
         [turn] if turn.role == Role::Assistant => Ok(turn.content.clone()),
         [_] => Err(field(key, "does not end with an assistant turn")),
         [] => Err(field(key, "holds no answer")),
-        // More than one turn after the shared ones: the two conversations parted before the last answer.
+        // More than one turn after the common ones: the two conversations differ before their last answer.
         _ => Err(ShapeError::ContextsDiffer),
     }
 }
 
-/// Splits two plain texts at the end of their common beginning, moved back to a space so that no word is cut. As in TRL the space is the
-/// answers'.
+/// Splits two plain texts at the end of their common beginning, moved back to a space so that no word is cut. As in TRL, the space
+/// belongs to the answers.
 fn implicit_text(chosen: &str, rejected: &str) -> Result<Parts, ShapeError> {
     let mut end = 0;
     for ((at, a), b) in chosen.char_indices().zip(rejected.chars()) {

@@ -1,4 +1,4 @@
-//! UltraFeedback's records (Cui et al. 2023, arXiv 2310.01377): an instruction, and completions annotated aspect by aspect.
+//! UltraFeedback's records (Cui et al. 2023, arXiv 2310.01377): an instruction, and completions with annotations for each aspect.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -21,12 +21,12 @@ struct Annotation {
     rating: Option<f64>,
     #[serde(default)]
     rationale: Option<String>,
-    /// Beside a rationale that only classifies, why the rating is what it is.
+    /// The reason for the rating; present if `rationale` only classifies.
     #[serde(default, rename = "Rationale For Rating")]
     rationale_for_rating: Option<String>,
 }
 
-/// A number, a number in a string, or "N/A".
+/// Reads a number, a number in a string, or "N/A".
 fn rating<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let rating = match &value {
@@ -62,7 +62,7 @@ fn response(completion: Completion) -> Result<RankedResponse, ShapeError> {
                 key: "completions",
                 problem: format!("hold a `{aspect}` that cannot be read: {error}"),
             })?;
-        // Joined as the released code joins them.
+        // Joined with a space, as in the released code.
         let parts = [annotation.rationale, annotation.rationale_for_rating];
         let texts: Vec<String> = parts.into_iter().flatten().collect();
         Ok(Rating {

@@ -1,4 +1,4 @@
-//! The elements of a JSON array, one at a time.
+//! A streaming reader for the elements of a JSON array.
 
 use std::io::BufRead;
 
@@ -6,18 +6,18 @@ use serde_json::Value;
 
 use super::{MAX_RECORD_BYTES, SourceError, damaged};
 
-/// What was last read of an array.
+/// The part of the array that was read last.
 #[derive(Clone, Copy, PartialEq)]
 enum At {
     Start,
-    /// After the bracket: the array may be empty.
+    /// After the opening bracket: the array may be empty.
     Open,
     /// After a comma: another element must follow.
     Comma,
     Closed,
 }
 
-/// Reads an array element by element: however long it is, one element is in memory.
+/// Reads an array element by element. Memory holds one element, regardless of the array's length.
 pub(in crate::preference) struct ArrayElements {
     bytes: Box<dyn BufRead + Send>,
     at: At,
@@ -26,7 +26,7 @@ pub(in crate::preference) struct ArrayElements {
 }
 
 impl ArrayElements {
-    /// The elements of the array that begins after white space.
+    /// Returns a reader of the array, before whose bracket only white space is expected.
     pub fn new(bytes: Box<dyn BufRead + Send>) -> Self {
         Self {
             bytes,
@@ -36,7 +36,7 @@ impl ArrayElements {
         }
     }
 
-    /// Elements that were begun.
+    /// Returns the number of elements that have been started.
     pub fn read(&self) -> usize {
         self.read
     }
@@ -68,7 +68,7 @@ impl ArrayElements {
             .map_err(SourceError::Json)
     }
 
-    /// Reads the bytes of an element and what ends it: a comma or the closing bracket.
+    /// Reads the bytes of an element and its delimiter, which is returned: a comma or the closing bracket.
     fn fill(&mut self) -> Result<u8, SourceError> {
         self.element.clear();
         let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Through a buffer of `capacity` bytes, so that every byte falls on a seam once.
+    /// Reads through a buffer of `capacity` bytes, so that every byte is at a buffer boundary once.
     fn read(text: &'static str, capacity: usize) -> Result<Vec<Value>, usize> {
         let reader = BufReader::with_capacity(capacity, text.as_bytes());
         let mut elements = ArrayElements::new(Box::new(reader));

@@ -1,7 +1,7 @@
-//! Where records are read from: JSON lines, a JSON array or the rows of a Parquet file.
+//! Sources of records: JSON lines, a JSON array or the rows of a Parquet file.
 //!
-//! Which of them a file is, and whether it is gzip, is read from its first bytes and not from its name. Memory is bounded by the longest
-//! record (at most [`MAX_RECORD_BYTES`] of JSON), in a Parquet file by its pages.
+//! The kind of a file, and whether it is compressed with gzip, is determined by its first bytes and not by its name. Memory is bounded by
+//! the longest record (at most [`MAX_RECORD_BYTES`] of JSON), for a Parquet file by its pages.
 
 mod array;
 mod parquet;
@@ -17,17 +17,17 @@ use serde_json::Value;
 use self::array::ArrayElements;
 use self::parquet::ParquetRows;
 
-/// The longest record in bytes of JSON: a longer one is an error, not an allocation.
+/// The maximum length of a record in bytes of JSON. A longer record is an error, so that it cannot exhaust memory.
 pub const MAX_RECORD_BYTES: usize = 64 << 20;
 
-/// The bytes that a Parquet file begins with.
+/// The first bytes of every Parquet file.
 const PARQUET_MAGIC: &[u8] = b"PAR1";
 
-/// Where in its file a record stands, from 1.
+/// The position of a record in its file, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Line(usize),
-    /// An element of an array or a row of a table.
+    /// An element of an array, or a row of a table.
     Record(usize),
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What a file holds records as.
+/// The format of a file of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileKind {
     JsonLines,
@@ -48,7 +48,7 @@ pub enum FileKind {
     Parquet,
 }
 
-/// Why a record cannot be read as JSON.
+/// The reason why a record cannot be read as JSON.
 #[derive(Debug)]
 pub(super) enum SourceError {
     Io(Error),
@@ -62,7 +62,7 @@ impl From<Error> for SourceError {
     }
 }
 
-/// A file of records that is being read.
+/// An open file of records.
 pub(super) enum Source {
     Lines {
         lines: Box<dyn BufRead + Send>,
@@ -74,8 +74,10 @@ pub(super) enum Source {
 }
 
 impl Source {
+    /// Opens a file.
+    ///
     /// # Errors
-    /// A file that cannot be opened, or a Parquet file whose footer cannot be read.
+    /// Errors if the file cannot be opened, or is a Parquet file whose footer cannot be read.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut file = File::open(path)?;
         let mut magic = Vec::with_capacity(PARQUET_MAGIC.len());
@@ -86,7 +88,7 @@ impl Source {
             return Ok(Self::Parquet(ParquetRows::open(file)?));
         }
         let mut raw: Box<dyn BufRead + Send> = match magic.starts_with(&[0x1f, 0x8b]) {
-            // A pipe cannot be rewound, and its first bytes were taken.
+            // Pipes cannot be rewound; `rewound` puts the bytes already read in front of the rest.
             true => Box::new(buffered(MultiGzDecoder::new(rewound(file, magic)?))),
             false => rewound(file, magic)?,
         };
@@ -121,7 +123,7 @@ impl Source {
     /// Returns the next record's JSON; none at the end of the file.
     ///
     /// # Errors
-    /// A file that is damaged there, or a record that is too long or no JSON. Nothing can be read after that.
+    /// Errors if the file is damaged at this place, or the record is too long or not JSON. Nothing can be read after an error.
     pub fn next(&mut self) -> Result<Option<Value>, SourceError> {
         match self {
             Self::Lines {
@@ -144,7 +146,7 @@ impl Source {
     }
 }
 
-/// Fills the buffer with the next line; false at the end of the file.
+/// Reads the next line into the buffer; returns false at the end of the file.
 fn read_line(
     lines: &mut Box<dyn BufRead + Send>,
     line: &mut usize,
@@ -164,7 +166,7 @@ fn buffered(reader: impl Read + Send) -> BufReader<impl Read + Send> {
     BufReader::with_capacity(1 << 16, reader)
 }
 
-/// The file from its beginning, of which `taken` was read.
+/// Returns the file from its beginning, of which `taken` has been read already.
 fn rewound(mut file: File, taken: Vec<u8>) -> Result<Box<dyn BufRead + Send>, Error> {
     Ok(match file.rewind() {
         Ok(()) => Box::new(buffered(file)),
@@ -172,7 +174,7 @@ fn rewound(mut file: File, taken: Vec<u8>) -> Result<Box<dyn BufRead + Send>, Er
     })
 }
 
-/// Passes over a byte order mark.
+/// Skips a byte order mark.
 fn skip_mark(reader: &mut impl BufRead) -> Result<(), Error> {
     const MARK: &[u8] = b"\xef\xbb\xbf";
     if reader.fill_buf()?.starts_with(MARK) {
@@ -181,14 +183,14 @@ fn skip_mark(reader: &mut impl BufRead) -> Result<(), Error> {
     Ok(())
 }
 
-/// The first byte that is not white space, which stays in the reader.
+/// Returns the first byte that is not white space, without consuming it.
 fn first_of(reader: &mut impl BufRead) -> Result<Option<u8>, Error> {
-    // White space beyond the first buffer is an odd file of lines.
+    // A file with more leading white space than one buffer is treated as JSON lines.
     let first = reader.fill_buf()?.trim_ascii_start().first().copied();
     Ok(first)
 }
 
-/// An error that says what is wrong with a file.
+/// Returns an error with a description of the damage to a file.
 fn damaged(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::new(ErrorKind::InvalidData, what)
 }

@@ -1,5 +1,5 @@
-//! The rows of a Parquet file, each as the JSON object that a line of JSON would hold: columns of text, numbers, and lists of
-//! structs, as `datasets` writes conversations.
+//! The rows of a Parquet file as JSON objects like those of JSON lines: columns of text, numbers, and lists of structs, which is how
+//! `datasets` stores conversations.
 
 use std::fs::File;
 use std::io::Error;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::{SourceError, damaged};
 
-/// The columns of a file that a version of this program wrote before it wrote conversations as lists: `prompt` holds their JSON.
+/// The columns of this program's old exports, in which `prompt` holds the conversation as JSON text instead of a list.
 const OLD_EXPORT: [&str; 5] = ["prompt", "chosen", "rejected", "margin", "source"];
 
 /// Reads a file row by row.
@@ -21,15 +21,17 @@ pub(in crate::preference) struct ParquetRows {
 }
 
 impl ParquetRows {
+    /// Opens a file.
+    ///
     /// # Errors
-    /// A file without a footer.
+    /// Errors if the file has no valid footer.
     pub fn open(file: File) -> Result<Self, Error> {
         let reader = SerializedFileReader::new(file).map_err(damaged)?;
         let rows = RowIter::from_file_into(Box::new(reader));
         Ok(Self { rows, read: 0 })
     }
 
-    /// Rows that were begun.
+    /// Returns the number of rows that have been started.
     pub fn read(&self) -> usize {
         self.read
     }
@@ -55,7 +57,7 @@ fn object(row: Row) -> Map<String, Value> {
     columns.map(|(name, field)| (name, value(field))).collect()
 }
 
-/// A field as JSON. Nothing that is there becomes null: what a column means is decided where records are read.
+/// Converts a field to JSON. A value that is present never becomes null: the readers of records decide about a column's meaning.
 fn value(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
@@ -78,7 +80,7 @@ fn value(field: Field) -> Value {
             let entries = entries.map(|(key, field)| (name(key), value(field)));
             Value::Object(entries.collect())
         }
-        // Columns without a text type of their own may hold text.
+        // A column without a text type may still hold text.
         Field::Bytes(bytes) => match bytes.as_utf8() {
             Ok(text) => text.into(),
             Err(_) => format!("{} bytes", bytes.len()).into(),
@@ -100,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// Of tests/fixtures/make_parquet.py: every kind of file that pyarrow writes, and the rows that are in it.
+    /// Reads the output of tests/fixtures/make_parquet.py: every kind of file that pyarrow writes, with the expected rows.
     #[test]
     fn what_pyarrow_writes_is_read_whatever_its_compression_pages_and_types() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parquet");
