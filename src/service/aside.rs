@@ -1,7 +1,7 @@
-//! Work beside the threads that serve connections: templates and tokenizers take their time over long texts.
+//! Computation outside the threads that serve connections: templates and tokenizers can be slow on long texts.
 //!
-//! As many pieces of a tenant run at once as there are cores, and one more of others: a piece cannot be interrupted, so what one
-//! tenant has begun must not keep all others waiting. Pieces that wait begin in turn, one of each tenant.
+//! A tenant may run as many pieces of work at once as there are cores; one more place is for other tenants, because a piece cannot be
+//! interrupted and must not block all other tenants. Waiting pieces start in turn, one per tenant.
 
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
@@ -11,29 +11,31 @@ use crate::engine::{
     Admission, QueueLimits, QueueLoad, RequestFailure, SubmitError, Tenant, TenantShare,
 };
 
-/// Pieces of one tenant that may wait.
+/// The maximum number of waiting pieces per tenant.
 const MAX_WAITING: usize = 4096;
 
 tokio::task_local! {
     static TENANT: Tenant;
 }
 
-/// Runs `work` so that its pieces wait in the line of `tenant`. Pieces of no tenant are the server's own.
+/// Runs `work` so that its pieces wait in the queue of `tenant`. Pieces without a tenant count as the server's own.
 pub async fn on_behalf_of<F: Future>(tenant: Tenant, work: F) -> F::Output {
     TENANT.scope(tenant, work).await
 }
 
-/// Tells work of many pieces whether its result is still waited for: a thread cannot be stopped from outside.
+/// Lets work of many pieces check whether its result is still wanted, because a thread cannot be stopped from outside.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     deadline: Option<Instant>,
-    /// Alive for as long as the caller waits.
+    /// Has a strong reference as long as the caller waits.
     caller: Weak<()>,
 }
 
 impl Watch {
+    /// Returns an error if the work should stop.
+    ///
     /// # Errors
-    /// Once the deadline has passed, or the caller has gone (who hears nothing of it).
+    /// Errors with [`RequestFailure::DeadlineExceeded`] after the deadline, or once the caller is gone (which does not receive it).
     pub(super) fn check(&self) -> Result<(), ServiceError> {
         let late = self
             .deadline
@@ -45,19 +47,19 @@ impl Watch {
     }
 }
 
-/// Runs `work`, which is one piece.
+/// Runs `work` as one piece.
 pub(super) async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
     aside_until(None, |_| work()).await
 }
 
-/// Runs `work`, which is to look at its watch between two pieces: it ends soon after `deadline`, or when this is dropped.
+/// Runs `work`, which must check its watch between pieces: it ends soon after `deadline`, or after this future is dropped.
 pub(super) async fn aside_until<T: Send + 'static>(
     deadline: Option<Instant>,
     work: impl FnOnce(&Watch) -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    /// Hardly more than there are cores: they compute, and every thread more would keep memory of its own.
+    /// Hardly more than there are cores: the work is computation, and each further thread would hold memory of its own.
     static PLACES: LazyLock<Admission> = LazyLock::new(|| {
         let places = QueueLimits {
             max_requests: workers::count(),
@@ -98,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    /// Works until its watch says that it is for nothing, and then says so.
+    /// Works until its watch returns an error, then reports its end.
     fn endless(
         begun: mpsc::Sender<()>,
         ended: mpsc::Sender<()>,

@@ -1,4 +1,4 @@
-//! Best of N: candidates from the policy, a tournament by the same model as judge (SELF-JUDGE, tournament self-rejection).
+//! Best of N: candidates from the policy, ranked in a tournament with the same model as judge (SELF-JUDGE, tournament self-rejection).
 
 use super::{
     Generation, JudgeTask, Judged, Output, Service, ServiceError, TokenText, Tournament,
@@ -6,21 +6,21 @@ use super::{
 };
 use crate::model::WeightsName;
 
-/// Candidates and the tournament between them.
+/// The candidates and the tournament between them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BestOf {
-    /// All candidates, by their indices in the tournament.
+    /// All candidates, in the order of their indices in the tournament.
     pub candidates: Vec<Output>,
     pub tournament: Tournament,
     pub usage: Usage,
-    /// Which weights wrote the candidates.
+    /// The weights that generated the candidates.
     pub weights: Option<WeightsName>,
-    /// Which weights judged them; none where nothing had to be asked.
+    /// The weights that judged them; none if no comparison needed the model.
     pub judge_weights: Option<WeightsName>,
 }
 
 impl BestOf {
-    /// The best `n` candidates, the first first; empty ones are left in their places.
+    /// Takes the best `n` candidates out, best first. Empty outputs remain in their places.
     pub fn take_best(&mut self, n: usize) -> Vec<Output> {
         let best = self.tournament.ranking.iter().take(n);
         best.map(|&at| std::mem::replace(&mut self.candidates[at], Output::empty(at)))
@@ -29,11 +29,11 @@ impl BestOf {
 }
 
 impl Service {
-    /// Draws all samples of `generation` as candidates, as long as `go_on` says of each token that there is room for it, and finds the
-    /// best; `None` where there was none.
+    /// Draws all samples of `generation` as candidates and finds the best. Returns `None` if `go_on` returned false for a token, which
+    /// means that there was no room for it.
     ///
     /// # Errors
-    /// As [`Generation::outputs`] and [`Self::judge_pair`].
+    /// Errors as [`Generation::outputs`] and [`Self::judge_pair`] do.
     pub async fn best_of(
         &self,
         generation: &mut Generation,
@@ -41,7 +41,7 @@ impl Service {
         how: TournamentTask,
         go_on: impl FnMut(&TokenText) -> bool,
     ) -> Result<Option<BestOf>, ServiceError> {
-        // Whoever judges when the call comes: a swap in the middle is for later calls.
+        // The judge's weights at the start of the call: a swap during the call applies to later calls.
         let judging_weights = self.judging_weights(judge.weights.as_ref());
         let Some(candidates) = generation.outputs_while(go_on).await? else {
             return Ok(None);

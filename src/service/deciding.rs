@@ -1,4 +1,4 @@
-//! Decisions: questions about an input with a few options each, answered by the probabilities of the options' letters.
+//! Decisions: multiple-choice questions about an input, answered by the probabilities of the options' letters.
 
 use std::sync::Arc;
 
@@ -8,39 +8,40 @@ use super::reading::{Account, Judged, LabelPrompt, Turn};
 use super::{Service, ServiceError};
 use crate::engine::SubmitError;
 
-/// A question, and what may be answered.
+/// A question and its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     pub text: String,
-    /// Two or more; no more than [`Service::max_options`].
+    /// Two or more, at most [`Service::max_options`].
     pub options: Vec<String>,
 }
 
-/// What the model makes of a question.
+/// The model's answer to a question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
-    /// Of each option; they sum to one.
+    /// The probability of each option; they sum to 1.
     pub probabilities: Vec<f32>,
-    /// What the letters had of all probability: low where the model does not answer with one.
+    /// The total probability of the letters before normalisation. It is low if the model does not answer with a letter.
     pub label_mass: f32,
 }
 
 impl Service {
-    /// Options that a question may have.
+    /// Returns the maximum number of options of a question.
     ///
     /// # Errors
-    /// If the model cannot be asked at all, and why.
+    /// Errors with the reason if the model cannot answer such questions at all.
     pub fn max_options(&self) -> Result<usize, ServiceError> {
         self.options.check()?;
         Ok(self.options.max_options())
     }
 
-    /// Answers questions about `input`. Each is read with its options in the given order and in the reverse, and averaged, so
-    /// that a liking for a letter counts for every option. The judge's weights are asked, which do not change from day to day.
+    /// Answers questions about `input` with the judge's weights, which change less often than the policy's. Each question is read with
+    /// its options in the given and in the reverse order, and the results are averaged, so that a bias towards a letter favours no
+    /// option.
     ///
     /// # Errors
-    /// What makes a prompt unservable, or a full queue. What is too long is found out with the first question that it is too long
-    /// with, before the others are encoded.
+    /// Errors if a prompt cannot be served or the queue is full. A prompt that is too long is an error at once, before later questions
+    /// are encoded.
     pub async fn decide(
         &self,
         input: String,
@@ -91,7 +92,7 @@ impl Service {
     }
 }
 
-/// Both reads of a question, the second with its options turned around.
+/// Averages both reads of a question, of which the second has its options in reverse order.
 fn average(given: &[f32], turned: &[f32]) -> Decision {
     let mass = |logprobs: &[f32]| logprobs.iter().map(|p| p.exp()).sum::<f32>();
     let given_shares = shares(given);
@@ -103,11 +104,11 @@ fn average(given: &[f32], turned: &[f32]) -> Decision {
     }
 }
 
-/// Log-probabilities as shares of their sum, however small that is.
+/// Converts log-probabilities to shares of their sum, also if the sum underflows.
 fn shares(logprobs: &[f32]) -> Vec<f32> {
     let most = logprobs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     if most == f32::NEG_INFINITY {
-        // No letter has any probability: none is more likely than another.
+        // No letter has any probability: all options are equally likely.
         return vec![1.0 / logprobs.len() as f32; logprobs.len()];
     }
     let weights: Vec<f32> = logprobs.iter().map(|p| (p - most).exp()).collect();
@@ -121,10 +122,10 @@ mod tests {
 
     #[test]
     fn a_liking_for_a_letter_cancels_out() {
-        // Always the first letter, whatever it stands for.
+        // Always the first letter, regardless of its option.
         let blind = average(&[-0.1, -3.0, -4.0], &[-0.1, -3.0, -4.0]);
         assert!((blind.probabilities[0] - blind.probabilities[2]).abs() < 1e-6);
-        // Always the last option: A once, C once.
+        // Always the last option: letter C in one order, letter A in the other.
         let sure = average(&[-9.0, -9.0, -0.1], &[-0.1, -9.0, -9.0]);
         assert!(sure.probabilities[2] > 0.99);
         assert!((sure.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);

@@ -1,4 +1,4 @@
-//! Generation as text: detokenising, stop strings, and whole outputs as a fold over the same stream.
+//! Generation of text: detokenisation, stop strings, and whole outputs as a fold over the stream.
 
 use std::sync::Arc;
 
@@ -17,25 +17,25 @@ use crate::text::{
     Detokenizer, Grammar, StopStrings, TextError, TokenPlace, TokenPlaces, TokenTexts, Tokenizer,
 };
 
-/// A prompt to be continued.
+/// A generation to run: a prompt and the settings of its answers.
 #[derive(Debug, Clone)]
 pub struct TextTask {
     pub prompt: Vec<u32>,
-    /// Whether no answer is wanted, but what is known of the prompt: samples are empty then.
+    /// Whether only the log-probabilities of the prompt are wanted and no answer; samples are then empty.
     pub silent: bool,
-    /// Whether the answer goes on in the prompt's text, rather than beginning a text of its own.
+    /// Whether the answer continues the prompt's text instead of starting a new text.
     pub continues: bool,
     pub params: SamplingParams,
-    /// Strings that end an answer; none where nothing does.
+    /// The strings that end an answer, if any.
     pub stop: Option<StopStrings>,
     pub samples: usize,
-    /// Special tokens that are part of the texts of answers: marks of tool calls.
+    /// Special tokens that are included in the text of answers: the marks of tool calls.
     pub shown: Arc<[u32]>,
-    /// What every sample has to follow; see [`Service::compile_grammar`].
+    /// The grammar of every sample; see [`Service::compile_grammar`].
     pub grammar: Option<Grammar>,
-    /// Who answers; by default whoever serves as policy, for `turn.principal`.
+    /// The weights that answer; by default those that serve as policy for `turn.principal`.
     pub weights: Option<WeightsLease>,
-    /// What the caller decided of the ends of the answers.
+    /// The caller's settings that affect how answers end.
     pub ends: CallerEnds,
     pub turn: Turn,
 }
@@ -58,39 +58,39 @@ impl TextTask {
     }
 }
 
-/// Why a sample ended.
+/// The reason why a sample ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// A token that ends answers.
+    /// The model generated this end token.
     EndToken(u32),
-    /// The stop string of this index.
+    /// The text contains the stop string with this index.
     StopString(usize),
-    /// The grammar permits nothing more; the last token is part of the text.
+    /// The grammar permits no further token; the last token is part of the text.
     Complete,
     Length,
 }
 
-/// A token and what was asked about it.
+/// A token and the requested data about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenText {
     pub id: u32,
     pub logprobs: Option<TokenLogprobs>,
-    /// Where it is in the answer; told with log-probabilities.
+    /// The token's position in the text of the answer; set if log-probabilities were requested.
     pub place: TokenPlace,
 }
 
-/// What is heard of a generation.
+/// An event of a generation's stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TextEvent {
     Started {
         weights: WeightsName,
         cached_tokens: usize,
     },
-    /// More of sample `index`: the text that became certain with one token. All texts of a sample in a row are its output.
+    /// New text of sample `index` that one token completed. The concatenated texts of a sample are its output.
     Delta {
         index: usize,
         text: String,
-        /// None where no answer is wanted.
+        /// None if the task is silent.
         token: Option<TokenText>,
         finish: Option<Finish>,
     },
@@ -101,7 +101,7 @@ pub enum TextEvent {
 pub struct Usage {
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
-    /// Prompt tokens that were not computed again.
+    /// Prompt tokens that were taken from the KV cache.
     pub cached_tokens: usize,
 }
 
@@ -113,7 +113,7 @@ impl Usage {
     }
 }
 
-/// One whole sample.
+/// One complete sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
     pub index: usize,
@@ -123,7 +123,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// One that has no token yet.
+    /// Returns an output without tokens.
     pub fn empty(index: usize) -> Self {
         Self {
             index,
@@ -134,46 +134,46 @@ impl Output {
     }
 }
 
-/// Text of one sample in the making.
+/// The state of a sample's text.
 struct Writer {
     detokenizer: Detokenizer,
     places: TokenPlaces,
     stop: Option<StopStrings>,
-    /// Tokens before which no stop string ends the text.
+    /// The number of tokens before which no stop string ends the text.
     min_tokens: usize,
     tokens: usize,
 }
 
-/// How far a sample's text is.
+/// The progress of a sample.
 enum Progress {
-    /// It has no token yet, and takes no memory.
+    /// No token yet; no memory is allocated.
     Waiting,
     Writing(Box<Writer>),
     Ended,
 }
 
-/// Where the tokens of a generation come from.
+/// The source of a generation's tokens.
 enum Tokens {
-    /// Its place in the queue is still to come.
+    /// Waiting for a place in the queue.
     InTurn(BoxFuture<'static, Result<RequestStream, SubmitError>>),
     Running(RequestStream),
 }
 
-/// A generation that runs, or waits for its place in the queue. Dropping it ends it.
+/// A generation that runs or waits for its place in the queue. Dropping it cancels it.
 pub struct Generation {
     stream: Tokens,
     tokenizer: Tokenizer,
     token_texts: Arc<TokenTexts>,
-    /// The prompt, where the answers go on in its text.
+    /// The prompt, if the answers continue its text.
     continued: Option<Vec<u32>>,
     stop: Option<StopStrings>,
-    /// Special tokens that are written.
+    /// Special tokens that are included in the text.
     shown: Arc<[u32]>,
-    /// One a sample.
+    /// One per sample.
     progress: Vec<Progress>,
     usage: Usage,
     weights: Option<WeightsName>,
-    /// What is known of the prompt's tokens but the first, if that was asked for; whole once a sample has begun.
+    /// Log-probabilities of the prompt's tokens except the first, if requested; complete once a sample has begun.
     prompt_logprobs: Option<Arc<[PromptLogprobs]>>,
     silent: bool,
     min_tokens: usize,
@@ -182,32 +182,32 @@ pub struct Generation {
 }
 
 impl Service {
-    /// The weights that answer a call now: all its prompts should have the same.
+    /// Returns the weights that answer a call now. All prompts of the call should use the same.
     pub fn answering_weights(&self, turn: &Turn) -> WeightsLease {
         self.engine.weights().lease(Role::Policy, turn.principal)
     }
 
-    /// Starts a generation, if the queue has room for it.
+    /// Starts a generation if the queue has room for it.
     ///
     /// # Errors
-    /// What makes it unservable, or a full queue.
+    /// Errors if the task cannot be served or the queue is full.
     pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
         let (request, start) = self.written(task)?;
         let stream = self.engine.submit(request)?;
         Ok(start(Tokens::Running(stream)))
     }
 
-    /// [`Self::generate`], but waits for a place in the queue when its first event is asked for: for the later parts of a call that
-    /// has been accepted, and for the server's own work.
+    /// Prepares a generation like [`Self::generate`], but waits for a place in the queue when its first event is requested. For later
+    /// prompts of a call that has been accepted, and for the server's own work.
     ///
     /// # Errors
-    /// What makes it unservable.
+    /// Errors if the task cannot be served.
     pub fn generate_in_turn(&self, task: TextTask) -> Result<Generation, ServiceError> {
         let (request, start) = self.written(task)?;
         let request = self.engine.check(request)?;
         let engine = self.engine.clone();
         let submit = async move { engine.submit_in_turn(request).await };
-        // The call is timed wherever the first event is asked for.
+        // The times count for this call, even if another task requests the first event.
         let submit = match CallTimes::current() {
             Some(call) => call.scope(submit).boxed(),
             None => submit.boxed(),
@@ -215,10 +215,10 @@ impl Service {
         Ok(start(Tokens::InTurn(submit)))
     }
 
-    /// Starts a call's generations: the first if the queue has room for it, the others in turn.
+    /// Starts the generations of one call: the first if the queue has room for it, the others in turn.
     ///
     /// # Errors
-    /// What makes any of them unservable, or a full queue.
+    /// Errors if any of them cannot be served, or the queue is full.
     pub fn generate_all(
         &self,
         tasks: impl IntoIterator<Item = TextTask>,
@@ -232,12 +232,12 @@ impl Service {
         Ok(std::iter::once(self.generate(first)?).chain(rest).collect())
     }
 
-    /// What the engine is asked for, and what its stream of tokens becomes.
+    /// Returns the engine's request and a function that turns its token stream into a generation.
     fn written(
         &self,
         task: TextTask,
     ) -> Result<(GenerateRequest, impl FnOnce(Tokens) -> Generation + use<>), ServiceError> {
-        // Before anything is made for each of them: a caller may ask for any number.
+        // Checked before any allocation per sample, because a caller may request any number.
         let (asked, max) = (task.samples, self.engine.capacity().max_concurrent);
         if asked > max {
             return Err(SubmitError::TooManySamples { asked, max }.into());
@@ -245,7 +245,7 @@ impl Service {
         let progress = (0..task.samples).map(|_| Progress::Waiting).collect();
         let (tokenizer, stop, shown) = (self.tokenizer.clone(), task.stop, task.shown);
         let token_texts = Arc::clone(&self.token_texts);
-        // Behind control tokens alone an answer begins a text.
+        // After control tokens only, an answer starts a new text.
         let continues = task.continues && tokenizer.says_something(&task.prompt);
         let continued = continues.then(|| task.prompt.clone());
         let grammar = match continues {
@@ -264,7 +264,7 @@ impl Service {
         });
         let mut params = task.params;
         if task.silent {
-            // The prompt's last logits are there when it is computed: drawing from them costs no step.
+            // The prompt's last logits are computed anyway, so that sampling one token costs no further step.
             params.stop.max_tokens = 1;
         }
         let weights = match task.weights {
@@ -311,25 +311,25 @@ impl Service {
 }
 
 impl Generation {
-    /// Counts so far.
+    /// Returns the token counts so far.
     pub fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// Which weights answer; known once it has started.
+    /// Returns the weights that answer; known once the generation has started.
     pub fn weights(&self) -> Option<WeightsName> {
         self.weights.clone()
     }
 
-    /// What is known of the prompt's tokens but the first, if that was asked for; whole once a sample has begun.
+    /// Returns the log-probabilities of the prompt's tokens except the first, if requested; complete once a sample has begun.
     pub fn prompt_logprobs(&self) -> Option<Arc<[PromptLogprobs]>> {
         self.prompt_logprobs.clone()
     }
 
-    /// The next piece; `None` after the last of the last sample.
+    /// Returns the next event; `None` after the last event of the last sample.
     ///
     /// # Errors
-    /// When the engine gave the request up.
+    /// Errors if the engine failed the request.
     pub async fn next(&mut self) -> Result<Option<TextEvent>, ServiceError> {
         if let Tokens::InTurn(submit) = &mut self.stream {
             self.stream = Tokens::Running(submit.await?);
@@ -406,7 +406,7 @@ impl Generation {
         }
     }
 
-    /// The writer of a sample that has a token now.
+    /// Returns the writer of a sample, and creates it at the sample's first token.
     fn writer(&mut self, index: usize) -> Result<&mut Writer, TextError> {
         let progress = &mut self.progress[index];
         if !matches!(progress, Progress::Writing(_)) {
@@ -431,7 +431,7 @@ impl Generation {
         }
     }
 
-    /// A sample's end, in the tally of the weights that wrote it.
+    /// Counts the end of a sample in the tally of the weights that generated it.
     fn count_end(&mut self, index: usize, finish: Finish) {
         let ended = std::mem::replace(&mut self.progress[index], Progress::Ended);
         let Progress::Writing(writer) = ended else {
@@ -442,7 +442,7 @@ impl Generation {
         }
     }
 
-    /// What was begun and will not end.
+    /// Counts the samples that have begun and will not end.
     fn count_failure(&self, failure: &RequestFailure) {
         if let (Some(counter), Some(weights)) = (&self.counter, &self.weights) {
             let open = self.progress.iter();
@@ -451,19 +451,19 @@ impl Generation {
         }
     }
 
-    /// All samples, whole.
+    /// Returns all samples, complete.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// Errors as [`Self::next`] does.
     pub async fn outputs(&mut self) -> Result<Vec<Output>, ServiceError> {
         let outputs = self.outputs_while(|_| true).await?;
         Ok(outputs.unwrap_or_default())
     }
 
-    /// All samples, whole, as long as `go_on` says of each token that there is room for it; `None` once it does not.
+    /// Returns all samples, complete; `None` once `go_on` returns false for a token, which means that there is no room for it.
     ///
     /// # Errors
-    /// As [`Self::next`].
+    /// Errors as [`Self::next`] does.
     pub async fn outputs_while(
         &mut self,
         mut go_on: impl FnMut(&TokenText) -> bool,
@@ -491,14 +491,14 @@ impl Generation {
 }
 
 impl Writer {
-    /// Takes a token: the text that is certain now, and whether it was the last.
+    /// Takes a token. Returns the text that is now final, and the reason if the sample has ended.
     fn write(
         &mut self,
         id: u32,
         finished: Option<FinishReason>,
     ) -> Result<(String, Option<Finish>), TextError> {
         self.tokens += 1;
-        // A token that ends an answer is no part of its text.
+        // A token that ends an answer is not part of its text.
         let mut new = match finished {
             Some(FinishReason::Stop) => String::new(),
             _ => self.detokenizer.push(id)?,

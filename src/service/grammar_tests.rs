@@ -1,4 +1,4 @@
-//! Grammars from a caller's words to the text that comes out.
+//! Grammars from a caller's parameters to the generated text.
 
 use std::path::Path;
 

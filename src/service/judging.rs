@@ -1,8 +1,7 @@
-//! Verdicts: label-token log-probabilities of both orders.
+//! Verdicts from the log-probabilities of the label tokens, in both orders of a pair.
 //!
-//! Pairs of a round are submitted together, so the engine batches them and shares what their prompts have in common. Under
-//! several principles each is asked by itself, one forward a (pair, order, principle), and their probabilities are
-//! averaged by weight.
+//! The pairs of a round are submitted together, so that the engine batches them and shares their prompts' common prefixes. With several
+//! principles each has its own prompt, one forward pass per (pair, order, principle), and their probabilities are averaged by weight.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -22,43 +21,44 @@ use crate::model::WeightsLease;
 use crate::preference::log::MIN_LABEL_MASS;
 use crate::preference::{Message, Polarity, Principle, PrincipleTable};
 
-/// Prompts of a call that are encoded at once: each is as long as the context at most. Many, so that what they share is computed once.
+/// The maximum number of a call's prompts that are encoded at once, each at most as long as the context. It is large so that common
+/// prefixes are computed once.
 const SLICE: usize = 4096;
 
-/// Prompts that are encoded in one piece.
+/// The number of prompts that are encoded in one piece of work.
 const PIECE: usize = 64;
 
-/// Tokens of prompts of a call that are there at once, where contexts are long.
+/// The maximum number of a call's prompt tokens in memory at once; it limits a slice if contexts are long.
 const SLICE_TOKENS: usize = 4 << 20;
 
-/// An answer, and what prompts show of it.
+/// An answer, whole and as prompts show it.
 #[derive(Debug, Clone)]
 struct Candidate {
     whole: Arc<str>,
     shown: Arc<str>,
 }
 
-/// Two answers, to be compared.
+/// Two answers to compare.
 type Pair = (Candidate, Candidate);
 
-/// What a call compares, cut once to what prompts show of it.
+/// The context and answers that a call compares, each cut once to what prompts show of it.
 struct Shown {
     context: Arc<str>,
     candidates: Vec<Candidate>,
 }
 
-/// Which orders a pair is shown in.
+/// The orders in which the two answers of a pair are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Orders {
-    /// Both, averaged.
+    /// Both orders, averaged.
     #[default]
     Both,
-    /// As given: half the cost, and the judge's preference for a position is in the verdict.
+    /// The given order only: half the cost, but the verdict contains the judge's position bias.
     Given,
 }
 
 impl Orders {
-    /// What is read of a pair under one principle.
+    /// Returns the orders that are read for a pair under one principle.
     pub fn reads(self) -> &'static [Order] {
         match self {
             Self::Both => &Order::BOTH,
@@ -67,34 +67,34 @@ impl Orders {
     }
 }
 
-/// What a pair has for a winner whose orders name different answers.
+/// The winner of a pair whose two orders name different answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDisagreement {
-    /// The answer that both orders prefer on average.
+    /// The answer with the higher mean probability over both orders.
     #[default]
     Average,
-    /// None: the pair counts as a tie.
+    /// No winner: the pair counts as a tie.
     Undecided,
 }
 
-/// A principle, and how much its verdict counts among the others'.
+/// A principle and the weight of its verdict among the others'.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightedPrinciple {
-    /// What the verdict under it is called.
+    /// The name of the principle in verdicts.
     pub name: String,
-    /// What the judge is asked.
+    /// The text in the judge's prompt.
     pub text: String,
     /// Whether the text is true of the better answer or of the worse one.
     pub polarity: Polarity,
-    /// Above 0.
+    /// Greater than 0.
     pub weight: f32,
-    /// Whether it is one of the server's table, and not a text of the call.
+    /// Whether the principle is from the server's table and not a text of the call.
     #[serde(default)]
     pub listed: bool,
 }
 
 impl WeightedPrinciple {
-    /// The principles of a table that have a weight: what has none is not asked.
+    /// Returns the principles of a table whose weight is greater than 0; the others are not judged.
     pub fn of_table(table: &PrincipleTable) -> Vec<Self> {
         let asked = table.iter().filter(|principle| principle.weight > 0.0);
         asked.map(Self::from).collect()
@@ -113,68 +113,68 @@ impl From<&Principle> for WeightedPrinciple {
     }
 }
 
-/// What answers are judged by.
+/// The context, principles and settings of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JudgeTask {
     pub context: Vec<Message>,
-    /// None is the template's default.
+    /// If empty, the judge template's default principle.
     pub principles: Vec<WeightedPrinciple>,
     pub orders: Orders,
     pub on_disagreement: OnDisagreement,
-    /// Who judges; by default whoever serves as judge. One version makes all reads of a call.
+    /// The weights that judge; by default those that serve as judge. All reads of a call use one version.
     pub weights: Option<WeightsLease>,
     pub turn: Turn,
 }
 
 impl JudgeTask {
-    /// Forwards that one comparison takes.
+    /// Returns the number of forward passes of one comparison.
     pub fn reads(&self) -> usize {
         self.orders.reads().len() * self.principles.len().max(1)
     }
 }
 
-/// One read: candidate `shown[0]` (0 or 1 of the pair) came first.
+/// One read, in which candidate `shown[0]` (0 or 1 of the pair) came first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ShownRead {
     pub shown: [usize; 2],
-    /// Probability that the one shown first is better, of the two labels.
+    /// Probability that the answer shown first is better, normalised over the two labels.
     pub p_first: f32,
 }
 
-/// A pair under one principle.
+/// The verdict on a pair under one principle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PrincipleVerdict {
     pub principle: String,
-    /// Whether the principle is one of the server's table.
+    /// Whether the principle is from the server's table.
     pub listed: bool,
     pub p: f32,
     pub label_mass: f32,
-    /// Whether both orders name the same winner; unknown where only one was shown.
+    /// Whether both orders name the same winner; none if only one order was shown.
     pub consistent: Option<bool>,
     pub orders: Vec<ShownRead>,
 }
 
-/// A judged pair.
+/// The verdict on a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairVerdict {
     /// Probability that candidate 0 is better.
     pub p: f32,
-    /// 0 or 1; none on an exact tie, or where the orders disagree and [`OnDisagreement::Undecided`] was asked for.
+    /// 0 or 1; none on an exact tie, or if the orders disagree under [`OnDisagreement::Undecided`].
     pub winner: Option<usize>,
     pub consistent: Option<bool>,
-    /// Whether the verdict can be relied on: the judge passed its self-test, both orders name the same winner, and the labels have at
-    /// least half of the probability. Unknown where the judge had no self-test, only one order was shown, or nothing was asked.
+    /// Whether the verdict is reliable: the judge passed its self-test, both orders name the same winner, and the labels have at least
+    /// half of the probability. None if the judge had no self-test, only one order was shown, or no read was needed.
     pub reliable: Option<bool>,
     pub label_mass: f32,
     pub orders: Vec<ShownRead>,
-    /// By principle, where principles were named.
+    /// The verdict under each principle; empty if the call named none.
     pub principles: Vec<PrincipleVerdict>,
-    /// Whether a prompt had to be cut to fit the context.
+    /// Whether a prompt was cut to fit the context.
     pub truncated: bool,
 }
 
 impl PairVerdict {
-    /// Two copies of one answer: nothing to ask.
+    /// Returns the verdict on two identical answers, which needs no read.
     fn identical() -> Self {
         Self {
             p: 0.5,
@@ -188,7 +188,7 @@ impl PairVerdict {
         }
     }
 
-    /// Of a pair that nobody was asked about.
+    /// Returns the verdict on a pair that was not read.
     pub fn unread() -> Self {
         Self {
             label_mass: 0.0,
@@ -196,7 +196,7 @@ impl PairVerdict {
         }
     }
 
-    /// Returns the verdict of a judge that passed its self-test or not, where that is known.
+    /// Returns the verdict with its reliability; `passed` is the judge's self-test result, if known.
     fn by_judge(mut self, passed: Option<bool>) -> Self {
         let sound = self.label_mass >= MIN_LABEL_MASS;
         self.reliable = match (passed, self.consistent) {
@@ -209,13 +209,13 @@ impl PairVerdict {
         self
     }
 
-    /// The same verdict with the candidates in each other's place.
+    /// Returns the same verdict with the two candidates exchanged.
     pub fn turned(mut self) -> Self {
         let turn = |orders: &mut Vec<ShownRead>| {
             for read in orders.iter_mut() {
                 read.shown = read.shown.map(|candidate| 1 - candidate);
             }
-            // Candidate 0 first comes first.
+            // The first read is the one in which candidate 0 comes first.
             orders.reverse();
         };
         self.p = 1.0 - self.p;
@@ -240,14 +240,14 @@ impl PairVerdict {
     }
 }
 
-/// How a tournament is held.
+/// The method and random seed of a tournament.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TournamentTask {
     pub method: Method,
     pub seed: u64,
 }
 
-/// One match of a tournament, by the candidates' indices.
+/// One match of a tournament, by the indices of its candidates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlayedMatch {
     pub a: usize,
@@ -255,20 +255,20 @@ pub struct PlayedMatch {
     pub verdict: PairVerdict,
 }
 
-/// A finished tournament.
+/// The result of a tournament.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tournament {
     pub winner: usize,
-    /// Candidates, the best first.
+    /// Indices of the candidates, best first.
     pub ranking: Vec<usize>,
     pub rounds: Vec<Vec<PlayedMatch>>,
-    /// Who had no match in a round of a knockout, round by round.
+    /// For each round, the candidate without a match; only knockouts have such rounds.
     pub byes: Vec<Option<usize>>,
-    /// Pairs that met, equal answers among them.
+    /// Number of pairs that met, including pairs of identical answers.
     pub comparisons: usize,
-    /// Whether a prompt of any match had to be cut to fit the context.
+    /// Whether a prompt of any match was cut to fit the context.
     pub truncated: bool,
-    /// Whether the judge passed its self-test, where it had one.
+    /// Whether the judge passed its self-test; none if it had none.
     pub reliable: Option<bool>,
 }
 
@@ -276,7 +276,7 @@ impl Service {
     /// Judges one pair.
     ///
     /// # Errors
-    /// What makes the prompts unservable, or a full queue.
+    /// Errors if a prompt cannot be served or the queue is full.
     pub async fn judge_pair(
         &self,
         task: &JudgeTask,
@@ -300,7 +300,7 @@ impl Service {
     /// Holds a tournament.
     ///
     /// # Errors
-    /// As [`Self::judge_pair`].
+    /// Errors as [`Self::judge_pair`] does.
     pub async fn hold_tournament(
         &self,
         task: &JudgeTask,
@@ -312,7 +312,7 @@ impl Service {
         self.tournament(task, how, candidates, account).await
     }
 
-    /// A tournament by `weights` within a call that has been accepted already.
+    /// Holds a tournament judged by `weights`, as part of a call that has been accepted already.
     pub(super) async fn hold_accepted_tournament(
         &self,
         task: &JudgeTask,
@@ -332,7 +332,7 @@ impl Service {
         mut account: Account,
     ) -> Result<Judged<Tournament>, ServiceError> {
         let begun = Instant::now();
-        // In a round robin each of them is in very many pairs.
+        // Shared, because in a round robin each candidate is in very many pairs.
         let candidates = candidates.iter().map(|text| text.as_str().into());
         let Shown {
             context,
@@ -393,13 +393,13 @@ impl Service {
         }))
     }
 
-    /// Cuts what a call compares to what prompts can show of it.
+    /// Cuts the context and the answers of a call to what prompts can show.
     async fn show(
         &self,
         task: &JudgeTask,
         candidates: Vec<Arc<str>>,
     ) -> Result<Shown, ServiceError> {
-        /// Bytes that are read sooner than another thread has woken up.
+        /// Number of bytes that are read faster than another thread wakes up.
         const FEW: usize = 4096;
         let judge = Arc::clone(&self.judge);
         let context = task.context.clone();
@@ -429,7 +429,7 @@ impl Service {
         }
     }
 
-    /// Verdicts on pairs, in their order. No more than [`SLICE`] prompts are there at once, however many are asked for.
+    /// Returns the verdicts on pairs, in their order. At most [`SLICE`] prompts are in memory at once, for any number of pairs.
     async fn judge_pairs(
         &self,
         task: &JudgeTask,
@@ -446,7 +446,7 @@ impl Service {
         Ok(verdicts)
     }
 
-    /// The verdict on one pair, of which the metrics are told nothing.
+    /// Returns the verdict on one pair without counting it in the metrics.
     pub(super) async fn uncounted_verdict(
         &self,
         task: &JudgeTask,
@@ -502,7 +502,7 @@ impl Service {
         Ok(verdicts.collect())
     }
 
-    /// A verdict, in the metrics. Of what nobody was asked about there is no label mass.
+    /// Counts a verdict in the metrics. A verdict without reads has no label mass to observe.
     fn count(&self, verdict: &PairVerdict) {
         let metrics = &self.metrics;
         metrics.comparisons.inc();
@@ -515,7 +515,7 @@ impl Service {
         }
     }
 
-    /// The prompts of each pair, principle by principle in the orders that are asked for; none of two equal answers.
+    /// Encodes the prompts of each pair, principle by principle in the requested orders; none for identical answers.
     async fn encode_pairs(
         &self,
         task: &JudgeTask,
@@ -540,7 +540,7 @@ impl Service {
                 pairs.iter().map(encode).collect::<Result<Vec<_>, _>>()
             })
         };
-        // In pieces, so that others' work goes between them; as many at once as there are cores.
+        // In pieces, so that other work can run between them, and at most as many at once as there are cores.
         let pieces = pairs.chunks((PIECE / task.reads()).max(1)).map(encode);
         let pieces: Vec<_> = pieces.collect();
         let encoded: Vec<Vec<Option<EncodedComparison>>> = stream::iter(pieces)
@@ -551,7 +551,7 @@ impl Service {
     }
 }
 
-/// The prompts of a pair; none of two equal answers.
+/// Encodes the prompts of a pair; none for identical answers.
 fn encode_pair(
     judge: &Judge,
     context: &str,
@@ -578,12 +578,12 @@ fn encode_pair(
     Ok(Some(all))
 }
 
-/// Runs a step of a bracket: beside the threads that serve connections, where there are many candidates.
+/// Runs a step of a bracket: outside the threads that serve connections if there are many candidates.
 async fn arrange<T: Send + 'static>(
     candidates: usize,
     step: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
 ) -> Result<T, ServiceError> {
-    /// Strengths of so few are fitted in less than a millisecond.
+    /// The Bradley-Terry strengths of so few candidates are fitted in less than a millisecond.
     const FEW: usize = 32;
     match candidates <= FEW {
         true => step(),

@@ -1,7 +1,7 @@
-//! What the server does, without HTTP: text to tokens to text, verdicts, and the best of many answers.
+//! The server's functions without HTTP: text to tokens and back, generation, verdicts, decisions and best-of-N.
 //!
-//! Everything here is a client of the engine. Work is accepted or refused at its first request to the engine; what follows from
-//! accepted work waits its turn.
+//! Everything here is a client of the engine. Work is accepted or refused at its first request to the engine; later requests of accepted
+//! work wait their turn.
 
 mod aside;
 mod best_of;
@@ -52,17 +52,17 @@ use crate::text::{
 use aside::aside;
 use self_test::LastSelfTest;
 
-/// Runs work that computes for longer than a millisecond beside the threads that serve connections.
+/// Runs work that takes longer than a millisecond outside the threads that serve connections.
 ///
 /// # Errors
-/// When the runtime is being taken down.
+/// Errors if the runtime is shutting down.
 pub async fn offload<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ServiceError> {
     aside(move || Ok(work())).await
 }
 
-/// What a call can fail with.
+/// An error of a call.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub enum ServiceError {
     Text(#[from] TextError),
     #[error(transparent)]
     Judge(#[from] JudgeError),
-    /// A parameter that makes no sense, by name.
+    /// An invalid parameter, by name.
     #[error("{param}: {message}")]
     Invalid {
         param: &'static str,
@@ -90,7 +90,7 @@ impl ServiceError {
     }
 }
 
-/// One model served as policy and judge. Clones share everything.
+/// One model that serves as policy and judge. Clones share all state.
 #[derive(Clone)]
 pub struct Service {
     engine: Engine,
@@ -100,22 +100,22 @@ pub struct Service {
     options: Arc<OptionReader>,
     stop_ids: Arc<[u32]>,
     token_texts: Arc<TokenTexts>,
-    /// Made when the first grammar is asked for: it takes tens of megabytes, and most servers never need it.
+    /// Initialised with the first grammar: it takes tens of megabytes, and most servers never need it.
     grammars: Arc<OnceLock<Result<GrammarEnv, GrammarError>>>,
     metrics: JudgeMetrics,
     tallies: Tallies,
-    /// Whether control tokens written in text prompts are read as such.
+    /// Whether control tokens in text prompts are read as control tokens.
     reads_control: bool,
     self_test: LastSelfTest,
 }
 
 impl Service {
-    /// `dir` is where `model` was loaded from: its judge template and principle table lie there. The judge's prompts are cut to the
-    /// engine's context, which may be shorter than the model's. Where the chat template or the tokenizer have no room for the judge's
-    /// question, everything that needs a verdict is refused with the reason.
+    /// Returns a service for `model`, loaded from `dir`, which also holds its judge template and principle table. The judge's prompts are
+    /// cut to the engine's context, which may be shorter than the model's. If the judge's question does not fit the chat template or the
+    /// tokenizer, everything that needs a verdict is refused with the reason.
     ///
     /// # Errors
-    /// If a file is broken.
+    /// Errors if a file is invalid.
     pub fn new(
         engine: Engine,
         model: &LanguageModel,
@@ -155,7 +155,7 @@ impl Service {
         })
     }
 
-    /// Reads control tokens that are written in text prompts as such, if `reads`: for clients that apply the chat template themselves.
+    /// Sets whether control tokens in text prompts are read as such: for clients that apply the chat template themselves.
     #[must_use]
     pub fn reading_control_tokens(self, reads: bool) -> Self {
         Self {
@@ -168,7 +168,7 @@ impl Service {
         &self.engine
     }
 
-    /// The weights that answer and judge.
+    /// Returns the weights that answer and judge.
     pub fn weights(&self) -> &WeightStore {
         self.engine.weights()
     }
@@ -177,7 +177,7 @@ impl Service {
         &self.tokenizer
     }
 
-    /// What single tokens say.
+    /// Returns the texts of single tokens.
     pub fn token_texts(&self) -> &Arc<TokenTexts> {
         &self.token_texts
     }
@@ -190,11 +190,11 @@ impl Service {
         &self.judge
     }
 
-    /// A conversation as the prompt for its next answer, however long it is: for the server's own work. A caller's is
-    /// [`Self::read_chat`]'s.
+    /// Encodes a conversation as the prompt for its next answer, without a limit of length: for the server's own work. Callers'
+    /// conversations go through [`Self::read_chat`].
     ///
     /// # Errors
-    /// What the chat template objects to.
+    /// Errors if the chat template refuses the conversation.
     pub async fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
         let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
         let messages = messages.to_vec();
@@ -206,10 +206,10 @@ impl Service {
         .await
     }
 
-    /// A conversation that is not to be continued, its last answer's end token and all.
+    /// Encodes a complete conversation, including the end token of its last answer.
     ///
     /// # Errors
-    /// What the chat template objects to.
+    /// Errors if the chat template refuses the conversation.
     pub async fn encode_conversation(
         &self,
         messages: &[Message],
@@ -224,25 +224,25 @@ impl Service {
         .await
     }
 
-    /// Text as it is, as tokens, however long it is: for the server's own work. A caller's is [`Self::read_prompt`]'s.
+    /// Encodes a text unchanged, without a limit of length: for the server's own work. Callers' texts go through [`Self::read_prompt`].
     ///
     /// # Errors
-    /// The tokenizer's.
+    /// Errors if the tokenizer fails.
     pub async fn encode_text(&self, text: String) -> Result<Vec<u32>, ServiceError> {
         let tokenizer = self.tokenizer.clone();
         aside(move || Ok(tokenizer.encode_text(&text)?)).await
     }
 
-    /// What finds the stop strings of a call in its answers; none where there are none.
+    /// Returns a matcher for the stop strings of a call; none if there are no stop strings.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for `stop`: too many, too long, or empty.
+    /// Errors with [`ServiceError::Invalid`] for `stop` if the strings are too many, too long, or empty.
     pub async fn stop_strings(
         &self,
         stop: &Arc<[String]>,
         include: bool,
     ) -> Result<Option<StopStrings>, ServiceError> {
-        /// Bytes of stop strings that are read sooner than another thread has woken up.
+        /// Number of bytes that are read faster than another thread wakes up.
         const FEW: usize = 2048;
         let build = move |stop: &[String]| {
             let stop_strings = StopStrings::new(stop, include);
@@ -259,10 +259,10 @@ impl Service {
         aside(move || build(&stop).map(Some)).await
     }
 
-    /// A grammar for answers. `param` is what the caller knows it by.
+    /// Compiles a grammar for answers. `param` is the name of the caller's parameter.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] with `param` where it is of no use, and why.
+    /// Errors with [`ServiceError::Invalid`] for `param` and the reason if the grammar cannot be used.
     pub async fn compile_grammar(
         &self,
         param: &'static str,
@@ -281,12 +281,12 @@ impl Service {
         .await
     }
 
-    /// How answers to callers have ended; the server's own are not among them.
+    /// Returns the tallies of how answers to callers ended; the server's own work is not counted.
     pub fn tallies(&self) -> &Tallies {
         &self.tallies
     }
 
-    /// Ids that end an answer.
+    /// Returns the ids of the tokens that end an answer.
     pub fn stop_ids(&self) -> &[u32] {
         &self.stop_ids
     }

@@ -1,25 +1,25 @@
-//! Conversations that are not opened for a next answer: they end with a closed turn, or in the middle of the last message.
+//! Prompts of conversations that are not opened for a next answer: they end with a closed turn or within the last message.
 
 use super::aside::aside;
 use super::{Service, ServiceError};
 use crate::preference::Message;
 use crate::text::{RenderOptions, Rendered, Variables};
 
-/// How a conversation's prompt ends.
+/// The end of a conversation's prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// With the end of the last message's turn.
+    /// The end of the last message's turn.
     Closed,
-    /// With the last message's text: the answer goes on in it.
+    /// The text of the last message, which the answer continues.
     Continued,
 }
 
 impl Service {
-    /// A conversation as a prompt of this ending.
+    /// Encodes a conversation as a prompt with this ending.
     ///
     /// # Errors
-    /// As [`Self::read_chat`]; [`ServiceError::Invalid`] for `continue_final_message` where the last message has no text that the chat
-    /// template writes as it is.
+    /// Errors as [`Self::read_chat`] does, and with [`ServiceError::Invalid`] for `continue_final_message` if the last message has no
+    /// text that the chat template writes unchanged.
     pub async fn read_ended_chat(
         &self,
         messages: &[Message],
@@ -46,7 +46,7 @@ impl Service {
     }
 }
 
-/// Cuts a rendering behind the last place of `content`. Where the template has taken white space off its end, that is left out.
+/// Cuts a rendering after the last occurrence of `content`. White space that the template trimmed from its end is not restored.
 fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), ServiceError> {
     let refused = |message: &str| ServiceError::invalid("continue_final_message", message);
     let said = content.trim();
@@ -97,7 +97,7 @@ mod tests {
                 "6 ",
                 "6<a>6 ",
             ),
-            // The template has taken the white space off.
+            // The template has trimmed the white space.
             (&[frame("<a>"), said("6"), frame("<end>\n")], " 6\n", "<a>6"),
             (
                 &[frame("<a>"), said("6"), frame("\n<end>")],

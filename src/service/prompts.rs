@@ -1,4 +1,4 @@
-//! Prompts as callers give them, checked and read before any of them is asked for: the length in bytes first, then the tokens.
+//! Prompts from callers, checked and encoded before any of them is submitted: first the length in bytes, then the tokens.
 
 use super::aside::aside;
 use super::{Service, ServiceError};
@@ -8,36 +8,36 @@ use crate::text::{
     OwnTrust, RenderOptions, Rendered, TextError, Tokenizer, Variables, check_variables,
 };
 
-/// What a message costs beside its text: no frame around one is shorter than a few tokens.
+/// The cost of a message in bytes beside its text: every template writes at least a few tokens around it.
 pub(super) const MESSAGE_BYTES: usize = 16;
 
-/// Bytes of a text that any server counts the tokens of, however short its context is.
+/// The length in bytes up to which a text is tokenised on request, regardless of the context length.
 const LEAST_COUNTED: usize = 256 << 10;
 
-/// A prompt that is continued as it is.
+/// A prompt that is continued without a chat template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RawPrompt {
     Text(String),
     Tokens(Vec<u32>),
 }
 
-/// A prompt that has been read.
+/// A prompt as tokens and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadPrompt {
     pub tokens: Vec<u32>,
-    /// What the tokens say, control tokens written out.
+    /// The text of the tokens, including control tokens.
     pub text: String,
-    /// What they say to people, without control tokens.
+    /// The text of the tokens without control tokens.
     pub spoken: String,
 }
 
 impl Service {
-    /// A prompt as tokens and as text. With `add_special` a text gets what the tokenizer's post-processor adds, such as BOS; tokens
-    /// stay as they are.
+    /// Encodes a prompt and returns it as tokens and text. With `add_special` a text prompt gets the additions of the tokenizer's
+    /// post-processor, such as BOS; token prompts stay unchanged.
     ///
     /// # Errors
-    /// [`SubmitError::PromptTooLong`] and [`TextError::TooManyTokens`] for what the context has no room for, found out before all of
-    /// it is read; those of the tokenizer.
+    /// Errors with [`SubmitError::PromptTooLong`] or [`TextError::TooManyTokens`] if the prompt does not fit the context, before all of
+    /// it is encoded; errors if the tokenizer fails.
     pub async fn read_prompt(
         &self,
         prompt: RawPrompt,
@@ -78,11 +78,12 @@ impl Service {
         .await
     }
 
-    /// A conversation as the prompt for its next answer, with a caller's template variables.
+    /// Encodes a conversation as the prompt for its next answer, with the caller's template variables.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for `chat_template_kwargs`; [`TextError::TooManyBytes`] and [`TextError::TooManyTokens`] for what the context has no room for, found out before all of it
-    /// is read; what the chat template objects to; those of the tokenizer.
+    /// Errors with [`ServiceError::Invalid`] for `chat_template_kwargs`; with [`TextError::TooManyBytes`] or [`TextError::TooManyTokens`]
+    /// if the conversation does not fit the context, before all of it is encoded; and if the chat template refuses it or the tokenizer
+    /// fails.
     pub async fn read_chat(
         &self,
         messages: &[Message],
@@ -100,10 +101,10 @@ impl Service {
         .await
     }
 
-    /// The tokens of a text, which need not fit the context, as [`Self::read_prompt`] reads it.
+    /// Returns the tokens of a text, encoded as by [`Self::read_prompt`]. The text need not fit the context.
     ///
     /// # Errors
-    /// [`TextError::TooManyBytes`], and those of the tokenizer.
+    /// Errors with [`TextError::TooManyBytes`], or if the tokenizer fails.
     pub async fn tokenize_text(
         &self,
         text: String,
@@ -120,11 +121,12 @@ impl Service {
         .await
     }
 
-    /// The tokens of a conversation as the prompt for its next answer, which need not fit the context. Templates write BOS themselves,
-    /// so `add_special` adds another one to most.
+    /// Returns the tokens of a conversation as the prompt for its next answer. It need not fit the context. Most templates write BOS
+    /// themselves, so that `add_special` adds a second one.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for `chat_template_kwargs`, [`TextError::TooManyBytes`], what the chat template objects to, and those of the tokenizer.
+    /// Errors with [`ServiceError::Invalid`] for `chat_template_kwargs`, with [`TextError::TooManyBytes`], or if the chat template
+    /// refuses the conversation or the tokenizer fails.
     pub async fn tokenize_chat(
         &self,
         messages: Vec<Message>,
@@ -142,17 +144,18 @@ impl Service {
         .await
     }
 
-    /// The text of tokens, of which there may be more than the context has room for.
+    /// Returns the text of tokens, which may be more than the context holds.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for `tokens`: an id outside the vocabulary, or too many; those of the tokenizer.
+    /// Errors with [`ServiceError::Invalid`] for `tokens` if an id is outside the vocabulary or there are too many; errors if the
+    /// tokenizer fails.
     pub async fn detokenize(
         &self,
         tokens: Vec<u32>,
         skip_special: bool,
     ) -> Result<String, ServiceError> {
         let vocab_size = self.engine().capacity().vocab_size;
-        // Each of them may be as long as the longest.
+        // Each token may have the length of the longest one.
         let most = self.most_counted() / self.tokenizer().longest_token();
         if tokens.len() > most {
             let message = format!("must be at most {most}, not {}", tokens.len());
@@ -166,12 +169,13 @@ impl Service {
         aside(move || Ok(tokenizer.decode(&tokens, skip_special)?)).await
     }
 
-    /// How a caller's conversation is rendered. Its variables stand in the frame, so what could spell a control token is refused.
+    /// Returns the render options of a caller's conversation. Its variables become part of the template's own text, so values that could
+    /// spell a control token are refused.
     pub(super) fn render_options(
         &self,
         variables: Variables,
     ) -> Result<RenderOptions, ServiceError> {
-        /// Bytes of a call's variables.
+        /// The maximum size of a call's variables in bytes.
         const MOST: usize = 4096;
         let refuse = |message: String| Err(ServiceError::invalid("chat_template_kwargs", message));
         let bytes: usize = variables
@@ -197,13 +201,13 @@ impl Service {
         })
     }
 
-    /// Bytes of a text of which the tokens are counted.
+    /// Returns the maximum length in bytes of a text to tokenise.
     fn most_counted(&self) -> usize {
         let max_context = self.engine().capacity().max_context;
         max_context.saturating_mul(8).max(LEAST_COUNTED)
     }
 
-    /// Refuses a conversation that is too long to be rendered, by its bytes.
+    /// Refuses a conversation that is too long to be rendered, by its length in bytes.
     pub(super) fn check_messages(
         &self,
         messages: &[Message],
@@ -214,7 +218,7 @@ impl Service {
     }
 }
 
-/// Whether a string in a value, or a key, could spell a control token.
+/// Returns whether a string or key within a value could spell a control token.
 fn spells_control(tokenizer: &Tokenizer, value: &serde_json::Value) -> bool {
     use serde_json::Value;
     match value {
@@ -227,7 +231,7 @@ fn spells_control(tokenizer: &Tokenizer, value: &serde_json::Value) -> bool {
     }
 }
 
-/// A text prompt with the trust that callers' text has here.
+/// Returns a text prompt with the trust of callers' texts: control tokens are read only if `reads_control` is set.
 fn raw_text(text: String, reads_control: bool) -> Rendered {
     let mut raw = Rendered::new();
     match reads_control {
@@ -248,7 +252,7 @@ fn with_special(
     }
 }
 
-/// Refuses a text that is too long to be read.
+/// Refuses a text that is too long to be encoded.
 pub(super) fn check_bytes(bytes: usize, most: usize) -> Result<(), TextError> {
     match bytes <= most {
         true => Ok(()),

@@ -1,5 +1,4 @@
-//! Reads: one-token requests that ask for the raw log-probabilities of a few label tokens. Verdicts and decisions are made of
-//! them.
+//! Reads: one-token requests for the raw log-probabilities of a few label tokens, from which verdicts and decisions are computed.
 
 use std::time::Instant;
 
@@ -10,28 +9,28 @@ use crate::engine::{CacheSalt, Class, GenerateRequest, SamplingParams, StreamEve
 use crate::model::{PrincipalHash, Role, WeightsLease, WeightsName};
 use crate::telemetry::CallTimes;
 
-/// Reads of one call that are with the engine at once: enough to fill its batches, too few to crowd others out.
+/// The maximum number of a call's reads in the engine at once: enough to fill its batches, too few to crowd out other calls.
 const WINDOW: usize = 64;
 
-/// Who calls and when, how it is served among others, and until when.
+/// The caller of a request, its place among others, and its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    /// Lower is served first.
+    /// Lower values are served first.
     pub priority: i32,
     pub class: Class,
-    /// Of the call; each of its reads comes to the engine at a time of its own.
+    /// The arrival of the call. Its reads arrive at the engine later, each at its own time.
     pub arrival: Instant,
     pub deadline: Option<Instant>,
-    /// Decides whether the canary answers.
+    /// The caller, by which the canary's traffic is selected.
     pub principal: Option<PrincipalHash>,
-    /// Between whom the server is shared: a call waits for its own tenant's calls, and finds only their prefixes in the cache.
+    /// The unit of fair sharing: a call waits for its own tenant's calls, and shares cached prefixes only with them.
     pub tenant: Tenant,
-    /// Of the tenant's calls, only those with the same salt share prefixes.
+    /// Restricts prefix sharing to those of the tenant's calls that have the same salt.
     pub cache_salt: Option<CacheSalt>,
 }
 
 impl Turn {
-    /// That of a local call that comes now, like any other.
+    /// Returns the turn of a local call that arrives now.
     pub fn now() -> Self {
         Self {
             priority: 0,
@@ -44,7 +43,7 @@ impl Turn {
         }
     }
 
-    /// That of the server's own work, which nobody waits for.
+    /// Returns the turn of the server's own work, for which no client waits.
     pub fn background() -> Self {
         Self {
             class: Class::Background,
@@ -54,20 +53,20 @@ impl Turn {
     }
 }
 
-/// Results and what they cost.
+/// A result with its token counts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged<T> {
     pub result: T,
     pub usage: Usage,
-    /// Which weights were asked; none where nothing had to be.
+    /// The weights that were read; none if no read was needed.
     pub weights: Option<WeightsName>,
 }
 
-/// What a call has cost so far, and the weights that all its reads ask.
+/// The token counts of a call so far, and the weights of all its reads.
 #[derive(Debug)]
 pub(super) struct Account {
     weights: WeightsLease,
-    /// Whether the call has had a request accepted: what follows waits its turn.
+    /// Whether a request of the call has been accepted: later ones wait their turn.
     accepted: bool,
     asked: bool,
     usage: Usage,
@@ -83,7 +82,7 @@ impl Account {
         }
     }
 
-    /// Of a call that has been accepted already.
+    /// Returns the account of a call that has been accepted already.
     pub(super) fn accepted(weights: WeightsLease) -> Self {
         Self {
             accepted: true,
@@ -91,7 +90,7 @@ impl Account {
         }
     }
 
-    /// Returns the name of the weights that are asked.
+    /// Returns the name of the weights.
     pub(super) fn weights(&self) -> &WeightsName {
         self.weights.name()
     }
@@ -105,12 +104,12 @@ impl Account {
     }
 }
 
-/// A prompt, and the tokens that may follow.
+/// A prompt and the label tokens to read after it.
 #[derive(Debug)]
 pub(super) struct LabelPrompt {
     pub prompt: Vec<u32>,
     pub labels: Vec<u32>,
-    /// Of its first tokens, how many later prompts may begin with as well; none where that is not known.
+    /// The number of leading tokens that later prompts may share; none if unknown.
     pub reusable: Option<usize>,
 }
 
@@ -120,16 +119,17 @@ struct Read {
 }
 
 impl Service {
-    /// The weights that judge, unless others are named: those of [`Role::Judge`], for callers and for training alike.
+    /// Returns `named`, or the weights of [`Role::Judge`]: the same for callers and for training.
     pub(super) fn judging_weights(&self, named: Option<&WeightsLease>) -> WeightsLease {
         let store = self.engine.weights();
         named.map_or_else(|| store.lease(Role::Judge, None), WeightsLease::clone)
     }
 
-    /// The log-probabilities of each prompt's labels. The first prompt finds the queue full or not; the others wait their turn.
+    /// Returns the log-probabilities of each prompt's labels. Only the first prompt can be refused by a full queue; the others wait their
+    /// turn.
     ///
-    /// Prompts go to the engine in the order of their tokens. Those that begin alike then follow each other, and what they
-    /// share is still in the cache, however many there are.
+    /// Prompts are submitted in the order of their tokens. Prompts with a common prefix are then adjacent, so that the prefix is still in
+    /// the cache, for any number of prompts.
     pub(super) async fn read_labels(
         &self,
         turn: Turn,
@@ -140,7 +140,7 @@ impl Service {
             call.arrived(turn.arrival);
         }
         let (accepted, weights) = (account.accepted, account.weights.clone());
-        /// Prompts that are sorted sooner than another thread has woken up.
+        /// Number of prompts that are sorted faster than another thread wakes up.
         const FEW: usize = 64;
         let many = prompts.len() > FEW;
         let mut prompts: Vec<(usize, LabelPrompt)> = prompts.into_iter().enumerate().collect();

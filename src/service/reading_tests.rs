@@ -1,4 +1,4 @@
-//! When reads come to the engine.
+//! Arrival times of reads at the engine.
 
 use std::path::Path;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::model::LoadOptions;
 use crate::preference::Role;
 use crate::telemetry::{CallTimes, Metrics};
 
-/// Latencies of the engine are those of its requests; how long a call has been there is the call's.
+/// The engine's latencies count from the arrival of its requests; the time since the arrival of the call is the call's own.
 #[tokio::test]
 async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
@@ -35,7 +35,7 @@ async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
         let judged = call.clone().scope(service.judge_pair(&task, &a, &b));
         judged.await.unwrap();
     };
-    // The call waits for as long as some others take, and for the engine's first steps.
+    // The call waits while some others run, including the engine's first steps.
     for number in 0..20 {
         judge(Instant::now(), &CallTimes::default(), number).await;
     }
@@ -51,9 +51,9 @@ async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
     let own = sent.elapsed().as_secs_f64();
     let waited = (sent - arrival).as_secs_f64();
     for (histogram, before) in histograms.into_iter().zip(before) {
-        // What is counted is counted before the answer is there.
+        // Metrics are counted before the answer is sent.
         assert_eq!(histogram.get_sample_count(), 2 * 21);
-        // Counted from the call's arrival, each would be longer than `waited`.
+        // Counted from the arrival of the call, each would exceed `waited`.
         let both = histogram.get_sample_sum() - before;
         assert!(both <= 2.0 * own, "{both} of {own}, after {waited}");
     }

@@ -1,8 +1,8 @@
 //! The judge's self-test: pairs with a known better answer, each shown in both orders.
 //!
-//! The probability of the label tokens does not show whether a model judges: a chat model that was never trained to judge puts nearly
-//! all of it on the labels and still names whichever answer stands first. Two numbers show it: in how many pairs both orders name the
-//! same answer, and in how many that is the better one.
+//! The probability of the label tokens does not show whether a model can judge: a chat model that was never trained to judge puts nearly
+//! all probability on the labels and still names whichever answer is shown first. Two numbers do: the share of pairs in which both orders
+//! name the same answer, and the share in which that is the better one.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,34 +16,34 @@ use crate::model::WeightsName;
 use crate::preference::log::MIN_LABEL_MASS;
 use crate::preference::{Format, JudgeItem, Label, PreferencePair, read_records};
 
-/// A model directory's own set: preference records or judge items, one JSON object a line.
+/// The file of a model directory's own set: preference records or judge items, one JSON object per line.
 pub const SELF_TEST_FILE: &str = "judge_self_test.jsonl";
 
 /// Questions of general knowledge, in English.
 const GENERAL: &str = include_str!("self_test.jsonl");
 
-/// Pairs that a set has at least; fewer say nothing.
+/// The minimum number of pairs in a set; fewer are not significant.
 const LEAST_PAIRS: usize = 8;
 
-/// Pairs that a set has at most; more would delay the start.
+/// The maximum number of pairs in a set; more would delay the start.
 const MOST_PAIRS: usize = 64;
 
-/// Share of the pairs in which both orders must agree, and in which the better answer must win. A judge that names either answer at
-/// random reaches it with 24 pairs once in a hundred times.
+/// The minimum share of pairs in which both orders agree, and of pairs in which the better answer wins. With 24 pairs, a judge that
+/// answers at random reaches it once in a hundred tests.
 const PASS: f64 = 0.75;
 
-/// Pairs that are judged together.
+/// The number of pairs that are judged between two checks of the time.
 const CHUNK: usize = 4;
 
-/// No further pairs are judged once the test has taken this long and has [`LEAST_PAIRS`].
+/// The time after which no further pairs are judged, provided that [`LEAST_PAIRS`] have been.
 const TIME: Duration = Duration::from_secs(10);
 
-/// Where the pairs of a self-test come from.
+/// The origin of a self-test's pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SelfTestSource {
-    /// The program's own questions of general knowledge.
+    /// The program's built-in questions of general knowledge.
     General,
-    /// The model directory's [`SELF_TEST_FILE`].
+    /// The file [`SELF_TEST_FILE`] of the model directory.
     Model,
 }
 
@@ -57,7 +57,7 @@ impl SelfTestSource {
     }
 }
 
-/// The pairs of a self-test; none of them is a tie.
+/// The pairs of a self-test, without ties.
 #[derive(Debug, Clone)]
 pub struct SelfTestSet {
     pairs: Arc<[JudgeItem]>,
@@ -65,7 +65,7 @@ pub struct SelfTestSet {
 }
 
 impl SelfTestSet {
-    /// Returns the program's own pairs.
+    /// Returns the program's built-in pairs.
     pub fn general() -> Self {
         let pairs = GENERAL.lines().map(|line| {
             let pair: PreferencePair =
@@ -86,10 +86,10 @@ impl SelfTestSet {
         }
     }
 
-    /// Returns the pairs that a model directory brings, or the program's own where it brings none.
+    /// Returns the pairs of a model directory, or the built-in ones if it has none.
     ///
     /// # Errors
-    /// [`JudgeError::SelfTest`] where the file cannot be read, or has ties, too few pairs or too many.
+    /// Errors with [`JudgeError::SelfTest`] if the file cannot be read, or has ties, too few pairs or too many.
     pub fn of_model_dir(dir: &Path) -> Result<Self, JudgeError> {
         let path = dir.join(SELF_TEST_FILE);
         if let Ok(false) = path.try_exists() {
@@ -130,7 +130,7 @@ impl SelfTestSet {
         self.pairs.len()
     }
 
-    /// Returns whether there are no pairs, which is never so.
+    /// Returns whether there are no pairs, which is always false.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty()
     }
@@ -170,7 +170,7 @@ impl SelfTest {
             && self.label_mass >= f64::from(MIN_LABEL_MASS)
     }
 
-    /// Returns the result in one sentence, without its end.
+    /// Returns the result as one sentence, without a full stop.
     pub fn summary(&self) -> String {
         let Self {
             pairs,
@@ -188,16 +188,16 @@ impl SelfTest {
     }
 }
 
-/// The newest result, shared by the clones of a service.
+/// The newest result, shared by all clones of a service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastSelfTest(Arc<RwLock<Option<SelfTest>>>);
 
 impl Service {
-    /// Judges the pairs of `set` by the weights that serve as judge, and remembers the result for these weights. Verdicts of callers are
-    /// not counted among the metrics' by it.
+    /// Judges the pairs of `set` with the weights that serve as judge, and stores the result for these weights. The verdicts are not
+    /// counted in the metrics of callers' verdicts.
     ///
     /// # Errors
-    /// What makes the pairs unservable.
+    /// Errors if a pair cannot be served.
     pub async fn run_self_test(&self, set: &SelfTestSet) -> Result<SelfTest, ServiceError> {
         let begun = Instant::now();
         let weights = self.judging_weights(None);
@@ -265,7 +265,7 @@ impl Service {
         Ok(result)
     }
 
-    /// Returns the newest self-test, if there was one.
+    /// Returns the newest self-test's result, if there is one.
     pub fn self_test(&self) -> Option<SelfTest> {
         let last = self
             .self_test
@@ -275,7 +275,7 @@ impl Service {
         last.clone()
     }
 
-    /// Returns whether the judge passed its newest self-test; nothing where it had none, or other weights had it.
+    /// Returns whether the judge passed its newest self-test; none if there was no test of these weights.
     pub fn judges_reliably(&self, weights: &WeightsName) -> Option<bool> {
         let last = self
             .self_test

@@ -1,6 +1,7 @@
-//! How the answers that callers got ended, by the weights that wrote them and the principals that asked.
+//! Counts of how the answers to callers ended, by weights and by principal.
 //!
-//! Only what the weights did is counted: an answer that its caller cut short, shaped or gave up says nothing of them.
+//! Only ends that the weights caused are counted. An answer that its caller cut short, constrained or cancelled is no evidence about
+//! them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,19 +10,19 @@ use super::generate::Finish;
 use crate::engine::RequestFailure;
 use crate::model::{PrincipalHash, WeightsName};
 
-/// Principals that are counted by themselves for each version; those that come later are not counted.
+/// The maximum number of principals that are counted separately per version; later ones are not counted.
 const MAX_PRINCIPALS: usize = 4096;
 
-/// Counts of one version's answers. Weighted counts are no whole numbers.
+/// Counts of one version's answers. Weighted counts are not whole numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Tally {
-    /// Answers that came to an end.
+    /// Answers that ended.
     pub answers: f64,
-    /// Those of them that were cut off by their length.
+    /// Ended answers that were cut off by their length.
     pub truncated: f64,
-    /// Answers that were begun and failed.
+    /// Answers that began and failed.
     pub errors: f64,
-    /// Tokens of the ended answers, and the sum of their squares.
+    /// Tokens of the ended answers; `tokens_squared` is the sum of their squares.
     pub tokens: f64,
     pub tokens_squared: f64,
 }
@@ -35,12 +36,12 @@ impl Tally {
         self.tokens_squared += tokens * tokens;
     }
 
-    /// Answers that were begun and ended or failed.
+    /// Returns the number of answers that began and then ended or failed.
     pub fn begun(&self) -> f64 {
         self.answers + self.errors
     }
 
-    /// Adds another tally, each of its counts times `weight`.
+    /// Adds another tally, with each of its counts multiplied by `weight`.
     fn add(&mut self, other: &Self, weight: f64) {
         self.answers += weight * other.answers;
         self.truncated += weight * other.truncated;
@@ -50,27 +51,27 @@ impl Tally {
     }
 }
 
-/// What a call asked of its answers that decides how they end, whatever weights write them.
+/// A call's settings that determine how its answers end, regardless of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CallerEnds {
-    /// The limit of tokens is the call's own.
+    /// Whether the call set the token limit itself.
     pub limit: bool,
-    /// A grammar, a bias, a penalty, a least length, an ignored end or a temperature above 1 shapes every answer.
+    /// Whether answers are shaped by a grammar, a bias, a penalty, a minimum length, an ignored end token or a temperature above 1.
     pub shape: bool,
 }
 
-/// Tokens of room for an answer, or half a context that is shorter, with which an answer that is cut off was too long.
+/// The room for an answer in tokens (or half the context, if that is less) from which a cut-off answer counts as too long.
 const ENOUGH_ROOM: usize = 256;
 
 impl CallerEnds {
-    /// Returns the same for answers with `room` tokens of a context: an answer that had little room, because of a long prompt or by an
-    /// API's default, was cut off by its call.
+    /// Returns the settings for answers with `room` tokens of the context. If there was little room, because of a long prompt or an API's
+    /// default, then a cut is attributed to the call.
     pub(super) fn within(self, room: usize, max_context: usize) -> Self {
         let limit = self.limit || room < ENOUGH_ROOM.min(max_context / 2);
         Self { limit, ..self }
     }
 
-    /// Whether an answer that ended so says something of the weights; `stop_ids` are the model's own ends.
+    /// Returns whether such an end is evidence about the weights; `stop_ids` are the model's own end tokens.
     fn counts(self, finish: Finish, stop_ids: &[u32]) -> bool {
         let by_model = match finish {
             Finish::EndToken(id) => stop_ids.contains(&id),
@@ -81,7 +82,7 @@ impl CallerEnds {
     }
 }
 
-/// Counts of a version, principal by principal; anonymous callers count as one.
+/// The counts of a version by principal; all anonymous callers are one entry.
 type OfVersion = HashMap<Option<PrincipalHash>, Tally>;
 
 /// The tallies of a service. Clones share them.
@@ -89,8 +90,8 @@ type OfVersion = HashMap<Option<PrincipalHash>, Tally>;
 pub struct Tallies(Arc<Mutex<HashMap<WeightsName, OfVersion>>>);
 
 impl Tallies {
-    /// Returns the counts since the last [`Self::clear`]. Where one principal has more than `share` of all, each of its answers counts
-    /// for proportionally less; fewer principals than fit into the whole by this share count for nothing.
+    /// Returns the counts since the last [`Self::clear`]. If one principal has more than `share` of all answers, each of its answers
+    /// counts proportionally less. All counts are 0 if there are too few principals for each to stay within `share`.
     pub fn of(&self, weights: &WeightsName, share: f64) -> Tally {
         let tallies = self.lock();
         let Some(of) = tallies.get(weights) else {
@@ -105,17 +106,17 @@ impl Tallies {
         whole
     }
 
-    /// Returns how many principals have been answered by these weights since the last [`Self::clear`].
+    /// Returns the number of principals with answers by these weights since the last [`Self::clear`].
     pub fn principals(&self, weights: &WeightsName) -> usize {
         self.lock().get(weights).map_or(0, HashMap::len)
     }
 
-    /// Begins to count anew.
+    /// Resets all counts.
     pub fn clear(&self) {
         self.lock().clear();
     }
 
-    /// Begins to count the answers of a call.
+    /// Returns a counter for the answers of a call.
     pub(super) fn counter(
         &self,
         principal: Option<PrincipalHash>,
@@ -143,13 +144,13 @@ impl Tallies {
         }
     }
 
-    /// Counts are whole after every change, so a panic elsewhere leaves them usable.
+    /// Each change leaves the counts consistent, so a panic elsewhere does not invalidate them.
     fn lock(&self) -> MutexGuard<'_, HashMap<WeightsName, OfVersion>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Counts the answers of one call.
+/// A counter for the answers of one call.
 #[derive(Debug, Clone)]
 pub(super) struct Counter {
     tallies: Tallies,
@@ -159,7 +160,7 @@ pub(super) struct Counter {
 }
 
 impl Counter {
-    /// Counts an answer of so many tokens, if its end was not the caller's doing.
+    /// Counts an answer of `tokens` tokens, unless the caller caused its end.
     pub fn ended(&self, weights: &WeightsName, tokens: usize, finish: Finish) {
         if self.ends.counts(finish, &self.stop_ids) {
             let truncated = finish == Finish::Length;
@@ -169,8 +170,8 @@ impl Counter {
         }
     }
 
-    /// Counts answers that were begun and will not end, if that is the weights' doing: not a deadline, a grammar or a server that is
-    /// being stopped.
+    /// Counts answers that began and will not end, if the weights caused it and not a deadline, a grammar or a server that is shutting
+    /// down.
     pub fn failed(&self, weights: &WeightsName, answers: usize, failure: &RequestFailure) {
         if matches!(failure, RequestFailure::Model(_)) {
             self.tallies.count(weights, self.principal, |tally| {
@@ -180,8 +181,8 @@ impl Counter {
     }
 }
 
-/// The most that one principal may count for so that it has no more than `share` of what is then counted: the largest c with
-/// c <= share * sum of min(count, c). 0 where fewer principals have answers than fit into the whole by this share.
+/// Returns the maximum count per principal with which none has more than `share` of the capped total: the largest c with c <= share * sum
+/// of min(count, c). 0 if there are too few principals for each to stay within `share`.
 fn largest_cap(counts: &[f64], share: f64) -> f64 {
     let mut counts: Vec<f64> = counts
         .iter()
@@ -195,7 +196,7 @@ fn largest_cap(counts: &[f64], share: f64) -> f64 {
         let free = 1.0 - share * above as f64;
         let cap = if free > 0.0 { share * rest / free } else { 0.0 };
         if cap >= largest {
-            // No other principal has to be capped; those above were, at what the last round found.
+            // No other principal needs a cap; the larger ones are capped at the value just found.
             return if above == 0 { largest } else { cap };
         }
         rest -= largest;

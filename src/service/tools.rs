@@ -1,4 +1,4 @@
-//! Conversations with tools as prompts, and grammars of the calls that answer them.
+//! Prompts of conversations with tools, and grammars for tool calls.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::text::{
     Variables,
 };
 
-/// Tokens of a context up to which a model counts as small. Such models hardly end a string or a list of calls, and have no room for
-/// long ones.
+/// The context length in tokens up to which a model counts as small. Such models often fail to end a string or a list of calls, and have
+/// no room for long ones.
 const SMALL_CONTEXT: usize = 1024;
 
 impl Service {
-    /// A conversation with tools as the prompt for its next answer, with a caller's template variables.
+    /// Encodes a conversation with tools as the prompt for its next answer, with the caller's template variables.
     ///
     /// # Errors
-    /// As [`Self::read_chat`]; [`ServiceError::Invalid`] for `tools` or `messages` where a key of a schema or of arguments could spell a
-    /// control token.
+    /// Errors as [`Self::read_chat`] does, and with [`ServiceError::Invalid`] for `tools` or `messages` if a key of a schema or of
+    /// arguments could spell a control token.
     pub async fn read_tool_chat(
         &self,
         chat: ToolChat,
@@ -43,22 +43,22 @@ impl Service {
         .await
     }
 
-    /// How the model writes calls of tools.
+    /// Returns the format in which the model writes tool calls.
     pub fn tool_format(&self) -> ToolFormat {
         self.chat_template().tool_format()
     }
 
-    /// The control tokens that the model has for the marks of calls, which are part of the text of an answer with tools.
+    /// Returns the model's control tokens for the marks of calls, which are part of the text of an answer with tools.
     pub fn call_marks(&self) -> Arc<[u32]> {
         let marks = self.tool_format().marks();
         let ids = [marks.begin, marks.end].map(|mark| self.mark(mark));
         ids.into_iter().flatten().collect()
     }
 
-    /// A grammar of answers that call these tools, `most` times at most.
+    /// Compiles a grammar for answers that call these tools, at most `most` times.
     ///
     /// # Errors
-    /// [`ServiceError::Invalid`] for `tools` where a schema is of no use, and why.
+    /// Errors with [`ServiceError::Invalid`] for `tools` and the reason if a schema cannot be used.
     pub async fn call_grammar(
         &self,
         tools: Vec<Tool>,
@@ -81,22 +81,22 @@ impl Service {
         self.compile_grammar("tools", spec).await
     }
 
-    /// The control token of a mark.
+    /// Returns the control token of a mark, if the model has one.
     fn mark(&self, mark: &str) -> Option<u32> {
         let id = self.tokenizer().token_to_id(mark)?;
         self.tokenizer().is_control(id).then_some(id)
     }
 }
 
-/// Whether a string must not be mixed with what a template writes: it could become a control token, or a part of one. Characters that
-/// the renderer needs for itself count too.
+/// Returns whether a string must be kept apart from the template's own text, because it could become a control token or a part of one.
+/// The renderer's own marker characters count too.
 fn is_doubtful(tokenizer: &Tokenizer, text: &str) -> bool {
     text.contains(['<', '>', '|', '[', ']'])
         || text.chars().any(|c| c as u32 >= 0xF_0000)
         || tokenizer.may_spell_control(text)
 }
 
-/// Refuses keys that templates would write where control tokens count.
+/// Refuses keys that templates would write into text in which control tokens are recognised.
 fn check_keys(chat: &ToolChat, tokenizer: &Tokenizer) -> Result<(), ServiceError> {
     let refused = |param, place: String, key: &str| {
         let message =

@@ -1,4 +1,4 @@
-//! From the reads of a pair to its verdict.
+//! Computation of a pair's verdict from its reads.
 
 use super::judging::{
     JudgeTask, OnDisagreement, PairVerdict, PrincipleVerdict, ShownRead, WeightedPrinciple,
@@ -6,7 +6,7 @@ use super::judging::{
 use crate::judge::{LabelLogprobs, Rule, decide, lead, sigmoid};
 use crate::preference::Polarity;
 
-/// One pair from its reads: principles in order, one or two reads each.
+/// Computes the verdict on one pair from its reads: one or two for each principle, in order.
 pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool) -> PairVerdict {
     let per_principle = task.orders.reads().len();
     let mut parts: Vec<PrincipleVerdict> = reads
@@ -62,12 +62,12 @@ pub(super) fn verdict(task: &JudgeTask, reads: &[LabelLogprobs], truncated: bool
     }
 }
 
-/// Returns whether both orders name the same winner, by their means over the principles; none where only one was shown.
+/// Returns whether both orders name the same winner, by their means over the principles; none if only one order was shown.
 fn agreement(orders: &[ShownRead]) -> Option<bool> {
     let [given, turned] = orders else {
         return None;
     };
-    // Of the answers, the one shown first is candidate 0 in one order and candidate 1 in the other.
+    // The answer shown first is candidate 0 in one order and candidate 1 in the other.
     let named = [
         winner(settle(given.p_first)),
         winner(settle(1.0 - turned.p_first)),
@@ -75,9 +75,9 @@ fn agreement(orders: &[ShownRead]) -> Option<bool> {
     Some(named[0].is_some() && named[0] == named[1])
 }
 
-/// A mean of probabilities, an exact tie where it is one but for how its parts were rounded.
+/// Returns a mean of probabilities, set to exactly 0.5 if it differs from that only by rounding.
 fn settle(p: f32) -> f32 {
-    /// What rounding to `f32` can shift a mean by.
+    /// The maximum shift of a mean by rounding to `f32`.
     const ROUNDING: f32 = 1e-7;
     match (p - 0.5).abs() <= ROUNDING {
         true => 0.5,
@@ -85,7 +85,7 @@ fn settle(p: f32) -> f32 {
     }
 }
 
-/// Returns the winner by `p`, or none where the orders disagree and that was to decide nothing.
+/// Returns `winner`, or none if the orders disagree and the task leaves such pairs undecided.
 fn settled(
     winner: Option<usize>,
     consistent: Option<bool>,
@@ -106,7 +106,7 @@ fn winner(p: f32) -> Option<usize> {
 }
 
 impl PrincipleVerdict {
-    /// The verdict as `principle` has it: turned around, if what was asked is true of the worse answer.
+    /// Attributes the verdict to `principle`, and inverts it if the principle's text is true of the worse answer.
     fn under(mut self, principle: &WeightedPrinciple) -> Self {
         self.principle.clone_from(&principle.name);
         self.listed = principle.listed;
@@ -120,7 +120,7 @@ impl PrincipleVerdict {
     }
 }
 
-/// What one or two reads of a pair say, under a principle yet to be named.
+/// Computes a verdict from one or two reads of a pair; the caller sets the principle.
 fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
     let (p, label_mass, consistent, orders) = match reads {
         [given, turned] => {
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// A read by which the one shown first is better with probability `p`.
+    /// Returns a read in which the answer shown first is better with probability `p`.
     fn read(p: f32) -> LabelLogprobs {
         [p.ln(), (1.0 - p).ln()]
     }
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_pair_whose_orders_disagree_can_be_left_undecided() {
-        // Candidate 0 wins where it is shown first, and loses where it is shown second.
+        // Candidate 0 wins when shown first, and loses when shown second.
         let (given, turned, agreeing) = (read(0.9), read(0.7), read(0.2));
         for weights in [&[][..], &[1.0], &[1.0, 2.0]] {
             for (on_disagreement, second, winner) in [
@@ -246,17 +246,17 @@ mod tests {
 
     #[test]
     fn several_principles_are_consistent_where_their_joined_orders_are() {
-        // Probabilities that the one shown first is better, for each principle in both orders.
+        // Probabilities that the answer shown first is better, for each principle in both orders.
         for (reads, consistent, winner_is) in [
-            // Each names its position, and so do the means.
+            // Each principle prefers a position, and so do the means.
             (&[[0.6, 0.6], [0.55, 0.52]][..], false, Some(0)),
-            // One contradicts itself, the other is sure: both means name candidate 0.
+            // One principle contradicts itself, the other is certain: both means name candidate 0.
             (&[[0.55, 0.52], [0.9, 0.1]], true, Some(0)),
-            // Each agrees with itself, on different candidates; the means name the surer one in both orders.
+            // Each principle is consistent, but they name different candidates; the means name the more certain one's in both orders.
             (&[[0.9, 0.1], [0.45, 0.55]], true, Some(0)),
-            // Each agrees with itself, and their means contradict each other.
+            // Each principle is consistent, but their means contradict each other.
             (&[[0.9, 0.48], [0.2, 0.7]], false, Some(1)),
-            // A mean that names neither agrees with nothing.
+            // A mean that is an exact tie in one order agrees with nothing.
             (&[[0.7, 0.2], [0.3, 0.1]], false, Some(0)),
         ] {
             let flat: Vec<LabelLogprobs> = reads.iter().flatten().map(|&p| read(p)).collect();

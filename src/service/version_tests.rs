@@ -1,4 +1,4 @@
-//! Who answers and who judges, while several versions serve.
+//! The weights that answer and judge while several versions serve.
 
 use std::path::Path;
 

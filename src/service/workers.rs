@@ -1,29 +1,27 @@
-//! The threads that tokenise, render and parse, beside those that serve connections and those that compute steps.
+//! The threads that tokenise, render and parse, separate from those that serve connections and those that compute steps.
 //!
-//! On Linux they are niced: long texts of one caller take the processor from the next tokens of all others only as far as
-//! their weight goes.
+//! On Linux they have a lower priority (nice), so that one caller's long texts delay the next tokens of all others only in proportion to
+//! the threads' weight.
 
 use std::sync::LazyLock;
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Niceness of the threads: a tenth of the weight of a thread that serves.
+/// The niceness of the threads: a tenth of the scheduling weight of a thread that serves connections.
 #[cfg(target_os = "linux")]
 const NICENESS: libc::c_int = 10;
 
-/// Returns how many pieces of work are computed at once: one more than there are cores, and three at least.
+/// Returns the number of pieces of work that run at once: one more than there are cores, and at least three.
 pub(super) fn count() -> usize {
     rayon::current_num_threads().max(2) + 1
 }
 
-/// Runs `work` on one of the threads.
-///
-/// Returns none where there are no threads to run it.
+/// Runs `work` on one of the threads. Returns none if the threads could not be started or are shutting down.
 ///
 /// # Panics
-/// With the panic of `work`.
+/// Panics if `work` panics.
 pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    /// Its one worker has nothing to do; the threads are those that block.
+    /// The only worker thread is idle; the work runs on blocking threads.
     static RUNTIME: LazyLock<Option<Runtime>> = LazyLock::new(|| {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
