@@ -1,4 +1,4 @@
-//! How the log is set up.
+//! Settings of the traffic log.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,36 +7,36 @@ use std::time::Duration;
 
 use super::{Redaction, SaltPlace};
 
-/// What [`TrafficLog::open`](super::TrafficLog::open) needs.
+/// The settings for [`TrafficLog::open`](super::TrafficLog::open).
 #[derive(Clone)]
 pub struct LogConfig {
-    /// `sqlite:PATH` or `postgres://...`. May hold a password: it is never printed.
+    /// `sqlite:PATH` or `postgres://...`. It may contain a password and is never printed.
     pub url: String,
-    /// Records that may wait for the writer; one more is refused at once.
+    /// The maximum number of records that wait for the writer; further ones are refused at once.
     pub queue: usize,
-    /// Bytes of a record at most, as [`NewRecord::bytes`](super::NewRecord::bytes) counts them; a larger one is refused.
+    /// The maximum size of a record in bytes, as counted by [`NewRecord::bytes`](super::NewRecord::bytes); larger ones are refused.
     pub max_record: usize,
-    /// Bytes of all records that wait for the writer; a record that would be one too many is refused at once.
+    /// The maximum total size in bytes of records that wait for the writer; a record beyond it is refused at once.
     pub queue_bytes: usize,
-    /// How long records are kept; none keeps them until they are deleted.
+    /// The retention period of records; none keeps them until they are deleted.
     pub retention: Option<Duration>,
-    /// What is taken out of records before they are written.
+    /// The redaction of records before they are written.
     pub redaction: Redaction,
-    /// Where the salt of its surrogates is kept.
+    /// The place of the salt for the redaction's surrogates.
     pub salt: SaltPlace,
     pub trust: FeedbackTrust,
-    /// Bytes that one principal's records may take; none is any number.
+    /// The maximum size in bytes of one principal's records; none is unlimited.
     pub principal_quota: Option<u64>,
-    /// Bytes that all records may take; none is any number.
+    /// The maximum size in bytes of all records; none is unlimited.
     pub quota: Option<u64>,
-    /// Bytes beside an SQLite file that are given up so that records can be deleted on a full disk.
+    /// The size in bytes of a file beside an SQLite database that is removed on a full disk so that records can be deleted.
     pub reserve: u64,
-    /// How long a connection or a commit may take before the database counts as unavailable.
+    /// The time limit for a connection or a commit, after which the database counts as unavailable.
     pub patience: Duration,
 }
 
 impl LogConfig {
-    /// The defaults over a database.
+    /// Returns the default settings for a database.
     pub fn new(url: impl Into<String>) -> Self {
         let url = url.into();
         Self {
@@ -55,12 +55,12 @@ impl LogConfig {
         }
     }
 
-    /// The defaults over an SQLite file, made if it is not there.
+    /// Returns the default settings for an SQLite file, which is created if it does not exist.
     pub fn sqlite(file: &Path) -> Self {
         Self::new(super::database::sqlite_url(file))
     }
 
-    /// Returns the file of an SQLite log; none of a database in memory, and of PostgreSQL.
+    /// Returns the file of an SQLite log; none for a database in memory or PostgreSQL.
     pub fn file(&self) -> Option<PathBuf> {
         super::database::sqlite_file(&self.url)
     }
@@ -85,7 +85,7 @@ impl fmt::Debug for LogConfig {
     }
 }
 
-/// The URL as it may be shown: without user, password and parameters, each of which can hold a secret.
+/// Returns a URL without user, password and parameters, each of which may contain a secret.
 pub(super) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.split('?').next().unwrap_or_default().to_owned();
@@ -95,16 +95,16 @@ pub(super) fn without_password(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-/// When feedback becomes a preference pair.
+/// The policy by which feedback becomes preference pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FeedbackTrust {
-    /// It is kept and never trained on.
+    /// Feedback is stored and never used for training.
     #[default]
     Never,
-    /// When the judge, reading both orders, prefers the same answer. A record belongs to one principal, who alone may speak of it:
-    /// there are no other voices to count.
+    /// A preference becomes a pair if the judge prefers the same answer in both orders. A record belongs to one principal, the only one
+    /// that may give feedback on it, so there are no other votes to count.
     Corroborated,
-    /// As soon as one principal says so.
+    /// A preference becomes a pair as soon as a principal expresses it.
     Always,
 }
 
@@ -121,7 +121,7 @@ impl FeedbackTrust {
 impl FromStr for FeedbackTrust {
     type Err = String;
 
-    /// `never`, `corroborated` or `always`.
+    /// Parses `never`, `corroborated` or `always`.
     fn from_str(said: &str) -> Result<Self, String> {
         let all = [Self::Never, Self::Corroborated, Self::Always];
         let known = all.into_iter().find(|trust| trust.as_str() == said);

@@ -1,8 +1,8 @@
-//! The connections: one that writes, a few that read.
+//! Database connections: one for writes, a few for reads.
 //!
-//! All writes of a process go through one connection, so that two of them never meet in the database: SQLite has one writer and
-//! would say BUSY, and transactions of PostgreSQL need not be ordered against each other. Another process on the same SQLite file
-//! is waited for. A connection on which anything failed is thrown away, and the database rolls back what it had begun.
+//! All writes of a process use one connection, so that they never compete in the database: SQLite has a single writer and would return
+//! BUSY, and PostgreSQL's transactions then need no order among themselves. Other processes that write to the same SQLite file are
+//! waited for. After any failure the connection is discarded, and the database rolls back the transaction.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,14 +20,14 @@ use super::{LogConfig, LogError, Result, private};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/preference/log/migrations");
 
-/// Connections that read at the same time.
+/// The maximum number of concurrent read connections.
 const READERS: u32 = 4;
 
-/// The URL of an SQLite file that is made if it is not there.
+/// Returns the URL of an SQLite file, which is created if it does not exist.
 pub(super) fn sqlite_url(file: &Path) -> String {
     let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     let path = file.to_string_lossy();
-    // What a URL would read as its own.
+    // Characters with a meaning in URLs are escaped.
     let path = path
         .replace('%', "%25")
         .replace('?', "%3F")
@@ -35,7 +35,7 @@ pub(super) fn sqlite_url(file: &Path) -> String {
     format!("sqlite:{path}?mode=rwc")
 }
 
-/// The file of an SQLite URL; none of a database in memory, and of PostgreSQL.
+/// Returns the file of an SQLite URL; none for a database in memory or PostgreSQL.
 pub(super) fn sqlite_file(url: &str) -> Option<PathBuf> {
     url.starts_with("sqlite:")
         .then(|| SqliteConnectOptions::from_str(url).ok())
@@ -44,12 +44,12 @@ pub(super) fn sqlite_file(url: &str) -> Option<PathBuf> {
         .map(|options| options.get_filename().to_owned())
 }
 
-/// The file of an SQLite URL, as a message begins with it.
+/// Returns the file of an SQLite URL as the prefix of an error message.
 fn of_file(url: &str) -> String {
     sqlite_file(url).map_or_else(String::new, |file| format!("{}: ", file.display()))
 }
 
-/// Which of the two databases.
+/// The kind of database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Backend {
     Sqlite,
@@ -63,14 +63,14 @@ pub(super) struct Database {
     pub(super) patience: Duration,
     readers: AnyPool,
     pub(super) writer: Arc<Mutex<Option<AnyConnection>>>,
-    /// Of an SQLite file.
+    /// The disk reserve; SQLite files only.
     pub(super) reserve: Option<Reserve>,
-    /// Wakes the task that removes what was deleted; see [`Self::scrub`].
+    /// Wakes the task that removes deleted text from the files; see [`Self::scrub`].
     pub(super) scrub_wanted: Arc<Notify>,
 }
 
 impl Database {
-    /// Connects and brings the schema up to date.
+    /// Connects to the database and migrates its schema.
     pub async fn open(config: &LogConfig) -> Result<Self> {
         sqlx::any::install_default_drivers();
         let (backend, url) = match config.url.split_once(':').map(|(scheme, _)| scheme) {
@@ -99,7 +99,8 @@ impl Database {
         let readers = AnyPoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(patience)
-            // A server may have gone since the last statement; a file is still open, and to ask is as dear as to read.
+            // A PostgreSQL server may have gone since the last statement. An SQLite file stays open, and a test would cost as much as a
+            // read.
             .test_before_acquire(backend == Backend::Postgres)
             .after_connect(move |connection, _| {
                 Box::pin(async move { prepare(connection, backend, patience).await })
@@ -114,7 +115,7 @@ impl Database {
             reserve: file.map(|file| Reserve::beside(&file, config.reserve)),
             scrub_wanted: Arc::default(),
         };
-        // An SQLite error names no file.
+        // SQLite's errors do not contain the file's name.
         let named = |error: LogError| match error {
             LogError::Unavailable(what) => {
                 LogError::Unavailable(format!("{}{what}", of_file(&url)))
@@ -139,12 +140,12 @@ impl Database {
         Ok(database)
     }
 
-    /// Connections to read with.
+    /// Returns the pool of read connections.
     pub fn readers(&self) -> &AnyPool {
         &self.readers
     }
 
-    /// Begins a transaction that sees one moment: what is committed meanwhile is not read by halves.
+    /// Begins a transaction on one snapshot of the database: concurrent commits are not seen in part.
     pub async fn snapshot(&self) -> Result<Transaction<'static, Any>> {
         let begin = match self.backend {
             Backend::Sqlite => "BEGIN",
@@ -153,7 +154,7 @@ impl Database {
         Ok(self.readers.begin_with(begin).await?)
     }
 
-    /// Begins a transaction on the writing connection, connecting anew if that was lost.
+    /// Begins a transaction on the write connection, and reconnects if that was lost.
     pub async fn begin(&self) -> Result<WriteTransaction> {
         let mut slot = self.writer.clone().lock_owned().await;
         if self.readers.is_closed() {
@@ -173,7 +174,7 @@ impl Database {
     }
 
     async fn start(&self, connection: &mut AnyConnection) -> Result<()> {
-        // SQLite's plain BEGIN takes the write lock only at the first write, where waiting for another process is too late.
+        // SQLite's plain BEGIN takes the write lock only at the first write, when it is too late to wait for another process.
         let begin = match self.backend {
             Backend::Sqlite => "BEGIN IMMEDIATE",
             Backend::Postgres => "BEGIN",
@@ -194,7 +195,7 @@ impl Database {
         .await
     }
 
-    /// Gives an operation as long as the database may take, and a moment more, so that SQLite's own complaint comes first.
+    /// Runs an operation within the database's time limit plus a second, so that SQLite's own busy error comes first.
     pub async fn patiently<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
         let limit = self.patience + Duration::from_secs(1);
         tokio::time::timeout(limit, doing)
@@ -202,7 +203,7 @@ impl Database {
             .unwrap_or_else(|_| Err(LogError::Unavailable(format!("no answer within {limit:?}"))))
     }
 
-    /// Whether not even an empty transaction can be made.
+    /// Returns whether not even an empty transaction can be committed.
     pub async fn lost(&self) -> bool {
         match self.begin().await {
             Ok(transaction) => transaction.commit().await.is_err(),
@@ -210,12 +211,12 @@ impl Database {
         }
     }
 
-    /// Closes all connections; nothing can be begun afterwards.
+    /// Closes all connections; later transactions fail.
     pub async fn close(&self) {
         self.readers.close().await;
         self.scrub_wanted.notify_one();
         if let Some(connection) = self.writer.lock().await.take() {
-            // All that matters was committed.
+            // Everything that matters has been committed.
             let _ = connection.close().await;
         }
     }
@@ -223,19 +224,19 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        // The task finds that it is gone.
+        // The woken task finds the database gone and ends.
         self.scrub_wanted.notify_one();
     }
 }
 
-/// What every connection is told first.
+/// Applies the settings of every connection.
 async fn prepare(
     connection: &mut AnyConnection,
     backend: Backend,
     patience: Duration,
 ) -> sqlx::Result<()> {
     let said = match backend {
-        // FULL: a commit is on the disk when it returns. Deleted rows are overwritten, not just unlinked.
+        // FULL: a commit is on disk when it returns. secure_delete: deleted rows are overwritten and not just unlinked.
         Backend::Sqlite => format!(
             "PRAGMA busy_timeout = {}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
              PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA temp_store = MEMORY;",
@@ -251,8 +252,8 @@ async fn prepare(
     Ok(())
 }
 
-/// A transaction on the writing connection. Dropped without [`WriteTransaction::commit`] it takes the connection with it, and with
-/// that all it did.
+/// A transaction on the write connection. If it is dropped without [`WriteTransaction::commit`], the connection is closed and everything
+/// rolled back.
 #[derive(Debug)]
 pub(super) struct WriteTransaction {
     slot: OwnedMutexGuard<Option<AnyConnection>>,

@@ -1,7 +1,7 @@
-//! Which preference pairs follow from what principals say of a record's answers.
+//! Derivation of preference pairs from principals' feedback on a record's answers.
 //!
-//! A principal that likes half of some thousand answers and dislikes the others holds millions of preferences. They are never written
-//! out: what corroborates is looked up one verdict after the other, and without verdicts a bounded number is looked at.
+//! A principal that likes half of several thousand answers and dislikes the rest implies millions of preferences. They are never
+//! enumerated in full: with verdicts, each verdict's pair is looked up in the feedback; without verdicts, a bounded number is enumerated.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,15 +9,15 @@ use super::{
     Feedback, FeedbackTrust, LoggedFeedback, LoggedPair, LoggedVerdict, PairSource, Principal,
 };
 
-/// Preferences of one record that are looked at where no verdict has to corroborate them: as many pairs follow from its feedback at
-/// most.
+/// The maximum number of preferences of one record that are enumerated if no verdict has to corroborate them, and so the maximum number
+/// of its pairs from feedback.
 const MOST_PREFERENCES: usize = 4096;
 
 /// A preference: the first sample over the second.
 type Preference = (usize, usize);
 
-/// What one principal says of a record's answers. A thumb up and a thumb down are a preference together, alone neither is; an edit
-/// is preferred to what it was made of.
+/// The feedback of one principal on a record's answers. A thumb up and a thumb down together form a preference, each alone does not; an
+/// edit is preferred to the answer that it edits.
 #[derive(Debug, Default)]
 struct Voice {
     preferred: Option<usize>,
@@ -34,7 +34,7 @@ impl Voice {
         preferred || thumbs || self.edits.contains(&preference)
     }
 
-    /// All that it holds, one after the other.
+    /// Returns an iterator over all preferences that the feedback implies.
     fn preferences(&self, shown: usize) -> impl Iterator<Item = Preference> {
         let preferred = self.preferred.into_iter().flat_map(move |chosen| {
             let others = (0..shown).filter(move |&other| other != chosen);
@@ -46,7 +46,8 @@ impl Voice {
     }
 }
 
-/// The pairs that follow from feedback, each with the share of its principals that hold it.
+/// Returns the pairs that follow from feedback. The margin of each is the share of principals that hold it among those with an opinion on
+/// it.
 pub(super) fn derive(
     said: &[(LoggedFeedback, Option<usize>)],
     verdicts: &[LoggedVerdict],
@@ -90,10 +91,10 @@ pub(super) fn derive(
     pairs
 }
 
-/// What each principal says.
+/// Collects the feedback of each principal.
 fn voices(said: &[(LoggedFeedback, Option<usize>)]) -> BTreeMap<&Principal, Voice> {
     let mut voices: BTreeMap<&Principal, Voice> = BTreeMap::new();
-    // Two principals who write the same say the same: the edit that came first stands for both.
+    // If two principals write the same edit, the first one's sample stands for both.
     let mut written_first: HashMap<(usize, &str), Option<usize>> = HashMap::new();
     for (one, written) in said {
         let voice = voices.entry(&one.principal).or_default();
@@ -209,7 +210,7 @@ mod tests {
         let found = pairs(&[edit("a", 2)], FeedbackTrust::Always);
         assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
         assert!(pairs(&[edit("a", 2)], FeedbackTrust::Corroborated).is_empty());
-        // The same words of two principals are one answer with two voices.
+        // The same text from two principals is one answer with two votes.
         let found = pairs(&[edit("a", 2), edit("b", 3)], FeedbackTrust::Always);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
@@ -241,7 +242,7 @@ mod tests {
         let verdicts: Vec<_> = (1..ANSWERS).map(|at| verdict(at - 1, at)).collect();
         for (trust, pairs) in [
             (FeedbackTrust::Never, 0),
-            // The judge prefers every answer to the next one, and of these the principal likes the first.
+            // The judge prefers every answer to the next one; the principal agrees on every second of these pairs.
             (FeedbackTrust::Corroborated, ANSWERS / 2),
             (FeedbackTrust::Always, MOST_PREFERENCES),
         ] {

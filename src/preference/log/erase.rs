@@ -1,10 +1,10 @@
-//! Deletion: what somebody takes back is gone from replay, from derived pairs and from exports.
+//! Deletion of records and of principals' data from replay, derived pairs and exports.
 //!
-//! Deleted text leaves every file (see `scrub`), also on a full disk: a reserve is given up then. Many records go a part at a time, so that
-//! what a deletion writes before it frees anything stays small.
+//! Deleted text is removed from every file (see `scrub`), also on a full disk, where a reserve is given up first. Many records are
+//! deleted in parts, so that the space which a deletion needs before it frees any stays small.
 //!
-//! The rows that hang on a record go with it by the schema. Where stages have read it, its id stays as a tombstone and so do they, for
-//! [`TrafficLog::lineage`](super::TrafficLog::lineage).
+//! The schema cascades deletions to the rows that belong to a record. If stages have read the record, its id remains as a tombstone and
+//! their claims remain, for [`TrafficLog::lineage`](super::TrafficLog::lineage).
 
 use serde_json::json;
 use sqlx::{AnyConnection, Row};
@@ -14,10 +14,10 @@ use super::{
     prune, rows,
 };
 
-/// Records of one part of a deletion at most, and the bytes of one that has more than a single record.
+/// The maximum number of records in one part of a deletion, and its maximum bytes if it has more than one record.
 const PART: (usize, i64) = (256, 4 << 20);
 
-/// What a part of a deletion chooses its records by.
+/// The condition that selects records for deletion.
 #[derive(Debug, Clone, Copy)]
 enum Chosen<'a> {
     Of(&'a Principal),
@@ -25,8 +25,8 @@ enum Chosen<'a> {
 }
 
 impl TrafficLog {
-    /// Deletes a record with its samples, verdicts, pairs and feedback. False if it is not there or not in the scope. What stays
-    /// is its id, so that [`TrafficLog::lineage`] can say which generations read it.
+    /// Deletes a record with its samples, verdicts, pairs and feedback. Returns false if it does not exist or is out of scope. If a stage
+    /// has read the record, its id remains, so that [`TrafficLog::lineage`] can find the generations trained on it.
     pub async fn delete(&self, id: &RecordId, scope: &Scope) -> Result<bool> {
         let there = match self.delete_one(id, scope).await {
             Err(error) if self.made_room(&error).await => self.delete_one(id, scope).await?,
@@ -68,12 +68,12 @@ impl TrafficLog {
         Ok(there)
     }
 
-    /// Deletes all of a principal's records and its feedback on others'. Returns the number of records.
+    /// Deletes all records of a principal and its feedback on the records of others. Returns the number of records.
     ///
-    /// Pairs that followed from its feedback are derived anew from what others said; answers it wrote are emptied.
+    /// Pairs that followed from its feedback are derived again from the others' feedback; the answers that it wrote are emptied.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`] if the database cannot write; some of the records may be deleted then.
+    /// Errors with [`LogError::Unavailable`] if the database cannot write; some of the records may have been deleted by then.
     pub async fn delete_principal(&self, principal: &Principal) -> Result<u64> {
         let mut deleted = 0;
         loop {
@@ -91,7 +91,8 @@ impl TrafficLog {
         }
     }
 
-    /// Deletes some of a principal's records, and with the last ones its feedback. Returns how many, and whether they were the last.
+    /// Deletes a part of a principal's records, and with the last part its feedback. Returns their number, and whether it was the last
+    /// part.
     async fn delete_part_of(&self, principal: &Principal) -> Result<(u64, bool)> {
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
@@ -111,7 +112,8 @@ impl TrafficLog {
                 feedback::forget(connection, &record, principal, self.shared.trust).await?;
             }
         }
-        // Without the principal: what cannot be deleted must not name who asked for deletion. Where nothing was there, nothing happened.
+        // The event omits the principal: the audit trail cannot be deleted and must not name the one that asked for deletion. Nothing is
+        // recorded if there was nothing to delete.
         if !ids.is_empty() || !others.is_empty() {
             let detail = json!({ "records": ids.len() });
             events::append(connection, "principal", "principal.deleted", detail).await?;
@@ -120,7 +122,7 @@ impl TrafficLog {
         Ok((ids.len() as u64, last))
     }
 
-    /// Withdraws the consent to train from all of a principal's records. Returns how many had it.
+    /// Withdraws the consent to training from all records of a principal. Returns the number of records that had it.
     pub async fn withdraw_training(&self, principal: &Principal) -> Result<u64> {
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
@@ -138,11 +140,11 @@ impl TrafficLog {
         Ok(withdrawn)
     }
 
-    /// Deletes what is older than the retention, and events and tombstones that are too many or too old; takes the reserve again that a
-    /// deletion gave up. Returns the number of records.
+    /// Deletes records older than the retention period, and events and tombstones that are too many or too old. Refills the reserve if a
+    /// deletion gave it up. Returns the number of deleted records.
     pub async fn expire(&self, now: UnixMillis) -> Result<u64> {
         let database = self.shared.database.clone();
-        // It takes blocks of the disk.
+        // Refilling allocates disk blocks, which may block the thread.
         let refilled = tokio::task::spawn_blocking(move || database.refill());
         refilled
             .await
@@ -167,7 +169,7 @@ impl TrafficLog {
         }
     }
 
-    /// Deletes some of the records that are older than `oldest`. Returns how many, and whether they were the last.
+    /// Deletes a part of the records that are older than `oldest`. Returns their number, and whether it was the last part.
     async fn expire_part(&self, oldest: UnixMillis) -> Result<(u64, bool)> {
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
@@ -183,7 +185,7 @@ impl TrafficLog {
         Ok((ids.len() as u64, last))
     }
 
-    /// Whether a deletion that failed may succeed now: on a full disk the reserve is given up for it.
+    /// Returns whether a failed deletion should be tried again: on a full disk the reserve is given up for it.
     async fn made_room(&self, error: &LogError) -> bool {
         let made = matches!(error, LogError::Unavailable(_)) && self.database().make_room().await;
         if made {
@@ -194,7 +196,7 @@ impl TrafficLog {
         made
     }
 
-    /// What follows a deletion that was committed.
+    /// Updates the counters and scrubs the files after a committed deletion.
     async fn erased(&self, records: u64) {
         self.shared.counters.forget(records);
         self.shared.quotas.forget();
@@ -202,7 +204,7 @@ impl TrafficLog {
     }
 }
 
-/// Records that are to be deleted, few enough for one transaction, and whether there are no more.
+/// Returns the ids of records to delete, few enough for one transaction, and whether these are the last.
 async fn part(connection: &mut AnyConnection, chosen: Chosen<'_>) -> Result<(Vec<RecordId>, bool)> {
     let query = match chosen {
         Chosen::Of(principal) => {
@@ -239,7 +241,7 @@ async fn delete_row(connection: &mut AnyConnection, id: &RecordId) -> Result<()>
     bury(connection, id).await
 }
 
-/// Keeps the id of a deleted record that a stage has read.
+/// Stores a tombstone for a deleted record that a stage has read.
 async fn bury(connection: &mut AnyConnection, id: &RecordId) -> Result<()> {
     sqlx::query(
         "INSERT INTO tombstones (record_id, deleted_at) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT) \

@@ -1,5 +1,4 @@
-//! The audit trail: events that are only ever appended, each hashed over the one before. The oldest go when they are too many, see
-//! `prune`.
+//! The audit trail: an append-only hash chain of events. Only the oldest are removed, when there are too many; see `prune`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,22 +9,22 @@ use sqlx::{AnyConnection, Row};
 use super::rows;
 use super::{LogError, Result, TrafficLog, UnixMillis, id, now};
 
-/// The hash before the first event.
+/// The previous hash of the first event.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The setting that says where the chain begins once events were pruned.
+/// The name of the setting that stores the start of the chain after events were pruned.
 const START: &str = "events.start";
 
-/// Events that are verified at a time.
+/// The number of events that are verified at a time.
 const PAGE: usize = 512;
 
-/// Something that happened to data, generations or pointers.
+/// An event that concerns data, generations or pointers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Event {
     /// Counted from 1, without gaps.
     pub sequence: i64,
     pub at: UnixMillis,
-    /// Who did it: an admin key's name, `trainer`, `retention`.
+    /// The originator: an admin key's name, `trainer`, `retention`.
     pub actor: String,
     /// `pointers.moved`, `stage.opened`, `record.deleted`, ...
     pub action: String,
@@ -36,7 +35,7 @@ pub struct Event {
     pub hash: String,
 }
 
-/// What is hashed, as the JSON text that is stored: a text has one spelling, a JSON value has many.
+/// The hashed content of an event, as the JSON text that is stored: a text has one spelling, a JSON value has many.
 #[derive(Serialize, Deserialize)]
 struct Body {
     sequence: i64,
@@ -47,28 +46,28 @@ struct Body {
 }
 
 impl TrafficLog {
-    /// Events after a sequence number (0 for all), the oldest first.
+    /// Returns the events after a sequence number (0 for all), oldest first.
     pub async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
         let links = self.links(after, limit).await?;
         links.into_iter().map(Link::event).collect()
     }
 
-    /// Appends an event of the caller's own (training paused, principles replaced).
+    /// Appends an event of the caller (training paused, principles replaced).
     pub async fn audit(&self, actor: &str, action: &str, detail: Value) -> Result<()> {
         let mut transaction = self.database().begin().await?;
         append(transaction.connection(), actor, action, detail).await?;
         transaction.commit().await
     }
 
-    /// Recomputes every hash. Returns the number of events that are there.
+    /// Recomputes every hash of the chain. Returns the number of stored events.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] naming the first event that was changed, removed or put in between.
+    /// Errors with [`LogError::Corrupt`] that names the first event which was changed, removed or inserted.
     pub async fn verify_chain(&self) -> Result<u64> {
         loop {
             let start = self.chain_start().await?;
             let verified = self.verify_from(&start).await;
-            // Where events were pruned meanwhile, the chain begins elsewhere.
+            // If events were pruned meanwhile, the chain starts elsewhere, and the verification is repeated.
             if verified.is_ok() || self.chain_start().await?.sequence == start.sequence {
                 return verified;
             }
@@ -81,7 +80,7 @@ impl TrafficLog {
     }
 
     async fn verify_from(&self, start: &Start) -> Result<u64> {
-        // What is appended from now on is verified next time.
+        // Events that are appended from now on are left to the next verification.
         let (last, end): (i64, String) = {
             let row = sqlx::query("SELECT sequence, hash FROM chain WHERE one = 1")
                 .fetch_one(self.database().readers())
@@ -131,10 +130,10 @@ impl TrafficLog {
     }
 }
 
-/// The event behind which the chain begins.
+/// The event after which the stored chain starts.
 #[derive(Debug)]
 pub(super) struct Start {
-    /// 0 where all events are there.
+    /// 0 if no event has been pruned.
     pub sequence: i64,
     pub hash: String,
 }
@@ -174,7 +173,7 @@ impl Start {
     }
 }
 
-/// The numbers and times of events after a sequence number, the oldest first.
+/// Returns the sequence numbers and times of the events after a sequence number, oldest first.
 pub(super) async fn times(
     connection: &mut AnyConnection,
     after: i64,
@@ -226,14 +225,14 @@ impl Link {
     }
 }
 
-/// Appends an event in the transaction of what it reports: both are there or neither.
+/// Appends an event in the transaction of the change that it records: both are committed or neither.
 pub(super) async fn append(
     connection: &mut AnyConnection,
     actor: &str,
     action: &str,
     detail: Value,
 ) -> Result<()> {
-    // The update locks the chain's end until the commit, so no two events follow the same one.
+    // The update locks the end of the chain until the commit, so that no two events have the same predecessor.
     let end = sqlx::query(
         "UPDATE chain SET sequence = sequence + 1 WHERE one = 1 RETURNING sequence, hash",
     )

@@ -1,8 +1,9 @@
-//! What people say of answers, and when it is believed.
+//! Feedback on answers, and the conditions under which it becomes preference pairs.
 //!
-//! Whoever may give feedback can poison with it, so by default it is only kept. Under [`FeedbackTrust::Corroborated`] a preference
-//! becomes a pair once a verdict of the record says the same in both orders: one that a call asked for (`/judge`, `best_of`), or that
-//! of a stage's pinned judge, which reads what [`TrafficLog::draw_preferences`] hands to a stage.
+//! Anyone who may give feedback can poison the training data with it, so by default it is only stored. Under
+//! [`FeedbackTrust::Corroborated`] a preference becomes a pair once a verdict on the record agrees in both orders: one that a call
+//! requested (`/judge`, `best_of`), or one by a stage's pinned judge, which reads the preferences that [`TrafficLog::draw_preferences`]
+//! returns to the stage.
 
 use sqlx::AnyConnection;
 
@@ -13,16 +14,17 @@ use super::{
     RecordId, Result, Sample, TrafficLog, now,
 };
 
-/// Bytes that count for a row of feedback besides an edit's text.
+/// The bytes that a row of feedback counts for, besides the text of an edit.
 const ROW: i64 = 128;
 
 impl TrafficLog {
-    /// Stores feedback and derives the pairs that the trust policy allows. A principal that says something else of the same answer
-    /// takes back what it said before.
+    /// Stores feedback and derives the pairs that the trust policy allows. New feedback by the same principal on the same answer replaces
+    /// the old.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] for an unknown record, [`LogError::Invalid`] for a sample it does not have, [`LogError::TooLarge`] for a
-    /// record that would be too large with it, [`LogError::PrincipalQuota`] and [`LogError::Full`] where there is no room for it.
+    /// Errors with [`LogError::NotFound`] for an unknown record, with [`LogError::Invalid`] for a sample it does not have, with
+    /// [`LogError::TooLarge`] if the record would become too large, and with [`LogError::PrincipalQuota`] or [`LogError::Full`] if there
+    /// is no room.
     pub async fn add_feedback(
         &self,
         record: &RecordId,
@@ -35,7 +37,7 @@ impl TrafficLog {
         }
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
-        // Even where it changes nothing, the update keeps the record from being deleted meanwhile.
+        // Even if it changes nothing, the update locks the record against a concurrent deletion.
         let there = sqlx::query(
             "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END WHERE id = $2",
         )
@@ -72,13 +74,13 @@ impl TrafficLog {
             self.shared.quotas.forget();
         }
         if matches!(feedback, Feedback::Edited { .. }) {
-            // An edit before it is gone.
+            // The text of an earlier edit has been overwritten.
             self.database().scrub_file().await;
         }
         Ok(FeedbackOutcome { pairs })
     }
 
-    /// Refuses to let a record grow by `more` bytes beyond what a record may have. What was written before is rolled back.
+    /// Refuses a growth by `more` bytes beyond the maximum size of a record. The caller's transaction is then rolled back.
     async fn check_growth(
         &self,
         connection: &mut AnyConnection,
@@ -98,7 +100,7 @@ impl TrafficLog {
     }
 }
 
-/// What a record's principals prefer, whether it is believed or not: the pairs of a policy that always trusts.
+/// Returns the preferences of a record's principals, regardless of trust: the pairs under [`FeedbackTrust::Always`].
 pub(super) async fn held(
     connection: &mut AnyConnection,
     record: &RecordId,
@@ -108,7 +110,7 @@ pub(super) async fn held(
     Ok(derive(&said, &[], shown, FeedbackTrust::Always))
 }
 
-/// Stores feedback in place of what the principal said before of the same. Returns the bytes by which the record grows.
+/// Stores feedback, and replaces the principal's earlier feedback on the same answer. Returns the bytes by which the record grows.
 async fn store(
     connection: &mut AnyConnection,
     record: &RecordId,
@@ -142,7 +144,7 @@ async fn store(
         );
         let length = length.bind(record.as_str()).bind(written.unwrap_or(-1));
         let length: Option<i64> = length.fetch_optional(&mut *connection).await?;
-        // It is kept as the answer it became and as it was said.
+        // The text is stored twice: as a sample and in the feedback.
         more += 2 * (index(text.len()) - length.unwrap_or(0));
         match written {
             Some(place) => write_over(connection, record, place, text).await?,
@@ -187,8 +189,8 @@ async fn write_over(
     Ok(())
 }
 
-/// Takes back all a principal said of somebody else's record. What it wrote is emptied and not removed: the indices of the samples
-/// behind it must not move.
+/// Removes all feedback of a principal on another principal's record. Its edits are emptied and not deleted, because the indices of later
+/// samples must not change.
 pub(super) async fn forget(
     connection: &mut AnyConnection,
     record: &RecordId,
@@ -214,7 +216,7 @@ pub(super) async fn forget(
     Ok(())
 }
 
-/// Replaces a record's pairs from feedback by those that follow from what is said now. Returns how many.
+/// Replaces a record's pairs from feedback by those that follow from its current feedback. Returns their number.
 pub(super) async fn derive_again(
     connection: &mut AnyConnection,
     record: &RecordId,
@@ -225,7 +227,7 @@ pub(super) async fn derive_again(
         .bind(PairSource::Feedback.as_str())
         .execute(&mut *connection)
         .await?;
-    // Nothing is believed, so nothing has to be read.
+    // Under this policy no pair is derived, so no feedback is read.
     if trust == FeedbackTrust::Never {
         return Ok(0);
     }
@@ -238,7 +240,7 @@ pub(super) async fn derive_again(
     Ok(derived.len())
 }
 
-/// How many samples the answer had.
+/// Returns the number of samples that the answer had.
 async fn shown(connection: &mut AnyConnection, record: &RecordId) -> Result<i64> {
     let shown = sqlx::query_scalar("SELECT shown FROM records WHERE id = $1")
         .bind(record.as_str())

@@ -1,4 +1,4 @@
-//! Generations of weights, and the pointers that say which of them serves, trains, anchors and judges.
+//! Generations of weights, and the pointers to those that serve, train, judge and are the reference.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,16 +13,16 @@ use super::record::stored_words;
 use super::{GenerationId, LogError, Result, StageId, TrafficLog, UnixMillis, events, rows};
 use crate::fault;
 
-/// A finished stage's weights, before anybody has judged them.
+/// The weights of a finished stage, before the gates have run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewGeneration {
-    /// The digest of its directory.
+    /// The digest of the generation's directory.
     pub id: GenerationId,
-    /// What it was trained from.
+    /// The generation from which training started.
     pub parent: GenerationId,
-    /// The reference of its stage's loss.
+    /// The reference policy of the stage's loss.
     pub reference: GenerationId,
-    /// None for weights that were brought in from outside.
+    /// The stage that trained it; none for imported weights.
     pub stage: Option<StageId>,
     pub manifest: Value,
 }
@@ -35,22 +35,22 @@ pub struct Generation {
     pub reference: GenerationId,
     pub stage: Option<StageId>,
     pub manifest: Value,
-    /// Null until the gates have been run.
+    /// The results of the gates; null before they have run.
     pub gates: Value,
     pub state: GenerationState,
     pub created_at: UnixMillis,
 }
 
-/// Where a generation stands.
+/// The state of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GenerationState {
     Candidate,
-    /// The policy pointer has pointed at it and nobody has taken it back.
+    /// It has been the policy and has not been rolled back.
     Promoted,
-    /// A gate refused it.
+    /// A gate rejected it.
     Rejected,
-    /// It was the policy, and the policy went back to an earlier one.
+    /// It was the policy, until the policy went back to an earlier generation.
     RolledBack,
     /// Its files cannot be used.
     Failed,
@@ -61,19 +61,20 @@ stored_words!(
     Candidate => "candidate", Promoted => "promoted", Rejected => "rejected", RolledBack => "rolled_back", Failed => "failed",
 );
 
-/// A role a generation can have.
+/// A role to which a generation can be assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pointer {
-    /// What is served.
+    /// The generation that serves.
     Policy,
-    /// What the next stage's updates start from. Whoever moves the policy moves it along.
+    /// The generation from which the next stage's updates start. It is moved together with the policy.
     Train,
-    /// What the next stage's loss is measured against. Moved along likewise: sDPO's reference is the last promoted policy.
+    /// The reference policy of the next stage's loss. It is moved together with the policy: in sDPO the reference is the last promoted
+    /// policy.
     Reference,
-    /// What judges. Pinned: only an operator moves it, and never by moving another.
+    /// The generation that judges. It is pinned: only an operator moves it, and no move of another pointer does.
     Judge,
-    /// What a share of the principals is served; the policy itself when nothing is tried out.
+    /// The generation that serves a share of the principals; equal to the policy if no canary is being tested.
     Canary,
 }
 
@@ -92,7 +93,7 @@ pub struct Pointers {
     pub canary: GenerationId,
 }
 
-/// One pointer's move, which happens only if it stands at `from`. With `to` = `from` it is a condition and no move.
+/// A compare-and-swap of one pointer, which must be at `from`. If `to` = `from`, it is only a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PointerMove {
     pub pointer: Pointer,
@@ -101,7 +102,7 @@ pub struct PointerMove {
 }
 
 impl TrafficLog {
-    /// All generations, the newest first.
+    /// Returns all generations, newest first.
     pub async fn generations(&self) -> Result<Vec<Generation>> {
         let found = sqlx::query(
             "SELECT id, parent, reference, stage, manifest, gates, state, created_at \
@@ -122,7 +123,7 @@ impl TrafficLog {
         found.as_ref().map(read).transpose()
     }
 
-    /// Where the pointers stand; before anything was trained all of them stand at the base.
+    /// Returns the generations of all pointers. Before any training all of them are the base.
     pub async fn pointers(&self) -> Result<Pointers> {
         let mut found: HashMap<Pointer, GenerationId> = HashMap::new();
         for row in sqlx::query("SELECT name, generation FROM pointers")
@@ -149,12 +150,12 @@ impl TrafficLog {
 
     /// Moves pointers by compare-and-swap: all of them and an audit event in one transaction, or none.
     ///
-    /// A generation the policy comes to is promoted. If the policy goes back, to the base or to one that had been promoted before,
-    /// the one it left is rolled back.
+    /// The new generation of the policy becomes promoted. If the policy goes back, to the base or to a generation that was promoted
+    /// before, the old generation becomes rolled back.
     ///
     /// # Errors
-    /// [`LogError::Conflict`] if a pointer does not stand at `from`, [`LogError::NotFound`] if a generation is unknown,
-    /// [`LogError::Invalid`] for one whose files cannot be used.
+    /// Errors with [`LogError::Conflict`] if a pointer is not at `from`, with [`LogError::NotFound`] for an unknown generation, and with
+    /// [`LogError::Invalid`] for a generation whose files cannot be used.
     pub async fn move_pointers(
         &self,
         moves: &[PointerMove],
@@ -175,14 +176,14 @@ pub(super) async fn commit_move(transaction: WriteTransaction) -> Result<()> {
     Ok(())
 }
 
-/// [`TrafficLog::move_pointers`] in a transaction that is already open.
+/// Moves pointers as [`TrafficLog::move_pointers`] does, in an open transaction.
 pub(super) async fn move_within(
     connection: &mut AnyConnection,
     moves: &[PointerMove],
     actor: &str,
     reason: &str,
 ) -> Result<()> {
-    // In one order always: two servers that move the same pointers wait for each other instead of locking each other out.
+    // The order is fixed, so that two servers that move the same pointers wait for each other and cannot deadlock.
     let mut moves = moves.to_vec();
     moves.sort_by_key(|one| one.pointer.as_str());
     let mut states: HashMap<&GenerationId, Option<GenerationState>> = HashMap::new();
@@ -230,7 +231,7 @@ async fn swap(connection: &mut AnyConnection, one: &PointerMove) -> Result<()> {
     })
 }
 
-/// The state of a generation a pointer may stand at; none for the base.
+/// Returns the state of a generation, which must be usable; none for the base.
 async fn usable(
     connection: &mut AnyConnection,
     id: &GenerationId,
@@ -253,7 +254,7 @@ async fn usable(
     }
 }
 
-/// Puts a generation into a state; the base has none.
+/// Sets the state of a generation; has no effect on the base, which has no state.
 pub(super) async fn set_state(
     connection: &mut AnyConnection,
     id: &GenerationId,

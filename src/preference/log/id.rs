@@ -1,4 +1,4 @@
-//! Names of things in the log: records, principals, generations, stages.
+//! Identifiers in the log: records, principals, generations, stages.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Crockford's base 32: no letter looks like a digit.
+/// Crockford's base 32, in which no letter looks like a digit.
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// Characters of a record's id: 48 bits of time and 80 random bits, 5 bits each.
@@ -15,7 +15,7 @@ const ID_CHARS: usize = 26;
 /// Milliseconds since 1970, UTC.
 pub type UnixMillis = i64;
 
-/// Now, by this machine's clock.
+/// Returns the current time by this machine's clock.
 pub fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| {
@@ -23,7 +23,7 @@ pub fn now() -> UnixMillis {
     })
 }
 
-/// A record's name, a ULID: it sorts by time of creation and cannot be guessed.
+/// The id of a record, a ULID: it sorts by time of creation and cannot be guessed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct RecordId(String);
@@ -41,7 +41,7 @@ impl RecordId {
         )
     }
 
-    /// The id, if the text can be one.
+    /// Parses an id; none if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let known = |c: u8| ALPHABET.contains(&c);
         (text.len() == ID_CHARS && text.bytes().all(known)).then(|| Self(text.to_owned()))
@@ -51,7 +51,7 @@ impl RecordId {
         &self.0
     }
 
-    /// Where the record falls among 1000 equal parts: a function of the id alone, so a held-out row stays held out.
+    /// Returns the record's bucket from 0 to 999. It depends on the id only, so that a held-out row stays held out.
     pub(super) fn bucket(&self) -> i64 {
         let digest = Sha256::digest(self.0.as_bytes());
         i64::from(u32::from_be_bytes([
@@ -74,10 +74,10 @@ impl fmt::Display for RecordId {
     }
 }
 
-/// On whose behalf a request came: a SHA-256 digest, or the word `anonymous`. A name is not stored, but who guesses it can compute its
-/// digest: the digest has no salt, because the access to a record must not depend on a file that may be lost.
+/// The principal on whose behalf a request was made: a SHA-256 digest, or the word `anonymous`. The name is not stored, but the digest of
+/// a guessed name can be computed: the digest has no salt, because access to a record must not depend on a file that may be lost.
 ///
-/// What is digested differs by the kind of the principal, and no name has a control character (see [`Principal::can_be_named`]):
+/// The digested text depends on the kind of principal; no name contains a control character (see [`Principal::can_be_named`]):
 ///
 /// | principal | digest of |
 /// |---|---|
@@ -92,46 +92,47 @@ pub struct Principal(String);
 /// The word for callers without a key.
 const ANONYMOUS: &str = "anonymous";
 
-/// The longest name of a user, in bytes.
+/// The maximum length of a user's name in bytes.
 const MAX_USER: usize = 1024;
 
 impl Principal {
-    /// Requests without a key: all of them are one principal, so that they share one cap.
+    /// Returns the principal of all requests without a key, which share one quota and one share of training rows.
     pub fn anonymous() -> Self {
         Self(ANONYMOUS.to_owned())
     }
 
-    /// The owner of the key called `name`.
+    /// Returns the principal of the key called `name`.
     pub fn of_key(name: &str) -> Self {
         Self::digest(name)
     }
 
-    /// A user of the key called `key`, or of no key.
+    /// Returns the principal of a user of the key called `key`, or of no key.
     pub fn of_user(key: Option<&str>, user: &str) -> Self {
         Self::digest(&format!("{}\n{user}", key.unwrap_or_default()))
     }
 
-    /// The owner of the operator's key called `name`.
+    /// Returns the principal of the operator's key called `name`.
     pub fn of_operator(name: &str) -> Self {
         Self::digest(&format!("\nadmin\n{name}"))
     }
 
-    /// A user of the operator's key called `name`.
+    /// Returns the principal of a user of the operator's key called `name`.
     pub fn of_operators_user(name: &str, user: &str) -> Self {
         Self::digest(&format!("\nadmin\n{name}\n{user}"))
     }
 
-    /// Whether `name` can be a user's: it has at most 1024 bytes and no control character, so that no principal is taken for one of
-    /// another kind.
+    /// Returns whether `name` is a valid user name: at most 1024 bytes and no control character, so that a principal cannot be mistaken
+    /// for one of another kind.
     pub fn can_be_named(name: &str) -> bool {
         name.len() <= MAX_USER && !name.chars().any(char::is_control)
     }
 
-    /// The principal that an operator spells: `NAME` or `key:NAME` is a key, `operator:NAME` an operator's key, `anonymous` every caller
-    /// without a key; `user` is a user of it. The key called `anonymous` is `key:anonymous`, and no key's name has a colon.
+    /// Parses a principal as an operator writes it: `NAME` or `key:NAME` is a key, `operator:NAME` an operator's key, `anonymous` all
+    /// callers without a key; `user` is a user of it. A key called `anonymous` is written `key:anonymous`; no key's name contains a
+    /// colon.
     ///
     /// # Errors
-    /// A text that spells no principal, in one sentence.
+    /// Errors with a sentence if the text is not a principal.
     pub fn spelled(whose: &str, user: Option<&str>) -> std::result::Result<Self, String> {
         let name = whose
             .strip_prefix("operator:")
@@ -176,12 +177,12 @@ impl fmt::Display for Principal {
     }
 }
 
-/// A generation's name: the digest of its directory, or [`GenerationId::base`], the model without an adapter.
+/// The id of a generation: the digest of its directory, or [`GenerationId::base`] for the model without an adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct GenerationId(String);
 
 impl GenerationId {
-    /// The served base without an adapter: generation 0.
+    /// Returns the id of generation 0, the base model without an adapter.
     pub fn base() -> Self {
         Self("base".to_owned())
     }
@@ -205,7 +206,7 @@ impl fmt::Display for GenerationId {
     }
 }
 
-/// A stage's number, counted from 1 over the life of the log.
+/// The number of a stage, counted from 1 over the life of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StageId(pub i64);
 
@@ -215,7 +216,7 @@ impl fmt::Display for StageId {
     }
 }
 
-/// Lower-case hexadecimal.
+/// Returns bytes as lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -245,7 +246,7 @@ mod tests {
         let ids: Vec<_> = (0..2000).map(RecordId::new).collect();
         assert!(ids.iter().all(|id| id.bucket() == id.clone().bucket()));
         let low = ids.iter().filter(|id| id.bucket() < 500).count();
-        // 1000 expected, standard deviation 22.
+        // Expected: 1000, standard deviation 22.
         assert!((850..1150).contains(&low), "{low}");
     }
 
@@ -268,7 +269,7 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), count);
-        // What would make two of them one is no name.
+        // Names that would make two principals equal are refused.
         for forged in ["admin\na", "\nadmin\na", "a\u{0}", "a\r", "a\u{85}"] {
             assert!(!Principal::can_be_named(forged), "{forged:?}");
         }

@@ -1,7 +1,7 @@
-//! The trainer's lease: one trainer at a time, and a trainer that lost it can write nothing.
+//! The trainer's lease: only one trainer holds it at a time, and a trainer that lost it can write nothing.
 //!
-//! Every acquisition raises the epoch. Each write of a trainer checks its epoch in the transaction it writes in, so a trainer that
-//! hung past its lease finds [`LogError::Fenced`] and not somebody else's half-trained stage.
+//! Every acquisition increments the epoch. Each write of a trainer checks its epoch in the same transaction, so a trainer that hung
+//! beyond its lease gets [`LogError::Fenced`] and cannot damage the stage of its successor.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use super::{
     now, switch,
 };
 
-/// Who acts in the audit trail.
+/// The trainer's name in the audit trail.
 const ACTOR: &str = "trainer";
 
-/// How often the learner may die in one stage before the stage is abandoned.
+/// The number of the learner's crashes in one stage after which the stage is abandoned.
 pub const MAX_DEATHS: u64 = 3;
 
-/// The right to train. Dropping it does not release it: it runs out, or [`TrainerLease::release`] gives it back.
+/// The exclusive right to train. Dropping it does not release it: it expires, or [`TrainerLease::release`] ends it.
 #[derive(Debug, Clone)]
 pub struct TrainerLease {
     log: TrafficLog,
@@ -32,8 +32,8 @@ pub struct TrainerLease {
 }
 
 impl TrafficLog {
-    /// Takes the lease for `ttl` if nobody holds it, or if `holder` itself does, with a new epoch: a restarted trainer need not
-    /// wait for its own lease to run out.
+    /// Takes the lease for `ttl` with a new epoch, if it is free or held by `holder` itself: a restarted trainer need not wait for its
+    /// own lease to expire. Returns none if another trainer holds it.
     pub async fn acquire_trainer(
         &self,
         holder: &str,
@@ -65,8 +65,8 @@ impl TrafficLog {
 }
 
 impl TrafficLog {
-    /// Notes that the learner died in a stage, with what it said. Returns how often it has. It needs no lease: the dead learner's
-    /// may not have run out.
+    /// Records a crash of the learner in a stage, with its error, in the audit trail. Returns the number of crashes in the stage. This
+    /// needs no lease, because the crashed learner's lease may not have expired.
     pub async fn count_death(&self, stage: StageId, error: &str) -> Result<u64> {
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
@@ -83,7 +83,7 @@ impl TrafficLog {
         Ok(deaths.unsigned_abs())
     }
 
-    /// Returns how often the learner died in a stage.
+    /// Returns the number of the learner's crashes in a stage.
     pub async fn deaths(&self, stage: StageId) -> Result<u64> {
         let deaths: Option<i64> =
             sqlx::query_scalar("SELECT deaths FROM stage_deaths WHERE stage = $1")
@@ -104,7 +104,7 @@ impl TrainerLease {
         self.epoch
     }
 
-    /// Holds it for another `ttl` from now.
+    /// Extends the lease to `ttl` from now.
     pub async fn renew(&self) -> Result<()> {
         let mut transaction = self.begin().await?;
         self.set_end(transaction.connection(), until(self.ttl))
@@ -112,7 +112,7 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Gives it back. Somebody else's lease is left alone.
+    /// Releases the lease. Another trainer's lease is not affected.
     pub async fn release(self) -> Result<()> {
         let mut transaction = self.log.database().begin().await?;
         self.set_end(transaction.connection(), 0).await?;
@@ -122,7 +122,7 @@ impl TrainerLease {
     /// Opens the next stage.
     ///
     /// # Errors
-    /// [`LogError::StageOpen`] if one is open.
+    /// Errors with [`LogError::StageOpen`] if a stage is open.
     pub async fn open_stage(&self, stage: NewStage) -> Result<StageId> {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
@@ -154,27 +154,27 @@ impl TrainerLease {
     /// Replaces the stage's state.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] if the stage is not open.
+    /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn save_stage(&self, stage: StageId, state: &Value) -> Result<()> {
         let mut transaction = self.begin().await?;
         save_state(transaction.connection(), stage, state).await?;
         transaction.commit().await
     }
 
-    /// Claims rows for the stage, for good: no later stage will draw them. Returns those that are the stage's, in the order asked
-    /// for; rows of another stage, deleted ones and ones without consent are left out.
+    /// Claims rows for the stage permanently: no later stage draws them. Returns the rows that belong to the stage, in the given order.
+    /// Rows of another stage, deleted rows and rows without consent are left out.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] if the stage is not open.
+    /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn claim_rows(&self, stage: StageId, ids: &[RecordId]) -> Result<Vec<RecordId>> {
         self.claim(stage, ids, Claimed::Prompt).await
     }
 
-    /// Claims what callers said of records' answers for the stage, for good: no later stage learns from it. Returns the records whose
-    /// feedback is the stage's, in the order asked for.
+    /// Claims the feedback on records for the stage permanently: no later stage learns from it. Returns the records whose feedback
+    /// belongs to the stage, in the given order.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] if the stage is not open.
+    /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn claim_feedback(
         &self,
         stage: StageId,
@@ -220,12 +220,12 @@ impl TrainerLease {
         Ok(claimed)
     }
 
-    /// Adds what an update made to its records, redacted as the records themselves are, and saves the stage's state, all in one
-    /// transaction: a stage knows exactly which of its updates are in the log. A record that was deleted meanwhile, or whose consent
-    /// was withdrawn, is skipped, and so is what cannot be redacted. Returns how many were written.
+    /// Adds the samples, verdicts and pairs of an update to their records, redacted like the records, and saves the stage's state. All
+    /// this is one transaction, so that a stage's state always matches the updates in the log. Records that were deleted or whose consent
+    /// was withdrawn are skipped, as are additions that cannot be redacted. Returns the number of additions written.
     ///
     /// # Errors
-    /// [`LogError::Invalid`] for indices out of range; those of [`Self::save_stage`].
+    /// Errors with [`LogError::Invalid`] for indices out of range, and as [`Self::save_stage`] does.
     pub async fn record_update(
         &self,
         stage: StageId,
@@ -241,7 +241,8 @@ impl TrainerLease {
         Ok(written)
     }
 
-    /// What may be written. What cannot be redacted is left out: one text that the program cannot take must not end a stage.
+    /// Redacts additions. One that cannot be redacted is left out: a single text that the redaction command fails on must not end a
+    /// stage.
     async fn redacted(&self, additions: &[(RecordId, Addition)]) -> Result<Vec<Redacted>> {
         let shared = &self.log.shared;
         let mut redacted = Vec::with_capacity(additions.len());
@@ -263,10 +264,10 @@ impl TrainerLease {
         Ok(redacted)
     }
 
-    /// Closes the stage; its rows stay used.
+    /// Closes the stage. Its rows stay used.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] if the stage is not open.
+    /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn close_stage(
         &self,
         stage: StageId,
@@ -295,12 +296,12 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Gives up the open stage, whatever its state is: it failed, with the reason in the audit trail. With `release` its prompts and
-    /// feedback are free for other stages again, unless a generation was made of them; otherwise they stay used, because one of them
-    /// may be what the stage failed of.
+    /// Closes the open stage as failed, whatever its state, with the reason in the audit trail. With `release` its prompts and feedback
+    /// become available to other stages, unless a generation was trained on them. Otherwise they stay used, because one of them may be
+    /// the cause of the failure.
     ///
     /// # Errors
-    /// [`LogError::NotFound`] if the stage is not open.
+    /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn abandon_stage(&self, stage: StageId, reason: &str, release: bool) -> Result<()> {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
@@ -332,7 +333,7 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Notes in the audit trail that the files of generations that never served were deleted.
+    /// Records in the audit trail that the files of generations that never served were deleted.
     pub async fn note_pruned(&self, generations: &[GenerationId]) -> Result<()> {
         let mut transaction = self.begin().await?;
         let detail = json!({ "generations": generations });
@@ -346,12 +347,12 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// [`TrafficLog::pause_learning`], by the trainer itself.
+    /// Pauses learning as [`TrafficLog::pause_learning`] does, with the trainer as actor.
     pub async fn pause_learning(&self) -> Result<()> {
         self.log.pause_learning(ACTOR).await
     }
 
-    /// Makes a generation known as a candidate. Known already (the trainer died after this), it stays as it is.
+    /// Stores a generation as a candidate. If it is already stored (the trainer crashed after this), it stays unchanged.
     pub async fn insert_generation(&self, new: NewGeneration) -> Result<()> {
         if new.id.is_base() {
             return Err(LogError::Invalid(
@@ -380,10 +381,10 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Stores the gates' results. With `state` the candidate is also put into it (`Rejected` or `Failed`).
+    /// Stores the gates' results. With `state` the candidate is also set to that state (`Rejected` or `Failed`).
     ///
     /// # Errors
-    /// [`LogError::NotFound`] for an unknown generation.
+    /// Errors with [`LogError::NotFound`] for an unknown generation.
     pub async fn record_gates(
         &self,
         id: &GenerationId,
@@ -408,14 +409,14 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// [`TrafficLog::move_pointers`], fenced: what the trainer does with a candidate that passed.
+    /// Moves pointers to a candidate that passed, as [`TrafficLog::move_pointers`] does, and checks the lease.
     pub async fn promote(&self, moves: &[PointerMove], reason: &str) -> Result<()> {
         let mut transaction = self.begin().await?;
         generation::move_within(transaction.connection(), moves, ACTOR, reason).await?;
         generation::commit_move(transaction).await
     }
 
-    /// A transaction in which the lease is known to be valid: the update locks it until the commit.
+    /// Begins a transaction in which the lease is valid: the update locks it until the commit.
     async fn begin(&self) -> Result<WriteTransaction> {
         let mut transaction = self.log.database().begin().await?;
         let valid =
@@ -446,14 +447,14 @@ fn not_open(stage: StageId) -> LogError {
     }
 }
 
-/// What is added to a record, and whether redaction changed anything in it.
+/// An addition to a record, and whether redaction changed it.
 struct Redacted {
     id: RecordId,
     addition: Addition,
     changed: bool,
 }
 
-/// What a stage claims of a record.
+/// The part of a record that a stage claims.
 #[derive(Clone, Copy)]
 enum Claimed {
     Prompt,
@@ -461,7 +462,7 @@ enum Claimed {
 }
 
 impl Claimed {
-    /// To claim, and to ask whether that succeeded.
+    /// Returns the statement that claims, and the one that checks whether the claim succeeded.
     fn statements(self) -> (&'static str, &'static str) {
         match self {
             Self::Prompt => (
@@ -480,7 +481,7 @@ impl Claimed {
     }
 }
 
-/// What an update made, record by record; see [`TrainerLease::record_update`].
+/// Writes an update's additions record by record; see [`TrainerLease::record_update`].
 async fn append(
     connection: &mut AnyConnection,
     additions: &[Redacted],
@@ -493,7 +494,7 @@ async fn append(
         changed,
     } in additions
     {
-        // Even where it changes nothing, the update keeps the record from being deleted before the commit.
+        // Even if it changes nothing, the update locks the record against deletion until the commit.
         let there = sqlx::query(
             "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END \
              WHERE id = $2 AND train = 1",
@@ -521,7 +522,7 @@ async fn append(
     Ok(written)
 }
 
-/// See [`TrainerLease::save_stage`].
+/// Saves the state of a stage; see [`TrainerLease::save_stage`].
 async fn save_state(connection: &mut AnyConnection, stage: StageId, state: &Value) -> Result<()> {
     let saved = sqlx::query("UPDATE stages SET state = $1 WHERE id = $2 AND outcome IS NULL")
         .bind(to_json(state)?)

@@ -1,7 +1,7 @@
-//! The durable traffic log: what was asked and answered, what it was judged, and what was trained from it.
+//! The durable traffic log: requests, answers, verdicts, feedback, and the training that used them.
 //!
-//! One schema and one SQL over two databases: an SQLite file, for which nothing need be installed, or PostgreSQL, which several
-//! servers can share. A record is acknowledged only after its commit. Serving never waits for the log beyond a bounded queue.
+//! One schema and one set of SQL statements serve two databases: an SQLite file, which needs no installation, or PostgreSQL, which
+//! several servers can share. A record is acknowledged only after its commit. Serving never waits for the log beyond a bounded queue.
 
 mod config;
 mod database;
@@ -67,12 +67,12 @@ pub use stage::{NewStage, Stage, StageOutcome};
 pub use stats::LogStats;
 pub use switch::LearningSwitch;
 
-/// Bytes that one permit of the queue stands for.
+/// Bytes per permit of the queue's semaphore.
 const QUEUE_UNIT: usize = 1024;
 
-/// A handle on the log; clones share its writer and its connections.
+/// A handle on the log. Clones share its writer and its connections.
 ///
-/// The writer ends when the last clone is dropped, after it wrote what was queued; [`TrafficLog::close`] waits for that.
+/// The writer ends after the last clone is dropped and all queued records are written; [`TrafficLog::close`] waits for that.
 #[derive(Debug, Clone)]
 pub struct TrafficLog {
     shared: Arc<Shared>,
@@ -84,11 +84,11 @@ struct Shared {
     redactor: Redactor,
     retention: Option<Duration>,
     trust: FeedbackTrust,
-    /// What names of calls are hashed with, as surrogates of personal data are.
+    /// The salt of the digests of idempotency keys and of the surrogates of personal data.
     salt: Arc<str>,
     quotas: Arc<Quotas>,
     max_record: usize,
-    /// Bytes that may wait, one permit for each [`QUEUE_UNIT`].
+    /// The queue's limit in bytes, one permit for each [`QUEUE_UNIT`].
     waiting: Arc<Semaphore>,
     counters: Arc<Counters>,
     /// None until [`TrafficLog::bind`].
@@ -99,11 +99,11 @@ struct Shared {
 }
 
 impl TrafficLog {
-    /// Opens the database, brings its schema up to date and starts the writer, a task of the current tokio runtime.
+    /// Opens the database, migrates its schema and starts the writer, a task of the current tokio runtime.
     ///
     /// # Errors
-    /// [`LogError::Config`] for a URL, a migration or a redaction rule that cannot be used, [`LogError::Unavailable`] if the database
-    /// cannot be reached.
+    /// Errors with [`LogError::Config`] for an invalid URL, migration or redaction rule, and with [`LogError::Unavailable`] if the
+    /// database cannot be reached.
     pub async fn open(config: &LogConfig) -> Result<Self> {
         if config.queue == 0 {
             return Err(LogError::Config("a queue needs room".to_owned()));
@@ -126,7 +126,7 @@ impl TrafficLog {
         let writer = tokio::spawn(writer);
         let wanted = database.scrub_wanted.clone();
         tokio::spawn(scrub::run(Arc::downgrade(&database), wanted));
-        // What a process deleted that was killed before it had scrubbed.
+        // Removes text that a process deleted but did not scrub before it was killed.
         database.scrub_file().await;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -146,7 +146,7 @@ impl TrafficLog {
         })
     }
 
-    /// Writes what is queued and closes the connections. Later calls on any clone fail with [`LogError::Unavailable`].
+    /// Writes the queued records and closes the connections. Later calls on any clone fail with [`LogError::Unavailable`].
     pub async fn close(&self) {
         drop(locked(&self.shared.queue).take());
         let writer = locked(&self.shared.writer).take();
@@ -160,10 +160,10 @@ impl TrafficLog {
     /// Appends a record and returns its id after the commit.
     ///
     /// # Errors
-    /// [`LogError::TooLarge`]; [`LogError::Overloaded`] at once if the queue is full, [`LogError::Unavailable`] if the database cannot write,
-    /// [`LogError::PrincipalQuota`] and [`LogError::Full`] if there is no room for it, [`LogError::IdempotencyReused`] if its name stands
-    /// for another request, [`LogError::Redaction`], and [`LogError::Invalid`] for a record without consent to be kept or with indices
-    /// out of range.
+    /// Errors with [`LogError::TooLarge`]; at once with [`LogError::Overloaded`] if the queue is full; with [`LogError::Unavailable`] if
+    /// the database cannot write; with [`LogError::PrincipalQuota`] or [`LogError::Full`] if there is no room; with
+    /// [`LogError::IdempotencyReused`] if its key belongs to another request; with [`LogError::Redaction`]; and with
+    /// [`LogError::Invalid`] for a record without consent to retention or with indices out of range.
     pub async fn append(&self, mut record: NewRecord) -> Result<RecordId> {
         record.check()?;
         let (bytes, most) = (record.bytes(), self.shared.max_record);
@@ -175,7 +175,7 @@ impl TrafficLog {
         let Some(queue) = queue else {
             return Err(LogError::Unavailable("the log was closed".to_owned()));
         };
-        // The place is taken before the redaction, which may be slow: what is refused should be refused at once.
+        // The place is reserved before redaction, which may be slow, so that a full queue refuses a record at once.
         let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT)).unwrap_or(u32::MAX);
         let Ok(waiting) = Arc::clone(&self.shared.waiting).try_acquire_many_owned(units) else {
             counters.overloaded.fetch_add(1, Ordering::Relaxed);
@@ -224,7 +224,7 @@ impl TrafficLog {
             .unwrap_or_else(|_| Err(LogError::Unavailable("the writer is gone".to_owned())))
     }
 
-    /// A record with everything that belongs to it; none if it is not there or not in the scope.
+    /// Returns a record with its samples, verdicts, pairs and feedback; none if it does not exist or is out of scope.
     pub async fn get(&self, id: &RecordId, scope: &Scope) -> Result<Option<LoggedRecord>> {
         let mut reading = self.database().snapshot().await?;
         let record = rows::read_record(&mut reading, id, scope).await?;
@@ -232,7 +232,7 @@ impl TrafficLog {
         Ok(record)
     }
 
-    /// How large a record is, without reading it; none if it is not there or not in the scope.
+    /// Returns the size of a record without reading it; none if it does not exist or is out of scope.
     pub async fn size_of(&self, id: &RecordId, scope: &Scope) -> Result<Option<RecordSize>> {
         let mut reading = self.database().snapshot().await?;
         let size = rows::read_size(&mut reading, id, scope).await?;
@@ -240,17 +240,17 @@ impl TrafficLog {
         Ok(size)
     }
 
-    /// Bytes of a record at most.
+    /// Returns the maximum size of a record in bytes.
     pub fn max_record(&self) -> usize {
         self.shared.max_record
     }
 
-    /// When what callers prefer is believed.
+    /// Returns the policy that decides when callers' feedback becomes preference pairs.
     pub fn trust(&self) -> FeedbackTrust {
         self.shared.trust
     }
 
-    /// The numbers that metrics show.
+    /// Returns the numbers for the metrics.
     pub fn stats(&self) -> LogStats {
         let counters = &self.shared.counters;
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -275,7 +275,7 @@ impl TrafficLog {
     }
 }
 
-/// What is guarded is replaced whole or only read, so a panic elsewhere leaves it usable.
+/// Locks a mutex even if it is poisoned: guarded values are only read or replaced whole, so that a panic leaves them consistent.
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

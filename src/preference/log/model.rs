@@ -1,31 +1,31 @@
-//! Which model a log belongs to: token ids mean nothing to another tokenizer.
+//! The model of a log: token ids are meaningless to another tokenizer.
 //!
-//! Every record is written with the digest of the tokenizer that made its token ids. Records of before had none; they belong to the
-//! model that the log's settings name, which is the first that opened the log.
+//! Every record has the digest of the tokenizer that produced its token ids. Older records have none; they belong to the model named in
+//! the log's settings, which is the first model that opened the log.
 
 use serde::{Deserialize, Serialize};
 
 use super::{LogError, Result, TrafficLog, rows};
 
-/// Names a model by its contents.
+/// The identity of a model, by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelIdentity {
-    /// Digest of the weights; none where they were not digested.
+    /// The digest of the weights; none if they were not digested.
     pub base: Option<String>,
-    /// Digest of the tokenizer's file.
+    /// The digest of the tokenizer's file.
     pub tokenizer: String,
 }
 
-/// The model of this process, as far as drawing rows depends on it.
+/// The parts of this process's model that determine which rows can be drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bound {
     pub tokenizer: String,
-    /// Whether records without a tokenizer are of this one.
+    /// Whether records without a tokenizer belong to this model.
     pub owns_unnamed: bool,
 }
 
 impl Bound {
-    /// The digest and the flag as statements take them: no digest lets every row through.
+    /// Returns the digest and the flag as parameters of SQL statements: an empty digest selects every row.
     pub fn parameters(bound: Option<&Self>) -> (&str, i64) {
         bound.map_or(("", 1), |bound| {
             (&bound.tokenizer, i64::from(bound.owns_unnamed))
@@ -33,8 +33,8 @@ impl Bound {
     }
 }
 
-/// Rows of `trainable` whose token ids are of the tokenizer `$digest`, all of them where that is empty. `$unnamed` says whether
-/// records without a tokenizer are. Imported records have no token ids.
+/// An SQL condition for the rows of `trainable` whose token ids are by the tokenizer `$digest`, or for all rows if that is empty.
+/// `$unnamed` decides about records without a tokenizer. Imported records have no token ids.
 macro_rules! same_tokenizer {
     ($digest:literal, $unnamed:literal) => {
         concat!(
@@ -51,12 +51,12 @@ macro_rules! same_tokenizer {
 pub(super) use same_tokenizer;
 
 impl TrafficLog {
-    /// Binds this handle and its clones to a model: records are written with its tokenizer from now on, and only records of that
+    /// Binds this handle and its clones to a model: from now on records are written with its tokenizer, and only records of that
     /// tokenizer are drawn for training. The first model that opens a log owns the records without a tokenizer, unless the log has
     /// generations of other weights.
     ///
     /// # Errors
-    /// The database's; settings that cannot be read.
+    /// Errors if the database fails, the settings are invalid, or the log is bound to another model.
     pub async fn bind(&self, model: &ModelIdentity) -> Result<()> {
         let mut transaction = self.database().begin().await?;
         let connection = transaction.connection();
@@ -102,13 +102,13 @@ impl TrafficLog {
         }
     }
 
-    /// Whether records and stages that name no tokenizer are of the model this log is bound to.
+    /// Returns whether records and stages without a tokenizer belong to the model of this log handle.
     pub fn owns_unnamed(&self) -> bool {
         let bound = self.shared.model.get();
         bound.is_none_or(|bound| bound.owns_unnamed)
     }
 
-    /// Returns how many records that may train are left out because their token ids are of another tokenizer.
+    /// Returns the number of records with consent to training that are left out because their token ids are by another tokenizer.
     pub async fn of_other_tokenizers(&self) -> Result<u64> {
         let (digest, unnamed) = Bound::parameters(self.shared.model.get());
         let count: i64 = sqlx::query_scalar(concat!(
@@ -123,7 +123,7 @@ impl TrafficLog {
     }
 }
 
-/// The base of the newest generation, if it is known to be another than the model's.
+/// Returns the base of the newest generation, if it is known and differs from the model's.
 fn other_base(manifest: Option<&str>, model: &ModelIdentity) -> Result<Option<String>> {
     let (Some(manifest), Some(own)) = (manifest, &model.base) else {
         return Ok(None);

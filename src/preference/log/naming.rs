@@ -1,7 +1,7 @@
-//! Calls that are made again: which record a name of a principal's stands for, and whether the request is the same.
+//! Idempotency keys: the record of a principal's earlier call with the same key, and whether its request was the same.
 //!
-//! A name is stored as a digest that is salted by the log, because it may be an address or a number of a person's. Records of earlier
-//! versions have it as it was sent and no digest of their request: what is compared then is the prompt.
+//! A key is stored as a digest salted by the log, because it may be a person's address or number. Records of earlier versions have the
+//! key as it was sent and no digest of the request; then the prompts are compared.
 
 use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, Row};
@@ -11,17 +11,17 @@ use super::{
     Consent, IdempotencyKey, LogError, NewRecord, Principal, RecordId, Result, TrafficLog, id,
 };
 
-/// Tells a digest from a name that was stored as it was sent.
+/// The prefix of digests, by which they differ from keys of earlier versions that were stored as sent.
 const DIGEST: &str = "v1:";
 
-/// A name as it is looked for and stored.
+/// A key in the forms in which it is stored and searched.
 #[derive(Debug)]
 pub(super) struct StoredName {
-    /// What is stored.
+    /// The form that is stored.
     pub digest: String,
-    /// What earlier versions stored.
+    /// The form that earlier versions stored.
     plain: String,
-    /// Hex SHA-256 of what was asked for.
+    /// Hex SHA-256 of the request.
     pub request: String,
 }
 
@@ -40,7 +40,7 @@ impl StoredName {
     }
 }
 
-/// The record that a name stands for already.
+/// The record of an earlier call with the same key.
 #[derive(Debug)]
 pub(super) struct Earlier {
     pub id: RecordId,
@@ -51,7 +51,7 @@ pub(super) struct Earlier {
 }
 
 impl Earlier {
-    /// Finds the record of a principal's name.
+    /// Finds the record of a principal's key.
     pub async fn find(
         connection: &mut AnyConnection,
         principal: &Principal,
@@ -77,7 +77,7 @@ impl Earlier {
         found.map(earlier).transpose()
     }
 
-    /// Whether `record`, redacted, is what was asked for before.
+    /// Returns whether `record`, after redaction, is the same request.
     pub fn is_of(&self, record: &NewRecord, name: &StoredName) -> Result<bool> {
         Ok(match &self.request {
             Some(request) => *request == name.request,
@@ -85,7 +85,7 @@ impl Earlier {
         })
     }
 
-    /// Takes back the consent to train that a repetition no longer gives.
+    /// Withdraws the consent to training if the repeated call does not give it.
     pub async fn restrict(&self, connection: &mut AnyConnection, consent: Consent) -> Result<()> {
         if !consent.train {
             sqlx::query("UPDATE records SET train = 0 WHERE id = $1 AND train = 1")
@@ -98,10 +98,10 @@ impl Earlier {
 }
 
 impl TrafficLog {
-    /// The record that a name of a principal's stands for, if there is one.
+    /// Returns the record of a principal's key, if there is one.
     ///
     /// # Errors
-    /// [`LogError::IdempotencyReused`] if it is known to be of another request.
+    /// Errors with [`LogError::IdempotencyReused`] if the record is known to be of another request.
     pub async fn named(
         &self,
         principal: &Principal,

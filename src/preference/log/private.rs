@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// The bits of everybody but the owner.
+/// The permission bits of all users but the owner.
 const OTHERS: u32 = 0o077;
 
-/// Makes an SQLite file that is not there, readable by its owner alone, and takes it and the files beside it from everybody else. SQLite
-/// gives the files that it makes beside it the same mode.
+/// Creates an SQLite file, if missing, readable by its owner only, and removes other users' permissions from it and the files beside it.
+/// SQLite gives new files beside it the same mode.
 ///
 /// # Errors
-/// A file that can neither be made nor used.
+/// Errors if the file cannot be created or used.
 pub(super) fn database(file: &Path) -> io::Result<()> {
     if let Some(dir) = file.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         fs::metadata(dir)?;
@@ -30,7 +30,7 @@ pub(super) fn database(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes a file or directory from everybody but its owner. Whether that changed anything.
+/// Removes other users' permissions from a file or directory. Returns whether that changed anything.
 pub fn tighten(path: &Path) -> bool {
     let Ok(there) = fs::symlink_metadata(path) else {
         return false;
@@ -48,7 +48,7 @@ pub fn tighten(path: &Path) -> bool {
     }
 }
 
-/// [`tighten`]s a file or directory with all that is in it. Returns how many were changed.
+/// Applies [`tighten`] to a file or directory and everything in it. Returns the number of changed entries.
 pub fn tighten_all(path: &Path) -> usize {
     let is_dir = fs::symlink_metadata(path).is_ok_and(|there| there.is_dir());
     let changed = usize::from(tighten(path));

@@ -1,8 +1,8 @@
-//! Bounds of what a log keeps beside records: tombstones and the audit trail.
+//! Limits for the data that a log keeps beside records: tombstones and the audit trail.
 //!
-//! Callers make both by deleting, and neither counts for their quotas. Of tombstones those stay that say which generations read a
-//! record; the audit trail loses its oldest events, and says so in an event of its own. What is left of the chain begins behind the
-//! last event that went, whose number and hash are kept.
+//! Callers create both by deleting records, and neither counts towards their quotas. Only tombstones that show which generations read a
+//! record are stored. The audit trail loses its oldest events, which it records in an event of its own. The rest of the chain starts
+//! after the last removed event, whose number and hash are kept.
 
 use serde_json::json;
 use sqlx::AnyConnection;
@@ -10,17 +10,17 @@ use sqlx::AnyConnection;
 use super::events::{self, Start};
 use super::{Result, TrafficLog, UnixMillis};
 
-/// Milliseconds that events and tombstones stay: a bit more than a year.
+/// The age in milliseconds up to which events and tombstones are kept: a little more than a year.
 const KEPT: UnixMillis = 400 * 24 * 3600 * 1000;
 
-/// Events that stay at most, and tombstones: a few hundred bytes each.
+/// The maximum number of events, and of tombstones: a few hundred bytes each.
 pub(super) const MOST: i64 = 1_000_000;
 
-/// Events that are looked at together.
+/// The number of events that are read at a time.
 const PAGE: i64 = 512;
 
 impl TrafficLog {
-    /// Deletes events and tombstones that are too old or too many: of each the oldest, and at most `most` stay.
+    /// Deletes events and tombstones that are too old or too many: the oldest of each first, so that at most `most` remain.
     pub(super) async fn prune(&self, now: UnixMillis, most: i64) -> Result<()> {
         let oldest = now.saturating_sub(KEPT);
         let mut transaction = self.database().begin().await?;
@@ -52,7 +52,7 @@ async fn prune_events(connection: &mut AnyConnection, oldest: UnixMillis, most: 
     let end: i64 = sqlx::query_scalar("SELECT sequence FROM chain WHERE one = 1")
         .fetch_one(&mut *connection)
         .await?;
-    // The last one that goes: one too many, or too old. Those behind one that is not too old are not either.
+    // The last event to remove, because of number or age. Events after one that is recent enough are recent enough too.
     let mut last = start.sequence.max(end - most);
     'old: loop {
         let page = events::times(connection, last, PAGE).await?;
@@ -131,7 +131,7 @@ mod tests {
             log.audit("ann", "train.paused", detail).await.unwrap();
         }
         const EVENTS: &str = "SELECT COUNT(*) FROM events";
-        // The time, how many may stay, how many do, and the first of them: pruning appends one.
+        // The time, the limit, the number that remains, and the first that remains: pruning itself appends one.
         for (at, most, stay, first) in [
             (now(), MOST, 20, 1),
             (now(), 20, 20, 1),
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(log.withdraw_training(&ann).await.unwrap(), 1);
         assert_eq!(log.delete_principal(&ann).await.unwrap(), 1);
         assert_eq!(count(&log, EVENTS).await, 5);
-        // One that a stage has read leaves one, until it is old.
+        // A record that a stage has read leaves a tombstone until it is too old.
         let id = appended(&log).await;
         for claim in [
             "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES (1, 1, 'base', 'null', 0)".to_owned(),

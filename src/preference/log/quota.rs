@@ -1,4 +1,4 @@
-//! How much of the disk records may take: of each principal, of all together, and of the file system's room.
+//! Disk quotas for records: of each principal, of all records, and by the file system's free space.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -9,30 +9,30 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::{LogConfig, LogError, NewRecord, Principal, Result, TrafficLog, locked, room};
 
-/// How long a sum that was read counts: other processes on the same log add to it and delete.
+/// The time for which a computed sum is used: other processes on the same log add and delete records.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// Principals whose sums are known at a time.
+/// The maximum number of principals whose sums are cached.
 const KNOWN: usize = 4096;
 
-/// Principals of one question.
+/// The number of principals per query.
 const ASKED: usize = 500;
 
-/// What counts for a record besides its texts and numbers: its rows and their places in the indices.
+/// The bytes that a record counts for besides its texts and numbers: its rows and their index entries.
 const OVERHEAD: usize = 256;
-/// What counts for a row that belongs to a record.
+/// The bytes that a row of a record counts for.
 const ROW: usize = 64;
 
-/// The quotas, and what is known of their use.
+/// The quotas and the cached sums of their use.
 #[derive(Debug)]
 pub(super) struct Quotas {
-    /// Bytes of one principal's records.
+    /// The limit in bytes for the records of one principal.
     principal: Option<u64>,
-    /// Bytes of all records.
+    /// The limit in bytes for all records.
     all: Option<u64>,
-    /// The directory of an SQLite file, whose file system is to keep some room.
+    /// The directory of an SQLite file, whose file system must keep some free space.
     dir: Option<PathBuf>,
-    /// Bytes by principal and of all, and when they were summed up.
+    /// The used bytes by principal (none: of all), and when they were summed.
     used: Mutex<HashMap<Option<Principal>, (u64, Instant)>>,
 }
 
@@ -46,7 +46,7 @@ impl Quotas {
         }
     }
 
-    /// Why a record of so many bytes is not kept, if it is not.
+    /// Returns the reason why a record of `bytes` bytes is refused, if it is.
     pub async fn refusal(
         &self,
         connection: &mut AnyConnection,
@@ -66,7 +66,7 @@ impl Quotas {
         Ok(short.then(|| LogError::Full("the file system has little room left".to_owned())))
     }
 
-    /// Counts a record that was written.
+    /// Adds a written record to the sums.
     pub fn add(&self, principal: &Principal, bytes: u64) {
         let mut used = locked(&self.used);
         for whose in [Some(principal.clone()), None] {
@@ -76,7 +76,7 @@ impl Quotas {
         }
     }
 
-    /// Sums up anew: records were deleted.
+    /// Discards the sums, because records were deleted.
     pub fn forget(&self) {
         locked(&self.used).clear();
     }
@@ -110,7 +110,7 @@ impl Quotas {
 }
 
 impl TrafficLog {
-    /// How many records each of some principals has, in their order.
+    /// Returns the number of records of each of the principals, in their order.
     pub async fn count_of(&self, principals: &[Principal]) -> Result<Vec<u64>> {
         let mut counts = Vec::with_capacity(principals.len());
         for some in principals.chunks(ASKED) {
@@ -138,7 +138,7 @@ impl TrafficLog {
     }
 }
 
-/// The bytes that count for a record whose prompt takes `prompt` bytes.
+/// Returns the bytes that a record counts for; its prompt takes `prompt` bytes.
 pub(super) fn bytes(record: &NewRecord, prompt: usize) -> u64 {
     let samples = record.samples.iter().map(|sample| {
         let sampling = sample.sampling.to_string().len();

@@ -1,4 +1,4 @@
-//! What is logged: a request with its samples, verdicts, pairs and feedback.
+//! The content of a record: a request with its samples, verdicts, pairs and feedback.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{LogError, Principal, RecordId, Result, UnixMillis};
 use crate::preference::Message;
 
-/// Implements the stored word of a closed set of names, both ways.
+/// Implements the conversion of an enum to and from the words that are stored for its variants.
 macro_rules! stored_words {
     ($name:ident, $what:literal, $($variant:ident => $word:literal),+ $(,)?) => {
         impl $name {
@@ -31,28 +31,28 @@ macro_rules! stored_words {
 }
 pub(super) use stored_words;
 
-/// What was asked.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordKind {
     Generate,
     Judge,
-    /// Pairs read from a file.
+    /// Pairs imported from a file.
     Imported,
 }
 
 stored_words!(RecordKind, "kind of record", Generate => "generate", Judge => "judge", Imported => "imported");
 
-/// What the principal allows.
+/// The consent of the principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Consent {
-    /// The record may be kept. Without it nothing is written.
+    /// Whether the record may be retained. Without this consent nothing is written.
     pub retain: bool,
-    /// The model may be trained on it.
+    /// Whether the model may be trained on the record.
     pub train: bool,
 }
 
-/// What was asked, as it was asked.
+/// The prompt of a request, as it was received.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Prompt {
@@ -62,26 +62,26 @@ pub enum Prompt {
 
 /// One answer.
 ///
-/// A sample the model drew has a log-probability for every token: raw, of the full vocabulary at temperature 1, in nats, so that
-/// whatever the sampling parameters were, importance ratios can be computed. A text somebody gave has neither.
+/// A sample drawn from the model has a log-probability for every token: raw, over the full vocabulary at temperature 1, in nats, so that
+/// importance ratios can be computed for any sampling parameters. A given text has no tokens and no log-probabilities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub token_ids: Vec<u32>,
     pub text: String,
-    /// One per token, or none at all.
+    /// One per token, or empty.
     pub logprobs: Vec<f32>,
     pub seed: Option<u64>,
-    /// Sampling parameters as JSON; null if the text was given. Samples of one call have the same, and all but the first say no more
-    /// than that, see [`Sample::sampled_as`]; what is read from the log is written out.
+    /// Sampling parameters as JSON; null for a given text. The samples of one call have the same parameters, so that all but the first
+    /// refer to an earlier sample, see [`Sample::sampled_as`]. Reading from the log resolves the references.
     pub sampling: Value,
-    /// `stop`, `length`, ...; none if the text was given.
+    /// `stop`, `length`, ...; none for a given text.
     pub finish_reason: Option<String>,
-    /// The weights that wrote it, as responses name them; none if the text was given.
+    /// The name of the weights that generated it, as in responses; none for a given text.
     pub version: Option<String>,
 }
 
 impl Sample {
-    /// A text that was not drawn from the model: a judged candidate, an edited answer.
+    /// Returns a text that was not drawn from the model: a judged candidate or an edited answer.
     pub fn given(text: impl Into<String>) -> Self {
         Self {
             token_ids: Vec::new(),
@@ -95,15 +95,14 @@ impl Sample {
     }
 }
 
-/// Least probability that a judge puts on its two labels for its verdict to name a winner: below it there is no pair, and nothing is
-/// corroborated.
+/// The minimum total probability of the judge's two labels. Below it a verdict gives no pair and corroborates no feedback.
 pub const MIN_LABEL_MASS: f32 = 0.5;
 
-/// The one field of sampling parameters that are those of an earlier sample of the record.
+/// The only field of sampling parameters that refer to an earlier sample of the record.
 const AS_SAMPLE: &str = "as_sample";
 
 impl Sample {
-    /// The sampling parameters of sample `earlier` of the record. They may be large, and are kept once.
+    /// Returns a reference to the sampling parameters of sample `earlier` of the record. They may be large, so they are stored once.
     pub fn sampled_as(earlier: usize) -> Value {
         Value::Object(
             [(AS_SAMPLE.to_owned(), earlier.into())]
@@ -112,7 +111,7 @@ impl Sample {
         )
     }
 
-    /// Writes out what says no more than that it is as an earlier sample's.
+    /// Replaces references to earlier samples by their sampling parameters.
     pub(super) fn write_out(samples: &mut [Self]) {
         for at in 0..samples.len() {
             let earlier = match samples[at].sampling.as_object() {
@@ -130,27 +129,27 @@ impl Sample {
 /// A comparison of two samples of one record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoggedVerdict {
-    /// Index of the first sample among the record's.
+    /// Index of the first sample in the record.
     pub a: usize,
-    /// Index of the second sample.
+    /// Index of the second sample in the record.
     pub b: usize,
     /// Probability that `a` is better, with `a` shown first and with `a` shown second.
     pub orders: [f32; 2],
-    /// Probability that `a` is better, both orders together.
+    /// Probability that `a` is better, over both orders.
     pub p: f32,
     /// Whether both orders name the same winner.
     pub consistent: bool,
-    /// Probability the judge puts on the two labels together.
+    /// Total probability of the judge's two labels.
     pub label_mass: f32,
-    /// Ids or texts of the principles it was made under.
+    /// Ids or texts of the principles of the comparison.
     pub principles: Vec<String>,
     /// The judge's weights.
     pub version: String,
 }
 
 impl LoggedVerdict {
-    /// The preference pair this match is for free: the winner over the loser. None if neither won, or if the judge put less than
-    /// [`MIN_LABEL_MASS`] on its labels.
+    /// Returns the preference pair that follows from the verdict: the winner over the loser. None for a tie, or if the labels have less
+    /// than [`MIN_LABEL_MASS`].
     pub fn pair(&self, source: PairSource) -> Option<LoggedPair> {
         if self.label_mass.is_nan() || self.label_mass < MIN_LABEL_MASS {
             return None;
@@ -169,8 +168,8 @@ impl LoggedVerdict {
         })
     }
 
-    /// Returns the pair of a verdict by the judge's default question. What a call is judged by under principles that the call itself
-    /// named says what that caller asked for, and is not learned from.
+    /// Returns the pair of a verdict by the judge's default question. A verdict under principles that the call itself named reflects that
+    /// caller's request, and is not learned from.
     pub fn default_pair(&self, source: PairSource) -> Option<LoggedPair> {
         match self.principles.is_empty() {
             true => self.pair(source),
@@ -179,19 +178,19 @@ impl LoggedVerdict {
     }
 }
 
-/// Where a pair comes from.
+/// The origin of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PairSource {
-    /// A match of a tournament or a best-of-N that somebody asked for.
+    /// A match of a tournament or best-of-N that a call requested.
     Tournament,
-    /// Two fresh samples the trainer drew and judged.
+    /// Two new samples that the trainer drew and judged.
     OnPolicy,
-    /// What principals said.
+    /// Feedback of principals.
     Feedback,
-    /// Written under contrasting principles.
+    /// Answers written under contrasting principles.
     Contrast,
-    /// Read from a file.
+    /// Imported from a file.
     Imported,
 }
 
@@ -200,28 +199,28 @@ stored_words!(
     Tournament => "tournament", OnPolicy => "on_policy", Feedback => "feedback", Contrast => "contrast", Imported => "imported",
 );
 
-/// Two samples of one record, the first preferred.
+/// Two samples of one record, of which one is preferred.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LoggedPair {
-    /// Index of the preferred sample among the record's.
+    /// Index of the preferred sample in the record.
     pub chosen: usize,
     pub rejected: usize,
-    /// Probability that `chosen` is better, above 1/2.
+    /// Probability that `chosen` is better; above 1/2.
     pub margin: f32,
     pub source: PairSource,
     pub principles: Vec<String>,
 }
 
-/// How large a record is.
+/// The size of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordSize {
-    /// Samples of the answer.
+    /// The number of samples of the answer.
     pub shown: usize,
-    /// About the bytes of its rows, with the sampling parameters written out for every sample.
+    /// The approximate size of its rows in bytes, with the sampling parameters of every sample in full.
     pub bytes: usize,
 }
 
-/// A record to be appended.
+/// A record to append.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewRecord {
     pub kind: RecordKind,
@@ -229,9 +228,9 @@ pub struct NewRecord {
     pub consent: Consent,
     pub idempotency_key: Option<IdempotencyKey>,
     pub prompt: Prompt,
-    /// What the model read; dropped if redaction changes the prompt, because tokens would give away what was taken out.
+    /// The tokens that the model read. Dropped if redaction changes the prompt, because the tokens would reveal the redacted text.
     pub prompt_token_ids: Vec<u32>,
-    /// The weights that answered.
+    /// The name of the weights that answered.
     pub version: String,
     pub samples: Vec<Sample>,
     pub verdicts: Vec<LoggedVerdict>,
@@ -239,7 +238,7 @@ pub struct NewRecord {
 }
 
 impl NewRecord {
-    /// What the record takes in the database: its texts, tokens and numbers, and what a row costs by itself.
+    /// Returns the record's size in the database in bytes: its texts, tokens and numbers, and a fixed cost per row.
     pub fn bytes(&self) -> usize {
         const ROW: usize = 128;
         let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
@@ -268,7 +267,7 @@ impl NewRecord {
             + pairs.sum::<usize>()
     }
 
-    /// Checks what no type says.
+    /// Checks the conditions that the types do not express.
     pub(super) fn check(&self) -> Result<()> {
         if !self.consent.retain {
             return Err(LogError::Invalid(
@@ -279,26 +278,26 @@ impl NewRecord {
     }
 }
 
-/// What the trainer adds to a record. Indices count the addition's own samples from 0.
+/// The trainer's addition to a record. Indices count the addition's own samples from 0.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Addition {
     pub samples: Vec<Sample>,
     pub verdicts: Vec<LoggedVerdict>,
     pub pairs: Vec<LoggedPair>,
-    /// Verdicts on samples that the record has already, by their indices there: the judge was asked about feedback. What follows
-    /// from feedback is derived anew.
+    /// Verdicts on samples that the record already has, by their indices in the record: the judge's corroboration of feedback. The pairs
+    /// from feedback are then derived again.
     pub corroborating: Vec<LoggedVerdict>,
 }
 
 impl Addition {
-    /// Checks what no type says.
+    /// Checks the conditions that the types do not express.
     pub(super) fn check(&self) -> Result<()> {
         self.corroborating.iter().try_for_each(check_numbers)?;
         check(&self.samples, &self.verdicts, &self.pairs)
     }
 }
 
-/// About the length of a value as JSON.
+/// Returns the approximate length of a value as JSON.
 fn json_bytes(value: &Value) -> usize {
     match value {
         Value::Null | Value::Bool(_) => 5,
@@ -361,7 +360,7 @@ fn check(samples: &[Sample], verdicts: &[LoggedVerdict], pairs: &[LoggedPair]) -
     Ok(())
 }
 
-/// A record as it is read back.
+/// A record as it is read from the log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LoggedRecord {
     pub id: RecordId,
@@ -381,19 +380,19 @@ pub struct LoggedRecord {
     pub feedback: Vec<LoggedFeedback>,
 }
 
-/// What a principal says about a record's answers.
+/// A principal's feedback on the answers of a record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Feedback {
-    /// One answer is good or bad.
+    /// The answer is good or bad.
     Thumbs { sample: usize, up: bool },
-    /// One answer is better than all others.
+    /// The answer is better than all others.
     Preferred { sample: usize },
-    /// How the answer should have read.
+    /// The text is how the answer should have read.
     Edited { sample: usize, text: String },
 }
 
-/// Feedback as it is stored: one of each kind and sample for a principal, the latest counts.
+/// Feedback as it is stored. Of each kind and sample, only a principal's latest is kept.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LoggedFeedback {
     pub principal: Principal,
@@ -401,25 +400,25 @@ pub struct LoggedFeedback {
     pub feedback: Feedback,
 }
 
-/// What became of feedback.
+/// The result of adding feedback.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct FeedbackOutcome {
-    /// Pairs that follow from all of the record's feedback under the trust policy.
+    /// The number of pairs that follow from all feedback on the record under the trust policy.
     pub pairs: usize,
 }
 
-/// Whose records an operation may touch.
+/// The set of principals whose records an operation may access.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// The operator's view.
+    /// The records of all principals, for operators.
     All,
     Only(Principal),
-    /// The records of a principal that was named otherwise before.
+    /// The records of a principal under its current and its former digest.
     Either(Principal, Principal),
 }
 
 impl Scope {
-    /// The principals whose records are in the scope; none is everybody.
+    /// Returns the principals whose records are in scope; none stands for all principals.
     pub(super) fn principals(&self) -> Option<[&Principal; 2]> {
         match self {
             Self::All => None,
@@ -428,16 +427,16 @@ impl Scope {
         }
     }
 
-    /// Returns whether a principal's records are in the scope.
+    /// Returns whether a principal's records are in scope.
     pub(super) fn includes(&self, principal: &Principal) -> bool {
         self.principals().is_none_or(|own| own.contains(&principal))
     }
 }
 
-/// The name of a call. The same name of the same principal names the same record: a retry is no second record.
+/// The idempotency key of a call. The same key of the same principal refers to the same record, so that a retry adds no second one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey {
     pub name: String,
-    /// The digest of what was asked for: another request under the same name is refused.
+    /// The digest of the request: another request with the same key is refused.
     pub request: [u8; 32],
 }

@@ -1,4 +1,4 @@
-//! Which rows may train: consented, out of quarantine, unused, capped for each principal.
+//! Selection of the rows for training: with consent, out of quarantine, unused, and with a limited share per principal.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,29 +12,29 @@ use super::{
     rows,
 };
 
-/// Which rows are drawn.
+/// The conditions of a draw of rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DrawSpec {
-    /// Rows at most.
+    /// The maximum number of rows.
     pub limit: usize,
-    /// The age below which a row may not train yet.
+    /// The minimum age of a row for training.
     pub quarantine: Duration,
-    /// One principal's largest share of what is drawn, in (0, 1]. A principal always may have one row.
+    /// The maximum share of one principal in the drawn rows, in (0, 1]. Every principal may have at least one row.
     pub max_share: f64,
-    /// A principal that stands for callers who cannot be told apart, so that no share of it means anything.
+    /// A principal without this limit, because it stands for callers that cannot be distinguished.
     pub uncapped: Option<Principal>,
     pub split: Split,
-    /// Rows of 1000 that are held out from training, chosen by a hash of their id.
+    /// The number of rows per 1000 that are held out from training, chosen by a hash of their id.
     pub held_out_per_mille: u16,
-    /// Rows come in the order of that hash, which is none of theirs, from this place on and round: another turn begins with other
-    /// rows. None is the order of their age.
+    /// If set, rows are ordered by that hash, cyclically from this position: another turn starts with other rows, regardless of age. If
+    /// none, rows are ordered by age.
     pub turn: Option<u64>,
-    /// The moment quarantine is counted to.
+    /// The current time for the quarantine.
     pub now: UnixMillis,
 }
 
 impl DrawSpec {
-    /// Training rows without caps, quarantine and held-out rows.
+    /// Returns the conditions for training rows without shares, quarantine and held-out rows.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -48,7 +48,7 @@ impl DrawSpec {
         }
     }
 
-    /// The hashes of the split, from the first to before the last.
+    /// Returns the range of hash buckets of the split; the end is exclusive.
     fn buckets(&self) -> (i64, i64) {
         let held_out = i64::from(self.held_out_per_mille);
         match self.split {
@@ -57,12 +57,12 @@ impl DrawSpec {
         }
     }
 
-    /// Returns the name of the uncapped principal as statements take it: the empty text is nobody's name.
+    /// Returns the uncapped principal as a parameter of SQL statements. An empty text equals no principal.
     fn uncapped(&self) -> &str {
         self.uncapped.as_ref().map_or("", Principal::as_str)
     }
 
-    /// The youngest that may train.
+    /// Returns the latest creation time of a row that may train.
     fn newest(&self) -> UnixMillis {
         let quarantine = i64::try_from(self.quarantine.as_millis()).unwrap_or(i64::MAX);
         self.now.saturating_sub(quarantine)
@@ -84,44 +84,44 @@ impl DrawSpec {
     }
 }
 
-/// Which side of the held-out split.
+/// The two sides of the held-out split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
     Train,
-    /// What gates measure on. Never claimed by a stage.
+    /// The rows on which gates measure. No stage claims them.
     HeldOut,
 }
 
-/// A row, and whose it is.
+/// A drawn row and its principal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DrawnRow {
     pub id: RecordId,
     pub principal: Principal,
 }
 
-/// What a draw would find, counted.
+/// The counts of the rows that a draw would find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Eligible {
-    /// Rows that may be drawn, were there no share for each principal.
+    /// The number of rows that may be drawn, without regard to shares.
     pub rows: usize,
-    /// Principals they are of.
+    /// The number of their principals.
     pub principals: usize,
-    /// Rows that a draw gives, its limit left aside.
+    /// The number of rows that a draw would return without its limit.
     pub drawable: usize,
 }
 
-/// What callers prefer of a record's answers.
+/// A preference that follows from the feedback on a record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldPreference {
     pub record: RecordId,
     pub pair: LoggedPair,
 }
 
-/// Records with feedback that are looked through for a preference, for each one that is wanted: a thumb alone is none.
+/// The number of records with feedback that are read per wanted preference: a single thumb is not a preference.
 const LOOKED_THROUGH: usize = 8;
 
 impl TrafficLog {
-    /// Returns the newest record's id, without a scan: while it stays the same no record has been added.
+    /// Returns the newest record's id without a scan. If it is unchanged, no record has been added.
     pub async fn newest_record(&self) -> Result<Option<RecordId>> {
         let newest: Option<String> = sqlx::query_scalar("SELECT MAX(id) FROM records")
             .fetch_one(self.database().readers())
@@ -129,10 +129,10 @@ impl TrafficLog {
         newest.map(rows::stored_id).transpose()
     }
 
-    /// Counts what [`Self::draw`] would find: one scan, without ordering rows.
+    /// Counts the rows that [`Self::draw`] would find, in one scan without ordering.
     ///
     /// # Errors
-    /// As [`Self::draw`].
+    /// Errors as [`Self::draw`] does.
     pub async fn eligible(&self, spec: &DrawSpec) -> Result<Eligible> {
         spec.check()?;
         let counts = self.counts(spec).await?;
@@ -148,7 +148,7 @@ impl TrafficLog {
         })
     }
 
-    /// Returns how many rows of each principal may be drawn.
+    /// Returns the number of rows of each principal that may be drawn.
     async fn counts(&self, spec: &DrawSpec) -> Result<HashMap<String, usize>> {
         let (from, to) = spec.buckets();
         let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
@@ -172,16 +172,16 @@ impl TrafficLog {
         Ok(counts)
     }
 
-    /// Rows to train on, the oldest first.
+    /// Returns rows to train on, oldest first unless `spec.turn` sets another order.
     ///
     /// # Errors
-    /// [`LogError::Invalid`] for a share outside (0, 1] or more than 1000 held-out rows of 1000.
+    /// Errors with [`LogError::Invalid`] for a share outside (0, 1] or more than 1000 held-out rows per 1000.
     pub async fn draw(&self, spec: &DrawSpec) -> Result<Vec<DrawnRow>> {
         spec.check()?;
         let (from, to) = spec.buckets();
         let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
         let cap = largest_cap(&self.counts(spec).await?, spec);
-        // Nobody's turn is everybody's: one place for all, and age decides.
+        // Without a turn all rows have the same position, so that age decides.
         let (turn, places) = match spec.turn {
             Some(turn) if to > from => (
                 i64::try_from(turn % (to - from) as u64).unwrap_or(0),
@@ -213,10 +213,10 @@ impl TrafficLog {
         ranked.iter().map(drawn).collect()
     }
 
-    /// The ids of [`Self::draw`].
+    /// Returns the ids of the rows that [`Self::draw`] returns.
     ///
     /// # Errors
-    /// As there.
+    /// Errors as [`Self::draw`] does.
     pub async fn draw_ids(&self, spec: &DrawSpec) -> Result<Vec<RecordId>> {
         Ok(self
             .draw(spec)
@@ -226,11 +226,11 @@ impl TrafficLog {
             .collect())
     }
 
-    /// Those of these rows that could be drawn for a stage now, in the order given: no other stage has claimed them, nobody has deleted
-    /// them, they are of this model's tokenizer, and they are on the split's side. `spec`'s limit, share and turn are for the caller to keep to.
+    /// Returns those of the given rows that can still be used by a stage, in the given order: not claimed by another stage, not deleted,
+    /// of this model's tokenizer, and on the split's side. The caller has to apply `spec`'s limit, share and turn.
     ///
     /// # Errors
-    /// As [`Self::draw`].
+    /// Errors as [`Self::draw`] does.
     pub async fn free_for(
         &self,
         stage: StageId,
@@ -263,13 +263,14 @@ impl TrafficLog {
         Ok(free)
     }
 
-    /// Preferences that no stage has learned from, of rows that may train; at most one of a record, an edit before others. The newest
-    /// come first: the policy is still near to the one that gave those answers. Whether they are believed is for the caller to say.
+    /// Returns preferences from feedback that no stage has learned from, on rows that may train: at most one per record, an edit if there
+    /// is one. The newest come first, because the current policy is closest to the one that gave those answers. The caller has to decide
+    /// whether to trust them.
     ///
-    /// Quarantine counts from the feedback, and the share is one principal's of what is drawn.
+    /// The quarantine counts from the feedback, and the share limits one principal's preferences among those drawn.
     ///
     /// # Errors
-    /// As [`Self::draw`].
+    /// Errors as [`Self::draw`] does.
     pub async fn draw_preferences(&self, spec: &DrawSpec) -> Result<Vec<HeldPreference>> {
         spec.check()?;
         let (from, to) = spec.buckets();
@@ -295,7 +296,7 @@ impl TrafficLog {
         let mut counts: HashMap<String, usize> = HashMap::new();
         for row in &said {
             let DrawnRow { id, principal } = drawn(row)?;
-            // Edits become samples behind those that were shown, so theirs is the last.
+            // Edits become samples after those that were shown, so their pair is the last.
             if let Some(pair) = feedback::held(&mut reading, &id).await?.pop() {
                 *counts.entry(principal.as_str().to_owned()).or_default() += 1;
                 found.push((principal, HeldPreference { record: id, pair }));
@@ -327,11 +328,11 @@ fn drawn(row: &AnyRow) -> Result<DrawnRow> {
     })
 }
 
-/// The most rows one principal may have so that it has no more than its share of what is then drawn: the largest c with
-/// c <= max(1, share * T(c)), T(c) = min(limit, sum over principals of min(rows, c)), where an uncapped principal counts with all its rows.
+/// Returns the maximum number of rows per principal that keeps each within its share of the drawn rows: the largest c with c <= max(1,
+/// share * T(c)), T(c) = min(limit, sum over principals of min(rows, c)). An uncapped principal counts with all its rows.
 ///
-/// Measured against what is drawn and not against the limit: where few rows come in, a flood would fill the stage otherwise. T(c)/c
-/// never grows with c, so the search may halve.
+/// The share refers to the drawn rows and not to the limit: otherwise a flood by one principal would fill the stage when there are few
+/// other rows. T(c)/c never increases with c, so that a binary search is valid.
 fn largest_cap(counts: &HashMap<String, usize>, spec: &DrawSpec) -> usize {
     let others = counts.get(spec.uncapped()).copied().unwrap_or(0);
     let capped = counts.iter();
@@ -377,7 +378,7 @@ mod tests {
     fn a_flood_has_no_more_than_its_share_of_what_is_drawn() {
         let mut rows = vec![5; 10];
         rows.push(1000);
-        // 5 of 55 are under a tenth, 6 of 56 are not.
+        // 5 of 55 rows are less than a tenth, 6 of 56 are more.
         assert_eq!(cap(&rows, 0.1, 100), 5);
         assert_eq!(cap(&rows, 1.0, 10_000), 1000);
         // A tenth of 20 rows.
@@ -398,7 +399,7 @@ mod tests {
         };
         let alone = counts(&[(anonymous.as_str(), 500)]);
         assert_eq!(largest_cap(&alone, &spec), 0, "nobody has a cap");
-        // A quarter of the hundred that are drawn.
+        // A quarter of the hundred rows that are drawn.
         let beside = counts(&[(anonymous.as_str(), 500), ("a key", 90)]);
         assert_eq!(largest_cap(&beside, &spec), 25);
     }

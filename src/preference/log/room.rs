@@ -1,7 +1,7 @@
-//! Room on a disk: how much is left, and a reserve that is given up so that records can be deleted where nothing is left.
+//! Disk space: the free space of a file system, and a reserve that is released so that records can be deleted from a full disk.
 //!
-//! A deletion writes before it frees: what is overwritten goes through SQLite's write-ahead log. On a full disk it would fail, and who
-//! filled the disk would have stopped the erasure of everybody's records.
+//! A deletion writes before it frees space: overwritten pages go through SQLite's write-ahead log. Without a reserve it would fail on a
+//! full disk, and a principal that filled the disk could prevent the deletion of all others' records.
 
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
@@ -11,17 +11,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Bytes that a file system keeps free of records, or a 20th of it where that is less.
+/// Bytes of a file system that records must leave free, or a 20th of the file system if that is less.
 const FLOOR: u64 = 256 << 20;
 
-/// The part of the room left that a reserve may take: 1 of so many.
+/// The divisor of the free space that limits a reserve.
 const RESERVE_PART: u64 = 16;
 
-/// Bytes that are free, and bytes in all, of the file system of a directory.
+/// Returns the free and the total bytes of a directory's file system.
 fn room(dir: &Path) -> io::Result<(u64, u64)> {
     let path = CString::new(dir.as_os_str().as_bytes())?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with a zero, and the struct is the caller's to be written.
+    // SAFETY: the path ends with a zero byte, and the struct is valid memory to write to.
     if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -34,13 +34,13 @@ fn room(dir: &Path) -> io::Result<(u64, u64)> {
     ))
 }
 
-/// Whether a file system has so little room that nothing more should be kept on it.
+/// Returns whether a file system has too little free space for further records.
 pub(super) fn is_short(dir: &Path) -> bool {
-    // A file system that does not say how large it is has no floor.
+    // A file system that does not report its size has no lower limit.
     room(dir).is_ok_and(|(free, all)| free < FLOOR.min(all / 20))
 }
 
-/// A file that only takes room.
+/// A file that only occupies space.
 #[derive(Debug)]
 pub(super) struct Reserve {
     file: PathBuf,
@@ -48,7 +48,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// A reserve of so many bytes beside a database's file, or of less where there is little room. It is made by [`Self::fill`].
+    /// Returns a reserve of `bytes` bytes beside a database's file, or fewer if there is little space. [`Self::fill`] creates the file.
     pub fn beside(database: &Path, bytes: u64) -> Self {
         let mut file = database.as_os_str().to_owned();
         file.push(".reserve");
@@ -58,7 +58,7 @@ impl Reserve {
         }
     }
 
-    /// Takes the room, where it is not taken yet.
+    /// Allocates the space, unless it is already allocated.
     pub fn fill(&self) -> io::Result<()> {
         if self.bytes == 0 {
             return Ok(());
@@ -82,16 +82,16 @@ impl Reserve {
         taken
     }
 
-    /// Gives the room back. Whether there was any.
+    /// Frees the space. Returns whether there was any.
     pub fn give_up(&self) -> bool {
         fs::remove_file(&self.file).is_ok()
     }
 }
 
-/// Gives a file its blocks.
+/// Allocates a file's blocks.
 fn take(file: &File, bytes: u64) -> io::Result<()> {
     let bytes = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
-    // SAFETY: a system call on a descriptor that the file keeps open.
+    // SAFETY: a system call on a descriptor that `file` keeps open.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),

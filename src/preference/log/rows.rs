@@ -1,4 +1,4 @@
-//! Records to rows and back.
+//! Conversion of records to rows and back.
 
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
@@ -11,30 +11,30 @@ use super::{
     UnixMillis,
 };
 
-/// A record that was checked and redacted.
+/// A record after checks and redaction.
 #[derive(Debug)]
 pub(super) struct NewRow {
     pub id: RecordId,
     pub created_at: UnixMillis,
     pub record: super::NewRecord,
-    /// Whether redaction changed anything.
+    /// Whether redaction changed the record.
     pub redacted: bool,
-    /// Digest of the tokenizer that made the record's token ids, where it is known.
+    /// The digest of the tokenizer that produced the record's token ids, if known.
     pub tokenizer: Option<String>,
     pub name: Option<StoredName>,
 }
 
-/// What became of a record that was to be inserted.
+/// The result of an insertion.
 #[derive(Debug)]
 pub(super) enum Inserted {
     New(RecordId),
-    /// It is a repetition of this one.
+    /// The record repeats the call of this one.
     Known(RecordId),
-    /// Nothing was written, and the reason concerns no other record.
+    /// Nothing was written, for a reason that does not affect other records.
     Refused(LogError),
 }
 
-/// Inserts a record with all that belongs to it, unless its name stands for one already or there is no room for it.
+/// Inserts a record with all its rows, unless its idempotency key already has a record or there is no room.
 pub(super) async fn insert_record(
     connection: &mut AnyConnection,
     row: &NewRow,
@@ -86,7 +86,7 @@ pub(super) async fn insert_record(
     Ok(Inserted::New(row.id.clone()))
 }
 
-/// The record that the name of this one stands for already. The stricter consent of the two holds.
+/// Returns the record of an earlier call with the same idempotency key. The stricter consent of the two applies.
 async fn repeated(connection: &mut AnyConnection, row: &NewRow) -> Result<Option<Inserted>> {
     let Some(name) = &row.name else {
         return Ok(None);
@@ -127,19 +127,19 @@ pub(super) async fn insert_samples(
     Ok(())
 }
 
-/// Who asked for a verdict.
+/// The requester of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// A call, by principles of its choice.
+    /// A call, under principles of its choice.
     ByCall,
-    /// The learner, by the operator's principles.
+    /// The learner, under the operator's principles.
     ByLearner,
 }
 
-/// Rows of one statement: a record of a large tournament has thousands, and each statement is a round trip.
+/// The number of rows per statement: a record of a large tournament has thousands, and each statement is a round trip.
 const CHUNK: usize = 64;
 
-/// The placeholders of so many rows: `($1, $2), ($3, $4)`.
+/// Returns the placeholders of `rows` rows: `($1, $2), ($3, $4)`.
 fn placeholders(rows: usize, columns: usize) -> String {
     let row = |row: usize| {
         let columns = (1..=columns).map(|column| format!("${}", row * columns + column));
@@ -148,7 +148,7 @@ fn placeholders(rows: usize, columns: usize) -> String {
     (0..rows).map(row).collect::<Vec<_>>().join(", ")
 }
 
-/// Inserts verdicts from place `first` on; `first_sample` is added to the indices of samples.
+/// Inserts verdicts with places from `first`; `first_sample` is added to the indices of samples.
 pub(super) async fn insert_verdicts(
     connection: &mut AnyConnection,
     id: &RecordId,
@@ -181,7 +181,7 @@ pub(super) async fn insert_verdicts(
     .await
 }
 
-/// `first_sample` is added to the indices of samples.
+/// Inserts pairs; `first_sample` is added to the indices of samples.
 pub(super) async fn insert_pairs(
     connection: &mut AnyConnection,
     id: &RecordId,
@@ -205,7 +205,8 @@ pub(super) async fn insert_pairs(
 
 type InsertQuery<'q> = sqlx::query::Query<'q, sqlx::Any, <sqlx::Any as sqlx::Database>::Arguments>;
 
-/// Inserts items, numbered from `first`, a chunk a statement. `into` is the table with its columns; `bind` binds all of them for one item.
+/// Inserts items with numbers from `first`, one chunk per statement. `into` is the table with its columns; `bind` binds all columns of
+/// one item.
 async fn insert_numbered<'q, T>(
     connection: &mut AnyConnection,
     into: &str,
@@ -229,7 +230,7 @@ async fn insert_numbered<'q, T>(
     Ok(())
 }
 
-/// The first free places among a record's samples, verdicts and pairs.
+/// Returns the first free places among a record's samples, verdicts and pairs.
 pub(super) async fn free_places(connection: &mut AnyConnection, id: &RecordId) -> Result<[i64; 3]> {
     let row = sqlx::query(
         "SELECT (SELECT COALESCE(MAX(place) + 1, 0) FROM samples WHERE record_id = $1) AS samples, \
@@ -246,7 +247,7 @@ pub(super) async fn free_places(connection: &mut AnyConnection, id: &RecordId) -
     ])
 }
 
-/// Reads how large a record is.
+/// Reads the size of a record.
 pub(super) async fn read_size(
     connection: &mut AnyConnection,
     id: &RecordId,
@@ -261,7 +262,7 @@ pub(super) async fn read_size(
     if !scope.includes(&principal) {
         return Ok(None);
     }
-    // What the learner has added is not among the bytes of the record.
+    // The record's own byte count does not include the learner's additions.
     let samples = sqlx::query(
         "SELECT COUNT(*) AS samples, CAST(COALESCE(MAX(octet_length(sampling)), 0) AS BIGINT) AS sampling, \
          CAST(COALESCE(SUM(octet_length(text) + octet_length(token_ids) + octet_length(logprobs)), 0) AS BIGINT) AS written \
@@ -284,7 +285,7 @@ pub(super) async fn read_size(
     }))
 }
 
-/// Reads a record whole.
+/// Reads a whole record.
 pub(super) async fn read_record(
     connection: &mut AnyConnection,
     id: &RecordId,
@@ -367,8 +368,8 @@ async fn read_verdicts(
     verdicts(rows)
 }
 
-/// Reads the verdicts of a record that may corroborate feedback: by the judge's default question, or asked by the learner. What a
-/// call named principles for says what its caller wanted to hear.
+/// Reads the verdicts of a record that may corroborate feedback: those by the judge's default question or requested by the learner. A
+/// verdict under principles that a call named only reflects the caller's wish.
 pub(super) async fn read_corroborating(
     connection: &mut AnyConnection,
     id: &RecordId,
@@ -421,7 +422,7 @@ async fn read_pairs(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec
     rows.into_iter().map(pair).collect()
 }
 
-/// A record's feedback with the sample an edit became.
+/// Reads a record's feedback, with the sample of each edit.
 pub(super) async fn read_feedback(
     connection: &mut AnyConnection,
     id: &RecordId,
@@ -445,7 +446,7 @@ pub(super) async fn read_feedback(
     rows.into_iter().map(feedback).collect()
 }
 
-/// An index of a sample as the database counts.
+/// Converts the index of a sample to the database's integer type.
 pub(super) fn index(place: usize) -> i64 {
     i64::try_from(place).unwrap_or(i64::MAX)
 }
@@ -475,7 +476,7 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T>
     serde_json::from_str(text).map_err(|error| LogError::Corrupt(error.to_string()))
 }
 
-/// Little-endian, four bytes each.
+/// Converts token ids to bytes: little-endian, four bytes each.
 fn bytes_of_ids(ids: &[u32]) -> Vec<u8> {
     ids.iter().flat_map(|id| id.to_le_bytes()).collect()
 }
@@ -484,7 +485,7 @@ pub(super) fn ids_of_bytes(bytes: &[u8]) -> Result<Vec<u32>> {
     Ok(words(bytes)?.into_iter().map(u32::from_le_bytes).collect())
 }
 
-/// Little-endian, four bytes each: every bit comes back.
+/// Converts log-probabilities to bytes: little-endian, four bytes each, so that every bit is preserved.
 fn bytes_of_logprobs(logprobs: &[f32]) -> Vec<u8> {
     logprobs.iter().flat_map(|x| x.to_le_bytes()).collect()
 }

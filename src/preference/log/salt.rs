@@ -1,8 +1,8 @@
-//! What surrogates of a log are hashed with: made once, so that equal values stay equal from one start to the next.
+//! The salt of a log's surrogates: created once, so that equal values keep the same surrogate across restarts.
 //!
-//! Whoever has the salt can try addresses and numbers until one of them gives a surrogate, so it does not lie among the records: a
-//! copy of the database tells nothing. PostgreSQL is the exception unless a file is named: its servers have nothing in common but the
-//! database, and each with a salt of its own would give one value several surrogates.
+//! With the salt, addresses and numbers could be tried until one yields a given surrogate. It is therefore not stored among the records,
+//! so that a copy of the database reveals nothing. The exception is PostgreSQL without a named file: its servers share only the database,
+//! and with a salt each, one value would have several surrogates.
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -14,19 +14,19 @@ use super::database::{Database, sqlite_file};
 use super::{LogError, Result, id};
 use crate::files;
 
-/// Where a log's salt is kept.
+/// The place where a log's salt is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SaltPlace {
-    /// In this file, made with mode 0600 where it is not there.
+    /// In this file, which is created with mode 0600 if it does not exist.
     Made(PathBuf),
-    /// In this file, which is there: several servers on one log are given the same.
+    /// In this file, which must exist: several servers on one log share its content.
     Given(PathBuf),
     /// In the database itself.
     Database,
 }
 
 impl SaltPlace {
-    /// Beside an SQLite file, under its name and `.salt`; in any other database.
+    /// Returns the default place: beside an SQLite file, with `.salt` appended to its name; for other databases, the database.
     pub(super) fn of(url: &str) -> Self {
         match sqlite_file(url) {
             Some(file) => {
@@ -39,15 +39,16 @@ impl SaltPlace {
     }
 }
 
-/// Fewer could be tried out.
+/// The minimum length of a salt; a shorter one could be guessed.
 const LEAST: usize = 32;
 
-/// The salt, made or moved to its place where it is not there yet.
+/// Returns the salt, and creates it or moves it to its place if it is not there yet.
 ///
 /// # Errors
-/// [`LogError::Config`] for a file that cannot be read or made, holds no salt, or another one than the log's surrogates were made with.
+/// Errors with [`LogError::Config`] if the file cannot be read or created, contains no salt, or another one than that of the log's
+/// surrogates.
 pub(super) async fn salt(database: &Database, place: &SaltPlace) -> Result<String> {
-    // On SQLite this also keeps two processes apart that begin at once.
+    // On SQLite this also serialises two processes that start at once.
     let mut transaction = database.begin().await?;
     let connection = transaction.connection();
     let stored = stored(connection).await?;
@@ -57,7 +58,7 @@ pub(super) async fn salt(database: &Database, place: &SaltPlace) -> Result<Strin
         (SaltPlace::Made(file), stored) => {
             let salt = match read(file)? {
                 Some(salt) => salt,
-                // A log of before has it in the database.
+                // Older logs have it in the database.
                 None => make(file, stored.as_deref())?,
             };
             forget(connection, stored, &salt, file).await?;
@@ -79,7 +80,7 @@ async fn stored(connection: &mut AnyConnection) -> Result<Option<String>> {
     Ok(found.fetch_optional(connection).await?)
 }
 
-/// A fresh salt in the database, or the one that another server was faster with.
+/// Stores a new salt in the database. Returns it, or the one that another server stored first.
 async fn store(connection: &mut AnyConnection) -> Result<String> {
     sqlx::query(
         "INSERT INTO settings (name, value) VALUES ('salt', $1) ON CONFLICT (name) DO NOTHING",
@@ -91,7 +92,7 @@ async fn store(connection: &mut AnyConnection) -> Result<String> {
     stored.ok_or_else(|| LogError::Corrupt("a salt was stored and is not there".to_owned()))
 }
 
-/// Takes the salt out of the database once it is in its file.
+/// Removes the salt from the database after it is in its file.
 async fn forget(
     connection: &mut AnyConnection,
     stored: Option<String>,
@@ -114,7 +115,7 @@ async fn forget(
     }
 }
 
-/// The salt of a file; none where there is no file.
+/// Returns the salt of a file; none if the file does not exist.
 fn read(file: &Path) -> Result<Option<String>> {
     let text = match files::read_small(file) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -126,7 +127,7 @@ fn read(file: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Makes the file whole or not at all, with `salt` or a fresh one. Another's that is there first stays.
+/// Creates the file atomically, with `salt` or a new one. If another process has created it first, that file stays.
 fn make(file: &Path, salt: Option<&str>) -> Result<String> {
     let salt = salt.map_or_else(fresh, ToOwned::to_owned);
     let dir = match file.parent() {
@@ -134,7 +135,7 @@ fn make(file: &Path, salt: Option<&str>) -> Result<String> {
         _ => Path::new("."),
     };
     let written = || {
-        // Nobody but the owner may read it, from the first byte on.
+        // Readable by the owner only, from the first byte on.
         let mut draft = tempfile::Builder::new().prefix(".salt.").tempfile_in(dir)?;
         writeln!(draft, "{salt}")?;
         draft.as_file().sync_all()?;
@@ -144,7 +145,7 @@ fn make(file: &Path, salt: Option<&str>) -> Result<String> {
                 persisted.map_err(|error| error.error)?;
             }
         }
-        // Before the database forgets it, so that a crash in between loses nothing.
+        // Synchronised before the database deletes the salt, so that a crash in between loses nothing.
         File::open(dir)?.sync_all()
     };
     written().map_err(|error: std::io::Error| problem(file, error))?;
@@ -190,7 +191,7 @@ mod tests {
             fs::metadata(&file).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        // Whoever comes second takes what is there.
+        // The second caller takes the existing salt.
         assert_eq!(make(&file, None).unwrap(), salt);
         assert_eq!(read(&file).unwrap(), Some(salt));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -1,7 +1,7 @@
-//! Deleted text leaves every file.
+//! Removal of deleted text from every file.
 //!
-//! SQLite overwrites what is deleted in the database's file (`secure_delete`), but its write-ahead log still has the pages as they were:
-//! a checkpoint that truncates it follows every deletion. On PostgreSQL deleted rows stay in the tables until a VACUUM.
+//! SQLite overwrites deleted data in the database's file (`secure_delete`), but its write-ahead log still contains the old pages, so a
+//! checkpoint that truncates it follows every deletion. On PostgreSQL deleted rows remain in the tables until a VACUUM.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tokio::sync::Notify;
 use super::Result;
 use super::database::{Backend, Database};
 
-/// Between two tries while a reader is in the way: reads take milliseconds.
+/// The pause between attempts while a reader is active: reads take milliseconds.
 const RETRY: Duration = Duration::from_millis(20);
-/// Between two tries of a database that fails.
+/// The pause between attempts after a failure of the database.
 const FAILED: Duration = Duration::from_secs(1);
-/// Between two VACUUMs: each reads the tables whole.
+/// The pause after a VACUUM, which reads whole tables.
 const VACUUM: Duration = Duration::from_secs(10);
 
-/// Scrubs whenever that is `wanted`, until it is done, for as long as the database lives.
+/// Scrubs on each notification of `wanted`, retrying until it succeeds, as long as the database exists.
 pub(super) async fn run(database: Weak<Database>, wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
@@ -54,7 +54,7 @@ pub(super) async fn run(database: Weak<Database>, wanted: Arc<Notify>) {
 }
 
 impl Database {
-    /// Removes what was deleted from every file: at once, or as soon as no reader needs it any more.
+    /// Removes deleted text from every file: at once, or as soon as no reader needs it any more.
     pub async fn scrub(&self) {
         match self.backend {
             Backend::Sqlite => self.scrub_file().await,
@@ -62,21 +62,21 @@ impl Database {
         }
     }
 
-    /// [`Self::scrub`] of an SQLite file; PostgreSQL is left alone.
+    /// Scrubs an SQLite file as [`Self::scrub`] does; has no effect on PostgreSQL.
     pub async fn scrub_file(&self) {
         if self.backend == Backend::Sqlite && !matches!(self.truncate_log().await, Ok(true)) {
             self.scrub_wanted.notify_one();
         }
     }
 
-    /// Writes SQLite's write-ahead log back and truncates it. False if a reader is in the way.
+    /// Writes SQLite's write-ahead log back and truncates it. Returns false if a reader prevents it.
     pub async fn truncate_log(&self) -> Result<bool> {
         let mut slot = self.writer.clone().lock_owned().await;
         let mut connection = match slot.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        // A reader is not waited for: writers would wait behind this. On an error the connection is thrown away.
+        // Does not wait for a reader, because writers would wait behind it. On an error the connection is discarded.
         let done = self
             .patiently(checkpoint(&mut connection, self.patience))
             .await?;
@@ -84,7 +84,7 @@ impl Database {
         Ok(done)
     }
 
-    /// Has PostgreSQL remove deleted rows from its tables.
+    /// Makes PostgreSQL remove deleted rows from its tables.
     async fn vacuum(&self) -> Result<()> {
         let mut connection = self.connect().await?;
         sqlx::raw_sql("VACUUM records, samples, verdicts, pairs, feedback")
@@ -94,17 +94,17 @@ impl Database {
         Ok(())
     }
 
-    /// Makes room for a deletion on a full disk. Whether any was found.
+    /// Frees space for a deletion on a full disk. Returns whether there was any to free.
     pub async fn make_room(&self) -> bool {
         let Some(reserve) = &self.reserve else {
             return false;
         };
         let given_up = reserve.give_up();
-        // The write-ahead log is room too.
+        // Truncating the write-ahead log frees space too.
         matches!(self.truncate_log().await, Ok(true)) || given_up
     }
 
-    /// Takes the reserve again, where there is room for it.
+    /// Allocates the reserve again, if there is room for it.
     pub fn refill(&self) {
         if let Some(reserve) = &self.reserve
             && let Err(error) = reserve.fill()

@@ -1,4 +1,4 @@
-//! Stages: what the trainer does with one disjoint set of rows, from opening to outcome.
+//! Stages: the trainer's work on one disjoint set of rows, from opening to outcome.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,12 +8,12 @@ use sqlx::any::AnyRow;
 use super::record::stored_words;
 use super::{GenerationId, RecordId, Result, StageId, TrafficLog, UnixMillis, rows};
 
-/// A stage to be opened.
+/// A stage to open.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewStage {
-    /// The reference of its loss.
+    /// The reference policy of its loss.
     pub reference: GenerationId,
-    /// What it starts from: budget, loss, thresholds. The first saved state.
+    /// The initial state: budget, loss, thresholds.
     pub state: Value,
 }
 
@@ -21,30 +21,30 @@ pub struct NewStage {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stage {
     pub id: StageId,
-    /// The lease under which it was opened.
+    /// The epoch of the lease under which it was opened.
     pub epoch: i64,
     pub reference: GenerationId,
-    /// What the trainer last saved: step, cursor, counts.
+    /// The state that the trainer saved last: step, cursor, counts.
     pub state: Value,
-    /// None while it is open.
+    /// None while the stage is open.
     pub outcome: Option<StageOutcome>,
-    /// Rows it has claimed, deleted ones included.
+    /// The number of rows it has claimed, including deleted ones.
     pub rows: u64,
     pub opened_at: UnixMillis,
     pub closed_at: Option<UnixMillis>,
 }
 
-/// How a stage ended.
+/// The outcome of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageOutcome {
     /// Its generation became the policy.
     Promoted,
-    /// Its generation passed all gates and waits for an operator.
+    /// Its generation passed all gates and waits for an operator's decision.
     Passed,
-    /// A gate refused its generation.
+    /// A gate rejected its generation.
     Rejected,
-    /// It could not be finished.
+    /// It could not be completed.
     Failed,
 }
 
@@ -58,7 +58,7 @@ stored_words!(
 );
 
 impl TrafficLog {
-    /// All stages, the newest first.
+    /// Returns all stages, newest first.
     pub async fn stages(&self) -> Result<Vec<Stage>> {
         let found = sqlx::query(
             "SELECT id, epoch, reference, state, outcome, opened_at, closed_at, \
@@ -69,7 +69,7 @@ impl TrafficLog {
         found.iter().map(read).collect()
     }
 
-    /// The open stage, which a trainer that comes back resumes.
+    /// Returns the open stage, which a restarted trainer resumes.
     pub async fn current_stage(&self) -> Result<Option<Stage>> {
         let found = sqlx::query(
             "SELECT id, epoch, reference, state, outcome, opened_at, closed_at, \
@@ -81,7 +81,7 @@ impl TrafficLog {
         found.as_ref().map(read).transpose()
     }
 
-    /// The stage that was opened last, whether or not it is over.
+    /// Returns the stage that was opened last, open or closed.
     pub async fn last_stage(&self) -> Result<Option<Stage>> {
         let found = sqlx::query(
             "SELECT id, epoch, reference, state, outcome, opened_at, closed_at, \
@@ -93,7 +93,7 @@ impl TrafficLog {
         found.as_ref().map(read).transpose()
     }
 
-    /// The rows a stage has claimed, deleted ones included, by id.
+    /// Returns the ids of the rows that a stage has claimed, including deleted ones, ordered by id.
     pub async fn stage_rows(&self, stage: StageId) -> Result<Vec<RecordId>> {
         let found: Vec<String> = sqlx::query_scalar(
             "SELECT record_id FROM stage_rows WHERE stage = $1 ORDER BY record_id",
@@ -104,8 +104,8 @@ impl TrafficLog {
         found.into_iter().map(rows::stored_id).collect()
     }
 
-    /// Returns the rows that stages before `stage` have claimed, deleted ones included, stage by stage. Those of stages after it do
-    /// not change the answer.
+    /// Returns the rows that stages before `stage` have claimed, including deleted ones, ordered by stage. Later stages do not change the
+    /// result.
     pub async fn rows_before(&self, stage: StageId) -> Result<Vec<RecordId>> {
         let found: Vec<String> = sqlx::query_scalar(
             "SELECT record_id FROM stage_rows WHERE stage < $1 ORDER BY stage, record_id",
@@ -116,7 +116,7 @@ impl TrafficLog {
         found.into_iter().map(rows::stored_id).collect()
     }
 
-    /// The generations whose stages read a record, also after the record was deleted.
+    /// Returns the generations whose stages read a record, also after the record was deleted.
     pub async fn lineage(&self, record: &RecordId) -> Result<Vec<GenerationId>> {
         let found: Vec<String> = sqlx::query_scalar(
             "SELECT generations.id FROM generations WHERE generations.stage IN (\

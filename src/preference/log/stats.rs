@@ -1,11 +1,11 @@
-//! What metrics show of the log.
+//! Numbers of the log for metrics.
 
 use serde::Serialize;
 
-/// A cheap snapshot: no query is made for it.
+/// A snapshot of the log's counters, taken without a query.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct LogStats {
-    /// Records in the log: counted at the start, then what this process added and deleted.
+    /// Records in the log: counted at the start, plus this process's additions and minus its deletions.
     pub records: u64,
     /// Records appended by this process.
     pub appended: u64,
@@ -17,7 +17,7 @@ pub struct LogStats {
     pub queue_depth: usize,
     /// Commits made by the writer.
     pub commits: u64,
-    /// Seconds from queue to commit, of the slowest record of the last batch.
+    /// Seconds from queueing to commit, for the slowest record of the last batch.
     pub commit_lag_seconds: f64,
     /// Whether the last commit succeeded.
     pub healthy: bool,

@@ -1,11 +1,12 @@
-//! The operators' switch of learning: it outlives every process, and reaches a trainer in another one.
+//! The operators' switch that pauses learning. It is stored in the database, so that it survives restarts and applies to trainers in
+//! other processes.
 
 use serde_json::json;
 use sqlx::{AnyConnection, Row};
 
 use super::{Result, TrafficLog, events};
 
-/// Where the switch stands.
+/// The state of the switch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LearningSwitch {
     pub paused: bool,
@@ -24,13 +25,13 @@ impl TrafficLog {
         })
     }
 
-    /// Lets learning rest until [`TrafficLog::resume_learning`]. Said twice, it is one event.
+    /// Pauses learning until [`TrafficLog::resume_learning`]. A repeated call adds no second event.
     pub async fn pause_learning(&self, actor: &str) -> Result<()> {
         let pause = "UPDATE learning_switch SET paused = 1 WHERE one = 1 AND paused = 0";
         self.turn(pause, actor, "train.paused").await
     }
 
-    /// Lets learning go on, and stages pass unattended again.
+    /// Resumes learning, and resets the count of unattended stages.
     pub async fn resume_learning(&self, actor: &str) -> Result<()> {
         let resume = "UPDATE learning_switch SET paused = 0, unattended = 0 \
                       WHERE one = 1 AND (paused <> 0 OR unattended <> 0)";
@@ -49,7 +50,7 @@ impl TrafficLog {
     }
 }
 
-/// One more stage that nobody has looked at, in the transaction that closes it.
+/// Counts a stage that passed since an operator last resumed learning, in the transaction that closes it.
 pub(super) async fn count_unattended(connection: &mut AnyConnection) -> Result<()> {
     sqlx::query("UPDATE learning_switch SET unattended = unattended + 1 WHERE one = 1")
         .execute(connection)

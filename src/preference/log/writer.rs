@@ -1,4 +1,4 @@
-//! The writer: records that wait are committed together.
+//! The writer: commits waiting records in batches.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,10 +12,10 @@ use super::rows::{self, Inserted, NewRow};
 use super::{LogError, RecordId, Result};
 use crate::fault;
 
-/// Records of one commit at most.
+/// The maximum number of records per commit.
 const BATCH: usize = 256;
 
-/// How long the first record of a commit waits for others.
+/// The time that the first record of a commit waits for others.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// A record that waits for its commit.
@@ -23,12 +23,12 @@ const GATHER: Duration = Duration::from_millis(5);
 pub(super) struct Job {
     pub row: NewRow,
     pub queued: Instant,
-    /// The record's bytes among those that may wait.
+    /// The record's share of the queue's limit in bytes.
     pub _waiting: OwnedSemaphorePermit,
     pub reply: oneshot::Sender<Result<RecordId>>,
 }
 
-/// What the writer and its callers count.
+/// The counters of the writer and its callers.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub records: AtomicU64,
@@ -41,7 +41,7 @@ pub(super) struct Counters {
 }
 
 impl Counters {
-    /// Takes deleted records off the count, which other servers on the same database may have raised.
+    /// Subtracts deleted records from the count. It saturates, because other servers on the same database may have added them.
     pub fn forget(&self, deleted: u64) {
         let less = |records: u64| Some(records.saturating_sub(deleted));
         let _ = self
@@ -50,7 +50,7 @@ impl Counters {
     }
 }
 
-/// Commits what comes until all senders are gone.
+/// Commits records until all senders are gone.
 pub(super) async fn run(
     database: Arc<Database>,
     mut queue: mpsc::Receiver<Job>,
@@ -62,13 +62,13 @@ pub(super) async fn run(
         let written = database.patiently(commit(&database, &quotas, &batch)).await;
         counters.broken.store(written.is_err(), Ordering::Relaxed);
         if written.is_err() {
-            // What was counted may not be there.
+            // Counted records may not have been written.
             quotas.forget();
         }
         match written {
             Ok(ids) => acknowledge(batch, ids, &counters),
             Err(_) if batch.len() > 1 && !database.lost().await => {
-                // The database works, so one of the records cannot be stored: the others need not suffer for it.
+                // The database works, so one of the records cannot be stored. The others are committed one by one.
                 for job in batch {
                     let batch = vec![job];
                     match database.patiently(commit(&database, &quotas, &batch)).await {
@@ -83,7 +83,7 @@ pub(super) async fn run(
             Err(error) => {
                 tracing::error!(%error, records = batch.len(), "the traffic log cannot write");
                 refuse(batch, &error, &counters);
-                // Whoever waits behind them would only wait as long again for the same answer.
+                // Records behind them would wait as long for the same error.
                 while let Ok(job) = queue.try_recv() {
                     refuse(vec![job], &error, &counters);
                 }
@@ -92,7 +92,7 @@ pub(super) async fn run(
     }
 }
 
-/// The first record and those that come within [`GATHER`].
+/// Returns the first record and those that arrive within [`GATHER`].
 async fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     let mut batch = vec![first];
     let deadline = tokio::time::Instant::now() + GATHER;
@@ -105,7 +105,7 @@ async fn gather(first: Job, queue: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     batch
 }
 
-/// Writes a batch in one transaction. Returns what became of each record.
+/// Writes a batch in one transaction. Returns the result for each record.
 async fn commit(database: &Database, quotas: &Quotas, batch: &[Job]) -> Result<Vec<Inserted>> {
     let mut transaction = database.begin().await?;
     let mut ids = Vec::with_capacity(batch.len());
@@ -133,7 +133,7 @@ fn acknowledge(batch: Vec<Job>, ids: Vec<Inserted>, counters: &Counters) {
             Inserted::Known(id) => Ok(id),
             Inserted::Refused(error) => Err(error),
         };
-        // A caller that has gone does not wait for the id; the record stands.
+        // A caller that has gone does not wait for the id; the record stays committed.
         let _ = job.reply.send(id);
     }
 }

@@ -1,4 +1,4 @@
-//! Pairs out, a page at a time: however many there are, one page is in memory.
+//! Export of pairs, page by page, so that only one page is in memory.
 
 use std::io::{BufWriter, Write};
 
@@ -13,21 +13,21 @@ use crate::preference::log::{
 };
 use crate::preference::{Message, Role};
 
-/// Pairs read, and written as a row group of Parquet, at a time.
+/// The number of pairs that are read at a time, and written as one Parquet row group.
 const PAGE: usize = 512;
 
-/// Which pairs leave.
+/// The pairs to export.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ExportFilter {
-    /// None: all sources.
+    /// Only pairs of this source; none for all sources.
     pub source: Option<PairSource>,
-    /// The smallest probability that `chosen` is better.
+    /// The minimum probability that `chosen` is better.
     pub min_margin: f32,
-    /// None: both kinds of prompt.
+    /// Only pairs with this kind of prompt; none for both kinds.
     pub prompts: Option<PromptKind>,
 }
 
-/// What was asked: text to be continued, or a conversation.
+/// The kind of a prompt: text to be continued, or a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PromptKind {
     Plain,
@@ -42,7 +42,7 @@ impl PromptKind {
         }
     }
 
-    /// The first character of such a prompt's JSON.
+    /// Returns the first character of such a prompt's JSON.
     fn json_begins(self) -> &'static str {
         match self {
             Self::Plain => "\"",
@@ -51,7 +51,7 @@ impl PromptKind {
     }
 }
 
-/// A pair on its way out.
+/// A pair to export.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct PairRow {
     pub prompt: Prompt,
@@ -62,13 +62,13 @@ pub(super) struct PairRow {
 }
 
 impl TrafficLog {
-    /// Writes the pairs of records that may be trained on, a page at a time. Returns how many.
+    /// Writes the pairs of records that may be trained on, page by page. Returns their number.
     ///
-    /// Pairs of a call's comparisons are left out where the call named principles of its own, or where the judge put less than
-    /// [`MIN_LABEL_MASS`] on its labels: logs of before hold such pairs.
+    /// Pairs from a call's comparisons are omitted if the call named its own principles, or if the judge put less than [`MIN_LABEL_MASS`]
+    /// on its labels: older logs contain such pairs.
     ///
     /// # Errors
-    /// [`LogError::File`] if `out` cannot be written.
+    /// Errors with [`LogError::File`] if `out` cannot be written.
     pub async fn export_pairs(
         &self,
         format: PairFormat,
@@ -90,14 +90,14 @@ impl TrafficLog {
             after = (record.clone(), *place);
             let pairs: Vec<PairRow> = page.into_iter().map(|(_, _, pair)| pair).collect();
             written += pairs.len() as u64;
-            // Files and pipes block, so they are written where that is allowed.
+            // Writes to files and pipes block, so they run on a blocking thread.
             sink = blocking(move || sink.write(&pairs)).await?;
         }
         blocking(move || sink.finish()).await?;
         Ok(written)
     }
 
-    /// The pairs after a place, in the order of records and of a record's pairs.
+    /// Returns the page of pairs after a place, ordered by record and by the pair's place in it.
     async fn page(
         &self,
         filter: &ExportFilter,
@@ -142,7 +142,7 @@ fn read(row: &AnyRow) -> Result<(String, i64, PairRow)> {
     Ok((row.try_get("record_id")?, row.try_get("place")?, pair))
 }
 
-/// Does what may block on a thread that may.
+/// Runs work that may block on a blocking thread.
 pub(super) async fn blocking<T: Send + 'static>(
     doing: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
@@ -151,12 +151,12 @@ pub(super) async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(LogError::File(error.to_string())))
 }
 
-/// The file that is being written.
+/// An output file.
 enum Sink<W: Write + Send> {
     Jsonl(BufWriter<W>),
-    /// With the number of pairs that are written.
+    /// With the number of pairs written so far.
     Json(BufWriter<W>, u64),
-    /// A Parquet file's columns depend on its first pair, where the caller names no kind.
+    /// The columns of a Parquet file depend on its first pair, unless the caller names the kind of prompt.
     Unbegun(W, Option<PromptKind>),
     Parquet(ParquetPairs<W>),
 }
@@ -183,7 +183,7 @@ impl<W: Write + Send> Sink<W> {
         Ok(self)
     }
 
-    /// A Parquet file for pairs like this one; other files as they are.
+    /// Starts a Parquet file for pairs like `first`; returns other outputs unchanged.
     fn begun(self, first: Option<&PairRow>) -> Result<Self> {
         let Sink::Unbegun(out, kind) = self else {
             return Ok(self);
@@ -210,7 +210,7 @@ impl<W: Write + Send> Sink<W> {
     }
 }
 
-/// TRL's record: strings for a plain prompt, message lists on all three sides for a conversation.
+/// Returns the pair as TRL's record: strings for a plain prompt, message lists on all three sides for a conversation.
 fn trl(pair: &PairRow) -> serde_json::Value {
     let side = |text: &str| match &pair.prompt {
         Prompt::Text(_) => json!(text),

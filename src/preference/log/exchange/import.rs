@@ -1,4 +1,4 @@
-//! Pairs in: each becomes a record of its own, with two given samples.
+//! Import of pairs: each becomes a record of its own, with two given samples.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,28 +18,28 @@ use crate::preference::{
     Skipped,
 };
 
-/// Records appended at the same time, so that they share commits.
+/// The number of records that are appended concurrently, so that they share commits.
 const TOGETHER: usize = 64;
 
-/// How long to wait for a full queue.
+/// The pause before another attempt if the queue is full.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What was read of a file.
+/// The result of an import.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Imported {
     pub pairs: u64,
-    /// Records that could not be used.
+    /// The records that could not be used.
     pub skipped: Skipped,
 }
 
 impl TrafficLog {
-    /// Reads a preference file, each pair a record of `principal`: a plain pair with the text of its prompt, or as a chat where `plain`
-    /// says so. Without a `format` the file's first bytes tell it. Records that cannot be used are left out and counted.
+    /// Imports a preference file, each pair as a record of `principal`. `plain` decides whether a plain pair keeps the text of its prompt
+    /// or becomes a chat. Without a `format` the file's first bytes determine it. Records that cannot be used are left out and counted.
     ///
-    /// A pair's idempotency key is its digest: a file that failed halfway can be read again, and makes no record twice.
+    /// The idempotency key of a pair is its digest: after a failure the file can be imported again, and no pair is stored twice.
     ///
     /// # Errors
-    /// [`LogError::File`] naming the file and the place where it is damaged; what stands before it was imported.
+    /// Errors with [`LogError::File`] that names the file and the place of the damage; the records before it have been imported.
     pub async fn import_pairs(
         &self,
         format: Option<PairFormat>,
@@ -48,7 +48,7 @@ impl TrafficLog {
         principal: &Principal,
         consent: Consent,
     ) -> Result<Imported> {
-        // The reader waits until what it read before was appended.
+        // The bounded channel makes the reader wait until earlier pairs have been appended.
         let (sender, mut pairs) = mpsc::channel(TOGETHER);
         let file = file.to_owned();
         let reading = tokio::spawn(blocking(move || read(format, plain, &file, &sender)));
@@ -68,7 +68,7 @@ impl TrafficLog {
         })
     }
 
-    /// Appends, waiting where serving would be refused: nobody waits for an import.
+    /// Appends a record, and waits while the queue is full: unlike serving, an import can wait.
     async fn append_waiting(&self, record: NewRecord) -> Result<()> {
         loop {
             match self.append(record.clone()).await {
@@ -131,7 +131,7 @@ fn read(
     Ok(improbable)
 }
 
-/// The source of a pair that this program exported; other sets call other things `source`, and other numbers `margin`.
+/// Returns the source of a pair that this program exported. Other sets use `source` and `margin` for other things.
 fn own_source(pair: &PreferencePair) -> Option<PairSource> {
     PairSource::stored(pair.source.as_deref()?).ok()
 }

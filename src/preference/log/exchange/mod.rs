@@ -1,4 +1,4 @@
-//! Pairs out and in: TRL's JSON lines, JSON array and Parquet.
+//! Export and import of pairs in TRL's format: JSON lines, JSON array and Parquet.
 
 mod export;
 mod import;
@@ -7,13 +7,13 @@ mod parquet_pairs;
 pub use export::{ExportFilter, PromptKind};
 pub use import::Imported;
 
-/// The file's shape.
+/// The file format of exported or imported pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PairFormat {
-    /// One object a line: `prompt`, `chosen`, `rejected`, `margin`, `source`; conversations as lists of messages.
+    /// JSON lines: one object per line with `prompt`, `chosen`, `rejected`, `margin`, `source`; conversations are lists of messages.
     Jsonl,
-    /// The same objects in one array.
+    /// The same objects in one JSON array.
     Json,
-    /// The same as columns, conversations as lists of structs; one file has plain prompts or conversations.
+    /// The same fields as columns, conversations as lists of structs. One file has either plain prompts or conversations.
     Parquet,
 }

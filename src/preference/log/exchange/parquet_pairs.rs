@@ -1,6 +1,6 @@
-//! Pairs as the columns of a Parquet file, as TRL reads them: strings for plain prompts, lists of messages for conversations.
+//! Pairs as the columns of a Parquet file in TRL's format: strings for plain prompts, lists of messages for conversations.
 //!
-//! A column has one type, so one file holds one kind of prompt.
+//! A column has one type, so a file holds only one kind of prompt.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::export::{PairRow, PromptKind};
 use crate::preference::log::{LogError, Prompt, Result};
 use crate::preference::{Message, Role};
 
-/// The type of a side: its name is written for `SIDE`.
+/// The Parquet types of a side; `SIDE` is replaced by the column's name.
 const TEXT: &str = "REQUIRED BINARY SIDE (UTF8);";
 const TURNS: &str = "REQUIRED GROUP SIDE (LIST) { REPEATED GROUP list { REQUIRED GROUP element {
     REQUIRED BINARY role (UTF8); REQUIRED BINARY content (UTF8);
@@ -33,7 +33,7 @@ pub(super) struct ParquetPairs<W: Write + Send> {
 }
 
 impl<W: Write + Send> ParquetPairs<W> {
-    /// Begins a file of pairs with prompts of this kind.
+    /// Starts a file of pairs with prompts of this kind.
     pub fn new(out: W, kind: PromptKind) -> Result<Self> {
         let side = match kind {
             PromptKind::Plain => TEXT,
@@ -56,7 +56,7 @@ impl<W: Write + Send> ParquetPairs<W> {
     /// Writes a row group.
     ///
     /// # Errors
-    /// A prompt of the other kind.
+    /// Errors if a prompt is of the other kind.
     pub fn write(&mut self, pairs: &[PairRow]) -> Result<()> {
         if pairs
             .iter()
@@ -82,7 +82,7 @@ impl<W: Write + Send> ParquetPairs<W> {
                     let turns: Vec<_> = pairs.iter().map(side).collect();
                     let lists = |part: &dyn Fn(&(&'static str, &str)) -> ByteArray| Column::Lists {
                         values: turns.iter().flatten().map(part).collect(),
-                        // 0 begins a row, 1 goes on with it.
+                        // Repetition levels: 0 starts a row, 1 continues it.
                         places: turns
                             .iter()
                             .flat_map(|turns| (0..turns.len()).map(|at| i16::from(at > 0)))
@@ -145,7 +145,7 @@ enum Column {
     Numbers(Vec<f32>),
 }
 
-/// The roles and contents of a side's turns; of a plain prompt's sides one, with a role that is not written.
+/// Returns the roles and contents of a side's turns. A side of a plain prompt has one turn, whose role is not written.
 type Side = for<'a> fn(&'a PairRow) -> Vec<(&'static str, &'a str)>;
 
 fn prompt(pair: &PairRow) -> Vec<(&'static str, &str)> {
