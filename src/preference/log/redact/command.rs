@@ -1,4 +1,4 @@
-//! An external redactor.
+//! Redaction by an external program.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use crate::preference::log::{LogError, Result};
 
-/// How often a program that runs is looked after.
+/// The interval at which a running program is polled.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// How much longer an answer may be than what was given, in times; JSON may escape each byte by six.
+/// The maximum length of the output as a multiple of the input's; JSON may escape each byte as six.
 const LONGER: u64 = 8;
 
-/// What an answer may have beyond that, in bytes.
+/// The bytes that the output may have beyond that.
 const ROOM: u64 = 64 << 10;
 
-/// A program that reads a JSON array of texts on its input and writes an array of the same length, redacted, on its output.
-/// Whatever else happens (a timeout, an exit status, another length) the record is not written.
+/// A program that reads a JSON array of texts from its standard input and writes an array of the same length, redacted, to its standard
+/// output. On any failure (a timeout, an exit status, another length) the record is not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedactCommand {
     pub program: PathBuf,
@@ -28,16 +28,16 @@ pub struct RedactCommand {
 }
 
 impl RedactCommand {
-    /// Has the program redact a text, as it will have to redact those of records.
+    /// Runs the program on a sample text, to check that it can redact records.
     ///
     /// # Errors
-    /// [`LogError::Redaction`]: it cannot be started, fails, or answers something else than texts.
+    /// Errors with [`LogError::Redaction`] if the program cannot be started, fails, or returns anything but texts.
     pub fn check(&self) -> Result<()> {
         let text = "A text without any personal data.".to_owned();
         self.run(&[text]).map(drop)
     }
 
-    /// Runs the program over some texts and waits for it.
+    /// Runs the program on some texts and waits for it.
     pub(super) fn run(&self, texts: &[String]) -> Result<Vec<String>> {
         let failed =
             |what: String| LogError::Redaction(format!("{}: {what}", self.program.display()));
@@ -72,14 +72,14 @@ impl RedactCommand {
     }
 }
 
-/// Writes the input and reads the output at the same time, on threads: either pipe may be full. Whoever keeps the pipes open past
-/// the deadline is left behind with its threads.
+/// Writes the input and reads the output concurrently, on threads, because either pipe may be full. If a process holds the pipes open
+/// beyond the deadline, these threads are abandoned.
 fn converse(child: &mut Child, input: Vec<u8>, deadline: Instant) -> Option<Vec<u8>> {
     let (mut stdin, stdout) = (child.stdin.take()?, child.stdout.take()?);
-    // What is longer is cut off and so no JSON.
+    // A longer output is cut off, so that it is not valid JSON.
     let mut stdout = stdout.take(input.len() as u64 * LONGER + ROOM);
     thread::spawn(move || {
-        // A program that does not read all of it says so by its answer.
+        // If a program does not read all of the input, its output shows the failure.
         let _ = stdin.write_all(&input);
     });
     let (done, answer) = mpsc::channel();
@@ -93,14 +93,14 @@ fn converse(child: &mut Child, input: Vec<u8>, deadline: Instant) -> Option<Vec<
     answer.recv_timeout(left).ok()
 }
 
-/// The program's exit status, or none if it had to be killed.
+/// Returns the program's exit status, or none if it had to be killed.
 fn wait(child: &mut Child, deadline: Instant) -> Option<std::process::ExitStatus> {
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
             Ok(None) if Instant::now() < deadline => thread::sleep(LOOK),
             _ => {
-                // Gone already is as good as killed.
+                // An error means that the program has already ended.
                 let _ = child.kill();
                 let _ = child.wait();
                 return None;

@@ -1,4 +1,4 @@
-//! Digits of all scripts.
+//! Decimal digits of all scripts.
 
 /// Returns the value of a decimal digit of any script; none for other characters.
 pub(super) fn value(c: char) -> Option<u8> {
@@ -8,8 +8,8 @@ pub(super) fn value(c: char) -> Option<u8> {
     u8::try_from(value).ok().filter(|value| *value < 10)
 }
 
-/// The zeros of the general category `Nd` (Unicode 17) that no other character stands for; the other nine digits follow each.
-/// Full-width and mathematical digits become ASCII by their compatible forms.
+/// The zeros of the general category `Nd` (Unicode 17), each followed by its nine other digits. Full-width and mathematical digits are
+/// omitted: normalisation maps them to ASCII.
 const ZEROS: [char; 69] = [
     '\u{660}',
     '\u{6f0}',

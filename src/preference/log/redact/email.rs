@@ -1,4 +1,4 @@
-//! E-mail addresses, with letters of all scripts, quoted names, and signs spelled out.
+//! E-mail addresses, including letters of all scripts, quoted local parts, and signs that are spelled out.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use super::rule::RedactionRule;
 use super::scan::Scan;
 use super::words::{Hits, Sign, Word, anywhere, whole};
 
-/// The longest name in front of the sign (RFC 5321: 64), in bytes.
+/// The maximum length of a local part (RFC 5321: 64) in bytes.
 const NAME: usize = 64;
 
-/// The longest domain (RFC 5321: 255), in bytes.
+/// The maximum length of a domain (RFC 5321: 255) in bytes.
 const DOMAIN: usize = 255;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -77,7 +77,8 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
 }
 
 fn around(scan: &Scan, hits: &Hits<'_>, sign: Range<usize>, taken: usize) -> Option<Range<usize>> {
-    // A word of prose is an address only where its dots are spelled out too, or more says so.
+    // A spelled-out sign like ` at ` also occurs in prose: it makes an address only if the dots are spelled out too or the context shows
+    // it.
     let is_word = matches!(
         scan.bytes(sign.clone()),
         b" at " | b" AT " | b" At " | b"(a)" | b"[a]"
@@ -92,7 +93,7 @@ fn around(scan: &Scan, hits: &Hits<'_>, sign: Range<usize>, taken: usize) -> Opt
     Some(start..end)
 }
 
-/// Verbs and other words that stand in front of `at` and the name of a site.
+/// Words of prose that precede `at` and the name of a site.
 const PROSE: &[&str] = &[
     "look",
     "looking",
@@ -166,10 +167,11 @@ const PROSE: &[&str] = &[
     "app",
 ];
 
-/// How far in front of an address the word may stand that announces it, in bytes.
+/// The maximum distance in bytes between an address and the word before it that announces it.
 const REACH: usize = 24;
 
-/// Whether more than `at` behind a name says that it is an address: the name's marks, a word in front, or that nothing stands there.
+/// Returns whether, besides the `at` after it, the name is known to be part of an address: by its marks, a word before it, or because
+/// nothing precedes it.
 fn is_announced(scan: &Scan, hits: &Hits<'_>, name: Range<usize>) -> bool {
     let text = String::from_utf8_lossy(scan.bytes(name.clone())).to_lowercase();
     if PROSE.contains(&text.as_str()) {
@@ -208,12 +210,12 @@ fn is_name(c: char) -> bool {
         )
 }
 
-/// Whether words of its script are written without spaces between them: in front of a Latin name they are no part of it.
+/// Returns whether the character's script has no spaces between words. Before a Latin name, such characters are not a part of it.
 fn is_unspaced(c: char) -> bool {
     matches!(c, '\u{e00}'..='\u{eff}' | '\u{3040}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{20000}'..='\u{3ffff}')
 }
 
-/// Returns where the name begins that ends at `end`.
+/// Returns the start of the local part that ends at `end`.
 fn name(scan: &Scan, end: usize, taken: usize) -> Option<usize> {
     let least = end.saturating_sub(NAME).max(taken);
     if scan.before(end) == b'"' {
@@ -241,7 +243,7 @@ fn name(scan: &Scan, end: usize, taken: usize) -> Option<usize> {
         latin |= c.is_ascii_alphanumeric();
         start -= c.len_utf8();
     }
-    // Marks in front belong to the sentence.
+    // Punctuation before the name belongs to the sentence.
     while start < end
         && !scan
             .char_at(start)
@@ -252,7 +254,7 @@ fn name(scan: &Scan, end: usize, taken: usize) -> Option<usize> {
     (start < end && scan.before(end) != b'.').then_some(start)
 }
 
-/// Returns where the domain ends that begins at `start`. Its dots may be spelled out where the sign is, and must be if `spelled`.
+/// Returns the end of the domain that starts at `start`. Its dots may be spelled out if `may_spell`, and must be if `spelled`.
 fn domain(scan: &Scan, start: usize, may_spell: bool, spelled: bool) -> Option<usize> {
     if scan.byte(start) == b'[' {
         let inside = scan.run(start + 1, 48, |byte| {
@@ -283,7 +285,7 @@ fn domain(scan: &Scan, start: usize, may_spell: bool, spelled: bool) -> Option<u
             digits |= c.is_ascii_digit();
             at += c.len_utf8();
         }
-        // Dashes behind a label are the sentence's.
+        // Dashes after a label belong to the sentence.
         let close = at - scan.run_before(at, at - label, |byte| byte == b'-' || byte == b'_');
         if close == label {
             return end;

@@ -1,16 +1,15 @@
-//! Escapes: characters that a text spells with others.
+//! Escapes: characters that a text spells by others.
 //!
-//! Escapes of JSON, JavaScript, C and Markdown (`\u0040`, `\x40`, `\100`, `\n`, `\@`), of addresses (`%40`) and of HTML (`&#64;`,
-//! `&commat;`), also where one escape is written in another (`\\u0040`, `%2540`, `&amp;#64;`), and signs in brackets that keep
-//! programs from reading an address (`[at]`, `[.]`).
+//! Escapes of JSON, JavaScript, C and Markdown (`\u0040`, `\x40`, `\100`, `\n`, `\@`), of URLs (`%40`) and of HTML (`&#64;`, `&commat;`),
+//! also nested (`\\u0040`, `%2540`, `&amp;#64;`), and signs in brackets that hide an address from programs (`[at]`, `[.]`).
 
-/// How many escapes may be written in each other.
+/// The maximum depth of nested escapes.
 const NESTED: usize = 8;
 
-/// The longest name of an entity of HTML, in bytes.
+/// The maximum length of an HTML entity's name in bytes.
 const ENTITY: usize = 10;
 
-/// Names of HTML's entities, and their characters.
+/// Names of HTML entities, and their characters.
 const ENTITIES: &[(&str, char)] = &[
     ("amp", '&'),
     ("apos", '\''),
@@ -56,7 +55,7 @@ const ENTITIES: &[(&str, char)] = &[
     ("zwnj", '\u{200c}'),
 ];
 
-/// Signs in brackets, and their characters.
+/// Signs that are written in brackets, and their characters.
 const BRACKETED: [(&str, char); 7] = [
     (".", '.'),
     ("dot", '.'),
@@ -67,12 +66,12 @@ const BRACKETED: [(&str, char); 7] = [
     ("-", '-'),
 ];
 
-/// Whether an escape may begin with a byte.
+/// Returns whether an escape may start with this byte.
 pub(super) fn may_begin(byte: u8) -> bool {
     matches!(byte, b'\\' | b'%' | b'&' | b'[' | b'(' | b'{' | b'<')
 }
 
-/// Returns the character that the escape at the begin of `text` stands for, and the escape's length; none where no escape begins.
+/// Returns the character of the escape at the start of `text`, and the escape's length; none if there is no escape.
 pub(super) fn read(text: &[u8]) -> Option<(char, usize)> {
     let read = match text.first()? {
         b'\\' => backslash(text),
@@ -87,7 +86,7 @@ pub(super) fn read(text: &[u8]) -> Option<(char, usize)> {
     read.filter(|(c, _)| !c.is_control() || matches!(c, '\n' | '\r' | '\t'))
 }
 
-/// Returns the value of the hexadecimal digits at `at`, from `least` to `most` of them, and where they end.
+/// Returns the value of the `least` to `most` hexadecimal digits at `at`, and their end.
 fn hex(text: &[u8], at: usize, least: usize, most: usize) -> Option<(u32, usize)> {
     let digits = text.get(at..)?.iter().take(most);
     let length = digits.take_while(|byte| byte.is_ascii_hexdigit()).count();
@@ -98,7 +97,7 @@ fn hex(text: &[u8], at: usize, least: usize, most: usize) -> Option<(u32, usize)
     Some((u32::from_str_radix(digits, 16).ok()?, at + length))
 }
 
-/// Returns how many bytes at `at` repeat `part`, at most [`NESTED`] times.
+/// Returns the length in bytes of the repetitions of `part` at `at`, at most [`NESTED`] of them.
 fn repeated(text: &[u8], at: usize, part: &[u8]) -> usize {
     let mut end = at;
     while end < at + NESTED * part.len() && text.get(end..end + part.len()) == Some(part) {
@@ -107,7 +106,7 @@ fn repeated(text: &[u8], at: usize, part: &[u8]) -> usize {
     end - at
 }
 
-/// Returns the character of one byte, or of the bytes in UTF-8 that begin with it; `next` reads the byte that is escaped at a place.
+/// Returns the character of one byte, or of the UTF-8 bytes that start with it; `next` reads the escaped byte at a place.
 fn utf_8(
     first: u32,
     end: usize,
@@ -149,7 +148,7 @@ fn backslash(text: &[u8]) -> Option<(char, usize)> {
             if !(0xd800..0xdc00).contains(&code) {
                 return Some((char::from_u32(code)?, end));
             }
-            // A pair of surrogates.
+            // A surrogate pair.
             let low = after(end);
             let (second, end) =
                 hex(text, low + 1, 4, 4).filter(|_| text.get(low) == Some(&b'u'))?;
@@ -189,7 +188,7 @@ fn percent(text: &[u8]) -> Option<(char, usize)> {
             return None;
         }
         let at = at + 1;
-        // `%25` is the sign itself.
+        // `%25` is the percent sign itself, as in a nested escape.
         let nested = repeated(text, at, b"25");
         hex(text, at + nested, 2, 2).or_else(|| hex(text, at, 2, 2))
     };
@@ -276,7 +275,7 @@ mod tests {
             ("[at]", Some(('@', 4))),
             ("[.]", Some(('.', 3))),
             ("(dot)", Some(('.', 5))),
-            // What is none.
+            // These are not escapes.
             (r"\u00", None),
             (r"\u0000", None),
             (r"\ud835", None),

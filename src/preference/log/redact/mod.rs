@@ -1,10 +1,11 @@
-//! Personal data and secrets are taken out before a record is written.
+//! Redaction of personal data and secrets before a record is written.
 //!
-//! Each value that is found becomes a surrogate like `[EMAIL-kdbcnaofghij]`: the kind, and a hash salted by the log, so that equal
-//! values stay equal within a log and mean nothing outside it. Tokens of a text that was changed are dropped, because they would
-//! spell out what was taken from it.
+//! Each value that is found is replaced by a surrogate like `[EMAIL-kdbcnaofghij]`: its kind, and a hash salted by the log, so that equal
+//! values have equal surrogates within a log, which mean nothing outside it. The tokens of a redacted text are dropped, because they
+//! would reveal what was removed.
 //!
-//! A text is [normalised](normalise) and [searched](scan) by one module for each kind, with its [escapes] and [without](views) them. `docs/privacy.md` lists the forms.
+//! A text is [normalised](normalise) and [searched](scan), by one module for each kind, both with its [escapes] and [without](views)
+//! them. `docs/privacy.md` lists the forms.
 
 mod command;
 mod digits;
@@ -29,17 +30,17 @@ pub use command::RedactCommand;
 pub(super) use record::Redactor;
 pub use rule::RedactionRule;
 
-/// What is taken out of records.
+/// The redaction of records.
 #[derive(Debug, Clone)]
 pub struct Redaction {
-    /// Built-in rules that are applied.
+    /// The built-in rules to apply.
     pub rules: Vec<RedactionRule>,
-    /// An external program that sees each text after the built-in rules.
+    /// An external program that redacts each text after the built-in rules.
     pub command: Option<RedactCommand>,
 }
 
 impl Redaction {
-    /// Nothing is taken out.
+    /// Returns a redaction that changes nothing.
     pub fn none() -> Self {
         Self {
             rules: Vec::new(),
@@ -49,7 +50,7 @@ impl Redaction {
 }
 
 impl Default for Redaction {
-    /// All built-in rules.
+    /// Returns all built-in rules.
     fn default() -> Self {
         Self {
             rules: RedactionRule::ALL.to_vec(),

@@ -1,4 +1,4 @@
-//! Addresses of machines: hardware addresses, IPv4 and IPv6.
+//! Network addresses: hardware (MAC) addresses, IPv4 and IPv6.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
@@ -7,13 +7,13 @@ use super::rule::RedactionRule;
 use super::scan::{Scan, compact, is_word};
 use super::words::{Hits, Sign, Word, whole};
 
-/// The longest IPv6 address with an IPv4 address in it, in bytes.
+/// The maximum length of an IPv6 address that contains an IPv4 address, in bytes.
 const LONGEST: usize = 45;
 
-/// The longest name of an interface behind `%`, in bytes.
+/// The maximum length of an interface name after `%`, in bytes.
 const ZONE: usize = 16;
 
-/// How far in front of a hardware address the word may stand that announces it, in bytes.
+/// The maximum distance in bytes between a hardware address and the word before it that announces it.
 const REACH: usize = 16;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -59,7 +59,7 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
     ))
 }
 
-/// Finds the addresses of the rules that are wanted.
+/// Finds the addresses of the wanted rules.
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, wanted: impl Fn(RedactionRule) -> bool) {
     if wanted(RedactionRule::Mac) {
         hardware(scan, hits);
@@ -73,7 +73,8 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, wanted: impl Fn(RedactionRu
     }
 }
 
-/// Six or eight pairs of hexadecimal digits, or three groups of four with dots.
+/// Finds hardware addresses: six or eight pairs of hexadecimal digits, three groups of four with dots, and other forms after a word that
+/// announces them.
 fn hardware(scan: &mut Scan, hits: &Hits<'_>) {
     let mut at = 0;
     while at < scan.len() {
@@ -90,7 +91,7 @@ fn hardware(scan: &mut Scan, hits: &Hits<'_>) {
             (true, 4, mark @ (b':' | b'-' | b' ')) => {
                 groups(scan, at, 4, mark).filter(|(count, _)| *count == 3 && announced())
             }
-            // Parts of a row of bytes are none.
+            // A part of a longer row of bytes is not an address.
             (true, 2, mark @ (b' ' | b'.' | b'_')) => {
                 groups(scan, at, 2, mark).filter(|(count, end)| {
                     let row = scan.before(at) == mark
@@ -105,7 +106,7 @@ fn hardware(scan: &mut Scan, hits: &Hits<'_>) {
             }
             _ => None,
         };
-        // Parts of longer rows are no addresses: fingerprints, dumps.
+        // Parts of longer rows, like fingerprints and dumps, are not addresses.
         let found = found.filter(|(_, end)| {
             !matches!(scan.before(at), b':' | b'-' | b'.') && !is_word(scan.byte(*end))
         });
@@ -124,7 +125,7 @@ fn hardware(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns how many groups of `digits` hexadecimal digits stand at `at` with `mark` between them, and where they end.
+/// Returns the number of groups of `digits` hexadecimal digits at `at` that are separated by `mark`, and their end.
 fn groups(scan: &Scan, at: usize, digits: usize, mark: u8) -> Option<(usize, usize)> {
     let mut end = at;
     for count in 1..=9 {
@@ -156,8 +157,8 @@ fn version_6(scan: &mut Scan) {
     }
 }
 
-/// Returns the address in the row of hexadecimal digits, colons and dots that begins at `at`. Colons and dots around it are the
-/// sentence's.
+/// Returns the address in the row of hexadecimal digits, colons and dots that starts at `at`. Colons and dots around the address belong
+/// to the sentence.
 fn address_6(scan: &Scan, at: usize, length: usize) -> Option<Range<usize>> {
     let row = scan.bytes(at..at + length.min(LONGEST + 3));
     let front = match row {
@@ -178,7 +179,7 @@ fn address_6(scan: &Scan, at: usize, length: usize) -> Option<Range<usize>> {
     if is_word(scan.byte(end)) || address.is_loopback() || address.is_unspecified() {
         return None;
     }
-    // `a::b` is an address to a parser and a path to a programmer.
+    // `a::b` parses as an address, but in code it is a path.
     let first = text.split(':').next().unwrap_or_default();
     let scoped = first.len() == 4 && matches!(first.as_bytes()[0] | 0x20, b'2' | b'3' | b'f')
         || first.eq_ignore_ascii_case("64");
@@ -238,7 +239,7 @@ fn version_4(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Whether the digits at `at` follow a word of machines' names: `ip-203-0-113-9.ec2.internal`.
+/// Returns whether the digits at `at` follow a word that is common in host names: `ip-203-0-113-9.ec2.internal`.
 fn is_host(scan: &Scan, at: usize) -> bool {
     const HOSTS: [&str; 12] = [
         "ip", "host", "ec2", "static", "dsl", "pool", "cpe", "client", "dynamic", "vps", "dhcp",
@@ -252,7 +253,7 @@ fn is_host(scan: &Scan, at: usize) -> bool {
         .any(|host| host.len() == length && scan.is(start, host))
 }
 
-/// Reads four numbers of a byte each with one sign between them, also with zeros in front of some to the width of three.
+/// Parses four numbers of one byte each with the same sign between them. Each may be padded with zeros to three digits.
 fn address_4(text: &str) -> Option<Ipv4Addr> {
     let mut bytes = [0; 4];
     let mut parts = text.split(['.', '-', '_']);

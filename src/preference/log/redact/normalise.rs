@@ -1,25 +1,25 @@
-//! Spellings: one character for all that look alike, with a way back to the places of the original text.
+//! Normalisation of spellings: characters that look alike become one, with a map back to the places in the original text.
 //!
-//! Full-width and other compatible forms become ASCII (Unicode's NFKC), digits of all scripts `0` to `9`, dashes `-`, spaces a
-//! space; invisible characters and combining marks are left out. Everything else stays as it is. A text that has escapes is read a second time,
-//! with them as what they stand for.
+//! Full-width and other compatible forms become ASCII (Unicode's NFKC), digits of all scripts `0` to `9`, dashes `-`, spaces a space;
+//! invisible characters and combining marks are removed. All other characters are unchanged. A text with escapes is read a second time,
+//! with the escapes replaced by their characters.
 
 use unicode_normalization::char::decompose_compatible;
 
 use super::{digits, escapes};
 
-/// A text as the rules read it.
+/// A normalised text, as the rules read it.
 #[derive(Debug)]
 pub(super) struct Plain {
     /// UTF-8.
     pub bytes: Vec<u8>,
-    /// Where parts of it come from, in their order; empty if it is the original itself.
+    /// The origins of the parts of the text, in order; empty if it equals the original.
     spans: Vec<Span>,
-    /// Length of the original in bytes.
+    /// The length of the original in bytes.
     original: usize,
 }
 
-/// A part of a plain text: a stretch of copied bytes, or what one character became.
+/// A part of a normalised text: a run of copied bytes, or the replacement of one character.
 #[derive(Debug)]
 struct Span {
     plain: usize,
@@ -28,7 +28,7 @@ struct Span {
 }
 
 impl Plain {
-    /// Reads a text as it stands.
+    /// Normalises a text, with escapes unchanged.
     pub fn new(text: &str) -> Self {
         if text.is_ascii() {
             return Self {
@@ -40,7 +40,7 @@ impl Plain {
         Self::read(text, |_| None)
     }
 
-    /// Reads a text with its [escapes] as what they stand for; none if it has no escapes.
+    /// Normalises a text with its [escapes] replaced by their characters; none if it has no escapes.
     pub fn unescaped(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let escape = |at: usize| match escapes::may_begin(bytes[at]) {
@@ -51,7 +51,7 @@ impl Plain {
         has_one.then(|| Self::read(text, escape))
     }
 
-    /// Reads a text; `escape` returns the character that an escape at a place stands for, and the escape's length.
+    /// Normalises a text; `escape` returns the character of an escape at a place, and the escape's length.
     fn read(text: &str, escape: impl Fn(usize) -> Option<(char, usize)>) -> Self {
         let original = text.len();
         let mut plain = Self {
@@ -100,7 +100,7 @@ impl Plain {
         plain
     }
 
-    /// Whether a place in the original is inside of what one character became, as an escape's is.
+    /// Returns whether a place in the original is inside a replaced character, such as an escape.
     pub fn is_inside(&self, original: usize) -> bool {
         let after = self.spans.partition_point(|span| span.original < original);
         let Some(span) = after.checked_sub(1).and_then(|at| self.spans.get(at)) else {
@@ -110,7 +110,7 @@ impl Plain {
         !span.copied && next.map_or(self.original, |next| next.original) > original
     }
 
-    /// Returns the place in the original of what begins at `at`.
+    /// Returns the place in the original of the byte at `at`.
     pub fn begin(&self, at: usize) -> usize {
         match self.span(at) {
             None if self.spans.is_empty() => at,
@@ -120,7 +120,7 @@ impl Plain {
         }
     }
 
-    /// Returns the place in the original behind what ends before `end`.
+    /// Returns the end in the original of a part that ends at `end`.
     pub fn end(&self, end: usize) -> usize {
         match self.span(end.saturating_sub(1)) {
             None if self.spans.is_empty() => end,
@@ -143,7 +143,7 @@ impl Plain {
 enum Spelling {
     Itself,
     Nothing,
-    /// So many bytes of these.
+    /// The given number of these bytes.
     Ascii([u8; 4], usize),
 }
 
@@ -259,7 +259,7 @@ mod tests {
             assert_eq!(&text[range], expected);
         }
         assert_eq!(plain.end(bytes.len()), text.len());
-        // A part of what one character became is all of it.
+        // A part of a replaced character maps to the whole character.
         let at = bytes.find("og").unwrap();
         assert_eq!(&text[plain.begin(at)..plain.end(at + 1)], "㏒");
     }

@@ -1,4 +1,4 @@
-//! The log's door: every text that comes from a caller or a model passes the redactor here.
+//! Redaction of records: every text from a caller or a model that is written to the log passes through here.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::preference::log::{
 };
 use crate::preference::{Message, Role};
 
-/// The most external programs that run at once.
+/// The maximum number of external programs that run at once.
 const PROGRAMS: usize = 32;
 
 /// The redaction of one log.
@@ -20,9 +20,9 @@ const PROGRAMS: usize = 32;
 pub(in crate::preference::log) struct Redactor {
     rules: Arc<Rules>,
     command: Option<RedactCommand>,
-    /// How many records may be searched at once: one a core.
+    /// Limits the number of records that are searched at once: one per core.
     searching: Arc<Semaphore>,
-    /// How many programs may run at once.
+    /// Limits the number of external programs that run at once.
     running: Arc<Semaphore>,
 }
 
@@ -37,10 +37,10 @@ impl Redactor {
         })
     }
 
-    /// Redacts every text of a record. Returns whether any was changed.
+    /// Redacts every text of a record. Returns whether any text was changed.
     ///
     /// # Errors
-    /// [`LogError::Redaction`] if the external program fails; the record must not be written then.
+    /// Errors with [`LogError::Redaction`] if the external program fails; the record must not be written then.
     pub async fn redact_record(&self, record: &mut NewRecord) -> Result<bool> {
         let seams = match &record.prompt {
             Prompt::Text(_) => Vec::new(),
@@ -65,10 +65,10 @@ impl Redactor {
         Ok(changed.contains(&true))
     }
 
-    /// Redacts every text of what the trainer adds to a record. Returns whether any was changed.
+    /// Redacts every text that the trainer adds to a record. Returns whether any text was changed.
     ///
     /// # Errors
-    /// As [`Self::redact_record`]; the addition must not be written then.
+    /// Errors as [`Self::redact_record`] does; the addition must not be written then.
     pub async fn redact_addition(&self, addition: &mut Addition) -> Result<bool> {
         let Addition {
             samples,
@@ -85,17 +85,17 @@ impl Redactor {
         Ok(changed.contains(&true))
     }
 
-    /// Redacts one text. Returns whether that changed it.
+    /// Redacts one text. Returns whether it was changed.
     ///
     /// # Errors
-    /// As [`Self::redact_record`].
+    /// Errors as [`Self::redact_record`] does.
     pub async fn redact_text(&self, text: &mut String) -> Result<bool> {
         let changed = self.redact_all(vec![text], Vec::new()).await?;
         Ok(changed.contains(&true))
     }
 
-    /// Redacts texts on a thread that may block, so that no caller of the server waits for it; `seams` are the texts that may have
-    /// parts of one value. Returns which of them were changed.
+    /// Redacts texts on a blocking thread, so that other callers are not delayed; `seams` are pairs of texts over which a value may be
+    /// split. Returns which texts were changed.
     async fn redact_all(
         &self,
         mut texts: Vec<&mut String>,
@@ -118,7 +118,7 @@ impl Redactor {
         for ((text, given), redacted) in texts.into_iter().zip(given).zip(redacted) {
             changed.push(given != redacted);
             *text = match redacted.contains('\0') {
-                // PostgreSQL keeps no zero character in a text.
+                // PostgreSQL cannot store a zero character in a text.
                 true => redacted.replace('\0', "\u{fffd}"),
                 false => redacted,
             };
@@ -127,7 +127,7 @@ impl Redactor {
     }
 }
 
-/// Does work on a thread that may block, as soon as there is a place.
+/// Runs work on a blocking thread, as soon as there is a place.
 async fn aside<T: Send + 'static>(
     places: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T> + Send + 'static,
@@ -142,7 +142,7 @@ async fn aside<T: Send + 'static>(
     done.await.map_err(|error| failed(&error))?
 }
 
-/// Returns the places of each message and the next of the same role.
+/// Returns the index of each message with the index of the next one of the same role.
 fn seams(messages: &[Message]) -> Vec<(usize, usize)> {
     let mut last: Vec<(Role, usize)> = Vec::new();
     let mut pairs = Vec::new();
@@ -155,8 +155,8 @@ fn seams(messages: &[Message]) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// The texts of what was answered and how it was judged. Those of the samples come first: of each its text and the strings of its
-/// sampling parameters.
+/// Returns the texts of answers and verdicts. Those of the samples come first: for each sample its text, then the strings of its sampling
+/// parameters.
 fn outputs<'a>(
     samples: &'a mut [Sample],
     verdicts: &'a mut [LoggedVerdict],
@@ -174,7 +174,7 @@ fn outputs<'a>(
     samples.chain(verdicts).chain(pairs)
 }
 
-/// Collects the strings of a JSON value. Names of its fields are the server's own.
+/// Collects the strings of a JSON value. The names of its fields are the server's own and are not collected.
 fn strings<'a>(value: &'a mut Value, into: &mut Vec<&'a mut String>) {
     match value {
         Value::String(text) => into.push(text),
@@ -184,8 +184,8 @@ fn strings<'a>(value: &'a mut Value, into: &mut Vec<&'a mut String>) {
     }
 }
 
-/// Drops the tokens of samples of which a text was changed: they may spell out what was taken from it, be it the stop string that
-/// ended it. `changed` begins with the samples' texts, as [`outputs`] gives them.
+/// Drops the tokens of samples of which a text was changed, because they may reveal what was removed, even if that was the stop string
+/// which ended the text. `changed` starts with the samples' texts, in the order of [`outputs`].
 fn forget_tokens(samples: &mut [Sample], changed: &[bool]) {
     let mut rest = changed;
     for sample in samples {
@@ -216,7 +216,7 @@ mod tests {
             .unwrap();
         runtime.block_on(async {
             let redactor = Redactor::new(&Redaction::default(), "salt".to_owned()).unwrap();
-            // The one thread that may block is taken.
+            // The only blocking thread is occupied.
             let (release, released) = mpsc::channel::<()>();
             let taken = tokio::task::spawn_blocking(move || released.recv());
             let mut text = "mail ann@example.org".to_owned();

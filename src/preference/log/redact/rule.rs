@@ -1,4 +1,4 @@
-//! The kinds of personal data and secrets.
+//! The kinds of personal data and secrets that can be redacted.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,11 +14,11 @@ pub enum RedactionRule {
     Mac,
     /// IPv4 and IPv6 addresses.
     Ip,
-    /// Bank accounts whose structure and check digits (ISO 13616) hold, and account numbers that a word names.
+    /// Bank accounts with a valid structure and check digits (ISO 13616), and account numbers that a word announces.
     Iban,
-    /// Payment cards of a known network whose check digit (ISO/IEC 7812) holds.
+    /// Payment cards of a known network with a valid check digit (ISO/IEC 7812).
     Card,
-    /// Numbers by which states know persons: of identity, tax, social insurance and health.
+    /// Government-issued numbers of persons: identity, tax, social insurance and health.
     Id,
     /// Telephone numbers in international and national forms.
     Phone,
@@ -37,7 +37,7 @@ impl RedactionRule {
         Self::Phone,
     ];
 
-    /// The rule's name, which its surrogates bear in capitals.
+    /// Returns the rule's name. Surrogates contain it in capitals.
     pub fn name(self) -> &'static str {
         match self {
             Self::Secret => "secret",

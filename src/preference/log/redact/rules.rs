@@ -36,7 +36,7 @@ impl Rules {
         })
     }
 
-    /// Returns the text with surrogates, or none if there was nothing to replace.
+    /// Returns the text with surrogates, or none if nothing was found.
     pub fn apply(&self, text: &str) -> Option<String> {
         if self.chosen.is_empty() {
             return None;
@@ -45,18 +45,18 @@ impl Rules {
             .replaced(text, |find| self.surrogate(find))
     }
 
-    /// Returns what is found in a text, with its places there.
+    /// Returns the values that are found in a text, with their places.
     pub fn places(&self, text: &str) -> Vec<(Range<usize>, Find)> {
         self.search(text).places()
     }
 
-    /// Returns what stands for a value that was found.
+    /// Returns the surrogate of a value.
     pub fn surrogate(&self, find: &Find) -> String {
         self.surrogates.of(find.rule, &find.value)
     }
 
-    /// Returns texts with surrogates. A text that comes again, as stop strings and principles do, is searched once.
-    /// `seams` are the places of texts that may have parts of one value.
+    /// Returns texts with surrogates. A repeated text, like stop strings and principles, is searched once. `seams` are pairs of texts
+    /// over which a value may be split.
     pub fn apply_all(&self, texts: &[String], seams: &[(usize, usize)]) -> Vec<String> {
         let closed;
         let texts = match seams {
@@ -80,7 +80,7 @@ impl Rules {
         redacted
     }
 
-    /// Finds everything in a text, as it stands and with its escapes as what they stand for.
+    /// Searches a text, both with its escapes and with these replaced by their characters.
     pub fn search(&self, text: &str) -> Views {
         let plain = [Some(Plain::new(text)), Plain::unescaped(text)];
         let searched = plain
@@ -90,7 +90,7 @@ impl Rules {
         Views::new(searched.collect())
     }
 
-    /// Finds everything in one reading of a text. What holds something that another rule would find is found first and hidden from it.
+    /// Searches one reading of a text. Values that contain values of other rules are found first and hidden from those rules.
     fn searched(&self, plain: Plain) -> Scan {
         let wanted = |rule: RedactionRule| self.chosen.contains(&rule);
         let mut scan = Scan::new(plain);
@@ -109,7 +109,7 @@ impl Rules {
     }
 }
 
-/// Surrogates of an earlier redaction stay as they are.
+/// Hides the surrogates of an earlier redaction, so that they stay unchanged.
 fn hide_surrogates(scan: &mut Scan) {
     let mut at = 0;
     while at < scan.len() {

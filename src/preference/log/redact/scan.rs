@@ -1,7 +1,7 @@
-//! A text that is searched, and what was found in it.
+//! A text under search, with the values found in it.
 //!
-//! The rules read single bytes and short stretches of it by [`Scan`]'s methods alone, each as often as its own bounds allow: the
-//! work is linear in the text whatever the text is. Tests count the bytes that were read.
+//! The rules read single bytes and short ranges only through [`Scan`]'s methods, each as often as its own limits allow, so that the work
+//! is linear in the length of any text. Tests count the bytes that are read.
 
 use std::ops::Range;
 
@@ -12,19 +12,19 @@ use super::rule::RedactionRule;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Find {
     pub rule: RedactionRule,
-    /// Bytes of the plain text.
+    /// A range of bytes in the normalised text.
     pub range: Range<usize>,
-    /// The value, without what its spellings differ in.
+    /// The value in a canonical form, the same for all its spellings.
     pub value: String,
 }
 
-/// A text that is searched. What was found is hidden from the rules that come later: they read zeros in its place.
+/// A text under search. Values that were found are hidden from later rules, which read zeros in their place.
 #[derive(Debug)]
 pub(super) struct Scan {
     plain: Plain,
-    /// Hidden already, in no order.
+    /// Already hidden, in no particular order.
     found: Vec<Find>,
-    /// Not hidden yet.
+    /// Not yet hidden.
     fresh: Vec<Find>,
     #[cfg(test)]
     reads: std::cell::Cell<u64>,
@@ -41,12 +41,12 @@ impl Scan {
         }
     }
 
-    /// Whether a place in the original is inside of an escape.
+    /// Returns whether a place in the original is inside an escape.
     pub fn is_inside(&self, original: usize) -> bool {
         self.plain.is_inside(original)
     }
 
-    /// All of the plain text, for a search that reads each byte once.
+    /// Returns the whole normalised text, for a search that reads each byte once.
     pub fn all(&self) -> &[u8] {
         self.count(self.len());
         &self.plain.bytes
@@ -56,20 +56,20 @@ impl Scan {
         self.plain.bytes.len()
     }
 
-    /// Returns the byte at `at`, or zero where there is none.
+    /// Returns the byte at `at`, or zero if there is none.
     #[inline]
     pub fn byte(&self, at: usize) -> u8 {
         self.count(1);
         self.plain.bytes.get(at).copied().unwrap_or(0)
     }
 
-    /// Returns the byte in front of `at`, or zero where there is none.
+    /// Returns the byte before `at`, or zero if there is none.
     #[inline]
     pub fn before(&self, at: usize) -> u8 {
         at.checked_sub(1).map_or(0, |at| self.byte(at))
     }
 
-    /// Returns the bytes of a range, as far as there are any.
+    /// Returns the bytes of a range, cut at the end of the text.
     pub fn bytes(&self, range: Range<usize>) -> &[u8] {
         let end = range.end.min(self.len());
         let start = range.start.min(end);
@@ -77,27 +77,27 @@ impl Scan {
         &self.plain.bytes[start..end]
     }
 
-    /// Whether `word` stands at `at`, in capitals or not.
+    /// Returns whether `word` is at `at`, regardless of case.
     pub fn is(&self, at: usize, word: &str) -> bool {
         self.bytes(at..at + word.len())
             .eq_ignore_ascii_case(word.as_bytes())
     }
 
-    /// Returns how many bytes from `at` on are `wanted`, at most `most`.
+    /// Returns the number of consecutive `wanted` bytes from `at`, at most `most`.
     pub fn run(&self, at: usize, most: usize, wanted: impl Fn(u8) -> bool) -> usize {
         (0..most)
             .take_while(|i| wanted(self.byte(at + i)) && at + i < self.len())
             .count()
     }
 
-    /// Returns how many bytes in front of `at` are `wanted`, at most `most`.
+    /// Returns the number of consecutive `wanted` bytes before `at`, at most `most`.
     pub fn run_before(&self, at: usize, most: usize, wanted: impl Fn(u8) -> bool) -> usize {
         (0..most.min(at))
             .take_while(|i| wanted(self.byte(at - 1 - i)))
             .count()
     }
 
-    /// Returns the character at `at`; none at the end, and inside another character.
+    /// Returns the character at `at`; none at the end, and inside a character.
     pub fn char_at(&self, at: usize) -> Option<char> {
         let bytes = self.bytes(at..at + 4);
         let text = match std::str::from_utf8(bytes) {
@@ -107,7 +107,7 @@ impl Scan {
         text.chars().next().filter(|c| *c != '\0')
     }
 
-    /// Returns the character in front of `at`; none at the start.
+    /// Returns the character before `at`; none at the start.
     pub fn char_before(&self, at: usize) -> Option<char> {
         let longest = at.min(4);
         (1..=longest).find_map(|back| {
@@ -116,7 +116,7 @@ impl Scan {
         })
     }
 
-    /// Returns the next run of digits that begins at `from` or later.
+    /// Returns the next run of digits that starts at `from` or later.
     pub fn digits_from(&self, from: usize) -> Option<Range<usize>> {
         let rest = self.plain.bytes.get(from..)?;
         let skipped = rest.iter().position(u8::is_ascii_digit);
@@ -126,14 +126,14 @@ impl Scan {
         Some(start..start + length)
     }
 
-    /// Notes a value. It stays visible until [`Self::hide`].
+    /// Adds a found value. It stays visible until [`Self::hide`].
     pub fn found(&mut self, rule: RedactionRule, range: Range<usize>, value: String) {
         if !range.is_empty() {
             self.fresh.push(Find { rule, range, value });
         }
     }
 
-    /// Notes a value as it stands in the text.
+    /// Adds a found value in its spelling in the text.
     pub fn found_as_is(&mut self, rule: RedactionRule, range: Range<usize>) {
         let value = String::from_utf8_lossy(self.bytes(range.clone())).into_owned();
         self.found(rule, range, value);
@@ -144,7 +144,7 @@ impl Scan {
         self.plain.bytes[range].fill(0);
     }
 
-    /// Hides what was found from the rules that come next. Finds that overlap become one, named by the longest of them.
+    /// Hides the found values from later rules. Overlapping values become one, with the rule of the longest.
     pub fn hide(&mut self) {
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.sort_by_key(|find| {
@@ -175,7 +175,7 @@ impl Scan {
         }
     }
 
-    /// Returns what was found and hidden, with its places in the original.
+    /// Returns the values that were found and hidden, with their places in the original.
     pub fn places(&self) -> Vec<(Range<usize>, Find)> {
         let plain = &self.plain;
         let place = |find: &Find| plain.begin(find.range.start)..plain.end(find.range.end);
@@ -194,19 +194,19 @@ impl Scan {
         let _ = bytes;
     }
 
-    /// How many bytes were read.
+    /// Returns the number of bytes that were read.
     #[cfg(test)]
     pub fn reads(&self) -> u64 {
         self.reads.get()
     }
 }
 
-/// Whether a byte continues a word: an ASCII letter, digit or underscore.
+/// Returns whether a byte is part of a word: an ASCII letter, digit or underscore.
 pub(super) fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// Returns the letters and digits of a value in capitals: what spellings of one number have in common.
+/// Returns the letters and digits of a value in capitals: the canonical form of a number.
 pub(super) fn compact(bytes: &[u8]) -> String {
     bytes
         .iter()

@@ -1,4 +1,4 @@
-//! Cards, accounts and private keys that are cut over texts: they end one and begin the other.
+//! Cards, accounts and private keys that are split over two texts: they start at the end of one and continue in the other.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -8,13 +8,13 @@ use super::rules::Rules;
 use super::scan::Find;
 use super::secrets::private_key;
 
-/// How much of a text is looked at on either side of the cut, in bytes.
+/// The length in bytes that is searched on either side of the split.
 const REACH: usize = 64;
 
-/// Digits that the two parts have together, at least.
+/// The minimum number of digits in both parts together.
 const DIGITS: usize = 13;
 
-/// Replaces the parts of cards, accounts and private keys that are cut over the texts of each pair.
+/// Replaces the parts of cards, accounts and private keys that are split over the texts of each pair.
 pub(super) fn close(rules: &Rules, texts: &mut [String], pairs: &[(usize, usize)]) {
     let mut open = HashSet::new();
     for (first, second) in pairs.iter().copied() {
@@ -36,8 +36,8 @@ pub(super) fn close(rules: &Rules, texts: &mut [String], pairs: &[(usize, usize)
     }
 }
 
-/// Replaces what stands at the begin of the second text of a private key that the first one ends in; `open` are the texts that are
-/// within a key from their begin to their end.
+/// Replaces the continuation, at the start of the second text, of a private key that the first text leaves open; `open` are the texts
+/// that consist entirely of key material.
 fn close_key(
     rules: &Rules,
     texts: &mut [String],
@@ -64,7 +64,7 @@ fn close_key(
     }
 }
 
-/// Returns how many bytes at the end of `front` and at the start of `behind` are one number, and what stands for it.
+/// Returns the number of bytes at the end of `front` and at the start of `behind` that form one number, and its surrogate.
 fn cut(rules: &Rules, front: &str, behind: &str) -> Option<(usize, usize, String)> {
     let digits = |text: &str| text.chars().filter(|c| c.is_numeric()).count();
     if digits(front) + digits(behind) < DIGITS {
@@ -72,7 +72,7 @@ fn cut(rules: &Rules, front: &str, behind: &str) -> Option<(usize, usize, String
     }
     let is_account =
         |rule: RedactionRule| matches!(rule, RedactionRule::Card | RedactionRule::Iban);
-    // What is whole on one side needs no other.
+    // A number that is whole on one side has no other part.
     let whole = |text: &str| {
         rules
             .places(text)
@@ -94,7 +94,7 @@ fn cut(rules: &Rules, front: &str, behind: &str) -> Option<(usize, usize, String
     ))
 }
 
-/// Returns the end of a text up to its last digit, as far as it is looked at; none where that digit is too far from the end.
+/// Returns the searched end of a text up to its last digit; none if there is no digit in it.
 fn last_number(text: &str) -> Option<Range<usize>> {
     let start = text.floor_char_boundary(text.len().saturating_sub(REACH));
     let tail = &text[start..];
@@ -102,7 +102,7 @@ fn last_number(text: &str) -> Option<Range<usize>> {
     Some(start..start + at + c.len_utf8())
 }
 
-/// Returns the start of a text from its first digit on, as far as it is looked at.
+/// Returns the searched start of a text from its first digit.
 fn first_number(text: &str) -> Option<Range<usize>> {
     let end = text.floor_char_boundary(REACH.min(text.len()));
     let (at, _) = text[..end].char_indices().find(|(_, c)| c.is_numeric())?;

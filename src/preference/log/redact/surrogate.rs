@@ -1,16 +1,16 @@
-//! Surrogates: a surrogate like `[EMAIL-kdbcnaofgh]` stands for a value that was taken out.
+//! Surrogates: the replacements of redacted values, like `[EMAIL-kdbcnaofghij]`.
 
 use sha2::{Digest, Sha256};
 
 use super::rule::RedactionRule;
 
-/// Bytes of the hash that a surrogate shows, two letters each.
+/// The bytes of the hash in a surrogate, two letters each.
 const SHOWN: usize = 6;
 
 /// The letters of a hash: one for each value of four bits.
 const LETTERS: std::ops::RangeInclusive<u8> = b'a'..=b'p';
 
-/// Makes the surrogates of one log.
+/// Creates the surrogates of one log.
 #[derive(Debug)]
 pub(super) struct Surrogates {
     salt: String,
@@ -21,7 +21,7 @@ impl Surrogates {
         Self { salt }
     }
 
-    /// Returns what stands for a value: equal values of a log have equal surrogates. The hash is spelled in letters, so that no rule
+    /// Returns the surrogate of a value: equal values of a log have equal surrogates. The hash is written in letters, so that no rule
     /// finds anything in it.
     pub fn of(&self, rule: RedactionRule, value: &str) -> String {
         let mut hasher = Sha256::new();
@@ -38,7 +38,7 @@ impl Surrogates {
     }
 }
 
-/// Returns how long the surrogate is that `text` begins with; none if it begins with something else.
+/// Returns the length of the surrogate at the start of `text`; none if there is no surrogate.
 pub(super) fn length(text: &[u8]) -> Option<usize> {
     RedactionRule::ALL.into_iter().find_map(|rule| {
         let name = rule.name().as_bytes();
@@ -58,5 +58,5 @@ pub(super) fn length(text: &[u8]) -> Option<usize> {
     })
 }
 
-/// The longest surrogate, in bytes.
+/// The maximum length of a surrogate in bytes.
 pub(super) const LONGEST: usize = "[SECRET-]".len() + 2 * SHOWN;

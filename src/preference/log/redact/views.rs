@@ -1,26 +1,26 @@
-//! The readings of one text, and what was found in any of them.
+//! The readings of one text, and the values found in any of them.
 
 use std::ops::Range;
 
 use super::scan::{Find, Scan};
 
-/// A text that was searched: as it stands, and with its escapes as what they stand for.
+/// A searched text in two readings: with its escapes, and with these replaced by their characters.
 #[derive(Debug)]
 pub(super) struct Views {
     scans: Vec<Scan>,
 }
 
 impl Views {
-    /// The first of the scans is that of the text as it stands.
+    /// Returns the views. The first scan must be of the text with its escapes.
     pub fn new(scans: Vec<Scan>) -> Self {
         Self { scans }
     }
 
-    /// Returns what was found, with its places in the original. Finds that overlap become one, named by the longest of them.
+    /// Returns the found values with their places in the original. Overlapping values become one, with the rule of the longest.
     pub fn places(&self) -> Vec<(Range<usize>, Find)> {
         let mut all: Vec<(Range<usize>, Find)> = Vec::new();
         for (view, scan) in self.scans.iter().enumerate() {
-            // What begins within an escape, as the `n` of a line's end, is read right with escapes.
+            // A value that starts within an escape, such as the `n` of `\n`, is read correctly only without escapes.
             let misread = |place: &Range<usize>| {
                 view == 0
                     && self.scans[1..]
@@ -30,7 +30,7 @@ impl Views {
             let found = scan.places().into_iter();
             all.extend(found.filter(|(place, _)| !misread(place)));
         }
-        // Of equal places, that with escapes comes later and names the value.
+        // Of equal places, that of the reading without escapes comes later and determines the value.
         all.sort_by_key(|(place, _)| (place.start, place.end));
         let mut united: Vec<(Range<usize>, Find, usize)> = Vec::with_capacity(all.len());
         for (place, find) in all {
@@ -52,13 +52,13 @@ impl Views {
             .collect()
     }
 
-    /// Returns the original with a replacement for every find; none if there was none.
+    /// Returns the original with every found value replaced; none if there was no value.
     pub fn replaced(&self, original: &str, with: impl Fn(&Find) -> String) -> Option<String> {
         let places = self.places();
         let mut replaced = String::with_capacity(original.len());
         let mut kept = 0;
         for (range, find) in &places {
-            // Two finds may have parts of one character.
+            // Two values may share a character of the original.
             if range.start > kept {
                 replaced.push_str(&original[kept..range.start]);
             }
@@ -71,7 +71,7 @@ impl Views {
         })
     }
 
-    /// How many bytes were read.
+    /// Returns the number of bytes that were read.
     #[cfg(test)]
     pub fn reads(&self) -> u64 {
         self.scans.iter().map(Scan::reads).sum()

@@ -1,4 +1,4 @@
-//! Words that say what stands beside them: `passport`, `tel.`, `password`, `sk-`, `-----BEGIN`.
+//! Words that announce the kind of a value beside them: `passport`, `tel.`, `password`, `sk-`, `-----BEGIN`.
 //!
 //! One automaton finds all of them in one pass over a text.
 
@@ -11,18 +11,18 @@ use super::normalise::Plain;
 use super::scan::Scan;
 use crate::preference::log::{LogError, Result};
 
-/// What a word announces.
+/// The kind of value that a word announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
     /// A number of one form of [`super::numbers::national`].
     Form(usize),
     /// A number of any state: `tax id`, `social security number`.
     AnyId,
-    /// A document's number, whatever its form is: `passport`.
+    /// A document's number in any form: `passport`.
     Document,
     /// A bank account.
     Account,
-    /// A bank account whose number follows at once: `account`.
+    /// A bank account whose number follows immediately: `account`.
     PlainAccount,
     /// A payment card.
     Card,
@@ -30,11 +30,11 @@ pub(super) enum Sign {
     Phone,
     /// A date of birth.
     Birth,
-    /// A secret that begins with the word, by its place in [`super::secrets::tokens`].
+    /// A secret that starts with the word; the index is into [`super::secrets::tokens`].
     Token(usize),
-    /// An address that is a secret, from behind the word.
+    /// An address that is a secret from the end of the word on.
     Webhook,
-    /// A value that is secret because of its name.
+    /// A value that its name marks as secret.
     Named(Named),
     /// `-----BEGIN`
     Begin,
@@ -44,15 +44,15 @@ pub(super) enum Sign {
     Address,
     /// A header whose whole value is secret.
     Header,
-    /// `bearer` and other schemes of authorization.
+    /// `bearer` and other authorization schemes.
     Scheme,
     /// `-u` and `--user`
     UserOption,
-    /// A program that takes a password on its command line, by its place in [`super::secrets::command_line`].
+    /// A program that takes a password on its command line; the index is into [`super::secrets::command_line`].
     Program(usize),
-    /// What stands beside credentials in the address of a database.
+    /// A part of a database address that is next to credentials.
     Connection(Connection),
-    /// A part of a private key that a name marks: `<D>`, `"d"`.
+    /// A part of a private key that is marked by a name: `<D>`, `"d"`.
     KeyPart,
     /// `wifi:`
     Wifi,
@@ -62,27 +62,27 @@ pub(super) enum Sign {
     Mail,
     /// A word for a hardware address.
     Hardware,
-    /// A word after which dotted numbers are versions and sections.
+    /// A word after which dotted numbers are versions or sections.
     Version,
 }
 
-/// How credentials stand beside a word.
+/// The position of credentials relative to a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connection {
-    /// `user:password` in front of it: `@tcp(`.
+    /// `user:password` before it: `@tcp(`.
     Front,
-    /// `user/password@` behind it: `jdbc:oracle:thin:`.
+    /// `user/password@` after it: `jdbc:oracle:thin:`.
     Behind,
 }
 
-/// Why a named value is secret.
+/// The kind of a named secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
-    /// People choose passwords: any word may be one.
+    /// Passwords are chosen by people: any word may be one.
     Password,
-    /// Programs make keys: they are long.
+    /// Keys are generated: they are long.
     Key,
-    /// As a key, but the name is often that of something else: `token`.
+    /// Like a key, but the name often has other meanings: `token`.
     WeakKey,
     /// A few digits.
     Pin,
@@ -93,11 +93,11 @@ pub(super) enum Named {
 pub(super) struct Word {
     pub text: &'static str,
     pub sign: Sign,
-    /// Whether letters beside it make another word of it.
+    /// Whether the word must not have letters directly beside it.
     pub whole: bool,
 }
 
-/// Where a word stands.
+/// An occurrence of a word.
 #[derive(Debug, Clone)]
 pub(super) struct Hit {
     pub range: Range<usize>,
@@ -113,10 +113,10 @@ pub(super) struct Words {
 
 impl Words {
     pub fn new(words: impl Iterator<Item = Word>) -> Result<Self> {
-        // Spelled as texts are.
+        // Words are normalised like texts.
         let mut by_text: BTreeMap<Vec<u8>, Vec<Word>> = BTreeMap::new();
         for word in words {
-            // The automaton knows the capitals of ASCII alone.
+            // The automaton ignores case only for ASCII.
             let mut spellings = vec![word.text.to_owned()];
             if !word.text.is_ascii() {
                 let mut rest = word.text.chars();
@@ -172,11 +172,11 @@ pub(super) struct Hits<'a> {
     words: &'a Words,
 }
 
-/// How many words in front of a place are looked at.
+/// The maximum number of words that are checked beside a place.
 const LOOKED_AT: usize = 48;
 
 impl Hits<'_> {
-    /// Returns every place of words with a sign that is `wanted`, with what it makes of the sign.
+    /// Returns every occurrence of a word whose sign is `wanted`, with the closure's value.
     pub fn all<T>(
         &self,
         wanted: impl Fn(Sign) -> Option<T> + Copy,
@@ -188,7 +188,7 @@ impl Hits<'_> {
         })
     }
 
-    /// Whether a word with a `wanted` sign ends in front of `at`, at most `reach` bytes before it.
+    /// Returns whether a word with a `wanted` sign ends before `at`, at most `reach` bytes away.
     pub fn announce(&self, at: usize, reach: usize, wanted: impl Fn(Sign) -> bool) -> bool {
         let after = self.hits.partition_point(|hit| hit.range.end <= at);
         self.hits[..after]
@@ -205,7 +205,8 @@ impl Hits<'_> {
 }
 
 impl Hits<'_> {
-    /// Whether a word with a `wanted` sign begins behind `end`, at most `reach` bytes from it, and is `linked` with what ends there.
+    /// Returns whether a word with a `wanted` sign starts after `end`, at most `reach` bytes away, and is `linked` to the value that ends
+    /// there.
     pub fn follow(
         &self,
         end: usize,
@@ -227,7 +228,7 @@ impl Hits<'_> {
     }
 }
 
-/// Makes words of texts with one sign; letters beside them make other words of them.
+/// Returns words with one sign that must not have letters directly beside them.
 pub(super) fn whole(texts: &'static [&'static str], sign: Sign) -> impl Iterator<Item = Word> {
     texts.iter().map(move |text| Word {
         text,
@@ -236,7 +237,7 @@ pub(super) fn whole(texts: &'static [&'static str], sign: Sign) -> impl Iterator
     })
 }
 
-/// Makes words of texts with one sign, wherever they stand.
+/// Returns words with one sign that count also within other words.
 pub(super) fn anywhere(texts: &'static [&'static str], sign: Sign) -> impl Iterator<Item = Word> {
     texts.iter().map(move |text| Word {
         text,

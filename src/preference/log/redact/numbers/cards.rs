@@ -1,4 +1,4 @@
-//! Payment cards, however their digits are grouped and whatever stands beside them.
+//! Payment cards, with any grouping of their digits and any text beside them.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Sign, Word, whole};
 
-/// Digits of a card.
+/// The number of digits of a card.
 const DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -29,7 +29,7 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
     )
 }
 
-/// Finds every card among the groups of each row of digits. Cards that overlap are one: which of them is meant cannot be told.
+/// Finds every card among the groups of each row of digits. Overlapping cards become one, because it is unknown which of them is meant.
 pub(super) fn find(scan: &mut Scan) {
     let mut from = 0;
     while let Some(run) = scan.digits_from(from) {
@@ -46,21 +46,21 @@ pub(super) fn find(scan: &mut Scan) {
     }
 }
 
-/// Whether digits behind a letter are part of a code, which holds more than one stretch of letters: a hash, a UUID.
+/// Returns whether digits after a letter are part of a code with further runs of letters and digits, like a hash or a UUID.
 fn is_code(scan: &Scan, start: usize) -> bool {
     let letters = scan.run_before(start, 24, |byte| byte.is_ascii_alphabetic());
     let before = scan.before(start - letters);
     before.is_ascii_digit() || before == b'_'
 }
 
-/// Whether a card may end at `end`: letters may follow one without separators, if no digits follow them.
+/// Returns whether a card may end at `end`: an ungrouped number may have letters directly after it, if no digits follow these.
 fn ends_at(scan: &Scan, end: usize, whole: bool) -> bool {
     let letters = scan.run(end, 24, |byte| byte.is_ascii_alphabetic());
     let behind = scan.byte(end + letters);
     letters == 0 || (whole && !behind.is_ascii_digit() && behind != b'_')
 }
 
-/// Returns the longest card that begins with the first of `groups`, and its digits.
+/// Returns the longest card that starts with the first of `groups`, and its digits.
 fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String)> {
     let start = groups.first()?.start;
     let mut number = Vec::with_capacity(*DIGITS.end());
@@ -79,7 +79,7 @@ fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String
             && network(&number)
             && luhn(&number)
         {
-            // What is longer may only seem to be one, because of the date behind it.
+            // A longer number may be valid only by chance, because of a date after the card.
             if number.len() == 16 || named.is_none() {
                 named = Some(number.clone());
             }
@@ -90,7 +90,8 @@ fn longest(scan: &Scan, groups: &[Range<usize>]) -> Option<(Range<usize>, String
     Some((start..end, compact(&named?)))
 }
 
-/// Whether groups are those of a card and not single numbers: of three digits or more, but for the last, or all of one size.
+/// Returns whether groups are those of a card and not separate numbers: all but the last have three digits or more, or all have the same
+/// size.
 fn is_grouped(groups: &[Range<usize>]) -> bool {
     let [first, .., last] = groups else {
         return true;
@@ -101,7 +102,7 @@ fn is_grouped(groups: &[Range<usize>]) -> bool {
     long || even
 }
 
-/// Whether groups of one or two digits go on in front of the first `last + 1` of them, or behind.
+/// Returns whether groups of one or two digits continue before the first `last + 1` of them, or after.
 fn is_listed(scan: &Scan, groups: &[Range<usize>], last: usize) -> bool {
     let first = &groups[0];
     let is_same = |group: &Range<usize>| group.len() == first.len();
@@ -111,7 +112,8 @@ fn is_listed(scan: &Scan, groups: &[Range<usize>], last: usize) -> bool {
     first.len() < 3 && last > 0 && (before || groups.get(last + 1).is_some_and(is_same))
 }
 
-/// Whether what separates groups may separate those of one card: marks of lists and code only groups that are printed on cards.
+/// Returns whether the separators may be those of one card. Separators of lists and code are accepted only between groups as printed on
+/// cards.
 fn joined(scan: &Scan, groups: &[Range<usize>]) -> bool {
     let lengths: Vec<usize> = groups.iter().map(ExactSizeIterator::len).collect();
     let printed = match lengths.as_slice() {
@@ -129,7 +131,7 @@ fn joined(scan: &Scan, groups: &[Range<usize>]) -> bool {
     close || (printed && !(sum && is_term(scan, end)))
 }
 
-/// Whether a card's network has numbers that begin like this, of this length.
+/// Returns whether a card's network has numbers with this beginning and length.
 fn network(number: &[u8]) -> bool {
     let (two, three, four) = (
         value(number, 0..2),
@@ -137,7 +139,7 @@ fn network(number: &[u8]) -> bool {
         value(number, 0..4),
     );
     match number.len() {
-        // UATP; American Express; JCB of old
+        // UATP; American Express; former JCB
         15 => {
             number[0] == b'1'
                 || matches!(two, 34 | 37)

@@ -1,6 +1,6 @@
-//! Check digits: the algorithms that several kinds of numbers share.
+//! Check digits: algorithms that several kinds of numbers share.
 
-/// Returns the values of the digits of a number; other characters are left out.
+/// Returns the values of the digits of a number, without other characters.
 pub(super) fn digits(number: &[u8]) -> impl DoubleEndedIterator<Item = u32> + Clone {
     number
         .iter()
@@ -8,13 +8,13 @@ pub(super) fn digits(number: &[u8]) -> impl DoubleEndedIterator<Item = u32> + Cl
         .map(|byte| u32::from(byte - b'0'))
 }
 
-/// Returns the value of the digits in a range of a number that has only digits there; zero otherwise.
+/// Returns the value of a range of a number that has only digits there; zero otherwise.
 pub(super) fn value(number: &[u8], range: std::ops::Range<usize>) -> u64 {
     let part = number.get(range).unwrap_or_default();
     digits(part).fold(0, |value, digit| value * 10 + u64::from(digit))
 }
 
-/// Returns the sum of the digits, each times its weight; digits without a weight do not count.
+/// Returns the sum of the digits, each multiplied by its weight; digits without a weight do not count.
 pub(super) fn weighted(number: &[u8], weights: &[u32]) -> u32 {
     digits(number)
         .zip(weights)
@@ -22,7 +22,7 @@ pub(super) fn weighted(number: &[u8], weights: &[u32]) -> u32 {
         .sum()
 }
 
-/// The check of ISO/IEC 7812: from the right every second digit doubled, digits summed, divisible by ten.
+/// Checks ISO/IEC 7812 (Luhn): every second digit from the right is doubled, digits are summed, and the sum is divisible by ten.
 pub(super) fn luhn(number: &[u8]) -> bool {
     let sum: u32 = digits(number)
         .rev()
@@ -36,7 +36,7 @@ pub(super) fn luhn(number: &[u8]) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// The check of ISO 7064, MOD 97-10, over digits and letters as 10 to 35.
+/// Returns the remainder of ISO 7064, MOD 97-10, over digits and letters as 10 to 35; a valid number has 1.
 pub(super) fn mod_97<'a>(number: impl Iterator<Item = &'a u8>) -> Option<u32> {
     number.into_iter().try_fold(0, |value, byte| {
         let digit = char::from(*byte).to_digit(36)?;
@@ -45,7 +45,7 @@ pub(super) fn mod_97<'a>(number: impl Iterator<Item = &'a u8>) -> Option<u32> {
     })
 }
 
-/// The check of ISO 7064, MOD 11,10.
+/// Checks ISO 7064, MOD 11,10.
 pub(super) fn mod_11_10(number: &[u8]) -> bool {
     let mut product = 10;
     let mut all = digits(number);
@@ -62,7 +62,7 @@ pub(super) fn mod_11_10(number: &[u8]) -> bool {
     (11 - product) % 10 == check
 }
 
-/// The check of Verhoeff, in the dihedral group of order ten.
+/// Checks Verhoeff's algorithm, in the dihedral group of order ten.
 pub(super) fn verhoeff(number: &[u8]) -> bool {
     const PERMUTATION: [u32; 10] = [1, 5, 7, 6, 2, 8, 3, 0, 9, 4];
     let product = |a: u32, b: u32| match (a < 5, b < 5) {
@@ -81,7 +81,7 @@ pub(super) fn verhoeff(number: &[u8]) -> bool {
     sum == 0
 }
 
-/// Whether there is such a day in some year.
+/// Returns whether the day exists in some year.
 pub(super) fn is_day(month: u64, day: u64) -> bool {
     let days = match month {
         2 => 29,

@@ -1,22 +1,22 @@
-//! Groups of digits with separators between them, as numbers are written for people.
+//! Groups of digits with separators, the way numbers are written for people.
 
 use std::ops::Range;
 
 use crate::preference::log::redact::scan::Scan;
 
-/// The most digits of a number (a bank account has 30).
+/// The maximum number of digits of a number (a bank account has 30).
 pub(in crate::preference::log::redact) const MOST: usize = 32;
 
-/// The longest separator, in bytes: ` - `.
+/// The maximum length of a separator in bytes: ` - `.
 const SEPARATOR: usize = 3;
 
-/// Whether a byte may stand between the groups of a number.
+/// Returns whether a byte may separate the groups of any number.
 pub(super) fn is_separator(byte: u8) -> bool {
     matches!(byte, b' ' | b'-' | b'.' | b'/' | b'\t' | b'_')
 }
 
-/// Whether a byte may stand between the groups of a number whose check or whose word says that they belong together: also marks of
-/// lists, tables and code, and ends of lines.
+/// Returns whether a byte may separate the groups of a number that is confirmed by its check digits or by a word: it may also be a mark
+/// of lists, tables and code, or a line end.
 pub(super) fn is_any_separator(byte: u8) -> bool {
     is_separator(byte)
         || matches!(
@@ -39,7 +39,7 @@ pub(super) fn is_any_separator(byte: u8) -> bool {
         )
 }
 
-/// Returns the length of the separator at `at`, of any kind; zero where the next group does not follow one.
+/// Returns the length of the separator at `at`, of any kind; zero if no further group follows it.
 pub(super) fn separator(scan: &Scan, at: usize, is_next: impl Fn(u8) -> bool) -> usize {
     let length = scan.run(at, SEPARATOR, is_any_separator);
     match is_next(scan.byte(at + length)) {
@@ -48,8 +48,8 @@ pub(super) fn separator(scan: &Scan, at: usize, is_next: impl Fn(u8) -> bool) ->
     }
 }
 
-/// Returns the groups of the number whose first group is `first`, as long as they have at most [`MOST`] digits together; `joins`
-/// says which bytes may stand between two groups.
+/// Returns the groups of the number whose first group is `first`, up to [`MOST`] digits in total; `joins` accepts the bytes between
+/// groups.
 pub(in crate::preference::log::redact) fn row(
     scan: &Scan,
     first: Range<usize>,
@@ -72,17 +72,17 @@ pub(in crate::preference::log::redact) fn row(
     groups
 }
 
-/// Small words and marks that join a number to the word behind it: `536904399 is my SSN`.
+/// Short words that link a number to the word after it: `536904399 is my SSN`.
 const LINKS: &[&str] = &[
     "is", "was", "my", "our", "your", "his", "her", "the", "a", "as", "for", "ist", "meine",
     "mein", "die", "der", "das", "est", "mon", "ma", "le", "la", "es", "mi", "el", "il", "mio",
     "e", "o", "minha", "meu", "to", "moje", "is", "mijn", "number", "no",
 ];
 
-/// The longest of [`LINKS`], in bytes.
+/// The maximum length of [`LINKS`] in bytes.
 const LINK: usize = 6;
 
-/// Returns where the number ends that a word behind it names, which begins at `word`: only small words and marks stand between.
+/// Returns the end of a number that is announced by the word after it, at `word`: only short words and marks are between them.
 pub(in crate::preference::log::redact) fn end_in_front(scan: &Scan, word: usize) -> Option<usize> {
     let mut at = word;
     for _ in 0..4 {
@@ -106,7 +106,7 @@ pub(in crate::preference::log::redact) fn end_in_front(scan: &Scan, word: usize)
     (at < word && scan.before(at).is_ascii_alphanumeric()).then_some(at)
 }
 
-/// Whether what stands between a value and the word behind it says that the word names the value: a verb, or a bracket.
+/// Returns whether the text between a value and the word after it shows that the word names the value: a verb or a bracket.
 pub(in crate::preference::log::redact) fn is_said(scan: &Scan, between: Range<usize>) -> bool {
     let between = scan.bytes(between).to_ascii_lowercase();
     [&b" is "[..], b" ist ", b" est ", b" es ", b" was ", b"("]
@@ -114,7 +114,7 @@ pub(in crate::preference::log::redact) fn is_said(scan: &Scan, between: Range<us
         .any(|verb| between.windows(verb.len()).any(|part| part == *verb))
 }
 
-/// Whether what stands in front of `at` makes the number there a part of something else: of a word, a decimal, a range, a path.
+/// Returns whether the text before `at` makes the number there a part of something else: of a word, a decimal, a range, a path.
 pub(super) fn continues_before(scan: &Scan, at: usize) -> bool {
     let before = scan.before(at);
     let second = if at > 1 { scan.before(at - 1) } else { 0 };
@@ -125,7 +125,7 @@ pub(super) fn continues_before(scan: &Scan, at: usize) -> bool {
     }
 }
 
-/// Whether what stands at `end` makes the number in front of it a part of something else.
+/// Returns whether the text at `end` makes the number before it a part of something else.
 pub(super) fn continues_behind(scan: &Scan, end: usize) -> bool {
     let behind = scan.byte(end);
     let mark = matches!(behind, b'.' | b',' | b'-' | b'/');
@@ -133,7 +133,7 @@ pub(super) fn continues_behind(scan: &Scan, end: usize) -> bool {
     word || (mark && scan.byte(end + 1).is_ascii_digit())
 }
 
-/// Whether what stands in front of `start` makes the number there an amount or a term: a currency, a power.
+/// Returns whether the text before `start` makes the number there an amount or a term: a currency, a power.
 pub(super) fn is_amount(scan: &Scan, start: usize) -> bool {
     let back = scan.run_before(start, 1, |byte| byte == b' ');
     scan.char_before(start - back)
@@ -141,7 +141,7 @@ pub(super) fn is_amount(scan: &Scan, start: usize) -> bool {
         && back + 1 < start.max(1)
 }
 
-/// Whether what stands behind a number makes it a term: an equals sign, an operator.
+/// Returns whether the text after a number makes it a term: an equals sign, an operator.
 pub(super) fn is_term(scan: &Scan, end: usize) -> bool {
     let space = scan.run(end, 1, |byte| byte == b' ');
     matches!(scan.byte(end + space), b'=' | b'+' | b'*' | b'^' | b'%')

@@ -1,4 +1,4 @@
-//! International bank account numbers by ISO 13616, and account numbers that a word announces.
+//! International bank account numbers (ISO 13616), and account numbers that a word announces.
 
 use std::ops::Range;
 
@@ -8,8 +8,8 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
 
-/// Country and structure of its accounts behind the check digits: so many digits (`n`), letters (`a`) or either (`c`). The registry's
-/// countries, and those beside it that use the format.
+/// Countries, and the structure of their accounts after the check digits: counts of digits (`n`), letters (`a`) or either (`c`). The list
+/// has the registry's countries, and others that use the format.
 const COUNTRIES: &[(&[u8; 2], &str)] = &[
     (b"AD", "n8c12"),
     (b"AE", "n19"),
@@ -124,7 +124,7 @@ const COUNTRIES: &[(&[u8; 2], &str)] = &[
     (b"YE", "a4n4c18"),
 ];
 
-/// How far in front of an account number the word may stand that announces it, in bytes.
+/// The maximum distance in bytes between an account number and the word before it that announces it.
 const REACH: usize = 16;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -237,7 +237,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the account number that begins at `at`, whatever separates its characters.
+/// Returns the account number that starts at `at`, with any separators between its characters.
 fn international(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let second = at + 1 + separator(scan, at + 1, |byte| byte.is_ascii_alphabetic());
     let country = [
@@ -281,7 +281,7 @@ fn international(scan: &Scan, at: usize) -> Option<Range<usize>> {
     (!part).then_some(at..end)
 }
 
-/// An account number that is being read.
+/// An account number under construction.
 struct Number<'a> {
     scan: &'a Scan,
     read: Vec<u8>,
@@ -289,7 +289,7 @@ struct Number<'a> {
 }
 
 impl Number<'_> {
-    /// Reads `count` characters of a class, with separators in front of each.
+    /// Reads `count` characters of a class, each after an optional separator.
     fn take(&mut self, class: u8, count: usize) -> Option<()> {
         let fits = |byte: u8| match class {
             b'n' => byte.is_ascii_digit(),
@@ -312,8 +312,8 @@ impl Number<'_> {
 /// Words between a word for an account and its number.
 const BETWEEN: [&str; 9] = ["number", "no.", "no", "nr.", "nr", "num", "is", "ist", "id"];
 
-/// Returns the 6 to 20 digits that follow a word for an account, which ends at `at`: at most `reach` bytes behind it, or with only
-/// marks and small words between.
+/// Returns the 6 to 20 digits after a word for an account that ends at `at`: at most `reach` bytes away, or with only marks and short
+/// words between.
 fn announced(scan: &Scan, at: usize, reach: usize) -> Option<Range<usize>> {
     let mark = |byte: u8| {
         matches!(
@@ -343,7 +343,7 @@ fn announced(scan: &Scan, at: usize, reach: usize) -> Option<Range<usize>> {
     ((6..=20).contains(&digits) && !scan.byte(end).is_ascii_alphanumeric()).then_some(start..end)
 }
 
-/// Returns the 6 to 20 digits that a word for an account follows, which begins at `word`.
+/// Returns the 6 to 20 digits before a word for an account that starts at `word`.
 fn in_front(scan: &Scan, word: usize) -> Option<Range<usize>> {
     let end = end_in_front(scan, word)?;
     let length = scan.run_before(end, 28, |byte| {

@@ -1,4 +1,4 @@
-//! Numbers by which banks, states and telephone companies know persons.
+//! Numbers that identify persons to banks, states and telephone companies.
 
 pub(super) mod cards;
 mod check;
@@ -19,7 +19,7 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
         .chain(phone::words())
 }
 
-/// Finds the numbers of the rules that are wanted. None of them hides a part of another: what overlaps is taken out as one.
+/// Finds the numbers of the wanted rules. None of them hides a part of another: overlapping numbers are redacted as one.
 pub(super) fn find(
     scan: &mut Scan,
     hits: &Hits<'_>,

@@ -1,13 +1,13 @@
-//! Credentials in addresses: `https://user:password@host`, and options of programs that take them apart.
+//! Credentials in URLs, `https://user:password@host`, and in command-line options for user and password.
 
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::Scan;
 use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere};
 
-/// The longest credentials, in bytes.
+/// The maximum length of credentials in bytes.
 const LONGEST: usize = 512;
 
-/// A name alone is a secret if it is at least this long.
+/// The minimum length of a user name that counts as a secret without a password.
 const TOKEN: usize = 16;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -39,7 +39,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
                 )
         };
         let mut length = scan.run(range.end, LONGEST, inside);
-        // A password may have the sign itself: the last one ends it.
+        // A password may contain the sign `@` itself: the last one ends it.
         loop {
             let next = length + 1;
             let more = scan.run(range.end + next, LONGEST.saturating_sub(next), inside);
@@ -79,7 +79,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         let Some(name) = both.iter().position(|byte| *byte == b':') else {
             continue;
         };
-        // `-u 1000:1000` are numbers of a user and a group.
+        // In `-u 1000:1000` the numbers are ids of a user and a group.
         let secret = &both[name + 1..];
         let numbers = both
             .iter()
@@ -91,8 +91,8 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the length of credentials at `at` whose password has a slash or another sign that ends a host: `length` bytes stand in
-/// front of it. A port in front of a path is no password.
+/// Returns the length of credentials at `at` whose password contains a slash or another character that ends a host; `length` is the
+/// length before that character. A port before a path is not a password.
 fn with_slashes(scan: &Scan, at: usize, length: usize) -> Option<usize> {
     let host = scan.bytes(at..at + length);
     let port = host.iter().position(|byte| *byte == b':')? + 1;
@@ -107,7 +107,7 @@ fn with_slashes(scan: &Scan, at: usize, length: usize) -> Option<usize> {
     (all > length && scan.byte(at + all) == b'@' && named).then_some(all)
 }
 
-/// Whether a value stands for one that the reader is to fill in.
+/// Returns whether a value is a placeholder for the reader to fill in.
 pub(super) fn is_placeholder(value: &[u8]) -> bool {
     let opens = [
         &b"<"[..],

@@ -1,4 +1,4 @@
-//! Passwords on the command lines of programs that take them without a name: `mysql -phunter2`, `sshpass -p hunter2`.
+//! Passwords on the command lines of programs whose options do not name them: `mysql -phunter2`, `sshpass -p hunter2`.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::Scan;
 use crate::preference::log::redact::words::{Hits, Sign, Word};
 
-/// How much of a command line is read behind the program, in bytes.
+/// The maximum length in bytes of a command line that is read after the program.
 const LONGEST: usize = 256;
 
-/// How an option and its value stand beside each other.
+/// The position of a value relative to its option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// `-phunter2`
@@ -20,7 +20,7 @@ enum Place {
     Either,
 }
 
-/// A program, its option, where the value stands, and whether it is `user:password`.
+/// A program, its options, the value's position, and whether the value is `user:password`.
 struct Program(&'static str, &'static [&'static str], Place, bool);
 
 const PROGRAMS: &[Program] = &[
@@ -87,7 +87,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     };
     let mut taken = 0;
     for (range, program) in hits.all(named) {
-        // `mysql-client` and `https://` are no commands.
+        // `mysql-client` and `https://` are not commands.
         if range.end < taken || scan.byte(range.end) != b' ' {
             continue;
         }
@@ -99,7 +99,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the secrets of a command line whose program ends at `at`, and where the line ends.
+/// Returns the secrets of a command line whose program ends at `at`, and the end of the line.
 fn values(scan: &Scan, program: &Program, at: usize) -> (Vec<Range<usize>>, usize) {
     let Program(_, options, place, pair) = program;
     let mut found = Vec::new();
@@ -147,7 +147,7 @@ fn values(scan: &Scan, program: &Program, at: usize) -> (Vec<Range<usize>>, usiz
     (found, end)
 }
 
-/// Returns the word of a command line that begins at `at`, with its quotes.
+/// Returns the word of a command line that starts at `at`, with its quotes.
 fn word(scan: &Scan, at: usize, end: usize) -> Range<usize> {
     let quote = scan.byte(at);
     if matches!(quote, b'"' | b'\'') {
@@ -180,7 +180,7 @@ fn is_secret(value: &[u8], pair: bool) -> bool {
             .map_or(&[][..], |mark| &value[mark + 1..]),
         false => value,
     };
-    // `-u 1000:1000` are numbers of a user and a group.
+    // In `-u 1000:1000` the numbers are ids of a user and a group.
     let numbers = pair
         && value
             .iter()

@@ -1,4 +1,4 @@
-//! Credentials in the addresses of databases that are no URLs, and in the codes of wireless networks.
+//! Credentials in database addresses that are not URLs, and in the codes of wireless networks.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::Scan;
 use crate::preference::log::redact::words::{Connection, Hits, Sign, Word, anywhere};
 
-/// The longest credentials, in bytes.
+/// The maximum length of credentials in bytes.
 const LONGEST: usize = 128;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -64,7 +64,7 @@ fn inside(byte: u8) -> bool {
     byte > b' ' && !matches!(byte, b'"' | b'\'' | b'`' | b'<' | b'>')
 }
 
-/// `user:password` in front of the sign at `end`.
+/// Returns `user:password` before the sign at `end`.
 fn in_front(scan: &Scan, end: usize) -> Option<Range<usize>> {
     let length = scan.run_before(end, LONGEST, |byte| inside(byte) && byte != b'=');
     let both = scan.bytes(end - length..end);
@@ -74,7 +74,7 @@ fn in_front(scan: &Scan, end: usize) -> Option<Range<usize>> {
         .then_some(end - length..end)
 }
 
-/// `user/password` at `at`, in front of an `@`.
+/// Returns `user/password` at `at`, before an `@`.
 fn behind(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let length = scan.run(at, LONGEST, |byte| inside(byte) && byte != b'@');
     let both = scan.bytes(at..at + length);
@@ -84,7 +84,7 @@ fn behind(scan: &Scan, at: usize) -> Option<Range<usize>> {
         .then_some(at..at + length)
 }
 
-/// The value of `P:` in the code of a network, whose marks have backslashes in front.
+/// Returns the value of `P:` in the code of a wireless network, in which special characters are escaped by backslashes.
 fn wireless(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let line = scan.bytes(at..at + 2 * LONGEST);
     let place = match line.starts_with(b"P:") {

@@ -1,19 +1,19 @@
-//! Headers of HTTP that carry credentials: `Authorization`, `Cookie` and their like.
+//! HTTP headers that contain credentials: `Authorization`, `Cookie` and similar ones.
 
 use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::Scan;
 use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere, whole};
 
-/// The longest value, in bytes.
+/// The maximum length of a value in bytes.
 const LONGEST: usize = 8192;
 
-/// How much of a value is looked at before it is known to be one, in bytes.
+/// The length in bytes that is read of a value before it is recognised.
 const LOOKED_AT: usize = 768;
 
-/// A bearer's token that no header names is at least this long.
+/// The minimum length of a bearer token without a header's name.
 const TOKEN: usize = 16;
 
-/// Schemes behind which any word is a credential.
+/// Schemes after which any word is a credential.
 const SCHEMES: [&str; 6] = ["bearer ", "basic ", "token ", "bot ", "apikey ", "api-key "];
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -57,7 +57,7 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'+' | b'/' | b'=')
 }
 
-/// Returns the value of a header whose name ends at `at`, without the scheme.
+/// Returns the value, without the scheme, of a header whose name ends at `at`.
 fn value(scan: &Scan, at: usize) -> Option<std::ops::Range<usize>> {
     let quote = |byte: u8| matches!(byte, b'"' | b'\'' | b'`' | b'\\' | b']');
     let mut at = at + scan.run(at, 3, quote);
@@ -84,7 +84,7 @@ fn value(scan: &Scan, at: usize) -> Option<std::ops::Range<usize>> {
             start..start + length + scan.run(start + length, LONGEST, |b| inside(b) && b != b' ')
         }
     };
-    // A value is one word, or words with equal signs: prose about cookies has neither.
+    // A value is one word, or words with equals signs, unlike prose about cookies.
     let words = value
         .split(|byte| *byte == b' ')
         .filter(|word| !word.is_empty());

@@ -4,10 +4,10 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::Scan;
 use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere};
 
-/// The longest number, in bytes.
+/// The maximum length of a number in bytes.
 const LONGEST: usize = 4096;
 
-/// The shortest, in bytes.
+/// The minimum length in bytes.
 const SHORTEST: usize = 12;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {

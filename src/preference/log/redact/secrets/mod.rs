@@ -1,4 +1,4 @@
-//! Secrets: what gives access to something.
+//! Secrets: values that give access to something.
 
 mod address;
 mod command_line;
@@ -26,7 +26,7 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
         .chain(named::words())
 }
 
-/// Finds secrets. What a later search could find a part of is hidden from it.
+/// Finds secrets. Each kind is hidden from the searches for later kinds, which could find a part of it.
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     private_key::find(scan, hits);
     key_parts::find(scan, hits);

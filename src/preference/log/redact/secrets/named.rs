@@ -1,4 +1,4 @@
-//! Values that are secret because of their names: `password: hunter2`, `API_KEY="..."`, `<secret>...</secret>`, `PIN 1234`.
+//! Values that their names mark as secret: `password: hunter2`, `API_KEY="..."`, `<secret>...</secret>`, `PIN 1234`.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, is_word};
 use crate::preference::log::redact::words::{Hits, Named, Sign, Word, anywhere, whole};
 
-/// The longest value, in bytes.
+/// The maximum length of a value in bytes.
 const LONGEST: usize = 512;
 
-/// A generated key is at least so long, in bytes.
+/// The minimum length of a generated key in bytes.
 const KEY: usize = 8;
 
-/// From this length on even letters alone are a generated key, in bytes.
+/// The minimum length in bytes of a generated key that consists of letters only.
 const LONG: usize = 20;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -50,7 +50,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the value of a name that stands behind it, which begins at `name`: `hunter2 is my password`.
+/// Returns the value before a name that starts at `name`: `hunter2 is my password`.
 fn in_front(scan: &Scan, name: usize, named: Named) -> Option<Range<usize>> {
     let end = end_in_front(scan, name)?;
     if !is_said(scan, end..name) {
@@ -69,23 +69,23 @@ fn in_front(scan: &Scan, name: usize, named: Named) -> Option<Range<usize>> {
     fits.then_some(end - length..end)
 }
 
-/// How a value is joined to its name.
+/// The link between a name and its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Joint {
-    /// `=` with nothing beside it.
+    /// `=` without spaces.
     Tight,
-    /// `=` and its like.
+    /// `=` with spaces, and similar operators.
     Assigned,
     Colon,
     /// `is`
     Is,
-    /// A space or a dash alone.
+    /// Only a space or a dash.
     Beside,
-    /// A space behind an option: `--password hunter2`.
+    /// A space after an option: `--password hunter2`.
     Option,
     /// `>`
     Element,
-    /// The end of a line: `password:` and the value below it.
+    /// A line end: `password:` and the value below it.
     Line,
 }
 
@@ -94,12 +94,12 @@ const VERBS: [&str; 8] = [
     "is ", "is:", "ist ", "ist:", "was ", "est ", "es ", "lautet ",
 ];
 
-/// Words and particles of languages that are written without spaces between them.
+/// Verbs and particles of languages that are written without spaces.
 const PARTICLES: [&str; 11] = [
     "は", "が", "を", "是", "为", "為", "는", "은", "가", "이", "의",
 ];
 
-/// Returns where the value of an attribute begins whose name stands in another one: `key="password" value="..."`.
+/// Returns the start of an attribute's value whose name is the value of another attribute: `key="password" value="..."`.
 fn attribute(scan: &Scan, name: usize) -> Option<usize> {
     let gap = scan.run(name, 8, |byte| {
         matches!(byte, b'"' | b'\'' | b' ' | b',' | b'\t' | b'\\')
@@ -113,7 +113,7 @@ fn attribute(scan: &Scan, name: usize) -> Option<usize> {
     begins.then(|| mark + 1 + scan.run(mark + 1, 4, |byte| byte == b' '))
 }
 
-/// Returns how a value is joined to the name that ends at `at`, and where what follows begins.
+/// Returns the link between a name and the text after it, and the start of that text.
 fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
     let at = name.end;
     if scan.is(at, "'s ") {
@@ -173,7 +173,7 @@ fn joint(scan: &Scan, name: Range<usize>) -> Option<(Joint, usize)> {
     }
 }
 
-/// Whether the word around `at` is an option: `--db-password`.
+/// Returns whether the word around `at` is an option: `--db-password`.
 fn is_option(scan: &Scan, at: usize) -> bool {
     let length = scan.run_before(at, 32, |byte| is_word(byte) || byte == b'-');
     scan.bytes(at - length..at).starts_with(b"--")
@@ -213,7 +213,7 @@ fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> 
             return Some(at + 1..at + 1 + length);
         }
     }
-    // What is in Latin letters behind a name in others ends with them.
+    // After a name in another script, a value in Latin letters ends with the last of them.
     let latin = foreign && scan.byte(at).is_ascii_graphic();
     let stops = |byte: u8| {
         (latin && byte >= 0x80)
@@ -248,7 +248,7 @@ fn value(scan: &Scan, name: Range<usize>, named: Named) -> Option<Range<usize>> 
     fits.then_some(range)
 }
 
-/// What a value is made of.
+/// The kinds of characters in a value.
 struct Made {
     digits: bool,
     letters: bool,
@@ -269,7 +269,7 @@ fn made(value: &[u8]) -> Made {
     }
 }
 
-/// Words that stand where a value would: types, and words about the value.
+/// Words in the place of a value that are not values: types, and words about the value.
 const NO_VALUES: &[&str] = &[
     "string",
     "str",
@@ -373,7 +373,7 @@ fn is_quoted_secret(value: &[u8], named: Named) -> bool {
     }
 }
 
-/// Whether a value is what a program computes: `get_password(`, `os.environ[`.
+/// Returns whether a value is a program's expression: `get_password(`, `os.environ[`.
 fn is_call(value: &[u8]) -> bool {
     let name = value
         .iter()
@@ -381,7 +381,7 @@ fn is_call(value: &[u8]) -> bool {
     name.is_some_and(|name| name > 0 && matches!(value[name], b'(' | b'[' | b'{'))
 }
 
-/// Whether a value is the name of an algorithm, which stands beside passwords in prose.
+/// Returns whether a value is the name of an algorithm, which occurs beside passwords in prose.
 fn is_algorithm(value: &[u8]) -> bool {
     let lower = value.to_ascii_lowercase();
     [&b"sha"[..], b"md5", b"base64", b"utf", b"pbkdf", b"aes"]
@@ -394,7 +394,7 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, upper: bool, ends_th
         return false;
     }
     let made = made(value);
-    // `self.password`, `settings.API_KEY`: names of programs.
+    // `self.password`, `settings.API_KEY`: identifiers in code.
     let is_path = !made.digits && value.contains(&b'.') && !made.marks;
     let random = made.digits || made.marks || made.mixed;
     match named {
@@ -420,7 +420,7 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, upper: bool, ends_th
             let called = value
                 .iter()
                 .all(|byte| byte.is_ascii_lowercase() || matches!(byte, b'_' | b'.'));
-            // `API_KEY=abcdef`, as environments have it.
+            // `API_KEY=abcdef`, as in environment variables.
             let variable = joint == Joint::Tight && upper && value.len() > 5 && !is_path;
             let beside = value.len() >= 2 * KEY
                 && made.digits
@@ -443,7 +443,7 @@ fn is_bare_secret(value: &[u8], named: Named, joint: Joint, upper: bool, ends_th
     }
 }
 
-/// Returns the three to eight digits behind a word like `PIN`.
+/// Returns the three to eight digits after a word like `PIN`.
 fn pin(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let mut from = at + scan.run(at, 2, |byte| matches!(byte, b'"' | b'\'' | b'`'));
     from += scan.run(from, 4, |byte| {

@@ -1,4 +1,4 @@
-//! Private keys in the armour of PEM, OpenSSH and PGP, whole or cut off.
+//! Private keys in the armour of PEM, OpenSSH and PGP, complete or cut off.
 
 use std::ops::Range;
 
@@ -6,10 +6,10 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::Scan;
 use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere};
 
-/// The longest label between `-----BEGIN` and its dashes, in bytes.
+/// The maximum length of the label between `-----BEGIN` and its dashes, in bytes.
 const LABEL: usize = 48;
 
-/// Base64 of at least so many characters is key material, not a word.
+/// The minimum length of base64 that counts as key material and not as a word.
 const MATERIAL: usize = 20;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -20,8 +20,8 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
     .chain(anywhere(&["-----end", "---- end"], Sign::End))
 }
 
-/// Finds each `BEGIN` of a private key and takes all up to the `END` that comes before the next `BEGIN`, or up to the end of the
-/// key material where there is none.
+/// Finds each `BEGIN` of a private key and the text up to the next `END` before another `BEGIN`, or up to the end of the key material if
+/// there is none.
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     let of = |wanted: Sign| {
         hits.all(move |sign| (sign == wanted).then_some(()))
@@ -37,7 +37,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         let next = begins.get(place + 1).map_or(scan.len(), |next| next.start);
         let end = ends.partition_point(|end| end.start < armour);
         let end = match ends.get(end).filter(|end| end.start < next) {
-            // With its own dashes.
+            // Including its dashes.
             Some(end) => end.end + self::armour(scan, end.end).map_or(0, |to| to - end.end),
             None => material(scan, armour, next),
         };
@@ -45,7 +45,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
         taken = end;
     }
     scan.hide();
-    // Those whose begin is missing, as it stands in another message.
+    // Keys whose `BEGIN` is missing, because it is in another message.
     let mut taken = 0;
     for end in &ends {
         let Some(armour) = armour(scan, end.end).filter(|_| scan.byte(end.start) != 0) else {
@@ -59,14 +59,14 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns where the key material begins that ends at `end`, not in front of `least`.
+/// Returns the start of the key material that ends at `end`, not before `least`.
 fn material_in_front(scan: &Scan, end: usize, least: usize) -> usize {
     let mut start = end;
     let mut at = end;
     loop {
         let blank = scan.run_before(at, at - least, |byte| byte.is_ascii_whitespace());
         let word = scan.run_before(at - blank, at - blank - least, is_material);
-        // The last line is shorter than the others, a checksum may follow it.
+        // The last line is shorter than the others; a checksum may follow it.
         let short = end - at < 8 && word > 3 && blank > 0;
         if word < MATERIAL && !short || (blank == 0 && at < end) {
             return start;
@@ -80,8 +80,8 @@ fn is_material(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=')
 }
 
-/// Whether a text ends within a private key, whose rest may follow in the next message: with key material behind a begin, or within
-/// the armour's line.
+/// Returns whether a text ends within a private key that may continue in the next message: in the key material after a `BEGIN`, or in the
+/// armour's line.
 pub(in crate::preference::log::redact) fn is_open(text: &str) -> bool {
     let lower = text.to_ascii_lowercase();
     let Some(begin) = lower.rfind("-- begin").or(lower.rfind("--begin")) else {
@@ -91,7 +91,7 @@ pub(in crate::preference::log::redact) fn is_open(text: &str) -> bool {
     if !rest.contains("private key") || rest.contains("--end") || rest.contains("-- end") {
         return false;
     }
-    // All lines but the armour's are material or headers.
+    // All lines after the armour's must be key material or headers.
     let lines = rest.lines().skip(1);
     lines
         .map(str::trim)
@@ -99,7 +99,7 @@ pub(in crate::preference::log::redact) fn is_open(text: &str) -> bool {
         .all(is_line)
 }
 
-/// Whether a line is one of key material, or a header in front of it.
+/// Returns whether a line is key material or a header before it.
 fn is_line(line: &str) -> bool {
     line.bytes().all(is_material)
         || line
@@ -107,7 +107,7 @@ fn is_line(line: &str) -> bool {
             .is_some_and(|(name, _)| !name.contains(' '))
 }
 
-/// Returns how many bytes at the begin of a text are the rest of a private key, and whether the key goes on behind it.
+/// Returns the number of bytes at the start of a text that continue a private key, and whether the key continues beyond the text.
 pub(in crate::preference::log::redact) fn rest(text: &str) -> (usize, bool) {
     let mut end = 0;
     let mut at = 0;
@@ -130,11 +130,11 @@ pub(in crate::preference::log::redact) fn rest(text: &str) -> (usize, bool) {
     (end, end > 0)
 }
 
-/// Returns where the line ends that names a private key; `at` is behind its first word.
+/// Returns the end of the line that names a private key; `at` is after its first word.
 fn armour(scan: &Scan, at: usize) -> Option<usize> {
     let label = scan.bytes(at..at + LABEL);
     if label.first() == Some(&b'-') {
-        // PuTTY's: its other lines are headers and material.
+        // PuTTY's format: its other lines are headers and key material.
         return Some(at);
     }
     let label = &label[..label.windows(4).position(|four| four == b"----")?];
@@ -182,7 +182,7 @@ fn material(scan: &Scan, mut at: usize, until: usize) -> usize {
     }
 }
 
-/// Returns how many bytes of white space stand at `at`, written out or as `\n`.
+/// Returns the number of bytes of white space at `at`, as characters or as escapes like `\n`.
 fn blank(scan: &Scan, at: usize) -> usize {
     let mut length = 0;
     loop {
@@ -194,7 +194,7 @@ fn blank(scan: &Scan, at: usize) -> usize {
     }
 }
 
-/// Returns the end of a header of an armour at `at`: `DEK-Info: AES-128-CBC,...`.
+/// Returns the end of an armour's header at `at`: `DEK-Info: AES-128-CBC,...`.
 fn header(scan: &Scan, at: usize) -> Option<usize> {
     let name = scan.run(at, 24, |byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let known = [
@@ -225,7 +225,7 @@ fn header(scan: &Scan, at: usize) -> Option<usize> {
     Some(at + scan.run(at, 256, |byte| !matches!(byte, 0 | b'\n' | b'\r' | b'\\')))
 }
 
-/// Whether `-2: ssh-ed25519` stands at `at`, behind the first word of a key of PuTTY's.
+/// Returns whether `-2: ssh-ed25519` is at `at`, after the first word of a PuTTY key.
 fn puttys_version(scan: &Scan, at: usize) -> bool {
     scan.byte(at) == b'-' && scan.byte(at + 1).is_ascii_digit() && scan.byte(at + 2) == b':'
 }

@@ -1,17 +1,17 @@
-//! Keys and tokens that are known by how they begin: what issuers document of them.
+//! Keys and tokens with a known prefix, as their issuers document them.
 
 use crate::preference::log::redact::scan::is_word;
 
-/// What a token is made of.
+/// The characters of a token.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Body {
     /// ASCII letters and digits.
     Alnum,
-    /// And underscores.
+    /// As `Alnum`, and underscores.
     Name,
-    /// And dashes.
+    /// As `Name`, and dashes.
     Word,
-    /// And dots.
+    /// As `Word`, and dots.
     Dotted,
     /// Capitals and digits.
     Capitals,
@@ -19,11 +19,11 @@ pub(super) enum Body {
     Hex,
     /// Base64 and dots, colons and dashes.
     Base64,
-    /// ASCII letters, digits, underscores and dashes, with digits and capitals among them.
+    /// ASCII letters, digits, underscores and dashes; with at least one digit and one capital.
     Mixed,
-    /// Hashes of passwords with their salts.
+    /// Password hashes with their salts.
     Hash,
-    /// ASCII letters and digits, and others as in addresses.
+    /// ASCII letters and digits, and percent escapes.
     Escaped,
 }
 
@@ -47,7 +47,7 @@ impl Body {
     }
 }
 
-/// Tokens of one issuer: how they begin, what follows, and how much of it at least.
+/// The tokens of one issuer: their prefix, the characters after it, and the minimum number of these.
 pub(super) struct Token(pub &'static str, pub Body, pub usize);
 
 pub(super) const TOKENS: &[Token] = &[
@@ -201,7 +201,7 @@ pub(super) const TOKENS: &[Token] = &[
     Token("vercel_", Body::Mixed, 24),
     Token("lin_oauth_", Body::Alnum, 30),
     Token("sk_", Body::Hex, 40),
-    // GitLab's others
+    // Other tokens of GitLab
     Token("glft-", Body::Dotted, 20),
     Token("glffct-", Body::Dotted, 20),
     Token("glagent-", Body::Dotted, 20),
@@ -223,7 +223,7 @@ pub(super) const TOKENS: &[Token] = &[
     Token("jina_", Body::Alnum, 40),
     Token("ABSK", Body::Base64, 100),
     Token("bedrock-api-key-", Body::Base64, 60),
-    // Hashes of passwords
+    // Password hashes
     Token("$2a$", Body::Hash, 50),
     Token("$2b$", Body::Hash, 50),
     Token("$2x$", Body::Hash, 50),

@@ -1,4 +1,4 @@
-//! Keys and tokens that are known by how they begin, and addresses that are secrets themselves.
+//! Keys and tokens with a known prefix, and addresses that are secrets themselves.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, is_word};
 use crate::preference::log::redact::words::{Hits, Sign, Word, anywhere};
 
-/// Addresses that let all write who know them: what stands behind one of these is secret.
+/// Addresses that grant write access to anyone who knows them: the text after each of these is secret.
 const WEBHOOKS: &[&str] = &[
     "hooks.slack.com/services/",
     "hooks.slack.com/workflows/",
@@ -34,7 +34,7 @@ const WEBHOOKS: &[&str] = &[
     "webhook.site/",
 ];
 
-/// The prefixes whose tokens have a form of their own.
+/// Indices of prefixes whose tokens have a format of their own.
 const JSON_WEB_TOKEN: usize = TOKENS.len();
 const TELEGRAM: usize = TOKENS.len() + 1;
 const AZURE_CLIENT: usize = TOKENS.len() + 2;
@@ -42,10 +42,10 @@ const DISCORD: usize = TOKENS.len() + 3;
 const TERRAFORM: usize = TOKENS.len() + 4;
 const AIRTABLE: usize = TOKENS.len() + 5;
 
-/// How a header of a JSON web token may begin: `{"`, `{ `, and with ends of lines.
+/// Beginnings of a JSON web token's header in base64: `{"`, `{ `, and with line ends.
 const HEADERS: [&str; 4] = ["eyJ", "eyA", "ewo", "ew0"];
 
-/// How a bot of Discord's may begin: its number in base64.
+/// Beginnings of a Discord bot's token: its number in base64.
 const BOTS: [&str; 9] = ["MT", "Mj", "Mz", "ND", "NT", "Nj", "Nz", "OD", "OT"];
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -94,14 +94,14 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
             Sign::Token(TERRAFORM) => terraform(scan, range),
             Sign::Token(AIRTABLE) => airtable(scan, range),
             Sign::Token(place) => TOKENS.get(place).and_then(|token| {
-                // Prefixes are in the words without regard to capitals, and may stand within other words.
+                // The words match without regard to case and also within other words.
                 let exact = scan.bytes(range.clone()) == token.0.as_bytes()
                     && !scan.before(range.start).is_ascii_alphanumeric();
                 if !exact {
                     return None;
                 }
                 let length = scan.run(range.end, usize::MAX, |byte| token.1.has(byte));
-                // Marks behind a hash are the sentence's.
+                // Punctuation after a hash belongs to the sentence.
                 let marks = match token.1 {
                     Body::Hash => scan.run_before(range.end + length, length, |byte| {
                         matches!(byte, b',' | b'.')
@@ -110,7 +110,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
                 };
                 let length = length - marks;
                 let fits = match token.1 {
-                    // Those have one length.
+                    // These have a fixed length.
                     Body::Hex | Body::Capitals => length >= token.2 && length <= 2 * token.2,
                     Body::Mixed => {
                         let body = scan.bytes(range.end..range.end + length);
@@ -131,7 +131,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// `header.payload.signature`, each in base64 for addresses; the signature may be empty or cut off, and lines may end within.
+/// Finds `header.payload.signature`, each in base64url; the signature may be empty or cut off, and line ends may occur within.
 fn json_web_token(scan: &Scan, start: usize) -> Option<Range<usize>> {
     let is_part = |byte: u8| is_word(byte) || byte == b'-';
     let first = scan.bytes(start..start + 3);
@@ -163,18 +163,18 @@ fn json_web_token(scan: &Scan, start: usize) -> Option<Range<usize>> {
     (end - header > 10).then_some(start..end)
 }
 
-/// Returns where the part of a token ends that begins at `at`: over ends of lines, if long lines follow each other.
+/// Returns the end of the part of a token that starts at `at`, across line ends if long lines follow each other.
 fn part(scan: &Scan, at: usize) -> usize {
-    /// The shortest line that is wrapped.
+    /// The minimum length of a wrapped line.
     const LINE: usize = 40;
-    /// The most lines of one part.
+    /// The maximum number of lines of one part.
     const LINES: usize = 24;
     let is_part = |byte: u8| is_word(byte) || byte == b'-';
     let mut end = at;
     for _ in 0..LINES {
         let line = scan.run(end, usize::MAX, is_part);
         end += line;
-        // A word of the next sentence is shorter, or a dot follows that is the token's.
+        // A word of the next sentence is shorter than this. A shorter rest counts only with a dot of the token after it.
         let goes_on = |next: usize| {
             let rest = scan.run(next, LINE, is_part);
             rest > 19
@@ -194,7 +194,7 @@ fn part(scan: &Scan, at: usize) -> usize {
     end
 }
 
-/// Returns the length of the end of a line at `at` and of the spaces behind it, if what follows is `wanted`.
+/// Returns the length of the line end at `at` and the spaces after it, if the text after these is `wanted`.
 fn wrap(scan: &Scan, at: usize, wanted: impl Fn(usize) -> bool) -> usize {
     let gap = scan.run(at, 10, |byte| matches!(byte, b'\n' | b'\r' | b' ' | b'\t'));
     let line = scan.bytes(at..at + gap).contains(&b'\n');
@@ -204,7 +204,7 @@ fn wrap(scan: &Scan, at: usize, wanted: impl Fn(usize) -> bool) -> usize {
     }
 }
 
-/// The number of a bot of Discord's in base64, six characters of a time, and 27 or more of a signature.
+/// Finds a Discord bot's token: the bot's number in base64, six characters of a time, and 27 or more of a signature.
 fn discord(scan: &Scan, start: usize) -> Option<Range<usize>> {
     let is_part = |byte: u8| is_word(byte) || byte == b'-';
     let exact = BOTS
@@ -225,7 +225,7 @@ fn discord(scan: &Scan, start: usize) -> Option<Range<usize>> {
     fits.then_some(start..behind + signature)
 }
 
-/// Fourteen characters, `.atlasv1.`, and some sixty characters.
+/// Finds fourteen characters, `.atlasv1.`, and about sixty characters.
 fn terraform(scan: &Scan, sign: Range<usize>) -> Option<Range<usize>> {
     let front = scan.run_before(sign.start, 24, |byte| byte.is_ascii_alphanumeric());
     let behind = scan.run(sign.end, 128, |byte| is_word(byte) || byte == b'-');
@@ -233,7 +233,7 @@ fn terraform(scan: &Scan, sign: Range<usize>) -> Option<Range<usize>> {
         .then_some(sign.start - front..sign.end + behind)
 }
 
-/// `pat`, fourteen characters, a dot, and 64 hexadecimal digits.
+/// Finds `pat`, fourteen characters, a dot, and 64 hexadecimal digits.
 fn airtable(scan: &Scan, sign: Range<usize>) -> Option<Range<usize>> {
     if is_word(scan.before(sign.start)) {
         return None;
@@ -245,7 +245,7 @@ fn airtable(scan: &Scan, sign: Range<usize>) -> Option<Range<usize>> {
         .then_some(sign.start..secret + length)
 }
 
-/// `123456789:AA` and 33 characters more: a bot of Telegram's; `at` is the colon.
+/// Finds a Telegram bot's token: `123456789:AA` and 33 more characters; `at` is the colon.
 fn telegram(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let digits = scan.run_before(at, 11, |byte| byte.is_ascii_digit());
     let secret = scan.run(at + 1, 64, |byte| is_word(byte) || byte == b'-');
@@ -253,7 +253,7 @@ fn telegram(scan: &Scan, at: usize) -> Option<Range<usize>> {
         .then_some(at - digits..at + 1 + secret)
 }
 
-/// Three characters, a digit, `Q~` and 31 to 34 characters: a client's secret of Azure's; `at` is the `Q`.
+/// Finds an Azure client secret: three characters, a digit, `Q~` and 31 to 34 characters; `at` is the `Q`.
 fn azure_client(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let is_part = |byte: u8| is_word(byte) || matches!(byte, b'-' | b'.' | b'~');
     let front = scan.run_before(at, 5, is_part);

@@ -51,7 +51,7 @@ fn cards_of_every_network_are_found_in_every_grouping() {
     replaced_everywhere(&[RedactionRule::Card], forms, &around);
 }
 
-/// A number in groups of four.
+/// Returns a number in groups of four.
 fn in_fours(number: &str, separator: &str) -> String {
     let groups = (0..number.len()).step_by(4);
     let groups: Vec<&str> = groups
@@ -63,13 +63,13 @@ fn in_fours(number: &str, separator: &str) -> String {
 #[test]
 fn cards_are_found_beside_other_numbers() {
     for text in [
-        // Those of the review.
+        // A card with a date of expiry, or a number before it.
         "4111 1111 1111 1111 12/30",
         "5500 0000 0000 0004 09/27",
         "order 17 4111-1111-1111-1111",
         "4012888888881881 05/28",
         "378282246310005 1227",
-        // And their kind.
+        // Further numbers beside a card.
         "4111 1111 1111 1111 123",
         "4111 1111 1111 1111, 12/30, 123",
         "4111111111111111 1230 123",

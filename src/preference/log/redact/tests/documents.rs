@@ -1,4 +1,4 @@
-//! The document names every form that is found.
+//! The document names every form that can be found.
 
 use super::super::numbers::national;
 

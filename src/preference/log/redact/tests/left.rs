@@ -1,11 +1,11 @@
-//! What only looks like personal data stays as it is.
+//! Texts that only look like personal data stay unchanged.
 
 use super::rules;
 
 #[test]
 fn what_only_looks_alike_is_left() {
     for text in [
-        // Checks that fail.
+        // Check digits that are wrong.
         "4111 1111 1111 1112 fails the check",
         "DE88 3704 0044 0532 0130 00 fails the check",
         "the id 12345678910 fails, too",
@@ -80,7 +80,7 @@ fn what_only_looks_alike_is_left() {
         "A1234 B5678, model X1000, flight LH1234, room 12-345",
         "passport control took 45 minutes, 10000 people",
         "Ann Lee, Main Street 12, Springfield",
-        // What the newer rules could take.
+        // Texts that more recent rules could match.
         "look at example.org, hosted at github.com, see you at noon.",
         "meet us at example.com for more, and the docs at docs.example.org",
         "commit 001b44113ab7 and 0123456789ab, blob 00a1b2c3d4e5",

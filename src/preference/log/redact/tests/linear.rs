@@ -1,8 +1,8 @@
-//! The work of a search grows with the text and no faster: counted in bytes that the rules read.
+//! The work of a search, counted in bytes that the rules read, grows linearly with the text.
 
 use super::rules;
 
-/// Texts made for rules to read the same bytes again and again.
+/// Texts that could make rules read the same bytes again and again.
 const UNITS: &[&str] = &[
     "-----BEGIN PRIVATE KEY-----sk-aaaaaaaaaaaaaaaaaaaa ",
     "-----BEGIN PRIVATE KEY-----",
@@ -164,7 +164,7 @@ const UNITS: &[&str] = &[
     "\0",
 ];
 
-/// How many bytes may be read for each byte of a text, by all rules together.
+/// The maximum number of bytes that all rules together read per byte of a text.
 const READS: u64 = 400;
 
 #[test]
@@ -176,7 +176,7 @@ fn the_work_is_linear_whatever_the_text_is() {
     };
     for unit in UNITS {
         let (short, long) = (reads(unit, 16 << 10), reads(unit, 64 << 10));
-        // Four times the text, and a tenth for what does not divide.
+        // Four times for the length, and a tenth for rounding.
         assert!(
             long * 10 <= short * 44,
             "{unit:?}: {short} bytes read, then {long}"

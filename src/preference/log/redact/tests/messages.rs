@@ -1,4 +1,4 @@
-//! Cards and accounts that are cut over two messages.
+//! Cards and accounts that are split over two messages.
 
 use super::rules;
 use crate::preference::log::redact::seam;
@@ -71,7 +71,7 @@ fn a_private_key_that_is_cut_over_messages_is_replaced_in_all() {
             assert_eq!(last, still, "{redacted:?}");
         }
     }
-    // Prose behind a key is none of it.
+    // Prose after a key is not part of it.
     let texts = [format!("{begin}\n{line}"), "That was it.".to_owned()];
     assert_eq!(rules().apply_all(&texts, &[(0, 1)])[1], "That was it.");
 }

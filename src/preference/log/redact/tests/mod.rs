@@ -1,4 +1,4 @@
-//! Tables of what is found and what is left.
+//! Tables of values that are found, and of texts that stay unchanged.
 
 mod banks;
 mod documents;
@@ -19,8 +19,8 @@ fn rules() -> Rules {
     Rules::new(&RedactionRule::ALL, "salt".to_owned()).unwrap()
 }
 
-/// Checks that each text has a surrogate of one of the kinds where the value stood, and nothing else is changed: rows of kind, text in front,
-/// value, text behind.
+/// Checks that each text has a surrogate of one of the kinds in place of the value, and is otherwise unchanged. Rows have the text
+/// before, the value, and the text after.
 fn replaced_exactly<Text: AsRef<str>>(
     kinds: &[RedactionRule],
     rows: impl IntoIterator<Item = (&'static str, Text, &'static str)>,
@@ -53,7 +53,7 @@ fn replaced_exactly<Text: AsRef<str>>(
     );
 }
 
-/// Checks [`replaced_exactly`] of all values in all surroundings.
+/// Checks [`replaced_exactly`] for every value between all given texts.
 fn replaced_everywhere<Text: AsRef<str>>(
     kinds: &[RedactionRule],
     values: impl IntoIterator<Item = Text>,
@@ -69,7 +69,7 @@ fn replaced_everywhere<Text: AsRef<str>>(
     replaced_exactly(kinds, rows);
 }
 
-/// A text with full-width digits.
+/// Returns a text with full-width digits.
 fn wide(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -124,7 +124,7 @@ fn surrogates_are_left_alone() {
     let once = rules.apply(text).unwrap();
     assert_eq!(once.matches('[').count(), 10, "{once}");
     assert_eq!(rules.apply(&once), None, "{once}");
-    // What the surrogates stand beside is not hidden by them.
+    // Surrogates do not hide values beside them.
     let again = format!("{once} c@d.org");
     assert!(!rules.apply(&again).unwrap().contains("c@d.org"));
 }

@@ -1,9 +1,9 @@
-//! Numbers by which states know persons, by country.
+//! Government-issued numbers of persons, by country.
 
 use super::{RedactionRule, replaced_everywhere, replaced_exactly, rules};
 
-/// Country and number, in forms that count wherever they stand. The numbers are published examples, and others that a second
-/// implementation of the checks accepts (python-stdnum 2.2).
+/// Country and numbers, in forms that count anywhere. The numbers are published examples, or accepted by another implementation of the
+/// checks (python-stdnum 2.2).
 const OPEN: &[(&str, &[&str])] = &[
     (
         "US SSN",
@@ -229,7 +229,7 @@ const OPEN: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Text in front and number, where only the text says what the number is.
+/// The text before a number and the number, if only the text identifies it.
 const ANNOUNCED: &[(&str, &str)] = &[
     ("SSN: ", "078051120"),
     ("my social security number is ", "526018159"),

@@ -1,4 +1,4 @@
-//! E-mail addresses and addresses of machines.
+//! E-mail addresses and network addresses.
 
 use super::{RedactionRule, replaced_exactly};
 

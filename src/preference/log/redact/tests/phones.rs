@@ -1,4 +1,4 @@
-//! Telephone numbers of every country, as they are written there and from abroad.
+//! Telephone numbers of every country, in their national and international forms.
 
 use super::{RedactionRule, replaced_everywhere, replaced_exactly, wide};
 
@@ -319,7 +319,7 @@ fn national_numbers_are_found_without_a_word() {
         ("Ann,\n", "\n"),
         ("tel:", ""),
     ];
-    // Some are numbers of identity, too: one of ten has the right check digit.
+    // Some are identity numbers, too: one in ten has a valid check digit.
     let kinds = [RedactionRule::Phone, RedactionRule::Id];
     replaced_everywhere(&kinds, numbers, &around);
 }
@@ -355,7 +355,7 @@ fn international_numbers_are_found_in_every_spelling() {
         ("wa: ", ", thanks"),
         ("电话", "谢谢"),
     ];
-    // Some are numbers of identity, too: one of ten has the right check digit.
+    // Some are identity numbers, too: one in ten has a valid check digit.
     let kinds = [RedactionRule::Phone, RedactionRule::Id];
     replaced_everywhere(&kinds, numbers, &around);
 }

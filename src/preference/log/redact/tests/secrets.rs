@@ -2,7 +2,7 @@
 
 use super::{RedactionRule, replaced_exactly, rules};
 
-/// Made-up tokens of the forms that issuers document. Prefix and body are apart, so that no scanner takes this file for a leak.
+/// Made-up tokens in their issuers' documented formats. Prefix and body are separate, so that scanners do not report this file as a leak.
 const TOKENS: &[(&str, &str)] = &[
     ("sk-", "abcdefghijklmnopqrstuvwx1234"),
     ("sk-proj-", "abcDEF0123456789_-abcDEF0123456789"),
@@ -164,7 +164,7 @@ const TOKENS: &[(&str, &str)] = &[
 fn tokens_with_a_known_form_are_found() {
     for (prefix, body) in TOKENS {
         let token = format!("{prefix}{body}");
-        // A dot may be a part of some tokens.
+        // A dot may be part of some tokens.
         let token = token.trim_end_matches('.');
         let surroundings = [
             ("", ""),
@@ -421,7 +421,7 @@ fn private_keys_are_found_whole_and_cut_off() {
                 format!("{begin}\nwhatever stands here, it is a key\n{end}"),
                 "",
             ),
-            // Without their ends.
+            // Keys without their ends.
             (
                 format!("{begin}\n{line}\n{line}\nMzEfYyji"),
                 "\nThat was my key, do you see it?",
@@ -450,7 +450,7 @@ fn private_keys_are_found_whole_and_cut_off() {
         "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\n{line}\n---- END SSH2 ENCRYPTED PRIVATE KEY ----"
     );
     replaced_exactly(&[RedactionRule::Secret], [("", ssh, "\nThat is all.")]);
-    // The rest of one.
+    // The remaining part of a key.
     for end in ["-----END PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----"] {
         for rest in [
             format!("{line}\n{line}\nMzEfYyji\n{end}"),
@@ -460,7 +460,7 @@ fn private_keys_are_found_whole_and_cut_off() {
             replaced_exactly(&[RedactionRule::Secret], [("", rest, "\nThat is all.")]);
         }
     }
-    // One without an end does not hide what stands between it and another.
+    // A key without an end does not hide the text between it and the next.
     let text = format!(
         "-----BEGIN PRIVATE KEY-----\n{line}\nkeep this\n-----BEGIN PRIVATE KEY-----\n{line}\n-----END PRIVATE KEY-----\nand this"
     );

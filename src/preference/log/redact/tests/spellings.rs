@@ -1,8 +1,8 @@
-//! Escapes, in which every rule reads a value, and digits of all scripts.
+//! Escaped values, which every rule must find, and digits of all scripts.
 
 use super::{RedactionRule, replaced_exactly, rules};
 
-/// How a character that is no letter is spelled by escapes.
+/// Escapes of a character that is not a letter.
 const SPELLINGS: [fn(char) -> String; 14] = [
     |c| format!("\\u{:04x}", u32::from(c)),
     |c| format!("\\u{:04X}", u32::from(c)),
@@ -20,7 +20,7 @@ const SPELLINGS: [fn(char) -> String; 14] = [
     |c| format!("&#0{};", u32::from(c)),
 ];
 
-/// Kind, text in front, value.
+/// The kind, the text before, and the value.
 const VALUES: &[(RedactionRule, &str, &str)] = &[
     (RedactionRule::Card, "card ", "4539 1488 0343 6467"),
     (RedactionRule::Card, "card ", "4539-1488-0343-6467"),
@@ -52,7 +52,7 @@ fn every_rule_reads_every_escape() {
                     (*front, text.as_str(), ", please"),
                 ],
             );
-            // All of it.
+            // The whole value.
             let all: String = value.chars().map(with).collect();
             let redacted = rules().apply(&all).unwrap_or_default();
             assert!(redacted.starts_with('['), "{all}: {redacted}");

@@ -1,4 +1,4 @@
-//! The Americas.
+//! Numbers of persons in the Americas.
 
 use super::Form;
 use crate::preference::log::redact::numbers::check::{digits, is_day, luhn, value, weighted};
@@ -89,7 +89,7 @@ pub(super) const FORMS: &[Form] = &[
     Form {
         country: "BR",
         name: "CNPJ",
-        // Letters may stand for digits since 2026, but for the check digits.
+        // Since 2026 letters may replace digits, except in the check digits.
         shapes: &[
             "99-999-999-9999-99",
             "99999999999999",
@@ -183,7 +183,7 @@ fn us_ssn(id: &[u8]) -> bool {
     serial > 0 && group > 0 && (taxpayer || !matches!(area, 0 | 666 | 900..))
 }
 
-/// The check digit of the register of population, over an alphabet with `Ñ`.
+/// Checks the check digit of Mexico's population register, over an alphabet that includes `Ñ`.
 fn mx_curp(id: &[u8]) -> bool {
     let values = id.iter().map(|byte| match byte {
         b'0'..=b'9' => u32::from(byte - b'0'),
@@ -200,7 +200,7 @@ fn mx_curp(id: &[u8]) -> bool {
         && (10 - sum % 10) % 10 == u32::from(id[17] - b'0')
 }
 
-/// The two check digits of the revenue service: weights ascend to the left, the sum is taken modulo 11.
+/// Checks the two check digits of Brazil's CPF: the weights increase to the left, and the sum is taken modulo 11.
 fn br_cpf(id: &[u8]) -> bool {
     let check = |length: usize| {
         let weights: Vec<u32> = (2..=u32::try_from(length).unwrap_or(0) + 1).rev().collect();
@@ -209,7 +209,7 @@ fn br_cpf(id: &[u8]) -> bool {
     id.iter().any(|digit| *digit != id[0]) && check(9) && check(10)
 }
 
-/// A letter counts as its place in ASCII less that of zero.
+/// Checks Brazil's CNPJ, in which a letter has the value of its ASCII code minus that of zero.
 fn br_cnpj(id: &[u8]) -> bool {
     const WEIGHTS: [u32; 13] = [6, 5, 4, 3, 2, 9, 8, 7, 6, 5, 4, 3, 2];
     let check = |length: usize| {
@@ -235,7 +235,7 @@ fn ar_cuit(id: &[u8]) -> bool {
     matches!(value(id, 0..2), 20 | 23..=27 | 30 | 33 | 34) && check == u32::from(id[10] - b'0')
 }
 
-/// From the right times 2 to 7 and over again, modulo 11; ten is written `K`.
+/// Checks Chile's RUT: weights 2 to 7 from the right, repeated, modulo 11; ten is written `K`.
 fn cl_rut(id: &[u8]) -> bool {
     let Some((check, number)) = id.split_last() else {
         return false;

@@ -1,4 +1,4 @@
-//! Numbers of documents and dates of birth: only the word in front says what they are.
+//! Numbers of documents and dates of birth, which only a word beside them identifies.
 
 use std::ops::Range;
 
@@ -8,10 +8,10 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact, is_word};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
 
-/// How far behind its word a number may stand, in bytes.
+/// The maximum distance in bytes between a word and the number after it.
 const REACH: usize = 24;
 
-/// Characters of a document's number.
+/// The number of characters of a document's number.
 const LENGTH: std::ops::RangeInclusive<usize> = 5..=16;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -188,7 +188,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the first word behind `at` that has as many digits as numbers of documents have.
+/// Returns the first word after `at` that has as many digits as documents' numbers have.
 fn document(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let mut from = at;
     while from < at + REACH {
@@ -205,7 +205,7 @@ fn document(scan: &Scan, at: usize) -> Option<Range<usize>> {
             .iter()
             .filter(|byte| byte.is_ascii_digit())
             .count();
-        // Groups of one number.
+        // The groups of one number.
         while digits > 0 && matches!(scan.byte(end), b' ' | b'-') && end - from < *LENGTH.end() {
             let more = scan.run(end + 1, LENGTH.end() + 1, |byte| byte.is_ascii_digit());
             if more < 2 {
@@ -225,7 +225,7 @@ fn document(scan: &Scan, at: usize) -> Option<Range<usize>> {
     None
 }
 
-/// Returns the document's number that a word follows, which begins at `word`.
+/// Returns the document's number before a word that starts at `word`.
 fn document_in_front(scan: &Scan, word: usize) -> Option<Range<usize>> {
     let end = end_in_front(scan, word)?;
     let length = scan.run_before(end, LENGTH.end() + 1, |byte| byte.is_ascii_alphanumeric());

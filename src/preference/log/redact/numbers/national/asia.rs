@@ -1,4 +1,4 @@
-//! Asia.
+//! Numbers of persons in Asia.
 
 use super::Form;
 use crate::preference::log::redact::numbers::check::{
@@ -239,7 +239,8 @@ pub(super) const FORMS: &[Form] = &[
     },
 ];
 
-/// With a province, and neither milliseconds of these years nor an article, which has a check digit of its own.
+/// Checks Thailand's number. It must have a valid province, and be neither a recent time in milliseconds nor an article number (EAN),
+/// which has a check digit of its own.
 fn th_identity(id: &[u8]) -> bool {
     let time = (1_400_000_000_000..2_100_000_000_000).contains(&value(id, 0..13));
     let article = weighted(id, &[1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1]).is_multiple_of(10);
@@ -251,7 +252,7 @@ fn th_identity(id: &[u8]) -> bool {
         && check == u32::from(id[12] - b'0')
 }
 
-/// The check digit that numbers given before October 2020 have; those of foreigners have two more.
+/// Checks Korea's number by the check digit of numbers issued before October 2020; that of foreigners is two higher.
 fn kr_resident(id: &[u8]) -> bool {
     let sum = weighted(id, &[2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5]) % 11;
     let foreign = matches!(id[6], b'5'..=b'8');
@@ -259,14 +260,14 @@ fn kr_resident(id: &[u8]) -> bool {
     is_day(value(id, 2..4), value(id, 4..6)) && check == u32::from(id[12] - b'0')
 }
 
-/// The check of ISO 7064, MOD 11-2; ten is written `X`.
+/// Checks China's number by ISO 7064, MOD 11-2; ten is written `X`.
 fn cn_resident(id: &[u8]) -> bool {
     let sum = weighted(id, &[7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2]);
     let born = matches!(value(id, 6..8), 18..=20) && is_day(value(id, 10..12), value(id, 12..14));
     id[0] != b'0' && born && b"10X98765432"[(sum % 11) as usize] == id[17]
 }
 
-/// The letter counts as two digits by the place it stands for.
+/// Checks Taiwan's number, in which the letter counts as two digits that encode a place.
 fn tw_identity(id: &[u8]) -> bool {
     const PLACES: &[u8; 26] = b"ABCDEFGHJKLMNPQRSTUVXYWZIO";
     let Some(place) = PLACES.iter().position(|letter| *letter == id[0]) else {
@@ -277,7 +278,7 @@ fn tw_identity(id: &[u8]) -> bool {
     matches!(id[1], b'1' | b'2' | b'8' | b'9') && sum.is_multiple_of(10)
 }
 
-/// One letter has a blank in front, which counts 36; ten is written `A`.
+/// Checks Hong Kong's number. A single letter counts as preceded by a blank with the value 36; ten is written `A`.
 fn hk_identity(id: &[u8]) -> bool {
     let mut values: Vec<u32> = id
         .iter()

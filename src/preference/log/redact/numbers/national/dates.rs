@@ -1,4 +1,4 @@
-//! Dates of birth, in digits and with the names of months.
+//! Dates of birth, in digits or with names of months.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use crate::preference::log::redact::numbers::check::{is_day, value};
 use crate::preference::log::redact::numbers::groups::end_in_front;
 use crate::preference::log::redact::scan::{Scan, is_word};
 
-/// How many small words may stand between a word for a birth and the date.
+/// The maximum number of short words between a word for a birth and the date.
 const WORDS: usize = 4;
 
-/// The longest date in front of its word, in bytes.
+/// The maximum length of a date before its word, in bytes.
 const LONGEST: usize = 28;
 
-/// The names of months, by how they begin: three letters or more are one.
+/// The names of months; three or more of their first letters are enough.
 const MONTHS: &[&str] = &[
     // English, German, Dutch, Danish, Norwegian, Swedish
     "january",
@@ -155,13 +155,13 @@ const MONTHS: &[&str] = &[
     "декабря",
 ];
 
-/// What may stand behind a number of a date, and between its parts.
+/// Suffixes of the numbers of a date.
 const SUFFIXES: &[&str] = &[
     "st", "nd", "rd", "th", "er", "º", "ª", "o", "e", "年", "月", "日", "년", "월", "일",
 ];
 const FILLERS: &[&str] = &["of ", "de ", "del ", "the ", "den ", "dnia ", "d'"];
 
-/// Returns the date behind a word for a birth, which ends at `at`.
+/// Returns the date after a word for a birth that ends at `at`.
 pub(super) fn behind(scan: &Scan, at: usize) -> Option<Range<usize>> {
     let mut from = at;
     for _ in 0..=WORDS {
@@ -194,7 +194,7 @@ pub(super) fn behind(scan: &Scan, at: usize) -> Option<Range<usize>> {
     None
 }
 
-/// Returns the date that a word for a birth follows, which begins at `word`.
+/// Returns the date before a word for a birth that starts at `word`.
 pub(super) fn in_front(scan: &Scan, word: usize) -> Option<Range<usize>> {
     let end = end_in_front(scan, word)?;
     let least = end.saturating_sub(LONGEST);
@@ -204,7 +204,7 @@ pub(super) fn in_front(scan: &Scan, word: usize) -> Option<Range<usize>> {
         .map(|start| start..end)
 }
 
-/// Returns how many bytes of letters stand at `at`, about twenty at most.
+/// Returns the length in bytes of the letters at `at`, limited to about twenty.
 fn letters(scan: &Scan, at: usize) -> usize {
     let mut length = 0;
     while length < 20 {
@@ -216,7 +216,7 @@ fn letters(scan: &Scan, at: usize) -> usize {
     length
 }
 
-/// Returns the length of the name of a month at `at`, in full or as its first letters.
+/// Returns the length of the month's name at `at`, in full or abbreviated.
 fn month(scan: &Scan, at: usize) -> Option<usize> {
     let length = letters(scan, at);
     let word = String::from_utf8_lossy(scan.bytes(at..at + length)).to_lowercase();
@@ -224,7 +224,7 @@ fn month(scan: &Scan, at: usize) -> Option<usize> {
     is_one.then_some(length)
 }
 
-/// Returns where the date ends that begins at `at`: a day, a month and a year in any order, or a month by its name and one of them.
+/// Returns the end of the date that starts at `at`: a day, a month and a year in any order, or a month's name and one of the others.
 fn date(scan: &Scan, mut at: usize) -> Option<usize> {
     let mut end = at;
     let mut numbers: Vec<(u64, usize)> = Vec::with_capacity(3);

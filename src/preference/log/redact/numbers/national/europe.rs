@@ -1,4 +1,4 @@
-//! Western and northern Europe.
+//! Numbers of persons in western and northern Europe.
 
 use super::Form;
 use crate::preference::log::redact::numbers::check::{
@@ -326,7 +326,7 @@ pub(super) const FORMS: &[Form] = &[
 fn gb_nino(id: &[u8]) -> bool {
     let prefixes = [b"BG", b"GB", b"NK", b"KN", b"TN", b"NT", b"ZZ"];
     let prefix = &id[..2];
-    // `QQ` is never given: forms and examples have it.
+    // `QQ` is never issued; forms and examples use it.
     let example = prefix == b"QQ" && (b'A'..=b'D').contains(&id[8]);
     example
         || !prefix.iter().any(|byte| b"DFIQUV".contains(byte))
@@ -351,7 +351,7 @@ fn ie_pps(id: &[u8]) -> bool {
     id[7] == check
 }
 
-/// One digit of the first ten stands there twice or three times, all others once at most.
+/// Checks Germany's tax number: exactly one of the first ten digits occurs twice or three times, all others at most once.
 fn de_tax(id: &[u8]) -> bool {
     let mut counts = [0; 10];
     for digit in digits(&id[..10]) {
@@ -361,7 +361,8 @@ fn de_tax(id: &[u8]) -> bool {
     id[0] != b'0' && matches!(repeated.as_slice(), [2 | 3]) && mod_11_10(id)
 }
 
-/// Each digit times its weight, the digits of the products added; the letter counts as two digits.
+/// Checks Germany's pension number: each digit is multiplied by its weight, and the digits of the products are added; the letter counts
+/// as two digits.
 fn de_pension(id: &[u8]) -> bool {
     let letter = u32::from(id[8] - b'A') + 1;
     let values: Vec<u32> = digits(&id[..8])
@@ -378,7 +379,8 @@ fn de_pension(id: &[u8]) -> bool {
     is_day(value(id, 4..6), value(id, 2..4) % 50) && sum % 10 == u32::from(id[11] - b'0')
 }
 
-/// Serial numbers have no vowels and no letters that look like digits; the tenth character is their check digit.
+/// Checks a German document's number. Serial numbers have no vowels and no letters that look like digits; the tenth character is the
+/// check digit.
 fn de_document(id: &[u8]) -> bool {
     let values = id
         .iter()
@@ -410,7 +412,7 @@ fn fr_nir(id: &[u8]) -> bool {
     plain && matches!(id[0], b'1'..=b'8') && 97 - number % 97 == value(id, 13..15)
 }
 
-/// Letters stand for digits where two persons would have one code, hence the shape with either.
+/// Checks Italy's tax code. Letters replace digits if two persons would have the same code, so the shape permits either.
 fn it_fiscal(id: &[u8]) -> bool {
     const ODD: [u32; 26] = [
         1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24,
@@ -454,14 +456,14 @@ fn es_dni(id: &[u8]) -> bool {
     b"TRWAGMYFPDXBNJZSQVHLCKE"[(value(&number, 0..8) % 23) as usize] == id[8]
 }
 
-/// Luhn's check digit over the seven digits, or the letter in its place.
+/// Checks Spain's CIF: Luhn's check digit over the seven digits, or its letter.
 fn es_cif(id: &[u8]) -> bool {
     let check = (0..10).find(|check| luhn(&[&id[1..8], &[b'0' + check]].concat()));
     let fits = |check: u8| id[8] == b'0' + check || id[8] == b"JABCDEFGHI"[usize::from(check)];
     b"ABCDEFGHJNPQRSUVW".contains(&id[0]) && check.is_some_and(fits)
 }
 
-/// As Luhn, with letters as ten and on.
+/// Checks a Portuguese card by Luhn's algorithm, with letters as values from ten.
 fn pt_card(id: &[u8]) -> bool {
     let sum: u32 = id
         .iter()
@@ -477,14 +479,14 @@ fn pt_card(id: &[u8]) -> bool {
     sum.is_multiple_of(10)
 }
 
-/// Who was born in this century has a two in front.
+/// Checks Belgium's number. For births in this century, a two precedes the number in the check.
 fn be_register(id: &[u8]) -> bool {
     let (number, check) = (value(id, 0..9), value(id, 9..11));
     let born = value(id, 2..4) % 20 <= 12 && value(id, 4..6) <= 31;
     born && (97 - number % 97 == check || 97 - (number + 2_000_000_000) % 97 == check)
 }
 
-/// The last ten digits, whatever the century is written with; days of coordination numbers are sixty higher.
+/// Checks Sweden's number by its last ten digits, however the century is written. In coordination numbers the day is increased by sixty.
 fn se_person(id: &[u8]) -> bool {
     let plain: Vec<u8> = id.iter().copied().filter(u8::is_ascii_digit).collect();
     let century = plain.len() == 10 || matches!(value(&plain, 0..2), 18..=20);
@@ -495,7 +497,8 @@ fn se_person(id: &[u8]) -> bool {
         && luhn(ten)
 }
 
-/// Days of other numbers than those of birth are forty higher, months of test numbers forty or eighty.
+/// Checks Norway's number. In other numbers than those of birth the day is increased by forty, in test numbers the month by forty or
+/// eighty.
 fn no_birth(id: &[u8]) -> bool {
     let sum = |weights: &[u32]| weighted(id, weights) % 11;
     is_day(value(id, 2..4) % 40, value(id, 0..2) % 40)

@@ -1,4 +1,4 @@
-//! Central, eastern and southern Europe, and Turkey.
+//! Numbers of persons in central, eastern and southern Europe, and Turkey.
 
 use super::Form;
 use crate::preference::log::redact::numbers::check::{
@@ -204,7 +204,7 @@ pub(super) const FORMS: &[Form] = &[
     },
 ];
 
-/// Letters count from ten; the first digit is the check digit.
+/// Checks a Polish card. Letters have values from ten; the first digit is the check digit.
 fn pl_card(id: &[u8]) -> bool {
     let values = id.iter().filter_map(|byte| char::from(*byte).to_digit(36));
     let sum: u32 = values
@@ -214,7 +214,8 @@ fn pl_card(id: &[u8]) -> bool {
     sum % 10 == u32::from(id[3] - b'0')
 }
 
-/// Months of women are fifty higher, of crowded days twenty. Numbers of nine digits, given until 1953, have no check digit.
+/// Checks the Czech number. The month is increased by fifty for women, and by twenty on days with many births. Numbers of nine digits,
+/// issued until 1953, have no check digit.
 fn cz_birth(id: &[u8]) -> bool {
     let (month, number) = (value(id, 2..4) % 50 % 20, value(id, 0..10));
     let divisible =
@@ -222,7 +223,7 @@ fn cz_birth(id: &[u8]) -> bool {
     is_day(month, value(id, 4..6)) && (id.len() == 9 || divisible)
 }
 
-/// Where the first weights leave ten, others are taken; where those leave it too, the check digit is zero.
+/// Checks Estonia's number. If the first weights give ten, the second are used; if these give ten too, the check digit is zero.
 fn ee_person(id: &[u8]) -> bool {
     let rest = |weights: [u32; 10]| weighted(id, &weights) % 11;
     let check = match rest([1, 2, 3, 4, 5, 6, 7, 8, 9, 1]) {

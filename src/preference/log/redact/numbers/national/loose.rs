@@ -1,4 +1,4 @@
-//! Numbers that their own word names, in front or behind: any separators may stand between any two of their characters.
+//! Numbers with their own word before or after them: any separators may be between any two of their characters.
 
 use std::ops::Range;
 
@@ -8,13 +8,13 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Hits, Sign};
 
-/// The longest separator, in bytes: ` - `.
+/// The maximum length of a separator in bytes: ` - `.
 const SEPARATOR: usize = 3;
 
-/// How many words behind the word are looked at.
+/// The maximum number of words that are read after the announcing word.
 const WORDS: usize = 5;
 
-/// The longest number with its separators in front of its word, in bytes.
+/// The maximum length in bytes, with separators, of a number before its word.
 const LONGEST: usize = 32;
 
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
@@ -36,7 +36,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the first number of a form behind `at`.
+/// Returns the first number of a form after `at`.
 fn behind(scan: &Scan, form: &Form, at: usize) -> Option<Range<usize>> {
     let mut from = at;
     for _ in 0..WORDS {
@@ -58,7 +58,7 @@ fn behind(scan: &Scan, form: &Form, at: usize) -> Option<Range<usize>> {
     None
 }
 
-/// Returns the longest number of a form that ends in front of the word at `word`.
+/// Returns the longest number of a form that ends before the word at `word`.
 fn in_front(scan: &Scan, form: &Form, word: usize) -> Option<Range<usize>> {
     let end = end_in_front(scan, word)?;
     let length = scan.run_before(end, LONGEST, |byte| {
@@ -73,7 +73,7 @@ fn in_front(scan: &Scan, form: &Form, word: usize) -> Option<Range<usize>> {
         .map(|start| start..end)
 }
 
-/// Returns where the longest number of a form ends that begins at `at`.
+/// Returns the end of the longest number of a form that starts at `at`.
 fn number(scan: &Scan, form: &Form, at: usize) -> Option<usize> {
     let shapes = form.shapes.iter().chain(form.announced);
     shapes
@@ -105,7 +105,7 @@ fn shaped(scan: &Scan, form: &Form, shape: &str, at: usize) -> Option<usize> {
                 read.push(byte.to_ascii_uppercase());
                 end += gap + 1;
             }
-            // A dash or a plus, which are separators.
+            // A dash or a plus: both are separators.
             false if class == b'!' => {}
             false => return None,
         }

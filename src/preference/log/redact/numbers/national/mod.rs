@@ -1,7 +1,7 @@
-//! Numbers by which states know persons: of identity, tax, social insurance and health.
+//! Government-issued numbers of persons: identity, tax, social insurance and health.
 //!
-//! A form of a number has a shape and a check of what a shape cannot say. Where both together are weak (a run of nine digits with one
-//! check digit), the number counts only behind a word that announces it.
+//! A form of a number has a shape, and a check for the conditions that a shape cannot express. If both together are weak (nine digits in
+//! a row with one check digit), the number counts only beside a word that announces it.
 
 mod americas;
 mod announced;
@@ -19,25 +19,25 @@ use crate::preference::log::redact::rule::RedactionRule;
 use crate::preference::log::redact::scan::{Scan, compact};
 use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
 
-/// A kind of number of one country.
+/// A kind of identifying number of one country.
 #[derive(Debug)]
 pub(super) struct Form {
-    /// ISO 3166, and the number's name: what the document calls it.
+    /// The ISO 3166 code; `name` is the number's name. Both are those in the document.
     #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the document"))]
     pub country: &'static str,
     #[cfg_attr(not(test), expect(dead_code, reason = "a test compares the document"))]
     pub name: &'static str,
-    /// Shapes that count wherever they stand. `9` is a digit, `A` a letter, `*` either, `-` a separator, `~` one that may be left out, `!`
-    /// a dash, a plus or a letter in the place of one; all other characters are themselves.
+    /// Shapes that count anywhere. `9` is a digit, `A` a letter, `*` either, `-` a separator, `~` an optional separator, `!` a dash, a
+    /// plus or a letter instead of one; all other characters are literal.
     pub shapes: &'static [&'static str],
-    /// Shapes that count behind a word only.
+    /// Shapes that count only beside a word.
     pub announced: &'static [&'static str],
     pub words: &'static [&'static str],
-    /// Whether letters and digits that have a shape, in capitals, are one.
+    /// Checks letters (in capitals) and digits that match a shape.
     pub check: fn(&[u8]) -> bool,
 }
 
-/// Returns all forms, by their places in [`Sign::Form`].
+/// Returns all forms, in the order of their indices in [`Sign::Form`].
 fn all() -> impl Iterator<Item = &'static Form> {
     [
         americas::FORMS,
@@ -57,13 +57,13 @@ pub(in crate::preference::log::redact) fn names()
     all().map(|form| (form.country, form.name))
 }
 
-/// How far in front of a number the word may stand that announces it, in bytes.
+/// The maximum distance in bytes between a number and the word before it that announces it.
 const REACH: usize = 40;
 
-/// How far behind a number the word may begin that names it, in bytes.
+/// The maximum distance in bytes between a number and the word after it that announces it.
 const BEHIND: usize = 16;
 
-/// The longest row of digits or letters at a shape's begin.
+/// The maximum number of digits or letters at the start of a shape.
 const FIRST: usize = 18;
 
 /// A shape of a form.
@@ -75,12 +75,12 @@ struct Shape {
     announced: bool,
 }
 
-/// The forms, by what they begin with.
+/// The forms, indexed by their first characters.
 #[derive(Debug)]
 pub(in crate::preference::log::redact) struct Forms {
-    /// By the number of digits in front of whatever comes next.
+    /// By the number of digits at the start.
     digits: Vec<Vec<Shape>>,
-    /// By the number of letters.
+    /// By the number of letters at the start.
     letters: Vec<Vec<Shape>>,
 }
 
@@ -116,7 +116,7 @@ impl Forms {
         } else {
             &mut self.letters
         };
-        // Where a separator may be left out, or a letter may be a digit, the first row has several lengths.
+        // If a separator is optional, or a letter may be a digit, the run at the start has several lengths.
         let least = shape
             .shape
             .iter()
@@ -141,7 +141,7 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
         .chain(announced::words())
 }
 
-/// Finds the numbers of all forms, and those that a word announces.
+/// Finds the numbers of all forms, and those that only a word identifies.
 pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, forms: &Forms) {
     let mut at = 0;
     while at < scan.len() {
@@ -170,14 +170,14 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>, forms: &Forms) {
             scan.found(RedactionRule::Id, at..end, value);
         }
         at += (digits + letters).max(1);
-        // The rest of a word that began otherwise is no begin.
+        // The rest of a longer word cannot start a number.
         at += scan.run(at, usize::MAX, |byte| byte.is_ascii_alphanumeric());
     }
     loose::find(scan, hits);
     announced::find(scan, hits);
 }
 
-/// Whether what stands behind a number's first letters may go on with it: digits, and the second three letters of Italy's code.
+/// Returns whether the text after a number's first letters can continue it: digits, or the second three letters of the Italian code.
 fn may_follow(scan: &Scan, at: usize, letters: usize) -> bool {
     let end = at + letters;
     match scan.byte(end) {
@@ -191,7 +191,7 @@ fn may_follow(scan: &Scan, at: usize, letters: usize) -> bool {
 }
 
 impl Shape {
-    /// Returns where the number ends that begins at `at`; none if there is none of this shape.
+    /// Returns the end of the number that starts at `at`; none if it does not match this shape.
     fn find(&self, scan: &Scan, hits: &Hits<'_>, at: usize) -> Option<usize> {
         let mut end = at;
         let mut read = [0; 24];
@@ -204,7 +204,7 @@ impl Shape {
                 b'*' => byte.is_ascii_alphanumeric(),
                 b'!' => matches!(byte, b'-' | b'+' | b'A'..=b'F' | b'U'..=b'Y'),
                 b'-' | b'~' => {
-                    // One alone: with spaces around it, it is a minus.
+                    // Only a single separator: with spaces around it, a dash is a minus.
                     let gap = scan.run(end, 1, |byte| is_separator(byte) && byte != b'_');
                     if gap == 0 && *class == b'-' {
                         return None;
@@ -243,7 +243,7 @@ impl Shape {
 }
 
 impl Shape {
-    /// Whether equal groups of digits go on in front of the number or behind it: it is a part of a longer one.
+    /// Returns whether equal groups of digits continue before or after the number, which is then a part of a longer one.
     fn is_in_row(&self, scan: &Scan, at: usize, end: usize) -> bool {
         let is_digit = |byte: &&u8| **byte == b'9';
         let first = self.shape.iter().take_while(is_digit).count();

@@ -1,4 +1,4 @@
-//! Australia, New Zealand and Africa.
+//! Numbers of persons in Australia, New Zealand and Africa.
 
 use super::Form;
 use crate::preference::log::redact::numbers::check::{is_day, luhn, value, weighted};

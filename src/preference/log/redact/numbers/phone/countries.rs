@@ -1,13 +1,13 @@
-//! What differs between countries: calling codes with the lengths of numbers behind them, and the groups of those that have no trunk
-//! zero.
+//! Differences between countries: calling codes with the lengths of their numbers, and the grouping of national numbers in countries
+//! without a trunk zero.
 
 use std::ops::{Range, RangeInclusive};
 
 use super::{is_sequence, is_varied};
 use crate::preference::log::redact::scan::Scan;
 
-/// Calling codes whose numbers have lengths of their own (libphonenumber), in digits without the code; a trunk zero that stands behind
-/// the code by mistake makes them one longer.
+/// Calling codes with lengths of their own (libphonenumber), in digits without the code. A trunk zero that is wrongly written after the
+/// code makes a number one longer.
 const LENGTHS: &[(&str, RangeInclusive<usize>)] = &[
     ("1", 10..=10),
     ("20", 8..=11),
@@ -72,13 +72,13 @@ const LENGTHS: &[(&str, RangeInclusive<usize>)] = &[
     ("972", 8..=10),
 ];
 
-/// Codes of two digits; all others have three, but for 1 and 7.
+/// Calling codes of two digits; all others have three, except 1 and 7.
 const OF_TWO: &[u64] = &[
     20, 27, 30, 31, 32, 33, 34, 36, 39, 40, 41, 43, 44, 45, 46, 47, 48, 49, 51, 52, 53, 54, 55, 56,
     57, 58, 60, 61, 62, 63, 64, 65, 66, 81, 82, 84, 86, 90, 91, 92, 93, 94, 95, 98,
 ];
 
-/// Returns the length of the calling code that a number begins with, and how many digits may follow it.
+/// Returns the length of the calling code at the start of a number, and the permitted lengths of the rest.
 pub(super) fn calling_code(number: &[u8]) -> Option<(usize, RangeInclusive<usize>)> {
     let first = |length: usize| std::str::from_utf8(number.get(..length)?).ok();
     let code = match (first(1)?, first(2)?) {
@@ -94,13 +94,13 @@ pub(super) fn calling_code(number: &[u8]) -> Option<(usize, RangeInclusive<usize
     ))
 }
 
-/// A way to write national numbers where no zero stands in front.
+/// A national format without a trunk zero.
 struct National {
     /// Lengths of the groups.
     groups: &'static [usize],
-    /// What the first group begins with.
+    /// The condition on the first digits.
     first: First,
-    /// What stands between groups.
+    /// The permitted separators.
     between: &'static [u8],
     /// Whether the first group is in brackets.
     bracket: bool,
@@ -130,7 +130,7 @@ const SPACES: &[u8] = b" \t";
 const DASHES: &[u8] = b" \t-";
 const ANY: &[u8] = b" \t-.";
 
-/// Areas and exchanges of North America begin with 2 to 9.
+/// North American area codes and exchanges start with 2 to 9.
 fn north_american(number: &[u8]) -> bool {
     number[0] > b'1' && number.get(3).is_none_or(|digit| *digit > b'1')
 }
@@ -204,7 +204,7 @@ const NATIONAL: &[National] = &[
     National::new(&[1, 3, 3, 4], |n| n[0] == b'8', b" \t-()"),
     National::new(&[1, 3, 7], |n| n[0] == b'8', b" \t-()"),
     National::new(&[11], |n| n.starts_with(b"89") || n.starts_with(b"79"), b""),
-    // Hong Kong, Singapore, Estonia: fours, where a bracket or a dash tells them from years
+    // Hong Kong, Singapore, Estonia: groups of four, which a bracket or a dash distinguishes from years
     National::new(&[3, 3, 2, 2], |n| matches!(n[0], b'3'..=b'9'), ANY),
 ];
 
@@ -212,7 +212,7 @@ fn chinese(number: &[u8]) -> bool {
     number[0] == b'1' && matches!(number[1], b'3'..=b'9')
 }
 
-/// Whether the groups of a number are those of a country without a trunk zero.
+/// Returns whether the groups of a number have the format of a country without a trunk zero.
 pub(super) fn is_national(
     scan: &Scan,
     start: usize,
@@ -220,7 +220,7 @@ pub(super) fn is_national(
     groups: &[Range<usize>],
     number: &[u8],
 ) -> bool {
-    // One that holds the whole number belongs to the sentence.
+    // A bracket around the whole number belongs to the sentence.
     let bracket = bracket && groups.len() > 1;
     let fits = |national: &National| {
         national.bracket == bracket
@@ -242,7 +242,7 @@ pub(super) fn is_national(
                         .all(|byte| national.between.contains(byte) || (closed && *byte == b')'))
             })
     };
-    // Pairs and fives are what lists are made of, too.
+    // Lists consist of groups of two and five digits, too.
     let listed = groups.len() > 1 && is_sequence(scan, groups);
     let in_row = scan.before(start) == b','
         || (scan.before(start) == b' ' && scan.before(start - 1) == b',') && groups.len() < 3;

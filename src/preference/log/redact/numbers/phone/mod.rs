@@ -1,5 +1,5 @@
-//! Telephone numbers: international ones by the calling codes of the ITU, national ones with a trunk zero, those of countries that
-//! have none by their own groups, and whatever a word like `tel.` announces.
+//! Telephone numbers: international ones by the ITU's calling codes, national ones by their trunk zero or, in countries without one, by
+//! their grouping, and any that a word like `tel.` announces.
 
 mod countries;
 
@@ -13,19 +13,19 @@ use crate::preference::log::redact::words::{Hits, Sign, Word, whole};
 
 use countries::{calling_code, is_national};
 
-/// How far in front of a number the word may stand that announces it, in bytes.
+/// The maximum distance in bytes between a number and the word before it that announces it.
 const REACH: usize = 28;
 
-/// How far behind a number the word may begin that names it, in bytes.
+/// The maximum distance in bytes between a number and the word after it that announces it.
 const BEHIND: usize = 12;
 
-/// Digits of a number behind a word that announces it.
+/// The number of digits of a number that a word announces.
 const ANNOUNCED: std::ops::RangeInclusive<usize> = 6..=15;
 
-/// Digits of a number with a trunk zero.
+/// The number of digits of a number with a trunk zero.
 const TRUNK: std::ops::RangeInclusive<usize> = 9..=13;
 
-/// The most groups of digits that are read.
+/// The maximum number of groups of digits that are read.
 const GROUPS: usize = 9;
 
 pub(super) fn words() -> impl Iterator<Item = Word> {
@@ -146,7 +146,7 @@ pub(super) fn words() -> impl Iterator<Item = Word> {
     )
 }
 
-/// A number as it is written: its groups of digits, and where it begins with brackets and a plus.
+/// A number as it is written: its groups of digits, and its start including brackets and a plus.
 struct Written {
     start: usize,
     plus: bool,
@@ -178,10 +178,10 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
             );
         if let Some(end) = number(scan, &written, announced) {
             let number = scan.bytes(written.start..end);
-            // A bracket that is opened in front and closed within.
+            // A bracket that opens before the number and closes within it.
             let within = number.iter().find(|byte| matches!(byte, b'(' | b')'));
             let open = within == Some(&b')') && scan.before(written.start) == b'(';
-            // One that is closed behind it belongs to the sentence.
+            // A bracket that closes after the number belongs to the sentence.
             let closed_behind = within == Some(&b'(') && !number.contains(&b')');
             let start = written.start - usize::from(open) + usize::from(closed_behind);
             let value = plain(number);
@@ -191,7 +191,7 @@ pub(super) fn find(scan: &mut Scan, hits: &Hits<'_>) {
     }
 }
 
-/// Returns the digits of a number without what its spellings differ in: `00` for a plus, a trunk zero in brackets.
+/// Returns the digits of a number in canonical form: `00` counts as a plus, and a trunk zero in brackets is removed.
 fn plain(number: &[u8]) -> String {
     let mut digits = String::new();
     for (at, byte) in number
@@ -218,7 +218,7 @@ fn written(scan: &Scan, first: Range<usize>) -> Option<Written> {
     start -= usize::from(bracket);
     let before = scan.before(start);
     let part = match plus {
-        // A plus behind a digit or a letter is a sum.
+        // A plus after a digit or a letter is an addition.
         true => is_word(before) || before == b')',
         false => continues_before(scan, start) || before == b'.' || follows_group(scan, start),
     };
@@ -235,7 +235,7 @@ fn written(scan: &Scan, first: Range<usize>) -> Option<Written> {
             )
         });
         let length = scan.run(end + gap, 16, |byte| byte.is_ascii_digit());
-        // Two sentences and two lines are two numbers.
+        // Two sentences or two columns contain two numbers.
         let between = scan.bytes(end..end + gap);
         if !(1..5).contains(&gap)
             || length == 0
@@ -255,12 +255,12 @@ fn written(scan: &Scan, first: Range<usize>) -> Option<Written> {
     })
 }
 
-/// Whether the number goes on one that stands in front of it, as the groups of an account do.
+/// Returns whether the number continues another number before it, like the groups of an account.
 fn follows_group(scan: &Scan, start: usize) -> bool {
     scan.before(start) == b' ' && scan.run_before(start - 1, 3, |byte| byte.is_ascii_digit()) == 3
 }
 
-/// Returns where the longest telephone number ends among the first groups of what is written.
+/// Returns the end of the longest telephone number among the first groups.
 fn number(scan: &Scan, written: &Written, announced: bool) -> Option<usize> {
     let mut read = Vec::with_capacity(24);
     let mut ends = Vec::with_capacity(written.groups.len());
@@ -301,14 +301,14 @@ fn number(scan: &Scan, written: &Written, announced: bool) -> Option<usize> {
         .map(|(_, end)| *end)
 }
 
-/// Whether a trunk zero stands in brackets behind the calling code: `+49 (0) 30`.
+/// Returns whether a trunk zero is in brackets after the calling code: `+49 (0) 30`.
 fn bracketed_zero(scan: &Scan, groups: &[Range<usize>]) -> bool {
     groups.iter().skip(1).any(|group| {
         group.len() == 1 && scan.byte(group.start) == b'0' && scan.before(group.start) == b'('
     })
 }
 
-/// Whether digits are a calling code and a number of its length.
+/// Returns whether digits are a calling code and a number of its length.
 fn is_international(number: &[u8], zero: bool) -> bool {
     let count = number.len() - usize::from(zero).min(number.len());
     calling_code(number).is_some_and(|(code, lengths)| {
@@ -317,7 +317,8 @@ fn is_international(number: &[u8], zero: bool) -> bool {
     })
 }
 
-/// A zero, an area or a network, and groups of at least two digits: how most countries write numbers at home.
+/// Returns whether a number starts with a trunk zero and an area or network code, and has groups of at least two digits: the national
+/// format of most countries.
 fn has_trunk_zero(scan: &Scan, written: &Written, groups: &[Range<usize>], number: &[u8]) -> bool {
     let count = number.len();
     let [first, rest @ ..] = groups else {
@@ -330,7 +331,7 @@ fn has_trunk_zero(scan: &Scan, written: &Written, groups: &[Range<usize>], numbe
     {
         return false;
     }
-    // A lone zero belongs to a decimal, an ISBN; Turkey and a few others set it apart.
+    // A zero on its own belongs to a decimal or an ISBN; in Turkey and a few other countries it is written apart.
     if first.len() == 1 {
         let apart = matches!(scan.byte(first.end), b' ' | b')')
             && rest
@@ -345,7 +346,7 @@ fn has_trunk_zero(scan: &Scan, written: &Written, groups: &[Range<usize>], numbe
         rest.first()
             .is_some_and(|group| scan.byte(group.end) == b')'),
     );
-    // `-0` is a switchboard.
+    // `-0` is the extension of a switchboard.
     let switchboard = rest
         .last()
         .is_some_and(|group| group.len() == 1 && scan.before(group.start) == b'-');
@@ -362,7 +363,7 @@ fn binary(number: &[u8]) -> bool {
     number.iter().all(|digit| matches!(digit, b'0' | b'1'))
 }
 
-/// Whether groups begin as a date does.
+/// Returns whether groups start with a date.
 fn is_date(scan: &Scan, groups: &[Range<usize>]) -> bool {
     let part = |at: usize| {
         groups.get(at).map(|group| {
@@ -399,7 +400,7 @@ fn is_date(scan: &Scan, groups: &[Range<usize>]) -> bool {
     }
 }
 
-/// Whether groups begin with a decimal.
+/// Returns whether groups start with a decimal.
 fn is_decimal(scan: &Scan, groups: &[Range<usize>]) -> bool {
     let lone = groups.len() == 2 || groups[0].len() == 1;
     lone && groups.len() > 1
@@ -407,7 +408,7 @@ fn is_decimal(scan: &Scan, groups: &[Range<usize>]) -> bool {
         && groups[1].start == groups[0].end + 1
 }
 
-/// Whether what stands behind a number makes it a quantity.
+/// Returns whether the text after a number makes it a quantity.
 fn is_quantity(scan: &Scan, end: usize, announced: bool) -> bool {
     let space = scan.run(end, 1, |byte| byte == b' ');
     let behind = scan.char_at(end + space);
@@ -415,7 +416,7 @@ fn is_quantity(scan: &Scan, end: usize, announced: bool) -> bool {
         || (!announced && scan.byte(end) == b':')
 }
 
-/// Whether the differences between groups are all the same: a sequence, not a number.
+/// Returns whether the differences between groups are all equal: a sequence and not a number.
 fn is_sequence(scan: &Scan, groups: &[Range<usize>]) -> bool {
     let values: Vec<u64> = groups
         .iter()
@@ -426,7 +427,7 @@ fn is_sequence(scan: &Scan, groups: &[Range<usize>]) -> bool {
         .all(|three| three[1].wrapping_sub(three[0]) == three[2].wrapping_sub(three[1]))
 }
 
-/// Whether a number has more than two different digits.
+/// Returns whether a number has more than two different digits.
 fn is_varied(number: &[u8]) -> bool {
     let mut seen = [false; 10];
     for digit in digits(number) {
