@@ -43,20 +43,20 @@ impl Message {
 pub struct PreferencePair {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The conversation up to and including the user turn that is answered; may open with a system turn.
+    /// The conversation up to and including the user turn to answer; it may start with a system turn.
     pub messages: Vec<Message>,
     pub chosen: String,
     pub rejected: String,
     /// Names or texts of the principles under which `chosen` is preferred; empty means the default one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub principles: Vec<String>,
-    /// Why `chosen` is preferred: trained after the decision token (SELF-JUDGE's PR variant), never read at inference.
+    /// The reason why `chosen` is preferred: trained after the decision token (SELF-JUDGE's PR variant), never read at inference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rationale: Option<String>,
-    /// Whether `chosen` is also a target of supervised fine-tuning. False for pairs that are only judged.
+    /// Whether `chosen` is also a target of supervised fine-tuning. False for pairs that are only judge examples.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub sft: bool,
-    /// Whether the comparison becomes judge examples. False for pairs that are only imitated.
+    /// Whether the comparison becomes judge examples. False for pairs that are only targets of supervised fine-tuning.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub judge: bool,
     /// Whether prompt and answers are raw text, without a chat template (TRL's plain format). The prompt is then the content of the only

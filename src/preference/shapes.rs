@@ -40,7 +40,7 @@ pub enum Format {
     UltraFeedback,
 }
 
-/// Why a JSON object is not a preference record.
+/// The reason why a JSON object is not a preference record.
 #[derive(Debug, thiserror::Error)]
 pub enum ShapeError {
     #[error("a record must be a JSON object")]

@@ -23,7 +23,7 @@ pub async fn on_behalf_of<F: Future>(tenant: Tenant, work: F) -> F::Output {
     TENANT.scope(tenant, work).await
 }
 
-/// Lets work of many pieces check whether its result is still wanted, because a thread cannot be stopped from outside.
+/// A handle by which work of many pieces checks whether its result is still wanted: a thread cannot be stopped from outside.
 #[derive(Debug, Clone)]
 pub(super) struct Watch {
     deadline: Option<Instant>,

@@ -12,7 +12,7 @@ use crate::telemetry::CallTimes;
 /// The maximum number of a call's reads in the engine at once: enough to fill its batches, too few to crowd out other calls.
 const WINDOW: usize = 64;
 
-/// The caller of a request, its place among others, and its deadline.
+/// The scheduling of a call: its caller, its place among other calls, and its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
     /// Lower values are served first.

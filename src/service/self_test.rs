@@ -142,11 +142,11 @@ pub struct SelfTest {
     /// The weights that judged.
     pub weights: WeightsName,
     pub source: SelfTestSource,
-    /// Pairs that were judged.
+    /// Number of pairs that were judged.
     pub pairs: usize,
-    /// Pairs in which both orders named the same answer.
+    /// Number of pairs in which both orders named the same answer.
     pub agreeing: usize,
-    /// Pairs in which the mean of both orders named the better answer.
+    /// Number of pairs in which the mean of both orders named the better answer.
     pub right: usize,
     /// Mean probability of the label tokens.
     pub label_mass: f64,
@@ -163,7 +163,7 @@ impl SelfTest {
         self.right as f64 / self.pairs.max(1) as f64
     }
 
-    /// Returns whether the model judges: both shares are at least 0.75, and the labels have at least half of the probability.
+    /// Returns whether the model can judge: both shares are at least 0.75, and the labels have at least half of the probability.
     pub fn reliable(&self) -> bool {
         self.agreement() >= PASS
             && self.accuracy() >= PASS
