@@ -112,8 +112,8 @@ impl TrafficLog {
                 feedback::forget(connection, &record, principal, self.shared.trust).await?;
             }
         }
-        // The event omits the principal: the audit trail cannot be deleted and must not name the one that asked for deletion. Nothing is
-        // recorded if there was nothing to delete.
+        // The event omits the principal that requested the deletion, because the audit trail itself cannot be deleted. Nothing is recorded
+        // if there was nothing to delete.
         if !ids.is_empty() || !others.is_empty() {
             let detail = json!({ "records": ids.len() });
             events::append(connection, "principal", "principal.deleted", detail).await?;

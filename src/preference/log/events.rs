@@ -1,4 +1,4 @@
-//! The audit trail: an append-only hash chain of events. Only the oldest are removed, when there are too many; see `prune`.
+//! The audit trail: an append-only hash chain of events. Only its oldest events are removed, if too many or too old; see `prune`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -96,7 +96,7 @@ const ANONYMOUS: &str = "anonymous";
 const MAX_USER: usize = 1024;
 
 impl Principal {
-    /// Returns the principal of all requests without a key, which share one quota and one share of training rows.
+    /// Returns the principal of requests without a key. It is the same for all of them, so that they share one limit.
     pub fn anonymous() -> Self {
         Self(ANONYMOUS.to_owned())
     }

@@ -241,8 +241,7 @@ impl TrainerLease {
         Ok(written)
     }
 
-    /// Redacts additions. One that cannot be redacted is left out: a single text that the redaction command fails on must not end a
-    /// stage.
+    /// Redacts additions. One that cannot be redacted is left out: a single text on which redaction fails must not end a stage.
     async fn redacted(&self, additions: &[(RecordId, Addition)]) -> Result<Vec<Redacted>> {
         let shared = &self.log.shared;
         let mut redacted = Vec::with_capacity(additions.len());
