@@ -10,8 +10,8 @@ use std::time::Instant;
 use candle_core::Device;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use selfjudge::train::base::FrozenBase;
-use selfjudge::train::dpo::{DpoConfig, DpoTrainer, PairExample};
+use train::base::FrozenBase;
+use train::dpo::{DpoConfig, DpoTrainer, PairExample};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -39,7 +39,7 @@ fn peak_memory() -> Option<f64> {
 }
 
 fn main() -> anyhow::Result<()> {
-    selfjudge::device::init_threads(None)?;
+    kernels::device::init_threads(None)?;
     let Some(model) = text("model").map(PathBuf::from) else {
         eprintln!("skipped: --model DIR is missing");
         return Ok(());

@@ -9,14 +9,12 @@ mod roofs;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use engine::{Engine, EngineConfig, GenerateRequest, SamplingParams, StreamEvent};
+use kernels::linear::{PackedLinear, WeightFormat};
+use kernels::nn::Linear;
+use model::{Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, WeightStore};
 use roofs::Roofs;
-use selfjudge::engine::{Engine, EngineConfig, GenerateRequest, SamplingParams, StreamEvent};
-use selfjudge::kernels::linear::{PackedLinear, WeightFormat};
-use selfjudge::model::{
-    Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, WeightStore,
-};
-use selfjudge::nn::Linear;
-use selfjudge::telemetry::Metrics;
+use telemetry::Metrics;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -61,7 +59,7 @@ fn argument(name: &str) -> Option<usize> {
 }
 
 fn main() -> anyhow::Result<()> {
-    selfjudge::device::init_threads(argument("--threads"))?;
+    kernels::device::init_threads(argument("--threads"))?;
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--"));
     let wants = |row: &str| filter.as_ref().is_none_or(|f| row.contains(f.as_str()));
     let roofs = Roofs::measure();

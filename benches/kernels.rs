@@ -9,13 +9,11 @@ mod roofs;
 use std::hint::black_box;
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::attention::{AttentionMetadata, AttentionParams, paged_attention, paged_plain};
+use kernels::kv_store::{self, KvCache, kv_store};
+use kernels::linear::{PackedLinear, WeightFormat, gemm_f32};
+use kernels::{logprob, rms_norm, rope, swiglu};
 use roofs::{Roofs, best};
-use selfjudge::kernels::attention::{
-    AttentionMetadata, AttentionParams, paged_attention, paged_plain,
-};
-use selfjudge::kernels::kv_store::{self, KvCache, kv_store};
-use selfjudge::kernels::linear::{PackedLinear, WeightFormat, gemm_f32};
-use selfjudge::kernels::{logprob, rms_norm, rope, swiglu};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

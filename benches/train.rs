@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use candle_core::{Tensor, Var};
-use selfjudge::model::{Decoder, ModelConfig, ModelError, ParameterSource, random_parameters};
-use selfjudge::train::batch::pack;
-use selfjudge::train::lanes::Lanes;
-use selfjudge::train::mixture::{ExampleKind, TrainExample};
-use selfjudge::train::optim::{OptimConfig, Optimizer};
-use selfjudge::train::pass::Accumulator;
-use selfjudge::train::step::forward_backward;
+use model::{Decoder, ModelConfig, ModelError, ParameterSource, random_parameters};
+use train::batch::pack;
+use train::lanes::Lanes;
+use train::mixture::{ExampleKind, TrainExample};
+use train::optim::{OptimConfig, Optimizer};
+use train::pass::Accumulator;
+use train::step::forward_backward;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -34,7 +34,7 @@ fn argument(name: &str, default: usize) -> usize {
 }
 
 fn main() -> anyhow::Result<()> {
-    selfjudge::device::init_threads(None)?;
+    kernels::device::init_threads(None)?;
     let recompute = std::env::args().any(|a| a == "--recompute");
     let (hidden, layers, vocab) = (
         argument("hidden", 192),

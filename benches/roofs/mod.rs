@@ -4,8 +4,8 @@ use std::fmt;
 use std::hint::black_box;
 use std::time::Instant;
 
+use kernels::isa::Isa;
 use rayon::prelude::*;
-use selfjudge::kernels::isa::Isa;
 
 /// What all threads together can do at most.
 pub struct Roofs {
@@ -66,7 +66,7 @@ fn multiply_adds(threads: usize) -> f64 {
 
 /// Twelve chains of vector multiply-adds: enough for two units of four cycles.
 mod chains {
-    use selfjudge::kernels::isa::{Isa, Vector};
+    use kernels::isa::{Isa, Vector};
 
     pub const CHAINS: usize = 12;
     pub const LANES: usize = 16;

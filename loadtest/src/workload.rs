@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use pocket::world::corpus::{CurriculumOptions, held_out_tasks};
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use selfjudge::pocket::corpus::{CurriculumOptions, held_out_tasks};
 use serde_json::{Value, json};
 
 use crate::call::{Call, Reading};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 use super::tenant::Tenant;
-use crate::telemetry::{InQueue, Pace};
+use telemetry::{InQueue, Pace};
 
 /// Limits on the requests that wait at once. Running requests do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use super::request::RequestId;
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::tests::{listen, pocket};
 use super::*;
-use crate::model::Decoder;
-use crate::telemetry::Metrics;
+use model::Decoder;
+use telemetry::Metrics;
 
 /// A test engine whose steps the test makes itself.
 pub(super) struct ByHand {

@@ -16,12 +16,12 @@ use super::request::{FinishReason, Request, RequestId};
 use super::sampler::{PromptLogprobs, SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
-use super::stats::RequestTimes;
-use crate::device::{DeviceArbiter, team};
-use crate::kernels::logits::all_finite;
-use crate::model::{ModelError, WeightsLease};
-use crate::telemetry::{CallTimes, EngineMetrics};
-use crate::text::Grammar;
+use super::stats::{EngineStats, RequestTimes};
+use kernels::device::{DeviceArbiter, team};
+use kernels::logits::all_finite;
+use model::{ModelError, WeightsLease};
+use telemetry::{CallTimes, EngineMetrics};
+use text::Grammar;
 
 /// The minimum number of logits that one sampling thread works on.
 const LOGITS_A_TASK: usize = 1 << 14;
@@ -131,7 +131,7 @@ pub struct EngineCore {
     runner: ModelRunner,
     jobs: HashMap<RequestId, OpenJob>,
     samples: HashMap<RequestId, Sample>,
-    metrics: EngineMetrics,
+    metrics: EngineStats,
     arbiter: DeviceArbiter,
     /// Whether tenants share cached prefixes.
     shared_prefix_cache: bool,
@@ -149,7 +149,7 @@ impl EngineCore {
             runner,
             jobs: HashMap::new(),
             samples: HashMap::new(),
-            metrics,
+            metrics: EngineStats::new(metrics),
             arbiter,
             shared_prefix_cache: false,
         }
@@ -276,7 +276,7 @@ impl EngineCore {
         self.drop_expired();
         let mut output = self.scheduler.schedule();
         // A reader of the metrics that sees a request counted as scheduled also sees it among the running ones.
-        self.metrics.books(&self.scheduler);
+        self.metrics.update_gauges(&self.scheduler);
         if output.scheduled.is_empty() {
             return;
         }
@@ -391,7 +391,7 @@ impl EngineCore {
             heir.place = sample.place.take();
         }
         self.metrics.ended_early(&ending, &sample.times);
-        self.metrics.books(&self.scheduler);
+        self.metrics.update_gauges(&self.scheduler);
         let events = sample.job.events.clone();
         drop(sample);
         if let Ending::Failed(failure) = ending {

@@ -7,9 +7,9 @@ use candle_core::{DType, Device, Tensor};
 use super::by_hand::ByHand;
 use super::tests::{Heard, listen};
 use super::*;
-use crate::kernels::linear::{PackedLinear, WeightFormat};
-use crate::model::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource};
-use crate::nn::Linear;
+use kernels::linear::{PackedLinear, WeightFormat};
+use kernels::nn::Linear;
+use model::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource};
 
 /// The trained context length; scaling extends it four times.
 const TRAINED: usize = 16;
@@ -31,7 +31,7 @@ impl ParameterSource for Weights {
 }
 
 fn dynamic() -> Decoder {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/arch/llama_dynamic");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/arch/llama_dynamic");
     let spec = ModelConfig::from_dir(&dir).unwrap().spec;
     assert_eq!(spec.max_position_embeddings, TRAINED);
     Decoder::new(spec, &mut Weights(Checkpoint::open(&dir).unwrap())).unwrap()

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 
 use super::tests::{Heard, listen, memory, pocket, requests, small, start};
 use super::*;
-use crate::text::{Grammar, GrammarEnv, GrammarError, GrammarSpec, Tokenizer};
+use text::{Grammar, GrammarEnv, GrammarError, GrammarSpec, Tokenizer};
 
 /// `<|end|>` of the pocket model.
 const END: u32 = 383;
 const VOCAB: usize = 384;
 
 fn tokenizer() -> Tokenizer {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     Tokenizer::from_file(&models.join("pocket/tokenizer.json")).unwrap()
 }
 

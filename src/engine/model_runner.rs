@@ -7,12 +7,12 @@ use std::str::FromStr;
 use candle_core::{DType, Device, Tensor};
 
 use super::scheduler::{Scheduler, SchedulerOutput};
-use crate::device::team;
-use crate::kernels::attention::AttentionMetadata;
-use crate::kernels::kv_store::{KvCache, copy_blocks};
-use crate::kernels::with_f32;
-use crate::model::{Decoder, DecoderSpec, ModelError, Packed, WeightsLease};
-use crate::nn::{AdaptedRows, AttentionBackend};
+use kernels::attention::AttentionMetadata;
+use kernels::device::team;
+use kernels::kv_store::{KvCache, copy_blocks};
+use kernels::nn::{AdaptedRows, AttentionBackend};
+use kernels::with_f32;
+use model::{Decoder, DecoderSpec, ModelError, Packed, WeightsLease};
 
 /// The model with its KV cache.
 pub struct ModelRunner {

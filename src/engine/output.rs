@@ -5,8 +5,8 @@ use tokio::sync::mpsc;
 use super::core::Command;
 use super::request::{FinishReason, RequestId};
 use super::sampler::{PromptLogprobs, TokenLogprobs};
-use crate::model::WeightsName;
-use crate::text::GrammarError;
+use model::WeightsName;
+use text::GrammarError;
 
 /// An event of a request. Sample `index` counts from 0 and is below the number of samples.
 #[derive(Debug, Clone, PartialEq)]

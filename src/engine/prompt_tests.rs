@@ -7,9 +7,9 @@ use super::by_hand::ByHand;
 use super::reference_tests::dense_logits;
 use super::tests::{pocket_in, runtime};
 use super::*;
-use crate::kernels::linear::WeightFormat;
-use crate::model::{LanguageModel, LoadOptions};
-use crate::test_support::shared_data;
+use kernels::linear::WeightFormat;
+use model::{LanguageModel, LoadOptions};
+use test_support::shared_data;
 
 /// Tolerance for sums in another order.
 const TOLERANCE: f32 = 1e-4;

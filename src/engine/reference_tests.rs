@@ -7,9 +7,9 @@ use super::by_hand::ByHand;
 use super::sampler::Sampler;
 use super::tests::{Heard, listen, pocket_in};
 use super::*;
-use crate::kernels::linear::WeightFormat;
-use crate::model::{Decoder, Packed};
-use crate::nn::AttentionBackend;
+use kernels::linear::WeightFormat;
+use kernels::nn::AttentionBackend;
+use model::{Decoder, Packed};
 
 /// Tolerance for sums in another order.
 const TOLERANCE: f32 = 1e-4;

@@ -6,8 +6,8 @@ use super::core::Ending;
 use super::output::RequestFailure;
 use super::request::{FinishReason, Request};
 use super::scheduler::{Scheduler, SchedulerOutput};
-use crate::model::WeightsName;
-use crate::telemetry::{CallTimes, EngineMetrics};
+use model::WeightsName;
+use telemetry::{CallTimes, EngineMetrics};
 
 /// The times of a sequence's events.
 #[derive(Debug, Clone)]
@@ -34,50 +34,60 @@ impl RequestTimes {
     }
 }
 
-impl EngineMetrics {
-    pub(super) fn step(&self, output: &SchedulerOutput, scheduler: &Scheduler) {
-        self.step_tokens.observe(output.num_tokens() as f64);
-        self.preemptions.inc_by(output.preempted.len() as u64);
-        self.books(scheduler);
+/// The engine's metrics, and the events that change them.
+pub struct EngineStats(EngineMetrics);
+
+impl EngineStats {
+    pub fn new(metrics: EngineMetrics) -> Self {
+        Self(metrics)
+    }
+
+    pub fn step(&self, output: &SchedulerOutput, scheduler: &Scheduler) {
+        self.0.step_tokens.observe(output.num_tokens() as f64);
+        self.0.preemptions.inc_by(output.preempted.len() as u64);
+        self.update_gauges(scheduler);
     }
 
     /// Updates the gauges. Called whenever their values have changed.
-    pub(super) fn books(&self, scheduler: &Scheduler) {
+    pub fn update_gauges(&self, scheduler: &Scheduler) {
         let kv = scheduler.kv();
-        self.requests_running.set(scheduler.num_running() as i64);
-        self.requests_waiting.set(scheduler.num_waiting() as i64);
+        self.0.requests_running.set(scheduler.num_running() as i64);
+        self.0.requests_waiting.set(scheduler.num_waiting() as i64);
         let used = kv.num_blocks() - kv.num_free_blocks();
-        self.kv_cache_usage
+        self.0
+            .kv_cache_usage
             .set(used as f64 / kv.num_blocks() as f64);
     }
 
     /// Records samples that are to be computed with these weights.
-    pub(super) fn taken(&self, weights: &WeightsName, samples: usize) {
+    pub fn taken(&self, weights: &WeightsName, samples: usize) {
         let gauge = self
+            .0
             .requests_by_weights
             .with_label_values(&[weights.as_str()]);
         gauge.add(samples as i64);
     }
 
     /// Records that one of these samples has ended. A version without samples is removed from the metrics: there will be many versions.
-    pub(super) fn given_back(&self, weights: &WeightsName) {
+    pub fn given_back(&self, weights: &WeightsName) {
         let label = [weights.as_str()];
-        let gauge = self.requests_by_weights.with_label_values(&label);
+        let gauge = self.0.requests_by_weights.with_label_values(&label);
         gauge.dec();
         if gauge.get() == 0 {
             // The label existed in the line above.
-            let _ = self.requests_by_weights.remove_label_values(&label);
+            let _ = self.0.requests_by_weights.remove_label_values(&label);
         }
     }
 
-    pub(super) fn started(&self, request: &Request, times: &RequestTimes) {
+    pub fn started(&self, request: &Request, times: &RequestTimes) {
         let (prompt, cached) = (request.num_prompt_tokens, request.num_cached_tokens);
-        self.prompt_tokens.inc_by(prompt as u64);
-        self.prefix_cache_queries.inc_by(prompt as u64);
-        self.prefix_cache_hits.inc_by(cached.unwrap_or(0) as u64);
-        self.request_prompt_tokens.observe(prompt as f64);
+        self.0.prompt_tokens.inc_by(prompt as u64);
+        self.0.prefix_cache_queries.inc_by(prompt as u64);
+        self.0.prefix_cache_hits.inc_by(cached.unwrap_or(0) as u64);
+        self.0.request_prompt_tokens.observe(prompt as f64);
         if let Some(scheduled) = times.scheduled {
-            self.queue_time
+            self.0
+                .queue_time
                 .observe((scheduled - times.arrival).as_secs_f64());
             if let Some(call) = &times.call {
                 call.scheduled(times.arrival, scheduled, prompt, cached.unwrap_or(0));
@@ -85,26 +95,30 @@ impl EngineMetrics {
         }
     }
 
-    pub(super) fn token(&self, times: &mut RequestTimes, now: Instant) {
-        self.generation_tokens.inc();
+    pub fn token(&self, times: &mut RequestTimes, now: Instant) {
+        self.0.generation_tokens.inc();
         times.tokens += 1;
         if let Some(call) = &times.call {
             call.token(now);
         }
         match times.last_token.replace(now) {
-            Some(last) => self.inter_token_latency.observe((now - last).as_secs_f64()),
+            Some(last) => self
+                .0
+                .inter_token_latency
+                .observe((now - last).as_secs_f64()),
             None => {
                 times.first_token = Some(now);
-                self.time_to_first_token
+                self.0
+                    .time_to_first_token
                     .observe((now - times.arrival).as_secs_f64());
                 if let Some(scheduled) = times.scheduled {
-                    self.prefill_time.observe((now - scheduled).as_secs_f64());
+                    self.0.prefill_time.observe((now - scheduled).as_secs_f64());
                 }
             }
         }
     }
 
-    pub(super) fn finished(&self, reason: FinishReason, times: &RequestTimes, now: Instant) {
+    pub fn finished(&self, reason: FinishReason, times: &RequestTimes, now: Instant) {
         let reason = match reason {
             FinishReason::Stop | FinishReason::Complete => "stop",
             FinishReason::Length => "length",
@@ -112,23 +126,26 @@ impl EngineMetrics {
         self.ended(reason, times, now);
     }
 
-    pub(super) fn ended_early(&self, ending: &Ending, times: &RequestTimes) {
+    pub fn ended_early(&self, ending: &Ending, times: &RequestTimes) {
         let reason = match ending {
             Ending::Closed => return self.ended("stop", times, Instant::now()),
             Ending::Aborted => "aborted",
             Ending::Failed(RequestFailure::DeadlineExceeded) => "deadline",
             Ending::Failed(_) => "error",
         };
-        self.requests_failed.with_label_values(&[reason]).inc();
+        self.0.requests_failed.with_label_values(&[reason]).inc();
     }
 
     fn ended(&self, reason: &str, times: &RequestTimes, now: Instant) {
-        self.requests_finished.with_label_values(&[reason]).inc();
-        self.e2e_latency
+        self.0.requests_finished.with_label_values(&[reason]).inc();
+        self.0
+            .e2e_latency
             .observe((now - times.arrival).as_secs_f64());
-        self.request_generation_tokens.observe(times.tokens as f64);
+        self.0
+            .request_generation_tokens
+            .observe(times.tokens as f64);
         if let Some(first) = times.first_token {
-            self.decode_time.observe((now - first).as_secs_f64());
+            self.0.decode_time.observe((now - first).as_secs_f64());
         }
     }
 }

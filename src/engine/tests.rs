@@ -7,16 +7,16 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::kernels::linear::WeightFormat;
-use crate::model::{Decoder, LanguageModel, LoadOptions};
-use crate::telemetry::Metrics;
+use kernels::linear::WeightFormat;
+use model::{Decoder, LanguageModel, LoadOptions};
+use telemetry::Metrics;
 
 pub(super) fn pocket() -> Decoder {
     pocket_in(None)
 }
 
 pub(super) fn pocket_in(format: Option<WeightFormat>) -> Decoder {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let options = LoadOptions {
         format,
         ..LoadOptions::default()

@@ -11,10 +11,10 @@ use super::tests::{
     Heard, listen, memory, pocket, pocket_in, requests, runtime, small, start_store,
 };
 use super::*;
-use crate::kernels::linear::WeightFormat;
-use crate::model::adapter::{AdapterWeights, LoraConfig, testing};
-use crate::model::{Checkpoint, Decoder, ModelError, Packed, ParameterSource, Roles, WeightsLease};
-use crate::nn::AttentionBackend;
+use kernels::linear::WeightFormat;
+use kernels::nn::AttentionBackend;
+use model::adapter::{AdapterWeights, LoraConfig, testing};
+use model::{Checkpoint, Decoder, ModelError, Packed, ParameterSource, Roles, WeightsLease};
 
 const EVERYWHERE: [&str; 7] = [
     "q_proj",
@@ -130,7 +130,7 @@ fn an_adapter_beside_the_base_is_the_adapter_merged_into_it() {
     let base = pocket_in(Some(WeightFormat::F32));
     let spec = base.spec().clone();
     let adapter = testing::random(&spec, 4, &EVERYWHERE, 3);
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let mut source = Merged {
         checkpoint: &checkpoint,

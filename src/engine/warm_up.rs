@@ -15,9 +15,9 @@ use super::request::RequestId;
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::tenant::Tenant;
 use super::{GenerateRequest, SamplingParams};
-use crate::device::DeviceArbiter;
-use crate::model::WeightsLease;
-use crate::telemetry::Metrics;
+use kernels::device::DeviceArbiter;
+use model::WeightsLease;
+use telemetry::Metrics;
 
 /// The number of tokens of the prompt, if the context has room for them.
 const PROMPT: usize = 16;
@@ -78,7 +78,7 @@ mod tests {
     use super::super::tests::{memory, pocket, runtime};
     use super::super::{Engine, EngineConfig, EngineError, KvCacheDtype, Readiness};
     use super::*;
-    use crate::model::WeightStore;
+    use model::WeightStore;
 
     #[test]
     fn it_computes_a_prompt_and_a_step_and_leaves_its_blocks_free() {

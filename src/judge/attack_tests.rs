@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{Comparison, Judge, JudgeOptions, Winner};
-use crate::model::{LanguageModel, LoadOptions, ModelError};
-use crate::preference::{Message, Role};
+use model::{LanguageModel, LoadOptions, ModelError};
+use text::{Message, Role};
 
 const QUESTIONS: usize = 40;
 
@@ -15,7 +15,7 @@ struct Pocket {
 
 impl Pocket {
     fn load() -> Self {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
         let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
         let judge = Judge::from_model_dir(
             &dir,

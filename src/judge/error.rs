@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::text::TextError;
+use text::TextError;
 
 /// An error of judging.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::{JudgeError, JudgePrompt};
-use crate::text::{Encoded, Tokenizer};
+use text::{Encoded, Tokenizer};
 
 /// Fewest tokens for the context and the candidates together; with fewer, a verdict would be meaningless.
 const LEAST_CONTENT: usize = 12;
@@ -114,8 +114,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::judge::fixtures;
-    use crate::preference::{Message, Role};
+    use crate::fixtures;
+    use text::{Message, Role};
 
     fn prompt(context: &str, a: &str, b: &str) -> JudgePrompt {
         let context = [Message::new(Role::User, context)];

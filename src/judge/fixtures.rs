@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::JudgeTemplate;
-use crate::text::{ChatTemplate, SpecialTokens, Tokenizer};
+use text::{ChatTemplate, SpecialTokens, Tokenizer};
 
 /// Id of `</s>`, which follows `<|user|>` and `<|assistant|>`, and ids of the two labels; the newline and printable ASCII come after
 /// them, one id for each character.

@@ -204,11 +204,11 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::judge::{JudgeTemplate, fixtures};
-    use crate::preference::{Message, Role};
+    use crate::{JudgeTemplate, fixtures};
+    use text::{Message, Role};
 
     fn pocket() -> JudgeTemplate {
-        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
         JudgeTemplate::from_model_dir(&dir).unwrap()
     }
 

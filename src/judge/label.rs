@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{JudgeError, JudgeTemplate};
-use crate::preference::{Message, Role};
-use crate::text::{ChatTemplate, Rendered, Tokenizer};
+use text::{ChatTemplate, Rendered, Tokenizer};
+use text::{Message, Role};
 
 /// The ids of the two labels, resolved at their position: right after the lead-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,9 +90,9 @@ impl LabelTokens {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::fixtures;
-    use crate::test_support::shared_data;
-    use crate::text::SpecialTokens;
+    use crate::fixtures;
+    use test_support::shared_data;
+    use text::SpecialTokens;
 
     fn resolve(labels: &str) -> Result<LabelTokens, JudgeError> {
         let toml = fixtures::TEMPLATE.replace("[\" A\", \" B\"]", labels);

@@ -1,8 +1,8 @@
 //! Questions with lettered options: read from one token like a verdict, but not part of judge training.
 
 use super::JudgeError;
-use crate::preference::{Message, Role};
-use crate::text::{ChatTemplate, RenderOptions, Tokenizer};
+use text::{ChatTemplate, RenderOptions, Tokenizer};
+use text::{Message, Role};
 
 /// The letters of options.
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -105,7 +105,7 @@ impl OptionReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::fixtures;
+    use crate::fixtures;
 
     #[test]
     fn options_follow_the_question_with_their_letters() {

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use super::JudgeError;
 use super::template::{JudgeTemplate, Piece, Slot};
-use crate::preference::{Message, Role};
-use crate::text::{ChatTemplate, RenderOptions, Rendered};
+use text::{ChatTemplate, RenderOptions, Rendered};
+use text::{Message, Role};
 
 /// The date (Unix seconds) for chat templates that write one: a prompt must not depend on when it is rendered.
 pub const PROMPT_DATE: i64 = 1_735_689_600; // 2025-01-01
@@ -146,8 +146,8 @@ fn locate(rendered: &Rendered, user: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::fixtures;
-    use crate::text::SpecialTokens;
+    use crate::fixtures;
+    use text::SpecialTokens;
 
     fn user(text: &str) -> Message {
         Message::new(Role::User, text)

@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 
 use super::{Judge, JudgeError};
-use crate::preference::Message;
-use crate::text::{Rendered, TextError, Tokenizer};
+use text::Message;
+use text::{Rendered, TextError, Tokenizer};
 
 /// Tokens kept beyond those that may be shown: a cut may change how the word at the cut is tokenized.
 const EDGE: usize = 32;
@@ -119,8 +119,9 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::judge::{Comparison, JudgeOptions, Order, fit, fixtures};
-    use crate::preference::{PrincipleTable, Role};
+    use crate::PrincipleTable;
+    use crate::{Comparison, JudgeOptions, Order, fit, fixtures};
+    use text::Role;
 
     fn judge(max_context: usize) -> Judge {
         Judge::new(

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::JudgeError;
 use super::frame::Frame;
-use crate::preference::{Message, Role};
-use crate::text::Rendered;
+use text::Rendered;
+use text::{Message, Role};
 
 /// The name of the template file in a model directory.
 pub const TEMPLATE_FILE: &str = "judge_template.toml";
@@ -263,7 +263,7 @@ impl JudgeTemplate {
     /// # Errors
     /// If the text is not TOML, a field is missing or unknown, or a slot is missing, repeated or unknown.
     pub fn from_toml(text: &str) -> Result<Self, JudgeError> {
-        crate::settings::parse::<TemplateFile>(text)
+        settings::parse::<TemplateFile>(text)
             .map_err(|error| JudgeError::Template(error.to_string()))?
             .try_into()
     }
@@ -273,7 +273,7 @@ impl JudgeTemplate {
     /// # Errors
     /// If the file cannot be read, or as [`Self::from_toml`].
     pub fn from_file(path: &Path) -> Result<Self, JudgeError> {
-        let text = crate::files::read_settings(path).map_err(|source| JudgeError::Io {
+        let text = files::read_settings(path).map_err(|source| JudgeError::Io {
             path: path.to_owned(),
             source,
         })?;
@@ -350,7 +350,7 @@ impl JudgeTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::fixtures;
+    use crate::fixtures;
 
     #[test]
     fn broken_templates_are_refused_by_name() {

@@ -26,7 +26,7 @@ macro_rules! multiversioned {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                use $crate::kernels::isa::{Isa, Vector};
+                use $crate::{isa::Isa, isa::Vector};
                 match Isa::detect().vector {
                     // SAFETY: it was detected on this processor.
                     Vector::Avx512 => unsafe { avx512($($arg),*) },

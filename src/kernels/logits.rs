@@ -87,7 +87,7 @@ multiversioned! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::random;
+    use crate::testing::random;
 
     fn row(len: usize) -> Vec<f32> {
         random(&[len], len as u64)

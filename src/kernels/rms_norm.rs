@@ -211,7 +211,7 @@ impl CustomOp2 for RmsNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_same_gradients, max_difference, random};
+    use crate::testing::{assert_same_gradients, max_difference, random};
 
     #[test]
     fn fused_equals_plain_forward_and_backward() -> Result<()> {

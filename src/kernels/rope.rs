@@ -110,7 +110,7 @@ impl CustomOp1 for Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_same_gradients, random};
+    use crate::testing::{assert_same_gradients, random};
 
     #[test]
     fn fused_equals_plain_forward_and_backward() -> Result<()> {

@@ -7,7 +7,7 @@
 use super::config::Fields;
 use super::error::ModelError;
 use super::rope_config;
-use crate::nn::rotary::RopeSpec;
+use kernels::nn::rotary::RopeSpec;
 
 /// The complete description of an architecture for the decoder.
 ///

@@ -67,7 +67,7 @@ impl ModelConfig {
 }
 
 fn read(path: &Path) -> Result<String, ModelError> {
-    crate::files::read_settings(path).map_err(|source| ModelError::Io {
+    files::read_settings(path).map_err(|source| ModelError::Io {
         path: path.to_owned(),
         source,
     })

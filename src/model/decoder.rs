@@ -10,9 +10,9 @@ use candle_core::{DType, Device, Tensor};
 use super::packed::Packed;
 use super::parameters::ParameterSource;
 use super::{DecoderSpec, LayerSpec, ModelError};
-use crate::kernels::logprob::{Scores, score};
-use crate::nn::rotary::RotaryEmbedding;
-use crate::nn::{
+use kernels::logprob::{Scores, score};
+use kernels::nn::rotary::RotaryEmbedding;
+use kernels::nn::{
     Adapted, AdaptedRows, Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations,
 };
 

@@ -61,7 +61,7 @@ pub enum ModelError {
     #[error(transparent)]
     Store(#[from] super::store::StoreError),
     #[error(transparent)]
-    Text(#[from] crate::text::TextError),
+    Text(#[from] text::TextError),
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

@@ -13,11 +13,11 @@ use super::decoder::compute_dtype;
 use super::sampling::{Draws, log_softmax_at};
 use super::stop_ids::stop_ids;
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
-use crate::kernels::attention::AttentionMetadata;
-use crate::kernels::kv_store::KvCache;
-use crate::kernels::linear::{PackedLinear, WeightFormat, choose};
-use crate::nn::{AttentionBackend, Linear, Lora};
-use crate::text::{ChatSetup, ChatTemplate, Tokenizer};
+use kernels::attention::AttentionMetadata;
+use kernels::kv_store::KvCache;
+use kernels::linear::{PackedLinear, WeightFormat, choose};
+use kernels::nn::{AttentionBackend, Linear, Lora};
+use text::{ChatSetup, ChatTemplate, Tokenizer};
 
 /// Tokens per KV block.
 const BLOCK_SIZE: usize = 16;

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{DecoderSpec, ModelError};
-use crate::nn::{Linear, Lora};
+use kernels::nn::{Linear, Lora};
 
 /// A source of the decoder's tensors: a checkpoint on disk, or a trainer's variables.
 pub trait ParameterSource {

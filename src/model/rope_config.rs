@@ -3,7 +3,7 @@
 use super::arch::MAX_POSITIONS;
 use super::config::Fields;
 use super::error::ModelError;
-use crate::nn::rotary::{RopeScaling, RopeSpec, YarnScaling};
+use kernels::nn::rotary::{RopeScaling, RopeSpec, YarnScaling};
 
 /// Reads both spellings: `rope_parameters` (transformers 5) or `rope_theta` beside `rope_scaling`. As in transformers,
 /// a non-empty `rope_scaling` takes precedence where a file has both.

@@ -33,7 +33,7 @@ impl SafetensorsFile {
             path: path.to_owned(),
             source,
         };
-        let file = crate::files::open(path).map_err(io)?;
+        let file = files::open(path).map_err(io)?;
         if file.metadata().map_err(io)?.len() < LENGTH_BYTES as u64 {
             // Mapping an empty file is itself an error on some systems.
             return Err(corrupt(

@@ -31,8 +31,8 @@ type Header = (BTreeMap<String, Entry>, BTreeMap<String, String>);
 
 /// Reads and checks the header of a whole file.
 pub(super) fn parse(file: &[u8]) -> Result<Header, String> {
-    if crate::files::is_lfs_pointer(file) {
-        return Err(crate::files::LFS_POINTER.into());
+    if files::is_lfs_pointer(file) {
+        return Err(files::LFS_POINTER.into());
     }
     let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
         return Err("truncated: shorter than a safetensors header".into());

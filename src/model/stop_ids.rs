@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::ModelConfig;
-use crate::text::{ChatTemplate, SpecialTokens, TextError, Tokenizer, end_ids};
+use text::{ChatTemplate, SpecialTokens, TextError, Tokenizer, end_ids};
 
 /// Returns the ids that end an answer: those of the model's configuration files, the tokenizer's `eos_token` and the token with which
 /// the chat template ends a turn.

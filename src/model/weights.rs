@@ -111,7 +111,7 @@ impl Checkpoint {
     }
 
     fn open_shards(dir: &Path, index: &Path) -> Result<Self, ModelError> {
-        let text = crate::files::read_settings(index).map_err(|source| ModelError::Io {
+        let text = files::read_settings(index).map_err(|source| ModelError::Io {
             path: index.to_owned(),
             source,
         })?;

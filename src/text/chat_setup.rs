@@ -6,7 +6,6 @@ use super::chat_template::Variables;
 use super::template_source::find;
 use super::tools::ToolFormat;
 use super::{ChatTemplate, SpecialTokens, TextError};
-use crate::files;
 
 /// An operator's choice of a chat template; the default is the model's own.
 #[derive(Debug, Clone, Default)]

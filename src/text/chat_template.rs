@@ -29,7 +29,7 @@ use super::stand_in::{Speaker, StandIns, is_telling, occurrences};
 use super::template_source::{find, pass_through_generation, string_literals};
 use super::tools::{ToolChat, ToolFormat, json_form};
 use super::{ChatSetup, SpecialTokens, TextError, jinja, jinja_fuel};
-use crate::preference::Message;
+use crate::Message;
 
 /// A compiled chat template with the special tokens it may name. Cheap to clone, shared by threads.
 #[derive(Clone)]

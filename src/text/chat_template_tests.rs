@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::small_tokenizers::byte_level;
 use super::{ChatTemplate, RenderOptions, Rendered, SpecialTokens, TextError};
-use crate::preference::{Message, Role};
+use crate::{Message, Role};
 
 fn template(source: &str) -> ChatTemplate {
     ChatTemplate::from_source(source, SpecialTokens::new(Some("<s>"), Some("</s>"))).unwrap()

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::rendered::OwnTrust;
 use super::stand_in::Speaker;
 use super::tools::{ToolCall, ToolChat, ToolTurn};
-use crate::preference::{Message, Role};
+use crate::{Message, Role};
 
 /// The template's view of a conversation.
 pub(super) struct ChatValues<'a> {

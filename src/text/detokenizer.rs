@@ -239,7 +239,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::text::small_tokenizers::{byte_fallback, byte_level, with_decoder};
+    use crate::small_tokenizers::{byte_fallback, byte_level, with_decoder};
 
     fn streamed(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> String {
         let mut detokenizer = tokenizer.detokenizer(skip);

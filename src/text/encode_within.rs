@@ -81,7 +81,7 @@ pub(super) fn beginning(rendered: &Rendered, bytes: usize) -> Rendered {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::small_tokenizers::{byte_fallback, byte_level, sentencepiece, unigram};
+    use crate::small_tokenizers::{byte_fallback, byte_level, sentencepiece, unigram};
 
     #[test]
     fn texts_are_encoded_as_ever_or_refused_by_their_beginning() {
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn of_a_text_that_is_far_too_long_only_the_beginning_is_read() {
         // The text after the prefix would be an error: no token spells it.
-        let tokenizer = sentencepiece("first", crate::text::small_tokenizers::llama_decoder());
+        let tokenizer = sentencepiece("first", crate::small_tokenizers::llama_decoder());
         let text = "ab ".repeat(100_000);
         let error = tokenizer.encode_text_within(&text, 10).unwrap_err();
         let TextError::TooManyTokens { at_least, most } = error else {

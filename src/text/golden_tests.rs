@@ -7,8 +7,8 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 use super::{ChatTemplate, RenderOptions, Rendered, SpecialTokens, Tokenizer};
-use crate::preference::{Message, Role};
-use crate::test_support::shared_data;
+use crate::{Message, Role};
+use test_support::shared_data;
 
 fn json(path: &Path) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()

@@ -6,7 +6,7 @@ use super::small_tokenizers::{CONTROL, byte_level, sentencepiece};
 use super::{
     ChatTemplate, OwnTrust, RenderOptions, Rendered, SpecialTokens, Tokenizer, end_ids, turn_end,
 };
-use crate::preference::{Message, Role};
+use crate::{Message, Role};
 
 const CHATML: &str =
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";

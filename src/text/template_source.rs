@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::TextError;
-use crate::files;
 
 /// Finds a model's chat template: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json` (a string, or the "default" one
 /// of a list of named templates). Also returns the path of its file.

@@ -103,10 +103,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::test_support::shared_data;
-    use crate::text::small_tokenizers::{
+    use crate::small_tokenizers::{
         byte_fallback, byte_level, llama_decoder, sentencepiece, unigram, with_decoder,
     };
+    use test_support::shared_data;
 
     fn written(speller: &Speller, ids: &[u32]) -> Vec<u8> {
         let spelled = ids.iter().map(|&id| speller.spell(id).unwrap());

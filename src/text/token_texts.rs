@@ -127,7 +127,7 @@ fn whole_chars(bytes: &[u8]) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::small_tokenizers::{byte_fallback, byte_level, with_decoder};
+    use crate::small_tokenizers::{byte_fallback, byte_level, with_decoder};
 
     #[test]
     fn bytes_of_an_answer_are_its_text_and_places_are_characters() {

@@ -16,7 +16,6 @@ use super::added_tokens::{AddedTokens, Stretch, is_control, is_marker};
 use super::rendered::{Encoded, Rendered};
 use super::trust::Trust;
 use super::{Detokenizer, OwnTrust, TextError, tokenizer_bounds};
-use crate::files;
 
 /// A tokenizer. Cheap to clone, and one instance serves any number of threads.
 ///

@@ -72,7 +72,7 @@ fn growth_of_replace(replace: &Replace) -> f64 {
 mod tests {
     use serde_json::{Value, json};
 
-    use crate::text::Tokenizer;
+    use crate::Tokenizer;
 
     fn load(normalizer: Value, decoder: Value, vocab: Value) -> Result<Tokenizer, String> {
         let file = json!({

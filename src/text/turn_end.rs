@@ -1,7 +1,7 @@
 //! The end of an answer, as defined by tokenizer and chat template.
 
 use super::{ChatTemplate, OwnTrust, RenderOptions, SpecialTokens, Tokenizer};
-use crate::preference::{Message, Role};
+use crate::{Message, Role};
 
 /// Returns the token that a chat template writes after an assistant turn, or `None` if the turn ends without one.
 pub fn turn_end(chat: &ChatTemplate, tokenizer: &Tokenizer) -> Option<u32> {

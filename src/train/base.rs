@@ -7,11 +7,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::TrainError;
-use crate::model::adapter::{self, AdapterError, AdapterWeights, LoraConfig, LoraPair};
-use crate::model::{
+use kernels::nn::Lora;
+use model::adapter::{self, AdapterError, AdapterWeights, LoraConfig, LoraPair};
+use model::{
     Checkpoint, Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, random_parameters,
 };
-use crate::nn::Lora;
 
 /// The source of the starting weights.
 pub enum Start<'a> {

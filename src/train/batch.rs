@@ -1,7 +1,7 @@
 //! Packing: examples concatenated into micro-batches, with the rows that carry loss.
 
 use super::mixture::{ExampleKind, TrainExample};
-use crate::model::PackedBatch;
+use model::PackedBatch;
 
 /// The kind of a supervised token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,8 @@ use super::mixture::{MixtureOptions, Order};
 use super::optim::OptimConfig;
 use super::run::{self, RunLength};
 use super::schedule::ScheduleConfig;
-use crate::model::adapter::LoraConfig;
-use crate::preference::{Format, PlainText, RankedSet};
-use crate::settings;
+use judge::{Format, PlainText, RankedSet};
+use model::adapter::LoraConfig;
 
 /// The configuration of a JSFT run. The defaults are SELF-JUDGE's (papers: 1 epoch, 128 examples per step, 2e-5 cosine, clip 1.0).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

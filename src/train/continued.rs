@@ -6,8 +6,8 @@ use std::path::Path;
 use super::TrainError;
 use super::base::{Adapter, lora_layers};
 use super::digest::FileDigest;
-use crate::model::DecoderSpec;
-use crate::model::adapter::{CONFIG_FILE, LoraConfig, WEIGHTS_FILE};
+use model::DecoderSpec;
+use model::adapter::{CONFIG_FILE, LoraConfig, WEIGHTS_FILE};
 
 /// Returns the digest of an adapter's files.
 ///
@@ -138,10 +138,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::ModelConfig;
-    use crate::model::adapter::testing;
-    use crate::train::base::{FrozenBase, Start};
-    use crate::train::trainable::{Factors, Trainable};
+    use crate::base::{FrozenBase, Start};
+    use crate::trainable::{Factors, Trainable};
+    use model::ModelConfig;
+    use model::adapter::testing;
 
     fn spec() -> DecoderSpec {
         let json = json!({

@@ -8,7 +8,7 @@ pub enum TrainError {
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
     #[error(transparent)]
-    Model(#[from] crate::model::ModelError),
+    Model(#[from] model::ModelError),
     #[error("{what} {}: {source}", path.display())]
     Io {
         /// The failed operation: "cannot write", "cannot read", ...

@@ -34,8 +34,8 @@ use super::run::RunOptions;
 use super::schedule::Schedule;
 use super::step::{BatchStats, forward_backward};
 use super::trainable::{Factors, Trainable};
-use crate::model::adapter::LoraConfig;
-use crate::model::{ModelConfig, hub};
+use model::adapter::LoraConfig;
+use model::{ModelConfig, hub};
 
 /// The result of a run.
 #[derive(Debug, Clone)]

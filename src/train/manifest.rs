@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TrainError;
 use super::digest::FileDigest;
-use crate::kernels::isa::machine;
+use kernels::isa::machine;
 
 const FILE: &str = "run_manifest.json";
 

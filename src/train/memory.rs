@@ -1,8 +1,8 @@
 //! A check of the memory that a training run needs against the available memory, before any of it is allocated.
 
 use super::TrainError;
-use crate::device::{Available, PROGRAM, size};
-use crate::model::DecoderSpec;
+use kernels::device::{Available, PROGRAM, size};
+use model::DecoderSpec;
 
 /// The properties of a run that determine its memory.
 #[derive(Debug, Clone, Copy)]
@@ -98,13 +98,13 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::device::MemoryBound;
-    use crate::model::ModelConfig;
+    use kernels::device::MemoryBound;
+    use model::ModelConfig;
 
     /// Peak memory of runs with the pocket model, in MiB, measured on a machine with two processors.
     #[test]
     fn what_is_needed_is_near_what_was_measured() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
         let spec = ModelConfig::from_dir(&dir).unwrap().spec;
         for (whole, tokens, peak) in [
             (true, 1024, 233),

@@ -8,8 +8,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::TrainError;
 use super::base::Adapter;
-use crate::judge::TEMPLATE_FILE;
-use crate::model::{Checkpoint, ModelConfig, weights};
+use judge::TEMPLATE_FILE;
+use model::{Checkpoint, ModelConfig, weights};
 
 /// Name suffixes of files that hold weights, in any framework's format, or index them.
 const WEIGHTS: [&str; 11] = [

@@ -7,7 +7,7 @@
 //! 1. Supervised spans are found by rendering prefixes of the conversation and comparing bytes, not by matching the tokens of markers; an
 //!    example without any supervised token is dropped and counted.
 //! 2. All examples are encoded in one way, so that BOS is where the chat template writes it.
-//! 3. Over-long judge prompts keep their frame ([`crate::judge::fit`]); over-long dialogues lose their oldest turns first, and an answer
+//! 3. Over-long judge prompts keep their frame ([`judge::fit`]); over-long dialogues lose their oldest turns first, and an answer
 //!    that had to be cut gets no end-of-turn token.
 //! 4. Pairs of equal answers are not judged.
 //!
@@ -28,10 +28,10 @@ use serde::{Deserialize, Serialize};
 pub use examples::{Examples, Order};
 pub use report::MixtureReport;
 
-use crate::judge::{JudgeError, JudgeTemplate, LabelTokens};
-use crate::preference::{PlainText, PreferencePair, PrincipleTable};
-use crate::text::{ChatTemplate, TextError, Tokenizer};
-use crate::train::plain::{PlainEnd, spells_control_tokens};
+use crate::plain::{PlainEnd, spells_control_tokens};
+use judge::{JudgeError, JudgeTemplate, LabelTokens};
+use judge::{PlainText, PreferencePair, PrincipleTable};
+use text::{ChatTemplate, TextError, Tokenizer};
 
 /// An error of building a mixture.
 #[derive(Debug, thiserror::Error)]

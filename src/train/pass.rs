@@ -11,8 +11,8 @@ use candle_core::{Tensor, Var};
 
 use super::TrainError;
 use super::optim::GradBuffers;
-use crate::model::{Decoder, PackedBatch};
-use crate::nn::{AttentionBackend, Rotations, with_dropout};
+use kernels::nn::{AttentionBackend, Rotations, with_dropout};
+use model::{Decoder, PackedBatch};
 
 /// The destination of gradients: the variables, by the index of their buffer.
 pub struct Accumulator<'a> {

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::preference::PreferencePair;
-use crate::text::{SpecialTokens, TextError, Tokenizer};
+use judge::PreferencePair;
+use text::{SpecialTokens, TextError, Tokenizer};
 
 /// The end of a plain-text answer.
 #[derive(Debug, Clone, Default)]
@@ -84,7 +84,7 @@ pub(super) fn warn_of_control_tokens(pairs: u64, raw: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::fixtures;
+    use judge::fixtures;
 
     #[test]
     fn answers_are_what_the_whole_text_has_more() {

@@ -5,10 +5,8 @@ use std::path::Path;
 
 use super::TrainError;
 use super::config::DataFile;
-use crate::preference::{
-    OnUnusable, PreferencePair, RankedDraw, RecordError, RecordReader, Skipped,
-};
-use crate::text::{ChatTemplate, SpecialTokens};
+use judge::{OnUnusable, PreferencePair, RankedDraw, RecordError, RecordReader, Skipped};
+use text::{ChatTemplate, SpecialTokens};
 
 /// Counts of one file's records.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -119,7 +117,7 @@ pub(super) fn warn_of_no_end(endless: u64, whole: u64, stop_ids: &[u32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::preference::RankedSet;
+    use judge::RankedSet;
 
     #[test]
     fn ranked_prompts_give_the_pairs_of_their_set_and_the_seed_decides() {

@@ -6,8 +6,8 @@ use candle_core::Device;
 
 use super::TrainError;
 use super::memory::Footprint;
-use crate::device::available;
-use crate::model::DecoderSpec;
+use kernels::device::available;
+use model::DecoderSpec;
 
 /// Options of how a run is executed; none of them changes its result.
 #[derive(Debug, Clone)]

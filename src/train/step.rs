@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use super::TrainError;
 use super::batch::{MicroBatch, TargetKind};
 use super::pass::{Accumulator, Pass};
-use crate::model::Decoder;
+use model::Decoder;
 
 /// Sums over the supervised tokens of one kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -9,9 +9,9 @@ use rand_chacha::ChaCha8Rng;
 
 use super::TrainError;
 use super::base::{Adapter, FrozenBase, Source, Start, lora_layers, start_tensors};
-use crate::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
-use crate::model::{Decoder, DecoderSpec, weights};
-use crate::nn::{Dropout, Lora};
+use kernels::nn::{Dropout, Lora};
+use model::adapter::{AdapterWeights, LoraConfig, LoraPair};
+use model::{Decoder, DecoderSpec, weights};
 
 /// The trained variables and the decoder that computes with them. The optimizer writes the variables in place, which changes the decoder;
 /// no served weights share their storage.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::text::Rendered;
+use text::Rendered;
 
 /// Returns a turn's span without the white space after its end-of-turn mark: generation ends at the mark. If the mark itself is white
 /// space, it is kept.

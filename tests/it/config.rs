@@ -1,8 +1,8 @@
 //! `config.json`: real ones parse, `transformers`' meanings hold.
 
 use candle_core::DType;
-use selfjudge::model::{Architecture, ModelConfig};
-use selfjudge::nn::rotary::{RopeScaling, RotaryEmbedding};
+use kernels::nn::rotary::{RopeScaling, RotaryEmbedding};
+use model::{Architecture, ModelConfig};
 use serde_json::{Value, json};
 
 use crate::support::{fixture, shared_data};

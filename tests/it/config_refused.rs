@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use selfjudge::model::{Architecture, ModelConfig};
-use selfjudge::nn::rotary::RotaryEmbedding;
+use kernels::nn::rotary::RotaryEmbedding;
+use model::{Architecture, ModelConfig};
 use serde_json::{Value, json};
 
 use crate::config::{llama, parse, with};

@@ -10,7 +10,7 @@ use crate::patience::client;
 use crate::process::Server;
 
 fn pocket() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket")
 }
 
 /// A copy of the pocket model without its own self-test. Of general questions it knows nothing: a model that is no judge.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use model::{Checkpoint, LanguageModel, LoadOptions, ModelError, weights};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use selfjudge::model::{Checkpoint, LanguageModel, LoadOptions, ModelError, weights};
 use serde_json::{Value, json};
 
 use crate::support::fixture;

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use selfjudge::telemetry::Metrics;
 use serde_json::Value;
+use telemetry::Metrics;
 
 fn docker(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("docker")
+        .join("../../docker")
         .join(path)
 }
 

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use selfjudge::learn::generation::Generations;
-use selfjudge::preference::log::{LogConfig, Principal, RecordId, SaltPlace, Scope, TrafficLog};
 use serde_json::{Value, json};
 use sqlx::migrate::Migrator;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
+use traffic_log::{LogConfig, Principal, RecordId, SaltPlace, Scope, TrafficLog};
 
 use crate::learn::support::{Program, Setup, copy};
 use crate::log::{connect, fresh_schema, run};
@@ -124,7 +124,7 @@ const TABLES: [&str; 15] = [
 /// What was in an SQLite log of then, in a PostgreSQL log of then.
 async fn carry_over(from: &Path, to: &str) {
     let old = tempfile::tempdir().unwrap();
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/preference/log/migrations");
+    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src/traffic_log/migrations");
     for name in [
         "0001_traffic_log.sql",
         "0002_stage_feedback.sql",

@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
-use selfjudge::model::{LanguageModel, LoadOptions};
-use selfjudge::train::RunOptions;
-use selfjudge::train::base::{Adapter, FrozenBase};
-use selfjudge::train::dpo::run::{DpoRunConfig, PairFile, Summary, run};
-use selfjudge::train::dpo::{DpoConfig, DpoTrainer, PairExample};
-use selfjudge::train::merge::merge;
-use selfjudge::train::optim::OptimConfig;
-use selfjudge::train::schedule::{ScheduleConfig, ScheduleKind};
+use model::{LanguageModel, LoadOptions};
 use serde_json::{Value, json};
+use train::RunOptions;
+use train::base::{Adapter, FrozenBase};
+use train::dpo::run::{DpoRunConfig, PairFile, Summary, run};
+use train::dpo::{DpoConfig, DpoTrainer, PairExample};
+use train::merge::merge;
+use train::optim::OptimConfig;
+use train::schedule::{ScheduleConfig, ScheduleKind};
 
 use crate::support::{fixture, same_as_in_python};
 
-const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
+const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/pocket");
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap()

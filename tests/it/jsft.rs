@@ -5,19 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use candle_core::Device;
-use selfjudge::model::{LanguageModel, LoadOptions, adapter};
-use selfjudge::pocket::corpus::{self, CurriculumOptions};
-use selfjudge::preference::RankedSet;
-use selfjudge::train::RunOptions;
-use selfjudge::train::config::{DataFile, JsftConfig, SaveDtype};
-use selfjudge::train::jsft::{Summary, run};
-use selfjudge::train::manifest::RunManifest;
+use judge::RankedSet;
+use model::{LanguageModel, LoadOptions, adapter};
+use pocket::world::corpus::{self, CurriculumOptions};
 use serde_json::json;
+use train::RunOptions;
+use train::config::{DataFile, JsftConfig, SaveDtype};
+use train::jsft::{Summary, run};
+use train::manifest::RunManifest;
 
 use crate::patience::eventually;
 use crate::support::same_as_in_python;
 
-const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/pocket");
+const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/pocket");
 
 /// A directory to start from: the pocket model's tokenizer and templates, another shape.
 pub fn start(root: &Path, hidden: usize, layers: usize) -> PathBuf {

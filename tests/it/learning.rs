@@ -1,15 +1,16 @@
 //! Training teaches: a model small enough to learn within a minute gains both skills.
 
+use judge::{Format, read_records};
+use judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
+use model::{LanguageModel, LoadOptions};
+use pocket::world::corpus::{self, CurriculumOptions};
 use selfjudge::eval::ModelSubject;
 use selfjudge::eval::judge::{JudgeEvalOptions, evaluate_sets};
 use selfjudge::eval::subject::Subject;
-use selfjudge::judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
-use selfjudge::model::{LanguageModel, LoadOptions};
-use selfjudge::pocket::corpus::{self, CurriculumOptions};
-use selfjudge::preference::{Format, Message, Role, read_records};
-use selfjudge::train::config::DataFile;
-use selfjudge::train::jsft::{Summary, run};
-use selfjudge::train::mixture::Order;
+use text::{Message, Role};
+use train::config::DataFile;
+use train::jsft::{Summary, run};
+use train::mixture::Order;
 
 use crate::jsft::{options, start, tiny};
 
@@ -28,7 +29,7 @@ fn both_skills_rise_within_a_minute_of_training() {
     config.micro_batch_tokens = 1200;
     config.save_every = 0;
     config.schedule.learning_rate = 4e-3;
-    config.optim.optimizer = selfjudge::train::optim::OptimizerKind::Muon;
+    config.optim.optimizer = train::optim::OptimizerKind::Muon;
     config.mixture.judge_weight = 3.0;
     config.mixture.candidate_weight = 0.25;
 

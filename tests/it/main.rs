@@ -8,7 +8,6 @@ mod corrupt;
 mod dashboards;
 mod data_dir;
 mod dpo;
-mod floors;
 mod fuzz;
 mod http;
 mod jsft;

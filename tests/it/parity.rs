@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
-use selfjudge::kernels::attention::AttentionMetadata;
-use selfjudge::kernels::kv_store::KvCache;
-use selfjudge::model::{
-    Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource,
-};
-use selfjudge::nn::AttentionBackend;
-use selfjudge::train::batch::{MicroBatch, pack};
-use selfjudge::train::mixture::{ExampleKind, TrainExample};
-use selfjudge::train::optim::{OptimConfig, Optimizer};
-use selfjudge::train::pass::Accumulator;
-use selfjudge::train::step::forward_backward;
+use kernels::attention::AttentionMetadata;
+use kernels::kv_store::KvCache;
+use kernels::nn::AttentionBackend;
+use model::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
+use train::batch::{MicroBatch, pack};
+use train::mixture::{ExampleKind, TrainExample};
+use train::optim::{OptimConfig, Optimizer};
+use train::pass::Accumulator;
+use train::step::forward_backward;
 
 use crate::support::{fixture, shared_data};
 

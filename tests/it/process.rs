@@ -261,7 +261,7 @@ fn keys_come_from_the_environment_or_a_file_and_nonsense_is_refused() {
 
 #[test]
 fn openais_own_client_is_served() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/openai_client.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/openai_client.py");
     let Some(mut client) = python(&[script.to_str().unwrap()], "--check") else {
         skipped(Need::Clients, "Python with OpenAI's client");
         return;

@@ -1,14 +1,14 @@
 //! A loaded model: packed weights, bf16 checkpoints, adapters, sampling.
 
 use candle_core::Device;
-use selfjudge::kernels::linear::WeightFormat;
-use selfjudge::model::{LanguageModel, LoadOptions, PackedBatch, SampleParams};
-use selfjudge::nn::AttentionBackend;
+use kernels::linear::WeightFormat;
+use kernels::nn::AttentionBackend;
+use model::{LanguageModel, LoadOptions, PackedBatch, SampleParams};
 
 use crate::support::fixture;
 
 fn pocket() -> std::path::PathBuf {
-    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket")
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket")
 }
 
 fn prompts(model: &LanguageModel) -> Vec<Vec<u32>> {
@@ -113,11 +113,9 @@ fn bf16_kept_in_memory_computes_what_f32_does() {
 
 #[test]
 fn an_adapter_made_by_peft_gives_pefts_logits() {
-    use selfjudge::model::{
-        Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, adapter,
-    };
-    use selfjudge::nn::Lora;
-    use selfjudge::train::merge::merge;
+    use kernels::nn::Lora;
+    use model::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, adapter};
+    use train::merge::merge;
 
     struct WithAdapter {
         checkpoint: Checkpoint,

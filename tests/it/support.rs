@@ -6,17 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use selfjudge::model::LanguageModel;
-
-#[path = "../../src/test_support.rs"]
-mod test_support;
+use model::LanguageModel;
 
 pub use test_support::{Need, shared_data, skipped};
 
 /// A committed fixture.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
+        .join("../../tests/fixtures")
         .join(name)
 }
 

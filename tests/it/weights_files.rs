@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use selfjudge::model::{Checkpoint, ModelError, safetensors, weights};
+use model::{Checkpoint, ModelError, safetensors, weights};
 
 use crate::support::fixture;
 

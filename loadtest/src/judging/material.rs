@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use judge::{Comparison, Judge, JudgeOptions};
+use model::ModelConfig;
 use rand_chacha::ChaCha8Rng;
-use selfjudge::judge::{Comparison, Judge, JudgeOptions};
-use selfjudge::model::ModelConfig;
-use selfjudge::preference::{Message, Role};
-use selfjudge::text::{ChatTemplate, Tokenizer};
+use text::{ChatTemplate, Tokenizer};
+use text::{Message, Role};
 
 use crate::workload::{rng, words_of};
 

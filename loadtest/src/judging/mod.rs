@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
-use selfjudge::judge::{Bracket, Method};
+use judge::{Bracket, Method};
 use serde_json::json;
 
 use crate::call::Usage;

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use futures::future::try_join_all;
-use selfjudge::judge::{Bracket, Match, Outcome, Winner, sigmoid};
+use judge::{Bracket, Match, Outcome, Winner, sigmoid};
 use serde_json::{Value, json};
 
 use super::material::{Candidates, Material};

@@ -6,7 +6,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::engine::tenant::Tenant;
+use crate::tenant::Tenant;
 
 /// A set of callers that share cached blocks: one tenant, or the callers of one tenant that use the same salt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

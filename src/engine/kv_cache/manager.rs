@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::block_hash::{BlockHash, HashedTokens};
 use super::block_pool::{BlockId, BlockPool};
-use crate::engine::request::RequestId;
+use crate::request::RequestId;
 
 /// A block whose contents must be copied before the step's tokens are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

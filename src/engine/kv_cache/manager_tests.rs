@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{BlockHash, HashedTokens, KvCacheManager};
-use crate::engine::request::RequestId;
+use crate::request::RequestId;
 
 /// A model of the cache, and of the requests that hold parts of it.
 struct Paper {

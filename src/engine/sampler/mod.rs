@@ -17,9 +17,9 @@ use rand_chacha::ChaCha8Rng;
 pub use logprobs::{PromptLogprobs, TokenLogprobs};
 
 use super::SamplingParams;
-use crate::kernels::logits::{argmax, sum, weights};
-use crate::text::{Grammar, GrammarError, GrammarMatcher};
+use kernels::logits::{argmax, sum, weights};
 use penalties::Seen;
+use text::{Grammar, GrammarError, GrammarMatcher};
 use truncation::Candidate;
 
 /// A sampled token and its requested log-probabilities.

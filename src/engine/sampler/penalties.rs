@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::engine::SamplingParams;
+use crate::SamplingParams;
 
 /// The tokens that a request's penalties count.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Truncation of the distribution: temperature, top-k, top-p and min-p, in the order of transformers' logits warpers.
 
-use crate::engine::SamplingParams;
-use crate::kernels::logits::weights;
+use crate::SamplingParams;
+use kernels::logits::weights;
 
 /// A token and its weight: a probability up to a common factor.
 pub type Candidate = (u32, f64);

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::Scheduler;
 use super::lines::Place;
 use super::step::Step;
-use crate::engine::kv_cache::{BlockHash, CachedPrefix};
-use crate::engine::request::Class;
-use crate::engine::tenant::Tenant;
+use crate::kv_cache::{BlockHash, CachedPrefix};
+use crate::request::Class;
+use crate::tenant::Tenant;
 
 /// The maximum number of a tenant's waiting requests that a step skips because a block they start with is being computed. Each is looked
 /// up in the cache, so the number bounds the cost of a step.

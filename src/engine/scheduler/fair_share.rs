@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::step_cost::{StepCost, Work};
-use crate::engine::tenant::Tenant;
+use crate::tenant::Tenant;
 
 /// The engine time for which a tenant without work still counts as likely to return.
 const MEMORY: Duration = Duration::from_secs(1);

@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
-use crate::engine::request::{Class, RequestId};
-use crate::engine::tenant::Tenant;
+use crate::request::{Class, RequestId};
+use crate::tenant::Tenant;
 
 /// A request's position in a queue: the background is behind all foreground requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

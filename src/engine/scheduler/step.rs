@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::SchedulerOutput;
-use crate::engine::tenant::Tenant;
+use crate::tenant::Tenant;
 
 /// A step under construction.
 pub(super) struct Step {

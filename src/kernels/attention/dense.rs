@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use super::AttentionParams;
 use super::dense_sequence::{SequenceGradient, Walk, backward_sequence, forward_sequence};
 use crate::device::make_way;
-use crate::kernels::{Backward, fused, input, with_all_f32};
+use crate::{Backward, fused, input, with_all_f32};
 
 /// Computes the attention of every sequence to itself, with the fused version where [`fused`] allows it.
 ///
@@ -358,7 +358,7 @@ impl CustomOp3 for DenseAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_same_gradients, max_difference, random};
+    use crate::testing::{assert_same_gradients, max_difference, random};
 
     #[test]
     fn fused_equals_plain_forward_and_backward() -> Result<()> {

@@ -2,7 +2,7 @@
 //! a time. (These are all its rows, except where a branch follows a prefix whose rows are computed elsewhere.)
 
 use super::AttentionParams;
-use crate::kernels::cpu::{exp, multiversioned};
+use crate::cpu::{exp, multiversioned};
 
 /// The multiple to which columns of a transposed block are padded, so that score loops run in whole vectors.
 const PAD: usize = 32;

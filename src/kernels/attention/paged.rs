@@ -13,10 +13,10 @@ use half::bf16;
 
 use super::paged_cpu::Problem;
 use super::{AttentionMetadata, AttentionParams};
-use crate::kernels::isa::Isa;
-use crate::kernels::kv_store::KvCache;
-use crate::kernels::simd::Stored;
-use crate::kernels::{Backward, fused, with_f32, with_slices};
+use crate::isa::Isa;
+use crate::kv_store::KvCache;
+use crate::simd::Stored;
+use crate::{Backward, fused, with_f32, with_slices};
 
 /// Computes the causal attention of every query token to the context of its sequence, with the fused version where [`fused`] allows it.
 ///
@@ -172,8 +172,8 @@ fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::kv_store::kv_store;
-    use crate::kernels::testing::{max_difference, random};
+    use crate::kv_store::kv_store;
+    use crate::testing::{max_difference, random};
     use candle_core::Device;
     use rand::seq::SliceRandom;
     use rand::{RngExt, SeedableRng};

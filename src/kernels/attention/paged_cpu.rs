@@ -14,10 +14,10 @@
 use super::paged_tile::{Partial, Tile};
 use super::{AttentionMetadata, AttentionParams};
 use crate::device::team;
-use crate::kernels::isa::Isa;
-use crate::kernels::micro::PANEL;
-use crate::kernels::scratch::{SharedOut, with_scratch};
-use crate::kernels::simd::Stored;
+use crate::isa::Isa;
+use crate::micro::PANEL;
+use crate::scratch::{SharedOut, with_scratch};
+use crate::simd::Stored;
 
 /// The approximate number of query rows (tokens times heads of a group) of a tile: enough to make the gather of a chunk cheap.
 const TILE_ROWS: usize = 48;

@@ -3,9 +3,9 @@
 
 use super::AttentionParams;
 use super::paged_cpu::Problem;
-use crate::kernels::isa::Vector;
-use crate::kernels::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
-use crate::kernels::simd::{Portable, Simd, Stored, exp};
+use crate::isa::Vector;
+use crate::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
+use crate::simd::{Portable, Simd, Stored, exp};
 
 /// The number of keys per chunk: their K and V panels and the scores of a tile fit the first cache levels.
 const CHUNK: usize = micro::ROW;
@@ -123,7 +123,7 @@ unsafe fn avx2<T: Stored>(
     work: &mut [f32],
 ) {
     // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
-    unsafe { attend_split::<crate::kernels::simd::F32x8, T>(p, tile, split, part, work) }
+    unsafe { attend_split::<crate::simd::F32x8, T>(p, tile, split, part, work) }
 }
 
 /// Runs [`attend_split`] with sixteen lanes.
@@ -140,7 +140,7 @@ unsafe fn avx512<T: Stored>(
     work: &mut [f32],
 ) {
     // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
-    unsafe { attend_split::<crate::kernels::simd::F32x16, T>(p, tile, split, part, work) }
+    unsafe { attend_split::<crate::simd::F32x16, T>(p, tile, split, part, work) }
 }
 
 /// The scratch buffers of a tile's operands.

@@ -26,8 +26,8 @@ pub fn copy_blocks(cache: &KvCache, pairs: &[(u32, u32)]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::kv_store::kv_store;
-    use crate::kernels::testing::{max_difference, random};
+    use crate::kv_store::kv_store;
+    use crate::testing::{max_difference, random};
     use candle_core::{DType, Device};
 
     #[test]

@@ -1,7 +1,7 @@
 //! The paged KV cache of one layer, and the op that writes new rows into it.
 //!
 //! A cache is a pool of blocks of `block_size` tokens. A *slot* is the position of a token: `block * block_size + offset`. Slots are
-//! assigned by the allocator of blocks (see [`AttentionMetadata`](crate::kernels::attention::AttentionMetadata)).
+//! assigned by the allocator of blocks (see [`AttentionMetadata`](crate::attention::AttentionMetadata)).
 //!
 //! # Layout
 //! K and V are `[num_blocks, kv_heads, block_size, head_dim]`: attention reads one head at a time, and a head's rows of a
@@ -23,7 +23,7 @@ use half::slice::HalfFloatSliceExt;
 use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 
-use crate::kernels::{Backward, fused, input};
+use crate::{Backward, fused, input};
 
 /// K and V of one layer. Clones share the storage.
 #[derive(Clone, Debug)]
@@ -262,8 +262,8 @@ impl StoreRows<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{max_difference, random};
-    use crate::kernels::with_slices;
+    use crate::testing::{max_difference, random};
+    use crate::with_slices;
 
     #[test]
     fn rows_land_in_their_slots_and_nowhere_else() -> Result<()> {

@@ -8,8 +8,8 @@
 
 use super::rounded::Rows;
 use super::widen::Block;
-use crate::kernels::micro::PANEL;
-use crate::kernels::scratch::PairLine;
+use crate::micro::PANEL;
+use crate::scratch::PairLine;
 
 /// The number of rows of a tile of x, and of columns of a tile of the weight.
 pub const TILE: usize = 16;
@@ -219,7 +219,7 @@ mod real {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::linear::dot::tests::{check, halves};
+    use crate::linear::dot::tests::{check, halves};
 
     /// An emulation of `tdpbf16ps`, with the operands that `tileloadd` would load.
     struct Emulated;

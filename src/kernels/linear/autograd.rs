@@ -8,7 +8,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 use super::gemm_f32;
-use crate::kernels::{Backward, fused, input, with_all_f32};
+use crate::{Backward, fused, input, with_all_f32};
 
 /// Computes the layer, with its own backward pass where [`fused`] allows it.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -100,7 +100,7 @@ impl CustomOp2 for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_same_gradients, max_difference, random};
+    use crate::testing::{assert_same_gradients, max_difference, random};
     use candle_core::Var;
 
     #[test]

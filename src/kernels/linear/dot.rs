@@ -9,9 +9,9 @@
 use super::amx;
 use super::rounded::Rows;
 use super::widen::Block;
-use crate::kernels::isa::Isa;
-use crate::kernels::micro::{PANEL, max_rows, take, with_shapes_of_16_lanes};
-use crate::kernels::scratch::PairLine;
+use crate::isa::Isa;
+use crate::micro::{PANEL, max_rows, take, with_shapes_of_16_lanes};
+use crate::scratch::PairLine;
 
 /// The f32 of scratch that [`run`] needs.
 pub const SCRATCH: usize = amx::RESULT;
@@ -183,9 +183,9 @@ unsafe fn dots<D: PairDot, const MR: usize, const NP: usize>(
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::kernels::linear::panels::pack_bf16;
-    use crate::kernels::linear::widen::Panels;
-    use crate::kernels::testing::random;
+    use crate::linear::panels::pack_bf16;
+    use crate::linear::widen::Panels;
+    use crate::testing::random;
     use half::bf16;
 
     /// Returns the values of the low and the high half of a pair.

@@ -2,7 +2,7 @@
 //!
 //! For operands that change with every call (activations and gradients in training, where a transposed operand is a
 //! change of strides and not a copy). Constant weights are faster in
-//! [`PackedLinear`](crate::kernels::linear::PackedLinear), which packs once.
+//! [`PackedLinear`](crate::linear::PackedLinear), which packs once.
 
 use gemm::Parallelism;
 

@@ -9,7 +9,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{gemm_f32, linear};
-use crate::kernels::{Backward, fused, input, with_all_f32, with_f32};
+use crate::{Backward, fused, input, with_all_f32, with_f32};
 
 /// Computes the layer and its adapter, with their own backward pass if the weight is frozen.
 pub fn lora_linear(
@@ -125,7 +125,7 @@ impl CustomOp3 for LoraLinear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::testing::{assert_same_gradients, max_difference, random};
+    use crate::testing::{assert_same_gradients, max_difference, random};
     use candle_core::Var;
 
     #[test]

@@ -17,10 +17,10 @@ use super::panels::{Element, pack_bf16, pack_f32, unpack_bf16, unpack_f32};
 use super::rounded::Rows;
 use super::widen::{self, Panels};
 use super::{WeightFormat, dot, product};
-use crate::kernels::isa::Isa;
-use crate::kernels::micro::PANEL;
-use crate::kernels::scratch::{Line, PairLine, with_scratch, with_shared_scratch};
-use crate::kernels::{input, with_f32};
+use crate::isa::Isa;
+use crate::micro::PANEL;
+use crate::scratch::{Line, PairLine, with_scratch, with_shared_scratch};
+use crate::{input, with_f32};
 
 /// The minimum number of rows that a task unpacks: those of a decode step are not worth waking the pool.
 const UNPACKED_ROWS: usize = 32;

@@ -5,8 +5,8 @@ use half::bf16;
 
 use super::WeightFormat;
 use super::packed::PackedLinear;
-use crate::kernels::isa::Isa;
-use crate::kernels::testing::random;
+use crate::isa::Isa;
+use crate::testing::random;
 
 fn values(count: usize, seed: u64) -> Vec<f32> {
     random(&[count], seed)
@@ -141,7 +141,7 @@ fn tensors_of_every_dtype_and_rank_are_taken() -> Result<()> {
             .reshape((2, 3, n))?;
         for w in [w, strided] {
             let layer = PackedLinear::from_tensor(&w, Some(&bias), WeightFormat::F32)?;
-            let difference = crate::kernels::testing::max_difference(&layer.apply(&x)?, &want)?;
+            let difference = crate::testing::max_difference(&layer.apply(&x)?, &want)?;
             assert!(difference < 1e-5, "{dtype:?}: {difference}");
         }
     }

@@ -9,8 +9,8 @@
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use crate::kernels::micro::PANEL;
-use crate::kernels::scratch::{Line, PairLine};
+use crate::micro::PANEL;
+use crate::scratch::{Line, PairLine};
 
 /// The depth of bf16 panels is a multiple of this.
 pub const DEPTH_STEP: usize = 32;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::PackedLinear;
 use super::rounded::Rows;
 use crate::device::team;
-use crate::kernels::scratch::{SharedOut, with_shared_scratch};
+use crate::scratch::{SharedOut, with_shared_scratch};
 
 /// The single-thread time in nanoseconds below which waking another thread costs more than it saves: that thread has to wake up and get a
 /// core, which other processes may use, and the product waits for the slower thread.

@@ -2,8 +2,8 @@
 
 use super::amx;
 use super::panels::padded;
+use crate::cpu::multiversioned;
 use crate::device::team;
-use crate::kernels::cpu::multiversioned;
 
 /// The padding of bf16 rows beyond their depth: a row stride that is a power of two would put the same column of
 /// all rows into one set of the cache.

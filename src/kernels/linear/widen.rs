@@ -5,10 +5,10 @@
 //! f32 panels with the same (rounded) weights.
 
 use super::panels::padded;
-use crate::kernels::isa::{Isa, Vector};
-use crate::kernels::micro::{Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
-use crate::kernels::scratch::{Line, PairLine};
-use crate::kernels::simd::{Portable, Simd};
+use crate::isa::{Isa, Vector};
+use crate::micro::{Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
+use crate::scratch::{Line, PairLine};
+use crate::simd::{Portable, Simd};
 
 /// The depth of a block: 16 KiB of an f32 panel, half of a first-level cache.
 pub const DEPTH_BLOCK: usize = 256;
@@ -70,7 +70,7 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(block: &Block, scratch: &mut [f32]) {
     // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
-    unsafe { product::<crate::kernels::simd::F32x8>(block, scratch) }
+    unsafe { product::<crate::simd::F32x8>(block, scratch) }
 }
 
 /// Runs [`run`] with sixteen lanes.
@@ -81,7 +81,7 @@ unsafe fn avx2(block: &Block, scratch: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 unsafe fn avx512(block: &Block, scratch: &mut [f32]) {
     // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
-    unsafe { product::<crate::kernels::simd::F32x16>(block, scratch) }
+    unsafe { product::<crate::simd::F32x16>(block, scratch) }
 }
 
 /// Computes [`run`]: packs the rows into strips, then loops over groups of panels, blocks of depth, and strips.

@@ -217,7 +217,7 @@ mod x86;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::isa::{Isa, Vector};
+    use crate::isa::{Isa, Vector};
 
     unsafe fn map<S: Simd>(values: &mut [f32], f: impl Fn(S) -> S) {
         for chunk in values.chunks_exact_mut(S::LANES) {

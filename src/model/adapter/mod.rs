@@ -6,8 +6,8 @@
 
 mod config;
 mod serving;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -234,7 +234,7 @@ fn no_adapter(dir: &Path) -> Option<&'static str> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AdapterError> {
-    crate::files::read(path, MAX_FILE_BYTES).map_err(io(path))
+    files::read(path, MAX_FILE_BYTES).map_err(io(path))
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> AdapterError {
@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn reads_what_peft_wrote() {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lora");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lora");
         let (config, weights) = load(&dir).unwrap();
         let layer = "model.layers.0.mlp.down_proj";
         assert!(config.targets(layer));

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{AdapterWeights, LoraConfig, LoraPair};
-use crate::model::DecoderSpec;
+use crate::DecoderSpec;
 
 /// Returns an adapter with both factors random, of rank `r`, on the linear layers with the given names.
 pub fn random(

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::adapter::{self, AdapterWeights, LoraConfig};
 use super::{Decoder, ModelError};
-use crate::nn::Adapter;
+use kernels::nn::Adapter;
 pub use roles::{Canary, PrincipalHash, Role, Roles};
 
 /// The version number of weights in a store, counted from 1, which is the base; no number is used twice.

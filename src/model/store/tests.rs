@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use candle_core::{Device, Tensor, Var};
 
 use super::*;
-use crate::model::adapter::LoraPair;
-use crate::model::{LanguageModel, LoadOptions};
+use crate::adapter::LoraPair;
+use crate::{LanguageModel, LoadOptions};
 
 fn store() -> WeightStore {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).expect("the model is committed");
     WeightStore::new(model.decoder().clone())
 }
@@ -144,8 +144,8 @@ fn a_trainer_may_go_on_writing_to_what_it_published() {
 
 /// Returns the hidden states of a few tokens, computed with these weights.
 fn product(store: &WeightStore, lease: &WeightsLease) -> Vec<Vec<f32>> {
-    use crate::model::Packed;
-    use crate::nn::{AdaptedRows, AttentionBackend};
+    use crate::Packed;
+    use kernels::nn::{AdaptedRows, AttentionBackend};
     let packed = Packed {
         ids: &[5, 6, 7],
         cu_seqlens: &[0, 3],

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::tests::{env, tokenizers};
 use super::*;
-use crate::text::Tokenizer;
-use crate::text::tools::{CallReader, Read, Tool, ToolFormat};
+use crate::Tokenizer;
+use crate::tools::{CallReader, Read, Tool, ToolFormat};
 
 fn tools() -> Vec<Tool> {
     let tool = |name: &str, parameters: Value| Tool {
@@ -219,7 +219,7 @@ fn free_answers_are_text_or_calls_whose_arguments_fit() {
                 (call.clone(), true),
                 (format!("{}{open}{{\"name\": \"other", marks.begin), false),
             ] {
-                let mut rendered = crate::text::Rendered::new();
+                let mut rendered = crate::Rendered::new();
                 rendered.push_trusted(&text);
                 let ids = tokenizer.encode_rendered(&rendered).unwrap().ids;
                 let mut matcher = grammar.matcher();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::brief;
 use super::schema::prepare;
 use super::{GrammarError, GrammarSpec};
-use crate::text::tools::{Tool, ToolFormat};
+use crate::tools::{Tool, ToolFormat};
 
 /// The specification of answers with tool calls.
 #[derive(Debug, Clone, PartialEq)]

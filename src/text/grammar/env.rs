@@ -10,8 +10,8 @@ use llguidance::{Matcher, ParserFactory};
 use super::matcher::{GrammarMatcher, TokenMask};
 use super::words::plain;
 use super::{GrammarError, GrammarSpec};
-use crate::text::Tokenizer;
-use crate::text::token_bytes::Speller;
+use crate::Tokenizer;
+use crate::token_bytes::Speller;
 
 /// Length limit of a token in bytes, longer than any text needs; the trie has a limit of about this.
 const LONGEST_TOKEN: usize = 1000;

@@ -6,15 +6,15 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::test_support::shared_data;
-use crate::text::Tokenizer;
-use crate::text::small_tokenizers::{
+use crate::Tokenizer;
+use crate::small_tokenizers::{
     byte_fallback, byte_level, llama_decoder, sentencepiece, with_decoder,
 };
-use crate::text::token_bytes::Speller;
+use crate::token_bytes::Speller;
+use test_support::shared_data;
 
 fn pocket() -> Tokenizer {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
     Tokenizer::from_file(&models.join("pocket/tokenizer.json")).unwrap()
 }
 

@@ -55,7 +55,7 @@ impl ToolFormat {
     }
 
     /// Returns the format that a chat template shows to the model: the template must read `tools` and write calls in a known way.
-    pub(in crate::text) fn of_template(source: &str) -> Option<Self> {
+    pub(crate) fn of_template(source: &str) -> Option<Self> {
         let has = |text: &str| source.contains(text);
         match () {
             () if !has("tools") => None,
@@ -74,7 +74,7 @@ impl ToolFormat {
     }
 
     /// Returns the conversation in the form that the format's templates accept.
-    pub(in crate::text) fn fitted(self, chat: &ToolChat) -> Cow<'_, ToolChat> {
+    pub(crate) fn fitted(self, chat: &ToolChat) -> Cow<'_, ToolChat> {
         match self {
             Self::Llama3Json => one_at_a_time(chat),
             Self::Mistral => with_short_ids(chat),

@@ -6,12 +6,12 @@
 use serde_json::{Map, Value, json};
 
 use super::{Tool, ToolCall, ToolChat, ToolTurn};
-use crate::preference::{Message, Role};
-use crate::text::python_json::{JsonStyle, dumps};
+use crate::python_json::{JsonStyle, dumps};
+use crate::{Message, Role};
 
 /// The place of the instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::text) enum Place {
+pub(crate) enum Place {
     /// In the system message, which is created if there is none.
     System,
     /// Before the first message of the user: some templates do not accept a system message.
@@ -19,7 +19,7 @@ pub(in crate::text) enum Place {
 }
 
 /// Returns a conversation with tools as plain turns.
-pub(in crate::text) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
+pub(crate) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
     let mut messages: Vec<Message> = Vec::with_capacity(chat.turns.len() + 1);
     // Whether the last message holds results, which are joined with the next user turn: many templates require turns to alternate.
     let mut results = false;
@@ -52,7 +52,7 @@ pub(in crate::text) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
 }
 
 /// Returns whether the instruction can be put in another place: if the conversation has no system message of its own.
-pub(in crate::text) fn can_move(chat: &ToolChat) -> bool {
+pub(crate) fn can_move(chat: &ToolChat) -> bool {
     let mut turns = chat.turns.iter();
     let system =
         |turn: &ToolTurn| matches!(turn, ToolTurn::Said(said) if said.role == Role::System);

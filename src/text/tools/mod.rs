@@ -19,7 +19,7 @@ pub use reader::{CallReader, Read};
 
 use serde_json::{Map, Value, json};
 
-use crate::preference::Message;
+use crate::Message;
 
 /// A function that a model may call.
 #[derive(Debug, Clone, PartialEq)]

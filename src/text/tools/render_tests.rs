@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Tool, ToolCall, ToolChat, ToolFormat, ToolTurn};
-use crate::preference::{Message, Role};
-use crate::test_support::shared_data;
-use crate::text::{ChatTemplate, OwnTrust, RenderOptions, Rendered, SpecialTokens};
+use crate::{ChatTemplate, OwnTrust, RenderOptions, Rendered, SpecialTokens};
+use crate::{Message, Role};
+use test_support::shared_data;
 
 fn template(source: &str) -> ChatTemplate {
     ChatTemplate::from_source(source, SpecialTokens::new(Some("<s>"), Some("</s>"))).unwrap()

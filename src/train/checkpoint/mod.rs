@@ -257,7 +257,7 @@ fn verify(dir: &Path, step: u64) -> Result<(), TrainError> {
 }
 
 /// Returns the entries of a directory, sorted by name.
-pub(crate) fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+pub fn entries(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
     let mut paths = fs::read_dir(dir)
         .and_then(|entries| {
             entries
@@ -274,7 +274,7 @@ fn file_name(path: &Path) -> &str {
 }
 
 /// Syncs a file or directory to disk.
-pub(crate) fn sync(path: &Path) -> Result<(), TrainError> {
+pub fn sync(path: &Path) -> Result<(), TrainError> {
     File::open(path)
         .and_then(|f| f.sync_all())
         .map_err(TrainError::io("cannot sync", path))

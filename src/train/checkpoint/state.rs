@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use crate::train::TrainError;
+use crate::TrainError;
 
 /// Everything besides weights and moments that a resumed run needs in order to continue exactly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::loss::PreferenceLoss;
-use crate::model::adapter::{AdapterError, LoraConfig};
-use crate::train::TrainError;
-use crate::train::optim::OptimConfig;
-use crate::train::schedule::{Schedule, ScheduleConfig, ScheduleKind};
+use crate::TrainError;
+use crate::optim::OptimConfig;
+use crate::schedule::{Schedule, ScheduleConfig, ScheduleKind};
+use model::adapter::{AdapterError, LoraConfig};
 
 /// The configuration of DPO with a LoRA adapter. The defaults are SELF-JUDGE's (beta 0.1, 5e-6 constant after 10 % warm-up), with rank
 /// 16.
@@ -116,7 +116,6 @@ impl DpoConfig {
 mod tests {
     use super::super::run::DpoRunConfig;
     use super::*;
-    use crate::settings;
 
     #[test]
     fn a_partly_given_table_keeps_the_defaults_of_its_place() {

@@ -4,7 +4,7 @@
 //! including the end-of-turn token: the rest of the rendered conversation with the answer, encoded after the prompt's tokens. If a
 //! template opens the answer in the prompt (`<think>`) but omits this in a finished turn, the prompt ends before it, as in TRL. Control
 //! tokens in answers are encoded as control tokens, since the model is to write them. A completion that has to be cut loses its end, and
-//! gets no other. Records of plain strings are read as TRL reads them ([`crate::train::plain`]), or as a chat if the run is configured
+//! gets no other. Records of plain strings are read as TRL reads them ([`crate::plain`]), or as a chat if the run is configured
 //! so.
 
 use std::path::Path;
@@ -14,18 +14,19 @@ use serde::{Deserialize, Serialize};
 
 use super::run::DpoRunConfig;
 use super::{PairError, PairExample};
-use crate::judge::{PROMPT_DATE, tokens_within};
-use crate::model::{ModelConfig, stop_ids};
-use crate::preference::{Message, PlainText, PreferencePair, Role};
-use crate::text::{ChatTemplate, OwnTrust, RenderOptions, Rendered, TextError, Tokenizer};
-use crate::train::TrainError;
-use crate::train::config::DataFile;
-use crate::train::manifest::DataDigest;
-use crate::train::plain::{PlainEnd, spells_control_tokens, warn_of_control_tokens};
-use crate::train::records::{
+use crate::TrainError;
+use crate::config::DataFile;
+use crate::manifest::DataDigest;
+use crate::plain::{PlainEnd, spells_control_tokens, warn_of_control_tokens};
+use crate::records::{
     FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
 };
-use crate::train::turn::{shared_beginning, without_trailing_space};
+use crate::turn::{shared_beginning, without_trailing_space};
+use judge::{PROMPT_DATE, tokens_within};
+use judge::{PlainText, PreferencePair};
+use model::{ModelConfig, stop_ids};
+use text::{ChatTemplate, OwnTrust, RenderOptions, Rendered, TextError, Tokenizer};
+use text::{Message, Role};
 
 /// Counts of the records by outcome (`data.json`).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

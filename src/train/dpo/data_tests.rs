@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::*;
-use crate::text::{OwnTrust, SpecialTokens};
+use text::{OwnTrust, SpecialTokens};
 
 /// The pocket model's tokenizer, with `<think>` and `</think>` in place of the padding and system tokens.
 fn tokenizer() -> Tokenizer {
@@ -14,7 +14,7 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn model_dir() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket")
 }
 
 const THINK: u32 = 379;

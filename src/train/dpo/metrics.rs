@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::StepReport;
-use crate::train::metrics::MetricsRow;
+use crate::metrics::MetricsRow;
 
 /// One row: means over the steps of a logging interval.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

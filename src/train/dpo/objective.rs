@@ -106,7 +106,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::train::dpo::PreferenceLoss;
+    use crate::dpo::PreferenceLoss;
 
     /// `tests/fixtures/dpo/losses.json`; see `make_dpo.py` beside it.
     #[derive(Deserialize)]
@@ -148,7 +148,7 @@ mod tests {
     fn losses_and_gradients_are_trls() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/tests/fixtures/dpo/losses.json"
+            "/../../tests/fixtures/dpo/losses.json"
         );
         let fixture: Fixture = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         let names: std::collections::BTreeSet<String> = fixture

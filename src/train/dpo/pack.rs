@@ -4,11 +4,11 @@
 //! positions also start right after `x`. A pair of prompt length `P` and completion lengths `C` costs `P + 2C` tokens instead of `2P +
 //! 2C`, with the same result.
 //!
-//! [`AttentionBackend::Branched`]: crate::nn::AttentionBackend::Branched
+//! [`AttentionBackend::Branched`]: kernels::nn::AttentionBackend::Branched
 
 use std::ops::Range;
 
-use crate::model::PackedBatch;
+use model::PackedBatch;
 
 /// A prompt and its completions: token ids, as they were sampled.
 #[derive(Debug, Clone, Copy)]

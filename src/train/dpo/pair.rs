@@ -1,7 +1,7 @@
 //! A preference pair in tokens, and the checks for pairs that cannot be trained on.
 
 use super::pack::Group;
-use crate::model::DecoderSpec;
+use model::DecoderSpec;
 
 /// Two completions of one prompt, as token ids. They are never tokenised again and nothing is added: a truncated completion has no
 /// end-of-sequence token and must not get one.

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use super::PairExample;
 use super::data::{Built, build};
 use super::run::{DpoRunConfig, PairFile};
-use crate::model::ModelConfig;
-use crate::preference::PlainText;
-use crate::text::Tokenizer;
-use crate::train::TrainError;
+use crate::TrainError;
+use judge::PlainText;
+use model::ModelConfig;
+use text::Tokenizer;
 
 fn pocket() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket")
 }
 
 fn tokenizer() -> Tokenizer {

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::objective::PairScore;
 use super::{DpoConfig, PairExample};
-use crate::kernels::logprob::Scores;
-use crate::train::optim::StepStats;
+use crate::optim::StepStats;
+use kernels::logprob::Scores;
 
 /// The report of one optimizer step. Means are over pairs, each counted once whatever its weight; log-probabilities are in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]

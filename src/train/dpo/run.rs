@@ -10,21 +10,20 @@ use serde::{Deserialize, Serialize};
 
 use super::data::{Built, build};
 use super::{DpoConfig, DpoMetrics, DpoTrainer, PairExample, StepReport};
-use crate::model::{ModelConfig, hub};
-use crate::preference::{Format, PlainText};
-use crate::settings;
-use crate::train::TrainError;
-use crate::train::base::{Adapter, FrozenBase};
-use crate::train::checkpoint::{CheckpointStore, write_json};
-use crate::train::config::is_raw;
-use crate::train::continued::{LoraSettings, adapter_digest};
-use crate::train::digest::{model_digest, sha256_bytes};
-use crate::train::interrupt;
-use crate::train::manifest::RunManifest;
-use crate::train::memory::Footprint;
-use crate::train::metrics::{MetricsLog, Progress};
-use crate::train::mixture::Order;
-use crate::train::run::{self, RunLength, RunOptions};
+use crate::TrainError;
+use crate::base::{Adapter, FrozenBase};
+use crate::checkpoint::{CheckpointStore, write_json};
+use crate::config::is_raw;
+use crate::continued::{LoraSettings, adapter_digest};
+use crate::digest::{model_digest, sha256_bytes};
+use crate::interrupt;
+use crate::manifest::RunManifest;
+use crate::memory::Footprint;
+use crate::metrics::{MetricsLog, Progress};
+use crate::mixture::Order;
+use crate::run::{self, RunLength, RunOptions};
+use judge::{Format, PlainText};
+use model::{ModelConfig, hub};
 
 /// The configuration of an offline run: a TOML file, overridden by flags, checked once and then immutable.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{DpoConfig, DpoTrainer, StepReport};
-use crate::train::TrainError;
-use crate::train::base::Adapter;
-use crate::train::checkpoint::write_json;
-use crate::train::digest::sha256_bytes;
-use crate::train::optim::Optimizer;
+use crate::TrainError;
+use crate::base::Adapter;
+use crate::checkpoint::write_json;
+use crate::digest::sha256_bytes;
+use crate::optim::Optimizer;
 
 const OPTIMIZER: &str = "optimizer.safetensors";
 const STATE: &str = "trainer_state.json";

@@ -3,11 +3,11 @@
 use candle_core::Device;
 
 use super::*;
-use crate::model::{ModelConfig, PackedBatch};
-use crate::nn::AttentionBackend;
-use crate::train::TrainError;
-use crate::train::base::{Adapter, FrozenBase, Start};
-use crate::train::schedule::ScheduleKind;
+use crate::TrainError;
+use crate::base::{Adapter, FrozenBase, Start};
+use crate::schedule::ScheduleKind;
+use kernels::nn::AttentionBackend;
+use model::{ModelConfig, PackedBatch};
 
 const VOCAB: usize = 40;
 

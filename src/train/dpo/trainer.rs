@@ -10,14 +10,13 @@ use super::pair::check_tokens;
 use super::report::Sums;
 use super::state::DpoState;
 use super::{DpoConfig, PairError, PairExample, StepReport};
-use crate::fault;
-use crate::model::Decoder;
-use crate::train::TrainError;
-use crate::train::base::{Adapter, FrozenBase};
-use crate::train::optim::{GradBuffers, Optimizer};
-use crate::train::pass::{Accumulator, Pass};
-use crate::train::schedule::Schedule;
-use crate::train::trainable::{Factors, Trainable};
+use crate::TrainError;
+use crate::base::{Adapter, FrozenBase};
+use crate::optim::{GradBuffers, Optimizer};
+use crate::pass::{Accumulator, Pass};
+use crate::schedule::Schedule;
+use crate::trainable::{Factors, Trainable};
+use model::Decoder;
 
 /// The model that computes log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use crate::judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
-use crate::model::{ModelConfig, stop_ids};
-use crate::preference::PlainText;
-use crate::text::{ChatTemplate, TextError, Tokenizer};
-use crate::train::TrainError;
-use crate::train::config::JsftConfig;
-use crate::train::manifest::DataDigest;
-use crate::train::mixture::{ExampleKind, Examples, Mixture, MixtureReport};
-use crate::train::plain::{PlainEnd, warn_of_control_tokens};
-use crate::train::records::{
+use crate::TrainError;
+use crate::config::JsftConfig;
+use crate::manifest::DataDigest;
+use crate::mixture::{ExampleKind, Examples, Mixture, MixtureReport};
+use crate::plain::{PlainEnd, warn_of_control_tokens};
+use crate::records::{
     FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
 };
+use judge::PlainText;
+use judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
+use model::{ModelConfig, stop_ids};
+use text::{ChatTemplate, TextError, Tokenizer};
 
 /// The encoded data, its report, the digests of its files, and the judge template.
 pub(super) struct Built {

@@ -1,8 +1,8 @@
 //! Metric rows as means over the steps of a logging interval.
 
-use crate::train::checkpoint::TrainerState;
-use crate::train::metrics::StepMetrics;
-use crate::train::step::BatchStats;
+use crate::checkpoint::TrainerState;
+use crate::metrics::StepMetrics;
+use crate::step::BatchStats;
 
 /// Sums since the last row of metrics.
 #[derive(Default)]

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use crate::judge::{JudgeTemplate, TEMPLATE_FILE};
-use crate::model::ModelConfig;
-use crate::text::{ChatTemplate, SpecialTokens, TextError, Tokenizer, turn_end};
-use crate::train::TrainError;
-use crate::train::checkpoint::write_json;
-use crate::train::config::JsftConfig;
-use crate::train::trainable::Trainable;
+use crate::TrainError;
+use crate::checkpoint::write_json;
+use crate::config::JsftConfig;
+use crate::trainable::Trainable;
+use judge::{JudgeTemplate, TEMPLATE_FILE};
+use model::ModelConfig;
+use text::{ChatTemplate, SpecialTokens, TextError, Tokenizer, turn_end};
 
 /// Files of a model directory to copy beside the trained weights.
 const COMPANIONS: [&str; 7] = [

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::train::checkpoint::{CheckpointStore, TrainerState};
-use crate::train::config::JsftConfig;
-use crate::train::continued::adapter_digest;
-use crate::train::digest::{model_digest, sha256_bytes};
-use crate::train::manifest::DataDigest;
-use crate::train::{RunOptions, TrainError};
+use crate::checkpoint::{CheckpointStore, TrainerState};
+use crate::config::JsftConfig;
+use crate::continued::adapter_digest;
+use crate::digest::{model_digest, sha256_bytes};
+use crate::manifest::DataDigest;
+use crate::{RunOptions, TrainError};
 
 pub(super) const WEIGHTS: &str = "trainable.safetensors";
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";

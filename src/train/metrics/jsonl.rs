@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::MetricsRow;
-use crate::train::TrainError;
+use crate::TrainError;
 
 #[derive(Debug)]
 pub(super) struct JsonlLog {
@@ -61,7 +61,7 @@ impl JsonlLog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics::StepMetrics;
+    use crate::metrics::StepMetrics;
 
     #[test]
     fn a_torn_line_is_cut_off() {

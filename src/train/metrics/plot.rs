@@ -98,7 +98,7 @@ fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::metrics::StepMetrics;
+    use crate::metrics::StepMetrics;
 
     #[test]
     fn the_curve_has_its_lines_and_its_words() {

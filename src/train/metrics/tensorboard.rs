@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::train::TrainError;
+use crate::TrainError;
 
 /// A writer that appends to one event file.
 #[derive(Debug)]

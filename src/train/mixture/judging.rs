@@ -3,8 +3,8 @@
 use rand::{Rng, RngExt};
 
 use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
-use crate::judge::{JudgeError, fit};
-use crate::preference::PreferencePair;
+use judge::PreferencePair;
+use judge::{JudgeError, fit};
 
 impl Mixture {
     /// Returns both orders of a pair, or none.

@@ -3,10 +3,11 @@
 use std::ops::Range;
 
 use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
-use crate::judge::{PROMPT_DATE, tokens_within};
-use crate::preference::{Message, PreferencePair, Role};
-use crate::text::{Encoded, OwnTrust, RenderOptions, Rendered};
-use crate::train::turn::{shared_beginning, without_trailing_space};
+use crate::turn::{shared_beginning, without_trailing_space};
+use judge::PreferencePair;
+use judge::{PROMPT_DATE, tokens_within};
+use text::{Encoded, OwnTrust, RenderOptions, Rendered};
+use text::{Message, Role};
 
 /// A dialogue in tokens.
 struct Dialogue {

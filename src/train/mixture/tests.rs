@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use super::*;
-use crate::judge::fixtures::{self, LABELS};
-use crate::preference::{Format, Message, PlainText, RankedDraw, Role, read_pairs};
-use crate::test_support::shared_data;
-use crate::text::SpecialTokens;
-use crate::train::plain::PlainEnd;
+use crate::plain::PlainEnd;
+use judge::fixtures::{self, LABELS};
+use judge::{Format, PlainText, RankedDraw, read_pairs};
+use test_support::shared_data;
+use text::SpecialTokens;
+use text::{Message, Role};
 
 fn mixture(options: MixtureOptions) -> Mixture {
     let table = PrincipleTable::from_toml(
@@ -144,7 +145,7 @@ fn white_space_after_the_end_of_turn_is_not_supervised() {
 
 /// Encodes a pair with the pocket model's tokenizer; returns the tokens before the first supervised one, and the supervised tokens.
 fn imitated(chat: &str, chosen: &str) -> (Vec<u32>, Vec<u32>, Tokenizer) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json")).unwrap();
     let mixture = Mixture::new(
         tokenizer.clone(),

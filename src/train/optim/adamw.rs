@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::OptimConfig;
 use super::grads::{Buffer, CHUNK};
-use crate::train::TrainError;
+use crate::TrainError;
 
 /// The scalars of a step, computed in f64.
 #[derive(Debug, Clone, Copy)]

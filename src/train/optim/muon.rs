@@ -13,7 +13,7 @@
 use candle_core::{Device, Tensor, Var};
 
 use super::grads::Buffer;
-use crate::train::TrainError;
+use crate::TrainError;
 
 /// The quintic's coefficients (Jordan 2024): steep at zero, at the cost of singular values that are only near 1.
 const QUINTIC: (f64, f64, f64) = (3.4445, -4.7750, 2.0315);

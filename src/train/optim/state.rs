@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use super::adamw::Moments;
 use super::{Optimizer, Param, Rule};
-use crate::train::TrainError;
+use crate::TrainError;
 
 /// The metadata key of the step. Only one key is used: safetensors writes its metadata in hash-map order, and files are compared by
 /// digest.

@@ -4,8 +4,8 @@ use std::sync::LazyLock;
 
 use axum::Router;
 use axum::http::StatusCode;
+use engine::{EngineConfig, QueueLimits};
 use rand::RngExt;
-use selfjudge::engine::{EngineConfig, QueueLimits};
 use selfjudge::http::{HttpConfig, api_doc};
 use serde_json::{Value, json};
 

@@ -4,11 +4,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use judge::{Judge, JudgeOptions};
+use model::adapter::{self, AdapterWeights, LoraConfig, LoraPair};
+use model::{LanguageModel, LoadOptions};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use selfjudge::judge::{Judge, JudgeOptions};
-use selfjudge::model::adapter::{self, AdapterWeights, LoraConfig, LoraPair};
-use selfjudge::model::{LanguageModel, LoadOptions};
 use serde_json::Value;
 
 use super::{cases, damage, rng};
@@ -28,7 +28,7 @@ const FILES: [&str; 7] = [
 ];
 
 fn pocket() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket")
 }
 
 /// Loads a model and its judge and asks them something.

@@ -1,6 +1,6 @@
 //! What is the operators' to do, and how others are kept from it.
 
-use selfjudge::preference::log::{
+use traffic_log::{
     GenerationId, NewGeneration, NewStage, RecordId, StageId, TrafficLog, TrainerLease,
 };
 

@@ -1,16 +1,17 @@
 //! The committed description of the API is the program's, and its examples are true.
 
 use selfjudge::http::api_doc;
-use selfjudge::preference::log::Consent;
+use traffic_log::Consent;
 
 use super::*;
 use crate::support::{Need, python, skipped};
 
 #[test]
 fn the_committed_description_is_the_programs() {
-    let committed =
-        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/openapi.json"))
-            .unwrap();
+    let committed = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi/openapi.json"),
+    )
+    .unwrap();
     let ours = api_doc().to_pretty_json().unwrap() + "\n";
     assert!(
         committed == ours,

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use selfjudge::engine::QueueLimits;
-use selfjudge::text::Tokenizer;
+use engine::QueueLimits;
+use text::Tokenizer;
 
 use super::*;
 
@@ -82,7 +82,7 @@ fn decisions(questions: usize) -> Value {
 }
 
 fn bounds() -> Vec<Bound> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let tokenizer = Tokenizer::from_file(&dir.join("tokenizer.json")).unwrap();
     let detokenized = (256 << 10) / tokenizer.longest_token();
     let counted = "1".repeat(256 << 10);

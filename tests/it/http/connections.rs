@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use axum_server::Handle;
-use selfjudge::engine::TenantShare;
+use engine::TenantShare;
 use selfjudge::http::{BodyTimeouts, ConnectionLimits, ConnectionTimeouts, serve};
 
 use super::refusing::until;

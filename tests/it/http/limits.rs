@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
-use selfjudge::engine::QueueLimits;
+use engine::QueueLimits;
 
 use super::*;
 use crate::patience::{until, until_quick_enough};

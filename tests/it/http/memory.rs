@@ -133,7 +133,7 @@ fn a_record_is_read_within_the_memory_of_calls() {
 #[test]
 fn a_page_of_another_origin_leaves_no_record() {
     let traffic = TrafficConfig {
-        default: selfjudge::preference::log::Consent {
+        default: traffic_log::Consent {
             retain: true,
             train: false,
         },

@@ -38,19 +38,19 @@ use std::sync::LazyLock;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use selfjudge::engine::{Engine, EngineConfig};
+use engine::{Engine, EngineConfig};
+use model::{LanguageModel, LoadOptions, WeightStore};
 use selfjudge::http::{ApiKeys, HttpConfig, Learning, Shared, TrafficConfig, admin_router, router};
 use selfjudge::learn::generation::Generations;
 use selfjudge::learn::{CanaryWatch, LearnControl, Publisher};
-use selfjudge::model::{LanguageModel, LoadOptions, WeightStore};
-use selfjudge::preference::Principles;
-use selfjudge::preference::log::{FeedbackTrust, LogConfig, TrafficLog};
+use selfjudge::principles::Principles;
 use selfjudge::service::Service;
-use selfjudge::telemetry::Metrics;
 use serde_json::{Value, json};
+use telemetry::Metrics;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
+use traffic_log::{FeedbackTrust, LogConfig, TrafficLog};
 
 use crate::patience::PATIENCE;
 
@@ -65,7 +65,7 @@ pub fn engine() -> EngineConfig {
 }
 
 fn service(engine: &EngineConfig, metrics: &Metrics) -> Service {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let model = LanguageModel::load(&dir, &LoadOptions::default()).unwrap();
     let weights = WeightStore::new(model.decoder().clone());
     let (engine, _) = Engine::start(weights, engine, metrics.engine.clone()).unwrap();

@@ -2,7 +2,7 @@
 
 use axum::response::Response;
 use selfjudge::http::{AdminHosts, Cors, Permitted, metrics_router};
-use selfjudge::preference::log::Consent;
+use traffic_log::Consent;
 
 use super::*;
 

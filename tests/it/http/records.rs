@@ -277,12 +277,12 @@ fn principals_of_every_kind_see_their_own_alone() {
 /// Operators' users were stored as users of a caller's key before. Where no caller has that name, they still find their records.
 #[test]
 fn a_user_of_an_operators_key_finds_what_was_stored_before() {
-    use selfjudge::preference::log::{NewRecord, Principal, Prompt, RecordKind, Sample};
+    use traffic_log::{NewRecord, Principal, Prompt, RecordKind, Sample};
     let stored = |logged: &Logged| {
         let record = NewRecord {
             kind: RecordKind::Generate,
             principal: Principal::of_user(Some("root"), "eve"),
-            consent: selfjudge::preference::log::Consent {
+            consent: traffic_log::Consent {
                 retain: true,
                 train: false,
             },

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use selfjudge::engine::EngineConfig;
+use engine::EngineConfig;
 
 use super::*;
 use crate::patience::{until, until_quick_enough};

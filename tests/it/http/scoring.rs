@@ -242,7 +242,7 @@ fn bytes_are_true_and_half_characters_have_names() {
 
 /// The pocket model with a tokenizer that takes the space off the start of a text, as Llama 2's does.
 fn stripping() -> Router {
-    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(&pocket).unwrap() {
         let entry = entry.unwrap();

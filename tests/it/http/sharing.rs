@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::http::header::RETRY_AFTER;
+use engine::{QueueLimits, TenantShare};
 use futures::StreamExt;
-use selfjudge::engine::{QueueLimits, TenantShare};
 
 use super::refusing::until;
 use super::*;

@@ -3,7 +3,7 @@
 use axum::body::BodyDataStream;
 use futures::StreamExt;
 use selfjudge::http::{OnLogFailure, Permitted};
-use selfjudge::preference::log::Consent;
+use traffic_log::Consent;
 
 use super::*;
 use crate::patience::until;

@@ -3,18 +3,18 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
+use model::ModelConfig;
+use model::adapter::{AdapterWeights, LoraConfig, LoraPair};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use selfjudge::model::ModelConfig;
-use selfjudge::model::adapter::{AdapterWeights, LoraConfig, LoraPair};
-use selfjudge::train::base::Adapter;
 use serde_json::{Value, json};
+use train::base::Adapter;
 
 use super::support::{Follower, LEARN, Program, Setup, question, wait_for};
 
 /// An adapter of rank 4 that changes answers a little.
 fn adapter(dir: &Path, seed: u64) {
-    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let spec = ModelConfig::from_dir(&pocket).unwrap().spec;
     let config = LoraConfig {
         r: 4,

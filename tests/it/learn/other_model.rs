@@ -8,7 +8,7 @@ use super::support::{LEARN, Program, Setup, copy, question, wait_for, with_traff
 
 /// The default model with one file changed.
 fn other_model(file: &str, change: impl Fn(&mut Vec<u8>)) -> tempfile::TempDir {
-    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/pocket");
+    let pocket = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(&pocket).unwrap() {
         let path = entry.unwrap().path();

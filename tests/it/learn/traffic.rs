@@ -4,8 +4,8 @@ use std::path::Path;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use selfjudge::preference::log::{LogConfig, RecordId, Scope, TrafficLog};
 use serde_json::{Value, json};
+use traffic_log::{LogConfig, RecordId, Scope, TrafficLog};
 
 use super::support::{LEARN, Program, Setup, question, wait_for, with_traffic};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use selfjudge::preference::log::{GenerationId, NewStage};
 use serde_json::json;
+use traffic_log::{GenerationId, NewStage};
 
 use super::support::{LEARN, Program, Setup, wait_for};
 use super::traffic::in_log;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use selfjudge::preference::log::{Pointer, Scope};
+use traffic_log::{Pointer, Scope};
 
 use super::versions::{generation, to};
 use super::*;

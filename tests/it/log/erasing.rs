@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use selfjudge::preference::log::{Feedback, Principal, Scope, now};
+use traffic_log::{Feedback, Principal, Scope, now};
 
 use super::*;
 

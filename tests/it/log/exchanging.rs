@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
+use judge::{Format, OnUnusable, PlainText, Record, RecordReader, read_records};
 use parquet::basic::{Compression, Repetition};
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType};
 use parquet::file::properties::WriterProperties;
@@ -10,12 +11,10 @@ use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use selfjudge::preference::log::{
+use text::{Message, Role};
+use traffic_log::{
     DrawSpec, ExportFilter, Feedback, FeedbackTrust, Imported, LoggedPair, LoggedRecord,
     PairFormat, PairSource, Principal, PromptKind, Scope,
-};
-use selfjudge::preference::{
-    Format, Message, OnUnusable, PlainText, Record, RecordReader, Role, read_records,
 };
 
 use super::*;
@@ -197,7 +196,7 @@ fn a_parquet_file_has_one_kind_of_prompt_and_lists_of_messages() {
 /// pyarrow, which `datasets`, pandas and TRL read with, gets the rows and types that were written.
 #[test]
 fn pyarrow_opens_what_is_exported() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/pairs.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/pairs.py");
     let Some(mut reader) = python(&[script.to_str().unwrap()], "--check") else {
         skipped(Need::Pyarrow, "Python with pyarrow");
         return;

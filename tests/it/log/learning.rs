@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use selfjudge::preference::log::{
+use sqlx::Row;
+use traffic_log::{
     Addition, DrawSpec, Feedback, FeedbackTrust, GenerationId, LoggedPair, NewGeneration, NewStage,
     PairSource, RedactCommand, Result, Scope, Split, StageId, StageOutcome, TrainerLease,
 };
-use sqlx::Row;
 
 use super::*;
 

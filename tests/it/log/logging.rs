@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::join_all;
-use selfjudge::preference::log::{
+use serde_json::json;
+use text::{Message, Role};
+use traffic_log::{
     Feedback, FeedbackTrust, LogError, PairSource, Principal, Prompt, RedactCommand, Scope, now,
 };
-use selfjudge::preference::{Message, Role};
-use serde_json::json;
 
 use super::*;
 

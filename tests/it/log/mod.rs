@@ -14,12 +14,12 @@ mod versions;
 use std::future::Future;
 use std::time::Duration;
 
-use selfjudge::preference::log::{
+use serde_json::json;
+use sqlx::{AnyConnection, AssertSqlSafe, Connection};
+use traffic_log::{
     Consent, IdempotencyKey, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt,
     RecordId, RecordKind, Sample, TrafficLog,
 };
-use serde_json::json;
-use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
 use crate::patience::PATIENCE;
 use crate::support::{Need, skipped};

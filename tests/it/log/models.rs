@@ -1,9 +1,9 @@
 //! Whose token ids a record has, callers who cannot be told apart, and stages that are given up.
 
-use selfjudge::preference::log::{
+use traffic_log::{
     DrawSpec, Eligible, ModelIdentity, NewGeneration, NewStage, StageOutcome, TrainerLease,
 };
-use selfjudge::preference::log::{GenerationId, MAX_DEATHS};
+use traffic_log::{GenerationId, MAX_DEATHS};
 
 use super::*;
 

@@ -1,6 +1,6 @@
 //! Names of calls: what they stand for, and what is stored of them.
 
-use selfjudge::preference::log::{Principal, Scope};
+use traffic_log::{Principal, Scope};
 
 use super::*;
 

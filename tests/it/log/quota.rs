@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selfjudge::preference::log::{Principal, Scope};
+use traffic_log::{Principal, Scope};
 
 use super::*;
 
@@ -103,7 +103,7 @@ fn expired_records_make_room() {
         let log = open(&config).await;
         log.append(large("ann")).await.unwrap();
         assert!(log.append(large("ann")).await.is_err());
-        let later = selfjudge::preference::log::now() + 3_600_000;
+        let later = traffic_log::now() + 3_600_000;
         assert_eq!(log.expire(later).await.unwrap(), 1);
         log.append(large("ann")).await.unwrap();
     });
@@ -111,7 +111,7 @@ fn expired_records_make_room() {
 
 #[test]
 fn edits_count_and_an_edit_over_an_edit_counts_once() {
-    use selfjudge::preference::log::Feedback;
+    use traffic_log::Feedback;
     on_both(async |mut config| {
         config.principal_quota = Some(20_000);
         let log = open(&config).await;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use selfjudge::preference::log::{SaltPlace, Scope};
+use traffic_log::{SaltPlace, Scope};
 
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use selfjudge::preference::log::{
+use traffic_log::{
     GenerationId, GenerationState, NewGeneration, NewStage, Pointer, PointerMove, TrainerLease,
 };
 

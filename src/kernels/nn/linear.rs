@@ -1,0 +1,209 @@
+//! Linear layers: with a plain weight for training or a weight packed for serving, with an optional low-rank adapter for all
+//! rows, and any number of adapters for some rows each.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Result, Tensor};
+
+use super::adapter::{AdaptedRows, adapt_rows};
+use super::dropout::Dropout;
+use crate::linear::{PackedLinear, add_bias, linear, lora_linear, spreads};
+
+/// A linear layer `y = x W^T + b`, plus `scale * (x A^T) B^T` if an adapter is attached (Hu et al. 2021).
+///
+/// # Shapes
+/// `x` is `[rows, in]`, `weight` `[out, in]`, `bias` `[out]`, `A` `[r, in]`, `B` `[out, r]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    lora: Option<Lora>,
+    /// The index at which adapters of single rows keep their factors for this layer.
+    place: Option<usize>,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    /// Differentiable, on any device.
+    Plain {
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
+    /// Packed once at load, bias included; CPU, no gradient.
+    Packed(Arc<PackedLinear>),
+}
+
+/// A low-rank update of one linear layer.
+#[derive(Debug, Clone)]
+pub struct Lora {
+    pub a: Tensor,
+    pub b: Tensor,
+    pub scale: f64,
+    /// Dropout on the update's input, in training passes only.
+    pub dropout: Option<Dropout>,
+}
+
+impl Lora {
+    fn update(&self, x: &Tensor) -> Result<Tensor> {
+        linear(&linear(x, &self.a, None)?, &self.b, None)? * self.scale
+    }
+
+    /// Returns the input with dropout, if there is any.
+    fn dropped(&self, x: &Tensor) -> Result<Option<Tensor>> {
+        match &self.dropout {
+            Some(dropout) => dropout.of(x),
+            None => Ok(None),
+        }
+    }
+}
+
+impl Linear {
+    pub fn plain(weight: Tensor, bias: Option<Tensor>, lora: Option<Lora>) -> Self {
+        Self {
+            weight: Weight::Plain { weight, bias },
+            lora,
+            place: None,
+        }
+    }
+
+    pub fn packed(packed: PackedLinear, lora: Option<Lora>) -> Self {
+        Self {
+            weight: Weight::Packed(Arc::new(packed)),
+            lora,
+            place: None,
+        }
+    }
+
+    /// Returns the layer with its index among those of a decoder, by which an [`Adapter`](super::Adapter) finds its factors.
+    pub fn at(self, place: usize) -> Self {
+        Self {
+            place: Some(place),
+            ..self
+        }
+    }
+
+    pub(super) fn place(&self) -> Option<usize> {
+        self.place
+    }
+
+    /// Returns the bytes of the weight.
+    pub fn bytes(&self) -> usize {
+        match &self.weight {
+            Weight::Plain { weight, .. } => weight.elem_count() * weight.dtype().size_in_bytes(),
+            Weight::Packed(packed) => packed.bytes(),
+        }
+    }
+
+    /// Returns the weight if it is a plain tensor.
+    pub fn plain_weight(&self) -> Option<&Tensor> {
+        match &self.weight {
+            Weight::Plain { weight, .. } => Some(weight),
+            Weight::Packed(_) => None,
+        }
+    }
+
+    /// Returns the given rows of the weight, `[ids.len(), in]`, as an embedding lookup: in the weight's dtype and differentiable if it
+    /// is plain; in f32 if it is packed.
+    ///
+    /// # Errors
+    /// Errors if there is no such row.
+    pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain { weight, .. } => {
+                weight.index_select(&Tensor::new(ids, weight.device())?, 0)
+            }
+            Weight::Packed(packed) => packed.rows(ids),
+        }
+    }
+
+    /// Returns the dtype of the weight.
+    pub fn dtype(&self) -> DType {
+        match &self.weight {
+            Weight::Plain { weight, .. } => weight.dtype(),
+            Weight::Packed(packed) => packed.format().dtype(),
+        }
+    }
+
+    /// Applies the layer to `x`, with adapters on the rows of `adapted`.
+    pub fn forward(&self, x: &Tensor, adapted: &[AdaptedRows<'_>]) -> Result<Tensor> {
+        let [y] = Self::forward_all([self], x, adapted)?;
+        Ok(y)
+    }
+
+    /// Applies several layers to one input. Packed layers are computed as one product: x is read once, with one call of the thread
+    /// pool.
+    pub fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        adapted: &[AdaptedRows<'_>],
+    ) -> Result<[Tensor; N]> {
+        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
+        if !packed.is_empty() && x.track_op() {
+            candle_core::bail!("a packed weight has no gradient: train the plain model");
+        }
+        let results: Result<Vec<Tensor>> = match <[&PackedLinear; N]>::try_from(packed) {
+            Ok(packed) => layers
+                .iter()
+                .zip(PackedLinear::apply_all(packed, x)?)
+                .map(|(layer, y)| layer.adapt(x, y))
+                .collect(),
+            Err(_) => layers.iter().map(|layer| layer.whole(x)).collect(),
+        };
+        let results = results?
+            .try_into()
+            .expect("one for each layer; this is a bug");
+        adapt_rows(layers, x, &results, adapted)?;
+        Ok(results)
+    }
+
+    /// Returns whether a product of this many rows with these layers uses the whole device, rather than one thread of a CPU.
+    pub(super) fn spreads(layers: &[&Self], rows: usize) -> bool {
+        let packed: Vec<&PackedLinear> = layers.iter().filter_map(|l| l.packed_weight()).collect();
+        packed.len() < layers.len() || spreads(packed, rows)
+    }
+
+    /// Adds the layer's product with `x` to the rows of `y` from `first` on, in place.
+    pub(super) fn add_product(&self, x: &Tensor, y: &Tensor, first: usize) -> Result<()> {
+        let rows = y.narrow(0, first, x.dim(0)?)?;
+        match &self.weight {
+            Weight::Packed(packed) => packed.add_to(&rows, x),
+            Weight::Plain { .. } => y.slice_set(&(rows + self.product(x)?)?, 0, first),
+        }
+    }
+
+    fn packed_weight(&self) -> Option<&PackedLinear> {
+        match &self.weight {
+            Weight::Packed(packed) => Some(packed),
+            Weight::Plain { .. } => None,
+        }
+    }
+
+    /// Returns the product including the adapter's update.
+    fn whole(&self, x: &Tensor) -> Result<Tensor> {
+        let (Weight::Plain { weight, bias }, Some(lora)) = (&self.weight, &self.lora) else {
+            return self.adapt(x, self.product(x)?);
+        };
+        match lora.dropped(x)? {
+            // The base reads the input without dropout.
+            Some(dropped) => self.product(x)? + lora.update(&dropped)?,
+            None => {
+                let Lora { a, b, scale, .. } = lora;
+                add_bias(lora_linear(x, weight, a, b, *scale)?, bias.as_ref())
+            }
+        }
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain { weight, bias } => linear(x, weight, bias.as_ref()),
+            Weight::Packed(packed) => packed.apply(x),
+        }
+    }
+
+    /// Adds the adapter's update for `x` to the product `y`.
+    fn adapt(&self, x: &Tensor, y: Tensor) -> Result<Tensor> {
+        match &self.lora {
+            None => Ok(y),
+            Some(lora) => y + lora.update(lora.dropped(x)?.as_ref().unwrap_or(x))?,
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The judge's self-test at the start, and after every change of the judging weights.
+
+use super::{AppError, FOLLOW};
+use crate::service::{SelfTest, SelfTestSet, Service};
+use model::{Role, WeightsName};
+
+/// Tests the current judge, and logs a failure.
+///
+/// # Errors
+/// Fails if the pairs cannot be judged.
+pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<SelfTest, AppError> {
+    let test = service.run_self_test(set).await?;
+    if !test.reliable() {
+        tracing::warn!(
+            "the judge ({}) failed its self-test: {}; its verdicts say `reliable: false`, see docs/judge.md",
+            test.weights.as_str(),
+            test.summary()
+        );
+    }
+    Ok(test)
+}
+
+/// Checks that the judge passed its self-test before learning starts.
+///
+/// # Errors
+/// Returns [`AppError::Config`] with the numbers if it failed.
+pub(super) fn check_teacher(service: &Service, allow_untrained: bool) -> Result<(), AppError> {
+    match service.self_test().filter(|test| !test.reliable()) {
+        Some(test) if !allow_untrained => Err(AppError::Config(format!(
+            "learning is refused because the model failed its self-test as a judge: {}; train it to judge first \
+             (docs/judge.md), or say --allow-untrained-judge",
+            test.summary()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Tests every judge that begins to serve.
+pub(super) async fn watch_judge(service: Service, set: SelfTestSet) {
+    let mut failed: Option<WeightsName> = None;
+    loop {
+        tokio::time::sleep(FOLLOW).await;
+        let serving = service.weights().lease(Role::Judge, None).name().clone();
+        let tested = service
+            .self_test()
+            .is_some_and(|test| test.weights == serving);
+        if tested || failed.as_ref() == Some(&serving) {
+            continue;
+        }
+        match test_judge(&service, &set).await {
+            Ok(_) => failed = None,
+            Err(error) => {
+                tracing::warn!(
+                    "the judge ({}) could not be tested: {error}",
+                    serving.as_str()
+                );
+                failed = Some(serving);
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! `selfjudge train dpo --follow`: runs the learner of a server as a separate process.
+//!
+//! It reads the log that servers write and moves the pointers that they follow. It uses the same code as a server, with an engine for
+//! its own samples and verdicts, and no sockets except the operators'.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use axum_server::Handle;
+use candle_core::Device;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::listener::{admin_hosts, keys_in, own_files_alone};
+use super::prompt_args::variables;
+use super::runtime::runtime;
+use super::salt::SaltArgs;
+use super::sockets::{Banner, Sockets};
+use super::values::address;
+use crate::app::{
+    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
+    model_name,
+};
+use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, JudgingPolicy, OnLogFailure, Permitted};
+use crate::learn::LearnConfig;
+use engine::EngineConfig;
+use telemetry::LogFormat;
+use text::{ChatSetup, Variables};
+use traffic_log::{Consent, FeedbackTrust, LogConfig};
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Following a server's log")]
+pub struct FollowArgs {
+    /// Learn from the log of running servers instead of files, until SIGTERM.
+    #[arg(long, requires = "data_dir", conflicts_with_all = ["config", "data", "output_dir", "reference", "resume"])]
+    pub follow: bool,
+    /// The servers' data directory, in which generations are written.
+    #[arg(long, requires = "follow")]
+    data_dir: Option<PathBuf>,
+    /// The servers' log, if it is not in the data directory.
+    #[arg(long, requires = "follow")]
+    log_url: Option<String>,
+    #[command(flatten)]
+    salt: SaltArgs,
+    /// When feedback is learned from, with the servers' value: never, corroborated (the judge agrees) or always.
+    #[arg(long, requires = "follow", default_value = "never")]
+    trust_feedback: FeedbackTrust,
+    /// A TOML file of the learner's settings; the defaults without a file.
+    #[arg(long, requires = "follow")]
+    learn: Option<PathBuf>,
+    /// The servers' chat template, if it is not the model's own.
+    #[arg(long, requires = "follow", value_name = "FILE")]
+    chat_template: Option<PathBuf>,
+    /// The servers' variables of the chat template, as a JSON object.
+    #[arg(long, requires = "follow", value_name = "JSON", value_parser = variables)]
+    chat_template_kwargs: Option<Variables>,
+    /// Learn even if the judge failed its self-test.
+    #[arg(long, requires = "follow", alias = "untrained-judge")]
+    allow_untrained_judge: bool,
+    /// A listener for operators, as on a server: /train, /generations, /events, /metrics and so on.
+    #[arg(long, requires = "follow", value_parser = address)]
+    admin_listen: Option<SocketAddr>,
+    /// A file of operators' keys. Without one the operators' listener must be on a loopback address.
+    #[arg(long, requires = "admin_listen")]
+    admin_key_file: Option<PathBuf>,
+    /// A host name of the operators' listener, besides its address and localhost. May be given several times.
+    #[arg(long, requires = "admin_listen")]
+    admin_host: Vec<String>,
+    /// A listener for /metrics, /health and /ready only, without a key.
+    #[arg(long, requires = "follow", value_parser = address)]
+    metrics_listen: Option<SocketAddr>,
+}
+
+/// Learns until a signal stops it. `model` and `adapter` are those of the servers; the pocket model if none is given.
+pub fn run(
+    args: &FollowArgs,
+    model: Option<&str>,
+    adapter: Option<&Path>,
+    device: Device,
+    threads: usize,
+    lines: LogFormat,
+) -> anyhow::Result<String> {
+    own_files_alone();
+    let admin_keys = match &args.admin_key_file {
+        Some(path) => keys_in(path)?,
+        None => ApiKeys::default(),
+    };
+    let admin_hosts = admin_hosts(args.admin_listen, &admin_keys, &args.admin_host)?;
+    let dir = args
+        .data_dir
+        .as_ref()
+        .context("--follow needs --data-dir")?;
+    anyhow::ensure!(
+        dir.is_dir(),
+        "the data directory {} {}: it is what a server was given as --data-dir",
+        dir.display(),
+        if dir.exists() {
+            "is no directory"
+        } else {
+            "does not exist"
+        }
+    );
+    let data_dir = DataDir::open(dir).with_context(|| format!("cannot use {}", dir.display()))?;
+    let config = AppConfig {
+        model_name: model_name(model),
+        model: ModelFiles::resolve(model)?,
+        adapter: adapter.map(Path::to_owned),
+        prompts: PromptOptions {
+            chat: ChatSetup {
+                template: args.chat_template.clone(),
+                variables: args.chat_template_kwargs.clone().unwrap_or_default(),
+                ..ChatSetup::default()
+            },
+            ..PromptOptions::default()
+        },
+        device,
+        engine: EngineConfig::default(),
+        http: HttpConfig {
+            admin_keys,
+            admin_hosts,
+            judging: JudgingPolicy {
+                allow_untrained: args.allow_untrained_judge,
+                ..JudgingPolicy::default()
+            },
+            ..HttpConfig::default()
+        },
+        traffic: TrafficOptions {
+            log: Some(LogConfig {
+                trust: args.trust_feedback,
+                ..args.salt.over(match &args.log_url {
+                    Some(url) => LogConfig::new(url),
+                    None => data_dir.log(),
+                })
+            }),
+            default: Consent::default(),
+            allowed: Permitted::default(),
+            strangers: Permitted::default(),
+            on_failure: OnLogFailure::Refuse,
+            trust_user: false,
+        },
+        learn: Some(LearnOptions {
+            config: match &args.learn {
+                Some(file) => LearnConfig::from_file(file)?,
+                None => LearnConfig::default(),
+            },
+            threads,
+            // This process serves no callers.
+            min_share: 1.0,
+            canary_share: 0.0,
+            on_death: OnDeath::End,
+        }),
+        data_dir: Some(data_dir),
+        self_test: true,
+        memory_check: true,
+    };
+    let runtime = runtime(2)?;
+    let (ended, stopped) = runtime.block_on(async {
+        let app = App::start(config).await?;
+        let (mut terminate, mut interrupt) = (
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        );
+        tracing::info!("learning from {}", dir.display());
+        let sockets = Sockets::open(None, args.admin_listen, args.metrics_listen, None).await?;
+        let banner = Banner::of(&app, &sockets, lines);
+        sockets.serve(&app, &Handle::new(), &ConnectionLimits::default())?;
+        banner.say();
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+            why = app.failure() => Err(anyhow::anyhow!(why)),
+        };
+        anyhow::Ok((ended, app.stop().await))
+    })?;
+    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    stopped.join();
+    ended.map(|()| "stopped".to_owned())
+}

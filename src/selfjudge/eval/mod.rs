@@ -1,0 +1,26 @@
+//! Evaluation of a model as policy and as judge, against ground truth where it exists.
+
+pub mod judge;
+pub mod metrics;
+pub mod stats;
+pub mod subject;
+
+pub use stats::Estimate;
+pub use subject::{ModelSubject, Subject};
+
+/// An error of an evaluation.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
+    #[error(transparent)]
+    Judge(#[from] ::judge::JudgeError),
+    #[error(transparent)]
+    Text(#[from] text::TextError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Options(&'static str),
+    #[error("cannot draw the plot: {0}")]
+    Plot(String),
+}

@@ -1,0 +1,70 @@
+//! The subject of an evaluation: it answers conversations and compares answers.
+
+use super::EvalError;
+use judge::{Comparison, Judge, Verdict};
+use model::{LanguageModel, SampleParams};
+use text::Message;
+use text::{ChatTemplate, RenderOptions, Tokenizer};
+
+/// A policy that is its own judge.
+pub trait Subject {
+    /// Returns one answer to each conversation: greedy at temperature 0, otherwise sampled with `seed` and a separate random stream per
+    /// conversation, numbered by its position.
+    fn answer(
+        &mut self,
+        conversations: &[Vec<Message>],
+        temperature: f32,
+        seed: u64,
+    ) -> Result<Vec<String>, EvalError>;
+
+    /// Returns a verdict on each comparison, with both orders read.
+    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError>;
+}
+
+/// A loaded model as policy and judge.
+pub struct ModelSubject<'a> {
+    pub model: &'a LanguageModel,
+    pub tokenizer: Tokenizer,
+    pub chat: ChatTemplate,
+    pub judge: Judge,
+    pub stop_ids: Vec<u32>,
+    pub max_new_tokens: usize,
+}
+
+impl Subject for ModelSubject<'_> {
+    fn answer(
+        &mut self,
+        conversations: &[Vec<Message>],
+        temperature: f32,
+        seed: u64,
+    ) -> Result<Vec<String>, EvalError> {
+        let options = RenderOptions::for_generation();
+        let prompts = conversations
+            .iter()
+            .map(|messages| {
+                let rendered = self.chat.render(messages, &options)?;
+                Ok(self.tokenizer.encode_rendered(&rendered)?.ids)
+            })
+            .collect::<Result<Vec<_>, EvalError>>()?;
+        let completions = self.model.sample(
+            &prompts,
+            &SampleParams {
+                temperature,
+                max_new_tokens: self.max_new_tokens,
+                seed,
+                stop_ids: self.stop_ids.clone(),
+            },
+        )?;
+        completions
+            .iter()
+            .map(|completion| Ok(self.tokenizer.decode(&completion.ids, true)?))
+            .collect()
+    }
+
+    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError> {
+        let verdicts = self.judge.judge(comparisons, |prompts, labels| {
+            self.model.label_logprobs(prompts, labels)
+        })?;
+        Ok(verdicts)
+    }
+}

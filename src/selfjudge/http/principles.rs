@@ -1,0 +1,175 @@
+//! `GET` and `PUT /principles`: the table of principles that answers are judged by.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::AppState;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{JsonBody, null_is_absent};
+use super::traffic::Identity;
+use crate::principles::VersionedTable;
+use judge::{Polarity, Principle, PrincipleTable};
+
+/// Maximum number of principles in a table; each costs a forward pass per pair and order.
+const MAX_PRINCIPLES: usize = 256;
+
+/// The table and its version.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TableBody {
+    /// The version of the table. In a replacement, the version that is replaced: 409 if another is current.
+    pub version: u64,
+    /// All principles, at most 256.
+    #[schema(max_items = 256)]
+    pub principles: Vec<TablePrinciple>,
+}
+
+/// A principle of the table.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TablePrinciple {
+    /// The id of the principle in calls and records.
+    #[schema(min_length = 1)]
+    pub id: String,
+    /// The text that the judge reads.
+    #[schema(min_length = 1)]
+    pub text: String,
+    /// The opposite of the text, for prompts that list several principles and for contrasts in training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negative: Option<String>,
+    /// The weight of its verdict: 0 (never judged), or from 1e-6 to 1e6.
+    #[serde(default = "one", deserialize_with = "weight_or_one")]
+    #[schema(minimum = 0, maximum = 1000000)]
+    pub weight: f64,
+    /// Whether the text describes the better answer or the worse one; by default `encourage`.
+    #[serde(default, deserialize_with = "null_is_absent")]
+    pub polarity: PolarityBody,
+    /// Whether every pair for training is judged by it, besides the principles that the learner's settings name; never with weight 0.
+    /// Calls that name principles are judged by those alone.
+    #[serde(default, deserialize_with = "null_is_absent")]
+    pub always: bool,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn weight_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(one))
+}
+
+/// Whether the text describes the better answer or the worse one. In the latter case its verdict is inverted.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PolarityBody {
+    #[default]
+    Encourage,
+    Forbid,
+}
+
+impl From<&VersionedTable> for TableBody {
+    fn from(table: &VersionedTable) -> Self {
+        let body = |principle: &Principle| TablePrinciple {
+            id: principle.id.clone(),
+            text: principle.text.clone(),
+            negative: principle.negative.clone(),
+            weight: principle.weight,
+            polarity: match principle.polarity {
+                Polarity::Encourage => PolarityBody::Encourage,
+                Polarity::Forbid => PolarityBody::Forbid,
+            },
+            always: principle.always,
+        };
+        Self {
+            version: table.version,
+            principles: table.table.iter().map(body).collect(),
+        }
+    }
+}
+
+impl From<TablePrinciple> for Principle {
+    fn from(body: TablePrinciple) -> Self {
+        Self {
+            id: body.id,
+            text: body.text,
+            negative: body.negative,
+            weight: body.weight,
+            polarity: match body.polarity {
+                PolarityBody::Encourage => Polarity::Encourage,
+                PolarityBody::Forbid => Polarity::Forbid,
+            },
+            always: body.always,
+        }
+    }
+}
+
+/// Lists the principles in force.
+///
+/// `"principles": "table"` judges by all of them, and a call may name some of them by id.
+#[utoipa::path(
+    get,
+    path = "/principles",
+    tag = "selfjudge",
+    responses((status = 200, body = TableBody), (status = "4XX", body = ErrorBody))
+)]
+pub async fn principles(State(state): State<AppState>) -> Json<TableBody> {
+    Json(TableBody::from(&*state.principles.current()))
+}
+
+/// Replaces the table of principles.
+///
+/// Verdicts change with the next call, and training with its next stage; the judge is not retrained. `version` must be the current
+/// one.
+#[utoipa::path(
+    put,
+    path = "/principles",
+    tag = "admin",
+    request_body(content = TableBody, examples(
+        ("weights" = (value = json!({
+            "version": 1,
+            "principles": [
+                {"id": "correct", "text": "correct", "weight": 3},
+                {"id": "brief", "text": "brief", "weight": 0},
+                {"id": "polite", "text": "polite", "weight": 0.5, "polarity": "forbid"}
+            ]
+        })))
+    )),
+    responses(
+        (status = 200, description = "The table, with its new version", body = TableBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn replace(
+    State(state): State<AppState>,
+    identity: Identity,
+    JsonBody(body): JsonBody<TableBody>,
+) -> Result<Json<TableBody>, ApiError> {
+    if body.principles.len() > MAX_PRINCIPLES {
+        let message = format!("must be at most {MAX_PRINCIPLES}");
+        return Err(ApiError::invalid("principles", message));
+    }
+    let principles = body.principles.into_iter().map(Principle::from).collect();
+    let table = PrincipleTable::new(principles)
+        .map_err(|error| ApiError::invalid("principles", error.to_string()))?;
+    let current = state.principles.clone();
+    let replaced = tokio::task::spawn_blocking(move || current.replace(body.version, table));
+    let table = replaced.await.map_err(|_| ApiError::shutting_down())??;
+    if let Some(log) = &state.traffic.log {
+        let detail = json!({"version": table.version, "weights": weights(&table)});
+        let actor = identity.actor();
+        // The table is in force already, so a failure to write the audit trail must not look like a failure of the replacement.
+        if let Err(error) = log.audit(&actor, "principles.replaced", detail).await {
+            tracing::error!(%error, version = table.version, "principles.replaced is not in the audit trail");
+        }
+    }
+    Ok(Json(TableBody::from(&*table)))
+}
+
+fn weights(table: &VersionedTable) -> serde_json::Map<String, serde_json::Value> {
+    let weight = |principle: &Principle| (principle.id.clone(), json!(principle.weight));
+    table.table.iter().map(weight).collect()
+}

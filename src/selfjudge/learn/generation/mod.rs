@@ -1,0 +1,378 @@
+//! Generations: immutable directories named by the digest of their contents, written atomically.
+//!
+//! ```text
+//! generations/<id>/adapter_config.json  adapter_model.safetensors    the served adapter, in PEFT's format
+//!                  trained.safetensors                               with ExPO: the factors as they were trained
+//!                  manifest.json                                     its lineage, and the digest of every file
+//! ```
+//!
+//! The next stage starts from the trained factors with a new optimizer and schedule: a stage of sDPO is a training run of its own, and
+//! moments of gradients against the last reference do not apply to the new one. A generation therefore has no optimizer state; an
+//! interrupted stage continues from its checkpoints. (Generations of earlier versions have optimizer state, which is never read.)
+//!
+//! For a model that is served with an adapter, learning starts there: generation 0 is the model with that adapter, and every later
+//! generation is a whole adapter over the bare model, which serves without the first.
+//!
+//! An adapter is a change of one base: a generation is served and trained further only on the weights and with the tokenizer that its
+//! manifest names ([`Bases`]).
+//!
+//! The id is the SHA-256 of the manifest. The manifest does not depend on the clock or the machine, so the same trajectory gives the
+//! same id however often it was interrupted. A generation is written into `tmp-*`; every file is synced, then the directory, which is
+//! then renamed, and finally the parent is synced.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::LearnError;
+use super::base::Bases;
+use model::adapter::{CONFIG_FILE, WEIGHTS_FILE};
+use train::TrainError;
+use train::base::Adapter;
+use train::checkpoint::{entries, sync};
+use train::digest::{ListedFile, sha256_bytes};
+
+const MANIFEST: &str = "manifest.json";
+const TRAINED: &str = "trained.safetensors";
+/// The name of the model without an adapter in pointers.
+const BASE: &str = "base";
+
+/// The origin of a generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The version it was trained from.
+    pub parent: String,
+    /// The reference policy of its updates.
+    pub reference: String,
+    /// The version that judged its pairs.
+    pub judge: String,
+    pub stage: u64,
+    pub updates: u64,
+    /// Number of pairs in its updates.
+    pub pairs: u64,
+    /// Digest of its base weights, including the adapter applied to them at the start.
+    pub base: String,
+    /// Digest of that adapter; none if learning started from the bare model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// Digest of its tokenizer; none in generations of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<String>,
+    /// ExPO: the served change of the base is the trained change times `1 + extrapolate`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub extrapolate: f32,
+    /// All settings of its training.
+    pub config: serde_json::Value,
+}
+
+fn is_zero(number: &f32) -> bool {
+    *number == 0.0
+}
+
+/// The contents of `manifest.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    #[serde(flatten)]
+    pub lineage: Lineage,
+    pub files: Vec<ListedFile>,
+}
+
+impl Manifest {
+    /// Checks that every listed file is directly in the directory, and that the loaded files are listed, because unlisted files are not
+    /// verified. Returns the problem as the error.
+    fn check_names(&self) -> Result<(), String> {
+        let plain = |name: &str| {
+            let mut parts = Path::new(name).components();
+            matches!((parts.next(), parts.next()), (Some(Component::Normal(only)), None) if only == name)
+        };
+        if let Some(strange) = self.files.iter().find(|listed| !plain(&listed.name)) {
+            return Err(format!(
+                "{MANIFEST} lists {:?}, which is no file of it",
+                strange.name
+            ));
+        }
+        let mut loaded = vec![WEIGHTS_FILE, CONFIG_FILE];
+        if self.lineage.extrapolate != 0.0 {
+            loaded.push(TRAINED);
+        }
+        let listed = |name: &&str| self.files.iter().any(|listed| listed.name == *name);
+        match loaded.iter().find(|name| !listed(name)) {
+            Some(missing) => Err(format!("{MANIFEST} does not list {missing}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns whether a name is a SHA-256 in hexadecimal.
+fn is_digest(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Applies ExPO (arXiv 2404.16792): writes `base + (1 + by) (trained - base)`, which for an adapter scales its `B`. `dir` has the trained
+/// adapter, whose factors are kept in a separate file.
+///
+/// # Errors
+/// Errors from the file system.
+pub fn extrapolate(dir: &Path, trained: Adapter, by: f32) -> Result<(), TrainError> {
+    let (from, to) = (dir.join(WEIGHTS_FILE), dir.join(TRAINED));
+    fs::rename(&from, &to).map_err(TrainError::io("cannot rename", &from))?;
+    let mut served = trained;
+    for pair in served.weights.values_mut() {
+        pair.b = (&pair.b * f64::from(1.0 + by))?;
+    }
+    served.save(dir)
+}
+
+/// The generations in one directory.
+#[derive(Debug, Clone)]
+pub struct Generations {
+    root: PathBuf,
+    /// The model that serves them; none if this process does not serve.
+    bases: Option<Bases>,
+    /// The adapter of generation 0, applied to the model.
+    first: Option<Adapter>,
+}
+
+impl Generations {
+    /// Opens (and creates) the directory. Only the one trainer may sweep it, see [`Self::sweep`]. Serving and learning require
+    /// binding it to a model first: [`Self::of`].
+    ///
+    /// # Errors
+    /// Errors from the file system.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, LearnError> {
+        let root = root.into();
+        fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;
+        Ok(Self {
+            root,
+            bases: None,
+            first: None,
+        })
+    }
+
+    /// Restricts the generations to those of this model.
+    pub fn of(self, bases: Bases) -> Self {
+        Self {
+            bases: Some(bases),
+            ..self
+        }
+    }
+
+    /// Sets the adapter of generation 0, from which learning starts and which a rollback restores.
+    pub fn beginning_with(self, first: Option<Adapter>) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Returns the adapter of generation 0; none if generation 0 is the bare model.
+    pub fn first(&self) -> Option<&Adapter> {
+        self.first.as_ref()
+    }
+
+    /// Checks that no generation here was trained over the same model with another initial adapter, or without one.
+    ///
+    /// # Errors
+    /// Names such a generation and both adapters; errors from the file system.
+    pub fn check_first(&self) -> Result<(), LearnError> {
+        let Some(bases) = &self.bases else {
+            return Ok(());
+        };
+        for id in self.ids()? {
+            let path = self.root.join(&id).join(MANIFEST);
+            let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
+            // A damaged manifest is reported when its generation is used.
+            if let Ok(manifest) = serde_json::from_slice::<Manifest>(&text) {
+                bases.check_adapter(&id, &manifest.lineage)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the incomplete files of a killed trainer.
+    ///
+    /// # Errors
+    /// Errors from the file system.
+    pub fn sweep(&self) -> Result<(), LearnError> {
+        for path in entries(&self.root)? {
+            let name = path.file_name().unwrap_or_default();
+            if name.as_encoded_bytes().starts_with(b"tmp-") {
+                fs::remove_dir_all(&path).map_err(TrainError::io("cannot remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a generation: `write` puts files (no directories) into the directory it is given. Returns the id; an existing generation
+    /// with that id stays unchanged.
+    ///
+    /// # Errors
+    /// Errors from `write` and the file system, for example a full disk; no files are left behind then.
+    pub fn write(
+        &self,
+        lineage: Lineage,
+        write: impl FnOnce(&Path) -> Result<(), TrainError>,
+    ) -> Result<String, LearnError> {
+        let tmp = self.root.join(format!("tmp-{}", std::process::id()));
+        let written = self.write_into(&tmp, lineage, write);
+        if written.is_err() {
+            // On a full disk the space is needed; if this fails too, the next start sweeps.
+            let _ = fs::remove_dir_all(&tmp);
+        }
+        written
+    }
+
+    fn write_into(
+        &self,
+        tmp: &Path,
+        lineage: Lineage,
+        write: impl FnOnce(&Path) -> Result<(), TrainError>,
+    ) -> Result<String, LearnError> {
+        if tmp.exists() {
+            fs::remove_dir_all(tmp).map_err(TrainError::io("cannot remove", tmp))?;
+        }
+        fs::create_dir(tmp).map_err(TrainError::io("cannot create", tmp))?;
+        write(tmp)?;
+        fault::point("generation.write");
+        let mut files = Vec::new();
+        for path in entries(tmp)? {
+            sync(&path)?;
+            files.push(ListedFile::of(&path)?);
+        }
+        let text = serde_json::to_vec_pretty(&Manifest { lineage, files })?;
+        let id = sha256_bytes(&text);
+        let manifest = tmp.join(MANIFEST);
+        fs::write(&manifest, text).map_err(TrainError::io("cannot write", &manifest))?;
+        sync(&manifest)?;
+        sync(tmp)?;
+        let dir = self.root.join(&id);
+        if dir.exists() {
+            fs::remove_dir_all(tmp).map_err(TrainError::io("cannot remove", tmp))?;
+        } else {
+            fs::rename(tmp, &dir).map_err(TrainError::io("cannot rename", tmp))?;
+            sync(&self.root)?;
+        }
+        fault::point("generation.renamed");
+        Ok(id)
+    }
+
+    /// Returns the directory of a generation and its manifest, after verifying every file's digest and that the generation belongs to
+    /// this model's base and tokenizer.
+    ///
+    /// # Errors
+    /// Fails if the id is malformed or unknown, or if a file is missing or damaged; [`LearnError::OtherBase`].
+    pub fn verified(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
+        // The id comes from a client: only a well-formed digest may become part of a path.
+        let dir = self.root.join(if is_digest(id) { id } else { "" });
+        let path = dir.join(MANIFEST);
+        if !is_digest(id) || !path.is_file() {
+            return Err(LearnError::NoGeneration(id.to_owned()));
+        }
+        let damaged = |detail: String| LearnError::DamagedGeneration {
+            id: id.to_owned(),
+            detail,
+        };
+        let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
+        if sha256_bytes(&text) != id {
+            return Err(damaged(format!("{MANIFEST} is not what was written")));
+        }
+        let manifest: Manifest = serde_json::from_slice(&text)?;
+        // Checked before the digests, which take long: a generation of another model is unusable even if it is intact.
+        if let Some(bases) = &self.bases {
+            bases.check(id, &manifest.lineage)?;
+        }
+        manifest.check_names().map_err(damaged)?;
+        for listed in &manifest.files {
+            match listed.is_in(&dir) {
+                Ok(true) => {}
+                Ok(false) => {
+                    return Err(damaged(format!("{} is not what was written", listed.name)));
+                }
+                Err(error) => return Err(damaged(error.to_string())),
+            }
+        }
+        Ok((dir, manifest))
+    }
+
+    /// Deletes the files of generations that never served, beyond the newest. `never_served` holds their ids, the newest first, of which
+    /// `keep` stay. After a directory is moved aside, `pointed` returns whether a pointer names it by now. Returns the deleted ids.
+    ///
+    /// # Errors
+    /// Errors from the file system and from `pointed`.
+    pub async fn prune(
+        &self,
+        never_served: Vec<String>,
+        keep: usize,
+        pointed: impl AsyncFn(&str) -> Result<bool, LearnError>,
+    ) -> Result<Vec<String>, LearnError> {
+        let mut pruned = Vec::new();
+        let there = never_served.into_iter();
+        let there = there.filter(|id| is_digest(id) && self.root.join(id).is_dir());
+        for id in there.skip(keep) {
+            let (dir, aside) = (
+                self.root.join(&id),
+                self.root.join(format!("tmp-pruned-{id}")),
+            );
+            fs::rename(&dir, &aside).map_err(TrainError::io("cannot rename", &dir))?;
+            // A directory that was moved aside cannot be promoted any more, because a promotion loads it first.
+            if pointed(&id).await? {
+                fs::rename(&aside, &dir).map_err(TrainError::io("cannot rename", &aside))?;
+                continue;
+            }
+            fs::remove_dir_all(&aside).map_err(TrainError::io("cannot remove", &aside))?;
+            pruned.push(id);
+        }
+        if !pruned.is_empty() {
+            sync(&self.root)?;
+        }
+        Ok(pruned)
+    }
+
+    /// Returns the served adapter of a generation, verified; for the base, its initial adapter if there is one.
+    ///
+    /// # Errors
+    /// Errors as [`Self::verified`]; files that are not an adapter.
+    pub fn served(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
+        if name == BASE {
+            return Ok(self.first.clone());
+        }
+        let (dir, _) = self.verified(name)?;
+        Ok(Some(Adapter::load(&dir)?))
+    }
+
+    /// Returns the adapter from which training continues: the one after the stage's updates. For the base as [`Self::served`].
+    ///
+    /// # Errors
+    /// Errors as [`Self::served`].
+    pub fn trained(&self, name: &str) -> Result<Option<Adapter>, LearnError> {
+        if name == BASE {
+            return Ok(self.first.clone());
+        }
+        let (dir, manifest) = self.verified(name)?;
+        Ok(Some(match manifest.lineage.extrapolate {
+            0.0 => Adapter::load(&dir)?,
+            _ => Adapter::load_weights(&dir, TRAINED)?,
+        }))
+    }
+
+    /// Returns whether the served adapter differs from the trained one.
+    ///
+    /// # Errors
+    /// Errors as [`Self::verified`].
+    pub fn is_extrapolated(&self, name: &str) -> Result<bool, LearnError> {
+        Ok(name != BASE && self.verified(name)?.1.lineage.extrapolate != 0.0)
+    }
+
+    /// Returns the ids of all complete generations.
+    ///
+    /// # Errors
+    /// Errors from the file system.
+    pub fn ids(&self) -> Result<Vec<String>, LearnError> {
+        let ids = entries(&self.root)?.into_iter().filter_map(|path| {
+            let name = path.file_name()?.to_str()?;
+            (name.len() == 64 && path.join(MANIFEST).is_file()).then(|| name.to_owned())
+        });
+        Ok(ids.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Learning from traffic: logged prompts become on-policy pairs, pairs become updates, and updates become served versions.
+//!
+//! This is SELF-JUDGE (arXiv 2402.11253, section 3.3) made continuous. The files, in the order of the algorithm:
+//!
+//! | file | contents |
+//! |---|---|
+//! | `config` | all settings |
+//! | `learner` | the loop: take the lease, begin a stage, update, conclude |
+//! | `waiting` | the reasons why no stage runs |
+//! | `begin`, `pool`, `stage` | a stage: disjoint prompts of the log, easy ones first across stages, cut into updates (sDPO) |
+//! | `update` | the pairs of an update, and what the log keeps of them |
+//! | `rollout` | fresh answers from the current policy |
+//! | `judging` | the pinned judge reads both orders under the table's principles (SALMON); which answers make a pair |
+//! | `contrast`, `generator` | SSO: chosen and rejected answers sampled under opposed principles |
+//! | `logged` | pairs of logged answers: replay of earlier stages, feedback of callers |
+//! | `training` | the updates of a stage |
+//! | `trainer` | the DPO trainer on its own threads, at lower priority than serving |
+//! | `conclude`, `gate/` | the tests that a candidate must pass before it serves |
+//! | `generation`, `base` | immutable directories named by their digest, bound to one base and tokenizer |
+//! | `tidy` | which of those directories are kept on disk |
+//! | `publish` | from pointers to served weights |
+//! | `canary` | the health of a version that a share of the callers tries out |
+//! | `status`, `record`, `staleness`, `past` | status and metrics of learning, also after a restart |
+//!
+//! # Differences from the papers
+//! 1. SELF-JUDGE trains once over its prompts. Here stages follow each other as long as traffic arrives, each with its own data, and
+//!    the reference of a stage is the policy it starts from (sDPO, arXiv 2403.19270). sDPO sorts whole data sources once, by how often
+//!    the initial model prefers their chosen answers. Traffic has no sources and no end, so prompts are sorted instead, by the pinned
+//!    judge's certainty about a pair of the reference's answers, one pool of `stage.pool` stages at a time (`pool`). Within a pool the
+//!    stages go from easy to hard. The saved state of a stage has its prompts and those that it leaves over from the pool.
+//! 2. SELF-JUDGE keeps every judged pair. Here pairs whose orders disagree are dropped by default (SALMON, arXiv 2310.05910).
+//! 3. The released code ends cut-off samples with an end token and re-tokenises text. Here token ids are kept as they were
+//!    sampled, and a cut-off sample makes no pair.
+//! 4. A principle of SSO (arXiv 2410.17131v2) comes from a list instead of being written by a language model for each query.
+//!    Plain-text prompts have no place for a principle and make ordinary pairs.
+//! 5. SALMON samples three principles per rollout. Here all named principles are judged, each separately, and averaged by weight. Its
+//!    prohibitions against reward hacking are the principles that the table marks `always`, judged in addition.
+//! 6. No paper learns from callers' feedback. It is off by default; if trusted, it gives a few off-policy pairs (`logged`).
+//! 6. No paper learns from callers' feedback. It is off by default; if trusted, it gives a few off-policy pairs (`logged`).
+
+pub mod base;
+mod begin;
+mod canary;
+mod conclude;
+pub mod config;
+mod contrast;
+pub mod gate;
+pub mod generation;
+mod generator;
+mod judging;
+mod learner;
+mod logged;
+mod past;
+mod pool;
+mod publish;
+mod record;
+pub mod rollout;
+mod stage;
+mod staleness;
+mod status;
+mod tidy;
+mod trainer;
+mod training;
+mod update;
+mod waiting;
+
+use crate::service::ServiceError;
+use traffic_log::LogError;
+use train::TrainError;
+
+pub use begin::judged_by;
+pub use canary::{CanaryBands, CanaryHealth, Verdict, Vitals};
+pub use config::LearnConfig;
+pub use gate::anchor::answer_ids;
+pub use learner::Learner;
+pub use publish::{CanaryWatch, Publisher};
+pub use staleness::Staleness;
+pub use status::{LearnControl, LearnStatus, Phase};
+pub use trainer::{Workshop, said};
+pub use waiting::{Waiting, WaitingReason};
+
+/// An error of learning.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error(transparent)]
+    Model(#[from] model::ModelError),
+    #[error("learning is set up wrongly: {0}")]
+    Config(String),
+    #[error("there is no generation `{0}` here")]
+    NoGeneration(String),
+    #[error("generation {id} is damaged: {detail}")]
+    DamagedGeneration { id: String, detail: String },
+    /// The adapter belongs to other weights or was trained with another tokenizer, so it cannot be used on this model.
+    #[error(
+        "generation {id} does not fit this model: {what} differ (made with {made}, here {here})"
+    )]
+    OtherBase {
+        id: String,
+        /// `the weights`, `the adapters at the start` or `the tokenizers`.
+        what: &'static str,
+        made: String,
+        here: String,
+    },
+    #[error(transparent)]
+    Principles(#[from] crate::principles::PrinciplesError),
+    #[error("a file of the learner: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The open stage cannot be read, because another version of the program wrote it.
+    #[error(
+        "stage {stage} was opened by another version of the program, which alone can go on with it: {detail}"
+    )]
+    OtherVersion { stage: i64, detail: String },
+    /// The trainer's thread panicked; its work in progress is discarded.
+    #[error("a training step panicked: {0}")]
+    Panicked(String),
+}

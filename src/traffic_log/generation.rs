@@ -1,0 +1,289 @@
+//! Generations of weights, and the pointers to those that serve, train, judge and are the reference.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row};
+
+use super::database::WriteTransaction;
+use super::record::stored_words;
+use super::{GenerationId, LogError, Result, StageId, TrafficLog, UnixMillis, events, rows};
+
+/// The weights of a finished stage, before the gates have run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewGeneration {
+    /// The digest of the generation's directory.
+    pub id: GenerationId,
+    /// The generation from which training started.
+    pub parent: GenerationId,
+    /// The reference policy of the stage's loss.
+    pub reference: GenerationId,
+    /// The stage that trained it; none for imported weights.
+    pub stage: Option<StageId>,
+    pub manifest: Value,
+}
+
+/// A generation as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Generation {
+    pub id: GenerationId,
+    pub parent: GenerationId,
+    pub reference: GenerationId,
+    pub stage: Option<StageId>,
+    pub manifest: Value,
+    /// The results of the gates; null before they have run.
+    pub gates: Value,
+    pub state: GenerationState,
+    pub created_at: UnixMillis,
+}
+
+/// The state of a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationState {
+    Candidate,
+    /// It has been the policy and has not been rolled back.
+    Promoted,
+    /// A gate rejected it.
+    Rejected,
+    /// It was the policy, until the policy went back to an earlier generation.
+    RolledBack,
+    /// Its files cannot be used.
+    Failed,
+}
+
+stored_words!(
+    GenerationState, "state of a generation",
+    Candidate => "candidate", Promoted => "promoted", Rejected => "rejected", RolledBack => "rolled_back", Failed => "failed",
+);
+
+/// A role to which a generation can be assigned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pointer {
+    /// The generation that serves.
+    Policy,
+    /// The generation from which the next stage's updates start. It is moved together with the policy.
+    Train,
+    /// The reference policy of the next stage's loss. It is moved together with the policy: in sDPO the reference is the last promoted
+    /// policy.
+    Reference,
+    /// The generation that judges. It is pinned: only an operator moves it, and no move of another pointer does.
+    Judge,
+    /// The generation that serves a share of the principals; equal to the policy if no canary is being tested.
+    Canary,
+}
+
+stored_words!(
+    Pointer, "pointer",
+    Policy => "policy", Train => "train", Reference => "reference", Judge => "judge", Canary => "canary",
+);
+
+/// All pointers at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pointers {
+    pub policy: GenerationId,
+    pub train: GenerationId,
+    pub reference: GenerationId,
+    pub judge: GenerationId,
+    pub canary: GenerationId,
+}
+
+/// A compare-and-swap of one pointer, which must be at `from`. If `to` = `from`, it is only a condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointerMove {
+    pub pointer: Pointer,
+    pub from: GenerationId,
+    pub to: GenerationId,
+}
+
+impl TrafficLog {
+    /// Returns all generations, newest first.
+    pub async fn generations(&self) -> Result<Vec<Generation>> {
+        let found = sqlx::query(
+            "SELECT id, parent, reference, stage, manifest, gates, state, created_at \
+             FROM generations ORDER BY created_at DESC, id",
+        )
+        .fetch_all(self.database().readers())
+        .await?;
+        found.iter().map(read).collect()
+    }
+
+    pub async fn generation(&self, id: &GenerationId) -> Result<Option<Generation>> {
+        let found = sqlx::query(
+            "SELECT id, parent, reference, stage, manifest, gates, state, created_at FROM generations WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(self.database().readers())
+        .await?;
+        found.as_ref().map(read).transpose()
+    }
+
+    /// Returns the generations of all pointers. Before any training all of them are the base.
+    pub async fn pointers(&self) -> Result<Pointers> {
+        let mut found: HashMap<Pointer, GenerationId> = HashMap::new();
+        for row in sqlx::query("SELECT name, generation FROM pointers")
+            .fetch_all(self.database().readers())
+            .await?
+        {
+            let generation: String = row.try_get("generation")?;
+            let pointer = Pointer::stored(row.try_get("name")?)?;
+            found.insert(pointer, GenerationId::new(generation));
+        }
+        let mut at = |pointer: Pointer| {
+            found
+                .remove(&pointer)
+                .ok_or_else(|| LogError::Corrupt(format!("there is no pointer `{pointer}`")))
+        };
+        Ok(Pointers {
+            policy: at(Pointer::Policy)?,
+            train: at(Pointer::Train)?,
+            reference: at(Pointer::Reference)?,
+            judge: at(Pointer::Judge)?,
+            canary: at(Pointer::Canary)?,
+        })
+    }
+
+    /// Moves pointers by compare-and-swap: all of them and an audit event in one transaction, or none.
+    ///
+    /// The new generation of the policy becomes promoted. If the policy goes back, to the base or to a generation that was promoted
+    /// before, the old generation becomes rolled back.
+    ///
+    /// # Errors
+    /// Errors with [`LogError::Conflict`] if a pointer is not at `from`, with [`LogError::NotFound`] for an unknown generation, and with
+    /// [`LogError::Invalid`] for a generation whose files cannot be used.
+    pub async fn move_pointers(
+        &self,
+        moves: &[PointerMove],
+        actor: &str,
+        reason: &str,
+    ) -> Result<()> {
+        let mut transaction = self.database().begin().await?;
+        move_within(transaction.connection(), moves, actor, reason).await?;
+        commit_move(transaction).await
+    }
+}
+
+/// Commits a transaction that moved pointers.
+pub(super) async fn commit_move(transaction: WriteTransaction) -> Result<()> {
+    fault::point("log.pointer.before_commit");
+    transaction.commit().await?;
+    fault::point("log.pointer.after_commit");
+    Ok(())
+}
+
+/// Moves pointers as [`TrafficLog::move_pointers`] does, in an open transaction.
+pub(super) async fn move_within(
+    connection: &mut AnyConnection,
+    moves: &[PointerMove],
+    actor: &str,
+    reason: &str,
+) -> Result<()> {
+    // The order is fixed, so that two servers that move the same pointers wait for each other and cannot deadlock.
+    let mut moves = moves.to_vec();
+    moves.sort_by_key(|one| one.pointer.as_str());
+    let mut states: HashMap<&GenerationId, Option<GenerationState>> = HashMap::new();
+    for one in &moves {
+        swap(connection, one).await?;
+        let state = match states.entry(&one.to) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(new) => *new.insert(usable(connection, &one.to).await?),
+        };
+        if one.pointer == Pointer::Policy && one.from != one.to {
+            let back = one.to.is_base() || state == Some(GenerationState::Promoted);
+            set_state(connection, &one.to, GenerationState::Promoted).await?;
+            if back {
+                set_state(connection, &one.from, GenerationState::RolledBack).await?;
+            }
+        }
+    }
+    let moved: Vec<_> = moves
+        .iter()
+        .map(|one| json!({ "pointer": one.pointer, "from": one.from, "to": one.to }))
+        .collect();
+    let detail = json!({ "moves": moved, "reason": reason });
+    events::append(connection, actor, "pointers.moved", detail).await
+}
+
+async fn swap(connection: &mut AnyConnection, one: &PointerMove) -> Result<()> {
+    let swapped =
+        sqlx::query("UPDATE pointers SET generation = $1 WHERE name = $2 AND generation = $3")
+            .bind(one.to.as_str())
+            .bind(one.pointer.as_str())
+            .bind(one.from.as_str())
+            .execute(&mut *connection)
+            .await?;
+    if swapped.rows_affected() == 1 {
+        return Ok(());
+    }
+    let found: String = sqlx::query_scalar("SELECT generation FROM pointers WHERE name = $1")
+        .bind(one.pointer.as_str())
+        .fetch_one(connection)
+        .await?;
+    Err(LogError::Conflict {
+        pointer: one.pointer,
+        expected: one.from.clone(),
+        found: GenerationId::new(found),
+    })
+}
+
+/// Returns the state of a generation, which must be usable; none for the base.
+async fn usable(
+    connection: &mut AnyConnection,
+    id: &GenerationId,
+) -> Result<Option<GenerationState>> {
+    if id.is_base() {
+        return Ok(None);
+    }
+    let state: Option<String> = sqlx::query_scalar("SELECT state FROM generations WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_optional(connection)
+        .await?;
+    let Some(state) = state else {
+        return Err(unknown(id));
+    };
+    match GenerationState::stored(&state)? {
+        GenerationState::Failed => Err(LogError::Invalid(format!(
+            "the files of generation {id} cannot be used"
+        ))),
+        state => Ok(Some(state)),
+    }
+}
+
+/// Sets the state of a generation; has no effect on the base, which has no state.
+pub(super) async fn set_state(
+    connection: &mut AnyConnection,
+    id: &GenerationId,
+    state: GenerationState,
+) -> Result<()> {
+    sqlx::query("UPDATE generations SET state = $1 WHERE id = $2")
+        .bind(state.as_str())
+        .bind(id.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) fn unknown(id: &GenerationId) -> LogError {
+    LogError::NotFound {
+        what: "generation",
+        id: id.to_string(),
+    }
+}
+
+fn read(row: &AnyRow) -> Result<Generation> {
+    let name = |column: &str| row.try_get::<String, _>(column).map(GenerationId::new);
+    Ok(Generation {
+        id: name("id")?,
+        parent: name("parent")?,
+        reference: name("reference")?,
+        stage: row.try_get::<Option<i64>, _>("stage")?.map(StageId),
+        manifest: rows::from_json(row.try_get("manifest")?)?,
+        gates: rows::from_json(row.try_get("gates")?)?,
+        state: GenerationState::stored(row.try_get("state")?)?,
+        created_at: row.try_get("created_at")?,
+    })
+}
