@@ -2,12 +2,12 @@
 # Runs the README's learning chapter from nothing: a server, 900 calls, one stage, its gates. Ends with 0 if every run promoted its
 # candidate.
 #
-#   examples/one_stage.sh [path of selfjudge, default target/release/selfjudge] [runs, default 1] [first seed, default 1]
+#   examples/one_stage.sh [directory of the programs, default target/release] [runs, default 1] [first seed, default 1]
 #
-# Needs curl and xargs. CALLS and LEARN change the number of calls and the file of settings.
+# Needs curl and xargs, and the programs (cargo build --release --workspace). CALLS and LEARN change the number of calls and the file of settings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-program=${1:-target/release/selfjudge}
+programs=${1:-target/release}
 runs=${2:-1}
 first=${3:-1}
 calls=${CALLS:-900}
@@ -23,7 +23,7 @@ promoted=0
 for ((run = 0; run < runs; run++)); do
   seed=$((first + run))
   data=$work/data-$seed
-  "$program" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --data-dir "$data" --learn "$learn" 2>"$work/log-$seed" &
+  "$programs/selfjudge" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --data-dir "$data" --learn "$learn" 2>"$work/log-$seed" &
   server=$!
   until grep -q '^for operators: ' "$work/log-$seed"; do
     kill -0 "$server" 2>/dev/null || { cat "$work/log-$seed"; exit 1; }
@@ -32,7 +32,7 @@ for ((run = 0; run < runs; run++)); do
   url=$(grep -o -m1 ' on http://[0-9.:]*[0-9]' "$work/log-$seed" | cut -c5-)
   admin=$(sed -n 's/^for operators: //p' "$work/log-$seed")
   begun=$SECONDS
-  "$program" pocket traffic --calls "$calls" --seed "$seed" >"$work/traffic.jsonl"
+  "$programs/pocket" traffic --calls "$calls" --seed "$seed" >"$work/traffic.jsonl"
   xargs -P 8 -d '\n' -I{} curl -sS -f -o /dev/null "$url/generate" -d {} <"$work/traffic.jsonl"
   called=$SECONDS
   until

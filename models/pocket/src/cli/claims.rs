@@ -1,4 +1,4 @@
-//! `selfjudge pocket claims`: tests the papers' claims on the pocket model.
+//! `pocket claims`: tests the papers' claims on the pocket model.
 
 use std::path::PathBuf;
 

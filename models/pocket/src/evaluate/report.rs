@@ -10,7 +10,7 @@ use crate::world::corpus::held_out_tasks;
 use crate::world::task::LEVEL_WEIGHTS;
 use selfjudge::eval::{Estimate, EvalError, Subject};
 
-/// The report of `selfjudge eval pocket`.
+/// The report of `pocket evaluate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PocketReport {
     pub options: PocketOptions,

@@ -91,7 +91,7 @@ mod tests {
         let committed = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/anchors.jsonl"));
         assert!(
             committed.as_bytes() == made,
-            "selfjudge pocket anchors --out models/pocket/anchors.jsonl"
+            "pocket anchors --out models/pocket/anchors.jsonl"
         );
         assert!(made.len() < 60_000, "{}", made.len());
     }
