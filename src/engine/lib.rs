@@ -45,6 +45,8 @@ mod kv_cache;
 mod model_runner;
 mod output;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod prompt_tests;
 #[cfg(test)]
 mod reference_tests;

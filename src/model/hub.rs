@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use hf_hub::{HFClient, HFError};
-
 use super::error::ModelError;
 
-/// The files of a repository that are downloaded; other files (other weight formats, images) are not.
+/// The files of a repository that are downloaded beside its weights; other files (other weight formats, images) are not.
+#[cfg(feature = "hub")]
 const NEEDED: [&str; 10] = [
-    "config.json",
+    CONFIG,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -17,10 +16,10 @@ const NEEDED: [&str; 10] = [
     "chat_template.json",
     "judge_template.toml",
     "judge_self_test.jsonl",
-    // In the root only: `original/` and the like hold copies in other formats.
-    "model*.safetensors",
+    "model.safetensors.index.json",
 ];
-const INDEX: &str = "model.safetensors.index.json";
+#[cfg(feature = "hub")]
+const CONFIG: &str = "config.json";
 
 /// Returns the directory of a model: `model` itself if that is a directory, otherwise the download (or the cached copy)
 /// of the model id `owner/name`, or `owner/name@revision`.
@@ -30,13 +29,10 @@ const INDEX: &str = "model.safetensors.index.json";
 /// # Errors
 /// Errors with [`ModelError::Hub`] if the directory is missing, the id is unknown or the network cannot be reached; the message says which.
 pub fn resolve(model: &str) -> Result<PathBuf, ModelError> {
-    resolve_with(model, |client| client)
+    resolve_with(model, Hub::from_env())
 }
 
-fn resolve_with(
-    model: &str,
-    configure: impl FnOnce(hf_hub::HFClientBuilder) -> hf_hub::HFClientBuilder,
-) -> Result<PathBuf, ModelError> {
+fn resolve_with(model: &str, hub: Hub) -> Result<PathBuf, ModelError> {
     let path = Path::new(model);
     let failed = |message: String| ModelError::Hub {
         id: model.to_owned(),
@@ -58,33 +54,140 @@ fn resolve_with(
         ));
     };
 
-    // Two attempts: without a network the error must come within seconds.
-    let client = configure(HFClient::builder().retry_max_attempts(2))
-        .build_sync()
-        .map_err(|e| failed(e.to_string()))?;
-    let repository = client.model(owner, name);
-    let patterns = NEEDED.iter().copied().chain([INDEX]);
-    let download = |local_only: bool| {
-        repository
-            .snapshot_download()
-            .maybe_revision(revision.map(str::to_owned))
-            .allow_patterns(patterns.clone().map(str::to_owned).collect())
-            .local_files_only(local_only)
-            .send()
-    };
-    match download(false) {
-        Ok(dir) if dir.join("config.json").exists() => Ok(dir),
-        Ok(_) => Err(failed("the repository has no config.json".into())),
-        Err(HFError::Request { source, .. }) => match download(true) {
-            // A copy left incomplete by an interrupted download is rejected when its weights are opened.
-            Ok(dir) if dir.join("config.json").exists() => Ok(dir),
-            _ => Err(failed(format!(
-                "no such directory, not in the cache, and the model hub is out of reach ({}); \
-                 give a model directory instead",
-                root_cause(&source)
-            ))),
+    download(
+        &Id {
+            owner,
+            name,
+            revision,
         },
-        Err(error) => Err(failed(error.to_string())),
+        hub,
+    )
+    .map_err(failed)
+}
+
+/// A model's id on the hub.
+#[cfg_attr(
+    not(feature = "hub"),
+    expect(dead_code, reason = "only the client reads it")
+)]
+struct Id<'a> {
+    owner: &'a str,
+    name: &'a str,
+    revision: Option<&'a str>,
+}
+
+#[cfg(not(feature = "hub"))]
+fn download(_id: &Id<'_>, _hub: Hub) -> Result<PathBuf, String> {
+    Err(
+        "no such directory, and this program was built without the hub's client (feature `hub`)"
+            .to_owned(),
+    )
+}
+
+/// Downloads the needed files that the cache lacks, and returns their directory; without a network, the cached copy.
+#[cfg(feature = "hub")]
+fn download(id: &Id<'_>, hub: Hub) -> Result<PathBuf, String> {
+    use hf_hub::api::sync::ApiError;
+    use hf_hub::{Repo, RepoType};
+
+    let Id {
+        owner,
+        name,
+        revision,
+    } = id;
+    let revision = revision.unwrap_or("main").to_owned();
+    let repository = Repo::with_revision(format!("{owner}/{name}"), RepoType::Model, revision);
+    let api = hub.api.build().map_err(|error| error.to_string())?;
+    let remote = api.repo(repository.clone());
+    let fetched = remote.info().and_then(|info| {
+        let files = info.siblings.into_iter().map(|file| file.rfilename);
+        let needed = files.filter(|file| is_needed(file));
+        let paths = needed.map(|file| Ok((remote.get(&file)?, file)));
+        paths.collect::<Result<Vec<_>, ApiError>>()
+    });
+    let config = match fetched {
+        Ok(paths) => {
+            let config = paths.into_iter().find(|(_, file)| file == CONFIG);
+            config.ok_or("the repository has no config.json")?.0
+        }
+        Err(error) => match unreachable(&error) {
+            None => return Err(error.to_string()),
+            Some(Refusal::Status(status)) => {
+                return Err(format!(
+                    "the hub answers {status}: it has no such model or revision, or the model needs a token (HF_TOKEN)"
+                ));
+            }
+            // A copy left incomplete by an interrupted download is rejected when its weights are opened.
+            Some(Refusal::Unreachable(why)) => hub.cache.repo(repository).get(CONFIG).ok_or_else(|| {
+                format!(
+                    "no such directory, not in the cache, and the model hub is out of reach ({why}); give a model directory instead"
+                )
+            })?,
+        },
+    };
+    let dir = config.parent().map(Path::to_owned);
+    dir.ok_or_else(|| "the cached config.json has no directory".to_owned())
+}
+
+/// A failure that is the network's or the hub's, rather than this machine's.
+#[cfg(feature = "hub")]
+enum Refusal {
+    Status(u16),
+    Unreachable(String),
+}
+
+/// Returns how the hub could not be asked, if that is the failure.
+#[cfg(feature = "hub")]
+fn unreachable(error: &hf_hub::api::sync::ApiError) -> Option<Refusal> {
+    use hf_hub::api::sync::ApiError;
+    match error {
+        ApiError::TooManyRetries(last) => unreachable(last),
+        ApiError::RequestError(error) => Some(match **error {
+            ureq::Error::StatusCode(status @ 400..500) => Refusal::Status(status),
+            _ => Refusal::Unreachable(root_cause(error.as_ref())),
+        }),
+        _ => None,
+    }
+}
+
+/// Returns whether a file of a repository is downloaded.
+#[cfg(feature = "hub")]
+fn is_needed(file: &str) -> bool {
+    // In the root only: `original/` and the like hold copies in other formats.
+    let weights =
+        file.starts_with("model") && file.ends_with(".safetensors") && !file.contains('/');
+    weights || NEEDED.contains(&file)
+}
+
+/// The hub's client, and the cache that it fills.
+#[cfg(feature = "hub")]
+struct Hub {
+    api: hf_hub::api::sync::ApiBuilder,
+    cache: hf_hub::Cache,
+}
+
+#[cfg(not(feature = "hub"))]
+struct Hub;
+
+impl Hub {
+    /// Returns the client that Hugging Face's environment variables describe.
+    #[cfg(feature = "hub")]
+    fn from_env() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let cache = hf_hub::Cache::from_env();
+        let token = variable("HF_TOKEN").or_else(|| cache.token());
+        let mut api = hf_hub::api::sync::ApiBuilder::from_cache(cache.clone())
+            .with_token(token)
+            .with_retries(1);
+        if let Some(endpoint) = variable("HF_ENDPOINT") {
+            api = api.with_endpoint(endpoint);
+        }
+        Self { api, cache }
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn from_env() -> Self {
+        Self
     }
 }
 
@@ -136,6 +239,7 @@ fn no_directory(path: &Path) -> String {
     }
 }
 
+#[cfg(feature = "hub")]
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -222,6 +326,100 @@ mod tests {
         assert!(error.to_string().contains("GGUF"), "{error}");
     }
 
+    #[cfg(feature = "hub")]
+    fn hub(cache: &Path, endpoint: String) -> Hub {
+        let cache = hf_hub::Cache::new(cache.to_owned());
+        let api = hf_hub::api::sync::ApiBuilder::from_cache(cache.clone())
+            .with_endpoint(endpoint)
+            .with_progress(false);
+        Hub { api, cache }
+    }
+
+    /// Serves a repository of small files as the hub does, for as many connections as there are.
+    #[cfg(feature = "hub")]
+    fn serve_repository(files: &'static [(&'static str, &'static str)]) -> String {
+        use std::io::{BufRead, BufReader, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                let Some(request) = lines.next() else {
+                    continue;
+                };
+                let headers: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let range = headers
+                    .iter()
+                    .find(|line| line.to_lowercase().starts_with("range:"));
+                let path = request.split(' ').nth(1).unwrap_or_default();
+                let file = path.rsplit('/').next().unwrap_or_default();
+                let listed = files
+                    .iter()
+                    .map(|(name, _)| format!(r#"{{"rfilename":"{name}"}}"#));
+                let (status, body) = match path {
+                    "/api/models/some/model/revision/main" => {
+                        let siblings = listed.collect::<Vec<_>>().join(",");
+                        (
+                            "200 OK",
+                            format!(r#"{{"sha":"c0ffee","siblings":[{siblings}]}}"#),
+                        )
+                    }
+                    _ => match files.iter().find(|(name, _)| *name == file) {
+                        Some((_, text)) => ("206 Partial Content", (*text).to_owned()),
+                        None => ("404 Not Found", String::new()),
+                    },
+                };
+                let (sent, of) = match range {
+                    Some(range) if range.trim_end().ends_with("0-0") => (&body[..1], body.len()),
+                    _ => (&body[..], body.len()),
+                };
+                let last = sent.len().saturating_sub(1);
+                let _ = write!(
+                    &stream,
+                    "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-range: bytes 0-{last}/{of}\r\netag: \"{file}\"\r\n\
+                     x-repo-commit: c0ffee\r\nconnection: close\r\n\r\n{sent}",
+                    sent.len()
+                );
+            }
+        });
+        format!("http://{address}")
+    }
+
+    #[test]
+    #[cfg(feature = "hub")]
+    fn needed_files_are_downloaded_once_and_served_from_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let endpoint = serve_repository(&[
+            ("config.json", "{}"),
+            ("model-00001-of-00002.safetensors", "weights"),
+            ("pytorch_model.bin", "not needed"),
+        ]);
+        let dir = resolve_with("some/model", hub(cache.path(), endpoint)).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(dir.join("config.json")).unwrap(),
+            "{}"
+        );
+        let weights = dir.join("model-00001-of-00002.safetensors");
+        assert_eq!(std::fs::read_to_string(weights).unwrap(), "weights");
+        assert!(!dir.join("pytorch_model.bin").exists());
+        // Nothing listens at port 1.
+        let offline = hub(cache.path(), "http://127.0.0.1:1".to_owned());
+        assert_eq!(resolve_with("some/model", offline).unwrap(), dir);
+    }
+
+    #[test]
+    #[cfg(feature = "hub")]
+    fn an_unknown_model_is_said() {
+        let cache = tempfile::tempdir().unwrap();
+        let endpoint = serve_repository(&[]);
+        let error = resolve_with("no/model", hub(cache.path(), endpoint)).unwrap_err();
+        assert!(
+            error.to_string().contains("404") && error.to_string().contains("HF_TOKEN"),
+            "{error}"
+        );
+    }
+
+    #[cfg(feature = "hub")]
     #[test]
     fn an_unreachable_hub_is_said_clearly() {
         let cache = tempfile::tempdir().unwrap();
@@ -231,13 +429,10 @@ mod tests {
             .local_addr()
             .unwrap()
             .port();
-        let error = resolve_with("some/model", |client| {
-            client
-                .endpoint(format!("http://127.0.0.1:{port}"))
-                .cache_dir(cache.path())
-        })
-        .unwrap_err()
-        .to_string();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let error = resolve_with("some/model", hub(cache.path(), endpoint))
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("some/model") && error.contains("out of reach"),
             "{error}"

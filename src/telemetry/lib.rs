@@ -4,6 +4,7 @@
 
 mod call_times;
 mod metrics;
+#[cfg_attr(not(feature = "otlp"), path = "no_otlp.rs")]
 mod otlp;
 mod pace;
 

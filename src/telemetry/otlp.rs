@@ -7,9 +7,11 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -45,6 +47,7 @@ impl Exporting {
         }
         let exporter = SpanExporter::builder()
             .with_http()
+            .with_http_client(Client::new())
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
             .with_timeout(PATIENCE)
@@ -79,6 +82,29 @@ impl Drop for Exporting {
         if let Err(error) = self.0.shutdown_with_timeout(LAST_PATIENCE) {
             tracing::warn!(%error, "the last spans were not sent");
         }
+    }
+}
+
+/// Sends the exporter's requests from the thread that empties the queue; it waits for each.
+#[derive(Debug)]
+struct Client(ureq::Agent);
+
+impl Client {
+    fn new() -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(PATIENCE));
+        Self(config.build().into())
+    }
+}
+
+#[async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let response = self.0.run(request.map(Vec::from))?;
+        let (parts, mut body) = response.into_parts();
+        let body = body.read_to_vec()?;
+        Ok(Response::from_parts(parts, body.into()))
     }
 }
 

@@ -79,6 +79,11 @@ impl Database {
                 let sign = if config.url.contains('?') { '&' } else { '?' };
                 (Backend::Sqlite, format!("{}{sign}mode=rwc", config.url))
             }
+            Some("postgres" | "postgresql") if cfg!(not(feature = "postgres")) => {
+                return Err(LogError::Config(
+                    "this program was built without PostgreSQL (feature `postgres`)".to_owned(),
+                ));
+            }
             Some("postgres" | "postgresql") => (Backend::Postgres, config.url.clone()),
             _ => {
                 return Err(LogError::Config(

@@ -190,6 +190,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         let dir = config.output_dir.join("model");
         write_model(config, &model_dir, &model_config, &trainable, &dir)?;
         write_template(&template, &dir)?;
+        #[cfg(feature = "plots")]
         log.draw()?;
         manifest.end();
         manifest.write(&config.output_dir, config)?;

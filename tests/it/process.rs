@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
-use reqwest::blocking::Client;
 use serde_json::{Value, json};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::patience::{PATIENCE, client, eventually};
 use crate::support::{Need, python, shared_data, skipped};
@@ -204,17 +204,17 @@ fn it_speaks_https_with_a_certificate() {
     let server = Server::start(&["--tls-cert", &path(&cert), "--tls-key", &path(&key)]);
     assert!(server.url.starts_with("https://"));
     let port = server.url.rsplit(':').next().unwrap();
-    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
-    let client = Client::builder()
-        .timeout(PATIENCE)
-        .tls_certs_only([root])
+    let root = Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[root]));
+    let client: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(PATIENCE))
+        .tls_config(tls.build())
         .build()
-        .unwrap();
-    let answer = client
-        .get(format!("https://localhost:{port}/ready"))
-        .send()
-        .unwrap();
-    assert_eq!(answer.json::<Value>().unwrap()["status"], "ready");
+        .into();
+    let answer = client.get(format!("https://localhost:{port}/ready"));
+    let answer = answer.call().unwrap().body_mut().read_to_string().unwrap();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["status"], "ready");
 }
 
 #[test]

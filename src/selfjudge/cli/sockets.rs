@@ -44,6 +44,8 @@ impl Sockets {
                     let read = files::read(file, files::SMALL);
                     read.with_context(|| format!("cannot read {}", file.display()))
                 };
+                // Another library may have chosen the same provider already.
+                let _ = rustls::crypto::ring::default_provider().install_default();
                 let tls = RustlsConfig::from_pem(read(cert)?, read(key)?).await;
                 Some(tls.with_context(|| {
                     format!("cannot use {} and {}", cert.display(), key.display())

@@ -5,17 +5,16 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Json;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::AppState;
 use super::api_doc::api_doc;
+use super::docs_page;
 use super::error::ApiError;
 
 /// The purpose of a socket.
@@ -144,16 +143,10 @@ impl Listener {
 
     /// Returns the routes of the documentation: the page at `/docs`, the description, and the index at `/`.
     pub fn docs(self) -> Router<AppState> {
-        // By default the page would send its address to a public validator.
-        let config = Config::new(["/openapi.json"]).validator_url("none");
-        let page = SwaggerUi::new("/docs").config(config);
-        Router::new()
-            .merge(page.url("/openapi.json", self.description()))
-            .layer(middleware::from_fn(titled))
-            .route(
-                "/",
-                get(move |state, headers| signpost(self, state, headers)),
-            )
+        docs_page::routes(self.description()).route(
+            "/",
+            get(move |state, headers| signpost(self, state, headers)),
+        )
     }
 
     /// Returns the error for an unknown route.
@@ -286,7 +279,7 @@ async fn signpost(
             "program_version": env!("CARGO_PKG_VERSION"),
             "model": &*state.model_name,
             "judge_reliable": judges,
-            "docs": "/docs",
+            "docs": docs_page::PATH,
             "openapi": "/openapi.json",
             "routes": routes,
         }))
@@ -302,11 +295,14 @@ async fn signpost(
         .iter()
         .map(|route| format!("<li><code>{}</code></li>", escaped(route)))
         .collect();
+    let docs = docs_page::PATH.map_or(String::new(), |path| {
+        format!("<a href=\"{path}/\">Documentation, with examples to try</a> · ")
+    });
     let (title, model) = (listener.title(), escaped(&state.model_name));
     Html(format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}: {model}</title></head><body>\
          <h1>{title}</h1><p>Model: <code>{model}</code>, version {}.</p>{warning}\
-         <p><a href=\"/docs/\">Documentation, with examples to try</a> · <a href=\"/openapi.json\">OpenAPI description</a> · \
+         <p>{docs}<a href=\"/openapi.json\">OpenAPI description</a> · \
          <a href=\"/ready\">Readiness</a> · <a href=\"/metrics\">Metrics</a></p><ul>{routes}</ul></body></html>",
         env!("CARGO_PKG_VERSION"),
     ))
@@ -319,30 +315,6 @@ fn escaped(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
-}
-
-/// Puts the program's name on the documentation's page.
-async fn titled(request: Request, next: Next) -> Response {
-    /// Maximum bytes of the page, which has a few hundred.
-    const MOST: usize = 1 << 16;
-    let response = next.run(request).await;
-    let is_page = response
-        .headers()
-        .get(header::CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-    if !is_page {
-        return response;
-    }
-    let (mut parts, body) = response.into_parts();
-    let Ok(page) = axum::body::to_bytes(body, MOST).await else {
-        return super::layers::internal().into_response();
-    };
-    let page = String::from_utf8_lossy(&page).replace(
-        "<title>Swagger UI</title>",
-        "<title>selfjudge: the API</title>",
-    );
-    parts.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(parts, page.into())
 }
 
 /// Adds fallbacks that answer for the paths and methods that the listener lacks.

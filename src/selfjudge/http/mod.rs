@@ -8,6 +8,8 @@ mod client_address;
 mod connection;
 mod conversation;
 mod cors;
+#[cfg_attr(not(feature = "swagger"), path = "no_docs_page.rs")]
+mod docs_page;
 mod error;
 mod events;
 mod extract;

@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+#[cfg_attr(not(feature = "parquet"), path = "no_parquet_pairs.rs")]
 mod parquet_pairs;
 
 pub use export::{ExportFilter, PromptKind};

@@ -293,6 +293,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     let adapter_dir = if finished {
         let dir = config.output_dir.join("adapter");
         trainer.adapter()?.save(&dir)?;
+        #[cfg(feature = "plots")]
         log.draw()?;
         manifest.end();
         manifest.write(&config.output_dir, config)?;

@@ -4,6 +4,7 @@
 //! own.
 
 mod jsonl;
+#[cfg(feature = "plots")]
 mod plot;
 mod progress;
 mod tensorboard;
@@ -103,6 +104,10 @@ impl MetricsRow for StepMetrics {
 /// The files of one run: `metrics.jsonl`, `events.out.tfevents.*` and, at the end, `loss.svg`.
 #[derive(Debug)]
 pub struct MetricsLog<R> {
+    #[cfg_attr(
+        not(feature = "plots"),
+        expect(dead_code, reason = "curves are plotted there")
+    )]
     dir: PathBuf,
     jsonl: jsonl::JsonlLog,
     events: EventWriter,
@@ -143,10 +148,11 @@ impl<R: MetricsRow> MetricsLog<R> {
         &self.rows
     }
 
-    /// Draws `loss.svg` and returns its path.
+    /// Plots the curves as `loss.svg` and returns its path.
     ///
     /// # Errors
     /// Those of the file system.
+    #[cfg(feature = "plots")]
     pub fn draw(&self) -> Result<PathBuf, TrainError> {
         let path = self.dir.join("loss.svg");
         let svg = plot::loss_curve(&self.rows).map_err(|e| TrainError::bad_file(&path, e))?;
@@ -159,6 +165,7 @@ impl<R: MetricsRow> MetricsLog<R> {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "plots")]
     #[test]
     fn a_resumed_run_has_each_step_once() {
         let dir = tempfile::tempdir().unwrap();

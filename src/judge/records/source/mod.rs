@@ -4,6 +4,7 @@
 //! the longest record (at most [`MAX_RECORD_BYTES`] of JSON), for a Parquet file by its pages.
 
 mod array;
+#[cfg_attr(not(feature = "parquet"), path = "no_parquet.rs")]
 mod parquet;
 
 use std::fmt;

@@ -385,7 +385,9 @@ const READ_AT_ONCE: usize = 2;
     tag = "OpenAI",
     request_body(content = CompletionRequest, examples(
         ("1. a text" = (value = json!({"model": "pocket", "prompt": "5+7=12, 4+1+1=", "max_tokens": 8, "temperature": 0}))),
-        ("2. the best two of four, twice" = (value = json!({"prompt": ["2 plus", "3 plus"], "best_of": 4, "n": 2}))),
+        ("2. the best two of four, twice" = (value = json!({
+            "prompt": ["5+7=12, 4+1+1=", "12-5=7, 9-2="], "best_of": 4, "n": 2, "max_tokens": 4
+        }))),
         ("3. streamed, by token ids" = (value = json!({
             "prompt": [50, 32, 43], "stream": true, "stream_options": {"include_usage": true}, "logprobs": 1
         })))

@@ -513,7 +513,7 @@ mod tests {
             ),
         ];
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let doc = std::fs::read_to_string(root.join("docs/learning.md")).unwrap();
+        let doc = std::fs::read_to_string(root.join("../../docs/learning.md")).unwrap();
         let code = include_str!("mod.rs");
         for (prompts, pass_undecided, documented) in rows {
             let config = GateConfig {
