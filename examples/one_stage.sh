@@ -2,12 +2,14 @@
 # From nothing to generation 1 serves: starts a server in an empty directory, sends 900 calls, waits for one stage of learning and
 # prints its gates. docs/learning.md explains the steps. Ends with 0 if every run promoted its candidate.
 #
-#   examples/one_stage.sh [directory of the programs, default target/release] [runs, default 1] [first seed, default 1]
+#   cargo build --release -p selfjudge -p pocket
+#   examples/one_stage.sh [path of selfjudge, default target/release/selfjudge] [runs, default 1] [first seed, default 1]
 #
-# Needs curl and xargs, and less than a minute for each run on two cores. CALLS changes the number of calls, LEARN the file of settings.
+# The program `pocket`, which writes the calls, is expected beside selfjudge. Needs curl and xargs, and less than a minute for each run on two cores. CALLS changes the number of calls, LEARN the file of settings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-programs=${1:-target/release}
+program=${1:-target/release/selfjudge}
+pocket=$(dirname "$program")/pocket
 runs=${2:-1}
 first=${3:-1}
 calls=${CALLS:-900}
@@ -36,7 +38,7 @@ for ((run = 0; run < runs; run++)); do
 
   # Calls that may be kept and trained on.
   begun=$SECONDS
-  "$programs/pocket" traffic --calls "$calls" --seed "$seed" >"$work/traffic.jsonl"
+  "$pocket" traffic --calls "$calls" --seed "$seed" >"$work/traffic.jsonl"
   xargs -P 8 -d '\n' -I{} curl -sS -f -o /dev/null "$url/generate" -d {} <"$work/traffic.jsonl"
   called=$SECONDS
 
