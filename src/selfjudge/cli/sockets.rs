@@ -116,7 +116,7 @@ impl Banner {
             if let Some(test) = app.service.self_test() {
                 let verdict = match test.reliable() {
                     true => "the model judges reliably",
-                    false => "the model is not a trained judge, see docs/judge.md",
+                    false => "the model is not a trained judge, see docs/judging.md",
                 };
                 lines.push(format!("judge self-test: {verdict}: {}", test.summary()));
             }
