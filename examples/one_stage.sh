@@ -3,13 +3,12 @@
 # prints its gates. docs/learning.md explains the steps. Ends with 0 if every run promoted its candidate.
 #
 #   cargo build --release -p selfjudge -p pocket
-#   examples/one_stage.sh [path of selfjudge, default target/release/selfjudge] [runs, default 1] [first seed, default 1]
+#   examples/one_stage.sh [directory of the programs, default target/release] [runs, default 1] [first seed, default 1]
 #
-# The program `pocket`, which writes the calls, is expected beside selfjudge. Needs curl and xargs, and less than a minute for each run on two cores. CALLS changes the number of calls, LEARN the file of settings.
+# Needs curl and xargs, and less than a minute for each run on two cores. CALLS changes the number of calls, LEARN the file of settings.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-program=${1:-target/release/selfjudge}
-pocket=$(dirname "$program")/pocket
+programs=${1:-target/release}
 runs=${2:-1}
 first=${3:-1}
 calls=${CALLS:-900}
@@ -27,7 +26,7 @@ for ((run = 0; run < runs; run++)); do
   data=$work/data-$seed
 
   # A server with a log, a learner and a listener for operators, on free ports.
-  "$program" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --data-dir "$data" --learn "$learn" 2>"$work/log-$seed" &
+  "$programs/selfjudge" serve --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --data-dir "$data" --learn "$learn" 2>"$work/log-$seed" &
   server=$!
   until grep -q '^for operators: ' "$work/log-$seed"; do
     kill -0 "$server" 2>/dev/null || { cat "$work/log-$seed"; exit 1; }
@@ -38,7 +37,7 @@ for ((run = 0; run < runs; run++)); do
 
   # Calls that may be kept and trained on.
   begun=$SECONDS
-  "$pocket" traffic --calls "$calls" --seed "$seed" >"$work/traffic.jsonl"
+  "$programs/pocket" traffic --calls "$calls" --seed "$seed" >"$work/traffic.jsonl"
   xargs -P 8 -d '\n' -I{} curl -sS -f -o /dev/null "$url/generate" -d {} <"$work/traffic.jsonl"
   called=$SECONDS
 

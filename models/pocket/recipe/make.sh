@@ -2,7 +2,7 @@
 # Makes the default model from nothing in target/pocket. Run again after an interruption, it goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
-cargo build --release -p selfjudge -p pocket
+cargo build --release --workspace
 recipe=models/pocket/recipe out=target/pocket
 mkdir -p "$out"
 
