@@ -9,7 +9,7 @@ use super::tests::{pocket_in, runtime};
 use super::*;
 use kernels::linear::WeightFormat;
 use model::{LanguageModel, LoadOptions};
-use test_support::shared_data;
+use test_support::data;
 
 /// Tolerance for sums in another order.
 const TOLERANCE: f32 = 1e-4;
@@ -103,9 +103,7 @@ fn prompts_are_scored_as_the_dense_decoder_scores_them_in_any_mix() {
 /// Compares a third-party model with its golden values, which are also those of transformers.
 #[test]
 fn prompts_of_stories260k_are_as_probable_as_its_goldens_say() {
-    let Some(from) = shared_data("stories260k") else {
-        return;
-    };
+    let from = data("stories260k");
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {
         std::fs::copy(from.join(name), dir.path().join(name)).unwrap();

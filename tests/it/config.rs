@@ -5,7 +5,7 @@ use kernels::nn::rotary::{RopeScaling, RotaryEmbedding};
 use model::{Architecture, ModelConfig};
 use serde_json::{Value, json};
 
-use crate::support::{fixture, shared_data};
+use crate::support::{data, fixture};
 
 pub fn parse(config: &Value) -> Result<ModelConfig, String> {
     ModelConfig::from_json(&config.to_string()).map_err(|e| e.to_string())
@@ -36,9 +36,7 @@ pub fn llama(changes: Value) -> Value {
 
 #[test]
 fn real_configs_parse_or_are_refused_clearly() {
-    let Some(dir) = shared_data("model-configs") else {
-        return;
-    };
+    let dir = data("model-configs");
     let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
     let supported = [
         ("llama2_7b.json", Architecture::Llama, 32, 32, 128, false),
@@ -116,8 +114,7 @@ fn real_configs_parse_or_are_refused_clearly() {
             "{name}: {error}"
         );
     }
-    let stories = shared_data("stories260k").expect("lies beside model-configs");
-    let config = ModelConfig::from_dir(&stories).unwrap();
+    let config = ModelConfig::from_dir(&data("stories260k")).unwrap();
     assert_eq!((config.spec.head_dim, config.dtype), (8, Some(DType::F32)));
 }
 

@@ -14,7 +14,7 @@ use train::optim::{OptimConfig, Optimizer};
 use train::pass::Accumulator;
 use train::step::forward_backward;
 
-use crate::support::{fixture, shared_data};
+use crate::support::{data, fixture};
 
 /// A checkpoint's tensors in f32, as variables where they are to be trained.
 struct Tensors {
@@ -271,9 +271,7 @@ fn dynamic_scaling_gives_the_logits_of_transformers_generation_served_and_traine
 
 #[test]
 fn stories260k_reproduces_its_goldens() {
-    let Some(dir) = shared_data("stories260k") else {
-        return;
-    };
+    let dir = data("stories260k");
     let decoder = decoder(&dir);
     let golden: serde_json::Value =
         serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();

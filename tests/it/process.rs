@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::patience::{PATIENCE, client, eventually};
-use crate::support::{Need, python, shared_data, skipped};
+use crate::support::{data, python, root};
 
 /// A server with the default model, on a port of its own. Killed when dropped.
 pub struct Server {
@@ -108,9 +108,7 @@ fn it_is_ready_once_it_says_where_it_listens() {
 
 #[test]
 fn a_model_without_a_chat_template_serves_raw_routes_and_says_what_it_lacks() {
-    let Some(dir) = shared_data("stories260k") else {
-        return;
-    };
+    let dir = data("stories260k");
     let server = Server::start(&["--model", dir.to_str().unwrap()]);
     let client = client();
     let ask = |path: &str, body: &Value| {
@@ -260,12 +258,13 @@ fn keys_come_from_the_environment_or_a_file_and_nonsense_is_refused() {
 }
 
 #[test]
+#[cfg_attr(
+    not(has_clients),
+    ignore = "needs the Python clients: SELFJUDGE_REQUIRE=clients"
+)]
 fn openais_own_client_is_served() {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/clients/openai_client.py");
-    let Some(mut client) = python(&[script.to_str().unwrap()], "--check") else {
-        skipped(Need::Clients, "Python with OpenAI's client");
-        return;
-    };
+    let script = root().join("tests/clients/openai_client.py");
+    let mut client = python(&[script.to_str().unwrap()], "--check");
     let server = Server::start(&[]);
     let run = client.arg(&server.url).output().unwrap();
     assert!(
@@ -277,8 +276,12 @@ fn openais_own_client_is_served() {
 
 /// The npm package `openai` is found below `SELFJUDGE_NODE_MODULES`, or `target/clients/node_modules`.
 #[test]
+#[cfg_attr(
+    not(has_node),
+    ignore = "needs Node.js and the npm package openai: SELFJUDGE_REQUIRE=node"
+)]
 fn openais_client_for_node_is_served() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let modules = std::env::var_os("SELFJUDGE_NODE_MODULES");
     let modules = modules.map_or_else(|| root.join("target/clients/node_modules"), Into::into);
     let client = |argument: &str| {
@@ -288,10 +291,7 @@ fn openais_client_for_node_is_served() {
             .arg(argument);
         node.output()
     };
-    if !client("--check").is_ok_and(|output| output.status.success()) {
-        skipped(Need::Node, "Node.js with the npm package openai");
-        return;
-    }
+    assert!(client("--check").unwrap().status.success());
     let server = Server::start(&[]);
     let run = client(&server.url).unwrap();
     assert!(
@@ -303,13 +303,14 @@ fn openais_client_for_node_is_served() {
 
 /// Likelihoods of choices and of whole texts, and generations, as numpy has them of the weights alone.
 #[test]
+#[cfg_attr(
+    not(has_lm_eval),
+    ignore = "needs lm-eval and transformers: SELFJUDGE_REQUIRE=lm-eval"
+)]
 fn lm_eval_agrees_with_the_models_own_numbers() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let script = root.join("tests/clients/lm_eval/run.py");
-    let Some(mut client) = python(&[script.to_str().unwrap()], "--check") else {
-        skipped(Need::LmEval, "Python with lm-eval and transformers");
-        return;
-    };
+    let mut client = python(&[script.to_str().unwrap()], "--check");
     let server = Server::start(&[]);
     let cache = tempfile::tempdir().unwrap();
     let run = client
@@ -327,11 +328,12 @@ fn lm_eval_agrees_with_the_models_own_numbers() {
 
 /// Random requests by the API's description: never a 5xx, never an answer that is not as described.
 #[test]
+#[cfg_attr(
+    not(has_clients),
+    ignore = "needs the Python clients: SELFJUDGE_REQUIRE=clients"
+)]
 fn schemathesis_finds_nothing() {
-    let Some(mut client) = python(&["-m", "schemathesis.cli"], "--version") else {
-        skipped(Need::Clients, "Python with schemathesis");
-        return;
-    };
+    let mut client = python(&["-m", "schemathesis.cli"], "--version");
     let server = Server::start(&[]);
     let dir = tempfile::tempdir().unwrap();
     let run = client

@@ -8,37 +8,37 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use model::LanguageModel;
 
-pub use test_support::{Need, shared_data, skipped};
+pub use test_support::{data, root};
 
 /// A committed fixture.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures")
-        .join(name)
+    root().join("tests/fixtures").join(name)
 }
 
-/// Python (`SELFJUDGE_PYTHON`, or `python3`) with `arguments`, if it succeeds with `check` after them.
-pub fn python(arguments: &[&str], check: &str) -> Option<Command> {
+/// Returns Python (`SELFJUDGE_PYTHON`, or `python3`) with `arguments`, which succeeds with `check` after them.
+pub fn python(arguments: &[&str], check: &str) -> Command {
     let python = std::env::var("SELFJUDGE_PYTHON").unwrap_or_else(|_| "python3".into());
-    let mut command = Command::new(&python);
     let checked = Command::new(&python).args(arguments).arg(check).output();
-    checked
-        .is_ok_and(|output| output.status.success())
-        .then(|| {
-            command.args(arguments);
-            command
-        })
+    let checked = checked.unwrap_or_else(|error| panic!("{python}: {error}"));
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(
+        checked.status.success(),
+        "{python} {arguments:?} {check}: {said}"
+    );
+    let mut command = Command::new(&python);
+    command.args(arguments);
+    command
 }
 
-/// Transformers (and peft, for an adapter) gives the same log-probabilities after `ids`, which the model loaded in f32 gives;
-/// says so and passes where they are not installed.
+/// Asserts that transformers (and peft, for an adapter) gives the log-probabilities after `ids` that the model loaded in f32 gives; with
+/// `has_transformers` only.
 pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageModel, ids: &[u32]) {
     let script = fixture("peft_readback.py");
     let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
-    let Some(mut python) = python(&[&script.display().to_string()], "--check") else {
-        skipped(Need::Transformers, "Python with transformers and peft");
+    if cfg!(not(has_transformers)) {
         return;
-    };
+    }
+    let mut python = python(&[&script.display().to_string()], "--check");
     let output = python
         .args([base, adapter.unwrap_or(Path::new("-"))])
         .arg(listed.join(","))
@@ -104,4 +104,15 @@ unsafe impl GlobalAlloc for Noting {
 /// Bytes of the largest request for memory of this process so far.
 pub fn largest_allocation() -> usize {
     LARGEST.load(Ordering::Relaxed)
+}
+
+/// The comparisons of [`same_as_in_python`] are made.
+#[test]
+#[cfg_attr(
+    not(has_transformers),
+    ignore = "needs transformers and peft: SELFJUDGE_REQUIRE=transformers"
+)]
+fn transformers_is_there() {
+    let script = fixture("peft_readback.py");
+    python(&[script.to_str().unwrap()], "--check");
 }

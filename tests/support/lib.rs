@@ -1,88 +1,75 @@
-//! What unit tests and integration tests share: tests that need something beside the project.
+//! The data and programs that tests need, and the `cfg`s by which a test without them is ignored and counted.
 //!
-//! Where it is absent they print one line, `skipped: needs ...`, and pass. `SELFJUDGE_REQUIRE` lists what must not be absent (`data`,
-//! `postgres`, `clients`, `transformers`, `node`, `lm-eval`, `pyarrow`), and `REQUIRE_ALL=1` requires all of it: then they fail.
+//! `tests/data` is committed. The larger data lies beside the project (`../shared/data`, or `data` below `SELFJUDGE_SHARED`) and is used
+//! where it is; servers and programs of others are used where `SELFJUDGE_REQUIRE` lists them (`postgres`, `clients`, `transformers`,
+//! `node`, `lm-eval`, `pyarrow`; `REQUIRE_ALL=1` lists all).
 
 use std::path::{Path, PathBuf};
 
-/// Something that is not part of the project.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Need {
-    /// Files in `../shared/data`, or in `data` below `SELFJUDGE_SHARED`.
-    Data,
-    /// A server that `SELFJUDGE_TEST_POSTGRES` names.
-    Postgres,
-    /// Python with OpenAI's client and schemathesis.
-    Clients,
-    /// Python with transformers and peft.
-    Transformers,
-    /// Node.js with OpenAI's client.
-    Node,
-    /// Python with lm-eval.
-    LmEval,
-    /// Python with pyarrow.
-    Pyarrow,
+/// The programs that tests may need, and the `cfg` of each.
+const PROGRAMS: [(&str, &str); 6] = [
+    ("postgres", "has_postgres"),
+    ("clients", "has_clients"),
+    ("transformers", "has_transformers"),
+    ("node", "has_node"),
+    ("lm-eval", "has_lm_eval"),
+    ("pyarrow", "has_pyarrow"),
+];
+
+/// Returns the root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-impl Need {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Data => "data",
-            Self::Postgres => "postgres",
-            Self::Clients => "clients",
-            Self::Transformers => "transformers",
-            Self::Node => "node",
-            Self::LmEval => "lm-eval",
-            Self::Pyarrow => "pyarrow",
-        }
-    }
-
-    fn is_required(self, all: Option<&str>, list: Option<&str>) -> bool {
-        let listed = || list?.split(',').find(|name| name.trim() == self.name());
-        all.is_some_and(|all| all == "1") || listed().is_some()
-    }
+/// Returns a folder of the committed data.
+pub fn data(folder: &str) -> PathBuf {
+    root().join("tests/data").join(folder)
 }
 
-/// Says that a test is skipped, and what for.
-///
-/// # Panics
-/// If it must not be.
-pub fn skipped(need: Need, what: &str) {
+/// Returns a folder of the data beside the project. Tests that call it are ignored without `has_data`.
+pub fn shared_data(folder: &str) -> PathBuf {
+    shared().join(folder)
+}
+
+fn shared() -> PathBuf {
+    let root = std::env::var_os("SELFJUDGE_SHARED");
+    root.map_or_else(|| self::root().join("../shared"), PathBuf::from)
+        .join("data")
+}
+
+/// Sets the `cfg`s of a crate whose tests need more than the repository; called by its build script.
+pub fn emit_cfgs() {
+    for variable in ["SELFJUDGE_SHARED", "SELFJUDGE_REQUIRE", "REQUIRE_ALL"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-check-cfg=cfg(has_data)");
+    if shared().is_dir() {
+        println!("cargo::rustc-cfg=has_data");
+    }
     let variable = |name: &str| std::env::var(name).ok();
     let (all, list) = (variable("REQUIRE_ALL"), variable("SELFJUDGE_REQUIRE"));
-    assert!(
-        !need.is_required(all.as_deref(), list.as_deref()),
-        "this test needs {what}, and must not be skipped"
-    );
-    eprintln!("skipped: needs {what}");
+    for (name, cfg) in PROGRAMS {
+        println!("cargo::rustc-check-cfg=cfg({cfg})");
+        if is_listed(name, all.as_deref(), list.as_deref()) {
+            println!("cargo::rustc-cfg={cfg}");
+        }
+    }
 }
 
-/// A folder of the data that lies beside the project, or `None`, said aloud, where it is absent.
-pub fn shared_data(folder: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("SELFJUDGE_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
-    let path = root.join("data").join(folder);
-    if path.exists() {
-        return Some(path);
-    }
-    skipped(Need::Data, &format!("../shared/data/{folder}"));
-    None
+fn is_listed(name: &str, all: Option<&str>, list: Option<&str>) -> bool {
+    let listed = || list?.split(',').find(|listed| listed.trim() == name);
+    all == Some("1") || listed().is_some()
 }
 
 #[test]
-fn what_is_required_is_listed_or_all() {
-    for (all, list, required) in [
+fn programs_are_listed_by_name_or_all() {
+    for (all, list, listed) in [
         (None, None, false),
         (Some("1"), None, true),
-        (Some("0"), Some("clients, data"), true),
-        (Some(""), Some("database"), false),
+        (Some("0"), Some("clients, node"), true),
+        (Some(""), Some("postgres"), false),
     ] {
-        assert_eq!(
-            Need::Data.is_required(all, list),
-            required,
-            "{all:?} {list:?}"
-        );
+        assert_eq!(is_listed("node", all, list), listed, "{all:?} {list:?}");
     }
 }

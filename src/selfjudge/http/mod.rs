@@ -19,11 +19,9 @@ mod generate;
 mod generations;
 mod held;
 mod idempotency;
-mod identity;
 mod json;
 mod judge;
 mod judging;
-mod kept;
 mod keys;
 mod layers;
 mod limits;
@@ -39,6 +37,7 @@ mod principles;
 mod prompt_tests;
 mod quiet;
 mod reading;
+mod recording;
 mod records;
 mod refusal_pace;
 mod sampling;
@@ -48,6 +47,7 @@ mod timing;
 mod tokens;
 #[cfg(test)]
 mod tool_tests;
+mod traffic;
 mod train;
 mod typed;
 mod unpack;
@@ -62,6 +62,7 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
+use tokio::sync::Semaphore;
 
 pub use api_doc::api_doc;
 pub use client_address::TrustedProxies;
@@ -71,10 +72,11 @@ pub use error::ApiError;
 pub use extract::BodyTimeouts;
 pub use keys::{ApiKeys, KeysError, RateLimit};
 pub use pages::AdminHosts;
+pub use traffic::{OnLogFailure, Permitted, TrafficConfig};
 
 use crate::learn::{LearnControl, Publisher};
 use crate::principles::Principles;
-use crate::service::{OnDisagreement, RecordedService, Service, TrafficConfig};
+use crate::service::{OnDisagreement, Service};
 use engine::TenantShare;
 use keys::Gate;
 use limits::CallLimits;
@@ -168,8 +170,7 @@ pub struct Shared {
     service: Service,
     model_name: Arc<str>,
     metrics: Metrics,
-    /// The service whose calls are recorded.
-    recorded: RecordedService,
+    traffic: TrafficConfig,
     principles: Principles,
     learning: Option<Learning>,
     permits: Permits,
@@ -181,6 +182,7 @@ pub struct Shared {
     keyed: bool,
     /// Origins whose pages may call.
     cors: Cors,
+    log_probe: Arc<Semaphore>,
     judging: JudgingPolicy,
 }
 
@@ -196,14 +198,11 @@ impl Shared {
     /// Creates a state without a log and with the model's own table of principles.
     pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
+            traffic: TrafficConfig::default(),
             learning: None,
             principles: Principles::in_memory(service.judge().table().clone()),
+            log_probe: Arc::new(Semaphore::new(1)),
             limits: CallLimits::new(config.max_call_tokens, service.engine().capacity()),
-            recorded: RecordedService::new(
-                service.clone(),
-                TrafficConfig::default(),
-                metrics.log.clone(),
-            ),
             service,
             model_name: model_name.into(),
             metrics,
@@ -219,16 +218,7 @@ impl Shared {
 
     /// Sets the logging of traffic.
     pub fn with_traffic(self, traffic: TrafficConfig) -> Self {
-        let metrics = self.metrics.log.clone();
-        Self {
-            recorded: RecordedService::new(self.service.clone(), traffic, metrics),
-            ..self
-        }
-    }
-
-    /// Returns the settings of recording.
-    fn traffic(&self) -> &TrafficConfig {
-        self.recorded.traffic()
+        Self { traffic, ..self }
     }
 
     /// Sets a table of principles that other parts of the program share.

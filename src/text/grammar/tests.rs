@@ -11,7 +11,7 @@ use crate::small_tokenizers::{
     byte_fallback, byte_level, llama_decoder, sentencepiece, with_decoder,
 };
 use crate::token_bytes::Speller;
-use test_support::shared_data;
+use test_support::{data, shared_data};
 
 fn pocket() -> Tokenizer {
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
@@ -30,9 +30,12 @@ pub(super) fn tokenizers() -> Vec<Tokenizer> {
         byte_fallback(),
         sentencepiece("first", llama_decoder()),
     ];
-    if let Some(dir) = shared_data("tokenizers") {
-        for name in ["gpt2", "gpt-neox-20b", "minimind"] {
-            all.push(Tokenizer::from_file(&dir.join(name).join("tokenizer.json")).unwrap());
+    let minimind = data("tokenizers/minimind/tokenizer.json");
+    all.push(Tokenizer::from_file(&minimind).unwrap());
+    if cfg!(has_data) {
+        for name in ["gpt2", "gpt-neox-20b"] {
+            let file = shared_data("tokenizers").join(name).join("tokenizer.json");
+            all.push(Tokenizer::from_file(&file).unwrap());
         }
     }
     all
@@ -393,9 +396,7 @@ fn hostile_grammars_are_refused_or_followed_within_limits() {
 #[test]
 #[ignore = "prints what grammars cost"]
 fn costs() {
-    let Some(dir) = shared_data("tokenizers") else {
-        return;
-    };
+    let dir = shared_data("tokenizers");
     let tokenizer = Tokenizer::from_file(&dir.join("gpt-neox-20b/tokenizer.json")).unwrap();
     let begun = Instant::now();
     let env = env(&tokenizer);

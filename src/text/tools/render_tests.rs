@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Tool, ToolCall, ToolChat, ToolFormat, ToolTurn};
 use crate::{ChatTemplate, OwnTrust, RenderOptions, Rendered, SpecialTokens};
 use crate::{Message, Role};
-use test_support::shared_data;
+use test_support::data;
 
 fn template(source: &str) -> ChatTemplate {
     ChatTemplate::from_source(source, SpecialTokens::new(Some("<s>"), Some("</s>"))).unwrap()
@@ -82,9 +82,7 @@ fn conversation(messages: &Value, tools: &Value) -> ToolChat {
 /// Public templates with a tool format render as jinja2 does for transformers.
 #[test]
 fn public_templates_render_tools_as_in_jinja2() {
-    let Some(dir) = shared_data("chat-templates") else {
-        return;
-    };
+    let dir = data("chat-templates");
     let golden: Value =
         serde_json::from_str(include_str!("../../../tests/jinja/golden.json")).unwrap();
     let rows = golden["tool_chats"].as_array().unwrap();
@@ -101,9 +99,7 @@ fn public_templates_render_tools_as_in_jinja2() {
 
 #[test]
 fn the_format_is_that_of_the_template() {
-    let Some(dir) = shared_data("chat-templates") else {
-        return;
-    };
+    let dir = data("chat-templates");
     for (name, format) in [
         ("qwen2.5-7b-instruct.jinja", ToolFormat::Hermes),
         ("minimind.jinja", ToolFormat::Hermes),

@@ -6,7 +6,7 @@ use super::*;
 use crate::plain::PlainEnd;
 use judge::fixtures::{self, LABELS};
 use judge::{Format, PlainText, RankedDraw, read_pairs};
-use test_support::shared_data;
+use test_support::data;
 use text::SpecialTokens;
 use text::{Message, Role};
 
@@ -520,13 +520,10 @@ fn failing_and_barren_streams_are_errors() {
 
 #[test]
 fn real_conversations_become_examples_under_real_templates() {
-    let Some(data) = shared_data("chat-templates") else {
-        return;
-    };
-    let tokenizer =
-        Tokenizer::from_file(&data.with_file_name("tokenizers/minimind/tokenizer.json")).unwrap();
+    let minimind = data("tokenizers/minimind/tokenizer.json");
+    let tokenizer = Tokenizer::from_file(&minimind).unwrap();
     let pairs = read_pairs(
-        &data.with_file_name("hh-helpful/valid.jsonl.gz"),
+        &data("oasst-100/train.jsonl.gz"),
         Format::Auto,
         RankedDraw::default(),
     )
@@ -537,7 +534,8 @@ fn real_conversations_become_examples_under_real_templates() {
         "tulu-open-instruct",
         "phi-3.5-mini-instruct",
     ] {
-        let source = std::fs::read_to_string(data.join(format!("{name}.jinja"))).unwrap();
+        let source =
+            std::fs::read_to_string(data("chat-templates").join(format!("{name}.jinja"))).unwrap();
         let special = SpecialTokens::new(Some("<|im_start|>"), Some("<|im_end|>"));
         let chat = ChatTemplate::from_source(&source, special).unwrap();
         let options = MixtureOptions {
@@ -565,17 +563,14 @@ fn real_conversations_become_examples_under_real_templates() {
 
 #[test]
 fn a_whole_file_is_built_from_its_stream() {
-    let Some(data) = shared_data("oasst-100") else {
-        return;
-    };
     let pairs = read_pairs(
-        &data.join("train.jsonl.gz"),
+        &data("oasst-100/train.jsonl.gz"),
         Format::Auto,
         RankedDraw::default(),
     )
     .unwrap();
     let mut mixture = mixture(MixtureOptions::default());
-    let tokenizer = data.with_file_name("tokenizers/minimind/tokenizer.json");
+    let tokenizer = data("tokenizers/minimind/tokenizer.json");
     mixture.tokenizer = Tokenizer::from_file(&tokenizer).unwrap();
     mixture.labels =
         LabelTokens::resolve(&mixture.tokenizer, &mixture.chat, &mixture.template).unwrap();

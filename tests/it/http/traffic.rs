@@ -2,7 +2,7 @@
 
 use axum::body::BodyDataStream;
 use futures::StreamExt;
-use selfjudge::service::{OnLogFailure, Permitted};
+use selfjudge::http::{OnLogFailure, Permitted};
 use traffic_log::Consent;
 
 use super::*;

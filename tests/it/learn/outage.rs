@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use super::support::{LEARN, Program, Setup, question, wait_for};
-use crate::support::{Need, skipped};
 
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
@@ -77,14 +76,13 @@ fn socket_of(url: &str) -> Option<PathBuf> {
 }
 
 #[test]
+#[cfg_attr(
+    not(has_postgres),
+    ignore = "needs PostgreSQL: SELFJUDGE_REQUIRE=postgres, SELFJUDGE_TEST_POSTGRES"
+)]
 fn a_database_that_goes_away_stops_learning_and_not_serving_until_it_is_back() {
-    let Some(socket) = std::env::var(POSTGRES).ok().as_deref().and_then(socket_of) else {
-        skipped(
-            Need::Postgres,
-            &format!("PostgreSQL with a socket in a directory ({POSTGRES})"),
-        );
-        return;
-    };
+    let server = std::env::var(POSTGRES).expect("SELFJUDGE_REQUIRE lists postgres");
+    let socket = socket_of(&server).expect("the server has a socket in a directory");
     let cable = Cable::to(socket);
     let database = format!("outage_{:016x}", rand::random::<u64>());
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -22,7 +22,6 @@ use traffic_log::{
 };
 
 use crate::patience::PATIENCE;
-use crate::support::{Need, skipped};
 
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
@@ -55,12 +54,12 @@ pub fn run<T>(doing: impl Future<Output = T>) -> T {
         .block_on(doing)
 }
 
-/// The URL of a schema of its own, which tests need not clean up: the server is thrown away. None, saying so, without a server.
+/// Returns the URL of a new schema; none without `has_postgres`. Tests need not clean up: the server is thrown away.
 pub async fn fresh_schema() -> Option<String> {
-    let Ok(server) = std::env::var(POSTGRES) else {
-        skipped(Need::Postgres, &format!("PostgreSQL ({POSTGRES})"));
+    if cfg!(not(has_postgres)) {
         return None;
-    };
+    }
+    let server = std::env::var(POSTGRES).expect("SELFJUDGE_REQUIRE lists postgres");
     let schema = format!("log_{:016x}", rand::random::<u64>());
     execute(&server, &format!("CREATE SCHEMA {schema}")).await;
     let sign = if server.contains('?') { '&' } else { '?' };
@@ -196,4 +195,17 @@ fn child(test: &str, environment: &[(&str, &str)]) -> std::process::Command {
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::piped());
     command
+}
+
+/// The tests of this folder run on PostgreSQL too.
+#[test]
+#[cfg_attr(
+    not(has_postgres),
+    ignore = "needs PostgreSQL: SELFJUDGE_REQUIRE=postgres, SELFJUDGE_TEST_POSTGRES"
+)]
+fn postgres_is_there() {
+    run(async {
+        let url = fresh_schema().await.expect("has_postgres is set");
+        connect(&url).await;
+    });
 }

@@ -355,10 +355,8 @@ pub(super) mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(has_data), ignore = "needs ../shared/data")]
     fn the_length_baseline_is_the_documented_one_on_real_data() {
-        let Some(hh) = shared_data("hh-helpful") else {
-            return;
-        };
         // From the data's README, which rounds to whole percentages.
         for (file, percent) in [
             ("hh-helpful/valid.jsonl.gz", None),
@@ -367,7 +365,7 @@ pub(super) mod tests {
             ("llmbar/natural.jsonl.gz", Some(57.0)),
             ("llmbar/adversarial_gptinst.jsonl.gz", Some(11.0)),
         ] {
-            let records = read_records(&hh.with_file_name(file), Format::Auto).unwrap();
+            let records = read_records(&shared_data(file), Format::Auto).unwrap();
             let items: Vec<JudgeItem> = records.into_iter().filter_map(Record::into_item).collect();
             let even = vec![verdict([0.5, 0.5], 1.0); items.len()];
             let report = JudgeReport::new(file, &items, &even, &JudgeEvalOptions::default());
