@@ -88,11 +88,11 @@ impl EngineConfig {
             (self.queue.max_tokens, "--max-queued-tokens"),
             (
                 background.queue.max_requests,
-                "the background's number of waiting requests",
+                "the background tenant's limit of waiting requests",
             ),
             (
                 background.limits.tokens_alone,
-                "the background's number of tokens a step",
+                "the background tenant's limit of tokens per step",
             ),
         ];
         if let Some((_, name)) = sizes.into_iter().find(|(size, _)| *size == 0) {

@@ -114,12 +114,12 @@ pub enum EngineError {
         least: usize,
     },
     #[error(
-        "--max-model-len ({asked}) must be from 2 to {most}, which is what this model has positions for"
+        "--max-model-len ({asked}) must be from 2 to {most}, the number of positions of this model"
     )]
     Context { asked: usize, most: usize },
     #[error(
-        "--max-batch-tokens ({max_batch_tokens}) must be more than --max-concurrent ({max_concurrent}), so that prompts get on while \
-         every place decodes"
+        "--max-batch-tokens ({max_batch_tokens}) must be more than --max-concurrent ({max_concurrent}), so that prompts make progress \
+         while all sequences decode"
     )]
     Sizes {
         max_batch_tokens: usize,
@@ -133,7 +133,7 @@ pub enum EngineError {
     Thread(#[from] std::io::Error),
     #[error("the model's first steps failed: {0}")]
     WarmUp(RequestFailure),
-    #[error("the engine's thread has ended before its first step was done")]
+    #[error("the engine's thread ended before its first step finished")]
     Ended,
 }
 
@@ -148,11 +148,13 @@ pub enum SubmitError {
     PromptTooLong { tokens: usize, max_context: usize },
     #[error("token {0} is outside the vocabulary")]
     UnknownToken(u32),
-    #[error("{asked} samples are asked for, and at most {max} sequences run at once")]
+    #[error(
+        "{asked} samples are requested, but at most {max} sequences can run at once; request fewer"
+    )]
     TooManySamples { asked: usize, max: usize },
     #[error(transparent)]
     Invalid(#[from] InvalidParameter),
-    #[error("{} requests with {} prompt tokens are waiting already", .0.requests, .0.tokens)]
+    #[error("the queue is full: {} requests with {} prompt tokens are waiting already", .0.requests, .0.tokens)]
     Overloaded(QueueLoad),
     #[error("the engine is shutting down")]
     ShuttingDown,
@@ -498,7 +500,7 @@ impl Engine {
             .as_ref()
             .is_none_or(|weights| self.weights.owns(weights))
         {
-            let message = "are of another store".into();
+            let message = "belong to another weight store".into();
             let name = "weights";
             return Err(InvalidParameter { name, message }.into());
         }

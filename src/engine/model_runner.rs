@@ -83,12 +83,12 @@ impl FromStr for KvCacheDtype {
     type Err = String;
 
     /// Parses `auto`, `f32` or `bf16`.
-    fn from_str(said: &str) -> Result<Self, String> {
-        match said {
+    fn from_str(value: &str) -> Result<Self, String> {
+        match value {
             "auto" => Ok(Self::Auto),
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("`{said}` is none of auto, f32 and bf16")),
+            _ => Err(format!("unknown dtype `{value}`; use auto, f32 or bf16")),
         }
     }
 }

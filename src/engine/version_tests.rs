@@ -325,5 +325,8 @@ fn weights_of_another_store_are_refused() {
     let other = WeightStore::new(pocket());
     let request = GenerateRequest::new(vec![9; 10], SamplingParams::new(1, vec![]));
     let refused = engine.submit(with(&request, other.base())).unwrap_err();
-    assert!(refused.to_string().contains("another store"), "{refused}");
+    assert!(
+        refused.to_string().contains("another weight store"),
+        "{refused}"
+    );
 }

@@ -64,10 +64,10 @@ pub(crate) fn with_slices<T: WithDType, const N: usize, R>(
     for (slice, (storage, layout)) in slices.iter_mut().zip(&held) {
         let Some((start, end)) = layout.contiguous_offsets() else {
             let shape = layout.shape();
-            candle_core::bail!("a fused op met a strided tensor of shape {shape:?}")
+            candle_core::bail!("a fused op received a non-contiguous tensor of shape {shape:?}")
         };
         let Storage::Cpu(cpu) = &**storage else {
-            candle_core::bail!("a fused CPU op met a tensor of another device")
+            candle_core::bail!("a fused CPU op received a tensor on another device")
         };
         *slice = &cpu.as_slice::<T>()?[start..end];
     }
@@ -80,7 +80,7 @@ pub(crate) fn input<'a>(
     layout: &candle_core::Layout,
 ) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else {
-        candle_core::bail!("a fused op met a strided input: {layout:?}")
+        candle_core::bail!("a fused op received a non-contiguous input: {layout:?}")
     };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }

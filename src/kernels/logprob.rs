@@ -38,7 +38,7 @@ pub fn score(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Scores
         let saved = op.saved.clone();
         let logprobs = hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)?;
         let Some(Saved { top1, entropy, .. }) = saved.get() else {
-            candle_core::bail!("logprob: nothing was scored")
+            candle_core::bail!("logprob: the forward pass saved no results")
         };
         return Ok(Scores {
             logprobs,

@@ -67,7 +67,7 @@ impl InplaceOp2 for SwiGlu {
     ) -> Result<()> {
         let up = input(up, lu)?;
         let Some((start, end)) = lg.contiguous_offsets() else {
-            candle_core::bail!("swiglu: a strided gate {lg:?}")
+            candle_core::bail!("swiglu: the gate is not contiguous: {lg:?}")
         };
         if lg.shape() != lu.shape() {
             candle_core::bail!("swiglu: gate {:?} against up {:?}", lg.dims(), lu.dims());

@@ -175,7 +175,7 @@ impl DecoderSpec {
         if let Some(quantised) = fields.object("quantization_config")? {
             let method = quantised.string("quant_method")?;
             return Err(fields.error(format!(
-                "the checkpoint is quantised ({}), which is not supported: name the model it was made from",
+                "the checkpoint is quantised ({}), which is not supported: use the model from which it was made",
                 method.as_deref().unwrap_or("quantization_config")
             )));
         }
@@ -206,7 +206,7 @@ impl DecoderSpec {
         };
         if head_dim % 2 != 0 {
             return Err(fields.error(format!(
-                "head_dim {head_dim} is odd: a rotary embedding turns pairs"
+                "head_dim {head_dim} is odd, but rotary embeddings need an even number"
             )));
         }
         let max_position_embeddings = fields
@@ -217,7 +217,7 @@ impl DecoderSpec {
             .unwrap_or_else(|| "silu".into());
         // "swish" is another name of the same function.
         if act != "silu" && act != "swish" {
-            return Err(fields.error(format!("hidden_act `{act}` is not supported, only silu")));
+            return Err(fields.error(format!("hidden_act `{act}` is not supported; only silu is")));
         }
         let attention_bias = fields.bool("attention_bias")?.unwrap_or(false);
         let (qkv_bias, o_bias) = match architecture {
@@ -231,7 +231,9 @@ impl DecoderSpec {
             && fields.bool("mlp_bias")?.unwrap_or(false);
         let rms_norm_eps = fields.number("rms_norm_eps")?.unwrap_or(1e-6);
         if !(0.0..1.0).contains(&rms_norm_eps) {
-            return Err(fields.error(format!("rms_norm_eps {rms_norm_eps:?} is out of range")));
+            return Err(fields.error(format!(
+                "rms_norm_eps {rms_norm_eps:?} is out of range: it must be at least 0 and below 1"
+            )));
         }
         Ok(Self {
             architecture,
@@ -347,7 +349,7 @@ fn windows_by_layer(
             ("full_attention", _) => Ok(None),
             ("sliding_attention", Some(window)) => Ok(Some(window)),
             ("sliding_attention", None) => Err(fields.error(format!(
-                "layer_types[{layer}] is sliding_attention, but no sliding window is switched on"
+                "layer_types[{layer}] is sliding_attention, but the configuration has no sliding window"
             ))),
             _ => Err(fields.error(format!("layer_types[{layer}] `{kind}` is not supported"))),
         })

@@ -180,7 +180,10 @@ impl Fields {
         max: usize,
     ) -> Result<Option<usize>, ModelError> {
         match self.optional_count(name, max)? {
-            Some(0) => Err(self.error(format!("{}{name} is 0", self.within))),
+            Some(0) => Err(self.error(format!(
+                "{}{name} is 0, but must be at least 1",
+                self.within
+            ))),
             said => Ok(said),
         }
     }

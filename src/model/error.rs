@@ -18,7 +18,7 @@ pub enum ModelError {
     /// A weights file or index that is truncated, corrupt or inconsistent.
     #[error("{path}: {message}")]
     Checkpoint { path: PathBuf, message: String },
-    #[error("{path}: no tensor `{name}` (expected with shape {expected:?})")]
+    #[error("{path}: no tensor `{name}` (expected shape {expected:?})")]
     MissingTensor {
         path: PathBuf,
         name: String,
@@ -31,7 +31,7 @@ pub enum ModelError {
         expected: Vec<usize>,
         found: Vec<usize>,
     },
-    #[error("{path}: tensor `{name}` is {found}, supported are F32, F16 and BF16")]
+    #[error("{path}: tensor `{name}` is {found}; only F32, F16 and BF16 are supported")]
     TensorDtype {
         path: PathBuf,
         name: String,
@@ -44,7 +44,7 @@ pub enum ModelError {
         count: usize,
         first: usize,
     },
-    #[error("{path}: {count} tensors that the configuration has no place for: {names}")]
+    #[error("{path}: the configuration does not use {count} of the tensors: {names}")]
     UnexpectedTensors {
         path: PathBuf,
         count: usize,

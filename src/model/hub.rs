@@ -114,13 +114,13 @@ fn download(id: &Id<'_>, hub: Hub) -> Result<PathBuf, String> {
             None => return Err(error.to_string()),
             Some(Refusal::Status(status)) => {
                 return Err(format!(
-                    "the hub answers {status}: it has no such model or revision, or the model needs a token (HF_TOKEN)"
+                    "the hub answered {status}: it has no such model or revision, or the model needs a token (HF_TOKEN)"
                 ));
             }
             // A copy left incomplete by an interrupted download is rejected when its weights are opened.
             Some(Refusal::Unreachable(why)) => hub.cache.repo(repository).get(CONFIG).ok_or_else(|| {
                 format!(
-                    "no such directory, not in the cache, and the model hub is out of reach ({why}); give a model directory instead"
+                    "no such directory, not in the cache, and the model hub cannot be reached ({why}); pass a model directory instead"
                 )
             })?,
         },
@@ -198,8 +198,8 @@ fn no_model(dir: &Path) -> Option<String> {
     }
     if dir.join("adapter_config.json").exists() {
         return Some(format!(
-            "the directory holds a LoRA adapter, not a model: give the model that it was trained on as --model, and where the command \
-             takes one the adapter as --adapter {}; or merge the two (selfjudge merge)",
+            "the directory holds a LoRA adapter, not a model: pass the model that it was trained on as --model and, if the command has \
+             this flag, the adapter as --adapter {}; or merge the two (selfjudge merge)",
             dir.display()
         ));
     }
@@ -216,14 +216,14 @@ fn no_model(dir: &Path) -> Option<String> {
                 inner.display()
             ),
             false => {
-                "the directory has no config.json, so it holds no model in Hugging Face layout"
+                "the directory has no config.json, so it is not a model in Hugging Face layout"
                     .to_owned()
             }
         },
     )
 }
 
-const NO_GGUF: &str = "GGUF files are not read: give the model's directory in Hugging Face layout (config.json, tokenizer.json, \
+const NO_GGUF: &str = "GGUF files are not supported: pass the model's directory in Hugging Face layout (config.json, tokenizer.json, \
                        *.safetensors)";
 
 fn is_gguf(path: &Path) -> bool {
@@ -434,7 +434,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("some/model") && error.contains("out of reach"),
+            error.contains("some/model") && error.contains("cannot be reached"),
             "{error}"
         );
     }

@@ -32,14 +32,14 @@ pub(super) fn read(
             && part != 1.0
         {
             return Err(fields.error(format!(
-                "partial_rotary_factor {part} is not supported: whole heads turn"
+                "partial_rotary_factor {part} is not supported; it must be 1"
             )));
         }
     }
     for kind in ["full_attention", "sliding_attention"] {
         if parameters.has(kind) {
             return Err(fields.error(format!(
-                "rope parameters of their own for {kind} layers are not supported: all layers turn alike"
+                "separate rope parameters for {kind} layers are not supported; all layers must share one set"
             )));
         }
     }

@@ -170,10 +170,12 @@ fn entry(described: DescribedTensor) -> Result<Entry, String> {
         .data_offsets
         .ok_or("no data_offsets in the header")?;
     let [start, end] = offsets[..] else {
-        return Err("data_offsets are not two numbers".into());
+        return Err("data_offsets must be two numbers".into());
     };
     if start > end {
-        return Err(format!("data_offsets [{start}, {end}] run backwards"));
+        return Err(format!(
+            "data_offsets [{start}, {end}]: the end is before the start"
+        ));
     }
     if let Some(size) = size_of(&dtype) {
         let expected = shape
@@ -182,7 +184,7 @@ fn entry(described: DescribedTensor) -> Result<Entry, String> {
             .ok_or_else(|| format!("shape {shape:?} is too large"))?;
         if end - start != expected {
             return Err(format!(
-                "{dtype} of shape {shape:?} takes {expected} bytes, data_offsets give {}",
+                "{dtype} of shape {shape:?} takes {expected} bytes, but data_offsets give {}",
                 end - start
             ));
         }
@@ -216,7 +218,7 @@ fn tiles(entries: &BTreeMap<String, Entry>, data: Range<usize>) -> Result<(), St
         }
         if entry.bytes.start > at {
             return Err(format!(
-                "{} bytes before tensor `{name}` belong to none",
+                "{} bytes before tensor `{name}` belong to no tensor",
                 entry.bytes.start - at
             ));
         }
@@ -224,7 +226,7 @@ fn tiles(entries: &BTreeMap<String, Entry>, data: Range<usize>) -> Result<(), St
     }
     if at != data.end {
         return Err(format!(
-            "{} bytes after the last tensor belong to none",
+            "{} bytes after the last tensor belong to no tensor",
             data.end - at
         ));
     }

@@ -57,7 +57,10 @@ impl Shard {
                 .unchecked_advise_range(advice, bytes.start, bytes.len())
         };
         if let Err(error) = released {
-            tracing::debug!("{} stays in memory: {error}", self.path.display());
+            tracing::debug!(
+                "cannot release read pages of {}: {error}",
+                self.path.display()
+            );
         }
     }
 }
@@ -120,7 +123,7 @@ impl Checkpoint {
         let map = json
             .get("weight_map")
             .and_then(Value::as_object)
-            .ok_or_else(|| corrupt(index, "no weight_map"))?;
+            .ok_or_else(|| corrupt(index, "the index has no weight_map"))?;
         let mut by_shard: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
         for (name, file) in map {
             // A shard is beside its index: a path here could read files outside the model directory.
@@ -144,7 +147,9 @@ impl Checkpoint {
                 if !entries.contains_key(*name) {
                     return Err(corrupt(
                         index,
-                        format!("tensor `{name}` is not in {file_name}, where the index has it"),
+                        format!(
+                            "tensor `{name}` is not in {file_name}, although the index lists it there"
+                        ),
                     ));
                 }
             }
@@ -153,7 +158,7 @@ impl Checkpoint {
                     return Err(corrupt(
                         index,
                         format!(
-                            "{file_name} holds tensor `{name}`, which the index does not have there"
+                            "{file_name} holds tensor `{name}`, which the index does not list there"
                         ),
                     ));
                 }
@@ -256,7 +261,7 @@ impl Checkpoint {
                 return Err(ModelError::TensorDtype {
                     path: stored.file.path.clone(),
                     name: name.to_owned(),
-                    found: format!("asked for as {other:?}"),
+                    found: format!("requested as {other:?}"),
                 });
             }
         })
@@ -311,8 +316,8 @@ impl Checkpoint {
         }
         Err(corrupt(
             &head.file.path,
-            "`lm_head.weight` differs from the embedding, and config.json says that the two are one: set `tie_word_embeddings` to false \
-             there to use it, or remove it from the file",
+            "`lm_head.weight` differs from the embedding, but config.json ties the two: set `tie_word_embeddings` to false there to use \
+             it, or remove it from the file",
         ))
     }
 }

@@ -30,11 +30,11 @@ pub const FILTER_VARIABLE: &str = "SELFJUDGE_LOG";
 pub enum TelemetryError {
     #[error("{FILTER_VARIABLE}: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    #[error("`{0}` is no log format: text or json")]
+    #[error("unknown log format `{0}`; use text or json")]
     Format(String),
     #[error("the OTLP endpoint `{endpoint}` cannot be used: {why}")]
     Endpoint { endpoint: String, why: String },
-    #[error("logs are set up already: {0}")]
+    #[error("logging is already set up: {0}")]
     Twice(String),
 }
 

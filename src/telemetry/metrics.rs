@@ -259,7 +259,7 @@ impl Metrics {
         let learn = LearnMetrics::new(&table);
         let build = table.gauges(
             "build_info",
-            "1; the program's version and what it was built for.",
+            "Always 1; the labels name the program's version, target and build profile.",
             &["version", "target", "profile"],
         );
         build.with_label_values(&BUILD).set(1);
@@ -308,24 +308,25 @@ impl EngineMetrics {
         let tokens = one_two_five();
         Self {
             requests_running: table.gauge("num_requests_running", "Sequences in the running batch."),
-            requests_waiting: table.gauge("num_requests_waiting", "Requests that wait to be scheduled."),
-            requests_by_weights: table.gauges("num_requests_by_weights", "Sequences that wait or run, by the weights they are computed with.", &["weights"]),
+            requests_waiting: table.gauge("num_requests_waiting", "Requests waiting to be scheduled."),
+            requests_by_weights: table.gauges("num_requests_by_weights", "Waiting and running sequences, by weights.", &["weights"]),
             kv_cache_usage: table.fraction("kv_cache_usage_perc", "Share of KV cache blocks in use, 0 to 1."),
-            prompt_tokens: table.counter("prompt_tokens", "Prompt tokens of scheduled requests, cached ones included."),
-            generation_tokens: table.counter("generation_tokens", "Tokens generated."),
+            prompt_tokens: table.counter("prompt_tokens", "Prompt tokens of scheduled requests, including cached tokens."),
+            generation_tokens: table.counter("generation_tokens", "Generated tokens."),
             prefix_cache_queries: table.counter("prefix_cache_queries", "Tokens looked up in the prefix cache."),
             prefix_cache_hits: table.counter("prefix_cache_hits", "Tokens found in the prefix cache."),
-            preemptions: table.counter("num_preemptions", "Times a running request gave its blocks to one before it."),
-            requests_finished: table.counters("request_success", "Requests finished, by reason.", &["finished_reason"]),
-            requests_failed: table.counters("request_failure", "Accepted requests not finished: aborted, deadline, error.", &["reason"]),
-            time_to_first_token: table.histogram("time_to_first_token_seconds", "From arrival to the first token.", &FIRST_TOKEN),
-            inter_token_latency: table.histogram("inter_token_latency_seconds", "Between two tokens of a sequence.", &INTER_TOKEN),
-            e2e_latency: table.histogram("e2e_request_latency_seconds", "From arrival to the last token.", &LATENCY),
-            queue_time: table.histogram("request_queue_time_seconds", "From arrival at the engine to the first scheduling.", &LATENCY),
-            prefill_time: table.histogram("request_prefill_time_seconds", "From the first scheduling to the first token.", &LATENCY),
-            decode_time: table.histogram("request_decode_time_seconds", "From the first token to the last.", &LATENCY),
+            preemptions: table.counter("num_preemptions", "Times a running request was preempted by an earlier one."),
+            requests_finished: table.counters("request_success", "Finished requests, by reason.", &["finished_reason"]),
+            requests_failed: table.counters("request_failure", "Accepted requests that did not finish, by reason: aborted, deadline or \
+                error.", &["reason"]),
+            time_to_first_token: table.histogram("time_to_first_token_seconds", "Time from arrival to the first token.", &FIRST_TOKEN),
+            inter_token_latency: table.histogram("inter_token_latency_seconds", "Time between two tokens of a sequence.", &INTER_TOKEN),
+            e2e_latency: table.histogram("e2e_request_latency_seconds", "Time from arrival to the last token.", &LATENCY),
+            queue_time: table.histogram("request_queue_time_seconds", "Time from arrival at the engine to the first scheduling.", &LATENCY),
+            prefill_time: table.histogram("request_prefill_time_seconds", "Time from the first scheduling to the first token.", &LATENCY),
+            decode_time: table.histogram("request_decode_time_seconds", "Time from the first token to the last.", &LATENCY),
             request_prompt_tokens: table.histogram("request_prompt_tokens", "Prompt tokens of a request.", &tokens),
-            request_generation_tokens: table.histogram("request_generation_tokens", "Tokens generated for a sequence.", &tokens),
+            request_generation_tokens: table.histogram("request_generation_tokens", "Generated tokens of a sequence.", &tokens),
             step_tokens: table.histogram("iteration_tokens_total", "Tokens computed in a step.", &STEP_TOKENS),
         }
     }
@@ -336,12 +337,14 @@ impl JudgeMetrics {
     fn new(table: &Table) -> Self {
         let counts = one_two_five();
         Self {
-            comparisons: table.counter("judge_comparisons", "Pairs judged, equal answers among them: those tie, and nobody is asked."),
-            flips: table.counter("judge_flips", "Pairs in which the two orders named different winners."),
-            ties: table.counter("judge_ties", "Pairs without a winner, equal answers among them."),
-            label_mass: table.histogram("judge_label_mass", "Probability on the two labels, a comparison that was asked about.", &MASS),
-            self_test: table.fractions("judge_self_test", "The judge's newest self-test: pairs, and the shares in which the orders agree and the better answer wins; label_mass is their mean.", &["number"]),
-            reliable: table.gauges("judge_reliable", "1 where the judge passed its newest self-test, 0 where it failed it; absent without one.", &[]),
+            comparisons: table.counter("judge_comparisons", "Judged pairs, including pairs of equal answers, which tie without a model \
+                                                             call."),
+            flips: table.counter("judge_flips", "Pairs for which the two orders gave different winners."),
+            ties: table.counter("judge_ties", "Pairs without a winner, including pairs of equal answers."),
+            label_mass: table.histogram("judge_label_mass", "Probability mass on the two labels, per comparison that the model judged.", &MASS),
+            self_test: table.fractions("judge_self_test", "The judge's newest self-test: the number of pairs, the shares in which the \
+                                                           orders agree and in which the better answer wins, and the mean label_mass.", &["number"]),
+            reliable: table.gauges("judge_reliable", "1 if the judge passed its newest self-test, 0 if it failed; absent before the first.", &[]),
             prompt_tokens: table.counter("judge_prompt_tokens", "Tokens of judge prompts."),
             cached_tokens: table.counter("judge_cached_tokens", "Tokens of judge prompts found in the prefix cache."),
             tournament_candidates: table.histogram("tournament_candidates", "Candidates of a tournament.", &counts),
@@ -356,7 +359,7 @@ impl HttpMetrics {
     fn new(table: &Table) -> Self {
         Self {
             requests: table.counters("http_requests", "HTTP requests, by route and status.", &["route", "status"]),
-            rejected: table.counters("http_rejected", "Requests refused (4xx and 503), by the code of the error.", &["reason"]),
+            rejected: table.counters("http_rejected", "Rejected requests (4xx and 503), by error code.", &["reason"]),
         }
     }
 }
@@ -366,13 +369,13 @@ impl LogMetrics {
     fn new(table: &Table) -> Self {
         Self {
             commits: table.counter("log_commits", "Calls whose record was committed before their answer."),
-            unlogged: table.counters("log_dropped", "Records that were to be kept and could not be, by reason.", &["reason"]),
-            feedback: table.counters("log_feedback", "Feedback that was taken, by kind: thumbs_up, thumbs_down, preferred, edited.", &["kind"]),
-            lag: table.histogram("log_commit_seconds", "What a call waited for the commit of its record.", &FIRST_TOKEN),
-            queue_depth: table.gauge("log_queue_depth", "Records that wait for the log's writer."),
+            unlogged: table.counters("log_dropped", "Records that could not be written to the log, by reason.", &["reason"]),
+            feedback: table.counters("log_feedback", "Accepted feedback, by kind: thumbs_up, thumbs_down, preferred, edited.", &["kind"]),
+            lag: table.histogram("log_commit_seconds", "Time a call waited for the commit of its record.", &FIRST_TOKEN),
+            queue_depth: table.gauge("log_queue_depth", "Records waiting for the log's writer."),
             records: table.gauge("log_records", "Records in the log."),
-            healthy: table.gauge("log_healthy", "1 where the log's last commit succeeded."),
-            commit_lag: table.fraction("log_commit_lag_seconds", "From queue to commit, of the slowest record of the last batch."),
+            healthy: table.gauge("log_healthy", "1 if the log's last commit succeeded, otherwise 0."),
+            commit_lag: table.fraction("log_commit_lag_seconds", "Time from queue to commit of the slowest record in the last batch."),
         }
     }
 }
@@ -382,28 +385,32 @@ impl LearnMetrics {
     fn new(table: &Table) -> Self {
         Self {
             updates: table.counter("train_updates", "Optimizer steps on logged traffic."),
-            pairs: table.counter("train_pairs", "Preference pairs that were learned from."),
-            dropped: table.counters("train_pairs_dropped", "Prompts that made no pair, by reason.", &["reason"]),
-            stages: table.counters("train_stages", "Stages ended, by outcome.", &["outcome"]),
-            step_seconds: table.histogram("train_step_seconds", "Of an optimizer step, waits for serving included.", &LATENCY),
-            last: table.fractions("train_last", "The last update's numbers, named as TRL names them; entropy is exact, kl/anchor an estimate on the policy's own answers, staleness how old the policies were that wrote the pairs.", &["number"]),
-            gates: table.fractions("train_gate", "The last candidate's numbers, by gate.", &["gate"]),
+            pairs: table.counter("train_pairs", "Preference pairs used for training."),
+            dropped: table.counters("train_pairs_dropped", "Prompts that produced no preference pair, by reason.", &["reason"]),
+            stages: table.counters("train_stages", "Ended stages, by outcome.", &["outcome"]),
+            step_seconds: table.histogram("train_step_seconds", "Duration of an optimizer step, including waits for serving.", &LATENCY),
+            last: table.fractions("train_last", "Values of the last update, under TRL's names; entropy is exact, kl/anchor is estimated \
+                                                 on the policy's own answers, staleness is the age of the policies that wrote the pairs.", &["number"]),
+            gates: table.fractions("train_gate", "Values of the last candidate, by gate.", &["gate"]),
             gates_passed: table.gauges("train_gate_passed", "1 for the gates that the last candidate passed, 0 for the others.", &["gate"]),
-            state: table.gauges("train_state", "1 for what the learner does now, 0 for the rest.", &["state"]),
+            state: table.gauges("train_state", "1 for the learner's current state, 0 for all others.", &["state"]),
             paused: table.gauge("train_paused", "1 while learning is paused or is about to be."),
-            stage: table.gauge("train_stage", "The running stage's number, or the last one's."),
-            waiting: table.gauges("train_waiting", "1 for what holds learning back now, 0 for the rest.", &["reason"]),
-            deaths: table.counter("train_deaths", "Times that the learner died and was started again."),
-            of_other_tokenizers: table.gauge("train_records_other_tokenizer", "Records that are not learned from because their token ids are of another tokenizer."),
-            tasks_restarted: table.counters("tasks_restarted", "Background tasks that died and were started again, by task.", &["task"]),
+            stage: table.gauge("train_stage", "Number of the running stage, or of the last one."),
+            waiting: table.gauges("train_waiting", "1 for the reason that currently blocks learning, 0 for all others.", &["reason"]),
+            deaths: table.counter("train_deaths", "Times the learner failed and was restarted."),
+            of_other_tokenizers: table.gauge("train_records_other_tokenizer", "Records excluded from learning because another tokenizer \
+                made their token ids."),
+            tasks_restarted: table.counters("tasks_restarted", "Times a background task failed and was restarted, by task.", &["task"]),
             unattended: table.gauge("train_unattended_stages", "Stages that passed their gates since learning was last resumed."),
-            prompts_waiting: table.gauge("train_prompts_waiting", "Prompts that wait for a stage."),
-            swaps: table.counter("weights_swaps", "Times that other weights began to serve."),
-            swap_seconds: table.histogram("weights_swap_seconds", "Duration of the swap, loading not included.", &SWAP),
-            degraded: table.gauge("weights_degraded", "1 where what serves is not what the pointers say."),
-            canary: table.fractions("canary", "Since the canary went out: errors and truncated as shares of answers, length in tokens, of the canary and live.", &["version", "number"]),
+            prompts_waiting: table.gauge("train_prompts_waiting", "Prompts waiting for a stage."),
+            swaps: table.counter("weights_swaps", "Times the served weights were replaced."),
+            swap_seconds: table.histogram("weights_swap_seconds", "Duration of a swap of the served weights, without loading.", &SWAP),
+            degraded: table.gauge("weights_degraded", "1 if the served weights differ from the generation pointers."),
+            canary: table.fractions("canary", "Values of the canary and of the live weights since the canary began: the shares of failed \
+                                               and truncated answers, and the mean length in tokens.", &["version", "number"]),
             generation: table.gauges("generation_info", "1 for the weights that serve in each role: policy, judge and canary.", &["id", "role"]),
-            canaries_withdrawn: table.counters("canaries_withdrawn", "Canaries that were taken back, by the number that was out of its band.", &["number"]),
+            canaries_withdrawn: table.counters("canaries_withdrawn", "Canaries that were withdrawn, by the value that left its allowed \
+                range.", &["number"]),
         }
     }
 }

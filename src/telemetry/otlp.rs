@@ -80,7 +80,7 @@ impl Exporting {
 impl Drop for Exporting {
     fn drop(&mut self) {
         if let Err(error) = self.0.shutdown_with_timeout(LAST_PATIENCE) {
-            tracing::warn!(%error, "the last spans were not sent");
+            tracing::warn!(%error, "the last spans could not be sent");
         }
     }
 }

@@ -192,7 +192,7 @@ fn nonsense_is_refused_in_one_sentence() {
     }
     let qwen = |change: Value| parse(&with("Qwen2ForCausalLM", change)).unwrap_err();
     let four = |kind: &str| json!({"layer_types": [kind, kind, kind, kind]});
-    assert!(qwen(four("sliding_attention")).contains("no sliding window is switched on"));
+    assert!(qwen(four("sliding_attention")).contains("the configuration has no sliding window"));
     assert!(qwen(four("linear_attention")).contains("`linear_attention` is not supported"));
     assert!(qwen(json!({"layer_types": ["full_attention"]})).contains("1 entries for 4 layers"));
     let zero = json!({"use_sliding_window": true, "sliding_window": 0, "max_window_layers": 0});

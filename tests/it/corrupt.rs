@@ -143,8 +143,16 @@ fn forged_headers_are_refused() {
         4,
         "tensor `a`: more than 16 numbers",
     );
-    one(tensor("F32", json!([1]), json!([0])), 4, "not two numbers");
-    one(tensor("F32", json!([1]), json!([4, 0])), 4, "run backwards");
+    one(
+        tensor("F32", json!([1]), json!([0])),
+        4,
+        "must be two numbers",
+    );
+    one(
+        tensor("F32", json!([1]), json!([4, 0])),
+        4,
+        "the end is before the start",
+    );
     one(tensor("F32", json!([2]), json!([0, 4])), 4, "takes 8 bytes");
     one(
         tensor("F32", json!([max, max]), json!([0, 4])),

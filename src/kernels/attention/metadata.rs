@@ -9,24 +9,26 @@ pub enum MetadataError {
         seq_lens: usize,
         block_tables: usize,
     },
-    #[error("cu_seqlens_q must start at 0, and has {0:?}")]
+    #[error("cu_seqlens_q must start at 0, not at {0:?}")]
     Start(Option<u32>),
     #[error("sequence {0} has no query token")]
     Empty(usize),
-    #[error("sequence {index} has {q_len} query tokens in a context of {seq_len}")]
+    #[error("sequence {index} has {q_len} query tokens, but a context of only {seq_len}")]
     Short {
         index: usize,
         q_len: u32,
         seq_len: u32,
     },
-    #[error("sequence {index} has {blocks} blocks of {block_size} for a context of {seq_len}")]
+    #[error(
+        "sequence {index} has {blocks} blocks of {block_size} tokens, which do not hold its context of {seq_len}"
+    )]
     Table {
         index: usize,
         blocks: usize,
         block_size: usize,
         seq_len: u32,
     },
-    #[error("sequence {index} names block {block} of {num_blocks}")]
+    #[error("sequence {index} uses block {block}, but the cache has {num_blocks}")]
     Block {
         index: usize,
         block: u32,
@@ -34,7 +36,7 @@ pub enum MetadataError {
     },
     #[error("two new tokens share slot {0}")]
     Slot(u32),
-    #[error("blocks of no tokens")]
+    #[error("block_size must be at least 1")]
     BlockSize,
 }
 

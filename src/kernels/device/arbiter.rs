@@ -145,7 +145,7 @@ impl DeviceArbiter {
     fn finish_queued(&self) {
         if let Err(error) = self.0.device.synchronize() {
             // The next computation gets the same error, and handles it.
-            tracing::warn!(%error, "the device does not finish");
+            tracing::warn!(%error, "waiting for the device failed");
         }
     }
 

@@ -32,12 +32,12 @@ impl fmt::Display for Available {
             MemoryBound::Machine => write!(f, "the machine has ")?,
             MemoryBound::Cgroup { limit } => write!(
                 f,
-                "the memory limit of {} of the process' cgroup leaves ",
+                "the process's cgroup, with a memory limit of {}, leaves ",
                 size(limit)
             )?,
             MemoryBound::AddressSpace { limit } => write!(
                 f,
-                "the limit of {} on the process' address space (ulimit -v) leaves ",
+                "the limit of {} on the process's address space (ulimit -v) leaves ",
                 size(limit)
             )?,
         }
@@ -216,11 +216,11 @@ mod tests {
             (MemoryBound::Machine, "the machine has 20 MiB"),
             (
                 MemoryBound::Cgroup { limit: 700 << 20 },
-                "the memory limit of 700 MiB of the process' cgroup leaves 20 MiB",
+                "the process's cgroup, with a memory limit of 700 MiB, leaves 20 MiB",
             ),
             (
                 MemoryBound::AddressSpace { limit: 64 << 30 },
-                "the limit of 64 GiB on the process' address space (ulimit -v) leaves 20 MiB",
+                "the limit of 64 GiB on the process's address space (ulimit -v) leaves 20 MiB",
             ),
         ] {
             let bytes = 20 << 20;

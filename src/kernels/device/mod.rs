@@ -20,9 +20,9 @@ pub use trainer_pool::trainer_pool;
 /// Errors of choosing a device or threads.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    #[error("`{0}` is no device: auto, cpu, cuda or cuda:N")]
+    #[error("unknown device `{0}`; use auto, cpu, cuda or cuda:N")]
     Unknown(String),
-    #[error("this build has no CUDA: build with `--features cuda`")]
+    #[error("this build does not support CUDA; build with `--features cuda`")]
     NoCuda,
     #[error("cannot open CUDA device {ordinal}: {source}")]
     Cuda {
@@ -101,7 +101,7 @@ impl DeviceChoice {
             Self::Cuda(_) => Err(DeviceError::NoCuda),
             Self::Auto if cfg!(feature = "cuda") => {
                 Ok(Self::Cuda(0).open().unwrap_or_else(|error| {
-                    tracing::warn!("computing on the CPU: {error}");
+                    tracing::warn!("the GPU cannot be used, so the CPU is used: {error}");
                     Device::Cpu
                 }))
             }

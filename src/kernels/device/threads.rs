@@ -39,8 +39,8 @@ pub fn init_threads(requested: Option<usize>) -> Result<usize, DeviceError> {
     let most = most_threads();
     if threads > most {
         return Err(DeviceError::Threads(format!(
-            "{threads} threads are asked for (--threads or RAYON_NUM_THREADS), and at most {most} may compute on this machine: more than \
-             its processors only take turns"
+            "{threads} threads are requested (--threads or RAYON_NUM_THREADS), but this machine can run at most {most} at once; request \
+             at most {most}"
         )));
     }
     // SAFETY: no other thread exists that could read the environment in the meantime; checked above.
@@ -85,8 +85,8 @@ pub fn threads_can_be_had(count: usize) -> Result<(), DeviceError> {
     })
     .map_err(|error| {
         DeviceError::Threads(format!(
-            "the system refuses the process the threads it needs: {error}; look at the limits on its processes (ulimit -u) and address \
-             space (ulimit -v)"
+            "the system cannot start the threads that the process needs: {error}; check the limits on its processes (ulimit -u) and \
+             address space (ulimit -v)"
         ))
     })
 }

@@ -16,13 +16,13 @@ use super::DeviceError;
 pub fn trainer_pool(threads: usize) -> Result<ThreadPool, DeviceError> {
     if threads == 0 {
         return Err(DeviceError::Threads(
-            "the trainer needs a thread at least".to_owned(),
+            "--trainer-threads must be at least 1".to_owned(),
         ));
     }
     let most = super::most_threads();
     if threads > most {
         return Err(DeviceError::Threads(format!(
-            "{threads} threads are asked for the trainer (--trainer-threads), and at most {most} may compute on this machine"
+            "{threads} threads are requested for the trainer (--trainer-threads), but this machine can run at most {most} at once"
         )));
     }
     ThreadPoolBuilder::new()
@@ -40,7 +40,7 @@ fn step_back() {
     // SAFETY: 0 is the calling thread, and `lowest` outlives the call, which keeps no pointer to it.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const lowest) } != 0 {
         let error = std::io::Error::last_os_error();
-        tracing::warn!(%error, "the trainer's threads keep the priority of serving's");
+        tracing::warn!(%error, "cannot lower the priority of the trainer's threads");
     }
 }
 

@@ -48,7 +48,9 @@ impl KvCache {
     ) -> Result<Self> {
         let shape = [num_blocks, kv_heads, block_size, head_dim];
         if shape.contains(&0) || u32::try_from(num_blocks * block_size).is_err() {
-            candle_core::bail!("kv cache: a cache of shape {shape:?} cannot be addressed");
+            candle_core::bail!(
+                "kv cache: the shape {shape:?} has a dimension of 0 or too many slots"
+            );
         }
         Ok(Self {
             k: zeros(shape, dtype, device)?,
@@ -111,7 +113,7 @@ impl KvCache {
         let expected = [slots.len(), self.kv_heads(), self.head_dim()];
         if k.dims() != expected || v.dims() != expected {
             candle_core::bail!(
-                "kv_store: k {:?} and v {:?}, where {} slots of this cache take {expected:?}",
+                "kv_store: k {:?} and v {:?}, but {} slots of this cache need {expected:?}",
                 k.dims(),
                 v.dims(),
                 slots.len()
@@ -119,7 +121,7 @@ impl KvCache {
         }
         let end = self.num_blocks() * self.block_size();
         if let Some(slot) = slots.iter().find(|&&slot| slot as usize >= end) {
-            candle_core::bail!("kv_store: slot {slot} in a cache of {end} slots");
+            candle_core::bail!("kv_store: slot {slot} is outside the cache of {end} slots");
         }
         Ok(())
     }
@@ -145,7 +147,7 @@ fn resident<T: Copy + Default + Send>(count: usize) -> Result<Vec<T>> {
     let mut zeros = Vec::new();
     if zeros.try_reserve_exact(count).is_err() {
         let bytes = count.saturating_mul(size_of::<T>());
-        candle_core::bail!("kv cache: {bytes} bytes of memory cannot be had");
+        candle_core::bail!("kv cache: cannot allocate {bytes} bytes of memory");
     }
     let room: &mut [MaybeUninit<T>] = &mut zeros.spare_capacity_mut()[..count];
     room.par_chunks_mut(PART).for_each(|part| {
@@ -225,7 +227,7 @@ impl InplaceOp2 for StoreRows<'_> {
         let shape = cache_layout.shape().dims4()?;
         let new = input(new, new_layout)?;
         let Some((start, end)) = cache_layout.contiguous_offsets() else {
-            candle_core::bail!("kv_store: a strided cache")
+            candle_core::bail!("kv_store: the cache is not contiguous")
         };
         match cache {
             CpuStorage::F32(cache) => self.store(&mut cache[start..end], shape, new, |row, to| {

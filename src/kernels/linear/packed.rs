@@ -82,15 +82,18 @@ impl PackedLinear {
         isa: Isa,
     ) -> Result<Self> {
         if weight.len() != n * k {
-            candle_core::bail!("linear: {} weights for [{n}, {k}]", weight.len());
+            candle_core::bail!(
+                "linear: {} weights, but the shape is [{n}, {k}]",
+                weight.len()
+            );
         }
         if let Some(bias) = bias
             && bias.len() != n
         {
-            candle_core::bail!("linear: {} biases for {n} outputs", bias.len());
+            candle_core::bail!("linear: {} biases, but {n} outputs", bias.len());
         }
         if !Isa::available().contains(&isa) {
-            candle_core::bail!("linear: this machine has no {isa}");
+            candle_core::bail!("linear: this machine does not support {isa}");
         }
         Ok(Self {
             n,
@@ -339,10 +342,10 @@ impl InplaceOp2 for AddProduct<'_> {
         x_layout: &Layout,
     ) -> Result<()> {
         let Some((start, end)) = sums_layout.contiguous_offsets() else {
-            candle_core::bail!("linear: sums that lie apart")
+            candle_core::bail!("linear: y is not contiguous")
         };
         let CpuStorage::F32(sums) = sums else {
-            candle_core::bail!("linear: sums that are not f32")
+            candle_core::bail!("linear: y is not f32")
         };
         let (sums, x) = (&mut sums[start..end], input(x, x_layout)?);
         with_shared_scratch(sums.len(), |product| {

@@ -44,13 +44,21 @@ pub fn forward_all(
     m: usize,
     outs: &mut [&mut [MaybeUninit<f32>]],
 ) {
-    assert_eq!(layers.len(), outs.len(), "linear: a result for each layer");
+    assert_eq!(
+        layers.len(),
+        outs.len(),
+        "linear: the numbers of layers and outputs differ"
+    );
     let Some(first) = layers.first() else { return };
     let k = first.in_features();
     assert_eq!(x.len(), m * k, "linear: x is not [{m}, {k}]");
     for (layer, out) in layers.iter().zip(&*outs) {
         let n = layer.out_features();
-        assert_eq!(layer.in_features(), k, "linear: layers of several inputs");
+        assert_eq!(
+            layer.in_features(),
+            k,
+            "linear: the layers' input sizes differ"
+        );
         assert_eq!(out.len(), m * n, "linear: out is not [{m}, {n}]");
     }
     if m == 0 {

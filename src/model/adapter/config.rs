@@ -121,7 +121,7 @@ impl LoraConfig {
     pub fn validate(&self) -> Result<(), AdapterError> {
         let refuse = |text: String| Err(AdapterError::Unsupported(text));
         if self.r == 0 || self.rank_pattern.values().any(|&r| r == 0) {
-            return refuse("a rank of 0 trains nothing".to_owned());
+            return refuse("r and the ranks in rank_pattern must be at least 1".to_owned());
         }
         let alphas = self.alpha_pattern.values().chain([&self.lora_alpha]);
         if alphas.clone().any(|a| !a.is_finite()) {
@@ -138,7 +138,7 @@ impl LoraConfig {
             let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
             if !pattern.chars().all(plain) {
                 return refuse(format!(
-                    "the pattern `{pattern}` is a regular expression; only ends of paths are supported"
+                    "the pattern `{pattern}` is a regular expression, which is not supported; write the end of a layer's path"
                 ));
             }
         }
@@ -149,10 +149,10 @@ impl LoraConfig {
         let refuse = |text: String| AdapterError::Unsupported(text);
         let fields = json
             .as_object()
-            .ok_or_else(|| refuse("is not an object".to_owned()))?;
+            .ok_or_else(|| refuse("the file must hold a JSON object".to_owned()))?;
         if fields.get("peft_type").and_then(Value::as_str) != Some("LORA") {
             return Err(refuse(format!(
-                "peft_type is {}, only LORA is supported",
+                "peft_type is {}, but only LORA is supported",
                 fields.get("peft_type").unwrap_or(&Value::Null)
             )));
         }
@@ -177,7 +177,7 @@ impl LoraConfig {
                 "bias" if *value == json!("none") => {}
                 "bias" => {
                     return Err(refuse(format!(
-                        "bias is {value}: trained biases are not supported"
+                        "bias is {value}: trained biases are not supported; only \"none\" is"
                     )));
                 }
                 "init_lora_weights" => keeps_the_base(value)?,
@@ -260,7 +260,7 @@ fn keeps_the_base(init: &Value) -> Result<(), AdapterError> {
         Value::Null | Value::Bool(_) => Ok(()),
         Value::String(s) if ["gaussian", "eva", "orthogonal"].contains(&s.as_str()) => Ok(()),
         _ => Err(AdapterError::Unsupported(format!(
-            "init_lora_weights is {init}: such an adapter belongs to a changed base model; convert it to plain LoRA with PEFT"
+            "init_lora_weights is {init}: this initialisation changes the base model; convert the adapter to plain LoRA with PEFT"
         ))),
     }
 }

@@ -125,7 +125,7 @@ pub fn load_weights(
         for (name, dims, of_rank) in [("lora_A", a.dims(), 0), ("lora_B", b.dims(), 1)] {
             if dims[of_rank] != rank {
                 return Err(AdapterError::Tensor(format!(
-                    "`{PREFIX}{layer}.{name}.weight` has shape {dims:?}, which is not of rank {rank}"
+                    "`{PREFIX}{layer}.{name}.weight` has shape {dims:?}, which does not fit rank {rank}"
                 )));
             }
         }
@@ -144,7 +144,7 @@ pub fn check_fit(
 ) -> Result<(), AdapterError> {
     for (layer, pair) in weights {
         let [outputs, inputs] = base(layer).ok_or_else(|| {
-            AdapterError::Tensor(format!("`{PREFIX}{layer}` has no layer in the base model"))
+            AdapterError::Tensor(format!("the base model has no layer for `{PREFIX}{layer}`"))
         })?;
         if pair.a.dim(1)? != inputs || pair.b.dim(0)? != outputs {
             return Err(AdapterError::Tensor(format!(
@@ -178,7 +178,7 @@ pub fn save(dir: &Path, config: &LoraConfig, weights: &AdapterWeights) -> Result
         let rank = config.rank(layer);
         if pair.a.dim(0)? != rank || pair.b.dim(1)? != rank {
             return Err(AdapterError::Tensor(format!(
-                "`{PREFIX}{layer}` has factors {:?} and {:?}, which are not of rank {rank}",
+                "`{PREFIX}{layer}` has factors {:?} and {:?}, which do not fit rank {rank}",
                 pair.a.dims(),
                 pair.b.dims()
             )));
@@ -225,11 +225,11 @@ fn no_adapter(dir: &Path) -> Option<&'static str> {
     } else if !dir.is_dir() {
         "is a file; an adapter is a directory with adapter_config.json and adapter_model.safetensors, as PEFT writes it"
     } else if dir.join("config.json").exists() {
-        "the directory holds a model, not an adapter: it is given as --model"
+        "the directory holds a model, not an adapter: pass it as --model"
     } else if dir.join("adapter").join(CONFIG_FILE).exists() {
         "the directory has no adapter_config.json; did you mean the directory `adapter` in it?"
     } else {
-        "the directory has no adapter_config.json, so it holds no adapter as PEFT writes it"
+        "the directory has no adapter_config.json, so it is not a PEFT adapter"
     })
 }
 

@@ -59,9 +59,9 @@ impl fmt::Display for WeightsName {
 /// The reason for which weights were not published, or cannot serve a role.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("`{0}` names no adapter: it is empty, or the base's own name")]
+    #[error("invalid adapter name `{0}`: it must not be empty or the base's name")]
     Name(String),
-    #[error("weights `{0}` are of another store")]
+    #[error("weights `{0}` belong to another weight store")]
     Foreign(WeightsName),
     #[error("a canary's share must be between 0 and 1, not {0}")]
     Share(f64),

@@ -173,7 +173,7 @@ fn what_cannot_be_served_is_refused_by_name() {
         error.to_string()
     };
     for name in ["", "base"] {
-        assert!(refused(name, &config, &weights).contains("names no adapter"));
+        assert!(refused(name, &config, &weights).contains("invalid adapter name"));
     }
     let nan = adapter(&store, f32::NAN).1;
     let error = refused("nan", &config, &nan);
@@ -187,7 +187,7 @@ fn what_cannot_be_served_is_refused_by_name() {
     let pair = weights[Q].clone();
     let elsewhere = [("model.layers.99.mlp.up_proj".to_owned(), pair)].into();
     let error = refused("nowhere", &config, &elsewhere);
-    assert!(error.contains("no layer in the base"), "{error}");
+    assert!(error.contains("the base model has no layer"), "{error}");
     let dir = tempfile::tempdir().unwrap();
     assert!(store.publish_dir("missing", dir.path()).is_err());
     adapter::save(dir.path(), &config, &weights).unwrap();
