@@ -24,11 +24,12 @@ pub enum JudgeError {
     #[error("the judge's self-test: {0}")]
     SelfTest(String),
     #[error(
-        "the chat template does not write the user's text as it is, so the candidates cannot be found in the prompt"
+        "the chat template changes the user's text, so the candidates cannot be located in the prompt"
     )]
     TextRewritten,
     #[error(
-        "the label {label:?} is not one token after {lead_in:?}: {}it became {tokens}; choose other `labels` in judge_template.toml",
+        "the label {label:?} must be exactly one token after {lead_in:?}: {}it became {tokens}; choose other `labels` in \
+         judge_template.toml",
         if *seam { "it changes the tokens before it, and " } else { "" }
     )]
     LabelNotOneToken {
@@ -41,15 +42,15 @@ pub enum JudgeError {
     #[error("the labels {labels:?} are the same token ({id})")]
     LabelsEqual { labels: [String; 2], id: u32 },
     #[error(
-        "the judge prompt's frame alone has {frame} tokens of {max_tokens}, which leaves no room for the answers"
+        "the judge prompt without its answers has {frame} of at most {max_tokens} tokens, which leaves no room for the answers"
     )]
     NoRoom { frame: usize, max_tokens: usize },
     #[error("a tournament needs at least one candidate")]
     NoCandidates,
-    #[error("{expected} matches were asked for, {got} verdicts came back")]
+    #[error("expected {expected} verdicts, one per match, but got {got}")]
     VerdictCount { expected: usize, got: usize },
     #[error(transparent)]
     Text(#[from] TextError),
-    #[error("scoring judge prompts: {0}")]
+    #[error("cannot score the judge prompts: {0}")]
     Scorer(Box<dyn std::error::Error + Send + Sync>),
 }

@@ -58,7 +58,7 @@ pub enum PrincipleError {
     },
     #[error("principle table: {0}")]
     Toml(#[from] settings::SettingsError),
-    #[error("principle table: two principles are called `{0}`")]
+    #[error("principle table: duplicate id `{0}`")]
     Duplicate(String),
     #[error("principle table: `{id}` {problem}")]
     Invalid { id: String, problem: &'static str },
@@ -116,9 +116,7 @@ impl PrincipleTable {
                 return Err(invalid("has an empty text"));
             }
             if principle.weight != 0.0 && !WEIGHTS.contains(&principle.weight) {
-                return Err(invalid(
-                    "has a weight that is neither 0 nor from 1e-6 to 1e6",
-                ));
+                return Err(invalid("must have weight 0 or a weight from 1e-6 to 1e6"));
             }
             if principles[..at]
                 .iter()

@@ -148,7 +148,7 @@ impl TryFrom<TemplateFile> for JudgeTemplate {
             };
             if !wanted.contains(&count) {
                 return Err(JudgeError::Template(format!(
-                    "`user` holds the slot {name} {count} times; it must hold it once"
+                    "`user` contains the slot {name} {count} times; it must contain it exactly once"
                 )));
             }
         }
@@ -157,7 +157,7 @@ impl TryFrom<TemplateFile> for JudgeTemplate {
             |piece: &Piece| matches!(piece, Piece::Slot(slot) if *slot != Slot::Principles);
         if system.iter().flatten().any(candidate) {
             return Err(JudgeError::Template(
-                "`system` may hold no slot but {principles}".into(),
+                "the only slot allowed in `system` is {principles}".into(),
             ));
         }
         if file.labels.iter().any(String::is_empty) || file.labels[0] == file.labels[1] {
@@ -172,7 +172,7 @@ impl TryFrom<TemplateFile> for JudgeTemplate {
             Some((before, after)) => (before.to_owned(), after.to_owned()),
             None => {
                 return Err(JudgeError::Template(
-                    "`rationale` lacks its slot {rationale}".into(),
+                    "`rationale` must contain the slot {rationale}".into(),
                 ));
             }
         };

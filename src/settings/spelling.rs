@@ -27,7 +27,7 @@ pub fn explain(error: &toml::de::Error, text: &str) -> SettingsError {
             let key = unknown.name;
             let meant = unknown.meant(&unknown.expected);
             let what = match unknown.kind {
-                Kind::Field => format!("there is no setting `{key}` here"),
+                Kind::Field => format!("unknown setting `{key}`"),
                 Kind::Variant => format!("`{key}` is not a value of this setting"),
             };
             format!("{what}{}", hint(meant, &unknown.expected))
@@ -102,10 +102,10 @@ pub fn hint(meant: Option<&str>, expected: &[&str]) -> String {
     match (meant, expected) {
         (Some(meant), _) => format!("; did you mean `{meant}`?"),
         (None, []) => String::new(),
-        (None, [only]) => format!("; there is only `{only}`"),
+        (None, [only]) => format!("; use `{only}`"),
         (None, all) => {
             let all: Vec<String> = all.iter().map(|name| format!("`{name}`")).collect();
-            format!("; there are {}", all.join(", "))
+            format!("; use one of {}", all.join(", "))
         }
     }
 }
@@ -217,11 +217,11 @@ mod tests {
         for (text, message) in [
             (
                 "promts = 3",
-                "line 1: there is no setting `promts` here; did you mean `prompts`?",
+                "line 1: unknown setting `promts`; did you mean `prompts`?",
             ),
             (
                 "\n\nbeta = 3",
-                "line 3: there is no setting `beta` here; there are `prompts`, `order`",
+                "line 3: unknown setting `beta`; use one of `prompts`, `order`",
             ),
             (
                 "order = 'easy-first'",

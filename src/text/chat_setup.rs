@@ -68,14 +68,18 @@ const RESERVED: [&str; 7] = [
 pub fn check_variables(variables: &Variables) -> Result<(), String> {
     for name in variables.keys() {
         if RESERVED.contains(&name.as_str()) || name.ends_with("_token") {
-            return Err(format!("the server sets `{name}` itself"));
+            return Err(format!(
+                "the server sets `{name}` itself, so it cannot be given"
+            ));
         }
         let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty()
             || name.starts_with(|c: char| c.is_ascii_digit())
             || !name.chars().all(letters)
         {
-            return Err(format!("`{name}` is no name of a template variable"));
+            return Err(format!(
+                "`{name}` is not a valid name of a template variable"
+            ));
         }
     }
     Ok(())

@@ -296,8 +296,7 @@ impl ChatTemplate {
         let opaque = opaque?;
         if !self.0.warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "this chat template changes message contents in a way that cannot be followed; \
-                 contents are inserted as they are"
+                "this chat template changes message contents in a way that cannot be tracked; contents are inserted unchanged"
             );
         }
         let text = stand_ins.restore(&opaque);
@@ -386,7 +385,7 @@ impl Run<'_> {
         rendered.map_err(|error| {
             TextError::Render(match error.detail() {
                 _ if error.kind() == ErrorKind::OutOfFuel => {
-                    "it takes more work or memory than a template may".to_owned()
+                    "the template exceeds the limit on work or memory".to_owned()
                 }
                 // A template may raise a message of several lines.
                 Some(detail) => in_one_line(detail),

@@ -95,9 +95,9 @@ fn on_a_deep_stack(
             .name("template".into())
             .stack_size(usize::try_from(bytes).unwrap_or(usize::MAX))
             .spawn_scoped(scope, render)
-            .map_err(|error| failed(format!("there is no thread to render it: {error}")))?
+            .map_err(|error| failed(format!("cannot start a thread for rendering: {error}")))?
             .join()
-            .unwrap_or_else(|_| Err(failed("rendering it panicked".to_owned())))
+            .unwrap_or_else(|_| Err(failed("the rendering panicked".to_owned())))
     })
 }
 

@@ -81,10 +81,10 @@ pub enum TextError {
     #[error("cannot encode: {0}")]
     Encode(String),
     /// Detected from a prefix of the text: there may be many more.
-    #[error("the text has {at_least} tokens or more, and the context has room for {most}")]
+    #[error("the text has at least {at_least} tokens, but the context has room for only {most}")]
     TooManyTokens { at_least: usize, most: usize },
     /// Detected before any of the text was read.
-    #[error("the text has {bytes} bytes, and at most {most} are read")]
+    #[error("the text has {bytes} bytes; the limit is {most}")]
     TooManyBytes { bytes: usize, most: usize },
     /// A one-character control token that is also the model's only way to spell that character.
     #[error(
@@ -100,13 +100,13 @@ pub enum TextError {
         len: usize,
     },
     #[error(
-        "{} has no chat template (neither chat_template.jinja nor `chat_template` in tokenizer_config.json): only prompts as text or \
-         tokens can be continued; `--chat-template FILE` gives it one",
+        "{} has no chat template (neither chat_template.jinja nor `chat_template` in tokenizer_config.json): use prompts of text or \
+         tokens, or pass a template with `--chat-template FILE`",
         .0.display()
     )]
     NoChatTemplate(PathBuf),
     #[error(
-        "{} names the chat templates {names:?}, none of them \"default\"",
+        "{} has the chat templates {names:?}, but none with the name \"default\"",
         path.display()
     )]
     NoDefaultTemplate { path: PathBuf, names: Vec<String> },
@@ -115,12 +115,12 @@ pub enum TextError {
     #[error("the chat template does not parse: {0}")]
     TemplateSyntax(String),
     #[error(
-        "the chat template does not show tools to the model, so calls cannot be written in the format {0}: only \"json\" needs no template"
+        "the chat template does not support tools, so the tool format {0} cannot be used; only \"json\" works without template support"
     )]
     NoToolsInTemplate(&'static str),
-    #[error("the chat template refused the conversation: {0}")]
+    #[error("the chat template rejected the conversation: {0}")]
     Render(String),
-    #[error("the conversation has more different characters than stand-ins exist ({0})")]
+    #[error("the conversation has too many different characters (at most {0})")]
     TooManyCharacters(usize),
     /// Stop strings that are too many, too long or empty.
     #[error("{0}")]

@@ -28,7 +28,7 @@ pub(super) fn find(dir: &Path) -> Result<(PathBuf, String), TextError> {
             let templates: Option<Vec<(String, String)>> = templates.iter().map(named).collect();
             let templates = templates.ok_or_else(|| TextError::BadConfig {
                 path: path.clone(),
-                what: "`chat_template` is a list, but not of {name, template}".to_owned(),
+                what: "`chat_template` is a list, but its items are not objects with `name` and `template`".to_owned(),
             })?;
             let names = templates.iter().map(|(name, _)| name.clone()).collect();
             templates

@@ -71,7 +71,7 @@ impl Tokenizer {
         };
         // `tokenizers` panics in some cases if a file has an unexpected structure.
         let hf = catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes))
-            .map_err(|_| bad("it is not shaped like a tokenizer".to_owned()))?
+            .map_err(|_| bad("it does not have the structure of a tokenizer".to_owned()))?
             .map_err(|e| bad(e.to_string()))?;
         if hf.get_decoder().is_some_and(strips_ends) {
             // `tokenizers` underflows on a token that is shorter than the part to strip.

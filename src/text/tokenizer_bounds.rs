@@ -20,7 +20,7 @@ pub(super) fn check(tokenizer: &tokenizers::Tokenizer) -> Result<usize, String> 
     for (what, growth) in [("normalizer", normalizer), ("decoder", decoder)] {
         if growth > MOST_GROWTH {
             return Err(format!(
-                "its {what} may make a text {growth:.0} times as long, and {MOST_GROWTH:.0} times is the most"
+                "its {what} may make a text {growth:.0} times as long; the limit is {MOST_GROWTH:.0} times"
             ));
         }
     }
@@ -29,7 +29,7 @@ pub(super) fn check(tokenizer: &tokenizers::Tokenizer) -> Result<usize, String> 
     match longest <= LONGEST_TOKEN {
         true => Ok(longest.max(1)),
         false => Err(format!(
-            "it has a token of {longest} bytes, and {LONGEST_TOKEN} is the most"
+            "it has a token of {longest} bytes; the limit is {LONGEST_TOKEN}"
         )),
     }
 }

@@ -236,14 +236,14 @@ impl Adapter {
         let wanted = lora_layers(spec, config);
         for (path, _) in &wanted {
             let Some(LoraPair { a, .. }) = self.weights.get(path) else {
-                return refuse(path, "it has no factors there".to_owned());
+                return refuse(path, "the adapter has no factors for this layer".to_owned());
             };
             let (rank, scale) = (a.dim(0)?, self.config.scale(path));
             if rank != config.rank(path) || scale != config.scale(path) {
                 return refuse(
                     path,
                     format!(
-                        "rank {rank} and scale {scale} against {} and {}",
+                        "the adapter has rank {rank} and scale {scale}, the configuration {} and {}",
                         config.rank(path),
                         config.scale(path)
                     ),
@@ -255,7 +255,10 @@ impl Adapter {
             .keys()
             .find(|path| !wanted.iter().any(|(w, _)| w == *path))
         {
-            Some(path) => refuse(path, "it is not to be trained".to_owned()),
+            Some(path) => refuse(
+                path,
+                "the configuration does not train this layer".to_owned(),
+            ),
             None => Ok(()),
         }
     }

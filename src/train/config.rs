@@ -222,7 +222,7 @@ impl JsftConfig {
         }
         if (self.lora.is_some() || self.start.is_some()) && self.from_scratch {
             return refuse(
-                "an adapter on random weights trains nothing: drop `lora` and `start`, or `from_scratch`",
+                "an adapter cannot be trained on random weights: remove `lora` and `start`, or `from_scratch`",
             );
         }
         self.optim.validate()

@@ -23,7 +23,7 @@ pub fn adapter_digest(dir: &Path) -> Result<String, TrainError> {
 /// The `[lora]` table of a run: its values, the default values, and the keys that the user gave.
 #[derive(Debug, Clone, Copy)]
 pub struct LoraSettings<'a> {
-    pub said: &'a LoraConfig,
+    pub requested: &'a LoraConfig,
     pub default: &'a LoraConfig,
     /// Names of the keys that a file or a flag gave, even with the default value.
     pub given: &'a [String],
@@ -32,7 +32,7 @@ pub struct LoraSettings<'a> {
 impl LoraSettings<'_> {
     /// Returns whether the user chose this value: it was given, or it is not the default.
     fn is_chosen<T: PartialEq>(&self, key: &str, of: impl Fn(&LoraConfig) -> &T) -> bool {
-        self.given.iter().any(|given| given == key) || of(self.said) != of(self.default)
+        self.given.iter().any(|given| given == key) || of(self.requested) != of(self.default)
     }
 }
 
@@ -49,60 +49,60 @@ impl Adapter {
     ) -> Result<Self, TrainError> {
         self.check_fit(spec)?;
         self.config.target_modules = self.trained_modules(spec);
-        let (said, is) = (settings.said, &self.config);
-        let refuse = |key: &str, said: String, is: String| {
+        let (requested, is) = (settings.requested, &self.config);
+        let refuse = |key: &str, value: String, is: String| {
             Err(TrainError::Config(format!(
-                "lora.{key} is {said}, but the adapter that training goes on from has {is}: leave the setting out, or name that value"
+                "lora.{key} is {value}, but the start adapter has {is}: remove the setting, or set it to that value"
             )))
         };
-        if settings.is_chosen("r", |lora| &lora.r) && said.r != is.r {
-            return refuse("r", said.r.to_string(), is.r.to_string());
+        if settings.is_chosen("r", |lora| &lora.r) && requested.r != is.r {
+            return refuse("r", requested.r.to_string(), is.r.to_string());
         }
         if settings.is_chosen("lora_alpha", |lora| &lora.lora_alpha)
-            && said.lora_alpha != is.lora_alpha
+            && requested.lora_alpha != is.lora_alpha
         {
             return refuse(
                 "lora_alpha",
-                said.lora_alpha.to_string(),
+                requested.lora_alpha.to_string(),
                 is.lora_alpha.to_string(),
             );
         }
         if settings.is_chosen("use_rslora", |lora| &lora.use_rslora)
-            && said.use_rslora != is.use_rslora
+            && requested.use_rslora != is.use_rslora
         {
             return refuse(
                 "use_rslora",
-                said.use_rslora.to_string(),
+                requested.use_rslora.to_string(),
                 is.use_rslora.to_string(),
             );
         }
         if settings.is_chosen("rank_pattern", |lora| &lora.rank_pattern)
-            && said.rank_pattern != is.rank_pattern
+            && requested.rank_pattern != is.rank_pattern
         {
             let shown = |lora: &LoraConfig| format!("{:?}", lora.rank_pattern);
-            return refuse("rank_pattern", shown(said), shown(is));
+            return refuse("rank_pattern", shown(requested), shown(is));
         }
         if settings.is_chosen("alpha_pattern", |lora| &lora.alpha_pattern)
-            && said.alpha_pattern != is.alpha_pattern
+            && requested.alpha_pattern != is.alpha_pattern
         {
             let shown = |lora: &LoraConfig| format!("{:?}", lora.alpha_pattern);
-            return refuse("alpha_pattern", shown(said), shown(is));
+            return refuse("alpha_pattern", shown(requested), shown(is));
         }
         if settings.is_chosen("target_modules", |lora| &lora.target_modules) {
             // However the layers are named, they have to be the same.
-            let layers = lora_layers(spec, said);
+            let layers = lora_layers(spec, requested);
             let same = layers.len() == self.weights.len()
                 && layers
                     .iter()
                     .all(|(path, _)| self.weights.contains_key(path));
             if !same {
                 let shown = |lora: &LoraConfig| format!("[{}]", lora.target_modules.join(", "));
-                return refuse("target_modules", shown(said), shown(is));
+                return refuse("target_modules", shown(requested), shown(is));
             }
         }
-        self.config.lora_dropout = said.lora_dropout;
-        if said.base_model_name_or_path.is_some() {
-            self.config.base_model_name_or_path = said.base_model_name_or_path.clone();
+        self.config.lora_dropout = requested.lora_dropout;
+        if requested.base_model_name_or_path.is_some() {
+            self.config.base_model_name_or_path = requested.base_model_name_or_path.clone();
         }
         Ok(self)
     }
@@ -156,11 +156,15 @@ mod tests {
         Adapter { config, weights }
     }
 
-    fn continued(adapter: &Adapter, said: &LoraConfig, given: &[&str]) -> Result<Adapter, String> {
+    fn continued(
+        adapter: &Adapter,
+        requested: &LoraConfig,
+        given: &[&str],
+    ) -> Result<Adapter, String> {
         let given: Vec<String> = given.iter().map(|&key| key.to_owned()).collect();
         let default = LoraConfig::default();
         let settings = LoraSettings {
-            said,
+            requested,
             default: &default,
             given: &given,
         };
@@ -194,9 +198,9 @@ mod tests {
         let start = adapter(3, &["q_proj", "down_proj"]);
         let (r, alpha) = (start.config.r, start.config.lora_alpha);
         let with = |change: &dyn Fn(&mut LoraConfig)| {
-            let mut said = LoraConfig::default();
-            change(&mut said);
-            said
+            let mut requested = LoraConfig::default();
+            change(&mut requested);
+            requested
         };
         type Change = Box<dyn Fn(&mut LoraConfig)>;
         let other: [(&str, Change); 6] = [

@@ -217,9 +217,9 @@ fn begin_at(
     let Some(dir) = &config.start else {
         return Ok(None);
     };
-    let (default, said) = (LoraConfig::default(), config.lora.clone());
+    let (default, requested) = (LoraConfig::default(), config.lora.clone());
     let settings = LoraSettings {
-        said: said.as_ref().unwrap_or(&default),
+        requested: requested.as_ref().unwrap_or(&default),
         default: &default,
         given: &config.own_lora,
     };

@@ -128,7 +128,7 @@ impl RunManifest {
                 self.resumed = earlier.resumed;
             }
             Err(error) => {
-                tracing::warn!("when the run was first started is not known: {error}");
+                tracing::warn!("the start time of the run is unknown: {error}");
                 self.started = "unknown".to_owned();
             }
         }

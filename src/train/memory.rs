@@ -38,21 +38,21 @@ impl Footprint {
             true => 1 + MOMENTS + lanes,
             false => 1,
         };
-        let weights = numbers(spec).saturating_mul(F32 * copies);
+        let weights = parameter_count(spec).saturating_mul(F32 * copies);
         let activations = kept_activations(spec, self.tokens, self.recompute).saturating_mul(lanes);
         let needed = weights.saturating_add(activations).saturating_add(PROGRAM);
         let Some(available) = available.filter(|available| available.bytes < needed) else {
             return Ok(());
         };
         Err(TrainError::Memory(format!(
-            "{} of memory are needed, and {available} (weights, gradients and moments {}, activations {}, the program {}): {}, or say \
+            "{} of memory are needed, but {available} (weights, gradients and moments {}, activations {}, the program {}): {}, or use \
              --no-memory-check",
             size(needed),
             size(weights),
             size(activations),
             size(PROGRAM),
             match (activations > weights, self.whole) {
-                (true, _) => "give --micro-batch-tokens less",
+                (true, _) => "lower --micro-batch-tokens",
                 (false, true) => "train an adapter (--lora-rank) or a smaller model",
                 (false, false) => "train a smaller model",
             },
@@ -78,7 +78,7 @@ pub fn kept_activations(spec: &DecoderSpec, tokens: usize, recompute: bool) -> u
 }
 
 /// Returns the number of the model's weights, without norms and biases.
-fn numbers(spec: &DecoderSpec) -> u64 {
+fn parameter_count(spec: &DecoderSpec) -> u64 {
     let hidden = spec.hidden_size as u64;
     let (queries, keys) = (
         (spec.num_heads * spec.head_dim) as u64,

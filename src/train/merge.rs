@@ -59,7 +59,7 @@ pub fn merge(base: &Path, adapter: &Path, out: &Path) -> Result<usize, TrainErro
     let mut there = fs::read_dir(out).map_err(TrainError::io("cannot read", out))?;
     if there.next().is_some() {
         return Err(TrainError::Config(format!(
-            "{} has files already: name a new directory",
+            "{} is not empty: choose a new directory",
             out.display()
         )));
     }

@@ -45,7 +45,7 @@ pub enum MixtureError {
     Judge(#[from] JudgeError),
     #[error("reading pairs: {0}")]
     Source(Box<dyn std::error::Error + Send + Sync>),
-    #[error("there is no preference pair in the data")]
+    #[error("the data contain no preference pair")]
     NoPairs,
     #[error("none of {pairs} pairs gave an example{}", .first_refusal.as_ref().map(|why| format!("; the first refusal: {why}")).unwrap_or_default())]
     Empty {
@@ -126,10 +126,10 @@ impl MixtureOptions {
     fn check(&self) -> Result<(), MixtureError> {
         let refuse = |option, problem| Err(MixtureError::Option { option, problem });
         if self.max_length < 16 {
-            return refuse("max_length", "is below 16");
+            return refuse("max_length", "must be at least 16");
         }
         if self.max_length > u32::MAX as usize {
-            return refuse("max_length", "is above 2^32");
+            return refuse("max_length", "must be below 2^32");
         }
         for (option, weight) in [
             ("judge_weight", self.judge_weight),
@@ -143,7 +143,7 @@ impl MixtureOptions {
         if self.judge_weight == 0.0 {
             return refuse(
                 "judge_weight",
-                "is 0: turn `judge` off in the records instead",
+                "must be above 0; to train without judge examples, turn `judge` off in the records",
             );
         }
         if !(0.0..=1.0).contains(&self.negation) {
@@ -353,7 +353,7 @@ impl std::fmt::Display for Refusal {
                 write!(f, "token {id} is outside the model's vocabulary of {vocab}")
             }
             Refusal::Prefix => f.write_str(
-                "the chat template writes a conversation with its answer unlike the prompt for that answer",
+                "the chat template's prompt is not a prefix of the conversation with its answer",
             ),
         }
     }

@@ -71,12 +71,12 @@ pub(super) fn warn_of_control_tokens(pairs: u64, raw: bool) {
     }
     if raw {
         tracing::warn!(
-            "{pairs} records of plain text hold control tokens, which are read as such and not as their letters"
+            "{pairs} plain-text records contain control tokens, which are encoded as control tokens, not as text"
         );
     } else {
         tracing::warn!(
-            "{pairs} records of plain text hold control tokens, which `plain = \"chat\"` reads as their letters: texts that were written \
-             by a chat template are read with `plain = \"raw\"`"
+            "{pairs} plain-text records contain control tokens, which `plain = \"chat\"` encodes as text: use `plain = \"raw\"` for texts \
+             that a chat template has written"
         );
     }
 }

@@ -108,8 +108,8 @@ pub(super) fn chat_template(
 pub(super) fn warn_of_no_end(endless: u64, whole: u64, stop_ids: &[u32]) {
     if whole > 0 && endless == whole {
         tracing::warn!(
-            "none of the {whole} answers that are trained on ends with a token at which the model's answers end (ids {stop_ids:?}): \
-             the trained model will run on to the limit of tokens"
+            "none of the {whole} training answers ends with a stop token of the model (ids {stop_ids:?}): the trained model will generate \
+             up to the token limit"
         );
     }
 }

@@ -83,11 +83,11 @@ pub(super) fn validate(
     length: RunLength,
 ) -> Result<(), TrainError> {
     let checked = if model.is_empty() {
-        Err("`model` is missing: a model directory or a hub id")
+        Err("`model` is missing: set it to a model directory or a hub id")
     } else if output_dir.as_os_str().is_empty() {
-        Err("`output_dir` is missing")
+        Err("`output_dir` is missing: set it to a directory")
     } else if data_files == 0 {
-        Err("`data` is missing: at least one file of preference pairs")
+        Err("`data` is missing: name at least one file of preference pairs")
     } else {
         length.validate()
     };

@@ -47,12 +47,12 @@ pub fn check_targets(spec: &DecoderSpec, config: &LoraConfig) -> Result<(), Trai
     });
     if let Some(name) = unknown {
         return Err(TrainError::Config(format!(
-            "lora.target_modules names `{name}`, which is no linear layer of the decoder"
+            "lora.target_modules contains `{name}`, which is not a linear layer of the decoder"
         )));
     }
     if layers.is_empty() {
         return Err(TrainError::Config(
-            "lora.target_modules names no linear layer of the decoder".to_owned(),
+            "lora.target_modules contains no linear layer of the decoder".to_owned(),
         ));
     }
     Ok(())
@@ -181,7 +181,7 @@ impl Trainable {
                 _ => None,
             };
             let tensor = tensor.ok_or_else(|| {
-                TrainError::Mismatch(format!("the adapter has nothing for `{name}`"))
+                TrainError::Mismatch(format!("the adapter has no tensor for `{name}`"))
             })?;
             var.set(&tensor.to_device(var.device())?)?;
         }

@@ -317,7 +317,7 @@ impl LearnConfig {
             ));
         }
         let settings = LoraSettings {
-            said: &self.dpo.lora,
+            requested: &self.dpo.lora,
             default: &Self::default().dpo.lora,
             given: &self.own_lora,
         };

@@ -156,7 +156,7 @@ impl<'a> Walk<'a> {
             }
             let left = self.left.checked_sub(1);
             self.left = left.ok_or(GrammarError::TooMuch {
-                what: "schemas that are laid over each other",
+                what: "schemas that apply to the same value",
                 count: MOST_SEEN + 1,
                 most: MOST_SEEN,
             })?;

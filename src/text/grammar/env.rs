@@ -237,17 +237,21 @@ fn limits() -> ParserLimits {
 /// Returns a warning of llguidance as a sentence about the schema.
 fn told(warning: &str) -> String {
     if let Some(keys) = warning.strip_prefix("Unimplemented keys: ") {
-        return format!("The schema's keywords {keys} are left out: answers may break them.");
+        return format!(
+            "The schema's keywords {keys} are not supported and are ignored: answers may violate them."
+        );
     }
     if let Some(format) = warning.strip_prefix("Unknown format: ") {
-        return format!("The schema's format \"{format}\" is left out: answers may break it.");
+        return format!(
+            "The schema's format \"{format}\" is not supported and is ignored: answers may violate it."
+        );
     }
     match warning.starts_with("oneOf ") {
         true => {
-            "The schema's \"oneOf\" is kept as \"anyOf\": answers may match several of its schemas."
+            "The schema's \"oneOf\" is treated as \"anyOf\": answers may match several of its schemas."
                 .to_owned()
         }
-        false => format!("The schema is kept in part: {warning}."),
+        false => format!("The schema is applied only in part: {warning}."),
     }
 }
 

@@ -29,33 +29,33 @@ pub use spec::GrammarSpec;
 /// An error of compiling or following a grammar.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
-    #[error("this model's tokens do not stand for bytes of their own, which grammars need")]
+    #[error("this model's tokens do not each represent fixed bytes, which grammars require")]
     UnsupportedTokenizer,
-    #[error("has {bytes} bytes; at most {most} are compiled")]
+    #[error("has {bytes} bytes; the limit is {most}")]
     TooLong { bytes: usize, most: usize },
     #[error("is nested more than {0} levels deep")]
     TooDeep(usize),
     #[error(
-        "{place} holds {number}, and grammars keep whole numbers up to 2^53 only: write it as a string, or as a pattern"
+        "{place} contains {number}, but grammars support whole numbers only up to 2^53: use a string or a pattern"
     )]
     InexactNumber { number: String, place: String },
-    #[error("has {count} {what}; at most {most} are compiled")]
+    #[error("has {count} {what}; the limit is {most}")]
     TooMuch {
         what: &'static str,
         count: usize,
         most: usize,
     },
-    #[error("names no choice")]
+    #[error("must have at least one choice")]
     NoChoice,
-    #[error("names {choices} choices; at most {most} are compiled")]
+    #[error("has {choices} choices; the limit is {most}")]
     TooManyChoices { choices: usize, most: usize },
     #[error("{0}")]
     Invalid(String),
-    #[error("permits nothing but the empty text")]
+    #[error("must match more than the empty text")]
     OnlyEmpty,
-    #[error("no token of this model continues the text as the grammar asks")]
+    #[error("no token of this model can continue the text within the grammar")]
     DeadEnd,
-    #[error("token {0} does not continue the text as the grammar asks")]
+    #[error("the grammar does not allow token {0} here")]
     NotAllowed(u32),
     #[error("following the grammar failed: {0}")]
     Failed(String),

@@ -15,7 +15,7 @@ const SAID: &[(&str, &str, &str)] = &[
     (
         "Invalid type: ",
         "the schema's type \"",
-        "\" is none of JSON's",
+        "\" is not a JSON type",
     ),
     ("Expected f64 for ", "the schema's ", " must be a number"),
     (
@@ -128,7 +128,7 @@ mod tests {
             (
                 "Invalid type: strin",
                 false,
-                "does not compile: the schema's type \"strin\" is none of JSON's",
+                "does not compile: the schema's type \"strin\" is not a JSON type",
             ),
             (
                 "Expected f64 for 'minimum'",

@@ -32,7 +32,7 @@ pub(super) fn method(
             | "popitem",
             _,
         ) => Err(refused(format!(
-            "{method} would change a value, which templates may not"
+            "{method} changes a value, which templates must not do"
         ))),
         _ => Ok(None),
     }
@@ -76,7 +76,7 @@ pub(super) struct Cycler {
 impl Cycler {
     pub(super) fn value(values: minijinja::value::Rest<Value>) -> Result<Value, Error> {
         match values.is_empty() {
-            true => Err(refused("cycler wants at least one value")),
+            true => Err(refused("cycler needs at least one value")),
             false => Ok(Value::from_object(Self {
                 values: values.to_vec(),
                 at: AtomicUsize::new(0),

@@ -49,7 +49,13 @@ fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
     }
     let number = |value: &Value| {
         let number = f64::try_from(value.clone());
-        number.map_err(|_| refused(format!("% is not for {} and {}", left.kind(), right.kind())))
+        number.map_err(|_| {
+            refused(format!(
+                "% is not defined for {} and {}",
+                left.kind(),
+                right.kind()
+            ))
+        })
     };
     let (left, right) = (number(left)?, number(right)?);
     if right == 0.0 {

@@ -74,7 +74,7 @@ pub(super) fn method(
                     _ => slice.ends_with(what),
                 })
             };
-            let not_text = || refused(format!("{method} wants a string or a tuple of strings"));
+            let not_text = || refused(format!("{method} needs a string or a tuple of strings"));
             match what.as_str() {
                 Some(what) => Value::from(ends(what)),
                 None if what.is_tuple() => {
@@ -105,7 +105,7 @@ pub(super) fn method(
                 return Err(refused("the fill must be one character"));
             };
             if width > MOST_WIDTH {
-                return Err(refused(format!("a width is at most {MOST_WIDTH}")));
+                return Err(refused(format!("the width must be at most {MOST_WIDTH}")));
             }
             pay(state, width.saturating_mul(4))?;
             let side = match method {
@@ -118,7 +118,7 @@ pub(super) fn method(
         "zfill" => {
             let (width,): (usize,) = from_args(args)?;
             if width > MOST_WIDTH {
-                return Err(refused(format!("a width is at most {MOST_WIDTH}")));
+                return Err(refused(format!("the width must be at most {MOST_WIDTH}")));
             }
             let (sign, digits) = match text.starts_with(['-', '+']) {
                 true => text.split_at(1),
@@ -150,7 +150,7 @@ pub(super) fn method(
             let mut joined = String::new();
             for (at, value) in values.try_iter()?.enumerate() {
                 let Some(part) = value.as_str() else {
-                    return Err(refused(format!("join wants strings, not {}", value.kind())));
+                    return Err(refused(format!("join needs strings, not {}", value.kind())));
                 };
                 pay(state, text.len() + part.len())?;
                 joined.push_str(if at > 0 { text } else { "" });
@@ -220,7 +220,7 @@ fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     let parts: Vec<&str> = match &separator {
         Some(separator) => {
             let separator = separator.as_str().filter(|text| !text.is_empty());
-            let separator = separator.ok_or_else(|| refused("split wants a separator"))?;
+            let separator = separator.ok_or_else(|| refused("split needs a separator"))?;
             match from_right {
                 true => {
                     let mut parts: Vec<&str> = text.rsplitn(most + 1, separator).collect();

@@ -124,7 +124,7 @@ impl FromStr for ToolFormat {
         found.ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.map(Self::name).into();
             format!(
-                "the tool formats are {}, and {name:?} is none of them",
+                "unknown tool format {name:?}; use one of {}",
                 names.join(", ")
             )
         })

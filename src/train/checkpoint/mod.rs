@@ -48,7 +48,7 @@ impl Latest {
     pub fn or_warn(self) -> Option<Checkpoint> {
         for (path, why) in &self.rejected {
             tracing::warn!(
-                "checkpoint {} is damaged and left out: {why}",
+                "checkpoint {} is damaged and skipped: {why}",
                 path.display()
             );
         }
@@ -96,7 +96,10 @@ impl CheckpointStore {
             }
             // Some network file systems have no locks; training goes on without one.
             Err(TryLockError::Error(e)) if e.kind() == std::io::ErrorKind::Unsupported => {
-                tracing::warn!("{} cannot be locked: {e}", path.display());
+                tracing::warn!(
+                    "{} cannot be locked; the run continues without a lock: {e}",
+                    path.display()
+                );
             }
             Err(TryLockError::Error(e)) => return Err(TrainError::io("cannot lock", &path)(e)),
         }
@@ -242,14 +245,14 @@ fn verify(dir: &Path, step: u64) -> Result<(), TrainError> {
     if manifest.step != step {
         return Err(TrainError::bad_file(
             path,
-            format!("is of step {}", manifest.step),
+            format!("belongs to step {}", manifest.step),
         ));
     }
     for listed in &manifest.files {
         if !listed.is_in(dir)? {
             return Err(TrainError::bad_file(
                 dir.join(&listed.name),
-                format!("is damaged: it is not what {MANIFEST} lists"),
+                format!("is damaged: it does not match {MANIFEST}"),
             ));
         }
     }

@@ -88,7 +88,9 @@ pub fn load_weights(path: &Path, params: &[(String, Var)]) -> Result<(), TrainEr
         loaded.push((var, tensor.to_device(var.device())?));
     }
     if let Some(name) = found.keys().min() {
-        return Err(bad(format!("tensor `{name}` is not trained here")));
+        return Err(bad(format!(
+            "tensor `{name}` is not a trained parameter of this run"
+        )));
     }
     for (var, tensor) in loaded {
         var.set(&tensor)?;
@@ -135,7 +137,7 @@ mod tests {
             load_weights(&path, wanted).unwrap_err().to_string()
         };
         assert!(complaint(&all[..1], &all).contains("`a.weight` is missing"));
-        assert!(complaint(&all, &all[..1]).contains("`a.weight` is not trained here"));
+        assert!(complaint(&all, &all[..1]).contains("`a.weight` is not a trained parameter"));
         let mut reshaped = params(0.1);
         reshaped[0].1 = Var::zeros((4, 1), DType::F32, &Device::Cpu).unwrap();
         assert!(

@@ -71,15 +71,16 @@ enum Dropped {
     Pair(#[from] PairError),
     #[error(transparent)]
     Text(#[from] TextError),
-    #[error("the conversation with its answer does not begin with the prompt that asks for it")]
+    #[error("the chat template's prompt is not a prefix of the conversation with its answer")]
     Prefix,
     #[error("a conversation needs a chat template: {0}")]
     NoTemplate(String),
     #[error(
-        "the prompt alone has {tokens} tokens, and prompt and completion together may have {max} (max_length, or the model's context)"
+        "the prompt alone has {tokens} tokens, but prompt and completion together may have at most {max} (max_length, or the model's \
+         context)"
     )]
     PromptTooLong { tokens: usize, max: usize },
-    #[error("soft_labels: the margin {0} is no probability, from 0 to 1")]
+    #[error("soft_labels: the margin {0} is not a probability between 0 and 1")]
     Margin(f64),
 }
 
@@ -117,7 +118,7 @@ pub(super) fn build(
     };
     if encoder.max_length < config.max_length {
         tracing::info!(
-            "max_length is {} and the model's context {}: longer pairs are cut to the context",
+            "max_length is {}, but the model's context is {}: longer pairs are cut to the context",
             config.max_length,
             encoder.max_length
         );
@@ -171,7 +172,7 @@ pub(super) fn build(
     if built.examples.is_empty() {
         if built.report.pairs == 0 {
             return Err(TrainError::Data(
-                "there is no preference pair in the data".to_owned(),
+                "the data contain no preference pair".to_owned(),
             ));
         }
         let why = built.report.first_refusal.take();

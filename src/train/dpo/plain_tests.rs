@@ -139,7 +139,9 @@ fn pairs_beyond_the_models_context_are_cut_to_it() {
         .err()
         .unwrap();
     assert!(
-        error.to_string().contains("may have 30 (max_length"),
+        error
+            .to_string()
+            .contains("may have at most 30 (max_length"),
         "{error}"
     );
 }

@@ -131,7 +131,7 @@ impl DpoRunConfig {
             self.length(),
         )?;
         if self.log_every == 0 || self.max_length < 2 {
-            let what = "log_every must be at least 1, max_length 2";
+            let what = "log_every must be at least 1 and max_length at least 2";
             return Err(TrainError::Config(what.to_owned()));
         }
         self.dpo.validate()
@@ -193,7 +193,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     let start = match &config.start {
         Some(dir) => {
             let settings = LoraSettings {
-                said: &config.dpo.lora,
+                requested: &config.dpo.lora,
                 default: &DpoConfig::default().lora,
                 given: &config.own_lora,
             };

@@ -83,7 +83,7 @@ impl DpoTrainer {
         {
             return Err(TrainError::bad_file(
                 &path,
-                "is of a run with another configuration, base, reference or data",
+                "belongs to a run with another configuration, base, reference or data",
             ));
         }
         let adapter = Adapter::load(dir)?;
@@ -95,7 +95,10 @@ impl DpoTrainer {
             let steps = optimizer.step();
             return Err(TrainError::bad_file(
                 &moments,
-                format!("is of step {steps}, and {STATE} of step {}", state.step),
+                format!(
+                    "belongs to step {steps}, but {STATE} to step {}",
+                    state.step
+                ),
             ));
         }
         self.policy.set_adapter(&adapter)?;

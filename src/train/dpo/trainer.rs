@@ -226,7 +226,7 @@ impl DpoTrainer {
         self.check(pairs)?;
         if pairs.is_empty() || reference.len() != pairs.len() {
             return Err(TrainError::Data(format!(
-                "{} pairs with the reference's log-probabilities of {}",
+                "there are {} pairs, but reference log-probabilities for {}",
                 pairs.len(),
                 reference.len()
             )));

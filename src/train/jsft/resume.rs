@@ -65,7 +65,7 @@ pub(super) fn resume(
     let state = TrainerState::load(&checkpoint.dir.join(STATE))?;
     if state.config_digest != identity || state.total_steps != total_steps {
         return Err(TrainError::Config(format!(
-            "the run in {} was begun with another configuration or other data; it cannot be resumed with this one",
+            "the run in {} was started with another configuration or other data; it cannot be resumed with this one",
             config.output_dir.display()
         )));
     }

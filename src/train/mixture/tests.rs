@@ -260,7 +260,7 @@ fn templates_that_treat_the_last_turn_specially_supervise_only_it() {
     let (examples, report) = mixture.examples(0, &pair(&["q"], "y", "z"));
     assert_eq!(examples.len(), 2);
     assert_eq!(report.sft_refused, 1);
-    assert!(report.first_refusal.unwrap().contains("unlike the prompt"));
+    assert!(report.first_refusal.unwrap().contains("not a prefix"));
 }
 
 #[test]

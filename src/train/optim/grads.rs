@@ -121,7 +121,9 @@ impl GradBuffers {
     /// If no parameter has the name; also as [`Self::add`].
     pub fn add_named(&mut self, name: &str, grad: &Tensor, scale: f32) -> Result<(), TrainError> {
         let index = self.index_of(name).ok_or_else(|| {
-            TrainError::Mismatch(format!("a gradient for `{name}`, which is not trained"))
+            TrainError::Mismatch(format!(
+                "there is a gradient for `{name}`, which is not a trained parameter"
+            ))
         })?;
         self.add(index, grad, scale)
     }

@@ -294,13 +294,14 @@ pub(super) fn check<'a>(
         if new && (of_prompt || is_messages(value)) {
             return refuse(
                 name,
-                "is a part of the prompt by its name, and the prompt does not hold it: write it into `prompt`, or remove it",
+                "is a part of the prompt by its name, but the prompt does not contain it: add it to `prompt` or remove it",
             );
         }
         if new && guessed {
             return refuse(
                 name,
-                "may be the prompt, which the record does not name: call the prompt's column `prompt`, and remove other texts",
+                "may be the prompt, but the record has no `prompt` column: rename the prompt's column to `prompt` and remove other text \
+                 columns",
             );
         }
     }

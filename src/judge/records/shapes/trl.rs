@@ -28,7 +28,7 @@ pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError>
                 true => Ok(parts),
                 false => Err(field(
                     "prompt",
-                    "is not in the conversations of the answers",
+                    "does not occur in the conversations of the answers",
                 )),
             }
         }
@@ -41,7 +41,7 @@ pub(super) fn read(record: &mut Map<String, Value>) -> Result<Parts, ShapeError>
         }
         (None, Side::Text(chosen), Side::Text(rejected)) => implicit_text(&chosen, &rejected),
         (None, Side::Turns(chosen), Side::Turns(rejected)) => implicit(&chosen, &rejected),
-        (None, ..) => Err(field("rejected", "has another type than `chosen`")),
+        (None, ..) => Err(field("rejected", "has a different type from `chosen`")),
     }
 }
 
@@ -117,7 +117,7 @@ fn answer(turns: &[Message], key: &'static str) -> Result<String, ShapeError> {
     match turns {
         [turn] if turn.role == Role::Assistant => Ok(turn.content.clone()),
         [_] => Err(field(key, "does not end with an assistant turn")),
-        [] => Err(field(key, "holds no answer")),
+        [] => Err(field(key, "contains no answer")),
         // More than one turn after the common ones: the two conversations differ before their last answer.
         _ => Err(ShapeError::ContextsDiffer),
     }

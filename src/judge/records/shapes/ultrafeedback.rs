@@ -60,7 +60,7 @@ fn response(completion: Completion) -> Result<RankedResponse, ShapeError> {
         let annotation: Annotation =
             serde_json::from_value(value).map_err(|error| ShapeError::Field {
                 key: "completions",
-                problem: format!("hold a `{aspect}` that cannot be read: {error}"),
+                problem: format!("have an annotation `{aspect}` that cannot be read: {error}"),
             })?;
         // Joined with a space, as in the released code.
         let parts = [annotation.rationale, annotation.rationale_for_rating];

@@ -122,7 +122,7 @@ impl ArrayElements {
                 return Ok(());
             }
             if !chunk.trim_ascii().is_empty() {
-                return Err(damaged("something follows the array").into());
+                return Err(damaged("there is text after the array").into());
             }
             let length = chunk.len();
             self.bytes.consume(length);
