@@ -125,7 +125,7 @@ impl FromStr for FeedbackTrust {
     fn from_str(said: &str) -> Result<Self, String> {
         let all = [Self::Never, Self::Corroborated, Self::Always];
         let known = all.into_iter().find(|trust| trust.as_str() == said);
-        known.ok_or_else(|| format!("`{said}` is none of never, corroborated and always"))
+        known.ok_or_else(|| format!("unknown value `{said}`; use never, corroborated or always"))
     }
 }
 

@@ -190,7 +190,7 @@ impl TrafficLog {
         let made = matches!(error, LogError::Unavailable(_)) && self.database().make_room().await;
         if made {
             tracing::warn!(
-                "a deletion failed and is tried again with the reserve given up: {error}"
+                "a deletion failed; it is retried after releasing the disk reserve: {error}"
             );
         }
         made

@@ -13,13 +13,15 @@ pub enum LogError {
     #[error("the traffic log's database is unavailable: {0}")]
     Unavailable(String),
     /// The principal's records have reached their quota. Nothing was written.
-    #[error("the principal's records take up their quota of {quota} bytes: delete some of them")]
+    #[error(
+        "the principal's records have reached their quota of {quota} bytes: delete some of them"
+    )]
     PrincipalQuota { quota: u64 },
     /// All records together have reached their quota, or the disk is nearly full. Nothing was written.
     #[error("the traffic log is full: {0}")]
     Full(String),
     /// The principal has used the idempotency key for another request. Nothing was written.
-    #[error("the idempotency key was used for another request before")]
+    #[error("the idempotency key was already used for a different request")]
     IdempotencyReused,
     /// Another trainer has taken the lease; this one must stop.
     #[error("the trainer's lease of epoch {epoch} is no longer valid")]
@@ -37,7 +39,7 @@ pub enum LogError {
     #[error("there is no {what} `{id}`")]
     NotFound { what: &'static str, id: String },
     /// The record exceeds the maximum size.
-    #[error("the record has {bytes} bytes, and at most {most} are kept")]
+    #[error("the record has {bytes} bytes, more than the maximum of {most}")]
     TooLarge { bytes: usize, most: usize },
     /// The input cannot be stored.
     #[error("{0}")]

@@ -158,7 +158,11 @@ impl Start {
                 hash: hash.to_owned(),
             })
         });
-        read.ok_or_else(|| LogError::Corrupt(format!("the chain of events begins at {stored:?}")))
+        read.ok_or_else(|| {
+            LogError::Corrupt(format!(
+                "the stored start of the event chain is invalid: {stored:?}"
+            ))
+        })
     }
 
     pub async fn write(&self, connection: &mut AnyConnection) -> Result<()> {

@@ -56,7 +56,7 @@ pub enum GenerationState {
 }
 
 stored_words!(
-    GenerationState, "state of a generation",
+    GenerationState, "generation state",
     Candidate => "candidate", Promoted => "promoted", Rejected => "rejected", RolledBack => "rolled_back", Failed => "failed",
 );
 

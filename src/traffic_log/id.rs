@@ -64,7 +64,7 @@ impl TryFrom<String> for RecordId {
     type Error = String;
 
     fn try_from(text: String) -> std::result::Result<Self, String> {
-        Self::parse(&text).ok_or_else(|| format!("`{text}` is no record id"))
+        Self::parse(&text).ok_or_else(|| format!("`{text}` is not a record id"))
     }
 }
 
@@ -140,7 +140,7 @@ impl Principal {
             .unwrap_or(whose);
         if name.is_empty() || name.contains(':') || !Self::can_be_named(name) {
             return Err(format!(
-                "`{}` spells no principal: give NAME or key:NAME for a key, operator:NAME for an operator's key, or anonymous",
+                "`{}` is not a principal: use NAME or key:NAME for a key, operator:NAME for an operator's key, or anonymous",
                 whose.escape_debug()
             ));
         }
@@ -323,7 +323,7 @@ mod tests {
             "a\nb",
         ] {
             let refused = Principal::spelled(whose, None).unwrap_err();
-            assert!(refused.contains("spells no principal"), "{refused}");
+            assert!(refused.contains("is not a principal"), "{refused}");
             assert!(!refused.contains('\n'), "{refused}");
             assert!(Principal::spelled(whose, Some("eve")).is_err(), "{whose}");
         }

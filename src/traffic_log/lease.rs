@@ -256,7 +256,7 @@ impl TrainerLease {
                 }),
                 Err(error) => {
                     shared.counters.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!("what was learned from record {id} is not kept: {error}");
+                    tracing::warn!("the update's additions to record {id} are not stored: {error}");
                 }
             }
         }
@@ -355,7 +355,7 @@ impl TrainerLease {
     pub async fn insert_generation(&self, new: NewGeneration) -> Result<()> {
         if new.id.is_base() {
             return Err(LogError::Invalid(
-                "the base is no generation of the trainer's".to_owned(),
+                "the base model cannot be stored as a trained generation".to_owned(),
             ));
         }
         let mut transaction = self.begin().await?;

@@ -106,7 +106,7 @@ impl TrafficLog {
     /// database cannot be reached.
     pub async fn open(config: &LogConfig) -> Result<Self> {
         if config.queue == 0 {
-            return Err(LogError::Config("a queue needs room".to_owned()));
+            return Err(LogError::Config("`queue` must be at least 1".to_owned()));
         }
         let database = Arc::new(Database::open(config).await?);
         let salt = salt::salt(&database, &config.salt).await?;
@@ -189,7 +189,9 @@ impl TrafficLog {
             }
             Err(TrySendError::Closed(())) => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);
-                return Err(LogError::Unavailable("the writer is gone".to_owned()));
+                return Err(LogError::Unavailable(
+                    "the log's writer task has ended".to_owned(),
+                ));
             }
         };
         let queued = Instant::now();
@@ -219,9 +221,11 @@ impl TrafficLog {
             _waiting: waiting,
             reply,
         });
-        answer
-            .await
-            .unwrap_or_else(|_| Err(LogError::Unavailable("the writer is gone".to_owned())))
+        answer.await.unwrap_or_else(|_| {
+            Err(LogError::Unavailable(
+                "the log's writer task has ended".to_owned(),
+            ))
+        })
     }
 
     /// Returns a record with its samples, verdicts, pairs and feedback; none if it does not exist or is out of scope.

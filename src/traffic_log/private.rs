@@ -42,7 +42,10 @@ pub fn tighten(path: &Path) -> bool {
     match fs::set_permissions(path, Permissions::from_mode(mode & !OTHERS)) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!("{} stays open to others: {error}", path.display());
+            tracing::warn!(
+                "{} remains accessible to other users: {error}",
+                path.display()
+            );
             false
         }
     }

@@ -63,7 +63,7 @@ impl Quotas {
             }
         }
         let short = self.dir.as_deref().is_some_and(room::is_short);
-        Ok(short.then(|| LogError::Full("the file system has little room left".to_owned())))
+        Ok(short.then(|| LogError::Full("the file system has little space left".to_owned())))
     }
 
     /// Adds a written record to the sums.

@@ -17,7 +17,7 @@ macro_rules! stored_words {
             pub(crate) fn stored(word: &str) -> $crate::Result<Self> {
                 match word {
                     $($word => Ok($name::$variant),)+
-                    other => Err($crate::LogError::Corrupt(format!("`{other}` is no {}", $what))),
+                    other => Err($crate::LogError::Corrupt(format!("unknown {} `{other}`", $what))),
                 }
             }
         }
@@ -41,7 +41,7 @@ pub enum RecordKind {
     Imported,
 }
 
-stored_words!(RecordKind, "kind of record", Generate => "generate", Judge => "judge", Imported => "imported");
+stored_words!(RecordKind, "record kind", Generate => "generate", Judge => "judge", Imported => "imported");
 
 /// The consent of the principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -195,7 +195,7 @@ pub enum PairSource {
 }
 
 stored_words!(
-    PairSource, "source of a pair",
+    PairSource, "pair source",
     Tournament => "tournament", OnPolicy => "on_policy", Feedback => "feedback", Contrast => "contrast", Imported => "imported",
 );
 
@@ -339,19 +339,19 @@ fn check(samples: &[Sample], verdicts: &[LoggedVerdict], pairs: &[LoggedPair]) -
     let invalid = |what: &str| Err(LogError::Invalid(what.to_owned()));
     for sample in samples {
         if !sample.logprobs.is_empty() && sample.logprobs.len() != sample.token_ids.len() {
-            return invalid("a sample has log-probabilities for some of its tokens only");
+            return invalid("the numbers of a sample's tokens and log-probabilities differ");
         }
     }
     let known = |a: usize, b: usize| a < samples.len() && b < samples.len() && a != b;
     for verdict in verdicts {
         if !known(verdict.a, verdict.b) {
-            return invalid("a verdict compares samples that are not there");
+            return invalid("a verdict refers to samples that do not exist");
         }
         check_numbers(verdict)?;
     }
     for pair in pairs {
         if !known(pair.chosen, pair.rejected) {
-            return invalid("a pair is made of samples that are not there");
+            return invalid("a pair refers to samples that do not exist");
         }
         if !pair.margin.is_finite() {
             return invalid("a pair has a margin that is not finite");

@@ -71,13 +71,13 @@ impl DrawSpec {
     fn check(&self) -> Result<()> {
         if !(self.max_share > 0.0 && self.max_share <= 1.0) {
             return Err(LogError::Invalid(format!(
-                "a principal's share of {} is not in (0, 1]",
+                "the principal's share must be above 0 and at most 1, not {}",
                 self.max_share
             )));
         }
         if self.held_out_per_mille > 1000 {
             return Err(LogError::Invalid(
-                "more than 1000 rows of 1000 cannot be held out".to_owned(),
+                "at most 1000 of 1000 rows can be held out".to_owned(),
             ));
         }
         Ok(())

@@ -76,8 +76,11 @@ pub(super) async fn insert_record(
     if made.rows_affected() == 0 {
         // Another server on the same log was faster.
         let repeated = repeated(connection, row).await?;
-        return repeated
-            .ok_or_else(|| LogError::Corrupt("a name is taken by no record".to_owned()));
+        return repeated.ok_or_else(|| {
+            LogError::Corrupt(
+                "an idempotency key is taken, but its record does not exist".to_owned(),
+            )
+        });
     }
     insert_samples(connection, &row.id, 0, &record.samples).await?;
     insert_verdicts(connection, &row.id, [0, 0], Asked::ByCall, &record.verdicts).await?;
@@ -498,7 +501,7 @@ fn words(bytes: &[u8]) -> Result<Vec<[u8; 4]>> {
     let (words, rest) = bytes.as_chunks::<4>();
     if !rest.is_empty() {
         return Err(LogError::Corrupt(format!(
-            "{} bytes are no whole number of words",
+            "{} bytes are not a whole number of words",
             bytes.len()
         )));
     }

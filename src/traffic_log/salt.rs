@@ -65,7 +65,7 @@ pub(super) async fn salt(database: &Database, place: &SaltPlace) -> Result<Strin
         }
         (SaltPlace::Given(file), stored) => {
             let there = read(file)?;
-            let salt = there.ok_or_else(|| problem(file, "is not there"))?;
+            let salt = there.ok_or_else(|| problem(file, "does not exist"))?;
             forget(connection, stored, &salt, file).await?;
             salt
         }
@@ -88,7 +88,7 @@ async fn store(connection: &mut AnyConnection) -> Result<String> {
     .execute(&mut *connection)
     .await?;
     let stored = stored(connection).await?;
-    stored.ok_or_else(|| LogError::Corrupt("a salt was stored and is not there".to_owned()))
+    stored.ok_or_else(|| LogError::Corrupt("a salt was stored but cannot be read back".to_owned()))
 }
 
 /// Removes the salt from the database after it is in its file.
@@ -108,8 +108,8 @@ async fn forget(
         }
         Some(_) => Err(problem(
             file,
-            "holds another salt than the log's own, with which its surrogates were made: write that one \
-             (SELECT value FROM settings WHERE name = 'salt') into the file, or delete it to begin anew",
+            "holds another salt than the log, which made its surrogates with its own: write the log's salt (SELECT value FROM settings \
+             WHERE name = 'salt') into the file, or delete that row to use the file's salt from now on",
         )),
     }
 }
@@ -122,7 +122,7 @@ fn read(file: &Path) -> Result<Option<String>> {
     };
     match text.trim() {
         salt if salt.len() >= LEAST => Ok(Some(salt.to_owned())),
-        _ => Err(problem(file, "holds no salt of 32 characters or more")),
+        _ => Err(problem(file, "must hold a salt of at least 32 characters")),
     }
 }
 
@@ -148,7 +148,7 @@ fn make(file: &Path, salt: Option<&str>) -> Result<String> {
         File::open(dir)?.sync_all()
     };
     written().map_err(|error: std::io::Error| problem(file, error))?;
-    read(file)?.ok_or_else(|| problem(file, "was made and is not there"))
+    read(file)?.ok_or_else(|| problem(file, "was created but cannot be read back"))
 }
 
 fn fresh() -> String {

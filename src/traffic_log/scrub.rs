@@ -39,7 +39,7 @@ pub(super) async fn run(database: Weak<Database>, wanted: Arc<Notify>) {
                 Backend::Postgres => {
                     if let Err(error) = database.vacuum().await {
                         tracing::warn!(
-                            "deleted rows stay in PostgreSQL's files until it vacuums: {error}"
+                            "deleted rows remain in PostgreSQL's files until the next vacuum: {error}"
                         );
                     }
                     drop(database);
@@ -109,7 +109,7 @@ impl Database {
         if let Some(reserve) = &self.reserve
             && let Err(error) = reserve.fill()
         {
-            tracing::warn!("no room is reserved for deletions on a full disk: {error}");
+            tracing::warn!("cannot reserve disk space for deletions on a full disk: {error}");
         }
     }
 }

@@ -53,7 +53,7 @@ impl StageOutcome {
 }
 
 stored_words!(
-    StageOutcome, "outcome of a stage",
+    StageOutcome, "stage outcome",
     Promoted => "promoted", Passed => "passed", Rejected => "rejected", Failed => "failed",
 );
 

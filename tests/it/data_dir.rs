@@ -278,7 +278,7 @@ fn its_callers_find_their_records_and_a_key_without_a_name_is_told_of() {
     let warned = program
         .said
         .lines()
-        .find(|line| line.contains("named by their place"));
+        .find(|line| line.contains("named by position"));
     let warned = warned.unwrap_or_else(|| panic!("{}", program.said));
     assert!(
         warned.contains("2 of `key-3`") && warned.contains("`key-3:KEY`"),
@@ -325,7 +325,7 @@ fn its_callers_find_their_records_and_a_key_without_a_name_is_told_of() {
         &keys.replace("unnamed-secret", "key-3:unnamed-secret"),
     );
     assert!(
-        !program.said.contains("named by their place"),
+        !program.said.contains("named by position"),
         "{}",
         program.said
     );
@@ -375,7 +375,7 @@ fn its_files_become_their_owners_alone() {
     let told = program
         .said
         .lines()
-        .filter(|line| line.contains("could be read by others"));
+        .filter(|line| line.contains("were readable by other users"));
     assert_eq!(told.count(), 1, "{}", program.said);
     program.post_with_key(
         "/generate",
@@ -387,7 +387,7 @@ fn its_files_become_their_owners_alone() {
     program.stop();
     let program = start(dir.path(), expected()["keys"].as_str().unwrap());
     assert!(
-        !program.said.contains("could be read by others"),
+        !program.said.contains("were readable by other users"),
         "{}",
         program.said
     );
@@ -401,7 +401,7 @@ fn a_log_that_was_removed_is_told_of() {
     assert!(
         program
             .said
-            .contains("generations that the log does not know"),
+            .contains("generations are missing from the log"),
         "{}",
         program.said
     );

@@ -95,7 +95,7 @@ fn read(
     });
     if wanted.is_some_and(|wanted| wanted != reader.kind()) {
         return Err(LogError::File(format!(
-            "{}: the file is not of the named format: leave `--format` out to have it read as what it is",
+            "{}: the file does not have the given format: omit `--format` to detect the format",
             file.display()
         )));
     }
@@ -114,7 +114,7 @@ fn read(
                 improbable.add(&Skipped {
                     count: 1,
                     first: Some(format!(
-                        "{}: pair {}: the margin {margin} is no probability from 0.5 to 1",
+                        "{}: pair {}: the margin {margin} is not a probability from 0.5 to 1",
                         file.display(),
                         place + 1
                     )),
@@ -123,7 +123,7 @@ fn read(
             }
             pairs
                 .blocking_send(pair)
-                .map_err(|_| LogError::File("the import was given up".to_owned()))?;
+                .map_err(|_| LogError::File("the import was cancelled".to_owned()))?;
         }
         place += 1;
     }

@@ -63,8 +63,8 @@ impl<W: Write + Send> ParquetPairs<W> {
             .any(|pair| PromptKind::of(&pair.prompt) != self.kind)
         {
             return Err(LogError::File(
-                "the pairs have plain prompts and conversations, and a column of a Parquet file has one type: export them one after the \
-                 other with `--prompts plain` and `--prompts conversations`"
+                "some pairs have plain prompts and others conversations, but a Parquet column has one type: export them separately with \
+                 `--prompts plain` and `--prompts conversations`"
                     .to_owned(),
             ));
         }

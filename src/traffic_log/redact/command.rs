@@ -63,7 +63,7 @@ impl RedactCommand {
             serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()))?;
         if redacted.len() != texts.len() {
             return Err(failed(format!(
-                "{} texts came back of {}",
+                "the program returned {} texts instead of {}",
                 redacted.len(),
                 texts.len()
             )));

@@ -59,7 +59,7 @@ impl FromStr for RedactionRule {
         Self::ALL
             .into_iter()
             .find(|rule| rule.name() == name)
-            .ok_or_else(|| format!("`{name}` is no redaction rule"))
+            .ok_or_else(|| format!("unknown redaction rule `{name}`"))
     }
 }
 

@@ -84,7 +84,7 @@ fn a_file_that_is_given_is_the_same_for_all_and_is_never_made_up() {
             ..config.clone()
         };
         let said = TrafficLog::open(&given).await.unwrap_err().to_string();
-        assert!(said.contains("is not there"), "{said}");
+        assert!(said.contains("does not exist"), "{said}");
         assert!(!file.exists());
         std::fs::write(&file, format!("{SALT}\n")).unwrap();
         let surrogates = [surrogate(&given).await, surrogate(&given).await];
