@@ -452,7 +452,7 @@ fn rewrite(dir: &Path, name: &str, change: impl FnOnce(&mut Value)) {
 fn a_model_whose_answers_nothing_ends_is_named_at_the_start() {
     let warned = |server: &Server| {
         let mut said = server.said().into_iter();
-        said.find(|line| line.contains("no token ends an answer"))
+        said.find(|line| line.contains("has no end token"))
     };
     let known = Server::start(&[]);
     get(&known, "/ready");

@@ -397,15 +397,15 @@ fn what_cannot_be_safe_does_not_start_and_says_why() {
         (&["--admin-listen", "[::]:0"], "--admin-key-file"),
         (
             &["--cors-origin", "*", "--cors-origin", "https://x.example"],
-            "stands alone",
+            "cannot be combined",
         ),
         (
             &["--cors-origin", "https://x.example/"],
-            "https://x.example is",
+            "use https://x.example",
         ),
         (
             &["--api-key-file", &twice],
-            "line 2: the name `alice` is there already, in line 1",
+            "line 2: the name `alice` is already used in line 1",
         ),
         (
             &["--api-key-file", &derived],

@@ -223,7 +223,7 @@ fn nothing_is_made_where_something_was_meant_to_be() {
         ),
         (
             vec!["records", "import", "--data-dir", &at("file"), &pairs],
-            &["is no directory"],
+            &["is not a directory"],
         ),
         (
             vec!["records", "import", "--log", &log, &at("gone")],
@@ -259,7 +259,7 @@ fn nothing_is_made_where_something_was_meant_to_be() {
         ),
         (
             vec!["train", "dpo", "--follow", "--data-dir", &at("file")],
-            &["is no directory"],
+            &["is not a directory"],
         ),
         (
             vec![
@@ -464,7 +464,7 @@ fn feedback_is_counted_and_a_principal_that_cannot_be_is_refused() {
     for route in ["/metrics", "/health", "/ready"] {
         assert!(lost.contains(route), "{lost}");
     }
-    assert!(!lost.contains("lists those"), "{lost}");
+    assert!(!lost.contains("lists all routes"), "{lost}");
     for whose in ["foo:bar", "key:", "operator:", "key:a:b"] {
         let url = format!("{operators}/records?principal={whose}");
         let answer = client().delete(url).send().unwrap();

@@ -46,7 +46,7 @@ impl DataDir {
         let changed = usize::from(tighten(&self.root)) + files + inside;
         if changed > 0 {
             tracing::warn!(
-                "{}: {changed} files and directories could be read by others, and now only by their owner",
+                "{}: {changed} files and directories were readable by other users; now only their owner can read them",
                 self.root.display()
             );
         }

@@ -179,8 +179,8 @@ impl Learning<'_> {
 fn of_another_adapter(error: LearnError) -> AppError {
     match error {
         LearnError::OtherBase { id, made, here, .. } => AppError::Config(format!(
-            "the data directory has generations that began at another adapter ({id} at {made}, this server at {here}): give the adapter \
-             that they began at (--adapter), or another --data-dir"
+            "the generations in the data directory start from another adapter ({id} from {made}, this server from {here}): pass the \
+             adapter that they start from (--adapter), or another --data-dir"
         )),
         error => error.into(),
     }
@@ -191,8 +191,8 @@ fn say_what_to_expect(config: &LearnConfig, knows_callers: bool) {
     let gates = &config.gates;
     let passes = |rate: f64| 100.0 * gates.pass_rate(rate);
     tracing::info!(
-        "learning: of candidates that truly win .50, .55 and .60 of their duels with the live policy, {:.0}, {:.0} and {:.0} in a \
-         hundred pass the win_rate gate of {} duels",
+        "learning: candidates with a true win rate of .50, .55 and .60 against the live policy pass the win_rate gate with probability \
+         {:.0} %, {:.0} % and {:.0} % ({} duels)",
         passes(0.5),
         passes(0.55),
         passes(0.6),
@@ -200,13 +200,13 @@ fn say_what_to_expect(config: &LearnConfig, knows_callers: bool) {
     );
     if gates.pass_rate(gates.win_rate.p1.max(0.6)) < 0.5 {
         tracing::warn!(
-            "gates.prompts = {} are too few for the win_rate gate: most good candidates will be refused as undecided",
+            "gates.prompts = {} is too small for the win_rate gate: most good candidates will be rejected as undecided; use more prompts",
             gates.prompts
         );
     }
     if !knows_callers && config.stage.principal_share < 1.0 {
         tracing::info!(
-            "learning: callers have no keys and cannot be told apart, so stage.principal_share is not asked of them"
+            "learning: callers have no API keys and cannot be distinguished, so stage.principal_share does not apply"
         );
     }
 }
@@ -231,8 +231,9 @@ impl LearnerThread {
             }
         };
         let thread = thread::Builder::new().name("learner".into()).spawn(work);
-        let thread = thread
-            .map_err(|error| AppError::Config(format!("the learner has no thread: {error}")))?;
+        let thread = thread.map_err(|error| {
+            AppError::Config(format!("cannot start the learner's thread: {error}"))
+        })?;
         Ok(Self { stop, thread, died })
     }
 
@@ -290,7 +291,7 @@ fn live(
                 return false;
             }
             let pause = pause.next();
-            tracing::info!("the learner is started again in {pause:.1?}");
+            tracing::info!("the learner is restarted in {pause:.1?}");
             tokio::select! {
                 () = tokio::time::sleep(pause) => false,
                 _ = &mut stopped => true,

@@ -32,8 +32,8 @@ async fn warn_of_places(log: &TrafficLog, keys: &ApiKeys) -> Result<(), AppError
     if let Some(first) = found.first() {
         let name = first.split('`').nth(1).unwrap_or("key-1");
         tracing::warn!(
-            "the log has records of keys that were named by their place in the key file ({}): no key reaches them now. Name the key's line \
-             `{name}:KEY` to give it its records back, or delete them with DELETE /records?principal={name} as an operator",
+            "the log has records of keys that earlier versions named by position ({}); no current key can read them. Write the key's line \
+             as `{name}:KEY` to give it its records back, or delete them with DELETE /records?principal={name} as an operator",
             found.join(", ")
         );
     }
@@ -55,8 +55,8 @@ async fn warn_of_generations(log: &TrafficLog, data_dir: &DataDir) -> Result<(),
     let unknown = unknown.count();
     if unknown > 0 && log.current_stage().await?.is_none() {
         tracing::warn!(
-            "{} has {unknown} of {} generations that the log does not know: was the log or its write-ahead log removed? What the log's \
-             pointers say is served (the base, if it is empty), and the records, keys' idempotency and events from before are gone",
+            "{}: {unknown} of {} generations are missing from the log. Was the log or its write-ahead log removed? The log's pointers \
+             decide what is served (the base if the log is empty); earlier records, idempotency keys and events are lost",
             dir.display(),
             ids.len(),
         );

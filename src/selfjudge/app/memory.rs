@@ -93,14 +93,14 @@ impl Needed {
             bytes => format!(", the trainer {}", size(bytes)),
         };
         Err(AppError::Config(format!(
-            "{} of memory are needed, and {available} (weights {}, cache {}, activations {}, the program {}{trainer}): {}",
+            "{} of memory are needed, but {available} (weights {}, cache {}, activations {}, the program {}{trainer}): {}",
             size(self.all()),
             size(self.weights),
             size(self.cache),
             size(self.activations),
             size(self.program),
             match flags {
-                true => format!("{}, or say --no-memory-check", self.advice()),
+                true => format!("{}, or use --no-memory-check", self.advice()),
                 false => "give the process more memory".to_owned(),
             },
         )))
@@ -109,10 +109,10 @@ impl Needed {
     /// Returns advice on how to reduce the largest part.
     fn advice(self) -> &'static str {
         let parts = [
-            (self.cache, "give --kv-cache-memory less"),
+            (self.cache, "reduce --kv-cache-memory"),
             (
                 self.activations,
-                "give --max-batch-tokens or --max-concurrent less",
+                "reduce --max-batch-tokens or --max-concurrent",
             ),
             (
                 self.trainer,

@@ -158,7 +158,7 @@ impl App {
             learn.config.validate()?;
             if !config.self_test && !config.http.judging.allow_untrained {
                 return Err(AppError::Config(
-                    "a server that learns tests its judge first: start without --no-self-test, or say --allow-untrained-judge".into(),
+                    "learning needs the judge's self-test: remove --no-self-test, or use --allow-untrained-judge".into(),
                 ));
             }
         }
@@ -191,7 +191,7 @@ impl App {
             .reading_control_tokens(config.prompts.control_tokens);
         if let (Some(_), Some(reason)) = (&config.learn, service.judge().unusable()) {
             return Err(AppError::Config(format!(
-                "a server that learns needs a judge, and this model cannot judge: {reason}"
+                "learning needs a judge, but this model cannot judge: {reason}"
             )));
         }
         drop(model);
@@ -256,8 +256,7 @@ impl App {
             }
             _ if config.learn.is_some() => {
                 return Err(AppError::Config(
-                    "learning needs a data directory: what is learned has to be kept (--data-dir)"
-                        .into(),
+                    "learning needs a data directory for its results (--data-dir)".into(),
                 ));
             }
             _ => {
@@ -370,7 +369,8 @@ fn log_config(config: &AppConfig) -> Result<Option<LogConfig>, AppError> {
         (Some(log), _) => Ok(Some(log.clone())),
         (None, Some(data_dir)) => Ok(Some(data_dir.log())),
         (None, None) if config.traffic.default.retain => Err(AppError::Config(
-            "traffic is to be kept, and there is no place for it (--data-dir or --log-url)".into(),
+            "traffic logging is enabled, but no location is configured (--data-dir or --log-url)"
+                .into(),
         )),
         (None, None) => Ok(None),
     }
@@ -383,8 +383,10 @@ async fn watch_principles(principles: Principles) {
         let watched = principles.clone();
         match tokio::task::spawn_blocking(move || watched.refresh()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("the principles stay as they are: {error}"),
-            Err(error) => tracing::error!("the principles are not watched: {error}"),
+            Ok(Err(error)) => {
+                tracing::warn!("the principles could not be reloaded and are unchanged: {error}")
+            }
+            Err(error) => tracing::error!("cannot watch the principles' file: {error}"),
         }
     }
 }
@@ -395,7 +397,7 @@ async fn sweep(log: TrafficLog) {
         match log.expire(now()).await {
             Ok(0) => {}
             Ok(deleted) => {
-                tracing::info!("{deleted} records were older than their retention and are deleted")
+                tracing::info!("deleted {deleted} records that were older than their retention")
             }
             Err(error) => tracing::warn!("old records could not be deleted: {error}"),
         }

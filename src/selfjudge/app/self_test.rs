@@ -12,7 +12,7 @@ pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<S
     let test = service.run_self_test(set).await?;
     if !test.reliable() {
         tracing::warn!(
-            "the judge ({}) failed its self-test: {}; its verdicts say `reliable: false`, see docs/judging.md",
+            "the judge ({}) failed its self-test: {}; its verdicts are marked `reliable: false`, see docs/judging.md",
             test.weights.as_str(),
             test.summary()
         );
@@ -27,8 +27,8 @@ pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<S
 pub(super) fn check_teacher(service: &Service, allow_untrained: bool) -> Result<(), AppError> {
     match service.self_test().filter(|test| !test.reliable()) {
         Some(test) if !allow_untrained => Err(AppError::Config(format!(
-            "learning is refused because the model failed its self-test as a judge: {}; train it to judge first \
-             (docs/judging.md), or say --allow-untrained-judge",
+            "learning is refused because the model failed its self-test as a judge: {}; train it to judge first (docs/judging.md), or use \
+             --allow-untrained-judge",
             test.summary()
         ))),
         _ => Ok(()),

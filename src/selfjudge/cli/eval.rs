@@ -84,10 +84,10 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
             let judged = records.iter().cloned().filter_map(Record::into_item);
             anyhow::ensure!(
                 judged.count() > 0,
-                "{}: there is nothing to judge in it: {}",
+                "{}: the file has nothing to judge: {}",
                 path.display(),
                 match records.len() {
-                    0 => "it holds no record".to_owned(),
+                    0 => "it has no records".to_owned(),
                     records => format!("none of its {records} records has two answers to compare"),
                 }
             );

@@ -93,10 +93,10 @@ pub fn run(
         .context("--follow needs --data-dir")?;
     anyhow::ensure!(
         dir.is_dir(),
-        "the data directory {} {}: it is what a server was given as --data-dir",
+        "the data directory {} {}: use the server's --data-dir",
         dir.display(),
         if dir.exists() {
-            "is no directory"
+            "is not a directory"
         } else {
             "does not exist"
         }

@@ -100,7 +100,7 @@ impl KeepingArgs {
                 };
                 command
                     .check()
-                    .context("--redact-command cannot redact, and nothing would be kept")?;
+                    .context("--redact-command does not work, so no record could be kept")?;
                 Redaction {
                     command: Some(command),
                     ..Redaction::default()

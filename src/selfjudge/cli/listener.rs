@@ -21,7 +21,7 @@ pub(super) fn keys_in(path: &Path) -> anyhow::Result<ApiKeys> {
         .mode();
     if mode & 0o077 != 0 {
         tracing::warn!(
-            "{}: others than its owner can use the file (mode {:03o}): chmod 600 keeps the keys from them",
+            "{}: other users can access the file (mode {:03o}); protect the keys with chmod 600",
             path.display(),
             mode & 0o777
         );
@@ -52,8 +52,8 @@ pub(super) fn admin_hosts(
     if let Some(address) = listen {
         anyhow::ensure!(
             !keys.is_empty() || address.ip().to_canonical().is_loopback(),
-            "--admin-listen {address} is no loopback address, and everybody who reaches it would be an operator: \
-             give operators keys (--admin-key-file), or listen on 127.0.0.1"
+            "--admin-listen {address} is not a loopback address, so any client that reaches it would be an operator: give operators keys \
+             (--admin-key-file), or listen on 127.0.0.1"
         );
     }
     Ok(AdminHosts {

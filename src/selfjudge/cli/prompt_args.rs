@@ -44,7 +44,7 @@ impl PromptArgs {
 /// Parses template variables from a JSON object.
 pub(super) fn variables(text: &str) -> Result<Variables, String> {
     let variables: Variables =
-        serde_json::from_str(text).map_err(|error| format!("it is no JSON object: {error}"))?;
+        serde_json::from_str(text).map_err(|error| format!("it is not a JSON object: {error}"))?;
     check_variables(&variables)?;
     Ok(variables)
 }

@@ -146,7 +146,7 @@ impl LogArgs {
             let missing = log.file().filter(|file| must_exist && !file.is_file());
             anyhow::ensure!(
                 missing.is_none(),
-                "--log: there is no file {}",
+                "--log: the file {} does not exist",
                 missing.unwrap_or_default().display()
             );
             return Ok(log);
@@ -155,7 +155,7 @@ impl LogArgs {
         let file = dir.join(LOG_FILE);
         anyhow::ensure!(
             dir.is_dir() || !dir.exists(),
-            "the data directory {} is no directory",
+            "the data directory {} is not a directory",
             dir.display()
         );
         anyhow::ensure!(
@@ -165,13 +165,14 @@ impl LogArgs {
         );
         anyhow::ensure!(
             !must_exist || file.exists(),
-            "{} is not there: no server has kept traffic in {}",
+            "{} does not exist: no server has logged traffic in {}",
             file.display(),
             dir.display()
         );
         if !must_exist {
-            DataDir::open(dir)
-                .with_context(|| format!("the data directory {} cannot be made", dir.display()))?;
+            DataDir::open(dir).with_context(|| {
+                format!("the data directory {} cannot be created", dir.display())
+            })?;
         }
         Ok(LogConfig::sqlite(&file))
     }
@@ -191,7 +192,7 @@ pub fn run(command: RecordsCommand) -> anyhow::Result<String> {
 async fn export(args: ExportArgs) -> anyhow::Result<String> {
     anyhow::ensure!(
         (0.0..=1.0).contains(&args.min_margin),
-        "--min-margin is a probability, from 0 to 1"
+        "--min-margin must be a probability from 0 to 1"
     );
     let log = TrafficLog::open(&args.salt.over(args.log.config(true)?)).await?;
     let filter = ExportFilter {
@@ -242,7 +243,7 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
     }
     anyhow::ensure!(
         pairs > 0,
-        "{}: there is no record in it",
+        "{}: the file has no records",
         args.file.display()
     );
     Ok(format!("{pairs} pairs from {}", args.file.display()))

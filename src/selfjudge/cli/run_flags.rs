@@ -149,7 +149,8 @@ fn set<T: Clone>(field: &mut T, said: &Option<T>) {
 }
 
 /// The last line of the summary of a run that stopped early.
-pub const STOPPED: &str = "\nstopped with a checkpoint: go on with the same command and --resume";
+pub const STOPPED: &str =
+    "\nstopped after a checkpoint: continue with the same command and --resume";
 
 /// Returns the summary of a run's progress.
 pub fn progress(steps: u64, total_steps: u64, num_tokens: u64, tokens_per_second: f64) -> String {

@@ -281,12 +281,13 @@ impl ServeArgs {
         let share = self.tenant_share.of(self.call_memory);
         anyhow::ensure!(
             self.max_body <= share,
-            "--max-body is {} bytes, and a tenant may hold {share} bytes (--tenant-share of --call-memory): no such body could be read",
+            "--max-body is {} bytes, but a tenant may hold only {share} bytes (--tenant-share of --call-memory), so such a body could \
+             never be read",
             self.max_body
         );
         anyhow::ensure!(
             self.rate_limit.is_none() || !keys.is_empty(),
-            "--rate-limit counts the calls of each API key, and there are no keys: see --api-key-file"
+            "--rate-limit limits the calls of each API key, but there are no keys; set --api-key-file"
         );
         let cors = Cors::parse(&self.cors_origin)
             .map_err(anyhow::Error::msg)

@@ -59,7 +59,7 @@ pub(super) fn bytes(text: &str) -> Result<usize, String> {
         .iter()
         .position(|known| *known == prefix);
     let factor = base.pow(power.unwrap_or(0) as u32);
-    let too_many = || format!("`{text}` is more than can be addressed");
+    let too_many = || format!("`{text}` is more memory than can be addressed");
     if let Ok(number) = digits.parse::<u64>() {
         let bytes = number.checked_mul(factor).ok_or_else(too_many)?;
         return usize::try_from(bytes).map_err(|_| too_many());
@@ -84,7 +84,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     match text.trim().parse() {
         Ok(0) => Err("it must be at least 1".to_owned()),
         Ok(number) => Ok(number),
-        Err(_) => Err(format!("`{text}` is not a whole number from 1 on")),
+        Err(_) => Err(format!("`{text}` is not a whole number of at least 1")),
     }
 }
 
@@ -107,7 +107,7 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 /// Parses an IP address.
 pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| match text.contains('/') {
-        true => format!("`{text}` is a range of addresses: each proxy is named by its own address"),
+        true => format!("`{text}` is a range of addresses; give each proxy's own address"),
         false => format!("`{text}` is not an IP address, such as 10.0.0.1"),
     })
 }
@@ -115,7 +115,7 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
 /// Parses the name of a model.
 pub(super) fn name(text: &str) -> Result<String, String> {
     match text.trim().is_empty() || text.chars().any(char::is_control) {
-        true => Err("a name has at least one character, and no control characters".to_owned()),
+        true => Err("a name must have at least one character and no control characters".to_owned()),
         false => Ok(text.to_owned()),
     }
 }

@@ -129,7 +129,8 @@ pub async fn answer<W: Wording>(
     let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref()).await?;
     let mut warnings = sampling.warnings.clone();
     if sampling.tools && keeping.keeps() {
-        let unkept = "tools: The call is in no record, because its conversation has tools: nothing is learned from it.";
+        let unkept =
+            "tools: The call is not recorded or trained on, because its conversation has tools.";
         warnings.push(unkept.to_owned());
     }
     let keeping = match sampling.is_kept() {

@@ -60,10 +60,11 @@ impl Cors {
 /// Parses an origin in the form that browsers send: lower-case scheme and host, no default port, no path.
 fn origin(said: &str) -> Result<HeaderValue, String> {
     if said == "*" {
-        return Err("`*` is every origin: it stands alone".to_owned());
+        return Err("`*` allows every origin and cannot be combined with other origins".to_owned());
     }
-    let none =
-        || format!("`{said}` is no origin: it is a scheme and a host, such as https://example.org");
+    let none = || {
+        format!("`{said}` is not an origin: give a scheme and a host, such as https://example.org")
+    };
     let uri: Uri = said.parse().map_err(|_| none())?;
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
         return Err(none());
@@ -79,7 +80,7 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
     }
     if host.contains('*') {
         return Err(format!(
-            "`{said}` is no origin that a browser sends: name each host, or say `*` alone for all of them"
+            "`{said}` is not an origin that browsers send: name each host, or use `*` alone for all of them"
         ));
     }
     if !is_host(&host) {
@@ -92,7 +93,7 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
     let sent = format!("{}://{host}{port}", scheme.as_str().to_ascii_lowercase());
     if !sent.eq_ignore_ascii_case(said) {
         return Err(format!(
-            "`{said}` is no origin that a browser sends: {sent} is"
+            "`{said}` is not in the form that browsers send; use {sent}"
         ));
     }
     sent.parse().map_err(|_| none())
@@ -156,29 +157,29 @@ mod tests {
     #[test]
     fn what_no_browser_sends_is_refused_with_what_it_sends() {
         for (said, told) in [
-            (&["*", "https://x.example"][..], "stands alone"),
-            (&["https://x.example", "*"], "stands alone"),
-            (&["https://x.example/"], "https://x.example is"),
-            (&["https://x.example/path"], "https://x.example is"),
-            (&["https://x.example?q"], "https://x.example is"),
-            (&["https://x.example:443"], "https://x.example is"),
-            (&["http://x.example:80"], "http://x.example is"),
-            (&["https://me@x.example"], "no origin"),
-            (&["x.example"], "no origin"),
+            (&["*", "https://x.example"][..], "cannot be combined"),
+            (&["https://x.example", "*"], "cannot be combined"),
+            (&["https://x.example/"], "use https://x.example"),
+            (&["https://x.example/path"], "use https://x.example"),
+            (&["https://x.example?q"], "use https://x.example"),
+            (&["https://x.example:443"], "use https://x.example"),
+            (&["http://x.example:80"], "use http://x.example"),
+            (&["https://me@x.example"], "not an origin"),
+            (&["x.example"], "not an origin"),
             (&["https://*.example.org"], "name each host"),
             (&["https://*"], "name each host"),
             (&["https://x.*.example.org:8443"], "name each host"),
-            (&["*.example.org"], "no origin"),
-            (&["https://.example.org"], "no origin"),
-            (&["https://a..b"], "no origin"),
-            (&["https://x%2Eexample"], "no origin"),
-            (&["http://127.1"], "no origin"),
-            (&["http://999.0.0.1"], "no origin"),
-            (&["http://[0:0:0:0:0:0:0:1]:3000"], "no origin"),
-            (&["null"], "no origin"),
-            (&[""], "no origin"),
-            (&["https://"], "no origin"),
-            (&["https://x.example y"], "no origin"),
+            (&["*.example.org"], "not an origin"),
+            (&["https://.example.org"], "not an origin"),
+            (&["https://a..b"], "not an origin"),
+            (&["https://x%2Eexample"], "not an origin"),
+            (&["http://127.1"], "not an origin"),
+            (&["http://999.0.0.1"], "not an origin"),
+            (&["http://[0:0:0:0:0:0:0:1]:3000"], "not an origin"),
+            (&["null"], "not an origin"),
+            (&[""], "not an origin"),
+            (&["https://"], "not an origin"),
+            (&["https://x.example y"], "not an origin"),
         ] {
             let error = parse(said).unwrap_err();
             assert!(error.contains(told), "{said:?}: {error}");

@@ -298,7 +298,7 @@ impl From<LogError> for ApiError {
             LogError::Redaction(_) => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "log_unavailable",
-                "personal data could not be taken out of the record, so it was not written",
+                "personal data could not be redacted, so the record was not written",
             )
             .retry_after(LOG_RETRY_AFTER),
             LogError::PrincipalQuota { .. } => {
@@ -343,11 +343,11 @@ impl From<PrinciplesError> for ApiError {
             PrinciplesError::Io { .. }
             | PrinciplesError::Toml { .. }
             | PrinciplesError::Table { .. } => {
-                tracing::error!(%error, "the table of principles cannot be kept");
+                tracing::error!(%error, "the table of principles cannot be saved");
                 Self::new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "not_kept",
-                    "the table cannot be written to disk, and the old one stays in force",
+                    "the table cannot be written to disk, so the old one remains in force",
                 )
                 .retry_after(LOG_RETRY_AFTER)
             }

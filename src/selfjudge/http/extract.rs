@@ -62,7 +62,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
                 _ => ApiError::new(
                     StatusCode::BAD_REQUEST,
                     "invalid_query",
-                    format!("the address' parameters cannot be read: {error}"),
+                    format!("the URL's parameters cannot be read: {error}"),
                 ),
             })
     }
@@ -77,10 +77,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let named = Path::<String>::from_request_parts(parts, state).await;
         named.map(|Path(name)| Self(name)).map_err(|error| {
-            let message = format!(
-                "the name in the address cannot be read: {}",
-                error.body_text()
-            );
+            let message = format!("the name in the URL cannot be read: {}", error.body_text());
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_path", message)
         })
     }
@@ -310,7 +307,7 @@ async fn read(request: Request) -> Result<Received, ApiError> {
             return Err(ApiError::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_timeout",
-                format!("the body has not come within {} seconds", limit.as_secs()),
+                format!("the body did not arrive within {} seconds", limit.as_secs()),
             ));
         };
         let Some(piece) = piece else { break };

@@ -223,7 +223,7 @@ pub async fn generate(
     if ending.is_some() && own.messages.is_none() {
         return Err(ApiError::invalid(
             "messages",
-            "must be given where the prompt is to end otherwise than with the opening of an answer",
+            "must be given if `add_generation_prompt` or `continue_final_message` changes how the prompt ends",
         ));
     }
     let messages = conversation(own.prompt, own.messages)?;

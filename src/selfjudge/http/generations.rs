@@ -256,7 +256,7 @@ pub async fn promote(
 ) -> Result<Json<MovedBody>, ApiError> {
     let reason = match (body.role, body.canary) {
         (PromotedAs::Judge, true) => {
-            let message = "cannot be true for a judge, which is for all callers";
+            let message = "cannot be true for a judge, which applies to all callers";
             return Err(ApiError::invalid("canary", message));
         }
         (PromotedAs::Judge, false) => "promoted as judge",
@@ -291,7 +291,7 @@ pub async fn rollback(
     JsonBody(body): JsonBody<MoveBody>,
 ) -> Result<Json<MovedBody>, ApiError> {
     if body.canary {
-        let message = "cannot be true for a rollback, which is for all callers";
+        let message = "cannot be true for a rollback, which applies to all callers";
         return Err(ApiError::invalid("canary", message));
     }
     if body.role == PromotedAs::Judge {
@@ -311,10 +311,10 @@ fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
         ))
     };
     if learning(state)?.publisher.canary_share() == 0.0 {
-        return refused("a canary would answer nobody: see --learn and --canary-share");
+        return refused("a canary would have no callers; set --learn and --canary-share");
     }
     if !state.keyed && !state.traffic.trust_user {
-        return refused("callers cannot be told apart: see --api-key-file and --trust-user");
+        return refused("callers cannot be distinguished; set --api-key-file or --trust-user");
     }
     Ok(())
 }
@@ -378,7 +378,10 @@ async fn shift(
     };
     let moves = if body.role == PromotedAs::Judge {
         if let Some(stage) = learning.log.current_stage().await? {
-            let message = format!("stage {} runs, and its pairs have one judge", stage.id);
+            let message = format!(
+                "stage {} is running, and all its pairs must have the same judge",
+                stage.id
+            );
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
                 "stage_running",
@@ -406,7 +409,7 @@ async fn shift(
     let pointers = match learning.publisher.follow().await {
         Ok(pointers) => pointers,
         Err(error) => {
-            tracing::error!("the pointers moved, and what serves stays as it is: {error}");
+            tracing::error!("the pointers moved, but the served weights are unchanged: {error}");
             learning.log.pointers().await?
         }
     };

@@ -132,7 +132,7 @@ impl PrinciplesBody {
         match asked.is_empty() {
             true => Err(ApiError::invalid(
                 "principles",
-                format!("has none with a weight in version {version} of the table"),
+                format!("has no principle with a weight above 0 in version {version} of the table"),
             )),
             false => Ok(asked),
         }
@@ -279,7 +279,7 @@ impl JudgingBody {
         if bracket == BracketBody::RoundRobin && self.seed.is_some() {
             return Err(ApiError::invalid(
                 "seed",
-                "has no meaning in a round robin: everyone meets everyone, and nothing is drawn",
+                "has no meaning in a round robin: all candidates meet, and nothing is drawn",
             ));
         }
         Ok(TournamentTask {
@@ -346,7 +346,7 @@ pub fn check_reads(
         param,
         format!(
             "{candidates} candidates take {each} comparisons{of_prompts}, in {orders} orders and under {principles} principles: {reads} \
-             reads, and {MAX_READS} is the most of a call"
+             judge reads, which exceeds the limit of {MAX_READS} per call"
         ),
     ))
 }

@@ -42,12 +42,12 @@ pub enum KeysError {
     #[error("line {0}: the key is empty")]
     Empty(usize),
     #[error(
-        "line {0}: the key is longer than a line of a header may be, or has characters that no header has"
+        "line {0}: the key is too long for a header, or has characters that a header cannot have"
     )]
     Unsendable(usize),
-    #[error("line {0}: the key is there twice")]
+    #[error("line {0}: duplicate key")]
     Twice(usize),
-    #[error("line {line}: the name `{name}` is there already, in line {first}")]
+    #[error("line {line}: the name `{name}` is already used in line {first}")]
     NameTwice {
         line: usize,
         name: String,
@@ -59,9 +59,9 @@ pub enum KeysError {
     DerivedName(usize),
     #[error("line {0}: the name has a control character")]
     ControlInName(usize),
-    #[error("line {0}: `{1}` is no word about a key: no-retain or no-train")]
+    #[error("line {0}: `{1}` is not a restriction; use no-retain or no-train")]
     Word(usize, String),
-    #[error("there is no key in the list")]
+    #[error("the list has no keys")]
     None,
 }
 
@@ -331,7 +331,7 @@ fn missing_key() -> ApiError {
     ApiError::new(
         StatusCode::UNAUTHORIZED,
         "invalid_api_key",
-        "an API key is needed, as `Authorization: Bearer …` or `X-Api-Key: …`, and the call has none",
+        "the call has no API key; send one as `Authorization: Bearer …` or `X-Api-Key: …`",
     )
 }
 
@@ -339,7 +339,7 @@ fn unknown_key() -> ApiError {
     ApiError::new(
         StatusCode::UNAUTHORIZED,
         "invalid_api_key",
-        "the API key of this call is not one that the server knows",
+        "the API key of this call is unknown",
     )
 }
 
@@ -349,7 +349,7 @@ fn too_fast(wait: Duration, rate: u32) -> ApiError {
         StatusCode::TOO_MANY_REQUESTS,
         "rate_limited",
         format!(
-            "this key has made all the calls that it may make for now: {rate} a second are allowed, and the next one is in {} s",
+            "the key has reached its limit of {rate} calls a second; the next call is allowed in {} s",
             seconds.max(1)
         ),
     )
@@ -448,7 +448,7 @@ pub fn not_an_admin() -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
         "admin_only",
-        "only an operator's key may do this (--admin-key-file), and the key of this call is not one",
+        "this call needs an operator's key (--admin-key-file), and its key is not one",
     )
 }
 

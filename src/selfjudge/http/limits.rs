@@ -67,7 +67,7 @@ impl CallLimits {
         let answers = prompts.saturating_mul(samples);
         if answers > MAX_ANSWERS {
             let message = format!(
-                "{samples} answers to each of {prompts} prompts are {answers}, and {MAX_ANSWERS} is the most of a call"
+                "{samples} answers to each of {prompts} prompts are {answers} answers, which exceeds the limit of {MAX_ANSWERS} per call"
             );
             return Err(ApiError::invalid(size.samples_param, message));
         }
@@ -75,7 +75,7 @@ impl CallLimits {
         let tokens = answers.saturating_mul(each);
         if tokens > self.tokens {
             let message = format!(
-                "{each} tokens for each of {answers} answers are {tokens}, and {} is the most of a call",
+                "{each} tokens for each of {answers} answers are {tokens} tokens, which exceeds the limit of {} per call",
                 self.tokens
             );
             return Err(ApiError::invalid("max_tokens", message));
@@ -83,7 +83,7 @@ impl CallLimits {
         let logprobs = tokens.saturating_mul(size.logprobs);
         if logprobs > self.logprobs {
             let message = format!(
-                "{} log-probabilities with each of {tokens} tokens are {logprobs}, and {} is the most of a call: ask for fewer, \
+                "{} log-probabilities with each of {tokens} tokens are {logprobs}, which exceeds the limit of {} per call: ask for fewer, \
                  or set max_tokens",
                 size.logprobs, self.logprobs
             );
@@ -107,8 +107,8 @@ impl CallLimits {
             return Ok(());
         }
         let message = format!(
-            "{logprobs} log-probabilities with each of {tokens} tokens of prompts are {told}, and {} is the most of a call: ask for \
-             fewer, or send fewer prompts",
+            "{logprobs} log-probabilities with each of {tokens} tokens of prompts are {told}, which exceeds the limit of {} per call: ask \
+             for fewer, or send fewer prompts",
             self.logprobs
         );
         Err(ApiError::invalid(param, message))

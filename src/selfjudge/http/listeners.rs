@@ -162,9 +162,9 @@ impl Listener {
             None => {
                 let there: BTreeSet<&str> = self.at(path).map(|known| known.method).collect();
                 match there.into_iter().collect::<Vec<_>>().as_slice() {
-                    [] => format!("the route `{path}` is not called by {method}"),
+                    [] => format!("the route `{path}` does not accept {method}"),
                     methods => format!(
-                        "the route `{path}` is called by {}, not by {method}",
+                        "the route `{path}` accepts {}, not {method}",
                         methods.join(" or ")
                     ),
                 }
@@ -206,14 +206,13 @@ impl Listener {
                 shown(path)
             ),
             // The listener for metrics has no index.
-            None if self != Self::Metrics => format!(
-                "there is no route `{}`; `/` lists those that there are",
-                shown(path)
-            ),
+            None if self != Self::Metrics => {
+                format!("there is no route `{}`; `/` lists all routes", shown(path))
+            }
             None => {
                 let all: Vec<String> = paths.iter().map(|path| format!("`{path}`")).collect();
                 format!(
-                    "there is no route `{}`; there are {}",
+                    "there is no route `{}`; use one of {}",
                     shown(path),
                     all.join(", ")
                 )
@@ -287,7 +286,8 @@ async fn signpost(
     }
     let warning = match judges {
         Some(false) => {
-            "<p><strong>The served model failed its self-test as a judge:</strong> its verdicts say <code>reliable: false</code>.</p>"
+            "<p><strong>The served model failed its self-test as a judge:</strong> its verdicts are marked <code>reliable: \
+             false</code>.</p>"
         }
         _ => "",
     };

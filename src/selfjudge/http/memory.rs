@@ -93,10 +93,10 @@ impl Budget {
         let own = taken.by_tenant.get(&tenant).copied().unwrap_or(0);
         let full = match () {
             () if taken.all.saturating_add(more) > self.max => {
-                "bodies and answers of calls take up the memory for them"
+                "the memory for bodies and answers of calls is exhausted"
             }
             () if own.saturating_add(more) > self.share => {
-                "bodies and answers of your calls take up your share of the memory for them"
+                "your share of the memory for bodies and answers of calls is exhausted"
             }
             () => {
                 taken.all += more;

@@ -95,7 +95,9 @@ fn check_host(
         Some(host) => Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "host_not_allowed",
-            format!("the operators' listener is not called {host:?}: --admin-host names it"),
+            format!(
+                "the operators' listener does not accept the host {host:?}; name it with --admin-host"
+            ),
         )),
     }
 }
@@ -139,7 +141,7 @@ fn check_origin(headers: &HeaderMap, authority: Option<&str>) -> Result<(), ApiE
         true => Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "origin_not_allowed",
-            "the operators' listener answers no page of another origin",
+            "the operators' listener does not answer web pages of another origin",
         )),
     }
 }

@@ -163,7 +163,7 @@ pub async fn replace(
         let actor = identity.actor();
         // The table is in force already, so a failure to write the audit trail must not look like a failure of the replacement.
         if let Err(error) = log.audit(&actor, "principles.replaced", detail).await {
-            tracing::error!(%error, version = table.version, "principles.replaced is not in the audit trail");
+            tracing::error!(%error, version = table.version, "the event principles.replaced could not be written to the audit trail");
         }
     }
     Ok(Json(TableBody::from(&*table)))

@@ -237,7 +237,7 @@ fn templates_and_their_variables_are_the_operators_and_then_the_callers() {
             (json!({"mode": "<|end|>"}), "control token"),
             (json!({"x": {"y": ["a<"]}}), "control token"),
             (json!({"mode": "x".repeat(5000)}), "at most 4096 bytes"),
-            (json!({"a b": 1}), "no name"),
+            (json!({"a b": 1}), "not a valid name"),
             (json!([1]), "chat_template_kwargs"),
         ] {
             let mut body = body.clone();

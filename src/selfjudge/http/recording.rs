@@ -262,7 +262,7 @@ impl Keeping {
     fn not_kept(&self, error: LogError) -> Result<Option<RecordId>, ApiError> {
         let reason = reason(&error);
         self.metrics.unlogged.with_label_values(&[reason]).inc();
-        tracing::warn!(reason, %error, "a call is not in the traffic log");
+        tracing::warn!(reason, %error, "a call could not be recorded in the traffic log");
         match self.on_failure {
             OnLogFailure::ServeUnlogged => Ok(None),
             OnLogFailure::Refuse => Err(error.into()),

@@ -285,7 +285,7 @@ impl AppState {
         if user.is_some() && !self.traffic.trust_user {
             return Err(ApiError::invalid(
                 "user",
-                "is not trusted by this server: records are those of the key",
+                "is not trusted by this server (--trust-user): records belong to the key",
             ));
         }
         self.traffic.principal(identity.caller.as_ref(), user)

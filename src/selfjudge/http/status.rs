@@ -113,7 +113,9 @@ fn status_of(readiness: Readiness) -> Result<&'static str, ApiError> {
     };
     match readiness {
         Readiness::Ready => Ok("ready"),
-        Readiness::WarmingUp => unavailable("warming_up", "the model's first steps are not done"),
+        Readiness::WarmingUp => {
+            unavailable("warming_up", "the model's first steps have not finished")
+        }
         Readiness::Down => unavailable("engine_down", "the engine has stopped"),
     }
 }

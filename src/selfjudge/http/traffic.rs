@@ -53,7 +53,11 @@ impl std::str::FromStr for Permitted {
             "nothing" => (false, false),
             "retain" => (true, false),
             "train" => (true, true),
-            _ => return Err(format!("`{said}` is none of nothing, retain and train")),
+            _ => {
+                return Err(format!(
+                    "unknown value `{said}`; use nothing, retain or train"
+                ));
+            }
         };
         Ok(Self(Consent { retain, train }))
     }
@@ -77,7 +81,9 @@ impl std::str::FromStr for OnLogFailure {
         match said {
             "serve-unlogged" => Ok(Self::ServeUnlogged),
             "refuse" => Ok(Self::Refuse),
-            _ => Err(format!("`{said}` is neither serve-unlogged nor refuse")),
+            _ => Err(format!(
+                "unknown value `{said}`; use serve-unlogged or refuse"
+            )),
         }
     }
 }
@@ -148,7 +154,7 @@ impl TrafficConfig {
             true => Err(ApiError::new(
                 StatusCode::FORBIDDEN,
                 "origin_not_allowed",
-                "a web page of another origin may not have its calls kept: the server's --cors-origin names the pages that may",
+                "calls of a web page of another origin are kept only if the server's --cors-origin names the page",
             )
             .about("log")),
             false => Ok(Consent::default()),

@@ -163,9 +163,9 @@ fn unknown_parameter(
         .find_map(|(_, ours)| known.iter().find(|known| *known == ours));
     let hint = match (elsewhere, unknown.meant(&known)) {
         (Some(&"candidates"), _) => {
-            ": the answers to compare are the list `candidates`, in any order".to_owned()
+            "; put the answers to compare into the list `candidates`, in any order".to_owned()
         }
-        (Some(ours), _) => format!(": what other programs call so is `{ours}` here"),
+        (Some(ours), _) => format!("; use `{ours}` instead"),
         (None, Some(meant)) => format!("; did you mean `{meant}`?"),
         (None, None) => String::new(),
     };
@@ -268,12 +268,12 @@ mod tests {
             (
                 json!({"chosen": "x", "rejected": "y"}),
                 "chosen",
-                "`chosen` is not a parameter of this route: the answers to compare are the list `candidates`, in any order",
+                "`chosen` is not a parameter of this route; put the answers to compare into the list `candidates`, in any order",
             ),
             (
                 json!({"candidates": c, "inputs": "x"}),
                 "inputs",
-                "`inputs` is not a parameter of this route: what other programs call so is `prompt` here",
+                "`inputs` is not a parameter of this route; use `prompt` instead",
             ),
             (
                 json!({"candidates": c, "xyzzy": 1}),
@@ -339,7 +339,7 @@ mod tests {
             (
                 json!({"candidates": c, "word": "x"}),
                 "word",
-                "`word` cannot be \"x\"; there are `one_word`, `other`",
+                "`word` cannot be \"x\"; use one of `one_word`, `other`",
             ),
         ] {
             let error = typed::<Body>(body.clone(), Some(&shared)).unwrap_err();

@@ -45,7 +45,7 @@ impl Packing {
                     return Err(ApiError::new(
                         StatusCode::UNSUPPORTED_MEDIA_TYPE,
                         "unsupported_encoding",
-                        format!("bodies can be packed with gzip, and not with {all:?}"),
+                        format!("the content encoding {all:?} is not supported; use gzip"),
                     )
                     .about("Content-Encoding"));
                 }
@@ -94,7 +94,7 @@ fn gunzipped(packed: &[u8], most: usize, holding: Holding) -> Result<Bytes, ApiE
             return Err(ApiError::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
-                format!("the body has more than {most} bytes when it is unpacked"),
+                format!("the unpacked body has more than {most} bytes"),
             ));
         }
         unpacked.push(&piece[..read])?;

@@ -134,7 +134,8 @@ impl Service {
         }
         if model.stop_ids().is_empty() {
             tracing::warn!(
-                "no token ends an answer of this model: neither generation_config.json and config.json (`eos_token_id`) nor the                  tokenizer (`eos_token`) nor the chat template names one. Answers go on to `max_tokens`, a stop string or the end of the                  context"
+                "this model has no end token: none is named by generation_config.json or config.json (`eos_token_id`), the tokenizer \
+                 (`eos_token`) or the chat template. Answers end only at `max_tokens`, a stop string or the end of the context"
             );
         }
         let options =

@@ -51,10 +51,10 @@ fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), ServiceError
     let refused = |message: &str| ServiceError::invalid("continue_final_message", message);
     let said = content.trim();
     if said.is_empty() {
-        return Err(refused("needs a last message with a text to go on in"));
+        return Err(refused("needs a last message with text to continue"));
     }
     let start = rendered.text.rfind(said).ok_or_else(|| {
-        refused("cannot be kept to: the chat template changes the text of the last message")
+        refused("is not possible: the chat template changes the text of the last message")
     })?;
     let space = &content[content.trim_end().len()..];
     let mut end = start + said.len();

@@ -102,7 +102,7 @@ impl SelfTestSet {
         let count = records.len();
         if !(LEAST_PAIRS..=MOST_PAIRS).contains(&count) {
             return Err(invalid(format!(
-                "a self-test has from {LEAST_PAIRS} to {MOST_PAIRS} pairs, not {count}"
+                "a self-test must have {LEAST_PAIRS} to {MOST_PAIRS} pairs, not {count}"
             )));
         }
         let pairs: Vec<JudgeItem> = records
@@ -115,7 +115,7 @@ impl SelfTestSet {
                 .any(|pair| pair.label == Label::Tie || pair.a == pair.b)
         {
             return Err(invalid(
-                "every pair of a self-test needs two different answers of which one is better"
+                "every pair of a self-test needs two different answers, one of them labelled as better"
                     .to_owned(),
             ));
         }

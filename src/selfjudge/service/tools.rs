@@ -100,7 +100,7 @@ fn is_doubtful(tokenizer: &Tokenizer, text: &str) -> bool {
 fn check_keys(chat: &ToolChat, tokenizer: &Tokenizer) -> Result<(), ServiceError> {
     let refused = |param, place: String, key: &str| {
         let message =
-            format!("cannot have the key {key:?} {place}: it could spell a control token");
+            format!("must not have the key {key:?} {place}: it could spell a control token");
         Err(ServiceError::invalid(param, message))
     };
     for tool in &chat.tools {

@@ -30,7 +30,7 @@ pub(super) async fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
             .on_thread_start(lower_priority)
             .build();
         let runtime = runtime.inspect_err(|error| {
-            tracing::error!(%error, "there are no threads for texts");
+            tracing::error!(%error, "cannot start the threads for text processing");
         });
         runtime.ok()
     });
@@ -46,7 +46,7 @@ fn lower_priority() {
     // SAFETY: a system call without memory; 0 is the calling thread.
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) } != 0 {
         let error = std::io::Error::last_os_error();
-        tracing::warn!(%error, "the threads for texts keep the priority of those that serve");
+        tracing::warn!(%error, "cannot lower the priority of the threads for text processing");
     }
 }
 

@@ -106,7 +106,7 @@ fn what_cannot_be_exported_is_said() {
     for (arguments, says) in [
         (
             vec!["export", "--data-dir", &nowhere, "--out", &out],
-            "no server has kept traffic",
+            "no server has logged traffic",
         ),
         (vec!["export", "--out", &out], "--data-dir"),
         (

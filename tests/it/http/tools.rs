@@ -564,7 +564,7 @@ fn conversations_with_tools_are_in_no_record() {
     assert!(answer.get("record_id").is_none(), "{answer}");
     assert_eq!(answer["logged"], false);
     assert!(
-        answer["warnings"].to_string().contains("in no record"),
+        answer["warnings"].to_string().contains("not recorded"),
         "{answer}"
     );
     asked["tool_choice"] = json!("none");
@@ -587,7 +587,7 @@ fn conversations_with_tools_are_in_no_record() {
         "{answer}"
     );
     assert!(
-        answer["warnings"].to_string().contains("in no record"),
+        answer["warnings"].to_string().contains("not recorded"),
         "{answer}"
     );
 }

@@ -143,7 +143,7 @@ fn a_served_adapter_is_trained_further_and_stays_generation_zero() {
             .expect("it is refused");
         let line = said
             .lines()
-            .find(|line| line.contains("began at another adapter"));
+            .find(|line| line.contains("start from another adapter"));
         let line = line.unwrap_or_else(|| panic!("{said}"));
         assert!(line.contains("--adapter") && line.contains(&id), "{line}");
     }

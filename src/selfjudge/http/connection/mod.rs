@@ -147,7 +147,7 @@ impl Acceptor {
             (!self.proxies.contains(&peer.to_canonical())).then(|| Tenant::of_address(peer));
         let Some(place) = self.places.take(tenant) else {
             if let Some(unsaid) = self.refused.say() {
-                tracing::warn!(%peer, unsaid, "connections are closed: there are too many, of this address or of all");
+                tracing::warn!(%peer, unsaid, "connections are closed because there are too many, from one address or in total");
             }
             return Err(io::Error::other("too many connections"));
         };

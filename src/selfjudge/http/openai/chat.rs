@@ -78,7 +78,7 @@ impl ChatBody {
         match (self.max_completion_tokens, self.max_tokens) {
             (Some(new), Some(old)) if new != old => Err(ApiError::invalid(
                 "max_tokens",
-                "is the old name of `max_completion_tokens`, and says something else",
+                "is the old name of `max_completion_tokens` and contradicts it",
             )),
             // The engine bounds this by the room in the context.
             (new, old) => Ok(new.or(old).unwrap_or(usize::MAX)),

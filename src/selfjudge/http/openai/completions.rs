@@ -74,7 +74,7 @@ impl<'de> Visitor<'de> for ReadElement {
     }
 
     fn visit_u64<E: de::Error>(self, id: u64) -> Result<PromptElement, E> {
-        let id = u32::try_from(id).map_err(|_| E::custom(format!("{id} is no token id")))?;
+        let id = u32::try_from(id).map_err(|_| E::custom(format!("{id} is not a token id")))?;
         Ok(PromptElement::Token(id))
     }
 
@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for PromptBody {
             (true, false, true) => Ok(Self::Tokens(tokens)),
             (true, true, false) => Ok(Self::TokenLists(lists)),
             _ => Err(de::Error::custom(
-                "a list holds strings, token ids or lists of token ids, and not several of these",
+                "a list must hold only strings, only token ids or only lists of token ids",
             )),
         }
     }

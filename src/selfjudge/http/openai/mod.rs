@@ -23,7 +23,7 @@ impl AppState {
                 StatusCode::NOT_FOUND,
                 "model_not_found",
                 format!(
-                    "the model {asked:?} is not served here; {:?} is",
+                    "the model {asked:?} is not served; use {:?}",
                     self.model_name
                 ),
             )),

@@ -192,7 +192,7 @@ impl ResponsesBody {
             (
                 "background",
                 &self.background,
-                "must be false: a call is answered while it waits, or streamed",
+                "must be false: calls are answered synchronously or streamed",
             ),
             (
                 "prompt",
@@ -202,7 +202,7 @@ impl ResponsesBody {
             (
                 "reasoning",
                 &self.reasoning,
-                "must ask for nothing: the model has no adjustable reasoning",
+                "must have no effect: the model has no adjustable reasoning",
             ),
             (
                 "truncation",

@@ -175,7 +175,7 @@ fn answered(
 ) -> Result<ToolTurn, ApiError> {
     let Some(call) = made.get(&id) else {
         let message = format!(
-            "names the call {}, which no message before it makes",
+            "names the call {}, which is in no earlier message",
             shortened(&id)
         );
         return Err(ApiError::invalid(format!("{place}.tool_call_id"), message));
