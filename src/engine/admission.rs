@@ -62,12 +62,12 @@ struct Queue {
     limits: QueueLimits,
     /// The part of `limits` that one tenant can hold.
     shares: QueueLimits,
-    books: Mutex<Books>,
+    state: Mutex<State>,
     pace: Pace,
 }
 
 #[derive(Debug, Default)]
-struct Books {
+struct State {
     held: Held,
     tenants: HashMap<Tenant, Entry>,
     /// Tenants with waiters, in the order in which they get the next places.
@@ -106,12 +106,12 @@ impl Held {
         self.requests < limits.max_requests && self.tokens + tokens <= limits.max_tokens
     }
 
-    fn take(&mut self, tokens: usize) {
+    fn add(&mut self, tokens: usize) {
         self.requests += 1;
         self.tokens += tokens;
     }
 
-    fn give_back(&mut self, tokens: usize) {
+    fn release(&mut self, tokens: usize) {
         self.requests -= 1;
         self.tokens -= tokens;
     }
@@ -129,7 +129,7 @@ impl Admission {
                 max_requests: share.of(limits.max_requests),
                 max_tokens: share.of(limits.max_tokens),
             },
-            books: Mutex::default(),
+            state: Mutex::default(),
             pace: Pace::default(),
         }))
     }
@@ -145,8 +145,8 @@ impl Admission {
 
     /// Returns the number of a tenant's waiters.
     pub fn num_waiting(&self, tenant: Tenant) -> usize {
-        let books = self.0.lock();
-        let entry = books.tenants.get(&tenant);
+        let state = self.0.lock();
+        let entry = state.tenants.get(&tenant);
         entry.map_or(0, |entry| entry.waiters.len())
     }
 
@@ -159,29 +159,29 @@ impl Admission {
     /// Returns a place for a tenant's prompt of `tokens`, or `None` if the queue or the tenant's share of it is full.
     pub fn try_enter(&self, tenant: Tenant, tokens: usize) -> Option<QueuePlace> {
         let tokens = self.counted(tokens);
-        let mut books = self.0.lock();
+        let mut state = self.0.lock();
         self.0
-            .has_room(&books, tenant, tokens)
-            .then(|| self.0.grant(&mut books, tenant, tokens))
+            .has_room(&state, tenant, tokens)
+            .then(|| self.0.grant(&mut state, tenant, tokens))
     }
 
     /// Waits for a place. Waiting tenants receive places in turn; within a tenant the order is first come, first served.
     pub async fn enter(&self, tenant: Tenant, tokens: usize) -> QueuePlace {
         let tokens = self.counted(tokens);
         let place = {
-            let mut books = self.0.lock();
-            let waits = books
+            let mut state = self.0.lock();
+            let waits = state
                 .tenants
                 .get(&tenant)
                 .is_some_and(|entry| !entry.waiters.is_empty());
-            if !waits && self.0.has_room(&books, tenant, tokens) {
-                return self.0.grant(&mut books, tenant, tokens);
+            if !waits && self.0.has_room(&state, tenant, tokens) {
+                return self.0.grant(&mut state, tenant, tokens);
             }
             let (granted, place) = oneshot::channel();
-            let entry = books.tenants.entry(tenant).or_default();
+            let entry = state.tenants.entry(tenant).or_default();
             entry.waiters.push_back(Waiter { tokens, granted });
-            if !books.turns.contains(&tenant) {
-                books.turns.push_back(tenant);
+            if !state.turns.contains(&tenant) {
+                state.turns.push_back(tenant);
             }
             place
         };
@@ -193,21 +193,21 @@ impl Admission {
 
 impl Queue {
     /// Locks the state; a poisoned lock is safe to use, because the state is consistent after every change.
-    fn lock(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_room(&self, books: &Books, tenant: Tenant, tokens: usize) -> bool {
-        let own = books
+    fn has_room(&self, state: &State, tenant: Tenant, tokens: usize) -> bool {
+        let own = state
             .tenants
             .get(&tenant)
             .map_or(Held::default(), |e| e.held);
-        books.held.fits(tokens, self.limits) && own.fits(tokens, self.shares)
+        state.held.fits(tokens, self.limits) && own.fits(tokens, self.shares)
     }
 
-    fn grant(self: &Arc<Self>, books: &mut Books, tenant: Tenant, tokens: usize) -> QueuePlace {
-        books.held.take(tokens);
-        books.tenants.entry(tenant).or_default().held.take(tokens);
+    fn grant(self: &Arc<Self>, state: &mut State, tenant: Tenant, tokens: usize) -> QueuePlace {
+        state.held.add(tokens);
+        state.tenants.entry(tenant).or_default().held.add(tokens);
         QueuePlace {
             queue: Arc::clone(self),
             tenant,
@@ -219,37 +219,37 @@ impl Queue {
     /// Gives places to waiters while there is room, to one tenant after another.
     fn serve(
         self: &Arc<Self>,
-        books: &mut Books,
+        state: &mut State,
     ) -> Vec<(oneshot::Sender<QueuePlace>, QueuePlace)> {
         let mut granted = Vec::new();
         let mut refused = 0;
-        while refused < books.turns.len() {
-            let tenant = books.turns[0];
-            let entry = books.tenants.entry(tenant).or_default();
+        while refused < state.turns.len() {
+            let tenant = state.turns[0];
+            let entry = state.tenants.entry(tenant).or_default();
             // Waiters that were cancelled leave no gap.
             while entry.waiters.front().is_some_and(|w| w.granted.is_closed()) {
                 entry.waiters.pop_front();
             }
             let Some(tokens) = entry.waiters.front().map(|waiter| waiter.tokens) else {
-                books.turns.pop_front();
-                books.forget(tenant);
+                state.turns.pop_front();
+                state.forget(tenant);
                 continue;
             };
-            books.turns.rotate_left(1);
-            if !self.has_room(books, tenant, tokens) {
+            state.turns.rotate_left(1);
+            if !self.has_room(state, tenant, tokens) {
                 refused += 1;
                 continue;
             }
             refused = 0;
-            let place = self.grant(books, tenant, tokens);
-            let entry = books.tenants.entry(tenant).or_default();
+            let place = self.grant(state, tenant, tokens);
+            let entry = state.tenants.entry(tenant).or_default();
             granted.extend(entry.waiters.pop_front().map(|w| (w.granted, place)));
         }
         granted
     }
 }
 
-impl Books {
+impl State {
     /// Removes the entry of a tenant that holds no place and has no waiter.
     fn forget(&mut self, tenant: Tenant) {
         let idle = |entry: &Entry| entry.held.requests == 0 && entry.waiters.is_empty();
@@ -262,13 +262,13 @@ impl Books {
 impl Drop for QueuePlace {
     fn drop(&mut self) {
         let granted = {
-            let mut books = self.queue.lock();
-            books.held.give_back(self.tokens);
-            if let Some(entry) = books.tenants.get_mut(&self.tenant) {
-                entry.held.give_back(self.tokens);
+            let mut state = self.queue.lock();
+            state.held.release(self.tokens);
+            if let Some(entry) = state.tenants.get_mut(&self.tenant) {
+                entry.held.release(self.tokens);
             }
-            let granted = self.queue.serve(&mut books);
-            books.forget(self.tenant);
+            let granted = self.queue.serve(&mut state);
+            state.forget(self.tenant);
             granted
         };
         for (waiter, place) in granted {
@@ -393,8 +393,8 @@ mod tests {
         let place = stays.now_or_never().expect("its turn has come");
         drop(place);
         assert_eq!(admission.load().requests, 0);
-        let books = admission.0.lock();
-        assert!(books.tenants.is_empty() && books.turns.is_empty());
+        let state = admission.0.lock();
+        assert!(state.tenants.is_empty() && state.turns.is_empty());
     }
 
     #[test]

@@ -66,21 +66,22 @@ impl ByHand {
             .queue
             .try_enter(request.tenant, request.prompt.len())
             .unwrap();
-        self.core.obey(Command::Submit(Box::new(Submission {
-            first,
-            weights: self.weights.base().clone(),
-            request,
-            events,
-            place,
-            call: None,
-        })));
+        self.core
+            .handle_command(Command::Submit(Box::new(Submission {
+                first,
+                weights: self.weights.base().clone(),
+                request,
+                events,
+                place,
+                call: None,
+            })));
         let engine = self.commands.downgrade();
         (first, RequestStream::new(first, samples, receiver, engine))
     }
 
     pub fn step(&mut self) {
         while let Ok(command) = self.inbox.try_recv() {
-            self.core.obey(command);
+            self.core.handle_command(command);
         }
         self.core.step();
         self.core.scheduler().kv().check();

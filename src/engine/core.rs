@@ -163,7 +163,7 @@ impl EngineCore {
         }
     }
 
-    pub fn obey(&mut self, command: Command) {
+    pub fn handle_command(&mut self, command: Command) {
         match command {
             Command::Submit(submission) => self.add(*submission),
             Command::Close(id) => self.end(id, Ending::Closed),
@@ -258,7 +258,7 @@ impl EngineCore {
         request.tenant = tenant;
         request.scores_prompt =
             job.params.prompt_logprobs.is_some() && request.num_prompt_tokens > 1;
-        self.metrics.taken(job.weights.name(), samples);
+        self.metrics.samples_added(job.weights.name(), samples);
         if let Some(reusable) = reusable_tokens {
             request.num_reusable_tokens = reusable;
         }
@@ -283,7 +283,7 @@ impl EngineCore {
         let begun = Instant::now();
         self.claim_device(&output);
         let runs = self.group_by_weights(&mut output);
-        self.announce(&output);
+        self.send_started(&output);
         let drawn = self
             .runner
             .execute(&self.scheduler, &output, &runs)
@@ -309,11 +309,11 @@ impl EngineCore {
                 };
                 let next: Vec<NextToken> = sampled.iter().map(next).collect();
                 let finished = self.scheduler.update(&output, &next);
-                let news = self.count(sampled, &finished);
+                let events = self.count(sampled, &finished);
                 self.metrics.step(&output, &self.scheduler);
-                for (events, event) in news {
+                for (sender, event) in events {
                     // A closed channel is handled at the next step.
-                    let _ = events.send(event);
+                    let _ = sender.send(event);
                 }
                 for (id, failure) in failed {
                     self.end(id, Ending::Failed(failure));
@@ -385,10 +385,10 @@ impl EngineCore {
         let Some(mut sample) = self.forget(id) else {
             return;
         };
-        self.metrics.given_back(sample.job.weights.name());
-        let heir = self.scheduler.remove(id);
-        if let Some(heir) = heir.and_then(|heir| self.samples.get_mut(&heir)) {
-            heir.place = sample.place.take();
+        self.metrics.sample_ended(sample.job.weights.name());
+        let successor = self.scheduler.remove(id);
+        if let Some(successor) = successor.and_then(|successor| self.samples.get_mut(&successor)) {
+            successor.place = sample.place.take();
         }
         self.metrics.ended_early(&ending, &sample.times);
         self.metrics.update_gauges(&self.scheduler);
@@ -401,7 +401,7 @@ impl EngineCore {
     }
 
     /// Sends `Started` for requests that run for the first time, and releases their places in the queue.
-    fn announce(&mut self, output: &SchedulerOutput) {
+    fn send_started(&mut self, output: &SchedulerOutput) {
         let now = Instant::now();
         for scheduled in &output.scheduled {
             let (Some(sample), Some(request)) = (
@@ -493,7 +493,7 @@ impl EngineCore {
     ) -> Vec<(mpsc::UnboundedSender<StreamEvent>, StreamEvent)> {
         let now = Instant::now();
         let finished: HashMap<RequestId, FinishReason> = finished.iter().copied().collect();
-        let mut news = Vec::with_capacity(sampled.len());
+        let mut events = Vec::with_capacity(sampled.len());
         for (id, token) in sampled {
             let reason = finished.get(&id).copied();
             let Some(sample) = self.samples.get_mut(&id) else {
@@ -506,14 +506,14 @@ impl EngineCore {
                 logprobs: token.logprobs,
                 finished: reason,
             };
-            news.push((sample.job.events.clone(), event));
+            events.push((sample.job.events.clone(), event));
             if let Some(reason) = reason {
                 self.metrics.finished(reason, &sample.times, now);
-                self.metrics.given_back(sample.job.weights.name());
+                self.metrics.sample_ended(sample.job.weights.name());
                 self.forget(id);
             }
         }
-        news
+        events
     }
 
     fn fail(&mut self, output: &SchedulerOutput, failure: &RequestFailure) {

@@ -553,12 +553,12 @@ fn run(
             arbiter.foreground(false);
             heartbeat.beat(true);
             match inbox.blocking_recv() {
-                Some(command) => core.obey(command),
+                Some(command) => core.handle_command(command),
                 None => return,
             }
         }
         while let Ok(command) = inbox.try_recv() {
-            core.obey(command);
+            core.handle_command(command);
         }
         heartbeat.beat(false);
         fault::point("engine.step");

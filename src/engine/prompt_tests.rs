@@ -66,31 +66,31 @@ fn prompts_are_scored_as_the_dense_decoder_scores_them_in_any_mix() {
         preemptions += engine.metrics.preemptions.get();
         for (mut stream, request) in jobs {
             let prompt = &request.prompt;
-            let (told, ids) = heard(&mut stream);
+            let (found, ids) = heard(&mut stream);
             assert_eq!(ids.len(), request.samples * request.params.stop.max_tokens);
             let Some(top) = request.params.prompt_logprobs.filter(|_| prompt.len() > 1) else {
-                assert_eq!(told, None);
+                assert_eq!(found, None);
                 continue;
             };
-            let told = told.unwrap();
+            let found = found.unwrap();
             let logits = dense_logits(&decoder, prompt);
-            assert_eq!(told.len(), prompt.len() - 1);
-            for ((told, row), &id) in told.iter().zip(&logits).zip(&prompt[1..]) {
+            assert_eq!(found.len(), prompt.len() - 1);
+            for ((found, row), &id) in found.iter().zip(&logits).zip(&prompt[1..]) {
                 let exact = PromptLogprobs::new(row, id, top);
-                let (told_top, exact_top) = (&told.logprobs.top, &exact.logprobs.top);
-                assert_eq!(told_top.len(), top);
-                let pairs = told_top
+                let (found_top, exact_top) = (&found.logprobs.top, &exact.logprobs.top);
+                assert_eq!(found_top.len(), top);
+                let pairs = found_top
                     .iter()
                     .zip(exact_top)
-                    .map(|(told, exact)| (told.1, exact.1));
-                for (told, exact) in pairs.chain([(told.logprobs.token, exact.logprobs.token)]) {
+                    .map(|(found, exact)| (found.1, exact.1));
+                for (found, exact) in pairs.chain([(found.logprobs.token, exact.logprobs.token)]) {
                     assert!(
-                        (told - exact).abs() < TOLERANCE,
-                        "{told} for {exact}: {request:?}"
+                        (found - exact).abs() < TOLERANCE,
+                        "{found} for {exact}: {request:?}"
                     );
                 }
                 assert!(
-                    told.rank.abs_diff(exact.rank) <= 1,
+                    found.rank.abs_diff(exact.rank) <= 1,
                     "equal logits may change places"
                 );
                 scored += 1;
@@ -126,8 +126,8 @@ fn prompts_of_stories260k_are_as_probable_as_its_goldens_say() {
         while !engine.core.is_idle() {
             engine.step();
         }
-        let told = heard(&mut stream).0.unwrap();
-        let sum: f32 = told.iter().map(|token| token.logprobs.token).sum();
+        let found = heard(&mut stream).0.unwrap();
+        let sum: f32 = found.iter().map(|token| token.logprobs.token).sum();
         let golden = golden["prompt_sum_logprob"].as_f64().unwrap() as f32;
         assert!((sum - golden).abs() < 2e-3, "{sum} for {golden}");
     }

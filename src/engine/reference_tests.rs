@@ -112,19 +112,19 @@ fn compare(
     let ids = [prompt.as_slice(), &heard.ids].concat();
     let logits = dense_logits(decoder, &ids[..ids.len() - 1]);
     // Log-probabilities of the token itself and of the requested ids.
-    let told = heard.bits.chunks_exact(1 + params.logprob_ids.len());
-    assert_eq!(told.len(), heard.ids.len());
+    let found = heard.bits.chunks_exact(1 + params.logprob_ids.len());
+    assert_eq!(found.len(), heard.ids.len());
     let mut in_step = true;
-    for ((row, &id), told) in logits[prompt.len() - 1..].iter().zip(&heard.ids).zip(told) {
+    for ((row, &id), found) in logits[prompt.len() - 1..].iter().zip(&heard.ids).zip(found) {
         let exact = TokenLogprobs::new(row, id, 0, &params.logprob_ids);
-        for (told, exact) in told
+        for (found, exact) in found
             .iter()
             .zip(std::iter::once(&exact.token).chain(&exact.chosen))
         {
-            let told = f32::from_bits(*told);
+            let found = f32::from_bits(*found);
             assert!(
-                (told - exact).abs() < TOLERANCE,
-                "{told} for {exact}: {request:?}"
+                (found - exact).abs() < TOLERANCE,
+                "{found} for {exact}: {request:?}"
             );
         }
         happened.compared += 1;

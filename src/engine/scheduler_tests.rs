@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::kv_cache::{BlockHash, HashedTokens, KvCacheManager};
 use super::request::{Class, FinishReason, Request, RequestId, StopCriteria};
 use super::scheduler::{
-    BackgroundLimits, HEAD_START, NextToken, Scheduler, SchedulerConfig, SchedulerOutput,
+    BackgroundLimits, NextToken, PRIORITY_STEP, Scheduler, SchedulerConfig, SchedulerOutput,
 };
 use super::tenant::Tenant;
 
@@ -124,8 +124,8 @@ impl World {
     /// Removes a sequence in any state and returns whether it was alive.
     fn remove(&mut self, id: RequestId) -> bool {
         let was_alive = self.alive.remove(&id);
-        let heir = self.scheduler.remove(id);
-        assert!(heir.is_none_or(|heir| was_alive && self.alive.contains(&heir)));
+        let successor = self.scheduler.remove(id);
+        assert!(successor.is_none_or(|successor| was_alive && self.alive.contains(&successor)));
         self.check();
         was_alive
     }
@@ -413,7 +413,7 @@ fn nobody_is_overtaken_for_long() {
         }
         overtook += finished.len();
         assert!(
-            overtook as i64 <= HEAD_START + 16,
+            overtook as i64 <= PRIORITY_STEP + 16,
             "overtaken {overtook} times"
         );
     }

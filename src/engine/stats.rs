@@ -60,7 +60,7 @@ impl EngineStats {
     }
 
     /// Records samples that are to be computed with these weights.
-    pub fn taken(&self, weights: &WeightsName, samples: usize) {
+    pub fn samples_added(&self, weights: &WeightsName, samples: usize) {
         let gauge = self
             .0
             .requests_by_weights
@@ -69,7 +69,7 @@ impl EngineStats {
     }
 
     /// Records that one of these samples has ended. A version without samples is removed from the metrics: there will be many versions.
-    pub fn given_back(&self, weights: &WeightsName) {
+    pub fn sample_ended(&self, weights: &WeightsName) {
         let label = [weights.as_str()];
         let gauge = self.0.requests_by_weights.with_label_values(&label);
         gauge.dec();

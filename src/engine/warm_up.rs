@@ -53,7 +53,7 @@ pub fn warm_up(
     let queue = Admission::new(only, TenantShare::WHOLE);
     let place = queue.try_enter(Tenant::server(), prompt);
     let (events, mut heard) = mpsc::unbounded_channel();
-    core.obey(Command::Submit(Box::new(Submission {
+    core.handle_command(Command::Submit(Box::new(Submission {
         first: RequestId(0),
         request: GenerateRequest::new(vec![0; prompt], params),
         weights,
@@ -144,13 +144,13 @@ mod tests {
         let (mut engine, _thread) =
             Engine::start(store, &config, Metrics::new("test").engine).unwrap();
         let outcome = |sent| {
-            let (said, warmed_up) = tokio::sync::watch::channel(None);
+            let (sender, warmed_up) = tokio::sync::watch::channel(None);
             engine.warmed_up = warmed_up;
             assert_eq!(engine.readiness(), Readiness::WarmingUp);
             if let Some(sent) = sent {
-                said.send(Some(sent)).unwrap();
+                sender.send(Some(sent)).unwrap();
             }
-            drop(said);
+            drop(sender);
             (runtime().block_on(engine.ready()), engine.readiness())
         };
         let outcomes: Vec<_> = [

@@ -4,7 +4,7 @@
 //! computes, the second takes the sampled tokens.
 //!
 //! # One tenant
-//! Its requests have one order: by arrival, a level of priority being worth [`HEAD_START`] arrivals. A running request takes
+//! Its requests have one order: by arrival, a level of priority being worth [`PRIORITY_STEP`] arrivals. A running request takes
 //! blocks from requests that run behind it (they are *preempted*, and computed again later) and never from those before it, so the first
 //! request always finishes in a pool that holds one request of maximal length. A waiting request preempts no running request of its
 //! tenant, but no request behind it is admitted before it. Levels are bounded ([`PRIORITIES`]), so every request becomes first after a
@@ -45,7 +45,7 @@ use step::Step;
 use step_cost::Work;
 
 /// The number of later arrivals of the next lower priority that a request goes before.
-pub const HEAD_START: i64 = 256;
+pub const PRIORITY_STEP: i64 = 256;
 
 /// The levels of priority of a request; lower goes first.
 pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
@@ -192,7 +192,7 @@ impl Scheduler {
         let arrived = &mut self.arrivals[request.class as usize];
         let place = Place {
             class: request.class,
-            rank: *arrived + HEAD_START * i64::from(request.priority),
+            rank: *arrived + PRIORITY_STEP * i64::from(request.priority),
             id: request.id,
             tenant: request.tenant,
         };
@@ -219,22 +219,25 @@ impl Scheduler {
             self.kv.free(id);
             return None;
         }
-        let heir = request.siblings.remove(0);
-        self.unforked.remove(&heir);
+        let successor = request.siblings.remove(0);
+        self.unforked.remove(&successor);
         for &sibling in &request.siblings {
-            self.unforked.insert(sibling, heir);
+            self.unforked.insert(sibling, successor);
         }
-        self.kv.rename(id, heir);
-        request.id = heir;
-        let place = Place { id: heir, ..place };
+        self.kv.rename(id, successor);
+        request.id = successor;
+        let place = Place {
+            id: successor,
+            ..place
+        };
         if waited {
             self.waiting.insert(place);
         }
         if ran {
             self.running.insert(place);
         }
-        self.requests.insert(heir, (place, request));
-        Some(heir)
+        self.requests.insert(successor, (place, request));
+        Some(successor)
     }
 
     /// Chooses a step's work: first the foreground's, then the background's from the remaining capacity.
