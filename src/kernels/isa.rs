@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 pub enum Vector {
     /// Sixteen lanes in plain Rust: in tests, a substitute for AVX-512 on machines without it.
     #[cfg(test)]
-    StandIn512,
+    Emulated512,
     /// Plain arrays, in the baseline instructions that the compiler chooses (SSE2, NEON).
     Portable,
     /// 256 bits with fused multiply-add.
@@ -49,7 +49,7 @@ impl Isa {
         let mut all = vec![Self::PORTABLE];
         #[cfg(test)]
         all.push(Self {
-            vector: Vector::StandIn512,
+            vector: Vector::Emulated512,
             ..Self::PORTABLE
         });
         for vector in [Vector::Avx2, Vector::Avx512] {
@@ -82,7 +82,7 @@ impl std::fmt::Display for Isa {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self.vector {
             #[cfg(test)]
-            Vector::StandIn512 => "avx512 stand-in",
+            Vector::Emulated512 => "emulated avx512",
             Vector::Portable => "portable",
             Vector::Avx2 => "avx2",
             Vector::Avx512 => "avx512",

@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 use super::AttentionParams;
 use super::dense_sequence::{SequenceGradient, Walk, backward_sequence, forward_sequence};
-use crate::device::make_way;
+use crate::device::yield_to_serving;
 use crate::{Backward, fused, input, with_all_f32};
 
 /// Computes the attention of every sequence to itself, with the fused version where [`fused`] allows it.
@@ -259,7 +259,7 @@ impl CustomOp3 for DenseAttention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        make_way();
+        yield_to_serving();
         let (q, k, v) = (input(q, lq)?, input(k, lk)?, input(v, lv)?);
         let DenseShape {
             tokens,
@@ -300,7 +300,7 @@ impl CustomOp3 for DenseAttention {
         let Some(lse) = self.log_sum_exp.get() else {
             candle_core::bail!("dense attention: backward without forward")
         };
-        make_way();
+        yield_to_serving();
         let grad = grad.contiguous()?;
         let mut dq = vec![0f32; tokens * q_width];
         let (mut dk, mut dv) = (vec![0f32; tokens * kv_width], vec![0f32; tokens * kv_width]);

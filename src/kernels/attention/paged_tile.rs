@@ -100,7 +100,7 @@ impl<T: Stored> Problem<'_, T> {
                 #[cfg(target_arch = "x86_64")]
                 Vector::Avx512 => avx512(self, tile, split, part, work),
                 #[cfg(test)]
-                Vector::StandIn512 => {
+                Vector::Emulated512 => {
                     attend_split::<Portable<16>, T>(self, tile, split, part, work)
                 }
                 _ => attend_split::<Portable<8>, T>(self, tile, split, part, work),

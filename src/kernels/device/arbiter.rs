@@ -1,9 +1,9 @@
 //! The arbiter between serving and training on one device: serving has priority.
 //!
 //! The trainer divides its work into quanta and calls [`DeviceArbiter::pace`] between them, at every layer's forward or backward pass,
-//! and [`make_way`] at every kernel within a layer. While no foreground step needs the device, the trainer continues at once. While one
-//! does, the trainer waits, except for a guaranteed share of that time, so that a busy server still learns. Running work is never
-//! interrupted: a foreground step is delayed by one kernel at most.
+//! and [`yield_to_serving`] at every kernel within a layer. While no foreground step needs the device, the trainer continues at once.
+//! While one does, the trainer waits, except for a guaranteed share of that time, so that a busy server still learns. Running work is
+//! never interrupted: a foreground step is delayed by one kernel at most.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,16 +110,16 @@ impl DeviceArbiter {
         pacing.begin(self.now());
     }
 
-    /// Runs `work`, in which this thread computes for the trainer: see [`make_way`].
-    pub fn making_way<R>(&self, work: impl FnOnce() -> R) -> R {
+    /// Runs `work`, in which this thread computes for the trainer: see [`yield_to_serving`].
+    pub fn yielding_to_serving<R>(&self, work: impl FnOnce() -> R) -> R {
         /// Restores the previous value, also if the work panics.
         struct Restore(Option<DeviceArbiter>);
         impl Drop for Restore {
             fn drop(&mut self) {
-                MAKES_WAY.replace(self.0.take());
+                YIELDS_TO.replace(self.0.take());
             }
         }
-        let _restore = Restore(MAKES_WAY.replace(Some(self.clone())));
+        let _restore = Restore(YIELDS_TO.replace(Some(self.clone())));
         work()
     }
 
@@ -160,8 +160,8 @@ impl DeviceArbiter {
 }
 
 thread_local! {
-    /// The arbiter that this thread waits for in [`make_way`], if it computes for a trainer.
-    static MAKES_WAY: RefCell<Option<DeviceArbiter>> = const { RefCell::new(None) };
+    /// The arbiter that this thread waits for in [`yield_to_serving`], if it computes for a trainer.
+    static YIELDS_TO: RefCell<Option<DeviceArbiter>> = const { RefCell::new(None) };
 }
 
 /// Waits as [`DeviceArbiter::pace`] does, if the thread computes for a trainer and the foreground needs the device; otherwise it costs next
@@ -169,8 +169,8 @@ thread_local! {
 ///
 /// A backward pass is a single call from outside, and a layer of a micro-batch takes longer than a token, so the kernels
 /// themselves are the places at which to stop.
-pub fn make_way() {
-    MAKES_WAY.with_borrow(|arbiter| {
+pub fn yield_to_serving() {
+    YIELDS_TO.with_borrow(|arbiter| {
         if let Some(arbiter) = arbiter
             && arbiter.0.foreground.load(Ordering::Relaxed)
         {
@@ -429,12 +429,12 @@ mod tests {
     fn a_trainer_s_kernels_wait_and_others_do_not() {
         let arbiter = in_debt();
         // This thread does not compute for a trainer.
-        make_way();
+        yield_to_serving();
         let trainer = std::thread::spawn({
             let arbiter = arbiter.clone();
             move || {
-                arbiter.making_way(make_way);
-                make_way();
+                arbiter.yielding_to_serving(yield_to_serving);
+                yield_to_serving();
             }
         });
         while arbiter.lock().trainer != Trainer::Waiting {

@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_bound_is_said_with_what_it_leaves() {
-        for (bound, said) in [
+        for (bound, text) in [
             (MemoryBound::Machine, "the machine has 20 MiB"),
             (
                 MemoryBound::Cgroup { limit: 700 << 20 },
@@ -224,7 +224,7 @@ mod tests {
             ),
         ] {
             let bytes = 20 << 20;
-            assert_eq!(Available { bytes, bound }.to_string(), said);
+            assert_eq!(Available { bytes, bound }.to_string(), text);
         }
     }
 

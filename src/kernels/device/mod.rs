@@ -12,7 +12,7 @@ use std::str::FromStr;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter, make_way};
+pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter, yield_to_serving};
 pub use memory::{Available, MemoryBound, PROGRAM, available, size};
 pub use threads::{init_threads, most_threads, threads_can_be_had};
 pub use trainer_pool::trainer_pool;

@@ -23,7 +23,7 @@ use rayon::prelude::*;
 const SPIN: Duration = Duration::from_micros(50);
 
 /// The number of checks of the awaited condition between two reads of the clock.
-const LOOKS: usize = 16;
+const CHECKS_PER_CLOCK_READ: usize = 16;
 
 /// The bit that is set while members can enter the loop.
 const OPEN: u64 = 1 << 31;
@@ -42,13 +42,13 @@ struct Member {
 }
 
 #[repr(align(128))]
-struct Apart<T>(T);
+struct CacheAligned<T>(T);
 
 struct Shared {
     /// The number of the loop, [`OPEN`], and the number of members inside the loop.
-    state: Apart<AtomicU64>,
+    state: CacheAligned<AtomicU64>,
     /// The next task that is not taken.
-    next: Apart<AtomicUsize>,
+    next: CacheAligned<AtomicUsize>,
     /// Written by the leader alone, while the loop is closed and no member is inside.
     work: UnsafeCell<Work>,
     /// The leader, while it sleeps until the last member has left.
@@ -91,15 +91,15 @@ thread_local! {
 }
 
 /// Sets the thread's role, and restores the previous one when dropped.
-struct Acting(Role);
+struct RoleGuard(Role);
 
-impl Acting {
+impl RoleGuard {
     fn begin(role: Role) -> Self {
         Self(ROLE.replace(role))
     }
 }
 
-impl Drop for Acting {
+impl Drop for RoleGuard {
     fn drop(&mut self) {
         ROLE.set(self.0);
     }
@@ -159,8 +159,8 @@ impl Team {
         /// Requires nothing: it is never called, because a loop without tasks calls nothing.
         unsafe fn nothing(_: *const (), _: usize) {}
         let shared = Arc::new(Shared {
-            state: Apart(AtomicU64::new(0)),
-            next: Apart(AtomicUsize::new(0)),
+            state: CacheAligned(AtomicU64::new(0)),
+            next: CacheAligned(AtomicUsize::new(0)),
             work: UnsafeCell::new(Work {
                 tasks: 0,
                 body: std::ptr::null(),
@@ -189,7 +189,7 @@ impl Team {
     /// Runs `work`, with the team computing its loops.
     pub fn lead<R>(&mut self, work: impl FnOnce() -> R) -> R {
         // The team is borrowed, and therefore alive, until the role ends.
-        let _acting = Acting::begin(Role::Leader(self));
+        let _role = RoleGuard::begin(Role::Leader(self));
         work()
     }
 
@@ -218,9 +218,9 @@ impl Team {
         shared.state.0.store(open, Ordering::Release);
         self.wake(tasks - 1);
         {
-            let _acting = Acting::begin(Role::Within);
+            let _role = RoleGuard::begin(Role::Within);
             // SAFETY: `body` lives until this returns, which happens after all members have left.
-            unsafe { shared.work_off() };
+            unsafe { shared.run_tasks() };
         }
         shared.state.0.fetch_and(!OPEN, Ordering::AcqRel);
         shared.wait_until_left();
@@ -263,7 +263,7 @@ impl Shared {
         while let Some(number) = self.enter(seen, asleep) {
             seen = number;
             // SAFETY: this member is inside, and the leader waits until it has left.
-            unsafe { self.work_off() };
+            unsafe { self.run_tasks() };
             let before = self.state.0.fetch_sub(1, Ordering::AcqRel);
             if before & (LOOP - 1) == 1 {
                 // The last member to leave a closed loop: the leader may sleep.
@@ -311,7 +311,7 @@ impl Shared {
     ///
     /// # Safety
     /// The loop's body is alive.
-    unsafe fn work_off(&self) {
+    unsafe fn run_tasks(&self) {
         // SAFETY: `work` is not written while a member is inside.
         let work = unsafe { *self.work.get() };
         let done = catch_unwind(AssertUnwindSafe(|| {
@@ -358,7 +358,7 @@ impl Shared {
 fn spin_until(is_so: impl Fn() -> bool) -> bool {
     let mut began = None;
     loop {
-        for _ in 0..LOOKS {
+        for _ in 0..CHECKS_PER_CLOCK_READ {
             if is_so() {
                 return true;
             }

@@ -97,8 +97,8 @@ fn processors() -> usize {
 
 /// Returns the requested number, otherwise the environment's, otherwise the available parallelism.
 fn thread_count(requested: Option<usize>, environment: Option<&str>) -> usize {
-    let said = requested.or_else(|| environment?.parse().ok());
-    match said {
+    let number = requested.or_else(|| environment?.parse().ok());
+    match number {
         Some(n) if n > 0 => n,
         _ => processors(),
     }

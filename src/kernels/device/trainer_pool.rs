@@ -28,14 +28,14 @@ pub fn trainer_pool(threads: usize) -> Result<ThreadPool, DeviceError> {
     ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|at| format!("trainer-{at}"))
-        .start_handler(|_| step_back())
+        .start_handler(|_| lower_priority())
         .build()
         .map_err(|error| DeviceError::Threads(error.to_string()))
 }
 
 /// Gives the calling thread the lowest priority of all; on Linux each thread has its own class.
 #[cfg(target_os = "linux")]
-fn step_back() {
+fn lower_priority() {
     let lowest = libc::sched_param { sched_priority: 0 };
     // SAFETY: 0 is the calling thread, and `lowest` outlives the call, which keeps no pointer to it.
     if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const lowest) } != 0 {
@@ -45,7 +45,7 @@ fn step_back() {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn step_back() {}
+fn lower_priority() {}
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,7 @@
 
 use gemm::Parallelism;
 
-use crate::device::make_way;
+use crate::device::yield_to_serving;
 
 /// The number of multiplications below which a second thread costs more than it saves (measured on two cores, 64x64x64).
 const SERIAL_BELOW: usize = 64 * 64 * 64;
@@ -35,7 +35,7 @@ pub fn gemm_f32(
     if m == 0 || n == 0 {
         return;
     }
-    make_way();
+    yield_to_serving();
     assert!(
         extent(m, k, a_strides) <= a.len(),
         "gemm_f32: a has {} elements, [{m}, {k}] with strides {a_strides:?} needs {}",

@@ -56,7 +56,7 @@ pub unsafe fn run(isa: Isa, block: &Block, scratch: &mut [f32]) {
             #[cfg(target_arch = "x86_64")]
             Vector::Avx512 => avx512(block, scratch),
             #[cfg(test)]
-            Vector::StandIn512 => product::<Portable<16>>(block, scratch),
+            Vector::Emulated512 => product::<Portable<16>>(block, scratch),
             _ => product::<Portable<8>>(block, scratch),
         }
     }

@@ -77,7 +77,7 @@ impl YarnScaling {
             }
         };
         match (self.attention_factor, self.mscale, self.mscale_all_dim) {
-            (Some(said), _, _) => said,
+            (Some(factor), _, _) => factor,
             (None, Some(m), Some(all)) if m != 0.0 && all != 0.0 => of(m) / of(all),
             _ => of(1.0),
         }

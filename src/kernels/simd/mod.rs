@@ -231,7 +231,7 @@ mod tests {
         unsafe {
             match isa.vector {
                 Vector::Portable => map::<Portable<8>>(values, |x| exp(x)),
-                Vector::StandIn512 => map::<Portable<16>>(values, |x| exp(x)),
+                Vector::Emulated512 => map::<Portable<16>>(values, |x| exp(x)),
                 #[cfg(target_arch = "x86_64")]
                 Vector::Avx2 => map::<F32x8>(values, |x| exp(x)),
                 #[cfg(target_arch = "x86_64")]

@@ -75,7 +75,7 @@ impl Workshop {
             };
             // The graph's nodes may be half-built when a step panics; all of them are dropped with it.
             let done = catch_unwind(AssertUnwindSafe(|| {
-                pool.install(|| arbiter.making_way(|| work(&mut pace)))
+                pool.install(|| arbiter.yielding_to_serving(|| work(&mut pace)))
             }));
             arbiter.rest();
             done
