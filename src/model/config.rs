@@ -184,7 +184,7 @@ impl Fields {
                 "{}{name} is 0, but must be at least 1",
                 self.within
             ))),
-            said => Ok(said),
+            count => Ok(count),
         }
     }
 

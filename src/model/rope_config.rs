@@ -91,7 +91,7 @@ fn scaling(
     let original = || -> Result<usize, ModelError> {
         let name = "original_max_position_embeddings";
         Ok(match fields.optional_size(name, MAX_POSITIONS)? {
-            Some(said) => said,
+            Some(length) => length,
             None => parameters
                 .optional_size(name, MAX_POSITIONS)?
                 .unwrap_or(max_position_embeddings),
@@ -151,7 +151,7 @@ fn scaling(
                     Some(value) if !(0.0..=1e9).contains(&value) => {
                         Err(fields.error(format!("rope yarn: {name} {value:?} is out of range")))
                     }
-                    said => Ok(said),
+                    value => Ok(value),
                 }
             };
             Ok(RopeScaling::Yarn(YarnScaling {

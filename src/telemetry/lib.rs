@@ -78,8 +78,8 @@ pub fn init(
     default_filter: &str,
     otlp_endpoint: Option<&str>,
 ) -> Result<Option<Exporting>, TelemetryError> {
-    let said = std::env::var(FILTER_VARIABLE).ok();
-    let filter = filter(said.as_deref(), default_filter)?;
+    let value = std::env::var(FILTER_VARIABLE).ok();
+    let filter = filter(value.as_deref(), default_filter)?;
     let lines = fmt::layer().with_writer(std::io::stderr);
     let logs = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
@@ -122,9 +122,9 @@ fn is_ours(target: &str) -> bool {
     name.is_some_and(|name| CRATES.contains(&name))
 }
 
-fn filter(said: Option<&str>, default: &str) -> Result<EnvFilter, TelemetryError> {
-    let said = said.filter(|s| !s.trim().is_empty());
-    Ok(EnvFilter::try_new(said.unwrap_or(default))?)
+fn filter(value: Option<&str>, default: &str) -> Result<EnvFilter, TelemetryError> {
+    let value = value.filter(|s| !s.trim().is_empty());
+    Ok(EnvFilter::try_new(value.unwrap_or(default))?)
 }
 
 #[cfg(test)]

@@ -317,8 +317,7 @@ impl EngineMetrics {
             prefix_cache_hits: table.counter("prefix_cache_hits", "Tokens found in the prefix cache."),
             preemptions: table.counter("num_preemptions", "Times a running request was preempted by an earlier one."),
             requests_finished: table.counters("request_success", "Finished requests, by reason.", &["finished_reason"]),
-            requests_failed: table.counters("request_failure", "Accepted requests that did not finish, by reason: aborted, deadline or \
-                error.", &["reason"]),
+            requests_failed: table.counters("request_failure", "Accepted requests that did not finish, by reason: aborted, deadline or error.", &["reason"]),
             time_to_first_token: table.histogram("time_to_first_token_seconds", "Time from arrival to the first token.", &FIRST_TOKEN),
             inter_token_latency: table.histogram("inter_token_latency_seconds", "Time between two tokens of a sequence.", &INTER_TOKEN),
             e2e_latency: table.histogram("e2e_request_latency_seconds", "Time from arrival to the last token.", &LATENCY),
@@ -337,13 +336,11 @@ impl JudgeMetrics {
     fn new(table: &Table) -> Self {
         let counts = one_two_five();
         Self {
-            comparisons: table.counter("judge_comparisons", "Judged pairs, including pairs of equal answers, which tie without a model \
-                                                             call."),
+            comparisons: table.counter("judge_comparisons", "Judged pairs, including pairs of equal answers, which tie without a model call."),
             flips: table.counter("judge_flips", "Pairs for which the two orders gave different winners."),
             ties: table.counter("judge_ties", "Pairs without a winner, including pairs of equal answers."),
             label_mass: table.histogram("judge_label_mass", "Probability mass on the two labels, per comparison that the model judged.", &MASS),
-            self_test: table.fractions("judge_self_test", "The judge's newest self-test: the number of pairs, the shares in which the \
-                                                           orders agree and in which the better answer wins, and the mean label_mass.", &["number"]),
+            self_test: table.fractions("judge_self_test", "The judge's newest self-test: the number of pairs, the shares in which the orders agree and in which the better answer wins, and the mean label_mass.", &["number"]),
             reliable: table.gauges("judge_reliable", "1 if the judge passed its newest self-test, 0 if it failed; absent before the first.", &[]),
             prompt_tokens: table.counter("judge_prompt_tokens", "Tokens of judge prompts."),
             cached_tokens: table.counter("judge_cached_tokens", "Tokens of judge prompts found in the prefix cache."),
@@ -389,8 +386,7 @@ impl LearnMetrics {
             dropped: table.counters("train_pairs_dropped", "Prompts that produced no preference pair, by reason.", &["reason"]),
             stages: table.counters("train_stages", "Ended stages, by outcome.", &["outcome"]),
             step_seconds: table.histogram("train_step_seconds", "Duration of an optimizer step, including waits for serving.", &LATENCY),
-            last: table.fractions("train_last", "Values of the last update, under TRL's names; entropy is exact, kl/anchor is estimated \
-                                                 on the policy's own answers, staleness is the age of the policies that wrote the pairs.", &["number"]),
+            last: table.fractions("train_last", "Values of the last update, under TRL's names; entropy is exact, kl/anchor is estimated on the policy's own answers, staleness is the age of the policies that wrote the pairs.", &["number"]),
             gates: table.fractions("train_gate", "Values of the last candidate, by gate.", &["gate"]),
             gates_passed: table.gauges("train_gate_passed", "1 for the gates that the last candidate passed, 0 for the others.", &["gate"]),
             state: table.gauges("train_state", "1 for the learner's current state, 0 for all others.", &["state"]),
@@ -398,19 +394,16 @@ impl LearnMetrics {
             stage: table.gauge("train_stage", "Number of the running stage, or of the last one."),
             waiting: table.gauges("train_waiting", "1 for the reason that currently blocks learning, 0 for all others.", &["reason"]),
             deaths: table.counter("train_deaths", "Times the learner failed and was restarted."),
-            of_other_tokenizers: table.gauge("train_records_other_tokenizer", "Records excluded from learning because another tokenizer \
-                made their token ids."),
+            of_other_tokenizers: table.gauge("train_records_other_tokenizer", "Records excluded from learning because another tokenizer made their token ids."),
             tasks_restarted: table.counters("tasks_restarted", "Times a background task failed and was restarted, by task.", &["task"]),
             unattended: table.gauge("train_unattended_stages", "Stages that passed their gates since learning was last resumed."),
             prompts_waiting: table.gauge("train_prompts_waiting", "Prompts waiting for a stage."),
             swaps: table.counter("weights_swaps", "Times the served weights were replaced."),
             swap_seconds: table.histogram("weights_swap_seconds", "Duration of a swap of the served weights, without loading.", &SWAP),
             degraded: table.gauge("weights_degraded", "1 if the served weights differ from the generation pointers."),
-            canary: table.fractions("canary", "Values of the canary and of the live weights since the canary began: the shares of failed \
-                                               and truncated answers, and the mean length in tokens.", &["version", "number"]),
+            canary: table.fractions("canary", "Values of the canary and of the live weights since the canary began: the shares of failed and truncated answers, and the mean length in tokens.", &["version", "number"]),
             generation: table.gauges("generation_info", "1 for the weights that serve in each role: policy, judge and canary.", &["id", "role"]),
-            canaries_withdrawn: table.counters("canaries_withdrawn", "Canaries that were withdrawn, by the value that left its allowed \
-                range.", &["number"]),
+            canaries_withdrawn: table.counters("canaries_withdrawn", "Canaries that were withdrawn, by the value that left its allowed range.", &["number"]),
         }
     }
 }

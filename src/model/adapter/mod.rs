@@ -325,7 +325,7 @@ mod tests {
             std::fs::write(at(file), "{}").unwrap();
         }
         std::fs::create_dir(at("empty")).unwrap();
-        for (name, said) in [
+        for (name, text) in [
             ("file", "is a file"),
             ("gone", "no such directory"),
             ("model", "holds a model"),
@@ -333,7 +333,7 @@ mod tests {
             ("empty", "no adapter_config.json"),
         ] {
             let error = load(&at(name)).unwrap_err().to_string();
-            assert!(error.contains(said), "{name}: {error}");
+            assert!(error.contains(text), "{name}: {error}");
         }
     }
 
