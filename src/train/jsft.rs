@@ -170,7 +170,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         let stopping = options
             .stop_after
             .is_some_and(|n| at.state.step - first_step >= n)
-            || interrupt::asked();
+            || interrupt::stop_requested();
         let due = config.save_every > 0 && at.state.step % config.save_every == 0;
         if due || finished || stopping {
             store.save(at.state.step, |dir| {

@@ -29,20 +29,20 @@ pub(super) fn shared_beginning(prompt: &Rendered, full: &str) -> Option<usize> {
     let same = prompt.text.chars().zip(full.chars());
     let shared = same.take_while(|(a, b)| a == b);
     let shared = shared.map(|(c, _)| c.len_utf8()).sum();
-    let said = prompt.contents().last().map_or(0, |range| range.end);
+    let contents_end = prompt.contents().last().map_or(0, |range| range.end);
     // Only the opening of the answer may be cut off.
     let whole = shared == prompt.text.len();
-    (whole || shared > 0 && said <= shared).then_some(shared)
+    (whole || shared > 0 && contents_end <= shared).then_some(shared)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn prompt(before: &str, said: &str, behind: &str) -> Rendered {
+    fn prompt(before: &str, content: &str, behind: &str) -> Rendered {
         let mut prompt = Rendered::new();
         prompt.push_trusted(before);
-        prompt.push_untrusted(said);
+        prompt.push_untrusted(content);
         prompt.push_trusted(behind);
         prompt
     }

@@ -278,7 +278,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         let stopping = options
             .stop_after
             .is_some_and(|n| report.step - first_step >= n)
-            || interrupt::asked();
+            || interrupt::stop_requested();
         let due = config.save_every > 0 && report.step % config.save_every == 0;
         if due || finished || stopping {
             store.save(report.step, |dir| trainer.save_state(dir))?;
