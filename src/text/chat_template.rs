@@ -2,13 +2,13 @@
 //!
 //! # The origin of each character
 //! A template is a program that may do anything with a message. It is rendered once plainly, which gives the text, and once over
-//! stand-ins (see [`super::stand_in`]), which gives the origin of each character:
+//! placeholders (see [`super::placeholder`]), which gives the origin of each character:
 //!
-//! 1. If the rendering over stand-ins, with the stand-ins replaced back, equals the plain one, the origin of every character is known.
+//! 1. If the rendering over placeholders, with the placeholders replaced back, equals the plain one, every character's origin is known.
 //! 2. If not, the template inspects contents (Qwen 3 splits at `</think>`). String literals of the template that occur in contents are
-//!    then left readable, as few as possible. Where the output differs from the rendering over stand-ins, those literals may come from
+//!    then left readable, as few as possible. Where the output differs from the rendering over placeholders, those literals may come from
 //!    the template or from a message, and count as untrusted.
-//! 3. If even that does not give the plain text (with a template that capitalises, for example), the rendering over stand-ins is the
+//! 3. If even that does not give the plain text (with a template that capitalises, for example), the rendering over placeholders is the
 //!    result: the template treats contents as opaque, and roles cannot be forged.
 //!
 //! Only step 3 deviates from transformers; it is logged once per template. Not covered: a template that compares a content with a literal
@@ -24,8 +24,8 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value};
 
 use super::chat_values::{Arguments, ChatValues};
+use super::placeholder::{Origin, Placeholders, is_telling, occurrences};
 use super::rendered::{OwnTrust, Rendered, merge};
-use super::stand_in::{Speaker, StandIns, is_telling, occurrences};
 use super::template_source::{find, pass_through_generation, string_literals};
 use super::tools::{ToolChat, ToolFormat, json_form};
 use super::{ChatSetup, SpecialTokens, TextError, jinja, jinja_fuel};
@@ -51,7 +51,7 @@ struct Inner {
     special_tokens: SpecialTokens,
     /// String literals by which the template may recognise parts of a content.
     literals: Vec<String>,
-    /// Characters of the template and the special tokens that lie in the range of stand-ins.
+    /// Characters of the template and the special tokens that lie in the range of placeholders.
     taken: HashSet<char>,
     /// The format of tool calls, if the template shows it.
     tool_format: Option<ToolFormat>,
@@ -233,7 +233,7 @@ impl ChatTemplate {
             env,
             template: &self.0,
             chat,
-            speakers: chat.texts.iter().map(|(_, speaker)| *speaker).collect(),
+            origins: chat.texts.iter().map(|(_, origin)| *origin).collect(),
             base: self.0.base_context(options),
         };
         let plain = run.render(contents.iter().copied())?;
@@ -247,19 +247,19 @@ impl ChatTemplate {
                     .collect::<Vec<_>>()
             })
             .collect();
-        let spoken = contents.iter().copied().zip(run.speakers.iter().copied());
-        let stand_ins = StandIns::for_contents(spoken, |c| {
+        let with_origins = contents.iter().copied().zip(run.origins.iter().copied());
+        let placeholders = Placeholders::for_contents(with_origins, |c| {
             self.0.taken.contains(&c) || variables.contains(&c)
         })?;
-        if stand_ins.is_empty() {
+        if placeholders.is_empty() {
             return Ok(Rendered {
                 text: plain,
                 ..Rendered::default()
             });
         }
         let finish = |text: String, marked: &str, literals: Found| {
-            let mut untrusted = stand_ins.ranges(marked, Speaker::Outside);
-            let mut own = stand_ins.ranges(marked, Speaker::Own);
+            let mut untrusted = placeholders.ranges(marked, Origin::Outside);
+            let mut own = placeholders.ranges(marked, Origin::Own);
             untrusted.extend(literals.outside);
             own.extend(literals.own);
             if options.own == OwnTrust::Markers {
@@ -272,21 +272,23 @@ impl ChatTemplate {
                 own_trust: options.own,
             }
         };
-        let spoken = contents.iter().zip(&run.speakers);
-        let opaque =
-            run.render(spoken.map(|(content, speaker)| stand_ins.replace(content, *speaker, [])));
+        let with_origins = contents.iter().zip(&run.origins);
+        let opaque = run.render(
+            with_origins.map(|(content, origin)| placeholders.replace(content, *origin, [])),
+        );
         if let Ok(opaque) = &opaque
-            && stand_ins.restore(opaque) == plain
+            && placeholders.restore(opaque) == plain
         {
             return Ok(finish(plain, opaque, Found::default()));
         }
-        if let Some((marked, readable)) = run.fewest_readable(&contents, &stand_ins, &plain) {
+        if let Some((marked, readable)) = run.fewest_readable(&contents, &placeholders, &plain) {
             let doubtful = match &opaque {
                 Ok(opaque) => difference(&marked, opaque),
                 Err(_) => 0..marked.len(),
             };
-            let found =
-                |literals: &[String]| readable_in(&marked, doubtful.clone(), literals, &stand_ins);
+            let found = |literals: &[String]| {
+                readable_in(&marked, doubtful.clone(), literals, &placeholders)
+            };
             let literals = Found {
                 outside: found(&readable.outside),
                 own: found(&readable.own),
@@ -299,12 +301,12 @@ impl ChatTemplate {
                 "this chat template changes message contents in a way that cannot be tracked; contents are inserted unchanged"
             );
         }
-        let text = stand_ins.restore(&opaque);
+        let text = placeholders.restore(&opaque);
         Ok(finish(text, &opaque, Found::default()))
     }
 }
 
-/// Byte ranges of literals left readable, by the speaker of the contents they may come from.
+/// Byte ranges of literals left readable, by the origin of the contents they may come from.
 #[derive(Default)]
 struct Found {
     outside: Vec<Range<usize>>,
@@ -317,7 +319,7 @@ struct Readable {
     own: Vec<String>,
 }
 
-/// Returns whether a character could be mistaken for a stand-in.
+/// Returns whether a character could be mistaken for a placeholder.
 fn far_out(c: &char) -> bool {
     *c as u32 >= 0xF_0000
 }
@@ -365,8 +367,8 @@ struct Run<'a> {
     env: &'a Environment<'static>,
     template: &'a Inner,
     chat: &'a ChatValues<'a>,
-    /// The speaker of each text.
-    speakers: Vec<Speaker>,
+    /// The origin of each text.
+    origins: Vec<Origin>,
     base: Vec<(String, Value)>,
 }
 
@@ -394,12 +396,12 @@ impl Run<'_> {
         })
     }
 
-    /// Leaves as few of the template's literals readable in contents as still give the plain text. Returns the rendering with stand-ins
+    /// Leaves as few of the template's literals readable in contents as still give the plain text. Returns the rendering with placeholders
     /// and those literals, or `None` if literals alone are not enough.
     fn fewest_readable(
         &self,
         contents: &[&str],
-        stand_ins: &StandIns,
+        placeholders: &Placeholders,
         plain: &str,
     ) -> Option<(String, Readable)> {
         let literals = self.template.literals.iter();
@@ -425,12 +427,12 @@ impl Run<'_> {
         let mut attempt = |readable: &[Vec<&str>]| -> Result<Option<String>, ()> {
             let cost = 4 * plain.len() + 1024;
             bytes_left = bytes_left.checked_sub(cost).ok_or(())?;
-            let contents = contents.iter().zip(readable).zip(&self.speakers);
-            let contents = contents.map(|((content, kept), speaker)| {
-                stand_ins.replace(content, *speaker, kept.iter().copied())
+            let contents = contents.iter().zip(readable).zip(&self.origins);
+            let contents = contents.map(|((content, kept), origin)| {
+                placeholders.replace(content, *origin, kept.iter().copied())
             });
             let marked = self.render(contents).ok();
-            Ok(marked.filter(|marked| stand_ins.restore(marked) == plain))
+            Ok(marked.filter(|marked| placeholders.restore(marked) == plain))
         };
         let mut best = attempt(&readable).ok()??;
         // Whole literals first: most are words like "user" that the template compares with the role, not the content.
@@ -454,12 +456,12 @@ impl Run<'_> {
                 }
             }
         }
-        let needed = |by: Speaker| -> HashSet<&str> {
-            let messages = readable.iter().zip(&self.speakers);
-            let theirs = messages.filter(|(_, speaker)| **speaker == by);
+        let needed = |by: Origin| -> HashSet<&str> {
+            let messages = readable.iter().zip(&self.origins);
+            let theirs = messages.filter(|(_, origin)| **origin == by);
             theirs.flat_map(|(kept, _)| kept.iter().copied()).collect()
         };
-        let (outside, own) = (needed(Speaker::Outside), needed(Speaker::Own));
+        let (outside, own) = (needed(Origin::Outside), needed(Origin::Own));
         let own = own.difference(&outside);
         let own = own.map(|literal| (*literal).to_owned()).collect();
         let outside = outside.into_iter().map(str::to_owned).collect();
@@ -493,7 +495,7 @@ fn readable_in(
     marked: &str,
     doubtful: Range<usize>,
     readable: &[String],
-    stand_ins: &StandIns,
+    placeholders: &Placeholders,
 ) -> Vec<Range<usize>> {
     let found = readable
         .iter()
@@ -502,7 +504,7 @@ fn readable_in(
         .collect();
     let (mut marked_at, mut at) = (0, 0);
     let mut place = |to: usize| {
-        at += stand_ins.restore(&marked[marked_at..to]).len();
+        at += placeholders.restore(&marked[marked_at..to]).len();
         marked_at = to;
         at
     };

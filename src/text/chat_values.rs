@@ -7,15 +7,15 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use serde_json::Value as Json;
 
+use super::placeholder::Origin;
 use super::rendered::OwnTrust;
-use super::stand_in::Speaker;
 use super::tools::{ToolCall, ToolChat, ToolTurn};
 use crate::{Message, Role};
 
 /// The template's view of a conversation.
 pub(super) struct ChatValues<'a> {
-    /// The texts and their speakers.
-    pub texts: Vec<(Cow<'a, str>, Speaker)>,
+    /// The texts and their origins.
+    pub texts: Vec<(Cow<'a, str>, Origin)>,
     messages: Vec<Node>,
     tools: Option<Node>,
     /// Bytes of everything that has no text slot.
@@ -43,7 +43,7 @@ impl<'a> ChatValues<'a> {
     pub fn of_messages(messages: &'a [Message], own: OwnTrust) -> Self {
         let mut values = Self::empty();
         for message in messages {
-            let node = values.said(message, own);
+            let node = values.message(message, own);
             values.messages.push(node);
         }
         values
@@ -60,9 +60,9 @@ impl<'a> ChatValues<'a> {
         let mut values = Self::empty();
         for turn in &chat.turns {
             let node = match turn {
-                ToolTurn::Said(message) => values.said(message, own),
+                ToolTurn::Message(message) => values.message(message, own),
                 ToolTurn::Called { content, calls } => {
-                    let content = values.text(content, speaker(Role::Assistant, own));
+                    let content = values.text(content, origin(Role::Assistant, own));
                     let calls = calls.iter();
                     let calls = calls.map(|call| values.call(call, arguments, doubtful));
                     let calls = Node::List(calls.collect());
@@ -73,7 +73,7 @@ impl<'a> ChatValues<'a> {
                     ])
                 }
                 ToolTurn::Answered { call, content } => {
-                    let content = values.text(content, Speaker::Outside);
+                    let content = values.text(content, Origin::Outside);
                     let id = values.string(&call.id, doubtful);
                     map([
                         ("role", plain("tool")),
@@ -121,8 +121,8 @@ impl<'a> ChatValues<'a> {
             .collect()
     }
 
-    fn said(&mut self, message: &'a Message, own: OwnTrust) -> Node {
-        let content = self.text(&message.content, speaker(message.role, own));
+    fn message(&mut self, message: &'a Message, own: OwnTrust) -> Node {
+        let content = self.text(&message.content, origin(message.role, own));
         map([("role", plain(message.role.as_str())), ("content", content)])
     }
 
@@ -149,14 +149,14 @@ impl<'a> ChatValues<'a> {
     }
 
     /// Adds a text with a slot of its own.
-    fn text(&mut self, text: impl Into<Cow<'a, str>>, speaker: Speaker) -> Node {
-        self.texts.push((text.into(), speaker));
+    fn text(&mut self, text: impl Into<Cow<'a, str>>, origin: Origin) -> Node {
+        self.texts.push((text.into(), origin));
         Node::Text(self.texts.len() - 1)
     }
 
     fn string(&mut self, text: &str, doubtful: &dyn Fn(&str) -> bool) -> Node {
         match doubtful(text) {
-            true => self.text(text.to_owned(), Speaker::Outside),
+            true => self.text(text.to_owned(), Origin::Outside),
             false => {
                 self.other_bytes += text.len();
                 plain(text)
@@ -213,10 +213,10 @@ fn map<const N: usize>(fields: [(&str, Node); N]) -> Node {
     Node::Map(fields.map(|(key, node)| (key.to_owned(), node)).collect())
 }
 
-/// Returns the speaker of a message with this role.
-fn speaker(role: Role, own: OwnTrust) -> Speaker {
+/// Returns the origin of a message with this role.
+fn origin(role: Role, own: OwnTrust) -> Origin {
     match (own, role) {
-        (OwnTrust::Markers | OwnTrust::All, Role::Assistant) => Speaker::Own,
-        _ => Speaker::Outside,
+        (OwnTrust::Markers | OwnTrust::All, Role::Assistant) => Origin::Own,
+        _ => Origin::Outside,
     }
 }

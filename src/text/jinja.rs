@@ -8,7 +8,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value, escape_
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::TextError;
-use super::jinja_fuel::{pay, pay_for_json, pay_for_text};
+use super::jinja_fuel::{charge, charge_for_json, charge_for_text};
 use super::python;
 use super::python_json::{JsonStyle, dumps};
 use super::strftime::strftime;
@@ -42,7 +42,7 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, TextError> {
     env.add_function(
         "raise_exception",
         |state: &State, message: Value| -> Result<Value, Error> {
-            pay_for_text(state, &message)?;
+            charge_for_text(state, &message)?;
             Err(Error::new(ErrorKind::InvalidOperation, message.to_string()))
         },
     );
@@ -137,7 +137,7 @@ fn tojson(state: &State, value: Value, kwargs: Kwargs) -> Result<String, Error> 
         let what = "an undefined value cannot be written as JSON";
         return Err(Error::new(ErrorKind::UndefinedError, what));
     }
-    pay_for_json(state, &value)?;
+    charge_for_json(state, &value)?;
     let value = serde_json::to_value(&value)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))?;
     Ok(dumps(&value, &style))
@@ -151,7 +151,7 @@ fn python_method(
     args: &[Value],
 ) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
-        pay(state, text.len())?;
+        charge(state, text.len())?;
     }
     if let Some(made) = python::method(state, value, method, args)? {
         return Ok(made);
@@ -166,13 +166,13 @@ fn python_method(
             let (old, new, count): (&str, &str, Option<i32>) = from_args(args)?;
             let most = count.and_then(|count| usize::try_from(count).ok());
             let found = text.matches(old).take(most.unwrap_or(usize::MAX)).count();
-            pay(state, found.saturating_mul(new.len()))?;
+            charge(state, found.saturating_mul(new.len()))?;
             unknown_method_callback(state, value, method, args)
         }
         "format" => {
-            pay(state, widths(text))?;
+            charge(state, widths(text))?;
             args.iter()
-                .try_for_each(|value| pay_for_text(state, value))?;
+                .try_for_each(|value| charge_for_text(state, value))?;
             unknown_method_callback(state, value, method, args)
         }
         _ => unknown_method_callback(state, value, method, args),

@@ -16,34 +16,34 @@ pub(super) fn of_rendering(messages: usize, content_bytes: usize) -> u64 {
     300_000 + 1000 * messages + bytes / 2
 }
 
-/// Pays for `bytes` that are about to be made or read.
+/// Charges fuel for `bytes` that are about to be made or read.
 ///
 /// # Errors
 /// If the fuel is not enough.
-pub(super) fn pay(state: &State, bytes: usize) -> Result<(), Error> {
+pub(super) fn charge(state: &State, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(bytes as u64 / BYTES_OF_FUEL + 1)
 }
 
-/// Pays for a value written as text, however deeply its lists are nested.
+/// Charges fuel for a value written as text, however deeply its lists are nested.
 ///
 /// # Errors
 /// If the fuel is not enough.
-pub(super) fn pay_for_text(state: &State, value: &Value) -> Result<(), Error> {
+pub(super) fn charge_for_text(state: &State, value: &Value) -> Result<(), Error> {
     let mut meter = Meter::of(state);
     match write!(meter, "{value}") {
-        Ok(()) => pay(state, meter.written),
+        Ok(()) => charge(state, meter.written),
         Err(_) => Err(Error::from(ErrorKind::OutOfFuel)),
     }
 }
 
-/// Pays for a value written as JSON. Walking a value takes longer than copying bytes, so each byte costs as much as 16.
+/// Charges fuel for a value written as JSON. Walking a value takes longer than copying bytes, so each byte costs as much as 16.
 ///
 /// # Errors
 /// If the fuel is not enough, or the value is not JSON.
-pub(super) fn pay_for_json(state: &State, value: &Value) -> Result<(), Error> {
+pub(super) fn charge_for_json(state: &State, value: &Value) -> Result<(), Error> {
     let mut meter = Meter::of(state);
     match serde_json::to_writer(&mut meter, value) {
-        Ok(()) => pay(state, meter.written.saturating_mul(16)),
+        Ok(()) => charge(state, meter.written.saturating_mul(16)),
         Err(error) if error.is_io() => Err(Error::from(ErrorKind::OutOfFuel)),
         Err(error) => Err(Error::new(ErrorKind::BadSerialization, error.to_string())),
     }

@@ -33,7 +33,7 @@ fn known() -> HashSet<String> {
 fn templates_render_as_in_jinja2() {
     let golden = golden();
     let mut differing = HashSet::new();
-    let mut told = Vec::new();
+    let mut differences = Vec::new();
     for row in golden["table"].as_array().unwrap() {
         let source = row["source"].as_str().unwrap();
         let rendered = jinja::compile(&pass_through_generation(source))
@@ -52,7 +52,7 @@ fn templates_render_as_in_jinja2() {
             _ => false,
         };
         if !same {
-            told.push(format!(
+            differences.push(format!(
                 "{source}: {rendered:?} for {:?}",
                 row["text"].as_str()
             ));
@@ -60,11 +60,11 @@ fn templates_render_as_in_jinja2() {
         }
     }
     let known = known();
-    told.retain(|line| !known.iter().any(|source| line.starts_with(source.as_str())));
+    differences.retain(|line| !known.iter().any(|source| line.starts_with(source.as_str())));
     let mended: Vec<&String> = known.difference(&differing).collect();
-    let lines = told.join("\n");
+    let lines = differences.join("\n");
     assert!(
-        told.is_empty() && mended.is_empty(),
+        differences.is_empty() && mended.is_empty(),
         "{lines}\nmended: {mended:?}"
     );
 }

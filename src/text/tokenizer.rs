@@ -257,7 +257,7 @@ impl Tokenizer {
     }
 
     /// Returns whether these ids have any text, special tokens excluded.
-    pub fn says_something(&self, ids: &[u32]) -> bool {
+    pub fn has_text(&self, ids: &[u32]) -> bool {
         let mut ids = ids.iter().rev();
         ids.any(|&id| self.written_token(id, true).is_some())
     }

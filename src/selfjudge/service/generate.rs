@@ -246,7 +246,7 @@ impl Service {
         let (tokenizer, stop, shown) = (self.tokenizer.clone(), task.stop, task.shown);
         let token_texts = Arc::clone(&self.token_texts);
         // After control tokens only, an answer starts a new text.
-        let continues = task.continues && tokenizer.says_something(&task.prompt);
+        let continues = task.continues && tokenizer.has_text(&task.prompt);
         let continued = continues.then(|| task.prompt.clone());
         let grammar = match continues {
             true => task.grammar.map(Grammar::continuing),

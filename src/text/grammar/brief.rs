@@ -10,10 +10,10 @@ const MOST_CHARACTERS: u64 = 16;
 const MOST_ITEMS: u64 = 3;
 
 /// Range of a number without bounds, and distance of a missing bound from a given one.
-const NUMBERS: i64 = 100_000;
+const NUMBER_RANGE: i64 = 100_000;
 
 /// Keywords that define a value, so that no bound is added.
-const SAID: [&str; 10] = [
+const DEFINING_KEYWORDS: [&str; 10] = [
     "enum",
     "const",
     "pattern",
@@ -45,7 +45,10 @@ pub(super) fn bound(schema: &mut Value) {
                 *schema = any();
                 return;
             }
-            if !SAID.iter().any(|key| fields.contains_key(*key)) {
+            if !DEFINING_KEYWORDS
+                .iter()
+                .any(|key| fields.contains_key(*key))
+            {
                 bound_value(fields);
             }
             for (key, value) in fields.iter_mut() {
@@ -134,20 +137,22 @@ fn bound_number(fields: &mut Map<String, Value>, bounded: bool, broken: bool) {
                 None => {}
             }
         }
-        fields.insert("minimum".to_owned(), json!(-NUMBERS));
-        fields.insert("maximum".to_owned(), json!(NUMBERS));
+        fields.insert("minimum".to_owned(), json!(-NUMBER_RANGE));
+        fields.insert("maximum".to_owned(), json!(NUMBER_RANGE));
         return;
     }
     let number = |key: &str| fields.get(key).and_then(Value::as_i64);
     let low = number("minimum").or(number("exclusiveMinimum"));
     let high = number("maximum").or(number("exclusiveMaximum"));
     match (low, high) {
-        (Some(low), None) => {
-            drop(fields.insert("maximum".to_owned(), json!(low.saturating_add(NUMBERS))))
-        }
-        (None, Some(high)) => {
-            drop(fields.insert("minimum".to_owned(), json!(high.saturating_sub(NUMBERS))))
-        }
+        (Some(low), None) => drop(fields.insert(
+            "maximum".to_owned(),
+            json!(low.saturating_add(NUMBER_RANGE)),
+        )),
+        (None, Some(high)) => drop(fields.insert(
+            "minimum".to_owned(),
+            json!(high.saturating_sub(NUMBER_RANGE)),
+        )),
         _ => {}
     }
 }

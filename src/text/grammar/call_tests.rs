@@ -106,7 +106,7 @@ fn walk(tokenizer: &Tokenizer, grammar: &Grammar, seed: u64) -> Option<String> {
 }
 
 /// Returns the content and the calls.
-fn told(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>) {
+fn read_all(format: ToolFormat, text: &str) -> (String, Vec<(String, String)>) {
     let names = tools().into_iter().map(|tool| tool.name).collect();
     let mut reader = CallReader::new(format, names, usize::MAX).bound(true);
     let mut read = reader.feed(text);
@@ -135,7 +135,7 @@ fn bound_answers_are_calls_whose_arguments_fit() {
                 .collect();
             assert!(texts.len() >= 3, "{format:?} in {tokenizer:?}: {texts:?}");
             for text in texts {
-                let (content, calls) = told(format, &text);
+                let (content, calls) = read_all(format, &text);
                 assert!(
                     content.is_empty() && !calls.is_empty(),
                     "{format:?}: {text}"
@@ -199,7 +199,7 @@ fn free_answers_are_text_or_calls_whose_arguments_fit() {
                 let Some(text) = walk(&tokenizer, &grammar, seed) else {
                     continue;
                 };
-                let (content, calls) = told(format, &text);
+                let (content, calls) = read_all(format, &text);
                 let mark = format.marks().begin;
                 assert!(!content.contains(mark), "{format:?}: {text}");
                 assert_eq!(text.contains(mark), !calls.is_empty(), "{format:?}: {text}");
@@ -250,7 +250,7 @@ fn an_answer_is_a_call_or_json_of_its_own_shape() {
                 let Some(text) = walk(&tokenizer, &grammar, seed) else {
                     continue;
                 };
-                let (content, calls) = told(format, &text);
+                let (content, calls) = read_all(format, &text);
                 assert_eq!(content.is_empty(), !calls.is_empty(), "{format:?}: {text}");
                 if !content.is_empty() {
                     let answer: Value = serde_json::from_str(&content).unwrap();

@@ -63,7 +63,7 @@ impl GrammarEnv {
         for id in 0..vocab_size as u32 {
             let spelling = speller.spell(id);
             let (later, first) = match spelling {
-                Some(spelling) => (speakable(spelling.later), speakable(spelling.first)),
+                Some(spelling) => (text_bytes(spelling.later), text_bytes(spelling.first)),
                 // A grammar may name a control token; no text encodes to one.
                 None if tokenizer.is_control(id) => {
                     let name = tokenizer.id_to_token(id).unwrap_or_default();
@@ -169,7 +169,10 @@ impl GrammarEnv {
                 matcher,
                 first,
                 later,
-                warnings: warnings.iter().map(|warning| told(warning)).collect(),
+                warnings: warnings
+                    .iter()
+                    .map(|warning| plain_warning(warning))
+                    .collect(),
             }),
             continues: false,
         })
@@ -235,7 +238,7 @@ fn limits() -> ParserLimits {
 }
 
 /// Returns a warning of llguidance as a sentence about the schema.
-fn told(warning: &str) -> String {
+fn plain_warning(warning: &str) -> String {
     if let Some(keys) = warning.strip_prefix("Unimplemented keys: ") {
         return format!(
             "The schema's keywords {keys} are not supported and are ignored: answers may violate them."
@@ -256,7 +259,7 @@ fn told(warning: &str) -> String {
 }
 
 /// Returns the bytes of a text token, or none if they begin with the byte that marks control tokens: no UTF-8 text contains it.
-fn speakable(bytes: Vec<u8>) -> Vec<u8> {
+fn text_bytes(bytes: Vec<u8>) -> Vec<u8> {
     match bytes.first() {
         Some(&TokTrie::SPECIAL_TOKEN_MARKER) => Vec::new(),
         _ if bytes.len() > LONGEST_TOKEN => Vec::new(),

@@ -57,7 +57,7 @@ const NAMED: [&str; 5] = [
 ];
 
 /// Keywords whose numbers determine which texts match.
-const NUMBERS: [&str; 7] = [
+const NUMERIC_KEYWORDS: [&str; 7] = [
     "const",
     "enum",
     "minimum",
@@ -84,7 +84,7 @@ fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
     let mut checked = Ok(());
     let (mut references, mut anchors) = (BTreeSet::new(), BTreeMap::new());
     visit(&mut schema, &mut String::new(), &mut |fields, place| {
-        for name in NUMBERS {
+        for name in NUMERIC_KEYWORDS {
             let number = fields.get(name).and_then(inexact);
             if let (Ok(()), Some(number)) = (&checked, number) {
                 checked = Err(GrammarError::InexactNumber {
@@ -108,8 +108,8 @@ fn rewritten(mut schema: Value, most: usize) -> Result<Value, GrammarError> {
             None | Some(Value::Null | Value::Bool(false)) => {}
             Some(Value::Bool(true)) => admit_null(fields),
             Some(_) if checked.is_ok() => {
-                let said = format!("#{place}/nullable must be true or false");
-                checked = Err(GrammarError::Invalid(said));
+                let message = format!("#{place}/nullable must be true or false");
+                checked = Err(GrammarError::Invalid(message));
             }
             Some(_) => {}
         }

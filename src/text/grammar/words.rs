@@ -1,7 +1,7 @@
 //! Translation of llguidance's messages for authors of grammars, who do not know llguidance.
 
 /// Beginnings of messages, each with its replacement and with a text to append after the rest.
-const SAID: &[(&str, &str, &str)] = &[
+const REPLACEMENTS: &[(&str, &str, &str)] = &[
     (
         "Unknown format: ",
         "the schema's format \"",
@@ -42,7 +42,7 @@ pub(super) fn plain(message: &str, own: bool) -> String {
         .find_map(|line| line.trim().strip_prefix("error: "));
     let text = match error {
         Some(error) => format!("a regular expression does not parse: {}", error.trim()),
-        None => said(&without_excerpts(message)),
+        None => translated(&without_excerpts(message)),
     };
     match place.filter(|_| own) {
         Some(place) => format!("does not compile, at {place}: {text}"),
@@ -83,9 +83,9 @@ fn without_excerpts(message: &str) -> String {
     line
 }
 
-fn said(message: &str) -> String {
-    let known = SAID.iter().find_map(|(theirs, before, after)| {
-        let rest = message.strip_prefix(theirs)?;
+fn translated(message: &str) -> String {
+    let known = REPLACEMENTS.iter().find_map(|(beginning, before, after)| {
+        let rest = message.strip_prefix(beginning)?;
         Some(format!("{before}{}{after}", rest.trim_end_matches('.')))
     });
     known.unwrap_or_else(|| message.to_owned())

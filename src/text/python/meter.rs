@@ -1,12 +1,12 @@
 //! The cost of comparisons and similar operations. minijinja charges for the items of a list that it compares, but not for values nested
 //! in them: a list that repeatedly holds another one twice is small, but endless to walk. Therefore a template's source is rewritten:
-//! every operand of a comparison, every argument of a filter or a function, and every index passes through a filter that pays for all
-//! values nested in it; operands of `+` pass through one that pays for the items of a list.
+//! every operand of a comparison, every argument of a filter or a function, and every index passes through a filter that charges fuel for
+//! all values nested in it; operands of `+` pass through one that charges fuel for the items of a list.
 
 use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::super::jinja_fuel::{pay, pay_for_text};
+use super::super::jinja_fuel::{charge, charge_for_text};
 use super::tags::{self, Tokens, closes, is_operand, opens};
 
 /// The filter for values that are walked completely.
@@ -21,7 +21,7 @@ const TEXT: &str = "__text";
 /// Bytes charged for each nested value.
 const BYTES_OF_VALUE: usize = 4;
 
-/// Filters that read no more than they pay for.
+/// Filters that read no more than they charge fuel for.
 const CHEAP: [&str; 13] = [
     "length", "count", "first", "last", "default", "d", "tojson", "string", "safe", "items", WHOLE,
     ITEMS, TEXT,
@@ -58,7 +58,7 @@ fn before(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Adds the filters, and tests that pay for the values they compare.
+/// Adds the filters, and tests that charge fuel for the values they compare.
 pub(super) fn install(env: &mut Environment<'static>) {
     env.add_filter(WHOLE, |state: &State, value: Value| {
         whole(state, &value).map(|()| value)
@@ -70,12 +70,12 @@ pub(super) fn install(env: &mut Environment<'static>) {
         };
         match items {
             0 => Ok(value),
-            items => pay(state, items.saturating_mul(BYTES_OF_VALUE)).map(|()| value),
+            items => charge(state, items.saturating_mul(BYTES_OF_VALUE)).map(|()| value),
         }
     });
     env.add_filter(TEXT, |state: &State, value: Value| match is_whole(&value) {
         true => Ok(value),
-        false => pay_for_text(state, &value).map(|()| value),
+        false => charge_for_text(state, &value).map(|()| value),
     });
     env.add_test("in", |state: &State, value: Value, list: Value| {
         both(state, &value, &list)?;
@@ -143,7 +143,7 @@ fn whole(state: &State, value: &Value) -> Result<(), Error> {
         for item in value.try_iter()? {
             walked += 1;
             if walked > most {
-                pay(state, usize::MAX)?;
+                charge(state, usize::MAX)?;
                 return Err(Error::from(ErrorKind::OutOfFuel));
             }
             let item = if is_map { value.get_item(&item)? } else { item };
@@ -152,7 +152,7 @@ fn whole(state: &State, value: &Value) -> Result<(), Error> {
             }
         }
     }
-    pay(state, walked.saturating_mul(BYTES_OF_VALUE))
+    charge(state, walked.saturating_mul(BYTES_OF_VALUE))
 }
 
 /// Rewrites a template's source so that compared and filtered values, arguments and indices pass through the filters. The rest stays

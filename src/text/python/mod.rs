@@ -13,7 +13,7 @@ use minijinja::value::ValueKind;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use self::repr::repr;
-use super::jinja_fuel::pay_for_text;
+use super::jinja_fuel::charge_for_text;
 pub(super) use meter::meter;
 pub(super) use modulo::name_modulo;
 
@@ -66,7 +66,7 @@ pub(super) fn written(state: &State, value: &Value) -> Result<Value, Error> {
     if value.as_str().is_some() || value.is_undefined() {
         return Ok(value.clone());
     }
-    pay_for_text(state, value)?;
+    charge_for_text(state, value)?;
     Ok(Value::from(repr(value)))
 }
 

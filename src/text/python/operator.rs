@@ -4,7 +4,7 @@ use minijinja::formatting::{FormatStyle, format};
 use minijinja::value::ValueKind;
 use minijinja::{Error, State, Value};
 
-use super::super::jinja_fuel::{pay, pay_for_text};
+use super::super::jinja_fuel::{charge, charge_for_text};
 use super::refused;
 use super::repr::repr;
 
@@ -20,9 +20,9 @@ pub(super) fn modulo(state: &State, left: &Value, right: &Value) -> Result<Value
         true => right.try_iter()?.collect(),
         false => vec![right.clone()],
     };
-    pay(state, super::super::jinja::widths(text))?;
+    charge(state, super::super::jinja::widths(text))?;
     args.iter()
-        .try_for_each(|value| pay_for_text(state, value))?;
+        .try_for_each(|value| charge_for_text(state, value))?;
     // Python's text form for values that `%s` writes; numbers and a dictionary of names are not converted.
     let worded = args.iter().map(|value| match value.kind() {
         ValueKind::None | ValueKind::Seq | ValueKind::Iterable => Value::from(repr(value)),

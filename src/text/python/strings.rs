@@ -3,7 +3,7 @@
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Error, State, Value};
 
-use super::super::jinja_fuel::pay;
+use super::super::jinja_fuel::charge;
 use super::{MOST_WIDTH, refused};
 
 /// Calls a method of a string; returns `None` if minijinja's is right, or there is none.
@@ -107,7 +107,7 @@ pub(super) fn method(
             if width > MOST_WIDTH {
                 return Err(refused(format!("the width must be at most {MOST_WIDTH}")));
             }
-            pay(state, width.saturating_mul(4))?;
+            charge(state, width.saturating_mul(4))?;
             let side = match method {
                 "ljust" => Side::Right,
                 "rjust" => Side::Left,
@@ -130,7 +130,7 @@ pub(super) fn method(
         "expandtabs" => {
             let (size,): (Option<usize>,) = from_args(args)?;
             let size = size.unwrap_or(8).min(MOST_WIDTH);
-            pay(state, text.matches('\t').count().saturating_mul(size))?;
+            charge(state, text.matches('\t').count().saturating_mul(size))?;
             Value::from(expanded(text, size))
         }
         "istitle" => Value::from(is_title(text)),
@@ -152,7 +152,7 @@ pub(super) fn method(
                 let Some(part) = value.as_str() else {
                     return Err(refused(format!("join needs strings, not {}", value.kind())));
                 };
-                pay(state, text.len() + part.len())?;
+                charge(state, text.len() + part.len())?;
                 joined.push_str(if at > 0 { text } else { "" });
                 joined.push_str(part);
             }

@@ -53,14 +53,14 @@ pub(super) fn with_short_ids(chat: &ToolChat) -> Cow<'_, ToolChat> {
     if !chat
         .turns
         .iter()
-        .any(|turn| !matches!(turn, ToolTurn::Said(_)))
+        .any(|turn| !matches!(turn, ToolTurn::Message(_)))
     {
         return Cow::Borrowed(chat);
     }
     let mut chat = chat.clone();
     for turn in &mut chat.turns {
         match turn {
-            ToolTurn::Said(_) => {}
+            ToolTurn::Message(_) => {}
             ToolTurn::Called { calls, .. } => calls.iter_mut().for_each(shorten),
             ToolTurn::Answered { call, .. } => shorten(call),
         }
@@ -115,16 +115,16 @@ mod tests {
     fn calls_come_one_at_a_time_with_their_results() {
         let chat = chat();
         let turns = &one_at_a_time(&chat).turns;
-        let told: Vec<String> = turns
+        let contents: Vec<String> = turns
             .iter()
             .map(|turn| match turn {
                 ToolTurn::Called { content, calls } => format!("{content}+{}", calls[0].id),
                 ToolTurn::Answered { content, .. } => content.clone(),
-                ToolTurn::Said(said) => said.content.clone(),
+                ToolTurn::Message(message) => message.content.clone(),
             })
             .collect();
         assert_eq!(
-            told,
+            contents,
             ["x+call_a", "call_a", "+call_0123456789", "call_0123456789"]
         );
     }

@@ -25,11 +25,11 @@ pub(crate) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
     let mut results = false;
     for turn in &chat.turns {
         let (message, is_result) = match turn {
-            ToolTurn::Said(message) => (message.clone(), false),
+            ToolTurn::Message(message) => (message.clone(), false),
             ToolTurn::Called { content, calls } => {
                 let lines = calls.iter().map(written);
-                let said = (!content.trim().is_empty()).then(|| content.clone());
-                let lines: Vec<String> = said.into_iter().chain(lines).collect();
+                let text = (!content.trim().is_empty()).then(|| content.clone());
+                let lines: Vec<String> = text.into_iter().chain(lines).collect();
                 (Message::new(Role::Assistant, lines.join("\n")), false)
             }
             ToolTurn::Answered { call, content } => {
@@ -54,8 +54,7 @@ pub(crate) fn plain(chat: &ToolChat, place: Place) -> Vec<Message> {
 /// Returns whether the instruction can be put in another place: if the conversation has no system message of its own.
 pub(crate) fn can_move(chat: &ToolChat) -> bool {
     let mut turns = chat.turns.iter();
-    let system =
-        |turn: &ToolTurn| matches!(turn, ToolTurn::Said(said) if said.role == Role::System);
+    let system = |turn: &ToolTurn| matches!(turn, ToolTurn::Message(message) if message.role == Role::System);
     !chat.tools.is_empty() && !turns.any(system)
 }
 
@@ -69,7 +68,10 @@ fn instruct(messages: &mut Vec<Message>, instruction: &str, place: Place) {
             }
             _ => messages.insert(0, Message::new(Role::System, instruction)),
         },
-        Place::User => match messages.iter_mut().find(|said| said.role == Role::User) {
+        Place::User => match messages
+            .iter_mut()
+            .find(|message| message.role == Role::User)
+        {
             Some(first) => first.content = format!("{instruction}\n\n{}", first.content),
             None => messages.insert(0, Message::new(Role::User, instruction)),
         },
@@ -121,24 +123,24 @@ mod tests {
 
     fn chat(system: Option<&str>) -> ToolChat {
         let (a, b) = (call("1", "Bonn"), call("2", "Köln"));
-        let said = |role, text: &str| ToolTurn::Said(Message::new(role, text));
+        let message = |role, text: &str| ToolTurn::Message(Message::new(role, text));
         let answered = |call: &ToolCall, text: &str| ToolTurn::Answered {
             call: call.clone(),
             content: text.into(),
         };
         let turns = [
-            said(Role::User, "Weather?"),
+            message(Role::User, "Weather?"),
             ToolTurn::Called {
                 content: "I look.".into(),
                 calls: vec![a.clone(), b.clone()],
             },
             answered(&a, "18"),
             answered(&b, "19"),
-            said(Role::User, "Short, please."),
-            said(Role::Assistant, "18 and 19."),
-            said(Role::User, "Thanks."),
+            message(Role::User, "Short, please."),
+            message(Role::Assistant, "18 and 19."),
+            message(Role::User, "Thanks."),
         ];
-        let system = system.map(|text| said(Role::System, text));
+        let system = system.map(|text| message(Role::System, text));
         ToolChat {
             turns: system.into_iter().chain(turns).collect(),
             tools: vec![Tool {
@@ -155,7 +157,7 @@ mod tests {
 
     #[test]
     fn calls_and_results_become_turns_that_alternate() {
-        let told: Vec<(Role, String)> = plain(&chat(None), Place::System)
+        let rendered: Vec<(Role, String)> = plain(&chat(None), Place::System)
             .into_iter()
             .map(|message| (message.role, message.content))
             .collect();
@@ -173,7 +175,10 @@ mod tests {
             (Role::Assistant, "18 and 19."),
             (Role::User, "Thanks."),
         ];
-        assert_eq!(told, expected.map(|(role, text)| (role, text.to_owned())));
+        assert_eq!(
+            rendered,
+            expected.map(|(role, text)| (role, text.to_owned()))
+        );
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub struct ToolCall {
 /// One turn of a conversation that may hold calls.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ToolTurn {
-    Said(Message),
+    Message(Message),
     /// The assistant calls tools, possibly after some text.
     Called {
         content: String,
@@ -91,7 +91,7 @@ impl ToolChat {
     /// Returns the bytes of all texts of the conversation and of its tools: a bound on the input of a rendering.
     pub fn bytes(&self) -> usize {
         let turns = self.turns.iter().map(|turn| match turn {
-            ToolTurn::Said(message) => message.content.len(),
+            ToolTurn::Message(message) => message.content.len(),
             ToolTurn::Called { content, calls } => {
                 content.len() + calls.iter().map(call_bytes).sum::<usize>()
             }

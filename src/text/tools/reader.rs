@@ -47,7 +47,7 @@ pub struct CallReader {
     /// Whether the last output is a call.
     after_call: bool,
     /// Whether any text was output.
-    said: bool,
+    has_text: bool,
     /// Whether the text so far ends at the beginning of a line.
     at_line: bool,
     calls: usize,
@@ -104,7 +104,7 @@ impl CallReader {
             pending: String::new(),
             space: String::new(),
             after_call: false,
-            said: false,
+            has_text: false,
             at_line: true,
             calls: 0,
         }
@@ -165,30 +165,30 @@ impl CallReader {
     }
 
     fn start(&mut self, last: bool) -> bool {
-        let said = self.pending.trim_start();
-        match said.starts_with(THINK[0]) {
+        let text = self.pending.trim_start();
+        match text.starts_with(THINK[0]) {
             true => self.go(State::Reasoning),
-            false if THINK[0].starts_with(said) && !last => self.wait(State::Start),
+            false if THINK[0].starts_with(text) && !last => self.wait(State::Start),
             false => self.go(State::Text),
         }
     }
 
     fn reasoning(&mut self, last: bool, out: &mut Vec<Read>) -> bool {
         if let Some(at) = self.pending.find(THINK[1]) {
-            self.say(at + THINK[1].len(), out);
+            self.emit_text(at + THINK[1].len(), out);
             return self.go(State::Text);
         }
         let kept = match last {
             true => None,
             false => begun(&self.pending, THINK[1]),
         };
-        self.say(kept.unwrap_or(self.pending.len()), out);
+        self.emit_text(kept.unwrap_or(self.pending.len()), out);
         self.wait(State::Reasoning)
     }
 
     fn text(&mut self, last: bool, out: &mut Vec<Read>) -> bool {
         let begins = match self.format {
-            ToolFormat::Llama3Json => !self.said,
+            ToolFormat::Llama3Json => !self.has_text,
             _ => self.at_line,
         };
         match opening::find(&self.pending, self.format, begins) {
@@ -197,7 +197,7 @@ impl CallReader {
                 object,
                 behind,
             } => {
-                self.say(start, out);
+                self.emit_text(start, out);
                 self.go(State::Call(Attempt {
                     object: object - start,
                     scan: ObjectScan::default(),
@@ -206,11 +206,11 @@ impl CallReader {
                 }))
             }
             Opening::Perhaps(at) if !last => {
-                self.say(at, out);
+                self.emit_text(at, out);
                 self.wait(State::Text)
             }
             Opening::Perhaps(_) | Opening::Nowhere => {
-                self.say(self.pending.len(), out);
+                self.emit_text(self.pending.len(), out);
                 self.wait(State::Text)
             }
         }
@@ -225,7 +225,7 @@ impl CallReader {
         let whole = attempt.sent.is_some();
         match progress {
             Progress::Open if !whole && !self.may_be_call(&attempt) => {
-                self.say(object + attempt.scan.at(), out);
+                self.emit_text(object + attempt.scan.at(), out);
                 self.wait(State::Passing(attempt.scan))
             }
             Progress::Open if !last => self.wait(State::Call(attempt)),
@@ -233,25 +233,25 @@ impl CallReader {
             Progress::Open => {
                 match whole {
                     true => self.pending.clear(),
-                    false => self.say(self.pending.len(), out),
+                    false => self.emit_text(self.pending.len(), out),
                 }
                 self.wait(State::Text)
             }
             Progress::Broken(at) => {
                 match whole {
                     true => drop(self.pending.drain(..object + at)),
-                    false => self.say(object + at, out),
+                    false => self.emit_text(object + at, out),
                 }
                 self.go(State::Text)
             }
             Progress::Done(end) => {
                 if !whole {
                     let Some((name, arguments)) = self.whole_call(&attempt) else {
-                        self.say(object + end, out);
+                        self.emit_text(object + end, out);
                         return self.go(State::Text);
                     };
                     self.open(name, out);
-                    self.argue(&arguments, out);
+                    self.emit_arguments(&arguments, out);
                 }
                 self.pending.drain(..object + end);
                 self.go(State::Behind(attempt.behind))
@@ -263,11 +263,11 @@ impl CallReader {
         let before = scan.at();
         match scan.feed(&self.pending) {
             Progress::Open => {
-                self.say(self.pending.len(), out);
+                self.emit_text(self.pending.len(), out);
                 self.wait(State::Passing(scan))
             }
             Progress::Done(end) | Progress::Broken(end) => {
-                self.say(end - before, out);
+                self.emit_text(end - before, out);
                 self.go(State::Text)
             }
         }
@@ -384,13 +384,13 @@ impl CallReader {
             }
         };
         let more = self.of(attempt, &(sent..range.end)).to_owned();
-        self.argue(&more, out);
+        self.emit_arguments(&more, out);
         attempt.sent = Some(range.end);
     }
 
     /// Begins a call.
     fn open(&mut self, name: String, out: &mut Vec<Read>) {
-        if !self.said {
+        if !self.has_text {
             self.space.clear();
         }
         (self.after_call, self.at_line) = (true, true);
@@ -402,7 +402,7 @@ impl CallReader {
     }
 
     /// Outputs arguments of the last call.
-    fn argue(&mut self, text: &str, out: &mut Vec<Read>) {
+    fn emit_arguments(&mut self, text: &str, out: &mut Vec<Read>) {
         let index = self.calls - 1;
         if text.is_empty() || index >= self.most {
             return;
@@ -410,9 +410,9 @@ impl CallReader {
         match out.last_mut() {
             Some(Read::Arguments {
                 index: last,
-                text: said,
+                text: sent,
             }) if *last == index => {
-                said.push_str(text);
+                sent.push_str(text);
             }
             _ => out.push(Read::Arguments {
                 index,
@@ -422,13 +422,13 @@ impl CallReader {
     }
 
     /// Outputs the first bytes of the pending text as text.
-    fn say(&mut self, bytes: usize, out: &mut Vec<Read>) {
+    fn emit_text(&mut self, bytes: usize, out: &mut Vec<Read>) {
         let text: String = self.pending.drain(..bytes).collect();
         self.at_line = match text.rfind('\n') {
             Some(at) => text[at..].trim().is_empty(),
             None => self.at_line && text.trim().is_empty(),
         };
-        self.said |= !text.trim().is_empty();
+        self.has_text |= !text.trim().is_empty();
         let text = match self.after_call {
             true => text.trim_start(),
             false => &text,
@@ -447,7 +447,7 @@ impl CallReader {
 fn push_text(out: &mut Vec<Read>, text: &str) {
     match out.last_mut() {
         _ if text.is_empty() => {}
-        Some(Read::Text(said)) => said.push_str(text),
+        Some(Read::Text(sent)) => sent.push_str(text),
         _ => out.push(Read::Text(text.to_owned())),
     }
 }

@@ -5,51 +5,51 @@ use std::sync::Arc;
 use super::{CallReader, Read, ToolFormat};
 
 /// The result of parsing: content and calls.
-type Told = (String, Vec<(String, String)>);
+type Output = (String, Vec<(String, String)>);
 
 fn reader(format: ToolFormat, bound: bool, most: usize) -> CallReader {
     let names: Arc<[String]> = ["f".to_owned(), "get_weather".to_owned()].into();
     CallReader::new(format, names, most).bound(bound)
 }
 
-fn told(mut reader: CallReader, pieces: &[&str]) -> Told {
-    let mut told = Told::default();
+fn read_all(mut reader: CallReader, pieces: &[&str]) -> Output {
+    let mut output = Output::default();
     let mut read: Vec<Read> = pieces.iter().flat_map(|piece| reader.feed(piece)).collect();
     read.extend(reader.finish());
     for read in read {
         match read {
             Read::Text(text) => {
                 assert!(!text.is_empty());
-                told.0.push_str(&text);
+                output.0.push_str(&text);
             }
             Read::Call { index, name } => {
-                assert_eq!(index, told.1.len());
-                told.1.push((name, String::new()));
+                assert_eq!(index, output.1.len());
+                output.1.push((name, String::new()));
             }
             Read::Arguments { index, text } => {
-                assert_eq!(index + 1, told.1.len());
-                told.1[index].1.push_str(&text);
+                assert_eq!(index + 1, output.1.len());
+                output.1[index].1.push_str(&text);
             }
         }
     }
-    told
+    output
 }
 
 /// Parses a whole text; asserts the same result for any split into two or three pieces, and character by character.
-fn read(format: ToolFormat, bound: bool, most: usize, text: &str) -> Told {
+fn read(format: ToolFormat, bound: bool, most: usize, text: &str) -> Output {
     let reader = || reader(format, bound, most);
-    let whole = told(reader(), &[text]);
+    let whole = read_all(reader(), &[text]);
     let cuts: Vec<usize> = (0..=text.len())
         .filter(|&cut| text.is_char_boundary(cut))
         .collect();
     let letters: Vec<&str> = cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect();
-    assert_eq!(told(reader(), &letters), whole, "{format:?}: {text}");
+    assert_eq!(read_all(reader(), &letters), whole, "{format:?}: {text}");
     for (at, &first) in cuts.iter().enumerate() {
         let halves = [&text[..first], &text[first..]];
-        assert_eq!(told(reader(), &halves), whole, "{format:?}: {halves:?}");
+        assert_eq!(read_all(reader(), &halves), whole, "{format:?}: {halves:?}");
         for &second in cuts[at..].iter().step_by(3) {
             let parts = [&text[..first], &text[first..second], &text[second..]];
-            assert_eq!(told(reader(), &parts), whole, "{format:?}: {parts:?}");
+            assert_eq!(read_all(reader(), &parts), whole, "{format:?}: {parts:?}");
         }
     }
     whole

@@ -69,7 +69,7 @@ fn conversation(messages: &Value, tools: &Value) -> ToolChat {
                 "user" => Role::User,
                 _ => Role::Assistant,
             };
-            ToolTurn::Said(Message::new(role, text(message)))
+            ToolTurn::Message(Message::new(role, text(message)))
         }
     });
     let tools = tools.as_array().into_iter().flatten();

@@ -95,7 +95,7 @@ pub fn conversation(messages: Vec<ChatMessageBody>) -> Result<Conversation, ApiE
         turns.push(turn);
     }
     let said = turns.iter().map(|turn| match turn {
-        ToolTurn::Said(message) => Some(message.clone()),
+        ToolTurn::Message(message) => Some(message.clone()),
         ToolTurn::Called { .. } | ToolTurn::Answered { .. } => None,
     });
     Ok(match said.collect() {
@@ -109,7 +109,7 @@ impl Conversation {
     pub fn with_tools(self, calls: Option<&Calls>) -> ToolChat {
         ToolChat {
             turns: match self {
-                Self::Plain(messages) => messages.into_iter().map(ToolTurn::Said).collect(),
+                Self::Plain(messages) => messages.into_iter().map(ToolTurn::Message).collect(),
                 Self::Tools(turns) => turns,
             },
             tools: calls.map(|calls| calls.tools.clone()).unwrap_or_default(),
@@ -159,7 +159,7 @@ impl ChatMessageBody {
                 content: content.map(ContentBody::into_text).unwrap_or_default(),
                 calls: called(calls, place)?,
             }),
-            (None, Some(content)) => Ok(ToolTurn::Said(Message::new(role, content.into_text()))),
+            (None, Some(content)) => Ok(ToolTurn::Message(Message::new(role, content.into_text()))),
             (None, None) => must_be_given("content"),
         }
     }

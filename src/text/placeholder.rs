@@ -1,7 +1,7 @@
-//! Stand-ins: they reveal the origin of every rendered character although a template is an arbitrary program.
+//! Placeholders: they reveal the origin of every rendered character although a template is an arbitrary program.
 //!
 //! A template is rendered over contents in which every character is replaced by a private-use character that stands for it. Whatever the
-//! template concatenates, cuts, trims or repeats, a stand-in in its output came from a message, and replacing stand-ins by their
+//! template concatenates, cuts, trims or repeats, a placeholder in its output came from a message, and replacing placeholders by their
 //! characters gives the text. Lengths in characters do not change. White space, quotes, backslashes and control characters stand for
 //! themselves, so that trimming and `tojson` work.
 
@@ -16,18 +16,18 @@ const PLANES: [Range<u32>; 2] = [0xF_0000..0xF_FFFE, 0x10_0000..0x10_FFFE];
 
 /// The origin of a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Speaker {
+pub(super) enum Origin {
     /// A caller or a user.
     Outside,
     /// The model, if its turns are distinguished.
     Own,
 }
 
-/// Characters and their stand-ins; each speaker has its own alphabet.
-pub(super) struct StandIns {
+/// Characters and their placeholders; each origin has its own alphabet.
+pub(super) struct Placeholders {
     outside: Alphabet,
     own: Alphabet,
-    meant: HashMap<char, (char, Speaker)>,
+    meant: HashMap<char, (char, Origin)>,
 }
 
 struct Alphabet {
@@ -45,16 +45,16 @@ impl Alphabet {
 
     fn of(&self, c: char) -> Option<char> {
         match self.ascii.get(c as usize) {
-            Some(stand_in) => *stand_in,
+            Some(placeholder) => *placeholder,
             None => self.others.get(&c).copied(),
         }
     }
 
-    fn set(&mut self, c: char, stand_in: char) {
+    fn set(&mut self, c: char, placeholder: char) {
         match self.ascii.get_mut(c as usize) {
-            Some(slot) => *slot = Some(stand_in),
+            Some(slot) => *slot = Some(placeholder),
             None => {
-                self.others.insert(c, stand_in);
+                self.others.insert(c, placeholder);
             }
         }
     }
@@ -66,13 +66,13 @@ fn stands_for_itself(c: char) -> bool {
     c.is_whitespace() || c.is_control() || c == '"' || c == '\\'
 }
 
-impl StandIns {
-    /// Creates stand-ins for all characters of `contents`, none of which occurs in `frame`.
+impl Placeholders {
+    /// Creates placeholders for all characters of `contents`, none of which occurs in `frame`.
     ///
     /// # Errors
     /// If there are more than about 131,000 different characters.
     pub(super) fn for_contents<'a>(
-        contents: impl IntoIterator<Item = (&'a str, Speaker)>,
+        contents: impl IntoIterator<Item = (&'a str, Origin)>,
         frame: impl Fn(char) -> bool,
     ) -> Result<Self, TextError> {
         let mut free = PLANES
@@ -80,38 +80,38 @@ impl StandIns {
             .flatten()
             .filter_map(char::from_u32)
             .filter(|&c| !frame(c));
-        let mut stand_ins = Self {
+        let mut placeholders = Self {
             outside: Alphabet::new(),
             own: Alphabet::new(),
             meant: HashMap::new(),
         };
-        for (content, speaker) in contents {
+        for (content, origin) in contents {
             for c in content.chars() {
-                if stands_for_itself(c) || stand_ins.alphabet(speaker).of(c).is_some() {
+                if stands_for_itself(c) || placeholders.alphabet(origin).of(c).is_some() {
                     continue;
                 }
-                let stand_in = free
+                let placeholder = free
                     .next()
-                    .ok_or(TextError::TooManyCharacters(stand_ins.meant.len()))?;
-                match speaker {
-                    Speaker::Outside => stand_ins.outside.set(c, stand_in),
-                    Speaker::Own => stand_ins.own.set(c, stand_in),
+                    .ok_or(TextError::TooManyCharacters(placeholders.meant.len()))?;
+                match origin {
+                    Origin::Outside => placeholders.outside.set(c, placeholder),
+                    Origin::Own => placeholders.own.set(c, placeholder),
                 }
-                stand_ins.meant.insert(stand_in, (c, speaker));
+                placeholders.meant.insert(placeholder, (c, origin));
             }
         }
-        Ok(stand_ins)
+        Ok(placeholders)
     }
 
-    /// Returns whether there is no stand-in.
+    /// Returns whether there is no placeholder.
     pub(super) fn is_empty(&self) -> bool {
         self.meant.is_empty()
     }
 
-    fn alphabet(&self, speaker: Speaker) -> &Alphabet {
-        match speaker {
-            Speaker::Outside => &self.outside,
-            Speaker::Own => &self.own,
+    fn alphabet(&self, origin: Origin) -> &Alphabet {
+        match origin {
+            Origin::Outside => &self.outside,
+            Origin::Own => &self.own,
         }
     }
 
@@ -119,7 +119,7 @@ impl StandIns {
     pub(super) fn replace<'r>(
         &self,
         content: &str,
-        speaker: Speaker,
+        origin: Origin,
         readable: impl IntoIterator<Item = &'r str>,
     ) -> String {
         let kept: Vec<Range<usize>> = readable
@@ -133,17 +133,17 @@ impl StandIns {
                 kept.next();
             }
             let keep = kept.peek().is_some_and(|range| range.start <= at);
-            let stand_in = if keep {
+            let placeholder = if keep {
                 None
             } else {
-                self.alphabet(speaker).of(c)
+                self.alphabet(origin).of(c)
             };
-            out.push(stand_in.unwrap_or(c));
+            out.push(placeholder.unwrap_or(c));
         }
         out
     }
 
-    /// Returns the text of a rendering, with stand-ins replaced by their characters.
+    /// Returns the text of a rendering, with placeholders replaced by their characters.
     pub(super) fn restore(&self, marked: &str) -> String {
         marked
             .chars()
@@ -151,18 +151,18 @@ impl StandIns {
             .collect()
     }
 
-    /// Returns the ranges of one speaker's contents in [`StandIns::restore`]d text: stand-ins, self-standing characters between two of
-    /// them, and adjacent quotes and the like. White space at the ends is excluded: it may belong to the frame.
-    pub(super) fn ranges(&self, marked: &str, speaker: Speaker) -> Vec<Range<usize>> {
+    /// Returns the ranges of one origin's contents in [`Placeholders::restore`]d text: placeholders, self-standing characters between two
+    /// of them, and adjacent quotes and the like. White space at the ends is excluded: it may belong to the frame.
+    pub(super) fn ranges(&self, marked: &str, origin: Origin) -> Vec<Range<usize>> {
         let mut ranges: Vec<Range<usize>> = Vec::new();
         let mut at = 0;
-        let mut frame_spoke = true; // since the last stand-in
+        let mut frame_spoke = true; // since the last placeholder
         let mut lead = None; // where quotes began, since the last text of the frame
         for c in marked.chars() {
             let stands_for = self.meant.get(&c).copied();
             let start = at;
             at += stands_for.map_or(c, |(meant, _)| meant).len_utf8();
-            let meant = stands_for.filter(|&(_, by)| by == speaker);
+            let meant = stands_for.filter(|&(_, by)| by == origin);
             match (meant, ranges.last_mut()) {
                 (Some(_), Some(last)) if !frame_spoke => last.end = at,
                 (Some(_), _) => ranges.push(lead.unwrap_or(start)..at),
@@ -194,7 +194,7 @@ pub(super) fn occurrences(text: &str, literal: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Returns whether a template could distinguish a content with stand-ins from the content by this literal.
+/// Returns whether a template could distinguish a content with placeholders from the content by this literal.
 pub(super) fn is_telling(literal: &str) -> bool {
     !literal.chars().all(stands_for_itself)
 }
@@ -206,11 +206,11 @@ mod tests {
     #[test]
     fn what_is_replaced_comes_back_and_is_located() {
         let contents = ["  hé \"x\"\n", "</think>b\u{F0000}"];
-        let outside = contents.map(|content| (content, Speaker::Outside));
-        let stand_ins = StandIns::for_contents(outside, |c| c == '\u{F0001}').unwrap();
+        let outside = contents.map(|content| (content, Origin::Outside));
+        let placeholders = Placeholders::for_contents(outside, |c| c == '\u{F0001}').unwrap();
         let marked: Vec<String> = contents
             .iter()
-            .map(|c| stand_ins.replace(c, Speaker::Outside, []))
+            .map(|c| placeholders.replace(c, Origin::Outside, []))
             .collect();
         assert!(
             !marked
@@ -223,21 +223,21 @@ mod tests {
             "lengths stay"
         );
         let rendered = format!("<u>{}<a>{}<e>", marked[0].trim(), marked[1]);
-        let text = stand_ins.restore(&rendered);
+        let text = placeholders.restore(&rendered);
         assert_eq!(text, "<u>hé \"x\"<a></think>b\u{F0000}<e>");
-        let ranges = stand_ins.ranges(&rendered, Speaker::Outside);
-        assert!(stand_ins.ranges(&rendered, Speaker::Own).is_empty());
+        let ranges = placeholders.ranges(&rendered, Origin::Outside);
+        assert!(placeholders.ranges(&rendered, Origin::Own).is_empty());
         let parts: Vec<&str> = ranges.into_iter().map(|range| &text[range]).collect();
         assert_eq!(parts, ["hé \"x\"", "</think>b\u{F0000}"]);
     }
 
     #[test]
     fn readable_literals_stay() {
-        let content = ("a<b><b>c", Speaker::Own);
-        let stand_ins = StandIns::for_contents([content], |_| false).unwrap();
-        let marked = stand_ins.replace("a<b><b>c", Speaker::Own, ["<b>", "><"]);
+        let content = ("a<b><b>c", Origin::Own);
+        let placeholders = Placeholders::for_contents([content], |_| false).unwrap();
+        let marked = placeholders.replace("a<b><b>c", Origin::Own, ["<b>", "><"]);
         assert!(marked.contains("<b><b>") && !marked.contains('a') && !marked.contains('c'));
-        assert_eq!(stand_ins.restore(&marked), "a<b><b>c");
+        assert_eq!(placeholders.restore(&marked), "a<b><b>c");
         assert_eq!(occurrences("aaa", "aa"), [0..2, 1..3]);
         assert!(occurrences("aaa", "").is_empty());
         assert_eq!(occurrences("éé", "é"), [0..2, 2..4]);
