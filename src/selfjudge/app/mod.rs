@@ -30,14 +30,11 @@ pub use model_files::{ModelFiles, model_name};
 use self_test::{test_judge, watch_judge};
 use supervise::supervised;
 
-use crate::http::{
-    HttpConfig, OnLogFailure, Permitted, Shared, TrafficConfig, admin_router, metrics_router,
-    router,
-};
+use crate::http::{HttpConfig, Shared, admin_router, metrics_router, router};
 use crate::learn::base::Bases;
 use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::principles::{Principles, PrinciplesError};
-use crate::service::{SelfTestSet, Service, ServiceError};
+use crate::service::{OnLogFailure, Permitted, SelfTestSet, Service, ServiceError, TrafficConfig};
 use engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use kernels::device::{ArbiterConfig, DeviceArbiter, available};
 use model::{LanguageModel, LoadOptions, ModelError, WeightStore};

@@ -22,8 +22,9 @@ use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
     model_name,
 };
-use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, JudgingPolicy, OnLogFailure, Permitted};
+use crate::http::{ApiKeys, ConnectionLimits, HttpConfig, JudgingPolicy};
 use crate::learn::LearnConfig;
+use crate::service::{OnLogFailure, Permitted};
 use engine::EngineConfig;
 use telemetry::LogFormat;
 use text::{ChatSetup, Variables};

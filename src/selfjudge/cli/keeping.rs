@@ -9,7 +9,7 @@ use clap::Args;
 use super::salt::SaltArgs;
 use super::values::{bytes, some_bytes};
 use crate::app::{DataDir, TrafficOptions};
-use crate::http::{OnLogFailure, Permitted};
+use crate::service::{OnLogFailure, Permitted};
 use traffic_log::{Consent, FeedbackTrust, LogConfig, RedactCommand, Redaction};
 
 /// Storage of traffic.

@@ -11,49 +11,33 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, GRAMMAR};
-use super::layers::internal;
+use super::identity::Identity;
 use super::memory::{Gathered, Holding};
-use super::recording::{Draft, Keeping, Kept};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Frame, Pieces};
-use super::traffic::Identity;
 use crate::service::{
-    Finish, Generation, JudgeTask, Output, Service, TextEvent, TextTask, TokenText, Tournament,
-    TournamentTask, Usage, offload,
+    CallRecords, Finish, Output, PromptTask, RecordedCall, RecordedGeneration, StreamEnd,
+    TokenText, Tournament, Usage, offload,
 };
 use engine::PromptLogprobs;
 use model::WeightsName;
-
-pub use traffic_log::Prompt as Asked;
-
-/// One prompt, and how its candidates are judged if only the best are wanted.
-pub struct Prompt {
-    pub tokens: Vec<u32>,
-    /// Whether the answer continues the prompt's text.
-    pub continues: bool,
-    /// The prompt as the caller sent it.
-    pub asked: Asked,
-    pub judging: Option<(JudgeTask, TournamentTask)>,
-}
 
 /// A choice, or the increment of a choice by one token.
 pub struct Piece<'a> {
     /// Index among all choices of the call.
     pub index: usize,
-    /// Index among the samples of its prompt.
-    pub sample: usize,
-    pub text: String,
-    pub tokens: &'a [TokenText],
+    /// The sample or its increment, with its index among the samples of its prompt.
+    pub output: Output,
     /// Log-probabilities of the prompt's tokens except the first, if they were requested.
     pub prompt_logprobs: Option<&'a [PromptLogprobs]>,
-    pub finish: Option<Finish>,
     pub part: Part,
 }
 
 impl Piece<'_> {
     /// Returns whether the tokens carry log-probabilities.
     pub fn shows_logprobs(&self) -> bool {
-        self.tokens.iter().any(|token| token.logprobs.is_some())
+        let mut tokens = self.output.tokens.iter();
+        tokens.any(|token| token.logprobs.is_some())
     }
 }
 
@@ -71,7 +55,7 @@ pub struct About {
     pub usage: Option<Usage>,
     pub tournaments: Vec<Tournament>,
     /// The call's records, once the whole call is answered.
-    pub kept: Kept,
+    pub records: CallRecords,
     /// Whether this is an event of a stream.
     pub streamed: bool,
     /// Requests that are fulfilled only in part, as whole sentences; in a stream with the first event.
@@ -115,7 +99,7 @@ pub trait Wording: Send + Sync + 'static {
     }
 }
 
-/// Answers a call, and stores a record of it if it is to be kept.
+/// Answers a call.
 ///
 /// # Errors
 /// Errors that are detected before anything has been sent.
@@ -123,104 +107,85 @@ pub async fn answer<W: Wording>(
     state: &AppState,
     identity: &Identity,
     sampling: &Sampling,
-    prompts: Vec<Prompt>,
+    prompts: Vec<PromptTask>,
     wording: W,
 ) -> Result<Response, ApiError> {
-    let keeping = Keeping::of_call(state, identity, sampling.log, sampling.user.as_deref()).await?;
+    let origin = identity.origin(sampling.user.clone());
+    let running = state
+        .recorded
+        .generate(origin, sampling.log, sampling.call(prompts))
+        .await?;
     let mut warnings = sampling.warnings.clone();
-    if sampling.tools && keeping.keeps() {
-        let unkept =
-            "tools: The call is not recorded or trained on, because its conversation has tools.";
-        warnings.push(unkept.to_owned());
+    warnings.extend(running.warning().map(str::to_owned));
+    match sampling.stream {
+        Some(options) => Ok(stream(running, sampling, options, warnings, wording)),
+        None => whole(running, identity, sampling, warnings, wording).await,
     }
-    let keeping = match sampling.is_kept() {
-        true => keeping,
-        false => keeping.unkept(),
+}
+
+/// Streams an answer.
+fn stream<W: Wording>(
+    running: RecordedCall,
+    sampling: &Sampling,
+    options: StreamOptions,
+    warnings: Vec<String>,
+    wording: W,
+) -> Response {
+    let (generations, end) = running.into_stream();
+    let (n, grammar_param) = (sampling.n, sampling.grammar_param);
+    let wording = Arc::new(wording);
+    let closing = Arc::clone(&wording);
+    let work = move |pieces| {
+        let stream = Stream {
+            wording,
+            options,
+            end,
+            pieces,
+            warnings: Mutex::new(warnings),
+        };
+        async move {
+            stream.pieces.send(stream.wording.opening()).await;
+            let sent = stream.send_all(generations, n).await;
+            sent.map_err(|error| error.renamed(GRAMMAR, grammar_param))
+        }
     };
-    let shows_logprobs = sampling.shows_logprobs();
-    let grammar_param = sampling.grammar_param;
-    // One version answers all prompts of a call.
-    let turn = keeping.turn(sampling.turn);
-    let weights = state.service.answering_weights(&turn);
-    let tasks = prompts.into_iter().enumerate().map(|(at, prompt)| {
-        let task = TextTask {
-            weights: Some(weights.clone()),
-            turn,
-            continues: prompt.continues,
-            ..keeping.prepared(sampling.task(prompt.tokens), at)
-        };
-        let draft = keeping.draft(&task, prompt.asked, weights.name(), sampling, at);
-        (task, prompt.judging, draft)
-    });
-    if let Some(options) = sampling.stream {
-        let (tasks, drafts): (Vec<TextTask>, Vec<Draft>) =
-            tasks.map(|(task, _, draft)| (task, draft)).unzip();
-        let generations = state.service.generate_all(tasks)?;
-        let generations: Vec<(Generation, Draft)> = generations.into_iter().zip(drafts).collect();
-        let n = sampling.n;
-        let wording = Arc::new(wording);
-        let closing = Arc::clone(&wording);
-        let work = move |pieces| {
-            let stream = Stream {
-                wording,
-                options,
-                keeping,
-                shows_logprobs,
-                pieces,
-                warnings: Mutex::new(warnings),
-            };
-            async move {
-                stream.pieces.send(stream.wording.opening()).await;
-                let sent = stream.send_all(generations, n).await;
-                sent.map_err(|error| error.renamed(GRAMMAR, grammar_param))
-            }
-        };
-        return Ok(sse::answer(work, move |ended| closing.closing(ended)));
-    }
-    let (tasks, parts): (Vec<TextTask>, Vec<_>) = tasks
-        .map(|(task, judging, draft)| (task, (judging, draft)))
-        .unzip();
-    let drawn = state.service.generate_all(tasks)?.into_iter().zip(parts);
-    let drawn = drawn.map(|(generation, (judging, draft))| {
-        draw(
-            &state.service,
-            &identity.memory,
-            generation,
-            judging,
-            sampling.n,
-            draft,
-        )
-    });
+    sse::answer(work, move |ended| closing.closing(ended))
+}
+
+/// Returns an answer as a whole.
+async fn whole<W: Wording>(
+    running: RecordedCall,
+    identity: &Identity,
+    sampling: &Sampling,
+    warnings: Vec<String>,
+    wording: W,
+) -> Result<Response, ApiError> {
+    let holding = identity.memory.clone();
+    let answered = running.answers(|token| pay(&holding, token)).await;
+    let answered = answered.map_err(|error| error.renamed(GRAMMAR, sampling.grammar_param))?;
     let (mut outputs, mut usage) = (Vec::new(), Usage::default());
     let mut about = About {
         warnings,
+        records: answered.records,
         ..About::default()
     };
-    let mut drafts = Vec::new();
-    let drawn = try_join_all(drawn).await;
-    for drawn in drawn.map_err(|error| error.renamed(GRAMMAR, grammar_param))? {
-        usage.add(drawn.usage);
-        about.weights = drawn.weights;
-        about.tournaments.extend(drawn.tournament);
-        drafts.push(drawn.draft);
-        let prompt = drawn.prompt_logprobs;
-        let outputs_of = drawn.outputs.into_iter();
+    for answer in answered.result {
+        usage.add(answer.usage);
+        about.weights = answer.weights;
+        about.tournaments.extend(answer.tournament);
+        let prompt = answer.prompt_logprobs;
+        let outputs_of = answer.outputs.into_iter();
         outputs.extend(outputs_of.map(|output| (output, prompt.clone())));
     }
     about.usage = Some(usage);
-    about.kept = keeping.commit(drafts).await?;
-    let holding = identity.memory.clone();
-    let worded = move || {
+    let format = move || {
         // The prompt's log-probabilities are repeated with each of its answers.
         let prompts = outputs.iter().filter_map(|(_, prompt)| prompt.as_deref());
-        let told: usize = prompts
-            .flatten()
-            .map(|token| 1 + token.logprobs.top.len())
-            .sum();
-        let told = told.saturating_mul(LOGPROB_BYTES);
-        holding.grow(told)?;
-        let body = worded(&wording, outputs, about, shows_logprobs, holding.clone());
-        holding.shrink(told);
+        let scores = prompts.flatten().map(|token| 1 + token.logprobs.top.len());
+        let bytes = scores.sum::<usize>().saturating_mul(LOGPROB_BYTES);
+        holding.grow(bytes)?;
+        let body = formatted(&wording, outputs, about, holding.clone());
+        holding.shrink(bytes);
         body
     };
     let body = match usage
@@ -228,31 +193,24 @@ pub async fn answer<W: Wording>(
         .saturating_mul(sampling.logprobs() + 1)
     {
         // Formatting a small answer here takes less time than waking another thread.
-        0..=4096 => worded(),
-        _ => offload(worded).await?,
+        0..=4096 => format(),
+        _ => offload(format).await?,
     }?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// Returns a whole answer as JSON, charging its memory to the call while it is written.
-fn worded<W: Wording>(
+fn formatted<W: Wording>(
     wording: &W,
     outputs: Vec<(Output, Option<Arc<[PromptLogprobs]>>)>,
     about: About,
-    shows_logprobs: bool,
     holding: Holding,
 ) -> Result<Vec<u8>, ApiError> {
-    let choice = |(index, (mut output, prompt)): (usize, (Output, Option<Arc<_>>))| {
-        if !shows_logprobs {
-            output.tokens.iter_mut().for_each(hide_logprobs);
-        }
+    let choice = |(index, (output, prompt)): (usize, (Output, Option<Arc<_>>))| {
         wording.choice(Piece {
             index,
-            sample: output.index,
-            text: output.text,
-            tokens: &output.tokens,
+            output,
             prompt_logprobs: prompt.as_deref(),
-            finish: Some(output.finish),
             part: Part::Whole,
         })
     };
@@ -282,74 +240,11 @@ fn pay(holding: &Holding, token: &TokenText) -> Result<(), ApiError> {
     holding.grow(told * LOGPROB_BYTES)
 }
 
-/// Removes log-probabilities that are only for the record.
-fn hide_logprobs(token: &mut TokenText) {
-    token.logprobs = None;
-}
-
-/// The results for one prompt.
-struct Drawn {
-    outputs: Vec<Output>,
-    prompt_logprobs: Option<Arc<[PromptLogprobs]>>,
-    tournament: Option<Tournament>,
-    usage: Usage,
-    weights: Option<WeightsName>,
-    draft: Draft,
-}
-
-/// Samples all answers to a prompt, or the best `n` of them.
-async fn draw(
-    service: &Service,
-    holding: &Holding,
-    mut generation: Generation,
-    judging: Option<(JudgeTask, TournamentTask)>,
-    n: usize,
-    mut draft: Draft,
-) -> Result<Drawn, ApiError> {
-    let mut refused = None;
-    let go_on = |token: &TokenText| match pay(holding, token) {
-        Ok(()) => true,
-        Err(error) => {
-            refused = Some(error);
-            false
-        }
-    };
-    if let Some((judge, how)) = judging {
-        let best = service.best_of(&mut generation, &judge, how, go_on).await?;
-        let Some(mut best) = best else {
-            return Err(refused.unwrap_or_else(internal));
-        };
-        draft.outputs(&best.candidates);
-        draft.tournament(&judge, best.judge_weights.as_ref(), &best.tournament);
-        return Ok(Drawn {
-            outputs: best.take_best(n),
-            prompt_logprobs: generation.prompt_logprobs(),
-            tournament: Some(best.tournament),
-            usage: best.usage,
-            weights: best.weights,
-            draft,
-        });
-    }
-    let Some(outputs) = generation.outputs_while(go_on).await? else {
-        return Err(refused.unwrap_or_else(internal));
-    };
-    draft.outputs(&outputs);
-    Ok(Drawn {
-        outputs,
-        prompt_logprobs: generation.prompt_logprobs(),
-        tournament: None,
-        usage: generation.usage(),
-        weights: generation.weights(),
-        draft,
-    })
-}
-
 /// A streamed answer.
 struct Stream<W> {
     wording: Arc<W>,
     options: StreamOptions,
-    keeping: Keeping,
-    shows_logprobs: bool,
+    end: StreamEnd,
     pieces: Pieces,
     /// Warnings that have not been sent yet.
     warnings: Mutex<Vec<String>>,
@@ -365,20 +260,20 @@ impl<W: Wording> Stream<W> {
     /// Sends one event per token of any choice, and at the end, if requested, the total usage and the state of the records.
     async fn send_all(
         &self,
-        generations: Vec<(Generation, Draft)>,
+        generations: Vec<RecordedGeneration>,
         n: usize,
     ) -> Result<(), ApiError> {
         let generations = generations.into_iter().enumerate();
-        let all = generations.map(|(at, (generation, draft))| self.send(generation, draft, at * n));
-        let (mut about, mut usage, mut drafts) = (About::default(), Usage::default(), Vec::new());
-        for (spent, weights, draft) in try_join_all(all).await? {
-            usage.add(spent);
-            about.weights = weights;
-            drafts.push(draft);
+        let all = generations.map(|(at, generation)| self.send(generation, at * n));
+        let ended = try_join_all(all).await?;
+        let (mut about, mut usage) = (About::default(), Usage::default());
+        for generation in &ended {
+            usage.add(generation.usage());
+            about.weights = generation.weights();
         }
-        about.kept = self.keeping.commit(drafts).await?;
+        about.records = self.end.commit(ended).await?;
         let usage_wanted = self.options.include_usage || W::USAGE_LAST;
-        if usage_wanted || self.keeping.is_reported() {
+        if usage_wanted || self.end.is_requested() {
             about.usage = usage_wanted.then_some(usage);
             about.streamed = true;
             let last = self.wording.frames(Vec::new(), about);
@@ -387,31 +282,16 @@ impl<W: Wording> Stream<W> {
         Ok(())
     }
 
-    /// Sends the choices of one prompt; `first` is the index of its first choice.
+    /// Sends the choices of one prompt; `first` is the index of its first choice. Returns the ended generation.
     async fn send(
         &self,
-        mut generation: Generation,
-        mut draft: Draft,
+        mut generation: RecordedGeneration,
         first: usize,
-    ) -> Result<(Usage, Option<WeightsName>, Draft), ApiError> {
+    ) -> Result<RecordedGeneration, ApiError> {
         // Which samples have begun.
         let mut begun: Vec<bool> = Vec::new();
-        while let Some(event) = generation.next().await? {
-            let TextEvent::Delta {
-                index,
-                text,
-                mut token,
-                finish,
-            } = event
-            else {
-                continue;
-            };
-            if let Some(token) = &mut token {
-                draft.token(index, &text, token, finish);
-                if !self.shows_logprobs {
-                    hide_logprobs(token);
-                }
-            }
+        while let Some(output) = generation.next().await? {
+            let index = output.index;
             if begun.len() <= index {
                 begun.resize(index + 1, false);
             }
@@ -422,11 +302,8 @@ impl<W: Wording> Stream<W> {
             let prompt = generation.prompt_logprobs();
             let events = self.wording.events(Piece {
                 index: first + index,
-                sample: index,
-                text,
-                tokens: token.as_slice(),
+                output,
                 prompt_logprobs: prompt.as_deref(),
-                finish,
                 part,
             });
             for choice in events {
@@ -444,7 +321,7 @@ impl<W: Wording> Stream<W> {
                 self.pieces.send(frames).await;
             }
         }
-        Ok((generation.usage(), generation.weights(), draft))
+        Ok(generation)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::principles::PrinciplesError;
-use crate::service::ServiceError;
+use crate::service::{RecordError, ServiceError};
 use engine::{RequestFailure, SubmitError};
 use judge::JudgeError;
 use text::{GrammarError, TextError};
@@ -231,6 +231,28 @@ impl From<ServiceError> for ApiError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }
             ServiceError::Invalid { param, message } => Self::invalid(param, message),
+            ServiceError::Record(error) => error.into(),
+        }
+    }
+}
+
+impl From<RecordError> for ApiError {
+    fn from(error: RecordError) -> Self {
+        let message = error.to_string();
+        match error {
+            RecordError::Log(error) => error.into(),
+            RecordError::TrainWithoutRetain | RecordError::NoLogToAskFor => {
+                Self::invalid("log", message)
+            }
+            RecordError::NoLog => Self::new(StatusCode::NOT_FOUND, "no_log", message),
+            RecordError::OriginNotAllowed => {
+                Self::new(StatusCode::FORBIDDEN, "origin_not_allowed", message).about("log")
+            }
+            RecordError::InvalidUser => Self::invalid("user", message),
+            RecordError::NameNeedsKey => {
+                Self::new(StatusCode::BAD_REQUEST, "idempotency_needs_key", message)
+                    .about("Idempotency-Key")
+            }
         }
     }
 }

@@ -101,7 +101,7 @@ pub async fn events(
     if after < 0 {
         return Err(ApiError::invalid("after", "must not be negative"));
     }
-    let log = state.traffic.log()?;
+    let log = state.traffic().log()?;
     let valid = match query.verify {
         true => match log.verify_chain().await {
             Ok(_) => Some(true),

@@ -18,7 +18,7 @@ use utoipa::openapi::{AllOfBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::error::ApiError;
-use super::idempotency::Asked;
+use super::idempotency::ContentDigest;
 use super::json;
 use super::judging::JudgingBody;
 use super::memory::{Gathered, Holding};
@@ -147,14 +147,14 @@ where
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        let named = request.extensions().get::<Asked>().cloned();
+        let named = request.extensions().get::<ContentDigest>().cloned();
         let body = read(request).await?;
         body.parsed(move |bytes| Self::parse(bytes, named)).await
     }
 }
 
 impl<T: DeserializeOwned, P: Shared> Beside<T, P> {
-    fn parse(bytes: &[u8], named: Option<Asked>) -> Result<Self, ApiError> {
+    fn parse(bytes: &[u8], named: Option<ContentDigest>) -> Result<Self, ApiError> {
         let mut body = json::parse(bytes)?;
         if let Value::Object(body) = &mut body {
             P::strip(body);

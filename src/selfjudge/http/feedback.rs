@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::JsonBody;
+use super::identity::Identity;
 use super::records::{no_record, record_id};
-use super::traffic::Identity;
 use traffic_log::Feedback;
 
 /// Maximum length of an edited answer, in bytes.
@@ -117,7 +117,7 @@ pub async fn feedback(
     identity: Identity,
     JsonBody(body): JsonBody<FeedbackBody>,
 ) -> Result<Json<FeedbackAnswer>, ApiError> {
-    let log = state.traffic.log()?;
+    let log = state.traffic().log()?;
     let feedback = body.feedback()?;
     let principal = state.own(&identity, body.user.as_deref())?;
     let id = record_id(&body.record_id)?;

@@ -14,12 +14,12 @@ use super::conversation::{MessageBody, conversation, ending};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Generating;
 use super::idempotency::IDEMPOTENCY;
+use super::identity::Identity;
 use super::judge::TournamentBody;
+use super::kept::KeptBody;
 use super::reading::Chat;
-use super::recording::KeptBody;
 use super::sampling::Wanted;
 use super::sse::EventBody;
-use super::traffic::Identity;
 use super::usage::UsageBody;
 use crate::service::TokenText;
 use engine::TokenLogprobs;
@@ -153,15 +153,16 @@ impl Wording for Words {
     const USAGE_LAST: bool = true;
 
     fn choice(&self, piece: Piece<'_>) -> OutputBody {
-        let (finish_reason, stop_reason) = self.ends.reasons(piece.finish);
+        let output = piece.output;
+        let (finish_reason, stop_reason) = self.ends.reasons(output.finish);
         let logprob = |token: &TokenText| Some(self.logprob(token.id, token.logprobs.as_ref()?));
         OutputBody {
-            index: piece.sample,
-            text: piece.text,
-            token_ids: piece.tokens.iter().map(|token| token.id).collect(),
+            index: output.index,
+            text: output.text,
+            token_ids: output.tokens.iter().map(|token| token.id).collect(),
             finish_reason,
             stop_reason,
-            logprobs: piece.tokens.iter().map(logprob).collect(),
+            logprobs: output.tokens.iter().map(logprob).collect(),
         }
     }
 
@@ -174,7 +175,7 @@ impl Wording for Words {
             usage: about.usage.map(UsageBody::from),
             tournament: about.tournaments.into_iter().next().map(Into::into),
             warnings: about.warnings,
-            kept: about.kept.into(),
+            kept: about.records.into(),
         }
     }
 }

@@ -9,8 +9,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
 use super::extract::{JsonBody, Named, Query};
+use super::identity::Identity;
 use super::records::record_id;
-use super::traffic::Identity;
 use super::{AppState, Learning};
 use crate::learn::{CanaryHealth, Vitals};
 use traffic_log::{GenerationId, LogError, Pointer, PointerMove, Pointers};
@@ -313,7 +313,7 @@ fn canary_has_callers(state: &AppState) -> Result<(), ApiError> {
     if learning(state)?.publisher.canary_share() == 0.0 {
         return refused("a canary would have no callers; set --learn and --canary-share");
     }
-    if !state.keyed && !state.traffic.trust_user {
+    if !state.keyed && !state.traffic().trust_user {
         return refused("callers cannot be distinguished; set --api-key-file or --trust-user");
     }
     Ok(())

@@ -5,13 +5,12 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
-use traffic_log::IdempotencyKey;
+use crate::service::CallName;
 
 /// The header's description in the API description.
 pub const IDEMPOTENCY: &str = "Names the call, if the call is kept. Made again under the same name by the same principal it is no second record: \
@@ -29,14 +28,14 @@ const MAX_LENGTH: usize = 255;
 /// Parameters that affect how a call is answered or kept, but not its content.
 const UNASKED: [&str; 5] = ["log", "stream", "stream_options", "timeout", "priority"];
 
-/// A call's name, with the digest of its content once its body has been read.
+/// The header with a call's name, and the digest of the call's content once its body has been read.
 #[derive(Debug, Clone)]
-pub struct CallName {
+pub struct IdempotencyHeader {
     name: String,
-    asked: Asked,
+    content: ContentDigest,
 }
 
-impl CallName {
+impl IdempotencyHeader {
     /// Returns the name of a call, if its header has one. A slot for the digest is added to the call's extensions for the reader of the
     /// body.
     ///
@@ -53,52 +52,34 @@ impl CallName {
                 format!("must be 1 to {MAX_LENGTH} visible ASCII characters"),
             ));
         }
-        let asked = Asked {
+        let content = ContentDigest {
             path: parts.uri.path().into(),
             digest: Arc::default(),
         };
-        parts.extensions.insert(asked.clone());
+        parts.extensions.insert(content.clone());
         Ok(Some(Self {
             name: name.to_owned(),
-            asked,
+            content,
         }))
     }
 
-    pub fn as_str(&self) -> &str {
-        &self.name
-    }
-
-    /// Returns the key of the record of prompt `at`; each prompt of a call has its own record.
-    pub fn key(&self, at: usize) -> IdempotencyKey {
-        IdempotencyKey {
-            name: match at {
-                0 => self.name.clone(),
-                // Headers cannot contain line breaks, so the key is unambiguous.
-                at => format!("{}\n{at}", self.name),
-            },
-            request: self.asked.digest.get().copied().unwrap_or_default(),
+    /// Returns the call's name, once the body has been read.
+    pub fn name(&self) -> CallName {
+        CallName {
+            name: self.name.clone(),
+            request: self.content.digest.get().copied().unwrap_or_default(),
         }
     }
 }
 
-/// Returns the error for a name from a caller without a key, which could collide with another caller's.
-pub fn needs_key() -> ApiError {
-    ApiError::new(
-        StatusCode::BAD_REQUEST,
-        "idempotency_needs_key",
-        "callers without a key are one principal, so they have no idempotency keys of their own: leave the header out, or call with a key",
-    )
-    .about("Idempotency-Key")
-}
-
 /// The slot for the digest of a named call's content.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct ContentDigest {
     path: Arc<str>,
     digest: Arc<OnceLock<[u8; 32]>>,
 }
 
-impl Asked {
+impl ContentDigest {
     /// Stores the digest of the call's body.
     pub fn note(&self, body: &Value) {
         let mut hasher = Sha256::new();
@@ -161,7 +142,7 @@ mod tests {
     use super::*;
 
     fn digest(path: &str, body: &Value) -> [u8; 32] {
-        let asked = Asked {
+        let asked = ContentDigest {
             path: path.into(),
             digest: Arc::default(),
         };

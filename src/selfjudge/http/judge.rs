@@ -12,12 +12,12 @@ use super::conversation::{MessageBody, conversation};
 use super::error::{ApiError, ErrorBody};
 use super::extract::Beside;
 use super::idempotency::IDEMPOTENCY;
+use super::identity::Identity;
 use super::judging::{JudgingBody, check_reads};
-use super::recording::{Draft, Keeping, KeptBody};
+use super::kept::KeptBody;
 use super::sampling::{cache_salt, turn};
-use super::traffic::{Identity, LogBody};
 use super::usage::UsageBody;
-use crate::service::{JudgeTask, PairVerdict, PlayedMatch, ShownRead, Tournament, Turn};
+use crate::service::{ConsentRequest, PairVerdict, PlayedMatch, ShownRead, Tournament, Turn};
 use model::WeightsName;
 
 /// The kind of comparison: a pair, or any number of answers.
@@ -51,7 +51,7 @@ pub struct JudgeBody {
     #[schema(min_length = 1)]
     cache_salt: Option<String>,
     /// The permitted use of the call.
-    log: Option<LogBody>,
+    log: Option<ConsentRequest>,
     /// The end user. It has an effect only if the server trusts it: records then belong to the user.
     user: Option<String>,
 }
@@ -291,61 +291,6 @@ impl JudgeBody {
     }
 }
 
-/// A validated call.
-struct Call {
-    id: String,
-    task: JudgeTask,
-    candidates: Vec<String>,
-    keeping: Keeping,
-    draft: Draft,
-}
-
-async fn pair(state: &AppState, mut call: Call) -> Result<PairAnswer, ApiError> {
-    let [a, b] = [&call.candidates[0], &call.candidates[1]];
-    let judged = state.service.judge_pair(&call.task, a, b).await?;
-    call.draft.candidates(&call.candidates);
-    let verdict = (0, 1, &judged.result);
-    let weights = judged.weights.as_ref();
-    call.draft
-        .verdicts(&call.task, weights, [verdict].into_iter());
-    Ok(PairAnswer {
-        id: call.id,
-        verdict: judged.result.into(),
-        version: judged.weights,
-        usage: judged.usage.into(),
-        kept: call.keeping.commit(vec![call.draft]).await?.into(),
-    })
-}
-
-async fn tournament(
-    state: &AppState,
-    judging: &JudgingBody,
-    mut call: Call,
-) -> Result<TournamentAnswer, ApiError> {
-    let how = judging.tournament()?;
-    check_reads(
-        "candidates",
-        &call.task,
-        how.method,
-        call.candidates.len(),
-        1,
-    )?;
-    let held = state
-        .service
-        .hold_tournament(&call.task, how, &call.candidates);
-    let judged = held.await?;
-    call.draft.candidates(&call.candidates);
-    call.draft
-        .tournament(&call.task, judged.weights.as_ref(), &judged.result);
-    Ok(TournamentAnswer {
-        id: call.id,
-        tournament: judged.result.into(),
-        version: judged.weights,
-        usage: judged.usage.into(),
-        kept: call.keeping.commit(vec![call.draft]).await?.into(),
-    })
-}
-
 /// Judges which of two answers is better, or ranks many.
 ///
 /// Verdicts are the log-probabilities of the judge's two label tokens, over the full vocabulary: one forward pass per pair, order
@@ -389,28 +334,40 @@ pub async fn judge(
     } = body;
     let is_pair = body.is_pair(&judging)?;
     let messages = conversation(body.prompt, body.messages)?;
-    let keeping = Keeping::of_call(&state, &identity, body.log, body.user.as_deref()).await?;
     let turn = Turn {
         tenant: identity.tenant,
         cache_salt: cache_salt(body.cache_salt.as_deref())?,
         ..turn(arrival, body.priority, body.timeout)?
     };
     let table = state.principles.current();
-    let draft = keeping.draft_of_judging(messages.clone());
-    let call = Call {
-        id: state.next_id("judge"),
-        task: judging.task(
-            messages,
-            keeping.turn(turn),
-            &table,
-            state.judging.on_disagreement,
-        )?,
-        candidates: body.candidates,
-        keeping,
-        draft,
-    };
+    let task = judging.task(messages, turn, &table, state.judging.on_disagreement)?;
+    let id = state.next_id("judge");
+    let (recorded, origin) = (&state.recorded, identity.origin(body.user));
+    let candidates = body.candidates;
     Ok(Json(match is_pair {
-        true => JudgeAnswer::Pair(pair(&state, call).await?),
-        false => JudgeAnswer::Tournament(tournament(&state, &judging, call).await?),
+        true => {
+            let pair = [&candidates[0], &candidates[1]];
+            let judged = recorded.judge_pair(origin, body.log, task, pair).await?;
+            JudgeAnswer::Pair(PairAnswer {
+                id,
+                verdict: judged.result.result.into(),
+                version: judged.result.weights,
+                usage: judged.result.usage.into(),
+                kept: judged.records.into(),
+            })
+        }
+        false => {
+            let how = judging.tournament()?;
+            check_reads("candidates", &task, how.method, candidates.len(), 1)?;
+            let held = recorded.hold_tournament(origin, body.log, task, how, &candidates);
+            let judged = held.await?;
+            JudgeAnswer::Tournament(TournamentAnswer {
+                id,
+                tournament: judged.result.result.into(),
+                version: judged.result.weights,
+                usage: judged.result.usage.into(),
+                kept: judged.records.into(),
+            })
+        }
     }))
 }

@@ -17,7 +17,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use super::HttpConfig;
 use super::client_address::TrustedProxies;
 use super::error::ApiError;
-use crate::service::on_behalf_of;
+use crate::service::{Caller, on_behalf_of};
 use engine::Tenant;
 use traffic_log::Consent;
 
@@ -244,31 +244,14 @@ pub struct Gate {
 #[derive(Debug, Clone)]
 pub struct CallerName(pub Arc<str>);
 
-/// The caller of a request.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The name of the key.
-    pub name: Arc<str>,
-    /// The permitted use of the key's traffic.
-    pub allowed: Consent,
-    /// Whether the key is an operator's.
-    pub admin: bool,
-    /// Whether a caller's key has the same name as this operator's key.
-    pub namesake: bool,
-    /// The tenant of the key; none without a key.
-    pub tenant: Option<Tenant>,
-}
-
-impl Caller {
-    /// Returns the caller at the operators' own listener, if operators have no keys.
-    fn at_the_admin_listener() -> Self {
-        Self {
-            name: "admin-listener".into(),
-            allowed: EVERYTHING,
-            admin: true,
-            namesake: false,
-            tenant: None,
-        }
+/// Returns the caller at the operators' own listener, if operators have no keys.
+fn caller_at_the_admin_listener() -> Caller {
+    Caller {
+        name: "admin-listener".into(),
+        allowed: EVERYTHING,
+        admin: true,
+        namesake: false,
+        tenant: None,
     }
 }
 
@@ -423,7 +406,7 @@ pub async fn guard_admin(
     next: Next,
 ) -> Result<Response, ApiError> {
     let caller = match gate.admins.is_empty() {
-        true => Caller::at_the_admin_listener(),
+        true => caller_at_the_admin_listener(),
         false => match gate.admit(request.headers())? {
             Some(caller) => caller,
             None => return Err(no_admin(request.headers())),

@@ -19,9 +19,11 @@ mod generate;
 mod generations;
 mod held;
 mod idempotency;
+mod identity;
 mod json;
 mod judge;
 mod judging;
+mod kept;
 mod keys;
 mod layers;
 mod limits;
@@ -37,7 +39,6 @@ mod principles;
 mod prompt_tests;
 mod quiet;
 mod reading;
-mod recording;
 mod records;
 mod refusal_pace;
 mod sampling;
@@ -47,7 +48,6 @@ mod timing;
 mod tokens;
 #[cfg(test)]
 mod tool_tests;
-mod traffic;
 mod train;
 mod typed;
 mod unpack;
@@ -62,7 +62,6 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
-use tokio::sync::Semaphore;
 
 pub use api_doc::api_doc;
 pub use client_address::TrustedProxies;
@@ -72,11 +71,10 @@ pub use error::ApiError;
 pub use extract::BodyTimeouts;
 pub use keys::{ApiKeys, KeysError, RateLimit};
 pub use pages::AdminHosts;
-pub use traffic::{OnLogFailure, Permitted, TrafficConfig};
 
 use crate::learn::{LearnControl, Publisher};
 use crate::principles::Principles;
-use crate::service::{OnDisagreement, Service};
+use crate::service::{OnDisagreement, RecordedService, Service, TrafficConfig};
 use engine::TenantShare;
 use keys::Gate;
 use limits::CallLimits;
@@ -170,7 +168,8 @@ pub struct Shared {
     service: Service,
     model_name: Arc<str>,
     metrics: Metrics,
-    traffic: TrafficConfig,
+    /// The service whose calls are recorded.
+    recorded: RecordedService,
     principles: Principles,
     learning: Option<Learning>,
     permits: Permits,
@@ -182,7 +181,6 @@ pub struct Shared {
     keyed: bool,
     /// Origins whose pages may call.
     cors: Cors,
-    log_probe: Arc<Semaphore>,
     judging: JudgingPolicy,
 }
 
@@ -198,11 +196,14 @@ impl Shared {
     /// Creates a state without a log and with the model's own table of principles.
     pub fn new(service: Service, model_name: &str, metrics: Metrics, config: &HttpConfig) -> Self {
         Self {
-            traffic: TrafficConfig::default(),
             learning: None,
             principles: Principles::in_memory(service.judge().table().clone()),
-            log_probe: Arc::new(Semaphore::new(1)),
             limits: CallLimits::new(config.max_call_tokens, service.engine().capacity()),
+            recorded: RecordedService::new(
+                service.clone(),
+                TrafficConfig::default(),
+                metrics.log.clone(),
+            ),
             service,
             model_name: model_name.into(),
             metrics,
@@ -218,7 +219,16 @@ impl Shared {
 
     /// Sets the logging of traffic.
     pub fn with_traffic(self, traffic: TrafficConfig) -> Self {
-        Self { traffic, ..self }
+        let metrics = self.metrics.log.clone();
+        Self {
+            recorded: RecordedService::new(self.service.clone(), traffic, metrics),
+            ..self
+        }
+    }
+
+    /// Returns the settings of recording.
+    fn traffic(&self) -> &TrafficConfig {
+        self.recorded.traffic()
     }
 
     /// Sets a table of principles that other parts of the program share.

@@ -12,10 +12,10 @@ use axum::response::Response;
 use super::AppState;
 use super::error::ApiError;
 use super::held::Held;
+use super::identity::OfAnotherPage;
 use super::keys::tenant_of;
 use super::memory::CallMemory;
 use super::pages::is_of_another_page;
-use super::traffic::OfAnotherPage;
 use engine::{Tenant, TenantShare};
 use telemetry::{InQueue, Pace};
 

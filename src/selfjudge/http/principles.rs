@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{JsonBody, null_is_absent};
-use super::traffic::Identity;
+use super::identity::Identity;
 use crate::principles::VersionedTable;
 use judge::{Polarity, Principle, PrincipleTable};
 
@@ -158,7 +158,7 @@ pub async fn replace(
     let current = state.principles.clone();
     let replaced = tokio::task::spawn_blocking(move || current.replace(body.version, table));
     let table = replaced.await.map_err(|_| ApiError::shutting_down())??;
-    if let Some(log) = &state.traffic.log {
+    if let Some(log) = &state.traffic().log {
         let detail = json!({"version": table.version, "weights": weights(&table)});
         let actor = identity.actor();
         // The table is in force already, so a failure to write the audit trail must not look like a failure of the replacement.

@@ -1,12 +1,11 @@
 //! Encoding of a conversation to the prompt of a call, common to all routes that answer one.
 
 use super::AppState;
-use super::answering::{Asked, Prompt};
 use super::error::ApiError;
 use super::sampling::Sampling;
-use crate::service::Ending;
-use text::Message;
-use text::Variables;
+use crate::service::{JudgeTask, PromptTask};
+use text::{Message, Variables};
+use traffic_log::Prompt;
 
 /// A conversation that is to be answered.
 pub struct Chat {
@@ -20,7 +19,7 @@ impl Chat {
     ///
     /// # Errors
     /// Errors in the judging parameters, which are checked first; then errors of the encoding.
-    pub async fn read(self, state: &AppState, sampling: &Sampling) -> Result<Prompt, ApiError> {
+    pub async fn read(self, state: &AppState, sampling: &Sampling) -> Result<PromptTask, ApiError> {
         let Self {
             messages,
             variables,
@@ -34,11 +33,14 @@ impl Chat {
                 read.await?
             }
         };
-        Ok(Prompt {
-            judging: judging.map(|judging| judging.of(messages.clone())),
-            tokens,
-            continues: sampling.ending == Some(Ending::Continued),
-            asked: Asked::Messages(messages),
+        let of_messages = |(task, how)| {
+            let context = messages.clone();
+            (JudgeTask { context, ..task }, how)
+        };
+        Ok(PromptTask {
+            judging: judging.map(of_messages),
+            text: sampling.task(tokens),
+            asked: Prompt::Messages(messages),
         })
     }
 }

@@ -12,8 +12,8 @@ use super::AppState;
 use super::answering;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Named, Query};
+use super::identity::{Identity, check_name};
 use super::keys;
-use super::traffic::{Identity, check_name};
 use crate::service::offload;
 use text::Message;
 use traffic_log::{
@@ -282,21 +282,20 @@ pub fn no_record() -> ApiError {
 impl AppState {
     /// Returns the principal whose records a caller may read: its own.
     pub fn own(&self, identity: &Identity, user: Option<&str>) -> Result<Principal, ApiError> {
-        if user.is_some() && !self.traffic.trust_user {
+        if user.is_some() && !self.traffic().trust_user {
             return Err(ApiError::invalid(
                 "user",
                 "is not trusted by this server (--trust-user): records belong to the key",
             ));
         }
-        self.traffic.principal(identity.caller.as_ref(), user)
+        Ok(self.traffic().principal(identity.caller.as_ref(), user)?)
     }
 
     /// Returns the scope of a caller's own records.
     pub fn scope(&self, identity: &Identity, user: Option<&str>) -> Result<Scope, ApiError> {
         let own = self.own(identity, user)?;
-        let former = self
-            .traffic
-            .former_principal(identity.caller.as_ref(), user);
+        let traffic = self.traffic();
+        let former = traffic.former_principal(identity.caller.as_ref(), user);
         Ok(match former {
             Some(former) => Scope::Either(own, former),
             None => Scope::Only(own),
@@ -326,7 +325,7 @@ pub async fn get(
 ) -> Result<Response, ApiError> {
     /// Memory of a record while it is read and written, as a multiple of its size in the log: its rows, and its numbers as text.
     const FACTOR: usize = 4;
-    let log = state.traffic.log()?;
+    let log = state.traffic().log()?;
     let scope = state.scope(&identity, owner.user.as_deref())?;
     let id = record_id(&id)?;
     let size = log.size_of(&id, &scope).await?.ok_or_else(no_record)?;
@@ -369,7 +368,7 @@ pub async fn delete(
     Named(id): Named,
     Query(owner): Query<OwnerQuery>,
 ) -> Result<Json<DeletedBody>, ApiError> {
-    let log = state.traffic.log()?;
+    let log = state.traffic().log()?;
     let scope = match identity.is_admin() {
         true => Scope::All,
         false => state.scope(&identity, owner.user.as_deref())?,
@@ -418,7 +417,7 @@ pub async fn delete_all(
     if whose.principal.is_some() && !identity.is_admin() {
         return Err(keys::not_an_admin());
     }
-    let log = state.traffic.log()?;
+    let log = state.traffic().log()?;
     let user = whose.user.as_deref();
     user.map_or(Ok(()), |user| check_name("user", user))?;
     let principal = match &whose.principal {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::AppState;
@@ -15,10 +14,11 @@ use super::format::{self, ResponseFormat, StructuredOutputs};
 use super::judging::{JudgingBody, check_reads};
 use super::limits::{CallSize, MAX_STOP_TOKEN_IDS};
 use super::one_or_many::{Given, one_or_many};
-use super::traffic::LogBody;
-use crate::service::{CallerEnds, Ending, JudgeTask, ServiceError, TextTask, TournamentTask, Turn};
+use crate::service::{
+    CallerEnds, ConsentRequest, Ending, GenerateCall, JudgeTask, PromptTask, Recordable,
+    ServiceError, TextTask, TournamentTask, Turn,
+};
 use engine::{CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds, SubmitError, Tenant};
-use text::Message;
 use text::{Grammar, GrammarSpec, StopStrings};
 
 /// One string or several.
@@ -133,7 +133,7 @@ pub struct SamplingBody {
     #[schema(min_length = 1)]
     cache_salt: Option<String>,
     /// The permitted use of the call.
-    log: Option<LogBody>,
+    log: Option<ConsentRequest>,
     /// The end user. It has an effect only if the server trusts it: records then belong to the user.
     user: Option<String>,
 }
@@ -169,7 +169,7 @@ pub struct Sampling {
     pub stream: Option<StreamOptions>,
     pub turn: Turn,
     /// The caller's own settings for the use of its traffic.
-    pub log: Option<LogBody>,
+    pub log: Option<ConsentRequest>,
     pub user: Option<String>,
 }
 
@@ -465,8 +465,12 @@ impl Sampling {
     }
 
     /// Returns whether the samples are answers to the prompt that can be trained on.
-    pub fn is_kept(&self) -> bool {
-        !self.silent && self.ending.is_none() && !self.tools
+    fn recordable(&self) -> Recordable {
+        match self.silent || self.ending.is_some() {
+            _ if self.tools => Recordable::Tools,
+            true => Recordable::NoAnswers,
+            false => Recordable::Yes,
+        }
     }
 
     /// Returns whether a grammar constrains the answers.
@@ -485,28 +489,22 @@ impl Sampling {
         top + self.params.logprob_ids.len()
     }
 
-    /// Returns the sampling settings in the traffic log's form; the seed is logged separately.
-    pub fn to_json(&self, params: &SamplingParams) -> Value {
-        json!({
-            "temperature": params.temperature,
-            "top_k": params.top_k,
-            "top_p": params.top_p,
-            "min_p": params.min_p,
-            "repetition_penalty": params.repetition_penalty,
-            "presence_penalty": params.presence_penalty,
-            "frequency_penalty": params.frequency_penalty,
-            "logit_bias": params.logit_bias,
-            "max_tokens": params.stop.max_tokens,
-            "min_tokens": params.stop.min_tokens,
-            "stop": &*self.stop,
-            "stop_token_ids": params.stop.stop_ids.sorted(),
-            "grammar": self.grammar.is_some(),
-        })
+    /// Returns the call with these prompts.
+    pub fn call(&self, prompts: Vec<PromptTask>) -> GenerateCall {
+        GenerateCall {
+            prompts,
+            n: self.n,
+            stop: Arc::clone(&self.stop),
+            shows_logprobs: self.shows_logprobs(),
+            turn: self.turn,
+            recordable: self.recordable(),
+        }
     }
 
     /// Returns the task of sampling all answers to one prompt.
     pub fn task(&self, prompt: Vec<u32>) -> TextTask {
         TextTask {
+            continues: self.ending == Some(Ending::Continued),
             stop: self.stop_strings.clone(),
             samples: self.samples,
             silent: self.silent,
@@ -518,11 +516,15 @@ impl Sampling {
         }
     }
 
-    /// Returns how the candidates of each of `prompts` prompts are judged, if only the best are wanted.
+    /// Returns how the candidates of each of `prompts` prompts are judged, if only the best are wanted; the context is still empty.
     ///
     /// # Errors
     /// Fails for invalid principles, for parameters that exclude each other, and above the limit of forward passes.
-    pub fn judging(&self, state: &AppState, prompts: usize) -> Result<Option<Judging>, ApiError> {
+    pub fn judging(
+        &self,
+        state: &AppState,
+        prompts: usize,
+    ) -> Result<Option<(JudgeTask, TournamentTask)>, ApiError> {
         let Some(judging) = &self.judging else {
             return Ok(None);
         };
@@ -533,24 +535,7 @@ impl Sampling {
         let task = judging.task(Vec::new(), self.turn, &table, on_disagreement);
         let task = task.map_err(within)?;
         check_reads("best_of", &task, how.method, self.samples, prompts)?;
-        Ok(Some(Judging { task, how }))
-    }
-}
-
-/// The settings of judging candidates, independent of the prompt.
-pub struct Judging {
-    task: JudgeTask,
-    how: TournamentTask,
-}
-
-impl Judging {
-    /// Returns the tasks for judging answers to `context`.
-    pub fn of(&self, context: Vec<Message>) -> (JudgeTask, TournamentTask) {
-        let task = JudgeTask {
-            context,
-            ..self.task.clone()
-        };
-        (task, self.how)
+        Ok(Some((task, how)))
     }
 }
 

@@ -131,7 +131,7 @@ fn status_of(readiness: Readiness) -> Result<&'static str, ApiError> {
     responses((status = 200, body = String, content_type = "text/plain"), (status = "4XX", body = ErrorBody))
 )]
 pub async fn metrics(State(state): State<AppState>) -> Response {
-    if let Some(log) = &state.traffic.log {
+    if let Some(log) = &state.traffic().log {
         let stats = log.stats();
         let shown = &state.metrics.log;
         shown.queue_depth.set(stats.queue_depth as i64);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
-use super::traffic::Identity;
+use super::identity::Identity;
 use super::{AppState, Learning};
 use crate::learn::{LearnControl, LearnStatus, Staleness, Waiting};
 

@@ -93,7 +93,7 @@ async fn answers(
             .iter()
             .filter_map(|token| Some(token.logprobs.as_ref()?.token))
             .collect(),
-        complete: !matches!(output.finish, Finish::Length),
+        complete: output.finish.is_some_and(|finish| finish != Finish::Length),
         seed: prompt.seed,
         weights: weights.name().to_string(),
     });

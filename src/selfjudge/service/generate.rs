@@ -79,23 +79,6 @@ pub struct TokenText {
     pub place: TokenPlace,
 }
 
-/// An event of a generation's stream.
-#[derive(Debug, Clone, PartialEq)]
-pub enum TextEvent {
-    Started {
-        weights: WeightsName,
-        cached_tokens: usize,
-    },
-    /// New text of sample `index` that one token completed. The concatenated texts of a sample are its output.
-    Delta {
-        index: usize,
-        text: String,
-        /// None if the task is silent.
-        token: Option<TokenText>,
-        finish: Option<Finish>,
-    },
-}
-
 /// Token counts of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Usage {
@@ -113,13 +96,17 @@ impl Usage {
     }
 }
 
-/// One complete sample.
+/// One complete sample, or its increment by one token. The concatenated increments of a sample are the complete one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Output {
+    /// The index of the sample.
     pub index: usize,
+    /// The text, in an increment the new text that the token completed.
     pub text: String,
+    /// The tokens; none if the task is silent.
     pub tokens: Vec<TokenText>,
-    pub finish: Finish,
+    /// The reason why the sample ended; none in an increment before the last one.
+    pub finish: Option<Finish>,
 }
 
 impl Output {
@@ -129,8 +116,15 @@ impl Output {
             index,
             text: String::new(),
             tokens: Vec::new(),
-            finish: Finish::Length,
+            finish: None,
         }
+    }
+
+    /// Adds an increment.
+    fn add(&mut self, more: Self) {
+        self.text.push_str(&more.text);
+        self.tokens.extend(more.tokens);
+        self.finish = more.finish.or(self.finish);
     }
 }
 
@@ -197,7 +191,7 @@ impl Service {
         Ok(start(Tokens::Running(stream)))
     }
 
-    /// Prepares a generation like [`Self::generate`], but waits for a place in the queue when its first event is requested. For later
+    /// Prepares a generation like [`Self::generate`], but waits for a place in the queue when its first increment is requested. For later
     /// prompts of a call that has been accepted, and for the server's own work.
     ///
     /// # Errors
@@ -207,7 +201,7 @@ impl Service {
         let request = self.engine.check(request)?;
         let engine = self.engine.clone();
         let submit = async move { engine.submit_in_turn(request).await };
-        // The times count for this call, even if another task requests the first event.
+        // The times count for this call, even if another task requests the first increment.
         let submit = match CallTimes::current() {
             Some(call) => call.scope(submit).boxed(),
             None => submit.boxed(),
@@ -326,11 +320,11 @@ impl Generation {
         self.prompt_logprobs.clone()
     }
 
-    /// Returns the next event; `None` after the last event of the last sample.
+    /// Returns the next increment of a sample; `None` after the last increment of the last sample.
     ///
     /// # Errors
     /// Errors if the engine failed the request.
-    pub async fn next(&mut self) -> Result<Option<TextEvent>, ServiceError> {
+    pub async fn next(&mut self) -> Result<Option<Output>, ServiceError> {
         if let Tokens::InTurn(submit) = &mut self.stream {
             self.stream = Tokens::Running(submit.await?);
         }
@@ -341,69 +335,60 @@ impl Generation {
             };
             match event {
                 Some(StreamEvent::Prompt(tokens)) => self.prompt_logprobs = Some(tokens.into()),
-                event => break event,
-            }
-        };
-        match event {
-            None | Some(StreamEvent::Prompt(_)) => Ok(None),
-            Some(StreamEvent::Failed(failure)) => {
-                self.count_failure(&failure);
-                Err(failure.into())
-            }
-            Some(StreamEvent::Started {
-                weights,
-                num_cached_tokens,
-            }) => {
-                self.weights = Some(weights.clone());
-                self.usage.cached_tokens = num_cached_tokens;
-                Ok(Some(TextEvent::Started {
+                Some(StreamEvent::Started {
                     weights,
-                    cached_tokens: num_cached_tokens,
-                }))
-            }
-            Some(StreamEvent::Token {
-                index, finished, ..
-            }) if self.silent => Ok(Some(TextEvent::Delta {
-                index,
-                text: String::new(),
-                token: None,
-                finish: finished.map(|_| Finish::Length),
-            })),
-            Some(StreamEvent::Token {
-                index,
-                id,
-                logprobs,
-                finished,
-            }) => {
-                self.usage.completion_tokens += 1;
-                let texts = Arc::clone(&self.token_texts);
-                let writer = self.writer(index)?;
-                let place = match logprobs {
-                    Some(_) => writer.places.next(id, &texts),
-                    None => TokenPlace::default(),
-                };
-                let (text, finish) = writer.write(id, finished)?;
-                if matches!(finish, Some(Finish::StopString(_)))
-                    && let Tokens::Running(stream) = &mut self.stream
-                {
-                    stream.close(index);
+                    num_cached_tokens,
+                }) => {
+                    self.weights = Some(weights);
+                    self.usage.cached_tokens = num_cached_tokens;
                 }
-                if let Some(finish) = finish {
-                    self.count_end(index, finish);
+                Some(StreamEvent::Failed(failure)) => {
+                    self.count_failure(&failure);
+                    return Err(failure.into());
                 }
-                let token = Some(TokenText {
+                Some(StreamEvent::Token {
+                    index,
                     id,
                     logprobs,
-                    place,
-                });
-                Ok(Some(TextEvent::Delta {
-                    index,
-                    text,
-                    token,
-                    finish,
-                }))
+                    finished,
+                }) => break (index, id, logprobs, finished),
+                None => return Ok(None),
             }
+        };
+        let (index, id, logprobs, finished) = event;
+        if self.silent {
+            return Ok(Some(Output {
+                finish: finished.map(|_| Finish::Length),
+                ..Output::empty(index)
+            }));
         }
+        self.usage.completion_tokens += 1;
+        let texts = Arc::clone(&self.token_texts);
+        let writer = self.writer(index)?;
+        let place = match logprobs {
+            Some(_) => writer.places.next(id, &texts),
+            None => TokenPlace::default(),
+        };
+        let (text, finish) = writer.write(id, finished)?;
+        if matches!(finish, Some(Finish::StopString(_)))
+            && let Tokens::Running(stream) = &mut self.stream
+        {
+            stream.close(index);
+        }
+        if let Some(finish) = finish {
+            self.count_end(index, finish);
+        }
+        let token = TokenText {
+            id,
+            logprobs,
+            place,
+        };
+        Ok(Some(Output {
+            index,
+            text,
+            tokens: vec![token],
+            finish,
+        }))
     }
 
     /// Returns the writer of a sample, and creates it at the sample's first token.
@@ -469,22 +454,11 @@ impl Generation {
         mut go_on: impl FnMut(&TokenText) -> bool,
     ) -> Result<Option<Vec<Output>>, ServiceError> {
         let mut outputs: Vec<Output> = (0..self.progress.len()).map(Output::empty).collect();
-        while let Some(event) = self.next().await? {
-            if let TextEvent::Delta {
-                index,
-                text,
-                token,
-                finish,
-            } = event
-            {
-                if !token.as_ref().is_none_or(&mut go_on) {
-                    return Ok(None);
-                }
-                let output = &mut outputs[index];
-                output.text.push_str(&text);
-                output.tokens.extend(token);
-                output.finish = finish.unwrap_or(output.finish);
+        while let Some(increment) = self.next().await? {
+            if !increment.tokens.iter().all(&mut go_on) {
+                return Ok(None);
             }
+            outputs[increment.index].add(increment);
         }
         Ok(Some(outputs))
     }

@@ -48,14 +48,14 @@ async fn answers_follow_a_schema_to_the_last_character() {
                 value["sum"].as_i64().is_some_and(|sum| sum <= 999),
                 "{value}"
             );
-            let ended = matches!(output.finish, Finish::Complete | Finish::EndToken(_));
+            let ended = matches!(output.finish, Some(Finish::Complete | Finish::EndToken(_)));
             assert!(ended, "{output:?}");
         }
     }
     let choice = GrammarSpec::Choice(vec!["yes".into(), "é🙂".into()]);
     for output in outputs(&service, choice, service.stop_ids()).await {
         assert!(["yes", "é🙂"].contains(&output.text.as_str()), "{output:?}");
-        assert_eq!(output.finish, Finish::Complete);
+        assert_eq!(output.finish, Some(Finish::Complete));
     }
 }
 

@@ -15,6 +15,7 @@ mod prompts;
 mod reading;
 #[cfg(test)]
 mod reading_tests;
+mod recorded;
 mod self_test;
 mod tally;
 mod tools;
@@ -27,9 +28,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use aside::on_behalf_of;
-pub use best_of::BestOf;
 pub use deciding::{Decision, Question};
-pub use generate::{Finish, Generation, Output, TextEvent, TextTask, TokenText, Usage};
+pub use generate::{Finish, Generation, Output, TextTask, TokenText, Usage};
 pub use judging::{
     JudgeTask, OnDisagreement, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead,
     Tournament, TournamentTask, WeightedPrinciple,
@@ -37,6 +37,11 @@ pub use judging::{
 pub use prefill::Ending;
 pub use prompts::{RawPrompt, ReadPrompt};
 pub use reading::{Judged, Turn};
+pub use recorded::{
+    Answer, CallName, CallOrigin, CallRecords, Caller, ConsentRequest, GenerateCall, OnLogFailure,
+    Permitted, PromptTask, RecordError, Recordable, Recorded, RecordedCall, RecordedGeneration,
+    RecordedService, StreamEnd, TrafficConfig,
+};
 pub use self_test::{SELF_TEST_FILE, SelfTest, SelfTestSet, SelfTestSource};
 pub use tally::{CallerEnds, Tallies, Tally};
 
@@ -73,6 +78,8 @@ pub enum ServiceError {
     Text(#[from] TextError),
     #[error(transparent)]
     Judge(#[from] JudgeError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// An invalid parameter, by name.
     #[error("{param}: {message}")]
     Invalid {

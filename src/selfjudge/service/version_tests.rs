@@ -105,8 +105,8 @@ async fn the_policy_answers_the_judge_judges_and_both_say_so() {
         let drawn = service.generate_in_turn(drawn).unwrap();
         let mut drawn = drawn;
         let best = service.best_of(&mut drawn, &by, how, |_| true).await;
-        let best = best.unwrap().unwrap();
-        assert_eq!(name(&best.weights), "policy");
+        best.unwrap().unwrap();
+        assert_eq!(name(&drawn.weights()), "policy");
     }
     let question = Question {
         text: "Is it even?".into(),

@@ -1,7 +1,8 @@
 //! The operators' listener, the metrics and what strangers may leave.
 
 use axum::response::Response;
-use selfjudge::http::{AdminHosts, Cors, Permitted, metrics_router};
+use selfjudge::http::{AdminHosts, Cors, metrics_router};
+use selfjudge::service::Permitted;
 use traffic_log::Consent;
 
 use super::*;

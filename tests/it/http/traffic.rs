@@ -2,7 +2,7 @@
 
 use axum::body::BodyDataStream;
 use futures::StreamExt;
-use selfjudge::http::{OnLogFailure, Permitted};
+use selfjudge::service::{OnLogFailure, Permitted};
 use traffic_log::Consent;
 
 use super::*;

@@ -23,8 +23,9 @@ use model::WeightsLease;
 use selfjudge::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
 };
-use selfjudge::http::{HttpConfig, JudgingPolicy, OnLogFailure, Permitted};
+use selfjudge::http::{HttpConfig, JudgingPolicy};
 use selfjudge::learn::{LearnConfig, LearnControl, Phase};
+use selfjudge::service::{OnLogFailure, Permitted};
 use traffic_log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 
 /// The actor of the learner's switch in the audit trail.

@@ -15,22 +15,23 @@ use super::tools::{
 use super::usage::OpenAiUsage;
 use super::wording::Call;
 use crate::http::AppState;
-use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason, Wording};
+use crate::http::answering::{self, About, Part, Piece, StopReason, Wording};
 use crate::http::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
+use crate::http::identity::Identity;
 use crate::http::judge::TournamentBody;
+use crate::http::kept::KeptBody;
 use crate::http::reading;
-use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
-use crate::http::traffic::Identity;
-use crate::service::TokenText;
+use crate::service::{PromptTask, TokenText};
 use engine::MAX_LOGPROBS;
 use model::WeightsName;
 use text::Message;
 use text::{ToolChat, Variables};
+use traffic_log::Prompt;
 
 /// The body. Unknown fields are refused.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -256,12 +257,12 @@ impl Words {
 
     /// Returns a choice, or an event of one. `called` is true if the answer has tool calls so far.
     fn worded(&self, piece: &Piece<'_>, told: Told, called: bool) -> ChatChoice {
-        let (reason, stop_reason) = self.call.ends.reasons(piece.finish);
+        let (reason, stop_reason) = self.call.ends.reasons(piece.output.finish);
         let finish_reason = match &self.reading {
             Some(reading) => reading.reason(reason, called),
             None => reason,
         };
-        let logprobs: Option<Vec<_>> = match (piece.part, piece.tokens) {
+        let logprobs: Option<Vec<_>> = match (piece.part, piece.output.tokens.as_slice()) {
             (Part::Later, []) => None,
             (_, tokens) => tokens.iter().map(|token| self.logprob(token)).collect(),
         };
@@ -294,7 +295,7 @@ impl Wording for Words {
     const USAGE_LAST: bool = false;
 
     fn choice(&self, mut piece: Piece<'_>) -> ChatChoice {
-        let text = std::mem::take(&mut piece.text);
+        let text = std::mem::take(&mut piece.output.text);
         let (told, called) = match (&self.reading, piece.part) {
             (Some(reading), Part::Whole) => {
                 let told = reading.whole(&text);
@@ -310,25 +311,22 @@ impl Wording for Words {
         let Some(reading) = &self.reading else {
             return vec![self.choice(piece)];
         };
-        let text = std::mem::take(&mut piece.text);
-        let (told, called) = reading.piece(piece.index, &text, piece.finish.is_some());
+        let text = std::mem::take(&mut piece.output.text);
+        let (told, called) = reading.piece(piece.index, &text, piece.output.finish.is_some());
         let mut told: VecDeque<Told> = told.into();
         let first = piece.part == Part::First;
-        if told.is_empty() && (first || piece.finish.is_some() || piece.shows_logprobs()) {
+        let ended = piece.output.finish.is_some();
+        if told.is_empty() && (first || ended || piece.shows_logprobs()) {
             told.push_back(Told::default());
         }
         let mut events = Vec::with_capacity(told.len());
         // The first event of a piece has its tokens, the last one its finish reason.
+        let finish = piece.output.finish.take();
         while let Some(next) = told.pop_front() {
-            let (tokens, finish) = (piece.tokens, piece.finish);
-            if !events.is_empty() {
-                (piece.tokens, piece.part) = (&[], Part::Later);
-            }
-            if !told.is_empty() {
-                piece.finish = None;
-            }
+            piece.output.finish = finish.filter(|_| told.is_empty());
             events.push(self.worded(&piece, next, called));
-            (piece.tokens, piece.finish) = (tokens, finish);
+            piece.output.tokens.clear();
+            piece.part = Part::Later;
         }
         events
     }
@@ -348,7 +346,7 @@ impl Wording for Words {
             usage: about.usage.map(OpenAiUsage::from),
             tournament: about.tournaments.into_iter().next().map(Into::into),
             warnings: about.warnings,
-            kept: about.kept.into(),
+            kept: about.records.into(),
         }
     }
 }
@@ -445,12 +443,11 @@ pub async fn chat(
         Chat::Tools(chat) => {
             let judging = sampling.judging(&state, 1)?;
             let tokens = service.read_tool_chat(chat, variables).await;
-            tokens.map_err(ApiError::from).map(|tokens| Prompt {
-                judging: judging.map(|judging| judging.of(Vec::new())),
-                tokens,
-                continues: false,
+            tokens.map_err(ApiError::from).map(|tokens| PromptTask {
+                text: sampling.task(tokens),
                 // A conversation with tools is not recorded.
-                asked: Asked::Messages(Vec::new()),
+                asked: Prompt::Messages(Vec::new()),
+                judging,
             })
         }
         Chat::Plain(messages) => {
@@ -463,14 +460,16 @@ pub async fn chat(
     };
     let prompt = read.map_err(|error| error.renamed("prompt", "messages"))?;
     if let Some(top) = own.prompt_logprobs {
-        let tokens = prompt.tokens.len();
+        let tokens = prompt.text.prompt.len();
         state
             .limits
             .check_prompts(tokens, top.saturating_add(1), "prompt_logprobs")?;
     }
     let words = Words {
         call: state.call("chatcmpl", &sampling),
-        prompt: own.prompt_logprobs.map(|top| (prompt.tokens.clone(), top)),
+        prompt: own
+            .prompt_logprobs
+            .map(|top| (prompt.text.prompt.clone(), top)),
         reading: calls
             .as_ref()
             .map(|calls| Reading::new(service.tool_format(), calls, sampling.is_bound())),

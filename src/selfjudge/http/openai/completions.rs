@@ -15,21 +15,22 @@ use super::prompt_logprobs::{PromptLogprob, ToldPrompt, told};
 use super::usage::OpenAiUsage;
 use super::wording::Call;
 use crate::http::AppState;
-use crate::http::answering::{self, About, Asked, Part, Piece, Prompt, StopReason, Wording};
+use crate::http::answering::{self, About, Part, Piece, StopReason, Wording};
 use crate::http::conversation::conversation;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::Generating;
 use crate::http::idempotency::IDEMPOTENCY;
+use crate::http::identity::Identity;
 use crate::http::judge::TournamentBody;
+use crate::http::kept::KeptBody;
 use crate::http::one_or_many::{Given, one_or_many};
-use crate::http::recording::KeptBody;
 use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
-use crate::http::traffic::Identity;
-use crate::service::{RawPrompt, ReadPrompt};
+use crate::service::{JudgeTask, PromptTask, RawPrompt, ReadPrompt, TextTask};
 use engine::TokenLogprobs;
 use model::WeightsName;
 use text::{TokenPlace, TokenPlaces, TokenTexts};
+use traffic_log::Prompt;
 
 /// Default maximum of tokens per answer (OpenAI's default).
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -283,7 +284,7 @@ impl Words {
             }
             before = prompt.text.chars().count();
         }
-        for token in piece.tokens {
+        for token in &piece.output.tokens {
             let place = TokenPlace {
                 offset: before + token.place.offset,
                 ..token.place
@@ -309,15 +310,15 @@ impl Wording for Words {
     const USAGE_LAST: bool = false;
 
     fn choice(&self, piece: Piece<'_>) -> CompletionChoice {
-        let (finish_reason, stop_reason) = self.call.ends.reasons(piece.finish);
+        let (finish_reason, stop_reason) = self.call.ends.reasons(piece.output.finish);
         let (logprobs, prompt_logprobs) = (self.logprobs(&piece), self.prompt_logprobs(&piece));
         let echoed = self.echo && piece.part != Part::Later;
         let prompt = self.prompt(piece.index).filter(|_| echoed);
         CompletionChoice {
             index: piece.index,
             text: match prompt {
-                Some(prompt) => format!("{}{}", prompt.text, piece.text),
-                None => piece.text,
+                Some(prompt) => format!("{}{}", prompt.text, piece.output.text),
+                None => piece.output.text,
             },
             logprobs,
             finish_reason,
@@ -337,7 +338,7 @@ impl Wording for Words {
             usage: about.usage.map(OpenAiUsage::from),
             tournaments: about.tournaments.into_iter().map(Into::into).collect(),
             warnings: about.warnings,
-            kept: about.kept.into(),
+            kept: about.records.into(),
         }
     }
 }
@@ -463,7 +464,11 @@ pub async fn completions(
             false => String::new(),
         };
         let judging = match &judged {
-            Some(judging) => Some(judging.of(conversation(Some(spoken), None)?)),
+            Some((task, how)) => {
+                let context = conversation(Some(spoken), None)?;
+                let task = task.clone();
+                Some((JudgeTask { context, ..task }, *how))
+            }
             None => None,
         };
         if echo || own.prompt_logprobs.is_some() {
@@ -472,10 +477,12 @@ pub async fn completions(
                 tokens: tokens.clone(),
             });
         }
-        prompts.push(Prompt {
-            tokens,
-            continues: true,
-            asked: Asked::Text(text),
+        prompts.push(PromptTask {
+            text: TextTask {
+                continues: true,
+                ..sampling.task(tokens)
+            },
+            asked: Prompt::Text(text),
             judging,
         });
     }

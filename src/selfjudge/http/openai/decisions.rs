@@ -19,10 +19,10 @@ use crate::http::AppState;
 use crate::http::conversation::{self, ContentBody, RoleBody};
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{Beside, Shared};
+use crate::http::identity::Identity;
 use crate::http::neutral;
 use crate::http::one_or_many::{Given, one_or_many};
 use crate::http::sampling::{SamplingBody, cache_salt, turn};
-use crate::http::traffic::Identity;
 use crate::service::{Decision, Question, Turn};
 use text::{Message, Role};
 

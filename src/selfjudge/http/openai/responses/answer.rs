@@ -10,8 +10,8 @@ use super::body::{ResponsesBody, TextFormat};
 use super::input::ItemStatus;
 use crate::http::error::ErrorFields;
 use crate::http::judge::TournamentBody;
+use crate::http::kept::KeptBody;
 use crate::http::openai::usage::ItemUsage;
-use crate::http::recording::KeptBody;
 use crate::http::sampling::Sampling;
 use model::WeightsName;
 

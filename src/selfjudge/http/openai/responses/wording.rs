@@ -10,9 +10,9 @@ use super::events::{Event, Progress};
 use super::input::ItemStatus;
 use crate::http::answering::{About, Piece, Wording};
 use crate::http::error::ApiError;
+use crate::http::kept::KeptBody;
 use crate::http::openai::usage::ItemUsage;
 use crate::http::openai::wording::{Call, created};
-use crate::http::recording::KeptBody;
 use crate::http::sse::Frame;
 use crate::service::{Finish, TokenText};
 
@@ -134,7 +134,7 @@ impl Words {
             usage: about.usage.map(ItemUsage::from),
             system_fingerprint: about.weights,
             tournament: about.tournaments.into_iter().next().map(Into::into),
-            kept: about.kept.into(),
+            kept: about.records.into(),
             ..self.unfinished(status, None)
         }
     }
@@ -153,11 +153,12 @@ impl Wording for Words {
     const USAGE_LAST: bool = true;
 
     fn choice(&self, piece: Piece<'_>) -> Said {
-        let logprobs = piece.tokens.iter().filter_map(|token| self.logprob(token));
+        let output = piece.output;
+        let logprobs = output.tokens.iter().filter_map(|token| self.logprob(token));
         Said {
-            text: piece.text,
+            text: output.text,
             logprobs: logprobs.collect(),
-            finish: piece.finish,
+            finish: output.finish,
         }
     }
 
