@@ -19,6 +19,7 @@ mod patience;
 mod process;
 mod refused;
 mod serving;
+mod settings_reference;
 mod spans;
 mod support;
 mod weights_files;

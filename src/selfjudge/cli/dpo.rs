@@ -7,8 +7,8 @@ use clap::Args;
 
 use super::follow::FollowArgs;
 use super::run_flags::{RunFlags, RunSettings, STOPPED, progress, set_rank};
+use train::dpo::run::{DpoRunConfig, PairFile, run as train};
 use train::interrupt;
-use train::{dpo::run::DpoRunConfig, dpo::run::PairFile, dpo::run::run as train};
 
 #[derive(Debug, Args)]
 pub struct DpoArgs {

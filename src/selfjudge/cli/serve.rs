@@ -39,8 +39,6 @@ pub struct ServeArgs {
     /// The model's name in answers and metrics; by default the hub id, or the last part of the directory's path.
     #[arg(long, value_parser = name)]
     model_name: Option<String>,
-    #[command(flatten)]
-    prompts: PromptArgs,
     /// The address to listen on: HOST:PORT, or a port of 127.0.0.1.
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = address, env = "SELFJUDGE_LISTEN")]
     listen: SocketAddr,
@@ -127,15 +125,17 @@ pub struct ServeArgs {
     /// The certificate's private key (PEM).
     #[arg(long, requires = "tls_cert")]
     tls_key: Option<PathBuf>,
+    /// Seconds after SIGTERM that running requests have to finish.
+    #[arg(long, default_value_t = 30)]
+    drain_timeout: u64,
+    #[command(flatten)]
+    prompts: PromptArgs,
     #[command(flatten)]
     judging: JudgingArgs,
     #[command(flatten)]
     keeping: KeepingArgs,
     #[command(flatten)]
     learning: LearningArgs,
-    /// Seconds after SIGTERM that running requests have to finish.
-    #[arg(long, default_value_t = 30)]
-    drain_timeout: u64,
 }
 
 /// The use of verdicts.
