@@ -9,6 +9,7 @@ mod national;
 mod network;
 mod passwords;
 mod phones;
+mod private_keys;
 mod secrets;
 mod spellings;
 

@@ -7,8 +7,9 @@ mod americas;
 mod announced;
 mod asia;
 mod dates;
-mod europe;
 mod europe_east;
+mod europe_north;
+mod europe_west;
 mod loose;
 mod pacific_africa;
 
@@ -41,7 +42,8 @@ pub(super) struct Form {
 fn all() -> impl Iterator<Item = &'static Form> {
     [
         americas::FORMS,
-        europe::FORMS,
+        europe_west::FORMS,
+        europe_north::FORMS,
         europe_east::FORMS,
         asia::FORMS,
         pacific_africa::FORMS,
