@@ -8,7 +8,7 @@ use text::Tokenizer;
 use super::*;
 
 /// A server of its own: calls at their bounds would fill the queue of the one that other tests call.
-static LARGE: LazyLock<Router> = LazyLock::new(|| {
+pub(super) static LARGE: LazyLock<Router> = LazyLock::new(|| {
     let engine = EngineConfig {
         queue: QueueLimits {
             max_requests: 1 << 14,
@@ -23,7 +23,7 @@ fn post(path: &str, body: &Value) -> (StatusCode, Value) {
     RUNTIME.block_on(post_to(&LARGE, path, body))
 }
 
-fn ok(path: &str, body: &Value) -> Value {
+pub(super) fn ok(path: &str, body: &Value) -> Value {
     let (status, answer) = post(path, body);
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer
@@ -61,7 +61,7 @@ fn generate(name: &str, value: Value) -> Value {
     body
 }
 
-fn choices(count: usize) -> Value {
+pub(super) fn choices(count: usize) -> Value {
     let choices: Vec<String> = (0..count).map(|at| format!("choice {at}")).collect();
     json!({"choice": choices})
 }
@@ -395,154 +395,4 @@ fn long_candidates_are_cut_once_and_judged() {
     let answer = ok("/judge", &body);
     assert_eq!(answer["truncated"], true, "{answer}");
     assert_eq!(answer["principles"].as_array().unwrap().len(), 64);
-}
-
-/// What cannot be compiled, or cannot be followed to an end, is the caller's to mend.
-#[test]
-fn grammars_that_lead_nowhere_are_400s() {
-    let optional: serde_json::Map<_, _> = (0..2000)
-        .map(|at| (format!("property{at}"), json!({"type": "string"})))
-        .collect();
-    let schema = json!({"type": "object", "properties": optional, "additionalProperties": false});
-    let named: String = (0..2000).map(|at| format!("r{at}: \"a\"\n")).collect();
-    for (at, (name, value)) in [
-        ("structured_outputs", choices(10_000)),
-        ("structured_outputs", json!({"choice": []})),
-        ("structured_outputs", json!({"json": schema.clone()})),
-        (
-            "response_format",
-            json!({"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}),
-        ),
-        (
-            "structured_outputs",
-            json!({"grammar": "start: <|user|> \"hi\" <|end|>"}),
-        ),
-        ("structured_outputs", json!({"grammar": "start: <|end|>"})),
-        (
-            "structured_outputs",
-            json!({"grammar": "start: <|user|> start"}),
-        ),
-        ("structured_outputs", json!({"grammar": "start: nowhere"})),
-        ("structured_outputs", json!({"grammar": "start: start"})),
-        (
-            "structured_outputs",
-            json!({"grammar": format!("start: r0\n{named}r0: \"b\"")}),
-        ),
-        ("structured_outputs", json!({"regex": "("})),
-        (
-            "structured_outputs",
-            json!({"regex": "(a|b)*c".repeat(20_000)}),
-        ),
-        (
-            "structured_outputs",
-            json!({"regex": "(a{1,1000}){1,1000}"}),
-        ),
-        ("structured_outputs", json!({"regex": "[^\\s\\S]"})),
-        (
-            "structured_outputs",
-            json!({"json": {"$ref": "https://example.org/schema"}}),
-        ),
-        (
-            "structured_outputs",
-            json!({"json": {"oneOf": [{"type": "number"}, {"type": "integer"}]}}),
-        ),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut body = json!({"prompt": "2 plus", "max_tokens": 200, "seed": 3});
-        body[name] = value;
-        for stream in [false, true] {
-            body["stream"] = json!(stream);
-            let (status, answer) = RUNTIME.block_on(async {
-                let response = call(&LARGE, "/generate", body.to_string()).await;
-                let status = response.status();
-                (status, text(response).await)
-            });
-            assert!(!answer.contains("\"internal\""), "{at}: {answer}");
-            let fine = status == StatusCode::OK || status == StatusCode::BAD_REQUEST;
-            assert!(fine, "{at}: {status} {answer}");
-        }
-    }
-}
-
-#[test]
-fn five_thousand_long_choices_are_chosen_from() {
-    // Together just below the bound of a grammar's bytes.
-    let choices: Vec<String> = (0..5000)
-        .map(|at| format!("{:0>40} {at}", at * 7919 % 5000))
-        .collect();
-    let body = json!({"prompt": "2 plus", "max_tokens": 200, "structured_outputs": {"choice": choices}, "n": 4});
-    for output in ok("/generate", &body)["outputs"].as_array().unwrap() {
-        let text = output["text"].as_str().unwrap();
-        assert!(choices.iter().any(|choice| choice == text), "{output}");
-    }
-}
-
-#[test]
-fn a_record_that_is_too_large_is_not_kept_and_that_is_said() {
-    let config = keyed();
-    let logged = logged_with(&config, TrafficConfig::default(), |log| LogConfig {
-        max_record: 3000,
-        ..log
-    });
-    let small = json!({"prompt": "x", "candidates": ["a", "b"], "log": {"retain": true}});
-    let kept = posted("/judge", "a", &small).ok(&logged.server);
-    assert!(kept["record_id"].is_string(), "{kept}");
-    let principles: Vec<String> = (0..40).map(|at| format!("{at:0>60}")).collect();
-    for body in [
-        json!({"prompt": "x", "candidates": ["a".repeat(3000), "b"], "log": {"retain": true}}),
-        json!({"prompt": "x", "candidates": ["a", "b"], "principles": principles, "log": {"retain": true}}),
-    ] {
-        let answer = posted("/judge", "a", &body).ok(&logged.server);
-        assert_eq!(answer["logged"], false, "{answer}");
-        assert!(answer.get("record_id").is_none(), "{answer}");
-    }
-    // As an operator sees it.
-    let page = RUNTIME.block_on(async {
-        let request = Request::get("/metrics")
-            .header("x-api-key", "r")
-            .body(Body::empty())
-            .unwrap();
-        text(logged.admin.clone().oneshot(request).await.unwrap()).await
-    });
-    let counted = "log_dropped_total{reason=\"record_too_large\",model_name=\"pocket\"} 2";
-    assert!(page.contains(counted), "{page}");
-}
-
-#[test]
-fn how_samples_were_drawn_is_kept_once_and_read_of_each() {
-    let logged = logged(&keyed(), TrafficConfig::default());
-    let stop: Vec<String> = (0..16).map(|at| format!("{at:x>1024}")).collect();
-    let body =
-        json!({"prompt": "2 plus", "n": 8, "max_tokens": 1, "stop": stop, "log": {"retain": true}});
-    let answer = posted("/generate", "a", &body).ok(&logged.server);
-    let record = record_of(&logged.server, "a", &answer);
-    let samples = record["samples"].as_array().unwrap();
-    assert_eq!(samples.len(), 8);
-    for sample in samples {
-        assert_eq!(sample["sampling"]["stop"], json!(stop), "{sample}");
-    }
-    let file = logged.dir.path().join("traffic.sqlite");
-    let stored: u64 = ["", "-wal"]
-        .iter()
-        .filter_map(|end| std::fs::metadata(format!("{}{end}", file.display())).ok())
-        .map(|file| file.len())
-        .sum();
-    let empty = logged_bytes_of_nothing();
-    assert!(
-        stored < empty + 4 * 16 * 1024,
-        "{stored} bytes, {empty} without the record"
-    );
-}
-
-/// Bytes of a log without records.
-fn logged_bytes_of_nothing() -> u64 {
-    let logged = logged(&keyed(), TrafficConfig::default());
-    let file = logged.dir.path().join("traffic.sqlite");
-    let files = ["", "-wal"].iter();
-    files
-        .filter_map(|end| std::fs::metadata(format!("{}{end}", file.display())).ok())
-        .map(|file| file.len())
-        .sum()
 }

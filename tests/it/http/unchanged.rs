@@ -1,25 +1,20 @@
-//! What clients of other servers send, unchanged: fields that ask for nothing, spellings, headers.
-
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use selfjudge::http::Cors;
+//! What clients of other servers send, unchanged: fields that ask for nothing, messages, spellings. Formats of answers are in
+//! `response_formats.rs`, headers in `headers.rs`.
 
 use super::*;
 
-const CHAT: &str = "/v1/chat/completions";
-const TEXT: &str = "/v1/completions";
+pub(super) const CHAT: &str = "/v1/chat/completions";
+pub(super) const TEXT: &str = "/v1/completions";
 
-fn chat_body() -> Value {
+pub(super) fn chat_body() -> Value {
     json!({"messages": [{"role": "user", "content": "What is 34 plus 28?"}], "seed": 1, "max_tokens": 6})
 }
 
-fn text_body() -> Value {
+pub(super) fn text_body() -> Value {
     json!({"prompt": "2 plus", "seed": 1, "max_tokens": 6})
 }
 
-fn with(body: &Value, field: &str, value: &Value) -> Value {
+pub(super) fn with(body: &Value, field: &str, value: &Value) -> Value {
     let mut body = body.clone();
     body[field] = value.clone();
     body
@@ -325,235 +320,6 @@ fn elements_of_lists_are_named_in_errors() {
 }
 
 #[test]
-fn formats_are_read_to_the_last_key() {
-    let schema = json!({"type": "object"});
-    let at = |format: Value| with(&chat_body(), "response_format", &format);
-    for (format, param) in [
-        (
-            json!({"type": "json_object", "schema": schema}),
-            "response_format.schema",
-        ),
-        (json!({"type": "text", "x": 1}), "response_format.x"),
-        (
-            json!({"type": "json_schema"}),
-            "response_format.json_schema",
-        ),
-        (
-            json!({"type": "json_schema", "json_schema": {}}),
-            "response_format.json_schema.schema",
-        ),
-        (
-            json!({"type": "json_schema", "schema": schema}),
-            "response_format.schema",
-        ),
-        (
-            json!({"type": "json_schema", "json_schema": {"schema": schema, "x": 1}}),
-            "response_format.json_schema.x",
-        ),
-        (
-            json!({"type": "json_schema", "json_schema": {"schema": schema, "strict": "yes"}}),
-            "response_format.json_schema.strict",
-        ),
-        (
-            json!({"type": "text", "json_schema": {"schema": schema}}),
-            "response_format.json_schema",
-        ),
-        (json!({}), "response_format.type"),
-        (json!({"type": "structural_tag"}), "response_format.type"),
-    ] {
-        let (status, error) = post(CHAT, &at(format.clone()));
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{format}");
-        assert_eq!(error["error"]["param"], param, "{error}");
-    }
-}
-
-#[test]
-fn what_a_schema_cannot_hold_is_refused_or_named_in_warnings() {
-    let body = |schema: &Value, strict: Value| {
-        let named = json!({"name": "x", "schema": schema, "strict": strict});
-        let mut body = chat_body();
-        body["max_tokens"] = json!(60);
-        body["response_format"] = json!({"type": "json_schema", "json_schema": named});
-        body
-    };
-    let path = json!({"type": "object", "properties": {"file": {"type": "string", "format": "path", "maxLength": 5}},
-        "required": ["file"], "additionalProperties": false});
-    for (schema, told) in [
-        (path, "\"path\""),
-        (
-            json!({"type": "integer", "minimum": 0, "maximum": 99, "not": {"const": 7}}),
-            "not",
-        ),
-        (
-            json!({"type": "object", "propertyNames": {"maxLength": 3}, "properties": {"a": {"type": "integer", "maximum": 9, "minimum": 0}},
-                "required": ["a"], "additionalProperties": false}),
-            "propertyNames",
-        ),
-        (
-            json!({"oneOf": [{"type": "integer", "minimum": 0, "maximum": 9}, {"type": "number", "minimum": 0, "maximum": 9}]}),
-            "oneOf",
-        ),
-    ] {
-        let (status, error) = post(CHAT, &body(&schema, json!(true)));
-        assert_eq!(status, StatusCode::BAD_REQUEST, "{schema}");
-        assert_eq!(error["error"]["param"], "response_format", "{error}");
-        for strict in [json!(false), Value::Null] {
-            let answer = ok(CHAT, &body(&schema, strict.clone()));
-            let warnings = answer["warnings"].to_string();
-            assert!(
-                warnings.contains(told) || warnings.contains(&told.replace('"', "\\\"")),
-                "{warnings}"
-            );
-            let mut streamed = body(&schema, strict);
-            streamed["stream"] = json!(true);
-            let told: Vec<Value> = events(CHAT, &streamed)
-                .iter()
-                .filter(|event| event.get("warnings").is_some())
-                .map(|event| event["warnings"].clone())
-                .collect();
-            assert_eq!(told, std::slice::from_ref(&answer["warnings"]));
-        }
-    }
-    let whole = json!({"type": "integer", "minimum": 0, "maximum": 9});
-    for strict in [json!(true), json!(false)] {
-        assert!(ok(CHAT, &body(&whole, strict)).get("warnings").is_none());
-    }
-    for schema in [
-        json!({"enum": [1_139_942_813_846_405_121_u64, 1_139_942_813_846_405_123_u64]}),
-        json!({"const": 9_007_199_254_740_993_u64}),
-        json!({"const": 18_446_744_073_709_551_615_u64}),
-        json!({"type": "integer", "minimum": 9_007_199_254_740_993_u64}),
-    ] {
-        for strict in [json!(true), json!(false)] {
-            let (status, error) = post(CHAT, &body(&schema, strict));
-            assert_eq!(status, StatusCode::BAD_REQUEST, "{schema}");
-            assert!(
-                error["error"]["message"].as_str().unwrap().contains("2^53"),
-                "{error}"
-            );
-        }
-    }
-    let exact = json!({"const": 9_007_199_254_740_992_u64});
-    assert_eq!(
-        ok(CHAT, &body(&exact, json!(true)))["choices"][0]["message"]["content"],
-        "9007199254740992"
-    );
-    for (reference, name) in [
-        ("#/$defs/a~1b", "a/b"),
-        ("#/$defs/a%20b", "a b"),
-        ("#here", "c"),
-    ] {
-        let schema =
-            json!({"$ref": reference, "$defs": {name: {"const": "yes", "$anchor": "here"}}});
-        let answer = ok(CHAT, &body(&schema, json!(true)));
-        assert_eq!(
-            answer["choices"][0]["message"]["content"], "\"yes\"",
-            "{reference}"
-        );
-    }
-}
-
-/// A call with headers, as bytes.
-fn sent(server: &Router, headers: &[(&str, &str)], body: &[u8]) -> (StatusCode, Value) {
-    RUNTIME.block_on(async {
-        let mut request = Request::post(TEXT);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Body::from(body.to_vec())).unwrap();
-        let response = server.clone().oneshot(request).await.unwrap();
-        let status = response.status();
-        (status, serde_json::from_str(&text(response).await).unwrap())
-    })
-}
-
-#[test]
-fn bodies_come_packed_marked_and_with_half_characters() {
-    let gzip = |bytes: &[u8]| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    };
-    let plain = text_body().to_string();
-    let expected = ok(TEXT, &text_body());
-    let marked = format!("\u{FEFF}{plain}");
-    for (headers, body) in [
-        (&[("content-encoding", "gzip")][..], gzip(plain.as_bytes())),
-        (
-            &[("content-encoding", "identity")],
-            plain.clone().into_bytes(),
-        ),
-        (&[], marked.into_bytes()),
-    ] {
-        let (status, answer) = sent(&SERVER, headers, &body);
-        assert_eq!(status, StatusCode::OK, "{answer}");
-        assert_eq!(answer["choices"], expected["choices"]);
-    }
-    // 64 MiB of white space in 64 KiB.
-    let bomb = gzip(&[&vec![b' '; 64 << 20][..], plain.as_bytes()].concat());
-    for (encoding, body, status, code) in [
-        (
-            "gzip",
-            bomb,
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-        ),
-        (
-            "gzip",
-            plain.clone().into_bytes(),
-            StatusCode::BAD_REQUEST,
-            "invalid_body",
-        ),
-        (
-            "br",
-            plain.into_bytes(),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_encoding",
-        ),
-    ] {
-        let (refused, answer) = sent(&SERVER, &[("content-encoding", encoding)], &body);
-        assert_eq!((refused, &answer["error"]["code"]), (status, &json!(code)));
-    }
-    let half = br#"{"prompt": "2 plus \ud83d", "seed": 1, "max_tokens": 2}"#;
-    let whole = json!({"prompt": "2 plus \u{FFFD}", "seed": 1, "max_tokens": 2});
-    let (status, answer) = sent(&SERVER, &[], half);
-    assert_eq!(status, StatusCode::OK, "{answer}");
-    assert_eq!(answer["choices"], ok(TEXT, &whole)["choices"]);
-}
-
-#[test]
-fn keys_are_read_where_clients_put_them() {
-    let server = start(&engine(), &keyed());
-    let body = text_body().to_string();
-    for (headers, status) in [
-        (&[("authorization", "Bearer a")][..], 200),
-        (&[("x-api-key", "a")], 200),
-        // A key for another server beside the one for this.
-        (
-            &[("x-api-key", "other"), ("authorization", "Bearer a")],
-            200,
-        ),
-        (
-            &[("x-api-key", "a"), ("authorization", "Bearer other")],
-            200,
-        ),
-        (
-            &[("x-api-key", "other"), ("authorization", "Bearer another")],
-            401,
-        ),
-        (&[("authorization", "Basic a")], 401),
-        (&[], 401),
-    ] {
-        let (got, answer) = sent(&server, headers, body.as_bytes());
-        assert_eq!(got.as_u16(), status, "{headers:?}: {answer}");
-    }
-    RUNTIME.block_on(async {
-        let response = call(&server, TEXT, body).await;
-        assert_eq!(response.headers()["www-authenticate"], "Bearer");
-    });
-}
-
-#[test]
 fn a_model_is_found_by_its_name() {
     let found = |path: &str| {
         let call = Call {
@@ -579,27 +345,6 @@ fn a_model_is_found_by_its_name() {
     }
     let (status, answer) = post(CHAT, &with(&chat_body(), "model", &json!("")));
     assert_eq!(status, StatusCode::NOT_FOUND, "{answer}");
-}
-
-#[test]
-fn browsers_may_send_the_headers_of_openais_client() {
-    let config = HttpConfig {
-        cors: Cors::Any,
-        ..HttpConfig::default()
-    };
-    let server = start(&engine(), &config);
-    let asked = "authorization,content-type,x-stainless-arch,x-stainless-os,x-stainless-retry-count,x-stainless-timeout";
-    RUNTIME.block_on(async {
-        let request = Request::options(CHAT)
-            .header("origin", "https://page.example")
-            .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", asked);
-        let request = request.body(Body::empty()).unwrap();
-        let response = server.clone().oneshot(request).await.unwrap();
-        assert!(response.status().is_success());
-        assert_eq!(response.headers()["access-control-allow-headers"], asked);
-        assert_eq!(response.headers()["access-control-allow-origin"], "*");
-    });
 }
 
 #[test]

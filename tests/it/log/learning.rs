@@ -1,24 +1,24 @@
-//! What the trainer sees and writes: draws, stages, the lease.
+//! What the trainer sees and writes: draws and stages. Its lease is in `trainer_lease.rs`, preferences in `preferences.rs`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::Row;
 use traffic_log::{
-    Addition, DrawSpec, Feedback, FeedbackTrust, GenerationId, LoggedPair, NewGeneration, NewStage,
-    PairSource, RedactCommand, Result, Scope, Split, StageId, StageOutcome, TrainerLease,
+    Addition, DrawSpec, GenerationId, LoggedPair, NewStage, PairSource, RedactCommand, Result,
+    Scope, Split, StageId, StageOutcome, TrainerLease,
 };
 
 use super::*;
 
-const LONG: Duration = Duration::from_secs(3600);
+pub(super) const LONG: Duration = Duration::from_secs(3600);
 
-async fn lease(log: &TrafficLog) -> TrainerLease {
+pub(super) async fn lease(log: &TrafficLog) -> TrainerLease {
     let taken = log.acquire_trainer("trainer", LONG).await.unwrap();
     taken.expect("nobody else trains here")
 }
 
-fn stage() -> NewStage {
+pub(super) fn stage() -> NewStage {
     NewStage {
         reference: GenerationId::base(),
         state: json!({"step": 0}),
@@ -26,7 +26,7 @@ fn stage() -> NewStage {
 }
 
 /// What an update of the stage made.
-async fn add(
+pub(super) async fn add(
     lease: &TrainerLease,
     stage: StageId,
     additions: &[(RecordId, Addition)],
@@ -330,187 +330,5 @@ fn what_cannot_be_redacted_is_not_added_and_the_rest_is() {
         // Nothing to redact needs no program.
         let nothing = [(ids[0].clone(), Addition::default())];
         assert_eq!(add(&lease, stage, &nothing).await.unwrap(), 1);
-    });
-}
-
-#[test]
-fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
-    on_both(async |config| {
-        let log = open(&config).await;
-        let ids = fill(&log, "ann", 1).await;
-        let old = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
-        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
-        old.renew().await.unwrap();
-        let stage_id = old.open_stage(stage()).await.unwrap();
-        // The same holder after a restart; its former self may still be running.
-        let new = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
-        assert_eq!(new.epoch(), old.epoch() + 1);
-        let id = GenerationId::new("g");
-        let generation = NewGeneration {
-            id: id.clone(),
-            parent: GenerationId::base(),
-            reference: GenerationId::base(),
-            stage: Some(stage_id),
-            manifest: json!({}),
-        };
-        let added = [(ids[0].clone(), Addition::default())];
-        for refused in [
-            old.renew().await,
-            old.open_stage(stage()).await.map(drop),
-            old.save_stage(stage_id, &json!(1)).await,
-            old.claim_rows(stage_id, &ids).await.map(drop),
-            add(&old, stage_id, &added).await.map(drop),
-            old.claim_feedback(stage_id, &ids).await.map(drop),
-            old.close_stage(stage_id, StageOutcome::Failed, &json!(1))
-                .await,
-            old.insert_generation(generation).await,
-            old.record_gates(&id, &json!(1), None).await,
-            old.promote(&[], "").await,
-        ] {
-            let epoch = old.epoch();
-            assert!(
-                matches!(refused, Err(LogError::Fenced { epoch: e }) if e == epoch),
-                "{refused:?}"
-            );
-        }
-        // The old one's release leaves the new one's lease alone.
-        old.release().await.unwrap();
-        new.save_stage(stage_id, &json!(2)).await.unwrap();
-        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
-        new.release().await.unwrap();
-        let short = log.acquire_trainer("b", Duration::ZERO).await.unwrap();
-        let short = short.expect("it was released");
-        let taken = log.acquire_trainer("c", LONG).await.unwrap();
-        assert!(taken.is_some(), "a lease that ran out is free");
-        assert!(short.renew().await.is_err());
-        log.verify_chain().await.unwrap();
-    });
-}
-
-#[test]
-fn serving_and_training_write_without_meeting() {
-    on_both(async |config| {
-        // Two logs on one database, as two processes have.
-        let (serving, training) = (open(&config).await, open(&config).await);
-        let lease = lease(&training).await;
-        let stage = lease.open_stage(stage()).await.unwrap();
-        let appends = async {
-            for at in 0..30 {
-                let id = serving.append(record("ann", &at.to_string())).await;
-                serving.get(&id.unwrap(), &Scope::All).await.unwrap();
-            }
-        };
-        let saves = async {
-            for at in 0..30 {
-                let state = json!({ "step": at });
-                lease.save_stage(stage, &state).await.unwrap();
-                training.append(record("bob", "")).await.unwrap();
-            }
-        };
-        tokio::join!(appends, saves);
-        let drawn = training.draw_ids(&DrawSpec::new(100)).await.unwrap();
-        assert_eq!(drawn.len(), 60);
-    });
-}
-
-#[test]
-fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
-    on_both(async |mut config| {
-        config.trust = FeedbackTrust::Corroborated;
-        let log = open(&config).await;
-        let liked = |sample| Feedback::Preferred { sample };
-        let mut said = Vec::new();
-        for (name, count) in [("mallory", 8), ("ann", 1), ("bob", 1)] {
-            let principal = Principal::of_key(name);
-            for id in fill(&log, name, count).await {
-                log.add_feedback(&id, &principal, liked(0)).await.unwrap();
-                said.push(id);
-            }
-        }
-        // A thumb alone is no preference, and an unwilling record is never drawn.
-        let ann = Principal::of_key("ann");
-        let thumbed = fill(&log, "ann", 1).await.remove(0);
-        let up = Feedback::Thumbs {
-            sample: 0,
-            up: true,
-        };
-        log.add_feedback(&thumbed, &ann, up).await.unwrap();
-        let mut unwilling = record("ann", "not for training");
-        unwilling.consent.train = false;
-        let unwilling = log.append(unwilling).await.unwrap();
-        log.add_feedback(&unwilling, &ann, liked(0)).await.unwrap();
-
-        // Each draws what has been said by then.
-        let spec = || DrawSpec {
-            max_share: 0.34,
-            ..DrawSpec::new(8)
-        };
-        let held = log.draw_preferences(&spec()).await.unwrap();
-        let drawn: Vec<_> = held.iter().map(|held| held.record.clone()).collect();
-        // One of the flood: two of four would be half.
-        let flood = |id: &&RecordId| said[..8].contains(id);
-        assert_eq!((drawn.len(), drawn.iter().filter(flood).count()), (3, 1));
-        let newest = DrawSpec::new(1);
-        let newest = log.draw_preferences(&newest).await.unwrap().remove(0);
-        assert!(!flood(&&newest.record), "the flood was first");
-        assert!(
-            held.iter()
-                .all(|held| (held.pair.chosen, held.pair.rejected) == (0, 1))
-        );
-        let rested = DrawSpec {
-            quarantine: LONG,
-            ..DrawSpec::new(8)
-        };
-        assert_eq!(log.draw_preferences(&rested).await.unwrap(), []);
-        let held_out = DrawSpec {
-            held_out_per_mille: 1000,
-            ..DrawSpec::new(8)
-        };
-        assert_eq!(log.draw_preferences(&held_out).await.unwrap(), []);
-
-        // An edit of the same record comes before what was preferred of it.
-        let edited = Feedback::Edited {
-            sample: 1,
-            text: "better".to_owned(),
-        };
-        log.add_feedback(&said[8], &ann, edited).await.unwrap();
-        let held = log.draw_preferences(&spec()).await.unwrap();
-        let edited = held.iter().find(|held| held.record == said[8]).unwrap();
-        assert_eq!((edited.pair.chosen, edited.pair.rejected), (2, 1));
-
-        // It is claimed whether or not a stage used the prompt.
-        let lease = lease(&log).await;
-        let first = lease.open_stage(stage()).await.unwrap();
-        lease.claim_rows(first, &said[9..]).await.unwrap();
-        assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
-        assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
-        let left = log.draw_preferences(&spec()).await.unwrap();
-        assert!(
-            left.iter()
-                .all(|held| said[..8].contains(&held.record) && !drawn.contains(&held.record)),
-            "{left:?}"
-        );
-
-        // What the judge says of it then is with the record, and decides what is exported.
-        let pairs = async |id: &RecordId| {
-            let read = log.get(id, &Scope::All).await.unwrap().unwrap();
-            let pairs = read.pairs.iter().map(|pair| (pair.chosen, pair.rejected));
-            (read.verdicts.len(), pairs.collect::<Vec<_>>())
-        };
-        assert_eq!(pairs(&drawn[0]).await, (1, vec![]));
-        let read = |p| Addition {
-            corroborating: vec![verdict(0, 1, p)],
-            ..Addition::default()
-        };
-        let additions = [(drawn[0].clone(), read(0.8)), (drawn[2].clone(), read(0.2))];
-        assert_eq!(add(&lease, first, &additions).await.unwrap(), 2);
-        assert_eq!(pairs(&drawn[0]).await, (2, vec![(0, 1)]));
-        assert_eq!(pairs(&drawn[2]).await, (2, vec![]));
-        lease
-            .close_stage(first, StageOutcome::Promoted, &json!({}))
-            .await
-            .unwrap();
-        let second = lease.open_stage(stage()).await.unwrap();
-        assert_eq!(lease.claim_feedback(second, &drawn).await.unwrap(), []);
     });
 }

@@ -7,8 +7,10 @@ mod learning;
 mod logging;
 mod models;
 mod naming;
+mod preferences;
 mod quota;
 mod salt;
+mod trainer_lease;
 mod versions;
 
 use std::future::Future;

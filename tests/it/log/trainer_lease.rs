@@ -1,0 +1,86 @@
+//! The trainer's lease: one holder at a time, and serving that writes beside it.
+
+use traffic_log::{Addition, DrawSpec, GenerationId, NewGeneration, Scope, StageOutcome};
+
+use super::learning::{LONG, add, lease, stage};
+use super::*;
+
+#[test]
+fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let ids = fill(&log, "ann", 1).await;
+        let old = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
+        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
+        old.renew().await.unwrap();
+        let stage_id = old.open_stage(stage()).await.unwrap();
+        // The same holder after a restart; its former self may still be running.
+        let new = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
+        assert_eq!(new.epoch(), old.epoch() + 1);
+        let id = GenerationId::new("g");
+        let generation = NewGeneration {
+            id: id.clone(),
+            parent: GenerationId::base(),
+            reference: GenerationId::base(),
+            stage: Some(stage_id),
+            manifest: json!({}),
+        };
+        let added = [(ids[0].clone(), Addition::default())];
+        for refused in [
+            old.renew().await,
+            old.open_stage(stage()).await.map(drop),
+            old.save_stage(stage_id, &json!(1)).await,
+            old.claim_rows(stage_id, &ids).await.map(drop),
+            add(&old, stage_id, &added).await.map(drop),
+            old.claim_feedback(stage_id, &ids).await.map(drop),
+            old.close_stage(stage_id, StageOutcome::Failed, &json!(1))
+                .await,
+            old.insert_generation(generation).await,
+            old.record_gates(&id, &json!(1), None).await,
+            old.promote(&[], "").await,
+        ] {
+            let epoch = old.epoch();
+            assert!(
+                matches!(refused, Err(LogError::Fenced { epoch: e }) if e == epoch),
+                "{refused:?}"
+            );
+        }
+        // The old one's release leaves the new one's lease alone.
+        old.release().await.unwrap();
+        new.save_stage(stage_id, &json!(2)).await.unwrap();
+        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
+        new.release().await.unwrap();
+        let short = log.acquire_trainer("b", Duration::ZERO).await.unwrap();
+        let short = short.expect("it was released");
+        let taken = log.acquire_trainer("c", LONG).await.unwrap();
+        assert!(taken.is_some(), "a lease that ran out is free");
+        assert!(short.renew().await.is_err());
+        log.verify_chain().await.unwrap();
+    });
+}
+
+#[test]
+fn serving_and_training_write_without_meeting() {
+    on_both(async |config| {
+        // Two logs on one database, as two processes have.
+        let (serving, training) = (open(&config).await, open(&config).await);
+        let lease = lease(&training).await;
+        let stage = lease.open_stage(stage()).await.unwrap();
+        let appends = async {
+            for at in 0..30 {
+                let id = serving.append(record("ann", &at.to_string())).await;
+                serving.get(&id.unwrap(), &Scope::All).await.unwrap();
+            }
+        };
+        let saves = async {
+            for at in 0..30 {
+                let state = json!({ "step": at });
+                lease.save_stage(stage, &state).await.unwrap();
+                training.append(record("bob", "")).await.unwrap();
+            }
+        };
+        tokio::join!(appends, saves);
+        let drawn = training.draw_ids(&DrawSpec::new(100)).await.unwrap();
+        assert_eq!(drawn.len(), 60);
+    });
+}
