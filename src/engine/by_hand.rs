@@ -9,8 +9,9 @@ use super::request::RequestId;
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::tests::{listen, pocket};
 use super::*;
+use kernels::device::DeviceArbiter;
 use model::Decoder;
-use telemetry::Metrics;
+use telemetry::{EngineMetrics, Metrics};
 
 /// A test engine whose steps the test makes itself.
 pub(super) struct ByHand {

@@ -13,7 +13,8 @@
 //! | `model_runner` | the forward pass of a step |
 //! | `sampler/`, `sampling_params` | logits to tokens |
 //! | `admission`, `output` | queueing of requests, streams of events |
-//! | `warm_up` | the first steps, before the first request |
+//! | `start`, `warm_up` | the engine's thread; the first steps, before the first request |
+//! | `inline` | the engine on the caller's thread, for evaluation |
 //! | `heartbeat` | liveness of the thread |
 //! | `stats` | metrics |
 //!
@@ -41,6 +42,9 @@ mod fairness_tests;
 #[cfg(test)]
 mod grammar_tests;
 mod heartbeat;
+mod inline;
+#[cfg(test)]
+mod inline_tests;
 mod kv_cache;
 mod model_runner;
 mod output;
@@ -56,6 +60,7 @@ mod sampling_params;
 mod scheduler;
 #[cfg(test)]
 mod scheduler_tests;
+mod start;
 mod stats;
 mod stop_ids;
 mod tenant;
@@ -67,7 +72,6 @@ mod warm_up;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::Instant;
 
 use candle_core::DType;
@@ -75,6 +79,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use admission::{Admission, QueueLimits, QueueLoad, QueuePlace, TenantShare};
 pub use config::{BackgroundConfig, EngineConfig};
+pub use inline::{Completion, InlineEngine, InlineError};
 pub use kv_cache::CacheSalt;
 pub use model_runner::KvCacheDtype;
 pub use output::{RequestFailure, RequestStream, StreamEvent};
@@ -84,21 +89,16 @@ pub use sampling_params::{
     InvalidParameter, MAX_LOGIT_BIAS, MAX_LOGPROB_IDS, MAX_LOGPROBS, SamplingParams,
 };
 pub use scheduler::{BackgroundLimits, PRIORITIES};
+pub use start::EngineThread;
 pub use stop_ids::StopIds;
 pub use tenant::Tenant;
 
-use self::core::{Command, EngineCore, Submission};
+use self::core::{Command, Submission};
 use heartbeat::{Heartbeat, Pulse, STUCK};
-use kernels::device::DeviceArbiter;
-use kernels::device::team::Team;
-use kv_cache::KvCacheManager;
 use model::{ModelError, Role, WeightStore, WeightsLease};
-use model_runner::{ModelRunner, block_bytes};
 use request::RequestId;
-use scheduler::{Scheduler, SchedulerConfig};
-use telemetry::{CallTimes, EngineMetrics};
+use telemetry::CallTimes;
 use text::Grammar;
-use warm_up::warm_up;
 
 /// The reason for which an engine cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -248,121 +248,7 @@ pub struct Engine {
     heartbeat: Heartbeat,
 }
 
-/// The engine's thread, which can be joined.
-pub struct EngineThread(thread::JoinHandle<()>);
-
-impl EngineThread {
-    /// Waits until the engine has finished all requests, which happens once no handle is left.
-    pub fn join(self) {
-        if self.0.join().is_err() {
-            tracing::error!("the engine's thread panicked");
-        }
-    }
-}
-
 impl Engine {
-    /// Reserves the cache and starts the thread, which has the device to itself and warms up: see [`Self::ready`].
-    ///
-    /// # Errors
-    /// Errors if the sizes are inconsistent (with the numbers), or if memory or a thread cannot be allocated.
-    pub fn start(
-        weights: WeightStore,
-        config: &EngineConfig,
-        metrics: EngineMetrics,
-    ) -> Result<(Self, EngineThread), EngineError> {
-        Self::start_beside(weights, config, metrics, DeviceArbiter::default())
-    }
-
-    /// Works as [`Self::start`], for an engine that shares its device with other work: `arbiter` signals when foreground requests need the
-    /// device.
-    ///
-    /// # Errors
-    /// Same as [`Self::start`].
-    pub fn start_beside(
-        weights: WeightStore,
-        config: &EngineConfig,
-        metrics: EngineMetrics,
-        arbiter: DeviceArbiter,
-    ) -> Result<(Self, EngineThread), EngineError> {
-        let decoder = weights.decoder();
-        let (spec, block_size) = (decoder.spec(), config.block_size);
-        let background = &config.background;
-        config.check()?;
-        let max_context = config.max_model_len.unwrap_or(spec.max_context());
-        if !(2..=spec.max_context()).contains(&max_context) {
-            return Err(EngineError::Context {
-                asked: max_context,
-                most: spec.max_context(),
-            });
-        }
-        let kv_dtype = config.kv_cache_dtype.of(decoder);
-        let block_bytes = block_bytes(spec, block_size, kv_dtype);
-        let max_blocks = u32::MAX as usize / block_size;
-        let num_blocks = (config.kv_cache_memory / block_bytes).min(max_blocks);
-        let capacity = Capacity {
-            kv_tokens: num_blocks * block_size,
-            kv_bytes: num_blocks * block_bytes,
-            kv_dtype,
-            max_context,
-            max_concurrent: config.max_concurrent,
-            vocab_size: spec.vocab_size,
-        };
-        if capacity.kv_tokens < capacity.max_context {
-            return Err(EngineError::CacheTooSmall {
-                memory: config.kv_cache_memory,
-                held: capacity.kv_tokens,
-                needed: capacity.max_context,
-                least: capacity.max_context.div_ceil(block_size) * block_bytes,
-            });
-        }
-        let kv = KvCacheManager::new(num_blocks as u32, block_size, config.prefix_caching);
-        let limits = SchedulerConfig {
-            max_batch_tokens: config.max_batch_tokens,
-            max_sequences: config.max_concurrent,
-            background: background.limits,
-        };
-        let runner = ModelRunner::new(decoder.clone(), num_blocks, block_size, kv_dtype)?;
-        let base = weights.base().clone();
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let (warm, warmed_up) = watch::channel(None);
-        let heartbeat = Heartbeat::default();
-        let beats = heartbeat.clone();
-        let shared_prefix_cache = config.shared_prefix_cache;
-        let mut team = Team::new(rayon::current_num_threads())?;
-        let serve = move || match warm_up(runner, limits, base) {
-            Ok(runner) => {
-                let scheduler = Scheduler::new(limits, kv);
-                let core = EngineCore::new(scheduler, runner, metrics, arbiter.clone())
-                    .with_shared_prefix_cache(shared_prefix_cache);
-                // The result is sent even if there is no receiver.
-                let _ = warm.send(Some(Ok(())));
-                run(core, inbox, &arbiter, &beats);
-            }
-            Err(failure) => {
-                tracing::error!(%failure, "the model's first steps failed");
-                // Requests submitted in the meantime fail when the inbox is dropped.
-                let _ = warm.send(Some(Err(failure)));
-            }
-        };
-        let thread = thread::Builder::new()
-            .name("engine".into())
-            .spawn(move || team.lead(serve))?;
-        let engine = Self {
-            commands,
-            admission: [
-                Admission::new(config.queue, config.tenant_share),
-                // The server's own work is one tenant.
-                Admission::new(background.queue, TenantShare::WHOLE),
-            ],
-            weights,
-            capacity,
-            next_id: Arc::default(),
-            warmed_up,
-            heartbeat,
-        };
-        Ok((engine, EngineThread(thread)))
-    }
-
     pub fn capacity(&self) -> Capacity {
         self.capacity
     }
@@ -538,30 +424,5 @@ impl Engine {
             .map_err(|_| SubmitError::ShuttingDown)?;
         let engine = self.commands.downgrade();
         Ok(RequestStream::new(first, samples, receiver, engine))
-    }
-}
-
-/// Runs the engine thread: it receives commands, makes a step, and sleeps only when there is no work.
-fn run(
-    mut core: EngineCore,
-    mut inbox: mpsc::UnboundedReceiver<Command>,
-    arbiter: &DeviceArbiter,
-    heartbeat: &Heartbeat,
-) {
-    loop {
-        if core.is_idle() {
-            arbiter.foreground(false);
-            heartbeat.beat(true);
-            match inbox.blocking_recv() {
-                Some(command) => core.handle_command(command),
-                None => return,
-            }
-        }
-        while let Ok(command) = inbox.try_recv() {
-            core.handle_command(command);
-        }
-        heartbeat.beat(false);
-        fault::point("engine.step");
-        core.step();
     }
 }

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::model_runner::block_bytes;
 use super::*;
 use kernels::linear::WeightFormat;
 use model::{Decoder, LanguageModel, LoadOptions};
-use telemetry::Metrics;
+use telemetry::{EngineMetrics, Metrics};
 
 pub(super) fn pocket() -> Decoder {
     pocket_in(None)
@@ -78,32 +79,38 @@ pub(super) fn listen(
     stream: &mut RequestStream,
     samples: usize,
 ) -> (Vec<Heard>, Option<RequestFailure>) {
+    runtime().block_on(hear(stream, samples))
+}
+
+/// Collects the events of a request.
+pub(super) async fn hear(
+    stream: &mut RequestStream,
+    samples: usize,
+) -> (Vec<Heard>, Option<RequestFailure>) {
     let mut heard = vec![Heard::default(); samples];
     let mut failure = None;
-    runtime().block_on(async {
-        while let Some(event) = stream.next().await {
-            match event {
-                StreamEvent::Started { .. } | StreamEvent::Prompt(_) => {}
-                StreamEvent::Token {
-                    index,
-                    id,
-                    logprobs,
-                    finished,
-                } => {
-                    let sample = &mut heard[index];
-                    sample.ids.push(id);
-                    sample.finished = finished;
-                    if let Some(logprobs) = logprobs {
-                        sample.bits.push(logprobs.token.to_bits());
-                        sample
-                            .bits
-                            .extend(logprobs.chosen.iter().map(|p| p.to_bits()));
-                    }
+    while let Some(event) = stream.next().await {
+        match event {
+            StreamEvent::Started { .. } | StreamEvent::Prompt(_) => {}
+            StreamEvent::Token {
+                index,
+                id,
+                logprobs,
+                finished,
+            } => {
+                let sample = &mut heard[index];
+                sample.ids.push(id);
+                sample.finished = finished;
+                if let Some(logprobs) = logprobs {
+                    sample.bits.push(logprobs.token.to_bits());
+                    sample
+                        .bits
+                        .extend(logprobs.chosen.iter().map(|p| p.to_bits()));
                 }
-                StreamEvent::Failed(why) => failure = Some(why),
             }
+            StreamEvent::Failed(why) => failure = Some(why),
         }
-    });
+    }
     (heard, failure)
 }
 

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use super::{Comparison, Judge, JudgeOptions, Winner};
-use model::{LanguageModel, LoadOptions, ModelError};
+use engine::InlineEngine;
+use model::{LanguageModel, LoadOptions, WeightStore};
 use text::{Message, Role};
 
 const QUESTIONS: usize = 40;
 
 struct Pocket {
-    model: LanguageModel,
+    engine: InlineEngine,
     judge: Judge,
 }
 
@@ -25,12 +26,13 @@ impl Pocket {
             model.max_context(),
         )
         .unwrap();
-        Self { model, judge }
+        let engine = InlineEngine::new(WeightStore::new(model.decoder().clone())).unwrap();
+        Self { engine, judge }
     }
 
     /// Returns for how many of forty sums the judge prefers the right answer when text is appended to the question, to the right and to
     /// the wrong answer.
-    fn right(&self, question: &str, right: &str, wrong: &str) -> usize {
+    fn right(&mut self, question: &str, right: &str, wrong: &str) -> usize {
         let comparisons: Vec<Comparison> = (0..QUESTIONS)
             .map(|number| {
                 let (a, b) = (11 + number, 10 + number * 7 % 40);
@@ -43,9 +45,8 @@ impl Pocket {
                 }
             })
             .collect();
-        let score = |prompts: &[Vec<u32>], labels| -> Result<_, ModelError> {
-            self.model.label_logprobs(prompts, labels)
-        };
+        let engine = &mut self.engine;
+        let score = |prompts: &[Vec<u32>], labels| engine.label_logprobs(prompts, labels);
         let verdicts = self.judge.judge(&comparisons, score).unwrap();
         let won = verdicts
             .iter()
@@ -56,7 +57,7 @@ impl Pocket {
 
 #[test]
 fn text_that_imitates_the_frame_is_nothing_worse_than_other_text() {
-    let pocket = Pocket::load();
+    let mut pocket = Pocket::load();
     let plain = pocket.right("", "", "");
     assert!(plain >= 34, "{plain} of {QUESTIONS}");
     let polite = "! Glad to help!";

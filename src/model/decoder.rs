@@ -29,14 +29,6 @@ pub struct Decoder {
     device: Device,
 }
 
-/// Returns the dtype in which a model computes: f32 on the CPU, whatever the format of its tables; elsewhere the embedding table's dtype.
-pub(super) fn compute_dtype(device: &Device, embedding: DType) -> DType {
-    match device.is_cpu() {
-        true => DType::F32,
-        false => embedding,
-    }
-}
-
 /// One layer: attention and MLP, each preceded by a norm and added to the residual stream.
 #[derive(Debug, Clone)]
 struct Block {
@@ -109,9 +101,12 @@ impl Decoder {
         &self.spec
     }
 
-    /// Returns the dtype of hidden states: see [`compute_dtype`].
+    /// Returns the dtype of hidden states: f32 on the CPU, whatever the format of the tables; elsewhere the embedding table's.
     pub fn dtype(&self) -> DType {
-        compute_dtype(&self.device, self.embed.dtype())
+        match self.device.is_cpu() {
+            true => DType::F32,
+            false => self.embed.dtype(),
+        }
     }
 
     /// Returns the dtype of the weight matrices.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use candle_core::{Device, Tensor};
-use model::{LanguageModel, LoadOptions};
+use model::{LanguageModel, LoadOptions, WeightStore};
 use serde_json::{Value, json};
 use train::RunOptions;
 use train::base::{Adapter, FrozenBase};
@@ -16,7 +16,7 @@ use train::merge::merge;
 use train::optim::OptimConfig;
 use train::schedule::{ScheduleConfig, ScheduleKind};
 
-use crate::support::{fixture, same_as_in_python};
+use crate::support::{fixture, inline, same_as_in_python};
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/pocket");
 
@@ -345,15 +345,9 @@ fn a_resumed_run_ends_with_the_same_bits_and_has_learned() {
 
     // The result loads over the model, here and in Python.
     let dir = finished(&end);
-    let model = LanguageModel::load(
-        Path::new(POCKET),
-        &LoadOptions {
-            adapter: Some(dir.clone()),
-            ..LoadOptions::default()
-        },
-    )
-    .unwrap();
-    same_as_in_python(Path::new(POCKET), Some(&dir), &model, &[5, 9, 17, 33]);
+    let model = LanguageModel::load(Path::new(POCKET), &LoadOptions::default()).unwrap();
+    let weights = WeightStore::with_adapter_dir(model.decoder().clone(), Some(&dir)).unwrap();
+    same_as_in_python(Path::new(POCKET), Some(&dir), &weights, &[5, 9, 17, 33]);
 }
 
 #[test]
@@ -471,7 +465,9 @@ fn a_merged_model_has_every_file_that_it_needs() {
     // `an_adapter_made_by_peft_gives_pefts_logits` compares the numbers.
     std::fs::remove_file(out.join("judge_template.toml")).unwrap();
     let model = LanguageModel::load(&out, &LoadOptions::default()).unwrap();
-    assert!(model.label_logprobs(&[vec![5, 9, 17]], [40, 41]).is_ok());
+    let weights = WeightStore::new(model.decoder().clone());
+    let read = inline(&weights).label_logprobs(&[vec![5, 9, 17]], [40, 41]);
+    assert!(read.is_ok());
 
     let again = merge(Path::new(POCKET), &adapter, &out).unwrap_err();
     assert!(again.to_string().contains("is not empty"), "{again}");

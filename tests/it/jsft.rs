@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use candle_core::Device;
 use judge::RankedSet;
-use model::{LanguageModel, LoadOptions, adapter};
+use model::{LanguageModel, LoadOptions, WeightStore, adapter};
 use pocket::world::corpus::{self, CurriculumOptions};
 use serde_json::json;
 use train::RunOptions;
@@ -15,7 +15,7 @@ use train::jsft::{Summary, run};
 use train::manifest::RunManifest;
 
 use crate::patience::eventually;
-use crate::support::same_as_in_python;
+use crate::support::{inline, same_as_in_python};
 
 const POCKET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/pocket");
 
@@ -214,19 +214,14 @@ fn an_adapter_is_trained_saved_and_loaded_again() {
         assert!(b.iter().any(|&v| v != 0.0), "{path} was never moved");
     }
 
-    let load = |adapter| {
-        let options = LoadOptions {
-            adapter,
-            ..LoadOptions::default()
-        };
-        LanguageModel::load(&base_dir, &options).unwrap()
-    };
-    let (plain, adapted) = (load(None), load(Some(adapter_dir.clone())));
-    let prompts = [plain.tokenizer().encode_text("What is 2 plus 3?").unwrap()];
+    let model = LanguageModel::load(&base_dir, &LoadOptions::default()).unwrap();
+    let with = |adapter| WeightStore::with_adapter_dir(model.decoder().clone(), adapter).unwrap();
+    let (plain, adapted) = (with(None), with(Some(adapter_dir.as_path())));
+    let prompts = [model.tokenizer().encode_text("What is 2 plus 3?").unwrap()];
     let labels = [40, 41];
     let (a, b) = (
-        plain.label_logprobs(&prompts, labels).unwrap(),
-        adapted.label_logprobs(&prompts, labels).unwrap(),
+        inline(&plain).label_logprobs(&prompts, labels).unwrap(),
+        inline(&adapted).label_logprobs(&prompts, labels).unwrap(),
     );
     assert_ne!(a, b);
     same_as_in_python(&base_dir, Some(&adapter_dir), &adapted, &prompts[0]);

@@ -2,7 +2,7 @@
 
 use judge::{Format, read_records};
 use judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
-use model::{LanguageModel, LoadOptions};
+use model::{LanguageModel, LoadOptions, WeightStore};
 use pocket::world::corpus::{self, CurriculumOptions};
 use selfjudge::eval::ModelSubject;
 use selfjudge::eval::judge::{JudgeEvalOptions, evaluate_sets};
@@ -13,6 +13,7 @@ use train::jsft::{Summary, run};
 use train::mixture::Order;
 
 use crate::jsft::{options, start, tiny};
+use crate::support::inline;
 
 /// Retrains a far smaller model than the default one from the same recipe's parts.
 #[test]
@@ -45,13 +46,14 @@ fn both_skills_rise_within_a_minute_of_training() {
             model.max_context(),
         )
         .unwrap();
+        let mut engine = inline(&WeightStore::new(model.decoder().clone()));
         let set = read_records(&data.join("heldout-correct.jsonl"), Format::default()).unwrap();
         let sets = vec![("correct".to_owned(), set)];
         let table = evaluate_sets(
             &judge,
             sets,
             &JudgeEvalOptions::default(),
-            |prompts, labels| model.label_logprobs(prompts, labels),
+            |prompts, labels| engine.label_logprobs(prompts, labels),
         )
         .unwrap();
         let tasks = corpus::held_out_tasks(3, 150, &world.kinds, &world.last_levels);
@@ -64,7 +66,7 @@ fn both_skills_rise_within_a_minute_of_training() {
             chat: model.chat_template().clone(),
             stop_ids: model.stop_ids().to_vec(),
             max_new_tokens: 48,
-            model: &model,
+            engine,
             judge,
         };
         let answers = subject.answer(&asked, 0.0, 1).unwrap();

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use model::LanguageModel;
+use engine::{EngineConfig, InlineEngine};
+use model::WeightStore;
 
 pub use test_support::{data, root};
 
@@ -30,9 +31,9 @@ pub fn python(arguments: &[&str], check: &str) -> Command {
     command
 }
 
-/// Asserts that transformers (and peft, for an adapter) gives the log-probabilities after `ids` that the model loaded in f32 gives; with
-/// `has_transformers` only.
-pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageModel, ids: &[u32]) {
+/// Asserts that transformers (and peft, for an adapter) gives the log-probabilities after `ids` that the engine gives with weights in
+/// f32; with `has_transformers` only.
+pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, weights: &WeightStore, ids: &[u32]) {
     let script = fixture("peft_readback.py");
     let listed: Vec<String> = ids.iter().map(u32::to_string).collect();
     if cfg!(not(has_transformers)) {
@@ -53,7 +54,9 @@ pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageMo
     let rows = read["logits"].as_array().unwrap();
     let last: Vec<f64> = serde_json::from_value(rows[rows.len() - 1].clone()).unwrap();
     let total = last.iter().map(|z| z.exp()).sum::<f64>().ln();
-    let ours = model.label_logprobs(&[ids.to_vec()], [40, 41]).unwrap()[0];
+    let ours = inline(weights)
+        .label_logprobs(&[ids.to_vec()], [40, 41])
+        .unwrap()[0];
     for (id, ours) in [40, 41].into_iter().zip(ours) {
         let theirs = last[id] - total;
         assert!(
@@ -61,6 +64,15 @@ pub fn same_as_in_python(base: &Path, adapter: Option<&Path>, model: &LanguageMo
             "{theirs} against {ours}"
         );
     }
+}
+
+/// An engine on the caller's thread, with a cache that is quick to reserve.
+pub fn inline(weights: &WeightStore) -> InlineEngine {
+    let config = EngineConfig {
+        kv_cache_memory: 16 << 20,
+        ..EngineConfig::default()
+    };
+    InlineEngine::with_config(weights.clone(), &config).unwrap()
 }
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);

@@ -154,6 +154,18 @@ impl WeightStore {
         Ok(Self::over(decoder, Some(adapter)))
     }
 
+    /// Creates a store whose base is a decoder with the adapter of a PEFT directory, or the decoder alone.
+    ///
+    /// # Errors
+    /// Errors if the directory cannot be read, or as [`Self::with_adapter`].
+    pub fn with_adapter_dir(decoder: Decoder, dir: Option<&Path>) -> Result<Self, ModelError> {
+        let Some(dir) = dir else {
+            return Ok(Self::new(decoder));
+        };
+        let (config, weights) = adapter::load(dir)?;
+        Self::with_adapter(decoder, &config, &weights)
+    }
+
     fn over(base: Decoder, adapter: Option<Adapter>) -> Self {
         let lease = WeightsLease(Arc::new(Weights {
             version: WeightsVersion(1),

@@ -10,6 +10,7 @@ use super::output::{Output, keeping};
 use super::progress::Progress;
 use super::values::{fraction, positive};
 use crate::eval::judge::{JudgeEvalOptions, evaluate_sets};
+use engine::InlineEngine;
 use judge::{Format, OnUnusable, Record, RecordReader};
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +58,7 @@ pub fn run(command: EvalCommand, device: Device) -> anyhow::Result<String> {
 
 fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
     let json = Output::to(args.json.as_deref())?;
-    let Loaded { model, judge, .. } = &Loaded::open(
+    let Loaded { weights, judge, .. } = &Loaded::open(
         Some(&args.model),
         args.adapter.as_ref(),
         args.template.as_deref(),
@@ -102,9 +103,10 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
         let items = records.iter().cloned().filter_map(Record::into_item);
         items.count() as u64
     };
+    let mut engine = InlineEngine::new(weights.clone())?;
     let mut progress = Progress::new("pairs", sets.iter().map(items).sum());
     let table = evaluate_sets(judge, sets, &options, |prompts, labels| {
-        let scored = model.label_logprobs(prompts, labels);
+        let scored = engine.label_logprobs(prompts, labels);
         progress.add(prompts.len() as u64 / 2);
         scored
     })?;

@@ -6,11 +6,13 @@ use candle_core::Device;
 
 use crate::app::ModelFiles;
 use judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
-use model::{LanguageModel, LoadOptions};
+use model::{LanguageModel, LoadOptions, WeightStore};
 
 /// A model with the judge that its directory describes.
 pub struct Loaded {
     pub model: LanguageModel,
+    /// The model's weights, with the adapter if there is one.
+    pub weights: WeightStore,
     pub judge: Judge,
     /// Keeps an embedded model's unpacked files while the model is in use.
     _files: ModelFiles,
@@ -31,10 +33,11 @@ impl Loaded {
         let dir = files.path();
         let options = LoadOptions {
             device,
-            adapter: adapter.cloned(),
             ..LoadOptions::default()
         };
         let model = LanguageModel::load(dir, &options)?;
+        let adapter = adapter.map(PathBuf::as_path);
+        let weights = WeightStore::with_adapter_dir(model.decoder().clone(), adapter)?;
         let template = match template {
             None => JudgeTemplate::from_model_dir(dir)?,
             Some(name) => match JudgeTemplate::built_in(name) {
@@ -52,6 +55,7 @@ impl Loaded {
         )?;
         Ok(Self {
             model,
+            weights,
             judge,
             _files: files,
         })

@@ -12,7 +12,7 @@ pub use subject::{ModelSubject, Subject};
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
     #[error(transparent)]
-    Model(#[from] model::ModelError),
+    Engine(#[from] engine::InlineError),
     #[error(transparent)]
     Judge(#[from] ::judge::JudgeError),
     #[error(transparent)]

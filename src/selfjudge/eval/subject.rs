@@ -1,8 +1,8 @@
 //! The subject of an evaluation: it answers conversations and compares answers.
 
 use super::EvalError;
+use engine::{InlineEngine, SamplingParams};
 use judge::{Comparison, Judge, Verdict};
-use model::{LanguageModel, SampleParams};
 use text::Message;
 use text::{ChatTemplate, RenderOptions, Tokenizer};
 
@@ -21,9 +21,9 @@ pub trait Subject {
     fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError>;
 }
 
-/// A loaded model as policy and judge.
-pub struct ModelSubject<'a> {
-    pub model: &'a LanguageModel,
+/// A model as policy and judge, computed by the engine as the server computes it.
+pub struct ModelSubject {
+    pub engine: InlineEngine,
     pub tokenizer: Tokenizer,
     pub chat: ChatTemplate,
     pub judge: Judge,
@@ -31,7 +31,7 @@ pub struct ModelSubject<'a> {
     pub max_new_tokens: usize,
 }
 
-impl Subject for ModelSubject<'_> {
+impl Subject for ModelSubject {
     fn answer(
         &mut self,
         conversations: &[Vec<Message>],
@@ -46,15 +46,12 @@ impl Subject for ModelSubject<'_> {
                 Ok(self.tokenizer.encode_rendered(&rendered)?.ids)
             })
             .collect::<Result<Vec<_>, EvalError>>()?;
-        let completions = self.model.sample(
-            &prompts,
-            &SampleParams {
-                temperature,
-                max_new_tokens: self.max_new_tokens,
-                seed,
-                stop_ids: self.stop_ids.clone(),
-            },
-        )?;
+        let params = SamplingParams {
+            temperature,
+            seed: Some(seed),
+            ..SamplingParams::new(self.max_new_tokens, self.stop_ids.clone())
+        };
+        let completions = self.engine.complete(&prompts, &params)?;
         completions
             .iter()
             .map(|completion| Ok(self.tokenizer.decode(&completion.ids, true)?))
@@ -63,7 +60,7 @@ impl Subject for ModelSubject<'_> {
 
     fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError> {
         let verdicts = self.judge.judge(comparisons, |prompts, labels| {
-            self.model.label_logprobs(prompts, labels)
+            self.engine.label_logprobs(prompts, labels)
         })?;
         Ok(verdicts)
     }

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use engine::{EngineConfig, InlineEngine};
 use judge::{Judge, JudgeOptions};
 use model::adapter::{self, AdapterWeights, LoraConfig, LoraPair};
-use model::{LanguageModel, LoadOptions};
+use model::{LanguageModel, LoadOptions, WeightStore};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -33,11 +34,10 @@ fn pocket() -> PathBuf {
 
 /// Loads a model and its judge and asks them something.
 fn load_and_ask(dir: &Path, adapter: Option<&Path>) -> Result<(), String> {
-    let options = LoadOptions {
-        adapter: adapter.map(Path::to_owned),
-        ..LoadOptions::default()
-    };
-    let model = LanguageModel::load(dir, &options).map_err(|error| error.to_string())?;
+    let model = LanguageModel::load(dir, &LoadOptions::default());
+    let model = model.map_err(|error| error.to_string())?;
+    let weights = WeightStore::with_adapter_dir(model.decoder().clone(), adapter);
+    let weights = weights.map_err(|error| error.to_string())?;
     let judge = Judge::from_model_dir(
         dir,
         model.tokenizer().clone(),
@@ -48,7 +48,13 @@ fn load_and_ask(dir: &Path, adapter: Option<&Path>) -> Result<(), String> {
     judge.map_err(|error| error.to_string())?;
     let prompt = model.tokenizer().encode_text("What is 3 plus 4?");
     let prompt = prompt.map_err(|error| error.to_string())?;
-    let read = model.label_logprobs(&[prompt], [1, 2]);
+    let config = EngineConfig {
+        kv_cache_memory: 16 << 20,
+        ..EngineConfig::default()
+    };
+    let mut engine =
+        InlineEngine::with_config(weights, &config).map_err(|error| error.to_string())?;
+    let read = engine.label_logprobs(&[prompt], [1, 2]);
     read.map(|_| ()).map_err(|error| error.to_string())
 }
 

@@ -46,7 +46,7 @@ pub fn evaluate(args: &EvaluateArgs, device: Device) -> anyhow::Result<String> {
         Output::to(args.plot.as_deref())?,
     );
     let loaded = load(args.model.as_deref(), args.adapter.as_ref(), device)?;
-    let mut subject = subject(&loaded);
+    let mut subject = subject(&loaded)?;
     let options = PocketOptions {
         instructions: args.instructions,
         seeds: args.seeds.clone(),

@@ -11,6 +11,7 @@ use candle_core::Device;
 use clap::{Parser, Subcommand};
 
 use crate::world::{Dice, Split, Task, anchors, corpus};
+use engine::{EngineError, InlineEngine};
 use evaluate::{EvaluateArgs, evaluate};
 use own_pairs::{OwnPairsArgs, own_pairs};
 use selfjudge::cli::{GlobalArgs, Loaded, say};
@@ -123,16 +124,16 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// Returns the model and its judge as the world measures them: no answer there is longer than 64 tokens.
-fn subject(loaded: &Loaded) -> ModelSubject<'_> {
+fn subject(loaded: &Loaded) -> Result<ModelSubject, EngineError> {
     let model = &loaded.model;
-    ModelSubject {
+    Ok(ModelSubject {
+        engine: InlineEngine::new(loaded.weights.clone())?,
         tokenizer: model.tokenizer().clone(),
         chat: model.chat_template().clone(),
         stop_ids: model.stop_ids().to_vec(),
         max_new_tokens: 64,
-        model,
         judge: loaded.judge.clone(),
-    }
+    })
 }
 
 /// Loads a model to be measured.

@@ -69,7 +69,7 @@ pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> 
         samples: args.samples,
         easy: args.easy,
     };
-    let count = evaluate::own_pairs(&mut subject(&loaded), &options, |pair| {
+    let count = evaluate::own_pairs(&mut subject(&loaded)?, &options, |pair| {
         let line = serde_json::to_string(pair).map_err(std::io::Error::from)?;
         writeln!(out, "{line}").map_err(EvalError::Io)
     })?;
