@@ -12,8 +12,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::JudgeError;
 use super::bradley_terry::{Game, bradley_terry};
-use super::{JudgeError, Verdict, Winner};
 
 /// The method that finds the best of N candidates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,6 +36,14 @@ pub struct Match {
     pub second: usize,
 }
 
+/// The winner of a match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Winner {
+    A,
+    B,
+    Tie,
+}
+
 /// The result of a match.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
@@ -43,15 +51,6 @@ pub struct Outcome {
     pub winner: Winner,
     /// Probability that the first candidate is better; strengths are fitted to it.
     pub p: f32,
-}
-
-impl From<&Verdict> for Outcome {
-    fn from(verdict: &Verdict) -> Self {
-        Self {
-            winner: verdict.winner,
-            p: verdict.p,
-        }
-    }
 }
 
 /// A running bracket over candidates `0..n`.

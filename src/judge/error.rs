@@ -51,6 +51,4 @@ pub enum JudgeError {
     VerdictCount { expected: usize, got: usize },
     #[error(transparent)]
     Text(#[from] TextError),
-    #[error("cannot score the judge prompts: {0}")]
-    Scorer(Box<dyn std::error::Error + Send + Sync>),
 }

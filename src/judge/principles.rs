@@ -41,6 +41,56 @@ pub struct Principle {
     pub always: bool,
 }
 
+/// A principle and the weight of its verdict among the others'.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightedPrinciple {
+    /// The name of the principle in verdicts.
+    pub name: String,
+    /// The text in the judge's prompt.
+    pub text: String,
+    /// Whether the text is true of the better answer or of the worse one.
+    pub polarity: Polarity,
+    /// Greater than 0.
+    pub weight: f32,
+    /// Whether the principle is from the server's table and not a text of the call.
+    #[serde(default)]
+    pub listed: bool,
+}
+
+impl WeightedPrinciple {
+    /// Returns the principles of a table whose weight is greater than 0; the others are not judged.
+    pub fn of_table(table: &PrincipleTable) -> Vec<Self> {
+        let asked = table.iter().filter(|principle| principle.weight > 0.0);
+        asked.map(Self::from).collect()
+    }
+}
+
+impl WeightedPrinciple {
+    /// Returns the principle with this name, or one of weight 1 with this text if the table has none.
+    pub fn named(table: &PrincipleTable, name_or_text: &str) -> Self {
+        let listed = table.get(name_or_text).map(Self::from);
+        listed.unwrap_or_else(|| Self {
+            name: name_or_text.to_owned(),
+            text: name_or_text.to_owned(),
+            polarity: Polarity::Encourage,
+            weight: 1.0,
+            listed: false,
+        })
+    }
+}
+
+impl From<&Principle> for WeightedPrinciple {
+    fn from(principle: &Principle) -> Self {
+        Self {
+            name: principle.id.clone(),
+            text: principle.text.clone(),
+            polarity: principle.polarity,
+            weight: principle.weight as f32,
+            listed: true,
+        }
+    }
+}
+
 /// The permitted weights other than 0. Any sum of them is finite and can be a divisor.
 pub const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 

@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::PrincipleTable;
-    use crate::{Comparison, JudgeOptions, Order, fit, fixtures};
+    use crate::{Comparison, Order, fit, fixtures};
     use text::Role;
 
     fn judge(max_context: usize) -> Judge {
@@ -129,7 +129,6 @@ mod tests {
             fixtures::chat(),
             fixtures::template(),
             PrincipleTable::default(),
-            JudgeOptions::default(),
             max_context,
         )
         .unwrap()
@@ -160,7 +159,7 @@ mod tests {
             for (at, order) in Order::BOTH.into_iter().enumerate() {
                 let (first, second) = match order {
                     Order::Given => (&a, &b),
-                    Order::Turned => (&b, &a),
+                    Order::Swapped => (&b, &a),
                 };
                 let whole = judge
                     .template

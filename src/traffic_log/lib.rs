@@ -57,8 +57,8 @@ pub use model::ModelIdentity;
 pub use private::{tighten, tighten_all};
 pub use record::{
     Addition, Consent, Feedback, FeedbackOutcome, IdempotencyKey, LoggedFeedback, LoggedPair,
-    LoggedRecord, LoggedVerdict, MIN_LABEL_MASS, NewRecord, PairSource, Prompt, RecordKind,
-    RecordSize, Sample, Scope,
+    LoggedRecord, LoggedVerdict, NewRecord, PairSource, Prompt, RecordKind, RecordSize, Sample,
+    Scope,
 };
 pub use redact::{RedactCommand, Redaction, RedactionRule};
 pub use replay::{DrawSpec, DrawnRow, Eligible, HeldPreference, Split};

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{LogError, Principal, RecordId, Result, UnixMillis};
+use judge::MIN_LABEL_MASS;
 use text::Message;
 
 /// Implements the conversion of an enum to and from the words that are stored for its variants.
@@ -94,9 +95,6 @@ impl Sample {
         }
     }
 }
-
-/// The minimum total probability of the judge's two labels. Below it a verdict gives no pair and corroborates no feedback.
-pub const MIN_LABEL_MASS: f32 = 0.5;
 
 /// The only field of sampling parameters that refer to an earlier sample of the record.
 const AS_SAMPLE: &str = "as_sample";

@@ -1,7 +1,7 @@
 //! Training teaches: a model small enough to learn within a minute gains both skills.
 
 use judge::{Format, read_records};
-use judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
+use judge::{Judge, JudgeTemplate, principles_from_model_dir};
 use model::{LanguageModel, LoadOptions, WeightStore};
 use pocket::world::corpus::{self, CurriculumOptions};
 use selfjudge::eval::ModelSubject;
@@ -37,38 +37,25 @@ fn both_skills_rise_within_a_minute_of_training() {
     let skills = |summary: &Summary| -> (f64, f64) {
         let dir = summary.model_dir.as_ref().expect("the run is complete");
         let model = LanguageModel::load(dir, &LoadOptions::default()).unwrap();
+        let engine = inline(&WeightStore::new(model.decoder().clone()));
         let judge = Judge::new(
             model.tokenizer().clone(),
             model.chat_template().clone(),
             JudgeTemplate::from_model_dir(dir).unwrap(),
             principles_from_model_dir(dir).unwrap(),
-            JudgeOptions::default(),
-            model.max_context(),
+            engine.handle().capacity().max_context,
         )
         .unwrap();
-        let mut engine = inline(&WeightStore::new(model.decoder().clone()));
+        let mut subject = ModelSubject::new(engine, &model, judge, 48);
         let set = read_records(&data.join("heldout-correct.jsonl"), Format::default()).unwrap();
         let sets = vec![("correct".to_owned(), set)];
-        let table = evaluate_sets(
-            &judge,
-            sets,
-            &JudgeEvalOptions::default(),
-            |prompts, labels| engine.label_logprobs(prompts, labels),
-        )
-        .unwrap();
+        let options = JudgeEvalOptions::default();
+        let table = evaluate_sets(&mut subject, sets, &options, |_| {}).unwrap();
         let tasks = corpus::held_out_tasks(3, 150, &world.kinds, &world.last_levels);
         let asked: Vec<Vec<Message>> = tasks
             .iter()
             .map(|task| vec![Message::new(Role::User, task.prompt.clone())])
             .collect();
-        let mut subject = ModelSubject {
-            tokenizer: model.tokenizer().clone(),
-            chat: model.chat_template().clone(),
-            stop_ids: model.stop_ids().to_vec(),
-            max_new_tokens: 48,
-            engine,
-            judge,
-        };
         let answers = subject.answer(&asked, 0.0, 1).unwrap();
         let right = tasks
             .iter()

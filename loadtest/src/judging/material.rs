@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use judge::{Comparison, Judge, JudgeOptions};
+use judge::{Comparison, Judge};
 use model::ModelConfig;
 use rand_chacha::ChaCha8Rng;
 use text::{ChatTemplate, Tokenizer};
@@ -32,7 +32,6 @@ impl Material {
             dir,
             tokenizer.clone(),
             ChatTemplate::from_model_dir(dir)?,
-            JudgeOptions::default(),
             ModelConfig::from_dir(dir)?.spec.max_context(),
         )?;
         Ok(Self { tokenizer, judge })

@@ -15,6 +15,7 @@ use super::self_test::{check_teacher, test_judge};
 use super::supervise::{BackOff, supervised};
 use super::{AppError, DataDir, FOLLOW};
 use crate::http;
+use crate::judging::SelfTestSet;
 use crate::learn::base::Bases;
 use crate::learn::gate::anchor::LastScores;
 use crate::learn::generation::Generations;
@@ -23,7 +24,7 @@ use crate::learn::{
     said,
 };
 use crate::principles::Principles;
-use crate::service::{SelfTestSet, Service};
+use crate::service::Service;
 use kernels::device::{DeviceArbiter, trainer_pool};
 use model::WeightStore;
 use telemetry::LearnMetrics;

@@ -30,11 +30,13 @@ pub use model_files::{ModelFiles, model_name};
 use self_test::{test_judge, watch_judge};
 use supervise::supervised;
 
+use crate::call::CallError;
 use crate::http::{HttpConfig, Shared, admin_router, metrics_router, router};
+use crate::judging::SelfTestSet;
 use crate::learn::base::Bases;
 use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::principles::{Principles, PrinciplesError};
-use crate::service::{OnLogFailure, Permitted, SelfTestSet, Service, ServiceError, TrafficConfig};
+use crate::service::{OnLogFailure, Permitted, Service, TrafficConfig};
 use engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
 use kernels::device::{ArbiterConfig, DeviceArbiter, available};
 use model::{LanguageModel, LoadOptions, ModelError, WeightStore};
@@ -51,7 +53,7 @@ pub enum AppError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Service(#[from] CallError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -222,7 +224,7 @@ impl App {
         }
         // There is nothing to test if the judge cannot use the model's template or tokenizer.
         let self_test = match config.self_test && service.judge().check().is_ok() {
-            true => Some(SelfTestSet::of_model_dir(&dir).map_err(ServiceError::from)?),
+            true => Some(SelfTestSet::of_model_dir(&dir).map_err(CallError::from)?),
             false => None,
         };
         if let Some(set) = self_test.clone() {
@@ -264,7 +266,7 @@ impl App {
                 (None, None)
             }
         };
-        if let (Some(set), None) = (&self_test, service.self_test()) {
+        if let (Some(set), None) = (&self_test, service.judge().self_test()) {
             test_judge(&service, set).await?;
         }
 

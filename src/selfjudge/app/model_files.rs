@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::service::SELF_TEST_FILE;
+use crate::judging::SELF_TEST_FILE;
 use model::{ModelError, hub};
 
 /// The file name of a model's own anchor set, beside its weights.

@@ -1,7 +1,8 @@
 //! The judge's self-test at the start, and after every change of the judging weights.
 
 use super::{AppError, FOLLOW};
-use crate::service::{SelfTest, SelfTestSet, Service};
+use crate::judging::{SelfTest, SelfTestSet};
+use crate::service::Service;
 use model::{Role, WeightsName};
 
 /// Tests the current judge, and logs a failure.
@@ -9,7 +10,7 @@ use model::{Role, WeightsName};
 /// # Errors
 /// Fails if the pairs cannot be judged.
 pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<SelfTest, AppError> {
-    let test = service.run_self_test(set).await?;
+    let test = service.judge().run_self_test(set).await?;
     if !test.reliable() {
         tracing::warn!(
             "the judge ({}) failed its self-test: {}; its verdicts are marked `reliable: false`, see docs/judging.md",
@@ -25,7 +26,7 @@ pub(super) async fn test_judge(service: &Service, set: &SelfTestSet) -> Result<S
 /// # Errors
 /// Returns [`AppError::Config`] with the numbers if it failed.
 pub(super) fn check_teacher(service: &Service, allow_untrained: bool) -> Result<(), AppError> {
-    match service.self_test().filter(|test| !test.reliable()) {
+    match service.judge().self_test().filter(|test| !test.reliable()) {
         Some(test) if !allow_untrained => Err(AppError::Config(format!(
             "learning is refused because the model failed its self-test as a judge: {}; train it to judge first (docs/judging.md), or use \
              --allow-untrained-judge",
@@ -42,6 +43,7 @@ pub(super) async fn watch_judge(service: Service, set: SelfTestSet) {
         tokio::time::sleep(FOLLOW).await;
         let serving = service.weights().lease(Role::Judge, None).name().clone();
         let tested = service
+            .judge()
             .self_test()
             .is_some_and(|test| test.weights == serving);
         if tested || failed.as_ref() == Some(&serving) {

@@ -10,7 +10,6 @@ use super::output::{Output, keeping};
 use super::progress::Progress;
 use super::values::{fraction, positive};
 use crate::eval::judge::{JudgeEvalOptions, evaluate_sets};
-use engine::InlineEngine;
 use judge::{Format, OnUnusable, Record, RecordReader};
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +43,9 @@ pub struct JudgeArgs {
     json: Option<PathBuf>,
 }
 
+/// The maximum length of an answer of a subject that only judges.
+const JUDGES_ONLY: usize = 1;
+
 /// Parses a distance from 0.5.
 fn margin(text: &str) -> Result<f64, String> {
     let margin = fraction(text).ok().filter(|margin| *margin <= 0.5);
@@ -58,10 +60,11 @@ pub fn run(command: EvalCommand, device: Device) -> anyhow::Result<String> {
 
 fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
     let json = Output::to(args.json.as_deref())?;
-    let Loaded { weights, judge, .. } = &Loaded::open(
+    let mut loaded = Loaded::open(
         Some(&args.model),
         args.adapter.as_ref(),
         args.template.as_deref(),
+        JUDGES_ONLY,
         device,
     )?;
     let sets = args
@@ -103,12 +106,9 @@ fn judge(args: &JudgeArgs, device: Device) -> anyhow::Result<String> {
         let items = records.iter().cloned().filter_map(Record::into_item);
         items.count() as u64
     };
-    let mut engine = InlineEngine::new(weights.clone())?;
     let mut progress = Progress::new("pairs", sets.iter().map(items).sum());
-    let table = evaluate_sets(judge, sets, &options, |prompts, labels| {
-        let scored = engine.label_logprobs(prompts, labels);
-        progress.add(prompts.len() as u64 / 2);
-        scored
+    let table = evaluate_sets(&mut loaded.subject, sets, &options, |judged| {
+        progress.add(judged as u64);
     })?;
     progress.finish();
     let text = table.to_string();

@@ -5,21 +5,21 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use crate::app::ModelFiles;
-use judge::{Judge, JudgeOptions, JudgeTemplate, principles_from_model_dir};
+use crate::eval::ModelSubject;
+use engine::InlineEngine;
+use judge::{Judge, JudgeTemplate, principles_from_model_dir};
 use model::{LanguageModel, LoadOptions, WeightStore};
 
 /// A model with the judge that its directory describes.
 pub struct Loaded {
-    pub model: LanguageModel,
-    /// The model's weights, with the adapter if there is one.
-    pub weights: WeightStore,
-    pub judge: Judge,
+    pub subject: ModelSubject,
     /// Keeps an embedded model's unpacked files while the model is in use.
     _files: ModelFiles,
 }
 
 impl Loaded {
-    /// Loads a model directory or hub id, or without one the embedded model, with an adapter and a judge template.
+    /// Loads a model directory or hub id, or without one the embedded model, with an adapter and a judge template. Its answers have at
+    /// most `max_new_tokens` tokens.
     ///
     /// # Errors
     /// A model, an adapter or a template that cannot be loaded.
@@ -27,6 +27,7 @@ impl Loaded {
         model: Option<&str>,
         adapter: Option<&PathBuf>,
         template: Option<&str>,
+        max_new_tokens: usize,
         device: Device,
     ) -> anyhow::Result<Self> {
         let files = ModelFiles::resolve(model)?;
@@ -45,18 +46,16 @@ impl Loaded {
                 None => JudgeTemplate::from_file(Path::new(name))?,
             },
         };
+        let engine = InlineEngine::new(weights)?;
         let judge = Judge::new(
             model.tokenizer().clone(),
             model.chat_template().clone(),
             template,
             principles_from_model_dir(dir)?,
-            JudgeOptions::default(),
-            model.max_context(),
+            engine.handle().capacity().max_context,
         )?;
         Ok(Self {
-            model,
-            weights,
-            judge,
+            subject: ModelSubject::new(engine, &model, judge, max_new_tokens),
             _files: files,
         })
     }

@@ -23,8 +23,8 @@ use crate::http::{
     ApiKeys, ConnectionLimits, Cors, HttpConfig, JudgingPolicy, RateLimit, TrustedProxies,
 };
 use crate::learn::LearnConfig;
-use crate::service::OnDisagreement;
 use engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
+use judge::OnDisagreement;
 use kernels::device::ArbiterConfig;
 use telemetry::LogFormat;
 

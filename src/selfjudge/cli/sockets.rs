@@ -113,7 +113,7 @@ impl Banner {
                 capacity.max_context,
                 capacity.max_concurrent,
             ));
-            if let Some(test) = app.service.self_test() {
+            if let Some(test) = app.service.judge().self_test() {
                 let verdict = match test.reliable() {
                     true => "the model judges reliably",
                     false => "the model is not a trained judge, see docs/judging.md",

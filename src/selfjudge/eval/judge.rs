@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 pub use report::{JudgeReport, JudgeTable, TieReport};
 
-use judge::{Comparison, Judge, JudgeError, LabelLogprobs, Verdict};
-use judge::{JudgeItem, Record};
+use super::{EvalError, Subject};
+use judge::{Comparison, JudgeItem, Record};
 
 /// The settings of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ pub struct JudgeEvalOptions {
     pub tie_margin: f64,
     /// Number of bins of the calibration error.
     pub bins: usize,
-    /// Number of comparisons per batch.
+    /// Number of comparisons between two reports of progress.
     pub batch: usize,
 }
 
@@ -26,45 +26,28 @@ impl Default for JudgeEvalOptions {
         Self {
             tie_margin: 0.1,
             bins: 10,
-            batch: 64,
+            batch: 256,
         }
     }
 }
 
-/// Judges labelled items with a scorer, which maps prompts and the two label ids to natural log-probabilities of the labels.
+/// Judges labelled items; `progress` is called with the number of items that were judged since its last call.
 ///
 /// # Errors
-/// Fails if encoding or the scorer fails.
-pub fn evaluate<E>(
+/// Errors from the subject.
+pub fn evaluate<S: Subject>(
     name: &str,
     items: &[JudgeItem],
-    judge: &Judge,
+    subject: &mut S,
     options: &JudgeEvalOptions,
-    mut score: impl FnMut(&[Vec<u32>], [u32; 2]) -> Result<Vec<LabelLogprobs>, E>,
-) -> Result<JudgeReport, JudgeError>
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    // Items of similar length share a batch, to reduce padding and waiting.
-    let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|&at| {
-        let item = &items[at];
-        item.a.len()
-            + item.b.len()
-            + item
-                .messages
-                .iter()
-                .map(|message| message.content.len())
-                .sum::<usize>()
-    });
-    let mut verdicts: Vec<Option<Verdict>> = vec![None; items.len()];
-    for batch in order.chunks(options.batch.max(1)) {
-        let comparisons: Vec<Comparison> = batch.iter().map(|&at| comparison(&items[at])).collect();
-        for (&at, verdict) in batch.iter().zip(judge.judge(&comparisons, &mut score)?) {
-            verdicts[at] = Some(verdict);
-        }
+    mut progress: impl FnMut(usize),
+) -> Result<JudgeReport, EvalError> {
+    let mut verdicts = Vec::with_capacity(items.len());
+    for batch in items.chunks(options.batch.max(1)) {
+        let comparisons: Vec<Comparison> = batch.iter().map(comparison).collect();
+        verdicts.extend(subject.compare(&comparisons)?);
+        progress(batch.len());
     }
-    let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
     Ok(JudgeReport::new(name, items, &verdicts, options))
 }
 
@@ -81,18 +64,15 @@ fn comparison(item: &JudgeItem) -> Comparison {
 ///
 /// # Errors
 /// Errors as [`evaluate`].
-pub fn evaluate_sets<E>(
-    judge: &Judge,
+pub fn evaluate_sets<S: Subject>(
+    subject: &mut S,
     sets: Vec<(String, Vec<Record>)>,
     options: &JudgeEvalOptions,
-    mut score: impl FnMut(&[Vec<u32>], [u32; 2]) -> Result<Vec<LabelLogprobs>, E>,
-) -> Result<JudgeTable, JudgeError>
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+    mut progress: impl FnMut(usize),
+) -> Result<JudgeTable, EvalError> {
     let reports = sets.into_iter().map(|(name, records)| {
         let items: Vec<JudgeItem> = records.into_iter().filter_map(Record::into_item).collect();
-        evaluate(&name, &items, judge, options, &mut score)
+        evaluate(&name, &items, subject, options, &mut progress)
     });
     Ok(JudgeTable(reports.collect::<Result<_, _>>()?))
 }
@@ -101,43 +81,46 @@ where
 mod tests {
     use super::report::tests::item;
     use super::*;
-    use judge::{JudgeOptions, fixtures};
-    use judge::{Label, PrincipleTable};
+    use crate::eval::subject::Contest;
+    use judge::{Label, OnDisagreement, Orders, PairVerdict};
+    use text::Message;
 
-    fn judge() -> Judge {
-        let table = PrincipleTable::default();
-        let (tokenizer, chat) = (fixtures::tokenizer(), fixtures::chat());
-        Judge::new(
-            tokenizer,
-            chat,
-            fixtures::template(),
-            table,
-            JudgeOptions::default(),
-            4096,
-        )
-        .unwrap()
+    /// A judge by whom the answer with more exclamation marks wins with 0.8.
+    #[derive(Default)]
+    struct Marks {
+        largest: usize,
     }
 
-    /// Scores by the prompt's text: the candidate with more exclamation marks wins with 0.8.
-    fn marks(prompts: &[Vec<u32>], _: [u32; 2]) -> Result<Vec<LabelLogprobs>, std::io::Error> {
-        let read = |ids: &Vec<u32>| {
-            let text = fixtures::decode(ids);
-            let (first, second) = text.split_once("\n2: ").unwrap();
-            let p: f32 = match first.matches('!').count().cmp(&second.matches('!').count()) {
-                std::cmp::Ordering::Greater => 0.8,
-                std::cmp::Ordering::Equal => 0.5,
-                std::cmp::Ordering::Less => 0.2,
+    impl Subject for Marks {
+        fn answer(&mut self, _: &[Vec<Message>], _: f32, _: u64) -> Result<Vec<String>, EvalError> {
+            unreachable!("nothing is answered")
+        }
+
+        fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<PairVerdict>, EvalError> {
+            self.largest = self.largest.max(comparisons.len());
+            let judge = |pair: &Comparison| {
+                let marks = |text: &str| text.matches('!').count();
+                let p: f32 = match marks(&pair.a).cmp(&marks(&pair.b)) {
+                    std::cmp::Ordering::Greater => 0.8,
+                    std::cmp::Ordering::Equal => 0.5,
+                    std::cmp::Ordering::Less => 0.2,
+                };
+                let read = [p.ln(), (1.0 - p).ln()];
+                let reads = [read, [read[1], read[0]]];
+                PairVerdict::join(&[], Orders::Both, OnDisagreement::Average, &reads, false)
             };
-            [p.ln(), (1.0 - p).ln()]
-        };
-        Ok(prompts.iter().map(read).collect())
+            Ok(comparisons.iter().map(judge).collect())
+        }
+
+        fn winners(&mut self, _: &[Contest]) -> Result<Vec<usize>, EvalError> {
+            unreachable!("no tournament is held")
+        }
     }
 
     #[test]
-    fn verdicts_return_to_their_items_from_sorted_batches() {
+    fn verdicts_belong_to_their_items_in_every_batch() {
         let mut items = Vec::new();
         for n in 0..100usize {
-            // Lengths vary up and down, so that sorting changes the order.
             let filler = "z".repeat((n * 37) % 50);
             let right = n % 3 != 0;
             let label = if right == (n % 2 == 0) {
@@ -157,19 +140,10 @@ mod tests {
             batch: 7,
             ..JudgeEvalOptions::default()
         };
-        let mut largest = 0;
-        let report = evaluate(
-            "marks",
-            &items,
-            &judge(),
-            &options,
-            |prompts: &[Vec<u32>], labels| {
-                largest = largest.max(prompts.len());
-                marks(prompts, labels)
-            },
-        )
-        .unwrap();
-        assert_eq!(largest, 14);
+        let (mut marks, mut judged) = (Marks::default(), 0);
+        let progress = |count| judged += count;
+        let report = evaluate("marks", &items, &mut marks, &options, progress).unwrap();
+        assert_eq!((marks.largest, judged), (7, 101));
         assert_eq!((report.accuracy.hits, report.accuracy.total), (66, 100));
         assert_eq!(
             (report.consistent.hits, report.first_shown_wins.hits),
@@ -183,7 +157,8 @@ mod tests {
     fn tables_are_aligned_and_json_holds_everything() {
         let items = [item("!", "?", Label::A), item("?", "?", Label::B)];
         let options = JudgeEvalOptions::default();
-        let report = |name: &str| evaluate(name, &items, &judge(), &options, marks).unwrap();
+        let marks = &mut Marks::default();
+        let mut report = |name: &str| evaluate(name, &items, marks, &options, |_| {}).unwrap();
         let records = items.iter().cloned().map(Record::Item).collect();
         let sets = vec![("a longer name".to_owned(), records)];
         let long = report(&"/a/very/long/place".repeat(9));
@@ -193,8 +168,9 @@ mod tests {
                 .lines()
                 .all(|line| line.chars().count() <= 80)
         );
-        let mut table = evaluate_sets(&judge(), sets, &options, marks).unwrap();
-        table.0.insert(0, report("a"));
+        let short = report("a");
+        let mut table = evaluate_sets(marks, sets, &options, |_| {}).unwrap();
+        table.0.insert(0, short);
         let text = table.to_string();
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),

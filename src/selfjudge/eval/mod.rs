@@ -6,7 +6,7 @@ pub mod stats;
 pub mod subject;
 
 pub use stats::Estimate;
-pub use subject::{ModelSubject, Subject};
+pub use subject::{Contest, ModelSubject, Subject};
 
 /// An error of an evaluation.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum EvalError {
     #[error(transparent)]
     Engine(#[from] engine::InlineError),
     #[error(transparent)]
-    Judge(#[from] ::judge::JudgeError),
+    Call(#[from] crate::call::CallError),
     #[error(transparent)]
     Text(#[from] text::TextError),
     #[error(transparent)]

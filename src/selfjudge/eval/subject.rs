@@ -1,10 +1,29 @@
-//! The subject of an evaluation: it answers conversations and compares answers.
+//! The subject of an evaluation: it answers conversations, compares answers and finds the best of them.
+
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::EvalError;
+use crate::call::{CallError, Turn};
+use crate::judging::{JudgeTask, ModelJudge, TournamentTask};
 use engine::{InlineEngine, SamplingParams};
-use judge::{Comparison, Judge, Verdict};
-use text::Message;
-use text::{ChatTemplate, RenderOptions, Tokenizer};
+use judge::{
+    Comparison, Judge, Method, OnDisagreement, Orders, PairVerdict, PrincipleTable,
+    WeightedPrinciple,
+};
+use model::LanguageModel;
+use telemetry::Metrics;
+use text::{ChatTemplate, Message, RenderOptions, Tokenizer};
+
+/// The maximum number of comparisons or tournaments at once.
+const AT_ONCE: usize = 64;
+
+/// A knockout between answers to one conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contest {
+    pub context: Vec<Message>,
+    pub candidates: Vec<String>,
+    pub seed: u64,
+}
 
 /// A policy that is its own judge.
 pub trait Subject {
@@ -18,17 +37,40 @@ pub trait Subject {
     ) -> Result<Vec<String>, EvalError>;
 
     /// Returns a verdict on each comparison, with both orders read.
-    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError>;
+    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<PairVerdict>, EvalError>;
+
+    /// Returns the index of each contest's winner.
+    fn winners(&mut self, contests: &[Contest]) -> Result<Vec<usize>, EvalError>;
 }
 
-/// A model as policy and judge, computed by the engine as the server computes it.
+/// A model as policy and judge, computed and judged as the server does it.
 pub struct ModelSubject {
-    pub engine: InlineEngine,
-    pub tokenizer: Tokenizer,
-    pub chat: ChatTemplate,
-    pub judge: Judge,
-    pub stop_ids: Vec<u32>,
-    pub max_new_tokens: usize,
+    engine: InlineEngine,
+    judge: ModelJudge,
+    tokenizer: Tokenizer,
+    chat: ChatTemplate,
+    stop_ids: Vec<u32>,
+    max_new_tokens: usize,
+}
+
+impl ModelSubject {
+    /// Creates a subject whose answers have at most `max_new_tokens` tokens. The judge's prompts should be cut to the engine's context.
+    pub fn new(
+        engine: InlineEngine,
+        model: &LanguageModel,
+        judge: Judge,
+        max_new_tokens: usize,
+    ) -> Self {
+        let metrics = Metrics::new("evaluation").judge;
+        Self {
+            judge: ModelJudge::new(engine.handle().clone(), judge, metrics),
+            engine,
+            tokenizer: model.tokenizer().clone(),
+            chat: model.chat_template().clone(),
+            stop_ids: model.stop_ids().to_vec(),
+            max_new_tokens,
+        }
+    }
 }
 
 impl Subject for ModelSubject {
@@ -58,10 +100,46 @@ impl Subject for ModelSubject {
             .collect()
     }
 
-    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError> {
-        let verdicts = self.judge.judge(comparisons, |prompts, labels| {
-            self.engine.label_logprobs(prompts, labels)
-        })?;
-        Ok(verdicts)
+    fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<PairVerdict>, EvalError> {
+        let judge = &self.judge;
+        let verdicts = comparisons.iter().map(|comparison| async move {
+            let task = task(judge.table(), &comparison.context, &comparison.principles);
+            let judged = judge
+                .judge_pair(&task, &comparison.a, &comparison.b)
+                .await?;
+            Ok::<_, CallError>(judged.result)
+        });
+        let verdicts = stream::iter(verdicts).buffered(AT_ONCE).try_collect();
+        Ok(self.engine.run(verdicts)?)
+    }
+
+    fn winners(&mut self, contests: &[Contest]) -> Result<Vec<usize>, EvalError> {
+        let judge = &self.judge;
+        let winners = contests.iter().map(|contest| async move {
+            let task = task(judge.table(), &contest.context, &[]);
+            let how = TournamentTask {
+                method: Method::Knockout,
+                seed: contest.seed,
+            };
+            let held = judge.hold_tournament(&task, how, &contest.candidates);
+            Ok::<_, CallError>(held.await?.result.winner)
+        });
+        let winners = stream::iter(winners).buffered(AT_ONCE).try_collect();
+        Ok(self.engine.run(winners)?)
+    }
+}
+
+/// Returns the task of a comparison under the principles with these names or texts.
+fn task(table: &PrincipleTable, context: &[Message], principles: &[String]) -> JudgeTask {
+    let principles = principles
+        .iter()
+        .map(|name| WeightedPrinciple::named(table, name));
+    JudgeTask {
+        context: context.to_vec(),
+        principles: principles.filter(|p| p.weight > 0.0).collect(),
+        orders: Orders::Both,
+        on_disagreement: OnDisagreement::Average,
+        weights: None,
+        turn: Turn::now(),
     }
 }

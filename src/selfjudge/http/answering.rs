@@ -15,9 +15,10 @@ use super::identity::Identity;
 use super::memory::{Gathered, Holding};
 use super::sampling::{Sampling, StreamOptions};
 use super::sse::{self, Frame, Pieces};
+use crate::call::{Usage, offload};
+use crate::judging::Tournament;
 use crate::service::{
-    CallRecords, Finish, Output, PromptTask, RecordedCall, RecordedGeneration, StreamEnd,
-    TokenText, Tournament, Usage, offload,
+    CallRecords, Finish, Output, PromptTask, RecordedCall, RecordedGeneration, StreamEnd, TokenText,
 };
 use engine::PromptLogprobs;
 use model::WeightsName;

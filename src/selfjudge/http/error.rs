@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::call::{CallError, RecordError};
 use crate::principles::PrinciplesError;
-use crate::service::{RecordError, ServiceError};
 use engine::{RequestFailure, SubmitError};
 use judge::JudgeError;
 use text::{GrammarError, TextError};
@@ -208,30 +208,30 @@ impl IntoResponse for ApiError {
 #[derive(Debug, Clone, Copy)]
 pub struct ErrorCode(pub &'static str);
 
-impl From<ServiceError> for ApiError {
-    fn from(error: ServiceError) -> Self {
+impl From<CallError> for ApiError {
+    fn from(error: CallError) -> Self {
         let message = error.to_string();
         match error {
-            ServiceError::Submit(error) => error.into(),
-            ServiceError::Failed(failure) => failure.into(),
-            ServiceError::Text(error) | ServiceError::Judge(JudgeError::Text(error)) => {
+            CallError::Submit(error) => error.into(),
+            CallError::Failed(failure) => failure.into(),
+            CallError::Text(error) | CallError::Judge(JudgeError::Text(error)) => {
                 Self::of_text(&error)
             }
-            ServiceError::Judge(JudgeError::NoRoom { .. }) => {
+            CallError::Judge(JudgeError::NoRoom { .. }) => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message)
             }
-            ServiceError::Judge(JudgeError::Unusable(_)) => {
+            CallError::Judge(JudgeError::Unusable(_)) => {
                 Self::new(StatusCode::BAD_REQUEST, "no_judge", message)
             }
             // Templates that rewrite every text are rejected at the start, so the cause here is these texts.
-            ServiceError::Judge(JudgeError::NoCandidates | JudgeError::TextRewritten) => {
+            CallError::Judge(JudgeError::NoCandidates | JudgeError::TextRewritten) => {
                 Self::invalid("candidates", message)
             }
-            ServiceError::Judge(_) => {
+            CallError::Judge(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
             }
-            ServiceError::Invalid { param, message } => Self::invalid(param, message),
-            ServiceError::Record(error) => error.into(),
+            CallError::Invalid { param, message } => Self::invalid(param, message),
+            CallError::Record(error) => error.into(),
         }
     }
 }

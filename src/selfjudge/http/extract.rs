@@ -26,7 +26,7 @@ use super::neutral;
 use super::sampling::SamplingBody;
 use super::typed::{refusal, typed};
 use super::unpack::{MaxBody, Packing};
-use crate::service::offload;
+use crate::call::offload;
 
 /// A JSON body. Unlike with axum's extractor, errors have the API's format, and the content type is ignored.
 pub struct JsonBody<T>(pub T);

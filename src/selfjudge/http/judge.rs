@@ -17,7 +17,10 @@ use super::judging::{JudgingBody, check_reads};
 use super::kept::KeptBody;
 use super::sampling::{cache_salt, turn};
 use super::usage::UsageBody;
-use crate::service::{ConsentRequest, PairVerdict, PlayedMatch, ShownRead, Tournament, Turn};
+use crate::call::Turn;
+use crate::judging::{PlayedMatch, Tournament};
+use crate::service::ConsentRequest;
+use judge::{PairVerdict, ShownRead};
 use model::WeightsName;
 
 /// The kind of comparison: a pair, or any number of answers.

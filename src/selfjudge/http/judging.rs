@@ -9,10 +9,12 @@ use utoipa::{PartialSchema, ToSchema};
 use super::error::ApiError;
 use super::extract::null_is_absent;
 use super::one_or_many::{Given, TextOr, one_or_many, text_or_object};
+use crate::call::Turn;
+use crate::judging::{JudgeTask, TournamentTask};
 use crate::principles::VersionedTable;
-use crate::service::{JudgeTask, OnDisagreement, Orders, TournamentTask, Turn, WeightedPrinciple};
 use judge::Method;
-use judge::{Polarity, PrincipleTable, WEIGHTS};
+use judge::{OnDisagreement, Orders, WeightedPrinciple};
+use judge::{PrincipleTable, WEIGHTS};
 use text::Message;
 
 /// Maximum number of principles per call.
@@ -162,14 +164,7 @@ impl PrincipleBody {
                 "has a weight that is not from 1e-6 to 1e6",
             ));
         }
-        let listed = table.get(name).map(WeightedPrinciple::from);
-        let mut asked = listed.unwrap_or_else(|| WeightedPrinciple {
-            name: name.clone(),
-            text: name.clone(),
-            polarity: Polarity::Encourage,
-            weight: 1.0,
-            listed: false,
-        });
+        let mut asked = WeightedPrinciple::named(table, name);
         if let Some(weight) = weight {
             asked.weight = weight as f32;
         }
@@ -363,6 +358,7 @@ fn comparisons(method: Method, n: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use judge::Polarity;
 
     fn task(orders: Orders, principles: usize) -> JudgeTask {
         let principle = WeightedPrinciple {

@@ -17,7 +17,8 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use super::HttpConfig;
 use super::client_address::TrustedProxies;
 use super::error::ApiError;
-use crate::service::{Caller, on_behalf_of};
+use crate::call::on_behalf_of;
+use crate::service::Caller;
 use engine::Tenant;
 use traffic_log::Consent;
 

@@ -268,7 +268,11 @@ async fn signpost(
         .filter(|known| listener.has(known.whose))
         .map(|known| format!("{} {}", known.method, known.path))
         .collect();
-    let judges = state.service.self_test().map(|test| test.reliable());
+    let judges = state
+        .service
+        .judge()
+        .self_test()
+        .map(|test| test.reliable());
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok());

@@ -74,7 +74,8 @@ pub use pages::AdminHosts;
 
 use crate::learn::{LearnControl, Publisher};
 use crate::principles::Principles;
-use crate::service::{OnDisagreement, RecordedService, Service, TrafficConfig};
+use crate::service::{RecordedService, Service, TrafficConfig};
+use ::judge::OnDisagreement;
 use engine::TenantShare;
 use keys::Gate;
 use limits::CallLimits;
@@ -251,7 +252,11 @@ impl Shared {
 
     /// Checks that the judge may choose answers: it passed its self-test, or the operator allowed it anyway.
     fn check_judge(&self) -> Result<(), ApiError> {
-        let failed = self.service.self_test().filter(|test| !test.reliable());
+        let failed = self
+            .service
+            .judge()
+            .self_test()
+            .filter(|test| !test.reliable());
         match failed {
             Some(test) if !self.judging.allow_untrained => Err(ApiError::new(
                 StatusCode::BAD_REQUEST,

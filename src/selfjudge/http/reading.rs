@@ -3,7 +3,8 @@
 use super::AppState;
 use super::error::ApiError;
 use super::sampling::Sampling;
-use crate::service::{JudgeTask, PromptTask};
+use crate::judging::JudgeTask;
+use crate::service::PromptTask;
 use text::{Message, Variables};
 use traffic_log::Prompt;
 

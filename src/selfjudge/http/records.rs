@@ -14,7 +14,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Named, Query};
 use super::identity::{Identity, check_name};
 use super::keys;
-use crate::service::offload;
+use crate::call::offload;
 use text::Message;
 use traffic_log::{
     Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, Principal, Prompt, RecordId,

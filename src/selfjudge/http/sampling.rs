@@ -13,7 +13,8 @@ use super::format::{ResponseFormat, StructuredOutputs};
 use super::judging::JudgingBody;
 use super::limits::MAX_STOP_TOKEN_IDS;
 use super::one_or_many::{Given, one_or_many};
-use crate::service::{ConsentRequest, Turn};
+use crate::call::Turn;
+use crate::service::ConsentRequest;
 use engine::{CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds};
 
 pub use checked::{Sampling, Wanted};

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
-use crate::service::SelfTest;
+use crate::judging::SelfTest;
 use engine::Readiness;
 use model::WeightsName;
 
@@ -99,7 +99,7 @@ pub async fn ready(State(state): State<AppState>) -> Result<Json<ReadyBody>, Api
     let status = status_of(state.service.engine().readiness())?;
     Ok(Json(ReadyBody {
         status,
-        judge: state.service.self_test().map(SelfTestBody::from),
+        judge: state.service.judge().self_test().map(SelfTestBody::from),
     }))
 }
 

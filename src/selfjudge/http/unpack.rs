@@ -8,7 +8,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::error::ApiError;
 use super::memory::{Gathered, Holding};
-use crate::service::offload;
+use crate::call::offload;
 
 /// Maximum bytes of a body after decompression.
 #[derive(Debug, Clone, Copy)]

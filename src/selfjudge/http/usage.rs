@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::service::Usage;
+use crate::call::Usage;
 
 /// Token counts of a call, including judging.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]

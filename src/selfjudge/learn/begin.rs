@@ -10,8 +10,8 @@ use super::pool::{Pool, take};
 use super::stage::{Draw, FeedbackRow, StageState, joining, seed};
 use super::status::Phase;
 use super::waiting::{Supply, Waiting};
-use crate::service::WeightedPrinciple;
 use judge::PrincipleTable;
+use judge::WeightedPrinciple;
 use traffic_log::{
     DrawSpec, DrawnRow, FeedbackTrust, NewStage, RecordId, Scope, Split, Stage, StageId,
     TrafficLog, TrainerLease,

@@ -16,7 +16,8 @@ use super::config::OpposedPrinciples;
 use super::judging::{Dropped, JudgedPair};
 use super::rollout::{Answer, Prompt};
 use super::stage::another_seed;
-use crate::service::{PairVerdict, Service};
+use crate::service::Service;
+use judge::PairVerdict;
 use text::{Message, Role};
 use train::dpo::PairExample;
 

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::config::{Disagreement, JudgingConfig};
 use super::rollout::{Answer, WINDOW};
-use crate::service::{
-    JudgeTask, OnDisagreement, Orders, PairVerdict, Service, TournamentTask, Turn,
-    WeightedPrinciple,
-};
+use crate::call::Turn;
+use crate::judging::{JudgeTask, TournamentTask};
+use crate::service::Service;
 use judge::Method;
+use judge::{OnDisagreement, Orders, PairVerdict, WeightedPrinciple};
 use model::WeightsLease;
 use text::Message;
 
@@ -121,7 +121,10 @@ impl PinnedJudge {
     ) -> Result<Vec<PairVerdict>, LearnError> {
         stream::iter(pairs)
             .map(|(context, a, b)| async move {
-                let judged = service.judge_pair(&self.task(context), a, b).await?;
+                let judged = service
+                    .judge()
+                    .judge_pair(&self.task(context), a, b)
+                    .await?;
                 Ok(judged.result)
             })
             .buffered(WINDOW)
@@ -175,7 +178,9 @@ impl PinnedJudge {
         }
         let task = self.task(context);
         let (first, second, verdict) = if distinct.len() == 2 {
-            let judged = service.judge_pair(&task, &distinct[0].text, &distinct[1].text);
+            let judged = service
+                .judge()
+                .judge_pair(&task, &distinct[0].text, &distinct[1].text);
             (0, 1, judged.await?.result)
         } else {
             let texts: Vec<String> = distinct.iter().map(|answer| answer.text.clone()).collect();
@@ -183,7 +188,11 @@ impl PinnedJudge {
                 method: Method::RoundRobin,
                 seed: distinct[0].seed,
             };
-            let held = service.hold_tournament(&task, how, &texts).await?.result;
+            let held = service
+                .judge()
+                .hold_tournament(&task, how, &texts)
+                .await?
+                .result;
             let (best, worst) = (held.winner, held.ranking[held.ranking.len() - 1]);
             let mut matches = held.rounds.into_iter().flatten();
             let played = matches
@@ -226,7 +235,7 @@ pub fn decide(
     }
     let (chosen, rejected, verdict) = match winner {
         0 => (a, b, verdict),
-        _ => (b, a, verdict.turned()),
+        _ => (b, a, verdict.swapped()),
     };
     Ok(JudgedPair {
         chosen,
@@ -282,7 +291,7 @@ fn check(a: &Answer, b: &Answer) -> Result<(), Dropped> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::service::ShownRead;
+    use judge::ShownRead;
 
     pub fn answer(ids: &[u32]) -> Answer {
         Answer {

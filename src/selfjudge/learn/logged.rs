@@ -9,7 +9,7 @@ use super::judging::{Dropped, JudgedPair, corroborated, label};
 use super::rollout::Answer;
 use super::stage::{Draw, FeedbackRow, joining, seed};
 use super::update::{Batch, PairMaker, UpdatePair};
-use crate::service::PairVerdict;
+use judge::PairVerdict;
 use text::{Message, Role};
 use traffic_log::{LoggedPair, LoggedRecord, PairSource, RecordId, Sample};
 

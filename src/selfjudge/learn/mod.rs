@@ -64,7 +64,7 @@ mod training;
 mod update;
 mod waiting;
 
-use crate::service::ServiceError;
+use crate::call::CallError;
 use traffic_log::LogError;
 use train::TrainError;
 
@@ -85,7 +85,7 @@ pub enum LearnError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Service(#[from] CallError),
     #[error(transparent)]
     Train(#[from] TrainError),
     #[error(transparent)]

@@ -4,7 +4,8 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::LearnError;
 use super::config::RolloutConfig;
-use crate::service::{Finish, Service, TextTask, Turn};
+use crate::call::Turn;
+use crate::service::{Finish, Service, TextTask};
 use engine::SamplingParams;
 use model::WeightsLease;
 use text::Message;

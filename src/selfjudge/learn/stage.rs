@@ -11,7 +11,7 @@ use super::LearnError;
 use super::base::Bases;
 use super::config::LearnConfig;
 use super::record::UpdateNumbers;
-use crate::service::WeightedPrinciple;
+use judge::WeightedPrinciple;
 use traffic_log::{Pointers, RecordId};
 
 /// The state of a stage as saved in the log.

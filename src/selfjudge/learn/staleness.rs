@@ -116,7 +116,7 @@ mod tests {
     use crate::learn::judging::JudgedPair;
     use crate::learn::judging::tests::answer;
     use crate::learn::rollout::Answer;
-    use crate::service::PairVerdict;
+    use judge::PairVerdict;
     use traffic_log::{PairSource, RecordId};
 
     fn pair(weights: &str, fresh: bool) -> UpdatePair {

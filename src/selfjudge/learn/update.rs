@@ -10,7 +10,8 @@ use super::judging::{Dropped, JudgedPair, PinnedJudge};
 use super::rollout::{Answer, Prompt, mean_logprob, roll_out};
 use super::stage::{Draw, seed};
 use super::trainer::Trainer;
-use crate::service::{PairVerdict, Service};
+use crate::service::Service;
+use judge::PairVerdict;
 use model::WeightsLease;
 use text::{Message, Role};
 use traffic_log::{

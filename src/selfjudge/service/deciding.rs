@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::aside::aside_until;
+use super::Service;
 use super::prompts::check_bytes;
-use super::reading::{Account, Judged, LabelPrompt, Turn};
-use super::{Service, ServiceError};
+use crate::call::{CallError, Turn, spawn_blocking_until};
+use crate::judging::{Account, Judged, LabelPrompt};
 use engine::SubmitError;
 
 /// A question and its options.
@@ -30,7 +30,7 @@ impl Service {
     ///
     /// # Errors
     /// Errors with the reason if the model cannot answer such questions at all.
-    pub fn max_options(&self) -> Result<usize, ServiceError> {
+    pub fn max_options(&self) -> Result<usize, CallError> {
         self.options.check()?;
         Ok(self.options.max_options())
     }
@@ -47,7 +47,7 @@ impl Service {
         input: String,
         questions: Vec<Question>,
         turn: Turn,
-    ) -> Result<Judged<Vec<Decision>>, ServiceError> {
+    ) -> Result<Judged<Vec<Decision>>, CallError> {
         let reader = Arc::clone(&self.options);
         let max_context = self.engine.capacity().max_context;
         let most = self.tokenizer.most_bytes(max_context);
@@ -56,7 +56,7 @@ impl Service {
             let bytes = input.len() + question.text.len() + options.sum::<usize>();
             check_bytes(bytes, most)?;
         }
-        let prompts = aside_until(turn.deadline, move |watch| {
+        let prompts = spawn_blocking_until(turn.deadline, move |watch| {
             let mut prompts = Vec::with_capacity(2 * questions.len());
             for question in &questions {
                 let given: Vec<&str> = question.options.iter().map(String::as_str).collect();
@@ -83,8 +83,8 @@ impl Service {
             Ok(prompts)
         })
         .await?;
-        let mut account = Account::new(self.judging_weights(None));
-        let reads = self.read_labels(turn, prompts, &mut account).await?;
+        let mut account = Account::new(self.judge.judging_weights(None));
+        let reads = self.judge.read_labels(turn, prompts, &mut account).await?;
         let decisions = reads
             .chunks_exact(2)
             .map(|both| average(&both[0], &both[1]));

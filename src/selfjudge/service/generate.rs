@@ -5,8 +5,9 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::Service;
 use super::tally::{CallerEnds, Counter};
-use super::{Service, ServiceError, Turn};
+use crate::call::{CallError, Turn, Usage};
 use engine::{
     Class, FinishReason, GenerateRequest, PromptLogprobs, RequestFailure, RequestStream,
     SamplingParams, StreamEvent, SubmitError, TokenLogprobs,
@@ -77,23 +78,6 @@ pub struct TokenText {
     pub logprobs: Option<TokenLogprobs>,
     /// The token's position in the text of the answer; set if log-probabilities were requested.
     pub place: TokenPlace,
-}
-
-/// Token counts of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Usage {
-    pub prompt_tokens: usize,
-    pub completion_tokens: usize,
-    /// Prompt tokens that were taken from the KV cache.
-    pub cached_tokens: usize,
-}
-
-impl Usage {
-    pub fn add(&mut self, other: Self) {
-        self.prompt_tokens += other.prompt_tokens;
-        self.completion_tokens += other.completion_tokens;
-        self.cached_tokens += other.cached_tokens;
-    }
 }
 
 /// One complete sample, or its increment by one token. The concatenated increments of a sample are the complete one.
@@ -185,7 +169,7 @@ impl Service {
     ///
     /// # Errors
     /// Errors if the task cannot be served or the queue is full.
-    pub fn generate(&self, task: TextTask) -> Result<Generation, ServiceError> {
+    pub fn generate(&self, task: TextTask) -> Result<Generation, CallError> {
         let (request, start) = self.written(task)?;
         let stream = self.engine.submit(request)?;
         Ok(start(Tokens::Running(stream)))
@@ -196,7 +180,7 @@ impl Service {
     ///
     /// # Errors
     /// Errors if the task cannot be served.
-    pub fn generate_in_turn(&self, task: TextTask) -> Result<Generation, ServiceError> {
+    pub fn generate_in_turn(&self, task: TextTask) -> Result<Generation, CallError> {
         let (request, start) = self.written(task)?;
         let request = self.engine.check(request)?;
         let engine = self.engine.clone();
@@ -216,7 +200,7 @@ impl Service {
     pub fn generate_all(
         &self,
         tasks: impl IntoIterator<Item = TextTask>,
-    ) -> Result<Vec<Generation>, ServiceError> {
+    ) -> Result<Vec<Generation>, CallError> {
         let mut tasks = tasks.into_iter();
         let Some(first) = tasks.next() else {
             return Ok(Vec::new());
@@ -230,7 +214,7 @@ impl Service {
     fn written(
         &self,
         task: TextTask,
-    ) -> Result<(GenerateRequest, impl FnOnce(Tokens) -> Generation + use<>), ServiceError> {
+    ) -> Result<(GenerateRequest, impl FnOnce(Tokens) -> Generation + use<>), CallError> {
         // Checked before any allocation per sample, because a caller may request any number.
         let (asked, max) = (task.samples, self.engine.capacity().max_concurrent);
         if asked > max {
@@ -324,7 +308,7 @@ impl Generation {
     ///
     /// # Errors
     /// Errors if the engine failed the request.
-    pub async fn next(&mut self) -> Result<Option<Output>, ServiceError> {
+    pub async fn next(&mut self) -> Result<Option<Output>, CallError> {
         if let Tokens::InTurn(submit) = &mut self.stream {
             self.stream = Tokens::Running(submit.await?);
         }
@@ -440,7 +424,7 @@ impl Generation {
     ///
     /// # Errors
     /// Errors as [`Self::next`] does.
-    pub async fn outputs(&mut self) -> Result<Vec<Output>, ServiceError> {
+    pub async fn outputs(&mut self) -> Result<Vec<Output>, CallError> {
         let outputs = self.outputs_while(|_| true).await?;
         Ok(outputs.unwrap_or_default())
     }
@@ -452,7 +436,7 @@ impl Generation {
     pub async fn outputs_while(
         &mut self,
         mut go_on: impl FnMut(&TokenText) -> bool,
-    ) -> Result<Option<Vec<Output>>, ServiceError> {
+    ) -> Result<Option<Vec<Output>>, CallError> {
         let mut outputs: Vec<Output> = (0..self.progress.len()).map(Output::empty).collect();
         while let Some(increment) = self.next().await? {
             if !increment.tokens.iter().all(&mut go_on) {

@@ -66,7 +66,7 @@ async fn a_grammar_of_no_use_names_its_parameter() {
         .compile_grammar("response_format", spec)
         .await
         .unwrap_err();
-    let ServiceError::Invalid { param, message } = error else {
+    let CallError::Invalid { param, message } = error else {
         panic!("{error}");
     };
     assert!(

@@ -1,101 +1,46 @@
-//! The server's functions without HTTP: text to tokens and back, generation, verdicts, decisions and best-of-N.
+//! The server's functions without HTTP: text to tokens and back, generation, decisions and best-of-N.
 //!
 //! Everything here is a client of the engine. Work is accepted or refused at its first request to the engine; later requests of accepted
 //! work wait their turn.
 
-mod aside;
 mod best_of;
 mod deciding;
 mod generate;
 #[cfg(test)]
 mod grammar_tests;
-mod judging;
 mod prefill;
 mod prompts;
-mod reading;
-#[cfg(test)]
-mod reading_tests;
 mod recorded;
-mod self_test;
 mod tally;
 mod tools;
-mod verdict;
 #[cfg(test)]
 mod version_tests;
-mod workers;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-pub use aside::on_behalf_of;
 pub use deciding::{Decision, Question};
-pub use generate::{Finish, Generation, Output, TextTask, TokenText, Usage};
-pub use judging::{
-    JudgeTask, OnDisagreement, Orders, PairVerdict, PlayedMatch, PrincipleVerdict, ShownRead,
-    Tournament, TournamentTask, WeightedPrinciple,
-};
+pub use generate::{Finish, Generation, Output, TextTask, TokenText};
 pub use prefill::Ending;
 pub use prompts::{RawPrompt, ReadPrompt};
-pub use reading::{Judged, Turn};
 pub use recorded::{
     Answer, CallName, CallOrigin, CallRecords, Caller, ConsentRequest, GenerateCall, OnLogFailure,
-    Permitted, PromptTask, RecordError, Recordable, Recorded, RecordedCall, RecordedGeneration,
-    RecordedService, StreamEnd, TrafficConfig,
+    Permitted, PromptTask, Recordable, Recorded, RecordedCall, RecordedGeneration, RecordedService,
+    StreamEnd, TrafficConfig,
 };
-pub use self_test::{SELF_TEST_FILE, SelfTest, SelfTestSet, SelfTestSource};
 pub use tally::{CallerEnds, Tallies, Tally};
 
-use aside::aside;
-use engine::{Engine, RequestFailure, SubmitError};
-use judge::{Judge, JudgeError, JudgeOptions, OptionReader};
+use crate::call::{CallError, spawn_blocking};
+use crate::judging::ModelJudge;
+use engine::Engine;
+use judge::{Judge, OptionReader};
 use model::{LanguageModel, WeightStore};
-use self_test::LastSelfTest;
 use telemetry::JudgeMetrics;
 use text::Message;
 use text::{
     ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    OwnTrust, RenderOptions, StopStrings, TextError, TokenTexts, Tokenizer,
+    OwnTrust, RenderOptions, StopStrings, TokenTexts, Tokenizer,
 };
-
-/// Runs work that takes longer than a millisecond outside the threads that serve connections.
-///
-/// # Errors
-/// Errors if the runtime is shutting down.
-pub async fn offload<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ServiceError> {
-    aside(move || Ok(work())).await
-}
-
-/// An error of a call.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    #[error(transparent)]
-    Submit(#[from] SubmitError),
-    #[error(transparent)]
-    Failed(#[from] RequestFailure),
-    #[error(transparent)]
-    Text(#[from] TextError),
-    #[error(transparent)]
-    Judge(#[from] JudgeError),
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// An invalid parameter, by name.
-    #[error("{param}: {message}")]
-    Invalid {
-        param: &'static str,
-        message: String,
-    },
-}
-
-impl ServiceError {
-    fn invalid(param: &'static str, message: impl Into<String>) -> Self {
-        Self::Invalid {
-            param,
-            message: message.into(),
-        }
-    }
-}
 
 /// One model that serves as policy and judge. Clones share all state.
 #[derive(Clone)]
@@ -103,17 +48,15 @@ pub struct Service {
     engine: Engine,
     tokenizer: Tokenizer,
     chat: ChatTemplate,
-    judge: Arc<Judge>,
+    judge: ModelJudge,
     options: Arc<OptionReader>,
     stop_ids: Arc<[u32]>,
     token_texts: Arc<TokenTexts>,
     /// Initialised with the first grammar: it takes tens of megabytes, and most servers never need it.
     grammars: Arc<OnceLock<Result<GrammarEnv, GrammarError>>>,
-    metrics: JudgeMetrics,
     tallies: Tallies,
     /// Whether control tokens in text prompts are read as control tokens.
     reads_control: bool,
-    self_test: LastSelfTest,
 }
 
 impl Service {
@@ -128,12 +71,11 @@ impl Service {
         model: &LanguageModel,
         dir: &Path,
         metrics: JudgeMetrics,
-    ) -> Result<Self, ServiceError> {
+    ) -> Result<Self, CallError> {
         let judge = Judge::from_model_dir_or_unusable(
             dir,
             model.tokenizer().clone(),
             model.chat_template().clone(),
-            JudgeOptions::default(),
             engine.capacity().max_context,
         )?;
         if let Some(reason) = judge.unusable() {
@@ -148,18 +90,16 @@ impl Service {
         let options =
             OptionReader::new_or_unusable(model.tokenizer().clone(), model.chat_template().clone());
         Ok(Self {
+            judge: ModelJudge::new(engine.clone(), judge, metrics),
             engine,
             options: Arc::new(options),
             token_texts: Arc::new(TokenTexts::new(model.tokenizer())),
             tokenizer: model.tokenizer().clone(),
             chat: model.chat_template().clone(),
-            judge: Arc::new(judge),
             stop_ids: model.stop_ids().into(),
             grammars: Arc::default(),
-            metrics,
             tallies: Tallies::default(),
             reads_control: false,
-            self_test: LastSelfTest::default(),
         })
     }
 
@@ -194,7 +134,8 @@ impl Service {
         &self.chat
     }
 
-    pub fn judge(&self) -> &Judge {
+    /// Returns the judge with its model.
+    pub fn judge(&self) -> &ModelJudge {
         &self.judge
     }
 
@@ -203,10 +144,10 @@ impl Service {
     ///
     /// # Errors
     /// Errors if the chat template refuses the conversation.
-    pub async fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, ServiceError> {
+    pub async fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, CallError> {
         let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
         let messages = messages.to_vec();
-        aside(move || {
+        spawn_blocking(move || {
             let options = RenderOptions::for_generation().with_own(OwnTrust::Markers);
             let rendered = chat.render(&messages, &options)?;
             Ok(tokenizer.encode_rendered(&rendered)?.ids)
@@ -218,13 +159,10 @@ impl Service {
     ///
     /// # Errors
     /// Errors if the chat template refuses the conversation.
-    pub async fn encode_conversation(
-        &self,
-        messages: &[Message],
-    ) -> Result<Vec<u32>, ServiceError> {
+    pub async fn encode_conversation(&self, messages: &[Message]) -> Result<Vec<u32>, CallError> {
         let (chat, tokenizer) = (self.chat.clone(), self.tokenizer.clone());
         let messages = messages.to_vec();
-        aside(move || {
+        spawn_blocking(move || {
             let options = RenderOptions::default().with_own(OwnTrust::Markers);
             let rendered = chat.render(&messages, &options)?;
             Ok(tokenizer.encode_rendered(&rendered)?.ids)
@@ -236,25 +174,25 @@ impl Service {
     ///
     /// # Errors
     /// Errors if the tokenizer fails.
-    pub async fn encode_text(&self, text: String) -> Result<Vec<u32>, ServiceError> {
+    pub async fn encode_text(&self, text: String) -> Result<Vec<u32>, CallError> {
         let tokenizer = self.tokenizer.clone();
-        aside(move || Ok(tokenizer.encode_text(&text)?)).await
+        spawn_blocking(move || Ok(tokenizer.encode_text(&text)?)).await
     }
 
     /// Returns a matcher for the stop strings of a call; none if there are no stop strings.
     ///
     /// # Errors
-    /// Errors with [`ServiceError::Invalid`] for `stop` if the strings are too many, too long, or empty.
+    /// Errors with [`CallError::Invalid`] for `stop` if the strings are too many, too long, or empty.
     pub async fn stop_strings(
         &self,
         stop: &Arc<[String]>,
         include: bool,
-    ) -> Result<Option<StopStrings>, ServiceError> {
+    ) -> Result<Option<StopStrings>, CallError> {
         /// Number of bytes that are read faster than another thread wakes up.
         const FEW: usize = 2048;
         let build = move |stop: &[String]| {
             let stop_strings = StopStrings::new(stop, include);
-            stop_strings.map_err(|error| ServiceError::invalid("stop", error.to_string()))
+            stop_strings.map_err(|error| CallError::invalid("stop", error.to_string()))
         };
         if stop.is_empty() {
             return Ok(None);
@@ -264,27 +202,27 @@ impl Service {
             return build(stop).map(Some);
         }
         let stop = Arc::clone(stop);
-        aside(move || build(&stop).map(Some)).await
+        spawn_blocking(move || build(&stop).map(Some)).await
     }
 
     /// Compiles a grammar for answers. `param` is the name of the caller's parameter.
     ///
     /// # Errors
-    /// Errors with [`ServiceError::Invalid`] for `param` and the reason if the grammar cannot be used.
+    /// Errors with [`CallError::Invalid`] for `param` and the reason if the grammar cannot be used.
     pub async fn compile_grammar(
         &self,
         param: &'static str,
         spec: GrammarSpec,
-    ) -> Result<Grammar, ServiceError> {
+    ) -> Result<Grammar, CallError> {
         let (grammars, tokenizer) = (Arc::clone(&self.grammars), self.tokenizer.clone());
         let vocab_size = self.engine.capacity().vocab_size;
-        aside(move || {
+        spawn_blocking(move || {
             let grammars = grammars.get_or_init(|| GrammarEnv::new(&tokenizer, vocab_size));
             let compiled = match grammars {
                 Ok(grammars) => grammars.compile(&spec),
                 Err(error) => Err(error.clone()),
             };
-            compiled.map_err(|error| ServiceError::invalid(param, error.to_string()))
+            compiled.map_err(|error| CallError::invalid(param, error.to_string()))
         })
         .await
     }

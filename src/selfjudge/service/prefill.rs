@@ -1,7 +1,7 @@
 //! Prompts of conversations that are not opened for a next answer: they end with a closed turn or within the last message.
 
-use super::aside::aside;
-use super::{Service, ServiceError};
+use super::Service;
+use crate::call::{CallError, spawn_blocking};
 use text::Message;
 use text::{RenderOptions, Rendered, Variables};
 
@@ -18,14 +18,14 @@ impl Service {
     /// Encodes a conversation as a prompt with this ending.
     ///
     /// # Errors
-    /// Errors as [`Self::read_chat`] does, and with [`ServiceError::Invalid`] for `continue_final_message` if the last message has no
+    /// Errors as [`Self::read_chat`] does, and with [`CallError::Invalid`] for `continue_final_message` if the last message has no
     /// text that the chat template writes unchanged.
     pub async fn read_ended_chat(
         &self,
         messages: &[Message],
         ending: Ending,
         variables: Variables,
-    ) -> Result<Vec<u32>, ServiceError> {
+    ) -> Result<Vec<u32>, CallError> {
         let options = RenderOptions {
             add_generation_prompt: false,
             ..self.render_options(variables)?
@@ -34,7 +34,7 @@ impl Service {
         self.check_messages(messages, self.tokenizer().most_bytes(most))?;
         let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
         let messages = messages.to_vec();
-        aside(move || {
+        spawn_blocking(move || {
             let mut rendered = chat.render(&messages, &options)?;
             if ending == Ending::Continued {
                 let last = messages.last().map_or("", |message| &message.content);
@@ -47,8 +47,8 @@ impl Service {
 }
 
 /// Cuts a rendering after the last occurrence of `content`. White space that the template trimmed from its end is not restored.
-fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), ServiceError> {
-    let refused = |message: &str| ServiceError::invalid("continue_final_message", message);
+fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), CallError> {
+    let refused = |message: &str| CallError::invalid("continue_final_message", message);
     let said = content.trim();
     if said.is_empty() {
         return Err(refused("needs a last message with text to continue"));
@@ -75,7 +75,7 @@ fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), ServiceError
 mod tests {
     use super::*;
 
-    fn cut(parts: &[(&str, bool)], content: &str) -> Result<Rendered, ServiceError> {
+    fn cut(parts: &[(&str, bool)], content: &str) -> Result<Rendered, CallError> {
         let mut rendered = Rendered::new();
         for (text, trusted) in parts {
             match trusted {

@@ -1,7 +1,7 @@
 //! Prompts from callers, checked and encoded before any of them is submitted: first the length in bytes, then the tokens.
 
-use super::aside::aside;
-use super::{Service, ServiceError};
+use super::Service;
+use crate::call::{CallError, spawn_blocking};
 use engine::SubmitError;
 use text::Message;
 use text::{OwnTrust, RenderOptions, Rendered, TextError, Tokenizer, Variables, check_variables};
@@ -40,7 +40,7 @@ impl Service {
         &self,
         prompt: RawPrompt,
         add_special: bool,
-    ) -> Result<ReadPrompt, ServiceError> {
+    ) -> Result<ReadPrompt, CallError> {
         let max_context = self.engine().capacity().max_context;
         match &prompt {
             RawPrompt::Tokens(tokens) if tokens.len() >= max_context => {
@@ -58,7 +58,7 @@ impl Service {
         }
         let tokenizer = self.tokenizer().clone();
         let reads_control = self.reads_control;
-        aside(move || {
+        spawn_blocking(move || {
             let tokens = match prompt {
                 RawPrompt::Text(text) => {
                     let text = raw_text(text, reads_control);
@@ -79,20 +79,20 @@ impl Service {
     /// Encodes a conversation as the prompt for its next answer, with the caller's template variables.
     ///
     /// # Errors
-    /// Errors with [`ServiceError::Invalid`] for `chat_template_kwargs`; with [`TextError::TooManyBytes`] or [`TextError::TooManyTokens`]
+    /// Errors with [`CallError::Invalid`] for `chat_template_kwargs`; with [`TextError::TooManyBytes`] or [`TextError::TooManyTokens`]
     /// if the conversation does not fit the context, before all of it is encoded; and if the chat template refuses it or the tokenizer
     /// fails.
     pub async fn read_chat(
         &self,
         messages: &[Message],
         variables: Variables,
-    ) -> Result<Vec<u32>, ServiceError> {
+    ) -> Result<Vec<u32>, CallError> {
         let options = self.render_options(variables)?;
         let most = self.engine().capacity().max_context;
         self.check_messages(messages, self.tokenizer().most_bytes(most))?;
         let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
         let messages = messages.to_vec();
-        aside(move || {
+        spawn_blocking(move || {
             let rendered = chat.render(&messages, &options)?;
             Ok(tokenizer.encode_rendered_within(&rendered, most)?.ids)
         })
@@ -107,11 +107,11 @@ impl Service {
         &self,
         text: String,
         add_special: bool,
-    ) -> Result<Vec<u32>, ServiceError> {
+    ) -> Result<Vec<u32>, CallError> {
         check_bytes(text.len(), self.most_counted())?;
         let tokenizer = self.tokenizer().clone();
         let reads_control = self.reads_control;
-        aside(move || {
+        spawn_blocking(move || {
             let text = raw_text(text, reads_control);
             let ids = tokenizer.encode_rendered(&text)?.ids;
             Ok(with_special(&tokenizer, ids, add_special)?)
@@ -123,18 +123,18 @@ impl Service {
     /// themselves, so that `add_special` adds a second one.
     ///
     /// # Errors
-    /// Errors with [`ServiceError::Invalid`] for `chat_template_kwargs`, with [`TextError::TooManyBytes`], or if the chat template
+    /// Errors with [`CallError::Invalid`] for `chat_template_kwargs`, with [`TextError::TooManyBytes`], or if the chat template
     /// refuses the conversation or the tokenizer fails.
     pub async fn tokenize_chat(
         &self,
         messages: Vec<Message>,
         variables: Variables,
         add_special: bool,
-    ) -> Result<Vec<u32>, ServiceError> {
+    ) -> Result<Vec<u32>, CallError> {
         let options = self.render_options(variables)?;
         self.check_messages(&messages, self.most_counted())?;
         let (chat, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
-        aside(move || {
+        spawn_blocking(move || {
             let rendered = chat.render(&messages, &options)?;
             let ids = tokenizer.encode_rendered(&rendered)?.ids;
             Ok(with_special(&tokenizer, ids, add_special)?)
@@ -145,37 +145,34 @@ impl Service {
     /// Returns the text of tokens, which may be more than the context holds.
     ///
     /// # Errors
-    /// Errors with [`ServiceError::Invalid`] for `tokens` if an id is outside the vocabulary or there are too many; errors if the
+    /// Errors with [`CallError::Invalid`] for `tokens` if an id is outside the vocabulary or there are too many; errors if the
     /// tokenizer fails.
     pub async fn detokenize(
         &self,
         tokens: Vec<u32>,
         skip_special: bool,
-    ) -> Result<String, ServiceError> {
+    ) -> Result<String, CallError> {
         let vocab_size = self.engine().capacity().vocab_size;
         // Each token may have the length of the longest one.
         let most = self.most_counted() / self.tokenizer().longest_token();
         if tokens.len() > most {
             let message = format!("must be at most {most}, not {}", tokens.len());
-            return Err(ServiceError::invalid("tokens", message));
+            return Err(CallError::invalid("tokens", message));
         }
         if let Some(id) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
             let message = format!("has the id {id}, which is outside the vocabulary");
-            return Err(ServiceError::invalid("tokens", message));
+            return Err(CallError::invalid("tokens", message));
         }
         let tokenizer = self.tokenizer().clone();
-        aside(move || Ok(tokenizer.decode(&tokens, skip_special)?)).await
+        spawn_blocking(move || Ok(tokenizer.decode(&tokens, skip_special)?)).await
     }
 
     /// Returns the render options of a caller's conversation. Its variables become part of the template's own text, so values that could
     /// spell a control token are refused.
-    pub(super) fn render_options(
-        &self,
-        variables: Variables,
-    ) -> Result<RenderOptions, ServiceError> {
+    pub(super) fn render_options(&self, variables: Variables) -> Result<RenderOptions, CallError> {
         /// The maximum size of a call's variables in bytes.
         const MOST: usize = 4096;
-        let refuse = |message: String| Err(ServiceError::invalid("chat_template_kwargs", message));
+        let refuse = |message: String| Err(CallError::invalid("chat_template_kwargs", message));
         let bytes: usize = variables
             .iter()
             .map(|(name, value)| name.len() + value.to_string().len())

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::aside::aside;
+use super::Service;
 use super::prompts::check_bytes;
-use super::{Service, ServiceError};
+use crate::call::{CallError, spawn_blocking};
 use text::{
     CallGrammar, Grammar, GrammarSpec, Otherwise, Tokenizer, Tool, ToolChat, ToolFormat, ToolTurn,
     Variables,
@@ -20,13 +20,13 @@ impl Service {
     /// Encodes a conversation with tools as the prompt for its next answer, with the caller's template variables.
     ///
     /// # Errors
-    /// Errors as [`Self::read_chat`] does, and with [`ServiceError::Invalid`] for `tools` or `messages` if a key of a schema or of
+    /// Errors as [`Self::read_chat`] does, and with [`CallError::Invalid`] for `tools` or `messages` if a key of a schema or of
     /// arguments could spell a control token.
     pub async fn read_tool_chat(
         &self,
         chat: ToolChat,
         variables: Variables,
-    ) -> Result<Vec<u32>, ServiceError> {
+    ) -> Result<Vec<u32>, CallError> {
         let options = self.render_options(variables)?;
         let most = self.engine().capacity().max_context;
         check_bytes(
@@ -34,7 +34,7 @@ impl Service {
             self.tokenizer().most_bytes(most),
         )?;
         let (template, tokenizer) = (self.chat_template().clone(), self.tokenizer().clone());
-        aside(move || {
+        spawn_blocking(move || {
             check_keys(&chat, &tokenizer)?;
             let doubtful = |text: &str| is_doubtful(&tokenizer, text);
             let rendered = template.render_tools(&chat, &options, &doubtful)?;
@@ -58,13 +58,13 @@ impl Service {
     /// Compiles a grammar for answers that call these tools, at most `most` times.
     ///
     /// # Errors
-    /// Errors with [`ServiceError::Invalid`] for `tools` and the reason if a schema cannot be used.
+    /// Errors with [`CallError::Invalid`] for `tools` and the reason if a schema cannot be used.
     pub async fn call_grammar(
         &self,
         tools: Vec<Tool>,
         most: usize,
         otherwise: Otherwise,
-    ) -> Result<Grammar, ServiceError> {
+    ) -> Result<Grammar, CallError> {
         let format = self.tool_format();
         let marks = format.marks();
         let brief = self.engine().capacity().max_context <= SMALL_CONTEXT;
@@ -97,11 +97,11 @@ fn is_doubtful(tokenizer: &Tokenizer, text: &str) -> bool {
 }
 
 /// Refuses keys that templates would write into text in which control tokens are recognised.
-fn check_keys(chat: &ToolChat, tokenizer: &Tokenizer) -> Result<(), ServiceError> {
+fn check_keys(chat: &ToolChat, tokenizer: &Tokenizer) -> Result<(), CallError> {
     let refused = |param, place: String, key: &str| {
         let message =
             format!("must not have the key {key:?} {place}: it could spell a control token");
-        Err(ServiceError::invalid(param, message))
+        Err(CallError::invalid(param, message))
     };
     for tool in &chat.tools {
         if let Some(key) = doubtful_key(tokenizer, &tool.parameters) {

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use super::*;
+use crate::call::Turn;
+use crate::judging::{JudgeTask, TournamentTask};
 use engine::{EngineConfig, SamplingParams};
-use judge::Method;
+use judge::{Method, OnDisagreement, Orders};
 use model::adapter::testing;
 use model::{Canary, LoadOptions, PrincipalHash, Roles, WeightsLease, WeightsName};
 use telemetry::Metrics;
@@ -79,16 +81,20 @@ async fn the_policy_answers_the_judge_judges_and_both_say_so() {
         assert_eq!(who_answers(&service, candidate).await, "other");
 
         let by = judging(turn);
-        let judged = service.judge_pair(&by, "62", "63").await.unwrap();
+        let judged = service.judge().judge_pair(&by, "62", "63").await.unwrap();
         assert_eq!(name(&judged.weights), "judge");
         let by_other = JudgeTask {
             weights: Some(other.clone()),
             ..by.clone()
         };
-        let other_judged = service.judge_pair(&by_other, "62", "63").await.unwrap();
+        let other_judged = service
+            .judge()
+            .judge_pair(&by_other, "62", "63")
+            .await
+            .unwrap();
         assert_eq!(name(&other_judged.weights), "other");
         assert_ne!(judged.result.p, other_judged.result.p);
-        let same = service.judge_pair(&by, "62", "62").await.unwrap();
+        let same = service.judge().judge_pair(&by, "62", "62").await.unwrap();
         assert_eq!(name(&same.weights), "nobody");
 
         let how = TournamentTask {
@@ -96,7 +102,7 @@ async fn the_policy_answers_the_judge_judges_and_both_say_so() {
             seed: 1,
         };
         let candidates = ["62", "63", "64"].map(str::to_owned);
-        let held = service.hold_tournament(&by, how, &candidates).await;
+        let held = service.judge().hold_tournament(&by, how, &candidates).await;
         assert_eq!(name(&held.unwrap().weights), "judge");
         let drawn = TextTask {
             samples: 2,

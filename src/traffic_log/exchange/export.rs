@@ -8,7 +8,8 @@ use sqlx::any::AnyRow;
 
 use super::PairFormat;
 use super::parquet_pairs::ParquetPairs;
-use crate::{LogError, MIN_LABEL_MASS, PairSource, Prompt, Result, TrafficLog, rows};
+use crate::{LogError, PairSource, Prompt, Result, TrafficLog, rows};
+use judge::MIN_LABEL_MASS;
 use text::{Message, Role};
 
 /// The number of pairs that are read at a time, and written as one Parquet row group.

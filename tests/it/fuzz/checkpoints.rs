@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use engine::{EngineConfig, InlineEngine};
-use judge::{Judge, JudgeOptions};
+use judge::Judge;
 use model::adapter::{self, AdapterWeights, LoraConfig, LoraPair};
 use model::{LanguageModel, LoadOptions, WeightStore};
 use rand::RngExt;
@@ -42,7 +42,6 @@ fn load_and_ask(dir: &Path, adapter: Option<&Path>) -> Result<(), String> {
         dir,
         model.tokenizer().clone(),
         model.chat_template().clone(),
-        JudgeOptions::default(),
         model.max_context(),
     );
     judge.map_err(|error| error.to_string())?;

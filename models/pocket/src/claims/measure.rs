@@ -6,11 +6,14 @@ use serde::{Deserialize, Serialize};
 use super::{ClaimsError, ClaimsOptions};
 use crate::world::{Dice, Grade, Principle, Split, Task};
 use judge::Method;
+use judge::{OnDisagreement, Orders};
 use model::WeightsLease;
+use selfjudge::call::Turn;
 use selfjudge::eval::stats::{Cluster, Estimate, bootstrap};
+use selfjudge::judging::{JudgeTask, TournamentTask};
 use selfjudge::learn::config::RolloutConfig;
 use selfjudge::learn::rollout::{Answer, Prompt, roll_out};
-use selfjudge::service::{JudgeTask, OnDisagreement, Orders, Service, TournamentTask, Turn};
+use selfjudge::service::Service;
 use text::{Message, Role};
 
 /// The seed of the instructions. It is the same for every variant and seed, so that differences are due to the weights.
@@ -136,6 +139,7 @@ async fn best_of(
                     match texts.len() {
                         1 => Ok(0),
                         _ => service
+                            .judge()
                             .hold_tournament(&task, how, &texts)
                             .await
                             .map(|held| held.result.winner),

@@ -29,9 +29,9 @@ pub use variant::Variant;
 use run::RunResult;
 
 use selfjudge::app::AppError;
+use selfjudge::call::CallError;
 use selfjudge::eval::EvalError;
 use selfjudge::learn::LearnError;
-use selfjudge::service::ServiceError;
 use traffic_log::LogError;
 use train::TrainError;
 
@@ -45,7 +45,7 @@ pub enum ClaimsError {
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
-    Service(#[from] ServiceError),
+    Service(#[from] CallError),
     #[error(transparent)]
     Train(#[from] TrainError),
     #[error(transparent)]

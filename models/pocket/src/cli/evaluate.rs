@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use clap::Args;
 
-use super::{load, subject};
+use super::load;
 use crate::evaluate::{PocketOptions, best_of_plot, measure};
 use selfjudge::cli::{Output, keeping, positive};
 
@@ -45,8 +45,7 @@ pub fn evaluate(args: &EvaluateArgs, device: Device) -> anyhow::Result<String> {
         Output::to(args.json.as_deref())?,
         Output::to(args.plot.as_deref())?,
     );
-    let loaded = load(args.model.as_deref(), args.adapter.as_ref(), device)?;
-    let mut subject = subject(&loaded)?;
+    let mut loaded = load(args.model.as_deref(), args.adapter.as_ref(), device)?;
     let options = PocketOptions {
         instructions: args.instructions,
         seeds: args.seeds.clone(),
@@ -54,7 +53,7 @@ pub fn evaluate(args: &EvaluateArgs, device: Device) -> anyhow::Result<String> {
         comparisons: args.comparisons,
         ..PocketOptions::default()
     };
-    let mut report = measure(&mut subject, &options)?;
+    let mut report = measure(&mut loaded.subject, &options)?;
     if args.adapter.is_some() && !args.strict {
         // The bounds are those of the shipped model, which deliberately leaves room for learning.
         report.thresholds.clear();

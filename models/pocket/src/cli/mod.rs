@@ -11,11 +11,9 @@ use candle_core::Device;
 use clap::{Parser, Subcommand};
 
 use crate::world::{Dice, Split, Task, anchors, corpus};
-use engine::{EngineError, InlineEngine};
 use evaluate::{EvaluateArgs, evaluate};
 use own_pairs::{OwnPairsArgs, own_pairs};
 use selfjudge::cli::{GlobalArgs, Loaded, say};
-use selfjudge::eval::ModelSubject;
 
 /// The pocket model's world: its corpus, its traffic, its measurements, and the papers' claims on it.
 #[derive(Debug, Parser)]
@@ -123,22 +121,11 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     say(&report)
 }
 
-/// Returns the model and its judge as the world measures them: no answer there is longer than 64 tokens.
-fn subject(loaded: &Loaded) -> Result<ModelSubject, EngineError> {
-    let model = &loaded.model;
-    Ok(ModelSubject {
-        engine: InlineEngine::new(loaded.weights.clone())?,
-        tokenizer: model.tokenizer().clone(),
-        chat: model.chat_template().clone(),
-        stop_ids: model.stop_ids().to_vec(),
-        max_new_tokens: 64,
-        judge: loaded.judge.clone(),
-    })
-}
-
 /// Loads a model to be measured.
 fn load(model: Option<&str>, adapter: Option<&PathBuf>, device: Device) -> anyhow::Result<Loaded> {
-    Loaded::open(model, adapter, None, device)
+    /// No right answer of the world is longer.
+    const MAX_NEW_TOKENS: usize = 64;
+    Loaded::open(model, adapter, None, MAX_NEW_TOKENS, device)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use anyhow::Context;
 use candle_core::Device;
 use clap::Args;
 
-use super::{load, subject};
+use super::load;
 use crate::evaluate::{self, OwnPairsOptions};
 use crate::world::Kind;
 use selfjudge::cli::{fraction, positive};
@@ -56,7 +56,7 @@ fn kind(name: &str) -> Result<Kind, String> {
 }
 
 pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> {
-    let loaded = load(args.model.as_deref(), None, device)?;
+    let mut loaded = load(args.model.as_deref(), None, device)?;
     let cannot = || format!("cannot write {}", args.out.display());
     let mut out = BufWriter::new(File::create(&args.out).with_context(cannot)?);
     let options = OwnPairsOptions {
@@ -69,7 +69,7 @@ pub fn own_pairs(args: &OwnPairsArgs, device: Device) -> anyhow::Result<String> 
         samples: args.samples,
         easy: args.easy,
     };
-    let count = evaluate::own_pairs(&mut subject(&loaded)?, &options, |pair| {
+    let count = evaluate::own_pairs(&mut loaded.subject, &options, |pair| {
         let line = serde_json::to_string(pair).map_err(std::io::Error::from)?;
         writeln!(out, "{line}").map_err(EvalError::Io)
     })?;

@@ -8,8 +8,7 @@ use std::collections::HashSet;
 use super::own_samples::draw;
 use crate::world::task::LEVEL_WEIGHTS;
 use crate::world::{Dice, Kind, Principle, Split, Task};
-use judge::PreferencePair;
-use judge::{Comparison, Winner};
+use judge::{Comparison, PreferencePair};
 use selfjudge::eval::{EvalError, Subject};
 use text::{Message, Role};
 
@@ -107,13 +106,14 @@ fn judged_right<S: Subject>(
         })
         .collect();
     let verdicts = subject.compare(&comparisons)?;
-    Ok(verdicts.iter().map(|v| v.winner == Winner::A).collect())
+    Ok(verdicts.iter().map(|v| v.winner == Some(0)).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use judge::{Rule, Verdict, decide};
+    use judge::{OnDisagreement, Orders, PairVerdict};
+    use selfjudge::eval::Contest;
 
     /// A subject that answers with the prompt's last word, alternately unchanged and reversed: right for some reversal instructions.
     struct Parrot;
@@ -140,9 +140,15 @@ mod tests {
         }
 
         /// Prefers the first candidate always.
-        fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<Verdict>, EvalError> {
-            let first = decide(&[[[-0.1, -3.0], [-3.0, -0.1]]], Rule::Average, false);
+        fn compare(&mut self, comparisons: &[Comparison]) -> Result<Vec<PairVerdict>, EvalError> {
+            let reads = [[-0.1, -3.0], [-3.0, -0.1]];
+            let first =
+                PairVerdict::join(&[], Orders::Both, OnDisagreement::Average, &reads, false);
             Ok(vec![first; comparisons.len()])
+        }
+
+        fn winners(&mut self, _: &[Contest]) -> Result<Vec<usize>, EvalError> {
+            unreachable!("no tournament is held")
         }
     }
 

@@ -1,14 +1,12 @@
 //! The policy's own samples: their accuracy, and how well the judge finds the right ones.
 
-use std::collections::{HashMap, HashSet};
-
 use serde::{Deserialize, Serialize};
 
 use super::PocketOptions;
 use crate::world::{Kind, Task};
-use judge::{Comparison, Method, Verdict, Winner, run_many};
+use judge::Comparison;
 use selfjudge::eval::stats::{Cluster, Estimate, bootstrap};
-use selfjudge::eval::{EvalError, Subject};
+use selfjudge::eval::{Contest, EvalError, Subject};
 use text::{Message, Role};
 
 /// Measurements on the policy's own samples. Accuracies are between 0 and 1.
@@ -52,80 +50,6 @@ pub struct BestOf {
     pub oracle: Estimate,
     /// Tournament minus random, on the same instructions.
     pub gain: Estimate,
-}
-
-/// Cached verdicts, by instruction and the two texts in order.
-struct Verdicts<'a, S> {
-    subject: &'a mut S,
-    tasks: &'a [Task],
-    known: HashMap<(usize, String, String), Verdict>,
-}
-
-impl<S: Subject> Verdicts<'_, S> {
-    /// Returns verdicts on pairs of texts, relative to the first text. Equal texts tie without being judged.
-    fn of(&mut self, pairs: &[(usize, &str, &str)]) -> Result<Vec<Verdict>, EvalError> {
-        let key = |&(task, a, b): &(usize, &str, &str)| {
-            let (a, b) = if a <= b { (a, b) } else { (b, a) };
-            (task, a.to_string(), b.to_string())
-        };
-        let (mut new, mut asked) = (Vec::new(), HashSet::new());
-        for pair in pairs {
-            let key = key(pair);
-            if key.1 != key.2 && !self.known.contains_key(&key) && asked.insert(key.clone()) {
-                new.push(key);
-            }
-        }
-        let comparisons: Vec<Comparison> = new
-            .iter()
-            .map(|(task, a, b)| Comparison {
-                context: vec![Message::new(Role::User, self.tasks[*task].prompt.clone())],
-                a: a.clone(),
-                b: b.clone(),
-                principles: Vec::new(),
-            })
-            .collect();
-        let verdicts = self.subject.compare(&comparisons)?;
-        self.known.extend(new.into_iter().zip(verdicts));
-        Ok(pairs
-            .iter()
-            .map(|pair| {
-                if pair.1 == pair.2 {
-                    return TIE;
-                }
-                let verdict = self.known[&key(pair)];
-                if pair.1 <= pair.2 {
-                    verdict
-                } else {
-                    turned(verdict)
-                }
-            })
-            .collect())
-    }
-}
-
-/// The verdict on equal texts: the bracket's coin decides, so copies of an answer keep their weight in the tournament.
-const TIE: Verdict = Verdict {
-    p: 0.5,
-    winner: Winner::Tie,
-    consistent: true,
-    label_mass: 1.0,
-    orders: [0.5, 0.5],
-    cut: false,
-};
-
-/// Returns the same verdict relative to the other answer.
-fn turned(verdict: Verdict) -> Verdict {
-    let [first, second] = verdict.orders;
-    Verdict {
-        p: 1.0 - verdict.p,
-        winner: match verdict.winner {
-            Winner::A => Winner::B,
-            Winner::B => Winner::A,
-            Winner::Tie => Winner::Tie,
-        },
-        orders: [1.0 - second, 1.0 - first],
-        ..verdict
-    }
 }
 
 fn conversation(task: &Task) -> Vec<Message> {
@@ -200,14 +124,9 @@ pub(super) fn measure<S: Subject>(
             }
         }
         by_seed.push(right / count);
-        let mut verdicts = Verdicts {
-            subject,
-            tasks,
-            known: HashMap::new(),
-        };
-        own_pairs(&mut verdicts, &drawn, &mut reads)?;
+        own_pairs(subject, tasks, &drawn, &mut reads)?;
         for (&n, row) in sizes.iter().zip(&mut rows) {
-            best_of(&mut verdicts, &drawn, n, seed, row)?;
+            best_of(subject, tasks, &drawn, n, seed, row)?;
         }
         tracing::info!(seed, "own samples measured");
     }
@@ -261,70 +180,68 @@ pub(super) fn measure<S: Subject>(
 
 /// Judges adjacent samples of which exactly one is right: accuracy, disagreement of the orders, label mass.
 fn own_pairs<S: Subject>(
-    verdicts: &mut Verdicts<'_, S>,
+    subject: &mut S,
+    tasks: &[Task],
     drawn: &Drawn,
     reads: &mut [Vec<Cluster>; 3],
 ) -> Result<(), EvalError> {
-    let mut pairs = Vec::new();
+    let (mut of, mut pairs) = (Vec::new(), Vec::new());
     for (task, (texts, right)) in drawn.texts.iter().zip(&drawn.right).enumerate() {
         for (texts, right) in texts.chunks_exact(2).zip(right.chunks_exact(2)) {
             // The right one comes first; the judge reads both orders in any case.
-            if right[0] && !right[1] {
-                pairs.push((task, texts[0].as_str(), texts[1].as_str()));
-            } else if right[1] && !right[0] {
-                pairs.push((task, texts[1].as_str(), texts[0].as_str()));
-            }
+            let (chosen, rejected) = match right {
+                [true, false] => (&texts[0], &texts[1]),
+                [false, true] => (&texts[1], &texts[0]),
+                _ => continue,
+            };
+            of.push(task);
+            pairs.push(Comparison {
+                context: conversation(&tasks[task]),
+                a: chosen.clone(),
+                b: rejected.clone(),
+                principles: Vec::new(),
+            });
         }
     }
-    for (pair, verdict) in pairs.iter().zip(verdicts.of(&pairs)?) {
-        reads[0][pair.0].push(match verdict.winner {
-            Winner::A => 1.0,
-            Winner::Tie => 0.5,
-            Winner::B => 0.0,
+    for (task, verdict) in of.into_iter().zip(subject.compare(&pairs)?) {
+        reads[0][task].push(match verdict.winner {
+            Some(0) => 1.0,
+            None => 0.5,
+            Some(_) => 0.0,
         });
-        reads[1][pair.0].push(share(!verdict.consistent));
-        reads[2][pair.0].push(f64::from(verdict.label_mass));
+        reads[1][task].push(share(verdict.consistent == Some(false)));
+        reads[2][task].push(f64::from(verdict.label_mass));
     }
     Ok(())
 }
 
 /// Runs tournaments over every group of `n` adjacent samples.
 fn best_of<S: Subject>(
-    verdicts: &mut Verdicts<'_, S>,
+    subject: &mut S,
+    tasks: &[Task],
     drawn: &Drawn,
     n: usize,
     seed: u64,
     row: &mut [Vec<Cluster>; 4],
 ) -> Result<(), EvalError> {
-    struct Group<'d> {
-        task: usize,
-        texts: &'d [String],
-        right: &'d [bool],
-    }
-    let mut groups = Vec::new();
+    let (mut groups, mut contests) = (Vec::new(), Vec::new());
     for (task, (texts, right)) in drawn.texts.iter().zip(&drawn.right).enumerate() {
-        let chunks = texts.chunks_exact(n).zip(right.chunks_exact(n));
-        groups.extend(chunks.map(|(texts, right)| Group { task, texts, right }));
+        for (texts, right) in texts.chunks_exact(n).zip(right.chunks_exact(n)) {
+            contests.push(Contest {
+                context: conversation(&tasks[task]),
+                candidates: texts.to_vec(),
+                seed: seed.wrapping_add(contests.len() as u64),
+            });
+            groups.push((task, right));
+        }
     }
-    let sizes: Vec<usize> = groups.iter().map(|group| group.texts.len()).collect();
-    let standings = run_many(&sizes, Method::Knockout, seed, |duels| {
-        let pairs: Vec<(usize, &str, &str)> = duels
-            .iter()
-            .map(|duel| {
-                let group = &groups[duel.bracket];
-                let [first, second] = [duel.first, duel.second].map(|i| group.texts[i].as_str());
-                (group.task, first, second)
-            })
-            .collect();
-        verdicts.of(&pairs)
-    })?;
-    for (group, standing) in groups.iter().zip(standings) {
-        let won = share(group.right[standing.winner]);
-        let random = group.right.iter().map(|&r| share(r)).sum::<f64>() / n as f64;
-        let any = share(group.right.contains(&true));
+    for ((task, right), winner) in groups.into_iter().zip(subject.winners(&contests)?) {
+        let won = share(right[winner]);
+        let random = right.iter().map(|&r| share(r)).sum::<f64>() / n as f64;
+        let any = share(right.contains(&true));
         let values = [won, random, any, won - random];
         for (clusters, value) in row.iter_mut().zip(values) {
-            clusters[group.task].push(value);
+            clusters[task].push(value);
         }
     }
     Ok(())

@@ -7,7 +7,7 @@ use crate::world::comparison::Comparison;
 use crate::world::corpus::{HeldOut, held_out_comparisons};
 use crate::world::demonstration::{Request, system_message};
 use crate::world::{CurriculumOptions, Principle, Task};
-use judge::{Comparison as Asked, Winner};
+use judge::Comparison as Asked;
 use selfjudge::eval::stats::{Cluster, Estimate, bootstrap};
 use selfjudge::eval::{EvalError, Subject};
 use text::{Message, Role};
@@ -86,9 +86,9 @@ fn agreement<S: Subject>(
         bootstrap(&clusters).ok_or(EvalError::Options("no comparisons to measure on"))
     };
     let agrees = |i: usize| match verdicts[i].winner {
-        Winner::A => 1.0,
-        Winner::Tie => 0.5,
-        Winner::B => 0.0,
+        Some(0) => 1.0,
+        None => 0.5,
+        Some(_) => 0.0,
     };
     let combination = |pair: &Comparison| {
         let mut named = pair.principles.clone();
@@ -116,7 +116,7 @@ fn agreement<S: Subject>(
     Ok(PrincipleReport {
         name,
         agreement: observe(&agrees)?,
-        disagreement: observe(&|i| f64::from(u8::from(!verdicts[i].consistent)))?,
+        disagreement: observe(&|i| f64::from(u8::from(verdicts[i].consistent == Some(false))))?,
         label_mass: observe(&|i| f64::from(verdicts[i].label_mass))?,
         parts: if parts.len() > 1 { parts } else { Vec::new() },
     })

@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JudgeEvalOptions;
 use crate::eval::metrics::{Calibration, Share, auc, mean, quantile};
-use judge::{JudgeItem, Label};
-use judge::{Verdict, Winner};
+use judge::{JudgeItem, Label, PairVerdict};
 
 /// The treatment of ties in the data.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -32,7 +31,7 @@ pub struct JudgeReport {
     pub first_order: Share,
     /// Share of reads, over all items and orders, in which the first candidate wins: 0.5 without position bias.
     pub first_shown_wins: Share,
-    /// Share of items, including ties, on which both orders name the same winner.
+    /// Share of items, including ties, on which both orders name the same winner; identical answers are not counted.
     pub consistent: Share,
     /// Right winner among non-ties whose orders agree.
     pub accuracy_if_consistent: Share,
@@ -56,7 +55,7 @@ impl JudgeReport {
     pub fn new(
         name: &str,
         items: &[JudgeItem],
-        verdicts: &[Verdict],
+        verdicts: &[PairVerdict],
         options: &JudgeEvalOptions,
     ) -> Self {
         assert_eq!(
@@ -66,10 +65,10 @@ impl JudgeReport {
         );
         let all = || items.iter().zip(verdicts);
         let decided = || all().filter(|(item, _)| item.label != Label::Tie);
-        let right = |(item, verdict): (&JudgeItem, &Verdict)| {
+        let right = |(item, verdict): (&JudgeItem, &PairVerdict)| {
             matches!(
                 (item.label, verdict.winner),
-                (Label::A, Winner::A) | (Label::B, Winner::B)
+                (Label::A, Some(0)) | (Label::B, Some(1))
             )
         };
         let length = |text: &str| text.chars().count();
@@ -87,15 +86,15 @@ impl JudgeReport {
         let names_longer = all()
             .filter(|(item, _)| length(&item.a) != length(&item.b))
             .map(|(item, verdict)| match verdict.winner {
-                Winner::A => length(&item.a) > length(&item.b),
-                Winner::B => length(&item.b) > length(&item.a),
-                Winner::Tie => false,
+                Some(0) => length(&item.a) > length(&item.b),
+                Some(_) => length(&item.b) > length(&item.a),
+                None => false,
             });
-        // `a` comes first in the first order, `b` in the second. An exactly even read counts as no win.
-        let first_shown = verdicts
-            .iter()
-            .flat_map(|v| [v.orders[0] > 0.5, v.orders[1] < 0.5]);
-        let masses: Vec<f64> = verdicts.iter().map(|v| f64::from(v.label_mass)).collect();
+        // An exactly even read counts as no win. Identical answers are not read.
+        let reads = verdicts.iter().flat_map(|v| &v.orders);
+        let first_shown = reads.map(|read| read.p_first > 0.5);
+        let read = verdicts.iter().filter(|v| !v.orders.is_empty());
+        let masses: Vec<f64> = read.map(|v| f64::from(v.label_mass)).collect();
         let answers: Vec<(f64, bool)> = decided()
             .map(|(item, verdict)| {
                 let p = f64::from(verdict.p);
@@ -122,15 +121,23 @@ impl JudgeReport {
             name: name.to_owned(),
             items: items.len() as u64,
             accuracy: Share::of(decided().map(right)),
-            first_order: Share::of(decided().map(|(item, verdict)| match item.label {
-                Label::A => verdict.orders[0] > 0.5,
-                _ => verdict.orders[0] < 0.5,
+            first_order: Share::of(decided().map(|(item, verdict)| {
+                match item.label {
+                    Label::A => verdict
+                        .orders
+                        .first()
+                        .is_some_and(|read| read.p_first > 0.5),
+                    _ => verdict
+                        .orders
+                        .first()
+                        .is_some_and(|read| read.p_first < 0.5),
+                }
             })),
             first_shown_wins: Share::of(first_shown),
-            consistent: Share::of(verdicts.iter().map(|verdict| verdict.consistent)),
+            consistent: Share::of(verdicts.iter().filter_map(|verdict| verdict.consistent)),
             accuracy_if_consistent: Share::of(
                 decided()
-                    .filter(|(_, verdict)| verdict.consistent)
+                    .filter(|(_, verdict)| verdict.consistent == Some(true))
                     .map(right),
             ),
             longer_wins: mean(&longer),
@@ -145,7 +152,7 @@ impl JudgeReport {
                 called_on_ties: called(&tied),
                 called_on_others: called(&untied),
             },
-            cut: verdicts.iter().filter(|verdict| verdict.cut).count() as u64,
+            cut: verdicts.iter().filter(|verdict| verdict.truncated).count() as u64,
         }
     }
 }
@@ -259,7 +266,7 @@ fn ending(name: &str, most: usize) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use judge::{Format, Record, read_records};
+    use judge::{Format, Record, ShownRead, read_records};
     use test_support::shared_data;
     use text::{Message, Role};
 
@@ -276,21 +283,20 @@ pub(super) mod tests {
     }
 
     /// Returns a verdict with the given probabilities of `a` in the two orders and a label mass.
-    fn verdict(orders: [f32; 2], label_mass: f32) -> Verdict {
+    fn verdict(orders: [f32; 2], label_mass: f32) -> PairVerdict {
         let p = (orders[0] + orders[1]) / 2.0;
-        Verdict {
+        let read = |shown, p_first| ShownRead { shown, p_first };
+        PairVerdict {
             p,
-            winner: if p > 0.5 {
-                Winner::A
-            } else if p < 0.5 {
-                Winner::B
-            } else {
-                Winner::Tie
+            winner: match p.total_cmp(&0.5) {
+                std::cmp::Ordering::Greater => Some(0),
+                std::cmp::Ordering::Less => Some(1),
+                std::cmp::Ordering::Equal => None,
             },
-            consistent: (orders[0] > 0.5) == (orders[1] > 0.5),
+            consistent: Some((orders[0] > 0.5) == (orders[1] > 0.5)),
             label_mass,
-            orders,
-            cut: false,
+            orders: vec![read([0, 1], orders[0]), read([1, 0], 1.0 - orders[1])],
+            ..PairVerdict::identical()
         }
     }
 

@@ -17,13 +17,14 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::call::Turn;
 use crate::http::AppState;
 use crate::http::error::{ApiError, ErrorBody};
 use crate::http::extract::{Beside, Shared};
 use crate::http::identity::Identity;
 use crate::http::neutral;
 use crate::http::sampling::{SamplingBody, cache_salt, turn};
-use crate::service::{Question, Turn};
+use crate::service::Question;
 use answer::DecisionsAnswer;
 use body::DecisionsBody;
 

@@ -45,7 +45,7 @@ impl AppState {
             created: created(),
             owned_by: "selfjudge",
             max_model_len: self.service.engine().capacity().max_context,
-            judge: self.service.self_test().map(SelfTestBody::from),
+            judge: self.service.judge().self_test().map(SelfTestBody::from),
         }
     }
 }

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{SamplingBody, StreamOptions, cache_salt, turn};
+use crate::call::{CallError, Turn};
 use crate::http::AppState;
 use crate::http::calls::{Bound, Calls};
 use crate::http::error::{ApiError, GRAMMAR};
 use crate::http::format;
 use crate::http::judging::{JudgingBody, check_reads};
 use crate::http::limits::CallSize;
+use crate::judging::{JudgeTask, TournamentTask};
 use crate::service::{
-    CallerEnds, ConsentRequest, Ending, GenerateCall, JudgeTask, PromptTask, Recordable,
-    ServiceError, TextTask, TournamentTask, Turn,
+    CallerEnds, ConsentRequest, Ending, GenerateCall, PromptTask, Recordable, TextTask,
 };
 use engine::{SamplingParams, SubmitError, Tenant};
 use text::{Grammar, GrammarSpec, StopStrings};
@@ -115,7 +116,7 @@ impl SamplingBody {
         }
         if judged {
             // Checked before candidates are sampled that could not be compared.
-            service.judge().check().map_err(ServiceError::from)?;
+            service.judge().check().map_err(CallError::from)?;
             state.check_judge()?;
             if self.draws_nothing() {
                 return Err(ApiError::invalid(

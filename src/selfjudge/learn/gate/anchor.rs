@@ -9,7 +9,8 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use crate::learn::LearnError;
 use crate::learn::judging::PinnedJudge;
 use crate::learn::rollout::{WINDOW, mean_logprob};
-use crate::service::{Service, WeightedPrinciple};
+use crate::service::Service;
+use judge::WeightedPrinciple;
 use judge::{Format, Polarity, PreferencePair, RankedDraw, read_pairs};
 use model::WeightsLease;
 use text::{Message, Role};
@@ -154,7 +155,9 @@ async fn score(
         principles: pair.principles.iter().map(named).collect(),
     };
     let task = judge.task(pair.messages.clone());
-    let judged = service.judge_pair(&task, &pair.chosen, &pair.rejected);
+    let judged = service
+        .judge()
+        .judge_pair(&task, &pair.chosen, &pair.rejected);
     Ok(match judged.await?.result.winner {
         Some(0) => 1.0,
         Some(_) => 0.0,

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{CallOrigin, Caller, RecordError};
+use super::{CallOrigin, Caller};
+use crate::call::RecordError;
 use traffic_log::{Consent, Principal, TrafficLog};
 
 /// The settings of recording.

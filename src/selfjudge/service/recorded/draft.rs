@@ -1,8 +1,10 @@
 //! The unfinished record of one prompt: its samples while they are generated, and their verdicts.
 
-use super::RecordError;
 use super::policy::RecordPolicy;
-use crate::service::{Finish, JudgeTask, Orders, Output, PairVerdict, PlayedMatch, Tournament};
+use crate::call::RecordError;
+use crate::judging::{JudgeTask, PlayedMatch, Tournament};
+use crate::service::{Finish, Output};
+use judge::{Orders, PairVerdict};
 use model::WeightsName;
 use traffic_log::{LogError, LoggedVerdict, NewRecord, PairSource, Prompt, RecordId, Sample};
 

@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 
 use super::draft::{ABORTED, Given, RecordDraft};
 use super::policy::RecordPolicy;
-use super::{CallOrigin, CallRecords, ConsentRequest, RecordError, Recorded, RecordedService};
-use crate::service::{
-    Generation, JudgeTask, Output, Service, ServiceError, TextTask, TokenText, Tournament,
-    TournamentTask, Turn, Usage,
-};
+use super::{CallOrigin, CallRecords, ConsentRequest, Recorded, RecordedService};
+use crate::call::RecordError;
+use crate::call::{CallError, Turn, Usage};
+use crate::judging::{JudgeTask, Tournament, TournamentTask};
+use crate::service::{Generation, Output, Service, TextTask, TokenText};
 use engine::{PromptLogprobs, SamplingParams};
 use model::WeightsName;
 use traffic_log::{Prompt, RecordKind, Sample};
@@ -90,7 +90,7 @@ impl RecordedService {
         origin: CallOrigin,
         consent: Option<ConsentRequest>,
         call: GenerateCall,
-    ) -> Result<RecordedCall, ServiceError> {
+    ) -> Result<RecordedCall, CallError> {
         let policy = self.policy(origin, consent).await?;
         let with_tools = call.recordable == Recordable::Tools && policy.records();
         let policy = match call.recordable {
@@ -180,7 +180,7 @@ impl RecordedCall {
     ///
     /// # Errors
     /// Errors of the generation and of the judge, of `admit`, and of the log if the policy is to refuse.
-    pub async fn answers<E: From<ServiceError>>(
+    pub async fn answers<E: From<CallError>>(
         self,
         admit: impl Fn(&TokenText) -> Result<(), E>,
     ) -> Result<Recorded<Vec<Answer>>, E> {
@@ -189,7 +189,7 @@ impl RecordedCall {
         let answers = prompts.map(|prompt| prompt.answer(service, n, &admit));
         let answers = try_join_all(answers).await?;
         let (answers, drafts) = answers.into_iter().unzip();
-        let records = self.policy.commit(drafts).await.map_err(ServiceError::from);
+        let records = self.policy.commit(drafts).await.map_err(CallError::from);
         Ok(Recorded {
             result: answers,
             records: records?,
@@ -210,7 +210,7 @@ impl RecordedGeneration {
     ///
     /// # Errors
     /// Errors as [`Generation::next`] does.
-    pub async fn next(&mut self) -> Result<Option<Output>, ServiceError> {
+    pub async fn next(&mut self) -> Result<Option<Output>, CallError> {
         let mut output = self.generation.next().await?;
         if let Some(output) = &mut output {
             self.draft.increment(output);
@@ -235,7 +235,7 @@ impl RecordedGeneration {
     }
 
     /// Generates all answers, or the best `n` of them.
-    async fn answer<E: From<ServiceError>>(
+    async fn answer<E: From<CallError>>(
         mut self,
         service: &Service,
         n: usize,

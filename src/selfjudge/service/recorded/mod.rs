@@ -6,7 +6,6 @@
 
 mod consent;
 mod draft;
-mod error;
 mod generate;
 mod origin;
 mod policy;
@@ -16,14 +15,16 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 pub use consent::{ConsentRequest, OnLogFailure, Permitted, TrafficConfig};
-pub use error::RecordError;
 pub use generate::{
     Answer, GenerateCall, PromptTask, Recordable, RecordedCall, RecordedGeneration, StreamEnd,
 };
 pub use origin::{CallName, CallOrigin, Caller};
 
-use super::{JudgeTask, Judged, PairVerdict, Service, ServiceError, Tournament, TournamentTask};
+use super::Service;
+use crate::call::CallError;
+use crate::judging::{JudgeTask, Judged, Tournament, TournamentTask};
 use draft::RecordDraft;
+use judge::PairVerdict;
 use policy::RecordPolicy;
 use telemetry::LogMetrics;
 use traffic_log::RecordId;
@@ -84,17 +85,17 @@ impl RecordedService {
     /// Judges the pair of `candidates` and records the verdict.
     ///
     /// # Errors
-    /// Errors as [`Service::judge_pair`] does, and if the call requests a record that is not possible.
+    /// Errors as [`ModelJudge::judge_pair`](crate::judging::ModelJudge::judge_pair) does, and if the call requests a record that is not possible.
     pub async fn judge_pair(
         &self,
         origin: CallOrigin,
         consent: Option<ConsentRequest>,
         task: JudgeTask,
         candidates: [&String; 2],
-    ) -> Result<Recorded<Judged<PairVerdict>>, ServiceError> {
+    ) -> Result<Recorded<Judged<PairVerdict>>, CallError> {
         let (policy, task, mut draft) = self.begin_judging(origin, consent, task).await?;
         let [a, b] = candidates;
-        let judged = self.service.judge_pair(&task, a, b).await?;
+        let judged = self.service.judge().judge_pair(&task, a, b).await?;
         draft.candidates(candidates);
         let verdict = (0, 1, &judged.result);
         draft.verdicts(&task, judged.weights.as_ref(), [verdict].into_iter());
@@ -107,7 +108,7 @@ impl RecordedService {
     /// Holds a tournament and records its verdicts.
     ///
     /// # Errors
-    /// Errors as [`Service::hold_tournament`] does, and if the call requests a record that is not possible.
+    /// Errors as [`ModelJudge::hold_tournament`](crate::judging::ModelJudge::hold_tournament) does, and if the call requests a record that is not possible.
     pub async fn hold_tournament(
         &self,
         origin: CallOrigin,
@@ -115,9 +116,9 @@ impl RecordedService {
         task: JudgeTask,
         how: TournamentTask,
         candidates: &[String],
-    ) -> Result<Recorded<Judged<Tournament>>, ServiceError> {
+    ) -> Result<Recorded<Judged<Tournament>>, CallError> {
         let (policy, task, mut draft) = self.begin_judging(origin, consent, task).await?;
-        let held = self.service.hold_tournament(&task, how, candidates);
+        let held = self.service.judge().hold_tournament(&task, how, candidates);
         let judged = held.await?;
         draft.candidates(candidates);
         draft.tournament(&task, judged.weights.as_ref(), &judged.result);
@@ -132,7 +133,7 @@ impl RecordedService {
         origin: CallOrigin,
         consent: Option<ConsentRequest>,
         task: JudgeTask,
-    ) -> Result<(RecordPolicy, JudgeTask, RecordDraft), ServiceError> {
+    ) -> Result<(RecordPolicy, JudgeTask, RecordDraft), CallError> {
         let policy = self.policy(origin, consent).await?;
         let task = JudgeTask {
             turn: policy.turn(task.turn),

@@ -7,10 +7,10 @@ use futures::future::try_join_all;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::draft::{Given, RecordDraft};
-use super::{
-    CallName, CallOrigin, CallRecords, ConsentRequest, OnLogFailure, RecordError, RecordedService,
-};
-use crate::service::{TextTask, Turn};
+use super::{CallName, CallOrigin, CallRecords, ConsentRequest, OnLogFailure, RecordedService};
+use crate::call::RecordError;
+use crate::call::Turn;
+use crate::service::TextTask;
 use model::PrincipalHash;
 use telemetry::LogMetrics;
 use text::Message;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::*;
 use engine::EngineConfig;
-use model::LoadOptions;
+use model::{LanguageModel, LoadOptions, WeightStore};
 use telemetry::{CallTimes, Metrics};
 use text::Role;
 
@@ -17,7 +17,9 @@ async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
     let weights = WeightStore::new(model.decoder().clone());
     let metrics = Metrics::new("test");
     let engine = Engine::start(weights, &EngineConfig::default(), metrics.engine.clone());
-    let service = Service::new(engine.unwrap().0, &model, &dir, metrics.judge.clone()).unwrap();
+    let (tokenizer, chat) = (model.tokenizer().clone(), model.chat_template().clone());
+    let judge = Judge::from_model_dir(&dir, tokenizer, chat, model.max_context()).unwrap();
+    let model_judge = ModelJudge::new(engine.unwrap().0, judge, metrics.judge.clone());
     let arrival = Instant::now();
     let judge = async |arrival: Instant, call: &CallTimes, number: usize| {
         let task = JudgeTask {
@@ -32,7 +34,7 @@ async fn a_read_is_as_old_as_itself_and_not_as_its_call() {
             },
         };
         let (a, b) = (format!("{number} it is"), format!("{number} is it"));
-        let judged = call.clone().scope(service.judge_pair(&task, &a, &b));
+        let judged = call.clone().scope(model_judge.judge_pair(&task, &a, &b));
         judged.await.unwrap();
     };
     // The call waits while some others run, including the engine's first steps.

@@ -2,16 +2,21 @@
 
 use std::path::Path;
 
-use super::{Comparison, Judge, JudgeOptions, Winner};
+use futures::future::try_join_all;
+
+use super::{JudgeTask, ModelJudge};
+use crate::call::Turn;
 use engine::InlineEngine;
+use judge::{Judge, OnDisagreement, Orders};
 use model::{LanguageModel, LoadOptions, WeightStore};
+use telemetry::Metrics;
 use text::{Message, Role};
 
 const QUESTIONS: usize = 40;
 
 struct Pocket {
     engine: InlineEngine,
-    judge: Judge,
+    judge: ModelJudge,
 }
 
 impl Pocket {
@@ -22,35 +27,38 @@ impl Pocket {
             &dir,
             model.tokenizer().clone(),
             model.chat_template().clone(),
-            JudgeOptions::default(),
             model.max_context(),
         )
         .unwrap();
         let engine = InlineEngine::new(WeightStore::new(model.decoder().clone())).unwrap();
+        let metrics = Metrics::new("test").judge;
+        let judge = ModelJudge::new(engine.handle().clone(), judge, metrics);
         Self { engine, judge }
     }
 
     /// Returns for how many of forty sums the judge prefers the right answer when text is appended to the question, to the right and to
     /// the wrong answer.
     fn right(&mut self, question: &str, right: &str, wrong: &str) -> usize {
-        let comparisons: Vec<Comparison> = (0..QUESTIONS)
-            .map(|number| {
-                let (a, b) = (11 + number, 10 + number * 7 % 40);
-                let asked = format!("What is {a} plus {b}?{question}");
-                Comparison {
-                    context: vec![Message::new(Role::User, asked)],
-                    a: format!("{}{right}", a + b),
-                    b: format!("{}{wrong}", a + b - 10),
-                    principles: Vec::new(),
-                }
-            })
-            .collect();
-        let engine = &mut self.engine;
-        let score = |prompts: &[Vec<u32>], labels| engine.label_logprobs(prompts, labels);
-        let verdicts = self.judge.judge(&comparisons, score).unwrap();
+        let judge = &self.judge;
+        let verdicts = (0..QUESTIONS).map(|number| async move {
+            let (a, b) = (11 + number, 10 + number * 7 % 40);
+            let asked = format!("What is {a} plus {b}?{question}");
+            let task = JudgeTask {
+                context: vec![Message::new(Role::User, asked)],
+                principles: Vec::new(),
+                orders: Orders::Both,
+                on_disagreement: OnDisagreement::Average,
+                weights: None,
+                turn: Turn::now(),
+            };
+            let (better, worse) = (a + b, a + b - 10);
+            let (better, worse) = (format!("{better}{right}"), format!("{worse}{wrong}"));
+            judge.judge_pair(&task, &better, &worse).await
+        });
+        let verdicts = self.engine.run(try_join_all(verdicts)).unwrap();
         let won = verdicts
             .iter()
-            .filter(|verdict| verdict.winner == Winner::A);
+            .filter(|judged| judged.result.winner == Some(0));
         won.count()
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Instant;
 
-use super::{ServiceError, workers};
+use super::{CallError, threads};
 use engine::{Admission, QueueLimits, QueueLoad, RequestFailure, SubmitError, Tenant, TenantShare};
 
 /// The maximum number of waiting pieces per tenant.
@@ -23,7 +23,7 @@ pub async fn on_behalf_of<F: Future>(tenant: Tenant, work: F) -> F::Output {
 
 /// A handle by which work of many pieces checks whether its result is still wanted: a thread cannot be stopped from outside.
 #[derive(Debug, Clone)]
-pub(super) struct Watch {
+pub(crate) struct Watch {
     deadline: Option<Instant>,
     /// Has a strong reference as long as the caller waits.
     caller: Weak<()>,
@@ -34,7 +34,7 @@ impl Watch {
     ///
     /// # Errors
     /// Errors with [`RequestFailure::DeadlineExceeded`] after the deadline, or once the caller is gone (which does not receive it).
-    pub(super) fn check(&self) -> Result<(), ServiceError> {
+    pub(crate) fn check(&self) -> Result<(), CallError> {
         let late = self
             .deadline
             .is_some_and(|deadline| deadline <= Instant::now());
@@ -46,25 +46,25 @@ impl Watch {
 }
 
 /// Runs `work` as one piece.
-pub(super) async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ServiceError> + Send + 'static,
-) -> Result<T, ServiceError> {
-    aside_until(None, |_| work()).await
+pub(crate) async fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, CallError> + Send + 'static,
+) -> Result<T, CallError> {
+    spawn_blocking_until(None, |_| work()).await
 }
 
 /// Runs `work`, which must check its watch between pieces: it ends soon after `deadline`, or after this future is dropped.
-pub(super) async fn aside_until<T: Send + 'static>(
+pub(crate) async fn spawn_blocking_until<T: Send + 'static>(
     deadline: Option<Instant>,
-    work: impl FnOnce(&Watch) -> Result<T, ServiceError> + Send + 'static,
-) -> Result<T, ServiceError> {
+    work: impl FnOnce(&Watch) -> Result<T, CallError> + Send + 'static,
+) -> Result<T, CallError> {
     /// Hardly more than there are cores: the work is computation, and each further thread would hold memory of its own.
     static PLACES: LazyLock<Admission> = LazyLock::new(|| {
         let places = QueueLimits {
-            max_requests: workers::count(),
+            max_requests: threads::count(),
             max_tokens: 1,
         };
         // All places but one.
-        let share = 1.0 - 0.5 / workers::count() as f64;
+        let share = 1.0 - 0.5 / threads::count() as f64;
         Admission::new(places, TenantShare::new(share).unwrap_or_default())
     });
     let tenant = TENANT
@@ -87,7 +87,7 @@ pub(super) async fn aside_until<T: Send + 'static>(
         let _place = place;
         work(&watch)
     };
-    let done = workers::run(work).await;
+    let done = threads::run(work).await;
     drop(waiting);
     done.unwrap_or_else(|| Err(RequestFailure::ShuttingDown.into()))
 }
@@ -102,7 +102,7 @@ mod tests {
     fn endless(
         begun: mpsc::Sender<()>,
         ended: mpsc::Sender<()>,
-    ) -> impl FnOnce(&Watch) -> Result<(), ServiceError> + Send + 'static {
+    ) -> impl FnOnce(&Watch) -> Result<(), CallError> + Send + 'static {
         move |watch| {
             begun.send(()).unwrap();
             loop {
@@ -119,7 +119,7 @@ mod tests {
     async fn work_ends_with_its_caller() {
         let (begun, has_begun) = mpsc::channel();
         let (ended, has_ended) = mpsc::channel();
-        let caller = tokio::spawn(aside_until(None, endless(begun, ended)));
+        let caller = tokio::spawn(spawn_blocking_until(None, endless(begun, ended)));
         tokio::task::spawn_blocking(move || has_begun.recv().unwrap())
             .await
             .unwrap();
@@ -133,12 +133,12 @@ mod tests {
     async fn work_ends_at_its_deadline() {
         let (begun, _begun) = mpsc::channel();
         let (ended, _ended) = mpsc::channel();
-        let error = aside_until(Some(Instant::now()), endless(begun, ended)).await;
+        let error = spawn_blocking_until(Some(Instant::now()), endless(begun, ended)).await;
         assert!(matches!(
             error,
-            Err(ServiceError::Failed(RequestFailure::DeadlineExceeded))
+            Err(CallError::Failed(RequestFailure::DeadlineExceeded))
         ));
-        let kept = aside_until(None, |watch| watch.check()).await;
+        let kept = spawn_blocking_until(None, |watch| watch.check()).await;
         assert!(kept.is_ok());
     }
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::judging::{JudgeTask, OnDisagreement, Orders};
-use super::reading::{Account, Turn};
-use super::{Service, ServiceError};
-use judge::JudgeError;
-use judge::{Format, JudgeItem, Label, PreferencePair, read_records};
+use super::reading::Account;
+use super::{JudgeTask, ModelJudge};
+use crate::call::{CallError, Turn};
+use judge::{
+    Format, JudgeError, JudgeItem, Label, MIN_LABEL_MASS, OnDisagreement, Orders, PreferencePair,
+    read_records,
+};
 use model::WeightsName;
-use traffic_log::MIN_LABEL_MASS;
 
 /// The file of a model directory's own set: preference records or judge items, one JSON object per line.
 pub const SELF_TEST_FILE: &str = "judge_self_test.jsonl";
@@ -192,13 +193,13 @@ impl SelfTest {
 #[derive(Debug, Clone, Default)]
 pub(super) struct LastSelfTest(Arc<RwLock<Option<SelfTest>>>);
 
-impl Service {
+impl ModelJudge {
     /// Judges the pairs of `set` with the weights that serve as judge, and stores the result for these weights. The verdicts are not
     /// counted in the metrics of callers' verdicts.
     ///
     /// # Errors
     /// Errors if a pair cannot be served.
-    pub async fn run_self_test(&self, set: &SelfTestSet) -> Result<SelfTest, ServiceError> {
+    pub async fn run_self_test(&self, set: &SelfTestSet) -> Result<SelfTest, CallError> {
         let begun = Instant::now();
         let weights = self.judging_weights(None);
         let mut result = SelfTest {

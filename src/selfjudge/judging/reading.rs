@@ -1,57 +1,15 @@
 //! Reads: one-token requests for the raw log-probabilities of a few label tokens, from which verdicts and decisions are computed.
 
-use std::time::Instant;
-
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Service, ServiceError, Usage, offload};
-use engine::{CacheSalt, Class, GenerateRequest, SamplingParams, StreamEvent, Tenant};
-use model::{PrincipalHash, Role, WeightsLease, WeightsName};
+use super::ModelJudge;
+use crate::call::{CallError, Turn, Usage, offload};
+use engine::{GenerateRequest, SamplingParams, StreamEvent};
+use model::{Role, WeightsLease, WeightsName};
 use telemetry::CallTimes;
 
 /// The maximum number of a call's reads in the engine at once: enough to fill its batches, too few to crowd out other calls.
 const WINDOW: usize = 64;
-
-/// The scheduling of a call: its caller, its place among other calls, and its deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Turn {
-    /// Lower values are served first.
-    pub priority: i32,
-    pub class: Class,
-    /// The arrival of the call. Its reads arrive at the engine later, each at its own time.
-    pub arrival: Instant,
-    pub deadline: Option<Instant>,
-    /// The caller, by which the canary's traffic is selected.
-    pub principal: Option<PrincipalHash>,
-    /// The unit of fair sharing: a call waits for its own tenant's calls, and shares cached prefixes only with them.
-    pub tenant: Tenant,
-    /// Restricts prefix sharing to those of the tenant's calls that have the same salt.
-    pub cache_salt: Option<CacheSalt>,
-}
-
-impl Turn {
-    /// Returns the turn of a local call that arrives now.
-    pub fn now() -> Self {
-        Self {
-            priority: 0,
-            class: Class::Foreground,
-            arrival: Instant::now(),
-            deadline: None,
-            principal: None,
-            tenant: Tenant::local(),
-            cache_salt: None,
-        }
-    }
-
-    /// Returns the turn of the server's own work, for which no client waits.
-    pub fn background() -> Self {
-        Self {
-            class: Class::Background,
-            tenant: Tenant::server(),
-            ..Self::now()
-        }
-    }
-}
 
 /// A result with its token counts.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,7 +22,7 @@ pub struct Judged<T> {
 
 /// The token counts of a call so far, and the weights of all its reads.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(crate) struct Account {
     weights: WeightsLease,
     /// Whether a request of the call has been accepted: later ones wait their turn.
     accepted: bool,
@@ -73,7 +31,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn new(weights: WeightsLease) -> Self {
+    pub(crate) fn new(weights: WeightsLease) -> Self {
         Self {
             weights,
             accepted: false,
@@ -83,7 +41,7 @@ impl Account {
     }
 
     /// Returns the account of a call that has been accepted already.
-    pub(super) fn accepted(weights: WeightsLease) -> Self {
+    pub(crate) fn accepted(weights: WeightsLease) -> Self {
         Self {
             accepted: true,
             ..Self::new(weights)
@@ -95,7 +53,7 @@ impl Account {
         self.weights.name()
     }
 
-    pub(super) fn close<T>(self, result: T) -> Judged<T> {
+    pub(crate) fn close<T>(self, result: T) -> Judged<T> {
         Judged {
             result,
             usage: self.usage,
@@ -106,7 +64,7 @@ impl Account {
 
 /// A prompt and the label tokens to read after it.
 #[derive(Debug)]
-pub(super) struct LabelPrompt {
+pub(crate) struct LabelPrompt {
     pub prompt: Vec<u32>,
     pub labels: Vec<u32>,
     /// The number of leading tokens that later prompts may share; none if unknown.
@@ -118,9 +76,9 @@ struct Read {
     usage: Usage,
 }
 
-impl Service {
+impl ModelJudge {
     /// Returns `named`, or the weights of [`Role::Judge`]: the same for callers and for training.
-    pub(super) fn judging_weights(&self, named: Option<&WeightsLease>) -> WeightsLease {
+    pub(crate) fn judging_weights(&self, named: Option<&WeightsLease>) -> WeightsLease {
         let store = self.engine.weights();
         named.map_or_else(|| store.lease(Role::Judge, None), WeightsLease::clone)
     }
@@ -130,12 +88,12 @@ impl Service {
     ///
     /// Prompts are submitted in the order of their tokens. Prompts with a common prefix are then adjacent, so that the prefix is still in
     /// the cache, for any number of prompts.
-    pub(super) async fn read_labels(
+    pub(crate) async fn read_labels(
         &self,
         turn: Turn,
         prompts: Vec<LabelPrompt>,
         account: &mut Account,
-    ) -> Result<Vec<Vec<f32>>, ServiceError> {
+    ) -> Result<Vec<Vec<f32>>, CallError> {
         if let Some(call) = CallTimes::current() {
             call.arrived(turn.arrival);
         }
@@ -183,7 +141,7 @@ impl Service {
             reusable,
         }: LabelPrompt,
         accepted: bool,
-    ) -> Result<Read, ServiceError> {
+    ) -> Result<Read, CallError> {
         let mut params = SamplingParams::new(1, Vec::new());
         params.temperature = 0.0;
         params.logprob_ids = labels;
