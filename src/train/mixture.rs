@@ -14,7 +14,7 @@
 //! Named options go beyond the paper: see [`MixtureOptions`].
 
 mod examples;
-mod judging;
+mod judge_examples;
 mod report;
 mod sft;
 #[cfg(test)]
@@ -247,7 +247,7 @@ impl Mixture {
             // Every pair has its own random stream: results do not depend on the distribution of the work over threads.
             let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
             rng.set_stream(index);
-            built.extend(self.judging(pair, &mut rng, &mut report));
+            built.extend(self.judge_examples(pair, &mut rng, &mut report));
         }
         let examples: Vec<_> = built.into_iter().map(|built| self.weigh(built)).collect();
         examples.iter().for_each(|example| report.count(example));

@@ -8,7 +8,7 @@ use judge::{JudgeError, fit};
 
 impl Mixture {
     /// Returns both orders of a pair, or none.
-    pub(super) fn judging(
+    pub(super) fn judge_examples(
         &self,
         pair: &PreferencePair,
         rng: &mut impl Rng,
