@@ -82,6 +82,9 @@ pub struct PairVerdict {
 
 impl PairVerdict {
     /// Joins the reads of a pair: one or two for each principle, in order. Without principles they are those of the default question.
+    ///
+    /// The verdict is the weighted mean over the principles whose orders name the same winner; the others are left out (SALMON). If the
+    /// orders disagree under every principle, all are averaged, and the verdict is inconsistent.
     pub fn join(
         principles: &[WeightedPrinciple],
         orders: Orders,
@@ -114,7 +117,15 @@ impl PairVerdict {
                 truncated,
             };
         }
-        let weights: Vec<f64> = principles.iter().map(|p| p.weight.into()).collect();
+        let counts = |part: &PrincipleVerdict| part.consistent != Some(false);
+        let any_counts = parts.iter().any(counts);
+        let weight = |(part, principle): (&PrincipleVerdict, &WeightedPrinciple)| match any_counts
+            && !counts(part)
+        {
+            true => 0.0,
+            false => f64::from(principle.weight),
+        };
+        let weights: Vec<f64> = parts.iter().zip(principles).map(weight).collect();
         let total: f64 = weights.iter().sum();
         let mean = |value: &dyn Fn(&PrincipleVerdict) -> f32| -> f32 {
             let weighted = parts.iter().zip(&weights);
@@ -130,7 +141,10 @@ impl PairVerdict {
                 p_first: mean(&|part| part.orders[order].p_first),
             })
             .collect();
-        let consistent = agreement(&orders);
+        let consistent = match any_counts {
+            true => agreement(&orders),
+            false => Some(false),
+        };
         PairVerdict {
             p,
             winner: settled(winner(p), consistent, on_disagreement),
@@ -480,14 +494,17 @@ mod tests {
         for (reads, consistent, winner_is) in [
             // Each principle prefers a position, and so do the means.
             (&[[0.6, 0.6], [0.55, 0.52]][..], false, Some(0)),
-            // One principle contradicts itself, the other is certain: both means name candidate 0.
+            // One principle contradicts itself, the other is certain.
             (&[[0.55, 0.52], [0.9, 0.1]], true, Some(0)),
             // Each principle is consistent, but they name different candidates; the means name the more certain one's in both orders.
             (&[[0.9, 0.1], [0.45, 0.55]], true, Some(0)),
             // Each principle is consistent, but their means contradict each other.
             (&[[0.9, 0.48], [0.2, 0.7]], false, Some(1)),
             // A mean that is an exact tie in one order agrees with nothing.
-            (&[[0.7, 0.2], [0.3, 0.1]], false, Some(0)),
+            (&[[0.7, 0.2], [0.3, 0.9]], false, Some(1)),
+            // The second principle contradicts itself and is left out.
+            (&[[0.7, 0.2], [0.3, 0.1]], true, Some(0)),
+            (&[[0.6, 0.4], [0.1, 0.2]], true, Some(0)),
         ] {
             let flat: Vec<LabelLogprobs> = reads.iter().flatten().map(|&p| read(p)).collect();
             let weights = vec![1.0; reads.len()];
@@ -503,6 +520,40 @@ mod tests {
                 "{reads:?}"
             );
         }
+    }
+
+    #[test]
+    fn principles_that_contradict_themselves_are_left_out_of_the_mean() {
+        // Ten principles, of which three prefer a position: the pair is kept, by the verdict of the other seven.
+        let (position, sound) = ([read(0.9), read(0.7)], [read(0.8), read(0.3)]);
+        let reads: Vec<LabelLogprobs> = (0..10)
+            .flat_map(|at| if at % 4 == 1 { position } else { sound })
+            .collect();
+        let verdict = join(&[1.0; 10], Orders::Both, &reads);
+        near(verdict.p, 0.75);
+        assert_eq!((verdict.winner, verdict.consistent), (Some(0), Some(true)));
+        near(verdict.orders[0].p_first, 0.8);
+        near(verdict.orders[1].p_first, 0.3);
+        let left_out = |part: &&PrincipleVerdict| part.consistent == Some(false);
+        assert_eq!(verdict.principles.iter().filter(left_out).count(), 3);
+        // Weights are those of the principles that count.
+        let reads = [
+            read(0.9),
+            read(0.7),
+            read(0.8),
+            read(0.3),
+            read(0.2),
+            read(0.9),
+        ];
+        let verdict = join(&[5.0, 3.0, 1.0], Orders::Both, &reads);
+        near(verdict.p, (3.0 * 0.75 + 0.15) / 4.0);
+        // With one order nothing contradicts itself.
+        let one = join(&[1.0, 1.0], Orders::Given, &[read(0.9), read(0.2)]);
+        near(one.p, 0.55);
+        // Where all do, no verdict is consistent, even if the means of the orders are.
+        let reads = [read(0.9), read(0.6), read(0.4), read(0.3)];
+        let verdict = join(&[1.0, 1.0], Orders::Both, &reads);
+        assert_eq!((verdict.winner, verdict.consistent), (Some(0), Some(false)));
     }
 
     #[test]
