@@ -39,7 +39,8 @@ pub use records::{
 };
 pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use verdict::{
-    LabelLogprobs, MIN_LABEL_MASS, OnDisagreement, Orders, PairVerdict, PrincipleVerdict, ShownRead,
+    LabelLogprobs, MIN_LABEL_MASS, OnDisagreement, Orders, PairVerdict, PrincipleVerdict,
+    ShownRead, sigmoid,
 };
 
 use text::Message;

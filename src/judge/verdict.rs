@@ -334,7 +334,7 @@ fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
 }
 
 /// Returns the difference of two log-probabilities, `one - other`; 0 if both are minus infinity.
-pub fn lead(one: f32, other: f32) -> f32 {
+fn lead(one: f32, other: f32) -> f32 {
     match one == other {
         true => 0.0,
         false => one - other,
