@@ -99,7 +99,7 @@ impl InlineEngine {
         &self.engine
     }
 
-    /// Runs a future to its end, and computes steps of the engine in the meantime.
+    /// Runs a future to its end, and computes steps of the engine in the meantime. Blocks the thread: asynchronous code must not call it.
     pub fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
         let alarm = Arc::new(Alarm {
             thread: thread::current(),

@@ -19,6 +19,8 @@ mod records;
 mod shown;
 mod template;
 mod verdict;
+#[cfg(test)]
+mod verdict_tests;
 
 use std::path::Path;
 
