@@ -65,6 +65,7 @@ for path in ("/train", "/generations", "/events?limit=2"):
     good("GET", path, shown=path.split("?")[0])
 good("POST", "/train/pause")
 good("POST", "/train/resume")
+examples["POST /train/abandon"] = {"200": {JSON: {"stage": 3, "released": 256, "kept": 0}}}
 for move in ("promote", "rollback"):
     good("POST", f"/generations/base/{move}", {"expected": "base"}, shown="/generations/{id}/" + move)
 good("GET", "/health")

@@ -47,7 +47,7 @@ pub enum GenerationState {
     Candidate,
     /// It has been the policy and has not been rolled back.
     Promoted,
-    /// A gate rejected it.
+    /// A gate rejected it, or its stage was abandoned.
     Rejected,
     /// It was the policy, until the policy went back to an earlier generation.
     RolledBack,

@@ -11,17 +11,15 @@ use sqlx::AnyConnection;
 
 use super::database::WriteTransaction;
 use super::rows::{self, Asked, to_json};
+use super::stage::{close, not_open, require_open, save_progress};
 use super::{
     Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
     PointerMove, RecordId, Result, StageId, StageOutcome, TrafficLog, events, feedback, generation,
-    now, switch,
+    now,
 };
 
 /// The trainer's name in the audit trail.
-const ACTOR: &str = "trainer";
-
-/// The number of the learner's crashes in one stage after which the stage is abandoned.
-pub const MAX_DEATHS: u64 = 3;
+pub(super) const ACTOR: &str = "trainer";
 
 /// The exclusive right to train. Dropping it does not release it: it expires, or [`TrainerLease::release`] ends it.
 #[derive(Debug, Clone)]
@@ -61,36 +59,6 @@ impl TrafficLog {
         }
         transaction.commit().await?;
         Ok(lease)
-    }
-}
-
-impl TrafficLog {
-    /// Records a crash of the learner in a stage, with its error, in the audit trail. Returns the number of crashes in the stage. This
-    /// needs no lease, because the crashed learner's lease may not have expired.
-    pub async fn count_death(&self, stage: StageId, error: &str) -> Result<u64> {
-        let mut transaction = self.database().begin().await?;
-        let connection = transaction.connection();
-        let deaths: i64 = sqlx::query_scalar(
-            "INSERT INTO stage_deaths (stage, deaths) VALUES ($1, 1) \
-             ON CONFLICT (stage) DO UPDATE SET deaths = stage_deaths.deaths + 1 RETURNING deaths",
-        )
-        .bind(stage.0)
-        .fetch_one(&mut *connection)
-        .await?;
-        let detail = json!({ "stage": stage, "deaths": deaths, "error": error });
-        events::append(connection, ACTOR, "trainer.died", detail).await?;
-        transaction.commit().await?;
-        Ok(deaths.unsigned_abs())
-    }
-
-    /// Returns the number of the learner's crashes in a stage.
-    pub async fn deaths(&self, stage: StageId) -> Result<u64> {
-        let deaths: Option<i64> =
-            sqlx::query_scalar("SELECT deaths FROM stage_deaths WHERE stage = $1")
-                .bind(stage.0)
-                .fetch_optional(self.database().readers())
-                .await?;
-        Ok(deaths.unwrap_or(0).unsigned_abs())
     }
 }
 
@@ -151,13 +119,35 @@ impl TrainerLease {
         Ok(StageId(id))
     }
 
-    /// Replaces the stage's state.
+    /// Replaces both parts of the stage's saved state; see [`Stage`].
+    ///
+    /// [`Stage`]: super::Stage
     ///
     /// # Errors
     /// Errors with [`LogError::NotFound`] if the stage is not open.
-    pub async fn save_stage(&self, stage: StageId, state: &Value) -> Result<()> {
+    pub async fn save_stage(&self, stage: StageId, state: &Value, progress: &Value) -> Result<()> {
         let mut transaction = self.begin().await?;
-        save_state(transaction.connection(), stage, state).await?;
+        let saved = sqlx::query(
+            "UPDATE stages SET state = $1, progress = $2 WHERE id = $3 AND outcome IS NULL",
+        )
+        .bind(to_json(state)?)
+        .bind(to_json(progress)?)
+        .bind(stage.0)
+        .execute(transaction.connection())
+        .await?;
+        if saved.rows_affected() == 0 {
+            return Err(not_open(stage));
+        }
+        transaction.commit().await
+    }
+
+    /// Replaces the stage's progress.
+    ///
+    /// # Errors
+    /// Errors as [`Self::save_stage`] does.
+    pub async fn save_progress(&self, stage: StageId, progress: &Value) -> Result<()> {
+        let mut transaction = self.begin().await?;
+        save_progress(transaction.connection(), stage, progress).await?;
         transaction.commit().await
     }
 
@@ -191,14 +181,7 @@ impl TrainerLease {
     ) -> Result<Vec<RecordId>> {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
-        let open: Option<i64> =
-            sqlx::query_scalar("SELECT id FROM stages WHERE id = $1 AND outcome IS NULL")
-                .bind(stage.0)
-                .fetch_optional(&mut *connection)
-                .await?;
-        if open.is_none() {
-            return Err(not_open(stage));
-        }
+        require_open(connection, stage).await?;
         let (claim, own) = what.statements();
         let mut claimed = Vec::with_capacity(ids.len());
         for id in ids {
@@ -220,8 +203,8 @@ impl TrainerLease {
         Ok(claimed)
     }
 
-    /// Adds the samples, verdicts and pairs of an update to their records, redacted like the records, and saves the stage's state. All
-    /// this is one transaction, so that a stage's state always matches the updates in the log. Records that were deleted or whose consent
+    /// Adds the samples, verdicts and pairs of an update to their records, redacted like the records, and saves the stage's progress. All
+    /// this is one transaction, so that a stage's progress always matches the updates in the log. Records that were deleted or whose consent
     /// was withdrawn are skipped, as are additions that cannot be redacted. Returns the number of additions written.
     ///
     /// # Errors
@@ -229,14 +212,14 @@ impl TrainerLease {
     pub async fn record_update(
         &self,
         stage: StageId,
-        state: &Value,
+        progress: &Value,
         additions: &[(RecordId, Addition)],
     ) -> Result<usize> {
         let additions = &self.redacted(additions).await?;
         let mut transaction = self.begin().await?;
         let trust = self.log.shared.trust;
         let written = append(transaction.connection(), additions, trust).await?;
-        save_state(transaction.connection(), stage, state).await?;
+        save_progress(transaction.connection(), stage, progress).await?;
         transaction.commit().await?;
         Ok(written)
     }
@@ -271,64 +254,10 @@ impl TrainerLease {
         &self,
         stage: StageId,
         outcome: StageOutcome,
-        state: &Value,
+        progress: &Value,
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        let closed = sqlx::query(
-            "UPDATE stages SET outcome = $1, state = $2, closed_at = $3 WHERE id = $4 AND outcome IS NULL",
-        )
-        .bind(outcome.as_str())
-        .bind(to_json(state)?)
-        .bind(now())
-        .bind(stage.0)
-        .execute(&mut *connection)
-        .await?;
-        if closed.rows_affected() == 0 {
-            return Err(not_open(stage));
-        }
-        if matches!(outcome, StageOutcome::Promoted | StageOutcome::Passed) {
-            switch::count_unattended(connection).await?;
-        }
-        let detail = json!({ "stage": stage, "outcome": outcome });
-        events::append(connection, ACTOR, "stage.closed", detail).await?;
-        transaction.commit().await
-    }
-
-    /// Closes the open stage as failed, whatever its state, with the reason in the audit trail. With `release` its prompts and feedback
-    /// become available to other stages, unless a generation was trained on them. Otherwise they stay used, because one of them may be
-    /// the cause of the failure.
-    ///
-    /// # Errors
-    /// Errors with [`LogError::NotFound`] if the stage is not open.
-    pub async fn abandon_stage(&self, stage: StageId, reason: &str, release: bool) -> Result<()> {
-        let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        let closed = sqlx::query(
-            "UPDATE stages SET outcome = $1, closed_at = $2 WHERE id = $3 AND outcome IS NULL",
-        )
-        .bind(StageOutcome::Failed.as_str())
-        .bind(now())
-        .bind(stage.0)
-        .execute(&mut *connection)
-        .await?;
-        if closed.rows_affected() == 0 {
-            return Err(not_open(stage));
-        }
-        let mut released = 0;
-        if release {
-            for claims in [
-                "DELETE FROM stage_rows WHERE stage = $1 \
-                 AND NOT EXISTS (SELECT 1 FROM generations WHERE generations.stage = $1)",
-                "DELETE FROM stage_feedback WHERE stage = $1 \
-                 AND NOT EXISTS (SELECT 1 FROM generations WHERE generations.stage = $1)",
-            ] {
-                let freed = sqlx::query(claims).bind(stage.0);
-                released += freed.execute(&mut *connection).await?.rows_affected();
-            }
-        }
-        let detail = json!({ "stage": stage, "reason": reason, "released": released });
-        events::append(connection, ACTOR, "stage.abandoned", detail).await?;
+        close(transaction.connection(), stage, outcome, progress).await?;
         transaction.commit().await
     }
 
@@ -352,6 +281,9 @@ impl TrainerLease {
     }
 
     /// Stores a generation as a candidate. If it is already stored (the trainer crashed after this), it stays unchanged.
+    ///
+    /// # Errors
+    /// Errors with [`LogError::NotFound`] if its stage is not open.
     pub async fn insert_generation(&self, new: NewGeneration) -> Result<()> {
         if new.id.is_base() {
             return Err(LogError::Invalid(
@@ -360,6 +292,9 @@ impl TrainerLease {
         }
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
+        if let Some(stage) = new.stage {
+            require_open(connection, stage).await?;
+        }
         let made = sqlx::query(
             "INSERT INTO generations (id, parent, reference, stage, manifest, gates, state, created_at) \
              VALUES ($1, $2, $3, $4, $5, 'null', $6, $7) ON CONFLICT (id) DO NOTHING",
@@ -408,15 +343,27 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Moves pointers to a candidate that passed, as [`TrafficLog::move_pointers`] does, and checks the lease.
-    pub async fn promote(&self, moves: &[PointerMove], reason: &str) -> Result<()> {
+    /// Moves pointers to the candidate of a stage, as [`TrafficLog::move_pointers`] does, and closes the stage as promoted, in one
+    /// transaction.
+    ///
+    /// # Errors
+    /// Errors as [`TrafficLog::move_pointers`] and [`Self::close_stage`] do.
+    pub async fn promote(
+        &self,
+        stage: StageId,
+        moves: &[PointerMove],
+        reason: &str,
+        progress: &Value,
+    ) -> Result<()> {
         let mut transaction = self.begin().await?;
-        generation::move_within(transaction.connection(), moves, ACTOR, reason).await?;
+        let connection = transaction.connection();
+        generation::move_within(connection, moves, ACTOR, reason).await?;
+        close(connection, stage, StageOutcome::Promoted, progress).await?;
         generation::commit_move(transaction).await
     }
 
     /// Begins a transaction in which the lease is valid: the update locks it until the commit.
-    async fn begin(&self) -> Result<WriteTransaction> {
+    pub(super) async fn begin(&self) -> Result<WriteTransaction> {
         let mut transaction = self.log.database().begin().await?;
         let valid =
             sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1 AND epoch = $1")
@@ -436,13 +383,6 @@ impl TrainerLease {
             .execute(connection)
             .await?;
         Ok(())
-    }
-}
-
-fn not_open(stage: StageId) -> LogError {
-    LogError::NotFound {
-        what: "open stage",
-        id: stage.to_string(),
     }
 }
 
@@ -519,17 +459,4 @@ async fn append(
         written += 1;
     }
     Ok(written)
-}
-
-/// Saves the state of a stage; see [`TrainerLease::save_stage`].
-async fn save_state(connection: &mut AnyConnection, stage: StageId, state: &Value) -> Result<()> {
-    let saved = sqlx::query("UPDATE stages SET state = $1 WHERE id = $2 AND outcome IS NULL")
-        .bind(to_json(state)?)
-        .bind(stage.0)
-        .execute(connection)
-        .await?;
-    match saved.rows_affected() {
-        0 => Err(not_open(stage)),
-        _ => Ok(()),
-    }
 }

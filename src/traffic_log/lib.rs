@@ -3,6 +3,7 @@
 //! One schema and one set of SQL statements serve two databases: an SQLite file, which needs no installation, or PostgreSQL, which
 //! several servers can share. A record is acknowledged only after its commit. Serving never waits for the log beyond a bounded queue.
 
+mod abandon;
 mod config;
 mod database;
 mod derive;
@@ -46,13 +47,14 @@ use redact::Redactor;
 use rows::NewRow;
 use writer::{Counters, Job};
 
+pub use abandon::{Abandoned, MAX_DEATHS};
 pub use config::{FeedbackTrust, LogConfig};
 pub use error::{LogError, Result};
 pub use events::Event;
 pub use exchange::{ExportFilter, Imported, PairFormat, PromptKind};
 pub use generation::{Generation, GenerationState, NewGeneration, Pointer, PointerMove, Pointers};
 pub use id::{GenerationId, Principal, RecordId, StageId, UnixMillis, now};
-pub use lease::{MAX_DEATHS, TrainerLease};
+pub use lease::TrainerLease;
 pub use model::ModelIdentity;
 pub use private::{tighten, tighten_all};
 pub use record::{
@@ -63,7 +65,7 @@ pub use record::{
 pub use redact::{RedactCommand, Redaction, RedactionRule};
 pub use replay::{DrawSpec, DrawnRow, Eligible, HeldPreference, Split};
 pub use salt::SaltPlace;
-pub use stage::{NewStage, Stage, StageOutcome};
+pub use stage::{NewStage, Stage, StageOutcome, StageSummary};
 pub use stats::LogStats;
 pub use switch::LearningSwitch;
 

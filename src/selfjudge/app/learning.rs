@@ -20,8 +20,8 @@ use crate::learn::base::Bases;
 use crate::learn::gate::anchor::LastScores;
 use crate::learn::generation::Generations;
 use crate::learn::{
-    CanaryWatch, LearnConfig, LearnControl, LearnError, Learner, Publisher, Workshop, judged_by,
-    said,
+    CanaryWatch, LearnConfig, LearnControl, LearnError, Learner, Publisher, TrainerPool, judged_by,
+    panic_message,
 };
 use crate::principles::Principles;
 use crate::service::Service;
@@ -31,6 +31,9 @@ use telemetry::LearnMetrics;
 use traffic_log::{Principal, TrafficLog};
 use train::base::{Adapter, FrozenBase};
 use train::trainable::check_targets;
+
+/// Number of generations whose adapters a learner keeps in memory: the candidate, the policy that it was trained from, and one more.
+const RESIDENT: usize = 3;
 
 /// The settings of learning in the program.
 pub struct LearnOptions {
@@ -89,7 +92,9 @@ impl Learning<'_> {
             options.config = config;
             first = Some(adapter);
         }
+        let resident = if learn.is_some() { RESIDENT } else { 0 };
         let generations = Generations::open(self.data_dir.generations())?
+            .keeping(resident)
             .of(self.bases.clone())
             .beginning_with(first.clone());
         // Digesting weights takes long, so it is skipped if there are no generations to compare with.
@@ -152,7 +157,7 @@ impl Learning<'_> {
                 service: self.service,
                 log: self.log.clone(),
                 principles: self.principles,
-                workshop: Workshop::new(base, digest, pool, self.arbiter),
+                trainers: TrainerPool::new(base, digest, pool, self.arbiter),
                 publisher: publisher.clone(),
                 generations,
                 bases: self.bases,
@@ -224,11 +229,11 @@ pub(super) struct LearnerThread {
 impl LearnerThread {
     fn start(learner: Learner, on_death: OnDeath) -> Result<Self, AppError> {
         let (stop, stopped) = oneshot::channel();
-        let (tell, died) = watch::channel(None);
+        let (death, died) = watch::channel(None);
         let runtime = Handle::current();
         let work = move || {
-            if let Some(said) = live(&runtime, &learner, on_death, stopped) {
-                tell.send_replace(Some(said));
+            if let Some(message) = live(&runtime, &learner, on_death, stopped) {
+                death.send_replace(Some(message));
             }
         };
         let thread = thread::Builder::new().name("learner".into()).spawn(work);
@@ -242,7 +247,7 @@ impl LearnerThread {
     pub async fn death(&self) -> String {
         let mut died = self.died.clone();
         match died.wait_for(Option::is_some).await {
-            Ok(said) => said.clone().unwrap_or_default(),
+            Ok(message) => message.clone().unwrap_or_default(),
             // It was stopped.
             Err(_) => std::future::pending().await,
         }
@@ -281,7 +286,7 @@ fn live(
         let died = match ended {
             Ok(None) => return None,
             Ok(Some(error)) => error,
-            Err(panic) => said(&*panic),
+            Err(panic) => panic_message(&*panic),
         };
         if learner.control.status().updates > updates {
             pause.reset();

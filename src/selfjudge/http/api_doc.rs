@@ -36,6 +36,7 @@ use super::{
         train::train,
         train::pause,
         train::resume,
+        train::abandon,
         status::health,
         status::ready,
         status::metrics

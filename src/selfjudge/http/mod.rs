@@ -361,6 +361,7 @@ fn admin_routes(gate: Gate) -> Router<AppState> {
         .route("/train", get(train::train))
         .route("/train/pause", post(train::pause))
         .route("/train/resume", post(train::resume))
+        .route("/train/abandon", post(train::abandon))
         .route("/principles", put(principles::replace))
         .route_layer(middleware::from_fn_with_state(gate, keys::guard_admin))
 }

@@ -1,4 +1,4 @@
-//! `GET /train`, `POST /train/pause` and `/train/resume`: status and control of learning for operators.
+//! `GET /train`, `POST /train/pause`, `/train/resume` and `/train/abandon`: status and control of learning for operators.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,7 +10,8 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::identity::Identity;
 use super::{AppState, Learning};
-use crate::learn::{LearnControl, LearnStatus, Staleness, Waiting};
+use crate::learn::{AbandonedStage, LearnControl, LearnStatus, Staleness, Waiting};
+use traffic_log::Abandoned;
 
 /// The status of learning.
 #[derive(Debug, Serialize, ToSchema)]
@@ -55,6 +56,8 @@ pub struct TrainBody {
     gates: Value,
     /// The outcome of the last stage; null before the first.
     last_outcome: Option<String>,
+    /// The last stage that was abandoned since the program started; null if none was.
+    abandoned: Option<AbandonedStageBody>,
     /// Why no stage runs; null while one does.
     waiting_reason: Option<WaitingBody>,
     /// How often the learner died since the program started; it is restarted, and abandons a stage in which it dies three times.
@@ -67,6 +70,32 @@ pub struct TrainBody {
     serving_problem: Option<String>,
     /// Time of the last change in seconds since 1970.
     changed: u64,
+}
+
+/// A stage that was abandoned.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AbandonedStageBody {
+    stage: i64,
+    /// Why it was abandoned.
+    reason: String,
+}
+
+impl From<AbandonedStage> for AbandonedStageBody {
+    fn from(AbandonedStage { stage, reason }: AbandonedStage) -> Self {
+        Self { stage, reason }
+    }
+}
+
+/// The result of abandoning a stage.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AbandonBody {
+    /// The stage that was open.
+    stage: i64,
+    /// Prompts and feedback of the stage that later stages may use again.
+    released: u64,
+    /// Prompts and feedback of the stage that stay used: a generation was trained on them, or the learner died in the stage and one of
+    /// them may be the cause.
+    kept: u64,
 }
 
 /// The reason why learning waits.
@@ -150,6 +179,7 @@ impl TrainBody {
             },
             gates: json!(status.gates),
             last_outcome: status.last_outcome,
+            abandoned: status.abandoned.map(AbandonedStageBody::from),
             waiting_reason: status.waiting.map(WaitingBody::from),
             deaths: status.deaths,
             records_of_other_tokenizers: status.of_other_tokenizers,
@@ -233,4 +263,48 @@ pub async fn resume(
     learning.log.resume_learning(&identity.actor()).await?;
     control.follow(learning.log.learning_switch().await?);
     Ok(body(learning, control))
+}
+
+/// Abandons the open stage.
+///
+/// The stage is closed as failed, whichever process learns from this log and whichever version of the program opened it. Its candidate is
+/// rejected. The learner goes on with a new stage; pause learning first if it should not.
+#[utoipa::path(
+    post,
+    path = "/train/abandon",
+    tag = "admin",
+    responses(
+        (status = 200, body = AbandonBody),
+        (status = "4XX", body = ErrorBody),
+        (status = "5XX", body = ErrorBody)
+    )
+)]
+pub async fn abandon(
+    State(state): State<AppState>,
+    identity: Identity,
+) -> Result<Json<AbandonBody>, ApiError> {
+    let (learning, _) = learning(&state)?;
+    let reason = "abandoned by an operator";
+    let abandoned = learning
+        .log
+        .abandon_open_stage(&identity.actor(), reason)
+        .await?;
+    let Some(Abandoned {
+        stage,
+        released,
+        kept,
+    }) = abandoned
+    else {
+        let message = "no stage is open";
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "no_open_stage",
+            message,
+        ));
+    };
+    Ok(Json(AbandonBody {
+        stage: stage.0,
+        released,
+        kept,
+    }))
 }

@@ -15,7 +15,7 @@ use super::LearnError;
 use super::config::OpposedPrinciples;
 use super::judging::{Dropped, JudgedPair};
 use super::rollout::{Answer, Prompt};
-use super::stage::another_seed;
+use super::seed::another_seed;
 use crate::service::Service;
 use judge::PairVerdict;
 use text::{Message, Role};

@@ -1,4 +1,4 @@
-//! The learner's loop: take the lease, wait for prompts, train a stage, conclude it.
+//! The learner's loop: take the lease, open a stage or continue the open one, take it from phase to phase until it is closed.
 //!
 //! If the process is killed, the next one continues: the stage's state is in the log, the trainer's in a checkpoint, and every random
 //! draw is a function of the settings and the position in the stage, so the trajectory equals that of an uninterrupted run.
@@ -11,12 +11,21 @@ use super::LearnError;
 use super::base::Bases;
 use super::config::LearnConfig;
 use super::gate::anchor::LastScores;
+use super::gating::Gating;
 use super::generation::Generations;
 use super::judging::PinnedJudge;
+use super::open_stage::OpenStage;
+use super::opener::StageOpener;
+use super::past::Past;
+use super::phase::Phase;
+use super::pooling::Pooling;
 use super::publish::Publisher;
-use super::stage::StageState;
-use super::status::{LearnControl, Phase};
-use super::trainer::Workshop;
+use super::publishing::Publishing;
+use super::stage::{StagePlan, VERSION, read_state};
+use super::status::{LearnControl, LearnState};
+use super::tidy::tidy;
+use super::trainer_pool::TrainerPool;
+use super::training::Training;
 use super::update::PairMaker;
 use super::waiting::{Waiting, WaitingReason};
 use crate::principles::Principles;
@@ -30,9 +39,10 @@ use train::checkpoint::CheckpointStore;
 
 /// Duration of the lease: how long a trainer that hangs blocks others.
 const LEASE: Duration = Duration::from_secs(60);
-/// Interval between counts of a log that has too few prompts, and after a failure.
+/// Interval between counts of a log that has too few prompts, and between looks at what an operator changed.
 pub(super) const POLL: Duration = Duration::from_secs(1);
-const RETRY: Duration = Duration::from_secs(5);
+/// Pause after a failure.
+pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// The learner with everything it depends on.
 #[derive(Clone)]
@@ -40,7 +50,7 @@ pub struct Learner {
     pub service: Service,
     pub log: TrafficLog,
     pub principles: Principles,
-    pub workshop: Workshop,
+    pub trainers: TrainerPool,
     pub publisher: Publisher,
     pub generations: Generations,
     pub bases: Bases,
@@ -58,51 +68,56 @@ pub struct Learner {
     pub holder: String,
 }
 
-/// The running stage.
-pub(super) struct Running<'a> {
-    pub lease: &'a TrainerLease,
-    pub id: StageId,
-    pub state: StageState,
-}
-
-impl Running<'_> {
-    pub async fn save(&self) -> Result<(), LearnError> {
-        let state = serde_json::to_value(&self.state)?;
-        Ok(self.lease.save_stage(self.id, &state).await?)
-    }
-}
-
 impl Learner {
     /// Learns until the future is dropped, and retries after failures. Only a panic of the trainer ends the loop; it is returned.
     pub async fn run(self) -> LearnError {
-        self.remember().await;
+        self.restore_status().await;
         loop {
-            let failed = match self.as_the_one_trainer().await {
+            let failed = match self.train_with_lease().await {
                 Ok(()) => continue,
                 Err(died @ LearnError::Panicked(_)) => return died,
                 Err(failed) => failed,
             };
-            let said = match &failed {
+            let message = match &failed {
                 LearnError::Log(LogError::Fenced { .. }) => "another trainer took over".to_owned(),
                 other => other.to_string(),
             };
-            if self.control.status().error.as_ref() != Some(&said) {
-                tracing::warn!("learning: {said}");
+            if self.control.status().error.as_ref() != Some(&message) {
+                tracing::warn!("learning: {message}");
             }
-            self.control.wait(Phase::Failed, Waiting::after(&failed));
-            self.control.change(|status| status.error = Some(said));
-            tokio::time::sleep(RETRY).await;
+            self.show_failure(&failed, message);
+            match failed {
+                LearnError::OtherVersion { stage, .. } => self.outlast(StageId(stage)).await,
+                _ => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+
+    pub(super) fn show_failure(&self, failed: &LearnError, message: String) {
+        self.control
+            .wait(LearnState::Failed, Waiting::after(failed));
+        self.control.change(|status| status.error = Some(message));
+    }
+
+    /// Restores the summary of this log into the status, if this process has learned nothing yet.
+    async fn restore_status(&self) {
+        if !self.control.is_new() {
+            return;
+        }
+        match Past::read(&self.log).await {
+            Ok(past) => self.control.restore(&past),
+            Err(error) => tracing::warn!("learning: the earlier stages cannot be shown: {error}"),
         }
     }
 
     /// Records a death of this process's learner in its status, the metrics and the log. A stage in which the learner dies
     /// [`MAX_DEATHS`] times is abandoned.
-    pub async fn died(&self, said: &str) {
+    pub async fn died(&self, message: &str) {
         let noted = async {
             match self.log.current_stage().await? {
                 Some(stage) => Ok(Some((
                     stage.id,
-                    self.log.count_death(stage.id, said).await?,
+                    self.log.count_death(stage.id, message).await?,
                 ))),
                 None => Ok::<_, LogError>(None),
             }
@@ -112,24 +127,24 @@ impl Learner {
                 format!(" (in stage {stage}, {deaths} of {MAX_DEATHS} times)")
             }
             Ok(None) => String::new(),
-            Err(error) => format!(" (the log could not be told: {error})"),
+            Err(error) => format!(" (it cannot be recorded in the log: {error})"),
         };
-        tracing::error!("the learner died{place}: {said}");
+        tracing::error!("the learner died{place}: {message}");
         self.control.metrics().deaths.inc();
         let waiting = Waiting::new(
             WaitingReason::Died,
-            format!("the learner died{place}: {said}"),
+            format!("the learner died{place}: {message}"),
         );
-        self.control.wait(Phase::Failed, waiting);
+        self.control.wait(LearnState::Failed, waiting);
         self.control.change(|status| {
             status.deaths += 1;
-            status.error = Some(said.to_owned());
+            status.error = Some(message.to_owned());
         });
     }
 
     /// Acquires the checkpoint directory and the lease that make this process the only trainer, and trains stages until one fails. Returns
     /// after a pause if another process is the trainer.
-    async fn as_the_one_trainer(&self) -> Result<(), LearnError> {
+    async fn train_with_lease(&self) -> Result<(), LearnError> {
         let checkpoints = match CheckpointStore::open(self.dir.join("checkpoints"), 2) {
             Ok(checkpoints) => Arc::new(checkpoints),
             Err(TrainError::BadFile { .. }) => return self.stand_by().await,
@@ -180,7 +195,7 @@ impl Learner {
                 self.config.stage.unattended,
             );
             self.control.wait(
-                Phase::Paused,
+                LearnState::Paused,
                 match passed >= may {
                     true => Waiting::new(
                         WaitingReason::Unattended,
@@ -201,48 +216,120 @@ impl Learner {
         self.control.follow(self.log.learning_switch().await?);
         let message = "another process learns from this log or in this data directory; this one stands by, and takes over when that one ends";
         let waiting = Waiting::new(WaitingReason::AnotherTrainer, message);
-        self.control.wait(Phase::Standby, waiting);
+        self.control.wait(LearnState::Standby, waiting);
         tokio::time::sleep(RETRY).await;
         Ok(())
     }
 
-    /// Runs one stage to its outcome, continuing the open stage or opening a new one.
+    /// Waits, without the lease, until a stage that this program cannot continue is closed: by the program that opened it, or by an
+    /// operator who abandons it.
+    async fn outlast(&self, stage: StageId) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            // While the database cannot be reached, the stage is not known to be closed.
+            if let Ok(Some(_)) = self.log.stage_outcome(stage).await {
+                return;
+            }
+        }
+    }
+
+    /// Takes one stage to its outcome: the open stage, or a new one.
     async fn next_stage(
         &self,
         lease: &TrainerLease,
         checkpoints: &Arc<CheckpointStore>,
     ) -> Result<(), LearnError> {
-        let mut running = match self.log.current_stage().await? {
+        let mut stage = match self.log.current_stage().await? {
             Some(stage) => match self.resumable(lease, stage).await? {
-                Some(running) => running,
+                Some(stage) => stage,
                 None => return Ok(()),
             },
-            None => self.begin(lease).await?,
+            None => StageOpener::new(self, lease).open().await?,
         };
-        self.claim(&mut running).await?;
-        let planned = running.state.planned();
+        let id = stage.id;
+        let ended = tokio::select! {
+            biased;
+            ended = self.run_stage(&mut stage, checkpoints) => ended,
+            outcome = self.closed_elsewhere(id) => Ok(outcome),
+        };
+        let outcome = match ended {
+            // The stage may have been closed before it was noticed that it is.
+            Err(LearnError::Log(error @ LogError::NotFound { .. })) => {
+                self.log.stage_outcome(id).await?.ok_or(error)?
+            }
+            ended => ended?,
+        };
+        self.control.ended(outcome);
+        if outcome == StageOutcome::Failed && stage.progress.phase != Phase::Closed(outcome) {
+            let reason = "an operator abandoned it (POST /train/abandon)";
+            tracing::warn!("learning: stage {id} {outcome}: {reason}");
+            self.control.show_abandoned(id.0, reason.to_owned());
+        } else {
+            let candidate = stage.progress.candidate.as_deref().unwrap_or("none");
+            tracing::info!("learning: stage {id} {outcome}: generation {candidate}");
+        }
+        self.control.follow(self.log.learning_switch().await?);
+        // `follow` logs its own errors, and it is retried every few seconds.
+        let _ = self.publisher.follow().await;
+        tidy(self, lease).await;
+        Ok(())
+    }
+
+    /// Takes a stage from its phase to its outcome.
+    async fn run_stage(
+        &self,
+        stage: &mut OpenStage<'_>,
+        checkpoints: &Arc<CheckpointStore>,
+    ) -> Result<StageOutcome, LearnError> {
+        if stage.progress.phase == Phase::Pooling {
+            Pooling::new(self).run(stage).await?;
+        }
+        self.announce(stage);
+        fault::point("learn.stage");
+        loop {
+            match stage.progress.phase {
+                Phase::Pooling => Pooling::new(self).run(stage).await?,
+                Phase::Training => {
+                    let training = Training::resume(self, stage, checkpoints).await?;
+                    training.run(stage).await?;
+                }
+                Phase::Gating => Gating::new(self).run(stage).await?,
+                Phase::Publishing => Publishing::new(self).run(stage).await?,
+                Phase::Closed(outcome) => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Returns the outcome of a stage once it is closed in the log.
+    async fn closed_elsewhere(&self, stage: StageId) -> StageOutcome {
+        loop {
+            tokio::time::sleep(POLL).await;
+            // While the database cannot be reached, the stage goes on.
+            if let Ok(Some(outcome)) = self.log.stage_outcome(stage).await {
+                return outcome;
+            }
+        }
+    }
+
+    /// Shows and logs the stage that runs.
+    fn announce(&self, stage: &OpenStage<'_>) {
+        let (id, planned) = (stage.id, stage.plan.planned());
         self.control.change(|status| {
             status.error = None;
             status.waiting = None;
-            status.stage = running.id.0;
+            status.stage = id.0;
             status.planned = planned;
             status.update = 0;
         });
         tracing::info!(
-            "stage {}: {planned} updates of {} prompts each, {} held-out prompts for the gates{}",
-            running.id,
-            running.state.config.stage.batch,
-            running.state.gate_rows.len(),
-            match running.state.recorded {
+            "stage {id}: {planned} updates of {} prompts each, {} held-out prompts for the gates{}",
+            stage.plan.config.stage.batch,
+            stage.plan.gate_rows.len(),
+            match stage.progress.recorded {
                 0 => String::new(),
                 recorded => format!(", resumed after update {recorded}"),
             }
         );
-        fault::point("learn.stage");
-        if running.state.candidate.is_none() {
-            self.train(&mut running, checkpoints).await?;
-        }
-        self.conclude(&mut running).await
     }
 
     /// Returns the open stage as it was left; none if it had to be abandoned.
@@ -250,7 +337,7 @@ impl Learner {
         &self,
         lease: &'a TrainerLease,
         stage: Stage,
-    ) -> Result<Option<Running<'a>>, LearnError> {
+    ) -> Result<Option<OpenStage<'a>>, LearnError> {
         let id = stage.id;
         let deaths = self.log.deaths(id).await?;
         if deaths >= MAX_DEATHS {
@@ -259,17 +346,24 @@ impl Learner {
             self.abandon(lease, id, &why, false).await?;
             return Ok(None);
         }
-        let state: StageState =
-            serde_json::from_value(stage.state).map_err(|error| LearnError::OtherVersion {
-                stage: id.0,
-                detail: error.to_string(),
-            })?;
-        if state.is_of(&self.bases, self.log.owns_unnamed())? {
-            return Ok(Some(Running { lease, id, state }));
+        let (plan, progress) = read_state(&stage)?;
+        if !plan.is_of(&self.bases, self.log.owns_unnamed())? {
+            let why =
+                "it was opened on another model, whose weights or tokenizer differ from this one's";
+            self.abandon(lease, id, why, true).await?;
+            return Ok(None);
         }
-        let why = "it was opened on another model, whose weights or tokenizer are not this one's";
-        self.abandon(lease, id, why, true).await?;
-        Ok(None)
+        let saved = stage.state["version"].as_u64();
+        let open = OpenStage {
+            lease,
+            id,
+            plan,
+            progress,
+        };
+        if saved != Some(VERSION.into()) {
+            open.save().await?;
+        }
+        Ok(Some(open))
     }
 
     async fn abandon(
@@ -281,33 +375,30 @@ impl Learner {
     ) -> Result<(), LearnError> {
         lease.abandon_stage(id, why, release).await?;
         tracing::error!("learning: stage {id} is abandoned: {why}");
-        let outcome = StageOutcome::Failed;
-        let stages = &self.control.metrics().stages;
-        stages.with_label_values(&[outcome.as_str()]).inc();
-        self.control
-            .change(|status| status.last_outcome = Some(outcome.to_string()));
+        self.control.ended(StageOutcome::Failed);
+        self.control.show_abandoned(id.0, why.to_owned());
         Ok(())
     }
 
     /// Returns the pinned judge of a stage.
-    pub(super) async fn judge(&self, state: &StageState) -> Result<PinnedJudge, LearnError> {
+    pub(super) async fn judge(&self, plan: &StagePlan) -> Result<PinnedJudge, LearnError> {
         Ok(PinnedJudge {
-            weights: self.publisher.weights(&state.judge).await?,
-            principles: state.principles.clone(),
+            weights: self.publisher.weights(&plan.judge).await?,
+            principles: plan.principles.clone(),
         })
     }
 
     pub(super) fn pair_maker(
         &self,
         stage: StageId,
-        state: &StageState,
+        plan: &StagePlan,
         judge: PinnedJudge,
     ) -> PairMaker {
         PairMaker {
             service: self.service.clone(),
             log: self.log.clone(),
             judge,
-            config: Arc::new(state.config.clone()),
+            config: Arc::new(plan.config.clone()),
             stage: stage.0,
         }
     }
@@ -316,14 +407,14 @@ impl Learner {
     pub(super) async fn start_weights(
         &self,
         stage: StageId,
-        state: &StageState,
+        plan: &StagePlan,
     ) -> Result<WeightsLease, LearnError> {
-        if !self.generations.is_extrapolated(&state.train)? {
-            return self.publisher.weights(&state.train).await;
+        if !self.generations.is_extrapolated(&plan.train)? {
+            return self.publisher.weights(&plan.train).await;
         }
-        let trained = self.generations.trained(&state.train)?;
-        let trained = trained.ok_or_else(|| LearnError::NoGeneration(state.train.clone()))?;
+        let trained = self.generations.trained(&plan.train)?;
+        let trained = trained.ok_or_else(|| LearnError::NoGeneration(plan.train.clone()))?;
         self.publisher
-            .lend(&format!("stage-{stage}-update-0"), &trained)
+            .register(&format!("stage-{stage}-update-0"), &trained)
     }
 }

@@ -7,7 +7,8 @@ use super::LearnError;
 use super::config::JudgingConfig;
 use super::judging::{Dropped, JudgedPair, corroborated, label};
 use super::rollout::Answer;
-use super::stage::{Draw, FeedbackRow, joining, seed};
+use super::seed::{Draw, seed};
+use super::stage::{FeedbackRow, joining};
 use super::update::{Batch, PairMaker, UpdatePair};
 use judge::PairVerdict;
 use text::{Message, Role};
@@ -41,7 +42,7 @@ impl PairMaker {
                 (update << 20) | draw,
             );
             let id = &earlier[(number % earlier.len() as u64) as usize];
-            if let Some(record) = self.willing(id).await? {
+            if let Some(record) = self.trainable(id).await? {
                 pairs.extend(replayed(&self.config.judging, record));
             }
             if pairs.len() == wanted {
@@ -56,7 +57,11 @@ impl PairMaker {
     ///
     /// # Errors
     /// Errors from the log, the template and the service.
-    pub async fn said(&self, rows: &[FeedbackRow], corroborate: bool) -> Result<Batch, LearnError> {
+    pub async fn feedback_pairs(
+        &self,
+        rows: &[FeedbackRow],
+        corroborate: bool,
+    ) -> Result<Batch, LearnError> {
         let mut batch = Batch::default();
         let mut found = Vec::new();
         for row in rows {
@@ -105,7 +110,7 @@ impl PairMaker {
         &self,
         row: &FeedbackRow,
     ) -> Result<Option<Result<Preference, Dropped>>, LearnError> {
-        let Some(record) = self.willing(&row.record).await? else {
+        let Some(record) = self.trainable(&row.record).await? else {
             return Ok(None);
         };
         // The tokens of the answers belong to the prompt before redaction.
@@ -389,14 +394,15 @@ mod tests {
             rejected,
             redacted: false,
         };
-        let said =
-            async |row: FeedbackRow, corroborate| maker.said(&[row], corroborate).await.unwrap();
+        let pairs = async |row: FeedbackRow, corroborate| {
+            maker.feedback_pairs(&[row], corroborate).await.unwrap()
+        };
         let record = maker.log.get(&id, &Scope::All).await.unwrap().unwrap();
         let logged = |at: usize| record.samples[at].token_ids.clone();
 
         // A fully trusted caller needs no judge, whether right or wrong.
         for (chosen, rejected) in [(0, 1), (1, 0)] {
-            let batch = said(row(chosen, rejected), false).await;
+            let batch = pairs(row(chosen, rejected), false).await;
             assert!(batch.corroborating.is_empty() && batch.drift.is_empty());
             let pair = &batch.pairs[0];
             assert_eq!((&pair.prompt, pair.source), (&prompt, None));
@@ -405,8 +411,8 @@ mod tests {
         }
 
         // The judge reads both pairs and agrees with at most one of them; both verdicts are logged.
-        let right = said(row(0, 1), true).await;
-        let wrong = said(row(1, 0), true).await;
+        let right = pairs(row(0, 1), true).await;
+        let wrong = pairs(row(1, 0), true).await;
         assert_eq!(
             (right.pairs.len(), wrong.pairs.len()),
             (1, 0),
@@ -428,7 +434,7 @@ mod tests {
         };
         let anonymous = Principal::anonymous();
         maker.log.add_feedback(&id, &anonymous, edit).await.unwrap();
-        let edited = said(row(2, 1), false).await;
+        let edited = pairs(row(2, 1), false).await;
         let ids = &edited.pairs[0].pair.chosen.ids;
         assert!(
             ids.starts_with(&logged(0)) && ids.len() > logged(0).len(),
@@ -438,10 +444,10 @@ mod tests {
             redacted: true,
             ..row(2, 1)
         };
-        assert_eq!(said(redacted, false).await.dropped, [Dropped::NoTokens]);
-        assert_eq!(said(row(3, 1), false).await.dropped, [Dropped::NoTokens]);
+        assert_eq!(pairs(redacted, false).await.dropped, [Dropped::NoTokens]);
+        assert_eq!(pairs(row(3, 1), false).await.dropped, [Dropped::NoTokens]);
         maker.log.withdraw_training(&anonymous).await.unwrap();
-        let withdrawn = said(row(0, 1), false).await;
+        let withdrawn = pairs(row(0, 1), false).await;
         assert!(withdrawn.pairs.is_empty() && withdrawn.dropped.is_empty());
     }
 
@@ -455,7 +461,7 @@ mod tests {
             rejected: 1,
             redacted: false,
         };
-        let batch = maker.said(&[row], false).await.unwrap();
+        let batch = maker.feedback_pairs(&[row], false).await.unwrap();
         assert_eq!(batch.dropped, [Dropped::Truncated]);
     }
 

@@ -5,17 +5,22 @@
 //! | file | contents |
 //! |---|---|
 //! | `config` | all settings |
-//! | `learner` | the loop: take the lease, begin a stage, update, conclude |
+//! | `learner` | the loop: take the lease, open a stage, take it from phase to phase |
+//! | `phase` | the phases of a stage, and which follows which |
+//! | `stage`, `open_stage` | the state of a stage, its version, and what is saved of it |
 //! | `waiting` | the reasons why no stage runs |
-//! | `begin`, `pool`, `stage` | a stage: disjoint prompts of the log, easy ones first across stages, cut into updates (sDPO) |
+//! | `opener`, `pool`, `pooling` | disjoint prompts of the log, easy ones first across stages, cut into updates (sDPO) |
 //! | `update` | the pairs of an update, and what the log keeps of them |
 //! | `rollout` | fresh answers from the current policy |
 //! | `judging` | the pinned judge reads both orders under the table's principles (SALMON); which answers make a pair |
 //! | `contrast`, `generator` | SSO: chosen and rejected answers sampled under opposed principles |
+//! | `active` | the choice of the most instructive pairs |
 //! | `logged` | pairs of logged answers: replay of earlier stages, feedback of callers |
-//! | `training` | the updates of a stage |
-//! | `trainer` | the DPO trainer on its own threads, at lower priority than serving |
-//! | `conclude`, `gate/` | the tests that a candidate must pass before it serves |
+//! | `training` | the updates of a stage, and its candidate |
+//! | `seed` | the seeds of all random draws |
+//! | `trainer_pool` | the DPO trainer on its own threads, at lower priority than serving |
+//! | `gating`, `gate/` | the tests that a candidate must pass before it serves |
+//! | `publishing` | the promotion of a candidate that passed |
 //! | `generation`, `base` | immutable directories named by their digest, bound to one base and tokenizer |
 //! | `tidy` | which of those directories are kept on disk |
 //! | `publish` | from pointers to served weights |
@@ -36,30 +41,35 @@
 //! 5. SALMON samples three principles per rollout. Here all named principles are judged, each separately, and averaged by weight. Its
 //!    prohibitions against reward hacking are the principles that the table marks `always`, judged in addition.
 //! 6. No paper learns from callers' feedback. It is off by default; if trusted, it gives a few off-policy pairs (`logged`).
-//! 6. No paper learns from callers' feedback. It is off by default; if trusted, it gives a few off-policy pairs (`logged`).
 
+mod active;
 pub mod base;
-mod begin;
 mod canary;
-mod conclude;
 pub mod config;
 mod contrast;
 pub mod gate;
+mod gating;
 pub mod generation;
 mod generator;
 mod judging;
 mod learner;
 mod logged;
+mod open_stage;
+mod opener;
 mod past;
+mod phase;
 mod pool;
+mod pooling;
 mod publish;
+mod publishing;
 mod record;
 pub mod rollout;
+mod seed;
 mod stage;
 mod staleness;
 mod status;
 mod tidy;
-mod trainer;
+mod trainer_pool;
 mod training;
 mod update;
 mod waiting;
@@ -68,15 +78,16 @@ use crate::call::CallError;
 use traffic_log::LogError;
 use train::TrainError;
 
-pub use begin::judged_by;
 pub use canary::{CanaryBands, CanaryHealth, Verdict, Vitals};
 pub use config::LearnConfig;
 pub use gate::anchor::answer_ids;
 pub use learner::Learner;
+pub use opener::judged_by;
+pub use phase::{NoTransition, Phase, StageEvent};
 pub use publish::{CanaryWatch, Publisher};
 pub use staleness::Staleness;
-pub use status::{LearnControl, LearnStatus, Phase};
-pub use trainer::{Workshop, said};
+pub use status::{AbandonedStage, LearnControl, LearnState, LearnStatus};
+pub use trainer_pool::{TrainerPool, panic_message};
 pub use waiting::{Waiting, WaitingReason};
 
 /// An error of learning.
@@ -113,9 +124,12 @@ pub enum LearnError {
     Json(#[from] serde_json::Error),
     /// The open stage cannot be read, because another version of the program wrote it.
     #[error(
-        "stage {stage} was opened by another version of the program, which alone can go on with it: {detail}"
+        "stage {stage} was opened by another version of the program, which alone can continue it: {detail}. POST /train/abandon leaves it"
     )]
     OtherVersion { stage: i64, detail: String },
+    /// The stage came to an event that its phase excludes: an error in the program.
+    #[error(transparent)]
+    NoTransition(#[from] NoTransition),
     /// The trainer's thread panicked; its work in progress is discarded.
     #[error("a training step panicked: {0}")]
     Panicked(String),

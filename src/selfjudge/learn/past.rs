@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use super::LearnError;
 use super::gate::GateResult;
 use super::judging::Dropped;
-use super::learner::Learner;
 use super::record::UpdateNumbers;
-use super::stage::StageState;
-use traffic_log::{GenerationId, Stage, StageOutcome};
+use super::stage::{StageProgress, read_state};
+use traffic_log::{GenerationId, StageOutcome, StageSummary, TrafficLog};
 
 /// A summary of the log's stages.
 #[derive(Debug, Default, PartialEq)]
@@ -31,8 +30,29 @@ pub struct Past {
 }
 
 impl Past {
-    /// Summarises stages, the newest first. A stage written by another version of the program is counted without its numbers.
-    fn of(stages: &[Stage]) -> Self {
+    /// Reads the summary of a log.
+    ///
+    /// # Errors
+    /// Errors from the log.
+    pub async fn read(log: &TrafficLog) -> Result<Self, LearnError> {
+        let mut past = Self::of(&log.stage_summaries().await?);
+        // The plan of a stage of another version cannot be read.
+        if let Some(newest) = log.last_stage().await?
+            && let Ok((plan, _)) = read_state(&newest)
+        {
+            past.planned = plan.planned();
+        }
+        if let Some(candidate) = &past.candidate {
+            let id = GenerationId::new(candidate.as_str());
+            let found = log.generation(&id).await?;
+            let gates = found.map(|generation| generation.gates).unwrap_or_default();
+            past.gates = serde_json::from_value(gates).unwrap_or_default();
+        }
+        Ok(past)
+    }
+
+    /// Summarises stages, the newest first. A stage whose progress cannot be read is counted without its numbers.
+    fn of(stages: &[StageSummary]) -> Self {
         let mut past = Self::default();
         if let Some(newest) = stages.first() {
             past.stage = newest.id.0;
@@ -42,48 +62,23 @@ impl Past {
                 *past.outcomes.entry(outcome.as_str()).or_default() += 1;
                 past.last_outcome = past.last_outcome.or(Some(outcome));
             }
-            let Ok(state) = serde_json::from_value::<StageState>(stage.state.clone()) else {
+            let Ok(progress) = serde_json::from_value::<StageProgress>(stage.progress.clone())
+            else {
                 continue;
             };
-            past.updates += state.recorded;
-            past.pairs += state.pairs;
+            past.updates += progress.recorded;
+            past.pairs += progress.pairs;
             for why in Dropped::ALL {
-                let dropped = state.dropped.get(why.name()).copied().unwrap_or(0);
+                let dropped = progress.dropped.get(why.name()).copied().unwrap_or(0);
                 *past.dropped.entry(why.name()).or_default() += dropped;
             }
             if at == 0 {
-                (past.update, past.planned) = (state.recorded, state.planned());
+                past.update = progress.recorded;
             }
-            past.last_update = past.last_update.or(state.last_update);
-            past.candidate = past.candidate.or(state.candidate);
+            past.last_update = past.last_update.or(progress.last_update);
+            past.candidate = past.candidate.or(progress.candidate);
         }
         past
-    }
-}
-
-impl Learner {
-    /// Restores the summary of this log into the status, if this process has learned nothing yet.
-    pub(super) async fn remember(&self) {
-        if !self.control.is_new() {
-            return;
-        }
-        match self.past().await {
-            Ok(past) => self.control.restore(&past),
-            Err(error) => tracing::warn!("learning: the stages of before cannot be shown: {error}"),
-        }
-    }
-
-    async fn past(&self) -> Result<Past, LearnError> {
-        let mut past = Past::of(&self.log.stages().await?);
-        if let Some(candidate) = &past.candidate {
-            let found = self
-                .log
-                .generation(&GenerationId::new(candidate.as_str()))
-                .await?;
-            let gates = found.map(|generation| generation.gates).unwrap_or_default();
-            past.gates = serde_json::from_value(gates).unwrap_or_default();
-        }
-        Ok(past)
     }
 }
 
@@ -92,63 +87,40 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::learn::LearnConfig;
-    use traffic_log::{Pointers, StageId};
-
-    fn pointers() -> Pointers {
-        let base = || GenerationId::new("base");
-        Pointers {
-            policy: base(),
-            train: base(),
-            reference: base(),
-            judge: base(),
-            canary: base(),
-        }
-    }
+    use traffic_log::StageId;
 
     fn stage(
         id: i64,
         outcome: Option<StageOutcome>,
-        change: impl FnOnce(&mut StageState),
-    ) -> Stage {
-        let mut state = StageState::new(
-            LearnConfig::default(),
-            &pointers(),
-            Vec::new(),
-            (Vec::new(), 0),
-            Vec::new(),
-        );
-        change(&mut state);
-        Stage {
+        change: impl FnOnce(&mut StageProgress),
+    ) -> StageSummary {
+        let mut progress = StageProgress::default();
+        change(&mut progress);
+        StageSummary {
             id: StageId(id),
-            epoch: 1,
-            reference: GenerationId::new("base"),
-            state: serde_json::to_value(state).unwrap(),
             outcome,
-            rows: 0,
-            opened_at: 0,
-            closed_at: None,
+            progress: serde_json::to_value(progress).unwrap(),
         }
     }
 
     #[test]
     fn stages_are_summed_up_and_the_newest_is_shown() {
-        let newest = stage(3, None, |state| {
-            state.recorded = 2;
-            state.pairs = 20;
-            state.dropped.insert("margin".into(), 4);
+        let newest = stage(3, None, |progress| {
+            progress.recorded = 2;
+            progress.pairs = 20;
+            progress.dropped.insert("margin".into(), 4);
         });
-        let before = stage(2, Some(StageOutcome::Promoted), |state| {
-            state.recorded = 24;
-            state.pairs = 300;
-            state.dropped.insert("margin".into(), 5);
-            state.candidate = Some("abc".into());
+        let before = stage(2, Some(StageOutcome::Promoted), |progress| {
+            progress.recorded = 24;
+            progress.pairs = 300;
+            progress.dropped.insert("margin".into(), 5);
+            progress.candidate = Some("abc".into());
         });
-        let first = stage(1, Some(StageOutcome::Rejected), |state| {
-            state.candidate = Some("old".into());
+        let first = stage(1, Some(StageOutcome::Rejected), |progress| {
+            progress.candidate = Some("old".into());
         });
         let mut foreign = stage(0, Some(StageOutcome::Failed), |_| {});
-        foreign.state = json!({"another": "version"});
+        foreign.progress = json!({"recorded": "another version"});
         let past = Past::of(&[newest, before, first, foreign]);
         assert_eq!((past.stage, past.update), (3, 2));
         assert_eq!((past.updates, past.pairs), (26, 320));

@@ -1,4 +1,4 @@
-//! The pool: which of the waiting prompts a stage takes, with the easy ones first across stages.
+//! The pool: the waiting prompts that a stage takes, with the easy ones first across stages.
 //!
 //! sDPO (arXiv 2403.19270, section 3.3) cuts its data into parts from easy to hard; a random partition, such as the order of traffic,
 //! gains nothing there. Here the data never end, so they are cut pool by pool: a pool holds the prompts of `stage.pool` stages. Its
@@ -10,8 +10,11 @@
 //! those that were deleted or lost their consent since are not taken.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use traffic_log::{DrawSpec, DrawnRow, RecordId};
+use super::config::LearnConfig;
+use super::seed::{Draw, seed};
+use traffic_log::{DrawSpec, DrawnRow, Principal, RecordId, Split, StageId};
 
 /// A pool before it is ranked.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -56,10 +59,38 @@ pub fn take(rows: Vec<DrawnRow>, spec: &DrawSpec) -> (Vec<RecordId>, Vec<RecordI
     (taken, left)
 }
 
+/// Returns the settings of a draw of `limit` rows that may be trained on.
+pub fn train_spec(config: &LearnConfig, uncapped: Option<&Principal>, limit: usize) -> DrawSpec {
+    let stage = &config.stage;
+    DrawSpec {
+        quarantine: Duration::from_secs(stage.quarantine),
+        max_share: stage.principal_share,
+        uncapped: uncapped.cloned(),
+        held_out_per_mille: (stage.held_out * 1000.0).round() as u16,
+        ..DrawSpec::new(limit)
+    }
+}
+
+/// Returns the settings of a draw of the rows that evaluate stage `id`. These rows are never trained on or claimed, so every stage would
+/// get the same ones; each stage therefore starts at another offset among the held-out rows.
+pub fn gate_spec(config: &LearnConfig, uncapped: Option<&Principal>, id: StageId) -> DrawSpec {
+    DrawSpec {
+        split: Split::HeldOut,
+        turn: Some(gate_turn(config, id)),
+        ..train_spec(config, uncapped, config.gates.prompts)
+    }
+}
+
+/// Returns the offset of stage `id` among the held-out rows.
+fn gate_turn(config: &LearnConfig, id: StageId) -> u64 {
+    seed(config.stage.seed, id.0, Draw::Turn, 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
-    use traffic_log::Principal;
 
     fn id(n: usize) -> RecordId {
         RecordId::parse(&format!("{n:026}")).unwrap()
@@ -175,5 +206,14 @@ mod tests {
             [0, 1, 2].map(id),
             "a cap is for those who can be told apart"
         );
+    }
+
+    #[test]
+    fn stages_are_measured_from_different_places_on() {
+        let config = LearnConfig::default();
+        let turn = |id| gate_turn(&config, StageId(id));
+        assert_eq!(turn(3), turn(3));
+        let turns: HashSet<_> = (1..20).map(turn).collect();
+        assert_eq!(turns.len(), 19);
     }
 }

@@ -159,9 +159,10 @@ impl Publisher {
             name.to_owned(),
         );
         let loaded = tokio::task::spawn_blocking(move || {
-            let (dir, _) = generations.verified(&name)?;
+            let adapter = generations.served(&name)?;
+            let adapter = adapter.ok_or_else(|| LearnError::NoGeneration(name.clone()))?;
             fault::point("publish.load");
-            Ok(store.publish_dir(&name, &dir)?)
+            Ok(store.publish(&name, &adapter.config, &adapter.weights)?)
         });
         let failed = |error: tokio::task::JoinError| LearnError::Panicked(error.to_string());
         loaded.await.map_err(failed)?
@@ -171,7 +172,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Fails if the adapter does not fit the base.
-    pub fn lend(&self, name: &str, adapter: &Adapter) -> Result<WeightsLease, LearnError> {
+    pub fn register(&self, name: &str, adapter: &Adapter) -> Result<WeightsLease, LearnError> {
         Ok(self
             .store
             .publish(name, &adapter.config, &adapter.weights)?)

@@ -2,6 +2,9 @@
 //!
 //! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first (`pool`); each part starts from the last promoted policy and
 //! uses it as the reference.
+//!
+//! The state has a version. A stage of a later version, or one that cannot be read, is neither continued nor closed: the learner waits
+//! until the program that opened it has ended it or an operator abandons it.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +13,26 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::base::Bases;
 use super::config::LearnConfig;
+use super::phase::Phase;
 use super::record::UpdateNumbers;
 use judge::WeightedPrinciple;
-use traffic_log::{Pointers, RecordId};
+use traffic_log::{Pointers, RecordId, Stage};
 
-/// The state of a stage as saved in the log.
+/// The version of the state that this program saves. In version 1, which has no version field, one object has the plan and the progress,
+/// and the phase follows from them.
+pub const VERSION: u32 = 2;
+
+/// The part of a stage's state that is settled before its first update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StageState {
+pub struct StagePlan {
+    #[serde(default = "first_version")]
+    pub version: u32,
     /// The settings when the stage was opened; changes to the file take effect with the next stage.
     pub config: LearnConfig,
-    /// Digest of the base weights; none if an earlier version of the program opened it.
+    /// Digest of the base weights; none if an early version of the program opened it.
     #[serde(default)]
     pub base: Option<String>,
-    /// Digest of the tokenizer of its prompts; none if an earlier version of the program opened it.
+    /// Digest of the tokenizer of its prompts; none if an early version of the program opened it.
     #[serde(default)]
     pub tokenizer: Option<String>,
     /// The policy pointer when the stage was opened. Its candidate may replace only this policy.
@@ -34,12 +44,11 @@ pub struct StageState {
     pub judge: String,
     /// The principles by which its pairs are judged; empty means the template's default.
     pub principles: Vec<WeightedPrinciple>,
-    /// Its prompts in the order of use; until they are `ordered`, the pool from which they are taken.
+    /// Its prompts in the order of use; in the phase [`Phase::Pooling`], the pool from which they are taken.
     pub rows: Vec<RecordId>,
     /// How many rows at the start of the pool were left over by an earlier stage.
     #[serde(default)]
     pub carried: usize,
-    pub ordered: bool,
     /// Rows left over from its pool for the next stages, in order.
     #[serde(default)]
     pub left: Vec<RecordId>,
@@ -51,15 +60,20 @@ pub struct StageState {
     pub corroborate: bool,
     /// Held-out prompts on which the candidate is compared with the live policy.
     pub gate_rows: Vec<RecordId>,
+}
+
+/// The part of a stage's state that its updates change.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StageProgress {
+    pub phase: Phase,
     /// Updates whose samples, verdicts and pairs are in the log.
     pub recorded: u64,
     /// Pairs of these updates.
     pub pairs: u64,
     /// Prompts that made no pair in these updates, by reason.
-    #[serde(default)]
     pub dropped: BTreeMap<String, u64>,
     /// The numbers of the last of these updates.
-    #[serde(default)]
     pub last_update: Option<UpdateNumbers>,
     /// See [`super::gate::Measurements::step_zero`].
     pub step_zero: Option<f64>,
@@ -80,8 +94,57 @@ pub struct FeedbackRow {
     pub redacted: bool,
 }
 
-impl StageState {
-    /// Creates the state of a new stage. `pool` holds its candidate prompts, and how many of them an earlier stage left over.
+fn first_version() -> u32 {
+    1
+}
+
+/// The fields of version 1 that tell the phase.
+#[derive(Deserialize)]
+struct FirstVersion {
+    ordered: bool,
+    candidate: Option<String>,
+}
+
+impl FirstVersion {
+    fn phase(&self) -> Phase {
+        match (self.ordered, &self.candidate) {
+            (false, _) => Phase::Pooling,
+            (true, None) => Phase::Training,
+            (true, Some(_)) => Phase::Gating,
+        }
+    }
+}
+
+/// Reads the state of a stage; a state of version 1 becomes one of this version.
+///
+/// # Errors
+/// Fails with [`LearnError::OtherVersion`] if another version of the program wrote it.
+pub fn read_state(stage: &Stage) -> Result<(StagePlan, StageProgress), LearnError> {
+    let other = |detail: String| LearnError::OtherVersion {
+        stage: stage.id.0,
+        detail,
+    };
+    let version = &stage.state["version"];
+    if version.as_u64().is_some_and(|found| found > VERSION.into()) {
+        return Err(other(format!(
+            "its state has version {version}, and this program reads versions up to {VERSION}"
+        )));
+    }
+    let unreadable = |error: serde_json::Error| other(error.to_string());
+    let mut plan: StagePlan = serde_json::from_value(stage.state.clone()).map_err(unreadable)?;
+    let mut progress: StageProgress =
+        serde_json::from_value(stage.progress.clone()).map_err(unreadable)?;
+    if plan.version == first_version() {
+        let first: FirstVersion =
+            serde_json::from_value(stage.state.clone()).map_err(unreadable)?;
+        progress.phase = first.phase();
+        plan.version = VERSION;
+    }
+    Ok((plan, progress))
+}
+
+impl StagePlan {
+    /// Creates the plan of a new stage. `pool` holds its candidate prompts, and how many of them an earlier stage left over.
     pub fn new(
         config: LearnConfig,
         pointers: &Pointers,
@@ -90,9 +153,9 @@ impl StageState {
         gate_rows: Vec<RecordId>,
     ) -> Self {
         Self {
+            version: VERSION,
             base: None,
             tokenizer: None,
-            ordered: false,
             policy: pointers.policy.to_string(),
             train: pointers.train.to_string(),
             reference: pointers.reference.to_string(),
@@ -104,13 +167,6 @@ impl StageState {
             feedback: Vec::new(),
             corroborate: false,
             gate_rows,
-            recorded: 0,
-            pairs: 0,
-            dropped: BTreeMap::new(),
-            last_update: None,
-            step_zero: None,
-            stopped: None,
-            candidate: None,
             config,
         }
     }
@@ -138,12 +194,6 @@ impl StageState {
         self.rows.len().div_ceil(self.drawn()) as u64
     }
 
-    /// Returns whether `update` is past the end of the stage. A stop is saved with the update that caused it, and a checkpoint may be
-    /// older: recorded updates are made again.
-    pub fn is_over(&self, update: u64) -> bool {
-        update >= self.planned() || (self.stopped.is_some() && update >= self.recorded)
-    }
-
     /// Returns the prompts of one update, each with its position in the stage.
     pub fn batch(&self, update: u64) -> impl Iterator<Item = (u64, &RecordId)> {
         let start = usize::try_from(update)
@@ -162,55 +212,27 @@ impl StageState {
     }
 }
 
+impl StageProgress {
+    /// Returns whether `update` is past the end of the stage. A stop is saved with the update that caused it, and a checkpoint may be
+    /// older: recorded updates are made again.
+    pub fn is_over(&self, plan: &StagePlan, update: u64) -> bool {
+        update >= plan.planned() || (self.stopped.is_some() && update >= self.recorded)
+    }
+}
+
 /// Returns how many pairs must join `fresh` ones to be `share` of the total.
 pub fn joining(fresh: usize, share: f64) -> usize {
     (fresh as f64 * share / (1.0 - share)).round() as usize
 }
 
-/// The purpose of a random draw. Each purpose has its own stream, so that a stage does not reuse the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Draw {
-    Order,
-    Update,
-    Contrast,
-    Gate,
-    Replay,
-    /// The offset of a stage among the held-out rows.
-    Turn,
-}
-
-/// Returns a seed that depends only on the settings, the stage and the prompt's position (MurmurHash3's finaliser, applied twice).
-pub fn seed(config: u64, stage: i64, draw: Draw, place: u64) -> u64 {
-    let stream = mix(config ^ mix(stage as u64 ^ ((draw as u64) << 56)));
-    of_stream(stream, place)
-}
-
-/// Returns a seed of another stream for the same prompt: answers that are compared must not be sampled with the same numbers.
-pub fn another_seed(seed: u64, stream: u64) -> u64 {
-    of_stream(mix(seed), stream)
-}
-
-fn of_stream(stream: u64, place: u64) -> u64 {
-    // JSON numbers are exact up to 2^53, and both clients' and these seeds appear in JSON.
-    mix(stream ^ mix(place.wrapping_add(0x9e37_79b9_7f4a_7c15))) >> 11
-}
-
-fn mix(mut x: u64) -> u64 {
-    x ^= x >> 33;
-    x = x.wrapping_mul(0xff51_afd7_ed55_8ccd);
-    x ^= x >> 33;
-    x = x.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    x ^ (x >> 33)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use serde_json::{Value, json};
 
     use super::*;
-    use traffic_log::GenerationId;
+    use traffic_log::{GenerationId, StageId};
 
-    fn state(prompts: usize, batch: usize, oversample: usize) -> StageState {
+    fn plan(prompts: usize, batch: usize, oversample: usize) -> StagePlan {
         let mut config = LearnConfig::default();
         config.stage.batch = batch;
         config.active.oversample = oversample;
@@ -223,7 +245,7 @@ mod tests {
             canary: base(),
         };
         let id = |n: usize| RecordId::parse(&format!("{n:026}")).unwrap();
-        StageState::new(
+        StagePlan::new(
             config,
             &pointers,
             Vec::new(),
@@ -237,43 +259,72 @@ mod tests {
         for (prompts, batch, oversample, planned) in
             [(10, 4, 0, 3), (8, 4, 1, 2), (9, 2, 2, 3), (1, 4, 0, 1)]
         {
-            let state = state(prompts, batch, oversample);
-            assert_eq!(state.planned(), planned);
+            let plan = plan(prompts, batch, oversample);
+            assert_eq!(plan.planned(), planned);
             let all: Vec<u64> = (0..planned)
                 .flat_map(|update| {
-                    state
-                        .batch(update)
+                    plan.batch(update)
                         .map(|(place, _)| place)
                         .collect::<Vec<_>>()
                 })
                 .collect();
             assert_eq!(all, (0..prompts as u64).collect::<Vec<_>>());
-            assert_eq!(state.batch(planned).count(), 0);
+            assert_eq!(plan.batch(planned).count(), 0);
         }
     }
 
     #[test]
     fn a_stopped_stage_makes_again_what_it_recorded() {
-        let mut state = state(10, 2, 0);
-        state.recorded = 3;
-        assert!(!state.is_over(3) && state.is_over(5));
-        state.stopped = Some("the KL budget is used up".to_owned());
+        let plan = plan(10, 2, 0);
+        let mut progress = StageProgress {
+            recorded: 3,
+            ..StageProgress::default()
+        };
+        assert!(!progress.is_over(&plan, 3) && progress.is_over(&plan, 5));
+        progress.stopped = Some("the KL budget is used up".to_owned());
         // From a checkpoint before the update that caused the stop.
-        assert!(!state.is_over(2));
-        assert!(state.is_over(3));
+        assert!(!progress.is_over(&plan, 2));
+        assert!(progress.is_over(&plan, 3));
+    }
+
+    fn stored(state: Value, progress: Value) -> Stage {
+        Stage {
+            id: StageId(7),
+            epoch: 1,
+            reference: GenerationId::base(),
+            state,
+            progress,
+            outcome: None,
+            rows: 0,
+            opened_at: 0,
+            closed_at: None,
+        }
     }
 
     #[test]
     fn a_saved_state_is_the_state() {
-        let state = state(5, 2, 0);
-        let json = serde_json::to_value(&state).unwrap();
-        assert_eq!(
-            serde_json::from_value::<StageState>(json.clone()).unwrap(),
-            state
-        );
-        // A stage opened by a version without pools and feedback continues.
-        let mut older = json;
+        let plan = plan(5, 2, 0);
+        let progress = StageProgress {
+            phase: Phase::Training,
+            recorded: 2,
+            ..StageProgress::default()
+        };
+        let saved = serde_json::to_value(&plan).unwrap();
+        let stage = stored(saved.clone(), serde_json::to_value(&progress).unwrap());
+        assert_eq!(read_state(&stage).unwrap(), (plan.clone(), progress));
+        // A stage that was opened and has saved nothing since.
+        let stage = stored(saved.clone(), saved);
+        let (_, progress) = read_state(&stage).unwrap();
+        assert_eq!((progress.phase, progress.recorded), (Phase::Pooling, 0));
+    }
+
+    #[test]
+    fn a_stage_of_version_one_continues_in_the_phase_that_its_fields_tell() {
+        let plan = plan(5, 2, 0);
+        let mut first = serde_json::to_value(&plan).unwrap();
+        // The first versions had neither pools, nor feedback, nor the model's digests.
         for field in [
+            "version",
             "carried",
             "left",
             "feedback",
@@ -281,15 +332,95 @@ mod tests {
             "base",
             "tokenizer",
         ] {
-            older.as_object_mut().unwrap().remove(field);
+            first.as_object_mut().unwrap().remove(field);
         }
-        assert_eq!(serde_json::from_value::<StageState>(older).unwrap(), state);
+        for (field, value) in [
+            ("recorded", json!(1)),
+            ("pairs", json!(9)),
+            ("step_zero", Value::Null),
+            ("stopped", json!("the KL budget is used up")),
+        ] {
+            first[field] = value;
+        }
+        for (ordered, candidate, phase) in [
+            (false, None, Phase::Pooling),
+            (true, None, Phase::Training),
+            (true, Some("abc"), Phase::Gating),
+        ] {
+            first["ordered"] = json!(ordered);
+            first["candidate"] = json!(candidate);
+            let (read, progress) = read_state(&stored(first.clone(), first.clone())).unwrap();
+            assert_eq!(read, plan);
+            assert_eq!(progress.phase, phase);
+            assert_eq!((progress.recorded, progress.pairs), (1, 9));
+            assert_eq!(progress.candidate.as_deref(), candidate);
+            assert!(progress.stopped.is_some());
+        }
+    }
+
+    #[test]
+    fn a_stage_of_another_version_is_not_continued() {
+        let plan = serde_json::to_value(plan(5, 2, 0)).unwrap();
+        let with = |field: &str, value: Value| {
+            let mut state = plan.clone();
+            state[field] = value;
+            state
+        };
+        for (state, named) in [
+            (with("version", json!(VERSION + 1)), "version 3"),
+            (with("config", json!({"unknown": 1})), "unknown"),
+            (json!({"made": "by another version"}), "config"),
+        ] {
+            let error = read_state(&stored(state.clone(), state)).unwrap_err();
+            assert!(
+                matches!(error, LearnError::OtherVersion { stage: 7, .. }),
+                "{error}"
+            );
+            let said = error.to_string();
+            assert!(
+                said.contains(named) && said.contains("/train/abandon"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_update_saves_less_than_a_tenth_of_the_state() {
+        let prompts = LearnConfig::default().stage.prompts;
+        let mut plan = plan(prompts, 32, 0);
+        plan.left = plan.rows.clone();
+        plan.gate_rows = plan.rows.clone();
+        let dropped =
+            crate::learn::judging::Dropped::ALL.map(|why| (why.name().to_owned(), 1 << 20));
+        let progress = StageProgress {
+            phase: Phase::Training,
+            recorded: 1000,
+            pairs: 1_000_000,
+            dropped: dropped.into(),
+            last_update: Some(UpdateNumbers {
+                report: Some(train::dpo::StepReport::default()),
+                kl: Some(1.0 / 3.0),
+                staleness: Default::default(),
+                accepted: 32,
+                dropped: 32,
+            }),
+            step_zero: Some(1.0 / 3.0),
+            stopped: Some("the KL budget is used up: 40.00 nats".to_owned()),
+            candidate: Some("0".repeat(64)),
+        };
+        let bytes = |value: &Value| serde_json::to_vec(value).unwrap().len();
+        let whole = bytes(&serde_json::to_value(&plan).unwrap());
+        let changed = bytes(&serde_json::to_value(&progress).unwrap());
+        assert!(
+            whole > 20_000 && 10 * changed < whole + changed,
+            "{changed} of {whole}"
+        );
     }
 
     #[test]
     fn a_stage_goes_on_only_on_its_own_model() {
         let model = Bases::known("weights", "tokenizer");
-        let mut stage = state(5, 2, 0);
+        let mut stage = plan(5, 2, 0);
         assert!(stage.is_of(&model, true).unwrap() && !stage.is_of(&model, false).unwrap());
         stage.base = Some("weights".to_owned());
         stage.tokenizer = Some("tokenizer".to_owned());
@@ -305,52 +436,26 @@ mod tests {
     #[test]
     fn feedback_is_spread_over_the_updates_and_used_once() {
         for (rows, updates) in [(0, 3), (1, 3), (7, 3), (3, 3), (2, 5)] {
-            let mut state = state(4 * updates, 4, 0);
+            let mut plan = plan(4 * updates, 4, 0);
             let row = |n: usize| FeedbackRow {
                 record: RecordId::parse(&format!("{n:026}")).unwrap(),
                 chosen: 1,
                 rejected: 0,
                 redacted: false,
             };
-            state.feedback = (0..rows).map(row).collect();
-            let parts: Vec<_> = (0..updates as u64).map(|u| state.feedback(u)).collect();
-            assert_eq!(parts.concat(), state.feedback);
+            plan.feedback = (0..rows).map(row).collect();
+            let parts: Vec<_> = (0..updates as u64).map(|u| plan.feedback(u)).collect();
+            assert_eq!(parts.concat(), plan.feedback);
             let most = rows.div_ceil(updates);
             assert!(
                 parts.iter().all(|part| part.len() <= most),
                 "{rows} over {updates}"
             );
-            assert!(state.feedback(updates as u64).is_empty());
+            assert!(plan.feedback(updates as u64).is_empty());
         }
         assert_eq!(
             (joining(9, 0.1), joining(8, 0.1), joining(8, 0.0)),
             (1, 1, 0)
         );
-    }
-
-    #[test]
-    fn seeds_differ_by_all_they_depend_on() {
-        let mut seen = HashSet::new();
-        for stage in 0..4 {
-            for draw in [
-                Draw::Order,
-                Draw::Update,
-                Draw::Contrast,
-                Draw::Gate,
-                Draw::Replay,
-                Draw::Turn,
-            ] {
-                for place in 0..200 {
-                    assert!(seen.insert(seed(0, stage, draw, place)));
-                }
-            }
-        }
-        assert_eq!(seed(1, 2, Draw::Gate, 3), seed(1, 2, Draw::Gate, 3));
-        for stream in 1..3 {
-            for of in 0..200 {
-                assert!(seen.insert(another_seed(seed(0, 1, Draw::Update, of), stream)));
-            }
-        }
-        assert!(seen.iter().all(|seed| *seed < 1 << 53));
     }
 }

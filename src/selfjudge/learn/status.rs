@@ -17,10 +17,10 @@ use telemetry::LearnMetrics;
 use traffic_log::{LearningSwitch, StageOutcome};
 use train::dpo::StepReport;
 
-/// The learner's current phase.
+/// What the learner does at present. The phases of a stage are in [`super::phase`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum LearnState {
     /// Another process trains on this log.
     Standby,
     /// The log has too few prompts for a stage.
@@ -35,7 +35,7 @@ pub enum Phase {
     Failed,
 }
 
-impl Phase {
+impl LearnState {
     pub const ALL: [Self; 8] = [
         Self::Standby,
         Self::Waiting,
@@ -62,10 +62,17 @@ impl Phase {
     }
 }
 
+/// A stage that was abandoned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AbandonedStage {
+    pub stage: i64,
+    pub reason: String,
+}
+
 /// A snapshot of the learner's status.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LearnStatus {
-    pub state: Phase,
+    pub state: LearnState,
     /// Whether learning is paused, or will be after the current update.
     pub paused: bool,
     /// The number of the running stage, or of the last one.
@@ -90,6 +97,8 @@ pub struct LearnStatus {
     pub kl: Option<f64>,
     pub gates: Vec<GateResult>,
     pub last_outcome: Option<String>,
+    /// The last stage that was abandoned since the program started.
+    pub abandoned: Option<AbandonedStage>,
     /// Why no stage runs; none while one does.
     pub waiting: Option<Waiting>,
     /// How often the learner died since the program started.
@@ -112,7 +121,7 @@ pub struct LearnControl {
 impl LearnControl {
     pub fn new(metrics: LearnMetrics) -> Self {
         let status = LearnStatus {
-            state: Phase::Waiting,
+            state: LearnState::Waiting,
             paused: false,
             stage: 0,
             update: 0,
@@ -128,6 +137,7 @@ impl LearnControl {
             kl: None,
             gates: Vec::new(),
             last_outcome: None,
+            abandoned: None,
             waiting: None,
             deaths: 0,
             of_other_tokenizers: 0,
@@ -177,28 +187,28 @@ impl LearnControl {
         &self.metrics
     }
 
-    /// Enters a phase in which a stage runs.
-    pub(super) fn enter(&self, phase: Phase) {
+    /// Enters a state in which a stage runs.
+    pub(super) fn enter(&self, state: LearnState) {
         self.change(|status| {
-            status.state = phase;
+            status.state = state;
             status.waiting = None;
         });
     }
 
-    /// Enters a phase in which no stage runs, and records the reason; a new reason is also logged.
-    pub(super) fn wait(&self, phase: Phase, waiting: Waiting) {
+    /// Enters a state in which no stage runs, and records the reason; a new reason is also logged.
+    pub(super) fn wait(&self, state: LearnState, waiting: Waiting) {
         let news = self
             .status()
             .waiting
             .is_none_or(|before| before.reason != waiting.reason);
-        if news && phase == Phase::Waiting {
+        if news && state == LearnState::Waiting {
             tracing::info!("learning waits: {}", waiting.message);
         }
-        if news && phase == Phase::Standby {
+        if news && state == LearnState::Standby {
             tracing::info!("learning stands by: {}", waiting.message);
         }
         self.change(|status| {
-            status.state = phase;
+            status.state = state;
             status.waiting = Some(waiting);
         });
     }
@@ -208,9 +218,9 @@ impl LearnControl {
         change(&mut status);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         status.changed = since.map_or(0, |since| since.as_secs());
-        for phase in Phase::ALL {
-            let shown = self.metrics.state.with_label_values(&[phase.name()]);
-            shown.set((phase == status.state).into());
+        for state in LearnState::ALL {
+            let shown = self.metrics.state.with_label_values(&[state.name()]);
+            shown.set((state == status.state).into());
         }
         for reason in WaitingReason::ALL {
             let now = status.waiting.as_ref();
@@ -231,6 +241,20 @@ impl LearnControl {
         for (gauge, value) in levels {
             gauge.set(value);
         }
+    }
+
+    /// Counts a stage that ended.
+    pub(super) fn ended(&self, outcome: StageOutcome) {
+        self.metrics
+            .stages
+            .with_label_values(&[outcome.as_str()])
+            .inc();
+        self.change(|status| status.last_outcome = Some(outcome.to_string()));
+    }
+
+    /// Shows the reason for which a stage was abandoned.
+    pub(super) fn show_abandoned(&self, stage: i64, reason: String) {
+        self.change(|status| status.abandoned = Some(AbandonedStage { stage, reason }));
     }
 
     /// Returns whether nothing has been learned or restored since the program started.
@@ -353,17 +377,18 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_has_one_name() {
+    fn a_state_has_one_name() {
         let control = LearnControl::new(Metrics::new("m").learn);
-        for phase in Phase::ALL {
-            assert_eq!(serde_json::to_value(phase).unwrap(), phase.name());
-            control.enter(phase);
-            let shown = |of: Phase| control.metrics.state.with_label_values(&[of.name()]).get();
-            let now: Vec<_> = Phase::ALL
+        for state in LearnState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+            control.enter(state);
+            let shown =
+                |of: LearnState| control.metrics.state.with_label_values(&[of.name()]).get();
+            let now: Vec<_> = LearnState::ALL
                 .into_iter()
                 .filter(|&of| shown(of) == 1)
                 .collect();
-            assert_eq!(now, [phase]);
+            assert_eq!(now, [state]);
         }
     }
 
@@ -371,7 +396,7 @@ mod tests {
     fn what_holds_learning_back_is_shown_until_a_stage_runs() {
         let control = LearnControl::new(Metrics::new("m").learn);
         let waiting = Waiting::new(WaitingReason::HeldOut, "3 of 4");
-        control.wait(Phase::Waiting, waiting.clone());
+        control.wait(LearnState::Waiting, waiting.clone());
         assert_eq!(control.status().waiting, Some(waiting));
         let shown = |reason: WaitingReason| {
             let gauge = control.metrics.waiting.with_label_values(&[reason.name()]);
@@ -381,7 +406,7 @@ mod tests {
             (shown(WaitingReason::HeldOut), shown(WaitingReason::Died)),
             (1, 0)
         );
-        control.enter(Phase::Sampling);
+        control.enter(LearnState::Sampling);
         assert_eq!(control.status().waiting, None);
         assert_eq!(shown(WaitingReason::HeldOut), 0);
     }

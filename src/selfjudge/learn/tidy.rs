@@ -4,52 +4,50 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::LearnError;
-use super::learner::{Learner, Running};
-use traffic_log::{Generation, GenerationId, GenerationState, Pointers};
+use super::learner::Learner;
+use traffic_log::{Generation, GenerationId, GenerationState, Pointers, TrainerLease};
 use train::TrainError;
 use train::checkpoint::entries;
 
-/// Number of the newest stages whose curves are kept.
-const CURVES: usize = 64;
-
-impl Learner {
-    /// Deletes what will not be read again: generations that never served beyond the newest `publish.keep_generations`, the
-    /// generators of ended stages, the curves of old ones. A failure here does not fail the stage.
-    pub(super) async fn tidy(&self, running: &Running<'_>) {
-        if let Err(error) = self.prune(running).await {
-            tracing::warn!("old generations are not deleted: {error}");
-        }
-        for (dir, keep) in [("generators", 0), ("curves", CURVES)] {
-            if let Err(error) = keep_newest(&self.dir.join(dir), keep) {
-                tracing::warn!("old {dir} are not deleted: {error}");
-            }
+/// Deletes what will not be read again: generations that never served beyond the newest `publish.keep_generations`, the generators of
+/// ended stages, the curves of stages before the newest `publish.keep_curves`. A failure here does not fail the stage.
+pub(super) async fn tidy(learner: &Learner, lease: &TrainerLease) {
+    if let Err(error) = prune(learner, lease).await {
+        tracing::warn!("old generations are not deleted: {error}");
+    }
+    let curves = learner.config.publish.keep_curves;
+    for (dir, keep) in [("generators", 0), ("curves", curves)] {
+        if let Err(error) = keep_newest(&learner.dir.join(dir), keep) {
+            tracing::warn!("old {dir} are not deleted: {error}");
         }
     }
+}
 
-    async fn prune(&self, running: &Running<'_>) -> Result<(), LearnError> {
-        let pointers = self.log.pointers().await?;
-        let generations = self.log.generations().await?;
-        let needed = needed(&generations, &pointers);
-        let keep = self.config.publish.keep_generations;
-        let waits = |generation: &&Generation| generation.state == GenerationState::Candidate;
-        // Rejected generations must not displace those that passed and wait for an operator.
-        let (waiting, refused): (Vec<_>, Vec<_>) = generations
-            .iter()
-            .filter(|generation| !needed.contains(&generation.id))
-            .partition(waits);
-        for kind in [waiting, refused] {
-            let ids = kind.iter().map(|generation| generation.id.to_string());
-            let pointed = async |id: &str| Ok(points_at(&self.log.pointers().await?, id));
-            let pruned = self.generations.prune(ids.collect(), keep, pointed).await?;
-            if !pruned.is_empty() {
-                let count = pruned.len();
-                tracing::info!("{count} generations that never served are deleted");
-                let pruned: Vec<_> = pruned.into_iter().map(GenerationId::new).collect();
-                running.lease.note_pruned(&pruned).await?;
-            }
+async fn prune(learner: &Learner, lease: &TrainerLease) -> Result<(), LearnError> {
+    let log = &learner.log;
+    let pointers = log.pointers().await?;
+    let generations = log.generations().await?;
+    let needed = needed(&generations, &pointers);
+    let keep = learner.config.publish.keep_generations;
+    let waits = |generation: &&Generation| generation.state == GenerationState::Candidate;
+    // Rejected generations must not displace those that passed and wait for an operator.
+    let (waiting, refused): (Vec<_>, Vec<_>) = generations
+        .iter()
+        .filter(|generation| !needed.contains(&generation.id))
+        .partition(waits);
+    for kind in [waiting, refused] {
+        let ids = kind.iter().map(|generation| generation.id.to_string());
+        let pointed = async |id: &str| Ok(points_at(&log.pointers().await?, id));
+        let pruned = learner.generations.prune(ids.collect(), keep, pointed);
+        let pruned = pruned.await?;
+        if !pruned.is_empty() {
+            let count = pruned.len();
+            tracing::info!("{count} generations that never served are deleted");
+            let pruned: Vec<_> = pruned.into_iter().map(GenerationId::new).collect();
+            lease.note_pruned(&pruned).await?;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn all_of(pointers: &Pointers) -> [&GenerationId; 5] {

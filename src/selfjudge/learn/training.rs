@@ -1,29 +1,36 @@
-//! The updates of a stage: fresh pairs, an optimizer step, and the results in the log and on disk.
+//! The phase `Training`, the updates of a stage: fresh pairs, an optimizer step, and the results in the log and on disk; at the end the
+//! candidate.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
+use super::active::most_instructive;
 use super::config::LearnConfig;
 use super::gate::measure::mean;
+use super::generation::Lineage;
+use super::generator::opposed;
 use super::judging::Dropped;
-use super::learner::{Learner, Running};
+use super::learner::Learner;
+use super::open_stage::OpenStage;
+use super::phase::StageEvent;
 use super::record::{StageMetrics, UpdateNumbers};
-use super::stage::{Draw, StageState};
+use super::seed::Draw;
+use super::stage::StagePlan;
 use super::staleness::Ages;
-use super::status::Phase;
-use super::trainer::Trainer;
-use super::update::{Batch, PairMaker, UpdatePair, most_instructive};
+use super::status::LearnState;
+use super::trainer_pool::Trainer;
+use super::update::{Batch, PairMaker, UpdatePair};
 use model::WeightsLease;
-use traffic_log::{RecordId, StageId};
+use traffic_log::{GenerationId, NewGeneration, RecordId, StageId};
 use train::TrainError;
 use train::checkpoint::CheckpointStore;
 use train::dpo::{PairExample, StepReport};
 
 /// Logs the results of an update.
-fn say_update(running: &Running<'_>, update: u64, numbers: &UpdateNumbers) {
-    let (stage, planned, made) = (running.id, running.state.planned(), update + 1);
+fn log_update(open: &OpenStage<'_>, update: u64, numbers: &UpdateNumbers) {
+    let (stage, planned, made) = (open.id, open.plan.planned(), update + 1);
     let kl = numbers
         .kl
         .map_or(String::new(), |kl| format!(", KL {kl:.2} nats"));
@@ -51,137 +58,134 @@ struct Cursor {
 
 const CURSOR: &str = "stage.json";
 
-impl Learner {
-    /// Runs the updates of a stage from its newest checkpoint on, and writes the resulting candidate.
-    pub(super) async fn train(
-        &self,
-        running: &mut Running<'_>,
-        checkpoints: &Arc<CheckpointStore>,
-    ) -> Result<(), LearnError> {
-        let (id, config) = (running.id, running.state.config.clone());
-        let planned = running.state.planned();
-        let mut trainer = self.trainer(&running.state).await?;
-        let mut update = resumed(&mut trainer, id, checkpoints).await?;
-        let judge = self.judge(&running.state).await?;
-        let mut training = Training {
-            trainer,
-            maker: self.pair_maker(id, &running.state, judge),
-            metrics: StageMetrics::open(&self.dir, id, update)?,
-            ages: Ages::read(&self.log, id).await?,
-        };
-        let start = self.start_weights(id, &running.state).await?;
-        let opposed = self.opposed(running, &training.maker, &start).await?;
-        let earlier = self.earlier_rows(id, &config).await?;
+/// The updates of a stage.
+pub(super) struct Training<'a> {
+    learner: &'a Learner,
+    checkpoints: Arc<CheckpointStore>,
+    trainer: Trainer,
+    maker: PairMaker,
+    metrics: StageMetrics,
+    ages: Ages,
+    /// The weights from which the stage starts.
+    start: WeightsLease,
+    /// The weights that answer under opposed principles, if they are not the policy's.
+    opposed: Option<WeightsLease>,
+    /// The records of earlier stages, if replay is enabled.
+    earlier: Vec<RecordId>,
+    /// Number of updates in the trainer's weights.
+    update: u64,
+}
 
-        while !running.state.is_over(update) {
-            self.unpaused().await?;
-            let trainer = &mut training.trainer;
-            let policy = self.policy(&config, trainer, &start, id, update).await?;
-            let opposed = opposed.as_ref().unwrap_or(&policy);
-            let batch = self
-                .batch(
-                    &running.state,
-                    &mut training,
-                    &policy,
-                    opposed,
-                    &earlier,
-                    update,
-                )
-                .await?;
-            self.control.enter(Phase::Updating);
-            self.update(running, &mut training, update, &batch).await?;
-            update += 1;
-            if update % config.stage.checkpoint_every == 0 || update == planned {
-                save(&mut training.trainer, id, update, checkpoints).await?;
+impl<'a> Training<'a> {
+    /// Prepares the updates of a stage from its newest checkpoint on.
+    ///
+    /// # Errors
+    /// Errors from the log, the trainer and the file system.
+    pub async fn resume(
+        learner: &'a Learner,
+        stage: &OpenStage<'_>,
+        checkpoints: &Arc<CheckpointStore>,
+    ) -> Result<Self, LearnError> {
+        let (id, plan) = (stage.id, &stage.plan);
+        let mut trainer = start_trainer(learner, plan).await?;
+        let update = restored(&mut trainer, id, checkpoints).await?;
+        let judge = learner.judge(plan).await?;
+        let maker = learner.pair_maker(id, plan, judge);
+        let metrics = StageMetrics::open(&learner.dir, id, update)?;
+        let ages = Ages::read(&learner.log, id).await?;
+        let start = learner.start_weights(id, plan).await?;
+        let opposed = opposed(learner, stage, &maker, &start).await?;
+        let earlier = match plan.config.replay.share {
+            0.0 => Vec::new(),
+            _ => learner.log.rows_before(id).await?,
+        };
+        Ok(Self {
+            learner,
+            checkpoints: Arc::clone(checkpoints),
+            trainer,
+            maker,
+            metrics,
+            ages,
+            start,
+            opposed,
+            earlier,
+            update,
+        })
+    }
+
+    /// Runs the phase: makes the updates, and writes the resulting candidate.
+    ///
+    /// # Errors
+    /// Errors from the log, the service, the trainer and the file system.
+    pub async fn run(mut self, stage: &mut OpenStage<'_>) -> Result<(), LearnError> {
+        let control = &self.learner.control;
+        while !stage.progress.is_over(&stage.plan, self.update) {
+            self.learner.unpaused().await?;
+            let batch = self.batch(stage).await?;
+            control.enter(LearnState::Updating);
+            self.update(stage, &batch).await?;
+            self.update += 1;
+            let every = stage.plan.config.stage.checkpoint_every;
+            if self.update.is_multiple_of(every) || self.update == stage.plan.planned() {
+                save(&mut self.trainer, stage.id, self.update, &self.checkpoints).await?;
             }
         }
-        self.control.enter(Phase::Gating);
-        self.write_candidate(running, training.trainer, update)
-            .await
+        control.enter(LearnState::Gating);
+        self.write_candidate(stage).await
     }
 
-    /// Creates a trainer at the stage's start, with the stage's reference.
-    async fn trainer(&self, state: &StageState) -> Result<Trainer, LearnError> {
-        let start = self.generations.trained(&state.train)?;
-        let workshop = &self.workshop;
-        let mut trainer = workshop
-            .trainer(&state.config.dpo, start, state.planned())
-            .await?;
-        if state.reference != state.train {
-            let reference = self.generations.trained(&state.reference)?;
-            trainer
-                .with(move |trainer, _| trainer.set_reference(reference.as_ref()))
-                .await?;
-        }
-        Ok(trainer)
-    }
-
-    /// Returns the pairs of one update: the fresh ones after active selection, and those mixed in from the log.
-    async fn batch(
-        &self,
-        state: &StageState,
-        training: &mut Training,
-        policy: &WeightsLease,
-        opposed: &WeightsLease,
-        earlier: &[RecordId],
-        update: u64,
-    ) -> Result<Batch, LearnError> {
-        let (maker, trainer) = (&training.maker, &mut training.trainer);
-        self.control.enter(Phase::Sampling);
-        let prompts = maker.prompts(Draw::Update, state.batch(update)).await?;
-        let mut batch = maker.make(prompts, policy, opposed, trainer).await?;
-        self.narrow(&state.config, trainer, &mut batch).await?;
-        let replayed = maker.replayed(update, batch.pairs.len(), earlier).await?;
-        let said = maker
-            .said(state.feedback(update), state.corroborate)
-            .await?;
+    /// Returns the pairs of the next update: the fresh ones after active selection, and those mixed in from the log.
+    async fn batch(&mut self, stage: &OpenStage<'_>) -> Result<Batch, LearnError> {
+        let (plan, update) = (&stage.plan, self.update);
+        let policy = self.policy(stage).await?;
+        let opposed = self.opposed.as_ref().unwrap_or(&policy).clone();
+        self.learner.control.enter(LearnState::Sampling);
+        let maker = &self.maker;
+        let prompts = maker.prompts(Draw::Update, plan.batch(update)).await?;
+        let trainer = &mut self.trainer;
+        let mut batch = maker.make(prompts, &policy, &opposed, trainer).await?;
+        self.narrow(&plan.config, &mut batch).await?;
+        let maker = &self.maker;
+        let fresh = batch.pairs.len();
+        let replayed = maker.replayed(update, fresh, &self.earlier).await?;
+        let feedback = plan.feedback(update);
+        let feedback = maker.feedback_pairs(feedback, plan.corroborate).await?;
         batch.pairs.extend(replayed);
-        batch.extend(said);
+        batch.extend(feedback);
         Ok(batch)
     }
 
     /// Returns the answering weights: the trainer's after the last update.
-    async fn policy(
-        &self,
-        config: &LearnConfig,
-        trainer: &mut Trainer,
-        start: &WeightsLease,
-        stage: StageId,
-        update: u64,
-    ) -> Result<WeightsLease, LearnError> {
-        if update == 0 || !config.rollout.on_policy {
-            return Ok(start.clone());
+    async fn policy(&mut self, stage: &OpenStage<'_>) -> Result<WeightsLease, LearnError> {
+        let update = self.update;
+        if update == 0 || !stage.plan.config.rollout.on_policy {
+            return Ok(self.start.clone());
         }
-        let adapter = trainer.with(|trainer, _| trainer.adapter()).await?;
-        self.publisher
-            .lend(&format!("stage-{stage}-update-{update}"), &adapter)
+        let adapter = self.trainer.with(|trainer, _| trainer.adapter()).await?;
+        let name = format!("stage-{}-update-{update}", stage.id);
+        self.learner.publisher.register(&name, &adapter)
     }
 
-    /// Takes one optimizer step, records it in the log, and returns its numbers.
-    async fn update(
-        &self,
-        running: &mut Running<'_>,
-        training: &mut Training,
-        update: u64,
-        batch: &Batch,
-    ) -> Result<(), LearnError> {
-        let (usable, examples) = self.usable(&mut training.trainer, &batch.pairs).await?;
-        let done = step(&mut training.trainer, examples).await?;
+    /// Takes one optimizer step, records it in the log, and shows its numbers.
+    async fn update(&mut self, stage: &mut OpenStage<'_>, batch: &Batch) -> Result<(), LearnError> {
+        let update = self.update;
+        let (usable, examples) = self.usable(&batch.pairs).await?;
+        let done = step(&mut self.trainer, examples).await?;
         fault::point("train.updated");
         let numbers = UpdateNumbers {
             report: done.report,
             kl: mean(&batch.drift),
-            staleness: training.ages.of(update, &usable),
+            staleness: self.ages.of(update, &usable),
             accepted: batch.pairs.len(),
             dropped: batch.dropped.len(),
         };
         // After a restart the updates since the last checkpoint are made again.
-        let again = update < running.state.recorded;
-        running.state.last_update = numbers.kept();
-        self.persist(running, &training.maker, update, usable, batch, &done)
-            .await?;
+        let again = update < stage.progress.recorded;
+        stage.progress.last_update = numbers.kept();
+        self.persist(stage, usable, batch, &done).await?;
         fault::point("train.recorded");
-        let metrics = self.control.metrics();
+        let control = &self.learner.control;
+        let metrics = control.metrics();
         if !again {
             metrics.updates.inc();
             metrics
@@ -191,56 +195,49 @@ impl Learner {
         if let Some(report) = &done.report {
             metrics.step_seconds.observe(report.seconds);
         }
-        training.metrics.record(metrics, update, &numbers)?;
-        self.control
-            .updated(update, &numbers, &batch.dropped, again);
-        say_update(running, update, &numbers);
+        self.metrics.record(metrics, update, &numbers)?;
+        control.updated(update, &numbers, &batch.dropped, again);
+        log_update(stage, update, &numbers);
         Ok(())
     }
 
-    /// Writes the results of an update with the stage's state to the log, but not again if a restart from an older checkpoint repeats it.
+    /// Writes the results of an update with the stage's progress to the log, but not again if a restart from an older checkpoint repeats
+    /// it.
     async fn persist(
         &self,
-        running: &mut Running<'_>,
-        maker: &PairMaker,
-        update: u64,
+        stage: &mut OpenStage<'_>,
         usable: Vec<UpdatePair>,
         batch: &Batch,
         done: &Step,
     ) -> Result<(), LearnError> {
-        let state = &mut running.state;
+        let (plan, progress, update) = (&stage.plan, &mut stage.progress, self.update);
         // Policy and reference are expected to agree only if the stage starts from its reference.
-        if let Some(gap) = done.step_zero.filter(|_| state.train == state.reference) {
-            state.step_zero = Some(gap);
+        if let Some(gap) = done.step_zero.filter(|_| plan.train == plan.reference) {
+            progress.step_zero = Some(gap);
         }
-        if update < state.recorded {
+        if update < progress.recorded {
             return Ok(());
         }
-        state.recorded = update + 1;
-        state.pairs += usable.len() as u64;
+        progress.recorded = update + 1;
+        progress.pairs += usable.len() as u64;
         for why in &batch.dropped {
-            *state.dropped.entry(why.name().to_owned()).or_default() += 1;
+            *progress.dropped.entry(why.name().to_owned()).or_default() += 1;
         }
-        if let Some(kl) = mean(&batch.drift).filter(|kl| *kl > state.config.stage.kl_budget) {
-            state.stopped = Some(format!("the KL budget is used up: {kl:.2} nats"));
+        if let Some(kl) = mean(&batch.drift).filter(|kl| *kl > plan.config.stage.kl_budget) {
+            progress.stopped = Some(format!("the KL budget is used up: {kl:.2} nats"));
         }
-        let additions = batch.additions(&usable, &state.config, &maker.judge);
-        let state = serde_json::to_value(&running.state)?;
-        running
-            .lease
-            .record_update(running.id, &state, &additions)
-            .await?;
-        Ok(())
+        let additions = batch.additions(&usable, &plan.config, &self.maker.judge);
+        stage.record_update(&additions).await
     }
 
     /// Returns the pairs that fit the trainer, in the trainer's form.
     async fn usable(
-        &self,
-        trainer: &mut Trainer,
+        &mut self,
         pairs: &[UpdatePair],
     ) -> Result<(Vec<UpdatePair>, Vec<PairExample>), LearnError> {
         let examples: Vec<PairExample> = pairs.iter().map(UpdatePair::example).collect();
-        let (examples, fits) = trainer
+        let (examples, fits) = self
+            .trainer
             .with(move |trainer, _| {
                 let fits: Vec<bool> = examples
                     .iter()
@@ -252,7 +249,7 @@ impl Learner {
         let kept = pairs.iter().cloned().zip(examples).zip(fits);
         let kept = kept.filter_map(|(pair, fits)| {
             if !fits {
-                self.control.dropped(Dropped::TooLong);
+                self.learner.control.dropped(Dropped::TooLong);
             }
             fits.then_some(pair)
         });
@@ -260,18 +257,13 @@ impl Learner {
     }
 
     /// Returns the most informative of more pairs than a batch uses (active selection).
-    async fn narrow(
-        &self,
-        config: &LearnConfig,
-        trainer: &mut Trainer,
-        batch: &mut Batch,
-    ) -> Result<(), LearnError> {
+    async fn narrow(&mut self, config: &LearnConfig, batch: &mut Batch) -> Result<(), LearnError> {
         let wanted = config.stage.batch;
         if config.active.oversample < 2 || batch.pairs.len() <= wanted {
             return Ok(());
         }
-        let (pairs, examples) = self.usable(trainer, &batch.pairs).await?;
-        let logps = trainer.with(move |trainer, pace| {
+        let (pairs, examples) = self.usable(&batch.pairs).await?;
+        let logps = self.trainer.with(move |trainer, pace| {
             let policy = trainer.policy_logps(&examples, pace)?;
             let reference = trainer.reference_logps(&examples, pace)?;
             Ok((policy, reference))
@@ -298,25 +290,56 @@ impl Learner {
         Ok(())
     }
 
-    /// Returns the records of earlier stages, if replay is enabled.
-    async fn earlier_rows(
-        &self,
-        stage: StageId,
-        config: &LearnConfig,
-    ) -> Result<Vec<RecordId>, LearnError> {
-        match config.replay.share {
-            0.0 => Ok(Vec::new()),
-            _ => Ok(self.log.rows_before(stage).await?),
-        }
+    /// Writes the trained adapter as a generation, and records its id in the stage's progress.
+    async fn write_candidate(mut self, stage: &mut OpenStage<'_>) -> Result<(), LearnError> {
+        let (learner, plan) = (self.learner, &stage.plan);
+        let lineage = Lineage {
+            parent: plan.train.clone(),
+            reference: plan.reference.clone(),
+            judge: plan.judge.clone(),
+            stage: stage.id.0 as u64,
+            updates: self.update,
+            pairs: stage.progress.pairs,
+            base: learner.trainers.base_digest.clone(),
+            adapter: learner.bases.adapter()?,
+            tokenizer: Some(learner.bases.tokenizer().to_owned()),
+            extrapolate: plan.config.publish.extrapolate,
+            config: serde_json::to_value(&plan.config)?,
+        };
+        let generations = learner.generations.clone();
+        let written = self.trainer.with(move |trainer, _| {
+            let trained = trainer.adapter()?;
+            Ok(generations.write_adapter(lineage, trained))
+        });
+        let (id, manifest) = written.await??;
+        let generation = NewGeneration {
+            id: GenerationId::new(id.as_str()),
+            parent: GenerationId::new(plan.train.as_str()),
+            reference: GenerationId::new(plan.reference.as_str()),
+            stage: Some(stage.id),
+            manifest: serde_json::to_value(&manifest)?,
+        };
+        stage.lease.insert_generation(generation).await?;
+        fault::point("generation.inserted");
+        stage.progress.candidate = Some(id);
+        stage.advance(StageEvent::CandidateWritten).await
     }
 }
 
-/// What the updates of a stage are made with.
-struct Training {
-    trainer: Trainer,
-    maker: PairMaker,
-    metrics: StageMetrics,
-    ages: Ages,
+/// Creates a trainer at the stage's start, with the stage's reference.
+async fn start_trainer(learner: &Learner, plan: &StagePlan) -> Result<Trainer, LearnError> {
+    let (generations, trainers) = (&learner.generations, &learner.trainers);
+    let start = generations.trained(&plan.train)?;
+    let mut trainer = trainers
+        .trainer(&plan.config.dpo, start, plan.planned())
+        .await?;
+    if plan.reference != plan.train {
+        let reference = generations.trained(&plan.reference)?;
+        trainer
+            .with(move |trainer, _| trainer.set_reference(reference.as_ref()))
+            .await?;
+    }
+    Ok(trainer)
 }
 
 /// The results of an optimizer step.
@@ -356,12 +379,12 @@ fn largest_gap(policy: &[(f32, f32)], reference: &[(f32, f32)]) -> f64 {
 }
 
 /// Restores the trainer from the newest checkpoint of this stage, and returns the number of updates in its weights.
-async fn resumed(
+async fn restored(
     trainer: &mut Trainer,
     stage: StageId,
     checkpoints: &Arc<CheckpointStore>,
 ) -> Result<u64, LearnError> {
-    let latest = checkpoints.latest()?;
+    let latest = checkpoints.latest_from(number(stage, 0))?;
     for (dir, problem) in &latest.rejected {
         tracing::warn!("checkpoint {} is not used: {problem}", dir.display());
     }
@@ -385,7 +408,13 @@ async fn resumed(
     Ok(cursor.update)
 }
 
-/// Saves a checkpoint. Checkpoints are numbered across stages so that the newest comes last; a stage has fewer than a million updates.
+/// Returns the number of a checkpoint. Checkpoints are numbered across stages so that the newest comes last; a stage has fewer than a
+/// million updates.
+fn number(stage: StageId, update: u64) -> u64 {
+    stage.0 as u64 * 1_000_000 + update
+}
+
+/// Saves a checkpoint.
 async fn save(
     trainer: &mut Trainer,
     stage: StageId,
@@ -393,7 +422,7 @@ async fn save(
     checkpoints: &Arc<CheckpointStore>,
 ) -> Result<(), LearnError> {
     let cursor = serde_json::to_vec(&Cursor { stage, update })?;
-    let number = stage.0 as u64 * 1_000_000 + update;
+    let number = number(stage, update);
     let store = Arc::clone(checkpoints);
     trainer
         .with(move |trainer, _| {

@@ -8,8 +8,8 @@ use super::contrast::{OpposedAnswers, OpposedPrompts};
 use super::gate::measure::log_ratios;
 use super::judging::{Dropped, JudgedPair, PinnedJudge};
 use super::rollout::{Answer, Prompt, mean_logprob, roll_out};
-use super::stage::{Draw, seed};
-use super::trainer::Trainer;
+use super::seed::{Draw, seed};
+use super::trainer_pool::Trainer;
 use crate::service::Service;
 use judge::PairVerdict;
 use model::WeightsLease;
@@ -194,7 +194,7 @@ impl PairMaker {
     ) -> Result<Vec<DrawnPrompt>, LearnError> {
         let mut prompts = Vec::new();
         for (place, id) in rows {
-            if let Some(record) = self.willing(id).await? {
+            if let Some(record) = self.trainable(id).await? {
                 let seed = seed(self.config.stage.seed, self.stage, draw, place);
                 prompts.push(self.prompt(record, seed).await?);
             }
@@ -203,7 +203,10 @@ impl PairMaker {
     }
 
     /// Returns a record if it still exists and may still be trained on.
-    pub(super) async fn willing(&self, id: &RecordId) -> Result<Option<LoggedRecord>, LearnError> {
+    pub(super) async fn trainable(
+        &self,
+        id: &RecordId,
+    ) -> Result<Option<LoggedRecord>, LearnError> {
         let record = self.log.get(id, &Scope::All).await?;
         Ok(record.filter(|record| record.consent.train))
     }
@@ -274,7 +277,7 @@ impl PairMaker {
         policy: &WeightsLease,
         trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
-        let (records, prompts) = apart(prompts);
+        let (records, prompts) = records_and_prompts(prompts);
         let answers = roll_out(&self.service, policy, &self.config.rollout, &prompts).await?;
         let firsts = prompts.iter().zip(&answers);
         let firsts = firsts.filter_map(|(prompt, answers)| {
@@ -311,7 +314,7 @@ impl PairMaker {
         prompts: Vec<DrawnPrompt>,
         policy: &WeightsLease,
     ) -> Result<Vec<(RecordId, f32)>, LearnError> {
-        let (records, prompts) = apart(prompts);
+        let (records, prompts) = records_and_prompts(prompts);
         let answers = roll_out(&self.service, policy, &self.config.rollout, &prompts).await?;
         let judged = self.judged(&prompts, answers).await?.into_iter();
         let sure = judged.map(|pair| match pair {
@@ -362,7 +365,7 @@ impl PairMaker {
         trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
         let (config, judging) = (&self.config.contrast, &self.config.judging);
-        let (records, bare) = apart(prompts);
+        let (records, bare) = records_and_prompts(prompts);
         let (prompts, answers) = self.opposed_answers(&bare, policy, opposed).await?;
         // The log-probabilities of both answers under the bare prompt.
         let asked: Vec<(Vec<u32>, Vec<u32>)> = prompts
@@ -451,41 +454,11 @@ impl PairMaker {
     }
 }
 
-fn apart(prompts: Vec<DrawnPrompt>) -> (Vec<RecordId>, Vec<Prompt>) {
+fn records_and_prompts(prompts: Vec<DrawnPrompt>) -> (Vec<RecordId>, Vec<Prompt>) {
     let both = prompts
         .into_iter()
         .map(|drawn| (drawn.record, drawn.prompt));
     both.unzip()
-}
-
-/// Returns the indices of the `wanted` best pairs for active preference learning (arXiv 2402.08114, section 3): those on whose prompts
-/// the policy is least certain and whose implicit reward margin is largest in absolute value.
-///
-/// `entropy` holds the mean negative log-probability per token of each pair's answers, `margins` the implicit reward margins. Both
-/// are compared by rank, because nats per token and rewards have no common scale.
-pub fn most_instructive(
-    entropy: &[f64],
-    margins: &[f64],
-    weight: f64,
-    wanted: usize,
-) -> Vec<usize> {
-    let ranks = |values: Vec<f64>| {
-        let mut order: Vec<usize> = (0..values.len()).collect();
-        order.sort_by(|&a, &b| values[a].total_cmp(&values[b]).then(b.cmp(&a)));
-        let mut ranks = vec![0.0; values.len()];
-        for (rank, at) in order.into_iter().enumerate() {
-            ranks[at] = rank as f64;
-        }
-        ranks
-    };
-    let by_entropy = ranks(entropy.to_vec());
-    let by_margin = ranks(margins.iter().map(|margin| margin.abs()).collect());
-    let score = |at: usize| weight * by_entropy[at] + (1.0 - weight) * by_margin[at];
-    let mut order: Vec<usize> = (0..entropy.len()).collect();
-    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
-    order.truncate(wanted);
-    order.sort_unstable();
-    order
 }
 
 #[cfg(test)]
@@ -505,17 +478,5 @@ mod tests {
         };
         assert!(drawn(true).is_contrasted(1.0) && !drawn(true).is_contrasted(0.0));
         assert!(!drawn(false).is_contrasted(1.0));
-    }
-
-    #[test]
-    fn selection_takes_the_least_sure_or_the_most_certain() {
-        let entropy = [0.1, 0.9, 0.5, 0.2];
-        let margins = [2.0, 0.0, -3.0, 0.1];
-        assert_eq!(most_instructive(&entropy, &margins, 1.0, 2), [1, 2]);
-        assert_eq!(most_instructive(&entropy, &margins, 0.0, 2), [0, 2]);
-        assert_eq!(most_instructive(&entropy, &margins, 0.5, 1), [2]);
-        // At step 0 every margin is 0, and the order is that of the prompts.
-        assert_eq!(most_instructive(&entropy, &[0.0; 4], 0.0, 2), [0, 1]);
-        assert_eq!(most_instructive(&[], &[], 0.5, 3), [0usize; 0]);
     }
 }

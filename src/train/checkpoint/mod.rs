@@ -184,8 +184,17 @@ impl CheckpointStore {
     /// # Errors
     /// If the directory cannot be read. A damaged checkpoint is not an error: it is in [`Latest::rejected`].
     pub fn latest(&self) -> Result<Latest, TrainError> {
+        self.latest_from(0)
+    }
+
+    /// Returns the newest intact checkpoint from a step on, as [`Self::latest`] does. Earlier checkpoints are not read.
+    ///
+    /// # Errors
+    /// As [`Self::latest`].
+    pub fn latest_from(&self, from: u64) -> Result<Latest, TrainError> {
         let mut latest = Latest::default();
-        for (step, dir) in self.steps()?.into_iter().rev() {
+        let steps = self.steps()?.into_iter().rev();
+        for (step, dir) in steps.take_while(|(step, _)| *step >= from) {
             match verify(&dir, step) {
                 Ok(()) => {
                     latest.checkpoint = Some(Checkpoint { step, dir });
@@ -320,6 +329,9 @@ mod tests {
         let latest = store.latest().unwrap();
         assert_eq!(latest.checkpoint.unwrap().step, 30);
         assert!(latest.rejected.is_empty());
+        let from = |step| store.latest_from(step).unwrap().checkpoint;
+        assert_eq!(from(30).unwrap().step, 30);
+        assert_eq!(from(31), None);
     }
 
     #[test]

@@ -196,6 +196,50 @@ fn the_judge_is_moved_by_name_and_not_while_a_stage_runs() {
 }
 
 #[test]
+fn an_open_stage_can_be_abandoned_once() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    let abandon = |key| {
+        let call = Call {
+            method: "POST",
+            path: "/train/abandon",
+            key: Some(key),
+            ..Call::default()
+        };
+        call.of(&logged.server)
+    };
+    let refused = |(status, said): (StatusCode, Value)| {
+        assert_eq!(
+            (status, &said["error"]["code"]),
+            (StatusCode::CONFLICT, &json!("no_open_stage"))
+        );
+    };
+    refused(abandon("r"));
+    assert_eq!(abandon("a").0, StatusCode::FORBIDDEN, "callers cannot");
+    let body = json!({"prompt": "2 plus", "max_tokens": 2, "log": {"retain": true, "train": true}});
+    let answer = posted("/generate", "a", &body).ok(&logged.server);
+    let id = RecordId::parse(answer["record_id"].as_str().unwrap()).unwrap();
+    let stage = RUNTIME.block_on(async {
+        let (lease, stage) = open_stage(&logged.log).await;
+        lease.claim_rows(stage, &[id]).await.unwrap();
+        stage
+    });
+    let (status, said) = abandon("r");
+    assert_eq!(
+        (status, said),
+        (
+            StatusCode::OK,
+            json!({"stage": stage.0, "released": 1, "kept": 0})
+        )
+    );
+    refused(abandon("r"));
+    let events = RUNTIME.block_on(logged.log.events(0, 100)).unwrap();
+    let event = events.last().unwrap();
+    assert_eq!(event.action, "stage.abandoned");
+    assert_eq!(event.detail["stage"], json!(stage.0));
+    assert_ne!(event.actor, "trainer");
+}
+
+#[test]
 fn a_canary_that_would_answer_nobody_is_refused() {
     let body = json!({"expected": "base", "canary": true});
     let tried = |traffic: TrafficConfig| {
@@ -275,7 +319,7 @@ fn generations_are_listed_by_a_record_that_they_read() {
 }
 
 /// A stage that runs, and its trainer's lease.
-async fn open_stage(log: &TrafficLog) -> (TrainerLease, StageId) {
+pub(super) async fn open_stage(log: &TrafficLog) -> (TrainerLease, StageId) {
     let ttl = std::time::Duration::from_secs(3600);
     let lease = log.acquire_trainer("t", ttl).await.unwrap().unwrap();
     let stage = NewStage {

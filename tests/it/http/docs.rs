@@ -168,6 +168,7 @@ fn the_operators_listener_documents_its_own_operations() {
     for path in [
         "/train",
         "/train/pause",
+        "/train/abandon",
         "/generations",
         "/events",
         "/principles",

@@ -1,5 +1,6 @@
 //! Learning from traffic in the running program: what it does, and what is left of it after it was killed.
 
+mod abandon;
 mod adapter;
 mod canary;
 mod faults;

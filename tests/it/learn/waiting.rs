@@ -103,5 +103,24 @@ fn an_open_stage_of_another_version_is_named() {
     });
     let message = train["waiting_reason"]["message"].as_str().unwrap();
     assert!(message.contains("stage 1"), "{message}");
+    assert!(message.contains("/train/abandon"), "{message}");
+    for number in 0..40 {
+        program.ask(number);
+    }
+    // The stage is waited for, and not tried again: the lease is not even taken.
+    std::thread::sleep(Duration::from_secs(7));
+    let taken = || {
+        let events = program.admin_get("/events?limit=1000")["events"].clone();
+        let events = events.as_array().unwrap().iter();
+        let taken = events.filter(|event| event["action"] == "trainer.acquired");
+        taken.count()
+    };
+    assert_eq!(taken(), 2);
+    let (status, left) = program.admin_post("/train/abandon", &json!({}));
+    assert_eq!((status, &left["stage"]), (200, &json!(1)), "{left}");
+    wait_for("the stage after it", || {
+        let train = program.admin_get("/train");
+        (program.policy() != "base" && train["stage"] == 2).then_some(())
+    });
     program.stop();
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use traffic_log::{Pointer, Scope};
+use traffic_log::{GenerationId, NewStage, Pointer, Scope};
 
 use super::versions::{generation, to};
 use super::*;
@@ -46,7 +46,13 @@ fn child_that_promotes() {
             to(Pointer::Policy, "base", "one"),
             to(Pointer::Reference, "base", "one"),
         ];
-        lease.promote(&moves, "").await.unwrap();
+        let stage = NewStage {
+            reference: GenerationId::base(),
+            state: json!({}),
+        };
+        let stage = lease.open_stage(stage).await.unwrap();
+        let progress = json!({});
+        lease.promote(stage, &moves, "", &progress).await.unwrap();
         println!("acknowledged");
     });
 }

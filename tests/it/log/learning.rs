@@ -181,10 +181,24 @@ fn stages_train_on_disjoint_rows() {
         assert_eq!(lease.claim_rows(first, &all[..2]).await.unwrap(), all[..2]);
         let again = lease.open_stage(stage()).await;
         assert!(matches!(again, Err(LogError::StageOpen(open)) if open == first));
-        lease.save_stage(first, &json!({"step": 7})).await.unwrap();
+        // Before anything is saved, the progress is what the stage was opened with.
+        let open = log.current_stage().await.unwrap().unwrap();
+        assert_eq!(
+            (&open.state, &open.progress),
+            (&stage().state, &stage().state)
+        );
+        let (plan, began) = (json!({"rows": 2}), json!({"step": 7}));
+        lease.save_stage(first, &plan, &began).await.unwrap();
         let open = log.current_stage().await.unwrap().unwrap();
         assert_eq!((open.id, open.rows), (first, 2));
-        assert_eq!(open.state, json!({"step": 7}));
+        assert_eq!((&open.state, &open.progress), (&plan, &began));
+        lease
+            .save_progress(first, &json!({"step": 8}))
+            .await
+            .unwrap();
+        let open = log.current_stage().await.unwrap().unwrap();
+        assert_eq!((&open.state, open.progress), (&plan, json!({"step": 8})));
+        assert_eq!(log.stage_outcome(first).await.unwrap(), None);
         let end = json!({"step": 9});
         lease
             .close_stage(first, StageOutcome::Rejected, &end)
@@ -208,7 +222,10 @@ fn stages_train_on_disjoint_rows() {
         );
         assert_eq!(log.stage_rows(second).await.unwrap(), all[2..]);
         for closed in [
-            lease.save_stage(first, &json!(1)).await,
+            lease.save_stage(first, &json!(1), &json!(1)).await,
+            lease.save_progress(first, &json!(1)).await,
+            add(&lease, first, &[]).await.map(drop),
+            lease.promote(first, &[], "", &json!(1)).await,
             lease.claim_rows(first, &all).await.map(drop),
             lease
                 .close_stage(first, StageOutcome::Failed, &json!(1))
@@ -220,7 +237,15 @@ fn stages_train_on_disjoint_rows() {
         let ids: Vec<_> = stages.iter().map(|stage| stage.id).collect();
         assert_eq!(ids, [second, first]);
         assert_eq!(stages[1].outcome, Some(StageOutcome::Rejected));
-        assert!(stages[1].closed_at.is_some() && stages[1].state == end);
+        assert!(stages[1].closed_at.is_some() && stages[1].progress == end);
+        assert_eq!(stages[1].state, plan);
+        let rejected = Some(StageOutcome::Rejected);
+        assert_eq!(log.stage_outcome(first).await.unwrap(), rejected);
+        let summaries = log.stage_summaries().await.unwrap();
+        assert_eq!(
+            (summaries[1].outcome, &summaries[1].progress),
+            (rejected, &end)
+        );
     });
 }
 

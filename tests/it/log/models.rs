@@ -1,9 +1,9 @@
 //! Whose token ids a record has, callers who cannot be told apart, and stages that are given up.
 
 use traffic_log::{
-    DrawSpec, Eligible, ModelIdentity, NewGeneration, NewStage, StageOutcome, TrainerLease,
+    Abandoned, DrawSpec, Eligible, GenerationId, GenerationState, MAX_DEATHS, ModelIdentity,
+    NewGeneration, NewStage, StageOutcome, TrainerLease,
 };
-use traffic_log::{GenerationId, MAX_DEATHS};
 
 use super::*;
 
@@ -177,11 +177,83 @@ fn an_abandoned_stage_gives_its_rows_back_or_keeps_them_and_is_in_the_audit_trai
         assert_eq!(draw().await, all[4..]);
         assert_eq!(log.rows_before(third).await.unwrap(), all[..2]);
 
+        let made = GenerationId::new("1".repeat(64));
+        let made = log.generation(&made).await.unwrap().unwrap();
+        assert_eq!(made.state, GenerationState::Rejected);
+
         let stages = log.stages().await.unwrap();
         let failed = Some(StageOutcome::Failed);
         assert!(stages.iter().all(|stage| stage.outcome == failed));
         let events = log.events(0, 100).await.unwrap();
         let of = |action: &str| events.iter().filter(|event| event.action == action).count();
         assert_eq!((of("stage.abandoned"), of("trainer.died")), (3, 3));
+    });
+}
+
+#[test]
+fn an_operator_leaves_a_stage_that_a_trainer_works_on() {
+    on_both(async |config| {
+        let log = open(&config).await;
+        let all = fill(&log, "ann", 6).await;
+        assert_eq!(log.abandon_open_stage("ann", "").await.unwrap(), None);
+        let lease = lease(&log).await;
+        let draw = async || log.draw_ids(&DrawSpec::new(10)).await.unwrap();
+
+        let first = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(first, &all[..2]).await.unwrap();
+        let left = log.abandon_open_stage("ann", "no use").await.unwrap();
+        let (released, kept) = (2, 0);
+        assert_eq!(
+            left,
+            Some(Abandoned {
+                stage: first,
+                released,
+                kept
+            })
+        );
+        assert_eq!(draw().await, all);
+        // The trainer still holds its lease, and can do nothing more for that stage.
+        let new = NewGeneration {
+            id: GenerationId::new("1".repeat(64)),
+            parent: GenerationId::base(),
+            reference: GenerationId::base(),
+            stage: Some(first),
+            manifest: json!({}),
+        };
+        for late in [
+            lease.save_progress(first, &json!({})).await,
+            lease.record_update(first, &json!({}), &[]).await.map(drop),
+            lease.claim_rows(first, &all).await.map(drop),
+            lease.insert_generation(new).await,
+            lease.promote(first, &[], "", &json!({})).await,
+            lease
+                .close_stage(first, StageOutcome::Passed, &json!({}))
+                .await,
+        ] {
+            assert!(matches!(late, Err(LogError::NotFound { .. })), "{late:?}");
+        }
+        assert_eq!(log.generations().await.unwrap(), []);
+
+        // One of the prompts of a stage in which the learner died may be the cause.
+        let second = lease.open_stage(stage()).await.unwrap();
+        lease.claim_rows(second, &all[..2]).await.unwrap();
+        log.count_death(second, "panic").await.unwrap();
+        let left = log.abandon_open_stage("ann", "it dies").await.unwrap();
+        let (released, kept) = (0, 2);
+        assert_eq!(
+            left,
+            Some(Abandoned {
+                stage: second,
+                released,
+                kept
+            })
+        );
+        assert_eq!(draw().await, all[2..]);
+
+        let events = log.events(0, 100).await.unwrap();
+        let events = events.iter().filter(|one| one.action == "stage.abandoned");
+        let actors: Vec<_> = events.map(|event| event.actor.as_str()).collect();
+        assert_eq!(actors, ["ann", "ann"]);
+        log.verify_chain().await.unwrap();
     });
 }

@@ -29,7 +29,9 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
         for refused in [
             old.renew().await,
             old.open_stage(stage()).await.map(drop),
-            old.save_stage(stage_id, &json!(1)).await,
+            old.save_stage(stage_id, &json!(1), &json!(1)).await,
+            old.save_progress(stage_id, &json!(1)).await,
+            old.abandon_stage(stage_id, "", true).await,
             old.claim_rows(stage_id, &ids).await.map(drop),
             add(&old, stage_id, &added).await.map(drop),
             old.claim_feedback(stage_id, &ids).await.map(drop),
@@ -37,7 +39,7 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
                 .await,
             old.insert_generation(generation).await,
             old.record_gates(&id, &json!(1), None).await,
-            old.promote(&[], "").await,
+            old.promote(stage_id, &[], "", &json!(1)).await,
         ] {
             let epoch = old.epoch();
             assert!(
@@ -47,7 +49,7 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
         }
         // The old one's release leaves the new one's lease alone.
         old.release().await.unwrap();
-        new.save_stage(stage_id, &json!(2)).await.unwrap();
+        new.save_progress(stage_id, &json!(2)).await.unwrap();
         assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
         new.release().await.unwrap();
         let short = log.acquire_trainer("b", Duration::ZERO).await.unwrap();
@@ -75,7 +77,7 @@ fn serving_and_training_write_without_meeting() {
         let saves = async {
             for at in 0..30 {
                 let state = json!({ "step": at });
-                lease.save_stage(stage, &state).await.unwrap();
+                lease.save_progress(stage, &state).await.unwrap();
                 training.append(record("bob", "")).await.unwrap();
             }
         };

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use traffic_log::{
-    GenerationId, GenerationState, NewGeneration, NewStage, Pointer, PointerMove, TrainerLease,
+    GenerationId, GenerationState, NewGeneration, NewStage, Pointer, PointerMove, StageId,
+    StageOutcome, TrainerLease,
 };
 
 use super::*;
@@ -11,6 +12,14 @@ use super::*;
 async fn lease(log: &TrafficLog) -> TrainerLease {
     let ttl = Duration::from_secs(3600);
     log.acquire_trainer("trainer", ttl).await.unwrap().unwrap()
+}
+
+async fn open_stage(lease: &TrainerLease) -> StageId {
+    let stage = NewStage {
+        reference: GenerationId::base(),
+        state: json!({}),
+    };
+    lease.open_stage(stage).await.unwrap()
 }
 
 fn id(name: &str) -> GenerationId {
@@ -79,14 +88,26 @@ fn pointers_move_together_or_not_at_all() {
             to(Pointer::Reference, "base", "one"),
             to(Pointer::Judge, "base", "base"),
         ];
-        lease.promote(&moves, "all gates passed").await.unwrap();
+        let stage = open_stage(&lease).await;
+        let end = json!({"phase": "closed"});
+        let reason = "all gates passed";
+        lease.promote(stage, &moves, reason, &end).await.unwrap();
+        let closed = log.last_stage().await.unwrap().unwrap();
+        assert_eq!(
+            (closed.outcome, closed.progress),
+            (Some(StageOutcome::Promoted), end)
+        );
         let after = log.pointers().await.unwrap();
         assert_eq!((&after.policy, &after.reference), (&id("one"), &id("one")));
         assert!(after.judge.is_base() && after.train.is_base());
         assert_eq!(state(&log, "one").await, GenerationState::Promoted);
-        let last = log.events(0, 100).await.unwrap().pop().unwrap();
-        assert_eq!(last.action, "pointers.moved");
-        assert_eq!(last.detail["reason"], "all gates passed");
+        let events = log.events(0, 100).await.unwrap();
+        let moved = events
+            .iter()
+            .rev()
+            .find(|one| one.action == "pointers.moved");
+        assert_eq!(moved.unwrap().detail["reason"], "all gates passed");
+        assert_eq!(events.last().unwrap().action, "stage.closed");
         log.verify_chain().await.unwrap();
     });
 }
@@ -136,17 +157,22 @@ fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
             .record_gates(&id("one"), &gates, Some(GenerationState::Failed))
             .await
             .unwrap();
-        let said = lease
-            .promote(&[to(Pointer::Policy, "base", "one")], "")
-            .await;
+        let stage = open_stage(&lease).await;
+        let none = json!({});
+        let moves = [to(Pointer::Policy, "base", "one")];
+        let said = lease.promote(stage, &moves, "", &none).await;
         assert!(matches!(said, Err(LogError::Invalid(_))), "{said:?}");
-        let said = lease
-            .promote(&[to(Pointer::Canary, "base", "nobody")], "")
-            .await;
+        let moves = [to(Pointer::Canary, "base", "nobody")];
+        let said = lease.promote(stage, &moves, "", &none).await;
         assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
         let said = lease.record_gates(&id("nobody"), &gates, None).await;
         assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
         assert!(log.pointers().await.unwrap().policy.is_base());
+        assert_eq!(
+            log.stage_outcome(stage).await.unwrap(),
+            None,
+            "all or nothing"
+        );
     });
 }
 
@@ -156,11 +182,7 @@ fn lineage_outlives_the_record() {
         let log = open(&config).await;
         let ids = fill(&log, "ann", 2).await;
         let lease = lease(&log).await;
-        let stage = NewStage {
-            reference: GenerationId::base(),
-            state: json!({}),
-        };
-        let stage = lease.open_stage(stage).await.unwrap();
+        let stage = open_stage(&lease).await;
         lease.claim_rows(stage, &ids[..1]).await.unwrap();
         let mut made = generation("one");
         made.stage = Some(stage);

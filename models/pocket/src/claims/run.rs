@@ -24,7 +24,7 @@ use selfjudge::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
 };
 use selfjudge::http::{HttpConfig, JudgingPolicy};
-use selfjudge::learn::{LearnConfig, LearnControl, Phase};
+use selfjudge::learn::{LearnConfig, LearnControl, LearnState};
 use selfjudge::service::{OnLogFailure, Permitted};
 use traffic_log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 
@@ -184,7 +184,7 @@ async fn learn(
     }];
     if variant == Variant::Offline {
         let adapter = train_offline(options, settings, seed, &app.service, app.model_dir()).await?;
-        let weights = publisher.lend("offline", &adapter)?;
+        let weights = publisher.register("offline", &adapter)?;
         generations.push(measured(options, app, "offline", &weights, None).await?);
         return Ok((generations, PairTruth::default()));
     }
@@ -251,7 +251,7 @@ async fn finished(
             return Ok(());
         }
         let status = control.status();
-        if begun.elapsed() > PATIENCE || status.state == Phase::Failed {
+        if begun.elapsed() > PATIENCE || status.state == LearnState::Failed {
             let error = status
                 .error
                 .unwrap_or_else(|| "it takes too long".to_owned());

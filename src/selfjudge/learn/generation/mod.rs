@@ -20,6 +20,8 @@
 //! same id however often it was interrupted. A generation is written into `tmp-*`; every file is synced, then the directory, which is
 //! then renamed, and finally the parent is synced.
 
+mod resident;
+
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::base::Bases;
 use model::adapter::{CONFIG_FILE, WEIGHTS_FILE};
+use resident::{Adapters, Resident};
 use train::TrainError;
 use train::base::Adapter;
 use train::checkpoint::{entries, sync};
@@ -104,30 +107,36 @@ impl Manifest {
     }
 }
 
+fn damaged(id: &str, detail: String) -> LearnError {
+    LearnError::DamagedGeneration {
+        id: id.to_owned(),
+        detail,
+    }
+}
+
 /// Returns whether a name is a SHA-256 in hexadecimal.
 fn is_digest(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Applies ExPO (arXiv 2404.16792): writes `base + (1 + by) (trained - base)`, which for an adapter scales its `B`. `dir` has the trained
-/// adapter, whose factors are kept in a separate file.
+/// Applies ExPO (arXiv 2404.16792): returns `base + (1 + by) (trained - base)`, which for an adapter scales its `B`.
 ///
 /// # Errors
-/// Errors from the file system.
-pub fn extrapolate(dir: &Path, trained: Adapter, by: f32) -> Result<(), TrainError> {
-    let (from, to) = (dir.join(WEIGHTS_FILE), dir.join(TRAINED));
-    fs::rename(&from, &to).map_err(TrainError::io("cannot rename", &from))?;
-    let mut served = trained;
+/// Errors from the device.
+fn extrapolated(trained: &Adapter, by: f32) -> Result<Adapter, TrainError> {
+    let mut served = trained.clone();
     for pair in served.weights.values_mut() {
         pair.b = (&pair.b * f64::from(1.0 + by))?;
     }
-    served.save(dir)
+    Ok(served)
 }
 
-/// The generations in one directory.
+/// The generations in one directory. Clones share the adapters in memory.
 #[derive(Debug, Clone)]
 pub struct Generations {
     root: PathBuf,
+    /// The adapters that were written or loaded last.
+    resident: Resident,
     /// The model that serves them; none if this process does not serve.
     bases: Option<Bases>,
     /// The adapter of generation 0, applied to the model.
@@ -145,9 +154,19 @@ impl Generations {
         fs::create_dir_all(&root).map_err(TrainError::io("cannot create", &root))?;
         Ok(Self {
             root,
+            resident: Resident::default(),
             bases: None,
             first: None,
         })
+    }
+
+    /// Keeps the adapters of the `most` generations that were written or loaded last in memory, so that a learner neither reads back what
+    /// it has just written nor verifies it again.
+    pub fn keeping(self, most: usize) -> Self {
+        Self {
+            resident: Resident::of(most),
+            ..self
+        }
     }
 
     /// Restricts the generations to those of this model.
@@ -201,16 +220,42 @@ impl Generations {
         Ok(())
     }
 
-    /// Writes a generation: `write` puts files (no directories) into the directory it is given. Returns the id; an existing generation
-    /// with that id stays unchanged.
+    /// Writes the adapter that a stage trained as a generation. Returns its id and its manifest.
+    ///
+    /// # Errors
+    /// Errors from the file system, for example a full disk; no files are left behind then.
+    pub fn write_adapter(
+        &self,
+        lineage: Lineage,
+        trained: Adapter,
+    ) -> Result<(String, Manifest), LearnError> {
+        let by = lineage.extrapolate;
+        let served = match by {
+            0.0 => trained.clone(),
+            by => extrapolated(&trained, by)?,
+        };
+        let (id, manifest) = self.write(lineage, |dir| {
+            if by != 0.0 {
+                trained.save(dir)?;
+                let (from, to) = (dir.join(WEIGHTS_FILE), dir.join(TRAINED));
+                fs::rename(&from, &to).map_err(TrainError::io("cannot rename", &from))?;
+            }
+            served.save(dir)
+        })?;
+        self.resident.insert(&id, Adapters { served, trained });
+        Ok((id, manifest))
+    }
+
+    /// Writes a generation: `write` puts files (no directories) into the directory it is given. Returns the id and the manifest; an
+    /// existing generation with that id stays unchanged.
     ///
     /// # Errors
     /// Errors from `write` and the file system, for example a full disk; no files are left behind then.
-    pub fn write(
+    fn write(
         &self,
         lineage: Lineage,
         write: impl FnOnce(&Path) -> Result<(), TrainError>,
-    ) -> Result<String, LearnError> {
+    ) -> Result<(String, Manifest), LearnError> {
         let tmp = self.root.join(format!("tmp-{}", std::process::id()));
         let written = self.write_into(&tmp, lineage, write);
         if written.is_err() {
@@ -225,7 +270,7 @@ impl Generations {
         tmp: &Path,
         lineage: Lineage,
         write: impl FnOnce(&Path) -> Result<(), TrainError>,
-    ) -> Result<String, LearnError> {
+    ) -> Result<(String, Manifest), LearnError> {
         if tmp.exists() {
             fs::remove_dir_all(tmp).map_err(TrainError::io("cannot remove", tmp))?;
         }
@@ -237,7 +282,8 @@ impl Generations {
             sync(&path)?;
             files.push(ListedFile::of(&path)?);
         }
-        let text = serde_json::to_vec_pretty(&Manifest { lineage, files })?;
+        let listed = Manifest { lineage, files };
+        let text = serde_json::to_vec_pretty(&listed)?;
         let id = sha256_bytes(&text);
         let manifest = tmp.join(MANIFEST);
         fs::write(&manifest, text).map_err(TrainError::io("cannot write", &manifest))?;
@@ -251,42 +297,50 @@ impl Generations {
             sync(&self.root)?;
         }
         fault::point("generation.renamed");
-        Ok(id)
+        Ok((id, listed))
     }
 
-    /// Returns the directory of a generation and its manifest, after verifying every file's digest and that the generation belongs to
-    /// this model's base and tokenizer.
+    /// Returns the directory of a generation and its manifest, after verifying that the manifest is intact and that the generation belongs
+    /// to this model's base and tokenizer. The other files are not read.
     ///
     /// # Errors
-    /// Fails if the id is malformed or unknown, or if a file is missing or damaged; [`LearnError::OtherBase`].
-    pub fn verified(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
+    /// Fails if the id is malformed or unknown, or if the manifest is damaged; [`LearnError::OtherBase`].
+    pub fn listed(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
         // The id comes from a client: only a well-formed digest may become part of a path.
         let dir = self.root.join(if is_digest(id) { id } else { "" });
         let path = dir.join(MANIFEST);
         if !is_digest(id) || !path.is_file() {
             return Err(LearnError::NoGeneration(id.to_owned()));
         }
-        let damaged = |detail: String| LearnError::DamagedGeneration {
-            id: id.to_owned(),
-            detail,
-        };
         let text = fs::read(&path).map_err(TrainError::io("cannot read", &path))?;
         if sha256_bytes(&text) != id {
-            return Err(damaged(format!("{MANIFEST} is not what was written")));
+            return Err(damaged(id, format!("{MANIFEST} is not what was written")));
         }
         let manifest: Manifest = serde_json::from_slice(&text)?;
-        // Checked before the digests, which take long: a generation of another model is unusable even if it is intact.
         if let Some(bases) = &self.bases {
             bases.check(id, &manifest.lineage)?;
         }
-        manifest.check_names().map_err(damaged)?;
+        manifest
+            .check_names()
+            .map_err(|detail| damaged(id, detail))?;
+        Ok((dir, manifest))
+    }
+
+    /// Returns what [`Self::listed`] returns, after verifying every file's digest as well.
+    ///
+    /// # Errors
+    /// Errors as [`Self::listed`]; fails if a file is missing or damaged.
+    pub fn verified(&self, id: &str) -> Result<(PathBuf, Manifest), LearnError> {
+        // A generation of another model is unusable even if it is intact, so the digests, which take long, come last.
+        let (dir, manifest) = self.listed(id)?;
         for listed in &manifest.files {
             match listed.is_in(&dir) {
                 Ok(true) => {}
                 Ok(false) => {
-                    return Err(damaged(format!("{} is not what was written", listed.name)));
+                    let detail = format!("{} is not what was written", listed.name);
+                    return Err(damaged(id, detail));
                 }
-                Err(error) => return Err(damaged(error.to_string())),
+                Err(error) => return Err(damaged(id, error.to_string())),
             }
         }
         Ok((dir, manifest))
@@ -307,6 +361,8 @@ impl Generations {
         let there = never_served.into_iter();
         let there = there.filter(|id| is_digest(id) && self.root.join(id).is_dir());
         for id in there.skip(keep) {
+            // It can no longer be promoted from memory.
+            self.resident.remove(&id);
             let (dir, aside) = (
                 self.root.join(&id),
                 self.root.join(format!("tmp-pruned-{id}")),
@@ -334,8 +390,7 @@ impl Generations {
         if name == BASE {
             return Ok(self.first.clone());
         }
-        let (dir, _) = self.verified(name)?;
-        Ok(Some(Adapter::load(&dir)?))
+        Ok(Some(self.adapters(name)?.served))
     }
 
     /// Returns the adapter from which training continues: the one after the stage's updates. For the base as [`Self::served`].
@@ -346,19 +401,31 @@ impl Generations {
         if name == BASE {
             return Ok(self.first.clone());
         }
-        let (dir, manifest) = self.verified(name)?;
-        Ok(Some(match manifest.lineage.extrapolate {
-            0.0 => Adapter::load(&dir)?,
+        Ok(Some(self.adapters(name)?.trained))
+    }
+
+    /// Returns the adapters of a generation, from memory or from its verified files.
+    fn adapters(&self, id: &str) -> Result<Adapters, LearnError> {
+        if let Some(adapters) = self.resident.get(id) {
+            return Ok(adapters);
+        }
+        let (dir, manifest) = self.verified(id)?;
+        let served = Adapter::load(&dir)?;
+        let trained = match manifest.lineage.extrapolate {
+            0.0 => served.clone(),
             _ => Adapter::load_weights(&dir, TRAINED)?,
-        }))
+        };
+        let adapters = Adapters { served, trained };
+        self.resident.insert(id, adapters.clone());
+        Ok(adapters)
     }
 
     /// Returns whether the served adapter differs from the trained one.
     ///
     /// # Errors
-    /// Errors as [`Self::verified`].
+    /// Errors as [`Self::listed`].
     pub fn is_extrapolated(&self, name: &str) -> Result<bool, LearnError> {
-        Ok(name != BASE && self.verified(name)?.1.lineage.extrapolate != 0.0)
+        Ok(name != BASE && self.listed(name)?.1.lineage.extrapolate != 0.0)
     }
 
     /// Returns the ids of all complete generations.

@@ -34,9 +34,7 @@ fn a_generation_belongs_to_the_adapter_that_learning_began_at() {
             adapter: bases.adapter().unwrap(),
             ..lineage()
         };
-        let id = over(made)
-            .write(lineage, |dir| adapter(1.0).save(dir))
-            .unwrap();
+        let id = over(made).write_adapter(lineage, adapter(1.0)).unwrap().0;
         assert!(over(made).check_first().is_ok() && over(made).served(&id).is_ok());
         for other in [None, Some("x"), Some("y")] {
             if other == made {
@@ -104,7 +102,7 @@ fn forged(generations: &Generations, manifest: &Manifest) -> String {
 fn a_manifest_lists_files_of_its_directory_and_all_that_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
     let generations = generations(&dir);
-    let id = generations.write(lineage(), write).unwrap();
+    let (id, _) = generations.write(lineage(), write).unwrap();
     let (whole, manifest) = generations.verified(&id).unwrap();
     fs::write(dir.path().join("x"), "weights").unwrap();
     let rename = |to: &str| {
@@ -159,13 +157,13 @@ fn a_manifest_lists_files_of_its_directory_and_all_that_is_loaded() {
 fn a_generation_of_another_base_or_tokenizer_is_of_no_use() {
     let dir = tempfile::tempdir().unwrap();
     let made = generations(&dir);
-    let id = made.write(lineage(), |dir| adapter(1.0).save(dir)).unwrap();
+    let (id, _) = made.write_adapter(lineage(), adapter(1.0)).unwrap();
     // Generations of earlier versions have no tokenizer.
     let older = Lineage {
         tokenizer: None,
         ..lineage()
     };
-    let older = made.write(older, |dir| adapter(1.0).save(dir)).unwrap();
+    let (older, _) = made.write_adapter(older, adapter(1.0)).unwrap();
     assert!(made.served(&id).is_ok() && made.served(&older).is_ok());
     for (base, tokenizer, older_serves) in [("2", "1", false), ("0", "2", true)] {
         let other = Generations::open(dir.path()).unwrap();
@@ -190,7 +188,7 @@ async fn only_what_never_served_and_is_old_is_pruned() {
     let generations = generations(&dir);
     let made = |stage| {
         let lineage = Lineage { stage, ..lineage() };
-        generations.write(lineage, write).unwrap()
+        generations.write(lineage, write).unwrap().0
     };
     // The newest first; the last one served.
     let ids: Vec<String> = (1..=5).rev().map(made).collect();
@@ -215,8 +213,8 @@ async fn only_what_never_served_and_is_old_is_pruned() {
 fn the_same_contents_have_the_same_name() {
     let dir = tempfile::tempdir().unwrap();
     let generations = generations(&dir);
-    let one = generations.write(lineage(), write).unwrap();
-    let two = generations.write(lineage(), write).unwrap();
+    let (one, _) = generations.write(lineage(), write).unwrap();
+    let (two, _) = generations.write(lineage(), write).unwrap();
     assert_eq!(one, two);
     assert_eq!(generations.ids().unwrap(), [one.as_str()]);
     let (_, manifest) = generations.verified(&one).unwrap();
@@ -226,7 +224,7 @@ fn the_same_contents_have_the_same_name() {
         stage: 2,
         ..lineage()
     };
-    assert_ne!(generations.write(other, write).unwrap(), one);
+    assert_ne!(generations.write(other, write).unwrap().0, one);
 }
 
 /// Returns an adapter of one layer whose `B` has this value everywhere.
@@ -263,11 +261,7 @@ fn extrapolation_does_not_compound_over_stages() {
             extrapolate: 0.5,
             ..lineage()
         };
-        let write = |dir: &Path| {
-            trained.save(dir)?;
-            extrapolate(dir, trained, 0.5)
-        };
-        generations.write(lineage, write).unwrap()
+        generations.write_adapter(lineage, trained).unwrap().0
     };
     let first = stage(generations.trained("base").unwrap(), 1);
     assert_eq!(value(generations.trained(&first).unwrap()), 1.0);
@@ -277,9 +271,7 @@ fn extrapolation_does_not_compound_over_stages() {
     assert_eq!(value(generations.served(&second).unwrap()), 3.0);
     assert!(generations.is_extrapolated(&second).unwrap());
 
-    let plain = generations
-        .write(lineage(), |dir| adapter(4.0).save(dir))
-        .unwrap();
+    let (plain, _) = generations.write_adapter(lineage(), adapter(4.0)).unwrap();
     assert_eq!(value(generations.trained(&plain).unwrap()), 4.0);
     assert_eq!(value(generations.served(&plain).unwrap()), 4.0);
     assert!(!generations.is_extrapolated(&plain).unwrap());
@@ -290,7 +282,7 @@ fn extrapolation_does_not_compound_over_stages() {
 fn damage_is_found_and_strange_ids_are_no_paths() {
     let dir = tempfile::tempdir().unwrap();
     let generations = generations(&dir);
-    let id = generations.write(lineage(), write).unwrap();
+    let (id, _) = generations.write(lineage(), write).unwrap();
     fs::write(dir.path().join(&id).join("adapter_model.safetensors"), "w").unwrap();
     let error = generations.verified(&id).unwrap_err();
     assert!(
@@ -322,4 +314,53 @@ fn a_write_that_fails_leaves_nothing() {
     fs::create_dir(dir.path().join("tmp-1")).unwrap();
     generations.sweep().unwrap();
     assert!(entries(dir.path()).unwrap().is_empty());
+}
+
+#[test]
+fn what_is_in_memory_is_neither_read_nor_verified_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let learner = generations(&dir).keeping(2);
+    let made = |stage| {
+        let lineage = Lineage { stage, ..lineage() };
+        let (id, manifest) = learner
+            .write_adapter(lineage, adapter(stage as f32))
+            .unwrap();
+        assert_eq!(learner.listed(&id).unwrap().1, manifest);
+        let weights = dir.path().join(&id).join(WEIGHTS_FILE);
+        fs::write(weights, "damaged").unwrap();
+        id
+    };
+    let ids: Vec<String> = (1..=3).map(made).collect();
+    let is_damaged = |read: Result<Option<Adapter>, LearnError>| {
+        matches!(read, Err(LearnError::DamagedGeneration { .. }))
+    };
+    for (id, expected) in ids.iter().zip([1.0, 2.0, 3.0]).skip(1) {
+        assert_eq!(value(learner.served(id).unwrap()), expected);
+        assert_eq!(value(learner.trained(id).unwrap()), expected);
+    }
+    // The oldest one was dropped, and other processes have only the files.
+    assert!(is_damaged(learner.served(&ids[0])));
+    assert!(
+        ids.iter()
+            .all(|id| is_damaged(generations(&dir).served(id)))
+    );
+    // The manifest is all that a question about the lineage reads.
+    assert!(!generations(&dir).is_extrapolated(&ids[0]).unwrap());
+}
+
+#[tokio::test]
+async fn a_pruned_generation_is_not_served_from_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let generations = generations(&dir).keeping(2);
+    let (id, _) = generations.write_adapter(lineage(), adapter(1.0)).unwrap();
+    let unpointed = async |_: &str| Ok(false);
+    let pruned = generations
+        .prune(vec![id.clone()], 0, unpointed)
+        .await
+        .unwrap();
+    assert_eq!(pruned, [id.as_str()]);
+    assert!(matches!(
+        generations.served(&id),
+        Err(LearnError::NoGeneration(_))
+    ));
 }

@@ -1,55 +1,71 @@
-//! The beginning of a stage: drawing enough prompts that no earlier stage has used, and ordering them for training.
+//! The opening of a stage: waiting until the log has enough prompts that no earlier stage has used, and drawing its pool from them.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::LearnError;
 use super::config::{LearnConfig, StageOrder};
-use super::learner::{Learner, POLL, Running};
-use super::pool::{Pool, take};
-use super::stage::{Draw, FeedbackRow, StageState, joining, seed};
-use super::status::Phase;
+use super::learner::{Learner, POLL, RETRY};
+use super::open_stage::OpenStage;
+use super::pool::{Pool, gate_spec, train_spec};
+use super::stage::{FeedbackRow, StagePlan, StageProgress, joining, read_state};
+use super::status::LearnState;
 use super::waiting::{Supply, Waiting};
 use judge::PrincipleTable;
 use judge::WeightedPrinciple;
 use traffic_log::{
-    DrawSpec, DrawnRow, FeedbackTrust, NewStage, RecordId, Scope, Split, Stage, StageId,
+    DrawSpec, DrawnRow, FeedbackTrust, NewStage, Pointers, RecordId, Scope, Stage, StageId,
     TrafficLog, TrainerLease,
 };
 
-impl Learner {
+/// Opens stages.
+pub(super) struct StageOpener<'a> {
+    learner: &'a Learner,
+    lease: &'a TrainerLease,
+}
+
+impl<'a> StageOpener<'a> {
+    pub fn new(learner: &'a Learner, lease: &'a TrainerLease) -> Self {
+        Self { learner, lease }
+    }
+
     /// Waits until the log has enough prompts for a stage, and opens the stage.
-    pub(super) async fn begin<'a>(
-        &self,
-        lease: &'a TrainerLease,
-    ) -> Result<Running<'a>, LearnError> {
-        let config = &self.config;
-        let mut look = Look::new(config);
+    ///
+    /// # Errors
+    /// Errors from the log and from the principles' table.
+    pub async fn open(&self) -> Result<OpenStage<'a>, LearnError> {
+        let Learner {
+            log,
+            control,
+            config,
+            ..
+        } = self.learner;
+        let mut schedule = CountSchedule::new(config);
+        let mut reported = None;
         loop {
-            self.unpaused().await?;
-            if self.control.status().unattended >= config.stage.unattended {
+            self.learner.unpaused().await?;
+            if control.status().unattended >= config.stage.unattended {
                 tracing::info!(
                     "learning: paused after {} stages that passed",
                     config.stage.unattended
                 );
-                lease.pause_learning().await?;
+                self.lease.pause_learning().await?;
                 continue;
             }
-            if !look.is_due(&self.log).await? {
+            if !schedule.is_due(log).await? {
                 tokio::time::sleep(POLL).await;
                 continue;
             }
-            let last = self.log.last_stage().await?;
+            let last = log.last_stage().await?;
             // The number of the new stage. No other process opens stages while this one holds the lease.
             let id = StageId(last.as_ref().map_or(1, |last| last.id.0 + 1));
             let begun = Instant::now();
             let left = left_by(config, last.as_ref());
-            let spec = self.train_spec(config, left.len());
-            let left = ids(self.log.free_for(id, &spec, &left).await?);
+            let spec = self.train_spec(left.len());
+            let left = ids(log.free_for(id, &spec, &left).await?);
             let supply = self.supply(id, left.len()).await?;
             let needed = (config.stage.prompts + config.gates.prompts) as u64;
             let short = Waiting::for_prompts(config, &supply);
-            self.control.change(|status| {
+            control.change(|status| {
                 let train = supply.train.drawable.max(supply.left);
                 let train = train.min(config.stage.pooled());
                 let held_out = supply.held_out.drawable.min(config.gates.prompts);
@@ -59,61 +75,94 @@ impl Learner {
                 status.of_other_tokenizers = supply.of_other_tokenizers;
             });
             if let Some(waiting) = short {
-                self.control.wait(Phase::Waiting, waiting);
-                look.again_after(begun.elapsed());
+                control.wait(LearnState::Waiting, waiting);
+                schedule.again_after(begun.elapsed());
                 continue;
             }
             let pool = self.pool(left).await?;
-            let gate_rows = self.log.draw_ids(&self.gate_spec(id)).await?;
+            let gate_rows = log.draw_ids(&self.gate_spec(id)).await?;
             if pool.rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
                 // Rows were deleted after they were counted.
-                look.again_after(begun.elapsed());
+                schedule.again_after(begun.elapsed());
                 continue;
             }
-            let pointers = self.log.pointers().await?;
+            let pointers = log.pointers().await?;
             // A generation of another base cannot be the start of a stage. This is checked before prompts are claimed.
-            for generation in [
-                &pointers.policy,
-                &pointers.train,
-                &pointers.reference,
-                &pointers.judge,
-            ] {
-                self.generations.is_extrapolated(generation.as_str())?;
+            match self.check_pointers(&pointers) {
+                Err(error @ LearnError::OtherBase { .. }) => {
+                    let message = error.to_string();
+                    if reported.as_ref() != Some(&message) {
+                        tracing::warn!("learning: {message}");
+                    }
+                    self.learner.show_failure(&error, message.clone());
+                    reported = Some(message);
+                    tokio::time::sleep(RETRY).await;
+                    schedule = CountSchedule::new(config);
+                    continue;
+                }
+                checked => checked?,
             }
-            self.principles.refresh()?;
-            let table = self.principles.current();
+            self.learner.principles.refresh()?;
+            let table = self.learner.principles.current();
             let principles = judged_by(&table.table, &config.judging.principles)?;
             let pool = (pool.rows, pool.carried);
-            let mut state =
-                StageState::new((**config).clone(), &pointers, principles, pool, gate_rows);
-            state.base = Some(self.workshop.base_digest.clone());
-            state.tokenizer = Some(self.bases.tokenizer().to_owned());
-            state.corroborate = self.log.trust() == FeedbackTrust::Corroborated;
-            state.feedback = self.feedback().await?;
+            let mut plan =
+                StagePlan::new((**config).clone(), &pointers, principles, pool, gate_rows);
+            plan.base = Some(self.learner.trainers.base_digest.clone());
+            plan.tokenizer = Some(self.learner.bases.tokenizer().to_owned());
+            plan.corroborate = log.trust() == FeedbackTrust::Corroborated;
+            plan.feedback = self.feedback().await?;
             let stage = NewStage {
                 reference: pointers.reference,
-                state: serde_json::to_value(&state)?,
+                state: serde_json::to_value(&plan)?,
             };
-            let id = lease.open_stage(stage).await?;
-            return Ok(Running { lease, id, state });
+            return Ok(OpenStage {
+                lease: self.lease,
+                id: self.lease.open_stage(stage).await?,
+                plan,
+                progress: StageProgress::default(),
+            });
         }
+    }
+
+    /// Checks that the generations from which a stage would start belong to this model.
+    fn check_pointers(&self, pointers: &Pointers) -> Result<(), LearnError> {
+        for generation in [
+            &pointers.policy,
+            &pointers.train,
+            &pointers.reference,
+            &pointers.judge,
+        ] {
+            self.learner
+                .generations
+                .is_extrapolated(generation.as_str())?;
+        }
+        Ok(())
+    }
+
+    fn train_spec(&self, limit: usize) -> DrawSpec {
+        train_spec(&self.learner.config, self.learner.uncapped.as_ref(), limit)
+    }
+
+    fn gate_spec(&self, id: StageId) -> DrawSpec {
+        gate_spec(&self.learner.config, self.learner.uncapped.as_ref(), id)
     }
 
     /// Counts the prompts that the log has for stage `id`.
     async fn supply(&self, id: StageId, left: usize) -> Result<Supply, LearnError> {
-        let config = &self.config;
+        let config = &self.learner.config;
         let size = config.stage.pooled().max(config.stage.prompts);
         Ok(Supply {
-            train: self.log.eligible(&self.train_spec(config, size)).await?,
+            train: self.learner.log.eligible(&self.train_spec(size)).await?,
             left,
-            held_out: self.log.eligible(&self.gate_spec(id)).await?,
-            of_other_tokenizers: self.log.of_other_tokenizers().await?,
+            held_out: self.learner.log.eligible(&self.gate_spec(id)).await?,
+            of_other_tokenizers: self.learner.log.of_other_tokenizers().await?,
         })
     }
 
     /// Returns the pool of prompts from which the next stage takes its own; `left` are the prompts left over by an earlier stage.
     async fn pool(&self, left: Vec<RecordId>) -> Result<Pool, LearnError> {
-        let stage = &self.config.stage;
+        let stage = &self.learner.config.stage;
         let easy_first = stage.order == StageOrder::EasyFirst;
         let size = if easy_first {
             stage.pooled()
@@ -121,9 +170,7 @@ impl Learner {
             stage.prompts
         };
         let drawn = if left.len() < stage.prompts {
-            self.log
-                .draw_ids(&self.train_spec(&self.config, size))
-                .await?
+            self.learner.log.draw_ids(&self.train_spec(size)).await?
         } else {
             Vec::new()
         };
@@ -132,16 +179,16 @@ impl Learner {
 
     /// Returns the callers' feedback that may be used for training.
     async fn feedback(&self) -> Result<Vec<FeedbackRow>, LearnError> {
-        let config = &self.config;
+        let config = &self.learner.config;
         let wanted = joining(config.stage.prompts, config.feedback.share);
-        if self.log.trust() == FeedbackTrust::Never || wanted == 0 {
+        if self.learner.log.trust() == FeedbackTrust::Never || wanted == 0 {
             return Ok(Vec::new());
         }
-        let spec = self.train_spec(config, wanted);
+        let spec = self.train_spec(wanted);
         let mut rows = Vec::new();
-        for held in self.log.draw_preferences(&spec).await? {
+        for held in self.learner.log.draw_preferences(&spec).await? {
             // The record was deleted in between.
-            let Some(record) = self.log.get(&held.record, &Scope::All).await? else {
+            let Some(record) = self.learner.log.get(&held.record, &Scope::All).await? else {
                 continue;
             };
             rows.push(FeedbackRow {
@@ -153,96 +200,10 @@ impl Learner {
         }
         Ok(rows)
     }
-
-    /// Takes the stage's rows from its pool, in the pool's order, and claims them permanently. Rows deleted in between are left out.
-    pub(super) async fn claim(&self, running: &mut Running<'_>) -> Result<(), LearnError> {
-        if running.state.ordered {
-            return Ok(());
-        }
-        let (id, lease) = (running.id, running.lease);
-        let stage = running.state.config.stage.clone();
-        let spec = self.train_spec(&running.state.config, stage.prompts);
-        let pool = self.log.free_for(id, &spec, &running.state.rows).await?;
-        let pool = match stage.order {
-            StageOrder::AsLogged => pool,
-            StageOrder::EasyFirst => self.easy_first(running, pool).await?,
-        };
-        let (taken, left) = take(pool, &spec);
-        let state = &mut running.state;
-        state.rows = lease.claim_rows(id, &taken).await?;
-        state.left = left;
-        let said: Vec<RecordId> = state
-            .feedback
-            .iter()
-            .map(|row| row.record.clone())
-            .collect();
-        let own = lease.claim_feedback(id, &said).await?;
-        state.feedback.retain(|row| own.contains(&row.record));
-        state.ordered = true;
-        running.save().await
-    }
-
-    /// Orders a pool: rows left over by an earlier stage first, then rows by the judge's certainty about a pair of their answers, and last
-    /// the rows whose answers make no pair.
-    async fn easy_first(
-        &self,
-        running: &Running<'_>,
-        pool: Vec<DrawnRow>,
-    ) -> Result<Vec<DrawnRow>, LearnError> {
-        let state = &running.state;
-        let carried: HashSet<&RecordId> = state.rows.iter().take(state.carried).collect();
-        let (mut ordered, fresh): (Vec<_>, Vec<_>) =
-            pool.into_iter().partition(|row| carried.contains(&row.id));
-        if ordered.len() >= state.config.stage.prompts {
-            return Ok(ordered);
-        }
-        self.control.enter(Phase::Judging);
-        let judge = self.judge(state).await?;
-        let maker = self.pair_maker(running.id, state, judge);
-        let start = self.start_weights(running.id, state).await?;
-        let places = (0_u64..).zip(fresh.iter().map(|row| &row.id));
-        let prompts = maker.prompts(Draw::Order, places).await?;
-        let mut sure = maker.certainty(prompts, &start).await?;
-        // The sort is stable: rows of equal certainty keep their order of arrival.
-        sure.sort_by(|a, b| b.1.total_cmp(&a.1));
-        for (id, _) in sure {
-            ordered.extend(fresh.iter().find(|row| row.id == id).cloned());
-        }
-        Ok(ordered)
-    }
 }
 
 fn ids(rows: Vec<DrawnRow>) -> Vec<RecordId> {
     rows.into_iter().map(|row| row.id).collect()
-}
-
-impl Learner {
-    /// Returns the settings of a draw of `limit` rows that may be trained on.
-    fn train_spec(&self, config: &LearnConfig, limit: usize) -> DrawSpec {
-        let stage = &config.stage;
-        DrawSpec {
-            quarantine: Duration::from_secs(stage.quarantine),
-            max_share: stage.principal_share,
-            uncapped: self.uncapped.clone(),
-            held_out_per_mille: (stage.held_out * 1000.0).round() as u16,
-            ..DrawSpec::new(limit)
-        }
-    }
-
-    /// Returns the settings of a draw of the rows that evaluate stage `id`. These rows are never trained on or claimed, so every stage
-    /// would get the same ones; each stage therefore starts at another offset among the held-out rows.
-    fn gate_spec(&self, id: StageId) -> DrawSpec {
-        DrawSpec {
-            split: Split::HeldOut,
-            turn: Some(gate_turn(&self.config, id)),
-            ..self.train_spec(&self.config, self.config.gates.prompts)
-        }
-    }
-}
-
-/// Returns the offset of stage `id` among the held-out rows.
-fn gate_turn(config: &LearnConfig, id: StageId) -> u64 {
-    seed(config.stage.seed, id.0, Draw::Turn, 0)
 }
 
 /// Returns the rows that the last stage left over from its pool. If its state was written by another version of the program and cannot
@@ -250,8 +211,7 @@ fn gate_turn(config: &LearnConfig, id: StageId) -> u64 {
 fn left_by(config: &LearnConfig, last: Option<&Stage>) -> Vec<RecordId> {
     match (config.stage.order, last) {
         (StageOrder::EasyFirst, Some(last)) => {
-            let state = serde_json::from_value::<StageState>(last.state.clone());
-            state.map_or_else(|_| Vec::new(), |state| state.left)
+            read_state(last).map_or_else(|_| Vec::new(), |(plan, _)| plan.left)
         }
         _ => Vec::new(),
     }
@@ -259,7 +219,7 @@ fn left_by(config: &LearnConfig, last: Option<&Stage>) -> Vec<RecordId> {
 
 /// The schedule for counting again in a log that had too few prompts: when a new record has arrived, but so rarely that counting, which
 /// reads the whole log, takes at most a twentieth of the time.
-struct Look {
+struct CountSchedule {
     /// True without a quarantine: then only a new record or new consent adds rows.
     by_newest: bool,
     newest: Option<RecordId>,
@@ -268,7 +228,7 @@ struct Look {
     at_latest: Option<Instant>,
 }
 
-impl Look {
+impl CountSchedule {
     /// Minimum pause after a count, in multiples of the time that the count took.
     const REST: u32 = 19;
     const LONGEST: Duration = Duration::from_secs(60);
@@ -367,14 +327,5 @@ mod tests {
         );
         let error = asked(&["kind"]).unwrap_err().to_string();
         assert!(error.contains("`kind`"), "{error}");
-    }
-
-    #[test]
-    fn stages_are_measured_from_different_places_on() {
-        let config = LearnConfig::default();
-        let turn = |id| gate_turn(&config, StageId(id));
-        assert_eq!(turn(3), turn(3));
-        let turns: HashSet<_> = (1..20).map(turn).collect();
-        assert_eq!(turns.len(), 19);
     }
 }

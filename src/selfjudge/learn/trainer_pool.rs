@@ -8,7 +8,6 @@ use rayon::ThreadPool;
 use tokio::sync::Mutex;
 
 use super::LearnError;
-use super::config::LearnConfig;
 use kernels::device::DeviceArbiter;
 use train::TrainError;
 use train::base::{Adapter, FrozenBase};
@@ -16,7 +15,7 @@ use train::dpo::{DpoConfig, DpoTrainer};
 
 /// The resources of trainers: the threads, the device and the base weights.
 #[derive(Clone)]
-pub struct Workshop {
+pub struct TrainerPool {
     pub base: FrozenBase,
     /// Digest of the base weights; a generation belongs to one base.
     pub base_digest: String,
@@ -27,15 +26,15 @@ pub struct Workshop {
 }
 
 /// When dropped, stops the work at its next quantum, because no caller waits for the result.
-struct GivenUp(Arc<AtomicBool>);
+struct Cancelled(Arc<AtomicBool>);
 
-impl Drop for GivenUp {
+impl Drop for Cancelled {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-impl Workshop {
+impl TrainerPool {
     pub fn new(
         base: FrozenBase,
         base_digest: String,
@@ -61,8 +60,8 @@ impl Workshop {
         work: impl FnOnce(&mut dyn FnMut()) -> Result<T, LearnError> + Send + 'static,
     ) -> Result<T, LearnError> {
         let (pool, arbiter) = (Arc::clone(&self.pool), self.arbiter.clone());
-        let given_up = GivenUp(Arc::default());
-        let ends = Arc::clone(&given_up.0);
+        let cancelled = Cancelled(Arc::default());
+        let ends = Arc::clone(&cancelled.0);
         let busy = Arc::clone(&self.busy).lock_owned().await;
         let done = tokio::task::spawn_blocking(move || {
             let _busy = busy;
@@ -70,7 +69,7 @@ impl Workshop {
                 arbiter.pace();
                 if ends.load(Ordering::Relaxed) {
                     // This unwinds out of the work without a panic message.
-                    resume_unwind(Box::new("given up"));
+                    resume_unwind(Box::new("cancelled"));
                 }
             };
             // The graph's nodes may be half-built when a step panics; all of them are dropped with it.
@@ -82,7 +81,7 @@ impl Workshop {
         });
         match done.await {
             Ok(Ok(done)) => done,
-            Ok(Err(panic)) => Err(LearnError::Panicked(said(&*panic))),
+            Ok(Err(panic)) => Err(LearnError::Panicked(panic_message(&*panic))),
             Err(error) => Err(LearnError::Panicked(error.to_string())),
         }
     }
@@ -106,22 +105,22 @@ impl Workshop {
             Ok(trainer)
         });
         Ok(Trainer {
-            workshop: self.clone(),
+            trainers: self.clone(),
             inner: Some(made.await?),
         })
     }
 }
 
 /// Returns the message of a panic.
-pub fn said(panic: &(dyn std::any::Any + Send)) -> String {
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     text.unwrap_or_else(|| "a panic without a message".to_owned())
 }
 
-/// A trainer that is moved into the workshop for every piece of work and returned afterwards.
+/// A trainer that is moved to the pool's threads for every piece of work and returned afterwards.
 pub struct Trainer {
-    workshop: Workshop,
+    trainers: TrainerPool,
     /// None after a panic, because the trainer's state is then unreliable.
     inner: Option<DpoTrainer>,
 }
@@ -137,22 +136,12 @@ impl Trainer {
     ) -> Result<T, LearnError> {
         let lost = || LearnError::Panicked("an earlier step".to_owned());
         let mut inner = self.inner.take().ok_or_else(lost)?;
-        let done = self.workshop.compute(move |pace| {
+        let done = self.trainers.compute(move |pace| {
             let result = work(&mut inner, pace);
             Ok((inner, result))
         });
         let (inner, result) = done.await?;
         self.inner = Some(inner);
         Ok(result?)
-    }
-}
-
-impl LearnConfig {
-    /// Returns the settings of an SSO generator: the policy's, with the likelihood terms in its loss.
-    pub(super) fn generator(&self) -> DpoConfig {
-        DpoConfig {
-            nll: self.contrast.gamma,
-            ..self.dpo.clone()
-        }
     }
 }
