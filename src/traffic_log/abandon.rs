@@ -4,11 +4,8 @@
 use serde_json::json;
 use sqlx::AnyConnection;
 
-use super::lease::ACTOR;
 use super::stage::not_open;
-use super::{
-    GenerationState, Result, StageId, StageOutcome, TrafficLog, TrainerLease, events, now,
-};
+use super::{GenerationState, Result, StageId, StageOutcome, events, now};
 
 /// The number of the learner's crashes in one stage after which the stage is abandoned.
 pub const MAX_DEATHS: u64 = 3;
@@ -23,74 +20,8 @@ pub struct Abandoned {
     pub kept: u64,
 }
 
-impl TrafficLog {
-    /// Records a crash of the learner in a stage, with its error, in the audit trail. Returns the number of crashes in the stage. This
-    /// needs no lease, because the crashed learner's lease may not have expired.
-    pub async fn count_death(&self, stage: StageId, error: &str) -> Result<u64> {
-        let mut transaction = self.database().begin().await?;
-        let connection = transaction.connection();
-        let deaths: i64 = sqlx::query_scalar(
-            "INSERT INTO stage_deaths (stage, deaths) VALUES ($1, 1) \
-             ON CONFLICT (stage) DO UPDATE SET deaths = stage_deaths.deaths + 1 RETURNING deaths",
-        )
-        .bind(stage.0)
-        .fetch_one(&mut *connection)
-        .await?;
-        let detail = json!({ "stage": stage, "deaths": deaths, "error": error });
-        events::append(connection, ACTOR, "trainer.died", detail).await?;
-        transaction.commit().await?;
-        Ok(deaths.unsigned_abs())
-    }
-
-    /// Returns the number of the learner's crashes in a stage.
-    pub async fn deaths(&self, stage: StageId) -> Result<u64> {
-        let mut connection = self.database().readers().acquire().await?;
-        deaths(&mut connection, stage).await
-    }
-
-    /// Closes the open stage as failed on behalf of `actor`, whichever trainer works on it: that trainer can save nothing more for the
-    /// stage. Returns none if no stage is open.
-    ///
-    /// Its prompts and feedback become available to other stages, unless a generation was trained on them, or the learner crashed in the
-    /// stage: one of its prompts may be the cause.
-    pub async fn abandon_open_stage(&self, actor: &str, reason: &str) -> Result<Option<Abandoned>> {
-        let mut transaction = self.database().begin().await?;
-        let connection = transaction.connection();
-        // Locks the lease as every write of a trainer does, so that none of them is between its check and its commit.
-        sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1")
-            .execute(&mut *connection)
-            .await?;
-        let open: Option<i64> = sqlx::query_scalar("SELECT id FROM stages WHERE outcome IS NULL")
-            .fetch_optional(&mut *connection)
-            .await?;
-        let Some(stage) = open.map(StageId) else {
-            return Ok(None);
-        };
-        let release = deaths(connection, stage).await? == 0;
-        let abandoned = abandon(connection, stage, actor, reason, release).await?;
-        transaction.commit().await?;
-        Ok(Some(abandoned))
-    }
-}
-
-impl TrainerLease {
-    /// Closes the open stage as failed, whatever its state, with the reason in the audit trail. With `release` its prompts and feedback
-    /// become available to other stages, unless a generation was trained on them. Otherwise they stay used, because one of them may be
-    /// the cause of the failure.
-    ///
-    /// # Errors
-    /// Errors with [`LogError::NotFound`] if the stage is not open, and with [`LogError::Fenced`].
-    ///
-    /// [`LogError::NotFound`]: super::LogError::NotFound
-    /// [`LogError::Fenced`]: super::LogError::Fenced
-    pub async fn abandon_stage(&self, stage: StageId, reason: &str, release: bool) -> Result<()> {
-        let mut transaction = self.begin().await?;
-        abandon(transaction.connection(), stage, ACTOR, reason, release).await?;
-        transaction.commit().await
-    }
-}
-
-async fn deaths(connection: &mut AnyConnection, stage: StageId) -> Result<u64> {
+/// Returns the number of the learner's crashes in a stage.
+pub(super) async fn deaths(connection: &mut AnyConnection, stage: StageId) -> Result<u64> {
     let deaths: Option<i64> =
         sqlx::query_scalar("SELECT deaths FROM stage_deaths WHERE stage = $1")
             .bind(stage.0)
@@ -101,7 +32,7 @@ async fn deaths(connection: &mut AnyConnection, stage: StageId) -> Result<u64> {
 
 /// Abandons a stage in a transaction that holds the lock of the lease. A generation that the stage trained is rejected, unless it serves
 /// already.
-async fn abandon(
+pub(super) async fn abandon(
     connection: &mut AnyConnection,
     stage: StageId,
     actor: &str,

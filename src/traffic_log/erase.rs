@@ -4,13 +4,19 @@
 //! deleted in parts, so that the space which a deletion needs before it frees any stays small.
 //!
 //! The schema cascades deletions to the rows that belong to a record. If stages have read the record, its id remains as a tombstone and
-//! their claims remain, for [`TrafficLog::lineage`](super::TrafficLog::lineage).
+//! their claims remain, for [`Stages::lineage`](super::Stages::lineage).
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 use sqlx::{AnyConnection, Row};
 
+use super::database::Database;
+use super::quota::Quotas;
+use super::writer::Counters;
 use super::{
-    LogError, Principal, RecordId, Result, Scope, TrafficLog, UnixMillis, events, feedback, now,
+    FeedbackTrust, LogError, Principal, RecordId, Result, Scope, UnixMillis, events, feedback, now,
     prune, rows,
 };
 
@@ -24,9 +30,19 @@ enum Chosen<'a> {
     Before(UnixMillis),
 }
 
-impl TrafficLog {
+/// Deletions of records and of principals' data, at a principal's request or after the retention period.
+#[derive(Debug)]
+pub struct Deletions {
+    pub(super) database: Arc<Database>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) trust: FeedbackTrust,
+    pub(super) retention: Option<Duration>,
+}
+
+impl Deletions {
     /// Deletes a record with its samples, verdicts, pairs and feedback. Returns false if it does not exist or is out of scope. If a stage
-    /// has read the record, its id remains, so that [`TrafficLog::lineage`] can find the generations trained on it.
+    /// has read the record, its id remains, so that [`Stages::lineage`](super::Stages::lineage) can find the generations trained on it.
     pub async fn delete(&self, id: &RecordId, scope: &Scope) -> Result<bool> {
         let there = match self.delete_one(id, scope).await {
             Err(error) if self.made_room(&error).await => self.delete_one(id, scope).await?,
@@ -39,7 +55,7 @@ impl TrafficLog {
     }
 
     async fn delete_one(&self, id: &RecordId, scope: &Scope) -> Result<bool> {
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let (actor, deleted) = match scope.principals() {
             None => (
@@ -94,7 +110,7 @@ impl TrafficLog {
     /// Deletes a part of a principal's records, and with the last part its feedback. Returns their number, and whether it was the last
     /// part.
     async fn delete_part_of(&self, principal: &Principal) -> Result<(u64, bool)> {
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let (ids, last) = part(connection, Chosen::Of(principal)).await?;
         for id in &ids {
@@ -109,7 +125,7 @@ impl TrafficLog {
                     .await?;
             for record in others.clone() {
                 let record = rows::stored_id(record)?;
-                feedback::forget(connection, &record, principal, self.shared.trust).await?;
+                feedback::forget(connection, &record, principal, self.trust).await?;
             }
         }
         // The event omits the principal that requested the deletion, because the audit trail itself cannot be deleted. Nothing is recorded
@@ -124,7 +140,7 @@ impl TrafficLog {
 
     /// Withdraws the consent to training from all records of a principal. Returns the number of records that had it.
     pub async fn withdraw_training(&self, principal: &Principal) -> Result<u64> {
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let withdrawn =
             sqlx::query("UPDATE records SET train = 0 WHERE principal = $1 AND train = 1")
@@ -143,14 +159,14 @@ impl TrafficLog {
     /// Deletes records older than the retention period, and events and tombstones that are too many or too old. Refills the reserve if a
     /// deletion gave it up. Returns the number of deleted records.
     pub async fn expire(&self, now: UnixMillis) -> Result<u64> {
-        let database = self.shared.database.clone();
+        let database = self.database.clone();
         // Refilling allocates disk blocks, which may block the thread.
         let refilled = tokio::task::spawn_blocking(move || database.refill());
         refilled
             .await
             .map_err(|error| LogError::Unavailable(error.to_string()))?;
-        self.prune(now, prune::MOST).await?;
-        let Some(retention) = self.shared.retention else {
+        prune::prune(&self.database, now, prune::MOST).await?;
+        let Some(retention) = self.retention else {
             return Ok(0);
         };
         let age = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
@@ -171,7 +187,7 @@ impl TrafficLog {
 
     /// Deletes a part of the records that are older than `oldest`. Returns their number, and whether it was the last part.
     async fn expire_part(&self, oldest: UnixMillis) -> Result<(u64, bool)> {
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let (ids, last) = part(connection, Chosen::Before(oldest)).await?;
         for id in &ids {
@@ -187,7 +203,7 @@ impl TrafficLog {
 
     /// Returns whether a failed deletion should be tried again: on a full disk the reserve is given up for it.
     async fn made_room(&self, error: &LogError) -> bool {
-        let made = matches!(error, LogError::Unavailable(_)) && self.database().make_room().await;
+        let made = matches!(error, LogError::Unavailable(_)) && self.database.make_room().await;
         if made {
             tracing::warn!(
                 "a deletion failed; it is retried after releasing the disk reserve: {error}"
@@ -198,9 +214,9 @@ impl TrafficLog {
 
     /// Updates the counters and scrubs the files after a committed deletion.
     async fn erased(&self, records: u64) {
-        self.shared.counters.forget(records);
-        self.shared.quotas.forget();
-        self.database().scrub().await;
+        self.counters.forget(records);
+        self.quotas.forget();
+        self.database.scrub().await;
     }
 }
 

@@ -1,13 +1,16 @@
 //! The audit trail: an append-only hash chain of events. Only its oldest events are removed, if too many or too old; see `prune`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::database::Database;
 use super::rows;
-use super::{LogError, Result, TrafficLog, UnixMillis, id, now};
+use super::{LogError, Result, UnixMillis, id, now};
 
 /// The previous hash of the first event.
 const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -45,16 +48,22 @@ struct Body {
     detail: Value,
 }
 
-impl TrafficLog {
+/// The audit trail of the log.
+#[derive(Debug)]
+pub struct AuditTrail {
+    pub(super) database: Arc<Database>,
+}
+
+impl AuditTrail {
     /// Returns the events after a sequence number (0 for all), oldest first.
-    pub async fn events(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
+    pub async fn after(&self, after: i64, limit: usize) -> Result<Vec<Event>> {
         let links = self.links(after, limit).await?;
         links.into_iter().map(Link::event).collect()
     }
 
     /// Appends an event of the caller (training paused, principles replaced).
-    pub async fn audit(&self, actor: &str, action: &str, detail: Value) -> Result<()> {
-        let mut transaction = self.database().begin().await?;
+    pub async fn append(&self, actor: &str, action: &str, detail: Value) -> Result<()> {
+        let mut transaction = self.database.begin().await?;
         append(transaction.connection(), actor, action, detail).await?;
         transaction.commit().await
     }
@@ -63,7 +72,7 @@ impl TrafficLog {
     ///
     /// # Errors
     /// Errors with [`LogError::Corrupt`] that names the first event which was changed, removed or inserted.
-    pub async fn verify_chain(&self) -> Result<u64> {
+    pub async fn verify(&self) -> Result<u64> {
         loop {
             let start = self.chain_start().await?;
             let verified = self.verify_from(&start).await;
@@ -75,7 +84,7 @@ impl TrafficLog {
     }
 
     async fn chain_start(&self) -> Result<Start> {
-        let mut connection = self.database().readers().acquire().await?;
+        let mut connection = self.database.readers().acquire().await?;
         Start::read(&mut connection).await
     }
 
@@ -83,7 +92,7 @@ impl TrafficLog {
         // Events that are appended from now on are left to the next verification.
         let (last, end): (i64, String) = {
             let row = sqlx::query("SELECT sequence, hash FROM chain WHERE one = 1")
-                .fetch_one(self.database().readers())
+                .fetch_one(self.database.readers())
                 .await?;
             (row.try_get("sequence")?, row.try_get("hash")?)
         };
@@ -124,7 +133,7 @@ impl TrafficLog {
         )
         .bind(after)
         .bind(rows::index(limit))
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         found.iter().map(Link::read).collect()
     }

@@ -2,22 +2,42 @@
 //!
 //! Anyone who may give feedback can poison the training data with it, so by default it is only stored. Under
 //! [`FeedbackTrust::Corroborated`] a preference becomes a pair once a verdict on the record agrees in both orders: one that a call
-//! requested (`/judge`, `best_of`), or one by a stage's pinned judge, which reads the preferences that [`TrafficLog::draw_preferences`]
+//! requested (`/judge`, `best_of`), or one by a stage's pinned judge, which reads the preferences that [`Replay::draw_preferences`](super::Replay::draw_preferences)
 //! returns to the stage.
+
+use std::sync::Arc;
 
 use sqlx::AnyConnection;
 
+use super::database::Database;
 use super::derive::derive;
+use super::quota::Quotas;
+use super::redact::Redactor;
 use super::rows::{self, index};
 use super::{
     Feedback, FeedbackOutcome, FeedbackTrust, LogError, LoggedPair, PairSource, Principal,
-    RecordId, Result, Sample, TrafficLog, now,
+    RecordId, Result, Sample, now,
 };
 
 /// The bytes that a row of feedback counts for, besides the text of an edit.
 const ROW: i64 = 128;
 
-impl TrafficLog {
+/// The feedback on records.
+#[derive(Debug)]
+pub struct FeedbackStore {
+    pub(super) database: Arc<Database>,
+    pub(super) redactor: Arc<Redactor>,
+    pub(super) quotas: Arc<Quotas>,
+    pub(super) max_record: usize,
+    pub(super) trust: FeedbackTrust,
+}
+
+impl FeedbackStore {
+    /// Returns the policy that decides when callers' feedback becomes preference pairs.
+    pub fn trust(&self) -> FeedbackTrust {
+        self.trust
+    }
+
     /// Stores feedback and derives the pairs that the trust policy allows. New feedback by the same principal on the same answer replaces
     /// the old.
     ///
@@ -25,7 +45,7 @@ impl TrafficLog {
     /// Errors with [`LogError::NotFound`] for an unknown record, with [`LogError::Invalid`] for a sample it does not have, with
     /// [`LogError::TooLarge`] if the record would become too large, and with [`LogError::PrincipalQuota`] or [`LogError::Full`] if there
     /// is no room.
-    pub async fn add_feedback(
+    pub async fn add(
         &self,
         record: &RecordId,
         principal: &Principal,
@@ -33,9 +53,9 @@ impl TrafficLog {
     ) -> Result<FeedbackOutcome> {
         let mut redacted = false;
         if let Feedback::Edited { text, .. } = &mut feedback {
-            redacted = self.shared.redactor.redact_text(text).await?;
+            redacted = self.redactor.redact_text(text).await?;
         }
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         // Even if it changes nothing, the update locks the record against a concurrent deletion.
         let there = sqlx::query(
@@ -53,7 +73,7 @@ impl TrafficLog {
         }
         let more = store(connection, record, principal, &feedback).await?;
         if more > 0 {
-            let quotas = &self.shared.quotas;
+            let quotas = &self.quotas;
             let bytes = more.unsigned_abs();
             self.check_growth(connection, record, bytes).await?;
             if let Some(refusal) = quotas.refusal(connection, principal, bytes).await? {
@@ -68,14 +88,14 @@ impl TrafficLog {
                 .execute(&mut *connection)
                 .await?;
         }
-        let pairs = derive_again(connection, record, self.shared.trust).await?;
+        let pairs = derive_again(connection, record, self.trust).await?;
         transaction.commit().await?;
         if more < 0 {
-            self.shared.quotas.forget();
+            self.quotas.forget();
         }
         if matches!(feedback, Feedback::Edited { .. }) {
             // The text of an earlier edit has been overwritten.
-            self.database().scrub_file().await;
+            self.database.scrub_file().await;
         }
         Ok(FeedbackOutcome { pairs })
     }
@@ -92,7 +112,7 @@ impl TrafficLog {
             .fetch_one(connection)
             .await?;
         let bytes = usize::try_from(bytes.unsigned_abs().saturating_add(more));
-        let (bytes, most) = (bytes.unwrap_or(usize::MAX), self.max_record());
+        let (bytes, most) = (bytes.unwrap_or(usize::MAX), self.max_record);
         match bytes > most {
             true => Err(LogError::TooLarge { bytes, most }),
             false => Ok(()),

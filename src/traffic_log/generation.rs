@@ -2,15 +2,16 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
-use super::database::WriteTransaction;
+use super::database::{Database, WriteTransaction};
 use super::record::stored_words;
-use super::{GenerationId, LogError, Result, StageId, TrafficLog, UnixMillis, events, rows};
+use super::{GenerationId, LogError, Result, StageId, UnixMillis, events, rows};
 
 /// The weights of a finished stage, before the gates have run.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,24 +101,30 @@ pub struct PointerMove {
     pub to: GenerationId,
 }
 
-impl TrafficLog {
+/// The generations, and the pointers to them.
+#[derive(Debug)]
+pub struct GenerationStore {
+    pub(super) database: Arc<Database>,
+}
+
+impl GenerationStore {
     /// Returns all generations, newest first.
-    pub async fn generations(&self) -> Result<Vec<Generation>> {
+    pub async fn all(&self) -> Result<Vec<Generation>> {
         let found = sqlx::query(
             "SELECT id, parent, reference, stage, manifest, gates, state, created_at \
              FROM generations ORDER BY created_at DESC, id",
         )
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         found.iter().map(read).collect()
     }
 
-    pub async fn generation(&self, id: &GenerationId) -> Result<Option<Generation>> {
+    pub async fn get(&self, id: &GenerationId) -> Result<Option<Generation>> {
         let found = sqlx::query(
             "SELECT id, parent, reference, stage, manifest, gates, state, created_at FROM generations WHERE id = $1",
         )
         .bind(id.as_str())
-        .fetch_optional(self.database().readers())
+        .fetch_optional(self.database.readers())
         .await?;
         found.as_ref().map(read).transpose()
     }
@@ -126,7 +133,7 @@ impl TrafficLog {
     pub async fn pointers(&self) -> Result<Pointers> {
         let mut found: HashMap<Pointer, GenerationId> = HashMap::new();
         for row in sqlx::query("SELECT name, generation FROM pointers")
-            .fetch_all(self.database().readers())
+            .fetch_all(self.database.readers())
             .await?
         {
             let generation: String = row.try_get("generation")?;
@@ -161,7 +168,7 @@ impl TrafficLog {
         actor: &str,
         reason: &str,
     ) -> Result<()> {
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         move_within(transaction.connection(), moves, actor, reason).await?;
         commit_move(transaction).await
     }
@@ -175,7 +182,7 @@ pub(super) async fn commit_move(transaction: WriteTransaction) -> Result<()> {
     Ok(())
 }
 
-/// Moves pointers as [`TrafficLog::move_pointers`] does, in an open transaction.
+/// Moves pointers as [`GenerationStore::move_pointers`] does, in an open transaction.
 pub(super) async fn move_within(
     connection: &mut AnyConnection,
     moves: &[PointerMove],

@@ -3,41 +3,49 @@
 //! Every acquisition increments the epoch. Each write of a trainer checks its epoch in the same transaction, so a trainer that hung
 //! beyond its lease gets [`LogError::Fenced`] and cannot damage the stage of its successor.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::AnyConnection;
 
-use super::database::WriteTransaction;
+use super::database::{Database, WriteTransaction};
+use super::redact::Redactor;
 use super::rows::{self, Asked, to_json};
 use super::stage::{close, not_open, require_open, save_progress};
+use super::writer::Counters;
 use super::{
     Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
-    PointerMove, RecordId, Result, StageId, StageOutcome, TrafficLog, events, feedback, generation,
-    now,
+    PointerMove, RecordId, Result, StageId, StageOutcome, abandon, events, feedback, generation,
+    now, switch,
 };
 
 /// The trainer's name in the audit trail.
 pub(super) const ACTOR: &str = "trainer";
 
+/// The trainers' leases.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    pub(super) database: Arc<Database>,
+    pub(super) redactor: Arc<Redactor>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) trust: FeedbackTrust,
+}
+
 /// The exclusive right to train. Dropping it does not release it: it expires, or [`TrainerLease::release`] ends it.
 #[derive(Debug, Clone)]
 pub struct TrainerLease {
-    log: TrafficLog,
+    log: Leases,
     epoch: i64,
     ttl: Duration,
 }
 
-impl TrafficLog {
+impl Leases {
     /// Takes the lease for `ttl` with a new epoch, if it is free or held by `holder` itself: a restarted trainer need not wait for its
     /// own lease to expire. Returns none if another trainer holds it.
-    pub async fn acquire_trainer(
-        &self,
-        holder: &str,
-        ttl: Duration,
-    ) -> Result<Option<TrainerLease>> {
-        let mut transaction = self.database().begin().await?;
+    pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Option<TrainerLease>> {
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let epoch: Option<i64> = sqlx::query_scalar(
             "UPDATE trainer SET holder = $1, epoch = epoch + 1, expires_at = $2 \
@@ -82,7 +90,7 @@ impl TrainerLease {
 
     /// Releases the lease. Another trainer's lease is not affected.
     pub async fn release(self) -> Result<()> {
-        let mut transaction = self.log.database().begin().await?;
+        let mut transaction = self.log.database.begin().await?;
         self.set_end(transaction.connection(), 0).await?;
         transaction.commit().await
     }
@@ -217,7 +225,7 @@ impl TrainerLease {
     ) -> Result<usize> {
         let additions = &self.redacted(additions).await?;
         let mut transaction = self.begin().await?;
-        let trust = self.log.shared.trust;
+        let trust = self.log.trust;
         let written = append(transaction.connection(), additions, trust).await?;
         save_progress(transaction.connection(), stage, progress).await?;
         transaction.commit().await?;
@@ -226,19 +234,18 @@ impl TrainerLease {
 
     /// Redacts additions. One that cannot be redacted is left out: a single text on which redaction fails must not end a stage.
     async fn redacted(&self, additions: &[(RecordId, Addition)]) -> Result<Vec<Redacted>> {
-        let shared = &self.log.shared;
         let mut redacted = Vec::with_capacity(additions.len());
         for (id, addition) in additions {
             addition.check()?;
             let (id, mut addition) = (id.clone(), addition.clone());
-            match shared.redactor.redact_addition(&mut addition).await {
+            match self.log.redactor.redact_addition(&mut addition).await {
                 Ok(changed) => redacted.push(Redacted {
                     id,
                     addition,
                     changed,
                 }),
                 Err(error) => {
-                    shared.counters.failed.fetch_add(1, Ordering::Relaxed);
+                    self.log.counters.failed.fetch_add(1, Ordering::Relaxed);
                     tracing::warn!("the update's additions to record {id} are not stored: {error}");
                 }
             }
@@ -275,9 +282,9 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Pauses learning as [`TrafficLog::pause_learning`] does, with the trainer as actor.
+    /// Pauses learning as [`SwitchStore::pause`](super::SwitchStore::pause) does, with the trainer as actor.
     pub async fn pause_learning(&self) -> Result<()> {
-        self.log.pause_learning(ACTOR).await
+        switch::pause(&self.log.database, ACTOR).await
     }
 
     /// Stores a generation as a candidate. If it is already stored (the trainer crashed after this), it stays unchanged.
@@ -343,11 +350,11 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Moves pointers to the candidate of a stage, as [`TrafficLog::move_pointers`] does, and closes the stage as promoted, in one
+    /// Moves pointers to the candidate of a stage, as [`GenerationStore::move_pointers`](super::GenerationStore::move_pointers) does, and closes the stage as promoted, in one
     /// transaction.
     ///
     /// # Errors
-    /// Errors as [`TrafficLog::move_pointers`] and [`Self::close_stage`] do.
+    /// Errors as [`GenerationStore::move_pointers`](super::GenerationStore::move_pointers) and [`Self::close_stage`] do.
     pub async fn promote(
         &self,
         stage: StageId,
@@ -362,9 +369,24 @@ impl TrainerLease {
         generation::commit_move(transaction).await
     }
 
+    /// Closes the open stage as failed, whatever its state, with the reason in the audit trail. With `release` its prompts and feedback
+    /// become available to other stages, unless a generation was trained on them. Otherwise they stay used, because one of them may be
+    /// the cause of the failure.
+    ///
+    /// # Errors
+    /// Errors with [`LogError::NotFound`] if the stage is not open, and with [`LogError::Fenced`].
+    ///
+    /// [`LogError::NotFound`]: super::LogError::NotFound
+    /// [`LogError::Fenced`]: super::LogError::Fenced
+    pub async fn abandon_stage(&self, stage: StageId, reason: &str, release: bool) -> Result<()> {
+        let mut transaction = self.begin().await?;
+        abandon::abandon(transaction.connection(), stage, ACTOR, reason, release).await?;
+        transaction.commit().await
+    }
+
     /// Begins a transaction in which the lease is valid: the update locks it until the commit.
-    pub(super) async fn begin(&self) -> Result<WriteTransaction> {
-        let mut transaction = self.log.database().begin().await?;
+    async fn begin(&self) -> Result<WriteTransaction> {
+        let mut transaction = self.log.database.begin().await?;
         let valid =
             sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1 AND epoch = $1")
                 .bind(self.epoch)

@@ -3,9 +3,12 @@
 //! Every record has the digest of the tokenizer that produced its token ids. Older records have none; they belong to the model named in
 //! the log's settings, which is the first model that opened the log.
 
+use std::sync::{Arc, OnceLock};
+
 use serde::{Deserialize, Serialize};
 
-use super::{LogError, Result, TrafficLog, rows};
+use super::database::Database;
+use super::{LogError, Result, rows};
 
 /// The identity of a model, by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,19 +21,10 @@ pub struct ModelIdentity {
 
 /// The parts of this process's model that determine which rows can be drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bound {
-    pub tokenizer: String,
+struct Bound {
+    tokenizer: String,
     /// Whether records without a tokenizer belong to this model.
-    pub owns_unnamed: bool,
-}
-
-impl Bound {
-    /// Returns the digest and the flag as parameters of SQL statements: an empty digest selects every row.
-    pub fn parameters(bound: Option<&Self>) -> (&str, i64) {
-        bound.map_or(("", 1), |bound| {
-            (&bound.tokenizer, i64::from(bound.owns_unnamed))
-        })
-    }
+    owns_unnamed: bool,
 }
 
 /// An SQL condition for the rows of `trainable` whose token ids are by the tokenizer `$digest`, or for all rows if that is empty.
@@ -50,7 +44,35 @@ macro_rules! same_tokenizer {
 }
 pub(super) use same_tokenizer;
 
-impl TrafficLog {
+/// The model of this process, to which the log is bound.
+#[derive(Debug)]
+pub struct ModelBinding {
+    database: Arc<Database>,
+    /// None until [`ModelBinding::bind`].
+    bound: OnceLock<Bound>,
+}
+
+impl ModelBinding {
+    pub(super) fn none(database: Arc<Database>) -> Self {
+        Self {
+            database,
+            bound: OnceLock::new(),
+        }
+    }
+
+    /// Returns the digest of the tokenizer, if the log is bound.
+    pub(super) fn tokenizer(&self) -> Option<String> {
+        self.bound.get().map(|bound| bound.tokenizer.clone())
+    }
+
+    /// Returns the digest, and whether records without a tokenizer belong to the model, as parameters of SQL statements: an empty digest
+    /// selects every row.
+    pub(super) fn parameters(&self) -> (&str, i64) {
+        self.bound.get().map_or(("", 1), |bound| {
+            (&bound.tokenizer, i64::from(bound.owns_unnamed))
+        })
+    }
+
     /// Binds this handle and its clones to a model: from now on records are written with its tokenizer, and only records of that
     /// tokenizer are drawn for training. The first model that opens a log owns the records without a tokenizer, unless the log has
     /// generations of other weights.
@@ -58,7 +80,7 @@ impl TrafficLog {
     /// # Errors
     /// Errors if the database fails, the settings are invalid, or the log is bound to another model.
     pub async fn bind(&self, model: &ModelIdentity) -> Result<()> {
-        let mut transaction = self.database().begin().await?;
+        let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let stored: Option<String> =
             sqlx::query_scalar("SELECT value FROM settings WHERE name = 'model'")
@@ -93,7 +115,7 @@ impl TrafficLog {
             owns_unnamed: owner.tokenizer == model.tokenizer,
             tokenizer: model.tokenizer.clone(),
         };
-        let known = self.shared.model.get_or_init(|| bound.clone());
+        let known = self.bound.get_or_init(|| bound.clone());
         match *known == bound {
             true => Ok(()),
             false => Err(LogError::Invalid(
@@ -104,20 +126,20 @@ impl TrafficLog {
 
     /// Returns whether records and stages without a tokenizer belong to the model of this log handle.
     pub fn owns_unnamed(&self) -> bool {
-        let bound = self.shared.model.get();
+        let bound = self.bound.get();
         bound.is_none_or(|bound| bound.owns_unnamed)
     }
 
     /// Returns the number of records with consent to training that are left out because their token ids are by another tokenizer.
     pub async fn of_other_tokenizers(&self) -> Result<u64> {
-        let (digest, unnamed) = Bound::parameters(self.shared.model.get());
+        let (digest, unnamed) = self.parameters();
         let count: i64 = sqlx::query_scalar(concat!(
             "SELECT COUNT(*) FROM trainable WHERE NOT ",
             same_tokenizer!("$1", "$2")
         ))
         .bind(digest)
         .bind(unnamed)
-        .fetch_one(self.database().readers())
+        .fetch_one(self.database.readers())
         .await?;
         Ok(count.unsigned_abs())
     }

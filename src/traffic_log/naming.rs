@@ -7,9 +7,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{AnyConnection, Row};
 
 use super::rows::{stored_id, to_json};
-use super::{
-    Consent, IdempotencyKey, LogError, NewRecord, Principal, RecordId, Result, TrafficLog, id,
-};
+use super::{Consent, IdempotencyKey, NewRecord, Principal, RecordId, Result, id};
 
 /// The prefix of digests, by which they differ from keys of earlier versions that were stored as sent.
 const DIGEST: &str = "v1:";
@@ -47,7 +45,7 @@ pub(super) struct Earlier {
     kind: String,
     prompt: String,
     /// None in records of earlier versions.
-    request: Option<String>,
+    pub request: Option<String>,
 }
 
 impl Earlier {
@@ -94,30 +92,6 @@ impl Earlier {
                 .await?;
         }
         Ok(())
-    }
-}
-
-impl TrafficLog {
-    /// Returns the record of a principal's key, if there is one.
-    ///
-    /// # Errors
-    /// Errors with [`LogError::IdempotencyReused`] if the record is known to be of another request.
-    pub async fn named(
-        &self,
-        principal: &Principal,
-        key: &IdempotencyKey,
-    ) -> Result<Option<RecordId>> {
-        let name = StoredName::of(key, principal, &self.shared.salt);
-        let mut reading = self.database().snapshot().await?;
-        let earlier = Earlier::find(&mut reading, principal, &name).await?;
-        reading.commit().await?;
-        match earlier {
-            Some(Earlier {
-                request: Some(request),
-                ..
-            }) if request != name.request => Err(LogError::IdempotencyReused),
-            earlier => Ok(earlier.map(|earlier| earlier.id)),
-        }
     }
 }
 

@@ -7,8 +7,9 @@
 use serde_json::json;
 use sqlx::AnyConnection;
 
+use super::database::Database;
 use super::events::{self, Start};
-use super::{Result, TrafficLog, UnixMillis};
+use super::{Result, UnixMillis};
 
 /// The age in milliseconds up to which events and tombstones are kept: a little more than a year.
 const KEPT: UnixMillis = 400 * 24 * 3600 * 1000;
@@ -19,16 +20,14 @@ pub(super) const MOST: i64 = 1_000_000;
 /// The number of events that are read at a time.
 const PAGE: i64 = 512;
 
-impl TrafficLog {
-    /// Deletes events and tombstones that are too old or too many: the oldest of each first, so that at most `most` remain.
-    pub(super) async fn prune(&self, now: UnixMillis, most: i64) -> Result<()> {
-        let oldest = now.saturating_sub(KEPT);
-        let mut transaction = self.database().begin().await?;
-        let connection = transaction.connection();
-        prune_tombstones(connection, oldest, most).await?;
-        prune_events(connection, oldest, most).await?;
-        transaction.commit().await
-    }
+/// Deletes events and tombstones that are too old or too many: the oldest of each first, so that at most `most` remain.
+pub(super) async fn prune(database: &Database, now: UnixMillis, most: i64) -> Result<()> {
+    let oldest = now.saturating_sub(KEPT);
+    let mut transaction = database.begin().await?;
+    let connection = transaction.connection();
+    prune_tombstones(connection, oldest, most).await?;
+    prune_events(connection, oldest, most).await?;
+    transaction.commit().await
 }
 
 async fn prune_tombstones(
@@ -90,7 +89,8 @@ async fn prune_events(connection: &mut AnyConnection, oldest: UnixMillis, most: 
 #[cfg(test)]
 mod tests {
     use super::super::{
-        Consent, LogConfig, NewRecord, Principal, Prompt, RecordId, RecordKind, Scope, now,
+        Consent, LogConfig, NewRecord, Principal, Prompt, RecordId, RecordKind, Scope, TrafficLog,
+        now,
     };
     use super::*;
 
@@ -117,7 +117,7 @@ mod tests {
             verdicts: Vec::new(),
             pairs: Vec::new(),
         };
-        log.append(record).await.unwrap()
+        log.records.append(record).await.unwrap()
     }
 
     #[tokio::test]
@@ -128,7 +128,10 @@ mod tests {
             .unwrap();
         for at in 0..20 {
             let detail = json!({ "at": at });
-            log.audit("ann", "train.paused", detail).await.unwrap();
+            log.audit
+                .append("ann", "train.paused", detail)
+                .await
+                .unwrap();
         }
         const EVENTS: &str = "SELECT COUNT(*) FROM events";
         // The time, the limit, the number that remains, and the first that remains: pruning itself appends one.
@@ -139,19 +142,19 @@ mod tests {
             (now(), 13, 13, 9),
             (now() + 2 * KEPT, MOST, 1, 22),
         ] {
-            log.prune(at, most).await.unwrap();
+            prune(log.database(), at, most).await.unwrap();
             assert_eq!(count(&log, EVENTS).await, stay, "{most}");
-            assert_eq!(log.verify_chain().await.unwrap(), stay.unsigned_abs());
-            assert_eq!(log.events(0, 1).await.unwrap()[0].sequence, first);
+            assert_eq!(log.audit.verify().await.unwrap(), stay.unsigned_abs());
+            assert_eq!(log.audit.after(0, 1).await.unwrap()[0].sequence, first);
         }
-        let told = log.events(0, 1).await.unwrap().remove(0);
+        let told = log.audit.after(0, 1).await.unwrap().remove(0);
         assert_eq!(told.action, "events.pruned");
         assert_eq!(told.detail["through"], 21);
         sqlx::query("UPDATE settings SET value = '21 00' WHERE name = 'events.start'")
             .execute(log.database().readers())
             .await
             .unwrap();
-        assert!(log.verify_chain().await.is_err());
+        assert!(log.audit.verify().await.is_err());
     }
 
     #[tokio::test]
@@ -164,20 +167,20 @@ mod tests {
         const EVENTS: &str = "SELECT COUNT(*) FROM events";
         const TOMBSTONES: &str = "SELECT COUNT(*) FROM tombstones";
         for _ in 0..3 {
-            assert_eq!(log.delete_principal(&ann).await.unwrap(), 0);
-            assert_eq!(log.withdraw_training(&ann).await.unwrap(), 0);
+            assert_eq!(log.deletions.delete_principal(&ann).await.unwrap(), 0);
+            assert_eq!(log.deletions.withdraw_training(&ann).await.unwrap(), 0);
         }
         assert_eq!(count(&log, EVENTS).await, 0);
         // A record that no stage has read leaves no tombstone.
         for _ in 0..3 {
             let id = appended(&log).await;
-            assert!(log.delete(&id, &Scope::All).await.unwrap());
+            assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         }
         assert_eq!(count(&log, TOMBSTONES).await, 0);
         assert_eq!(count(&log, EVENTS).await, 3);
         appended(&log).await;
-        assert_eq!(log.withdraw_training(&ann).await.unwrap(), 1);
-        assert_eq!(log.delete_principal(&ann).await.unwrap(), 1);
+        assert_eq!(log.deletions.withdraw_training(&ann).await.unwrap(), 1);
+        assert_eq!(log.deletions.delete_principal(&ann).await.unwrap(), 1);
         assert_eq!(count(&log, EVENTS).await, 5);
         // A record that a stage has read leaves a tombstone until it is too old.
         let id = appended(&log).await;
@@ -190,11 +193,11 @@ mod tests {
                 .await
                 .unwrap();
         }
-        assert!(log.delete(&id, &Scope::All).await.unwrap());
+        assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         assert_eq!(count(&log, TOMBSTONES).await, 1);
-        log.prune(now(), 1).await.unwrap();
+        prune(log.database(), now(), 1).await.unwrap();
         assert_eq!(count(&log, TOMBSTONES).await, 1);
-        log.prune(now() + 2 * KEPT, MOST).await.unwrap();
+        prune(log.database(), now() + 2 * KEPT, MOST).await.unwrap();
         assert_eq!(count(&log, TOMBSTONES).await, 0);
     }
 }

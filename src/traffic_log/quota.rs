@@ -5,18 +5,15 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use sqlx::{AnyConnection, AssertSqlSafe, Row};
+use sqlx::AnyConnection;
 
-use super::{LogConfig, LogError, NewRecord, Principal, Result, TrafficLog, locked, room};
+use super::{LogConfig, LogError, NewRecord, Principal, Result, locked, room};
 
 /// The time for which a computed sum is used: other processes on the same log add and delete records.
 const FRESH: Duration = Duration::from_secs(60);
 
 /// The maximum number of principals whose sums are cached.
 const KNOWN: usize = 4096;
-
-/// The number of principals per query.
-const ASKED: usize = 500;
 
 /// The bytes that a record counts for besides its texts and numbers: its rows and their index entries.
 const OVERHEAD: usize = 256;
@@ -106,35 +103,6 @@ impl Quotas {
         }
         used.insert(whose, (sum, Instant::now()));
         Ok(sum)
-    }
-}
-
-impl TrafficLog {
-    /// Returns the number of records of each of the principals, in their order.
-    pub async fn count_of(&self, principals: &[Principal]) -> Result<Vec<u64>> {
-        let mut counts = Vec::with_capacity(principals.len());
-        for some in principals.chunks(ASKED) {
-            let places: Vec<String> = (1..=some.len()).map(|at| format!("${at}")).collect();
-            let sql = format!(
-                "SELECT principal, COUNT(*) AS records FROM records WHERE principal IN ({}) GROUP BY principal",
-                places.join(", ")
-            );
-            let mut query = sqlx::query(AssertSqlSafe(sql));
-            for principal in some {
-                query = query.bind(principal.as_str());
-            }
-            let mut found = HashMap::new();
-            for row in query.fetch_all(self.database().readers()).await? {
-                let records: i64 = row.try_get("records")?;
-                found.insert(
-                    row.try_get::<String, _>("principal")?,
-                    records.unsigned_abs(),
-                );
-            }
-            let count = |principal: &Principal| found.get(principal.as_str()).copied();
-            counts.extend(some.iter().map(|principal| count(principal).unwrap_or(0)));
-        }
-        Ok(counts)
     }
 }
 

@@ -1,15 +1,16 @@
 //! Selection of the rows for training: with consent, out of quarantine, unused, and with a limited share per principal.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
-use super::model::{Bound, same_tokenizer};
+use super::database::Database;
+use super::model::{ModelBinding, same_tokenizer};
 use super::{
-    LogError, LoggedPair, Principal, RecordId, Result, StageId, TrafficLog, UnixMillis, feedback,
-    rows,
+    LogError, LoggedPair, Principal, RecordId, Result, StageId, UnixMillis, feedback, rows,
 };
 
 /// The conditions of a draw of rows.
@@ -120,15 +121,14 @@ pub struct HeldPreference {
 /// The number of records with feedback that are read per wanted preference: a single thumb is not a preference.
 const LOOKED_THROUGH: usize = 8;
 
-impl TrafficLog {
-    /// Returns the newest record's id without a scan. If it is unchanged, no record has been added.
-    pub async fn newest_record(&self) -> Result<Option<RecordId>> {
-        let newest: Option<String> = sqlx::query_scalar("SELECT MAX(id) FROM records")
-            .fetch_one(self.database().readers())
-            .await?;
-        newest.map(rows::stored_id).transpose()
-    }
+/// The draws of rows for training.
+#[derive(Debug)]
+pub struct Replay {
+    pub(super) database: Arc<Database>,
+    pub(super) model: Arc<ModelBinding>,
+}
 
+impl Replay {
     /// Counts the rows that [`Self::draw`] would find, in one scan without ordering.
     ///
     /// # Errors
@@ -151,7 +151,7 @@ impl TrafficLog {
     /// Returns the number of rows of each principal that may be drawn.
     async fn counts(&self, spec: &DrawSpec) -> Result<HashMap<String, usize>> {
         let (from, to) = spec.buckets();
-        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
+        let (tokenizer, unnamed) = self.model.parameters();
         let eligible = sqlx::query(concat!(
             "SELECT principal, COUNT(*) AS eligible FROM trainable \
              WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
@@ -163,7 +163,7 @@ impl TrafficLog {
         .bind(to)
         .bind(tokenizer)
         .bind(unnamed)
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         let mut counts: HashMap<String, usize> = HashMap::new();
         for row in &eligible {
@@ -179,7 +179,7 @@ impl TrafficLog {
     pub async fn draw(&self, spec: &DrawSpec) -> Result<Vec<DrawnRow>> {
         spec.check()?;
         let (from, to) = spec.buckets();
-        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
+        let (tokenizer, unnamed) = self.model.parameters();
         let cap = largest_cap(&self.counts(spec).await?, spec);
         // Without a turn all rows have the same position, so that age decides.
         let (turn, places) = match spec.turn {
@@ -208,7 +208,7 @@ impl TrafficLog {
         .bind(tokenizer)
         .bind(unnamed)
         .bind(spec.uncapped())
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         ranked.iter().map(drawn).collect()
     }
@@ -239,9 +239,9 @@ impl TrafficLog {
     ) -> Result<Vec<DrawnRow>> {
         spec.check()?;
         let (from, to) = spec.buckets();
-        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
+        let (tokenizer, unnamed) = self.model.parameters();
         let mut free = Vec::with_capacity(ids.len());
-        let mut reading = self.database().snapshot().await?;
+        let mut reading = self.database.snapshot().await?;
         for id in ids {
             let found = sqlx::query(concat!(
                 "SELECT id, principal FROM trainable WHERE id = $1 AND bucket >= $2 AND bucket < $3 AND ",
@@ -274,8 +274,8 @@ impl TrafficLog {
     pub async fn draw_preferences(&self, spec: &DrawSpec) -> Result<Vec<HeldPreference>> {
         spec.check()?;
         let (from, to) = spec.buckets();
-        let (tokenizer, unnamed) = Bound::parameters(self.shared.model.get());
-        let mut reading = self.database().snapshot().await?;
+        let (tokenizer, unnamed) = self.model.parameters();
+        let mut reading = self.database.snapshot().await?;
         let said = sqlx::query(concat!(
             "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
              (SELECT record_id, MAX(created_at) AS said_at FROM feedback GROUP BY record_id) AS said ON said.record_id = trainable.id \

@@ -1,14 +1,19 @@
 //! Stages: the trainer's work on one disjoint set of rows, from opening to outcome.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::abandon::Abandoned;
+use super::database::Database;
+use super::lease::ACTOR;
 use super::record::stored_words;
 use super::rows::to_json;
 use super::{
-    GenerationId, LogError, RecordId, Result, StageId, TrafficLog, UnixMillis, events, now, rows,
+    GenerationId, LogError, RecordId, Result, StageId, UnixMillis, abandon, events, now, rows,
     switch,
 };
 
@@ -74,48 +79,54 @@ stored_words!(
     Promoted => "promoted", Passed => "passed", Rejected => "rejected", Failed => "failed",
 );
 
-impl TrafficLog {
+/// The stages of training, and the rows that they have claimed.
+#[derive(Debug)]
+pub struct Stages {
+    pub(super) database: Arc<Database>,
+}
+
+impl Stages {
     /// Returns all stages, newest first.
-    pub async fn stages(&self) -> Result<Vec<Stage>> {
+    pub async fn all(&self) -> Result<Vec<Stage>> {
         let found = sqlx::query(
             "SELECT id, epoch, reference, state, COALESCE(progress, state) AS progress, outcome, opened_at, closed_at, \
              (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed FROM stages ORDER BY id DESC",
         )
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         found.iter().map(read).collect()
     }
 
     /// Returns the open stage, which a restarted trainer resumes.
-    pub async fn current_stage(&self) -> Result<Option<Stage>> {
+    pub async fn current(&self) -> Result<Option<Stage>> {
         let found = sqlx::query(
             "SELECT id, epoch, reference, state, COALESCE(progress, state) AS progress, outcome, opened_at, closed_at, \
              (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed \
              FROM stages WHERE outcome IS NULL ORDER BY id DESC",
         )
-        .fetch_optional(self.database().readers())
+        .fetch_optional(self.database.readers())
         .await?;
         found.as_ref().map(read).transpose()
     }
 
     /// Returns the stage that was opened last, open or closed.
-    pub async fn last_stage(&self) -> Result<Option<Stage>> {
+    pub async fn last(&self) -> Result<Option<Stage>> {
         let found = sqlx::query(
             "SELECT id, epoch, reference, state, COALESCE(progress, state) AS progress, outcome, opened_at, closed_at, \
              (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed \
              FROM stages ORDER BY id DESC LIMIT 1",
         )
-        .fetch_optional(self.database().readers())
+        .fetch_optional(self.database.readers())
         .await?;
         found.as_ref().map(read).transpose()
     }
 
     /// Returns the outcome and the progress of every stage, newest first, without the larger part of their states.
-    pub async fn stage_summaries(&self) -> Result<Vec<StageSummary>> {
+    pub async fn summaries(&self) -> Result<Vec<StageSummary>> {
         let found = sqlx::query(
             "SELECT id, outcome, COALESCE(progress, state) AS progress FROM stages ORDER BY id DESC",
         )
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         let summary = |row: &AnyRow| {
             Ok(StageSummary {
@@ -128,21 +139,21 @@ impl TrafficLog {
     }
 
     /// Returns the outcome of a stage; none if it is open or does not exist.
-    pub async fn stage_outcome(&self, stage: StageId) -> Result<Option<StageOutcome>> {
+    pub async fn outcome_of(&self, stage: StageId) -> Result<Option<StageOutcome>> {
         let found = sqlx::query("SELECT outcome FROM stages WHERE id = $1")
             .bind(stage.0)
-            .fetch_optional(self.database().readers())
+            .fetch_optional(self.database.readers())
             .await?;
         found.as_ref().map_or(Ok(None), read_outcome)
     }
 
     /// Returns the ids of the rows that a stage has claimed, including deleted ones, ordered by id.
-    pub async fn stage_rows(&self, stage: StageId) -> Result<Vec<RecordId>> {
+    pub async fn rows_of(&self, stage: StageId) -> Result<Vec<RecordId>> {
         let found: Vec<String> = sqlx::query_scalar(
             "SELECT record_id FROM stage_rows WHERE stage = $1 ORDER BY record_id",
         )
         .bind(stage.0)
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         found.into_iter().map(rows::stored_id).collect()
     }
@@ -154,7 +165,7 @@ impl TrafficLog {
             "SELECT record_id FROM stage_rows WHERE stage < $1 ORDER BY stage, record_id",
         )
         .bind(stage.0)
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         found.into_iter().map(rows::stored_id).collect()
     }
@@ -167,9 +178,57 @@ impl TrafficLog {
              ORDER BY generations.created_at, generations.id",
         )
         .bind(record.as_str())
-        .fetch_all(self.database().readers())
+        .fetch_all(self.database.readers())
         .await?;
         Ok(found.into_iter().map(GenerationId::new).collect())
+    }
+
+    /// Records a crash of the learner in a stage, with its error, in the audit trail. Returns the number of crashes in the stage. This
+    /// needs no lease, because the crashed learner's lease may not have expired.
+    pub async fn count_death(&self, stage: StageId, error: &str) -> Result<u64> {
+        let mut transaction = self.database.begin().await?;
+        let connection = transaction.connection();
+        let deaths: i64 = sqlx::query_scalar(
+            "INSERT INTO stage_deaths (stage, deaths) VALUES ($1, 1) \
+             ON CONFLICT (stage) DO UPDATE SET deaths = stage_deaths.deaths + 1 RETURNING deaths",
+        )
+        .bind(stage.0)
+        .fetch_one(&mut *connection)
+        .await?;
+        let detail = json!({ "stage": stage, "deaths": deaths, "error": error });
+        events::append(connection, ACTOR, "trainer.died", detail).await?;
+        transaction.commit().await?;
+        Ok(deaths.unsigned_abs())
+    }
+
+    /// Returns the number of the learner's crashes in a stage.
+    pub async fn deaths(&self, stage: StageId) -> Result<u64> {
+        let mut connection = self.database.readers().acquire().await?;
+        abandon::deaths(&mut connection, stage).await
+    }
+
+    /// Closes the open stage as failed on behalf of `actor`, whichever trainer works on it: that trainer can save nothing more for the
+    /// stage. Returns none if no stage is open.
+    ///
+    /// Its prompts and feedback become available to other stages, unless a generation was trained on them, or the learner crashed in the
+    /// stage: one of its prompts may be the cause.
+    pub async fn abandon_open(&self, actor: &str, reason: &str) -> Result<Option<Abandoned>> {
+        let mut transaction = self.database.begin().await?;
+        let connection = transaction.connection();
+        // Locks the lease as every write of a trainer does, so that none of them is between its check and its commit.
+        sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1")
+            .execute(&mut *connection)
+            .await?;
+        let open: Option<i64> = sqlx::query_scalar("SELECT id FROM stages WHERE outcome IS NULL")
+            .fetch_optional(&mut *connection)
+            .await?;
+        let Some(stage) = open.map(StageId) else {
+            return Ok(None);
+        };
+        let release = abandon::deaths(connection, stage).await? == 0;
+        let abandoned = abandon::abandon(connection, stage, actor, reason, release).await?;
+        transaction.commit().await?;
+        Ok(Some(abandoned))
     }
 }
 
@@ -231,7 +290,7 @@ pub(super) async fn close(
         switch::count_unattended(connection).await?;
     }
     let detail = json!({ "stage": stage, "outcome": outcome });
-    events::append(connection, super::lease::ACTOR, "stage.closed", detail).await
+    events::append(connection, ACTOR, "stage.closed", detail).await
 }
 
 fn read_outcome(row: &AnyRow) -> Result<Option<StageOutcome>> {

@@ -1,10 +1,13 @@
 //! The operators' switch that pauses learning. It is stored in the database, so that it survives restarts and applies to trainers in
 //! other processes.
 
+use std::sync::Arc;
+
 use serde_json::json;
 use sqlx::{AnyConnection, Row};
 
-use super::{Result, TrafficLog, events};
+use super::database::Database;
+use super::{Result, events};
 
 /// The state of the switch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,10 +17,17 @@ pub struct LearningSwitch {
     pub unattended: u64,
 }
 
-impl TrafficLog {
-    pub async fn learning_switch(&self) -> Result<LearningSwitch> {
+/// The stored switch.
+#[derive(Debug)]
+pub struct SwitchStore {
+    pub(super) database: Arc<Database>,
+}
+
+impl SwitchStore {
+    /// Returns the state of the switch.
+    pub async fn get(&self) -> Result<LearningSwitch> {
         let row = sqlx::query("SELECT paused, unattended FROM learning_switch WHERE one = 1")
-            .fetch_one(self.database().readers())
+            .fetch_one(self.database.readers())
             .await?;
         Ok(LearningSwitch {
             paused: row.try_get::<i64, _>("paused")? != 0,
@@ -25,29 +35,34 @@ impl TrafficLog {
         })
     }
 
-    /// Pauses learning until [`TrafficLog::resume_learning`]. A repeated call adds no second event.
-    pub async fn pause_learning(&self, actor: &str) -> Result<()> {
-        let pause = "UPDATE learning_switch SET paused = 1 WHERE one = 1 AND paused = 0";
-        self.turn(pause, actor, "train.paused").await
+    /// Pauses learning until [`SwitchStore::resume`]. A repeated call adds no second event.
+    pub async fn pause(&self, actor: &str) -> Result<()> {
+        pause(&self.database, actor).await
     }
 
     /// Resumes learning, and resets the count of unattended stages.
-    pub async fn resume_learning(&self, actor: &str) -> Result<()> {
+    pub async fn resume(&self, actor: &str) -> Result<()> {
         let resume = "UPDATE learning_switch SET paused = 0, unattended = 0 \
                       WHERE one = 1 AND (paused <> 0 OR unattended <> 0)";
-        self.turn(resume, actor, "train.resumed").await
+        turn(&self.database, resume, actor, "train.resumed").await
     }
+}
 
-    async fn turn(&self, change: &'static str, actor: &str, action: &str) -> Result<()> {
-        let mut transaction = self.database().begin().await?;
-        let changed = sqlx::query(change)
-            .execute(transaction.connection())
-            .await?;
-        if changed.rows_affected() > 0 {
-            events::append(transaction.connection(), actor, action, json!({})).await?;
-        }
-        transaction.commit().await
+/// Pauses learning as [`SwitchStore::pause`] does.
+pub(super) async fn pause(database: &Database, actor: &str) -> Result<()> {
+    let pause = "UPDATE learning_switch SET paused = 1 WHERE one = 1 AND paused = 0";
+    turn(database, pause, actor, "train.paused").await
+}
+
+async fn turn(database: &Database, change: &'static str, actor: &str, action: &str) -> Result<()> {
+    let mut transaction = database.begin().await?;
+    let changed = sqlx::query(change)
+        .execute(transaction.connection())
+        .await?;
+    if changed.rows_affected() > 0 {
+        events::append(transaction.connection(), actor, action, json!({})).await?;
     }
+    transaction.commit().await
 }
 
 /// Counts a stage that passed since an operator last resumed learning, in the transaction that closes it.

@@ -1,15 +1,16 @@
 //! The writer: commits waiting records in batches.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::database::Database;
 use super::quota::Quotas;
 use super::rows::{self, Inserted, NewRow};
-use super::{LogError, RecordId, Result};
+use super::{LogError, RecordId, Result, locked};
 
 /// The maximum number of records per commit.
 const BATCH: usize = 256;
@@ -49,8 +50,67 @@ impl Counters {
     }
 }
 
+/// The handle on the writer's task, which ends after the last clone of the queue is dropped and all queued records are written.
+#[derive(Debug)]
+pub(super) struct Writer {
+    /// None after [`Writer::close`].
+    queue: Mutex<Option<mpsc::Sender<Job>>>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Starts the writer, a task of the current tokio runtime, with a queue of `queue` records.
+    pub fn start(
+        database: Arc<Database>,
+        queue: usize,
+        quotas: Arc<Quotas>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let (queue, waiting) = mpsc::channel(queue);
+        let task = tokio::spawn(run(database, waiting, quotas, counters));
+        Self {
+            queue: Mutex::new(Some(queue)),
+            task: Mutex::new(Some(task)),
+        }
+    }
+
+    /// Returns the queue; none after [`Self::close`].
+    pub fn queue(&self) -> Option<mpsc::Sender<Job>> {
+        locked(&self.queue).clone()
+    }
+
+    /// Returns the number of waiting records, and whether the writer takes further ones.
+    pub fn load(&self) -> (usize, bool) {
+        let queue = locked(&self.queue);
+        let queue = queue.as_ref();
+        (
+            queue.map_or(0, |queue| queue.max_capacity() - queue.capacity()),
+            queue.is_some_and(|queue| !queue.is_closed()),
+        )
+    }
+
+    /// Writes the queued records and ends the task.
+    pub async fn close(&self) {
+        drop(locked(&self.queue).take());
+        let task = locked(&self.task).take();
+        if let Some(task) = task {
+            // A writer that panicked has nothing more to write.
+            let _ = task.await;
+        }
+    }
+
+    #[cfg(test)]
+    pub async fn kill(&self) {
+        let task = locked(&self.task).take();
+        if let Some(task) = task {
+            task.abort();
+            assert!(task.await.is_err());
+        }
+    }
+}
+
 /// Commits records until all senders are gone.
-pub(super) async fn run(
+async fn run(
     database: Arc<Database>,
     mut queue: mpsc::Receiver<Job>,
     quotas: Arc<Quotas>,

@@ -50,7 +50,7 @@ async fn assert_whole(log: &TrafficLog) {
     for record in records {
         let id = RecordId::parse(record["id"].as_str().unwrap()).unwrap();
         let owner = record["owner"].as_str().unwrap();
-        let read = log.get(&id, &scope(owner)).await.unwrap();
+        let read = log.records.get(&id, &scope(owner)).await.unwrap();
         let read = read.unwrap_or_else(|| panic!("{record}"));
         if !record["prompt"].is_null() {
             assert_eq!(json!(read.prompt), record["prompt"]);
@@ -59,26 +59,28 @@ async fn assert_whole(log: &TrafficLog) {
             assert_eq!(counts, record["counts"], "{record}");
         }
         for other in owners.iter().filter(|other| **other != owner) {
-            let seen = log.get(&id, &scope(other)).await.unwrap();
+            let seen = log.records.get(&id, &scope(other)).await.unwrap();
             assert!(seen.is_none(), "{other} sees {record}");
         }
     }
-    let pointers = json!(log.pointers().await.unwrap());
+    let pointers = json!(log.generations.pointers().await.unwrap());
     assert_eq!(pointers, expected["pointers"]);
     let generations: Vec<Value> = log
-        .generations()
+        .generations
+        .all()
         .await
         .unwrap()
         .iter()
         .map(|one| json!({"id": one.id, "state": one.state, "stage": one.stage}))
         .collect();
     assert_eq!(json!(generations), expected["generations"]);
-    assert!(log.verify_chain().await.unwrap() >= expected["events"].as_u64().unwrap());
-    let last = log.events(0, 1000).await.unwrap();
+    assert!(log.audit.verify().await.unwrap() >= expected["events"].as_u64().unwrap());
+    let last = log.audit.after(0, 1000).await.unwrap();
     let at = expected["events"].as_u64().unwrap() as usize - 1;
     assert_eq!(json!(last[at].hash), expected["last_event"]);
     // What it takes is counted, so that the quota holds for it too.
     let count = log
+        .records
         .count_of(&[Principal::of_key("key-3"), Principal::anonymous()])
         .await;
     assert_eq!(count.unwrap(), [2, 2]);

@@ -108,7 +108,7 @@ impl Learning<'_> {
         if learn.is_some() {
             generations.check_first().map_err(of_another_adapter)?;
         }
-        self.log.bind(&self.bases.identity()).await?;
+        self.log.model.bind(&self.bases.identity()).await?;
         // A server that does not learn has no settings for canaries and runs none.
         let watch = learn
             .as_ref()

@@ -24,7 +24,7 @@ async fn warn_of_places(log: &TrafficLog, keys: &ApiKeys) -> Result<(), AppError
     let names = (1..=PLACES).map(|place| format!("key-{place}"));
     let names: Vec<String> = names.filter(|name| !keys.has_name(name)).collect();
     let principals: Vec<Principal> = names.iter().map(|name| Principal::of_key(name)).collect();
-    let counts = log.count_of(&principals).await?;
+    let counts = log.records.count_of(&principals).await?;
     let found = names.iter().zip(counts).filter(|(_, records)| *records > 0);
     let found: Vec<String> = found
         .map(|(name, records)| format!("{records} of `{name}`"))
@@ -46,14 +46,14 @@ async fn warn_of_generations(log: &TrafficLog, data_dir: &DataDir) -> Result<(),
     if !dir.is_dir() {
         return Ok(());
     }
-    let known = log.generations().await?;
+    let known = log.generations.all().await?;
     let ids = Generations::open(&dir)?.ids()?;
     let unknown = ids
         .iter()
         .filter(|id| known.iter().all(|one| one.id.as_str() != **id));
     // A trainer that died between writing a generation and its row writes the row when it restarts.
     let unknown = unknown.count();
-    if unknown > 0 && log.current_stage().await?.is_none() {
+    if unknown > 0 && log.stages.current().await?.is_none() {
         tracing::warn!(
             "{}: {unknown} of {} generations are missing from the log. Was the log or its write-ahead log removed? The log's pointers \
              decide what is served (the base if the log is empty); earlier records, idempotency keys and events are lost",

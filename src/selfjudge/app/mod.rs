@@ -220,7 +220,7 @@ impl App {
         }
         let bases = Bases::of(&dir, config.adapter.as_deref())?;
         if let (None, Some(log)) = (&config.data_dir, &log) {
-            log.bind(&bases.identity()).await?;
+            log.model.bind(&bases.identity()).await?;
         }
         // There is nothing to test if the judge cannot use the model's template or tokenizer.
         let self_test = match config.self_test && service.judge().check().is_ok() {
@@ -393,7 +393,7 @@ async fn watch_principles(principles: Principles) {
 /// Periodically deletes records whose retention has expired.
 async fn sweep(log: TrafficLog) {
     loop {
-        match log.expire(now()).await {
+        match log.deletions.expire(now()).await {
             Ok(0) => {}
             Ok(deleted) => {
                 tracing::info!("deleted {deleted} records that were older than their retention")

@@ -12,7 +12,7 @@ use super::salt::SaltArgs;
 use crate::app::{DataDir, LOG_FILE};
 use traffic_log::{
     Consent, ExportFilter, Imported, LogConfig, PairFormat, PairSource, Principal, PromptKind,
-    TrafficLog,
+    TrafficLog, export_pairs, import_pairs,
 };
 
 #[derive(Debug, Subcommand)]
@@ -205,7 +205,7 @@ async fn export(args: ExportArgs) -> anyhow::Result<String> {
     let draft = tempfile::NamedTempFile::new_in(dir.unwrap_or(Path::new(".")))
         .with_context(|| format!("cannot write {}", args.out.display()))?;
     let out = BufWriter::new(draft.reopen()?);
-    let pairs = log.export_pairs(args.format.into(), &filter, out).await?;
+    let pairs = export_pairs(&log, args.format.into(), &filter, out).await?;
     log.close().await;
     draft.as_file().sync_all()?;
     draft
@@ -230,7 +230,14 @@ async fn import(args: ImportArgs) -> anyhow::Result<String> {
         train: args.train,
     };
     let format = args.format.map(PairFormat::from);
-    let imported = log.import_pairs(format, args.plain.into(), &args.file, &principal, consent);
+    let imported = import_pairs(
+        &log,
+        format,
+        args.plain.into(),
+        &args.file,
+        &principal,
+        consent,
+    );
     let Imported { pairs, skipped } = imported.await?;
     log.close().await;
     anyhow::ensure!(

@@ -103,14 +103,14 @@ pub async fn events(
     }
     let log = state.traffic().log()?;
     let valid = match query.verify {
-        true => match log.verify_chain().await {
+        true => match log.audit.verify().await {
             Ok(_) => Some(true),
             Err(LogError::Corrupt(_)) => Some(false),
             Err(error) => return Err(error.into()),
         },
         false => None,
     };
-    let events = log.events(after, limit).await?;
+    let events = log.audit.after(after, limit).await?;
     let events = events.into_iter().map(AuditEvent::from).collect();
     Ok(Json(EventsBody { events, valid }))
 }

@@ -122,7 +122,7 @@ pub async fn feedback(
     let principal = state.own(&identity, body.user.as_deref())?;
     let id = record_id(&body.record_id)?;
     let scope = state.scope(&identity, body.user.as_deref())?;
-    let size = log.size_of(&id, &scope).await?;
+    let size = log.records.size_of(&id, &scope).await?;
     let samples = size.ok_or_else(no_record)?.shown;
     let (param, about) = match &feedback {
         Feedback::Thumbs { sample, .. } | Feedback::Edited { sample, .. } => ("sample", *sample),
@@ -135,7 +135,7 @@ pub async fn feedback(
         ));
     }
     let kind = kind(&feedback);
-    let outcome = log.add_feedback(&id, &principal, feedback).await?;
+    let outcome = log.feedback.add(&id, &principal, feedback).await?;
     state.metrics.log.feedback.with_label_values(&[kind]).inc();
     Ok(Json(FeedbackAnswer {
         record_id: body.record_id,

@@ -199,12 +199,12 @@ pub async fn generations(
     let learning = learning(&state)?;
     let log = &learning.log;
     let readers = match &listed.record {
-        Some(record) => Some(log.lineage(&record_id(record)?).await?),
+        Some(record) => Some(log.stages.lineage(&record_id(record)?).await?),
         None => None,
     };
-    let pointers = log.pointers().await?.into();
+    let pointers = log.generations.pointers().await?.into();
     let (canary, withdrawn) = learning.publisher.canary();
-    let generations = log.generations().await?.into_iter();
+    let generations = log.generations.all().await?.into_iter();
     let generations = generations.filter(|generation| {
         let readers = readers.as_ref();
         readers.is_none_or(|readers| readers.contains(&generation.id))
@@ -325,11 +325,13 @@ const SHORT_ID: usize = 8;
 /// Returns the generation with the given id, or with the given unique prefix of an id.
 async fn whole_id(learning: &Learning, text: &str) -> Result<GenerationId, ApiError> {
     let named = GenerationId::new(text);
-    if text.len() < SHORT_ID || named.is_base() || learning.log.generation(&named).await?.is_some()
+    if text.len() < SHORT_ID
+        || named.is_base()
+        || learning.log.generations.get(&named).await?.is_some()
     {
         return Ok(named);
     }
-    let all = learning.log.generations().await?;
+    let all = learning.log.generations.all().await?;
     let mut found = all
         .into_iter()
         .map(|generation| generation.id)
@@ -357,7 +359,7 @@ async fn shift(
     let learning = learning(state)?;
     let to = whole_id(learning, id).await?;
     if let Err(error) = learning.publisher.check(&to).await {
-        if learning.log.generation(&to).await?.is_none() {
+        if learning.log.generations.get(&to).await?.is_none() {
             let id = id.to_owned();
             let what = "generation";
             return Err(LogError::NotFound { what, id }.into());
@@ -369,7 +371,7 @@ async fn shift(
             message,
         ));
     }
-    let now = learning.log.pointers().await?;
+    let now = learning.log.generations.pointers().await?;
     let expected = whole_id(learning, &body.expected).await?;
     let step = |pointer, from: &GenerationId, to: &GenerationId| PointerMove {
         pointer,
@@ -377,7 +379,7 @@ async fn shift(
         to: to.clone(),
     };
     let moves = if body.role == PromotedAs::Judge {
-        if let Some(stage) = learning.log.current_stage().await? {
+        if let Some(stage) = learning.log.stages.current().await? {
             let message = format!(
                 "stage {} is running, and all its pairs must have the same judge",
                 stage.id
@@ -404,13 +406,14 @@ async fn shift(
     };
     learning
         .log
+        .generations
         .move_pointers(&moves, &identity.actor(), reason)
         .await?;
     let pointers = match learning.publisher.follow().await {
         Ok(pointers) => pointers,
         Err(error) => {
             tracing::error!("the pointers moved, but the served weights are unchanged: {error}");
-            learning.log.pointers().await?
+            learning.log.generations.pointers().await?
         }
     };
     let pointers = pointers.into();

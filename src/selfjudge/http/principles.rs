@@ -162,7 +162,11 @@ pub async fn replace(
         let detail = json!({"version": table.version, "weights": weights(&table)});
         let actor = identity.actor();
         // The table is in force already, so a failure to write the audit trail must not look like a failure of the replacement.
-        if let Err(error) = log.audit(&actor, "principles.replaced", detail).await {
+        if let Err(error) = log
+            .audit
+            .append(&actor, "principles.replaced", detail)
+            .await
+        {
             tracing::error!(%error, version = table.version, "the event principles.replaced could not be written to the audit trail");
         }
     }

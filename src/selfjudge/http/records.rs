@@ -328,10 +328,14 @@ pub async fn get(
     let log = state.traffic().log()?;
     let scope = state.scope(&identity, owner.user.as_deref())?;
     let id = record_id(&id)?;
-    let size = log.size_of(&id, &scope).await?.ok_or_else(no_record)?;
+    let size = log
+        .records
+        .size_of(&id, &scope)
+        .await?
+        .ok_or_else(no_record)?;
     let read = size.bytes.saturating_mul(FACTOR);
     identity.memory.grow(read)?;
-    let record = log.get(&id, &scope).await?.ok_or_else(no_record)?;
+    let record = log.records.get(&id, &scope).await?.ok_or_else(no_record)?;
     let memory = identity.memory.clone();
     let body = offload(move || {
         let body = answering::written(&RecordBody::from(record), memory.clone());
@@ -373,7 +377,7 @@ pub async fn delete(
         true => Scope::All,
         false => state.scope(&identity, owner.user.as_deref())?,
     };
-    match log.delete(&record_id(&id)?, &scope).await? {
+    match log.deletions.delete(&record_id(&id)?, &scope).await? {
         true => Ok(Json(DeletedBody { records: 1 })),
         false => Err(no_record()),
     }
@@ -437,8 +441,8 @@ pub async fn delete_all(
         ));
     }
     let records = match whose.keep {
-        true => log.withdraw_training(&principal).await?,
-        false => log.delete_principal(&principal).await?,
+        true => log.deletions.withdraw_training(&principal).await?,
+        false => log.deletions.delete_principal(&principal).await?,
     };
     Ok(Json(DeletedBody { records }))
 }

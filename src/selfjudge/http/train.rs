@@ -237,8 +237,8 @@ pub async fn pause(
     identity: Identity,
 ) -> Result<Json<TrainBody>, ApiError> {
     let (learning, control) = learning(&state)?;
-    learning.log.pause_learning(&identity.actor()).await?;
-    control.follow(learning.log.learning_switch().await?);
+    learning.log.switch.pause(&identity.actor()).await?;
+    control.follow(learning.log.switch.get().await?);
     Ok(body(learning, control))
 }
 
@@ -260,8 +260,8 @@ pub async fn resume(
     identity: Identity,
 ) -> Result<Json<TrainBody>, ApiError> {
     let (learning, control) = learning(&state)?;
-    learning.log.resume_learning(&identity.actor()).await?;
-    control.follow(learning.log.learning_switch().await?);
+    learning.log.switch.resume(&identity.actor()).await?;
+    control.follow(learning.log.switch.get().await?);
     Ok(body(learning, control))
 }
 
@@ -287,7 +287,8 @@ pub async fn abandon(
     let reason = "abandoned by an operator";
     let abandoned = learning
         .log
-        .abandon_open_stage(&identity.actor(), reason)
+        .stages
+        .abandon_open(&identity.actor(), reason)
         .await?;
     let Some(Abandoned {
         stage,

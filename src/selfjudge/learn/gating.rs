@@ -44,7 +44,7 @@ impl<'a> Gating<'a> {
         control.enter(LearnState::Gating);
         let id = GenerationId::new(candidate.as_str());
         // An operator promoted the candidate already; or the stage is of version 1, whose pointers moved before it was closed.
-        if self.learner.log.pointers().await?.policy == id {
+        if self.learner.log.generations.pointers().await?.policy == id {
             return stage.advance(StageEvent::Passed { promote: true }).await;
         }
         let event = match self.measured(stage, &candidate).await {

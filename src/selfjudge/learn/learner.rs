@@ -114,10 +114,10 @@ impl Learner {
     /// [`MAX_DEATHS`] times is abandoned.
     pub async fn died(&self, message: &str) {
         let noted = async {
-            match self.log.current_stage().await? {
+            match self.log.stages.current().await? {
                 Some(stage) => Ok(Some((
                     stage.id,
-                    self.log.count_death(stage.id, message).await?,
+                    self.log.stages.count_death(stage.id, message).await?,
                 ))),
                 None => Ok::<_, LogError>(None),
             }
@@ -150,7 +150,7 @@ impl Learner {
             Err(TrainError::BadFile { .. }) => return self.stand_by().await,
             Err(error) => return Err(error.into()),
         };
-        let Some(lease) = self.log.acquire_trainer(&self.holder, LEASE).await? else {
+        let Some(lease) = self.log.leases.acquire(&self.holder, LEASE).await? else {
             return self.stand_by().await;
         };
         self.generations.sweep()?;
@@ -182,7 +182,7 @@ impl Learner {
     pub(super) async fn unpaused(&self) -> Result<(), LearnError> {
         let before = self.control.status();
         loop {
-            self.control.follow(self.log.learning_switch().await?);
+            self.control.follow(self.log.switch.get().await?);
             if !self.control.is_paused() {
                 self.control.change(|status| {
                     status.state = before.state;
@@ -213,7 +213,7 @@ impl Learner {
     }
 
     async fn stand_by(&self) -> Result<(), LearnError> {
-        self.control.follow(self.log.learning_switch().await?);
+        self.control.follow(self.log.switch.get().await?);
         let message = "another process learns from this log or in this data directory; this one stands by, and takes over when that one ends";
         let waiting = Waiting::new(WaitingReason::AnotherTrainer, message);
         self.control.wait(LearnState::Standby, waiting);
@@ -227,7 +227,7 @@ impl Learner {
         loop {
             tokio::time::sleep(POLL).await;
             // While the database cannot be reached, the stage is not known to be closed.
-            if let Ok(Some(_)) = self.log.stage_outcome(stage).await {
+            if let Ok(Some(_)) = self.log.stages.outcome_of(stage).await {
                 return;
             }
         }
@@ -239,7 +239,7 @@ impl Learner {
         lease: &TrainerLease,
         checkpoints: &Arc<CheckpointStore>,
     ) -> Result<(), LearnError> {
-        let mut stage = match self.log.current_stage().await? {
+        let mut stage = match self.log.stages.current().await? {
             Some(stage) => match self.resumable(lease, stage).await? {
                 Some(stage) => stage,
                 None => return Ok(()),
@@ -255,7 +255,7 @@ impl Learner {
         let outcome = match ended {
             // The stage may have been closed before it was noticed that it is.
             Err(LearnError::Log(error @ LogError::NotFound { .. })) => {
-                self.log.stage_outcome(id).await?.ok_or(error)?
+                self.log.stages.outcome_of(id).await?.ok_or(error)?
             }
             ended => ended?,
         };
@@ -268,7 +268,7 @@ impl Learner {
             let candidate = stage.progress.candidate.as_deref().unwrap_or("none");
             tracing::info!("learning: stage {id} {outcome}: generation {candidate}");
         }
-        self.control.follow(self.log.learning_switch().await?);
+        self.control.follow(self.log.switch.get().await?);
         // `follow` logs its own errors, and it is retried every few seconds.
         let _ = self.publisher.follow().await;
         tidy(self, lease).await;
@@ -305,7 +305,7 @@ impl Learner {
         loop {
             tokio::time::sleep(POLL).await;
             // While the database cannot be reached, the stage goes on.
-            if let Ok(Some(outcome)) = self.log.stage_outcome(stage).await {
+            if let Ok(Some(outcome)) = self.log.stages.outcome_of(stage).await {
                 return outcome;
             }
         }
@@ -339,7 +339,7 @@ impl Learner {
         stage: Stage,
     ) -> Result<Option<OpenStage<'a>>, LearnError> {
         let id = stage.id;
-        let deaths = self.log.deaths(id).await?;
+        let deaths = self.log.stages.deaths(id).await?;
         if deaths >= MAX_DEATHS {
             // One of its prompts may cause the deaths, so they stay marked as used.
             let why = format!("the learner died in it {deaths} times");
@@ -347,7 +347,7 @@ impl Learner {
             return Ok(None);
         }
         let (plan, progress) = read_state(&stage)?;
-        if !plan.is_of(&self.bases, self.log.owns_unnamed())? {
+        if !plan.is_of(&self.bases, self.log.model.owns_unnamed())? {
             let why =
                 "it was opened on another model, whose weights or tokenizer differ from this one's";
             self.abandon(lease, id, why, true).await?;

@@ -370,7 +370,7 @@ mod tests {
             verdicts: Vec::new(),
             pairs: Vec::new(),
         };
-        let id = log.append(new).await.unwrap();
+        let id = log.records.append(new).await.unwrap();
         let maker = PairMaker {
             judge: PinnedJudge {
                 weights: service.weights().base().clone(),
@@ -397,7 +397,13 @@ mod tests {
         let pairs = async |row: FeedbackRow, corroborate| {
             maker.feedback_pairs(&[row], corroborate).await.unwrap()
         };
-        let record = maker.log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let record = maker
+            .log
+            .records
+            .get(&id, &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         let logged = |at: usize| record.samples[at].token_ids.clone();
 
         // A fully trusted caller needs no judge, whether right or wrong.
@@ -433,7 +439,7 @@ mod tests {
             text: "62".to_owned(),
         };
         let anonymous = Principal::anonymous();
-        maker.log.add_feedback(&id, &anonymous, edit).await.unwrap();
+        maker.log.feedback.add(&id, &anonymous, edit).await.unwrap();
         let edited = pairs(row(2, 1), false).await;
         let ids = &edited.pairs[0].pair.chosen.ids;
         assert!(
@@ -446,7 +452,12 @@ mod tests {
         };
         assert_eq!(pairs(redacted, false).await.dropped, [Dropped::NoTokens]);
         assert_eq!(pairs(row(3, 1), false).await.dropped, [Dropped::NoTokens]);
-        maker.log.withdraw_training(&anonymous).await.unwrap();
+        maker
+            .log
+            .deletions
+            .withdraw_training(&anonymous)
+            .await
+            .unwrap();
         let withdrawn = pairs(row(0, 1), false).await;
         assert!(withdrawn.pairs.is_empty() && withdrawn.dropped.is_empty());
     }

@@ -55,13 +55,13 @@ impl<'a> StageOpener<'a> {
                 tokio::time::sleep(POLL).await;
                 continue;
             }
-            let last = log.last_stage().await?;
+            let last = log.stages.last().await?;
             // The number of the new stage. No other process opens stages while this one holds the lease.
             let id = StageId(last.as_ref().map_or(1, |last| last.id.0 + 1));
             let begun = Instant::now();
             let left = left_by(config, last.as_ref());
             let spec = self.train_spec(left.len());
-            let left = ids(log.free_for(id, &spec, &left).await?);
+            let left = ids(log.replay.free_for(id, &spec, &left).await?);
             let supply = self.supply(id, left.len()).await?;
             let needed = (config.stage.prompts + config.gates.prompts) as u64;
             let short = Waiting::for_prompts(config, &supply);
@@ -80,13 +80,13 @@ impl<'a> StageOpener<'a> {
                 continue;
             }
             let pool = self.pool(left).await?;
-            let gate_rows = log.draw_ids(&self.gate_spec(id)).await?;
+            let gate_rows = log.replay.draw_ids(&self.gate_spec(id)).await?;
             if pool.rows.len() < config.stage.prompts || gate_rows.len() < config.gates.prompts {
                 // Rows were deleted after they were counted.
                 schedule.again_after(begun.elapsed());
                 continue;
             }
-            let pointers = log.pointers().await?;
+            let pointers = log.generations.pointers().await?;
             // A generation of another base cannot be the start of a stage. This is checked before prompts are claimed.
             match self.check_pointers(&pointers) {
                 Err(error @ LearnError::OtherBase { .. }) => {
@@ -110,7 +110,7 @@ impl<'a> StageOpener<'a> {
                 StagePlan::new((**config).clone(), &pointers, principles, pool, gate_rows);
             plan.base = Some(self.learner.trainers.base_digest.clone());
             plan.tokenizer = Some(self.learner.bases.tokenizer().to_owned());
-            plan.corroborate = log.trust() == FeedbackTrust::Corroborated;
+            plan.corroborate = log.feedback.trust() == FeedbackTrust::Corroborated;
             plan.feedback = self.feedback().await?;
             let stage = NewStage {
                 reference: pointers.reference,
@@ -153,10 +153,20 @@ impl<'a> StageOpener<'a> {
         let config = &self.learner.config;
         let size = config.stage.pooled().max(config.stage.prompts);
         Ok(Supply {
-            train: self.learner.log.eligible(&self.train_spec(size)).await?,
+            train: self
+                .learner
+                .log
+                .replay
+                .eligible(&self.train_spec(size))
+                .await?,
             left,
-            held_out: self.learner.log.eligible(&self.gate_spec(id)).await?,
-            of_other_tokenizers: self.learner.log.of_other_tokenizers().await?,
+            held_out: self
+                .learner
+                .log
+                .replay
+                .eligible(&self.gate_spec(id))
+                .await?,
+            of_other_tokenizers: self.learner.log.model.of_other_tokenizers().await?,
         })
     }
 
@@ -170,7 +180,11 @@ impl<'a> StageOpener<'a> {
             stage.prompts
         };
         let drawn = if left.len() < stage.prompts {
-            self.learner.log.draw_ids(&self.train_spec(size)).await?
+            self.learner
+                .log
+                .replay
+                .draw_ids(&self.train_spec(size))
+                .await?
         } else {
             Vec::new()
         };
@@ -181,14 +195,20 @@ impl<'a> StageOpener<'a> {
     async fn feedback(&self) -> Result<Vec<FeedbackRow>, LearnError> {
         let config = &self.learner.config;
         let wanted = joining(config.stage.prompts, config.feedback.share);
-        if self.learner.log.trust() == FeedbackTrust::Never || wanted == 0 {
+        if self.learner.log.feedback.trust() == FeedbackTrust::Never || wanted == 0 {
             return Ok(Vec::new());
         }
         let spec = self.train_spec(wanted);
         let mut rows = Vec::new();
-        for held in self.learner.log.draw_preferences(&spec).await? {
+        for held in self.learner.log.replay.draw_preferences(&spec).await? {
             // The record was deleted in between.
-            let Some(record) = self.learner.log.get(&held.record, &Scope::All).await? else {
+            let Some(record) = self
+                .learner
+                .log
+                .records
+                .get(&held.record, &Scope::All)
+                .await?
+            else {
                 continue;
             };
             rows.push(FeedbackRow {
@@ -248,10 +268,10 @@ impl CountSchedule {
             return Ok(false);
         }
         if !self.by_newest || self.at_latest.is_none_or(|then| now >= then) {
-            self.newest = log.newest_record().await?;
+            self.newest = log.records.newest().await?;
             return Ok(true);
         }
-        let newest = log.newest_record().await?;
+        let newest = log.records.newest().await?;
         Ok(std::mem::replace(&mut self.newest, newest.clone()) != newest)
     }
 

@@ -35,16 +35,16 @@ impl Past {
     /// # Errors
     /// Errors from the log.
     pub async fn read(log: &TrafficLog) -> Result<Self, LearnError> {
-        let mut past = Self::of(&log.stage_summaries().await?);
+        let mut past = Self::of(&log.stages.summaries().await?);
         // The plan of a stage of another version cannot be read.
-        if let Some(newest) = log.last_stage().await?
+        if let Some(newest) = log.stages.last().await?
             && let Ok((plan, _)) = read_state(&newest)
         {
             past.planned = plan.planned();
         }
         if let Some(candidate) = &past.candidate {
             let id = GenerationId::new(candidate.as_str());
-            let found = log.generation(&id).await?;
+            let found = log.generations.get(&id).await?;
             let gates = found.map(|generation| generation.gates).unwrap_or_default();
             past.gates = serde_json::from_value(gates).unwrap_or_default();
         }

@@ -32,7 +32,7 @@ impl<'a> Pooling<'a> {
         let uncapped = self.learner.uncapped.as_ref();
         let spec = train_spec(&stage.plan.config, uncapped, settings.prompts);
         let log = &self.learner.log;
-        let pool = log.free_for(id, &spec, &stage.plan.rows).await?;
+        let pool = log.replay.free_for(id, &spec, &stage.plan.rows).await?;
         let pool = match settings.order {
             StageOrder::AsLogged => pool,
             StageOrder::EasyFirst => self.easy_first(stage, pool).await?,

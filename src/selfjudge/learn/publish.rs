@@ -201,14 +201,14 @@ impl Publisher {
     }
 
     async fn follow_pointers(&self) -> Result<Pointers, LearnError> {
-        let mut pointers = self.log.pointers().await?;
+        let mut pointers = self.log.generations.pointers().await?;
         loop {
             if self.lock().pointers.as_ref() == Some(&pointers) {
                 return Ok(pointers);
             }
             let loaded = self.roles_of(&pointers).await;
             let _swapping = self.swapping.lock().await;
-            let now = self.log.pointers().await?;
+            let now = self.log.generations.pointers().await?;
             if now != pointers {
                 // An operator moved the pointers during the load, and the new ones may be served already.
                 pointers = now;
@@ -347,7 +347,12 @@ impl Publisher {
             live.number(number),
             live.answers,
         );
-        match self.log.move_pointers(&moves, WATCH, &reason).await {
+        match self
+            .log
+            .generations
+            .move_pointers(&moves, WATCH, &reason)
+            .await
+        {
             // Another process moved the pointers first; they are followed anyway.
             Err(LogError::Conflict { .. }) => {}
             moved => {

@@ -28,7 +28,7 @@ impl<'a> Publishing<'a> {
         };
         let (log, plan) = (&self.learner.log, &stage.plan);
         let id = GenerationId::new(candidate.as_str());
-        if log.pointers().await?.policy == id {
+        if log.generations.pointers().await?.policy == id {
             return stage.advance(StageEvent::Served).await;
         }
         // An operator who paused learning during the evaluation does not want the weights to change now.
@@ -38,7 +38,7 @@ impl<'a> Publishing<'a> {
             from: GenerationId::new(from),
             to: id.clone(),
         };
-        let canary = log.pointers().await?.canary;
+        let canary = log.generations.pointers().await?.canary;
         let moves = [
             step(Pointer::Policy, &plan.policy),
             step(Pointer::Train, &plan.train),
@@ -49,7 +49,7 @@ impl<'a> Publishing<'a> {
             // An operator moved the policy while the stage ran. A candidate replaces only the policy it was trained from.
             Err(LearnError::Log(LogError::Conflict { .. })) => {
                 tracing::warn!("learning: the policy was moved during stage {}", stage.id);
-                let gates = log.generation(&id).await?.map(|found| found.gates);
+                let gates = log.generations.get(&id).await?.map(|found| found.gates);
                 let rejected = Some(GenerationState::Rejected);
                 stage
                     .lease

@@ -37,7 +37,7 @@ impl Ages {
             ..Self::default()
         };
         ages.made_by.insert("base".to_owned(), 0);
-        for generation in log.generations().await? {
+        for generation in log.generations.all().await? {
             let Some(StageId(made)) = generation.stage else {
                 continue;
             };

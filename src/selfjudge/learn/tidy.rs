@@ -25,8 +25,8 @@ pub(super) async fn tidy(learner: &Learner, lease: &TrainerLease) {
 
 async fn prune(learner: &Learner, lease: &TrainerLease) -> Result<(), LearnError> {
     let log = &learner.log;
-    let pointers = log.pointers().await?;
-    let generations = log.generations().await?;
+    let pointers = log.generations.pointers().await?;
+    let generations = log.generations.all().await?;
     let needed = needed(&generations, &pointers);
     let keep = learner.config.publish.keep_generations;
     let waits = |generation: &&Generation| generation.state == GenerationState::Candidate;
@@ -37,7 +37,7 @@ async fn prune(learner: &Learner, lease: &TrainerLease) -> Result<(), LearnError
         .partition(waits);
     for kind in [waiting, refused] {
         let ids = kind.iter().map(|generation| generation.id.to_string());
-        let pointed = async |id: &str| Ok(points_at(&log.pointers().await?, id));
+        let pointed = async |id: &str| Ok(points_at(&log.generations.pointers().await?, id));
         let pruned = learner.generations.prune(ids.collect(), keep, pointed);
         let pruned = pruned.await?;
         if !pruned.is_empty() {

@@ -97,7 +97,7 @@ impl<'a> Training<'a> {
         let opposed = opposed(learner, stage, &maker, &start).await?;
         let earlier = match plan.config.replay.share {
             0.0 => Vec::new(),
-            _ => learner.log.rows_before(id).await?,
+            _ => learner.log.stages.rows_before(id).await?,
         };
         Ok(Self {
             learner,

@@ -207,7 +207,7 @@ impl PairMaker {
         &self,
         id: &RecordId,
     ) -> Result<Option<LoggedRecord>, LearnError> {
-        let record = self.log.get(id, &Scope::All).await?;
+        let record = self.log.records.get(id, &Scope::All).await?;
         Ok(record.filter(|record| record.consent.train))
     }
 

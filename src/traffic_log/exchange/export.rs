@@ -8,6 +8,7 @@ use sqlx::any::AnyRow;
 
 use super::PairFormat;
 use super::parquet_pairs::ParquetPairs;
+use crate::database::Database;
 use crate::{LogError, PairSource, Prompt, Result, TrafficLog, rows};
 use judge::MIN_LABEL_MASS;
 use text::{Message, Role};
@@ -60,74 +61,72 @@ pub(super) struct PairRow {
     pub source: PairSource,
 }
 
-impl TrafficLog {
-    /// Writes the pairs of records that may be trained on, page by page. Returns their number.
-    ///
-    /// Pairs from a call's comparisons are omitted if the call named its own principles, or if the judge put less than [`MIN_LABEL_MASS`]
-    /// on its labels: older logs contain such pairs.
-    ///
-    /// # Errors
-    /// Errors with [`LogError::File`] if `out` cannot be written.
-    pub async fn export_pairs(
-        &self,
-        format: PairFormat,
-        filter: &ExportFilter,
-        out: impl Write + Send + 'static,
-    ) -> Result<u64> {
-        let mut sink = match format {
-            PairFormat::Jsonl => Sink::Jsonl(BufWriter::new(out)),
-            PairFormat::Json => Sink::Json(BufWriter::new(out), 0),
-            PairFormat::Parquet => Sink::Unbegun(out, filter.prompts),
+/// Writes the pairs of records that may be trained on, page by page. Returns their number.
+///
+/// Pairs from a call's comparisons are omitted if the call named its own principles, or if the judge put less than [`MIN_LABEL_MASS`]
+/// on its labels: older logs contain such pairs.
+///
+/// # Errors
+/// Errors with [`LogError::File`] if `out` cannot be written.
+pub async fn export_pairs(
+    log: &TrafficLog,
+    format: PairFormat,
+    filter: &ExportFilter,
+    out: impl Write + Send + 'static,
+) -> Result<u64> {
+    let mut sink = match format {
+        PairFormat::Jsonl => Sink::Jsonl(BufWriter::new(out)),
+        PairFormat::Json => Sink::Json(BufWriter::new(out), 0),
+        PairFormat::Parquet => Sink::Unbegun(out, filter.prompts),
+    };
+    let mut written = 0;
+    let mut after = (String::new(), -1);
+    loop {
+        let page = page(log.database(), filter, &after).await?;
+        let Some((record, place, _)) = page.last() else {
+            break;
         };
-        let mut written = 0;
-        let mut after = (String::new(), -1);
-        loop {
-            let page = self.page(filter, &after).await?;
-            let Some((record, place, _)) = page.last() else {
-                break;
-            };
-            after = (record.clone(), *place);
-            let pairs: Vec<PairRow> = page.into_iter().map(|(_, _, pair)| pair).collect();
-            written += pairs.len() as u64;
-            // Writes to files and pipes block, so they run on a blocking thread.
-            sink = blocking(move || sink.write(&pairs)).await?;
-        }
-        blocking(move || sink.finish()).await?;
-        Ok(written)
+        after = (record.clone(), *place);
+        let pairs: Vec<PairRow> = page.into_iter().map(|(_, _, pair)| pair).collect();
+        written += pairs.len() as u64;
+        // Writes to files and pipes block, so they run on a blocking thread.
+        sink = blocking(move || sink.write(&pairs)).await?;
     }
+    blocking(move || sink.finish()).await?;
+    Ok(written)
+}
 
-    /// Returns the page of pairs after a place, ordered by record and by the pair's place in it.
-    async fn page(
-        &self,
-        filter: &ExportFilter,
-        after: &(String, i64),
-    ) -> Result<Vec<(String, i64, PairRow)>> {
-        let found = sqlx::query(
-            "SELECT pairs.record_id AS record_id, pairs.place AS place, trainable.prompt AS prompt, \
-             chosen.text AS chosen, rejected.text AS rejected, pairs.margin AS margin, pairs.source AS source \
-             FROM pairs JOIN trainable ON trainable.id = pairs.record_id \
-             JOIN samples AS chosen ON chosen.record_id = pairs.record_id AND chosen.place = pairs.chosen \
-             JOIN samples AS rejected ON rejected.record_id = pairs.record_id AND rejected.place = pairs.rejected \
-             WHERE (pairs.record_id, pairs.place) > ($1, $2) AND pairs.margin >= $3 AND ($4 = '' OR pairs.source = $4) \
-             AND (pairs.source <> 'tournament' OR pairs.principles = '[]') \
-             AND (pairs.source NOT IN ('tournament', 'on_policy') OR NOT EXISTS (SELECT 1 FROM verdicts \
-             WHERE verdicts.record_id = pairs.record_id AND verdicts.label_mass < $6 \
-             AND ((verdicts.a = pairs.chosen AND verdicts.b = pairs.rejected) \
-             OR (verdicts.a = pairs.rejected AND verdicts.b = pairs.chosen)))) \
-             AND ($7 = '' OR substr(trainable.prompt, 1, 1) = $7) \
-             ORDER BY pairs.record_id, pairs.place LIMIT $5",
-        )
-        .bind(after.0.as_str())
-        .bind(after.1)
-        .bind(f64::from(filter.min_margin))
-        .bind(filter.source.map_or("", PairSource::as_str))
-        .bind(rows::index(PAGE))
-        .bind(f64::from(MIN_LABEL_MASS))
-        .bind(filter.prompts.map_or("", PromptKind::json_begins))
-        .fetch_all(self.database().readers())
-        .await?;
-        found.iter().map(read).collect()
-    }
+/// Returns the page of pairs after a place, ordered by record and by the pair's place in it.
+async fn page(
+    database: &Database,
+    filter: &ExportFilter,
+    after: &(String, i64),
+) -> Result<Vec<(String, i64, PairRow)>> {
+    let found = sqlx::query(
+        "SELECT pairs.record_id AS record_id, pairs.place AS place, trainable.prompt AS prompt, \
+         chosen.text AS chosen, rejected.text AS rejected, pairs.margin AS margin, pairs.source AS source \
+         FROM pairs JOIN trainable ON trainable.id = pairs.record_id \
+         JOIN samples AS chosen ON chosen.record_id = pairs.record_id AND chosen.place = pairs.chosen \
+         JOIN samples AS rejected ON rejected.record_id = pairs.record_id AND rejected.place = pairs.rejected \
+         WHERE (pairs.record_id, pairs.place) > ($1, $2) AND pairs.margin >= $3 AND ($4 = '' OR pairs.source = $4) \
+         AND (pairs.source <> 'tournament' OR pairs.principles = '[]') \
+         AND (pairs.source NOT IN ('tournament', 'on_policy') OR NOT EXISTS (SELECT 1 FROM verdicts \
+         WHERE verdicts.record_id = pairs.record_id AND verdicts.label_mass < $6 \
+         AND ((verdicts.a = pairs.chosen AND verdicts.b = pairs.rejected) \
+         OR (verdicts.a = pairs.rejected AND verdicts.b = pairs.chosen)))) \
+         AND ($7 = '' OR substr(trainable.prompt, 1, 1) = $7) \
+         ORDER BY pairs.record_id, pairs.place LIMIT $5",
+    )
+    .bind(after.0.as_str())
+    .bind(after.1)
+    .bind(f64::from(filter.min_margin))
+    .bind(filter.source.map_or("", PairSource::as_str))
+    .bind(rows::index(PAGE))
+    .bind(f64::from(MIN_LABEL_MASS))
+    .bind(filter.prompts.map_or("", PromptKind::json_begins))
+    .fetch_all(database.readers())
+    .await?;
+    found.iter().map(read).collect()
 }
 
 fn read(row: &AnyRow) -> Result<(String, i64, PairRow)> {

@@ -32,50 +32,48 @@ pub struct Imported {
     pub skipped: Skipped,
 }
 
-impl TrafficLog {
-    /// Imports a preference file, each pair as a record of `principal`. `plain` decides whether a plain pair keeps the text of its prompt
-    /// or becomes a chat. Without a `format` the file's first bytes determine it. Records that cannot be used are left out and counted.
-    ///
-    /// The idempotency key of a pair is its digest: after a failure the file can be imported again, and no pair is stored twice.
-    ///
-    /// # Errors
-    /// Errors with [`LogError::File`] that names the file and the place of the damage; the records before it have been imported.
-    pub async fn import_pairs(
-        &self,
-        format: Option<PairFormat>,
-        plain: PlainText,
-        file: &Path,
-        principal: &Principal,
-        consent: Consent,
-    ) -> Result<Imported> {
-        // The bounded channel makes the reader wait until earlier pairs have been appended.
-        let (sender, mut pairs) = mpsc::channel(TOGETHER);
-        let file = file.to_owned();
-        let reading = tokio::spawn(blocking(move || read(format, plain, &file, &sender)));
-        let mut imported = 0;
-        let mut batch = Vec::with_capacity(TOGETHER);
-        while pairs.recv_many(&mut batch, TOGETHER).await > 0 {
-            imported += batch.len() as u64;
-            let records = batch.drain(..).map(|pair| record(pair, principal, consent));
-            try_join_all(records.map(|record| self.append_waiting(record))).await?;
-        }
-        let skipped = reading
-            .await
-            .unwrap_or_else(|error| Err(LogError::File(error.to_string())))?;
-        Ok(Imported {
-            pairs: imported,
-            skipped,
-        })
+/// Imports a preference file, each pair as a record of `principal`. `plain` decides whether a plain pair keeps the text of its prompt
+/// or becomes a chat. Without a `format` the file's first bytes determine it. Records that cannot be used are left out and counted.
+///
+/// The idempotency key of a pair is its digest: after a failure the file can be imported again, and no pair is stored twice.
+///
+/// # Errors
+/// Errors with [`LogError::File`] that names the file and the place of the damage; the records before it have been imported.
+pub async fn import_pairs(
+    log: &TrafficLog,
+    format: Option<PairFormat>,
+    plain: PlainText,
+    file: &Path,
+    principal: &Principal,
+    consent: Consent,
+) -> Result<Imported> {
+    // The bounded channel makes the reader wait until earlier pairs have been appended.
+    let (sender, mut pairs) = mpsc::channel(TOGETHER);
+    let file = file.to_owned();
+    let reading = tokio::spawn(blocking(move || read(format, plain, &file, &sender)));
+    let mut imported = 0;
+    let mut batch = Vec::with_capacity(TOGETHER);
+    while pairs.recv_many(&mut batch, TOGETHER).await > 0 {
+        imported += batch.len() as u64;
+        let records = batch.drain(..).map(|pair| record(pair, principal, consent));
+        try_join_all(records.map(|record| append_waiting(log, record))).await?;
     }
+    let skipped = reading
+        .await
+        .unwrap_or_else(|error| Err(LogError::File(error.to_string())))?;
+    Ok(Imported {
+        pairs: imported,
+        skipped,
+    })
+}
 
-    /// Appends a record, and waits while the queue is full: unlike serving, an import can wait.
-    async fn append_waiting(&self, record: NewRecord) -> Result<()> {
-        loop {
-            match self.append(record.clone()).await {
-                Err(LogError::Overloaded) => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(error),
-                Ok(_) => return Ok(()),
-            }
+/// Appends a record, and waits while the queue is full: unlike serving, an import can wait.
+async fn append_waiting(log: &TrafficLog, record: NewRecord) -> Result<()> {
+    loop {
+        match log.records.append(record.clone()).await {
+            Err(LogError::Overloaded) => tokio::time::sleep(PAUSE).await,
+            Err(error) => return Err(error),
+            Ok(_) => return Ok(()),
         }
     }
 }

@@ -5,8 +5,8 @@ mod import;
 #[cfg_attr(not(feature = "parquet"), path = "no_parquet_pairs.rs")]
 mod parquet_pairs;
 
-pub use export::{ExportFilter, PromptKind};
-pub use import::Imported;
+pub use export::{ExportFilter, PromptKind, export_pairs};
+pub use import::{Imported, import_pairs};
 
 /// The file format of exported or imported pairs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

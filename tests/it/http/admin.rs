@@ -132,7 +132,7 @@ fn what_is_done_is_in_the_audit_trail() {
     for (before, after) in all.iter().zip(&all[1..]) {
         assert_eq!(before["hash"], after["previous"]);
     }
-    let count = RUNTIME.block_on(logged.log.verify_chain()).unwrap();
+    let count = RUNTIME.block_on(logged.log.audit.verify()).unwrap();
     assert_eq!(count, all.len() as u64);
     let (_, rest) = events("?after=1&limit=1");
     assert_eq!(
@@ -232,7 +232,7 @@ fn an_open_stage_can_be_abandoned_once() {
         )
     );
     refused(abandon("r"));
-    let events = RUNTIME.block_on(logged.log.events(0, 100)).unwrap();
+    let events = RUNTIME.block_on(logged.log.audit.after(0, 100)).unwrap();
     let event = events.last().unwrap();
     assert_eq!(event.action, "stage.abandoned");
     assert_eq!(event.detail["stage"], json!(stage.0));
@@ -321,7 +321,7 @@ fn generations_are_listed_by_a_record_that_they_read() {
 /// A stage that runs, and its trainer's lease.
 pub(super) async fn open_stage(log: &TrafficLog) -> (TrainerLease, StageId) {
     let ttl = std::time::Duration::from_secs(3600);
-    let lease = log.acquire_trainer("t", ttl).await.unwrap().unwrap();
+    let lease = log.leases.acquire("t", ttl).await.unwrap().unwrap();
     let stage = NewStage {
         reference: GenerationId::base(),
         state: json!({}),

@@ -63,7 +63,7 @@ fn no_page_of_another_origin_is_an_operator() {
         }
     });
     assert_eq!(logged.principles.current().version, 1);
-    let switch = RUNTIME.block_on(logged.log.learning_switch()).unwrap();
+    let switch = RUNTIME.block_on(logged.log.switch.get()).unwrap();
     assert!(!switch.paused);
 }
 

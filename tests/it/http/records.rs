@@ -294,7 +294,7 @@ fn a_user_of_an_operators_key_finds_what_was_stored_before() {
             verdicts: Vec::new(),
             pairs: Vec::new(),
         };
-        let id = RUNTIME.block_on(logged.log.append(record)).unwrap();
+        let id = RUNTIME.block_on(logged.log.records.append(record)).unwrap();
         format!("/records/{id}?user=eve")
     };
     let alone = trusting("alice:k", "root:o");

@@ -200,7 +200,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
     program.stop();
 
     in_log(dir.path(), async |log| {
-        let stage = log.stages().await.unwrap().pop().unwrap();
+        let stage = log.stages.all().await.unwrap().pop().unwrap();
         let rows = stage.state["rows"].as_array().unwrap();
         let of = |key: &str| {
             let is = |id: &&Value| owners[id.as_str().unwrap()] == key;
@@ -213,7 +213,7 @@ fn nobody_is_learned_from_who_does_not_consent_and_a_flood_is_no_majority() {
         let mut made = 0;
         for id in rows {
             let id = RecordId::parse(id.as_str().unwrap()).unwrap();
-            let record = log.get(&id, &Scope::All).await.unwrap().unwrap();
+            let record = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
             made += record.pairs.len();
             for pair in &record.pairs {
                 assert_ne!(
@@ -260,7 +260,7 @@ fn a_flood_of_feedback_has_its_share_of_a_stage_and_no_more() {
     program.stop();
 
     in_log(dir.path(), async |log| {
-        let stage = log.stages().await.unwrap().pop().unwrap();
+        let stage = log.stages.all().await.unwrap().pop().unwrap();
         let heard = stage.state["feedback"].as_array().unwrap();
         let of = |key: &str| {
             let is = |row: &&Value| owners[row["record"].as_str().unwrap()] == key;

@@ -85,9 +85,7 @@ fn too_few_held_out_prompts_are_named() {
 fn an_open_stage_of_another_version_is_named() {
     let dir = tempfile::tempdir().unwrap();
     in_log(dir.path(), async |log| {
-        let lease = log
-            .acquire_trainer("another", Duration::from_secs(60))
-            .await;
+        let lease = log.leases.acquire("another", Duration::from_secs(60)).await;
         let lease = lease.unwrap().unwrap();
         let stage = NewStage {
             reference: GenerationId::base(),

@@ -26,7 +26,7 @@ fn child_that_writes() {
         for at in 0.. {
             let mut new = record("ann", &at.to_string());
             new.idempotency_key = Some(named(&at.to_string(), 1));
-            let id = log.append(new).await.unwrap();
+            let id = log.records.append(new).await.unwrap();
             println!("acknowledged {id}");
         }
     });
@@ -40,7 +40,7 @@ fn child_that_promotes() {
     run(async {
         let log = open(&LogConfig::new(url)).await;
         let ttl = Duration::from_secs(3600);
-        let lease = log.acquire_trainer("trainer", ttl).await.unwrap().unwrap();
+        let lease = log.leases.acquire("trainer", ttl).await.unwrap().unwrap();
         lease.insert_generation(generation("one")).await.unwrap();
         let moves = [
             to(Pointer::Policy, "base", "one"),
@@ -86,10 +86,10 @@ fn killed_at_any_moment_nothing_acknowledged_is_lost() {
         );
         let log = open(&config).await;
         for id in &ids {
-            let read = log.get(id, &Scope::All).await.unwrap();
+            let read = log.records.get(id, &Scope::All).await.unwrap();
             assert_eq!(read.expect("it was acknowledged").samples.len(), 2);
         }
-        assert!(log.append(record("ann", "after")).await.is_ok());
+        assert!(log.records.append(record("ann", "after")).await.is_ok());
     });
 }
 
@@ -111,7 +111,7 @@ fn killed_around_a_commit_a_record_is_whole_or_absent() {
             // The client that had no answer asks again, and nothing is there twice.
             let mut again = record("ann", "3");
             again.idempotency_key = Some(named("3", 1));
-            log.append(again).await.unwrap();
+            log.records.append(again).await.unwrap();
             assert_eq!(log.stats().records, 4, "{place}");
         });
     }
@@ -131,16 +131,16 @@ fn killed_at_the_swap_the_pointer_is_old_or_new() {
                 .unwrap();
             assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{place}");
             let log = open(&config).await;
-            let pointers = log.pointers().await.unwrap();
+            let pointers = log.generations.pointers().await.unwrap();
             assert_eq!(!pointers.policy.is_base(), moved, "{place}");
             assert_eq!(pointers.policy, pointers.reference, "{place}");
-            let events = log.events(0, 100).await.unwrap();
+            let events = log.audit.after(0, 100).await.unwrap();
             let told = events.iter().any(|event| event.action == "pointers.moved");
             assert_eq!(told, moved, "{place}");
-            log.verify_chain().await.unwrap();
+            log.audit.verify().await.unwrap();
             // The trainer that comes back need not wait for the dead one's lease.
             let ttl = Duration::from_secs(3600);
-            assert!(log.acquire_trainer("trainer", ttl).await.unwrap().is_some());
+            assert!(log.leases.acquire("trainer", ttl).await.unwrap().is_some());
         });
     }
 }
@@ -155,15 +155,21 @@ fn a_locked_file_is_unavailable_and_then_works_again() {
         let mut other = connect(&config.url).await;
         let locked = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await;
         locked.unwrap();
-        let said = log.append(record("ann", "during")).await;
+        let said = log.records.append(record("ann", "during")).await;
         assert!(matches!(said, Err(LogError::Unavailable(_))), "{said:?}");
         assert!(!log.stats().healthy);
         // Reading goes on.
-        assert!(log.get(&first, &Scope::All).await.unwrap().is_some());
+        assert!(
+            log.records
+                .get(&first, &Scope::All)
+                .await
+                .unwrap()
+                .is_some()
+        );
         let freed = sqlx::raw_sql("ROLLBACK").execute(&mut other).await;
         freed.unwrap();
         let id = append_when_back(&log, &record("ann", "after")).await;
-        assert!(log.get(&id, &Scope::All).await.unwrap().is_some());
+        assert!(log.records.get(&id, &Scope::All).await.unwrap().is_some());
         assert!(log.stats().healthy);
     });
 }
@@ -184,15 +190,16 @@ fn a_lost_connection_is_made_again() {
         execute(&server, &ended).await;
         let after = append_when_back(&log, &record("ann", "after")).await;
         for id in before.iter().chain([&after]) {
-            assert!(log.get(id, &Scope::All).await.unwrap().is_some());
+            assert!(log.records.get(id, &Scope::All).await.unwrap().is_some());
         }
         assert!(
-            log.acquire_trainer("t", Duration::ZERO)
+            log.leases
+                .acquire("t", Duration::ZERO)
                 .await
                 .unwrap()
                 .is_some()
         );
-        log.verify_chain().await.unwrap();
+        log.audit.verify().await.unwrap();
     });
 }
 
@@ -225,7 +232,7 @@ fn child_that_runs_out_of_space() {
         let large = record("ann", &"x".repeat(256 << 10));
         let mut refused = false;
         for _ in 0..32 {
-            match log.append(large.clone()).await {
+            match log.records.append(large.clone()).await {
                 Ok(_) => {}
                 Err(LogError::Unavailable(_)) => {
                     refused = true;
@@ -238,7 +245,7 @@ fn child_that_runs_out_of_space() {
         limit(before.rlim_cur);
         let after = append_when_back(&log, &large).await;
         for id in kept.iter().chain([&after]) {
-            assert!(log.get(id, &Scope::All).await.unwrap().is_some());
+            assert!(log.records.get(id, &Scope::All).await.unwrap().is_some());
         }
         println!("survived");
     });

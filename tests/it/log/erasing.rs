@@ -71,9 +71,10 @@ fn a_deleted_record_is_in_no_file() {
         fill(&log, "bob", 50).await;
         let mut ids = Vec::new();
         for at in 0..60 {
-            ids.push(log.append(marked("ann", at)).await.unwrap());
+            ids.push(log.records.append(marked("ann", at)).await.unwrap());
             // Others' records lie between them.
-            log.append(record("bob", &"o".repeat(at * 50)))
+            log.records
+                .append(record("bob", &"o".repeat(at * 50)))
                 .await
                 .unwrap();
         }
@@ -82,13 +83,18 @@ fn a_deleted_record_is_in_no_file() {
             text: format!("{MARKER} edited"),
         };
         let ann = Principal::of_key("ann");
-        log.add_feedback(&ids[3], &ann, edited).await.unwrap();
+        log.feedback.add(&ids[3], &ann, edited).await.unwrap();
         assert!(count(dir.path()) > 100);
         // In an order of its own, half of them one by one, the others together.
         for id in ids.iter().rev().step_by(2) {
-            assert!(log.delete(id, &Scope::Only(ann.clone())).await.unwrap());
+            assert!(
+                log.deletions
+                    .delete(id, &Scope::Only(ann.clone()))
+                    .await
+                    .unwrap()
+            );
         }
-        assert_eq!(log.delete_principal(&ann).await.unwrap(), 30);
+        assert_eq!(log.deletions.delete_principal(&ann).await.unwrap(), 30);
         assert_gone(dir.path(), "after the deletion of a principal").await;
         assert_eq!(log.stats().records, 110);
     });
@@ -101,9 +107,9 @@ fn each_deletion_is_scrubbed_by_itself() {
         let log = open(&config).await;
         fill(&log, "bob", 5).await;
         for at in 0..6 {
-            let id = log.append(marked("ann", at)).await.unwrap();
+            let id = log.records.append(marked("ann", at)).await.unwrap();
             assert!(count(dir.path()) > 0);
-            assert!(log.delete(&id, &Scope::All).await.unwrap());
+            assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
             assert_gone(dir.path(), "after the deletion of a record").await;
         }
     });
@@ -116,20 +122,21 @@ fn expired_records_are_in_no_file() {
         config.retention = Some(Duration::from_secs(60));
         let log = open(&config).await;
         for at in 0..300 {
-            log.append(marked("ann", at % 3)).await.unwrap();
-            log.append({
-                let mut new = marked("ann", at % 3);
-                new.idempotency_key = None;
-                new
-            })
-            .await
-            .unwrap();
+            log.records.append(marked("ann", at % 3)).await.unwrap();
+            log.records
+                .append({
+                    let mut new = marked("ann", at % 3);
+                    new.idempotency_key = None;
+                    new
+                })
+                .await
+                .unwrap();
         }
-        let deleted = log.expire(now() + 3_600_000).await.unwrap();
+        let deleted = log.deletions.expire(now() + 3_600_000).await.unwrap();
         assert_eq!(deleted, 303);
         assert_gone(dir.path(), "after the retention").await;
         assert_eq!(log.stats().records, 0);
-        log.verify_chain().await.unwrap();
+        log.audit.verify().await.unwrap();
     });
 }
 
@@ -138,14 +145,14 @@ fn a_reader_in_the_way_only_delays_it() {
     run(async {
         let (dir, config) = sqlite();
         let log = open(&config).await;
-        let id = log.append(marked("ann", 6)).await.unwrap();
+        let id = log.records.append(marked("ann", 6)).await.unwrap();
         let mut reader = connect(&config.url).await;
         sqlx::raw_sql("BEGIN").execute(&mut reader).await.unwrap();
         sqlx::raw_sql("SELECT * FROM records")
             .execute(&mut reader)
             .await
             .unwrap();
-        assert!(log.delete(&id, &Scope::All).await.unwrap());
+        assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         assert!(count(dir.path()) > 0, "the reader still sees it");
         // Records are written meanwhile.
         fill(&log, "bob", 3).await;
@@ -165,8 +172,8 @@ fn what_was_taken_back_of_anothers_record_is_in_no_file() {
             sample: 0,
             text: MARKER.to_owned(),
         };
-        log.add_feedback(&ids[1], &ann, edited).await.unwrap();
-        assert_eq!(log.delete_principal(&ann).await.unwrap(), 0);
+        log.feedback.add(&ids[1], &ann, edited).await.unwrap();
+        assert_eq!(log.deletions.delete_principal(&ann).await.unwrap(), 0);
         assert_gone(dir.path(), "after its principal was deleted").await;
     });
 }
@@ -178,8 +185,8 @@ fn on_postgres_deleted_rows_are_vacuumed() {
             return;
         };
         let log = open(&LogConfig::new(url.as_str())).await;
-        let id = log.append(marked("ann", 1)).await.unwrap();
-        assert!(log.delete(&id, &Scope::All).await.unwrap());
+        let id = log.records.append(marked("ann", 1)).await.unwrap();
+        assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         let schema = url.rsplit_once('=').unwrap().1;
         let mut connection = connect(&url).await;
         let sql = "SELECT COUNT(*) FROM pg_stat_all_tables WHERE schemaname = $1 AND relname = 'samples' AND vacuum_count > 0";
@@ -242,7 +249,7 @@ fn on_a_full_disk_records_can_still_be_deleted() {
         for at in 0..20 {
             let mut new = marked("ann", at);
             new.samples[0].text.push_str(&"x".repeat(200 << 10));
-            ids.push(log.append(new).await.unwrap());
+            ids.push(log.records.append(new).await.unwrap());
         }
         // Another principal fills what is left.
         let filled = std::fs::File::create(small.0.path().join("filler")).and_then(
@@ -256,15 +263,16 @@ fn on_a_full_disk_records_can_still_be_deleted() {
         assert!(filled.is_err());
         // The write-ahead log may have room for some more.
         let mut kept = 0;
-        while log.append(marked("ann", 99)).await.is_ok() {
+        while log.records.append(marked("ann", 99)).await.is_ok() {
             kept += 1;
             assert!(kept < 10_000);
         }
         for id in &ids[..3] {
-            assert!(log.delete(id, &Scope::All).await.unwrap());
+            assert!(log.deletions.delete(id, &Scope::All).await.unwrap());
         }
         assert_eq!(
-            log.delete_principal(&Principal::of_key("ann"))
+            log.deletions
+                .delete_principal(&Principal::of_key("ann"))
                 .await
                 .unwrap(),
             17 + kept
@@ -273,7 +281,7 @@ fn on_a_full_disk_records_can_still_be_deleted() {
         // With room again it keeps records and its reserve again.
         std::fs::remove_file(small.0.path().join("filler")).unwrap();
         append_when_back(&log, &record("ann", "after")).await;
-        log.expire(now()).await.unwrap();
+        log.deletions.expire(now()).await.unwrap();
         assert!(small.0.path().join("log.sqlite.reserve").exists());
     });
 }
@@ -289,7 +297,7 @@ fn a_disk_with_little_room_keeps_no_records() {
         let large = record("ann", &"x".repeat(256 << 10));
         let mut kept = 0;
         let refused = loop {
-            match log.append(large.clone()).await {
+            match log.records.append(large.clone()).await {
                 Ok(_) => kept += 1,
                 Err(error) => break error,
             }

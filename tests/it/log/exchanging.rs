@@ -14,7 +14,7 @@ use parquet::schema::parser::parse_message_type;
 use text::{Message, Role};
 use traffic_log::{
     DrawSpec, ExportFilter, Feedback, FeedbackTrust, Imported, LoggedPair, LoggedRecord,
-    PairFormat, PairSource, Principal, PromptKind, Scope,
+    PairFormat, PairSource, Principal, PromptKind, Scope, export_pairs, import_pairs,
 };
 
 use super::*;
@@ -40,7 +40,7 @@ async fn paired(log: &TrafficLog) {
             .iter()
             .filter_map(|v| v.default_pair(PairSource::Tournament));
         new.pairs.extend(pairs);
-        log.append(new).await.unwrap();
+        log.records.append(new).await.unwrap();
     }
 }
 
@@ -52,7 +52,7 @@ fn jsonl_is_what_trl_reads() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let out = File::create(file.path()).unwrap();
         let filter = ExportFilter::default();
-        let written = log.export_pairs(PairFormat::Jsonl, &filter, out).await;
+        let written = export_pairs(&log, PairFormat::Jsonl, &filter, out).await;
         assert_eq!(written.unwrap(), 2);
         let text = std::fs::read_to_string(file.path()).unwrap();
         let lines: Vec<serde_json::Value> = text
@@ -73,14 +73,14 @@ fn jsonl_is_what_trl_reads() {
             source: Some(PairSource::OnPolicy),
             ..ExportFilter::default()
         };
-        let count = log.export_pairs(PairFormat::Jsonl, &none, std::io::sink());
+        let count = export_pairs(&log, PairFormat::Jsonl, &none, std::io::sink());
         assert_eq!(count.await.unwrap(), 0);
         let sure = ExportFilter {
             source: Some(PairSource::Tournament),
             min_margin: 0.9,
             ..ExportFilter::default()
         };
-        let count = log.export_pairs(PairFormat::Jsonl, &sure, std::io::sink());
+        let count = export_pairs(&log, PairFormat::Jsonl, &sure, std::io::sink());
         assert_eq!(count.await.unwrap(), 1);
     });
 }
@@ -96,17 +96,16 @@ async fn import(
         retain: true,
         train: true,
     };
-    log.import_pairs(format, PlainText::Raw, file, &owner, consent)
-        .await
+    import_pairs(log, format, PlainText::Raw, file, &owner, consent).await
 }
 
 /// Every record that was imported.
 async fn imported(log: &TrafficLog) -> Vec<LoggedRecord> {
-    let rows = log.draw(&DrawSpec::new(100)).await.unwrap();
+    let rows = log.replay.draw(&DrawSpec::new(100)).await.unwrap();
     let owner = Principal::of_key("importer");
     let mut read = Vec::new();
     for row in rows.iter().filter(|row| row.principal == owner) {
-        read.extend(log.get(&row.id, &Scope::All).await.unwrap());
+        read.extend(log.records.get(&row.id, &Scope::All).await.unwrap());
     }
     read
 }
@@ -130,7 +129,7 @@ fn what_was_exported_can_be_imported_once() {
                     ..ExportFilter::default()
                 };
                 let out = File::create(&path).unwrap();
-                let written = log.export_pairs(format, &filter, out).await.unwrap();
+                let written = export_pairs(&log, format, &filter, out).await.unwrap();
                 assert_eq!(written, 1);
             }
             for _ in 0..2 {
@@ -166,7 +165,7 @@ fn a_parquet_file_has_one_kind_of_prompt_and_lists_of_messages() {
                 ..ExportFilter::default()
             };
             let out = File::create(&path).unwrap();
-            log.export_pairs(PairFormat::Parquet, &filter, out).await
+            export_pairs(&log, PairFormat::Parquet, &filter, out).await
         };
         assert_eq!(export(None).await.unwrap(), 0);
         assert!(read_records(&path, Format::Auto).unwrap().is_empty());
@@ -227,7 +226,7 @@ fn pyarrow_opens_what_is_exported() {
                     ..ExportFilter::default()
                 };
                 let out = File::create(dir.path().join(&name)).unwrap();
-                assert_eq!(log.export_pairs(format, &filter, out).await.unwrap(), 2);
+                assert_eq!(export_pairs(&log, format, &filter, out).await.unwrap(), 2);
                 expected.insert(name, json!([row, row]));
             }
         }
@@ -340,12 +339,12 @@ fn many_pages_are_exported_whole() {
             .iter()
             .filter_map(|v| v.default_pair(PairSource::Tournament));
         new.pairs.extend(pairs);
-        log.append(new.clone()).await.unwrap();
-        log.append(new).await.unwrap();
+        log.records.append(new.clone()).await.unwrap();
+        log.records.append(new).await.unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let out = File::create(file.path()).unwrap();
         let everything = ExportFilter::default();
-        let written = log.export_pairs(PairFormat::Jsonl, &everything, out);
+        let written = export_pairs(&log, PairFormat::Jsonl, &everything, out);
         assert_eq!(written.await.unwrap(), 1400);
         let records = read_records(file.path(), Format::Trl).unwrap();
         assert_eq!(records.len(), 1400);
@@ -404,10 +403,10 @@ fn verdicts_about_nothing_and_under_a_calls_own_principles_make_no_pair_and_leav
                 source: PairSource::Tournament,
                 principles: verdict.principles.clone(),
             }];
-            log.append(new).await.unwrap();
+            log.records.append(new).await.unwrap();
         }
         let everything = ExportFilter::default();
-        let written = log.export_pairs(PairFormat::Jsonl, &everything, std::io::sink());
+        let written = export_pairs(&log, PairFormat::Jsonl, &everything, std::io::sink());
         assert_eq!(written.await.unwrap(), 2, "only those of `paired`");
     });
 }
@@ -422,17 +421,18 @@ fn verdicts_about_nothing_and_under_a_calls_own_principles_corroborate_nothing()
         for verdict in about_nothing() {
             let mut new = record("ann", "p");
             new.verdicts = vec![verdict.clone()];
-            let id = log.append(new).await.unwrap();
+            let id = log.records.append(new).await.unwrap();
             let outcome = log
-                .add_feedback(&id, &ann, preferred.clone())
+                .feedback
+                .add(&id, &ann, preferred.clone())
                 .await
                 .unwrap();
             assert_eq!(outcome.pairs, 0, "{verdict:?}");
         }
         let mut new = record("ann", "p");
         new.verdicts = vec![by_default(verdict(0, 1, 0.01))];
-        let id = log.append(new).await.unwrap();
-        let outcome = log.add_feedback(&id, &ann, preferred).await.unwrap();
+        let id = log.records.append(new).await.unwrap();
+        let outcome = log.feedback.add(&id, &ann, preferred).await.unwrap();
         assert_eq!(outcome.pairs, 1, "the default question does corroborate");
     });
 }

@@ -14,7 +14,7 @@ use super::*;
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
 pub(super) async fn lease(log: &TrafficLog) -> TrainerLease {
-    let taken = log.acquire_trainer("trainer", LONG).await.unwrap();
+    let taken = log.leases.acquire("trainer", LONG).await.unwrap();
     taken.expect("nobody else trains here")
 }
 
@@ -42,13 +42,16 @@ fn rows_without_consent_cannot_be_reached() {
         let log = open(&config).await;
         let mut unwilling = record("ann", "not for training");
         unwilling.consent.train = false;
-        let refused = log.append(unwilling).await.unwrap();
+        let refused = log.records.append(unwilling).await.unwrap();
         let willing = fill(&log, "bob", 3).await;
-        let rows = log.draw(&DrawSpec::new(10)).await.unwrap();
+        let rows = log.replay.draw(&DrawSpec::new(10)).await.unwrap();
         let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
         assert_eq!(ids, willing);
         assert_eq!(rows[0].principal, Principal::of_key("bob"));
-        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), willing);
+        assert_eq!(
+            log.replay.draw_ids(&DrawSpec::new(10)).await.unwrap(),
+            willing
+        );
 
         // Claiming by name does not reach it either.
         let lease = lease(&log).await;
@@ -69,14 +72,17 @@ fn rows_without_consent_cannot_be_reached() {
         let expected = willing.iter().map(|id| id.to_string()).collect();
         assert_eq!(seen, expected);
 
-        log.delete(&willing[1], &Scope::All).await.unwrap();
+        log.deletions
+            .delete(&willing[1], &Scope::All)
+            .await
+            .unwrap();
         assert_eq!(
-            log.draw_ids(&DrawSpec::new(10)).await.unwrap(),
+            log.replay.draw_ids(&DrawSpec::new(10)).await.unwrap(),
             willing[2..]
         );
         let bob = Principal::of_key("bob");
-        assert_eq!(log.withdraw_training(&bob).await.unwrap(), 2);
-        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), []);
+        assert_eq!(log.deletions.withdraw_training(&bob).await.unwrap(), 2);
+        assert_eq!(log.replay.draw_ids(&DrawSpec::new(10)).await.unwrap(), []);
     });
 }
 
@@ -92,7 +98,7 @@ fn a_flood_of_one_principal_is_capped() {
             max_share: 0.1,
             ..DrawSpec::new(50)
         };
-        let drawn = log.draw(&spec).await.unwrap();
+        let drawn = log.replay.draw(&spec).await.unwrap();
         let mallory = Principal::of_key("mallory");
         let hers = drawn.iter().filter(|row| row.principal == mallory).count();
         // 2 of 22 are under a tenth, 3 of 23 are not.
@@ -105,7 +111,7 @@ fn a_flood_of_one_principal_is_capped() {
             max_share: 0.1,
             ..DrawSpec::new(50)
         };
-        let drawn = log.draw(&spec).await.unwrap();
+        let drawn = log.replay.draw(&spec).await.unwrap();
         let hers: Vec<_> = drawn
             .iter()
             .filter(|row| row.principal == mallory)
@@ -118,7 +124,7 @@ fn a_flood_of_one_principal_is_capped() {
                 max_share: share,
                 ..DrawSpec::new(1)
             };
-            let said = log.draw(&spec).await;
+            let said = log.replay.draw(&spec).await;
             assert!(matches!(said, Err(LogError::Invalid(_))), "{share}");
         }
     });
@@ -133,22 +139,25 @@ fn quarantine_and_held_out_rows_are_kept_back() {
             quarantine: Duration::from_secs(24 * 3600),
             ..DrawSpec::new(100)
         };
-        assert_eq!(log.draw_ids(&spec).await.unwrap(), []);
+        assert_eq!(log.replay.draw_ids(&spec).await.unwrap(), []);
         spec.now += 25 * 3_600_000;
-        assert_eq!(log.draw_ids(&spec).await.unwrap(), all);
+        assert_eq!(log.replay.draw_ids(&spec).await.unwrap(), all);
 
         let spec = |split| DrawSpec {
             split,
             held_out_per_mille: 300,
             ..DrawSpec::new(100)
         };
-        let train = log.draw_ids(&spec(Split::Train)).await.unwrap();
-        let held = log.draw_ids(&spec(Split::HeldOut)).await.unwrap();
+        let train = log.replay.draw_ids(&spec(Split::Train)).await.unwrap();
+        let held = log.replay.draw_ids(&spec(Split::HeldOut)).await.unwrap();
         assert!(!train.is_empty() && !held.is_empty(), "{}", held.len());
         let mut both: Vec<_> = train.iter().chain(&held).cloned().collect();
         both.sort();
         assert_eq!(both, all);
-        assert_eq!(log.draw_ids(&DrawSpec::new(7)).await.unwrap(), all[..7]);
+        assert_eq!(
+            log.replay.draw_ids(&DrawSpec::new(7)).await.unwrap(),
+            all[..7]
+        );
 
         // Turns begin at different places and go round.
         let turn = |limit, turn| DrawSpec {
@@ -158,12 +167,12 @@ fn quarantine_and_held_out_rows_are_kept_back() {
         };
         let mut seen = BTreeSet::new();
         for at in 0..300 {
-            let drawn = log.draw_ids(&turn(3, at)).await.unwrap();
-            assert_eq!(drawn, log.draw_ids(&turn(3, at)).await.unwrap());
+            let drawn = log.replay.draw_ids(&turn(3, at)).await.unwrap();
+            assert_eq!(drawn, log.replay.draw_ids(&turn(3, at)).await.unwrap());
             seen.extend(drawn);
         }
         assert_eq!(seen, held.iter().cloned().collect());
-        let round = log.draw_ids(&turn(100, 77)).await.unwrap();
+        let round = log.replay.draw_ids(&turn(100, 77)).await.unwrap();
         assert_ne!(round, held);
         assert_eq!(BTreeSet::from_iter(round), seen);
     });
@@ -182,35 +191,38 @@ fn stages_train_on_disjoint_rows() {
         let again = lease.open_stage(stage()).await;
         assert!(matches!(again, Err(LogError::StageOpen(open)) if open == first));
         // Before anything is saved, the progress is what the stage was opened with.
-        let open = log.current_stage().await.unwrap().unwrap();
+        let open = log.stages.current().await.unwrap().unwrap();
         assert_eq!(
             (&open.state, &open.progress),
             (&stage().state, &stage().state)
         );
         let (plan, began) = (json!({"rows": 2}), json!({"step": 7}));
         lease.save_stage(first, &plan, &began).await.unwrap();
-        let open = log.current_stage().await.unwrap().unwrap();
+        let open = log.stages.current().await.unwrap().unwrap();
         assert_eq!((open.id, open.rows), (first, 2));
         assert_eq!((&open.state, &open.progress), (&plan, &began));
         lease
             .save_progress(first, &json!({"step": 8}))
             .await
             .unwrap();
-        let open = log.current_stage().await.unwrap().unwrap();
+        let open = log.stages.current().await.unwrap().unwrap();
         assert_eq!((&open.state, open.progress), (&plan, json!({"step": 8})));
-        assert_eq!(log.stage_outcome(first).await.unwrap(), None);
+        assert_eq!(log.stages.outcome_of(first).await.unwrap(), None);
         let end = json!({"step": 9});
         lease
             .close_stage(first, StageOutcome::Rejected, &end)
             .await
             .unwrap();
-        assert!(log.current_stage().await.unwrap().is_none());
-        assert_eq!(log.draw_ids(&DrawSpec::new(10)).await.unwrap(), all[2..]);
+        assert!(log.stages.current().await.unwrap().is_none());
+        assert_eq!(
+            log.replay.draw_ids(&DrawSpec::new(10)).await.unwrap(),
+            all[2..]
+        );
 
         let second = lease.open_stage(stage()).await.unwrap();
         let free = async |stage| {
             let spec = DrawSpec::new(10);
-            let free = log.free_for(stage, &spec, &all).await.unwrap();
+            let free = log.replay.free_for(stage, &spec, &all).await.unwrap();
             free.into_iter().map(|row| row.id).collect::<Vec<_>>()
         };
         assert_eq!(free(first).await, all);
@@ -220,7 +232,7 @@ fn stages_train_on_disjoint_rows() {
             (free(first).await, free(second).await),
             (all[..2].to_vec(), all[2..].to_vec())
         );
-        assert_eq!(log.stage_rows(second).await.unwrap(), all[2..]);
+        assert_eq!(log.stages.rows_of(second).await.unwrap(), all[2..]);
         for closed in [
             lease.save_stage(first, &json!(1), &json!(1)).await,
             lease.save_progress(first, &json!(1)).await,
@@ -233,15 +245,15 @@ fn stages_train_on_disjoint_rows() {
         ] {
             assert!(matches!(closed, Err(LogError::NotFound { .. })));
         }
-        let stages = log.stages().await.unwrap();
+        let stages = log.stages.all().await.unwrap();
         let ids: Vec<_> = stages.iter().map(|stage| stage.id).collect();
         assert_eq!(ids, [second, first]);
         assert_eq!(stages[1].outcome, Some(StageOutcome::Rejected));
         assert!(stages[1].closed_at.is_some() && stages[1].progress == end);
         assert_eq!(stages[1].state, plan);
         let rejected = Some(StageOutcome::Rejected);
-        assert_eq!(log.stage_outcome(first).await.unwrap(), rejected);
-        let summaries = log.stage_summaries().await.unwrap();
+        assert_eq!(log.stages.outcome_of(first).await.unwrap(), rejected);
+        let summaries = log.stages.summaries().await.unwrap();
         assert_eq!(
             (summaries[1].outcome, &summaries[1].progress),
             (rejected, &end)
@@ -268,24 +280,40 @@ fn an_update_is_added_whole_and_skips_what_was_deleted() {
             ..Addition::default()
         };
         let stage = lease.open_stage(stage()).await.unwrap();
-        log.delete(&ids[1], &Scope::All).await.unwrap();
+        log.deletions.delete(&ids[1], &Scope::All).await.unwrap();
         let additions: Vec<_> = ids
             .iter()
             .map(|id| (id.clone(), addition.clone()))
             .collect();
         assert_eq!(add(&lease, stage, &additions).await.unwrap(), 2);
-        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[0], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.samples.len(), 4);
         assert_eq!(read.samples[3], addition.samples[1]);
         assert_eq!((read.verdicts[1].a, read.verdicts[1].b), (2, 3));
         assert_eq!((read.pairs[0].chosen, read.pairs[0].rejected), (3, 2));
-        assert!(log.get(&ids[1], &Scope::All).await.unwrap().is_none());
+        assert!(
+            log.records
+                .get(&ids[1], &Scope::All)
+                .await
+                .unwrap()
+                .is_none()
+        );
 
         let mut wrong = additions;
         wrong[2].1.pairs[0].chosen = 5;
         let said = add(&lease, stage, &wrong).await;
         assert!(matches!(said, Err(LogError::Invalid(_))));
-        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[0], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.samples.len(), 4, "nothing of a refused update stays");
     });
 }
@@ -308,7 +336,12 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
         let additions = [(ids[0].clone(), told), (ids[1].clone(), harmless)];
         let stage = lease.open_stage(stage()).await.unwrap();
         assert_eq!(add(&lease, stage, &additions).await.unwrap(), 2);
-        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[0], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         let [told, no] = &read.samples[2..] else {
             panic!("two samples were added to {:?}", read.samples)
         };
@@ -317,7 +350,12 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
         assert!(told.token_ids.is_empty() && told.logprobs.is_empty());
         assert_eq!(*no, additions[0].1.samples[1]);
         assert!(read.redacted && !read.prompt_token_ids.is_empty());
-        let read = log.get(&ids[1], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[1], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.samples[2..], additions[1].1.samples);
         assert!(!read.redacted);
     });
@@ -348,9 +386,19 @@ fn what_cannot_be_redacted_is_not_added_and_the_rest_is() {
         let stage = lease.open_stage(stage()).await.unwrap();
         assert_eq!(add(&lease, stage, &additions).await.unwrap(), 1);
         assert_eq!(log.stats().failed, 1);
-        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[0], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.samples.len(), 2);
-        let read = log.get(&ids[1], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[1], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.samples[2], additions[1].1.samples[0]);
         // Nothing to redact needs no program.
         let nothing = [(ids[0].clone(), Addition::default())];

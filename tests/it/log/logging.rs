@@ -22,8 +22,8 @@ fn a_record_comes_back_as_it_was_appended() {
             .iter()
             .filter_map(|v| v.default_pair(PairSource::Tournament));
         new.pairs.extend(pairs);
-        let id = log.append(new.clone()).await.unwrap();
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let id = log.records.append(new.clone()).await.unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.id, id);
         assert_eq!(read.prompt, new.prompt);
         assert_eq!(read.prompt_token_ids, new.prompt_token_ids);
@@ -39,13 +39,13 @@ fn a_record_comes_back_as_it_was_appended() {
         let mut second = record("ann", "");
         second.prompt = Prompt::Messages(chat);
         second.samples[0].text = "zero \0".to_owned();
-        let id = log.append(second).await.unwrap();
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let id = log.records.append(second).await.unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.samples[0].text, "zero \u{fffd}");
         assert_eq!(log.stats().records, 2);
         log.close().await;
         assert!(matches!(
-            log.append(record("ann", "")).await,
+            log.records.append(record("ann", "")).await,
             Err(LogError::Unavailable(_))
         ));
         assert_eq!(open(&config).await.stats().records, 2);
@@ -65,8 +65,8 @@ fn verdicts_and_pairs_of_a_large_tournament_come_back_in_order() {
             .iter()
             .filter_map(|v| v.default_pair(PairSource::Tournament));
         new.pairs.extend(pairs);
-        let id = log.append(new.clone()).await.unwrap();
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let id = log.records.append(new.clone()).await.unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.verdicts, new.verdicts);
         assert_eq!(read.pairs, new.pairs);
     });
@@ -76,16 +76,16 @@ fn verdicts_and_pairs_of_a_large_tournament_come_back_in_order() {
 fn only_its_principal_and_the_operator_see_a_record() {
     on_both(async |config| {
         let log = open(&config).await;
-        let id = log.append(record("ann", "mine")).await.unwrap();
+        let id = log.records.append(record("ann", "mine")).await.unwrap();
         let (ann, bob) = (Principal::of_key("ann"), Principal::of_key("bob"));
         let (ann, bob) = (Scope::Only(ann), Scope::Only(bob));
-        assert!(log.get(&id, &ann).await.unwrap().is_some());
-        assert!(log.get(&id, &bob).await.unwrap().is_none());
-        assert!(!log.delete(&id, &bob).await.unwrap());
-        assert!(log.get(&id, &Scope::All).await.unwrap().is_some());
-        assert!(log.delete(&id, &ann).await.unwrap());
-        assert!(!log.delete(&id, &Scope::All).await.unwrap());
-        assert!(log.get(&id, &Scope::All).await.unwrap().is_none());
+        assert!(log.records.get(&id, &ann).await.unwrap().is_some());
+        assert!(log.records.get(&id, &bob).await.unwrap().is_none());
+        assert!(!log.deletions.delete(&id, &bob).await.unwrap());
+        assert!(log.records.get(&id, &Scope::All).await.unwrap().is_some());
+        assert!(log.deletions.delete(&id, &ann).await.unwrap());
+        assert!(!log.deletions.delete(&id, &Scope::All).await.unwrap());
+        assert!(log.records.get(&id, &Scope::All).await.unwrap().is_none());
     });
 }
 
@@ -99,13 +99,22 @@ fn one_idempotency_key_names_one_record_of_its_principal() {
             new
         };
         // In one commit, and in another.
-        let same = join_all([log.append(keyed("ann")), log.append(keyed("ann"))]).await;
+        let same = join_all([
+            log.records.append(keyed("ann")),
+            log.records.append(keyed("ann")),
+        ])
+        .await;
         let ids: Vec<_> = same.into_iter().map(Result::unwrap).collect();
         assert_eq!(ids[0], ids[1]);
-        assert_eq!(log.append(keyed("ann")).await.unwrap(), ids[0]);
-        assert_ne!(log.append(keyed("bob")).await.unwrap(), ids[0]);
+        assert_eq!(log.records.append(keyed("ann")).await.unwrap(), ids[0]);
+        assert_ne!(log.records.append(keyed("bob")).await.unwrap(), ids[0]);
         assert_eq!(log.stats().appended, 2);
-        let read = log.get(&ids[0], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&ids[0], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.samples.len(), 2);
     });
 }
@@ -125,7 +134,7 @@ fn what_cannot_be_kept_is_refused() {
         let mut endless = record("ann", "no");
         endless.verdicts[0].p = f32::NAN;
         for wrong in [unwilling, short, outside, itself, endless] {
-            let said = log.append(wrong).await;
+            let said = log.records.append(wrong).await;
             assert!(matches!(said, Err(LogError::Invalid(_))), "{said:?}");
         }
         assert_eq!(log.stats().records, 0);
@@ -138,7 +147,7 @@ fn a_full_queue_is_said_at_once() {
         config.queue = 1;
         let log = open(&config).await;
         // On one thread the writer has no turn before all three have asked.
-        let asked = (0..3).map(|_| log.append(record("ann", "")));
+        let asked = (0..3).map(|_| log.records.append(record("ann", "")));
         let said = join_all(asked).await;
         assert!(said[0].is_ok());
         assert!(matches!(said[1], Err(LogError::Overloaded)));
@@ -146,7 +155,7 @@ fn a_full_queue_is_said_at_once() {
         let stats = log.stats();
         assert_eq!((stats.appended, stats.overloaded), (1, 2));
         assert!(stats.healthy && stats.queue_depth == 0 && stats.commits == 1);
-        assert!(log.append(record("ann", "")).await.is_ok());
+        assert!(log.records.append(record("ann", "")).await.is_ok());
     });
 }
 
@@ -154,7 +163,7 @@ fn a_full_queue_is_said_at_once() {
 fn records_that_come_together_share_a_commit() {
     on_both(async |config| {
         let log = open(&config).await;
-        let asked = (0..300).map(|at| log.append(record("ann", &at.to_string())));
+        let asked = (0..300).map(|at| log.records.append(record("ann", &at.to_string())));
         let ids: Vec<_> = join_all(asked)
             .await
             .into_iter()
@@ -162,7 +171,7 @@ fn records_that_come_together_share_a_commit() {
             .collect();
         assert!(log.stats().commits < 300, "{:?}", log.stats());
         for id in ids.iter().step_by(50) {
-            assert!(log.get(id, &Scope::All).await.unwrap().is_some());
+            assert!(log.records.get(id, &Scope::All).await.unwrap().is_some());
         }
     });
 }
@@ -176,8 +185,8 @@ fn personal_data_is_not_written() {
         // Opened again, the same address is the same surrogate.
         for _ in 0..2 {
             let log = open(&config).await;
-            let id = log.append(new.clone()).await.unwrap();
-            let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+            let id = log.records.append(new.clone()).await.unwrap();
+            let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
             let Prompt::Text(prompt) = read.prompt else {
                 panic!("a text was logged")
             };
@@ -209,8 +218,8 @@ fn stop_strings_and_principles_are_redacted_too() {
             .filter_map(|v| v.default_pair(PairSource::Tournament));
         new.pairs.extend(pairs);
         let log = open(&config).await;
-        let id = log.append(new.clone()).await.unwrap();
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let id = log.records.append(new.clone()).await.unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         let stored = serde_json::to_string(&read).unwrap();
         assert!(!stored.contains("ann.lee"), "{stored}");
         let sampling = &read.samples[0].sampling;
@@ -250,8 +259,8 @@ fn a_card_that_is_cut_over_two_messages_is_redacted() {
             message(Role::User, "1111 1111, thanks"),
         ]);
         let log = open(&config).await;
-        let id = log.append(new).await.unwrap();
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let id = log.records.append(new).await.unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert!(read.redacted && read.prompt_token_ids.is_empty());
         let Prompt::Messages(messages) = read.prompt else {
             panic!("messages were logged")
@@ -272,15 +281,15 @@ fn a_redactor_that_fails_keeps_the_record_out() {
         };
         config.redaction.command = Some(program("exit 1"));
         let log = open(&config).await;
-        let said = log.append(record("ann", "Ann")).await;
+        let said = log.records.append(record("ann", "Ann")).await;
         assert!(matches!(said, Err(LogError::Redaction(_))), "{said:?}");
         assert_eq!((log.stats().records, log.stats().failed), (0, 1));
         log.close().await;
 
         config.redaction.command = Some(program("sed s/Ann/N.N./"));
         let log = open(&config).await;
-        let id = log.append(record("ann", "Ann")).await.unwrap();
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let id = log.records.append(record("ann", "Ann")).await.unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!(read.prompt, Prompt::Text("N.N.".to_owned()));
         assert!(read.redacted && read.prompt_token_ids.is_empty());
     });
@@ -298,20 +307,25 @@ fn deletion_takes_all_of_a_principal_and_leaves_the_others() {
             sample: 0,
             text: "Ann's own words".to_owned(),
         };
-        log.add_feedback(&bobs[0], &ann, edited).await.unwrap();
+        log.feedback.add(&bobs[0], &ann, edited).await.unwrap();
         let liked = Feedback::Preferred { sample: 1 };
-        log.add_feedback(&bobs[0], &carl, liked).await.unwrap();
-        assert_eq!(log.delete_principal(&ann).await.unwrap(), 3);
+        log.feedback.add(&bobs[0], &carl, liked).await.unwrap();
+        assert_eq!(log.deletions.delete_principal(&ann).await.unwrap(), 3);
         for id in &anns {
-            assert!(log.get(id, &Scope::All).await.unwrap().is_none());
+            assert!(log.records.get(id, &Scope::All).await.unwrap().is_none());
         }
-        let read = log.get(&bobs[0], &Scope::All).await.unwrap().unwrap();
+        let read = log
+            .records
+            .get(&bobs[0], &Scope::All)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(read.feedback.len(), 1);
         assert_eq!(read.samples[2].text, "");
         assert_eq!(read.pairs.len(), 1);
         assert_eq!((read.pairs[0].chosen, read.pairs[0].rejected), (1, 0));
         assert_eq!(log.stats().records, 1);
-        assert_eq!(log.verify_chain().await.unwrap(), 1);
+        assert_eq!(log.audit.verify().await.unwrap(), 1);
     });
 }
 
@@ -321,17 +335,26 @@ fn what_is_older_than_the_retention_goes() {
         config.retention = Some(Duration::from_secs(3600));
         let log = open(&config).await;
         let ids = fill(&log, "ann", 2).await;
-        assert_eq!(log.expire(now()).await.unwrap(), 0);
-        assert_eq!(log.expire(now() + 2 * 3_600_000).await.unwrap(), 2);
-        assert!(log.get(&ids[0], &Scope::All).await.unwrap().is_none());
-        let events = log.events(0, 10).await.unwrap();
+        assert_eq!(log.deletions.expire(now()).await.unwrap(), 0);
+        assert_eq!(
+            log.deletions.expire(now() + 2 * 3_600_000).await.unwrap(),
+            2
+        );
+        assert!(
+            log.records
+                .get(&ids[0], &Scope::All)
+                .await
+                .unwrap()
+                .is_none()
+        );
+        let events = log.audit.after(0, 10).await.unwrap();
         assert_eq!(events.len(), 1);
         assert_eq!(events[0].action, "records.expired");
         log.close().await;
         config.retention = None;
         let log = open(&config).await;
         fill(&log, "ann", 1).await;
-        assert_eq!(log.expire(i64::MAX).await.unwrap(), 0);
+        assert_eq!(log.deletions.expire(i64::MAX).await.unwrap(), 0);
     });
 }
 
@@ -350,20 +373,21 @@ fn feedback_is_kept_and_believed_as_the_policy_says() {
             // The verdict prefers sample 1, so the judge does not corroborate this.
             let liked = || Feedback::Preferred { sample: 0 };
             for _ in 0..2 {
-                let said = log.add_feedback(&id, &ann, liked()).await.unwrap();
+                let said = log.feedback.add(&id, &ann, liked()).await.unwrap();
                 assert_eq!(said.pairs, after_one, "{trust}");
             }
-            let said = log.add_feedback(&id, &bob, liked()).await.unwrap();
+            let said = log.feedback.add(&id, &bob, liked()).await.unwrap();
             assert_eq!(said.pairs, after_two, "{trust}");
-            let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+            let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
             assert_eq!(read.feedback.len(), 2);
             assert_eq!(read.pairs.len(), after_two);
             let unknown = log
-                .add_feedback(&id, &ann, Feedback::Preferred { sample: 2 })
+                .feedback
+                .add(&id, &ann, Feedback::Preferred { sample: 2 })
                 .await;
             assert!(matches!(unknown, Err(LogError::Invalid(_))));
-            assert!(log.delete(&id, &Scope::All).await.unwrap());
-            let gone = log.add_feedback(&id, &ann, liked()).await;
+            assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
+            let gone = log.feedback.add(&id, &ann, liked()).await;
             assert!(matches!(gone, Err(LogError::NotFound { .. })));
         });
     }
@@ -374,12 +398,13 @@ fn an_event_cannot_be_changed_unseen() {
     on_both(async |config| {
         let log = open(&config).await;
         for at in 0..4 {
-            log.audit("ann", "train.paused", json!({ "at": at }))
+            log.audit
+                .append("ann", "train.paused", json!({ "at": at }))
                 .await
                 .unwrap();
         }
-        assert_eq!(log.verify_chain().await.unwrap(), 4);
-        let events = log.events(1, 2).await.unwrap();
+        assert_eq!(log.audit.verify().await.unwrap(), 4);
+        let events = log.audit.after(1, 2).await.unwrap();
         assert_eq!((events[0].sequence, events[1].sequence), (2, 3));
         assert_eq!(events[1].previous, events[0].hash);
         assert_eq!(events[0].detail, json!({ "at": 1 }));
@@ -389,7 +414,7 @@ fn an_event_cannot_be_changed_unseen() {
             "DELETE FROM events WHERE sequence = 4",
         ] {
             assert_eq!(execute(&config.url, tampering).await, 1);
-            let said = log.verify_chain().await;
+            let said = log.audit.verify().await;
             assert!(matches!(said, Err(LogError::Corrupt(_))), "{tampering}");
         }
     });

@@ -162,7 +162,7 @@ async fn fill(log: &TrafficLog, principal: &str, count: usize) -> Vec<RecordId> 
     let mut ids = Vec::new();
     for at in 0..count {
         let record = record(principal, &format!("{principal} {at}"));
-        ids.push(log.append(record).await.unwrap());
+        ids.push(log.records.append(record).await.unwrap());
     }
     ids
 }
@@ -170,7 +170,7 @@ async fn fill(log: &TrafficLog, principal: &str, count: usize) -> Vec<RecordId> 
 /// Appends until the database is there again. Long enough for the slowest machine.
 async fn append_when_back(log: &TrafficLog, record: &NewRecord) -> RecordId {
     for _ in 0..240 {
-        match log.append(record.clone()).await {
+        match log.records.append(record.clone()).await {
             Ok(id) => return id,
             Err(LogError::Unavailable(_) | LogError::Full(_)) => {
                 tokio::time::sleep(Duration::from_millis(500)).await

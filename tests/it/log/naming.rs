@@ -14,12 +14,12 @@ fn called(name: &str, request: u8, prompt: &str) -> NewRecord {
 fn another_request_under_a_name_is_refused_and_spares_its_neighbours() {
     on_both(async |config| {
         let log = open(&config).await;
-        let first = log.append(called("k", 1, "one")).await.unwrap();
+        let first = log.records.append(called("k", 1, "one")).await.unwrap();
         // In one commit with others, which are written.
         let (reused, other, again) = tokio::join!(
-            log.append(called("k", 2, "two")),
-            log.append(called("l", 2, "two")),
-            log.append(called("k", 1, "one")),
+            log.records.append(called("k", 2, "two")),
+            log.records.append(called("l", 2, "two")),
+            log.records.append(called("k", 1, "one")),
         );
         assert!(
             matches!(reused, Err(LogError::IdempotencyReused)),
@@ -30,11 +30,14 @@ fn another_request_under_a_name_is_refused_and_spares_its_neighbours() {
         assert_eq!(log.stats().records, 2);
         assert!(log.stats().healthy);
         let ann = Principal::of_key("ann");
-        let found = log.named(&ann, &named("k", 1)).await.unwrap();
+        let found = log.records.named(&ann, &named("k", 1)).await.unwrap();
         assert_eq!(found, Some(first));
-        let reused = log.named(&ann, &named("k", 2)).await;
+        let reused = log.records.named(&ann, &named("k", 2)).await;
         assert!(matches!(reused, Err(LogError::IdempotencyReused)));
-        let bobs = log.named(&Principal::of_key("bob"), &named("k", 2)).await;
+        let bobs = log
+            .records
+            .named(&Principal::of_key("bob"), &named("k", 2))
+            .await;
         assert_eq!(bobs.unwrap(), None);
     });
 }
@@ -48,10 +51,10 @@ fn a_repetition_takes_consent_back_and_never_gives_it() {
             new.consent.train = train;
             new
         };
-        let id = log.append(with(true)).await.unwrap();
+        let id = log.records.append(with(true)).await.unwrap();
         for (train, held) in [(true, true), (false, false), (true, false)] {
-            assert_eq!(log.append(with(train)).await.unwrap(), id);
-            let record = log.get(&id, &Scope::All).await.unwrap().unwrap();
+            assert_eq!(log.records.append(with(train)).await.unwrap(), id);
+            let record = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
             assert_eq!(record.consent.train, held);
         }
     });
@@ -61,14 +64,24 @@ fn a_repetition_takes_consent_back_and_never_gives_it() {
 fn a_name_from_before_stands_for_its_prompt() {
     on_both(async |config| {
         let log = open(&config).await;
-        let id = log.append(called("order-17", 1, "one")).await.unwrap();
+        let id = log
+            .records
+            .append(called("order-17", 1, "one"))
+            .await
+            .unwrap();
         let names = execute(
             &config.url,
             "UPDATE records SET idempotency_key = 'order-17', request_digest = NULL",
         );
         assert_eq!(names.await, 1);
-        assert_eq!(log.append(called("order-17", 9, "one")).await.unwrap(), id);
-        let reused = log.append(called("order-17", 1, "two")).await;
+        assert_eq!(
+            log.records
+                .append(called("order-17", 9, "one"))
+                .await
+                .unwrap(),
+            id
+        );
+        let reused = log.records.append(called("order-17", 1, "two")).await;
         assert!(
             matches!(reused, Err(LogError::IdempotencyReused)),
             "{reused:?}"
@@ -81,7 +94,8 @@ fn a_name_from_before_stands_for_its_prompt() {
 fn a_name_is_stored_as_a_digest() {
     on_both(async |config| {
         let log = open(&config).await;
-        log.append(called("ann@example.org", 1, "one"))
+        log.records
+            .append(called("ann@example.org", 1, "one"))
             .await
             .unwrap();
         let mut connection = connect(&config.url).await;

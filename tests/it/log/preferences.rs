@@ -15,7 +15,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         for (name, count) in [("mallory", 8), ("ann", 1), ("bob", 1)] {
             let principal = Principal::of_key(name);
             for id in fill(&log, name, count).await {
-                log.add_feedback(&id, &principal, liked(0)).await.unwrap();
+                log.feedback.add(&id, &principal, liked(0)).await.unwrap();
                 said.push(id);
             }
         }
@@ -26,24 +26,29 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
             sample: 0,
             up: true,
         };
-        log.add_feedback(&thumbed, &ann, up).await.unwrap();
+        log.feedback.add(&thumbed, &ann, up).await.unwrap();
         let mut unwilling = record("ann", "not for training");
         unwilling.consent.train = false;
-        let unwilling = log.append(unwilling).await.unwrap();
-        log.add_feedback(&unwilling, &ann, liked(0)).await.unwrap();
+        let unwilling = log.records.append(unwilling).await.unwrap();
+        log.feedback.add(&unwilling, &ann, liked(0)).await.unwrap();
 
         // Each draws what has been said by then.
         let spec = || DrawSpec {
             max_share: 0.34,
             ..DrawSpec::new(8)
         };
-        let held = log.draw_preferences(&spec()).await.unwrap();
+        let held = log.replay.draw_preferences(&spec()).await.unwrap();
         let drawn: Vec<_> = held.iter().map(|held| held.record.clone()).collect();
         // One of the flood: two of four would be half.
         let flood = |id: &&RecordId| said[..8].contains(id);
         assert_eq!((drawn.len(), drawn.iter().filter(flood).count()), (3, 1));
         let newest = DrawSpec::new(1);
-        let newest = log.draw_preferences(&newest).await.unwrap().remove(0);
+        let newest = log
+            .replay
+            .draw_preferences(&newest)
+            .await
+            .unwrap()
+            .remove(0);
         assert!(!flood(&&newest.record), "the flood was first");
         assert!(
             held.iter()
@@ -53,20 +58,20 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
             quarantine: LONG,
             ..DrawSpec::new(8)
         };
-        assert_eq!(log.draw_preferences(&rested).await.unwrap(), []);
+        assert_eq!(log.replay.draw_preferences(&rested).await.unwrap(), []);
         let held_out = DrawSpec {
             held_out_per_mille: 1000,
             ..DrawSpec::new(8)
         };
-        assert_eq!(log.draw_preferences(&held_out).await.unwrap(), []);
+        assert_eq!(log.replay.draw_preferences(&held_out).await.unwrap(), []);
 
         // An edit of the same record comes before what was preferred of it.
         let edited = Feedback::Edited {
             sample: 1,
             text: "better".to_owned(),
         };
-        log.add_feedback(&said[8], &ann, edited).await.unwrap();
-        let held = log.draw_preferences(&spec()).await.unwrap();
+        log.feedback.add(&said[8], &ann, edited).await.unwrap();
+        let held = log.replay.draw_preferences(&spec()).await.unwrap();
         let edited = held.iter().find(|held| held.record == said[8]).unwrap();
         assert_eq!((edited.pair.chosen, edited.pair.rejected), (2, 1));
 
@@ -76,7 +81,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         lease.claim_rows(first, &said[9..]).await.unwrap();
         assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
         assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
-        let left = log.draw_preferences(&spec()).await.unwrap();
+        let left = log.replay.draw_preferences(&spec()).await.unwrap();
         assert!(
             left.iter()
                 .all(|held| said[..8].contains(&held.record) && !drawn.contains(&held.record)),
@@ -85,7 +90,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
 
         // What the judge says of it then is with the record, and decides what is exported.
         let pairs = async |id: &RecordId| {
-            let read = log.get(id, &Scope::All).await.unwrap().unwrap();
+            let read = log.records.get(id, &Scope::All).await.unwrap().unwrap();
             let pairs = read.pairs.iter().map(|pair| (pair.chosen, pair.rejected));
             (read.verdicts.len(), pairs.collect::<Vec<_>>())
         };

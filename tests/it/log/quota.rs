@@ -17,7 +17,7 @@ fn a_principal_has_its_share_and_others_have_theirs() {
         let log = open(&config).await;
         let mut kept = Vec::new();
         let refused = loop {
-            match log.append(large("ann")).await {
+            match log.records.append(large("ann")).await {
                 Ok(id) => kept.push(id),
                 Err(error) => break error,
             }
@@ -29,21 +29,25 @@ fn a_principal_has_its_share_and_others_have_theirs() {
         assert_eq!(kept.len(), 3);
         assert!(log.stats().healthy, "a full share is no fault of the log's");
         // In one commit: whose share is used up does not keep the others from theirs.
-        let (ann, bob) = tokio::join!(log.append(large("ann")), log.append(large("bob")));
+        let (ann, bob) = tokio::join!(
+            log.records.append(large("ann")),
+            log.records.append(large("bob"))
+        );
         assert!(matches!(ann, Err(LogError::PrincipalQuota { .. })));
         bob.unwrap();
         // What is deleted is free again, and the sums hold after a restart.
         let scope = Scope::Only(Principal::of_key("ann"));
-        assert!(log.delete(&kept[0], &scope).await.unwrap());
-        log.append(large("ann")).await.unwrap();
+        assert!(log.deletions.delete(&kept[0], &scope).await.unwrap());
+        log.records.append(large("ann")).await.unwrap();
         log.close().await;
         let log = open(&config).await;
-        let refused = log.append(large("ann")).await;
+        let refused = log.records.append(large("ann")).await;
         assert!(matches!(refused, Err(LogError::PrincipalQuota { .. })));
-        log.delete_principal(&Principal::of_key("ann"))
+        log.deletions
+            .delete_principal(&Principal::of_key("ann"))
             .await
             .unwrap();
-        log.append(large("ann")).await.unwrap();
+        log.records.append(large("ann")).await.unwrap();
     });
 }
 
@@ -53,14 +57,15 @@ fn all_principals_together_have_a_share_too() {
         config.quota = Some(35_000);
         let log = open(&config).await;
         for principal in ["ann", "bob", "carl"] {
-            log.append(large(principal)).await.unwrap();
+            log.records.append(large(principal)).await.unwrap();
         }
-        let refused = log.append(large("dora")).await;
+        let refused = log.records.append(large("dora")).await;
         assert!(matches!(refused, Err(LogError::Full(_))), "{refused:?}");
-        log.delete_principal(&Principal::of_key("bob"))
+        log.deletions
+            .delete_principal(&Principal::of_key("bob"))
             .await
             .unwrap();
-        log.append(large("dora")).await.unwrap();
+        log.records.append(large("dora")).await.unwrap();
     });
 }
 
@@ -71,7 +76,7 @@ fn samples_count_as_much_as_prompts() {
         let log = open(&config).await;
         let mut many = record("ann", "x");
         many.samples = vec![sample(&"y".repeat(1000)); 20];
-        let refused = log.append(many).await;
+        let refused = log.records.append(many).await;
         assert!(matches!(refused, Err(LogError::PrincipalQuota { .. })));
         assert_eq!(log.stats().records, 0);
     });
@@ -88,9 +93,9 @@ fn a_repetition_is_answered_where_there_is_no_room() {
             new.idempotency_key = Some(named("k", 1));
             new
         };
-        let id = log.append(once()).await.unwrap();
-        assert_eq!(log.append(once()).await.unwrap(), id);
-        assert!(log.append(large("ann")).await.is_err());
+        let id = log.records.append(once()).await.unwrap();
+        assert_eq!(log.records.append(once()).await.unwrap(), id);
+        assert!(log.records.append(large("ann")).await.is_err());
     });
 }
 
@@ -101,11 +106,11 @@ fn expired_records_make_room() {
         config.principal_quota = Some(15_000);
         config.retention = Some(Duration::from_secs(60));
         let log = open(&config).await;
-        log.append(large("ann")).await.unwrap();
-        assert!(log.append(large("ann")).await.is_err());
+        log.records.append(large("ann")).await.unwrap();
+        assert!(log.records.append(large("ann")).await.is_err());
         let later = traffic_log::now() + 3_600_000;
-        assert_eq!(log.expire(later).await.unwrap(), 1);
-        log.append(large("ann")).await.unwrap();
+        assert_eq!(log.deletions.expire(later).await.unwrap(), 1);
+        log.records.append(large("ann")).await.unwrap();
     });
 }
 
@@ -115,23 +120,23 @@ fn edits_count_and_an_edit_over_an_edit_counts_once() {
     on_both(async |mut config| {
         config.principal_quota = Some(20_000);
         let log = open(&config).await;
-        let id = log.append(record("ann", "x")).await.unwrap();
+        let id = log.records.append(record("ann", "x")).await.unwrap();
         let ann = Principal::of_key("ann");
         let edit = |sample, bytes| Feedback::Edited {
             sample,
             text: "y".repeat(bytes),
         };
         for _ in 0..5 {
-            log.add_feedback(&id, &ann, edit(0, 8_000)).await.unwrap();
+            log.feedback.add(&id, &ann, edit(0, 8_000)).await.unwrap();
         }
-        let refused = log.add_feedback(&id, &ann, edit(1, 8_000)).await;
+        let refused = log.feedback.add(&id, &ann, edit(1, 8_000)).await;
         assert!(
             matches!(refused, Err(LogError::PrincipalQuota { .. })),
             "{refused:?}"
         );
-        let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+        let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
         assert_eq!((read.samples.len(), read.feedback.len()), (3, 1));
-        log.add_feedback(&id, &ann, edit(0, 10)).await.unwrap();
-        log.add_feedback(&id, &ann, edit(1, 8_000)).await.unwrap();
+        log.feedback.add(&id, &ann, edit(0, 10)).await.unwrap();
+        log.feedback.add(&id, &ann, edit(1, 8_000)).await.unwrap();
     });
 }

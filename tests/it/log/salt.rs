@@ -13,10 +13,11 @@ const SALT: &str = "0123456789abcdef0123456789abcdef";
 async fn surrogate(config: &LogConfig) -> String {
     let log = open(config).await;
     let id = log
+        .records
         .append(record("a", "Write to ann@example.org"))
         .await
         .unwrap();
-    let read = log.get(&id, &Scope::All).await.unwrap().unwrap();
+    let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
     log.close().await;
     let Prompt::Text(text) = read.prompt else {
         panic!("it was a text");

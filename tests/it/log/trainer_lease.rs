@@ -10,12 +10,12 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
     on_both(async |config| {
         let log = open(&config).await;
         let ids = fill(&log, "ann", 1).await;
-        let old = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
-        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
+        let old = log.leases.acquire("a", LONG).await.unwrap().unwrap();
+        assert!(log.leases.acquire("b", LONG).await.unwrap().is_none());
         old.renew().await.unwrap();
         let stage_id = old.open_stage(stage()).await.unwrap();
         // The same holder after a restart; its former self may still be running.
-        let new = log.acquire_trainer("a", LONG).await.unwrap().unwrap();
+        let new = log.leases.acquire("a", LONG).await.unwrap().unwrap();
         assert_eq!(new.epoch(), old.epoch() + 1);
         let id = GenerationId::new("g");
         let generation = NewGeneration {
@@ -50,14 +50,14 @@ fn one_trainer_at_a_time_and_the_old_one_is_fenced() {
         // The old one's release leaves the new one's lease alone.
         old.release().await.unwrap();
         new.save_progress(stage_id, &json!(2)).await.unwrap();
-        assert!(log.acquire_trainer("b", LONG).await.unwrap().is_none());
+        assert!(log.leases.acquire("b", LONG).await.unwrap().is_none());
         new.release().await.unwrap();
-        let short = log.acquire_trainer("b", Duration::ZERO).await.unwrap();
+        let short = log.leases.acquire("b", Duration::ZERO).await.unwrap();
         let short = short.expect("it was released");
-        let taken = log.acquire_trainer("c", LONG).await.unwrap();
+        let taken = log.leases.acquire("c", LONG).await.unwrap();
         assert!(taken.is_some(), "a lease that ran out is free");
         assert!(short.renew().await.is_err());
-        log.verify_chain().await.unwrap();
+        log.audit.verify().await.unwrap();
     });
 }
 
@@ -70,19 +70,23 @@ fn serving_and_training_write_without_meeting() {
         let stage = lease.open_stage(stage()).await.unwrap();
         let appends = async {
             for at in 0..30 {
-                let id = serving.append(record("ann", &at.to_string())).await;
-                serving.get(&id.unwrap(), &Scope::All).await.unwrap();
+                let id = serving.records.append(record("ann", &at.to_string())).await;
+                serving
+                    .records
+                    .get(&id.unwrap(), &Scope::All)
+                    .await
+                    .unwrap();
             }
         };
         let saves = async {
             for at in 0..30 {
                 let state = json!({ "step": at });
                 lease.save_progress(stage, &state).await.unwrap();
-                training.append(record("bob", "")).await.unwrap();
+                training.records.append(record("bob", "")).await.unwrap();
             }
         };
         tokio::join!(appends, saves);
-        let drawn = training.draw_ids(&DrawSpec::new(100)).await.unwrap();
+        let drawn = training.replay.draw_ids(&DrawSpec::new(100)).await.unwrap();
         assert_eq!(drawn.len(), 60);
     });
 }

@@ -11,7 +11,7 @@ use super::*;
 
 async fn lease(log: &TrafficLog) -> TrainerLease {
     let ttl = Duration::from_secs(3600);
-    log.acquire_trainer("trainer", ttl).await.unwrap().unwrap()
+    log.leases.acquire("trainer", ttl).await.unwrap().unwrap()
 }
 
 async fn open_stage(lease: &TrainerLease) -> StageId {
@@ -48,7 +48,7 @@ pub(super) fn to(pointer: Pointer, from: &str, to: &str) -> PointerMove {
 }
 
 async fn state(log: &TrafficLog, name: &str) -> GenerationState {
-    log.generation(&id(name)).await.unwrap().unwrap().state
+    log.generations.get(&id(name)).await.unwrap().unwrap().state
 }
 
 #[test]
@@ -61,15 +61,15 @@ fn pointers_move_together_or_not_at_all() {
         }
         // Known already: a trainer that died after the insert does it again.
         lease.insert_generation(generation("one")).await.unwrap();
-        assert_eq!(log.generations().await.unwrap().len(), 2);
-        let before = log.pointers().await.unwrap();
+        assert_eq!(log.generations.all().await.unwrap().len(), 2);
+        let before = log.generations.pointers().await.unwrap();
         assert!(before.policy.is_base() && before.judge.is_base() && before.canary.is_base());
 
         let stale = [
             to(Pointer::Policy, "base", "one"),
             to(Pointer::Reference, "two", "one"),
         ];
-        let said = log.move_pointers(&stale, "ann", "").await;
+        let said = log.generations.move_pointers(&stale, "ann", "").await;
         let Err(LogError::Conflict {
             pointer,
             expected,
@@ -80,7 +80,7 @@ fn pointers_move_together_or_not_at_all() {
         };
         assert_eq!(pointer, Pointer::Reference);
         assert_eq!((expected, found), (id("two"), id("base")));
-        assert_eq!(log.pointers().await.unwrap(), before);
+        assert_eq!(log.generations.pointers().await.unwrap(), before);
         assert_eq!(state(&log, "one").await, GenerationState::Candidate);
 
         let moves = [
@@ -92,23 +92,23 @@ fn pointers_move_together_or_not_at_all() {
         let end = json!({"phase": "closed"});
         let reason = "all gates passed";
         lease.promote(stage, &moves, reason, &end).await.unwrap();
-        let closed = log.last_stage().await.unwrap().unwrap();
+        let closed = log.stages.last().await.unwrap().unwrap();
         assert_eq!(
             (closed.outcome, closed.progress),
             (Some(StageOutcome::Promoted), end)
         );
-        let after = log.pointers().await.unwrap();
+        let after = log.generations.pointers().await.unwrap();
         assert_eq!((&after.policy, &after.reference), (&id("one"), &id("one")));
         assert!(after.judge.is_base() && after.train.is_base());
         assert_eq!(state(&log, "one").await, GenerationState::Promoted);
-        let events = log.events(0, 100).await.unwrap();
+        let events = log.audit.after(0, 100).await.unwrap();
         let moved = events
             .iter()
             .rev()
             .find(|one| one.action == "pointers.moved");
         assert_eq!(moved.unwrap().detail["reason"], "all gates passed");
         assert_eq!(events.last().unwrap().action, "stage.closed");
-        log.verify_chain().await.unwrap();
+        log.audit.verify().await.unwrap();
     });
 }
 
@@ -121,7 +121,8 @@ fn going_back_rolls_back_what_was_left() {
             lease.insert_generation(generation(name)).await.unwrap();
         }
         let go = async |from: &str, target: &str| {
-            log.move_pointers(&[to(Pointer::Policy, from, target)], "ann", "")
+            log.generations
+                .move_pointers(&[to(Pointer::Policy, from, target)], "ann", "")
                 .await
                 .unwrap();
         };
@@ -147,7 +148,7 @@ fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
         lease.insert_generation(generation("one")).await.unwrap();
         let gates = json!({"win_rate": {"value": 0.61, "passed": true}});
         lease.record_gates(&id("one"), &gates, None).await.unwrap();
-        let read = log.generation(&id("one")).await.unwrap().unwrap();
+        let read = log.generations.get(&id("one")).await.unwrap().unwrap();
         assert_eq!(
             (read.gates, read.state),
             (gates.clone(), GenerationState::Candidate)
@@ -167,9 +168,9 @@ fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
         assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
         let said = lease.record_gates(&id("nobody"), &gates, None).await;
         assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
-        assert!(log.pointers().await.unwrap().policy.is_base());
+        assert!(log.generations.pointers().await.unwrap().policy.is_base());
         assert_eq!(
-            log.stage_outcome(stage).await.unwrap(),
+            log.stages.outcome_of(stage).await.unwrap(),
             None,
             "all or nothing"
         );
@@ -188,8 +189,8 @@ fn lineage_outlives_the_record() {
         made.stage = Some(stage);
         lease.insert_generation(made).await.unwrap();
         let principal = Principal::of_key("ann");
-        assert_eq!(log.delete_principal(&principal).await.unwrap(), 2);
-        assert_eq!(log.lineage(&ids[0]).await.unwrap(), [id("one")]);
-        assert_eq!(log.lineage(&ids[1]).await.unwrap(), []);
+        assert_eq!(log.deletions.delete_principal(&principal).await.unwrap(), 2);
+        assert_eq!(log.stages.lineage(&ids[0]).await.unwrap(), [id("one")]);
+        assert_eq!(log.stages.lineage(&ids[1]).await.unwrap(), []);
     });
 }

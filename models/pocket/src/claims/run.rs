@@ -188,8 +188,8 @@ async fn learn(
         generations.push(measured(options, app, "offline", &weights, None).await?);
         return Ok((generations, PairTruth::default()));
     }
-    log.pause_learning(ACTOR).await?;
-    control.follow(log.learning_switch().await?);
+    log.switch.pause(ACTOR).await?;
+    control.follow(log.switch.get().await?);
     if let Some((principle, weight)) = variant.raised() {
         raise(
             &app.admin_router,
@@ -201,18 +201,18 @@ async fn learn(
     }
     let tasks = replay(&app.router, settings, variant.stages(), seed).await?;
     for stage in 1..=variant.stages() {
-        log.resume_learning(ACTOR).await?;
-        control.follow(log.learning_switch().await?);
+        log.switch.resume(ACTOR).await?;
+        control.follow(log.switch.get().await?);
         finished(control, log, stage).await?;
-        log.pause_learning(ACTOR).await?;
+        log.switch.pause(ACTOR).await?;
         let number = stage as i64;
-        let stages = log.stages().await?;
+        let stages = log.stages.all().await?;
         // The next stage may have begun already.
         let outcome = stages
             .iter()
             .find(|stage| stage.id.0 == number)
             .and_then(|stage| stage.outcome);
-        let policy = log.pointers().await?.policy;
+        let policy = log.generations.pointers().await?.policy;
         let weights = publisher.weights(policy.as_str()).await?;
         generations.push(measured(options, app, policy.as_str(), &weights, outcome).await?);
     }
@@ -242,7 +242,8 @@ async fn finished(
     let begun = Instant::now();
     loop {
         let ended = log
-            .stages()
+            .stages
+            .all()
             .await?
             .iter()
             .filter(|stage| stage.outcome.is_some())
@@ -365,13 +366,13 @@ async fn call(
 /// Compares the pairs of all stages with the checker's grades.
 async fn truth(log: &TrafficLog, tasks: &HashMap<String, Task>) -> Result<PairTruth, ClaimsError> {
     let mut truth = PairTruth::default();
-    for stage in log.stages().await? {
+    for stage in log.stages.all().await? {
         let rows = stage.state["rows"].as_array().cloned().unwrap_or_default();
         for id in rows
             .iter()
             .filter_map(|id| traffic_log::RecordId::parse(id.as_str()?))
         {
-            let Some(record) = log.get(&id, &Scope::All).await? else {
+            let Some(record) = log.records.get(&id, &Scope::All).await? else {
                 continue;
             };
             let Prompt::Messages(messages) = &record.prompt else {

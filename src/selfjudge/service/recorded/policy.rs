@@ -99,7 +99,7 @@ impl RecordPolicy {
     /// Returns whether a record of `bytes` bytes is too large for the log.
     pub fn exceeds(&self, bytes: usize) -> bool {
         let log = self.log.as_ref();
-        log.is_some_and(|log| bytes > log.max_record())
+        log.is_some_and(|log| bytes > log.records.max_record())
     }
 
     /// Returns the policy of a call without an answer of its own, which is not recorded.
@@ -179,7 +179,7 @@ impl RecordPolicy {
             return Ok(None);
         };
         let begun = Instant::now();
-        match log.append(record).await {
+        match log.records.append(record).await {
             Ok(id) => {
                 self.metrics.commits.inc();
                 self.metrics.lag.observe(begun.elapsed().as_secs_f64());
@@ -193,7 +193,7 @@ impl RecordPolicy {
 
     /// Applies the policy for a record of `bytes` bytes, which is too large.
     pub fn too_large(&self, bytes: usize) -> Result<Option<RecordId>, RecordError> {
-        let most = self.log.as_ref().map_or(0, TrafficLog::max_record);
+        let most = self.log.as_ref().map_or(0, |log| log.records.max_record());
         self.not_recorded(LogError::TooLarge { bytes, most })
     }
 
@@ -230,10 +230,10 @@ async fn check_name(
         return Ok(());
     }
     for index in 0.. {
-        match log.named(principal, &name.key(index)).await {
+        match log.records.named(principal, &name.key(index)).await {
             Ok(Some(record)) if refused => {
                 let scope = Scope::Only(principal.clone());
-                log.delete(&record, &scope).await?;
+                log.deletions.delete(&record, &scope).await?;
             }
             Err(error @ LogError::IdempotencyReused) => return Err(error.into()),
             // A log that cannot be read cannot be written either; the policy applies when the record is committed.

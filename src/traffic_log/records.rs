@@ -1,0 +1,192 @@
+//! Records: appending them through the writer's queue, and reading them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use sqlx::{AssertSqlSafe, Row};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::database::Database;
+use super::model::ModelBinding;
+use super::naming::{Earlier, StoredName};
+use super::redact::Redactor;
+use super::rows::{self, NewRow};
+use super::writer::{Counters, Job, Writer};
+use super::{
+    IdempotencyKey, LogError, LoggedRecord, NewRecord, Principal, RecordId, RecordSize, Result,
+    Scope, now,
+};
+
+/// Bytes per permit of the queue's semaphore.
+pub(super) const QUEUE_UNIT: usize = 1024;
+
+/// The number of principals per query.
+const ASKED: usize = 500;
+
+/// The records of the log.
+#[derive(Debug)]
+pub struct Records {
+    pub(super) database: Arc<Database>,
+    pub(super) redactor: Arc<Redactor>,
+    /// The salt of the digests of idempotency keys.
+    pub(super) salt: Arc<str>,
+    pub(super) max_record: usize,
+    /// The queue's limit in bytes, one permit for each [`QUEUE_UNIT`].
+    pub(super) waiting: Arc<Semaphore>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) model: Arc<ModelBinding>,
+    pub(super) writer: Arc<Writer>,
+}
+
+impl Records {
+    /// Appends a record and returns its id after the commit.
+    ///
+    /// # Errors
+    /// Errors with [`LogError::TooLarge`]; at once with [`LogError::Overloaded`] if the queue is full; with [`LogError::Unavailable`] if
+    /// the database cannot write; with [`LogError::PrincipalQuota`] or [`LogError::Full`] if there is no room; with
+    /// [`LogError::IdempotencyReused`] if its key belongs to another request; with [`LogError::Redaction`]; and with
+    /// [`LogError::Invalid`] for a record without consent to retention or with indices out of range.
+    pub async fn append(&self, mut record: NewRecord) -> Result<RecordId> {
+        record.check()?;
+        let (bytes, most) = (record.bytes(), self.max_record);
+        if bytes > most {
+            return Err(LogError::TooLarge { bytes, most });
+        }
+        let counters = &self.counters;
+        let Some(queue) = self.writer.queue() else {
+            return Err(LogError::Unavailable("the log was closed".to_owned()));
+        };
+        // The place is reserved before redaction, which may be slow, so that a full queue refuses a record at once.
+        let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT)).unwrap_or(u32::MAX);
+        let Ok(waiting) = Arc::clone(&self.waiting).try_acquire_many_owned(units) else {
+            counters.overloaded.fetch_add(1, Ordering::Relaxed);
+            return Err(LogError::Overloaded);
+        };
+        let place = match queue.try_reserve() {
+            Ok(place) => place,
+            Err(TrySendError::Full(())) => {
+                counters.overloaded.fetch_add(1, Ordering::Relaxed);
+                return Err(LogError::Overloaded);
+            }
+            Err(TrySendError::Closed(())) => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                return Err(LogError::Unavailable(
+                    "the log's writer task has ended".to_owned(),
+                ));
+            }
+        };
+        let queued = Instant::now();
+        let redacted = match self.redactor.redact_record(&mut record).await {
+            Ok(redacted) => redacted,
+            Err(error) => {
+                counters.failed.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
+        };
+        let created_at = now();
+        let name = record
+            .idempotency_key
+            .as_ref()
+            .map(|key| StoredName::of(key, &record.principal, &self.salt));
+        let (reply, answer) = oneshot::channel();
+        place.send(Job {
+            row: NewRow {
+                id: RecordId::new(created_at),
+                created_at,
+                record,
+                redacted,
+                tokenizer: self.model.tokenizer(),
+                name,
+            },
+            queued,
+            _waiting: waiting,
+            reply,
+        });
+        answer.await.unwrap_or_else(|_| {
+            Err(LogError::Unavailable(
+                "the log's writer task has ended".to_owned(),
+            ))
+        })
+    }
+
+    /// Returns a record with its samples, verdicts, pairs and feedback; none if it does not exist or is out of scope.
+    pub async fn get(&self, id: &RecordId, scope: &Scope) -> Result<Option<LoggedRecord>> {
+        let mut reading = self.database.snapshot().await?;
+        let record = rows::read_record(&mut reading, id, scope).await?;
+        reading.commit().await?;
+        Ok(record)
+    }
+
+    /// Returns the size of a record without reading it; none if it does not exist or is out of scope.
+    pub async fn size_of(&self, id: &RecordId, scope: &Scope) -> Result<Option<RecordSize>> {
+        let mut reading = self.database.snapshot().await?;
+        let size = rows::read_size(&mut reading, id, scope).await?;
+        reading.commit().await?;
+        Ok(size)
+    }
+
+    /// Returns the maximum size of a record in bytes.
+    pub fn max_record(&self) -> usize {
+        self.max_record
+    }
+
+    /// Returns the record of a principal's key, if there is one.
+    ///
+    /// # Errors
+    /// Errors with [`LogError::IdempotencyReused`] if the record is known to be of another request.
+    pub async fn named(
+        &self,
+        principal: &Principal,
+        key: &IdempotencyKey,
+    ) -> Result<Option<RecordId>> {
+        let name = StoredName::of(key, principal, &self.salt);
+        let mut reading = self.database.snapshot().await?;
+        let earlier = Earlier::find(&mut reading, principal, &name).await?;
+        reading.commit().await?;
+        match earlier {
+            Some(Earlier {
+                request: Some(request),
+                ..
+            }) if request != name.request => Err(LogError::IdempotencyReused),
+            earlier => Ok(earlier.map(|earlier| earlier.id)),
+        }
+    }
+
+    /// Returns the newest record's id without a scan. If it is unchanged, no record has been added.
+    pub async fn newest(&self) -> Result<Option<RecordId>> {
+        let newest: Option<String> = sqlx::query_scalar("SELECT MAX(id) FROM records")
+            .fetch_one(self.database.readers())
+            .await?;
+        newest.map(rows::stored_id).transpose()
+    }
+
+    /// Returns the number of records of each of the principals, in their order.
+    pub async fn count_of(&self, principals: &[Principal]) -> Result<Vec<u64>> {
+        let mut counts = Vec::with_capacity(principals.len());
+        for some in principals.chunks(ASKED) {
+            let places: Vec<String> = (1..=some.len()).map(|at| format!("${at}")).collect();
+            let sql = format!(
+                "SELECT principal, COUNT(*) AS records FROM records WHERE principal IN ({}) GROUP BY principal",
+                places.join(", ")
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql));
+            for principal in some {
+                query = query.bind(principal.as_str());
+            }
+            let mut found = HashMap::new();
+            for row in query.fetch_all(self.database.readers()).await? {
+                let records: i64 = row.try_get("records")?;
+                found.insert(
+                    row.try_get::<String, _>("principal")?,
+                    records.unsigned_abs(),
+                );
+            }
+            let count = |principal: &Principal| found.get(principal.as_str()).copied();
+            counts.extend(some.iter().map(|principal| count(principal).unwrap_or(0)));
+        }
+        Ok(counts)
+    }
+}
