@@ -1,6 +1,7 @@
 //! A turn of a conversation, and its speaker.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Who speaks in a [`Message`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,10 +23,14 @@ impl Role {
     }
 }
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = SaidMessage)]
 pub struct Message {
+    /// `system`, `user` or `assistant`.
+    #[schema(value_type = String)]
     pub role: Role,
+    /// The text of the message.
     pub content: String,
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
+use utoipa::ToSchema;
 
 use super::database::Database;
 use super::rows;
@@ -21,20 +22,25 @@ const START: &str = "events.start";
 /// The number of events that are verified at a time.
 const PAGE: usize = 512;
 
-/// An event that concerns data, generations or pointers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// A change of data, weights or principles.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = AuditEvent)]
 pub struct Event {
-    /// Counted from 1, without gaps.
+    /// Sequence number, from 1 without gaps.
     pub sequence: i64,
+    /// Time in milliseconds since 1970.
+    #[schema(value_type = i64)]
     pub at: UnixMillis,
-    /// The originator: an admin key's name, `trainer`, `retention`.
+    /// The actor: an operator's key, or a part of the server.
     pub actor: String,
-    /// `pointers.moved`, `stage.opened`, `record.deleted`, ...
+    /// The action, such as `principles.replaced`.
     pub action: String,
+    /// Details, depending on the action.
     pub detail: Value,
-    /// Hex SHA-256 of the event before; 64 zeros before the first.
+    /// Hex SHA-256 of the previous event.
+    // 64 zeros before the first.
     pub previous: String,
-    /// Hex SHA-256 over `previous` and this event's body.
+    /// Hex SHA-256 over `previous` and this event.
     pub hash: String,
 }
 

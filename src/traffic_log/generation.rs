@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
+use utoipa::ToSchema;
 
 use super::database::{Database, WriteTransaction};
 use super::record::stored_words;
@@ -27,17 +28,33 @@ pub struct NewGeneration {
     pub manifest: Value,
 }
 
-/// A generation as it is stored.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// One generation.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = GenerationBody)]
 pub struct Generation {
+    /// The digest of its manifest.
+    #[schema(value_type = String)]
     pub id: GenerationId,
+    /// The generation from which its training started.
+    #[schema(value_type = String)]
     pub parent: GenerationId,
+    /// The reference policy of its training.
+    #[schema(value_type = String)]
     pub reference: GenerationId,
+    /// The number of the stage that made it; null for an imported one.
+    #[schema(value_type = Option<i64>)]
     pub stage: Option<StageId>,
-    pub manifest: Value,
-    /// The results of the gates; null before they have run.
-    pub gates: Value,
+    /// `candidate`, `promoted`, `rejected`, `rolled_back` or `failed`.
+    #[schema(value_type = String)]
     pub state: GenerationState,
+    /// Every gate's number, bound and verdict; null until they have been measured.
+    #[schema(value_type = Option<Vec<Object>>)]
+    pub gates: Value,
+    /// Its lineage, and its files.
+    #[schema(value_type = Object)]
+    pub manifest: Value,
+    /// Time in milliseconds since 1970.
+    #[schema(value_type = i64)]
     pub created_at: UnixMillis,
 }
 
@@ -83,13 +100,24 @@ stored_words!(
     Policy => "policy", Train => "train", Reference => "reference", Judge => "judge", Canary => "canary",
 );
 
-/// All pointers at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The pointers. Each is a generation's id, or `base`: the model without an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = PointersBody)]
 pub struct Pointers {
+    /// The version that serves.
+    #[schema(value_type = String)]
     pub policy: GenerationId,
+    /// The version from which the next stage starts. It moves with the policy.
+    #[schema(value_type = String)]
     pub train: GenerationId,
+    /// The reference policy of the next stage. It moves with the policy.
+    #[schema(value_type = String)]
     pub reference: GenerationId,
+    /// The version that judges calls and pairs. It moves only when an operator promotes a generation as judge.
+    #[schema(value_type = String)]
     pub judge: GenerationId,
+    /// The version that a share of the callers is served; the policy if there is no canary.
+    #[schema(value_type = String)]
     pub canary: GenerationId,
 }
 

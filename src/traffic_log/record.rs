@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::{LogError, Principal, RecordId, Result, UnixMillis};
 use judge::MIN_LABEL_MASS;
@@ -44,40 +45,45 @@ pub enum RecordKind {
 
 stored_words!(RecordKind, "record kind", Generate => "generate", Judge => "judge", Imported => "imported");
 
-/// The consent of the principal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// The permitted use of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = ConsentBody)]
 pub struct Consent {
-    /// Whether the record may be retained. Without this consent nothing is written.
+    /// Whether the record is kept.
     pub retain: bool,
-    /// Whether the model may be trained on the record.
+    /// Whether the model may be trained on it.
     pub train: bool,
 }
 
-/// The prompt of a request, as it was received.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// The prompt of a record, as it was received.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = RecordPrompt)]
 pub enum Prompt {
     Text(String),
     Messages(Vec<Message>),
 }
 
-/// One answer.
-///
-/// A sample drawn from the model has a log-probability for every token: raw, over the full vocabulary at temperature 1, in nats, so that
-/// importance ratios can be computed for any sampling parameters. A given text has no tokens and no log-probabilities.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// An answer, or a text given by a caller.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = SampleBody)]
 pub struct Sample {
+    /// The ids of the sample's tokens; empty for a given text.
     pub token_ids: Vec<u32>,
+    /// The text of the sample.
     pub text: String,
-    /// One per token, or empty.
+    /// Log-probability of each token: over the full vocabulary, at temperature 1, before penalties and truncation.
+    // So importance ratios can be computed for any sampling parameters. Empty for a given text.
     pub logprobs: Vec<f32>,
+    /// The sampling seed; null for a given text.
     pub seed: Option<u64>,
-    /// Sampling parameters as JSON; null for a given text. The samples of one call have the same parameters, so that all but the first
-    /// refer to an earlier sample, see [`Sample::sampled_as`]. Reading from the log resolves the references.
+    /// The sampling settings.
+    // Null for a given text. The samples of one call have the same settings, so that all but the first refer to an earlier sample, see
+    // `Sample::sampled_as`. Reading from the log resolves the references.
     pub sampling: Value,
-    /// `stop`, `length`, ...; none for a given text.
+    /// `stop`, `stop_string`, `complete`, `length`, or `aborted`.
     pub finish_reason: Option<String>,
-    /// The name of the weights that generated it, as in responses; none for a given text.
+    /// The weights that generated the sample; null for a given text.
     pub version: Option<String>,
 }
 
@@ -124,24 +130,25 @@ impl Sample {
     }
 }
 
-/// A comparison of two samples of one record.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A comparison of two of the samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = LoggedVerdictBody)]
 pub struct LoggedVerdict {
-    /// Index of the first sample in the record.
+    /// The number of the first sample, from 0.
     pub a: usize,
-    /// Index of the second sample in the record.
+    /// The number of the second sample.
     pub b: usize,
-    /// Probability that `a` is better, with `a` shown first and with `a` shown second.
+    /// Probability that `a` is better, with `a` read first and with `a` read second.
     pub orders: [f32; 2],
-    /// Probability that `a` is better, over both orders.
+    /// The probability that `a` is better, over both orders.
     pub p: f32,
     /// Whether both orders name the same winner.
     pub consistent: bool,
-    /// Total probability of the judge's two labels.
+    /// Probability of the judge's labels among all tokens.
     pub label_mass: f32,
-    /// Ids or texts of the principles of the comparison.
+    /// The principles of the verdict; empty for the judge's default question.
     pub principles: Vec<String>,
-    /// The judge's weights.
+    /// The weights that judged.
     pub version: String,
 }
 
@@ -197,15 +204,20 @@ stored_words!(
     Tournament => "tournament", OnPolicy => "on_policy", Feedback => "feedback", Contrast => "contrast", Imported => "imported",
 );
 
-/// Two samples of one record, of which one is preferred.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A preference pair of two samples.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = PairBody)]
 pub struct LoggedPair {
-    /// Index of the preferred sample in the record.
+    /// The number of the better sample, from 0.
     pub chosen: usize,
+    /// The number of the worse sample.
     pub rejected: usize,
-    /// Probability that `chosen` is better; above 1/2.
+    /// Probability that `chosen` is better.
     pub margin: f32,
+    /// `tournament`, `on_policy`, `feedback`, `contrast` or `imported`.
+    #[schema(value_type = String)]
     pub source: PairSource,
+    /// The principles of the verdict; empty for the judge's default question.
     pub principles: Vec<String>,
 }
 

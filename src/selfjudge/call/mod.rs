@@ -6,6 +6,9 @@ mod threads;
 
 use std::time::Instant;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 pub use record_error::RecordError;
 pub use spawn_blocking::on_behalf_of;
 pub(crate) use spawn_blocking::{Watch, spawn_blocking, spawn_blocking_until};
@@ -56,12 +59,15 @@ impl Turn {
     }
 }
 
-/// Token counts of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Token counts of a call, including judging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, ToSchema)]
+#[schema(as = UsageBody)]
 pub struct Usage {
+    /// Tokens of the prompts, and of the texts that the judge read.
     pub prompt_tokens: usize,
+    /// Generated tokens, including those of all candidates.
     pub completion_tokens: usize,
-    /// Prompt tokens that were taken from the KV cache.
+    /// Prompt tokens that were in the prefix cache.
     pub cached_tokens: usize,
 }
 

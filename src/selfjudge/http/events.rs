@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
@@ -36,42 +35,9 @@ pub struct EventsQuery {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventsBody {
     /// The events.
-    events: Vec<AuditEvent>,
+    events: Vec<Event>,
     /// Whether every event of the trail has the expected hash; null unless requested.
     valid: Option<bool>,
-}
-
-/// A change of data, weights or principles.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AuditEvent {
-    /// Sequence number, from 1 without gaps.
-    sequence: i64,
-    /// Time in milliseconds since 1970.
-    at: i64,
-    /// The actor: an operator's key, or a part of the server.
-    actor: String,
-    /// The action, such as `principles.replaced`.
-    action: String,
-    /// Details, depending on the action.
-    detail: Value,
-    /// Hex SHA-256 of the previous event.
-    previous: String,
-    /// Hex SHA-256 over `previous` and this event.
-    hash: String,
-}
-
-impl From<Event> for AuditEvent {
-    fn from(event: Event) -> Self {
-        Self {
-            sequence: event.sequence,
-            at: event.at,
-            actor: event.actor,
-            action: event.action,
-            detail: event.detail,
-            previous: event.previous,
-            hash: event.hash,
-        }
-    }
 }
 
 /// Lists the audit trail.
@@ -111,6 +77,5 @@ pub async fn events(
         false => None,
     };
     let events = log.audit.after(after, limit).await?;
-    let events = events.into_iter().map(AuditEvent::from).collect();
     Ok(Json(EventsBody { events, valid }))
 }

@@ -20,7 +20,7 @@ use super::kept::KeptBody;
 use super::reading::Chat;
 use super::sampling::Wanted;
 use super::sse::EventBody;
-use super::usage::UsageBody;
+use crate::call::Usage;
 use crate::service::TokenText;
 use engine::TokenLogprobs;
 use model::WeightsName;
@@ -73,7 +73,7 @@ pub struct GenerateAnswer {
     outputs: Vec<OutputBody>,
     /// Usage of the whole call; in the last event of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<UsageBody>,
+    usage: Option<Usage>,
     /// The tournament, with `best_of`.
     #[serde(skip_serializing_if = "Option::is_none")]
     tournament: Option<TournamentBody>,
@@ -172,7 +172,7 @@ impl Wording for Words {
             model: Arc::clone(&self.model),
             version: about.weights,
             outputs,
-            usage: about.usage.map(UsageBody::from),
+            usage: about.usage,
             tournament: about.tournaments.into_iter().next().map(Into::into),
             warnings: about.warnings,
             kept: about.records.into(),

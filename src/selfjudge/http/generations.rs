@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::error::{ApiError, ErrorBody};
@@ -13,90 +12,15 @@ use super::identity::Identity;
 use super::records::record_id;
 use super::{AppState, Learning};
 use crate::learn::{CanaryHealth, Vitals};
-use traffic_log::{GenerationId, LogError, Pointer, PointerMove, Pointers};
-
-/// The pointers. Each is a generation's id, or `base`: the model without an adapter.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PointersBody {
-    /// The version that serves.
-    policy: String,
-    /// The version from which the next stage starts. It moves with the policy.
-    train: String,
-    /// The reference policy of the next stage. It moves with the policy.
-    reference: String,
-    /// The version that judges calls and pairs. It moves only when an operator promotes a generation as judge.
-    judge: String,
-    /// The version that a share of the callers is served; the policy if there is no canary.
-    canary: String,
-}
-
-impl From<Pointers> for PointersBody {
-    fn from(pointers: Pointers) -> Self {
-        Self {
-            policy: pointers.policy.to_string(),
-            train: pointers.train.to_string(),
-            reference: pointers.reference.to_string(),
-            judge: pointers.judge.to_string(),
-            canary: pointers.canary.to_string(),
-        }
-    }
-}
-
-/// One generation.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct GenerationBody {
-    /// The digest of its manifest.
-    id: String,
-    /// The generation from which its training started.
-    parent: String,
-    /// The reference policy of its training.
-    reference: String,
-    /// The number of the stage that made it; null for an imported one.
-    stage: Option<i64>,
-    /// `candidate`, `promoted`, `rejected`, `rolled_back` or `failed`.
-    state: String,
-    /// Every gate's number, bound and verdict; null until they have been measured.
-    #[schema(value_type = Option<Vec<Object>>)]
-    gates: Value,
-    /// Its lineage, and its files.
-    #[schema(value_type = Object)]
-    manifest: Value,
-    /// Time in milliseconds since 1970.
-    created_at: i64,
-}
-
-/// One version's numbers since the canary started, as counted by this server.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct VitalsBody {
-    /// Weighted number of answers: those that ended because of their caller are left out, and answers of a principal above its share count
-    /// for less than one each.
-    answers: f64,
-    /// Share of answers that failed.
-    errors: f64,
-    /// Share of answers that were cut off by the length limit.
-    truncated: f64,
-    /// Mean number of tokens per answer.
-    length: f64,
-}
-
-impl From<Vitals> for VitalsBody {
-    fn from(vitals: Vitals) -> Self {
-        Self {
-            answers: vitals.answers,
-            errors: vitals.errors,
-            truncated: vitals.truncated,
-            length: vitals.length,
-        }
-    }
-}
+use traffic_log::{Generation, GenerationId, LogError, Pointer, PointerMove, Pointers};
 
 /// The health of the current canary.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CanaryBody {
     /// The numbers of the canary.
-    canary: VitalsBody,
+    canary: Vitals,
     /// The numbers of the version that serves the other callers.
-    live: VitalsBody,
+    live: Vitals,
     /// `too_early`, `keep` or `withdraw`.
     verdict: &'static str,
 }
@@ -104,8 +28,8 @@ pub struct CanaryBody {
 impl From<CanaryHealth> for CanaryBody {
     fn from(health: CanaryHealth) -> Self {
         Self {
-            canary: health.canary.into(),
-            live: health.live.into(),
+            canary: health.canary,
+            live: health.live,
             verdict: health.verdict.as_str(),
         }
     }
@@ -115,7 +39,7 @@ impl From<CanaryHealth> for CanaryBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct GenerationsBody {
     /// The pointers.
-    pointers: PointersBody,
+    pointers: Pointers,
     /// The version that answers on this server: the policy pointer's, unless that cannot serve here.
     serving: String,
     /// Why the pointers are not followed, if they are not: a generation of another base, a damaged or a missing one.
@@ -125,7 +49,7 @@ pub struct GenerationsBody {
     /// The last canary that this server withdrew automatically, and why.
     withdrawn: Option<String>,
     /// The generations, the newest first.
-    generations: Vec<GenerationBody>,
+    generations: Vec<Generation>,
 }
 
 /// The role to which a generation is promoted.
@@ -159,7 +83,7 @@ pub struct MoveBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct MovedBody {
     /// The pointers after the move.
-    pointers: PointersBody,
+    pointers: Pointers,
 }
 
 fn learning(state: &AppState) -> Result<&Learning, ApiError> {
@@ -202,22 +126,12 @@ pub async fn generations(
         Some(record) => Some(log.stages.lineage(&record_id(record)?).await?),
         None => None,
     };
-    let pointers = log.generations.pointers().await?.into();
+    let pointers = log.generations.pointers().await?;
     let (canary, withdrawn) = learning.publisher.canary();
     let generations = log.generations.all().await?.into_iter();
     let generations = generations.filter(|generation| {
         let readers = readers.as_ref();
         readers.is_none_or(|readers| readers.contains(&generation.id))
-    });
-    let generations = generations.map(|generation| GenerationBody {
-        id: generation.id.to_string(),
-        parent: generation.parent.to_string(),
-        reference: generation.reference.to_string(),
-        stage: generation.stage.map(|stage| stage.0),
-        state: generation.state.to_string(),
-        gates: generation.gates,
-        manifest: generation.manifest,
-        created_at: generation.created_at,
     });
     Ok(Json(GenerationsBody {
         pointers,
@@ -416,6 +330,5 @@ async fn shift(
             learning.log.generations.pointers().await?
         }
     };
-    let pointers = pointers.into();
     Ok(Json(MovedBody { pointers }))
 }

@@ -16,8 +16,7 @@ use super::identity::Identity;
 use super::judging::{JudgingBody, check_reads};
 use super::kept::KeptBody;
 use super::sampling::{cache_salt, turn};
-use super::usage::UsageBody;
-use crate::call::Turn;
+use crate::call::{Turn, Usage};
 use crate::judging::{PlayedMatch, Tournament};
 use crate::service::ConsentRequest;
 use judge::{PairVerdict, ShownRead};
@@ -72,7 +71,7 @@ pub struct PairAnswer {
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
     /// The tokens of the call.
-    usage: UsageBody,
+    usage: Usage,
     #[serde(flatten)]
     kept: KeptBody,
 }
@@ -184,7 +183,7 @@ pub struct TournamentAnswer {
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
     /// The tokens of the call.
-    usage: UsageBody,
+    usage: Usage,
     #[serde(flatten)]
     kept: KeptBody,
 }
@@ -355,7 +354,7 @@ pub async fn judge(
                 id,
                 verdict: judged.result.result.into(),
                 version: judged.result.weights,
-                usage: judged.result.usage.into(),
+                usage: judged.result.usage,
                 kept: judged.records.into(),
             })
         }
@@ -368,7 +367,7 @@ pub async fn judge(
                 id,
                 tournament: judged.result.result.into(),
                 version: judged.result.weights,
-                usage: judged.result.usage.into(),
+                usage: judged.result.usage,
                 kept: judged.records.into(),
             })
         }

@@ -51,7 +51,6 @@ mod tool_tests;
 mod train;
 mod typed;
 mod unpack;
-mod usage;
 
 use std::num::NonZeroUsize;
 use std::ops::Deref;

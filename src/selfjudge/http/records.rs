@@ -5,7 +5,6 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use super::AppState;
@@ -15,10 +14,9 @@ use super::extract::{Named, Query};
 use super::identity::{Identity, check_name};
 use super::keys;
 use crate::call::offload;
-use text::Message;
 use traffic_log::{
-    Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, Principal, Prompt, RecordId,
-    Sample, Scope,
+    Consent, Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, Principal, Prompt,
+    RecordId, Sample, Scope,
 };
 
 /// A record.
@@ -31,9 +29,9 @@ pub struct RecordBody {
     /// Time in milliseconds since 1970.
     created_at: i64,
     /// The permitted use of the record.
-    log: ConsentBody,
+    log: Consent,
     /// The prompt.
-    prompt: PromptBody,
+    prompt: Prompt,
     /// The ids of the prompt's tokens; empty if personal data was removed from the prompt.
     prompt_token_ids: Vec<u32>,
     /// Whether personal data was removed.
@@ -41,94 +39,13 @@ pub struct RecordBody {
     /// The weights that answered.
     version: String,
     /// The answers, or the given texts.
-    samples: Vec<SampleBody>,
+    samples: Vec<Sample>,
     /// The judge's verdicts on pairs of samples.
-    verdicts: Vec<LoggedVerdictBody>,
+    verdicts: Vec<LoggedVerdict>,
     /// The preference pairs from verdicts and feedback.
-    pairs: Vec<PairBody>,
+    pairs: Vec<LoggedPair>,
     /// The feedback on the samples.
     feedback: Vec<FeedbackGiven>,
-}
-
-/// The permitted use of a record.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ConsentBody {
-    /// Whether the record is kept.
-    retain: bool,
-    /// Whether the model may be trained on it.
-    train: bool,
-}
-
-/// The prompt of a record.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-pub enum PromptBody {
-    Text(String),
-    Messages(Vec<SaidMessage>),
-}
-
-/// A message of a conversation.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SaidMessage {
-    /// `system`, `user` or `assistant`.
-    role: &'static str,
-    /// The text of the message.
-    content: String,
-}
-
-/// An answer, or a text given by a caller.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SampleBody {
-    /// The ids of the sample's tokens; empty for a given text.
-    token_ids: Vec<u32>,
-    /// The text of the sample.
-    text: String,
-    /// Log-probability of each token: over the full vocabulary, at temperature 1, before penalties and truncation.
-    logprobs: Vec<f32>,
-    /// The sampling seed; null for a given text.
-    seed: Option<u64>,
-    /// The sampling settings.
-    sampling: Value,
-    /// `stop`, `stop_string`, `complete`, `length`, or `aborted`.
-    finish_reason: Option<String>,
-    /// The weights that generated the sample; null for a given text.
-    version: Option<String>,
-}
-
-/// A comparison of two of the samples.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct LoggedVerdictBody {
-    /// The number of the first sample, from 0.
-    a: usize,
-    /// The number of the second sample.
-    b: usize,
-    /// Probability that `a` is better, with `a` read first and with `a` read second.
-    orders: [f32; 2],
-    /// The probability that `a` is better, over both orders.
-    p: f32,
-    /// Whether both orders name the same winner.
-    consistent: bool,
-    /// Probability of the judge's labels among all tokens.
-    label_mass: f32,
-    /// The principles of the verdict; empty for the judge's default question.
-    principles: Vec<String>,
-    /// The weights that judged.
-    version: String,
-}
-
-/// A preference pair of two samples.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PairBody {
-    /// The number of the better sample, from 0.
-    chosen: usize,
-    /// The number of the worse sample.
-    rejected: usize,
-    /// Probability that `chosen` is better.
-    margin: f32,
-    /// `tournament`, `on_policy`, `feedback`, `contrast` or `imported`.
-    source: &'static str,
-    /// The principles of the verdict; empty for the judge's default question.
-    principles: Vec<String>,
 }
 
 /// Feedback on a sample.
@@ -159,81 +76,19 @@ impl From<LoggedRecord> for RecordBody {
             id: record.id.to_string(),
             kind: record.kind.as_str(),
             created_at: record.created_at,
-            log: ConsentBody {
-                retain: record.consent.retain,
-                train: record.consent.train,
-            },
-            prompt: match record.prompt {
-                Prompt::Text(text) => PromptBody::Text(text),
-                Prompt::Messages(messages) => {
-                    PromptBody::Messages(messages.into_iter().map(SaidMessage::from).collect())
-                }
-            },
+            log: record.consent,
+            prompt: record.prompt,
             prompt_token_ids: record.prompt_token_ids,
             redacted: record.redacted,
             version: record.version,
-            samples: record.samples.into_iter().map(SampleBody::from).collect(),
-            verdicts: record
-                .verdicts
-                .into_iter()
-                .map(LoggedVerdictBody::from)
-                .collect(),
-            pairs: record.pairs.into_iter().map(PairBody::from).collect(),
+            samples: record.samples,
+            verdicts: record.verdicts,
+            pairs: record.pairs,
             feedback: record
                 .feedback
                 .into_iter()
                 .map(FeedbackGiven::from)
                 .collect(),
-        }
-    }
-}
-
-impl From<Message> for SaidMessage {
-    fn from(message: Message) -> Self {
-        Self {
-            role: message.role.as_str(),
-            content: message.content,
-        }
-    }
-}
-
-impl From<Sample> for SampleBody {
-    fn from(sample: Sample) -> Self {
-        Self {
-            token_ids: sample.token_ids,
-            text: sample.text,
-            logprobs: sample.logprobs,
-            seed: sample.seed,
-            sampling: sample.sampling,
-            finish_reason: sample.finish_reason,
-            version: sample.version,
-        }
-    }
-}
-
-impl From<LoggedVerdict> for LoggedVerdictBody {
-    fn from(verdict: LoggedVerdict) -> Self {
-        Self {
-            a: verdict.a,
-            b: verdict.b,
-            orders: verdict.orders,
-            p: verdict.p,
-            consistent: verdict.consistent,
-            label_mass: verdict.label_mass,
-            principles: verdict.principles,
-            version: verdict.version,
-        }
-    }
-}
-
-impl From<LoggedPair> for PairBody {
-    fn from(pair: LoggedPair) -> Self {
-        Self {
-            chosen: pair.chosen,
-            rejected: pair.rejected,
-            margin: pair.margin,
-            source: pair.source.as_str(),
-            principles: pair.principles,
         }
     }
 }

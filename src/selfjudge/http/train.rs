@@ -46,7 +46,7 @@ pub struct TrainBody {
     /// difference in the tail is left out.
     kl: Option<f64>,
     /// Age of the policies that wrote the last update's pairs.
-    staleness: Option<StalenessBody>,
+    staleness: Option<Staleness>,
     /// Swaps of the served weights.
     swaps: SwapsBody,
     /// The traffic log.
@@ -117,21 +117,6 @@ impl From<Waiting> for WaitingBody {
     }
 }
 
-/// Means over the answers of the last update's pairs.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct StalenessBody {
-    /// Versions promoted since the answers were written: 0 for fresh pairs, more with replay and feedback.
-    versions: f64,
-    /// Updates of the stage since its own pairs were sampled: 0 if they are on-policy.
-    updates: f64,
-}
-
-impl From<Staleness> for StalenessBody {
-    fn from(Staleness { versions, updates }: Staleness) -> Self {
-        Self { versions, updates }
-    }
-}
-
 /// Swaps of the served weights in this process.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SwapsBody {
@@ -168,7 +153,7 @@ impl TrainBody {
             unattended: status.unattended,
             last_update: json!(status.last_update),
             kl: status.kl,
-            staleness: status.staleness.map(StalenessBody::from),
+            staleness: status.staleness,
             swaps: SwapsBody {
                 count: swaps.count,
                 last_seconds: swaps.last_seconds,

@@ -14,6 +14,7 @@
 //! answers, so the canary does not measure answer quality: the gates did, with the pinned judge on both answers to each prompt.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::LearnError;
 use crate::service::Tally;
@@ -83,14 +84,18 @@ impl CanaryBands {
     }
 }
 
-/// The health numbers of one version.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// One version's numbers since the canary started, as counted by this server.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[schema(as = VitalsBody)]
 pub struct Vitals {
-    /// Weighted count of answers that finished or failed.
+    /// Weighted number of answers: those that ended because of their caller are left out, and answers of a principal above its share count
+    /// for less than one each.
     pub answers: f64,
+    /// Share of answers that failed.
     pub errors: f64,
+    /// Share of answers that were cut off by the length limit.
     pub truncated: f64,
-    /// Mean length of a finished answer, in tokens.
+    /// Mean number of tokens per answer.
     pub length: f64,
 }
 

@@ -2,17 +2,20 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use super::LearnError;
 use super::update::UpdatePair;
 use traffic_log::{GenerationState, StageId, TrafficLog};
 
-/// Mean age of the policies that wrote an update's pairs.
-#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize, serde::Deserialize)]
+/// Means over the answers of the last update's pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = StalenessBody)]
 pub struct Staleness {
-    /// Versions promoted since the answers were written, up to the stage's start. 0 if this stage sampled all of them; replay and feedback
-    /// raise it.
+    /// Versions promoted since the answers were written: 0 for fresh pairs, more with replay and feedback.
     pub versions: f64,
-    /// Updates of this stage since its own pairs were sampled; 0 is on-policy.
+    /// Updates of the stage since its own pairs were sampled: 0 if they are on-policy.
     pub updates: f64,
 }
 
