@@ -59,6 +59,7 @@ pub struct FeedbackGiven {
     said: Opinion,
 }
 
+/// An opinion about a sample.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Opinion {

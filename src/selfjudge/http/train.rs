@@ -75,6 +75,7 @@ pub struct TrainBody {
 /// A stage that was abandoned.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AbandonedStageBody {
+    /// Number of the stage.
     stage: i64,
     /// Why it was abandoned.
     reason: String,
