@@ -6,7 +6,7 @@ use candle_core::Device;
 use clap::Args;
 
 use super::follow::FollowArgs;
-use super::run_flags::{RunFlags, RunSettings, STOPPED, progress, set_rank};
+use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
 use train::dpo::run::{DpoRunConfig, PairFile, run as train};
 use train::interrupt;
 
@@ -88,9 +88,6 @@ pub fn run(args: &DpoArgs, device: Device, threads: usize) -> anyhow::Result<Str
         summary.num_tokens,
         summary.tokens_per_second,
     );
-    if summary.steps < summary.total_steps {
-        text.push_str(STOPPED);
-    }
     if let Some(dir) = summary.adapter_dir {
         text.push_str(&format!("\nadapter: {}", dir.display()));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use clap::Args;
 
-use super::run_flags::{RunFlags, RunSettings, STOPPED, progress, set_rank};
+use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
 use train::config::{DataFile, JsftConfig};
 use train::interrupt;
 use train::jsft::run as train;
@@ -68,9 +68,6 @@ pub fn run(args: &JsftArgs, device: Device, threads: usize) -> anyhow::Result<St
         summary.num_tokens,
         summary.tokens_per_second,
     );
-    if summary.steps < summary.total_steps {
-        text.push_str(STOPPED);
-    }
     if let Some(dir) = summary.model_dir {
         text.push_str(&format!("\nmodel: {}", dir.display()));
     }

@@ -149,12 +149,14 @@ fn set<T: Clone>(field: &mut T, said: &Option<T>) {
 }
 
 /// The last line of the summary of a run that stopped early.
-pub const STOPPED: &str =
-    "\nstopped after a checkpoint: continue with the same command and --resume";
+const STOPPED: &str = "\nstopped after a checkpoint: continue with the same command and --resume";
 
-/// Returns the summary of a run's progress.
+/// Returns the summary of a run's progress, with the way to continue a run that stopped early.
 pub fn progress(steps: u64, total_steps: u64, num_tokens: u64, tokens_per_second: f64) -> String {
-    format!("{steps} of {total_steps} steps, {num_tokens} tokens, {tokens_per_second:.0} tokens/s")
+    let stopped = if steps < total_steps { STOPPED } else { "" };
+    format!(
+        "{steps} of {total_steps} steps, {num_tokens} tokens, {tokens_per_second:.0} tokens/s{stopped}"
+    )
 }
 
 #[cfg(test)]
