@@ -108,7 +108,7 @@ fn kind(feedback: &Feedback) -> &'static str {
     )),
     responses(
         (status = 200, body = FeedbackAnswer),
-        (status = "4XX", description = "404 for a record of somebody else's as well", body = ErrorBody),
+        (status = "4XX", description = "404 also for another caller's record", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )
 )]

@@ -169,7 +169,7 @@ impl AppState {
     params(("id" = String, Path, description = "The `record_id` of an answer"), OwnerQuery),
     responses(
         (status = 200, body = RecordBody),
-        (status = "4XX", description = "404 for a record of somebody else's as well", body = ErrorBody),
+        (status = "4XX", description = "404 also for another caller's record", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )
 )]
