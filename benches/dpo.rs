@@ -10,8 +10,10 @@ use std::time::Instant;
 use candle_core::Device;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use train::base::FrozenBase;
-use train::dpo::{DpoConfig, DpoTrainer, PairExample};
+use train::{
+    base::FrozenBase,
+    dpo::{DpoConfig, DpoTrainer, PairExample},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

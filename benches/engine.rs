@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use engine::{Engine, EngineConfig, GenerateRequest, SamplingParams, StreamEvent};
-use kernels::linear::{PackedLinear, WeightFormat};
-use kernels::nn::Linear;
+use kernels::{
+    linear::{PackedLinear, WeightFormat},
+    nn::Linear,
+};
 use model::{Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, WeightStore};
 use roofs::Roofs;
 use telemetry::Metrics;

@@ -9,10 +9,12 @@ mod roofs;
 use std::hint::black_box;
 
 use candle_core::{DType, Device, Result, Tensor};
-use kernels::attention::{AttentionMetadata, AttentionParams, paged_attention, paged_plain};
-use kernels::kv_store::{self, KvCache, kv_store};
-use kernels::linear::{PackedLinear, WeightFormat, gemm_f32};
-use kernels::{logprob, rms_norm, rope, swiglu};
+use kernels::{
+    attention::{AttentionMetadata, AttentionParams, paged_attention, paged_plain},
+    kv_store::{self, KvCache, kv_store},
+    linear::{PackedLinear, WeightFormat, gemm_f32},
+    logprob, rms_norm, rope, swiglu,
+};
 use roofs::{Roofs, best};
 
 #[global_allocator]

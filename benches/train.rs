@@ -8,12 +8,14 @@ use std::time::Instant;
 
 use candle_core::{Tensor, Var};
 use model::{Decoder, ModelConfig, ModelError, ParameterSource, random_parameters};
-use train::batch::pack;
-use train::lanes::Lanes;
-use train::mixture::{ExampleKind, TrainExample};
-use train::optim::{OptimConfig, Optimizer};
-use train::pass::Accumulator;
-use train::step::forward_backward;
+use train::{
+    batch::pack,
+    lanes::Lanes,
+    mixture::{ExampleKind, TrainExample},
+    optim::{OptimConfig, Optimizer},
+    pass::Accumulator,
+    step::forward_backward,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

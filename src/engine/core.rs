@@ -17,8 +17,10 @@ use super::sampler::{PromptLogprobs, SampledToken, Sampler};
 use super::sampling_params::SamplingParams;
 use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
 use super::stats::{EngineStats, RequestTimes};
-use kernels::device::{DeviceArbiter, team};
-use kernels::logits::all_finite;
+use kernels::{
+    device::{DeviceArbiter, team},
+    logits::all_finite,
+};
 use model::{ModelError, WeightsLease};
 use telemetry::{CallTimes, EngineMetrics};
 use text::Grammar;

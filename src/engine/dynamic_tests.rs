@@ -7,8 +7,10 @@ use candle_core::{DType, Device, Tensor};
 use super::by_hand::ByHand;
 use super::tests::{Heard, listen};
 use super::*;
-use kernels::linear::{PackedLinear, WeightFormat};
-use kernels::nn::Linear;
+use kernels::{
+    linear::{PackedLinear, WeightFormat},
+    nn::Linear,
+};
 use model::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource};
 
 /// The trained context length; scaling extends it four times.

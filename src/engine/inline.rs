@@ -20,8 +20,7 @@ use super::{
     Engine, EngineConfig, EngineError, FinishReason, GenerateRequest, QueueLimits, RequestFailure,
     SamplingParams, StreamEvent, SubmitError, TenantShare, TokenLogprobs,
 };
-use kernels::device::DeviceArbiter;
-use kernels::device::team::Team;
+use kernels::{device::DeviceArbiter, device::team::Team};
 use model::{Decoder, WeightStore};
 use telemetry::Metrics;
 

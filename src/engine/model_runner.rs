@@ -7,11 +7,13 @@ use std::str::FromStr;
 use candle_core::{DType, Device, Tensor};
 
 use super::scheduler::{Scheduler, SchedulerOutput};
-use kernels::attention::AttentionMetadata;
-use kernels::device::team;
-use kernels::kv_store::{KvCache, copy_blocks};
-use kernels::nn::{AdaptedRows, AttentionBackend};
-use kernels::with_f32;
+use kernels::{
+    attention::AttentionMetadata,
+    device::team,
+    kv_store::{KvCache, copy_blocks},
+    nn::{AdaptedRows, AttentionBackend},
+    with_f32,
+};
 use model::{Decoder, DecoderSpec, ModelError, Packed, WeightsLease};
 
 /// The model with its KV cache.

@@ -7,8 +7,7 @@ use super::by_hand::ByHand;
 use super::sampler::Sampler;
 use super::tests::{Heard, listen, pocket_in};
 use super::*;
-use kernels::linear::WeightFormat;
-use kernels::nn::AttentionBackend;
+use kernels::{linear::WeightFormat, nn::AttentionBackend};
 use model::{Decoder, Packed};
 
 /// Tolerance for sums in another order.

@@ -14,8 +14,7 @@ use super::model_runner::{ModelRunner, block_bytes};
 use super::scheduler::{Scheduler, SchedulerConfig};
 use super::warm_up::warm_up;
 use super::{Capacity, Engine, EngineError, WarmedUp};
-use kernels::device::DeviceArbiter;
-use kernels::device::team::Team;
+use kernels::{device::DeviceArbiter, device::team::Team};
 use model::WeightStore;
 use telemetry::EngineMetrics;
 

@@ -11,10 +11,11 @@ use super::tests::{
     Heard, listen, memory, pocket, pocket_in, requests, runtime, small, start_store,
 };
 use super::*;
-use kernels::linear::WeightFormat;
-use kernels::nn::AttentionBackend;
-use model::adapter::{AdapterWeights, LoraConfig, testing};
-use model::{Checkpoint, Decoder, ModelError, Packed, ParameterSource, Roles, WeightsLease};
+use kernels::{linear::WeightFormat, nn::AttentionBackend};
+use model::{
+    Checkpoint, Decoder, ModelError, Packed, ParameterSource, Roles, WeightsLease,
+    adapter::{AdapterWeights, LoraConfig, testing},
+};
 
 const EVERYWHERE: [&str; 7] = [
     "q_proj",

@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{JudgeError, JudgeTemplate};
-use text::{ChatTemplate, Rendered, Tokenizer};
-use text::{Message, Role};
+use text::{ChatTemplate, Message, Rendered, Role, Tokenizer};
 
 /// The ids of the two labels, resolved at their position: right after the lead-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

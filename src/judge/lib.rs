@@ -45,8 +45,7 @@ pub use verdict::{
     ShownRead, sigmoid,
 };
 
-use text::Message;
-use text::{ChatTemplate, Tokenizer};
+use text::{ChatTemplate, Message, Tokenizer};
 
 /// A comparison of two answers to one conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! Questions with lettered options: read from one token like a verdict, but not part of judge training.
 
 use super::JudgeError;
-use text::{ChatTemplate, RenderOptions, Tokenizer};
-use text::{Message, Role};
+use text::{ChatTemplate, Message, RenderOptions, Role, Tokenizer};
 
 /// The letters of options.
 const LETTERS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";

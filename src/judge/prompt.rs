@@ -10,8 +10,7 @@ use std::ops::Range;
 
 use super::JudgeError;
 use super::template::{JudgeTemplate, Piece, Slot};
-use text::{ChatTemplate, RenderOptions, Rendered};
-use text::{Message, Role};
+use text::{ChatTemplate, Message, RenderOptions, Rendered, Role};
 
 /// The date (Unix seconds) for chat templates that write one: a prompt must not depend on when it is rendered.
 pub const PROMPT_DATE: i64 = 1_735_689_600; // 2025-01-01

@@ -8,8 +8,7 @@
 use std::borrow::Cow;
 
 use super::{Judge, JudgeError};
-use text::Message;
-use text::{Rendered, TextError, Tokenizer};
+use text::{Message, Rendered, TextError, Tokenizer};
 
 /// Tokens kept beyond those that may be shown: a cut may change how the word at the cut is tokenized.
 const EDGE: usize = 32;

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JudgeError;
 use super::frame::Frame;
-use text::Rendered;
-use text::{Message, Role};
+use text::{Message, Rendered, Role};
 
 /// The name of the template file in a model directory.
 pub const TEMPLATE_FILE: &str = "judge_template.toml";

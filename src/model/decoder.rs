@@ -10,10 +10,10 @@ use candle_core::{DType, Device, Tensor};
 use super::packed::Packed;
 use super::parameters::ParameterSource;
 use super::{DecoderSpec, LayerSpec, ModelError};
-use kernels::logprob::{Scores, score};
-use kernels::nn::rotary::RotaryEmbedding;
-use kernels::nn::{
-    Adapted, AdaptedRows, Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations,
+use kernels::{
+    logprob::{Scores, score},
+    nn::rotary::RotaryEmbedding,
+    nn::{Adapted, AdaptedRows, Attention, AttentionBackend, Linear, Mlp, RmsNorm, Rotations},
 };
 
 /// A transformer decoder.

@@ -6,8 +6,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::stop_ids::stop_ids;
 use super::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource};
-use kernels::linear::{PackedLinear, WeightFormat, choose};
-use kernels::nn::Linear;
+use kernels::{
+    linear::{PackedLinear, WeightFormat, choose},
+    nn::Linear,
+};
 use text::{ChatSetup, ChatTemplate, Tokenizer};
 
 /// Options for loading a model.

@@ -8,9 +8,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::TrainError;
 use kernels::nn::Lora;
-use model::adapter::{self, AdapterError, AdapterWeights, LoraConfig, LoraPair};
 use model::{
-    Checkpoint, Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource, random_parameters,
+    Checkpoint, Decoder, DecoderSpec, ModelConfig, ModelError, ParameterSource,
+    adapter::{self, AdapterError, AdapterWeights, LoraConfig, LoraPair},
+    random_parameters,
 };
 
 /// The source of the starting weights.

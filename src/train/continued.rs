@@ -6,8 +6,10 @@ use std::path::Path;
 use super::TrainError;
 use super::base::{Adapter, lora_layers};
 use super::digest::FileDigest;
-use model::DecoderSpec;
-use model::adapter::{CONFIG_FILE, LoraConfig, WEIGHTS_FILE};
+use model::{
+    DecoderSpec,
+    adapter::{CONFIG_FILE, LoraConfig, WEIGHTS_FILE},
+};
 
 /// Returns the digest of an adapter's files.
 ///

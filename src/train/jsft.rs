@@ -34,8 +34,7 @@ use super::run::RunOptions;
 use super::schedule::Schedule;
 use super::step::{BatchStats, forward_backward};
 use super::trainable::{Factors, Trainable};
-use model::adapter::LoraConfig;
-use model::{ModelConfig, hub};
+use model::{ModelConfig, adapter::LoraConfig, hub};
 
 /// The result of a run.
 #[derive(Debug, Clone)]

@@ -29,8 +29,7 @@ pub use examples::{Examples, Order};
 pub use report::MixtureReport;
 
 use crate::plain::{PlainEnd, spells_control_tokens};
-use judge::{JudgeError, JudgeTemplate, LabelTokens};
-use judge::{PlainText, PreferencePair, PrincipleTable};
+use judge::{JudgeError, JudgeTemplate, LabelTokens, PlainText, PreferencePair, PrincipleTable};
 use text::{ChatTemplate, TextError, Tokenizer};
 
 /// An error of building a mixture.

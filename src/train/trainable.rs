@@ -10,8 +10,11 @@ use rand_chacha::ChaCha8Rng;
 use super::TrainError;
 use super::base::{Adapter, FrozenBase, Source, Start, lora_layers, start_tensors};
 use kernels::nn::{Dropout, Lora};
-use model::adapter::{AdapterWeights, LoraConfig, LoraPair};
-use model::{Decoder, DecoderSpec, weights};
+use model::{
+    Decoder, DecoderSpec,
+    adapter::{AdapterWeights, LoraConfig, LoraPair},
+    weights,
+};
 
 /// The trained variables and the decoder that computes with them. The optimizer writes the variables in place, which changes the decoder;
 /// no served weights share their storage.

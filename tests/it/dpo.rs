@@ -8,13 +8,15 @@ use std::process::{Command, Stdio};
 use candle_core::{Device, Tensor};
 use model::{LanguageModel, LoadOptions, WeightStore};
 use serde_json::{Value, json};
-use train::RunOptions;
-use train::base::{Adapter, FrozenBase};
-use train::dpo::run::{DpoRunConfig, PairFile, Summary, run};
-use train::dpo::{DpoConfig, DpoTrainer, PairExample};
-use train::merge::merge;
-use train::optim::OptimConfig;
-use train::schedule::{ScheduleConfig, ScheduleKind};
+use train::{
+    RunOptions,
+    base::{Adapter, FrozenBase},
+    dpo::run::{DpoRunConfig, PairFile, Summary, run},
+    dpo::{DpoConfig, DpoTrainer, PairExample},
+    merge::merge,
+    optim::OptimConfig,
+    schedule::{ScheduleConfig, ScheduleKind},
+};
 
 use crate::support::{fixture, inline, same_as_in_python};
 

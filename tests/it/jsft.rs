@@ -9,10 +9,12 @@ use judge::RankedSet;
 use model::{LanguageModel, LoadOptions, WeightStore, adapter};
 use pocket::world::corpus::{self, CurriculumOptions};
 use serde_json::json;
-use train::RunOptions;
-use train::config::{DataFile, JsftConfig, SaveDtype};
-use train::jsft::{Summary, run};
-use train::manifest::RunManifest;
+use train::{
+    RunOptions,
+    config::{DataFile, JsftConfig, SaveDtype},
+    jsft::{Summary, run},
+    manifest::RunManifest,
+};
 
 use crate::patience::eventually;
 use crate::support::{inline, same_as_in_python};

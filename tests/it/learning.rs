@@ -1,16 +1,19 @@
 //! Training teaches: a model small enough to learn within a minute gains both skills.
 
-use judge::{Format, read_records};
-use judge::{Judge, JudgeTemplate, principles_from_model_dir};
+use judge::{Format, Judge, JudgeTemplate, principles_from_model_dir, read_records};
 use model::{LanguageModel, LoadOptions, WeightStore};
 use pocket::world::corpus::{self, CurriculumOptions};
-use selfjudge::eval::ModelSubject;
-use selfjudge::eval::judge::{JudgeEvalOptions, evaluate_sets};
-use selfjudge::eval::subject::Subject;
+use selfjudge::{
+    eval::ModelSubject,
+    eval::judge::{JudgeEvalOptions, evaluate_sets},
+    eval::subject::Subject,
+};
 use text::{Message, Role};
-use train::config::DataFile;
-use train::jsft::{Summary, run};
-use train::mixture::Order;
+use train::{
+    config::DataFile,
+    jsft::{Summary, run},
+    mixture::Order,
+};
 
 use crate::jsft::{options, start, tiny};
 use crate::support::inline;

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor, Var};
-use kernels::attention::AttentionMetadata;
-use kernels::kv_store::KvCache;
-use kernels::nn::AttentionBackend;
+use kernels::{attention::AttentionMetadata, kv_store::KvCache, nn::AttentionBackend};
 use model::{Checkpoint, Decoder, ModelConfig, ModelError, PackedBatch, ParameterSource};
-use train::batch::{MicroBatch, pack};
-use train::mixture::{ExampleKind, TrainExample};
-use train::optim::{OptimConfig, Optimizer};
-use train::pass::Accumulator;
-use train::step::forward_backward;
+use train::{
+    batch::{MicroBatch, pack},
+    mixture::{ExampleKind, TrainExample},
+    optim::{OptimConfig, Optimizer},
+    pass::Accumulator,
+    step::forward_backward,
+};
 
 use crate::support::{data, fixture};
 

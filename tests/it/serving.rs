@@ -1,8 +1,7 @@
 //! A loaded model: adapters, transformers.
 
 use candle_core::Device;
-use kernels::linear::WeightFormat;
-use kernels::nn::AttentionBackend;
+use kernels::{linear::WeightFormat, nn::AttentionBackend};
 use model::{LanguageModel, LoadOptions, PackedBatch, WeightStore};
 
 use crate::support::fixture;

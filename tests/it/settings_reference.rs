@@ -8,13 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use clap::CommandFactory;
-use selfjudge::cli::Cli;
-use selfjudge::learn::LearnConfig;
+use selfjudge::{cli::Cli, learn::LearnConfig};
 use serde::Serialize;
 use serde_json::Value;
 use syn::{Attribute, Expr, Fields, Item, Lit, Meta, Type};
-use train::config::JsftConfig;
-use train::dpo::run::DpoRunConfig;
+use train::{config::JsftConfig, dpo::run::DpoRunConfig};
 
 use crate::support::root;
 

@@ -5,8 +5,7 @@ use std::path::Path;
 use judge::{Comparison, Judge};
 use model::ModelConfig;
 use rand_chacha::ChaCha8Rng;
-use text::{ChatTemplate, Tokenizer};
-use text::{Message, Role};
+use text::{ChatTemplate, Message, Role, Tokenizer};
 
 use crate::workload::{rng, words_of};
 

@@ -4,8 +4,10 @@ use candle_core::{DType, Device, Tensor};
 
 use super::{AdapterError, AdapterWeights, LoraConfig, PREFIX, check_finite, check_fit};
 use crate::Decoder;
-use kernels::linear::{PackedLinear, WeightFormat};
-use kernels::nn::{Adapter, Linear, LowRank};
+use kernels::{
+    linear::{PackedLinear, WeightFormat},
+    nn::{Adapter, Linear, LowRank},
+};
 
 /// Returns the adapter over `base`. It shares no memory with the given factors, so the caller can continue to change
 /// them. On the CPU its factors are packed f32, so that its products are batch invariant; elsewhere they have the

@@ -29,8 +29,10 @@ use kernels::device::{DeviceArbiter, trainer_pool};
 use model::WeightStore;
 use telemetry::LearnMetrics;
 use traffic_log::{Principal, TrafficLog};
-use train::base::{Adapter, FrozenBase};
-use train::trainable::check_targets;
+use train::{
+    base::{Adapter, FrozenBase},
+    trainable::check_targets,
+};
 
 /// Number of generations whose adapters a learner keeps in memory: the candidate, the policy that it was trained from, and one more.
 const RESIDENT: usize = 3;

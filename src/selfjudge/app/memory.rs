@@ -8,8 +8,7 @@ use super::AppError;
 use engine::EngineConfig;
 use kernels::device::{Available, PROGRAM, size};
 use model::{Checkpoint, DecoderSpec, ModelConfig, ModelError};
-use train::dpo::DpoConfig;
-use train::memory::kept_activations;
+use train::{dpo::DpoConfig, memory::kept_activations};
 
 /// The memory needed at the start, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

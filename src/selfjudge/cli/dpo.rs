@@ -7,8 +7,10 @@ use clap::Args;
 
 use super::follow::FollowArgs;
 use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
-use train::dpo::run::{DpoRunConfig, PairFile, run as train};
-use train::interrupt;
+use train::{
+    dpo::run::{DpoRunConfig, PairFile, run as train},
+    interrupt,
+};
 
 #[derive(Debug, Args)]
 pub struct DpoArgs {

@@ -6,9 +6,11 @@ use candle_core::Device;
 use clap::Args;
 
 use super::run_flags::{RunFlags, RunSettings, progress, set_rank};
-use train::config::{DataFile, JsftConfig};
-use train::interrupt;
-use train::jsft::run as train;
+use train::{
+    config::{DataFile, JsftConfig},
+    interrupt,
+    jsft::run as train,
+};
 
 #[derive(Debug, Args)]
 pub struct JsftArgs {

@@ -12,9 +12,7 @@ use super::one_or_many::{Given, TextOr, one_or_many, text_or_object};
 use crate::call::Turn;
 use crate::judging::{JudgeTask, TournamentTask};
 use crate::principles::VersionedTable;
-use judge::Method;
-use judge::{OnDisagreement, Orders, WeightedPrinciple};
-use judge::{PrincipleTable, WEIGHTS};
+use judge::{Method, OnDisagreement, Orders, PrincipleTable, WEIGHTS, WeightedPrinciple};
 use text::Message;
 
 /// Maximum number of principles per call.

@@ -5,11 +5,15 @@ use std::sync::{Arc, OnceLock};
 
 use super::LearnError;
 use super::generation::Lineage;
-use model::ModelError;
-use model::adapter::{self, LoraConfig, WEIGHTS_FILE};
+use model::{
+    ModelError,
+    adapter::{self, LoraConfig, WEIGHTS_FILE},
+};
 use traffic_log::ModelIdentity;
-use train::TrainError;
-use train::digest::{FileDigest, sha256_bytes, weights_digest};
+use train::{
+    TrainError,
+    digest::{FileDigest, sha256_bytes, weights_digest},
+};
 
 /// Name of the tokenizer file in a model directory.
 const TOKENIZER: &str = "tokenizer.json";

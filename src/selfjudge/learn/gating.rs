@@ -17,8 +17,7 @@ use super::stage::StagePlan;
 use super::status::LearnState;
 use model::{WeightsLease, WeightsName};
 use traffic_log::{GenerationId, GenerationState, StageId};
-use train::base::Adapter;
-use train::dpo::Scorer;
+use train::{base::Adapter, dpo::Scorer};
 
 /// Measures the candidate of a stage.
 pub(super) struct Gating<'a> {

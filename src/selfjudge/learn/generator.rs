@@ -11,9 +11,7 @@ use super::open_stage::OpenStage;
 use super::seed::Draw;
 use super::update::PairMaker;
 use model::WeightsLease;
-use train::TrainError;
-use train::base::Adapter;
-use train::checkpoint::sync;
+use train::{TrainError, base::Adapter, checkpoint::sync};
 
 /// Returns the generator of opposed answers if the settings enable one; otherwise the policy itself answers.
 ///

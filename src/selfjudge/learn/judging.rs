@@ -9,8 +9,7 @@ use super::rollout::{Answer, WINDOW};
 use crate::call::Turn;
 use crate::judging::{JudgeTask, TournamentTask};
 use crate::service::Service;
-use judge::Method;
-use judge::{OnDisagreement, Orders, PairVerdict, WeightedPrinciple};
+use judge::{Method, OnDisagreement, Orders, PairVerdict, WeightedPrinciple};
 use model::WeightsLease;
 use text::Message;
 

@@ -34,8 +34,7 @@ use model::WeightsLease;
 use traffic_log::{
     LogError, MAX_DEATHS, Principal, Stage, StageId, StageOutcome, TrafficLog, TrainerLease,
 };
-use train::TrainError;
-use train::checkpoint::CheckpointStore;
+use train::{TrainError, checkpoint::CheckpointStore};
 
 /// Duration of the lease: how long a trainer that hangs blocks others.
 const LEASE: Duration = Duration::from_secs(60);

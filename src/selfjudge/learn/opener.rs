@@ -10,8 +10,7 @@ use super::pool::{Pool, gate_spec, train_spec};
 use super::stage::{FeedbackRow, StagePlan, StageProgress, joining, read_state};
 use super::status::LearnState;
 use super::waiting::{Supply, Waiting};
-use judge::PrincipleTable;
-use judge::WeightedPrinciple;
+use judge::{PrincipleTable, WeightedPrinciple};
 use traffic_log::{
     DrawSpec, DrawnRow, FeedbackTrust, NewStage, Pointers, RecordId, Scope, Stage, StageId,
     TrafficLog, TrainerLease,

@@ -8,9 +8,7 @@ use super::LearnError;
 use super::staleness::Staleness;
 use telemetry::LearnMetrics;
 use traffic_log::StageId;
-use train::TrainError;
-use train::dpo::StepReport;
-use train::metrics::EventWriter;
+use train::{TrainError, dpo::StepReport, metrics::EventWriter};
 
 /// The results of one update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

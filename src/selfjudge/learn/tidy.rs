@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use super::LearnError;
 use super::learner::Learner;
 use traffic_log::{Generation, GenerationId, GenerationState, Pointers, TrainerLease};
-use train::TrainError;
-use train::checkpoint::entries;
+use train::{TrainError, checkpoint::entries};
 
 /// Deletes what will not be read again: generations that never served beyond the newest `publish.keep_generations`, the generators of
 /// ended stages, the curves of stages before the newest `publish.keep_curves`. A failure here does not fail the stage.

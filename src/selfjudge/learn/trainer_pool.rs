@@ -9,9 +9,11 @@ use tokio::sync::Mutex;
 
 use super::LearnError;
 use kernels::device::DeviceArbiter;
-use train::TrainError;
-use train::base::{Adapter, FrozenBase};
-use train::dpo::{DpoConfig, DpoTrainer};
+use train::{
+    TrainError,
+    base::{Adapter, FrozenBase},
+    dpo::{DpoConfig, DpoTrainer},
+};
 
 /// The resources of trainers: the threads, the device and the base weights.
 #[derive(Clone)]

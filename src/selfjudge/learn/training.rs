@@ -24,9 +24,11 @@ use super::trainer_pool::Trainer;
 use super::update::{Batch, PairMaker, UpdatePair};
 use model::WeightsLease;
 use traffic_log::{GenerationId, NewGeneration, RecordId, StageId};
-use train::TrainError;
-use train::checkpoint::CheckpointStore;
-use train::dpo::{PairExample, StepReport};
+use train::{
+    TrainError,
+    checkpoint::CheckpointStore,
+    dpo::{PairExample, StepReport},
+};
 
 /// Logs the results of an update.
 fn log_update(open: &OpenStage<'_>, update: u64, numbers: &UpdateNumbers) {

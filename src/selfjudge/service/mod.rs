@@ -36,10 +36,9 @@ use engine::Engine;
 use judge::{Judge, OptionReader};
 use model::{LanguageModel, WeightStore};
 use telemetry::JudgeMetrics;
-use text::Message;
 use text::{
     ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, MAX_STOP_BYTES, MAX_STOP_STRINGS,
-    OwnTrust, RenderOptions, StopStrings, TokenTexts, Tokenizer,
+    Message, OwnTrust, RenderOptions, StopStrings, TokenTexts, Tokenizer,
 };
 
 /// One model that serves as policy and judge. Clones share all state.

@@ -2,8 +2,7 @@
 
 use super::Service;
 use crate::call::{CallError, spawn_blocking};
-use text::Message;
-use text::{RenderOptions, Rendered, Variables};
+use text::{Message, RenderOptions, Rendered, Variables};
 
 /// The end of a conversation's prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

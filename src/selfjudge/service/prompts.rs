@@ -3,8 +3,9 @@
 use super::Service;
 use crate::call::{CallError, spawn_blocking};
 use engine::SubmitError;
-use text::Message;
-use text::{OwnTrust, RenderOptions, Rendered, TextError, Tokenizer, Variables, check_variables};
+use text::{
+    Message, OwnTrust, RenderOptions, Rendered, TextError, Tokenizer, Variables, check_variables,
+};
 
 /// The cost of a message in bytes beside its text: every template writes at least a few tokens around it.
 pub(super) const MESSAGE_BYTES: usize = 16;

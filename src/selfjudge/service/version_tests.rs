@@ -7,8 +7,9 @@ use crate::call::Turn;
 use crate::judging::{JudgeTask, TournamentTask};
 use engine::{EngineConfig, SamplingParams};
 use judge::{Method, OnDisagreement, Orders};
-use model::adapter::testing;
-use model::{Canary, LoadOptions, PrincipalHash, Roles, WeightsLease, WeightsName};
+use model::{
+    Canary, LoadOptions, PrincipalHash, Roles, WeightsLease, WeightsName, adapter::testing,
+};
 use telemetry::Metrics;
 use text::Role;
 

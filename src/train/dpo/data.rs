@@ -22,11 +22,9 @@ use crate::records::{
     FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
 };
 use crate::turn::{shared_beginning, without_trailing_space};
-use judge::{PROMPT_DATE, tokens_within};
-use judge::{PlainText, PreferencePair};
+use judge::{PROMPT_DATE, PlainText, PreferencePair, tokens_within};
 use model::{ModelConfig, stop_ids};
-use text::{ChatTemplate, OwnTrust, RenderOptions, Rendered, TextError, Tokenizer};
-use text::{Message, Role};
+use text::{ChatTemplate, Message, OwnTrust, RenderOptions, Rendered, Role, TextError, Tokenizer};
 
 /// Counts of the records by outcome (`data.json`).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

@@ -10,8 +10,7 @@ use crate::plain::{PlainEnd, warn_of_control_tokens};
 use crate::records::{
     FileCounts, chat_template, pairs, refuse_unreadable, skipped, warn_of_no_end,
 };
-use judge::PlainText;
-use judge::{JudgeTemplate, LabelTokens, TEMPLATE_FILE, principles_from_model_dir};
+use judge::{JudgeTemplate, LabelTokens, PlainText, TEMPLATE_FILE, principles_from_model_dir};
 use model::{ModelConfig, stop_ids};
 use text::{ChatTemplate, TextError, Tokenizer};
 

@@ -3,8 +3,7 @@
 use rand::{Rng, RngExt};
 
 use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
-use judge::PreferencePair;
-use judge::{JudgeError, fit};
+use judge::{JudgeError, PreferencePair, fit};
 
 impl Mixture {
     /// Returns both orders of a pair, or none.

@@ -4,10 +4,8 @@ use std::ops::Range;
 
 use super::{ExampleKind, Mixture, MixtureReport, Refusal, TrainExample};
 use crate::turn::{shared_beginning, without_trailing_space};
-use judge::PreferencePair;
-use judge::{PROMPT_DATE, tokens_within};
-use text::{Encoded, OwnTrust, RenderOptions, Rendered};
-use text::{Message, Role};
+use judge::{PROMPT_DATE, PreferencePair, tokens_within};
+use text::{Encoded, Message, OwnTrust, RenderOptions, Rendered, Role};
 
 /// A dialogue in tokens.
 struct Dialogue {

@@ -6,10 +6,11 @@ mod lengths;
 
 use super::*;
 use crate::plain::PlainEnd;
-use judge::PlainText;
-use judge::fixtures::{self, LABELS};
-use text::SpecialTokens;
-use text::{Message, Role};
+use judge::{
+    PlainText,
+    fixtures::{self, LABELS},
+};
+use text::{Message, Role, SpecialTokens};
 
 fn mixture(options: MixtureOptions) -> Mixture {
     let table = PrincipleTable::from_toml(

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use engine::{EngineConfig, InlineEngine};
 use judge::Judge;
-use model::adapter::{self, AdapterWeights, LoraConfig, LoraPair};
-use model::{LanguageModel, LoadOptions, WeightStore};
+use model::{
+    LanguageModel, LoadOptions, WeightStore,
+    adapter::{self, AdapterWeights, LoraConfig, LoraPair},
+};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;

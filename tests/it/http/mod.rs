@@ -46,11 +46,13 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use engine::{Engine, EngineConfig};
 use model::{LanguageModel, LoadOptions, WeightStore};
-use selfjudge::http::{ApiKeys, HttpConfig, Learning, Shared, admin_router, router};
-use selfjudge::learn::generation::Generations;
-use selfjudge::learn::{CanaryWatch, LearnControl, Publisher};
-use selfjudge::principles::Principles;
-use selfjudge::service::{Service, TrafficConfig};
+use selfjudge::{
+    http::{ApiKeys, HttpConfig, Learning, Shared, admin_router, router},
+    learn::generation::Generations,
+    learn::{CanaryWatch, LearnControl, Publisher},
+    principles::Principles,
+    service::{Service, TrafficConfig},
+};
 use serde_json::{Value, json};
 use telemetry::Metrics;
 use tempfile::TempDir;

@@ -1,8 +1,10 @@
 //! The operators' listener, the metrics and what strangers may leave.
 
 use axum::response::Response;
-use selfjudge::http::{AdminHosts, Cors, metrics_router};
-use selfjudge::service::Permitted;
+use selfjudge::{
+    http::{AdminHosts, Cors, metrics_router},
+    service::Permitted,
+};
 use traffic_log::Consent;
 
 use super::*;

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use model::ModelConfig;
-use model::adapter::{AdapterWeights, LoraConfig, LoraPair};
+use model::{
+    ModelConfig,
+    adapter::{AdapterWeights, LoraConfig, LoraPair},
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};

@@ -5,15 +5,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClaimsError, ClaimsOptions};
 use crate::world::{Dice, Grade, Principle, Split, Task};
-use judge::Method;
-use judge::{OnDisagreement, Orders};
+use judge::{Method, OnDisagreement, Orders};
 use model::WeightsLease;
-use selfjudge::call::Turn;
-use selfjudge::eval::stats::{Cluster, Estimate, bootstrap};
-use selfjudge::judging::{JudgeTask, TournamentTask};
-use selfjudge::learn::config::RolloutConfig;
-use selfjudge::learn::rollout::{Answer, Prompt, roll_out};
-use selfjudge::service::Service;
+use selfjudge::{
+    call::Turn,
+    eval::stats::{Cluster, Estimate, bootstrap},
+    judging::{JudgeTask, TournamentTask},
+    learn::config::RolloutConfig,
+    learn::rollout::{Answer, Prompt, roll_out},
+    service::Service,
+};
 use text::{Message, Role};
 
 /// The seed of the instructions. It is the same for every variant and seed, so that differences are due to the weights.

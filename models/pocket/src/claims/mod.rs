@@ -28,10 +28,7 @@ pub use variant::Variant;
 
 use run::RunResult;
 
-use selfjudge::app::AppError;
-use selfjudge::call::CallError;
-use selfjudge::eval::EvalError;
-use selfjudge::learn::LearnError;
+use selfjudge::{app::AppError, call::CallError, eval::EvalError, learn::LearnError};
 use traffic_log::LogError;
 use train::TrainError;
 

@@ -5,12 +5,16 @@ use std::path::Path;
 use super::{ClaimsError, ClaimsOptions};
 use crate::world::comparison::{Source, correctness};
 use crate::world::{Dice, Split};
-use selfjudge::learn::{LearnConfig, answer_ids};
-use selfjudge::service::Service;
+use selfjudge::{
+    learn::{LearnConfig, answer_ids},
+    service::Service,
+};
 use text::{Message, Role};
-use train::TrainError;
-use train::base::{Adapter, FrozenBase};
-use train::dpo::{DpoTrainer, PairExample};
+use train::{
+    TrainError,
+    base::{Adapter, FrozenBase},
+    dpo::{DpoTrainer, PairExample},
+};
 
 /// Runs as many updates, of as many pairs each, as the other variants plan.
 pub async fn train_offline(

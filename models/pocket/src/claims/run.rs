@@ -20,12 +20,14 @@ use crate::world::{Dice, Split, Task};
 use engine::EngineConfig;
 use judge::PrincipleTable;
 use model::WeightsLease;
-use selfjudge::app::{
-    App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
+use selfjudge::{
+    app::{
+        App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
+    },
+    http::{HttpConfig, JudgingPolicy},
+    learn::{LearnConfig, LearnControl, LearnState},
+    service::{OnLogFailure, Permitted},
 };
-use selfjudge::http::{HttpConfig, JudgingPolicy};
-use selfjudge::learn::{LearnConfig, LearnControl, LearnState};
-use selfjudge::service::{OnLogFailure, Permitted};
 use traffic_log::{Consent, PairSource, Prompt, Scope, StageOutcome, TrafficLog};
 
 /// The actor of the learner's switch in the audit trail.

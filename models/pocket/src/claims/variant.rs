@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ClaimsOptions;
 use crate::world::Principle;
-use selfjudge::learn::LearnConfig;
-use selfjudge::learn::config::{OpposedPrinciples, StageOrder};
-use selfjudge::learn::gate::BaseBudget;
+use selfjudge::{
+    learn::LearnConfig,
+    learn::config::{OpposedPrinciples, StageOrder},
+    learn::gate::BaseBudget,
+};
 
 /// One way of learning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

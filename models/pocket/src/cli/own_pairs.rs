@@ -11,8 +11,10 @@ use clap::Args;
 use super::load;
 use crate::evaluate::{self, OwnPairsOptions};
 use crate::world::Kind;
-use selfjudge::cli::{fraction, positive};
-use selfjudge::eval::EvalError;
+use selfjudge::{
+    cli::{fraction, positive},
+    eval::EvalError,
+};
 
 #[derive(Debug, Args)]
 pub struct OwnPairsArgs {

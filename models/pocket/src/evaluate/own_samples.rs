@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::PocketOptions;
 use crate::world::{Kind, Task};
 use judge::Comparison;
-use selfjudge::eval::stats::{Cluster, Estimate, bootstrap};
-use selfjudge::eval::{Contest, EvalError, Subject};
+use selfjudge::{
+    eval::stats::{Cluster, Estimate, bootstrap},
+    eval::{Contest, EvalError, Subject},
+};
 use text::{Message, Role};
 
 /// Measurements on the policy's own samples. Accuracies are between 0 and 1.

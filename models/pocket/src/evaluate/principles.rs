@@ -8,8 +8,10 @@ use crate::world::corpus::{HeldOut, held_out_comparisons};
 use crate::world::demonstration::{Request, system_message};
 use crate::world::{CurriculumOptions, Principle, Task};
 use judge::Comparison as Asked;
-use selfjudge::eval::stats::{Cluster, Estimate, bootstrap};
-use selfjudge::eval::{EvalError, Subject};
+use selfjudge::{
+    eval::stats::{Cluster, Estimate, bootstrap},
+    eval::{EvalError, Subject},
+};
 use text::{Message, Role};
 
 /// How often the judge's preference agrees with the program's.

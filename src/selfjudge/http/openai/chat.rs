@@ -29,8 +29,7 @@ use crate::http::sse::EventBody;
 use crate::service::{PromptTask, TokenText};
 use engine::MAX_LOGPROBS;
 use model::WeightsName;
-use text::Message;
-use text::{ToolChat, Variables};
+use text::{Message, ToolChat, Variables};
 use traffic_log::Prompt;
 
 /// The body. Unknown fields are refused.

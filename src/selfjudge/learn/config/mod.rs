@@ -9,10 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::LearnError;
 use super::gate::GateConfig;
 use model::DecoderSpec;
-use train::TrainError;
-use train::base::Adapter;
-use train::continued::LoraSettings;
-use train::dpo::DpoConfig;
+use train::{TrainError, base::Adapter, continued::LoraSettings, dpo::DpoConfig};
 
 pub use sections::{
     ActiveConfig, ContrastConfig, Disagreement, FeedbackConfig, JudgingConfig, OpposedPrinciples,

@@ -8,10 +8,11 @@ use crate::learn::config::{JudgingConfig, RolloutConfig};
 use crate::learn::judging::PinnedJudge;
 use crate::learn::rollout::{Answer, Prompt, roll_out};
 use crate::service::Service;
-use model::WeightsLease;
-use model::adapter::AdapterWeights;
-use train::TrainError;
-use train::base::{Adapter, FrozenBase};
+use model::{WeightsLease, adapter::AdapterWeights};
+use train::{
+    TrainError,
+    base::{Adapter, FrozenBase},
+};
 
 /// Samples `samples` answers of `weights` to every prompt with the settings of the updates; the answers to one prompt are adjacent.
 ///

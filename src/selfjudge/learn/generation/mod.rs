@@ -31,10 +31,12 @@ use super::LearnError;
 use super::base::Bases;
 use model::adapter::{CONFIG_FILE, WEIGHTS_FILE};
 use resident::{Adapters, Resident};
-use train::TrainError;
-use train::base::Adapter;
-use train::checkpoint::{entries, sync};
-use train::digest::{ListedFile, sha256_bytes};
+use train::{
+    TrainError,
+    base::Adapter,
+    checkpoint::{entries, sync},
+    digest::{ListedFile, sha256_bytes},
+};
 
 const MANIFEST: &str = "manifest.json";
 const TRAINED: &str = "trained.safetensors";

@@ -1,8 +1,7 @@
 use super::*;
 use crate::claims::Yardstick;
 use crate::claims::measure::{BestOfN, Measured};
-use selfjudge::eval::stats::Estimate;
-use selfjudge::learn::LearnConfig;
+use selfjudge::{eval::stats::Estimate, learn::LearnConfig};
 
 #[test]
 fn three_seeds_have_students_interval() {

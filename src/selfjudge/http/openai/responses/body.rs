@@ -16,8 +16,7 @@ use crate::http::format::FormatKind;
 use crate::http::sampling::SamplingBody;
 use crate::service::Ending;
 use engine::MAX_LOGPROBS;
-use text::{GrammarSpec, Variables};
-use text::{Message, Role};
+use text::{GrammarSpec, Message, Role, Variables};
 
 /// Maximum number of `metadata` entries, and maximum characters of their keys and values.
 const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);

@@ -11,8 +11,7 @@ use super::definitions::{ToolKind, check_name};
 use crate::http::calls::Calls;
 use crate::http::conversation::ContentBody;
 use crate::http::error::{ApiError, shortened};
-use text::{Message, Role};
-use text::{ToolCall, ToolChat, ToolTurn};
+use text::{Message, Role, ToolCall, ToolChat, ToolTurn};
 
 /// Maximum bytes of a tool call's id.
 const MOST_ID: usize = 256;
