@@ -143,6 +143,19 @@ fn a_model_without_a_chat_template_serves_raw_routes_and_says_what_it_lacks() {
 }
 
 #[test]
+fn a_signal_as_soon_as_the_address_is_known_ends_it_well() {
+    // The first line with an address is the first sign of life that a supervisor has.
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        for _ in 0..4 {
+            let mut server = Server::start(&[]);
+            server.signal(signal);
+            let ended = server.wait();
+            assert!(ended.success(), "{ended}: {:?}", server.said());
+        }
+    }
+}
+
+#[test]
 fn running_answers_finish_after_sigterm_and_new_connections_do_not_begin() {
     let mut server = Server::start(&["--drain-timeout", "600"]);
     let first = &server.said()[0];

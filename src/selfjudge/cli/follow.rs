@@ -10,13 +10,13 @@ use anyhow::Context;
 use axum_server::Handle;
 use candle_core::Device;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::listener::{admin_hosts, keys_in, own_files_alone};
 use super::prompt_args::variables;
 use super::runtime::runtime;
 use super::salt::SaltArgs;
 use super::sockets::{Banner, Sockets};
+use super::stop_signals::StopSignals;
 use super::values::address;
 use crate::app::{
     App, AppConfig, DataDir, LearnOptions, ModelFiles, OnDeath, PromptOptions, TrafficOptions,
@@ -158,18 +158,14 @@ pub fn run(
     let runtime = runtime(2)?;
     let (ended, stopped) = runtime.block_on(async {
         let app = App::start(config).await?;
-        let (mut terminate, mut interrupt) = (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        );
+        let mut stop = StopSignals::catch()?;
         tracing::info!("learning from {}", dir.display());
         let sockets = Sockets::open(None, args.admin_listen, args.metrics_listen, None).await?;
         let banner = Banner::of(&app, &sockets, lines);
         sockets.serve(&app, &Handle::new(), &ConnectionLimits::default())?;
         banner.say();
         let ended = tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
+            () = stop.received() => Ok(()),
             why = app.failure() => Err(anyhow::anyhow!(why)),
         };
         anyhow::Ok((ended, app.stop().await))

@@ -19,6 +19,7 @@ mod runtime;
 mod salt;
 mod serve;
 mod sockets;
+mod stop_signals;
 mod usage;
 mod values;
 

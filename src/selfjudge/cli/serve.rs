@@ -9,7 +9,6 @@ use anyhow::Context;
 use axum_server::Handle;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::keeping::KeepingArgs;
 use super::listener::{admin_hosts, keys_in, max_connections, own_files_alone, warn_of_short};
@@ -17,6 +16,7 @@ use super::memory::give_back_when_idle;
 use super::prompt_args::PromptArgs;
 use super::runtime::runtime;
 use super::sockets::{Banner, Sockets};
+use super::stop_signals::StopSignals;
 use super::values::{address, bytes, fraction, ip, name, positive, share, some_bytes};
 use crate::app::{App, AppConfig, LearnOptions, ModelFiles, OnDeath, model_name};
 use crate::http::{
@@ -376,6 +376,7 @@ pub fn run(args: &ServeArgs, device: Device, lines: LogFormat) -> anyhow::Result
 
 /// Opens the listeners, prints their addresses, and drains them on a signal.
 async fn serve(args: &ServeArgs, app: &App, lines: LogFormat) -> anyhow::Result<()> {
+    let mut stop = StopSignals::catch()?;
     let handle = Handle::new();
     let LearningArgs {
         admin_listen,
@@ -391,13 +392,8 @@ async fn serve(args: &ServeArgs, app: &App, lines: LogFormat) -> anyhow::Result<
         .context("there is a common listener; this is a bug")?;
     banner.say();
     tokio::spawn(give_back_when_idle(app.metrics.engine.clone()));
-    let (mut terminate, mut interrupt) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop.received() => {}
         ended = &mut serving => return Ok(ended??),
         why = app.failure() => {
             handle.shutdown();

@@ -104,7 +104,8 @@ fn settings(data_dir: &Path, learn: &str) -> PathBuf {
 fn terminate(child: &mut Child) {
     // SAFETY: a signal to a child that has not been waited for.
     assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
-    assert!(wait_for("its end", || child.try_wait().unwrap()).success());
+    let ended = wait_for("its end", || child.try_wait().unwrap());
+    assert!(ended.success(), "{ended}");
 }
 
 /// The learner of a data directory in a process of its own. Killed when dropped.
