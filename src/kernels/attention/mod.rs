@@ -1,10 +1,13 @@
 //! Attention: over packed sequences with a backward pass (training), and over the paged cache (serving).
 
 mod dense;
+mod dense_op;
 mod dense_sequence;
 mod metadata;
 mod paged;
 mod paged_cpu;
+mod paged_gather;
+mod paged_softmax;
 mod paged_tile;
 
 pub use dense::{branched_attention, dense_attention, plain as dense_plain};

@@ -11,7 +11,8 @@
 //! position. The result for a query token therefore has the same bits whatever else is in the batch, however the prompt
 //! was cut into prefill chunks, wherever its blocks are, and on any number of threads.
 
-use super::paged_tile::{Partial, Tile};
+use super::paged_softmax::Partial;
+use super::paged_tile::Tile;
 use super::{AttentionMetadata, AttentionParams};
 use crate::device::team;
 use crate::isa::Isa;

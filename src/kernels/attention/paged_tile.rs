@@ -3,12 +3,14 @@
 
 use super::AttentionParams;
 use super::paged_cpu::Problem;
+use super::paged_gather::{Workspace, gather};
+use super::paged_softmax::{Partial, softmax_row};
 use crate::isa::Vector;
 use crate::micro::{self, Layout, Operands, PANEL, max_rows, pack_rows, strip, take};
-use crate::simd::{Portable, Simd, Stored, exp};
+use crate::simd::{Portable, Simd, Stored};
 
 /// The number of keys per chunk: their K and V panels and the scores of a tile fit the first cache levels.
-const CHUNK: usize = micro::ROW;
+pub const CHUNK: usize = micro::ROW;
 
 /// The number of keys between two folds; whole chunks.
 const SPLIT: usize = 512;
@@ -28,59 +30,6 @@ impl Tile<'_> {
     pub fn splits(&self, params: &AttentionParams) -> std::ops::Range<usize> {
         let first = params.first_visible(self.position) / SPLIT;
         first..(self.position + self.tokens - 1) / SPLIT + 1
-    }
-}
-
-/// The softmax of some rows before normalisation: `o / l` is the result, `m` the largest score so far.
-pub struct Partial<'a> {
-    pub m: &'a mut [f32],
-    pub l: &'a mut [f32],
-    /// The weighted sum of values, `[rows, padded head_dim]`.
-    pub o: &'a mut [f32],
-}
-
-impl<'a> Partial<'a> {
-    pub fn len(rows: usize, width: usize) -> usize {
-        rows * (width + 2)
-    }
-
-    pub fn new(memory: &'a mut [f32], rows: usize) -> Self {
-        let (m, rest) = memory.split_at_mut(rows);
-        let (l, o) = rest.split_at_mut(rows);
-        Self { m, l, o }
-    }
-
-    pub fn reset(&mut self) {
-        self.m.fill(f32::NEG_INFINITY);
-        self.l.fill(0.0);
-        self.o.fill(0.0);
-    }
-
-    /// Adds the partial softmax of later keys.
-    pub fn fold(&mut self, m: &[f32], l: &[f32], o: &[f32]) {
-        let width = o.len() / m.len();
-        for (r, (o, part)) in self
-            .o
-            .chunks_exact_mut(width)
-            .zip(o.chunks_exact(width))
-            .enumerate()
-        {
-            if l[r] == 0.0 {
-                continue;
-            }
-            if self.l[r] == 0.0 {
-                (self.m[r], self.l[r]) = (m[r], l[r]);
-                o.copy_from_slice(part);
-                continue;
-            }
-            let largest = self.m[r].max(m[r]);
-            let (mine, theirs) = ((self.m[r] - largest).exp(), (m[r] - largest).exp());
-            self.m[r] = largest;
-            self.l[r] = self.l[r] * mine + l[r] * theirs;
-            for (o, part) in o.iter_mut().zip(part) {
-                *o = *o * mine + part * theirs;
-            }
-        }
     }
 }
 
@@ -141,37 +90,6 @@ unsafe fn avx512<T: Stored>(
 ) {
     // SAFETY: as the caller promises; the attribute above is the instruction set of the type.
     unsafe { attend_split::<crate::simd::F32x16, T>(p, tile, split, part, work) }
-}
-
-/// The scratch buffers of a tile's operands.
-struct Workspace<'a> {
-    /// The queries, scaled and packed in strips.
-    q: &'a mut [f32],
-    /// The scores, `[rows][CHUNK]`.
-    scores: &'a mut [f32],
-    /// Filled by [`gather`].
-    k_panels: &'a mut [f32],
-    v_panels: &'a mut [f32],
-    /// A row of zeros.
-    zeros: &'a [f32],
-}
-
-impl<'a> Workspace<'a> {
-    fn new(work: &'a mut [f32], rows: usize, d: usize, width: usize) -> Self {
-        let (q, rest) = work.split_at_mut(rows * d);
-        let (scores, rest) = rest.split_at_mut(rows * CHUNK);
-        let (k_panels, rest) = rest.split_at_mut(CHUNK * d);
-        let (v_panels, zeros) = rest.split_at_mut(CHUNK * width);
-        let zeros = &mut zeros[..width];
-        zeros.fill(0.0);
-        Self {
-            q,
-            scores,
-            k_panels,
-            v_panels,
-            zeros,
-        }
-    }
 }
 
 /// Runs [`Problem::split`]: computes for each chunk the scores, their softmax, and the weighted sum of values.
@@ -328,167 +246,5 @@ unsafe fn product<S: Simd>(
             }
         }
         panel += together;
-    }
-}
-
-/// Finds the positions in the cache of the keys from `key` on.
-#[inline(always)]
-fn locate<T: Stored>(p: &Problem<T>, tile: &Tile, key: usize, at: &mut [usize]) {
-    let block_size = p.metadata.block_size();
-    let (mut block, mut offset) = (key / block_size, key % block_size);
-    let mut filled = 0;
-    while filled < at.len() {
-        let run = (block_size - offset).min(at.len() - filled);
-        let head = tile.table[block] as usize * p.kv_heads + tile.kv_head;
-        let first = (head * block_size + offset) * p.head_dim;
-        for (i, at) in at[filled..filled + run].iter_mut().enumerate() {
-            *at = first + i * p.head_dim;
-        }
-        filled += run;
-        (block, offset) = (block + 1, 0);
-    }
-}
-
-/// Prefetches a row into the second-level cache.
-#[inline(always)]
-fn prefetch<T>(row: &[T]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(64 / size_of::<T>()) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch is only a hint, and its address is within a slice.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
-}
-
-/// Gathers keys `key..key + count` of a tile's sequence: K into panels of 16 keys, `[head_dim][16]` each; V into panels
-/// of 16 dimensions, `[CHUNK][16]` each; both in f32. The missing part of a panel becomes zeros. The next `ahead` keys
-/// are prefetched.
-///
-/// # Safety
-/// `room` was made for rows of the problem's head dimension, `count` is [`CHUNK`] at most, and the processor has `S`.
-#[inline(always)]
-unsafe fn gather<S: Simd, T: Stored>(
-    p: &Problem<T>,
-    tile: &Tile,
-    key: usize,
-    (count, ahead): (usize, usize),
-    room: &mut Workspace,
-) {
-    let (d, width) = (p.head_dim, p.width());
-    let Workspace {
-        k_panels,
-        v_panels,
-        zeros,
-        ..
-    } = room;
-    let padded = count.next_multiple_of(PANEL);
-    let mut at = [0; CHUNK];
-    locate(p, tile, key, &mut at[..count]);
-    // The next chunk is loaded from memory while this one is computed.
-    let mut next = [0; CHUNK];
-    let ahead = ahead.min(CHUNK);
-    locate(p, tile, key + CHUNK, &mut next[..ahead]);
-    let next = &next[..ahead];
-    for j in (0..padded).step_by(8) {
-        // No `T` is wider than f32, and a zero f32 read as any `T` is zero.
-        let mut rows = [zeros.as_ptr().cast::<T>(); 8];
-        for (i, row) in rows.iter_mut().enumerate() {
-            if j + i < count {
-                *row = p.k[at[j + i]..at[j + i] + d].as_ptr();
-            }
-            if let Some(&at) = next.get(j + i) {
-                prefetch(&p.k[at..at + d]);
-            }
-        }
-        let to = k_panels[j / PANEL * d * PANEL + j % PANEL..].as_mut_ptr();
-        let whole = d / 8 * 8;
-        // SAFETY: rows of d values, to eight columns of a panel of d lines.
-        unsafe {
-            for c in (0..whole).step_by(8) {
-                let mut corner = rows;
-                for row in &mut corner {
-                    *row = row.add(c);
-                }
-                S::transpose_8x8(corner, to.add(c * PANEL), PANEL);
-            }
-            for c in whole..d {
-                for (i, row) in rows.iter().enumerate() {
-                    *to.add(c * PANEL + i) = (*row.add(c)).into();
-                }
-            }
-        }
-    }
-    for (j, at) in at[..count].iter().enumerate() {
-        let row = &p.v[*at..at + d];
-        if let Some(&at) = next.get(j) {
-            prefetch(&p.v[at..at + d]);
-        }
-        let whole = d / PANEL;
-        // SAFETY: line j of each panel, and sixteen values of the row for each whole one.
-        unsafe {
-            for panel in 0..whole {
-                let to = v_panels.as_mut_ptr().add((panel * CHUNK + j) * PANEL);
-                for v in (0..PANEL).step_by(S::LANES) {
-                    T::load::<S>(row.as_ptr().add(panel * PANEL + v)).store(to.add(v));
-                }
-            }
-        }
-        if whole * PANEL < width {
-            let to = &mut v_panels[(whole * CHUNK + j) * PANEL..][..PANEL];
-            to.fill(0.0);
-            for (to, value) in to.iter_mut().zip(&row[whole * PANEL..]) {
-                *to = (*value).into();
-            }
-        }
-    }
-}
-
-/// Turns a row of scores into weights and rescales the row's maximum, sum and output to the new maximum. Scores outside
-/// `seen` get weight 0.
-///
-/// # Safety
-/// `scores` and `o` have whole panels of [`PANEL`] each, and the processor has `S`.
-#[inline(always)]
-unsafe fn softmax_row<S: Simd>(
-    scores: &mut [f32],
-    seen: (usize, usize),
-    m: &mut f32,
-    l: &mut f32,
-    o: &mut [f32],
-) {
-    if seen.0 >= seen.1 {
-        return scores.fill(0.0);
-    }
-    scores[..seen.0].fill(f32::NEG_INFINITY);
-    scores[seen.1..].fill(f32::NEG_INFINITY);
-    // SAFETY: scores and o are whole panels, so whole vectors; the caller promises S.
-    unsafe {
-        let mut largest = S::splat(f32::NEG_INFINITY);
-        for i in (0..scores.len()).step_by(S::LANES) {
-            largest = largest.max(S::load(scores.as_ptr().add(i)));
-        }
-        let largest = m.max(largest.reduce_max());
-        let mut sum = S::splat(0.0);
-        for i in (0..scores.len()).step_by(S::LANES) {
-            let at = scores.as_mut_ptr().add(i);
-            let weight = exp(S::load(at).sub(S::splat(largest)));
-            weight.store(at);
-            sum = sum.add(weight);
-        }
-        if *m == largest {
-            *l += sum.reduce_sum();
-            return;
-        }
-        let mut lanes = [0f32; PANEL];
-        exp(S::splat(*m - largest)).store(lanes.as_mut_ptr());
-        let correction = lanes[0];
-        *m = largest;
-        *l = *l * correction + sum.reduce_sum();
-        for i in (0..o.len()).step_by(S::LANES) {
-            let at = o.as_mut_ptr().add(i);
-            S::load(at).mul(S::splat(correction)).store(at);
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod arbiter;
 mod memory;
+mod pacing;
 pub mod team;
 mod threads;
 mod trainer_pool;
@@ -12,8 +13,9 @@ use std::str::FromStr;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-pub use arbiter::{ArbiterConfig, ArbiterUsage, DeviceArbiter, yield_to_serving};
+pub use arbiter::{DeviceArbiter, yield_to_serving};
 pub use memory::{Available, MemoryBound, PROGRAM, available, size};
+pub use pacing::{ArbiterConfig, ArbiterUsage};
 pub use threads::{init_threads, most_threads, threads_can_be_had};
 pub use trainer_pool::trainer_pool;
 
