@@ -58,10 +58,15 @@ impl DeviceArbiter {
     /// Sets whether a foreground request waits for a step that uses the whole device. The engine calls this before each step and before it
     /// sleeps.
     pub fn foreground(&self, due: bool) {
-        if self.0.foreground.swap(due, Ordering::Relaxed) == due {
+        if self.0.foreground.load(Ordering::Relaxed) == due {
             return;
         }
-        self.lock().set_due(due, self.now());
+        {
+            // Both values change under the lock: two callers leave them equal.
+            let mut pacing = self.lock();
+            self.0.foreground.store(due, Ordering::Relaxed);
+            pacing.set_due(due, self.now());
+        }
         if !due {
             self.0.changed.notify_all();
         }
