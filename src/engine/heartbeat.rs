@@ -1,7 +1,7 @@
 //! Liveness of the engine's thread: it records a mark at every step, and replies to probes when it is idle.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The longest duration of a step before the engine counts as stuck. The longest step of a large model on a slow processor takes a
@@ -15,10 +15,13 @@ pub struct Heartbeat(Arc<Marks>);
 #[derive(Debug)]
 struct Marks {
     start: Instant,
-    /// Milliseconds from the start to the last mark.
+    /// The last mark: milliseconds from the start, and whether the thread sleeps next in the lowest bit. One number, so that no reader
+    /// combines the time of one mark with the state of the next: a thread that wakes after a long sleep would look stuck.
     last: AtomicU64,
-    idle: AtomicBool,
 }
+
+/// The bit of [`Marks::last`] that is set if the thread sleeps next.
+const IDLE: u64 = 1;
 
 /// The state of the engine's thread according to its marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,6 @@ impl Default for Heartbeat {
         Self(Arc::new(Marks {
             start: Instant::now(),
             last: AtomicU64::new(0),
-            idle: AtomicBool::new(false),
         }))
     }
 }
@@ -44,8 +46,8 @@ impl Default for Heartbeat {
 impl Heartbeat {
     /// Records a mark; `idle` if the thread sleeps next.
     pub fn beat(&self, idle: bool) {
-        self.0.last.store(self.now(), Ordering::Relaxed);
-        self.0.idle.store(idle, Ordering::Relaxed);
+        let mark = self.now() << 1 | if idle { IDLE } else { 0 };
+        self.0.last.store(mark, Ordering::Relaxed);
     }
 
     /// Returns the thread's state now.
@@ -55,8 +57,9 @@ impl Heartbeat {
 
     /// Returns the thread's state at `now`, in milliseconds from the start.
     fn pulse_at(&self, now: u64) -> Pulse {
-        let silent = now.saturating_sub(self.0.last.load(Ordering::Relaxed));
-        if self.0.idle.load(Ordering::Relaxed) {
+        let mark = self.0.last.load(Ordering::Relaxed);
+        let silent = now.saturating_sub(mark >> 1);
+        if mark & IDLE != 0 {
             Pulse::Idle
         } else if u128::from(silent) > STUCK.as_millis() {
             Pulse::Stuck
