@@ -1,32 +1,27 @@
 //! The body of the engine's loop: expire, schedule, compute, sample, send events.
 
+mod draw;
+mod job;
+
 use std::collections::HashMap;
-use std::slice::ChunksExact;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::GenerateRequest;
-use super::admission::QueuePlace;
-use super::kv_cache::{BlockHash, CacheDomain, HashedTokens};
-use super::model_runner::{Computed, ModelRunner, WeightsRun};
-use super::output::{RequestFailure, StreamEvent};
-use super::request::{FinishReason, Request, RequestId};
-use super::sampler::{PromptLogprobs, SampledToken, Sampler};
-use super::sampling_params::SamplingParams;
-use super::scheduler::{NextToken, Scheduler, SchedulerOutput};
-use super::stats::{EngineStats, RequestTimes};
-use kernels::{
-    device::{DeviceArbiter, team},
-    logits::all_finite,
-};
-use model::{ModelError, WeightsLease};
-use telemetry::{CallTimes, EngineMetrics};
-use text::Grammar;
+use crate::GenerateRequest;
+use crate::kv_cache::{BlockHash, CacheDomain, HashedTokens};
+use crate::model_runner::{ModelRunner, WeightsRun};
+use crate::output::{RequestFailure, StreamEvent};
+use crate::request::{FinishReason, Request, RequestId};
+use crate::sampler::SampledToken;
+use crate::scheduler::{NextToken, Scheduler, SchedulerOutput};
+use crate::stats::{EngineStats, RequestTimes};
+use job::{Job, OpenJob, Sample};
+use kernels::device::DeviceArbiter;
+use telemetry::EngineMetrics;
 
-/// The minimum number of logits that one sampling thread works on.
-const LOGITS_A_TASK: usize = 1 << 14;
+pub use job::{Ending, Submission};
 
 /// A message from a handle to the engine thread.
 #[derive(Debug)]
@@ -37,95 +32,6 @@ pub enum Command {
     /// A liveness probe; the thread replies.
     Ping(oneshot::Sender<()>),
 }
-
-/// An accepted request on its way to the engine thread.
-#[derive(Debug)]
-pub struct Submission {
-    /// The id of the first sample; the other samples have the ids that follow.
-    pub first: RequestId,
-    pub request: GenerateRequest,
-    /// The weights that compute the request, until its end.
-    pub weights: WeightsLease,
-    pub events: mpsc::UnboundedSender<StreamEvent>,
-    /// The request's place in the queue, held until the request first runs.
-    pub place: QueuePlace,
-    /// The timing record of the call that the request is part of, if that call is timed.
-    pub call: Option<CallTimes>,
-}
-
-/// The state that all samples of a submission share.
-struct Job {
-    first: RequestId,
-    params: SamplingParams,
-    seed: u64,
-    /// The tokens that a repetition penalty counts; empty where there is none.
-    penalised: Vec<u32>,
-    grammar: Option<Grammar>,
-    deadline: Option<Instant>,
-    weights: WeightsLease,
-    events: mpsc::UnboundedSender<StreamEvent>,
-    /// Log-probabilities of the prompt's tokens found so far, from the second token on.
-    scored: Mutex<Vec<PromptLogprobs>>,
-}
-
-/// A submission that has open samples.
-struct OpenJob {
-    job: Arc<Job>,
-    samples: usize,
-    open: usize,
-}
-
-impl Job {
-    /// Returns how the job ends if its caller is gone or its deadline has passed.
-    fn given_up(&self, now: Instant) -> Option<Ending> {
-        if self.events.is_closed() {
-            Some(Ending::Aborted)
-        } else if self.deadline.is_some_and(|deadline| deadline <= now) {
-            Some(Ending::Failed(RequestFailure::DeadlineExceeded))
-        } else {
-            None
-        }
-    }
-}
-
-/// The reason for which a sample ends before its last token.
-#[derive(Debug, Clone)]
-pub enum Ending {
-    /// The caller has disconnected.
-    Aborted,
-    /// The caller needs no more tokens: its text reached a stop string, for example.
-    Closed,
-    Failed(RequestFailure),
-}
-
-/// One sample: the state that the scheduler does not need.
-struct Sample {
-    index: usize,
-    job: Arc<Job>,
-    /// Created when the first token is drawn: a waiting sample takes no memory beyond its place in the queue.
-    sampler: Option<Box<Sampler>>,
-    place: Option<QueuePlace>,
-    times: RequestTimes,
-}
-
-impl Sample {
-    /// Draws the next token from the logits of the last one.
-    fn draw(&mut self, logits: &[f32]) -> Result<SampledToken, RequestFailure> {
-        if !all_finite(logits) {
-            return Err(RequestFailure::Model("its logits are not finite".into()));
-        }
-        let job = &*self.job;
-        let sampler = self.sampler.get_or_insert_with(|| {
-            let sampler = Sampler::new(&job.params, &job.penalised, job.seed, self.index);
-            Box::new(sampler.following(job.grammar.as_ref()))
-        });
-        let token = sampler.sample(&job.params, logits);
-        token.map_err(RequestFailure::from)
-    }
-}
-
-/// A sequence's next token, or the error that prevented it.
-type Drawn = (RequestId, Result<SampledToken, RequestFailure>);
 
 /// The engine's state and the body of its loop.
 pub struct EngineCore {
@@ -421,69 +327,6 @@ impl EngineCore {
                 });
             }
         }
-    }
-
-    /// Computes log-probabilities of prompt tokens where requested, and sends them where a prompt is complete.
-    fn score(&self, output: &SchedulerOutput, computed: &Computed) -> Result<(), ModelError> {
-        let mut row = 0;
-        for scheduled in &output.scheduled {
-            let request = self.scheduler.request(scheduled.id);
-            let Some(request) = request.filter(|request| request.scores_prompt) else {
-                continue;
-            };
-            let places = request.scored(scheduled.num_tokens);
-            let rows = row..row + places.len();
-            row = rows.end;
-            let Some(sample) = self.samples.get(&scheduled.id) else {
-                continue;
-            };
-            let top = sample.job.params.prompt_logprobs.unwrap_or(0);
-            let scored = &sample.job.scored;
-            let mut scored = scored.lock().unwrap_or_else(PoisonError::into_inner);
-            // A preempted prompt is computed again: the log-probabilities of its first tokens are already there.
-            let known = scored.len().saturating_sub(places.start);
-            let known = known.min(places.len());
-            let next = &request.tokens.tokens()[places.start + 1 + known..];
-            let new =
-                self.runner
-                    .scores(computed, rows.start + known..rows.end, |at, logits| {
-                        PromptLogprobs::new(logits, next[at], top)
-                    })?;
-            scored.extend(new);
-            if scored.len() + 1 == request.num_prompt_tokens && !places.is_empty() {
-                let event = StreamEvent::Prompt(std::mem::take(&mut *scored));
-                let _ = sample.job.events.send(event);
-            }
-        }
-        Ok(())
-    }
-
-    /// Draws a token for every sequence whose logits are ready; siblings draw from the last row of their prompt.
-    fn sample(&mut self, output: &SchedulerOutput, rows: ChunksExact<'_, f32>) -> Vec<Drawn> {
-        let due = output.scheduled.iter().filter(|s| s.samples);
-        let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
-        for (scheduled, row) in due.zip(rows) {
-            let Some(request) = self.scheduler.request(scheduled.id) else {
-                continue;
-            };
-            let siblings = request.siblings.iter().take(scheduled.forks);
-            for &id in std::iter::once(&scheduled.id).chain(siblings) {
-                let sample = self.samples.remove(&id);
-                draws.extend(sample.map(|sample| (id, sample, row)));
-            }
-        }
-        // Drawing from a few short rows takes less time than waking another thread.
-        let rows = LOGITS_A_TASK.div_ceil(draws.first().map_or(1, |(_, _, row)| row.len()));
-        let mut drawn: Vec<Option<Drawn>> = draws.iter().map(|_| None).collect();
-        let parts = draws.chunks_mut(rows).zip(drawn.chunks_mut(rows));
-        team::each(parts, |(draws, drawn)| {
-            for ((id, sample, row), drawn) in draws.iter_mut().zip(drawn) {
-                *drawn = Some((*id, sample.draw(row)));
-            }
-        });
-        self.samples
-            .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
-        drawn.into_iter().flatten().collect()
     }
 
     /// Records the tokens of a step and removes the samples that end with them. Returns the events, to be sent afterwards: when a caller

@@ -25,24 +25,37 @@
 //! work they only fill the step up ([`BackgroundLimits::fill_beside`]), and they compute nothing in a step that computes a foreground
 //! prompt, because those steps are already long. Except for shared prefixes, the foreground's steps are the same with and without
 //! them. Background requests can starve.
+//!
+//! | file | content |
+//! |---|---|
+//! | `tokens` | the division of a step's tokens among requests |
+//! | `admit` | admission of waiting requests, and preemptions that make room for them |
+//! | `siblings` | the samples of one request |
+//! | `fair_share`, `step_cost` | each tenant's tokens in a step; the cost of a step |
+//! | `step`, `output`, `lines` | a step under construction; its work; ordered queues |
 
 mod admit;
 mod fair_share;
 mod lines;
+mod output;
+mod siblings;
 mod step;
 mod step_cost;
+mod tokens;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::kv_cache::{BlockCopy, CachedPrefix, KvCacheManager};
+use super::kv_cache::KvCacheManager;
 use super::request::{Class, FinishReason, Request, RequestId};
 use super::tenant::Tenant;
 use fair_share::FairShare;
 use lines::{Lines, Place};
 use step::Step;
 use step_cost::Work;
+
+pub use output::{NextToken, Scheduled, SchedulerOutput};
 
 /// The number of later arrivals of the next lower priority that a request goes before.
 pub const PRIORITY_STEP: i64 = 256;
@@ -77,44 +90,6 @@ impl BackgroundLimits {
             Some(rest) => self.fill_beside - rest,
             None => 0,
         }
-    }
-}
-
-/// The work of one request in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scheduled {
-    pub id: RequestId,
-    /// The number of tokens to compute, after those already computed.
-    pub num_tokens: usize,
-    /// Whether these are its last tokens, so that the next token can be sampled.
-    pub samples: bool,
-    /// The number of its siblings that become separate sequences with this step, and sample too.
-    pub forks: usize,
-}
-
-/// A sequence's next token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NextToken {
-    pub id: RequestId,
-    pub token: u32,
-    /// Whether the grammar allows no continuation.
-    pub complete: bool,
-}
-
-/// A step's work.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SchedulerOutput {
-    pub scheduled: Vec<Scheduled>,
-    /// Block copies, to be made in this order before anything is computed.
-    pub copies: Vec<BlockCopy>,
-    pub preempted: Vec<RequestId>,
-    /// The tokens and positions of the step, which determine its cost.
-    pub work: Work,
-}
-
-impl SchedulerOutput {
-    pub fn num_tokens(&self) -> usize {
-        self.scheduled.iter().map(|s| s.num_tokens).sum()
     }
 }
 
@@ -261,192 +236,6 @@ impl Scheduler {
         step.output
     }
 
-    /// Schedules requests that lack one token first, so that no stream stalls behind a prompt; then running prompts; then new requests,
-    /// while budget, places and blocks last.
-    fn schedule_class(&mut self, class: Class, step: &mut Step) {
-        let lacks_one = |place: &Place| self.requests[&place.id].1.num_missing_tokens() == 1;
-        let running = self.running.iter().copied();
-        let (mut decoding, computing): (Vec<Place>, Vec<Place>) = running
-            .filter(|place| place.class == class)
-            .partition(lacks_one);
-        step.shares = self.shares(class, step.budget);
-        let mut for_prompts = HashMap::new();
-        if let Some(shares) = &mut step.shares {
-            decoding.sort_by_key(|place| (self.requests[&place.id].1.last_step, *place));
-            let waits = self.waiting.tenants(class);
-            let with_prompts: HashSet<Tenant> = waits
-                .chain(computing.iter().map(|place| place.tenant))
-                .collect();
-            for (&tenant, share) in shares {
-                if with_prompts.contains(&tenant) {
-                    for_prompts.insert(tenant, *share / 2);
-                    *share -= *share / 2;
-                }
-            }
-        }
-        let mut postponed = Vec::new();
-        for place in decoding {
-            match step.left(place.tenant) {
-                0 => postponed.push(place),
-                _ => self.go_on(place, step),
-            }
-        }
-        for (tenant, tokens) in for_prompts {
-            step.give(tenant, tokens);
-        }
-        for place in computing {
-            self.go_on(place, step);
-        }
-        self.admit(class, step);
-        for place in postponed {
-            self.go_on(place, step);
-        }
-    }
-
-    /// Returns each tenant's share of the step's tokens, if the tokens have to be shared.
-    fn shares(&mut self, class: Class, budget: usize) -> Option<HashMap<Tenant, usize>> {
-        if class == Class::Background {
-            // The server's own work is one tenant.
-            return None;
-        }
-        let mut demands: HashMap<Tenant, Work> = HashMap::new();
-        for place in self.running.iter().filter(|place| place.class == class) {
-            let request = &self.requests[&place.id].1;
-            let missing = request.num_missing_tokens();
-            let demand = demands.entry(place.tenant).or_default();
-            *demand = *demand + Work::after(request.num_computed_tokens, missing);
-        }
-        let running = self.running.iter().filter(|place| place.class == class);
-        let full = running.count() >= self.config.max_sequences;
-        for tenant in self.waiting.tenants(class) {
-            let first = self.waiting.of(tenant, class).next();
-            // A request that cannot be admitted has no demand.
-            let Some(first) = first.filter(|first| !full || self.richest(**first).is_some()) else {
-                continue;
-            };
-            let tokens = &self.requests[&first.id].1.tokens;
-            let demand = demands.entry(tenant).or_default();
-            if demand.tokens < budget {
-                let computed = self.prefix(first.id).num_tokens;
-                *demand = *demand + Work::after(computed, tokens.len() - computed);
-            }
-        }
-        let demands: Vec<(Tenant, Work)> = demands.into_iter().collect();
-        self.fair.shares(&demands, budget)
-    }
-
-    /// Returns the cached prefix of a request; it is empty where the whole prompt has to be computed.
-    fn prefix(&self, id: RequestId) -> CachedPrefix {
-        let (_, request) = &self.requests[&id];
-        match request.scores_prompt {
-            true => CachedPrefix::default(),
-            false => self.kv.cached_prefix(&request.tokens),
-        }
-    }
-
-    /// Schedules more tokens of a request, if it still runs and there are tokens and blocks for it.
-    fn go_on(&mut self, place: Place, step: &mut Step) {
-        if !self.running.contains(&place) {
-            return;
-        }
-        let request = &self.requests[&place.id].1;
-        let from = request.num_computed_tokens;
-        let num_tokens = request.num_missing_tokens().min(step.left(place.tenant));
-        if num_tokens == 0 {
-            return;
-        }
-        loop {
-            if let Ok(copy) = self.kv.allocate(place.id, from, from + num_tokens) {
-                step.output.copies.extend(copy);
-                break;
-            }
-            match self.behind(place) {
-                Some(last) => self.preempt(last, step),
-                None => return,
-            }
-        }
-        self.push(place, num_tokens, step);
-    }
-
-    /// Returns the running request that is preempted first for `place`, if there is one: the last of the background, or the last of the
-    /// tenant with the most running requests. Requests are compared by the number of their tenant's requests that run before them, then by
-    /// age: the first of all is never preempted, so there is always progress.
-    fn behind(&self, place: Place) -> Option<Place> {
-        let last = *self.running.last()?;
-        if last.class > place.class {
-            return Some(last);
-        }
-        let before = self.running.of(place.tenant, place.class);
-        let own = before.take_while(|other| **other < place).count();
-        let tenants = self.running.tenants(place.class);
-        let lasts = tenants.filter_map(|tenant| {
-            let mut line = self.running.of(tenant, place.class);
-            let last = *line.next_back()?;
-            Some((line.count(), last.id, last))
-        });
-        let (before, id, last) = lasts.max()?;
-        ((before, id) > (own, place.id)).then_some(last)
-    }
-
-    fn push(&mut self, place: Place, num_tokens: usize, step: &mut Step) {
-        let request = &mut self
-            .requests
-            .get_mut(&place.id)
-            .expect("a running request is known; this is a bug")
-            .1;
-        request.last_step = self.steps;
-        step.output.work = step.output.work + Work::after(request.num_computed_tokens, num_tokens);
-        let samples = num_tokens == request.num_missing_tokens();
-        let siblings = if samples { request.siblings.len() } else { 0 };
-        let forks = match siblings {
-            0 => 0,
-            _ => self.places_for_siblings(place.class, siblings, step),
-        };
-        step.take(place.tenant, num_tokens);
-        step.forks += forks;
-        step.output.scheduled.push(Scheduled {
-            id: place.id,
-            num_tokens,
-            samples,
-            forks,
-        });
-    }
-
-    /// Returns the number of places for `wanted` siblings, taking places from the background if necessary.
-    fn places_for_siblings(&mut self, class: Class, wanted: usize, step: &mut Step) -> usize {
-        let max = self.config.max_sequences;
-        while self.running.len() + step.forks + wanted > max
-            && let Some(last) = self
-                .running
-                .last()
-                .copied()
-                .filter(|last| last.class > class)
-        {
-            self.preempt(last, step);
-        }
-        wanted.min(max.saturating_sub(self.running.len() + step.forks))
-    }
-
-    /// Returns a running request to its position in the queue; its computed tokens stay cached until their blocks are needed.
-    fn preempt(&mut self, place: Place, step: &mut Step) {
-        self.running.remove(&place);
-        self.waiting.insert(place);
-        self.kv.free(place.id);
-        let (_, request) = self
-            .requests
-            .get_mut(&place.id)
-            .expect("a running request is known; this is a bug");
-        request.num_computed_tokens = 0;
-        step.output.preempted.push(place.id);
-        let scheduled = &mut step.output.scheduled;
-        if let Some(at) = scheduled.iter().position(|s| s.id == place.id) {
-            let undone = scheduled.remove(at);
-            step.forks -= undone.forks;
-            step.budget += undone.num_tokens;
-            step.give(place.tenant, undone.num_tokens);
-        }
-    }
-
     /// Takes the sampled tokens after a step: one for every sequence of every request that was scheduled to its end, siblings included.
     /// Returns the sequences that have ended; they are removed and their blocks free.
     pub fn update(
@@ -483,50 +272,5 @@ impl Scheduler {
             }
         }
         finished
-    }
-
-    /// Turns the first `count` siblings of a request whose prompt is computed into separate running requests. The others wait
-    /// together, as one request that finds the prompt in the cache.
-    fn fork(&mut self, id: RequestId, count: usize) {
-        let (place, request) = self
-            .requests
-            .get_mut(&id)
-            .expect("a scheduled request is known; this is a bug");
-        let place = *place;
-        let mut siblings = std::mem::take(&mut request.siblings);
-        let request = request.clone();
-        let mut rest = siblings.split_off(count.min(siblings.len()));
-        for sibling in siblings {
-            self.unforked.remove(&sibling);
-            self.kv.fork(id, sibling);
-            let child = Request {
-                id: sibling,
-                num_cached_tokens: Some(request.num_prompt_tokens),
-                ..request.clone()
-            };
-            let place = Place {
-                id: sibling,
-                ..place
-            };
-            self.running.insert(place);
-            self.requests.insert(sibling, (place, child));
-        }
-        if rest.is_empty() {
-            return;
-        }
-        let next = rest.remove(0);
-        self.unforked.remove(&next);
-        self.unforked
-            .extend(rest.iter().map(|&sibling| (sibling, next)));
-        let waits = Request {
-            id: next,
-            num_computed_tokens: 0,
-            num_cached_tokens: Some(request.num_prompt_tokens),
-            siblings: rest,
-            ..request
-        };
-        let place = Place { id: next, ..place };
-        self.waiting.insert(place);
-        self.requests.insert(next, (place, waits));
     }
 }
