@@ -2,7 +2,7 @@
 //! operator may leave any stage.
 
 use serde_json::json;
-use sqlx::AnyConnection;
+use sql::{Connection, query};
 
 use super::stage::not_open;
 use super::{GenerationState, Result, StageId, StageOutcome, events, now};
@@ -21,40 +21,38 @@ pub struct Abandoned {
 }
 
 /// Returns the number of the learner's crashes in a stage.
-pub(super) async fn deaths(connection: &mut AnyConnection, stage: StageId) -> Result<u64> {
-    let deaths: Option<i64> =
-        sqlx::query_scalar("SELECT deaths FROM stage_deaths WHERE stage = $1")
-            .bind(stage.0)
-            .fetch_optional(connection)
-            .await?;
+pub(super) async fn deaths(connection: &mut Connection, stage: StageId) -> Result<u64> {
+    let deaths: Option<i64> = query("SELECT deaths FROM stage_deaths WHERE stage = $1")
+        .bind(stage.0)
+        .fetch_optional_value(connection)
+        .await?;
     Ok(deaths.unwrap_or(0).unsigned_abs())
 }
 
 /// Abandons a stage in a transaction that holds the lock of the lease. A generation that the stage trained is rejected, unless it serves
 /// already.
 pub(super) async fn abandon(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     stage: StageId,
     actor: &str,
     reason: &str,
     release: bool,
 ) -> Result<Abandoned> {
-    let closed = sqlx::query(
-        "UPDATE stages SET outcome = $1, closed_at = $2 WHERE id = $3 AND outcome IS NULL",
-    )
-    .bind(StageOutcome::Failed.as_str())
-    .bind(now())
-    .bind(stage.0)
-    .execute(&mut *connection)
-    .await?;
-    if closed.rows_affected() == 0 {
+    let closed =
+        query("UPDATE stages SET outcome = $1, closed_at = $2 WHERE id = $3 AND outcome IS NULL")
+            .bind(StageOutcome::Failed.as_str())
+            .bind(now())
+            .bind(stage.0)
+            .execute(connection)
+            .await?;
+    if closed == 0 {
         return Err(not_open(stage));
     }
-    sqlx::query("UPDATE generations SET state = $1 WHERE stage = $2 AND state = $3")
+    query("UPDATE generations SET state = $1 WHERE stage = $2 AND state = $3")
         .bind(GenerationState::Rejected.as_str())
         .bind(stage.0)
         .bind(GenerationState::Candidate.as_str())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     let mut released = 0;
     if release {
@@ -64,16 +62,16 @@ pub(super) async fn abandon(
             "DELETE FROM stage_feedback WHERE stage = $1 \
              AND NOT EXISTS (SELECT 1 FROM generations WHERE generations.stage = $1)",
         ] {
-            let freed = sqlx::query(claims).bind(stage.0);
-            released += freed.execute(&mut *connection).await?.rows_affected();
+            let freed = query(claims).bind(stage.0);
+            released += freed.execute(connection).await?;
         }
     }
-    let kept: i64 = sqlx::query_scalar(
+    let kept: i64 = query(
         "SELECT (SELECT COUNT(*) FROM stage_rows WHERE stage = $1) \
          + (SELECT COUNT(*) FROM stage_feedback WHERE stage = $1)",
     )
     .bind(stage.0)
-    .fetch_one(&mut *connection)
+    .fetch_value(connection)
     .await?;
     let detail = json!({ "stage": stage, "reason": reason, "released": released });
     events::append(connection, actor, "stage.abandoned", detail).await?;

@@ -57,12 +57,12 @@ impl LogConfig {
 
     /// Returns the default settings for an SQLite file, which is created if it does not exist.
     pub fn sqlite(file: &Path) -> Self {
-        Self::new(super::database::sqlite_url(file))
+        Self::new(sql::sqlite_url(file))
     }
 
     /// Returns the file of an SQLite log; none for a database in memory or PostgreSQL.
     pub fn file(&self) -> Option<PathBuf> {
-        super::database::sqlite_file(&self.url)
+        sql::sqlite_file(&self.url)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{AnyConnection, Row};
+use sql::{Connection, query, with_list};
 
 use super::database::Database;
 use super::quota::Quotas;
@@ -60,24 +60,24 @@ impl Deletions {
         let (actor, deleted) = match scope.principals() {
             None => (
                 "operator",
-                sqlx::query("DELETE FROM records WHERE id = $1")
+                query("DELETE FROM records WHERE id = $1")
                     .bind(id.as_str())
-                    .execute(&mut *connection)
+                    .execute(connection)
                     .await?,
             ),
             Some([principal, former]) => (
                 "principal",
-                sqlx::query("DELETE FROM records WHERE id = $1 AND principal IN ($2, $3)")
+                query("DELETE FROM records WHERE id = $1 AND principal IN ($2, $3)")
                     .bind(id.as_str())
                     .bind(principal.as_str())
                     .bind(former.as_str())
-                    .execute(&mut *connection)
+                    .execute(connection)
                     .await?,
             ),
         };
-        let there = deleted.rows_affected() > 0;
+        let there = deleted > 0;
         if there {
-            bury(connection, id).await?;
+            bury(connection, std::slice::from_ref(id)).await?;
             events::append(connection, actor, "record.deleted", json!({ "record": id })).await?;
         }
         transaction.commit().await?;
@@ -113,16 +113,13 @@ impl Deletions {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let (ids, last) = part(connection, Chosen::Of(principal)).await?;
-        for id in &ids {
-            delete_row(connection, id).await?;
-        }
+        delete_all(connection, &ids).await?;
         let mut others: Vec<String> = Vec::new();
         if last {
-            others =
-                sqlx::query_scalar("SELECT DISTINCT record_id FROM feedback WHERE principal = $1")
-                    .bind(principal.as_str())
-                    .fetch_all(&mut *connection)
-                    .await?;
+            others = query("SELECT DISTINCT record_id FROM feedback WHERE principal = $1")
+                .bind(principal.as_str())
+                .fetch_values(connection)
+                .await?;
             for record in others.clone() {
                 let record = rows::stored_id(record)?;
                 feedback::forget(connection, &record, principal, self.trust).await?;
@@ -142,12 +139,10 @@ impl Deletions {
     pub async fn withdraw_training(&self, principal: &Principal) -> Result<u64> {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        let withdrawn =
-            sqlx::query("UPDATE records SET train = 0 WHERE principal = $1 AND train = 1")
-                .bind(principal.as_str())
-                .execute(&mut *connection)
-                .await?
-                .rows_affected();
+        let withdrawn = query("UPDATE records SET train = 0 WHERE principal = $1 AND train = 1")
+            .bind(principal.as_str())
+            .execute(connection)
+            .await?;
         if withdrawn > 0 {
             let detail = json!({ "records": withdrawn });
             events::append(connection, "principal", "consent.withdrawn", detail).await?;
@@ -190,9 +185,7 @@ impl Deletions {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         let (ids, last) = part(connection, Chosen::Before(oldest)).await?;
-        for id in &ids {
-            delete_row(connection, id).await?;
-        }
+        delete_all(connection, &ids).await?;
         if !ids.is_empty() {
             let detail = json!({ "records": ids.len(), "created_before": oldest });
             events::append(connection, "retention", "records.expired", detail).await?;
@@ -221,52 +214,61 @@ impl Deletions {
 }
 
 /// Returns the ids of records to delete, few enough for one transaction, and whether these are the last.
-async fn part(connection: &mut AnyConnection, chosen: Chosen<'_>) -> Result<(Vec<RecordId>, bool)> {
-    let query = match chosen {
+async fn part(connection: &mut Connection, chosen: Chosen<'_>) -> Result<(Vec<RecordId>, bool)> {
+    let select = match chosen {
         Chosen::Of(principal) => {
-            sqlx::query("SELECT id, bytes FROM records WHERE principal = $1 ORDER BY id LIMIT $2")
+            query("SELECT id, bytes FROM records WHERE principal = $1 ORDER BY id LIMIT $2")
                 .bind(principal.as_str())
         }
-        Chosen::Before(oldest) => sqlx::query(
+        Chosen::Before(oldest) => query(
             "SELECT id, bytes FROM records WHERE created_at < $1 ORDER BY created_at, id LIMIT $2",
         )
         .bind(oldest),
     };
     let (most, room) = PART;
-    let found = query
+    let found = select
         .bind(rows::index(most + 1))
         .fetch_all(connection)
         .await?;
     let (mut ids, mut bytes) = (Vec::new(), 0);
     for row in found.iter().take(most) {
-        bytes += row.try_get::<i64, _>("bytes")?;
+        bytes += row.get::<i64>("bytes")?;
         if !ids.is_empty() && bytes > room {
             break;
         }
-        ids.push(rows::stored_id(row.try_get("id")?)?);
+        ids.push(rows::stored_id(row.get("id")?)?);
     }
     let last = ids.len() == found.len();
     Ok((ids, last))
 }
 
-async fn delete_row(connection: &mut AnyConnection, id: &RecordId) -> Result<()> {
-    sqlx::query("DELETE FROM records WHERE id = $1")
-        .bind(id.as_str())
-        .execute(&mut *connection)
+async fn delete_all(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
+    query(with_list!("DELETE FROM records WHERE id", "$1", ""))
+        .bind(rows::texts(ids))
+        .execute(connection)
         .await?;
-    bury(connection, id).await
+    bury(connection, ids).await
 }
 
-/// Stores a tombstone for a deleted record that a stage has read.
-async fn bury(connection: &mut AnyConnection, id: &RecordId) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO tombstones (record_id, deleted_at) SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT) \
-         WHERE EXISTS (SELECT 1 FROM stage_rows WHERE record_id = $1) \
-         OR EXISTS (SELECT 1 FROM stage_feedback WHERE record_id = $1) ON CONFLICT (record_id) DO NOTHING",
-    )
-    .bind(id.as_str())
-    .bind(now())
-    .execute(connection)
-    .await?;
+/// Stores a tombstone for each deleted record that a stage has read.
+async fn bury(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
+    for claims in [
+        with_list!(
+            "INSERT INTO tombstones (record_id, deleted_at) SELECT record_id, $2 FROM stage_rows WHERE record_id",
+            "$1",
+            "ON CONFLICT (record_id) DO NOTHING"
+        ),
+        with_list!(
+            "INSERT INTO tombstones (record_id, deleted_at) SELECT record_id, $2 FROM stage_feedback WHERE record_id",
+            "$1",
+            "ON CONFLICT (record_id) DO NOTHING"
+        ),
+    ] {
+        query(claims)
+            .bind(rows::texts(ids))
+            .bind(now())
+            .execute(connection)
+            .await?;
+    }
     Ok(())
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row};
+use sql::{Connection, Row, locking, query};
 use utoipa::ToSchema;
 
 use super::database::Database;
@@ -90,17 +89,17 @@ impl AuditTrail {
     }
 
     async fn chain_start(&self) -> Result<Start> {
-        let mut connection = self.database.readers().acquire().await?;
+        let mut connection = self.database.reader().await?;
         Start::read(&mut connection).await
     }
 
     async fn verify_from(&self, start: &Start) -> Result<u64> {
         // Events that are appended from now on are left to the next verification.
         let (last, end): (i64, String) = {
-            let row = sqlx::query("SELECT sequence, hash FROM chain WHERE one = 1")
-                .fetch_one(self.database.readers())
+            let row = query("SELECT sequence, hash FROM chain WHERE one = 1")
+                .fetch_one(&mut self.database.reader().await?)
                 .await?;
-            (row.try_get("sequence")?, row.try_get("hash")?)
+            (row.get("sequence")?, row.get("hash")?)
         };
         let (mut sequence, mut previous) = (start.sequence, start.hash.clone());
         while sequence < last {
@@ -134,12 +133,12 @@ impl AuditTrail {
     }
 
     async fn links(&self, after: i64, limit: usize) -> Result<Vec<Link>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT sequence, body, previous, hash FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
         )
         .bind(after)
         .bind(rows::index(limit))
-        .fetch_all(self.database.readers())
+        .fetch_all(&mut self.database.reader().await?)
         .await?;
         found.iter().map(Link::read).collect()
     }
@@ -154,12 +153,11 @@ pub(super) struct Start {
 }
 
 impl Start {
-    pub async fn read(connection: &mut AnyConnection) -> Result<Self> {
-        let stored: Option<String> =
-            sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
-                .bind(START)
-                .fetch_optional(connection)
-                .await?;
+    pub async fn read(connection: &mut Connection) -> Result<Self> {
+        let stored: Option<String> = query("SELECT value FROM settings WHERE name = $1")
+            .bind(START)
+            .fetch_optional_value(connection)
+            .await?;
         let Some(stored) = stored else {
             return Ok(Self {
                 sequence: 0,
@@ -180,8 +178,8 @@ impl Start {
         })
     }
 
-    pub async fn write(&self, connection: &mut AnyConnection) -> Result<()> {
-        sqlx::query(
+    pub async fn write(&self, connection: &mut Connection) -> Result<()> {
+        query(
             "INSERT INTO settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         )
         .bind(START)
@@ -194,20 +192,19 @@ impl Start {
 
 /// Returns the sequence numbers and times of the events after a sequence number, oldest first.
 pub(super) async fn times(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     after: i64,
     limit: i64,
 ) -> Result<Vec<(i64, UnixMillis)>> {
-    let found = sqlx::query(
-        "SELECT sequence, body FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
-    )
-    .bind(after)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    let time = |row: &AnyRow| -> Result<_> {
-        let body: Body = rows::from_json(row.try_get("body")?)?;
-        Ok((row.try_get("sequence")?, body.at))
+    let found =
+        query("SELECT sequence, body FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2")
+            .bind(after)
+            .bind(limit)
+            .fetch_all(connection)
+            .await?;
+    let time = |row: &Row| -> Result<_> {
+        let body: Body = rows::from_json(row.get("body")?)?;
+        Ok((row.get("sequence")?, body.at))
     };
     found.iter().map(time).collect()
 }
@@ -221,12 +218,12 @@ struct Link {
 }
 
 impl Link {
-    fn read(row: &AnyRow) -> Result<Self> {
+    fn read(row: &Row) -> Result<Self> {
         Ok(Self {
-            sequence: row.try_get("sequence")?,
-            body: row.try_get("body")?,
-            previous: row.try_get("previous")?,
-            hash: row.try_get("hash")?,
+            sequence: row.get("sequence")?,
+            body: row.get("body")?,
+            previous: row.get("previous")?,
+            hash: row.get("hash")?,
         })
     }
 
@@ -246,18 +243,17 @@ impl Link {
 
 /// Appends an event in the transaction of the change that it records: both are committed or neither.
 pub(super) async fn append(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     actor: &str,
     action: &str,
     detail: Value,
 ) -> Result<()> {
-    // The update locks the end of the chain until the commit, so that no two events have the same predecessor.
-    let end = sqlx::query(
-        "UPDATE chain SET sequence = sequence + 1 WHERE one = 1 RETURNING sequence, hash",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let (sequence, previous): (i64, String) = (end.try_get("sequence")?, end.try_get("hash")?);
+    // The end of the chain is locked until the commit, so that no two events have the same predecessor.
+    let end = query(locking!("SELECT sequence, hash FROM chain WHERE one = 1"))
+        .fetch_one(connection)
+        .await?;
+    let sequence = end.get::<i64>("sequence")? + 1;
+    let previous: String = end.get("hash")?;
     let body = rows::to_json(&Body {
         sequence,
         at: now(),
@@ -266,14 +262,15 @@ pub(super) async fn append(
         detail,
     })?;
     let hash = chained(&previous, &body);
-    sqlx::query("INSERT INTO events (sequence, body, previous, hash) VALUES ($1, $2, $3, $4)")
+    query("INSERT INTO events (sequence, body, previous, hash) VALUES ($1, $2, $3, $4)")
         .bind(sequence)
         .bind(body)
         .bind(previous)
         .bind(hash.as_str())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
-    sqlx::query("UPDATE chain SET hash = $1 WHERE one = 1")
+    query("UPDATE chain SET sequence = $1, hash = $2 WHERE one = 1")
+        .bind(sequence)
         .bind(hash)
         .execute(connection)
         .await?;

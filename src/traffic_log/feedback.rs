@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use sqlx::AnyConnection;
+use sql::{Connection, query};
 
 use super::database::Database;
 use super::derive::derive;
@@ -57,15 +57,7 @@ impl FeedbackStore {
         }
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        // Even if it changes nothing, the update locks the record against a concurrent deletion.
-        let there = sqlx::query(
-            "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END WHERE id = $2",
-        )
-        .bind(i64::from(redacted))
-        .bind(record.as_str())
-        .execute(&mut *connection)
-        .await?;
-        if there.rows_affected() == 0 {
+        if rows::lock(connection, record, redacted).await?.is_none() {
             return Err(LogError::NotFound {
                 what: "record",
                 id: record.to_string(),
@@ -82,10 +74,10 @@ impl FeedbackStore {
             quotas.add(principal, bytes);
         }
         if more != 0 {
-            sqlx::query("UPDATE records SET bytes = bytes + $1 WHERE id = $2")
+            query("UPDATE records SET bytes = bytes + $1 WHERE id = $2")
                 .bind(more)
                 .bind(record.as_str())
-                .execute(&mut *connection)
+                .execute(connection)
                 .await?;
         }
         let pairs = derive_again(connection, record, self.trust).await?;
@@ -103,13 +95,13 @@ impl FeedbackStore {
     /// Refuses a growth by `more` bytes beyond the maximum size of a record. The caller's transaction is then rolled back.
     async fn check_growth(
         &self,
-        connection: &mut AnyConnection,
+        connection: &mut Connection,
         record: &RecordId,
         more: u64,
     ) -> Result<()> {
-        let bytes: i64 = sqlx::query_scalar("SELECT bytes FROM records WHERE id = $1")
+        let bytes: i64 = query("SELECT bytes FROM records WHERE id = $1")
             .bind(record.as_str())
-            .fetch_one(connection)
+            .fetch_value(connection)
             .await?;
         let bytes = usize::try_from(bytes.unsigned_abs().saturating_add(more));
         let (bytes, most) = (bytes.unwrap_or(usize::MAX), self.max_record);
@@ -122,7 +114,7 @@ impl FeedbackStore {
 
 /// Returns the preferences of a record's principals, regardless of trust: the pairs under [`FeedbackTrust::Always`].
 pub(super) async fn held(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     record: &RecordId,
 ) -> Result<Vec<LoggedPair>> {
     let said = rows::read_feedback(connection, record).await?;
@@ -132,7 +124,7 @@ pub(super) async fn held(
 
 /// Stores feedback, and replaces the principal's earlier feedback on the same answer. Returns the bytes by which the record grows.
 async fn store(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     record: &RecordId,
     principal: &Principal,
     feedback: &Feedback,
@@ -147,23 +139,23 @@ async fn store(
             "the record has no sample {sample}"
         )));
     }
-    let before: Option<Option<i64>> = sqlx::query_scalar(
+    let before: Option<Option<i64>> = query(
         "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND kind = $3 AND slot = $4",
     )
     .bind(record.as_str())
     .bind(principal.as_str())
     .bind(kind)
     .bind(slot)
-    .fetch_optional(&mut *connection)
+    .fetch_optional_value(connection)
     .await?;
     let mut more = if before.is_some() { 0 } else { ROW };
     let mut written = before.flatten();
     if let Feedback::Edited { text, .. } = feedback {
-        let length = sqlx::query_scalar(
+        let length = query(
             "SELECT CAST(octet_length(text) AS BIGINT) FROM samples WHERE record_id = $1 AND place = $2",
         );
         let length = length.bind(record.as_str()).bind(written.unwrap_or(-1));
-        let length: Option<i64> = length.fetch_optional(&mut *connection).await?;
+        let length: Option<i64> = length.fetch_optional_value(connection).await?;
         // The text is stored twice: as a sample and in the feedback.
         more += 2 * (index(text.len()) - length.unwrap_or(0));
         match written {
@@ -176,7 +168,7 @@ async fn store(
             }
         }
     }
-    sqlx::query(
+    query(
         "INSERT INTO feedback (record_id, principal, kind, slot, body, written, created_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (record_id, principal, kind, slot) \
@@ -195,12 +187,12 @@ async fn store(
 }
 
 async fn write_over(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     record: &RecordId,
     place: i64,
     text: &str,
 ) -> Result<()> {
-    sqlx::query("UPDATE samples SET text = $3 WHERE record_id = $1 AND place = $2")
+    query("UPDATE samples SET text = $3 WHERE record_id = $1 AND place = $2")
         .bind(record.as_str())
         .bind(place)
         .bind(text)
@@ -212,25 +204,25 @@ async fn write_over(
 /// Removes all feedback of a principal on another principal's record. Its edits are emptied and not deleted, because the indices of later
 /// samples must not change.
 pub(super) async fn forget(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     record: &RecordId,
     principal: &Principal,
     trust: FeedbackTrust,
 ) -> Result<()> {
-    let written: Vec<i64> = sqlx::query_scalar(
+    let written: Vec<i64> = query(
         "SELECT written FROM feedback WHERE record_id = $1 AND principal = $2 AND written IS NOT NULL",
     )
     .bind(record.as_str())
     .bind(principal.as_str())
-    .fetch_all(&mut *connection)
+    .fetch_values(connection)
     .await?;
     for place in written {
         write_over(connection, record, place, "").await?;
     }
-    sqlx::query("DELETE FROM feedback WHERE record_id = $1 AND principal = $2")
+    query("DELETE FROM feedback WHERE record_id = $1 AND principal = $2")
         .bind(record.as_str())
         .bind(principal.as_str())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     derive_again(connection, record, trust).await?;
     Ok(())
@@ -238,14 +230,14 @@ pub(super) async fn forget(
 
 /// Replaces a record's pairs from feedback by those that follow from its current feedback. Returns their number.
 pub(super) async fn derive_again(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     record: &RecordId,
     trust: FeedbackTrust,
 ) -> Result<usize> {
-    sqlx::query("DELETE FROM pairs WHERE record_id = $1 AND source = $2")
+    query("DELETE FROM pairs WHERE record_id = $1 AND source = $2")
         .bind(record.as_str())
         .bind(PairSource::Feedback.as_str())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     // Under this policy no pair is derived, so no feedback is read.
     if trust == FeedbackTrust::Never {
@@ -261,10 +253,10 @@ pub(super) async fn derive_again(
 }
 
 /// Returns the number of samples that the answer had.
-async fn shown(connection: &mut AnyConnection, record: &RecordId) -> Result<i64> {
-    let shown = sqlx::query_scalar("SELECT shown FROM records WHERE id = $1")
+async fn shown(connection: &mut Connection, record: &RecordId) -> Result<i64> {
+    let shown = query("SELECT shown FROM records WHERE id = $1")
         .bind(record.as_str())
-        .fetch_one(connection)
+        .fetch_value(connection)
         .await?;
     Ok(shown)
 }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row};
+use sql::{Connection, Row, query};
 use utoipa::ToSchema;
 
 use super::database::{Database, WriteTransaction};
@@ -138,21 +137,21 @@ pub struct GenerationStore {
 impl GenerationStore {
     /// Returns all generations, newest first.
     pub async fn all(&self) -> Result<Vec<Generation>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, parent, reference, stage, manifest, gates, state, created_at \
              FROM generations ORDER BY created_at DESC, id",
         )
-        .fetch_all(self.database.readers())
+        .fetch_all(&mut self.database.reader().await?)
         .await?;
         found.iter().map(read).collect()
     }
 
     pub async fn get(&self, id: &GenerationId) -> Result<Option<Generation>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, parent, reference, stage, manifest, gates, state, created_at FROM generations WHERE id = $1",
         )
         .bind(id.as_str())
-        .fetch_optional(self.database.readers())
+        .fetch_optional(&mut self.database.reader().await?)
         .await?;
         found.as_ref().map(read).transpose()
     }
@@ -160,12 +159,12 @@ impl GenerationStore {
     /// Returns the generations of all pointers. Before any training all of them are the base.
     pub async fn pointers(&self) -> Result<Pointers> {
         let mut found: HashMap<Pointer, GenerationId> = HashMap::new();
-        for row in sqlx::query("SELECT name, generation FROM pointers")
-            .fetch_all(self.database.readers())
+        for row in query("SELECT name, generation FROM pointers")
+            .fetch_all(&mut self.database.reader().await?)
             .await?
         {
-            let generation: String = row.try_get("generation")?;
-            let pointer = Pointer::stored(row.try_get("name")?)?;
+            let generation: String = row.get("generation")?;
+            let pointer = Pointer::stored(row.get("name")?)?;
             found.insert(pointer, GenerationId::new(generation));
         }
         let mut at = |pointer: Pointer| {
@@ -212,7 +211,7 @@ pub(super) async fn commit_move(transaction: WriteTransaction) -> Result<()> {
 
 /// Moves pointers as [`GenerationStore::move_pointers`] does, in an open transaction.
 pub(super) async fn move_within(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     moves: &[PointerMove],
     actor: &str,
     reason: &str,
@@ -243,20 +242,19 @@ pub(super) async fn move_within(
     events::append(connection, actor, "pointers.moved", detail).await
 }
 
-async fn swap(connection: &mut AnyConnection, one: &PointerMove) -> Result<()> {
-    let swapped =
-        sqlx::query("UPDATE pointers SET generation = $1 WHERE name = $2 AND generation = $3")
-            .bind(one.to.as_str())
-            .bind(one.pointer.as_str())
-            .bind(one.from.as_str())
-            .execute(&mut *connection)
-            .await?;
-    if swapped.rows_affected() == 1 {
+async fn swap(connection: &mut Connection, one: &PointerMove) -> Result<()> {
+    let swapped = query("UPDATE pointers SET generation = $1 WHERE name = $2 AND generation = $3")
+        .bind(one.to.as_str())
+        .bind(one.pointer.as_str())
+        .bind(one.from.as_str())
+        .execute(connection)
+        .await?;
+    if swapped == 1 {
         return Ok(());
     }
-    let found: String = sqlx::query_scalar("SELECT generation FROM pointers WHERE name = $1")
+    let found: String = query("SELECT generation FROM pointers WHERE name = $1")
         .bind(one.pointer.as_str())
-        .fetch_one(connection)
+        .fetch_value(connection)
         .await?;
     Err(LogError::Conflict {
         pointer: one.pointer,
@@ -266,16 +264,13 @@ async fn swap(connection: &mut AnyConnection, one: &PointerMove) -> Result<()> {
 }
 
 /// Returns the state of a generation, which must be usable; none for the base.
-async fn usable(
-    connection: &mut AnyConnection,
-    id: &GenerationId,
-) -> Result<Option<GenerationState>> {
+async fn usable(connection: &mut Connection, id: &GenerationId) -> Result<Option<GenerationState>> {
     if id.is_base() {
         return Ok(None);
     }
-    let state: Option<String> = sqlx::query_scalar("SELECT state FROM generations WHERE id = $1")
+    let state: Option<String> = query("SELECT state FROM generations WHERE id = $1")
         .bind(id.as_str())
-        .fetch_optional(connection)
+        .fetch_optional_value(connection)
         .await?;
     let Some(state) = state else {
         return Err(unknown(id));
@@ -290,11 +285,11 @@ async fn usable(
 
 /// Sets the state of a generation; has no effect on the base, which has no state.
 pub(super) async fn set_state(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &GenerationId,
     state: GenerationState,
 ) -> Result<()> {
-    sqlx::query("UPDATE generations SET state = $1 WHERE id = $2")
+    query("UPDATE generations SET state = $1 WHERE id = $2")
         .bind(state.as_str())
         .bind(id.as_str())
         .execute(connection)
@@ -309,16 +304,16 @@ pub(super) fn unknown(id: &GenerationId) -> LogError {
     }
 }
 
-fn read(row: &AnyRow) -> Result<Generation> {
-    let name = |column: &str| row.try_get::<String, _>(column).map(GenerationId::new);
+fn read(row: &Row) -> Result<Generation> {
+    let name = |column: &str| row.get::<String>(column).map(GenerationId::new);
     Ok(Generation {
         id: name("id")?,
         parent: name("parent")?,
         reference: name("reference")?,
-        stage: row.try_get::<Option<i64>, _>("stage")?.map(StageId),
-        manifest: rows::from_json(row.try_get("manifest")?)?,
-        gates: rows::from_json(row.try_get("gates")?)?,
-        state: GenerationState::stored(row.try_get("state")?)?,
-        created_at: row.try_get("created_at")?,
+        stage: row.get::<Option<i64>>("stage")?.map(StageId),
+        manifest: rows::from_json(row.get("manifest")?)?,
+        gates: rows::from_json(row.get("gates")?)?,
+        state: GenerationState::stored(row.get("state")?)?,
+        created_at: row.get("created_at")?,
     })
 }

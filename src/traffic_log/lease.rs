@@ -3,12 +3,13 @@
 //! Every acquisition increments the epoch. Each write of a trainer checks its epoch in the same transaction, so a trainer that hung
 //! beyond its lease gets [`LogError::Fenced`] and cannot damage the stage of its successor.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sqlx::AnyConnection;
+use sql::{Connection, Sql, locking, query, with_list};
 
 use super::database::{Database, WriteTransaction};
 use super::redact::Redactor;
@@ -47,14 +48,14 @@ impl Leases {
     pub async fn acquire(&self, holder: &str, ttl: Duration) -> Result<Option<TrainerLease>> {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        let epoch: Option<i64> = sqlx::query_scalar(
+        let epoch: Option<i64> = query(
             "UPDATE trainer SET holder = $1, epoch = epoch + 1, expires_at = $2 \
              WHERE one = 1 AND (expires_at <= $3 OR holder = $1) RETURNING epoch",
         )
         .bind(holder)
         .bind(until(ttl))
         .bind(now())
-        .fetch_optional(&mut *connection)
+        .fetch_optional_value(connection)
         .await?;
         let lease = epoch.map(|epoch| TrainerLease {
             log: self.clone(),
@@ -102,16 +103,16 @@ impl TrainerLease {
     pub async fn open_stage(&self, stage: NewStage) -> Result<StageId> {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
-        let open: Option<i64> = sqlx::query_scalar("SELECT id FROM stages WHERE outcome IS NULL")
-            .fetch_optional(&mut *connection)
+        let open: Option<i64> = query("SELECT id FROM stages WHERE outcome IS NULL")
+            .fetch_optional_value(connection)
             .await?;
         if let Some(open) = open {
             return Err(LogError::StageOpen(StageId(open)));
         }
-        let id: i64 = sqlx::query_scalar("SELECT COALESCE(MAX(id) + 1, 1) FROM stages")
-            .fetch_one(&mut *connection)
+        let id: i64 = query("SELECT COALESCE(MAX(id) + 1, 1) FROM stages")
+            .fetch_value(connection)
             .await?;
-        sqlx::query(
+        query(
             "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(id)
@@ -119,7 +120,7 @@ impl TrainerLease {
         .bind(stage.reference.as_str())
         .bind(to_json(&stage.state)?)
         .bind(now())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
         let detail = json!({ "stage": id, "reference": stage.reference, "epoch": self.epoch });
         events::append(connection, ACTOR, "stage.opened", detail).await?;
@@ -135,15 +136,14 @@ impl TrainerLease {
     /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn save_stage(&self, stage: StageId, state: &Value, progress: &Value) -> Result<()> {
         let mut transaction = self.begin().await?;
-        let saved = sqlx::query(
-            "UPDATE stages SET state = $1, progress = $2 WHERE id = $3 AND outcome IS NULL",
-        )
-        .bind(to_json(state)?)
-        .bind(to_json(progress)?)
-        .bind(stage.0)
-        .execute(transaction.connection())
-        .await?;
-        if saved.rows_affected() == 0 {
+        let saved =
+            query("UPDATE stages SET state = $1, progress = $2 WHERE id = $3 AND outcome IS NULL")
+                .bind(to_json(state)?)
+                .bind(to_json(progress)?)
+                .bind(stage.0)
+                .execute(transaction.connection())
+                .await?;
+        if saved == 0 {
             return Err(not_open(stage));
         }
         transaction.commit().await
@@ -191,24 +191,20 @@ impl TrainerLease {
         let connection = transaction.connection();
         require_open(connection, stage).await?;
         let (claim, own) = what.statements();
-        let mut claimed = Vec::with_capacity(ids.len());
-        for id in ids {
-            sqlx::query(claim)
-                .bind(id.as_str())
-                .bind(stage.0)
-                .execute(&mut *connection)
-                .await?;
-            let own: Option<i64> = sqlx::query_scalar(own)
-                .bind(id.as_str())
-                .bind(stage.0)
-                .fetch_optional(&mut *connection)
-                .await?;
-            if own.is_some() {
-                claimed.push(id.clone());
-            }
-        }
+        query(claim)
+            .bind(rows::texts(ids))
+            .bind(stage.0)
+            .execute(connection)
+            .await?;
+        let own: Vec<String> = query(own)
+            .bind(rows::texts(ids))
+            .bind(stage.0)
+            .fetch_values(connection)
+            .await?;
         transaction.commit().await?;
-        Ok(claimed)
+        let own: HashSet<String> = own.into_iter().collect();
+        let claimed = ids.iter().filter(|id| own.contains(id.as_str()));
+        Ok(claimed.cloned().collect())
     }
 
     /// Adds the samples, verdicts and pairs of an update to their records, redacted like the records, and saves the stage's progress. All
@@ -302,7 +298,7 @@ impl TrainerLease {
         if let Some(stage) = new.stage {
             require_open(connection, stage).await?;
         }
-        let made = sqlx::query(
+        let made = query(
             "INSERT INTO generations (id, parent, reference, stage, manifest, gates, state, created_at) \
              VALUES ($1, $2, $3, $4, $5, 'null', $6, $7) ON CONFLICT (id) DO NOTHING",
         )
@@ -313,9 +309,9 @@ impl TrainerLease {
         .bind(to_json(&new.manifest)?)
         .bind(GenerationState::Candidate.as_str())
         .bind(now())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
-        if made.rows_affected() > 0 {
+        if made > 0 {
             let detail = json!({ "generation": new.id, "parent": new.parent, "stage": new.stage });
             events::append(connection, ACTOR, "generation.trained", detail).await?;
         }
@@ -334,12 +330,12 @@ impl TrainerLease {
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
-        let stored = sqlx::query("UPDATE generations SET gates = $1 WHERE id = $2")
+        let stored = query("UPDATE generations SET gates = $1 WHERE id = $2")
             .bind(to_json(gates)?)
             .bind(id.as_str())
-            .execute(&mut *connection)
+            .execute(connection)
             .await?;
-        if stored.rows_affected() == 0 {
+        if stored == 0 {
             return Err(generation::unknown(id));
         }
         if let Some(state) = state {
@@ -384,22 +380,23 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Begins a transaction in which the lease is valid: the update locks it until the commit.
+    /// Begins a transaction in which the lease is valid: its row is locked until the commit.
     async fn begin(&self) -> Result<WriteTransaction> {
         let mut transaction = self.log.database.begin().await?;
-        let valid =
-            sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1 AND epoch = $1")
-                .bind(self.epoch)
-                .execute(transaction.connection())
-                .await?;
-        if valid.rows_affected() == 0 {
-            return Err(LogError::Fenced { epoch: self.epoch });
+        let valid: Option<i64> = query(locking!(
+            "SELECT epoch FROM trainer WHERE one = 1 AND epoch = $1"
+        ))
+        .bind(self.epoch)
+        .fetch_optional_value(transaction.connection())
+        .await?;
+        match valid {
+            Some(_) => Ok(transaction),
+            None => Err(LogError::Fenced { epoch: self.epoch }),
         }
-        Ok(transaction)
     }
 
-    async fn set_end(&self, connection: &mut AnyConnection, at: i64) -> Result<()> {
-        sqlx::query("UPDATE trainer SET expires_at = $1 WHERE one = 1 AND epoch = $2")
+    async fn set_end(&self, connection: &mut Connection, at: i64) -> Result<()> {
+        query("UPDATE trainer SET expires_at = $1 WHERE one = 1 AND epoch = $2")
             .bind(at)
             .bind(self.epoch)
             .execute(connection)
@@ -423,20 +420,32 @@ enum Claimed {
 }
 
 impl Claimed {
-    /// Returns the statement that claims, and the one that checks whether the claim succeeded.
-    fn statements(self) -> (&'static str, &'static str) {
+    /// Returns the statement that claims records, and the one that finds the claimed ones.
+    fn statements(self) -> (Sql, Sql) {
         match self {
             Self::Prompt => (
-                "INSERT INTO stage_rows (record_id, stage) SELECT id, $2 FROM trainable WHERE id = $1 \
-                 ON CONFLICT (record_id) DO NOTHING",
-                "SELECT stage_rows.stage FROM stage_rows JOIN trainable ON trainable.id = stage_rows.record_id \
-                 WHERE stage_rows.record_id = $1 AND stage_rows.stage = $2",
+                with_list!(
+                    "INSERT INTO stage_rows (record_id, stage) SELECT id, $2 FROM trainable WHERE id",
+                    "$1",
+                    "ON CONFLICT (record_id) DO NOTHING"
+                ),
+                with_list!(
+                    "SELECT trainable.id FROM stage_rows JOIN trainable ON trainable.id = stage_rows.record_id WHERE trainable.id",
+                    "$1",
+                    "AND stage_rows.stage = $2"
+                ),
             ),
             Self::Feedback => (
-                "INSERT INTO stage_feedback (record_id, stage) SELECT id, $2 FROM trainable WHERE id = $1 \
-                 ON CONFLICT (record_id) DO NOTHING",
-                "SELECT stage_feedback.stage FROM stage_feedback JOIN trainable ON trainable.id = stage_feedback.record_id \
-                 WHERE stage_feedback.record_id = $1 AND stage_feedback.stage = $2",
+                with_list!(
+                    "INSERT INTO stage_feedback (record_id, stage) SELECT id, $2 FROM trainable WHERE id",
+                    "$1",
+                    "ON CONFLICT (record_id) DO NOTHING"
+                ),
+                with_list!(
+                    "SELECT trainable.id FROM stage_feedback JOIN trainable ON trainable.id = stage_feedback.record_id WHERE trainable.id",
+                    "$1",
+                    "AND stage_feedback.stage = $2"
+                ),
             ),
         }
     }
@@ -444,7 +453,7 @@ impl Claimed {
 
 /// Writes an update's additions record by record; see [`TrainerLease::record_update`].
 async fn append(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     additions: &[Redacted],
     trust: FeedbackTrust,
 ) -> Result<usize> {
@@ -455,16 +464,7 @@ async fn append(
         changed,
     } in additions
     {
-        // Even if it changes nothing, the update locks the record against deletion until the commit.
-        let there = sqlx::query(
-            "UPDATE records SET redacted = CASE WHEN $1 = 1 THEN 1 ELSE redacted END \
-             WHERE id = $2 AND train = 1",
-        )
-        .bind(i64::from(*changed))
-        .bind(id.as_str())
-        .execute(&mut *connection)
-        .await?;
-        if there.rows_affected() == 0 {
+        if rows::lock(connection, id, *changed).await? != Some(true) {
             continue;
         }
         let [samples, verdicts, pairs] = rows::free_places(connection, id).await?;

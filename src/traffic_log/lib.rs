@@ -1,7 +1,8 @@
 //! The durable traffic log: requests, answers, verdicts, feedback, and the training that used them.
 //!
-//! One schema and one set of SQL statements serve two databases: an SQLite file, which needs no installation, or PostgreSQL, which
-//! several servers can share. A record is acknowledged only after its commit. Serving never waits for the log beyond a bounded queue.
+//! The log is in one of two databases: an SQLite file, which needs no installation, or PostgreSQL, which several servers can share. Both
+//! have the same schema; their statements differ only in lists and locks (crate `sql`). A record is acknowledged only after its commit.
+//! Serving never waits for the log beyond a bounded queue.
 
 mod abandon;
 mod config;

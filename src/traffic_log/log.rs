@@ -4,9 +4,10 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sql::query;
 use tokio::sync::Semaphore;
 
-use super::database::{self, Database};
+use super::database::Database;
 use super::erase::Deletions;
 use super::events::AuditTrail;
 use super::feedback::FeedbackStore;
@@ -67,14 +68,14 @@ impl TrafficLog {
         let database = Arc::new(Database::open(config).await?);
         let salt = salt::salt(&database, &config.salt).await?;
         let redactor = Arc::new(Redactor::new(&config.redaction, salt.clone())?);
-        let records: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM records")
-            .fetch_one(database.readers())
+        let records: i64 = query("SELECT COUNT(*) FROM records")
+            .fetch_value(&mut database.reader().await?)
             .await?;
         let counters = Arc::new(Counters::default());
         counters
             .records
             .store(records.unsigned_abs(), Ordering::Relaxed);
-        let dir = database::sqlite_file(&config.url)
+        let dir = sql::sqlite_file(&config.url)
             .and_then(|file| file.parent().map(std::path::Path::to_owned));
         let quotas = Arc::new(Quotas::of(config, dir));
         let writer = Arc::new(Writer::start(

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
+use sql::query;
 
 use super::database::Database;
 use super::{LogError, Result, rows};
@@ -82,18 +83,16 @@ impl ModelBinding {
     pub async fn bind(&self, model: &ModelIdentity) -> Result<()> {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        let stored: Option<String> =
-            sqlx::query_scalar("SELECT value FROM settings WHERE name = 'model'")
-                .fetch_optional(&mut *connection)
-                .await?;
+        let stored: Option<String> = query("SELECT value FROM settings WHERE name = 'model'")
+            .fetch_optional_value(connection)
+            .await?;
         let owner = match stored {
             Some(stored) => rows::from_json::<ModelIdentity>(&stored)?,
             None => {
-                let newest: Option<String> = sqlx::query_scalar(
-                    "SELECT manifest FROM generations ORDER BY created_at DESC, id LIMIT 1",
-                )
-                .fetch_optional(&mut *connection)
-                .await?;
+                let newest: Option<String> =
+                    query("SELECT manifest FROM generations ORDER BY created_at DESC, id LIMIT 1")
+                        .fetch_optional_value(connection)
+                        .await?;
                 let owner = match other_base(newest.as_deref(), model)? {
                     Some(base) => ModelIdentity {
                         base: Some(base),
@@ -101,7 +100,7 @@ impl ModelBinding {
                     },
                     None => model.clone(),
                 };
-                sqlx::query(
+                query(
                     "INSERT INTO settings (name, value) VALUES ('model', $1) ON CONFLICT (name) DO NOTHING",
                 )
                 .bind(rows::to_json(&owner)?)
@@ -133,13 +132,13 @@ impl ModelBinding {
     /// Returns the number of records with consent to training that are left out because their token ids are by another tokenizer.
     pub async fn of_other_tokenizers(&self) -> Result<u64> {
         let (digest, unnamed) = self.parameters();
-        let count: i64 = sqlx::query_scalar(concat!(
+        let count: i64 = query(concat!(
             "SELECT COUNT(*) FROM trainable WHERE NOT ",
             same_tokenizer!("$1", "$2")
         ))
         .bind(digest)
         .bind(unnamed)
-        .fetch_one(self.database.readers())
+        .fetch_value(&mut self.database.reader().await?)
         .await?;
         Ok(count.unsigned_abs())
     }

@@ -4,7 +4,7 @@
 //! key as it was sent and no digest of the request; then the prompts are compared.
 
 use sha2::{Digest, Sha256};
-use sqlx::{AnyConnection, Row};
+use sql::{Connection, Row, query};
 
 use super::rows::{stored_id, to_json};
 use super::{Consent, IdempotencyKey, NewRecord, Principal, RecordId, Result, id};
@@ -51,11 +51,11 @@ pub(super) struct Earlier {
 impl Earlier {
     /// Finds the record of a principal's key.
     pub async fn find(
-        connection: &mut AnyConnection,
+        connection: &mut Connection,
         principal: &Principal,
         name: &StoredName,
     ) -> Result<Option<Self>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, kind, prompt, request_digest FROM records WHERE principal = $1 \
              AND (idempotency_key = $2 OR (idempotency_key = $3 AND request_digest IS NULL))",
         )
@@ -64,12 +64,12 @@ impl Earlier {
         .bind(name.plain.as_str())
         .fetch_optional(connection)
         .await?;
-        let earlier = |row: sqlx::any::AnyRow| -> Result<Self> {
+        let earlier = |row: Row| -> Result<Self> {
             Ok(Self {
-                id: stored_id(row.try_get("id")?)?,
-                kind: row.try_get("kind")?,
-                prompt: row.try_get("prompt")?,
-                request: row.try_get("request_digest")?,
+                id: stored_id(row.get("id")?)?,
+                kind: row.get("kind")?,
+                prompt: row.get("prompt")?,
+                request: row.get("request_digest")?,
             })
         };
         found.map(earlier).transpose()
@@ -84,9 +84,9 @@ impl Earlier {
     }
 
     /// Withdraws the consent to training if the repeated call does not give it.
-    pub async fn restrict(&self, connection: &mut AnyConnection, consent: Consent) -> Result<()> {
+    pub async fn restrict(&self, connection: &mut Connection, consent: Consent) -> Result<()> {
         if !consent.train {
-            sqlx::query("UPDATE records SET train = 0 WHERE id = $1 AND train = 1")
+            query("UPDATE records SET train = 0 WHERE id = $1 AND train = 1")
                 .bind(self.id.as_str())
                 .execute(connection)
                 .await?;

@@ -5,7 +5,7 @@
 //! after the last removed event, whose number and hash are kept.
 
 use serde_json::json;
-use sqlx::AnyConnection;
+use sql::{Connection, query};
 
 use super::database::Database;
 use super::events::{self, Start};
@@ -31,11 +31,11 @@ pub(super) async fn prune(database: &Database, now: UnixMillis, most: i64) -> Re
 }
 
 async fn prune_tombstones(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     oldest: UnixMillis,
     most: i64,
 ) -> Result<()> {
-    sqlx::query(
+    query(
         "DELETE FROM tombstones WHERE deleted_at < $1 OR deleted_at < (\
          SELECT deleted_at FROM tombstones ORDER BY deleted_at DESC LIMIT 1 OFFSET $2)",
     )
@@ -46,10 +46,10 @@ async fn prune_tombstones(
     Ok(())
 }
 
-async fn prune_events(connection: &mut AnyConnection, oldest: UnixMillis, most: i64) -> Result<()> {
+async fn prune_events(connection: &mut Connection, oldest: UnixMillis, most: i64) -> Result<()> {
     let start = Start::read(connection).await?;
-    let end: i64 = sqlx::query_scalar("SELECT sequence FROM chain WHERE one = 1")
-        .fetch_one(&mut *connection)
+    let end: i64 = query("SELECT sequence FROM chain WHERE one = 1")
+        .fetch_value(connection)
         .await?;
     // The last event to remove, because of number or age. Events after one that is recent enough are recent enough too.
     let mut last = start.sequence.max(end - most);
@@ -68,9 +68,9 @@ async fn prune_events(connection: &mut AnyConnection, oldest: UnixMillis, most: 
     if last <= start.sequence {
         return Ok(());
     }
-    let hash: String = sqlx::query_scalar("SELECT hash FROM events WHERE sequence = $1")
+    let hash: String = query("SELECT hash FROM events WHERE sequence = $1")
         .bind(last)
-        .fetch_one(&mut *connection)
+        .fetch_value(connection)
         .await?;
     let start = Start {
         sequence: last,
@@ -79,7 +79,7 @@ async fn prune_events(connection: &mut AnyConnection, oldest: UnixMillis, most: 
     start.write(connection).await?;
     let detail = json!({ "through": last, "hash": start.hash });
     events::append(connection, "retention", "events.pruned", detail).await?;
-    sqlx::query("DELETE FROM events WHERE sequence <= $1")
+    query("DELETE FROM events WHERE sequence <= $1")
         .bind(last)
         .execute(connection)
         .await?;
@@ -93,10 +93,11 @@ mod tests {
         now,
     };
     use super::*;
+    use sql::Sql;
 
     async fn count(log: &TrafficLog, rows: &'static str) -> i64 {
-        sqlx::query_scalar(rows)
-            .fetch_one(log.database().readers())
+        query(rows)
+            .fetch_value(&mut log.database().reader().await.unwrap())
             .await
             .unwrap()
     }
@@ -150,8 +151,8 @@ mod tests {
         let told = log.audit.after(0, 1).await.unwrap().remove(0);
         assert_eq!(told.action, "events.pruned");
         assert_eq!(told.detail["through"], 21);
-        sqlx::query("UPDATE settings SET value = '21 00' WHERE name = 'events.start'")
-            .execute(log.database().readers())
+        query("UPDATE settings SET value = '21 00' WHERE name = 'events.start'")
+            .execute(&mut log.database().reader().await.unwrap())
             .await
             .unwrap();
         assert!(log.audit.verify().await.is_err());
@@ -188,8 +189,8 @@ mod tests {
             "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES (1, 1, 'base', 'null', 0)".to_owned(),
             format!("INSERT INTO stage_rows (record_id, stage) VALUES ('{id}', 1)"),
         ] {
-            sqlx::query(sqlx::AssertSqlSafe(claim))
-                .execute(log.database().readers())
+            query(Sql::Built(claim))
+                .execute(&mut log.database().reader().await.unwrap())
                 .await
                 .unwrap();
         }

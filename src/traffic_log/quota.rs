@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use sqlx::AnyConnection;
+use sql::{Connection, query};
 
 use super::{LogConfig, LogError, NewRecord, Principal, Result, locked, room};
 
@@ -46,7 +46,7 @@ impl Quotas {
     /// Returns the reason why a record of `bytes` bytes is refused, if it is.
     pub async fn refusal(
         &self,
-        connection: &mut AnyConnection,
+        connection: &mut Connection,
         principal: &Principal,
         bytes: u64,
     ) -> Result<Option<LogError>> {
@@ -78,7 +78,7 @@ impl Quotas {
         locked(&self.used).clear();
     }
 
-    async fn used(&self, connection: &mut AnyConnection, whose: Option<&Principal>) -> Result<u64> {
+    async fn used(&self, connection: &mut Connection, whose: Option<&Principal>) -> Result<u64> {
         let whose = whose.cloned();
         let known = locked(&self.used).get(&whose).copied();
         if let Some((sum, at)) = known
@@ -88,12 +88,12 @@ impl Quotas {
         }
         let sum = "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM records";
         let sum: i64 = match &whose {
-            None => sqlx::query_scalar(sum).fetch_one(connection).await?,
-            Some(principal) => sqlx::query_scalar(
+            None => query(sum).fetch_value(connection).await?,
+            Some(principal) => query(
                 "SELECT CAST(COALESCE(SUM(bytes), 0) AS BIGINT) FROM records WHERE principal = $1",
             )
             .bind(principal.as_str())
-            .fetch_one(connection)
+            .fetch_value(connection)
             .await?,
         };
         let sum = u64::try_from(sum).unwrap_or(0);

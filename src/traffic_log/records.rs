@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use sqlx::{AssertSqlSafe, Row};
+use sql::{query, with_list};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -22,9 +22,6 @@ use super::{
 
 /// Bytes per permit of the queue's semaphore.
 pub(super) const QUEUE_UNIT: usize = 1024;
-
-/// The number of principals per query.
-const ASKED: usize = 500;
 
 /// The records of the log.
 #[derive(Debug)]
@@ -116,7 +113,7 @@ impl Records {
     pub async fn get(&self, id: &RecordId, scope: &Scope) -> Result<Option<LoggedRecord>> {
         let mut reading = self.database.snapshot().await?;
         let record = rows::read_record(&mut reading, id, scope).await?;
-        reading.commit().await?;
+        reading.end().await?;
         Ok(record)
     }
 
@@ -124,7 +121,7 @@ impl Records {
     pub async fn size_of(&self, id: &RecordId, scope: &Scope) -> Result<Option<RecordSize>> {
         let mut reading = self.database.snapshot().await?;
         let size = rows::read_size(&mut reading, id, scope).await?;
-        reading.commit().await?;
+        reading.end().await?;
         Ok(size)
     }
 
@@ -145,7 +142,7 @@ impl Records {
         let name = StoredName::of(key, principal, &self.salt);
         let mut reading = self.database.snapshot().await?;
         let earlier = Earlier::find(&mut reading, principal, &name).await?;
-        reading.commit().await?;
+        reading.end().await?;
         match earlier {
             Some(Earlier {
                 request: Some(request),
@@ -157,36 +154,33 @@ impl Records {
 
     /// Returns the newest record's id without a scan. If it is unchanged, no record has been added.
     pub async fn newest(&self) -> Result<Option<RecordId>> {
-        let newest: Option<String> = sqlx::query_scalar("SELECT MAX(id) FROM records")
-            .fetch_one(self.database.readers())
+        let newest: Option<String> = query("SELECT MAX(id) FROM records")
+            .fetch_value(&mut self.database.reader().await?)
             .await?;
         newest.map(rows::stored_id).transpose()
     }
 
     /// Returns the number of records of each of the principals, in their order.
     pub async fn count_of(&self, principals: &[Principal]) -> Result<Vec<u64>> {
-        let mut counts = Vec::with_capacity(principals.len());
-        for some in principals.chunks(ASKED) {
-            let places: Vec<String> = (1..=some.len()).map(|at| format!("${at}")).collect();
-            let sql = format!(
-                "SELECT principal, COUNT(*) AS records FROM records WHERE principal IN ({}) GROUP BY principal",
-                places.join(", ")
+        let names = principals
+            .iter()
+            .map(|principal| principal.as_str().to_owned());
+        let rows = query(with_list!(
+            "SELECT principal, COUNT(*) AS records FROM records WHERE principal",
+            "$1",
+            "GROUP BY principal"
+        ))
+        .bind(names.collect::<Vec<String>>())
+        .fetch_all(&mut self.database.reader().await?)
+        .await?;
+        let mut counts: HashMap<String, u64> = HashMap::new();
+        for row in &rows {
+            counts.insert(
+                row.get("principal")?,
+                row.get::<i64>("records")?.unsigned_abs(),
             );
-            let mut query = sqlx::query(AssertSqlSafe(sql));
-            for principal in some {
-                query = query.bind(principal.as_str());
-            }
-            let mut found = HashMap::new();
-            for row in query.fetch_all(self.database.readers()).await? {
-                let records: i64 = row.try_get("records")?;
-                found.insert(
-                    row.try_get::<String, _>("principal")?,
-                    records.unsigned_abs(),
-                );
-            }
-            let count = |principal: &Principal| found.get(principal.as_str()).copied();
-            counts.extend(some.iter().map(|principal| count(principal).unwrap_or(0)));
         }
-        Ok(counts)
+        let count = |principal: &Principal| counts.get(principal.as_str()).copied().unwrap_or(0);
+        Ok(principals.iter().map(count).collect())
     }
 }

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::Row;
-use sqlx::any::AnyRow;
+use sql::{Row, query, with_list};
 
 use super::database::Database;
 use super::model::{ModelBinding, same_tokenizer};
@@ -152,7 +151,7 @@ impl Replay {
     async fn counts(&self, spec: &DrawSpec) -> Result<HashMap<String, usize>> {
         let (from, to) = spec.buckets();
         let (tokenizer, unnamed) = self.model.parameters();
-        let eligible = sqlx::query(concat!(
+        let eligible = query(concat!(
             "SELECT principal, COUNT(*) AS eligible FROM trainable \
              WHERE created_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
             same_tokenizer!("$4", "$5"),
@@ -163,11 +162,11 @@ impl Replay {
         .bind(to)
         .bind(tokenizer)
         .bind(unnamed)
-        .fetch_all(self.database.readers())
+        .fetch_all(&mut self.database.reader().await?)
         .await?;
         let mut counts: HashMap<String, usize> = HashMap::new();
         for row in &eligible {
-            counts.insert(row.try_get("principal")?, count(row, "eligible")?);
+            counts.insert(row.get("principal")?, count(row, "eligible")?);
         }
         Ok(counts)
     }
@@ -189,7 +188,7 @@ impl Replay {
             ),
             _ => (0, 1),
         };
-        let ranked = sqlx::query(concat!(
+        let ranked = query(concat!(
             "SELECT id, principal FROM (\
              SELECT id, principal, created_at, (bucket - $2 + $5) % $6 AS turn, \
              ROW_NUMBER() OVER (PARTITION BY principal ORDER BY (bucket - $2 + $5) % $6, created_at, id) AS place \
@@ -208,7 +207,7 @@ impl Replay {
         .bind(tokenizer)
         .bind(unnamed)
         .bind(spec.uncapped())
-        .fetch_all(self.database.readers())
+        .fetch_all(&mut self.database.reader().await?)
         .await?;
         ranked.iter().map(drawn).collect()
     }
@@ -240,27 +239,30 @@ impl Replay {
         spec.check()?;
         let (from, to) = spec.buckets();
         let (tokenizer, unnamed) = self.model.parameters();
-        let mut free = Vec::with_capacity(ids.len());
-        let mut reading = self.database.snapshot().await?;
-        for id in ids {
-            let found = sqlx::query(concat!(
-                "SELECT id, principal FROM trainable WHERE id = $1 AND bucket >= $2 AND bucket < $3 AND ",
+        let found = query(with_list!(
+            "SELECT id, principal FROM trainable WHERE id",
+            "$1",
+            concat!(
+                "AND bucket >= $2 AND bucket < $3 AND ",
                 same_tokenizer!("$5", "$6"),
                 " AND NOT EXISTS \
                  (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
-            ))
-            .bind(id.as_str())
-            .bind(from)
-            .bind(to)
-            .bind(stage.0)
-            .bind(tokenizer)
-            .bind(unnamed)
-            .fetch_optional(&mut *reading)
-            .await?;
-            free.extend(found.as_ref().map(drawn).transpose()?);
+            )
+        ))
+        .bind(rows::texts(ids))
+        .bind(from)
+        .bind(to)
+        .bind(stage.0)
+        .bind(tokenizer)
+        .bind(unnamed)
+        .fetch_all(&mut self.database.reader().await?)
+        .await?;
+        let mut free: HashMap<RecordId, DrawnRow> = HashMap::new();
+        for row in &found {
+            let row = drawn(row)?;
+            free.insert(row.id.clone(), row);
         }
-        reading.commit().await?;
-        Ok(free)
+        Ok(ids.iter().filter_map(|id| free.get(id).cloned()).collect())
     }
 
     /// Returns preferences from feedback that no stage has learned from, on rows that may train: at most one per record, an edit if there
@@ -276,7 +278,7 @@ impl Replay {
         let (from, to) = spec.buckets();
         let (tokenizer, unnamed) = self.model.parameters();
         let mut reading = self.database.snapshot().await?;
-        let said = sqlx::query(concat!(
+        let said = query(concat!(
             "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
              (SELECT record_id, MAX(created_at) AS said_at FROM feedback GROUP BY record_id) AS said ON said.record_id = trainable.id \
              WHERE said_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
@@ -290,7 +292,7 @@ impl Replay {
         .bind(rows::index(spec.limit.saturating_mul(LOOKED_THROUGH)))
         .bind(tokenizer)
         .bind(unnamed)
-        .fetch_all(&mut *reading)
+        .fetch_all(&mut reading)
         .await?;
         let mut found = Vec::new();
         let mut counts: HashMap<String, usize> = HashMap::new();
@@ -302,7 +304,7 @@ impl Replay {
                 found.push((principal, HeldPreference { record: id, pair }));
             }
         }
-        reading.commit().await?;
+        reading.end().await?;
         let cap = largest_cap(&counts, spec);
         let mut taken: HashMap<String, usize> = HashMap::new();
         found.retain(|(principal, _)| {
@@ -321,10 +323,10 @@ impl Replay {
     }
 }
 
-fn drawn(row: &AnyRow) -> Result<DrawnRow> {
+fn drawn(row: &Row) -> Result<DrawnRow> {
     Ok(DrawnRow {
-        id: rows::stored_id(row.try_get("id")?)?,
-        principal: Principal::stored(row.try_get("principal")?),
+        id: rows::stored_id(row.get("id")?)?,
+        principal: Principal::stored(row.get("principal")?),
     })
 }
 
@@ -355,8 +357,8 @@ fn largest_cap(counts: &HashMap<String, usize>, spec: &DrawSpec) -> usize {
     fitting
 }
 
-fn count(row: &AnyRow, column: &str) -> Result<usize> {
-    let count: i64 = row.try_get(column)?;
+fn count(row: &Row, column: &str) -> Result<usize> {
+    let count: i64 = row.get(column)?;
     usize::try_from(count).map_err(|_| LogError::Corrupt(format!("{column} is {count}")))
 }
 

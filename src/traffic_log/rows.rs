@@ -1,7 +1,6 @@
 //! Conversion of records to rows and back.
 
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe, Row};
+use sql::{Connection, List, Row, insert_rows, locking, query};
 
 use super::naming::{Earlier, StoredName};
 use super::quota::{self, Quotas};
@@ -36,7 +35,7 @@ pub(super) enum Inserted {
 
 /// Inserts a record with all its rows, unless its idempotency key already has a record or there is no room.
 pub(super) async fn insert_record(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     row: &NewRow,
     quotas: &Quotas,
 ) -> Result<Inserted> {
@@ -49,7 +48,7 @@ pub(super) async fn insert_record(
     if let Some(refusal) = quotas.refusal(connection, &record.principal, bytes).await? {
         return Ok(Inserted::Refused(refusal));
     }
-    let made = sqlx::query(
+    let made = query(
         "INSERT INTO records (id, kind, principal, idempotency_key, created_at, bucket, retain, train, prompt, \
          prompt_token_ids, redacted, version, shown, tokenizer, request_digest, bytes) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) \
@@ -71,9 +70,9 @@ pub(super) async fn insert_record(
     .bind(row.tokenizer.as_deref().unwrap_or_default())
     .bind(row.name.as_ref().map(|name| name.request.as_str()))
     .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    if made.rows_affected() == 0 {
+    if made == 0 {
         // Another server on the same log was faster.
         let repeated = repeated(connection, row).await?;
         return repeated.ok_or_else(|| {
@@ -90,7 +89,7 @@ pub(super) async fn insert_record(
 }
 
 /// Returns the record of an earlier call with the same idempotency key. The stricter consent of the two applies.
-async fn repeated(connection: &mut AnyConnection, row: &NewRow) -> Result<Option<Inserted>> {
+async fn repeated(connection: &mut Connection, row: &NewRow) -> Result<Option<Inserted>> {
     let Some(name) = &row.name else {
         return Ok(None);
     };
@@ -104,14 +103,34 @@ async fn repeated(connection: &mut AnyConnection, row: &NewRow) -> Result<Option
     Ok(Some(Inserted::Known(earlier.id)))
 }
 
+/// Locks a record against deletion until the end of the transaction, and marks it as redacted if `redacted`. Returns whether it may be
+/// trained on; none if it does not exist.
+pub(super) async fn lock(
+    connection: &mut Connection,
+    id: &RecordId,
+    redacted: bool,
+) -> Result<Option<bool>> {
+    let train: Option<i64> = query(locking!("SELECT train FROM records WHERE id = $1"))
+        .bind(id.as_str())
+        .fetch_optional_value(connection)
+        .await?;
+    if redacted && train.is_some() {
+        query("UPDATE records SET redacted = 1 WHERE id = $1")
+            .bind(id.as_str())
+            .execute(connection)
+            .await?;
+    }
+    Ok(train.map(|train| train != 0))
+}
+
 pub(super) async fn insert_samples(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
     first: i64,
     samples: &[Sample],
 ) -> Result<()> {
     for (place, sample) in (first..).zip(samples) {
-        sqlx::query(
+        query(
             "INSERT INTO samples (record_id, place, token_ids, text, logprobs, seed, sampling, finish_reason, version) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
@@ -124,7 +143,7 @@ pub(super) async fn insert_samples(
         .bind(to_json(&sample.sampling)?)
         .bind(sample.finish_reason.as_deref())
         .bind(sample.version.as_deref())
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
     }
     Ok(())
@@ -139,103 +158,86 @@ pub(super) enum Asked {
     ByLearner,
 }
 
-/// The number of rows per statement: a record of a large tournament has thousands, and each statement is a round trip.
-const CHUNK: usize = 64;
-
-/// Returns the placeholders of `rows` rows: `($1, $2), ($3, $4)`.
-fn placeholders(rows: usize, columns: usize) -> String {
-    let row = |row: usize| {
-        let columns = (1..=columns).map(|column| format!("${}", row * columns + column));
-        format!("({})", columns.collect::<Vec<_>>().join(", "))
-    };
-    (0..rows).map(row).collect::<Vec<_>>().join(", ")
-}
-
 /// Inserts verdicts with places from `first`; `first_sample` is added to the indices of samples.
 pub(super) async fn insert_verdicts(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
     [first, first_sample]: [i64; 2],
     asked: Asked,
     verdicts: &[LoggedVerdict],
 ) -> Result<()> {
-    const COLUMNS: &str = "verdicts (record_id, place, a, b, p_first, p_second, p, consistent, label_mass, principles, version, pinned)";
-    insert_numbered(
-        connection,
-        COLUMNS,
-        first,
-        verdicts,
-        |query, place, verdict| {
-            Ok(query
-                .bind(id.as_str())
-                .bind(place)
-                .bind(first_sample + index(verdict.a))
-                .bind(first_sample + index(verdict.b))
-                .bind(f64::from(verdict.orders[0]))
-                .bind(f64::from(verdict.orders[1]))
-                .bind(f64::from(verdict.p))
-                .bind(i64::from(verdict.consistent))
-                .bind(f64::from(verdict.label_mass))
-                .bind(to_json(&verdict.principles)?)
-                .bind(verdict.version.as_str())
-                .bind(i64::from(asked == Asked::ByLearner)))
-        },
-    )
-    .await
+    let integers = |column: &dyn Fn(&LoggedVerdict) -> i64| {
+        List::Integers(verdicts.iter().map(column).collect())
+    };
+    let reals = |column: &dyn Fn(&LoggedVerdict) -> f32| {
+        List::Reals(verdicts.iter().map(|one| f64::from(column(one))).collect())
+    };
+    let principles: Result<Vec<String>> = verdicts
+        .iter()
+        .map(|one| to_json(&one.principles))
+        .collect();
+    let columns = vec![
+        (
+            "place",
+            List::Integers((first..).take(verdicts.len()).collect()),
+        ),
+        ("a", integers(&|one| first_sample + index(one.a))),
+        ("b", integers(&|one| first_sample + index(one.b))),
+        ("p_first", reals(&|one| one.orders[0])),
+        ("p_second", reals(&|one| one.orders[1])),
+        ("p", reals(&|one| one.p)),
+        ("consistent", integers(&|one| i64::from(one.consistent))),
+        ("label_mass", reals(&|one| one.label_mass)),
+        ("principles", List::Texts(principles?)),
+        (
+            "version",
+            List::Texts(verdicts.iter().map(|one| one.version.clone()).collect()),
+        ),
+        (
+            "pinned",
+            integers(&|_| i64::from(asked == Asked::ByLearner)),
+        ),
+    ];
+    Ok(insert_rows(connection, "verdicts", ("record_id", id.as_str()), columns).await?)
 }
 
 /// Inserts pairs; `first_sample` is added to the indices of samples.
 pub(super) async fn insert_pairs(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
     first: i64,
     first_sample: i64,
     pairs: &[LoggedPair],
 ) -> Result<()> {
-    const COLUMNS: &str = "pairs (record_id, place, chosen, rejected, margin, source, principles)";
-    insert_numbered(connection, COLUMNS, first, pairs, |query, place, pair| {
-        Ok(query
-            .bind(id.as_str())
-            .bind(place)
-            .bind(first_sample + index(pair.chosen))
-            .bind(first_sample + index(pair.rejected))
-            .bind(f64::from(pair.margin))
-            .bind(pair.source.as_str())
-            .bind(to_json(&pair.principles)?))
-    })
-    .await
-}
-
-type InsertQuery<'q> = sqlx::query::Query<'q, sqlx::Any, <sqlx::Any as sqlx::Database>::Arguments>;
-
-/// Inserts items with numbers from `first`, one chunk per statement. `into` is the table with its columns; `bind` binds all columns of
-/// one item.
-async fn insert_numbered<'q, T>(
-    connection: &mut AnyConnection,
-    into: &str,
-    first: i64,
-    items: &'q [T],
-    bind: impl Fn(InsertQuery<'q>, i64, &'q T) -> Result<InsertQuery<'q>>,
-) -> Result<()> {
-    let columns = into.matches(',').count() + 1;
-    let mut place = first;
-    for chunk in items.chunks(CHUNK) {
-        let mut query = sqlx::query(AssertSqlSafe(format!(
-            "INSERT INTO {into} VALUES {}",
-            placeholders(chunk.len(), columns)
-        )));
-        for item in chunk {
-            query = bind(query, place, item)?;
-            place += 1;
-        }
-        query.execute(&mut *connection).await?;
-    }
-    Ok(())
+    let samples = |column: &dyn Fn(&LoggedPair) -> usize| {
+        let samples = pairs.iter().map(|pair| first_sample + index(column(pair)));
+        List::Integers(samples.collect())
+    };
+    let principles: Result<Vec<String>> =
+        pairs.iter().map(|pair| to_json(&pair.principles)).collect();
+    let columns = vec![
+        (
+            "place",
+            List::Integers((first..).take(pairs.len()).collect()),
+        ),
+        ("chosen", samples(&|pair| pair.chosen)),
+        ("rejected", samples(&|pair| pair.rejected)),
+        (
+            "margin",
+            List::Reals(pairs.iter().map(|pair| f64::from(pair.margin)).collect()),
+        ),
+        (
+            "source",
+            List::Texts(pairs.iter().map(|pair| pair.source.to_string()).collect()),
+        ),
+        ("principles", List::Texts(principles?)),
+    ];
+    Ok(insert_rows(connection, "pairs", ("record_id", id.as_str()), columns).await?)
 }
 
 /// Returns the first free places among a record's samples, verdicts and pairs.
-pub(super) async fn free_places(connection: &mut AnyConnection, id: &RecordId) -> Result<[i64; 3]> {
-    let row = sqlx::query(
+pub(super) async fn free_places(connection: &mut Connection, id: &RecordId) -> Result<[i64; 3]> {
+    let row = query(
         "SELECT (SELECT COALESCE(MAX(place) + 1, 0) FROM samples WHERE record_id = $1) AS samples, \
          (SELECT COALESCE(MAX(place) + 1, 0) FROM verdicts WHERE record_id = $1) AS verdicts, \
          (SELECT COALESCE(MAX(place) + 1, 0) FROM pairs WHERE record_id = $1) AS pairs",
@@ -243,30 +245,26 @@ pub(super) async fn free_places(connection: &mut AnyConnection, id: &RecordId) -
     .bind(id.as_str())
     .fetch_one(connection)
     .await?;
-    Ok([
-        row.try_get("samples")?,
-        row.try_get("verdicts")?,
-        row.try_get("pairs")?,
-    ])
+    Ok([row.get("samples")?, row.get("verdicts")?, row.get("pairs")?])
 }
 
 /// Reads the size of a record.
 pub(super) async fn read_size(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
     scope: &Scope,
 ) -> Result<Option<RecordSize>> {
-    let found = sqlx::query("SELECT principal, shown, bytes FROM records WHERE id = $1")
+    let found = query("SELECT principal, shown, bytes FROM records WHERE id = $1")
         .bind(id.as_str())
-        .fetch_optional(&mut *connection)
+        .fetch_optional(connection)
         .await?;
     let Some(row) = found else { return Ok(None) };
-    let principal = Principal::stored(row.try_get("principal")?);
+    let principal = Principal::stored(row.get("principal")?);
     if !scope.includes(&principal) {
         return Ok(None);
     }
     // The record's own byte count does not include the learner's additions.
-    let samples = sqlx::query(
+    let samples = query(
         "SELECT COUNT(*) AS samples, CAST(COALESCE(MAX(octet_length(sampling)), 0) AS BIGINT) AS sampling, \
          CAST(COALESCE(SUM(octet_length(text) + octet_length(token_ids) + octet_length(logprobs)), 0) AS BIGINT) AS written \
          FROM samples WHERE record_id = $1",
@@ -274,8 +272,8 @@ pub(super) async fn read_size(
     .bind(id.as_str())
     .fetch_one(connection)
     .await?;
-    let number = |row: &AnyRow, column: &str| -> Result<usize> {
-        let number: i64 = row.try_get(column)?;
+    let number = |row: &Row, column: &str| -> Result<usize> {
+        let number: i64 = row.get(column)?;
         Ok(usize::try_from(number).unwrap_or(0))
     };
     let of_each = number(&samples, "sampling")? + size_of::<Sample>();
@@ -290,35 +288,35 @@ pub(super) async fn read_size(
 
 /// Reads a whole record.
 pub(super) async fn read_record(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
     scope: &Scope,
 ) -> Result<Option<LoggedRecord>> {
-    let found = sqlx::query(
+    let found = query(
         "SELECT kind, principal, created_at, retain, train, prompt, prompt_token_ids, redacted, version \
          FROM records WHERE id = $1",
     )
     .bind(id.as_str())
-    .fetch_optional(&mut *connection)
+    .fetch_optional(connection)
     .await?;
     let Some(row) = found else { return Ok(None) };
-    let principal = Principal::stored(row.try_get("principal")?);
+    let principal = Principal::stored(row.get("principal")?);
     if !scope.includes(&principal) {
         return Ok(None);
     }
     Ok(Some(LoggedRecord {
         id: id.clone(),
-        kind: RecordKind::stored(row.try_get("kind")?)?,
+        kind: RecordKind::stored(row.get("kind")?)?,
         principal,
-        created_at: row.try_get("created_at")?,
+        created_at: row.get("created_at")?,
         consent: Consent {
             retain: truth(&row, "retain")?,
             train: truth(&row, "train")?,
         },
-        prompt: from_json::<Prompt>(row.try_get("prompt")?)?,
-        prompt_token_ids: ids_of_bytes(row.try_get("prompt_token_ids")?)?,
+        prompt: from_json::<Prompt>(row.get("prompt")?)?,
+        prompt_token_ids: ids_of_bytes(row.get("prompt_token_ids")?)?,
         redacted: truth(&row, "redacted")?,
-        version: row.try_get("version")?,
+        version: row.get("version")?,
         samples: read_samples(connection, id).await?,
         verdicts: read_verdicts(connection, id).await?,
         pairs: read_pairs(connection, id).await?,
@@ -330,25 +328,23 @@ pub(super) async fn read_record(
     }))
 }
 
-async fn read_samples(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec<Sample>> {
-    let rows = sqlx::query(
+async fn read_samples(connection: &mut Connection, id: &RecordId) -> Result<Vec<Sample>> {
+    let rows = query(
         "SELECT token_ids, text, logprobs, seed, sampling, finish_reason, version \
          FROM samples WHERE record_id = $1 ORDER BY place",
     )
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let sample = |row: AnyRow| -> Result<Sample> {
+    let sample = |row: Row| -> Result<Sample> {
         Ok(Sample {
-            token_ids: ids_of_bytes(row.try_get("token_ids")?)?,
-            text: row.try_get("text")?,
-            logprobs: logprobs_of_bytes(row.try_get("logprobs")?)?,
-            seed: row
-                .try_get::<Option<i64>, _>("seed")?
-                .map(i64::cast_unsigned),
-            sampling: from_json(row.try_get("sampling")?)?,
-            finish_reason: row.try_get("finish_reason")?,
-            version: row.try_get("version")?,
+            token_ids: ids_of_bytes(row.get("token_ids")?)?,
+            text: row.get("text")?,
+            logprobs: logprobs_of_bytes(row.get("logprobs")?)?,
+            seed: row.get::<Option<i64>>("seed")?.map(i64::cast_unsigned),
+            sampling: from_json(row.get("sampling")?)?,
+            finish_reason: row.get("finish_reason")?,
+            version: row.get("version")?,
         })
     };
     let samples: Result<Vec<Sample>> = rows.into_iter().map(sample).collect();
@@ -357,11 +353,8 @@ async fn read_samples(connection: &mut AnyConnection, id: &RecordId) -> Result<V
     Ok(samples)
 }
 
-async fn read_verdicts(
-    connection: &mut AnyConnection,
-    id: &RecordId,
-) -> Result<Vec<LoggedVerdict>> {
-    let rows = sqlx::query(
+async fn read_verdicts(connection: &mut Connection, id: &RecordId) -> Result<Vec<LoggedVerdict>> {
+    let rows = query(
         "SELECT a, b, p_first, p_second, p, consistent, label_mass, principles, version \
          FROM verdicts WHERE record_id = $1 ORDER BY place",
     )
@@ -374,10 +367,10 @@ async fn read_verdicts(
 /// Reads the verdicts of a record that may corroborate feedback: those by the judge's default question or requested by the learner. A
 /// verdict under principles that a call named only reflects the caller's wish.
 pub(super) async fn read_corroborating(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
 ) -> Result<Vec<LoggedVerdict>> {
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT a, b, p_first, p_second, p, consistent, label_mass, principles, version \
          FROM verdicts WHERE record_id = $1 AND (pinned = 1 OR principles = '[]') ORDER BY place",
     )
@@ -387,8 +380,8 @@ pub(super) async fn read_corroborating(
     verdicts(rows)
 }
 
-fn verdicts(rows: Vec<AnyRow>) -> Result<Vec<LoggedVerdict>> {
-    let verdict = |row: AnyRow| -> Result<LoggedVerdict> {
+fn verdicts(rows: Vec<Row>) -> Result<Vec<LoggedVerdict>> {
+    let verdict = |row: Row| -> Result<LoggedVerdict> {
         Ok(LoggedVerdict {
             a: place(&row, "a")?,
             b: place(&row, "b")?,
@@ -399,27 +392,27 @@ fn verdicts(rows: Vec<AnyRow>) -> Result<Vec<LoggedVerdict>> {
             p: probability(&row, "p")?,
             consistent: truth(&row, "consistent")?,
             label_mass: probability(&row, "label_mass")?,
-            principles: from_json(row.try_get("principles")?)?,
-            version: row.try_get("version")?,
+            principles: from_json(row.get("principles")?)?,
+            version: row.get("version")?,
         })
     };
     rows.into_iter().map(verdict).collect()
 }
 
-async fn read_pairs(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec<LoggedPair>> {
-    let rows = sqlx::query(
+async fn read_pairs(connection: &mut Connection, id: &RecordId) -> Result<Vec<LoggedPair>> {
+    let rows = query(
         "SELECT chosen, rejected, margin, source, principles FROM pairs WHERE record_id = $1 ORDER BY place",
     )
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let pair = |row: AnyRow| -> Result<LoggedPair> {
+    let pair = |row: Row| -> Result<LoggedPair> {
         Ok(LoggedPair {
             chosen: place(&row, "chosen")?,
             rejected: place(&row, "rejected")?,
             margin: probability(&row, "margin")?,
-            source: PairSource::stored(row.try_get("source")?)?,
-            principles: from_json(row.try_get("principles")?)?,
+            source: PairSource::stored(row.get("source")?)?,
+            principles: from_json(row.get("principles")?)?,
         })
     };
     rows.into_iter().map(pair).collect()
@@ -427,26 +420,31 @@ async fn read_pairs(connection: &mut AnyConnection, id: &RecordId) -> Result<Vec
 
 /// Reads a record's feedback, with the sample of each edit.
 pub(super) async fn read_feedback(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     id: &RecordId,
 ) -> Result<Vec<(LoggedFeedback, Option<usize>)>> {
-    let rows = sqlx::query(
+    let rows = query(
         "SELECT principal, created_at, body, written FROM feedback WHERE record_id = $1 \
          ORDER BY created_at, principal, kind, slot",
     )
     .bind(id.as_str())
     .fetch_all(connection)
     .await?;
-    let feedback = |row: AnyRow| -> Result<_> {
-        let written: Option<i64> = row.try_get("written")?;
+    let feedback = |row: Row| -> Result<_> {
+        let written: Option<i64> = row.get("written")?;
         let feedback = LoggedFeedback {
-            principal: Principal::stored(row.try_get("principal")?),
-            created_at: row.try_get("created_at")?,
-            feedback: from_json::<Feedback>(row.try_get("body")?)?,
+            principal: Principal::stored(row.get("principal")?),
+            created_at: row.get("created_at")?,
+            feedback: from_json::<Feedback>(row.get("body")?)?,
         };
         Ok((feedback, written.and_then(|at| usize::try_from(at).ok())))
     };
     rows.into_iter().map(feedback).collect()
+}
+
+/// Returns ids as a list for a statement.
+pub(super) fn texts(ids: &[RecordId]) -> Vec<String> {
+    ids.iter().map(|id| id.as_str().to_owned()).collect()
 }
 
 /// Converts the index of a sample to the database's integer type.
@@ -454,17 +452,17 @@ pub(super) fn index(place: usize) -> i64 {
     i64::try_from(place).unwrap_or(i64::MAX)
 }
 
-fn place(row: &AnyRow, column: &str) -> Result<usize> {
-    let place: i64 = row.try_get(column)?;
+fn place(row: &Row, column: &str) -> Result<usize> {
+    let place: i64 = row.get(column)?;
     usize::try_from(place).map_err(|_| LogError::Corrupt(format!("{column} is {place}")))
 }
 
-fn probability(row: &AnyRow, column: &str) -> Result<f32> {
-    Ok(row.try_get::<f64, _>(column)? as f32)
+fn probability(row: &Row, column: &str) -> Result<f32> {
+    Ok(row.get::<f64>(column)? as f32)
 }
 
-pub(super) fn truth(row: &AnyRow, column: &str) -> Result<bool> {
-    Ok(row.try_get::<i64, _>(column)? != 0)
+pub(super) fn truth(row: &Row, column: &str) -> Result<bool> {
+    Ok(row.get::<i64>(column)? != 0)
 }
 
 pub(super) fn stored_id(id: String) -> Result<RecordId> {

@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use sqlx::AnyConnection;
+use sql::{Connection, query, sqlite_file};
 
-use super::database::{Database, sqlite_file};
+use super::database::Database;
 use super::{LogError, Result, id};
 
 /// The place where a log's salt is stored.
@@ -74,26 +74,24 @@ pub(super) async fn salt(database: &Database, place: &SaltPlace) -> Result<Strin
     Ok(salt)
 }
 
-async fn stored(connection: &mut AnyConnection) -> Result<Option<String>> {
-    let found = sqlx::query_scalar("SELECT value FROM settings WHERE name = 'salt'");
-    Ok(found.fetch_optional(connection).await?)
+async fn stored(connection: &mut Connection) -> Result<Option<String>> {
+    let found = query("SELECT value FROM settings WHERE name = 'salt'");
+    Ok(found.fetch_optional_value(connection).await?)
 }
 
 /// Stores a new salt in the database. Returns it, or the one that another server stored first.
-async fn store(connection: &mut AnyConnection) -> Result<String> {
-    sqlx::query(
-        "INSERT INTO settings (name, value) VALUES ('salt', $1) ON CONFLICT (name) DO NOTHING",
-    )
-    .bind(fresh())
-    .execute(&mut *connection)
-    .await?;
+async fn store(connection: &mut Connection) -> Result<String> {
+    query("INSERT INTO settings (name, value) VALUES ('salt', $1) ON CONFLICT (name) DO NOTHING")
+        .bind(fresh())
+        .execute(connection)
+        .await?;
     let stored = stored(connection).await?;
     stored.ok_or_else(|| LogError::Corrupt("a salt was stored but cannot be read back".to_owned()))
 }
 
 /// Removes the salt from the database after it is in its file.
 async fn forget(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     stored: Option<String>,
     salt: &str,
     file: &Path,
@@ -101,7 +99,7 @@ async fn forget(
     match stored {
         None => Ok(()),
         Some(stored) if stored == salt => {
-            sqlx::query("DELETE FROM settings WHERE name = 'salt'")
+            query("DELETE FROM settings WHERE name = 'salt'")
                 .execute(connection)
                 .await?;
             Ok(())

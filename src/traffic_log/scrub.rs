@@ -6,11 +6,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row};
+use sql::{Connection, query};
 use tokio::sync::Notify;
 
 use super::Result;
-use super::database::{Backend, Database};
+use super::database::Database;
 
 /// The pause between attempts while a reader is active: reads take milliseconds.
 const RETRY: Duration = Duration::from_millis(20);
@@ -27,25 +27,23 @@ pub(super) async fn run(database: Weak<Database>, wanted: Arc<Notify>) {
             let Some(database) = database.upgrade() else {
                 return;
             };
-            if database.readers().is_closed() {
+            if database.is_closed() {
                 return;
             }
-            let pause = match database.backend {
-                Backend::Sqlite => match database.truncate_log().await {
-                    Ok(true) => break,
-                    Ok(false) => RETRY,
-                    Err(_) => FAILED,
-                },
-                Backend::Postgres => {
-                    if let Err(error) = database.vacuum().await {
-                        tracing::warn!(
-                            "deleted rows remain in PostgreSQL's files until the next vacuum: {error}"
-                        );
-                    }
-                    drop(database);
-                    tokio::time::sleep(VACUUM).await;
-                    break;
+            if !database.is_sqlite() {
+                if let Err(error) = database.vacuum().await {
+                    tracing::warn!(
+                        "deleted rows remain in PostgreSQL's files until the next vacuum: {error}"
+                    );
                 }
+                drop(database);
+                tokio::time::sleep(VACUUM).await;
+                break;
+            }
+            let pause = match database.truncate_log().await {
+                Ok(true) => break,
+                Ok(false) => RETRY,
+                Err(_) => FAILED,
             };
             drop(database);
             tokio::time::sleep(pause).await;
@@ -56,15 +54,15 @@ pub(super) async fn run(database: Weak<Database>, wanted: Arc<Notify>) {
 impl Database {
     /// Removes deleted text from every file: at once, or as soon as no reader needs it any more.
     pub async fn scrub(&self) {
-        match self.backend {
-            Backend::Sqlite => self.scrub_file().await,
-            Backend::Postgres => self.scrub_wanted.notify_one(),
+        match self.is_sqlite() {
+            true => self.scrub_file().await,
+            false => self.scrub_wanted.notify_one(),
         }
     }
 
     /// Scrubs an SQLite file as [`Self::scrub`] does; has no effect on PostgreSQL.
     pub async fn scrub_file(&self) {
-        if self.backend == Backend::Sqlite && !matches!(self.truncate_log().await, Ok(true)) {
+        if self.is_sqlite() && !matches!(self.truncate_log().await, Ok(true)) {
             self.scrub_wanted.notify_one();
         }
     }
@@ -87,8 +85,8 @@ impl Database {
     /// Makes PostgreSQL remove deleted rows from its tables.
     async fn vacuum(&self) -> Result<()> {
         let mut connection = self.connect().await?;
-        sqlx::raw_sql("VACUUM records, samples, verdicts, pairs, feedback")
-            .execute(&mut connection)
+        connection
+            .run("VACUUM records, samples, verdicts, pairs, feedback")
             .await?;
         connection.close().await?;
         Ok(())
@@ -114,17 +112,13 @@ impl Database {
     }
 }
 
-async fn checkpoint(connection: &mut AnyConnection, patience: Duration) -> Result<bool> {
-    sqlx::raw_sql("PRAGMA busy_timeout = 0")
-        .execute(&mut *connection)
+async fn checkpoint(connection: &mut Connection, patience: Duration) -> Result<bool> {
+    connection.run("PRAGMA busy_timeout = 0").await?;
+    let busy: i64 = query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .fetch_value(connection)
         .await?;
-    let row = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-        .fetch_one(&mut *connection)
-        .await?;
-    let busy: i64 = row.try_get(0)?;
-    let patient = format!("PRAGMA busy_timeout = {}", patience.as_millis());
-    sqlx::raw_sql(AssertSqlSafe(patient))
-        .execute(connection)
+    connection
+        .run(format!("PRAGMA busy_timeout = {}", patience.as_millis()))
         .await?;
     Ok(busy == 0)
 }

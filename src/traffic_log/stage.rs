@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row};
+use sql::{Connection, Row, locking, query};
 
 use super::abandon::Abandoned;
 use super::database::Database;
@@ -88,51 +87,51 @@ pub struct Stages {
 impl Stages {
     /// Returns all stages, newest first.
     pub async fn all(&self) -> Result<Vec<Stage>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, epoch, reference, state, COALESCE(progress, state) AS progress, outcome, opened_at, closed_at, \
              (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed FROM stages ORDER BY id DESC",
         )
-        .fetch_all(self.database.readers())
+        .fetch_all(&mut self.database.reader().await?)
         .await?;
         found.iter().map(read).collect()
     }
 
     /// Returns the open stage, which a restarted trainer resumes.
     pub async fn current(&self) -> Result<Option<Stage>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, epoch, reference, state, COALESCE(progress, state) AS progress, outcome, opened_at, closed_at, \
              (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed \
              FROM stages WHERE outcome IS NULL ORDER BY id DESC",
         )
-        .fetch_optional(self.database.readers())
+        .fetch_optional(&mut self.database.reader().await?)
         .await?;
         found.as_ref().map(read).transpose()
     }
 
     /// Returns the stage that was opened last, open or closed.
     pub async fn last(&self) -> Result<Option<Stage>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, epoch, reference, state, COALESCE(progress, state) AS progress, outcome, opened_at, closed_at, \
              (SELECT COUNT(*) FROM stage_rows WHERE stage = stages.id) AS claimed \
              FROM stages ORDER BY id DESC LIMIT 1",
         )
-        .fetch_optional(self.database.readers())
+        .fetch_optional(&mut self.database.reader().await?)
         .await?;
         found.as_ref().map(read).transpose()
     }
 
     /// Returns the outcome and the progress of every stage, newest first, without the larger part of their states.
     pub async fn summaries(&self) -> Result<Vec<StageSummary>> {
-        let found = sqlx::query(
+        let found = query(
             "SELECT id, outcome, COALESCE(progress, state) AS progress FROM stages ORDER BY id DESC",
         )
-        .fetch_all(self.database.readers())
+        .fetch_all(&mut self.database.reader().await?)
         .await?;
-        let summary = |row: &AnyRow| {
+        let summary = |row: &Row| {
             Ok(StageSummary {
-                id: StageId(row.try_get("id")?),
+                id: StageId(row.get("id")?),
                 outcome: read_outcome(row)?,
-                progress: rows::from_json(row.try_get("progress")?)?,
+                progress: rows::from_json(row.get("progress")?)?,
             })
         };
         found.iter().map(summary).collect()
@@ -140,45 +139,43 @@ impl Stages {
 
     /// Returns the outcome of a stage; none if it is open or does not exist.
     pub async fn outcome_of(&self, stage: StageId) -> Result<Option<StageOutcome>> {
-        let found = sqlx::query("SELECT outcome FROM stages WHERE id = $1")
+        let found = query("SELECT outcome FROM stages WHERE id = $1")
             .bind(stage.0)
-            .fetch_optional(self.database.readers())
+            .fetch_optional(&mut self.database.reader().await?)
             .await?;
         found.as_ref().map_or(Ok(None), read_outcome)
     }
 
     /// Returns the ids of the rows that a stage has claimed, including deleted ones, ordered by id.
     pub async fn rows_of(&self, stage: StageId) -> Result<Vec<RecordId>> {
-        let found: Vec<String> = sqlx::query_scalar(
-            "SELECT record_id FROM stage_rows WHERE stage = $1 ORDER BY record_id",
-        )
-        .bind(stage.0)
-        .fetch_all(self.database.readers())
-        .await?;
+        let found: Vec<String> =
+            query("SELECT record_id FROM stage_rows WHERE stage = $1 ORDER BY record_id")
+                .bind(stage.0)
+                .fetch_values(&mut self.database.reader().await?)
+                .await?;
         found.into_iter().map(rows::stored_id).collect()
     }
 
     /// Returns the rows that stages before `stage` have claimed, including deleted ones, ordered by stage. Later stages do not change the
     /// result.
     pub async fn rows_before(&self, stage: StageId) -> Result<Vec<RecordId>> {
-        let found: Vec<String> = sqlx::query_scalar(
-            "SELECT record_id FROM stage_rows WHERE stage < $1 ORDER BY stage, record_id",
-        )
-        .bind(stage.0)
-        .fetch_all(self.database.readers())
-        .await?;
+        let found: Vec<String> =
+            query("SELECT record_id FROM stage_rows WHERE stage < $1 ORDER BY stage, record_id")
+                .bind(stage.0)
+                .fetch_values(&mut self.database.reader().await?)
+                .await?;
         found.into_iter().map(rows::stored_id).collect()
     }
 
     /// Returns the generations whose stages read a record, also after the record was deleted.
     pub async fn lineage(&self, record: &RecordId) -> Result<Vec<GenerationId>> {
-        let found: Vec<String> = sqlx::query_scalar(
+        let found: Vec<String> = query(
             "SELECT generations.id FROM generations WHERE generations.stage IN (\
              SELECT stage FROM stage_rows WHERE record_id = $1 UNION SELECT stage FROM stage_feedback WHERE record_id = $1) \
              ORDER BY generations.created_at, generations.id",
         )
         .bind(record.as_str())
-        .fetch_all(self.database.readers())
+        .fetch_values(&mut self.database.reader().await?)
         .await?;
         Ok(found.into_iter().map(GenerationId::new).collect())
     }
@@ -188,12 +185,12 @@ impl Stages {
     pub async fn count_death(&self, stage: StageId, error: &str) -> Result<u64> {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        let deaths: i64 = sqlx::query_scalar(
+        let deaths: i64 = query(
             "INSERT INTO stage_deaths (stage, deaths) VALUES ($1, 1) \
              ON CONFLICT (stage) DO UPDATE SET deaths = stage_deaths.deaths + 1 RETURNING deaths",
         )
         .bind(stage.0)
-        .fetch_one(&mut *connection)
+        .fetch_value(connection)
         .await?;
         let detail = json!({ "stage": stage, "deaths": deaths, "error": error });
         events::append(connection, ACTOR, "trainer.died", detail).await?;
@@ -203,7 +200,7 @@ impl Stages {
 
     /// Returns the number of the learner's crashes in a stage.
     pub async fn deaths(&self, stage: StageId) -> Result<u64> {
-        let mut connection = self.database.readers().acquire().await?;
+        let mut connection = self.database.reader().await?;
         abandon::deaths(&mut connection, stage).await
     }
 
@@ -216,11 +213,11 @@ impl Stages {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
         // Locks the lease as every write of a trainer does, so that none of them is between its check and its commit.
-        sqlx::query("UPDATE trainer SET expires_at = expires_at WHERE one = 1")
-            .execute(&mut *connection)
+        query(locking!("SELECT epoch FROM trainer WHERE one = 1"))
+            .fetch_one(connection)
             .await?;
-        let open: Option<i64> = sqlx::query_scalar("SELECT id FROM stages WHERE outcome IS NULL")
-            .fetch_optional(&mut *connection)
+        let open: Option<i64> = query("SELECT id FROM stages WHERE outcome IS NULL")
+            .fetch_optional_value(connection)
             .await?;
         let Some(stage) = open.map(StageId) else {
             return Ok(None);
@@ -241,27 +238,26 @@ pub(super) fn not_open(stage: StageId) -> LogError {
 }
 
 /// Fails unless the stage is open.
-pub(super) async fn require_open(connection: &mut AnyConnection, stage: StageId) -> Result<()> {
-    let open: Option<i64> =
-        sqlx::query_scalar("SELECT id FROM stages WHERE id = $1 AND outcome IS NULL")
-            .bind(stage.0)
-            .fetch_optional(connection)
-            .await?;
+pub(super) async fn require_open(connection: &mut Connection, stage: StageId) -> Result<()> {
+    let open: Option<i64> = query("SELECT id FROM stages WHERE id = $1 AND outcome IS NULL")
+        .bind(stage.0)
+        .fetch_optional_value(connection)
+        .await?;
     open.map(drop).ok_or_else(|| not_open(stage))
 }
 
 /// Saves the progress of a stage; see [`super::TrainerLease::save_progress`].
 pub(super) async fn save_progress(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     stage: StageId,
     progress: &Value,
 ) -> Result<()> {
-    let saved = sqlx::query("UPDATE stages SET progress = $1 WHERE id = $2 AND outcome IS NULL")
+    let saved = query("UPDATE stages SET progress = $1 WHERE id = $2 AND outcome IS NULL")
         .bind(to_json(progress)?)
         .bind(stage.0)
         .execute(connection)
         .await?;
-    match saved.rows_affected() {
+    match saved {
         0 => Err(not_open(stage)),
         _ => Ok(()),
     }
@@ -269,21 +265,21 @@ pub(super) async fn save_progress(
 
 /// Closes a stage; see [`super::TrainerLease::close_stage`].
 pub(super) async fn close(
-    connection: &mut AnyConnection,
+    connection: &mut Connection,
     stage: StageId,
     outcome: StageOutcome,
     progress: &Value,
 ) -> Result<()> {
-    let closed = sqlx::query(
+    let closed = query(
         "UPDATE stages SET outcome = $1, progress = $2, closed_at = $3 WHERE id = $4 AND outcome IS NULL",
     )
     .bind(outcome.as_str())
     .bind(to_json(progress)?)
     .bind(now())
     .bind(stage.0)
-    .execute(&mut *connection)
+    .execute(connection)
     .await?;
-    if closed.rows_affected() == 0 {
+    if closed == 0 {
         return Err(not_open(stage));
     }
     if matches!(outcome, StageOutcome::Promoted | StageOutcome::Passed) {
@@ -293,23 +289,23 @@ pub(super) async fn close(
     events::append(connection, ACTOR, "stage.closed", detail).await
 }
 
-fn read_outcome(row: &AnyRow) -> Result<Option<StageOutcome>> {
-    let outcome: Option<String> = row.try_get("outcome")?;
+fn read_outcome(row: &Row) -> Result<Option<StageOutcome>> {
+    let outcome: Option<String> = row.get("outcome")?;
     outcome
         .map(|outcome| StageOutcome::stored(&outcome))
         .transpose()
 }
 
-fn read(row: &AnyRow) -> Result<Stage> {
+fn read(row: &Row) -> Result<Stage> {
     Ok(Stage {
-        id: StageId(row.try_get("id")?),
-        epoch: row.try_get("epoch")?,
-        reference: GenerationId::new(row.try_get::<String, _>("reference")?),
-        state: rows::from_json(row.try_get("state")?)?,
-        progress: rows::from_json(row.try_get("progress")?)?,
+        id: StageId(row.get("id")?),
+        epoch: row.get("epoch")?,
+        reference: GenerationId::new(row.get::<String>("reference")?),
+        state: rows::from_json(row.get("state")?)?,
+        progress: rows::from_json(row.get("progress")?)?,
         outcome: read_outcome(row)?,
-        rows: row.try_get::<i64, _>("claimed")?.unsigned_abs(),
-        opened_at: row.try_get("opened_at")?,
-        closed_at: row.try_get("closed_at")?,
+        rows: row.get::<i64>("claimed")?.unsigned_abs(),
+        opened_at: row.get("opened_at")?,
+        closed_at: row.get("closed_at")?,
     })
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use sqlx::{AnyConnection, Row};
+use sql::{Connection, query};
 
 use super::database::Database;
 use super::{Result, events};
@@ -26,12 +26,12 @@ pub struct SwitchStore {
 impl SwitchStore {
     /// Returns the state of the switch.
     pub async fn get(&self) -> Result<LearningSwitch> {
-        let row = sqlx::query("SELECT paused, unattended FROM learning_switch WHERE one = 1")
-            .fetch_one(self.database.readers())
+        let row = query("SELECT paused, unattended FROM learning_switch WHERE one = 1")
+            .fetch_one(&mut self.database.reader().await?)
             .await?;
         Ok(LearningSwitch {
-            paused: row.try_get::<i64, _>("paused")? != 0,
-            unattended: row.try_get::<i64, _>("unattended")?.unsigned_abs(),
+            paused: row.get::<i64>("paused")? != 0,
+            unattended: row.get::<i64>("unattended")?.unsigned_abs(),
         })
     }
 
@@ -56,18 +56,16 @@ pub(super) async fn pause(database: &Database, actor: &str) -> Result<()> {
 
 async fn turn(database: &Database, change: &'static str, actor: &str, action: &str) -> Result<()> {
     let mut transaction = database.begin().await?;
-    let changed = sqlx::query(change)
-        .execute(transaction.connection())
-        .await?;
-    if changed.rows_affected() > 0 {
+    let changed = query(change).execute(transaction.connection()).await?;
+    if changed > 0 {
         events::append(transaction.connection(), actor, action, json!({})).await?;
     }
     transaction.commit().await
 }
 
 /// Counts a stage that passed since an operator last resumed learning, in the transaction that closes it.
-pub(super) async fn count_unattended(connection: &mut AnyConnection) -> Result<()> {
-    sqlx::query("UPDATE learning_switch SET unattended = unattended + 1 WHERE one = 1")
+pub(super) async fn count_unattended(connection: &mut Connection) -> Result<()> {
+    query("UPDATE learning_switch SET unattended = unattended + 1 WHERE one = 1")
         .execute(connection)
         .await?;
     Ok(())

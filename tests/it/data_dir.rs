@@ -5,11 +5,11 @@ use std::path::Path;
 use selfjudge::learn::generation::Generations;
 use serde_json::{Value, json};
 use sqlx::migrate::Migrator;
-use sqlx::{AnyConnection, AssertSqlSafe, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection};
 use traffic_log::{LogConfig, Principal, RecordId, SaltPlace, Scope, TrafficLog};
 
 use crate::learn::support::{Program, Setup, copy};
-use crate::log::{connect, fresh_schema, run};
+use crate::log::{fresh_schema, run};
 use crate::support::fixture;
 
 const DIR: &str = "data-dir-999f5af";
@@ -134,7 +134,7 @@ async fn carry_over(from: &Path, to: &str) {
     ] {
         std::fs::copy(migrations.join(name), old.path().join(name)).unwrap();
     }
-    let mut target = connect(to).await;
+    let mut target = PgConnection::connect(to).await.unwrap();
     sqlx::raw_sql("CREATE DOMAIN blob AS bytea")
         .execute(&mut target)
         .await
@@ -145,7 +145,8 @@ async fn carry_over(from: &Path, to: &str) {
         .run(&mut target)
         .await
         .unwrap();
-    let mut source = connect(&format!("sqlite:{}", from.display())).await;
+    let source = format!("sqlite:{}", from.display());
+    let mut source = SqliteConnection::connect(&source).await.unwrap();
     for table in TABLES.iter().chain(&["learning_switch"]) {
         let columns: Vec<String> =
             sqlx::query(AssertSqlSafe(format!("PRAGMA table_info({table})")))
@@ -160,8 +161,8 @@ async fn carry_over(from: &Path, to: &str) {
 }
 
 async fn insert(
-    source: &mut AnyConnection,
-    target: &mut AnyConnection,
+    source: &mut SqliteConnection,
+    target: &mut PgConnection,
     table: &str,
     columns: &[String],
 ) {

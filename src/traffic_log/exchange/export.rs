@@ -3,8 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use serde_json::json;
-use sqlx::Row;
-use sqlx::any::AnyRow;
+use sql::{Row, query};
 
 use super::PairFormat;
 use super::parquet_pairs::ParquetPairs;
@@ -102,7 +101,7 @@ async fn page(
     filter: &ExportFilter,
     after: &(String, i64),
 ) -> Result<Vec<(String, i64, PairRow)>> {
-    let found = sqlx::query(
+    let found = query(
         "SELECT pairs.record_id AS record_id, pairs.place AS place, trainable.prompt AS prompt, \
          chosen.text AS chosen, rejected.text AS rejected, pairs.margin AS margin, pairs.source AS source \
          FROM pairs JOIN trainable ON trainable.id = pairs.record_id \
@@ -124,20 +123,20 @@ async fn page(
     .bind(rows::index(PAGE))
     .bind(f64::from(MIN_LABEL_MASS))
     .bind(filter.prompts.map_or("", PromptKind::json_begins))
-    .fetch_all(database.readers())
+    .fetch_all(&mut database.reader().await?)
     .await?;
     found.iter().map(read).collect()
 }
 
-fn read(row: &AnyRow) -> Result<(String, i64, PairRow)> {
+fn read(row: &Row) -> Result<(String, i64, PairRow)> {
     let pair = PairRow {
-        prompt: rows::from_json(row.try_get("prompt")?)?,
-        chosen: row.try_get("chosen")?,
-        rejected: row.try_get("rejected")?,
-        margin: row.try_get::<f64, _>("margin")? as f32,
-        source: PairSource::stored(row.try_get("source")?)?,
+        prompt: rows::from_json(row.get("prompt")?)?,
+        chosen: row.get("chosen")?,
+        rejected: row.get("rejected")?,
+        margin: row.get::<f64>("margin")? as f32,
+        source: PairSource::stored(row.get("source")?)?,
     };
-    Ok((row.try_get("record_id")?, row.try_get("place")?, pair))
+    Ok((row.get("record_id")?, row.get("place")?, pair))
 }
 
 /// Runs work that may block on a blocking thread.

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
+use crate::log::Operator;
+
 use super::support::{LEARN, Program, Setup, question, wait_for};
 
 /// Names a PostgreSQL server on which schemas may be made.
@@ -90,16 +92,9 @@ fn a_database_that_goes_away_stops_learning_and_not_serving_until_it_is_back() {
         .build()
         .unwrap();
     runtime.block_on(async {
-        use sqlx::Connection;
-        sqlx::any::install_default_drivers();
-        let server = std::env::var(POSTGRES).unwrap();
-        let mut connection = sqlx::AnyConnection::connect(&server).await.unwrap();
-        let made = format!("CREATE DATABASE {database}");
-        sqlx::raw_sql(sqlx::AssertSqlSafe(made))
-            .execute(&mut connection)
-            .await
-            .unwrap();
-        connection.close().await.unwrap();
+        let mut operator = Operator::connect(&server).await;
+        operator.run(&format!("CREATE DATABASE {database}")).await;
+        operator.close().await;
     });
     let url = format!("postgres://postgres@127.0.0.1:{}/{database}", cable.port);
     let dir = tempfile::tempdir().unwrap();

@@ -152,9 +152,8 @@ fn a_locked_file_is_unavailable_and_then_works_again() {
     run(async {
         let log = open(&config).await;
         let first = append_when_back(&log, &record("ann", "before")).await;
-        let mut other = connect(&config.url).await;
-        let locked = sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await;
-        locked.unwrap();
+        let mut other = Operator::connect(&config.url).await;
+        other.run("BEGIN IMMEDIATE").await;
         let said = log.records.append(record("ann", "during")).await;
         assert!(matches!(said, Err(LogError::Unavailable(_))), "{said:?}");
         assert!(!log.stats().healthy);
@@ -166,8 +165,7 @@ fn a_locked_file_is_unavailable_and_then_works_again() {
                 .unwrap()
                 .is_some()
         );
-        let freed = sqlx::raw_sql("ROLLBACK").execute(&mut other).await;
-        freed.unwrap();
+        other.run("ROLLBACK").await;
         let id = append_when_back(&log, &record("ann", "after")).await;
         assert!(log.records.get(&id, &Scope::All).await.unwrap().is_some());
         assert!(log.stats().healthy);

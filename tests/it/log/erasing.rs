@@ -146,17 +146,13 @@ fn a_reader_in_the_way_only_delays_it() {
         let (dir, config) = sqlite();
         let log = open(&config).await;
         let id = log.records.append(marked("ann", 6)).await.unwrap();
-        let mut reader = connect(&config.url).await;
-        sqlx::raw_sql("BEGIN").execute(&mut reader).await.unwrap();
-        sqlx::raw_sql("SELECT * FROM records")
-            .execute(&mut reader)
-            .await
-            .unwrap();
+        let mut reader = Operator::connect(&config.url).await;
+        reader.run("BEGIN; SELECT * FROM records").await;
         assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         assert!(count(dir.path()) > 0, "the reader still sees it");
         // Records are written meanwhile.
         fill(&log, "bob", 3).await;
-        sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
+        reader.run("COMMIT").await;
         assert_gone(dir.path(), "after the reader").await;
     });
 }
@@ -188,16 +184,13 @@ fn on_postgres_deleted_rows_are_vacuumed() {
         let id = log.records.append(marked("ann", 1)).await.unwrap();
         assert!(log.deletions.delete(&id, &Scope::All).await.unwrap());
         let schema = url.rsplit_once('=').unwrap().1;
-        let mut connection = connect(&url).await;
-        let sql = "SELECT COUNT(*) FROM pg_stat_all_tables WHERE schemaname = $1 AND relname = 'samples' AND vacuum_count > 0";
+        let mut operator = Operator::connect(&url).await;
+        let sql = format!(
+            "SELECT COUNT(*) FROM pg_stat_all_tables WHERE schemaname = '{schema}' AND relname = 'samples' AND vacuum_count > 0"
+        );
         let begun = Instant::now();
         loop {
-            let vacuumed: i64 = sqlx::query_scalar(sql)
-                .bind(schema)
-                .fetch_one(&mut connection)
-                .await
-                .unwrap();
-            if vacuumed == 1 {
+            if operator.number(&sql).await == 1 {
                 break;
             }
             assert!(begun.elapsed() < 60 * PATIENCE, "it is not vacuumed");

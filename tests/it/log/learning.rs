@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::Row;
 use traffic_log::{
     Addition, DrawSpec, GenerationId, LoggedPair, NewStage, PairSource, RedactCommand, Result,
     Scope, Split, StageId, StageOutcome, TrainerLease,
@@ -63,12 +62,9 @@ fn rows_without_consent_cannot_be_reached() {
         assert_eq!(add(&lease, stage, &added).await.unwrap(), 0);
 
         // Nor does the view that all of it goes through.
-        let mut beside = connect(&config.url).await;
-        let seen = sqlx::query("SELECT id FROM trainable ORDER BY id")
-            .fetch_all(&mut beside)
-            .await
-            .unwrap();
-        let seen: BTreeSet<String> = seen.iter().map(|row| row.get("id")).collect();
+        let mut operator = Operator::connect(&config.url).await;
+        let seen = operator.texts("SELECT id FROM trainable ORDER BY id").await;
+        let seen: BTreeSet<String> = seen.into_iter().collect();
         let expected = willing.iter().map(|id| id.to_string()).collect();
         assert_eq!(seen, expected);
 

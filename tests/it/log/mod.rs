@@ -7,6 +7,7 @@ mod learning;
 mod logging;
 mod models;
 mod naming;
+mod operator;
 mod preferences;
 mod quota;
 mod salt;
@@ -17,13 +18,14 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 use traffic_log::{
     Consent, IdempotencyKey, LogConfig, LogError, LoggedVerdict, NewRecord, Principal, Prompt,
     RecordId, RecordKind, Sample, TrafficLog,
 };
 
 use crate::patience::PATIENCE;
+
+pub use operator::Operator;
 
 /// Names a PostgreSQL server on which schemas may be made.
 const POSTGRES: &str = "SELFJUDGE_TEST_POSTGRES";
@@ -70,20 +72,11 @@ pub async fn fresh_schema() -> Option<String> {
     ))
 }
 
-/// A connection beside the log's own.
-pub async fn connect(url: &str) -> AnyConnection {
-    sqlx::any::install_default_drivers();
-    AnyConnection::connect(url).await.unwrap()
-}
-
 async fn execute(url: &str, sql: &str) -> u64 {
-    let mut connection = connect(url).await;
-    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
-        .execute(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
-    done.rows_affected()
+    let mut operator = Operator::connect(url).await;
+    let changed = operator.run(sql).await;
+    operator.close().await;
+    changed
 }
 
 async fn open(config: &LogConfig) -> TrafficLog {
@@ -208,6 +201,6 @@ fn child(test: &str, environment: &[(&str, &str)]) -> std::process::Command {
 fn postgres_is_there() {
     run(async {
         let url = fresh_schema().await.expect("has_postgres is set");
-        connect(&url).await;
+        Operator::connect(&url).await;
     });
 }

@@ -98,11 +98,9 @@ fn a_name_is_stored_as_a_digest() {
             .append(called("ann@example.org", 1, "one"))
             .await
             .unwrap();
-        let mut connection = connect(&config.url).await;
-        let stored: String = sqlx::query_scalar("SELECT idempotency_key FROM records")
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
+        let mut operator = Operator::connect(&config.url).await;
+        let stored = operator.texts("SELECT idempotency_key FROM records").await;
+        let stored = &stored[0];
         assert!(
             stored.starts_with("v1:") && !stored.contains("ann"),
             "{stored}"

@@ -26,12 +26,11 @@ async fn surrogate(config: &LogConfig) -> String {
 }
 
 async fn salts_in(url: &str) -> i64 {
-    let mut connection = connect(url).await;
-    let count = sqlx::query_scalar("SELECT COUNT(*) FROM settings WHERE name = 'salt'")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
-    connection.close().await.unwrap();
+    let mut operator = Operator::connect(url).await;
+    let count = operator
+        .number("SELECT COUNT(*) FROM settings WHERE name = 'salt'")
+        .await;
+    operator.close().await;
     count
 }
 
