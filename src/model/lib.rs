@@ -5,6 +5,7 @@ mod arch;
 mod config;
 mod decoder;
 mod error;
+pub mod gguf;
 pub mod hub;
 mod language_model;
 mod packed;

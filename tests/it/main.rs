@@ -9,6 +9,7 @@ mod dashboards;
 mod data_dir;
 mod dpo;
 mod fuzz;
+mod gguf;
 mod http;
 mod jsft;
 mod learn;

@@ -1,0 +1,162 @@
+"""Makes the GGUF files of this folder, and blocks.safetensors.
+
+    pip install gguf numpy safetensors
+    python make_models.py
+
+NAME.gguf is the checkpoint ../../fixtures/arch/NAME in the tensor names and the order of rows that llama.cpp expects, with a small
+vocabulary. blocks.gguf has a tensor of every supported type, and blocks.safetensors their values as the package gguf computes them.
+"""
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as Type
+from gguf import quants
+from safetensors.numpy import save_file
+
+HERE = Path(__file__).parent
+ARCH = HERE / "../../fixtures/arch"
+
+NAMES = {
+    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}
+WHOLE = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight", "lm_head.weight": "output.weight"}
+TYPES = {"F32": (Type.F32, np.float32, 4), "F16": (Type.F16, np.float16, 2), "BF16": (Type.BF16, np.uint8, 2)}
+
+
+def read(path):
+    """Reads a safetensors file as names with types and arrays; numpy has no bfloat16, which stays bytes."""
+    raw = path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    for name, entry in sorted(header.items()):
+        if name != "__metadata__":
+            kind, numpy_type, size = TYPES[entry["dtype"]]
+            start, end = entry["data_offsets"]
+            values = np.frombuffer(raw[8 + length + start : 8 + length + end], dtype=numpy_type)
+            shape = entry["shape"]
+            if numpy_type == np.uint8:
+                shape = [*shape[:-1], shape[-1] * size]
+            yield name, kind, values.reshape(shape)
+
+
+def paired(rows, heads):
+    """Puts rows i and i + dim / 2 of each head side by side."""
+    out = rows.shape[0]
+    return rows.reshape(heads, 2, out // heads // 2, -1).swapaxes(1, 2).reshape(rows.shape)
+
+
+def renamed(name):
+    if name in WHOLE:
+        return WHOLE[name]
+    _, _, layer, rest = name.split(".", 3)
+    part, kind = rest.rsplit(".", 1)
+    return f"blk.{layer}.{NAMES[part]}.{kind}"
+
+
+def vocabulary(writer):
+    tokens = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(ord("!"), ord("!") + 76)), "ab"]
+    kinds = gguf.TokenType
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.NORMAL] * 77])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_chat_template("{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}")
+
+
+def finish(writer):
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def llama3_factors(scaling, theta, dim):
+    low, high, original = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["original_max_position_embeddings"]
+    factors = []
+    for i in range(0, dim, 2):
+        length = 2 * math.pi * theta ** (i / dim)
+        if length < original / high:
+            factors.append(1.0)
+        elif length > original / low:
+            factors.append(scaling["factor"])
+        else:
+            smooth = (original / length - low) / (high - low)
+            factors.append(1 / ((1 - smooth) / scaling["factor"] + smooth))
+    return np.array(factors, dtype=np.float32)
+
+
+def model(name, architecture):
+    config = json.loads((ARCH / name / "config.json").read_text())
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim", config["hidden_size"] // heads)
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = rope.get("rope_theta", config.get("rope_theta"))
+    writer = gguf.GGUFWriter(HERE / f"{name}.gguf", architecture)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(theta)
+    if "head_dim" in config:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    kind = rope.get("rope_type", "default")
+    if kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if "original_max_position_embeddings" in rope:
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if kind == "llama3":
+        writer.add_tensor("rope_freqs.weight", llama3_factors(rope, theta, head_dim))
+    vocabulary(writer)
+    for tensor, dtype, values in read(ARCH / name / "model.safetensors"):
+        if architecture == "llama" and (".q_proj." in tensor or ".k_proj." in tensor):
+            values = paired(values, heads if ".q_proj." in tensor else kv_heads)
+        writer.add_tensor(renamed(tensor), np.ascontiguousarray(values), raw_dtype=dtype)
+    finish(writer)
+
+
+def k_blocks(kind, draw, rows, columns):
+    """Returns random blocks of a type that the package cannot make: any bytes are, if the scales are finite and small."""
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = draw.integers(0, 256, (rows, columns // values, size), dtype=np.uint8)
+    scales = {Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [size - 2]}[kind]
+    for at in scales:
+        scale = draw.uniform(-0.02, 0.02, (rows, columns // values, 1)).astype(np.float16)
+        blocks[:, :, at : at + 2] = scale.view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def blocks():
+    draw = np.random.default_rng(3)
+    writer = gguf.GGUFWriter(HERE / "blocks.gguf", "llama")
+    writer.add_head_count(1)
+    values = {}
+    for kind in [Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q4_K, Type.Q5_K, Type.Q6_K]:
+        if kind in (Type.Q4_K, Type.Q5_K, Type.Q6_K):
+            data = k_blocks(kind, draw, 3, 512)
+        else:
+            data = quants.quantize(draw.normal(0, 0.1, (3, 64)).astype(np.float32), kind)
+        writer.add_tensor(kind.name, data, raw_dtype=kind)
+        values[kind.name] = np.ascontiguousarray(quants.dequantize(data, kind).astype(np.float32))
+    finish(writer)
+    save_file(values, HERE / "blocks.safetensors")
+
+
+for name, architecture in [("llama3", "llama"), ("llama_bias", "llama"), ("llama_yarn", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")]:
+    model(name, architecture)
+blocks()

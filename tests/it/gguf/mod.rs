@@ -1,0 +1,4 @@
+//! GGUF files: read as llama.cpp's own tools read them, and refused by name if damaged or not supported.
+
+mod hostile;
+mod writer;
