@@ -106,7 +106,8 @@ impl Architecture {
         }
     }
 
-    fn model_type(self) -> &'static str {
+    /// Returns the name in `model_type`.
+    pub(super) fn model_type(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Mistral => "mistral",

@@ -43,6 +43,20 @@ impl ModelConfig {
         Self::from_fields(Fields::parse(Path::new("config.json"), text)?, None)
     }
 
+    /// Reads the fields of both files as a GGUF file describes them; errors name that file.
+    pub(super) fn of_gguf(
+        path: &Path,
+        config: Map<String, Value>,
+        generation: Map<String, Value>,
+    ) -> Result<Self, ModelError> {
+        let fields = |map| Fields {
+            path: path.to_owned(),
+            within: String::new(),
+            map,
+        };
+        Self::from_fields(fields(config), Some(fields(generation)))
+    }
+
     fn from_fields(config: Fields, generation: Option<Fields>) -> Result<Self, ModelError> {
         let spec = DecoderSpec::from_fields(&config)?;
         let mut eos_token_ids = Vec::new();

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use super::error::ModelError;
+use super::gguf::unpack;
 
 /// The files of a repository that are downloaded beside its weights; other files (other weight formats, images) are not.
 #[cfg(feature = "hub")]
@@ -21,18 +24,37 @@ const NEEDED: [&str; 10] = [
 #[cfg(feature = "hub")]
 const CONFIG: &str = "config.json";
 
-/// Returns the directory of a model: `model` itself if that is a directory, otherwise the download (or the cached copy)
-/// of the model id `owner/name`, or `owner/name@revision`.
+/// A model's directory in Hugging Face layout. What was unpacked from a GGUF file is deleted when this is dropped.
+#[derive(Debug)]
+pub enum ModelDir {
+    /// A directory that exists by itself.
+    Own(PathBuf),
+    /// The files that a GGUF file describes.
+    Unpacked(TempDir),
+}
+
+impl ModelDir {
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Own(path) => path,
+            Self::Unpacked(dir) => dir.path(),
+        }
+    }
+}
+
+/// Returns the directory of a model: `model` itself if that is a directory, the unpacked model if it is a GGUF file, otherwise the
+/// download (or the cached copy) of the model id `owner/name`, or `owner/name@revision`.
 ///
 /// The cache, the endpoint and the token are Hugging Face's own (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`).
 ///
 /// # Errors
 /// Errors with [`ModelError::Hub`] if the directory is missing, the id is unknown or the network cannot be reached; the message says which.
-pub fn resolve(model: &str) -> Result<PathBuf, ModelError> {
+/// Errors of a GGUF file are those of [`unpack`].
+pub fn resolve(model: &str) -> Result<ModelDir, ModelError> {
     resolve_with(model, Hub::from_env())
 }
 
-fn resolve_with(model: &str, hub: Hub) -> Result<PathBuf, ModelError> {
+fn resolve_with(model: &str, hub: Hub) -> Result<ModelDir, ModelError> {
     let path = Path::new(model);
     let failed = |message: String| ModelError::Hub {
         id: model.to_owned(),
@@ -41,11 +63,14 @@ fn resolve_with(model: &str, hub: Hub) -> Result<PathBuf, ModelError> {
     if path.is_dir() {
         return match no_model(path) {
             Some(why) => Err(failed(why)),
-            None => Ok(path.to_owned()),
+            None => Ok(ModelDir::Own(path.to_owned())),
         };
     }
     if path.exists() {
-        return Err(failed(no_directory(path)));
+        return match is_gguf(path) {
+            true => unpack(path).map(ModelDir::Unpacked),
+            false => Err(failed(NO_DIRECTORY.into())),
+        };
     }
     let Some((owner, name, revision)) = parse_id(model) else {
         return Err(failed(
@@ -62,6 +87,7 @@ fn resolve_with(model: &str, hub: Hub) -> Result<PathBuf, ModelError> {
         },
         hub,
     )
+    .map(ModelDir::Own)
     .map_err(failed)
 }
 
@@ -203,10 +229,12 @@ fn no_model(dir: &Path) -> Option<String> {
             dir.display()
         ));
     }
-    let gguf =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|entry| is_gguf(&entry.path()));
-    if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.any(gguf)) {
-        return Some(NO_GGUF.to_owned());
+    let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    if let Some(gguf) = entries.find(|entry| is_gguf(&entry.path())) {
+        return Some(format!(
+            "the directory has no config.json; did you mean its GGUF file, {}?",
+            gguf.path().display()
+        ));
     }
     let inner = dir.join("model");
     Some(
@@ -223,20 +251,11 @@ fn no_model(dir: &Path) -> Option<String> {
     )
 }
 
-const NO_GGUF: &str = "GGUF files are not supported: pass the model's directory in Hugging Face layout (config.json, tokenizer.json, \
-                       *.safetensors)";
+const NO_DIRECTORY: &str = "is a file, and no GGUF file by its name; a model is a directory in Hugging Face layout, or a file with the ending .gguf";
 
 fn is_gguf(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
-}
-
-/// Returns the reason for which a file is not a model.
-fn no_directory(path: &Path) -> String {
-    match is_gguf(path) {
-        true => NO_GGUF.to_owned(),
-        false => "is a file; a model is a directory in Hugging Face layout".to_owned(),
-    }
 }
 
 #[cfg(feature = "hub")]
@@ -277,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
         std::fs::write(dir.path().join("config.json"), "{}").unwrap();
-        assert_eq!(resolve(path).unwrap(), dir.path());
+        assert_eq!(resolve(path).unwrap().path(), dir.path());
     }
 
     #[test]
@@ -306,8 +325,8 @@ mod tests {
     fn what_is_no_model_is_recognised() {
         for (file, named) in [
             ("adapter_config.json", "--adapter"),
-            ("x.gguf", "GGUF"),
-            ("X.Q4_K.GGUF", "GGUF"),
+            ("x.gguf", "x.gguf"),
+            ("X.Q4_K.GGUF", "X.Q4_K.GGUF"),
             ("model/config.json", "did you mean"),
             ("model/adapter_config.json", "did you mean"),
             ("readme.md", "no config.json"),
@@ -395,6 +414,7 @@ mod tests {
             ("pytorch_model.bin", "not needed"),
         ]);
         let dir = resolve_with("some/model", hub(cache.path(), endpoint)).unwrap();
+        let dir = dir.path();
         assert_eq!(
             std::fs::read_to_string(dir.join("config.json")).unwrap(),
             "{}"
@@ -404,7 +424,7 @@ mod tests {
         assert!(!dir.join("pytorch_model.bin").exists());
         // Nothing listens at port 1.
         let offline = hub(cache.path(), "http://127.0.0.1:1".to_owned());
-        assert_eq!(resolve_with("some/model", offline).unwrap(), dir);
+        assert_eq!(resolve_with("some/model", offline).unwrap().path(), dir);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod safetensors;
 mod safetensors_header;
 mod stop_ids;
 mod store;
+mod stored;
 pub mod weights;
 
 pub use arch::{Activation, Architecture, DecoderSpec, LayerSpec};

@@ -1,13 +1,11 @@
-//! A checkpoint on disk: one `model.safetensors`, or shards listed in `model.safetensors.index.json`.
+//! A checkpoint on disk: one `model.safetensors`, shards listed in `model.safetensors.index.json`, or a GGUF file.
 //!
 //! Files are mapped, not read: a tensor's bytes are touched when it is converted to the requested dtype, and its pages are released then.
 //! So file pages that were read do not count as this process's memory beside the converted tensors.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use half::{bf16, f16};
@@ -15,13 +13,15 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::error::ModelError;
-use super::safetensors::{self, Entry, SafetensorsFile};
+use super::gguf::{self, BlockFormat, GgufFile};
+use super::safetensors::{self, SafetensorsFile};
+pub use super::stored::RowOrder;
+use super::stored::{Format, Shard, Stored};
 
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
-
-/// The number of values that a thread converts at a time.
-const CHUNK: usize = 1 << 16;
+/// The name of a GGUF file in a directory in Hugging Face layout.
+pub const GGUF_FILE: &str = "model.gguf";
 
 /// The tensors of a model directory (or of one file), by name.
 #[derive(Debug)]
@@ -33,40 +33,19 @@ pub struct Checkpoint {
     check_finite: bool,
 }
 
-#[derive(Debug)]
-struct Stored {
-    file: Arc<Shard>,
-    entry: Entry,
-    /// Whether the tensor has been read.
-    read: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Shard {
-    path: PathBuf,
-    map: memmap2::Mmap,
-}
-
-impl Shard {
-    /// Releases pages that have been read.
-    fn release(&self, bytes: &Range<usize>) {
-        // SAFETY: the mapping is of a file and is only read: a released page is loaded from the file again when it is touched.
-        let released = unsafe {
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            self.map
-                .unchecked_advise_range(advice, bytes.start, bytes.len())
-        };
-        if let Err(error) = released {
-            tracing::debug!(
-                "cannot release read pages of {}: {error}",
-                self.path.display()
-            );
-        }
-    }
+/// A quantised matrix as its file has it, for kernels that compute with blocks.
+#[derive(Debug, Clone, Copy)]
+pub struct QuantizedMatrix<'a> {
+    pub format: BlockFormat,
+    /// `[out, in]`; each row is `in / format.values` blocks.
+    pub shape: [usize; 2],
+    /// The blocks of all rows, in the file's order.
+    pub blocks: &'a [u8],
+    pub order: RowOrder,
 }
 
 impl Checkpoint {
-    /// Opens a model directory: `model.safetensors` if it exists, otherwise the shards of the index.
+    /// Opens a model directory: `model.safetensors` if it exists, otherwise the shards of the index, otherwise `model.gguf`.
     ///
     /// # Errors
     /// Errors with [`ModelError::Io`] or [`ModelError::Checkpoint`] if a file is missing, truncated or corrupt, or the index does not
@@ -79,6 +58,10 @@ impl Checkpoint {
         let index = dir.join(INDEX_FILE);
         if index.exists() {
             return Self::open_shards(dir, &index);
+        }
+        let gguf = dir.join(GGUF_FILE);
+        if gguf.exists() {
+            return Self::open_gguf(&gguf);
         }
         let old = dir.join("pytorch_model.bin").exists()
             || dir.join("pytorch_model.bin.index.json").exists();
@@ -106,9 +89,22 @@ impl Checkpoint {
             path: path.to_owned(),
             tensors: entries
                 .into_iter()
-                .map(|(name, entry)| (name, Stored::new(&file, entry)))
+                .map(|(name, entry)| (name, Stored::of_safetensors(&file, entry)))
                 .collect(),
             metadata,
+            check_finite: false,
+        })
+    }
+
+    /// Opens a GGUF file of any name. Its tensors have the names, and their rows the order, of a checkpoint in Hugging Face layout.
+    ///
+    /// # Errors
+    /// Errors as [`GgufFile::open`], and with [`ModelError::UnsupportedArchitecture`].
+    pub fn open_gguf(path: &Path) -> Result<Self, ModelError> {
+        Ok(Self {
+            path: path.to_owned(),
+            tensors: gguf::stored_tensors(GgufFile::open(path)?)?,
+            metadata: BTreeMap::new(),
             check_finite: false,
         })
     }
@@ -162,7 +158,7 @@ impl Checkpoint {
                         ),
                     ));
                 }
-                tensors.insert(name, Stored::new(&file, entry));
+                tensors.insert(name, Stored::of_safetensors(&file, entry));
             }
         }
         Ok(Self {
@@ -189,12 +185,27 @@ impl Checkpoint {
     }
 
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|t| t.entry.shape.as_slice())
+        self.tensors.get(name).map(|t| t.shape.as_slice())
     }
 
-    /// Returns the dtype in which a tensor is stored, if [`Checkpoint::tensor`] can read it.
+    /// Returns the dtype in which a tensor is stored, if [`Checkpoint::tensor`] can read it; of a quantised one F32, which alone holds
+    /// its numbers exactly.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        stored_dtype(&self.tensors.get(name)?.entry.dtype)
+        self.tensors.get(name)?.format.dtype()
+    }
+
+    /// Returns the blocks of a quantised matrix; none if the tensor is not quantised.
+    pub fn quantized(&self, name: &str) -> Option<QuantizedMatrix<'_>> {
+        let stored = self.tensors.get(name)?;
+        let (Format::Blocks(format), &[out, width]) = (&stored.format, &stored.shape[..]) else {
+            return None;
+        };
+        Some(QuantizedMatrix {
+            format: *format,
+            shape: [out, width],
+            blocks: stored.raw(),
+            order: stored.order,
+        })
     }
 
     /// Returns the header's `__metadata__` (of a single file).
@@ -222,21 +233,22 @@ impl Checkpoint {
                 expected: expected.into_dims(),
             });
         };
-        stored.read.store(true, Ordering::Relaxed);
-        if stored.entry.shape != expected.dims() {
+        stored.mark_read();
+        if stored.shape != expected.dims() {
             return Err(ModelError::TensorShape {
                 path: stored.file.path.clone(),
                 name: name.to_owned(),
                 expected: expected.into_dims(),
-                found: stored.entry.shape.clone(),
+                found: stored.shape.clone(),
             });
         }
-        let from = stored_dtype(&stored.entry.dtype).ok_or_else(|| ModelError::TensorDtype {
-            path: stored.file.path.clone(),
-            name: name.to_owned(),
-            found: stored.entry.dtype.clone(),
-        })?;
-        let bytes = &stored.file.map[stored.entry.bytes.clone()];
+        if let Format::Other(found) = &stored.format {
+            return Err(ModelError::TensorDtype {
+                path: stored.file.path.clone(),
+                name: name.to_owned(),
+                found: found.clone(),
+            });
+        }
         let not_finite = |(count, first)| ModelError::NotFinite {
             path: stored.file.path.clone(),
             name: name.to_owned(),
@@ -245,8 +257,7 @@ impl Checkpoint {
         };
         macro_rules! read {
             ($from_f32:expr, $to_f32:expr) => {{
-                let values = convert(bytes, from, $from_f32);
-                stored.file.release(&stored.entry.bytes);
+                let values = stored.values($from_f32);
                 if self.check_finite {
                     non_finite(&values, $to_f32).map_or(Ok(()), |found| Err(not_finite(found)))?;
                 }
@@ -282,7 +293,7 @@ impl Checkpoint {
             .filter(|(name, stored)| {
                 let tolerated = name.ends_with(".rotary_emb.inv_freq")
                     || (tie_word_embeddings && *name == "lm_head.weight");
-                !tolerated && !stored.read.load(Ordering::Relaxed)
+                !tolerated && !stored.is_read()
             })
             .map(|(name, _)| name.as_str())
             .collect();
@@ -311,7 +322,7 @@ impl Checkpoint {
         ) else {
             return Ok(());
         };
-        if head.read.load(Ordering::Relaxed) || head.equals(embedding) {
+        if head.is_read() || head.equals(embedding) {
             return Ok(());
         }
         Err(corrupt(
@@ -319,39 +330,6 @@ impl Checkpoint {
             "`lm_head.weight` differs from the embedding, but config.json ties the two: set `tie_word_embeddings` to false there to use \
              it, or remove it from the file",
         ))
-    }
-}
-
-impl Stored {
-    /// Returns whether both hold the same numbers.
-    fn equals(&self, other: &Self) -> bool {
-        let bytes = |stored: &Self| stored.entry.bytes.clone();
-        let (own, others) = (&self.file.map[bytes(self)], &other.file.map[bytes(other)]);
-        let (Some(dtype), Some(other_dtype)) = (
-            stored_dtype(&self.entry.dtype),
-            stored_dtype(&other.entry.dtype),
-        ) else {
-            return false;
-        };
-        let equal = self.entry.shape == other.entry.shape
-            && own
-                .chunks(CHUNK * dtype.size_in_bytes())
-                .zip(others.chunks(CHUNK * other_dtype.size_in_bytes()))
-                .all(|(own, others)| match dtype == other_dtype {
-                    true => own == others,
-                    false => convert(own, dtype, |x| x) == convert(others, other_dtype, |x| x),
-                });
-        self.file.release(&bytes(self));
-        other.file.release(&bytes(other));
-        equal
-    }
-
-    fn new(file: &Arc<Shard>, entry: Entry) -> Self {
-        Self {
-            file: file.clone(),
-            entry,
-            read: AtomicBool::new(false),
-        }
     }
 }
 
@@ -372,46 +350,6 @@ fn corrupt(path: &Path, message: impl Into<String>) -> ModelError {
         path: path.to_owned(),
         message: message.into(),
     }
-}
-
-fn stored_dtype(header: &str) -> Option<DType> {
-    match header {
-        "F32" => Some(DType::F32),
-        "F16" => Some(DType::F16),
-        "BF16" => Some(DType::BF16),
-        _ => None,
-    }
-}
-
-/// Converts little-endian bytes of one of the three stored dtypes, through f32, which represents each of them exactly.
-fn convert<T: Send + Copy + Default>(
-    bytes: &[u8],
-    from: DType,
-    to: impl Fn(f32) -> T + Sync,
-) -> Vec<T> {
-    let size = from.size_in_bytes();
-    let mut values = vec![T::default(); bytes.len() / size];
-    values
-        .par_chunks_mut(CHUNK)
-        .zip(bytes.par_chunks(CHUNK * size))
-        .for_each(|(values, bytes)| match from {
-            DType::F32 => {
-                for (value, b) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *value = to(f32::from_le_bytes(*b));
-                }
-            }
-            DType::F16 => {
-                for (value, b) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = to(f16::from_le_bytes(*b).to_f32());
-                }
-            }
-            _ => {
-                for (value, b) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
-                    *value = to(bf16::from_le_bytes(*b).to_f32());
-                }
-            }
-        });
-    values
 }
 
 /// Returns the number of values that are NaN or infinite, and the index of the first.

@@ -11,6 +11,7 @@ mod chat_values;
 mod decoder_steps;
 mod detokenizer;
 mod encode_within;
+mod gguf;
 mod grammar;
 mod jinja;
 mod jinja_fuel;
@@ -48,6 +49,7 @@ mod tokenizer_tests;
 pub use chat_setup::{ChatSetup, check_variables};
 pub use chat_template::{ChatTemplate, RenderOptions, Variables};
 pub use detokenizer::Detokenizer;
+pub use gguf::GgufVocabulary;
 pub use grammar::{
     CallGrammar, Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, Otherwise,
     TokenMask,

@@ -17,7 +17,7 @@ use model::adapter::LoraConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JsftConfig {
-    /// The model to start from: a directory or a hub id.
+    /// The model to start from: a directory, a GGUF file or a hub id.
     pub model: String,
     /// Start from random weights for `model`'s `config.json` instead of its weights.
     pub from_scratch: bool,

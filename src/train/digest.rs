@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
 use super::checkpoint::entries;
+use model::weights::GGUF_FILE;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -31,12 +32,7 @@ pub fn sha256_bytes(bytes: &[u8]) -> String {
 pub fn model_digest(dir: &Path, weights: bool) -> Result<String, TrainError> {
     let mut files = vec![dir.join("config.json")];
     if weights {
-        for entry in std::fs::read_dir(dir).map_err(TrainError::io("cannot list", dir))? {
-            let path = entry.map_err(TrainError::io("cannot list", dir))?.path();
-            if path.extension().is_some_and(|e| e == "safetensors") {
-                files.push(path);
-            }
-        }
+        files.extend(weights_files(dir)?);
         files.sort();
     }
     files
@@ -78,21 +74,28 @@ impl FileDigest {
     }
 }
 
-/// Returns a digest that identifies the weights of a model directory: over its safetensors files, in the order of their names.
+/// Returns a digest that identifies the weights of a model directory: over its safetensors files, in the order of their names, or over its
+/// GGUF file.
 ///
 /// # Errors
 /// Those of the file system.
 pub fn weights_digest(dir: &Path) -> Result<String, TrainError> {
     let mut hash = Sha256::new();
-    for path in entries(dir)? {
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "safetensors")
-        {
-            hash.update(FileDigest::of(&path)?.sha256);
-        }
+    for path in weights_files(dir)? {
+        hash.update(FileDigest::of(&path)?.sha256);
     }
     Ok(hex(&hash.finalize()))
+}
+
+/// Returns the safetensors files of a model directory, sorted; without any, its GGUF file.
+fn weights_files(dir: &Path) -> Result<Vec<PathBuf>, TrainError> {
+    let safetensors = |path: &PathBuf| path.extension().is_some_and(|e| e == "safetensors");
+    let mut files: Vec<PathBuf> = entries(dir)?.into_iter().filter(safetensors).collect();
+    let gguf = dir.join(GGUF_FILE);
+    if files.is_empty() && gguf.exists() {
+        files.push(gguf);
+    }
+    Ok(files)
 }
 
 /// A file of a directory, as listed in its manifest.

@@ -51,8 +51,9 @@ pub struct Summary {
 /// Runs the training; see the module documentation.
 pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
-    let model_dir = hub::resolve(&config.model)?;
-    let model_config = ModelConfig::from_dir(&model_dir)?;
+    let files = hub::resolve(&config.model)?;
+    let model_dir = files.path();
+    let model_config = ModelConfig::from_dir(model_dir)?;
     let mut config = config.fitted(model_config.spec.max_context());
     let given = begin_at(&mut config, &model_config)?;
     let config = &config;
@@ -62,14 +63,14 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         report,
         data,
         template,
-    } = build_mixture(config, &model_dir, model_config.spec.vocab_size)?;
+    } = build_mixture(config, model_dir, model_config.spec.vocab_size)?;
     let total_steps = config.length().steps(examples.len());
     let schedule = Schedule::new(&config.schedule, total_steps)?;
 
     let start = if config.from_scratch {
         Start::Random { seed: config.seed }
     } else {
-        Start::Checkpoint(&model_dir)
+        Start::Checkpoint(model_dir)
     };
     let spec = model_config.spec.clone();
     let longest = spec.max_context();
@@ -101,7 +102,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
         config.output_dir.join("checkpoints"),
         config.keep_checkpoints,
     )?;
-    let identity = identity(config, &model_dir, &data)?;
+    let identity = identity(config, model_dir, &data)?;
     let mut at = resume(&store, config, options, &identity, total_steps)?;
     if let Some(dir) = &at.dir {
         load_weights(&dir.join(WEIGHTS), &trainable.vars)?;
@@ -187,7 +188,7 @@ pub fn run(config: &JsftConfig, options: &RunOptions) -> Result<Summary, TrainEr
     let finished = at.state.step == total_steps;
     let model_dir = if finished {
         let dir = config.output_dir.join("model");
-        write_model(config, &model_dir, &model_config, &trainable, &dir)?;
+        write_model(config, model_dir, &model_config, &trainable, &dir)?;
         write_template(&template, &dir)?;
         #[cfg(feature = "plots")]
         log.draw()?;

@@ -26,8 +26,8 @@ const WEIGHTS: [&str; 11] = [
     ".ot",
 ];
 
-/// Writes the model of `base` with the adapter added to its weights (`W + scale B A`, in f32, rounded to each weight's stored dtype) into
-/// the new directory `out`, with every other file of the model: configuration, tokenizer, templates, principles, anchors. A judge
+/// Writes the model of `base` with the adapter added to its weights (`W + scale B A`, in f32, rounded to each weight's stored dtype; a
+/// quantised base becomes f32) into the new directory `out`, with every other file of the model: configuration, tokenizer, templates, principles, anchors. A judge
 /// template that was trained with the adapter replaces the base's. Returns the number of changed layers.
 ///
 /// # Errors

@@ -83,7 +83,7 @@ pub(super) fn validate(
     length: RunLength,
 ) -> Result<(), TrainError> {
     let checked = if model.is_empty() {
-        Err("`model` is missing: set it to a model directory or a hub id")
+        Err("`model` is missing: set it to a model directory, a GGUF file or a hub id")
     } else if output_dir.as_os_str().is_empty() {
         Err("`output_dir` is missing: set it to a directory")
     } else if data_files == 0 {

@@ -39,7 +39,7 @@ impl ParameterSource for Tensors {
     }
 }
 
-fn decoder(dir: &Path) -> Decoder {
+pub fn decoder(dir: &Path) -> Decoder {
     let config = ModelConfig::from_dir(dir).unwrap();
     let mut source = Tensors {
         checkpoint: Checkpoint::open(dir).unwrap(),
@@ -62,13 +62,13 @@ fn arrays(path: &Path) -> std::collections::HashMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap()
 }
 
-fn difference(a: &Tensor, b: &Tensor) -> f32 {
+pub fn difference(a: &Tensor, b: &Tensor) -> f32 {
     let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
     difference.max(0).unwrap().to_scalar().unwrap()
 }
 
 /// Logits of sequences that go through the decoder together, each attending to itself.
-fn dense<S: AsRef<[u32]>>(decoder: &Decoder, sequences: &[S]) -> Tensor {
+pub fn dense<S: AsRef<[u32]>>(decoder: &Decoder, sequences: &[S]) -> Tensor {
     let batch: PackedBatch = sequences.iter().map(S::as_ref).collect();
     let backend = AttentionBackend::Dense {
         cu_seqlens: batch.cu_seqlens(),
@@ -78,7 +78,7 @@ fn dense<S: AsRef<[u32]>>(decoder: &Decoder, sequences: &[S]) -> Tensor {
 }
 
 /// The fixture's three sequences end to end, and their golden logits.
-fn golden(dir: &Path) -> (Vec<Vec<u32>>, Vec<Tensor>) {
+pub fn golden(dir: &Path) -> (Vec<Vec<u32>>, Vec<Tensor>) {
     let golden = arrays(&dir.join("golden.safetensors"));
     (0..3)
         .map(|i| {

@@ -2,18 +2,19 @@
 //!
 //! `tests/data` is committed. The larger data lies beside the project (`../shared/data`, or `data` below `SELFJUDGE_SHARED`) and is used
 //! where it is; servers and programs of others are used where `SELFJUDGE_REQUIRE` lists them (`postgres`, `clients`, `transformers`,
-//! `node`, `lm-eval`, `pyarrow`; `REQUIRE_ALL=1` lists all).
+//! `node`, `lm-eval`, `pyarrow`, `smollm2`; `REQUIRE_ALL=1` lists all).
 
 use std::path::{Path, PathBuf};
 
 /// The programs that tests may need, and the `cfg` of each.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("postgres", "has_postgres"),
     ("clients", "has_clients"),
     ("transformers", "has_transformers"),
     ("node", "has_node"),
     ("lm-eval", "has_lm_eval"),
     ("pyarrow", "has_pyarrow"),
+    ("smollm2", "has_smollm2"),
 ];
 
 /// Returns the root of the repository.

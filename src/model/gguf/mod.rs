@@ -10,11 +10,20 @@
 //! | `metadata` | values by key |
 //! | `kinds` | types of tensors and their blocks |
 //! | `tensors` | the table of tensors |
+//! | `names` | the tensors as those of a checkpoint |
+//! | `config`, `rope` | the configuration |
+//! | `vocabulary` | the tokenizer and its chat template |
+//! | `unpack` | the model's directory in Hugging Face layout |
 
+mod config;
 mod cursor;
 mod kinds;
 mod metadata;
+mod names;
+mod rope;
 mod tensors;
+mod unpack;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -26,7 +35,9 @@ use memmap2::Mmap;
 use self::cursor::Cursor;
 pub use self::kinds::BlockFormat;
 use self::metadata::{Kind, Place, Scalar};
+pub(crate) use self::names::stored_tensors;
 use self::tensors::TensorPlace;
+pub use self::unpack::unpack;
 use super::error::ModelError;
 
 /// The bytes at the start of every file.

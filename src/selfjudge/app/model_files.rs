@@ -1,11 +1,14 @@
 //! The location of the model's files: a directory, or files unpacked from the program itself.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tempfile::TempDir;
 
 use crate::judging::SELF_TEST_FILE;
-use model::{ModelError, hub};
+use model::{
+    ModelError,
+    hub::{self, ModelDir},
+};
 
 /// The file name of a model's own anchor set, beside its weights.
 pub(super) const ANCHORS: &str = "anchors.jsonl";
@@ -50,13 +53,13 @@ const POCKET: [(&str, &[u8]); 9] = [
     ),
 ];
 
-/// Returns the public name of a model given by directory or hub id; it does not reveal the path to callers.
+/// Returns the public name of a model given by directory, GGUF file or hub id; it does not reveal the path to callers.
 pub fn model_name(model: Option<&str>) -> String {
     let Some(model) = model else {
         return "pocket".to_owned();
     };
     let path = Path::new(model);
-    let whole = path.is_dir().then(|| path.canonicalize().ok()).flatten();
+    let whole = path.exists().then(|| path.canonicalize().ok()).flatten();
     let last = whole.as_deref().and_then(Path::file_name);
     last.map_or_else(
         || model.to_owned(),
@@ -67,18 +70,19 @@ pub fn model_name(model: Option<&str>) -> String {
 /// A model's directory. Unpacked files are deleted when this is dropped.
 #[derive(Debug)]
 pub enum ModelFiles {
-    Directory(PathBuf),
-    Unpacked(TempDir),
+    Resolved(ModelDir),
+    /// The default model's files.
+    Pocket(TempDir),
 }
 
 impl ModelFiles {
-    /// Resolves a directory or hub id; the pocket model if none is given.
+    /// Resolves a directory, a GGUF file or a hub id; the pocket model if none is given.
     ///
     /// # Errors
     /// Fails if a model cannot be found or fetched, or on a full disk.
     pub fn resolve(model: Option<&str>) -> Result<Self, ModelError> {
         match model {
-            Some(model) => Ok(Self::Directory(hub::resolve(model)?)),
+            Some(model) => Ok(Self::Resolved(hub::resolve(model)?)),
             None => Self::pocket(),
         }
     }
@@ -97,13 +101,13 @@ impl ModelFiles {
             let path = dir.path().join(name);
             std::fs::write(&path, contents).map_err(cannot(&path))?;
         }
-        Ok(Self::Unpacked(dir))
+        Ok(Self::Pocket(dir))
     }
 
     pub fn path(&self) -> &Path {
         match self {
-            Self::Directory(path) => path,
-            Self::Unpacked(dir) => dir.path(),
+            Self::Resolved(dir) => dir.path(),
+            Self::Pocket(dir) => dir.path(),
         }
     }
 }
@@ -120,6 +124,9 @@ mod tests {
         for path in [model.clone(), model.join("."), model.join("../tiny/")] {
             assert_eq!(model_name(path.to_str()), "tiny", "{}", path.display());
         }
+        let file = dir.path().join("secret/small.Q4_1.gguf");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(model_name(file.to_str()), "small.Q4_1.gguf");
         assert_eq!(model_name(Some("owner/name@main")), "owner/name@main");
         assert_eq!(model_name(None), "pocket");
     }

@@ -29,7 +29,7 @@ use model::{ModelConfig, hub};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpoRunConfig {
-    /// The frozen model: a directory or a hub id.
+    /// The frozen model: a directory, a GGUF file or a hub id.
     pub model: String,
     /// Directory for checkpoints, metrics and the trained adapter.
     pub output_dir: PathBuf,
@@ -173,8 +173,9 @@ pub struct Summary {
 /// Runs the training; see the module documentation.
 pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, TrainError> {
     config.validate()?;
-    let model_dir = hub::resolve(&config.model)?;
-    let model_config = ModelConfig::from_dir(&model_dir)?;
+    let files = hub::resolve(&config.model)?;
+    let model_dir = files.path();
+    let model_config = ModelConfig::from_dir(model_dir)?;
     let footprint = Footprint {
         whole: false,
         lanes: 1,
@@ -182,12 +183,12 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
         recompute: config.dpo.recompute,
     };
     options.check_memory(&model_config.spec, footprint)?;
-    let base = FrozenBase::load(&model_dir, &options.device)?;
+    let base = FrozenBase::load(model_dir, &options.device)?;
     let Built {
         examples,
         report,
         data,
-    } = build(config, &model_dir, &model_config)?;
+    } = build(config, model_dir, &model_config)?;
     let total_steps = config.length().steps(examples.len());
 
     let start = match &config.start {
@@ -212,7 +213,7 @@ pub fn run(config: &DpoRunConfig, options: &RunOptions) -> Result<Summary, Train
     update.lora.base_model_name_or_path = Some(config.model.clone());
     let (start, reference) = (start.as_ref(), reference.as_ref());
     let mut trainer = DpoTrainer::new(&base, reference, start, update, total_steps)?;
-    let mut identity = config.identity()? + &model_digest(&model_dir, true)?;
+    let mut identity = config.identity()? + &model_digest(model_dir, true)?;
     for dir in [&config.start, &config.reference].into_iter().flatten() {
         identity.push_str(&adapter_digest(dir)?);
     }

@@ -60,7 +60,7 @@ fn load_and_ask(dir: &Path, adapter: Option<&Path>) -> Result<(), String> {
 }
 
 /// Damages the file, tries, and puts the file back.
-fn try_damaged(
+pub fn try_damaged(
     path: &Path,
     good: &[u8],
     bad: &[u8],

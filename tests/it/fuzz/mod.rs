@@ -7,6 +7,7 @@
 mod bodies;
 mod checkpoints;
 mod damage;
+mod gguf;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
