@@ -16,7 +16,7 @@ use text::{ChatSetup, ChatTemplate, Tokenizer};
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
     pub device: Device,
-    /// The format of weights on the CPU; `None` keeps the checkpoint's (see [`choose`]).
+    /// The type of weights in memory; `None` keeps the checkpoint's (see [`choose`]; elsewhere than on the CPU f16 stays, too).
     pub format: Option<WeightFormat>,
     /// The chat template, if it is not the model's own, and its variables.
     pub chat: ChatSetup,
@@ -40,6 +40,9 @@ pub struct LanguageModel {
     stop_ids: Vec<u32>,
 }
 
+/// The name of the embedding table.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// Gives the decoder its tensors for serving: packed linear layers on the CPU, tensors in the checkpoint's dtype elsewhere.
 struct Serving<'a> {
     checkpoint: &'a Checkpoint,
@@ -50,21 +53,35 @@ impl Serving<'_> {
     fn stored(&self, name: &str) -> DType {
         self.checkpoint.dtype(name).unwrap_or(DType::F32)
     }
+
+    /// Returns the type in which a matrix is read: the one that is asked for or, with fewer bytes, the stored one.
+    fn read_as(&self, name: &str) -> DType {
+        let stored = self.stored(name);
+        match (self.options.format, self.options.device.is_cpu()) {
+            (None, _) => stored,
+            // Packing widens f16 and bf16 itself.
+            (Some(_), true) if stored != DType::F32 => stored,
+            (Some(format), _) => format.dtype(),
+        }
+    }
 }
 
 impl ParameterSource for Serving<'_> {
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, ModelError> {
         let device = &self.options.device;
-        // On the CPU norms and biases take part in f32 arithmetic; the embedding table is only looked up.
-        let dtype = match device.is_cpu() && shape.len() < 2 {
-            true => DType::F32,
-            false => self.stored(name),
+        // On the CPU norms and biases take part in f32 arithmetic; the embedding table is only looked up. Elsewhere all tensors have the
+        // table's type, which a GGUF file with f16 matrices does not use for its norms.
+        let dtype = match (device.is_cpu(), shape.len() < 2) {
+            (true, true) => DType::F32,
+            (false, true) => self.read_as(EMBEDDING),
+            (_, false) => self.read_as(name),
         };
         self.checkpoint.tensor(name, shape.to_vec(), dtype, device)
     }
 
     fn linear(&mut self, path: &str, shape: [usize; 2], bias: bool) -> Result<Linear, ModelError> {
-        let weight = self.tensor(&format!("{path}.weight"), &shape)?;
+        let name = format!("{path}.weight");
+        let weight = self.tensor(&name, &shape)?;
         let bias = match bias {
             true => Some(self.tensor(&format!("{path}.bias"), &shape[..1])?),
             false => None,
@@ -72,14 +89,14 @@ impl ParameterSource for Serving<'_> {
         if !self.options.device.is_cpu() {
             return Ok(Linear::plain(weight, bias, None));
         }
-        let format = choose(weight.dtype(), self.options.format);
+        let format = choose(self.stored(&name), self.options.format);
         let packed = PackedLinear::from_tensor(&weight, bias.as_ref(), format)?;
         Ok(Linear::packed(packed, None))
     }
 }
 
 impl LanguageModel {
-    /// Loads a directory in Hugging Face layout.
+    /// Loads a directory in Hugging Face layout; see [`super::hub::resolve`] for GGUF files.
     ///
     /// # Errors
     /// Errors with the name of the file or tensor that is missing, damaged or does not fit.

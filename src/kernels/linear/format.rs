@@ -1,5 +1,7 @@
 //! The in-memory formats of a weight, and the policy that chooses one.
 
+use std::str::FromStr;
+
 use candle_core::DType;
 
 /// The storage format of a packed weight.
@@ -18,6 +20,19 @@ impl WeightFormat {
         match self {
             Self::F32 => DType::F32,
             Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl FromStr for WeightFormat {
+    type Err = String;
+
+    /// Parses `f32` or `bf16`.
+    fn from_str(value: &str) -> Result<Self, String> {
+        match value {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("unknown dtype `{value}`; use f32 or bf16")),
         }
     }
 }

@@ -6,14 +6,17 @@ use candle_core::DType;
 
 use super::AppError;
 use engine::EngineConfig;
-use kernels::device::{Available, PROGRAM, size};
+use kernels::{
+    device::{Available, PROGRAM, size},
+    linear::{WeightFormat, choose},
+};
 use model::{Checkpoint, DecoderSpec, ModelConfig, ModelError};
 use train::{dpo::DpoConfig, memory::kept_activations};
 
 /// The memory needed at the start, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Needed {
-    /// The weights as stored in memory: bf16 unchanged, other types as f32.
+    /// The weights as stored in memory: bf16 unchanged, other types as f32, unless another format is asked for.
     weights: u64,
     /// The KV cache.
     cache: u64,
@@ -35,6 +38,7 @@ impl Needed {
     /// Fails if files are missing or broken.
     pub fn of(
         dir: &Path,
+        format: Option<WeightFormat>,
         engine: &EngineConfig,
         learns: Option<&DpoConfig>,
     ) -> Result<Self, ModelError> {
@@ -46,10 +50,8 @@ impl Needed {
             let count = shape
                 .iter()
                 .fold(1_u64, |all, &one| all.saturating_mul(one as u64));
-            let bytes = match checkpoint.dtype(name) {
-                Some(DType::BF16) => 2,
-                _ => 4,
-            };
+            let stored = checkpoint.dtype(name).unwrap_or(DType::F32);
+            let bytes = choose(stored, format).dtype().size_in_bytes() as u64;
             numbers = numbers.saturating_add(count);
             weights = weights.saturating_add(count.saturating_mul(bytes));
         }
@@ -153,7 +155,7 @@ mod tests {
     fn needed(engine: &EngineConfig, learns: bool) -> Needed {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
         let dpo = DpoConfig::default();
-        Needed::of(&dir, engine, learns.then_some(&dpo)).unwrap()
+        Needed::of(&dir, None, engine, learns.then_some(&dpo)).unwrap()
     }
 
     /// Regression test: a server of the pocket model was killed at a limit that its cache nearly filled, because the program itself takes

@@ -38,7 +38,10 @@ use crate::learn::{LearnControl, LearnError, Publisher};
 use crate::principles::{Principles, PrinciplesError};
 use crate::service::{OnLogFailure, Permitted, Service, TrafficConfig};
 use engine::{Capacity, Engine, EngineConfig, EngineError, EngineThread};
-use kernels::device::{ArbiterConfig, DeviceArbiter, available};
+use kernels::{
+    device::{ArbiterConfig, DeviceArbiter, available},
+    linear::WeightFormat,
+};
 use model::{LanguageModel, LoadOptions, ModelError, WeightStore};
 use telemetry::Metrics;
 use text::ChatSetup;
@@ -71,6 +74,8 @@ pub struct AppConfig {
     /// The model's name in answers and metrics.
     pub model_name: String,
     pub model: ModelFiles,
+    /// The type of the weights in memory; none keeps the checkpoint's.
+    pub format: Option<WeightFormat>,
     /// A PEFT adapter directory to apply to the model. Learning continues from this adapter.
     pub adapter: Option<PathBuf>,
     pub prompts: PromptOptions,
@@ -148,7 +153,8 @@ impl App {
         config.engine.check()?;
         if config.memory_check && config.device.is_cpu() {
             let learns = config.learn.as_ref();
-            let needed = Needed::of(&dir, &config.engine, learns.map(|learn| &learn.config.dpo))?;
+            let dpo = learns.map(|learn| &learn.config.dpo);
+            let needed = Needed::of(&dir, config.format, &config.engine, dpo)?;
             // The stand-alone learner has no flags for the engine.
             let flags = learns.is_none_or(|learn| learn.on_death == OnDeath::Restart);
             needed.check(available(), flags)?;
@@ -163,8 +169,8 @@ impl App {
         }
         let options = LoadOptions {
             device: config.device.clone(),
+            format: config.format,
             chat: config.prompts.chat.clone(),
-            ..LoadOptions::default()
         };
         let model = LanguageModel::load(&dir, &options)?;
         let metrics = Metrics::new(&config.model_name);

@@ -20,7 +20,7 @@ pub enum EvalCommand {
 
 #[derive(Debug, Args)]
 pub struct JudgeArgs {
-    /// A model directory or hub id.
+    /// A model directory, a GGUF file or a hub id.
     #[arg(long)]
     model: String,
     /// A PEFT adapter directory to apply to the model.

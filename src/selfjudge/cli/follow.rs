@@ -106,6 +106,7 @@ pub fn run(
     let config = AppConfig {
         model_name: model_name(model),
         model: ModelFiles::resolve(model)?,
+        format: None,
         adapter: adapter.map(Path::to_owned),
         prompts: PromptOptions {
             chat: ChatSetup {

@@ -18,8 +18,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Loads a model directory or hub id, or without one the embedded model, with an adapter and a judge template. Its answers have at
-    /// most `max_new_tokens` tokens.
+    /// Loads a model directory, a GGUF file or a hub id, or without one the embedded model, with an adapter and a judge template. Its answers
+    /// have at most `max_new_tokens` tokens.
     ///
     /// # Errors
     /// A model, an adapter or a template that cannot be loaded.

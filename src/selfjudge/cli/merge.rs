@@ -9,7 +9,7 @@ use train::merge::merge;
 
 #[derive(Debug, Args)]
 pub struct MergeArgs {
-    /// The model that the adapter was trained on: a directory or a hub id; by default the pocket model that is part of the program.
+    /// The model that the adapter was trained on: a directory, a GGUF file or a hub id; by default the pocket model that is part of the program.
     #[arg(long)]
     model: Option<String>,
     /// The adapter (a PEFT directory).

@@ -14,7 +14,7 @@ pub struct RunFlags {
     /// A TOML file of settings; flags override it. The defaults below apply to settings in neither.
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// The model to start from: a directory or a hub id.
+    /// The model to start from: a directory, a GGUF file or a hub id.
     #[arg(long)]
     pub model: Option<String>,
     /// A file of preference data (JSON lines, a JSON array or Parquet, optionally gzipped); may be given several times, and replaces the

@@ -25,18 +25,22 @@ use crate::http::{
 use crate::learn::LearnConfig;
 use engine::{EngineConfig, KvCacheDtype, QueueLimits, TenantShare};
 use judge::OnDisagreement;
-use kernels::device::ArbiterConfig;
+use kernels::{device::ArbiterConfig, linear::WeightFormat};
 use telemetry::LogFormat;
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// A model directory or hub id; by default the pocket model that is part of the program.
+    /// A model directory, a GGUF file or a hub id; by default the pocket model that is part of the program.
     #[arg(long, env = "SELFJUDGE_MODEL")]
     model: Option<String>,
+    /// Type of the weights in memory: f32, or bf16, which takes half the memory. By default bf16 for a checkpoint in bf16, and f32 for all
+    /// others, quantised ones too. Not for a server that learns: it trains the checkpoint's own numbers.
+    #[arg(long, conflicts_with = "learn", env = "SELFJUDGE_DTYPE")]
+    dtype: Option<WeightFormat>,
     /// A PEFT adapter directory to apply to the model. With --learn, learning continues from it.
     #[arg(long)]
     adapter: Option<PathBuf>,
-    /// The model's name in answers and metrics; by default the hub id, or the last part of the directory's path.
+    /// The model's name in answers and metrics; by default the hub id, or the last part of the path of the directory or file.
     #[arg(long, value_parser = name)]
     model_name: Option<String>,
     /// The address to listen on: HOST:PORT, or a port of 127.0.0.1.
@@ -341,6 +345,7 @@ impl ServeArgs {
                 None => model_name(named),
             },
             model: ModelFiles::resolve(named)?,
+            format: self.dtype,
             adapter: self.adapter.clone(),
             prompts: self.prompts.options(),
             device,

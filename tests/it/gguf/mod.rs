@@ -1,5 +1,6 @@
 //! GGUF files: read as llama.cpp's own tools read them, and refused by name if damaged or not supported.
 
+mod commands;
 mod hostile;
 mod models;
 mod smollm2;

@@ -130,6 +130,7 @@ async fn start(
     let app = App::start(AppConfig {
         model_name: "pocket".to_owned(),
         model: ModelFiles::pocket().map_err(selfjudge::app::AppError::from)?,
+        format: None,
         adapter: None,
         prompts: PromptOptions::default(),
         device: options.device.clone(),
