@@ -140,6 +140,18 @@ impl AddedTokens {
         self.has_text_tokens || some_trusted && !self.patterns.is_empty()
     }
 
+    /// Returns whether no match depends on text across a seam of untrusted text, see [`super::encoded_parts`]. Control tokens never match
+    /// there.
+    pub(super) fn keep_seams(&self) -> bool {
+        let mut text_tokens = self.patterns.iter().filter(|pattern| !pattern.control);
+        text_tokens.all(|pattern| {
+            let bytes = pattern.text.as_bytes();
+            let mut pairs = bytes.windows(2);
+            let contains_seam = pairs.any(|pair| pair[0].is_ascii_graphic() && pair[1] == b' ');
+            !contains_seam && !pattern.single_word && !pattern.rstrip
+        })
+    }
+
     /// Splits `text` at the added tokens in it. `trusted` is called for each control token found, with its bytes in `text` (before
     /// `lstrip` and `rstrip` extend the span over white space) and whether it is a marker.
     pub(super) fn split(

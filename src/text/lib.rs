@@ -11,6 +11,7 @@ mod chat_values;
 mod decoder_steps;
 mod detokenizer;
 mod encode_within;
+mod encoded_parts;
 mod gguf;
 mod grammar;
 mod jinja;
@@ -36,6 +37,8 @@ mod turn_end;
 #[cfg(test)]
 mod chat_template_tests;
 #[cfg(test)]
+mod encoded_parts_tests;
+#[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
 mod jinja_golden_tests;
@@ -49,6 +52,7 @@ mod tokenizer_tests;
 pub use chat_setup::{ChatSetup, check_variables};
 pub use chat_template::{ChatTemplate, RenderOptions, Variables};
 pub use detokenizer::Detokenizer;
+pub use encoded_parts::EncodedParts;
 pub use gguf::GgufVocabulary;
 pub use grammar::{
     CallGrammar, Grammar, GrammarEnv, GrammarError, GrammarMatcher, GrammarSpec, Otherwise,

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::TextError;
 
 /// The control tokens recognised in the assistant's turns of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum OwnTrust {
     /// None: the turns are text from outside, like all others.
     #[default]
@@ -23,7 +23,7 @@ pub enum OwnTrust {
 ///
 /// Ranges made by this type's methods are sorted, disjoint and not empty; [`Rendered::untrusted_ranges`] restores that for ranges made by
 /// hand.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Rendered {
     pub text: String,
     pub untrusted: Vec<Range<usize>>,

@@ -15,7 +15,7 @@ use tokenizers::{
 use super::added_tokens::{AddedTokens, Stretch, is_control, is_marker};
 use super::rendered::{Encoded, Rendered};
 use super::trust::Trust;
-use super::{Detokenizer, OwnTrust, TextError, tokenizer_bounds};
+use super::{Detokenizer, OwnTrust, TextError, encoded_parts, tokenizer_bounds};
 
 /// A tokenizer. Cheap to clone, and one instance serves any number of threads.
 ///
@@ -47,6 +47,8 @@ struct Inner {
     unknown_id: Option<u32>,
     /// Length of the longest token, in bytes.
     longest_token: usize,
+    /// Whether a text can be encoded in parts, see [`super::encoded_parts`].
+    keeps_seams: bool,
 }
 
 impl Tokenizer {
@@ -86,6 +88,8 @@ impl Tokenizer {
             hf.get_normalizer(),
         )
         .map_err(|e| bad(e.to_string()))?;
+        let keeps_seams =
+            encoded_parts::keeps_seams(&hf) && raw.keep_seams() && normalized.keep_seams();
         let control_ids: HashSet<u32> = added
             .iter()
             .filter(|(_, token)| is_control(token))
@@ -111,6 +115,7 @@ impl Tokenizer {
             spelled_by_model,
             unknown_id,
             longest_token,
+            keeps_seams,
             hf,
         })))
     }
@@ -167,9 +172,19 @@ impl Tokenizer {
                 markers: rendered.own_trust == OwnTrust::Markers,
             }
         };
-        let len = rendered.text.len();
+        self.encode_trusting(&rendered.text, trust, seam)
+    }
+
+    /// Encodes a text; only an added token may straddle `seam`.
+    pub(super) fn encode_trusting(
+        &self,
+        text: &str,
+        trust: Trust,
+        seam: Option<usize>,
+    ) -> Result<Encoded, TextError> {
+        let len = text.len();
         let encoding = self
-            .tokenized(&rendered.text, trust, seam)?
+            .tokenized(text, trust, seam)?
             .into_encoding(None, 0, OffsetType::Byte)
             .map_err(|e| TextError::Encode(e.to_string()))?;
         Ok(Encoded {
@@ -219,6 +234,11 @@ impl Tokenizer {
     /// text, except for the unknown token.
     pub fn longest_token(&self) -> usize {
         self.0.longest_token
+    }
+
+    /// Returns whether a text can be encoded in parts, see [`super::encoded_parts`].
+    pub(super) fn keeps_seams(&self) -> bool {
+        self.0.keeps_seams
     }
 
     /// Returns whether an id is a control token, which can therefore not come from untrusted text.
