@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::{JudgeError, JudgePrompt};
-use text::{Encoded, Tokenizer};
+use text::{Encoded, EncodedParts, Tokenizer};
 
 /// Fewest tokens for the context and the candidates together; with fewer, a verdict would be meaningless.
 const LEAST_CONTENT: usize = 12;
@@ -44,7 +44,34 @@ pub fn fit(
     prompt: &JudgePrompt,
     max_tokens: usize,
 ) -> Result<FittedPrompt, JudgeError> {
-    let encoded = tokenizer.encode_rendered(&prompt.rendered)?;
+    cut(
+        tokenizer.encode_rendered(&prompt.rendered)?,
+        prompt,
+        max_tokens,
+    )
+}
+
+/// Encodes and cuts a prompt as [`fit`] does, with the encodings of texts that other prompts show as well.
+///
+/// # Errors
+/// As [`fit`].
+pub fn fit_with_parts(
+    tokenizer: &Tokenizer,
+    prompt: &JudgePrompt,
+    max_tokens: usize,
+    parts: &EncodedParts,
+) -> Result<FittedPrompt, JudgeError> {
+    let slots = [&prompt.context, &prompt.a, &prompt.b].map(Clone::clone);
+    let encoded = tokenizer.encode_with_parts(&prompt.rendered, &slots, parts)?;
+    cut(encoded, prompt, max_tokens)
+}
+
+/// Cuts an encoded prompt to at most `max_tokens`.
+fn cut(
+    encoded: Encoded,
+    prompt: &JudgePrompt,
+    max_tokens: usize,
+) -> Result<FittedPrompt, JudgeError> {
     let [context, a, b] =
         [&prompt.context, &prompt.a, &prompt.b].map(|bytes| tokens_within(&encoded, bytes));
     let total = encoded.ids.len();

@@ -16,6 +16,8 @@ mod options;
 mod principles;
 mod prompt;
 mod records;
+#[cfg(test)]
+mod shared_tests;
 mod shown;
 mod template;
 mod verdict;
@@ -27,7 +29,7 @@ use std::path::Path;
 pub use bracket::{Bracket, Match, Method, Outcome, Winner};
 pub use bradley_terry::{Game, bradley_terry};
 pub use error::JudgeError;
-pub use fit::{FittedPrompt, fit, tokens_within};
+pub use fit::{FittedPrompt, fit, fit_with_parts, tokens_within};
 pub use label::LabelTokens;
 pub use options::OptionReader;
 pub use principles::{
@@ -45,7 +47,7 @@ pub use verdict::{
     ShownRead, sigmoid,
 };
 
-use text::{ChatTemplate, Message, Tokenizer};
+use text::{ChatTemplate, EncodedParts, Message, Tokenizer};
 
 /// A comparison of two answers to one conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +204,7 @@ impl Judge {
             self.shown_answer(&comparison.a)?,
             self.shown_answer(&comparison.b)?,
         );
+        let parts = EncodedParts::new();
         let mut encoded = EncodedComparison::default();
         let names = comparison.principles.iter();
         let asked = names.map(|name| Some(WeightedPrinciple::named(&self.table, name).text));
@@ -212,6 +215,7 @@ impl Judge {
                 [&a, &b],
                 principle.as_deref(),
                 orders,
+                &parts,
                 &mut encoded,
             )?;
         }
@@ -219,7 +223,8 @@ impl Judge {
     }
 
     /// Appends the prompts of a pair under one principle, or the default one, to `encoded`. The texts are already cut to the part that
-    /// prompts show: see [`Self::shown_answer`] and [`Self::shown_context`]. Texts that are compared often are thus cut only once.
+    /// prompts show: see [`Self::shown_answer`] and [`Self::shown_context`]. Texts that are compared often are thus cut only once, and
+    /// with the same `parts` encoded only once.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -229,6 +234,7 @@ impl Judge {
         [a, b]: [&str; 2],
         principle: Option<&str>,
         orders: &[Order],
+        parts: &EncodedParts,
         encoded: &mut EncodedComparison,
     ) -> Result<(), JudgeError> {
         self.check()?;
@@ -245,7 +251,7 @@ impl Judge {
                 second,
                 principle.as_slice(),
             )?;
-            let fitted = fit(&self.tokenizer, &prompt, self.max_prompt)?;
+            let fitted = fit_with_parts(&self.tokenizer, &prompt, self.max_prompt, parts)?;
             encoded.cut |= fitted.cut;
             encoded.prompts.push(fitted.ids);
             encoded.shared.push(fitted.b.start);

@@ -1,4 +1,4 @@
-//! The prompts of pairs: texts are cut once to the part that prompts show, and encoded outside the threads that serve connections.
+//! The prompts of pairs: texts are cut once to the part that prompts show, and encoded once outside the threads that serve connections.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::{JudgeTask, ModelJudge};
 use crate::call::{CallError, Watch, spawn_blocking_until};
 use judge::{EncodedComparison, Judge, Order};
+use text::EncodedParts;
 
 /// The number of prompts that are encoded in one piece of work.
 const PIECE: usize = 64;
@@ -24,8 +25,10 @@ pub(super) type Pair = (Candidate, Candidate);
 
 /// The context and answers that a call compares, each cut once to what prompts show of it.
 pub(super) struct Shown {
-    pub context: Arc<str>,
+    context: Arc<str>,
     pub candidates: Vec<Candidate>,
+    /// The encodings of the context, the answers and the frame between them.
+    parts: Arc<EncodedParts>,
 }
 
 impl ModelJudge {
@@ -56,6 +59,7 @@ impl ModelJudge {
             Ok(Shown {
                 context,
                 candidates: candidates.collect::<Result<_, CallError>>()?,
+                parts: Arc::default(),
             })
         };
         match few {
@@ -70,7 +74,7 @@ impl ModelJudge {
     pub(super) async fn encode_pairs(
         &self,
         task: &JudgeTask,
-        context: &Arc<str>,
+        shown: &Shown,
         pairs: &[Pair],
     ) -> Result<Vec<Option<EncodedComparison>>, CallError> {
         let judge = Arc::clone(&self.judge);
@@ -80,9 +84,11 @@ impl ModelJudge {
         let (orders, asked) = (task.orders.reads(), Arc::<[Option<String>]>::from(asked));
         let encode = |pairs: &[Pair]| {
             let (judge, asked) = (Arc::clone(&judge), Arc::clone(&asked));
-            let (context, pairs) = (Arc::clone(context), pairs.to_vec());
+            let (context, parts) = (Arc::clone(&shown.context), Arc::clone(&shown.parts));
+            let pairs = pairs.to_vec();
             spawn_blocking_until(task.turn.deadline, move |watch| {
-                let encode = |pair| encode_pair(&judge, &context, pair, &asked, orders, watch);
+                let encode =
+                    |pair| encode_pair(&judge, (&context, &parts), pair, &asked, orders, watch);
                 pairs.iter().map(encode).collect::<Result<Vec<_>, _>>()
             })
         };
@@ -100,7 +106,7 @@ impl ModelJudge {
 /// Encodes the prompts of a pair; none for identical answers.
 fn encode_pair(
     judge: &Judge,
-    context: &str,
+    (context, parts): (&str, &EncodedParts),
     (a, b): &Pair,
     asked: &[Option<String>],
     orders: &[Order],
@@ -113,7 +119,14 @@ fn encode_pair(
     for principle in asked {
         watch.check()?;
         let shown = [&*a.shown, &*b.shown];
-        judge.encode_shown(context, shown, principle.as_deref(), orders, &mut encoded)?;
+        judge.encode_shown(
+            context,
+            shown,
+            principle.as_deref(),
+            orders,
+            parts,
+            &mut encoded,
+        )?;
     }
     Ok(Some(encoded))
 }

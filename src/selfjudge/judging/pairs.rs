@@ -30,12 +30,9 @@ impl ModelJudge {
         b: &str,
     ) -> Result<Judged<PairVerdict>, CallError> {
         let mut account = Account::new(self.judging_weights(task.weights.as_ref()));
-        let Shown {
-            context,
-            candidates,
-        } = self.show(task, [a, b].map(Arc::from).to_vec()).await?;
-        let pair = [(candidates[0].clone(), candidates[1].clone())];
-        let verdicts = self.judge_pairs(task, &context, &pair, &mut account);
+        let shown = self.show(task, [a, b].map(Arc::from).to_vec()).await?;
+        let pair = [(shown.candidates[0].clone(), shown.candidates[1].clone())];
+        let verdicts = self.judge_pairs(task, &shown, &pair, &mut account);
         let mut verdicts = verdicts.await?;
         let verdict = verdicts
             .pop()
@@ -47,14 +44,14 @@ impl ModelJudge {
     pub(super) async fn judge_pairs(
         &self,
         task: &JudgeTask,
-        context: &Arc<str>,
+        shown: &Shown,
         pairs: &[Pair],
         account: &mut Account,
     ) -> Result<Vec<PairVerdict>, CallError> {
         let mut verdicts = Vec::with_capacity(pairs.len());
         let prompts = SLICE.min(SLICE_TOKENS / self.engine.capacity().max_context);
         for slice in pairs.chunks((prompts / task.reads()).max(1)) {
-            verdicts.extend(self.judge_slice(task, context, slice, account).await?);
+            verdicts.extend(self.judge_slice(task, shown, slice, account).await?);
         }
         verdicts.iter().for_each(|verdict| self.count(verdict));
         Ok(verdicts)
@@ -68,12 +65,9 @@ impl ModelJudge {
         b: &str,
         account: &mut Account,
     ) -> Result<PairVerdict, CallError> {
-        let Shown {
-            context,
-            candidates,
-        } = self.show(task, [a, b].map(Arc::from).to_vec()).await?;
-        let pair = [(candidates[0].clone(), candidates[1].clone())];
-        let mut verdicts = self.judge_slice(task, &context, &pair, account).await?;
+        let shown = self.show(task, [a, b].map(Arc::from).to_vec()).await?;
+        let pair = [(shown.candidates[0].clone(), shown.candidates[1].clone())];
+        let mut verdicts = self.judge_slice(task, &shown, &pair, account).await?;
         Ok(verdicts
             .pop()
             .expect("one pair has one verdict; this is a bug"))
@@ -82,11 +76,11 @@ impl ModelJudge {
     async fn judge_slice(
         &self,
         task: &JudgeTask,
-        context: &Arc<str>,
+        shown: &Shown,
         pairs: &[Pair],
         account: &mut Account,
     ) -> Result<Vec<PairVerdict>, CallError> {
-        let prompts = self.encode_pairs(task, context, pairs).await?;
+        let prompts = self.encode_pairs(task, shown, pairs).await?;
         let labels = self.judge.labels().ids;
         let mut cuts = Vec::with_capacity(prompts.len());
         let mut flat = Vec::with_capacity(prompts.len() * task.reads());

@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use super::encode::{Pair, Shown};
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use super::encode::Pair;
 use super::reading::{Account, Judged};
 use super::{JudgeTask, ModelJudge};
 use crate::call::{CallError, spawn_blocking};
@@ -16,7 +19,7 @@ pub struct TournamentTask {
     pub seed: u64,
 }
 
-/// One match of a tournament, by the indices of its candidates.
+/// One match of a tournament, by the indices of its candidates. Its serialized form is [`MatchSummary`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlayedMatch {
     pub a: usize,
@@ -24,20 +27,58 @@ pub struct PlayedMatch {
     pub verdict: PairVerdict,
 }
 
-/// The result of a tournament.
-#[derive(Debug, Clone, PartialEq)]
+/// A match of two candidates.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MatchBody)]
+pub struct MatchSummary {
+    /// The number of the first candidate.
+    a: usize,
+    /// The number of the second candidate.
+    b: usize,
+    /// The probability that `a` is better.
+    p_a: f32,
+    /// The number of the winner; null on a tie.
+    winner: Option<usize>,
+    /// Whether both orders name the same winner; null if only one order was judged, or no judging was necessary.
+    consistent: Option<bool>,
+    /// Whether the verdict is reliable, as in a pair's answer; null if unknown.
+    reliable: Option<bool>,
+}
+
+impl Serialize for PlayedMatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { a, b, verdict } = self;
+        let summary = MatchSummary {
+            a: *a,
+            b: *b,
+            p_a: verdict.p,
+            winner: verdict.winner.map(|side| [*a, *b][side]),
+            consistent: verdict.consistent,
+            reliable: verdict.reliable,
+        };
+        summary.serialize(serializer)
+    }
+}
+
+/// A tournament.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = TournamentBody)]
 pub struct Tournament {
+    /// The number of the best candidate, from 0.
     pub winner: usize,
-    /// Indices of the candidates, best first.
+    /// The numbers of all candidates, the best first.
     pub ranking: Vec<usize>,
+    /// The matches of each round.
+    #[schema(value_type = Vec<Vec<MatchSummary>>)]
     pub rounds: Vec<Vec<PlayedMatch>>,
-    /// For each round, the candidate without a match; only knockouts have such rounds.
+    /// The candidate without a match in each round.
+    // Only knockouts have such rounds.
     pub byes: Vec<Option<usize>>,
-    /// Number of pairs that met, including pairs of identical answers.
+    /// Number of compared pairs, including equal candidates.
     pub comparisons: usize,
-    /// Whether a prompt of any match was cut to fit the context.
+    /// Whether texts were cut to fit the context, in any match.
     pub truncated: bool,
-    /// Whether the judge passed its self-test; none if it had none.
+    /// Whether the judge passed its self-test; null without a self-test.
     pub reliable: Option<bool>,
 }
 
@@ -79,11 +120,8 @@ impl ModelJudge {
         let begun = Instant::now();
         // Shared, because in a round robin each candidate is in very many pairs.
         let candidates = candidates.iter().map(|text| text.as_str().into());
-        let Shown {
-            context,
-            candidates,
-        } = self.show(task, candidates.collect()).await?;
-        let count = candidates.len();
+        let shown = self.show(task, candidates.collect()).await?;
+        let count = shown.candidates.len();
         let mut bracket = arrange(count, move || {
             Ok(Bracket::new(count, how.method, how.seed)?)
         })
@@ -94,12 +132,12 @@ impl ModelJudge {
         while !bracket.round().is_empty() {
             let matches = bracket.round().to_vec();
             byes.push(bracket.bye());
-            let candidate = |at: usize| candidates[at].clone();
+            let candidate = |at: usize| shown.candidates[at].clone();
             let pairs: Vec<Pair> = matches
                 .iter()
                 .map(|m| (candidate(m.first), candidate(m.second)))
                 .collect();
-            let verdicts = self.judge_pairs(task, &context, &pairs, &mut account);
+            let verdicts = self.judge_pairs(task, &shown, &pairs, &mut account);
             let verdicts = verdicts.await?;
             let outcomes: Vec<Outcome> = verdicts.iter().map(PairVerdict::outcome).collect();
             bracket = arrange(count, move || {
