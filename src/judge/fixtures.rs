@@ -1,8 +1,10 @@
-//! A tokenizer, chat template and judge template small enough to check by hand; for unit tests.
+//! A tokenizer, chat template, judge template and verdict small enough to check by hand; for unit tests.
+
+use std::cmp::Ordering;
 
 use serde_json::json;
 
-use super::JudgeTemplate;
+use super::{JudgeTemplate, PairVerdict, ShownRead};
 use text::{ChatTemplate, SpecialTokens, Tokenizer};
 
 /// Id of `</s>`, which follows `<|user|>` and `<|assistant|>`, and ids of the two labels; the newline and printable ASCII come after
@@ -69,4 +71,22 @@ pub fn template() -> JudgeTemplate {
 /// Decodes ids, with special tokens written out.
 pub fn decode(ids: &[u32]) -> String {
     tokenizer().decode(ids, false).unwrap()
+}
+
+/// Returns a verdict with the given probabilities of candidate 0 in the two orders, and a label mass.
+pub fn verdict(orders: [f32; 2], label_mass: f32) -> PairVerdict {
+    let p = (orders[0] + orders[1]) / 2.0;
+    let read = |shown, p_first| ShownRead { shown, p_first };
+    PairVerdict {
+        p,
+        winner: match p.total_cmp(&0.5) {
+            Ordering::Greater => Some(0),
+            Ordering::Less => Some(1),
+            Ordering::Equal => None,
+        },
+        consistent: Some((orders[0] > 0.5) == (orders[1] > 0.5)),
+        label_mass,
+        orders: vec![read([0, 1], orders[0]), read([1, 0], 1.0 - orders[1])],
+        ..PairVerdict::identical()
+    }
 }

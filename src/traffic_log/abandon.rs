@@ -1,8 +1,10 @@
 //! Stages that end without a result: the trainer leaves a stage in which it crashes again and again or that it cannot continue, and an
 //! operator may leave any stage.
 
+use serde::Serialize;
 use serde_json::json;
 use sql::{Connection, query};
+use utoipa::ToSchema;
 
 use super::stage::not_open;
 use super::{GenerationState, Result, StageId, StageOutcome, events, now};
@@ -10,13 +12,17 @@ use super::{GenerationState, Result, StageId, StageOutcome, events, now};
 /// The number of the learner's crashes in one stage after which the stage is abandoned.
 pub const MAX_DEATHS: u64 = 3;
 
-/// An abandoned stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The result of abandoning a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = AbandonBody)]
 pub struct Abandoned {
+    /// The stage that was open.
+    #[schema(value_type = i64)]
     pub stage: StageId,
-    /// The number of prompts and feedback that other stages may use again.
+    /// Prompts and feedback of the stage that later stages may use again.
     pub released: u64,
-    /// The number of prompts and feedback that stay used.
+    /// Prompts and feedback of the stage that stay used: a generation was trained on them, or the learner died in the stage and one of
+    /// them may be the cause.
     pub kept: u64,
 }
 

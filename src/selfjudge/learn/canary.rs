@@ -13,7 +13,7 @@
 //! answer different callers, so a band does not test equality; it stops clearly unhealthy versions. Callers get only one of the two
 //! answers, so the canary does not measure answer quality: the gates did, with the pinned judge on both answers to each prompt.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::LearnError;
@@ -99,11 +99,16 @@ pub struct Vitals {
     pub length: f64,
 }
 
-/// The numbers of both versions, and the verdict.
-#[derive(Debug, Clone, PartialEq)]
+/// The health of the current canary.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = CanaryBody)]
 pub struct CanaryHealth {
+    /// The numbers of the canary.
     pub canary: Vitals,
+    /// The numbers of the version that serves the other callers.
     pub live: Vitals,
+    /// `too_early`, `keep` or `withdraw`.
+    #[schema(value_type = String)]
     pub verdict: Verdict,
 }
 
@@ -114,6 +119,13 @@ pub enum Verdict {
     Keep,
     /// Withdraw the canary because of the named number.
     Withdraw(&'static str),
+}
+
+impl Serialize for Verdict {
+    /// Writes the verdict without the reason of a withdrawal.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
 }
 
 impl Verdict {

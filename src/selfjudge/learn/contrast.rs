@@ -13,7 +13,7 @@
 
 use super::LearnError;
 use super::config::OpposedPrinciples;
-use super::judging::{Dropped, JudgedPair};
+use super::pairs::{Dropped, JudgedPair};
 use super::rollout::{Answer, Prompt};
 use super::seed::another_seed;
 use crate::service::Service;
@@ -43,14 +43,14 @@ impl OpposedPrompts {
         let seed = |stream| another_seed(bare.seed, stream);
         Ok(Self {
             bare: bare.clone(),
-            good: told(service, bare, &opposed.good, seed(1)).await?,
-            bad: told(service, bare, &opposed.bad, seed(2)).await?,
+            good: answer_under(service, bare, &opposed.good, seed(1)).await?,
+            bad: answer_under(service, bare, &opposed.bad, seed(2)).await?,
         })
     }
 }
 
 /// Returns the conversation with the principle appended to its system message.
-async fn told(
+async fn answer_under(
     service: &Service,
     bare: &Prompt,
     principle: &str,
@@ -134,7 +134,7 @@ impl OpposedAnswers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::judging::tests::{answer, verdict};
+    use super::super::pairs::tests::{answer, verdict};
     use super::*;
 
     fn prompt(ids: &[u32]) -> Prompt {

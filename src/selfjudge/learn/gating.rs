@@ -5,7 +5,7 @@ use std::path::Path;
 use super::LearnError;
 use super::gate::anchor::{AnchorScores, AnchorSet};
 use super::gate::measure::{
-    answers_of, cut_off, divergence, largest_change, mean, meet, moved, not_finite, parity,
+    answers_of, cut_off, divergence, head_to_head, largest_change, mean, moved, not_finite, parity,
 };
 use super::gate::{BaseMeasurements, GateResult, Measurements, judge as judge_gates};
 use super::learner::Learner;
@@ -92,14 +92,15 @@ impl<'a> Gating<'a> {
         let count = config.gates.answers;
         let answers = answers_of(service, rollout, &contender, &prompts, count).await?;
         let before = answers_of(service, rollout, &live, &prompts, count).await?;
-        let duels = meet(service, judging, &judge, &prompts, [&answers, &before]).await?;
+        let duels = head_to_head(service, judging, &judge, &prompts, [&answers, &before]).await?;
         // Generation 0 is measured too, so that the losses allowed to each stage do not accumulate.
         let (base_duels, base_truncated) = if plan.policy == WeightsName::BASE {
             (duels.clone(), cut_off(&before))
         } else {
             let base = self.learner.service.weights().base().clone();
             let first = answers_of(service, rollout, &base, &prompts, count).await?;
-            let duels = meet(service, judging, &judge, &prompts, [&answers, &first]).await?;
+            let duels =
+                head_to_head(service, judging, &judge, &prompts, [&answers, &first]).await?;
             (duels, cut_off(&first))
         };
         let adapter = generations.served(candidate)?;

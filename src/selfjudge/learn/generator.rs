@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use super::LearnError;
 use super::learner::Learner;
 use super::open_stage::OpenStage;
+use super::pair_maker::PairMaker;
 use super::seed::Draw;
-use super::update::PairMaker;
 use model::WeightsLease;
 use train::{TrainError, base::Adapter, checkpoint::sync};
 

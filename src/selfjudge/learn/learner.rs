@@ -13,20 +13,21 @@ use super::config::LearnConfig;
 use super::gate::anchor::LastScores;
 use super::gating::Gating;
 use super::generation::Generations;
-use super::judging::PinnedJudge;
 use super::open_stage::OpenStage;
 use super::opener::StageOpener;
+use super::pair_maker::PairMaker;
+use super::pairs::PinnedJudge;
 use super::past::Past;
 use super::phase::Phase;
 use super::pooling::Pooling;
 use super::publish::Publisher;
 use super::publishing::Publishing;
-use super::stage::{StagePlan, VERSION, read_state};
+use super::stage::{StagePlan, VERSION};
+use super::stage_state::read_state;
 use super::status::{LearnControl, LearnState};
 use super::tidy::tidy;
 use super::trainer_pool::TrainerPool;
 use super::training::Training;
-use super::update::PairMaker;
 use super::waiting::{Waiting, WaitingReason};
 use crate::principles::Principles;
 use crate::service::Service;
@@ -146,11 +147,11 @@ impl Learner {
     async fn train_with_lease(&self) -> Result<(), LearnError> {
         let checkpoints = match CheckpointStore::open(self.dir.join("checkpoints"), 2) {
             Ok(checkpoints) => Arc::new(checkpoints),
-            Err(TrainError::BadFile { .. }) => return self.stand_by().await,
+            Err(TrainError::BadFile { .. }) => return self.wait_in_standby().await,
             Err(error) => return Err(error.into()),
         };
         let Some(lease) = self.log.leases.acquire(&self.holder, LEASE).await? else {
-            return self.stand_by().await;
+            return self.wait_in_standby().await;
         };
         self.generations.sweep()?;
         let trained = async {
@@ -211,7 +212,7 @@ impl Learner {
         }
     }
 
-    async fn stand_by(&self) -> Result<(), LearnError> {
+    async fn wait_in_standby(&self) -> Result<(), LearnError> {
         self.control.follow(self.log.switch.get().await?);
         let message = "another process learns from this log or in this data directory; this one stands by, and takes over when that one ends";
         let waiting = Waiting::new(WaitingReason::AnotherTrainer, message);

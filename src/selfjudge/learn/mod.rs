@@ -7,12 +7,12 @@
 //! | `config` | all settings |
 //! | `learner` | the loop: take the lease, open a stage, take it from phase to phase |
 //! | `phase` | the phases of a stage, and which follows which |
-//! | `stage`, `open_stage` | the state of a stage, its version, and what is saved of it |
+//! | `stage`, `stage_state`, `open_stage` | the state of a stage, its version, and what is saved of it |
 //! | `waiting` | the reasons why no stage runs |
 //! | `opener`, `pool`, `pooling` | disjoint prompts of the log, easy ones first across stages, cut into updates (sDPO) |
-//! | `update` | the pairs of an update, and what the log keeps of them |
+//! | `pair_maker`, `batch` | the pairs of an update, and their additions to the log |
 //! | `rollout` | fresh answers from the current policy |
-//! | `judging` | the pinned judge reads both orders under the table's principles (SALMON); which answers make a pair |
+//! | `pairs` | the pinned judge reads both orders under the table's principles (SALMON); which answers make a pair |
 //! | `contrast`, `generator` | SSO: chosen and rejected answers sampled under opposed principles |
 //! | `active` | the choice of the most instructive pairs |
 //! | `logged` | pairs of logged answers: replay of earlier stages, feedback of callers |
@@ -44,6 +44,7 @@
 
 mod active;
 pub mod base;
+mod batch;
 mod canary;
 pub mod config;
 mod contrast;
@@ -51,11 +52,12 @@ pub mod gate;
 mod gating;
 pub mod generation;
 mod generator;
-mod judging;
 mod learner;
 mod logged;
 mod open_stage;
 mod opener;
+mod pair_maker;
+mod pairs;
 mod past;
 mod phase;
 mod pool;
@@ -66,12 +68,12 @@ mod record;
 pub mod rollout;
 mod seed;
 mod stage;
+mod stage_state;
 mod staleness;
 mod status;
 mod tidy;
 mod trainer_pool;
 mod training;
-mod update;
 mod waiting;
 
 use crate::call::CallError;
@@ -84,7 +86,7 @@ pub use gate::anchor::answer_ids;
 pub use learner::Learner;
 pub use opener::judged_by;
 pub use phase::{NoTransition, Phase, StageEvent};
-pub use publish::{CanaryWatch, Publisher};
+pub use publish::{CanaryWatch, Publisher, Swaps};
 pub use staleness::Staleness;
 pub use status::{AbandonedStage, LearnControl, LearnState, LearnStatus};
 pub use trainer_pool::{TrainerPool, panic_message};

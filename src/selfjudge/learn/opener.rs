@@ -7,7 +7,8 @@ use super::config::{LearnConfig, StageOrder};
 use super::learner::{Learner, POLL, RETRY};
 use super::open_stage::OpenStage;
 use super::pool::{Pool, gate_spec, train_spec};
-use super::stage::{FeedbackRow, StagePlan, StageProgress, joining, read_state};
+use super::stage::{FeedbackRow, StagePlan, StageProgress, pairs_to_add};
+use super::stage_state::read_state;
 use super::status::LearnState;
 use super::waiting::{Supply, Waiting};
 use judge::{PrincipleTable, WeightedPrinciple};
@@ -193,7 +194,7 @@ impl<'a> StageOpener<'a> {
     /// Returns the callers' feedback that may be used for training.
     async fn feedback(&self) -> Result<Vec<FeedbackRow>, LearnError> {
         let config = &self.learner.config;
-        let wanted = joining(config.stage.prompts, config.feedback.share);
+        let wanted = pairs_to_add(config.stage.prompts, config.feedback.share);
         if self.learner.log.feedback.trust() == FeedbackTrust::Never || wanted == 0 {
             return Ok(Vec::new());
         }

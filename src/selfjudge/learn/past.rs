@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::LearnError;
 use super::gate::GateResult;
-use super::judging::Dropped;
+use super::pairs::Dropped;
 use super::record::UpdateNumbers;
-use super::stage::{StageProgress, read_state};
+use super::stage::StageProgress;
+use super::stage_state::read_state;
 use traffic_log::{GenerationId, StageOutcome, StageSummary, TrafficLog};
 
 /// A summary of the log's stages.

@@ -10,6 +10,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::LearnError;
 use super::canary::{CanaryBands, CanaryHealth, NUMBERS, Verdict, Vitals};
 use super::generation::Generations;
@@ -48,11 +51,13 @@ pub struct Publisher {
     swapping: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Statistics of this process's swaps.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+/// Swaps of the served weights in this process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, ToSchema)]
+#[schema(as = SwapsBody)]
 pub struct Swaps {
+    /// The number of swaps since the program started.
     pub count: u64,
-    /// Duration of the last swap in seconds, excluding loading.
+    /// Duration of the last swap, excluding loading; the metric `weights_swap_seconds` has all.
     pub last_seconds: Option<f64>,
 }
 

@@ -2,9 +2,7 @@
 //!
 //! sDPO (arXiv 2403.19270): the data come in parts, the easy ones first (`pool`); each part starts from the last promoted policy and
 //! uses it as the reference.
-//!
-//! The state has a version. A stage of a later version, or one that cannot be read, is neither continued nor closed: the learner waits
-//! until the program that opened it has ended it or an operator abandons it.
+//! [`super::stage_state`] reads the state.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +14,7 @@ use super::config::LearnConfig;
 use super::phase::Phase;
 use super::record::UpdateNumbers;
 use judge::WeightedPrinciple;
-use traffic_log::{Pointers, RecordId, Stage};
+use traffic_log::{Pointers, RecordId};
 
 /// The version of the state that this program saves. In version 1, which has no version field, one object has the plan and the progress,
 /// and the phase follows from them.
@@ -94,53 +92,8 @@ pub struct FeedbackRow {
     pub redacted: bool,
 }
 
-fn first_version() -> u32 {
+pub(super) fn first_version() -> u32 {
     1
-}
-
-/// The fields of version 1 that tell the phase.
-#[derive(Deserialize)]
-struct FirstVersion {
-    ordered: bool,
-    candidate: Option<String>,
-}
-
-impl FirstVersion {
-    fn phase(&self) -> Phase {
-        match (self.ordered, &self.candidate) {
-            (false, _) => Phase::Pooling,
-            (true, None) => Phase::Training,
-            (true, Some(_)) => Phase::Gating,
-        }
-    }
-}
-
-/// Reads the state of a stage; a state of version 1 becomes one of this version.
-///
-/// # Errors
-/// Fails with [`LearnError::OtherVersion`] if another version of the program wrote it.
-pub fn read_state(stage: &Stage) -> Result<(StagePlan, StageProgress), LearnError> {
-    let other = |detail: String| LearnError::OtherVersion {
-        stage: stage.id.0,
-        detail,
-    };
-    let version = &stage.state["version"];
-    if version.as_u64().is_some_and(|found| found > VERSION.into()) {
-        return Err(other(format!(
-            "its state has version {version}, and this program reads versions up to {VERSION}"
-        )));
-    }
-    let unreadable = |error: serde_json::Error| other(error.to_string());
-    let mut plan: StagePlan = serde_json::from_value(stage.state.clone()).map_err(unreadable)?;
-    let mut progress: StageProgress =
-        serde_json::from_value(stage.progress.clone()).map_err(unreadable)?;
-    if plan.version == first_version() {
-        let first: FirstVersion =
-            serde_json::from_value(stage.state.clone()).map_err(unreadable)?;
-        progress.phase = first.phase();
-        plan.version = VERSION;
-    }
-    Ok((plan, progress))
 }
 
 impl StagePlan {
@@ -221,18 +174,18 @@ impl StageProgress {
 }
 
 /// Returns how many pairs must join `fresh` ones to be `share` of the total.
-pub fn joining(fresh: usize, share: f64) -> usize {
+pub fn pairs_to_add(fresh: usize, share: f64) -> usize {
     (fresh as f64 * share / (1.0 - share)).round() as usize
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
+pub(super) mod tests {
+    use serde_json::Value;
 
     use super::*;
-    use traffic_log::{GenerationId, StageId};
+    use traffic_log::GenerationId;
 
-    fn plan(prompts: usize, batch: usize, oversample: usize) -> StagePlan {
+    pub fn plan(prompts: usize, batch: usize, oversample: usize) -> StagePlan {
         let mut config = LearnConfig::default();
         config.stage.batch = batch;
         config.active.oversample = oversample;
@@ -287,111 +240,13 @@ mod tests {
         assert!(progress.is_over(&plan, 3));
     }
 
-    fn stored(state: Value, progress: Value) -> Stage {
-        Stage {
-            id: StageId(7),
-            epoch: 1,
-            reference: GenerationId::base(),
-            state,
-            progress,
-            outcome: None,
-            rows: 0,
-            opened_at: 0,
-            closed_at: None,
-        }
-    }
-
-    #[test]
-    fn a_saved_state_is_the_state() {
-        let plan = plan(5, 2, 0);
-        let progress = StageProgress {
-            phase: Phase::Training,
-            recorded: 2,
-            ..StageProgress::default()
-        };
-        let saved = serde_json::to_value(&plan).unwrap();
-        let stage = stored(saved.clone(), serde_json::to_value(&progress).unwrap());
-        assert_eq!(read_state(&stage).unwrap(), (plan.clone(), progress));
-        // A stage that was opened and has saved nothing since.
-        let stage = stored(saved.clone(), saved);
-        let (_, progress) = read_state(&stage).unwrap();
-        assert_eq!((progress.phase, progress.recorded), (Phase::Pooling, 0));
-    }
-
-    #[test]
-    fn a_stage_of_version_one_continues_in_the_phase_that_its_fields_tell() {
-        let plan = plan(5, 2, 0);
-        let mut first = serde_json::to_value(&plan).unwrap();
-        // The first versions had neither pools, nor feedback, nor the model's digests.
-        for field in [
-            "version",
-            "carried",
-            "left",
-            "feedback",
-            "corroborate",
-            "base",
-            "tokenizer",
-        ] {
-            first.as_object_mut().unwrap().remove(field);
-        }
-        for (field, value) in [
-            ("recorded", json!(1)),
-            ("pairs", json!(9)),
-            ("step_zero", Value::Null),
-            ("stopped", json!("the KL budget is used up")),
-        ] {
-            first[field] = value;
-        }
-        for (ordered, candidate, phase) in [
-            (false, None, Phase::Pooling),
-            (true, None, Phase::Training),
-            (true, Some("abc"), Phase::Gating),
-        ] {
-            first["ordered"] = json!(ordered);
-            first["candidate"] = json!(candidate);
-            let (read, progress) = read_state(&stored(first.clone(), first.clone())).unwrap();
-            assert_eq!(read, plan);
-            assert_eq!(progress.phase, phase);
-            assert_eq!((progress.recorded, progress.pairs), (1, 9));
-            assert_eq!(progress.candidate.as_deref(), candidate);
-            assert!(progress.stopped.is_some());
-        }
-    }
-
-    #[test]
-    fn a_stage_of_another_version_is_not_continued() {
-        let plan = serde_json::to_value(plan(5, 2, 0)).unwrap();
-        let with = |field: &str, value: Value| {
-            let mut state = plan.clone();
-            state[field] = value;
-            state
-        };
-        for (state, named) in [
-            (with("version", json!(VERSION + 1)), "version 3"),
-            (with("config", json!({"unknown": 1})), "unknown"),
-            (json!({"made": "by another version"}), "config"),
-        ] {
-            let error = read_state(&stored(state.clone(), state)).unwrap_err();
-            assert!(
-                matches!(error, LearnError::OtherVersion { stage: 7, .. }),
-                "{error}"
-            );
-            let said = error.to_string();
-            assert!(
-                said.contains(named) && said.contains("/train/abandon"),
-                "{said}"
-            );
-        }
-    }
-
     #[test]
     fn an_update_saves_less_than_a_tenth_of_the_state() {
         let prompts = LearnConfig::default().stage.prompts;
         let mut plan = plan(prompts, 32, 0);
         plan.left = plan.rows.clone();
         plan.gate_rows = plan.rows.clone();
-        let dropped =
-            crate::learn::judging::Dropped::ALL.map(|why| (why.name().to_owned(), 1 << 20));
+        let dropped = crate::learn::pairs::Dropped::ALL.map(|why| (why.name().to_owned(), 1 << 20));
         let progress = StageProgress {
             phase: Phase::Training,
             recorded: 1000,
@@ -454,7 +309,11 @@ mod tests {
             assert!(plan.feedback(updates as u64).is_empty());
         }
         assert_eq!(
-            (joining(9, 0.1), joining(8, 0.1), joining(8, 0.0)),
+            (
+                pairs_to_add(9, 0.1),
+                pairs_to_add(8, 0.1),
+                pairs_to_add(8, 0.0)
+            ),
             (1, 1, 0)
         );
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::LearnError;
-use super::update::UpdatePair;
+use super::batch::UpdatePair;
 use traffic_log::{GenerationState, StageId, TrafficLog};
 
 /// Means over the answers of the last update's pairs.
@@ -116,8 +116,8 @@ impl Mean {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::learn::judging::JudgedPair;
-    use crate::learn::judging::tests::answer;
+    use crate::learn::pairs::JudgedPair;
+    use crate::learn::pairs::tests::answer;
     use crate::learn::rollout::Answer;
     use judge::PairVerdict;
     use traffic_log::{PairSource, RecordId};

@@ -6,9 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 
 use super::gate::GateResult;
-use super::judging::Dropped;
+use super::pairs::Dropped;
 use super::past::Past;
 use super::record::UpdateNumbers;
 use super::staleness::Staleness;
@@ -63,9 +64,12 @@ impl LearnState {
 }
 
 /// A stage that was abandoned.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = AbandonedStageBody)]
 pub struct AbandonedStage {
+    /// Number of the stage.
     pub stage: i64,
+    /// Why it was abandoned.
     pub reason: String,
 }
 

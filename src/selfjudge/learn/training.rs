@@ -7,13 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use super::LearnError;
 use super::active::most_instructive;
+use super::batch::{Batch, UpdatePair};
 use super::config::LearnConfig;
 use super::gate::measure::mean;
 use super::generation::Lineage;
 use super::generator::opposed;
-use super::judging::Dropped;
 use super::learner::Learner;
 use super::open_stage::OpenStage;
+use super::pair_maker::PairMaker;
+use super::pairs::Dropped;
 use super::phase::StageEvent;
 use super::record::{StageMetrics, UpdateNumbers};
 use super::seed::Draw;
@@ -21,7 +23,6 @@ use super::stage::StagePlan;
 use super::staleness::Ages;
 use super::status::LearnState;
 use super::trainer_pool::Trainer;
-use super::update::{Batch, PairMaker, UpdatePair};
 use model::WeightsLease;
 use traffic_log::{GenerationId, NewGeneration, RecordId, StageId};
 use train::{

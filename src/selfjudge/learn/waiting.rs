@@ -1,14 +1,20 @@
 //! The reasons why no stage runs, with the numbers that would have to change.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::LearnError;
 use super::config::LearnConfig;
 use traffic_log::Eligible;
 
 /// The reason why learning waits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WaitingBody)]
 pub struct Waiting {
+    /// `too_few_prompts`, `principal_share`, `held_out`, `other_tokenizer`, `other_base`, `other_version`, `paused`, `unattended`,
+    /// `another_trainer`, `died` or `failed`.
+    #[serde(rename = "code")]
+    #[schema(value_type = String)]
     pub reason: WaitingReason,
     /// One sentence that includes the numbers.
     pub message: String,

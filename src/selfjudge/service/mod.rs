@@ -6,8 +6,10 @@
 mod best_of;
 mod deciding;
 mod generate;
+mod generation;
 #[cfg(test)]
 mod grammar_tests;
+mod output;
 mod prefill;
 mod prompts;
 mod recorded;
@@ -15,12 +17,15 @@ mod tally;
 mod tools;
 #[cfg(test)]
 mod version_tests;
+mod writer;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 pub use deciding::{Decision, Question};
-pub use generate::{Finish, Generation, Output, TextTask, TokenText};
+pub use generate::TextTask;
+pub use generation::Generation;
+pub use output::{Finish, Output, TokenText};
 pub use prefill::Ending;
 pub use prompts::{RawPrompt, ReadPrompt};
 pub use recorded::{

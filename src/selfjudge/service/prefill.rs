@@ -48,15 +48,15 @@ impl Service {
 /// Cuts a rendering after the last occurrence of `content`. White space that the template trimmed from its end is not restored.
 fn cut_behind(rendered: &mut Rendered, content: &str) -> Result<(), CallError> {
     let refused = |message: &str| CallError::invalid("continue_final_message", message);
-    let said = content.trim();
-    if said.is_empty() {
+    let own = content.trim();
+    if own.is_empty() {
         return Err(refused("needs a last message with text to continue"));
     }
-    let start = rendered.text.rfind(said).ok_or_else(|| {
+    let start = rendered.text.rfind(own).ok_or_else(|| {
         refused("is not possible: the chat template changes the text of the last message")
     })?;
     let space = &content[content.trim_end().len()..];
-    let mut end = start + said.len();
+    let mut end = start + own.len();
     if rendered.text[end..].starts_with(space) {
         end += space.len();
     }
@@ -88,21 +88,17 @@ mod tests {
     #[test]
     fn a_rendering_ends_with_the_last_message() {
         let frame = |text: &'static str| (text, true);
-        let said = |text: &'static str| (text, false);
+        let own = |text: &'static str| (text, false);
         for (parts, content, text) in [
-            (&[frame("<a>"), said("6"), frame("<end>")][..], "6", "<a>6"),
+            (&[frame("<a>"), own("6"), frame("<end>")][..], "6", "<a>6"),
             (
-                &[said("6"), frame("<a>"), said("6 "), frame("<end>")],
+                &[own("6"), frame("<a>"), own("6 "), frame("<end>")],
                 "6 ",
                 "6<a>6 ",
             ),
             // The template has trimmed the white space.
-            (&[frame("<a>"), said("6"), frame("<end>\n")], " 6\n", "<a>6"),
-            (
-                &[frame("<a>"), said("6"), frame("\n<end>")],
-                "6\n",
-                "<a>6\n",
-            ),
+            (&[frame("<a>"), own("6"), frame("<end>\n")], " 6\n", "<a>6"),
+            (&[frame("<a>"), own("6"), frame("\n<end>")], "6\n", "<a>6\n"),
         ] {
             let cut = cut(parts, content).unwrap();
             assert_eq!(cut.text, text);
@@ -110,7 +106,7 @@ mod tests {
         }
         for (parts, content) in [
             (&[frame("<a>"), frame("<end>")][..], "6"),
-            (&[frame("<a>"), said(" "), frame("<end>")], " "),
+            (&[frame("<a>"), own(" "), frame("<end>")], " "),
         ] {
             assert!(cut(parts, content).is_err());
         }

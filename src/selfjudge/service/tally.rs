@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::generate::Finish;
+use super::output::Finish;
 use engine::RequestFailure;
 use model::{PrincipalHash, WeightsName};
 

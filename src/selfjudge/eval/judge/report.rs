@@ -266,7 +266,8 @@ fn ending(name: &str, most: usize) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use judge::{Format, Record, ShownRead, read_records};
+    use judge::fixtures::verdict;
+    use judge::{Format, Record, read_records};
     use test_support::shared_data;
     use text::{Message, Role};
 
@@ -279,24 +280,6 @@ pub(super) mod tests {
             label,
             principles: Vec::new(),
             rationale: None,
-        }
-    }
-
-    /// Returns a verdict with the given probabilities of `a` in the two orders and a label mass.
-    fn verdict(orders: [f32; 2], label_mass: f32) -> PairVerdict {
-        let p = (orders[0] + orders[1]) / 2.0;
-        let read = |shown, p_first| ShownRead { shown, p_first };
-        PairVerdict {
-            p,
-            winner: match p.total_cmp(&0.5) {
-                std::cmp::Ordering::Greater => Some(0),
-                std::cmp::Ordering::Less => Some(1),
-                std::cmp::Ordering::Equal => None,
-            },
-            consistent: Some((orders[0] > 0.5) == (orders[1] > 0.5)),
-            label_mass,
-            orders: vec![read([0, 1], orders[0]), read([1, 0], 1.0 - orders[1])],
-            ..PairVerdict::identical()
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::learn::LearnError;
-use crate::learn::judging::PinnedJudge;
+use crate::learn::pairs::PinnedJudge;
 use crate::learn::rollout::{WINDOW, mean_logprob};
 use crate::service::Service;
 use judge::{Format, Polarity, PreferencePair, RankedDraw, WeightedPrinciple, read_pairs};

@@ -5,7 +5,7 @@ use candle_core::{DType, Tensor};
 use super::length::Duel;
 use crate::learn::LearnError;
 use crate::learn::config::{JudgingConfig, RolloutConfig};
-use crate::learn::judging::PinnedJudge;
+use crate::learn::pairs::PinnedJudge;
 use crate::learn::rollout::{Answer, Prompt, roll_out};
 use crate::service::Service;
 use model::{WeightsLease, adapter::AdapterWeights};
@@ -38,7 +38,7 @@ pub async fn answers_of(
 ///
 /// # Errors
 /// Errors from the service.
-pub async fn meet(
+pub async fn head_to_head(
     service: &Service,
     config: &JudgingConfig,
     judge: &PinnedJudge,
@@ -192,7 +192,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::learn::judging::tests::answer;
+    use crate::learn::pairs::tests::answer;
     use model::ModelConfig;
     use model::adapter::{LoraConfig, LoraPair, testing};
     use train::base::Start;

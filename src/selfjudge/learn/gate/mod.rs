@@ -352,7 +352,7 @@ fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
         // Too few duels for a decision: the candidate must at least not be behind.
         Decision::Undecided => config.pass_undecided && mean >= 0.5 && !duels.is_empty(),
     };
-    let said = match decision {
+    let outcome = match decision {
         Decision::Better => "better",
         Decision::Worse => "worse",
         Decision::Undecided => "undecided",
@@ -364,7 +364,7 @@ fn win_rate(config: &GateConfig, duels: &[Duel]) -> GateResult {
         bound: config.win_rate.p1,
         passed,
         note: Some(format!(
-            "{said} after {taken} of {count} duels, {:.3} of them won, beside {ties} ties",
+            "{outcome} after {taken} of {count} duels, {:.3} of them won, beside {ties} ties",
             won / count.max(1) as f64
         )),
     }

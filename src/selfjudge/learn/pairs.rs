@@ -290,7 +290,6 @@ fn check(a: &Answer, b: &Answer) -> Result<(), Dropped> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use judge::ShownRead;
 
     pub fn answer(ids: &[u32]) -> Answer {
         Answer {
@@ -304,30 +303,7 @@ pub(super) mod tests {
     }
 
     pub fn verdict(first: f32, second: f32) -> PairVerdict {
-        let p = (first + second) / 2.0;
-        PairVerdict {
-            p,
-            winner: match p.total_cmp(&0.5) {
-                std::cmp::Ordering::Greater => Some(0),
-                std::cmp::Ordering::Less => Some(1),
-                std::cmp::Ordering::Equal => None,
-            },
-            consistent: Some((first > 0.5) == (second > 0.5)),
-            reliable: None,
-            label_mass: 1.0,
-            orders: vec![
-                ShownRead {
-                    shown: [0, 1],
-                    p_first: first,
-                },
-                ShownRead {
-                    shown: [1, 0],
-                    p_first: 1.0 - second,
-                },
-            ],
-            principles: Vec::new(),
-            truncated: false,
-        }
+        judge::fixtures::verdict([first, second], 1.0)
     }
 
     #[test]
@@ -376,12 +352,12 @@ pub(super) mod tests {
             ..JudgingConfig::default()
         };
         let (a, b) = (answer(&[1, 2]), answer(&[3, 2]));
-        let said = |config: &JudgingConfig, v| corroborated(config, a.clone(), b.clone(), v);
-        let pair = said(&config, Some(verdict(0.9, 0.7))).unwrap();
+        let judged = |config: &JudgingConfig, v| corroborated(config, a.clone(), b.clone(), v);
+        let pair = judged(&config, Some(verdict(0.9, 0.7))).unwrap();
         assert_eq!((&pair.chosen, &pair.rejected, pair.label), (&a, &b, 1.0));
         for other in [verdict(0.9, 0.3), verdict(0.1, 0.3), verdict(0.5, 0.5)] {
             assert_eq!(
-                said(&config, Some(other)).unwrap_err(),
+                judged(&config, Some(other)).unwrap_err(),
                 Dropped::NotConfirmed
             );
         }
@@ -390,7 +366,7 @@ pub(super) mod tests {
             ..verdict(0.9, 0.9)
         };
         assert_eq!(
-            said(&config, Some(nothing)).unwrap_err(),
+            judged(&config, Some(nothing)).unwrap_err(),
             Dropped::LabelMass
         );
         let wide = JudgingConfig {
@@ -399,13 +375,13 @@ pub(super) mod tests {
             ..config.clone()
         };
         assert_eq!(
-            said(&wide, Some(verdict(0.9, 0.7))).unwrap_err(),
+            judged(&wide, Some(verdict(0.9, 0.7))).unwrap_err(),
             Dropped::Margin
         );
-        let sure = said(&wide, Some(verdict(0.9, 0.95))).unwrap();
+        let sure = judged(&wide, Some(verdict(0.9, 0.95))).unwrap();
         assert!((sure.label - 0.925).abs() < 1e-6);
         // Without the judge the caller's preference decides, and the answers must still be complete.
-        assert_eq!(said(&wide, None).unwrap().label, 1.0);
+        assert_eq!(judged(&wide, None).unwrap().label, 1.0);
         let cut = Answer {
             complete: false,
             ..a.clone()
