@@ -109,17 +109,9 @@ pub fn init(
 
 /// Returns whether `target` is a module of one of this workspace's crates.
 fn is_ours(target: &str) -> bool {
-    const CRATES: [&str; 7] = [
-        "engine",
-        "judge",
-        "model",
-        "selfjudge",
-        "text",
-        "traffic_log",
-        "train",
-    ];
     let name = target.split("::").next();
-    name.is_some_and(|name| CRATES.contains(&name))
+    let mut crates = env!("WORKSPACE_CRATES").split(',');
+    name.is_some_and(|name| crates.any(|known| known == name))
 }
 
 fn filter(value: Option<&str>, default: &str) -> Result<EnvFilter, TelemetryError> {
@@ -130,6 +122,16 @@ fn filter(value: Option<&str>, default: &str) -> Result<EnvFilter, TelemetryErro
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crates_of_the_workspace_are_known() {
+        for ours in ["engine::core", "selfjudge", "telemetry", "train::dpo"] {
+            assert!(is_ours(ours), "{ours}");
+        }
+        for other in ["", "hyper", "textual::engine", "WORKSPACE"] {
+            assert!(!is_ours(other), "{other}");
+        }
+    }
 
     #[test]
     fn the_environment_goes_first_and_nonsense_is_refused() {
