@@ -30,6 +30,7 @@ mod trace;
 mod workload;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -101,13 +102,24 @@ enum Scenario {
     Judging(judging::Judging),
 }
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match measure(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // In one line and without a backtrace: most errors are those of arguments, files and the server.
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the scenario and reports its numbers.
+fn measure(cli: &Cli) -> anyhow::Result<()> {
     // One thread: the server needs the others.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let report = runtime.block_on(run(&cli))?;
+    let report = runtime.block_on(run(cli))?;
     print!("{}", report.to_text());
     if let Some(path) = &cli.common.json {
         std::fs::write(path, serde_json::to_vec_pretty(&report)?)?;
