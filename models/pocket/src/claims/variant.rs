@@ -155,11 +155,11 @@ impl Variant {
 impl FromStr for Variant {
     type Err = String;
 
-    fn from_str(said: &str) -> Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|variant| variant.name() == said);
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|variant| variant.name() == name);
         known.ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
-            format!("`{said}` is none of {names}")
+            format!("unknown variant `{name}`; use one of {names}")
         })
     }
 }
