@@ -43,8 +43,8 @@ pub use records::{
 };
 pub use template::{ContextStyle, JudgeTemplate, TEMPLATE_FILE};
 pub use verdict::{
-    LabelLogprobs, MIN_LABEL_MASS, OnDisagreement, Orders, PairVerdict, PrincipleVerdict,
-    ShownRead, sigmoid,
+    LabelLogprobs, MIN_LABEL_MASS, OnDisagreement, Orders, PairVerdict, PrincipleSource,
+    PrincipleVerdict, ShownRead, sigmoid,
 };
 
 use text::{ChatTemplate, EncodedParts, Message, Tokenizer};

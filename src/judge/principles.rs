@@ -6,38 +6,44 @@
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
 
-/// Whether a principle demands or forbids what its text states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Whether the text describes the better answer or the worse one. In the latter case its verdict is inverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = PolarityBody)]
 pub enum Polarity {
-    /// The text is true of the better answer.
     #[default]
     Encourage,
-    /// The text is true of the worse answer: a verdict under the text is inverted.
     Forbid,
 }
 
-/// One principle of the table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A principle of the table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TablePrinciple)]
 pub struct Principle {
-    /// The name by which records and requests refer to the principle.
+    /// The id of the principle in calls and records.
+    #[schema(min_length = 1)]
     pub id: String,
-    /// The text that judge prompts show.
+    /// The text that the judge reads.
+    #[schema(min_length = 1)]
     pub text: String,
-    /// The negated definition, under which the verdict flips (SALMON's negation). None if the principle is never negated.
+    /// The opposite of the text, for prompts that list several principles and for contrasts in training.
+    // The negated definition, under which the verdict flips (SALMON's negation).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub negative: Option<String>,
-    /// The weight of its verdict among the other principles'; a principle of weight 0 is never judged.
-    #[serde(default = "one")]
+    /// The weight of its verdict: 0 (never judged), or from 1e-6 to 1e6.
+    #[serde(default = "one", deserialize_with = "weight_or_one")]
+    #[schema(minimum = 0, maximum = 1000000)]
     pub weight: f64,
-    #[serde(default)]
+    /// Whether the text describes the better answer or the worse one; by default `encourage`.
+    #[serde(default, deserialize_with = "null_is_default")]
     pub polarity: Polarity,
-    /// Whether every pair that is judged for training is also judged under this principle, beside those that the settings name. A call
-    /// that names principles is judged under those only.
-    #[serde(default)]
+    /// Whether every pair for training is judged by it, besides the principles that the learner's settings name; never with weight 0.
+    /// Calls that name principles are judged by those alone.
+    #[serde(default, deserialize_with = "null_is_default")]
     pub always: bool,
 }
 
@@ -96,6 +102,17 @@ pub const WEIGHTS: RangeInclusive<f64> = 1e-6..=1e6;
 
 fn one() -> f64 {
     1.0
+}
+
+fn weight_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(one))
+}
+
+/// Deserializes a value for which null, as JSON has it, means the default.
+fn null_is_default<'de, T: Deserialize<'de> + Default, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// An error in reading a principle table.

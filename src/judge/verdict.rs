@@ -1,5 +1,8 @@
 //! The verdict on a pair of answers, joined from its reads over orders and principles.
 
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
 use super::principles::{Polarity, WeightedPrinciple};
 use super::{Order, Outcome, Winner};
 
@@ -10,13 +13,15 @@ pub type LabelLogprobs = [f32; 2];
 /// The minimum probability of the two labels in a verdict that is a comparison.
 pub const MIN_LABEL_MASS: f32 = 0.5;
 
-/// The orders in which the two answers of a pair are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The orders in which the judge reads a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = OrdersBody)]
 pub enum Orders {
-    /// Both orders, averaged.
+    /// Both, averaged.
     #[default]
     Both,
-    /// The given order only: half the cost, but the verdict contains the judge's position bias.
+    /// As given: half the cost, and the verdict includes the judge's position bias.
     Given,
 }
 
@@ -30,53 +35,80 @@ impl Orders {
     }
 }
 
-/// The winner of a pair whose two orders name different answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The winner of a pair whose orders disagree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = OnDisagreementBody)]
 pub enum OnDisagreement {
-    /// The answer with the higher mean probability over both orders.
+    /// The answer with the higher mean probability.
     #[default]
     Average,
-    /// No winner: the pair counts as a tie.
+    /// None: `winner` is null, and in a tournament the pair is a tie.
     Undecided,
 }
 
-/// One read, in which candidate `shown[0]` (0 or 1 of the pair) came first.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The judge's result for a pair in one order.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
+#[schema(as = OrderBody)]
 pub struct ShownRead {
+    /// The candidates in the order in which the judge read them.
     pub shown: [usize; 2],
-    /// Probability that the answer shown first is better, normalised over the two labels.
+    /// Probability that the first of them is better.
+    // Normalised over the two labels.
     pub p_first: f32,
 }
 
+/// The origin of a principle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = SourceBody)]
+pub enum PrincipleSource {
+    /// The server's table.
+    Table,
+    /// The call.
+    Text,
+}
+
 /// The verdict on a pair under one principle.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = PrincipleVerdictBody)]
 pub struct PrincipleVerdict {
+    /// The name or the text of the principle.
     pub principle: String,
-    /// Whether the principle is from the server's table.
-    pub listed: bool,
+    /// The origin of the principle: a name that is not in the table is used as a text.
+    pub source: PrincipleSource,
+    /// The probability that candidate 0 is better under the principle.
     pub p: f32,
-    pub label_mass: f32,
-    /// Whether both orders name the same winner; none if only one order was shown.
+    /// Whether both orders name the same winner; null if only one order was judged.
     pub consistent: Option<bool>,
+    /// Probability of the judge's labels among all tokens.
+    pub label_mass: f32,
+    /// The result of each order.
     pub orders: Vec<ShownRead>,
 }
 
 /// The verdict on a pair.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = VerdictBody)]
 pub struct PairVerdict {
+    /// 0 or 1; null on an exact tie, and with `"on_disagreement": "undecided"` if the orders disagree.
+    pub winner: Option<usize>,
     /// Probability that candidate 0 is better.
     pub p: f32,
-    /// 0 or 1; none on an exact tie, or if the orders disagree under [`OnDisagreement::Undecided`].
-    pub winner: Option<usize>,
+    /// Whether both orders name the same winner, with several principles by their weighted means; null if only one order was judged.
     pub consistent: Option<bool>,
-    /// Whether the verdict is reliable: the judge passed its self-test, both orders name the same winner, and the labels have at least
-    /// half of the probability. None if the judge had no self-test, only one order was shown, or no read was needed.
+    /// Whether the verdict is reliable: the judge passed its self-test, both orders name the same winner, and `label_mass` is at
+    /// least 0.5. Null if unknown: without a self-test, with one order, or between equal candidates.
     pub reliable: Option<bool>,
+    /// Probability of the judge's labels among all tokens: low if the model does not answer as a judge. Below 0.5 the verdict is
+    /// meaningless, whatever `winner` is, and makes no preference pair.
     pub label_mass: f32,
+    /// The result of each order; empty between equal candidates.
     pub orders: Vec<ShownRead>,
-    /// The verdict under each principle; empty if the call named none.
+    /// The verdict by principle, if principles were named.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub principles: Vec<PrincipleVerdict>,
-    /// Whether a prompt was cut to fit the context.
+    /// Whether texts were cut to fit the context.
     pub truncated: bool,
 }
 
@@ -270,7 +302,10 @@ impl PrincipleVerdict {
     /// Attributes the verdict to `principle`, and inverts it if the principle's text is true of the worse answer.
     fn under(mut self, principle: &WeightedPrinciple) -> Self {
         self.principle.clone_from(&principle.name);
-        self.listed = principle.listed;
+        self.source = match principle.listed {
+            true => PrincipleSource::Table,
+            false => PrincipleSource::Text,
+        };
         if principle.polarity == Polarity::Forbid {
             self.p = 1.0 - self.p;
             for read in &mut self.orders {
@@ -325,7 +360,7 @@ fn read_orders(reads: &[LabelLogprobs]) -> PrincipleVerdict {
     };
     PrincipleVerdict {
         principle: String::new(),
-        listed: false,
+        source: PrincipleSource::Text,
         p,
         label_mass,
         consistent,

@@ -1,5 +1,5 @@
 //! From prompts to an answer, whole or streamed. The code is common to all generating routes; each route formats the answer with its
-//! [`Wording`].
+//! [`AnswerFormat`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -64,7 +64,7 @@ pub struct About {
 }
 
 /// The format of a route's answers.
-pub trait Wording: Send + Sync + 'static {
+pub trait AnswerFormat: Send + Sync + 'static {
     type Choice: Send;
     type Answer: Serialize + Send + Sync;
 
@@ -104,12 +104,12 @@ pub trait Wording: Send + Sync + 'static {
 ///
 /// # Errors
 /// Errors that are detected before anything has been sent.
-pub async fn answer<W: Wording>(
+pub async fn answer<W: AnswerFormat>(
     state: &AppState,
     identity: &Identity,
     sampling: &Sampling,
     prompts: Vec<PromptTask>,
-    wording: W,
+    format: W,
 ) -> Result<Response, ApiError> {
     let origin = identity.origin(sampling.user.clone());
     let running = state
@@ -119,33 +119,33 @@ pub async fn answer<W: Wording>(
     let mut warnings = sampling.warnings.clone();
     warnings.extend(running.warning().map(str::to_owned));
     match sampling.stream {
-        Some(options) => Ok(stream(running, sampling, options, warnings, wording)),
-        None => whole(running, identity, sampling, warnings, wording).await,
+        Some(options) => Ok(stream(running, sampling, options, warnings, format)),
+        None => whole(running, identity, sampling, warnings, format).await,
     }
 }
 
 /// Streams an answer.
-fn stream<W: Wording>(
+fn stream<W: AnswerFormat>(
     running: RecordedCall,
     sampling: &Sampling,
     options: StreamOptions,
     warnings: Vec<String>,
-    wording: W,
+    format: W,
 ) -> Response {
     let (generations, end) = running.into_stream();
     let (n, grammar_param) = (sampling.n, sampling.grammar_param);
-    let wording = Arc::new(wording);
-    let closing = Arc::clone(&wording);
+    let format = Arc::new(format);
+    let closing = Arc::clone(&format);
     let work = move |pieces| {
         let stream = Stream {
-            wording,
+            format,
             options,
             end,
             pieces,
             warnings: Mutex::new(warnings),
         };
         async move {
-            stream.pieces.send(stream.wording.opening()).await;
+            stream.pieces.send(stream.format.opening()).await;
             let sent = stream.send_all(generations, n).await;
             sent.map_err(|error| error.renamed(GRAMMAR, grammar_param))
         }
@@ -154,12 +154,12 @@ fn stream<W: Wording>(
 }
 
 /// Returns an answer as a whole.
-async fn whole<W: Wording>(
+async fn whole<W: AnswerFormat>(
     running: RecordedCall,
     identity: &Identity,
     sampling: &Sampling,
     warnings: Vec<String>,
-    wording: W,
+    format: W,
 ) -> Result<Response, ApiError> {
     let holding = identity.memory.clone();
     let answered = running.answers(|token| pay(&holding, token)).await;
@@ -179,13 +179,13 @@ async fn whole<W: Wording>(
         outputs.extend(outputs_of.map(|output| (output, prompt.clone())));
     }
     about.usage = Some(usage);
-    let format = move || {
+    let write = move || {
         // The prompt's log-probabilities are repeated with each of its answers.
         let prompts = outputs.iter().filter_map(|(_, prompt)| prompt.as_deref());
         let scores = prompts.flatten().map(|token| 1 + token.logprobs.top.len());
         let bytes = scores.sum::<usize>().saturating_mul(LOGPROB_BYTES);
         holding.grow(bytes)?;
-        let body = formatted(&wording, outputs, about, holding.clone());
+        let body = formatted(&format, outputs, about, holding.clone());
         holding.shrink(bytes);
         body
     };
@@ -194,21 +194,21 @@ async fn whole<W: Wording>(
         .saturating_mul(sampling.logprobs() + 1)
     {
         // Formatting a small answer here takes less time than waking another thread.
-        0..=4096 => format(),
-        _ => offload(format).await?,
+        0..=4096 => write(),
+        _ => offload(write).await?,
     }?;
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 /// Returns a whole answer as JSON, charging its memory to the call while it is written.
-fn formatted<W: Wording>(
-    wording: &W,
+fn formatted<W: AnswerFormat>(
+    format: &W,
     outputs: Vec<(Output, Option<Arc<[PromptLogprobs]>>)>,
     about: About,
     holding: Holding,
 ) -> Result<Vec<u8>, ApiError> {
     let choice = |(index, (output, prompt)): (usize, (Output, Option<Arc<_>>))| {
-        wording.choice(Piece {
+        format.choice(Piece {
             index,
             output,
             prompt_logprobs: prompt.as_deref(),
@@ -216,7 +216,7 @@ fn formatted<W: Wording>(
         })
     };
     let choices = outputs.into_iter().enumerate().map(choice).collect();
-    written(&wording.answer(choices, about), holding)
+    written(&format.answer(choices, about), holding)
 }
 
 /// Writes an answer as JSON. The memory is charged to the call as it grows, before the whole answer is in memory.
@@ -236,14 +236,14 @@ const LOGPROB_BYTES: usize = 64;
 
 /// Charges the log-probabilities of a token to the call. The tokens themselves are small in comparison.
 fn pay(holding: &Holding, token: &TokenText) -> Result<(), ApiError> {
-    let told = token.logprobs.as_ref();
-    let told = told.map_or(0, |told| told.top.len() + told.chosen.len());
-    holding.grow(told * LOGPROB_BYTES)
+    let logprobs = token.logprobs.as_ref();
+    let count = logprobs.map_or(0, |logprobs| logprobs.top.len() + logprobs.chosen.len());
+    holding.grow(count * LOGPROB_BYTES)
 }
 
 /// A streamed answer.
 struct Stream<W> {
-    wording: Arc<W>,
+    format: Arc<W>,
     options: StreamOptions,
     end: StreamEnd,
     pieces: Pieces,
@@ -251,7 +251,7 @@ struct Stream<W> {
     warnings: Mutex<Vec<String>>,
 }
 
-impl<W: Wording> Stream<W> {
+impl<W: AnswerFormat> Stream<W> {
     /// Returns the call's warnings at the first call, and none afterwards.
     fn first_warnings(&self) -> Vec<String> {
         let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -277,7 +277,7 @@ impl<W: Wording> Stream<W> {
         if usage_wanted || self.end.is_requested() {
             about.usage = usage_wanted.then_some(usage);
             about.streamed = true;
-            let last = self.wording.frames(Vec::new(), about);
+            let last = self.format.frames(Vec::new(), about);
             self.pieces.send(last).await;
         }
         Ok(())
@@ -301,7 +301,7 @@ impl<W: Wording> Stream<W> {
                 true => Part::Later,
             };
             let prompt = generation.prompt_logprobs();
-            let events = self.wording.events(Piece {
+            let events = self.format.events(Piece {
                 index: first + index,
                 output,
                 prompt_logprobs: prompt.as_deref(),
@@ -318,7 +318,7 @@ impl<W: Wording> Stream<W> {
                     warnings: self.first_warnings(),
                     ..About::default()
                 };
-                let frames = self.wording.frames(vec![choice], about);
+                let frames = self.format.frames(vec![choice], about);
                 self.pieces.send(frames).await;
             }
         }

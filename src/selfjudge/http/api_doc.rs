@@ -42,11 +42,11 @@ use super::{
         status::metrics
     ),
     tags(
-        (name = "selfjudge", description = "Generating and judging"),
-        (name = "OpenAI", description = "The same by the shapes of OpenAI's API"),
-        (name = "records", description = "What is kept of a caller's traffic"),
-        (name = "operating", description = "Whether the server lives, is ready, and how it does"),
-        (name = "admin", description = "For operators: on a listener of its own, or with an operator's key")
+        (name = "selfjudge", description = "Generation and judging in this server's own format"),
+        (name = "OpenAI", description = "Generation and decisions in the format of OpenAI's API"),
+        (name = "records", description = "Recorded calls of a caller, and feedback on them"),
+        (name = "operating", description = "Health, readiness and metrics"),
+        (name = "admin", description = "Operations for operators: on their own listener, or with an operator's key")
     ),
     modifiers(&Keys, &Answers, &Tags)
 )]
@@ -59,7 +59,7 @@ impl Modify for Keys {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("Needed where the server was started with keys"));
+            .description(Some("Required if the server was started with keys"));
         let scheme = SecurityScheme::Http(bearer.build());
         let components = api.components.get_or_insert_default();
         components

@@ -102,14 +102,14 @@ pub fn messages(messages: Vec<MessageBody>) -> Result<Vec<Message>, ApiError> {
 /// Converts `prompt` or `messages` to a conversation; a prompt is one message of the user.
 pub fn conversation(
     prompt: Option<String>,
-    said: Option<Vec<MessageBody>>,
+    given: Option<Vec<MessageBody>>,
 ) -> Result<Vec<Message>, ApiError> {
-    match (prompt, said) {
+    match (prompt, given) {
         (Some(prompt), None) if prompt.is_empty() => {
             Err(ApiError::invalid("prompt", "must not be empty"))
         }
         (Some(prompt), None) => Ok(vec![Message::new(Role::User, prompt)]),
-        (None, Some(said)) => messages(said),
+        (None, Some(given)) => messages(given),
         (Some(_), Some(_)) => Err(ApiError::invalid(
             "prompt",
             "cannot be given together with `messages`",

@@ -22,13 +22,13 @@ impl Cors {
     ///
     /// # Errors
     /// Fails for a text that a browser would never send as `Origin`; the message gives the right form.
-    pub fn parse(said: &[String]) -> Result<Self, String> {
-        match said {
+    pub fn parse(origins: &[String]) -> Result<Self, String> {
+        match origins {
             [] => Ok(Self::None),
             [any] if any == "*" => Ok(Self::Any),
             origins => origins
                 .iter()
-                .map(|said| origin(said))
+                .map(|text| origin(text))
                 .collect::<Result<_, _>>()
                 .map(Self::Origins),
         }
@@ -58,14 +58,14 @@ impl Cors {
 }
 
 /// Parses an origin in the form that browsers send: lower-case scheme and host, no default port, no path.
-fn origin(said: &str) -> Result<HeaderValue, String> {
-    if said == "*" {
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    if text == "*" {
         return Err("`*` allows every origin and cannot be combined with other origins".to_owned());
     }
     let none = || {
-        format!("`{said}` is not an origin: give a scheme and a host, such as https://example.org")
+        format!("`{text}` is not an origin: give a scheme and a host, such as https://example.org")
     };
-    let uri: Uri = said.parse().map_err(|_| none())?;
+    let uri: Uri = text.parse().map_err(|_| none())?;
     let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
         return Err(none());
     };
@@ -80,7 +80,7 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
     }
     if host.contains('*') {
         return Err(format!(
-            "`{said}` is not an origin that browsers send: name each host, or use `*` alone for all of them"
+            "`{text}` is not an origin that browsers send: name each host, or use `*` alone for all of them"
         ));
     }
     if !is_host(&host) {
@@ -91,9 +91,9 @@ fn origin(said: &str) -> Result<HeaderValue, String> {
         .filter(|&port| Some(port) != default_port);
     let port = port.map_or_else(String::new, |port| format!(":{port}"));
     let sent = format!("{}://{host}{port}", scheme.as_str().to_ascii_lowercase());
-    if !sent.eq_ignore_ascii_case(said) {
+    if !sent.eq_ignore_ascii_case(text) {
         return Err(format!(
-            "`{said}` is not in the form that browsers send; use {sent}"
+            "`{text}` is not in the form that browsers send; use {sent}"
         ));
     }
     sent.parse().map_err(|_| none())
@@ -125,9 +125,9 @@ fn is_host(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(said: &[&str]) -> Result<Cors, String> {
-        let said: Vec<String> = said.iter().map(|&said| said.to_owned()).collect();
-        Cors::parse(&said)
+    fn parse(origins: &[&str]) -> Result<Cors, String> {
+        let origins: Vec<String> = origins.iter().map(|&origin| origin.to_owned()).collect();
+        Cors::parse(&origins)
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn what_no_browser_sends_is_refused_with_what_it_sends() {
-        for (said, told) in [
+        for (text, expected) in [
             (&["*", "https://x.example"][..], "cannot be combined"),
             (&["https://x.example", "*"], "cannot be combined"),
             (&["https://x.example/"], "use https://x.example"),
@@ -181,8 +181,8 @@ mod tests {
             (&["https://"], "not an origin"),
             (&["https://x.example y"], "not an origin"),
         ] {
-            let error = parse(said).unwrap_err();
-            assert!(error.contains(told), "{said:?}: {error}");
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
         }
     }
 }

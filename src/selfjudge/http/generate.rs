@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::AppState;
-use super::answering::{self, About, Ends, Piece, StopReason, Wording};
+use super::answering::{self, About, AnswerFormat, Ends, Piece, StopReason};
+use super::beside::Generating;
 use super::conversation::{MessageBody, conversation, ending};
 use super::error::{ApiError, ErrorBody};
-use super::extract::Generating;
 use super::idempotency::IDEMPOTENCY;
 use super::identity::Identity;
-use super::judge::TournamentBody;
 use super::kept::KeptBody;
 use super::reading::Chat;
 use super::sampling::Wanted;
 use super::sse::EventBody;
 use crate::call::Usage;
+use crate::judging::Tournament;
 use crate::service::TokenText;
 use engine::TokenLogprobs;
 use model::WeightsName;
@@ -76,7 +76,7 @@ pub struct GenerateAnswer {
     usage: Option<Usage>,
     /// The tournament, with `best_of`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    tournament: Option<TournamentBody>,
+    tournament: Option<Tournament>,
     /// Requests that are fulfilled only in part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -126,14 +126,14 @@ pub struct TokenLogprobBody {
     logprob: f32,
 }
 
-struct Words {
+struct Format {
     id: Arc<str>,
     model: Arc<str>,
     ends: Ends,
     chosen: Vec<u32>,
 }
 
-impl Words {
+impl Format {
     fn logprob(&self, token_id: u32, logprobs: &TokenLogprobs) -> LogprobBody {
         let body = |(token_id, logprob)| TokenLogprobBody { token_id, logprob };
         let chosen = self.chosen.iter().copied().zip(logprobs.chosen.clone());
@@ -146,7 +146,7 @@ impl Words {
     }
 }
 
-impl Wording for Words {
+impl AnswerFormat for Format {
     type Choice = OutputBody;
     type Answer = GenerateAnswer;
 
@@ -173,7 +173,7 @@ impl Wording for Words {
             version: about.weights,
             outputs,
             usage: about.usage,
-            tournament: about.tournaments.into_iter().next().map(Into::into),
+            tournament: about.tournaments.into_iter().next(),
             warnings: about.warnings,
             kept: about.records.into(),
         }
@@ -248,7 +248,7 @@ pub async fn generate(
         variables,
     };
     let prompt = chat.read(&state, &sampling).await?;
-    let words = Words {
+    let format = Format {
         id: state.next_id("gen").into(),
         model: Arc::clone(&state.model_name),
         ends: Ends {
@@ -257,5 +257,5 @@ pub async fn generate(
         },
         chosen,
     };
-    answering::answer(&state, &identity, &sampling, vec![prompt], words).await
+    answering::answer(&state, &identity, &sampling, vec![prompt], format).await
 }

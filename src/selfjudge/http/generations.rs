@@ -11,29 +11,8 @@ use super::extract::{JsonBody, Named, Query};
 use super::identity::Identity;
 use super::records::record_id;
 use super::{AppState, Learning};
-use crate::learn::{CanaryHealth, Vitals};
+use crate::learn::CanaryHealth;
 use traffic_log::{Generation, GenerationId, LogError, Pointer, PointerMove, Pointers};
-
-/// The health of the current canary.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct CanaryBody {
-    /// The numbers of the canary.
-    canary: Vitals,
-    /// The numbers of the version that serves the other callers.
-    live: Vitals,
-    /// `too_early`, `keep` or `withdraw`.
-    verdict: &'static str,
-}
-
-impl From<CanaryHealth> for CanaryBody {
-    fn from(health: CanaryHealth) -> Self {
-        Self {
-            canary: health.canary,
-            live: health.live,
-            verdict: health.verdict.as_str(),
-        }
-    }
-}
 
 /// All generations, the newest first.
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,7 +24,7 @@ pub struct GenerationsBody {
     /// Why the pointers are not followed, if they are not: a generation of another base, a damaged or a missing one.
     serving_problem: Option<String>,
     /// The health of the canary; null if none serves on this server.
-    canary: Option<CanaryBody>,
+    canary: Option<CanaryHealth>,
     /// The last canary that this server withdrew automatically, and why.
     withdrawn: Option<String>,
     /// The generations, the newest first.
@@ -137,7 +116,7 @@ pub async fn generations(
         pointers,
         serving: learning.publisher.serving(),
         serving_problem: learning.publisher.problem(),
-        canary: canary.map(CanaryBody::from),
+        canary,
         withdrawn,
         generations: generations.collect(),
     }))

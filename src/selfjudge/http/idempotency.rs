@@ -13,11 +13,11 @@ use super::error::ApiError;
 use crate::service::CallName;
 
 /// The header's description in the API description.
-pub const IDEMPOTENCY: &str = "Names the call, if the call is kept. Made again under the same name by the same principal it is no second record: \
-    the answer names the record of the first, and without a seed of its own it draws by the same seed, so that the same weights give the \
-    same answer. Of two consents the stricter one holds. Another body under the same name is refused (422 `idempotency_key_reused`); \
-    `log`, `stream`, `stream_options`, `timeout` and `priority` may differ. Callers without a key have no names of their own (400 \
-    `idempotency_needs_key`).";
+pub const IDEMPOTENCY: &str = "The name of a recorded call. If the same principal repeats the call with this name, no second record is made: the \
+    answer has the id of the first record. Without `seed`, the repeated call also has the first call's seed, so the same weights give the \
+    same answer. The stricter of both calls' consents applies. Another body with the same name is refused (422 \
+    `idempotency_key_reused`), but `log`, `stream`, `stream_options`, `timeout` and `priority` may differ. Calls without a key cannot \
+    use names (400 `idempotency_needs_key`).";
 
 /// The name of the header.
 const HEADER: &str = "idempotency-key";
@@ -98,8 +98,8 @@ impl ContentDigest {
 }
 
 /// Hashes a value in a canonical form: the order of keys, the spelling of numbers and null parameters do not matter.
-fn value(hasher: &mut Sha256, said: &Value) {
-    match said {
+fn value(hasher: &mut Sha256, json: &Value) {
+    match json {
         Value::Null => field(hasher, b'0', b""),
         Value::Bool(truth) => field(hasher, b'b', &[u8::from(*truth)]),
         Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
@@ -119,12 +119,12 @@ fn value(hasher: &mut Sha256, said: &Value) {
 }
 
 fn object<'a>(hasher: &mut Sha256, fields: impl Iterator<Item = (&'a String, &'a Value)>) {
-    let mut fields: Vec<_> = fields.filter(|(_, said)| !said.is_null()).collect();
+    let mut fields: Vec<_> = fields.filter(|(_, json)| !json.is_null()).collect();
     fields.sort_by_key(|(name, _)| *name);
     field(hasher, b'o', &fields.len().to_le_bytes());
-    for (name, said) in fields {
+    for (name, json) in fields {
         field(hasher, b'k', name.as_bytes());
-        value(hasher, said);
+        value(hasher, json);
     }
 }
 

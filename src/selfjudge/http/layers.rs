@@ -114,7 +114,7 @@ async fn count(
     let code = response.extensions().get::<ErrorCode>();
     if let Some(ErrorCode(code)) = code.filter(|_| is_refusal(status)) {
         http.rejected.with_label_values(&[code]).inc();
-        if let Some(unsaid) = state.refusals.say(code) {
+        if let Some(unsaid) = state.refusals.next_line(code) {
             let caller = response.extensions().get::<CallerName>();
             let id = request_id.as_ref().and_then(|id| id.to_str().ok());
             // Logged outside the request's span, whose fields would all be on the line.

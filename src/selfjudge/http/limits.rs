@@ -102,12 +102,12 @@ impl CallLimits {
         logprobs: usize,
         param: &str,
     ) -> Result<(), ApiError> {
-        let told = tokens.saturating_mul(logprobs);
-        if told <= self.logprobs {
+        let values = tokens.saturating_mul(logprobs);
+        if values <= self.logprobs {
             return Ok(());
         }
         let message = format!(
-            "{logprobs} log-probabilities with each of {tokens} tokens of prompts are {told}, which exceeds the limit of {} per call: ask \
+            "{logprobs} log-probabilities with each of {tokens} tokens of prompts are {values}, which exceeds the limit of {} per call: ask \
              for fewer, or send fewer prompts",
             self.logprobs
         );

@@ -302,7 +302,7 @@ mod tests {
     fn an_answer_takes_the_place_of_its_body() {
         let memory = memory(200_000);
         let tenant = Tenant::of_key(&[1; 32]);
-        for (body, answer, then, told) in [
+        for (body, answer, then, expected) in [
             (50_000, 60_000, 60_000, 200),
             (50_000, 20_000, 20_000, 200),
             (50_000, FREE_ANSWER, 0, 200),
@@ -311,7 +311,11 @@ mod tests {
         ] {
             let holding = memory.open(tenant);
             holding.grow(body).unwrap();
-            assert_eq!(status(holding.only_answer(answer)), told, "{body} {answer}");
+            assert_eq!(
+                status(holding.only_answer(answer)),
+                expected,
+                "{body} {answer}"
+            );
             assert_eq!(holding.bytes(), then, "{body} {answer}");
         }
     }

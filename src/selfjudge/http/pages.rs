@@ -87,10 +87,10 @@ fn check_host(
     headers: &HeaderMap,
     authority: Option<&str>,
 ) -> Result<(), ApiError> {
-    let said = headers.get_all(header::HOST).into_iter();
+    let named = headers.get_all(header::HOST).into_iter();
     // A header that is not text matches no name. A call without `Host` does not come from a browser.
-    let said = said.map(|host| host.to_str().unwrap_or_default());
-    match said.chain(authority).find(|host| !hosts.include(host)) {
+    let named = named.map(|host| host.to_str().unwrap_or_default());
+    match named.chain(authority).find(|host| !hosts.include(host)) {
         None => Ok(()),
         Some(host) => Err(ApiError::new(
             StatusCode::FORBIDDEN,

@@ -2,16 +2,16 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::AppState;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{JsonBody, null_is_absent};
+use super::extract::JsonBody;
 use super::identity::Identity;
 use crate::principles::VersionedTable;
-use judge::{Polarity, Principle, PrincipleTable};
+use judge::{Principle, PrincipleTable};
 
 /// Maximum number of principles in a table; each costs a forward pass per pair and order.
 const MAX_PRINCIPLES: usize = 256;
@@ -24,84 +24,14 @@ pub struct TableBody {
     pub version: u64,
     /// All principles, at most 256.
     #[schema(max_items = 256)]
-    pub principles: Vec<TablePrinciple>,
-}
-
-/// A principle of the table.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TablePrinciple {
-    /// The id of the principle in calls and records.
-    #[schema(min_length = 1)]
-    pub id: String,
-    /// The text that the judge reads.
-    #[schema(min_length = 1)]
-    pub text: String,
-    /// The opposite of the text, for prompts that list several principles and for contrasts in training.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub negative: Option<String>,
-    /// The weight of its verdict: 0 (never judged), or from 1e-6 to 1e6.
-    #[serde(default = "one", deserialize_with = "weight_or_one")]
-    #[schema(minimum = 0, maximum = 1000000)]
-    pub weight: f64,
-    /// Whether the text describes the better answer or the worse one; by default `encourage`.
-    #[serde(default, deserialize_with = "null_is_absent")]
-    pub polarity: PolarityBody,
-    /// Whether every pair for training is judged by it, besides the principles that the learner's settings name; never with weight 0.
-    /// Calls that name principles are judged by those alone.
-    #[serde(default, deserialize_with = "null_is_absent")]
-    pub always: bool,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-fn weight_or_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_else(one))
-}
-
-/// Whether the text describes the better answer or the worse one. In the latter case its verdict is inverted.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum PolarityBody {
-    #[default]
-    Encourage,
-    Forbid,
+    pub principles: Vec<Principle>,
 }
 
 impl From<&VersionedTable> for TableBody {
     fn from(table: &VersionedTable) -> Self {
-        let body = |principle: &Principle| TablePrinciple {
-            id: principle.id.clone(),
-            text: principle.text.clone(),
-            negative: principle.negative.clone(),
-            weight: principle.weight,
-            polarity: match principle.polarity {
-                Polarity::Encourage => PolarityBody::Encourage,
-                Polarity::Forbid => PolarityBody::Forbid,
-            },
-            always: principle.always,
-        };
         Self {
             version: table.version,
-            principles: table.table.iter().map(body).collect(),
-        }
-    }
-}
-
-impl From<TablePrinciple> for Principle {
-    fn from(body: TablePrinciple) -> Self {
-        Self {
-            id: body.id,
-            text: body.text,
-            negative: body.negative,
-            weight: body.weight,
-            polarity: match body.polarity {
-                PolarityBody::Encourage => Polarity::Encourage,
-                PolarityBody::Forbid => Polarity::Forbid,
-            },
-            always: body.always,
+            principles: table.table.iter().cloned().collect(),
         }
     }
 }
@@ -152,8 +82,7 @@ pub async fn replace(
         let message = format!("must be at most {MAX_PRINCIPLES}");
         return Err(ApiError::invalid("principles", message));
     }
-    let principles = body.principles.into_iter().map(Principle::from).collect();
-    let table = PrincipleTable::new(principles)
+    let table = PrincipleTable::new(body.principles)
         .map_err(|error| ApiError::invalid("principles", error.to_string()))?;
     let current = state.principles.clone();
     let replaced = tokio::task::spawn_blocking(move || current.replace(body.version, table));

@@ -244,10 +244,10 @@ fn templates_and_their_variables_are_the_operators_and_then_the_callers() {
             body["chat_template_kwargs"] = kwargs.clone();
             let (status, answer) = send(&server, path, body);
             assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {kwargs}");
-            let said = answer.to_string();
+            let text = answer.to_string();
             assert!(
-                said.contains(reason) && said.contains("chat_template_kwargs"),
-                "{kwargs}: {said}"
+                text.contains(reason) && text.contains("chat_template_kwargs"),
+                "{kwargs}: {text}"
             );
         }
     }
@@ -259,12 +259,12 @@ fn templates_and_their_variables_are_the_operators_and_then_the_callers() {
 fn a_model_without_a_template_is_served_on_raw_routes() {
     let dir = model(&[("tokenizer_config.json", Some(r#"{"eos_token": "<|end|>"}"#))]);
     let server = serve(&dir, ChatSetup::default(), false);
-    let said = sent(
+    let answer = sent(
         &server,
         "/v1/completions",
         json!({"prompt": "2 plus", "max_tokens": 3}),
     );
-    assert_eq!(said["usage"]["prompt_tokens"], json!(2));
+    assert_eq!(answer["usage"]["prompt_tokens"], json!(2));
     sent(&server, "/tokenize", json!({"text": "x"}));
     let asked = json!([{"role": "user", "content": "q"}]);
     for (path, body, code) in [
@@ -294,8 +294,8 @@ fn a_model_without_a_template_is_served_on_raw_routes() {
         let (status, answer) = send(&server, path, body);
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {answer}");
         assert_eq!(answer["error"]["code"], code, "{path}: {answer}");
-        let said = answer["error"]["message"].as_str().unwrap();
-        assert!(said.contains("no chat template"), "{path}: {said}");
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("no chat template"), "{path}: {message}");
     }
 }
 

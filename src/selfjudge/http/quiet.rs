@@ -10,15 +10,17 @@ pub struct Quiet {
     every: Duration,
     /// Maximum lines per interval.
     burst: u64,
-    said: Mutex<Said>,
+    interval: Mutex<Interval>,
 }
 
+/// The current interval.
 #[derive(Debug, Default)]
-struct Said {
-    /// Start of the current interval.
+struct Interval {
     begun: Option<Instant>,
-    said: u64,
-    unsaid: u64,
+    /// Lines that were logged.
+    logged: u64,
+    /// Lines that were omitted since the last logged one, also in earlier intervals.
+    omitted: u64,
 }
 
 impl Quiet {
@@ -26,28 +28,28 @@ impl Quiet {
         Self {
             every,
             burst,
-            said: Mutex::default(),
+            interval: Mutex::default(),
         }
     }
 
     /// Returns the number of lines omitted since the last logged one if the next line may be logged, and otherwise none.
-    pub fn say(&self) -> Option<u64> {
-        self.say_at(Instant::now())
+    pub fn next_line(&self) -> Option<u64> {
+        self.omitted_at(Instant::now())
     }
 
-    fn say_at(&self, now: Instant) -> Option<u64> {
+    fn omitted_at(&self, now: Instant) -> Option<u64> {
         // Consistent after every change.
-        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut interval = self.interval.lock().unwrap_or_else(PoisonError::into_inner);
         let within = |begun: Instant| now.saturating_duration_since(begun) < self.every;
-        if !said.begun.is_some_and(within) {
-            (said.begun, said.said) = (Some(now), 0);
+        if !interval.begun.is_some_and(within) {
+            (interval.begun, interval.logged) = (Some(now), 0);
         }
-        if said.said >= self.burst {
-            said.unsaid += 1;
+        if interval.logged >= self.burst {
+            interval.omitted += 1;
             return None;
         }
-        said.said += 1;
-        Some(std::mem::take(&mut said.unsaid))
+        interval.logged += 1;
+        Some(std::mem::take(&mut interval.omitted))
     }
 }
 
@@ -69,13 +71,13 @@ impl QuietByReason {
     }
 
     /// Applies [`Quiet::say`] to this reason.
-    pub fn say(&self, reason: &'static str) -> Option<u64> {
+    pub fn next_line(&self, reason: &'static str) -> Option<u64> {
         // Consistent after every change.
         let mut reasons = self.reasons.lock().unwrap_or_else(PoisonError::into_inner);
         let quiet = reasons
             .entry(reason)
             .or_insert_with(|| Quiet::new(self.every, self.burst));
-        quiet.say()
+        quiet.next_line()
     }
 }
 
@@ -87,13 +89,13 @@ mod tests {
     fn a_few_in_a_while_are_said_with_the_number_of_the_others() {
         let quiet = Quiet::new(Duration::from_secs(1), 1);
         let start = Instant::now();
-        let said = [0, 10, 999, 1000, 1500, 9000]
-            .map(|ms| quiet.say_at(start + Duration::from_millis(ms)));
-        assert_eq!(said, [Some(0), None, None, Some(2), None, Some(1)]);
+        let logged = [0, 10, 999, 1000, 1500, 9000]
+            .map(|ms| quiet.omitted_at(start + Duration::from_millis(ms)));
+        assert_eq!(logged, [Some(0), None, None, Some(2), None, Some(1)]);
         let few = Quiet::new(Duration::from_secs(1), 2);
-        let said = [0, 10, 20, 999, 1000, 1001, 1002]
-            .map(|ms| few.say_at(start + Duration::from_millis(ms)));
+        let logged = [0, 10, 20, 999, 1000, 1001, 1002]
+            .map(|ms| few.omitted_at(start + Duration::from_millis(ms)));
         let expected = [Some(0), Some(0), None, None, Some(2), Some(0), None];
-        assert_eq!(said, expected);
+        assert_eq!(logged, expected);
     }
 }

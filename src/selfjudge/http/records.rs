@@ -56,7 +56,7 @@ pub struct FeedbackGiven {
     /// The number of the sample, from 0.
     sample: usize,
     #[serde(flatten)]
-    said: Opinion,
+    opinion: Opinion,
 }
 
 /// An opinion about a sample.
@@ -96,7 +96,7 @@ impl From<LoggedRecord> for RecordBody {
 
 impl From<LoggedFeedback> for FeedbackGiven {
     fn from(given: LoggedFeedback) -> Self {
-        let (sample, said) = match given.feedback {
+        let (sample, opinion) = match given.feedback {
             Feedback::Thumbs { sample, up } => {
                 (sample, Opinion::Thumbs(if up { "up" } else { "down" }))
             }
@@ -106,7 +106,7 @@ impl From<LoggedFeedback> for FeedbackGiven {
         Self {
             created_at: given.created_at,
             sample,
-            said,
+            opinion,
         }
     }
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, shortened};
 use super::format::{ResponseFormat, StructuredOutputs};
-use super::judging::JudgingBody;
+use super::judge::JudgingBody;
 use super::limits::MAX_STOP_TOKEN_IDS;
 use super::one_or_many::{Given, one_or_many};
 use crate::call::Turn;
@@ -155,7 +155,7 @@ impl SamplingBody {
 
     /// Returns whether the call overrides where the model would end its answers.
     fn shapes_ends(&self) -> bool {
-        let other = |said: Option<f32>, neutral: f32| said.is_some_and(|said| said != neutral);
+        let other = |given: Option<f32>, neutral: f32| given.is_some_and(|given| given != neutral);
         self.ignore_eos == Some(true)
             || self.min_tokens.is_some_and(|tokens| tokens > 0)
             || self
@@ -184,8 +184,8 @@ impl SamplingBody {
         };
         let stop_token_ids = given.iter().chain(own).copied();
         let mut params = SamplingParams::new(max_tokens, stop_token_ids.collect::<StopIds>());
-        fn set<T: Copy>(field: &mut T, said: Option<T>) {
-            *field = said.unwrap_or(*field);
+        fn set<T: Copy>(field: &mut T, given: Option<T>) {
+            *field = given.unwrap_or(*field);
         }
         set(&mut params.temperature, self.temperature);
         set(&mut params.top_k, self.top_k);

@@ -102,8 +102,11 @@ fn calls_are_written_and_read_in_the_format_of_the_family() {
                 assert!(message["tool_calls"].is_array(), "{answer}");
                 check(message);
                 // Text after the call is content.
-                let said = message["content"].as_str().unwrap_or_default();
-                assert!(!said.contains(begin) && !said.contains(end), "{answer}");
+                let content = message["content"].as_str().unwrap_or_default();
+                assert!(
+                    !content.contains(begin) && !content.contains(end),
+                    "{answer}"
+                );
             }
         }
     }

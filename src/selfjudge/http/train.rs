@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::identity::Identity;
 use super::{AppState, Learning};
-use crate::learn::{AbandonedStage, LearnControl, LearnStatus, Staleness, Waiting};
+use crate::learn::{AbandonedStage, LearnControl, LearnStatus, Staleness, Swaps, Waiting};
 use traffic_log::Abandoned;
 
 /// The status of learning.
@@ -48,7 +48,7 @@ pub struct TrainBody {
     /// Age of the policies that wrote the last update's pairs.
     staleness: Option<Staleness>,
     /// Swaps of the served weights.
-    swaps: SwapsBody,
+    swaps: Swaps,
     /// The traffic log.
     log: TrafficLogBody,
     /// The gates of the last candidate.
@@ -57,9 +57,9 @@ pub struct TrainBody {
     /// The outcome of the last stage; null before the first.
     last_outcome: Option<String>,
     /// The last stage that was abandoned since the program started; null if none was.
-    abandoned: Option<AbandonedStageBody>,
+    abandoned: Option<AbandonedStage>,
     /// Why no stage runs; null while one does.
-    waiting_reason: Option<WaitingBody>,
+    waiting_reason: Option<Waiting>,
     /// How often the learner died since the program started; it is restarted, and abandons a stage in which it dies three times.
     deaths: u64,
     /// Records that are left out because their token ids belong to another tokenizer.
@@ -70,61 +70,6 @@ pub struct TrainBody {
     serving_problem: Option<String>,
     /// Time of the last change in seconds since 1970.
     changed: u64,
-}
-
-/// A stage that was abandoned.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AbandonedStageBody {
-    /// Number of the stage.
-    stage: i64,
-    /// Why it was abandoned.
-    reason: String,
-}
-
-impl From<AbandonedStage> for AbandonedStageBody {
-    fn from(AbandonedStage { stage, reason }: AbandonedStage) -> Self {
-        Self { stage, reason }
-    }
-}
-
-/// The result of abandoning a stage.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AbandonBody {
-    /// The stage that was open.
-    stage: i64,
-    /// Prompts and feedback of the stage that later stages may use again.
-    released: u64,
-    /// Prompts and feedback of the stage that stay used: a generation was trained on them, or the learner died in the stage and one of
-    /// them may be the cause.
-    kept: u64,
-}
-
-/// The reason why learning waits.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct WaitingBody {
-    /// `too_few_prompts`, `principal_share`, `held_out`, `other_tokenizer`, `other_base`, `other_version`, `paused`, `unattended`,
-    /// `another_trainer`, `died` or `failed`.
-    code: &'static str,
-    /// One sentence that includes the numbers.
-    message: String,
-}
-
-impl From<Waiting> for WaitingBody {
-    fn from(waiting: Waiting) -> Self {
-        Self {
-            code: waiting.reason.name(),
-            message: waiting.message,
-        }
-    }
-}
-
-/// Swaps of the served weights in this process.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct SwapsBody {
-    /// The number of swaps since the program started.
-    count: u64,
-    /// Duration of the last swap, excluding loading; the metric `weights_swap_seconds` has all.
-    last_seconds: Option<f64>,
 }
 
 /// The traffic log as written by this process.
@@ -138,7 +83,6 @@ pub struct TrafficLogBody {
 
 impl TrainBody {
     fn new(status: LearnStatus, learning: &Learning) -> Self {
-        let swaps = learning.publisher.swaps();
         let log = learning.log.stats();
         Self {
             state: status.state.name().to_owned(),
@@ -155,18 +99,15 @@ impl TrainBody {
             last_update: json!(status.last_update),
             kl: status.kl,
             staleness: status.staleness,
-            swaps: SwapsBody {
-                count: swaps.count,
-                last_seconds: swaps.last_seconds,
-            },
+            swaps: learning.publisher.swaps(),
             log: TrafficLogBody {
                 commit_lag_seconds: log.commit_lag_seconds,
                 queue_depth: log.queue_depth,
             },
             gates: json!(status.gates),
             last_outcome: status.last_outcome,
-            abandoned: status.abandoned.map(AbandonedStageBody::from),
-            waiting_reason: status.waiting.map(WaitingBody::from),
+            abandoned: status.abandoned,
+            waiting_reason: status.waiting,
             deaths: status.deaths,
             records_of_other_tokenizers: status.of_other_tokenizers,
             error: status.error,
@@ -260,7 +201,7 @@ pub async fn resume(
     path = "/train/abandon",
     tag = "admin",
     responses(
-        (status = 200, body = AbandonBody),
+        (status = 200, body = Abandoned),
         (status = "4XX", body = ErrorBody),
         (status = "5XX", body = ErrorBody)
     )
@@ -268,7 +209,7 @@ pub async fn resume(
 pub async fn abandon(
     State(state): State<AppState>,
     identity: Identity,
-) -> Result<Json<AbandonBody>, ApiError> {
+) -> Result<Json<Abandoned>, ApiError> {
     let (learning, _) = learning(&state)?;
     let reason = "abandoned by an operator";
     let abandoned = learning
@@ -276,22 +217,9 @@ pub async fn abandon(
         .stages
         .abandon_open(&identity.actor(), reason)
         .await?;
-    let Some(Abandoned {
-        stage,
-        released,
-        kept,
-    }) = abandoned
-    else {
+    let none_open = || {
         let message = "no stage is open";
-        return Err(ApiError::new(
-            StatusCode::CONFLICT,
-            "no_open_stage",
-            message,
-        ));
+        ApiError::new(StatusCode::CONFLICT, "no_open_stage", message)
     };
-    Ok(Json(AbandonBody {
-        stage: stage.0,
-        released,
-        kept,
-    }))
+    abandoned.map(Json).ok_or_else(none_open)
 }

@@ -115,8 +115,8 @@ pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> 
             Kind::Variant => {
                 let named = shortened(unknown.name);
                 let meant = unknown.meant(&unknown.expected);
-                let said = format!("cannot be {named}{}", hint(meant, &unknown.expected));
-                about(path, said)
+                let problem = format!("cannot be {named}{}", hint(meant, &unknown.expected));
+                about(path, problem)
             }
         };
     }
@@ -130,8 +130,8 @@ pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> 
     let read = invalid.and_then(|rest| rest.rsplit_once(", expected "));
     match read {
         Some((found, expected)) => {
-            let said = format!("must be {}, not {}", wanted(expected), given(found));
-            about(path, said)
+            let problem = format!("must be {}, not {}", wanted(expected), given(found));
+            about(path, problem)
         }
         None if message.starts_with("must ") => about(path, message.to_owned()),
         None => about(path, format!("cannot be read: {message}")),
@@ -139,14 +139,14 @@ pub fn refusal(path: &str, message: &str, beside: Option<&BTreeSet<String>>) -> 
 }
 
 /// Creates an error about the value at `path`.
-fn about(path: &str, said: String) -> ApiError {
+fn about(path: &str, problem: String) -> ApiError {
     match path {
         "." | "?" => ApiError::new(
             StatusCode::BAD_REQUEST,
             "invalid_body",
-            format!("the body {said}"),
+            format!("the body {problem}"),
         ),
-        path => ApiError::invalid(path, said),
+        path => ApiError::invalid(path, problem),
     }
 }
 

@@ -130,15 +130,15 @@ mod tests {
         let memory = CallMemory::new(2 << 20, TenantShare::default(), Pace::default());
         let tenant = Tenant::of_key(&[1; 32]);
         // A tenant may use 1 MiB.
-        for (size, told) in [(600_000, 200), (1 << 20, 200), ((1 << 20) + 1, 413)] {
+        for (size, expected) in [(600_000, 200), (1 << 20, 200), ((1 << 20) + 1, 413)] {
             let holding = memory.open(tenant);
             let unpacked = super::gunzipped(&packed(&vec![b'x'; size]), 8 << 20, holding.clone());
             let status = match unpacked {
                 Ok(_) => 200,
                 Err(error) => error.into_response().status().as_u16(),
             };
-            assert_eq!(status, told, "{size}");
-            assert!(told != 200 || holding.bytes() >= size);
+            assert_eq!(status, expected, "{size}");
+            assert!(expected != 200 || holding.bytes() >= size);
         }
         let other = memory.open(tenant);
         other.grow(600_000).unwrap();

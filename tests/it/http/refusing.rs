@@ -362,3 +362,40 @@ fn refusals_are_counted_by_their_codes() {
         }
     });
 }
+
+#[test]
+fn the_consent_of_a_call_is_checked_after_its_other_parameters() {
+    let logged = logged(&keyed(), TrafficConfig::default());
+    for (path, mut body) in [
+        ("/generate", json!({"prompt": "q"})),
+        ("/generate", json!({"prompt": "q", "best_of": 3})),
+        ("/judge", json!({"prompt": "q", "candidates": ["1", "2"]})),
+        (
+            "/judge",
+            json!({"prompt": "q", "candidates": ["1", "2", "3"]}),
+        ),
+    ] {
+        body["log"] = json!({"retain": false, "train": true});
+        let named =
+            |body: &Value| posted(path, "a", body).of(&logged.server).1["error"]["param"].clone();
+        assert_eq!(named(&body), "log", "{body}");
+        let judging = match path {
+            "/judge" => "principles",
+            _ => "judge.principles",
+        };
+        let principles = json!([""]);
+        let mut other = vec![("priority", "priority", json!(1000))];
+        match path {
+            "/judge" => other.push(("principles", judging, principles)),
+            _ if body.get("best_of").is_some() => {
+                other.push(("judge", judging, json!({"principles": principles})));
+            }
+            _ => {}
+        }
+        for (field, param, value) in other {
+            let mut body = body.clone();
+            body[field] = value;
+            assert_eq!(named(&body), param, "{body}");
+        }
+    }
+}

@@ -113,7 +113,7 @@ fn configured<A>(server: Server<SocketAddr, A>) -> Server<SocketAddr, A> {
         Some(peer) => tracing::debug!(%peer, %error, "a connection was not accepted"),
         // For example, too many open files. The server retries after a moment.
         None => {
-            if let Some(unsaid) = failures.say() {
+            if let Some(unsaid) = failures.next_line() {
                 tracing::warn!(%error, unsaid, "connections cannot be accepted");
             }
         }
@@ -146,7 +146,7 @@ impl Acceptor {
         let tenant =
             (!self.proxies.contains(&peer.to_canonical())).then(|| Tenant::of_address(peer));
         let Some(place) = self.places.take(tenant) else {
-            if let Some(unsaid) = self.refused.say() {
+            if let Some(unsaid) = self.refused.next_line() {
                 tracing::warn!(%peer, unsaid, "connections are closed because there are too many, from one address or in total");
             }
             return Err(io::Error::other("too many connections"));

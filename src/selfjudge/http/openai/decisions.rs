@@ -19,8 +19,8 @@ use utoipa::ToSchema;
 
 use crate::call::Turn;
 use crate::http::AppState;
+use crate::http::beside::{Beside, Shared};
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{Beside, Shared};
 use crate::http::identity::Identity;
 use crate::http::neutral;
 use crate::http::sampling::{SamplingBody, cache_salt, turn};

@@ -1,5 +1,6 @@
 //! The OpenAI routes: thin adapters over the same service, so that existing clients and benchmarks work unchanged.
 
+mod call;
 pub mod chat;
 pub mod completions;
 pub mod decisions;
@@ -8,7 +9,6 @@ mod prompt_logprobs;
 pub mod responses;
 mod tools;
 mod usage;
-mod wording;
 
 use axum::http::StatusCode;
 

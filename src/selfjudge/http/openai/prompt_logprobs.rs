@@ -9,7 +9,7 @@ use engine::PromptLogprobs;
 use text::{TokenPlaces, TokenTexts};
 
 /// One entry per token of a prompt, by token id; null for the first.
-pub type ToldPrompt = Vec<Option<BTreeMap<u32, PromptLogprob>>>;
+pub type PromptEntries = Vec<Option<BTreeMap<u32, PromptLogprob>>>;
 
 /// A token at a position of the prompt, in vLLM's format.
 #[derive(Debug, Serialize, ToSchema)]
@@ -24,32 +24,32 @@ pub struct PromptLogprob {
 
 /// Returns the entries for the `tokens` of a prompt: each token and the `top` most probable ones at its position. `scores` holds those of
 /// all tokens except the first.
-pub fn told(
+pub fn prompt_entries(
     tokens: &[u32],
     scores: &[PromptLogprobs],
     top: usize,
     texts: &TokenTexts,
-) -> ToldPrompt {
+) -> PromptEntries {
     let mut places = TokenPlaces::default();
     let scores = std::iter::once(None).chain(scores.iter().map(Some));
-    let told = tokens.iter().zip(scores).map(|(&id, score)| {
+    let entries = tokens.iter().zip(scores).map(|(&id, score)| {
         let first = places.next(id, texts).first;
         let PromptLogprobs { logprobs, rank } = score?;
         let named = |id: u32, logprob: f32, rank: usize| {
             let decoded_token = texts.name(id, first);
-            let told = PromptLogprob {
+            let entry = PromptLogprob {
                 logprob,
                 rank,
                 decoded_token,
             };
-            (id, told)
+            (id, entry)
         };
         let likely = logprobs.top.iter().take(top).zip(1..);
-        let mut told: BTreeMap<u32, PromptLogprob> = likely
+        let mut entry: BTreeMap<u32, PromptLogprob> = likely
             .map(|(&(id, logprob), rank)| named(id, logprob, rank))
             .collect();
-        told.extend([named(id, logprobs.token, *rank)]);
-        Some(told)
+        entry.extend([named(id, logprobs.token, *rank)]);
+        Some(entry)
     });
-    told.collect()
+    entries.collect()
 }

@@ -9,7 +9,7 @@ use crate::http::AppState;
 use crate::http::calls::{Bound, Calls};
 use crate::http::error::{ApiError, GRAMMAR};
 use crate::http::format;
-use crate::http::judging::{JudgingBody, check_reads};
+use crate::http::judge::{JudgingBody, check_reads};
 use crate::http::limits::CallSize;
 use crate::judging::{JudgeTask, TournamentTask};
 use crate::service::{

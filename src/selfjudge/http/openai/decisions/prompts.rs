@@ -91,12 +91,12 @@ impl InputBody {
     pub fn into_text(self) -> Result<String, ApiError> {
         let text = match self {
             Self::Text(text) => text,
-            Self::Messages(said) => {
-                let said = said.into_iter().map(|message| MessageBody {
+            Self::Messages(messages) => {
+                let messages = messages.into_iter().map(|message| MessageBody {
                     role: message.role,
                     content: message.content,
                 });
-                let lines = said.map(|message| {
+                let lines = messages.map(|message| {
                     let Message { role, content } = message.into();
                     let who = match role {
                         Role::System => "System",

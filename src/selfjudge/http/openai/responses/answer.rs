@@ -9,10 +9,10 @@ use utoipa::ToSchema;
 use super::body::{ResponsesBody, TextFormat};
 use super::input::ItemStatus;
 use crate::http::error::ErrorFields;
-use crate::http::judge::TournamentBody;
 use crate::http::kept::KeptBody;
 use crate::http::openai::usage::ItemUsage;
 use crate::http::sampling::Sampling;
+use crate::judging::Tournament;
 use model::WeightsName;
 
 /// A response of the model.
@@ -43,7 +43,7 @@ pub struct ResponseAnswer {
     pub system_fingerprint: Option<WeightsName>,
     /// The tournament, with `best_of`. Candidates are numbered in the order of sampling.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tournament: Option<TournamentBody>,
+    pub tournament: Option<Tournament>,
     /// Requests that are fulfilled only in part, as whole sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

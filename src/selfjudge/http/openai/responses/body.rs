@@ -10,8 +10,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::input::InputBody;
 use super::neutral;
+use crate::http::beside::{Shared, properties};
 use crate::http::error::ApiError;
-use crate::http::extract::{Shared, properties};
 use crate::http::format::FormatKind;
 use crate::http::sampling::SamplingBody;
 use crate::service::Ending;
@@ -279,11 +279,11 @@ impl ResponsesBody {
     /// Fails for an input without a message.
     pub fn conversation(&mut self) -> Result<(Vec<Message>, Option<Ending>), ApiError> {
         let input = std::mem::take(&mut self.input);
-        let (said, ending) = input.into_messages()?;
+        let (messages, ending) = input.into_messages()?;
         let instructions = self.instructions.as_ref();
         let instructions = instructions.filter(|text| !text.is_empty());
         let first = instructions.map(|text| Message::new(Role::System, text.clone()));
-        Ok((first.into_iter().chain(said).collect(), ending))
+        Ok((first.into_iter().chain(messages).collect(), ending))
     }
 
     /// Returns the grammar that `text` requests, and the parameter that requests it.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::answer::{OutputLogprob, OutputMessage, OutputText, ResponseAnswer};
-use super::wording::Said;
+use super::format::Content;
 use crate::http::sse::Frame;
 
 /// The progress of a stream.
@@ -14,7 +14,7 @@ pub struct Progress {
     /// Whether the message has begun.
     pub begun: bool,
     /// The content of all pieces so far.
-    pub said: Said,
+    pub content: Content,
 }
 
 impl Progress {
@@ -30,10 +30,10 @@ impl Progress {
     }
 
     /// Adds the content of a piece.
-    pub fn take(&mut self, piece: Said) {
-        self.said.text.push_str(&piece.text);
-        self.said.logprobs.extend(piece.logprobs);
-        self.said.finish = piece.finish.or(self.said.finish);
+    pub fn take(&mut self, piece: Content) {
+        self.content.text.push_str(&piece.text);
+        self.content.logprobs.extend(piece.logprobs);
+        self.content.finish = piece.finish.or(self.content.finish);
     }
 }
 

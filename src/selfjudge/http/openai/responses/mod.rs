@@ -3,9 +3,9 @@
 mod answer;
 mod body;
 mod events;
+mod format;
 mod input;
 mod neutral;
-mod wording;
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ use axum::response::Response;
 
 use crate::http::AppState;
 use crate::http::answering;
+use crate::http::beside::Beside;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::Beside;
 use crate::http::idempotency::IDEMPOTENCY;
 use crate::http::identity::Identity;
 use crate::http::reading::Chat;
@@ -23,7 +23,7 @@ use crate::http::sampling::Wanted;
 use crate::http::sse::EventBody;
 use answer::{Echo, ResponseAnswer};
 use body::{ResponsesBody, ResponsesSampling};
-use wording::Words;
+use format::Format;
 
 type ResponsesRequest = Beside<ResponsesBody, ResponsesSampling>;
 
@@ -114,6 +114,6 @@ async fn answer(
     let prompt = chat.read(state, &sampling).await?;
     let call = state.call("resp", &sampling);
     let echo = Echo::new(own, &sampling);
-    let words = Words::new(call, echo, sampling.warnings.clone());
-    answering::answer(state, identity, &sampling, vec![prompt], words).await
+    let format = Format::new(call, echo, sampling.warnings.clone());
+    answering::answer(state, identity, &sampling, vec![prompt], format).await
 }

@@ -93,11 +93,11 @@ pub fn conversation(messages: Vec<ChatMessageBody>) -> Result<Conversation, ApiE
         }
         turns.push(turn);
     }
-    let said = turns.iter().map(|turn| match turn {
+    let messages = turns.iter().map(|turn| match turn {
         ToolTurn::Message(message) => Some(message.clone()),
         ToolTurn::Called { .. } | ToolTurn::Answered { .. } => None,
     });
-    Ok(match said.collect() {
+    Ok(match messages.collect() {
         Some(messages) => Conversation::Plain(messages),
         None => Conversation::Tools(turns),
     })

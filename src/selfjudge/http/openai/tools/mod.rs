@@ -3,12 +3,12 @@
 mod choice;
 mod definitions;
 mod messages;
-mod said;
+mod parsed;
 
 pub use choice::ToolChoiceBody;
 pub use definitions::ToolBody;
 pub use messages::{ChatMessageBody, Conversation, conversation};
-pub use said::{CallBody, Reading, Told};
+pub use parsed::{CallBody, ParsedMessage, Reading};
 
 use crate::http::calls::{Calls, Choice};
 use crate::http::error::ApiError;

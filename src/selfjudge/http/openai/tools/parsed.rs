@@ -63,13 +63,13 @@ impl CallBody {
 
 /// A whole message, or its increment by an event.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct ParsedMessage {
     /// The text; none if there is none.
     pub content: Option<String>,
     pub calls: Vec<CallBody>,
 }
 
-impl Told {
+impl ParsedMessage {
     /// Creates a message without tool calls.
     pub fn text(text: String) -> Self {
         Self {
@@ -108,32 +108,32 @@ impl Reading {
     }
 
     /// Parses a whole answer.
-    pub fn whole(&self, text: &str) -> Told {
+    pub fn whole(&self, text: &str) -> ParsedMessage {
         let mut reader = self.reader();
         let mut read = reader.feed(text);
         read.extend(reader.finish());
-        let mut told = Told::default();
+        let mut message = ParsedMessage::default();
         for read in read {
             match read {
                 Read::Text(_) if self.only => {}
-                Read::Text(text) => told.content.get_or_insert_default().push_str(&text),
-                Read::Call { name, .. } => told.calls.push(CallBody::begun(None, name)),
+                Read::Text(text) => message.content.get_or_insert_default().push_str(&text),
+                Read::Call { name, .. } => message.calls.push(CallBody::begun(None, name)),
                 Read::Arguments { text, .. } => {
-                    if let Some(call) = told.calls.last_mut() {
+                    if let Some(call) = message.calls.last_mut() {
                         call.function.arguments.push_str(&text);
                     }
                 }
             }
         }
-        if told.calls.is_empty() && !self.only {
-            told.content.get_or_insert_default();
+        if message.calls.is_empty() && !self.only {
+            message.content.get_or_insert_default();
         }
-        told
+        message
     }
 
     /// Parses a piece of a streamed answer; `last` is true for the last piece. Returns the increments, one per event, and whether the
     /// answer has tool calls.
-    pub fn piece(&self, choice: usize, text: &str, last: bool) -> (Vec<Told>, bool) {
+    pub fn piece(&self, choice: usize, text: &str, last: bool) -> (Vec<ParsedMessage>, bool) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let reader = streams.entry(choice).or_insert_with(|| self.reader());
         let mut read = reader.feed(text);
@@ -144,19 +144,19 @@ impl Reading {
         if last {
             streams.remove(&choice);
         }
-        let told = read.into_iter().filter_map(|read| match read {
+        let increments = read.into_iter().filter_map(|read| match read {
             Read::Text(_) if self.only => None,
-            Read::Text(text) => Some(Told::text(text)),
-            Read::Call { index, name } => Some(Told {
+            Read::Text(text) => Some(ParsedMessage::text(text)),
+            Read::Call { index, name } => Some(ParsedMessage {
                 content: None,
                 calls: vec![CallBody::begun(Some(index), name)],
             }),
-            Read::Arguments { index, text } => Some(Told {
+            Read::Arguments { index, text } => Some(ParsedMessage {
                 content: None,
                 calls: vec![CallBody::more(index, text)],
             }),
         });
-        (told.collect(), called)
+        (increments.collect(), called)
     }
 
     /// Returns the finish reason, which for tool calls is `tool_calls` instead of `stop`, except with a named choice, as in OpenAI's API.

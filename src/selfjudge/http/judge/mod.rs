@@ -1,5 +1,9 @@
 //! `POST /judge`: which of two answers is better, or the best of many.
 
+mod principles;
+mod reads;
+mod settings;
+
 use std::time::Instant;
 
 use axum::Json;
@@ -7,19 +11,21 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::AppState;
-use super::conversation::{MessageBody, conversation};
-use super::error::{ApiError, ErrorBody};
-use super::extract::Beside;
-use super::idempotency::IDEMPOTENCY;
-use super::identity::Identity;
-use super::judging::{JudgingBody, check_reads};
-use super::kept::KeptBody;
-use super::sampling::{cache_salt, turn};
+pub use reads::check_reads;
+pub use settings::JudgingBody;
+
 use crate::call::{Turn, Usage};
-use crate::judging::{PlayedMatch, Tournament};
+use crate::http::AppState;
+use crate::http::beside::Beside;
+use crate::http::conversation::{MessageBody, conversation};
+use crate::http::error::{ApiError, ErrorBody};
+use crate::http::idempotency::IDEMPOTENCY;
+use crate::http::identity::Identity;
+use crate::http::kept::KeptBody;
+use crate::http::sampling::{cache_salt, turn};
+use crate::judging::Tournament;
 use crate::service::ConsentRequest;
-use judge::{PairVerdict, ShownRead};
+use judge::PairVerdict;
 use model::WeightsName;
 
 /// The kind of comparison: a pair, or any number of answers.
@@ -66,7 +72,7 @@ pub struct PairAnswer {
     /// The id of the call.
     id: String,
     #[serde(flatten)]
-    verdict: VerdictBody,
+    verdict: PairVerdict,
     /// The weights that judged: `base`, or the digest of a generation; null if no judging was necessary.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
@@ -76,109 +82,13 @@ pub struct PairAnswer {
     kept: KeptBody,
 }
 
-/// The verdict on a pair.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct VerdictBody {
-    /// 0 or 1; null on an exact tie, and with `"on_disagreement": "undecided"` if the orders disagree.
-    winner: Option<usize>,
-    /// Probability that candidate 0 is better.
-    p: f32,
-    /// Whether both orders name the same winner, with several principles by their weighted means; null if only one order was judged.
-    consistent: Option<bool>,
-    /// Whether the verdict is reliable: the judge passed its self-test, both orders name the same winner, and `label_mass` is at
-    /// least 0.5. Null if unknown: without a self-test, with one order, or between equal candidates.
-    reliable: Option<bool>,
-    /// Probability of the judge's labels among all tokens: low if the model does not answer as a judge. Below 0.5 the verdict is
-    /// meaningless, whatever `winner` is, and makes no preference pair.
-    label_mass: f32,
-    /// The result of each order; empty between equal candidates.
-    orders: Vec<OrderBody>,
-    /// The verdict by principle, if principles were named.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    principles: Vec<PrincipleVerdictBody>,
-    /// Whether texts were cut to fit the context.
-    truncated: bool,
-}
-
-/// The judge's result for a pair in one order.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OrderBody {
-    /// The candidates in the order in which the judge read them.
-    shown: [usize; 2],
-    /// Probability that the first of them is better.
-    p_first: f32,
-}
-
-/// The origin of a principle.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceBody {
-    /// The server's table.
-    Table,
-    /// The call.
-    Text,
-}
-
-/// The verdict on a pair under one principle.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct PrincipleVerdictBody {
-    /// The name or the text of the principle.
-    principle: String,
-    /// The origin of the principle: a name that is not in the table is used as a text.
-    source: SourceBody,
-    /// The probability that candidate 0 is better under the principle.
-    p: f32,
-    /// Whether both orders name the same winner; null if only one order was judged.
-    consistent: Option<bool>,
-    /// Probability of the judge's labels among all tokens.
-    label_mass: f32,
-    /// The result of each order.
-    orders: Vec<OrderBody>,
-}
-
-/// A tournament.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct TournamentBody {
-    /// The number of the best candidate, from 0.
-    winner: usize,
-    /// The numbers of all candidates, the best first.
-    ranking: Vec<usize>,
-    /// The matches of each round.
-    rounds: Vec<Vec<MatchBody>>,
-    /// The candidate without a match in each round.
-    byes: Vec<Option<usize>>,
-    /// Number of compared pairs, including equal candidates.
-    comparisons: usize,
-    /// Whether texts were cut to fit the context, in any match.
-    truncated: bool,
-    /// Whether the judge passed its self-test; null without a self-test.
-    reliable: Option<bool>,
-}
-
-/// A match of two candidates.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct MatchBody {
-    /// The number of the first candidate.
-    a: usize,
-    /// The number of the second candidate.
-    b: usize,
-    /// The probability that `a` is better.
-    p_a: f32,
-    /// The number of the winner; null on a tie.
-    winner: Option<usize>,
-    /// Whether both orders name the same winner; null if only one order was judged, or no judging was necessary.
-    consistent: Option<bool>,
-    /// Whether the verdict is reliable, as in a pair's answer; null if unknown.
-    reliable: Option<bool>,
-}
-
 /// A judged tournament. Candidates are named by their numbers, from 0.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TournamentAnswer {
     /// The id of the call.
     id: String,
     #[serde(flatten)]
-    tournament: TournamentBody,
+    tournament: Tournament,
     /// The weights that judged; null if no judging was necessary.
     #[schema(value_type = Option<String>)]
     version: Option<WeightsName>,
@@ -194,71 +104,6 @@ pub struct TournamentAnswer {
 pub enum JudgeAnswer {
     Pair(PairAnswer),
     Tournament(TournamentAnswer),
-}
-
-fn orders(reads: Vec<ShownRead>) -> Vec<OrderBody> {
-    let body = |read: ShownRead| OrderBody {
-        shown: read.shown,
-        p_first: read.p_first,
-    };
-    reads.into_iter().map(body).collect()
-}
-
-impl From<PairVerdict> for VerdictBody {
-    fn from(verdict: PairVerdict) -> Self {
-        let principles = verdict
-            .principles
-            .into_iter()
-            .map(|part| PrincipleVerdictBody {
-                principle: part.principle,
-                source: match part.listed {
-                    true => SourceBody::Table,
-                    false => SourceBody::Text,
-                },
-                p: part.p,
-                consistent: part.consistent,
-                label_mass: part.label_mass,
-                orders: orders(part.orders),
-            });
-        Self {
-            winner: verdict.winner,
-            p: verdict.p,
-            consistent: verdict.consistent,
-            reliable: verdict.reliable,
-            label_mass: verdict.label_mass,
-            orders: orders(verdict.orders),
-            principles: principles.collect(),
-            truncated: verdict.truncated,
-        }
-    }
-}
-
-impl From<PlayedMatch> for MatchBody {
-    fn from(played: PlayedMatch) -> Self {
-        Self {
-            a: played.a,
-            b: played.b,
-            p_a: played.verdict.p,
-            winner: played.verdict.winner.map(|side| [played.a, played.b][side]),
-            consistent: played.verdict.consistent,
-            reliable: played.verdict.reliable,
-        }
-    }
-}
-
-impl From<Tournament> for TournamentBody {
-    fn from(tournament: Tournament) -> Self {
-        let round = |matches: Vec<PlayedMatch>| matches.into_iter().map(MatchBody::from).collect();
-        Self {
-            winner: tournament.winner,
-            ranking: tournament.ranking,
-            rounds: tournament.rounds.into_iter().map(round).collect(),
-            byes: tournament.byes,
-            comparisons: tournament.comparisons,
-            truncated: tournament.truncated,
-            reliable: tournament.reliable,
-        }
-    }
 }
 
 impl JudgeBody {
@@ -352,7 +197,7 @@ pub async fn judge(
             let judged = recorded.judge_pair(origin, body.log, task, pair).await?;
             JudgeAnswer::Pair(PairAnswer {
                 id,
-                verdict: judged.result.result.into(),
+                verdict: judged.result.result,
                 version: judged.result.weights,
                 usage: judged.result.usage,
                 kept: judged.records.into(),
@@ -365,7 +210,7 @@ pub async fn judge(
             let judged = held.await?;
             JudgeAnswer::Tournament(TournamentAnswer {
                 id,
-                tournament: judged.result.result.into(),
+                tournament: judged.result.result,
                 version: judged.result.weights,
                 usage: judged.result.usage,
                 kept: judged.records.into(),

@@ -8,23 +8,23 @@ use super::answer::{
 };
 use super::events::{Event, Progress};
 use super::input::ItemStatus;
-use crate::http::answering::{About, Piece, Wording};
+use crate::http::answering::{About, AnswerFormat, Piece};
 use crate::http::error::ApiError;
 use crate::http::kept::KeptBody;
+use crate::http::openai::call::{Call, created};
 use crate::http::openai::usage::ItemUsage;
-use crate::http::openai::wording::{Call, created};
 use crate::http::sse::Frame;
 use crate::service::{Finish, TokenText};
 
 /// The content of a piece, or of the whole answer.
 #[derive(Debug, Default)]
-pub struct Said {
+pub struct Content {
     pub text: String,
     pub logprobs: Vec<OutputLogprob>,
     pub finish: Option<Finish>,
 }
 
-impl Said {
+impl Content {
     /// Returns the status of a message that ends with this content.
     pub fn status(&self) -> ItemStatus {
         match self.finish {
@@ -45,7 +45,7 @@ impl Said {
 }
 
 /// Formats the answers of a call.
-pub struct Words {
+pub struct Format {
     call: Call,
     message: String,
     echo: Echo,
@@ -53,7 +53,7 @@ pub struct Words {
     progress: Mutex<Progress>,
 }
 
-impl Words {
+impl Format {
     pub fn new(call: Call, echo: Echo, warnings: Vec<String>) -> Self {
         // OpenAI's ids have an underscore.
         let id = call.id.replacen('-', "_", 1);
@@ -118,8 +118,8 @@ impl Words {
     }
 
     /// Returns the response with the whole answer.
-    fn whole(&self, said: Said, about: About) -> ResponseAnswer {
-        let item_status = said.status();
+    fn whole(&self, content: Content, about: About) -> ResponseAnswer {
+        let item_status = content.status();
         let incomplete = item_status == ItemStatus::Incomplete;
         let status = match incomplete {
             true => ResponseStatus::Incomplete,
@@ -130,10 +130,10 @@ impl Words {
             incomplete_details: incomplete.then_some(IncompleteDetails {
                 reason: "max_output_tokens",
             }),
-            output: vec![self.item(item_status, vec![said.into_part()])],
+            output: vec![self.item(item_status, vec![content.into_part()])],
             usage: about.usage.map(ItemUsage::from),
             system_fingerprint: about.weights,
-            tournament: about.tournaments.into_iter().next().map(Into::into),
+            tournament: about.tournaments.into_iter().next(),
             kept: about.records.into(),
             ..self.unfinished(status, None)
         }
@@ -146,25 +146,25 @@ impl Words {
     }
 }
 
-impl Wording for Words {
-    type Choice = Said;
+impl AnswerFormat for Format {
+    type Choice = Content;
     type Answer = ResponseAnswer;
 
     const USAGE_LAST: bool = true;
 
-    fn choice(&self, piece: Piece<'_>) -> Said {
+    fn choice(&self, piece: Piece<'_>) -> Content {
         let output = piece.output;
         let logprobs = output.tokens.iter().filter_map(|token| self.logprob(token));
-        Said {
+        Content {
             text: output.text,
             logprobs: logprobs.collect(),
             finish: output.finish,
         }
     }
 
-    fn answer(&self, choices: Vec<Said>, about: About) -> ResponseAnswer {
-        let said = choices.into_iter().next().unwrap_or_default();
-        self.whole(said, about)
+    fn answer(&self, choices: Vec<Content>, about: About) -> ResponseAnswer {
+        let content = choices.into_iter().next().unwrap_or_default();
+        self.whole(content, about)
     }
 
     fn opening(&self) -> Vec<Frame> {
@@ -183,19 +183,19 @@ impl Wording for Words {
         })
     }
 
-    fn frames(&self, choices: Vec<Said>, about: About) -> Vec<Frame> {
+    fn frames(&self, choices: Vec<Content>, about: About) -> Vec<Frame> {
         self.progressed(|progress| {
             let mut frames = Vec::new();
             if !std::mem::replace(&mut progress.begun, true) {
                 let item = self.item(ItemStatus::InProgress, Vec::new());
                 frames.push(progress.frame("response.output_item.added", Event::item(&item)));
-                let part = Said::default().into_part();
+                let part = Content::default().into_part();
                 let event = Event::part(&self.message, &part);
                 frames.push(progress.frame("response.content_part.added", event));
             }
             if choices.is_empty() {
-                let said = std::mem::take(&mut progress.said);
-                self.finish(progress, said, about, &mut frames);
+                let content = std::mem::take(&mut progress.content);
+                self.finish(progress, content, about, &mut frames);
             }
             for piece in choices {
                 if !piece.text.is_empty() || !piece.logprobs.is_empty() {
@@ -235,12 +235,18 @@ impl Wording for Words {
     }
 }
 
-impl Words {
+impl Format {
     /// Adds the final events of an answer.
-    fn finish(&self, progress: &mut Progress, said: Said, about: About, frames: &mut Vec<Frame>) {
-        let event = Event::done(&self.message, &said.text, &said.logprobs);
+    fn finish(
+        &self,
+        progress: &mut Progress,
+        content: Content,
+        about: About,
+        frames: &mut Vec<Frame>,
+    ) {
+        let event = Event::done(&self.message, &content.text, &content.logprobs);
         frames.push(progress.frame("response.output_text.done", event));
-        let response = self.whole(said, about);
+        let response = self.whole(content, about);
         for item in &response.output {
             for part in &item.content {
                 let event = Event::part(&self.message, part);
