@@ -16,8 +16,8 @@ use super::database::Database;
 use super::quota::Quotas;
 use super::writer::Counters;
 use super::{
-    FeedbackTrust, LogError, Principal, RecordId, Result, Scope, UnixMillis, events, feedback, now,
-    prune, rows,
+    FeedbackTrust, LogError, Principal, RecordId, Result, Scope, UnixMillis, columns, events,
+    feedback, now, prune,
 };
 
 /// The maximum number of records in one part of a deletion, and its maximum bytes if it has more than one record.
@@ -121,7 +121,7 @@ impl Deletions {
                 .fetch_values(connection)
                 .await?;
             for record in others.clone() {
-                let record = rows::stored_id(record)?;
+                let record = columns::stored_id(record)?;
                 feedback::forget(connection, &record, principal, self.trust).await?;
             }
         }
@@ -227,7 +227,7 @@ async fn part(connection: &mut Connection, chosen: Chosen<'_>) -> Result<(Vec<Re
     };
     let (most, room) = PART;
     let found = select
-        .bind(rows::index(most + 1))
+        .bind(columns::index(most + 1))
         .fetch_all(connection)
         .await?;
     let (mut ids, mut bytes) = (Vec::new(), 0);
@@ -236,7 +236,7 @@ async fn part(connection: &mut Connection, chosen: Chosen<'_>) -> Result<(Vec<Re
         if !ids.is_empty() && bytes > room {
             break;
         }
-        ids.push(rows::stored_id(row.get("id")?)?);
+        ids.push(columns::stored_id(row.get("id")?)?);
     }
     let last = ids.len() == found.len();
     Ok((ids, last))
@@ -244,7 +244,7 @@ async fn part(connection: &mut Connection, chosen: Chosen<'_>) -> Result<(Vec<Re
 
 async fn delete_all(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
     query(with_list!("DELETE FROM records WHERE id", "$1", ""))
-        .bind(rows::texts(ids))
+        .bind(columns::texts(ids))
         .execute(connection)
         .await?;
     bury(connection, ids).await
@@ -265,7 +265,7 @@ async fn bury(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
         ),
     ] {
         query(claims)
-            .bind(rows::texts(ids))
+            .bind(columns::texts(ids))
             .bind(now())
             .execute(connection)
             .await?;

@@ -8,8 +8,8 @@ use sha2::{Digest, Sha256};
 use sql::{Connection, Row, locking, query};
 use utoipa::ToSchema;
 
+use super::columns;
 use super::database::Database;
-use super::rows;
 use super::{LogError, Result, UnixMillis, id, now};
 
 /// The previous hash of the first event.
@@ -115,7 +115,7 @@ impl AuditTrail {
                 let whole = link.sequence == sequence
                     && link.previous == previous
                     && link.hash == chained(&previous, &link.body)
-                    && rows::from_json::<Body>(&link.body)?.sequence == sequence;
+                    && columns::from_json::<Body>(&link.body)?.sequence == sequence;
                 if !whole {
                     return Err(LogError::Corrupt(format!(
                         "event {sequence} does not follow from the one before"
@@ -137,7 +137,7 @@ impl AuditTrail {
             "SELECT sequence, body, previous, hash FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
         )
         .bind(after)
-        .bind(rows::index(limit))
+        .bind(columns::index(limit))
         .fetch_all(&mut self.database.reader().await?)
         .await?;
         found.iter().map(Link::read).collect()
@@ -203,7 +203,7 @@ pub(super) async fn times(
             .fetch_all(connection)
             .await?;
     let time = |row: &Row| -> Result<_> {
-        let body: Body = rows::from_json(row.get("body")?)?;
+        let body: Body = columns::from_json(row.get("body")?)?;
         Ok((row.get("sequence")?, body.at))
     };
     found.iter().map(time).collect()
@@ -228,7 +228,7 @@ impl Link {
     }
 
     fn event(self) -> Result<Event> {
-        let body: Body = rows::from_json(&self.body)?;
+        let body: Body = columns::from_json(&self.body)?;
         Ok(Event {
             sequence: self.sequence,
             at: body.at,
@@ -254,7 +254,7 @@ pub(super) async fn append(
         .await?;
     let sequence = end.get::<i64>("sequence")? + 1;
     let previous: String = end.get("hash")?;
-    let body = rows::to_json(&Body {
+    let body = columns::to_json(&Body {
         sequence,
         at: now(),
         actor: actor.to_owned(),

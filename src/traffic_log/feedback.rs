@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use sql::{Connection, query};
 
+use super::columns::{self, index};
 use super::database::Database;
 use super::derive::derive;
 use super::quota::Quotas;
 use super::redact::Redactor;
-use super::rows::{self, index};
 use super::{
     Feedback, FeedbackOutcome, FeedbackTrust, LogError, LoggedPair, PairSource, Principal,
-    RecordId, Result, Sample, now,
+    RecordId, Result, Sample, now, record_read, record_write,
 };
 
 /// The bytes that a row of feedback counts for, besides the text of an edit.
@@ -57,7 +57,10 @@ impl FeedbackStore {
         }
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        if rows::lock(connection, record, redacted).await?.is_none() {
+        if record_write::lock(connection, record, redacted)
+            .await?
+            .is_none()
+        {
             return Err(LogError::NotFound {
                 what: "record",
                 id: record.to_string(),
@@ -117,7 +120,7 @@ pub(super) async fn held(
     connection: &mut Connection,
     record: &RecordId,
 ) -> Result<Vec<LoggedPair>> {
-    let said = rows::read_feedback(connection, record).await?;
+    let said = record_read::read_feedback(connection, record).await?;
     let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
     Ok(derive(&said, &[], shown, FeedbackTrust::Always))
 }
@@ -161,9 +164,9 @@ async fn store(
         match written {
             Some(place) => write_over(connection, record, place, text).await?,
             None => {
-                let [free, ..] = rows::free_places(connection, record).await?;
+                let [free, ..] = record_write::free_places(connection, record).await?;
                 let edited = [Sample::given(text.as_str())];
-                rows::insert_samples(connection, record, free, &edited).await?;
+                record_write::insert_samples(connection, record, free, &edited).await?;
                 written = Some(free);
             }
         }
@@ -178,7 +181,7 @@ async fn store(
     .bind(principal.as_str())
     .bind(kind)
     .bind(slot)
-    .bind(rows::to_json(feedback)?)
+    .bind(columns::to_json(feedback)?)
     .bind(written)
     .bind(now())
     .execute(connection)
@@ -243,12 +246,12 @@ pub(super) async fn derive_again(
     if trust == FeedbackTrust::Never {
         return Ok(0);
     }
-    let said = rows::read_feedback(connection, record).await?;
-    let verdicts = rows::read_corroborating(connection, record).await?;
+    let said = record_read::read_feedback(connection, record).await?;
+    let verdicts = record_read::read_corroborating(connection, record).await?;
     let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
     let derived = derive(&said, &verdicts, shown, trust);
-    let [_, _, pairs] = rows::free_places(connection, record).await?;
-    rows::insert_pairs(connection, record, pairs, 0, &derived).await?;
+    let [_, _, pairs] = record_write::free_places(connection, record).await?;
+    record_write::insert_pairs(connection, record, pairs, 0, &derived).await?;
     Ok(derived.len())
 }
 

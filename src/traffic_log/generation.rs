@@ -10,8 +10,10 @@ use sql::{Connection, Row, query};
 use utoipa::ToSchema;
 
 use super::database::{Database, WriteTransaction};
+use super::lease::ACTOR;
 use super::record::stored_words;
-use super::{GenerationId, LogError, Result, StageId, UnixMillis, events, rows};
+use super::stage::require_open;
+use super::{GenerationId, LogError, Result, StageId, UnixMillis, columns, events, now};
 
 /// The weights of a finished stage, before the gates have run.
 #[derive(Debug, Clone, PartialEq)]
@@ -201,6 +203,58 @@ impl GenerationStore {
     }
 }
 
+/// Stores a generation as a candidate; see [`super::TrainerLease::insert_generation`].
+pub(super) async fn insert(connection: &mut Connection, new: &NewGeneration) -> Result<()> {
+    if new.id.is_base() {
+        return Err(LogError::Invalid(
+            "the base model cannot be stored as a trained generation".to_owned(),
+        ));
+    }
+    if let Some(stage) = new.stage {
+        require_open(connection, stage).await?;
+    }
+    let made = query(
+        "INSERT INTO generations (id, parent, reference, stage, manifest, gates, state, created_at) \
+         VALUES ($1, $2, $3, $4, $5, 'null', $6, $7) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(new.id.as_str())
+    .bind(new.parent.as_str())
+    .bind(new.reference.as_str())
+    .bind(new.stage.map(|stage| stage.0))
+    .bind(columns::to_json(&new.manifest)?)
+    .bind(GenerationState::Candidate.as_str())
+    .bind(now())
+    .execute(connection)
+    .await?;
+    if made > 0 {
+        let detail = json!({ "generation": new.id, "parent": new.parent, "stage": new.stage });
+        events::append(connection, ACTOR, "generation.trained", detail).await?;
+    }
+    Ok(())
+}
+
+/// Stores the gates' results of a candidate; see [`super::TrainerLease::record_gates`].
+pub(super) async fn record_gates(
+    connection: &mut Connection,
+    id: &GenerationId,
+    gates: &Value,
+    state: Option<GenerationState>,
+) -> Result<()> {
+    let stored = query("UPDATE generations SET gates = $1 WHERE id = $2")
+        .bind(columns::to_json(gates)?)
+        .bind(id.as_str())
+        .execute(connection)
+        .await?;
+    if stored == 0 {
+        return Err(unknown(id));
+    }
+    if let Some(state) = state {
+        set_state(connection, id, state).await?;
+    }
+    let detail = json!({ "generation": id, "gates": gates, "state": state });
+    events::append(connection, ACTOR, "generation.gated", detail).await
+}
+
 /// Commits a transaction that moved pointers.
 pub(super) async fn commit_move(transaction: WriteTransaction) -> Result<()> {
     fault::point("log.pointer.before_commit");
@@ -284,7 +338,7 @@ async fn usable(connection: &mut Connection, id: &GenerationId) -> Result<Option
 }
 
 /// Sets the state of a generation; has no effect on the base, which has no state.
-pub(super) async fn set_state(
+async fn set_state(
     connection: &mut Connection,
     id: &GenerationId,
     state: GenerationState,
@@ -297,7 +351,7 @@ pub(super) async fn set_state(
     Ok(())
 }
 
-pub(super) fn unknown(id: &GenerationId) -> LogError {
+fn unknown(id: &GenerationId) -> LogError {
     LogError::NotFound {
         what: "generation",
         id: id.to_string(),
@@ -311,8 +365,8 @@ fn read(row: &Row) -> Result<Generation> {
         parent: name("parent")?,
         reference: name("reference")?,
         stage: row.get::<Option<i64>>("stage")?.map(StageId),
-        manifest: rows::from_json(row.get("manifest")?)?,
-        gates: rows::from_json(row.get("gates")?)?,
+        manifest: columns::from_json(row.get("manifest")?)?,
+        gates: columns::from_json(row.get("gates")?)?,
         state: GenerationState::stored(row.get("state")?)?,
         created_at: row.get("created_at")?,
     })

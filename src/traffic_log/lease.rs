@@ -3,23 +3,20 @@
 //! Every acquisition increments the epoch. Each write of a trainer checks its epoch in the same transaction, so a trainer that hung
 //! beyond its lease gets [`LogError::Fenced`] and cannot damage the stage of its successor.
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sql::{Connection, Sql, locking, query, with_list};
+use sql::{Connection, locking, query};
 
+use super::claim::{Claimed, claim};
 use super::database::{Database, WriteTransaction};
 use super::redact::Redactor;
-use super::rows::{self, Asked, to_json};
-use super::stage::{close, not_open, require_open, save_progress};
 use super::writer::Counters;
 use super::{
     Addition, FeedbackTrust, GenerationId, GenerationState, LogError, NewGeneration, NewStage,
-    PointerMove, RecordId, Result, StageId, StageOutcome, abandon, events, feedback, generation,
-    now, switch,
+    PointerMove, RecordId, Result, StageId, StageOutcome, abandon, addition, events, generation,
+    now, stage, switch,
 };
 
 /// The trainer's name in the audit trail.
@@ -102,30 +99,9 @@ impl TrainerLease {
     /// Errors with [`LogError::StageOpen`] if a stage is open.
     pub async fn open_stage(&self, stage: NewStage) -> Result<StageId> {
         let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        let open: Option<i64> = query("SELECT id FROM stages WHERE outcome IS NULL")
-            .fetch_optional_value(connection)
-            .await?;
-        if let Some(open) = open {
-            return Err(LogError::StageOpen(StageId(open)));
-        }
-        let id: i64 = query("SELECT COALESCE(MAX(id) + 1, 1) FROM stages")
-            .fetch_value(connection)
-            .await?;
-        query(
-            "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(id)
-        .bind(self.epoch)
-        .bind(stage.reference.as_str())
-        .bind(to_json(&stage.state)?)
-        .bind(now())
-        .execute(connection)
-        .await?;
-        let detail = json!({ "stage": id, "reference": stage.reference, "epoch": self.epoch });
-        events::append(connection, ACTOR, "stage.opened", detail).await?;
+        let id = stage::open(transaction.connection(), self.epoch, &stage).await?;
         transaction.commit().await?;
-        Ok(StageId(id))
+        Ok(id)
     }
 
     /// Replaces both parts of the stage's saved state; see [`Stage`].
@@ -136,16 +112,7 @@ impl TrainerLease {
     /// Errors with [`LogError::NotFound`] if the stage is not open.
     pub async fn save_stage(&self, stage: StageId, state: &Value, progress: &Value) -> Result<()> {
         let mut transaction = self.begin().await?;
-        let saved =
-            query("UPDATE stages SET state = $1, progress = $2 WHERE id = $3 AND outcome IS NULL")
-                .bind(to_json(state)?)
-                .bind(to_json(progress)?)
-                .bind(stage.0)
-                .execute(transaction.connection())
-                .await?;
-        if saved == 0 {
-            return Err(not_open(stage));
-        }
+        stage::save(transaction.connection(), stage, state, progress).await?;
         transaction.commit().await
     }
 
@@ -155,7 +122,7 @@ impl TrainerLease {
     /// Errors as [`Self::save_stage`] does.
     pub async fn save_progress(&self, stage: StageId, progress: &Value) -> Result<()> {
         let mut transaction = self.begin().await?;
-        save_progress(transaction.connection(), stage, progress).await?;
+        stage::save_progress(transaction.connection(), stage, progress).await?;
         transaction.commit().await
     }
 
@@ -185,26 +152,12 @@ impl TrainerLease {
         &self,
         stage: StageId,
         ids: &[RecordId],
-        what: Claimed,
+        part: Claimed,
     ) -> Result<Vec<RecordId>> {
         let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        require_open(connection, stage).await?;
-        let (claim, own) = what.statements();
-        query(claim)
-            .bind(rows::texts(ids))
-            .bind(stage.0)
-            .execute(connection)
-            .await?;
-        let own: Vec<String> = query(own)
-            .bind(rows::texts(ids))
-            .bind(stage.0)
-            .fetch_values(connection)
-            .await?;
+        let claimed = claim(transaction.connection(), stage, ids, part).await?;
         transaction.commit().await?;
-        let own: HashSet<String> = own.into_iter().collect();
-        let claimed = ids.iter().filter(|id| own.contains(id.as_str()));
-        Ok(claimed.cloned().collect())
+        Ok(claimed)
     }
 
     /// Adds the samples, verdicts and pairs of an update to their records, redacted like the records, and saves the stage's progress. All
@@ -219,34 +172,14 @@ impl TrainerLease {
         progress: &Value,
         additions: &[(RecordId, Addition)],
     ) -> Result<usize> {
-        let additions = &self.redacted(additions).await?;
+        let (redactor, counters) = (&self.log.redactor, &self.log.counters);
+        let additions = addition::redact(redactor, counters, additions).await?;
         let mut transaction = self.begin().await?;
         let trust = self.log.trust;
-        let written = append(transaction.connection(), additions, trust).await?;
-        save_progress(transaction.connection(), stage, progress).await?;
+        let written = addition::append(transaction.connection(), &additions, trust).await?;
+        stage::save_progress(transaction.connection(), stage, progress).await?;
         transaction.commit().await?;
         Ok(written)
-    }
-
-    /// Redacts additions. One that cannot be redacted is left out: a single text on which redaction fails must not end a stage.
-    async fn redacted(&self, additions: &[(RecordId, Addition)]) -> Result<Vec<Redacted>> {
-        let mut redacted = Vec::with_capacity(additions.len());
-        for (id, addition) in additions {
-            addition.check()?;
-            let (id, mut addition) = (id.clone(), addition.clone());
-            match self.log.redactor.redact_addition(&mut addition).await {
-                Ok(changed) => redacted.push(Redacted {
-                    id,
-                    addition,
-                    changed,
-                }),
-                Err(error) => {
-                    self.log.counters.failed.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!("the update's additions to record {id} are not stored: {error}");
-                }
-            }
-        }
-        Ok(redacted)
     }
 
     /// Closes the stage. Its rows stay used.
@@ -260,7 +193,7 @@ impl TrainerLease {
         progress: &Value,
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
-        close(transaction.connection(), stage, outcome, progress).await?;
+        stage::close(transaction.connection(), stage, outcome, progress).await?;
         transaction.commit().await
     }
 
@@ -288,33 +221,8 @@ impl TrainerLease {
     /// # Errors
     /// Errors with [`LogError::NotFound`] if its stage is not open.
     pub async fn insert_generation(&self, new: NewGeneration) -> Result<()> {
-        if new.id.is_base() {
-            return Err(LogError::Invalid(
-                "the base model cannot be stored as a trained generation".to_owned(),
-            ));
-        }
         let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        if let Some(stage) = new.stage {
-            require_open(connection, stage).await?;
-        }
-        let made = query(
-            "INSERT INTO generations (id, parent, reference, stage, manifest, gates, state, created_at) \
-             VALUES ($1, $2, $3, $4, $5, 'null', $6, $7) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(new.id.as_str())
-        .bind(new.parent.as_str())
-        .bind(new.reference.as_str())
-        .bind(new.stage.map(|stage| stage.0))
-        .bind(to_json(&new.manifest)?)
-        .bind(GenerationState::Candidate.as_str())
-        .bind(now())
-        .execute(connection)
-        .await?;
-        if made > 0 {
-            let detail = json!({ "generation": new.id, "parent": new.parent, "stage": new.stage });
-            events::append(connection, ACTOR, "generation.trained", detail).await?;
-        }
+        generation::insert(transaction.connection(), &new).await?;
         transaction.commit().await
     }
 
@@ -329,20 +237,7 @@ impl TrainerLease {
         state: Option<GenerationState>,
     ) -> Result<()> {
         let mut transaction = self.begin().await?;
-        let connection = transaction.connection();
-        let stored = query("UPDATE generations SET gates = $1 WHERE id = $2")
-            .bind(to_json(gates)?)
-            .bind(id.as_str())
-            .execute(connection)
-            .await?;
-        if stored == 0 {
-            return Err(generation::unknown(id));
-        }
-        if let Some(state) = state {
-            generation::set_state(connection, id, state).await?;
-        }
-        let detail = json!({ "generation": id, "gates": gates, "state": state });
-        events::append(connection, ACTOR, "generation.gated", detail).await?;
+        generation::record_gates(transaction.connection(), id, gates, state).await?;
         transaction.commit().await
     }
 
@@ -361,7 +256,7 @@ impl TrainerLease {
         let mut transaction = self.begin().await?;
         let connection = transaction.connection();
         generation::move_within(connection, moves, ACTOR, reason).await?;
-        close(connection, stage, StageOutcome::Promoted, progress).await?;
+        stage::close(connection, stage, StageOutcome::Promoted, progress).await?;
         generation::commit_move(transaction).await
     }
 
@@ -403,82 +298,4 @@ impl TrainerLease {
             .await?;
         Ok(())
     }
-}
-
-/// An addition to a record, and whether redaction changed it.
-struct Redacted {
-    id: RecordId,
-    addition: Addition,
-    changed: bool,
-}
-
-/// The part of a record that a stage claims.
-#[derive(Clone, Copy)]
-enum Claimed {
-    Prompt,
-    Feedback,
-}
-
-impl Claimed {
-    /// Returns the statement that claims records, and the one that finds the claimed ones.
-    fn statements(self) -> (Sql, Sql) {
-        match self {
-            Self::Prompt => (
-                with_list!(
-                    "INSERT INTO stage_rows (record_id, stage) SELECT id, $2 FROM trainable WHERE id",
-                    "$1",
-                    "ON CONFLICT (record_id) DO NOTHING"
-                ),
-                with_list!(
-                    "SELECT trainable.id FROM stage_rows JOIN trainable ON trainable.id = stage_rows.record_id WHERE trainable.id",
-                    "$1",
-                    "AND stage_rows.stage = $2"
-                ),
-            ),
-            Self::Feedback => (
-                with_list!(
-                    "INSERT INTO stage_feedback (record_id, stage) SELECT id, $2 FROM trainable WHERE id",
-                    "$1",
-                    "ON CONFLICT (record_id) DO NOTHING"
-                ),
-                with_list!(
-                    "SELECT trainable.id FROM stage_feedback JOIN trainable ON trainable.id = stage_feedback.record_id WHERE trainable.id",
-                    "$1",
-                    "AND stage_feedback.stage = $2"
-                ),
-            ),
-        }
-    }
-}
-
-/// Writes an update's additions record by record; see [`TrainerLease::record_update`].
-async fn append(
-    connection: &mut Connection,
-    additions: &[Redacted],
-    trust: FeedbackTrust,
-) -> Result<usize> {
-    let mut written = 0;
-    for Redacted {
-        id,
-        addition,
-        changed,
-    } in additions
-    {
-        if rows::lock(connection, id, *changed).await? != Some(true) {
-            continue;
-        }
-        let [samples, verdicts, pairs] = rows::free_places(connection, id).await?;
-        rows::insert_samples(connection, id, samples, &addition.samples).await?;
-        let places = [verdicts, samples];
-        rows::insert_verdicts(connection, id, places, Asked::ByLearner, &addition.verdicts).await?;
-        rows::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
-        if !addition.corroborating.is_empty() {
-            let next = verdicts + rows::index(addition.verdicts.len());
-            let read = &addition.corroborating;
-            rows::insert_verdicts(connection, id, [next, 0], Asked::ByLearner, read).await?;
-            feedback::derive_again(connection, id, trust).await?;
-        }
-        written += 1;
-    }
-    Ok(written)
 }

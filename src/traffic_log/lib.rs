@@ -5,6 +5,9 @@
 //! Serving never waits for the log beyond a bounded queue.
 
 mod abandon;
+mod addition;
+mod claim;
+mod columns;
 mod config;
 mod database;
 mod derive;
@@ -23,11 +26,12 @@ mod private;
 mod prune;
 mod quota;
 mod record;
+mod record_read;
+mod record_write;
 mod records;
 mod redact;
 mod replay;
 mod room;
-mod rows;
 mod salt;
 mod scrub;
 mod stage;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sql::query;
 
 use super::database::Database;
-use super::{LogError, Result, rows};
+use super::{LogError, Result, columns};
 
 /// The identity of a model, by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ impl ModelBinding {
             .fetch_optional_value(connection)
             .await?;
         let owner = match stored {
-            Some(stored) => rows::from_json::<ModelIdentity>(&stored)?,
+            Some(stored) => columns::from_json::<ModelIdentity>(&stored)?,
             None => {
                 let newest: Option<String> =
                     query("SELECT manifest FROM generations ORDER BY created_at DESC, id LIMIT 1")
@@ -103,7 +103,7 @@ impl ModelBinding {
                 query(
                     "INSERT INTO settings (name, value) VALUES ('model', $1) ON CONFLICT (name) DO NOTHING",
                 )
-                .bind(rows::to_json(&owner)?)
+                .bind(columns::to_json(&owner)?)
                 .execute(connection)
                 .await?;
                 owner
@@ -149,7 +149,7 @@ fn other_base(manifest: Option<&str>, model: &ModelIdentity) -> Result<Option<St
     let (Some(manifest), Some(own)) = (manifest, &model.base) else {
         return Ok(None);
     };
-    let manifest: serde_json::Value = rows::from_json(manifest)?;
+    let manifest: serde_json::Value = columns::from_json(manifest)?;
     let base = manifest["base"].as_str();
     Ok(base.filter(|base| base != own).map(str::to_owned))
 }

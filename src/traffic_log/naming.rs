@@ -6,7 +6,7 @@
 use sha2::{Digest, Sha256};
 use sql::{Connection, Row, query};
 
-use super::rows::{stored_id, to_json};
+use super::columns::{stored_id, to_json};
 use super::{Consent, IdempotencyKey, NewRecord, Principal, RecordId, Result, id};
 
 /// The prefix of digests, by which they differ from keys of earlier versions that were stored as sent.

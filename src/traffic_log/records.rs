@@ -12,12 +12,12 @@ use tokio::sync::{Semaphore, oneshot};
 use super::database::Database;
 use super::model::ModelBinding;
 use super::naming::{Earlier, StoredName};
+use super::record_write::NewRow;
 use super::redact::Redactor;
-use super::rows::{self, NewRow};
 use super::writer::{Counters, Job, Writer};
 use super::{
     IdempotencyKey, LogError, LoggedRecord, NewRecord, Principal, RecordId, RecordSize, Result,
-    Scope, now,
+    Scope, columns, now, record_read,
 };
 
 /// Bytes per permit of the queue's semaphore.
@@ -112,7 +112,7 @@ impl Records {
     /// Returns a record with its samples, verdicts, pairs and feedback; none if it does not exist or is out of scope.
     pub async fn get(&self, id: &RecordId, scope: &Scope) -> Result<Option<LoggedRecord>> {
         let mut reading = self.database.snapshot().await?;
-        let record = rows::read_record(&mut reading, id, scope).await?;
+        let record = record_read::read_record(&mut reading, id, scope).await?;
         reading.end().await?;
         Ok(record)
     }
@@ -120,7 +120,7 @@ impl Records {
     /// Returns the size of a record without reading it; none if it does not exist or is out of scope.
     pub async fn size_of(&self, id: &RecordId, scope: &Scope) -> Result<Option<RecordSize>> {
         let mut reading = self.database.snapshot().await?;
-        let size = rows::read_size(&mut reading, id, scope).await?;
+        let size = record_read::read_size(&mut reading, id, scope).await?;
         reading.end().await?;
         Ok(size)
     }
@@ -157,7 +157,7 @@ impl Records {
         let newest: Option<String> = query("SELECT MAX(id) FROM records")
             .fetch_value(&mut self.database.reader().await?)
             .await?;
-        newest.map(rows::stored_id).transpose()
+        newest.map(columns::stored_id).transpose()
     }
 
     /// Returns the number of records of each of the principals, in their order.

@@ -9,7 +9,7 @@ use sql::{Row, query, with_list};
 use super::database::Database;
 use super::model::{ModelBinding, same_tokenizer};
 use super::{
-    LogError, LoggedPair, Principal, RecordId, Result, StageId, UnixMillis, feedback, rows,
+    LogError, LoggedPair, Principal, RecordId, Result, StageId, UnixMillis, columns, feedback,
 };
 
 /// The conditions of a draw of rows.
@@ -200,10 +200,10 @@ impl Replay {
         .bind(spec.newest())
         .bind(from)
         .bind(to)
-        .bind(rows::index(cap))
+        .bind(columns::index(cap))
         .bind(turn)
         .bind(places)
-        .bind(rows::index(spec.limit))
+        .bind(columns::index(spec.limit))
         .bind(tokenizer)
         .bind(unnamed)
         .bind(spec.uncapped())
@@ -249,7 +249,7 @@ impl Replay {
                  (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
             )
         ))
-        .bind(rows::texts(ids))
+        .bind(columns::texts(ids))
         .bind(from)
         .bind(to)
         .bind(stage.0)
@@ -289,7 +289,7 @@ impl Replay {
         .bind(spec.newest())
         .bind(from)
         .bind(to)
-        .bind(rows::index(spec.limit.saturating_mul(LOOKED_THROUGH)))
+        .bind(columns::index(spec.limit.saturating_mul(LOOKED_THROUGH)))
         .bind(tokenizer)
         .bind(unnamed)
         .fetch_all(&mut reading)
@@ -325,7 +325,7 @@ impl Replay {
 
 fn drawn(row: &Row) -> Result<DrawnRow> {
     Ok(DrawnRow {
-        id: rows::stored_id(row.get("id")?)?,
+        id: columns::stored_id(row.get("id")?)?,
         principal: Principal::stored(row.get("principal")?),
     })
 }

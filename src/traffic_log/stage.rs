@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use sql::{Connection, Row, locking, query};
 
 use super::abandon::Abandoned;
+use super::columns::to_json;
 use super::database::Database;
 use super::lease::ACTOR;
 use super::record::stored_words;
-use super::rows::to_json;
 use super::{
-    GenerationId, LogError, RecordId, Result, StageId, UnixMillis, abandon, events, now, rows,
+    GenerationId, LogError, RecordId, Result, StageId, UnixMillis, abandon, columns, events, now,
     switch,
 };
 
@@ -131,7 +131,7 @@ impl Stages {
             Ok(StageSummary {
                 id: StageId(row.get("id")?),
                 outcome: read_outcome(row)?,
-                progress: rows::from_json(row.get("progress")?)?,
+                progress: columns::from_json(row.get("progress")?)?,
             })
         };
         found.iter().map(summary).collect()
@@ -153,7 +153,7 @@ impl Stages {
                 .bind(stage.0)
                 .fetch_values(&mut self.database.reader().await?)
                 .await?;
-        found.into_iter().map(rows::stored_id).collect()
+        found.into_iter().map(columns::stored_id).collect()
     }
 
     /// Returns the rows that stages before `stage` have claimed, including deleted ones, ordered by stage. Later stages do not change the
@@ -164,7 +164,7 @@ impl Stages {
                 .bind(stage.0)
                 .fetch_values(&mut self.database.reader().await?)
                 .await?;
-        found.into_iter().map(rows::stored_id).collect()
+        found.into_iter().map(columns::stored_id).collect()
     }
 
     /// Returns the generations whose stages read a record, also after the record was deleted.
@@ -246,6 +246,56 @@ pub(super) async fn require_open(connection: &mut Connection, stage: StageId) ->
     open.map(drop).ok_or_else(|| not_open(stage))
 }
 
+/// Opens a stage under the lease of an epoch; see [`super::TrainerLease::open_stage`].
+pub(super) async fn open(
+    connection: &mut Connection,
+    epoch: i64,
+    stage: &NewStage,
+) -> Result<StageId> {
+    let open: Option<i64> = query("SELECT id FROM stages WHERE outcome IS NULL")
+        .fetch_optional_value(connection)
+        .await?;
+    if let Some(open) = open {
+        return Err(LogError::StageOpen(StageId(open)));
+    }
+    let id: i64 = query("SELECT COALESCE(MAX(id) + 1, 1) FROM stages")
+        .fetch_value(connection)
+        .await?;
+    query(
+        "INSERT INTO stages (id, epoch, reference, state, opened_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(id)
+    .bind(epoch)
+    .bind(stage.reference.as_str())
+    .bind(to_json(&stage.state)?)
+    .bind(now())
+    .execute(connection)
+    .await?;
+    let detail = json!({ "stage": id, "reference": stage.reference, "epoch": epoch });
+    events::append(connection, ACTOR, "stage.opened", detail).await?;
+    Ok(StageId(id))
+}
+
+/// Saves both parts of a stage's state; see [`super::TrainerLease::save_stage`].
+pub(super) async fn save(
+    connection: &mut Connection,
+    stage: StageId,
+    state: &Value,
+    progress: &Value,
+) -> Result<()> {
+    let saved =
+        query("UPDATE stages SET state = $1, progress = $2 WHERE id = $3 AND outcome IS NULL")
+            .bind(to_json(state)?)
+            .bind(to_json(progress)?)
+            .bind(stage.0)
+            .execute(connection)
+            .await?;
+    match saved {
+        0 => Err(not_open(stage)),
+        _ => Ok(()),
+    }
+}
+
 /// Saves the progress of a stage; see [`super::TrainerLease::save_progress`].
 pub(super) async fn save_progress(
     connection: &mut Connection,
@@ -301,8 +351,8 @@ fn read(row: &Row) -> Result<Stage> {
         id: StageId(row.get("id")?),
         epoch: row.get("epoch")?,
         reference: GenerationId::new(row.get::<String>("reference")?),
-        state: rows::from_json(row.get("state")?)?,
-        progress: rows::from_json(row.get("progress")?)?,
+        state: columns::from_json(row.get("state")?)?,
+        progress: columns::from_json(row.get("progress")?)?,
         outcome: read_outcome(row)?,
         rows: row.get::<i64>("claimed")?.unsigned_abs(),
         opened_at: row.get("opened_at")?,

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::database::Database;
 use super::quota::Quotas;
-use super::rows::{self, Inserted, NewRow};
+use super::record_write::{self, Inserted, NewRow};
 use super::{LogError, RecordId, Result, locked};
 
 /// The maximum number of records per commit.
@@ -169,7 +169,7 @@ async fn commit(database: &Database, quotas: &Quotas, batch: &[Job]) -> Result<V
     let mut transaction = database.begin().await?;
     let mut ids = Vec::with_capacity(batch.len());
     for job in batch {
-        ids.push(rows::insert_record(transaction.connection(), &job.row, quotas).await?);
+        ids.push(record_write::insert_record(transaction.connection(), &job.row, quotas).await?);
     }
     fault::point("log.before_commit");
     transaction.commit().await?;

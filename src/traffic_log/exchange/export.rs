@@ -8,7 +8,7 @@ use sql::{Row, query};
 use super::PairFormat;
 use super::parquet_pairs::ParquetPairs;
 use crate::database::Database;
-use crate::{LogError, PairSource, Prompt, Result, TrafficLog, rows};
+use crate::{LogError, PairSource, Prompt, Result, TrafficLog, columns};
 use judge::MIN_LABEL_MASS;
 use text::{Message, Role};
 
@@ -120,7 +120,7 @@ async fn page(
     .bind(after.1)
     .bind(f64::from(filter.min_margin))
     .bind(filter.source.map_or("", PairSource::as_str))
-    .bind(rows::index(PAGE))
+    .bind(columns::index(PAGE))
     .bind(f64::from(MIN_LABEL_MASS))
     .bind(filter.prompts.map_or("", PromptKind::json_begins))
     .fetch_all(&mut database.reader().await?)
@@ -130,7 +130,7 @@ async fn page(
 
 fn read(row: &Row) -> Result<(String, i64, PairRow)> {
     let pair = PairRow {
-        prompt: rows::from_json(row.get("prompt")?)?,
+        prompt: columns::from_json(row.get("prompt")?)?,
         chosen: row.get("chosen")?,
         rejected: row.get("rejected")?,
         margin: row.get::<f64>("margin")? as f32,
