@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use sql::Connection;
 
-use super::record_write::{self, Asked};
+use super::record_write::{self, Requester};
 use super::redact::Redactor;
 use super::writer::Counters;
 use super::{Addition, FeedbackTrust, RecordId, Result, columns, feedback};
@@ -62,15 +62,21 @@ pub(super) async fn append(
         let [samples, verdicts, pairs] = record_write::free_places(connection, id).await?;
         record_write::insert_samples(connection, id, samples, &addition.samples).await?;
         let places = [verdicts, samples];
-        record_write::insert_verdicts(connection, id, places, Asked::ByLearner, &addition.verdicts)
-            .await?;
+        record_write::insert_verdicts(
+            connection,
+            id,
+            places,
+            Requester::Learner,
+            &addition.verdicts,
+        )
+        .await?;
         record_write::insert_pairs(connection, id, pairs, samples, &addition.pairs).await?;
         if !addition.corroborating.is_empty() {
-            let next = verdicts + columns::index(addition.verdicts.len());
+            let next = verdicts + columns::integer(addition.verdicts.len());
             let read = &addition.corroborating;
-            record_write::insert_verdicts(connection, id, [next, 0], Asked::ByLearner, read)
+            record_write::insert_verdicts(connection, id, [next, 0], Requester::Learner, read)
                 .await?;
-            feedback::derive_again(connection, id, trust).await?;
+            feedback::derive_pairs(connection, id, trust).await?;
         }
         written += 1;
     }

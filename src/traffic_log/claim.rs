@@ -56,12 +56,12 @@ pub(super) async fn claim(
     require_open(connection, stage).await?;
     let (claim, own) = part.statements();
     query(claim)
-        .bind(columns::texts(ids))
+        .bind(columns::id_list(ids))
         .bind(stage.0)
         .execute(connection)
         .await?;
     let own: Vec<String> = query(own)
-        .bind(columns::texts(ids))
+        .bind(columns::id_list(ids))
         .bind(stage.0)
         .fetch_values(connection)
         .await?;

@@ -5,16 +5,16 @@ use sql::Row;
 use super::{LogError, RecordId, Result};
 
 /// Returns ids as a list for a statement.
-pub(super) fn texts(ids: &[RecordId]) -> Vec<String> {
+pub(super) fn id_list(ids: &[RecordId]) -> Vec<String> {
     ids.iter().map(|id| id.as_str().to_owned()).collect()
 }
 
-/// Converts the index of a sample to the database's integer type.
-pub(super) fn index(place: usize) -> i64 {
-    i64::try_from(place).unwrap_or(i64::MAX)
+/// Converts a count or an index to the type of integer columns.
+pub(super) fn integer(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-pub(super) fn place(row: &Row, column: &str) -> Result<usize> {
+pub(super) fn sample_index(row: &Row, column: &str) -> Result<usize> {
     let place: i64 = row.get(column)?;
     usize::try_from(place).map_err(|_| LogError::Corrupt(format!("{column} is {place}")))
 }
@@ -23,7 +23,7 @@ pub(super) fn probability(row: &Row, column: &str) -> Result<f32> {
     Ok(row.get::<f64>(column)? as f32)
 }
 
-pub(super) fn truth(row: &Row, column: &str) -> Result<bool> {
+pub(super) fn boolean(row: &Row, column: &str) -> Result<bool> {
     Ok(row.get::<i64>(column)? != 0)
 }
 

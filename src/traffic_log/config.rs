@@ -122,10 +122,10 @@ impl FromStr for FeedbackTrust {
     type Err = String;
 
     /// Parses `never`, `corroborated` or `always`.
-    fn from_str(said: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let all = [Self::Never, Self::Corroborated, Self::Always];
-        let known = all.into_iter().find(|trust| trust.as_str() == said);
-        known.ok_or_else(|| format!("unknown value `{said}`; use never, corroborated or always"))
+        let known = all.into_iter().find(|trust| trust.as_str() == text);
+        known.ok_or_else(|| format!("unknown value `{text}`; use never, corroborated or always"))
     }
 }
 
@@ -155,10 +155,10 @@ mod tests {
     }
 
     #[test]
-    fn trust_is_said_in_words() {
-        for said in ["never", "corroborated", "always"] {
-            let trust: FeedbackTrust = said.parse().unwrap();
-            assert_eq!(trust.to_string(), said);
+    fn trust_is_spelled_in_words() {
+        for word in ["never", "corroborated", "always"] {
+            let trust: FeedbackTrust = word.parse().unwrap();
+            assert_eq!(trust.to_string(), word);
         }
         for wrong in ["", "sometimes", "corroborated:2"] {
             assert!(wrong.parse::<FeedbackTrust>().is_err(), "{wrong}");

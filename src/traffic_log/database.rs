@@ -12,7 +12,7 @@ use sql::{Connection, Pool, sqlite_file};
 use sqlx::migrate::Migrator;
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard};
 
-use super::room::Reserve;
+use super::disk_space::Reserve;
 use super::{LogConfig, LogError, Result, private};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -92,26 +92,26 @@ impl Database {
             return Err(LogError::Unavailable("the log was closed".to_owned()));
         }
         if let Some(connection) = slot.as_mut()
-            && self.patiently(begin(connection)).await.is_err()
+            && self.with_timeout(begin(connection)).await.is_err()
         {
             *slot = None; // the server went away since the last transaction: what follows connects anew
         } else if slot.is_some() {
             return Ok(WriteTransaction { slot, open: true });
         }
         let mut connection = self.connect().await?;
-        self.patiently(begin(&mut connection)).await?;
+        self.with_timeout(begin(&mut connection)).await?;
         *slot = Some(connection);
         Ok(WriteTransaction { slot, open: true })
     }
 
     /// Opens a connection that belongs to no pool.
     pub async fn connect(&self) -> Result<Connection> {
-        self.patiently(async { Ok(self.readers.connect().await?) })
+        self.with_timeout(async { Ok(self.readers.connect().await?) })
             .await
     }
 
     /// Runs an operation within the database's time limit plus a second, so that SQLite's own busy error comes first.
-    pub async fn patiently<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn with_timeout<T>(&self, doing: impl Future<Output = Result<T>>) -> Result<T> {
         let limit = self.patience + Duration::from_secs(1);
         tokio::time::timeout(limit, doing)
             .await

@@ -19,14 +19,14 @@ type Preference = (usize, usize);
 /// The feedback of one principal on a record's answers. A thumb up and a thumb down together form a preference, each alone does not; an
 /// edit is preferred to the answer that it edits.
 #[derive(Debug, Default)]
-struct Voice {
+struct Opinion {
     preferred: Option<usize>,
     up: BTreeSet<usize>,
     down: BTreeSet<usize>,
     edits: BTreeSet<Preference>,
 }
 
-impl Voice {
+impl Opinion {
     fn holds(&self, preference: Preference, shown: usize) -> bool {
         let (chosen, rejected) = preference;
         let preferred = self.preferred == Some(chosen) && rejected != chosen && rejected < shown;
@@ -49,12 +49,12 @@ impl Voice {
 /// Returns the pairs that follow from feedback. The margin of each is the share of principals that hold it among those with an opinion on
 /// it.
 pub(super) fn derive(
-    said: &[(LoggedFeedback, Option<usize>)],
+    feedback: &[(LoggedFeedback, Option<usize>)],
     verdicts: &[LoggedVerdict],
     shown: usize,
     trust: FeedbackTrust,
 ) -> Vec<LoggedPair> {
-    let voices = voices(said);
+    let opinions = opinions(feedback);
     let candidates: BTreeSet<Preference> = match trust {
         FeedbackTrust::Never => return Vec::new(),
         FeedbackTrust::Corroborated => verdicts
@@ -63,16 +63,16 @@ pub(super) fn derive(
             .filter_map(|verdict| verdict.pair(PairSource::Feedback))
             .map(|pair| (pair.chosen, pair.rejected))
             .collect(),
-        FeedbackTrust::Always => voices
+        FeedbackTrust::Always => opinions
             .values()
-            .flat_map(|voice| voice.preferences(shown))
+            .flat_map(|opinion| opinion.preferences(shown))
             .take(MOST_PREFERENCES)
             .collect(),
     };
     let count = |preference: Preference| {
-        let holding = voices
+        let holding = opinions
             .values()
-            .filter(|voice| voice.holds(preference, shown));
+            .filter(|opinion| opinion.holds(preference, shown));
         holding.count()
     };
     let mut pairs = Vec::new();
@@ -92,38 +92,38 @@ pub(super) fn derive(
 }
 
 /// Collects the feedback of each principal.
-fn voices(said: &[(LoggedFeedback, Option<usize>)]) -> BTreeMap<&Principal, Voice> {
-    let mut voices: BTreeMap<&Principal, Voice> = BTreeMap::new();
+fn opinions(feedback: &[(LoggedFeedback, Option<usize>)]) -> BTreeMap<&Principal, Opinion> {
+    let mut opinions: BTreeMap<&Principal, Opinion> = BTreeMap::new();
     // If two principals write the same edit, the first one's sample stands for both.
     let mut written_first: HashMap<(usize, &str), Option<usize>> = HashMap::new();
-    for (one, written) in said {
-        let voice = voices.entry(&one.principal).or_default();
+    for (one, written) in feedback {
+        let opinion = opinions.entry(&one.principal).or_default();
         match &one.feedback {
-            Feedback::Preferred { sample } => voice.preferred = Some(*sample),
+            Feedback::Preferred { sample } => opinion.preferred = Some(*sample),
             Feedback::Edited { sample, text } => {
                 let first = written_first
                     .entry((*sample, text.as_str()))
                     .or_insert(*written);
                 if let Some(written) = first.or(*written) {
-                    voice.edits.insert((written, *sample));
+                    opinion.edits.insert((written, *sample));
                 }
             }
             Feedback::Thumbs { sample, up: true } => {
-                voice.up.insert(*sample);
+                opinion.up.insert(*sample);
             }
             Feedback::Thumbs { sample, up: false } => {
-                voice.down.insert(*sample);
+                opinion.down.insert(*sample);
             }
         }
     }
-    voices
+    opinions
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(principal: &str, feedback: Feedback) -> (LoggedFeedback, Option<usize>) {
+    fn by(principal: &str, feedback: Feedback) -> (LoggedFeedback, Option<usize>) {
         let principal = Principal::of_key(principal);
         let one = LoggedFeedback {
             principal,
@@ -134,32 +134,32 @@ mod tests {
     }
 
     fn derived(
-        said: &[(LoggedFeedback, Option<usize>)],
+        feedback: &[(LoggedFeedback, Option<usize>)],
         verdicts: &[LoggedVerdict],
         trust: FeedbackTrust,
     ) -> Vec<Preference> {
-        derive(said, verdicts, 2, trust)
+        derive(feedback, verdicts, 2, trust)
             .iter()
             .map(|pair| (pair.chosen, pair.rejected))
             .collect()
     }
 
     #[test]
-    fn a_single_voice_is_believed_only_if_the_policy_says_so() {
-        let one = [said("a", Feedback::Preferred { sample: 1 })];
+    fn a_single_opinion_is_believed_only_if_the_policy_says_so() {
+        let one = [by("a", Feedback::Preferred { sample: 1 })];
         assert_eq!(derived(&one, &[], FeedbackTrust::Never), []);
         assert_eq!(derived(&one, &[], FeedbackTrust::Corroborated), []);
         assert_eq!(derived(&one, &[], FeedbackTrust::Always), [(1, 0)]);
     }
 
     #[test]
-    fn a_principal_has_one_voice_however_often_it_speaks() {
-        let thumbs = |sample, up| said("a", Feedback::Thumbs { sample, up });
+    fn a_principal_has_one_opinion_however_often_it_gives_feedback() {
+        let thumbs = |sample, up| by("a", Feedback::Thumbs { sample, up });
         let mut all = vec![
-            said("a", Feedback::Preferred { sample: 1 }),
+            by("a", Feedback::Preferred { sample: 1 }),
             thumbs(1, true),
             thumbs(0, false),
-            said("b", Feedback::Preferred { sample: 0 }),
+            by("b", Feedback::Preferred { sample: 0 }),
         ];
         assert_eq!(derived(&all, &[], FeedbackTrust::Always), []);
         all.truncate(3);
@@ -169,12 +169,12 @@ mod tests {
     #[test]
     fn as_many_against_as_for_is_no_preference() {
         let split = [
-            said("a", Feedback::Preferred { sample: 1 }),
-            said("b", Feedback::Preferred { sample: 0 }),
+            by("a", Feedback::Preferred { sample: 1 }),
+            by("b", Feedback::Preferred { sample: 0 }),
         ];
         assert_eq!(derived(&split, &[], FeedbackTrust::Always), []);
         let mut tipped = split.to_vec();
-        tipped.push(said("c", Feedback::Preferred { sample: 0 }));
+        tipped.push(by("c", Feedback::Preferred { sample: 0 }));
         let pairs = derive(&tipped, &[], 2, FeedbackTrust::Always);
         assert_eq!((pairs[0].chosen, pairs[0].rejected), (0, 1));
         assert!((pairs[0].margin - 2.0 / 3.0).abs() < 1e-6);
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_judge_corroborates_in_both_orders_or_not_at_all() {
-        let one = [said("a", Feedback::Preferred { sample: 0 })];
+        let one = [by("a", Feedback::Preferred { sample: 0 })];
         let verdict = |p: f32, consistent| LoggedVerdict {
             a: 0,
             b: 1,
@@ -203,10 +203,10 @@ mod tests {
     fn an_edit_is_preferred_to_what_it_was_made_of() {
         let edit = |principal, written| {
             let text = "better".to_owned();
-            let (one, _) = said(principal, Feedback::Edited { sample: 0, text });
+            let (one, _) = by(principal, Feedback::Edited { sample: 0, text });
             (one, Some(written))
         };
-        let pairs = |said: &[_], trust| derive(said, &[], 2, trust);
+        let pairs = |feedback: &[_], trust| derive(feedback, &[], 2, trust);
         let found = pairs(&[edit("a", 2)], FeedbackTrust::Always);
         assert_eq!((found[0].chosen, found[0].rejected), (2, 0));
         assert!(pairs(&[edit("a", 2)], FeedbackTrust::Corroborated).is_empty());
@@ -220,7 +220,7 @@ mod tests {
     fn thumbs_on_thousands_of_answers_are_looked_up_and_not_multiplied() {
         const ANSWERS: usize = 6000;
         let thumbs = |sample| {
-            said(
+            by(
                 "a",
                 Feedback::Thumbs {
                     sample,

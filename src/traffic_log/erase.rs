@@ -25,7 +25,7 @@ const PART: (usize, i64) = (256, 4 << 20);
 
 /// The condition that selects records for deletion.
 #[derive(Debug, Clone, Copy)]
-enum Chosen<'a> {
+enum Selection<'a> {
     Of(&'a Principal),
     Before(UnixMillis),
 }
@@ -45,11 +45,11 @@ impl Deletions {
     /// has read the record, its id remains, so that [`Stages::lineage`](super::Stages::lineage) can find the generations trained on it.
     pub async fn delete(&self, id: &RecordId, scope: &Scope) -> Result<bool> {
         let there = match self.delete_one(id, scope).await {
-            Err(error) if self.made_room(&error).await => self.delete_one(id, scope).await?,
+            Err(error) if self.freed_space(&error).await => self.delete_one(id, scope).await?,
             there => there?,
         };
         if there {
-            self.erased(1).await;
+            self.after_deletion(1).await;
         }
         Ok(there)
     }
@@ -77,7 +77,7 @@ impl Deletions {
         };
         let there = deleted > 0;
         if there {
-            bury(connection, std::slice::from_ref(id)).await?;
+            insert_tombstones(connection, std::slice::from_ref(id)).await?;
             events::append(connection, actor, "record.deleted", json!({ "record": id })).await?;
         }
         transaction.commit().await?;
@@ -94,13 +94,13 @@ impl Deletions {
         let mut deleted = 0;
         loop {
             let (records, last) = match self.delete_part_of(principal).await {
-                Err(error) if self.made_room(&error).await => {
+                Err(error) if self.freed_space(&error).await => {
                     self.delete_part_of(principal).await?
                 }
                 part => part?,
             };
             deleted += records;
-            self.erased(records).await;
+            self.after_deletion(records).await;
             if last {
                 return Ok(deleted);
             }
@@ -112,7 +112,7 @@ impl Deletions {
     async fn delete_part_of(&self, principal: &Principal) -> Result<(u64, bool)> {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        let (ids, last) = part(connection, Chosen::Of(principal)).await?;
+        let (ids, last) = part(connection, Selection::Of(principal)).await?;
         delete_all(connection, &ids).await?;
         let mut others: Vec<String> = Vec::new();
         if last {
@@ -169,11 +169,11 @@ impl Deletions {
         let mut deleted = 0;
         loop {
             let (records, last) = match self.expire_part(oldest).await {
-                Err(error) if self.made_room(&error).await => self.expire_part(oldest).await?,
+                Err(error) if self.freed_space(&error).await => self.expire_part(oldest).await?,
                 part => part?,
             };
             deleted += records;
-            self.erased(records).await;
+            self.after_deletion(records).await;
             if last {
                 return Ok(deleted);
             }
@@ -184,7 +184,7 @@ impl Deletions {
     async fn expire_part(&self, oldest: UnixMillis) -> Result<(u64, bool)> {
         let mut transaction = self.database.begin().await?;
         let connection = transaction.connection();
-        let (ids, last) = part(connection, Chosen::Before(oldest)).await?;
+        let (ids, last) = part(connection, Selection::Before(oldest)).await?;
         delete_all(connection, &ids).await?;
         if !ids.is_empty() {
             let detail = json!({ "records": ids.len(), "created_before": oldest });
@@ -195,8 +195,8 @@ impl Deletions {
     }
 
     /// Returns whether a failed deletion should be tried again: on a full disk the reserve is given up for it.
-    async fn made_room(&self, error: &LogError) -> bool {
-        let made = matches!(error, LogError::Unavailable(_)) && self.database.make_room().await;
+    async fn freed_space(&self, error: &LogError) -> bool {
+        let made = matches!(error, LogError::Unavailable(_)) && self.database.free_space().await;
         if made {
             tracing::warn!(
                 "a deletion failed; it is retried after releasing the disk reserve: {error}"
@@ -206,7 +206,7 @@ impl Deletions {
     }
 
     /// Updates the counters and scrubs the files after a committed deletion.
-    async fn erased(&self, records: u64) {
+    async fn after_deletion(&self, records: u64) {
         self.counters.forget(records);
         self.quotas.forget();
         self.database.scrub().await;
@@ -214,20 +214,23 @@ impl Deletions {
 }
 
 /// Returns the ids of records to delete, few enough for one transaction, and whether these are the last.
-async fn part(connection: &mut Connection, chosen: Chosen<'_>) -> Result<(Vec<RecordId>, bool)> {
-    let select = match chosen {
-        Chosen::Of(principal) => {
+async fn part(
+    connection: &mut Connection,
+    selection: Selection<'_>,
+) -> Result<(Vec<RecordId>, bool)> {
+    let select = match selection {
+        Selection::Of(principal) => {
             query("SELECT id, bytes FROM records WHERE principal = $1 ORDER BY id LIMIT $2")
                 .bind(principal.as_str())
         }
-        Chosen::Before(oldest) => query(
+        Selection::Before(oldest) => query(
             "SELECT id, bytes FROM records WHERE created_at < $1 ORDER BY created_at, id LIMIT $2",
         )
         .bind(oldest),
     };
     let (most, room) = PART;
     let found = select
-        .bind(columns::index(most + 1))
+        .bind(columns::integer(most + 1))
         .fetch_all(connection)
         .await?;
     let (mut ids, mut bytes) = (Vec::new(), 0);
@@ -244,14 +247,14 @@ async fn part(connection: &mut Connection, chosen: Chosen<'_>) -> Result<(Vec<Re
 
 async fn delete_all(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
     query(with_list!("DELETE FROM records WHERE id", "$1", ""))
-        .bind(columns::texts(ids))
+        .bind(columns::id_list(ids))
         .execute(connection)
         .await?;
-    bury(connection, ids).await
+    insert_tombstones(connection, ids).await
 }
 
 /// Stores a tombstone for each deleted record that a stage has read.
-async fn bury(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
+async fn insert_tombstones(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
     for claims in [
         with_list!(
             "INSERT INTO tombstones (record_id, deleted_at) SELECT record_id, $2 FROM stage_rows WHERE record_id",
@@ -265,7 +268,7 @@ async fn bury(connection: &mut Connection, ids: &[RecordId]) -> Result<()> {
         ),
     ] {
         query(claims)
-            .bind(columns::texts(ids))
+            .bind(columns::id_list(ids))
             .bind(now())
             .execute(connection)
             .await?;

@@ -23,7 +23,7 @@ pub enum LogError {
     /// The principal has used the idempotency key for another request. Nothing was written.
     #[error("the idempotency key was already used for a different request")]
     IdempotencyReused,
-    /// Another trainer has taken the lease; this one must stop.
+    /// Another trainer holds the lease; this one must stop.
     #[error("the trainer's lease of epoch {epoch} is no longer valid")]
     Fenced { epoch: i64 },
     /// A pointer is not at the generation that the caller expected.

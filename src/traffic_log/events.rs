@@ -137,7 +137,7 @@ impl AuditTrail {
             "SELECT sequence, body, previous, hash FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
         )
         .bind(after)
-        .bind(columns::index(limit))
+        .bind(columns::integer(limit))
         .fetch_all(&mut self.database.reader().await?)
         .await?;
         found.iter().map(Link::read).collect()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use sql::{Connection, query};
 
-use super::columns::{self, index};
+use super::columns::{self, integer};
 use super::database::Database;
 use super::derive::derive;
 use super::quota::Quotas;
@@ -66,26 +66,26 @@ impl FeedbackStore {
                 id: record.to_string(),
             });
         }
-        let more = store(connection, record, principal, &feedback).await?;
-        if more > 0 {
+        let growth = store(connection, record, principal, &feedback).await?;
+        if growth > 0 {
             let quotas = &self.quotas;
-            let bytes = more.unsigned_abs();
+            let bytes = growth.unsigned_abs();
             self.check_growth(connection, record, bytes).await?;
             if let Some(refusal) = quotas.refusal(connection, principal, bytes).await? {
                 return Err(refusal);
             }
             quotas.add(principal, bytes);
         }
-        if more != 0 {
+        if growth != 0 {
             query("UPDATE records SET bytes = bytes + $1 WHERE id = $2")
-                .bind(more)
+                .bind(growth)
                 .bind(record.as_str())
                 .execute(connection)
                 .await?;
         }
-        let pairs = derive_again(connection, record, self.trust).await?;
+        let pairs = derive_pairs(connection, record, self.trust).await?;
         transaction.commit().await?;
-        if more < 0 {
+        if growth < 0 {
             self.quotas.forget();
         }
         if matches!(feedback, Feedback::Edited { .. }) {
@@ -95,18 +95,18 @@ impl FeedbackStore {
         Ok(FeedbackOutcome { pairs })
     }
 
-    /// Refuses a growth by `more` bytes beyond the maximum size of a record. The caller's transaction is then rolled back.
+    /// Refuses a growth by `growth` bytes beyond the maximum size of a record. The caller's transaction is then rolled back.
     async fn check_growth(
         &self,
         connection: &mut Connection,
         record: &RecordId,
-        more: u64,
+        growth: u64,
     ) -> Result<()> {
         let bytes: i64 = query("SELECT bytes FROM records WHERE id = $1")
             .bind(record.as_str())
             .fetch_value(connection)
             .await?;
-        let bytes = usize::try_from(bytes.unsigned_abs().saturating_add(more));
+        let bytes = usize::try_from(bytes.unsigned_abs().saturating_add(growth));
         let (bytes, most) = (bytes.unwrap_or(usize::MAX), self.max_record);
         match bytes > most {
             true => Err(LogError::TooLarge { bytes, most }),
@@ -120,9 +120,9 @@ pub(super) async fn held(
     connection: &mut Connection,
     record: &RecordId,
 ) -> Result<Vec<LoggedPair>> {
-    let said = record_read::read_feedback(connection, record).await?;
+    let feedback = record_read::read_feedback(connection, record).await?;
     let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
-    Ok(derive(&said, &[], shown, FeedbackTrust::Always))
+    Ok(derive(&feedback, &[], shown, FeedbackTrust::Always))
 }
 
 /// Stores feedback, and replaces the principal's earlier feedback on the same answer. Returns the bytes by which the record grows.
@@ -133,11 +133,11 @@ async fn store(
     feedback: &Feedback,
 ) -> Result<i64> {
     let (kind, slot, sample) = match feedback {
-        Feedback::Thumbs { sample, .. } => ("thumbs", index(*sample), *sample),
+        Feedback::Thumbs { sample, .. } => ("thumbs", integer(*sample), *sample),
         Feedback::Preferred { sample } => ("preferred", -1, *sample),
-        Feedback::Edited { sample, .. } => ("edited", index(*sample), *sample),
+        Feedback::Edited { sample, .. } => ("edited", integer(*sample), *sample),
     };
-    if index(sample) >= shown(connection, record).await? {
+    if integer(sample) >= shown(connection, record).await? {
         return Err(LogError::Invalid(format!(
             "the record has no sample {sample}"
         )));
@@ -151,7 +151,7 @@ async fn store(
     .bind(slot)
     .fetch_optional_value(connection)
     .await?;
-    let mut more = if before.is_some() { 0 } else { ROW };
+    let mut growth = if before.is_some() { 0 } else { ROW };
     let mut written = before.flatten();
     if let Feedback::Edited { text, .. } = feedback {
         let length = query(
@@ -160,9 +160,9 @@ async fn store(
         let length = length.bind(record.as_str()).bind(written.unwrap_or(-1));
         let length: Option<i64> = length.fetch_optional_value(connection).await?;
         // The text is stored twice: as a sample and in the feedback.
-        more += 2 * (index(text.len()) - length.unwrap_or(0));
+        growth += 2 * (integer(text.len()) - length.unwrap_or(0));
         match written {
-            Some(place) => write_over(connection, record, place, text).await?,
+            Some(place) => overwrite(connection, record, place, text).await?,
             None => {
                 let [free, ..] = record_write::free_places(connection, record).await?;
                 let edited = [Sample::given(text.as_str())];
@@ -186,10 +186,10 @@ async fn store(
     .bind(now())
     .execute(connection)
     .await?;
-    Ok(more)
+    Ok(growth)
 }
 
-async fn write_over(
+async fn overwrite(
     connection: &mut Connection,
     record: &RecordId,
     place: i64,
@@ -220,19 +220,19 @@ pub(super) async fn forget(
     .fetch_values(connection)
     .await?;
     for place in written {
-        write_over(connection, record, place, "").await?;
+        overwrite(connection, record, place, "").await?;
     }
     query("DELETE FROM feedback WHERE record_id = $1 AND principal = $2")
         .bind(record.as_str())
         .bind(principal.as_str())
         .execute(connection)
         .await?;
-    derive_again(connection, record, trust).await?;
+    derive_pairs(connection, record, trust).await?;
     Ok(())
 }
 
 /// Replaces a record's pairs from feedback by those that follow from its current feedback. Returns their number.
-pub(super) async fn derive_again(
+pub(super) async fn derive_pairs(
     connection: &mut Connection,
     record: &RecordId,
     trust: FeedbackTrust,
@@ -246,10 +246,10 @@ pub(super) async fn derive_again(
     if trust == FeedbackTrust::Never {
         return Ok(0);
     }
-    let said = record_read::read_feedback(connection, record).await?;
+    let feedback = record_read::read_feedback(connection, record).await?;
     let verdicts = record_read::read_corroborating(connection, record).await?;
     let shown = usize::try_from(shown(connection, record).await?).unwrap_or(0);
-    let derived = derive(&said, &verdicts, shown, trust);
+    let derived = derive(&feedback, &verdicts, shown, trust);
     let [_, _, pairs] = record_write::free_places(connection, record).await?;
     record_write::insert_pairs(connection, record, pairs, 0, &derived).await?;
     Ok(derived.len())

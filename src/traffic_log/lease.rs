@@ -50,7 +50,7 @@ impl Leases {
              WHERE one = 1 AND (expires_at <= $3 OR holder = $1) RETURNING epoch",
         )
         .bind(holder)
-        .bind(until(ttl))
+        .bind(expiry(ttl))
         .bind(now())
         .fetch_optional_value(connection)
         .await?;
@@ -68,7 +68,7 @@ impl Leases {
     }
 }
 
-fn until(ttl: Duration) -> i64 {
+fn expiry(ttl: Duration) -> i64 {
     now().saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
 }
 
@@ -81,7 +81,7 @@ impl TrainerLease {
     /// Extends the lease to `ttl` from now.
     pub async fn renew(&self) -> Result<()> {
         let mut transaction = self.begin().await?;
-        self.set_end(transaction.connection(), until(self.ttl))
+        self.set_expiry(transaction.connection(), expiry(self.ttl))
             .await?;
         transaction.commit().await
     }
@@ -89,7 +89,7 @@ impl TrainerLease {
     /// Releases the lease. Another trainer's lease is not affected.
     pub async fn release(self) -> Result<()> {
         let mut transaction = self.log.database.begin().await?;
-        self.set_end(transaction.connection(), 0).await?;
+        self.set_expiry(transaction.connection(), 0).await?;
         transaction.commit().await
     }
 
@@ -290,7 +290,7 @@ impl TrainerLease {
         }
     }
 
-    async fn set_end(&self, connection: &mut Connection, at: i64) -> Result<()> {
+    async fn set_expiry(&self, connection: &mut Connection, at: i64) -> Result<()> {
         query("UPDATE trainer SET expires_at = $1 WHERE one = 1 AND epoch = $2")
             .bind(at)
             .bind(self.epoch)

@@ -200,8 +200,11 @@ mod tests {
             verdicts: Vec::new(),
             pairs: Vec::new(),
         };
-        let said = log.records.append(record).await;
-        assert!(matches!(said, Err(LogError::Unavailable(_))), "{said:?}");
+        let refused = log.records.append(record).await;
+        assert!(
+            matches!(refused, Err(LogError::Unavailable(_))),
+            "{refused:?}"
+        );
         let stats = log.stats();
         assert!(
             !stats.healthy && stats.overloaded == 0 && stats.failed == 1,

@@ -148,9 +148,9 @@ mod tests {
             assert_eq!(log.audit.verify().await.unwrap(), stay.unsigned_abs());
             assert_eq!(log.audit.after(0, 1).await.unwrap()[0].sequence, first);
         }
-        let told = log.audit.after(0, 1).await.unwrap().remove(0);
-        assert_eq!(told.action, "events.pruned");
-        assert_eq!(told.detail["through"], 21);
+        let event = log.audit.after(0, 1).await.unwrap().remove(0);
+        assert_eq!(event.action, "events.pruned");
+        assert_eq!(event.detail["through"], 21);
         query("UPDATE settings SET value = '21 00' WHERE name = 'events.start'")
             .execute(&mut log.database().reader().await.unwrap())
             .await

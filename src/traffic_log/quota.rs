@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sql::{Connection, query};
 
-use super::{LogConfig, LogError, NewRecord, Principal, Result, locked, room};
+use super::{LogConfig, LogError, NewRecord, Principal, Result, disk_space, locked};
 
 /// The time for which a computed sum is used: other processes on the same log add and delete records.
 const FRESH: Duration = Duration::from_secs(60);
@@ -59,8 +59,8 @@ impl Quotas {
                 }));
             }
         }
-        let short = self.dir.as_deref().is_some_and(room::is_short);
-        Ok(short.then(|| LogError::Full("the file system has little space left".to_owned())))
+        let low = self.dir.as_deref().is_some_and(disk_space::is_low);
+        Ok(low.then(|| LogError::Full("the file system has little space left".to_owned())))
     }
 
     /// Adds a written record to the sums.

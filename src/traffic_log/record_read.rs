@@ -2,7 +2,9 @@
 
 use sql::{Connection, Row, query};
 
-use super::columns::{from_json, ids_of_bytes, logprobs_of_bytes, place, probability, truth};
+use super::columns::{
+    boolean, from_json, ids_of_bytes, logprobs_of_bytes, probability, sample_index,
+};
 use super::{
     Consent, Feedback, LoggedFeedback, LoggedPair, LoggedRecord, LoggedVerdict, PairSource,
     Principal, Prompt, RecordId, RecordKind, RecordSize, Result, Sample, Scope,
@@ -75,12 +77,12 @@ pub(super) async fn read_record(
         principal,
         created_at: row.get("created_at")?,
         consent: Consent {
-            retain: truth(&row, "retain")?,
-            train: truth(&row, "train")?,
+            retain: boolean(&row, "retain")?,
+            train: boolean(&row, "train")?,
         },
         prompt: from_json::<Prompt>(row.get("prompt")?)?,
         prompt_token_ids: ids_of_bytes(row.get("prompt_token_ids")?)?,
-        redacted: truth(&row, "redacted")?,
+        redacted: boolean(&row, "redacted")?,
         version: row.get("version")?,
         samples: read_samples(connection, id).await?,
         verdicts: read_verdicts(connection, id).await?,
@@ -148,14 +150,14 @@ pub(super) async fn read_corroborating(
 fn verdicts(rows: Vec<Row>) -> Result<Vec<LoggedVerdict>> {
     let verdict = |row: Row| -> Result<LoggedVerdict> {
         Ok(LoggedVerdict {
-            a: place(&row, "a")?,
-            b: place(&row, "b")?,
+            a: sample_index(&row, "a")?,
+            b: sample_index(&row, "b")?,
             orders: [
                 probability(&row, "p_first")?,
                 probability(&row, "p_second")?,
             ],
             p: probability(&row, "p")?,
-            consistent: truth(&row, "consistent")?,
+            consistent: boolean(&row, "consistent")?,
             label_mass: probability(&row, "label_mass")?,
             principles: from_json(row.get("principles")?)?,
             version: row.get("version")?,
@@ -173,8 +175,8 @@ async fn read_pairs(connection: &mut Connection, id: &RecordId) -> Result<Vec<Lo
     .await?;
     let pair = |row: Row| -> Result<LoggedPair> {
         Ok(LoggedPair {
-            chosen: place(&row, "chosen")?,
-            rejected: place(&row, "rejected")?,
+            chosen: sample_index(&row, "chosen")?,
+            rejected: sample_index(&row, "rejected")?,
             margin: probability(&row, "margin")?,
             source: PairSource::stored(row.get("source")?)?,
             principles: from_json(row.get("principles")?)?,

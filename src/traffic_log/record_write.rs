@@ -2,8 +2,8 @@
 
 use sql::{Connection, List, insert_rows, locking, query};
 
-use super::columns::{bytes_of_ids, bytes_of_logprobs, index, to_json};
-use super::naming::{Earlier, StoredName};
+use super::columns::{bytes_of_ids, bytes_of_logprobs, integer, to_json};
+use super::idempotency::{Earlier, StoredKey};
 use super::quota::{self, Quotas};
 use super::{LogError, LoggedPair, LoggedVerdict, RecordId, Result, Sample, UnixMillis};
 
@@ -17,7 +17,7 @@ pub(super) struct NewRow {
     pub redacted: bool,
     /// The digest of the tokenizer that produced the record's token ids, if known.
     pub tokenizer: Option<String>,
-    pub name: Option<StoredName>,
+    pub key: Option<StoredKey>,
 }
 
 /// The result of an insertion.
@@ -54,7 +54,7 @@ pub(super) async fn insert_record(
     .bind(row.id.as_str())
     .bind(record.kind.as_str())
     .bind(record.principal.as_str())
-    .bind(row.name.as_ref().map(|name| name.digest.as_str()))
+    .bind(row.key.as_ref().map(|key| key.digest.as_str()))
     .bind(row.created_at)
     .bind(row.id.bucket())
     .bind(i64::from(record.consent.retain))
@@ -63,9 +63,9 @@ pub(super) async fn insert_record(
     .bind(bytes_of_ids(&record.prompt_token_ids))
     .bind(i64::from(row.redacted))
     .bind(record.version.as_str())
-    .bind(index(record.samples.len()))
+    .bind(integer(record.samples.len()))
     .bind(row.tokenizer.as_deref().unwrap_or_default())
-    .bind(row.name.as_ref().map(|name| name.request.as_str()))
+    .bind(row.key.as_ref().map(|key| key.request.as_str()))
     .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
     .execute(connection)
     .await?;
@@ -79,7 +79,14 @@ pub(super) async fn insert_record(
         });
     }
     insert_samples(connection, &row.id, 0, &record.samples).await?;
-    insert_verdicts(connection, &row.id, [0, 0], Asked::ByCall, &record.verdicts).await?;
+    insert_verdicts(
+        connection,
+        &row.id,
+        [0, 0],
+        Requester::Call,
+        &record.verdicts,
+    )
+    .await?;
     insert_pairs(connection, &row.id, 0, 0, &record.pairs).await?;
     quotas.add(&record.principal, bytes);
     Ok(Inserted::New(row.id.clone()))
@@ -87,13 +94,13 @@ pub(super) async fn insert_record(
 
 /// Returns the record of an earlier call with the same idempotency key. The stricter consent of the two applies.
 async fn repeated(connection: &mut Connection, row: &NewRow) -> Result<Option<Inserted>> {
-    let Some(name) = &row.name else {
+    let Some(key) = &row.key else {
         return Ok(None);
     };
-    let Some(earlier) = Earlier::find(connection, &row.record.principal, name).await? else {
+    let Some(earlier) = Earlier::find(connection, &row.record.principal, key).await? else {
         return Ok(None);
     };
-    if !earlier.is_of(&row.record, name)? {
+    if !earlier.is_of(&row.record, key)? {
         return Ok(Some(Inserted::Refused(LogError::IdempotencyReused)));
     }
     earlier.restrict(connection, row.record.consent).await?;
@@ -148,11 +155,11 @@ pub(super) async fn insert_samples(
 
 /// The requester of a verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Requester {
     /// A call, under principles of its choice.
-    ByCall,
+    Call,
     /// The learner, under the operator's principles.
-    ByLearner,
+    Learner,
 }
 
 /// Inserts verdicts with places from `first`; `first_sample` is added to the indices of samples.
@@ -160,7 +167,7 @@ pub(super) async fn insert_verdicts(
     connection: &mut Connection,
     id: &RecordId,
     [first, first_sample]: [i64; 2],
-    asked: Asked,
+    requester: Requester,
     verdicts: &[LoggedVerdict],
 ) -> Result<()> {
     let integers = |column: &dyn Fn(&LoggedVerdict) -> i64| {
@@ -178,8 +185,8 @@ pub(super) async fn insert_verdicts(
             "place",
             List::Integers((first..).take(verdicts.len()).collect()),
         ),
-        ("a", integers(&|one| first_sample + index(one.a))),
-        ("b", integers(&|one| first_sample + index(one.b))),
+        ("a", integers(&|one| first_sample + integer(one.a))),
+        ("b", integers(&|one| first_sample + integer(one.b))),
         ("p_first", reals(&|one| one.orders[0])),
         ("p_second", reals(&|one| one.orders[1])),
         ("p", reals(&|one| one.p)),
@@ -192,7 +199,7 @@ pub(super) async fn insert_verdicts(
         ),
         (
             "pinned",
-            integers(&|_| i64::from(asked == Asked::ByLearner)),
+            integers(&|_| i64::from(requester == Requester::Learner)),
         ),
     ];
     Ok(insert_rows(connection, "verdicts", ("record_id", id.as_str()), columns).await?)
@@ -207,7 +214,9 @@ pub(super) async fn insert_pairs(
     pairs: &[LoggedPair],
 ) -> Result<()> {
     let samples = |column: &dyn Fn(&LoggedPair) -> usize| {
-        let samples = pairs.iter().map(|pair| first_sample + index(column(pair)));
+        let samples = pairs
+            .iter()
+            .map(|pair| first_sample + integer(column(pair)));
         List::Integers(samples.collect())
     };
     let principles: Result<Vec<String>> =

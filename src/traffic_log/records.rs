@@ -10,8 +10,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::database::Database;
+use super::idempotency::{Earlier, StoredKey};
 use super::model::ModelBinding;
-use super::naming::{Earlier, StoredName};
 use super::record_write::NewRow;
 use super::redact::Redactor;
 use super::writer::{Counters, Job, Writer};
@@ -84,10 +84,10 @@ impl Records {
             }
         };
         let created_at = now();
-        let name = record
+        let key = record
             .idempotency_key
             .as_ref()
-            .map(|key| StoredName::of(key, &record.principal, &self.salt));
+            .map(|key| StoredKey::of(key, &record.principal, &self.salt));
         let (reply, answer) = oneshot::channel();
         place.send(Job {
             row: NewRow {
@@ -96,7 +96,7 @@ impl Records {
                 record,
                 redacted,
                 tokenizer: self.model.tokenizer(),
-                name,
+                key,
             },
             queued,
             _waiting: waiting,
@@ -134,20 +134,20 @@ impl Records {
     ///
     /// # Errors
     /// Errors with [`LogError::IdempotencyReused`] if the record is known to be of another request.
-    pub async fn named(
+    pub async fn find_by_key(
         &self,
         principal: &Principal,
         key: &IdempotencyKey,
     ) -> Result<Option<RecordId>> {
-        let name = StoredName::of(key, principal, &self.salt);
+        let stored = StoredKey::of(key, principal, &self.salt);
         let mut reading = self.database.snapshot().await?;
-        let earlier = Earlier::find(&mut reading, principal, &name).await?;
+        let earlier = Earlier::find(&mut reading, principal, &stored).await?;
         reading.end().await?;
         match earlier {
             Some(Earlier {
                 request: Some(request),
                 ..
-            }) if request != name.request => Err(LogError::IdempotencyReused),
+            }) if request != stored.request => Err(LogError::IdempotencyReused),
             earlier => Ok(earlier.map(|earlier| earlier.id)),
         }
     }

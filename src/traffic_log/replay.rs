@@ -118,7 +118,7 @@ pub struct HeldPreference {
 }
 
 /// The number of records with feedback that are read per wanted preference: a single thumb is not a preference.
-const LOOKED_THROUGH: usize = 8;
+const SCANNED_PER_PREFERENCE: usize = 8;
 
 /// The draws of rows for training.
 #[derive(Debug)]
@@ -200,10 +200,10 @@ impl Replay {
         .bind(spec.newest())
         .bind(from)
         .bind(to)
-        .bind(columns::index(cap))
+        .bind(columns::integer(cap))
         .bind(turn)
         .bind(places)
-        .bind(columns::index(spec.limit))
+        .bind(columns::integer(spec.limit))
         .bind(tokenizer)
         .bind(unnamed)
         .bind(spec.uncapped())
@@ -249,7 +249,7 @@ impl Replay {
                  (SELECT 1 FROM stage_rows WHERE stage_rows.record_id = trainable.id AND stage_rows.stage <> $4)",
             )
         ))
-        .bind(columns::texts(ids))
+        .bind(columns::id_list(ids))
         .bind(from)
         .bind(to)
         .bind(stage.0)
@@ -278,25 +278,25 @@ impl Replay {
         let (from, to) = spec.buckets();
         let (tokenizer, unnamed) = self.model.parameters();
         let mut reading = self.database.snapshot().await?;
-        let said = query(concat!(
+        let records = query(concat!(
             "SELECT trainable.id AS id, trainable.principal AS principal FROM trainable JOIN \
-             (SELECT record_id, MAX(created_at) AS said_at FROM feedback GROUP BY record_id) AS said ON said.record_id = trainable.id \
-             WHERE said_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
+             (SELECT record_id, MAX(created_at) AS given_at FROM feedback GROUP BY record_id) AS latest ON latest.record_id = trainable.id \
+             WHERE given_at <= $1 AND bucket >= $2 AND bucket < $3 AND ",
             same_tokenizer!("$5", "$6"),
             " AND NOT EXISTS (SELECT 1 FROM stage_feedback WHERE stage_feedback.record_id = trainable.id) \
-             ORDER BY said_at DESC, trainable.id DESC LIMIT $4",
+             ORDER BY given_at DESC, trainable.id DESC LIMIT $4",
         ))
         .bind(spec.newest())
         .bind(from)
         .bind(to)
-        .bind(columns::index(spec.limit.saturating_mul(LOOKED_THROUGH)))
+        .bind(columns::integer(spec.limit.saturating_mul(SCANNED_PER_PREFERENCE)))
         .bind(tokenizer)
         .bind(unnamed)
         .fetch_all(&mut reading)
         .await?;
         let mut found = Vec::new();
         let mut counts: HashMap<String, usize> = HashMap::new();
-        for row in &said {
+        for row in &records {
             let DrawnRow { id, principal } = drawn(row)?;
             // Edits become samples after those that were shown, so their pair is the last.
             if let Some(pair) = feedback::held(&mut reading, &id).await?.pop() {
@@ -306,14 +306,14 @@ impl Replay {
         }
         reading.end().await?;
         let cap = largest_cap(&counts, spec);
-        let mut taken: HashMap<String, usize> = HashMap::new();
+        let mut drawn_rows: HashMap<String, usize> = HashMap::new();
         found.retain(|(principal, _)| {
             if principal.as_str() == spec.uncapped() {
                 return true;
             }
-            let taken = taken.entry(principal.as_str().to_owned()).or_default();
-            *taken += 1;
-            *taken <= cap
+            let drawn_rows = drawn_rows.entry(principal.as_str().to_owned()).or_default();
+            *drawn_rows += 1;
+            *drawn_rows <= cap
         });
         found.truncate(spec.limit);
         Ok(found
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_who_cannot_be_told_apart_are_not_capped() {
+    fn callers_that_cannot_be_distinguished_are_not_capped() {
         let anonymous = Principal::anonymous();
         let counts = |rows: &[(&str, usize)]| {
             let named = rows.iter().map(|(name, rows)| ((*name).to_owned(), *rows));
@@ -400,7 +400,7 @@ mod tests {
             ..DrawSpec::new(100)
         };
         let alone = counts(&[(anonymous.as_str(), 500)]);
-        assert_eq!(largest_cap(&alone, &spec), 0, "nobody has a cap");
+        assert_eq!(largest_cap(&alone, &spec), 0, "no principal has a cap");
         // A quarter of the hundred rows that are drawn.
         let beside = counts(&[(anonymous.as_str(), 500), ("a key", 90)]);
         assert_eq!(largest_cap(&beside, &spec), 25);

@@ -76,7 +76,7 @@ impl Database {
         };
         // Does not wait for a reader, because writers would wait behind it. On an error the connection is discarded.
         let done = self
-            .patiently(checkpoint(&mut connection, self.patience))
+            .with_timeout(checkpoint(&mut connection, self.patience))
             .await?;
         *slot = Some(connection);
         Ok(done)
@@ -93,13 +93,13 @@ impl Database {
     }
 
     /// Frees space for a deletion on a full disk. Returns whether there was any to free.
-    pub async fn make_room(&self) -> bool {
+    pub async fn free_space(&self) -> bool {
         let Some(reserve) = &self.reserve else {
             return false;
         };
-        let given_up = reserve.give_up();
+        let released = reserve.release();
         // Truncating the write-ahead log frees space too.
-        matches!(self.truncate_log().await, Ok(true)) || given_up
+        matches!(self.truncate_log().await, Ok(true)) || released
     }
 
     /// Allocates the reserve again, if there is room for it.

@@ -44,17 +44,17 @@ impl SwitchStore {
     pub async fn resume(&self, actor: &str) -> Result<()> {
         let resume = "UPDATE learning_switch SET paused = 0, unattended = 0 \
                       WHERE one = 1 AND (paused <> 0 OR unattended <> 0)";
-        turn(&self.database, resume, actor, "train.resumed").await
+        set(&self.database, resume, actor, "train.resumed").await
     }
 }
 
 /// Pauses learning as [`SwitchStore::pause`] does.
 pub(super) async fn pause(database: &Database, actor: &str) -> Result<()> {
     let pause = "UPDATE learning_switch SET paused = 1 WHERE one = 1 AND paused = 0";
-    turn(database, pause, actor, "train.paused").await
+    set(database, pause, actor, "train.paused").await
 }
 
-async fn turn(database: &Database, change: &'static str, actor: &str, action: &str) -> Result<()> {
+async fn set(database: &Database, change: &'static str, actor: &str, action: &str) -> Result<()> {
     let mut transaction = database.begin().await?;
     let changed = query(change).execute(transaction.connection()).await?;
     if changed > 0 {

@@ -118,7 +118,9 @@ async fn run(
 ) {
     while let Some(first) = queue.recv().await {
         let batch = gather(first, &mut queue).await;
-        let written = database.patiently(commit(&database, &quotas, &batch)).await;
+        let written = database
+            .with_timeout(commit(&database, &quotas, &batch))
+            .await;
         counters.broken.store(written.is_err(), Ordering::Relaxed);
         if written.is_err() {
             // Counted records may not have been written.
@@ -130,7 +132,10 @@ async fn run(
                 // The database works, so one of the records cannot be stored. The others are committed one by one.
                 for job in batch {
                     let batch = vec![job];
-                    match database.patiently(commit(&database, &quotas, &batch)).await {
+                    match database
+                        .with_timeout(commit(&database, &quotas, &batch))
+                        .await
+                    {
                         Ok(ids) => {
                             counters.broken.store(false, Ordering::Relaxed);
                             acknowledge(batch, ids, &counters);

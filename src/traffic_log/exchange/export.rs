@@ -120,7 +120,7 @@ async fn page(
     .bind(after.1)
     .bind(f64::from(filter.min_margin))
     .bind(filter.source.map_or("", PairSource::as_str))
-    .bind(columns::index(PAGE))
+    .bind(columns::integer(PAGE))
     .bind(f64::from(MIN_LABEL_MASS))
     .bind(filter.prompts.map_or("", PromptKind::json_begins))
     .fetch_all(&mut database.reader().await?)

@@ -162,10 +162,10 @@ mod tests {
             "yes",
             "cat >/dev/null; exec yes '[\"\",'",
         ] {
-            let said = shell(script, LONG);
-            assert!(matches!(said, Err(LogError::Redaction(_))), "{script}");
+            let result = shell(script, LONG);
+            assert!(matches!(result, Err(LogError::Redaction(_))), "{script}");
         }
-        let said = shell("sleep 600", Duration::from_millis(50));
-        assert!(matches!(said, Err(LogError::Redaction(_))));
+        let result = shell("sleep 600", Duration::from_millis(50));
+        assert!(matches!(result, Err(LogError::Redaction(_))));
     }
 }

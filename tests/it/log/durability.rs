@@ -104,8 +104,8 @@ fn killed_around_a_commit_a_record_is_whole_or_absent() {
                 .output()
                 .unwrap();
             assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{place}");
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert_eq!(said.lines().filter_map(acknowledged).count(), 3);
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(printed.lines().filter_map(acknowledged).count(), 3);
             let log = open(&config).await;
             assert_eq!(log.stats().records, kept, "{place}");
             // The client that had no answer asks again, and nothing is there twice.
@@ -135,8 +135,8 @@ fn killed_at_the_swap_the_pointer_is_old_or_new() {
             assert_eq!(!pointers.policy.is_base(), moved, "{place}");
             assert_eq!(pointers.policy, pointers.reference, "{place}");
             let events = log.audit.after(0, 100).await.unwrap();
-            let told = events.iter().any(|event| event.action == "pointers.moved");
-            assert_eq!(told, moved, "{place}");
+            let recorded = events.iter().any(|event| event.action == "pointers.moved");
+            assert_eq!(recorded, moved, "{place}");
             log.audit.verify().await.unwrap();
             // The trainer that comes back need not wait for the dead one's lease.
             let ttl = Duration::from_secs(3600);
@@ -154,8 +154,11 @@ fn a_locked_file_is_unavailable_and_then_works_again() {
         let first = append_when_back(&log, &record("ann", "before")).await;
         let mut other = Operator::connect(&config.url).await;
         other.run("BEGIN IMMEDIATE").await;
-        let said = log.records.append(record("ann", "during")).await;
-        assert!(matches!(said, Err(LogError::Unavailable(_))), "{said:?}");
+        let refused = log.records.append(record("ann", "during")).await;
+        assert!(
+            matches!(refused, Err(LogError::Unavailable(_))),
+            "{refused:?}"
+        );
         assert!(!log.stats().healthy);
         // Reading goes on.
         assert!(
@@ -258,9 +261,9 @@ fn a_full_disk_refuses_records_until_there_is_room() {
     )
     .spawn()
     .unwrap();
-    let mut said = String::new();
+    let mut printed = String::new();
     let mut out = child.stdout.take().unwrap();
-    out.read_to_string(&mut said).unwrap();
-    assert!(child.wait().unwrap().success(), "{said}");
-    assert!(said.contains("survived"), "{said}");
+    out.read_to_string(&mut printed).unwrap();
+    assert!(child.wait().unwrap().success(), "{printed}");
+    assert!(printed.contains("survived"), "{printed}");
 }

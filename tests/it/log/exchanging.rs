@@ -359,14 +359,14 @@ fn a_broken_file_is_named_and_what_stands_before_it_is_kept() {
         let file = dir.path().join("pairs.jsonl");
         let line = r#"{"prompt":"q","chosen":"a","rejected":"b"}"#;
         std::fs::write(&file, format!("{line}\nnot json\n")).unwrap();
-        let said = import(&log, Some(PairFormat::Jsonl), &file).await;
-        let Err(LogError::File(message)) = said else {
-            panic!("{said:?}")
+        let result = import(&log, Some(PairFormat::Jsonl), &file).await;
+        let Err(LogError::File(message)) = result else {
+            panic!("{result:?}")
         };
         assert!(message.contains("pairs.jsonl:2"), "{message}");
         assert_eq!(log.stats().records, 1);
-        let said = import(&log, Some(PairFormat::Parquet), &file).await;
-        assert!(matches!(said, Err(LogError::File(_))), "{said:?}");
+        let result = import(&log, Some(PairFormat::Parquet), &file).await;
+        assert!(matches!(result, Err(LogError::File(_))), "{result:?}");
     });
 }
 

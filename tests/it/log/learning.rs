@@ -14,7 +14,7 @@ pub(super) const LONG: Duration = Duration::from_secs(3600);
 
 pub(super) async fn lease(log: &TrafficLog) -> TrainerLease {
     let taken = log.leases.acquire("trainer", LONG).await.unwrap();
-    taken.expect("nobody else trains here")
+    taken.expect("no other trainer holds the lease")
 }
 
 pub(super) fn stage() -> NewStage {
@@ -120,8 +120,8 @@ fn a_flood_of_one_principal_is_capped() {
                 max_share: share,
                 ..DrawSpec::new(1)
             };
-            let said = log.replay.draw(&spec).await;
-            assert!(matches!(said, Err(LogError::Invalid(_))), "{share}");
+            let result = log.replay.draw(&spec).await;
+            assert!(matches!(result, Err(LogError::Invalid(_))), "{share}");
         }
     });
 }
@@ -302,8 +302,8 @@ fn an_update_is_added_whole_and_skips_what_was_deleted() {
 
         let mut wrong = additions;
         wrong[2].1.pairs[0].chosen = 5;
-        let said = add(&lease, stage, &wrong).await;
-        assert!(matches!(said, Err(LogError::Invalid(_))));
+        let result = add(&lease, stage, &wrong).await;
+        assert!(matches!(result, Err(LogError::Invalid(_))));
         let read = log
             .records
             .get(&ids[0], &Scope::All)
@@ -320,7 +320,7 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
         let log = open(&config).await;
         let ids = fill(&log, "ann", 2).await;
         let lease = lease(&log).await;
-        let told = Addition {
+        let leaking = Addition {
             samples: vec![sample("write to ann@example.com"), sample("no")],
             verdicts: vec![verdict(0, 1, 0.8)],
             ..Addition::default()
@@ -329,7 +329,7 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
             samples: vec![sample("yes"), sample("no")],
             ..Addition::default()
         };
-        let additions = [(ids[0].clone(), told), (ids[1].clone(), harmless)];
+        let additions = [(ids[0].clone(), leaking), (ids[1].clone(), harmless)];
         let stage = lease.open_stage(stage()).await.unwrap();
         assert_eq!(add(&lease, stage, &additions).await.unwrap(), 2);
         let read = log
@@ -338,12 +338,16 @@ fn what_the_trainer_adds_is_redacted_like_everything_else() {
             .await
             .unwrap()
             .unwrap();
-        let [told, no] = &read.samples[2..] else {
+        let [leaking, no] = &read.samples[2..] else {
             panic!("two samples were added to {:?}", read.samples)
         };
-        assert!(told.text.starts_with("write to [EMAIL-"), "{}", told.text);
+        assert!(
+            leaking.text.starts_with("write to [EMAIL-"),
+            "{}",
+            leaking.text
+        );
         // They would spell out what was taken out.
-        assert!(told.token_ids.is_empty() && told.logprobs.is_empty());
+        assert!(leaking.token_ids.is_empty() && leaking.logprobs.is_empty());
         assert_eq!(*no, additions[0].1.samples[1]);
         assert!(read.redacted && !read.prompt_token_ids.is_empty());
         let read = log

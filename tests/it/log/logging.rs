@@ -134,8 +134,8 @@ fn what_cannot_be_kept_is_refused() {
         let mut endless = record("ann", "no");
         endless.verdicts[0].p = f32::NAN;
         for wrong in [unwilling, short, outside, itself, endless] {
-            let said = log.records.append(wrong).await;
-            assert!(matches!(said, Err(LogError::Invalid(_))), "{said:?}");
+            let result = log.records.append(wrong).await;
+            assert!(matches!(result, Err(LogError::Invalid(_))), "{result:?}");
         }
         assert_eq!(log.stats().records, 0);
     });
@@ -148,10 +148,10 @@ fn a_full_queue_is_said_at_once() {
         let log = open(&config).await;
         // On one thread the writer has no turn before all three have asked.
         let asked = (0..3).map(|_| log.records.append(record("ann", "")));
-        let said = join_all(asked).await;
-        assert!(said[0].is_ok());
-        assert!(matches!(said[1], Err(LogError::Overloaded)));
-        assert!(matches!(said[2], Err(LogError::Overloaded)));
+        let result = join_all(asked).await;
+        assert!(result[0].is_ok());
+        assert!(matches!(result[1], Err(LogError::Overloaded)));
+        assert!(matches!(result[2], Err(LogError::Overloaded)));
         let stats = log.stats();
         assert_eq!((stats.appended, stats.overloaded), (1, 2));
         assert!(stats.healthy && stats.queue_depth == 0 && stats.commits == 1);
@@ -281,8 +281,8 @@ fn a_redactor_that_fails_keeps_the_record_out() {
         };
         config.redaction.command = Some(program("exit 1"));
         let log = open(&config).await;
-        let said = log.records.append(record("ann", "Ann")).await;
-        assert!(matches!(said, Err(LogError::Redaction(_))), "{said:?}");
+        let result = log.records.append(record("ann", "Ann")).await;
+        assert!(matches!(result, Err(LogError::Redaction(_))), "{result:?}");
         assert_eq!((log.stats().records, log.stats().failed), (0, 1));
         log.close().await;
 
@@ -373,11 +373,11 @@ fn feedback_is_kept_and_believed_as_the_policy_says() {
             // The verdict prefers sample 1, so the judge does not corroborate this.
             let liked = || Feedback::Preferred { sample: 0 };
             for _ in 0..2 {
-                let said = log.feedback.add(&id, &ann, liked()).await.unwrap();
-                assert_eq!(said.pairs, after_one, "{trust}");
+                let result = log.feedback.add(&id, &ann, liked()).await.unwrap();
+                assert_eq!(result.pairs, after_one, "{trust}");
             }
-            let said = log.feedback.add(&id, &bob, liked()).await.unwrap();
-            assert_eq!(said.pairs, after_two, "{trust}");
+            let result = log.feedback.add(&id, &bob, liked()).await.unwrap();
+            assert_eq!(result.pairs, after_two, "{trust}");
             let read = log.records.get(&id, &Scope::All).await.unwrap().unwrap();
             assert_eq!(read.feedback.len(), 2);
             assert_eq!(read.pairs.len(), after_two);
@@ -414,8 +414,8 @@ fn an_event_cannot_be_changed_unseen() {
             "DELETE FROM events WHERE sequence = 4",
         ] {
             assert_eq!(execute(&config.url, tampering).await, 1);
-            let said = log.audit.verify().await;
-            assert!(matches!(said, Err(LogError::Corrupt(_))), "{tampering}");
+            let result = log.audit.verify().await;
+            assert!(matches!(result, Err(LogError::Corrupt(_))), "{tampering}");
         }
     });
 }

@@ -3,10 +3,10 @@
 mod durability;
 mod erasing;
 mod exchanging;
+mod idempotency;
 mod learning;
 mod logging;
 mod models;
-mod naming;
 mod operator;
 mod preferences;
 mod quota;

@@ -1,4 +1,4 @@
-//! Whose token ids a record has, callers who cannot be told apart, and stages that are given up.
+//! Whose token ids a record has, callers that cannot be distinguished, and abandoned stages.
 
 use traffic_log::{
     Abandoned, DrawSpec, Eligible, GenerationId, GenerationState, MAX_DEATHS, ModelIdentity,

@@ -11,12 +11,12 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         config.trust = FeedbackTrust::Corroborated;
         let log = open(&config).await;
         let liked = |sample| Feedback::Preferred { sample };
-        let mut said = Vec::new();
+        let mut given = Vec::new();
         for (name, count) in [("mallory", 8), ("ann", 1), ("bob", 1)] {
             let principal = Principal::of_key(name);
             for id in fill(&log, name, count).await {
                 log.feedback.add(&id, &principal, liked(0)).await.unwrap();
-                said.push(id);
+                given.push(id);
             }
         }
         // A thumb alone is no preference, and an unwilling record is never drawn.
@@ -32,7 +32,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         let unwilling = log.records.append(unwilling).await.unwrap();
         log.feedback.add(&unwilling, &ann, liked(0)).await.unwrap();
 
-        // Each draws what has been said by then.
+        // Each draws what has been given until then.
         let spec = || DrawSpec {
             max_share: 0.34,
             ..DrawSpec::new(8)
@@ -40,7 +40,7 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
         let held = log.replay.draw_preferences(&spec()).await.unwrap();
         let drawn: Vec<_> = held.iter().map(|held| held.record.clone()).collect();
         // One of the flood: two of four would be half.
-        let flood = |id: &&RecordId| said[..8].contains(id);
+        let flood = |id: &&RecordId| given[..8].contains(id);
         assert_eq!((drawn.len(), drawn.iter().filter(flood).count()), (3, 1));
         let newest = DrawSpec::new(1);
         let newest = log
@@ -70,21 +70,21 @@ fn preferences_are_learned_from_once_and_no_caller_has_more_than_its_share() {
             sample: 1,
             text: "better".to_owned(),
         };
-        log.feedback.add(&said[8], &ann, edited).await.unwrap();
+        log.feedback.add(&given[8], &ann, edited).await.unwrap();
         let held = log.replay.draw_preferences(&spec()).await.unwrap();
-        let edited = held.iter().find(|held| held.record == said[8]).unwrap();
+        let edited = held.iter().find(|held| held.record == given[8]).unwrap();
         assert_eq!((edited.pair.chosen, edited.pair.rejected), (2, 1));
 
         // It is claimed whether or not a stage used the prompt.
         let lease = lease(&log).await;
         let first = lease.open_stage(stage()).await.unwrap();
-        lease.claim_rows(first, &said[9..]).await.unwrap();
+        lease.claim_rows(first, &given[9..]).await.unwrap();
         assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
         assert_eq!(lease.claim_feedback(first, &drawn).await.unwrap(), drawn);
         let left = log.replay.draw_preferences(&spec()).await.unwrap();
         assert!(
             left.iter()
-                .all(|held| said[..8].contains(&held.record) && !drawn.contains(&held.record)),
+                .all(|held| given[..8].contains(&held.record) && !drawn.contains(&held.record)),
             "{left:?}"
         );
 

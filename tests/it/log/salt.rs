@@ -83,8 +83,8 @@ fn a_file_that_is_given_is_the_same_for_all_and_is_never_made_up() {
             salt: SaltPlace::Given(file.clone()),
             ..config.clone()
         };
-        let said = TrafficLog::open(&given).await.unwrap_err().to_string();
-        assert!(said.contains("does not exist"), "{said}");
+        let result = TrafficLog::open(&given).await.unwrap_err().to_string();
+        assert!(result.contains("does not exist"), "{result}");
         assert!(!file.exists());
         std::fs::write(&file, format!("{SALT}\n")).unwrap();
         let surrogates = [surrogate(&given).await, surrogate(&given).await];
@@ -97,7 +97,7 @@ fn a_file_that_is_given_is_the_same_for_all_and_is_never_made_up() {
             ..config.clone()
         };
         surrogate(&own).await;
-        let said = TrafficLog::open(&given).await.unwrap_err().to_string();
-        assert!(said.contains("another salt"), "{said}");
+        let result = TrafficLog::open(&given).await.unwrap_err().to_string();
+        assert!(result.contains("another salt"), "{result}");
     });
 }

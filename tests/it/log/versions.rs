@@ -69,14 +69,14 @@ fn pointers_move_together_or_not_at_all() {
             to(Pointer::Policy, "base", "one"),
             to(Pointer::Reference, "two", "one"),
         ];
-        let said = log.generations.move_pointers(&stale, "ann", "").await;
+        let result = log.generations.move_pointers(&stale, "ann", "").await;
         let Err(LogError::Conflict {
             pointer,
             expected,
             found,
-        }) = said
+        }) = result
         else {
-            panic!("{said:?}")
+            panic!("{result:?}")
         };
         assert_eq!(pointer, Pointer::Reference);
         assert_eq!((expected, found), (id("two"), id("base")));
@@ -161,13 +161,19 @@ fn gates_are_kept_and_broken_generations_are_not_pointed_at() {
         let stage = open_stage(&lease).await;
         let none = json!({});
         let moves = [to(Pointer::Policy, "base", "one")];
-        let said = lease.promote(stage, &moves, "", &none).await;
-        assert!(matches!(said, Err(LogError::Invalid(_))), "{said:?}");
+        let result = lease.promote(stage, &moves, "", &none).await;
+        assert!(matches!(result, Err(LogError::Invalid(_))), "{result:?}");
         let moves = [to(Pointer::Canary, "base", "nobody")];
-        let said = lease.promote(stage, &moves, "", &none).await;
-        assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
-        let said = lease.record_gates(&id("nobody"), &gates, None).await;
-        assert!(matches!(said, Err(LogError::NotFound { .. })), "{said:?}");
+        let result = lease.promote(stage, &moves, "", &none).await;
+        assert!(
+            matches!(result, Err(LogError::NotFound { .. })),
+            "{result:?}"
+        );
+        let result = lease.record_gates(&id("nobody"), &gates, None).await;
+        assert!(
+            matches!(result, Err(LogError::NotFound { .. })),
+            "{result:?}"
+        );
         assert!(log.generations.pointers().await.unwrap().policy.is_base());
         assert_eq!(
             log.stages.outcome_of(stage).await.unwrap(),

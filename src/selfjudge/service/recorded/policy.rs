@@ -230,7 +230,7 @@ async fn check_name(
         return Ok(());
     }
     for index in 0.. {
-        match log.records.named(principal, &name.key(index)).await {
+        match log.records.find_by_key(principal, &name.key(index)).await {
             Ok(Some(record)) if refused => {
                 let scope = Scope::Only(principal.clone());
                 log.deletions.delete(&record, &scope).await?;

@@ -14,7 +14,7 @@ const DIGEST: &str = "v1:";
 
 /// A key in the forms in which it is stored and searched.
 #[derive(Debug)]
-pub(super) struct StoredName {
+pub(super) struct StoredKey {
     /// The form that is stored.
     pub digest: String,
     /// The form that earlier versions stored.
@@ -23,7 +23,7 @@ pub(super) struct StoredName {
     pub request: String,
 }
 
-impl StoredName {
+impl StoredKey {
     pub fn of(key: &IdempotencyKey, principal: &Principal, salt: &str) -> Self {
         let mut hasher = Sha256::new();
         for part in ["idempotency", salt, principal.as_str(), &key.name] {
@@ -53,15 +53,15 @@ impl Earlier {
     pub async fn find(
         connection: &mut Connection,
         principal: &Principal,
-        name: &StoredName,
+        key: &StoredKey,
     ) -> Result<Option<Self>> {
         let found = query(
             "SELECT id, kind, prompt, request_digest FROM records WHERE principal = $1 \
              AND (idempotency_key = $2 OR (idempotency_key = $3 AND request_digest IS NULL))",
         )
         .bind(principal.as_str())
-        .bind(name.digest.as_str())
-        .bind(name.plain.as_str())
+        .bind(key.digest.as_str())
+        .bind(key.plain.as_str())
         .fetch_optional(connection)
         .await?;
         let earlier = |row: Row| -> Result<Self> {
@@ -76,9 +76,9 @@ impl Earlier {
     }
 
     /// Returns whether `record`, after redaction, is the same request.
-    pub fn is_of(&self, record: &NewRecord, name: &StoredName) -> Result<bool> {
+    pub fn is_of(&self, record: &NewRecord, key: &StoredKey) -> Result<bool> {
         Ok(match &self.request {
-            Some(request) => *request == name.request,
+            Some(request) => *request == key.request,
             None => self.kind == record.kind.as_str() && self.prompt == to_json(&record.prompt)?,
         })
     }
@@ -100,14 +100,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stored_name_shows_nothing_and_is_a_principals_own() {
+    fn a_stored_key_shows_nothing_and_is_a_principals_own() {
         let key = |name: &str| IdempotencyKey {
             name: name.to_owned(),
             request: [1; 32],
         };
         let (ann, bob) = (Principal::of_key("ann"), Principal::of_key("bob"));
         let stored =
-            |name: &str, principal, salt| StoredName::of(&key(name), principal, salt).digest;
+            |name: &str, principal, salt| StoredKey::of(&key(name), principal, salt).digest;
         let one = stored("ann@example.org", &ann, "salt");
         assert!(one.starts_with(DIGEST) && !one.contains("ann"), "{one}");
         assert_eq!(one, stored("ann@example.org", &ann, "salt"));

@@ -18,7 +18,7 @@ const FLOOR: u64 = 256 << 20;
 const RESERVE_PART: u64 = 16;
 
 /// Returns the free and the total bytes of a directory's file system.
-fn room(dir: &Path) -> io::Result<(u64, u64)> {
+fn space(dir: &Path) -> io::Result<(u64, u64)> {
     let path = CString::new(dir.as_os_str().as_bytes())?;
     let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: the path ends with a zero byte, and the struct is valid memory to write to.
@@ -35,9 +35,9 @@ fn room(dir: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Returns whether a file system has too little free space for further records.
-pub(super) fn is_short(dir: &Path) -> bool {
+pub(super) fn is_low(dir: &Path) -> bool {
     // A file system that does not report its size has no lower limit.
-    room(dir).is_ok_and(|(free, all)| free < FLOOR.min(all / 20))
+    space(dir).is_ok_and(|(free, all)| free < FLOOR.min(all / 20))
 }
 
 /// A file that only occupies space.
@@ -64,7 +64,7 @@ impl Reserve {
             return Ok(());
         }
         let dir = self.file.parent().unwrap_or(Path::new("."));
-        let bytes = self.bytes.min(room(dir)?.0 / RESERVE_PART);
+        let bytes = self.bytes.min(space(dir)?.0 / RESERVE_PART);
         match fs::metadata(&self.file) {
             Ok(there) if there.len() >= bytes => return Ok(()),
             _ => {}
@@ -75,21 +75,21 @@ impl Reserve {
             .truncate(true)
             .mode(0o600)
             .open(&self.file)?;
-        let taken = take(&file, bytes);
-        if taken.is_err() {
-            self.give_up();
+        let allocated = allocate(&file, bytes);
+        if allocated.is_err() {
+            self.release();
         }
-        taken
+        allocated
     }
 
     /// Frees the space. Returns whether there was any.
-    pub fn give_up(&self) -> bool {
+    pub fn release(&self) -> bool {
         fs::remove_file(&self.file).is_ok()
     }
 }
 
 /// Allocates a file's blocks.
-fn take(file: &File, bytes: u64) -> io::Result<()> {
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
     let bytes = libc::off_t::try_from(bytes).map_err(io::Error::other)?;
     // SAFETY: a system call on a descriptor that `file` keeps open.
     match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes) } {
@@ -103,25 +103,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserve_takes_blocks_and_gives_them_back() {
+    fn a_reserve_allocates_blocks_and_frees_them() {
         use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();
         let reserve = Reserve::beside(&dir.path().join("log.sqlite"), 1 << 20);
-        assert!(!reserve.give_up());
+        assert!(!reserve.release());
         reserve.fill().unwrap();
         reserve.fill().unwrap();
         let there = fs::metadata(dir.path().join("log.sqlite.reserve")).unwrap();
         assert!(there.blocks() * 512 >= 1 << 20);
         assert_eq!(there.mode() & 0o777, 0o600);
-        assert!(reserve.give_up());
+        assert!(reserve.release());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn a_file_system_says_how_much_is_left() {
+    fn the_free_space_of_a_file_system_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let (free, all) = room(dir.path()).unwrap();
+        let (free, all) = space(dir.path()).unwrap();
         assert!(free <= all && all > 0);
-        assert!(room(Path::new("/nowhere/at/all")).is_err());
+        assert!(space(Path::new("/nowhere/at/all")).is_err());
     }
 }

@@ -30,13 +30,13 @@ fn another_request_under_a_name_is_refused_and_spares_its_neighbours() {
         assert_eq!(log.stats().records, 2);
         assert!(log.stats().healthy);
         let ann = Principal::of_key("ann");
-        let found = log.records.named(&ann, &named("k", 1)).await.unwrap();
+        let found = log.records.find_by_key(&ann, &named("k", 1)).await.unwrap();
         assert_eq!(found, Some(first));
-        let reused = log.records.named(&ann, &named("k", 2)).await;
+        let reused = log.records.find_by_key(&ann, &named("k", 2)).await;
         assert!(matches!(reused, Err(LogError::IdempotencyReused)));
         let bobs = log
             .records
-            .named(&Principal::of_key("bob"), &named("k", 2))
+            .find_by_key(&Principal::of_key("bob"), &named("k", 2))
             .await;
         assert_eq!(bobs.unwrap(), None);
     });
