@@ -197,7 +197,7 @@ impl TrainerLease {
         transaction.commit().await
     }
 
-    /// Records in the audit trail that the files of generations that never served were deleted.
+    /// Records in the audit trail that the files of generations are deleted.
     pub async fn note_pruned(&self, generations: &[GenerationId]) -> Result<()> {
         let mut transaction = self.begin().await?;
         let detail = json!({ "generations": generations });

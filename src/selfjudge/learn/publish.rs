@@ -376,6 +376,10 @@ impl Publisher {
     /// # Errors
     /// Names the problem.
     pub async fn check(&self, id: &GenerationId) -> Result<(), LearnError> {
+        // Weights in memory may be of a generation whose files were deleted: after a restart they could not be loaded.
+        if !id.is_base() {
+            self.generations.listed(id.as_str())?;
+        }
         self.weights(id.as_str()).await.map(|_| ())
     }
 

@@ -1,15 +1,19 @@
-//! Cleanup after a stage: everything that can serve again stays on disk, and a bounded number of other files.
+//! Cleanup after a stage: what serves or may serve again soon stays on disk, and a bounded number of other files.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use super::LearnError;
 use super::learner::Learner;
-use traffic_log::{Generation, GenerationId, GenerationState, Pointers, TrainerLease};
+use traffic_log::{Generation, GenerationId, GenerationState, Pointers, Stage, TrainerLease};
 use train::{TrainError, checkpoint::entries};
 
-/// Deletes what will not be read again: generations that never served beyond the newest `publish.keep_generations`, the generators of
-/// ended stages, the curves of stages before the newest `publish.keep_curves`. A failure here does not fail the stage.
+/// Deletes the files of generations that never served beyond the newest `publish.keep_generations`, those of generations that served
+/// beyond the newest `publish.keep_served`, the generators of ended stages, and the curves of stages before the newest
+/// `publish.keep_curves`. A failure here does not fail the stage.
 pub(super) async fn tidy(learner: &Learner, lease: &TrainerLease) {
     if let Err(error) = prune(learner, lease).await {
         tracing::warn!("old generations are not deleted: {error}");
@@ -26,27 +30,65 @@ async fn prune(learner: &Learner, lease: &TrainerLease) -> Result<(), LearnError
     let log = &learner.log;
     let pointers = log.generations.pointers().await?;
     let generations = log.generations.all().await?;
-    let needed = needed(&generations, &pointers);
-    let keep = learner.config.publish.keep_generations;
-    let waits = |generation: &&Generation| generation.state == GenerationState::Candidate;
-    // Rejected generations must not displace those that passed and wait for an operator.
-    let (waiting, refused): (Vec<_>, Vec<_>) = generations
-        .iter()
-        .filter(|generation| !needed.contains(&generation.id))
-        .partition(waits);
-    for kind in [waiting, refused] {
-        let ids = kind.iter().map(|generation| generation.id.to_string());
+    let open = log.stages.current().await?;
+    let needed = needed(&generations, &pointers, open.as_ref());
+    let publish = &learner.config.publish;
+    let of = |kind: Kind| {
+        let others = generations.iter().filter(|one| !needed.contains(&one.id));
+        let ids = others.filter(|one| Kind::of(one.state) == kind);
+        ids.map(|one| one.id.to_string()).collect::<Vec<_>>()
+    };
+    for (kind, keep) in [
+        (Kind::Waiting, publish.keep_generations),
+        (Kind::Refused, publish.keep_generations),
+        (Kind::Served, publish.keep_served),
+    ] {
         let pointed = async |id: &str| Ok(points_at(&log.generations.pointers().await?, id));
-        let pruned = learner.generations.prune(ids.collect(), keep, pointed);
-        let pruned = pruned.await?;
-        if !pruned.is_empty() {
-            let count = pruned.len();
-            tracing::info!("{count} generations that never served are deleted");
-            let pruned: Vec<_> = pruned.into_iter().map(GenerationId::new).collect();
-            lease.note_pruned(&pruned).await?;
+        let removed = learner.generations.remove(of(kind), keep, pointed).await?;
+        if removed.is_empty() {
+            continue;
         }
+        // The event comes first: files are never gone without one.
+        let ids: Vec<_> = removed
+            .iter()
+            .map(|id| GenerationId::new(id.as_str()))
+            .collect();
+        lease.note_pruned(&ids).await?;
+        fault::point("learn.pruned");
+        tracing::info!("the files of {} {kind} are deleted", ids.len());
+        learner.generations.sweep_removed()?;
     }
     Ok(())
+}
+
+/// A kind of generations, of which the newest are kept. Those of one kind do not displace those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// They passed their gates, or have not been through them, and wait for an operator.
+    Waiting,
+    Refused,
+    /// They were the policy once.
+    Served,
+}
+
+impl Kind {
+    fn of(state: GenerationState) -> Self {
+        match state {
+            GenerationState::Candidate => Self::Waiting,
+            GenerationState::Rejected | GenerationState::Failed => Self::Refused,
+            GenerationState::Promoted | GenerationState::RolledBack => Self::Served,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Waiting => "generations that wait for an operator",
+            Self::Refused => "refused generations",
+            Self::Served => "generations that served earlier",
+        })
+    }
 }
 
 fn all_of(pointers: &Pointers) -> [&GenerationId; 5] {
@@ -63,26 +105,31 @@ fn points_at(pointers: &Pointers, id: &str) -> bool {
     all_of(pointers).iter().any(|at| at.as_str() == id)
 }
 
-/// Returns the generations that serve or may serve again: those at a pointer, those that served before (for rollbacks), and those that
-/// they were trained from, compared with or judged by.
-fn needed(generations: &[Generation], pointers: &Pointers) -> HashSet<GenerationId> {
-    let served = |generation: &&Generation| {
-        use GenerationState::{Promoted, RolledBack};
-        matches!(generation.state, Promoted | RolledBack)
-    };
-    let mut open: Vec<GenerationId> = all_of(pointers).map(Clone::clone).into();
-    open.extend(generations.iter().filter(served).map(|one| one.id.clone()));
-    let mut needed = HashSet::new();
-    while let Some(id) = open.pop() {
-        let found = generations.iter().find(|generation| generation.id == id);
-        if let Some(generation) = found.filter(|_| needed.insert(id)) {
-            open.push(generation.parent.clone());
-            open.push(generation.reference.clone());
-            let judge = generation.manifest["judge"].as_str();
-            open.extend(judge.map(GenerationId::new));
-        }
+/// Returns the generations whose files are always kept: those at a pointer, those that an open stage names, and those that the former
+/// were trained from, compared with or judged by. Every generation is a whole adapter, so that none needs the files of older ones.
+fn needed(
+    generations: &[Generation],
+    pointers: &Pointers,
+    open: Option<&Stage>,
+) -> HashSet<GenerationId> {
+    let mut needed: HashSet<GenerationId> = all_of(pointers).map(Clone::clone).into();
+    let pointed = generations.iter().filter(|one| needed.contains(&one.id));
+    let sources: Vec<GenerationId> = pointed.flat_map(sources).collect();
+    needed.extend(sources);
+    if let Some(open) = open {
+        needed.insert(open.reference.clone());
+        let names = ["policy", "train", "reference", "judge"].map(|name| &open.state[name]);
+        let names = names.into_iter().chain([&open.progress["candidate"]]);
+        needed.extend(names.filter_map(Value::as_str).map(GenerationId::new));
     }
     needed
+}
+
+/// Returns the generations that a generation was trained from, compared with and judged by.
+fn sources(generation: &Generation) -> impl Iterator<Item = GenerationId> {
+    let judge = generation.manifest["judge"].as_str().map(GenerationId::new);
+    let trained = [generation.parent.clone(), generation.reference.clone()];
+    trained.into_iter().chain(judge)
 }
 
 /// Deletes all but the newest directories `stage-N…`, by N.
@@ -123,34 +170,49 @@ mod tests {
     }
 
     #[test]
-    fn what_serves_what_served_and_what_they_stand_on_is_needed() {
-        use GenerationState::{Candidate, Failed, Promoted, Rejected, RolledBack};
+    fn what_serves_what_it_came_from_and_an_open_stage_are_needed() {
+        use GenerationState::{Candidate, Promoted, Rejected, RolledBack};
         let generations = [
-            generation("policy", "middle", Promoted),
-            generation("middle", "start", Candidate),
-            generation("start", "base", Rejected),
+            generation("policy", "parent", Promoted),
+            generation("parent", "start", Promoted),
+            generation("start", "base", Promoted),
             generation("back", "base", RolledBack),
             generation("canary", "base", Candidate),
             generation("judge", "base", Candidate),
             generation("waiting", "policy", Candidate),
             generation("refused", "policy", Rejected),
-            generation("damaged", "policy", Failed),
         ];
         let at = GenerationId::new;
         let pointers = Pointers {
             policy: at("policy"),
             train: at("policy"),
             reference: at("policy"),
-            judge: at("base"),
+            judge: at("pinned"),
             canary: at("canary"),
         };
-        let needed = needed(&generations, &pointers);
-        let mut needed: Vec<&str> = needed.iter().map(GenerationId::as_str).collect();
-        needed.sort_unstable();
-        assert_eq!(
-            needed,
-            ["back", "canary", "judge", "middle", "policy", "start"]
-        );
+        let names = |open: Option<&Stage>| {
+            let needed = needed(&generations, &pointers, open);
+            let mut names: Vec<String> = needed.iter().map(ToString::to_string).collect();
+            names.sort_unstable();
+            names
+        };
+        // `judge` judged the policy's stage; `start` and `back` served before and are kept by their number only.
+        let always = ["base", "canary", "judge", "parent", "pinned", "policy"];
+        assert_eq!(names(None), always);
+        let open = Stage {
+            id: traffic_log::StageId(9),
+            epoch: 1,
+            reference: at("start"),
+            state: serde_json::json!({"policy": "policy", "train": "back", "judge": "base"}),
+            progress: serde_json::json!({"candidate": "waiting"}),
+            outcome: None,
+            rows: 0,
+            opened_at: 0,
+            closed_at: None,
+        };
+        let mut with_stage = [&always[..], &["back", "start", "waiting"]].concat();
+        with_stage.sort_unstable();
+        assert_eq!(names(Some(&open)), with_stage);
         assert!(points_at(&pointers, "canary") && !points_at(&pointers, "back"));
     }
 

@@ -9,6 +9,7 @@ mod options;
 mod other_model;
 mod outage;
 mod pause;
+mod pruning;
 mod supervision;
 pub mod support;
 mod traffic;

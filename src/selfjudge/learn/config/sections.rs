@@ -226,9 +226,12 @@ pub struct PublishConfig {
     /// ExPO (arXiv 2404.16792): the served adapter is `base + (1 + extrapolate) (trained - base)`, the whole adapter scaled; 0 disables it.
     /// The gates measure the scaled adapter. The next stage continues from the unscaled one, so that the scale does not compound.
     pub extrapolate: f32,
-    /// Number of generations that never served (candidates, rejected and failed ones) whose directories are kept; older ones are deleted
-    /// after each stage. Generations that served, that a pointer names, or that those were trained from are always kept.
+    /// Number of generations that never served (candidates, rejected and failed ones) whose files are kept; older ones are deleted after
+    /// each stage.
     pub keep_generations: usize,
+    /// Number of generations that served earlier whose files are kept, for rollbacks; older ones are deleted after each stage. Generations
+    /// at a pointer, those that they were trained from, compared with and judged by, and those of an open stage are always kept.
+    pub keep_served: usize,
     /// Number of the newest stages whose curves (TensorBoard files) are kept.
     pub keep_curves: usize,
     /// When a canary that an operator started is withdrawn automatically.
@@ -241,6 +244,7 @@ impl Default for PublishConfig {
             promote: true,
             extrapolate: 0.0,
             keep_generations: 8,
+            keep_served: 32,
             keep_curves: 64,
             canary: CanaryBands::default(),
         }

@@ -38,6 +38,12 @@ use train::{
     digest::{ListedFile, sha256_bytes},
 };
 
+/// The prefix of directories that are not generations.
+const TEMPORARY: &str = "tmp-";
+/// The prefix of a generation's directory while it is decided whether it is removed.
+const ASIDE: &str = "tmp-aside-";
+/// The prefix of the directory of a removed generation, until its files are deleted.
+const REMOVED: &str = "tmp-removed-";
 const MANIFEST: &str = "manifest.json";
 const TRAINED: &str = "trained.safetensors";
 /// The name of the model without an adapter in pointers.
@@ -114,6 +120,10 @@ fn damaged(id: &str, detail: String) -> LearnError {
         id: id.to_owned(),
         detail,
     }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), TrainError> {
+    fs::rename(from, to).map_err(TrainError::io("cannot rename", from))
 }
 
 /// Returns whether a name is a SHA-256 in hexadecimal.
@@ -208,18 +218,20 @@ impl Generations {
         Ok(())
     }
 
-    /// Removes the incomplete files of a killed trainer.
+    /// Removes the incomplete files of a killed trainer. A generation that it had moved aside and not yet removed is whole, and a pointer
+    /// may name it: it is moved back.
     ///
     /// # Errors
     /// Errors from the file system.
     pub fn sweep(&self) -> Result<(), LearnError> {
-        for path in entries(&self.root)? {
-            let name = path.file_name().unwrap_or_default();
-            if name.as_encoded_bytes().starts_with(b"tmp-") {
-                fs::remove_dir_all(&path).map_err(TrainError::io("cannot remove", &path))?;
+        for aside in self.prefixed(ASIDE)? {
+            let name = aside.file_name().and_then(|name| name.to_str());
+            let id = name.and_then(|name| name.strip_prefix(ASIDE));
+            if let Some(id) = id.filter(|id| is_digest(id)) {
+                rename(&aside, &self.root.join(id))?;
             }
         }
-        Ok(())
+        self.delete_all(TEMPORARY)
     }
 
     /// Writes the adapter that a stage trained as a generation. Returns its id and its manifest.
@@ -258,7 +270,7 @@ impl Generations {
         lineage: Lineage,
         write: impl FnOnce(&Path) -> Result<(), TrainError>,
     ) -> Result<(String, Manifest), LearnError> {
-        let tmp = self.root.join(format!("tmp-{}", std::process::id()));
+        let tmp = self.root.join(format!("{TEMPORARY}{}", std::process::id()));
         let written = self.write_into(&tmp, lineage, write);
         if written.is_err() {
             // On a full disk the space is needed; if this fails too, the next start sweeps.
@@ -348,40 +360,64 @@ impl Generations {
         Ok((dir, manifest))
     }
 
-    /// Deletes the files of generations that never served, beyond the newest. `never_served` holds their ids, the newest first, of which
-    /// `keep` stay. After a directory is moved aside, `pointed` returns whether a pointer names it by now. Returns the deleted ids.
+    /// Removes the directories of generations beyond the newest. `ids` names them, the newest first; `keep` of those that have a directory
+    /// stay. After a directory is moved aside, `pointed` returns whether a pointer names it by now; then it is moved back. Returns the
+    /// removed ids. Their files are deleted by [`Self::sweep_removed`].
     ///
     /// # Errors
     /// Errors from the file system and from `pointed`.
-    pub async fn prune(
+    pub async fn remove(
         &self,
-        never_served: Vec<String>,
+        ids: Vec<String>,
         keep: usize,
         pointed: impl AsyncFn(&str) -> Result<bool, LearnError>,
     ) -> Result<Vec<String>, LearnError> {
-        let mut pruned = Vec::new();
-        let there = never_served.into_iter();
+        let mut removed = Vec::new();
+        let there = ids.into_iter();
         let there = there.filter(|id| is_digest(id) && self.root.join(id).is_dir());
         for id in there.skip(keep) {
             // It can no longer be promoted from memory.
             self.resident.remove(&id);
-            let (dir, aside) = (
-                self.root.join(&id),
-                self.root.join(format!("tmp-pruned-{id}")),
-            );
-            fs::rename(&dir, &aside).map_err(TrainError::io("cannot rename", &dir))?;
-            // A directory that was moved aside cannot be promoted any more, because a promotion loads it first.
+            let [dir, aside, gone] = [id.clone(), format!("{ASIDE}{id}"), format!("{REMOVED}{id}")]
+                .map(|name| self.root.join(name));
+            rename(&dir, &aside)?;
+            // A directory that was moved aside cannot be promoted any more, because a promotion checks its files first.
             if pointed(&id).await? {
-                fs::rename(&aside, &dir).map_err(TrainError::io("cannot rename", &aside))?;
+                rename(&aside, &dir)?;
                 continue;
             }
-            fs::remove_dir_all(&aside).map_err(TrainError::io("cannot remove", &aside))?;
-            pruned.push(id);
+            rename(&aside, &gone)?;
+            removed.push(id);
         }
-        if !pruned.is_empty() {
+        if !removed.is_empty() {
             sync(&self.root)?;
         }
-        Ok(pruned)
+        Ok(removed)
+    }
+
+    /// Deletes the files of removed generations.
+    ///
+    /// # Errors
+    /// Errors from the file system.
+    pub fn sweep_removed(&self) -> Result<(), LearnError> {
+        self.delete_all(REMOVED)
+    }
+
+    /// Deletes the directories whose names have a prefix.
+    fn delete_all(&self, prefix: &str) -> Result<(), LearnError> {
+        for path in self.prefixed(prefix)? {
+            fs::remove_dir_all(&path).map_err(TrainError::io("cannot remove", &path))?;
+        }
+        Ok(())
+    }
+
+    /// Returns the entries whose names have a prefix.
+    fn prefixed(&self, prefix: &str) -> Result<Vec<PathBuf>, LearnError> {
+        let named = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name.as_encoded_bytes().starts_with(prefix.as_bytes())
+        };
+        Ok(entries(&self.root)?.into_iter().filter(named).collect())
     }
 
     /// Returns the served adapter of a generation, verified; for the base, its initial adapter if there is one.

@@ -183,30 +183,55 @@ fn a_generation_of_another_base_or_tokenizer_is_of_no_use() {
 }
 
 #[tokio::test]
-async fn only_what_never_served_and_is_old_is_pruned() {
+async fn only_what_is_listed_and_old_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let generations = generations(&dir);
     let made = |stage| {
         let lineage = Lineage { stage, ..lineage() };
         generations.write(lineage, write).unwrap().0
     };
-    // The newest first; the last one served.
+    // The newest first; the last one is not listed.
     let ids: Vec<String> = (1..=5).rev().map(made).collect();
-    let mut never_served = ids[..4].to_vec();
-    never_served.insert(0, "f".repeat(64));
-    never_served.insert(0, "../x".to_owned());
+    let mut listed = ids[..4].to_vec();
+    listed.insert(0, "f".repeat(64));
+    listed.insert(0, "../x".to_owned());
     let promoted = ids[3].clone();
-    let pruned = generations
-        .prune(never_served, 2, async |id: &str| Ok(id == promoted))
+    let removed = generations
+        .remove(listed, 2, async |id: &str| Ok(id == promoted))
         .await
         .unwrap();
-    assert_eq!(pruned, [ids[2].as_str()]);
+    assert_eq!(removed, [ids[2].as_str()]);
+    generations.sweep_removed().unwrap();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
     let mut left = generations.ids().unwrap();
     left.sort();
     let mut expected: Vec<String> = [0, 1, 3, 4].map(|at: usize| ids[at].clone()).into();
     expected.sort();
     assert_eq!(left, expected);
     assert!(generations.verified(&promoted).is_ok());
+}
+
+#[tokio::test]
+async fn a_removal_that_is_interrupted_is_undone_or_completed() {
+    let dir = tempfile::tempdir().unwrap();
+    let generations = generations(&dir);
+    let made = |stage| {
+        let lineage = Lineage { stage, ..lineage() };
+        generations.write(lineage, write).unwrap().0
+    };
+    let (kept, removed) = (made(1), made(2));
+    // A trainer that is killed while it asks whether a pointer names the generation.
+    let failed = async |_: &str| Err(LearnError::Panicked("killed".to_owned()));
+    let stopped = generations.remove(vec![kept.clone()], 0, failed).await;
+    assert!(stopped.is_err() && generations.verified(&kept).is_err());
+    let unpointed = async |_: &str| Ok(false);
+    let gone = generations.remove(vec![removed.clone()], 0, unpointed);
+    assert_eq!(gone.await.unwrap(), [removed.as_str()]);
+    assert!(generations.listed(&removed).is_err());
+    generations.sweep().unwrap();
+    assert!(generations.verified(&kept).is_ok());
+    assert_eq!(generations.ids().unwrap(), [kept]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -354,11 +379,11 @@ async fn a_pruned_generation_is_not_served_from_memory() {
     let generations = generations(&dir).keeping(2);
     let (id, _) = generations.write_adapter(lineage(), adapter(1.0)).unwrap();
     let unpointed = async |_: &str| Ok(false);
-    let pruned = generations
-        .prune(vec![id.clone()], 0, unpointed)
+    let removed = generations
+        .remove(vec![id.clone()], 0, unpointed)
         .await
         .unwrap();
-    assert_eq!(pruned, [id.as_str()]);
+    assert_eq!(removed, [id.as_str()]);
     assert!(matches!(
         generations.served(&id),
         Err(LearnError::NoGeneration(_))
