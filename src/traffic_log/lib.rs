@@ -1,5 +1,21 @@
 //! The durable traffic log: requests, answers, verdicts, feedback, and the training that used them.
 //!
+//! | file | |
+//! |---|---|
+//! | `log`, `config`, `error` | the handle on a log and its stores; settings; errors |
+//! | `database` | the write connection, the readers, migrations |
+//! | `record`, `records`, `writer` | the content of records; the queue; commits in batches |
+//! | `record_read`, `record_write`, `columns` | records from rows and to rows |
+//! | `idempotency`, `quota`, `disk_space` | repeated calls; limits in bytes; free space and the reserve |
+//! | `redact`, `salt` | redaction before a record is written; the salt of its surrogates |
+//! | `feedback`, `derive` | feedback on answers, and the pairs that follow from it |
+//! | `erase`, `scrub`, `prune`, `private` | deletion from tables, from files, by age; modes of files |
+//! | `lease`, `stage`, `claim`, `addition`, `abandon` | the trainer's lease; stages, their rows, their updates, their early end |
+//! | `replay`, `model` | the rows that a stage may draw, of this model's tokenizer |
+//! | `generation`, `switch` | generations and pointers; pauses of learning |
+//! | `events`, `stats`, `id` | the audit trail; metrics; identifiers |
+//! | `exchange` | export and import of pairs |
+//!
 //! The log is in one of two databases: an SQLite file, which needs no installation, or PostgreSQL, which several servers can share. Both
 //! have the same schema; their statements differ only in lists and locks (crate `sql`). A record is acknowledged only after its commit.
 //! Serving never waits for the log beyond a bounded queue.
