@@ -81,7 +81,7 @@ pub use admission::{Admission, QueueLimits, QueueLoad, QueuePlace, TenantShare};
 pub use config::{BackgroundConfig, EngineConfig};
 pub use inline::{Completion, InlineEngine, InlineError};
 pub use kv_cache::CacheSalt;
-pub use model_runner::KvCacheDtype;
+pub use model_runner::{KvCacheDtype, block_bytes};
 pub use output::{RequestFailure, RequestStream, StreamEvent};
 pub use request::{Class, FinishReason, StopCriteria};
 pub use sampler::{PromptLogprobs, TokenLogprobs};

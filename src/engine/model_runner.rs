@@ -73,9 +73,14 @@ pub enum KvCacheDtype {
 impl KvCacheDtype {
     /// Returns the dtype for this model.
     pub fn of(self, decoder: &Decoder) -> DType {
-        match (self, decoder.weights_dtype()) {
+        self.for_weights(decoder.weights_dtype(), decoder.dtype())
+    }
+
+    /// Returns the dtype for a model with weights of the dtype `weights` that computes in `hidden`.
+    pub fn for_weights(self, weights: DType, hidden: DType) -> DType {
+        match (self, weights) {
             (Self::Bf16, _) | (Self::Auto, DType::BF16) => DType::BF16,
-            (Self::Auto, _) => decoder.dtype(),
+            (Self::Auto, _) => hidden,
             (Self::F32, _) => DType::F32,
         }
     }

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::arch::DecoderSpec;
 use super::error::ModelError;
+use super::sampling_defaults::SamplingDefaults;
 
 /// The configuration of a model directory.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +20,8 @@ pub struct ModelConfig {
     /// Ids that end a completion: those of `generation_config.json` if it has any, otherwise those of `config.json`.
     pub eos_token_ids: Vec<u32>,
     pub pad_token_id: Option<u32>,
+    /// The sampling parameters of `generation_config.json`.
+    pub sampling: SamplingDefaults,
     /// The dtype in which the weights were saved, if the file gives it (`dtype` or `torch_dtype`).
     pub dtype: Option<DType>,
     /// The content of `config.json`, for saving a model that was trained from this one.
@@ -73,6 +76,10 @@ impl ModelConfig {
             bos_token_id: one("bos_token_id")?,
             eos_token_ids,
             pad_token_id: one("pad_token_id")?,
+            sampling: match &generation {
+                Some(generation) => SamplingDefaults::from_fields(generation)?,
+                None => SamplingDefaults::default(),
+            },
             dtype: dtype(&config)?,
             spec,
             json: config.map,

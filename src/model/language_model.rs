@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use super::stop_ids::stop_ids;
-use super::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource};
+use super::{Checkpoint, Decoder, ModelConfig, ModelError, ParameterSource, SamplingDefaults};
 use kernels::{
     linear::{PackedLinear, WeightFormat, choose},
     nn::Linear,
@@ -38,6 +38,7 @@ pub struct LanguageModel {
     tokenizer: Tokenizer,
     chat_template: ChatTemplate,
     stop_ids: Vec<u32>,
+    sampling: SamplingDefaults,
 }
 
 /// The name of the embedding table.
@@ -114,6 +115,7 @@ impl LanguageModel {
         let chat_template = options.chat.build(dir)?;
         Ok(Self {
             stop_ids: stop_ids(&config, &tokenizer, dir, &chat_template)?,
+            sampling: config.sampling,
             decoder,
             tokenizer,
             chat_template,
@@ -131,6 +133,11 @@ impl LanguageModel {
     /// Returns the chat template. If the model has none, rendering errors with that reason.
     pub fn chat_template(&self) -> &ChatTemplate {
         &self.chat_template
+    }
+
+    /// Returns the sampling parameters that the checkpoint recommends.
+    pub fn sampling_defaults(&self) -> SamplingDefaults {
+        self.sampling
     }
 
     /// Returns the ids that end an answer: see [`stop_ids`].

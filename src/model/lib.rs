@@ -13,6 +13,7 @@ mod parameters;
 mod rope_config;
 pub mod safetensors;
 mod safetensors_header;
+mod sampling_defaults;
 mod stop_ids;
 mod store;
 mod stored;
@@ -25,6 +26,7 @@ pub use error::ModelError;
 pub use language_model::{LanguageModel, LoadOptions};
 pub use packed::{Packed, PackedBatch};
 pub use parameters::{ParameterSource, random_parameters};
+pub use sampling_defaults::SamplingDefaults;
 pub use stop_ids::stop_ids;
 pub use store::{
     Canary, PrincipalHash, Role, Roles, StoreError, VersionStatus, WeightStore, WeightsLease,

@@ -31,41 +31,94 @@ pub(super) struct Needed {
 /// Bytes of memory per byte of the tokenizer's file, which is parsed into tables of strings and pairs.
 const TOKENIZER: u64 = 10;
 
-impl Needed {
-    /// Computes the needs from the metadata of a model's files; no tensor is read.
+/// The sizes of a model, from the metadata of its files.
+#[derive(Debug, Clone)]
+pub(super) struct Footprint {
+    spec: DecoderSpec,
+    weights_dtype: DType,
+    /// Bytes of the weights as stored in memory.
+    weights: u64,
+    /// Number of parameters.
+    numbers: u64,
+    /// Bytes of the tokenizer's file.
+    tokenizer: u64,
+}
+
+impl Footprint {
+    /// Reads the metadata of a model's files; no tensor is read.
     ///
     /// # Errors
     /// Fails if files are missing or broken.
-    pub fn of(
-        dir: &Path,
-        format: Option<WeightFormat>,
-        engine: &EngineConfig,
-        learns: Option<&DpoConfig>,
-    ) -> Result<Self, ModelError> {
+    pub fn of(dir: &Path, format: Option<WeightFormat>) -> Result<Self, ModelError> {
         let spec = ModelConfig::from_dir(dir)?.spec;
         let checkpoint = Checkpoint::open(dir)?;
         let (mut weights, mut numbers) = (0_u64, 0_u64);
+        let mut weights_dtype = DType::F32;
         for name in checkpoint.names() {
             let shape = checkpoint.shape(name).unwrap_or_default();
             let count = shape
                 .iter()
                 .fold(1_u64, |all, &one| all.saturating_mul(one as u64));
             let stored = checkpoint.dtype(name).unwrap_or(DType::F32);
-            let bytes = choose(stored, format).dtype().size_in_bytes() as u64;
+            let dtype = choose(stored, format).dtype();
+            if dtype == DType::BF16 {
+                weights_dtype = dtype;
+            }
+            let bytes = dtype.size_in_bytes() as u64;
             numbers = numbers.saturating_add(count);
             weights = weights.saturating_add(count.saturating_mul(bytes));
         }
         let tokenizer = std::fs::metadata(dir.join("tokenizer.json")).map_or(0, |file| file.len());
         Ok(Self {
+            spec,
+            weights_dtype,
             weights,
-            cache: cache(&spec, engine),
-            activations: activations(&spec, engine),
-            program: PROGRAM.saturating_add(tokenizer.saturating_mul(TOKENIZER)),
-            trainer: learns.map_or(0, |dpo| {
-                let kept = kept_activations(&spec, dpo.micro_batch_tokens, dpo.recompute);
-                numbers.saturating_mul(4).saturating_add(kept)
-            }),
+            numbers,
+            tokenizer,
         })
+    }
+
+    /// A model without weights.
+    #[cfg(test)]
+    pub fn of_spec(spec: DecoderSpec, weights_dtype: DType) -> Self {
+        Self {
+            spec,
+            weights_dtype,
+            weights: 0,
+            numbers: 0,
+            tokenizer: 0,
+        }
+    }
+
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// The dtype of the weights in memory.
+    pub fn weights_dtype(&self) -> DType {
+        self.weights_dtype
+    }
+
+    /// Computes the memory needed to serve with these settings, and to learn.
+    pub fn needed(&self, engine: &EngineConfig, learns: Option<&DpoConfig>) -> Needed {
+        let spec = &self.spec;
+        Needed {
+            weights: self.weights,
+            cache: cache(spec, engine),
+            activations: activations(spec, engine),
+            program: PROGRAM.saturating_add(self.tokenizer.saturating_mul(TOKENIZER)),
+            trainer: learns.map_or(0, |dpo| {
+                let kept = kept_activations(spec, dpo.micro_batch_tokens, dpo.recompute);
+                self.numbers.saturating_mul(4).saturating_add(kept)
+            }),
+        }
+    }
+}
+
+impl Needed {
+    /// Returns the bytes of everything but the cache.
+    pub fn without_cache(self) -> u64 {
+        Self { cache: 0, ..self }.all()
     }
 
     fn all(self) -> u64 {
@@ -155,7 +208,8 @@ mod tests {
     fn needed(engine: &EngineConfig, learns: bool) -> Needed {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/pocket");
         let dpo = DpoConfig::default();
-        Needed::of(&dir, None, engine, learns.then_some(&dpo)).unwrap()
+        let footprint = Footprint::of(&dir, None).unwrap();
+        footprint.needed(engine, learns.then_some(&dpo))
     }
 
     /// Regression test: a server of the pocket model was killed at a limit that its cache nearly filled, because the program itself takes

@@ -12,6 +12,7 @@ mod look;
 mod memory;
 mod model_files;
 mod self_test;
+mod sizes;
 mod supervise;
 
 use std::path::{Path, PathBuf};
@@ -25,9 +26,10 @@ pub use data_dir::{DataDir, LOG_FILE};
 use learning::LearnerThread;
 pub use learning::{LearnOptions, OnDeath};
 use look::look_into;
-use memory::Needed;
+use memory::Footprint;
 pub use model_files::{ModelFiles, model_name};
 use self_test::{test_judge, watch_judge};
+use sizes::Sizes;
 use supervise::supervised;
 
 use crate::call::CallError;
@@ -42,7 +44,7 @@ use kernels::{
     device::{ArbiterConfig, DeviceArbiter, available},
     linear::WeightFormat,
 };
-use model::{LanguageModel, LoadOptions, ModelError, WeightStore};
+use model::{LanguageModel, LoadOptions, ModelError, SamplingDefaults, WeightStore};
 use telemetry::Metrics;
 use text::ChatSetup;
 use traffic_log::{Consent, LogConfig, LogError, TrafficLog, now};
@@ -80,7 +82,10 @@ pub struct AppConfig {
     pub adapter: Option<PathBuf>,
     pub prompts: PromptOptions,
     pub device: Device,
+    /// The engine's settings. Its cache takes `kv_cache_memory` bytes; by default as many as suit the model and the machine, and contexts
+    /// are shortened to what the cache holds.
     pub engine: EngineConfig,
+    pub kv_cache_memory: Option<usize>,
     pub http: HttpConfig,
     /// Directory for all written files; without it nothing is stored.
     pub data_dir: Option<DataDir>,
@@ -99,6 +104,8 @@ pub struct PromptOptions {
     pub chat: ChatSetup,
     /// Whether control tokens written in text prompts are encoded as control tokens.
     pub control_tokens: bool,
+    /// Whether the sampling parameters of the checkpoint's `generation_config.json` are ignored.
+    pub neutral_sampling: bool,
 }
 
 /// How traffic is logged, and where.
@@ -151,14 +158,7 @@ impl App {
     pub async fn start(config: AppConfig) -> Result<Self, AppError> {
         let dir = config.model.path().to_owned();
         config.engine.check()?;
-        if config.memory_check && config.device.is_cpu() {
-            let learns = config.learn.as_ref();
-            let dpo = learns.map(|learn| &learn.config.dpo);
-            let needed = Needed::of(&dir, config.format, &config.engine, dpo)?;
-            // The stand-alone learner has no flags for the engine.
-            let flags = learns.is_none_or(|learn| learn.on_death == OnDeath::Restart);
-            needed.check(available(), flags)?;
-        }
+        let engine_config = fit(&config, &dir)?;
         if let Some(learn) = &config.learn {
             learn.config.validate()?;
             if !config.self_test && !config.http.judging.allow_untrained {
@@ -187,13 +187,17 @@ impl App {
         let arbiter = DeviceArbiter::new(ArbiterConfig { min_share }, config.device.clone())?;
         let (engine, engine_thread) = Engine::start_beside(
             store.clone(),
-            &config.engine,
+            &engine_config,
             metrics.engine.clone(),
             arbiter.clone(),
         )?;
         let capacity = engine.capacity();
         let service = Service::new(engine, &model, &dir, metrics.judge.clone())?
             .reading_control_tokens(config.prompts.control_tokens);
+        let service = match config.prompts.neutral_sampling {
+            true => service.with_sampling_defaults(SamplingDefaults::default()),
+            false => service,
+        };
         if let (Some(_), Some(reason)) = (&config.learn, service.judge().unusable()) {
             return Err(AppError::Config(format!(
                 "learning needs a judge, but this model cannot judge: {reason}"
@@ -366,6 +370,36 @@ impl Stopped {
     pub fn join(self) {
         self.0.join();
     }
+}
+
+/// Returns the engine's settings with the sizes that fit the machine.
+///
+/// # Errors
+/// Errors if the model's files are broken, or if the machine's memory does not suffice.
+fn fit(config: &AppConfig, dir: &Path) -> Result<EngineConfig, AppError> {
+    let footprint = Footprint::of(dir, config.format)?;
+    let (learns, engine) = (config.learn.as_ref(), &config.engine);
+    let dpo = learns.map(|learn| &learn.config.dpo);
+    let available = available().filter(|_| config.device.is_cpu());
+    let rest = available.map_or(u64::MAX, |available| {
+        let others = footprint.needed(engine, dpo).without_cache();
+        available.bytes.saturating_sub(others)
+    });
+    let sizes = Sizes::choose(&footprint, engine, config.kv_cache_memory, rest);
+    let fitted = EngineConfig {
+        kv_cache_memory: sizes.kv_cache_memory,
+        max_model_len: sizes.max_model_len,
+        ..engine.clone()
+    };
+    if config.memory_check {
+        // The stand-alone learner has no flags for the engine.
+        let flags = learns.is_none_or(|learn| learn.on_death == OnDeath::Restart);
+        footprint.needed(&fitted, dpo).check(available, flags)?;
+    }
+    if let Some(line) = sizes.shortened {
+        tracing::warn!("{line}");
+    }
+    Ok(fitted)
 }
 
 /// Returns the configured log, or the data directory's own.

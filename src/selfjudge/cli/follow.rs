@@ -118,6 +118,7 @@ pub fn run(
         },
         device,
         engine: EngineConfig::default(),
+        kv_cache_memory: None,
         http: HttpConfig {
             admin_keys,
             admin_hosts,

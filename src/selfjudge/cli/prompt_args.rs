@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::app::PromptOptions;
 use text::{ChatSetup, ToolFormat, Variables, check_variables};
@@ -26,6 +26,17 @@ pub struct PromptArgs {
     /// template themselves. By default text never becomes a control token.
     #[arg(long)]
     control_tokens_in_prompts: bool,
+    /// The sampling parameters of calls that set none: auto takes them from the model's generation_config.json; none draws from the
+    /// model's own distribution.
+    #[arg(long, value_name = "SOURCE", default_value = "auto")]
+    generation_config: GenerationConfig,
+}
+
+/// The values of `--generation-config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum GenerationConfig {
+    Auto,
+    None,
 }
 
 impl PromptArgs {
@@ -37,6 +48,7 @@ impl PromptArgs {
                 tool_format: self.tool_format,
             },
             control_tokens: self.control_tokens_in_prompts,
+            neutral_sampling: self.generation_config == GenerationConfig::None,
         }
     }
 }

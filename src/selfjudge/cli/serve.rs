@@ -47,17 +47,19 @@ pub struct ServeArgs {
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = address, env = "SELFJUDGE_LISTEN")]
     listen: SocketAddr,
     /// Memory reserved for keys and values: bytes, or with a unit: K, M, G (or KiB, MiB, GiB) are powers of 1024, KB, MB, GB of 1000.
-    #[arg(long, default_value = "256MiB", value_parser = bytes, env = "SELFJUDGE_KV_CACHE_MEMORY")]
-    kv_cache_memory: usize,
+    /// By default the least of: full contexts for max-concurrent sequences (at least 256 MiB), half of the memory that the
+    /// weights leave, and 4 GiB.
+    #[arg(long, value_parser = bytes, env = "SELFJUDGE_KV_CACHE_MEMORY")]
+    kv_cache_memory: Option<usize>,
     /// Start without comparing the needed memory (weights, cache, activations) with the available memory of the machine and the cgroup.
     #[arg(long)]
     no_memory_check: bool,
     /// Type of cached keys and values: auto (the weights' type), f32, or bf16, which takes half the memory of f32.
     #[arg(long, default_value = "auto", env = "SELFJUDGE_KV_CACHE_DTYPE")]
     kv_cache_dtype: KvCacheDtype,
-    /// Maximum tokens of prompt and answer together; by default the model's number of positions. The cache has to hold one
-    /// such sequence. Not for a server that learns: it answers logged prompts of any length.
-    #[arg(long, conflicts_with = "learn", env = "SELFJUDGE_MAX_MODEL_LEN")]
+    /// Maximum tokens of prompt and answer together; by default the model's number of positions, or as many as the cache
+    /// holds. A server that learns passes over logged prompts that are longer.
+    #[arg(long, env = "SELFJUDGE_MAX_MODEL_LEN")]
     max_model_len: Option<usize>,
     /// Tokens per block of the KV cache.
     #[arg(long, default_value_t = EngineConfig::default().block_size, value_parser = positive)]
@@ -254,7 +256,6 @@ fn listed(list: &str, variable: &'static str) -> anyhow::Result<ApiKeys> {
 impl ServeArgs {
     fn engine(&self) -> EngineConfig {
         EngineConfig {
-            kv_cache_memory: self.kv_cache_memory,
             kv_cache_dtype: self.kv_cache_dtype,
             max_model_len: self.max_model_len,
             block_size: self.block_size,
@@ -350,6 +351,7 @@ impl ServeArgs {
             prompts: self.prompts.options(),
             device,
             engine: self.engine(),
+            kv_cache_memory: self.kv_cache_memory,
             http,
             traffic: self.keeping.options(data_dir.as_ref())?,
             learn: self.learning.options()?,

@@ -43,6 +43,8 @@ mod received;
 mod records;
 mod refusal_pace;
 mod sampling;
+#[cfg(test)]
+mod sampling_default_tests;
 mod sse;
 mod status;
 mod timing;

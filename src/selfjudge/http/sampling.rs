@@ -16,6 +16,7 @@ use super::one_or_many::{Given, one_or_many};
 use crate::call::Turn;
 use crate::service::ConsentRequest;
 use engine::{CacheSalt, MAX_LOGIT_BIAS, PRIORITIES, SamplingParams, StopIds};
+use model::SamplingDefaults;
 
 pub use checked::{Sampling, Wanted};
 
@@ -62,20 +63,21 @@ pub struct StreamOptions {
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingBody {
-    /// 0 is greedy; 1 is the model's own distribution.
-    #[schema(minimum = 0, maximum = 100, default = 1.0)]
+    /// 0 is greedy; 1 is the model's own distribution. By default that of the model's generation_config.json, or 1; `top_k`, `top_p`,
+    /// `min_p` and `repetition_penalty` likewise, or without effect.
+    #[schema(minimum = 0, maximum = 100)]
     temperature: Option<f32>,
     /// Sample only from the k most probable tokens; 0 or -1 is all.
-    #[schema(minimum = -1, default = 0)]
+    #[schema(minimum = -1)]
     top_k: Option<usize>,
     /// Sample only from the most probable tokens whose probabilities add up to this.
-    #[schema(exclusive_minimum = 0, maximum = 1, default = 1.0)]
+    #[schema(exclusive_minimum = 0, maximum = 1)]
     top_p: Option<f32>,
     /// Sample only from tokens at least this probable, relative to the most probable one.
-    #[schema(minimum = 0, maximum = 1, default = 0.0)]
+    #[schema(minimum = 0, maximum = 1)]
     min_p: Option<f32>,
     /// Above 1, tokens of prompt and answer become less probable.
-    #[schema(exclusive_minimum = 0, default = 1.0)]
+    #[schema(exclusive_minimum = 0)]
     repetition_penalty: Option<f32>,
     /// Subtracted from the logit of every token that is in the answer so far.
     #[schema(minimum = -2, maximum = 2, default = 0.0)]
@@ -141,6 +143,23 @@ impl SamplingBody {
     pub fn wants_continuous_usage(&self) -> bool {
         self.stream_options
             .is_some_and(|options| options.continuous_usage_stats)
+    }
+
+    /// Fills in the parameters that the call does not set.
+    fn or(mut self, defaults: SamplingDefaults) -> Self {
+        let SamplingDefaults {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty,
+        } = defaults;
+        self.temperature = self.temperature.or(temperature);
+        self.top_k = self.top_k.or(top_k);
+        self.top_p = self.top_p.or(top_p);
+        self.min_p = self.min_p.or(min_p);
+        self.repetition_penalty = self.repetition_penalty.or(repetition_penalty);
+        self
     }
 
     /// Returns whether only the most probable token can be sampled.

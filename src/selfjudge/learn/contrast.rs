@@ -79,6 +79,12 @@ pub struct OpposedAnswers {
 }
 
 impl OpposedAnswers {
+    /// Returns whether no prompt filled the context.
+    pub fn all_answered(&self) -> bool {
+        let answers = [&self.plain, &self.good, &self.bad];
+        answers.iter().all(|answer| !answer.ids.is_empty())
+    }
+
     /// Returns the generator's training examples: up to two, omitting any with a cut-off, empty or duplicate answer.
     pub fn generator_examples(&self, prompts: &OpposedPrompts) -> Vec<PairExample> {
         let whole = |answer: &Answer| answer.complete && !answer.ids.is_empty();

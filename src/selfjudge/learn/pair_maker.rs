@@ -30,7 +30,7 @@ pub struct PairMaker {
 
 impl PairMaker {
     /// Returns the prompts of `rows` that may still be trained on: records deleted since the stage began, or whose consent was withdrawn,
-    /// are left out.
+    /// are left out, and so are prompts that fill the context, which a server with a longer one has logged.
     ///
     /// # Errors
     /// Errors from the log and the template.
@@ -39,11 +39,13 @@ impl PairMaker {
         draw: Draw,
         rows: impl IntoIterator<Item = (u64, &'a RecordId)>,
     ) -> Result<Vec<DrawnPrompt>, LearnError> {
+        let context = self.service.engine().capacity().max_context;
         let mut prompts = Vec::new();
         for (place, id) in rows {
             if let Some(record) = self.trainable(id).await? {
                 let seed = seed(self.config.stage.seed, self.stage, draw, place);
-                prompts.push(self.prompt(record, seed).await?);
+                let drawn = self.prompt(record, seed).await?;
+                prompts.extend(Some(drawn).filter(|drawn| drawn.prompt.ids.len() < context));
             }
         }
         Ok(prompts)
@@ -212,15 +214,21 @@ impl PairMaker {
         trainer: &mut Trainer,
     ) -> Result<Batch, LearnError> {
         let (config, judging) = (&self.config.contrast, &self.config.judging);
+        let mut batch = Batch::default();
         let (records, bare) = records_and_prompts(prompts);
         let (prompts, answers) = self.opposed_answers(&bare, policy, opposed).await?;
+        let mut answered = Vec::new();
+        for ((record, prompts), answers) in records.into_iter().zip(prompts).zip(answers) {
+            match answers.all_answered() {
+                true => answered.push((record, prompts.bare, answers)),
+                false => batch.dropped.push(Dropped::TooLong),
+            }
+        }
         // The log-probabilities of both answers under the bare prompt.
-        let asked: Vec<(Vec<u32>, Vec<u32>)> = prompts
+        let asked: Vec<(Vec<u32>, Vec<u32>)> = answered
             .iter()
-            .zip(&answers)
-            .flat_map(|(prompts, answers)| {
-                [&answers.good, &answers.bad]
-                    .map(|answer| (prompts.bare.ids.clone(), answer.ids.clone()))
+            .flat_map(|(_, bare, answers)| {
+                [&answers.good, &answers.bad].map(|answer| (bare.ids.clone(), answer.ids.clone()))
             })
             .collect();
         let scored = trainer
@@ -228,23 +236,20 @@ impl PairMaker {
             .await?;
         let (bare_means, _) = scored.as_chunks::<2>();
         let verdicts: Vec<Option<PairVerdict>> = if config.confirmed {
-            let texts = bare.iter().zip(&answers);
-            let texts =
-                texts.map(|(prompt, a)| (prompt.messages.clone(), &*a.good.text, &*a.bad.text));
+            let texts = answered
+                .iter()
+                .map(|(_, bare, a)| (bare.messages.clone(), &*a.good.text, &*a.bad.text));
             let verdicts = self.judge.judge_all(&self.service, texts).await?;
             verdicts.into_iter().map(Some).collect()
         } else {
-            vec![None; answers.len()]
+            vec![None; answered.len()]
         };
-        let plain = bare.iter().zip(&answers);
-        let plain = plain.map(|(prompt, a)| (prompt.ids.clone(), a.plain.ids.clone()));
-        let mut batch = Batch {
-            drift: self.drift(plain.collect(), trainer).await?,
-            ..Batch::default()
-        };
-        let all = records.into_iter().zip(bare).zip(answers);
-        for (((record, prompt), answers), (bare, verdict)) in
-            all.zip(bare_means.iter().zip(verdicts))
+        let plain = answered
+            .iter()
+            .map(|(_, bare, a)| (bare.ids.clone(), a.plain.ids.clone()));
+        batch.drift = self.drift(plain.collect(), trainer).await?;
+        for ((record, prompt, answers), (bare, verdict)) in
+            answered.into_iter().zip(bare_means.iter().zip(verdicts))
         {
             if verdict.as_ref().is_some_and(|read| !judging.compares(read)) {
                 batch.dropped.push(Dropped::LabelMass);

@@ -40,6 +40,18 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Returns the empty answer to a prompt that leaves no room for one. It is incomplete, so no pair is made of it.
+    fn no_room(seed: u64, weights: &WeightsLease) -> Self {
+        Self {
+            text: String::new(),
+            ids: Vec::new(),
+            logprobs: Vec::new(),
+            complete: false,
+            seed,
+            weights: weights.name().to_string(),
+        }
+    }
+
     /// Returns the mean log-probability; see [`mean_logprob`].
     pub fn mean_logprob(&self) -> f32 {
         mean_logprob(&self.logprobs)
@@ -51,7 +63,8 @@ pub fn mean_logprob(logprobs: &[f32]) -> f32 {
     logprobs.iter().sum::<f32>() / logprobs.len().max(1) as f32
 }
 
-/// Samples `config.samples` answers to each prompt, in the prompts' order.
+/// Samples `config.samples` answers to each prompt, in the prompts' order. The answers to a prompt that fills the context are empty: the
+/// principle that is put before a logged prompt may make it that long.
 ///
 /// # Errors
 /// Errors from the service.
@@ -74,6 +87,9 @@ async fn answers(
     config: &RolloutConfig,
     prompt: &Prompt,
 ) -> Result<Vec<Answer>, LearnError> {
+    if prompt.ids.len() >= service.engine().capacity().max_context {
+        return Ok(vec![Answer::no_room(prompt.seed, weights); config.samples]);
+    }
     let mut params = SamplingParams::new(config.max_tokens, service.stop_ids().to_vec());
     params.temperature = config.temperature;
     params.top_p = config.top_p;

@@ -39,7 +39,7 @@ use crate::call::{CallError, spawn_blocking};
 use crate::judging::ModelJudge;
 use engine::Engine;
 use judge::{Judge, OptionReader};
-use model::{LanguageModel, WeightStore};
+use model::{LanguageModel, SamplingDefaults, WeightStore};
 use telemetry::JudgeMetrics;
 use text::{
     ChatTemplate, Grammar, GrammarEnv, GrammarError, GrammarSpec, MAX_STOP_BYTES, MAX_STOP_STRINGS,
@@ -61,6 +61,7 @@ pub struct Service {
     tallies: Tallies,
     /// Whether control tokens in text prompts are read as control tokens.
     reads_control: bool,
+    sampling_defaults: SamplingDefaults,
 }
 
 impl Service {
@@ -104,6 +105,7 @@ impl Service {
             grammars: Arc::default(),
             tallies: Tallies::default(),
             reads_control: false,
+            sampling_defaults: model.sampling_defaults(),
         })
     }
 
@@ -114,6 +116,20 @@ impl Service {
             reads_control: reads,
             ..self
         }
+    }
+
+    /// Sets the sampling parameters of calls that set none, in place of the checkpoint's.
+    #[must_use]
+    pub fn with_sampling_defaults(self, sampling_defaults: SamplingDefaults) -> Self {
+        Self {
+            sampling_defaults,
+            ..self
+        }
+    }
+
+    /// Returns the sampling parameters of calls that set none.
+    pub fn sampling_defaults(&self) -> SamplingDefaults {
+        self.sampling_defaults
     }
 
     pub fn engine(&self) -> &Engine {

@@ -5,6 +5,7 @@ mod adapter;
 mod canary;
 mod faults;
 mod follow;
+mod long_prompts;
 mod options;
 mod other_model;
 mod outage;

@@ -135,6 +135,7 @@ async fn start(
         prompts: PromptOptions::default(),
         device: options.device.clone(),
         engine: EngineConfig::default(),
+        kv_cache_memory: None,
         http: HttpConfig {
             judging: JudgingPolicy {
                 allow_untrained: true,

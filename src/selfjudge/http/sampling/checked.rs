@@ -88,6 +88,23 @@ impl SamplingBody {
         state: &AppState,
     ) -> Result<Sampling, ApiError> {
         let service = &state.service;
+        // The checkpoint's own parameters do not override where the model would end.
+        let shapes_ends = self.shapes_ends();
+        let this = self.or(service.sampling_defaults());
+        this.check_filled(arrival, tenant, wanted, state, shapes_ends)
+            .await
+    }
+
+    /// Works as [`Self::check`], with the model's default parameters filled in.
+    async fn check_filled(
+        self,
+        arrival: Instant,
+        tenant: Tenant,
+        wanted: Wanted<'_>,
+        state: &AppState,
+        shapes_ends: bool,
+    ) -> Result<Sampling, ApiError> {
+        let service = &state.service;
         let n = self.n.unwrap_or(1);
         let samples = self.best_of.unwrap_or(n);
         if n == 0 {
@@ -162,7 +179,6 @@ impl SamplingBody {
             cache_salt: cache_salt(self.cache_salt.as_deref())?,
             ..turn(arrival, self.priority, self.timeout)?
         };
-        let shapes_ends = self.shapes_ends();
         let logprobs = wanted.logprobs.map_or(0, |top| top.saturating_add(1));
         state.limits.check(CallSize {
             prompts: wanted.prompts,
