@@ -1,11 +1,11 @@
-//! The forward pass of a step: token ids and block tables in, rows of logits out.
+//! The forward pass of a step: token ids, block tables and descriptions of draws in, drawn tokens out. Logits stay here.
 
 use std::ops::Range;
-use std::slice::ChunksExact;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::sampler::{Draw, DrawError, DrawSpec, PromptLogprobs};
 use super::scheduler::{Scheduler, SchedulerOutput};
 use kernels::{
     attention::AttentionMetadata,
@@ -29,9 +29,17 @@ pub struct WeightsRun {
     pub requests: usize,
 }
 
+/// A draw from one of a step's rows of logits.
+pub struct RowDraw<'a> {
+    /// The index of the row among the requests that sample, in the output's order. Siblings draw from one row.
+    pub row: usize,
+    pub spec: DrawSpec<'a>,
+}
+
 /// The results of a step.
 pub struct Computed {
-    pub logits: Logits,
+    /// The drawn tokens, in the order of the descriptions.
+    pub draws: Vec<Result<Draw, DrawError>>,
     /// The hidden states of the tokens of scored prompts, `[rows, hidden]`, in the order of the requests.
     scored: Option<Tensor>,
 }
@@ -39,24 +47,8 @@ pub struct Computed {
 /// The maximum number of rows of prompt logits that exist at once.
 const SCORED_AT_ONCE: usize = 64;
 
-/// One row of `vocab_size` values for every request whose next token can be sampled.
-pub struct Logits {
-    /// f32 on the CPU.
-    values: Tensor,
-    vocab_size: usize,
-}
-
-impl Logits {
-    /// Reads the rows in place.
-    ///
-    /// # Errors
-    /// Errors if the decoder's logits are not f32.
-    pub fn with_rows<R>(&self, f: impl FnOnce(ChunksExact<'_, f32>) -> R) -> Result<R, ModelError> {
-        Ok(with_f32(&self.values, |values| {
-            f(values.chunks_exact(self.vocab_size))
-        })?)
-    }
-}
+/// The minimum number of logits that one drawing thread works on: drawing from a few short rows takes less time than waking a thread.
+const LOGITS_A_TASK: usize = 1 << 14;
 
 /// The dtype of cached keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -144,8 +136,8 @@ impl ModelRunner {
         self.decoder.spreads(tokens)
     }
 
-    /// Computes the scheduled tokens with the weights of `runs`. Returns a row of logits for each request that samples, in the output's
-    /// order, and the hidden states that [`Self::scores`] reads.
+    /// Computes the scheduled tokens with the weights of `runs`, and draws from the rows of logits of the requests that sample. Keeps the
+    /// hidden states that [`Self::prompt_logprobs`] reads.
     ///
     /// # Errors
     /// Errors if the model does. The cache then has no new block that can be found.
@@ -154,6 +146,7 @@ impl ModelRunner {
         scheduler: &Scheduler,
         output: &SchedulerOutput,
         runs: &[WeightsRun],
+        draws: &[RowDraw<'_>],
     ) -> Result<Computed, ModelError> {
         let copies: Vec<(u32, u32)> = output
             .copies
@@ -209,7 +202,6 @@ impl ModelRunner {
             metadata: &metadata,
         };
         let adapted = adapted_rows(runs, &cu_seqlens);
-        let vocab_size = self.decoder.spec().vocab_size;
         let hidden = self
             .decoder
             .forward_adapted(packed, &rows, &backend, &adapted)?;
@@ -218,35 +210,56 @@ impl ModelRunner {
             true => None,
             false => Some(chosen(scored)?),
         };
-        let sampled_hidden = match sampled.len() == rows.len() {
-            true => hidden.clone(),
-            false => chosen(sampled.clone())?,
-        };
-        let values = match sampled.is_empty() {
+        let draws = match sampled.is_empty() {
             // A chunk in the middle of a prompt: only its keys and values are needed.
-            true => Tensor::zeros((0, vocab_size), DType::F32, &Device::Cpu)?,
-            false => self.host_logits(&sampled_hidden)?,
+            true => Vec::new(),
+            false if sampled.len() == rows.len() => self.draw(&hidden, draws)?,
+            false => self.draw(&chosen(sampled)?, draws)?,
         };
         Ok(Computed {
-            logits: Logits { values, vocab_size },
+            draws,
             scored: scored_hidden,
         })
+    }
+
+    /// Draws from the logits of hidden states, `[rows, hidden]`.
+    fn draw(
+        &self,
+        hidden: &Tensor,
+        draws: &[RowDraw<'_>],
+    ) -> Result<Vec<Result<Draw, DrawError>>, ModelError> {
+        let vocab_size = self.decoder.spec().vocab_size;
+        let values = self.host_logits(hidden)?;
+        let mut drawn: Vec<Option<Result<Draw, DrawError>>> = draws.iter().map(|_| None).collect();
+        with_f32(&values, |values| {
+            let rows = LOGITS_A_TASK.div_ceil(vocab_size);
+            let parts = draws.chunks(rows).zip(drawn.chunks_mut(rows));
+            team::each(parts, |(draws, drawn)| {
+                for (draw, drawn) in draws.iter().zip(drawn) {
+                    let logits = &values[draw.row * vocab_size..][..vocab_size];
+                    *drawn = Some(draw.spec.draw(logits));
+                }
+            });
+        })?;
+        Ok(drawn.into_iter().flatten().collect())
     }
 
     fn host_logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
         Ok(self.decoder.logits(hidden)?.to_device(&Device::Cpu)?)
     }
 
-    /// Returns the results of `score` on the logits of the given rows of the scored prompts. `score` receives each row's index, from 0.
+    /// Returns the log-probabilities of the tokens `next` after the given rows of the scored prompts, and those of the `top` most probable
+    /// tokens there.
     ///
     /// # Errors
     /// Errors if the model does.
-    pub fn scores<T: Send>(
+    pub fn prompt_logprobs(
         &self,
         computed: &Computed,
         rows: Range<usize>,
-        score: impl Fn(usize, &[f32]) -> T + Sync,
-    ) -> Result<Vec<T>, ModelError> {
+        next: &[u32],
+        top: usize,
+    ) -> Result<Vec<PromptLogprobs>, ModelError> {
         let mut scores = Vec::with_capacity(rows.len());
         let Some(hidden) = &computed.scored else {
             return Ok(scores);
@@ -255,12 +268,12 @@ impl ModelRunner {
         for start in rows.clone().step_by(SCORED_AT_ONCE) {
             let count = SCORED_AT_ONCE.min(rows.end - start);
             let values = self.host_logits(&hidden.narrow(0, start, count)?)?;
-            let first = start - rows.start;
-            let mut found: Vec<Option<T>> = (0..count).map(|_| None).collect();
+            let next = &next[start - rows.start..][..count];
+            let mut found: Vec<Option<PromptLogprobs>> = vec![None; count];
             with_f32(&values, |values| {
-                let parts = values.chunks_exact(vocab_size).zip(&mut found).enumerate();
-                team::each(parts, |(at, (logits, found))| {
-                    *found = Some(score(first + at, logits));
+                let parts = values.chunks_exact(vocab_size).zip(next).zip(&mut found);
+                team::each(parts, |((logits, &next), found)| {
+                    *found = Some(PromptLogprobs::new(logits, next, top));
                 });
             })?;
             scores.extend(found.into_iter().flatten());

@@ -1,36 +1,65 @@
-//! From the logits of a step to tokens and log-probabilities.
+//! Before and after the forward pass of a step: the descriptions of its draws, and the drawn tokens.
 
-use std::slice::ChunksExact;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::EngineCore;
 use super::job::Sample;
-use crate::model_runner::Computed;
+use crate::model_runner::{Computed, RowDraw};
 use crate::output::{RequestFailure, StreamEvent};
 use crate::request::RequestId;
-use crate::sampler::{PromptLogprobs, SampledToken, Sampler};
+use crate::sampler::{Draw, DrawError, SampledToken, Sampler};
 use crate::scheduler::SchedulerOutput;
-use kernels::{device::team, logits::all_finite};
+use kernels::device::team;
 use model::ModelError;
-
-/// The minimum number of logits that one sampling thread works on.
-const LOGITS_A_TASK: usize = 1 << 14;
+use text::GrammarError;
 
 /// A sequence's next token, or the error that prevented it.
 pub type Drawn = (RequestId, Result<SampledToken, RequestFailure>);
 
+/// A sequence whose next token is drawn in a step, and the index of its row of logits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    id: RequestId,
+    row: usize,
+}
+
+/// A sample on its way to its next token.
+struct Taking {
+    id: RequestId,
+    sample: Sample,
+    drawn: Option<Result<Draw, DrawError>>,
+    token: Option<Result<SampledToken, RequestFailure>>,
+}
+
+impl Taking {
+    fn take(&mut self) {
+        let drawn = self.drawn.take();
+        self.token = drawn.map(|drawn| self.sample.accept(drawn));
+    }
+}
+
 impl Sample {
-    /// Draws the next token from the logits of the last one.
-    fn draw(&mut self, logits: &[f32]) -> Result<SampledToken, RequestFailure> {
-        if !all_finite(logits) {
-            return Err(RequestFailure::Model("its logits are not finite".into()));
-        }
+    /// Creates the sampler before the first draw.
+    fn start_sampling(&mut self) {
         let job = &*self.job;
-        let sampler = self.sampler.get_or_insert_with(|| {
-            let sampler = Sampler::new(&job.params, &job.penalised, job.seed, self.index);
-            Box::new(sampler.following(job.grammar.as_ref()))
-        });
-        let token = sampler.sample(&job.params, logits);
+        let sampler = Sampler::new(&job.params, &job.penalised, job.seed, self.index);
+        let sampler = sampler.following(job.grammar.as_ref());
+        self.sampler = Some(Box::new(sampler));
+    }
+
+    fn sampler(&mut self) -> &mut Sampler {
+        let sampler = self.sampler.as_deref_mut();
+        sampler.expect("a sampler is created before the first draw; this is a bug")
+    }
+
+    /// Takes the drawn token.
+    fn accept(&mut self, drawn: Result<Draw, DrawError>) -> Result<SampledToken, RequestFailure> {
+        let drawn = drawn.map_err(|error| match error {
+            DrawError::NotFinite => RequestFailure::Model(error.to_string()),
+            DrawError::DeadEnd => GrammarError::DeadEnd.into(),
+        })?;
+        let job = Arc::clone(&self.job);
+        let token = self.sampler().accept(&job.params, drawn);
         token.map_err(RequestFailure::from)
     }
 }
@@ -63,9 +92,7 @@ impl EngineCore {
             let next = &request.tokens.tokens()[places.start + 1 + known..];
             let new =
                 self.runner
-                    .scores(computed, rows.start + known..rows.end, |at, logits| {
-                        PromptLogprobs::new(logits, next[at], top)
-                    })?;
+                    .prompt_logprobs(computed, rows.start + known..rows.end, next, top)?;
             scored.extend(new);
             if scored.len() + 1 == request.num_prompt_tokens && !places.is_empty() {
                 let event = StreamEvent::Prompt(std::mem::take(&mut *scored));
@@ -75,35 +102,88 @@ impl EngineCore {
         Ok(())
     }
 
-    /// Draws a token for every sequence whose logits are ready; siblings draw from the last row of their prompt.
-    pub(super) fn sample(
-        &mut self,
-        output: &SchedulerOutput,
-        rows: ChunksExact<'_, f32>,
-    ) -> Vec<Drawn> {
-        let due = output.scheduled.iter().filter(|s| s.samples);
-        let mut draws: Vec<(RequestId, Sample, &[f32])> = Vec::new();
-        for (scheduled, row) in due.zip(rows) {
+    /// Returns the sequences that draw in this step, with their samplers advanced. Siblings draw from the last row of their prompt.
+    pub(super) fn prepare_draws(&mut self, output: &SchedulerOutput) -> Vec<Due> {
+        let mut due = Vec::new();
+        let sampling = output.scheduled.iter().filter(|s| s.samples);
+        for (row, scheduled) in sampling.enumerate() {
             let Some(request) = self.scheduler.request(scheduled.id) else {
                 continue;
             };
             let siblings = request.siblings.iter().take(scheduled.forks);
-            for &id in std::iter::once(&scheduled.id).chain(siblings) {
-                let sample = self.samples.remove(&id);
-                draws.extend(sample.map(|sample| (id, sample, row)));
+            let ids = std::iter::once(&scheduled.id).chain(siblings);
+            let known = ids.filter(|id| self.samples.contains_key(id));
+            due.extend(known.map(|&id| Due { id, row }));
+        }
+        let is_new = |due: &&Due| self.samples[&due.id].sampler.is_none();
+        let new: Vec<RequestId> = due.iter().filter(is_new).map(|due| due.id).collect();
+        let mut new = self.take_samples(new);
+        // The first mask of a grammar may take milliseconds.
+        let with_grammar = |(_, sample): &(RequestId, Sample)| sample.job.grammar.is_some();
+        match new.iter().any(with_grammar) {
+            true => team::each(new.iter_mut(), |(_, sample)| sample.start_sampling()),
+            false => new.iter_mut().for_each(|(_, s)| s.start_sampling()),
+        }
+        self.samples.extend(new);
+        for due in &due {
+            if let Some(sample) = self.samples.get_mut(&due.id) {
+                let job = Arc::clone(&sample.job);
+                sample.sampler().advance(&job.params);
             }
         }
-        // Drawing from a few short rows takes less time than waking another thread.
-        let rows = LOGITS_A_TASK.div_ceil(draws.first().map_or(1, |(_, _, row)| row.len()));
-        let mut drawn: Vec<Option<Drawn>> = draws.iter().map(|_| None).collect();
-        let parts = draws.chunks_mut(rows).zip(drawn.chunks_mut(rows));
-        team::each(parts, |(draws, drawn)| {
-            for ((id, sample, row), drawn) in draws.iter_mut().zip(drawn) {
-                *drawn = Some((*id, sample.draw(row)));
-            }
-        });
-        self.samples
-            .extend(draws.into_iter().map(|(id, sample, _)| (id, sample)));
-        drawn.into_iter().flatten().collect()
+        due
+    }
+
+    /// Returns the descriptions of the draws that [`Self::prepare_draws`] prepared.
+    pub(super) fn describe_draws(&self, due: &[Due]) -> Vec<RowDraw<'_>> {
+        let describe = |due: &Due| {
+            let sample = self.samples.get(&due.id)?;
+            let spec = sample.sampler.as_ref()?.spec(&sample.job.params);
+            Some(RowDraw { row: due.row, spec })
+        };
+        due.iter().filter_map(describe).collect()
+    }
+
+    /// Takes the drawn tokens, in the order of `due`.
+    pub(super) fn accept_draws(
+        &mut self,
+        due: &[Due],
+        drawn: Vec<Result<Draw, DrawError>>,
+    ) -> Vec<Drawn> {
+        let samples = self.take_samples(due.iter().map(|due| due.id));
+        let mut draws: Vec<Taking> = samples
+            .into_iter()
+            .zip(drawn)
+            .map(|((id, sample), drawn)| Taking {
+                id,
+                sample,
+                drawn: Some(drawn),
+                token: None,
+            })
+            .collect();
+        // A grammar computes its next mask here.
+        let with_grammar = |taking: &mut Taking| taking.sample.sampler().has_grammar();
+        match draws.iter_mut().any(with_grammar) {
+            true => team::each(draws.iter_mut(), Taking::take),
+            false => draws.iter_mut().for_each(Taking::take),
+        }
+        let mut accepted = Vec::with_capacity(draws.len());
+        for Taking {
+            id, sample, token, ..
+        } in draws
+        {
+            self.samples.insert(id, sample);
+            accepted.extend(token.map(|token| (id, token)));
+        }
+        accepted
+    }
+
+    /// Takes samples out of the engine's table, for work on several threads.
+    fn take_samples(
+        &mut self,
+        ids: impl IntoIterator<Item = RequestId>,
+    ) -> Vec<(RequestId, Sample)> {
+        let take = |id| Some((id, self.samples.remove(&id)?));
+        ids.into_iter().filter_map(take).collect()
     }
 }

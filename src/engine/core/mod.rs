@@ -192,13 +192,16 @@ impl EngineCore {
         self.claim_device(&output);
         let runs = self.group_by_weights(&mut output);
         self.send_started(&output);
+        let due = self.prepare_draws(&output);
+        let draws = self.describe_draws(&due);
         let drawn = self
             .runner
-            .execute(&self.scheduler, &output, &runs)
+            .execute(&self.scheduler, &output, &runs, &draws)
             .and_then(|computed| {
                 self.score(&output, &computed)?;
-                computed.logits.with_rows(|rows| self.sample(&output, rows))
+                Ok(computed.draws)
             });
+        let drawn = drawn.map(|drawn| self.accept_draws(&due, drawn));
         // The runs hold weights leases, which must be released before a client has its whole answer.
         drop(runs);
         match drawn {

@@ -2,7 +2,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::draw::{draw, draw_from_all};
+use super::truncation;
 use super::*;
+use kernels::logits::weights;
 
 #[derive(Deserialize)]
 struct Golden {
@@ -20,6 +23,19 @@ struct Case {
     output: Vec<u32>,
     logits: Vec<f32>,
     probabilities: Vec<f64>,
+}
+
+impl Sampler {
+    /// Draws one token and takes it.
+    pub fn sample(
+        &mut self,
+        params: &SamplingParams,
+        logits: &[f32],
+    ) -> Result<SampledToken, DrawError> {
+        self.advance(params);
+        let drawn = self.spec(params).draw(logits)?;
+        Ok(self.accept(params, drawn).unwrap())
+    }
 }
 
 fn params() -> SamplingParams {
@@ -129,7 +145,7 @@ fn bias_bans_and_minimum_lengths_hold() {
 #[test]
 fn draws_follow_the_distribution_the_seed_and_the_index() {
     let params = params();
-    let logits = [0.0, 2f32.ln(), f32::NEG_INFINITY];
+    let logits = [0.0, 2f32.ln(), -1e30];
     let draw = |seed, index| {
         let mut sampler = Sampler::new(&params, &[], seed, index);
         (0..3000)
@@ -187,4 +203,32 @@ fn drawing_by_blocks_is_drawing() {
     }
     assert_eq!(draw_from_all(&[], 0.5), None);
     assert_eq!(draw_from_all(&[0.0, 1.0, 0.0], 1.0), Some(1));
+}
+
+#[test]
+fn equal_descriptions_draw_equal_tokens() {
+    let params = SamplingParams {
+        top_p: 0.9,
+        repetition_penalty: 1.2,
+        ..params()
+    };
+    let logits: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 * 0.05).collect();
+    let mut sampler = Sampler::new(&params, &[5, 7], 3, 1);
+    for _ in 0..20 {
+        sampler.advance(&params);
+        let spec = sampler.spec(&params);
+        let drawn = spec.draw(&logits).unwrap();
+        assert_eq!(spec.draw(&logits).unwrap(), drawn);
+        sampler.accept(&params, drawn).unwrap();
+    }
+}
+
+#[test]
+fn a_row_that_is_not_finite_is_an_error() {
+    let params = params();
+    let mut sampler = Sampler::new(&params, &[], 0, 0);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let drawn = sampler.sample(&params, &[0.0, bad]);
+        assert_eq!(drawn, Err(DrawError::NotFinite));
+    }
 }

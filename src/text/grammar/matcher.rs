@@ -9,7 +9,7 @@ use super::GrammarError;
 use super::env::Vocabulary;
 
 /// The tokens that may come next, and whether the text may end.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct TokenMask {
     /// One bit per token, the lowest first.
     words: Vec<u32>,
